@@ -54,8 +54,8 @@ void pmp_spinner_init(pmp_spinner *spinner, int64_t most_ns);
  * the core between looks), then arms and sleeps. ready is called often; it must be cheap and
  * must not block. timeout_ns < 0: without limit.
  * Returns 0 (ready), -ETIMEDOUT, -EINTR (as above). The doorbell is disarmed on return. */
-int pmp_wait(pmp_doorbell *bell, pmp_spinner *spinner, bool (*ready)(void *context),
-             void *context, int64_t timeout_ns);
+int pmp_wait(pmp_doorbell *bell, pmp_spinner *spinner, bool (*ready)(void *context), void *context,
+             int64_t timeout_ns);
 
 /* Monotonic clock, ns. */
 int64_t pmp_now_ns(void);

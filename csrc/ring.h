@@ -41,11 +41,11 @@ int pmp_ring_init(void *memory, uint64_t capacity);
 
 /* The producer's own view of a ring. Process-local; not to be shared. */
 typedef struct {
-    void *ring;          /* the shared part */
-    uint64_t capacity;   /* bytes, a power of two; read once at open, never again */
-    uint64_t head;       /* own copy of the published head */
-    uint64_t tail_seen;  /* tail at the last look */
-    uint64_t reserved;   /* bytes up to the end of the reserved record; 0: none reserved */
+    void *ring;           /* the shared part */
+    uint64_t capacity;    /* bytes, a power of two; read once at open, never again */
+    uint64_t head;        /* own copy of the published head */
+    uint64_t tail_seen;   /* tail at the last look */
+    uint64_t reserved;    /* bytes up to the end of the reserved record; 0: none reserved */
     uint64_t reserved_at; /* position of the reserved record */
 } pmp_producer;
 
@@ -53,9 +53,10 @@ typedef struct {
 typedef struct {
     void *ring;
     uint64_t capacity;
-    uint64_t tail;      /* own copy of the released tail */
-    uint64_t head_seen; /* head at the last look */
-    uint64_t taken;     /* bytes of the record that was handed out; 0: none */
+    uint64_t tail;       /* own copy of the released tail */
+    uint64_t head_seen;  /* head at the last look */
+    uint64_t taken;      /* bytes of the record that was handed out; 0: none */
+    uint32_t taken_size; /* bytes of its payload */
 } pmp_consumer;
 
 /* Opens either side of the ring in memory of available bytes.

@@ -1,0 +1,227 @@
+#define _GNU_SOURCE
+#define _DARWIN_C_SOURCE
+
+#include "shm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#if defined(__linux__) && !defined(MFD_NOEXEC_SEAL)
+#define MFD_NOEXEC_SEAL 0x0008U /* Linux 6.3; older kernels answer EINVAL */
+#endif
+
+/* "/pmp-" and 22 characters of 6 random bits each (132 bits); macOS allows 31 characters. */
+#define NAME_PREFIX "/pmp-"
+#define NAME_RANDOM 22
+
+static void forget(pmp_shm *segment)
+{
+    segment->address = NULL;
+    segment->size_bytes = 0;
+    segment->descriptor = -1;
+}
+
+static int map(pmp_shm *segment, int descriptor, size_t size_bytes)
+{
+    void *const address = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+    if (address == MAP_FAILED) {
+        return -errno;
+    }
+    segment->address = address;
+    segment->size_bytes = size_bytes;
+    segment->descriptor = descriptor;
+    return 0;
+}
+
+/* The name exists between shm_open and shm_unlink only; a process killed between the two
+ * leaves an empty object of no pages. */
+static int open_posix(void)
+{
+    static const char alphabet[] =
+        "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_";
+    unsigned char random_bytes[NAME_RANDOM];
+    char name[sizeof NAME_PREFIX + NAME_RANDOM] = NAME_PREFIX;
+
+    if (getentropy(random_bytes, sizeof random_bytes) != 0) {
+        return -errno;
+    }
+    for (size_t i = 0; i < NAME_RANDOM; i++) {
+        name[sizeof NAME_PREFIX - 1 + i] = alphabet[random_bytes[i] & 63];
+    }
+    const int descriptor = shm_open(name, O_RDWR | O_CREAT | O_EXCL, S_IRUSR | S_IWUSR);
+    if (descriptor < 0) {
+        return -errno;
+    }
+    shm_unlink(name);
+    return descriptor;
+}
+
+#ifdef __linux__
+
+static int open_memfd(void)
+{
+    int descriptor = memfd_create("pympipool", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+    if (descriptor < 0 && errno == EINVAL) {
+        descriptor = memfd_create("pympipool", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    }
+    if (descriptor < 0) {
+        return -errno;
+    }
+    if (fchmod(descriptor, S_IRUSR | S_IWUSR) != 0) {
+        const int error = -errno;
+        close(descriptor);
+        return error;
+    }
+    return descriptor;
+}
+
+static int open_best(void)
+{
+    const int descriptor = open_memfd();
+    return descriptor == -ENOSYS ? open_posix() : descriptor;
+}
+
+/* Not posix_fallocate: that would write page after page where fallocate is not supported, and
+ * a write to a sparse file does not fail the way a full file system must. */
+static int reserve_pages(int descriptor, size_t size_bytes)
+{
+    while (fallocate(descriptor, 0, 0, (off_t)size_bytes) != 0) {
+        if (errno != EINTR) {
+            return -errno;
+        }
+    }
+    return 0;
+}
+
+/* Only a memfd can be sealed; a POSIX object answers EPERM and stays as it is. */
+static int seal(int descriptor)
+{
+    if (fcntl(descriptor, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0) {
+        return 0;
+    }
+    return errno == EPERM || errno == EINVAL ? 0 : -errno;
+}
+
+/* F_SEAL_SEAL alone is what the kernel reports for objects that were never open to
+ * sealing, POSIX ones included: these are accepted. */
+static bool could_shrink(int descriptor)
+{
+    const int seals = fcntl(descriptor, F_GET_SEALS);
+    return seals >= 0 && seals != F_SEAL_SEAL && (seals & F_SEAL_SHRINK) == 0;
+}
+
+#else
+
+static int open_best(void)
+{
+    return open_posix();
+}
+
+/* There is nothing to call: the size given to ftruncate counts against the system's limit. */
+static int reserve_pages(int descriptor, size_t size_bytes)
+{
+    (void)descriptor;
+    (void)size_bytes;
+    return 0;
+}
+
+static int seal(int descriptor)
+{
+    (void)descriptor;
+    return 0;
+}
+
+static bool could_shrink(int descriptor)
+{
+    (void)descriptor;
+    return false;
+}
+
+#endif
+
+static int fill(pmp_shm *segment, int descriptor, size_t size_bytes)
+{
+    if (ftruncate(descriptor, (off_t)size_bytes) != 0) {
+        return -errno;
+    }
+    int error = reserve_pages(descriptor, size_bytes);
+    if (error == 0) {
+        error = seal(descriptor);
+    }
+    return error != 0 ? error : map(segment, descriptor, size_bytes);
+}
+
+int pmp_shm_create(pmp_shm *segment, size_t size_bytes, enum pmp_shm_kind kind)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+
+    forget(segment);
+    if (size_bytes == 0 || (kind != PMP_SHM_BEST && kind != PMP_SHM_POSIX)) {
+        return -EINVAL;
+    }
+    if (size_bytes > (size_t)PTRDIFF_MAX - page) {
+        return -ENOMEM;
+    }
+    const int descriptor = kind == PMP_SHM_BEST ? open_best() : open_posix();
+    if (descriptor < 0) {
+        return descriptor;
+    }
+    const int error = fill(segment, descriptor, (size_bytes + page - 1) / page * page);
+    if (error != 0) {
+        close(descriptor);
+    }
+    return error;
+}
+
+static int check_and_map(pmp_shm *segment, int descriptor)
+{
+    const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    struct stat status;
+
+    if (fstat(descriptor, &status) != 0) {
+        return -errno;
+    }
+    if (status.st_size <= 0 || (uint64_t)status.st_size % page != 0) {
+        return -EINVAL;
+    }
+    if ((uint64_t)status.st_size > PTRDIFF_MAX) {
+        return -ENOMEM;
+    }
+    if (could_shrink(descriptor)) {
+        return -EINVAL;
+    }
+    if (fcntl(descriptor, F_SETFD, FD_CLOEXEC) != 0) {
+        return -errno;
+    }
+    return map(segment, descriptor, (size_t)status.st_size);
+}
+
+int pmp_shm_attach(pmp_shm *segment, int descriptor)
+{
+    forget(segment);
+    if (descriptor < 0) {
+        return -EBADF;
+    }
+    const int error = check_and_map(segment, descriptor);
+    if (error != 0) {
+        close(descriptor);
+    }
+    return error;
+}
+
+void pmp_shm_close(pmp_shm *segment)
+{
+    if (segment->address == NULL) {
+        return;
+    }
+    munmap(segment->address, segment->size_bytes);
+    close(segment->descriptor);
+    forget(segment);
+}

@@ -1,0 +1,39 @@
+"""Up-scale Python functions, serial or MPI-parallel, with the interface of concurrent.futures.
+
+    >>> from pympipool import Executor
+    >>> with Executor(max_workers=1, block_allocation=True) as exe:
+    ...     exe.submit(sum, [1, 1]).result()
+    2
+
+Public names, and nothing else. They are imported at their first use: a worker is the program
+`pympipool.worker`, and must not pay for an executor that it never has.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pympipool import errors
+    from pympipool.executor import Executor
+
+__all__ = ["Executor", "__version__", "errors"]
+
+__version__ = "0.9.0.dev0"
+
+
+def __getattr__(name: str) -> object:
+    """Imports a public name when it is asked for (PEP 562)."""
+    from importlib import import_module
+
+    match name:
+        case "Executor":
+            value = import_module("pympipool.executor").Executor
+        case "errors":
+            value = import_module("pympipool.errors")
+        case _:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,609 @@
+# cython: language_level=3
+"""The dispatcher: calls in, results to futures; what of it needs the GIL.
+
+    submit(future, function, parts) ─► Call ─► _moving: waiting, lines, rings ─► done ─► deliver
+
+`_moving.pyx` moves the bytes and touches no Python object. Here a call is made of a future and
+the parts of a message, and a result is set on its future, as bytes that are unpickled where somebody
+looks. Two threads belong to a dispatcher: the *mover* (never takes the GIL) and the *deliverer*
+(runs the callbacks of futures, so that a slow one delays neither the moving nor a user's `result()`).
+A thread that waits for a future helps: see `_moving.pyx`.
+
+A `Call` owns a reference to its future and, for large arguments, to the objects that hold them. Both are
+given back when the result is delivered.
+"""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.pythread cimport PyThread_get_thread_ident
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.errno cimport EINTR
+from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcpy
+
+from pympipool._future cimport CANCELLED, PENDING, FutureCore, Source
+from pympipool._moving cimport (
+    Call, CallList, Core, Function, Worker, append, demand_delivery, drain, find_worker, hand_back,
+    kick_helper, kick_mover, move_until_stopped, prepend, pthread_mutex_destroy,
+    pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock, pump_and_tell, remove,
+    send_reserved, take_back, take_over, wait_for_news, was_begun, worker_of,
+)
+from pympipool._ring cimport (
+    PMP_END, Parts, Segment, buffer_of, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm,
+    pmp_doorbell_ring, pmp_doorbell_sleep, pmp_head, pmp_link_open_master, pmp_part,
+    pmp_receiver_close, pmp_send, pmp_spinner_init, raise_errno,
+)
+
+import logging
+import threading
+from collections import deque
+from time import monotonic
+
+from pympipool._ring import SPIN_NS, doorbell_segment
+
+cdef object LOGGER = logging.getLogger("pympipool.dispatch")
+
+cdef enum:
+    COPY_LIMIT = 1 << 16  # arguments up to here are copied at submit, bytes
+
+cdef double SLICE_S = 0.1  # how long a waiting thread goes without looking for signals
+
+
+# ---- functions and calls ----
+
+cdef class FunctionHandle:
+    """A function that travels once to each worker.
+
+    Args:
+        number: what calls refer to it by; at least 1, never used for another function.
+        payload: its pickle.
+    """
+
+    cdef Function *function
+
+    def __cinit__(self, uint64_t number, bytes payload not None):
+        cdef size_t size = len(payload)
+        if number < 1:
+            raise ValueError(f"number is {number}; it must be at least 1")
+        self.function = <Function *>calloc(1, sizeof(Function) + size)
+        if self.function == NULL:
+            raise MemoryError()
+        self.function.number = number
+        self.function.references = 1
+        self.function.part.data = self.function + 1
+        self.function.part.size_bytes = size
+        memcpy(self.function.part.data, <char *>payload, size)
+
+    def __dealloc__(self):
+        drop_function(self.function)
+
+
+cdef void drop_function(Function *function) noexcept:
+    if function == NULL:
+        return
+    function.references -= 1
+    if function.references == 0:
+        free(function)
+
+
+cdef Call *new_call(list parts) except NULL:
+    """A call with these arguments: small ones copied, larger ones held."""
+    cdef Parts held = Parts(parts)
+    cdef size_t size = 0
+    cdef uint32_t i
+    cdef bint copied = True
+    for i in range(held.count):
+        size += (held.parts[i].size_bytes + 7) & ~<uint64_t>7
+    if size > COPY_LIMIT:
+        copied = False
+        size = 0
+    cdef Call *call = <Call *>calloc(1, sizeof(Call) + held.count * sizeof(pmp_part) + size)
+    if call == NULL:
+        raise MemoryError()
+    call.position = UINT64_MAX
+    call.part_count = held.count
+    call.parts = <pmp_part *>(call + 1)
+    memcpy(call.parts, held.parts, held.count * sizeof(pmp_part))
+    if not copied:
+        Py_INCREF(held)
+        call.arguments = <void *>held
+        return call
+    cdef uint8_t *data = <uint8_t *>(call.parts + held.count)
+    for i in range(held.count):
+        memcpy(data, held.parts[i].data, held.parts[i].size_bytes)
+        call.parts[i].data = data
+        data += (held.parts[i].size_bytes + 7) & ~<uint64_t>7
+    return call
+
+
+cdef void free_call(Call *call) noexcept:
+    """Gives back everything that a call owns, its future's reference included."""
+    cdef uint32_t i
+    if call.result != NULL:
+        if call.result_owned:
+            for i in range(call.result_count):
+                free(call.result[i].data)
+        free(call.result)
+    drop_function(call.function)
+    if call.arguments != NULL:
+        Py_DECREF(<object>call.arguments)
+    if call.future != NULL:
+        (<FutureCore>call.future).call = NULL
+        Py_DECREF(<object>call.future)
+    free(call)
+
+
+cdef object take_part(Call *call, uint32_t index):
+    cdef pmp_part *part = &call.result[index]
+    if call.result_owned:
+        buffer = buffer_of(part.data, part.size_bytes)
+        part.data = NULL
+        return buffer
+    if index == 0:
+        return PyBytes_FromStringAndSize(<char *>part.data, part.size_bytes)
+    copy = malloc(part.size_bytes or 1)
+    if copy == NULL:
+        raise MemoryError(f"no {part.size_bytes} bytes for a result")
+    memcpy(copy, part.data, part.size_bytes)
+    return buffer_of(copy, part.size_bytes)
+
+
+# ---- the dispatcher ----
+
+cdef class Dispatcher(Source):
+    """Gives calls to workers and results to futures.
+
+    Args:
+        load: makes an object of a result's parts (a list of bytes-like objects).
+        on_damage: called without arguments, in the deliverer, when a worker's ring holds
+            nonsense (`damaged_workers` names them).
+    """
+
+    cdef Core core
+    cdef object loader
+    cdef object on_damage
+    cdef readonly Segment doorbells
+    cdef dict segments           # number of a worker -> Segment: keeps its memory mapped
+    cdef uint64_t next_id
+    cdef unsigned long helper    # identity of the thread that helps; 0: none does
+    cdef object deferred         # futures whose callbacks the deliverer is to run
+    cdef list threads
+
+    def __cinit__(self, load, on_damage):
+        self.doorbells = doorbell_segment()
+        cdef pmp_doorbell *bells = <pmp_doorbell *>self.doorbells.memory()
+        self.core.mover_bell = &bells[0]
+        self.core.helper_bell = &bells[1]
+        pmp_spinner_init(&self.core.helper_spinner, SPIN_NS)
+        if pthread_mutex_init(&self.core.lock, NULL) != 0:
+            raise MemoryError("no mutex")
+        self.loader = load
+        self.on_damage = on_damage
+        self.segments = {}
+        self.deferred = deque()
+        self.threads = []
+
+    def __dealloc__(self):
+        for i in range(self.core.worker_count):
+            pmp_receiver_close(&self.core.workers[i].results)
+            free_calls(&self.core.workers[i].line)
+            free(self.core.workers[i])
+        free_calls(&self.core.waiting)
+        free_calls(&self.core.done)
+        free(self.core.workers)
+        pthread_mutex_destroy(&self.core.lock)
+
+    def load(self, parts):
+        return self.loader(parts)
+
+    # ---- threads ----
+
+    def start(self):
+        """Starts the mover and the deliverer."""
+        for target in (self._move, self._deliver):
+            thread = threading.Thread(target=target, name=f"pympipool{target.__name__}", daemon=True)
+            self.threads.append(thread)
+            thread.start()
+
+    def stop(self, timeout=None):
+        """Ends both threads; calls without a result stay so."""
+        self.core.stopping = True
+        kick_mover(&self.core)
+        demand_delivery(&self.core)
+        for thread in self.threads:
+            if thread is not threading.current_thread():
+                thread.join(timeout)
+
+    def _move(self):
+        with nogil:
+            move_until_stopped(&self.core)
+
+    def _deliver(self):
+        while not self.core.stopping:
+            with nogil:
+                pmp_doorbell_arm(&self.core.deliverer_bell)
+                if not self.core.demanded and not self.core.stopping:
+                    pmp_doorbell_sleep(&self.core.deliverer_bell, -1)
+                pmp_doorbell_disarm(&self.core.deliverer_bell)
+                self.core.demanded = False
+            try:
+                self.deliver(True)
+                if self.core.damaged:
+                    self.core.damaged = False
+                    self.on_damage()
+            except Exception:  # no failure may end the thread that everybody waits for
+                LOGGER.exception("delivering results failed")
+        self.deliver(True)
+
+    # ---- workers ----
+
+    def add_worker(self, uint64_t number, Segment link not None, *, bint reserved=False):
+        """Opens the master's side of a worker's link; it gets calls from now on.
+
+        Args:
+            reserved: give it only the call that `submit` names it for.
+        """
+        cdef Worker *worker = <Worker *>calloc(1, sizeof(Worker))
+        cdef Worker **grown
+        if worker == NULL:
+            raise MemoryError()
+        code = pmp_link_open_master(link.memory(), link.shm.size_bytes, &worker.calls,
+                                    &worker.results, &worker.bell)
+        if code < 0:
+            free(worker)
+            raise_errno(code, "the segment is no link")
+        worker.number = number
+        worker.reserved = reserved
+        pthread_mutex_lock(&self.core.lock)
+        grown = <Worker **>realloc(
+            self.core.workers, (self.core.worker_count + 1) * sizeof(Worker *))
+        if grown != NULL:
+            self.core.workers = grown
+            grown[self.core.worker_count] = worker
+            self.core.worker_count += 1
+        pthread_mutex_unlock(&self.core.lock)
+        if grown == NULL:
+            free(worker)
+            raise MemoryError()
+        self.segments[number] = link
+        self.pump()
+
+    def retire_worker(self, uint64_t number):
+        """Gives the worker no more calls and tells it to end after those it has.
+
+        False when its ring has no room for that: end it otherwise.
+        """
+        cdef pmp_head head
+        cdef pmp_part part
+        cdef int code = -1
+        head.kind = PMP_END
+        head.part_count = 1
+        head.id = head.tag = 0
+        part.data = NULL
+        part.size_bytes = 0
+        pthread_mutex_lock(&self.core.lock)
+        worker = find_worker(&self.core, number)
+        if worker != NULL:
+            worker.retired = True
+            if worker.sending == NULL:
+                code = pmp_send(&worker.calls, &head, &part, NULL)
+                pmp_doorbell_ring(worker.bell)
+        pthread_mutex_unlock(&self.core.lock)
+        return code == 0
+
+    def lose_worker(self, uint64_t number):
+        """Forgets a worker that is gone.
+
+        The results that it had sent are taken; calls it had not begun wait again, in front.
+
+        Returns:
+            The futures of the calls that it had begun and that may not begin anew: one or none.
+        """
+        cdef Call *call
+        cdef CallList victims
+        victims.first = victims.last = NULL
+        victims.length = 0
+        pthread_mutex_lock(&self.core.lock)
+        worker = find_worker(&self.core, number)
+        if worker == NULL:
+            pthread_mutex_unlock(&self.core.lock)
+            return []
+        if not worker.failure:
+            drain(&self.core, worker)
+        while worker.line.last != NULL:
+            call = worker.line.last
+            remove(&worker.line, call)
+            if not was_begun(worker, call) or call == worker.sending:
+                prepend(&self.core.waiting, call)
+            elif call.attempts_left > 0:
+                call.attempts_left -= 1
+                prepend(&self.core.waiting, call)
+            else:
+                prepend(&victims, call)
+            call.position = UINT64_MAX
+        self.forget(worker)
+        pthread_mutex_unlock(&self.core.lock)
+        self.segments.pop(number, None)
+        self.pump()
+        return futures_of(&victims)
+
+    cdef void forget(self, Worker *worker) noexcept:
+        """Takes a worker off the list and frees it. The lock is held."""
+        cdef int i = 0
+        while self.core.workers[i] != worker:
+            i += 1
+        self.core.worker_count -= 1
+        self.core.workers[i] = self.core.workers[self.core.worker_count]
+        self.core.last_used = 0
+        pmp_receiver_close(&worker.results)
+        free(worker)
+
+    def damaged_workers(self):
+        """Numbers of the workers whose rings hold nonsense."""
+        return [number for number, (_, _, failed) in self.load_of_workers().items() if failed]
+
+    # ---- calls ----
+
+    def submit(self, FutureCore future not None, FunctionHandle function, list parts not None,
+               *, attempts=0, worker=None):
+        """Queues a call, and sends it if a worker takes it now. Does nothing for a cancelled future.
+
+        Args:
+            future: gets the result; must be pending and of this dispatcher (see `adopt`).
+            function: the function to run, or None when parts[0] brings it along.
+            parts: the pickled arguments and their buffers, at most 1024 parts.
+            attempts: how often the call may begin anew when its worker died.
+            worker: the number of a reserved worker, which gets it now.
+        """
+        cdef Call *call = new_call(parts)
+        cdef Worker *reserved = NULL
+        cdef uint64_t number = 0 if worker is None else worker
+        if function is not None:
+            call.function = function.function
+            call.function.references += 1
+        call.attempts_left = attempts
+        if future.status != PENDING:
+            free_call(call)
+            return
+        Py_INCREF(future)
+        call.future = <void *>future
+        future.call = call
+        call.watched = future.condition is not None or future.callbacks is not None
+        pthread_mutex_lock(&self.core.lock)
+        self.next_id += 1
+        call.id = self.next_id
+        self.core.submitted += 1
+        if number != 0:
+            reserved = find_worker(&self.core, number)
+        if reserved == NULL or not send_reserved(&self.core, reserved, call):
+            append(&self.core.waiting, call)
+        pump_and_tell(&self.core)
+        pthread_mutex_unlock(&self.core.lock)
+
+    def adopt(self, FutureCore future not None):
+        """Makes this dispatcher the one that a fresh future asks for help."""
+        future.source = self
+
+    def fail(self, FutureCore future not None, error):
+        """Ends a future that has no call any more with an exception."""
+        if future.status >= CANCELLED:
+            return
+        self.settle(future, future.set_error(error), False)
+        kick_helper(&self.core)
+
+    def fail_waiting(self, make_error):
+        """Ends all calls that wait for a worker with make_error()."""
+        for future in self.take_waiting():
+            self.fail(future, make_error())
+
+    def cancel_waiting(self):
+        """Cancels all calls that no worker has begun."""
+        cdef Call *call
+        cdef Call *previous
+        futures = []
+        pthread_mutex_lock(&self.core.lock)
+        for i in range(self.core.worker_count):
+            call = self.core.workers[i].line.last
+            while call != NULL:
+                previous = call.previous
+                if not take_back(self.core.workers[i], call):
+                    break
+                prepend(&self.core.waiting, call)
+                call = previous
+        pthread_mutex_unlock(&self.core.lock)
+        for future in self.take_waiting():
+            (<FutureCore>future).cancel()
+
+    cdef list take_waiting(self):
+        """Empties the queue; the futures of its calls."""
+        cdef CallList calls
+        pthread_mutex_lock(&self.core.lock)
+        calls = self.core.waiting
+        self.core.waiting.first = self.core.waiting.last = NULL
+        self.core.waiting.length = 0
+        pthread_mutex_unlock(&self.core.lock)
+        return futures_of(&calls)
+
+    @property
+    def waiting_count(self):
+        """Calls that were not sent to a worker yet."""
+        return self.core.waiting.length
+
+    @property
+    def unfinished_count(self):
+        """Calls that wait or run, and results that were not delivered."""
+        pthread_mutex_lock(&self.core.lock)
+        count = self.core.waiting.length + self.core.done.length
+        for i in range(self.core.worker_count):
+            count += self.core.workers[i].line.length
+        pthread_mutex_unlock(&self.core.lock)
+        return count
+
+    def load_of_workers(self):
+        """{number: (calls in its line, calls that ended there, whether its ring holds nonsense)}"""
+        cdef Worker *copies
+        cdef int count = 0
+        pthread_mutex_lock(&self.core.lock)
+        copies = <Worker *>malloc(self.core.worker_count * sizeof(Worker) or 1)
+        if copies != NULL:
+            count = self.core.worker_count
+            for i in range(count):
+                copies[i] = self.core.workers[i][0]
+        pthread_mutex_unlock(&self.core.lock)
+        load = {copies[i].number: (copies[i].line.length, copies[i].ended, copies[i].failure != 0)
+                for i in range(count)}
+        free(copies)
+        return load
+
+    # ---- what futures ask ----
+
+    cdef bint help(self, FutureCore future, double deadline_s) except -1:
+        cdef unsigned long me = PyThread_get_thread_ident()
+        if self.helper != 0 and self.helper != me:
+            return False
+        cdef bint nested = self.helper == me  # a signal handler that waits for a future, say
+        self.helper = me
+        take_over(&self.core)
+        try:
+            self.help_until(future, deadline_s)
+        finally:
+            if not nested:
+                self.helper = 0
+                hand_back(&self.core)
+        return True
+
+    cdef int help_until(self, FutureCore future, double deadline_s) except -1:
+        cdef double slice_s = SLICE_S
+        cdef int64_t timeout_ns
+        cdef int news
+        while future.status < CANCELLED:
+            if deadline_s != 0:
+                slice_s = min(SLICE_S, deadline_s - monotonic())
+                if slice_s <= 0:
+                    return 0
+            timeout_ns = <int64_t>(slice_s * 1e9)
+            with nogil:
+                news = wait_for_news(&self.core, timeout_ns)
+            if news == 1:
+                self.deliver(False)
+            else:
+                PyErr_CheckSignals()
+        return 0
+
+    cdef int poll(self) except -1:
+        self.pump()
+        if self.core.done.first != NULL:
+            self.deliver(False)
+        return 0
+
+    cdef bint withdraw(self, FutureCore future) except -1:
+        cdef Call *call = <Call *>future.call
+        cdef Worker *worker
+        cdef bint withdrawn = False
+        pthread_mutex_lock(&self.core.lock)
+        worker = worker_of(&self.core, call)
+        if worker != NULL:
+            withdrawn = take_back(worker, call)
+        elif call.result == NULL:
+            remove(&self.core.waiting, call)
+            withdrawn = True
+        pthread_mutex_unlock(&self.core.lock)
+        if withdrawn:
+            free_call(call)
+        return withdrawn
+
+    cdef bint begun(self, FutureCore future) except -1:
+        cdef Call *call = <Call *>future.call
+        pthread_mutex_lock(&self.core.lock)
+        worker = worker_of(&self.core, call)
+        begun = worker != NULL and was_begun(worker, call)
+        pthread_mutex_unlock(&self.core.lock)
+        return begun
+
+    cdef int watch(self, FutureCore future) except -1:
+        cdef Call *call = <Call *>future.call
+        if call == NULL or call.watched:
+            return 0
+        pthread_mutex_lock(&self.core.lock)
+        call.watched = True
+        if call.result != NULL:
+            self.core.urgent += 1
+            demand_delivery(&self.core)
+        pthread_mutex_unlock(&self.core.lock)
+        pmp_doorbell_ring(&self.core.nap_bell)  # whoever waits should not wait for a nap to end
+        return 0
+
+    # ---- delivery ----
+
+    cdef int pump(self) except -1:
+        pthread_mutex_lock(&self.core.lock)
+        pump_and_tell(&self.core)
+        pthread_mutex_unlock(&self.core.lock)
+        return 0
+
+    cdef int deliver(self, bint run_callbacks) except -1:
+        """Sets what has arrived on its futures; with run_callbacks, in the deliverer only,
+        also runs the callbacks that others left."""
+        cdef Call *call
+        cdef bint delivered = False
+        while True:
+            pthread_mutex_lock(&self.core.lock)
+            call = self.core.done.first
+            if call != NULL:
+                remove(&self.core.done, call)
+                self.core.urgent -= call.watched
+            pthread_mutex_unlock(&self.core.lock)
+            if call == NULL:
+                break
+            self.deliver_call(call, run_callbacks)
+            delivered = True
+        if delivered and self.helper != PyThread_get_thread_ident():
+            kick_helper(&self.core)  # its future may have been among them
+        while run_callbacks and self.deferred:
+            (<FutureCore>self.deferred.popleft()).run_callbacks()
+        return 0
+
+    cdef int deliver_call(self, Call *call, bint run_callbacks) except -1:
+        cdef FutureCore future = <FutureCore>call.future
+        future.call = NULL
+        if call.result_count == 1:
+            parts = take_part(call, 0)
+        else:
+            parts = [take_part(call, i) for i in range(call.result_count)]
+        has_callbacks = False
+        if future.status < CANCELLED:  # else somebody outside has ended it
+            has_callbacks = future.set_parts(parts, call.is_error)
+        free_call(call)
+        return self.settle(future, has_callbacks, run_callbacks)
+
+    cdef int settle(self, FutureCore future, bint has_callbacks, bint run_callbacks) except -1:
+        if not has_callbacks:
+            return 0
+        if run_callbacks:
+            return future.run_callbacks()
+        self.deferred.append(future)
+        demand_delivery(&self.core)
+        return 0
+
+
+cdef list futures_of(CallList *calls):
+    """Frees the calls; their futures."""
+    cdef Call *call = calls.first
+    cdef Call *next
+    futures = []
+    while call != NULL:
+        next = call.next
+        futures.append(<object>call.future)
+        free_call(call)
+        call = next
+    return futures
+
+
+cdef void free_calls(CallList *calls) noexcept:
+    cdef Call *call = calls.first
+    cdef Call *next
+    while call != NULL:
+        next = call.next
+        free_call(call)
+        call = next

@@ -1,0 +1,301 @@
+# cython: language_level=3
+"""The future: a `concurrent.futures.Future` that costs a tenth of a microsecond.
+
+The standard library's future makes a condition, two lists and a dictionary for each call.
+This one keeps its state in C fields, makes the condition only when somebody waits with
+`wait`, `as_completed` or from a second thread, and unpickles a result only where
+somebody looks at it. The attributes that the standard library's functions touch
+(`_condition`, `_state`, `_waiters`, ...) are properties over these fields.
+
+    submit ── future ──> user: result() ── Source.help() ──> moves bytes itself while it waits
+                 ^
+                 └── set_parts(), by whoever holds the GIL and has the bytes
+
+State changes are C code between two points where the GIL could go, so they need no lock
+unless a condition exists; then they hold it, as the standard library does.
+"""
+
+import threading
+from concurrent.futures import CancelledError, InvalidStateError, TimeoutError
+from concurrent.futures import Future as StandardFuture
+from concurrent.futures._base import LOGGER
+from time import monotonic
+
+cdef object Condition = threading.Condition
+cdef dict STATE_NAMES = {
+    <int>PENDING: "PENDING",
+    <int>RUNNING: "RUNNING",
+    <int>CANCELLED: "CANCELLED_AND_NOTIFIED",
+    <int>FINISHED: "FINISHED",
+}
+
+
+cdef class Source:
+    """Where a future's result comes from; what a future asks of it."""
+
+    cdef bint help(self, FutureCore future, double deadline_s) except -1:
+        """Works until the future is done or the deadline (monotonic, s; 0: none) has passed.
+
+        False, at once: it cannot help (another thread does); wait on the condition.
+        """
+        return False
+
+    cdef int poll(self) except -1:
+        """Delivers what has arrived, without waiting."""
+        return 0
+
+    cdef bint withdraw(self, FutureCore future) except -1:
+        """Takes a call back that has not begun; False when it has."""
+        return False
+
+    cdef bint begun(self, FutureCore future) except -1:
+        """Whether a worker has begun the call."""
+        return False
+
+    cdef int watch(self, FutureCore future) except -1:
+        """Says that somebody waits to be told of the end of this future."""
+        return 0
+
+    def load(self, parts):
+        """The object behind a result's parts."""
+        raise NotImplementedError
+
+
+cdef class FutureCore:
+    """State and behaviour of `Future`, which joins it with the standard library's class."""
+
+    def __init__(self):
+        pass  # and above all not the standard library's
+
+    # ---- what the standard library's functions look at ----
+
+    @property
+    def _condition(self):
+        if self.condition is None:
+            condition = Condition()
+            if self.condition is None:  # still: making it may have let go of the GIL
+                self.condition = condition
+            if self.status < CANCELLED and self.source is not None:
+                self.source.watch(self)
+        return self.condition
+
+    @property
+    def _state(self):
+        if self.status == PENDING and self.running():
+            return "RUNNING"
+        return STATE_NAMES[<int>self.status]
+
+    @property
+    def _waiters(self):
+        if self.waiters is None:
+            self.waiters = []
+        return self.waiters
+
+    @property
+    def _done_callbacks(self):
+        if self.callbacks is None:
+            self.callbacks = []
+        return self.callbacks
+
+    @property
+    def _result(self):
+        self.decode()
+        return self.value
+
+    @property
+    def _exception(self):
+        self.decode()
+        return self.error
+
+    # ---- the public face ----
+
+    def cancel(self):
+        """Cancels the call if no worker has begun it; tells whether it is cancelled."""
+        if self.status == CANCELLED:
+            return True
+        if self.status != PENDING:
+            return False
+        if self.call != NULL and self.source is not None and not self.source.withdraw(self):
+            return False
+        condition = self._condition
+        with condition:
+            if self.status != PENDING:
+                return self.status == CANCELLED
+            self.status = CANCELLED
+            for waiter in self._waiters:
+                waiter.add_cancelled(self)
+            condition.notify_all()
+        self.run_callbacks()
+        return True
+
+    def cancelled(self):
+        """True if the call was cancelled."""
+        return self.status == CANCELLED
+
+    def running(self):
+        """True while a worker runs the call."""
+        if self.status == PENDING and self.call != NULL and self.source is not None:
+            return self.source.begun(self)
+        return self.status == RUNNING
+
+    def done(self):
+        """True if the call was cancelled or has ended."""
+        if self.status < CANCELLED and self.source is not None:
+            self.source.poll()
+        return self.status >= CANCELLED
+
+    def result(self, timeout=None):
+        """What the call returned, waited for.
+
+        Args:
+            timeout: seconds to wait at most; None waits as long as it takes.
+
+        Raises:
+            concurrent.futures.TimeoutError: the call has not ended in time.
+            concurrent.futures.CancelledError: the call was cancelled.
+            Exception: whatever the call raised.
+        """
+        if self.status < CANCELLED:
+            self.wait(timeout)
+        if self.status == CANCELLED:
+            raise CancelledError()
+        if self.parts is not None:
+            self.decode()
+        if self.error is not None:
+            try:
+                raise self.error
+            finally:
+                self = None  # break the circle of exception, traceback, frame and future
+        return self.value
+
+    def exception(self, timeout=None):
+        """What the call raised, or None when it returned; waits like `result`."""
+        if self.status < CANCELLED:
+            self.wait(timeout)
+        if self.status == CANCELLED:
+            raise CancelledError()
+        self.decode()
+        return self.error
+
+    def add_done_callback(self, fn):
+        """Calls fn(future) when the call has ended or was cancelled; at once if it has."""
+        self._done_callbacks.append(fn)
+        if self.status >= CANCELLED:
+            self.run_callbacks()
+        elif self.source is not None:
+            self.source.watch(self)
+
+    # ---- for those who make results ----
+
+    def set_running_or_notify_cancel(self):
+        """Marks the future as running; False if it was cancelled."""
+        if self.status == CANCELLED:
+            return False
+        if self.status != PENDING:
+            raise InvalidStateError(f"Future in unexpected state: {self._state}")
+        self.status = RUNNING
+        return True
+
+    def set_result(self, result):
+        """Ends the future with a result."""
+        if self.end(result, None, None, False):
+            self.run_callbacks()
+
+    def set_exception(self, exception):
+        """Ends the future with an exception."""
+        if self.end(None, exception, None, False):
+            self.run_callbacks()
+
+    cdef bint set_parts(self, object parts, bint is_error) except -1:
+        """Ends the future with bytes to unpickle later; True if callbacks are to be run."""
+        return self.end(None, None, parts, is_error)
+
+    cdef bint set_error(self, object error) except -1:
+        """Ends the future with an exception; True if callbacks are to be run."""
+        return self.end(None, error, None, False)
+
+    cdef bint end(self, object value, object error, object parts, bint is_error) except -1:
+        if self.condition is None:
+            self.finish(value, error, parts, is_error)
+        else:
+            with self.condition:
+                self.finish(value, error, parts, is_error)
+                if self.waiters is not None:
+                    for waiter in self.waiters:
+                        if error is not None or is_error:
+                            waiter.add_exception(self)
+                        else:
+                            waiter.add_result(self)
+                self.condition.notify_all()
+        return self.callbacks is not None
+
+    cdef int finish(self, object value, object error, object parts, bint is_error) except -1:
+        if self.status >= CANCELLED:
+            raise InvalidStateError(f"{STATE_NAMES[<int>self.status]}: {self!r}")
+        self.value = value
+        self.error = error
+        self.parts = parts
+        self.is_error = is_error
+        self.status = FINISHED
+        return 0
+
+    cdef int run_callbacks(self) except -1:
+        """Runs the callbacks; each of them once, whoever calls this."""
+        callbacks = self.callbacks
+        self.callbacks = None
+        if callbacks is None:
+            return 0
+        for fn in callbacks:
+            try:
+                fn(self)
+            except Exception:
+                LOGGER.exception("exception calling callback for %r", self)
+        return 0
+
+    # ---- inside ----
+
+    cdef int wait(self, object timeout) except -1:
+        """Waits until the future is done; raises TimeoutError when the time is over."""
+        cdef double deadline_s = 0
+        if timeout is not None:
+            deadline_s = monotonic() + max(<double>timeout, 0.0)
+        while self.status < CANCELLED:
+            if self.source is None or not self.source.help(self, deadline_s):
+                self.wait_for_others(deadline_s)
+            if self.status < CANCELLED and deadline_s != 0 and monotonic() >= deadline_s:
+                raise TimeoutError()
+        return 0
+
+    cdef int wait_for_others(self, double deadline_s) except -1:
+        condition = self._condition
+        with condition:
+            if self.status < CANCELLED:
+                condition.wait(None if deadline_s == 0 else max(deadline_s - monotonic(), 0))
+        return 0
+
+    cdef int decode(self) except -1:
+        """Unpickles the result, once; what that raises is the call's exception."""
+        parts = self.parts
+        if parts is None:
+            return 0
+        value = error = None
+        try:
+            value = self.source.load(parts)
+        except Exception as failure:
+            error = failure.with_traceback(None)
+        if self.parts is None:
+            return 0  # another thread was faster
+        if error is not None:
+            self.error = error
+        elif self.is_error:
+            self.error = value
+        else:
+            self.value = value
+        self.parts = None
+        return 0
+
+
+class Future(FutureCore, StandardFuture):
+    """What `Executor.submit` returns: a `concurrent.futures.Future`."""
+
+    __slots__ = ()

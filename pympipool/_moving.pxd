@@ -1,0 +1,113 @@
+"""The movement of bytes in the master: calls to workers, results back. See _moving.pyx."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from pympipool._ring cimport (
+    c_bool, pmp_doorbell, pmp_part, pmp_receiver, pmp_sender, pmp_spinner,
+)
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t *mutex, void *attributes)
+    int pthread_mutex_destroy(pthread_mutex_t *mutex)
+    int pthread_mutex_lock(pthread_mutex_t *mutex)
+    int pthread_mutex_trylock(pthread_mutex_t *mutex)
+    int pthread_mutex_unlock(pthread_mutex_t *mutex)
+
+cdef enum:
+    SLOTS = 256  # functions that a worker remembers: number n lies in slot n modulo SLOTS
+
+
+cdef struct Function:
+    uint64_t number
+    int64_t references   # changed with the GIL held
+    int64_t estimate_ns  # of one call's run time; 0: not known yet
+    pmp_part part        # its pickle, behind the struct
+
+
+cdef struct Call:
+    Call *next
+    Call *previous
+    uint64_t id
+    void *future          # a reference to its FutureCore
+    void *arguments       # a reference to what holds large arguments, or NULL
+    Function *function    # counted; NULL: the call carries its function itself
+    pmp_part *parts       # the arguments
+    uint32_t part_count
+    int attempts_left     # how often it may begin anew when its worker died
+    bint watched          # somebody wants to be told of its end
+    uint64_t position     # in the worker's ring; UINT64_MAX: cannot be taken back
+    int64_t estimate_ns
+    bint is_error
+    uint32_t result_count
+    pmp_part *result      # from malloc; small data lie behind it
+    bint result_owned     # each part's data came from malloc
+
+
+cdef struct CallList:
+    Call *first
+    Call *last
+    Py_ssize_t length
+
+
+cdef struct Worker:
+    uint64_t number
+    pmp_sender calls
+    pmp_receiver results
+    pmp_doorbell *bell
+    CallList line            # sent, without a result yet, in order
+    int64_t line_estimate_ns
+    int64_t progress_ns      # when the first of its line came to be the first
+    Call *sending            # in pieces on its way
+    bint reserved            # runs only the call it was started for
+    bint retired             # takes no more calls
+    int failure              # negative errno: nonsense on its ring
+    uint64_t ended           # calls that ended here
+    uint64_t known[SLOTS]    # numbers of the functions that it remembers
+
+
+cdef struct Core:
+    pthread_mutex_t lock
+    Worker **workers
+    int worker_count
+    int last_used
+    CallList waiting
+    CallList done            # results have arrived, futures do not know yet
+    Py_ssize_t urgent        # of these, how many are watched
+    int64_t loose_estimate_ns  # of calls that carry their function
+    uint64_t submitted
+    uint64_t returned
+    pmp_doorbell *mover_bell   # rung by workers; the mover sleeps on it
+    pmp_doorbell *helper_bell  # rung by workers; a thread that waits for a future sleeps on it
+    pmp_doorbell nap_bell      # cuts the mover's naps short
+    pmp_doorbell deliverer_bell
+    pmp_spinner helper_spinner
+    bint mover_parked        # sleeps on mover_bell, or is about to
+    bint helping             # a thread that waits for a future moves bytes
+    bint kicked              # that thread is to look at its future again
+    bint demanded            # the deliverer is to look at what is done
+    bint damaged             # some worker has failed
+    bint stopping
+
+
+cdef void append(CallList *calls, Call *call) noexcept nogil
+cdef void prepend(CallList *calls, Call *call) noexcept nogil
+cdef void remove(CallList *calls, Call *call) noexcept nogil
+
+cdef Worker *find_worker(Core *core, uint64_t number) noexcept nogil
+cdef int drain(Core *core, Worker *worker) noexcept nogil
+cdef void pump(Core *core) noexcept nogil
+cdef void pump_and_tell(Core *core) noexcept nogil
+cdef bint send_reserved(Core *core, Worker *worker, Call *call) noexcept nogil
+cdef bint take_back(Worker *worker, Call *call) noexcept nogil
+cdef bint was_begun(Worker *worker, Call *call) noexcept nogil
+cdef Worker *worker_of(Core *core, Call *call) noexcept nogil
+
+cdef void move_until_stopped(Core *core) noexcept nogil
+cdef void take_over(Core *core) noexcept nogil
+cdef void hand_back(Core *core) noexcept nogil
+cdef int wait_for_news(Core *core, int64_t timeout_ns) noexcept nogil
+cdef void kick_helper(Core *core) noexcept nogil
+cdef void kick_mover(Core *core) noexcept nogil
+cdef void demand_delivery(Core *core) noexcept nogil

@@ -1,0 +1,542 @@
+# cython: language_level=3, boundscheck=False, cdivision=True
+"""The movement of bytes in the master, in C: no Python object is touched and no GIL needed.
+
+                     ┌──────── waiting ◄──── taken back ─────┐
+    submit ─────────►│ calls   │                             │
+                     └───┬─────┘                    ┌────────┴───────┐
+                         └─ supply: choose, send ──►│ line of worker │──► ring ──► worker
+                     ┌─────────┐                    └────────┬───────┘
+    deliver ◄────────│  done   │◄──── drain: receive ────────┘◄─────── ring ◄──┘
+                     └─────────┘
+
+`pump` does one round of this, and whoever holds `core.lock` may do it:
+
+- the *mover*, a thread of its own, when nobody else does. It sleeps on `mover_bell`, which
+  workers ring. When many calls come in quick succession it naps a millisecond at a time
+  instead, so that workers need not wake it for every result;
+- a *helper*, a thread that waits for a future: it takes the mover's place (`take_over`) without
+  waking it, and puts it back in place when it leaves (`hand_back`);
+- a thread in `submit`, in passing.
+
+Nobody waits for the GIL while holding the lock, and results are only put on `done` here; with the
+GIL, `_dispatch.pyx` hands them to the futures.
+
+Which worker gets a call: an idle one, else the one with the least estimated time in its line, as long as
+that stays about a millisecond (so workers never wait for the master) or it is but one call ahead. A call that is
+behind one that turns out to be long is taken back (`rebalance`).
+"""
+
+from libc.errno cimport EAGAIN, EBADMSG, EINTR, ENOMEM, ETIMEDOUT
+from libc.stdint cimport UINT64_MAX, uint8_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from pympipool._ring cimport (
+    PMP_CALL, PMP_ERROR, PMP_FUNCTION, PMP_RESULT, pmp_doorbell_arm, pmp_doorbell_disarm,
+    pmp_doorbell_ring, pmp_doorbell_sleep, pmp_fits_record, pmp_head, pmp_now_ns, pmp_receive,
+    pmp_receive_done, pmp_ring_claimed, pmp_ring_has_record, pmp_ring_revoke, pmp_send,
+    pmp_sender_has_room, pmp_wait,
+)
+
+cdef extern from "<stdatomic.h>" nogil:
+    void full_fence "atomic_thread_fence"(int order)
+    int SEQ_CST "memory_order_seq_cst"
+
+cdef enum:
+    MICROSECOND = 1_000
+    MILLISECOND = 1_000_000
+    OVERHEAD_NS = 2 * MICROSECOND    # of a call, besides its run time
+    UNKNOWN_NS = 500 * MICROSECOND   # run time of a function that was never run
+    AHEAD_NS = 1 * MILLISECOND       # work to lie in a worker's line
+    ONE_AHEAD_NS = 20 * MILLISECOND  # up to here, being refilled late would be felt
+    LINE_MAX = 1024                  # calls in a line
+    LATE_NS = 200 * MICROSECOND      # a call runs longer than short ones do
+    STUCK_NS = 2 * MILLISECOND       # ... than anybody should have to wait behind it
+    NAP_NS = 1 * MILLISECOND
+    BUSY_SUBMITS = 32                # this many in a nap: there will be more
+
+
+# ---- lists ----
+
+cdef void append(CallList *calls, Call *call) noexcept nogil:
+    call.next = NULL
+    call.previous = calls.last
+    if calls.last == NULL:
+        calls.first = call
+    else:
+        calls.last.next = call
+    calls.last = call
+    calls.length += 1
+
+
+cdef void prepend(CallList *calls, Call *call) noexcept nogil:
+    call.previous = NULL
+    call.next = calls.first
+    if calls.first == NULL:
+        calls.last = call
+    else:
+        calls.first.previous = call
+    calls.first = call
+    calls.length += 1
+
+
+cdef void remove(CallList *calls, Call *call) noexcept nogil:
+    if call.previous == NULL:
+        calls.first = call.next
+    else:
+        call.previous.next = call.next
+    if call.next == NULL:
+        calls.last = call.previous
+    else:
+        call.next.previous = call.previous
+    calls.length -= 1
+
+
+cdef Worker *find_worker(Core *core, uint64_t number) noexcept nogil:
+    for i in range(core.worker_count):
+        if core.workers[i].number == number:
+            return core.workers[i]
+    return NULL
+
+
+cdef Worker *worker_of(Core *core, Call *call) noexcept nogil:
+    """The worker in whose line the call is, or NULL."""
+    cdef Call *other
+    for i in range(core.worker_count):
+        other = core.workers[i].line.first
+        while other != NULL:
+            if other == call:
+                return core.workers[i]
+            other = other.next
+    return NULL
+
+
+# ---- from workers: drain ----
+
+cdef int keep_result(Call *call, pmp_receiver *results) noexcept nogil:
+    """Moves a received message into the call: takes it over, or copies it out of the ring."""
+    cdef uint32_t count = results.head.part_count
+    cdef size_t size = count * sizeof(pmp_part)
+    cdef uint32_t i
+    if not results.owned:
+        for i in range(count):
+            size += (results.parts[i].size_bytes + 7) & ~<uint64_t>7
+    call.result = <pmp_part *>malloc(size)
+    if call.result == NULL:
+        return -ENOMEM
+    cdef uint8_t *data = <uint8_t *>(call.result + count)
+    for i in range(count):
+        call.result[i] = results.parts[i]
+        if results.owned:
+            results.parts[i].data = NULL
+        else:
+            memcpy(data, results.parts[i].data, results.parts[i].size_bytes)
+            call.result[i].data = data
+            data += (results.parts[i].size_bytes + 7) & ~<uint64_t>7
+    call.result_count = count
+    call.result_owned = results.owned
+    call.is_error = results.head.kind == PMP_ERROR
+    return 0
+
+
+cdef void learn(Core *core, Call *call, int64_t run_ns) noexcept nogil:
+    """Moves the estimate of the call's function towards what this call took."""
+    cdef int64_t *estimate = &core.loose_estimate_ns
+    if call.function != NULL:
+        estimate = &call.function.estimate_ns
+    if run_ns < 1:
+        run_ns = 1
+    estimate[0] = run_ns if estimate[0] == 0 else (3 * estimate[0] + run_ns) // 4
+
+
+cdef int complete(Core *core, Worker *worker, int64_t now_ns) noexcept nogil:
+    """Takes the received result of the first call in the line."""
+    cdef pmp_head *head = &worker.results.head
+    cdef Call *call = worker.line.first
+    if (call == NULL or call.id != head.id or call == worker.sending
+            or (head.kind != PMP_RESULT and head.kind != PMP_ERROR)):
+        return -EBADMSG
+    code = keep_result(call, &worker.results)
+    if code < 0:
+        return code
+    remove(&worker.line, call)
+    worker.line_estimate_ns -= call.estimate_ns
+    worker.progress_ns = now_ns
+    worker.ended += 1
+    learn(core, call, <int64_t>head.tag)
+    append(&core.done, call)
+    core.returned += 1
+    if call.watched:
+        core.urgent += 1
+    return 0
+
+
+cdef int drain(Core *core, Worker *worker) noexcept nogil:
+    """Takes all results that a worker has sent."""
+    cdef int64_t now_ns = pmp_now_ns()
+    cdef int code
+    while True:
+        code = pmp_receive(&worker.results)
+        if code == 0:
+            code = complete(core, worker, now_ns)
+            pmp_receive_done(&worker.results)
+        if code == -EAGAIN:
+            break
+        if code < 0:
+            worker.failure = code
+            core.damaged = True
+            break
+    pmp_doorbell_ring(worker.bell)  # it may wait for room
+    return worker.failure
+
+
+# ---- to workers: supply ----
+
+cdef void put_in_line(Worker *worker, Call *call, uint64_t position) noexcept nogil:
+    if worker.line.length == 0:
+        worker.progress_ns = pmp_now_ns()
+    call.position = position
+    append(&worker.line, call)
+    worker.line_estimate_ns += call.estimate_ns
+
+
+cdef bint send_function(Worker *worker, Call *call) noexcept nogil:
+    """Sends the function unless the worker has it; True when the worker has it then."""
+    cdef Function *function = call.function
+    cdef pmp_head head
+    if function == NULL or worker.known[function.number % SLOTS] == function.number:
+        return True
+    head.kind = PMP_FUNCTION
+    head.part_count = 1
+    head.id = 0
+    head.tag = function.number
+    cdef int code = pmp_send(&worker.calls, &head, &function.part, NULL)
+    if code == 0:
+        worker.known[function.number % SLOTS] = function.number
+    return code == 0
+
+
+cdef bint send_call(Worker *worker, Call *call) noexcept nogil:
+    """Sends a call, or its next pieces; False when nothing of it is on its way.
+
+    The call is in the worker's line as soon as anything of it was sent.
+    """
+    cdef pmp_head head
+    cdef uint64_t position = UINT64_MAX
+    cdef bint resumed = worker.sending == call
+    cdef int code = 0
+    if send_function(worker, call):
+        head.kind = PMP_CALL
+        head.part_count = call.part_count
+        head.id = call.id
+        head.tag = 0 if call.function == NULL else call.function.number
+        code = pmp_send(&worker.calls, &head, call.parts, &position)
+    else:
+        code = -EAGAIN
+    if code == 0:
+        worker.sending = NULL
+    elif worker.calls.busy:
+        worker.sending = call
+    elif not resumed:
+        return False
+    if resumed:
+        call.position = position
+    else:
+        put_in_line(worker, call, position)
+    pmp_doorbell_ring(worker.bell)
+    return True
+
+
+cdef bint send_reserved(Core *core, Worker *worker, Call *call) noexcept nogil:
+    """Gives a call to the worker that was started for it."""
+    call.estimate_ns = OVERHEAD_NS
+    return send_call(worker, call)
+
+
+cdef bint fits(Worker *worker, Call *call) noexcept nogil:
+    """Whether call and function are one record each, so that sending them cannot stall."""
+    return (pmp_fits_record(&worker.calls, call.part_count, call.parts)
+            and (call.function == NULL
+                 or pmp_fits_record(&worker.calls, 1, &call.function.part)))
+
+
+cdef bint is_late(Worker *worker, int64_t now_ns) noexcept nogil:
+    """Nobody should wait behind the call that this worker runs."""
+    cdef int64_t limit_ns = 2 * worker.line.first.estimate_ns
+    return now_ns - worker.progress_ns > (limit_ns if limit_ns > STUCK_NS else STUCK_NS)
+
+
+cdef Worker *choose(Core *core, Call *call, int64_t now_ns) noexcept nogil:
+    """The worker to send a call to now, or NULL: the one used last if it is idle (it is awake
+    and warm), else another idle one, else the one with the shortest line."""
+    cdef Worker *best = NULL
+    cdef Worker *worker
+    cdef int i, index
+    for i in range(core.worker_count):
+        index = core.last_used + i
+        if index >= core.worker_count:
+            index -= core.worker_count
+        worker = core.workers[index]
+        if worker.reserved or worker.retired or worker.failure or worker.sending != NULL:
+            continue
+        if worker.line.length == 0:
+            core.last_used = index
+            return worker
+        if best != NULL and worker.line_estimate_ns >= best.line_estimate_ns:
+            continue
+        if worker.line_estimate_ns + call.estimate_ns > AHEAD_NS and (
+                worker.line.length > 1 or worker.line_estimate_ns > ONE_AHEAD_NS):
+            continue
+        if worker.line.length >= LINE_MAX or not fits(worker, call) or is_late(worker, now_ns):
+            continue
+        best = worker
+    return best
+
+
+cdef int64_t estimate(Core *core, Call *call) noexcept nogil:
+    cdef int64_t run_ns = core.loose_estimate_ns
+    if call.function != NULL:
+        run_ns = call.function.estimate_ns
+    return OVERHEAD_NS + (run_ns if run_ns > 0 else UNKNOWN_NS)
+
+
+cdef void supply(Core *core, int64_t now_ns) noexcept nogil:
+    """Goes on with messages in pieces, then sends waiting calls as long as workers take them."""
+    cdef Worker *worker
+    cdef Call *call
+    for i in range(core.worker_count):
+        worker = core.workers[i]
+        if worker.sending != NULL and pmp_sender_has_room(&worker.calls):
+            send_call(worker, worker.sending)
+    while core.waiting.first != NULL:
+        call = core.waiting.first
+        call.estimate_ns = estimate(core, call)
+        worker = choose(core, call, now_ns)
+        if worker == NULL:
+            return
+        remove(&core.waiting, call)
+        if not send_call(worker, call):
+            prepend(&core.waiting, call)
+            return
+
+
+# ---- taking back ----
+
+cdef bint was_begun(Worker *worker, Call *call) noexcept nogil:
+    return (call.position == UINT64_MAX
+            or pmp_ring_claimed(&worker.calls.producer, call.position))
+
+
+cdef bint take_back(Worker *worker, Call *call) noexcept nogil:
+    """Takes a call out of a worker's line; False when the worker has begun it."""
+    if call.position == UINT64_MAX:
+        return False
+    if pmp_ring_revoke(&worker.calls.producer, call.position) != 0:
+        return False
+    remove(&worker.line, call)
+    worker.line_estimate_ns -= call.estimate_ns
+    return True
+
+
+cdef bint has_idle(Core *core) noexcept nogil:
+    for i in range(core.worker_count):
+        if (core.workers[i].line.length == 0 and not core.workers[i].reserved
+                and not core.workers[i].retired and not core.workers[i].failure):
+            return True
+    return False
+
+
+cdef void rebalance(Core *core, int64_t now_ns) noexcept nogil:
+    """Takes back what waits behind a long call."""
+    cdef bint idle = has_idle(core)
+    cdef Worker *worker
+    cdef Call *call
+    for i in range(core.worker_count):
+        worker = core.workers[i]
+        if worker.reserved or worker.line.length == 0:
+            continue
+        if not (idle and now_ns - worker.progress_ns > LATE_NS) and not is_late(worker, now_ns):
+            continue
+        if worker.line.length == 1 and not idle:
+            continue
+        call = worker.line.last
+        while call != NULL:
+            call = take_back_to_waiting(core, worker, call)
+
+
+cdef Call *take_back_to_waiting(Core *core, Worker *worker, Call *call) noexcept nogil:
+    """Moves a call to the front of the waiting ones; the one before it, or NULL if it was begun."""
+    cdef Call *previous = call.previous
+    if not take_back(worker, call):
+        return NULL
+    prepend(&core.waiting, call)
+    return previous
+
+
+cdef bint needs_tick(Core *core) noexcept nogil:
+    """Whether time alone may make a call late, without anybody ringing."""
+    if core.worker_count < 2:
+        return False
+    for i in range(core.worker_count):
+        if core.workers[i].line.length > 1:
+            return True
+        if (core.workers[i].line.length == 1
+                and not was_begun(core.workers[i], core.workers[i].line.first)):
+            return True
+    return False
+
+
+# ---- one round ----
+
+cdef void pump(Core *core) noexcept nogil:
+    """One round: results in, calls out. The lock is held."""
+    cdef Worker *worker
+    cdef int64_t now_ns
+    for i in range(core.worker_count):
+        worker = core.workers[i]
+        if pmp_ring_has_record(&worker.results.consumer) and not worker.failure:
+            drain(core, worker)
+    now_ns = pmp_now_ns()
+    if core.worker_count > 1:
+        rebalance(core, now_ns)
+    supply(core, now_ns)
+
+
+cdef void pump_and_tell(Core *core) noexcept nogil:
+    """One round, and whoever has to know of its results is told. The lock is held."""
+    pump(core)
+    if core.done.first == NULL and not core.damaged:
+        return
+    if core.helping:
+        pmp_doorbell_ring(core.helper_bell)
+    elif core.urgent or core.damaged:
+        demand_delivery(core)
+
+
+cdef c_bool has_news(void *context) noexcept nogil:
+    """Whether a round would bring something. Says yes when it cannot know."""
+    cdef Core *core = <Core *>context
+    cdef bint news
+    if core.done.first != NULL or (core.helping and core.kicked):
+        return True
+    if pthread_mutex_trylock(&core.lock) != 0:
+        return True
+    news = core.done.first != NULL
+    for i in range(core.worker_count):
+        if news:
+            break
+        news = (pmp_ring_has_record(&core.workers[i].results.consumer)
+                and not core.workers[i].failure) or (
+            core.workers[i].sending != NULL and pmp_sender_has_room(&core.workers[i].calls))
+    pthread_mutex_unlock(&core.lock)
+    return news
+
+
+# ---- the mover ----
+
+cdef void nap(Core *core) noexcept nogil:
+    pmp_doorbell_arm(&core.nap_bell)
+    pmp_doorbell_sleep(&core.nap_bell, NAP_NS)
+    pmp_doorbell_disarm(&core.nap_bell)
+
+
+cdef void park(Core *core, int64_t timeout_ns) noexcept nogil:
+    """Sleeps until a worker rings."""
+    core.mover_parked = True
+    pmp_doorbell_arm(core.mover_bell)
+    if core.helping or core.stopping or has_news(core):  # the fence in arm orders these looks after it
+        pmp_doorbell_disarm(core.mover_bell)
+    else:
+        pmp_doorbell_sleep(core.mover_bell, timeout_ns)
+    core.mover_parked = False
+
+
+cdef void move_until_stopped(Core *core) noexcept nogil:
+    """The mover's life."""
+    cdef uint64_t submitted = 0
+    cdef bint left_over = False
+    cdef bint tick, busy
+    while not core.stopping:
+        pthread_mutex_lock(&core.lock)
+        pump_and_tell(core)
+        if left_over and core.done.first != NULL and not core.helping:
+            demand_delivery(core)  # nobody came for these results in a nap's time
+        left_over = core.done.first != NULL
+        tick = needs_tick(core)
+        busy = core.submitted - submitted > BUSY_SUBMITS
+        submitted = core.submitted
+        pthread_mutex_unlock(&core.lock)
+        if core.helping or busy or left_over:
+            nap(core)
+        else:
+            park(core, STUCK_NS if tick else -1)
+
+
+cdef void kick_mover(Core *core) noexcept nogil:
+    """Ends the mover's nap or sleep."""
+    pmp_doorbell_ring(&core.nap_bell)
+    pmp_doorbell_ring(core.mover_bell)
+
+
+# ---- the helper ----
+
+cdef void take_over(Core *core) noexcept nogil:
+    """Makes the calling thread the one that workers wake, without waking the mover."""
+    core.helping = True
+    full_fence(SEQ_CST)  # either the mover sees this, or we disarm what it armed
+    pmp_doorbell_disarm(core.mover_bell)
+
+
+cdef void hand_back(Core *core) noexcept nogil:
+    """Puts the mover back in its place: arms its doorbell for it if it still sleeps there."""
+    core.helping = False
+    core.kicked = False
+    full_fence(SEQ_CST)
+    if not core.mover_parked:
+        return  # it naps or moves, and will see to itself
+    pmp_doorbell_arm(core.mover_bell)
+    if has_news(core):
+        pmp_doorbell_ring(core.mover_bell)
+
+
+cdef int wait_for_news(Core *core, int64_t timeout_ns) noexcept nogil:
+    """Moves bytes until something is done. Returns 1 (something is), 0 (time over, kicked)
+    or -EINTR (a signal came)."""
+    cdef int64_t deadline_ns = pmp_now_ns() + timeout_ns
+    cdef int64_t left_ns
+    cdef bint done, tick
+    cdef int code
+    while True:
+        pthread_mutex_lock(&core.lock)
+        pump(core)
+        done = core.done.first != NULL
+        tick = needs_tick(core)
+        pthread_mutex_unlock(&core.lock)
+        if core.damaged:
+            demand_delivery(core)
+        if done:
+            return 1
+        if core.kicked:
+            core.kicked = False
+            return 0
+        left_ns = deadline_ns - pmp_now_ns()
+        if left_ns <= 0:
+            return 0
+        if tick and left_ns > STUCK_NS:
+            left_ns = STUCK_NS
+        code = pmp_wait(core.helper_bell, &core.helper_spinner, has_news, core, left_ns)
+        if code == -EINTR:
+            return code
+
+
+cdef void kick_helper(Core *core) noexcept nogil:
+    """Makes the helping thread, if there is one, look at its future again."""
+    full_fence(SEQ_CST)  # either it sees the future's new state, or we see that it helps
+    if core.helping:
+        core.kicked = True
+        pmp_doorbell_ring(core.helper_bell)
+
+
+cdef void demand_delivery(Core *core) noexcept nogil:
+    core.demanded = True
+    pmp_doorbell_ring(&core.deliverer_bell)

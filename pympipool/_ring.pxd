@@ -1,0 +1,110 @@
+"""csrc for Cython: what master and worker share."""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+cdef extern from "<stdbool.h>" nogil:
+    ctypedef bint c_bool "bool"
+
+cdef extern from "shm.h" nogil:
+    ctypedef struct pmp_shm:
+        void *address
+        size_t size_bytes
+        int descriptor
+    enum pmp_shm_kind:
+        PMP_SHM_BEST
+        PMP_SHM_POSIX
+    int pmp_shm_create(pmp_shm *segment, size_t size_bytes, pmp_shm_kind kind)
+    int pmp_shm_attach(pmp_shm *segment, int descriptor)
+    void pmp_shm_close(pmp_shm *segment)
+
+cdef extern from "doorbell.h" nogil:
+    ctypedef struct pmp_doorbell:
+        pass
+    ctypedef struct pmp_spinner:
+        int64_t budget_ns
+        int64_t most_ns
+    void pmp_doorbell_ring(pmp_doorbell *bell)
+    void pmp_doorbell_arm(pmp_doorbell *bell)
+    void pmp_doorbell_disarm(pmp_doorbell *bell)
+    int pmp_doorbell_sleep(pmp_doorbell *bell, int64_t timeout_ns)
+    void pmp_spinner_init(pmp_spinner *spinner, int64_t most_ns)
+    int pmp_wait(pmp_doorbell *bell, pmp_spinner *spinner,
+                 c_bool (*ready)(void *) noexcept nogil, void *context, int64_t timeout_ns)
+    int64_t pmp_now_ns()
+
+cdef extern from "ring.h" nogil:
+    ctypedef struct pmp_producer:
+        pass
+    ctypedef struct pmp_consumer:
+        pass
+    int pmp_ring_revoke(pmp_producer *producer, uint64_t position)
+    c_bool pmp_ring_claimed(const pmp_producer *producer, uint64_t position)
+    c_bool pmp_ring_has_record(const pmp_consumer *consumer)
+
+cdef extern from "channel.h" nogil:
+    enum:
+        PMP_PARTS_MAX
+        PMP_CALL
+        PMP_FUNCTION
+        PMP_END
+        PMP_RESULT
+        PMP_ERROR
+    ctypedef struct pmp_head:
+        uint32_t kind
+        uint32_t part_count
+        uint64_t id
+        uint64_t tag
+    ctypedef struct pmp_part:
+        void *data
+        uint64_t size_bytes
+    ctypedef struct pmp_sender:
+        pmp_producer producer
+        c_bool busy
+    ctypedef struct pmp_receiver:
+        pmp_consumer consumer
+        pmp_head head
+        pmp_part *parts
+        c_bool owned
+        c_bool busy
+    c_bool pmp_fits_record(const pmp_sender *sender, uint32_t part_count, const pmp_part *parts)
+    int pmp_send(pmp_sender *sender, const pmp_head *head, const pmp_part *parts,
+                 uint64_t *position)
+    c_bool pmp_sender_has_room(const pmp_sender *sender)
+    int pmp_receive(pmp_receiver *receiver)
+    void pmp_receive_done(pmp_receiver *receiver)
+    void pmp_receiver_close(pmp_receiver *receiver)
+    size_t pmp_link_footprint(uint64_t capacity)
+    int pmp_link_init(void *memory, size_t size_bytes, uint64_t capacity)
+    int pmp_link_open_master(void *memory, size_t size_bytes, pmp_sender *calls,
+                             pmp_receiver *results, pmp_doorbell **bell)
+    int pmp_link_open_worker(void *memory, size_t size_bytes, pmp_receiver *calls,
+                             pmp_sender *results, pmp_doorbell **bell)
+
+cdef extern from "watchdog.h" nogil:
+    int pmp_watchdog_start(int descriptor)
+
+
+cdef class Segment:
+    cdef pmp_shm shm
+    cdef void *memory(self) except NULL
+
+
+cdef class Buffer:
+    # Memory of its own, from malloc, seen through the buffer protocol; writable.
+    cdef void *data
+    cdef Py_ssize_t size
+
+
+cdef Buffer buffer_of(void *data, uint64_t size_bytes)
+cdef object object_of_part(pmp_receiver *receiver, uint32_t index)
+
+
+cdef class Parts:
+    # The memory of a message's parts, held while C code reads it.
+    cdef Py_buffer *views
+    cdef pmp_part *parts
+    cdef uint32_t count
+
+
+cdef int raise_errno(int code, str what) except -1

@@ -1,0 +1,320 @@
+# cython: language_level=3
+"""csrc as Python objects: segments, and channels between master and worker.
+
+    master                                                     worker
+    Segment, link_segment() -- descriptors over a socket -->   Segment.attach()
+    _dispatch (C calls)     <-- rings and doorbells in them --> Channel
+
+`Channel` is the worker's side. The master's side of many channels at once is the
+dispatcher; `MasterChannel` is that side of a single one, for tools and tests.
+A message goes in as parts (objects with the buffer protocol) and comes out as parts:
+bytes, or a `Buffer` for what is large or out of band, which is private and writable.
+"""
+
+from cpython.buffer cimport (
+    PyBUF_CONTIG_RO, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
+)
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EAGAIN, EINTR, ETIMEDOUT
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+import os
+
+CALL = PMP_CALL
+FUNCTION = PMP_FUNCTION
+END = PMP_END
+RESULT = PMP_RESULT
+ERROR = PMP_ERROR
+
+PARTS_MAX = PMP_PARTS_MAX
+"""Most parts of one message, the pickle included."""
+
+RING_CAPACITY = 1 << 19
+"""Bytes of each of the two rings of a link; measured: more brings no speed, less costs some."""
+
+SPIN_NS = 50_000  # about what sleeping and being woken costs
+cdef int64_t NS_PER_S = 1_000_000_000
+
+
+cdef int raise_errno(int code, str what) except -1:
+    """Raises the OSError (or MemoryError) for a negative errno from csrc."""
+    raise OSError(-code, f"{what}: {os.strerror(-code)}")
+
+
+cdef int64_t spin_limit_ns():
+    """Spinning pays only where another core can do the work waited for."""
+    return SPIN_NS if len(os.sched_getaffinity(0)) > 1 else 0
+
+
+cdef class Segment:
+    """Memory that two processes of one host share.
+
+    Args:
+        size_bytes: the least size; rounded up to whole pages.
+        posix: use POSIX shared memory (limited by /dev/shm) even where there is memfd.
+
+    Raises:
+        OSError: ENOSPC or ENOMEM when there is not enough memory for all of its pages.
+    """
+
+    def __cinit__(self, Py_ssize_t size_bytes, *, bint posix=False):
+        self.shm.descriptor = -1
+        if size_bytes == -1:
+            return
+        if size_bytes < 1:
+            raise ValueError(f"size_bytes is {size_bytes}; it must be at least 1")
+        code = pmp_shm_create(&self.shm, size_bytes, PMP_SHM_POSIX if posix else PMP_SHM_BEST)
+        if code < 0:
+            raise_errno(code, f"no shared memory of {size_bytes} bytes")
+
+    @staticmethod
+    def attach(int descriptor):
+        """Maps the segment behind a descriptor; takes the descriptor over."""
+        cdef Segment segment = Segment.__new__(Segment, -1)
+        code = pmp_shm_attach(&segment.shm, descriptor)
+        if code < 0:
+            raise_errno(code, f"descriptor {descriptor} is no segment")
+        return segment
+
+    @property
+    def size_bytes(self):
+        return self.shm.size_bytes
+
+    def fileno(self):
+        return self.shm.descriptor
+
+    def close_descriptor(self):
+        """Closes the descriptor; the memory stays mapped."""
+        if self.shm.descriptor >= 0:
+            os.close(self.shm.descriptor)
+            self.shm.descriptor = -1
+
+    def __dealloc__(self):
+        pmp_shm_close(&self.shm)
+
+    cdef void *memory(self) except NULL:
+        if self.shm.address == NULL:
+            raise ValueError("the segment is closed")
+        return self.shm.address
+
+
+def link_segment(Py_ssize_t capacity=RING_CAPACITY):
+    """A fresh segment laid out as a link with two rings of capacity bytes each."""
+    cdef Segment segment = Segment(pmp_link_footprint(capacity))
+    code = pmp_link_init(segment.memory(), segment.shm.size_bytes, capacity)
+    if code < 0:
+        raise_errno(code, f"no link with rings of {capacity} bytes")
+    return segment
+
+
+def doorbell_segment():
+    """A fresh segment for the two doorbells of a master."""
+    return Segment(2 * sizeof(pmp_doorbell))
+
+
+def start_watchdog(int descriptor):
+    """Ends this process (SIGKILL) as soon as the peer of this socket is gone."""
+    code = pmp_watchdog_start(descriptor)
+    if code < 0:
+        raise_errno(code, "the watchdog did not start")
+
+
+cdef class Buffer:
+    def __dealloc__(self):
+        free(self.data)
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.data, self.size, 0, flags)
+
+    def __len__(self):
+        return self.size
+
+
+cdef Buffer buffer_of(void *data, uint64_t size_bytes):
+    """A Buffer that takes over memory from malloc."""
+    cdef Buffer buffer = Buffer.__new__(Buffer)
+    buffer.data = data
+    buffer.size = size_bytes
+    return buffer
+
+
+cdef object object_of_part(pmp_receiver *receiver, uint32_t index):
+    """A received part as a Python object: taken over where it is owned, else copied."""
+    cdef pmp_part *part = &receiver.parts[index]
+    if receiver.owned:
+        buffer = buffer_of(part.data, part.size_bytes)
+        part.data = NULL
+        return buffer
+    if index == 0:
+        return PyBytes_FromStringAndSize(<char *>part.data, part.size_bytes)
+    copy = malloc(part.size_bytes or 1)
+    if copy == NULL:
+        raise MemoryError(f"no {part.size_bytes} bytes for a buffer")
+    memcpy(copy, part.data, part.size_bytes)
+    return buffer_of(copy, part.size_bytes)
+
+
+cdef class Parts:
+    """Exports the buffers of parts until it is deallocated.
+
+    Raises:
+        ValueError: no part, or more than PARTS_MAX.
+        TypeError, BufferError: a part without contiguous memory.
+    """
+
+    def __cinit__(self, parts):
+        cdef Py_ssize_t count = len(parts)
+        if not 1 <= count <= PMP_PARTS_MAX:
+            raise ValueError(f"a message of {count} parts; 1 to {PMP_PARTS_MAX} can be sent")
+        self.views = <Py_buffer *>malloc(count * (sizeof(Py_buffer) + sizeof(pmp_part)))
+        if self.views == NULL:
+            raise MemoryError()
+        self.parts = <pmp_part *>(self.views + count)
+        for part in parts:
+            PyObject_GetBuffer(part, &self.views[self.count], PyBUF_CONTIG_RO)
+            self.parts[self.count].data = self.views[self.count].buf
+            self.parts[self.count].size_bytes = self.views[self.count].len
+            self.count += 1
+
+    def __dealloc__(self):
+        for i in range(self.count):
+            PyBuffer_Release(&self.views[i])
+        free(self.views)
+
+
+cdef c_bool has_record(void *context) noexcept nogil:
+    return pmp_ring_has_record(&(<pmp_receiver *>context).consumer)
+
+
+cdef c_bool has_room(void *context) noexcept nogil:
+    return pmp_sender_has_room(<pmp_sender *>context)
+
+
+cdef class Channel:
+    """The worker's side of a link.
+
+    Args:
+        link: the segment of this worker.
+        doorbells: the segment with the master's two doorbells.
+    """
+
+    cdef Segment link
+    cdef Segment doorbells
+    cdef pmp_receiver receiver
+    cdef pmp_sender sender
+    cdef pmp_doorbell *own_bell
+    cdef pmp_doorbell *peer_bells
+    cdef int peer_bell_count
+    cdef bint rings_after_message  # a worker may wait for room for its next result; a master never does
+    cdef pmp_spinner spinner
+
+    def __cinit__(self, Segment link not None, Segment doorbells not None):
+        self.link = link
+        self.doorbells = doorbells
+        pmp_spinner_init(&self.spinner, spin_limit_ns())
+        self.open()
+
+    cdef int open(self) except -1:
+        code = pmp_link_open_worker(self.link.memory(), self.link.shm.size_bytes,
+                                    &self.receiver, &self.sender, &self.own_bell)
+        if code < 0:
+            raise_errno(code, "the segment is no link of this version of pympipool")
+        self.peer_bells = <pmp_doorbell *>self.doorbells.memory()
+        self.peer_bell_count = 2
+        return 0
+
+    def __dealloc__(self):
+        if self.link is not None:
+            pmp_receiver_close(&self.receiver)
+
+    cdef void ring_peer(self) noexcept nogil:
+        for i in range(self.peer_bell_count):
+            pmp_doorbell_ring(&self.peer_bells[i])
+
+    cdef int wait(self, c_bool (*ready)(void *) noexcept nogil, void *context,
+                  int64_t deadline_ns) except -1:
+        """Waits for ready; returns 0 when the deadline (ns, -1: none) passed first."""
+        cdef int64_t left_ns = -1
+        while True:
+            if deadline_ns >= 0:
+                left_ns = max(deadline_ns - pmp_now_ns(), 0)
+            with nogil:
+                code = pmp_wait(self.own_bell, &self.spinner, ready, context, left_ns)
+            if code == 0:
+                return 1
+            if code == -ETIMEDOUT:
+                return 0
+            if code != -EINTR:
+                raise_errno(code, "waiting on a doorbell failed")
+            PyErr_CheckSignals()
+
+    def receive(self, timeout=None):
+        """The next message, waited for.
+
+        Args:
+            timeout: seconds; None waits for ever.
+
+        Returns:
+            (kind, id, tag, parts), or None when the time is over.
+
+        Raises:
+            OSError: EBADMSG (the ring is damaged) or ENOMEM; the channel is unusable then.
+        """
+        cdef int64_t deadline_ns = -1
+        if timeout is not None:
+            deadline_ns = pmp_now_ns() + <int64_t>(timeout * NS_PER_S)
+        while True:
+            code = pmp_receive(&self.receiver)
+            if code == 0:
+                message = self.take_message()
+                if self.rings_after_message:
+                    self.ring_peer()
+                return message
+            if code != -EAGAIN:
+                raise_errno(code, "receiving failed")
+            if self.receiver.busy:
+                self.ring_peer()  # it may wait for room for its next piece
+            if not self.wait(has_record, &self.receiver, deadline_ns):
+                return None
+
+    cdef object take_message(self):
+        cdef pmp_head head = self.receiver.head
+        try:
+            parts = [object_of_part(&self.receiver, i) for i in range(head.part_count)]
+        finally:
+            pmp_receive_done(&self.receiver)
+        return head.kind, head.id, head.tag, parts
+
+    def send(self, int kind, uint64_t id, uint64_t tag, parts):
+        """Sends a message; returns when its last byte is on its way."""
+        cdef Parts held = Parts(parts)
+        cdef pmp_head head
+        head.kind = kind
+        head.part_count = held.count
+        head.id = id
+        head.tag = tag
+        while True:
+            code = pmp_send(&self.sender, &head, held.parts, NULL)
+            if code == 0 or self.sender.busy:
+                self.ring_peer()
+            if code == 0:
+                return
+            if code != -EAGAIN:
+                raise_errno(code, "sending failed")
+            self.wait(has_room, &self.sender, -1)
+
+
+cdef class MasterChannel(Channel):
+    """The master's side of a single link, for tools and tests; without a dispatcher."""
+
+    cdef int open(self) except -1:
+        code = pmp_link_open_master(self.link.memory(), self.link.shm.size_bytes,
+                                    &self.sender, &self.receiver, &self.peer_bells)
+        if code < 0:
+            raise_errno(code, "the segment is no link of this version of pympipool")
+        self.peer_bell_count = 1
+        self.rings_after_message = True
+        self.own_bell = <pmp_doorbell *>self.doorbells.memory()
+        return 0

@@ -1,0 +1,126 @@
+"""Builds the compiled part of pympipool; everything else is said in pyproject.toml.
+
+    csrc/*.c          -> libpmp.a         the data plane, with every warning on
+    pympipool/*.pyx   -> *.c -> *.so      one extension module each, linked with libpmp.a
+
+Each extension module carries its own copy of the C code. That is harmless, because csrc/
+keeps no state outside the structures it is handed, and cheaper than a shared library
+that would have to be found at run time.
+
+Environment:
+    PYMPIPOOL_PORTABLE_WAIT=1   waits without futexes, as on systems that have none
+"""
+
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_clib import build_clib
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError, CCompilerError, ExecError
+
+PORTABLE_WAIT = os.environ.get("PYMPIPOOL_PORTABLE_WAIT", "0") not in ("", "0")
+MACROS = [("PMP_PORTABLE_WAIT", "1")] if PORTABLE_WAIT else []
+
+# Hidden symbols: the copies of libpmp in one process must not bind to each other.
+C_FLAGS = ["-std=gnu11", "-O2", "-fvisibility=hidden", "-pthread"]
+WARNINGS = ["-Wall", "-Wextra"]
+# What Cython generates is not ours to tidy up.
+GENERATED_CODE = ["-Wno-unused-function"]
+# librt holds shm_open in C libraries older than glibc 2.34, and is empty since.
+LINK_FLAGS = ["-pthread", *(["-lrt"] if sys.platform == "linux" else [])]
+
+C_SOURCES = sorted(str(path) for path in Path("csrc").glob("*.c"))
+C_HEADERS = sorted(str(path) for path in Path("csrc").glob("*.h"))
+CYTHON_MODULES = sorted(path.stem for path in Path("pympipool").glob("*.pyx"))
+CYTHON_HEADERS = sorted(str(path) for path in Path("pympipool").glob("*.pxd"))
+
+HOW_TO_GET_A_COMPILER = """
+
+pympipool needs a C compiler and the headers of Python. {problem}
+Install them with one of
+    apt-get install gcc python3-dev
+    dnf install gcc python3-devel
+    conda install -c conda-forge c-compiler
+    xcode-select --install
+and run the installation again.
+"""
+
+
+def missing_for_compilation(compiler: str) -> str | None:
+    """Says what this machine lacks, or None when the fault must be in the code."""
+    if shutil.which(compiler) is None:
+        return f"There is no compiler {compiler!r} here."
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.exists():
+        return f"There is no {header} here."
+    return None
+
+
+@contextmanager
+def explained_failure(command: build_clib | build_ext) -> Iterator[None]:
+    """Turns a failed compilation into advice when the machine is not equipped for it."""
+    try:
+        yield
+    except (CCompilerError, ExecError) as error:
+        problem = missing_for_compilation(command.compiler.compiler_so[0])
+        if problem is None:
+            raise
+        raise BaseError(HOW_TO_GET_A_COMPILER.format(problem=problem)) from error
+
+
+class BuildDataPlane(build_clib):
+    def build_libraries(self, libraries):
+        with explained_failure(self):
+            super().build_libraries(libraries)
+
+
+class BuildModules(build_ext):
+    def run(self):
+        # "build" does this by itself; "build_ext --inplace" alone would not.
+        self.run_command("build_clib")
+        super().run()
+
+    def build_extensions(self):
+        with explained_failure(self):
+            super().build_extensions()
+
+
+def cython_module(name: str) -> Extension:
+    extension = Extension(
+        f"pympipool.{name}",
+        sources=[f"pympipool/{name}.pyx"],
+        depends=[*CYTHON_HEADERS, *C_SOURCES, *C_HEADERS],
+        include_dirs=["csrc"],
+        define_macros=MACROS,
+        extra_compile_args=[*C_FLAGS, *GENERATED_CODE],
+        extra_link_args=LINK_FLAGS,
+    )
+    extension.cython_c_in_temp = True
+    extension.cython_directives = {"language_level": "3", "binding": True}
+    return extension
+
+
+setup(
+    libraries=[
+        (
+            "pmp",
+            {
+                "sources": C_SOURCES,
+                "obj_deps": {"": C_HEADERS},
+                "include_dirs": ["csrc"],
+                "macros": MACROS,
+                "cflags": [*C_FLAGS, *WARNINGS],
+            },
+        )
+    ],
+    ext_modules=[cython_module(name) for name in CYTHON_MODULES],
+    cmdclass={"build_clib": BuildDataPlane, "build_ext": BuildModules},
+    # Objects of the two ways of waiting must not be mixed.
+    options={"build": {"build_base": "build/portable-wait" if PORTABLE_WAIT else "build"}},
+)

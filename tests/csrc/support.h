@@ -1,0 +1,155 @@
+/* What the test programs share: one line per test, time limits, children, random numbers. */
+#ifndef PMP_TEST_SUPPORT_H
+#define PMP_TEST_SUPPORT_H
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
+
+/* _exit, not exit: it may be called in any thread and in children. */
+#define CHECK(condition)                                                                           \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            fprintf(stderr, "\nFAILED %s:%d: %s\n", __FILE__, __LINE__, #condition);               \
+            _exit(1);                                                                              \
+        }                                                                                          \
+    } while (0)
+
+/* The values, too, for a comparison of integers. */
+#define CHECK_EQUAL(found, expected)                                                               \
+    do {                                                                                           \
+        const long long found_ = (long long)(found), expected_ = (long long)(expected);            \
+        if (found_ != expected_) {                                                                 \
+            fprintf(stderr, "\nFAILED %s:%d: %s is %lld, not %lld\n", __FILE__, __LINE__, #found,  \
+                    found_, expected_);                                                            \
+            _exit(1);                                                                              \
+        }                                                                                          \
+    } while (0)
+
+static const char *skip_reason;
+
+static inline void skip(const char *reason)
+{
+    skip_reason = reason;
+}
+
+/* Runs one test and prints its line. A test that gets stuck is ended by SIGALRM, which nobody
+ * catches: no handler, so no system call returns early on the way there. */
+static inline void run(const char *sentence, unsigned limit_s, void (*test)(void))
+{
+    printf("%s ... ", sentence);
+    fflush(stdout);
+    skip_reason = NULL;
+    alarm(limit_s);
+    test();
+    alarm(0);
+    if (skip_reason != NULL) {
+        printf("skipped: %s\n", skip_reason);
+    } else {
+        printf("ok\n");
+    }
+    fflush(stdout);
+}
+
+/* Starts a child that ends with us; it exits with what body returns. */
+static inline pid_t start_child(int (*body)(void *), void *argument)
+{
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+#ifdef __linux__
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+#endif
+        _exit(body(argument));
+    }
+    return child;
+}
+
+static inline int wait_for_child(pid_t child)
+{
+    int status;
+    while (waitpid(child, &status, 0) != child) {
+        CHECK_EQUAL(errno, EINTR);
+    }
+    return status;
+}
+
+static inline pthread_t start_thread(void *(*body)(void *), void *argument)
+{
+    pthread_t thread;
+    CHECK_EQUAL(pthread_create(&thread, NULL, body, argument), 0);
+    return thread;
+}
+
+static inline void join_thread(pthread_t thread)
+{
+    CHECK_EQUAL(pthread_join(thread, NULL), 0);
+}
+
+/* Zeroed memory that children share; page aligned. */
+static inline void *shared_memory(size_t size_bytes)
+{
+    void *const memory =
+        mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(memory != MAP_FAILED);
+    return memory;
+}
+
+/* Zeroed memory whose end the address sanitizer guards to the byte. */
+static inline void *guarded_memory(size_t size_bytes)
+{
+    void *memory;
+    CHECK_EQUAL(posix_memalign(&memory, 64, size_bytes), 0);
+    memset(memory, 0, size_bytes);
+    return memory;
+}
+
+/* splitmix64 (Steele, Lea, Flood 2014): a good number for every number. */
+static inline uint64_t mix(uint64_t x)
+{
+    x += UINT64_C(0x9e3779b97f4a7c15);
+    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return x ^ (x >> 31);
+}
+
+static inline uint64_t next_random(uint64_t *state)
+{
+    return mix((*state)++);
+}
+
+/* Bytes that follow from key; equal keys make equal bytes. */
+static inline void fill_bytes(void *to, size_t size_bytes, uint64_t key)
+{
+    unsigned char *at = to;
+    for (; size_bytes >= 8; size_bytes -= 8, at += 8, key += UINT64_C(0x9e3779b97f4a7c15)) {
+        memcpy(at, &key, 8);
+    }
+    memcpy(at, &key, size_bytes);
+}
+
+static inline bool has_bytes(const void *from, size_t size_bytes, uint64_t key)
+{
+    const unsigned char *at = from;
+    for (; size_bytes >= 8; size_bytes -= 8, at += 8, key += UINT64_C(0x9e3779b97f4a7c15)) {
+        if (memcmp(at, &key, 8) != 0) {
+            return false;
+        }
+    }
+    return memcmp(at, &key, size_bytes) == 0;
+}
+
+#endif
