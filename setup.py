@@ -14,7 +14,6 @@ Environment:
 import os
 import shutil
 import sys
-import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,13 +51,14 @@ and run the installation again.
 """
 
 
-def missing_for_compilation(compiler: str) -> str | None:
+def missing_for_compilation(command: build_clib | build_ext) -> str | None:
     """Says what this machine lacks, or None when the fault must be in the code."""
-    if shutil.which(compiler) is None:
-        return f"There is no compiler {compiler!r} here."
-    header = Path(sysconfig.get_path("include"), "Python.h")
-    if not header.exists():
-        return f"There is no {header} here."
+    program = command.compiler.compiler_so[0]
+    if shutil.which(program) is None:
+        return f"There is no compiler {program!r} here."
+    folders = command.compiler.include_dirs
+    if isinstance(command, build_ext) and not any(Path(folder, "Python.h").exists() for folder in folders):
+        return f"There is no Python.h in any of {folders}."
     return None
 
 
@@ -68,7 +68,7 @@ def explained_failure(command: build_clib | build_ext) -> Iterator[None]:
     try:
         yield
     except (CCompilerError, ExecError) as error:
-        problem = missing_for_compilation(command.compiler.compiler_so[0])
+        problem = missing_for_compilation(command)
         if problem is None:
             raise
         raise BaseError(HOW_TO_GET_A_COMPILER.format(problem=problem)) from error

@@ -38,7 +38,7 @@ from pympipool._ring cimport (
 import logging
 import threading
 from collections import deque
-from time import monotonic
+from time import monotonic, sleep
 
 from pympipool._ring import SPIN_NS, doorbell_segment
 
@@ -47,6 +47,7 @@ cdef object LOGGER = logging.getLogger("pympipool.dispatch")
 cdef enum:
     COPY_LIMIT = 1 << 16  # arguments up to here are copied at submit, bytes
 
+cdef double OTHERS_HELP_S = 0.005
 cdef double SLICE_S = 0.1  # how long a waiting thread goes without looking for signals
 
 
@@ -155,22 +156,26 @@ cdef class Dispatcher(Source):
     """Gives calls to workers and results to futures.
 
     Args:
-        load: makes an object of a result's parts (a list of bytes-like objects).
+        load: makes a result of its parts (a list of bytes-like objects).
+        load_error: makes an exception of its parts.
         on_damage: called without arguments, in the deliverer, when a worker's ring holds
             nonsense (`damaged_workers` names them).
     """
 
     cdef Core core
-    cdef object loader
+    cdef object load_result
+    cdef object load_error
     cdef object on_damage
     cdef readonly Segment doorbells
     cdef dict segments           # number of a worker -> Segment: keeps its memory mapped
     cdef uint64_t next_id
+    cdef str closed              # why no call is taken any more; None: they are
+    cdef object broken           # the exception that every call ends with; None: they run
     cdef unsigned long helper    # identity of the thread that helps; 0: none does
     cdef object deferred         # futures whose callbacks the deliverer is to run
     cdef list threads
 
-    def __cinit__(self, load, on_damage):
+    def __cinit__(self, load, load_error, on_damage):
         self.doorbells = doorbell_segment()
         cdef pmp_doorbell *bells = <pmp_doorbell *>self.doorbells.memory()
         self.core.mover_bell = &bells[0]
@@ -178,7 +183,8 @@ cdef class Dispatcher(Source):
         pmp_spinner_init(&self.core.helper_spinner, SPIN_NS)
         if pthread_mutex_init(&self.core.lock, NULL) != 0:
             raise MemoryError("no mutex")
-        self.loader = load
+        self.load_result = load
+        self.load_error = load_error
         self.on_damage = on_damage
         self.segments = {}
         self.deferred = deque()
@@ -194,8 +200,10 @@ cdef class Dispatcher(Source):
         free(self.core.workers)
         pthread_mutex_destroy(&self.core.lock)
 
-    def load(self, parts):
-        return self.loader(parts)
+    def load(self, parts, is_error):
+        if type(parts) is not list:
+            parts = [parts]
+        return self.load_error(parts) if is_error else self.load_result(parts)
 
     # ---- threads ----
 
@@ -206,14 +214,17 @@ cdef class Dispatcher(Source):
             self.threads.append(thread)
             thread.start()
 
-    def stop(self, timeout=None):
-        """Ends both threads; calls without a result stay so."""
+    def stop(self):
+        """Has both threads end; calls without a result stay so. Returns at once, see `join`."""
         self.core.stopping = True
         kick_mover(&self.core)
         demand_delivery(&self.core)
+
+    def join(self):
+        """Waits for the end of both threads, and so of all callbacks."""
         for thread in self.threads:
             if thread is not threading.current_thread():
-                thread.join(timeout)
+                thread.join()
 
     def _move(self):
         with nogil:
@@ -345,8 +356,23 @@ cdef class Dispatcher(Source):
 
     # ---- calls ----
 
+    def check_open(self):
+        """Raises RuntimeError when no call is taken any more."""
+        if self.closed is not None:
+            raise RuntimeError(self.closed)
+
+    def close(self, str reason not None):
+        """Takes no more calls, but those that are admitted already."""
+        self.closed = reason
+
+    def break_off(self, error):
+        """Ends the calls that wait for a worker, and all that will be submitted, with an exception."""
+        self.broken = error
+        for future in self.take_waiting():
+            self.fail(future, error)
+
     def submit(self, FutureCore future not None, FunctionHandle function, list parts not None,
-               *, attempts=0, worker=None):
+               *, attempts=0, worker=None, bint admitted=False):
         """Queues a call, and sends it if a worker takes it now. Does nothing for a cancelled future.
 
         Args:
@@ -355,7 +381,14 @@ cdef class Dispatcher(Source):
             parts: the pickled arguments and their buffers, at most 1024 parts.
             attempts: how often the call may begin anew when its worker died.
             worker: the number of a reserved worker, which gets it now.
+            admitted: take it also when the dispatcher is closed.
+
+        Raises:
+            RuntimeError: the dispatcher is closed.
         """
+        if self.broken is not None:
+            self.fail(future, self.broken)
+            return
         cdef Call *call = new_call(parts)
         cdef Worker *reserved = NULL
         cdef uint64_t number = 0 if worker is None else worker
@@ -366,6 +399,9 @@ cdef class Dispatcher(Source):
         if future.status != PENDING:
             free_call(call)
             return
+        if self.closed is not None and not admitted:  # looked at again: making the call took a while
+            free_call(call)
+            raise RuntimeError(self.closed)
         Py_INCREF(future)
         call.future = <void *>future
         future.call = call
@@ -391,11 +427,6 @@ cdef class Dispatcher(Source):
             return
         self.settle(future, future.set_error(error), False)
         kick_helper(&self.core)
-
-    def fail_waiting(self, make_error):
-        """Ends all calls that wait for a worker with make_error()."""
-        for future in self.take_waiting():
-            self.fail(future, make_error())
 
     def cancel_waiting(self):
         """Cancels all calls that no worker has begun."""
@@ -439,6 +470,40 @@ cdef class Dispatcher(Source):
             count += self.core.workers[i].line.length
         pthread_mutex_unlock(&self.core.lock)
         return count
+
+    def current_call(self, uint64_t number):
+        """Id of the call that is first in the worker's line; 0 when there is none."""
+        pthread_mutex_lock(&self.core.lock)
+        worker = find_worker(&self.core, number)
+        id = 0 if worker == NULL or worker.line.first == NULL else worker.line.first.id
+        pthread_mutex_unlock(&self.core.lock)
+        return id
+
+    def wait_until_idle(self, pending):
+        """Helps until no call waits or runs, and pending() is 0 too."""
+        cdef int news
+        while self.unfinished_count + pending() > 0:
+            if self.helper != 0 and self.helper != PyThread_get_thread_ident():
+                sleep(OTHERS_HELP_S)
+                continue
+            self.help_a_slice()
+
+    cdef int help_a_slice(self) except -1:
+        """Moves and delivers as the helper for a moment."""
+        cdef int news
+        self.helper = PyThread_get_thread_ident()
+        take_over(&self.core)
+        try:
+            with nogil:
+                news = wait_for_news(&self.core, <int64_t>(SLICE_S * 1e9))
+            if news == 1:
+                self.deliver(False)
+            else:
+                PyErr_CheckSignals()
+        finally:
+            self.helper = 0
+            hand_back(&self.core)
+        return 0
 
     def load_of_workers(self):
         """{number: (calls in its line, calls that ended there, whether its ring holds nonsense)}"""

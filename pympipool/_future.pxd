@@ -25,6 +25,7 @@ cdef class FutureCore:
     cdef list waiters
     cdef list callbacks
     cdef Source source
+    cdef public object function_name  # for error messages
     cdef void *call         # the source's own; NULL while it has none
 
     cdef bint set_parts(self, object parts, bint is_error) except -1

@@ -56,8 +56,8 @@ cdef class Source:
         """Says that somebody waits to be told of the end of this future."""
         return 0
 
-    def load(self, parts):
-        """The object behind a result's parts."""
+    def load(self, parts, is_error):
+        """The result, or the exception, behind what set_parts was given."""
         raise NotImplementedError
 
 
@@ -280,7 +280,7 @@ cdef class FutureCore:
             return 0
         value = error = None
         try:
-            value = self.source.load(parts)
+            value = self.source.load(parts, self.is_error)
         except Exception as failure:
             error = failure.with_traceback(None)
         if self.parts is None:

@@ -1,0 +1,228 @@
+"""What works behind an executor: its way of one call, and the end of all of them.
+
+    submit ─► dependencies: wait for futures among the arguments, by callback
+           ─► functions:     may the function travel once?
+           ─► serialization: arguments to bytes
+           ─► dispatcher:    bytes to a worker, result to the future
+    close  ─► when the last call has ended: pool, dispatcher
+
+The threads that work for an executor refer to its engine, never to the executor itself. So an executor that is
+forgotten is noticed; its calls still run to their end, and then everything ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future as StandardFuture
+from typing import Any, Protocol
+
+from pympipool import serialization
+from pympipool._dispatch import Dispatcher, FunctionHandle
+from pympipool._future import Future
+from pympipool.dependencies import find_futures, resolve, when_all_done
+from pympipool.errors import SerializationError
+from pympipool.functions import FunctionTable
+
+CLOSED = "cannot schedule new futures after shutdown"  # the standard library's words
+
+HANDLES_MAX = 1024
+"""Functions whose pickles are kept at hand; the table of functions keeps fewer alive."""
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+class Pool(Protocol):
+    """What an engine asks of a pool (see `pympipool.pool`)."""
+
+    def open(self) -> None: ...
+    def close(self, pending: Callable[[], int]) -> None: ...
+    def kill(self) -> None: ...
+    def check_damage(self) -> None: ...
+    def abandon(self) -> None: ...
+    def wait_closed(self) -> None: ...
+    def hosts(self) -> list[dict[str, Any]]: ...
+
+
+class Engine:
+    """Runs the calls of one executor.
+
+    Args:
+        make_pool: makes the pool of workers for a dispatcher.
+        resolve_dependencies: whether futures among the arguments are waited for; else they are an error.
+    """
+
+    def __init__(self, make_pool: Callable[[Dispatcher], Pool], *, resolve_dependencies: bool = True) -> None:
+        self.dispatcher = Dispatcher(serialization.load, serialization.load_exception, self._on_damage)
+        self.functions = FunctionTable()
+        self.resolve_dependencies = resolve_dependencies
+        self.foreign = False
+        self._handles: dict[int, FunctionHandle] = {}
+        self._blocked: set[StandardFuture[Any]] = set()
+        self.pool = make_pool(self.dispatcher)
+        self.dispatcher.start()
+        self.pool.open()
+        _engines.add(self)
+
+    # ---- calls ----
+
+    def submit(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future:
+        """Queues a call.
+
+        Raises:
+            RuntimeError: after `close`, and in a forked process.
+            TypeError: fn cannot be called, or a future is among the arguments and must not be.
+        """
+        self.check_usable(fn)
+        future = Future()
+        self.dispatcher.adopt(future)
+        inputs = find_futures(args, kwargs)
+        if inputs:
+            self._submit_later(future, fn, args, kwargs, inputs)
+        else:
+            self._send(future, fn, args, kwargs)
+        return future
+
+    def check_usable(self, fn: Callable[..., Any]) -> None:
+        """Raises what is wrong with submitting fn now."""
+        if self.foreign:
+            raise RuntimeError(
+                "this executor belongs to the process that made it, and this is a fork of it: make an Executor here"
+            )
+        self.dispatcher.check_open()
+        if not callable(fn):
+            raise TypeError(f"fn is {fn!r}; it must be callable")
+
+    def _send(
+        self,
+        future: Future,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        admitted: bool = False,
+    ) -> None:
+        """Pickles a call and hands it to the dispatcher; what cannot be pickled ends its future."""
+        try:
+            function = self.functions.lookup(fn)
+            if function is None:
+                future.function_name = serialization.callable_name(fn)
+                parts = serialization.dump_call(0, fn, args, kwargs)
+                handle = None
+            else:
+                future.function_name = function.name
+                parts = serialization.dump_call(function.number, fn, args, kwargs)
+                handle = self._handles.get(function.number) or self._new_handle(function.number, function.payload)
+        except SerializationError as error:
+            self.dispatcher.fail(future, error)
+            return
+        self.dispatcher.submit(future, handle, parts, admitted=admitted)
+
+    def _new_handle(self, number: int, payload: bytes) -> FunctionHandle:
+        handle = FunctionHandle(number, payload)
+        self._handles[number] = handle
+        while len(self._handles) > HANDLES_MAX:
+            del self._handles[next(iter(self._handles))]
+        return handle
+
+    # ---- calls that wait for others ----
+
+    def _submit_later(
+        self,
+        future: Future,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        inputs: list[StandardFuture[Any]],
+    ) -> None:
+        if not self.resolve_dependencies:
+            raise TypeError(
+                f"a future is among the arguments of {serialization.callable_name(fn)}, and disable_dependencies=True: "
+                "pass its result(), or make the executor with disable_dependencies=False"
+            )
+        self._blocked.add(future)
+
+        def go_on(error: BaseException | None, cancelled: bool) -> None:
+            try:
+                self._unblock(future, fn, args, kwargs, error, cancelled)
+            finally:
+                self._blocked.discard(future)
+
+        when_all_done(inputs, go_on)
+
+    def _unblock(
+        self,
+        future: Future,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        error: BaseException | None,
+        cancelled: bool,
+    ) -> None:
+        """Sends a call whose inputs are done; ends it if one of them has failed or was cancelled."""
+        if future.done():
+            return  # cancelled meanwhile
+        if cancelled:
+            future.cancel()
+        elif error is not None:
+            self.dispatcher.fail(future, error)
+        else:
+            args, kwargs = resolve(args, kwargs)
+            self._send(future, fn, args, kwargs, admitted=True)
+
+    def blocked_count(self) -> int:
+        """Calls that wait for the results of others."""
+        return len(self._blocked)
+
+    def waiting_count(self) -> int:
+        """Calls that no worker has been given."""
+        return len(self._blocked) + int(self.dispatcher.waiting_count)
+
+    # ---- the end ----
+
+    def close(self, *, wait: bool, cancel: bool = False) -> None:
+        """Takes no more calls, and ends everything once those that are there have ended.
+
+        Args:
+            wait: return only then.
+            cancel: cancel the calls that no worker has begun.
+        """
+        if self.foreign:
+            return
+        self.dispatcher.close(CLOSED)
+        if cancel:
+            for future in list(self._blocked):
+                future.cancel()
+            self.dispatcher.cancel_waiting()
+        if wait:
+            self.dispatcher.wait_until_idle(self.blocked_count)
+        self.pool.close(self.blocked_count)
+        if wait:
+            self.pool.wait_closed()
+            self.dispatcher.join()
+            _engines.discard(self)
+
+    def _on_damage(self) -> None:
+        self.pool.check_damage()
+
+    def abandon(self) -> None:
+        """In a forked child: lets go of everything, so that neither process feels the other."""
+        self.foreign = True
+        self.pool.abandon()
+
+
+def _close_all_at_exit() -> None:
+    """Calls that were submitted run to their end, as in the standard library."""
+    for engine in list(_engines):
+        engine.close(wait=True)
+
+
+def _abandon_all_in_child() -> None:
+    for engine in list(_engines):
+        engine.abandon()
+
+
+atexit.register(_close_all_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_all_in_child)

@@ -1,0 +1,241 @@
+"""The pool of block allocation: a fixed number of workers that serve many calls.
+
+    open ── workers are started ──> on_ready: the dispatcher gets another worker
+                                    on_gone:  its begun call fails, a new worker takes its place
+    close ── no more calls: when the last has ended, workers are told to end ──> closed
+
+A worker that dies is replaced at once, one that dies without having done anything after a pause that doubles. When
+`START_ATTEMPTS` in a row do not even get ready, the pool is broken: what waits and what is submitted fails
+with the reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from pympipool import serialization
+from pympipool.errors import WorkerDied, WorkerStartError
+from pympipool.pool.keeper import Keeper
+from pympipool.pool.member import Member, State
+
+if TYPE_CHECKING:
+    from pympipool._dispatch import Dispatcher
+    from pympipool.spawners.base import Spawner
+
+LOGGER = logging.getLogger("pympipool.pool")
+
+START_ATTEMPTS = 3
+"""Workers in a row that may fail to start before the pool gives up."""
+
+RESTART_PAUSE_S = 0.1
+"""Pause before a worker is started again that has done nothing; doubles each time."""
+
+LONGEST_PAUSE_S = 10.0
+
+COLLECTIVE_GRACE_S = 2.0
+"""How long ranks may go on with a call that raised in one of them: they may be stuck in a collective."""
+
+END_GRACE_S = 5.0
+"""How long a worker may take to end by itself when it is told to: `atexit` functions and MPI_Finalize run."""
+
+IDLE_CHECK_S = 0.02
+"""How often a pool that is to close by itself looks whether all calls have ended."""
+
+
+class BlockPool:
+    """Keeps max_workers workers alive.
+
+    Args:
+        dispatcher: gets the workers.
+        spawner: starts them.
+        max_workers: how many.
+        ranks: processes of each.
+        settings: what each is told (see docs/design.md).
+        cwd: working directory of the workers.
+        environment: what is set in the workers besides the master's environment.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        spawner: Spawner,
+        *,
+        max_workers: int,
+        ranks: int,
+        settings: dict[str, Any],
+        cwd: str | None,
+        environment: dict[str, str],
+    ) -> None:
+        self.dispatcher = dispatcher
+        self.spawner = spawner
+        self.max_workers = max_workers
+        self.ranks = ranks
+        self.cwd = cwd
+        self.environment = environment
+        self.broken: BaseException | None = None
+        self._closed = threading.Event()
+        self._closing = False
+        self._failed_starts = 0
+        self._pending: Callable[[], int] = lambda: 0
+        self.keeper = Keeper(self, settings, dispatcher.doorbells)
+
+    # ---- for any thread ----
+
+    def open(self) -> None:
+        """Starts the keeper and the workers."""
+        self.keeper.start()
+        self.keeper.call(self._start_missing)
+
+    def close(self, pending: Callable[[], int] = lambda: 0) -> None:
+        """Ends the workers once no call is left; returns at once (see `wait_closed`).
+
+        Args:
+            pending: counts the calls that the dispatcher does not know yet.
+        """
+        self._pending = pending
+        self.keeper.call(self._close_when_idle)
+
+    def kill(self) -> None:
+        """Ends the workers now, whatever they do; returns at once."""
+        self.keeper.call(self._kill_all)
+
+    def check_damage(self) -> None:
+        """Ends the workers whose rings hold nonsense."""
+        self.keeper.call(self._kill_damaged)
+
+    def wait_closed(self) -> None:
+        """Waits until all workers are gone, and the keeper too."""
+        self._closed.wait()
+        if threading.current_thread() is not self.keeper.thread:
+            self.keeper.thread.join()
+
+    def abandon(self) -> None:
+        """In a forked child: closes what was inherited, so that workers still notice the master's end."""
+        self.keeper.close()
+
+    def hosts(self) -> list[dict[str, Any]]:
+        """What each serving worker's rank 0 said of itself."""
+        members = list(self.keeper.members.values())
+        return [dict(member.ready_ranks.get(0, {}), worker=member.number) for member in members]
+
+    # ---- starting ----
+
+    def _start_missing(self) -> None:
+        while not self._closing and self.broken is None and self._alive() < self.max_workers:
+            try:
+                self.keeper.start_member(
+                    self.spawner, ranks=self.ranks, cwd=self.cwd, environment=self.environment
+                )
+            except (OSError, WorkerStartError) as error:
+                self._start_failed(error, None)
+                return
+
+    def _alive(self) -> int:
+        return sum(member.state is not State.ENDING for member in self.keeper.members.values())
+
+    def on_ready(self, member: Member) -> None:
+        """The worker serves from now on."""
+        LOGGER.info("worker %d is ready on %s (pid %s)", member.number, member.host, member.pid)
+        self._failed_starts = 0
+        self.dispatcher.add_worker(member.number, member.link.segment)
+
+    def _start_failed(self, error: BaseException, member: Member | None) -> None:
+        self._failed_starts += 1
+        has_said_why = member is not None and member.start_error is not None
+        serving = any(other.state is State.SERVING for other in self.keeper.members.values())
+        if has_said_why or (self._failed_starts >= START_ATTEMPTS and not serving):
+            self._break(error)
+            return
+        LOGGER.warning("a worker did not start: %s", error)
+        pause_s = min(RESTART_PAUSE_S * 2**self._failed_starts, LONGEST_PAUSE_S)
+        self.keeper.after(pause_s, self._start_missing)
+
+    def _break(self, error: BaseException) -> None:
+        LOGGER.error("no worker can be started: %s", error)
+        self.broken = error
+        for member in list(self.keeper.members.values()):
+            self.keeper.end_member(member)
+        self.dispatcher.break_off(error)
+
+    # ---- ending of one worker ----
+
+    def on_raised(self, member: Member, call: int) -> None:
+        """Ranks that do not come back from a call that raised in one of them are ended with it."""
+        if len(member.raised[call]) == 1:
+            self.keeper.after(COLLECTIVE_GRACE_S, lambda: self._end_stuck(member, call))
+
+    def _end_stuck(self, member: Member, call: int) -> None:
+        ranks = member.raised.pop(call, {})
+        if ranks and self.dispatcher.current_call(member.number) == call:
+            LOGGER.warning("worker %d: ranks %s raised, the others do not come back", member.number, sorted(ranks))
+            error = serialization.load(ranks[min(ranks)])
+            self.keeper.end_member(member, reason=error)
+
+    def on_gone(self, member: Member) -> None:
+        """Its begun call fails, the others wait again, and a new worker is started."""
+        victims = self.dispatcher.lose_worker(member.number)
+        served = bool(member.ready_ranks) and len(member.ready_ranks) == member.order.ranks
+        for future in victims:
+            self.dispatcher.fail(future, member.kill_reason or self._death(member, future))
+        if self._closing:
+            self._finish_closing()
+            return
+        if served:
+            LOGGER.warning("worker %d ended: %s", member.number, self._death(member, None))
+            self._start_missing()
+        elif self.broken is None:
+            self._start_failed(member.start_error or self._failure(member), member)
+
+    def _death(self, member: Member, future: Future[Any] | None) -> WorkerDied:
+        return WorkerDied(
+            worker=member.number,
+            host=member.host,
+            pid=member.pid,
+            rank=member.lost_rank if member.order.ranks > 1 else None,
+            exit_code=member.process.poll(),
+            last_stderr=tuple(member.lines),
+            function=getattr(future, "function_name", None),
+        )
+
+    def _failure(self, member: Member) -> WorkerStartError:
+        return WorkerStartError(
+            f"worker {member.number} did not get ready",
+            exit_code=member.process.poll(),
+            last_stderr=tuple(member.lines),
+        )
+
+    def _kill_damaged(self) -> None:
+        for number in self.dispatcher.damaged_workers():
+            member = self.keeper.members.get(number)
+            if member is not None:
+                self.keeper.end_member(member)
+
+    # ---- ending of all ----
+
+    def _close_when_idle(self) -> None:
+        if self._closing:
+            return
+        if self._pending() + self.dispatcher.unfinished_count > 0:
+            self.keeper.after(IDLE_CHECK_S, self._close_when_idle)
+            return
+        self._closing = True
+        for member in list(self.keeper.members.values()):
+            told = member.state is State.SERVING and self.dispatcher.retire_worker(member.number)
+            self.keeper.end_member(member, grace_s=END_GRACE_S if told else 0.0)
+        self._finish_closing()
+
+    def _kill_all(self) -> None:
+        self._closing = True
+        for member in list(self.keeper.members.values()):
+            self.keeper.end_member(member)
+        self._finish_closing()
+
+    def _finish_closing(self) -> None:
+        if not self.keeper.members:
+            self.keeper.stop()
+            self.dispatcher.stop()
+            self._closed.set()

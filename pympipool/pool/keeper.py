@@ -1,0 +1,329 @@
+"""The keeper: one thread that waits for everything that can happen to workers.
+
+    selector ◄── listener         a rank connects
+             ◄── connections      it greets, says ready / failed / raised, or hangs up
+             ◄── processes        one ends (pidfd)
+             ◄── outputs          stdout and stderr, passed on to the user's
+             ◄── wake-up socket   another thread wants something done (`call`)
+             ◄── timers           deadlines
+
+What happens is turned into calls of the pool's policy (`Policy`), all in this thread, so a pool
+needs no locks. A worker is gone when its process has ended or, where processes cannot be waited for, when its
+connection has; the other of the two has then `GRACE_S` to follow before it is made to.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import itertools
+import logging
+import selectors
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pympipool import serialization
+from pympipool.links.control import Connection, GreetingError, Listener
+from pympipool.links.shm import ShmLink
+from pympipool.pool.member import Member, Output, State
+from pympipool.spawners.base import WorkerOrder
+
+if TYPE_CHECKING:
+    from pympipool._ring import Segment
+    from pympipool.spawners.base import Spawner
+
+LOGGER = logging.getLogger("pympipool.pool")
+
+GREETING_S = 10.0
+"""How long a stranger may take to prove that he is none."""
+
+GRACE_S = 1.0
+"""How long a worker's process may outlive its connection, or the other way round."""
+
+POLL_S = 0.2
+"""How often processes are looked at that cannot be waited for."""
+
+
+class Policy(Protocol):
+    """What a pool decides; called in the keeper's thread."""
+
+    def on_ready(self, member: Member) -> None:
+        """All ranks of the worker are ready to serve."""
+
+    def on_raised(self, member: Member, call: int) -> None:
+        """A rank of the worker says that the call raised there (`member.raised[call]`)."""
+
+    def on_gone(self, member: Member) -> None:
+        """The worker is gone, for whatever reason."""
+
+
+class Keeper:
+    """Runs the thread, and keeps the workers that were started with it.
+
+    Args:
+        settings: what workers are told when they have connected (see docs/design.md).
+        doorbells: the segment with the master's doorbells.
+    """
+
+    def __init__(self, policy: Policy, settings: dict[str, Any], doorbells: Segment) -> None:
+        self.policy = policy
+        self.settings = settings
+        self.doorbells = doorbells
+        self.listener = Listener()
+        self.members: dict[int, Member] = {}
+        self._numbers = itertools.count(1)
+        self._selector = selectors.DefaultSelector()
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_receiver.setblocking(False)
+        self._wake_sender.setblocking(False)
+        self._calls: deque[Callable[[], None]] = deque()
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timer_numbers = itertools.count()
+        self._stopping = False
+        self._watch(self._wake_receiver, self._run_calls)
+        self._watch(self.listener, self._accept)
+        self.thread = threading.Thread(target=self._run, name="pympipool_keep", daemon=True)
+
+    # ---- for any thread ----
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self.thread.start()
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Has function() called in the keeper's thread, soon."""
+        self._calls.append(function)
+        try:
+            self._wake_sender.send(b"\0")
+        except (BlockingIOError, OSError):
+            pass  # it is awake already, or has ended
+
+    # ---- for the policy, in the keeper's thread ----
+
+    def stop(self) -> None:
+        """Ends the thread after what it is doing."""
+        self._stopping = True
+
+    def after(self, delay_s: float, function: Callable[[], None]) -> None:
+        """Has function() called after delay_s seconds."""
+        heapq.heappush(self._timers, (monotonic() + delay_s, next(self._timer_numbers), function))
+
+    def start_member(
+        self, spawner: Spawner, *, ranks: int, cwd: str | None, environment: dict[str, str]
+    ) -> Member:
+        """Starts a worker.
+
+        Args:
+            ranks: how many processes it has.
+            cwd: its working directory; None: the master's.
+            environment: what is set there besides the master's environment.
+
+        Raises:
+            WorkerStartError, OSError: its process cannot be started, or there is no memory for its link.
+        """
+        number = next(self._numbers)
+        link = ShmLink(self.doorbells)
+        order = WorkerOrder(
+            number=number,
+            ranks=ranks,
+            environment={**environment, **self.listener.environment(number, ranks)},
+            cwd=cwd,
+        )
+        member = Member(order, spawner.start(order), link)
+        self.members[number] = member
+        for output in member.outputs:
+            if output.pipe is not None:
+                self._watch(output.pipe, functools.partial(self._forward, output))
+        descriptor = member.process.fileno()
+        if descriptor is not None:
+            self._watch(descriptor, functools.partial(self._process_ended, member))
+        else:
+            self.after(POLL_S, lambda: self._poll_process(member))
+        return member
+
+    def end_member(self, member: Member, *, reason: BaseException | None = None, grace_s: float = 0.0) -> None:
+        """Ends a worker's processes: at once, or if they have not ended by themselves in grace_s."""
+        if member.state is State.GONE:
+            return
+        if grace_s > 0:
+            member.state = State.ENDING
+            self.after(grace_s, lambda: self.end_member(member, reason=reason))
+            return
+        member.kill_reason = member.kill_reason or reason
+        member.process.kill()
+
+    # ---- the thread ----
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                for key, _ in self._selector.select(self._next_timer_s()):
+                    if key.fileobj in self._selector.get_map():  # not ended by an event before it
+                        self._protected(key.data)
+                self._run_timers()
+        finally:
+            self.close()
+
+    def _protected(self, function: Callable[[], None]) -> None:
+        """Runs one handler; no failure may end the thread that everybody relies on."""
+        try:
+            function()
+        except Exception:
+            LOGGER.exception("keeping workers: unexpected failure")
+
+    def _next_timer_s(self) -> float | None:
+        return max(self._timers[0][0] - monotonic(), 0.0) if self._timers else None
+
+    def _run_timers(self) -> None:
+        while self._timers and self._timers[0][0] <= monotonic():
+            self._protected(heapq.heappop(self._timers)[2])
+
+    def _run_calls(self) -> None:
+        try:
+            self._wake_receiver.recv(4096)
+        except BlockingIOError:
+            pass
+        while self._calls:
+            self._protected(self._calls.popleft())
+
+    def close(self) -> None:
+        """Closes all descriptors, without a word to the workers (also in forked children)."""
+        for member in self.members.values():
+            for connection in member.connections.values():
+                connection.close()
+        self._selector.close()
+        self.listener.close()
+        self._wake_receiver.close()
+        self._wake_sender.close()
+
+    def _watch(self, what: Any, handler: Callable[[], None]) -> None:
+        self._selector.register(what, selectors.EVENT_READ, handler)
+
+    def _unwatch(self, what: Any) -> None:
+        try:
+            self._selector.unregister(what)
+        except (KeyError, ValueError):
+            pass  # it was not watched, or is closed
+
+    # ---- connections ----
+
+    def _accept(self) -> None:
+        connection = self.listener.accept()
+        if connection is None:
+            return
+        self._watch(connection, lambda: self._greet(connection))
+        self.after(GREETING_S, lambda: self._give_up(connection))
+
+    def _give_up(self, connection: Connection) -> None:
+        """Drops a connection that has not greeted in time."""
+        if not any(connection in member.connections.values() for member in self.members.values()):
+            self._drop(connection)
+
+    def _drop(self, connection: Connection) -> None:
+        self._unwatch(connection)
+        connection.close()
+
+    def _greet(self, connection: Connection) -> None:
+        try:
+            greeting = connection.greet()
+        except (GreetingError, OSError, EOFError) as error:
+            LOGGER.warning("dropped a connection that is none of our workers': %s", error)
+            self._drop(connection)
+            return
+        if greeting is None:
+            return
+        number, rank = greeting
+        member = self.members.get(number)
+        if member is None or rank >= member.order.ranks or rank in member.connections:
+            self._drop(connection)
+            return
+        member.connections[rank] = connection
+        self._unwatch(connection)
+        self._watch(connection, lambda: self._read(member, rank, connection))
+        descriptors = member.link.descriptors() if rank == 0 else ()
+        try:
+            connection.send(("setup", self.settings), descriptors)
+        except OSError:
+            self._hung_up(member, rank, connection)
+
+    def _read(self, member: Member, rank: int, connection: Connection) -> None:
+        try:
+            frames = connection.receive_available()
+        except (EOFError, OSError):
+            self._hung_up(member, rank, connection)
+            return
+        for frame in frames:
+            self._take_frame(member, rank, frame)
+
+    def _take_frame(self, member: Member, rank: int, frame: tuple[Any, ...]) -> None:
+        match frame:
+            case ("ready", said):
+                member.ready_ranks[rank] = said
+                if len(member.ready_ranks) == member.order.ranks and member.state is State.STARTING:
+                    member.state = State.SERVING
+                    member.link.handed_over()
+                    self.policy.on_ready(member)
+            case ("failed", parts):
+                member.start_error = member.start_error or _load_error(parts)
+            case ("raised", raising_rank, call, parts):
+                member.raised.setdefault(call, {})[raising_rank] = parts
+                self.policy.on_raised(member, call)
+            case _:
+                LOGGER.warning("worker %d: unknown frame %r", member.number, frame[:1])
+
+    def _hung_up(self, member: Member, rank: int, connection: Connection) -> None:
+        self._drop(connection)
+        if member.state is State.GONE:
+            return
+        if member.lost_rank is None:
+            member.lost_rank = rank
+        self.after(GRACE_S, lambda: self.end_member(member))
+        if member.process.fileno() is None:
+            self._poll_process(member)
+
+    # ---- processes and their output ----
+
+    def _forward(self, output: Output) -> None:
+        pipe = output.pipe
+        if not output.forward():
+            self._unwatch(pipe)
+
+    def _poll_process(self, member: Member) -> None:
+        if member.state is State.GONE:
+            return
+        if member.process.poll() is None:
+            self.after(POLL_S, lambda: self._poll_process(member))
+        else:
+            self._process_ended(member)
+
+    def _process_ended(self, member: Member) -> None:
+        if member.process.poll() is None:
+            return
+        descriptor = member.process.fileno()
+        if descriptor is not None:
+            self._unwatch(descriptor)
+        for rank, connection in list(member.connections.items()):
+            while connection.fileno() >= 0:
+                self._read(member, rank, connection)  # its last words, then the hang-up
+        for output in member.outputs:
+            self._unwatch(output.pipe)
+            output.drain()
+        member.process.kill()  # whatever is left of its group
+        member.state = State.GONE
+        del self.members[member.number]
+        self.policy.on_gone(member)
+        member.process.close()
+
+
+def _load_error(parts: list[Any]) -> BaseException:
+    """The exception that a worker reported, or the one that loading it raises."""
+    try:
+        error = serialization.load(parts)
+    except Exception as failure:
+        return failure
+    return error if isinstance(error, BaseException) else RuntimeError(f"worker reported {error!r}")
+

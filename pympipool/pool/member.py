@@ -1,0 +1,146 @@
+"""One worker as its pool sees it: its process, its connections, what it said last.
+
+    STARTING ── all ranks ready ──> SERVING ── told to end ──> ENDING
+        └───────────────┬─────────────┴───────────────────────────┘
+                        └── process or connection gone ──> GONE
+"""
+
+from __future__ import annotations
+
+import codecs
+import enum
+import sys
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from pympipool.links.control import Connection
+    from pympipool.links.shm import ShmLink
+    from pympipool.spawners.base import WorkerOrder, WorkerProcess
+
+STDERR_LINES = 20
+"""Lines of a worker's stderr that an error message about its death quotes."""
+
+READ_BYTES = 1 << 16
+
+DRAIN_READS = 1000
+"""Reads after a worker's end; more only a surviving child of it could fill."""
+
+
+class State(enum.Enum):
+    """Where in its life a worker is."""
+
+    STARTING = enum.auto()
+    SERVING = enum.auto()
+    ENDING = enum.auto()
+    GONE = enum.auto()
+
+
+class Member:
+    """A worker of a pool. Used by the keeper's thread only.
+
+    Attributes:
+        order: what it was started with.
+        process: its process (of an MPI worker: mpiexec).
+        link: its segment.
+        connections: control connection of each rank that has greeted.
+        ready_ranks: what each rank said of itself when it was ready: pid, host, rank.
+        start_error: the exception that kept it from starting, as it reported it.
+        raised: exceptions reported by ranks while the call still runs: {call: {rank: parts}}.
+        lost_rank: the rank whose connection ended first, None as long as all are there.
+        lines: the last lines of its stderr.
+        kill_reason: the exception of its call when the pool ends it on purpose.
+        purpose: the pool's own: what a worker for a single call was started for.
+    """
+
+    def __init__(self, order: WorkerOrder, process: WorkerProcess, link: ShmLink) -> None:
+        self.order = order
+        self.number = order.number
+        self.process = process
+        self.link = link
+        self.state = State.STARTING
+        self.started_s = monotonic()
+        self.connections: dict[int, Connection] = {}
+        self.ready_ranks: dict[int, dict[str, Any]] = {}
+        self.start_error: BaseException | None = None
+        self.raised: dict[int, dict[int, list[Any]]] = {}
+        self.lost_rank: int | None = None
+        self.lines: deque[str] = deque(maxlen=STDERR_LINES)
+        self.kill_reason: BaseException | None = None
+        self.purpose: Any = None
+        self.victims: list[Future[Any]] = []
+        self.outputs = [Output(process.stdout, "stdout", None), Output(process.stderr, "stderr", self.lines)]
+
+    @property
+    def host(self) -> str | None:
+        """Where its first lost rank, else rank 0, ran."""
+        return self._said("host")
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of its first lost rank, else of rank 0."""
+        return self._said("pid")
+
+    def _said(self, key: str) -> Any:
+        rank = self.lost_rank or 0
+        return self.ready_ranks.get(rank, {}).get(key)
+
+
+class Output:
+    """Passes what a worker prints on to the user's own stream, whatever that is at the time."""
+
+    def __init__(self, pipe: BinaryIO | None, name: str, lines: deque[str] | None) -> None:
+        self.pipe = pipe
+        self.name = name
+        self.lines = lines
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self.unfinished = ""
+
+    def forward(self) -> bool:
+        """Passes on what is there; False when the pipe has ended."""
+        data = self._read()
+        if data:
+            self._take(data)
+        return data != b""
+
+    def drain(self) -> None:
+        """Passes on what is left and closes the pipe."""
+        for _ in range(DRAIN_READS):
+            data = self._read()
+            if not data:
+                break
+            self._take(data)
+        if self.lines is not None and self.unfinished.strip():
+            self.lines.append(self.unfinished)
+        if self.pipe is not None:
+            self.pipe.close()
+            self.pipe = None
+
+    def _read(self) -> bytes | None:
+        """What is there; None when there is nothing yet, empty when the pipe has ended."""
+        if self.pipe is None:
+            return b""
+        try:
+            return self.pipe.read(READ_BYTES)
+        except (OSError, ValueError):
+            return b""
+
+    def _take(self, data: bytes) -> None:
+        text = self.decoder.decode(data)
+        self._write(text)
+        if self.lines is not None:
+            *whole, self.unfinished = (self.unfinished + text).split("\n")
+            self.lines.extend(line for line in whole if line.strip())
+
+    def _write(self, text: str) -> None:
+        stream: TextIO | None = getattr(sys, self.name, None)
+        if stream is None:
+            return
+        try:
+            stream.write(text)
+            stream.flush()
+        except (OSError, ValueError):
+            pass  # the user's own stream is closed or full: his output is lost, not his call

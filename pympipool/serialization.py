@@ -1,0 +1,499 @@
+"""Calls, results and exceptions to bytes and back.
+
+    master                                                        worker
+    dump_call(number, function, args, kwargs) -> parts ...... parts -> load() -> (args, kwargs)
+    load() <- parts ......................................... parts <- dump(value)
+    load_exception() <- parts ............................... parts <- dump_exception(error, where)
+
+Parts are what one message carries: parts[0] is a pickle (protocol 5), the others are its out-of-band buffers in
+order, as views of the caller's memory: nothing large is copied here, and what a view shows until it is sent is what
+arrives.
+
+Which pickler? Plain pickle stores functions and classes of `__main__` by reference, which a worker resolves in its own
+`__main__`, wrongly or not at all. cloudpickle stores them by value and is right for everything, but slow. So:
+
+1. What consists of numbers, strings, small containers and numeric arrays has no reference to anything: plain pickle,
+   which takes a fraction of a microsecond.
+2. Everything else goes through `_Pickler`, which is cloudpickle's with faster answers to its two questions: has this
+   type a reducer of its own, and can this class be imported? What it does not know for certain it leaves to
+   cloudpickle.
+
+An exception travels inside a pickle of strings, so that its name, its message and its traceback arrive even when it
+cannot be unpickled there.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import pickle
+import re
+import reprlib
+import sys
+import traceback
+import types
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import cloudpickle
+
+from pympipool.errors import RemoteError, RemoteTraceback, SerializationError
+
+__all__ = [
+    "IN_BAND_BELOW_BYTES",
+    "OUT_OF_BAND_MAX",
+    "Packed",
+    "Part",
+    "callable_name",
+    "dump",
+    "dump_call",
+    "dump_exception",
+    "format_exception",
+    "load",
+    "load_exception",
+]
+
+Part: TypeAlias = "bytes | memoryview"
+
+PROTOCOL = 5
+
+IN_BAND_BELOW_BYTES = 16 * 1024
+"""Smaller buffers stay inside the pickle.
+
+Measured with numpy arrays, dump and load together: up to 8 KiB both ways cost the same, at 64 KiB a buffer out of band saves
+4 us of 12 us."""
+
+OUT_OF_BAND_MAX = 1023
+"""Most buffers out of band: PMP_PARTS_MAX of csrc/channel.h, less the pickle itself. Further ones stay inside it."""
+
+_SMALL = 50
+"""Containers of more items are not looked through: `_Pickler` does it faster, for 2 us more at its start."""
+
+_scalars: set[type] = {type(None), bool, int, float, complex, str, bytes}
+"""Types whose values refer to nothing. numpy's join when numpy has been imported, see `_learn_numpy`."""
+
+_array_type: type | None = None
+"""`numpy.ndarray`, once a value could be one."""
+
+
+class Packed:
+    """A value that stays pickled: takes the value's place in arguments or results and becomes it when loaded.
+
+    For results that only feed another call: they go on as they came.
+
+    Args:
+        parts: As from `dump`; kept, not copied.
+    """
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = parts
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _unpack, tuple(pickle.PickleBuffer(part) for part in self.parts)
+
+
+def dump(value: object, what: str = "the value") -> list[Part]:
+    """Pickles a value.
+
+    Args:
+        value: Anything that cloudpickle can pickle.
+        what: What the value is, for the error message, for example "the result of solve()".
+
+    Returns:
+        The pickle, then its out-of-band buffers as one-dimensional views of bytes: at most `OUT_OF_BAND_MAX`, each of at
+        least `IN_BAND_BELOW_BYTES`. The views show the memory of the value itself.
+
+    Raises:
+        SerializationError: The value cannot be pickled; says what, why and what to do.
+
+    Examples:
+        >>> load(dump([1, "two", lambda x: x + 3]))[2](1)
+        4
+    """
+    if type(value) in _scalars:
+        return [pickle.dumps(value, PROTOCOL)]
+    try:
+        return _dump(value)
+    except Exception as error:
+        raise _dump_error(what, value, error) from error
+
+
+def dump_call(
+    number: int, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> list[Part]:
+    """Pickles a call.
+
+    Args:
+        number: The function's number when the worker gets the function by itself, else 0.
+        function: The function, part of the pickle only when number is 0.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+
+    Returns:
+        Parts as from `dump`, of (args, kwargs), or for number 0 of (function, args, kwargs).
+
+    Raises:
+        SerializationError: An argument, or the function, cannot be pickled; says which, why and what to do.
+    """
+    if number and not kwargs:
+        for value in args:
+            if type(value) not in _scalars:
+                break
+        else:
+            return [pickle.dumps((args, kwargs), PROTOCOL)]
+    call = (args, kwargs) if number else (function, args, kwargs)
+    try:
+        return _dump(call)
+    except Exception as error:
+        what, value = _culprit(function, args, kwargs)
+        raise _dump_error(what, value, error) from error
+
+
+def load(parts: Sequence[Any], what: str = "the value") -> Any:
+    """Rebuilds what `dump` or `dump_call` pickled.
+
+    Args:
+        parts: Objects with the buffer protocol. Arrays use the memory of parts[1:] as it is, so it must belong to
+            nobody else; where it is read-only it is copied, so that arrays are always as writable as they were.
+        what: What it is, for the error message.
+
+    Raises:
+        SerializationError: It cannot be unpickled in this process; says what, why and what to do.
+    """
+    try:
+        if len(parts) == 1:
+            return pickle.loads(parts[0])
+        return pickle.loads(parts[0], buffers=[_writable(part) for part in parts[1:]])
+    except Exception as error:
+        raise SerializationError(
+            f"cannot unpickle {what} in process {os.getpid()}: {_short(error)}. The modules it needs must be importable there; "
+            "classes and functions of modules that are not can be sent along with cloudpickle.register_pickle_by_value"
+        ) from error
+
+
+def dump_exception(error: BaseException, where: str = "", also: Sequence[str] = ()) -> list[Part]:
+    """Pickles an exception with its traceback. Never raises, and keeps nothing of the exception.
+
+    The exception arrives with its type, message, arguments, attributes and notes; its cause, context and traceback as
+    text. That it can be unpickled is tried here: exceptions whose `__init__` takes other arguments than they hand on
+    pickle well and then cannot be rebuilt. Those are rebuilt without their `__init__`; what cannot be rebuilt even so
+    arrives as `RemoteError`.
+
+    Args:
+        error: The exception.
+        where: Where it was raised, for the traceback, for example "worker 3 on node1, rank 0".
+        also: Further tracebacks to show, as from `format_exception`: those of other ranks.
+
+    Returns:
+        Parts for `load_exception`.
+    """
+    text = "\n".join([format_exception(error, where), *also])
+    pickled, reason = None, ""
+    try:
+        pickled, lost = _dump_faithfully(error)
+        if lost:
+            text += f"\n(attributes of the exception that cannot be pickled and were left out: {', '.join(lost)})"
+    except Exception as problem:
+        reason = _short(problem)
+    return [pickle.dumps((_type_name(type(error)), _text_of(error), text, pickled, reason), PROTOCOL)]
+
+
+def load_exception(parts: Sequence[Any]) -> BaseException:
+    """Rebuilds what `dump_exception` pickled.
+
+    Returns:
+        The exception, with a `RemoteTraceback` as its `__cause__`. A `RemoteError` in its place, when the exception could
+        not be pickled there or cannot be unpickled here (its class cannot be imported, say).
+
+    Raises:
+        SerializationError: The parts are not from `dump_exception`.
+    """
+    try:
+        type_name, message, text, pickled, reason = pickle.loads(parts[0])
+    except Exception as problem:
+        raise SerializationError(f"what arrived is no exception of a call: {_short(problem)}") from problem
+    error: object = None
+    if pickled is not None:
+        try:
+            error = pickle.loads(pickled)
+        except Exception as problem:
+            reason = _short(problem)
+    if not isinstance(error, BaseException):
+        error = RemoteError(type_name, f"{message}\n(it arrives as RemoteError because it cannot be rebuilt: {reason})")
+    error.__cause__ = RemoteTraceback(text)
+    return error
+
+
+def format_exception(error: BaseException, where: str = "") -> str:
+    """The traceback of an exception as text, with its causes, contexts and notes, from the user's first frame on."""
+    try:
+        lines = traceback.format_exception(type(error), error, _user_traceback(error.__traceback__))
+    except Exception as problem:  # an exception that cannot even be shown
+        lines = [f"{_type_name(type(error))} (its traceback cannot be shown: {_type_name(type(problem))})\n"]
+    return "".join([f"In {where}:\n" if where else "", *lines]).rstrip()
+
+
+def callable_name(function: object) -> str:
+    """A name for anything that can be called, for messages.
+
+    Examples:
+        >>> import functools
+        >>> callable_name(sum), callable_name(functools.partial(int, base=2)), callable_name("".join)
+        ('sum', 'int', 'str.join')
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__qualname__", None) or getattr(function, "__name__", None)
+    return name if isinstance(name, str) else type(function).__qualname__
+
+
+# ---- pickling ----
+
+
+def _dump(value: object) -> list[Part]:
+    """Pickles with the fastest pickler that is right for the value."""
+    buffers: list[memoryview] = []
+
+    def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
+        if len(buffers) >= OUT_OF_BAND_MAX:
+            return True
+        try:
+            view = buffer.raw()
+        except BufferError:  # not contiguous; numpy never hands out such a one
+            return True
+        if view.nbytes < IN_BAND_BELOW_BYTES:
+            return True
+        buffers.append(view)
+        return False
+
+    if _is_plain(value, 3):
+        return [pickle.dumps(value, PROTOCOL, buffer_callback=keep_in_band), *buffers]
+    file = io.BytesIO()
+    _Pickler(file, PROTOCOL, keep_in_band).dump(value)
+    return [file.getvalue(), *buffers]
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether the value certainly refers to no function, no class, nothing that plain pickle might get wrong."""
+    kind = type(value)
+    if kind in _scalars:
+        return True
+    if kind is tuple or kind is list or kind is set or kind is frozenset:
+        return depth > 0 and _are_plain(value, depth)
+    if kind is dict:
+        return depth > 0 and (not value or (_are_plain(value, depth) and _are_plain(value.values(), depth)))
+    if kind is _array_type:
+        return bool(value.dtype.isbuiltin == 1 and not value.dtype.hasobject)
+    return _array_type is None and _learn_numpy() and _is_plain(value, depth)
+
+
+def _are_plain(values: Collection[Any], depth: int) -> bool:
+    if len(values) > _SMALL:
+        return False
+    for value in values:
+        if type(value) not in _scalars and not _is_plain(value, depth - 1):
+            return False
+    return True
+
+
+def _learn_numpy() -> bool:
+    """Makes numpy's types known, once numpy has been imported. Whether it has."""
+    global _array_type
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not hasattr(numpy, "ndarray") or not hasattr(numpy, "complex128"):  # or half imported
+        return False
+    names = "bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128"
+    _scalars.update(getattr(numpy, name) for name in names.split())
+    _array_type = numpy.ndarray
+    return True
+
+
+class _Reducers:
+    """The reducers of cloudpickle and `copyreg` by type, as they are at that moment.
+
+    cloudpickle's own table, a ChainMap, gives the same answers but takes 1 us more for each object without a reducer."""
+
+    def __getitem__(self, kind: type) -> Callable[..., Any]:
+        for reducers in cloudpickle.Pickler.dispatch_table.maps:
+            if kind in reducers:
+                reducer: Callable[..., Any] = reducers[kind]
+                return reducer
+        raise KeyError(kind)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    """cloudpickle's pickler, which knows importable classes faster."""
+
+    dispatch_table = _Reducers()
+
+    def reducer_override(self, value: Any) -> Any:
+        kind = type(value)
+        if kind is types.FunctionType:
+            return super().reducer_override(value)
+        if not issubclass(kind, type) or _is_importable_class(value):
+            return NotImplemented
+        return super().reducer_override(value)
+
+
+def _is_importable_class(kind: type) -> bool:
+    """Whether a class can be stored by reference for certain; False where only cloudpickle knows."""
+    name: object = kind.__module__  # whatever the class's author put there
+    module = sys.modules.get(name) if isinstance(name, str) else None
+    return (
+        type(module) is types.ModuleType
+        and name != "__main__"
+        and module.__dict__.get(kind.__qualname__) is kind
+        and not cloudpickle.list_registry_pickle_by_value()
+    )
+
+
+def _writable(part: Any) -> Any:
+    return bytearray(part) if memoryview(part).readonly else part
+
+
+def _unpack(*parts: Any) -> Any:
+    """Unpickles a `Packed`."""
+    return load(parts)
+
+
+# ---- exceptions ----
+
+
+class _Bare:
+    """An exception to be pickled so that it is rebuilt without a call of its `__init__`."""
+
+    def __init__(self, error: BaseException, state: dict[str, Any]) -> None:
+        self.rebuilding = (type(error), error.args, state)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _rebuild, self.rebuilding
+
+
+def _rebuild(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+def _dump_faithfully(error: BaseException) -> tuple[bytes, list[str]]:
+    """Pickles an exception so that it is known to arrive as it is.
+
+    Returns:
+        The pickle, and the names of the attributes that had to be left out.
+
+    Raises:
+        Exception: What is in the way.
+    """
+    problem: Exception | None = None
+    for value, lost in _forms(error):
+        try:
+            pickled = _dump_in_band(value)
+            if _look_alike(error, pickle.loads(pickled)):
+                return pickled, lost
+        except Exception as failure:
+            problem = problem or failure
+    raise problem or SerializationError("pickling and unpickling it changes it")
+
+
+def _forms(error: BaseException) -> Iterator[tuple[object, list[str]]]:
+    """Ways to pickle an exception, best first, each with the names of attributes that it leaves out."""
+    yield error, []
+    yield _Bare(error, dict(error.__dict__)), []
+    kept = {name: value for name, value in error.__dict__.items() if _can_travel(value)}
+    lost = sorted(str(name) for name in error.__dict__.keys() - kept.keys())
+    if lost:
+        yield _Bare(error, kept), lost
+
+
+def _can_travel(value: object) -> bool:
+    try:
+        pickle.loads(_dump_in_band(value))
+    except Exception:
+        return False
+    return True
+
+
+def _dump_in_band(value: object) -> bytes:
+    file = io.BytesIO()
+    _Pickler(file, PROTOCOL).dump(value)
+    return file.getvalue()
+
+
+def _look_alike(error: BaseException, other: object) -> bool:
+    """Whether other has the type and message of error, memory addresses in the message aside."""
+    if type(other) is not type(error):
+        return False
+    return _without_addresses(str(error)) == _without_addresses(str(other))
+
+
+def _without_addresses(text: str) -> str:
+    return re.sub(r"0x[0-9a-fA-F]+", "0x", text)
+
+
+def _user_traceback(trace: types.TracebackType | None) -> types.TracebackType | None:
+    """The traceback from the first frame that is not pympipool's; the whole when all are."""
+    first = trace
+    while first is not None and first.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        first = first.tb_next
+    return first or trace
+
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+# ---- words for messages ----
+
+
+def _culprit(function: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, object]:
+    """What of a call cannot be pickled: its name and value."""
+    name = callable_name(function)
+    candidates = [(f"argument {number} of {name}()", value) for number, value in enumerate(args, start=1)]
+    candidates += [(f"argument {key!r} of {name}()", value) for key, value in kwargs.items()]
+    candidates.append((f"the function {name}()", function))
+    for what, value in candidates:
+        try:
+            _dump(value)
+        except Exception:
+            return what, value
+    return f"the arguments of {name}()", (args, dict(kwargs))
+
+
+def _dump_error(what: str, value: object, error: Exception) -> SerializationError:
+    return SerializationError(
+        f"cannot pickle {what}, of type {_type_name(type(value))}: {_shown(value)}: {_short(error)}. Pass plain data or a path instead, and "
+        "open files, connections, locks and generators inside the function"
+    )
+
+
+_repr = reprlib.Repr()
+_repr.maxother = _repr.maxstring = 80
+
+
+def _shown(value: object) -> str:
+    """The value in at most a few words, whatever its `__repr__` does."""
+    try:
+        return _repr.repr(value)
+    except Exception:
+        return object.__repr__(value)
+
+
+def _short(error: BaseException) -> str:
+    text = _text_of(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "(its message cannot be shown)"
+
+
+def _type_name(kind: type) -> str:
+    """The name of a type as tracebacks show it."""
+    module = kind.__module__
+    return kind.__qualname__ if module in ("builtins", "__main__") else f"{module}.{kind.__qualname__}"

@@ -1,0 +1,460 @@
+/* The doorbell: sleeping, waking, time limits, and above all that no ring is ever lost.
+ *
+ * usage: test_doorbell [SECONDS]    how long each hunt for a lost ring takes
+ *
+ * doorbell.pml proves of a model what the hunts look for in the code: here two threads or two
+ * processes go to sleep and wake each other as often as they can, and whoever is not woken
+ * sleeps until the alarm ends the test. */
+#include "../../csrc/doorbell.h"
+
+#include <sched.h>
+#include <stdatomic.h>
+
+#include "support.h"
+
+#define MS INT64_C(1000000)
+
+static int64_t hunt_ns = 1000 * MS;
+
+/* Time for a hunt on a machine that is busy with other things. */
+static unsigned hunt_limit_s(void)
+{
+    return 30 + (unsigned)(2 * hunt_ns / (1000 * MS));
+}
+
+static pmp_doorbell *new_bell(void)
+{
+    return shared_memory(sizeof(pmp_doorbell));
+}
+
+static uint32_t asleep(pmp_doorbell *bell)
+{
+    return atomic_load(&bell->asleep);
+}
+
+/* ---- one thread ---- */
+
+static void ringing_nobody_does_nothing(void)
+{
+    pmp_doorbell *const bell = new_bell();
+    pmp_doorbell_ring(bell);
+    CHECK_EQUAL(asleep(bell), 0);
+    CHECK_EQUAL(pmp_doorbell_sleep(bell, -1), 0);
+    pmp_doorbell_arm(bell);
+    CHECK_EQUAL(asleep(bell), 1);
+    pmp_doorbell_disarm(bell);
+    CHECK_EQUAL(pmp_doorbell_sleep(bell, -1), 0);
+}
+
+static void ring_between_arm_and_sleep_is_kept(void)
+{
+    pmp_doorbell *const bell = new_bell();
+    pmp_doorbell_arm(bell);
+    pmp_doorbell_ring(bell);
+    CHECK_EQUAL(asleep(bell), 0);
+    CHECK_EQUAL(pmp_doorbell_sleep(bell, -1), 0);
+}
+
+static void sleep_ends_at_its_time_limit(void)
+{
+    pmp_doorbell *const bell = new_bell();
+    const int64_t start_ns = pmp_now_ns();
+    pmp_doorbell_arm(bell);
+    CHECK_EQUAL(pmp_doorbell_sleep(bell, 30 * MS), -ETIMEDOUT);
+    CHECK(pmp_now_ns() - start_ns >= 30 * MS);
+    CHECK_EQUAL(asleep(bell), 1);
+    CHECK_EQUAL(pmp_doorbell_sleep(bell, 0), -ETIMEDOUT);
+}
+
+/* ---- a signal ---- */
+
+static void do_nothing(int signal_number)
+{
+    (void)signal_number;
+}
+
+typedef struct {
+    pthread_t sleeper;
+    _Atomic bool over;
+} signaller;
+
+/* Again and again, because the first may come before the sleeper sleeps. */
+static void *send_signals(void *argument)
+{
+    signaller *const target = argument;
+    while (!atomic_load(&target->over)) {
+        pthread_kill(target->sleeper, SIGUSR1);
+        usleep(1000);
+    }
+    return NULL;
+}
+
+static bool never(void *context)
+{
+    ++*(int *)context;
+    return false;
+}
+
+static void signal_ends_a_sleep(void)
+{
+    pmp_doorbell *const bell = new_bell();
+    signaller target = {.sleeper = pthread_self()};
+    pmp_spinner spinner;
+    int looks = 0;
+    const struct sigaction action = {.sa_handler = do_nothing};
+
+    CHECK_EQUAL(sigaction(SIGUSR1, &action, NULL), 0);
+    const pthread_t thread = start_thread(send_signals, &target);
+    pmp_doorbell_arm(bell);
+    CHECK_EQUAL(pmp_doorbell_sleep(bell, -1), -EINTR);
+    CHECK_EQUAL(asleep(bell), 1);
+    CHECK_EQUAL(pmp_doorbell_sleep(bell, 10000 * MS), -EINTR);
+    pmp_spinner_init(&spinner, 0);
+    CHECK_EQUAL(pmp_wait(bell, &spinner, never, &looks, -1), -EINTR);
+    CHECK_EQUAL(asleep(bell), 0);
+    atomic_store(&target.over, true);
+    join_thread(thread);
+    signal(SIGUSR1, SIG_DFL);
+}
+
+/* ---- pmp_wait ---- */
+
+typedef struct {
+    int looks, ready_at;
+} countdown;
+
+static bool at_the_nth_look(void *context)
+{
+    countdown *const counted = context;
+    return ++counted->looks >= counted->ready_at;
+}
+
+static void wait_returns_at_once_when_ready(void)
+{
+    pmp_doorbell *const bell = new_bell();
+    pmp_spinner spinner;
+    countdown counted = {0, 1};
+    pmp_spinner_init(&spinner, 10 * MS);
+    CHECK_EQUAL(pmp_wait(bell, &spinner, at_the_nth_look, &counted, 0), 0);
+    CHECK_EQUAL(counted.looks, 1);
+}
+
+static void wait_ends_at_its_time_limit(void)
+{
+    for (int64_t most_ns = 0; most_ns <= 5 * MS; most_ns += 5 * MS) {
+        pmp_doorbell *const bell = new_bell();
+        pmp_spinner spinner;
+        int looks = 0;
+        const int64_t start_ns = pmp_now_ns();
+        pmp_spinner_init(&spinner, most_ns);
+        CHECK_EQUAL(pmp_wait(bell, &spinner, never, &looks, 30 * MS), -ETIMEDOUT);
+        CHECK(pmp_now_ns() - start_ns >= 30 * MS);
+        CHECK_EQUAL(asleep(bell), 0);
+        CHECK_EQUAL(pmp_wait(bell, &spinner, never, &looks, 0), -ETIMEDOUT);
+        CHECK_EQUAL(asleep(bell), 0);
+    }
+}
+
+static void spinning_adapts_to_what_it_brings(void)
+{
+    pmp_doorbell *const bell = new_bell();
+    pmp_spinner spinner;
+    int looks = 0;
+
+    pmp_spinner_init(&spinner, MS);
+    CHECK_EQUAL(spinner.budget_ns, MS);
+    for (int64_t budget_ns = MS; budget_ns > spinner.least_ns; budget_ns /= 2) {
+        CHECK_EQUAL(spinner.budget_ns, budget_ns);
+        CHECK_EQUAL(pmp_wait(bell, &spinner, never, &looks, 5 * MS), -ETIMEDOUT);
+    }
+    CHECK_EQUAL(pmp_wait(bell, &spinner, never, &looks, 5 * MS), -ETIMEDOUT);
+    CHECK_EQUAL(spinner.budget_ns, spinner.least_ns);
+    CHECK(spinner.least_ns > 0);
+    for (int64_t budget_ns = spinner.least_ns; budget_ns < MS; budget_ns *= 2) {
+        countdown counted = {0, 3};
+        CHECK_EQUAL(spinner.budget_ns, budget_ns);
+        CHECK_EQUAL(pmp_wait(bell, &spinner, at_the_nth_look, &counted, -1), 0);
+    }
+    CHECK_EQUAL(spinner.budget_ns, MS);
+}
+
+static void no_budget_means_no_spinning(void)
+{
+    pmp_doorbell *const bell = new_bell();
+    pmp_spinner spinner;
+    int looks = 0;
+    pmp_spinner_init(&spinner, 0);
+    CHECK_EQUAL(pmp_wait(bell, &spinner, never, &looks, 20 * MS), -ETIMEDOUT);
+    CHECK(looks <= 4); /* first, armed, woken, at the end */
+    CHECK_EQUAL(spinner.budget_ns, 0);
+}
+
+/* ---- the hunts ---- */
+
+enum { LINES = 8 };
+
+/* Two sides that take turns. Publishing and looking are as in the ring, a release store and an
+ * acquire load: nothing here may be stronger than there, or it would hide a missing fence. And
+ * as in the ring there is a payload, in lines that the other core has: until these are here, the
+ * move waits in the store buffer, and a core that does not wait for it looks past it. */
+typedef struct {
+    pmp_doorbell bells[2];
+    _Alignas(64) _Atomic uint64_t turn; /* side 0 moves when it is even */
+    _Alignas(64) _Atomic bool over;
+    struct {
+        _Alignas(64) uint64_t word;
+    } payload[LINES];
+} table;
+
+typedef struct {
+    table *shared;
+    uint64_t side;
+    bool sleeps; /* else it spins, and answers at once or a little later */
+} player;
+
+static bool is_my_turn(void *context)
+{
+    const player *const me = context;
+    return atomic_load_explicit(&me->shared->turn, memory_order_acquire) % 2 == me->side;
+}
+
+/* From no time to a microsecond: an answer falls on every moment of going to sleep. */
+static void dawdle(uint64_t random)
+{
+    for (volatile uint64_t left = random % 512; left > 0; left--) {
+    }
+}
+
+static void await_my_turn(player *me)
+{
+    pmp_spinner spinner;
+    pmp_spinner_init(&spinner, 0);
+    if (me->sleeps) {
+        CHECK_EQUAL(pmp_wait(&me->shared->bells[me->side], &spinner, is_my_turn, me, -1), 0);
+        return;
+    }
+    for (unsigned looks = 1; !is_my_turn(me); looks++) {
+        if (looks % 1024 == 0) {
+            sched_yield(); /* for machines of one core */
+        }
+    }
+}
+
+static void move(table *shared, uint64_t turn)
+{
+    for (int line = 0; line < LINES; line++) {
+        CHECK_EQUAL(shared->payload[line].word, turn);
+        shared->payload[line].word = turn + 1;
+    }
+    atomic_store_explicit(&shared->turn, turn + 1, memory_order_release);
+}
+
+/* Whoever leaves does so after its move, so the other one gets its last turn, too. */
+static void play(player *me)
+{
+    table *const shared = me->shared;
+    const int64_t end_ns = pmp_now_ns() + hunt_ns;
+
+    while (!atomic_load_explicit(&shared->over, memory_order_relaxed)) {
+        await_my_turn(me);
+        const uint64_t turn = atomic_load_explicit(&shared->turn, memory_order_relaxed);
+        if (!me->sleeps) {
+            dawdle(mix(turn));
+        }
+        if (pmp_now_ns() >= end_ns) {
+            atomic_store_explicit(&shared->over, true, memory_order_relaxed);
+        }
+        move(shared, turn);
+        pmp_doorbell_ring(&shared->bells[1 - me->side]);
+    }
+}
+
+static void *play_in_thread(void *argument)
+{
+    play(argument);
+    return NULL;
+}
+
+static int play_in_process(void *argument)
+{
+    play(argument);
+    return 0;
+}
+
+static void play_against_thread(bool other_sleeps)
+{
+    table *const shared = shared_memory(sizeof *shared);
+    player first = {shared, 0, true}, second = {shared, 1, other_sleeps};
+    const pthread_t thread = start_thread(play_in_thread, &second);
+    play(&first);
+    join_thread(thread);
+    printf("%llu turns ", (unsigned long long)shared->turn);
+}
+
+static void play_against_process(bool other_sleeps)
+{
+    table *const shared = shared_memory(sizeof *shared);
+    player first = {shared, 0, true}, second = {shared, 1, other_sleeps};
+    const pid_t child = start_child(play_in_process, &second);
+    play(&first);
+    CHECK_EQUAL(wait_for_child(child), 0);
+    printf("%llu turns ", (unsigned long long)shared->turn);
+}
+
+static void two_threads_sleep_by_turns(void)
+{
+    play_against_thread(true);
+}
+
+static void one_thread_sleeps_and_one_answers(void)
+{
+    play_against_thread(false);
+}
+
+static void two_processes_sleep_by_turns(void)
+{
+    play_against_process(true);
+}
+
+static void one_process_sleeps_and_one_answers(void)
+{
+    play_against_process(false);
+}
+
+/* ---- arming on behalf of a sleeper ----
+ *
+ * As in the master: a sleeper waits for work; a helper sometimes comes, disarms the sleeper's
+ * bell, does the work that comes meanwhile itself, and when it leaves arms the bell again
+ * and looks once more. */
+typedef struct {
+    pmp_doorbell bell;
+    pthread_mutex_t lock;
+    bool parked;             /* under the lock: the sleeper sleeps, or is about to */
+    _Atomic uint64_t done;   /* written under the lock */
+    _Atomic uint64_t posted; /* by the ringer */
+    _Atomic bool over, helper_over;
+} desk;
+
+/* Under the lock. Returns whether there was any. */
+static bool do_work(desk *shared)
+{
+    const uint64_t posted = atomic_load_explicit(&shared->posted, memory_order_acquire);
+    if (posted == atomic_load_explicit(&shared->done, memory_order_relaxed)) {
+        return false;
+    }
+    atomic_store_explicit(&shared->done, posted, memory_order_release);
+    return true;
+}
+
+/* Under the lock, which is given up during the sleep. */
+static void park(desk *shared)
+{
+    pmp_doorbell_arm(&shared->bell);
+    if (!do_work(shared)) {
+        shared->parked = true;
+        pthread_mutex_unlock(&shared->lock);
+        CHECK_EQUAL(pmp_doorbell_sleep(&shared->bell, -1), 0);
+        pthread_mutex_lock(&shared->lock);
+        shared->parked = false;
+    }
+    pmp_doorbell_disarm(&shared->bell);
+}
+
+static void *sleeper(void *argument)
+{
+    desk *const shared = argument;
+    pthread_mutex_lock(&shared->lock);
+    while (do_work(shared) || !atomic_load(&shared->over)) {
+        park(shared);
+    }
+    pthread_mutex_unlock(&shared->lock);
+    return NULL;
+}
+
+static void help(desk *shared, uint64_t random)
+{
+    pthread_mutex_lock(&shared->lock);
+    if (shared->parked) {
+        pmp_doorbell_disarm(&shared->bell);
+    }
+    for (uint64_t looks = random % 8; looks > 0; looks--) {
+        do_work(shared);
+        dawdle(random >> looks);
+    }
+    if (shared->parked) {
+        pmp_doorbell_arm(&shared->bell);
+        do_work(shared);
+    }
+    pthread_mutex_unlock(&shared->lock);
+}
+
+/* Comes once for each piece of work, so that it does not make good for a ring it lost. */
+static void *helper(void *argument)
+{
+    desk *const shared = argument;
+    for (uint64_t seen = 0, done; !atomic_load(&shared->helper_over); seen = done) {
+        while ((done = atomic_load(&shared->done)) == seen && !atomic_load(&shared->helper_over)) {
+            sched_yield();
+        }
+        dawdle(mix(done));
+        help(shared, mix(done));
+    }
+    return NULL;
+}
+
+static void post(desk *shared, uint64_t number)
+{
+    atomic_store_explicit(&shared->posted, number, memory_order_release);
+    pmp_doorbell_ring(&shared->bell);
+    while (atomic_load_explicit(&shared->done, memory_order_acquire) != number) {
+        sched_yield();
+    }
+}
+
+static void helper_arms_for_a_sleeper(void)
+{
+    desk *const shared = shared_memory(sizeof *shared);
+    const int64_t end_ns = pmp_now_ns() + hunt_ns;
+    uint64_t number = 0;
+
+    pthread_mutex_init(&shared->lock, NULL);
+    const pthread_t sleeper_thread = start_thread(sleeper, shared);
+    const pthread_t helper_thread = start_thread(helper, shared);
+    while (pmp_now_ns() < end_ns) {
+        post(shared, ++number);
+        dawdle(mix(number));
+    }
+    /* First the helper: it would take the last piece of work, and nobody would wake the sleeper. */
+    atomic_store(&shared->helper_over, true);
+    join_thread(helper_thread);
+    atomic_store(&shared->over, true);
+    post(shared, number + 1);
+    join_thread(sleeper_thread);
+    printf("%llu rings ", (unsigned long long)number);
+}
+
+int main(int argument_count, char **arguments)
+{
+    if (argument_count > 1) {
+        hunt_ns = (int64_t)(1000 * atof(arguments[1])) * MS;
+    }
+    run("ringing where nobody sleeps does nothing", 10, ringing_nobody_does_nothing);
+    run("a ring between arming and sleeping is kept", 10, ring_between_arm_and_sleep_is_kept);
+    run("sleep ends at its time limit", 10, sleep_ends_at_its_time_limit);
+    run("a signal ends a sleep", 10, signal_ends_a_sleep);
+    run("wait returns at once when ready", 10, wait_returns_at_once_when_ready);
+    run("wait ends at its time limit", 10, wait_ends_at_its_time_limit);
+    run("spinning adapts to what it brings", 10, spinning_adapts_to_what_it_brings);
+    run("no budget means no spinning", 10, no_budget_means_no_spinning);
+    run("no ring is lost between two threads that sleep", hunt_limit_s(),
+        two_threads_sleep_by_turns);
+    run("no ring is lost between a thread that sleeps and one that answers", hunt_limit_s(),
+        one_thread_sleeps_and_one_answers);
+    run("no ring is lost between two processes that sleep", hunt_limit_s(),
+        two_processes_sleep_by_turns);
+    run("no ring is lost between a process that sleeps and one that answers", hunt_limit_s(),
+        one_process_sleeps_and_one_answers);
+    run("no ring is lost when a helper arms for a sleeper", hunt_limit_s(),
+        helper_arms_for_a_sleeper);
+    return 0;
+}
