@@ -49,6 +49,7 @@ __all__ = [
     "dump",
     "dump_call",
     "dump_exception",
+    "dump_in_band",
     "format_exception",
     "load",
     "load_exception",
@@ -276,6 +277,13 @@ def _dump(value: object) -> list[Part]:
     return [file.getvalue(), *buffers]
 
 
+def dump_in_band(value: object) -> bytes:
+    """Pickles anything into one run of bytes, with the pickler's own exceptions."""
+    file = io.BytesIO()
+    _Pickler(file, PROTOCOL).dump(value)
+    return file.getvalue()
+
+
 def _is_plain(value: Any, depth: int) -> bool:
     """Whether the value certainly refers to no function, no class, nothing that plain pickle might get wrong."""
     kind = type(value)
@@ -391,7 +399,7 @@ def _dump_faithfully(error: BaseException) -> tuple[bytes, list[str]]:
     problem: Exception | None = None
     for value, lost in _forms(error):
         try:
-            pickled = _dump_in_band(value)
+            pickled = dump_in_band(value)
             if _look_alike(error, pickle.loads(pickled)):
                 return pickled, lost
         except Exception as failure:
@@ -411,16 +419,10 @@ def _forms(error: BaseException) -> Iterator[tuple[object, list[str]]]:
 
 def _can_travel(value: object) -> bool:
     try:
-        pickle.loads(_dump_in_band(value))
+        pickle.loads(dump_in_band(value))
     except Exception:
         return False
     return True
-
-
-def _dump_in_band(value: object) -> bytes:
-    file = io.BytesIO()
-    _Pickler(file, PROTOCOL).dump(value)
-    return file.getvalue()
 
 
 def _look_alike(error: BaseException, other: object) -> bool:

@@ -61,11 +61,12 @@ class Listener:
 
     Attributes:
         address: As in PYMPIPOOL_ADDRESS: `@name` for an abstract socket, else a path.
-        key: What workers must prove to know, 32 bytes made afresh; in PYMPIPOOL_KEY as hex digits.
+        key: As in PYMPIPOOL_KEY: 64 hex digits, made afresh.
     """
 
     def __init__(self) -> None:
-        self.key = secrets.token_bytes(KEY_BYTES)
+        self.key = secrets.token_hex(KEY_BYTES)
+        self._key = bytes.fromhex(self.key)
         self._socket = socket.socket(socket.AF_UNIX)
         self._folder: str | None = None
         self._reserve = os.open(os.devnull, os.O_RDONLY)
@@ -79,31 +80,44 @@ class Listener:
 
     def _bind(self) -> str:
         name = f"pympipool-{secrets.token_hex(16)}"
-        if sys.platform == "linux":
-            self._socket.bind(f"\0{name}")
-            return f"@{name}"
-        self._folder = tempfile.mkdtemp(prefix="pympipool-")  # mode 0700
-        path = str(Path(self._folder, "control"))
-        self._socket.bind(path)
-        return path
+        if sys.platform != "linux":
+            self._folder = tempfile.mkdtemp(prefix="pympipool-")  # mode 0700
+            path = str(Path(self._folder, "control"))
+            self._socket.bind(path)
+            return path
+        self._socket.bind(f"\0{name}")
+        return f"@{name}"
 
     def fileno(self) -> int:
         """For selectors: readable when somebody wants to connect."""
         return self._socket.fileno()
 
-    def accept(self) -> Connection | None:
-        """The next connection of this user, or None when there is none.
+    def environment(self, worker: int, ranks: int) -> dict[str, str]:
+        """What a worker's program must find in its environment to report here.
 
-        Peers of other users are closed on the way, unread.
+        The master's `sys.path` goes with it, so that what can be imported here can be imported there.
         """
-        while (peer := self._accept_any()) is not None:
-            try:
-                if peer_uid(peer) == os.geteuid():
-                    peer.setblocking(False)
-                    return Connection(peer, self.key)
-            except OSError:
-                pass  # it hung up already, or there is no telling who it is: not one of ours
-            peer.close()
+        return {
+            "PYMPIPOOL_ADDRESS": self.address,
+            "PYMPIPOOL_KEY": self.key,
+            "PYMPIPOOL_WORKER": str(worker),
+            "PYMPIPOOL_RANKS": str(ranks),
+            "PYMPIPOOL_PATH": os.pathsep.join(dict.fromkeys(map(_absolute, sys.path))),
+        }
+
+    def accept(self) -> Connection | None:
+        """Lets one in who waits; None when nobody does, or when it was somebody of another user.
+
+        Such a one is closed unread. If more wait, the listener stays readable.
+        """
+        peer = self._accept_any()
+        if peer is None:
+            return None
+        with contextlib.suppress(OSError):  # it hung up already: not one of ours
+            if peer_uid(peer) == os.geteuid():
+                peer.setblocking(False)
+                return Connection(peer, self._key)
+        peer.close()
         return None
 
     def _accept_any(self) -> socket.socket | None:
@@ -262,3 +276,16 @@ class Connection:
     def close(self) -> None:
         """Hangs up: the rank at the other end, if it still lives, is ended by its watchdog."""
         self._socket.close()
+
+
+def _absolute(entry: str) -> str:
+    """An entry of `sys.path` that means the same in another folder.
+
+    What is no folder or archive is left alone: import hooks put names of their own into `sys.path`.
+    """
+    if entry and not Path(entry).exists():
+        return entry
+    try:
+        return str(Path(entry).absolute())
+    except FileNotFoundError:  # the current folder was removed
+        return entry

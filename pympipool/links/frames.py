@@ -97,9 +97,9 @@ def peer_uid(connection: socket.socket) -> int:
 
     For an accepted connection that is the process which connected, for a connecting one the process which listens.
     """
-    if sys.platform == "linux":
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _LINUX_CREDENTIALS.size)
-        return int(_LINUX_CREDENTIALS.unpack(credentials)[1])
-    local_peercred, level_local, xucred_bytes = 1, 0, 76  # sys/un.h and sys/ucred.h of macOS
-    credentials = connection.getsockopt(level_local, local_peercred, xucred_bytes)
-    return int(_BSD_CREDENTIALS.unpack_from(credentials)[1])
+    if sys.platform != "linux":
+        local_peercred, level_local, xucred_bytes = 1, 0, 76  # sys/un.h and sys/ucred.h of macOS
+        credentials = connection.getsockopt(level_local, local_peercred, xucred_bytes)
+        return int(_BSD_CREDENTIALS.unpack_from(credentials)[1])
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _LINUX_CREDENTIALS.size)
+    return int(_LINUX_CREDENTIALS.unpack(credentials)[1])

@@ -1,7 +1,7 @@
 """The link of one worker on this host: a segment with a ring for calls and a ring for results.
 
-    master: ShmLink()                  makes the segment
-              .fileno()                goes with the setup frame to rank 0, and the doorbells' with it
+    master: ShmLink(doorbells)         makes the segment
+              .descriptors()           go with the setup frame to rank 0
               .handed_over()           from here on only the mappings keep the memory alive
     worker: open_channel(descriptors)  maps what it was given
 
@@ -20,28 +20,26 @@ class ShmLink:
     """The master's side of a link.
 
     Args:
+        doorbells: The segment with the master's doorbells, the same one for all workers.
         capacity: Bytes of each ring, a power of two.
 
     Attributes:
-        segment: The memory of the link, for the dispatcher; its mapping lives as long as this object.
+        segment: The memory of the link, for the dispatcher; it lives as long as somebody refers to it.
 
     Raises:
         OSError: There is not enough memory for the segment (ENOSPC, ENOMEM), or no descriptor (EMFILE).
     """
 
-    def __init__(self, capacity: int = _ring.RING_CAPACITY) -> None:
+    def __init__(self, doorbells: _ring.Segment, capacity: int = _ring.RING_CAPACITY) -> None:
         self.segment = _ring.link_segment(capacity)
+        self._doorbells = doorbells
 
-    def fileno(self) -> int:
-        """The descriptor to send to rank 0; -1 once it was handed over."""
-        return self.segment.fileno()
+    def descriptors(self) -> tuple[int, int]:
+        """What rank 0 must be sent: the link's segment, the master's doorbells."""
+        return self.segment.fileno(), self._doorbells.fileno()
 
     def handed_over(self) -> None:
-        """Closes the descriptor, for nobody else must be given it. The memory stays."""
-        self.segment.close_descriptor()
-
-    def close(self) -> None:
-        """Ends the master's part in it: the descriptor now, the memory with the last who uses the segment."""
+        """Closes the descriptor of the link, for nobody else must be given it; the doorbells' serves more workers."""
         self.segment.close_descriptor()
 
 

@@ -1,0 +1,84 @@
+"""What every spawner promises.
+
+    pool -- WorkerOrder --> Spawner.start() --> WorkerProcess -- fileno, poll, stdout, stderr --> pool
+
+A new backend is one more Spawner; the pool knows nothing else of it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+
+@dataclass(frozen=True)
+class WorkerOrder:
+    """What a worker's processes are started with.
+
+    Attributes:
+        number: Of the worker, unique in its executor.
+        ranks: How many processes it has.
+        environment: What is set there besides the master's environment: the variables of a worker's program (see
+            docs/design.md), and the user's.
+        cwd: Folder it runs in; None: the master's.
+    """
+
+    number: int
+    ranks: int = 1
+    environment: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+
+
+class WorkerProcess(ABC):
+    """The processes of one worker, as one thing that lives and ends.
+
+    Attributes:
+        pid: Of the process that stands for all: the only one, or the launcher of the ranks.
+        host: Name of the host where that process runs.
+        stdout: What the worker prints: a raw pipe that does not block (`read` returns None when there is nothing
+            yet, b"" at the end). The reader closes it.
+        stderr: Likewise.
+    """
+
+    pid: int
+    host: str
+    stdout: BinaryIO
+    stderr: BinaryIO
+
+    @abstractmethod
+    def fileno(self) -> int | None:
+        """A descriptor that becomes readable at the end, for selectors; None where the system has no such thing."""
+
+    @abstractmethod
+    def poll(self) -> int | None:
+        """The exit code (-N: ended by signal N), None as long as it runs."""
+
+    @abstractmethod
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Waits for the end; the exit code, or None when the time was over before."""
+
+    @abstractmethod
+    def terminate(self) -> None:
+        """Asks all of its processes to end."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """Ends all of its processes, and what they have started; also what a process that has ended left behind."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Gives back what the system keeps of it. For after the end; `kill` does nothing from here on."""
+
+
+class Spawner(ABC):
+    """Starts workers of one kind."""
+
+    @abstractmethod
+    def start(self, order: WorkerOrder) -> WorkerProcess:
+        """Starts the processes of a worker, and does not wait for them.
+
+        Raises:
+            WorkerStartError: They cannot be started; says why and what to do.
+        """

@@ -1,0 +1,29 @@
+"""Workers of one process on this host."""
+
+from __future__ import annotations
+
+from pympipool.spawners.base import Spawner, WorkerOrder, WorkerProcess
+from pympipool.spawners.child import ChildProcess
+from pympipool.spawners.program import worker_command, worker_environment
+
+
+class LocalSpawner(Spawner):
+    """Starts the worker's program directly.
+
+    Raises:
+        WorkerStartError: There is no Python interpreter to start.
+    """
+
+    def __init__(self) -> None:
+        self._command = worker_command()
+
+    def start(self, order: WorkerOrder) -> WorkerProcess:
+        """Starts the one process of a worker.
+
+        Raises:
+            WorkerStartError: The system refuses.
+            ValueError: A worker of several ranks needs mpiexec.
+        """
+        if order.ranks != 1:
+            raise ValueError(f"a local worker has 1 rank, not {order.ranks}; several need MpiexecSpawner")
+        return ChildProcess(self._command, worker_environment(order), order.cwd)

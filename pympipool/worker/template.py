@@ -1,0 +1,187 @@
+"""The template: a warm process of one thread that forks a worker for each order.
+
+    master ── order, three descriptors ──> template ── fork ──> worker: serves one call, ends
+           <── pid, later exit code (status pipe of that worker) ──┘
+
+It has imported what every worker needs, and nothing else: no thread, lock or open file of the user's program is in
+it, because it was started afresh, and nothing of the call before, because no call runs in it. When the master
+hangs up it ends; its workers have watchdogs of their own.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+from array import array
+from typing import NoReturn
+
+from pympipool.links.frames import LENGTH_BYTES, decode_body, decode_length
+
+NUMBER = struct.Struct("<i")
+"""What a status pipe carries: the worker's pid, then its exit code (-N: ended by signal N)."""
+
+DESCRIPTORS = 3
+"""That come with an order: stdout, stderr, status pipe."""
+
+
+class Template:
+    """The template's loop: orders in, forks, ends reported.
+
+    Args:
+        master: the connection over which orders come.
+    """
+
+    def __init__(self, master: socket.socket) -> None:
+        self.master = master
+        self.statuses: dict[int, int] = {}  # pid of a worker -> its status pipe
+        self.wake = os.pipe()
+        for descriptor in self.wake:
+            os.set_blocking(descriptor, False)
+
+    def serve(self) -> NoReturn:
+        """Forks workers until the master hangs up."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self.wake[1])
+        waiter = select.poll()
+        waiter.register(self.master, select.POLLIN)
+        waiter.register(self.wake[0], select.POLLIN)
+        while True:
+            ready = [descriptor for descriptor, _ in waiter.poll()]
+            if self.wake[0] in ready:
+                os.read(self.wake[0], 4096)
+                self._report_ends()
+            if self.master.fileno() in ready:
+                self._take_order()
+
+    def _take_order(self) -> None:
+        order = _receive_order(self.master)
+        if order is None:
+            os._exit(0)
+        environment, cwd, (stdout, stderr, status) = order
+        try:
+            pid = os.fork()
+        except OSError as error:
+            os.write(stderr, f"cannot fork a worker: {error}\n".encode())
+            os.write(status, NUMBER.pack(0) + NUMBER.pack(1))
+            os.close(status)
+        else:
+            if pid == 0:
+                os.close(status)
+                self._let_go()
+                _become_worker(environment, cwd, stdout, stderr)
+            self.statuses[pid] = status
+            os.write(status, NUMBER.pack(pid))
+        os.close(stdout)
+        os.close(stderr)
+
+    def _let_go(self) -> None:
+        """In the child: closes what is the template's."""
+        signal.set_wakeup_fd(-1)
+        for descriptor in (*self.statuses.values(), *self.wake):
+            os.close(descriptor)
+        self.master.close()
+
+    def _report_ends(self) -> None:
+        """Tells the master of the workers that have ended."""
+        while True:
+            try:
+                pid, end = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            status = self.statuses.pop(pid)
+            try:
+                os.write(status, NUMBER.pack(os.waitstatus_to_exitcode(end)))
+            except BrokenPipeError:
+                pass  # nobody waits for it any more
+            os.close(status)
+
+
+def main() -> NoReturn:
+    """Runs the template on the connection whose descriptor the environment names."""
+    master = socket.socket(fileno=int(os.environ.pop("PYMPIPOOL_TEMPLATE")))
+    _preload()
+    Template(master).serve()
+
+
+def _preload() -> None:
+    """Imports what every worker needs, and keeps the collector from touching it in each of them."""
+    import pympipool.worker.serial  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
+def _receive_order(master: socket.socket) -> tuple[dict[str, str], str | None, list[int]] | None:
+    """The environment, working directory and descriptors of the next worker; None when the master is gone."""
+    size = array("i").itemsize * DESCRIPTORS
+    try:
+        head, ancillary, _, _ = master.recvmsg(LENGTH_BYTES, socket.CMSG_SPACE(size))
+        descriptors = array("i")
+        for _, _, data in ancillary:
+            descriptors.frombytes(data)
+        head += _receive(master, LENGTH_BYTES - len(head))
+        environment, cwd = decode_body(_receive(master, decode_length(head)))
+    except (EOFError, OSError):
+        return None
+    return environment, cwd, descriptors.tolist()
+
+
+def _receive(master: socket.socket, size_bytes: int) -> bytes:
+    data = b""
+    while len(data) < size_bytes:
+        more = master.recv(size_bytes - len(data))
+        if not more:
+            raise EOFError("the master hung up")
+        data += more
+    return data
+
+
+def _become_worker(environment: dict[str, str], cwd: str | None, stdout: int, stderr: int) -> NoReturn:
+    """In the child: takes on what the order says, and runs the worker's program."""
+    code = 1
+    try:
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.dup2(stdout, 1)
+        os.dup2(stderr, 2)
+        os.close(stdout)
+        os.close(stderr)
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.path[:] = os.environ["PYMPIPOOL_PATH"].split(os.pathsep)
+        if cwd is not None:
+            os.chdir(cwd)
+        from pympipool.worker import main as serve
+
+        serve()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """Ends a forked worker as the interpreter would end, with exit functions and streams."""
+    import atexit
+
+    try:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()
