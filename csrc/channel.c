@@ -13,9 +13,6 @@
 /* Set in the kind of a head whose parts follow in pieces. */
 #define IN_PIECES UINT32_C(0x80000000)
 
-/* Received parts that are ours are aligned for any array, vector instructions included. */
-#define PART_ALIGNMENT 64
-
 /* A head as it travels is pmp_head, followed by part_count sizes of 8 bytes. */
 static_assert(sizeof(pmp_head) == 24, "the layout is shared between processes");
 static_assert(offsetof(pmp_head, id) == 8 && offsetof(pmp_head, tag) == 16,
@@ -261,7 +258,7 @@ static int begin_message(pmp_receiver *receiver)
                                                   : find_parts(receiver, record, record_bytes);
 }
 
-static int allocate(pmp_part *part)
+static int allocate(const pmp_receiver *receiver, pmp_part *part)
 {
     if (part->data != NULL) {
         return 0;
@@ -269,7 +266,8 @@ static int allocate(pmp_part *part)
     if (part->size_bytes > PTRDIFF_MAX) {
         return -ENOMEM;
     }
-    return posix_memalign(&part->data, PART_ALIGNMENT, part->size_bytes) == 0 ? 0 : -ENOMEM;
+    part->data = pmp_block_new(receiver->blocks, part->size_bytes);
+    return part->data != NULL ? 0 : -ENOMEM;
 }
 
 static int receive_piece(pmp_receiver *receiver, pmp_part *part)
@@ -283,7 +281,7 @@ static int receive_piece(pmp_receiver *receiver, pmp_part *part)
     if (piece_bytes == 0 || piece_bytes > part->size_bytes - receiver->offset) {
         return -EBADMSG;
     }
-    if (allocate(part) != 0) {
+    if (allocate(receiver, part) != 0) {
         return -ENOMEM;
     }
     memcpy((unsigned char *)part->data + receiver->offset, piece, piece_bytes);
@@ -325,7 +323,7 @@ int pmp_receive(pmp_receiver *receiver)
 static void free_parts(pmp_receiver *receiver)
 {
     for (uint32_t i = 0; i < receiver->head.part_count; i++) {
-        free(receiver->parts[i].data);
+        pmp_block_free(receiver->parts[i].data);
         receiver->parts[i].data = NULL;
     }
 }

@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "blocks.h"
 #include "doorbell.h"
 #include "ring.h"
 
@@ -78,15 +79,16 @@ typedef struct {
     pmp_head head;
     pmp_part parts[PMP_PARTS_MAX];
     bool complete;   /* head and parts hold a message that was not given back yet */
-    bool owned;      /* parts were allocated with malloc (pieces); else they lie in the ring */
+    pmp_blocks *blocks; /* where memory for pieces comes from; NULL at open, the caller's to set */
+    bool owned;      /* parts are blocks (they came in pieces); else they lie in the ring */
     uint32_t part;   /* the next piece goes into this part ... */
     uint64_t offset; /* ... at this byte */
     bool busy;       /* a message in pieces has begun */
 } pmp_receiver;
 
 /* Receives what is there. Returns 0 when head and parts hold a whole message: it is valid until
- * pmp_receive_done. With owned, the caller may keep a part (and free it) by setting its data to
- * NULL. -EAGAIN: no whole message yet. -ENOMEM: no memory for a part; the message is lost, the
+ * pmp_receive_done. With owned, the caller may keep a part (and pmp_block_free it later) by setting its
+ * data to NULL. -EAGAIN: no whole message yet. -ENOMEM: no memory for a part; the message is lost, the
  * channel unusable. -EBADMSG: nonsense in the ring; the channel is unusable.
  * The caller rings the producer's doorbell after every call that may have given space back:
  * after -EAGAIN (pieces, or records that were taken back, may have gone), after 0 with owned,

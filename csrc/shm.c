@@ -158,6 +158,15 @@ static int fill(pmp_shm *segment, int descriptor, size_t size_bytes)
     return error != 0 ? error : map(segment, descriptor, size_bytes);
 }
 
+/* The kernel does not refuse to reserve more than there is: it takes page after page until it has
+ * to kill processes for them. */
+static bool is_beyond_memory(size_t size_bytes, size_t page)
+{
+    const long pages = sysconf(_SC_PHYS_PAGES);
+    return size_bytes > (size_t)PTRDIFF_MAX - page ||
+           (pages > 0 && size_bytes / page >= (size_t)pages);
+}
+
 int pmp_shm_create(pmp_shm *segment, size_t size_bytes, enum pmp_shm_kind kind)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -166,7 +175,7 @@ int pmp_shm_create(pmp_shm *segment, size_t size_bytes, enum pmp_shm_kind kind)
     if (size_bytes == 0 || (kind != PMP_SHM_BEST && kind != PMP_SHM_POSIX)) {
         return -EINVAL;
     }
-    if (size_bytes > (size_t)PTRDIFF_MAX - page) {
+    if (is_beyond_memory(size_bytes, page)) {
         return -ENOMEM;
     }
     const int descriptor = kind == PMP_SHM_BEST ? open_best() : open_posix();

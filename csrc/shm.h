@@ -28,14 +28,15 @@ enum pmp_shm_kind {
  *
  * The caller owns it and ends it with pmp_shm_close. On an error nothing is left.
  * Errors: -EINVAL (size 0 or unknown kind), -ENOSPC (the file system behind it is full),
- * -ENOMEM, -EMFILE, -EACCES and whatever else the system reports. */
+ * -ENOMEM (also: more than the machine's memory), -EMFILE, -EACCES and whatever else the
+ * system reports. */
 int pmp_shm_create(pmp_shm *segment, size_t size_bytes, enum pmp_shm_kind kind);
 
 /* Maps the segment behind a descriptor received from its creator.
  *
  * Takes the descriptor over, also when it fails (it is closed then).
- * Errors: -EBADF, -EINVAL (not a segment: size 0 or not a whole number of pages, or, for a
- * memfd, one that could still be made smaller and so raise SIGBUS), -ENOMEM. */
+ * Errors: -EBADF, -EINVAL (not a segment: size 0 or not a whole number of pages; or open to
+ * seals, yet without the one against becoming smaller, which would raise SIGBUS), -ENOMEM. */
 int pmp_shm_attach(pmp_shm *segment, int descriptor);
 
 /* Unmaps the segment and closes its descriptor; harmless when closed already. */

@@ -13,7 +13,6 @@ A `Call` owns a reference to its future and, for large arguments, to the objects
 given back when the result is delivered.
 """
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -30,7 +29,7 @@ from pympipool._moving cimport (
     send_reserved, take_back, take_over, wait_for_news, was_begun, worker_of,
 )
 from pympipool._ring cimport (
-    PMP_END, Parts, Segment, buffer_of, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm,
+    PMP_END, Parts, Segment, blocks_of_process, object_of_part, pmp_block_free, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm,
     pmp_doorbell_ring, pmp_doorbell_sleep, pmp_head, pmp_link_open_master, pmp_part,
     pmp_receiver_close, pmp_send, pmp_spinner_init, raise_errno,
 )
@@ -124,7 +123,7 @@ cdef void free_call(Call *call) noexcept:
     if call.result != NULL:
         if call.result_owned:
             for i in range(call.result_count):
-                free(call.result[i].data)
+                pmp_block_free(call.result[i].data)
         free(call.result)
     drop_function(call.function)
     if call.arguments != NULL:
@@ -133,21 +132,6 @@ cdef void free_call(Call *call) noexcept:
         (<FutureCore>call.future).call = NULL
         Py_DECREF(<object>call.future)
     free(call)
-
-
-cdef object take_part(Call *call, uint32_t index):
-    cdef pmp_part *part = &call.result[index]
-    if call.result_owned:
-        buffer = buffer_of(part.data, part.size_bytes)
-        part.data = NULL
-        return buffer
-    if index == 0:
-        return PyBytes_FromStringAndSize(<char *>part.data, part.size_bytes)
-    copy = malloc(part.size_bytes or 1)
-    if copy == NULL:
-        raise MemoryError(f"no {part.size_bytes} bytes for a result")
-    memcpy(copy, part.data, part.size_bytes)
-    return buffer_of(copy, part.size_bytes)
 
 
 # ---- the dispatcher ----
@@ -264,6 +248,7 @@ cdef class Dispatcher(Source):
         if code < 0:
             free(worker)
             raise_errno(code, "the segment is no link")
+        worker.results.blocks = blocks_of_process()
         worker.number = number
         worker.reserved = reserved
         pthread_mutex_lock(&self.core.lock)
@@ -633,9 +618,10 @@ cdef class Dispatcher(Source):
         cdef FutureCore future = <FutureCore>call.future
         future.call = NULL
         if call.result_count == 1:
-            parts = take_part(call, 0)
+            parts = object_of_part(&call.result[0], call.result_owned, True)
         else:
-            parts = [take_part(call, i) for i in range(call.result_count)]
+            parts = [object_of_part(&call.result[i], call.result_owned, i == 0)
+                     for i in range(call.result_count)]
         has_callbacks = False
         if future.status < CANCELLED:  # else somebody outside has ended it
             has_callbacks = future.set_parts(parts, call.is_error)

@@ -18,6 +18,13 @@ cdef extern from "shm.h" nogil:
     int pmp_shm_attach(pmp_shm *segment, int descriptor)
     void pmp_shm_close(pmp_shm *segment)
 
+cdef extern from "blocks.h" nogil:
+    ctypedef struct pmp_blocks:
+        pass
+    pmp_blocks *pmp_blocks_create()
+    void *pmp_block_new(pmp_blocks *blocks, size_t size_bytes)
+    void pmp_block_free(void *block)
+
 cdef extern from "doorbell.h" nogil:
     ctypedef struct pmp_doorbell:
         pass
@@ -65,6 +72,7 @@ cdef extern from "channel.h" nogil:
         pmp_consumer consumer
         pmp_head head
         pmp_part *parts
+        pmp_blocks *blocks
         c_bool owned
         c_bool busy
     c_bool pmp_fits_record(const pmp_sender *sender, uint32_t part_count, const pmp_part *parts)
@@ -91,13 +99,13 @@ cdef class Segment:
 
 
 cdef class Buffer:
-    # Memory of its own, from malloc, seen through the buffer protocol; writable.
+    # A block, seen through the buffer protocol; writable.
     cdef void *data
     cdef Py_ssize_t size
 
 
-cdef Buffer buffer_of(void *data, uint64_t size_bytes)
-cdef object object_of_part(pmp_receiver *receiver, uint32_t index)
+cdef pmp_blocks *blocks_of_process() noexcept nogil
+cdef object object_of_part(pmp_part *part, bint owned, bint as_bytes)
 
 
 cdef class Parts:

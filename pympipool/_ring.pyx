@@ -121,9 +121,17 @@ def start_watchdog(int descriptor):
         raise_errno(code, "the watchdog did not start")
 
 
+cdef pmp_blocks *process_blocks = pmp_blocks_create()
+
+
+cdef pmp_blocks *blocks_of_process() noexcept nogil:
+    """Where large messages find memory that is warm; of all channels of this process."""
+    return process_blocks
+
+
 cdef class Buffer:
     def __dealloc__(self):
-        free(self.data)
+        pmp_block_free(self.data)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, self.data, self.size, 0, flags)
@@ -132,28 +140,23 @@ cdef class Buffer:
         return self.size
 
 
-cdef Buffer buffer_of(void *data, uint64_t size_bytes):
-    """A Buffer that takes over memory from malloc."""
-    cdef Buffer buffer = Buffer.__new__(Buffer)
-    buffer.data = data
-    buffer.size = size_bytes
-    return buffer
-
-
-cdef object object_of_part(pmp_receiver *receiver, uint32_t index):
-    """A received part as a Python object: taken over where it is owned, else copied."""
-    cdef pmp_part *part = &receiver.parts[index]
-    if receiver.owned:
-        buffer = buffer_of(part.data, part.size_bytes)
+cdef object object_of_part(pmp_part *part, bint owned, bint as_bytes):
+    """A received part as a Python object: a Buffer that takes the part over where it is an owned
+    block, else bytes or a Buffer with a copy."""
+    cdef Buffer buffer
+    if as_bytes and not owned:
+        return PyBytes_FromStringAndSize(<char *>part.data, part.size_bytes)
+    buffer = Buffer.__new__(Buffer)
+    buffer.size = part.size_bytes
+    if owned:
+        buffer.data = part.data
         part.data = NULL
         return buffer
-    if index == 0:
-        return PyBytes_FromStringAndSize(<char *>part.data, part.size_bytes)
-    copy = malloc(part.size_bytes or 1)
-    if copy == NULL:
+    buffer.data = pmp_block_new(process_blocks, part.size_bytes)
+    if buffer.data == NULL:
         raise MemoryError(f"no {part.size_bytes} bytes for a buffer")
-    memcpy(copy, part.data, part.size_bytes)
-    return buffer_of(copy, part.size_bytes)
+    memcpy(buffer.data, part.data, part.size_bytes)
+    return buffer
 
 
 cdef class Parts:
@@ -221,6 +224,7 @@ cdef class Channel:
                                     &self.receiver, &self.sender, &self.own_bell)
         if code < 0:
             raise_errno(code, "the segment is no link of this version of pympipool")
+        self.receiver.blocks = process_blocks
         self.peer_bells = <pmp_doorbell *>self.doorbells.memory()
         self.peer_bell_count = 2
         return 0
@@ -282,7 +286,8 @@ cdef class Channel:
     cdef object take_message(self):
         cdef pmp_head head = self.receiver.head
         try:
-            parts = [object_of_part(&self.receiver, i) for i in range(head.part_count)]
+            parts = [object_of_part(&self.receiver.parts[i], self.receiver.owned, i == 0)
+                     for i in range(head.part_count)]
         finally:
             pmp_receive_done(&self.receiver)
         return head.kind, head.id, head.tag, parts
@@ -314,6 +319,7 @@ cdef class MasterChannel(Channel):
                                     &self.sender, &self.receiver, &self.peer_bells)
         if code < 0:
             raise_errno(code, "the segment is no link of this version of pympipool")
+        self.receiver.blocks = process_blocks
         self.peer_bell_count = 1
         self.rings_after_message = True
         self.own_bell = <pmp_doorbell *>self.doorbells.memory()

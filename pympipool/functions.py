@@ -6,22 +6,24 @@ be what fresh pickling would send. So a function gets a number, and travels once
 depends on can be compared with a snapshot, by identity, in a fraction of a microsecond at every call:
 
     FunctionTable.lookup(function)
-      known: is all that it refers to the very same still?  -> its number
-      else _Survey: what does it refer to?
-        an importable function or class    pickled by reference: its module and name
-        a function of __main__, a closure  pickled by value: its code, defaults, attributes, cells and globals, and
-                                           those of the functions among them
-        anything that can change unseen    no number: pickled with each call
-      -> snapshot, pickle, next number
+      known, and all that it refers to is the very same still ─► its number
+      seen for the first time ─► none: many lambdas are called only once
+      else, what does it refer to? (_Survey)
+        an importable function or class ─► pickled by reference: its module and name
+        a function of __main__, a closure ─► pickled by value: its code, defaults, attributes, cells and
+                                              globals, and those of the functions among them
+        anything that can change unseen ─► none
+      ─► snapshot, pickle, next number
 
-What may be referred to: numbers, strings, bytes and tuples of such; modules, importable functions and classes; and
-functions of which the same holds. Lists, dicts, arrays and instances can change and still be the same object. And what
-a call leaves behind in a function that stays in the worker, a function pickled afresh would not show: functions
-that write globals or closure cells, that reach into namespaces or into other functions, get no number either.
+A function without number is pickled with each call, which is always right. What a numbered one may refer to: numbers,
+strings, bytes and tuples of such; modules, importable functions and classes; and functions of which the same holds.
+Lists, dicts, arrays and instances can change and still be the same object. And what a call leaves behind in a
+function that stays in the worker, a function pickled afresh would not show: functions that write globals or closure
+cells, that reach into namespaces or into other functions, get no number either.
 
-Not seen, by design: annotations (they are not what runs); a file that changes after its module was imported
-(no pickle by reference sees that: importlib.reload in the master does not reload in the workers); attributes that library code, in the
-worker, writes onto a function it is given.
+Not seen, by design: annotations (they are not what runs); a file that changes after its module was imported (as with
+all pickling by reference: importlib.reload in the master does not reload in the workers); attributes that library code
+in the worker writes onto a function that it is given.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from __future__ import annotations
 import dis
 import functools
 import operator
-import pickletools
+import pickle
 import sys
 import threading
 import types
@@ -54,11 +56,10 @@ _MISSING: Any = object()
 Reference: TypeAlias = "tuple[Callable[[str, Any], Any], str, Any]"
 """The `get` of a namespace, a name, and the object that it names (`_MISSING`: none)."""
 
+Body: TypeAlias = "tuple[types.FunctionType, types.CodeType, tuple[Any, ...] | None, _Decoration | None]"
+"""A function that is pickled by value, its code, its defaults, and what more it has."""
+
 Items: TypeAlias = "tuple[tuple[str, Any], ...]"
-
-
-Body: TypeAlias = "tuple[types.FunctionType, types.CodeType, tuple[Any, ...] | None]"
-"""A function that is pickled by value, with its code and its defaults."""
 
 
 class Function:
@@ -70,32 +71,51 @@ class Function:
         name: What to call it in messages.
     """
 
-    __slots__ = ("_bodies", "_details", "_function", "_references", "name", "number", "payload")
+    __slots__ = (
+        "_bodies",
+        "_cells",
+        "_references",
+        "_registry",
+        "_submodules",
+        "function",
+        "name",
+        "number",
+        "payload",
+    )
 
     def __init__(self, function: Any, survey: _Survey, payload: bytes) -> None:
         self.number = 0
         self.payload = payload
         self.name = callable_name(function)
-        self._function = function  # kept alive, so that no other object gets its id
+        self.function = function  # kept alive, so that no other object gets its id
         self._bodies = tuple(survey.bodies.values())
         self._references = tuple(survey.references)
-        self._details = _Details.of(survey)
+        self._cells = tuple(survey.cells)
+        self._registry = survey.registry if survey.is_by_reference else None
+        self._submodules = _Submodules(survey.packages, survey.names) if survey.packages else None
 
     def __repr__(self) -> str:
         return f"<Function {self.number}: {self.name}, {len(self.payload)} bytes>"
 
     def is_current(self) -> bool:
         """Whether the payload is still what pickling the function would give. On the way of every call."""
-        details = self._details
-        for function, code, defaults in self._bodies:
+        for function, code, defaults, decoration in self._bodies:
             if function.__code__ is not code or function.__defaults__ is not defaults:
                 return False
-            if details is None and (function.__kwdefaults__ or function.__dict__):
+            if decoration is None:
+                if function.__kwdefaults__ or function.__dict__:
+                    return False
+            elif not decoration.is_current(function):
                 return False
         for get, name, value in self._references:
             if get(name, _MISSING) is not value:
                 return False
-        return details is None or details.are_current()
+        for cell, value in self._cells:
+            if _content(cell) is not value:
+                return False
+        if self._registry is not None and self._registry != cloudpickle.list_registry_pickle_by_value():
+            return False
+        return self._submodules is None or self._submodules.are_same()
 
 
 class FunctionTable:
@@ -103,10 +123,8 @@ class FunctionTable:
 
     Examples:
         >>> table = FunctionTable()
-        >>> table.lookup(sum).number
-        1
-        >>> table.lookup(sum).number
-        1
+        >>> [table.lookup(sum) for _ in range(3)]
+        [None, <Function 1: sum, 31 bytes>, <Function 1: sum, 31 bytes>]
         >>> table.lookup([].append) is None
         True
     """
@@ -114,37 +132,33 @@ class FunctionTable:
     def __init__(self) -> None:
         self._known: dict[int, Function] = {}  # by id(function)
         self._slots: list[Function | None] = [None] * SLOTS
+        self._seen: dict[int, weakref.ref[Any]] = {}  # once, by id(function)
         self._refused: dict[int, weakref.ref[Any]] = {}  # by id(function)
         self._number = 0
         self._lock = threading.Lock()
 
     def lookup(self, function: Callable[..., Any]) -> Function | None:
-        """The function with its number; None when it has to be pickled with each call.
+        """The function with its number; None when it has to be pickled with this call.
 
-        A function that changed, or refers to something that did, gets a new number. One that was refused once stays
-        refused, which is never wrong.
+        None for one that is seen for the first time. One that changed, or refers to something that did, gets a new
+        number. One that was refused stays refused, which is never wrong.
         """
         known = self._known.get(id(function))
         if known is not None and known.is_current():
             return known
-        refused = self._refused.get(id(function))
-        if refused is not None and refused() is function:
+        if isinstance(function, (types.MethodType, functools.partial)) or _is_among(self._refused, function):
+            return None
+        if known is None and not _is_among(self._seen, function) and self._remember(self._seen, function):
             return None
         return self._survey(function)
 
     def _survey(self, function: Callable[..., Any]) -> Function | None:
-        kind = type(function)
-        if kind is types.MethodType or kind is functools.partial:
-            return None
         try:
             survey = _Survey(function)
-            payload = dump_in_band(function)
-            if (not survey.bodies) is not _is_reference(payload):
-                raise _Refused("pickle has its own way with it")
+            found = Function(function, survey, dump_in_band(function))
         except Exception:  # also what cannot be pickled: pickling the call will say so, in better words
             self._refuse(function)
             return None
-        found = Function(function, survey, payload)
         if not found.is_current():  # another thread is just redefining something
             return None
         self._add(found)
@@ -156,63 +170,38 @@ class FunctionTable:
             found.number = self._number
             slot = found.number % SLOTS
             displaced = self._slots[slot]
-            if displaced is not None and self._known.get(id(displaced._function)) is displaced:
-                del self._known[id(displaced._function)]
+            if displaced is not None and self._known.get(id(displaced.function)) is displaced:
+                del self._known[id(displaced.function)]
             self._slots[slot] = found
-            self._known[id(found._function)] = found
+            self._known[id(found.function)] = found
 
     def _refuse(self, function: Callable[..., Any]) -> None:
-        """Remembers that a function gets no number, without keeping it (and the data in its closure) alive."""
+        """Remembers that a function gets no number."""
         with self._lock:
             known = self._known.pop(id(function), None)
             if known is not None:
                 self._slots[known.number % SLOTS] = None
-            if len(self._refused) >= SLOTS:
-                self._refused.clear()
-            try:
-                self._refused[id(function)] = weakref.ref(function)
-            except TypeError:  # there are callables without weak references
-                pass
+        self._remember(self._refused, function)
 
-
-class _Details:
-    """The rarer part of what a numbered function depends on."""
-
-    __slots__ = ("_bodies", "_cells", "_registry", "_submodules")
-
-    def __init__(self, survey: _Survey) -> None:
-        self._bodies = tuple((body[0], *_decoration(body[0], survey.is_described)) for body in survey.bodies.values())
-        self._cells = tuple(survey.cells)
-        self._registry = survey.registry if survey.is_by_reference else None
-        self._submodules = _Submodules(survey.packages, survey.names) if survey.packages else None
-
-    @staticmethod
-    def of(survey: _Survey) -> _Details | None:
-        """None for a function that has none and shall have none."""
-        bare = all(_decoration(body[0], survey.is_described) == ((), (), ()) for body in survey.bodies.values())
-        return None if bare and not survey.cells and not survey.is_by_reference else _Details(survey)
-
-    def are_current(self) -> bool:
-        for function, kwdefaults, attributes, description in self._bodies:
-            if not _are_items(function.__kwdefaults__ or {}, kwdefaults) or not _are_items(function.__dict__, attributes):
-                return False
-            if description and not all(map(operator.is_, _description(function), description)):
-                return False
-        for cell, value in self._cells:
-            if _content(cell) is not value:
-                return False
-        if self._registry is not None and self._registry != cloudpickle.list_registry_pickle_by_value():
+    def _remember(self, some: dict[int, weakref.ref[Any]], function: Callable[..., Any]) -> bool:
+        """Remembers a function without keeping it, and the data in its closure, alive. False where that cannot be."""
+        try:
+            reference = weakref.ref(function)
+        except TypeError:
             return False
-        return self._submodules is None or self._submodules.are_same()
+        with self._lock:
+            if len(some) >= SLOTS:
+                some.clear()
+            some[id(function)] = reference
+        return True
 
 
-def _decoration(function: types.FunctionType, described: bool) -> tuple[Items, Items, tuple[Any, ...]]:
-    """A function's keyword defaults, its attributes, and how it describes itself where code asks for that."""
-    kwdefaults = tuple((function.__kwdefaults__ or {}).items())
-    return kwdefaults, tuple(function.__dict__.items()), _description(function) if described else ()
+def _is_among(some: dict[int, weakref.ref[Any]], function: Callable[..., Any]) -> bool:
+    reference = some.get(id(function))
+    return reference is not None and reference() is function
 
 
-_description = operator.attrgetter("__name__", "__qualname__", "__module__", "__doc__")
+# ---- what a function refers to ----
 
 
 class _Refused(Exception):
@@ -228,22 +217,27 @@ class _Survey:
 
     def __init__(self, function: Any) -> None:
         self.bodies: dict[int, Body] = {}  # by id(function)
-        self.references: list[Reference] = []
         self.cells: list[tuple[types.CellType, Any]] = []
         self.packages: set[str] = set()
         self.names: set[str] = set()  # every name in the code
         self.is_by_reference = False  # whether the pickle refers to a module
-        self.is_described = False  # whether code asks functions for their names
         self.registry = cloudpickle.list_registry_pickle_by_value()
-        self._handles_functions = False  # whether a function can get hold of a function that is pickled by value
+        self._references: dict[tuple[int, str], Reference] = {}  # by id of the namespace, and name
+        self._handles_functions = False  # whether code gets hold of a function that is pickled by value
         self._changes_objects = False
-        self._seen: set[int] = set()
         if not self._locate(function):
             if type(function) is not types.FunctionType:
                 raise _Refused("neither importable nor a function")
             self._add_function(function)
         if self._handles_functions and self._changes_objects:
             raise _Refused("it may change a function that stays in the worker")
+
+    @property
+    def references(self) -> Iterable[Reference]:
+        return self._references.values()
+
+    def _add_reference(self, namespace: Mapping[str, Any], name: str, value: Any) -> None:
+        self._references[id(namespace), name] = (namespace.get, name, value)
 
     def _add_value(self, value: Any) -> None:
         """Something that a function refers to; the reference itself is recorded by the caller."""
@@ -267,58 +261,54 @@ class _Survey:
     def _add_function(self, function: types.FunctionType) -> None:
         if id(function) in self.bodies:
             return
-        self.bodies[id(function)] = (function, function.__code__, function.__defaults__)
-        self._add_code(function.__code__, function.__globals__)
-        kwdefaults, attributes, _ = _decoration(function, False)
-        for value in function.__defaults__ or ():
-            self._add_value(value)
-        for _, value in kwdefaults + attributes:
-            self._add_value(value)
-        for cell in function.__closure__ or ():
-            content = _content(cell)
-            if content is _MISSING:
-                raise _Refused("an empty closure cell")
-            self.cells.append((cell, content))
-            self._add_value(content)
-
-    def _add_code(self, code: types.CodeType, namespace: dict[str, Any]) -> None:
+        code, defaults = function.__code__, function.__defaults__
         uses = _uses_of(code)
         if uses.refusal:
             raise _Refused(uses.refusal)
+        decoration = _Decoration(function, not uses.names.isdisjoint(_DESCRIPTIVE_NAMES))
+        self.bodies[id(function)] = (function, code, defaults, decoration or None)
         self.names |= uses.names
         self._changes_objects |= uses.changes_objects
-        self.is_described |= not uses.names.isdisjoint(_DESCRIPTION_NAMES)
         for name in uses.globals:
-            value = namespace.get(name, _MISSING)
-            self.references.append((namespace.get, name, value))
+            value = function.__globals__.get(name, _MISSING)
+            self._add_reference(function.__globals__, name, value)
             if value is not _MISSING:  # missing: a builtin, or not defined yet
                 self._add_value(value)
+        for value in (*(defaults or ()), *decoration.values()):
+            self._add_value(value)
+        for cell in function.__closure__ or ():
+            self._add_cell(cell)
+
+    def _add_cell(self, cell: types.CellType) -> None:
+        content = _content(cell)
+        if content is _MISSING:
+            raise _Refused("an empty closure cell")
+        self.cells.append((cell, content))
+        self._add_value(content)
 
     def _add_module(self, module: types.ModuleType) -> None:
         name = module.__name__
         if name == "__main__" or sys.modules.get(name) is not module or self._is_registered(name):
             raise _Refused(f"the module {name}, which is pickled by value")
         self.is_by_reference = True
-        self.references.append((sys.modules.get, name, module))
+        self._add_reference(sys.modules, name, module)
         if module.__package__:
             self.packages.add(name)
 
     def _locate(self, value: Any) -> bool:
-        """Whether a value is pickled as nothing but the name of its place in a module."""
-        if id(value) in self._seen:
-            return True
+        """Whether a value is pickled as nothing but its name in a module; then the way to it is recorded."""
         module_name = getattr(value, "__module__", None)
         name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
         if type(module_name) is not str or type(name) is not str or module_name == "__main__":
             return False
-        path = _references_along(module_name, name)
+        path = _way_to(module_name, name)
         if not path or path[-1][2] is not value or self._is_registered(module_name):
             return False
-        if not _is_reference(dump_in_band(value)):
-            return False
+        if dump_in_band(value) != _pickled_reference(module_name, name):
+            return False  # it has a way of its own, as the objects of numba
         self.is_by_reference = True
-        self.references += path
-        self._seen.add(id(value))
+        for step in path:
+            self._add_reference(*step)
         return True
 
     def _is_registered(self, module_name: str) -> bool:
@@ -326,10 +316,68 @@ class _Survey:
         return any(module_name == name or module_name.startswith(name + ".") for name in self.registry)
 
 
+_CONSTANTS = frozenset(
+    {type(None), bool, int, float, complex, str, bytes, types.EllipsisType, types.NotImplementedType}
+)
+
+
+def _way_to(module_name: str, qualified_name: str) -> list[tuple[Mapping[str, Any], str, Any]]:
+    """The steps from `sys.modules` to an object: namespace, name, what is there. Empty when its name leads nowhere."""
+    steps: list[tuple[Mapping[str, Any], str, Any]] = []
+    namespace: Mapping[str, Any] = sys.modules
+    for name in (module_name, *qualified_name.split(".")):
+        if name not in namespace:
+            return []
+        found = namespace[name]
+        steps.append((namespace, name, found))
+        namespace = getattr(found, "__dict__", {})
+    return steps
+
+
+def _pickled_reference(module_name: str, qualified_name: str) -> bytes:
+    """The pickle of an object that is nothing but a name in a module."""
+    names = [text.encode() for text in (module_name, qualified_name)]
+    if max(map(len, names)) > 255:
+        return b""
+    first, second = (pickle.SHORT_BINUNICODE + bytes([len(text)]) + text + pickle.MEMOIZE for text in names)
+    frame = first + second + pickle.STACK_GLOBAL + pickle.MEMOIZE + pickle.STOP
+    return pickle.PROTO + b"\x05" + pickle.FRAME + len(frame).to_bytes(8, "little") + frame
+
+
+class _Decoration:
+    """What a function has besides code and defaults: keyword defaults, attributes, and where code asks for it, names."""
+
+    __slots__ = ("_attributes", "_description", "_kwdefaults")
+
+    def __init__(self, function: types.FunctionType, is_described: bool) -> None:
+        self._kwdefaults: Items = tuple((function.__kwdefaults__ or {}).items())
+        self._attributes: Items = tuple(function.__dict__.items())
+        self._description = _description_of(function) if is_described else None
+
+    def __bool__(self) -> bool:
+        return bool(self._kwdefaults or self._attributes or self._description)
+
+    def values(self) -> Iterator[Any]:
+        for _, value in self._kwdefaults + self._attributes:
+            yield value
+
+    def is_current(self, function: types.FunctionType) -> bool:
+        if not _are_items(function.__kwdefaults__ or {}, self._kwdefaults):
+            return False
+        if not _are_items(function.__dict__, self._attributes):
+            return False
+        return self._description is None or all(map(operator.is_, _description_of(function), self._description))
+
+
+_DESCRIPTIVE_NAMES = frozenset({"__name__", "__qualname__", "__module__", "__doc__"})
+_description_of = operator.attrgetter(*sorted(_DESCRIPTIVE_NAMES))
+
+
 class _Submodules:
     """The imported submodules that a function can reach through its packages: cloudpickle has workers import them.
 
-    `import scipy` and, later, `import scipy.linalg` leave the global `scipy` the same object."""
+    `import scipy` and, later, `import scipy.linalg` leave the global `scipy` the same object.
+    """
 
     __slots__ = ("_count", "_names", "_prefixes", "_reached")
 
@@ -349,12 +397,17 @@ class _Submodules:
         return True
 
     def _find(self) -> frozenset[str]:
+        """Submodules all of whose names are names in the code: those cloudpickle finds, and some more."""
+        modules = [name for name in list(sys.modules) if name.startswith(self._prefixes)]
         return frozenset(
             name
-            for name in list(sys.modules)
+            for name in modules
             for prefix in self._prefixes
             if name.startswith(prefix) and self._names.issuperset(name[len(prefix) :].split("."))
         )
+
+
+# ---- what code does ----
 
 
 class _Uses(NamedTuple):
@@ -366,13 +419,9 @@ class _Uses(NamedTuple):
     refusal: str
 
 
-_CONSTANTS = frozenset(
-    {type(None), bool, int, float, complex, str, bytes, types.EllipsisType, types.NotImplementedType}
-)
-
 _NAMESPACE_NAMES = frozenset(
-    "globals vars exec eval __globals__ __closure__ __builtins__ cell_contents "
-    "_getframe _getframemodulename currentframe f_globals f_builtins f_back f_locals gi_frame cr_frame ag_frame tb_frame".split()
+    "globals vars exec eval __globals__ __closure__ __builtins__ cell_contents _getframe _getframemodulename "
+    "currentframe f_globals f_builtins f_back f_locals gi_frame cr_frame ag_frame tb_frame".split()
 )
 """Names by which code gets at namespaces that would stay in the worker."""
 
@@ -382,13 +431,10 @@ _OBJECT_NAMES = frozenset(
 """Names by which code changes the attributes of objects, functions among them."""
 
 
-_DESCRIPTION_NAMES = frozenset("__name__ __qualname__ __module__ __doc__".split())
-
-
 @functools.lru_cache(maxsize=1024)
 def _uses_of(code: types.CodeType) -> _Uses:
-    """Reads code once. The names of instructions differ between Python versions, so they are taken by their parts."""
-    globals_: set[str] = set()
+    """Reads code, once. Instructions have other names in each version of Python, so they are known by parts of those."""
+    referred: set[str] = set()
     names: set[str] = set()
     refusal = ""
     changes_objects = False
@@ -397,18 +443,17 @@ def _uses_of(code: types.CodeType) -> _Uses:
         for instruction in dis.get_instructions(part):
             operation, name = instruction.opname, instruction.argval
             writes = operation.startswith(("STORE_", "DELETE_"))
-            if "GLOBAL" in operation or operation.endswith("_NAME") and operation != "IMPORT_NAME":
-                if writes and "GLOBAL" in operation:
+            if "GLOBAL" in operation or operation == "LOAD_NAME":  # LOAD_NAME: in the body of a class
+                referred.add(name)
+                if writes:
                     refusal = f"it writes the global {name}"
-                globals_.add(name)
             elif writes and "DEREF" in operation and name in code.co_freevars:
-                refusal = f"it writes {name} of the function around it"
+                refusal = f"it writes {name}, a variable of the function around it"
             elif writes and "ATTR" in operation:
                 changes_objects = True
     if names & _NAMESPACE_NAMES:
-        refusal = f"it may reach into namespaces: {min(names & _NAMESPACE_NAMES)}"
-    changes_objects = changes_objects or not names.isdisjoint(_OBJECT_NAMES)
-    return _Uses(frozenset(globals_), frozenset(names), changes_objects, refusal)
+        refusal = f"it reaches into namespaces by {min(names & _NAMESPACE_NAMES)}"
+    return _Uses(frozenset(referred), frozenset(names), changes_objects or bool(names & _OBJECT_NAMES), refusal)
 
 
 def _with_nested(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -418,38 +463,14 @@ def _with_nested(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from _with_nested(constant)
 
 
-def _references_along(module_name: str, qualified_name: str) -> list[Reference]:
-    """The way from `sys.modules` to an object; empty when its name leads nowhere."""
-    module = sys.modules.get(module_name)
-    if type(module) is not types.ModuleType:
-        return []
-    path: list[Reference] = [(sys.modules.get, module_name, module)]
-    owner: Any = module
-    for name in qualified_name.split("."):
-        namespace = getattr(owner, "__dict__", {})
-        if name not in namespace:
-            return []
-        owner = namespace[name]
-        path.append((namespace.get, name, owner))
-    return path
-
-
-def _is_reference(pickled: bytes) -> bool:
-    """Whether a pickle consists of one module and one name in it, and nothing else."""
-    if len(pickled) > 1000:
-        return False
-    operations = [operation.name for operation, _, _ in pickletools.genops(pickled)]
-    return operations.count("STACK_GLOBAL") == 1 and _REFERENCE_OPERATIONS.issuperset(operations)
-
-
-_REFERENCE_OPERATIONS = frozenset("PROTO FRAME SHORT_BINUNICODE BINUNICODE MEMOIZE STACK_GLOBAL STOP".split())
-
-
 def _are_items(mapping: Mapping[str, Any], items: Items) -> bool:
     """Whether a mapping holds just these keys with the very same values."""
     if len(mapping) != len(items):
         return False
-    return all(mapping.get(key, _MISSING) is value for key, value in items)
+    for key, value in items:  # noqa: SIM110  all() takes twice as long
+        if mapping.get(key, _MISSING) is not value:
+            return False
+    return True
 
 
 def _content(cell: types.CellType) -> Any:

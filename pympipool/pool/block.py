@@ -14,11 +14,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from pympipool import serialization
-from pympipool.errors import WorkerDied, WorkerStartError
+from pympipool.errors import WorkerStartError
+from pympipool.pool.ending import (
+    END_GRACE_S,
+    IDLE_CHECK_S,
+    death_of,
+    start_failure_of,
+    watch_for_stuck_ranks,
+)
 from pympipool.pool.keeper import Keeper
 from pympipool.pool.member import Member, State
 
@@ -35,15 +40,6 @@ RESTART_PAUSE_S = 0.1
 """Pause before a worker is started again that has done nothing; doubles each time."""
 
 LONGEST_PAUSE_S = 10.0
-
-COLLECTIVE_GRACE_S = 2.0
-"""How long ranks may go on with a call that raised in one of them: they may be stuck in a collective."""
-
-END_GRACE_S = 5.0
-"""How long a worker may take to end by itself when it is told to: `atexit` functions and MPI_Finalize run."""
-
-IDLE_CHECK_S = 0.02
-"""How often a pool that is to close by itself looks whether all calls have ended."""
 
 
 class BlockPool:
@@ -165,48 +161,22 @@ class BlockPool:
 
     def on_raised(self, member: Member, call: int) -> None:
         """Ranks that do not come back from a call that raised in one of them are ended with it."""
-        if len(member.raised[call]) == 1:
-            self.keeper.after(COLLECTIVE_GRACE_S, lambda: self._end_stuck(member, call))
-
-    def _end_stuck(self, member: Member, call: int) -> None:
-        ranks = member.raised.pop(call, {})
-        if ranks and self.dispatcher.current_call(member.number) == call:
-            LOGGER.warning("worker %d: ranks %s raised, the others do not come back", member.number, sorted(ranks))
-            error = serialization.load(ranks[min(ranks)])
-            self.keeper.end_member(member, reason=error)
+        watch_for_stuck_ranks(self.keeper, self.dispatcher, member, call)
 
     def on_gone(self, member: Member) -> None:
         """Its begun call fails, the others wait again, and a new worker is started."""
         victims = self.dispatcher.lose_worker(member.number)
         served = bool(member.ready_ranks) and len(member.ready_ranks) == member.order.ranks
         for future in victims:
-            self.dispatcher.fail(future, member.kill_reason or self._death(member, future))
+            self.dispatcher.fail(future, member.kill_reason or death_of(member, future))
         if self._closing:
             self._finish_closing()
             return
         if served:
-            LOGGER.warning("worker %d ended: %s", member.number, self._death(member, None))
+            LOGGER.warning("worker %d ended: %s", member.number, death_of(member, None))
             self._start_missing()
         elif self.broken is None:
-            self._start_failed(member.start_error or self._failure(member), member)
-
-    def _death(self, member: Member, future: Future[Any] | None) -> WorkerDied:
-        return WorkerDied(
-            worker=member.number,
-            host=member.host,
-            pid=member.pid,
-            rank=member.lost_rank if member.order.ranks > 1 else None,
-            exit_code=member.process.poll(),
-            last_stderr=tuple(member.lines),
-            function=getattr(future, "function_name", None),
-        )
-
-    def _failure(self, member: Member) -> WorkerStartError:
-        return WorkerStartError(
-            f"worker {member.number} did not get ready",
-            exit_code=member.process.poll(),
-            last_stderr=tuple(member.lines),
-        )
+            self._start_failed(start_failure_of(member), member)
 
     def _kill_damaged(self) -> None:
         for number in self.dispatcher.damaged_workers():

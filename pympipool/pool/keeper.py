@@ -268,7 +268,7 @@ class Keeper:
                     member.link.handed_over()
                     self.policy.on_ready(member)
             case ("failed", parts):
-                member.start_error = member.start_error or _load_error(parts)
+                member.start_error = member.start_error or serialization.load_exception(parts)
             case ("raised", raising_rank, call, parts):
                 member.raised.setdefault(call, {})[raising_rank] = parts
                 self.policy.on_raised(member, call)
@@ -317,13 +317,3 @@ class Keeper:
         del self.members[member.number]
         self.policy.on_gone(member)
         member.process.close()
-
-
-def _load_error(parts: list[Any]) -> BaseException:
-    """The exception that a worker reported, or the one that loading it raises."""
-    try:
-        error = serialization.load(parts)
-    except Exception as failure:
-        return failure
-    return error if isinstance(error, BaseException) else RuntimeError(f"worker reported {error!r}")
-

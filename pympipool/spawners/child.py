@@ -1,7 +1,7 @@
 """A worker whose process is our child.
 
-It is the leader of a session of its own: Ctrl-C in the user's terminal does not reach it (the master decides what becomes
-of workers), and all that it starts can be ended together with it.
+It is the leader of a session of its own: Ctrl-C in the user's terminal does not reach it (the master decides what
+becomes of workers), and all that it starts can be ended together with it.
 
 The child stays a zombie until `close`: as long as it is one, its process id cannot belong to anybody else,
 and a signal to its group cannot hit a stranger.
@@ -59,9 +59,11 @@ class ChildProcess(WorkerProcess):
         self._exit_code: int | None = None
 
     def fileno(self) -> int | None:
+        """Becomes readable at the end; None where the system has no pidfd."""
         return self._descriptor
 
     def poll(self) -> int | None:
+        """The exit code, None as long as it runs."""
         if self._exit_code is None:
             self._exit_code = self._look()
         return self._exit_code
@@ -79,6 +81,7 @@ class ChildProcess(WorkerProcess):
         return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
 
     def wait(self, timeout_s: float | None = None) -> int | None:
+        """Waits for the end; the exit code, or None when the time was over before."""
         if self._descriptor is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._exit_code = self._process.wait(timeout_s)
@@ -89,9 +92,11 @@ class ChildProcess(WorkerProcess):
         return self.poll()
 
     def terminate(self) -> None:
+        """Asks it to end, and what it has started (SIGTERM)."""
         self._signal_group(signal.SIGTERM)
 
     def kill(self) -> None:
+        """Ends it and what it has started, also what it has left behind; does nothing after `close`."""
         self._signal_group(signal.SIGKILL)
 
     def _signal_group(self, number: int) -> None:
@@ -100,6 +105,7 @@ class ChildProcess(WorkerProcess):
                 os.killpg(self.pid, number)
 
     def close(self) -> None:
+        """Gives back process id, descriptor and pipes."""
         self._process.poll()
         if self._descriptor is not None:
             os.close(self._descriptor)

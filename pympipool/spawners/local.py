@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pympipool.spawners.base import Spawner, WorkerOrder, WorkerProcess
 from pympipool.spawners.child import ChildProcess
-from pympipool.spawners.program import worker_command, worker_environment
+from pympipool.spawners.program import program_command, worker_environment
 
 
 class LocalSpawner(Spawner):
@@ -15,7 +15,7 @@ class LocalSpawner(Spawner):
     """
 
     def __init__(self) -> None:
-        self._command = worker_command()
+        self._command = program_command()
 
     def start(self, order: WorkerOrder) -> WorkerProcess:
         """Starts the one process of a worker.

@@ -1,7 +1,8 @@
 """The command line and the environment of a worker's program.
 
-The program is the same for every spawner: this interpreter, with the flags it was called with, running `pympipool.worker`.
-No secret is in the command line, which every user of the host can read: address and key are in the environment.
+The program is the same for every spawner: this interpreter, with the flags it was called with, running
+`pympipool.worker`. No secret is in the command line, which every user of the host can read: address and key are in
+the environment.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from pympipool.spawners.base import WorkerOrder
 BOOTSTRAP = (
     "import sys; sys.path[:] = filter(None, sys.path)\n"
     "import os; sys.path[:] = os.environ['PYMPIPOOL_PATH'].split(os.pathsep)\n"
-    "from pympipool.worker import main; main()"
+    "from {module} import main; main()"
 )
-"""The program's first lines. `python -c` puts the current folder first in `sys.path`: any file there called like a module
-of the standard library would be imported in its place. So it goes before anything else is imported, and the
+"""The program's first lines. `python -c` puts the current folder first in `sys.path`: any file there called like a
+module of the standard library would be imported instead of it. So it goes before anything else is imported, and the
 master's path takes its place."""
 
 _FLAGS = {
@@ -62,18 +63,21 @@ _SETTINGS = ("PMIX_MCA_",)
 """What looks like those, but is a setting of the user's."""
 
 
-def worker_command() -> list[str]:
+def program_command(module: str = "pympipool.worker") -> list[str]:
     """The command line of a worker's program.
+
+    Args:
+        module: Whose `main` is called.
 
     Raises:
         WorkerStartError: There is no Python interpreter to start.
     """
     if not sys.executable:
         raise WorkerStartError(
-            "sys.executable is empty, so there is no Python interpreter to run workers with (is Python embedded in another"
-            " program?): set sys.executable to the path of one that can import pympipool"
+            "sys.executable is empty, so there is no Python interpreter to run workers with (is Python embedded in"
+            " another program?): set sys.executable to the path of one that can import pympipool"
         )
-    return [sys.executable, *_interpreter_flags(), "-c", BOOTSTRAP]
+    return [sys.executable, *_interpreter_flags(), "-c", BOOTSTRAP.format(module=module)]
 
 
 def _interpreter_flags() -> list[str]:

@@ -10,6 +10,7 @@ hangs up it ends; its workers have watchdogs of their own.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import select
@@ -91,16 +92,18 @@ class Template:
         """Tells the master of the workers that have ended."""
         while True:
             try:
-                pid, end = os.waitpid(-1, os.WNOHANG)
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            if pid == 0:
+            if ended is None:
                 return
+            pid = ended.si_pid
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)  # what it left behind; as a zombie it still keeps the id
+            _, end = os.waitpid(pid, 0)
             status = self.statuses.pop(pid)
-            try:
+            with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
                 os.write(status, NUMBER.pack(os.waitstatus_to_exitcode(end)))
-            except BrokenPipeError:
-                pass  # nobody waits for it any more
             os.close(status)
 
 

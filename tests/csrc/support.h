@@ -131,14 +131,16 @@ static inline uint64_t next_random(uint64_t *state)
     return mix((*state)++);
 }
 
-/* Bytes that follow from key; equal keys make equal bytes. */
+/* Bytes that follow from key; equal keys make equal bytes. to may be NULL for no bytes. */
 static inline void fill_bytes(void *to, size_t size_bytes, uint64_t key)
 {
     unsigned char *at = to;
     for (; size_bytes >= 8; size_bytes -= 8, at += 8, key += UINT64_C(0x9e3779b97f4a7c15)) {
         memcpy(at, &key, 8);
     }
-    memcpy(at, &key, size_bytes);
+    if (size_bytes != 0) {
+        memcpy(at, &key, size_bytes);
+    }
 }
 
 static inline bool has_bytes(const void *from, size_t size_bytes, uint64_t key)
@@ -149,7 +151,7 @@ static inline bool has_bytes(const void *from, size_t size_bytes, uint64_t key)
             return false;
         }
     }
-    return memcmp(at, &key, size_bytes) == 0;
+    return size_bytes == 0 || memcmp(at, &key, size_bytes) == 0;
 }
 
 #endif

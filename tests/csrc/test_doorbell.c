@@ -364,9 +364,10 @@ static void *sleeper(void *argument)
 {
     desk *const shared = argument;
     pthread_mutex_lock(&shared->lock);
-    while (do_work(shared) || !atomic_load(&shared->over)) {
+    do {
         park(shared);
-    }
+        do_work(shared);
+    } while (!atomic_load(&shared->over));
     pthread_mutex_unlock(&shared->lock);
     return NULL;
 }

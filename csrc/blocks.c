@@ -1,0 +1,185 @@
+#define _GNU_SOURCE
+#define _DARWIN_C_SOURCE
+
+#include "blocks.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define ALIGNMENT 64
+#define HUGE_PAGE ((size_t)2 << 20)
+
+/* Lies before the block; as long as the alignment, so that the block is aligned too. */
+typedef struct {
+    size_t capacity;   /* bytes of the block; 0: from malloc */
+    pmp_blocks *blocks; /* where to keep it; NULL: nowhere */
+    unsigned char unused[ALIGNMENT - sizeof(size_t) - sizeof(pmp_blocks *)];
+} header;
+
+static_assert(sizeof(header) == ALIGNMENT, "a block follows its header");
+
+struct pmp_blocks {
+    pthread_mutex_t lock;
+    header *kept[PMP_BLOCKS_KEPT]; /* in the order in which they were given back */
+    int count;
+    size_t bytes;
+};
+
+/* ---- small blocks ---- */
+
+static header *new_small(size_t size_bytes)
+{
+    void *memory;
+    if (posix_memalign(&memory, ALIGNMENT, sizeof(header) + size_bytes) != 0) {
+        return NULL;
+    }
+    ((header *)memory)->capacity = 0;
+    return memory;
+}
+
+/* ---- large blocks ---- */
+
+static size_t mapping_bytes(size_t capacity)
+{
+    return sizeof(header) + capacity;
+}
+
+static header *map_large(size_t size_bytes)
+{
+    if (size_bytes > SIZE_MAX - sizeof(header) - HUGE_PAGE) {
+        return NULL;
+    }
+    const size_t bytes =
+        (sizeof(header) + size_bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    void *const memory =
+        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) {
+        return NULL;
+    }
+#ifdef MADV_HUGEPAGE
+    madvise(memory, bytes, MADV_HUGEPAGE); /* without it the block is only slower */
+#endif
+    ((header *)memory)->capacity = bytes - sizeof(header);
+    return memory;
+}
+
+static void unmap(header *head)
+{
+    munmap(head, mapping_bytes(head->capacity));
+}
+
+/* Takes the block at this place out of the kept ones. The lock is held. */
+static header *take_kept(pmp_blocks *blocks, int place)
+{
+    header *const taken = blocks->kept[place];
+    blocks->count--;
+    blocks->bytes -= taken->capacity;
+    memmove(&blocks->kept[place], &blocks->kept[place + 1],
+            (size_t)(blocks->count - place) * sizeof blocks->kept[0]);
+    return taken;
+}
+
+/* A kept block that fits without wasting more than half of it, the one given back last first: it
+ * is the warmest. */
+static header *find_kept(pmp_blocks *blocks, size_t size_bytes)
+{
+    header *found = NULL;
+
+    pthread_mutex_lock(&blocks->lock);
+    for (int place = blocks->count - 1; place >= 0 && found == NULL; place--) {
+        const size_t capacity = blocks->kept[place]->capacity;
+        if (capacity >= size_bytes && capacity / 2 <= size_bytes + HUGE_PAGE) {
+            found = take_kept(blocks, place);
+        }
+    }
+    pthread_mutex_unlock(&blocks->lock);
+    return found;
+}
+
+/* Lets the system have the pages if it needs them. The header stays: its page is not let go. */
+static void offer_pages(header *head)
+{
+#ifdef MADV_FREE
+    madvise((unsigned char *)head + HUGE_PAGE,
+            mapping_bytes(head->capacity) - HUGE_PAGE, MADV_FREE);
+#else
+    (void)head;
+#endif
+}
+
+static void keep(pmp_blocks *blocks, header *head)
+{
+    header *displaced[PMP_BLOCKS_KEPT];
+    int displaced_count = 0;
+
+    if (mapping_bytes(head->capacity) > HUGE_PAGE) {
+        offer_pages(head);
+    }
+    pthread_mutex_lock(&blocks->lock);
+    while (blocks->count > 0 && (blocks->count == PMP_BLOCKS_KEPT ||
+                                 blocks->bytes + head->capacity > PMP_BLOCKS_KEPT_BYTES)) {
+        displaced[displaced_count++] = take_kept(blocks, 0);
+    }
+    blocks->kept[blocks->count++] = head;
+    blocks->bytes += head->capacity;
+    pthread_mutex_unlock(&blocks->lock);
+    while (displaced_count > 0) {
+        unmap(displaced[--displaced_count]);
+    }
+}
+
+/* ---- the face ---- */
+
+pmp_blocks *pmp_blocks_create(void)
+{
+    pmp_blocks *const blocks = calloc(1, sizeof *blocks);
+    if (blocks != NULL && pthread_mutex_init(&blocks->lock, NULL) != 0) {
+        free(blocks);
+        return NULL;
+    }
+    return blocks;
+}
+
+void *pmp_block_new(pmp_blocks *blocks, size_t size_bytes)
+{
+    header *head;
+    if (size_bytes < PMP_BLOCK_LARGE) {
+        head = new_small(size_bytes);
+    } else {
+        head = blocks != NULL ? find_kept(blocks, size_bytes) : NULL;
+        head = head != NULL ? head : map_large(size_bytes);
+    }
+    if (head == NULL) {
+        return NULL;
+    }
+    head->blocks = blocks;
+    return head + 1;
+}
+
+void pmp_block_free(void *block)
+{
+    if (block == NULL) {
+        return;
+    }
+    header *const head = (header *)block - 1;
+    if (head->capacity == 0) {
+        free(head);
+    } else if (head->blocks == NULL || head->capacity > PMP_BLOCKS_KEPT_BYTES) {
+        unmap(head);
+    } else {
+        keep(head->blocks, head);
+    }
+}
+
+void pmp_blocks_trim(pmp_blocks *blocks)
+{
+    pthread_mutex_lock(&blocks->lock);
+    while (blocks->count > 0) {
+        unmap(take_kept(blocks, 0));
+    }
+    pthread_mutex_unlock(&blocks->lock);
+}

@@ -1,0 +1,74 @@
+"""How workers end, as both pools see it: what it means for their calls, and how long it may take."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from pympipool import serialization
+from pympipool.errors import WorkerDied, WorkerStartError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from pympipool._dispatch import Dispatcher
+    from pympipool.pool.keeper import Keeper
+    from pympipool.pool.member import Member
+
+LOGGER = logging.getLogger("pympipool.pool")
+
+COLLECTIVE_GRACE_S = 2.0
+"""How long ranks may go on with a call that raised in one of them: they may be stuck in a collective."""
+
+END_GRACE_S = 5.0
+"""How long a worker may take to end by itself when it is told to: `atexit` functions and MPI_Finalize run."""
+
+IDLE_CHECK_S = 0.02
+"""How often a pool that is to close by itself looks whether all calls have ended."""
+
+
+def death_of(member: Member, future: Future[Any] | None) -> WorkerDied:
+    """The error of the call that a worker ran when it died; without a call, for the log."""
+    return WorkerDied(
+        worker=member.number,
+        host=member.host,
+        pid=member.pid,
+        rank=member.lost_rank if member.order.ranks > 1 else None,
+        exit_code=member.process.poll(),
+        last_stderr=tuple(member.lines),
+        function=getattr(future, "function_name", None),
+    )
+
+
+def start_failure_of(member: Member) -> BaseException:
+    """Why a worker did not get ready: what it said itself, else how it ended."""
+    return member.start_error or WorkerStartError(
+        f"worker {member.number} did not get ready",
+        exit_code=member.process.poll(),
+        last_stderr=tuple(member.lines),
+    )
+
+
+def watch_for_stuck_ranks(keeper: Keeper, dispatcher: Dispatcher, member: Member, call: int) -> None:
+    """A rank has raised: in a while, ends the worker if the others have not come back from the call."""
+
+    def end_if_stuck() -> None:
+        ranks = member.raised.pop(call, {})
+        if not ranks or dispatcher.current_call(member.number) != call:
+            return
+        LOGGER.warning("worker %d: ranks %s raised, the others do not come back", member.number, sorted(ranks))
+        first, *others = sorted(ranks)
+        error = serialization.load_exception(ranks[first])
+        for rank in others:
+            other = serialization.load_exception(ranks[rank])
+            add_traceback(error, other)
+        keeper.end_member(member, reason=error)
+
+    if len(member.raised[call]) == 1:
+        keeper.after(COLLECTIVE_GRACE_S, end_if_stuck)
+
+
+def add_traceback(error: BaseException, other: BaseException) -> None:
+    """Shows another rank's traceback together with the error's own."""
+    if error.__cause__ is not None and other.__cause__ is not None:
+        error.__cause__ = type(error.__cause__)(f"{error.__cause__}\n{other.__cause__}")

@@ -1,0 +1,66 @@
+"""The functions that calls refer to, and how a call is run.
+
+A function travels once, under a number; master and worker agree without a word that number n lies in slot n modulo
+`SLOTS`, and forget what was there before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from pympipool.serialization import load
+from pympipool.worker.preset import with_preset
+
+SLOTS = 256  # as in _dispatch.pyx; a power of two
+
+
+class Calls:
+    """What is needed to run calls.
+
+    Args:
+        preset: Parameters that every function gets which knows them and was not given them: from init_function.
+    """
+
+    __slots__ = ("_functions", "_preset")
+
+    def __init__(self, preset: Mapping[str, Any]) -> None:
+        self._preset = preset
+        self._functions: list[tuple[int, Callable[..., Any]]] = [(0, _nothing)] * SLOTS
+
+    def remember(self, number: int, parts: Sequence[Any]) -> None:
+        """Keeps a function for the calls that refer to it. If it cannot be unpickled, these will fail with that."""
+        try:
+            function = with_preset(load(parts, "the function"), self._preset)
+        except Exception as error:
+            function = _failing(error)
+        self._functions[number % SLOTS] = number, function
+
+    def run(self, number: int, parts: list[Any]) -> Any:
+        """Runs a call; raises what it raises. Empties parts before, so that its arguments are nobody else's."""
+        if number == 0:
+            function, args, kwargs = load(parts, "the call")
+            function = with_preset(function, self._preset)
+        else:
+            args, kwargs = load(parts, "the arguments")
+            known, function = self._functions[number % SLOTS]
+            if known != number:
+                raise RuntimeError(
+                    f"a call refers to function {number}, but that slot holds {known}: a bug in pympipool"
+                )
+        parts.clear()
+        return function(*args, **kwargs)
+
+
+def _nothing() -> None:
+    """Fills slots that hold no function yet."""
+
+
+def _failing(error: Exception) -> Callable[..., NoReturn]:
+    """A function that raises error whatever it is called with."""
+    traceback = error.__traceback__
+
+    def fail(*_args: Any, **_kwargs: Any) -> NoReturn:
+        raise error.with_traceback(traceback)  # or each raise would lengthen it
+
+    return fail

@@ -1,0 +1,75 @@
+"""Before the first call: the master's settings take effect, `init_function` runs, and failures are told.
+
+settings -> cwd, sys.argv, streams -> init_function() -> Calls
+     any exception ----------------------------------> ("failed", parts) to the master
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pympipool.serialization import callable_name, dump_exception, load
+from pympipool.worker.calls import Calls
+
+
+def apply_settings(settings: dict[str, Any]) -> None:
+    """Makes this process look like the master to the functions that will run in it.
+
+    Raises:
+        OSError: The folder to work in does not exist here.
+    """
+    if settings["cwd"] is not None:
+        os.chdir(settings["cwd"])
+    sys.argv[:] = [settings["main_path"]]
+    for stream in (sys.stdout, sys.stderr):
+        # The master forwards what comes, so it should come line by line, and in the encoding that he expects.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+
+
+def make_calls(settings: dict[str, Any]) -> Calls:
+    """Runs init_function, if there is one; what it returns is there for all calls.
+
+    Raises:
+        TypeError: It does not return a dict with strings as keys.
+        Exception: What it raises.
+    """
+    if settings["init_function"] is None:
+        return Calls({})
+    init_function = load([settings["init_function"]], "the init_function")
+    preset = init_function()
+    if not isinstance(preset, dict):
+        raise TypeError(
+            f"init_function {callable_name(init_function)}() returned {_shown(preset)}; it must return a dict of the"
+            " parameters that calls shall get"
+        )
+    for name in preset:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"init_function {callable_name(init_function)}() returned a dict with the key {_shown(name)}; its keys"
+                " must be strings, the names of parameters"
+            )
+    return Calls(preset)
+
+
+def describe(worker: int, rank: int | None = None) -> str:
+    """Where an exception was raised, to head its traceback."""
+    place = f"worker {worker}" if rank is None else f"rank {rank} of worker {worker}"
+    return f"{place} (host {socket.gethostname()}, pid {os.getpid()})"
+
+
+def tell(send: Callable[[Sequence[Any]], None], error: BaseException, where: str) -> None:
+    """Sends an exception as a frame; of one that is too large for a frame, only what it is."""
+    try:
+        send(dump_exception(error, where))
+    except ValueError as too_large:
+        send(dump_exception(RuntimeError(f"{type(error).__qualname__} ({too_large})"), where))
+
+
+def _shown(value: object) -> str:
+    return f"{type(value).__name__}: {value!r:.80}"

@@ -1,0 +1,62 @@
+"""A worker of one process: the loop between the two rings of its link.
+
+    FUNCTION -> kept under its number
+    CALL     -> unpickle, run, pickle -> RESULT or ERROR
+    END      -> the program ends
+
+The loop is what every call pays for, so it does nothing but this.
+"""
+
+from __future__ import annotations
+
+import sys
+from time import monotonic_ns
+
+from pympipool._ring import CALL, ERROR, FUNCTION, RESULT, Channel
+from pympipool.links.control_worker import Orders, WorkerControl
+from pympipool.links.shm import open_channel
+from pympipool.serialization import dump, dump_exception
+from pympipool.worker.calls import Calls
+from pympipool.worker.prepare import apply_settings, describe, make_calls, tell
+
+
+def run(orders: Orders, control: WorkerControl) -> None:
+    """Serves calls, from the settings to the end.
+
+    Raises:
+        SystemExit: The worker cannot start; the master has been told why.
+    """
+    where = describe(orders.worker)
+    settings, descriptors = control.receive_setup()
+    try:
+        channel = open_channel(descriptors)
+        apply_settings(settings)
+        calls = make_calls(settings)
+    except BaseException as error:
+        tell(control.failed, error, where)
+        sys.exit(1)
+    control.ready(0)
+    serve(channel, calls, where, one_call=settings["one_call"])
+
+
+def serve(channel: Channel, calls: Calls, where: str, *, one_call: bool) -> None:
+    """Serves until END, or until the only call has been answered. Keeps nothing of a call that has ended."""
+    receive, send, run_call = channel.receive, channel.send, calls.run
+    while True:
+        kind, call, tag, parts = receive()  # type: ignore[misc]  # without a timeout it is never None
+        if kind == CALL:
+            begun_ns = monotonic_ns()
+            try:
+                answer = dump(run_call(tag, parts), "the result")
+                kind = RESULT
+            except BaseException as error:  # SystemExit too, as in concurrent.futures
+                answer = dump_exception(error, where)
+                kind = ERROR
+            send(kind, call, monotonic_ns() - begun_ns, answer)
+            if one_call:
+                return
+            del parts, answer  # before waiting for the next one
+        elif kind == FUNCTION:
+            calls.remember(tag, parts)
+        else:
+            return

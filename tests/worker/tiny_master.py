@@ -1,0 +1,181 @@
+"""A master for one worker, in the open: listener, link and process without pool, dispatcher and futures."""
+
+from __future__ import annotations
+
+import selectors
+import time
+from typing import Any
+
+from pympipool import _ring, serialization
+from pympipool.links.control import Connection, Listener
+from pympipool.links.shm import ShmLink
+from pympipool.spawners.base import Spawner, WorkerOrder
+
+LIMIT_S = 20.0
+
+_NAMES = {_ring.RESULT: "result", _ring.ERROR: "error"}
+
+
+class TinyMaster:
+    """Starts a worker and talks to it; every wait has a limit.
+
+    Attributes:
+        frames: what the ranks have said, [(rank, frame), ...].
+        gone: ranks that have hung up.
+    """
+
+    NUMBER = 7
+
+    def __init__(
+        self,
+        spawner: Spawner,
+        *,
+        ranks: int = 1,
+        environment: dict[str, str] | None = None,
+        folder: str | None = None,
+        **settings: Any,
+    ) -> None:
+        self.settings = {"cwd": None, "main_path": "", "init_function": None, "one_call": False, **settings}
+        self.ranks = ranks
+        self.listener = Listener()
+        self.doorbells = _ring.doorbell_segment()
+        self.link = ShmLink(self.doorbells)
+        self.connections: dict[int, Connection] = {}
+        self.frames: list[tuple[int, tuple[Any, ...]]] = []
+        self.gone: list[int] = []
+        self.output = {"stdout": b"", "stderr": b""}
+        self.next_id = 0
+        self.channel: _ring.MasterChannel | None = None
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.listener, selectors.EVENT_READ, self._accept)
+        variables = self.listener.environment(self.NUMBER, ranks)
+        order = WorkerOrder(self.NUMBER, ranks, {**variables, **(environment or {})}, folder)
+        try:
+            self.process = spawner.start(order)
+        except BaseException:
+            self.listener.close()
+            raise
+        for name, pipe in (("stdout", self.process.stdout), ("stderr", self.process.stderr)):
+            self.selector.register(pipe, selectors.EVENT_READ, lambda name=name, pipe=pipe: self._read(name, pipe))
+
+    # ---- events ----
+
+    def until(self, condition: Any, what: str) -> None:
+        """Handles events until condition() is true."""
+        deadline = time.monotonic() + LIMIT_S
+        while not condition():
+            left_s = deadline - time.monotonic()
+            assert left_s > 0, f"{what} did not happen; frames {self.frames}, output {self.output}"
+            for key, _ in self.selector.select(min(left_s, 1.0)):
+                key.data()
+
+    def _accept(self) -> None:
+        connection = self.listener.accept()
+        if connection is not None:
+            self.selector.register(connection, selectors.EVENT_READ, lambda: self._greet(connection))
+
+    def _greet(self, connection: Connection) -> None:
+        greeting = connection.greet()
+        if greeting is None:
+            return
+        worker, rank = greeting
+        assert worker == self.NUMBER
+        assert rank not in self.connections
+        self.connections[rank] = connection
+        self.selector.modify(connection, selectors.EVENT_READ, lambda: self._take(rank, connection))
+        connection.send(("setup", self.settings), self.link.descriptors() if rank == 0 else ())
+
+    def _take(self, rank: int, connection: Connection) -> None:
+        try:
+            self.frames += [(rank, frame) for frame in connection.receive_available()]
+        except (EOFError, OSError):
+            self.gone.append(rank)
+            self.selector.unregister(connection)
+
+    def _read(self, name: str, pipe: Any) -> None:
+        data = pipe.read(1 << 16)
+        if data == b"":
+            self.selector.unregister(pipe)
+        self.output[name] += data or b""
+
+    # ---- doings ----
+
+    def said(self, word: str) -> list[tuple[Any, ...]]:
+        """The frames with this word."""
+        return [frame for _, frame in self.frames if frame[0] == word]
+
+    def ready(self) -> TinyMaster:
+        """Waits until all ranks are ready."""
+        self.until(lambda: self.said("failed") or len(self.said("ready")) == self.ranks, "ready")
+        for frame in self.said("failed"):
+            raise serialization.load_exception(frame[1])
+        self.channel = _ring.MasterChannel(self.link.segment, self.doorbells)
+        self.link.handed_over()
+        return self
+
+    def failure(self) -> BaseException:
+        """Waits for a rank that cannot start; what it says."""
+        self.until(lambda: self.said("failed"), "a failure")
+        return serialization.load_exception(self.said("failed")[0][1])
+
+    def send(self, function: Any, *args: Any, **kwargs: Any) -> int:
+        """Sends a call with its function."""
+        self.next_id += 1
+        self.channel.send(_ring.CALL, self.next_id, 0, serialization.dump_call(0, function, args, kwargs))
+        return self.next_id
+
+    def send_function(self, number: int, function: Any) -> None:
+        """Sends a function that calls may refer to."""
+        self.channel.send(_ring.FUNCTION, 0, number, serialization.dump(function))
+
+    def send_call(self, number: int, *args: Any, **kwargs: Any) -> int:
+        """Sends a call that refers to a function."""
+        self.next_id += 1
+        self.channel.send(_ring.CALL, self.next_id, number, serialization.dump_call(number, None, args, kwargs))
+        return self.next_id
+
+    def end(self) -> int | None:
+        """Sends END and waits for the worker's end; its exit code."""
+        self.channel.send(_ring.END, 0, 0, [b""])
+        return self.wait()
+
+    def wait(self) -> int | None:
+        """Waits for the worker's end, and for the last of its output; its exit code."""
+        code = self.process.wait(LIMIT_S)
+        assert code is not None, f"the worker does not end; frames {self.frames}, output {self.output}"
+        watched = self.selector.get_map()
+        self.until(lambda: self.process.stdout not in watched and self.process.stderr not in watched, "end of output")
+        return code
+
+    def receive(self, timeout_s: float = LIMIT_S) -> tuple[str, int, int, Any]:
+        """The next ("result" or "error", id, run time in ns, value or exception)."""
+        message = self.channel.receive(timeout_s)
+        assert message is not None, f"no answer; output {self.output}"
+        kind, call, tag, parts = message
+        load = serialization.load if kind == _ring.RESULT else serialization.load_exception
+        return _NAMES[kind], call, tag, load(parts)
+
+    def result(self) -> Any:
+        """The value of the next answer, which must be a result."""
+        kind, _, _, value = self.receive()
+        if kind == "error":
+            raise value
+        return value
+
+    def close(self) -> None:
+        """Ends everything at once."""
+        for connection in self.connections.values():
+            connection.close()
+        self.listener.close()
+        self.process.kill()
+        assert self.process.wait(LIMIT_S) is not None
+        self.process.kill()
+        self.process.close()
+        self.selector.close()
+        self.link.handed_over()
+
+    def __enter__(self) -> TinyMaster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
