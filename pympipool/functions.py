@@ -57,7 +57,7 @@ Reference: TypeAlias = "tuple[Callable[[str, Any], Any], str, Any]"
 """The `get` of a namespace, a name, and the object that it names (`_MISSING`: none)."""
 
 Body: TypeAlias = "tuple[types.FunctionType, types.CodeType, tuple[Any, ...] | None, _Decoration | None]"
-"""A function that is pickled by value, its code, its defaults, and what more it has."""
+"""A function that is pickled by value, its code, its defaults, and what more it has that matters."""
 
 Items: TypeAlias = "tuple[tuple[str, Any], ...]"
 
@@ -88,7 +88,7 @@ class Function:
         self.payload = payload
         self.name = callable_name(function)
         self.function = function  # kept alive, so that no other object gets its id
-        self._bodies = tuple(survey.bodies.values())
+        self._bodies = tuple(survey.bodies)
         self._references = tuple(survey.references)
         self._cells = tuple(survey.cells)
         self._registry = survey.registry if survey.is_by_reference else None
@@ -216,12 +216,12 @@ class _Survey:
     """
 
     def __init__(self, function: Any) -> None:
-        self.bodies: dict[int, Body] = {}  # by id(function)
         self.cells: list[tuple[types.CellType, Any]] = []
         self.packages: set[str] = set()
         self.names: set[str] = set()  # every name in the code
         self.is_by_reference = False  # whether the pickle refers to a module
         self.registry = cloudpickle.list_registry_pickle_by_value()
+        self._bodies: dict[int, tuple[types.FunctionType, types.CodeType, Any, _Decoration]] = {}  # by id(function)
         self._references: dict[tuple[int, str], Reference] = {}  # by id of the namespace, and name
         self._handles_functions = False  # whether code gets hold of a function that is pickled by value
         self._changes_objects = False
@@ -235,6 +235,12 @@ class _Survey:
     @property
     def references(self) -> Iterable[Reference]:
         return self._references.values()
+
+    @property
+    def bodies(self) -> Iterator[Body]:
+        asks_for_names = not self.names.isdisjoint(_DESCRIPTIVE_NAMES)
+        for function, code, defaults, decoration in self._bodies.values():
+            yield function, code, defaults, decoration if asks_for_names or not decoration.is_bare() else None
 
     def _add_reference(self, namespace: Mapping[str, Any], name: str, value: Any) -> None:
         self._references[id(namespace), name] = (namespace.get, name, value)
@@ -259,15 +265,17 @@ class _Survey:
             self._add_function(value)
 
     def _add_function(self, function: types.FunctionType) -> None:
-        if id(function) in self.bodies:
+        if id(function) in self._bodies:
             return
-        code, defaults = function.__code__, function.__defaults__
+        code, defaults, decoration = function.__code__, function.__defaults__, _Decoration(function)
+        self._bodies[id(function)] = (function, code, defaults, decoration)
         uses = _uses_of(code)
         if uses.refusal:
             raise _Refused(uses.refusal)
-        decoration = _Decoration(function, not uses.names.isdisjoint(_DESCRIPTIVE_NAMES))
-        self.bodies[id(function)] = (function, code, defaults, decoration or None)
+        if type(function.__globals__) is not dict:
+            raise _Refused("globals of a kind of their own")
         self.names |= uses.names
+        self.is_by_reference |= function.__module__ != "__main__"
         self._changes_objects |= uses.changes_objects
         for name in uses.globals:
             value = function.__globals__.get(name, _MISSING)
@@ -345,28 +353,28 @@ def _pickled_reference(module_name: str, qualified_name: str) -> bytes:
 
 
 class _Decoration:
-    """What a function has besides code and defaults: keyword defaults, attributes, and where code asks for it, names."""
+    """What a function has besides code and defaults: keyword defaults, attributes, and names."""
 
     __slots__ = ("_attributes", "_description", "_kwdefaults")
 
-    def __init__(self, function: types.FunctionType, is_described: bool) -> None:
+    def __init__(self, function: types.FunctionType) -> None:
         self._kwdefaults: Items = tuple((function.__kwdefaults__ or {}).items())
         self._attributes: Items = tuple(function.__dict__.items())
-        self._description = _description_of(function) if is_described else None
+        self._description = _description_of(function)
 
-    def __bool__(self) -> bool:
-        return bool(self._kwdefaults or self._attributes or self._description)
+    def is_bare(self) -> bool:
+        """Whether there are only names, which matter where code asks for them."""
+        return not self._kwdefaults and not self._attributes
 
-    def values(self) -> Iterator[Any]:
-        for _, value in self._kwdefaults + self._attributes:
-            yield value
+    def values(self) -> list[Any]:
+        return [value for _, value in self._kwdefaults + self._attributes]
 
     def is_current(self, function: types.FunctionType) -> bool:
-        if not _are_items(function.__kwdefaults__ or {}, self._kwdefaults):
-            return False
-        if not _are_items(function.__dict__, self._attributes):
-            return False
-        return self._description is None or all(map(operator.is_, _description_of(function), self._description))
+        return (
+            _are_items(function.__kwdefaults__ or {}, self._kwdefaults)
+            and _are_items(function.__dict__, self._attributes)
+            and all(map(operator.is_, _description_of(function), self._description))
+        )
 
 
 _DESCRIPTIVE_NAMES = frozenset({"__name__", "__qualname__", "__module__", "__doc__"})

@@ -1,0 +1,138 @@
+"""Fixtures: executors that are closed, gates at which calls wait, and a look at what a module of tests leaves behind."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import threading
+
+import pytest
+from executor.gate import Gate
+from system.observe import MARK, forgotten_shared_memory, marked_processes, new_mark, shared_memory_files, still_alive
+
+from pympipool import Executor
+from pympipool.errors import WorkerStartError
+
+MODES = [pytest.param(True, id="block_allocation")]
+"""Values of block_allocation that the same tests run with."""
+
+END_S = 10.0
+"""How long what a module of tests has started may take to end after its last test."""
+
+
+@functools.cache
+def why_no_mpi() -> str | None:
+    """Why MPI workers cannot be started here; None when they can."""
+    try:
+        import mpi4py  # noqa: F401
+
+        from pympipool.spawners.mpiexec import MpiexecSpawner
+
+        MpiexecSpawner()
+    except (ImportError, WorkerStartError) as error:
+        return f'no MPI here ({error}): pip install "pympipool[mpich]"'
+    return None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("mpi") and why_no_mpi():
+        pytest.skip(why_no_mpi())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def mark():
+    """Marks all processes that the tests start, see `system.observe`."""
+    os.environ[MARK] = new_mark()
+    yield os.environ[MARK]
+    del os.environ[MARK]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left(mark):
+    """No module leaves a process, a thread or shared memory behind."""
+    processes = {process.pid for process in marked_processes(mark)}
+    files = shared_memory_files()
+    yield
+    started = [process for process in marked_processes(mark) if process.pid not in processes]
+    assert still_alive(started, END_S) == []
+    for thread in pympipool_threads():
+        thread.join(END_S)
+    assert pympipool_threads() == []
+    assert forgotten_shared_memory(files) == set()
+
+
+def pympipool_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("pympipool")]
+
+
+@pytest.fixture(params=MODES, scope="module")
+def block_allocation(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def executor(block_allocation):
+    """An executor of two workers for tests that leave it as it was."""
+    with Executor(max_workers=2, block_allocation=block_allocation) as exe:
+        yield exe
+
+
+@pytest.fixture
+def make_executor(block_allocation):
+    """Makes executors in the mode under test, which are closed after the test; default: one worker."""
+    with _Factory(block_allocation=block_allocation) as make:
+        yield make
+
+
+@pytest.fixture
+def make_block_executor():
+    """Makes executors with block allocation, for what makes sense in no other mode."""
+    with _Factory(block_allocation=True) as make:
+        yield make
+
+
+class _Factory:
+    def __init__(self, **parameters):
+        self.parameters = parameters
+        self.executors = []
+
+    def __enter__(self):
+        return self
+
+    def __call__(self, max_workers=1, **parameters):
+        exe = Executor(max_workers=max_workers, **{**self.parameters, **parameters})
+        self.executors.append(exe)
+        return exe
+
+    def __exit__(self, *_):
+        for exe in self.executors:
+            exe.shutdown(wait=False, cancel_futures=True)
+        for exe in self.executors:
+            exe.shutdown()
+
+
+@pytest.fixture
+def make_gate(tmp_path, make_executor, make_block_executor):
+    """Makes gates, which open before the executors of the test are closed."""
+    gates = []
+    numbers = itertools.count()
+
+    def make():
+        folder = tmp_path / f"gate-{next(numbers)}"
+        folder.mkdir()
+        gates.append(Gate(folder))
+        return gates[-1]
+
+    yield make
+    for gate in gates:
+        gate.close()
+    for exe in [*make_executor.executors, *make_block_executor.executors]:
+        exe.shutdown(cancel_futures=True)
+    for gate in gates:
+        gate.give_back()
+
+
+@pytest.fixture
+def gate(make_gate):
+    return make_gate()

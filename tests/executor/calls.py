@@ -1,0 +1,170 @@
+"""Functions that the tests submit: importable, so that they travel to workers of any executor by name."""
+
+import os
+import threading
+import time
+import weakref
+from pathlib import Path
+
+RUN = []
+"""Numbers of the calls that ran in this worker, in order."""
+
+
+def square(x):
+    return x * x
+
+
+def add(x, y=0):
+    return x + y
+
+
+def keywords(**kwargs):
+    return kwargs
+
+
+def echo(value):
+    return value
+
+
+def pid(_=None):
+    return os.getpid()
+
+
+def sleep_and_return(seconds, value=None):
+    time.sleep(seconds)
+    return value
+
+
+def touch(path):
+    Path(path).touch()
+    return path
+
+
+def fail(message="this call fails"):
+    raise ValueError(message)
+
+
+def divide(x, y):
+    return x / y
+
+
+def record(number):
+    RUN.append(number)
+    return number
+
+
+def recorded():
+    return list(RUN)
+
+
+def hold(gate, value=None):
+    """Says that it has begun, and returns when the gate is open. See `executor.gate`."""
+    begun = os.open(Path(gate, "begun"), os.O_WRONLY)
+    os.write(begun, b"x")
+    os.close(begun)
+    go_on = os.open(Path(gate, "open"), os.O_RDONLY)
+    os.read(go_on, 1)
+    os.close(go_on)
+    return os.getpid() if value is None else value
+
+
+def hold_or_square(gate, number, held):
+    return hold(gate, number * number) if number == held else number * number
+
+
+class Base:
+    """Can be called, and has methods of all kinds."""
+
+    def __init__(self, factor=2):
+        self.factor = factor
+
+    def times(self, x):
+        return self.factor * x
+
+    @classmethod
+    def made(cls, factor):
+        return cls(factor).factor
+
+    @staticmethod
+    def plain(x):
+        return x + 1
+
+    def __call__(self, x):
+        return self.factor * x
+
+    def __eq__(self, other):
+        return type(other) is type(self) and other.factor == self.factor
+
+    __hash__ = None
+
+
+class NoConvergence(Exception):
+    """Has an attribute besides its message."""
+
+    def __init__(self, message, steps):
+        super().__init__(message, steps)
+        self.steps = steps
+
+
+class Stubborn(Exception):
+    """Hands on other arguments than it takes, so that pickle cannot rebuild it by itself."""
+
+    def __init__(self, step, *, residual):
+        super().__init__(f"step {step}: residual {residual}")
+        self.step = step
+        self.residual = residual
+
+
+class HoldsALock(Exception):
+    """Cannot be pickled as it is."""
+
+    def __init__(self, message):
+        super().__init__(message)
+        self.lock = threading.Lock()
+
+
+class Mute(Exception):
+    """Cannot even be shown."""
+
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+class FailsToUnpickle:
+    """Can be pickled, but not unpickled in a process where it was not made, and not even there after that."""
+
+    def __reduce__(self):
+        return fail, ("this object cannot be rebuilt",)
+
+
+class FailsToPickle:
+    """Says itself that it does not want to be pickled."""
+
+    def __reduce__(self):
+        raise TypeError("this object stays where it is")
+
+
+class Tracked:
+    """Can be referred to weakly, so that one sees when it is gone."""
+
+    def __init__(self, load=None):
+        self.load = load
+
+
+KEPT = []
+"""Weak references to what calls in this worker were given and have returned."""
+
+
+def track(value):
+    result = Tracked()
+    KEPT.extend([weakref.ref(value), weakref.ref(result)])
+    return result
+
+
+def track_and_fail(value):
+    KEPT.append(weakref.ref(value))
+    raise ValueError("with a traceback that refers to value")
+
+
+def tracked_alive():
+    return [reference() is not None for reference in KEPT]

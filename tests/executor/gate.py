@@ -1,0 +1,37 @@
+"""Calls that run until the test lets them go on, without anybody sleeping.
+
+    worker: hold(gate.path)  -- begun -->  gate.wait_until_begun()
+                             <-- open  --  gate.open()
+"""
+
+import os
+from pathlib import Path
+
+
+class Gate:
+    """Two named pipes in a folder of their own; any number of calls may wait at them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = str(folder)
+        os.mkfifo(folder / "begun")
+        os.mkfifo(folder / "open")
+        # Open both ways, so that neither side ever waits for the other to open its end.
+        self._begun = os.open(folder / "begun", os.O_RDWR)
+        self._open = os.open(folder / "open", os.O_RDWR)
+
+    def wait_until_begun(self, calls: int = 1) -> None:
+        """Waits until so many calls hold."""
+        for _ in range(calls):
+            os.read(self._begun, 1)
+
+    def open(self, calls: int = 1) -> None:
+        """Lets so many calls go on."""
+        os.write(self._open, bytes(calls))
+
+    def close(self) -> None:
+        """Lets all calls go on. Only for the end: a call that comes later finds the gate gone."""
+        self.open(1000)
+
+    def give_back(self) -> None:
+        os.close(self._begun)
+        os.close(self._open)

@@ -1,0 +1,155 @@
+"""What the tests see of the machine: processes, files, and scripts that run as a user's would.
+
+Every process that a test starts, and what these start in turn, carries a mark in its environment. So what was left behind
+is found even when its parent has ended, and is not mixed up with what other people run on the same machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import psutil
+
+import pympipool
+
+MARK = "MARK_OF_A_TEST"
+
+SHARED_MEMORY = Path("/dev/shm")
+
+_HELPERS_OF_PYTHON = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+"""Processes that the standard library's pool starts and keeps until the end of the program."""
+
+
+def new_mark() -> str:
+    return uuid.uuid4().hex
+
+
+def marked_processes(mark: str) -> list[psutil.Process]:
+    """The processes that carry the mark, and our own children, zombies too; without this process."""
+    own_children = psutil.Process().children(recursive=True)
+    found = {process.pid: process for process in own_children if not _is_helper_of_python(process)}
+    for process in psutil.process_iter():
+        if process.pid != os.getpid() and process.pid not in found and _has_mark(process, mark):
+            found[process.pid] = process
+    return list(found.values())
+
+
+def _has_mark(process: psutil.Process, mark: str) -> bool:
+    with contextlib.suppress(psutil.Error, OSError):
+        return process.environ().get(MARK) == mark and not _is_helper_of_python(process)
+    return False
+
+
+def _is_helper_of_python(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return any(name in " ".join(process.cmdline()) for name in _HELPERS_OF_PYTHON)
+    return False
+
+
+def still_alive(processes: list[psutil.Process], timeout_s: float) -> list[str]:
+    """Waits for the processes to end; descriptions of those that have not."""
+    _, alive = psutil.wait_procs(processes, timeout=timeout_s)
+    return [describe(process) for process in alive]
+
+
+def describe(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return f"{process.pid} ({process.status()}): {' '.join(process.cmdline())[:200]}"
+    return f"{process.pid} (ended meanwhile)"
+
+
+def shared_memory_files() -> set[str]:
+    return set(os.listdir(SHARED_MEMORY)) if SHARED_MEMORY.is_dir() else set()
+
+
+def forgotten_shared_memory(before: set[str]) -> set[str]:
+    """Files in /dev/shm that are new and that no living process maps: somebody else's are in use."""
+    new = shared_memory_files() - before
+    if not new:
+        return new
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            new -= {Path(area.path).name for area in process.memory_maps(grouped=True)}
+    return {name for name in new if (SHARED_MEMORY / name).exists()}
+
+
+# ---- scripts ----
+
+
+def script_environment(mark: str, **variables: str) -> dict[str, str]:
+    """The environment of a script: pympipool can be imported, the tests' own modules cannot."""
+    source = str(Path(pympipool.__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": source, MARK: mark, **variables}
+
+
+class Script:
+    """A Python program that runs as a user's would. Ended, with all that it started, at the end of a `with` block.
+
+    Args:
+        source: what is in the file.
+        folder: where the file is put.
+        cwd: where it runs; default: folder.
+        command: arguments of the interpreter; default: the name of the file.
+        variables: set in its environment.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        folder: Path,
+        *,
+        cwd: Path | None = None,
+        command: list[str] | None = None,
+        variables: dict[str, str] | None = None,
+    ) -> None:
+        self.mark = new_mark()
+        self.path = folder / "script.py"
+        self.path.write_text(source)
+        self.process = subprocess.Popen(
+            [sys.executable, *(command or [str(self.path)])],
+            cwd=cwd or folder,
+            env=script_environment(self.mark, **(variables or {})),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Script:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in marked_processes(self.mark):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        self.process.communicate()
+
+    def wait_for_line(self, text: str) -> str:
+        """Reads what the script prints up to the line that begins with text; that line's rest."""
+        for line in self.process.stdout:
+            if line.startswith(text):
+                return line[len(text) :].strip()
+        raise AssertionError(f"the script ended without printing {text!r}:\n{self.process.stderr.read()}")
+
+    def end(self, timeout_s: float = 50) -> tuple[int, str, str]:
+        """Waits for the end; exit code, and what it printed to stdout and stderr."""
+        stdout, stderr = self.process.communicate(timeout=timeout_s)
+        return self.process.returncode, stdout, stderr
+
+    def survivors(self, timeout_s: float) -> list[str]:
+        """The processes of the script that do not end in time."""
+        return still_alive(marked_processes(self.mark), timeout_s)
+
+
+def run_script(source: str, folder: Path, **parameters: object) -> str:
+    """Runs a script to its end, which must be without error and leave no process; what it printed."""
+    with Script(source, folder, **parameters) as script:
+        code, stdout, stderr = script.end()
+        assert code == 0, f"exit code {code}\n{stdout}\n{stderr}"
+        assert script.survivors(timeout_s=5) == []
+    return stdout
