@@ -6,6 +6,7 @@ come from the backend (`pympipool.backends`).
 
 from __future__ import annotations
 
+import os
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,6 @@ from pympipool import backends
 from pympipool.engine import Engine
 from pympipool.mapping import map_calls
 from pympipool.pool.block import BlockPool
-from pympipool.resources import available_cores
 
 if TYPE_CHECKING:
     from pympipool._dispatch import Dispatcher
@@ -169,7 +169,7 @@ def _count_workers(max_workers: int | None, max_cores: int | None, cores_per_wor
         )
     if max_workers is not None:
         return max_workers
-    cores = available_cores() if max_cores is None else max_cores
+    cores = len(os.sched_getaffinity(0)) if max_cores is None else max_cores
     if max_cores is not None and max_cores < cores_per_worker:
         raise ValueError(f"cores_per_worker={cores_per_worker} is more than max_cores={max_cores}")
     return max(cores // cores_per_worker, 1)
