@@ -12,10 +12,11 @@ they have this shape.
 from __future__ import annotations
 
 import multiprocessing
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Flag, auto
 from importlib.metadata import PackageNotFoundError, version
@@ -32,7 +33,8 @@ class Handle(Protocol):
 
 
 class Pool(Protocol):
-    submit: Callable[..., Handle]
+    @property
+    def submit(self) -> Callable[..., Handle]: ...
 
     def map(self, fn: Callable[[Any], Any], items: Sequence[Any], chunksize: int | None) -> Iterable[Any]: ...
     def shutdown(self) -> None: ...
@@ -228,8 +230,9 @@ class ParslPool:
         import parsl
         from parsl.executors import HighThroughputExecutor
 
+        self.folder = tempfile.TemporaryDirectory(prefix="pympipool-bench-")
         executor = HighThroughputExecutor(max_workers_per_node=workers, address="127.0.0.1")
-        self.kernel = parsl.load(parsl.Config(executors=[executor], run_dir="/tmp/parsl-runs", usage_tracking=0))
+        self.kernel = parsl.load(parsl.Config(executors=[executor], run_dir=self.folder.name))
         self.apps: dict[Callable[..., Any], Any] = {}
 
     def submit(self, fn: Callable[..., Any], *args: Any) -> Handle:
@@ -248,6 +251,7 @@ class ParslPool:
 
         self.kernel.cleanup()
         parsl.clear()
+        self.folder.cleanup()
 
 
 # ---- who there is ----
@@ -257,9 +261,7 @@ def make_ours(request: Request) -> StandardPool:
     from pympipool import Executor as PympipoolExecutor
 
     return StandardPool(
-        PympipoolExecutor(
-            max_workers=request.workers, cores_per_worker=request.ranks, block_allocation=request.block
-        )
+        PympipoolExecutor(max_workers=request.workers, cores_per_worker=request.ranks, block_allocation=request.block)
     )
 
 

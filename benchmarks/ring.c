@@ -6,7 +6,7 @@
  *     ping-pong    a record of SIZE bytes to and fro over two rings, written and read on each side
  *     stream       records of SIZE bytes one way, written on one side and read on the other
  *     memcpy       SIZE bytes copied inside one process: the limit of every transfer
- *     push         records pushed into a ring that is never full, by one process (for callgrind)
+ *     push         records pushed into a ring of 4 MiB that must not get full, by one process (for callgrind)
  *     push-pop     the same, each record popped again
  */
 #define _GNU_SOURCE
@@ -234,11 +234,7 @@ static int64_t copy(size_t size_bytes, long count)
 
 static int64_t run_alone(uint32_t size_bytes, long count, int is_popped)
 {
-    const uint64_t most = (uint64_t)count * (size_bytes + 16) * 2;
-    uint64_t capacity = PMP_RING_CAPACITY_MIN;
-    while (capacity < most) {
-        capacity *= 2;
-    }
+    const uint64_t capacity = UINT64_C(1) << 22;
     void *const memory = map_shared(pmp_ring_footprint(capacity));
     side me = {.buffer = allocate(size_bytes + 1), .size_bytes = size_bytes};
     if (pmp_ring_init(memory, capacity) != 0 ||

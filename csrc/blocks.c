@@ -15,7 +15,7 @@
 
 /* Lies before the block; as long as the alignment, so that the block is aligned too. */
 typedef struct {
-    size_t capacity;   /* bytes of the block; 0: from malloc */
+    size_t capacity;    /* bytes of the block; 0: from malloc */
     pmp_blocks *blocks; /* where to keep it; NULL: nowhere */
     unsigned char unused[ALIGNMENT - sizeof(size_t) - sizeof(pmp_blocks *)];
 } header;
@@ -53,8 +53,7 @@ static header *map_large(size_t size_bytes)
     if (size_bytes > SIZE_MAX - sizeof(header) - HUGE_PAGE) {
         return NULL;
     }
-    const size_t bytes =
-        (sizeof(header) + size_bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    const size_t bytes = (sizeof(header) + size_bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
     void *const memory =
         mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) {
@@ -104,8 +103,8 @@ static header *find_kept(pmp_blocks *blocks, size_t size_bytes)
 static void offer_pages(header *head)
 {
 #ifdef MADV_FREE
-    madvise((unsigned char *)head + HUGE_PAGE,
-            mapping_bytes(head->capacity) - HUGE_PAGE, MADV_FREE);
+    madvise((unsigned char *)head + HUGE_PAGE, mapping_bytes(head->capacity) - HUGE_PAGE,
+            MADV_FREE);
 #else
     (void)head;
 #endif

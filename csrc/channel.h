@@ -78,12 +78,12 @@ typedef struct {
     pmp_consumer consumer;
     pmp_head head;
     pmp_part parts[PMP_PARTS_MAX];
-    bool complete;   /* head and parts hold a message that was not given back yet */
+    bool complete;      /* head and parts hold a message that was not given back yet */
     pmp_blocks *blocks; /* where memory for pieces comes from; NULL at open, the caller's to set */
-    bool owned;      /* parts are blocks (they came in pieces); else they lie in the ring */
-    uint32_t part;   /* the next piece goes into this part ... */
-    uint64_t offset; /* ... at this byte */
-    bool busy;       /* a message in pieces has begun */
+    bool owned;         /* parts are blocks (they came in pieces); else they lie in the ring */
+    uint32_t part;      /* the next piece goes into this part ... */
+    uint64_t offset;    /* ... at this byte */
+    bool busy;          /* a message in pieces has begun */
 } pmp_receiver;
 
 /* Receives what is there. Returns 0 when head and parts hold a whole message: it is valid until

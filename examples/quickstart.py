@@ -3,7 +3,6 @@
 Run it like any script, without mpiexec: python examples/quickstart.py
 """
 
-import os
 import time
 
 import numpy as np
@@ -36,10 +35,10 @@ def pi(intervals):
     return world.rank, share, world.allreduce(share)
 
 
-def study_parameters(cores):
-    print(f"The logistic map x → r x (1 - x) for {COLUMNS} values of r, on {cores} cores\n")
+def study_parameters():
     start = time.perf_counter()
-    with Executor(max_workers=cores, block_allocation=True) as exe:
+    with Executor(block_allocation=True) as exe:  # a worker for each core
+        print(f"The logistic map x → r x (1 - x) for {COLUMNS} values of r, on {exe.info['max_workers']} cores\n")
         results = list(exe.map(logistic_map, np.linspace(2.8, 4.0, COLUMNS)))
     elapsed = time.perf_counter() - start
 
@@ -73,5 +72,5 @@ def integrate_with_mpi():
 
 
 if __name__ == "__main__":
-    study_parameters(cores=len(os.sched_getaffinity(0)))
+    study_parameters()
     integrate_with_mpi()

@@ -30,7 +30,7 @@ from pympipool._moving cimport (
 )
 from pympipool._ring cimport (
     PMP_END, Parts, Segment, blocks_of_process, object_of_part, pmp_block_free, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm,
-    pmp_doorbell_ring, pmp_doorbell_sleep, pmp_head, pmp_link_open_master, pmp_part,
+    pmp_doorbell_ring, pmp_doorbell_sleep, pmp_head, pmp_link_open_master, pmp_now_ns, pmp_part,
     pmp_receiver_close, pmp_send, pmp_spinner_init, raise_errno,
 )
 
@@ -464,14 +464,29 @@ cdef class Dispatcher(Source):
         pthread_mutex_unlock(&self.core.lock)
         return id
 
+    def running_time(self, uint64_t number):
+        """Seconds since the worker began the call that it runs; 0 when it runs none."""
+        cdef int64_t begun_ns = 0
+        pthread_mutex_lock(&self.core.lock)
+        worker = find_worker(&self.core, number)
+        if (worker != NULL and worker.line.first != NULL
+                and was_begun(worker, worker.line.first)):
+            begun_ns = worker.progress_ns
+        pthread_mutex_unlock(&self.core.lock)
+        return 0.0 if begun_ns == 0 else (pmp_now_ns() - begun_ns) / 1e9
+
     def wait_until_idle(self, pending):
         """Helps until no call waits or runs, and pending() is 0 too."""
         cdef int news
-        while self.unfinished_count + pending() > 0:
+        while self.unfinished_count > 0 or pending() > 0:
             if self.helper != 0 and self.helper != PyThread_get_thread_ident():
                 sleep(OTHERS_HELP_S)
                 continue
             self.help_a_slice()
+
+    def kick(self):
+        """Makes a thread that waits look again whether what it waits for has come."""
+        kick_helper(&self.core)
 
     cdef int help_a_slice(self) except -1:
         """Moves and delivers as the helper for a moment."""

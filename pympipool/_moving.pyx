@@ -248,9 +248,12 @@ cdef bint send_call(Worker *worker, Call *call) noexcept nogil:
 
 
 cdef bint send_reserved(Core *core, Worker *worker, Call *call) noexcept nogil:
-    """Gives a call to the worker that was started for it."""
+    """Gives a call to the worker that was started for it: it has begun, there is no taking back."""
     call.estimate_ns = OVERHEAD_NS
-    return send_call(worker, call)
+    if not send_call(worker, call):
+        return False
+    call.position = UINT64_MAX
+    return True
 
 
 cdef bint fits(Worker *worker, Call *call) noexcept nogil:

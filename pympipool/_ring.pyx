@@ -314,6 +314,9 @@ cdef class Channel:
 cdef class MasterChannel(Channel):
     """The master's side of a single link, for tools and tests; without a dispatcher."""
 
+    def __cinit__(self, Segment link not None, Segment doorbells not None):
+        self.open()  # again: while the base class is being made, its own open is called
+
     cdef int open(self) except -1:
         code = pmp_link_open_master(self.link.memory(), self.link.shm.size_bytes,
                                     &self.sender, &self.receiver, &self.peer_bells)

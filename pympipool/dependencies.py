@@ -6,15 +6,16 @@
                                                      one is cancelled ─► the call is cancelled, at once
 
 A future is looked for among the arguments and, to any depth, in lists, tuples (named ones too), sets, frozensets and
-dicts (values and keys), `OrderedDict` and `defaultdict`. Not in other objects, dataclasses and subclasses of containers
-among them: what these mean by their contents only they know. Any `concurrent.futures.Future` will do, of whatever executor.
+dicts (values and keys), `OrderedDict` and `defaultdict`. Not in other objects, dataclasses and subclasses of
+containers among them: what these mean by their contents only they know. Any `concurrent.futures.Future` will do, of
+whatever executor; asyncio's are another thing.
 
 Nothing polls: the futures call back. A callback that ends a future calls the callbacks of the calls that wait for it,
 and so on along a chain; `_Relay` turns this recursion into a loop, so that a chain may have any length.
 
 A call whose input failed fails with a copy of the input's exception: `except` clauses written for the function that
-raises it work for everything that is computed from it, as they would if the functions called each other. Its `__cause__` is the
-original, which was raised first, however long the chain.
+raises it work for everything that is computed from it, as they would if the functions called each other. Its
+`__cause__` is the original, which was raised first, however long the chain.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import logging
 import threading
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from typing import Any, TypeAlias
 
 from pympipool.errors import DependencyError

@@ -17,7 +17,7 @@ import os
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future as StandardFuture
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pympipool import serialization
 from pympipool._dispatch import Dispatcher, FunctionHandle
@@ -25,6 +25,9 @@ from pympipool._future import Future
 from pympipool.dependencies import find_futures, resolve, when_all_done
 from pympipool.errors import SerializationError
 from pympipool.functions import FunctionTable
+
+if TYPE_CHECKING:
+    from pympipool.resources import Resources
 
 CLOSED = "cannot schedule new futures after shutdown"  # the standard library's words
 
@@ -37,13 +40,46 @@ _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 class Pool(Protocol):
     """What an engine asks of a pool (see `pympipool.pool`)."""
 
+    keeps_functions: bool  # its workers live longer than a call, so functions need travel but once
+
     def open(self) -> None: ...
+    def place(
+        self,
+        future: Future[Any],
+        function: FunctionHandle | None,
+        parts: list[Any],
+        resources: Resources | None,
+        admitted: bool,
+    ) -> None: ...
+    def waiting_count(self) -> int: ...
+    def unfinished_count(self) -> int: ...
+    def cancel_waiting(self) -> None: ...
     def close(self, pending: Callable[[], int]) -> None: ...
     def kill(self) -> None: ...
     def check_damage(self) -> None: ...
     def abandon(self) -> None: ...
     def wait_closed(self) -> None: ...
     def hosts(self) -> list[dict[str, Any]]: ...
+
+
+class Blocked:
+    """A call that waits for futures among its arguments."""
+
+    __slots__ = ("args", "fn", "future", "kwargs", "resources")
+
+    def __init__(
+        self,
+        future: Future[Any],
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        resources: Resources | None,
+    ) -> None:
+        self.future = future
+        self.fn = fn
+        self.args = args
+        self.kwargs = kwargs
+        self.resources = resources
 
 
 class Engine:
@@ -60,7 +96,7 @@ class Engine:
         self.resolve_dependencies = resolve_dependencies
         self.foreign = False
         self._handles: dict[int, FunctionHandle] = {}
-        self._blocked: set[StandardFuture[Any]] = set()
+        self._blocked: set[Blocked] = set()
         self.pool = make_pool(self.dispatcher)
         self.dispatcher.start()
         self.pool.open()
@@ -68,21 +104,30 @@ class Engine:
 
     # ---- calls ----
 
-    def submit(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future:
+    def submit(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        resources: Resources | None = None,
+    ) -> Future[Any]:
         """Queues a call.
+
+        Args:
+            resources: what the call needs, for a pool that starts a worker for each call.
 
         Raises:
             RuntimeError: after `close`, and in a forked process.
             TypeError: fn cannot be called, or a future is among the arguments and must not be.
         """
         self.check_usable(fn)
-        future = Future()
+        future: Future[Any] = Future()
         self.dispatcher.adopt(future)
         inputs = find_futures(args, kwargs)
         if inputs:
-            self._submit_later(future, fn, args, kwargs, inputs)
+            self._submit_later(Blocked(future, fn, args, kwargs, resources), inputs)
         else:
-            self._send(future, fn, args, kwargs)
+            self._send(future, fn, args, kwargs, resources)
         return future
 
     def check_usable(self, fn: Callable[..., Any]) -> None:
@@ -97,15 +142,16 @@ class Engine:
 
     def _send(
         self,
-        future: Future,
+        future: Future[Any],
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        resources: Resources | None,
         admitted: bool = False,
     ) -> None:
-        """Pickles a call and hands it to the dispatcher; what cannot be pickled ends its future."""
+        """Pickles a call and hands it to the pool; what cannot be pickled ends its future."""
         try:
-            function = self.functions.lookup(fn)
+            function = self.functions.lookup(fn) if self.pool.keeps_functions else None
             if function is None:
                 future.function_name = serialization.callable_name(fn)
                 parts = serialization.dump_call(0, fn, args, kwargs)
@@ -117,7 +163,7 @@ class Engine:
         except SerializationError as error:
             self.dispatcher.fail(future, error)
             return
-        self.dispatcher.submit(future, handle, parts, admitted=admitted)
+        self.pool.place(future, handle, parts, resources, admitted)
 
     def _new_handle(self, number: int, payload: bytes) -> FunctionHandle:
         handle = FunctionHandle(number, payload)
@@ -128,56 +174,48 @@ class Engine:
 
     # ---- calls that wait for others ----
 
-    def _submit_later(
-        self,
-        future: Future,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        inputs: list[StandardFuture[Any]],
-    ) -> None:
+    def _submit_later(self, blocked: Blocked, inputs: list[StandardFuture[Any]]) -> None:
         if not self.resolve_dependencies:
             raise TypeError(
-                f"a future is among the arguments of {serialization.callable_name(fn)}, and disable_dependencies=True: "
-                "pass its result(), or make the executor with disable_dependencies=False"
+                f"a future is among the arguments of {serialization.callable_name(blocked.fn)}(), and"
+                " disable_dependencies=True: pass its result(), or make the executor with disable_dependencies=False"
             )
-        self._blocked.add(future)
+        self._blocked.add(blocked)
 
         def go_on(error: BaseException | None, cancelled: bool) -> None:
             try:
-                self._unblock(future, fn, args, kwargs, error, cancelled)
+                self._unblock(blocked, error, cancelled)
+            except Exception as failure:
+                self.dispatcher.fail(blocked.future, failure)
             finally:
-                self._blocked.discard(future)
+                self._blocked.discard(blocked)
+                self.dispatcher.kick()
 
         when_all_done(inputs, go_on)
 
-    def _unblock(
-        self,
-        future: Future,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        error: BaseException | None,
-        cancelled: bool,
-    ) -> None:
+    def _unblock(self, blocked: Blocked, error: BaseException | None, cancelled: bool) -> None:
         """Sends a call whose inputs are done; ends it if one of them has failed or was cancelled."""
-        if future.done():
+        if blocked.future.done():
             return  # cancelled meanwhile
         if cancelled:
-            future.cancel()
+            blocked.future.cancel()
         elif error is not None:
-            self.dispatcher.fail(future, error)
+            self.dispatcher.fail(blocked.future, error)
         else:
-            args, kwargs = resolve(args, kwargs)
-            self._send(future, fn, args, kwargs, admitted=True)
+            args, kwargs = resolve(blocked.args, blocked.kwargs)
+            self._send(blocked.future, blocked.fn, args, kwargs, blocked.resources, admitted=True)
 
     def blocked_count(self) -> int:
-        """Calls that wait for the results of others."""
-        return len(self._blocked)
+        """Calls that wait for the results of others; not those that were cancelled meanwhile."""
+        return sum(not blocked.future.done() for blocked in list(self._blocked))
 
     def waiting_count(self) -> int:
         """Calls that no worker has been given."""
-        return len(self._blocked) + int(self.dispatcher.waiting_count)
+        return self.blocked_count() + self.pool.waiting_count() + self.dispatcher.waiting_count
+
+    def _pending_count(self) -> int:
+        """Calls that the dispatcher does not know yet."""
+        return self.blocked_count() + self.pool.unfinished_count()
 
     # ---- the end ----
 
@@ -192,12 +230,13 @@ class Engine:
             return
         self.dispatcher.close(CLOSED)
         if cancel:
-            for future in list(self._blocked):
-                future.cancel()
+            for blocked in list(self._blocked):
+                blocked.future.cancel()
+            self.pool.cancel_waiting()
             self.dispatcher.cancel_waiting()
         if wait:
-            self.dispatcher.wait_until_idle(self.blocked_count)
-        self.pool.close(self.blocked_count)
+            self.dispatcher.wait_until_idle(self._pending_count)
+        self.pool.close(self._pending_count)
         if wait:
             self.pool.wait_closed()
             self.dispatcher.join()

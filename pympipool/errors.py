@@ -161,15 +161,18 @@ class RemoteError(Exception):
     Attributes:
         type_name: Full name of the exception's class, for example "mylib.errors.NoConvergence".
         message: Its `str()`.
+        reason: Why it could not travel.
     """
 
-    def __init__(self, type_name: str, message: str = "") -> None:
+    def __init__(self, type_name: str, message: str = "", reason: str = "") -> None:
         self.type_name = type_name
         self.message = message
-        super().__init__(type_name, message)
+        self.reason = reason
+        super().__init__(type_name, message, reason)
 
     def __str__(self) -> str:
-        return f"{self.type_name}: {self.message}" if self.message else self.type_name
+        text = f"{self.type_name}: {self.message}" if self.message else self.type_name
+        return f"{text}\n(RemoteError stands for it, because it cannot travel: {self.reason})" if self.reason else text
 
 
 class RemoteTraceback(Exception):

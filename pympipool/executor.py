@@ -1,55 +1,78 @@
 """The public face: `Executor`, a `concurrent.futures.Executor` to up-scale one function at a time.
 
-What it takes is checked here (and in `Resources`), what works behind it is an `Engine`, and the workers
-come from the backend (`pympipool.backends`).
+What it is asked for is checked here and in `Resources`; what works behind it is an `Engine` over a pool of workers, which
+the backend starts.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import cloudpickle
 
-from pympipool import backends
+from pympipool.backends import Backend, make_backend
 from pympipool.engine import Engine
+from pympipool.errors import SerializationError
 from pympipool.mapping import map_calls
 from pympipool.pool.block import BlockPool
+from pympipool.pool.single import SinglePool
+from pympipool.resources import Ledger, Resources, available_cores
 
 if TYPE_CHECKING:
+    import os
+
     from pympipool._dispatch import Dispatcher
     from pympipool._future import Future
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class Executor(futures.Executor):
-    """Runs Python functions, serial or MPI-parallel, on workers of this machine.
+    """Runs Python functions, serial or MPI-parallel, in processes of their own.
+
+    Each call gets a fresh process, or with `block_allocation` one of a fixed number of workers. All parameters are
+    optional; without any, the cores of this machine are used.
 
     Args:
-        max_workers: number of workers. Default: as many as fit the cores this process may use.
-        max_cores: total number of cores; the number of workers times cores_per_worker.
-        cores_per_worker: MPI ranks of each worker. With 2 or more, a call's result is the list of
-            what its ranks returned, in rank order.
-        cwd: working directory of the workers. Default: the master's.
-        backend: "auto" or "mpi": workers on this machine.
-        block_allocation: workers start once and serve many calls.
-        init_function: called once in each worker (on every rank) before its first call; returns a
-            dict, whose items fill the parameters of calls that are not given.
-        disable_dependencies: do not look for futures among the arguments of calls.
+        max_workers: Number of workers, as in the standard library.
+        max_cores: Total number of cores: the number of workers times `cores_per_worker`. Give one of the two;
+            default: the cores that this process may use.
+        cores_per_worker: MPI ranks of each worker, each on a core. With 2 or more the result of a call is the list of what
+            its ranks returned, in rank order.
+        threads_per_core: Threads that numerical libraries may use in each rank.
+        gpus_per_worker: GPUs of each worker, seen by no other; a multiple of `cores_per_worker`.
+        oversubscribe: Lets MPI start more ranks than there are cores.
+        cwd: Working directory of the workers. Default: the master's.
+        executor: A `flux.job.FluxExecutor` to submit to; only with flux.
+        hostname_localhost: Workers connect to "localhost" instead of the host's name. On one machine they connect
+            without any name, so that it changes nothing there.
+        backend: Where workers run: "mpi" is this machine; "auto" chooses.
+        block_allocation: Workers start once and serve many calls: for short calls, and for data to be loaded once.
+        init_function: Called once in each worker before its first call (on every rank); returns a dict, whose items fill
+            the parameters of that name that a call was not given. Only with `block_allocation`.
+        command_line_argument_lst: Further arguments of srun; only with SLURM.
+        disable_dependencies: Do not look for futures among the arguments of calls; one is an error then.
+        refresh_rate: Seconds; accepted for compatibility. Calls that wait for others are started by callback, so there is
+            nothing left to refresh.
+        run_time_max: Seconds that a call may run; then its worker is ended, and the call fails with TimeoutError.
+        restart_limit: How often a call is tried again whose worker died while it ran.
 
     Raises:
-        ValueError, TypeError: a parameter is wrong; says which, its value, and what is allowed.
-        pympipool.errors.WorkerStartError: what the workers need is not installed.
+        ValueError, TypeError: A parameter is wrong; says which, its value, and what is allowed.
+        pympipool.errors.WorkerStartError: What the workers need is not installed; says what, and how to get it.
 
     Examples:
         >>> with Executor(max_workers=1, block_allocation=True) as exe:
         ...     exe.submit(pow, 2, 5).result()
         32
+        >>> with Executor(max_cores=1) as exe:
+        ...     list(exe.map(abs, [-1, 2, -3]))
+        [1, 2, 3]
     """
 
     def __init__(
@@ -58,48 +81,132 @@ class Executor(futures.Executor):
         *,
         max_cores: int | None = None,
         cores_per_worker: int = 1,
-        cwd: str | None = None,
+        threads_per_core: int = 1,
+        gpus_per_worker: int = 0,
+        oversubscribe: bool = False,
+        cwd: str | os.PathLike[str] | None = None,
+        executor: Any = None,
+        hostname_localhost: bool | None = False,
         backend: str = "auto",
         block_allocation: bool = False,
         init_function: Callable[[], dict[str, Any]] | None = None,
+        command_line_argument_lst: Sequence[str] = (),
         disable_dependencies: bool = False,
+        refresh_rate: float = 0.01,
+        run_time_max: float | None = None,
+        restart_limit: int = 0,
     ) -> None:
-        workers = _count_workers(max_workers, max_cores, cores_per_worker)
-        spawner = backends.make_spawner(backend, cores_per_worker)
+        self._info: dict[str, Any] = {}
+        cores_per_worker = Resources.check("cores", cores_per_worker, "cores_per_worker")
+        self._resources = Resources(
+            cores=cores_per_worker,
+            threads_per_core=threads_per_core,
+            gpus_per_core=_gpus_per_core(gpus_per_worker, cores_per_worker),
+            oversubscribe=oversubscribe,
+            cwd=cwd,
+            executor=executor,
+            hostname_localhost=hostname_localhost,
+            command_line_argument_lst=command_line_argument_lst,
+            run_time_max=run_time_max,
+            restart_limit=restart_limit,
+        )
+        workers, cores = _count_workers(max_workers, max_cores, cores_per_worker)
+        Resources.check("oversubscribe", block_allocation, "block_allocation")
+        Resources.check("oversubscribe", disable_dependencies, "disable_dependencies")
+        if refresh_rate is None:
+            raise TypeError("refresh_rate is None; it must be a number of seconds")
+        Resources.check("run_time_max", refresh_rate, "refresh_rate")
+        self._backend = make_backend(backend)
+        self._backend.check(self._resources)
+        self._ledger: Ledger[Any] = Ledger(cores=cores)
+        self._ledger.check(self._resources)
         settings = {
-            "cwd": cwd,
+            "cwd": None,
             "main_path": sys.argv[0] if sys.argv else "",
-            "init_function": None if init_function is None else cloudpickle.dumps(init_function),
-            "one_call": False,
+            "init_function": _pickled_init_function(init_function, block_allocation),
         }
-
-        def make_pool(dispatcher: Dispatcher) -> BlockPool:
-            return BlockPool(
-                dispatcher,
-                spawner,
-                max_workers=workers,
-                ranks=cores_per_worker,
-                settings=settings,
-                cwd=cwd,
-                environment={},
-            )
-
-        self._max_workers = workers
-        self._cores_per_worker = cores_per_worker
+        make_pool = self._block_pool(workers, settings) if block_allocation else self._single_pool(settings)
+        self._info = {
+            "backend": self._backend.name,
+            "block_allocation": block_allocation,
+            "max_workers": workers,
+            "max_cores": cores,
+            "cores_per_worker": cores_per_worker,
+            "threads_per_core": threads_per_core,
+            "gpus_per_worker": gpus_per_worker,
+            "oversubscribe": oversubscribe,
+            "cwd": self._resources.cwd,
+            "run_time_max": run_time_max,
+            "restart_limit": restart_limit,
+        }
+        self._block_allocation = block_allocation
+        self._checked: object = None
         self._engine = Engine(make_pool, resolve_dependencies=not disable_dependencies)
         self._forgotten = weakref.finalize(self, self._engine.close, wait=False)
-        self._forgotten.atexit = False  # then the engine is closed too, but waited for
+        self._forgotten.atexit = False  # then it is closed too, but waited for
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:  # type: ignore[override]
+    def _block_pool(self, workers: int, settings: dict[str, Any]) -> Callable[[Dispatcher], BlockPool]:
+        spawner = self._backend.for_block(self._resources)
+        return lambda dispatcher: BlockPool(
+            dispatcher,
+            spawner,
+            max_workers=workers,
+            resources=self._resources,
+            ledger=self._ledger,
+            settings={**settings, "one_call": False},
+        )
+
+    def _single_pool(self, settings: dict[str, Any]) -> Callable[[Dispatcher], SinglePool]:
+        self._backend.for_call(self._resources)  # what is not installed is an error now, not at the first call
+        return lambda dispatcher: SinglePool(dispatcher, self._backend, self._ledger, settings)
+
+    def submit(  # type: ignore[override]  # resource_dict is ours
+        self,
+        fn: Callable[P, T],
+        /,
+        *args: Any,
+        resource_dict: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Future[T]:
         """Queues fn(*args, **kwargs) and returns the future of its result.
 
-        Futures among the arguments are replaced by their results before the call runs.
+        Futures anywhere in the arguments (also inside lists, tuples, sets and dicts) are replaced by their results before
+        the call runs; it fails, or is cancelled, with the first of them that does. Large arrays are read when the
+        call is sent: do not change them before it has ended.
+
+        Args:
+            fn: Any callable; must not have a parameter called `resource_dict`.
+            resource_dict: What this call needs, over what the executor was made with; not with `block_allocation`.
+                Keys as the parameters of `pympipool.resources.Resources`.
 
         Raises:
-            RuntimeError: after `shutdown`.
-            TypeError: fn cannot be called.
+            RuntimeError: After `shutdown`.
+            TypeError, ValueError: fn cannot be called, or resource_dict is wrong, or asks for more than there is.
         """
-        return self._engine.submit(fn, args, kwargs)
+        if fn is not self._checked:
+            self._check_function(fn)
+        if self._block_allocation:
+            if resource_dict:
+                raise ValueError(
+                    f"resource_dict is {dict(resource_dict)!r}; with block_allocation=True all workers are alike: set the"
+                    " resources on the executor, or use block_allocation=False"
+                )
+            return self._engine.submit(fn, args, kwargs)
+        resources = self._resources
+        if resource_dict is not None:
+            resources = Resources.from_dict(resource_dict, resources)
+            self._backend.check(resources)
+            self._ledger.check(resources)
+        return self._engine.submit(fn, args, kwargs, resources)
+
+    def _check_function(self, fn: Callable[..., Any]) -> None:
+        code = getattr(fn, "__code__", None)
+        names = () if code is None else code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        if "resource_dict" in names:
+            raise ValueError(
+                f"{fn!r} has a parameter called resource_dict, which submit() takes for itself: rename the parameter"
+            )
+        self._checked = code and fn if not getattr(fn, "__closure__", None) else None
 
     def map(  # type: ignore[override]
         self,
@@ -113,13 +220,13 @@ class Executor(futures.Executor):
         All calls are submitted now; the iterator waits for their results, in order.
 
         Args:
-            timeout: seconds from now until the last result must be there.
-            chunksize: calls that travel together.
+            timeout: Seconds from now until the last result must be there.
+            chunksize: Calls that travel together.
 
         Raises:
             ValueError, TypeError: chunksize is no positive integer.
-            concurrent.futures.TimeoutError: while iterating, when the time is over.
-            Exception: while iterating, what a call raised; the calls after it are cancelled.
+            concurrent.futures.TimeoutError: While iterating, when the time is over.
+            Exception: While iterating, what a call raised; the calls after it are cancelled.
         """
         return map_calls(self.submit, fn, iterables, timeout=timeout, chunksize=chunksize)
 
@@ -127,22 +234,15 @@ class Executor(futures.Executor):
         """Takes no more calls, and ends the workers when those that are there have ended.
 
         Args:
-            wait: return only when the workers are gone.
-            cancel_futures: cancel the calls that no worker has begun.
+            wait: Return only when the workers are gone.
+            cancel_futures: Cancel the calls that no worker has begun.
         """
         self._engine.close(wait=wait, cancel=cancel_futures)
 
     @property
     def info(self) -> dict[str, Any]:
-        """What this executor was made with, and its workers."""
-        return {
-            "backend": "mpi",
-            "max_workers": self._max_workers,
-            "max_cores": self._max_workers * self._cores_per_worker,
-            "cores_per_worker": self._cores_per_worker,
-            "block_allocation": True,
-            "workers": self._engine.pool.hosts(),
-        }
+        """What this executor was made with, and its workers: number, host and process id of each."""
+        return {**self._info, "workers": self._engine.pool.hosts()}
 
     def __len__(self) -> int:
         """Number of calls that no worker has been given yet."""
@@ -152,24 +252,53 @@ class Executor(futures.Executor):
         return True
 
     def __repr__(self) -> str:
-        return f"<Executor max_workers={self._max_workers} cores_per_worker={self._cores_per_worker}>"
+        names = ("backend", "block_allocation", "max_cores", "cores_per_worker")
+        return f"<Executor {' '.join(f'{name}={self._info[name]!r}' for name in names)}>"
 
 
-def _count_workers(max_workers: int | None, max_cores: int | None, cores_per_worker: int) -> int:
-    """The number of workers that the parameters say together."""
-    if cores_per_worker < 1:
-        raise ValueError(f"cores_per_worker must be greater than 0, not {cores_per_worker}")
-    if max_workers is not None and max_workers <= 0:
-        raise ValueError("max_workers must be greater than 0")  # the standard library's words
-    if max_cores is not None and max_cores <= 0:
-        raise ValueError("max_cores must be greater than 0")
-    if max_workers is not None and max_cores is not None and max_workers * cores_per_worker != max_cores:
+def _gpus_per_core(gpus_per_worker: int, cores_per_worker: int) -> int:
+    gpus = int(Resources.check("gpus_per_core", gpus_per_worker, "gpus_per_worker"))
+    if gpus % cores_per_worker:
         raise ValueError(
-            f"max_workers={max_workers} with cores_per_worker={cores_per_worker} contradicts max_cores={max_cores}"
+            f"gpus_per_worker is {gpus} with cores_per_worker={cores_per_worker}; it must be a multiple of it, so that each"
+            " core has as many"
         )
-    if max_workers is not None:
-        return max_workers
-    cores = len(os.sched_getaffinity(0)) if max_cores is None else max_cores
-    if max_cores is not None and max_cores < cores_per_worker:
-        raise ValueError(f"cores_per_worker={cores_per_worker} is more than max_cores={max_cores}")
-    return max(cores // cores_per_worker, 1)
+    return gpus // cores_per_worker
+
+
+def _count_workers(max_workers: Any, max_cores: Any, cores_per_worker: int) -> tuple[int, int]:
+    """The numbers of workers and cores that the parameters say together."""
+    workers = None if max_workers is None else _positive("max_workers", max_workers)
+    cores = None if max_cores is None else _positive("max_cores", max_cores)
+    if workers is not None and cores is not None and workers * cores_per_worker != cores:
+        raise ValueError(
+            f"max_workers={workers} with cores_per_worker={cores_per_worker} is {workers * cores_per_worker} cores, but"
+            f" max_cores is {cores}: give one of the two"
+        )
+    if workers is not None:
+        return workers, workers * cores_per_worker
+    if cores is None:
+        cores = available_cores()
+    return max(cores // cores_per_worker, 1), cores
+
+
+def _positive(name: str, value: Any) -> int:
+    if not isinstance(value, bool) and isinstance(value, int) and value <= 0:
+        raise ValueError(f"{name} must be greater than 0")  # the standard library's words
+    return int(Resources.check("cores", value, name))
+
+
+def _pickled_init_function(init_function: Any, block_allocation: bool) -> bytes | None:
+    if init_function is None:
+        return None
+    if not callable(init_function):
+        raise TypeError(f"init_function is {init_function!r}; it must be a function that returns a dict")
+    if not block_allocation:
+        raise ValueError(
+            "init_function is only for block_allocation=True: without it each call has a process of its own, into which"
+            " nothing can be loaded before"
+        )
+    try:
+        return bytes(cloudpickle.dumps(init_function))
+    except Exception as error:
+        raise SerializationError(f"init_function {init_function!r} cannot be pickled: {error}") from error

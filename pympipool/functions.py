@@ -324,9 +324,7 @@ class _Survey:
         return any(module_name == name or module_name.startswith(name + ".") for name in self.registry)
 
 
-_CONSTANTS = frozenset(
-    {type(None), bool, int, float, complex, str, bytes, types.EllipsisType, types.NotImplementedType}
-)
+_CONSTANTS = frozenset({type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented)})
 
 
 def _way_to(module_name: str, qualified_name: str) -> list[tuple[Mapping[str, Any], str, Any]]:
@@ -427,21 +425,28 @@ class _Uses(NamedTuple):
     refusal: str
 
 
-_NAMESPACE_NAMES = frozenset(
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_NAMESPACE_NAMES = _words(
     "globals vars exec eval __globals__ __closure__ __builtins__ cell_contents _getframe _getframemodulename "
-    "currentframe f_globals f_builtins f_back f_locals gi_frame cr_frame ag_frame tb_frame".split()
+    "currentframe f_globals f_builtins f_back f_locals gi_frame cr_frame ag_frame tb_frame"
 )
 """Names by which code gets at namespaces that would stay in the worker."""
 
-_OBJECT_NAMES = frozenset(
-    "setattr delattr __setattr__ __delattr__ __dict__ __code__ __defaults__ __kwdefaults__ update_wrapper".split()
+_OBJECT_NAMES = _words(
+    "setattr delattr __setattr__ __delattr__ __dict__ __code__ __defaults__ __kwdefaults__ update_wrapper"
 )
 """Names by which code changes the attributes of objects, functions among them."""
 
 
 @functools.lru_cache(maxsize=1024)
 def _uses_of(code: types.CodeType) -> _Uses:
-    """Reads code, once. Instructions have other names in each version of Python, so they are known by parts of those."""
+    """Reads code, once.
+
+    Instructions have other names in each version of Python, so they are known by parts of their names here.
+    """
     referred: set[str] = set()
     names: set[str] = set()
     refusal = ""

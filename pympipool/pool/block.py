@@ -23,12 +23,15 @@ from pympipool.pool.ending import (
     death_of,
     start_failure_of,
     watch_for_stuck_ranks,
+    watch_run_time,
 )
 from pympipool.pool.keeper import Keeper
 from pympipool.pool.member import Member, State
 
 if TYPE_CHECKING:
-    from pympipool._dispatch import Dispatcher
+    from pympipool._dispatch import Dispatcher, FunctionHandle
+    from pympipool._future import Future
+    from pympipool.resources import Ledger, Resources
     from pympipool.spawners.base import Spawner
 
 LOGGER = logging.getLogger("pympipool.pool")
@@ -49,11 +52,12 @@ class BlockPool:
         dispatcher: gets the workers.
         spawner: starts them.
         max_workers: how many.
-        ranks: processes of each.
+        resources: what each of them needs.
+        ledger: where that comes from.
         settings: what each is told (see docs/design.md).
-        cwd: working directory of the workers.
-        environment: what is set in the workers besides the master's environment.
     """
+
+    keeps_functions = True
 
     def __init__(
         self,
@@ -61,17 +65,15 @@ class BlockPool:
         spawner: Spawner,
         *,
         max_workers: int,
-        ranks: int,
+        resources: Resources,
+        ledger: Ledger[Any],
         settings: dict[str, Any],
-        cwd: str | None,
-        environment: dict[str, str],
     ) -> None:
         self.dispatcher = dispatcher
         self.spawner = spawner
         self.max_workers = max_workers
-        self.ranks = ranks
-        self.cwd = cwd
-        self.environment = environment
+        self.resources = resources
+        self.ledger = ledger
         self.broken: BaseException | None = None
         self._closed = threading.Event()
         self._closing = False
@@ -85,6 +87,28 @@ class BlockPool:
         """Starts the keeper and the workers."""
         self.keeper.start()
         self.keeper.call(self._start_missing)
+
+    def place(
+        self,
+        future: Future[Any],
+        function: FunctionHandle | None,
+        parts: list[Any],
+        resources: Resources | None,
+        admitted: bool,
+    ) -> None:
+        """Gives a call to the dispatcher: any worker may run it."""
+        self.dispatcher.submit(future, function, parts, attempts=self.resources.restart_limit, admitted=admitted)
+
+    def waiting_count(self) -> int:
+        """None: the calls wait in the dispatcher."""
+        return 0
+
+    def unfinished_count(self) -> int:
+        """None: the dispatcher knows all calls."""
+        return 0
+
+    def cancel_waiting(self) -> None:
+        """Nothing to do: the calls wait in the dispatcher."""
 
     def close(self, pending: Callable[[], int] = lambda: 0) -> None:
         """Ends the workers once no call is left; returns at once (see `wait_closed`).
@@ -115,29 +139,34 @@ class BlockPool:
 
     def hosts(self) -> list[dict[str, Any]]:
         """What each serving worker's rank 0 said of itself."""
-        members = list(self.keeper.members.values())
-        return [dict(member.ready_ranks.get(0, {}), worker=member.number) for member in members]
+        return self.keeper.describe_members()
 
     # ---- starting ----
 
     def _start_missing(self) -> None:
-        while not self._closing and self.broken is None and self._alive() < self.max_workers:
+        while not self._closing and self.broken is None and len(self.keeper.members) < self.max_workers:
+            grant = self.ledger.take(self.resources)
+            if grant is None:
+                return  # what a worker still has that is about to be gone
             try:
-                self.keeper.start_member(
-                    self.spawner, ranks=self.ranks, cwd=self.cwd, environment=self.environment
+                member = self.keeper.start_member(
+                    self.spawner,
+                    ranks=self.resources.cores,
+                    cwd=self.resources.cwd,
+                    environment={**self.resources.threads_environment(), **grant.environment()},
                 )
             except (OSError, WorkerStartError) as error:
+                self.ledger.give_back(grant)
                 self._start_failed(error, None)
                 return
-
-    def _alive(self) -> int:
-        return sum(member.state is not State.ENDING for member in self.keeper.members.values())
+            member.purpose = grant
 
     def on_ready(self, member: Member) -> None:
         """The worker serves from now on."""
         LOGGER.info("worker %d is ready on %s (pid %s)", member.number, member.host, member.pid)
         self._failed_starts = 0
         self.dispatcher.add_worker(member.number, member.link.segment)
+        watch_run_time(self.keeper, self.dispatcher, member, self.resources.run_time_max)
 
     def _start_failed(self, error: BaseException, member: Member | None) -> None:
         self._failed_starts += 1
@@ -165,8 +194,9 @@ class BlockPool:
 
     def on_gone(self, member: Member) -> None:
         """Its begun call fails, the others wait again, and a new worker is started."""
+        self.ledger.give_back(member.purpose)
         victims = self.dispatcher.lose_worker(member.number)
-        served = bool(member.ready_ranks) and len(member.ready_ranks) == member.order.ranks
+        served = member.state_before_end is not State.STARTING
         for future in victims:
             self.dispatcher.fail(future, member.kill_reason or death_of(member, future))
         if self._closing:
@@ -189,7 +219,7 @@ class BlockPool:
     def _close_when_idle(self) -> None:
         if self._closing:
             return
-        if self._pending() + self.dispatcher.unfinished_count > 0:
+        if self.dispatcher.unfinished_count > 0 or self._pending() > 0:
             self.keeper.after(IDLE_CHECK_S, self._close_when_idle)
             return
         self._closing = True

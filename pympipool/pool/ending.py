@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pympipool import serialization
 from pympipool.errors import WorkerDied, WorkerStartError
+from pympipool.pool.member import State
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -22,6 +23,9 @@ COLLECTIVE_GRACE_S = 2.0
 
 END_GRACE_S = 5.0
 """How long a worker may take to end by itself when it is told to: `atexit` functions and MPI_Finalize run."""
+
+SHORTEST_LOOK_S = 0.005
+"""Between two looks at the time that a call has been running."""
 
 IDLE_CHECK_S = 0.02
 """How often a pool that is to close by itself looks whether all calls have ended."""
@@ -66,6 +70,24 @@ def watch_for_stuck_ranks(keeper: Keeper, dispatcher: Dispatcher, member: Member
 
     if len(member.raised[call]) == 1:
         keeper.after(COLLECTIVE_GRACE_S, end_if_stuck)
+
+
+def watch_run_time(keeper: Keeper, dispatcher: Dispatcher, member: Member, limit_s: float | None) -> None:
+    """Ends the worker when a call runs on it for longer than limit_s; None: never."""
+    if limit_s is None:
+        return
+
+    def look() -> None:
+        if member.state is State.GONE:
+            return
+        running_s = dispatcher.running_time(member.number)
+        if running_s < limit_s:
+            keeper.after(max(limit_s - running_s, SHORTEST_LOOK_S), look)
+            return
+        LOGGER.warning("worker %d: its call runs longer than run_time_max=%s s", member.number, limit_s)
+        keeper.end_member(member, reason=TimeoutError(f"the call ran longer than run_time_max={limit_s} s"))
+
+    keeper.after(limit_s, look)
 
 
 def add_traceback(error: BaseException, other: BaseException) -> None:

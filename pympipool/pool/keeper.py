@@ -27,6 +27,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pympipool import serialization
+from pympipool.errors import WorkerStartError
 from pympipool.links.control import Connection, GreetingError, Listener
 from pympipool.links.shm import ShmLink
 from pympipool.pool.member import Member, Output, State
@@ -43,6 +44,9 @@ GREETING_S = 10.0
 
 GRACE_S = 1.0
 """How long a worker's process may outlive its connection, or the other way round."""
+
+CONNECT_S = 60.0
+"""How long the ranks of a worker may take from their start until all of them have connected."""
 
 POLL_S = 0.2
 """How often processes are looked at that cannot be waited for."""
@@ -102,6 +106,11 @@ class Keeper:
         except (BlockingIOError, OSError):
             pass  # it is awake already, or has ended
 
+    def describe_members(self) -> list[dict[str, Any]]:
+        """What each serving worker's rank 0 said of itself, and its number."""
+        members = list(self.members.values())
+        return [{"worker": member.number, **member.ready_ranks[0]} for member in members if 0 in member.ready_ranks]
+
     # ---- for the policy, in the keeper's thread ----
 
     def stop(self) -> None:
@@ -143,6 +152,7 @@ class Keeper:
             self._watch(descriptor, functools.partial(self._process_ended, member))
         else:
             self.after(POLL_S, lambda: self._poll_process(member))
+        self.after(CONNECT_S, lambda: self._check_connected(member))
         return member
 
     def end_member(self, member: Member, *, reason: BaseException | None = None, grace_s: float = 0.0) -> None:
@@ -275,6 +285,13 @@ class Keeper:
             case _:
                 LOGGER.warning("worker %d: unknown frame %r", member.number, frame[:1])
 
+    def _check_connected(self, member: Member) -> None:
+        missing = member.order.ranks - len(member.connections)
+        if member.state is State.STARTING and missing > 0:
+            reason = f"{missing} of {member.order.ranks} ranks have not connected within {CONNECT_S:.0f} s"
+            member.start_error = WorkerStartError(f"worker {member.number} did not start: {reason}")
+            self.end_member(member)
+
     def _hung_up(self, member: Member, rank: int, connection: Connection) -> None:
         self._drop(connection)
         if member.state is State.GONE:
@@ -313,6 +330,7 @@ class Keeper:
             self._unwatch(output.pipe)
             output.drain()
         member.process.kill()  # whatever is left of its group
+        member.state_before_end = member.state
         member.state = State.GONE
         del self.members[member.number]
         self.policy.on_gone(member)

@@ -53,6 +53,7 @@ class Member:
         lost_rank: the rank whose connection ended first, None as long as all are there.
         lines: the last lines of its stderr.
         kill_reason: the exception of its call when the pool ends it on purpose.
+        state_before_end: its state when it came to be gone.
         purpose: the pool's own: what a worker for a single call was started for.
     """
 
@@ -62,6 +63,7 @@ class Member:
         self.process = process
         self.link = link
         self.state = State.STARTING
+        self.state_before_end = State.STARTING
         self.started_s = monotonic()
         self.connections: dict[int, Connection] = {}
         self.ready_ranks: dict[int, dict[str, Any]] = {}

@@ -12,25 +12,39 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pympipool.errors import WorkerStartError
-from pympipool.pool.ending import END_GRACE_S, IDLE_CHECK_S, death_of, end_stuck_ranks, start_failure_of
+from pympipool.pool.ending import (
+    IDLE_CHECK_S,
+    death_of,
+    start_failure_of,
+    watch_for_stuck_ranks,
+    watch_run_time,
+)
 from pympipool.pool.keeper import Keeper
 from pympipool.pool.member import Member, State
 
 if TYPE_CHECKING:
-    from pympipool._dispatch import Dispatcher
+    from pympipool._dispatch import Dispatcher, FunctionHandle
     from pympipool._future import Future
     from pympipool.resources import Grant, Ledger, Resources
     from pympipool.spawners.base import Spawner
 
 LOGGER = logging.getLogger("pympipool.pool")
 
-STARTING_MAX = 64
-"""Workers that may be on their way at a time: more would only wait for each other."""
+class CallSpawners(Protocol):
+    """The spawners of a backend that starts a worker for each call."""
+
+    def for_call(self, resources: Resources) -> Spawner:
+        """The spawner for a call that needs this."""
+
+    def close(self) -> None:
+        """Ends what they keep running."""
+
+    def abandon(self) -> None:
+        """In a forked child: lets go of it."""
 
 
 class Request:
@@ -38,11 +52,11 @@ class Request:
 
     __slots__ = ("attempts_left", "future", "grant", "parts", "resources")
 
-    def __init__(self, future: Future[Any], parts: list[Any], resources: Resources, attempts: int) -> None:
+    def __init__(self, future: Future[Any], parts: list[Any], resources: Resources) -> None:
         self.future = future
         self.parts = parts
         self.resources = resources
-        self.attempts_left = attempts
+        self.attempts_left = resources.restart_limit
         self.grant: Grant | None = None
 
 
@@ -51,7 +65,7 @@ class SinglePool:
 
     Args:
         dispatcher: carries the calls.
-        spawner_for: the spawner for a call's resources.
+        spawners: the spawner for a call's resources.
         ledger: says what is free.
         settings: what each worker is told (see docs/design.md).
     """
@@ -61,17 +75,15 @@ class SinglePool:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        spawner_for: Callable[[Resources], Spawner],
-        ledger: Ledger,
+        spawners: CallSpawners,
+        ledger: Ledger[Request],
         settings: dict[str, Any],
     ) -> None:
         self.dispatcher = dispatcher
-        self.spawner_for = spawner_for
+        self.spawners = spawners
         self.ledger = ledger
         self._closed = threading.Event()
-        self._closing = False
         self._pending: Callable[[], int] = lambda: 0
-        self._waiting: deque[Request] = deque()
         self._unfinished = 0
         self._lock = threading.Lock()
         self.keeper = Keeper(self, {**settings, "one_call": True}, dispatcher.doorbells)
@@ -83,36 +95,42 @@ class SinglePool:
         self.keeper.start()
 
     def place(
-        self, future: Future[Any], handle: None, parts: list[Any], resources: Resources, admitted: bool
+        self,
+        future: Future[Any],
+        function: FunctionHandle | None,  # noqa: ARG002  the parts bring the function along
+        parts: list[Any],
+        resources: Resources | None,
+        admitted: bool,
     ) -> None:
         """Queues a call.
 
         Raises:
             RuntimeError: no call is taken any more.
         """
-        if not admitted:
-            self.dispatcher.check_open()
+        assert resources is not None
         with self._lock:
+            if not admitted:
+                self.dispatcher.check_open()
             self._unfinished += 1
-        request = Request(future, parts, resources)
-        self.keeper.call(lambda: self._queue(request))
+        self.ledger.enqueue(Request(future, parts, resources), resources)
+        self.keeper.call(self._start_next)
 
     def waiting_count(self) -> int:
         """Calls that have no worker yet."""
-        return len(self._waiting)
+        return len(self.ledger)
 
     def unfinished_count(self) -> int:
-        """Calls whose worker is not gone yet."""
+        """Calls that wait, or whose worker is not gone yet."""
         return self._unfinished
 
     def cancel_waiting(self) -> None:
-        """Cancels the calls that have not begun."""
-        for request in list(self._waiting):
+        """Cancels the calls that wait for their worker to be started."""
+        for request in self.ledger.waiting():
             request.future.cancel()
         self.keeper.call(self._start_next)
 
-    def close(self, pending: Callable[[], int] = lambda: 0) -> None:
-        """Ends the keeper once no call is left; returns at once (see `wait_closed`)."""
+    def close(self, pending: Callable[[], int]) -> None:
+        """Ends the keeper once pending() is 0; returns at once (see `wait_closed`)."""
         self._pending = pending
         self.keeper.call(self._close_when_idle)
 
@@ -133,9 +151,94 @@ class SinglePool:
     def abandon(self) -> None:
         """In a forked child: closes what was inherited, so that workers still notice the master's end."""
         self.keeper.close()
+        self.spawners.abandon()
 
-    # ---- starting ----
+    def hosts(self) -> list[dict[str, Any]]:
+        """What each serving worker's rank 0 said of itself."""
+        return self.keeper.describe_members()
 
-    def _queue(self, request: Request) -> None:
-        self._waiting.append(request)
+    # ---- one call after the other, in the keeper's thread ----
+
+    def _start_next(self) -> None:
+        """Starts workers for as many waiting calls as there is room for."""
+        while (granted := self.ledger.next()) is not None:
+            request, grant = granted
+            if request.future.done():  # cancelled while it waited
+                self._finish(grant)
+                continue
+            try:
+                self._start(request, grant)
+            except (OSError, WorkerStartError) as error:
+                self.dispatcher.fail(request.future, error)
+                self._finish(grant)
+
+    def _start(self, request: Request, grant: Grant) -> None:
+        needed = request.resources
+        member = self.keeper.start_member(
+            self.spawners.for_call(needed),
+            ranks=needed.cores,
+            cwd=needed.cwd,
+            environment={**needed.threads_environment(), **grant.environment()},
+        )
+        request.grant = grant
+        member.purpose = request
+
+    def on_ready(self, member: Member) -> None:
+        """The worker gets its call, unless that was cancelled."""
+        request = member.purpose
+        if request.future.done():
+            self.keeper.end_member(member)
+            return
+        self.dispatcher.add_worker(member.number, member.link.segment, reserved=True)
+        self.dispatcher.submit(request.future, None, request.parts, worker=member.number, admitted=True)
+        watch_run_time(self.keeper, self.dispatcher, member, request.resources.run_time_max)
+
+    def on_raised(self, member: Member, call: int) -> None:
+        """Ranks that do not come back from a call that raised in one of them are ended with it."""
+        watch_for_stuck_ranks(self.keeper, self.dispatcher, member, call)
+
+    def on_gone(self, member: Member) -> None:
+        """What the worker had is free; a call that it did not end fails, or is tried again."""
+        request: Request = member.purpose
+        victims = self.dispatcher.lose_worker(member.number)
+        got_its_call = member.state_before_end is not State.STARTING
+        assert request.grant is not None
+        if victims and member.kill_reason is None and request.attempts_left > 0:
+            request.attempts_left -= 1
+            self.ledger.give_back(request.grant)
+            self.ledger.enqueue(request, request.resources)
+            self._start_next()
+            return
+        for future in victims:
+            self.dispatcher.fail(future, member.kill_reason or death_of(member, future))
+        if not got_its_call and not request.future.done():
+            self.dispatcher.fail(request.future, start_failure_of(member))
+        self._finish(request.grant)
         self._start_next()
+
+    def _finish(self, grant: Grant) -> None:
+        self.ledger.give_back(grant)
+        with self._lock:
+            self._unfinished -= 1
+        self.dispatcher.kick()
+
+    def _kill_damaged(self) -> None:
+        for number in self.dispatcher.damaged_workers():
+            member = self.keeper.members.get(number)
+            if member is not None:
+                self.keeper.end_member(member)
+
+    # ---- the end ----
+
+    def _close_when_idle(self) -> None:
+        if self.dispatcher.unfinished_count > 0 or self._pending() > 0:
+            self.keeper.after(IDLE_CHECK_S, self._close_when_idle)
+            return
+        self.keeper.stop()
+        self.spawners.close()
+        self.dispatcher.stop()
+        self._closed.set()
+
+    def _kill_all(self) -> None:
+        for member in list(self.keeper.members.values()):
+            self.keeper.end_member(member)

@@ -19,7 +19,7 @@ import socket
 import struct
 import sys
 from array import array
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from pympipool.links.frames import LENGTH_BYTES, decode_body, decode_length
 
@@ -153,10 +153,8 @@ def _become_worker(environment: dict[str, str], cwd: str | None, stdout: int, st
     try:
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.dup2(stdout, 1)
-        os.dup2(stderr, 2)
-        os.close(stdout)
-        os.close(stderr)
+        sys.stdout = sys.__stdout__ = _redirect(stdout, 1)
+        sys.stderr = sys.__stderr__ = _redirect(stderr, 2)
         os.environ.clear()
         os.environ.update(environment)
         sys.path[:] = os.environ["PYMPIPOOL_PATH"].split(os.pathsep)
@@ -172,6 +170,13 @@ def _become_worker(environment: dict[str, str], cwd: str | None, stdout: int, st
         sys.excepthook(*sys.exc_info())
     finally:
         _end(code)
+
+
+def _redirect(pipe: int, descriptor: int) -> TextIO:
+    """Makes the pipe the descriptor, and a fresh stream over it: the template's knows what it was before."""
+    os.dup2(pipe, descriptor)
+    os.close(pipe)
+    return open(descriptor, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
 
 
 def _end(code: int) -> NoReturn:

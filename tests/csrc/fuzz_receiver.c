@@ -62,7 +62,7 @@ static void touch(const pmp_receiver *receiver)
 static void finish(pmp_receiver *receiver, uint64_t random)
 {
     if (receiver->owned && random % 2 == 0) {
-        free(receiver->parts[0].data);
+        pmp_block_free(receiver->parts[0].data);
         receiver->parts[0].data = NULL;
     }
     pmp_receive_done(receiver);
@@ -111,12 +111,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size_bytes)
 
 #ifndef PMP_LIBFUZZER
 
-/* Linked with --wrap=posix_memalign: memory is scarce, and asking for much of it quick. */
-int __real_posix_memalign(void **memory, size_t alignment, size_t size_bytes);
-int __wrap_posix_memalign(void **memory, size_t alignment, size_t size_bytes);
-int __wrap_posix_memalign(void **memory, size_t alignment, size_t size_bytes)
+/* Linked with --wrap=pmp_block_new: memory is scarce, and what is had of it is guarded by the
+ * sanitizer. */
+void *__real_pmp_block_new(pmp_blocks *blocks, size_t size_bytes);
+void *__wrap_pmp_block_new(pmp_blocks *blocks, size_t size_bytes);
+void *__wrap_pmp_block_new(pmp_blocks *blocks, size_t size_bytes)
 {
-    return size_bytes > 1 << 20 ? ENOMEM : __real_posix_memalign(memory, alignment, size_bytes);
+    return size_bytes < PMP_BLOCK_LARGE ? __real_pmp_block_new(blocks, size_bytes) : NULL;
 }
 
 /* ---- making inputs ---- */

@@ -139,7 +139,7 @@ static int work_in_process(void *argument)
 /* ---- the master ---- */
 
 typedef struct {
-    side side;
+    side own;
     pmp_part parts[PARTS];
     uint64_t message_count;
     uint64_t sent, received, revoked; /* numbers below these are sent; received or revoked */
@@ -165,8 +165,8 @@ static bool send_next(master *state)
         make_parts(state->sent, state->parts);
         state->prepared = true;
     }
-    const int error = pmp_send(&state->side.sender, &head, state->parts, &position);
-    pmp_doorbell_ring(state->side.worker_bell);
+    const int error = pmp_send(&state->own.sender, &head, state->parts, &position);
+    pmp_doorbell_ring(state->own.worker_bell);
     if (error != 0) {
         CHECK_EQUAL(error, -EAGAIN);
         return false;
@@ -189,7 +189,7 @@ static void revoke_some(master *state)
     if (state->positions[slot] == UINT64_MAX || state->is_revoked[slot]) {
         return;
     }
-    if (pmp_ring_revoke(&state->side.sender.producer, state->positions[slot]) == 0) {
+    if (pmp_ring_revoke(&state->own.sender.producer, state->positions[slot]) == 0) {
         state->is_revoked[slot] = true;
         state->revoked++;
     }
@@ -204,25 +204,25 @@ static void pass_revoked(master *state)
 
 static bool receive_next(master *state)
 {
-    pmp_receiver *const receiver = &state->side.receiver;
+    pmp_receiver *const receiver = &state->own.receiver;
     const int error = pmp_receive(receiver);
     if (error != 0) {
         CHECK_EQUAL(error, -EAGAIN);
-        pmp_doorbell_ring(state->side.worker_bell);
+        pmp_doorbell_ring(state->own.worker_bell);
         return false;
     }
     pass_revoked(state);
     check_message(receiver, state->received++);
     pmp_receive_done(receiver);
-    pmp_doorbell_ring(state->side.worker_bell);
+    pmp_doorbell_ring(state->own.worker_bell);
     return true;
 }
 
 static bool can_get_on(void *context)
 {
     const master *const state = context;
-    return (may_send(state) && pmp_sender_has_room(&state->side.sender)) ||
-           pmp_ring_has_record(&state->side.receiver.consumer);
+    return (may_send(state) && pmp_sender_has_room(&state->own.sender)) ||
+           pmp_ring_has_record(&state->own.receiver.consumer);
 }
 
 static void exchange(master *state)
@@ -235,19 +235,19 @@ static void exchange(master *state)
         pass_revoked(state);
         if (!receive_next(state) && !sent && state->received < state->message_count) {
             CHECK_EQUAL(
-                pmp_wait(state->side.master_bell, &state->side.spinner, can_get_on, state, -1), 0);
+                pmp_wait(state->own.master_bell, &state->own.spinner, can_get_on, state, -1), 0);
         }
     }
 }
 
-static void say_end(side *side)
+static void say_end(side *own)
 {
     const pmp_head head = {PMP_END, 1, 0, 0};
     const pmp_part nothing = {NULL, 0};
-    while (pmp_send(&side->sender, &head, &nothing, NULL) != 0) {
-        CHECK_EQUAL(pmp_wait(side->master_bell, &side->spinner, has_room, side, -1), 0);
+    while (pmp_send(&own->sender, &head, &nothing, NULL) != 0) {
+        CHECK_EQUAL(pmp_wait(own->master_bell, &own->spinner, has_room, own, -1), 0);
     }
-    pmp_doorbell_ring(side->worker_bell);
+    pmp_doorbell_ring(own->worker_bell);
 }
 
 static void lead(course *shared)
@@ -255,18 +255,17 @@ static void lead(course *shared)
     master *const state = calloc(1, sizeof *state);
     CHECK(state != NULL);
     state->message_count = shared->message_count;
-    state->side.master_bell = &shared->master_bell;
-    pmp_spinner_init(&state->side.spinner, 20000);
+    state->own.master_bell = &shared->master_bell;
+    pmp_spinner_init(&state->own.spinner, 20000);
     for (int part = 0; part < PARTS; part++) {
         state->parts[part].data = malloc(PART_LIMIT);
         CHECK(state->parts[part].data != NULL);
     }
-    CHECK_EQUAL(pmp_link_open_master(shared->link, pmp_link_footprint(CAPACITY),
-                                     &state->side.sender, &state->side.receiver,
-                                     &state->side.worker_bell),
+    CHECK_EQUAL(pmp_link_open_master(shared->link, pmp_link_footprint(CAPACITY), &state->own.sender,
+                                     &state->own.receiver, &state->own.worker_bell),
                 0);
     exchange(state);
-    say_end(&state->side);
+    say_end(&state->own);
     printf("%llu revoked ", (unsigned long long)state->revoked);
     CHECK(state->revoked > 0);
     for (int part = 0; part < PARTS; part++) {

@@ -52,8 +52,8 @@ static void produce(course *shared)
     const uint64_t capacity = shared->load.capacity;
 
     pmp_spinner_init(&spinner, shared->load.spin_ns);
-    CHECK_EQUAL(
-        pmp_producer_open(&waiting.producer, shared->ring, pmp_ring_footprint(capacity)), 0);
+    CHECK_EQUAL(pmp_producer_open(&waiting.producer, shared->ring, pmp_ring_footprint(capacity)),
+                0);
     for (uint64_t number = 0; number < shared->load.record_count; number++) {
         void *payload;
         int error;
@@ -104,11 +104,14 @@ static int produce_in_process(void *argument)
     return 0;
 }
 
-static void run_load(load load, bool in_threads)
+static load chosen;
+static bool in_threads;
+
+static void stress(void)
 {
-    course *const shared = shared_memory(sizeof(course) + pmp_ring_footprint(load.capacity));
-    shared->load = load;
-    CHECK_EQUAL(pmp_ring_init(shared->ring, load.capacity), 0);
+    course *const shared = shared_memory(sizeof(course) + pmp_ring_footprint(chosen.capacity));
+    shared->load = chosen;
+    CHECK_EQUAL(pmp_ring_init(shared->ring, chosen.capacity), 0);
     if (in_threads) {
         const pthread_t thread = start_thread(produce_in_thread, shared);
         consume(shared);
@@ -118,14 +121,6 @@ static void run_load(load load, bool in_threads)
     const pid_t child = start_child(produce_in_process, shared);
     consume(shared);
     CHECK_EQUAL(wait_for_child(child), 0);
-}
-
-static load chosen;
-static bool in_threads;
-
-static void stress(void)
-{
-    run_load(chosen, in_threads);
 }
 
 int main(int argument_count, char **arguments)

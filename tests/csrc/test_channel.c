@@ -96,7 +96,7 @@ static void pass_sizes(uint32_t count, const uint64_t *sizes, bool expect_pieces
 {
     static uint64_t id;
     static pmp_part parts[PMP_PARTS_MAX];
-    const pmp_head head = {PMP_CALL + id % 5, count, id, mix(id)};
+    const pmp_head head = {PMP_CALL + (uint32_t)(id % 5), count, id, mix(id)};
 
     id++;
     make_parts(parts, count, sizes, id);
@@ -111,7 +111,7 @@ static void pass_sizes(uint32_t count, const uint64_t *sizes, bool expect_pieces
 
 static void small_messages_are_one_record(void)
 {
-    static const uint64_t shapes[][4] = {{0, 0, 0, 0}, {1, 0, 0, 0},  {7, 8, 9, 0},
+    static const uint64_t shapes[][4] = {{0, 0, 0, 0}, {1, 0, 0, 0},   {7, 8, 9, 0},
                                          {0, 0, 0, 5}, {0, 100, 0, 3}, {500, 400, 300, 200}};
     open_channel();
     for (int lap = 0; lap < 50; lap++) {
@@ -141,8 +141,10 @@ static void limit_is_exact(void)
 static void large_messages_go_in_pieces(void)
 {
     static const uint64_t shapes[][5] = {
-        {10 * CAPACITY, 0, 0, 0, 0},       {0, 10 * CAPACITY + 3, 0, 0, 0},
-        {0, 0, 0, 0, 3 * CAPACITY + 1},    {1, 0, 5 * CAPACITY, 0, 1},
+        {10 * CAPACITY, 0, 0, 0, 0},
+        {0, 10 * CAPACITY + 3, 0, 0, 0},
+        {0, 0, 0, 0, 3 * CAPACITY + 1},
+        {1, 0, 5 * CAPACITY, 0, 1},
         {CAPACITY / 4, CAPACITY / 4, CAPACITY / 4 + 1, CAPACITY / 4 - 1, CAPACITY / 4},
         {1000003, 7, 0, 1000000, 12345}};
     open_channel();
@@ -226,7 +228,7 @@ static void kept_parts_belong_to_the_keeper(void)
     channel.receiver.parts[2].data = NULL;
     pmp_receive_done(&channel.receiver);
     CHECK(memcmp(kept, parts[2].data, sizes[2]) == 0);
-    free(kept);
+    pmp_block_free(kept);
     free_parts(parts, 3);
     close_channel();
 }
@@ -333,7 +335,8 @@ static void malformed_heads_are_noticed(void)
     /* parts longer or shorter than their record */
     expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 1, .sizes = {9}}, HEAD + 16);
     expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 1, .sizes = {0}}, HEAD + 16);
-    expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 1, .sizes = {UINT64_MAX}}, HEAD + 16);
+    expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 1, .sizes = {UINT64_MAX}},
+                    HEAD + 16);
     expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 2, .sizes = {8, UINT64_MAX - 7}},
                     HEAD + 24);
     expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 2, .sizes = {UINT64_MAX - 7, 8}},
@@ -341,7 +344,8 @@ static void malformed_heads_are_noticed(void)
     /* the last part may not end in a record of odd length */
     expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 1, .sizes = {5}}, HEAD + 13);
     /* pieces come in records of their own */
-    expect_nonsense((raw_head){.kind = PMP_CALL | pieces, .part_count = 1, .sizes = {8}}, HEAD + 16);
+    expect_nonsense((raw_head){.kind = PMP_CALL | pieces, .part_count = 1, .sizes = {8}},
+                    HEAD + 16);
     expect_nonsense((raw_head){.kind = PMP_END + 9 + pieces, .part_count = 1}, HEAD + 8);
 }
 
@@ -376,20 +380,6 @@ static void impossible_sizes_are_enomem(void)
     CHECK_EQUAL(receive_raw_pieces(UINT64_C(1) << 62, 8), -ENOMEM);
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-/* As malloc does outside the sanitizers. */
-const char *__asan_default_options(void);
-const char *__asan_default_options(void)
-{
-    return "allocator_may_return_null=1";
-}
-const char *__tsan_default_options(void);
-const char *__tsan_default_options(void)
-{
-    return "allocator_may_return_null=1";
-}
-#endif
-
 /* ---- link ---- */
 
 static pmp_receiver master_receiver, worker_receiver;
@@ -414,12 +404,12 @@ static void link_joins_master_and_worker(void)
     pmp_doorbell *seen_by_master, *seen_by_worker;
 
     CHECK_EQUAL(pmp_link_init(memory, size_bytes, capacity), 0);
-    CHECK_EQUAL(pmp_link_open_master(memory, size_bytes, &master_sender, &master_receiver,
-                                     &seen_by_master),
-                0);
-    CHECK_EQUAL(pmp_link_open_worker(memory, size_bytes, &worker_receiver, &worker_sender,
-                                     &seen_by_worker),
-                0);
+    CHECK_EQUAL(
+        pmp_link_open_master(memory, size_bytes, &master_sender, &master_receiver, &seen_by_master),
+        0);
+    CHECK_EQUAL(
+        pmp_link_open_worker(memory, size_bytes, &worker_receiver, &worker_sender, &seen_by_worker),
+        0);
     CHECK(seen_by_master == seen_by_worker);
     CHECK_EQUAL((uintptr_t)seen_by_master % 64, 0);
     send_and_expect(&master_sender, &worker_receiver, 1);
@@ -435,8 +425,10 @@ static void expect_no_link(void *memory, size_t size_bytes)
 {
     pmp_sender sender;
     pmp_doorbell *bell;
-    CHECK_EQUAL(pmp_link_open_master(memory, size_bytes, &sender, &master_receiver, &bell), -EINVAL);
-    CHECK_EQUAL(pmp_link_open_worker(memory, size_bytes, &worker_receiver, &sender, &bell), -EINVAL);
+    CHECK_EQUAL(pmp_link_open_master(memory, size_bytes, &sender, &master_receiver, &bell),
+                -EINVAL);
+    CHECK_EQUAL(pmp_link_open_worker(memory, size_bytes, &worker_receiver, &sender, &bell),
+                -EINVAL);
 }
 
 static void what_is_no_link_is_refused(void)

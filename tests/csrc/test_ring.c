@@ -93,8 +93,8 @@ static void new_ring_is_empty(void)
 
 static void init_refuses_capacities(void)
 {
-    static const uint64_t wrong[] = {0,   1,          128,        255,           257,
-                                     384, UINT64_C(1) << 32, UINT64_MAX, (UINT64_C(1) << 31) + 8};
+    static const uint64_t wrong[] = {
+        0, 1, 128, 255, 257, 384, UINT64_C(1) << 32, UINT64_MAX, (UINT64_C(1) << 31) + 8};
     fixture ring = new_ring();
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         CHECK_EQUAL(pmp_ring_init(ring.memory, wrong[i]), -EINVAL);
@@ -114,8 +114,14 @@ static void open_refuses_what_is_no_ring(void)
     static const struct {
         size_t offset;
         uint64_t value;
-    } wrong[] = {{0, 1},         {8, 99},          {16, 255},           {16, 2 * CAPACITY},
-                 {16, UINT64_MAX}, {HEAD_AT, 4},     {HEAD_AT, CAPACITY + 8}, {TAIL_AT, 8},
+    } wrong[] = {{0, 1},
+                 {8, 99},
+                 {16, 255},
+                 {16, 2 * CAPACITY},
+                 {16, UINT64_MAX},
+                 {HEAD_AT, 4},
+                 {HEAD_AT, CAPACITY + 8},
+                 {TAIL_AT, 8},
                  {TAIL_AT, 3}};
 
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {

@@ -1,5 +1,6 @@
 """Functions that the tests submit: importable, so that they travel to workers of any executor by name."""
 
+import functools
 import os
 import threading
 import time
@@ -11,6 +12,11 @@ RUN = []
 
 
 def square(x):
+    return x * x
+
+
+@functools.lru_cache
+def cached_square(x):
     return x * x
 
 
@@ -70,6 +76,11 @@ def hold(gate, value=None):
 
 def hold_or_square(gate, number, held):
     return hold(gate, number * number) if number == held else number * number
+
+
+def do(what, with_what):
+    """One of several things, so that a single map can do all of them."""
+    return {"fail": fail, "hold": hold, "touch": touch}[what](with_what)
 
 
 class Base:

@@ -1,0 +1,99 @@
+"""What the machine could do: the ring alone, and the copies and cache lines that it is made of.
+
+Compiles ring.c with the C core of this tree, flags as in setup.py, and runs it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+C_FLAGS = ["-std=gnu11", "-O2", "-pthread", "-I", str(ROOT / "csrc")]
+
+RECORD_BYTES = (8, 64, 512, 4096, 32_768, 131_072)
+
+TRANSFER_BYTES = 64_000_000
+"""What one measurement of a stream or of memcpy moves at most."""
+
+_folder = tempfile.TemporaryDirectory(prefix="pympipool-bench-")
+
+
+class NoCompiler(RuntimeError):
+    """The machine has no C compiler."""
+
+
+@functools.cache
+def ring_program() -> Path:
+    """The compiled ring.c.
+
+    Raises:
+        NoCompiler: says what to install.
+    """
+    compiler = os.environ.get("CC", "cc")
+    if shutil.which(compiler) is None:
+        raise NoCompiler(f"there is no C compiler {compiler!r}: apt-get install gcc")
+    program = Path(_folder.name, "ring")
+    sources = [str(ROOT / "benchmarks/ring.c"), *(str(ROOT / f"csrc/{name}.c") for name in ("ring", "doorbell"))]
+    subprocess.run([compiler, *C_FLAGS, *sources, "-o", str(program)], check=True)
+    return program
+
+
+def run_ring(what: str, size_bytes: int, count: int) -> float:
+    """One measurement of ring.c; ns per operation."""
+    command = [str(ring_program()), what, str(size_bytes), str(count)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
+
+
+def spin_round_trip() -> float:
+    """A cache line to another core and back, s."""
+    return run_ring("spin", 0, 200_000) * 1e-9
+
+
+def records_per_second() -> float:
+    """Records of the size of a no-op call through one ring."""
+    return 1e9 / run_ring("stream", 64, 500_000)
+
+
+def copy_time(size_bytes: int) -> float:
+    """One memcpy of this size between memory that is warm, s."""
+    return run_ring("memcpy", size_bytes, max(TRANSFER_BYTES // size_bytes, 3)) * 1e-9
+
+
+def ring_by_record_size(rounds: int) -> list[tuple[int, float, float, float]]:
+    """(bytes of a record, ns there and back, ns each in a stream, ns of a memcpy), medians of alternating rounds."""
+    table = []
+    for size_bytes in RECORD_BYTES:
+        samples = [
+            (
+                run_ring("ping-pong", size_bytes, 20_000),
+                run_ring("stream", size_bytes, max(TRANSFER_BYTES // size_bytes // 4, 1000)),
+                run_ring("memcpy", size_bytes, max(TRANSFER_BYTES // size_bytes, 1000)),
+            )
+            for _ in range(rounds)
+        ]
+        there_and_back, stream, copy = (statistics.median(column) for column in zip(*samples, strict=True))
+        table.append((size_bytes, there_and_back, stream, copy))
+    return table
+
+
+def instructions(what: str, size_bytes: int) -> float:
+    """Instructions of one push, or of one push and pop, as callgrind counts them: the same on every run."""
+    few, many = (_collected(what, size_bytes, count) for count in (1000, 3000))
+    return (many - few) / 2000
+
+
+def _collected(what: str, size_bytes: int, count: int) -> int:
+    valgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
+    command = [*valgrind, str(ring_program()), what, str(size_bytes), str(count)]
+    report = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stderr
+    found = re.search(r"Collected : (\d+)", report)
+    if found is None:
+        raise RuntimeError(f"callgrind said nothing of instructions:\n{report}")
+    return int(found[1])

@@ -1,0 +1,39 @@
+"""The memory that a call takes in the master while it waits: python -m benchmarks.pending PEER
+
+Prints bytes. Run in a process of its own, see `cases.pending_memory`.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+
+from benchmarks.calls import nap, noop
+from benchmarks.peers import Request, find_peer
+
+CALLS = 10_000
+WORKER_BUSY_S = 2.0
+
+
+def resident_bytes() -> int:
+    import psutil
+
+    gc.collect()
+    return int(psutil.Process().memory_info().rss)
+
+
+def bytes_per_call(peer_name: str) -> float:
+    with find_peer(peer_name).opened(Request()) as pool:
+        for handle in [pool.submit(noop, 1) for _ in range(200)]:
+            handle.result()
+        first = pool.submit(nap, WORKER_BUSY_S)
+        before = resident_bytes()
+        handles = [pool.submit(noop, 1) for _ in range(CALLS)]
+        taken = resident_bytes() - before
+        for handle in [first, *handles]:
+            handle.result()
+    return taken / CALLS
+
+
+if __name__ == "__main__":
+    print(bytes_per_call(sys.argv[1]))

@@ -1,0 +1,78 @@
+"""The cases as benchmarks of pytest-benchmark: a group for each case, its peers beside each other.
+
+pytest-benchmark would run one peer after the other. Here the first test of a case measures all peers in alternating
+rounds, and the test of each peer plays its samples back, through a clock that shows what was measured.
+A rate is shown as the time for one call. What is no time at all stands in `extra_info`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from benchmarks.cases import CASES, RATE, SECONDS, Case
+from benchmarks.peers import PEERS, Peer
+from benchmarks.rounds import Comparison, Effort, compare
+
+
+class Clock:
+    """Shows the time that was played back so far, s."""
+
+    def __init__(self) -> None:
+        self.shown_s = 0.0
+
+    def now(self) -> float:
+        return self.shown_s
+
+    def play(self, seconds: float) -> None:
+        self.shown_s += seconds
+
+
+CLOCK = Clock()
+
+pytestmark = [
+    pytest.mark.benchmark(timer=CLOCK.now, disable_gc=False),
+    pytest.mark.timeout(1800),  # the first test of a case measures all its peers
+    pytest.mark.filterwarnings("default"),  # those of the peers are not ours
+]
+
+
+@pytest.fixture(scope="session")
+def comparison_of(effort: Effort) -> Callable[[Case], Comparison]:
+    made: dict[str, Comparison] = {}
+
+    def compare_once(case: Case) -> Comparison:
+        if case.name not in made:
+            made[case.name] = compare(case, effort)
+        return made[case.name]
+
+    return compare_once
+
+
+@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_case(
+    case: Case,
+    peer: Peer,
+    request: pytest.FixtureRequest,
+    benchmark: Any,
+    comparison_of: Callable[[Case], Comparison],
+) -> None:
+    if request.config.getoption("--quick") and not case.quick:
+        pytest.skip("not a part of the quick run")
+    comparison = comparison_of(case)
+    if peer.name in comparison.absent:
+        pytest.skip(comparison.absent[peer.name])
+    benchmark.group = f"{case.section}: {case.title}"
+    for i, quantity in enumerate(case.quantities):
+        benchmark.extra_info[quantity.name] = comparison.median(peer.name, i)
+        benchmark.extra_info[f"{quantity.name}, times better"] = comparison.times_better(peer.name, i)
+    seconds = iter(as_seconds(case, value) for value in comparison.values(peer.name))
+    benchmark.pedantic(lambda: CLOCK.play(next(seconds)), rounds=len(comparison.values(peer.name)))
+
+
+def as_seconds(case: Case, value: float) -> float:
+    unit = case.quantities[0].unit
+    return 1 / value if unit is RATE else value if unit is SECONDS else 0.0

@@ -1,0 +1,152 @@
+/* Publishing, claiming and revoking records (csrc/ring.h) under weak memory, checked exhaustively:
+ *
+ *     spin -a ring.pml && cc -O2 -DSAFETY -o pan pan.c && ./pan
+ *
+ * The claim: every record is received once with its own bytes, or revoked once, never both.
+ *
+ * The ring has two places, so that it is full and every place is used again. Positions count
+ * records. What the producer stores goes into its store buffer, which is emptied at any time
+ * and, since head is published with release, in order. A compare-and-swap acts on memory as
+ * soon as the buffer has nothing more for the same variable; it is no fence.
+ *
+ * Each of these must make the check fail, or it would prove nothing:
+ *     -DNO_RELEASE  -DPLAIN_CLAIM  -DPLAIN_REVOKE  -DNO_LOOK_AT_TAIL
+ */
+
+#define PLACES 2
+#define RECORDS 4
+
+/* Variables: the payload and the state of each place, and head; tail is the consumer's. */
+#define PAYLOAD(place) (place)
+#define STATE(place) (PLACES + (place))
+#define HEAD (2 * PLACES)
+byte memory[2 * PLACES + 1];
+byte tail; /* not buffered: stored late, it would only make the ring look fuller */
+
+#define READY 1
+#define CLAIMED 2
+#define REVOKED 3
+
+chan buffer = [3] of { byte, byte }; /* variable, value */
+
+byte received[RECORDS];
+byte revoked[RECORDS];
+
+active proctype memory_system()
+{
+    byte variable, value;
+end:
+    do
+#ifdef NO_RELEASE
+    :: d_step { buffer??eval(HEAD), value; memory[HEAD] = value }
+#endif
+    :: d_step { buffer?variable(value); memory[variable] = value }
+    od
+}
+
+/* Of one variable, from one value to another; swapped tells whether it was that value. */
+inline compare_and_swap(variable, from, to, swapped)
+{
+    d_step {
+        swapped = (memory[variable] == from);
+        if
+        :: swapped -> memory[variable] = to
+        :: else
+        fi
+    }
+}
+
+/* What it must not be: the look and the change can be apart. */
+inline compare_then_store(variable, from, to, swapped)
+{
+    swapped = (memory[variable] == from);
+    if
+    :: swapped -> memory[variable] = to
+    :: else
+    fi
+}
+
+inline publish(position)
+{
+    position - tail < PLACES;
+    buffer!PAYLOAD(position % PLACES)(position);
+    buffer!STATE(position % PLACES)(READY);
+    buffer!HEAD(position + 1)
+}
+
+inline revoke(position, swapped)
+{
+    swapped = true;
+#ifndef NO_LOOK_AT_TAIL
+    swapped = (tail <= position);
+#endif
+    if
+    :: swapped ->
+        !(buffer??[eval(STATE(position % PLACES)), READY]);
+#ifdef PLAIN_REVOKE
+        compare_then_store(STATE(position % PLACES), READY, REVOKED, swapped);
+#else
+        compare_and_swap(STATE(position % PLACES), READY, REVOKED, swapped);
+#endif
+        if
+        :: swapped -> revoked[position]++
+        :: else
+        fi
+    :: else
+    fi
+}
+
+active proctype producer()
+{
+    byte head, position;
+    bool swapped;
+    do
+    :: head < RECORDS ->
+        publish(head);
+        head++;
+        do /* takes back any of those that were published, as often as it likes */
+        :: position < head -> revoke(position, swapped); position++
+        :: position < head -> position++
+        :: break
+        od;
+        position = 0
+    :: else -> break
+    od
+}
+
+active proctype consumer()
+{
+    byte place;
+    bool swapped;
+    do
+    :: tail < RECORDS ->
+        memory[HEAD] > tail;
+        place = tail % PLACES;
+        if
+        :: memory[STATE(place)] == READY ->
+#ifdef PLAIN_CLAIM
+            compare_then_store(STATE(place), READY, CLAIMED, swapped);
+#else
+            compare_and_swap(STATE(place), READY, CLAIMED, swapped);
+#endif
+            if
+            :: swapped ->
+                assert(memory[PAYLOAD(place)] == tail);
+                received[tail]++
+            :: else
+            fi
+        :: else -> assert(memory[STATE(place)] == REVOKED)
+        fi;
+        tail++
+    :: else -> break
+    od
+}
+
+active proctype claim()
+{
+    byte position;
+    timeout;
+    for (position : 0 .. RECORDS - 1) {
+        assert(received[position] + revoked[position] == 1)
+    }
+}

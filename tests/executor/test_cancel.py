@@ -1,0 +1,163 @@
+"""`Future.cancel`: calls that have not begun can be cancelled and then never run; others cannot."""
+
+import random
+import threading
+from concurrent import futures
+
+import numpy as np
+import pytest
+from executor.calls import add, echo, hold, record, recorded, square, touch
+
+
+@pytest.fixture
+def busy(make_executor, gate):
+    """An executor whose only worker holds at a gate, and the call that does."""
+    exe = make_executor()
+    call = exe.submit(hold, gate.path, "held")
+    gate.wait_until_begun()
+    return exe, call
+
+
+def test_a_waiting_call_can_be_cancelled_and_never_runs(busy, gate, tmp_path):
+    exe, running = busy
+    call = exe.submit(touch, tmp_path / "ran")
+    assert call.cancel()
+    assert call.cancelled()
+    assert call.done()
+    assert not call.running()
+    assert "cancelled" in repr(call)
+    with pytest.raises(futures.CancelledError):
+        call.result()
+    with pytest.raises(futures.CancelledError):
+        call.exception()
+    gate.open()
+    exe.shutdown()
+    assert running.result() == "held"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_running_call_cannot_be_cancelled(busy, gate):
+    _, call = busy
+    assert not call.cancel()
+    assert not call.cancelled()
+    gate.open()
+    assert call.result() == "held"
+
+
+def test_a_call_that_has_ended_cannot_be_cancelled(executor):
+    call = executor.submit(square, 2)
+    call.result()
+    assert not call.cancel()
+    assert call.result() == 4
+
+
+def test_a_call_that_has_failed_cannot_be_cancelled(executor):
+    call = executor.submit(divmod, 1, 0)
+    call.exception()
+    assert not call.cancel()
+    assert isinstance(call.exception(), ZeroDivisionError)
+
+
+def test_a_call_can_be_cancelled_twice(busy):
+    exe, _ = busy
+    call = exe.submit(square, 2)
+    assert call.cancel()
+    assert call.cancel()
+
+
+def test_only_the_cancelled_of_many_calls_do_not_run(make_block_executor, gate):
+    exe = make_block_executor()
+    exe.submit(hold, gate.path)
+    gate.wait_until_begun()
+    calls = [exe.submit(record, i) for i in range(200)]
+    assert all(call.cancel() for call in calls[::2])
+    gate.open()
+    assert exe.submit(recorded).result() == list(range(1, 200, 2))
+    assert [call.result() for call in calls[1::2]] == list(range(1, 200, 2))
+
+
+def test_calls_cancelled_while_others_run_either_run_or_not(make_block_executor):
+    exe = make_block_executor()
+    calls = [exe.submit(record, i) for i in range(3000)]
+    order = random.Random(1).sample(calls, len(calls))
+    for call in order:
+        call.cancel()
+    kept = [i for i, call in enumerate(calls) if not call.cancelled()]
+    assert [calls[i].result() for i in kept] == kept
+    assert exe.submit(recorded).result() == kept
+
+
+def test_a_cancelled_call_tells_its_callbacks(busy):
+    exe, _ = busy
+    told = []
+    call = exe.submit(square, 2)
+    call.add_done_callback(told.append)
+    call.cancel()
+    assert told == [call]
+    call.add_done_callback(lambda call: told.append(call.cancelled()))
+    assert told == [call, True]
+
+
+def test_whoever_waits_for_a_call_notices_its_cancellation(busy):
+    exe, _ = busy
+    call = exe.submit(square, 2)
+    begun = threading.Barrier(2)
+
+    def wait():
+        begun.wait()
+        return call.result()
+
+    with futures.ThreadPoolExecutor(1) as waiter:
+        result = waiter.submit(wait)
+        begun.wait()
+        call.cancel()
+        with pytest.raises(futures.CancelledError):
+            result.result()
+
+
+def test_a_call_that_waits_for_a_running_one_can_be_cancelled(busy, gate):
+    exe, running = busy
+    call = exe.submit(add, running, 1)
+    assert call.cancel()
+    gate.open()
+    assert running.result() == "held"
+    assert call.cancelled()
+    assert exe.submit(square, 2).result() == 4
+
+
+def test_a_call_whose_input_is_cancelled_is_cancelled(busy):
+    exe, _ = busy
+    first = exe.submit(square, 2)
+    second = exe.submit(add, first, 1)
+    first.cancel()
+    with pytest.raises(futures.CancelledError):
+        second.result()
+
+
+def test_a_large_call_can_be_cancelled_while_it_waits(busy, gate):
+    exe, _ = busy
+    large = exe.submit(echo, np.ones(5_000_000))
+    assert large.cancel()
+    gate.open()
+    assert exe.submit(echo, np.ones(5_000_000)).result().all()
+
+
+def test_cancelling_while_large_calls_are_on_their_way_breaks_nothing(executor):
+    array = np.ones(1_000_000)
+    for _ in range(10):
+        calls = [executor.submit(echo, array) for _ in range(6)]
+        for call in reversed(calls):
+            call.cancel()
+        for call in calls:
+            if not call.cancelled():
+                assert call.result().sum() == array.size
+    assert executor.submit(square, 3).result() == 9
+
+
+def test_the_queue_goes_on_behind_a_cancelled_call(busy, gate):
+    exe, _ = busy
+    first, second = exe.submit(square, 1), exe.submit(square, 2)
+    assert first.cancel()
+    gate.open()
+    assert second.result() == 4
+    assert len(exe) == 0

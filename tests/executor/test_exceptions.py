@@ -1,0 +1,308 @@
+"""What fails in a call, or cannot travel, arrives on that call's future; the executor goes on."""
+
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+
+import numpy as np
+import pytest
+from executor.calls import (
+    FailsToPickle,
+    FailsToUnpickle,
+    HoldsALock,
+    Mute,
+    NoConvergence,
+    Stubborn,
+    divide,
+    echo,
+    fail,
+    pid,
+    square,
+)
+
+from pympipool.errors import RemoteError, RemoteTraceback, SerializationError, WorkerDied
+
+
+@pytest.fixture(autouse=True)
+def executor_goes_on(executor):
+    """Whatever a call does, the next ones work."""
+    yield
+    assert [executor.submit(square, i).result() for i in range(3)] == [0, 1, 4]
+
+
+def raise_it(make, *args, **kwargs):
+    raise make(*args, **kwargs)
+
+
+# ---- exceptions that calls raise ----
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a message"),
+        ValueError(),
+        KeyError("a", 1),
+        OSError(2, "No such file or directory", "missing.txt"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+        StopIteration(3),
+        MemoryError(),
+        AssertionError(),
+        TimeoutError("of the call itself"),
+        NoConvergence("after", 5),
+    ],
+    ids=repr,
+)
+def test_exceptions_arrive_with_type_and_arguments(executor, error):
+    received = executor.submit(raise_it, type(error), *error.args).exception()
+    assert type(received) is type(error)
+    assert received.args == error.args
+    assert str(received) == str(error)
+
+
+def test_result_raises_what_exception_returns_each_time(executor):
+    call = executor.submit(fail, "once")
+    for _ in range(3):
+        with pytest.raises(ValueError, match="once") as caught:
+            call.result()
+        assert caught.value is call.exception()
+    assert "ValueError" in repr(call)
+
+
+def test_attributes_of_exceptions_arrive(executor):
+    assert executor.submit(raise_it, NoConvergence, "after", 5).exception().steps == 5
+    error = executor.submit(open, "/no/such/file").exception()
+    assert (error.errno, error.filename) == (2, "/no/such/file")
+
+
+def test_an_exception_that_pickle_cannot_rebuild_arrives_all_the_same(executor):
+    error = executor.submit(raise_it, Stubborn, 3, residual=0.5).exception()
+    assert "step 3: residual 0.5" in str(error)
+    assert type(error) is Stubborn
+    assert (error.step, error.residual) == (3, 0.5)
+
+
+def test_an_exception_that_holds_a_lock_arrives_without_it(executor):
+    error = executor.submit(raise_it, HoldsALock, "the message").exception()
+    assert "the message" in str(error)
+    assert isinstance(error, (HoldsALock, RemoteError))
+
+
+def test_an_exception_that_cannot_be_shown_arrives(executor):
+    assert isinstance(executor.submit(raise_it, Mute).exception(), (Mute, RemoteError))
+
+
+def test_an_exception_whose_class_only_the_worker_knows_arrives_by_its_name(executor):
+    def work():
+        import sys
+        import types
+
+        module = types.ModuleType("only_in_the_worker")
+        sys.modules["only_in_the_worker"] = module
+        exec("class Lost(Exception): pass", module.__dict__)
+        raise module.Lost("but not its message")
+
+    error = executor.submit(work).exception()
+    assert isinstance(error, RemoteError)
+    assert error.type_name == "only_in_the_worker.Lost"
+    assert "but not its message" in str(error)
+
+
+def test_an_exception_of_a_class_defined_on_the_spot_arrives(executor):
+    class Local(Exception):
+        pass
+
+    with pytest.raises(Local, match="here"):
+        executor.submit(raise_it, Local, "here").result()
+
+
+def test_the_remote_traceback_is_shown_with_the_exception(executor):
+    error = executor.submit(divide, 1, 0).exception()
+    assert isinstance(error.__cause__, RemoteTraceback)
+    shown = "".join(traceback.format_exception(error))
+    assert "in divide" in shown
+    assert "return x / y" in shown
+    assert os.path.join("executor", "calls.py") in shown
+
+
+def test_what_caused_an_exception_is_shown_too(executor):
+    def work():
+        try:
+            divide(1, 0)
+        except ZeroDivisionError as error:
+            raise LookupError("because of it") from error
+
+    shown = "".join(traceback.format_exception(executor.submit(work).exception()))
+    assert "in divide" in shown
+    assert "direct cause" in shown
+    assert "because of it" in shown
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="notes and groups are new in Python 3.11")
+def test_notes_and_groups_arrive(executor):
+    def work():
+        error = ValueError("with a note")
+        error.add_note("the note")
+        raise ExceptionGroup("several", [error, KeyError(1)])
+
+    group = executor.submit(work).exception()
+    assert type(group) is ExceptionGroup
+    assert [type(error) for error in group.exceptions] == [ValueError, KeyError]
+    assert group.exceptions[0].__notes__ == ["the note"]
+
+
+def test_endless_recursion_is_an_exception_of_the_call(executor):
+    def recurse(n):
+        return recurse(n + 1)
+
+    with pytest.raises(RecursionError):
+        executor.submit(recurse, 0).result()
+
+
+def test_too_little_memory_is_an_exception_of_the_call(executor):
+    with pytest.raises(MemoryError):
+        executor.submit(np.empty, 2**60, np.int8).result()
+
+
+def test_a_very_long_message_arrives(executor):
+    assert executor.submit(fail, "x" * 5_000_000).exception().args == ("x" * 5_000_000,)
+
+
+def test_wrong_arguments_are_an_exception_of_the_call(executor):
+    with pytest.raises(TypeError, match="square"):
+        executor.submit(square, 1, 2, 3).result()
+
+
+def test_many_calls_that_fail_and_succeed_in_turn_keep_apart(executor):
+    calls = [executor.submit(divide, 6, i % 3) for i in range(600)]
+    for i, call in enumerate(calls):
+        if i % 3 == 0:
+            assert isinstance(call.exception(), ZeroDivisionError)
+        else:
+            assert call.result() == 6 / (i % 3)
+
+
+# ---- what cannot travel ----
+
+
+def generator():
+    yield 1
+
+
+UNPICKLABLE = {
+    "a lock": threading.Lock,
+    "a generator": generator,
+    "an open file": lambda: open(os.devnull),  # noqa: SIM115
+    "a frame": sys._getframe,
+    "an object that refuses": FailsToPickle,
+}
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("what", UNPICKLABLE)
+@pytest.mark.parametrize("place", ["positional", "keyword", "inside"])
+def test_an_argument_that_cannot_be_pickled_fails_its_call_only(executor, what, place):
+    value = UNPICKLABLE[what]()
+    match place:
+        case "positional":
+            call = executor.submit(echo, value)
+        case "keyword":
+            call = executor.submit(echo, value=value)
+        case "inside":
+            call = executor.submit(echo, {"a": [value]})
+    error = call.exception()
+    assert isinstance(error, pickle.PickleError)
+    assert isinstance(error, SerializationError)
+    assert "echo" in str(error)
+    assert "argument" in str(error)
+    assert type(value).__name__ in str(error) or place == "inside"
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("what", UNPICKLABLE)
+def test_a_result_that_cannot_be_pickled_fails_its_call_only(executor, what):
+    make = UNPICKLABLE[what]
+    call = executor.submit(lambda: [make()])
+    assert isinstance(call.exception(), SerializationError)
+    assert "lambda" in str(call.exception())
+
+
+def test_a_function_that_cannot_be_pickled_fails_its_call_only(executor):
+    lock = threading.Lock()
+    call = executor.submit(lambda: lock.locked())
+    assert isinstance(call.exception(), SerializationError)
+    assert "lock" in str(call.exception())
+
+
+def test_an_argument_that_cannot_be_unpickled_fails_its_call_only(executor):
+    error = executor.submit(echo, FailsToUnpickle()).exception()
+    assert isinstance(error, SerializationError)
+    assert "this object cannot be rebuilt" in str(error)
+
+
+def test_a_result_that_cannot_be_unpickled_fails_its_call_only(executor):
+    error = executor.submit(FailsToUnpickle).exception()
+    assert isinstance(error, SerializationError)
+    assert "this object cannot be rebuilt" in str(error)
+
+
+def test_a_function_of_a_module_the_worker_lacks_fails_its_call_only(executor, monkeypatch):
+    import types
+
+    module = types.ModuleType("only_in_the_master")
+    monkeypatch.setitem(sys.modules, "only_in_the_master", module)
+    exec("def work(): return 1", module.__dict__)
+    error = executor.submit(module.work).exception()
+    assert "only_in_the_master" in str(error)
+
+
+def test_an_argument_whose_repr_fails_is_still_named(executor):
+    class NoRepr:
+        def __repr__(self):
+            raise RuntimeError("no words")
+
+        def __reduce__(self):
+            raise TypeError("stays here")
+
+    error = executor.submit(echo, NoRepr()).exception()
+    assert isinstance(error, SerializationError)
+    assert "NoRepr" in str(error)
+
+
+def test_a_circle_of_objects_can_travel(executor):
+    circle = []
+    circle.append(circle)
+    result = executor.submit(echo, circle).result()
+    assert result[0] is result
+
+
+# ---- workers that die (see also the tests of the pools) ----
+
+
+def segfault():
+    import ctypes
+
+    ctypes.string_at(0)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "words"),
+    [
+        (os._exit, (3,), "exit code 3"),
+        (os.abort, (), "SIGABRT"),
+        (segfault, (), "SIGSEGV"),
+        (signal.raise_signal, (signal.SIGKILL,), "SIGKILL"),
+        (sys.exit, (4,), "exit"),
+    ],
+    ids=["os._exit", "abort", "segmentation fault", "killed", "sys.exit"],
+)
+def test_a_worker_that_dies_fails_the_call_that_ran_there_only(make_executor, function, arguments, words):
+    exe = make_executor()
+    before, call, *after = [exe.submit(pid), exe.submit(function, *arguments), *(exe.submit(square, i) for i in range(50))]
+    with pytest.raises((WorkerDied, SystemExit), match=words if function is not sys.exit else None):
+        call.result()
+    assert [other.result() for other in after] == [i * i for i in range(50)]
+    assert before.result() != exe.submit(pid).result()

@@ -1,0 +1,182 @@
+"""`Executor.map`: order, chunks, time limits, and what becomes of the rest when something fails."""
+
+from concurrent import futures
+
+import pytest
+from executor.calls import add, divide, do, echo, hold_or_square, pid, square, touch
+
+
+def test_results_come_in_the_order_of_the_arguments(executor):
+    assert list(executor.map(square, range(500))) == [i * i for i in range(500)]
+
+
+def test_the_order_holds_although_the_first_call_takes_longest(make_executor, gate):
+    exe = make_executor(max_workers=2)
+    results = exe.map(hold_or_square, [gate.path] * 20, range(20), [0] * 20)
+    gate.wait_until_begun()
+    gate.open()
+    assert list(results) == [i * i for i in range(20)]
+
+
+def test_several_iterables_end_with_the_shortest(executor):
+    assert list(executor.map(add, [1, 2, 3], iter([10, 20]))) == [11, 22]
+
+
+@pytest.mark.parametrize("iterables", [(), ([],), ([1, 2], [])], ids=str)
+def test_nothing_to_do_gives_no_results(executor, iterables):
+    assert list(executor.map(square, *iterables)) == []
+
+
+def test_results_are_consumed_lazily(make_executor, gate):
+    exe = make_executor()
+    results = exe.map(hold_or_square, [gate.path] * 3, range(3), [2] * 3)
+    assert next(results) == 0
+    assert next(results) == 1
+    gate.wait_until_begun()
+    gate.open()
+    assert list(results) == [4]
+
+
+def test_all_calls_are_submitted_at_once_though_nobody_asks_for_results(make_executor, tmp_path):
+    exe = make_executor()
+    exe.map(touch, [tmp_path / str(i) for i in range(10)])
+    exe.shutdown()
+    assert {path.name for path in tmp_path.iterdir()} == {str(i) for i in range(10)}
+
+
+def test_an_iterable_that_raises_raises_in_map(executor):
+    def numbers():
+        yield 1
+        raise LookupError("no more numbers")
+
+    with pytest.raises(LookupError, match="no more numbers"):
+        executor.map(square, numbers())
+
+
+# ---- chunks ----
+
+
+@pytest.mark.parametrize("chunksize", [1, 2, 7, 100, 10_000])
+def test_chunks_change_nothing_in_the_results(executor, chunksize):
+    assert list(executor.map(add, range(100), range(100), chunksize=chunksize)) == [2 * i for i in range(100)]
+
+
+def test_the_calls_of_a_chunk_run_in_one_worker(make_executor):
+    pids = list(make_executor(max_workers=2).map(pid, range(40), chunksize=10))
+    assert all(len(set(pids[i : i + 10])) == 1 for i in range(0, 40, 10))
+
+
+@pytest.mark.parametrize("chunksize", [0, -1])
+def test_chunks_of_nothing_are_refused_at_once(executor, chunksize):
+    with pytest.raises(ValueError, match="chunksize must be >= 1"):
+        executor.map(square, [1], chunksize=chunksize)
+
+
+@pytest.mark.parametrize("chunksize", [1.0, "1", None])
+def test_chunks_must_have_a_whole_number_of_calls(executor, chunksize):
+    with pytest.raises(TypeError, match="chunksize"):
+        executor.map(square, [1], chunksize=chunksize)
+
+
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_results_before_the_failed_chunk_come_first(executor, chunksize):
+    results = executor.map(divide, [1] * 9, [1, 1, 1, 1, 0, 1, 1, 1, 1], chunksize=chunksize)
+    for _ in range(3):
+        assert next(results) == 1
+    with pytest.raises(ZeroDivisionError):
+        list(results)
+
+
+def test_an_iterator_that_failed_is_at_its_end(executor):
+    results = executor.map(divide, [1, 1], [0, 1])
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert list(results) == []
+
+
+# ---- what is cancelled ----
+
+
+@pytest.fixture
+def files(tmp_path):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    return [folder / str(i) for i in range(50)]
+
+
+def test_an_error_cancels_the_rest(make_executor, gate, files):
+    exe = make_executor()
+    results = exe.map(do, ["fail", "hold", *["touch"] * 50], ["first", gate.path, *files])
+    gate.wait_until_begun()
+    with pytest.raises(ValueError, match="first"):
+        next(results)
+    gate.open()
+    exe.shutdown()
+    assert not any(file.exists() for file in files)
+
+
+def test_an_iterator_that_is_closed_after_use_cancels_the_rest(make_executor, gate, files):
+    exe = make_executor()
+    results = exe.map(do, ["touch", "hold", *["touch"] * 49], [files[0], gate.path, *files[1:]])
+    assert next(results) == files[0]
+    gate.wait_until_begun()
+    results.close()
+    gate.open()
+    exe.shutdown()
+    assert [file.exists() for file in files] == [True] + [False] * 49
+
+
+def test_a_time_limit_that_is_over_cancels_the_rest(make_executor, gate, files):
+    exe = make_executor()
+    results = exe.map(do, ["hold", *["touch"] * 50], [gate.path, *files], timeout=0.05)
+    gate.wait_until_begun()
+    with pytest.raises(futures.TimeoutError):
+        next(results)
+    gate.open()
+    exe.shutdown()
+    assert not any(file.exists() for file in files)
+
+
+# ---- time limits ----
+
+
+def test_a_time_limit_that_is_kept_changes_nothing(executor):
+    assert list(executor.map(square, range(10), timeout=50)) == [i * i for i in range(10)]
+
+
+def test_the_time_limit_counts_from_the_call_of_map(make_executor, gate):
+    exe = make_executor()
+    results = exe.map(hold_or_square, [gate.path] * 3, range(3), [1] * 3, timeout=1e-9)
+    gate.wait_until_begun()
+    with pytest.raises(futures.TimeoutError):
+        list(results)
+
+
+def test_an_executor_goes_on_after_a_map_that_ran_out_of_time(make_executor, gate):
+    exe = make_executor()
+    with pytest.raises(futures.TimeoutError):
+        list(exe.map(hold_or_square, [gate.path] * 2, range(2), [0] * 2, timeout=0.01))
+    gate.open()
+    assert exe.submit(square, 3).result() == 9
+
+
+# ---- more ----
+
+
+def test_map_in_a_call_is_refused_after_shutdown(make_executor):
+    exe = make_executor()
+    exe.shutdown()
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        exe.map(square, [1, 2])
+
+
+def test_results_of_map_can_be_asked_for_after_shutdown(make_executor):
+    exe = make_executor()
+    results = exe.map(square, range(20))
+    exe.shutdown()
+    assert list(results) == [i * i for i in range(20)]
+
+
+def test_two_maps_at_a_time_do_not_mix(executor):
+    squares, echoes = executor.map(square, range(100)), executor.map(echo, range(100))
+    assert [(a, b) for a, b in zip(squares, echoes, strict=True)] == [(i * i, i) for i in range(100)]

@@ -1,0 +1,280 @@
+"""`Executor.shutdown`: what is waited for, what is cancelled, and what is gone afterwards."""
+
+import threading
+import time
+from concurrent import futures
+
+import psutil
+import pytest
+from executor.calls import add, hold, pid, sleep_and_return, square
+from system.observe import still_alive
+
+from pympipool import Executor
+
+CLOSED = "cannot schedule new futures after shutdown"
+
+
+def worker_of(exe):
+    return psutil.Process(exe.submit(pid).result())
+
+
+def test_shutdown_waits_for_running_and_waiting_calls(make_executor):
+    exe = make_executor(max_workers=2)
+    calls = [exe.submit(sleep_and_return, 0.02, i) for i in range(20)]
+    exe.shutdown()
+    assert all(call.done() for call in calls)
+    assert [call.result() for call in calls] == list(range(20))
+
+
+def test_no_worker_is_left_after_shutdown(make_block_executor):
+    exe = make_block_executor(max_workers=2)
+    worker = worker_of(exe)
+    others = set(psutil.Process().children())
+    assert worker in others
+    exe.shutdown()
+    assert not worker.is_running()
+    assert not others & set(psutil.Process().children())
+
+
+def test_shutdown_without_waiting_returns_while_a_call_runs(make_executor, gate):
+    exe = make_executor()
+    calls = [exe.submit(hold, gate.path, "held"), exe.submit(square, 3)]
+    gate.wait_until_begun()
+    exe.shutdown(wait=False)
+    assert not calls[0].done()
+    gate.open()
+    assert [call.result() for call in calls] == ["held", 9]
+
+
+def test_workers_end_by_themselves_after_a_shutdown_that_does_not_wait(make_block_executor, gate):
+    exe = make_block_executor()
+    worker = worker_of(exe)
+    call = exe.submit(hold, gate.path, "held")
+    gate.wait_until_begun()
+    exe.shutdown(wait=False)
+    gate.open()
+    assert call.result() == "held"
+    assert still_alive([worker], timeout_s=10) == []
+
+
+def test_cancel_futures_cancels_what_has_not_begun(make_executor, gate):
+    exe = make_executor()
+    running = exe.submit(hold, gate.path, "held")
+    gate.wait_until_begun()
+    waiting = [exe.submit(square, i) for i in range(100)]
+    exe.shutdown(wait=False, cancel_futures=True)
+    assert all(call.cancelled() for call in waiting)
+    assert not running.done()
+    gate.open()
+    assert running.result() == "held"
+    exe.shutdown()
+
+
+def test_cancel_futures_with_waiting_lets_the_running_call_end(make_executor, gate):
+    exe = make_executor()
+    running = exe.submit(hold, gate.path, "held")
+    gate.wait_until_begun()
+    waiting = [exe.submit(square, i) for i in range(100)]
+    waiting[-1].add_done_callback(lambda _: gate.open())
+    exe.shutdown(cancel_futures=True)
+    assert running.result() == "held"
+    assert all(call.cancelled() for call in waiting)
+
+
+def test_cancel_futures_cancels_calls_that_wait_for_others(make_executor, gate):
+    exe = make_executor()
+    running = exe.submit(hold, gate.path, 2)
+    dependent = exe.submit(add, running, 1)
+    gate.wait_until_begun()
+    exe.shutdown(wait=False, cancel_futures=True)
+    assert dependent.cancelled()
+    gate.open()
+    assert running.result() == 2
+
+
+def test_shutdown_waits_for_calls_that_wait_for_others(make_executor, gate):
+    exe = make_executor()
+    call = exe.submit(hold, gate.path, 0)
+    for _ in range(10):
+        call = exe.submit(add, call, 1)
+    gate.wait_until_begun()
+    gate.open()
+    exe.shutdown()
+    assert call.done()
+    assert call.result() == 10
+
+
+@pytest.mark.parametrize("cancel", ["the call itself", "at shutdown"])
+def test_a_cancelled_call_whose_input_never_comes_does_not_keep_shutdown_waiting(make_executor, cancel):
+    exe = make_executor()
+    never = futures.Future()
+    call = exe.submit(add, never, 1)
+    if cancel == "the call itself":
+        assert call.cancel()
+    exe.shutdown(cancel_futures=cancel == "at shutdown")
+    assert call.cancelled()
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_submit_after_shutdown_is_refused(make_executor, wait):
+    exe = make_executor()
+    exe.submit(square, 1)
+    exe.shutdown(wait=wait)
+    with pytest.raises(RuntimeError, match=CLOSED):
+        exe.submit(square, 2)
+
+
+def test_submit_after_shutdown_is_refused_while_calls_still_run(make_executor, gate):
+    exe = make_executor()
+    exe.submit(hold, gate.path)
+    gate.wait_until_begun()
+    exe.shutdown(wait=False)
+    with pytest.raises(RuntimeError, match=CLOSED):
+        exe.submit(square, 2)
+
+
+def test_results_can_be_asked_for_after_shutdown(make_executor):
+    exe = make_executor()
+    calls = [exe.submit(square, i) for i in range(10)] + [exe.submit(divmod, 1, 0)]
+    exe.shutdown()
+    assert [call.result() for call in calls[:-1]] == [i * i for i in range(10)]
+    assert isinstance(calls[-1].exception(), ZeroDivisionError)
+
+
+def test_shutdown_twice_is_allowed(make_executor):
+    exe = make_executor()
+    exe.submit(square, 1)
+    exe.shutdown()
+    exe.shutdown()
+    exe.shutdown(wait=False, cancel_futures=True)
+
+
+def test_shutdown_that_waits_after_one_that_does_not_waits_for_the_calls(make_executor, gate):
+    exe = make_executor()
+    call = exe.submit(hold, gate.path)
+    gate.wait_until_begun()
+    exe.shutdown(wait=False)
+    gate.open()
+    exe.shutdown(wait=True)
+    assert call.done()
+    assert not psutil.pid_exists(call.result())
+
+
+def test_cancel_futures_still_works_after_a_first_shutdown(make_executor, gate):
+    exe = make_executor()
+    running = exe.submit(hold, gate.path)
+    gate.wait_until_begun()
+    waiting = [exe.submit(square, i) for i in range(20)]
+    exe.shutdown(wait=False)
+    exe.shutdown(wait=False, cancel_futures=True)
+    assert all(call.cancelled() for call in waiting)
+    gate.open()
+    running.result()
+
+
+def test_shutdown_from_several_threads_at_once_waits_in_each(make_executor, gate):
+    exe = make_executor()
+    call = exe.submit(hold, gate.path)
+    gate.wait_until_begun()
+    found = []
+
+    def close():
+        exe.shutdown()
+        found.append(call.done())
+
+    threads = [threading.Thread(target=close) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    gate.open()
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 4
+
+
+def test_shutdown_while_another_thread_waits_for_a_result(make_executor, gate):
+    exe = make_executor()
+    call = exe.submit(hold, gate.path, "held")
+    gate.wait_until_begun()
+    with futures.ThreadPoolExecutor(1) as waiter:
+        result = waiter.submit(call.result)
+        gate.open()
+        exe.shutdown()
+        assert result.result() == "held"
+
+
+def test_the_end_of_a_with_block_waits_for_the_calls(block_allocation):
+    with Executor(max_workers=2, block_allocation=block_allocation) as exe:
+        calls = [exe.submit(sleep_and_return, 0.01, i) for i in range(10)]
+    assert all(call.done() for call in calls)
+    with pytest.raises(RuntimeError, match=CLOSED):
+        exe.submit(square, 1)
+
+
+def test_an_exception_in_a_with_block_comes_out_of_it(block_allocation):
+    with pytest.raises(LookupError, match="of the user"), Executor(max_workers=1, block_allocation=block_allocation):
+        raise LookupError("of the user")
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_an_executor_can_be_closed_before_its_workers_have_started(block_allocation, wait):
+    for _ in range(5):
+        Executor(max_workers=2, block_allocation=block_allocation).shutdown(wait=wait)
+
+
+def test_an_executor_that_is_closed_at_once_still_runs_its_calls(block_allocation):
+    exe = Executor(max_workers=1, block_allocation=block_allocation)
+    call = exe.submit(square, 3)
+    exe.shutdown()
+    assert call.result() == 9
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_callback_may_close_the_executor(make_executor, wait):
+    exe = make_executor()
+    closed = threading.Event()
+
+    def close(_):
+        exe.shutdown(wait=wait)
+        closed.set()
+
+    call = exe.submit(square, 3)
+    call.add_done_callback(close)
+    assert call.result() == 9
+    assert closed.wait(30)
+    with pytest.raises(RuntimeError, match=CLOSED):
+        exe.submit(square, 1)
+
+
+def test_callbacks_have_run_when_shutdown_returns(make_executor):
+    exe = make_executor()
+    ran = []
+    for i in range(50):
+        exe.submit(square, i).add_done_callback(lambda call: ran.append(call.result()))
+    exe.shutdown()
+    assert sorted(ran) == [i * i for i in range(50)]
+
+
+def test_calls_that_callbacks_submit_before_shutdown_are_waited_for(make_executor):
+    exe = make_executor()
+    later = []
+    submitted = threading.Event()
+
+    def submit(call):
+        later.append(exe.submit(sleep_and_return, 0.1, call.result()))
+        submitted.set()
+
+    exe.submit(square, 3).add_done_callback(submit)
+    submitted.wait()
+    exe.shutdown()
+    assert later[0].done()
+    assert later[0].result() == 9
+
+
+def test_shutdown_waits_without_using_the_processor(make_executor):
+    exe = make_executor()
+    call = exe.submit(time.sleep, 1.0)
+    before = psutil.Process().cpu_times()
+    exe.shutdown()
+    after = psutil.Process().cpu_times()
+    assert call.done()
+    assert after.user + after.system - before.user - before.system < 0.5

@@ -1,0 +1,468 @@
+"""`Executor.submit`: what may be called, what arrives, and what an executor says of itself."""
+
+import functools
+import operator
+import os
+import sys
+import time
+from concurrent import futures
+
+import numpy as np
+import psutil
+import pytest
+from executor.calls import Base, add, cached_square, echo, hold, keywords, pid, square
+
+from pympipool import Executor
+
+# ---- what may be called ----
+
+CALLABLES = {
+    "a function": (square, (3,), 9),
+    "a function of two arguments": (add, (1, 2), 3),
+    "a lambda": (lambda x: x + 1, (1,), 2),
+    "a builtin": (sum, ([1, 1],), 2),
+    "a builtin without signature": (max, (1, 3, 2), 3),
+    "a type": (int, ("17",), 17),
+    "a type without signature": (dict, ([("a", 1)],), {"a": 1}),
+    "a class": (Base, (3,), Base(3)),
+    "an instance that can be called": (Base(3), (4,), 12),
+    "a bound method": (Base(3).times, (4,), 12),
+    "a class method": (Base.made, (5,), 5),
+    "a static method": (Base.plain, (5,), 6),
+    "a method of a builtin object": (", ".join, (["a", "b"],), "a, b"),
+    "a method of a type": (str.upper, ("a",), "A"),
+    "a partial": (functools.partial(add, y=10), (1,), 11),
+    "a partial of a partial": (functools.partial(functools.partial(pow, 2), 3), (), 8),
+    "a wrapped function": (cached_square, (4,), 16),
+    "an operator": (operator.itemgetter(1), ([5, 6],), 6),
+    "a function of the C library": (time.sleep, (0,), None),
+    "a ufunc": (np.add, (1, 2), 3),
+}
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_everything_that_can_be_called_can_be_submitted(executor, name):
+    function, arguments, expected = CALLABLES[name]
+    assert executor.submit(function, *arguments).result() == expected
+
+
+def test_a_closure_can_be_submitted(executor):
+    offset = 5
+    assert executor.submit(lambda x: x + offset, 1).result() == 6
+
+
+@pytest.mark.parametrize("thing", [None, 3, "square", [square]])
+def test_what_cannot_be_called_is_refused_at_once(executor, thing):
+    with pytest.raises(TypeError, match="callable"):
+        executor.submit(thing)
+
+
+def test_a_call_without_function_is_refused_at_once(executor):
+    with pytest.raises(TypeError):
+        executor.submit()
+
+
+# ---- what arrives ----
+
+
+def test_positional_and_keyword_arguments_arrive(executor):
+    assert executor.submit(add, 1, y=2).result() == 3
+    assert executor.submit(keywords, a=1, b=[2]).result() == {"a": 1, "b": [2]}
+
+
+def test_keywords_called_like_parameters_of_submit_go_to_the_function(executor):
+    wanted = {"fn": 1, "self": 2, "function": 3, "args": 4, "kwargs": 5}
+    assert executor.submit(keywords, **wanted).result() == wanted
+
+
+VALUES = [
+    None,
+    True,
+    -1,
+    2**200,
+    float("inf"),
+    1 + 2j,
+    "",
+    "ä€𝄞\0",
+    b"",
+    bytes(100_000),
+    bytearray(b"abc"),
+    (),
+    [],
+    {},
+    set(),
+    {1: [{"a": (1, 2)}]},
+    frozenset({1, 2}),
+    range(5),
+    slice(1, 2),
+    Ellipsis,
+    NotImplemented,
+    int,
+    np.float64(1.5),
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:30])
+def test_values_go_there_and_back_unchanged(executor, value):
+    result = executor.submit(echo, value).result()
+    assert result == value
+    assert type(result) is type(value)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (7,), (100, 30), (1000, 2000)])
+@pytest.mark.parametrize("dtype", [np.float64, np.int8, np.complex128])
+def test_arrays_go_there_and_back_unchanged(executor, shape, dtype):
+    array = np.random.default_rng(1).integers(0, 100, shape).astype(dtype)
+    result = executor.submit(echo, array).result()
+    np.testing.assert_array_equal(result, array)
+    assert result.dtype == array.dtype
+
+
+@pytest.mark.parametrize("size_bytes", [800, 800_000, 40_000_000])
+def test_arrays_arrive_writable_and_private_on_both_sides(executor, size_bytes):
+    array = np.zeros(size_bytes // 8)
+
+    def change(array):
+        array[:] = 1
+        return array
+
+    result = executor.submit(change, array).result()
+    assert not array.any()
+    assert result.all()
+    result[:] = 2
+    assert executor.submit(change, array).result()[0] == 1
+
+
+def test_more_buffers_than_a_message_has_parts_arrive(executor):
+    arrays = [np.full(2048 + 8, i) for i in range(1100)]
+    results = executor.submit(echo, arrays).result()
+    assert [array[0] for array in results] == list(range(1100))
+
+
+def test_many_results_belong_to_their_calls(executor):
+    calls = [executor.submit(square, i) for i in range(3000)]
+    assert [call.result() for call in calls] == [i * i for i in range(3000)]
+
+
+def test_sizes_around_those_of_records_and_rings_arrive(executor):
+    sizes = [2**power + offset for power in (6, 12, 16, 20, 22) for offset in (-9, -8, -1, 0, 1, 8)]
+    calls = [executor.submit(echo, bytes([size % 251]) * size) for size in sizes]
+    assert [call.result() for call in calls] == [bytes([size % 251]) * size for size in sizes]
+
+
+# ---- the future ----
+
+
+def test_submit_returns_a_future_of_the_standard_library(executor):
+    call = executor.submit(square, 2)
+    assert isinstance(call, futures.Future)
+    assert call.result() == 4
+    assert call.done()
+    assert not call.running()
+    assert not call.cancelled()
+    assert call.exception() is None
+    assert "finished" in repr(call)
+    assert "int" in repr(call)
+
+
+def test_a_result_is_the_same_object_each_time(executor):
+    call = executor.submit(echo, [1])
+    assert call.result() is call.result()
+
+
+def test_a_call_that_runs_says_so(make_executor, gate):
+    call = make_executor().submit(hold, gate.path, "held")
+    gate.wait_until_begun()
+    assert call.running()
+    assert not call.done()
+    assert "running" in repr(call)
+    with pytest.raises(futures.TimeoutError):
+        call.result(timeout=0.01)
+    with pytest.raises(futures.TimeoutError):
+        call.exception(timeout=0)
+    gate.open()
+    assert call.result() == "held"
+
+
+def test_a_call_behind_another_is_not_running(make_executor, gate):
+    exe = make_executor()
+    first, second = exe.submit(hold, gate.path), exe.submit(square, 2)
+    gate.wait_until_begun()
+    assert not second.running()
+    assert "pending" in repr(second)
+    gate.open()
+    assert second.result() == 4
+    assert first.done()
+
+
+def test_asking_done_in_a_loop_comes_to_an_end(executor):
+    call = executor.submit(square, 3)
+    while not call.done():
+        pass
+    assert call.result() == 9
+
+
+def test_asking_for_the_result_without_waiting_comes_to_an_end(executor):
+    call = executor.submit(square, 3)
+    while True:
+        try:
+            assert call.result(timeout=0) == 9
+            break
+        except futures.TimeoutError:
+            pass
+
+
+def test_a_wait_that_timed_out_can_be_repeated(make_executor, gate):
+    call = make_executor().submit(hold, gate.path, 5)
+    for _ in range(5):
+        with pytest.raises(futures.TimeoutError):
+            call.result(timeout=0.005)
+    gate.open()
+    assert call.result(timeout=30) == 5
+
+
+# ---- where calls run ----
+
+
+def test_calls_run_in_processes_of_their_own(executor):
+    assert executor.submit(pid).result() != os.getpid()
+
+
+def test_a_worker_serves_many_calls(make_block_executor):
+    exe = make_block_executor()
+    assert len({exe.submit(pid).result() for _ in range(20)}) == 1
+
+
+def test_workers_work_at_the_same_time(make_executor, gate):
+    exe = make_executor(max_workers=3)
+    calls = [exe.submit(hold, gate.path) for _ in range(3)]
+    gate.wait_until_begun(3)
+    gate.open(3)
+    assert len({call.result() for call in calls}) == 3
+
+
+def test_no_more_calls_run_at_a_time_than_there_are_workers(make_executor, make_gate):
+    first, others = make_gate(), make_gate()
+    exe = make_executor(max_workers=2)
+    calls = [exe.submit(hold, first.path) for _ in range(2)]
+    first.wait_until_begun(2)
+    late = [exe.submit(hold, others.path) for _ in range(4)]
+    assert not any(call.running() for call in late)
+    first.open(2)
+    others.open(4)
+    assert len([call.result() for call in calls + late]) == 6
+
+
+def test_workers_run_where_the_master_was_and_find_its_modules(make_executor, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exe = make_executor()
+    assert exe.submit(os.getcwd).result() == str(tmp_path)
+    paths = exe.submit(lambda: __import__("sys").path).result()
+    missing = {os.path.abspath(path) for path in sys.path} - {os.path.abspath(path) for path in paths}
+    assert missing == set()
+
+
+def test_workers_run_in_the_folder_they_are_given(make_executor, tmp_path):
+    assert make_executor(cwd=str(tmp_path)).submit(os.getcwd).result() == str(tmp_path)
+
+
+def test_workers_have_the_environment_of_the_master_and_nothing_of_ours(make_executor, monkeypatch):
+    monkeypatch.setenv("A_VARIABLE_OF_THE_USER", "7")
+    environment = make_executor().submit(lambda: dict(os.environ)).result()
+    assert environment["A_VARIABLE_OF_THE_USER"] == "7"
+    assert [name for name in environment if name.startswith("PYMPIPOOL")] == []
+
+
+def test_a_call_that_reads_from_the_terminal_gets_its_end(executor):
+    with pytest.raises(EOFError):
+        executor.submit(input).result()
+
+
+def test_what_calls_print_reaches_the_user(make_executor, capfd):
+    exe = make_executor()
+    exe.submit(print, "to stdout").result()
+    exe.submit(lambda: print("to stderr", file=sys.stderr)).result()
+    exe.submit(os.write, 1, "from below Python: ä\n".encode()).result()
+    exe.shutdown()
+    printed = capfd.readouterr()
+    assert sorted(printed.out.splitlines()) == ["from below Python: ä", "to stdout"]
+    assert "to stderr\n" in printed.err
+
+
+def test_a_call_that_prints_more_than_a_pipe_holds_is_not_stopped_by_it(make_executor, capfd):
+    exe = make_executor()
+    assert exe.submit(lambda: print("line\n" * 200_000, end="")).result() is None
+    exe.shutdown()
+    assert capfd.readouterr().out == "line\n" * 200_000
+
+
+def test_a_call_may_use_an_executor_of_its_own(executor):
+    def inner(x):
+        with Executor(max_workers=1, block_allocation=True) as exe:
+            return exe.submit(square, x).result()
+
+    assert executor.submit(inner, 7).result() == 49
+
+
+def test_a_call_may_start_threads_and_processes(executor):
+    def work():
+        import subprocess
+        import threading
+
+        results = []
+        thread = threading.Thread(target=results.append, args=(1,))
+        thread.start()
+        thread.join()
+        return results, subprocess.run(["echo", "2"], capture_output=True, text=True, check=True).stdout
+
+    assert executor.submit(work).result() == ([1], "2\n")
+
+
+# ---- what an executor says of itself ----
+
+
+def test_an_executor_is_one_of_the_standard_library(executor):
+    assert isinstance(executor, futures.Executor)
+
+
+def test_an_idle_executor_is_true_and_has_no_waiting_calls(make_executor):
+    exe = make_executor()
+    assert len(exe) == 0
+    assert exe
+
+
+def test_the_length_of_an_executor_is_the_number_of_its_waiting_calls(make_executor, gate):
+    exe = make_executor()
+    calls = [exe.submit(hold, gate.path)]
+    gate.wait_until_begun()
+    calls += [exe.submit(square, i) for i in range(3000)]
+    assert 1000 < len(exe) <= 3000  # some may lie in the line of the worker
+    gate.open()
+    for call in calls:
+        call.result()
+    assert len(exe) == 0
+
+
+def test_info_says_what_the_executor_was_made_with(make_executor):
+    exe = make_executor(max_workers=2)
+    assert exe.info["max_workers"] == 2
+    assert exe.info["cores_per_worker"] == 1
+    assert exe.info["max_cores"] == 2
+    assert exe.info["backend"] == "mpi"
+
+
+def test_info_names_the_workers(make_block_executor, gate):
+    exe = make_block_executor(max_workers=2)
+    calls = [exe.submit(hold, gate.path) for _ in range(2)]
+    gate.wait_until_begun(2)
+    workers = exe.info["workers"]
+    gate.open(2)
+    assert {worker["pid"] for worker in workers} == {call.result() for call in calls}
+    assert {worker["host"] for worker in workers} == {os.uname().nodename}
+
+
+def test_the_representation_of_an_executor_says_how_many_workers_it_has(make_executor):
+    assert "max_workers=3" in repr(make_executor(max_workers=3))
+
+
+# ---- wrong parameters ----
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"max_workers": 0}, "max_workers must be greater than 0"),
+        ({"max_workers": -1}, "max_workers must be greater than 0"),
+        ({"max_cores": 0}, "max_cores must be greater than 0"),
+        ({"max_workers": 1, "cores_per_worker": 0}, "cores_per_worker"),
+        ({"max_workers": 2, "max_cores": 3}, "max_cores"),
+        ({"max_cores": 1, "cores_per_worker": 2}, "cores_per_worker"),
+        ({"max_workers": 1, "backend": "slum"}, "slum"),
+    ],
+    ids=str,
+)
+def test_wrong_values_raise_at_once_and_leave_nothing(block_allocation, parameters, words):
+    before = set(psutil.Process().children())
+    with pytest.raises(ValueError, match=words):
+        Executor(**parameters, block_allocation=block_allocation)
+    assert set(psutil.Process().children()) == before
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"max_workers": "2"},
+        {"max_workers": 1.5},
+        {"max_workers": 1, "cores_per_worker": "2"},
+        {"max_workers": 1, "backend": 3},
+        {"max_workers": 1, "no_such_parameter": 1},
+    ],
+    ids=str,
+)
+def test_values_of_a_wrong_type_raise_at_once_and_leave_nothing(block_allocation, parameters):
+    before = set(psutil.Process().children())
+    with pytest.raises(TypeError, match=list(parameters)[-1]):
+        Executor(**parameters, block_allocation=block_allocation)
+    assert set(psutil.Process().children()) == before
+
+
+def test_a_folder_that_is_not_there_is_an_error_and_no_hang(block_allocation, tmp_path):
+    missing = str(tmp_path / "missing")
+    with pytest.raises(Exception, match="missing"), Executor(
+        max_workers=1, cwd=missing, block_allocation=block_allocation
+    ) as exe:
+        exe.submit(square, 1).result()
+
+
+# ---- mistakes others made ----
+
+
+def test_executors_of_local_workers_open_no_network_port(executor):
+    def listening():
+        import psutil
+
+        return [kind.laddr for kind in psutil.Process().net_connections("inet")]
+
+    assert executor.submit(listening).result() == []
+    assert psutil.Process().net_connections("inet") == []
+
+
+def test_the_standard_librarys_resource_tracker_is_not_used(executor):
+    def tracker_runs():
+        from multiprocessing import resource_tracker
+
+        return resource_tracker._resource_tracker._fd is not None
+
+    assert executor.submit(tracker_runs).result() is False
+
+
+def test_a_future_by_keyword_or_in_a_list_is_replaced_by_its_result(executor):
+    one = executor.submit(square, 1)
+    assert executor.submit(add, 1, y=one).result() == 2
+    assert executor.submit(sum, [one, executor.submit(square, 2), 3]).result() == 8
+
+
+def test_a_failed_input_fails_the_call_and_nothing_hangs(executor):
+    call = executor.submit(add, executor.submit(divmod, 1, 0), 1)
+    with pytest.raises(ZeroDivisionError):
+        call.result()
+    assert executor.submit(square, 2).result() == 4
+
+
+def test_an_init_function_that_raises_fails_the_calls(make_block_executor):
+    def init():
+        raise LookupError("no data here")
+
+    call = make_block_executor(init_function=init).submit(square, 1)
+    with pytest.raises(LookupError, match="no data here"):
+        call.result()
+
+
+def test_an_init_function_fills_the_parameters_that_are_not_given(make_block_executor):
+    def init():
+        return {"j": 4, "k": 3, "l": 2}
+
+    def calc(i, j, k):
+        return i + j + k
+
+    assert make_block_executor(init_function=init).submit(calc, 2, j=5).result() == 10

@@ -1,0 +1,336 @@
+"""An executor used from many threads, from callbacks, from signal handlers and from asyncio."""
+
+import asyncio
+import signal
+import threading
+from concurrent import futures
+
+import pytest
+from executor.calls import add, divide, fail, hold, sleep_and_return, square
+
+
+def in_threads(count, function):
+    """Runs function(number) in so many threads, all begun at the same moment; their results."""
+    together = threading.Barrier(count)
+
+    def run(number):
+        together.wait()
+        return function(number)
+
+    with futures.ThreadPoolExecutor(count) as threads:
+        return list(threads.map(run, range(count)))
+
+
+# ---- threads ----
+
+
+def test_many_threads_submit_and_wait_at_the_same_time(executor):
+    def work(number):
+        return [executor.submit(add, number, i).result() for i in range(200)]
+
+    assert in_threads(8, work) == [[number + i for i in range(200)] for number in range(8)]
+
+
+def test_many_threads_submit_first_and_wait_then(executor):
+    def work(number):
+        calls = [executor.submit(add, number, i) for i in range(500)]
+        return [call.result() for call in calls]
+
+    assert in_threads(6, work) == [[number + i for i in range(500)] for number in range(6)]
+
+
+def test_many_threads_use_map(executor):
+    assert in_threads(4, lambda _: list(executor.map(square, range(200)))) == [[i * i for i in range(200)]] * 4
+
+
+def test_one_thread_submits_and_another_waits(executor):
+    calls = []
+    submitted = threading.Semaphore(0)
+
+    def submit():
+        for i in range(500):
+            calls.append(executor.submit(square, i))
+            submitted.release()
+
+    thread = threading.Thread(target=submit)
+    thread.start()
+    for i in range(500):
+        submitted.acquire()
+        assert calls[i].result() == i * i
+    thread.join()
+
+
+def test_many_threads_wait_for_the_same_call(make_executor, gate):
+    call = make_executor().submit(hold, gate.path, "held")
+    gate.wait_until_begun()
+
+    def wait(number):
+        if number == 7:
+            gate.open()
+        return call.result()
+
+    assert in_threads(8, wait) == ["held"] * 8
+
+
+def test_threads_that_wait_for_different_calls_each_get_theirs(make_executor, make_gate):
+    exe = make_executor(max_workers=2)
+    gates = [make_gate(), make_gate()]
+    calls = [exe.submit(hold, gate.path, i) for i, gate in enumerate(gates)]
+    for gate in gates:
+        gate.wait_until_begun()
+    with futures.ThreadPoolExecutor(2) as threads:
+        waiting = [threads.submit(call.result) for call in calls]
+        gates[1].open()
+        assert waiting[1].result() == 1
+        gates[0].open()
+        assert waiting[0].result() == 0
+
+
+def test_a_thread_that_gives_up_waiting_leaves_the_others_waiting(make_executor, gate):
+    call = make_executor().submit(hold, gate.path, "held")
+    gate.wait_until_begun()
+    with futures.ThreadPoolExecutor(2) as threads:
+        impatient, patient = threads.submit(call.result, 0.05), threads.submit(call.result)
+        with pytest.raises(futures.TimeoutError):
+            impatient.result()
+        gate.open()
+        assert patient.result() == "held"
+
+
+def test_submit_and_shutdown_at_the_same_time_lose_no_call(make_executor):
+    for _ in range(3):
+        exe = make_executor()
+        calls = []
+
+        def work(number, exe=exe, calls=calls):
+            if number == 0:
+                while len(calls) < 50:
+                    pass
+                exe.shutdown()
+                return
+            try:
+                while True:
+                    calls.append(exe.submit(square, 3))
+            except RuntimeError as error:
+                assert "after shutdown" in str(error)
+
+        in_threads(4, work)
+        assert {call.result(timeout=30) for call in calls} == {9}
+
+
+# ---- callbacks ----
+
+
+def test_callbacks_are_called_once_with_the_future(executor):
+    told = []
+    call = executor.submit(square, 3)
+    for _ in range(3):
+        call.add_done_callback(told.append)
+    called = threading.Event()
+    call.add_done_callback(lambda _: called.set())
+    assert called.wait(30)
+    assert told == [call] * 3
+
+
+def test_callbacks_are_called_although_nobody_waits(executor):
+    called = threading.Event()
+    executor.submit(square, 3).add_done_callback(lambda _: called.set())
+    assert called.wait(30)
+
+
+def test_callbacks_of_calls_that_fail_are_called(executor):
+    errors = []
+    called = threading.Event()
+    call = executor.submit(fail)
+    call.add_done_callback(lambda call: errors.append(call.exception()))
+    call.add_done_callback(lambda _: called.set())
+    assert called.wait(30)
+    assert isinstance(errors[0], ValueError)
+
+
+def test_a_callback_added_later_is_called_at_once(executor):
+    told = []
+    call = executor.submit(square, 3)
+    call.result()
+    call.add_done_callback(lambda call: told.append((call.result(), threading.current_thread())))
+    assert told == [(9, threading.current_thread())]
+
+
+def test_a_callback_that_raises_harms_nobody(executor, caplog):
+    called = threading.Event()
+
+    def bad(_):
+        raise LookupError("in a callback")
+
+    call = executor.submit(square, 3)
+    call.add_done_callback(bad)
+    call.add_done_callback(lambda _: called.set())
+    assert call.result() == 9
+    assert called.wait(30)
+    assert "in a callback" in caplog.text
+    assert executor.submit(square, 4).result() == 16
+
+
+def test_a_callback_may_submit_and_wait_for_other_calls(executor):
+    results = []
+    called = threading.Event()
+
+    def go_on(call):
+        results.append(executor.submit(add, call.result(), 1).result())
+        called.set()
+
+    executor.submit(square, 3).add_done_callback(go_on)
+    assert called.wait(30)
+    assert results == [10]
+
+
+def test_a_slow_callback_delays_no_other_call(executor):
+    may_end, runs = threading.Event(), threading.Event()
+
+    def slow(_):
+        runs.set()
+        may_end.wait()
+
+    executor.submit(square, 1).add_done_callback(slow)
+    assert runs.wait(30)
+    try:
+        assert [executor.submit(square, i).result() for i in range(100)] == [i * i for i in range(100)]
+        done, _ = futures.wait([executor.submit(square, i) for i in range(10)], timeout=30)
+        assert len(done) == 10
+    finally:
+        may_end.set()
+
+
+def test_callbacks_of_many_calls_are_all_called(executor):
+    count = 2000
+    told = []
+    all_told = threading.Event()
+
+    def tell(call):
+        told.append(call.result())
+        if len(told) == count:
+            all_told.set()
+
+    for i in range(count):
+        executor.submit(square, i).add_done_callback(tell)
+    assert all_told.wait(30)
+    assert sorted(told) == [i * i for i in range(count)]
+
+
+# ---- signal handlers ----
+
+
+def test_a_signal_handler_may_wait_for_a_call_while_the_program_waits_for_another(make_executor, gate):
+    exe = make_executor(max_workers=2)
+    results = []
+
+    def handle(*_):
+        results.append(exe.submit(square, 3).result())
+        gate.open()
+
+    previous = signal.signal(signal.SIGUSR1, handle)
+    try:
+        call = exe.submit(hold, gate.path, "held")
+        gate.wait_until_begun()
+        sender = threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1))
+        sender.start()
+        assert call.result() == "held"
+        sender.join()
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert results == [9]
+
+
+def test_an_exception_in_a_signal_handler_ends_the_wait_and_nothing_else(make_executor, gate):
+    exe = make_executor()
+
+    def handle(*_):
+        raise InterruptedError("by the handler")
+
+    previous = signal.signal(signal.SIGUSR1, handle)
+    try:
+        call = exe.submit(hold, gate.path, "held")
+        gate.wait_until_begun()
+        sender = threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1))
+        sender.start()
+        with pytest.raises(InterruptedError):
+            call.result()
+        sender.join()
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    gate.open()
+    assert call.result() == "held"
+
+
+# ---- asyncio ----
+
+
+def test_asyncio_runs_calls_in_the_executor(executor):
+    async def main():
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(*(loop.run_in_executor(executor, square, i) for i in range(200)))
+
+    assert asyncio.run(main()) == [i * i for i in range(200)]
+
+
+def test_asyncio_gets_the_exceptions_of_calls(executor):
+    async def main():
+        return await asyncio.get_running_loop().run_in_executor(executor, divide, 1, 0)
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(main())
+
+
+def test_the_event_loop_goes_on_while_calls_run(make_executor, gate):
+    exe = make_executor()
+
+    async def main():
+        held = asyncio.get_running_loop().run_in_executor(exe, hold, gate.path, "held")
+        await asyncio.to_thread(gate.wait_until_begun)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not held.done()
+        gate.open()
+        return await held
+
+    assert asyncio.run(main()) == "held"
+
+
+def test_what_asyncio_cancels_is_cancelled(make_executor, gate, tmp_path):
+    exe = make_executor()
+
+    async def main():
+        running = asyncio.get_running_loop().run_in_executor(exe, hold, gate.path, "held")
+        await asyncio.to_thread(gate.wait_until_begun)
+        waiting = exe.submit(square, 2)
+        wrapped = asyncio.wrap_future(waiting)
+        wrapped.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await wrapped
+        assert waiting.cancelled()
+        gate.open()
+        return await running
+
+    assert asyncio.run(main()) == "held"
+
+
+def test_a_time_limit_of_asyncio_is_kept(make_executor, gate):
+    exe = make_executor()
+
+    async def main():
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.wrap_future(exe.submit(hold, gate.path)), 0.05)
+        gate.open()
+        return await asyncio.get_running_loop().run_in_executor(exe, square, 5)
+
+    assert asyncio.run(main()) == 25
+
+
+def test_asyncio_gets_results_in_the_order_they_come(make_executor):
+    exe = make_executor(max_workers=2)
+
+    async def main():
+        calls = [asyncio.wrap_future(exe.submit(sleep_and_return, seconds, seconds)) for seconds in (0.5, 0.01)]
+        return [await call for call in asyncio.as_completed(calls)]
+
+    assert asyncio.run(main()) == [0.01, 0.5]

@@ -1,0 +1,86 @@
+"""Errors: what they say, and that they survive pickling whole."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from concurrent.futures import BrokenExecutor
+
+import pytest
+
+from pympipool import errors
+from pympipool.errors import (
+    DependencyError,
+    RemoteError,
+    RemoteTraceback,
+    SerializationError,
+    WorkerDied,
+    WorkerStartError,
+)
+
+DIED = WorkerDied(
+    worker=3, host="node1", pid=4711, rank=1, exit_code=-11, last_stderr=["one", "two"], function="solve"
+)
+ALL = [
+    DIED,
+    WorkerDied(),
+    WorkerStartError("mpiexec was not found", host="node1", exit_code=127, last_stderr=["not found"]),
+    SerializationError("cannot pickle a lock"),
+    RemoteError("mylib.NoConvergence", "after 9 steps", "it holds a lock"),
+    RemoteTraceback("Traceback: ..."),
+    DependencyError("an input failed"),
+]
+
+
+@pytest.mark.parametrize("error", ALL, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("travel", [copy.copy, *(lambda e, p=p: pickle.loads(pickle.dumps(e, p)) for p in (2, 4, 5))])
+def test_every_error_survives_pickling_and_copying_with_all_it_says(error, travel):
+    error.seen_by = "a user who sets attributes"
+    twin = travel(error)
+    assert type(twin) is type(error)
+    assert str(twin) == str(error)
+    assert vars(twin) == vars(error)
+
+
+def test_every_error_says_when_it_is_seen_and_what_to_do():
+    for name in errors.__all__:
+        text = getattr(errors, name).__doc__
+        assert "Seen when" in text or name in ("RemoteTraceback", "DependencyError", "SerializationError"), name
+        assert "What to do" in text or name == "RemoteTraceback", name
+
+
+def test_the_family_stands_under_the_standard_librarys():
+    assert issubclass(WorkerDied, BrokenExecutor)
+    assert issubclass(WorkerStartError, BrokenExecutor)
+    assert issubclass(SerializationError, pickle.PickleError)
+
+
+def test_the_death_of_a_worker_names_worker_host_rank_pid_signal_function_and_stderr():
+    text = str(DIED)
+    for word in ("worker 3", "node1", "rank 1", "4711", "SIGSEGV", "solve()", "one\n", "two"):
+        assert word in text
+    assert DIED.signal == "SIGSEGV"
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "signal", "words"),
+    [
+        (-9, "SIGKILL", "died of SIGKILL"),
+        (137, "SIGKILL", "exit code 137"),  # as mpiexec and srun tell it
+        (3, None, "exit code 3"),
+        (0, None, "exit code 0"),
+        (-64, "SIGRTMAX", "died of SIGRTMAX"),
+        (-99, "signal 99", "signal 99"),
+        (255, None, "exit code 255"),
+        (None, None, "unexpectedly"),
+    ],
+)
+def test_an_exit_code_is_told_by_the_name_of_its_signal(exit_code, signal, words):
+    error = WorkerDied(exit_code=exit_code)
+    assert error.signal == signal
+    assert words in str(error)
+
+
+def test_a_killed_worker_hints_at_memory():
+    assert "memory" in str(WorkerDied(exit_code=-9))
+    assert "memory" not in str(WorkerDied(exit_code=-11))
