@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks import limits, machine, report
 from benchmarks.cases import CASES
-from benchmarks.peers import PEERS
+from benchmarks.peers import OURS, PEERS
 from benchmarks.rounds import FULL, QUICK, Comparison, Effort, compare
 
 
@@ -72,6 +72,9 @@ def main(words: Sequence[str] | None = None) -> None:
         plots = []
     options.output.write_text(report.format_report(comparisons, ring, description, head, plots))
     print(f"wrote {options.output}")
+    failed = [f"{one.case.name}: {one.absent[OURS.name]}" for one in comparisons if OURS.name in one.failed]
+    if failed:
+        sys.exit("\n".join(["pympipool failed in", *failed]))
 
 
 def show_list() -> None:

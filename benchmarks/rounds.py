@@ -52,7 +52,8 @@ class Comparison:
 
     case: Case
     samples: dict[str, list[tuple[float, ...]]] = field(default_factory=dict)
-    absent: dict[str, str] = field(default_factory=dict)  # peer: why it is not there
+    absent: dict[str, str] = field(default_factory=dict)  # peer: why it is not there, or not in all rounds
+    failed: list[str] = field(default_factory=list)  # of these, who should have been there
 
     def values(self, peer: str, quantity: int = 0) -> list[float]:
         return [sample[quantity] for sample in self.samples.get(peer, []) if quantity < len(sample)]
@@ -101,9 +102,9 @@ def take_sample(comparison: Comparison, peer: Peer, effort: Effort) -> None:
         with time_limit(SAMPLE_WITHIN_S):
             sample = comparison.case.sample(peer, effort)
     except Exception as error:
-        if peer is OURS:
-            raise
-        comparison.absent[peer.name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        comparison.absent[peer.name] = reason
+        comparison.failed.append(peer.name)
     else:
         comparison.samples.setdefault(peer.name, []).append(sample)
 

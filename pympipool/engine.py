@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future as StandardFuture
@@ -242,6 +243,20 @@ class Engine:
             self.dispatcher.join()
             _engines.discard(self)
 
+    def kill(self) -> None:
+        """Ends everything now: cancels what waits, and ends the workers whatever they do."""
+        if self.foreign:
+            return
+        self.dispatcher.close(CLOSED)
+        for blocked in list(self._blocked):
+            blocked.future.cancel()
+        self.pool.cancel_waiting()
+        self.dispatcher.cancel_waiting()
+        self.pool.kill()
+        self.pool.wait_closed()
+        self.dispatcher.join()
+        _engines.discard(self)
+
     def _on_damage(self) -> None:
         self.pool.check_damage()
 
@@ -252,9 +267,17 @@ class Engine:
 
 
 def _close_all_at_exit() -> None:
-    """Calls that were submitted run to their end, as in the standard library."""
+    """Calls that were submitted run to their end, as in the standard library; not after Ctrl-C."""
+    interrupted = issubclass(getattr(sys, "last_type", None) or Exception, KeyboardInterrupt)
     for engine in list(_engines):
-        engine.close(wait=True)
+        if interrupted:
+            engine.kill()
+            continue
+        try:
+            engine.close(wait=True)
+        except KeyboardInterrupt:
+            interrupted = True
+            engine.kill()
 
 
 def _abandon_all_in_child() -> None:

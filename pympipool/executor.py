@@ -10,7 +10,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 import cloudpickle
 
@@ -24,6 +24,7 @@ from pympipool.resources import Ledger, Resources, available_cores
 
 if TYPE_CHECKING:
     import os
+    from types import TracebackType
 
     from pympipool._dispatch import Dispatcher
     from pympipool._future import Future
@@ -238,6 +239,19 @@ class Executor(futures.Executor):
             cancel_futures: Cancel the calls that no worker has begun.
         """
         self._engine.close(wait=wait, cancel=cancel_futures)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> Literal[False]:
+        """Shuts down and waits; after Ctrl-C, ends what runs instead of waiting for it."""
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._engine.kill()
+        else:
+            self.shutdown(wait=True)
+        return False
 
     @property
     def info(self) -> dict[str, Any]:

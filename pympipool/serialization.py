@@ -51,6 +51,7 @@ __all__ = [
     "dump_exception",
     "dump_in_band",
     "format_exception",
+    "join_exceptions",
     "load",
     "load_exception",
 ]
@@ -68,8 +69,9 @@ Measured with numpy arrays, dump, load and two copies on the way: up to 16 KiB b
 OUT_OF_BAND_MAX = 1023
 """Most buffers out of band: PMP_PARTS_MAX of csrc/channel.h, less the pickle itself. Further ones stay inside it."""
 
-_SMALL = 50
-"""Containers of more items are not looked through: `_Pickler` does it faster, for 2 us more at its start."""
+_SMALL = 64
+"""Values of more items, all containers taken together, are not looked through: `_Pickler` does it faster, after its start,
+which takes 2 us."""
 
 _scalars: set[type] = {type(None), bool, int, float, complex, str, bytes}
 """Types whose values refer to nothing. numpy's join when numpy has been imported, see `_learn_numpy`."""
@@ -192,13 +194,12 @@ def dump_exception(error: BaseException, where: str = "", also: Sequence[str] = 
         Parts for `load_exception`.
     """
     text = "\n".join([format_exception(error, where), *also])
-    pickled, reason = None, ""
     try:
-        pickled, lost = _dump_faithfully(error)
-        if lost:
-            text += f"\n(attributes of the exception that cannot be pickled and were left out: {', '.join(lost)})"
-    except Exception as problem:
-        reason = _short(problem)
+        pickled, lost, reason = _dump_faithfully(error)
+    except Exception as problem:  # an exception that cannot even be looked at
+        pickled, lost, reason = None, [], _short(problem)
+    if lost:
+        text += f"\n(attributes of the exception that cannot be pickled and were left out: {', '.join(lost)})"
     return [pickle.dumps((_type_name(type(error)), _text_of(error), text, pickled, reason), PROTOCOL)]
 
 
@@ -226,6 +227,21 @@ def load_exception(parts: Sequence[Any]) -> BaseException:
         error = RemoteError(type_name, message, reason)
     error.__cause__ = RemoteTraceback(text)
     return error
+
+
+def join_exceptions(exceptions: Sequence[Sequence[Any]]) -> list[Part]:
+    """The first of several exceptions of one call, with the tracebacks of all.
+
+    Args:
+        exceptions: Parts as from `dump_exception`, at least one; what they hold is not unpickled.
+
+    Returns:
+        Parts for `load_exception`.
+    """
+    first, *others = [pickle.loads(parts[0]) for parts in exceptions]
+    type_name, message, text, pickled, reason = first
+    text = "\n\n".join([text, *(other[2] for other in others)])
+    return [pickle.dumps((type_name, message, text, pickled, reason), PROTOCOL)]
 
 
 def format_exception(error: BaseException, where: str = "") -> str:
@@ -270,7 +286,7 @@ def _dump(value: object) -> list[Part]:
         buffers.append(view)
         return False
 
-    if _is_plain(value, 3):
+    if _is_plain(value):
         return [pickle.dumps(value, PROTOCOL, buffer_callback=keep_in_band), *buffers]
     file = io.BytesIO()
     _Pickler(file, PROTOCOL, keep_in_band).dump(value)
@@ -284,25 +300,25 @@ def dump_in_band(value: object) -> bytes:
     return file.getvalue()
 
 
-def _is_plain(value: Any, depth: int) -> bool:
+def _is_plain(value: object) -> bool:
     """Whether the value certainly refers to no function, no class, nothing that plain pickle might get wrong."""
-    kind = type(value)
-    if kind in _scalars:
-        return True
-    if kind is tuple or kind is list or kind is set or kind is frozenset:
-        return depth > 0 and _are_plain(value, depth)
-    if kind is dict:
-        return depth > 0 and (not value or (_are_plain(value, depth) and _are_plain(value.values(), depth)))
-    if kind is _array_type:
-        return bool(value.dtype.isbuiltin == 1 and not value.dtype.hasobject)
-    return _array_type is None and _learn_numpy() and _is_plain(value, depth)
-
-
-def _are_plain(values: Collection[Any], depth: int) -> bool:
-    if len(values) > _SMALL:
-        return False
-    for value in values:  # noqa: SIM110  all() takes longer
-        if type(value) not in _scalars and not _is_plain(value, depth - 1):
+    waiting: list[Any] = [value]
+    for one in waiting:  # which grows meanwhile
+        kind = type(one)
+        if kind in _scalars:
+            continue
+        if kind is tuple or kind is list or kind is dict or kind is set or kind is frozenset:
+            if len(one) + len(waiting) > _SMALL:
+                return False
+            waiting += one
+            if kind is dict:
+                waiting += one.values()
+        elif kind is _array_type:
+            if one.dtype.isbuiltin != 1 or one.dtype.hasobject:
+                return False
+        elif _array_type is None and _learn_numpy():
+            return _is_plain(value)
+        else:
             return False
     return True
 
@@ -388,24 +404,22 @@ def _rebuild(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, 
     return error
 
 
-def _dump_faithfully(error: BaseException) -> tuple[bytes, list[str]]:
+def _dump_faithfully(error: BaseException) -> tuple[bytes | None, list[str], str]:
     """Pickles an exception so that it is known to arrive as it is.
 
     Returns:
-        The pickle, and the names of the attributes that had to be left out.
-
-    Raises:
-        Exception: What is in the way.
+        The pickle, or None where that cannot be; the attributes that were left out; what was in the way, as text, for an
+        exception that is kept would keep this frame alive, and with it the error.
     """
-    problem: Exception | None = None
+    reason = ""
     for value, lost in _forms(error):
         try:
             pickled = dump_in_band(value)
             if _look_alike(error, pickle.loads(pickled)):
-                return pickled, lost
-        except Exception as failure:
-            problem = problem or failure
-    raise problem or SerializationError("pickling and unpickling it changes it")
+                return pickled, lost, ""
+        except Exception as problem:
+            reason = reason or _short(problem)
+    return None, [], reason or "pickling and unpickling it changes it"
 
 
 def _forms(error: BaseException) -> Iterator[tuple[object, list[str]]]:

@@ -200,6 +200,7 @@ class BlockPool:
         for future in victims:
             self.dispatcher.fail(future, member.kill_reason or death_of(member, future))
         if self._closing:
+            self.dispatcher.cancel_waiting()  # only after `kill` is there anything: what the worker had not begun
             self._finish_closing()
             return
         if served:

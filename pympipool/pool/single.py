@@ -83,7 +83,8 @@ class SinglePool:
         self.spawners = spawners
         self.ledger = ledger
         self._closed = threading.Event()
-        self._pending: Callable[[], int] = lambda: 0
+        self._pending: Callable[[], int] = lambda: self._unfinished
+        self._killed = False
         self._unfinished = 0
         self._lock = threading.Lock()
         self.keeper = Keeper(self, {**settings, "one_call": True}, dispatcher.doorbells)
@@ -203,7 +204,7 @@ class SinglePool:
         victims = self.dispatcher.lose_worker(member.number)
         got_its_call = member.state_before_end is not State.STARTING
         assert request.grant is not None
-        if victims and member.kill_reason is None and request.attempts_left > 0:
+        if victims and member.kill_reason is None and request.attempts_left > 0 and not self._killed:
             request.attempts_left -= 1
             self.ledger.give_back(request.grant)
             self.ledger.enqueue(request, request.resources)
@@ -240,5 +241,7 @@ class SinglePool:
         self._closed.set()
 
     def _kill_all(self) -> None:
+        self._killed = True
+        self.keeper.call(self._close_when_idle)
         for member in list(self.keeper.members.values()):
             self.keeper.end_member(member)

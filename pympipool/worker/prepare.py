@@ -63,12 +63,18 @@ def describe(worker: int, rank: int | None = None) -> str:
     return f"{place} (host {socket.gethostname()}, pid {os.getpid()})"
 
 
-def tell(send: Callable[[Sequence[Any]], None], error: BaseException, where: str) -> None:
-    """Sends an exception as a frame; of one that is too large for a frame, only what it is."""
+def tell(send: Callable[[Sequence[Any]], None], error: BaseException, where: str) -> list[Any]:
+    """Sends an exception as a frame; of one that is too large for a frame, only what it is.
+
+    Returns:
+        The parts of the whole exception.
+    """
+    parts = dump_exception(error, where)
     try:
-        send(dump_exception(error, where))
+        send(parts)
     except ValueError as too_large:
         send(dump_exception(RuntimeError(f"{type(error).__qualname__} ({too_large})"), where))
+    return list(parts)
 
 
 def _shown(value: object) -> str:

@@ -6,8 +6,8 @@
     RootRank.collect()       <--- packet ------------  OtherRank.answer(message)
                              <=== large parts =======
 
-A packet is a head, the sizes of the parts and, if there is room, the parts; else these follow one by one, between the buffers
-of sender and receiver. All goes over a communicator of its own, so that nothing is mistaken for a message of the user's.
+A packet is a head, the sizes of the parts and, if there is room, the parts; else these follow one by one, from buffer to
+buffer. All goes over a communicator of its own, so that nothing is mistaken for a message of the user's.
 """
 
 from __future__ import annotations
@@ -146,6 +146,7 @@ class OtherRank:
         if bell and root_name:
             bell.answer_to(root_name)
         self._patience = Patience(bell if root_name else None)
+        self._patience_without_bell = Patience(None)
 
     def receive(self) -> Message:
         """Waits for the next message."""
@@ -166,4 +167,4 @@ class OtherRank:
                 self._send(piece, _PART)
 
     def _send(self, data: Any, tag: int) -> None:
-        self._patience_for_sending(self._ranks.Isend([data, self._byte], 0, tag))
+        self._patience_without_bell.wait(self._ranks.Isend([data, self._byte], 0, tag).Test)

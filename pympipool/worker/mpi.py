@@ -1,0 +1,197 @@
+"""A worker of several ranks: every rank runs every call, and the results come back as a list in rank order.
+
+    master --- CALL ---> rank 0 -- share --> rank 1 ... N-1
+                         run                 run
+    master <-- RESULT -- rank 0 <- answer -- rank 1 ... N-1
+
+Each rank has a control connection of its own: the watchdog needs it, and so does a rank whose call raises. It says so
+there at once, because the other ranks may wait for it in a collective for ever; then the master ends the worker. If
+they do not, all answer as usual, the call fails with the exception of the lowest rank, and the worker goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pympipool._ring import CALL, ERROR, FUNCTION, RESULT, Channel
+from pympipool.errors import WorkerStartError
+from pympipool.links.control_worker import Orders, WorkerControl
+from pympipool.links.shm import open_channel
+from pympipool.serialization import Packed, dump, join_exceptions
+from pympipool.worker.calls import Calls
+from pympipool.worker.prepare import apply_settings, describe, make_calls, tell
+from pympipool.worker.ranks import Message, OtherRank, RootRank
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+_RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
+"""Where launchers tell a process its rank: MPICH and its relatives, PMIx, Open MPI."""
+
+_MPICH_SEGMENT = "/dev/shm/mpich_shm_"
+
+
+def run(orders: Orders, control: WorkerControl) -> None:
+    """Serves calls, from the settings to the end.
+
+    Ends the process where it cannot start; the master has been told why.
+    """
+    rank = launched_rank(os.environ)
+    if rank is None:
+        from mpi4py import MPI
+
+        rank = MPI.COMM_WORLD.Get_rank()
+    where = describe(orders.worker, rank)
+    control.greet(orders, rank)
+    settings, descriptors = control.receive_setup()
+    try:
+        channel = open_channel(descriptors) if rank == 0 else None
+        apply_settings(settings)
+        world = join_world(orders, rank)
+        ranks = RootRank(world) if rank == 0 else OtherRank(world)
+        runner = Runner(make_calls(settings), control, rank, where)
+    except BaseException as error:
+        tell(control.failed, error, where)
+        _end_without_the_others()
+    control.ready(rank)
+    if isinstance(ranks, RootRank):
+        assert channel is not None  # for the type checker
+        serve_root(channel, ranks, runner, one_call=settings["one_call"])
+    else:
+        serve_other(ranks, runner, one_call=settings["one_call"])
+
+
+def launched_rank(environ: Mapping[str, str]) -> int | None:
+    """Our rank as the launcher tells it, so that it is known before MPI is initialised; None when it tells nothing."""
+    for name in _RANK_VARIABLES:
+        if environ.get(name, "").isdigit():
+            return int(environ[name])
+    return None
+
+
+def join_world(orders: Orders, rank: int) -> MPI.Intracomm:
+    """Initialises MPI and checks that the ranks have found each other.
+
+    Raises:
+        WorkerStartError: mpi4py is missing, or it belongs to another MPI than the launcher.
+    """
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise WorkerStartError(
+            f"a worker of {orders.ranks} ranks cannot load mpi4py: {error}. Install it together with an MPI:"
+            ' pip install "pympipool[mpich]"'
+        ) from error
+    world = MPI.COMM_WORLD
+    if world.Get_size() != orders.ranks or world.Get_rank() != rank:
+        library = MPI.Get_library_version().split("\n")[0].strip("\0 ")
+        raise WorkerStartError(
+            f"{orders.launcher or 'the launcher'} was to start {orders.ranks} ranks; this is rank {rank} of them, but"
+            f" rank {world.Get_rank()} of {world.Get_size()} in the eyes of the MPI library that mpi4py has loaded:"
+            f" {library}. Launcher and library belong to different MPIs. Make the mpiexec of that library the first in"
+            ' PATH, or install an MPI with its own: pip install "pympipool[mpich]" in a fresh environment'
+        )
+    _unlink_segments(world)
+    return world
+
+
+def _unlink_segments(world: MPI.Intracomm) -> None:
+    """Removes the name of the memory that MPICH's ranks share.
+
+    MPICH removes it when it is finalised: after a rank that was killed it would stay, and its megabytes with it. It
+    needs the name no more when all ranks have mapped it, and they have when MPI is initialised everywhere.
+    """
+    if sys.platform != "linux":
+        return
+    world.Barrier()
+    with Path("/proc/self/maps").open() as maps:
+        segments = {Path(line.split(maxsplit=5)[-1].strip()) for line in maps if _MPICH_SEGMENT in line}
+    for segment in segments:
+        with contextlib.suppress(FileNotFoundError):  # another rank was quicker
+            segment.unlink()
+
+
+class Runner:
+    """Runs calls on this rank.
+
+    Args:
+        calls: The functions and the preset.
+        control: Where to tell that a call raised.
+        rank: Our rank.
+        where: Who we are, for tracebacks.
+    """
+
+    def __init__(self, calls: Calls, control: WorkerControl, rank: int, where: str) -> None:
+        self.calls = calls
+        self._control = control
+        self._rank = rank
+        self._where = where
+
+    def run(self, message: Message) -> Message:
+        """The answer to a call; empties the message's parts."""
+        begun_ns = monotonic_ns()
+        try:
+            answer = dump(self.calls.run(message.tag, message.parts), "the result")
+            kind = RESULT
+        except BaseException as error:  # SystemExit too, as in concurrent.futures
+            answer = tell(functools.partial(self._control.raised, self._rank, message.call), error, self._where)
+            kind = ERROR
+        return Message(kind, message.call, monotonic_ns() - begun_ns, answer)
+
+
+def serve_root(channel: Channel, ranks: RootRank, runner: Runner, *, one_call: bool) -> None:
+    """Rank 0: shares what comes over the channel, and answers with the answers of all. Keeps nothing of a call."""
+    while True:
+        message = Message(*channel.receive())  # type: ignore[misc]  # without a timeout it is never None
+        ranks.share(message)
+        if message.kind == CALL:
+            answers = [runner.run(message), *ranks.collect()]
+            channel.send(*join(answers))
+            if one_call:
+                return
+            del answers
+        elif message.kind == FUNCTION:
+            runner.calls.remember(message.tag, message.parts)
+        else:
+            return
+        del message  # before waiting for the next one
+
+
+def serve_other(ranks: OtherRank, runner: Runner, *, one_call: bool) -> None:
+    """Every other rank: runs what rank 0 shares."""
+    while True:
+        message = ranks.receive()
+        if message.kind == CALL:
+            ranks.answer(runner.run(message))
+            if one_call:
+                return
+        elif message.kind == FUNCTION:
+            runner.calls.remember(message.tag, message.parts)
+        else:
+            return
+        del message
+
+
+def join(answers: Sequence[Message]) -> Message:
+    """The answer of the worker, from those of its ranks: the results in rank order, or what the lowest rank raised.
+
+    The results stay as they were pickled, and are unpickled in the master.
+    """
+    run_time_ns = max(answer.tag for answer in answers)
+    raised = [answer.parts for answer in answers if answer.kind == ERROR]
+    parts = join_exceptions(raised) if raised else dump([Packed(answer.parts) for answer in answers])
+    return Message(ERROR if raised else RESULT, answers[0].call, run_time_ns, parts)
+
+
+def _end_without_the_others() -> NoReturn:
+    """Ends a rank that cannot start. An ordinary end would wait for the others in MPI_Finalize, for ever."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(1)
