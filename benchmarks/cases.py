@@ -80,7 +80,7 @@ def show_seconds(value: float) -> str:
 
 
 def show_rate(value: float) -> str:
-    return _scaled(value, ((1e6, "million/s"), (1e3, "thousand/s"), (1, "/s")))
+    return _scaled(value, ((1e6, "M/s"), (1e3, "k/s"), (1, "/s")))
 
 
 def show_bytes(value: float) -> str:
@@ -113,7 +113,7 @@ def affordable(most: int, effort: Effort, run: Callable[[int], object], trial: i
     start = time.perf_counter()
     run(min(trial, most))
     taken_s = time.perf_counter() - start
-    return max(min(most, int(effort.budget_s / taken_s * trial)), trial // 5)
+    return max(min(most, int(effort.budget_s / taken_s * trial)), trial // 5, 3)
 
 
 def submit_all(pool: Pool, fn: Callable[..., Any], *args: Any, count: int) -> list[Any]:
@@ -129,17 +129,17 @@ def seconds_of(action: Callable[[], object]) -> float:
 # ---- round trip ----
 
 
-def trip_times(pool: Pool, trip: Callable[[], object], effort: Effort, most: int) -> list[float]:
+def trip_times(trip: Callable[[], object], effort: Effort, most: int, trial: int) -> list[float]:
     def run(count: int) -> None:
         for _ in range(count):
             trip()
 
-    count = affordable(most, effort, run, trial=20)
+    count = affordable(most, effort, run, trial)
     return sorted(seconds_of(trip) for _ in range(count))
 
 
 def round_trip(pool: Pool, effort: Effort) -> Values:
-    times = trip_times(pool, lambda: pool.submit(calls.noop, 1).result(), effort, most=10_000)
+    times = trip_times(lambda: pool.submit(calls.noop, 1).result(), effort, most=10_000, trial=20)
     return times[len(times) // 2], times[int(0.99 * len(times))]
 
 
@@ -185,7 +185,7 @@ def efficiency(pool: Pool, effort: Effort, workers: int, call: Callable[[float],
     def run(count: int) -> float:
         return float(sum(submit_all(pool, call, call_s, count=count)))
 
-    most = max(int(workers * effort.budget_s / call_s), 4 * workers)
+    most = max(int(2 * workers * effort.budget_s / call_s), 4 * workers)
     count = affordable(most, effort, run, trial=2 * workers)
     start = time.perf_counter()
     inside_s = run(max(count, 4 * workers))
@@ -230,7 +230,7 @@ def first_result(peer: Peer, effort: Effort) -> Values:
 
 
 def one_process_per_call(pool: Pool, effort: Effort) -> Values:
-    times = trip_times(pool, lambda: pool.submit(calls.noop, 1).result(), effort, most=50)
+    times = trip_times(lambda: pool.submit(calls.noop, 1).result(), effort, most=50, trial=3)
     return (statistics.median(times),)
 
 

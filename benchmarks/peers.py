@@ -50,6 +50,14 @@ class Ability(Flag):
     MANY_WORKERS = auto()  # 64 workers on a few cores, within seconds
 
 
+INABILITIES = {
+    Ability.MPI: "no functions of several ranks",
+    Ability.FUTURES_AS_ARGUMENTS: "no futures as arguments",
+    Ability.ONE_PROCESS_PER_CALL: "no process of its own for each call",
+    Ability.MANY_WORKERS: "64 workers take too long to start",
+}
+
+
 @dataclass(frozen=True)
 class Request:
     """The workers that a case needs."""
@@ -92,11 +100,11 @@ class Peer:
         """Why this peer cannot be measured with this request, and the remedy; None when it can."""
         lacks = request.needs & ~self.abilities
         if lacks:
-            return f"{self.name} has no {str(lacks).removeprefix('Ability.').lower().replace('_', ' ')}"
+            return ", ".join(reason for ability, reason in INABILITIES.items() if ability in lacks)
         if self is not OURS and self.version is None:
-            return f"{self.package} is not installed: pip install {self.package}"
+            return f"not installed: pip install {self.package}"
         if self is OURS and not request.block and not has_one_process_per_call():
-            return "pympipool runs one process per call from the version on in which block_allocation=False does"
+            return "block_allocation=False is not a mode of its own yet"
         return None
 
     @contextmanager

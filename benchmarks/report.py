@@ -65,11 +65,13 @@ def format_table(comparisons: Sequence[Comparison]) -> Iterator[str]:
         if any(cells):
             yield f"| {name} |" + "".join(f" {cell or '–'} |" for cell in cells)
     yield ""
-    absent: dict[str, None] = {}
+    absent: dict[str, dict[str, None]] = {}  # reason: peers, each once
     for comparison in comparisons:
-        absent.update(dict.fromkeys(f"{peer}: {reason}" for peer, reason in comparison.absent.items()))
+        for peer, reason in comparison.absent.items():
+            absent.setdefault(reason, {})[peer] = None
     if absent:
-        yield f"Not measured: {'; '.join(absent)}."
+        groups = (f"{', '.join(peers)} ({reason})" for reason, peers in absent.items())
+        yield f"Not measured, or not in all rounds: {'; '.join(groups)}."
 
 
 def _head(comparison: Comparison, i: int) -> str:
@@ -87,7 +89,9 @@ def format_cell(comparison: Comparison, name: str, i: int) -> str:
     if len(set(values)) > 1:
         text += f" ({show(min(values))} – {show(max(values))})"
     times = comparison.times_better(name, i)
-    return text if name == OURS.name or times is None else f"{text}, **{times:.3g} ×**"
+    if name == OURS.name or times is None:
+        return text
+    return f"{text}, **{times:.3g} ×**" if times > 0.1 else f"{text}, **1/{1 / times:.3g} ×**"
 
 
 def format_ring(ring: RingTable) -> Iterator[str]:

@@ -80,7 +80,7 @@ def compare(
     for peer in peers:
         reason = peer.missing(case.request)
         if reason is None and peer.heavy and not effort.heavy_rounds:
-            reason = "it takes seconds to start, and this run is a quick one"
+            reason = "seconds to start, too long for this run"
         if reason is None:
             present.append(peer)
         else:

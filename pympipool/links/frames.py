@@ -31,6 +31,9 @@ _LENGTH = struct.Struct("<I")
 _LINUX_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 _BSD_CREDENTIALS = struct.Struct("II")  # struct xucred begins with: version, uid
 
+STATUS = struct.Struct("<i")
+"""What comes over the status pipe of a forked worker: its pid, later its exit code (-N: ended by signal N)."""
+
 HELLO_BYTES = _HELLO.size
 LENGTH_BYTES = _LENGTH.size
 

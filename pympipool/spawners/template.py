@@ -19,10 +19,9 @@ from time import monotonic
 from typing import BinaryIO, cast
 
 from pympipool.errors import WorkerStartError
-from pympipool.links.frames import encode_frame
+from pympipool.links.frames import STATUS, encode_frame
 from pympipool.spawners.base import Spawner, WorkerOrder, WorkerProcess
 from pympipool.spawners.program import program_command, worker_environment
-from pympipool.worker.template import NUMBER
 
 PID_WAIT_S = 10.0
 """How long to wait for the pid of a worker that is to be killed while it is being forked."""
@@ -126,14 +125,14 @@ class ForkedProcess(WorkerProcess):
 
     def _look(self) -> None:
         try:
-            data = os.read(self._status, 2 * NUMBER.size)
+            data = os.read(self._status, 2 * STATUS.size)
         except BlockingIOError:
             return
         self._received += data
-        if len(self._received) >= NUMBER.size:
-            (self.pid,) = NUMBER.unpack(self._received[: NUMBER.size])
-        if len(self._received) == 2 * NUMBER.size:
-            (self._exit_code,) = NUMBER.unpack(self._received[NUMBER.size :])
+        if len(self._received) >= STATUS.size:
+            (self.pid,) = STATUS.unpack(self._received[: STATUS.size])
+        if len(self._received) == 2 * STATUS.size:
+            (self._exit_code,) = STATUS.unpack(self._received[STATUS.size :])
         elif not data:
             self._signal(signal.SIGKILL)
             self._exit_code = -signal.SIGKILL

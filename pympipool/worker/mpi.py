@@ -15,7 +15,7 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -41,7 +41,7 @@ _MPICH_SEGMENT = "/dev/shm/mpich_shm_"
 def run(orders: Orders, control: WorkerControl) -> None:
     """Serves calls, from the settings to the end.
 
-    Ends the process where it cannot start; the master has been told why.
+    Ends the process with exit code 1 where it cannot start, when the master has been told why.
     """
     rank = launched_rank(os.environ)
     if rank is None:
@@ -52,20 +52,34 @@ def run(orders: Orders, control: WorkerControl) -> None:
     control.greet(orders, rank)
     settings, descriptors = control.receive_setup()
     try:
-        channel = open_channel(descriptors) if rank == 0 else None
-        apply_settings(settings)
-        world = join_world(orders, rank)
-        ranks = RootRank(world) if rank == 0 else OtherRank(world)
-        runner = Runner(make_calls(settings), control, rank, where)
+        serve = _prepare(orders, control, rank, where, settings, descriptors)
     except BaseException as error:
         tell(control.failed, error, where)
         _end_without_the_others()
     control.ready(rank)
-    if isinstance(ranks, RootRank):
-        assert channel is not None  # for the type checker
-        serve_root(channel, ranks, runner, one_call=settings["one_call"])
-    else:
-        serve_other(ranks, runner, one_call=settings["one_call"])
+    try:
+        serve(one_call=settings["one_call"])
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        _end_without_the_others()
+
+
+def _prepare(
+    orders: Orders,
+    control: WorkerControl,
+    rank: int,
+    where: str,
+    settings: dict[str, Any],
+    descriptors: Sequence[int],
+) -> Callable[..., None]:
+    """All that can fail before the first call; what serves calls then."""
+    apply_settings(settings)
+    if rank == 0:
+        channel = open_channel(descriptors)
+        root = RootRank(join_world(orders, rank))
+        return functools.partial(serve_root, channel, root, Runner(make_calls(settings), control, rank, where))
+    other = OtherRank(join_world(orders, rank))
+    return functools.partial(serve_other, other, Runner(make_calls(settings), control, rank, where))
 
 
 def launched_rank(environ: Mapping[str, str]) -> int | None:
@@ -191,7 +205,7 @@ def join(answers: Sequence[Message]) -> Message:
 
 
 def _end_without_the_others() -> NoReturn:
-    """Ends a rank that cannot start. An ordinary end would wait for the others in MPI_Finalize, for ever."""
+    """Ends a rank that cannot go on. An ordinary end would wait for the others in MPI_Finalize, for ever."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(1)

@@ -131,9 +131,9 @@ def _doze(done: Callable[[], bool], limit_s: float) -> bool:
 
 
 def _usable_cores() -> int:
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    if sys.platform != "linux":
+        return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
 
 
 _yield_core: Callable[[], object] = getattr(os, "sched_yield", lambda: sleep(0))

@@ -6,8 +6,8 @@
     RootRank.collect()       <--- packet ------------  OtherRank.answer(message)
                              <=== large parts =======
 
-A packet is a head, the sizes of the parts and, if there is room, the parts; else these follow one by one, from buffer to
-buffer. All goes over a communicator of its own, so that nothing is mistaken for a message of the user's.
+A packet is a head, the sizes of the parts and, if there is room, the parts; else these follow one by one, from buffer
+to buffer. All goes over a communicator of its own, so that nothing is mistaken for a message of the user's.
 """
 
 from __future__ import annotations
@@ -103,7 +103,6 @@ class RootRank:
         """Sends a message to all other ranks."""
         byte = self._mpi.BYTE
         packet, following = pack(message)
-        self._mpi.Prequest.Startall(self._answers)
         sent = [self._ranks.Isend([packet, byte], other, _MESSAGE) for other in self._others]
         if self._bell:
             for name in self._rung:
@@ -115,6 +114,7 @@ class RootRank:
 
     def collect(self) -> list[Message]:
         """Waits for the answers of all other ranks."""
+        self._mpi.Prequest.Startall(self._answers)
         self._patience.wait(lambda: bool(self._mpi.Prequest.Testall(self._answers)))
         return [self._complete(source, packet) for source, packet in zip(self._others, self._packets, strict=True)]
 

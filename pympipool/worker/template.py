@@ -16,15 +16,11 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 from array import array
 from typing import NoReturn, TextIO
 
-from pympipool.links.frames import LENGTH_BYTES, decode_body, decode_length
-
-NUMBER = struct.Struct("<i")
-"""What a status pipe carries: the worker's pid, then its exit code (-N: ended by signal N)."""
+from pympipool.links.frames import LENGTH_BYTES, STATUS, decode_body, decode_length
 
 DESCRIPTORS = 3
 """That come with an order: stdout, stderr, status pipe."""
@@ -69,7 +65,7 @@ class Template:
             pid = os.fork()
         except OSError as error:
             os.write(stderr, f"cannot fork a worker: {error}\n".encode())
-            os.write(status, NUMBER.pack(0) + NUMBER.pack(1))
+            os.write(status, STATUS.pack(0) + STATUS.pack(1))
             os.close(status)
         else:
             if pid == 0:
@@ -77,7 +73,7 @@ class Template:
                 self._let_go()
                 _become_worker(environment, cwd, stdout, stderr)
             self.statuses[pid] = status
-            os.write(status, NUMBER.pack(pid))
+            os.write(status, STATUS.pack(pid))
         os.close(stdout)
         os.close(stderr)
 
@@ -103,7 +99,7 @@ class Template:
             _, end = os.waitpid(pid, 0)
             status = self.statuses.pop(pid)
             with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
-                os.write(status, NUMBER.pack(os.waitstatus_to_exitcode(end)))
+                os.write(status, STATUS.pack(os.waitstatus_to_exitcode(end)))
             os.close(status)
 
 

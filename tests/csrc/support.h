@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifdef __linux__
@@ -50,16 +51,20 @@ static inline void skip(const char *reason)
  * catches: no handler, so no system call returns early on the way there. */
 static inline void run(const char *sentence, unsigned limit_s, void (*test)(void))
 {
+    struct timespec start, end;
     printf("%s ... ", sentence);
     fflush(stdout);
     skip_reason = NULL;
+    clock_gettime(CLOCK_MONOTONIC, &start);
     alarm(limit_s);
     test();
     alarm(0);
+    clock_gettime(CLOCK_MONOTONIC, &end);
     if (skip_reason != NULL) {
         printf("skipped: %s\n", skip_reason);
     } else {
-        printf("ok\n");
+        printf("ok (%.1f s)\n",
+               difftime(end.tv_sec, start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) / 1e9);
     }
     fflush(stdout);
 }
