@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 LIMIT = "limit of the machine"
 """What is in the place of a peer's name where the machine's limit was measured."""
 
-SAMPLE_WITHIN_S = 180.0
+SAMPLE_WITHIN_S = 60.0
 """A peer that takes longer for one sample hangs."""
+
+AGAIN_AFTER_S = 15.0
+"""It may hang once more while it is closed."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         raise TimeoutError(f"not done within {seconds:.0f} s")
 
     before = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_AFTER_S)
     try:
         yield
     finally:

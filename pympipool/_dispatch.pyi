@@ -1,11 +1,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pympipool._calls import FunctionHandle
 from pympipool._future import Future
 from pympipool._ring import Segment
-
-class FunctionHandle:
-    def __init__(self, number: int, payload: bytes) -> None: ...
 
 class Dispatcher:
     doorbells: Segment

@@ -7,31 +7,32 @@
 the parts of a message, and a result is set on its future, as bytes that are unpickled where somebody
 looks. Two threads belong to a dispatcher: the *mover* (never takes the GIL) and the *deliverer*
 (runs the callbacks of futures, so that a slow one delays neither the moving nor a user's `result()`).
-A thread that waits for a future helps: see `_moving.pyx`.
-
-A `Call` owns a reference to its future and, for large arguments, to the objects that hold them. Both are
-given back when the result is delivered.
+A thread that waits for a future helps: see `_watching.pyx`.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport PyThread_get_thread_ident
-from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.errno cimport EINTR
-from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcpy
 
+from pympipool._calls cimport (
+    FunctionHandle, free_call, free_calls, futures_of, new_call, parts_of_result,
+)
 from pympipool._future cimport CANCELLED, PENDING, FutureCore, Source
 from pympipool._moving cimport (
-    Call, CallList, Core, Function, Worker, append, demand_delivery, drain, find_worker, hand_back,
-    kick_helper, kick_mover, move_until_stopped, prepend, pthread_mutex_destroy,
-    pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock, pump_and_tell, remove,
-    send_reserved, take_back, take_over, wait_for_news, was_begun, worker_of,
+    Call, CallList, Core, Worker, append, drain, find_worker, prepend, pthread_mutex_destroy,
+    pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock, remove, send_reserved, take_back,
+    was_begun, worker_of,
 )
 from pympipool._ring cimport (
-    PMP_END, Parts, Segment, blocks_of_process, object_of_part, pmp_block_free, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm,
+    PMP_END, Segment, blocks_of_process, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm,
     pmp_doorbell_ring, pmp_doorbell_sleep, pmp_head, pmp_link_open_master, pmp_now_ns, pmp_part,
     pmp_receiver_close, pmp_send, pmp_spinner_init, raise_errno,
+)
+from pympipool._watching cimport (
+    demand_delivery, hand_back, kick_helper, kick_mover, move_until_stopped, pump_and_tell,
+    take_over, wait_for_news,
 )
 
 import logging
@@ -43,98 +44,9 @@ from pympipool._ring import SPIN_NS, doorbell_segment
 
 cdef object LOGGER = logging.getLogger("pympipool.dispatch")
 
-cdef enum:
-    COPY_LIMIT = 1 << 16  # arguments up to here are copied at submit, bytes
-
 cdef double OTHERS_HELP_S = 0.005
 cdef double SLICE_S = 0.1  # how long a waiting thread goes without looking for signals
 
-
-# ---- functions and calls ----
-
-cdef class FunctionHandle:
-    """A function that travels once to each worker.
-
-    Args:
-        number: what calls refer to it by; at least 1, never used for another function.
-        payload: its pickle.
-    """
-
-    cdef Function *function
-
-    def __cinit__(self, uint64_t number, bytes payload not None):
-        cdef size_t size = len(payload)
-        if number < 1:
-            raise ValueError(f"number is {number}; it must be at least 1")
-        self.function = <Function *>calloc(1, sizeof(Function) + size)
-        if self.function == NULL:
-            raise MemoryError()
-        self.function.number = number
-        self.function.references = 1
-        self.function.part.data = self.function + 1
-        self.function.part.size_bytes = size
-        memcpy(self.function.part.data, <char *>payload, size)
-
-    def __dealloc__(self):
-        drop_function(self.function)
-
-
-cdef void drop_function(Function *function) noexcept:
-    if function == NULL:
-        return
-    function.references -= 1
-    if function.references == 0:
-        free(function)
-
-
-cdef Call *new_call(list parts) except NULL:
-    """A call with these arguments: small ones copied, larger ones held."""
-    cdef Parts held = Parts(parts)
-    cdef size_t size = 0
-    cdef uint32_t i
-    cdef bint copied = True
-    for i in range(held.count):
-        size += (held.parts[i].size_bytes + 7) & ~<uint64_t>7
-    if size > COPY_LIMIT:
-        copied = False
-        size = 0
-    cdef Call *call = <Call *>calloc(1, sizeof(Call) + held.count * sizeof(pmp_part) + size)
-    if call == NULL:
-        raise MemoryError()
-    call.position = UINT64_MAX
-    call.part_count = held.count
-    call.parts = <pmp_part *>(call + 1)
-    memcpy(call.parts, held.parts, held.count * sizeof(pmp_part))
-    if not copied:
-        Py_INCREF(held)
-        call.arguments = <void *>held
-        return call
-    cdef uint8_t *data = <uint8_t *>(call.parts + held.count)
-    for i in range(held.count):
-        memcpy(data, held.parts[i].data, held.parts[i].size_bytes)
-        call.parts[i].data = data
-        data += (held.parts[i].size_bytes + 7) & ~<uint64_t>7
-    return call
-
-
-cdef void free_call(Call *call) noexcept:
-    """Gives back everything that a call owns, its future's reference included."""
-    cdef uint32_t i
-    if call.result != NULL:
-        if call.result_owned:
-            for i in range(call.result_count):
-                pmp_block_free(call.result[i].data)
-        free(call.result)
-    drop_function(call.function)
-    if call.arguments != NULL:
-        Py_DECREF(<object>call.arguments)
-    if call.future != NULL:
-        (<FutureCore>call.future).call = NULL
-        Py_DECREF(<object>call.future)
-    free(call)
-
-
-# ---- the dispatcher ----
 
 cdef class Dispatcher(Source):
     """Gives calls to workers and results to futures.
@@ -632,11 +544,7 @@ cdef class Dispatcher(Source):
     cdef int deliver_call(self, Call *call, bint run_callbacks) except -1:
         cdef FutureCore future = <FutureCore>call.future
         future.call = NULL
-        if call.result_count == 1:
-            parts = object_of_part(&call.result[0], call.result_owned, True)
-        else:
-            parts = [object_of_part(&call.result[i], call.result_owned, i == 0)
-                     for i in range(call.result_count)]
+        parts = parts_of_result(call)
         has_callbacks = False
         if future.status < CANCELLED:  # else somebody outside has ended it
             has_callbacks = future.set_parts(parts, call.is_error)
@@ -651,25 +559,3 @@ cdef class Dispatcher(Source):
         self.deferred.append(future)
         demand_delivery(&self.core)
         return 0
-
-
-cdef list futures_of(CallList *calls):
-    """Frees the calls; their futures."""
-    cdef Call *call = calls.first
-    cdef Call *next
-    futures = []
-    while call != NULL:
-        next = call.next
-        futures.append(<object>call.future)
-        free_call(call)
-        call = next
-    return futures
-
-
-cdef void free_calls(CallList *calls) noexcept:
-    cdef Call *call = calls.first
-    cdef Call *next
-    while call != NULL:
-        next = call.next
-        free_call(call)
-        call = next

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pympipool._ring cimport (
-    c_bool, pmp_doorbell, pmp_part, pmp_receiver, pmp_sender, pmp_spinner,
+    pmp_doorbell, pmp_part, pmp_receiver, pmp_sender, pmp_spinner,
 )
 
 cdef extern from "<pthread.h>" nogil:
@@ -98,16 +98,8 @@ cdef void remove(CallList *calls, Call *call) noexcept nogil
 cdef Worker *find_worker(Core *core, uint64_t number) noexcept nogil
 cdef int drain(Core *core, Worker *worker) noexcept nogil
 cdef void pump(Core *core) noexcept nogil
-cdef void pump_and_tell(Core *core) noexcept nogil
+cdef int64_t tick_ns(Core *core) noexcept nogil
 cdef bint send_reserved(Core *core, Worker *worker, Call *call) noexcept nogil
 cdef bint take_back(Worker *worker, Call *call) noexcept nogil
 cdef bint was_begun(Worker *worker, Call *call) noexcept nogil
 cdef Worker *worker_of(Core *core, Call *call) noexcept nogil
-
-cdef void move_until_stopped(Core *core) noexcept nogil
-cdef void take_over(Core *core) noexcept nogil
-cdef void hand_back(Core *core) noexcept nogil
-cdef int wait_for_news(Core *core, int64_t timeout_ns) noexcept nogil
-cdef void kick_helper(Core *core) noexcept nogil
-cdef void kick_mover(Core *core) noexcept nogil
-cdef void demand_delivery(Core *core) noexcept nogil

@@ -9,16 +9,8 @@
     deliver ◄────────│  done   │◄──── drain: receive ────────┘◄─────── ring ◄──┘
                      └─────────┘
 
-`pump` does one round of this, and whoever holds `core.lock` may do it:
-
-- the *mover*, a thread of its own, when nobody else does. It sleeps on `mover_bell`, which
-  workers ring. When many calls come in quick succession it naps a millisecond at a time
-  instead, so that workers need not wake it for every result;
-- a *helper*, a thread that waits for a future: it takes the mover's place (`take_over`) without
-  waking it, and puts it back in place when it leaves (`hand_back`);
-- a thread in `submit`, in passing.
-
-Nobody waits for the GIL while holding the lock, and results are only put on `done` here; with the
+`pump` does one round of this, and whoever holds `core.lock` may do it; who does when is the matter of
+`_watching.pyx`. Nobody waits for the GIL while holding the lock, and results are only put on `done` here; with the
 GIL, `_dispatch.pyx` hands them to the futures.
 
 Which worker gets a call: an idle one, else the one with the least estimated time in its line, as long as
@@ -26,21 +18,16 @@ that stays about a millisecond (so workers never wait for the master) or it is b
 behind one that turns out to be long is taken back (`rebalance`).
 """
 
-from libc.errno cimport EAGAIN, EBADMSG, EINTR, ENOMEM, ETIMEDOUT
+from libc.errno cimport EAGAIN, EBADMSG, ENOMEM
 from libc.stdint cimport UINT64_MAX, uint8_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 
 from pympipool._ring cimport (
-    PMP_CALL, PMP_ERROR, PMP_FUNCTION, PMP_RESULT, pmp_doorbell_arm, pmp_doorbell_disarm,
-    pmp_doorbell_ring, pmp_doorbell_sleep, pmp_fits_record, pmp_head, pmp_now_ns, pmp_receive,
-    pmp_receive_done, pmp_ring_claimed, pmp_ring_has_record, pmp_ring_revoke, pmp_send,
-    pmp_sender_has_room, pmp_wait,
+    PMP_CALL, PMP_ERROR, PMP_FUNCTION, PMP_RESULT, pmp_doorbell_ring, pmp_fits_record, pmp_head,
+    pmp_now_ns, pmp_receive, pmp_receive_done, pmp_ring_claimed, pmp_ring_has_record,
+    pmp_ring_revoke, pmp_send, pmp_sender_has_room,
 )
-
-cdef extern from "<stdatomic.h>" nogil:
-    void full_fence "atomic_thread_fence"(int order)
-    int SEQ_CST "memory_order_seq_cst"
 
 cdef enum:
     MICROSECOND = 1_000
@@ -52,8 +39,6 @@ cdef enum:
     LINE_MAX = 1024                  # calls in a line
     LATE_NS = 200 * MICROSECOND      # a call runs longer than short ones do
     STUCK_NS = 2 * MILLISECOND       # ... than anybody should have to wait behind it
-    NAP_NS = 1 * MILLISECOND
-    BUSY_SUBMITS = 32                # this many in a nap: there will be more
 
 
 # ---- lists ----
@@ -376,17 +361,18 @@ cdef Call *take_back_to_waiting(Core *core, Worker *worker, Call *call) noexcept
     return previous
 
 
-cdef bint needs_tick(Core *core) noexcept nogil:
-    """Whether time alone may make a call late, without anybody ringing."""
+cdef int64_t tick_ns(Core *core) noexcept nogil:
+    """After what time a call may be late without anybody ringing; -1: never."""
+    cdef Worker *worker
     if core.worker_count < 2:
-        return False
+        return -1
     for i in range(core.worker_count):
-        if core.workers[i].line.length > 1:
-            return True
-        if (core.workers[i].line.length == 1
-                and not was_begun(core.workers[i], core.workers[i].line.first)):
-            return True
-    return False
+        worker = core.workers[i]
+        if worker.line.length > 1:
+            return STUCK_NS
+        if worker.line.length == 1 and not was_begun(worker, worker.line.first):
+            return STUCK_NS
+    return -1
 
 
 # ---- one round ----
@@ -403,143 +389,3 @@ cdef void pump(Core *core) noexcept nogil:
     if core.worker_count > 1:
         rebalance(core, now_ns)
     supply(core, now_ns)
-
-
-cdef void pump_and_tell(Core *core) noexcept nogil:
-    """One round, and whoever has to know of its results is told. The lock is held."""
-    pump(core)
-    if core.done.first == NULL and not core.damaged:
-        return
-    if core.helping:
-        pmp_doorbell_ring(core.helper_bell)
-    elif core.urgent or core.damaged:
-        demand_delivery(core)
-
-
-cdef c_bool has_news(void *context) noexcept nogil:
-    """Whether a round would bring something. Says yes when it cannot know."""
-    cdef Core *core = <Core *>context
-    cdef bint news
-    if core.done.first != NULL or (core.helping and core.kicked):
-        return True
-    if pthread_mutex_trylock(&core.lock) != 0:
-        return True
-    news = core.done.first != NULL
-    for i in range(core.worker_count):
-        if news:
-            break
-        news = (pmp_ring_has_record(&core.workers[i].results.consumer)
-                and not core.workers[i].failure) or (
-            core.workers[i].sending != NULL and pmp_sender_has_room(&core.workers[i].calls))
-    pthread_mutex_unlock(&core.lock)
-    return news
-
-
-# ---- the mover ----
-
-cdef void nap(Core *core) noexcept nogil:
-    pmp_doorbell_arm(&core.nap_bell)
-    pmp_doorbell_sleep(&core.nap_bell, NAP_NS)
-    pmp_doorbell_disarm(&core.nap_bell)
-
-
-cdef void park(Core *core, int64_t timeout_ns) noexcept nogil:
-    """Sleeps until a worker rings."""
-    core.mover_parked = True
-    pmp_doorbell_arm(core.mover_bell)
-    if core.helping or core.stopping or has_news(core):  # the fence in arm orders these looks after it
-        pmp_doorbell_disarm(core.mover_bell)
-    else:
-        pmp_doorbell_sleep(core.mover_bell, timeout_ns)
-    core.mover_parked = False
-
-
-cdef void move_until_stopped(Core *core) noexcept nogil:
-    """The mover's life."""
-    cdef uint64_t submitted = 0
-    cdef bint left_over = False
-    cdef bint tick, busy
-    while not core.stopping:
-        pthread_mutex_lock(&core.lock)
-        pump_and_tell(core)
-        if left_over and core.done.first != NULL and not core.helping:
-            demand_delivery(core)  # nobody came for these results in a nap's time
-        left_over = core.done.first != NULL
-        tick = needs_tick(core)
-        busy = core.submitted - submitted > BUSY_SUBMITS
-        submitted = core.submitted
-        pthread_mutex_unlock(&core.lock)
-        if core.helping or busy or left_over:
-            nap(core)
-        else:
-            park(core, STUCK_NS if tick else -1)
-
-
-cdef void kick_mover(Core *core) noexcept nogil:
-    """Ends the mover's nap or sleep."""
-    pmp_doorbell_ring(&core.nap_bell)
-    pmp_doorbell_ring(core.mover_bell)
-
-
-# ---- the helper ----
-
-cdef void take_over(Core *core) noexcept nogil:
-    """Makes the calling thread the one that workers wake, without waking the mover."""
-    core.helping = True
-    full_fence(SEQ_CST)  # either the mover sees this, or we disarm what it armed
-    pmp_doorbell_disarm(core.mover_bell)
-
-
-cdef void hand_back(Core *core) noexcept nogil:
-    """Puts the mover back in its place: arms its doorbell for it if it still sleeps there."""
-    core.helping = False
-    core.kicked = False
-    full_fence(SEQ_CST)
-    if not core.mover_parked:
-        return  # it naps or moves, and will see to itself
-    pmp_doorbell_arm(core.mover_bell)
-    if has_news(core):
-        pmp_doorbell_ring(core.mover_bell)
-
-
-cdef int wait_for_news(Core *core, int64_t timeout_ns) noexcept nogil:
-    """Moves bytes until something is done. Returns 1 (something is), 0 (time over, kicked)
-    or -EINTR (a signal came)."""
-    cdef int64_t deadline_ns = pmp_now_ns() + timeout_ns
-    cdef int64_t left_ns
-    cdef bint done, tick
-    cdef int code
-    while True:
-        pthread_mutex_lock(&core.lock)
-        pump(core)
-        done = core.done.first != NULL
-        tick = needs_tick(core)
-        pthread_mutex_unlock(&core.lock)
-        if core.damaged:
-            demand_delivery(core)
-        if done:
-            return 1
-        if core.kicked:
-            core.kicked = False
-            return 0
-        left_ns = deadline_ns - pmp_now_ns()
-        if left_ns <= 0:
-            return 0
-        if tick and left_ns > STUCK_NS:
-            left_ns = STUCK_NS
-        code = pmp_wait(core.helper_bell, &core.helper_spinner, has_news, core, left_ns)
-        if code == -EINTR:
-            return code
-
-
-cdef void kick_helper(Core *core) noexcept nogil:
-    """Makes the helping thread, if there is one, look at its future again."""
-    full_fence(SEQ_CST)  # either it sees the future's new state, or we see that it helps
-    if core.helping:
-        core.kicked = True
-        pmp_doorbell_ring(core.helper_bell)
-
-
-cdef void demand_delivery(Core *core) noexcept nogil:
-    core.demanded = True
-    pmp_doorbell_ring(&core.deliverer_bell)

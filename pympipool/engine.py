@@ -21,7 +21,8 @@ from concurrent.futures import Future as StandardFuture
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pympipool import serialization
-from pympipool._dispatch import Dispatcher, FunctionHandle
+from pympipool._calls import FunctionHandle
+from pympipool._dispatch import Dispatcher
 from pympipool._future import Future
 from pympipool.dependencies import find_futures, resolve, when_all_done
 from pympipool.errors import SerializationError

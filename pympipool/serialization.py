@@ -305,7 +305,7 @@ def _is_plain(value: object) -> bool:
     waiting: list[Any] = [value]
     for one in waiting:  # which grows meanwhile
         kind = type(one)
-        if kind in _scalars:
+        if kind in _scalars or kind is Packed:
             continue
         if kind is tuple or kind is list or kind is dict or kind is set or kind is frozenset:
             if len(one) + len(waiting) > _SMALL:

@@ -56,14 +56,11 @@ def nothing_is_left(mark):
     yield
     started = [process for process in marked_processes(mark) if process.pid not in processes]
     assert still_alive(started, END_S) == []
-    for thread in pympipool_threads():
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("pympipool")]
+    for thread in threads:
         thread.join(END_S)
-    assert pympipool_threads() == []
+    assert [thread for thread in threads if thread.is_alive()] == []
     assert forgotten_shared_memory(files) == set()
-
-
-def pympipool_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("pympipool")]
 
 
 @pytest.fixture(params=MODES, scope="module")

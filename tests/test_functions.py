@@ -89,7 +89,7 @@ CONSTANT = {
         def f(x): return x""",
     "attributes": "def f(x): return x\nf.unit = 'mm'",
     "a nested function and a comprehension": "N = 2\ndef f(x):\n    def g(y): return [N * z + y for z in range(3)]\n    return g(x)",
-    "a nested class": "N = 2\ndef f(x):\n    class A:\n        y = N\n    return A.y",
+    "a nested class": "N = 2\ndef f(x):\n    class A:\n        def y(self): return N\n    return A().y()",
     "a generator": "def g(x):\n    yield x\ndef f(x): return list(g(x))",
     "its own variables changed inside": """
         def f(x):

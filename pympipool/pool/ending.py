@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from pympipool import serialization
 from pympipool.errors import WorkerDied, WorkerStartError
-from pympipool.pool.member import State
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -69,7 +68,7 @@ def watch_for_stuck_ranks(keeper: Keeper, dispatcher: Dispatcher, member: Member
         keeper.end_member(member, reason=error)
 
     if len(member.raised[call]) == 1:
-        keeper.after(COLLECTIVE_GRACE_S, end_if_stuck)
+        keeper.after(COLLECTIVE_GRACE_S, end_if_stuck, member)
 
 
 def watch_run_time(keeper: Keeper, dispatcher: Dispatcher, member: Member, limit_s: float | None) -> None:
@@ -78,16 +77,14 @@ def watch_run_time(keeper: Keeper, dispatcher: Dispatcher, member: Member, limit
         return
 
     def look() -> None:
-        if member.state is State.GONE:
-            return
         running_s = dispatcher.running_time(member.number)
         if running_s < limit_s:
-            keeper.after(max(limit_s - running_s, SHORTEST_LOOK_S), look)
+            keeper.after(max(limit_s - running_s, SHORTEST_LOOK_S), look, member)
             return
         LOGGER.warning("worker %d: its call runs longer than run_time_max=%s s", member.number, limit_s)
         keeper.end_member(member, reason=TimeoutError(f"the call ran longer than run_time_max={limit_s} s"))
 
-    keeper.after(limit_s, look)
+    keeper.after(limit_s, look, member)
 
 
 def add_traceback(error: BaseException, other: BaseException) -> None:

@@ -22,7 +22,7 @@ import selectors
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -52,6 +52,10 @@ POLL_S = 0.2
 """How often processes are looked at that cannot be waited for."""
 
 
+LEFT_OVER_MAX = 1000
+"""Timers of workers that are gone, before they are swept out of the queue."""
+
+
 class Policy(Protocol):
     """What a pool decides; called in the keeper's thread."""
 
@@ -63,6 +67,34 @@ class Policy(Protocol):
 
     def on_gone(self, member: Member) -> None:
         """The worker is gone, for whatever reason."""
+
+
+class Timer:
+    """Something to be done at a time; for a worker, only as long as that is not gone.
+
+    A worker that is gone takes its timers along: they would keep it in memory, and wake the thread for nothing.
+    """
+
+    __slots__ = ("function", "member")
+
+    def __init__(self, function: Callable[[], None], member: Member | None) -> None:
+        self.function: Callable[[], None] | None = function
+        self.member = member
+        if member is not None:
+            member.timers.add(self)
+
+    def run(self) -> None:
+        """Does it, unless it was forgotten."""
+        function = self.function
+        self.forget()
+        if function is not None:
+            function()
+
+    def forget(self) -> None:
+        """Lets go of everything it refers to; it does nothing from here on."""
+        if self.member is not None:
+            self.member.timers.discard(self)
+        self.function = self.member = None
 
 
 class Keeper:
@@ -85,8 +117,9 @@ class Keeper:
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
         self._calls: deque[Callable[[], None]] = deque()
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timers: list[tuple[float, int, Timer]] = []
         self._timer_numbers = itertools.count()
+        self._left_over = 0  # timers in the queue that were forgotten
         self._stopping = False
         self._watch(self._wake_receiver, self._run_calls)
         self._watch(self.listener, self._accept)
@@ -117,9 +150,11 @@ class Keeper:
         """Ends the thread after what it is doing."""
         self._stopping = True
 
-    def after(self, delay_s: float, function: Callable[[], None]) -> None:
-        """Has function() called after delay_s seconds."""
-        heapq.heappush(self._timers, (monotonic() + delay_s, next(self._timer_numbers), function))
+    def after(self, delay_s: float, function: Callable[[], None], member: Member | None = None) -> Timer:
+        """Has function() called after delay_s seconds; if it is for a member, only as long as that is not gone."""
+        timer = Timer(function, member)
+        heapq.heappush(self._timers, (monotonic() + delay_s, next(self._timer_numbers), timer))
+        return timer
 
     def start_member(
         self, spawner: Spawner, *, ranks: int, cwd: str | None, environment: dict[str, str]
@@ -151,8 +186,8 @@ class Keeper:
         if descriptor is not None:
             self._watch(descriptor, functools.partial(self._process_ended, member))
         else:
-            self.after(POLL_S, lambda: self._poll_process(member))
-        self.after(CONNECT_S, lambda: self._check_connected(member))
+            self.after(POLL_S, lambda: self._poll_process(member), member)
+        self.after(CONNECT_S, lambda: self._check_connected(member), member)
         return member
 
     def end_member(self, member: Member, *, reason: BaseException | None = None, grace_s: float = 0.0) -> None:
@@ -161,7 +196,7 @@ class Keeper:
             return
         if grace_s > 0:
             member.state = State.ENDING
-            self.after(grace_s, lambda: self.end_member(member, reason=reason))
+            self.after(grace_s, lambda: self.end_member(member, reason=reason), member)
             return
         member.kill_reason = member.kill_reason or reason
         member.process.kill()
@@ -190,7 +225,16 @@ class Keeper:
 
     def _run_timers(self) -> None:
         while self._timers and self._timers[0][0] <= monotonic():
-            self._protected(heapq.heappop(self._timers)[2])
+            self._protected(heapq.heappop(self._timers)[2].run)
+
+    def _forget(self, timers: Collection[Timer]) -> None:
+        self._left_over += len(timers)
+        for timer in timers:
+            timer.forget()
+        if self._left_over > max(LEFT_OVER_MAX, len(self._timers) // 2):
+            self._timers = [entry for entry in self._timers if entry[2].function is not None]
+            heapq.heapify(self._timers)
+            self._left_over = 0
 
     def _run_calls(self) -> None:
         try:
@@ -225,27 +269,24 @@ class Keeper:
         connection = self.listener.accept()
         if connection is None:
             return
-        self._watch(connection, lambda: self._greet(connection))
-        self.after(GREETING_S, lambda: self._give_up(connection))
-
-    def _give_up(self, connection: Connection) -> None:
-        """Drops a connection that has not greeted in time."""
-        if not any(connection in member.connections.values() for member in self.members.values()):
-            self._drop(connection)
+        patience = self.after(GREETING_S, lambda: self._drop(connection))
+        self._watch(connection, lambda: self._greet(connection, patience))
 
     def _drop(self, connection: Connection) -> None:
         self._unwatch(connection)
         connection.close()
 
-    def _greet(self, connection: Connection) -> None:
+    def _greet(self, connection: Connection, patience: Timer) -> None:
         try:
             greeting = connection.greet()
         except (GreetingError, OSError, EOFError) as error:
             LOGGER.warning("dropped a connection that is none of our workers': %s", error)
+            self._forget((patience,))
             self._drop(connection)
             return
         if greeting is None:
             return
+        self._forget((patience,))
         number, rank = greeting
         member = self.members.get(number)
         if member is None or rank >= member.order.ranks or rank in member.connections:
@@ -298,7 +339,7 @@ class Keeper:
             return
         if member.lost_rank is None:
             member.lost_rank = rank
-        self.after(GRACE_S, lambda: self.end_member(member))
+        self.after(GRACE_S, lambda: self.end_member(member), member)
         if member.process.fileno() is None:
             self._poll_process(member)
 
@@ -313,7 +354,7 @@ class Keeper:
         if member.state is State.GONE:
             return
         if member.process.poll() is None:
-            self.after(POLL_S, lambda: self._poll_process(member))
+            self.after(POLL_S, lambda: self._poll_process(member), member)
         else:
             self._process_ended(member)
 
@@ -333,5 +374,6 @@ class Keeper:
         member.state_before_end = member.state
         member.state = State.GONE
         del self.members[member.number]
+        self._forget(tuple(member.timers))
         self.policy.on_gone(member)
         member.process.close()

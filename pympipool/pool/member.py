@@ -15,10 +15,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from pympipool.links.control import Connection
     from pympipool.links.shm import ShmLink
+    from pympipool.pool.keeper import Timer
     from pympipool.spawners.base import WorkerOrder, WorkerProcess
 
 STDERR_LINES = 20
@@ -55,6 +54,7 @@ class Member:
         kill_reason: the exception of its call when the pool ends it on purpose.
         state_before_end: its state when it came to be gone.
         purpose: the pool's own: what a worker for a single call was started for.
+        timers: what is to be done about it at some time.
     """
 
     def __init__(self, order: WorkerOrder, process: WorkerProcess, link: ShmLink) -> None:
@@ -73,7 +73,7 @@ class Member:
         self.lines: deque[str] = deque(maxlen=STDERR_LINES)
         self.kill_reason: BaseException | None = None
         self.purpose: Any = None
-        self.victims: list[Future[Any]] = []
+        self.timers: set[Timer] = set()
         self.outputs = [Output(process.stdout, "stdout", None), Output(process.stderr, "stderr", self.lines)]
 
     @property

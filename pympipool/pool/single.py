@@ -27,7 +27,8 @@ from pympipool.pool.keeper import Keeper
 from pympipool.pool.member import Member, State
 
 if TYPE_CHECKING:
-    from pympipool._dispatch import Dispatcher, FunctionHandle
+    from pympipool._calls import FunctionHandle
+    from pympipool._dispatch import Dispatcher
     from pympipool._future import Future
     from pympipool.resources import Grant, Ledger, Resources
     from pympipool.spawners.base import Spawner

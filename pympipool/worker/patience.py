@@ -22,7 +22,7 @@ import select
 import socket
 import sys
 from collections.abc import Callable
-from time import monotonic, sleep
+from time import monotonic, monotonic_ns, sleep
 
 SPIN_S = 200e-6
 """As long as the gap between calls that wait for each other's results, with room to spare."""
@@ -34,7 +34,7 @@ PAUSE_MOST_S = 2e-3
 PAUSE_SHARE = 1 / 8
 """A pause is this part of the time waited so far: nobody is noticed later than that."""
 
-UNRUNG_S = 0.1
+UNRUNG_S = 0.25
 """How long a sleeper relies on its bell."""
 
 RUNG_S = 0.02
@@ -92,6 +92,10 @@ class Patience:
     def __init__(self, bell: Bell | None) -> None:
         self._bell = bell
         self._spin_s = SPIN_S if _usable_cores() > 1 else 0.0
+
+    def awake_until(self) -> int:
+        """Until when a wait that begins now or later will look before it sleeps; monotonic clock, ns."""
+        return monotonic_ns() + int(self._spin_s * 1e9)
 
     def wait(self, done: Callable[[], bool]) -> None:
         """Waits until done() is true."""

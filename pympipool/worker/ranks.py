@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pympipool.worker.patience import Patience, make_bell
@@ -22,13 +23,17 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 PACKET_BYTES = 16 * 1024
-"""Room for the sizes of as many parts as a message may have (csrc/channel.h: 1024); as small as MPI sends at once."""
+"""Room for the sizes of as many parts as a message may have (csrc/channel.h: 1024), and for small parts."""
+
+EAGER_BYTES = 2048
+"""Packets up to this size are with the receiver when they are sent, though he sleeps: MPIs promise 4 KiB and more."""
 
 PIECE_BYTES = 1 << 30
 """Most bytes of one MPI message: its count is an int in MPI 3."""
 
-_HEAD = struct.Struct("<IIQQ")  # kind, part count, call, tag
+_HEAD = struct.Struct("<IIQQQ")  # kind, part count, call, tag, awake until (ns)
 _SIZE_BYTES = 8
+_NEVER = 1 << 64  # later than every time
 
 _MESSAGE, _ANSWER, _PART = 1, 2, 3  # tags of MPI messages
 
@@ -42,11 +47,11 @@ class Message(NamedTuple):
     parts: list[Any]
 
 
-def pack(message: Message) -> tuple[bytes, Sequence[Any]]:
+def pack(message: Message, awake_until_ns: int = 0) -> tuple[bytes, Sequence[Any]]:
     """The packet of a message, and the parts that must follow because they do not fit into it."""
     kind, call, tag, parts = message
     sizes = [len(part) for part in parts]
-    head = _HEAD.pack(kind, len(parts), call, tag) + struct.pack(f"<{len(parts)}Q", *sizes)
+    head = _HEAD.pack(kind, len(parts), call, tag, awake_until_ns) + struct.pack(f"<{len(parts)}Q", *sizes)
     if len(head) + sum(sizes) > PACKET_BYTES:
         return head, parts
     return b"".join([head, *parts]), ()
@@ -54,7 +59,7 @@ def pack(message: Message) -> tuple[bytes, Sequence[Any]]:
 
 def unpack(packet: bytearray) -> tuple[Message, Sequence[bytearray]]:
     """The message of a packet, in memory of its own, and those of its parts that have still to be filled."""
-    kind, count, call, tag = _HEAD.unpack_from(packet)
+    kind, count, call, tag, _ = _HEAD.unpack_from(packet)
     sizes = struct.unpack_from(f"<{count}Q", packet, _HEAD.size)
     begin = _HEAD.size + count * _SIZE_BYTES
     if begin + sum(sizes) > PACKET_BYTES:
@@ -65,6 +70,11 @@ def unpack(packet: bytearray) -> tuple[Message, Sequence[bytearray]]:
         parts.append(packet[begin : begin + size])
         begin += size
     return Message(kind, call, tag, parts), ()
+
+
+def awake_until(packet: bytearray) -> int:
+    """Until when whoever sent a packet was going to look out for the next message; monotonic clock, ns."""
+    return int(_HEAD.unpack_from(packet)[-1])
 
 
 def pieces(part: Any) -> Iterator[memoryview]:
@@ -96,21 +106,31 @@ class RootRank:
         self._bell = make_bell()
         own_name = self._bell.name if self._bell else ""
         names = self._ranks.gather("", 0)
-        self._rung = [name for name in names or () if self._bell and name and self._bell.ring(name)]
-        self._ranks.scatter([own_name if name in self._rung else "" for name in names or ()], 0)
+        self._names = [name if self._bell and name and self._bell.ring(name) else "" for name in names or ()]
+        self._ranks.scatter([own_name if name else "" for name in self._names], 0)
 
     def share(self, message: Message) -> None:
         """Sends a message to all other ranks."""
         byte = self._mpi.BYTE
         packet, following = pack(message)
         sent = [self._ranks.Isend([packet, byte], other, _MESSAGE) for other in self._others]
-        if self._bell:
-            for name in self._rung:
-                self._bell.ring(name)
-        self._mpi.Request.Waitall(sent)
+        if len(packet) <= EAGER_BYTES:
+            self._mpi.Request.Waitall(sent)
+            self._wake(unless_awake_at_ns=monotonic_ns())
+        else:
+            self._wake(unless_awake_at_ns=_NEVER)
+            self._mpi.Request.Waitall(sent)
         for part in following:
             for piece in pieces(part):
                 self._ranks.Bcast([piece, byte], 0)
+
+    def _wake(self, unless_awake_at_ns: int) -> None:
+        """Rings all who may sleep at that moment. The others look once more after it, and find the message."""
+        if self._bell is None:
+            return
+        for other, packet in zip(self._others, self._packets, strict=True):
+            if self._names[other] and awake_until(packet) <= unless_awake_at_ns:
+                self._bell.ring(self._names[other])
 
     def collect(self) -> list[Message]:
         """Waits for the answers of all other ranks."""
@@ -160,7 +180,7 @@ class OtherRank:
 
     def answer(self, message: Message) -> None:
         """Answers a call."""
-        packet, following = pack(message)
+        packet, following = pack(message, self._patience.awake_until())
         self._send(packet, _ANSWER)
         for part in following:
             for piece in pieces(part):

@@ -295,14 +295,19 @@ def segfault():
         (os.abort, (), "SIGABRT"),
         (segfault, (), "SIGSEGV"),
         (signal.raise_signal, (signal.SIGKILL,), "SIGKILL"),
-        (sys.exit, (4,), "exit"),
     ],
-    ids=["os._exit", "abort", "segmentation fault", "killed", "sys.exit"],
+    ids=["os._exit", "abort", "segmentation fault", "killed"],
 )
 def test_a_worker_that_dies_fails_the_call_that_ran_there_only(make_executor, function, arguments, words):
     exe = make_executor()
     before, call, *after = [exe.submit(pid), exe.submit(function, *arguments), *(exe.submit(square, i) for i in range(50))]
-    with pytest.raises((WorkerDied, SystemExit), match=words if function is not sys.exit else None):
+    with pytest.raises(WorkerDied, match=words):
         call.result()
     assert [other.result() for other in after] == [i * i for i in range(50)]
     assert before.result() != exe.submit(pid).result()
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_exceptions_that_end_programs_end_only_their_call(executor, kind):
+    with pytest.raises((WorkerDied, kind)):
+        executor.submit(raise_it, kind, "the call").result()

@@ -1,0 +1,413 @@
+"""Dependencies: futures are found wherever they are looked for, waited for by callback, and replaced by their results."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import gc
+import logging
+import random
+import sys
+import threading
+import weakref
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pympipool.dependencies import find_futures, resolve, when_all_done
+from pympipool.errors import DependencyError, RemoteTraceback, WorkerDied
+
+Pair = collections.namedtuple("Pair", "left right")
+
+
+class NamedPair(Pair):
+    def __new__(cls, *_):
+        raise AssertionError("named tuples are rebuilt without their constructor")
+
+
+def done(result) -> Future:
+    future = Future()
+    future.set_result(result)
+    return future
+
+
+def failed(error) -> Future:
+    future = Future()
+    future.set_exception(error)
+    return future
+
+
+def cancelled() -> Future:
+    future = Future()
+    future.cancel()
+    return future
+
+
+# ---- finding and replacing ----
+
+
+@pytest.mark.parametrize(
+    ("wrap", "expected"),
+    [
+        (lambda f: f, 7),
+        (lambda f: [1, f], [1, 7]),
+        (lambda f: (f, "a"), (7, "a")),
+        (lambda f: {1, f}, {1, 7}),
+        (lambda f: frozenset([f]), frozenset([7])),
+        (lambda f: {"a": f, "b": 2}, {"a": 7, "b": 2}),
+        (lambda f: {f: "key"}, {7: "key"}),
+        (lambda f: {(f, 1): "key"}, {(7, 1): "key"}),
+        (lambda f: Pair(f, 2), Pair(7, 2)),
+        (lambda f: tuple.__new__(NamedPair, (f, 2)), tuple.__new__(NamedPair, (7, 2))),
+        (lambda f: collections.OrderedDict(b=1, a=f), collections.OrderedDict(b=1, a=7)),
+        (lambda f: [{"a": ({"b": [(f,)]},)}], [{"a": ({"b": [(7,)]},)}]),
+        (lambda f: [0] * 1000 + [f], [0] * 1000 + [7]),
+    ],
+)
+def test_a_future_is_found_and_replaced_wherever_it_is(wrap, expected):
+    future = done(7)
+    value = wrap(future)
+    assert find_futures((value,), {}) == [future]
+    assert find_futures((1,), {"x": value}) == [future]
+    args, kwargs = resolve((1, value), {"x": value})
+    assert args == (1, expected)
+    assert kwargs == {"x": expected}
+    assert type(args[1]) is type(expected)
+    assert find_futures((value,), {}) == [future], "what the user passed is as it was"
+
+
+def test_a_default_dict_keeps_its_default():
+    (arrived,), _ = resolve((collections.defaultdict(list, a=done(7)),), {})
+    assert arrived["a"] == 7
+    assert arrived["b"] == []
+
+
+@dataclasses.dataclass
+class Record:
+    value: object
+
+
+class OwnList(list):
+    pass
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, 1, "a", b"a", 1.5, np.zeros(3), Record(done(1)), OwnList([done(1)]), collections.deque([done(1)]), [], {},
+     sys.version_info, [1, [2]], {"a": {"b": 1}}, object()],
+)  # fmt: skip
+def test_nothing_is_looked_for_elsewhere(value):
+    assert find_futures((value,), {"x": value}) == []
+
+
+def test_each_future_is_found_once():
+    one, two = done(1), done(2)
+    assert set(find_futures((one, [two, one]), {"x": {"y": two}})) == {one, two}
+    assert len(find_futures((one, [two, one]), {"x": {"y": two}})) == 2
+
+
+def test_containers_without_futures_stay_the_same_objects():
+    untouched, future = [1, [2]], done(7)
+    args, kwargs = resolve((untouched, [untouched, future]), {"x": untouched})
+    assert args[0] is untouched
+    assert args[1] == [untouched, 7]
+    assert args[1][0] is untouched
+    assert kwargs["x"] is untouched
+
+
+def test_one_container_in_two_places_stays_one():
+    shared = [done(7)]
+    args, kwargs = resolve((shared, (shared,)), {"x": shared})
+    assert args[0] == [7]
+    assert args[0] is args[1][0] is kwargs["x"]
+
+
+def test_circles_are_kept():
+    circle: list = [done(7)]
+    circle.append({"again": (circle,)})
+    around = (circle,)
+    circle.append(around)
+    assert len(find_futures((circle,), {})) == 1
+    for args, _ in (resolve((circle,), {}), resolve((around, circle), {})):
+        arrived = args[-1]
+        assert arrived[0] == 7
+        assert arrived[1]["again"][0] is arrived
+        assert arrived[2][0] is arrived
+    empty_circle: list = []
+    empty_circle.append(empty_circle)
+    assert find_futures((empty_circle,), {}) == []
+    assert resolve((empty_circle,), {})[0][0] is empty_circle
+
+
+def test_very_deep_arguments_are_searched():
+    deep: list = [done(1)]
+    for _ in range(50_000):
+        deep = [deep]
+    assert len(find_futures((deep,), {})) == 1
+    while isinstance(deep, list):
+        deep = deep[0]
+
+
+def test_a_result_that_cannot_be_a_key_says_so():
+    with pytest.raises(TypeError, match="unhashable"):
+        resolve(({done([1]): 1},), {})
+
+
+def test_results_can_be_taken_in_another_way():
+    args, _ = resolve((done(7), [done(8)]), {}, lambda future: ("packed", future.result()))
+    assert args == (("packed", 7), [("packed", 8)])
+
+
+trees = st.recursive(
+    st.integers() | st.integers().map(done),
+    lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(st.text(max_size=2), inner),
+)
+
+
+@given(trees)
+def test_any_nested_value_is_resolved_as_by_hand(tree):
+    def by_hand(value):
+        if isinstance(value, Future):
+            return value.result()
+        if isinstance(value, dict):
+            return {key: by_hand(item) for key, item in value.items()}
+        return type(value)(map(by_hand, value)) if isinstance(value, (list, tuple)) else value
+
+    assert resolve((tree,), {"x": tree}) == ((by_hand(tree),), {"x": by_hand(tree)})
+    assert find_futures(resolve((tree,), {})[0], {}) == []
+
+
+# ---- waiting ----
+
+
+class Calls(list):
+    """Remembers how it was called."""
+
+    def __call__(self, error, was_cancelled):
+        self.append((error, was_cancelled))
+
+
+def test_the_callback_comes_once_when_the_last_of_all_is_done():
+    futures, calls = [Future() for _ in range(5)], Calls()
+    when_all_done(futures, calls)
+    random.shuffle(futures)
+    for future in futures:
+        assert calls == []
+        future.set_result(None)
+    assert calls == [(None, False)]
+
+
+def test_futures_that_are_done_already_call_back_at_once():
+    calls = Calls()
+    when_all_done([done(1), done(2)], calls)
+    assert calls == [(None, False)]
+
+
+def test_the_first_failure_calls_back_at_once_and_nothing_later_does():
+    futures, calls = [Future() for _ in range(3)], Calls()
+    when_all_done(futures, calls)
+    futures[1].set_exception(ValueError("wrong"))
+    assert len(calls) == 1
+    futures[0].set_exception(KeyError("later"))
+    futures[2].set_result(1)
+    ((error, was_cancelled),) = calls
+    assert (type(error), str(error), was_cancelled) == (ValueError, "wrong", False)
+    assert error.__cause__ is futures[1].exception()
+
+
+def test_a_cancelled_input_calls_back_at_once():
+    futures, calls = [Future() for _ in range(3)], Calls()
+    when_all_done(futures, calls)
+    futures[2].cancel()
+    assert calls == [(None, True)]
+
+
+def test_futures_of_other_executors_will_do():
+    with ThreadPoolExecutor(2) as threads:
+        called = threading.Event()
+        gate = threading.Event()
+        when_all_done([threads.submit(gate.wait), threads.submit(int, "3")], lambda *_: called.set())
+        assert not called.is_set()
+        gate.set()
+        assert called.wait(10)
+
+
+def test_many_threads_that_end_futures_at_once_call_back_once():
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            for _ in range(200):
+                futures, calls = [Future() for _ in range(8)], Calls()
+                when_all_done(futures, calls)
+                list(threads.map(lambda future: future.set_result(1), futures))
+                assert calls == [(None, False)]
+    finally:
+        sys.setswitchinterval(interval)
+
+
+LENGTH = 10_000
+
+
+def chain(links: int) -> list[Future]:
+    """Futures each of which ends as the one before it does."""
+    futures = [Future() for _ in range(links)]
+    for before, after in zip(futures, futures[1:], strict=False):
+
+        def end(error, was_cancelled, after=after):
+            if was_cancelled:
+                after.cancel()
+            elif error is not None:
+                after.set_exception(error)
+            else:
+                after.set_result(None)
+
+        when_all_done([before], end)
+    return futures
+
+
+def test_a_long_chain_succeeds_without_recursion():
+    futures = chain(LENGTH)
+    futures[0].set_result(None)
+    assert futures[-1].done()
+    assert futures[-1].exception() is None
+
+
+def test_a_long_chain_fails_without_recursion_and_names_the_first_error_directly():
+    futures = chain(LENGTH)
+    origin = ValueError("first")
+    futures[0].set_exception(origin)
+    error = futures[-1].exception(timeout=0)
+    assert isinstance(error, ValueError)
+    assert error.__cause__ is origin
+    assert len(error.__notes__) == 1
+
+
+def test_a_long_chain_is_cancelled_without_recursion():
+    futures = chain(LENGTH)
+    futures[0].cancel()
+    assert all(future.cancelled() for future in futures)
+
+
+def test_many_inputs_of_one_call_and_a_diamond():
+    futures, calls = [Future() for _ in range(LENGTH)], Calls()
+    when_all_done(futures, calls)
+    for future in futures:
+        future.set_result(1)
+    assert calls == [(None, False)]
+    top, left, right, bottom = (Future() for _ in range(4))
+    when_all_done([left, right], lambda *_: bottom.set_result(4))
+    for side in (left, right):
+        when_all_done([top], lambda *_, side=side: side.set_result(2))
+    top.set_result(1)
+    assert bottom.done()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_callback_that_raises_is_logged_and_stops_no_other(caplog):
+    first, last = Future(), Calls()
+
+    def outer(*_):
+        when_all_done([done(1)], bad)
+        when_all_done([done(1)], last)
+
+    def bad(*_):
+        raise RuntimeError("in the callback")
+
+    when_all_done([first], outer)
+    with caplog.at_level(logging.ERROR):
+        first.set_result(1)
+    assert last == [(None, False)]
+    assert "in the callback" in caplog.text
+
+
+def test_ctrl_c_in_a_callback_stops_no_other():
+    first, last = Future(), Calls()
+
+    def interrupted(*_):
+        when_all_done([done(1)], last)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        when_all_done([done(1)], interrupted)
+    assert last == [(None, False)]
+    when_all_done([done(1)], last)  # it still works in this thread
+    assert len(last) == 2
+    del first
+
+
+def test_a_call_that_was_called_back_is_not_kept_by_inputs_that_are_still_to_come():
+    class Callback:
+        def __call__(self, *_):
+            pass
+
+    slow, callback = Future(), Callback()
+    watched = weakref.ref(callback)
+    when_all_done([slow, failed(ValueError())], callback)
+    del callback
+    gc.collect()
+    assert watched() is None
+    slow.set_result(1)
+
+
+# ---- the error of an input ----
+
+
+def error_of(future: Future) -> BaseException:
+    calls = Calls()
+    when_all_done([future], calls)
+    return calls[0][0]
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [ValueError("wrong", 2), OSError(2, "none", "name"), KeyError("k"), WorkerDied(worker=3, exit_code=-9), SystemExit(3),
+     CancelledError(), np.linalg.LinAlgError("singular")],
+)  # fmt: skip
+def test_a_call_fails_as_its_input_did(origin):
+    origin.detail = "kept"
+    origin.__cause__ = RemoteTraceback("Traceback ...")
+    error = error_of(failed(origin))
+    assert type(error) is type(origin)
+    assert str(error) == str(origin)
+    assert error.args == origin.args
+    assert error.detail == "kept"
+    assert error is not origin
+    assert error.__cause__ is origin
+    assert "input" in error.__notes__[-1]
+    assert not hasattr(origin, "__notes__")
+
+
+class OwnInit(Exception):
+    def __init__(self, code, *, unit):
+        super().__init__(f"{code} {unit}")
+
+
+class Twisted(Exception):
+    def __init__(self, word):
+        super().__init__(f"<{word}>")
+
+
+@pytest.mark.parametrize("origin", [OwnInit(3, unit="mm"), Twisted("word")])
+def test_an_error_that_cannot_be_copied_is_the_cause_of_a_dependency_error(origin):
+    error = error_of(failed(origin))
+    assert isinstance(error, DependencyError)
+    assert error.__cause__ is origin
+    assert type(origin).__name__ in str(error)
+    again = error_of(failed(error))
+    assert again.__cause__ is origin
+
+
+def test_a_future_that_does_as_it_likes_fails_the_call():
+    class Odd(Future):
+        def exception(self, timeout=None):
+            raise LookupError("odd")
+
+    future = Odd()
+    calls = Calls()
+    when_all_done([future], calls)
+    future.set_result(1)
+    assert isinstance(calls[0][0], LookupError)
