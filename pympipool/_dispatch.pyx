@@ -3,27 +3,25 @@
 
     submit(future, function, parts) ─► Call ─► _moving: waiting, lines, rings ─► done ─► deliver
 
-`_moving.pyx` moves the bytes and touches no Python object. Here a call is made of a future and
-the parts of a message, and a result is set on its future, as bytes that are unpickled where somebody
-looks. Two threads belong to a dispatcher: the *mover* (never takes the GIL) and the *deliverer*
-(runs the callbacks of futures, so that a slow one delays neither the moving nor a user's `result()`).
-A thread that waits for a future helps: see `_watching.pyx`.
+`_moving.pyx` moves the bytes and touches no Python object; `_delivery.pyx` is the side of the futures. Here are the
+workers, the calls on their way in, and two threads: the *mover* (never takes the GIL) and the *deliverer* (sets results
+that nobody waits for and runs the callbacks of futures, so that a slow one delays neither the moving nor a user's
+`result()`).
 """
 
-from cpython.exc cimport PyErr_CheckSignals
-from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 
 from pympipool._calls cimport (
-    FunctionHandle, free_call, free_calls, futures_of, new_call, parts_of_result,
+    FunctionHandle, free_call, free_calls, futures_of, new_call,
 )
-from pympipool._future cimport CANCELLED, PENDING, FutureCore, Source
+from pympipool._delivery cimport Delivery
+from pympipool._future cimport PENDING, FutureCore
 from pympipool._moving cimport (
-    Call, CallList, Core, Worker, append, drain, find_worker, prepend, pthread_mutex_destroy,
+    Call, CallList, Worker, append, drain, find_worker, prepend, pthread_mutex_destroy,
     pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock, remove, send_reserved, take_back,
-    was_begun, worker_of,
+    was_begun,
 )
 from pympipool._ring cimport (
     PMP_END, Segment, blocks_of_process, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm,
@@ -31,24 +29,18 @@ from pympipool._ring cimport (
     pmp_receiver_close, pmp_send, pmp_spinner_init, raise_errno,
 )
 from pympipool._watching cimport (
-    demand_delivery, hand_back, kick_helper, kick_mover, move_until_stopped, pump_and_tell,
-    take_over, wait_for_news,
+    demand_delivery, kick_mover, move_until_stopped, pump_and_tell,
 )
 
 import logging
 import threading
-from collections import deque
-from time import monotonic, sleep
 
 from pympipool._ring import SPIN_NS, doorbell_segment
 
 cdef object LOGGER = logging.getLogger("pympipool.dispatch")
 
-cdef double OTHERS_HELP_S = 0.005
-cdef double SLICE_S = 0.1  # how long a waiting thread goes without looking for signals
 
-
-cdef class Dispatcher(Source):
+cdef class Dispatcher(Delivery):
     """Gives calls to workers and results to futures.
 
     Args:
@@ -58,17 +50,12 @@ cdef class Dispatcher(Source):
             nonsense (`damaged_workers` names them).
     """
 
-    cdef Core core
-    cdef object load_result
-    cdef object load_error
     cdef object on_damage
     cdef readonly Segment doorbells
     cdef dict segments           # number of a worker -> Segment: keeps its memory mapped
     cdef uint64_t next_id
     cdef str closed              # why no call is taken any more; None: they are
     cdef object broken           # the exception that every call ends with; None: they run
-    cdef unsigned long helper    # identity of the thread that helps; 0: none does
-    cdef object deferred         # futures whose callbacks the deliverer is to run
     cdef list threads
 
     def __cinit__(self, load, load_error, on_damage):
@@ -79,11 +66,8 @@ cdef class Dispatcher(Source):
         pmp_spinner_init(&self.core.helper_spinner, SPIN_NS)
         if pthread_mutex_init(&self.core.lock, NULL) != 0:
             raise MemoryError("no mutex")
-        self.load_result = load
-        self.load_error = load_error
         self.on_damage = on_damage
         self.segments = {}
-        self.deferred = deque()
         self.threads = []
 
     def __dealloc__(self):
@@ -95,11 +79,6 @@ cdef class Dispatcher(Source):
         free_calls(&self.core.done)
         free(self.core.workers)
         pthread_mutex_destroy(&self.core.lock)
-
-    def load(self, parts, is_error):
-        if type(parts) is not list:
-            parts = [parts]
-        return self.load_error(parts) if is_error else self.load_result(parts)
 
     # ---- threads ----
 
@@ -314,17 +293,6 @@ cdef class Dispatcher(Source):
         pump_and_tell(&self.core)
         pthread_mutex_unlock(&self.core.lock)
 
-    def adopt(self, FutureCore future not None):
-        """Makes this dispatcher the one that a fresh future asks for help."""
-        future.source = self
-
-    def fail(self, FutureCore future not None, error):
-        """Ends a future that has no call any more with an exception."""
-        if future.status >= CANCELLED:
-            return
-        self.settle(future, future.set_error(error), False)
-        kick_helper(&self.core)
-
     def cancel_waiting(self):
         """Cancels all calls that no worker has begun."""
         cdef Call *call
@@ -358,16 +326,6 @@ cdef class Dispatcher(Source):
         """Calls that were not sent to a worker yet."""
         return self.core.waiting.length
 
-    @property
-    def unfinished_count(self):
-        """Calls that wait or run, and results that were not delivered."""
-        pthread_mutex_lock(&self.core.lock)
-        count = self.core.waiting.length + self.core.done.length
-        for i in range(self.core.worker_count):
-            count += self.core.workers[i].line.length
-        pthread_mutex_unlock(&self.core.lock)
-        return count
-
     def current_call(self, uint64_t number):
         """Id of the call that is first in the worker's line; 0 when there is none."""
         pthread_mutex_lock(&self.core.lock)
@@ -387,36 +345,6 @@ cdef class Dispatcher(Source):
         pthread_mutex_unlock(&self.core.lock)
         return 0.0 if begun_ns == 0 else (pmp_now_ns() - begun_ns) / 1e9
 
-    def wait_until_idle(self, pending):
-        """Helps until no call waits or runs, and pending() is 0 too."""
-        cdef int news
-        while self.unfinished_count > 0 or pending() > 0:
-            if self.helper != 0 and self.helper != PyThread_get_thread_ident():
-                sleep(OTHERS_HELP_S)
-                continue
-            self.help_a_slice()
-
-    def kick(self):
-        """Makes a thread that waits look again whether what it waits for has come."""
-        kick_helper(&self.core)
-
-    cdef int help_a_slice(self) except -1:
-        """Moves and delivers as the helper for a moment."""
-        cdef int news
-        self.helper = PyThread_get_thread_ident()
-        take_over(&self.core)
-        try:
-            with nogil:
-                news = wait_for_news(&self.core, <int64_t>(SLICE_S * 1e9))
-            if news == 1:
-                self.deliver(False)
-            else:
-                PyErr_CheckSignals()
-        finally:
-            self.helper = 0
-            hand_back(&self.core)
-        return 0
-
     def load_of_workers(self):
         """{number: (calls in its line, calls that ended there, whether its ring holds nonsense)}"""
         cdef Worker *copies
@@ -432,130 +360,3 @@ cdef class Dispatcher(Source):
                 for i in range(count)}
         free(copies)
         return load
-
-    # ---- what futures ask ----
-
-    cdef bint help(self, FutureCore future, double deadline_s) except -1:
-        cdef unsigned long me = PyThread_get_thread_ident()
-        if self.helper != 0 and self.helper != me:
-            return False
-        cdef bint nested = self.helper == me  # a signal handler that waits for a future, say
-        self.helper = me
-        take_over(&self.core)
-        try:
-            self.help_until(future, deadline_s)
-        finally:
-            if not nested:
-                self.helper = 0
-                hand_back(&self.core)
-        return True
-
-    cdef int help_until(self, FutureCore future, double deadline_s) except -1:
-        cdef double slice_s = SLICE_S
-        cdef int64_t timeout_ns
-        cdef int news
-        while future.status < CANCELLED:
-            if deadline_s != 0:
-                slice_s = min(SLICE_S, deadline_s - monotonic())
-                if slice_s <= 0:
-                    return 0
-            timeout_ns = <int64_t>(slice_s * 1e9)
-            with nogil:
-                news = wait_for_news(&self.core, timeout_ns)
-            if news == 1:
-                self.deliver(False)
-            else:
-                PyErr_CheckSignals()
-        return 0
-
-    cdef int poll(self) except -1:
-        self.pump()
-        if self.core.done.first != NULL:
-            self.deliver(False)
-        return 0
-
-    cdef bint withdraw(self, FutureCore future) except -1:
-        cdef Call *call = <Call *>future.call
-        cdef Worker *worker
-        cdef bint withdrawn = False
-        pthread_mutex_lock(&self.core.lock)
-        worker = worker_of(&self.core, call)
-        if worker != NULL:
-            withdrawn = take_back(worker, call)
-        elif call.result == NULL:
-            remove(&self.core.waiting, call)
-            withdrawn = True
-        pthread_mutex_unlock(&self.core.lock)
-        if withdrawn:
-            free_call(call)
-        return withdrawn
-
-    cdef bint begun(self, FutureCore future) except -1:
-        cdef Call *call = <Call *>future.call
-        pthread_mutex_lock(&self.core.lock)
-        worker = worker_of(&self.core, call)
-        begun = worker != NULL and was_begun(worker, call)
-        pthread_mutex_unlock(&self.core.lock)
-        return begun
-
-    cdef int watch(self, FutureCore future) except -1:
-        cdef Call *call = <Call *>future.call
-        if call == NULL or call.watched:
-            return 0
-        pthread_mutex_lock(&self.core.lock)
-        call.watched = True
-        if call.result != NULL:
-            self.core.urgent += 1
-            demand_delivery(&self.core)
-        pthread_mutex_unlock(&self.core.lock)
-        pmp_doorbell_ring(&self.core.nap_bell)  # whoever waits should not wait for a nap to end
-        return 0
-
-    # ---- delivery ----
-
-    cdef int pump(self) except -1:
-        pthread_mutex_lock(&self.core.lock)
-        pump_and_tell(&self.core)
-        pthread_mutex_unlock(&self.core.lock)
-        return 0
-
-    cdef int deliver(self, bint run_callbacks) except -1:
-        """Sets what has arrived on its futures; with run_callbacks, in the deliverer only,
-        also runs the callbacks that others left."""
-        cdef Call *call
-        cdef bint delivered = False
-        while True:
-            pthread_mutex_lock(&self.core.lock)
-            call = self.core.done.first
-            if call != NULL:
-                remove(&self.core.done, call)
-                self.core.urgent -= call.watched
-            pthread_mutex_unlock(&self.core.lock)
-            if call == NULL:
-                break
-            self.deliver_call(call, run_callbacks)
-            delivered = True
-        if delivered and self.helper != PyThread_get_thread_ident():
-            kick_helper(&self.core)  # its future may have been among them
-        while run_callbacks and self.deferred:
-            (<FutureCore>self.deferred.popleft()).run_callbacks()
-        return 0
-
-    cdef int deliver_call(self, Call *call, bint run_callbacks) except -1:
-        cdef FutureCore future = <FutureCore>call.future
-        future.call = NULL
-        parts = parts_of_result(call)
-        has_callbacks = False
-        if future.status < CANCELLED:  # else somebody outside has ended it
-            has_callbacks = future.set_parts(parts, call.is_error)
-        free_call(call)
-        return self.settle(future, has_callbacks, run_callbacks)
-
-    cdef int settle(self, FutureCore future, bint has_callbacks, bint run_callbacks) except -1:
-        if not has_callbacks:
-            return 0
-        if run_callbacks:
-            return future.run_callbacks()
-        self.deferred.append(future)
-        demand_delivery(&self.core)
-        return 0

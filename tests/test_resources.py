@@ -303,7 +303,7 @@ def test_calls_start_in_the_order_in_which_they_came():
         order += [ticket for ticket, _ in started]
         for _, grant in started:
             ledger.give_back(grant)
-    assert order == [0, 2, 1, 4, 3] or order == sorted(order)
+    assert order == [0, 2, 1, 3, 4], "one passes while there is room, else each waits for its turn"
     assert ledger.free_cores == 2
 
 

@@ -1,0 +1,19 @@
+"""Results to futures; see _delivery.pyx."""
+
+from pympipool._future cimport FutureCore, Source
+from pympipool._moving cimport Call, Core
+
+
+cdef class Delivery(Source):
+    cdef Core core
+    cdef object load_result
+    cdef object load_error
+    cdef unsigned long helper  # identity of the thread that helps; 0: none does
+    cdef object deferred       # futures whose callbacks the deliverer is to run
+
+    cdef int help_until(self, FutureCore future, double deadline_s) except -1
+    cdef int help_a_slice(self) except -1
+    cdef int pump(self) except -1
+    cdef int deliver(self, bint run_callbacks) except -1
+    cdef int deliver_call(self, Call *call, bint run_callbacks) except -1
+    cdef int settle(self, FutureCore future, bint has_callbacks, bint run_callbacks) except -1

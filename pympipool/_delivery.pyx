@@ -1,0 +1,224 @@
+# cython: language_level=3
+"""Results to futures, and what futures ask: the side of the dispatcher that users' threads are on.
+
+    done (of _moving.pyx) ─► deliver: bytes are set on the future ─► unpickled where somebody looks
+    future.result()       ─► help:    the thread moves bytes itself, until its future is done
+    future.cancel()       ─► withdraw, future.running() ─► begun, future.done() ─► poll
+
+Callbacks of futures run in the deliverer's thread alone: a thread that helps may hold locks that a callback wants.
+"""
+
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.pythread cimport PyThread_get_thread_ident
+from libc.stdint cimport int64_t
+
+from pympipool._calls cimport free_call, parts_of_result
+from pympipool._future cimport CANCELLED, FutureCore, Source
+from pympipool._moving cimport (
+    Call, Worker, pthread_mutex_lock, pthread_mutex_unlock, remove, take_back, was_begun,
+    worker_of,
+)
+from pympipool._ring cimport pmp_doorbell_ring
+from pympipool._watching cimport (
+    demand_delivery, hand_back, kick_helper, pump_and_tell, take_over, wait_for_news,
+)
+
+from collections import deque
+from time import monotonic, sleep
+
+cdef double OTHERS_HELP_S = 0.005
+cdef double SLICE_S = 0.1  # how long a waiting thread goes without looking for signals
+
+
+cdef class Delivery(Source):
+    """The part of a `Dispatcher` that knows futures."""
+
+    def __cinit__(self, load, load_error, *_):
+        self.load_result = load
+        self.load_error = load_error
+        self.deferred = deque()
+
+    def load(self, parts, is_error):
+        if type(parts) is not list:
+            parts = [parts]
+        return self.load_error(parts) if is_error else self.load_result(parts)
+
+    # ---- futures ----
+
+    def adopt(self, FutureCore future not None):
+        """Makes this dispatcher the one that a fresh future asks for help."""
+        future.source = self
+
+    def fail(self, FutureCore future not None, error):
+        """Ends a future that has no call any more with an exception."""
+        if future.status >= CANCELLED:
+            return
+        self.settle(future, future.set_error(error), False)
+        kick_helper(&self.core)
+
+    @property
+    def unfinished_count(self):
+        """Calls that wait or run, and results that were not delivered."""
+        pthread_mutex_lock(&self.core.lock)
+        count = self.core.waiting.length + self.core.done.length
+        for i in range(self.core.worker_count):
+            count += self.core.workers[i].line.length
+        pthread_mutex_unlock(&self.core.lock)
+        return count
+
+    def wait_until_idle(self, pending):
+        """Helps until no call waits or runs, and pending() is 0 too."""
+        cdef int news
+        while self.unfinished_count > 0 or pending() > 0:
+            if self.helper != 0 and self.helper != PyThread_get_thread_ident():
+                sleep(OTHERS_HELP_S)
+                continue
+            self.help_a_slice()
+
+    def kick(self):
+        """Makes a thread that waits look again whether what it waits for has come."""
+        kick_helper(&self.core)
+
+    cdef int help_a_slice(self) except -1:
+        """Moves and delivers as the helper for a moment."""
+        cdef int news
+        self.helper = PyThread_get_thread_ident()
+        take_over(&self.core)
+        try:
+            with nogil:
+                news = wait_for_news(&self.core, <int64_t>(SLICE_S * 1e9))
+            if news == 1:
+                self.deliver(False)
+            else:
+                PyErr_CheckSignals()
+        finally:
+            self.helper = 0
+            hand_back(&self.core)
+        return 0
+
+    # ---- what futures ask ----
+
+    cdef bint help(self, FutureCore future, double deadline_s) except -1:
+        cdef unsigned long me = PyThread_get_thread_ident()
+        if self.helper != 0 and self.helper != me:
+            return False
+        cdef bint nested = self.helper == me  # a signal handler that waits for a future, say
+        self.helper = me
+        take_over(&self.core)
+        try:
+            self.help_until(future, deadline_s)
+        finally:
+            if not nested:
+                self.helper = 0
+                hand_back(&self.core)
+        return True
+
+    cdef int help_until(self, FutureCore future, double deadline_s) except -1:
+        cdef double slice_s = SLICE_S
+        cdef int64_t timeout_ns
+        cdef int news
+        while future.status < CANCELLED:
+            if deadline_s != 0:
+                slice_s = min(SLICE_S, deadline_s - monotonic())
+                if slice_s <= 0:
+                    return 0
+            timeout_ns = <int64_t>(slice_s * 1e9)
+            with nogil:
+                news = wait_for_news(&self.core, timeout_ns)
+            if news == 1:
+                self.deliver(False)
+            else:
+                PyErr_CheckSignals()
+        return 0
+
+    cdef int poll(self) except -1:
+        self.pump()
+        if self.core.done.first != NULL:
+            self.deliver(False)
+        return 0
+
+    cdef bint withdraw(self, FutureCore future) except -1:
+        cdef Call *call = <Call *>future.call
+        cdef Worker *worker
+        cdef bint withdrawn = False
+        pthread_mutex_lock(&self.core.lock)
+        worker = worker_of(&self.core, call)
+        if worker != NULL:
+            withdrawn = take_back(worker, call)
+        elif call.result == NULL:
+            remove(&self.core.waiting, call)
+            withdrawn = True
+        pthread_mutex_unlock(&self.core.lock)
+        if withdrawn:
+            free_call(call)
+        return withdrawn
+
+    cdef bint begun(self, FutureCore future) except -1:
+        cdef Call *call = <Call *>future.call
+        pthread_mutex_lock(&self.core.lock)
+        worker = worker_of(&self.core, call)
+        begun = worker != NULL and was_begun(worker, call)
+        pthread_mutex_unlock(&self.core.lock)
+        return begun
+
+    cdef int watch(self, FutureCore future) except -1:
+        cdef Call *call = <Call *>future.call
+        if call == NULL or call.watched:
+            return 0
+        pthread_mutex_lock(&self.core.lock)
+        call.watched = True
+        if call.result != NULL:
+            self.core.urgent += 1
+            demand_delivery(&self.core)
+        pthread_mutex_unlock(&self.core.lock)
+        pmp_doorbell_ring(&self.core.nap_bell)  # whoever waits should not wait for a nap to end
+        return 0
+
+    # ---- delivery ----
+
+    cdef int pump(self) except -1:
+        pthread_mutex_lock(&self.core.lock)
+        pump_and_tell(&self.core)
+        pthread_mutex_unlock(&self.core.lock)
+        return 0
+
+    cdef int deliver(self, bint run_callbacks) except -1:
+        """Sets what has arrived on its futures; with run_callbacks, in the deliverer only,
+        also runs the callbacks that others left."""
+        cdef Call *call
+        cdef bint delivered = False
+        while True:
+            pthread_mutex_lock(&self.core.lock)
+            call = self.core.done.first
+            if call != NULL:
+                remove(&self.core.done, call)
+                self.core.urgent -= call.watched
+            pthread_mutex_unlock(&self.core.lock)
+            if call == NULL:
+                break
+            self.deliver_call(call, run_callbacks)
+            delivered = True
+        if delivered and self.helper != PyThread_get_thread_ident():
+            kick_helper(&self.core)  # its future may have been among them
+        while run_callbacks and self.deferred:
+            (<FutureCore>self.deferred.popleft()).run_callbacks()
+        return 0
+
+    cdef int deliver_call(self, Call *call, bint run_callbacks) except -1:
+        cdef FutureCore future = <FutureCore>call.future
+        future.call = NULL
+        parts = parts_of_result(call)
+        has_callbacks = False
+        if future.status < CANCELLED:  # else somebody outside has ended it
+            has_callbacks = future.set_parts(parts, call.is_error)
+        free_call(call)
+        return self.settle(future, has_callbacks, run_callbacks)
+
+    cdef int settle(self, FutureCore future, bint has_callbacks, bint run_callbacks) except -1:
+        if not has_callbacks:
+            return 0
+        if run_callbacks:
+            return future.run_callbacks()
+        self.deferred.append(future)
+        demand_delivery(&self.core)
+        return 0
