@@ -241,7 +241,7 @@ def pending_memory(peer: Peer, effort: Effort) -> Values:
 
 
 def idle_cores(pool: Pool, effort: Effort) -> Values:
-    return (idle.cores_used(seconds=4 * effort.budget_s),)
+    return (idle.cores_used(seconds=max(4 * effort.budget_s, 1.0)),)
 
 
 # ---- all of them ----

@@ -11,8 +11,8 @@ import sys
 from benchmarks.calls import nap, noop
 from benchmarks.peers import Request, find_peer
 
-CALLS = 10_000
-WORKER_BUSY_S = 2.0
+CALLS = 4_000
+WORKER_BUSY_S = 1.0
 
 
 def resident_bytes() -> int:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pympipool import errors
     from pympipool.executor import Executor
+    from pympipool.shell import ShellExecutor, SubprocessExecutor
 
-__all__ = ["Executor", "__version__", "errors"]
+__all__ = ["Executor", "ShellExecutor", "SubprocessExecutor", "__version__", "errors"]
 
 __version__ = "0.9.0.dev0"
 
@@ -27,6 +28,8 @@ def __getattr__(name: str) -> object:
     match name:
         case "Executor":
             value = import_module("pympipool.executor").Executor
+        case "ShellExecutor" | "SubprocessExecutor":
+            value = getattr(import_module("pympipool.shell"), name)
         case "errors":
             value = import_module("pympipool.errors")
         case _:

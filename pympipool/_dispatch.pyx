@@ -92,6 +92,7 @@ cdef class Dispatcher(Delivery):
     def stop(self):
         """Has both threads end; calls without a result stay so. Returns at once, see `join`."""
         self.core.stopping = True
+        self.doorbells.close_descriptor()  # nobody will be given them any more
         kick_mover(&self.core)
         demand_delivery(&self.core)
 

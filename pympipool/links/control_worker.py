@@ -101,10 +101,14 @@ class WorkerControl:
         """
         address = orders.address
         connection = socket.socket(socket.AF_UNIX)
-        connection.connect(f"\0{address[1:]}" if address.startswith("@") else address)
-        uid = peer_uid(connection)
-        if uid != os.geteuid():
-            raise PermissionError(f"user {uid} listens at {address}, not our own user {os.geteuid()}; nothing was said")
+        try:
+            connection.connect(f"\0{address[1:]}" if address.startswith("@") else address)
+            uid = peer_uid(connection)
+            if uid != os.geteuid():
+                raise PermissionError(f"user {uid} listens at {address}, not our user {os.geteuid()}; nothing was said")
+        except BaseException:
+            connection.close()
+            raise
         return cls(connection)
 
     def fileno(self) -> int:
@@ -148,6 +152,10 @@ class WorkerControl:
             ValueError: the exception is larger than a frame may be; nothing was sent.
         """
         self._send(encode_frame(("raised", rank, call, [bytes(part) for part in parts])))
+
+    def close(self) -> None:
+        """Hangs up. In a worker the connection stays open to the end: its watchdog looks at it."""
+        self._socket.close()
 
     def _send(self, data: bytes) -> None:
         self._socket.sendall(data, SEND_FLAGS)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("pympipool.pool")
 
-START_ATTEMPTS = 3
+START_ATTEMPTS = 5
 """Workers in a row that may fail to start before the pool gives up."""
 
 RESTART_PAUSE_S = 0.1

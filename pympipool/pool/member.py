@@ -76,6 +76,10 @@ class Member:
         self.timers: set[Timer] = set()
         self.outputs = [Output(process.stdout, "stdout", None), Output(process.stderr, "stderr", self.lines)]
 
+    def release(self) -> None:
+        """Gives back the memory of the link: timers may refer to the member for a while yet."""
+        del self.link
+
     @property
     def host(self) -> str | None:
         """Where its first lost rank, else rank 0, ran."""

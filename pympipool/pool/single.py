@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("pympipool.pool")
 
+START_ATTEMPTS = 3
+"""Workers that may end before they have got their call; if they say why, the first is the last."""
+
+
 class CallSpawners(Protocol):
     """The spawners of a backend that starts a worker for each call."""
 
@@ -51,13 +55,14 @@ class CallSpawners(Protocol):
 class Request:
     """A call that waits for its worker, or has one."""
 
-    __slots__ = ("attempts_left", "future", "grant", "parts", "resources")
+    __slots__ = ("attempts_left", "future", "grant", "parts", "resources", "starts_left")
 
     def __init__(self, future: Future[Any], parts: list[Any], resources: Resources) -> None:
         self.future = future
         self.parts = parts
         self.resources = resources
         self.attempts_left = resources.restart_limit
+        self.starts_left = START_ATTEMPTS - 1
         self.grant: Grant | None = None
 
 
@@ -203,20 +208,29 @@ class SinglePool:
         """What the worker had is free; a call that it did not end fails, or is tried again."""
         request: Request = member.purpose
         victims = self.dispatcher.lose_worker(member.number)
-        got_its_call = member.state_before_end is not State.STARTING
         assert request.grant is not None
-        if victims and member.kill_reason is None and request.attempts_left > 0 and not self._killed:
-            request.attempts_left -= 1
+        if self._may_try_again(request, member, bool(victims)):
             self.ledger.give_back(request.grant)
             self.ledger.enqueue(request, request.resources)
-            self._start_next()
-            return
-        for future in victims:
-            self.dispatcher.fail(future, member.kill_reason or death_of(member, future))
-        if not got_its_call and not request.future.done():
-            self.dispatcher.fail(request.future, start_failure_of(member))
-        self._finish(request.grant)
+        else:
+            for future in victims:
+                self.dispatcher.fail(future, member.kill_reason or death_of(member, future))
+            if member.state_before_end is State.STARTING:
+                self.dispatcher.fail(request.future, start_failure_of(member))  # unless it was cancelled
+            self._finish(request.grant)
         self._start_next()
+
+    def _may_try_again(self, request: Request, member: Member, began: bool) -> bool:
+        """Whether a call whose worker is gone gets another one; counts."""
+        if self._killed or request.future.done() or member.kill_reason is not None:
+            return False
+        if began:
+            request.attempts_left -= 1
+            return request.attempts_left >= 0
+        if member.state_before_end is not State.STARTING or member.start_error is not None:
+            return False
+        request.starts_left -= 1
+        return request.starts_left >= 0
 
     def _finish(self, grant: Grant) -> None:
         self.ledger.give_back(grant)

@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 from array import array
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 from pympipool.links.frames import LENGTH_BYTES, STATUS, decode_body, decode_length
 
@@ -149,8 +149,8 @@ def _become_worker(environment: dict[str, str], cwd: str | None, stdout: int, st
     try:
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        sys.stdout = sys.__stdout__ = _redirect(stdout, 1)
-        sys.stderr = sys.__stderr__ = _redirect(stderr, 2)
+        _redirect("stdout", stdout, 1)
+        _redirect("stderr", stderr, 2)
         os.environ.clear()
         os.environ.update(environment)
         sys.path[:] = os.environ["PYMPIPOOL_PATH"].split(os.pathsep)
@@ -168,11 +168,13 @@ def _become_worker(environment: dict[str, str], cwd: str | None, stdout: int, st
         _end(code)
 
 
-def _redirect(pipe: int, descriptor: int) -> TextIO:
-    """Makes the pipe the descriptor, and a fresh stream over it: the template's knows what it was before."""
+def _redirect(name: str, pipe: int, descriptor: int) -> None:
+    """Makes the pipe a standard descriptor, with a fresh stream over it: the template's knows what it was before."""
     os.dup2(pipe, descriptor)
     os.close(pipe)
-    return open(descriptor, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
+    stream = open(descriptor, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+    setattr(sys, name, stream)
+    setattr(sys, f"__{name}__", stream)
 
 
 def _end(code: int) -> NoReturn:

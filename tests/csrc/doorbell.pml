@@ -5,55 +5,60 @@
  * The claim: whenever nothing can move any more, all work was done. A lost ring would leave a
  * sleeper asleep beside work that nobody does.
  *
- * Memory: what a thread stores goes into its store buffer and is seen by others only when the
- * memory process takes it out, at any time; the thread itself goes on, and its loads of
- * other variables do not wait. A fence waits until the buffer is empty. That is how x86
- * behaves, and all that the protocol is afraid of on other processors, too: every thread here
- * stores to one variable only, so that the order among its stores is no question. (An
- * exchange is no store in this sense: it acts on memory, and empties no buffer.)
+ * Memory: what a thread stores goes into its store buffer, of which it has one for each variable,
+ * and is seen by others only when it leaves the buffer, at any time. The thread itself
+ * goes on meanwhile: neither its loads nor its stores to other variables wait. A fence waits
+ * until all of the thread's buffers are empty. This is weaker than x86, where stores leave
+ * in order. An exchange acts on memory itself and empties no buffer.
  *
- * WITH_HELPER models what happens in the master besides: the sleeper (the dispatcher's thread) is
- * parked asleep with the bell armed; a helper (a thread in Future.result) disarms the bell, does
- * work itself, and on leaving arms the bell on behalf of the sleeper and looks once more.
+ * WITH_HELPER models what happens in the master besides (pympipool/_watching.pyx): the mover is
+ * parked on its bell; a helper takes its place, disarming its bell, and sleeps on a bell of its
+ * own; handing back it arms the mover's bell and looks once more. Workers ring both.
  *
  * Each of these must make the check fail, or it would prove nothing:
  *     -DNO_FENCE_IN_ARM  -DNO_FENCE_IN_RING  -DNO_LOOK_AFTER_ARM  -DNO_COMPARE_IN_SLEEP
  *     and with -DWITH_HELPER:  -DHELPER_DOES_NOT_ARM  -DHELPER_DOES_NOT_LOOK
+ *
+ * What is left out: time limits of sleeps (they can only help), and that threads which submit calls
+ * do work in passing (they do what the helper does, without sleeping).
  */
 
-#define RINGERS 2 /* workers that share the master's doorbell; each publishes in a ring of its own */
+#define RINGERS 2 /* workers; each publishes in a ring of its own */
 #define WORK 2    /* pieces of work that each of them publishes */
-#define VISITS 2  /* of the helper */
-
-#define SLEEPER RINGERS
-#define HELPER (RINGERS + 1)
-#define THREADS (RINGERS + 2)
+#ifdef WITH_HELPER
+#define VISITS 2 /* of the helper */
+#else
+#define VISITS 0
+#endif
 
 /* ---- memory ---- */
 
-/* The ringers' heads, one each, and the bell. */
-byte memory[RINGERS + 1];
-#define ASLEEP RINGERS
+/* Who stores what. Every pair has a store buffer. */
+#define HEAD(ringer) (ringer)          /* by the ringer: how much it published */
+#define MOVER_PARKED 2                 /* by the mover */
+#define MOVER_ASLEEP 3                 /* by the mover ... */
+#define MOVER_ASLEEP_BY_HELPER 4       /* ... and by the helper, through a buffer of its own */
+#define HELPER_ASLEEP 5                /* by the helper */
+#define HELPING 6                      /* by the helper */
+#define BUFFERS 7
 
-chan buffer[THREADS] = [2] of { byte };
-byte newest[THREADS]; /* what the thread stored last: what it sees while it is in its buffer */
+#define variable_of(buffer_) ((buffer_) == MOVER_ASLEEP_BY_HELPER -> MOVER_ASLEEP : (buffer_))
 
-#define variable_of(thread) ((thread) < RINGERS -> (thread) : ASLEEP)
+byte memory[BUFFERS];
+chan buffer[BUFFERS] = [2] of { byte };
 
-inline store(thread, value)
+inline store(where, value)
 {
-    atomic {
-        buffer[thread]!value;
-        newest[thread] = value
-    }
+    buffer[where]!value
 }
 
-inline fence(thread)
-{
-    empty(buffer[thread])
-}
+/* Whether all that the thread stored has left its buffers. */
+#define DRAINED_RINGER (len(buffer[me]) == 0)
+#define DRAINED_MOVER (len(buffer[MOVER_PARKED]) + len(buffer[MOVER_ASLEEP]) == 0)
+#define DRAINED_HELPER \
+    (len(buffer[MOVER_ASLEEP_BY_HELPER]) + len(buffer[HELPER_ASLEEP]) + len(buffer[HELPING]) == 0)
 
-active [THREADS] proctype memory_system()
+active [BUFFERS] proctype store_buffer()
 {
     byte value;
 end:
@@ -65,35 +70,37 @@ end:
     od
 }
 
-/* ---- the bell ---- */
+/* ---- the bells ---- */
 
-bool in_futex;     /* the kernel has put the sleeper to sleep */
-byte spurious = 1; /* how often it wakes without a reason, as after a signal */
+bool mover_in_futex, helper_in_futex; /* the kernel has put it to sleep */
+byte spurious = 1;                    /* how often somebody wakes without a reason, as after a signal */
 
-inline arm(thread)
-{
-    store(thread, 1);
-#ifndef NO_FENCE_IN_ARM
-    fence(thread)
+#ifdef NO_FENCE_IN_ARM
+#define FENCE_IN_ARM(drained) true
+#else
+#define FENCE_IN_ARM(drained) drained
 #endif
+
+inline arm(asleep_, drained)
+{
+    store(asleep_, 1);
+    FENCE_IN_ARM(drained)
 }
 
-inline disarm(thread)
+inline disarm(asleep_)
 {
-    store(thread, 0)
+    store(asleep_, 0)
 }
 
-inline ring(asleep)
+/* The fence of pmp_doorbell_ring is the caller's, once for both bells. */
+inline ring(bell, in_futex, asleep)
 {
-#ifndef NO_FENCE_IN_RING
-    fence(me);
-#endif
-    asleep = memory[ASLEEP];
+    asleep = memory[bell];
     if
     :: asleep == 1 ->
         d_step {
-            asleep = memory[ASLEEP];
-            memory[ASLEEP] = 0
+            asleep = memory[bell];
+            memory[bell] = 0
         }
         if
         :: asleep == 1 -> in_futex = false
@@ -103,17 +110,21 @@ inline ring(asleep)
     fi
 }
 
-/* The kernel compares and goes to sleep in one step, with the sleeper's own store done. */
-inline sleep()
+/* The kernel compares and goes to sleep in one step. own is the sleeper's buffer for the word. */
+inline begin_sleep(bell, in_futex, own)
 {
     atomic {
-        empty(buffer[SLEEPER]);
-        in_futex = true;
-#ifndef NO_COMPARE_IN_SLEEP
-        in_futex = (memory[ASLEEP] == 1)
+        len(buffer[own]) == 0;
+#ifdef NO_COMPARE_IN_SLEEP
+        in_futex = true
+#else
+        in_futex = (memory[bell] == 1)
 #endif
     }
-end_asleep:
+}
+
+inline end_sleep(in_futex)
+{
     if
     :: !in_futex
     :: atomic { in_futex && spurious > 0 -> spurious--; in_futex = false }
@@ -124,32 +135,25 @@ end_asleep:
 
 byte done[RINGERS]; /* under the lock */
 bool locked;
-bool parked; /* under the lock: the sleeper sleeps, or is about to */
 
-inline lock()
+/* Unlocking is a release: everything stored before is seen by whoever locks next. */
+inline pump(drained)
 {
     atomic { !locked -> locked = true }
+    done[0] = memory[HEAD(0)];
+    done[1] = memory[HEAD(1)];
+    atomic { drained -> locked = false }
 }
 
-/* A release: everything stored before is seen by whoever locks next. */
-inline unlock(thread)
+/* Says yes when it cannot know, because somebody else has the lock. */
+inline look_for_news(news, drained)
 {
-    atomic { empty(buffer[thread]) -> locked = false }
-}
-
-/* Looks at one ring after the other; found is set when there was work, and it is done then. */
-inline look(found, head)
-{
-    found = false;
-    head = memory[0];
     if
-    :: head != done[0] -> done[0] = head; found = true
-    :: else
-    fi;
-    head = memory[1];
-    if
-    :: head != done[1] -> done[1] = head; found = true
-    :: else
+    :: locked -> news = true
+    :: atomic { !locked -> locked = true }
+        news = (memory[HEAD(0)] != done[0]);
+        news = (news || memory[HEAD(1)] != done[1]);
+        atomic { drained -> locked = false }
     fi
 }
 
@@ -157,40 +161,50 @@ inline look(found, head)
 
 active [RINGERS] proctype ringer()
 {
-    byte me = _pid - THREADS, published, asleep;
+    byte me = _pid - BUFFERS, published, asleep;
     do
     :: published < WORK ->
         published++;
-        store(me, published);
-        ring(asleep)
+        store(HEAD(me), published);
+#ifndef NO_FENCE_IN_RING
+        DRAINED_RINGER;
+#endif
+        ring(MOVER_ASLEEP, mover_in_futex, asleep);
+#ifdef WITH_HELPER
+        ring(HELPER_ASLEEP, helper_in_futex, asleep)
+#endif
     :: else -> break
     od
 }
 
-active proctype sleeper()
+active proctype mover()
 {
-    bool found;
-    byte head;
-    lock();
+    bool news;
     do
     :: true ->
-        look(found, head);
-        arm(SLEEPER);
-#ifdef NO_LOOK_AFTER_ARM
-        found = false;
-#else
-        look(found, head);
-#endif
+        pump(DRAINED_MOVER);
         if
-        :: found -> disarm(SLEEPER)
+        :: memory[HELPING] == 1 ->
+            /* It naps. That ends by itself, but counting on it while the helper is there would hide
+             * what the helper misses. */
+end_nap:    memory[HELPING] == 0
         :: else ->
-            parked = true;
-            unlock(SLEEPER);
-            sleep();
-            if /* disarms before or after it has the lock again */
-            :: disarm(SLEEPER); lock(); parked = false
-            :: lock(); parked = false; disarm(SLEEPER)
-            fi
+            store(MOVER_PARKED, 1);
+            arm(MOVER_ASLEEP, DRAINED_MOVER);
+            news = (memory[HELPING] == 1);
+#ifndef NO_LOOK_AFTER_ARM
+            if
+            :: !news -> look_for_news(news, DRAINED_MOVER)
+            :: else
+            fi;
+#endif
+            if
+            :: news -> disarm(MOVER_ASLEEP)
+            :: else ->
+                begin_sleep(MOVER_ASLEEP, mover_in_futex, MOVER_ASLEEP);
+end_asleep:     end_sleep(mover_in_futex)
+            fi;
+            store(MOVER_PARKED, 0)
         fi
     od
 }
@@ -198,31 +212,52 @@ active proctype sleeper()
 #ifdef WITH_HELPER
 active proctype helper()
 {
-    bool found;
-    byte head, visits;
+    bool news;
+    byte visits, asleep;
     do
     :: visits < VISITS ->
         visits++;
-        lock();
-        if
-        :: parked -> disarm(HELPER)
-        :: else
-        fi;
+        /* take_over */
+        store(HELPING, 1);
+        DRAINED_HELPER;
+        store(MOVER_ASLEEP_BY_HELPER, 0);
+        /* wait_for_news: it may leave after any round, with a result or because its time is over */
         do
-        :: look(found, head)
-        :: break
+        :: pump(DRAINED_HELPER);
+            if
+            :: break
+            :: true
+            fi;
+            arm(HELPER_ASLEEP, DRAINED_HELPER);
+            look_for_news(news, DRAINED_HELPER);
+            if
+            :: news
+            :: else ->
+                begin_sleep(HELPER_ASLEEP, helper_in_futex, HELPER_ASLEEP);
+end_asleep:     end_sleep(helper_in_futex)
+            fi;
+            disarm(HELPER_ASLEEP)
         od;
+        /* hand_back */
+        store(HELPING, 0);
+        DRAINED_HELPER;
         if
-        :: parked ->
+        :: memory[MOVER_PARKED] == 1 ->
 #ifndef HELPER_DOES_NOT_ARM
-            arm(HELPER);
+            arm(MOVER_ASLEEP_BY_HELPER, DRAINED_HELPER);
 #endif
+            news = false;
 #ifndef HELPER_DOES_NOT_LOOK
-            look(found, head)
+            look_for_news(news, DRAINED_HELPER);
 #endif
+            if
+            :: news ->
+                DRAINED_HELPER;
+                ring(MOVER_ASLEEP, mover_in_futex, asleep)
+            :: else
+            fi
         :: else
-        fi;
-        unlock(HELPER)
+        fi
     :: else -> break
     od
 }

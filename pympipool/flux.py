@@ -1,0 +1,50 @@
+"""`PyFluxExecutor`, the name under which older scripts know an executor in a flux instance.
+
+New scripts use `pympipool.Executor`, which has all the parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pympipool.executor import Executor
+
+if TYPE_CHECKING:
+    import os
+
+__all__ = ["PyFluxExecutor"]
+
+
+class PyFluxExecutor(Executor):
+    """An `Executor` with block allocation, whose workers flux starts.
+
+    Args: as for `Executor`, which says what they mean.
+
+    Raises:
+        ValueError: This version of pympipool has no such backend; or as for `Executor`.
+    """
+
+    def __init__(
+        self,
+        max_workers: int = 1,
+        cores_per_worker: int = 1,
+        threads_per_core: int = 1,
+        gpus_per_worker: int = 0,
+        init_function: Callable[[], dict[str, Any]] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        executor: Any = None,
+        hostname_localhost: bool | None = False,
+    ) -> None:
+        super().__init__(
+            max_workers,
+            cores_per_worker=cores_per_worker,
+            threads_per_core=threads_per_core,
+            gpus_per_worker=gpus_per_worker,
+            init_function=init_function,
+            cwd=cwd,
+            executor=executor,
+            hostname_localhost=hostname_localhost,
+            backend="flux",
+            block_allocation=True,
+        )

@@ -1,0 +1,48 @@
+"""`PyMPIExecutor`, the name under which older scripts know an executor on this machine.
+
+New scripts use `pympipool.Executor`, which has all the parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pympipool.executor import Executor
+
+if TYPE_CHECKING:
+    import os
+
+__all__ = ["PyMPIExecutor"]
+
+
+class PyMPIExecutor(Executor):
+    """An `Executor` with block allocation on this machine.
+
+    Args: as for `Executor`, which says what they mean.
+
+    Examples:
+        >>> with PyMPIExecutor(max_workers=1) as exe:
+        ...     exe.submit(sum, [1, 1]).result()
+        2
+    """
+
+    def __init__(
+        self,
+        max_workers: int = 1,
+        cores_per_worker: int = 1,
+        oversubscribe: bool = False,
+        init_function: Callable[[], dict[str, Any]] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        hostname_localhost: bool | None = False,
+    ) -> None:
+        super().__init__(
+            max_workers,
+            cores_per_worker=cores_per_worker,
+            oversubscribe=oversubscribe,
+            init_function=init_function,
+            cwd=cwd,
+            hostname_localhost=hostname_localhost,
+            backend="mpi",
+            block_allocation=True,
+        )

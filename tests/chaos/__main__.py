@@ -1,0 +1,283 @@
+"""A chaos test: random calls on workers that are killed and stopped at random.
+
+    python -m tests.chaos --seconds 3600
+
+Calls of 0 to 50 MB and 0 to 100 ms that return, raise, depend on others or use MPI are submitted from several threads, while
+workers get SIGKILL and SIGSTOP (and later SIGCONT). In the end every future must be done, every result right, failures
+no more than kills, and no process, descriptor, segment or file left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import psutil
+
+from pympipool import Executor
+from pympipool.errors import WorkerDied
+
+LARGEST_BYTES = 50_000_000
+LONGEST_S = 0.1
+IN_FLIGHT = 40
+"""Calls that each thread has under way at a time."""
+
+LIMIT_S = 120.0
+"""How long a call may take after the last kill: what is not done then is lost."""
+
+
+# ---- what runs in the workers ----
+
+
+def echo(data: Any, seconds: float) -> Any:
+    """Takes its time and returns what it got."""
+    time.sleep(seconds)
+    return data
+
+
+def fail(number: int, seconds: float) -> None:
+    """Takes its time and raises."""
+    time.sleep(seconds)
+    raise ValueError(number)
+
+
+def add(a: int, b: int) -> int:
+    """For calls that wait for others."""
+    return a + b
+
+
+def mean_over_ranks(number: int, seconds: float) -> float:
+    """An MPI function with a collective."""
+    from mpi4py import MPI
+
+    time.sleep(seconds)
+    return MPI.COMM_WORLD.allreduce(number) / MPI.COMM_WORLD.Get_size()
+
+
+# ---- what the master does ----
+
+
+@dataclass
+class Tally:
+    """What came out."""
+
+    ended: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    kills: Counter[str] = field(default_factory=Counter)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, what: str) -> None:
+        """One more of this."""
+        with self.lock:
+            self.ended[what] += 1
+
+    def complain(self, what: str) -> None:
+        """A result that is not what it must be."""
+        with self.lock:
+            self.wrong.append(what)
+
+
+class Caller(threading.Thread):
+    """Submits random calls and checks what comes of them."""
+
+    def __init__(self, executor: Executor, kinds: list[str], seed: int, end_s: float, tally: Tally) -> None:
+        super().__init__(name=f"caller-{seed}")
+        self.executor = executor
+        self.kinds = kinds
+        self.random = random.Random(seed)
+        self.end_s = end_s
+        self.tally = tally
+        self.pending: list[tuple[str, Any, Future[Any]]] = []
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            while time.monotonic() < self.end_s:
+                self.pending.append(self._submit())
+                if len(self.pending) >= IN_FLIGHT:
+                    self._check(self.pending.pop(0))
+            while self.pending:
+                self._check(self.pending.pop(0))
+        except BaseException as error:
+            self.failure = error
+
+    def _submit(self) -> tuple[str, Any, Future[Any]]:
+        kind = self.random.choice(self.kinds)
+        number = self.random.randrange(1_000_000)
+        seconds = self.random.choice([0.0, 0.0, 0.001, self.random.uniform(0, LONGEST_S)])
+        submit = self.executor.submit
+        match kind:
+            case "echo":
+                return kind, number, submit(echo, number, seconds)
+            case "bytes":
+                data = self.random.randbytes(int(10 ** self.random.uniform(0, 6)))
+                return kind, data, submit(echo, data, seconds)
+            case "array":
+                size = int(10 ** self.random.uniform(0, np.log10(LARGEST_BYTES / 8)))
+                data = np.arange(number, number + size, dtype=np.float64)
+                return kind, data, submit(echo, data, seconds)
+            case "raise":
+                return kind, number, submit(fail, number, seconds)
+            case "chain":
+                first = submit(echo, number, seconds)
+                return kind, number + 2, submit(add, submit(add, first, 1), 1)
+            case "cancel":
+                future = submit(echo, number, seconds)
+                future.cancel()
+                return kind, number, future
+            case _:
+                return kind, [float(number)] * 2, submit(mean_over_ranks, number, seconds)
+
+    def _check(self, call: tuple[str, Any, Future[Any]]) -> None:
+        kind, expected, future = call
+        try:
+            result = future.result(timeout=LIMIT_S)
+        except WorkerDied:
+            self.tally.count("worker died")
+        except CancelledError:
+            self.tally.count("cancelled")
+            if kind != "cancel":
+                self.tally.complain(f"{kind} was cancelled")
+        except TimeoutError:
+            self.tally.count("LOST")
+            self.tally.complain(f"{kind} is not done after {LIMIT_S} s")
+        except ValueError as error:
+            self.tally.count("raised")
+            if kind != "raise" or error.args != (expected,):
+                self.tally.complain(f"{kind} raised {error!r}, not ValueError({expected!r})")
+        else:
+            self.tally.count("returned")
+            if kind == "raise" or not np.array_equal(result, expected):
+                self.tally.complain(f"{kind} returned something else: {str(result)[:80]} for {str(expected)[:80]}")
+
+
+class Killer(threading.Thread):
+    """Kills and stops workers at random."""
+
+    def __init__(self, pause_s: float, seed: int, end_s: float, tally: Tally) -> None:
+        super().__init__(name="killer")
+        self.pause_s = pause_s
+        self.random = random.Random(seed)
+        self.end_s = end_s
+        self.tally = tally
+        self.stopped: list[psutil.Process] = []
+
+    def run(self) -> None:
+        while time.monotonic() < self.end_s:
+            time.sleep(self.random.expovariate(1 / self.pause_s))
+            workers = [child for child in descendants() if is_worker(child)]
+            if self.random.random() < 0.8:  # the young ones less often, or MPI workers would never get old
+                workers = [worker for worker in workers if time.time() - worker.create_time() > 0.7]
+            if workers:
+                self._hit(self.random.choice(workers))
+        for process in self.stopped:
+            send(process, signal.SIGCONT)
+
+    def _hit(self, process: psutil.Process) -> None:
+        if self.random.random() < 0.7:
+            if send(process, signal.SIGKILL):
+                self.tally.kills["SIGKILL"] += 1
+        elif send(process, signal.SIGSTOP):
+            self.tally.kills["SIGSTOP"] += 1
+            self.stopped.append(process)
+        if len(self.stopped) > 1:
+            send(self.stopped.pop(0), signal.SIGCONT)
+
+
+def send(process: psutil.Process, number: int) -> bool:
+    """Whether the process was still there to get the signal."""
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return False
+    return True
+
+
+def descendants() -> list[psutil.Process]:
+    """All processes below this one."""
+    return psutil.Process().children(recursive=True)
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether it runs the worker's program, mpiexec and template aside."""
+    try:
+        command = " ".join(process.cmdline())
+        return "pympipool.worker" in command and "mpiexec" not in command and process.status() != "zombie"
+    except psutil.Error:
+        return False
+
+
+def chaos(seconds: float, seed: int, pause_s: float) -> tuple[Tally, list[str]]:
+    """Runs the test; what came out, and what was left."""
+    shm_before, tmp_before = set(os.listdir("/dev/shm")), set(os.listdir("/tmp"))
+    descriptors_before = psutil.Process().num_fds()
+    tally = Tally()
+    end_s = time.monotonic() + seconds
+    serial = ["echo", "echo", "echo", "bytes", "array", "raise", "chain", "cancel"]
+    with (
+        Executor(max_workers=3, block_allocation=True) as block,
+        Executor(max_cores=2, cores_per_worker=2, block_allocation=True) as mpi,
+        Executor(max_cores=2) as single,
+    ):
+        callers = [
+            Caller(block, serial, seed, end_s, tally),
+            Caller(block, serial, seed + 1, end_s, tally),
+            Caller(mpi, ["mpi"], seed + 2, end_s, tally),
+            Caller(single, ["echo", "raise", "chain"], seed + 3, end_s, tally),
+        ]
+        killer = Killer(pause_s, seed, end_s, tally)
+        for thread in (*callers, killer):
+            thread.start()
+        for thread in (*callers, killer):
+            thread.join()
+    for caller in callers:
+        if caller.failure is not None:
+            tally.complain(f"{caller.name} failed with {caller.failure!r}")
+    left = [f"process {child.pid} {child.name()}" for child in descendants()]
+    left += [f"/dev/shm/{name}" for name in set(os.listdir("/dev/shm")) - shm_before]
+    left += [f"/tmp/{name}" for name in set(os.listdir("/tmp")) - tmp_before if "pympipool" in name or "hydra" in name]
+    if psutil.Process().num_fds() > descriptors_before:
+        left.append(f"{psutil.Process().num_fds() - descriptors_before} descriptors")
+    return tally, left
+
+
+def main() -> int:
+    """Runs the test from the command line; exit code 0 when all promises were kept."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
+    parser.add_argument("--pause", type=float, default=0.3, help="mean time between two hits, s")
+    options = parser.parse_args()
+    began = time.monotonic()
+    tally, left = chaos(options.seconds, options.seed, options.pause)
+    died = tally.ended["worker died"]
+    report = {
+        "seed": options.seed,
+        "seconds": round(time.monotonic() - began, 1),
+        "calls": sum(tally.ended.values()),
+        **tally.ended,
+        "hits": dict(tally.kills),
+        "wrong": len(tally.wrong),
+        "left": left,
+    }
+    print(json.dumps(report, indent=2))
+    for complaint in tally.wrong[:20]:
+        print(complaint, file=sys.stderr)
+    # An input that died fails the calls that wait for it, two of them here.
+    too_many = died > 3 * tally.kills["SIGKILL"]
+    return int(bool(tally.wrong or left or too_many))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+
+import pytest
+from links.strangers import LIMIT_S, OTHER_USER, let_in, needs_root
+
+from pympipool.links.control_worker import Orders, WorkerControl, take_orders
+from pympipool.links.frames import ProtocolError
+
+KEY = "ab" * 32
+
+
+@pytest.fixture
+def environ():
+    return {
+        "PYMPIPOOL_ADDRESS": "@somewhere",
+        "PYMPIPOOL_KEY": KEY,
+        "PYMPIPOOL_WORKER": "7",
+        "PYMPIPOOL_RANKS": "2",
+        "PYMPIPOOL_PATH": "/usr/lib",
+        "HOME": "/home/user",
+        "PYMPIPOOL_OF_THE_USER": "1",
+    }
+
+
+def test_the_orders_are_read_and_nothing_of_them_stays_in_the_environment(environ):
+    orders = take_orders(environ)
+    assert (orders.address, orders.key, orders.worker, orders.ranks) == ("@somewhere", bytes.fromhex(KEY), 7, 2)
+    assert orders.launcher == ""
+    assert environ == {"HOME": "/home/user", "PYMPIPOOL_OF_THE_USER": "1"}
+
+
+@pytest.mark.parametrize("name", ["PYMPIPOOL_ADDRESS", "PYMPIPOOL_KEY", "PYMPIPOOL_WORKER", "PYMPIPOOL_RANKS"])
+def test_a_missing_variable_is_named(environ, name):
+    del environ[name]
+    with pytest.raises(ValueError, match=f"{name} is not set.*not by hand"):
+        take_orders(environ)
+
+
+@pytest.mark.parametrize("key", ["ab" * 31, "zz" * 32])
+def test_a_key_that_can_be_none_is_refused(environ, key):
+    with pytest.raises(ValueError):
+        take_orders({**environ, "PYMPIPOOL_KEY": key})
+
+
+def test_a_master_that_is_gone_is_an_error(listener, orders):
+    listener.close()
+    with pytest.raises(ConnectionRefusedError):
+        WorkerControl.connect(orders)
+
+
+def test_a_master_that_hangs_up_instead_of_sending_settings_is_an_error(pair):
+    connection, worker = pair
+    connection.close()
+    with pytest.raises(EOFError, match="the master hung up"):
+        worker.receive_setup()
+
+
+@pytest.mark.parametrize("frame", [("hello", {}), ("setup",), ("setup", {}, 1)])
+def test_another_frame_than_a_setup_is_refused(pair, frame):
+    connection, worker = pair
+    connection.send(frame)
+    with pytest.raises(ProtocolError):
+        worker.receive_setup()
+
+
+def test_what_a_rank_says_arrives(pair):
+    connection, worker = pair
+    worker.ready(1)
+    worker.raised(1, 12, [b"a", bytearray(b"b"), memoryview(b"c")])
+    worker.failed([b"d"])
+    (word, said), *others = connection.receive_available()
+    assert word == "ready"
+    assert said["rank"] == 1
+    assert said["host"] == socket.gethostname()
+    assert others == [("raised", 1, 12, [b"a", b"b", b"c"]), ("failed", [b"d"])]
+
+
+def test_an_exception_too_large_for_a_frame_is_refused_and_others_go_on(pair):
+    connection, worker = pair
+    with pytest.raises(ValueError, match="can be sent"):
+        worker.raised(1, 12, [bytes(65 << 20)])
+    worker.ready(1)
+    assert connection.receive_available()[0][0] == "ready"
+
+
+@needs_root
+def test_a_listener_of_another_user_is_told_nothing():
+    name = "pympipool-test-of-another-user"
+    program = (
+        f"import os, socket; os.setgroups([]); os.setgid({OTHER_USER}); os.setuid({OTHER_USER})\n"
+        f"s = socket.socket(socket.AF_UNIX); s.bind('\\0{name}'); s.listen(); print('listening', flush=True)\n"
+        "c, _ = s.accept(); print('heard', c.recv(100), flush=True)"
+    )
+    command = [sys.executable, "-S", "-E", "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "listening\n"
+        orders = Orders(f"@{name}", bytes.fromhex(KEY), worker=1, ranks=1, launcher="")
+        with pytest.raises(PermissionError, match=str(OTHER_USER)):
+            WorkerControl.connect(orders)
+        output, _ = other.communicate(timeout=LIMIT_S)
+    assert output == "heard b''\n"
+
+
+def test_both_ends_agree_who_is_who(listener, orders):
+    worker = WorkerControl.connect(orders)
+    worker.greet(orders, 1)
+    connection = let_in(listener)
+    assert connection.greet() == (3, 1)
+    connection.close()
+    worker.close()

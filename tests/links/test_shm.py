@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pympipool import _ring
+from pympipool.links.shm import ShmLink, open_channel
+
+LIMIT_S = 10.0
+
+
+@pytest.fixture
+def doorbells():
+    return _ring.doorbell_segment()
+
+
+def copies(descriptors):
+    """As they arrive in the worker."""
+    return [os.dup(descriptor) for descriptor in descriptors]
+
+
+def open_descriptors():
+    return set(os.listdir("/proc/self/fd"))
+
+
+def test_what_one_side_sends_the_other_receives(doorbells):
+    link = ShmLink(doorbells)
+    worker = open_channel(copies(link.descriptors()))
+    master = _ring.MasterChannel(link.segment, doorbells)
+    master.send(_ring.CALL, 1, 2, [b"call"])
+    assert worker.receive(LIMIT_S) == (_ring.CALL, 1, 2, [b"call"])
+    worker.send(_ring.RESULT, 1, 3, [b"result"])
+    assert master.receive(LIMIT_S) == (_ring.RESULT, 1, 3, [b"result"])
+
+
+def test_the_link_works_on_when_its_descriptors_are_closed(doorbells):
+    before = open_descriptors()
+    link = ShmLink(doorbells)
+    worker = open_channel(copies(link.descriptors()))
+    link.handed_over()
+    assert open_descriptors() == before
+    master = _ring.MasterChannel(link.segment, doorbells)
+    master.send(_ring.END, 0, 0, [b""])
+    assert worker.receive(LIMIT_S)[0] == _ring.END
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_another_number_of_descriptors_than_two_is_refused(count):
+    with pytest.raises(ValueError, match=f"{count} descriptors"):
+        open_channel([0] * count)
+
+
+def test_a_segment_that_is_no_link_is_refused(doorbells):
+    with pytest.raises(OSError, match="no link"):
+        open_channel(copies([doorbells.fileno(), doorbells.fileno()]))
+
+
+def test_a_file_that_is_no_segment_is_refused(doorbells, tmp_path):
+    with open(tmp_path / "file", "w+b") as file:
+        file.write(b"x")
+        file.flush()
+        with pytest.raises(OSError):
+            open_channel(copies([file.fileno(), doorbells.fileno()]))
