@@ -6,7 +6,9 @@ the backend starts.
 
 from __future__ import annotations
 
+import functools
 import sys
+import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
@@ -14,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 import cloudpickle
 
-from pympipool.backends import Backend, make_backend
+from pympipool.backends import make_backend
 from pympipool.engine import Engine
 from pympipool.errors import SerializationError
 from pympipool.mapping import map_calls
 from pympipool.pool.block import BlockPool
 from pympipool.pool.single import SinglePool
-from pympipool.resources import Ledger, Resources, available_cores
+from pympipool.resources import Ledger, Resources, available_cores, positive_seconds
 
 if TYPE_CHECKING:
     import os
@@ -99,28 +101,28 @@ class Executor(futures.Executor):
     ) -> None:
         self._info: dict[str, Any] = {}
         cores_per_worker = Resources.check("cores", cores_per_worker, "cores_per_worker")
-        self._resources = Resources(
-            cores=cores_per_worker,
-            threads_per_core=threads_per_core,
-            gpus_per_core=_gpus_per_core(gpus_per_worker, cores_per_worker),
-            oversubscribe=oversubscribe,
-            cwd=cwd,
-            executor=executor,
-            hostname_localhost=hostname_localhost,
-            command_line_argument_lst=command_line_argument_lst,
-            run_time_max=run_time_max,
-            restart_limit=restart_limit,
-        )
+        said: dict[str, Any] = {  # of any type, until it is checked
+            "cores": cores_per_worker,
+            "threads_per_core": threads_per_core,
+            "gpus_per_core": _gpus_per_core(gpus_per_worker, cores_per_worker),
+            "oversubscribe": oversubscribe,
+            "cwd": cwd,
+            "executor": executor,
+            "hostname_localhost": hostname_localhost,
+            "command_line_argument_lst": command_line_argument_lst,
+            "run_time_max": run_time_max,
+            "restart_limit": restart_limit,
+        }
+        self._resources = Resources(**said)
         workers, cores = _count_workers(max_workers, max_cores, cores_per_worker)
         Resources.check("oversubscribe", block_allocation, "block_allocation")
         Resources.check("oversubscribe", disable_dependencies, "disable_dependencies")
-        if refresh_rate is None:
-            raise TypeError("refresh_rate is None; it must be a number of seconds")
-        Resources.check("run_time_max", refresh_rate, "refresh_rate")
+        positive_seconds("refresh_rate", refresh_rate)
         self._backend = make_backend(backend)
         self._backend.check(self._resources)
         self._ledger: Ledger[Any] = Ledger(cores=cores)
-        self._ledger.check(self._resources)
+        if gpus_per_worker:
+            _check_devices(gpus_per_worker, workers if block_allocation else 1, len(self._ledger.devices.names))
         settings = {
             "cwd": None,
             "main_path": sys.argv[0] if sys.argv else "",
@@ -186,28 +188,24 @@ class Executor(futures.Executor):
         """
         if fn is not self._checked:
             self._check_function(fn)
-        if self._block_allocation:
-            if resource_dict:
-                raise ValueError(
-                    f"resource_dict is {dict(resource_dict)!r}; with block_allocation=True all workers are alike: set the"
-                    " resources on the executor, or use block_allocation=False"
-                )
-            return self._engine.submit(fn, args, kwargs)
         resources = self._resources
         if resource_dict is not None:
             resources = Resources.from_dict(resource_dict, resources)
+            if self._block_allocation and resource_dict:
+                raise ValueError(
+                    f"resource_dict is {resource_dict!r}; with block_allocation=True all workers are alike: set the"
+                    " resources on the executor, or use block_allocation=False"
+                )
             self._backend.check(resources)
             self._ledger.check(resources)
         return self._engine.submit(fn, args, kwargs, resources)
 
     def _check_function(self, fn: Callable[..., Any]) -> None:
-        code = getattr(fn, "__code__", None)
-        names = () if code is None else code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-        if "resource_dict" in names:
+        if _takes_resource_dict(fn):
             raise ValueError(
                 f"{fn!r} has a parameter called resource_dict, which submit() takes for itself: rename the parameter"
             )
-        self._checked = code and fn if not getattr(fn, "__closure__", None) else None
+        self._checked = fn if isinstance(fn, types.FunctionType) and fn.__closure__ is None else None
 
     def map(  # type: ignore[override]
         self,
@@ -270,6 +268,27 @@ class Executor(futures.Executor):
         return f"<Executor {' '.join(f'{name}={self._info[name]!r}' for name in names)}>"
 
 
+def _takes_resource_dict(fn: Any) -> bool:
+    """Looks at code objects only: making a signature takes fifty times as long."""
+    while fn is not None:
+        if isinstance(fn, functools.partial):
+            if "resource_dict" in fn.keywords:
+                return False  # it is given already
+            fn = fn.func
+        code = getattr(_called(fn), "__code__", None)
+        if code is not None and "resource_dict" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
+            return True
+        fn = getattr(fn, "__wrapped__", None)
+    return False
+
+
+def _called(fn: Any) -> Any:
+    """The function whose parameters are those of a callable: its own, those of a class, or of an instance's."""
+    if isinstance(fn, type):
+        return getattr(fn, "__init__", None)
+    return fn if hasattr(fn, "__code__") else getattr(type(fn), "__call__", None)
+
+
 def _gpus_per_core(gpus_per_worker: int, cores_per_worker: int) -> int:
     gpus = int(Resources.check("gpus_per_core", gpus_per_worker, "gpus_per_worker"))
     if gpus % cores_per_worker:
@@ -278,6 +297,14 @@ def _gpus_per_core(gpus_per_worker: int, cores_per_worker: int) -> int:
             " core has as many"
         )
     return gpus // cores_per_worker
+
+
+def _check_devices(gpus_per_worker: int, workers: int, devices: int) -> None:
+    if gpus_per_worker * workers > devices:
+        at_a_time = f" for each of max_workers={workers} workers" if workers > 1 else ""
+        raise ValueError(
+            f"gpus_per_worker is {gpus_per_worker}{at_a_time}; this process may use {devices} GPUs together"
+        )
 
 
 def _count_workers(max_workers: Any, max_cores: Any, cores_per_worker: int) -> tuple[int, int]:
@@ -291,14 +318,16 @@ def _count_workers(max_workers: Any, max_cores: Any, cores_per_worker: int) -> t
         )
     if workers is not None:
         return workers, workers * cores_per_worker
-    if cores is None:
-        cores = available_cores()
-    return max(cores // cores_per_worker, 1), cores
+    said = "max_cores" if cores is not None else "the cores that this process may use: give max_cores for more"
+    cores = available_cores() if cores is None else cores
+    if cores_per_worker > cores:
+        raise ValueError(f"cores_per_worker is {cores_per_worker}; it must be at most {cores}, {said}")
+    return cores // cores_per_worker, cores
 
 
 def _positive(name: str, value: Any) -> int:
     if not isinstance(value, bool) and isinstance(value, int) and value <= 0:
-        raise ValueError(f"{name} must be greater than 0")  # the standard library's words
+        raise ValueError(f"{name} must be greater than 0, not {value}")  # begins with the standard library's words
     return int(Resources.check("cores", value, name))
 
 

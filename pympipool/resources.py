@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Devices", "Grant", "Ledger", "Resources", "available_cores", "available_devices"]
+__all__ = ["Devices", "Grant", "Ledger", "Resources", "available_cores", "available_devices", "positive_seconds"]
 
 PASSES_PER_CORE = 8
 """How often, for each core of a ledger, smaller calls may pass the one that has waited longest.
@@ -88,19 +88,28 @@ def _folder(name: str, value: Any) -> str | None:
     return os.path.abspath(path)
 
 
-def _seconds(name: str, value: Any) -> float | None:
-    if value is None:
-        return None
+def positive_seconds(name: str, value: Any, otherwise: str = "") -> float:
+    """A check for durations.
+
+    Args:
+        name: What the user calls the parameter.
+        value: What the user said.
+        otherwise: What else is allowed, for the message.
+    """
     try:
         seconds = math.nan if isinstance(value, (bool, str, bytes)) else float(value)
     except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if math.isnan(seconds):
         kind = type(value).__name__
-        raise TypeError(f"{name} is {value!r}, of type {kind}; it must be a number of seconds or None")
+        raise TypeError(f"{name} is {value!r}, of type {kind}; it must be a number of seconds{otherwise}")
     if not 0 < seconds < math.inf:
-        raise ValueError(f"{name} is {value!r}; it must be a positive, finite number of seconds, or None for no limit")
+        raise ValueError(f"{name} is {value!r}; it must be a positive, finite number of seconds{otherwise}")
     return seconds
+
+
+def _seconds_or_none(name: str, value: Any) -> float | None:
+    return None if value is None else positive_seconds(name, value, ", or None for no limit")
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
@@ -154,7 +163,7 @@ class Resources:
     executor: Any = field(default=None, metadata={"check": _anything})
     hostname_localhost: bool = field(default=False, metadata={"check": _optional_flag})
     command_line_argument_lst: tuple[str, ...] = field(default=(), metadata={"check": _texts})
-    run_time_max: float | None = field(default=None, metadata={"check": _seconds})
+    run_time_max: float | None = field(default=None, metadata={"check": _seconds_or_none})
     restart_limit: int = field(default=0, metadata={"check": _count(0)})
 
     def __post_init__(self) -> None:

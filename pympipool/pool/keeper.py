@@ -48,7 +48,8 @@ GRACE_S = 1.0
 CONNECT_S = 60.0
 """How long the ranks of a worker may take from their start until all of them have connected."""
 
-CONNECT_CHECK_S = 5.0
+LAST_WORDS = 64
+"""Reads from the connection of a process that has ended."""
 
 POLL_S = 0.2
 """How often processes are looked at that cannot be waited for."""
@@ -123,7 +124,6 @@ class Keeper:
         self._timer_numbers = itertools.count()
         self._left_over = 0  # timers in the queue that were forgotten
         self._stopping = False
-        self._checking_starts = False
         self._watch(self._wake_receiver, self._run_calls)
         self._watch(self.listener, self._accept)
         self.thread = threading.Thread(target=self._run, name="pympipool_keep", daemon=True)
@@ -329,18 +329,12 @@ class Keeper:
             case _:
                 LOGGER.warning("worker %d: unknown frame %r", member.number, frame[:1])
 
-    def _check_starts(self) -> None:
-        """Ends workers that do not connect; goes on as long as any is starting."""
-        starting = [member for member in self.members.values() if member.state is State.STARTING]
-        for member in starting:
-            missing = member.order.ranks - len(member.connections)
-            if missing > 0 and monotonic() - member.started_s > CONNECT_S:
-                reason = f"{missing} of {member.order.ranks} ranks have not connected within {CONNECT_S:.0f} s"
-                member.start_error = WorkerStartError(f"worker {member.number} did not start: {reason}")
-                self.end_member(member)
-        self._checking_starts = bool(starting)
-        if starting:
-            self.after(CONNECT_CHECK_S, self._check_starts)
+    def _check_connected(self, member: Member) -> None:
+        missing = member.order.ranks - len(member.connections)
+        if member.state is State.STARTING and missing > 0:
+            reason = f"{missing} of {member.order.ranks} ranks have not connected within {CONNECT_S:.0f} s"
+            member.start_error = WorkerStartError(f"worker {member.number} did not start: {reason}")
+            self.end_member(member)
 
     def _hung_up(self, member: Member, rank: int, connection: Connection) -> None:
         self._drop(connection)
@@ -374,8 +368,11 @@ class Keeper:
         if descriptor is not None:
             self._unwatch(descriptor)
         for rank, connection in list(member.connections.items()):
-            while connection.fileno() >= 0:
-                self._read(member, rank, connection)  # its last words, then the hang-up
+            for _ in range(LAST_WORDS):  # then the hang-up; a child that survives it may hold the connection open
+                if connection.fileno() < 0:
+                    break
+                self._read(member, rank, connection)
+            self._drop(connection)
         for output in member.outputs:
             self._unwatch(output.pipe)
             output.drain()

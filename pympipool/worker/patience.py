@@ -72,6 +72,10 @@ class Bell:
             while True:
                 self._socket.recv(1)
 
+    def close(self) -> None:
+        """Gives back its socket."""
+        self._socket.close()
+
     def sleep(self, timeout_s: float) -> bool:
         """Sleeps until it rings; False when the time was over before."""
         return bool(self._poll.poll(timeout_s * 1000))

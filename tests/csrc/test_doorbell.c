@@ -323,7 +323,7 @@ static void one_process_sleeps_and_one_answers(void)
 
 /* ---- arming on behalf of a sleeper ----
  *
- * As in the master: a sleeper waits for work; a helper sometimes comes, disarms the sleeper's
+ * Much as in the master: a sleeper waits for work; a helper sometimes comes, disarms the sleeper's
  * bell, does the work that comes meanwhile itself, and when it leaves arms the bell again
  * and looks once more. */
 typedef struct {

@@ -111,8 +111,12 @@ def test_a_cancelled_call_whose_input_never_comes_does_not_keep_shutdown_waiting
     call = exe.submit(add, never, 1)
     if cancel == "the call itself":
         assert call.cancel()
+    too_late = threading.Timer(10, never.cancel)  # so that a failure is no hang
+    too_late.start()
     exe.shutdown(cancel_futures=cancel == "at shutdown")
     assert call.cancelled()
+    assert not never.done()
+    too_late.cancel()
 
 
 @pytest.mark.parametrize("wait", [True, False])

@@ -184,7 +184,9 @@ def test_a_callback_may_submit_and_wait_for_other_calls(executor):
     assert results == [10]
 
 
-def test_a_slow_callback_delays_no_other_call(executor):
+@pytest.fixture
+def slow_callback(executor):
+    """A callback that runs until the end of the test."""
     may_end, runs = threading.Event(), threading.Event()
 
     def slow(_):
@@ -193,12 +195,49 @@ def test_a_slow_callback_delays_no_other_call(executor):
 
     executor.submit(square, 1).add_done_callback(slow)
     assert runs.wait(30)
-    try:
-        assert [executor.submit(square, i).result() for i in range(100)] == [i * i for i in range(100)]
-        done, _ = futures.wait([executor.submit(square, i) for i in range(10)], timeout=30)
-        assert len(done) == 10
-    finally:
-        may_end.set()
+    yield
+    may_end.set()
+
+
+def test_a_slow_callback_delays_nobody_who_waits_for_a_result(executor, slow_callback):
+    assert [executor.submit(square, i).result() for i in range(100)] == [i * i for i in range(100)]
+    assert in_threads(4, lambda _: [executor.submit(square, i).result(timeout=20) for i in range(50)]) == [
+        [i * i for i in range(50)]
+    ] * 4
+
+
+def test_a_slow_callback_delays_nobody_who_waits_for_several_results(executor, slow_callback):
+    calls = [executor.submit(square, i) for i in range(10)]
+    assert futures.wait(calls, timeout=10).done == set(calls)
+
+
+def test_a_callback_may_wait_for_a_call_while_another_thread_waits_too(make_executor, make_gate):
+    exe = make_executor(max_workers=2)
+    first, second = make_gate(), make_gate()
+    calls = [exe.submit(hold, gate.path, "held") for gate in (first, second)]
+    first.wait_until_begun()
+    second.wait_until_begun()
+    waits, results = threading.Event(), []
+    has_result = threading.Event()
+
+    def wait(_):
+        waits.set()
+        results.append(calls[1].result(timeout=20))
+        has_result.set()
+
+    with futures.ThreadPoolExecutor(1) as threads:
+        helper = threads.submit(calls[0].result)
+        while not helper.running():
+            pass
+        trigger = futures.Future()  # a call that waits for nothing but this one
+        exe.submit(add, trigger, 1).add_done_callback(wait)
+        trigger.cancel()
+        assert waits.wait(20)
+        first.open()
+        assert helper.result() == "held"
+    second.open()
+    assert has_result.wait(10)
+    assert results == ["held"]
 
 
 def test_callbacks_of_many_calls_are_all_called(executor):
@@ -296,17 +335,15 @@ def test_the_event_loop_goes_on_while_calls_run(make_executor, gate):
     assert asyncio.run(main()) == "held"
 
 
-def test_what_asyncio_cancels_is_cancelled(make_executor, gate, tmp_path):
+def test_what_asyncio_cancels_is_cancelled(make_executor, gate):
     exe = make_executor()
 
     async def main():
         running = asyncio.get_running_loop().run_in_executor(exe, hold, gate.path, "held")
         await asyncio.to_thread(gate.wait_until_begun)
         waiting = exe.submit(square, 2)
-        wrapped = asyncio.wrap_future(waiting)
-        wrapped.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await wrapped
+        asyncio.wrap_future(waiting).cancel()
+        await asyncio.to_thread(futures.wait, [waiting], 30)
         assert waiting.cancelled()
         gate.open()
         return await running

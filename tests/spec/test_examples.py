@@ -1,12 +1,13 @@
 """The examples of the specification: each as a script that plain Python runs, with the output that is printed there.
 
-Where the specification has a flux executor, the scripts have `backend="mpi"`. Examples that make sense in both modes run
-in both: `MODE` stands for the parameter that says which.
+Where the specification has a flux executor, the scripts have `backend="mpi"`. Examples that make sense in both modes
+run in both: `MODE` stands for the parameter that says which.
 """
 
 import socket
 
 import pytest
+
 from system.observe import run_script
 
 BOTH = ["", ", block_allocation=True"]

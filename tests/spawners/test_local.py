@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import pytest
+from worker.tiny_master import TinyMaster
+
+from pympipool.spawners.base import WorkerOrder
+from pympipool.spawners.local import LocalSpawner
+
+
+def test_a_worker_serves_calls():
+    with TinyMaster(LocalSpawner()).ready() as master:
+        master.send(lambda x: x + 1, 2)
+        assert master.result() == 3
+
+
+def test_several_ranks_are_not_its_business():
+    with pytest.raises(ValueError, match=r"1 rank, not 2; .*MpiexecSpawner"):
+        LocalSpawner().start(WorkerOrder(1, ranks=2))
+
+
+def test_the_key_is_in_no_command_line():
+    with TinyMaster(LocalSpawner()).ready() as master:
+        with open(f"/proc/{master.process.pid}/cmdline") as command:
+            assert master.listener.key not in command.read()

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from spawners.test_child import is_alive, wait_until
+from worker.tiny_master import LIMIT_S, TinyMaster
+
+from pympipool.spawners import mpiexec
+from pympipool.spawners.base import WorkerOrder
+from pympipool.spawners.mpiexec import MpiexecSpawner
+
+pytestmark = pytest.mark.mpi
+
+
+@pytest.fixture
+def spawner():
+    return MpiexecSpawner()
+
+
+@pytest.fixture
+def master(spawner):
+    with TinyMaster(spawner, ranks=2).ready() as master:
+        yield master
+
+
+@pytest.fixture
+def nothing_left():
+    """Checks that an MPI job leaves no files, however it ends."""
+    before = files()
+    yield
+    wait_until(lambda: files() <= before)
+
+
+def files():
+    """What MPI libraries and launchers put into shared folders."""
+    signs = ("mpich", "hydra", "ompi", "sm_segment", "prte", "ucx", "pmix", "openmpi")
+    return {path for folder in ("/dev/shm", "/tmp") for path in Path(folder).iterdir() if path.name.startswith(signs)}
+
+
+def sockets_of(pid):
+    """Inodes of the sockets that a process has open."""
+    links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    return {link[len("socket:[") : -1] for link in links if link.startswith("socket:[")}
+
+
+def rank_pids(master):
+    return [said[1]["pid"] for said in master.said("ready")]
+
+
+def test_a_missing_mpi_is_an_error_of_the_constructor(monkeypatch):
+    def missing():
+        raise LookupError("no MPI")
+
+    monkeypatch.setattr(mpiexec, "loaded_library", missing)
+    with pytest.raises(LookupError):
+        MpiexecSpawner()
+
+
+def test_the_ranks_know_the_launcher_and_its_environment_only(master, spawner):
+    def environment():
+        import os
+
+        return {name: value for name, value in os.environ.items() if "PYMPIPOOL_" in name}
+
+    master.send(environment)
+    mine = {name: value for name, value in os.environ.items() if "PYMPIPOOL_" in name}
+    assert master.result() == [mine, mine]
+
+
+def test_killing_ends_all_ranks_and_mpiexec_and_leaves_nothing(master, nothing_left):
+    pids = rank_pids(master)
+    assert all(map(is_alive, pids))
+    master.process.kill()
+    wait_until(lambda: not any(map(is_alive, pids)), 2.0)
+    assert master.process.wait(LIMIT_S) is not None
+
+
+def test_killing_ends_a_worker_whose_mpiexec_is_stopped(master, nothing_left):
+    os.kill(master.process.pid, signal.SIGSTOP)
+    pids = rank_pids(master)
+    master.process.kill()
+    wait_until(lambda: not any(map(is_alive, pids)), 2.0)
+    assert master.process.wait(LIMIT_S) is not None
+
+
+def test_killing_twice_or_right_after_the_start_is_sure_as_well(spawner, nothing_left):
+    for pause_s in (0.0, 0.02, 0.1):
+        with TinyMaster(spawner, ranks=2) as master:
+            time.sleep(pause_s)
+            master.process.kill()
+            master.process.kill()
+            assert master.process.wait(LIMIT_S) is not None
+
+
+def test_an_mpiexec_that_does_not_follow_is_killed_after_a_while(master, monkeypatch):
+    monkeypatch.setattr(mpiexec, "TIDY_UP_S", 0.2)
+    monkeypatch.setattr(type(master.process), "terminate", lambda self: None)
+    monkeypatch.setattr(mpiexec, "_ranks_below", lambda pid: [master.process.pid + 10_000_000])
+    began = time.monotonic()
+    master.process.kill()
+    assert master.process.wait(LIMIT_S) == -signal.SIGKILL
+    assert time.monotonic() - began < 5
+
+
+def test_terminating_ends_all_ranks(master, nothing_left):
+    pids = rank_pids(master)
+    master.process.terminate()
+    assert master.process.wait(LIMIT_S) is not None
+    wait_until(lambda: not any(map(is_alive, pids)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_rank_killed_by_a_signal_is_told_and_ends_the_others(spawner, number, nothing_left):
+    with TinyMaster(spawner, ranks=3).ready() as master:
+        pids = rank_pids(master)
+        os.kill(pids[1], number)
+        code = master.process.wait(LIMIT_S)
+        assert code in (-number, 128 + number)
+        wait_until(lambda: not any(map(is_alive, pids)))
+
+
+def test_the_exit_code_of_a_rank_is_told(spawner, nothing_left):
+    def end():
+        import os
+
+        from mpi4py import MPI
+
+        if MPI.COMM_WORLD.rank == 1:
+            os._exit(3)
+
+    with TinyMaster(spawner, ranks=2).ready() as master:
+        master.send(end)
+        assert master.process.wait(LIMIT_S) == 3
+
+
+def test_no_command_line_holds_the_key(master):
+    def command_lines():
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                found.append(path.read_text(errors="replace"))
+            except OSError:
+                continue
+        return found
+
+    lines = command_lines()
+    assert any("mpiexec" in line for line in lines)
+    assert not any(master.listener.key in line for line in lines)
+
+
+def test_the_ranks_open_no_network_port(master):
+    inodes = set()
+    for pid in rank_pids(master):
+        inodes |= sockets_of(pid) - sockets_of(master.process.pid)  # some MPICHs let ranks inherit the launcher's
+    listening = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                listening.add(fields[9])
+    assert not inodes & listening
+
+
+def test_more_ranks_than_cores_are_allowed(spawner):
+    ranks = len(os.sched_getaffinity(0)) + 1
+    with TinyMaster(spawner, ranks=ranks).ready() as master:
+        master.send(lambda: __import__("mpi4py.MPI").MPI.COMM_WORLD.size)
+        assert master.result() == [ranks] * ranks
+
+
+def test_workers_are_not_bound_to_the_same_cores(spawner):
+    with TinyMaster(spawner, ranks=2).ready() as master:
+        master.send(lambda: __import__("os").sched_getaffinity(0))
+        assert master.result() == [os.sched_getaffinity(0)] * 2
+
+
+def test_a_name_of_this_host_that_does_not_resolve_is_no_hindrance(spawner, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "no.such.host.invalid")
+    with TinyMaster(spawner, ranks=2).ready() as master:
+        assert master.process.host == "no.such.host.invalid"
+
+
+def test_a_worker_inside_a_worker_is_a_job_of_its_own(master):
+    """The ranks of an MPI job start MPI jobs, and workers of one process that use MPI."""
+
+    def nested():
+        from mpi4py import MPI
+        from worker.tiny_master import TinyMaster
+
+        from pympipool.spawners.local import LocalSpawner
+        from pympipool.spawners.mpiexec import MpiexecSpawner
+
+        if MPI.COMM_WORLD.rank:
+            return None
+        sizes = []
+        for spawner, ranks in ((MpiexecSpawner(), 2), (LocalSpawner(), 1)):
+            with TinyMaster(spawner, ranks=ranks).ready() as inner:
+                inner.send(lambda: __import__("mpi4py.MPI").MPI.COMM_WORLD.size)
+                sizes.append(inner.result())
+                inner.end()
+        return sizes
+
+    master.send(nested)
+    assert master.result() == [[[2, 2], 1], None]
+
+
+def test_the_order_decides_the_folder(spawner, tmp_path):
+    with TinyMaster(spawner, ranks=2, folder=str(tmp_path)).ready() as master:
+        master.send(lambda: __import__("os").getcwd())
+        assert master.result() == [str(tmp_path)] * 2
+
+
+def test_a_missing_folder_is_an_error_at_once(spawner, tmp_path):
+    with pytest.raises(Exception, match="no such folder"):
+        spawner.start(WorkerOrder(1, 2, {"PYMPIPOOL_PATH": ""}, str(tmp_path / "missing")))

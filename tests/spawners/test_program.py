@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from pympipool.errors import WorkerStartError
+from pympipool.spawners.base import WorkerOrder
+from pympipool.spawners.program import BOOTSTRAP, program_command, worker_environment
+
+LIMIT_S = 20.0
+
+
+def flags_of(*flags, code="import pympipool.spawners.program as p; print(p.program_command()[1:-2])"):
+    """The flags a worker would get from an interpreter that was called with these flags."""
+    path = [entry for entry in sys.path if entry]
+    program = f"import sys; sys.path[:] = {path!r}; {code}"
+    answer = subprocess.run(
+        [sys.executable, *flags, "-c", program], capture_output=True, text=True, timeout=LIMIT_S, check=True
+    )
+    return eval(answer.stdout)
+
+
+def test_the_program_runs_in_this_interpreter_and_holds_no_secret():
+    command = program_command()
+    assert command[0] == sys.executable
+    assert "from pympipool.worker import main" in command[-1]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["-B"],
+        ["-E", "-s"],
+        ["-OO"],
+        ["-b", "-b"],
+        ["-W", "error::ResourceWarning"],
+        ["-X", "dev"],
+        ["-X", "utf8=1", "-X", "faulthandler"],
+    ],
+)
+def test_an_interpreter_with_the_same_flags_comes_out_the_same(flags):
+    code = (
+        "import subprocess, pympipool.spawners.program as p;"
+        "code = 'import sys; print((tuple(sys.flags), sorted(sys.warnoptions), sorted(sys._xoptions.items())))';"
+        "own = (tuple(sys.flags), sorted(sys.warnoptions), sorted(sys._xoptions.items()));"
+        "command = [*p.program_command()[:-1], code];"
+        "print((own, eval(subprocess.run(command, capture_output=True, text=True).stdout)))"
+    )
+    own, of_worker = flags_of(*flags, code=code)
+    assert own == of_worker
+
+
+def test_flags_about_a_single_process_are_not_passed_on():
+    assert flags_of("-X", "importtime=0") == flags_of()
+
+
+def test_without_an_interpreter_the_error_says_so(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "")
+    with pytest.raises(WorkerStartError, match=r"sys\.executable is empty"):
+        program_command()
+
+
+def test_the_environment_is_the_masters_and_over_it_the_orders(monkeypatch):
+    monkeypatch.setenv("FROM_THE_MASTER", "1")
+    monkeypatch.setenv("FROM_BOTH", "master")
+    environment = worker_environment(WorkerOrder(1, environment={"FROM_BOTH": "order", "FROM_THE_ORDER": "2"}))
+    assert environment["FROM_THE_MASTER"] == "1"
+    assert environment["FROM_BOTH"] == "order"
+    assert environment["FROM_THE_ORDER"] == "2"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PMI_RANK", "PMI_FD", "PMIX_RANK", "HYDI_CONTROL_FD", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_SIZE", "PRTE_LAUNCHED"],
+)
+def test_a_master_that_is_an_mpi_rank_does_not_make_its_workers_look_like_it(monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    assert name not in worker_environment(WorkerOrder(1))
+
+
+@pytest.mark.parametrize("name", ["OMPI_MCA_btl", "PMIX_MCA_gds", "MPICH_ASYNC_PROGRESS", "SLURM_JOB_ID"])
+def test_settings_of_mpi_and_the_scheduler_stay(monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    assert worker_environment(WorkerOrder(1))[name] == "1"
+
+
+def test_files_in_the_folder_of_a_worker_do_not_stand_in_for_modules(tmp_path, monkeypatch):
+    for module in ("os", "socket", "signal", "pickle", "struct", "typing", "pympipool"):
+        (tmp_path / f"{module}.py").write_text(f"raise SystemExit('{module} from the current folder')")
+    folder = tmp_path / "package"
+    folder.mkdir()
+    (folder / "chosen.py").write_text("def main():\n    import sys\n    print(sys.path)")
+    environment = {"PYMPIPOOL_PATH": f"{folder}:/usr/nowhere"}
+    answer = subprocess.run(
+        [sys.executable, "-c", BOOTSTRAP.format(module="chosen")],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert answer.stderr == ""
+    assert answer.stdout.strip() == str([str(folder), "/usr/nowhere"])

@@ -1,0 +1,428 @@
+"""Every parameter of `Executor` and every key of `resource_dict`: what is allowed, and what an error about it says.
+
+A wrong value raises at once; the message names the parameter, its value and what is allowed; nothing was started.
+"""
+
+import functools
+import os
+import threading
+from concurrent import futures
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from executor.calls import add, pid
+from pympipool import Executor
+from pympipool.resources import available_cores
+
+MANY = 10_000
+"""More cores, and devices, than any machine has that runs these tests."""
+
+
+def init():
+    return {"y": 5}
+
+
+@pytest.fixture
+def nothing_starts(mark):
+    """The test starts no process, no thread and opens no descriptor that stays."""
+    threads = set(threading.enumerate())
+    descriptors = set(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else set()
+    children = child_pids()
+    yield
+    assert set(threading.enumerate()) - threads == set()
+    assert child_pids() == children
+    if descriptors:
+        assert set(os.listdir("/proc/self/fd")) - descriptors == set()
+
+
+def child_pids():
+    import psutil
+
+    return {process.pid for process in psutil.Process().children(recursive=True)}
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["one_process_per_call", "block_allocation"])
+def one_worker(request):
+    with Executor(max_workers=1, block_allocation=request.param) as exe:
+        yield exe
+
+
+def said(error, *words):
+    """Whether the message has all of these words in it."""
+    missing = [word for word in words if word not in str(error.value)]
+    assert not missing, f"{missing} not in: {error.value}"
+
+
+# ---- wrong values ----
+
+NO_INTEGER = [True, 1.5, "2", None, [1]]
+NO_FLAG = [0, 1, "yes", None]
+NO_SECONDS = [True, "1", [1], float("nan")]
+NO_LIST_OF_TEXTS = ["-p", [1], None, {"a"}]
+
+WRONG_TYPES = {
+    "max_workers": [True, 1.5, "2", [1]],
+    "max_cores": [True, 1.5, "2", [1]],
+    "cores_per_worker": NO_INTEGER,
+    "threads_per_core": NO_INTEGER,
+    "gpus_per_worker": NO_INTEGER,
+    "oversubscribe": NO_FLAG,
+    "cwd": [1, b"/tmp", ["/tmp"]],
+    "hostname_localhost": [0, "yes"],
+    "backend": [None, 1, ["mpi"]],
+    "block_allocation": NO_FLAG,
+    "init_function": ["init", {"y": 5}, 1],
+    "command_line_argument_lst": NO_LIST_OF_TEXTS,
+    "disable_dependencies": NO_FLAG,
+    "refresh_rate": [*NO_SECONDS, None],
+    "run_time_max": NO_SECONDS,
+    "restart_limit": NO_INTEGER,
+}
+
+WRONG_VALUES = {
+    "max_workers": [(0, "greater than 0"), (-1, "greater than 0")],
+    "max_cores": [(0, "greater than 0"), (-1, "greater than 0")],
+    "cores_per_worker": [(0, "at least 1"), (-2, "at least 1"), (MANY, "at most")],
+    "threads_per_core": [(0, "at least 1"), (-1, "at least 1")],
+    "gpus_per_worker": [(-1, "at least 0"), (MANY, "may use")],
+    "cwd": [("no/such/folder", "does not exist"), (__file__, "is not a directory"), ("", "does not exist")],
+    "executor": [(object(), "flux.job.FluxExecutor")],
+    "backend": [("mpj", "did you mean 'mpi'"), ("", "'auto', 'mpi'"), ("slurm", "'auto', 'mpi'"), ("flux", "'mpi'")],
+    "command_line_argument_lst": [(["--exclusive"], "SLURM")],
+    "refresh_rate": [(0, "positive"), (-0.1, "positive"), (float("inf"), "finite")],
+    "run_time_max": [(0, "positive"), (-1, "positive"), (float("inf"), "finite")],
+    "restart_limit": [(-1, "at least 0")],
+}
+
+
+def cases(table):
+    return [
+        pytest.param(name, value, id=f"{name}={'an object' if type(value) is object else value!r}")
+        for name, values in table.items()
+        for value in values
+    ]
+
+
+@pytest.mark.parametrize("block_allocation", [False, True])
+@pytest.mark.parametrize(("name", "value"), cases(WRONG_TYPES))
+def test_a_value_of_a_wrong_type_is_refused_at_once(nothing_starts, name, value, block_allocation):
+    with pytest.raises(TypeError) as error:
+        Executor(**{"block_allocation": block_allocation, name: value})
+    said(error, f"{name} is {value!r}", "must be")
+
+
+@pytest.mark.parametrize("block_allocation", [False, True])
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        pytest.param(name, value, allowed, id=f"{name}={'an object' if type(value) is object else value!r}")
+        for name, values in WRONG_VALUES.items()
+        for value, allowed in values
+    ],
+)
+def test_a_value_out_of_range_is_refused_at_once(nothing_starts, name, value, allowed, block_allocation):
+    with pytest.raises(ValueError, match=name) as error:
+        Executor(**{"block_allocation": block_allocation, name: value})
+    said(error, repr(value), allowed)
+
+
+def test_an_unknown_parameter_is_refused_at_once(nothing_starts):
+    with pytest.raises(TypeError, match="cores_per_wroker"):
+        Executor(cores_per_wroker=1)
+
+
+# ---- wrong combinations ----
+
+COMBINATIONS = {
+    "workers and cores that contradict each other": (
+        {"max_workers": 2, "max_cores": 3},
+        ("max_workers=2", "max_cores is 3", "give one of the two"),
+    ),
+    "workers of several cores and cores that contradict each other": (
+        {"max_workers": 2, "max_cores": 2, "cores_per_worker": 2},
+        ("max_workers=2", "cores_per_worker=2", "4 cores", "max_cores is 2"),
+    ),
+    "a worker larger than all cores": (
+        {"max_cores": 1, "cores_per_worker": 2},
+        ("cores_per_worker is 2", "at most 1", "max_cores"),
+    ),
+    "an init_function without block allocation": (
+        {"init_function": init, "block_allocation": False},
+        ("init_function", "init", "block_allocation=True"),
+    ),
+    "GPUs that cannot be shared evenly": (
+        {"max_cores": 2, "cores_per_worker": 2, "gpus_per_worker": 1},
+        ("gpus_per_worker is 1", "cores_per_worker=2", "multiple"),
+    ),
+    "a list of arguments for srun without SLURM": (
+        {"backend": "mpi", "command_line_argument_lst": ["-p", "debug"]},
+        ("command_line_argument_lst is ['-p', 'debug']", "SLURM", "'mpi'"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_a_wrong_combination_is_refused_at_once(nothing_starts, name):
+    parameters, words = COMBINATIONS[name]
+    with pytest.raises(ValueError, match=words[0].split("=")[0].split(" ")[0]) as error:
+        Executor(**parameters)
+    said(error, *words)
+
+
+def test_more_workers_with_gpus_than_there_are_devices_are_refused_at_once(nothing_starts, monkeypatch):
+    """All workers of a block are there at the same time, so their devices must be too."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(ValueError, match="gpus_per_worker") as error:
+        Executor(max_workers=3, gpus_per_worker=1, block_allocation=True)
+    said(error, "gpus_per_worker is 1", "max_workers", "3", "may use 2")
+
+
+def test_an_init_function_that_cannot_be_pickled_is_refused_at_once(nothing_starts):
+    lock = threading.Lock()
+    with pytest.raises(Exception, match=r"init_function .* cannot be pickled"):
+        Executor(max_workers=1, block_allocation=True, init_function=lambda: {"lock": lock})
+
+
+# ---- resource_dict ----
+
+WRONG_RESOURCES = {
+    "cores": [(0, ValueError, "at least 1"), (True, TypeError, "integer"), (3, ValueError, "at most 2")],
+    "threads_per_core": [(0, ValueError, "at least 1"), ("2", TypeError, "integer")],
+    "gpus_per_core": [(-1, ValueError, "at least 0"), (0.5, TypeError, "integer"), (MANY, ValueError, "may use")],
+    "oversubscribe": [(1, TypeError, "True or False")],
+    "cwd": [("no/such/folder", ValueError, "does not exist"), (1, TypeError, "path")],
+    "executor": [("flux", ValueError, "flux.job.FluxExecutor")],
+    "hostname_localhost": [("no", TypeError, "True or False")],
+    "command_line_argument_lst": [(["-p"], ValueError, "SLURM"), ("-p", TypeError, "list of str")],
+    "run_time_max": [(0, ValueError, "positive"), ("1", TypeError, "number of seconds")],
+    "restart_limit": [(-1, ValueError, "at least 0"), (None, TypeError, "integer")],
+}
+
+
+@pytest.fixture(scope="module")
+def two_cores():
+    with Executor(max_cores=2) as exe:
+        yield exe
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kind", "allowed"),
+    [
+        pytest.param(key, *wrong, id=f"{key}={wrong[0]!r}")
+        for key, wrongs in WRONG_RESOURCES.items()
+        for wrong in wrongs
+    ],
+)
+def test_a_wrong_resource_of_a_call_is_refused_at_once(two_cores, nothing_starts, key, value, kind, allowed):
+    with pytest.raises(kind, match=key) as error:
+        two_cores.submit(add, 1, resource_dict={key: value})
+    said(error, f"{key} is {value!r}", allowed)
+    assert len(two_cores) == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"), [("core", "cores"), ("gpus_per_worker", "gpus_per_core"), ("zzz", "Allowed")]
+)
+def test_an_unknown_resource_of_a_call_is_refused_at_once(two_cores, nothing_starts, key, meant):
+    with pytest.raises(ValueError, match=f"unknown key '{key}'") as error:
+        two_cores.submit(add, 1, resource_dict={key: 1})
+    said(error, meant, "threads_per_core")
+
+
+@pytest.mark.parametrize("no_dict", [5, "cores", ["cores"], []])
+def test_a_resource_dict_that_is_no_dict_is_refused_at_once(one_worker, no_dict):
+    with pytest.raises(TypeError, match=r"resource_dict is .* must be a dict"):
+        one_worker.submit(add, 1, resource_dict=no_dict)
+    assert len(one_worker) == 0
+
+
+def test_a_resource_dict_with_block_allocation_is_refused_at_once():
+    with Executor(max_workers=1, block_allocation=True) as exe:
+        with pytest.raises(ValueError, match="resource_dict") as error:
+            exe.submit(add, 1, resource_dict={"cores": 1})
+        said(error, "{'cores': 1}", "block_allocation=True")
+        assert len(exe) == 0
+
+
+def test_an_empty_resource_dict_asks_for_nothing(one_worker):
+    assert one_worker.submit(add, 1, resource_dict={}).result() == 1
+    assert one_worker.submit(add, 1, resource_dict=None).result() == 1
+
+
+def takes_it(x, resource_dict):
+    return resource_dict
+
+
+def takes_it_by_name(*, resource_dict=None):
+    return resource_dict
+
+
+class TakesIt:
+    def __init__(self, resource_dict=None):
+        self.resource_dict = resource_dict
+
+    def method(self, resource_dict):
+        return resource_dict
+
+    def __call__(self, resource_dict):
+        return resource_dict
+
+
+def wrapped(function):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+CONFLICTS = {
+    "a function": takes_it,
+    "a keyword only": takes_it_by_name,
+    "a lambda": lambda resource_dict: resource_dict,
+    "a method": TakesIt().method,
+    "a class": TakesIt,
+    "an instance that can be called": TakesIt(),
+    "a decorated function": wrapped(takes_it),
+    "a partial function": functools.partial(takes_it, 1),
+}
+
+
+@pytest.mark.parametrize("name", CONFLICTS)
+def test_a_function_with_a_parameter_called_resource_dict_is_refused_at_once(one_worker, name):
+    for _ in range(2):  # the second time too
+        with pytest.raises(ValueError, match=r"parameter called resource_dict.*rename"):
+            one_worker.submit(CONFLICTS[name], 1)
+    assert len(one_worker) == 0
+    assert one_worker.submit(add, 1).result() == 1
+
+
+def test_a_partial_function_that_was_given_its_resource_dict_is_no_conflict(one_worker):
+    assert one_worker.submit(functools.partial(takes_it, resource_dict="its own"), 1).result() == "its own"
+
+
+# ---- values that are allowed ----
+
+
+@pytest.mark.parametrize("count", [2, np.int64(2), np.uint8(2)])
+def test_numbers_of_numpy_are_numbers(count):
+    with Executor(max_workers=count, cores_per_worker=np.int32(1)) as exe:
+        assert exe.info["max_workers"] == 2
+
+
+@pytest.mark.parametrize("block_allocation", [False, True])
+def test_all_parameters_at_their_defaults_use_the_cores_of_this_machine(block_allocation):
+    with Executor(block_allocation=block_allocation) as exe:
+        assert exe.info["max_workers"] == exe.info["max_cores"] == available_cores()
+        assert isinstance(exe, futures.Executor)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "workers", "cores"),
+    [
+        ({"max_workers": 3}, 3, 3),
+        ({"max_workers": 2, "cores_per_worker": 2}, 2, 4),
+        ({"max_cores": 4}, 4, 4),
+        ({"max_cores": 4, "cores_per_worker": 2}, 2, 4),
+        ({"max_cores": 5, "cores_per_worker": 2}, 2, 5),
+        ({"max_cores": 4, "max_workers": 2, "cores_per_worker": 2}, 2, 4),
+    ],
+)
+def test_cores_are_workers_times_cores_per_worker(parameters, workers, cores):
+    with Executor(**parameters) as exe:
+        assert (exe.info["max_workers"], exe.info["max_cores"]) == (workers, cores)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_max_workers_workers_serve_a_block(workers):
+    with Executor(workers, block_allocation=True) as exe:
+        barrier = [exe.submit(pid) for _ in range(20 * workers)]
+        futures.wait(barrier)
+        assert len({future.result() for future in barrier}) <= workers
+    with Executor(max_cores=workers, block_allocation=True) as exe:
+        assert exe.info["max_workers"] == workers
+
+
+@pytest.mark.parametrize("backend", ["auto", "mpi"])
+def test_a_workstation_is_found_without_being_told(backend):
+    with Executor(max_cores=1, backend=backend) as exe:
+        assert exe.info["backend"] == "mpi"
+        assert exe.submit(sum, [1, 1]).result() == 2
+
+
+@pytest.mark.parametrize("make", [str, Path])
+@pytest.mark.parametrize("block_allocation", [False, True])
+def test_calls_run_in_cwd(tmp_path, block_allocation, make):
+    with Executor(max_workers=1, cwd=make(tmp_path), block_allocation=block_allocation) as exe:
+        assert exe.info["cwd"] == str(tmp_path)
+        assert exe.submit(os.getcwd).result() == str(tmp_path)
+
+
+@pytest.mark.parametrize("block_allocation", [False, True])
+def test_a_relative_cwd_is_meant_from_here(tmp_path, monkeypatch, block_allocation):
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with Executor(max_workers=1, cwd="below", block_allocation=block_allocation) as exe:
+        monkeypatch.chdir("/")
+        assert exe.submit(os.getcwd).result() == str(tmp_path / "below")
+
+
+@pytest.mark.parametrize("flag", [True, False, None])
+@pytest.mark.parametrize("block_allocation", [False, True])
+def test_hostname_localhost_changes_nothing_on_one_machine(flag, block_allocation):
+    with Executor(max_workers=1, hostname_localhost=flag, block_allocation=block_allocation) as exe:
+        assert exe.submit(add, 1, 1).result() == 2
+
+
+@pytest.mark.parametrize("rate", [1e-6, 0.01, 1, 3600, np.float64(0.5)])
+def test_any_refresh_rate_is_accepted_and_delays_nothing(rate):
+    with Executor(max_workers=1, refresh_rate=rate, block_allocation=True) as exe:
+        future = add(1)
+        for _ in range(3):
+            future = exe.submit(add, future, 1)
+        assert future.result(timeout=30) == 4
+
+
+def test_an_init_function_may_be_any_callable():
+    for function in (lambda: {"y": 5}, TakesNothing(), TakesNothing):
+        with Executor(max_workers=1, block_allocation=True, init_function=function) as exe:
+            assert exe.submit(add, 1).result() == 6
+
+
+class TakesNothing(dict):
+    """As a class a function that returns a dict, as an instance one too."""
+
+    def __init__(self):
+        super().__init__(y=5)
+
+    def __call__(self):
+        return self
+
+
+def test_the_info_repeats_what_was_said(tmp_path):
+    parameters = {
+        "max_workers": 2,
+        "cores_per_worker": 1,
+        "threads_per_core": 3,
+        "gpus_per_worker": 0,
+        "oversubscribe": True,
+        "cwd": str(tmp_path),
+        "run_time_max": 30.0,
+        "restart_limit": 1,
+        "block_allocation": True,
+    }
+    with Executor(**parameters) as exe:
+        assert {name: exe.info[name] for name in parameters} == parameters
+
+
+@pytest.mark.parametrize("block_allocation", [False, True])
+def test_a_future_among_the_arguments_is_an_error_without_dependencies(block_allocation):
+    with Executor(max_workers=1, disable_dependencies=True, block_allocation=block_allocation) as exe:
+        first = exe.submit(add, 1)
+        for args in [(first,), ([first],), ({"x": (first,)},)]:
+            with pytest.raises(TypeError, match="disable_dependencies=True"):
+                exe.submit(add, *args)
+        assert first.result() == 1
+        assert len(exe) == 0

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+from worker.tiny_master import TinyMaster
+
+from pympipool.spawners.local import LocalSpawner
+from pympipool.spawners.mpiexec import MpiexecSpawner
+
+
+@pytest.fixture
+def start():
+    """Starts workers of one process, which are killed after the test."""
+    with _Factory(LocalSpawner) as factory:
+        yield factory
+
+
+@pytest.fixture
+def start_mpi():
+    """Starts workers of two ranks, or of as many as are said."""
+    with _Factory(MpiexecSpawner, ranks=2) as factory:
+        yield factory
+
+
+@pytest.fixture(scope="module")
+def worker():
+    """A worker that the tests leave as it was."""
+    with TinyMaster(LocalSpawner()).ready() as master:
+        yield master
+
+
+@pytest.fixture(scope="module")
+def mpi_worker():
+    """A worker of two ranks that the tests leave as it was."""
+    with TinyMaster(MpiexecSpawner(), ranks=2).ready() as master:
+        yield master
+
+
+class _Factory:
+    def __init__(self, spawner, **parameters):
+        self.spawner = spawner
+        self.parameters = parameters
+        self.masters = []
+
+    def __call__(self, **parameters):
+        """A master whose worker has been started, but not waited for."""
+        self.masters.append(TinyMaster(self.spawner(), **{**self.parameters, **parameters}))
+        return self.masters[-1]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for master in self.masters:
+            master.close()

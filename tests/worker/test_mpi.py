@@ -1,0 +1,355 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import cloudpickle
+import pytest
+from spawners.test_child import is_alive, wait_until
+from spawners.test_mpiexec import files, rank_pids
+from worker.tiny_master import LIMIT_S
+
+from pympipool.errors import SerializationError, WorkerStartError
+from pympipool.serialization import load_exception
+from pympipool.spawners.child import ChildProcess
+from pympipool.spawners.program import program_command, worker_environment
+from pympipool.worker.mpi import launched_rank
+
+pytestmark = pytest.mark.mpi
+
+
+def rank():
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD.rank
+
+
+def whoami(x):
+    from mpi4py import MPI
+
+    return x, MPI.COMM_WORLD.size, MPI.COMM_WORLD.rank
+
+
+# By value, as functions of a notebook: the workers need not import this module.
+cloudpickle.register_pickle_by_value(__import__(__name__, fromlist=["rank"]))
+
+
+# ---- calls ----
+
+
+def test_the_results_are_a_list_in_rank_order(mpi_worker):
+    """The example of the specification."""
+    mpi_worker.send(whoami, 3)
+    assert mpi_worker.result() == [(3, 2, 0), (3, 2, 1)]
+
+
+@pytest.mark.parametrize("ranks", [3, 4])
+def test_more_ranks_give_longer_lists(start_mpi, ranks):
+    master = start_mpi(ranks=ranks).ready()
+    master.send(whoami, 3)
+    assert master.result() == [(3, ranks, number) for number in range(ranks)]
+
+
+def test_functions_that_were_sent_once_are_called_by_their_number(mpi_worker):
+    mpi_worker.send_function(3, lambda x: (x, rank()))
+    sent = [mpi_worker.send_call(3, number) for number in range(50)]
+    answers = [mpi_worker.receive() for _ in sent]
+    assert [answer[1] for answer in answers] == sent
+    assert [answer[3] for answer in answers] == [[(number, 0), (number, 1)] for number in range(50)]
+
+
+def test_ranks_can_compute_together(mpi_worker):
+    def allreduce(x):
+        from mpi4py import MPI
+
+        return MPI.COMM_WORLD.allreduce(x * (MPI.COMM_WORLD.rank + 1))
+
+    mpi_worker.send(allreduce, 5)
+    assert mpi_worker.result() == [15, 15]
+
+
+@pytest.mark.parametrize("length", [0, 1, 200, 2_000, 20_000, 3_000_000])
+def test_arrays_of_all_sizes_go_and_come_whole_and_writable(mpi_worker, length):
+    import numpy as np
+
+    def scale(array, text):
+        array *= rank() + 1
+        return array, text * 2
+
+    sent = np.arange(length, dtype=float)
+    mpi_worker.send(scale, sent, "x" * length)
+    for number, (array, text) in enumerate(mpi_worker.result()):
+        assert (array == sent * (number + 1)).all()
+        assert text == "x" * 2 * length
+        array += 1
+
+
+def test_messages_of_very_many_parts_arrive(mpi_worker):
+    import numpy as np
+
+    sent = [np.full(3000, number) for number in range(1500)]
+    mpi_worker.send(lambda arrays: [array[rank()] for array in arrays], sent)
+    assert mpi_worker.result() == [list(range(1500))] * 2
+    mpi_worker.send(lambda arrays: arrays, sent)
+    for arrays in mpi_worker.result():
+        assert [array[0] for array in arrays] == list(range(1500))
+
+
+def test_results_of_different_sizes_come_together(mpi_worker):
+    mpi_worker.send(lambda: b"x" * (5_000_000 * rank()))
+    assert [len(value) for value in mpi_worker.result()] == [0, 5_000_000]
+
+
+def test_our_messages_are_not_the_users(mpi_worker):
+    def listen():
+        from mpi4py import MPI
+
+        world = MPI.COMM_WORLD
+        stray = world.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG)
+        if world.rank == 0:
+            world.send("for rank 1", 1, 1)
+            return stray
+        return stray, world.recv(None, MPI.ANY_SOURCE, MPI.ANY_TAG)
+
+    for _ in range(20):
+        mpi_worker.send(listen)
+        assert mpi_worker.result() == [False, (False, "for rank 1")]
+
+
+def test_nothing_is_kept_of_a_call_that_has_ended(mpi_worker):
+    class Thing:
+        pass
+
+    def remember(thing):
+        import gc
+        import sys
+        import weakref
+
+        gc.disable()
+        result = Thing()
+        sys.remembered = [weakref.ref(thing), weakref.ref(result)]
+        return result
+
+    def alive():
+        import gc
+        import sys
+
+        gc.enable()
+        return [reference() is not None for reference in sys.remembered]
+
+    mpi_worker.send(remember, Thing())
+    mpi_worker.receive()
+    mpi_worker.send(alive)
+    assert mpi_worker.result() == [[False, False], [False, False]]
+
+
+# ---- exceptions ----
+
+
+def fail_on(*ranks):
+    def fail():
+        if rank() in ranks:
+            raise ValueError(f"bad luck on {rank()}")
+        return rank()
+
+    return fail
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_exception_on_one_rank_is_that_of_the_call_and_names_the_rank(start_mpi, failing):
+    master = start_mpi().ready()
+    call = master.send(fail_on(failing))
+    kind, answered, _, error = master.receive()
+    assert (kind, answered) == ("error", call)
+    assert type(error) is ValueError
+    assert str(error) == f"bad luck on {failing}"
+    assert f"rank {failing} of worker 7 (host" in str(error.__cause__)
+    assert f"rank {1 - failing} of worker 7" not in str(error.__cause__)
+    master.send(rank)
+    assert master.result() == [0, 1]
+
+
+def test_exceptions_on_several_ranks_are_all_told(start_mpi):
+    master = start_mpi(ranks=3).ready()
+    master.send(fail_on(1, 2))
+    error = master.receive()[3]
+    assert str(error) == "bad luck on 1"
+    told = str(error.__cause__)
+    assert told.index("rank 1 of worker 7") < told.index("bad luck on 1") < told.index("rank 2 of worker 7")
+    assert "bad luck on 2" in told
+
+
+def test_a_rank_that_raises_says_so_while_others_wait_for_it(start_mpi):
+    def wait_in_vain():
+        from mpi4py import MPI
+
+        if MPI.COMM_WORLD.rank == 1:
+            raise ValueError("alone")
+        MPI.COMM_WORLD.Barrier()
+
+    master = start_mpi().ready()
+    call = master.send(wait_in_vain)
+    master.until(lambda: master.said("raised"), "word of the exception")
+    ((_, raised_on, of_call, parts),) = master.said("raised")
+    assert (raised_on, of_call) == (1, call)
+    assert str(load_exception(parts)) == "alone"
+    assert master.channel.receive(0.1) is None
+
+
+def test_a_result_that_cannot_be_pickled_is_an_error_of_that_rank(mpi_worker):
+    mpi_worker.send(lambda: open("/dev/null") if rank() == 1 else 0)
+    kind, _, _, error = mpi_worker.receive()
+    assert kind == "error"
+    assert type(error) is SerializationError
+    assert "rank 1" in str(error.__cause__)
+
+
+def test_a_rank_that_exits_is_an_exception_too(mpi_worker):
+    mpi_worker.send(lambda: __import__("sys").exit(3) if rank() else None)
+    assert type(mpi_worker.receive()[3]) is SystemExit
+
+
+# ---- start ----
+
+
+def test_init_function_runs_on_every_rank(start_mpi):
+    master = start_mpi(init_function=cloudpickle.dumps(lambda: {"mine": rank() + 10})).ready()
+    master.send(lambda mine: mine)
+    assert master.result() == [10, 11]
+
+
+def test_an_init_function_that_fails_on_one_rank_is_told_and_ends_the_worker(start_mpi):
+    def init_function():
+        if rank() == 1:
+            raise ValueError("not here")
+        return {}
+
+    master = start_mpi(init_function=cloudpickle.dumps(init_function))
+    error = master.failure()
+    assert str(error) == "not here"
+    assert "rank 1 of worker 7" in str(error.__cause__)
+    assert master.wait() == 1
+
+
+def test_ranks_that_do_not_find_each_other_say_what_does_not_fit(start_mpi):
+    """As with the mpiexec of another MPI: the ranks are told their number, but come up alone."""
+
+    class WrongMpiexec:
+        def start(self, order):
+            environment = {**worker_environment(order), "PYMPIPOOL_LAUNCHER": "/wrong/mpiexec", "PMIX_RANK": "1"}
+            return ChildProcess(program_command(), environment, None)
+
+    start_mpi.spawner = WrongMpiexec
+    master = start_mpi()
+    error = master.failure()
+    assert type(error) is WorkerStartError
+    said = str(error)
+    assert "/wrong/mpiexec was to start 2 ranks; this is rank 1 of them, but rank 0 of 1" in said
+    assert "MPI" in said.split("loaded: ")[1]
+    assert 'pip install "pympipool[mpich]"' in said
+    assert master.wait() == 1
+
+
+@pytest.mark.parametrize("name", ["PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK"])
+def test_the_rank_is_known_from_the_launcher(name):
+    assert launched_rank({name: "3"}) == 3
+    assert launched_rank({"HOME": "/"}) is None
+    assert launched_rank({name: "?"}) is None
+
+
+def test_without_a_word_of_the_launcher_mpi_tells_the_rank(start_mpi, monkeypatch):
+    monkeypatch.setattr("pympipool.worker.mpi._RANK_VARIABLES", ())
+    code = "import pympipool.worker.mpi as m; m._RANK_VARIABLES = (); from pympipool.worker import main; main()"
+    monkeypatch.setattr("pympipool.spawners.program.BOOTSTRAP", f"import os, sys; sys.path[:] = {os.sys.path!r}; {code}")
+    master = start_mpi().ready()
+    master.send(whoami, 0)
+    assert master.result() == [(0, 2, 0), (0, 2, 1)]
+
+
+# ---- idleness, and the end ----
+
+
+def cpu_s(pids):
+    """Processor time that processes have used, seconds."""
+    return sum(int(open(f"/proc/{pid}/schedstat").read().split()[0]) for pid in pids) / 1e9
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="needs /proc/PID/schedstat of Linux")
+def test_idle_ranks_use_less_than_a_hundredth_of_a_core(start_mpi):
+    masters = [start_mpi(), start_mpi()]
+    pids = []
+    for master in masters:
+        master.ready().send(rank)
+        assert master.result() == [0, 1]
+        pids += rank_pids(master)
+    time.sleep(0.2)
+    before = cpu_s(pids)
+    time.sleep(2.0)
+    assert cpu_s(pids) - before < 0.01 * 2.0
+
+
+def test_calls_after_a_while_wake_all_ranks(start_mpi):
+    master = start_mpi(ranks=3).ready()
+    master.send_function(1, lambda x: x)
+    slow = 0
+    for pause_s in [0.0, 1e-4, 2e-4, 3e-4, 1e-3, 0.01, 0.05] * 10:
+        time.sleep(pause_s)
+        began = time.monotonic()
+        master.send_call(1, pause_s)
+        assert master.result() == [pause_s] * 3
+        slow += time.monotonic() - began > 0.2  # a lost wake-up costs a quarter of a second
+    assert slow == 0
+
+
+def test_the_end_of_calls_ends_all_ranks_normally_and_leaves_nothing(start_mpi):
+    before = files()
+    master = start_mpi(ranks=3).ready()
+    master.send(lambda: __import__("atexit").register(print, "bye"))
+    master.receive()
+    pids = rank_pids(master)
+    assert master.end() == 0
+    assert master.output == {"stdout": b"bye\n" * 3, "stderr": b""}
+    assert not any(map(is_alive, pids))
+    assert files() <= before
+
+
+def test_with_a_single_call_all_ranks_end_after_it(start_mpi):
+    master = start_mpi(one_call=True).ready()
+    master.send(whoami, 1)
+    assert master.result() == [(1, 2, 0), (1, 2, 1)]
+    assert master.wait() == 0
+
+
+@pytest.mark.parametrize("doing", ["waiting", "computing", "stuck in a collective"])
+def test_the_masters_end_ends_all_ranks_and_mpiexec_and_leaves_nothing(start_mpi, doing):
+    def stick():
+        from mpi4py import MPI
+
+        if MPI.COMM_WORLD.rank == 0:
+            MPI.COMM_WORLD.Barrier()
+        while True:
+            pass
+
+    def compute():
+        while True:
+            pass
+
+    before = files()
+    master = start_mpi().ready()
+    pids = rank_pids(master)
+    if doing != "waiting":
+        master.send(compute if doing == "computing" else stick)
+    for connection in master.connections.values():
+        connection.close()
+    wait_until(lambda: not any(map(is_alive, pids)), 2.0)
+    assert master.process.wait(2.0) is not None
+    wait_until(lambda: files() <= before)
+
+
+def test_a_rank_that_dies_takes_the_others_along(start_mpi):
+    master = start_mpi(ranks=3).ready()
+    pids = rank_pids(master)
+    os.kill(pids[2], signal.SIGKILL)
+    assert master.process.wait(LIMIT_S) not in (None, 0)
+    wait_until(lambda: not any(map(is_alive, pids)))

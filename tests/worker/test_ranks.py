@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pympipool import _ring
+from pympipool.worker import ranks
+from pympipool.worker.ranks import PACKET_BYTES, Message, awake_until, pack, pieces, unpack
+
+numbers = st.integers(0, (1 << 64) - 1)
+parts = st.lists(st.binary(max_size=40), min_size=1, max_size=30)
+
+
+def receive(packet):
+    """A packet as it lies in the buffer of its receiver, with what was there before behind it."""
+    return bytearray(packet) + bytearray(b"\xff" * (PACKET_BYTES - len(packet)))
+
+
+@given(st.integers(1, 5), numbers, numbers, parts, numbers)
+def test_small_messages_travel_whole(kind, call, tag, parts, until):
+    packet, following = pack(Message(kind, call, tag, parts), until)
+    assert following == ()
+    message, missing = unpack(receive(packet))
+    assert message == (kind, call, tag, parts)
+    assert missing == ()
+    assert awake_until(receive(packet)) == until
+
+
+@pytest.mark.parametrize("size", [PACKET_BYTES - 41, PACKET_BYTES - 40, PACKET_BYTES - 39, PACKET_BYTES, 1 << 20])
+def test_what_does_not_fit_follows(size):
+    part = bytes(size)
+    packet, following = pack(Message(1, 2, 3, [part]))
+    assert len(packet) <= PACKET_BYTES
+    message, missing = unpack(receive(packet))
+    assert [len(part) for part in message.parts] == [size]
+    if following:
+        assert following == [part]
+        assert missing is message.parts
+    else:
+        assert message.parts == [part]
+
+
+def test_as_many_parts_as_a_message_may_have_fit_in_every_size():
+    for size in (0, 1, 1000):
+        parts = [b"x" * size] * _ring.PARTS_MAX
+        packet, _ = pack(Message(1, 2, 3, parts))
+        assert len(packet) <= PACKET_BYTES
+        message, _ = unpack(receive(packet))
+        assert [len(part) for part in message.parts] == [size] * _ring.PARTS_MAX
+
+
+def test_received_parts_are_private_and_writable():
+    packet, _ = pack(Message(1, 2, 3, [b"pickle", b"buffer"]))
+    arrived = receive(packet)
+    message, _ = unpack(arrived)
+    arrived[:] = bytes(len(arrived))
+    message.parts[1][0] = ord("B")
+    assert message.parts == [b"pickle", b"Buffer"]
+
+
+def test_pieces_are_as_small_as_mpi_wants_them(monkeypatch):
+    monkeypatch.setattr(ranks, "PIECE_BYTES", 4)
+    assert [bytes(piece) for piece in pieces(b"123456789")] == [b"1234", b"5678", b"9"]
+    assert list(pieces(b"")) == []
