@@ -338,9 +338,10 @@ def _other_cases() -> Iterator[Case]:
     linked = Request(needs=Ability.FUTURES_AS_ARGUMENTS)
     yield _case("Futures as arguments", "chain of 1000 calls", chain, request=linked)
     yield _case("Futures as arguments", "fan-in of 1000 calls", fan_in, request=linked)
-    yield Case("Cost of waiting", "memory per pending call", (Quantity("memory", BYTES),), Request(), pending_memory)
+    memory = (Quantity("memory", BYTES),)
+    yield Case("Cost of waiting", "memory per pending call", memory, Request(), pending_memory, quick=False)
     case = partial(_case, "Cost of waiting", measure=idle_cores, quantities=(Quantity("of a core", CORES),))
-    yield case(title="2 idle workers", request=Request(2))
+    yield case(title="2 idle workers", request=Request(2), quick=False)
     yield case(title="2 idle workers of 2 ranks", request=Request(2, ranks=2, needs=Ability.MPI))
 
 
