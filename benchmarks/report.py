@@ -131,7 +131,7 @@ def draw_plots(comparisons: Sequence[Comparison], ring: RingTable, folder: Path)
     files = []
     for section, of_section in sections.items():
         if any(comparison.samples for comparison in of_section):
-            files.append(_save(_draw_bars(of_section), folder / f"{section.lower().replace(' ', '-')}.svg"))
+            files.append(_save(_draw_section(of_section), folder / f"{section.lower().replace(' ', '-')}.svg"))
     if ring:
         files.append(_save(_draw_ring(ring), folder / "ring.svg"))
     return files
@@ -145,8 +145,8 @@ def _save(figure: Any, path: Path) -> Path:
     return path
 
 
-def _draw_bars(comparisons: Sequence[Comparison]) -> Any:
-    """One field for each case: a bar for each peer, a line over the range of its rounds."""
+def _draw_section(comparisons: Sequence[Comparison]) -> Any:
+    """One field for each case: a point for each peer, a line over the range of its rounds."""
     import matplotlib.pyplot as plt
 
     comparisons = [comparison for comparison in comparisons if comparison.samples]
@@ -164,8 +164,10 @@ def _draw_bars(comparisons: Sequence[Comparison]) -> Any:
             [median - min(comparison.values(name)) for name, median in zip(names, medians, strict=True)],
             [max(comparison.values(name)) - median for name, median in zip(names, medians, strict=True)],
         ]
-        colors = ["tab:red" if name == OURS.name else "lightgray" if name == LIMIT else "tab:blue" for name in names]
-        axes.barh(names, medians, xerr=reach, color=colors, ecolor="black", capsize=2)
+        colors = ["tab:red" if name == OURS.name else "gray" if name == LIMIT else "tab:blue" for name in names]
+        axes.errorbar(medians, names, xerr=reach, fmt="none", ecolor="gray", capsize=2)
+        axes.scatter(medians, names, color=colors, zorder=3)
+        axes.grid(axis="x", alpha=0.3)
         quantity = comparison.case.quantities[0]
         best = "more" if quantity.unit.higher_is_better else "less"
         axes.set_title(f"{comparison.case.title} ({best} is better)", fontsize=9)

@@ -208,6 +208,7 @@ cdef class Delivery(Source):
         cdef FutureCore future = <FutureCore>call.future
         future.call = NULL
         parts = parts_of_result(call)
+        future.run_ns = call.run_ns
         has_callbacks = False
         if future.status < CANCELLED:  # else somebody outside has ended it
             has_callbacks = future.set_parts(parts, call.is_error)

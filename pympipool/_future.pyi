@@ -5,3 +5,5 @@ T = TypeVar("T")
 
 class Future(StandardFuture[T]):
     function_name: str | None
+    @property
+    def run_ns(self) -> int: ...

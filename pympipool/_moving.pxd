@@ -40,6 +40,7 @@ cdef struct Call:
     uint64_t position     # in the worker's ring; UINT64_MAX: cannot be taken back
     int64_t estimate_ns
     bint is_error
+    uint64_t run_ns       # how long the worker took
     uint32_t result_count
     pmp_part *result      # from malloc; small data lie behind it
     bint result_owned     # each part's data came from malloc

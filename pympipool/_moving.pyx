@@ -148,6 +148,7 @@ cdef int complete(Core *core, Worker *worker, int64_t now_ns) noexcept nogil:
     worker.line_estimate_ns -= call.estimate_ns
     worker.progress_ns = now_ns
     worker.ended += 1
+    call.run_ns = head.tag
     learn(core, call, <int64_t>head.tag)
     append(&core.done, call)
     core.returned += 1

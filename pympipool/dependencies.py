@@ -100,7 +100,9 @@ def when_all_done(futures: list[Future[Any]], callback: Callback) -> None:
             exception with the original as `__cause__`; (None, True) when one was cancelled. It runs in the thread that
             ended the future, or in this one when nothing is left to wait for.
     """
-    _Waiter(len(futures), callback).wait_for(futures)
+    waiter = _Waiter(len(futures), callback)
+    for future in futures:
+        future.add_done_callback(waiter.on_done)
 
 
 # ---- waiting ----
@@ -114,13 +116,7 @@ class _Waiter:
         self._callback: Callback | None = callback
         self._lock = threading.Lock()
 
-    def wait_for(self, futures: list[Future[Any]]) -> None:
-        for future in futures:
-            if self._callback is None:  # one has failed already
-                return
-            future.add_done_callback(self._on_done)
-
-    def _on_done(self, future: Future[Any]) -> None:
+    def on_done(self, future: Future[Any]) -> None:
         cancelled = future.cancelled()
         error = None if cancelled else _exception_of(future)
         with self._lock:

@@ -16,7 +16,7 @@ import atexit
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future as StandardFuture
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -99,6 +99,7 @@ class Engine:
         self.foreign = False
         self._handles: dict[int, FunctionHandle] = {}
         self._blocked: set[Blocked] = set()
+        self._held = 0
         self.pool = make_pool(self.dispatcher)
         self.dispatcher.start()
         self.pool.open()
@@ -132,6 +133,28 @@ class Engine:
             self._send(future, fn, args, kwargs, resources)
         return future
 
+    def submit_each(
+        self, fn: Callable[..., Any], columns: tuple[Sequence[Any], ...], resources: Resources | None
+    ) -> Future[Any]:
+        """Queues a batch: fn for each row of the columns. Admitted also after `close`, see `hold`.
+
+        Returns:
+            The future of a `pympipool.worker.batches.Batch`.
+        """
+        future: Future[Any] = Future()
+        self.dispatcher.adopt(future)
+        self._send(future, fn, columns, None, resources, admitted=True)
+        return future
+
+    def hold(self) -> None:
+        """Puts off the end: more calls will come, although they were asked for already."""
+        self._held += 1
+
+    def release(self) -> None:
+        """Takes one `hold` back."""
+        self._held -= 1
+        self.dispatcher.kick()
+
     def check_usable(self, fn: Callable[..., Any]) -> None:
         """Raises what is wrong with submitting fn now."""
         if self.foreign:
@@ -147,7 +170,7 @@ class Engine:
         future: Future[Any],
         fn: Callable[..., Any],
         args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        kwargs: dict[str, Any] | None,
         resources: Resources | None,
         admitted: bool = False,
     ) -> None:
@@ -217,7 +240,7 @@ class Engine:
 
     def _pending_count(self) -> int:
         """Calls that the dispatcher does not know yet."""
-        return self.blocked_count() + self.pool.unfinished_count()
+        return self._held + self.blocked_count() + self.pool.unfinished_count()
 
     # ---- the end ----
 

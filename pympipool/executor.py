@@ -12,6 +12,7 @@ import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 import cloudpickle
@@ -19,7 +20,7 @@ import cloudpickle
 from pympipool.backends import make_backend
 from pympipool.engine import Engine
 from pympipool.errors import SerializationError
-from pympipool.mapping import map_calls
+from pympipool.mapping import Columns, in_chunks, in_fitting_batches, one_by_one
 from pympipool.pool.block import BlockPool
 from pympipool.pool.single import SinglePool
 from pympipool.resources import Ledger, Resources, available_cores, positive_seconds
@@ -212,22 +213,36 @@ class Executor(futures.Executor):
         fn: Callable[..., T],
         *iterables: Iterable[Any],
         timeout: float | None = None,
-        chunksize: int = 1,
+        chunksize: int | None = None,
     ) -> Iterator[T]:
         """Like map(fn, *iterables), but the calls run on the workers.
 
-        All calls are submitted now; the iterator waits for their results, in order.
+        The iterables are exhausted now, and the calls run whether or not results are asked for; the iterator waits for
+        the results, in order.
 
         Args:
             timeout: Seconds from now until the last result must be there.
-            chunksize: Calls that travel together.
+            chunksize: Calls that travel together. None: with block allocation as many as take a few milliseconds, found out
+                from how long they take; else each call by itself. Calls on several cores always travel alone.
 
         Raises:
             ValueError, TypeError: chunksize is no positive integer.
             concurrent.futures.TimeoutError: While iterating, when the time is over.
             Exception: While iterating, what a call raised; the calls after it are cancelled.
         """
-        return map_calls(self.submit, fn, iterables, timeout=timeout, chunksize=chunksize)
+        deadline_s = None if timeout is None else monotonic() + timeout
+        if chunksize is not None:
+            chunksize = _chunksize(chunksize)
+        self._check_function(fn)
+        self._engine.check_usable(fn)
+        columns = Columns(iterables)
+        if self._resources.cores > 1 or chunksize == 1 or columns.have_futures():
+            return one_by_one(self.submit, fn, columns, deadline_s)
+        if chunksize is not None:
+            return in_chunks(self._engine, fn, columns, self._resources, chunksize, deadline_s)
+        if not self._block_allocation:
+            return one_by_one(self.submit, fn, columns, deadline_s)
+        return in_fitting_batches(self._engine, fn, columns, self._info["max_workers"], deadline_s)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Takes no more calls, and ends the workers when those that are there have ended.
@@ -287,6 +302,12 @@ def _called(fn: Any) -> Any:
     if isinstance(fn, type):
         return getattr(fn, "__init__", None)
     return fn if hasattr(fn, "__code__") else getattr(type(fn), "__call__", None)
+
+
+def _chunksize(chunksize: Any) -> int:
+    if not isinstance(chunksize, bool) and isinstance(chunksize, int) and chunksize < 1:
+        raise ValueError("chunksize must be >= 1.")  # the standard library's words
+    return int(Resources.check("cores", chunksize, "chunksize"))
 
 
 def _gpus_per_core(gpus_per_worker: int, cores_per_worker: int) -> int:

@@ -310,10 +310,10 @@ class _Survey:
         if type(module_name) is not str or type(name) is not str or module_name == "__main__":
             return False
         path = _way_to(module_name, name)
-        if not path or path[-1][2] is not value or self._is_registered(module_name):
+        if not path or path[-1][2] is not value:
             return False
         if dump_in_band(value) != _pickled_reference(module_name, name):
-            return False  # it has a way of its own, as the objects of numba
+            return False  # its module travels by value, or it has a way of its own, as the functions of numba have
         self.is_by_reference = True
         for step in path:
             self._add_reference(*step)
@@ -480,7 +480,7 @@ def _are_items(mapping: Mapping[str, Any], items: Items) -> bool:
     """Whether a mapping holds just these keys with the very same values."""
     if len(mapping) != len(items):
         return False
-    for key, value in items:  # noqa: SIM110  all() takes twice as long
+    for key, value in items:
         if mapping.get(key, _MISSING) is not value:
             return False
     return True

@@ -1,51 +1,196 @@
-"""`Executor.map`: calls over iterables, in chunks, results in order.
+"""`Executor.map`: calls over iterables, in batches, results in order.
 
-    iterables ─► chunks ─► submit each ─► results one after the other, as they are asked for
+    items ─► Feeder: a few batches under way at a time ─► results, one after the other as they are asked for
+                ▲                            │
+                └── a batch has ended ◄──────┘   how long it took says how large the next ones are
+
+Batches of a given chunksize are submitted all at once; those that the feeder makes grow until each takes about
+`BATCH_S`, and shrink towards the end so that all workers end together. A batch ends with its first exception, and
+what was returned before arrives: to the user it makes no difference how calls were packed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from itertools import islice
+from itertools import chain
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pympipool import serialization
+from pympipool.dependencies import find_futures
+
+if TYPE_CHECKING:
+    from pympipool.engine import Engine
+    from pympipool.resources import Resources
+
+BATCH_S = 0.004
+"""Time that a batch should take: hundred times what sending it costs, and short for whoever waits."""
+
+GROWTH_MAX = 8
+"""Times that a batch may be larger than the largest before it: the first items may not be like the others."""
+
+BATCHES_PER_WORKER = 2
+"""Under way at a time: one that runs, one that is there when it ends."""
+
+SHARES_PER_WORKER = 2
+"""A batch is at most this part of what is left for a worker, so that the last ones are small."""
 
 
-def run_chunk(fn: Callable[..., Any], chunk: list[tuple[Any, ...]]) -> list[Any]:
-    """Runs fn with each tuple of arguments; in the worker."""
-    return [fn(*args) for args in chunk]
+class Columns:
+    """The arguments of the calls of a map, as lists; with several iterables as long as the shortest."""
+
+    def __init__(self, iterables: tuple[Iterable[Any], ...]) -> None:
+        if len(iterables) == 1:
+            self._lists = [list(iterables[0])]
+        else:
+            self._lists = [list(column) for column in zip(*zip(*iterables, strict=False), strict=True)]
+
+    def __len__(self) -> int:
+        return len(self._lists[0]) if self._lists else 0
+
+    def have_futures(self) -> bool:
+        """Whether there are futures among the arguments: then calls must wait for them one by one."""
+        return bool(find_futures(tuple(self._lists), {}))
+
+    def cut(self, begin: int, end: int) -> tuple[Sequence[Any], ...]:
+        """The columns of a batch."""
+        return tuple(column[begin:end] for column in self._lists)
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """The arguments of one call after the other."""
+        return zip(*self._lists, strict=True)
 
 
-def map_calls(
-    submit: Callable[..., Future[Any]],
-    fn: Callable[..., Any],
-    iterables: tuple[Iterable[Any], ...],
-    *,
-    timeout: float | None,
-    chunksize: int,
+def one_by_one(
+    submit: Callable[..., Future[Any]], fn: Callable[..., Any], columns: Columns, deadline_s: float | None
 ) -> Iterator[Any]:
-    """Submits all calls now and returns an iterator over their results (see `Executor.map`)."""
-    if isinstance(chunksize, bool) or not isinstance(chunksize, int):
-        raise TypeError(f"chunksize is {chunksize!r}; it must be an integer")
-    if chunksize < 1:
-        raise ValueError("chunksize must be >= 1.")  # the standard library's words
-    deadline_s = None if timeout is None else monotonic() + timeout
-    calls = zip(*iterables)  # noqa: B905  like map(), it ends with the shortest
-    if chunksize == 1:
-        return _results([submit(fn, *args) for args in calls], deadline_s)
-    chunks = iter(lambda: list(islice(calls, chunksize)), [])
-    pending = [submit(run_chunk, fn, chunk) for chunk in chunks]
+    """Each call by itself; all are submitted now."""
+    pending = deque(submit(fn, *row) for row in columns.rows())
+    return _results(pending, deadline_s)
+
+
+def in_chunks(
+    engine: Engine,
+    fn: Callable[..., Any],
+    columns: Columns,
+    resources: Resources | None,
+    chunksize: int,
+    deadline_s: float | None,
+) -> Iterator[Any]:
+    """Batches of chunksize calls; all are submitted now."""
+    pending = deque(
+        engine.submit_each(fn, columns.cut(begin, begin + chunksize), resources)
+        for begin in range(0, len(columns), chunksize)
+    )
     return _flattened(_results(pending, deadline_s))
 
 
-def _results(pending: list[Future[Any]], deadline_s: float | None) -> Iterator[Any]:
+def in_fitting_batches(
+    engine: Engine, fn: Callable[..., Any], columns: Columns, workers: int, deadline_s: float | None
+) -> Iterator[Any]:
+    """Batches of as many calls as take about BATCH_S; submitted as others end, whether or not results are asked for."""
+    feeder = Feeder(engine, fn, columns, workers)
+    feeder.feed()
+    return _flattened(feeder.results(deadline_s))
+
+
+class Feeder:
+    """Submits the batches of one map.
+
+    Used by the thread that iterates and by the one that runs callbacks of futures.
+    """
+
+    def __init__(self, engine: Engine, fn: Callable[..., Any], columns: Columns, workers: int) -> None:
+        self._engine = engine
+        self._fn = fn
+        self._columns = columns
+        self._count = len(columns)
+        self._workers = workers
+        self._next = 0  # the first item that was not submitted
+        self._sizes: dict[Future[Any], int] = {}  # batches under way
+        self._largest = 1
+        self._item_s = 0.0  # estimate of one call; 0: none yet
+        self._pending: deque[Future[Any]] = deque()
+        self._lock = threading.RLock()
+        self._feeding = False
+        self._finished = False
+        engine.hold()
+
+    def feed(self) -> None:
+        """Submits batches until enough are under way."""
+        with self._lock:
+            if self._feeding or self._finished:
+                return  # a batch that fails at once calls back from within
+            self._feeding = True
+            try:
+                while self._next < self._count and len(self._sizes) < BATCHES_PER_WORKER * self._workers:
+                    self._submit_one()
+            finally:
+                self._feeding = False
+            if self._next >= self._count:
+                self._finish()
+
+    def _submit_one(self) -> None:
+        size = self._next_size()
+        columns = self._columns.cut(self._next, self._next + size)
+        future = self._engine.submit_each(self._fn, columns, None)
+        self._next += size
+        self._largest = max(self._largest, size)
+        self._sizes[future] = size
+        self._pending.append(future)
+        future.add_done_callback(self._on_done)
+
+    def _next_size(self) -> int:
+        if self._item_s == 0.0:
+            return 1
+        fair = (self._count - self._next) // (SHARES_PER_WORKER * self._workers)
+        return max(1, min(int(BATCH_S / self._item_s), GROWTH_MAX * self._largest, fair))
+
+    def _on_done(self, future: Future[Any]) -> None:
+        """Learns from a batch that has ended, once, and feeds on; not after one that was cancelled."""
+        with self._lock:
+            size = self._sizes.pop(future, 0)
+            run_s = getattr(future, "run_ns", 0) / 1e9
+            if size and run_s > 0:
+                item_s = run_s / size
+                self._item_s = item_s if self._item_s == 0.0 else (self._item_s + item_s) / 2
+            if future.cancelled():
+                self._next = self._count
+            self.feed()
+
+    def _finish(self) -> None:
+        """Nothing is left to be submitted: the executor may end when it likes."""
+        self._finished = True
+        self._engine.release()
+
+    def results(self, deadline_s: float | None) -> Iterator[Any]:
+        """Yields the batches in order; whatever ends it early cancels those that are left."""
+        try:
+            while self._pending:
+                future = self._pending.popleft()
+                batch = _result_of(future, deadline_s)
+                self._on_done(future)
+                yield batch
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
+        with self._lock:
+            self._next = self._count
+            self.feed()
+        for future in self._pending:
+            future.cancel()
+
+
+def _results(pending: deque[Future[Any]], deadline_s: float | None) -> Iterator[Any]:
     """Yields results in order; whatever ends it early cancels the calls that are left."""
-    pending.reverse()
     try:
         while pending:
-            yield _result_of(pending.pop(), deadline_s)
+            yield _result_of(pending.popleft(), deadline_s)
     finally:
         for future in pending:
             future.cancel()
@@ -64,8 +209,25 @@ def _result_of(future: Future[Any], deadline_s: float | None) -> Any:
         del future
 
 
-def _flattened(chunks: Iterator[list[Any]]) -> Iterator[Any]:
-    for chunk in chunks:
-        chunk.reverse()
-        while chunk:
-            yield chunk.pop()
+class Results(chain[Any]):
+    """The results of the calls one by one, at the speed of C; raises what one of them raised in its place."""
+
+    batches: Generator[list[Any], None, None]
+
+    def close(self) -> None:
+        """Cancels the batches that are left."""
+        self.batches.close()
+
+
+def _flattened(batches: Iterator[Any]) -> Results:
+    lists = _lists(batches)
+    results = Results.from_iterable(lists)
+    results.batches = lists
+    return results
+
+
+def _lists(batches: Iterator[Any]) -> Generator[list[Any], None, None]:
+    for results, error in batches:
+        yield results
+        if error is not None:
+            raise serialization.load_exception(error)

@@ -53,7 +53,7 @@ def _count(least: int) -> Callable[[str, Any], int]:
     """A check for whole numbers of at least `least`; numpy's integers are welcome, bools are not."""
 
     def check(name: str, value: Any) -> int:
-        if isinstance(value, bool):
+        if _is_bool(value):
             raise TypeError(f"{name} is {value!r}; it must be an integer, not a bool")
         try:
             count = operator.index(value)
@@ -66,8 +66,12 @@ def _count(least: int) -> Callable[[str, Any], int]:
     return check
 
 
+def _is_bool(value: Any) -> bool:
+    return type(value).__name__ in ("bool", "bool_")  # Python's, and numpy's by either of its names
+
+
 def _flag(name: str, value: Any) -> bool:
-    if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):  # numpy's goes by both names
+    if _is_bool(value):
         return bool(value)
     raise TypeError(f"{name} is {value!r}, of type {type(value).__name__}; it must be True or False")
 
@@ -97,7 +101,7 @@ def positive_seconds(name: str, value: Any, otherwise: str = "") -> float:
         otherwise: What else is allowed, for the message.
     """
     try:
-        seconds = math.nan if isinstance(value, (bool, str, bytes)) else float(value)
+        seconds = math.nan if _is_bool(value) or isinstance(value, (str, bytes)) else float(value)
     except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if math.isnan(seconds):

@@ -33,7 +33,7 @@ import reprlib
 import sys
 import traceback
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import cloudpickle
@@ -70,8 +70,8 @@ OUT_OF_BAND_MAX = 1023
 """Most buffers out of band: PMP_PARTS_MAX of csrc/channel.h, less the pickle itself. Further ones stay inside it."""
 
 _SMALL = 64
-"""Values of more items, all containers taken together, are not looked through: `_Pickler` does it faster, after its start,
-which takes 2 us."""
+"""Values of more items, all containers taken together, are not looked through: `_Pickler` does it faster, once
+it has started, which takes 2 us."""
 
 _scalars: set[type] = {type(None), bool, int, float, complex, str, bytes}
 """Types whose values refer to nothing. numpy's join when numpy has been imported, see `_learn_numpy`."""
@@ -125,15 +125,15 @@ def dump(value: object, what: str = "the value") -> list[Part]:
 
 
 def dump_call(
-    number: int, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    number: int, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] | None
 ) -> list[Part]:
     """Pickles a call.
 
     Args:
         number: The function's number when the worker gets the function by itself, else 0.
         function: The function, part of the pickle only when number is 0.
-        args: Positional arguments.
-        kwargs: Keyword arguments.
+        args: Positional arguments; of a batch the columns.
+        kwargs: Keyword arguments; None for a batch.
 
     Returns:
         Parts as from `dump`, of (args, kwargs), or for number 0 of (function, args, kwargs).
@@ -151,7 +151,7 @@ def dump_call(
     try:
         return _dump(call)
     except Exception as error:
-        what, value = _culprit(function, args, kwargs)
+        what, value = _culprit(function, args, kwargs or {})
         raise _dump_error(what, value, error) from error
 
 
@@ -408,7 +408,7 @@ def _dump_faithfully(error: BaseException) -> tuple[bytes | None, list[str], str
     """Pickles an exception so that it is known to arrive as it is.
 
     Returns:
-        The pickle, or None where that cannot be; the attributes that were left out; what was in the way, as text, for an
+        The pickle, or None where that cannot be; the attributes that were left out; what was in the way, as text: an
         exception that is kept would keep this frame alive, and with it the error.
     """
     reason = ""

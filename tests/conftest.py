@@ -9,7 +9,7 @@ import threading
 
 import pytest
 from executor.gate import Gate
-from system.observe import MARK, forgotten_shared_memory, marked_processes, new_mark, shared_memory_files, still_alive
+from system.observe import MARK, forgotten_shared_memory, new_mark, own_processes, shared_memory_files, still_alive
 
 from pympipool import Executor
 from pympipool.errors import WorkerStartError
@@ -51,10 +51,10 @@ def mark():
 @pytest.fixture(scope="module", autouse=True)
 def nothing_is_left(mark):
     """No module leaves a process, a thread or shared memory behind."""
-    processes = {process.pid for process in marked_processes(mark)}
+    processes = {process.pid for process in own_processes(mark)}
     files = shared_memory_files()
     yield
-    started = [process for process in marked_processes(mark) if process.pid not in processes]
+    started = [process for process in own_processes(mark) if process.pid not in processes]
     assert still_alive(started, END_S) == []
     threads = [thread for thread in threading.enumerate() if thread.name.startswith("pympipool")]
     for thread in threads:

@@ -1,10 +1,11 @@
-"""Dependencies: futures are found wherever they are looked for, waited for by callback, and replaced by their results."""
+"""Dependencies: futures are found where they are looked for, waited for by callback, and replaced by their results."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
 import gc
+import itertools
 import logging
 import random
 import sys
@@ -14,7 +15,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pympipool.dependencies import find_futures, resolve, when_all_done
@@ -131,8 +132,9 @@ def test_circles_are_kept():
     around = (circle,)
     circle.append(around)
     assert len(find_futures((circle,), {})) == 1
-    for args, _ in (resolve((circle,), {}), resolve((around, circle), {})):
-        arrived = args[-1]
+    for args, _ in (resolve((around, circle), {}), resolve((circle, around), {})):
+        arrived = args[0][0] if type(args[0]) is tuple else args[0]
+        assert {id(args[0]), id(args[1])} == {id(arrived), id(arrived[2])}
         assert arrived[0] == 7
         assert arrived[1]["again"][0] is arrived
         assert arrived[2][0] is arrived
@@ -168,6 +170,7 @@ trees = st.recursive(
 
 
 @given(trees)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_nested_value_is_resolved_as_by_hand(tree):
     def by_hand(value):
         if isinstance(value, Future):
@@ -255,7 +258,7 @@ LENGTH = 10_000
 def chain(links: int) -> list[Future]:
     """Futures each of which ends as the one before it does."""
     futures = [Future() for _ in range(links)]
-    for before, after in zip(futures, futures[1:], strict=False):
+    for before, after in itertools.pairwise(futures):
 
         def end(error, was_cancelled, after=after):
             if was_cancelled:
@@ -364,9 +367,16 @@ def error_of(future: Future) -> BaseException:
 
 @pytest.mark.parametrize(
     "origin",
-    [ValueError("wrong", 2), OSError(2, "none", "name"), KeyError("k"), WorkerDied(worker=3, exit_code=-9), SystemExit(3),
-     CancelledError(), np.linalg.LinAlgError("singular")],
-)  # fmt: skip
+    [
+        ValueError("wrong", 2),
+        OSError(2, "none", "name"),
+        KeyError("k"),
+        WorkerDied(worker=3, exit_code=-9),
+        SystemExit(3),
+        CancelledError(),
+        np.linalg.LinAlgError("singular"),
+    ],
+)
 def test_a_call_fails_as_its_input_did(origin):
     origin.detail = "kept"
     origin.__cause__ = RemoteTraceback("Traceback ...")

@@ -18,9 +18,7 @@ from pympipool.errors import (
     WorkerStartError,
 )
 
-DIED = WorkerDied(
-    worker=3, host="node1", pid=4711, rank=1, exit_code=-11, last_stderr=["one", "two"], function="solve"
-)
+DIED = WorkerDied(worker=3, host="node1", pid=4711, rank=1, exit_code=-11, last_stderr=["one", "two"], function="solve")
 ALL = [
     DIED,
     WorkerDied(),

@@ -3,6 +3,8 @@
 The functions here are defined as in a notebook: in a namespace that calls itself `__main__`.
 """
 
+# ruff: noqa: E501  a scenario reads best on one line
+
 from __future__ import annotations
 
 import builtins
@@ -23,9 +25,10 @@ import weakref
 import cloudpickle
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pympipool import functions
 from pympipool.functions import SLOTS, Function, FunctionTable
 
 
@@ -151,6 +154,7 @@ CHANGEABLE = {
     "a cache": "import functools\n@functools.lru_cache\ndef g(x): return x\ndef f(x): return g(x)",
     "itself cached": "import functools\n@functools.lru_cache\ndef f(x): return x",
     "main": "import __main__\ndef f(x): return __main__",
+    "a module made by hand": "import types\nm = types.ModuleType('made')\ndef f(x): return m",
 }
 
 REMEMBERS = {
@@ -206,11 +210,28 @@ def test_what_is_no_function_gets_no_number(table):
             pass
 
     called = Called()
-    for one in (called, called.method, functools.partial(max, 1), [].append, "x".join, Called, Masked(), np.vectorize(len)):
+    for one in (
+        called,
+        called.method,
+        functools.partial(max, 1),
+        [].append,
+        "x".join,
+        Called,
+        Masked(),
+        np.vectorize(len),
+    ):
         assert settled(table, one) is None
 
 
 # ---- what changes is seen: setup, then edit, then f must not be the same ----
+
+DECORATOR = """
+import functools
+def d(g):
+    @functools.wraps(g)
+    def w(x): return g(x)
+    return w
+"""
 
 EDITS = {
     "a global number": ("N = 1\ndef f(x): return N", "N = 2"),
@@ -234,6 +255,7 @@ EDITS = {
     "its keyword defaults taken away": ("def f(x, *, y=1): return y", "f.__kwdefaults__ = None"),
     "keyword defaults given later": ("def f(x, *, y): return y", "f.__kwdefaults__ = {'y': 2}"),
     "an attribute given later": ("def f(x): return getattr(f, 'unit', None)", "f.unit = 'mm'"),
+    "a second attribute given later": ("def f(x): return getattr(f, 'b', 0)\nf.a = 1", "f.b = 1"),
     "an attribute changed": ("def f(x): return f.unit\nf.unit = 'mm'", "f.unit = 'm'"),
     "an attribute taken away": ("def f(x): return getattr(f, 'unit', None)\nf.unit = 'mm'", "del f.unit"),
     "all attributes replaced": ("def f(x): return f.unit\nf.unit = 'mm'", "f.__dict__ = {'unit': 'm'}"),
@@ -256,11 +278,9 @@ EDITS = {
     "a nested class's global": ("N = 1\ndef f(x):\n    class A:\n        y = N\n    return A.y", "N = 2"),
     "a doubly nested lambda's global": ("N = 1\ndef f(x): return (lambda: (lambda: N)())()", "N = 2"),
     "a decorated function's global": (
-        "import functools\nN = 1\ndef d(g):\n    @functools.wraps(g)\n    def w(x): return g(x)\n    return w\n"
-        "@d\ndef f(x): return N", "N = 2"),
+        f"{DECORATOR}N = 1\n@d\ndef f(x): return N", "N = 2"),
     "a decorated function's code": (
-        "import functools\ndef d(g):\n    @functools.wraps(g)\n    def w(x): return g(x)\n    return w\n"
-        "@d\ndef f(x): return 1\ndef h(x): return 2", "f.__wrapped__.__code__ = h.__code__"),
+        f"{DECORATOR}@d\ndef f(x): return 1\ndef h(x): return 2", "f.__wrapped__.__code__ = h.__code__"),
     "the second of a recursive pair": (
         "N = 1\ndef g(x): return f(0) if x else N\ndef f(x): return g(x)", "N = 2"),
     "the second of a recursive pair redefined": (
@@ -330,7 +350,16 @@ def test_the_edit_of_something_else_is_none(table):
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    (tmp_path / "their_module.py").write_text("N = 1\ndef f(x): return N\nclass C:\n    def m(self): pass\n")
+    source = """
+        N = 1
+        def f(x): return N
+        class C:
+            def m(self): pass
+            def __call__(self): pass
+        like_a_function = C()
+        like_a_function.__qualname__ = "like_a_function"
+    """
+    (tmp_path / "their_module.py").write_text(textwrap.dedent(source))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "their_module", raising=False)
     yield importlib.import_module("their_module")
@@ -344,6 +373,12 @@ def test_a_function_of_a_module_hits_whatever_it_refers_to(table, module):
     assert table.lookup(module.f) is found
     assert pickle.loads(settled(table, module.C).payload) is module.C
     assert pickle.loads(settled(table, module.C.m).payload) is module.C.m
+
+
+def test_an_object_of_a_module_that_only_looks_like_a_function_gets_no_number(table, module):
+    assert settled(table, module.like_a_function) is None
+    notebook = Notebook("from their_module import like_a_function\ndef f(x): return like_a_function")
+    assert settled(table, notebook["f"]) is None
 
 
 def test_a_function_whose_place_in_its_module_was_taken_is_pickled_by_value(table, module):
@@ -406,6 +441,22 @@ def test_a_submodule_imported_later_is_seen(table, monkeypatch):
 # ---- the table ----
 
 
+def test_what_changes_while_it_is_pickled_gets_no_number_yet(table, monkeypatch):
+    notebook = Notebook("N = 1\ndef f(x): return N")
+    f = notebook["f"]
+
+    def change_and_dump(value):
+        pickled = cloudpickle.dumps(value)
+        notebook.run("N = 2")  # another thread, say
+        return pickled
+
+    table.lookup(f)
+    with monkeypatch.context() as patched:
+        patched.setattr(functions, "dump_in_band", change_and_dump)
+        assert table.lookup(f) is None
+    assert pickle.loads(table.lookup(f).payload)(0) == 2
+
+
 def test_the_table_is_bounded_and_forgets_the_oldest(table):
     functions = [Notebook(f"def f(x): return {number}")["f"] for number in range(SLOTS + 10)]
     found = [settled(table, f) for f in functions]
@@ -443,7 +494,11 @@ def test_functions_without_number_and_their_data_are_not_kept(table):
     assert settled(table, f) is None
     seen_once = make((data,))
     table.lookup(seen_once)
-    del f, seen_once, data
+    known = make(1)
+    assert settled(table, known) is not None
+    known.__closure__[0].cell_contents = [data]
+    assert table.lookup(known) is None
+    del f, seen_once, known, data
     gc.collect()
     assert watched() is None
 
@@ -535,7 +590,7 @@ def outcome(function) -> str:
 
 
 @given(st.lists(edits, min_size=1, max_size=12))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_worker_that_keeps_functions_runs_what_one_that_gets_them_afresh_runs(cells):
     notebook = Notebook(START)
     table = FunctionTable()

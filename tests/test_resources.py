@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 import pathlib
 import pickle
@@ -12,7 +13,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pympipool import resources
@@ -46,7 +47,7 @@ def test_the_defaults_are_those_of_the_specification():
 
 def test_every_parameter_is_documented_once():
     for one in dataclasses.fields(Resources):
-        assert Resources.__doc__.count(f"        {one.name}: ") == 1
+        assert inspect.getdoc(Resources).count(f"\n    {one.name}: ") == 1
 
 
 def test_a_call_takes_from_the_executor_what_it_does_not_say_itself():
@@ -75,7 +76,7 @@ def test_an_unknown_key_is_named_with_the_nearest_and_all_that_are_valid(key, ne
 
 @pytest.mark.parametrize("value", [[("cores", 1)], "cores", 3, []])
 def test_a_resource_dict_that_is_none_says_so(value):
-    with pytest.raises(TypeError, match="resource_dict is .* must be a dict"):
+    with pytest.raises(TypeError, match=r"resource_dict is .* must be a dict"):
         Resources.from_dict(value)
 
 
@@ -182,9 +183,11 @@ def test_no_cgroup_is_no_quota(tmp_path):
     assert resources._cgroup_quota(tmp_path) is None
 
 
-def test_a_quota_of_part_of_a_core_is_a_core(monkeypatch):
-    monkeypatch.setattr(resources, "_cgroup_quota", lambda _: 0.2)
-    assert available_cores() == 1
+@pytest.mark.parametrize(("quota", "cores"), [(0.2, 1), (1.5, 2), (3.0, 3), (99.0, 8), (None, 8)])
+def test_part_of_a_core_counts_as_one(monkeypatch, quota, cores):
+    monkeypatch.setattr(resources.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(resources, "_cgroup_quota", lambda _: quota)
+    assert available_cores() == cores
 
 
 @pytest.mark.parametrize(
@@ -220,7 +223,9 @@ def test_without_variables_the_drivers_are_asked(tmp_path):
 
 def test_where_the_driver_shows_no_files_nvidia_smi_is_asked(monkeypatch):
     listed = "GPU 0: NVIDIA A (UUID: GPU-1)\n  MIG 1g.5gb (UUID: MIG-1)\nGPU 1: NVIDIA A (UUID: GPU-2)\n"
-    answers = iter([subprocess.CompletedProcess([], 0, listed, ""), FileNotFoundError(), subprocess.TimeoutExpired("", 1)])
+    answers = iter(
+        [subprocess.CompletedProcess([], 0, listed, ""), FileNotFoundError(), subprocess.TimeoutExpired("", 1)]
+    )
 
     def run(*_, **__):
         answer = next(answers)
@@ -356,7 +361,7 @@ sizes = st.tuples(st.integers(1, 4), st.integers(0, 2)).filter(lambda size: size
 
 
 @given(st.lists(sizes, max_size=60), st.randoms(use_true_random=False))
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_comes_everything_starts_in_bounded_time_and_nothing_is_given_twice(asked, chance):
     devices = Devices("CUDA_VISIBLE_DEVICES", ("0", "1", "2"))
     ledger = Ledger(cores=4, devices=devices)

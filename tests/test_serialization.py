@@ -25,7 +25,7 @@ import weakref
 import cloudpickle
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pympipool import serialization
@@ -127,13 +127,15 @@ values = st.recursive(
 
 
 @given(values)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_any_value_arrives_equal_and_of_its_type(value):
     arrived = travel(value)
     assert arrived == value
     assert type(arrived) is type(value)
 
 
-@given(values, st.dictionaries(st.text(), values))
+@given(values, st.dictionaries(st.text(), values, max_size=2))
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 def test_any_call_arrives_with_its_arguments(value, kwargs):
     assert load(dump_call(7, max, (value, 1), kwargs)) == ((value, 1), kwargs)
     assert load(dump_call(0, max, (value, 1), kwargs)) == (max, (value, 1), kwargs)
@@ -168,6 +170,8 @@ def test_what_belongs_to_main_is_found_at_any_depth_of_a_container(elsewhere, de
     value = in_main("def f(): return 'of main'")["f"]
     for _ in range(depth):
         value = {"deeper": [1, (value,)]}
+    dump(value)  # without a function beside it that needs the slow way anyway; by reference it would fail here
+    dump_call(1, max, (value,), {"k": value})
 
     def dig(value):
         while isinstance(value, dict):
@@ -180,8 +184,15 @@ def test_what_belongs_to_main_is_found_at_any_depth_of_a_container(elsewhere, de
 def test_what_belongs_to_main_is_found_inside_arrays_and_long_lists(elsewhere):
     names = in_main("class Thing:\n    word = 'of main'\n")
     array = np.array([names["Thing"]()], dtype=object)
+    assert travel(array)[0].word == "of main"
     long = [0] * 10_000 + [names["Thing"]()]
     assert elsewhere.run(lambda a, b: (a[0].word, b[-1].word), array, long) == ("of main", "of main")
+
+
+def test_a_class_that_main_really_has_arrives_by_value(elsewhere, monkeypatch):
+    kind = in_main("class OfMain:\n    word = 'of main'\n")["OfMain"]
+    monkeypatch.setattr(sys.modules["__main__"], "OfMain", kind, raising=False)
+    assert elsewhere.run(lambda one: one.word, kind()) == "of main"
 
 
 def test_lambdas_closures_and_their_globals_arrive(elsewhere):
@@ -216,15 +227,22 @@ def test_reducers_registered_late_are_heeded(monkeypatch):
     assert travel(Odd(threading.Lock())).lock == "by copyreg"
     monkeypatch.setitem(copyreg.dispatch_table, Odd, lambda odd: (Odd, ("by another",)))
     assert travel(Odd(threading.Lock())).lock == "by another"
-    monkeypatch.setitem(
-        cloudpickle.Pickler.dispatch_table.maps[0], Odd, lambda odd: (Odd, ("by cloudpickle",))
-    )
+    monkeypatch.setitem(cloudpickle.Pickler.dispatch_table.maps[0], Odd, lambda odd: (Odd, ("by cloudpickle",)))
     assert travel(Odd(threading.Lock())).lock == "by cloudpickle"
 
 
 def test_plain_values_do_not_take_the_slow_way(monkeypatch):
     monkeypatch.setattr(serialization, "_Pickler", None)
-    for value in (1, "a", [1, 2], {"a": (1, [2.5])}, np.arange(3), {"x": np.zeros((2, 2))}, np.float64(2), [np.int8(1)]):
+    for value in (
+        1,
+        "a",
+        [1, 2],
+        {"a": (1, [2.5])},
+        np.arange(3),
+        {"x": np.zeros((2, 2))},
+        np.float64(2),
+        [np.int8(1)],
+    ):
         dump(value)
         dump_call(1, max, (value,), {"k": value})
 
@@ -284,6 +302,11 @@ def test_arrays_of_every_kind_arrive_as_they_were(array):
     np.testing.assert_array_equal(arrived, array)
 
 
+def test_small_arrays_stay_inside_the_pickle():
+    assert len(dump([np.zeros(IN_BAND_BELOW_BYTES // 8 - 1)] * 3)) == 1
+    assert len(dump([np.zeros(IN_BAND_BELOW_BYTES // 8) for _ in range(3)])) == 4
+
+
 def test_large_arrays_travel_as_views_of_their_own_memory():
     array = np.zeros(100_000)
     pickled, view = dump(array)
@@ -318,7 +341,7 @@ def test_no_more_buffers_leave_the_pickle_than_a_message_has_parts():
 
 
 def test_numpy_is_not_imported_for_the_sake_of_pickling():
-    code = "import sys; from pympipool.serialization import dump, load; load(dump([1, print])); print('numpy' in sys.modules)"
+    code = "import sys; from pympipool.serialization import *; load(dump([1, print])); print('numpy' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).strip() == "False"
 
@@ -358,11 +381,11 @@ def test_a_keyword_argument_that_cannot_be_pickled_is_named():
 
 def test_a_function_that_cannot_be_pickled_is_named():
     lock = threading.Lock()
-    with pytest.raises(SerializationError, match="the function .*hold"):
 
-        def hold():
-            return lock
+    def hold():
+        return lock
 
+    with pytest.raises(SerializationError, match=r"the function .*hold\(\)"):
         dump_call(0, hold, (), {})
 
 
@@ -390,10 +413,12 @@ def test_values_too_deep_to_pickle_say_so():
 
 
 def test_what_cannot_be_unpickled_says_what_and_why():
-    with pytest.raises(SerializationError, match=r"cannot unpickle the result of f\(\).*ModuleNotFoundError.*no_such_m"):
+    with pytest.raises(
+        SerializationError, match=r"cannot unpickle the result of f\(\).*ModuleNotFoundError.*no_such_m"
+    ):
         load([pickle.dumps(1).replace(b"K\x01", b"cno_such_module\nx\n")], "the result of f()")
     with pytest.raises(SerializationError, match="buffer size"):
-        load(dump(np.zeros(100_000))[:1] + [bytearray(1)])
+        load([dump(np.zeros(100_000))[0], bytearray(1)])
     with pytest.raises(SerializationError):
         load([b"garbage"])
 
@@ -434,6 +459,11 @@ class LockInArgs(Exception):
     pass
 
 
+class Disguised(Exception):
+    def __reduce__(self):
+        return ValueError, self.args
+
+
 class Unshowable(Exception):
     def __str__(self):
         raise ValueError("cannot say it")
@@ -458,6 +488,7 @@ def caught(error: BaseException) -> BaseException:
         KeyboardInterrupt(),
         OwnInit(3, unit="mm"),
         Twisted("word"),
+        Disguised("no ValueError"),
         np.linalg.LinAlgError("singular"),
         RecursionError("deep"),
         subprocess.CalledProcessError(3, ["ls"], b"out", b"err"),
@@ -542,7 +573,9 @@ def test_an_exception_class_that_only_the_worker_has_is_told_by_name(elsewhere, 
     with pytest.raises(RemoteError, match=r"theirs_only.Theirs: from there") as caught_here:
         elsewhere.run(fail, str(tmp_path))
     assert "No module named 'theirs_only'" in caught_here.value.reason
-    assert "raise theirs_only.Theirs" in str(caught_here.value.__cause__) or "in fail" in str(caught_here.value.__cause__)
+    assert "raise theirs_only.Theirs" in str(caught_here.value.__cause__) or "in fail" in str(
+        caught_here.value.__cause__
+    )
 
 
 def test_tracebacks_of_other_ranks_are_shown_too():
@@ -557,8 +590,7 @@ def test_the_traceback_begins_with_the_users_code():
         load([b"", b""], "what")  # raises inside pympipool
     except SerializationError as error:
         text = format_exception(error)
-        trace = error.__traceback__.tb_next  # as if a worker had caught it: all frames are pympipool's
-        own = format_exception(error.with_traceback(trace))
+        own = format_exception(error.__cause__)  # all its frames are pympipool's
     assert "in test_the_traceback" in text
     assert "in load" in own  # at least these
 

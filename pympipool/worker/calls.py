@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from pympipool.serialization import load
+from pympipool.worker.batches import run_each
 from pympipool.worker.preset import with_preset
 
 SLOTS = 256  # as in _dispatch.pyx; a power of two
@@ -37,7 +38,10 @@ class Calls:
         self._functions[number % SLOTS] = number, function
 
     def run(self, number: int, parts: list[Any]) -> Any:
-        """Runs a call; raises what it raises. Empties parts before, so that its arguments are nobody else's."""
+        """Runs a call; raises what it raises. Empties parts before, so that its arguments are nobody else's.
+
+        A call without keyword arguments, not even none of them, is a batch: its arguments are columns.
+        """
         if number == 0:
             function, args, kwargs = load(parts, "the call")
             function = with_preset(function, self._preset)
@@ -49,6 +53,8 @@ class Calls:
                     f"a call refers to function {number}, but that slot holds {known}: a bug in pympipool"
                 )
         parts.clear()
+        if kwargs is None:
+            return run_each(function, args)
         return function(*args, **kwargs)
 
 

@@ -104,6 +104,7 @@ def join_world(orders: Orders, rank: int) -> MPI.Intracomm:
             ' pip install "pympipool[mpich]"'
         ) from error
     world = MPI.COMM_WORLD
+    _unlink_segments(world)
     if world.Get_size() != orders.ranks or world.Get_rank() != rank:
         library = MPI.Get_library_version().split("\n")[0].strip("\0 ")
         raise WorkerStartError(
@@ -112,7 +113,6 @@ def join_world(orders: Orders, rank: int) -> MPI.Intracomm:
             f" {library}. Launcher and library belong to different MPIs. Make the mpiexec of that library the first in"
             ' PATH, or install an MPI with its own: pip install "pympipool[mpich]" in a fresh environment'
         )
-    _unlink_segments(world)
     return world
 
 

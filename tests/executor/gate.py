@@ -5,7 +5,11 @@
 """
 
 import os
+import select
 from pathlib import Path
+
+BEGIN_S = 20
+"""How long a call may take to begin."""
 
 
 class Gate:
@@ -20,8 +24,10 @@ class Gate:
         self._open = os.open(folder / "open", os.O_RDWR)
 
     def wait_until_begun(self, calls: int = 1) -> None:
-        """Waits until so many calls hold."""
-        for _ in range(calls):
+        """Waits until so many more calls hold."""
+        for number in range(calls):
+            ready, _, _ = select.select([self._begun], [], [], BEGIN_S)
+            assert ready, f"only {number} of {calls} calls have begun"
             os.read(self._begun, 1)
 
     def open(self, calls: int = 1) -> None:

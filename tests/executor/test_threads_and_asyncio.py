@@ -212,7 +212,7 @@ def test_a_slow_callback_delays_nobody_who_waits_for_several_results(executor, s
 
 
 def test_a_callback_may_wait_for_a_call_while_another_thread_waits_too(make_executor, make_gate):
-    exe = make_executor(max_workers=2)
+    exe = make_executor(max_workers=3)
     first, second = make_gate(), make_gate()
     calls = [exe.submit(hold, gate.path, "held") for gate in (first, second)]
     first.wait_until_begun()
@@ -229,9 +229,7 @@ def test_a_callback_may_wait_for_a_call_while_another_thread_waits_too(make_exec
         helper = threads.submit(calls[0].result)
         while not helper.running():
             pass
-        trigger = futures.Future()  # a call that waits for nothing but this one
-        exe.submit(add, trigger, 1).add_done_callback(wait)
-        trigger.cancel()
+        exe.submit(square, 1).add_done_callback(wait)
         assert waits.wait(20)
         first.open()
         assert helper.result() == "held"

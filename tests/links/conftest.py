@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from links.strangers import knock, let_in, readable
 
+from links.strangers import knock, let_in, readable
 from pympipool.links.control import Listener
 from pympipool.links.control_worker import Orders, WorkerControl
 

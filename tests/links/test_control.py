@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import resource
@@ -11,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from links.strangers import LIMIT_S, knock, let_in, needs_root, readable, run_as_other_user, was_dropped
 
+from links.strangers import LIMIT_S, knock, let_in, needs_root, readable, run_as_other_user, was_dropped
 from pympipool.links import control, frames
 from pympipool.links.control import GreetingError, Listener
 from pympipool.links.control_worker import WorkerControl
@@ -272,9 +273,8 @@ def test_a_peer_that_does_not_read_is_given_up_after_a_while(pair, monkeypatch):
 def test_sending_to_a_peer_that_is_gone_is_an_error(pair):
     connection, worker = pair
     worker.close()
-    with pytest.raises(OSError):
-        for _ in range(10):
-            connection.send(("setup", {}))
+    with pytest.raises(BrokenPipeError):
+        connection.send(("setup", {}))
 
 
 # ---- listener ----
@@ -325,7 +325,7 @@ def test_without_free_descriptors_whoever_knocks_is_dropped_and_the_listener_not
     taken = [os.dup(0)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken) + 20, hard))
     try:
-        with pytest.raises(OSError):
+        with contextlib.suppress(OSError):
             while True:
                 taken.append(os.dup(0))
         assert listener.accept() is None

@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from links.strangers import LIMIT_S, OTHER_USER, let_in, needs_root
 
+from links.strangers import LIMIT_S, OTHER_USER, let_in, needs_root
 from pympipool.links.control_worker import Orders, WorkerControl, take_orders
 from pympipool.links.frames import ProtocolError
 
@@ -40,9 +40,9 @@ def test_a_missing_variable_is_named(environ, name):
         take_orders(environ)
 
 
-@pytest.mark.parametrize("key", ["ab" * 31, "zz" * 32])
-def test_a_key_that_can_be_none_is_refused(environ, key):
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(("key", "words"), [("ab" * 31, "must have 32"), ("zz" * 32, "hexadecimal")])
+def test_a_key_that_can_be_none_is_refused(environ, key, words):
+    with pytest.raises(ValueError, match=words):
         take_orders({**environ, "PYMPIPOOL_KEY": key})
 
 

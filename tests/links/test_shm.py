@@ -60,5 +60,5 @@ def test_a_file_that_is_no_segment_is_refused(doorbells, tmp_path):
     with open(tmp_path / "file", "w+b") as file:
         file.write(b"x")
         file.flush()
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match="no segment"):
             open_channel(copies([file.fileno(), doorbells.fileno()]))

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from worker.tiny_master import TinyMaster
 
 from pympipool.spawners.base import WorkerOrder
 from pympipool.spawners.local import LocalSpawner
+from worker.tiny_master import TinyMaster
 
 
 def test_a_worker_serves_calls():
@@ -20,5 +22,6 @@ def test_several_ranks_are_not_its_business():
 
 def test_the_key_is_in_no_command_line():
     with TinyMaster(LocalSpawner()).ready() as master:
-        with open(f"/proc/{master.process.pid}/cmdline") as command:
-            assert master.listener.key not in command.read()
+        command_line = Path(f"/proc/{master.process.pid}/cmdline").read_text()
+        assert "pympipool.worker" in command_line
+        assert master.listener.key not in command_line

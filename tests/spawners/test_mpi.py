@@ -47,9 +47,7 @@ def test_the_library_is_found_out_without_initialising_mpi_here():
         "from pympipool.spawners.mpi import loaded_library, find_launcher\n"
         "print(find_launcher(loaded_library()).kind is loaded_library().kind, 'mpi4py.MPI' in sys.modules)"
     )
-    answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, check=True
-    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, check=True)
     assert answer.stdout.split() == ["True", "False"]
 
 

@@ -30,13 +30,14 @@ def new_mark() -> str:
 
 
 def marked_processes(mark: str) -> list[psutil.Process]:
-    """The processes that carry the mark, and our own children, zombies too; without this process."""
-    own_children = psutil.Process().children(recursive=True)
-    found = {process.pid: process for process in own_children if not _is_helper_of_python(process)}
-    for process in psutil.process_iter():
-        if process.pid != os.getpid() and process.pid not in found and _has_mark(process, mark):
-            found[process.pid] = process
-    return list(found.values())
+    """The processes that carry the mark, without this one."""
+    return [process for process in psutil.process_iter() if process.pid != os.getpid() and _has_mark(process, mark)]
+
+
+def own_processes(mark: str) -> list[psutil.Process]:
+    """The processes that carry the mark, and our own children, whose mark cannot be read when they are zombies."""
+    children = [child for child in psutil.Process().children(recursive=True) if not _is_helper_of_python(child)]
+    return list({*marked_processes(mark), *children})
 
 
 def _has_mark(process: psutil.Process, mark: str) -> bool:
@@ -96,6 +97,7 @@ class Script:
         cwd: where it runs; default: folder.
         command: arguments of the interpreter; default: the name of the file.
         variables: set in its environment.
+        group: whether it leads a process group of its own, as programs in a terminal do.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Script:
         cwd: Path | None = None,
         command: list[str] | None = None,
         variables: dict[str, str] | None = None,
+        group: bool = False,
     ) -> None:
         self.mark = new_mark()
         self.path = folder / "script.py"
@@ -118,6 +121,7 @@ class Script:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=os.setpgrp if group else None,
         )
 
     def __enter__(self) -> Script:

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from worker.tiny_master import TinyMaster
 
 from pympipool.spawners.local import LocalSpawner
 from pympipool.spawners.mpiexec import MpiexecSpawner
+from worker.tiny_master import TinyMaster
 
 
 @pytest.fixture

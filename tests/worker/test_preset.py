@@ -58,7 +58,9 @@ def test_what_a_partial_has_bound_counts_as_given():
     assert with_preset(functools.partial(function, 1, k=7), PRESET)() == (1, 4, 7)
 
 
-@pytest.mark.parametrize(("function", "args", "result"), [(int, ("7",), 7), (max, (1, 2), 2), (dict.fromkeys, ("a",), {"a": None})])
+@pytest.mark.parametrize(
+    ("function", "args", "result"), [(int, ("7",), 7), (max, (1, 2), 2), (dict.fromkeys, ("a",), {"a": None})]
+)
 def test_builtins_with_and_without_signature_work(function, args, result):
     assert with_preset(function, {"x": 1, "default": 2, "base": 16} if function is not int else PRESET)(*args) == result
 

@@ -1,0 +1,256 @@
+"""Nobody keeps what a call was given or has returned: neither the master nor the worker."""
+
+import contextlib
+import gc
+import os
+import threading
+import weakref
+
+import numpy as np
+import pytest
+from executor.calls import (
+    FailsToPickle,
+    NoConvergence,
+    Tracked,
+    add,
+    echo,
+    hold,
+    square,
+    track,
+    track_and_fail,
+    tracked_alive,
+)
+
+LARGE = 3_000_000
+
+
+@pytest.fixture(autouse=True)
+def without_collector():
+    """What goes away here goes away by itself, not when the collector happens to run."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def array_of(size_bytes):
+    return np.zeros(size_bytes, np.int8)
+
+
+def take(*_args, **_kwargs):
+    return None
+
+
+def raise_no_convergence():
+    raise NoConvergence("after", 5)
+
+
+def fail_with(*_args):
+    raise ValueError("the call fails")
+
+
+# ---- in the master ----
+
+
+@pytest.mark.parametrize("size_bytes", [10, 100_000, LARGE])
+def test_arguments_are_given_back_when_the_call_ends(executor, size_bytes):
+    argument = array_of(size_bytes)
+    reference = weakref.ref(argument)
+    call = executor.submit(take, argument, key=argument)
+    del argument
+    call.result()
+    assert reference() is None
+
+
+@pytest.mark.parametrize("size_bytes", [10, LARGE])
+def test_arguments_are_given_back_when_the_call_fails(executor, size_bytes):
+    argument = array_of(size_bytes)
+    reference = weakref.ref(argument)
+    call = executor.submit(fail_with, argument)
+    del argument
+    assert isinstance(call.exception(), ValueError)
+    assert reference() is None
+
+
+def test_arguments_are_given_back_when_they_cannot_be_pickled(executor):
+    argument = FailsToPickle()
+    reference = weakref.ref(argument)
+    call = executor.submit(take, argument)
+    del argument
+    assert call.exception() is not None
+    assert reference() is None
+
+
+@pytest.mark.parametrize("size_bytes", [10, LARGE])
+def test_arguments_are_given_back_when_the_call_is_cancelled(make_executor, gate, size_bytes):
+    exe = make_executor()
+    exe.submit(hold, gate.path)
+    gate.wait_until_begun()
+    argument = array_of(size_bytes)
+    reference = weakref.ref(argument)
+    call = exe.submit(take, argument)
+    del argument
+    assert call.cancel()
+    assert reference() is None
+
+
+def test_arguments_of_a_call_that_waited_for_another_are_given_back(executor):
+    argument = array_of(LARGE)
+    reference = weakref.ref(argument)
+    call = executor.submit(take, argument, executor.submit(square, 2))
+    del argument
+    call.result()
+    assert reference() is None
+
+
+def test_a_function_that_carries_data_is_given_back(executor):
+    data = array_of(LARGE)
+    reference = weakref.ref(data)
+    call = executor.submit(lambda: len(data))
+    assert call.result() == LARGE
+    del data
+    assert reference() is None
+
+
+def test_an_object_whose_method_was_called_is_given_back(executor):
+    tracked = Tracked([3])
+    reference = weakref.ref(tracked)
+    call = executor.submit(tracked.__eq__, 1)
+    del tracked
+    call.result()
+    assert reference() is None
+
+
+@pytest.mark.parametrize("size_bytes", [10, 100_000, LARGE])
+def test_results_are_given_back_with_their_future(executor, size_bytes):
+    call = executor.submit(array_of, size_bytes)
+    reference = weakref.ref(call.result())
+    assert reference() is not None
+    del call
+    assert reference() is None
+
+
+def test_exceptions_are_given_back_with_their_future(executor):
+    call = executor.submit(raise_no_convergence)
+    with contextlib.suppress(NoConvergence):
+        call.result()
+    reference = weakref.ref(call.exception())
+    assert reference() is not None
+    del call
+    assert reference() is None
+
+
+def test_a_future_that_nobody_keeps_goes_away_when_its_call_ends(make_executor, gate):
+    exe = make_executor()
+    call = exe.submit(hold, gate.path)
+    reference = weakref.ref(call)
+    gone = threading.Event()
+    weakref.finalize(call, gone.set)
+    del call
+    gate.wait_until_begun()
+    assert reference() is not None
+    gate.open()
+    assert gone.wait(30)
+
+
+def test_callbacks_are_given_back_when_they_have_run(executor):
+    class Callback:
+        def __init__(self):
+            self.called = threading.Event()
+
+        def __call__(self, _):
+            self.called.set()
+
+    callback = Callback()
+    called, reference, gone = callback.called, weakref.ref(callback), threading.Event()
+    weakref.finalize(callback, gone.set)
+    call = executor.submit(square, 2)
+    call.add_done_callback(callback)
+    del callback
+    assert called.wait(30)
+    assert gone.wait(30)
+    assert reference() is None
+    assert call.result() == 4
+
+
+def test_map_keeps_no_result_that_was_consumed(executor):
+    results = executor.map(array_of, [LARGE] * 5)
+    for _ in range(5):
+        reference = weakref.ref(next(results))
+        assert reference() is None
+
+
+def test_map_with_chunks_keeps_no_result_that_was_consumed(executor):
+    results = executor.map(Tracked, range(6), chunksize=3)
+    for _ in range(6):
+        reference = weakref.ref(next(results))
+        assert reference() is None
+
+
+def test_an_executor_that_was_closed_goes_away(make_block_executor):
+    exe = make_block_executor()
+    exe.submit(square, 2).result()
+    exe.shutdown()
+    reference = weakref.ref(exe)
+    make_block_executor.executors.remove(exe)
+    del exe
+    assert reference() is None
+
+
+def test_the_input_of_a_call_is_given_back_when_the_call_has_it(executor):
+    first = executor.submit(array_of, LARGE)
+    second = executor.submit(len, first)
+    assert second.result() == LARGE
+    reference = weakref.ref(first)
+    del first
+    assert reference() is None
+
+
+# ---- in the worker ----
+
+
+def test_the_worker_keeps_neither_arguments_nor_results(make_block_executor):
+    exe = make_block_executor()
+    for _ in range(3):
+        exe.submit(track, Tracked()).result()
+    assert exe.submit(tracked_alive).result() == [False] * 6
+
+
+def test_the_worker_keeps_no_result_while_it_waits(make_block_executor, tmp_path):
+    def result_with_notice(path):
+        result = Tracked()
+        weakref.finalize(result, lambda: path.write_text("gone"))
+        return result
+
+    notice = tmp_path / "gone"
+    os.mkfifo(notice)
+    exe = make_block_executor()
+    call = exe.submit(result_with_notice, notice)
+    assert notice.read_text() == "gone"  # waits for it
+    assert isinstance(call.result(), Tracked)
+
+
+def test_the_worker_keeps_nothing_of_a_call_that_failed(make_block_executor):
+    exe = make_block_executor()
+    for _ in range(3):
+        assert exe.submit(track_and_fail, Tracked()).exception() is not None
+    assert exe.submit(tracked_alive).result() == [False] * 3
+
+
+@pytest.mark.mpi
+def test_ranks_keep_neither_arguments_nor_results(make_block_executor):
+    exe = make_block_executor(cores_per_worker=2)
+    for _ in range(3):
+        exe.submit(track, Tracked()).result()
+    assert exe.submit(tracked_alive).result() == [[False] * 6] * 2
+
+
+def test_echoed_arrays_are_given_back_on_both_sides(executor):
+    array = array_of(LARGE)
+    references = [weakref.ref(array)]
+    call = executor.submit(echo, array)
+    del array
+    references.append(weakref.ref(call.result()))
+    assert executor.submit(add, 1, 1).result() == 2
+    del call
+    assert [reference() for reference in references] == [None, None]

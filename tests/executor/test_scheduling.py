@@ -1,0 +1,116 @@
+"""Who gets a call, and when: in order, to whoever is free, never behind a long one while another worker is idle."""
+
+import time
+from concurrent import futures
+
+from executor.calls import hold, hold_or_square, pid, record, recorded, sleep_and_return, square
+
+
+def test_short_calls_do_not_wait_for_a_long_one(make_executor):
+    exe = make_executor(max_workers=2)
+    exe.submit(square, 1).result()
+    start = time.monotonic()
+    long = exe.submit(time.sleep, 4.0)
+    short = [exe.submit(time.sleep, 0.002) for _ in range(200)]
+    futures.wait(short)
+    took_s = time.monotonic() - start
+    assert not long.done()
+    assert took_s < 1.5
+    long.result()
+
+
+def test_a_long_call_among_short_ones_delays_none_of_them(make_executor):
+    exe = make_executor(max_workers=2)
+    exe.submit(square, 1).result()
+    start = time.monotonic()
+    short = [exe.submit(time.sleep, 0.002) for _ in range(100)]
+    long = exe.submit(time.sleep, 4.0)
+    short += [exe.submit(time.sleep, 0.002) for _ in range(100)]
+    futures.wait(short)
+    took_s = time.monotonic() - start
+    assert not long.done()
+    assert took_s < 1.5
+    long.result()
+
+
+def test_calls_behind_one_that_holds_run_on_the_other_worker(make_executor, gate):
+    exe = make_executor(max_workers=2)
+    calls = [exe.submit(hold, gate.path, "held"), *(exe.submit(square, i) for i in range(500))]
+    assert [call.result() for call in calls[1:]] == [i * i for i in range(500)]
+    assert not calls[0].done()
+    gate.open()
+    assert calls[0].result() == "held"
+
+
+def test_calls_sent_ahead_are_taken_back_when_the_call_before_them_turns_out_long(make_executor, make_gate):
+    exe = make_executor(max_workers=2)
+    # The function is known to be quick, so several calls are sent ahead to each worker.
+    known = [exe.submit(hold_or_square, "", i, -1) for i in range(500)]
+    assert [call.result() for call in known] == [i * i for i in range(500)]
+    for _ in range(20):
+        gate = make_gate()
+        calls = [exe.submit(hold_or_square, gate.path, i, 10) for i in range(60)]
+        assert [call.result() for i, call in enumerate(calls) if i != 10] == [i * i for i in range(60) if i != 10]
+        assert not calls[10].done()
+        gate.open()
+        assert calls[10].result() == 100
+
+
+def test_several_long_calls_leave_the_last_worker_to_the_short_ones(make_executor, gate):
+    exe = make_executor(max_workers=4)
+    long = [exe.submit(hold, gate.path) for _ in range(3)]
+    gate.wait_until_begun(3)
+    assert len({exe.submit(pid).result() for _ in range(20)}) >= 1
+    assert list(exe.map(square, range(300))) == [i * i for i in range(300)]
+    gate.open(3)
+    assert len({call.result() for call in long}) == 3
+
+
+def test_calls_wait_for_the_first_worker_that_is_free_when_all_hold(make_executor, make_gate):
+    exe = make_executor(max_workers=2)
+    gates = [make_gate(), make_gate()]
+    holding = [exe.submit(hold, gate.path) for gate in gates]
+    for gate in gates:
+        gate.wait_until_begun()
+    calls = [exe.submit(pid) for _ in range(50)]
+    gates[1].open()
+    free = holding[1].result()
+    assert {call.result() for call in calls} == {free}
+    assert not holding[0].done()
+    gates[0].open()
+
+
+def test_one_worker_runs_calls_in_the_order_of_their_submission(make_block_executor):
+    exe = make_block_executor()
+    calls = [exe.submit(record, i) for i in range(2000)]
+    assert [call.result() for call in calls] == list(range(2000))
+    assert exe.submit(recorded).result() == list(range(2000))
+
+
+def test_calls_begin_in_the_order_of_their_submission_on_several_workers(make_executor):
+    def begun(_):
+        return time.monotonic_ns()
+
+    exe = make_executor(max_workers=2)
+    moments = list(exe.map(begun, range(1000)))
+    late = sum(max(moments[:i]) - moments[i] > 50_000_000 for i in range(1, len(moments)))
+    assert late == 0
+
+
+def test_idle_workers_all_get_work(make_executor, gate):
+    exe = make_executor(max_workers=3)
+    exe.submit(square, 1).result()
+    for _ in range(5):
+        calls = [exe.submit(hold, gate.path) for _ in range(3)]
+        gate.wait_until_begun(3)
+        gate.open(3)
+        assert len({call.result() for call in calls}) == 3
+
+
+def test_calls_of_equal_length_are_shared_out(make_executor):
+    exe = make_executor(max_workers=2)
+    exe.submit(square, 1).result()
+    calls = [exe.submit(sleep_and_return, 0.01, i) for i in range(100)]
+    start = time.monotonic()
+    assert [call.result() for call in calls] == list(range(100))
+    assert time.monotonic() - start < 1.0  # one worker alone would need that long

@@ -1,0 +1,142 @@
+"""After many executors nothing more is there than before: processes, files, descriptors, threads, memory mappings."""
+
+import os
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+from system.observe import forgotten_shared_memory, run_script, shared_memory_files
+
+OPEN_AND_CLOSE = """
+import gc
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+
+from pympipool import Executor
+
+
+def look():
+    gc.collect()
+    process = psutil.Process()
+    maps = Path("/proc/self/maps").read_text()
+    return {
+        "processes": len(process.children(recursive=True)),
+        "threads": threading.active_count(),
+        "descriptors": process.num_fds(),
+        "segments": maps.count("memfd:") + maps.count("/dev/shm"),
+        "executors": sum(type(thing).__module__.startswith("pympipool.") for thing in gc.get_objects()),
+    }
+
+
+def use(exe, number):
+    if number % 3 == 0:  # used and closed
+        assert exe.submit(pow, 2, number).result() == 2**number
+    elif number % 3 == 1:  # closed while a call waits for its worker
+        exe.submit(pow, 2, number)
+    # else closed before its worker has started
+
+
+def run(count, **parameters):
+    for number in range(count):
+        with Executor(max_workers=1, block_allocation=True, **parameters) as exe:
+            use(exe, number)
+        if number == 5:
+            before = look()  # what is imported and made once is there
+    return before, look()
+
+
+if __name__ == "__main__":
+    parameters = {"cores_per_worker": 2} if sys.argv[2] == "mpi" else {}
+    before, after = run(int(sys.argv[1]), **parameters)
+    print("before", before)
+    print("after", after)
+    assert after == before, (before, after)
+"""
+
+
+def temporary_files():
+    """Files of ours, or of an MPI library, among those of everybody else."""
+    names = ("pympipool", "hydra", "mpich", "ompi", "openmpi", "prte", "pmix")
+    return {path for path in Path("/tmp").iterdir() if path.name.lower().lstrip(".").startswith(names)}
+
+
+@pytest.mark.parametrize(
+    ("count", "kind"), [(100, "serial"), pytest.param(8, "mpi", marks=pytest.mark.mpi)], ids=["serial", "mpi"]
+)
+def test_executors_that_were_opened_and_closed_leave_nothing(tmp_path, count, kind):
+    memory, files = shared_memory_files(), temporary_files()
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    run_script(OPEN_AND_CLOSE, tmp_path, command=["script.py", str(count), kind], variables={"TMPDIR": str(folder)})
+    assert list(folder.iterdir()) == []
+    assert forgotten_shared_memory(memory) == set()
+    assert temporary_files() - files == set()
+
+
+KEEP_OPEN = """
+from pympipool import Executor
+from system_look import look
+
+with Executor(max_workers=2, block_allocation=True) as exe:
+    for number in range(200):
+        exe.submit(divmod, 1, number % 2).exception()
+    before = look(exe)
+    for number in range(2000):
+        exe.submit(divmod, 1, number % 2).exception()
+        exe.submit(len, bytes(500_000)).result()
+    after = look(exe)
+print(before, after)
+assert before == after
+"""
+
+LOOK = """
+import gc, os, threading
+
+def count():
+    gc.collect()
+    return len(os.listdir("/proc/self/fd")), threading.active_count(), len(gc.get_objects()) // 200
+
+def look(exe):
+    master = count()[:2]
+    return master, sorted({exe.submit(count).result()[:2] for _ in range(10)})
+"""
+
+
+def test_calls_of_one_executor_leave_no_descriptors_or_threads_behind(tmp_path):
+    (tmp_path / "system_look.py").write_text(LOOK)
+    run_script(KEEP_OPEN, tmp_path)
+
+
+CLOSE_IN_TURN = """
+import gc
+from pympipool import Executor
+import psutil
+
+executors = [Executor(max_workers=1, block_allocation=True) for _ in range(8)]
+assert [exe.submit(pow, 2, i).result() for i, exe in enumerate(executors)] == [2**i for i in range(8)]
+for exe in executors[::2]:
+    exe.shutdown()
+assert [exe.submit(pow, 3, i).result() for i, exe in enumerate(executors[1::2])] == [3**i for i in range(4)]
+for exe in executors:
+    exe.shutdown()
+assert psutil.Process().children(recursive=True) == []
+"""
+
+
+def test_many_executors_at_the_same_time_do_not_disturb_each_other(tmp_path):
+    run_script(CLOSE_IN_TURN, tmp_path)
+
+
+def test_this_process_itself_has_nothing_of_pympipool_open_when_all_executors_are_closed(make_executor):
+    before = psutil.Process().num_fds()
+    exe = make_executor(max_workers=2)
+    exe.submit(os.getpid).result()
+    exe.shutdown()
+    make_executor.executors.clear()
+    del exe
+    assert psutil.Process().num_fds() <= before
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("pympipool")] == []
