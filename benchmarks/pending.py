@@ -9,6 +9,7 @@ import gc
 import sys
 
 from benchmarks.calls import nap, noop
+from benchmarks.idle import psutil
 from benchmarks.peers import Request, find_peer
 
 CALLS = 4_000
@@ -16,10 +17,8 @@ WORKER_BUSY_S = 1.0
 
 
 def resident_bytes() -> int:
-    import psutil
-
     gc.collect()
-    return int(psutil.Process().memory_info().rss)
+    return int(psutil().Process().memory_info().rss)
 
 
 def bytes_per_call(peer_name: str) -> float:

@@ -1,7 +1,8 @@
 """The guard: speed that was reached is not lost unseen.
 
-Ratios, not times, so that they hold on any machine; with wide bounds, for machines that do other things besides. The
-instructions of the ring do not depend on that, and have narrow ones.
+Ratios, not times, so that they hold on any machine, with wide bounds. What disturbs can hide speed but not feign it, so
+a case may be measured again; and a machine that is busy with other things proves nothing. The instructions of the
+ring depend on neither, and have narrow bounds.
 """
 
 from __future__ import annotations
@@ -12,13 +13,18 @@ import pytest
 
 from benchmarks import limits
 from benchmarks.cases import CASES
+from benchmarks.idle import busy_share
 from benchmarks.peers import OURS, find_peer
 from benchmarks.rounds import Effort, compare
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("default")]
 
 STANDARD = find_peer("ProcessPoolExecutor")
-EFFORT = Effort(rounds=5, budget_s=0.3)
+EFFORT = Effort(rounds=5, budget_s=0.2)
+ATTEMPTS = 3
+
+BUSY_SHARE = 0.2
+"""Of all cores: a machine that others use more than this is busy."""
 
 PUSH_INSTRUCTIONS = 120
 """Of a record of 64 bytes, its memcpy and the loop of ring.c included. Measured with gcc 12 on x86-64: 105."""
@@ -27,18 +33,28 @@ PUSH_AND_POP_INSTRUCTIONS = 260
 """Likewise; measured: 228."""
 
 
-def times_better_than_standard(name: str) -> float:
+def reaches(times: float, name: str) -> bool:
+    """Whether ours is so many times better than the standard library in a case."""
     case = next(case for case in CASES if case.name == name)
-    return compare(case, EFFORT, [OURS, STANDARD]).times_better(STANDARD.name) or 0.0
+    reached = 0.0
+    for _ in range(ATTEMPTS):
+        reached = max(reached, compare(case, EFFORT, [OURS, STANDARD]).times_better(STANDARD.name) or 0.0)
+        if reached >= times:
+            return True
+    busy = busy_share()
+    if busy > BUSY_SHARE:
+        pytest.skip(f"only {reached:.1f} times, but {busy:.0%} of the machine is busy otherwise: run it alone")
+    print(f"{name}: {reached:.1f} times better than {STANDARD.name}, it should be {times:g}")
+    return False
 
 
 def test_a_round_trip_takes_a_tenth_of_that_of_the_standard_library() -> None:
-    assert times_better_than_standard("round-trip-no-op-call") >= 10
+    assert reaches(10, "round-trip-no-op-call")
 
 
 @pytest.mark.parametrize("workers", ["1-worker", "2-workers"])
 def test_calls_are_submitted_and_done_at_five_times_the_rate_of_the_standard_library(workers: str) -> None:
-    assert times_better_than_standard(f"rate-submit-{workers}") >= 5
+    assert reaches(5, f"rate-submit-{workers}")
 
 
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="callgrind is not here: apt-get install valgrind")

@@ -282,7 +282,7 @@ static bool is_sound(const pmp_consumer *consumer, uint64_t bytes, uint32_t size
     const uint64_t before_end = consumer->capacity - offset_of(consumer->capacity, consumer->tail);
     const uint64_t span = span_of(size);
 
-    if (size > pmp_ring_record_limit(consumer->capacity) || span > bytes || span > before_end) {
+    if (span > bytes || span > before_end) {
         return false;
     }
     return state == READY || state == REVOKED || (state == WRAP && span == before_end);

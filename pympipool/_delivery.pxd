@@ -9,11 +9,12 @@ cdef class Delivery(Source):
     cdef object load_result
     cdef object load_error
     cdef unsigned long helper  # identity of the thread that helps; 0: none does
-    cdef object deferred       # futures whose callbacks the deliverer is to run
+    cdef object callbacks_due  # queue of futures whose callbacks are to be run; None: no more come
+    cdef object caller         # the thread that runs them, once there has been one
 
     cdef int help_until(self, FutureCore future, double deadline_s) except -1
     cdef int help_a_slice(self) except -1
     cdef int pump(self) except -1
-    cdef int deliver(self, bint run_callbacks) except -1
-    cdef int deliver_call(self, Call *call, bint run_callbacks) except -1
-    cdef int settle(self, FutureCore future, bint has_callbacks, bint run_callbacks) except -1
+    cdef int deliver(self) except -1
+    cdef int deliver_call(self, Call *call) except -1
+    cdef int settle(self, FutureCore future, bint has_callbacks) except -1

@@ -5,7 +5,8 @@
     future.result()       ─► help:    the thread moves bytes itself, until its future is done
     future.cancel()       ─► withdraw, future.running() ─► begun, future.done() ─► poll
 
-Callbacks of futures run in the deliverer's thread alone: a thread that helps may hold locks that a callback wants.
+Callbacks of futures run in a thread of their own: a thread that helps may hold locks that a callback wants, and one that
+takes long, or waits for another call itself, must hold up nobody else.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -23,7 +24,8 @@ from pympipool._watching cimport (
     demand_delivery, hand_back, kick_helper, pump_and_tell, take_over, wait_for_news,
 )
 
-from collections import deque
+import threading
+from queue import SimpleQueue
 from time import monotonic, sleep
 
 cdef double OTHERS_HELP_S = 0.005
@@ -36,7 +38,7 @@ cdef class Delivery(Source):
     def __cinit__(self, load, load_error, *_):
         self.load_result = load
         self.load_error = load_error
-        self.deferred = deque()
+        self.callbacks_due = SimpleQueue()
 
     def load(self, parts, is_error):
         if type(parts) is not list:
@@ -53,7 +55,7 @@ cdef class Delivery(Source):
         """Ends a future that has no call any more with an exception."""
         if future.status >= CANCELLED:
             return
-        self.settle(future, future.set_error(error), False)
+        self.settle(future, future.set_error(error))
         kick_helper(&self.core)
 
     @property
@@ -88,7 +90,7 @@ cdef class Delivery(Source):
             with nogil:
                 news = wait_for_news(&self.core, <int64_t>(SLICE_S * 1e9))
             if news == 1:
-                self.deliver(False)
+                self.deliver()
             else:
                 PyErr_CheckSignals()
         finally:
@@ -126,7 +128,7 @@ cdef class Delivery(Source):
             with nogil:
                 news = wait_for_news(&self.core, timeout_ns)
             if news == 1:
-                self.deliver(False)
+                self.deliver()
             else:
                 PyErr_CheckSignals()
         return 0
@@ -134,7 +136,7 @@ cdef class Delivery(Source):
     cdef int poll(self) except -1:
         self.pump()
         if self.core.done.first != NULL:
-            self.deliver(False)
+            self.deliver()
         return 0
 
     cdef bint withdraw(self, FutureCore future) except -1:
@@ -182,9 +184,8 @@ cdef class Delivery(Source):
         pthread_mutex_unlock(&self.core.lock)
         return 0
 
-    cdef int deliver(self, bint run_callbacks) except -1:
-        """Sets what has arrived on its futures; with run_callbacks, in the deliverer only,
-        also runs the callbacks that others left."""
+    cdef int deliver(self) except -1:
+        """Sets what has arrived on its futures."""
         cdef Call *call
         cdef bint delivered = False
         while True:
@@ -196,30 +197,38 @@ cdef class Delivery(Source):
             pthread_mutex_unlock(&self.core.lock)
             if call == NULL:
                 break
-            self.deliver_call(call, run_callbacks)
+            self.deliver_call(call)
             delivered = True
         if delivered and self.helper != PyThread_get_thread_ident():
             kick_helper(&self.core)  # its future may have been among them
-        while run_callbacks and self.deferred:
-            (<FutureCore>self.deferred.popleft()).run_callbacks()
         return 0
 
-    cdef int deliver_call(self, Call *call, bint run_callbacks) except -1:
+    cdef int deliver_call(self, Call *call) except -1:
         cdef FutureCore future = <FutureCore>call.future
         future.call = NULL
-        parts = parts_of_result(call)
         future.run_ns = call.run_ns
+        parts = parts_of_result(call)
         has_callbacks = False
         if future.status < CANCELLED:  # else somebody outside has ended it
             has_callbacks = future.set_parts(parts, call.is_error)
         free_call(call)
-        return self.settle(future, has_callbacks, run_callbacks)
+        return self.settle(future, has_callbacks)
 
-    cdef int settle(self, FutureCore future, bint has_callbacks, bint run_callbacks) except -1:
+    cdef int settle(self, FutureCore future, bint has_callbacks) except -1:
+        """Leaves the callbacks of a future that has ended to the thread for them."""
         if not has_callbacks:
             return 0
-        if run_callbacks:
-            return future.run_callbacks()
-        self.deferred.append(future)
-        demand_delivery(&self.core)
+        if self.caller is None:
+            self.caller = threading.Thread(
+                target=self._run_callbacks, name="pympipool_callbacks", daemon=True)
+            self.caller.start()
+        self.callbacks_due.put(future)
         return 0
+
+    def _run_callbacks(self):
+        while True:
+            future = self.callbacks_due.get()
+            if future is None:
+                return
+            future.run_callbacks()
+            del future

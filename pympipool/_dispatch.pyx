@@ -4,9 +4,8 @@
     submit(future, function, parts) ─► Call ─► _moving: waiting, lines, rings ─► done ─► deliver
 
 `_moving.pyx` moves the bytes and touches no Python object; `_delivery.pyx` is the side of the futures. Here are the
-workers, the calls on their way in, and two threads: the *mover* (never takes the GIL) and the *deliverer* (sets results
-that nobody waits for and runs the callbacks of futures, so that a slow one delays neither the moving nor a user's
-`result()`).
+workers, the calls on their way in, and two threads: the *mover*, which never takes the GIL, and the *deliverer*, which
+sets results that nobody fetches.
 """
 
 from cpython.ref cimport Py_INCREF
@@ -97,10 +96,15 @@ cdef class Dispatcher(Delivery):
         demand_delivery(&self.core)
 
     def join(self):
-        """Waits for the end of both threads, and so of all callbacks."""
+        """Waits for the end of its threads, and so of all callbacks."""
+        me = threading.current_thread()
         for thread in self.threads:
-            if thread is not threading.current_thread():
+            if thread is not me:
                 thread.join()
+        if self.caller is not None:
+            self.callbacks_due.put(None)
+            if self.caller is not me:
+                self.caller.join()
 
     def _move(self):
         with nogil:
@@ -115,13 +119,13 @@ cdef class Dispatcher(Delivery):
                 pmp_doorbell_disarm(&self.core.deliverer_bell)
                 self.core.demanded = False
             try:
-                self.deliver(True)
+                self.deliver()
                 if self.core.damaged:
                     self.core.damaged = False
                     self.on_damage()
             except Exception:  # no failure may end the thread that everybody waits for
                 LOGGER.exception("delivering results failed")
-        self.deliver(True)
+        self.deliver()
 
     # ---- workers ----
 

@@ -24,6 +24,7 @@ cdef class FutureCore:
     cdef object condition   # made when somebody needs it
     cdef list waiters
     cdef list callbacks
+    cdef list relays        # callbacks of our own, which no user's code can hold up
     cdef Source source
     cdef public object function_name  # for error messages
     cdef readonly long long run_ns    # how long the worker took; 0 as long as it is not known
@@ -31,7 +32,7 @@ cdef class FutureCore:
 
     cdef bint set_parts(self, object parts, bint is_error) except -1
     cdef bint set_error(self, object error) except -1
-    cdef int run_callbacks(self) except -1
+    cdef int run_relays(self) except -1
     cdef bint end(self, object value, object error, object parts, bint is_error) except -1
     cdef int finish(self, object value, object error, object parts, bint is_error) except -1
     cdef int wait(self, object timeout) except -1

@@ -1,9 +1,15 @@
+from collections.abc import Callable
 from concurrent.futures import Future as StandardFuture
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 class Future(StandardFuture[T]):
+    def add_relay(self, fn: Callable[[StandardFuture[T]], object]) -> None: ...
+    def run_callbacks(self) -> None: ...
     function_name: str | None
     @property
     def run_ns(self) -> int: ...
+    @property
+    def has_result(self) -> bool: ...
+    def packed_result(self) -> list[Any] | None: ...

@@ -125,6 +125,7 @@ cdef class FutureCore:
             for waiter in self._waiters:
                 waiter.add_cancelled(self)
             condition.notify_all()
+        self.run_relays()
         self.run_callbacks()
         return True
 
@@ -185,6 +186,36 @@ cdef class FutureCore:
         elif self.source is not None:
             self.source.watch(self)
 
+    def add_relay(self, fn):
+        """Like `add_done_callback`, for callbacks that do not run users' code: called by whoever
+        ends the future, without a detour."""
+        if self.relays is None:
+            self.relays = []
+        self.relays.append(fn)
+        if self.status >= CANCELLED:
+            self.run_relays()
+        elif self.source is not None:
+            self.source.watch(self)
+
+    def run_callbacks(self):
+        """Runs the callbacks, each of them once, whoever calls this."""
+        callbacks = self.callbacks
+        self.callbacks = None
+        run_each(callbacks, self)
+
+    # ---- for calls that wait for this one ----
+
+    @property
+    def has_result(self):
+        """True when the call has returned, as far as is known without unpickling what."""
+        return self.status == FINISHED and not self.is_error and self.error is None
+
+    def packed_result(self):
+        """The result as it came, [pickle, *buffers], as long as nobody has looked at it; else None."""
+        if self.status != FINISHED or self.is_error or self.parts is None:
+            return None
+        return self.parts if type(self.parts) is list else [self.parts]
+
     # ---- for those who make results ----
 
     def set_running_or_notify_cancel(self):
@@ -227,6 +258,8 @@ cdef class FutureCore:
                         else:
                             waiter.add_result(self)
                 self.condition.notify_all()
+        if self.relays is not None:
+            self.run_relays()
         return self.callbacks is not None
 
     cdef int finish(self, object value, object error, object parts, bint is_error) except -1:
@@ -239,17 +272,10 @@ cdef class FutureCore:
         self.status = FINISHED
         return 0
 
-    cdef int run_callbacks(self) except -1:
-        """Runs the callbacks; each of them once, whoever calls this."""
-        callbacks = self.callbacks
-        self.callbacks = None
-        if callbacks is None:
-            return 0
-        for fn in callbacks:
-            try:
-                fn(self)
-            except Exception:
-                LOGGER.exception("exception calling callback for %r", self)
+    cdef int run_relays(self) except -1:
+        relays = self.relays
+        self.relays = None
+        run_each(relays, self)
         return 0
 
     # ---- inside ----
@@ -293,6 +319,17 @@ cdef class FutureCore:
             self.value = value
         self.parts = None
         return 0
+
+
+cdef int run_each(list callbacks, object future) except -1:
+    if callbacks is None:
+        return 0
+    for fn in callbacks:
+        try:
+            fn(future)
+        except Exception:
+            LOGGER.exception("exception calling callback for %r", future)
+    return 0
 
 
 class Future(FutureCore, StandardFuture):

@@ -36,6 +36,9 @@ CLOSED = "cannot schedule new futures after shutdown"  # the standard library's 
 HANDLES_MAX = 1024
 """Functions whose pickles are kept at hand; the table of functions keeps fewer alive."""
 
+PACKED_BYTES = 4096
+"""Smaller results are unpickled and pickled again in less time than it takes to hand them on as they are."""
+
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
@@ -186,7 +189,7 @@ class Engine:
                 parts = serialization.dump_call(function.number, fn, args, kwargs)
                 handle = self._handles.get(function.number) or self._new_handle(function.number, function.payload)
         except SerializationError as error:
-            self.dispatcher.fail(future, error)
+            self.dispatcher.fail(future, serialization.without_frames(error))
             return
         self.pool.place(future, handle, parts, resources, admitted)
 
@@ -227,7 +230,7 @@ class Engine:
         elif error is not None:
             self.dispatcher.fail(blocked.future, error)
         else:
-            args, kwargs = resolve(blocked.args, blocked.kwargs)
+            args, kwargs = resolve(blocked.args, blocked.kwargs, _result_or_packed)
             self._send(blocked.future, blocked.fn, args, kwargs, blocked.resources, admitted=True)
 
     def blocked_count(self) -> int:
@@ -288,6 +291,14 @@ class Engine:
         """In a forked child: lets go of everything, so that neither process feels the other."""
         self.foreign = True
         self.pool.abandon()
+
+
+def _result_or_packed(future: StandardFuture[Any]) -> Any:
+    """A result to hand on to another call: large ones as they came, without unpickling them here."""
+    packed = future.packed_result() if isinstance(future, Future) else None
+    if packed is None or sum(map(len, packed)) < PACKED_BYTES:
+        return future.result()
+    return serialization.Packed(packed)
 
 
 def _close_all_at_exit() -> None:

@@ -279,7 +279,7 @@ class Executor(futures.Executor):
         return True
 
     def __repr__(self) -> str:
-        names = ("backend", "block_allocation", "max_cores", "cores_per_worker")
+        names = ("backend", "block_allocation", "max_workers", "cores_per_worker")
         return f"<Executor {' '.join(f'{name}={self._info[name]!r}' for name in names)}>"
 
 

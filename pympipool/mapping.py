@@ -14,9 +14,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future as StandardFuture
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from itertools import chain
+from itertools import chain, repeat
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from pympipool import serialization
 from pympipool.dependencies import find_futures
 
 if TYPE_CHECKING:
+    from pympipool._future import Future
     from pympipool.engine import Engine
     from pympipool.resources import Resources
 
@@ -101,7 +102,7 @@ def in_fitting_batches(
 class Feeder:
     """Submits the batches of one map.
 
-    Used by the thread that iterates and by the one that runs callbacks of futures.
+    Used by the thread that iterates and by those that end futures.
     """
 
     def __init__(self, engine: Engine, fn: Callable[..., Any], columns: Columns, workers: int) -> None:
@@ -111,7 +112,7 @@ class Feeder:
         self._count = len(columns)
         self._workers = workers
         self._next = 0  # the first item that was not submitted
-        self._sizes: dict[Future[Any], int] = {}  # batches under way
+        self._sizes: dict[StandardFuture[Any], int] = {}  # batches under way
         self._largest = 1
         self._item_s = 0.0  # estimate of one call; 0: none yet
         self._pending: deque[Future[Any]] = deque()
@@ -142,7 +143,7 @@ class Feeder:
         self._largest = max(self._largest, size)
         self._sizes[future] = size
         self._pending.append(future)
-        future.add_done_callback(self._on_done)
+        future.add_relay(self._on_done)
 
     def _next_size(self) -> int:
         if self._item_s == 0.0:
@@ -150,7 +151,7 @@ class Feeder:
         fair = (self._count - self._next) // (SHARES_PER_WORKER * self._workers)
         return max(1, min(int(BATCH_S / self._item_s), GROWTH_MAX * self._largest, fair))
 
-    def _on_done(self, future: Future[Any]) -> None:
+    def _on_done(self, future: StandardFuture[Any]) -> None:
         """Learns from a batch that has ended, once, and feeds on; not after one that was cancelled."""
         with self._lock:
             size = self._sizes.pop(future, 0)
@@ -212,7 +213,7 @@ def _result_of(future: Future[Any], deadline_s: float | None) -> Any:
 class Results(chain[Any]):
     """The results of the calls one by one, at the speed of C; raises what one of them raised in its place."""
 
-    batches: Generator[list[Any], None, None]
+    batches: Generator[Iterator[Any], None, None]
 
     def close(self) -> None:
         """Cancels the batches that are left."""
@@ -226,8 +227,9 @@ def _flattened(batches: Iterator[Any]) -> Results:
     return results
 
 
-def _lists(batches: Iterator[Any]) -> Generator[list[Any], None, None]:
+def _lists(batches: Iterator[Any]) -> Generator[Iterator[Any], None, None]:
     for results, error in batches:
-        yield results
+        results.reverse()
+        yield map(results.pop, repeat(-1, len(results)))  # keeps nothing that was handed out
         if error is not None:
             raise serialization.load_exception(error)

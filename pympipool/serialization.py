@@ -45,6 +45,7 @@ __all__ = [
     "OUT_OF_BAND_MAX",
     "Packed",
     "Part",
+    "are_alike",
     "callable_name",
     "dump",
     "dump_call",
@@ -54,6 +55,7 @@ __all__ = [
     "join_exceptions",
     "load",
     "load_exception",
+    "without_frames",
 ]
 
 Part: TypeAlias = "bytes | memoryview"
@@ -244,6 +246,16 @@ def join_exceptions(exceptions: Sequence[Sequence[Any]]) -> list[Part]:
     return [pickle.dumps((type_name, message, text, pickled, reason), PROTOCOL)]
 
 
+def are_alike(exceptions: Sequence[Sequence[Any]]) -> bool:
+    """Whether exceptions have the same type, message and traceback, the line that says where they were raised aside.
+
+    Args:
+        exceptions: Parts as from `dump_exception`; what they hold is not unpickled.
+    """
+    told = [pickle.loads(parts[0])[:3] for parts in exceptions]
+    return len({(type_name, message, text.partition("\n")[2]) for type_name, message, text in told}) <= 1
+
+
 def format_exception(error: BaseException, where: str = "") -> str:
     """The traceback of an exception as text, with its causes, contexts and notes, from the user's first frame on."""
     try:
@@ -251,6 +263,14 @@ def format_exception(error: BaseException, where: str = "") -> str:
     except Exception as problem:  # an exception that cannot even be shown
         lines = [f"{_type_name(type(error))} (its traceback cannot be shown: {_type_name(type(problem))})\n"]
     return "".join([f"In {where}:\n" if where else "", *lines]).rstrip()
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """The exception with the traceback of its cause as text: frames would keep a call's arguments alive."""
+    if error.__cause__ is not None and not isinstance(error.__cause__, RemoteTraceback):
+        error.__cause__ = RemoteTraceback(format_exception(error.__cause__))
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 def callable_name(function: object) -> str:

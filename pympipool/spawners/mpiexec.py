@@ -91,8 +91,11 @@ class MpiexecProcess(ChildProcess):
 
     def kill(self) -> None:
         """Kills the ranks and all they have started at once, and mpiexec if it does not follow soon."""
-        ranks = [] if self.poll() is not None else _ranks_below(self.pid)
-        if self._last_resort is not None or not ranks:
+        running = self.poll() is None
+        if running and self._last_resort is not None:
+            return  # it is on its way
+        ranks = _ranks_below(self.pid) if running else []
+        if not ranks:
             super().kill()
             return
         for rank in ranks:

@@ -6,7 +6,8 @@
 
 Each rank has a control connection of its own: the watchdog needs it, and so does a rank whose call raises. It says so
 there at once, because the other ranks may wait for it in a collective for ever; then the master ends the worker. If
-they do not, all answer as usual, the call fails with the exception of the lowest rank, and the worker goes on.
+they do not, all answer as usual, and the call fails with the exception of the lowest rank. The worker goes on if all
+ranks have raised alike; else it ends, to be replaced: see `out_of_step`.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pympipool._ring import CALL, ERROR, FUNCTION, RESULT, Channel
+from pympipool._ring import CALL, END, ERROR, FUNCTION, RESULT, Channel
 from pympipool.errors import WorkerStartError
 from pympipool.links.control_worker import Orders, WorkerControl
 from pympipool.links.shm import open_channel
-from pympipool.serialization import Packed, dump, join_exceptions
+from pympipool.serialization import Packed, are_alike, dump, join_exceptions
 from pympipool.worker.calls import Calls
 from pympipool.worker.prepare import apply_settings, describe, make_calls, tell
 from pympipool.worker.ranks import Message, OtherRank, RootRank
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
 _RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 """Where launchers tell a process its rank: MPICH and its relatives, PMIx, Open MPI."""
+
+END_S = 2
+"""How long ranks that are out of step may take to end."""
 
 _MPICH_SEGMENT = "/dev/shm/mpich_shm_"
 
@@ -161,7 +166,10 @@ class Runner:
 
 
 def serve_root(channel: Channel, ranks: RootRank, runner: Runner, *, one_call: bool) -> None:
-    """Rank 0: shares what comes over the channel, and answers with the answers of all. Keeps nothing of a call."""
+    """Rank 0: shares what comes over the channel, and answers with the answers of all. Keeps nothing of a call.
+
+    Serves until END, until the only call has been answered, or until ranks are out of step.
+    """
     while True:
         message = Message(*channel.receive())  # type: ignore[misc]  # without a timeout it is never None
         ranks.share(message)
@@ -169,6 +177,10 @@ def serve_root(channel: Channel, ranks: RootRank, runner: Runner, *, one_call: b
             answers = [runner.run(message), *ranks.collect()]
             channel.send(*join(answers))
             if one_call:
+                return
+            if out_of_step(answers):
+                ranks.share(Message(END, 0, 0, [b""]))
+                _end_within(END_S)
                 return
             del answers
         elif message.kind == FUNCTION:
@@ -204,8 +216,28 @@ def join(answers: Sequence[Message]) -> Message:
     return Message(ERROR if raised else RESULT, answers[0].call, run_time_ns, parts)
 
 
+def out_of_step(answers: Sequence[Message]) -> bool:
+    """Whether a call may have left messages between the ranks that nobody received.
+
+    A rank that raises misses what the others send it, in a broadcast for example. The next call that communicates would
+    receive it in place of its own data: wrong results, without an error. Only if all ranks have raised the same at
+    the same place, they have come equally far.
+    """
+    raised = [answer.parts for answer in answers if answer.kind == ERROR]
+    return bool(raised) and (len(raised) < len(answers) or not are_alike(raised))
+
+
+def _end_within(limit_s: int) -> None:
+    """Ends this process, and so the worker, if it has not ended by itself by then, be it stuck in MPI_Finalize."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(limit_s)
+
+
 def _end_without_the_others() -> NoReturn:
     """Ends a rank that cannot go on. An ordinary end would wait for the others in MPI_Finalize, for ever."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.COMM_WORLD.Get_size() == 1:
+        sys.exit(1)  # there are no others
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(1)

@@ -7,12 +7,12 @@
  * writes into the ring while it is being read, as a worker gone mad could.
  *
  * For libFuzzer: clang -DPMP_LIBFUZZER -fsanitize=fuzzer,address,undefined fuzz_receiver.c ... */
+#include "support.h"
+
 #include "../../csrc/channel.h"
 #include "../../csrc/doorbell.h"
 
 #include <stdatomic.h>
-
-#include "support.h"
 
 enum { CAPACITY = 1024, PREFIX = 8, INPUT = PREFIX + CAPACITY };
 enum { HEAD_AT = 64, TAIL_AT = 128, RECORDS_AT = 192 };
@@ -235,12 +235,29 @@ typedef struct {
     _Atomic bool over;
 } scribbler;
 
-/* Not in the first line: what the ring is, is read once, before. */
+/* Changes one word back and forth many times: what is looked at twice differs at some time. Not in
+ * the first line: what kind of ring it is, is read once, before. */
+static void flicker(unsigned char *words, size_t count_of_words, uint64_t *random)
+{
+    _Atomic uint64_t *const word =
+        (_Atomic uint64_t *)(void *)(words + 8 * (next_random(random) % count_of_words));
+    const uint64_t sound = atomic_load_explicit(word, memory_order_relaxed);
+    const uint64_t value = sound ^ UINT64_C(1) << next_random(random) % 40;
+    for (int times = 0; times < 200; times++) {
+        atomic_store_explicit(word, value, memory_order_relaxed);
+        atomic_store_explicit(word, sound, memory_order_relaxed);
+    }
+}
+
 static void *scribble(void *argument)
 {
     scribbler *const own = argument;
+    const size_t size_bytes = RECORDS_AT - HEAD_AT + CAPACITY;
     while (!atomic_load_explicit(&own->over, memory_order_relaxed)) {
-        damage(own->memory + HEAD_AT, RECORDS_AT - HEAD_AT + CAPACITY, &own->random);
+        flicker(own->memory + HEAD_AT, size_bytes / 8, &own->random);
+        if (next_random(&own->random) % 8 == 0) {
+            damage(own->memory + HEAD_AT, size_bytes, &own->random);
+        }
     }
     return NULL;
 }

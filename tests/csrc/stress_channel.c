@@ -4,9 +4,9 @@
  *
  * The worker sends every call back as a result. The master has many calls under way, takes some of them
  * back, and must get each of the others back as it was, in order. */
-#include "../../csrc/channel.h"
-
 #include "support.h"
+
+#include "../../csrc/channel.h"
 
 enum { CAPACITY = PMP_LINK_CAPACITY_MIN, UNDER_WAY = 64, PARTS = 6, PART_LIMIT = 5 * CAPACITY };
 

@@ -3,10 +3,10 @@
  * usage: stress_revoke threads|processes RECORDS
  *
  * At the end every record was either received once or revoked once, never both, never neither. */
+#include "support.h"
+
 #include "../../csrc/doorbell.h"
 #include "../../csrc/ring.h"
-
-#include "support.h"
 
 enum { CAPACITY = 1024, WINDOW = 32 };
 
@@ -138,12 +138,14 @@ static void check_each_exactly_once(const course *shared)
 
 static void *produce_in_thread(void *argument)
 {
+    use_core(1);
     produce(argument);
     return NULL;
 }
 
 static int produce_in_process(void *argument)
 {
+    use_core(1);
     produce(argument);
     return 0;
 }
@@ -179,6 +181,7 @@ int main(int argument_count, char **arguments)
     }
     in_threads = strcmp(arguments[1], "threads") == 0;
     record_count = strtoull(arguments[2], NULL, 10);
+    use_core(0);
     snprintf(sentence, sizeof sentence, "%llu records between two %s, received or revoked",
              (unsigned long long)record_count, arguments[1]);
     run(sentence, 600, race);

@@ -4,10 +4,10 @@
  *
  * The size and the bytes of record number n follow from n, so the consumer knows what must
  * come. The rings are so small that they are full or empty all the time. */
+#include "support.h"
+
 #include "../../csrc/doorbell.h"
 #include "../../csrc/ring.h"
-
-#include "support.h"
 
 typedef struct {
     uint64_t capacity, record_count;

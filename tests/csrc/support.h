@@ -1,9 +1,13 @@
-/* What the test programs share: one line per test, time limits, children, random numbers. */
+/* What the test programs share: one line per test, time limits, children, random numbers.
+ * It comes first in each, because it asks the system's headers for everything they have. */
 #ifndef PMP_TEST_SUPPORT_H
 #define PMP_TEST_SUPPORT_H
 
+#define _GNU_SOURCE
+
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -102,6 +106,26 @@ static inline pthread_t start_thread(void *(*body)(void *), void *argument)
 static inline void join_thread(pthread_t thread)
 {
     CHECK_EQUAL(pthread_join(thread, NULL), 0);
+}
+
+/* Keeps the calling thread on the first or second (0, 1) of our cores, if there are two, for
+ * races between cores: the system likes to put two that wake each other on the same one. */
+static inline void use_core(unsigned which)
+{
+#ifdef __linux__
+    cpu_set_t ours, one;
+    CHECK_EQUAL(sched_getaffinity(0, sizeof ours, &ours), 0);
+    for (unsigned core = 0; core < CPU_SETSIZE; core++) {
+        if (CPU_ISSET(core, &ours) && which-- == 0) {
+            CPU_ZERO(&one);
+            CPU_SET(core, &one);
+            CHECK_EQUAL(sched_setaffinity(0, sizeof one, &one), 0);
+            return;
+        }
+    }
+#else
+    (void)which;
+#endif
 }
 
 /* Zeroed memory that children share; page aligned. */

@@ -1,9 +1,9 @@
 /* Blocks: large ones come back warm, small ones do not, and only so many are kept. */
+#include "support.h"
+
 #include "../../csrc/blocks.h"
 
 #include <stdatomic.h>
-
-#include "support.h"
 
 #define MIB ((size_t)1 << 20)
 

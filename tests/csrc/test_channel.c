@@ -1,8 +1,8 @@
 /* One thread on both ends of a channel: messages of all shapes, in one record and in pieces, and
  * malformed ones. stress_channel.c does it with two processes, fuzz_receiver.c with random bytes. */
-#include "../../csrc/channel.h"
-
 #include "support.h"
+
+#include "../../csrc/channel.h"
 
 enum { CAPACITY = 4096, LIMIT = CAPACITY / 2 - 8, HEAD = 24, IN_PIECES_SHIFT = 31 };
 
@@ -15,14 +15,19 @@ typedef struct {
 /* Static, as a receiver is large; every test leaves it closed. */
 static fixture channel;
 
-static void open_channel(void)
+static void open_channel_of(uint64_t capacity)
 {
-    const size_t size_bytes = pmp_ring_footprint(CAPACITY);
+    const size_t size_bytes = pmp_ring_footprint(capacity);
     memset(&channel, 0, sizeof channel);
     channel.memory = guarded_memory(size_bytes);
-    CHECK_EQUAL(pmp_ring_init(channel.memory, CAPACITY), 0);
+    CHECK_EQUAL(pmp_ring_init(channel.memory, capacity), 0);
     CHECK_EQUAL(pmp_producer_open(&channel.sender.producer, channel.memory, size_bytes), 0);
     CHECK_EQUAL(pmp_consumer_open(&channel.receiver.consumer, channel.memory, size_bytes), 0);
+}
+
+static void open_channel(void)
+{
+    open_channel_of(CAPACITY);
 }
 
 static void close_channel(void)
@@ -175,14 +180,7 @@ static void random_messages_come_out_as_they_went_in(void)
 static void most_parts_pass(void)
 {
     static uint64_t sizes[PMP_PARTS_MAX];
-    void *const memory = guarded_memory(pmp_ring_footprint(PMP_LINK_CAPACITY_MIN));
-    const size_t size_bytes = pmp_ring_footprint(PMP_LINK_CAPACITY_MIN);
-
-    memset(&channel, 0, sizeof channel);
-    channel.memory = memory;
-    CHECK_EQUAL(pmp_ring_init(memory, PMP_LINK_CAPACITY_MIN), 0);
-    CHECK_EQUAL(pmp_producer_open(&channel.sender.producer, memory, size_bytes), 0);
-    CHECK_EQUAL(pmp_consumer_open(&channel.receiver.consumer, memory, size_bytes), 0);
+    open_channel_of(PMP_LINK_CAPACITY_MIN);
     pass_sizes(PMP_PARTS_MAX, sizes, false);
     for (size_t i = 0; i < PMP_PARTS_MAX; i++) {
         sizes[i] = i;
@@ -341,12 +339,35 @@ static void malformed_heads_are_noticed(void)
                     HEAD + 24);
     expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 2, .sizes = {UINT64_MAX - 7, 8}},
                     HEAD + 24);
+    /* sizes that are 0 when rounded up */
+    expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 1, .sizes = {UINT64_MAX}}, HEAD + 8);
+    expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 2, .sizes = {8, UINT64_MAX - 6}},
+                    HEAD + 24);
     /* the last part may not end in a record of odd length */
     expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 1, .sizes = {5}}, HEAD + 13);
     /* pieces come in records of their own */
     expect_nonsense((raw_head){.kind = PMP_CALL | pieces, .part_count = 1, .sizes = {8}},
                     HEAD + 16);
     expect_nonsense((raw_head){.kind = PMP_END + 9 + pieces, .part_count = 1}, HEAD + 8);
+}
+
+/* In a record that has room for their sizes. */
+static void one_part_too_many_is_noticed(void)
+{
+    static struct {
+        pmp_head head;
+        uint64_t sizes[PMP_PARTS_MAX + 1];
+    } message = {.head = {.kind = PMP_CALL, .part_count = PMP_PARTS_MAX + 1}};
+
+    open_channel_of(PMP_LINK_CAPACITY_MIN);
+    push_raw(&message, sizeof message);
+    CHECK_EQUAL(pmp_receive(&channel.receiver), -EBADMSG);
+    message.head.kind |= 1U << IN_PIECES_SHIFT;
+    close_channel();
+    open_channel_of(PMP_LINK_CAPACITY_MIN);
+    push_raw(&message, sizeof message);
+    CHECK_EQUAL(pmp_receive(&channel.receiver), -EBADMSG);
+    close_channel();
 }
 
 static int receive_raw_pieces(uint64_t part_bytes, uint32_t piece_bytes)
@@ -473,6 +494,7 @@ int main(void)
     run("a revoked message is not received", 20, revoked_message_is_not_received);
     run("closing frees half a message", 20, closing_frees_half_a_message);
     run("malformed heads are noticed", 20, malformed_heads_are_noticed);
+    run("one part too many is noticed", 20, one_part_too_many_is_noticed);
     run("malformed pieces are noticed", 20, malformed_pieces_are_noticed);
     run("impossible sizes are ENOMEM", 20, impossible_sizes_are_enomem);
     run("a link joins master and worker", 20, link_joins_master_and_worker);

@@ -5,12 +5,11 @@
  * doorbell.pml proves of a model what the hunts look for in the code: here two threads or two
  * processes go to sleep and wake each other as often as they can, and whoever is not woken
  * sleeps until the alarm ends the test. */
+#include "support.h"
+
 #include "../../csrc/doorbell.h"
 
-#include <sched.h>
 #include <stdatomic.h>
-
-#include "support.h"
 
 #define MS INT64_C(1000000)
 
@@ -155,6 +154,34 @@ static void wait_ends_at_its_time_limit(void)
     }
 }
 
+typedef struct {
+    pmp_doorbell *bell;
+    _Atomic bool over;
+} ringer;
+
+static void *ring_for_nothing(void *argument)
+{
+    ringer *const own = argument;
+    while (!atomic_load(&own->over)) {
+        pmp_doorbell_ring(own->bell);
+        usleep(1000);
+    }
+    return NULL;
+}
+
+static void rings_for_nothing_do_not_lengthen_a_wait(void)
+{
+    ringer own = {.bell = new_bell()};
+    pmp_spinner spinner;
+    int looks = 0;
+    const pthread_t thread = start_thread(ring_for_nothing, &own);
+    pmp_spinner_init(&spinner, 0);
+    CHECK_EQUAL(pmp_wait(own.bell, &spinner, never, &looks, 50 * MS), -ETIMEDOUT);
+    CHECK(looks > 4); /* it was woken in between */
+    atomic_store(&own.over, true);
+    join_thread(thread);
+}
+
 static void spinning_adapts_to_what_it_brings(void)
 {
     pmp_doorbell *const bell = new_bell();
@@ -271,12 +298,14 @@ static void play(player *me)
 
 static void *play_in_thread(void *argument)
 {
+    use_core(1);
     play(argument);
     return NULL;
 }
 
 static int play_in_process(void *argument)
 {
+    use_core(1);
     play(argument);
     return 0;
 }
@@ -363,6 +392,7 @@ static void park(desk *shared)
 static void *sleeper(void *argument)
 {
     desk *const shared = argument;
+    use_core(1);
     pthread_mutex_lock(&shared->lock);
     do {
         park(shared);
@@ -393,6 +423,7 @@ static void help(desk *shared, uint64_t random)
 static void *helper(void *argument)
 {
     desk *const shared = argument;
+    use_core(1);
     for (uint64_t seen = 0, done; !atomic_load(&shared->helper_over); seen = done) {
         while ((done = atomic_load(&shared->done)) == seen && !atomic_load(&shared->helper_over)) {
             sched_yield();
@@ -445,8 +476,10 @@ int main(int argument_count, char **arguments)
     run("a signal ends a sleep", 10, signal_ends_a_sleep);
     run("wait returns at once when ready", 10, wait_returns_at_once_when_ready);
     run("wait ends at its time limit", 10, wait_ends_at_its_time_limit);
+    run("rings for nothing do not lengthen a wait", 10, rings_for_nothing_do_not_lengthen_a_wait);
     run("spinning adapts to what it brings", 10, spinning_adapts_to_what_it_brings);
     run("no budget means no spinning", 10, no_budget_means_no_spinning);
+    use_core(0);
     run("no ring is lost between two threads that sleep", hunt_limit_s(),
         two_threads_sleep_by_turns);
     run("no ring is lost between a thread that sleeps and one that answers", hunt_limit_s(),

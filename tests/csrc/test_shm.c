@@ -1,15 +1,12 @@
 /* Segments: who can see them, what they leave behind, and what happens where there is no room. */
-#define _GNU_SOURCE
+#include "support.h"
 
 #include "../../csrc/shm.h"
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-
-#include "support.h"
 
 enum { SIZE = 3 * 65536 };
 

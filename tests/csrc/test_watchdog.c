@@ -1,13 +1,11 @@
 /* The watchdog: a worker that blocks every signal and never returns ends with its master. */
-#define _GNU_SOURCE
+#include "support.h"
 
 #include "../../csrc/watchdog.h"
 
 #include <poll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-
-#include "support.h"
 
 enum { MASTER, WORKER };
 

@@ -10,6 +10,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -68,15 +69,22 @@ def shared_memory_files() -> set[str]:
     return set(os.listdir(SHARED_MEMORY)) if SHARED_MEMORY.is_dir() else set()
 
 
-def forgotten_shared_memory(before: set[str]) -> set[str]:
-    """Files in /dev/shm that are new and that no living process maps: somebody else's are in use."""
-    new = shared_memory_files() - before
-    if not new:
-        return new
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            new -= {Path(area.path).name for area in process.memory_maps(grouped=True)}
-    return {name for name in new if (SHARED_MEMORY / name).exists()}
+def forgotten_shared_memory(before: set[str], timeout_s: float = 5.0) -> set[str]:
+    """Files in /dev/shm that are new, that no living process maps, and that stay: those of other people come and go."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        new = _without_mapped(shared_memory_files() - before)
+        if not new or time.monotonic() > deadline_s:
+            return new
+        time.sleep(0.05)
+
+
+def _without_mapped(names: set[str]) -> set[str]:
+    if names:
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                names = names - {Path(area.path).name for area in process.memory_maps(grouped=True)}
+    return names
 
 
 # ---- scripts ----
@@ -139,6 +147,12 @@ class Script:
             if line.startswith(text):
                 return line[len(text) :].strip()
         raise AssertionError(f"the script ended without printing {text!r}:\n{self.process.stderr.read()}")
+
+    def wait_until_asleep(self) -> None:
+        """Waits until the main thread waits for something; for after `wait_for_line`."""
+        process = psutil.Process(self.process.pid)
+        while process.status() != psutil.STATUS_SLEEPING:
+            time.sleep(0.01)  # there is no other way to learn of it
 
     def end(self, timeout_s: float = 50) -> tuple[int, str, str]:
         """Waits for the end; exit code, and what it printed to stdout and stderr."""

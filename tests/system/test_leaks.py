@@ -28,7 +28,7 @@ def look():
         "threads": threading.active_count(),
         "descriptors": process.num_fds(),
         "segments": maps.count("memfd:") + maps.count("/dev/shm"),
-        "executors": sum(type(thing).__module__.startswith("pympipool.") for thing in gc.get_objects()),
+        "executors": sum(str(type(thing).__module__).startswith("pympipool.") for thing in gc.get_objects()),
     }
 
 

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM end the program and all that it has started, within two seconds."""
 
+import os
 import signal
 
 import pytest
@@ -94,11 +95,10 @@ with Executor(max_workers=1, cores_per_worker=2, block_allocation=True) as exe:
 
 def interrupt(source, folder, number=signal.SIGINT):
     """Runs a script, sends the signal once it has begun to wait; exit code, stderr and who outlives it."""
-    import os
-
     os.mkfifo(folder / "begun")
     with Script(START + source, folder) as script:
         script.wait_for_line("begun")
+        script.wait_until_asleep()
         script.process.send_signal(number)
         code, _, stderr = script.end(LIMIT_S)
         return code, stderr, script.survivors(LIMIT_S)
@@ -136,12 +136,10 @@ def test_a_hang_up_of_the_terminal_ends_everything(tmp_path):
 
 
 def test_ctrl_c_that_is_caught_leaves_the_executor_usable(tmp_path):
-    import os
-
     script = """
 exe = Executor(max_workers=2, block_allocation=True)
-call = begin(exe)
 try:
+    call = begin(exe)
     call.result()
 except KeyboardInterrupt:
     print("caught", exe.submit(pow, 2, 3).result(), call.running(), flush=True)
@@ -151,14 +149,13 @@ except KeyboardInterrupt:
     os.mkfifo(tmp_path / "end")
     with Script(START + script, tmp_path) as running:
         running.wait_for_line("begun")
+        running.wait_until_asleep()
         running.process.send_signal(signal.SIGINT)
         assert running.wait_for_line("caught") == "8 True"
 
 
 def test_ctrl_c_is_not_seen_by_calls(tmp_path):
     """A terminal sends SIGINT to all processes of its group; which calls it ends, the master decides."""
-    import os
-
     script = """
 exe = Executor(max_workers=1, block_allocation=True)
 
@@ -168,9 +165,9 @@ def work():
     return "not interrupted"
 
 call = exe.submit(work)
-Path("begun").read_text()
-print("begun", flush=True)
 try:
+    Path("begun").read_text()
+    print("begun", flush=True)
     call.result()
 except KeyboardInterrupt:
     Path("end").write_text("x")
@@ -181,6 +178,7 @@ exe.shutdown()
     os.mkfifo(tmp_path / "end")
     with Script(START + script, tmp_path, group=True) as running:
         running.wait_for_line("begun")
+        running.wait_until_asleep()
         os.killpg(running.process.pid, signal.SIGINT)
         assert running.wait_for_line("result") == "not interrupted"
         assert running.end()[0] == 0

@@ -168,8 +168,6 @@ def test_an_exception_on_one_rank_is_that_of_the_call_and_names_the_rank(start_m
     assert str(error) == f"bad luck on {failing}"
     assert f"rank {failing} of worker 7 (host" in str(error.__cause__)
     assert f"rank {1 - failing} of worker 7" not in str(error.__cause__)
-    master.send(rank)
-    assert master.result() == [0, 1]
 
 
 def test_exceptions_on_several_ranks_are_all_told(start_mpi):
@@ -180,6 +178,73 @@ def test_exceptions_on_several_ranks_are_all_told(start_mpi):
     told = str(error.__cause__)
     assert told.index("rank 1 of worker 7") < told.index("bad luck on 1") < told.index("rank 2 of worker 7")
     assert "bad luck on 2" in told
+
+
+def test_a_worker_all_of_whose_ranks_raise_the_same_goes_on(start_mpi):
+    def fail():
+        raise ValueError("bad luck everywhere")
+
+    master = start_mpi().ready()
+    for _ in range(3):
+        master.send(fail)
+        kind, _, _, error = master.receive()
+        assert (kind, str(error)) == ("error", "bad luck everywhere")
+    master.send(rank)
+    assert master.result() == [0, 1]
+    assert master.end() == 0
+
+
+def send_and_fail():
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    if world.rank == 1:
+        raise ValueError("does not receive")
+    world.bcast("stale")
+    world.send("stale", 1)
+
+
+def exchange(text):
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    received = world.bcast(text if world.rank == 0 else None)
+    if world.rank == 0:
+        world.send(text, 1)
+        return received
+    return received, world.recv(None, 0)
+
+
+def test_no_call_receives_what_a_rank_that_raised_has_left_unread(start_mpi):
+    """A worker whose ranks are out of step ends after the exception; calls sent ahead are not begun."""
+    master = start_mpi().ready()
+    master.send(exchange, "before")
+    assert master.result() == ["before", ("before", "before")]
+    master.send(send_and_fail)
+    master.send(exchange, "fresh")
+    assert str(master.receive()[3]) == "does not receive"
+    assert master.wait() == 0
+    assert master.output == {"stdout": b"", "stderr": b""}
+    assert master.channel.receive(0.0) is None
+
+
+def test_ranks_out_of_step_end_even_if_mpi_cannot_be_finalised(start_mpi):
+    def leave_unread():
+        from mpi4py import MPI
+
+        if MPI.COMM_WORLD.rank == 1:
+            raise ValueError("does not receive")
+        import atexit
+        import time
+
+        atexit.register(time.sleep, 60)
+
+    master = start_mpi().ready()
+    master.send(leave_unread)
+    master.receive()
+    began = time.monotonic()
+    assert master.wait() != 0
+    assert time.monotonic() - began < 10
 
 
 def test_a_rank_that_raises_says_so_while_others_wait_for_it(start_mpi):
@@ -199,17 +264,19 @@ def test_a_rank_that_raises_says_so_while_others_wait_for_it(start_mpi):
     assert master.channel.receive(0.1) is None
 
 
-def test_a_result_that_cannot_be_pickled_is_an_error_of_that_rank(mpi_worker):
-    mpi_worker.send(lambda: __import__("threading").Lock() if rank() == 1 else 0)
-    kind, _, _, error = mpi_worker.receive()
+def test_a_result_that_cannot_be_pickled_is_an_error_of_that_rank(start_mpi):
+    master = start_mpi().ready()
+    master.send(lambda: __import__("threading").Lock() if rank() == 1 else 0)
+    kind, _, _, error = master.receive()
     assert kind == "error"
     assert type(error) is SerializationError
     assert "rank 1" in str(error.__cause__)
 
 
-def test_a_rank_that_exits_is_an_exception_too(mpi_worker):
-    mpi_worker.send(lambda: __import__("sys").exit(3) if rank() else None)
-    assert type(mpi_worker.receive()[3]) is SystemExit
+def test_a_rank_that_exits_is_an_exception_too(start_mpi):
+    master = start_mpi().ready()
+    master.send(lambda: __import__("sys").exit(3) if rank() else None)
+    assert type(master.receive()[3]) is SystemExit
 
 
 # ---- start ----

@@ -1,0 +1,150 @@
+"""What the tests of the whole system submit. Imports little: each call of one process per call pays for it again."""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from time import monotonic_ns
+
+KEPT = {}
+"""What a call has left in its process."""
+
+
+def leave_traces(folder):
+    """Changes all that a process can keep."""
+    KEPT["trace"] = 1
+    os.environ["TRACE"] = "1"
+    os.chdir(folder)
+    sys.path.append("/trace")
+    sys.argv.append("trace")
+    os.umask(0o077)
+    os.nice(1)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    KEPT["open"] = open(Path(folder, "trace"), "w")
+    return traces()
+
+
+def traces():
+    """What `leave_traces` changes."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return {
+        "module": dict(KEPT),
+        "environment": os.environ.get("TRACE"),
+        "cwd": os.getcwd(),
+        "path": "/trace" in sys.path,
+        "arguments": "trace" in sys.argv,
+        "umask": umask,
+        "niceness": os.nice(0),
+        "signals": signal.getsignal(signal.SIGUSR1),
+        "threads": threading.active_count(),
+        "files": sorted(name for name in open_files() if name.endswith("trace")),
+    } | ({"module": True, "files": True} if KEPT else {})
+
+
+def open_files(pid="self"):
+    """Where the descriptors of a process lead."""
+    found = []
+    for descriptor in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found.append(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
+        except FileNotFoundError:  # the descriptor of the list itself
+            pass
+    return found
+
+
+def about_this_process():
+    """What a call finds in its process."""
+    return {
+        "pid": os.getpid(),
+        "parent": os.getppid(),
+        "python threads": [thread.name for thread in threading.enumerate()],
+        "modules": sorted(sys.modules),
+        "files": open_files(),
+    }
+
+
+def variable(name):
+    return os.environ.get(name)
+
+
+def where():
+    return os.getcwd()
+
+
+def write_line(path, text):
+    """Appends a line at once, whoever else does so at the same time."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, f"{text}\n".encode())
+    os.close(descriptor)
+    return text
+
+
+def work(log, name, cores=1, amount=3000):
+    """Says when it begins and ends, and how many cores it has."""
+    write_line(log, f"{monotonic_ns()} {cores} {name}")
+    total = sum(range(amount))
+    write_line(log, f"{monotonic_ns()} {-cores} {name}")
+    return total
+
+
+def work_together(log, name, cores):
+    """The same on the ranks of a worker."""
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    world.Barrier()
+    if world.Get_rank() == 0:
+        work(log, name, cores)
+    world.Barrier()
+    return world.Get_size()
+
+
+def end_self(how):
+    if how == "exit":
+        os._exit(3)
+    os.kill(os.getpid(), signal.Signals[how])
+
+
+def end_self_once(path):
+    """Ends its process, but not when somebody has done so before."""
+    if not os.path.exists(path):
+        Path(path).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()
+
+
+def say(text, also=""):
+    print(text)
+    if also:
+        print(also, file=sys.stderr)
+    return text
+
+
+def say_and_die(text):
+    print(text, file=sys.stderr)
+    os._exit(1)
+
+
+def start_a_program():
+    """Leaves behind a process that goes on; its pid."""
+    import subprocess
+
+    return subprocess.Popen(["sleep", "1000"]).pid
+
+
+def import_and_call(module, name):
+    import importlib
+
+    return getattr(importlib.import_module(module), name)()
+
+
+def read_stdin():
+    return sys.stdin.read()
+
+
+def never_returns(path):
+    Path(path).touch()
+    threading.Event().wait()

@@ -1,0 +1,470 @@
+"""Without block allocation: each call has a process of its own, which knows nothing of any other."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from executor.calls import add, echo, hold, pid, square, touch
+from executor.gate import Gate
+from pympipool import Executor
+from pympipool.errors import WorkerDied
+from system import calls
+from system.observe import Script, run_script
+
+
+@pytest.fixture
+def make():
+    """Makes executors of one process per call, which are closed after the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **parameters: stack.enter_context(Executor(**{"max_cores": 2, **parameters}))
+
+
+@pytest.fixture(scope="module")
+def exe():
+    """An executor of two cores for tests that leave it as it was."""
+    with Executor(max_cores=2) as exe:
+        yield exe
+
+
+@pytest.fixture
+def gate(tmp_path):
+    (tmp_path / "gate").mkdir()
+    gate = Gate(tmp_path / "gate")
+    yield gate
+    gate.close()
+    gate.give_back()
+
+
+def read_log(path):
+    """What `calls.work` has written: (nanoseconds, cores taken or given back, name), in the order of time."""
+    lines = [line.split() for line in Path(path).read_text().splitlines()]
+    return sorted((int(moment), int(cores), name) for moment, cores, name in lines)
+
+
+def most_cores(path):
+    """Cores that were in use at the same time."""
+    used, most = 0, 0
+    for _, cores, _ in read_log(path):
+        used += cores
+        most = max(most, used)
+    assert used == 0
+    return most
+
+
+def begun(path):
+    """Names of the calls in the order in which they began."""
+    return [name for _, cores, name in read_log(path) if cores > 0]
+
+
+def template_of(exe):
+    """The process that forks the workers of an executor."""
+    return psutil.Process(exe.submit(os.getppid).result())
+
+
+# ---- a process of its own ----
+
+
+def test_each_call_has_a_process_of_its_own(exe):
+    pids = list(exe.map(pid, range(40)))
+    assert len(set(pids)) == 40
+    assert os.getpid() not in pids
+
+
+def test_the_process_ends_with_its_call(exe):
+    process = psutil.Process(exe.submit(os.getppid).result())
+    for number in exe.map(pid, range(5)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(number).wait(10)
+    assert process.is_running()
+
+
+def test_nothing_is_inherited_from_the_call_before(make, tmp_path):
+    exe = make(max_cores=1)
+    before = exe.submit(calls.traces).result()
+    left = exe.submit(calls.leave_traces, tmp_path).result()
+    assert [name for name in before if left[name] == before[name]] == []  # it has really changed all of it
+    assert exe.submit(calls.traces).result() == before
+
+
+def test_nothing_is_inherited_from_the_users_process(make, tmp_path):
+    """No thread, no lock, no open file and no module; the template has one thread."""
+    lock = threading.Lock()
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait, name="of the user")
+    thread.start()
+    with open(tmp_path / "of the user", "w") as file, lock:
+        os.set_inheritable(file.fileno(), True)
+        exe = make(max_cores=1)
+        about = exe.submit(calls.about_this_process).result()
+        template = psutil.Process(about["parent"])
+        assert template.num_threads() == 1
+        assert str(tmp_path / "of the user") not in calls.open_files(template.pid)
+        assert str(tmp_path / "of the user") not in about["files"]
+        assert about["python threads"] == ["MainThread"]
+        assert "pytest" not in about["modules"]
+        assert "numpy" not in about["modules"]
+        assert template.ppid() == os.getpid()
+    stop.set()
+    thread.join()
+
+
+def test_a_lock_that_the_user_holds_blocks_no_call(make):
+    """A fork of the user's process would wait for ever: here for the lock of a module that is being imported."""
+    import logging
+
+    with logging._lock:
+        exe = make(max_cores=1)
+        assert exe.submit(os.path.basename, "/a/b").result(timeout=30) == "b"
+
+
+def test_a_call_sees_the_environment_of_its_time(exe, monkeypatch):
+    assert exe.submit(calls.variable, "SET_LATER").result() is None
+    monkeypatch.setenv("SET_LATER", "yes")
+    assert exe.submit(calls.variable, "SET_LATER").result() == "yes"
+    monkeypatch.delenv("SET_LATER")
+    assert exe.submit(calls.variable, "SET_LATER").result() is None
+
+
+def test_a_call_runs_in_the_folder_that_is_the_users_at_the_time(exe, tmp_path, monkeypatch):
+    assert exe.submit(calls.where).result() == os.getcwd()
+    monkeypatch.chdir(tmp_path)
+    assert exe.submit(calls.where).result() == str(tmp_path)
+
+
+def test_each_call_runs_in_its_own_folder(exe, tmp_path):
+    folders = [tmp_path / str(i) for i in range(6)]
+    for folder in folders:
+        folder.mkdir()
+    futures = [exe.submit(calls.where, resource_dict={"cwd": folder}) for folder in folders]
+    assert [future.result() for future in futures] == list(map(str, folders))
+
+
+def test_a_folder_that_is_gone_when_the_call_starts_fails_that_call(make, gate, tmp_path):
+    exe = make(max_cores=1)
+    first = exe.submit(hold, gate.path)
+    gate.wait_until_begun()
+    (tmp_path / "short-lived").mkdir()
+    second = exe.submit(calls.where, resource_dict={"cwd": tmp_path / "short-lived"})
+    (tmp_path / "short-lived").rmdir()
+    third = exe.submit(calls.where)
+    gate.open()
+    assert "short-lived" in str(second.exception())
+    assert third.result() == os.getcwd()
+    assert first.result()
+
+
+def test_a_call_sees_modules_written_after_the_first_call(make, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    exe = make(max_cores=1)
+    assert exe.submit(add, 1, 1).result() == 2
+    (tmp_path / "written_later.py").write_text("def answer(): return 41")
+    assert exe.submit(calls.import_and_call, "written_later", "answer").result() == 41
+    (tmp_path / "written_later.py").write_text("def answer(): return 42  # changed")
+    assert exe.submit(calls.import_and_call, "written_later", "answer").result() == 42
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1000, 1_000_000, 30_000_000])
+def test_arguments_and_results_of_any_size_travel(exe, size_bytes):
+    array = np.arange(size_bytes, dtype=np.uint8)
+    np.testing.assert_array_equal(exe.submit(echo, array).result(), array)
+
+
+def test_what_a_call_leaves_running_ends_with_it(exe):
+    left = psutil.Process(exe.submit(calls.start_a_program).result())
+    assert left.wait(10) is None
+
+
+# ---- cores ----
+
+
+def test_max_cores_is_never_exceeded(make, tmp_path):
+    exe = make(max_cores=2)
+    log = tmp_path / "log"
+    for future in [exe.submit(calls.work, log, i) for i in range(40)]:
+        future.result()
+    assert most_cores(log) == 2
+
+
+@pytest.mark.mpi
+def test_calls_of_several_cores_and_of_one_share_max_cores(make, tmp_path):
+    exe = make(max_cores=3)
+    log = tmp_path / "log"
+    futures = []
+    for i in range(12):
+        if i % 4 == 1:
+            futures.append(exe.submit(calls.work_together, log, i, 2, resource_dict={"cores": 2}))
+        else:
+            futures.append(exe.submit(calls.work, log, i))
+    sizes = [future.result() for future in futures]
+    assert sizes[1] == sizes[5] == [2, 2]
+    assert most_cores(log) <= 3
+
+
+def test_calls_begin_in_the_order_of_their_submission(make, tmp_path):
+    exe = make(max_cores=1)
+    log = tmp_path / "log"
+    for future in [exe.submit(calls.work, log, i) for i in range(30)]:
+        future.result()
+    assert begun(log) == list(map(str, range(30)))
+
+
+@pytest.mark.mpi
+def test_a_small_call_passes_a_large_one_that_waits(make, gate, tmp_path):
+    exe = make(max_cores=2)
+    log = tmp_path / "log"
+    first = exe.submit(hold, gate.path)
+    gate.wait_until_begun()
+    large = exe.submit(calls.work_together, log, "large", 2, resource_dict={"cores": 2})
+    small = exe.submit(calls.work, log, "small")
+    small.result()  # while the first still runs
+    gate.open()
+    assert large.result() == [2, 2]
+    assert begun(log) == ["small", "large"]
+    assert first.result()
+
+
+@pytest.mark.mpi
+def test_a_large_call_does_not_starve_behind_small_ones(make, gate, tmp_path):
+    exe = make(max_cores=2)
+    log = tmp_path / "log"
+    first = exe.submit(hold, gate.path)
+    gate.wait_until_begun()
+    large = exe.submit(calls.work_together, log, "large", 2, resource_dict={"cores": 2})
+    small = [exe.submit(calls.work, log, i) for i in range(60)]
+    small[5].result()  # they pass, one at a time, as long as the first has the other core
+    gate.open()
+    assert large.result() == [2, 2]
+    for call in small:
+        call.result()
+    assert begun(log).index("large") < 30
+    assert first.result()
+
+
+def test_a_call_that_was_cancelled_while_it_waited_never_runs(make, gate, tmp_path):
+    exe = make(max_cores=1)
+    first = exe.submit(hold, gate.path)
+    gate.wait_until_begun()
+    second, third = (exe.submit(touch, tmp_path / name) for name in ("second", "third"))
+    assert second.cancel()
+    assert not first.cancel()
+    gate.open()
+    assert third.result()
+    assert not (tmp_path / "second").exists()
+
+
+def test_calls_can_be_cancelled_at_any_moment(make):
+    """The process of a call that is cancelled while it starts must not wait for ever for its call."""
+    exe = make(max_cores=2)
+    futures = []
+    for round_number in range(60):
+        futures.append(exe.submit(square, round_number))
+        with contextlib.suppress(Exception):
+            exe.submit(echo, np.zeros(1_000_000)).result(timeout=0.0005 * (round_number % 12))
+        futures.append(exe.submit(square, round_number))
+        futures[-1].cancel()
+    done = [future for future in futures if not future.cancelled()]
+    assert [future.result() for future in done[:5]] == [future.result() for future in done[:5]]
+    exe.shutdown()
+    assert all(future.done() for future in futures)
+
+
+# ---- workers that die ----
+
+
+@pytest.mark.parametrize(
+    ("how", "exit_code", "word"), [("exit", 3, "exit code 3"), ("SIGKILL", -9, "SIGKILL"), ("SIGSEGV", -11, "SIGSEGV")]
+)
+def test_a_call_that_ends_its_process_fails_alone(exe, how, exit_code, word):
+    broken, fine = exe.submit(calls.end_self, how), exe.submit(square, 3)
+    with pytest.raises(WorkerDied, match=word) as error:
+        broken.result()
+    assert error.value.exit_code == exit_code
+    assert error.value.function == "end_self"
+    assert fine.result() == 9
+    assert exe.submit(square, 4).result() == 16
+
+
+def test_what_a_dying_call_wrote_to_stderr_is_in_the_error(exe):
+    with pytest.raises(WorkerDied, match="its last words"):
+        exe.submit(calls.say_and_die, "its last words").result()
+
+
+@pytest.mark.parametrize("size_bytes", [8, 50_000_000])
+def test_a_call_whose_process_is_killed_at_any_moment_ends(make, size_bytes):
+    """Before it is ready, while it receives its arguments, while it runs, while it sends its result."""
+    exe = make(max_cores=1)
+    template = template_of(exe)
+    argument = bytes(size_bytes)
+    outcomes = Counter()
+    for i in range(12):
+        future = exe.submit(echo, argument)
+        while not future.done():
+            for child in template.children():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if i % 3 == 0:
+                        child.suspend()
+                    if i % 3 == 1:
+                        with contextlib.suppress(psutil.TimeoutExpired):
+                            child.wait(0.002 * i)
+                    child.kill()
+            with contextlib.suppress(TimeoutError):
+                future.exception(timeout=0.001)
+        error = future.exception(timeout=20)
+        outcomes[type(error).__name__] += 1
+    assert set(outcomes) <= {"NoneType", "WorkerDied", "WorkerStartError"}
+    assert exe.submit(square, 5).result() == 25
+    exe.shutdown()
+
+
+def test_a_template_that_is_killed_is_started_again(make):
+    exe = make(max_cores=1)
+    template = template_of(exe)
+    template.kill()
+    psutil.wait_procs([template], timeout=10)
+    assert exe.submit(square, 6).result() == 36
+    assert template_of(exe).pid != template.pid
+
+
+def test_a_call_that_runs_while_the_template_is_killed_fails_and_the_next_works(make, tmp_path):
+    exe = make(max_cores=1)
+    template = template_of(exe)
+    lost = exe.submit(calls.never_returns, tmp_path / "begun")
+    process = wait_for_child(template)
+    template.kill()
+    with pytest.raises(WorkerDied):
+        lost.result()
+    process.wait(10)
+    assert exe.submit(square, 7).result() == 49
+
+
+def wait_for_child(process):
+    while not process.children():
+        pass
+    return process.children()[0]
+
+
+def test_a_call_that_killed_its_process_is_tried_again_if_wanted(exe, tmp_path):
+    retried = exe.submit(calls.end_self_once, tmp_path / "first", resource_dict={"restart_limit": 1})
+    assert retried.result() != os.getpid()
+    with pytest.raises(WorkerDied):
+        exe.submit(calls.end_self, "SIGKILL", resource_dict={"restart_limit": 2}).result()
+
+
+def test_a_call_that_takes_too_long_is_ended(exe, tmp_path):
+    with pytest.raises(TimeoutError, match=r"run_time_max=0.2"):
+        exe.submit(calls.never_returns, tmp_path / "begun", resource_dict={"run_time_max": 0.2}).result()
+    assert (tmp_path / "begun").exists()
+    assert exe.submit(square, 8).result() == 64
+
+
+# ---- output, and the end ----
+
+SCRIPT = """
+import os, sys
+from pympipool import Executor
+
+def say(number):
+    print("line", number)
+    print("error", number, file=sys.stderr)
+    os.write(1, b"raw %d\\n" % number)
+    print("no end", number, end="")
+    return number
+
+if __name__ == "__main__":
+    with Executor(max_cores=2) as exe:
+        print(sum(exe.map(say, range(10))))
+"""
+
+
+def test_what_calls_print_reaches_the_user(tmp_path):
+    with Script(SCRIPT, tmp_path) as script:
+        code, stdout, stderr = script.end()
+    assert code == 0
+    for i in range(10):
+        assert f"line {i}\n" in stdout
+        assert f"raw {i}\n" in stdout
+        assert f"no end {i}" in stdout
+        assert f"error {i}\n" in stderr
+    assert "45\n" in stdout
+
+
+def test_what_one_call_prints_arrives_in_order_and_before_the_executor_is_closed(make, capsys):
+    exe = make(max_cores=1)
+    for i in range(20):
+        exe.submit(calls.say, f"ä {i}", f"ö {i}")
+    exe.shutdown()
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == [f"ä {i}" for i in range(20)]
+    assert captured.err.splitlines() == [f"ö {i}" for i in range(20)]
+
+
+FORGETFUL = """
+from pympipool import Executor
+
+def slow(path):
+    import time
+    time.sleep(0.3)
+    open(path, "w").close()
+
+exe = Executor(max_cores=1)
+exe.submit(slow, "done")
+print("the end")
+"""
+
+
+def test_calls_run_to_their_end_when_the_script_ends(tmp_path):
+    assert run_script(FORGETFUL, tmp_path) == "the end\n"
+    assert (tmp_path / "done").exists()
+
+
+HANGING = """
+import sys
+from pympipool import Executor
+
+def hang():
+    import time
+    print("begun", flush=True)
+    time.sleep(1000)
+
+with Executor(max_cores=2) as exe:
+    exe.submit(hang)
+    exe.submit(hang)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_survives_the_users_process(tmp_path, how):
+    with Script(HANGING, tmp_path) as script:
+        script.wait_for_line("begun")
+        script.wait_for_line("begun")
+        script.process.send_signal(how)
+        assert script.survivors(timeout_s=10) == []
+
+
+def test_a_fork_of_the_users_process_disturbs_nobody(make):
+    exe = make(max_cores=1)
+    assert exe.submit(square, 2).result() == 4
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert exe.submit(square, 3).result() == 9
+
+
+def test_a_call_that_reads_stdin_sees_its_end(exe):
+    assert exe.submit(calls.read_stdin).result() == ""
+
+
+def test_programs_that_calls_start_write_to_the_users_terminal(make, capfd):
+    exe = make(max_cores=1)
+    exe.submit(subprocess.call, ["echo", "from a program"]).result()
+    exe.shutdown()
+    assert "from a program\n" in capfd.readouterr().out
