@@ -5,8 +5,8 @@
     future.result()       ─► help:    the thread moves bytes itself, until its future is done
     future.cancel()       ─► withdraw, future.running() ─► begun, future.done() ─► poll
 
-Callbacks of futures run in a thread of their own: a thread that helps may hold locks that a callback wants, and one that
-takes long, or waits for another call itself, must hold up nobody else.
+Callbacks of futures run in a thread of their own: a thread that helps may hold locks that a callback wants, and one
+that takes long, or waits for another call itself, must hold up nobody else.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -70,7 +70,6 @@ cdef class Delivery(Source):
 
     def wait_until_idle(self, pending):
         """Helps until no call waits or runs, and pending() is 0 too."""
-        cdef int news
         while self.unfinished_count > 0 or pending() > 0:
             if self.helper != 0 and self.helper != PyThread_get_thread_ident():
                 sleep(OTHERS_HELP_S)

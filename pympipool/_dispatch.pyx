@@ -302,7 +302,6 @@ cdef class Dispatcher(Delivery):
         """Cancels all calls that no worker has begun."""
         cdef Call *call
         cdef Call *previous
-        futures = []
         pthread_mutex_lock(&self.core.lock)
         for i in range(self.core.worker_count):
             call = self.core.workers[i].line.last

@@ -208,7 +208,7 @@ class Executor(futures.Executor):
             )
         self._checked = fn if isinstance(fn, types.FunctionType) and fn.__closure__ is None else None
 
-    def map(  # type: ignore[override]
+    def map(
         self,
         fn: Callable[..., T],
         *iterables: Iterable[Any],

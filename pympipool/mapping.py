@@ -18,7 +18,7 @@ from concurrent.futures import Future as StandardFuture
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from itertools import chain, repeat
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pympipool import serialization
 from pympipool.dependencies import find_futures
@@ -222,7 +222,7 @@ class Results(chain[Any]):
 
 def _flattened(batches: Iterator[Any]) -> Results:
     lists = _lists(batches)
-    results = Results.from_iterable(lists)
+    results = cast(Results, Results.from_iterable(lists))
     results.batches = lists
     return results
 

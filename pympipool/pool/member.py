@@ -83,16 +83,17 @@ class Member:
     @property
     def host(self) -> str | None:
         """Where its first lost rank, else rank 0, ran."""
-        return self._said("host")
+        host: str | None = self._said().get("host")
+        return host
 
     @property
     def pid(self) -> int | None:
         """Process id of its first lost rank, else of rank 0."""
-        return self._said("pid")
+        pid: int | None = self._said().get("pid")
+        return pid
 
-    def _said(self, key: str) -> Any:
-        rank = self.lost_rank or 0
-        return self.ready_ranks.get(rank, {}).get(key)
+    def _said(self) -> dict[str, Any]:
+        return self.ready_ranks.get(self.lost_rank or 0, {})
 
 
 class Output:

@@ -41,30 +41,52 @@ RUNG_S = 0.02
 """How long a rank that was rung awake looks out for the message before it relies on its bell again."""
 
 
-class Bell:
-    """What wakes a rank of this host."""
+class Ringer:
+    """What rings one bell.
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
-        self.name = f"\0pympipool-bell-{secrets.token_hex(16)}"
-        self._socket.bind(self.name)
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
+    Each has a socket of its own: the rings that a sleepy bell has not taken yet must not use up the room for others.
 
-    def answer_to(self, name: str) -> None:
-        """Lets itself be rung by that bell only."""
-        self._socket.connect(name)
+    Args:
+        bell: Name of the bell.
 
-    def ring(self, name: str) -> bool:
-        """Rings another bell; False when it cannot be reached."""
+    Attributes:
+        name: Its own name.
+    """
+
+    def __init__(self, bell: str) -> None:
+        self._socket, self.name = _datagram_socket()
+        self._bell = bell
+
+    def ring(self) -> bool:
+        """Rings; False when the bell cannot be reached."""
         try:
-            self._socket.sendto(b"", name)
+            self._socket.sendto(b"", self._bell)
         except BlockingIOError:
             pass  # it has been rung often already
         except OSError:
             return False
         return True
+
+    def close(self) -> None:
+        """Gives back its socket."""
+        self._socket.close()
+
+
+class Bell:
+    """What wakes a rank of this host.
+
+    Attributes:
+        name: By which it can be rung.
+    """
+
+    def __init__(self) -> None:
+        self._socket, self.name = _datagram_socket()
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+
+    def answer_to(self, ringer: str) -> None:
+        """From now on it can be rung by that one only."""
+        self._socket.connect(ringer)
 
     def empty(self) -> None:
         """Forgets that it has been rung."""
@@ -79,6 +101,15 @@ class Bell:
     def sleep(self, timeout_s: float) -> bool:
         """Sleeps until it rings; False when the time was over before."""
         return bool(self._poll.poll(timeout_s * 1000))
+
+
+def _datagram_socket() -> tuple[socket.socket, str]:
+    """A socket that does not block, and its name, which nobody can guess."""
+    name = f"\0pympipool-bell-{secrets.token_hex(16)}"
+    datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    datagrams.setblocking(False)
+    datagrams.bind(name)
+    return datagrams, name
 
 
 def make_bell() -> Bell | None:

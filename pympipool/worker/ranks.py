@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pympipool.worker.patience import Patience, make_bell
+from pympipool.worker.patience import Patience, Ringer, make_bell
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -25,15 +25,14 @@ if TYPE_CHECKING:
 PACKET_BYTES = 16 * 1024
 """Room for the sizes of as many parts as a message may have (csrc/channel.h: 1024), and for small parts."""
 
-EAGER_BYTES = 2048
-"""Packets up to this size are with the receiver when they are sent, though he sleeps: MPIs promise 4 KiB and more."""
+RING_AGAIN_NS = 5_000_000
+"""How long a message may be on its way until those who may sleep are rung again."""
 
 PIECE_BYTES = 1 << 30
 """Most bytes of one MPI message: its count is an int in MPI 3."""
 
 _HEAD = struct.Struct("<IIQQQ")  # kind, part count, call, tag, awake until (ns)
 _SIZE_BYTES = 8
-_NEVER = 1 << 64  # later than every time
 
 _MESSAGE, _ANSWER, _PART = 1, 2, 3  # tags of MPI messages
 
@@ -103,34 +102,37 @@ class RootRank:
             for source, packet in zip(self._others, self._packets, strict=True)
         ]
         self._patience = Patience(None)  # an answer comes when a call ends: nobody rings for it
-        self._bell = make_bell()
-        own_name = self._bell.name if self._bell else ""
-        names = self._ranks.gather("", 0)
-        self._names = [name if self._bell and name and self._bell.ring(name) else "" for name in names or ()]
-        self._ranks.scatter([own_name if name else "" for name in self._names], 0)
+        ringers = [Ringer(bell) if bell else None for bell in self._ranks.gather("", 0) or ()]
+        reached = [ringer if ringer and ringer.ring() else None for ringer in ringers]  # those on this host
+        self._ranks.scatter([ringer.name if ringer else "" for ringer in reached], 0)
+        self._ringers = reached[1:]
 
     def share(self, message: Message) -> None:
         """Sends a message to all other ranks."""
         byte = self._mpi.BYTE
         packet, following = pack(message)
         sent = [self._ranks.Isend([packet, byte], other, _MESSAGE) for other in self._others]
-        if len(packet) <= EAGER_BYTES:
-            self._mpi.Request.Waitall(sent)
-            self._wake(unless_awake_at_ns=monotonic_ns())
-        else:
-            self._wake(unless_awake_at_ns=_NEVER)
-            self._mpi.Request.Waitall(sent)
+        rung_ns = -RING_AGAIN_NS
+
+        def delivered() -> bool:
+            nonlocal rung_ns
+            arrived = bool(self._mpi.Request.Testall(sent))
+            now_ns = monotonic_ns()
+            if arrived or now_ns - rung_ns > RING_AGAIN_NS:  # it may need them awake to arrive
+                self._wake(now_ns)
+                rung_ns = now_ns
+            return arrived
+
+        self._patience.wait(delivered)
         for part in following:
             for piece in pieces(part):
                 self._ranks.Bcast([piece, byte], 0)
 
-    def _wake(self, unless_awake_at_ns: int) -> None:
-        """Rings all who may sleep at that moment. The others look once more after it, and find the message."""
-        if self._bell is None:
-            return
-        for other, packet in zip(self._others, self._packets, strict=True):
-            if self._names[other] and awake_until(packet) <= unless_awake_at_ns:
-                self._bell.ring(self._names[other])
+    def _wake(self, now_ns: int) -> None:
+        """Rings all who may sleep now. The others will look once more, and find what has arrived by now."""
+        for ringer, packet in zip(self._ringers, self._packets, strict=True):
+            if ringer and awake_until(packet) <= now_ns:
+                ringer.ring()
 
     def collect(self) -> list[Message]:
         """Waits for the answers of all other ranks."""

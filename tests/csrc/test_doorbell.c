@@ -176,7 +176,7 @@ static void rings_for_nothing_do_not_lengthen_a_wait(void)
     int looks = 0;
     const pthread_t thread = start_thread(ring_for_nothing, &own);
     pmp_spinner_init(&spinner, 0);
-    CHECK_EQUAL(pmp_wait(own.bell, &spinner, never, &looks, 50 * MS), -ETIMEDOUT);
+    CHECK_EQUAL(pmp_wait(own.bell, &spinner, never, &looks, 300 * MS), -ETIMEDOUT);
     CHECK(looks > 4); /* it was woken in between */
     atomic_store(&own.over, true);
     join_thread(thread);

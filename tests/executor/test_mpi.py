@@ -232,7 +232,7 @@ class TestFailures:
         assert isinstance(mpi_executor.submit(echo, (x for x in "x")).exception(), SerializationError)
 
     def test_failures_and_results_in_turn_keep_apart(self, mpi_executor):
-        calls = [mpi_executor.submit(fail_on, i % 4) for i in range(40)]
+        calls = [mpi_executor.submit(fail_on, i % 4) for i in range(8)]
         for i, call in enumerate(calls):
             if i % 4 < RANKS:
                 assert isinstance(call.exception(), LookupError)

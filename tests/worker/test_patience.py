@@ -7,17 +7,23 @@ import time
 import pytest
 
 from pympipool.worker import patience
-from pympipool.worker.patience import Bell, Patience
+from pympipool.worker.patience import Bell, Patience, Ringer
 
 LIMIT_S = 10.0
 
 
 @pytest.fixture
-def bells():
-    bells = [Bell(), Bell()]
-    yield bells
-    for bell in bells:
-        bell.close()
+def bell():
+    bell = Bell()
+    yield bell
+    bell.close()
+
+
+@pytest.fixture
+def ringer(bell):
+    ringer = Ringer(bell.name)
+    yield ringer
+    ringer.close()
 
 
 def sleep_until_rung(bell, flag):
@@ -36,33 +42,33 @@ def test_without_a_bell_it_is_noticed_soon(monkeypatch, cores):
     assert time.monotonic() - end < 0.05
 
 
-def test_a_sleeper_uses_no_processor_time(bells, monkeypatch):
+def test_a_sleeper_uses_no_processor_time(bell, ringer, monkeypatch):
     monkeypatch.setattr(patience, "UNRUNG_S", LIMIT_S)
     flag = threading.Event()
     used = []
 
     def sleep():
         began = time.thread_time()
-        sleep_until_rung(bells[0], flag)
+        sleep_until_rung(bell, flag)
         used.append(time.thread_time() - began)
 
     sleeper = threading.Thread(target=sleep)
     sleeper.start()
     time.sleep(0.5)
     flag.set()
-    assert bells[1].ring(bells[0].name)
+    assert ringer.ring()
     sleeper.join(LIMIT_S)
     assert used[0] < 0.01
 
 
-def test_no_wake_up_is_lost(bells, monkeypatch):
+def test_no_wake_up_is_lost(bell, ringer, monkeypatch):
     """The sleeper relies on the bell alone, and is rung at every moment between awake and asleep."""
     monkeypatch.setattr(patience, "UNRUNG_S", LIMIT_S)
     monkeypatch.setattr(patience, "SPIN_S", 20e-6)
     rounds = 2000
     seen = []
     written = [0]
-    patient = Patience(bells[0])
+    patient = Patience(bell)
 
     def sleep():
         for number in range(1, rounds + 1):
@@ -76,7 +82,7 @@ def test_no_wake_up_is_lost(bells, monkeypatch):
         while time.monotonic() < pause_until:
             pass
         written[0] = number
-        bells[1].ring(bells[0].name)
+        ringer.ring()
         deadline = time.monotonic() + LIMIT_S / 2
         while len(seen) < number:
             assert time.monotonic() < deadline, f"wake-up {number} was lost"
@@ -84,9 +90,9 @@ def test_no_wake_up_is_lost(bells, monkeypatch):
     sleeper.join(LIMIT_S)
 
 
-def test_a_lost_wake_up_would_be_made_good(bells):
+def test_a_lost_wake_up_would_be_made_good(bell, ringer):
     flag = threading.Event()
-    sleeper = threading.Thread(target=sleep_until_rung, args=(bells[0], flag))
+    sleeper = threading.Thread(target=sleep_until_rung, args=(bell, flag))
     sleeper.start()
     time.sleep(0.05)
     flag.set()  # without ringing
@@ -94,47 +100,48 @@ def test_a_lost_wake_up_would_be_made_good(bells):
     assert not sleeper.is_alive()
 
 
-def test_rings_for_what_came_already_do_not_keep_a_sleeper_awake(bells):
+def test_rings_for_what_came_already_do_not_keep_a_sleeper_awake(bell, ringer):
     flag = threading.Event()
     used = []
 
     def sleep():
         began = time.thread_time()
-        sleep_until_rung(bells[0], flag)
+        sleep_until_rung(bell, flag)
         used.append(time.thread_time() - began)
 
     sleeper = threading.Thread(target=sleep)
     sleeper.start()
-    bells[1].ring(bells[0].name)
+    ringer.ring()
     time.sleep(0.5)
     flag.set()
-    bells[1].ring(bells[0].name)
+    ringer.ring()
     sleeper.join(LIMIT_S)
     assert used[0] < 0.05
 
 
-def test_ringing_never_blocks_however_often(bells):
+def test_ringing_never_blocks_however_often(bell, ringer):
     for _ in range(1000):
-        assert bells[1].ring(bells[0].name)
-    bells[0].empty()
-    assert not bells[0].sleep(0)
+        assert ringer.ring()
+    bell.empty()
+    assert not bell.sleep(0)
 
 
-def test_who_is_not_there_cannot_be_rung(bells):
-    assert not bells[1].ring("\0pympipool-nobody")
+def test_who_is_not_there_cannot_be_rung(bell, ringer):
+    bell.close()
+    assert not ringer.ring()
 
 
-def test_a_bell_that_answers_to_one_cannot_be_rung_by_others(bells):
-    other = Bell()
-    bells[0].answer_to(bells[1].name)
-    assert not other.ring(bells[0].name)
-    assert bells[1].ring(bells[0].name)
+def test_a_bell_that_answers_to_one_cannot_be_rung_by_others(bell, ringer):
+    other = Ringer(bell.name)
+    bell.answer_to(ringer.name)
+    assert not other.ring()
+    assert ringer.ring()
     other.close()
 
 
-def test_who_says_that_he_is_awake_looks_at_least_that_long(bells, monkeypatch):
+def test_who_says_that_he_is_awake_looks_at_least_that_long(bell, ringer, monkeypatch):
     monkeypatch.setattr(patience, "SPIN_S", 0.02)
-    patient = Patience(bells[0])
+    patient = Patience(bell)
     promised = patient.awake_until()
     looks = []
 
