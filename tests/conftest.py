@@ -14,7 +14,7 @@ from system.observe import MARK, forgotten_shared_memory, new_mark, own_processe
 from pympipool import Executor
 from pympipool.errors import WorkerStartError
 
-MODES = [pytest.param(True, id="block_allocation")]
+MODES = [pytest.param(True, id="block_allocation"), pytest.param(False, id="process_per_call")]
 """Values of block_allocation that the same tests run with."""
 
 END_S = 10.0

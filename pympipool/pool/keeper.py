@@ -210,7 +210,7 @@ class Keeper:
         try:
             while not self._stopping:
                 for key, _ in self._selector.select(self._next_timer_s()):
-                    if key.fileobj in self._selector.get_map():  # not ended by an event before it
+                    if self._selector.get_map().get(key.fd) is key:  # not ended by an event before it
                         self._protected(key.data)
                 self._run_timers()
         finally:

@@ -53,7 +53,7 @@ class TemplateSpawner(Spawner):
         master = self._socket or self._start_template(environment)
         pipes = [os.pipe() for _ in range(3)]
         try:
-            frame = encode_frame((environment, order.cwd))
+            frame = encode_frame((environment, order.cwd or _current_folder()))
             descriptors = array("i", [writer for _, writer in pipes])
             sent = master.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
             master.sendall(frame[sent:])
@@ -96,6 +96,14 @@ class TemplateSpawner(Spawner):
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+def _current_folder() -> str | None:
+    """Where the master is now, which may be elsewhere than when the template was started; None when it is removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
 
 
 class ForkedProcess(WorkerProcess):

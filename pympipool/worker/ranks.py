@@ -112,7 +112,7 @@ class RootRank:
         byte = self._mpi.BYTE
         packet, following = pack(message)
         sent = [self._ranks.Isend([packet, byte], other, _MESSAGE) for other in self._others]
-        rung_ns = -RING_AGAIN_NS
+        rung_ns = 0
 
         def delivered() -> bool:
             nonlocal rung_ns

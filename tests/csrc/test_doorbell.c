@@ -138,6 +138,28 @@ static void wait_returns_at_once_when_ready(void)
     CHECK_EQUAL(counted.looks, 1);
 }
 
+typedef struct {
+    pmp_doorbell *bell;
+    bool was_armed;
+} latecomer;
+
+/* Ready from the moment at which the bell is armed, as if the work had come just before. */
+static bool once_armed(void *context)
+{
+    latecomer *const late = context;
+    late->was_armed |= asleep(late->bell) == 1;
+    return late->was_armed;
+}
+
+static void wait_looks_again_when_it_is_armed(void)
+{
+    latecomer late = {.bell = new_bell()};
+    pmp_spinner spinner;
+    pmp_spinner_init(&spinner, 0);
+    CHECK_EQUAL(pmp_wait(late.bell, &spinner, once_armed, &late, -1), 0);
+    CHECK_EQUAL(asleep(late.bell), 0);
+}
+
 static void wait_ends_at_its_time_limit(void)
 {
     for (int64_t most_ns = 0; most_ns <= 5 * MS; most_ns += 5 * MS) {
@@ -475,6 +497,7 @@ int main(int argument_count, char **arguments)
     run("sleep ends at its time limit", 10, sleep_ends_at_its_time_limit);
     run("a signal ends a sleep", 10, signal_ends_a_sleep);
     run("wait returns at once when ready", 10, wait_returns_at_once_when_ready);
+    run("wait looks again when it is armed", 10, wait_looks_again_when_it_is_armed);
     run("wait ends at its time limit", 10, wait_ends_at_its_time_limit);
     run("rings for nothing do not lengthen a wait", 10, rings_for_nothing_do_not_lengthen_a_wait);
     run("spinning adapts to what it brings", 10, spinning_adapts_to_what_it_brings);

@@ -6,10 +6,10 @@ import weakref
 
 import psutil
 import pytest
-from executor.calls import hold, pid, square
-from system.observe import Script, run_script, still_alive
 
+from executor.calls import hold, pid, square
 from pympipool import Executor
+from system.observe import Script, run_script, still_alive
 
 FORGET = """
 import sys

@@ -2,8 +2,8 @@
 
 import psutil
 import pytest
-from executor.calls import pid
 
+from executor.calls import pid
 from pympipool import Executor
 
 IDLE_S = 5.0

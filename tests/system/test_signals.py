@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+
 from system.observe import Script
 
 LIMIT_S = 2.0

@@ -1,0 +1,122 @@
+"""Nobody but the user gets in, and nothing of the executor can be read by others."""
+
+import os
+import socket
+import stat
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pympipool import Executor
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def pid():
+    return os.getpid()
+
+
+def environment():
+    return dict(os.environ)
+
+
+@pytest.fixture(params=["block", "mpi", "single"])
+def busy(request, tmp_path):
+    """An executor with a worker, and the processes that belong to it."""
+    parameters = {
+        "block": {"max_workers": 1, "block_allocation": True},
+        "mpi": {"max_cores": 2, "cores_per_worker": 2, "block_allocation": True},
+        "single": {"max_cores": 1},
+    }[request.param]
+    gate = tmp_path / "gate"
+    with Executor(**parameters) as exe:
+        exe.submit(pid).result()
+        call = exe.submit(hold, gate)
+        while not call.running():
+            time.sleep(0.01)
+        yield exe, [psutil.Process(), *psutil.Process().children(recursive=True)]
+        gate.touch()
+
+
+def hold(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
+
+
+def test_no_process_listens_on_a_network_port(busy):
+    _, processes = busy
+    listening = [
+        connection
+        for process in processes
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN or connection.type == socket.SOCK_DGRAM
+    ]
+    # MPICH's mpiexec listens on the loopback interface for its own proxies, with a key of its own.
+    ours = [one for one in listening if one.laddr.ip not in ("127.0.0.1", "::1")]
+    assert ours == []
+
+
+def test_no_secret_is_in_a_command_line_that_everybody_can_read(busy):
+    exe, processes = busy
+    key = exe._engine.pool.keeper.listener.key
+    for process in processes:
+        assert key not in " ".join(process.cmdline())
+
+
+def test_the_variables_of_a_worker_are_not_seen_by_calls(make_executor):
+    exe = make_executor()
+    assert [name for name in exe.submit(environment).result() if name.startswith("PYMPIPOOL")] == []
+
+
+def test_segments_have_no_name_and_belong_to_the_user_only(busy):
+    _, processes = busy
+    for process in processes:
+        for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
+            try:
+                target, status = os.readlink(descriptor), descriptor.stat()
+            except OSError:
+                continue
+            if "pympipool" in target and not target.startswith("/"):
+                assert "(deleted)" in target
+                assert status.st_uid == os.geteuid()
+            if target.startswith("/memfd:pympipool"):
+                assert "(deleted)" in target
+                assert not stat.S_IMODE(status.st_mode) & 0o077
+
+
+def test_strangers_disturb_no_call(make_block_executor):
+    exe = make_block_executor()
+    exe.submit(pid).result()
+    address = exe._engine.pool.keeper.listener.address
+    address = f"\0{address[1:]}" if address.startswith("@") else address
+    strangers = []
+    for greeting in (b"", b"GET / HTTP/1.1\r\n\r\n", b"pmpool01", b"pmpool01" + bytes(40), os.urandom(1 << 16)):
+        for _ in range(20):
+            stranger = socket.socket(socket.AF_UNIX)
+            stranger.connect(address)
+            try:
+                stranger.sendall(greeting)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # dropped already
+            strangers.append(stranger)
+        assert [exe.submit(pow, i, 2).result() for i in range(100)] == [i * i for i in range(100)]
+    for stranger in strangers:
+        stranger.close()
+    assert exe.submit(pow, 2, 3).result() == 8
+
+
+def test_half_open_connections_do_not_keep_a_worker_from_being_replaced(make_block_executor):
+    exe = make_block_executor()
+    victim = psutil.Process(exe.submit(pid).result())
+    address = exe._engine.pool.keeper.listener.address
+    address = f"\0{address[1:]}" if address.startswith("@") else address
+    strangers = [socket.socket(socket.AF_UNIX) for _ in range(50)]
+    for stranger in strangers:
+        stranger.connect(address)
+        stranger.sendall(b"pmp")
+    victim.kill()
+    assert exe.submit(pid).result(timeout=20) != victim.pid
+    for stranger in strangers:
+        stranger.close()

@@ -1,0 +1,188 @@
+"""A worker that dies fails the call that it ran, and nothing else: with block allocation."""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+
+import psutil
+import pytest
+
+from pympipool import Executor
+from pympipool.errors import WorkerDied, WorkerStartError
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def pid():
+    return os.getpid()
+
+
+def crash():
+    ctypes.string_at(0)
+
+
+def leave(code):
+    os._exit(code)
+
+
+def kill_self(number):
+    os.kill(os.getpid(), number)
+    time.sleep(30)
+
+
+def complain_and_die(text):
+    print(text, file=sys.stderr, flush=True)
+    os._exit(7)
+
+
+def note(path, number):
+    """Leaves a mark of having run."""
+    with open(path, "a") as file:
+        file.write(f"{number}\n")
+    return number
+
+
+def wait_for(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
+
+
+def die_the_first_time(path):
+    if not os.path.exists(path):
+        open(path, "w").close()
+        os._exit(3)
+    return "second time"
+
+
+def fill_memory():
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+    return b"x" * (1 << 40)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "exit_code", "name"),
+    [
+        (crash, (), -signal.SIGSEGV, "SIGSEGV"),
+        (leave, (3,), 3, None),
+        (leave, (0,), 0, None),
+        (kill_self, (signal.SIGKILL,), -signal.SIGKILL, "SIGKILL"),
+        (kill_self, (signal.SIGTERM,), -signal.SIGTERM, "SIGTERM"),
+    ],
+)
+def test_the_error_says_who_died_of_what(make_block_executor, function, arguments, exit_code, name):
+    exe = make_block_executor()
+    victim = exe.submit(pid).result()
+    with pytest.raises(WorkerDied) as raised:
+        exe.submit(function, *arguments).result()
+    error = raised.value
+    assert (error.exit_code, error.signal, error.pid) == (exit_code, name, victim)
+    assert error.function == function.__name__
+    assert error.host
+    assert function.__name__ in str(error)
+    assert exe.submit(pid).result() != victim
+
+
+def test_the_error_quotes_what_the_worker_said_last(make_block_executor):
+    with pytest.raises(WorkerDied, match="the disk is on fire") as raised:
+        make_block_executor().submit(complain_and_die, "the disk is on fire").result()
+    assert raised.value.last_stderr[-1] == "the disk is on fire"
+
+
+def test_a_call_without_enough_memory_fails_alone(make_block_executor):
+    exe = make_block_executor()
+    assert isinstance(exe.submit(fill_memory).exception(), MemoryError)
+    assert exe.submit(pow, 2, 3).result() == 8
+
+
+def test_calls_behind_the_one_that_killed_its_worker_run_once_each(make_block_executor, tmp_path):
+    exe = make_block_executor()
+    exe.submit(note, tmp_path / "warm", 0).result()
+    log, gate = tmp_path / "log", tmp_path / "gate"
+    blocker = exe.submit(wait_for, gate)
+    killer = exe.submit(leave, 1)
+    others = [exe.submit(note, log, i) for i in range(200)]
+    gate.touch()
+    assert blocker.result() is None
+    assert isinstance(killer.exception(), WorkerDied)
+    assert [call.result() for call in others] == list(range(200))
+    assert sorted(map(int, log.read_text().split())) == list(range(200))
+
+
+def test_a_worker_that_is_killed_while_idle_is_replaced(make_block_executor):
+    exe = make_block_executor()
+    for _ in range(3):
+        victim = psutil.Process(exe.submit(pid).result())
+        victim.kill()
+        psutil.wait_procs([victim], timeout=10)
+        assert exe.submit(pid).result() != victim.pid
+
+
+def test_many_deaths_in_a_row_do_not_end_the_executor(make_block_executor):
+    exe = make_block_executor(max_workers=2)
+    calls = [exe.submit(leave, 1) if i % 2 else exe.submit(pow, i, 2) for i in range(40)]
+    for i, call in enumerate(calls):
+        if i % 2:
+            assert isinstance(call.exception(), WorkerDied)
+        else:
+            assert call.result() == i * i
+
+
+def test_a_call_is_tried_again_if_that_is_wanted(make_block_executor, tmp_path):
+    exe = make_block_executor(restart_limit=1)
+    assert exe.submit(die_the_first_time, tmp_path / "mark").result() == "second time"
+
+
+def test_a_call_is_tried_again_as_often_as_wanted_and_no_more(make_block_executor, tmp_path):
+    exe = make_block_executor(restart_limit=2)
+    log = tmp_path / "log"
+    assert isinstance(exe.submit(note_and_die, log).exception(), WorkerDied)
+    assert log.read_text().split() == ["0", "0", "0"]
+
+
+def note_and_die(path):
+    note(path, 0)
+    os._exit(1)
+
+
+def die_in_init():
+    os._exit(9)
+
+
+def test_workers_that_die_at_start_again_and_again_end_with_a_clear_error():
+    with Executor(max_workers=1, block_allocation=True, init_function=die_in_init) as exe:
+        with pytest.raises(WorkerStartError, match="did not get ready.*exit code 9"):
+            exe.submit(pow, 2, 3).result(timeout=40)
+        with pytest.raises(WorkerStartError):
+            exe.submit(pow, 2, 3).result(timeout=40)
+
+
+def test_a_stopped_worker_holds_up_only_the_call_that_it_began(make_block_executor, tmp_path):
+    exe = make_block_executor(max_workers=2)
+    gate = tmp_path / "gate"
+    pids = {exe.submit(pid).result() for _ in range(50)}
+    stopped = psutil.Process(next(iter(pids)))
+    stopped.suspend()
+    try:
+        calls = [exe.submit(pow, i, 2) for i in range(500)]
+        done = [call for call in calls if call.result(timeout=30) is not None]
+        assert len(done) >= 499
+    finally:
+        stopped.resume()
+        gate.touch()
+    assert [call.result() for call in calls] == [i * i for i in range(500)]
+
+
+def test_a_call_that_takes_too_long_is_ended_and_the_executor_goes_on(make_block_executor):
+    exe = make_block_executor(run_time_max=0.5)
+    with pytest.raises(TimeoutError, match="run_time_max=0.5"):
+        exe.submit(time.sleep, 50).result(timeout=30)
+    assert exe.submit(pow, 2, 3).result() == 8
+
+
+def test_calls_that_are_quick_enough_are_not_ended(make_block_executor):
+    exe = make_block_executor(run_time_max=2.0)
+    assert [exe.submit(time.sleep, 0.05).result() for _ in range(50)] == [None] * 50
