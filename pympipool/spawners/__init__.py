@@ -8,5 +8,7 @@ A new kind of worker means one new file here, with a `Spawner`.
     local.py     one process on this host
     template.py  one process on this host, forked instead of started
     mpiexec.py   the ranks of an MPI job on this host
+    leftovers.py what killed ranks leave in /dev/shm
+    hydra.py     what MPICH's mpiexec prints about a bad end
     mpi.py       which MPI library mpi4py loads, and the mpiexec that belongs to it
 """

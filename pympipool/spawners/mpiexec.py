@@ -13,10 +13,14 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from pympipool.spawners.base import Spawner, WorkerOrder, WorkerProcess
 from pympipool.spawners.child import ChildProcess
+from pympipool.spawners.leftovers import remove_leftovers
+from pympipool.spawners.hydra import JobOutput
 from pympipool.spawners.mpi import Kind, find_launcher, loaded_library
 from pympipool.spawners.program import program_command, worker_environment
 
@@ -44,9 +48,6 @@ _ROOT_MAY = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1
 
 _AGENTS = ("hydra_pmi_proxy", "prted", "orted")
 """Processes between mpiexec and the ranks; they end when the ranks have ended."""
-
-_HYDRA_SIGNALS = (signal.SIGABRT, signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM)
-"""MPICH's mpiexec tells a rank's death by signal N as exit code N; these codes mostly mean that."""
 
 
 class MpiexecSpawner(Spawner):
@@ -79,13 +80,19 @@ class MpiexecProcess(ChildProcess):
 
     def __init__(self, command: list[str], environment: dict[str, str], cwd: str | None, kind: Kind) -> None:
         super().__init__(command, environment, cwd)
-        self._kind = kind
+        self._job_output = JobOutput(self.stdout) if kind is Kind.HYDRA else None
+        self.stdout = cast(BinaryIO, self._job_output or self.stdout)
+        self._started_s = time.time()
         self._last_resort: threading.Timer | None = None
 
     def poll(self) -> int | None:
-        """The exit code of mpiexec, which is that of a rank that failed; None as long as it runs."""
+        """The exit code of mpiexec, which is that of a rank that failed; None as long as it runs.
+
+        A signal that ended a rank is 128 + N with Open MPI. With MPICH it is -N once `stdout` has been read to its end,
+        N before.
+        """
         code = super().poll()
-        if self._kind is Kind.HYDRA and code in _HYDRA_SIGNALS:
+        if code is not None and self._job_output and self._job_output.signal == code:
             return -code
         return code
 
@@ -111,10 +118,13 @@ class MpiexecProcess(ChildProcess):
             super().kill()
 
     def close(self) -> None:
-        """Gives back what the system keeps of mpiexec."""
+        """Gives back what the system keeps of mpiexec, and what a job that failed left."""
         if self._last_resort is not None:
             self._last_resort.cancel()
+        failed = self.poll() != 0
         super().close()
+        if failed:
+            remove_leftovers(self._started_s)
 
 
 def _ranks_below(launcher: int) -> list[int]:

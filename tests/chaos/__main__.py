@@ -218,9 +218,15 @@ def is_worker(process: psutil.Process) -> bool:
         return False
 
 
+def named(folder: str, *beginnings: str) -> set[str]:
+    """What of ours or of our MPI's is in a folder that all programs use."""
+    return {name for name in os.listdir(folder) if name.startswith(beginnings)}
+
+
 def chaos(seconds: float, seed: int, pause_s: float) -> tuple[Tally, list[str]]:
     """Runs the test; what came out, and what was left."""
-    shm_before, tmp_before = set(os.listdir("/dev/shm")), set(os.listdir("/tmp"))
+    shm_before = named("/dev/shm", "mpich_shm_", "ucx_shm_", "pmp-")
+    tmp_before = named("/tmp", "pympipool-", "hydra")
     descriptors_before = psutil.Process().num_fds()
     tally = Tally()
     end_s = time.monotonic() + seconds
@@ -245,8 +251,8 @@ def chaos(seconds: float, seed: int, pause_s: float) -> tuple[Tally, list[str]]:
         if caller.failure is not None:
             tally.complain(f"{caller.name} failed with {caller.failure!r}")
     left = [f"process {child.pid} {child.name()}" for child in descendants()]
-    left += [f"/dev/shm/{name}" for name in set(os.listdir("/dev/shm")) - shm_before]
-    left += [f"/tmp/{name}" for name in set(os.listdir("/tmp")) - tmp_before if "pympipool" in name or "hydra" in name]
+    left += [f"/dev/shm/{name}" for name in named("/dev/shm", "mpich_shm_", "ucx_shm_", "pmp-") - shm_before]
+    left += [f"/tmp/{name}" for name in named("/tmp", "pympipool-", "hydra") - tmp_before]
     if psutil.Process().num_fds() > descriptors_before:
         left.append(f"{psutil.Process().num_fds() - descriptors_before} descriptors")
     return tally, left

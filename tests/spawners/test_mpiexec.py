@@ -128,24 +128,27 @@ def test_a_rank_killed_by_a_signal_is_told_and_ends_the_others(spawner, number):
         pids = rank_pids(master)
         files = files_of(master)
         os.kill(pids[1], number)
-        code = master.process.wait(LIMIT_S)
-        assert code in (-number, 128 + number)
+        master.wait()
+        assert master.process.poll() in (-number, 128 + number)
+        assert b"TERMINATION" not in master.output["stdout"]
         wait_until(lambda: not any(map(is_alive, pids)))
         assert none_exists(files)
 
 
-def test_the_exit_code_of_a_rank_is_told(spawner):
-    def end():
+@pytest.mark.parametrize("code", [3, 9])
+def test_the_exit_code_of_a_rank_is_told_and_not_taken_for_a_signal(spawner, code):
+    def end(code):
         import os
 
         from mpi4py import MPI
 
         if MPI.COMM_WORLD.rank == 1:
-            os._exit(3)
+            os._exit(code)
 
     with TinyMaster(spawner, ranks=2).ready() as master:
-        master.send(end)
-        assert master.process.wait(LIMIT_S) == 3
+        master.send(end, code)
+        master.wait()
+        assert master.process.poll() == code
 
 
 def test_no_command_line_holds_the_key(master):

@@ -1,0 +1,80 @@
+"""What MPICH's mpiexec prints when a rank ends badly, taken out of what the ranks print.
+
+    ... output of the ranks ...
+    ===================================================================================
+    =   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES
+    =   PID 4711 RUNNING AT localhost
+    =   EXIT CODE: 9
+    ...
+    YOUR APPLICATION TERMINATED WITH THE EXIT STRING: Killed (signal 9)
+    ...
+
+The user learns from an exception what has happened to his call; these lines in his terminal or notebook would only alarm
+him. For us they hold what the exit code of mpiexec does not tell: whether 9 is an exit code or a signal.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import BinaryIO
+
+_BEGIN = b"\n" + b"=" * 83 + b"\n=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES\n"
+_SIGNAL = re.compile(rb"EXIT STRING: .*\(signal (\d+)\)")
+
+_HELD_LEAST = 2
+"""What ends like the beginning of the last words is held back, but not each end of a line."""
+
+
+class JobOutput(io.RawIOBase):
+    """The stdout of mpiexec without its last words; to be read as the pipe itself.
+
+    Args:
+        pipe: Does not block.
+    """
+
+    def __init__(self, pipe: BinaryIO) -> None:
+        super().__init__()
+        self._pipe = pipe
+        self._held = b""
+        self._last_words: bytes | None = None
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that ended a rank, as mpiexec has told; None as long as it has not."""
+        told = _SIGNAL.search(self._last_words or b"")
+        return int(told[1]) if told else None
+
+    def fileno(self) -> int:
+        """For selectors."""
+        return self._pipe.fileno()
+
+    def read(self, size: int = -1) -> bytes | None:
+        """What the ranks have printed; None when there is nothing yet, empty at the end."""
+        data: bytes | None = self._pipe.read(size)
+        if data is None:
+            return None
+        if self._last_words is not None:
+            self._last_words += data
+            return None if data else b""
+        if not data:
+            data, self._held = self._held, b""
+            return data
+        printed = self._without_last_words(self._held + data)
+        return printed or None
+
+    def _without_last_words(self, data: bytes) -> bytes:
+        """Splits off the last words, or what may be the beginning of them."""
+        begin = data.find(_BEGIN)
+        if begin >= 0:
+            self._held, self._last_words = b"", data[begin:]
+            return data[:begin]
+        held = next((n for n in range(len(_BEGIN) - 1, _HELD_LEAST - 1, -1) if data.endswith(_BEGIN[:n])), 0)
+        split = len(data) - held
+        self._held = data[split:]
+        return data[:split]
+
+    def close(self) -> None:
+        """Closes the pipe."""
+        self._pipe.close()
+        super().close()

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pympipool.spawners.hydra import JobOutput
+
+LAST_WORDS = (
+    b"\n===================================================================================\n"
+    b"=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES\n"
+    b"=   PID 20321 RUNNING AT localhost\n"
+    b"=   EXIT CODE: 9\n"
+    b"=   CLEANING UP REMAINING PROCESSES\n"
+    b"=   YOU CAN IGNORE THE BELOW CLEANUP MESSAGES\n"
+    b"===================================================================================\n"
+    b"YOUR APPLICATION TERMINATED WITH THE EXIT STRING: Killed (signal 9)\n"
+    b"This typically refers to a problem with your application.\n"
+    b"Please see the FAQ page for debugging suggestions\n"
+)
+
+
+class Pipe:
+    """Gives out chunks, None in between, as a pipe that does not block."""
+
+    def __init__(self, chunks):
+        self.chunks = [item for chunk in chunks for item in (chunk, None)]
+
+    def read(self, size=-1):
+        return self.chunks.pop(0) if self.chunks else b""
+
+    def fileno(self):
+        return 5
+
+    def close(self):
+        pass
+
+
+def chunks_of(data, cuts):
+    ends = sorted({min(cut, len(data)) for cut in cuts} | {len(data)})
+    return [data[begin:end] for begin, end in zip([0, *ends], ends, strict=False) if begin < end]
+
+
+def read_all(output):
+    read = []
+    while (data := output.read(1 << 16)) != b"":
+        read.append(data or b"")
+    assert output.read(1 << 16) == b""
+    return b"".join(read)
+
+
+printed = st.one_of(st.binary(max_size=100), st.text("=\nB ", max_size=200).map(str.encode))
+
+
+@given(printed, st.lists(st.integers(0, 1000)))
+def test_what_the_ranks_print_arrives_as_it_is(data, cuts):
+    output = JobOutput(Pipe(chunks_of(data, cuts)))
+    assert read_all(output) == data
+    assert output.signal is None
+
+
+@given(printed, st.lists(st.integers(0, 1000)))
+def test_the_last_words_of_mpiexec_are_taken_out_and_understood_however_they_are_cut(data, cuts):
+    output = JobOutput(Pipe(chunks_of(data + LAST_WORDS, cuts)))
+    read = read_all(output)
+    assert read in (data, data + b"\n")  # a line's end that came alone is passed on at once
+    assert output.signal == 9
+
+
+@pytest.mark.parametrize("line", [b"result: 5\n", b"no end of line", b"\n"])
+def test_ordinary_lines_are_not_held_back(line):
+    output = JobOutput(Pipe([line]))
+    assert output.read(100) == line
+
+
+def test_it_stands_for_the_pipe_with_selectors_and_when_closed():
+    pipe = io.BytesIO()
+    output = JobOutput(pipe)
+    output.close()
+    assert pipe.closed
+    assert JobOutput(Pipe([])).fileno() == 5
