@@ -19,8 +19,8 @@ from typing import BinaryIO, cast
 
 from pympipool.spawners.base import Spawner, WorkerOrder, WorkerProcess
 from pympipool.spawners.child import ChildProcess
-from pympipool.spawners.leftovers import remove_leftovers
 from pympipool.spawners.hydra import JobOutput
+from pympipool.spawners.leftovers import remove_leftovers
 from pympipool.spawners.mpi import Kind, find_launcher, loaded_library
 from pympipool.spawners.program import program_command, worker_environment
 
