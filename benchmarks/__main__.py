@@ -39,7 +39,7 @@ def measure(options: argparse.Namespace, effort: Effort) -> list[Comparison]:
     peers = [peer for peer in PEERS if has_any(peer.name, options.peer)]
     comparisons = []
     for case in CASES:
-        if has_any(case.name, options.only) and (case.quick or not options.quick):
+        if has_any(case.name, options.only) and (case.core or not options.quick):
             comparisons.append(compare(case, effort, peers, show_progress))
             print("\n".join(["", *report.format_table(comparisons[-1:])]), flush=True)
     return comparisons
@@ -79,7 +79,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def show_list() -> None:
     for case in CASES:
-        print(f"{case.name}{'' if case.quick else '  (not in the quick run)'}")
+        print(f"{case.name}{'' if case.core else '  (not in the quick run)'}")
     for peer in PEERS:
         print(f"{peer.name}: {peer.version or 'not installed: pip install ' + peer.package}")
 

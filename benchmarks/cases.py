@@ -50,7 +50,7 @@ class Case:
         request: the workers.
         sample: takes a sample of a peer.
         limit: what the machine could do, in the same quantities; or fewer of them.
-        quick: whether it is a part of the quick run.
+        core: whether it is a part of the quick run, and taken by peers that need seconds to start.
     """
 
     section: str
@@ -59,7 +59,7 @@ class Case:
     request: Request
     sample: Callable[[Peer, Effort], Values]
     limit: Callable[[], Values] | None = None
-    quick: bool = True
+    core: bool = True
 
     @property
     def name(self) -> str:
@@ -255,10 +255,10 @@ def _case(
     quantities: tuple[Quantity, ...] = TIME,
     request: Request | None = None,
     limit: Callable[[], Values] | None = None,
-    quick: bool = True,
+    core: bool = True,
 ) -> Case:
     request = request or Request()
-    return Case(section, title, quantities, request, in_open_pool(request, measure), limit, quick)
+    return Case(section, title, quantities, request, in_open_pool(request, measure), limit, core)
 
 
 def _rate_cases() -> Iterator[Case]:
@@ -296,7 +296,7 @@ def _echo_cases() -> Iterator[Case]:
             title,
             lambda pool, effort: echo(pool, effort, make(size_bytes)),
             limit=limit if size_bytes else None,
-            quick=make is _array and size_bytes == 8_000_000,
+            core=make is _array and size_bytes == 8_000_000,
         )
 
     yield case("int", lambda _: 12345)
@@ -323,7 +323,7 @@ def _efficiency_cases() -> Iterator[Case]:
                 quantities=(Quantity("share", SHARE),),
                 request=Request(workers, needs=Ability.MANY_WORKERS if workers > 8 else Ability.NOTHING),
                 limit=lambda: (1.0,),
-                quick=(workers, call_s) == (2, 1e-3),
+                core=(workers, call_s) == (2, 1e-3),
             )
 
 
@@ -334,14 +334,14 @@ def _other_cases() -> Iterator[Case]:
     for ranks in (2, 4):
         request = Request(ranks=ranks, needs=Ability.MPI)
         title = f"round trip, {ranks} ranks"
-        yield _case("MPI functions", title, round_trip, quantities=TRIPS, request=request, quick=ranks == 2)
+        yield _case("MPI functions", title, round_trip, quantities=TRIPS, request=request, core=ranks == 2)
     linked = Request(needs=Ability.FUTURES_AS_ARGUMENTS)
     yield _case("Futures as arguments", "chain of 1000 calls", chain, request=linked)
     yield _case("Futures as arguments", "fan-in of 1000 calls", fan_in, request=linked)
     memory = (Quantity("memory", BYTES),)
-    yield Case("Cost of waiting", "memory per pending call", memory, Request(), pending_memory, quick=False)
+    yield Case("Cost of waiting", "memory per pending call", memory, Request(), pending_memory, core=False)
     case = partial(_case, "Cost of waiting", measure=idle_cores, quantities=(Quantity("of a core", CORES),))
-    yield case(title="2 idle workers", request=Request(2), quick=False)
+    yield case(title="2 idle workers", request=Request(2), core=False)
     yield case(title="2 idle workers of 2 ranks", request=Request(2, ranks=2, needs=Ability.MPI))
 
 

@@ -91,7 +91,13 @@ def format_cell(comparison: Comparison, name: str, i: int) -> str:
     times = comparison.times_better(name, i)
     if name == OURS.name or times is None:
         return text
-    return f"{text}, **{times:.3g} ×**" if times > 0.1 else f"{text}, **1/{1 / times:.3g} ×**"
+    return f"{text}, **{show_ratio(times)} ×**"
+
+
+def show_ratio(times: float) -> str:
+    if times < 0.1:
+        return f"1/{1 / times:.3g}"
+    return f"{times:.3g}" if times < 1000 else f"{times:.0f}"
 
 
 def format_ring(ring: RingTable) -> Iterator[str]:

@@ -36,7 +36,7 @@ class Effort:
 
     Args:
         rounds: of each case.
-        heavy_rounds: the same for peers that take seconds to start; 0 leaves them out.
+        heavy_rounds: the same for peers that take seconds to start, in core cases; 0 leaves them out.
         budget_s: what one sample should take; slow peers run fewer calls for it.
     """
 
@@ -71,7 +71,7 @@ class Comparison:
         ours, theirs = self.median(OURS.name, quantity), self.median(peer, quantity)
         if self.case.quantities[quantity].unit.higher_is_better:
             ours, theirs = theirs, ours
-        return theirs / ours if ours else None
+        return theirs / ours if ours and theirs else None
 
 
 def compare(
@@ -82,8 +82,8 @@ def compare(
     present = []
     for peer in peers:
         reason = peer.missing(case.request)
-        if reason is None and peer.heavy and not effort.heavy_rounds:
-            reason = "seconds to start, too long for this run"
+        if reason is None and peer.heavy and not (case.core and effort.heavy_rounds):
+            reason = "seconds to start: only in core cases of full runs"
         if reason is None:
             present.append(peer)
         else:

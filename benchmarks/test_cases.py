@@ -60,7 +60,7 @@ def test_case(
     benchmark: Any,
     comparison_of: Callable[[Case], Comparison],
 ) -> None:
-    if request.config.getoption("--quick") and not case.quick:
+    if request.config.getoption("--quick") and not case.core:
         pytest.skip("not a part of the quick run")
     comparison = comparison_of(case)
     assert peer is not OURS or peer.name not in comparison.failed, comparison.absent[peer.name]

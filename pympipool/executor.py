@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from pympipool._dispatch import Dispatcher
     from pympipool._future import Future
 
+INIT_FUNCTION_BYTES = 60 << 20
+"""Most bytes of a pickled init_function; it travels in a frame of the control connection, with other settings."""
+
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -363,6 +366,12 @@ def _pickled_init_function(init_function: Any, block_allocation: bool) -> bytes 
             " nothing can be loaded before"
         )
     try:
-        return bytes(cloudpickle.dumps(init_function))
+        pickled = bytes(cloudpickle.dumps(init_function))
     except Exception as error:
         raise SerializationError(f"init_function {init_function!r} cannot be pickled: {error}") from error
+    if len(pickled) > INIT_FUNCTION_BYTES:
+        raise ValueError(
+            f"init_function {init_function!r} has {len(pickled)} bytes when pickled, with all it refers to; at most"
+            f" {INIT_FUNCTION_BYTES} can be sent: let it load the data itself"
+        )
+    return pickled

@@ -19,11 +19,11 @@ import io
 import re
 from typing import BinaryIO
 
-_BEGIN = b"\n" + b"=" * 83 + b"\n=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES\n"
+_BEGIN = b"=" * 83 + b"\n=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES\n"
 _SIGNAL = re.compile(rb"EXIT STRING: .*\(signal (\d+)\)")
 
-_HELD_LEAST = 2
-"""What ends like the beginning of the last words is held back, but not each end of a line."""
+_HELD_LEAST = 20
+"""What ends like the beginning of the last words is held back, but not for a few characters: mpiexec writes 50 at once."""
 
 
 class JobOutput(io.RawIOBase):
@@ -68,7 +68,7 @@ class JobOutput(io.RawIOBase):
         begin = data.find(_BEGIN)
         if begin >= 0:
             self._held, self._last_words = b"", data[begin:]
-            return data[:begin]
+            return data[:begin].removesuffix(b"\n")  # an empty line comes before
         held = next((n for n in range(len(_BEGIN) - 1, _HELD_LEAST - 1, -1) if data.endswith(_BEGIN[:n])), 0)
         split = len(data) - held
         self._held = data[split:]
