@@ -87,9 +87,9 @@ typedef struct {
 } pmp_receiver;
 
 /* Receives what is there. Returns 0 when head and parts hold a whole message: it is valid until
- * pmp_receive_done. With owned, the caller may keep a part (and pmp_block_free it later) by setting its
- * data to NULL. -EAGAIN: no whole message yet. -ENOMEM: no memory for a part; the message is lost, the
- * channel unusable. -EBADMSG: nonsense in the ring; the channel is unusable.
+ * pmp_receive_done. With owned, the caller may keep a part (and pmp_block_free it later) by
+ * setting its data to NULL. -EAGAIN: no whole message yet. -ENOMEM: no memory for a part; the
+ * message is lost, the channel unusable. -EBADMSG: nonsense in the ring; the channel is unusable.
  * The caller rings the producer's doorbell after every call that may have given space back:
  * after -EAGAIN (pieces, or records that were taken back, may have gone), after 0 with owned,
  * and after pmp_receive_done. */

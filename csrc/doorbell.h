@@ -6,8 +6,8 @@
  *     sleep while asleep == 1              and wake whoever sleeps
  *
  * The two fences make it impossible that the sleeper misses the work and the ringer misses
- * the sleeper (store-load order on both sides). tests/csrc/doorbell.pml is the model of this protocol
- * and is checked exhaustively.
+ * the sleeper (store-load order on both sides). tests/csrc/doorbell.pml is the model of this
+ * protocol and is checked exhaustively.
  *
  * A doorbell has one sleeper at a time and any number of ringers. Arming may be done by another
  * thread on behalf of a sleeper that is still in pmp_doorbell_sleep.

@@ -304,7 +304,7 @@ def _called(fn: Any) -> Any:
     """The function whose parameters are those of a callable: its own, those of a class, or of an instance's."""
     if isinstance(fn, type):
         return getattr(fn, "__init__", None)
-    return fn if hasattr(fn, "__code__") else getattr(type(fn), "__call__", None)
+    return fn if hasattr(fn, "__code__") else getattr(type(fn), "__call__", None)  # noqa: B004  its code is wanted
 
 
 def _chunksize(chunksize: Any) -> int:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import threading
 
 import pytest
-from executor.gate import Gate
-from system.observe import MARK, forgotten_shared_memory, new_mark, own_processes, shared_memory_files, still_alive
 
+from executor.gate import Gate
 from pympipool import Executor
 from pympipool.errors import WorkerStartError
+from system.observe import MARK, forgotten_shared_memory, new_mark, own_processes, shared_memory_files, still_alive
 
 MODES = [pytest.param(True, id="block_allocation"), pytest.param(False, id="process_per_call")]
 """Values of block_allocation that the same tests run with."""
@@ -69,6 +68,12 @@ def block_allocation(request):
 
 
 @pytest.fixture(scope="module")
+def many(block_allocation):
+    """many(a, b): a calls with block allocation, b where each call has a process of its own, which takes longer."""
+    return lambda in_block, by_process: in_block if block_allocation else by_process
+
+
+@pytest.fixture(scope="module")
 def executor(block_allocation):
     """An executor of two workers for tests that leave it as it was."""
     with Executor(max_workers=2, block_allocation=block_allocation) as exe:
@@ -76,58 +81,57 @@ def executor(block_allocation):
 
 
 @pytest.fixture
-def make_executor(block_allocation):
+def opened():
+    """The executors that a test has made, closed after it."""
+    executors = []
+    yield executors
+    close(executors)
+
+
+def close(executors):
+    for exe in executors:
+        exe.shutdown(wait=False, cancel_futures=True)
+    while executors:
+        executors.pop().shutdown()
+
+
+@pytest.fixture
+def make_executor(opened, block_allocation):
     """Makes executors in the mode under test, which are closed after the test; default: one worker."""
-    with _Factory(block_allocation=block_allocation) as make:
-        yield make
+    return make_with(opened, block_allocation=block_allocation)
 
 
 @pytest.fixture
-def make_block_executor():
+def make_block_executor(opened):
     """Makes executors with block allocation, for what makes sense in no other mode."""
-    with _Factory(block_allocation=True) as make:
-        yield make
+    return make_with(opened, block_allocation=True)
 
 
-class _Factory:
-    def __init__(self, **parameters):
-        self.parameters = parameters
-        self.executors = []
+def make_with(executors, **defaults):
+    def make(max_workers=1, **parameters):
+        executors.append(Executor(max_workers=max_workers, **{**defaults, **parameters}))
+        return executors[-1]
 
-    def __enter__(self):
-        return self
-
-    def __call__(self, max_workers=1, **parameters):
-        exe = Executor(max_workers=max_workers, **{**self.parameters, **parameters})
-        self.executors.append(exe)
-        return exe
-
-    def __exit__(self, *_):
-        for exe in self.executors:
-            exe.shutdown(wait=False, cancel_futures=True)
-        for exe in self.executors:
-            exe.shutdown()
+    return make
 
 
 @pytest.fixture
-def make_gate(tmp_path, make_executor, make_block_executor):
+def make_gate(tmp_path, opened):
     """Makes gates, which open before the executors of the test are closed."""
     gates = []
-    numbers = itertools.count()
 
     def make():
-        folder = tmp_path / f"gate-{next(numbers)}"
+        folder = tmp_path / f"gate-{len(gates)}"
         folder.mkdir()
         gates.append(Gate(folder))
         return gates[-1]
 
     yield make
     for gate in gates:
-        gate.close()
-    for exe in [*make_executor.executors, *make_block_executor.executors]:
-        exe.shutdown(cancel_futures=True)
+        gate.open(1000)
+    close(opened)
     for gate in gates:
-        gate.give_back()
+        gate.close()
 
 
 @pytest.fixture

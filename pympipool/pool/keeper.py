@@ -159,9 +159,7 @@ class Keeper:
         heapq.heappush(self._timers, (monotonic() + delay_s, next(self._timer_numbers), timer))
         return timer
 
-    def start_member(
-        self, spawner: Spawner, *, ranks: int, cwd: str | None, environment: dict[str, str]
-    ) -> Member:
+    def start_member(self, spawner: Spawner, *, ranks: int, cwd: str | None, environment: dict[str, str]) -> Member:
         """Starts a worker.
 
         Args:

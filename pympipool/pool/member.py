@@ -1,8 +1,8 @@
 """One worker as its pool sees it: its process, its connections, what it said last.
 
-    STARTING ── all ranks ready ──> SERVING ── told to end ──> ENDING
-        └───────────────┬─────────────┴───────────────────────────┘
-                        └── process or connection gone ──> GONE
+STARTING ── all ranks ready ──> SERVING ── told to end ──> ENDING
+└───────────────┬─────────────┴───────────────────────────┘
+└── process or connection gone ──> GONE
 """
 
 from __future__ import annotations

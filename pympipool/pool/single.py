@@ -104,7 +104,7 @@ class SinglePool:
     def place(
         self,
         future: Future[Any],
-        function: FunctionHandle | None,  # noqa: ARG002  the parts bring the function along
+        function: FunctionHandle | None,
         parts: list[Any],
         resources: Resources | None,
         admitted: bool,

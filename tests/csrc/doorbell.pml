@@ -76,7 +76,7 @@ end:
 /* ---- the bells ---- */
 
 bool mover_in_futex, helper_in_futex; /* the kernel has put it to sleep */
-byte spurious = 1;                    /* how often somebody wakes without a reason, as after a signal */
+byte spurious = 1; /* how often somebody wakes without a reason, as after a signal */
 
 #ifdef NO_FENCE_IN_ARM
 #define FENCE_IN_ARM(drained) true

@@ -1,4 +1,5 @@
-/* Feeds damaged rings to pmp_receive, which must not touch a byte outside of the ring or of its own.
+/* Feeds damaged rings to pmp_receive, which must not touch a byte that is neither the ring's nor
+ * its own.
  *
  * usage: fuzz_receiver [SECONDS] [SEED]
  *

@@ -2,8 +2,8 @@
  *
  * usage: stress_channel threads|processes MESSAGES
  *
- * The worker sends every call back as a result. The master has many calls under way, takes some of them
- * back, and must get each of the others back as it was, in order. */
+ * The worker sends every call back as a result. The master has many calls under way, takes some
+ * of them back, and must get each of the others back as it was, in order. */
 #include "support.h"
 
 #include "../../csrc/channel.h"

@@ -1,5 +1,6 @@
 /* One thread on both ends of a channel: messages of all shapes, in one record and in pieces, and
- * malformed ones. stress_channel.c does it with two processes, fuzz_receiver.c with random bytes. */
+ * malformed ones. stress_channel.c does it with two processes, fuzz_receiver.c with damaged
+ * rings. */
 #include "support.h"
 
 #include "../../csrc/channel.h"

@@ -1,6 +1,6 @@
 /* One thread on both ends of a ring: what goes in comes out, at every offset, full and empty;
- * what was taken back does not; what is damaged is noticed. stress_ring.c and stress_revoke.c do the same
- * with two threads and two processes. */
+ * what was taken back does not; what is damaged is noticed. stress_ring.c and stress_revoke.c do
+ * the same with two threads and two processes. */
 #include "support.h"
 
 #include "../../csrc/ring.h"

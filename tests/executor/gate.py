@@ -1,7 +1,7 @@
 """Calls that run until the test lets them go on, without anybody sleeping.
 
-    worker: hold(gate.path)  -- begun -->  gate.wait_until_begun()
-                             <-- open  --  gate.open()
+worker: hold(gate.path)  -- begun -->  gate.wait_until_begun()
+                         <-- open  --  gate.open()
 """
 
 import os
@@ -35,9 +35,6 @@ class Gate:
         os.write(self._open, bytes(calls))
 
     def close(self) -> None:
-        """Lets all calls go on. Only for the end: a call that comes later finds the gate gone."""
-        self.open(1000)
-
-    def give_back(self) -> None:
+        """For the end, when no call waits any more."""
         os.close(self._begun)
         os.close(self._open)

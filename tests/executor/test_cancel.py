@@ -6,6 +6,7 @@ from concurrent import futures
 
 import numpy as np
 import pytest
+
 from executor.calls import add, echo, hold, record, recorded, square, touch
 
 
@@ -142,9 +143,9 @@ def test_a_large_call_can_be_cancelled_while_it_waits(busy, gate):
     assert exe.submit(echo, np.ones(5_000_000)).result().all()
 
 
-def test_cancelling_while_large_calls_are_on_their_way_breaks_nothing(executor):
+def test_cancelling_while_large_calls_are_on_their_way_breaks_nothing(executor, many):
     array = np.ones(1_000_000)
-    for _ in range(10):
+    for _ in range(many(10, 2)):
         calls = [executor.submit(echo, array) for _ in range(6)]
         for call in reversed(calls):
             call.cancel()

@@ -7,15 +7,21 @@ import traceback
 import numpy as np
 import psutil
 import pytest
-from executor.calls import add, divide, echo, hold, pid, square
-from system.observe import run_script
 
+from executor.calls import add, divide, echo, hold, pid, square
 from pympipool import Executor
 from pympipool.errors import SerializationError, WorkerDied
+from system.observe import run_script
 
 pytestmark = pytest.mark.mpi
 
 RANKS = 2
+
+
+@pytest.fixture(params=[pytest.param(True, id="block_allocation")], scope="module")
+def block_allocation(request):
+    """Most is tried with block allocation only: a call that starts its own MPI job takes a second."""
+    return request.param
 
 
 @pytest.fixture(scope="module")

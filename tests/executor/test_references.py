@@ -8,6 +8,7 @@ import weakref
 
 import numpy as np
 import pytest
+
 from executor.calls import (
     FailsToPickle,
     NoConvergence,
@@ -20,6 +21,7 @@ from executor.calls import (
     track_and_fail,
     tracked_alive,
 )
+from pympipool import Executor
 
 LARGE = 3_000_000
 
@@ -31,6 +33,18 @@ def without_collector():
     gc.disable()
     yield
     gc.enable()
+
+
+class Watch:
+    """Sees whether something is gone: at once, or as soon as who still works with it has finished."""
+
+    def __init__(self, thing):
+        self.watch = Watch(thing)
+        self._gone = threading.Event()
+        weakref.finalize(thing, self._gone.set)
+
+    def is_gone(self):
+        return self._gone.wait(5) and self.reference() is None
 
 
 def array_of(size_bytes):
@@ -55,30 +69,30 @@ def fail_with(*_args):
 @pytest.mark.parametrize("size_bytes", [10, 100_000, LARGE])
 def test_arguments_are_given_back_when_the_call_ends(executor, size_bytes):
     argument = array_of(size_bytes)
-    reference = weakref.ref(argument)
+    watch = Watch(argument)
     call = executor.submit(take, argument, key=argument)
     del argument
     call.result()
-    assert reference() is None
+    assert watch.is_gone()
 
 
 @pytest.mark.parametrize("size_bytes", [10, LARGE])
 def test_arguments_are_given_back_when_the_call_fails(executor, size_bytes):
     argument = array_of(size_bytes)
-    reference = weakref.ref(argument)
+    watch = Watch(argument)
     call = executor.submit(fail_with, argument)
     del argument
     assert isinstance(call.exception(), ValueError)
-    assert reference() is None
+    assert watch.is_gone()
 
 
 def test_arguments_are_given_back_when_they_cannot_be_pickled(executor):
     argument = FailsToPickle()
-    reference = weakref.ref(argument)
+    watch = Watch(argument)
     call = executor.submit(take, argument)
     del argument
     assert call.exception() is not None
-    assert reference() is None
+    assert watch.is_gone()
 
 
 @pytest.mark.parametrize("size_bytes", [10, LARGE])
@@ -87,70 +101,71 @@ def test_arguments_are_given_back_when_the_call_is_cancelled(make_executor, gate
     exe.submit(hold, gate.path)
     gate.wait_until_begun()
     argument = array_of(size_bytes)
-    reference = weakref.ref(argument)
+    watch = Watch(argument)
     call = exe.submit(take, argument)
     del argument
     assert call.cancel()
-    assert reference() is None
+    assert watch.is_gone()
 
 
 def test_arguments_of_a_call_that_waited_for_another_are_given_back(executor):
     argument = array_of(LARGE)
-    reference = weakref.ref(argument)
+    watch = Watch(argument)
     call = executor.submit(take, argument, executor.submit(square, 2))
     del argument
     call.result()
-    assert reference() is None
+    assert watch.is_gone()
 
 
 def test_a_function_that_carries_data_is_given_back(executor):
-    data = array_of(LARGE)
-    reference = weakref.ref(data)
-    call = executor.submit(lambda: len(data))
+    def make():
+        data = array_of(LARGE)
+        return Watch(data), lambda: len(data)
+
+    watch, function = make()
+    call = executor.submit(function)
     assert call.result() == LARGE
-    del data
-    assert reference() is None
+    del function
+    assert watch.is_gone()
 
 
 def test_an_object_whose_method_was_called_is_given_back(executor):
     tracked = Tracked([3])
-    reference = weakref.ref(tracked)
+    watch = Watch(tracked)
     call = executor.submit(tracked.__eq__, 1)
     del tracked
     call.result()
-    assert reference() is None
+    assert watch.is_gone()
 
 
 @pytest.mark.parametrize("size_bytes", [10, 100_000, LARGE])
 def test_results_are_given_back_with_their_future(executor, size_bytes):
     call = executor.submit(array_of, size_bytes)
-    reference = weakref.ref(call.result())
-    assert reference() is not None
+    watch = Watch(call.result())
+    assert watch.reference() is not None
     del call
-    assert reference() is None
+    assert watch.is_gone()
 
 
 def test_exceptions_are_given_back_with_their_future(executor):
     call = executor.submit(raise_no_convergence)
     with contextlib.suppress(NoConvergence):
         call.result()
-    reference = weakref.ref(call.exception())
-    assert reference() is not None
+    watch = Watch(call.exception())
+    assert watch.reference() is not None
     del call
-    assert reference() is None
+    assert watch.is_gone()
 
 
 def test_a_future_that_nobody_keeps_goes_away_when_its_call_ends(make_executor, gate):
     exe = make_executor()
     call = exe.submit(hold, gate.path)
-    reference = weakref.ref(call)
-    gone = threading.Event()
-    weakref.finalize(call, gone.set)
+    watch = Watch(call)
     del call
     gate.wait_until_begun()
-    assert reference() is not None
+    assert watch.reference() is not None
     gate.open()
-    assert gone.wait(30)
+    assert watch.is_gone()
 
 
 def test_callbacks_are_given_back_when_they_have_run(executor):
@@ -162,48 +177,45 @@ def test_callbacks_are_given_back_when_they_have_run(executor):
             self.called.set()
 
     callback = Callback()
-    called, reference, gone = callback.called, weakref.ref(callback), threading.Event()
-    weakref.finalize(callback, gone.set)
+    called, watch = callback.called, Watch(callback)
     call = executor.submit(square, 2)
     call.add_done_callback(callback)
     del callback
     assert called.wait(30)
-    assert gone.wait(30)
-    assert reference() is None
+    assert watch.is_gone()
     assert call.result() == 4
 
 
 def test_map_keeps_no_result_that_was_consumed(executor):
     results = executor.map(array_of, [LARGE] * 5)
     for _ in range(5):
-        reference = weakref.ref(next(results))
-        assert reference() is None
+        watch = Watch(next(results))
+        assert watch.is_gone()
 
 
 def test_map_with_chunks_keeps_no_result_that_was_consumed(executor):
     results = executor.map(Tracked, range(6), chunksize=3)
     for _ in range(6):
-        reference = weakref.ref(next(results))
-        assert reference() is None
+        watch = Watch(next(results))
+        assert watch.is_gone()
 
 
-def test_an_executor_that_was_closed_goes_away(make_block_executor):
-    exe = make_block_executor()
+def test_an_executor_that_was_closed_goes_away():
+    exe = Executor(max_workers=1, block_allocation=True)
     exe.submit(square, 2).result()
     exe.shutdown()
-    reference = weakref.ref(exe)
-    make_block_executor.executors.remove(exe)
+    watch = Watch(exe)
     del exe
-    assert reference() is None
+    assert watch.is_gone()
 
 
 def test_the_input_of_a_call_is_given_back_when_the_call_has_it(executor):
     first = executor.submit(array_of, LARGE)
     second = executor.submit(len, first)
     assert second.result() == LARGE
-    reference = weakref.ref(first)
+    watch = Watch(first)
     del first
-    assert reference() is None
+    assert watch.is_gone()
 
 
 # ---- in the worker ----
@@ -247,10 +259,10 @@ def test_ranks_keep_neither_arguments_nor_results(make_block_executor):
 
 def test_echoed_arrays_are_given_back_on_both_sides(executor):
     array = array_of(LARGE)
-    references = [weakref.ref(array)]
+    watches = [Watch(array)]
     call = executor.submit(echo, array)
     del array
-    references.append(weakref.ref(call.result()))
+    watches.append(Watch(call.result()))
     assert executor.submit(add, 1, 1).result() == 2
     del call
-    assert [reference() for reference in references] == [None, None]
+    assert all(watch.is_gone() for watch in watches)

@@ -6,10 +6,10 @@ from concurrent import futures
 
 import psutil
 import pytest
-from executor.calls import add, hold, pid, sleep_and_return, square
-from system.observe import still_alive
 
+from executor.calls import add, hold, pid, sleep_and_return, square
 from pympipool import Executor
+from system.observe import still_alive
 
 CLOSED = "cannot schedule new futures after shutdown"
 
@@ -249,13 +249,13 @@ def test_a_callback_may_close_the_executor(make_executor, wait):
         exe.submit(square, 1)
 
 
-def test_callbacks_have_run_when_shutdown_returns(make_executor):
+def test_callbacks_have_run_when_shutdown_returns(make_executor, many):
     exe = make_executor()
     ran = []
-    for i in range(50):
+    for i in range(many(50, 10)):
         exe.submit(square, i).add_done_callback(lambda call: ran.append(call.result()))
     exe.shutdown()
-    assert sorted(ran) == [i * i for i in range(50)]
+    assert sorted(ran) == [i * i for i in range(many(50, 10))]
 
 
 def test_calls_that_callbacks_submit_before_shutdown_are_waited_for(make_executor):

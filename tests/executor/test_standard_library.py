@@ -7,8 +7,8 @@ import traceback
 from concurrent import futures
 
 import pytest
-from executor.calls import Base, add, divide, echo, fail, hold, pid, sleep_and_return, square
 
+from executor.calls import Base, add, divide, echo, fail, hold, pid, sleep_and_return, square
 from pympipool import Executor
 
 
@@ -151,30 +151,22 @@ def test_timeouts_are_the_standard_librarys(either):
     assert call.result() == "late"
 
 
-def test_cancel(make, tmp_path):
-    gate = open_gate(tmp_path)
-    with make(1) as exe:
-        running = exe.submit(hold, gate.path, "held")
-        gate.wait_until_begun()
-        waiting = [exe.submit(square, i) for i in range(10)]
-        assert not running.cancel()
-        call = waiting[-1]
-        assert call.cancel()
-        assert (call.cancelled(), call.done(), call.running()) == (True, True, False)
-        assert "state=cancelled" in repr(call)
-        with pytest.raises(futures.CancelledError):
-            call.result()
-        gate.open()
-        assert running.result() == "held"
-        assert [call.result() for call in waiting[:-1]] == [i * i for i in range(9)]
-
-
-def open_gate(tmp_path):
-    from executor.gate import Gate
-
-    folder = tmp_path / "gate"
-    folder.mkdir()
-    return Gate(folder)
+def test_cancel(make, opened, gate):
+    exe = make(1)
+    opened.append(exe)
+    running = exe.submit(hold, gate.path, "held")
+    gate.wait_until_begun()
+    waiting = [exe.submit(square, i) for i in range(10)]
+    assert not running.cancel()
+    call = waiting[-1]
+    assert call.cancel()
+    assert (call.cancelled(), call.done(), call.running()) == (True, True, False)
+    assert "state=cancelled" in repr(call)
+    with pytest.raises(futures.CancelledError):
+        call.result()
+    gate.open()
+    assert running.result() == "held"
+    assert [call.result() for call in waiting[:-1]] == [i * i for i in range(9)]
 
 
 def test_callbacks(either):
@@ -218,9 +210,9 @@ def test_shutdown_without_waiting(make):
     assert call.result() == "done"
 
 
-def test_shutdown_with_cancelling(make, tmp_path):
-    gate = open_gate(tmp_path)
+def test_shutdown_with_cancelling(make, opened, gate):
     exe = make(1)
+    opened.append(exe)
     calls = [exe.submit(hold, gate.path, "held"), *(exe.submit(square, i) for i in range(50))]
     gate.wait_until_begun()
     gate.open()

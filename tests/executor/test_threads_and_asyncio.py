@@ -6,6 +6,7 @@ import threading
 from concurrent import futures
 
 import pytest
+
 from executor.calls import add, divide, fail, hold, sleep_and_return, square
 
 
@@ -24,37 +25,43 @@ def in_threads(count, function):
 # ---- threads ----
 
 
-def test_many_threads_submit_and_wait_at_the_same_time(executor):
+def test_many_threads_submit_and_wait_at_the_same_time(executor, many):
+    count = many(200, 5)
+
     def work(number):
-        return [executor.submit(add, number, i).result() for i in range(200)]
+        return [executor.submit(add, number, i).result() for i in range(count)]
 
-    assert in_threads(8, work) == [[number + i for i in range(200)] for number in range(8)]
+    assert in_threads(8, work) == [[number + i for i in range(count)] for number in range(8)]
 
 
-def test_many_threads_submit_first_and_wait_then(executor):
+def test_many_threads_submit_first_and_wait_then(executor, many):
+    count = many(500, 5)
+
     def work(number):
-        calls = [executor.submit(add, number, i) for i in range(500)]
+        calls = [executor.submit(add, number, i) for i in range(count)]
         return [call.result() for call in calls]
 
-    assert in_threads(6, work) == [[number + i for i in range(500)] for number in range(6)]
+    assert in_threads(6, work) == [[number + i for i in range(count)] for number in range(6)]
 
 
-def test_many_threads_use_map(executor):
-    assert in_threads(4, lambda _: list(executor.map(square, range(200)))) == [[i * i for i in range(200)]] * 4
+def test_many_threads_use_map(executor, many):
+    count = many(200, 8)
+    assert in_threads(4, lambda _: list(executor.map(square, range(count)))) == [[i * i for i in range(count)]] * 4
 
 
-def test_one_thread_submits_and_another_waits(executor):
+def test_one_thread_submits_and_another_waits(executor, many):
     calls = []
+    count = many(500, 20)
     submitted = threading.Semaphore(0)
 
     def submit():
-        for i in range(500):
+        for i in range(count):
             calls.append(executor.submit(square, i))
             submitted.release()
 
     thread = threading.Thread(target=submit)
     thread.start()
-    for i in range(500):
+    for i in range(count):
         submitted.acquire()
         assert calls[i].result() == i * i
     thread.join()
@@ -97,25 +104,28 @@ def test_a_thread_that_gives_up_waiting_leaves_the_others_waiting(make_executor,
         assert patient.result() == "held"
 
 
-def test_submit_and_shutdown_at_the_same_time_lose_no_call(make_executor):
+def test_submit_and_shutdown_at_the_same_time_lose_no_call(make_executor, many):
     for _ in range(3):
         exe = make_executor()
         calls = []
 
         def work(number, exe=exe, calls=calls):
             if number == 0:
-                while len(calls) < 50:
+                while len(calls) < 20:
                     pass
                 exe.shutdown()
-                return
-            try:
-                while True:
+                return 0
+            for _ in range(many(100_000, 50)):
+                try:
                     calls.append(exe.submit(square, 3))
-            except RuntimeError as error:
-                assert "after shutdown" in str(error)
+                except RuntimeError as error:
+                    assert "after shutdown" in str(error)
+                    return 1
+            return 0
 
-        in_threads(4, work)
+        refused = sum(in_threads(4, work))
         assert {call.result(timeout=30) for call in calls} == {9}
+        assert refused == 3 or len(calls) == 3 * 50
 
 
 # ---- callbacks ----
@@ -199,11 +209,14 @@ def slow_callback(executor):
     may_end.set()
 
 
-def test_a_slow_callback_delays_nobody_who_waits_for_a_result(executor, slow_callback):
-    assert [executor.submit(square, i).result() for i in range(100)] == [i * i for i in range(100)]
-    assert in_threads(4, lambda _: [executor.submit(square, i).result(timeout=20) for i in range(50)]) == [
-        [i * i for i in range(50)]
-    ] * 4
+def test_a_slow_callback_delays_nobody_who_waits_for_a_result(executor, slow_callback, many):
+    count = many(100, 5)
+
+    def work(_):
+        return [executor.submit(square, i).result(timeout=20) for i in range(count)]
+
+    assert work(0) == [i * i for i in range(count)]
+    assert in_threads(4, work) == [work(0)] * 4
 
 
 def test_a_slow_callback_delays_nobody_who_waits_for_several_results(executor, slow_callback):
@@ -238,8 +251,8 @@ def test_a_callback_may_wait_for_a_call_while_another_thread_waits_too(make_exec
     assert results == ["held"]
 
 
-def test_callbacks_of_many_calls_are_all_called(executor):
-    count = 2000
+def test_callbacks_of_many_calls_are_all_called(executor, many):
+    count = many(2000, 20)
     told = []
     all_told = threading.Event()
 
@@ -302,12 +315,14 @@ def test_an_exception_in_a_signal_handler_ends_the_wait_and_nothing_else(make_ex
 # ---- asyncio ----
 
 
-def test_asyncio_runs_calls_in_the_executor(executor):
+def test_asyncio_runs_calls_in_the_executor(executor, many):
+    count = many(200, 20)
+
     async def main():
         loop = asyncio.get_running_loop()
-        return await asyncio.gather(*(loop.run_in_executor(executor, square, i) for i in range(200)))
+        return await asyncio.gather(*(loop.run_in_executor(executor, square, i) for i in range(count)))
 
-    assert asyncio.run(main()) == [i * i for i in range(200)]
+    assert asyncio.run(main()) == [i * i for i in range(count)]
 
 
 def test_asyncio_gets_the_exceptions_of_calls(executor):

@@ -19,6 +19,7 @@ def test_every_call_ends_and_nothing_is_left_whatever_is_killed():
     done = subprocess.run(
         [sys.executable, "-m", "tests.chaos", "--seconds", str(SECONDS)],
         cwd=source,
+        check=False,
         capture_output=True,
         text=True,
         timeout=SECONDS + 220,

@@ -154,7 +154,7 @@ def die_in_init():
 
 def test_workers_that_die_at_start_again_and_again_end_with_a_clear_error():
     with Executor(max_workers=1, block_allocation=True, init_function=die_in_init) as exe:
-        with pytest.raises(WorkerStartError, match="did not get ready.*exit code 9"):
+        with pytest.raises(WorkerStartError, match=r"did not get ready.*exit code 9"):
             exe.submit(pow, 2, 3).result(timeout=40)
         with pytest.raises(WorkerStartError):
             exe.submit(pow, 2, 3).result(timeout=40)
@@ -178,7 +178,7 @@ def test_a_stopped_worker_holds_up_only_the_call_that_it_began(make_block_execut
 
 def test_a_call_that_takes_too_long_is_ended_and_the_executor_goes_on(make_block_executor):
     exe = make_block_executor(run_time_max=0.5)
-    with pytest.raises(TimeoutError, match="run_time_max=0.5"):
+    with pytest.raises(TimeoutError, match=r"run_time_max=0\.5"):
         exe.submit(time.sleep, 50).result(timeout=30)
     assert exe.submit(pow, 2, 3).result() == 8
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pympipool import Executor
 from system.observe import forgotten_shared_memory, run_script, shared_memory_files
 
 OPEN_AND_CLOSE = """
@@ -132,12 +133,10 @@ def test_many_executors_at_the_same_time_do_not_disturb_each_other(tmp_path):
     run_script(CLOSE_IN_TURN, tmp_path)
 
 
-def test_this_process_itself_has_nothing_of_pympipool_open_when_all_executors_are_closed(make_executor):
+def test_this_process_itself_has_nothing_of_pympipool_open_when_all_executors_are_closed(block_allocation):
     before = psutil.Process().num_fds()
-    exe = make_executor(max_workers=2)
+    exe = Executor(max_workers=2, block_allocation=block_allocation)
     exe.submit(os.getpid).result()
     exe.shutdown()
-    make_executor.executors.clear()
-    del exe
     assert psutil.Process().num_fds() <= before
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("pympipool")] == []

@@ -343,22 +343,17 @@ def test_a_template_that_is_killed_is_started_again(make):
     assert template_of(exe).pid != template.pid
 
 
-def test_a_call_that_runs_while_the_template_is_killed_fails_and_the_next_works(make, tmp_path):
+def test_a_call_that_runs_while_the_template_is_killed_fails_and_the_next_works(make, gate):
     exe = make(max_cores=1)
-    template = template_of(exe)
-    lost = exe.submit(calls.never_returns, tmp_path / "begun")
-    process = wait_for_child(template)
-    template.kill()
+    lost = exe.submit(hold, gate.path)
+    gate.wait_until_begun()
+    (worker,) = exe.info["workers"]
+    process = psutil.Process(worker["pid"])
+    process.parent().kill()
     with pytest.raises(WorkerDied):
         lost.result()
     process.wait(10)
     assert exe.submit(square, 7).result() == 49
-
-
-def wait_for_child(process):
-    while not process.children():
-        pass
-    return process.children()[0]
 
 
 def test_a_call_that_killed_its_process_is_tried_again_if_wanted(exe, tmp_path):
