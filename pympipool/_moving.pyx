@@ -365,6 +365,8 @@ cdef Call *take_back_to_waiting(Core *core, Worker *worker, Call *call) noexcept
 cdef int64_t tick_ns(Core *core) noexcept nogil:
     """After what time a call may be late without anybody ringing; -1: never."""
     cdef Worker *worker
+    if core.waiting.first != NULL and has_idle(core):
+        return STUCK_NS  # its ring is full of calls taken back, which it skips without ringing
     if core.worker_count < 2:
         return -1
     for i in range(core.worker_count):

@@ -198,6 +198,9 @@ class SinglePool:
             return
         self.dispatcher.add_worker(member.number, member.link.segment, reserved=True)
         self.dispatcher.submit(request.future, None, request.parts, worker=member.number, admitted=True)
+        if request.future.cancelled():  # since we looked: nothing was sent, and the worker would wait for ever
+            self.keeper.end_member(member)
+            return
         watch_run_time(self.keeper, self.dispatcher, member, request.resources.run_time_max)
 
     def on_raised(self, member: Member, call: int) -> None:

@@ -39,7 +39,7 @@ class Watch:
     """Sees whether something is gone: at once, or as soon as who still works with it has finished."""
 
     def __init__(self, thing):
-        self.watch = Watch(thing)
+        self.reference = weakref.ref(thing)
         self._gone = threading.Event()
         weakref.finalize(thing, self._gone.set)
 

@@ -114,18 +114,16 @@ def test_submit_and_shutdown_at_the_same_time_lose_no_call(make_executor, many):
                 while len(calls) < 20:
                     pass
                 exe.shutdown()
-                return 0
+                return
             for _ in range(many(100_000, 50)):
                 try:
                     calls.append(exe.submit(square, 3))
                 except RuntimeError as error:
                     assert "after shutdown" in str(error)
-                    return 1
-            return 0
+                    return
 
-        refused = sum(in_threads(4, work))
+        in_threads(4, work)
         assert {call.result(timeout=30) for call in calls} == {9}
-        assert refused == 3 or len(calls) == 3 * 50
 
 
 # ---- callbacks ----
