@@ -14,6 +14,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from pympipool._ring import RING_CAPACITY
+
 ROOT = Path(__file__).resolve().parent.parent
 C_FLAGS = ["-std=gnu11", "-O2", "-pthread", "-I", str(ROOT / "csrc")]
 
@@ -40,8 +42,9 @@ def ring_program() -> Path:
     if shutil.which(compiler) is None:
         raise NoCompiler(f"there is no C compiler {compiler!r}: apt-get install gcc")
     program = Path(_folder.name, "ring")
+    capacity = f"-DCAPACITY=UINT64_C({RING_CAPACITY})"  # of a link's rings
     sources = [str(ROOT / "benchmarks/ring.c"), *(str(ROOT / f"csrc/{name}.c") for name in ("ring", "doorbell"))]
-    subprocess.run([compiler, *C_FLAGS, *sources, "-o", str(program)], check=True)
+    subprocess.run([compiler, *C_FLAGS, capacity, *sources, "-o", str(program)], check=True)
     return program
 
 

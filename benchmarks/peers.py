@@ -23,6 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
 from benchmarks.calls import noop, who
+from pympipool import __version__
 
 READY_WITHIN_S = 60.0
 """How long the workers of a peer may take until each of them has answered."""
@@ -91,6 +92,8 @@ class Peer:
         """What is installed; None when nothing is."""
         if not self.package:
             return "standard library"
+        if self is OURS:
+            return __version__  # also where it is used as it lies here, without an installation
         try:
             return version(self.package)
         except PackageNotFoundError:
@@ -101,10 +104,8 @@ class Peer:
         lacks = request.needs & ~self.abilities
         if lacks:
             return ", ".join(reason for ability, reason in INABILITIES.items() if ability in lacks)
-        if self is not OURS and self.version is None:
+        if self.version is None:
             return f"not installed: pip install {self.package}"
-        if self is OURS and not request.block and not has_one_process_per_call():
-            return "block_allocation=False is not a mode of its own yet"
         return None
 
     @contextmanager
@@ -128,12 +129,6 @@ def wait_until_ready(pool: Pool, request: Request) -> None:
     while len(workers) < request.workers and time.monotonic() < deadline_s:
         answers = [pool.submit(who, 0.005) for _ in range(2 * request.workers)]
         workers.update(str(answer.result()) for answer in answers)
-
-
-def has_one_process_per_call() -> bool:
-    """Whether our executor has the mode already."""
-    with make_ours(Request(block=False)).executor as executor:
-        return not executor.info["block_allocation"]
 
 
 # ---- adapters ----

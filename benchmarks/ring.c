@@ -24,7 +24,9 @@
 #include "doorbell.h"
 #include "ring.h"
 
-#define CAPACITY (UINT64_C(1) << 19) /* as in pympipool/_ring.pyx */
+#ifndef CAPACITY
+#define CAPACITY (UINT64_C(1) << 19)
+#endif
 
 /* Looks between two yields: where both processes share a core, waiting must let the other run. */
 #define LOOKS 2000

@@ -87,7 +87,7 @@ def in_chunks(
         engine.submit_each(fn, columns.cut(begin, begin + chunksize), resources)
         for begin in range(0, len(columns), chunksize)
     )
-    return _flattened(_results(pending, deadline_s))
+    return _flattened(_results(pending, deadline_s), lambda: _cancel(pending))
 
 
 def in_fitting_batches(
@@ -96,7 +96,7 @@ def in_fitting_batches(
     """Batches of as many calls as take about BATCH_S; submitted as others end, whether or not results are asked for."""
     feeder = Feeder(engine, fn, columns, workers)
     feeder.feed()
-    return _flattened(feeder.results(deadline_s))
+    return _flattened(feeder.results(deadline_s), feeder.stop)
 
 
 class Feeder:
@@ -177,14 +177,14 @@ class Feeder:
                 self._on_done(future)
                 yield batch
         finally:
-            self._stop()
+            self.stop()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Submits no more batches, and cancels those under way."""
         with self._lock:
             self._next = self._count
             self.feed()
-        for future in self._pending:
-            future.cancel()
+        _cancel(self._pending)
 
 
 def _results(pending: deque[Future[Any]], deadline_s: float | None) -> Iterator[Any]:
@@ -193,8 +193,12 @@ def _results(pending: deque[Future[Any]], deadline_s: float | None) -> Iterator[
         while pending:
             yield _result_of(pending.popleft(), deadline_s)
     finally:
-        for future in pending:
-            future.cancel()
+        _cancel(pending)
+
+
+def _cancel(pending: Iterable[Future[Any]]) -> None:
+    for future in list(pending):
+        future.cancel()
 
 
 def _result_of(future: Future[Any], deadline_s: float | None) -> Any:
@@ -214,16 +218,19 @@ class Results(chain[Any]):
     """The results of the calls one by one, at the speed of C; raises what one of them raised in its place."""
 
     batches: Generator[Iterator[Any], None, None]
+    cancel: Callable[[], None]
 
     def close(self) -> None:
         """Cancels the batches that are left."""
         self.batches.close()
+        self.cancel()  # a generator that was never asked for anything has nothing to end
 
 
-def _flattened(batches: Iterator[Any]) -> Results:
+def _flattened(batches: Iterator[Any], cancel: Callable[[], None]) -> Results:
     lists = _lists(batches)
     results = cast(Results, Results.from_iterable(lists))
     results.batches = lists
+    results.cancel = cancel
     return results
 
 

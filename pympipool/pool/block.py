@@ -156,7 +156,7 @@ class BlockPool:
                     cwd=self.resources.cwd,
                     environment={**self.resources.threads_environment(), **grant.environment()},
                 )
-            except (OSError, WorkerStartError) as error:
+            except Exception as error:  # OSError, WorkerStartError; RuntimeError where the interpreter is about to end
                 self.ledger.give_back(grant)
                 self._start_failed(error, None)
                 return
@@ -200,6 +200,8 @@ class BlockPool:
         served = member.state_before_end is not State.STARTING
         for future in victims:
             self.dispatcher.fail(future, member.kill_reason or death_of(member, future))
+        if self.broken is not None:
+            self.dispatcher.break_off(self.broken)  # what this worker had not begun, or may begin anew, waits again
         if self._closing:
             self.dispatcher.cancel_waiting()  # only after `kill` is there anything: what the worker had not begun
             self._finish_closing()

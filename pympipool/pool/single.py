@@ -175,7 +175,7 @@ class SinglePool:
                 continue
             try:
                 self._start(request, grant)
-            except (OSError, WorkerStartError) as error:
+            except Exception as error:  # OSError, WorkerStartError; RuntimeError where the interpreter is about to end
                 self.dispatcher.fail(request.future, error)
                 self._finish(grant)
 

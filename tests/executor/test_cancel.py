@@ -155,6 +155,13 @@ def test_cancelling_while_large_calls_are_on_their_way_breaks_nothing(executor, 
     assert executor.submit(square, 3).result() == 9
 
 
+def test_cancelled_calls_do_not_count_as_waiting(busy):
+    exe, _ = busy
+    calls = [exe.submit(square, i) for i in range(20)]
+    assert all(call.cancel() for call in calls)
+    assert len(exe) == 0
+
+
 def test_the_queue_goes_on_behind_a_cancelled_call(busy, gate):
     exe, _ = busy
     first, second = exe.submit(square, 1), exe.submit(square, 2)

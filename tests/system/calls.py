@@ -148,3 +148,128 @@ def read_stdin():
 def never_returns(path):
     Path(path).touch()
     threading.Event().wait()
+
+
+def pid_after(_):
+    return os.getpid()
+
+
+# ---- threads and GPUs ----
+
+
+def variables(names):
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def hold_and_see(gate, *names):
+    """The values of the variables, after a while at the gate."""
+    from executor.calls import hold
+
+    hold(gate)
+    return variables(names)
+
+
+def threads_of_numpy():
+    """Threads of this process when numpy has been imported and has multiplied matrices."""
+    import numpy as np
+
+    np.ones((500, 500)) @ np.ones((500, 500))
+    return len(os.listdir("/proc/self/task")) - 1  # ours waits for the master's end
+
+
+# ---- init_function ----
+
+
+def preset():
+    return {"j": 4, "k": 3, "l": 2}
+
+
+def three(i, j, k):
+    return i, j, k
+
+
+def with_default(i, j=100):
+    return i, j
+
+
+def keyword_only(i, *, j):
+    return i, j
+
+
+def some_and_kwargs(i, j, **kwargs):
+    return i, j, kwargs
+
+
+class Threefold:
+    """Takes k and j in its methods."""
+
+    def __init__(self, i=2, j=0):
+        self.values = (i, j)
+
+    def times(self, i, j):
+        return self.values[0] * i, j
+
+    def __eq__(self, other):
+        return self.values == other.values
+
+    __hash__ = None
+
+
+def counting_preset(log):
+    """An init_function that notes the process it ran in."""
+
+    def init():
+        write_line(log, os.getpid())
+        return {"maker": os.getpid()}
+
+    return init
+
+
+def made_in(maker):
+    assert maker == os.getpid()
+    return maker
+
+
+def count_up(data):
+    data += 1
+    return int(data[0])
+
+
+def surroundings():
+    return {"where": os.getcwd(), "threads": os.environ["OMP_NUM_THREADS"]}
+
+
+def preset_of_rank():
+    from mpi4py import MPI
+
+    return {"rank": MPI.COMM_WORLD.Get_rank(), "size": MPI.COMM_WORLD.Get_size()}
+
+
+def rank_and_preset(i, rank, size):
+    return i, rank, size
+
+
+def sum_over_ranks():
+    from mpi4py import MPI
+
+    return {"total": MPI.COMM_WORLD.allreduce(MPI.COMM_WORLD.Get_rank())}
+
+
+def failing_preset(log):
+    def init():
+        write_line(log, os.getpid())
+        raise KeyError("no data here")
+
+    return init
+
+
+def ending_preset(how):
+    return lambda: end_self(how)
+
+
+def failing_on_rank_1():
+    from mpi4py import MPI
+
+    if MPI.COMM_WORLD.Get_rank() == 1:
+        raise ValueError("only on rank 1")
+    return {}

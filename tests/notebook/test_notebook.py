@@ -1,0 +1,143 @@
+"""Everything works when typed into a notebook: a real kernel runs these cells, in both modes."""
+
+import os
+
+import pytest
+
+from notebook.kernel import Kernel
+from system.observe import marked_processes, new_mark, script_environment, still_alive
+
+MODES = {"one_process_per_call": "max_cores=2", "block_allocation": "max_cores=2, block_allocation=True"}
+
+
+@pytest.fixture(scope="module")
+def mark_of_kernel():
+    return new_mark()
+
+
+@pytest.fixture(scope="module", params=MODES.values(), ids=MODES)
+def kernel(request, tmp_path_factory, mark_of_kernel):
+    """A kernel with an open executor `exe`."""
+    kernel = Kernel(tmp_path_factory.mktemp("notebook"), script_environment(mark_of_kernel))
+    kernel.run("from pympipool import Executor")
+    opened = kernel.run(f"exe = Executor({request.param})")
+    assert opened.error == ""
+    yield kernel
+    kernel.close()
+    assert still_alive(marked_processes(mark_of_kernel), 10) == []
+
+
+def value_of(kernel, code):
+    cell = kernel.run(code)
+    assert cell.error == ""
+    return cell.value
+
+
+def test_functions_defined_in_a_cell_run(kernel):
+    kernel.run("def calc(a, b):\n    return a + b")
+    assert value_of(kernel, "exe.submit(calc, 1, b=2).result()") == "3"
+    assert value_of(kernel, "list(exe.map(calc, [1, 2], [3, 4]))") == "[4, 6]"
+
+
+def test_a_function_that_is_redefined_runs_as_redefined(kernel):
+    for version in ("1", "2", "3"):
+        kernel.run(f"def changing():\n    return {version}")
+        assert value_of(kernel, "exe.submit(changing).result()") == version
+
+
+def test_a_function_sees_globals_of_the_notebook_as_they_are_now(kernel):
+    kernel.run("factor = 2\ndef scale(x):\n    return factor * x")
+    assert value_of(kernel, "exe.submit(scale, 10).result()") == "20"
+    kernel.run("factor = 3")
+    assert value_of(kernel, "exe.submit(scale, 10).result()") == "30"
+
+
+def test_a_function_that_calls_another_one_sees_it_redefined(kernel):
+    kernel.run("def inner():\n    return 'old'\ndef outer():\n    return inner()")
+    assert value_of(kernel, "exe.submit(outer).result()") == "'old'"
+    kernel.run("def inner():\n    return 'new'")
+    assert value_of(kernel, "exe.submit(outer).result()") == "'new'"
+
+
+def test_classes_defined_in_a_cell_travel_both_ways(kernel):
+    kernel.run(
+        "class Point:\n"
+        "    def __init__(self, x):\n        self.x = x\n"
+        "    def moved(self, by):\n        return Point(self.x + by)\n"
+    )
+    assert value_of(kernel, "p = exe.submit(Point(1).moved, 2).result(); (p.x, isinstance(p, Point))") == "(3, True)"
+
+
+def test_a_class_that_is_redefined_is_the_new_one(kernel):
+    for version in ("'first'", "'second'"):
+        kernel.run(f"class Changing:\n    def name(self):\n        return {version}")
+        assert value_of(kernel, "exe.submit(Changing().name).result()") == version
+        assert value_of(kernel, "isinstance(exe.submit(Changing).result(), Changing)") == "True"
+
+
+def test_closures_and_lambdas_defined_in_a_cell_run(kernel):
+    kernel.run("def adder(n):\n    def add(x):\n        return x + n\n    return add")
+    assert value_of(kernel, "[exe.submit(adder(n), 10).result() for n in range(3)]") == "[10, 11, 12]"
+    assert value_of(kernel, "exe.submit(lambda x: x ** 2, 5).result()") == "25"
+
+
+def test_exceptions_defined_in_a_cell_can_be_caught(kernel):
+    kernel.run("class Mine(Exception):\n    pass\ndef fail():\n    raise Mine('from a worker')")
+    cell = kernel.run(
+        "try:\n    exe.submit(fail).result()\nexcept Mine as error:\n    print('caught', error)\n"
+        "    assert 'in fail' in str(error.__cause__)"
+    )
+    assert (cell.stdout, cell.error) == ("caught from a worker\n", "")
+
+
+def test_an_exception_ends_its_cell_only(kernel):
+    assert kernel.run("exe.submit(divmod, 1, 0).result()").error.startswith("ZeroDivisionError")
+    assert value_of(kernel, "exe.submit(divmod, 7, 2).result()") == "(3, 1)"
+
+
+def test_what_workers_print_reaches_the_cell(kernel):
+    kernel.run("def say(text):\n    print('worker says', text)\n    return text")
+    cell = kernel.run("exe.submit(say, 'hello').result()", until="worker says hello\n")
+    assert cell.value == "'hello'"
+
+
+def test_what_workers_print_to_stderr_reaches_the_cell(kernel):
+    kernel.run("import sys\ndef warn(text):\n    print(text, file=sys.stderr)\n    print('printed')")
+    cell = kernel.run("exe.submit(warn, 'a warning').result()", until="printed\n")
+    if not cell.stderr:  # it comes through another pipe, perhaps after what came through the first
+        cell = kernel.run("exe.submit(print, 'one more').result()", until="one more\n")
+    assert cell.stderr == "a warning\n"
+
+
+def test_an_interrupted_cell_leaves_the_executor_usable(kernel, tmp_path):
+    """The call goes on, as in any executor; only the waiting ends."""
+    kernel.run("import os\ndef hold(path):\n    print('begun')\n    return open(path).read()")
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    cell = kernel.run(f"held = exe.submit(hold, {str(path)!r})\nheld.result()", interrupt_at="begun\n")
+    assert cell.error.startswith("KeyboardInterrupt")
+    assert value_of(kernel, "exe.submit(divmod, 7, 2).result()") == "(3, 1)"
+    path.write_text("let go")
+    assert value_of(kernel, "held.result()") == "'let go'"
+
+
+def test_coupled_functions_of_a_notebook_run(kernel):
+    kernel.run("def calc(a, b):\n    return a + b")
+    assert value_of(kernel, "exe.submit(calc, 1, exe.submit(calc, 1, [exe.submit(calc, 1, 2)][0])).result()") == "5"
+
+
+def test_await_works_at_the_top_of_a_cell(kernel):
+    assert value_of(kernel, "import asyncio\nawait asyncio.wrap_future(exe.submit(pow, 2, 5))") == "32"
+
+
+def test_an_init_function_defined_in_a_cell_runs(kernel):
+    kernel.run("def init():\n    return {'k': 40}\ndef use(i, k):\n    return i + k")
+    parameters = "max_workers=1, block_allocation=True, init_function=init"
+    assert value_of(kernel, f"with Executor({parameters}) as other:\n    r = other.submit(use, 2).result()\nr") == "42"
+
+
+@pytest.mark.mpi
+def test_functions_of_several_cores_run(kernel):
+    kernel.run("def ranks():\n    from mpi4py import MPI\n    return MPI.COMM_WORLD.Get_rank()")
+    code = "with Executor(max_cores=2, cores_per_worker=2) as other:\n    r = other.submit(ranks).result()\nr"
+    assert value_of(kernel, code) == "[0, 1]"

@@ -1,0 +1,201 @@
+"""Threads and GPUs on one machine: what workers are told through their environment, before anything is imported."""
+
+import ctypes
+import os
+
+import pytest
+
+from executor.calls import hold
+from pympipool import Executor
+from system import calls
+from system.observe import run_script
+
+THREAD_VARIABLES = [
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+]
+
+DEVICE_VARIABLES = ["CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch):
+    """The user has said nothing himself, whatever the shell of these tests says."""
+    for name in [*THREAD_VARIABLES, *DEVICE_VARIABLES]:
+        monkeypatch.delenv(name, raising=False)
+
+
+# ---- threads ----
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_libraries_are_told_how_many_threads_to_use(make_executor, threads):
+    told = make_executor(1, threads_per_core=threads).submit(calls.variables, THREAD_VARIABLES).result()
+    assert told == dict.fromkeys(THREAD_VARIABLES, str(threads))
+
+
+def test_libraries_are_told_before_they_are_imported(make_executor):
+    """numpy comes with the function; the library behind it reads the variable once, when it is loaded."""
+    counts = [make_executor(1, threads_per_core=n).submit(calls.threads_of_numpy).result() for n in (1, 2)]
+    assert counts == [1, min(2, os.cpu_count())]
+
+
+def test_what_the_user_has_set_himself_wins(make_executor, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    told = make_executor(1, threads_per_core=2).submit(calls.variables, THREAD_VARIABLES).result()
+    assert told == {**dict.fromkeys(THREAD_VARIABLES, "2"), "OMP_NUM_THREADS": "7"}
+
+
+def test_threads_count_against_nothing_else(make_executor, gate):
+    """Two workers of many threads each run at the same time on two cores."""
+    exe = make_executor(max_workers=None, max_cores=2, threads_per_core=64)
+    held = [exe.submit(hold, gate.path) for _ in range(2)]
+    gate.wait_until_begun(2)
+    gate.open(2)
+    assert len({call.result() for call in held}) == 2
+
+
+def test_each_call_can_have_its_own_number_of_threads():
+    with Executor(max_cores=2, threads_per_core=2) as exe:
+        told = [
+            exe.submit(calls.variable, "OMP_NUM_THREADS", resource_dict=resources).result()
+            for resources in ({}, {"threads_per_core": 5}, {"cores": 1})
+        ]
+    assert told == ["2", "5", "2"]
+
+
+def test_the_users_own_environment_stays_as_it_was(make_executor):
+    before = dict(os.environ)
+    make_executor(1, threads_per_core=2).submit(os.getpid).result()
+    assert dict(os.environ) == before
+
+
+@pytest.mark.mpi
+def test_all_ranks_are_told(make_executor):
+    exe = make_executor(1, cores_per_worker=2, threads_per_core=3)
+    assert exe.submit(calls.variable, "OMP_NUM_THREADS").result() == ["3", "3"]
+
+
+# ---- GPUs ----
+
+
+def hold_all(exe, gate, count, **parameters):
+    """Devices that `count` calls see which are all there at the same time."""
+    held = [exe.submit(calls.hold_and_see, gate.path, *DEVICE_VARIABLES, **parameters) for _ in range(count)]
+    gate.wait_until_begun(count)
+    gate.open(count)
+    return [call.result() for call in held]
+
+
+@pytest.mark.parametrize("variable", DEVICE_VARIABLES)
+def test_workers_have_devices_of_their_own(make_executor, gate, monkeypatch, variable):
+    monkeypatch.setenv(variable, "0,1,2,3")
+    seen = hold_all(make_executor(2, gpus_per_worker=2), gate, 2)
+    assert sorted(seen, key=lambda one: one[variable]) == [{variable: "0,1"}, {variable: "2,3"}]
+
+
+def test_devices_are_named_as_the_user_names_them(make_executor, gate, monkeypatch):
+    names = ["GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "MIG-GPU-5c89852c/1/0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(names))
+    seen = hold_all(make_executor(2, gpus_per_worker=1), gate, 2)
+    assert sorted(one["CUDA_VISIBLE_DEVICES"] for one in seen) == names
+
+
+def test_without_gpus_a_worker_sees_what_the_user_sees(make_executor, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert make_executor(1).submit(calls.variable, "CUDA_VISIBLE_DEVICES").result() == "5,7"
+
+
+def test_devices_are_given_back_when_their_call_has_ended(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    with Executor(max_cores=2) as exe:
+        seen = [
+            exe.submit(calls.variable, "CUDA_VISIBLE_DEVICES", resource_dict={"gpus_per_core": 2}) for _ in range(6)
+        ]
+        assert [call.result() for call in seen] == ["3,4"] * 6
+
+
+def test_devices_of_a_worker_that_was_killed_go_to_its_successor(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    with Executor(max_workers=2, gpus_per_worker=1, block_allocation=True) as exe:
+        assert exe.submit(calls.end_self, "SIGKILL").exception()
+        seen = {exe.submit(calls.variable, "CUDA_VISIBLE_DEVICES").result() for _ in range(20)}
+    assert seen <= {"3", "4"}
+
+
+def test_calls_wait_for_devices_while_others_pass(gate, monkeypatch):
+    """Two cores, but one device: what needs it runs one after the other, what does not runs meanwhile."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    needs_one = {"resource_dict": {"gpus_per_core": 1}}
+    with Executor(max_cores=2) as exe:
+        first = exe.submit(hold, gate.path, **needs_one)
+        gate.wait_until_begun()
+        second = exe.submit(calls.variable, "CUDA_VISIBLE_DEVICES", **needs_one)
+        third = exe.submit(calls.variable, "CUDA_VISIBLE_DEVICES")
+        assert third.result() == "3"  # what the user sees
+        assert not second.done()
+        gate.open()
+        assert second.result() == "3"
+        assert first.result()
+
+
+@pytest.mark.parametrize("value", ["", "-1", "NoDevFiles"])
+def test_a_user_who_hides_all_devices_has_none(monkeypatch, value):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    with pytest.raises(ValueError, match=r"gpus_per_worker is 1.* may use 0"):
+        Executor(max_workers=1, gpus_per_worker=1)
+
+
+def test_more_devices_than_there_are_is_an_error_at_submission(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with Executor(max_cores=2) as exe:
+        with pytest.raises(ValueError, match=r"gpus_per_core is 2.* may use 1"):
+            exe.submit(os.getpid, resource_dict={"gpus_per_core": 2})
+        with pytest.raises(ValueError, match=r"gpus_per_core is 1 with 2 cores, 2 GPUs"):
+            exe.submit(os.getpid, resource_dict={"gpus_per_core": 1, "cores": 2})
+        assert exe.submit(calls.variable, "CUDA_VISIBLE_DEVICES", resource_dict={"gpus_per_core": 1}).result() == "0"
+
+
+@pytest.mark.mpi
+def test_the_ranks_of_a_worker_share_its_devices(make_executor, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    exe = make_executor(1, cores_per_worker=2, gpus_per_worker=2)
+    seen = exe.submit(calls.variable, "CUDA_VISIBLE_DEVICES").result()
+    assert len(seen) == 2
+    assert {name for names in seen for name in names.split(",")} == {"0", "1"}
+
+
+REAL_DEVICES = """
+import ctypes
+from pympipool import Executor
+
+def uuid_of_only_device():
+    cuda = ctypes.CDLL("libcuda.so.1")
+    assert cuda.cuInit(0) == 0
+    count, device, uuid = ctypes.c_int(), ctypes.c_int(), (ctypes.c_ubyte * 16)()
+    assert cuda.cuDeviceGetCount(ctypes.byref(count)) == 0
+    assert count.value == 1
+    assert cuda.cuDeviceGet(ctypes.byref(device), 0) == 0
+    assert cuda.cuDeviceGetUuid(ctypes.byref(uuid), device) == 0
+    return bytes(uuid).hex()
+
+with Executor(max_workers=1, gpus_per_worker=1MODE) as exe:
+    print(exe.submit(uuid_of_only_device).result())
+"""
+
+
+def has_gpu():
+    try:
+        return ctypes.CDLL("libcuda.so.1").cuInit(0) == 0
+    except OSError:
+        return False
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_gpu(), reason="no NVIDIA device here")
+@pytest.mark.parametrize("mode", ["", ", block_allocation=True"])
+def test_a_worker_sees_one_real_device(tmp_path, mode):
+    assert len(run_script(REAL_DEVICES.replace("MODE", mode), tmp_path).strip()) == 32

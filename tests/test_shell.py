@@ -1,0 +1,286 @@
+"""`SubprocessExecutor` and `ShellExecutor`: external programs, and the names that older scripts import."""
+
+import os
+import subprocess
+import sys
+from concurrent import futures
+from pathlib import Path
+
+import psutil
+import pytest
+
+import pympipool
+from pympipool import Executor, ShellExecutor, SubprocessExecutor
+from pympipool.flux import PyFluxExecutor
+from pympipool.mpi import PyMPIExecutor
+from pympipool.slurm import PySlurmExecutor
+from system import calls
+from system.observe import run_script
+
+COUNT = """
+import sys
+
+def count(iterations):
+    for i in range(int(iterations)):
+        print(i)
+    print("done")
+
+while True:
+    user_input = input()
+    if "shutdown" in user_input:
+        print("bye")
+        sys.exit(7)
+    if "complain" in user_input:
+        print("a complaint", file=sys.stderr)
+    count(iterations=int(user_input.split()[0]))
+"""
+
+
+@pytest.fixture
+def counter(tmp_path):
+    """The command of a program that counts as far as it is told."""
+    (tmp_path / "count.py").write_text(COUNT)
+    return [sys.executable, "-u", str(tmp_path / "count.py")]
+
+
+# ---- command lines ----
+
+
+@pytest.fixture(scope="module")
+def commands():
+    with SubprocessExecutor(max_workers=2) as exe:
+        yield exe
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "output"),
+    [
+        (["echo", "test"], {"universal_newlines": True}, "test\n"),
+        (["echo", "test"], {}, b"test\n"),
+        ("echo test; echo two", {"shell": True, "text": True}, "test\ntwo\n"),
+        (["cat"], {"input": "given\n", "text": True}, "given\n"),
+        (["sh", "-c", "echo $GIVEN"], {"env": {"GIVEN": "set"}, "text": True}, "set\n"),
+        (["pwd"], {"cwd": "/", "text": True}, "/\n"),
+        (["sh", "-c", "echo both >&2"], {"stderr": subprocess.STDOUT, "text": True}, "both\n"),
+    ],
+)
+def test_a_command_returns_its_output(commands, command, options, output):
+    assert commands.submit(command, **options).result() == output
+
+
+def test_a_command_may_be_given_by_name(commands):
+    assert commands.submit(args=["echo", "test"], text=True).result() == "test\n"
+
+
+def test_a_submitted_command_is_a_future(commands):
+    submitted = [commands.submit(["echo", str(i)], text=True) for i in range(10)]
+    assert all(isinstance(future, futures.Future) for future in submitted)
+    assert [future.result() for future in submitted] == [f"{i}\n" for i in range(10)]
+
+
+def test_futures_can_be_a_part_of_a_command(commands):
+    first = commands.submit(["printf", "one"], text=True)
+    assert commands.submit(["echo", first, "two"], text=True).result() == "one two\n"
+
+
+def test_two_workers_run_two_commands_at_the_same_time(commands, tmp_path):
+    """Each waits for the other at the two ends of a pipe."""
+    os.mkfifo(tmp_path / "pipe")
+    writer = commands.submit(["sh", "-c", f"echo met > {tmp_path / 'pipe'}"])
+    reader = commands.submit(["cat", str(tmp_path / "pipe")], text=True)
+    assert reader.result() == "met\n"
+    assert writer.result() == b""
+
+
+def test_a_command_sees_the_users_folder_and_environment(commands, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SET_BY_USER", "now")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    command = 'pwd; echo "$SET_BY_USER"; echo "${OMP_NUM_THREADS-none}"'
+    assert commands.submit(command, shell=True, text=True).result() == f"{tmp_path}\nnow\nnone\n"
+
+
+def test_a_command_that_fails_says_so(commands):
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        commands.submit("echo before; exit 3", shell=True, text=True).result()
+    assert (error.value.returncode, error.value.output) == (3, "before\n")
+    with pytest.raises(FileNotFoundError, match="/executable/does/not/exist"):
+        commands.submit(["/executable/does/not/exist"]).result()
+    with pytest.raises(subprocess.TimeoutExpired):
+        commands.submit(["sleep", "100"], timeout=0.1).result()
+    assert commands.submit(["echo", "test"]).result() == b"test\n"
+
+
+def test_no_command_is_refused_at_once(commands):
+    with pytest.raises(TypeError, match="no command"):
+        commands.submit()
+
+
+def test_commands_after_the_end_are_refused():
+    exe = SubprocessExecutor()
+    exe.shutdown()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        exe.submit(["echo", "test"])
+
+
+def test_waiting_commands_can_be_cancelled(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with SubprocessExecutor(max_workers=1) as exe:
+        running = exe.submit(["cat", str(tmp_path / "pipe")], text=True)
+        while not running.running():
+            pass
+        waiting = [exe.submit(["echo", "never"]) for _ in range(3)]
+        exe.shutdown(wait=False, cancel_futures=True)
+        (tmp_path / "pipe").write_text("end")
+    assert running.result() == "end"
+    assert all(future.cancelled() for future in waiting)
+
+
+# ---- one program ----
+
+
+def test_a_program_answers_so_many_lines(counter):
+    with ShellExecutor(counter, universal_newlines=True) as exe:
+        future = exe.submit(string_input="4", lines_to_read=5)
+        assert future.result() == "0\n1\n2\n3\ndone\n"
+        assert future.done()
+
+
+def test_a_program_answers_up_to_a_pattern(counter):
+    with ShellExecutor(counter, universal_newlines=True) as exe:
+        assert exe.submit(string_input="4", stop_read_pattern="done").result() == "0\n1\n2\n3\ndone\n"
+        assert exe.submit("3", lines_to_read=2, stop_read_pattern="done").result() == "0\n1\n"  # whichever comes first
+        assert exe.submit("0", stop_read_pattern="done").result() == "2\ndone\n"  # what was left, first
+
+
+def test_inputs_are_answered_in_their_order(counter):
+    with ShellExecutor(counter) as exe:
+        answers = [exe.submit(str(i), stop_read_pattern="done") for i in range(50)]
+        for i, answer in enumerate(answers):
+            assert answer.result() == "".join(f"{k}\n" for k in range(i)) + "done\n"
+
+
+def test_a_line_end_is_added_only_if_it_is_missing(counter):
+    with ShellExecutor(counter) as exe:
+        assert exe.submit("1\n", lines_to_read=2).result() == "0\ndone\n"
+        assert exe.submit("1\n2", lines_to_read=5).result() == "0\ndone\n0\n1\ndone\n"
+
+
+def test_what_the_program_writes_to_stderr_reaches_the_user(tmp_path, counter):
+    script = f"""
+from pympipool import ShellExecutor
+with ShellExecutor({counter!r}) as exe:
+    print(exe.submit("1 complain", lines_to_read=2).result())
+"""
+    with_stderr = f"import sys, os\nos.dup2(1, 2)\n{script}"
+    assert "a complaint\n" in run_script(with_stderr, tmp_path)
+
+
+def test_a_program_that_ends_fails_what_it_has_not_answered(counter):
+    with ShellExecutor(counter) as exe:
+        assert exe.submit("1", lines_to_read=2).result() == "0\ndone\n"
+        with pytest.raises(subprocess.CalledProcessError) as error:
+            exe.submit("shutdown", lines_to_read=3).result()
+        assert (error.value.returncode, error.value.output) == (7, "bye\n")
+        with pytest.raises(subprocess.CalledProcessError, match="status 7"):
+            exe.submit("1", lines_to_read=1).result()
+
+
+def test_a_program_that_does_not_exist_fails_what_is_submitted():
+    with ShellExecutor(["/executable/does/not/exist"]) as exe:
+        with pytest.raises(FileNotFoundError, match="/executable/does/not/exist"):
+            exe.submit("1", lines_to_read=1).result()
+
+
+def test_the_program_ends_with_the_executor(tmp_path):
+    """Even one that does not care for the end of its input."""
+    for program in ("cat; echo end of input > ended", "trap 'echo asked to > ended; exit' TERM; while :; do :; done"):
+        with ShellExecutor(f"echo $$; {program}", shell=True, cwd=tmp_path) as exe:
+            process = psutil.Process(int(exe.submit("", lines_to_read=1).result()))
+            assert process.is_running()
+        assert not process.is_running()
+        assert (tmp_path / "ended").exists()
+        (tmp_path / "ended").unlink()
+
+
+def test_the_program_sees_the_users_folder_and_environment(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SET_BY_USER", "now")
+    with ShellExecutor("pwd; echo $SET_BY_USER; cat", shell=True) as exe:
+        assert exe.submit("x", lines_to_read=3).result() == f"{tmp_path}\nnow\nx\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "words"),
+    [
+        ({"string_input": "1"}, ValueError, "lines_to_read and stop_read_pattern"),
+        ({"string_input": 1, "lines_to_read": 1}, TypeError, "string_input is 1"),
+        ({"string_input": "1", "lines_to_read": 0}, ValueError, "lines_to_read is 0"),
+        ({"string_input": "1", "lines_to_read": "2"}, TypeError, "lines_to_read is '2'"),
+        ({"string_input": "1", "stop_read_pattern": 2}, TypeError, "stop_read_pattern is 2"),
+    ],
+)
+def test_a_wrong_input_is_refused_at_once(arguments, kind, words):
+    with ShellExecutor(["cat"]) as exe:
+        with pytest.raises(kind, match=words):
+            exe.submit(**arguments)
+        assert exe.submit("fine", lines_to_read=1).result() == "fine\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "words"),
+    [
+        ({}, TypeError, "no command"),
+        ({"args": ["cat"], "stdin": subprocess.PIPE}, TypeError, "stdin is -1"),
+        ({"args": ["cat"], "stdout": subprocess.DEVNULL}, TypeError, "stdout is -3"),
+        ({"args": ["cat"], "stderr": subprocess.PIPE}, ValueError, "stderr is subprocess.PIPE"),
+    ],
+)
+def test_a_wrong_program_is_refused_at_once(options, kind, words):
+    with pytest.raises(kind, match=words):
+        ShellExecutor(**options)
+
+
+# ---- names that older scripts import ----
+
+
+def test_all_names_can_be_imported():
+    assert set(pympipool.__all__) <= set(dir(pympipool))
+    for name in pympipool.__all__:
+        assert getattr(pympipool, name) is not None
+    with pytest.raises(AttributeError, match="NoSuchName"):
+        _ = pympipool.NoSuchName
+
+
+def test_importing_pympipool_imports_no_executor(tmp_path):
+    script = "import sys, pympipool\nprint([name for name in sys.modules if name.startswith('pympipool')])"
+    assert run_script(script, tmp_path) == "['pympipool']\n"
+
+
+def test_the_old_executor_of_this_machine_is_a_block(tmp_path):
+    with PyMPIExecutor(2, init_function=calls.preset, cwd=tmp_path) as exe:
+        assert isinstance(exe, Executor)
+        assert exe.submit(calls.three, 1, j=2).result() == (1, 2, 3)
+        assert Path(exe.submit(os.getcwd).result()) == tmp_path
+        assert exe.info["block_allocation"] is True
+        assert exe.info["backend"] == "mpi"
+        assert exe.info["max_workers"] == 2
+
+
+def test_the_old_executor_has_one_worker_by_default():
+    with PyMPIExecutor() as exe:
+        assert exe.info["max_workers"] == 1
+
+
+@pytest.mark.mpi
+def test_the_old_executor_runs_functions_of_several_cores():
+    with PyMPIExecutor(1, 2) as exe:
+        assert exe.submit(calls.rank_and_preset, 5, 6, 7).result() == [(5, 6, 7), (5, 6, 7)]
+
+
+@pytest.mark.parametrize(("executor_class", "backend"), [(PySlurmExecutor, "slurm"), (PyFluxExecutor, "flux")])
+def test_old_executors_of_backends_that_are_not_there_yet_say_so(executor_class, backend):
+    with pytest.raises(ValueError, match=f"backend is '{backend}'.* not supported by this version"):
+        executor_class(max_workers=1)
+    with pytest.raises(TypeError, match="cores_per_worker"):
+        executor_class(max_workers=1, cores_per_worker="2")
