@@ -34,7 +34,7 @@ from pympipool.spawners.relay import Relay
 CONTROLLER_LIMIT_S = 10.0
 """How long SLURM's controller may take to answer."""
 
-TIDY_UP_S = 2.0
+TIDY_UP_S = 1.0
 """How long srun may take to end when it is asked to; measured: 50 ms."""
 
 LAST_WORDS_S = 3.0
