@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import os
-
 import pytest
 from links.over_tcp import ThisMachineOverTcp
 
-from pympipool import Executor
 from pympipool.backends import BACKENDS
-from tests.conftest import _Factory
 
 PLACES = ["tcp", "slurm", "second host"]
 
