@@ -50,6 +50,7 @@ _VARIABLES = (
     "PYMPIPOOL_TCP",
     "PYMPIPOOL_HOST",
     "PYMPIPOOL_CONNECT_S",
+    "PYMPIPOOL_CWD",
 )
 _DESCRIPTORS_MAX = 2
 _FDS_BYTES = _DESCRIPTORS_MAX * array("i").itemsize
@@ -68,9 +69,20 @@ class Orders:
         tcp_addresses: Of the master's relay, `host:port` each; none where all workers are on the master's host.
         master_host: Name of the master's host, for error messages.
         connect_limit_s: How long to try to reach the relay.
+        cwd: The folder to work in, where the launcher cannot be relied on for it; else "".
     """
 
-    __slots__ = ("address", "connect_limit_s", "key", "launcher", "master_host", "ranks", "tcp_addresses", "worker")
+    __slots__ = (
+        "address",
+        "connect_limit_s",
+        "cwd",
+        "key",
+        "launcher",
+        "master_host",
+        "ranks",
+        "tcp_addresses",
+        "worker",
+    )
 
     def __init__(
         self,
@@ -83,6 +95,7 @@ class Orders:
         tcp_addresses: Sequence[str] = (),
         master_host: str = "",
         connect_limit_s: float = 60.0,
+        cwd: str = "",
     ) -> None:
         self.address = address
         self.key = key
@@ -92,6 +105,7 @@ class Orders:
         self.tcp_addresses = tuple(tcp_addresses)
         self.master_host = master_host
         self.connect_limit_s = connect_limit_s
+        self.cwd = cwd
 
 
 def take_orders(environ: MutableMapping[str, str]) -> Orders:
@@ -116,6 +130,7 @@ def take_orders(environ: MutableMapping[str, str]) -> Orders:
         tcp_addresses=taken["PYMPIPOOL_TCP"].split(),
         master_host=taken["PYMPIPOOL_HOST"],
         connect_limit_s=float(taken["PYMPIPOOL_CONNECT_S"] or 60.0),
+        cwd=taken["PYMPIPOOL_CWD"],
     )
 
 

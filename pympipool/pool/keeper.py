@@ -30,6 +30,7 @@ from pympipool import serialization
 from pympipool.errors import WorkerStartError
 from pympipool.links.control import Connection, GreetingError, Listener
 from pympipool.links.shm import ShmLink
+from pympipool.pool.ending import start_failure_of
 from pympipool.pool.member import Member, Output, State
 from pympipool.spawners.base import WorkerOrder
 
@@ -199,6 +200,9 @@ class Keeper:
             self.after(grace_s, lambda: self.end_member(member, reason=reason), member)
             return
         member.kill_reason = member.kill_reason or reason
+        if member.process.announces_its_end:
+            for output in member.outputs:
+                output.mute()
         member.process.kill()
 
     # ---- the thread ----
@@ -396,6 +400,8 @@ class Keeper:
             self._unwatch(output.pipe)
             output.drain()
         member.process.kill()  # whatever is left of its group
+        if member.state is State.STARTING and member.process.refused(member.lines):
+            member.start_error = member.start_error or start_failure_of(member)
         member.state_before_end = member.state
         member.state = State.GONE
         del self.members[member.number]

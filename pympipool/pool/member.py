@@ -107,6 +107,7 @@ class Output:
         self.lines = lines
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self.unfinished = ""
+        self.muted = False
 
     def forward(self) -> bool:
         """Passes on what is there; False when the pipe has ended."""
@@ -114,6 +115,11 @@ class Output:
         if data:
             self._take(data)
         return data != b""
+
+    def mute(self) -> None:
+        """Passes on what is there, and nothing that comes later."""
+        self.forward()
+        self.muted = True
 
     def drain(self) -> None:
         """Passes on what is left and closes the pipe."""
@@ -146,7 +152,7 @@ class Output:
 
     def _write(self, text: str) -> None:
         stream: TextIO | None = getattr(sys, self.name, None)
-        if stream is None:
+        if stream is None or self.muted:
             return
         try:
             stream.write(text)

@@ -8,7 +8,7 @@ A new backend is one more Spawner; the pool knows nothing else of it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -44,9 +44,11 @@ class WorkerProcess(ABC):
         stderr: Likewise.
         last_words_s: How long after its end what its ranks have sent before may still be on its way: on this host
             nothing is.
+        announces_its_end: When it is ended, its launcher says so to stderr, at length; nobody wants to read that.
     """
 
     last_words_s = 0.0
+    announces_its_end = False
 
     pid: int
     host: str
@@ -60,6 +62,14 @@ class WorkerProcess(ABC):
     @abstractmethod
     def poll(self) -> int | None:
         """The exit code (-N: ended by signal N), None as long as it runs."""
+
+    def refused(self, last_stderr: Iterable[str]) -> bool:
+        """Whether it has ended because what was ordered can never be had, so that another try is of no use.
+
+        Args:
+            last_stderr: The last lines that it wrote there.
+        """
+        return False
 
     @abstractmethod
     def wait(self, timeout_s: float | None = None) -> int | None:

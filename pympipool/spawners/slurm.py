@@ -21,7 +21,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pympipool.errors import WorkerStartError
 from pympipool.resources import Resources
@@ -73,6 +73,9 @@ _INHERITED_WHOLE = (
 )
 """Variables of a job that srun takes for options, and that were meant for the whole job."""
 
+_BUSY = ("timed out", "temporarily", "contact", "onnection", "Job/step already", "Requested nodes are busy")
+"""Words of errors that may not come again."""
+
 
 def why_no_slurm() -> str | None:
     """Why SLURM cannot be used here; None when it can: an installed srun is not enough, its controller must answer."""
@@ -119,7 +122,13 @@ class SlurmSpawner(Spawner):
         Raises:
             WorkerStartError: The system refuses, or the relay does not start.
         """
-        environment = step_environment({**worker_environment(order), **self._relay.environment(order)})
+        environment = step_environment(
+            {
+                **worker_environment(order),
+                **self._relay.environment(order),
+                "PYMPIPOOL_CWD": order.cwd or os.getcwd(),  # srun only warns where there is no such folder
+            }
+        )
         name = f"pympipool-{order.number}-{secrets.token_hex(4)}"
         command = [*_ends_with_parent(), *self._command]
         place = command.index("srun") + 1
@@ -203,12 +212,18 @@ class SrunProcess(ChildProcess):
     """An srun and its step."""
 
     last_words_s = LAST_WORDS_S
+    announces_its_end = True
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], cwd: str | None, name: str) -> None:
         super().__init__(command, environment, cwd)
         self._name = name
         self._job = environment.get("SLURM_JOB_ID")
         self._last_resort: threading.Timer | None = None
+
+    def refused(self, last_stderr: Iterable[str]) -> bool:
+        """Whether SLURM says that there can be no such step, and not that it is busy."""
+        errors = [line for line in last_stderr if line.startswith("srun: error: Unable to")]
+        return any(not any(word in line for word in _BUSY) for line in errors)
 
     def kill(self) -> None:
         """Has srun end its step; if it does not, cancels the step and kills srun."""

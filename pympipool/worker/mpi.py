@@ -78,7 +78,7 @@ def _prepare(
     descriptors: Sequence[int],
 ) -> Callable[..., None]:
     """All that can fail before the first call; what serves calls then."""
-    apply_settings(settings)
+    apply_settings(settings, orders.cwd)
     if rank == 0:
         channel = control.open_channel(descriptors)
         root = RootRank(join_world(orders, rank))

@@ -32,7 +32,7 @@ def run(orders: Orders, control: Control) -> None:
     settings, descriptors = control.receive_setup()
     try:
         channel = control.open_channel(descriptors)
-        apply_settings(settings)
+        apply_settings(settings, orders.cwd)
         calls = make_calls(settings)
     except BaseException as error:
         tell(control.failed, error, where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -160,6 +161,32 @@ def test_more_cores_than_the_job_has_wait_for_each_other(make_executor, job, clu
     assert exe.submit(square, 3, resource_dict={"cores": 1}).result() == 9
 
 
+def _is_srun(process):
+    with contextlib.suppress(psutil.Error):
+        return process.name() == "srun"
+    return False
+
+
+def test_many_calls_start_no_more_sruns_than_there_are_cores(make_executor, job):
+    exe = make_executor(4)
+    calls = [exe.submit(square, i) for i in range(60)]
+    most = 0
+    while not all(call.done() for call in calls):
+        most = max(most, sum(map(_is_srun, psutil.Process().children())))
+        time.sleep(0.01)
+    assert [call.result() for call in calls] == [i * i for i in range(60)]
+    assert 1 < most <= 4
+
+
+def test_slurm_keeps_the_key_nowhere(make_executor, cluster, monkeypatch):
+    exe = make_executor(block_allocation=True)
+    assert exe.submit(square, 2).result() == 4
+    key = exe._engine.pool.keeper.listener.key.encode()
+    files = [path for path in cluster.folder.rglob("*") if path.is_file()]
+    assert files
+    assert [path for path in files if key in path.read_bytes()] == []
+
+
 # ---- devices ----
 
 
@@ -218,6 +245,17 @@ def test_large_data_reach_ranks_on_two_hosts(make_executor, job, second_host):
     exe = make_executor(2, cores_per_worker=2, block_allocation=True, command_line_argument_lst=["--nodes=2"])
     array = np.arange(500_000.0)
     assert [received.sum() for received in exe.submit(echo, array).result()] == [array.sum()] * 2
+
+
+def test_a_folder_that_another_host_lacks_is_an_error(make_executor, job, second_host, cluster, tmp_path):
+    folder = tmp_path / "covered" / "folder"
+    folder.mkdir(parents=True)
+    cluster.on_second("mount", "-t", "tmpfs", "tmpfs", str(folder.parent))
+    try:
+        with pytest.raises(FileNotFoundError, match="folder"):
+            make_executor(cwd=folder, **on(second_host)).submit(os.getcwd).result()
+    finally:
+        cluster.on_second("umount", str(folder.parent))
 
 
 def test_an_executor_for_the_own_host_only_says_why_others_cannot_connect(make_executor, job, second_host):

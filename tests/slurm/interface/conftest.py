@@ -11,7 +11,7 @@ PLACES = ["tcp", "slurm", "second host"]
 
 
 @pytest.fixture(scope="module", params=PLACES)
-def place(request):
+def where_workers_are(request):
     """Parameters of executors whose workers are there."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "tcp":
