@@ -29,6 +29,8 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+from pympipool._ring import new_buffer
+
 HOST_GONE_S = 4
 """Within this time each side notices that the other's host is gone: one second of silence, then three questions."""
 
@@ -60,7 +62,7 @@ _JOIN_BYTES = 1 << 14
 
 _BUFFER_BYTES = 1 << 16
 
-_CIPHERS = "ADH-AES256-GCM-SHA384:ADH-AES128-GCM-SHA256:@SECLEVEL=0"
+_CIPHERS = "ADH-AES128-GCM-SHA256:ADH-AES256-GCM-SHA384:@SECLEVEL=0"
 """Anonymous, so only for who proves himself afterwards. Every level but 0 rules out anonymous ciphers, strong or not."""
 
 _GROUP = """-----BEGIN DH PARAMETERS-----
@@ -89,6 +91,7 @@ class Stream:
     def __init__(self, connection: ssl.SSLSocket) -> None:
         self._connection = connection
         self._buffer = bytearray(_BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
         self._begin = self._end = 0  # of what was received and not yet taken
 
     def fileno(self) -> int:
@@ -105,16 +108,19 @@ class Stream:
         Raises:
             OSError: the peer is gone.
         """
-        views = [memoryview(part).cast("B") for part in parts]
-        sizes = struct.pack(f"<{len(views)}Q", *map(len, views))
-        together = bytearray(_HEAD.pack(kind, len(views), id, tag) + sizes)
-        for view in views:
-            if len(together) + len(view) <= _JOIN_BYTES:
-                together += view
+        sizes = [len(part) for part in parts]
+        head = _HEAD.pack(kind, len(parts), id, tag) + struct.pack(f"<{len(sizes)}Q", *sizes)
+        if len(head) + sum(sizes) <= _JOIN_BYTES:
+            self._connection.sendall(b"".join([head, *parts]))
+            return
+        together = bytearray(head)
+        for part, size in zip(parts, sizes, strict=True):
+            if len(together) + size <= _JOIN_BYTES:
+                together += part
                 continue
             self._connection.sendall(together)
             together.clear()
-            self._connection.sendall(view)
+            self._connection.sendall(part)
         if together:
             self._connection.sendall(together)
 
@@ -125,36 +131,41 @@ class Stream:
             EOFError: the peer has ended.
             OSError: the peer is gone, or the time is over.
         """
-        kind, count, id_, tag = _HEAD.unpack(self._take(_HEAD.size))
-        sizes = struct.unpack(f"<{count}Q", self._take(count * _SIZE_BYTES))
+        self._have(_HEAD.size)
+        kind, count, id_, tag = _HEAD.unpack_from(self._buffer, self._begin)
+        self._begin += _HEAD.size
+        self._have(count * _SIZE_BYTES)
+        sizes = struct.unpack_from(f"<{count}Q", self._buffer, self._begin)
+        self._begin += count * _SIZE_BYTES
         return kind, id_, tag, [self._take(size) for size in sizes]
 
-    def _take(self, size: int) -> bytearray:
-        """The next bytes: first what is there already, the rest straight into their place."""
-        while size <= _BUFFER_BYTES and self._end - self._begin < size:
-            self._fill()
-        here = min(self._end - self._begin, size)
-        if here == size:
+    def _have(self, size: int) -> None:
+        """Receives until so many bytes are in the buffer, which has room for them."""
+        while self._end - self._begin < size:
+            if self._begin == self._end:
+                self._begin = self._end = 0
+            elif self._begin and self._end + _JOIN_BYTES > _BUFFER_BYTES:
+                rest = self._end - self._begin
+                self._buffer[:rest] = self._buffer[self._begin : self._end]
+                self._begin, self._end = 0, rest
+            self._end += self._receive_into(self._view[self._end :])
+
+    def _take(self, size: int) -> Any:
+        """The next bytes: small parts out of the buffer, large ones straight into their place."""
+        if size <= _JOIN_BYTES:
+            self._have(size)
             taken = self._buffer[self._begin : self._begin + size]
             self._begin += size
             return taken
-        taken = bytearray(size)
-        left = memoryview(taken)
-        left[:here] = memoryview(self._buffer)[self._begin : self._end]
-        self._begin = self._end = 0
+        part = new_buffer(size)
+        left = memoryview(part)
+        here = min(self._end - self._begin, size)
+        left[:here] = self._view[self._begin : self._begin + here]
+        self._begin += here
         left = left[here:]
         while left:
             left = left[self._receive_into(left) :]
-        return taken
-
-    def _fill(self) -> None:
-        """Receives more into the buffer, which has room for what is being taken."""
-        rest = self._end - self._begin
-        if self._begin and self._end + _JOIN_BYTES > _BUFFER_BYTES:
-            self._buffer[:rest] = self._buffer[self._begin : self._end]
-            self._begin, self._end = 0, rest
-        with memoryview(self._buffer) as view:
-            self._end += self._receive_into(view[self._end :])
+        return part
 
     def _receive_into(self, view: memoryview) -> int:
         count = self._connection.recv_into(view)

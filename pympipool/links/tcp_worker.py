@@ -26,7 +26,6 @@ from pympipool.links.tcp import (
     HELLO,
     LIFELINE_MAGIC,
     READY,
-    Message,
     Stream,
     ask_for_life,
     client_context,
@@ -123,11 +122,7 @@ class TcpChannel:
 
     def __init__(self, stream: Stream) -> None:
         self.send = stream.send
-        self._receive = stream.receive
-
-    def receive(self) -> Message:
-        """The next message, waited for."""
-        return self._receive()
+        self.receive = stream.receive
 
 
 def _connect(address: str, orders: Orders, context: ssl.SSLContext, deadline: float) -> tuple[Stream, socket.socket]:

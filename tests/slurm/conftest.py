@@ -1,7 +1,7 @@
 """A real SLURM for the tests: of two hosts on one machine where that is possible, else of one.
 
-    cluster    the hosts, and what can be done to them; started by the first test that asks, stopped after the last
-    job        an allocation on both hosts, in whose environment executors are made
+cluster    the hosts, and what can be done to them; started by the first test that asks, stopped after the last
+job        an allocation on both hosts, in whose environment executors are made
 """
 
 from __future__ import annotations
