@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import select
@@ -13,10 +14,9 @@ import time
 import numpy as np
 import psutil
 import pytest
+
 from executor.calls import echo, fail, hold, pid, square
 from links.over_tcp import NOWHERE, ThisMachineOverTcp
-from system.observe import Script
-
 from pympipool import Executor
 from pympipool.backends import BACKENDS
 from pympipool.errors import WorkerDied, WorkerStartError
@@ -26,6 +26,7 @@ from pympipool.links.tcp import LIFELINE_MAGIC, StrangerError, client_context, j
 from pympipool.links.tcp_worker import TcpControl, UnreachableError
 from pympipool.spawners.base import WorkerOrder
 from pympipool.spawners.relay import Relay
+from system.observe import Script
 
 LIMIT_S = 10.0
 
@@ -146,7 +147,8 @@ def test_garbage_is_dropped(relay, said):
     address, _ = relay
     with connect(address) as stranger:
         stranger.sendall(said)
-        stranger.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # it is dropped already
+            stranger.shutdown(socket.SHUT_WR)
         while not is_dropped(stranger):
             pass
 
@@ -162,7 +164,7 @@ def test_a_stranger_who_speaks_ordinary_tls_is_dropped(relay):
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    with connect(address) as stranger, pytest.raises(OSError):
+    with connect(address) as stranger, pytest.raises(OSError, match=r"(?i)handshake|reset|EOF"):
         context.wrap_socket(stranger)
 
 
@@ -208,7 +210,7 @@ def test_nobody_can_read_what_travels_or_the_key(make_tcp_executor):
 
 def test_a_master_that_cannot_be_reached_is_named_with_a_remedy(make_tcp_executor, monkeypatch):
     monkeypatch.setattr(Relay, "environment", lambda *_: _addresses_of_nobody())
-    error = make_tcp_executor(connect_timeout=1).submit(square, 1).exception()
+    error = make_tcp_executor(connect_timeout=30).submit(square, 1).exception()
     assert isinstance(error, WorkerStartError)
     assert "127.0.0.1:9" in str(error)
     assert "firewall" in str(error)

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from slurm.cluster import Cluster, why_no_cluster
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from executor.calls import pid, square
-from slurm.cluster import Cluster
-from system.observe import Script, marked_processes
 
+from executor.calls import pid, square
 from pympipool import Executor
 from pympipool.errors import WorkerDied
+from slurm.cluster import Cluster
+from system.observe import Script, marked_processes
 
 NOTICED_S = 5.0
 """Within this time either side must have noticed that the other's host is gone."""
@@ -75,7 +75,9 @@ def sruns():
 
 def kill_step(cluster, job):
     step = cluster.run("squeue", "-h", "-s", "-o", "%i %j").split()
-    cluster.run("scancel", next(one for one, name in zip(step[::2], step[1::2]) if name.startswith("pympipool")))
+    cluster.run(
+        "scancel", next(one for one, name in zip(step[::2], step[1::2], strict=True) if name.startswith("pympipool"))
+    )
 
 
 def kill_srun(cluster, job):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from spec.test_examples import BOTH, EXAMPLES, MPI_EXAMPLE
 from system.observe import run_script
 

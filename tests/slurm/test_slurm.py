@@ -10,8 +10,8 @@ import time
 import numpy as np
 import psutil
 import pytest
-from executor.calls import echo, fail, hold, pid, square
 
+from executor.calls import echo, fail, hold, pid, square
 from pympipool import Executor
 from pympipool.backends import make_backend
 from pympipool.errors import WorkerDied, WorkerStartError

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from links.over_tcp import ThisMachineOverTcp
 
+from links.over_tcp import ThisMachineOverTcp
 from pympipool.backends import BACKENDS
 
 PLACES = ["tcp", "slurm", "second host"]
