@@ -194,10 +194,14 @@ def cores_of_job(environ: Mapping[str, str]) -> int | None:
     return sum(int(cores) * int(nodes or 1) for cores, nodes in groups) or None
 
 
-def _slurm_is_there() -> bool:
-    from pympipool.spawners.slurm import why_no_slurm
+GLANCE_S = 3.0
+"""How long "auto" waits for a scheduler's answer where nothing says that there is one; a healthy one takes 0.02 s."""
 
-    return why_no_slurm() is None
+
+def _slurm_is_there() -> bool:
+    from pympipool.spawners.slurm import CONTROLLER_LIMIT_S, why_no_slurm
+
+    return why_no_slurm(CONTROLLER_LIMIT_S if "SLURM_JOB_ID" in os.environ else GLANCE_S) is None
 
 
 BACKENDS: dict[str, Callable[[], Backend]] = {"slurm": Slurm, "mpi": ThisMachine}

@@ -57,8 +57,8 @@ class Executor(futures.Executor):
         oversubscribe: Lets MPI start more ranks than there are cores.
         cwd: Working directory of the workers. Default: the master's.
         executor: A `flux.job.FluxExecutor` to submit to; only with flux.
-        hostname_localhost: Workers connect to "localhost" instead of the host's name. On one machine they connect
-            without any name, so that it changes nothing there.
+        hostname_localhost: Workers connect to "localhost" only, so that SLURM can start them on this host alone. Workers
+            of this machine connect without any name or address: it changes nothing for them.
         backend: Where workers run: "mpi" is this machine, "slurm" wherever SLURM starts them; "auto" takes SLURM
             where its controller answers, else this machine.
         block_allocation: Workers start once and serve many calls: for short calls, and for data to be loaded once.

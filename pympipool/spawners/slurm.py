@@ -77,7 +77,7 @@ _BUSY = ("timed out", "temporarily", "contact", "onnection", "Job/step already",
 """Words of errors that may not come again."""
 
 
-def why_no_slurm() -> str | None:
+def why_no_slurm(limit_s: float = CONTROLLER_LIMIT_S) -> str | None:
     """Why SLURM cannot be used here; None when it can: an installed srun is not enough, its controller must answer."""
     for program in ("srun", "squeue", "scancel"):
         if shutil.which(program) is None:
@@ -89,11 +89,14 @@ def why_no_slurm() -> str | None:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=CONTROLLER_LIMIT_S,
+            timeout=limit_s,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"SLURM's controller does not answer: {error}"
+    except subprocess.TimeoutExpired as late:
+        said = (late.stderr or b"").decode(errors="replace") if isinstance(late.stderr, bytes) else late.stderr
+        return f"SLURM's controller does not answer within {limit_s:g} s: {' '.join((said or 'squeue says nothing').split())}"
+    except OSError as error:
+        return f"squeue cannot be started: {error}"
     if answer.returncode != 0:
         return f"SLURM's controller does not answer: {' '.join(answer.stderr.split()) or answer.returncode}"
     return None
