@@ -29,3 +29,9 @@ def where_workers_are(request):
         yield {"backend": "slurm", "command_line_argument_lst": [f"--nodelist={host}"]}
         cluster.run("scancel", job)
         assert cluster.wait_until_empty() == ""
+
+
+@pytest.fixture(scope="module")
+def block_allocation():
+    """A thousand steps would take SLURM many minutes; `test_slurm` has the calls that get one each."""
+    return True
