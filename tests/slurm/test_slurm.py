@@ -20,16 +20,12 @@ MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_a
 
 
 @pytest.fixture
-def make_executor(cluster):
-    executors = []
-
+def make_executor(cluster, opened):
     def make(max_cores=1, **parameters):
-        executors.append(Executor(**{"max_cores": max_cores, "backend": "slurm", **parameters}))
-        return executors[-1]
+        opened.append(Executor(**{"max_cores": max_cores, "backend": "slurm", **parameters}))
+        return opened[-1]
 
-    yield make
-    for exe in executors:
-        exe.shutdown(cancel_futures=True)
+    return make
 
 
 def host_of_call():
@@ -72,29 +68,12 @@ def test_a_worker_on_the_masters_host_shares_memory_with_it(make_executor, clust
     assert psutil.Process(exe.submit(pid).result()).net_connections("tcp") == []
 
 
-def test_calls_run_side_by_side(make_executor, job, gate_of):
+def test_calls_run_side_by_side(make_executor, job, gate):
     exe = make_executor(4)
-    gate = gate_of()
     calls = [exe.submit(hold, gate.path, i) for i in range(4)]
     gate.wait_until_begun(4)
     gate.open(4)
     assert [call.result() for call in calls] == [0, 1, 2, 3]
-
-
-@pytest.fixture
-def gate_of(tmp_path):
-    from executor.gate import Gate
-
-    gates = []
-
-    def make():
-        gates.append(Gate(tmp_path))
-        return gates[-1]
-
-    yield make
-    for gate in gates:
-        gate.close()
-        gate.give_back()
 
 
 @MODES
@@ -163,7 +142,7 @@ def test_more_cores_than_the_job_has_wait_for_each_other(make_executor, job, clu
 
 def _is_srun(process):
     with contextlib.suppress(psutil.Error):
-        return process.name() == "srun"
+        return process.name() == "srun" and process.status() != psutil.STATUS_ZOMBIE
     return False
 
 
