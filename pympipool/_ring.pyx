@@ -140,6 +140,20 @@ cdef class Buffer:
         return self.size
 
 
+def new_buffer(Py_ssize_t size_bytes):
+    """A Buffer to be filled, in memory that is warm where possible; what is in it is undefined.
+
+    Raises:
+        MemoryError: there is no memory for it.
+    """
+    cdef Buffer buffer = Buffer.__new__(Buffer)
+    buffer.size = size_bytes
+    buffer.data = pmp_block_new(process_blocks, size_bytes)
+    if buffer.data == NULL:
+        raise MemoryError(f"no {size_bytes} bytes for a buffer")
+    return buffer
+
+
 cdef object object_of_part(pmp_part *part, bint owned, bint as_bytes):
     """A received part as a Python object: a Buffer that takes the part over where it is an owned
     block, else bytes or a Buffer with a copy."""

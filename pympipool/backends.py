@@ -1,25 +1,45 @@
 """The registry of backends: which spawners start the workers of each, and how "auto" chooses.
 
 To add one: its spawner in `spawners/`, a class like `ThisMachine` for what it may be asked for, and its
-line in `BACKENDS`.
+line in `BACKENDS`. "auto" takes the first of `CHOICES` that is there.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
+import re
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
+
+from pympipool.resources import available_cores
 
 if TYPE_CHECKING:
     from pympipool.resources import Resources
     from pympipool.spawners.base import Spawner
     from pympipool.spawners.mpiexec import MpiexecSpawner
+    from pympipool.spawners.relay import Relay
+    from pympipool.spawners.slurm import SlurmSpawner
     from pympipool.spawners.template import TemplateSpawner
 
 
 class Backend(Protocol):
-    """Makes the spawners of one executor."""
+    """Makes the spawners of one executor.
+
+    Attributes:
+        name: What users call it.
+        assigns_devices: It gives each worker its GPUs by itself; else the executor's ledger does.
+    """
 
     name: str
+    assigns_devices: bool
+
+    def available_cores(self) -> int:
+        """The cores of an executor whose user gives no number.
+
+        Raises:
+            ValueError: he must.
+        """
 
     def check(self, resources: Resources) -> None:
         """Raises ValueError for what this backend cannot do."""
@@ -45,10 +65,15 @@ class ThisMachine:
     """Workers of this machine: processes, or MPI jobs for more than one core."""
 
     name = "mpi"
+    assigns_devices = False
 
     def __init__(self) -> None:
         self._template: TemplateSpawner | None = None
         self._mpiexec: MpiexecSpawner | None = None
+
+    def available_cores(self) -> int:
+        """The cores that this process may use."""
+        return available_cores()
 
     def check(self, resources: Resources) -> None:
         """Nothing of a scheduler's can be asked for."""
@@ -96,9 +121,95 @@ class ThisMachine:
             self._template.abandon()
 
 
-BACKENDS: dict[str, type[Backend]] = {"mpi": ThisMachine}
+class Slurm:
+    """Workers that SLURM starts with srun: steps of the job that the script runs in, or jobs of their own."""
 
-PLANNED = {"slurm": "SLURM", "flux": "flux"}
+    name = "slurm"
+    assigns_devices = True
+
+    def __init__(self) -> None:
+        from pympipool.spawners.slurm import check_slurm
+
+        check_slurm()
+        self._spawners: dict[Resources, SlurmSpawner] = {}
+        self._relay: Relay | None = None
+
+    def available_cores(self) -> int:
+        """The cores of the job.
+
+        Raises:
+            ValueError: There is no job.
+        """
+        cores = cores_of_job(os.environ)
+        if cores is None:
+            raise ValueError(
+                "max_cores is not given, and this script runs in no job of SLURM whose cores could be taken: say how"
+                " many cores to ask SLURM for, or run it with sbatch or inside salloc"
+            )
+        return cores
+
+    def check(self, resources: Resources) -> None:
+        """Nothing of flux's can be asked for."""
+        if resources.executor is not None:
+            raise ValueError(
+                f"executor is {resources.executor!r}; backend 'slurm' takes none: it is for a flux.job.FluxExecutor,"
+                " with flux"
+            )
+
+    def for_block(self, resources: Resources) -> Spawner:
+        """An srun for each worker."""
+        return self.for_call(resources)
+
+    def for_call(self, resources: Resources) -> Spawner:
+        """An srun for each call."""
+        from pympipool.spawners.relay import Relay
+        from pympipool.spawners.slurm import SlurmSpawner
+
+        if self._relay is None:
+            self._relay = Relay(local_only=resources.hostname_localhost)
+        spawner = self._spawners.get(resources)
+        if spawner is None:
+            spawner = self._spawners[resources] = SlurmSpawner(resources, self._relay)
+        return spawner
+
+    def close(self) -> None:
+        """Ends the relay."""
+        if self._relay is not None:
+            self._relay.close()
+
+    def abandon(self) -> None:
+        """In a forked child: lets go of the relay."""
+        if self._relay is not None:
+            self._relay.abandon()
+
+
+def cores_of_job(environ: Mapping[str, str]) -> int | None:
+    """The cores of the job of SLURM that has this environment; None when it is in none.
+
+    Examples:
+        >>> cores_of_job({"SLURM_JOB_CPUS_PER_NODE": "8(x2),4"})
+        20
+    """
+    groups = re.findall(r"(\d+)(?:\(x(\d+)\))?", environ.get("SLURM_JOB_CPUS_PER_NODE", ""))
+    return sum(int(cores) * int(nodes or 1) for cores, nodes in groups) or None
+
+
+GLANCE_S = 3.0
+"""How long "auto" waits for a scheduler's answer where nothing says that there is one; a healthy one takes 0.02 s."""
+
+
+def _slurm_is_there() -> bool:
+    from pympipool.spawners.slurm import CONTROLLER_LIMIT_S, why_no_slurm
+
+    return why_no_slurm(CONTROLLER_LIMIT_S if "SLURM_JOB_ID" in os.environ else GLANCE_S) is None
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {"slurm": Slurm, "mpi": ThisMachine}
+
+CHOICES: dict[str, Callable[[], bool]] = {"slurm": _slurm_is_there}
+"""What "auto" looks for, in this order; where nothing of it is found it takes this machine."""
+
+PLANNED = {"flux": "flux"}
 """Backends that this version does not have yet."""
 
 
@@ -107,6 +218,7 @@ def make_backend(name: str) -> Backend:
 
     Raises:
         TypeError, ValueError: there is none.
+        WorkerStartError: what it needs is not there.
     """
     known = ["auto", *BACKENDS]
     if not isinstance(name, str):
@@ -117,7 +229,7 @@ def make_backend(name: str) -> Backend:
             f" {', '.join(map(repr, known))}"
         )
     if name == "auto":
-        name = "mpi"
+        name = next((choice for choice, is_there in CHOICES.items() if is_there()), "mpi")
     if name not in BACKENDS:
         near = difflib.get_close_matches(name, known, 1)
         meant = f"; did you mean {near[0]!r}?" if near else ""

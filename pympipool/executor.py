@@ -23,7 +23,7 @@ from pympipool.errors import SerializationError
 from pympipool.mapping import Columns, in_chunks, in_fitting_batches, one_by_one
 from pympipool.pool.block import BlockPool
 from pympipool.pool.single import SinglePool
-from pympipool.resources import Ledger, Resources, available_cores, positive_seconds
+from pympipool.resources import Ledger, Resources, positive_seconds
 
 if TYPE_CHECKING:
     import os
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from pympipool._dispatch import Dispatcher
     from pympipool._future import Future
+    from pympipool.backends import Backend
 
 INIT_FUNCTION_BYTES = 60 << 20
 """Most bytes of a pickled init_function; it travels in a frame of the control connection, with other settings."""
@@ -56,9 +57,10 @@ class Executor(futures.Executor):
         oversubscribe: Lets MPI start more ranks than there are cores.
         cwd: Working directory of the workers. Default: the master's.
         executor: A `flux.job.FluxExecutor` to submit to; only with flux.
-        hostname_localhost: Workers connect to "localhost" instead of the host's name. On one machine they connect
-            without any name, so that it changes nothing there.
-        backend: Where workers run: "mpi" is this machine; "auto" chooses.
+        hostname_localhost: Workers connect to "localhost" only, so that SLURM can start them on this host alone. Workers
+            of this machine connect without any name or address: it changes nothing for them.
+        backend: Where workers run: "mpi" is this machine, "slurm" wherever SLURM starts them; "auto" takes SLURM
+            where its controller answers, else this machine.
         block_allocation: Workers start once and serve many calls: for short calls, and for data to be loaded once.
         init_function: Called once in each worker before its first call (on every rank); returns a dict, whose items fill
             the parameters of that name that a call was not given. Only with `block_allocation`.
@@ -68,6 +70,8 @@ class Executor(futures.Executor):
             nothing left to refresh.
         run_time_max: Seconds that a call may run; then its worker is ended, and the call fails with TimeoutError.
         restart_limit: How often a call is tried again whose worker died while it ran.
+        connect_timeout: Seconds that a worker may take from its start until it has connected; waiting in a scheduler's
+            queue does not count.
 
     Raises:
         ValueError, TypeError: A parameter is wrong; says which, its value, and what is allowed.
@@ -102,6 +106,7 @@ class Executor(futures.Executor):
         refresh_rate: float = 0.01,
         run_time_max: float | None = None,
         restart_limit: int = 0,
+        connect_timeout: float = 60.0,
     ) -> None:
         self._info: dict[str, Any] = {}
         cores_per_worker = Resources.check("cores", cores_per_worker, "cores_per_worker")
@@ -116,16 +121,17 @@ class Executor(futures.Executor):
             "command_line_argument_lst": command_line_argument_lst,
             "run_time_max": run_time_max,
             "restart_limit": restart_limit,
+            "connect_timeout": connect_timeout,
         }
         self._resources = Resources(**said)
-        workers, cores = _count_workers(max_workers, max_cores, cores_per_worker)
         Resources.check("oversubscribe", block_allocation, "block_allocation")
         Resources.check("oversubscribe", disable_dependencies, "disable_dependencies")
         positive_seconds("refresh_rate", refresh_rate)
         self._backend = make_backend(backend)
         self._backend.check(self._resources)
-        self._ledger: Ledger[Any] = Ledger(cores=cores)
-        if gpus_per_worker:
+        workers, cores = _count_workers(max_workers, max_cores, cores_per_worker, self._backend)
+        self._ledger: Ledger[Any] = Ledger(cores=cores, counts_devices=not self._backend.assigns_devices)
+        if gpus_per_worker and not self._backend.assigns_devices:
             _check_devices(gpus_per_worker, workers if block_allocation else 1, len(self._ledger.devices.names))
         settings = {
             "cwd": None,
@@ -331,7 +337,7 @@ def _check_devices(gpus_per_worker: int, workers: int, devices: int) -> None:
         )
 
 
-def _count_workers(max_workers: Any, max_cores: Any, cores_per_worker: int) -> tuple[int, int]:
+def _count_workers(max_workers: Any, max_cores: Any, cores_per_worker: int, backend: Backend) -> tuple[int, int]:
     """The numbers of workers and cores that the parameters say together."""
     workers = None if max_workers is None else _positive("max_workers", max_workers)
     cores = None if max_cores is None else _positive("max_cores", max_cores)
@@ -343,7 +349,7 @@ def _count_workers(max_workers: Any, max_cores: Any, cores_per_worker: int) -> t
     if workers is not None:
         return workers, workers * cores_per_worker
     said = "max_cores" if cores is not None else "the cores that this process may use: give max_cores for more"
-    cores = available_cores() if cores is None else cores
+    cores = backend.available_cores() if cores is None else cores
     if cores_per_worker > cores:
         raise ValueError(f"cores_per_worker is {cores_per_worker}; it must be at most {cores}, {said}")
     return cores // cores_per_worker, cores

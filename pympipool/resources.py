@@ -145,6 +145,8 @@ class Resources:
         command_line_argument_lst: Further arguments for `srun`; only with the SLURM backend.
         run_time_max: Seconds that the call may run; then it fails with TimeoutError. None: no limit.
         restart_limit: How often a call is tried again whose worker died while it ran.
+        connect_timeout: Seconds that a worker may take, from the start of its processes, until it has connected to the
+            master. Waiting in a scheduler's queue does not count.
 
     Raises:
         TypeError: A value is of a wrong type.
@@ -169,6 +171,7 @@ class Resources:
     command_line_argument_lst: tuple[str, ...] = field(default=(), metadata={"check": _texts})
     run_time_max: float | None = field(default=None, metadata={"check": _seconds_or_none})
     restart_limit: int = field(default=0, metadata={"check": _count(0)})
+    connect_timeout: float = field(default=60.0, metadata={"check": positive_seconds})
 
     def __post_init__(self) -> None:
         for name in _PARAMETERS:
@@ -403,6 +406,7 @@ class Ledger(Generic[Ticket]):
     Args:
         cores: By default those that this process may use.
         devices: By default those that this process may use.
+        counts_devices: Whether it gives out devices; not where a scheduler does.
 
     Examples:
         >>> ledger = Ledger(cores=2, devices=Devices())
@@ -415,7 +419,10 @@ class Ledger(Generic[Ticket]):
         2
     """
 
-    def __init__(self, cores: int | None = None, devices: Devices | None = None) -> None:
+    def __init__(
+        self, cores: int | None = None, devices: Devices | None = None, *, counts_devices: bool = True
+    ) -> None:
+        self._counts_devices = counts_devices
         self.cores = available_cores() if cores is None else cores
         self._devices = devices
         self._free_cores = self.cores
@@ -435,7 +442,7 @@ class Ledger(Generic[Ticket]):
         """
         if resources.cores > self.cores:
             raise ValueError(f"cores is {resources.cores}; it must be at most {self.cores}, the executor's max_cores")
-        if resources.gpus and resources.gpus > len(self.devices.names):
+        if self._gpus(resources) > 0 and resources.gpus > len(self.devices.names):
             raise ValueError(
                 f"gpus_per_core is {resources.gpus_per_core} with {resources.cores} cores, {resources.gpus} GPUs "
                 f"together; this process may use {len(self.devices.names)} (as {', '.join(DEVICE_VARIABLES)} or the "
@@ -464,7 +471,7 @@ class Ledger(Generic[Ticket]):
         """
         self.check(resources)
         with self._lock:
-            return self._grant(resources) if self._fits(resources.cores, resources.gpus) else None
+            return self._grant(resources) if self._fits(resources.cores, self._gpus(resources)) else None
 
     def give_back(self, grant: Grant) -> None:
         """Makes what was granted free again. Giving back twice does nothing."""
@@ -486,7 +493,7 @@ class Ledger(Generic[Ticket]):
         self.check(resources)
         with self._lock:
             self._arrivals += 1
-            line = self._lines.setdefault((resources.cores, resources.gpus), deque())
+            line = self._lines.setdefault((resources.cores, self._gpus(resources)), deque())
             line.append((self._arrivals, ticket, resources))
 
     def next(self) -> tuple[Ticket, Grant] | None:
@@ -552,11 +559,16 @@ class Ledger(Generic[Ticket]):
     def _fits(self, cores: int, gpus: int) -> bool:
         return cores <= self._free_cores and (not gpus or gpus <= len(self._free_devices or ()))
 
+    def _gpus(self, resources: Resources) -> int:
+        """The devices that must be free here for this."""
+        return resources.gpus if self._counts_devices else 0
+
     def _grant(self, resources: Resources) -> Grant:
         names: tuple[str, ...] = ()
-        if resources.gpus and self._free_devices is not None:
-            names = tuple(self._free_devices[: resources.gpus])
-            del self._free_devices[: resources.gpus]
+        gpus = self._gpus(resources)
+        if gpus and self._free_devices is not None:
+            names = tuple(self._free_devices[:gpus])
+            del self._free_devices[:gpus]
         self._free_cores -= resources.cores
         grant = Grant(resources, names, self._devices or Devices())
         self._granted.add(grant)

@@ -22,7 +22,8 @@ class PySlurmExecutor(Executor):
     Args: as for `Executor`, which says what they mean.
 
     Raises:
-        ValueError: This version of pympipool has no such backend; or as for `Executor`.
+        pympipool.errors.WorkerStartError: SLURM cannot be used here.
+        ValueError, TypeError: As for `Executor`.
     """
 
     def __init__(

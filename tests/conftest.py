@@ -74,9 +74,15 @@ def many(block_allocation):
 
 
 @pytest.fixture(scope="module")
-def executor(block_allocation):
+def where_workers_are():
+    """Parameters of executors that say where their workers are. Here: on this machine; see tests/slurm/interface."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def executor(block_allocation, where_workers_are):
     """An executor of two workers for tests that leave it as it was."""
-    with Executor(max_workers=2, block_allocation=block_allocation) as exe:
+    with Executor(max_workers=2, block_allocation=block_allocation, **where_workers_are) as exe:
         yield exe
 
 
@@ -96,15 +102,15 @@ def close(executors):
 
 
 @pytest.fixture
-def make_executor(opened, block_allocation):
+def make_executor(opened, block_allocation, where_workers_are):
     """Makes executors in the mode under test, which are closed after the test; default: one worker."""
-    return make_with(opened, block_allocation=block_allocation)
+    return make_with(opened, block_allocation=block_allocation, **where_workers_are)
 
 
 @pytest.fixture
-def make_block_executor(opened):
+def make_block_executor(opened, where_workers_are):
     """Makes executors with block allocation, for what makes sense in no other mode."""
-    return make_with(opened, block_allocation=True)
+    return make_with(opened, block_allocation=True, **where_workers_are)
 
 
 def make_with(executors, **defaults):

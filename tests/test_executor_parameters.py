@@ -79,6 +79,7 @@ WRONG_TYPES = {
     "refresh_rate": [*NO_SECONDS, None],
     "run_time_max": NO_SECONDS,
     "restart_limit": NO_INTEGER,
+    "connect_timeout": [*NO_SECONDS, None],
 }
 
 WRONG_VALUES = {
@@ -89,11 +90,12 @@ WRONG_VALUES = {
     "gpus_per_worker": [(-1, "at least 0"), (MANY, "may use")],
     "cwd": [("no/such/folder", "does not exist"), (__file__, "is not a directory"), ("", "does not exist")],
     "executor": [(object(), "flux.job.FluxExecutor")],
-    "backend": [("mpj", "did you mean 'mpi'"), ("", "'auto', 'mpi'"), ("slurm", "'auto', 'mpi'"), ("flux", "'mpi'")],
+    "backend": [("mpj", "did you mean 'mpi'"), ("", "'auto', 'slurm', 'mpi'"), ("flux", "'mpi'")],
     "command_line_argument_lst": [(["--exclusive"], "SLURM")],
     "refresh_rate": [(0, "positive"), (-0.1, "positive"), (float("inf"), "finite")],
     "run_time_max": [(0, "positive"), (-1, "positive"), (float("inf"), "finite")],
     "restart_limit": [(-1, "at least 0")],
+    "connect_timeout": [(0, "positive"), (-1, "positive"), (float("inf"), "finite")],
 }
 
 

@@ -42,6 +42,7 @@ def test_the_defaults_are_those_of_the_specification():
         "command_line_argument_lst": (),
         "run_time_max": None,
         "restart_limit": 0,
+        "connect_timeout": 60.0,
     }
 
 

@@ -4,6 +4,9 @@
     control.py          the master's end: a listener, and one connection for each rank
     control_worker.py   the worker's end of the same
     shm.py              the link of one worker: a segment with two rings, both ends
+    tcp.py              the link to a worker on another host: what its two ends share
+    tcp_worker.py       the worker's end of it
+    relay.py            the master's end: a process that stands in for workers on other hosts
 
 Order of events, from the start of a worker to its first call:
 

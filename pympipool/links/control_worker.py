@@ -1,6 +1,7 @@
 """The worker's end of a control connection.
 
     take_orders(environ)              what the master has put into the environment, taken out of it
+    connect(orders)                   is the master on this host? Then a WorkerControl, else a TcpControl
     WorkerControl.connect(orders)     is the listener of our user?
       .greet(rank)                    hello
       .receive_setup()                settings, and for rank 0 the descriptors of the link
@@ -11,11 +12,12 @@ Blocking throughout: a rank has nothing else to do meanwhile, and its watchdog e
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from array import array
 from collections.abc import MutableMapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pympipool.links.frames import (
     KEY_BYTES,
@@ -27,7 +29,16 @@ from pympipool.links.frames import (
     encode_frame,
     encode_hello,
     peer_uid,
+    with_length,
 )
+from pympipool.links.shm import open_channel
+
+if TYPE_CHECKING:
+    from pympipool._ring import Channel
+    from pympipool.links.tcp_worker import TcpChannel, TcpControl
+
+    Control: TypeAlias = "WorkerControl | TcpControl"
+    Link: TypeAlias = "Channel | TcpChannel"
 
 _VARIABLES = (
     "PYMPIPOOL_ADDRESS",
@@ -36,6 +47,10 @@ _VARIABLES = (
     "PYMPIPOOL_RANKS",
     "PYMPIPOOL_PATH",  # read by the first lines of the program, see spawners/base.py
     "PYMPIPOOL_LAUNCHER",
+    "PYMPIPOOL_TCP",
+    "PYMPIPOOL_HOST",
+    "PYMPIPOOL_CONNECT_S",
+    "PYMPIPOOL_CWD",
 )
 _DESCRIPTORS_MAX = 2
 _FDS_BYTES = _DESCRIPTORS_MAX * array("i").itemsize
@@ -51,16 +66,46 @@ class Orders:
         worker: Our number.
         ranks: How many processes we are.
         launcher: Path of the mpiexec that started us, "" when there is none.
+        tcp_addresses: Of the master's relay, `host:port` each; none where all workers are on the master's host.
+        master_host: Name of the master's host, for error messages.
+        connect_limit_s: How long to try to reach the relay.
+        cwd: The folder to work in, where the launcher cannot be relied on for it; else "".
     """
 
-    __slots__ = ("address", "key", "launcher", "ranks", "worker")
+    __slots__ = (
+        "address",
+        "connect_limit_s",
+        "cwd",
+        "key",
+        "launcher",
+        "master_host",
+        "ranks",
+        "tcp_addresses",
+        "worker",
+    )
 
-    def __init__(self, address: str, key: bytes, worker: int, ranks: int, launcher: str) -> None:
+    def __init__(
+        self,
+        address: str,
+        key: bytes,
+        worker: int,
+        ranks: int,
+        launcher: str,
+        *,
+        tcp_addresses: Sequence[str] = (),
+        master_host: str = "",
+        connect_limit_s: float = 60.0,
+        cwd: str = "",
+    ) -> None:
         self.address = address
         self.key = key
         self.worker = worker
         self.ranks = ranks
         self.launcher = launcher
+        self.tcp_addresses = tuple(tcp_addresses)
+        self.master_host = master_host
+        self.connect_limit_s = connect_limit_s
+        self.cwd = cwd
 
 
 def take_orders(environ: MutableMapping[str, str]) -> Orders:
@@ -82,7 +127,28 @@ def take_orders(environ: MutableMapping[str, str]) -> Orders:
         worker=int(taken["PYMPIPOOL_WORKER"]),
         ranks=int(taken["PYMPIPOOL_RANKS"]),
         launcher=taken["PYMPIPOOL_LAUNCHER"],
+        tcp_addresses=taken["PYMPIPOOL_TCP"].split(),
+        master_host=taken["PYMPIPOOL_HOST"],
+        connect_limit_s=float(taken["PYMPIPOOL_CONNECT_S"] or 60.0),
+        cwd=taken["PYMPIPOOL_CWD"],
     )
+
+
+def connect(orders: Orders) -> WorkerControl | TcpControl:
+    """Connects to the master: over its Unix socket where that works, which proves that it is on this host, else TCP.
+
+    Raises:
+        OSError: the master is gone, or cannot be reached from here.
+        PermissionError: another user listens there.
+    """
+    if not orders.tcp_addresses:
+        return WorkerControl.connect(orders)
+    try:
+        return WorkerControl.connect(orders)
+    except (ConnectionRefusedError, FileNotFoundError):  # there is no such socket on this host
+        from pympipool.links.tcp_worker import TcpControl
+
+        return TcpControl.connect(orders)
 
 
 class WorkerControl:
@@ -137,6 +203,10 @@ class WorkerControl:
             raise ProtocolError(f"the master sent a {word!r} frame where a setup was expected")
         return fields[0], descriptors.tolist()
 
+    def open_channel(self, descriptors: Sequence[int]) -> Channel:
+        """What calls come from and results go to (see `shm.open_channel`)."""
+        return open_channel(descriptors)
+
     def ready(self, rank: int) -> None:
         """Says that serving begins."""
         self._send(encode_frame(("ready", {"pid": os.getpid(), "host": socket.gethostname(), "rank": rank})))
@@ -152,6 +222,15 @@ class WorkerControl:
             ValueError: the exception is larger than a frame may be; nothing was sent.
         """
         self._send(encode_frame(("raised", rank, call, [bytes(part) for part in parts])))
+
+    def pass_on(self, body: bytes | bytearray) -> None:
+        """Sends a frame that somebody else has made."""
+        self._send(with_length(body))
+
+    def hang_up(self) -> None:
+        """Ends the connection, which stays open for whoever still uses its descriptor. From any thread."""
+        with contextlib.suppress(OSError):  # it has ended already
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Hangs up. In a worker the connection stays open to the end: its watchdog looks at it."""

@@ -59,12 +59,26 @@ def encode_frame(frame: Frame) -> bytes:
     Raises:
         ValueError: the frame is larger than FRAME_LIMIT.
     """
+    return with_length(encode_body(frame))
+
+
+def encode_body(frame: Frame) -> bytes:
+    """A frame without its length, for a connection that keeps messages apart.
+
+    Raises:
+        ValueError: the frame is larger than FRAME_LIMIT.
+    """
     body = pickle.dumps(frame, protocol=5)
     if len(body) > FRAME_LIMIT:
         raise ValueError(
             f"a frame of {len(body)} bytes; at most {FRAME_LIMIT} can be sent. Let the function load or compute"
             " large data by itself instead of carrying it along."
         )
+    return body
+
+
+def with_length(body: bytes | bytearray) -> bytes:
+    """The bytes of a frame, from its body."""
     return _LENGTH.pack(len(body)) + body
 
 

@@ -137,6 +137,7 @@ class BlockPool:
     def abandon(self) -> None:
         """In a forked child: closes what was inherited, so that workers still notice the master's end."""
         self.keeper.close()
+        self.spawner.abandon()
 
     def hosts(self) -> list[dict[str, Any]]:
         """What each serving worker's rank 0 said of itself."""
@@ -152,9 +153,8 @@ class BlockPool:
             try:
                 member = self.keeper.start_member(
                     self.spawner,
-                    ranks=self.resources.cores,
-                    cwd=self.resources.cwd,
-                    environment={**self.resources.threads_environment(), **grant.environment()},
+                    self.resources,
+                    {**self.resources.threads_environment(), **grant.environment()},
                 )
             except Exception as error:  # OSError, WorkerStartError; RuntimeError where the interpreter is about to end
                 self.ledger.give_back(grant)
@@ -241,5 +241,6 @@ class BlockPool:
     def _finish_closing(self) -> None:
         if not self.keeper.members:
             self.keeper.stop()
+            self.spawner.close()
             self.dispatcher.stop()
             self._closed.set()

@@ -30,11 +30,13 @@ from pympipool import serialization
 from pympipool.errors import WorkerStartError
 from pympipool.links.control import Connection, GreetingError, Listener
 from pympipool.links.shm import ShmLink
+from pympipool.pool.ending import start_failure_of
 from pympipool.pool.member import Member, Output, State
 from pympipool.spawners.base import WorkerOrder
 
 if TYPE_CHECKING:
     from pympipool._ring import Segment
+    from pympipool.resources import Resources
     from pympipool.spawners.base import Spawner
 
 LOGGER = logging.getLogger("pympipool.pool")
@@ -44,9 +46,6 @@ GREETING_S = 10.0
 
 GRACE_S = 1.0
 """How long a worker's process may outlive its connection, or the other way round."""
-
-CONNECT_S = 60.0
-"""How long the ranks of a worker may take from their start until all of them have connected."""
 
 LAST_WORDS = 64
 """Reads from the connection of a process that has ended."""
@@ -159,12 +158,11 @@ class Keeper:
         heapq.heappush(self._timers, (monotonic() + delay_s, next(self._timer_numbers), timer))
         return timer
 
-    def start_member(self, spawner: Spawner, *, ranks: int, cwd: str | None, environment: dict[str, str]) -> Member:
+    def start_member(self, spawner: Spawner, resources: Resources, environment: dict[str, str]) -> Member:
         """Starts a worker.
 
         Args:
-            ranks: how many processes it has.
-            cwd: its working directory; None: the master's.
+            resources: what it needs: the number of ranks, the working directory.
             environment: what is set there besides the master's environment.
 
         Raises:
@@ -174,9 +172,10 @@ class Keeper:
         link = ShmLink(self.doorbells)
         order = WorkerOrder(
             number=number,
-            ranks=ranks,
-            environment={**environment, **self.listener.environment(number, ranks)},
-            cwd=cwd,
+            ranks=resources.cores,
+            environment={**environment, **self.listener.environment(number, resources.cores)},
+            cwd=resources.cwd,
+            connect_limit_s=resources.connect_timeout,
         )
         member = Member(order, spawner.start(order), link)
         self.members[number] = member
@@ -188,7 +187,8 @@ class Keeper:
             self._watch(descriptor, functools.partial(self._process_ended, member))
         else:
             self.after(POLL_S, lambda: self._poll_process(member), member)
-        self.after(CONNECT_S, lambda: self._check_connected(member), member)
+        if not spawner.queues:  # else only the worker itself knows when its time begins
+            self.after(order.connect_limit_s, lambda: self._check_connected(member), member)
         return member
 
     def end_member(self, member: Member, *, reason: BaseException | None = None, grace_s: float = 0.0) -> None:
@@ -200,6 +200,9 @@ class Keeper:
             self.after(grace_s, lambda: self.end_member(member, reason=reason), member)
             return
         member.kill_reason = member.kill_reason or reason
+        if member.process.announces_its_end:
+            for output in member.outputs:
+                output.mute()
         member.process.kill()
 
     # ---- the thread ----
@@ -329,10 +332,13 @@ class Keeper:
 
     def _check_connected(self, member: Member) -> None:
         missing = member.order.ranks - len(member.connections)
-        if member.state is State.STARTING and missing > 0:
-            reason = f"{missing} of {member.order.ranks} ranks have not connected within {CONNECT_S:.0f} s"
-            member.start_error = WorkerStartError(f"worker {member.number} did not start: {reason}")
-            self.end_member(member)
+        if member.state is not State.STARTING or missing == 0:
+            return
+        member.start_error = WorkerStartError(
+            f"worker {member.number} did not start: {missing} of {member.order.ranks} ranks have not connected within"
+            f" connect_timeout={member.order.connect_limit_s:g} s"
+        )
+        self.end_member(member)
 
     def _hung_up(self, member: Member, rank: int, connection: Connection) -> None:
         self._drop(connection)
@@ -340,6 +346,9 @@ class Keeper:
             return
         if member.lost_rank is None:
             member.lost_rank = rank
+        if member.process_ended:
+            self._bury_if_silent(member)
+            return
         self.after(GRACE_S, lambda: self.end_member(member), member)
         if member.process.fileno() is None:
             self._poll_process(member)
@@ -360,21 +369,39 @@ class Keeper:
             self._process_ended(member)
 
     def _process_ended(self, member: Member) -> None:
-        if member.process.poll() is None:
+        if member.process_ended or member.process.poll() is None:
             return
+        member.process_ended = True
         descriptor = member.process.fileno()
         if descriptor is not None:
             self._unwatch(descriptor)
+        self._bury_if_silent(member)
+        if member.process.last_words_s > 0 and member.state is not State.GONE:
+            self.after(member.process.last_words_s, lambda: self._bury(member), member)
+        else:
+            self._bury(member)
+
+    def _bury_if_silent(self, member: Member) -> None:
+        """Once all connections have ended, nothing more will be heard of a worker whose process has ended."""
         for rank, connection in list(member.connections.items()):
             for _ in range(LAST_WORDS):  # then the hang-up; a child that survives it may hold the connection open
                 if connection.fileno() < 0:
                     break
                 self._read(member, rank, connection)
-            self._drop(connection)
+        if all(connection.fileno() < 0 for connection in member.connections.values()):
+            self._bury(member)
+
+    def _bury(self, member: Member) -> None:
+        if member.state is State.GONE:
+            return
+        for connection in member.connections.values():
+            self._drop(connection)  # to a process that has outlived what started it, this is the end
         for output in member.outputs:
             self._unwatch(output.pipe)
             output.drain()
         member.process.kill()  # whatever is left of its group
+        if member.state is State.STARTING and member.process.refused(member.lines):
+            member.start_error = member.start_error or start_failure_of(member)
         member.state_before_end = member.state
         member.state = State.GONE
         del self.members[member.number]

@@ -50,6 +50,7 @@ class Member:
         start_error: the exception that kept it from starting, as it reported it.
         raised: exceptions reported by ranks while the call still runs: {call: {rank: parts}}.
         lost_rank: the rank whose connection ended first, None as long as all are there.
+        process_ended: its process has; what it said last may still be on its way.
         lines: the last lines of its stderr.
         kill_reason: the exception of its call when the pool ends it on purpose.
         state_before_end: its state when it came to be gone.
@@ -70,6 +71,7 @@ class Member:
         self.start_error: BaseException | None = None
         self.raised: dict[int, dict[int, list[Any]]] = {}
         self.lost_rank: int | None = None
+        self.process_ended = False
         self.lines: deque[str] = deque(maxlen=STDERR_LINES)
         self.kill_reason: BaseException | None = None
         self.purpose: Any = None
@@ -105,6 +107,7 @@ class Output:
         self.lines = lines
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self.unfinished = ""
+        self.muted = False
 
     def forward(self) -> bool:
         """Passes on what is there; False when the pipe has ended."""
@@ -112,6 +115,11 @@ class Output:
         if data:
             self._take(data)
         return data != b""
+
+    def mute(self) -> None:
+        """Passes on what is there, and nothing that comes later."""
+        self.forward()
+        self.muted = True
 
     def drain(self) -> None:
         """Passes on what is left and closes the pipe."""
@@ -144,7 +152,7 @@ class Output:
 
     def _write(self, text: str) -> None:
         stream: TextIO | None = getattr(sys, self.name, None)
-        if stream is None:
+        if stream is None or self.muted:
             return
         try:
             stream.write(text)

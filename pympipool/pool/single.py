@@ -183,9 +183,8 @@ class SinglePool:
         needed = request.resources
         member = self.keeper.start_member(
             self.spawners.for_call(needed),
-            ranks=needed.cores,
-            cwd=needed.cwd,
-            environment={**needed.threads_environment(), **grant.environment()},
+            needed,
+            {**needed.threads_environment(), **grant.environment()},
         )
         request.grant = grant
         member.purpose = request

@@ -10,5 +10,7 @@ A new kind of worker means one new file here, with a `Spawner`.
     mpiexec.py   the ranks of an MPI job on this host
     leftovers.py what killed ranks leave in /dev/shm
     hydra.py     what MPICH's mpiexec prints about a bad end
+    slurm.py     one srun for each worker, on any host
+    relay.py     the process through which workers on other hosts reach the master
     mpi.py       which MPI library mpi4py loads, and the mpiexec that belongs to it
 """

@@ -8,7 +8,7 @@ A new backend is one more Spawner; the pool knows nothing else of it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -23,12 +23,14 @@ class WorkerOrder:
         environment: What is set there besides the master's environment: the variables of a worker's program (see
             docs/design.md), and the user's.
         cwd: Folder it runs in; None: the master's.
+        connect_limit_s: How long its ranks may take, from the start of their processes, until they have connected.
     """
 
     number: int
     ranks: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
     cwd: str | None = None
+    connect_limit_s: float = 60.0
 
 
 class WorkerProcess(ABC):
@@ -40,7 +42,13 @@ class WorkerProcess(ABC):
         stdout: What the worker prints: a raw pipe that does not block (`read` returns None when there is nothing
             yet, b"" at the end). The reader closes it.
         stderr: Likewise.
+        last_words_s: How long after its end what its ranks have sent before may still be on its way: on this host
+            nothing is.
+        announces_its_end: When it is ended, its launcher says so to stderr, at length; nobody wants to read that.
     """
+
+    last_words_s = 0.0
+    announces_its_end = False
 
     pid: int
     host: str
@@ -54,6 +62,14 @@ class WorkerProcess(ABC):
     @abstractmethod
     def poll(self) -> int | None:
         """The exit code (-N: ended by signal N), None as long as it runs."""
+
+    def refused(self, last_stderr: Iterable[str]) -> bool:
+        """Whether it has ended because what was ordered can never be had, so that another try is of no use.
+
+        Args:
+            last_stderr: The last lines that it wrote there.
+        """
+        return False
 
     @abstractmethod
     def wait(self, timeout_s: float | None = None) -> int | None:
@@ -73,7 +89,13 @@ class WorkerProcess(ABC):
 
 
 class Spawner(ABC):
-    """Starts workers of one kind."""
+    """Starts workers of one kind.
+
+    Attributes:
+        queues: A worker may have to wait, for any time, before its processes start.
+    """
+
+    queues = False
 
     @abstractmethod
     def start(self, order: WorkerOrder) -> WorkerProcess:
@@ -82,3 +104,9 @@ class Spawner(ABC):
         Raises:
             WorkerStartError: They cannot be started; says why and what to do.
         """
+
+    def close(self) -> None:  # noqa: B027  most have nothing to end
+        """Ends what it keeps running besides workers."""
+
+    def abandon(self) -> None:  # noqa: B027
+        """In a forked child: lets go of that."""

@@ -30,11 +30,11 @@ def main() -> None:
         OSError: The master is gone.
     """
     from pympipool import _ring
-    from pympipool.links.control_worker import WorkerControl, take_orders
+    from pympipool.links.control_worker import connect, take_orders
 
     signal.signal(signal.SIGINT, _leave_it_to_the_master)
     orders = take_orders(os.environ)
-    control = WorkerControl.connect(orders)
+    control = connect(orders)
     _ring.start_watchdog(control.fileno())
     if orders.ranks == 1:
         control.greet(orders, 0)  # first, so that he can answer while we import

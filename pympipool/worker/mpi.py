@@ -22,10 +22,8 @@ from pathlib import Path
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pympipool._ring import CALL, END, ERROR, FUNCTION, RESULT, Channel
+from pympipool._ring import CALL, END, ERROR, FUNCTION, RESULT
 from pympipool.errors import WorkerStartError
-from pympipool.links.control_worker import Orders, WorkerControl
-from pympipool.links.shm import open_channel
 from pympipool.serialization import Packed, are_alike, dump, join_exceptions
 from pympipool.worker.calls import Calls
 from pympipool.worker.prepare import apply_settings, describe, make_calls, tell
@@ -33,6 +31,8 @@ from pympipool.worker.ranks import Message, OtherRank, RootRank
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+    from pympipool.links.control_worker import Control, Link, Orders
 
 _RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 """Where launchers tell a process its rank: MPICH and its relatives, PMIx, Open MPI."""
@@ -43,7 +43,7 @@ END_S = 2
 _MPICH_SEGMENT = "/dev/shm/mpich_shm_"
 
 
-def run(orders: Orders, control: WorkerControl) -> None:
+def run(orders: Orders, control: Control) -> None:
     """Serves calls, from the settings to the end.
 
     Ends the process with exit code 1 where it cannot start, when the master has been told why.
@@ -71,16 +71,16 @@ def run(orders: Orders, control: WorkerControl) -> None:
 
 def _prepare(
     orders: Orders,
-    control: WorkerControl,
+    control: Control,
     rank: int,
     where: str,
     settings: dict[str, Any],
     descriptors: Sequence[int],
 ) -> Callable[..., None]:
     """All that can fail before the first call; what serves calls then."""
-    apply_settings(settings)
+    apply_settings(settings, orders.cwd)
     if rank == 0:
-        channel = open_channel(descriptors)
+        channel = control.open_channel(descriptors)
         root = RootRank(join_world(orders, rank))
         return functools.partial(serve_root, channel, root, Runner(make_calls(settings), control, rank, where))
     other = OtherRank(join_world(orders, rank))
@@ -147,7 +147,7 @@ class Runner:
         where: Who we are, for tracebacks.
     """
 
-    def __init__(self, calls: Calls, control: WorkerControl, rank: int, where: str) -> None:
+    def __init__(self, calls: Calls, control: Control, rank: int, where: str) -> None:
         self.calls = calls
         self._control = control
         self._rank = rank
@@ -165,7 +165,7 @@ class Runner:
         return Message(kind, message.call, monotonic_ns() - begun_ns, answer)
 
 
-def serve_root(channel: Channel, ranks: RootRank, runner: Runner, *, one_call: bool) -> None:
+def serve_root(channel: Link, ranks: RootRank, runner: Runner, *, one_call: bool) -> None:
     """Rank 0: shares what comes over the channel, and answers with the answers of all. Keeps nothing of a call.
 
     Serves until END, until the only call has been answered, or until ranks are out of step.

@@ -17,14 +17,18 @@ from pympipool.serialization import callable_name, dump_exception, load
 from pympipool.worker.calls import Calls
 
 
-def apply_settings(settings: dict[str, Any]) -> None:
+def apply_settings(settings: dict[str, Any], cwd: str = "") -> None:
     """Makes this process look like the master to the functions that will run in it.
+
+    Args:
+        settings: The master's.
+        cwd: The folder to work in; "" where the process was started there.
 
     Raises:
         OSError: The folder to work in does not exist here.
     """
-    if settings["cwd"] is not None:
-        os.chdir(settings["cwd"])
+    if cwd or settings["cwd"] is not None:
+        os.chdir(cwd or settings["cwd"])
     sys.argv[:] = [settings["main_path"]]
     for stream in (sys.stdout, sys.stderr):
         # The master forwards what comes, so it should come line by line, and in the encoding that he expects.

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import sys
 from time import monotonic_ns
+from typing import TYPE_CHECKING
 
-from pympipool._ring import CALL, ERROR, FUNCTION, RESULT, Channel
-from pympipool.links.control_worker import Orders, WorkerControl
-from pympipool.links.shm import open_channel
+from pympipool._ring import CALL, ERROR, FUNCTION, RESULT
 from pympipool.serialization import dump, dump_exception
 from pympipool.worker.calls import Calls
 from pympipool.worker.prepare import apply_settings, describe, make_calls, tell
 
+if TYPE_CHECKING:
+    from pympipool.links.control_worker import Control, Link, Orders
 
-def run(orders: Orders, control: WorkerControl) -> None:
+
+def run(orders: Orders, control: Control) -> None:
     """Serves calls, from the settings to the end.
 
     Raises:
@@ -29,8 +31,8 @@ def run(orders: Orders, control: WorkerControl) -> None:
     where = describe(orders.worker)
     settings, descriptors = control.receive_setup()
     try:
-        channel = open_channel(descriptors)
-        apply_settings(settings)
+        channel = control.open_channel(descriptors)
+        apply_settings(settings, orders.cwd)
         calls = make_calls(settings)
     except BaseException as error:
         tell(control.failed, error, where)
@@ -39,7 +41,7 @@ def run(orders: Orders, control: WorkerControl) -> None:
     serve(channel, calls, where, one_call=settings["one_call"])
 
 
-def serve(channel: Channel, calls: Calls, where: str, *, one_call: bool) -> None:
+def serve(channel: Link, calls: Calls, where: str, *, one_call: bool) -> None:
     """Serves until END, or until the only call has been answered. Keeps nothing of a call that has ended."""
     receive, send, run_call = channel.receive, channel.send, calls.run
     while True:

@@ -112,6 +112,7 @@ def main() -> NoReturn:
 
 def _preload() -> None:
     """Imports what every worker needs, and keeps the collector from touching it in each of them."""
+    import pympipool.links.control_worker
     import pympipool.worker.serial  # noqa: F401
 
     gc.collect()

@@ -1,0 +1,7 @@
+"""One function, called once: SLURM starts a worker for it, inside the job that this script runs in."""
+
+from pympipool import Executor
+
+with Executor(max_cores=1, backend="slurm") as exe:
+    future = exe.submit(sum, [1, 1])
+    print(future.result())

@@ -1,0 +1,329 @@
+"""The relay: a process beside the master that stands in for the workers of other hosts.
+
+    master                     relay                                  rank on another host
+    ring of the worker  <--->  Remote: a thread for each rank  <--->  TcpChannel
+    control connection  <--->                                  <--->  TcpControl
+                               main thread: listens, looks at lifelines
+
+To the master a relayed rank is like any other: the relay connects to his Unix socket in its place, maps the worker's
+ring, and passes on what comes from either side. So neither dispatcher nor pool know of networks, and the user's threads
+and the relay's do not wait for each other's interpreter lock.
+
+A call is taken from the ring only when the one before it has been answered: until then it can still be cancelled,
+or be given to another worker if this one dies.
+
+The relay ends with the master, by its watchdog; and when it ends, in whatever way, so do the workers behind it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import os
+import secrets
+import select
+import socket
+import ssl
+import sys
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING, NoReturn
+
+from pympipool import _ring
+from pympipool.links.control_worker import Orders, WorkerControl
+from pympipool.links.frames import HELLO_BYTES, decode_hello, encode_body
+from pympipool.links.shm import open_channel
+from pympipool.links.tcp import (
+    CONTROL,
+    HANDSHAKE_S,
+    HELLO,
+    LIFELINE_MAGIC,
+    READY,
+    TOKEN_BYTES,
+    StrangerError,
+    Stream,
+    admit,
+    ask_for_life,
+    own_addresses,
+    receive_token,
+    send_at_once,
+    server_context,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LOOK_S = 1.0
+"""How often a thread that waits for calls looks whether its rank is still there."""
+
+LAST_WORDS_S = 2.0
+"""How long after the end of a rank's process its last messages may take."""
+
+GREETING_MAX = 256
+"""Connections whose peers have not proved yet who they are; more are closed at once."""
+
+_BACKLOG = 1024
+_GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR if sys.platform == "linux" else select.POLLIN
+
+
+class Remote:
+    """One rank on another host, as a thread that passes on what it and the master say.
+
+    Args:
+        stream: The rank's connection; it has proved that it knows the key.
+        lifeline: Tells of the end of the rank's process, and of its host.
+        orders: Where the master is; of a worker in general.
+    """
+
+    def __init__(self, stream: Stream, lifeline: socket.socket, orders: Orders) -> None:
+        self.stream = stream
+        self.lifeline = lifeline
+        self.control: WorkerControl | None = None
+        self.idle = False
+        self.gone = False
+        self._orders = orders
+
+    def serve(self, on_connected: Callable[[Remote], None]) -> None:
+        """Runs until either side is gone."""
+        try:
+            self._serve(on_connected)
+        except (OSError, EOFError, ValueError):
+            pass  # either side is gone, or the master does not want this rank
+        finally:
+            self.hang_up()
+
+    def _serve(self, on_connected: Callable[[Remote], None]) -> None:
+        kind, _, _, parts = self.stream.receive()
+        if kind != HELLO or len(parts[0]) != HELLO_BYTES:
+            raise StrangerError("the first message is no hello")
+        _, _, worker, rank = decode_hello(parts[0])
+        orders = Orders(self._orders.address, self._orders.key, worker, ranks=1, launcher="")
+        self.control = control = WorkerControl.connect(orders)
+        control.greet(orders, rank)
+        settings, descriptors = control.receive_setup()
+        channel = open_channel(descriptors) if rank == 0 else None
+        on_connected(self)
+        self.stream.send(CONTROL, 0, 0, [encode_body(("setup", settings))])
+        while True:
+            kind, _, _, parts = self.stream.receive()
+            control.pass_on(parts[0])
+            if kind == READY and channel is not None:
+                self._relay_calls(channel, control)
+                return
+
+    def _relay_calls(self, channel: _ring.Channel, control: WorkerControl) -> None:
+        """Calls one way, results the other; one call at a time."""
+        while not self.gone:
+            self.idle = True
+            message = channel.receive(LOOK_S)
+            self.idle = False
+            if message is None:
+                continue
+            self.stream.send(*message)
+            if message[0] != _ring.CALL:
+                continue
+            del message  # before waiting for its end
+            while True:
+                answer = self.stream.receive()
+                if answer[0] < CONTROL:
+                    break
+                control.pass_on(answer[3][0])
+            channel.send(*answer)
+            del answer
+
+    def hang_up(self) -> None:
+        """Ends all connections, and so the rank; from any thread."""
+        self.gone = True
+        self.stream.hang_up()
+        with contextlib.suppress(OSError):  # it has ended already
+            self.lifeline.shutdown(socket.SHUT_RDWR)
+        if self.control is not None:
+            self.control.hang_up()
+
+    def close(self) -> None:
+        """Gives back the descriptors; when the thread has ended."""
+        self.stream.close()
+        self.lifeline.close()
+        if self.control is not None:
+            self.control.close()
+
+
+class Relay:
+    """Lets ranks in, and notices their end and the master's.
+
+    Args:
+        orders: Where the master is, and the executor's key.
+        local_only: Let in only who is on this host.
+    """
+
+    def __init__(self, orders: Orders, *, local_only: bool) -> None:
+        self._orders = orders
+        self._context = server_context()
+        self._listener = socket.create_server(("127.0.0.1" if local_only else "", 0), backlog=_BACKLOG)
+        self._greeting = 0
+        self._awaited: dict[bytes, tuple[threading.Event, list[socket.socket]]] = {}
+        self._poll = select.poll()
+        self._watched: dict[int, Remote] = {}
+        self._last_words: list[tuple[float, Remote]] = []
+        self._lock = threading.Lock()
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_receiver.setblocking(False)
+        self._poll.register(self._listener, select.POLLIN)
+        self._poll.register(self._wake_receiver, select.POLLIN)
+        port = self._listener.getsockname()[1]
+        hosts = ["127.0.0.1"] if local_only else own_addresses() or ["127.0.0.1"]
+        self.addresses = [f"{host}:{port}" for host in hosts]
+
+    def run(self) -> NoReturn:
+        """The main thread."""
+        while True:
+            for descriptor, _ in self._poll.poll(self._patience_ms()):
+                if descriptor == self._listener.fileno():
+                    self._accept()
+                elif descriptor == self._wake_receiver.fileno():
+                    self._wake_receiver.recv(4096)
+                else:
+                    self._look_at(descriptor)
+            self._end_overdue()
+
+    # ---- letting in ----
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return  # it has gone again, or there is no descriptor left
+        if self._greeting >= GREETING_MAX:
+            connection.close()
+            return
+        with self._lock:
+            self._greeting += 1
+        threading.Thread(target=self._receive, args=(connection,), daemon=True).start()
+
+    def _receive(self, connection: socket.socket) -> None:
+        """A thread for each connection: a lifeline's ends soon, a rank's is the rank's."""
+        remote = None
+        try:
+            connection.settimeout(HANDSHAKE_S)
+            if connection.recv(1, socket.MSG_PEEK) == LIFELINE_MAGIC[:1]:
+                self._attach_lifeline(connection)
+                return
+            remote = self._admit(connection)
+        except (OSError, EOFError, ssl.SSLError):
+            connection.close()
+        finally:
+            with self._lock:
+                self._greeting -= 1
+        if remote is None:
+            return
+        try:
+            remote.serve(self._watch)
+        finally:
+            self._forget(remote)
+
+    def _admit(self, connection: socket.socket) -> Remote:
+        send_at_once(connection)
+        token = secrets.token_bytes(TOKEN_BYTES)
+        attached, lifelines = threading.Event(), list[socket.socket]()
+        with self._lock:
+            self._awaited[token] = attached, lifelines
+        try:
+            stream = admit(connection, self._context, self._orders.key, token)
+            if not attached.wait(HANDSHAKE_S):
+                stream.close()
+                raise StrangerError("a rank did not open its lifeline")
+        finally:
+            with self._lock:
+                self._awaited.pop(token, None)
+        stream.set_timeout(None)
+        return Remote(stream, lifelines[0], self._orders)
+
+    def _attach_lifeline(self, connection: socket.socket) -> None:
+        token = receive_token(connection)
+        with self._lock:
+            known = [awaited for awaited in self._awaited if hmac.compare_digest(awaited, token)]
+            attached, lifelines = self._awaited.pop(known[0]) if known else (None, None)
+        if attached is None or lifelines is None:
+            raise StrangerError("a lifeline of nobody")
+        ask_for_life(connection)
+        connection.settimeout(None)
+        lifelines.append(connection)
+        attached.set()
+
+    # ---- noticing the end ----
+
+    def _watch(self, remote: Remote) -> None:
+        assert remote.control is not None
+        with self._lock:
+            for watched in (remote.lifeline, remote.control):
+                self._watched[watched.fileno()] = remote
+                self._poll.register(watched.fileno(), _GONE)
+        self._wake()
+
+    def _forget(self, remote: Remote) -> None:
+        with self._lock:
+            for descriptor in [number for number, other in self._watched.items() if other is remote]:
+                self._unwatch(descriptor)
+            remote.close()
+        self._wake()
+
+    def _unwatch(self, descriptor: int) -> None:
+        if self._watched.pop(descriptor, None) is not None:
+            self._poll.unregister(descriptor)
+
+    def _look_at(self, descriptor: int) -> None:
+        """One of a rank's connections has ended."""
+        with self._lock:
+            remote = self._watched.get(descriptor)
+            if remote is None or not _is_gone(descriptor):  # the event was of another one that had the same number
+                return
+            self._unwatch(descriptor)
+            if descriptor == remote.lifeline.fileno() and not remote.idle and _has_ended(remote.lifeline):
+                self._last_words.append((monotonic() + LAST_WORDS_S, remote))  # its thread reads them
+            else:
+                remote.hang_up()
+
+    def _end_overdue(self) -> None:
+        now = monotonic()
+        for entry in [entry for entry in self._last_words if entry[0] <= now]:
+            self._last_words.remove(entry)
+            entry[1].hang_up()
+
+    def _patience_ms(self) -> float | None:
+        return max(0.0, self._last_words[0][0] - monotonic()) * 1000 + 1 if self._last_words else None
+
+    def _wake(self) -> None:
+        self._wake_sender.send(b"\0")
+
+
+def _is_gone(descriptor: int) -> bool:
+    """Whether this connection has ended now."""
+    poll = select.poll()
+    poll.register(descriptor, _GONE)
+    return bool(poll.poll(0))
+
+
+def _has_ended(lifeline: socket.socket) -> bool:
+    """Whether the process at the other end has closed it, rather than that its host is gone."""
+    try:
+        return lifeline.recv(1, socket.MSG_DONTWAIT) == b""
+    except OSError:
+        return False
+
+
+def main() -> NoReturn:
+    """Runs the relay on the socket whose descriptor the environment names.
+
+    The master sends address and key through it, and gets the relay's addresses; its end is the end of the relay.
+    """
+    master = socket.socket(fileno=int(os.environ.pop("PYMPIPOOL_RELAY")))
+    _ring.start_watchdog(master.fileno())
+    file = master.makefile("rw")
+    address, key, local_only = file.readline().split()
+    try:
+        relay = Relay(Orders(address, bytes.fromhex(key), 0, 1, ""), local_only=local_only == "1")
+    except (OSError, ssl.SSLError) as error:
+        print(f"failed {error}", file=file, flush=True)
+        sys.exit(1)
+    print("ready", *relay.addresses, file=file, flush=True)
+    relay.run()

@@ -1,0 +1,57 @@
+"""A backend whose workers run on this host but reach the master over TCP, as if they were on another."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from pympipool.backends import ThisMachine
+from pympipool.spawners.base import Spawner
+from pympipool.spawners.relay import Relay
+
+NOWHERE = "@nobody listens here"
+"""An address that exists on no host."""
+
+
+class OverTcp(Spawner):
+    """Starts workers as another spawner does, and hides the master's own address from them."""
+
+    def __init__(self, spawner: Spawner, relay: Relay) -> None:
+        self._spawner = spawner
+        self._relay = relay
+
+    def start(self, order):
+        hidden = {"PYMPIPOOL_ADDRESS": NOWHERE}
+        environment = {**order.environment, **self._relay.environment(order), **hidden}
+        process = self._spawner.start(dataclasses.replace(order, environment=environment))
+        process.last_words_s = 3.0
+        return process
+
+    def close(self):
+        self._relay.close()
+
+    def abandon(self):
+        self._relay.abandon()
+
+
+class ThisMachineOverTcp(ThisMachine):
+    """As backend "mpi", but for the link."""
+
+    name = "tcp"
+
+    def __init__(self):
+        super().__init__()
+        self._relay = Relay(local_only=True)
+
+    def for_block(self, resources):
+        return OverTcp(super().for_block(resources), self._relay)
+
+    def for_call(self, resources):
+        return OverTcp(super().for_call(resources), self._relay)
+
+    def close(self):
+        super().close()
+        self._relay.close()
+
+    def abandon(self):
+        super().abandon()
+        self._relay.abandon()

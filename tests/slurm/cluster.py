@@ -1,0 +1,137 @@
+"""Starts, damages and repairs the SLURM of the tests (see `start-slurm`)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from system.observe import MARK
+
+HERE = Path(__file__).parent
+START_S = 600  # with the installation of packages
+END_S = 30
+
+
+def why_no_cluster() -> str | None:
+    """Why there can be no SLURM here; None when there can."""
+    if os.geteuid() != 0:
+        return "a SLURM for tests is started by root only: sudo python -m pytest tests/slurm"
+    if shutil.which("apt-get") is None and shutil.which("slurmctld") is None:
+        return "no slurmctld here, and no apt-get to install it: install SLURM's daemons, or use Debian or Ubuntu"
+    return None
+
+
+def environment_of_daemons() -> dict[str, str]:
+    """Without the mark by which the tests know what they started: daemons stay until the last test."""
+    return {name: value for name, value in os.environ.items() if name != MARK}
+
+
+class Cluster:
+    """One SLURM in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.conf = str(folder / "slurm.conf")
+        self.first = os.uname().nodename.split(".")[0]
+        self.second: str | None = "node2"
+        self.why_no_second = ""
+
+    def start(self) -> None:
+        """Two hosts, or one where no second can be made."""
+        try:
+            self._start(2)
+        except subprocess.CalledProcessError as error:
+            self.second, self.why_no_second = None, error.stdout.strip().splitlines()[-1]
+            self._start(1)
+
+    def _start(self, nodes: int) -> None:
+        subprocess.run(
+            [HERE / "start-slurm", self.folder],
+            env={**environment_of_daemons(), "SLURM_TEST_NODES": str(nodes)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=START_S,
+            check=True,
+        )
+
+    def stop(self) -> None:
+        subprocess.run([HERE / "stop-slurm", self.folder], stdin=subprocess.DEVNULL, timeout=START_S, check=False)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """Runs one of SLURM's programs; what it printed."""
+        return subprocess.run(
+            command,
+            env={**os.environ, "SLURM_CONF": self.conf},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=check,
+        ).stdout
+
+    def allocate(self) -> str:
+        """A job with all cores and GPUs; its number."""
+        nodes = 2 if self.second else 1
+        done = subprocess.run(
+            ["salloc", "--no-shell", f"--nodes={nodes}", "--exclusive", "--gres=gpu:2", "--no-kill"],
+            env={**os.environ, "SLURM_CONF": self.conf},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return done.stderr.split("Granted job allocation")[1].split()[0]
+
+    # ---- the second host ----
+
+    def on_second(self, *command: str, **options: object) -> subprocess.CompletedProcess[str]:
+        """Runs a command on the second host."""
+        return subprocess.run(
+            ["nsenter", "-a", "-t", self._second_pid(), *command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            **options,
+        )
+
+    def _second_pid(self) -> str:
+        return (self.folder / "node2.pid").read_text().strip()
+
+    def cut_off(self) -> None:
+        """Takes the second host's network away."""
+        subprocess.run(["ip", "link", "set", "slurm0p2", "down"], check=True, timeout=60)
+
+    def end_second(self) -> None:
+        """Ends the second host with everything on it."""
+        os.kill(int(self._second_pid()), 15)
+
+    def repair(self) -> None:
+        """Brings back what a test has damaged."""
+        if self.second is None:
+            return
+        subprocess.run(["ip", "link", "set", "slurm0p2", "up"], check=False, timeout=60, capture_output=True)
+        states = self.run("sinfo", "-h", "-N", "-o", "%N %T", check=False)
+        if not os.path.exists(f"/proc/{self._second_pid()}") or "down" in states or "*" in states:
+            with contextlib.suppress(subprocess.SubprocessError):
+                self.run("scontrol", "update", f"NodeName={self.second}", "State=RESUME")
+            self._start(2)
+
+    def wait_until_empty(self) -> str:
+        """Waits until there is neither job nor step; those that stay."""
+        deadline = time.monotonic() + END_S
+        while True:
+            left = self.run("squeue", "-h", "-o", "%i %j %T") + self.run("squeue", "-h", "-s", "-o", "%i %j")
+            left = "".join(line + "\n" for line in left.splitlines() if not line.strip().endswith("extern"))
+            if not left or time.monotonic() > deadline:
+                return left
+            time.sleep(0.1)  # SLURM has nothing to wait for

@@ -1,0 +1,95 @@
+"""The submission scripts in examples/slurm, submitted to the real SLURM; and the specification's examples with it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spec.test_examples import BOTH, EXAMPLES, MPI_EXAMPLE
+from system.observe import run_script
+
+FOLDER = Path(__file__).parents[2] / "examples" / "slurm"
+
+PRINTED = {
+    "sum": "2\n",
+    "map": "[3, 4, 5, 6]\non 4 workers\n",
+    "mpi": "[(3, 2, 0), (3, 2, 1)]\n6\n",
+    "gpu": "['{first}', '{second}']\n",
+    "data": "10\n",
+}
+
+NEEDS_TWO = {"map", "gpu"}
+
+
+def test_every_submission_script_is_tested():
+    assert {path.stem for path in FOLDER.glob("*.sbatch")} == set(PRINTED)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("name", PRINTED)
+def test_a_submission_script_prints_what_it_says(cluster, tmp_path, name):
+    if name in NEEDS_TWO and cluster.second is None:
+        pytest.skip(f"one host only: {cluster.why_no_second}")
+    shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
+    variables = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(FOLDER.parents[1]),
+    }
+    done = subprocess.run(
+        ["sbatch", "--wait", "--output=out", "--error=err", f"{name}.sbatch"],
+        cwd=tmp_path,
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    said = (tmp_path / "err").read_text()
+    assert done.returncode == 0, done.stderr + said
+    first, second = sorted([cluster.first, str(cluster.second)])
+    assert (tmp_path / "out").read_text() == PRINTED[name].format(first=first, second=second)
+    assert said == ""
+
+
+SCRIPTS = [
+    pytest.param(source.replace("MODE", mode).replace('"mpi"', '"slurm"'), printed, id=name + mode)
+    for name, (source, printed) in EXAMPLES.items()
+    for mode in (BOTH if "MODE" in source else [""])
+    if "pympipool" in source
+]
+
+
+@pytest.fixture(params=["one host", "second host"])
+def workers_there(request, cluster, job):
+    """The host where the workers are to be."""
+    host = cluster.first if request.param == "one host" else cluster.second
+    if host is None:
+        pytest.skip(f"one host only: {cluster.why_no_second}")
+    return host
+
+
+@pytest.mark.parametrize(("source", "printed"), SCRIPTS)
+def test_an_example_of_the_specification_prints_what_it_says(cluster, workers_there, tmp_path, source, printed):
+    if "hostname_localhost=True" in source and workers_there != cluster.first:
+        pytest.skip("with hostname_localhost=True workers of other hosts cannot connect")
+    (tmp_path / "notebooks").mkdir()
+    assert run_script(placed(source, workers_there), tmp_path).strip() == printed
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("mode", BOTH)
+def test_the_mpi_example_prints_one_tuple_for_each_rank(workers_there, tmp_path, mode):
+    source = MPI_EXAMPLE.replace("MODE", mode).replace('"mpi"', '"slurm"')
+    assert run_script(placed(source, workers_there), tmp_path).strip() == "[(3, 2, 0), (3, 2, 1)]"
+
+
+def placed(source, host):
+    """The example, with its workers on a certain host."""
+    argument = f'command_line_argument_lst=["--nodelist={host}"]'
+    if "command_line_argument_lst=[]" in source:
+        return source.replace("command_line_argument_lst=[]", argument, 1)
+    return source.replace('backend="slurm"', f'backend="slurm", {argument}')

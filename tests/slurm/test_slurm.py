@@ -1,0 +1,264 @@
+"""Workers that SLURM starts: inside a job and outside, on the master's host and on another."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from executor.calls import echo, fail, hold, pid, square
+from pympipool import Executor
+from pympipool.backends import make_backend
+from pympipool.errors import WorkerDied, WorkerStartError
+
+MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
+
+
+@pytest.fixture
+def make_executor(cluster, opened):
+    def make(max_cores=1, **parameters):
+        opened.append(Executor(**{"max_cores": max_cores, "backend": "slurm", **parameters}))
+        return opened[-1]
+
+    return make
+
+
+def host_of_call():
+    return socket.gethostname()
+
+
+def place():
+    from mpi4py import MPI
+
+    return socket.gethostname(), MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
+
+
+def on(host):
+    return {"command_line_argument_lst": [f"--nodelist={host}"]}
+
+
+def of_step():
+    return {name: value for name, value in os.environ.items() if name.startswith(("SLURM_", "PYMPIPOOL_"))}
+
+
+# ---- on the master's own host ----
+
+
+@MODES
+def test_outside_of_a_job_each_worker_is_a_job(make_executor, cluster, block_allocation):
+    exe = make_executor(2, block_allocation=block_allocation)
+    assert list(exe.map(square, range(6))) == [0, 1, 4, 9, 16, 25]
+    assert exe.submit(of_step).result()["SLURM_JOB_NAME"].startswith("pympipool-")
+
+
+@MODES
+def test_inside_of_a_job_each_worker_is_a_step(make_executor, job, block_allocation):
+    exe = make_executor(2, block_allocation=block_allocation)
+    assert list(exe.map(square, range(6))) == [0, 1, 4, 9, 16, 25]
+    assert exe.submit(of_step).result()["SLURM_JOB_ID"] == job
+
+
+def test_a_worker_on_the_masters_host_shares_memory_with_it(make_executor, cluster):
+    exe = make_executor(block_allocation=True, **on(cluster.first))
+    assert psutil.Process(exe.submit(pid).result()).net_connections("tcp") == []
+
+
+def test_calls_run_side_by_side(make_executor, job, gate):
+    exe = make_executor(4)
+    calls = [exe.submit(hold, gate.path, i) for i in range(4)]
+    gate.wait_until_begun(4)
+    gate.open(4)
+    assert [call.result() for call in calls] == [0, 1, 2, 3]
+
+
+@MODES
+@pytest.mark.mpi
+def test_ranks_find_each_other(make_executor, job, block_allocation):
+    exe = make_executor(2, cores_per_worker=2, block_allocation=block_allocation)
+    assert [(rank, size) for _, rank, size in exe.submit(place).result()] == [(0, 2), (1, 2)]
+
+
+def test_exceptions_arrive(make_executor, job):
+    with pytest.raises(ValueError, match="on purpose"):
+        make_executor().submit(fail, "on purpose").result()
+
+
+def test_a_worker_that_dies_is_named_with_its_exit_code(make_executor, job):
+    exe = make_executor(block_allocation=True)
+    with pytest.raises(WorkerDied, match="exit code 3"):
+        exe.submit(os._exit, 3).result()
+    assert exe.submit(square, 3).result() == 9
+
+
+@MODES
+def test_what_slurm_can_never_start_fails_with_its_words(make_executor, job, block_allocation):
+    exe = make_executor(64, cores_per_worker=64, block_allocation=block_allocation)
+    with pytest.raises(WorkerStartError, match="More processors requested than permitted"):
+        exe.submit(square, 1).result()
+
+
+def test_arguments_for_srun_are_handed_on(make_executor, job):
+    exe = make_executor(command_line_argument_lst=["--comment=from the test", "--nice=5"])
+    assert exe.submit(square, 2).result() == 4
+    with pytest.raises(WorkerStartError, match="no-such-option"):
+        make_executor(command_line_argument_lst=["--no-such-option"]).submit(square, 2).result()
+
+
+def test_a_worker_runs_in_its_cwd(make_executor, job, tmp_path):
+    assert make_executor(cwd=tmp_path).submit(os.getcwd).result() == str(tmp_path)
+
+
+def test_steps_that_wait_print_nothing(make_executor, job, capfd):
+    exe = make_executor(40)
+    assert list(exe.map(square, range(40))) == [i * i for i in range(40)]
+    exe.shutdown()
+    assert "srun" not in capfd.readouterr().err
+
+
+def test_a_job_that_hands_on_no_environment_starts_workers_all_the_same(make_executor, job, monkeypatch):
+    monkeypatch.setenv("SLURM_EXPORT_ENV", "NONE")
+    assert make_executor().submit(square, 2).result() == 4
+
+
+def test_the_key_is_in_no_command_line_and_not_in_the_users_environment(make_executor, job):
+    exe = make_executor(block_allocation=True)
+    assert "PYMPIPOOL_KEY" not in exe.submit(of_step).result()
+    for process in psutil.process_iter():
+        try:
+            assert "PYMPIPOOL_KEY=" not in " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+
+
+def test_more_cores_than_the_job_has_wait_for_each_other(make_executor, job, cluster):
+    exe = make_executor(12, cores_per_worker=8)
+    assert exe.submit(square, 3, resource_dict={"cores": 1}).result() == 9
+
+
+def _is_srun(process):
+    with contextlib.suppress(psutil.Error):
+        return process.name() == "srun" and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def test_many_calls_start_no_more_sruns_than_there_are_cores(make_executor, job):
+    exe = make_executor(4)
+    calls = [exe.submit(square, i) for i in range(60)]
+    most = 0
+    while not all(call.done() for call in calls):
+        most = max(most, sum(map(_is_srun, psutil.Process().children())))
+        time.sleep(0.01)
+    assert [call.result() for call in calls] == [i * i for i in range(60)]
+    assert 1 < most <= 4
+
+
+def test_slurm_keeps_the_key_nowhere(make_executor, cluster, monkeypatch):
+    exe = make_executor(block_allocation=True)
+    assert exe.submit(square, 2).result() == 4
+    key = exe._engine.pool.keeper.listener.key.encode()
+    files = [path for path in cluster.folder.rglob("*") if path.is_file()]
+    assert files
+    assert [path for path in files if key in path.read_bytes()] == []
+
+
+# ---- devices ----
+
+
+def devices():
+    time.sleep(0.3)  # long enough for both to be there at the same time
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+@MODES
+def test_each_worker_has_devices_of_its_own(make_executor, job, cluster, block_allocation):
+    exe = make_executor(2, gpus_per_worker=1, block_allocation=block_allocation, **on(cluster.first))
+    assert sorted(call.result() for call in [exe.submit(devices) for _ in range(2)]) == ["0", "1"]
+
+
+def test_calls_without_devices_take_none(make_executor, job):
+    exe = make_executor(2)
+    assert exe.submit(devices).result() in (None, "", "NoDevFiles")
+
+
+# ---- on another host ----
+
+
+@MODES
+def test_a_worker_on_another_host_serves_calls(make_executor, job, second_host, block_allocation):
+    exe = make_executor(2, block_allocation=block_allocation, **on(second_host))
+    assert exe.submit(host_of_call).result() == second_host
+    assert list(exe.map(square, range(6))) == [0, 1, 4, 9, 16, 25]
+    with pytest.raises(ValueError, match="from afar"):
+        exe.submit(fail, "from afar").result()
+
+
+def test_arrays_go_to_another_host_and_come_back(make_executor, job, second_host):
+    exe = make_executor(block_allocation=True, **on(second_host))
+    array = np.random.default_rng(1).random(2_000_000)
+    received = exe.submit(echo, array).result()
+    assert np.array_equal(received, array)
+    assert received.flags.writeable
+
+
+@MODES
+@pytest.mark.mpi
+def test_ranks_on_two_hosts_find_each_other(make_executor, job, second_host, cluster, block_allocation):
+    exe = make_executor(
+        4,
+        cores_per_worker=4,
+        block_allocation=block_allocation,
+        command_line_argument_lst=["--nodes=2", "--ntasks-per-node=2"],
+    )
+    places = exe.submit(place).result()
+    assert [(rank, size) for _, rank, size in places] == [(rank, 4) for rank in range(4)]
+    assert {host for host, _, _ in places} == {socket.gethostname(), second_host}
+
+
+@pytest.mark.mpi
+def test_large_data_reach_ranks_on_two_hosts(make_executor, job, second_host):
+    exe = make_executor(2, cores_per_worker=2, block_allocation=True, command_line_argument_lst=["--nodes=2"])
+    array = np.arange(500_000.0)
+    assert [received.sum() for received in exe.submit(echo, array).result()] == [array.sum()] * 2
+
+
+def test_a_folder_that_another_host_lacks_is_an_error(make_executor, job, second_host, cluster, tmp_path):
+    folder = tmp_path / "covered" / "folder"
+    folder.mkdir(parents=True)
+    cluster.on_second("mount", "-t", "tmpfs", "tmpfs", str(folder.parent))
+    try:
+        with pytest.raises(FileNotFoundError, match="folder"):
+            make_executor(cwd=folder, **on(second_host)).submit(os.getcwd).result()
+    finally:
+        cluster.on_second("umount", str(folder.parent))
+
+
+def test_an_executor_for_the_own_host_only_says_why_others_cannot_connect(make_executor, job, second_host):
+    exe = make_executor(hostname_localhost=True, connect_timeout=2, **on(second_host))
+    with pytest.raises(WorkerStartError, match="hostname_localhost"):
+        exe.submit(square, 1).result()
+
+
+# ---- choice ----
+
+
+def test_auto_chooses_slurm_where_its_controller_answers(cluster, monkeypatch, tmp_path):
+    assert make_backend("auto").name == "slurm"
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "none.conf"))
+    assert make_backend("auto").name == "mpi"
+    with pytest.raises(WorkerStartError, match=r"controller.*sinfo"):
+        make_backend("slurm")
+
+
+def test_without_a_number_the_cores_of_the_job_are_used(make_executor, job, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_CPUS_PER_NODE", "8(x2)")
+    assert make_executor(None).info["max_cores"] == 16
+
+
+def test_without_a_number_and_a_job_the_user_must_say(make_executor):
+    with pytest.raises(ValueError, match="max_cores"):
+        make_executor(None)
