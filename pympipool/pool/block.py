@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pympipool.errors import WorkerStartError
 from pympipool.pool.ending import (
     END_GRACE_S,
     IDLE_CHECK_S,

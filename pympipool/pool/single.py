@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pympipool.errors import WorkerStartError
 from pympipool.pool.ending import (
     IDLE_CHECK_S,
     death_of,

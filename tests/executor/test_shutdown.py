@@ -164,6 +164,15 @@ def test_shutdown_that_waits_after_one_that_does_not_waits_for_the_calls(make_ex
     assert not psutil.pid_exists(call.result())
 
 
+def test_shutdown_that_waits_right_after_one_that_does_not_comes_to_an_end(block_allocation):
+    for _ in range(20):
+        exe = Executor(max_workers=1, block_allocation=block_allocation)
+        call = exe.submit(square, 3)
+        exe.shutdown(wait=False)
+        exe.shutdown(wait=True)
+        assert call.result() == 9
+
+
 def test_cancel_futures_still_works_after_a_first_shutdown(make_executor, gate):
     exe = make_executor()
     running = exe.submit(hold, gate.path)

@@ -13,6 +13,9 @@ import pytest
 
 from slurm.cluster import Cluster, why_no_cluster
 
+WANTED = "PYMPIPOOL_TEST_SLURM"
+"""Variable that asks for these tests: they take many minutes, and install and start a SLURM where they run as root."""
+
 
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
@@ -20,6 +23,8 @@ def pytest_collection_modifyitems(items):
         if here in item.path.parents:
             item.add_marker(pytest.mark.slurm)
             item.add_marker(pytest.mark.timeout(180))
+            if not os.environ.get(WANTED):
+                item.add_marker(pytest.mark.skip(reason=f"not asked for: {WANTED}=1 make test, as root on Debian"))
 
 
 @pytest.fixture(scope="session")

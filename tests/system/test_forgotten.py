@@ -156,11 +156,20 @@ def test_a_forgotten_executor_that_waits_for_a_call_of_another_ends_it(make_exec
     assert call.result() == 9
 
 
-def test_callbacks_of_a_forgotten_executor_are_called(gate):
+@pytest.mark.parametrize("how", ["forgotten", "closed without waiting"])
+def test_callbacks_are_called_and_no_thread_stays_when_the_executor_is(gate, how):
+    others = set(threading.enumerate())
     exe = Executor(max_workers=1, block_allocation=True)
     called = threading.Event()
     exe.submit(hold, gate.path).add_done_callback(lambda _: called.set())
     gate.wait_until_begun()
+    if how == "closed without waiting":
+        exe.shutdown(wait=False)
+    threads = set(threading.enumerate()) - others
     del exe
     gate.open()
     assert called.wait(20)
+    threads |= set(threading.enumerate()) - others
+    for thread in threads:
+        thread.join(5)
+    assert [thread.name for thread in threads if thread.is_alive()] == []

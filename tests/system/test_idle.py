@@ -1,5 +1,8 @@
 """An idle executor costs nothing."""
 
+import contextlib
+import time
+
 import psutil
 import pytest
 
@@ -9,26 +12,30 @@ from pympipool import Executor
 IDLE_S = 5.0
 
 
-def cpu_seconds(processes):
-    """Processor time that the processes have used so far."""
-    times = [process.cpu_times() for process in processes]
-    return sum(time.user + time.system for time in times)
-
-
 def family():
     """This process and all its descendants."""
     me = psutil.Process()
     return [me, *me.children(recursive=True)]
 
 
-def use_while_idle():
-    """Processor time of this process and all that it has started, while the executor is idle, in cores."""
-    import time
+class Use:
+    """The processor time that this process and its descendants use inside a `with` block, in cores."""
 
-    processes = family()
-    before = cpu_seconds(processes)
-    time.sleep(IDLE_S)  # not to wait for something: the time is what is measured
-    return (cpu_seconds(processes) - before) / IDLE_S
+    def __enter__(self):
+        self.start_s = time.monotonic()
+        self.before = {process: self._seconds(process) for process in family()}
+        return self
+
+    def __exit__(self, *_):
+        used_s = sum(self._seconds(process) - self.before.get(process, 0) for process in family())
+        self.cores = used_s / (time.monotonic() - self.start_s)
+
+    @staticmethod
+    def _seconds(process):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            return times.user + times.system
+        return 0
 
 
 @pytest.mark.mpi
@@ -36,24 +43,24 @@ def test_two_idle_workers_of_two_ranks_use_less_than_two_percent_of_a_core():
     with Executor(max_workers=2, cores_per_worker=2, block_allocation=True) as exe:
         calls = [exe.submit(pid) for _ in range(20)]
         ranks = {process for call in calls for process in call.result()}
-        assert use_while_idle() < 0.02
-        assert ranks >= set(exe.submit(pid).result())
+        with Use() as use:
+            time.sleep(IDLE_S)  # not to wait for something: what happens in this time is measured
+        assert {process.pid for process in family()} >= ranks
+        assert use.cores < 0.02
 
 
 def test_idle_serial_workers_use_less_than_two_percent_of_a_core(make_executor):
     exe = make_executor(max_workers=2)
     for call in [exe.submit(pid) for _ in range(20)]:
         call.result()
-    assert use_while_idle() < 0.02
-    assert exe.submit(pid).result()
+    with Use() as use:
+        time.sleep(IDLE_S)
+    assert use.cores < 0.02
 
 
 def test_waiting_for_a_long_call_uses_less_than_five_percent_of_a_core(make_executor):
-    import time
-
     exe = make_executor(max_workers=2)
     exe.submit(pid).result()
-    processes = family()
-    before = cpu_seconds(processes)
-    exe.submit(time.sleep, 2.0).result()
-    assert (cpu_seconds(processes) - before) / 2.0 < 0.05
+    with Use() as use:
+        exe.submit(time.sleep, 2.0).result()
+    assert use.cores < 0.05
