@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from benchmarks.peers import OURS, PEERS, Peer, Request
+from benchmarks.peers import OURS, PEERS, Peer
 
 if TYPE_CHECKING:
     from benchmarks.cases import Case
@@ -126,6 +126,3 @@ def time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-__all__ = ["FULL", "LIMIT", "QUICK", "Comparison", "Effort", "Request", "compare", "time_limit"]

@@ -6,6 +6,7 @@ from pympipool._moving cimport Call, Core
 
 cdef class Delivery(Source):
     cdef Core core
+    cdef bint abandoned        # this is a fork of the process that calls were submitted in
     cdef object load_result
     cdef object load_error
     cdef unsigned long helper  # identity of the thread that helps; 0: none does

@@ -76,6 +76,10 @@ cdef class Delivery(Source):
                 continue
             self.help_a_slice()
 
+    def abandon(self):
+        """In a forked child: touches nothing any more of what the parent goes on with."""
+        self.abandoned = True
+
     def kick(self):
         """Makes a thread that waits look again whether what it waits for has come."""
         kick_helper(&self.core)
@@ -101,6 +105,9 @@ cdef class Delivery(Source):
 
     cdef bint help(self, FutureCore future, double deadline_s) except -1:
         cdef unsigned long me = PyThread_get_thread_ident()
+        if self.abandoned:
+            raise RuntimeError(
+                "this call was submitted by the process that this one is a fork of: only that one gets its result")
         if self.helper != 0 and self.helper != me:
             return False
         cdef bint nested = self.helper == me  # a signal handler that waits for a future, say
@@ -133,6 +140,8 @@ cdef class Delivery(Source):
         return 0
 
     cdef int poll(self) except -1:
+        if self.abandoned:
+            return 0
         self.pump()
         if self.core.done.first != NULL:
             self.deliver()
@@ -142,6 +151,8 @@ cdef class Delivery(Source):
         cdef Call *call = <Call *>future.call
         cdef Worker *worker
         cdef bint withdrawn = False
+        if self.abandoned:
+            return False
         pthread_mutex_lock(&self.core.lock)
         worker = worker_of(&self.core, call)
         if worker != NULL:
@@ -156,6 +167,8 @@ cdef class Delivery(Source):
 
     cdef bint begun(self, FutureCore future) except -1:
         cdef Call *call = <Call *>future.call
+        if self.abandoned:
+            return False
         pthread_mutex_lock(&self.core.lock)
         worker = worker_of(&self.core, call)
         begun = worker != NULL and was_begun(worker, call)
@@ -164,7 +177,7 @@ cdef class Delivery(Source):
 
     cdef int watch(self, FutureCore future) except -1:
         cdef Call *call = <Call *>future.call
-        if call == NULL or call.watched:
+        if call == NULL or call.watched or self.abandoned:
             return 0
         pthread_mutex_lock(&self.core.lock)
         call.watched = True

@@ -290,6 +290,7 @@ class Engine:
     def abandon(self) -> None:
         """In a forked child: lets go of everything, so that neither process feels the other."""
         self.foreign = True
+        self.dispatcher.abandon()
         self.pool.abandon()
 
 

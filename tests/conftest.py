@@ -51,14 +51,15 @@ def mark():
 def nothing_is_left(mark):
     """No module leaves a process, a thread or shared memory behind."""
     processes = {process.pid for process in own_processes(mark)}
+    threads = set(threading.enumerate())
     files = shared_memory_files()
     yield
     started = [process for process in own_processes(mark) if process.pid not in processes]
     assert still_alive(started, END_S) == []
-    threads = [thread for thread in threading.enumerate() if thread.name.startswith("pympipool")]
-    for thread in threads:
+    new = [thread for thread in set(threading.enumerate()) - threads if thread.name.startswith("pympipool")]
+    for thread in new:
         thread.join(END_S)
-    assert [thread for thread in threads if thread.is_alive()] == []
+    assert [thread for thread in new if thread.is_alive()] == []
     assert forgotten_shared_memory(files) == set()
 
 

@@ -187,9 +187,11 @@ def test_a_program_that_ends_fails_what_it_has_not_answered(counter):
 
 
 def test_a_program_that_does_not_exist_fails_what_is_submitted():
-    with ShellExecutor(["/executable/does/not/exist"]) as exe:
-        with pytest.raises(FileNotFoundError, match="/executable/does/not/exist"):
-            exe.submit("1", lines_to_read=1).result()
+    with (
+        ShellExecutor(["/executable/does/not/exist"]) as exe,
+        pytest.raises(FileNotFoundError, match="/executable/does/not/exist"),
+    ):
+        exe.submit("1", lines_to_read=1).result()
 
 
 def test_the_program_ends_with_the_executor(tmp_path):

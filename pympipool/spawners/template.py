@@ -172,9 +172,11 @@ class ForkedProcess(WorkerProcess):
             self._signal(number)
 
     def _signal(self, number: int) -> None:
-        if self.pid > 0:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, number)
+        if self.pid <= 0:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(self.pid, number)  # by itself too: it is no group yet in the first moment after the fork
+            os.killpg(self.pid, number)
 
     def close(self) -> None:
         if self._status >= 0:

@@ -273,3 +273,10 @@ def failing_on_rank_1():
     if MPI.COMM_WORLD.Get_rank() == 1:
         raise ValueError("only on rank 1")
     return {}
+
+
+def sum_of_ranks(offset):
+    """The sum of all ranks' numbers, and of what they were given."""
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD.allreduce(MPI.COMM_WORLD.Get_rank() + offset)

@@ -22,13 +22,17 @@ class Use:
     """The processor time that this process and its descendants use inside a `with` block, in cores."""
 
     def __enter__(self):
-        self.start_s = time.monotonic()
         self.before = {process: self._seconds(process) for process in family()}
+        self.start_s = time.monotonic()
+        self.before[psutil.Process()] = self._seconds(psutil.Process())  # without what looking costs
         return self
 
     def __exit__(self, *_):
-        used_s = sum(self._seconds(process) - self.before.get(process, 0) for process in family())
-        self.cores = used_s / (time.monotonic() - self.start_s)
+        own_s = self._seconds(psutil.Process())
+        elapsed_s = time.monotonic() - self.start_s
+        me, *others = family()
+        used_s = own_s - self.before[me] + sum(self._seconds(other) - self.before.get(other, 0) for other in others)
+        self.cores = used_s / elapsed_s
 
     @staticmethod
     def _seconds(process):
