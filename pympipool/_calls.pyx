@@ -111,6 +111,10 @@ cdef list futures_of(CallList *calls):
     """Frees the calls; their futures."""
     cdef Call *call = calls.first
     cdef Call *next
+    while call != NULL:  # first: what follows may run finalizers, which may cancel these
+        (<FutureCore>call.future).call = NULL
+        call = call.next
+    call = calls.first
     futures = []
     while call != NULL:
         next = call.next

@@ -14,9 +14,9 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport int64_t
 
 from pympipool._calls cimport free_call, parts_of_result
-from pympipool._future cimport CANCELLED, FutureCore, Source
+from pympipool._future cimport CANCELLED, PENDING, RUNNING, FutureCore, Source
 from pympipool._moving cimport (
-    Call, Worker, pthread_mutex_lock, pthread_mutex_unlock, remove, take_back, was_begun,
+    Call, Core, Worker, append, pthread_mutex_lock, pthread_mutex_unlock, remove, take_back, was_begun,
     worker_of,
 )
 from pympipool._ring cimport pmp_doorbell_ring
@@ -24,10 +24,13 @@ from pympipool._watching cimport (
     demand_delivery, hand_back, kick_helper, pump_and_tell, take_over, wait_for_news,
 )
 
+import logging
 import threading
 from queue import SimpleQueue
 from time import monotonic, sleep
 
+cdef object LOGGER = logging.getLogger("pympipool.dispatch")
+cdef unsigned long MAIN_THREAD = threading.main_thread().ident
 cdef double OTHERS_HELP_S = 0.005
 cdef double SLICE_S = 0.1  # how long a waiting thread goes without looking for signals
 
@@ -55,6 +58,7 @@ cdef class Delivery(Source):
         """Ends a future that has no call any more with an exception."""
         if future.status >= CANCELLED:
             return
+        future.status = RUNNING  # no cancelling from here on
         self.settle(future, future.set_error(error))
         kick_helper(&self.core)
 
@@ -62,7 +66,7 @@ cdef class Delivery(Source):
     def unfinished_count(self):
         """Calls that wait or run, and results that were not delivered."""
         pthread_mutex_lock(&self.core.lock)
-        count = self.core.waiting.length + self.core.done.length
+        count = self.core.waiting.length + self.core.done.length + self.core.left.length
         for i in range(self.core.worker_count):
             count += self.core.workers[i].line.length
         pthread_mutex_unlock(&self.core.lock)
@@ -86,8 +90,10 @@ cdef class Delivery(Source):
 
     cdef int help_a_slice(self) except -1:
         """Moves and delivers as the helper for a moment."""
+        cdef unsigned long me = PyThread_get_thread_ident()
+        cdef bint nested = self.helper == me  # in a signal handler, say
         cdef int news
-        self.helper = PyThread_get_thread_ident()
+        self.helper = me
         take_over(&self.core)
         try:
             with nogil:
@@ -97,8 +103,9 @@ cdef class Delivery(Source):
             else:
                 PyErr_CheckSignals()
         finally:
-            self.helper = 0
-            hand_back(&self.core)
+            if not nested:
+                self.helper = 0
+                hand_back(&self.core)
         return 0
 
     # ---- what futures ask ----
@@ -157,6 +164,8 @@ cdef class Delivery(Source):
         worker = worker_of(&self.core, call)
         if worker != NULL:
             withdrawn = take_back(worker, call)
+            if withdrawn and worker.line.length == 0:
+                pump_and_tell(&self.core)  # it is idle now: no result of it will bring the next round
         elif call.result == NULL:
             remove(&self.core.waiting, call)
             withdrawn = True
@@ -197,20 +206,30 @@ cdef class Delivery(Source):
         return 0
 
     cdef int deliver(self) except -1:
-        """Sets what has arrived on its futures."""
-        cdef Call *call
+        """Sets what has arrived on its futures.
+
+        Ctrl-C raises in the main thread, between any two steps of Python code. So the main thread sets only
+        what takes none, and leaves futures that others wait for to the deliverer.
+        """
+        cdef bint is_main = PyThread_get_thread_ident() == MAIN_THREAD
         cdef bint delivered = False
+        cdef bint left = False
+        cdef Call *call
         while True:
             pthread_mutex_lock(&self.core.lock)
-            call = self.core.done.first
-            if call != NULL:
-                remove(&self.core.done, call)
-                self.core.urgent -= call.watched
+            call = take_done(&self.core, is_main)
+            if call != NULL and is_main and has_listeners(call):
+                append(&self.core.left, call)
+                left = True
+                pthread_mutex_unlock(&self.core.lock)
+                continue
             pthread_mutex_unlock(&self.core.lock)
             if call == NULL:
                 break
             self.deliver_call(call)
             delivered = True
+        if left:
+            demand_delivery(&self.core)
         if delivered and self.helper != PyThread_get_thread_ident():
             kick_helper(&self.core)  # its future may have been among them
         return 0
@@ -218,12 +237,16 @@ cdef class Delivery(Source):
     cdef int deliver_call(self, Call *call) except -1:
         cdef FutureCore future = <FutureCore>call.future
         future.call = NULL
+        if future.status == PENDING:
+            future.status = RUNNING  # no cancelling from here on
         future.run_ns = call.run_ns
         parts = parts_of_result(call)
         has_callbacks = False
-        if future.status < CANCELLED:  # else somebody outside has ended it
-            has_callbacks = future.set_parts(parts, call.is_error)
-        free_call(call)
+        try:
+            if future.status < CANCELLED:  # else somebody outside has ended it
+                has_callbacks = future.set_parts(parts, call.is_error)
+        finally:
+            free_call(call)
         return self.settle(future, has_callbacks)
 
     cdef int settle(self, FutureCore future, bint has_callbacks) except -1:
@@ -231,9 +254,11 @@ cdef class Delivery(Source):
         if not has_callbacks:
             return 0
         if self.caller is None:
-            self.caller = threading.Thread(
+            caller = threading.Thread(
                 target=self._run_callbacks, name="pympipool_callbacks", daemon=True)
-            self.caller.start()
+            if self.caller is None:  # still: making it may have let go of the GIL
+                self.caller = caller
+                caller.start()
         self.callbacks_due.put(future)
         return 0
 
@@ -242,5 +267,28 @@ cdef class Delivery(Source):
             future = self.callbacks_due.get()
             if future is None:
                 return
-            future.run_callbacks()
+            try:
+                future.run_callbacks()
+            except BaseException:  # SystemExit: the callbacks of others must run
+                LOGGER.exception("a callback ended its thread")
             del future
+
+
+cdef Call *take_done(Core *core, bint is_main) noexcept:
+    """The next call whose result has arrived; NULL: none. The lock is held."""
+    cdef Call *call = core.left.first
+    if call != NULL and not is_main:
+        remove(&core.left, call)
+        return call
+    call = core.done.first
+    if call != NULL:
+        remove(&core.done, call)
+        core.urgent -= call.watched
+    return call
+
+
+cdef bint has_listeners(Call *call) noexcept:
+    """Whether setting the result would run Python code. Reads fields only: the lock is held."""
+    cdef FutureCore future = <FutureCore>call.future
+    return (future.condition is not None or future.relays is not None
+            or future.callbacks is not None)

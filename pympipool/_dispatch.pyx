@@ -76,6 +76,7 @@ cdef class Dispatcher(Delivery):
             free(self.core.workers[i])
         free_calls(&self.core.waiting)
         free_calls(&self.core.done)
+        free_calls(&self.core.left)
         free(self.core.workers)
         pthread_mutex_destroy(&self.core.lock)
 
@@ -126,6 +127,7 @@ cdef class Dispatcher(Delivery):
             except Exception:  # no failure may end the thread that everybody waits for
                 LOGGER.exception("delivering results failed")
         self.deliver()
+        self.callbacks_due.put(None)  # nobody may ever come to join
 
     # ---- workers ----
 
@@ -206,7 +208,7 @@ cdef class Dispatcher(Delivery):
         while worker.line.last != NULL:
             call = worker.line.last
             remove(&worker.line, call)
-            if not was_begun(worker, call) or call == worker.sending:
+            if not worker.reserved and (not was_begun(worker, call) or call == worker.sending):
                 prepend(&self.core.waiting, call)
             elif call.attempts_left > 0:
                 call.attempts_left -= 1
@@ -279,6 +281,10 @@ cdef class Dispatcher(Delivery):
         call.attempts_left = attempts
         if future.status != PENDING:
             free_call(call)
+            return
+        if self.broken is not None:  # looked at again, as below
+            free_call(call)
+            self.fail(future, self.broken)
             return
         if self.closed is not None and not admitted:  # looked at again: making the call took a while
             free_call(call)

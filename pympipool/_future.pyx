@@ -88,13 +88,17 @@ cdef class FutureCore:
     @property
     def _waiters(self):
         if self.waiters is None:
-            self.waiters = []
+            waiters = []
+            if self.waiters is None:  # still: making it may have let go of the GIL
+                self.waiters = waiters
         return self.waiters
 
     @property
     def _done_callbacks(self):
         if self.callbacks is None:
-            self.callbacks = []
+            callbacks = []
+            if self.callbacks is None:
+                self.callbacks = callbacks
         return self.callbacks
 
     @property
@@ -190,7 +194,9 @@ cdef class FutureCore:
         """Like `add_done_callback`, for callbacks that do not run users' code: called by whoever
         ends the future, without a detour."""
         if self.relays is None:
-            self.relays = []
+            relays = []
+            if self.relays is None:
+                self.relays = relays
         self.relays.append(fn)
         if self.status >= CANCELLED:
             self.run_relays()
@@ -239,11 +245,17 @@ cdef class FutureCore:
 
     cdef bint set_parts(self, object parts, bint is_error) except -1:
         """Ends the future with bytes to unpickle later; True if callbacks are to be run."""
-        return self.end(None, None, parts, is_error)
+        try:
+            return self.end(None, None, parts, is_error)
+        except InvalidStateError:
+            return False  # somebody outside was faster, while we waited for the condition
 
     cdef bint set_error(self, object error) except -1:
         """Ends the future with an exception; True if callbacks are to be run."""
-        return self.end(None, error, None, False)
+        try:
+            return self.end(None, error, None, False)
+        except InvalidStateError:
+            return False
 
     cdef bint end(self, object value, object error, object parts, bint is_error) except -1:
         if self.condition is None:

@@ -75,6 +75,7 @@ cdef struct Core:
     int last_used
     CallList waiting
     CallList done            # results have arrived, futures do not know yet
+    CallList left           # ... and the main thread left them to the deliverer
     Py_ssize_t urgent        # of these, how many are watched
     int64_t loose_estimate_ns  # of calls that carry their function
     uint64_t submitted

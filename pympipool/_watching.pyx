@@ -129,7 +129,7 @@ cdef void hand_back(Core *core) noexcept nogil:
     if not core.mover_parked:
         return  # it naps or moves, and will see to itself
     pmp_doorbell_arm(core.mover_bell)
-    if has_news(core):
+    if core.stopping or has_news(core):  # stop() rang in vain while we had its bell disarmed
         pmp_doorbell_ring(core.mover_bell)
 
 

@@ -233,6 +233,7 @@ class Executor(futures.Executor):
             timeout: Seconds from now until the last result must be there.
             chunksize: Calls that travel together. None: with block allocation as many as take a few milliseconds, found out
                 from how long they take; else each call by itself. Calls on several cores always travel alone.
+                `run_time_max` and `restart_limit` concern what travels together as a whole: with them, None means 1.
 
         Raises:
             ValueError, TypeError: chunksize is no positive integer.
@@ -249,7 +250,7 @@ class Executor(futures.Executor):
             return one_by_one(self.submit, fn, columns, deadline_s)
         if chunksize is not None:
             return in_chunks(self._engine, fn, columns, self._resources, chunksize, deadline_s)
-        if not self._block_allocation:
+        if not self._block_allocation or self._resources.run_time_max is not None or self._resources.restart_limit:
             return one_by_one(self.submit, fn, columns, deadline_s)
         return in_fitting_batches(self._engine, fn, columns, self._info["max_workers"], deadline_s)
 

@@ -406,6 +406,8 @@ class Keeper:
         member.state = State.GONE
         del self.members[member.number]
         self._forget(tuple(member.timers))
-        self.policy.on_gone(member)
-        member.process.close()
-        member.release()
+        try:
+            self.policy.on_gone(member)
+        finally:
+            member.process.close()
+            member.release()

@@ -123,7 +123,7 @@ class SinglePool:
 
     def waiting_count(self) -> int:
         """Calls that have no worker yet."""
-        return len(self.ledger)
+        return sum(not request.future.done() for request in self.ledger.waiting())
 
     def unfinished_count(self) -> int:
         """Calls that wait, or whose worker is not gone yet."""
@@ -196,6 +196,8 @@ class SinglePool:
             return
         self.dispatcher.add_worker(member.number, member.link.segment, reserved=True)
         self.dispatcher.submit(request.future, None, request.parts, worker=member.number, admitted=True)
+        if request.attempts_left == 0:
+            request.parts = []  # the call's future has them as long as they are needed
         if request.future.cancelled():  # since we looked: nothing was sent, and the worker would wait for ever
             self.keeper.end_member(member)
             return
