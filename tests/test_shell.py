@@ -11,6 +11,7 @@ import pytest
 
 import pympipool
 from pympipool import Executor, ShellExecutor, SubprocessExecutor
+from pympipool.errors import WorkerStartError
 from pympipool.flux import PyFluxExecutor
 from pympipool.mpi import PyMPIExecutor
 from pympipool.slurm import PySlurmExecutor
@@ -280,9 +281,20 @@ def test_the_old_executor_runs_functions_of_several_cores():
         assert exe.submit(calls.rank_and_preset, 5, 6, 7).result() == [(5, 6, 7), (5, 6, 7)]
 
 
-@pytest.mark.parametrize(("executor_class", "backend"), [(PySlurmExecutor, "slurm"), (PyFluxExecutor, "flux")])
-def test_old_executors_of_backends_that_are_not_there_yet_say_so(executor_class, backend):
-    with pytest.raises(ValueError, match=f"backend is '{backend}'.* not supported by this version"):
-        executor_class(max_workers=1)
-    with pytest.raises(TypeError, match="cores_per_worker"):
-        executor_class(max_workers=1, cores_per_worker="2")
+def test_the_old_executor_of_a_backend_that_is_not_there_yet_says_so():
+    with pytest.raises(ValueError, match=r"backend is 'flux'.* not supported by this version"):
+        PyFluxExecutor(max_workers=1)
+
+
+def test_the_old_executor_of_slurm_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(WorkerStartError, match=r"backend 'slurm' cannot be used: .*'srun'"):
+        PySlurmExecutor(max_workers=1)
+
+
+@pytest.mark.parametrize("executor_class", [PyMPIExecutor, PySlurmExecutor, PyFluxExecutor])
+def test_old_executors_check_their_parameters_at_once(executor_class):
+    with pytest.raises(TypeError, match="cores_per_worker is '2'"):
+        executor_class(1, "2")
+    with pytest.raises(TypeError, match="max_cores"):
+        executor_class(max_cores=1)  # is for new scripts, which use Executor

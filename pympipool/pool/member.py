@@ -79,8 +79,9 @@ class Member:
         self.outputs = [Output(process.stdout, "stdout", None), Output(process.stderr, "stderr", self.lines)]
 
     def release(self) -> None:
-        """Gives back the memory of the link: timers may refer to the member for a while yet."""
+        """Gives back the memory of the link, and the call: somebody may refer to the member for a while yet."""
         del self.link
+        self.purpose = None
 
     @property
     def host(self) -> str | None:

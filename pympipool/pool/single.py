@@ -10,6 +10,7 @@ may start when is the ledger's to say (`pympipool.resources`).
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from pympipool.pool.keeper import Keeper
 from pympipool.pool.member import Member, State
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future as StandardFuture
+
     from pympipool._calls import FunctionHandle
     from pympipool._dispatch import Dispatcher
     from pympipool._future import Future
@@ -118,8 +121,17 @@ class SinglePool:
             if not admitted:
                 self.dispatcher.check_open()
             self._unfinished += 1
-        self.ledger.enqueue(Request(future, parts, resources), resources)
+        request = Request(future, parts, resources)
+        self.ledger.enqueue(request, resources)
+        future.add_relay(functools.partial(self._forget_cancelled, request))
         self.keeper.call(self._start_next)
+
+    def _forget_cancelled(self, request: Request, future: StandardFuture[Any]) -> None:
+        """Takes a call that was cancelled out of the line, with its arguments."""
+        if future.cancelled() and self.ledger.withdraw(request):
+            with self._lock:
+                self._unfinished -= 1
+            self.dispatcher.kick()
 
     def waiting_count(self) -> int:
         """Calls that have no worker yet."""

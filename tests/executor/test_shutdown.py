@@ -165,7 +165,7 @@ def test_shutdown_that_waits_after_one_that_does_not_waits_for_the_calls(make_ex
 
 
 def test_shutdown_that_waits_right_after_one_that_does_not_comes_to_an_end(block_allocation):
-    for _ in range(20):
+    for _ in range(8):
         exe = Executor(max_workers=1, block_allocation=block_allocation)
         call = exe.submit(square, 3)
         exe.shutdown(wait=False)

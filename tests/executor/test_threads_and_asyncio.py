@@ -105,7 +105,7 @@ def test_a_thread_that_gives_up_waiting_leaves_the_others_waiting(make_executor,
 
 
 def test_submit_and_shutdown_at_the_same_time_lose_no_call(make_executor, many):
-    for _ in range(3):
+    for _ in range(many(3, 1)):
         exe = make_executor()
         calls = []
 
