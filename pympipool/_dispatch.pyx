@@ -28,7 +28,7 @@ from pympipool._ring cimport (
     pmp_receiver_close, pmp_send, pmp_spinner_init, raise_errno,
 )
 from pympipool._watching cimport (
-    demand_delivery, kick_mover, move_until_stopped, pump_and_tell,
+    demand_delivery, kick_helper, kick_mover, move_until_stopped, pump_and_tell,
 )
 
 import logging
@@ -162,6 +162,8 @@ cdef class Dispatcher(Delivery):
             raise MemoryError()
         self.segments[number] = link
         self.pump()
+        kick_mover(&self.core)  # with two workers there is something to balance, of which nobody else tells them
+        kick_helper(&self.core)
 
     def retire_worker(self, uint64_t number):
         """Gives the worker no more calls and tells it to end after those it has.

@@ -205,17 +205,17 @@ def test_modules_and_functions_by_reference_arrive(elsewhere):
 
 
 def test_functions_registered_to_travel_by_value_do(elsewhere, tmp_path, monkeypatch):
-    (tmp_path / "only_here.py").write_text("class Thing:\n    word = 'sent along'\ndef f(t): return t.word\n")
+    (tmp_path / "travels_by_value.py").write_text("class Thing:\n    word = 'sent along'\ndef f(t): return t.word\n")
     monkeypatch.syspath_prepend(tmp_path)
-    import only_here
+    import travels_by_value
 
-    with pytest.raises(SerializationError, match="No module named 'only_here'"):
-        elsewhere.run(only_here.f, only_here.Thing())
-    cloudpickle.register_pickle_by_value(only_here)
+    with pytest.raises(SerializationError, match="No module named 'travels_by_value'"):
+        elsewhere.run(travels_by_value.f, travels_by_value.Thing())
+    cloudpickle.register_pickle_by_value(travels_by_value)
     try:
-        assert elsewhere.run(only_here.f, only_here.Thing()) == "sent along"
+        assert elsewhere.run(travels_by_value.f, travels_by_value.Thing()) == "sent along"
     finally:
-        cloudpickle.unregister_pickle_by_value(only_here)
+        cloudpickle.unregister_pickle_by_value(travels_by_value)
 
 
 def test_reducers_registered_late_are_heeded(monkeypatch):

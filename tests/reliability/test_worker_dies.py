@@ -160,22 +160,6 @@ def test_workers_that_die_at_start_again_and_again_end_with_a_clear_error():
             exe.submit(pow, 2, 3).result(timeout=40)
 
 
-def test_a_stopped_worker_holds_up_only_the_call_that_it_began(make_block_executor, tmp_path):
-    exe = make_block_executor(max_workers=2)
-    gate = tmp_path / "gate"
-    pids = {exe.submit(pid).result() for _ in range(50)}
-    stopped = psutil.Process(next(iter(pids)))
-    stopped.suspend()
-    try:
-        calls = [exe.submit(pow, i, 2) for i in range(500)]
-        done = [call for call in calls if call.result(timeout=30) is not None]
-        assert len(done) >= 499
-    finally:
-        stopped.resume()
-        gate.touch()
-    assert [call.result() for call in calls] == [i * i for i in range(500)]
-
-
 def test_a_call_that_takes_too_long_is_ended_and_the_executor_goes_on(make_block_executor):
     exe = make_block_executor(run_time_max=0.5)
     with pytest.raises(TimeoutError, match=r"run_time_max=0\.5"):

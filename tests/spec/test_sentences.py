@@ -38,7 +38,7 @@ def test_four_functions_on_two_workers_run_in_pairs(make_executor, gate):
     exe = make_executor(max_workers=None, max_cores=2)
     submitted = [exe.submit(hold, gate.path, i) for i in range(4)]
     gate.wait_until_begun(2)
-    assert [future.running() for future in submitted] == [True, True, False, False]
+    assert sum(future.running() for future in submitted) == 2
     gate.open(2)
     gate.wait_until_begun(2)
     gate.open(2)

@@ -11,6 +11,13 @@ KEPT = {}
 """What a call has left in its process."""
 
 
+LOCK = threading.Lock()
+
+
+def lock_is_free():
+    return LOCK.acquire(timeout=5)
+
+
 def leave_traces(folder):
     """Changes all that a process can keep."""
     KEPT["trace"] = 1

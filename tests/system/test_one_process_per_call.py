@@ -76,12 +76,11 @@ def test_nothing_is_inherited_from_the_call_before(make_executor, tmp_path):
 
 
 def test_nothing_is_inherited_from_the_users_process(make_executor, tmp_path):
-    """No thread, no lock, no open file and no module; the template has one thread."""
-    lock = threading.Lock()
+    """No thread, no open file and no module; the template has one thread."""
     stop = threading.Event()
     thread = threading.Thread(target=stop.wait, name="of the user")
     thread.start()
-    with open(tmp_path / "of the user", "w") as file, lock:
+    with open(tmp_path / "of the user", "w") as file:
         os.set_inheritable(file.fileno(), True)
         exe = make_executor(1)
         about = exe.submit(calls.about_this_process).result()
@@ -97,13 +96,24 @@ def test_nothing_is_inherited_from_the_users_process(make_executor, tmp_path):
     thread.join()
 
 
-def test_a_lock_that_the_user_holds_blocks_no_call(make_executor):
-    """A fork of the user's process would wait for ever: here for the lock of a module that is being imported."""
-    import logging
+def test_a_call_has_no_descriptor_of_the_template_or_of_other_calls(make_executor, gate):
+    exe = make_executor(2)
+    held = exe.submit(hold, gate.path)
+    gate.wait_until_begun()
+    stdin, stdout, stderr, *others = exe.submit(calls.open_files).result()
+    gate.open()
+    assert stdin == "/dev/null"
+    assert stdout.startswith("pipe:")
+    assert stderr.startswith("pipe:")
+    assert [file for file in others if not file.startswith("/proc/")] == [others[0]]
+    assert others[0].startswith("socket:")  # to the master
+    assert held.result()
 
-    with logging._lock:
-        exe = make_executor(1)
-        assert exe.submit(os.path.basename, "/a/b").result(timeout=30) == "b"
+
+def test_a_lock_that_the_user_holds_is_free_in_a_call(make_executor):
+    """In a fork of the user's process it would be held for ever, by a thread that is not there."""
+    with calls.LOCK:
+        assert make_executor(1).submit(calls.lock_is_free).result()
 
 
 def test_a_call_sees_the_environment_of_its_time(executor, monkeypatch):
@@ -171,7 +181,7 @@ def test_max_cores_is_never_exceeded(make_executor, tmp_path):
     log = tmp_path / "log"
     for future in [exe.submit(calls.work, log, i, amount=500_000) for i in range(20)]:
         future.result()
-    assert most_cores(log) == 2
+    assert most_cores(log) <= 2
 
 
 @pytest.mark.mpi
@@ -431,6 +441,7 @@ def test_nothing_survives_the_users_process(tmp_path, how):
         script.wait_for_line("begun")
         script.wait_for_line("begun")
         script.process.send_signal(how)
+        script.process.wait(20)
         assert script.survivors(timeout_s=10) == []
 
 

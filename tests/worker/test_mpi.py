@@ -383,7 +383,8 @@ def test_the_end_of_calls_ends_all_ranks_normally_and_leaves_nothing(start_mpi):
     pids = rank_pids(master)
     files = files_of(master)
     assert master.end() == 0
-    assert master.output == {"stdout": b"bye\n" * 3, "stderr": b""}
+    assert master.output["stdout"].count(b"bye") == 3  # in pieces that may mix
+    assert master.output["stderr"] == b""
     assert not any(map(is_alive, pids))
     assert none_exists(files)
 
