@@ -58,8 +58,9 @@ def test_an_iterable_that_raises_raises_in_map(executor):
 
 
 @pytest.mark.parametrize("chunksize", [1, 2, 7, 100, 10_000])
-def test_chunks_change_nothing_in_the_results(executor, chunksize):
-    assert list(executor.map(add, range(100), range(100), chunksize=chunksize)) == [2 * i for i in range(100)]
+def test_chunks_change_nothing_in_the_results(executor, chunksize, many):
+    numbers = range(many(100, 20))
+    assert list(executor.map(add, numbers, numbers, chunksize=chunksize)) == [2 * i for i in numbers]
 
 
 def test_the_calls_of_a_chunk_run_in_one_worker(make_executor):

@@ -6,6 +6,7 @@ from concurrent import futures
 import pytest
 
 from executor.calls import hold, hold_or_square, pid, record, recorded, sleep_and_return, square
+from pympipool import Executor
 
 
 def test_short_calls_do_not_wait_for_a_long_one(make_block_executor):
@@ -108,12 +109,17 @@ def test_one_worker_runs_calls_in_the_order_of_their_submission(make_block_execu
     assert exe.submit(recorded).result() == list(range(2000))
 
 
-def test_calls_begin_in_the_order_of_their_submission_on_several_workers(make_executor, many):
-    exe = make_executor(max_workers=2)
-    calls = [exe.submit(time.monotonic_ns) for _ in range(many(1000, 20))]
-    moments = [call.result() for call in calls]
-    for earlier, later in zip(moments, moments[10:], strict=False):
-        assert earlier < later  # neighbours may overtake each other by little
+def test_calls_with_processes_of_their_own_begin_in_the_order_of_their_submission(opened, make_gate):
+    exe = Executor(max_workers=2)
+    opened.append(exe)
+    gates = [make_gate() for _ in range(10)]
+    calls = [exe.submit(hold, gate.path) for gate in gates]
+    gates[0].wait_until_begun()
+    gates[1].wait_until_begun()
+    for number, ends in enumerate([0, 2, 1, 3, 5, 4, 6, 8], start=2):  # now the one, now the other worker gets free
+        assert not any(call.running() for call in calls[number:])
+        gates[ends].open()
+        gates[number].wait_until_begun()
 
 
 def test_idle_workers_all_get_work(make_executor, gate):

@@ -55,8 +55,20 @@ def _is_helper_of_python(process: psutil.Process) -> bool:
 
 def still_alive(processes: list[psutil.Process], timeout_s: float) -> list[str]:
     """Waits for the processes to end; descriptions of those that have not."""
-    _, alive = psutil.wait_procs(processes, timeout=timeout_s)
-    return [describe(process) for process in alive]
+    deadline_s = time.monotonic() + timeout_s
+    while processes := [process for process in processes if not _has_ended(process)]:
+        if time.monotonic() > deadline_s:
+            break
+        time.sleep(0.01)  # who is not our child cannot be waited for
+    return [describe(process) for process in processes]
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Zombies of others have ended: when they are taken away is the system's matter. Our own we should have taken away."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        ended = process.status() == psutil.STATUS_ZOMBIE and process.ppid() != os.getpid()
+        return ended or not process.is_running()
+    return True
 
 
 def describe(process: psutil.Process) -> str:

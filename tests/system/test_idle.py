@@ -58,13 +58,13 @@ def test_idle_serial_workers_use_less_than_two_percent_of_a_core(make_executor):
     for call in [exe.submit(pid) for _ in range(20)]:
         call.result()
     with Use() as use:
-        time.sleep(IDLE_S)
+        time.sleep(IDLE_S / 2)
     assert use.cores < 0.02
 
 
-def test_waiting_for_a_long_call_uses_less_than_five_percent_of_a_core(make_executor):
-    exe = make_executor(max_workers=2)
+def test_waiting_for_a_long_call_uses_less_than_five_percent_of_a_core(make_block_executor):
+    exe = make_block_executor(max_workers=2)
     exe.submit(pid).result()
     with Use() as use:
-        exe.submit(time.sleep, 2.0).result()
+        exe.submit(time.sleep, 1.5).result()
     assert use.cores < 0.05
