@@ -1,8 +1,9 @@
 """`fork()` in the user's program, after an executor was made, harms neither side."""
 
+import psutil
 import pytest
 
-from system.observe import Script, run_script
+from system.observe import Script, marked_processes, run_script, still_alive
 
 START = """
 import os
@@ -235,18 +236,20 @@ all_is_well()
 def test_workers_end_with_the_master_although_a_forked_child_lives_on(tmp_path):
     script = """
 import time
-worker = exe.submit(os.getpid).result()
 exe.submit(time.sleep, 1000)
-pid = os.fork()
-if pid == 0:
+child = os.fork()
+if child == 0:
     os.close(1), os.close(2)
     time.sleep(30)
     os._exit(0)
-print(worker, flush=True)
+print(child, flush=True)
 os.kill(os.getpid(), 9)
 """
     with Script(START + script, tmp_path) as running:
         _, stdout, stderr = running.end()
         assert stdout, stderr
-        alive = running.survivors(timeout_s=2)
-        assert len(alive) == 1, alive  # the child
+        processes = marked_processes(running.mark)
+        child = psutil.Process(int(stdout))
+        assert child in processes
+        assert still_alive([process for process in processes if process != child], timeout_s=2) == []
+        assert child.is_running()
