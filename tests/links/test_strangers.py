@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import socket
 
@@ -14,6 +15,9 @@ from pympipool.links.control import Connection, GreetingError
 from pympipool.links.frames import HELLO_BYTES, MAGIC, ProtocolError, encode_frame, encode_hello
 
 KEY = bytes(range(32))
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "300"))
+"""Random inputs of each test; see fuzz.py."""
 
 pieces = st.lists(st.binary(max_size=80), max_size=8)
 hellos = st.one_of(
@@ -55,7 +59,7 @@ def no_unpickling():
         yield
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(hellos, st.booleans())
 def test_whatever_a_stranger_sends_he_is_not_greeted(hello, hangs_up):
     with Peer() as (stranger, connection):
@@ -74,7 +78,7 @@ def test_whatever_a_stranger_sends_he_is_not_greeted(hello, hangs_up):
             connection.receive_available()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.data())
 def test_whatever_cuts_a_stream_of_frames_has_they_arrive_in_order(data):
     sent = data.draw(st.lists(st.tuples(st.text(max_size=5), st.binary(max_size=300)), max_size=6))
@@ -91,7 +95,7 @@ def test_whatever_cuts_a_stream_of_frames_has_they_arrive_in_order(data):
     assert received == sent
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.binary(max_size=300))
 def test_garbage_of_a_worker_gone_mad_is_refused_or_waited_for(garbage):
     with Peer() as (stranger, connection), pytest.MonkeyPatch.context() as patch:
