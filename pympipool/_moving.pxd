@@ -63,6 +63,7 @@ cdef struct Worker:
     Call *sending            # in pieces on its way
     bint reserved            # runs only the call it was started for
     bint retired             # takes no more calls
+    bint absent              # did not begin the call that it was woken for; see is_present
     int failure              # negative errno: nonsense on its ring
     uint64_t ended           # calls that ended here
     uint64_t known[SLOTS]    # numbers of the functions that it remembers

@@ -15,7 +15,8 @@ GIL, `_dispatch.pyx` hands them to the futures.
 
 Which worker gets a call: an idle one, else the one with the least estimated time in its line, as long as
 that stays about a millisecond (so workers never wait for the master) or it is but one call ahead. A call that is
-behind one that turns out to be long is taken back (`rebalance`).
+behind one that turns out to be long is taken back (`rebalance`), and so is one that its worker does not begin, because
+it was stopped or gets no core; until it has noticed that, others are preferred.
 """
 
 from libc.errno cimport EAGAIN, EBADMSG, ENOMEM
@@ -26,7 +27,7 @@ from libc.string cimport memcpy
 from pympipool._ring cimport (
     PMP_CALL, PMP_ERROR, PMP_FUNCTION, PMP_RESULT, pmp_doorbell_ring, pmp_fits_record, pmp_head,
     pmp_now_ns, pmp_receive, pmp_receive_done, pmp_ring_claimed, pmp_ring_has_record,
-    pmp_ring_revoke, pmp_send, pmp_sender_has_room,
+    pmp_ring_is_empty, pmp_ring_revoke, pmp_send, pmp_sender_has_room,
 )
 
 cdef enum:
@@ -39,6 +40,7 @@ cdef enum:
     LINE_MAX = 1024                  # calls in a line
     LATE_NS = 200 * MICROSECOND      # a call runs longer than short ones do
     STUCK_NS = 2 * MILLISECOND       # ... than anybody should have to wait behind it
+    ABSENT_NS = 5 * MILLISECOND      # to wake up takes longer only if one was stopped, or has no core
 
 
 # ---- lists ----
@@ -148,6 +150,7 @@ cdef int complete(Core *core, Worker *worker, int64_t now_ns) noexcept nogil:
     worker.line_estimate_ns -= call.estimate_ns
     worker.progress_ns = now_ns
     worker.ended += 1
+    worker.absent = False
     call.run_ns = head.tag
     learn(core, call, <int64_t>head.tag)
     append(&core.done, call)
@@ -255,10 +258,18 @@ cdef bint is_late(Worker *worker, int64_t now_ns) noexcept nogil:
     return now_ns - worker.progress_ns > (limit_ns if limit_ns > STUCK_NS else STUCK_NS)
 
 
+cdef bint is_present(Worker *worker) noexcept nogil:
+    """Whether a worker that a call was taken back from, unbegun, has gone past it since."""
+    if worker.absent and pmp_ring_is_empty(&worker.calls.producer):
+        worker.absent = False
+    return not worker.absent
+
+
 cdef Worker *choose(Core *core, Call *call, int64_t now_ns) noexcept nogil:
     """The worker to send a call to now, or NULL: the one used last if it is idle (it is awake
-    and warm), else another idle one, else the one with the shortest line."""
+    and warm), else another idle one, else the one with the shortest line, else an absent one."""
     cdef Worker *best = NULL
+    cdef Worker *absent = NULL
     cdef Worker *worker
     cdef int i, index
     for i in range(core.worker_count):
@@ -269,6 +280,9 @@ cdef Worker *choose(Core *core, Call *call, int64_t now_ns) noexcept nogil:
         if worker.reserved or worker.retired or worker.failure or worker.sending != NULL:
             continue
         if worker.line.length == 0:
+            if not is_present(worker):
+                absent = worker
+                continue
             core.last_used = index
             return worker
         if best != NULL and worker.line_estimate_ns >= best.line_estimate_ns:
@@ -279,7 +293,7 @@ cdef Worker *choose(Core *core, Call *call, int64_t now_ns) noexcept nogil:
         if worker.line.length >= LINE_MAX or not fits(worker, call) or is_late(worker, now_ns):
             continue
         best = worker
-    return best
+    return best if best != NULL else absent
 
 
 cdef int64_t estimate(Core *core, Call *call) noexcept nogil:
@@ -327,17 +341,28 @@ cdef bint take_back(Worker *worker, Call *call) noexcept nogil:
     return True
 
 
+cdef bint is_idle(Worker *worker) noexcept nogil:
+    return worker.line.length == 0 and not worker.reserved and not worker.retired and not worker.failure
+
+
 cdef bint has_idle(Core *core) noexcept nogil:
     for i in range(core.worker_count):
-        if (core.workers[i].line.length == 0 and not core.workers[i].reserved
-                and not core.workers[i].retired and not core.workers[i].failure):
+        if is_idle(core.workers[i]):
+            return True
+    return False
+
+
+cdef bint has_ready(Core *core) noexcept nogil:
+    """Whether there is a worker that would begin a call at once."""
+    for i in range(core.worker_count):
+        if is_idle(core.workers[i]) and is_present(core.workers[i]):
             return True
     return False
 
 
 cdef void rebalance(Core *core, int64_t now_ns) noexcept nogil:
-    """Takes back what waits behind a long call."""
-    cdef bint idle = has_idle(core)
+    """Takes back what waits behind a long call, or is not begun at all."""
+    cdef bint idle = has_ready(core)
     cdef Worker *worker
     cdef Call *call
     for i in range(core.worker_count):
@@ -349,8 +374,14 @@ cdef void rebalance(Core *core, int64_t now_ns) noexcept nogil:
         if worker.line.length == 1 and not idle:
             continue
         call = worker.line.last
-        while call != NULL:
+        while call != worker.line.first:
             call = take_back_to_waiting(core, worker, call)
+            if call == NULL:
+                break
+        else:
+            if idle and now_ns - worker.progress_ns > ABSENT_NS:
+                take_back_to_waiting(core, worker, call)
+                worker.absent = worker.line.length == 0
 
 
 cdef Call *take_back_to_waiting(Core *core, Worker *worker, Call *call) noexcept nogil:

@@ -47,6 +47,7 @@ cdef extern from "ring.h" nogil:
         pass
     int pmp_ring_revoke(pmp_producer *producer, uint64_t position)
     c_bool pmp_ring_claimed(const pmp_producer *producer, uint64_t position)
+    c_bool pmp_ring_is_empty(const pmp_producer *producer)
     c_bool pmp_ring_has_record(const pmp_consumer *consumer)
 
 cdef extern from "channel.h" nogil:

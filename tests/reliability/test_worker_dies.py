@@ -112,6 +112,20 @@ def test_calls_behind_the_one_that_killed_its_worker_run_once_each(make_block_ex
     assert sorted(map(int, log.read_text().split())) == list(range(200))
 
 
+def test_a_worker_that_was_stopped_while_idle_holds_up_nothing(make_block_executor):
+    exe = make_block_executor(max_workers=2)
+    stopped = psutil.Process(exe.submit(pid).result())
+    stopped.suspend()
+    try:
+        calls = [exe.submit(pow, i, 2) for i in range(500)]
+        assert [call.result(timeout=30) for call in calls] == [i * i for i in range(500)]
+    finally:
+        stopped.resume()
+    seen = set()
+    while stopped.pid not in seen:  # it works again
+        seen.update(call.result(timeout=30) for call in [exe.submit(pid) for _ in range(20)])
+
+
 def test_a_worker_that_is_killed_while_idle_is_replaced(make_block_executor):
     exe = make_block_executor()
     for _ in range(3):
