@@ -5,8 +5,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -63,6 +66,25 @@ static int open_posix(void)
     return descriptor;
 }
 
+static int open_file(void)
+{
+    const char *const folder = getenv("TMPDIR");
+    char path[PATH_MAX];
+
+    const int length = snprintf(path, sizeof path, "%s/pympipool-XXXXXX",
+                                folder != NULL && folder[0] != '\0' ? folder : "/tmp");
+    if (length < 0 || (size_t)length >= sizeof path) {
+        return -ENAMETOOLONG;
+    }
+    const int descriptor = mkstemp(path); /* mode 0600 */
+    if (descriptor < 0) {
+        return -errno;
+    }
+    unlink(path);
+    fcntl(descriptor, F_SETFD, FD_CLOEXEC);
+    return descriptor;
+}
+
 #ifdef __linux__
 
 static int open_memfd(void)
@@ -80,12 +102,6 @@ static int open_memfd(void)
         return error;
     }
     return descriptor;
-}
-
-static int open_best(void)
-{
-    const int descriptor = open_memfd();
-    return descriptor == -ENOSYS ? open_posix() : descriptor;
 }
 
 /* Not posix_fallocate: that would write page after page where fallocate is not supported, and
@@ -119,9 +135,9 @@ static bool could_shrink(int descriptor)
 
 #else
 
-static int open_best(void)
+static int open_memfd(void)
 {
-    return open_posix();
+    return -ENOSYS;
 }
 
 /* There is nothing to call: the size given to ftruncate counts against the system's limit. */
@@ -158,6 +174,19 @@ static int fill(pmp_shm *segment, int descriptor, size_t size_bytes)
     return error != 0 ? error : map(segment, descriptor, size_bytes);
 }
 
+static int create(pmp_shm *segment, int (*open_source)(void), size_t size_bytes)
+{
+    const int descriptor = open_source();
+    if (descriptor < 0) {
+        return descriptor;
+    }
+    const int error = fill(segment, descriptor, size_bytes);
+    if (error != 0) {
+        close(descriptor);
+    }
+    return error;
+}
+
 /* The kernel does not refuse to reserve more than there is: it takes page after page until it has
  * to kill processes for them. */
 static bool is_beyond_memory(size_t size_bytes, size_t page)
@@ -169,24 +198,30 @@ static bool is_beyond_memory(size_t size_bytes, size_t page)
 
 int pmp_shm_create(pmp_shm *segment, size_t size_bytes, enum pmp_shm_kind kind)
 {
+    static int (*const sources[])(void) = {open_memfd, open_posix, open_file};
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    int first_error = 0;
 
     forget(segment);
-    if (size_bytes == 0 || (kind != PMP_SHM_BEST && kind != PMP_SHM_POSIX)) {
+    if (size_bytes == 0 || kind < PMP_SHM_BEST || kind > PMP_SHM_FILE) {
         return -EINVAL;
     }
     if (is_beyond_memory(size_bytes, page)) {
         return -ENOMEM;
     }
-    const int descriptor = kind == PMP_SHM_BEST ? open_best() : open_posix();
-    if (descriptor < 0) {
-        return descriptor;
+    for (size_t i = 0; i < sizeof sources / sizeof *sources; i++) {
+        if (kind != PMP_SHM_BEST && kind != (enum pmp_shm_kind)i) {
+            continue;
+        }
+        const int error = create(segment, sources[i], (size_bytes + page - 1) / page * page);
+        if (error == 0) {
+            return 0;
+        }
+        if (first_error == 0 || first_error == -ENOSYS) {
+            first_error = error;
+        }
     }
-    const int error = fill(segment, descriptor, (size_bytes + page - 1) / page * page);
-    if (error != 0) {
-        close(descriptor);
-    }
-    return error;
+    return first_error;
 }
 
 static int check_and_map(pmp_shm *segment, int descriptor)

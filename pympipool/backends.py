@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
@@ -94,11 +95,11 @@ class ThisMachine:
         return LocalSpawner() if resources.cores == 1 else self._mpi_spawner()
 
     def for_call(self, resources: Resources) -> Spawner:
-        """A fork of a warm template for a call on one core, else mpiexec."""
+        """A fork of a warm template for a call on one core, a fresh interpreter where one must not fork; else mpiexec."""
         from pympipool.spawners.template import TemplateSpawner
 
-        if resources.cores > 1:
-            return self._mpi_spawner()
+        if resources.cores > 1 or start_method(os.environ) == "spawn":
+            return self.for_block(resources)
         if self._template is None:
             self._template = TemplateSpawner()
         return self._template
@@ -119,6 +120,25 @@ class ThisMachine:
         """In a forked child: lets go of the template."""
         if self._template is not None:
             self._template.abandon()
+
+
+def start_method(environ: Mapping[str, str]) -> str:
+    """How a process for a single call comes to be: "fork" or "spawn", as PYMPIPOOL_START_METHOD says.
+
+    Default: "fork" on Linux. "spawn" elsewhere: what macOS's libraries keep running does not survive a fork, which is why
+    multiprocessing spawns there too (https://docs.python.org/3/library/multiprocessing.html), and Windows has none.
+
+    Raises:
+        ValueError: It says something else.
+
+    Examples:
+        >>> start_method({"PYMPIPOOL_START_METHOD": "spawn"})
+        'spawn'
+    """
+    method = environ.get("PYMPIPOOL_START_METHOD") or ("fork" if sys.platform == "linux" else "spawn")
+    if method not in ("fork", "spawn"):
+        raise ValueError(f"PYMPIPOOL_START_METHOD is {method!r}; it can be 'fork' or 'spawn'")
+    return method
 
 
 class Slurm:

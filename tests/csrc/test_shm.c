@@ -10,7 +10,7 @@
 
 enum { SIZE = 3 * 65536 };
 
-static const enum pmp_shm_kind kinds[] = {PMP_SHM_BEST, PMP_SHM_POSIX};
+static const enum pmp_shm_kind kinds[] = {PMP_SHM_BEST, PMP_SHM_POSIX, PMP_SHM_FILE};
 
 static pmp_shm new_segment(size_t size_bytes, enum pmp_shm_kind kind)
 {

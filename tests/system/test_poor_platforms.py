@@ -1,0 +1,98 @@
+"""Where memory cannot be shared in the usual ways, or processes must not fork, everything works all the same."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from pympipool import Executor
+from system.observe import new_mark, script_environment
+
+pytestmark = pytest.mark.timeout(60)
+
+NO_MEMFD = """
+import ctypes, errno, struct
+libc = ctypes.CDLL(None, use_errno=True)
+def instruction(code, yes, no, k):
+    return struct.pack("HBBI", code, yes, no, k)
+# A filter for system calls: memfd_create is not there, everything else is allowed (linux/bpf_common.h, seccomp.h).
+program = b"".join([
+    instruction(0x20, 0, 0, 0),                          # load the number of the system call
+    instruction(0x15, 0, 1, MEMFD_CREATE),               # is it memfd_create?
+    instruction(0x06, 0, 0, 0x00050000 | errno.ENOSYS),  # then it fails
+    instruction(0x06, 0, 0, 0x7FFF0000),                 # else it is done
+])
+buffer = ctypes.create_string_buffer(program)
+filters = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer)))
+assert libc.prctl(38, 1, 0, 0, 0) == 0         # PR_SET_NO_NEW_PRIVS
+assert libc.prctl(22, 2, filters, 0, 0) == 0   # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+assert libc.memfd_create(b"x", 0) == -1 and ctypes.get_errno() == errno.ENOSYS
+"""
+
+SHARED_MEMORY = """
+import os, sys
+from pympipool import Executor
+def behind(array):
+    return len(array), os.getpid()
+with Executor(max_workers=2, block_allocation=True) as exe:
+    size, worker = exe.submit(behind, bytes(10_000_000)).result()
+    assert size == 10_000_000
+    maps = open("/proc/self/maps").read()
+    names = {"memfd": "memfd:pympipool", "posix": "/dev/shm/pmp-", "file": "/temporary/pympipool-"}
+    print(*[kind for kind, name in names.items() if name in maps])
+print(os.listdir(os.environ["TMPDIR"]))
+"""
+
+MEMFD_CREATE = {"x86_64": 319, "aarch64": 279}.get(platform.machine())
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or MEMFD_CREATE is None, reason="knows Linux's system calls on x86-64 and ARM64"
+)
+@pytest.mark.parametrize("shm", ["posix", "file"])
+def test_without_memfd_memory_is_shared_by_other_means(tmp_path, shm):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    script = tmp_path / "script.py"
+    script.write_text(NO_MEMFD.replace("MEMFD_CREATE", str(MEMFD_CREATE), 1) + SHARED_MEMORY)
+    launcher = []
+    if shm == "file":
+        if os.geteuid() != 0 or shutil.which("unshare") is None:
+            pytest.skip("taking /dev/shm away takes root and unshare: run the tests as root")
+        launcher = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o ro,size=4k none /dev/shm && exec "$0" "$@"']
+    done = subprocess.run(
+        [*launcher, sys.executable, str(script)],
+        env=script_environment(new_mark(), TMPDIR=str(folder)),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    if "Operation not permitted" in done.stderr:
+        pytest.skip("no mount namespaces here: run the tests with CAP_SYS_ADMIN")
+    assert done.stdout.split("\n")[:2] == [shm, "[]"], done.stderr
+
+
+def parent():
+    return os.getppid()
+
+
+def test_where_one_must_not_fork_each_call_gets_a_fresh_interpreter(monkeypatch):
+    monkeypatch.setenv("PYMPIPOOL_START_METHOD", "spawn")
+    with Executor(max_cores=2) as exe:
+        assert [call.result() for call in [exe.submit(parent) for _ in range(4)]] == [os.getpid()] * 4
+
+
+def test_where_one_may_fork_a_template_does(monkeypatch):
+    monkeypatch.setenv("PYMPIPOOL_START_METHOD", "fork")
+    with Executor(max_cores=2) as exe:
+        assert exe.submit(parent).result() != os.getpid()
+
+
+def test_another_way_to_start_processes_is_an_error_that_says_so(monkeypatch):
+    monkeypatch.setenv("PYMPIPOOL_START_METHOD", "forkserver")
+    with pytest.raises(ValueError, match=r"PYMPIPOOL_START_METHOD is 'forkserver'; it can be 'fork' or 'spawn'"):
+        Executor(max_cores=2)
