@@ -26,6 +26,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from pympipool.forks import run
+
 __all__ = ["Devices", "Grant", "Ledger", "Resources", "available_cores", "available_devices", "positive_seconds"]
 
 PASSES_PER_CORE = 8
@@ -354,7 +356,7 @@ def _count_nvidia(root: Path) -> int:
     if root != Path("/"):
         return 0
     try:  # under Windows' Linux the driver shows no files
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=False)
+        listed = run(["nvidia-smi", "-L"], timeout=10)
     except (OSError, subprocess.SubprocessError):
         return 0
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())

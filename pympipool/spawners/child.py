@@ -19,6 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO, cast
 
+from pympipool import forks
 from pympipool.errors import WorkerStartError
 from pympipool.spawners.base import WorkerProcess
 
@@ -37,7 +38,7 @@ class ChildProcess(WorkerProcess):
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], cwd: str | None) -> None:
         try:
-            self._process = subprocess.Popen(
+            self._process = forks.Popen(
                 command,
                 bufsize=0,
                 stdin=subprocess.DEVNULL,

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pympipool.errors import WorkerStartError
+from pympipool.forks import run
 
 PROBE_LIMIT_S = 60.0
 """Importing mpi4py takes 50 ms; from the file system of a busy cluster it may take long."""
@@ -101,15 +102,8 @@ def loaded_library() -> Library:
 def _ask(python: str, path: tuple[str, ...], _wishes: tuple[str, ...]) -> Library:
     """Imports mpi4py.MPI without initialising MPI, in a process of its own; the wishes are there for the cache."""
     try:
-        answer = subprocess.run(
-            [python, "-c", _PROBE, *path],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=PROBE_LIMIT_S,
-            check=True,
-        )
+        answer = run([python, "-c", _PROBE, *path], timeout=PROBE_LIMIT_S)
+        answer.check_returncode()
         version, library = json.loads(answer.stdout.splitlines()[-1])
         return Library(_first_line(version), library)
     except subprocess.CalledProcessError as error:
@@ -166,16 +160,7 @@ def _candidates(library: Library) -> Iterator[Path]:
 def _kind_of(path: str) -> Kind | None:
     """What kind an mpiexec says it is; None when that is not to be understood."""
     try:
-        answer = subprocess.run(
-            [path, "--version"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=PROBE_LIMIT_S,
-            check=False,
-        )
+        answer = run([path, "--version"], timeout=PROBE_LIMIT_S, stderr=subprocess.STDOUT)
     except (OSError, subprocess.TimeoutExpired):
         return None
     said = answer.stdout.lower()

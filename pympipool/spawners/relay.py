@@ -9,6 +9,7 @@ import socket
 import subprocess
 from collections.abc import Mapping
 
+from pympipool import forks
 from pympipool.errors import WorkerStartError
 from pympipool.spawners.base import WorkerOrder
 from pympipool.spawners.program import program_command, worker_environment
@@ -46,21 +47,22 @@ class Relay:
         }
 
     def _start(self, order: WorkerOrder) -> None:
-        ours, theirs = socket.socketpair()
-        try:
-            self._process = subprocess.Popen(
-                program_command("pympipool.links.relay"),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env={**_own_environment(order), "PYMPIPOOL_RELAY": str(theirs.fileno())},
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        except OSError as error:
-            ours.close()
-            raise WorkerStartError(f"the relay to workers on other hosts does not start: {error}") from error
-        finally:
-            theirs.close()
+        with forks.held_back:  # until their end is closed here
+            ours, theirs = socket.socketpair()
+            try:
+                self._process = subprocess.Popen(
+                    program_command("pympipool.links.relay"),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    env={**_own_environment(order), "PYMPIPOOL_RELAY": str(theirs.fileno())},
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+            except OSError as error:
+                ours.close()
+                raise WorkerStartError(f"the relay to workers on other hosts does not start: {error}") from error
+            finally:
+                theirs.close()
         self._socket = ours
         self._addresses = self._ask(ours, order.environment)
 

@@ -24,6 +24,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 
 from pympipool.errors import WorkerStartError
+from pympipool.forks import run
 from pympipool.resources import Resources
 from pympipool.spawners.base import Spawner, WorkerOrder, WorkerProcess
 from pympipool.spawners.child import ChildProcess
@@ -83,15 +84,7 @@ def why_no_slurm(limit_s: float = CONTROLLER_LIMIT_S) -> str | None:
         if shutil.which(program) is None:
             return f"there is no program {program!r} in PATH"
     try:
-        answer = subprocess.run(
-            ["squeue", "--noheader", "--me"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=limit_s,
-            check=False,
-        )
+        answer = run(["squeue", "--noheader", "--me"], timeout=limit_s)
     except subprocess.TimeoutExpired as late:
         said = (late.stderr or b"").decode(errors="replace") if isinstance(late.stderr, bytes) else late.stderr
         return f"SLURM's controller does not answer within {limit_s:g} s: {' '.join((said or 'squeue says nothing').split())}"
@@ -207,7 +200,7 @@ def _ends_with_parent() -> Sequence[str]:
     if setpriv is None:
         return ()
     command = (setpriv, "--pdeathsig", "TERM")
-    tried = subprocess.run([*command, "true"], capture_output=True, stdin=subprocess.DEVNULL, check=False)
+    tried = run([*command, "true"])
     return command if tried.returncode == 0 else ()
 
 
@@ -270,9 +263,7 @@ def cancel(name: str, job: str | None) -> None:
 
 
 def _ask(*command: str) -> str:
-    return subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=CONTROLLER_LIMIT_S, check=False
-    ).stdout
+    return run(command, timeout=CONTROLLER_LIMIT_S).stdout
 
 
 def check_slurm() -> None:

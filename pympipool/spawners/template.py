@@ -18,6 +18,7 @@ from array import array
 from time import monotonic
 from typing import BinaryIO, cast
 
+from pympipool import forks
 from pympipool.errors import WorkerStartError
 from pympipool.links.frames import STATUS, encode_frame
 from pympipool.spawners.base import Spawner, WorkerOrder, WorkerProcess
@@ -51,36 +52,38 @@ class TemplateSpawner(Spawner):
     def _order(self, order: WorkerOrder) -> ForkedProcess:
         environment = worker_environment(order)
         master = self._socket or self._start_template(environment)
-        pipes = [os.pipe() for _ in range(3)]
-        try:
-            frame = encode_frame((environment, order.cwd or _current_folder()))
-            descriptors = array("i", [writer for _, writer in pipes])
-            sent = master.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
-            master.sendall(frame[sent:])
-        except BaseException:
-            for reader, _ in pipes:
-                os.close(reader)
-            raise
-        finally:
-            for _, writer in pipes:
-                os.close(writer)
+        with forks.held_back:  # until the writing ends are closed here
+            pipes = [os.pipe() for _ in range(3)]
+            try:
+                frame = encode_frame((environment, order.cwd or _current_folder()))
+                descriptors = array("i", [writer for _, writer in pipes])
+                sent = master.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+                master.sendall(frame[sent:])
+            except BaseException:
+                for reader, _ in pipes:
+                    os.close(reader)
+                raise
+            finally:
+                for _, writer in pipes:
+                    os.close(writer)
         return ForkedProcess(*(reader for reader, _ in pipes))
 
     def _start_template(self, environment: dict[str, str]) -> socket.socket:
-        ours, theirs = socket.socketpair()
-        try:
-            self._template = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                env={**environment, "PYMPIPOOL_TEMPLATE": str(theirs.fileno())},
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        except OSError as error:
-            ours.close()
-            raise WorkerStartError(f"the process that forks workers does not start: {error}") from error
-        finally:
-            theirs.close()
+        with forks.held_back:  # until their end is closed here
+            ours, theirs = socket.socketpair()
+            try:
+                self._template = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.DEVNULL,
+                    env={**environment, "PYMPIPOOL_TEMPLATE": str(theirs.fileno())},
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+            except OSError as error:
+                ours.close()
+                raise WorkerStartError(f"the process that forks workers does not start: {error}") from error
+            finally:
+                theirs.close()
         self._socket = ours
         return ours
 

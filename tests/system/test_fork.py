@@ -1,8 +1,14 @@
 """`fork()` in the user's program, after an executor was made, harms neither side."""
 
+import os
+import signal
+import threading
+import time
+
 import psutil
 import pytest
 
+from pympipool import Executor
 from system.observe import Script, marked_processes, run_script, still_alive
 
 START = """
@@ -253,3 +259,31 @@ os.kill(os.getpid(), 9)
         assert child in processes
         assert still_alive([process for process in processes if process != child], timeout_s=2) == []
         assert child.is_running()
+
+
+def test_workers_start_while_other_threads_fork():
+    """A forked child must not keep open what the start of a worker waits for the end of."""
+    stop = threading.Event()
+    children = []
+
+    def fork_on():
+        while not stop.wait(0.002) and len(children) < 300:
+            pid = os.fork()
+            if pid == 0:
+                time.sleep(100)
+                os._exit(0)
+            children.append(pid)
+
+    forker = threading.Thread(target=fork_on)
+    forker.start()
+    try:
+        for block_allocation in [True, False] * 4:
+            with Executor(max_workers=2, block_allocation=block_allocation) as exe:
+                assert [call.result(timeout=10) for call in [exe.submit(pow, i, 2) for i in range(4)]] == [0, 1, 4, 9]
+        assert children
+    finally:
+        stop.set()
+        forker.join()
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
