@@ -28,6 +28,7 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeAlias
 
+from pympipool._items import all_of
 from pympipool.errors import DependencyError
 
 __all__ = ["find_futures", "resolve", "when_all_done"]
@@ -221,7 +222,7 @@ class _Survey:
             self._look_through(container.values(), id(container))
 
     def _look_through(self, values: Collection[Any], parent: int) -> None:
-        if _INERT.issuperset(map(type, values)):
+        if all_of(values, _INERT):
             return
         for value in values:
             if type(value) not in _INERT:

@@ -245,11 +245,11 @@ class Executor(futures.Executor):
             chunksize = _chunksize(chunksize)
         self._check_function(fn)
         self._engine.check_usable(fn)
+        if chunksize is not None and chunksize > 1 and self._resources.cores == 1:
+            return in_chunks(self._engine, self.submit, fn, iterables, self._resources, chunksize, deadline_s)
         columns = Columns(iterables)
         if self._resources.cores > 1 or chunksize == 1 or columns.have_futures():
             return one_by_one(self.submit, fn, columns, deadline_s)
-        if chunksize is not None:
-            return in_chunks(self._engine, fn, columns, self._resources, chunksize, deadline_s)
         if not self._block_allocation or self._resources.run_time_max is not None or self._resources.restart_limit:
             return one_by_one(self.submit, fn, columns, deadline_s)
         return in_fitting_batches(self._engine, fn, columns, self._info["max_workers"], deadline_s)

@@ -16,11 +16,12 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future as StandardFuture
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from itertools import chain, repeat
+from itertools import islice
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pympipool import serialization
+from pympipool._items import OneByOne
 from pympipool.dependencies import find_futures
 
 if TYPE_CHECKING:
@@ -76,18 +77,47 @@ def one_by_one(
 
 def in_chunks(
     engine: Engine,
+    submit: Callable[..., Future[Any]],
     fn: Callable[..., Any],
-    columns: Columns,
+    iterables: tuple[Iterable[Any], ...],
     resources: Resources | None,
     chunksize: int,
     deadline_s: float | None,
 ) -> Iterator[Any]:
-    """Batches of chunksize calls; all are submitted now."""
-    pending = deque(
-        engine.submit_each(fn, columns.cut(begin, begin + chunksize), resources)
-        for begin in range(0, len(columns), chunksize)
-    )
-    return _flattened(_results(pending, deadline_s), lambda: _cancel(pending))
+    """Batches of chunksize calls; all are submitted now, each as soon as it is full.
+
+    Args:
+        submit: For single calls: those of a chunk in which there are futures to be waited for.
+    """
+    pending: deque[Future[Any]] = deque()
+    are_batches: list[bool] = []
+    try:
+        for columns in _chunks(iterables, chunksize):
+            if find_futures(columns, {}):
+                singles = [submit(fn, *row) for row in zip(*columns, strict=True)]
+                pending += singles
+                are_batches += [False] * len(singles)
+            else:
+                pending.append(engine.submit_each(fn, columns, resources))
+                are_batches.append(True)
+    except BaseException:  # also what an iterable raises
+        _cancel(pending)
+        raise
+    results = zip(_results(pending, deadline_s), are_batches, strict=True)
+    batches = (result if is_batch else ([result], None) for result, is_batch in results)
+    return Results(batches, lambda: _cancel(pending))
+
+
+def _chunks(iterables: tuple[Iterable[Any], ...], chunksize: int) -> Iterator[tuple[Sequence[Any], ...]]:
+    """The arguments of chunksize calls at a time, as columns."""
+    if len(iterables) == 1:
+        column = iter(iterables[0])
+        while items := list(islice(column, chunksize)):
+            yield (items,)
+    else:
+        rows = zip(*iterables, strict=False)
+        while some := list(islice(rows, chunksize)):
+            yield tuple(zip(*some, strict=True))
 
 
 def in_fitting_batches(
@@ -96,7 +126,7 @@ def in_fitting_batches(
     """Batches of as many calls as take about BATCH_S; submitted as others end, whether or not results are asked for."""
     feeder = Feeder(engine, fn, columns, workers)
     feeder.feed()
-    return _flattened(feeder.results(deadline_s), feeder.stop)
+    return Results(feeder.results(deadline_s), feeder.stop)
 
 
 class Feeder:
@@ -214,29 +244,22 @@ def _result_of(future: Future[Any], deadline_s: float | None) -> Any:
         del future
 
 
-class Results(chain[Any]):
-    """The results of the calls one by one, at the speed of C; raises what one of them raised in its place."""
+class Results(OneByOne):
+    """The results of the calls one by one; raises what one of them raised in its place."""
 
-    batches: Generator[Iterator[Any], None, None]
-    cancel: Callable[[], None]
+    def __init__(self, batches: Iterator[Any], cancel: Callable[[], None]) -> None:
+        self._batches = _lists(batches)
+        self._cancel = cancel
+        super().__init__(self._batches)
 
     def close(self) -> None:
         """Cancels the batches that are left."""
-        self.batches.close()
-        self.cancel()  # a generator that was never asked for anything has nothing to end
+        self._batches.close()
+        self._cancel()  # a generator that was never asked for anything has nothing to end
 
 
-def _flattened(batches: Iterator[Any], cancel: Callable[[], None]) -> Results:
-    lists = _lists(batches)
-    results = cast(Results, Results.from_iterable(lists))
-    results.batches = lists
-    results.cancel = cancel
-    return results
-
-
-def _lists(batches: Iterator[Any]) -> Generator[Iterator[Any], None, None]:
+def _lists(batches: Iterator[Any]) -> Generator[list[Any], None, None]:
     for results, error in batches:
-        results.reverse()
-        yield map(results.pop, repeat(-1, len(results)))  # keeps nothing that was handed out
+        yield results
         if error is not None:
             raise serialization.load_exception(error)
