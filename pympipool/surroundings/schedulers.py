@@ -1,0 +1,125 @@
+"""SLURM and flux, and the backend that "auto" takes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+from pympipool.backends import GLANCE_S, cores_of_job
+from pympipool.errors import WorkerStartError
+from pympipool.resources import Resources
+from pympipool.spawners.slurm import CONTROLLER_LIMIT_S, srun_command, why_no_slurm
+
+ANSWER_S = 10.0
+"""How long a scheduler's program may take to tell its version."""
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """SLURM, as found from here.
+
+    Attributes:
+        version: What srun says; None where there is no srun, or it does not answer.
+        job: The job that this process runs in; None when it runs in none.
+        nodes: Its nodes, in SLURM's notation; None outside of a job.
+        cores: Its cores; None outside of a job.
+        mpi_plugin: What `srun --mpi=` needs for the MPI library that mpi4py loads; None when it loads none.
+        mpi_plugins: What `srun --mpi=` can be; None when it was not asked, as SLURM cannot be used.
+    """
+
+    version: str | None
+    job: str | None
+    nodes: str | None
+    cores: int | None
+    mpi_plugin: str | None
+    mpi_plugins: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class Flux:
+    """Flux, as found from here.
+
+    Attributes:
+        version: What flux says; None where there is no program `flux`, or it does not answer.
+        uri: The instance that this process runs in (FLUX_URI); None when it runs in none.
+    """
+
+    version: str | None
+    uri: str | None
+
+
+@dataclass(frozen=True)
+class Schedulers:
+    """What could start workers.
+
+    Attributes:
+        chosen: The backend that "auto" takes.
+        passed_over: Why it does not take the others that it looks for, by name.
+    """
+
+    slurm: Slurm
+    flux: Flux
+    chosen: str
+    passed_over: dict[str, str]
+
+
+def look_at_schedulers() -> Schedulers:
+    """Looks at SLURM and flux, and at what "auto" makes of them."""
+    reasons = {"slurm": why_no_slurm(CONTROLLER_LIMIT_S if "SLURM_JOB_ID" in os.environ else GLANCE_S)}
+    chosen = next((name for name, reason in reasons.items() if reason is None), "mpi")
+    return Schedulers(
+        slurm=_slurm(usable=reasons.get("slurm") is None),
+        flux=Flux(_first_line("flux", "version"), os.environ.get("FLUX_URI")),
+        chosen=chosen,
+        passed_over={name: reason for name, reason in reasons.items() if reason is not None},
+    )
+
+
+def _slurm(*, usable: bool) -> Slurm:
+    environ = os.environ
+    return Slurm(
+        version=_first_line("srun", "--version"),
+        job=environ.get("SLURM_JOB_ID"),
+        nodes=environ.get("SLURM_JOB_NODELIST"),
+        cores=cores_of_job(environ),
+        mpi_plugin=_mpi_plugin(),
+        mpi_plugins=_mpi_plugins() if usable else None,
+    )
+
+
+def _mpi_plugin() -> str | None:
+    try:
+        command = srun_command(Resources(cores=2), os.environ)
+    except WorkerStartError:
+        return None
+    return next(option.removeprefix("--mpi=") for option in command if option.startswith("--mpi="))
+
+
+def _mpi_plugins() -> tuple[str, ...]:
+    """The names that `srun --mpi=list` prints, on stderr, one in a line after a heading."""
+    return tuple(line.strip() for line in _ask("srun", "--mpi=list").splitlines() if line.startswith(("\t", " ")))
+
+
+def _first_line(*command: str) -> str | None:
+    return next(iter(_ask(*command).splitlines()), None)
+
+
+def _ask(*command: str) -> str:
+    """What a program prints; nothing where it is missing, fails, or does not answer in time."""
+    if shutil.which(command[0]) is None:
+        return ""
+    try:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=ANSWER_S,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
