@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator
 
-from pympipool.commands.text import wrapped
+from pympipool.commands.text import listed, wrapped
 from pympipool.surroundings import Problem, Surroundings, look_around
 from pympipool.surroundings.machine import Folder, Machine
 from pympipool.surroundings.schedulers import Schedulers
@@ -115,18 +115,11 @@ def _problems(problems: Iterable[Problem]) -> Iterator[str]:
     """What is wrong, then what is worth knowing."""
     wrong = [problem for problem in problems if problem.serious]
     yield "What is wrong" if wrong else "Nothing is wrong; `pympipool check` tries it out."
-    yield from _list(wrong)
+    yield from listed(wrong)
     if hints := [problem for problem in problems if not problem.serious]:
         yield ""
         yield "Worth knowing"
-        yield from _list(hints)
-
-
-def _list(problems: Iterable[Problem]) -> Iterator[str]:
-    for problem in problems:
-        yield wrapped("  * ", problem.what)
-        if problem.remedy:
-            yield wrapped("    -> ", problem.remedy)
+        yield from listed(hints)
 
 
 def _size(size: int | None) -> str:

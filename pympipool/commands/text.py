@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shutil
 import textwrap
+from collections.abc import Iterable, Iterator
+
+from pympipool.surroundings import Problem
 
 WIDEST = 120
 """Columns; longer lines are hard to read."""
@@ -25,3 +28,11 @@ def wrapped(begin: str, text: str) -> str:
         break_long_words=False,  # paths are there to be copied
         break_on_hyphens=False,
     )
+
+
+def listed(problems: Iterable[Problem]) -> Iterator[str]:
+    """Lines that say what is wrong and what to do."""
+    for problem in problems:
+        yield wrapped("  * ", problem.what)
+        if problem.remedy:
+            yield wrapped("    -> ", problem.remedy)

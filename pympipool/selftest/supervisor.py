@@ -1,0 +1,185 @@
+"""Runs a step of a self-test: never longer than its limit, and leaves nothing of it behind.
+
+Whatever a step starts carries a mark in its environment, so that what it leaves is found even if its parents have ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import IO, Any
+
+from pympipool.selftest.steps import Step
+
+MARK = "PYMPIPOOL_SELFTEST"
+
+GONE_S = 10.0
+"""How long what a step has started may take to end after it; pympipool promises 2 s, schedulers do not."""
+
+LAST_LINES = 8
+
+
+class Outcome(Enum):
+    """What came out."""
+
+    WORKS = "works"
+    FAILS = "fails"
+    LACKS = "lacks"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came out of a step.
+
+    Attributes:
+        said: In words: what was seen, or what went wrong.
+        last_lines: Of what the script printed, where it failed.
+        timed_out: Whether it had to be killed.
+    """
+
+    outcome: Outcome
+    said: str
+    seconds: float
+    last_lines: tuple[str, ...] = ()
+    timed_out: bool = False
+
+
+def try_step(step: Step, backend: str, cores: int, limit_s: float) -> Verdict:
+    """Tries a step in a process of its own.
+
+    Args:
+        limit_s: Seconds that it may take; then it is killed, and has failed.
+    """
+    mark, start = uuid.uuid4().hex, time.monotonic()
+    with _scratch_file() as printed:
+        try:
+            reports = _run(step, backend, cores, start + limit_s, mark, printed)
+            left = _left(mark, reports.get("jobs", ()))
+        finally:
+            _kill_marked(mark)
+        seconds = time.monotonic() - start
+        outcome, said = Outcome(reports.get("outcome", "fails")), reports.get("said", "")
+        if not said:
+            did = "did not end" if reports["timed_out"] else f"ended by itself (exit code {reports['code']})"
+            said = f"it {did} after {seconds:.0f} s, while {reports.get('doing', 'its script was starting')}"
+        elif reports["timed_out"]:
+            outcome, said = (
+                Outcome.FAILS,
+                f"it works ({said}), but the script does not end" if outcome is Outcome.WORKS else said,
+            )
+        if left and outcome is not Outcome.FAILS:
+            outcome, said = Outcome.FAILS, f"it leaves behind what does not end within {GONE_S:g} s: {', '.join(left)}"
+        printed.seek(0)
+        lines = printed.read().decode(errors="replace").splitlines()[-LAST_LINES:] if outcome is Outcome.FAILS else []
+    return Verdict(outcome, said, seconds, tuple(lines), reports["timed_out"])
+
+
+def _scratch_file() -> IO[bytes]:
+    """A file for what the step prints: what it leaves behind may keep it open, and nobody waits for that as with a pipe."""
+    try:
+        return open(os.memfd_create("selftest"), "w+b")
+    except (OSError, AttributeError):
+        return tempfile.TemporaryFile()
+
+
+def _run(step: Step, backend: str, cores: int, deadline_s: float, mark: str, printed: IO[bytes]) -> dict[str, Any]:
+    """The last of what the step has reported of each kind, whether it ran out of time, and its exit code."""
+    ours, theirs = os.pipe()
+    try:
+        script = subprocess.Popen(
+            [sys.executable, "-m", __package__, step.name, backend, str(cores), str(theirs)],
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            pass_fds=[theirs],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), MARK: mark},
+        )
+    finally:
+        os.close(theirs)
+    reports: dict[str, Any] = {"timed_out": False}
+    try:
+        with open(ours, "rb") as pipe:
+            for line in _lines(pipe, deadline_s):
+                reports |= json.loads(line)
+        script.wait(max(0.0, deadline_s - time.monotonic()))
+    except (TimeoutError, subprocess.TimeoutExpired):
+        reports["timed_out"] = True
+    finally:
+        script.kill()
+        reports["code"] = script.wait()
+    return reports
+
+
+def _lines(pipe: IO[bytes], deadline_s: float) -> Iterator[bytes]:
+    """The whole lines that come until the pipe is closed.
+
+    Raises:
+        TimeoutError: It was not closed in time.
+    """
+    begun = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        while selector.select(max(0.0, deadline_s - time.monotonic())):
+            data = os.read(pipe.fileno(), 1 << 16)
+            *lines, begun = (begun + data).split(b"\n")
+            yield from lines
+            if not data:
+                return
+    raise TimeoutError
+
+
+def _left(mark: str, jobs: list[str]) -> list[str]:
+    """What a step has started and what does not end in time."""
+    deadline_s = time.monotonic() + GONE_S
+    while (left := [*_marked(mark).values(), *_running_jobs(jobs)]) and time.monotonic() < deadline_s:
+        time.sleep(0.05)  # who is not our child cannot be waited for
+    return left
+
+
+def _marked(mark: str) -> dict[int, str]:
+    """The processes of this host that carry the mark: their command lines by process id."""
+    wanted, marked = f"{MARK}={mark}".encode(), {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile, or belongs to somebody else
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                marked[int(folder.name)] = f"process {folder.name} ({command[:60].strip()})"
+    return marked
+
+
+def _running_jobs(names: list[str]) -> list[str]:
+    """Those of the jobs and steps of these names that SLURM still has."""
+    if not names:
+        return []
+    found: set[str] = set()
+    for kind in ((), ("--steps",)):
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            found |= set(
+                subprocess.run(
+                    ["squeue", "--me", "--noheader", "--format=%j", *kind],
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                    timeout=GONE_S,
+                    check=False,
+                ).stdout.split()
+            )
+    return [f"SLURM's {name}" for name in names if name in found]
+
+
+def _kill_marked(mark: str) -> None:
+    for pid in _marked(mark):
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
