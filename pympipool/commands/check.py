@@ -141,9 +141,9 @@ def _show(step: Step, verdict: Verdict, backend: str) -> None:
     word = verdict.outcome.value.upper() if verdict.outcome is Outcome.FAILS else verdict.outcome.value
     first, *more = verdict.said.splitlines()
     print(wrapped(_beginning(word), f"{step.title}: {first}"), flush=True)
-    for line in more or verdict.last_lines:
-        print(f"{_beginning('')}  | {line.rstrip()}")
     if verdict.outcome is Outcome.FAILS:
+        for line in more or verdict.last_lines:
+            print(f"{_beginning('')}  | {line.rstrip()}")
         in_queue = verdict.timed_out and backend != "mpi"
         print(wrapped(f"{_beginning('')}-> ", IN_QUEUE if in_queue else step.remedy), flush=True)
 

@@ -45,7 +45,7 @@ class Verdict:
 
     Attributes:
         said: In words: what was seen, or what went wrong.
-        last_lines: Of what the script printed, where it failed.
+        last_lines: The last of what the script and its workers printed.
         timed_out: Whether it had to be killed.
     """
 
@@ -66,24 +66,27 @@ def try_step(step: Step, backend: str, cores: int, limit_s: float) -> Verdict:
     with _scratch_file() as printed:
         try:
             reports = _run(step, backend, cores, start + limit_s, mark, printed)
-            left = _left(mark, reports.get("jobs", ()))
+            seconds = time.monotonic() - start
+            outcome, said = _judge(reports, seconds)
+            left = _left(mark, reports.get("jobs", ())) if outcome is not Outcome.FAILS else []
         finally:
             _kill_marked(mark)
-        seconds = time.monotonic() - start
-        outcome, said = Outcome(reports.get("outcome", "fails")), reports.get("said", "")
-        if not said:
-            did = "did not end" if reports["timed_out"] else f"ended by itself (exit code {reports['code']})"
-            said = f"it {did} after {seconds:.0f} s, while {reports.get('doing', 'its script was starting')}"
-        elif reports["timed_out"]:
-            outcome, said = (
-                Outcome.FAILS,
-                f"it works ({said}), but the script does not end" if outcome is Outcome.WORKS else said,
-            )
-        if left and outcome is not Outcome.FAILS:
+        if left:
             outcome, said = Outcome.FAILS, f"it leaves behind what does not end within {GONE_S:g} s: {', '.join(left)}"
         printed.seek(0)
-        lines = printed.read().decode(errors="replace").splitlines()[-LAST_LINES:] if outcome is Outcome.FAILS else []
+        lines = printed.read().decode(errors="replace").splitlines()[-LAST_LINES:]
     return Verdict(outcome, said, seconds, tuple(lines), reports["timed_out"])
+
+
+def _judge(reports: dict[str, Any], seconds: float) -> tuple[Outcome, str]:
+    """What came out, and what is to be said about it."""
+    if "outcome" not in reports:
+        did = "did not end" if reports["timed_out"] else f"ended by itself (exit code {reports['code']})"
+        return Outcome.FAILS, f"it {did} after {seconds:.0f} s, while {reports.get('doing', 'its script was starting')}"
+    outcome, said = Outcome(reports["outcome"]), reports["said"]
+    if reports["timed_out"] and outcome is Outcome.WORKS:
+        return Outcome.FAILS, f"it works ({said}), but then its script did not end within {seconds:.0f} s"
+    return outcome, said
 
 
 def _scratch_file() -> IO[bytes]:

@@ -1,0 +1,67 @@
+"""The program `pympipool` itself: which command it runs, and what it says to mistakes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import pympipool
+from pympipool.commands import COMMANDS, main
+
+
+def test_help_names_each_command_with_what_it_is_for(program):
+    done = program("--help")
+    assert done.returncode == 0
+    for name in COMMANDS:
+        line = next(line for line in done.stdout.splitlines() if line.split()[:1] == [name])
+        assert len(line.split()) > 3
+
+
+def test_it_tells_its_version(program):
+    assert program("--version").stdout.split() == ["pympipool", pympipool.__version__]
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["inof"], ["info", "--jsno"], ["check", "--cores", "0"], ["check", "--limit", "inf"]]
+)
+def test_what_is_not_understood_is_told_and_nothing_is_done(program, words):
+    done = program(*words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "usage: pympipool" in done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_imports_no_other(name):
+    source = f"""
+import sys
+from pympipool.commands import COMMANDS, main
+try:
+    main([{name!r}, "--help"])
+except SystemExit as end:
+    assert end.code == 0
+print("imported", *(name for name in COMMANDS if f"pympipool.commands.{{name}}" in sys.modules))
+"""
+    printed = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, timeout=50, check=True
+    ).stdout
+    assert printed.splitlines()[-1] == f"imported {name}"
+
+
+def test_it_can_be_called_from_python(capsys):
+    assert main(["info", "--json"]) == 0
+    assert capsys.readouterr().out.startswith("{")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m pympipool info | true",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.stderr == ""
