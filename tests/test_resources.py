@@ -16,16 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pympipool import resources
-from pympipool.resources import (
-    PASSES_PER_CORE,
-    THREAD_VARIABLES,
-    Devices,
-    Ledger,
-    Resources,
-    available_cores,
-    available_devices,
-)
+from pympipool.resources import Devices, Ledger, Resources, available, available_cores, available_devices
+from pympipool.resources import ledger as ledgers
+from pympipool.resources.ledger import PASSES_PER_CORE
+from pympipool.resources.needed import THREAD_VARIABLES
 
 # ---- what is needed ----
 
@@ -177,17 +171,17 @@ def test_the_quota_of_a_cgroup_and_of_those_above_it_counts(tmp_path, limits, ex
         folder = tmp_path / "sys/fs/cgroup" / group
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "cpu.max").write_text(text + "\n")
-    assert resources._cgroup_quota(tmp_path) == expected
+    assert available._cgroup_quota(tmp_path) == expected
 
 
 def test_no_cgroup_is_no_quota(tmp_path):
-    assert resources._cgroup_quota(tmp_path) is None
+    assert available._cgroup_quota(tmp_path) is None
 
 
 @pytest.mark.parametrize(("quota", "cores"), [(0.2, 1), (1.5, 2), (3.0, 3), (99.0, 8), (None, 8)])
 def test_part_of_a_core_counts_as_one(monkeypatch, quota, cores):
-    monkeypatch.setattr(resources.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(resources, "_cgroup_quota", lambda _: quota)
+    monkeypatch.setattr(available.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(available, "_cgroup_quota", lambda _: quota)
     assert available_cores() == cores
 
 
@@ -234,9 +228,9 @@ def test_where_the_driver_shows_no_files_nvidia_smi_is_asked(monkeypatch):
             raise answer
         return answer
 
-    monkeypatch.setattr(resources.subprocess, "run", run)
-    monkeypatch.setattr(resources.Path, "iterdir", lambda _: (_ for _ in ()).throw(FileNotFoundError()))
-    assert [resources._count_nvidia(pathlib.Path("/")) for _ in range(3)] == [2, 0, 0]
+    monkeypatch.setattr(available.subprocess, "run", run)
+    monkeypatch.setattr(available.Path, "iterdir", lambda _: (_ for _ in ()).throw(FileNotFoundError()))
+    assert [available._count_nvidia(pathlib.Path("/")) for _ in range(3)] == [2, 0, 0]
 
 
 # ---- who gets it ----
@@ -287,10 +281,10 @@ def test_a_worker_that_asks_for_no_device_keeps_the_users_environment():
 
 
 def test_devices_are_looked_for_only_when_somebody_asks(monkeypatch):
-    monkeypatch.setattr(resources, "available_devices", lambda: pytest.fail("looked for"))
+    monkeypatch.setattr(ledgers, "available_devices", lambda: pytest.fail("looked for"))
     ledger = Ledger(cores=1)
     ledger.give_back(ledger.take(Resources()))
-    monkeypatch.setattr(resources, "available_devices", lambda: TWO_GPUS)
+    monkeypatch.setattr(ledgers, "available_devices", lambda: TWO_GPUS)
     assert ledger.take(Resources(gpus_per_core=2)).devices == TWO_GPUS.names
 
 
