@@ -6,7 +6,6 @@ the backend starts.
 
 from __future__ import annotations
 
-import functools
 import sys
 import types
 import weakref
@@ -15,11 +14,9 @@ from concurrent import futures
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
-import cloudpickle
-
+from pympipool import parameters
 from pympipool.backends import make_backend
 from pympipool.engine import Engine
-from pympipool.errors import SerializationError
 from pympipool.mapping import Columns, in_chunks, in_fitting_batches, one_by_one
 from pympipool.pool.block import BlockPool
 from pympipool.pool.single import SinglePool
@@ -31,10 +28,6 @@ if TYPE_CHECKING:
 
     from pympipool._dispatch import Dispatcher
     from pympipool._future import Future
-    from pympipool.backends import Backend
-
-INIT_FUNCTION_BYTES = 60 << 20
-"""Most bytes of a pickled init_function; it travels in a frame of the control connection, with other settings."""
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -113,7 +106,7 @@ class Executor(futures.Executor):
         said: dict[str, Any] = {  # of any type, until it is checked
             "cores": cores_per_worker,
             "threads_per_core": threads_per_core,
-            "gpus_per_core": _gpus_per_core(gpus_per_worker, cores_per_worker),
+            "gpus_per_core": parameters.gpus_per_core(gpus_per_worker, cores_per_worker),
             "oversubscribe": oversubscribe,
             "cwd": cwd,
             "executor": executor,
@@ -129,14 +122,16 @@ class Executor(futures.Executor):
         positive_seconds("refresh_rate", refresh_rate)
         self._backend = make_backend(backend)
         self._backend.check(self._resources)
-        workers, cores = _count_workers(max_workers, max_cores, cores_per_worker, self._backend)
+        workers, cores = parameters.count_workers(max_workers, max_cores, cores_per_worker, self._backend)
         self._ledger: Ledger[Any] = Ledger(cores=cores, counts_devices=not self._backend.assigns_devices)
         if gpus_per_worker and not self._backend.assigns_devices:
-            _check_devices(gpus_per_worker, workers if block_allocation else 1, len(self._ledger.devices.names))
+            parameters.check_devices(
+                gpus_per_worker, workers if block_allocation else 1, len(self._ledger.devices.names)
+            )
         settings = {
             "cwd": None,
             "main_path": sys.argv[0] if sys.argv else "",
-            "init_function": _pickled_init_function(init_function, block_allocation),
+            "init_function": parameters.pickled_init_function(init_function, block_allocation),
         }
         make_pool = self._block_pool(workers, settings) if block_allocation else self._single_pool(settings)
         self._info = {
@@ -211,7 +206,7 @@ class Executor(futures.Executor):
         return self._engine.submit(fn, args, kwargs, resources)
 
     def _check_function(self, fn: Callable[..., Any]) -> None:
-        if _takes_resource_dict(fn):
+        if parameters.takes_resource_dict(fn):
             raise ValueError(
                 f"{fn!r} has a parameter called resource_dict, which submit() takes for itself: rename the parameter"
             )
@@ -242,7 +237,7 @@ class Executor(futures.Executor):
         """
         deadline_s = None if timeout is None else monotonic() + timeout
         if chunksize is not None:
-            chunksize = _chunksize(chunksize)
+            chunksize = parameters.check_chunksize(chunksize)
         self._check_function(fn)
         self._engine.check_usable(fn)
         if chunksize is not None and chunksize > 1 and self._resources.cores == 1:
@@ -291,94 +286,3 @@ class Executor(futures.Executor):
     def __repr__(self) -> str:
         names = ("backend", "block_allocation", "max_workers", "cores_per_worker")
         return f"<Executor {' '.join(f'{name}={self._info[name]!r}' for name in names)}>"
-
-
-def _takes_resource_dict(fn: Any) -> bool:
-    """Looks at code objects only: making a signature takes fifty times as long."""
-    while fn is not None:
-        if isinstance(fn, functools.partial):
-            if "resource_dict" in fn.keywords:
-                return False  # it is given already
-            fn = fn.func
-        code = getattr(_called(fn), "__code__", None)
-        if code is not None and "resource_dict" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
-            return True
-        fn = getattr(fn, "__wrapped__", None)
-    return False
-
-
-def _called(fn: Any) -> Any:
-    """The function whose parameters are those of a callable: its own, those of a class, or of an instance's."""
-    if isinstance(fn, type):
-        return getattr(fn, "__init__", None)
-    return fn if hasattr(fn, "__code__") else getattr(type(fn), "__call__", None)  # noqa: B004  its code is wanted
-
-
-def _chunksize(chunksize: Any) -> int:
-    if not isinstance(chunksize, bool) and isinstance(chunksize, int) and chunksize < 1:
-        raise ValueError("chunksize must be >= 1.")  # the standard library's words
-    return int(Resources.check("cores", chunksize, "chunksize"))
-
-
-def _gpus_per_core(gpus_per_worker: int, cores_per_worker: int) -> int:
-    gpus = int(Resources.check("gpus_per_core", gpus_per_worker, "gpus_per_worker"))
-    if gpus % cores_per_worker:
-        raise ValueError(
-            f"gpus_per_worker is {gpus} with cores_per_worker={cores_per_worker}; it must be a multiple of it, so that each"
-            " core has as many"
-        )
-    return gpus // cores_per_worker
-
-
-def _check_devices(gpus_per_worker: int, workers: int, devices: int) -> None:
-    if gpus_per_worker * workers > devices:
-        at_a_time = f" for each of max_workers={workers} workers" if workers > 1 else ""
-        raise ValueError(
-            f"gpus_per_worker is {gpus_per_worker}{at_a_time}; this process may use {devices} GPUs together"
-        )
-
-
-def _count_workers(max_workers: Any, max_cores: Any, cores_per_worker: int, backend: Backend) -> tuple[int, int]:
-    """The numbers of workers and cores that the parameters say together."""
-    workers = None if max_workers is None else _positive("max_workers", max_workers)
-    cores = None if max_cores is None else _positive("max_cores", max_cores)
-    if workers is not None and cores is not None and workers * cores_per_worker != cores:
-        raise ValueError(
-            f"max_workers={workers} with cores_per_worker={cores_per_worker} is {workers * cores_per_worker} cores, but"
-            f" max_cores is {cores}: give one of the two"
-        )
-    if workers is not None:
-        return workers, workers * cores_per_worker
-    said = "max_cores" if cores is not None else "the cores that this process may use: give max_cores for more"
-    cores = backend.available_cores() if cores is None else cores
-    if cores_per_worker > cores:
-        raise ValueError(f"cores_per_worker is {cores_per_worker}; it must be at most {cores}, {said}")
-    return cores // cores_per_worker, cores
-
-
-def _positive(name: str, value: Any) -> int:
-    if not isinstance(value, bool) and isinstance(value, int) and value <= 0:
-        raise ValueError(f"{name} must be greater than 0, not {value}")  # begins with the standard library's words
-    return int(Resources.check("cores", value, name))
-
-
-def _pickled_init_function(init_function: Any, block_allocation: bool) -> bytes | None:
-    if init_function is None:
-        return None
-    if not callable(init_function):
-        raise TypeError(f"init_function is {init_function!r}; it must be a function that returns a dict")
-    if not block_allocation:
-        raise ValueError(
-            "init_function is only for block_allocation=True: without it each call has a process of its own, into which"
-            " nothing can be loaded before"
-        )
-    try:
-        pickled = bytes(cloudpickle.dumps(init_function))
-    except Exception as error:
-        raise SerializationError(f"init_function {init_function!r} cannot be pickled: {error}") from error
-    if len(pickled) > INIT_FUNCTION_BYTES:
-        raise ValueError(
-            f"init_function {init_function!r} has {len(pickled)} bytes when pickled, with all it refers to; at most"
-            f" {INIT_FUNCTION_BYTES} can be sent: let it load the data itself"
-        )
-    return pickled
