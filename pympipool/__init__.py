@@ -33,9 +33,18 @@ def __getattr__(name: str) -> object:
         case "errors":
             value = import_module("pympipool.errors")
         case _:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_nearest(name)}")
     globals()[name] = value
     return value
+
+
+def _nearest(name: str) -> str:
+    if name.startswith("_"):  # which programs ask for, to see whether it is there
+        return ""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, __all__, 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def __dir__() -> list[str]:

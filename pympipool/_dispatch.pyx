@@ -166,7 +166,7 @@ cdef class Dispatcher(Delivery):
         kick_helper(&self.core)
 
     def retire_worker(self, uint64_t number):
-        """Gives the worker no more calls and tells it to end after those it has.
+        """Gives the worker no more calls, takes back those it has not begun, and tells it to end after the other.
 
         False when its ring has no room for that: end it otherwise.
         """
@@ -182,6 +182,8 @@ cdef class Dispatcher(Delivery):
         worker = find_worker(&self.core, number)
         if worker != NULL:
             worker.retired = True
+            self.empty_line(worker)
+            pump_and_tell(&self.core)
             if worker.sending == NULL:
                 code = pmp_send(&worker.calls, &head, &part, NULL)
                 pmp_doorbell_ring(worker.bell)
@@ -308,20 +310,23 @@ cdef class Dispatcher(Delivery):
 
     def cancel_waiting(self):
         """Cancels all calls that no worker has begun."""
-        cdef Call *call
-        cdef Call *previous
         pthread_mutex_lock(&self.core.lock)
         for i in range(self.core.worker_count):
-            call = self.core.workers[i].line.last
-            while call != NULL:
-                previous = call.previous
-                if not take_back(self.core.workers[i], call):
-                    break
-                prepend(&self.core.waiting, call)
-                call = previous
+            self.empty_line(self.core.workers[i])
         pthread_mutex_unlock(&self.core.lock)
         for future in self.take_waiting():
             (<FutureCore>future).cancel()
+
+    cdef void empty_line(self, Worker *worker) noexcept:
+        """Takes back what a worker has not begun. The lock is held."""
+        cdef Call *call = worker.line.last
+        cdef Call *previous
+        while call != NULL:
+            previous = call.previous
+            if not take_back(worker, call):
+                return
+            prepend(&self.core.waiting, call)
+            call = previous
 
     cdef list take_waiting(self):
         """Empties the queue; the futures of its calls."""

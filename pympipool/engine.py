@@ -65,6 +65,7 @@ class Pool(Protocol):
     def abandon(self) -> None: ...
     def wait_closed(self) -> None: ...
     def hosts(self) -> list[dict[str, Any]]: ...
+    def resize(self, workers: int, cores: int) -> None: ...
 
 
 class Blocked:
@@ -158,15 +159,29 @@ class Engine:
         self._held -= 1
         self.dispatcher.kick()
 
+    def resize(self, workers: int, cores: int) -> None:
+        """Changes the number of workers, or of the cores that calls may have together.
+
+        Raises:
+            RuntimeError: after `close`, and in a forked process.
+            ValueError: a call that waits asks for more cores.
+        """
+        self.check_open()
+        self.pool.resize(workers, cores)
+
     def check_usable(self, fn: Callable[..., Any]) -> None:
         """Raises what is wrong with submitting fn now."""
+        self.check_open()
+        if not callable(fn):
+            raise TypeError(f"fn is {fn!r}; it must be callable")
+
+    def check_open(self) -> None:
+        """Raises RuntimeError where no call is taken."""
         if self.foreign:
             raise RuntimeError(
                 "this executor belongs to the process that made it, and this is a fork of it: make an Executor here"
             )
         self.dispatcher.check_open()
-        if not callable(fn):
-            raise TypeError(f"fn is {fn!r}; it must be callable")
 
     def _send(
         self,

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, overload
 
 from pympipool import parameters
 from pympipool.backends import make_backend
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from pympipool._dispatch import Dispatcher
     from pympipool._future import Future
+
+    Awaited: TypeAlias = "futures.Future[Any] | Iterable[futures.Future[Any]] | Mapping[Any, futures.Future[Any]]"
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -79,6 +81,7 @@ class Executor(futures.Executor):
         [1, 2, 3]
     """
 
+    @parameters.naming_the_nearest
     def __init__(
         self,
         max_workers: int | None = None,
@@ -168,9 +171,31 @@ class Executor(futures.Executor):
         self._backend.for_call(self._resources)  # what is not installed is an error now, not at the first call
         return lambda dispatcher: SinglePool(dispatcher, self._backend, self._ledger, settings)
 
-    def submit(  # type: ignore[override]  # resource_dict is ours
+    # For type checkers and editors. Arguments are checked against the function's own signature; not so where one of the
+    # first three is a future, which stands for its result, nor beside a resource_dict, which PEP 612 cannot tell from
+    # the function's own keywords: resource_dict=None is there for whoever wants no check (init_function gives the rest).
+    @overload
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
+    @overload
+    def submit(  # type: ignore[overload-cannot-match]  # mypy takes P for any parameters; so below
+        self, fn: Callable[..., T], /, *args: Any, resource_dict: Mapping[str, Any] | None, **kwargs: Any
+    ) -> Future[T]: ...
+    @overload
+    def submit(  # type: ignore[overload-cannot-match]
+        self, fn: Callable[..., T], first: Awaited, /, *args: Any, **kwargs: Any
+    ) -> Future[T]: ...
+    @overload
+    def submit(  # type: ignore[overload-cannot-match]
+        self, fn: Callable[..., T], first: Any, second: Awaited, /, *args: Any, **kwargs: Any
+    ) -> Future[T]: ...
+    @overload
+    def submit(  # type: ignore[overload-cannot-match]
+        self, fn: Callable[..., T], first: Any, second: Any, third: Awaited, /, *args: Any, **kwargs: Any
+    ) -> Future[T]: ...
+
+    def submit(
         self,
-        fn: Callable[P, T],
+        fn: Callable[..., T],
         /,
         *args: Any,
         resource_dict: Mapping[str, Any] | None = None,
@@ -275,6 +300,33 @@ class Executor(futures.Executor):
     def info(self) -> dict[str, Any]:
         """What this executor was made with, and its workers: number, host and process id of each."""
         return {**self._info, "workers": self._engine.pool.hosts()}
+
+    @property
+    def max_workers(self) -> int:
+        """Number of workers; without block allocation, of calls on `cores_per_worker` cores that run at the same time.
+
+        Can be set. Missing workers start at once; of too many the idle ones end first, the others after their call.
+
+        Raises:
+            RuntimeError: After `shutdown`.
+            ValueError, TypeError: There are too few GPUs for so many, or a call that waits needs more cores; as for the class.
+
+        Examples:
+            >>> with Executor(max_workers=1, block_allocation=True) as exe:
+            ...     exe.max_workers = 2
+            ...     exe.max_workers
+            2
+        """
+        return int(self._info["max_workers"])
+
+    @max_workers.setter
+    def max_workers(self, number: int) -> None:
+        number = parameters.positive("max_workers", number)
+        gpus, cores = self._info["gpus_per_worker"], number * self._info["cores_per_worker"]
+        if gpus and self._block_allocation and not self._backend.assigns_devices:
+            parameters.check_devices(gpus, number, len(self._ledger.devices.names))
+        self._engine.resize(number, cores)
+        self._info.update(max_workers=number, max_cores=cores)
 
     def __len__(self) -> int:
         """Number of calls that no worker has been given yet."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pympipool.executor import Executor
+from pympipool.parameters import naming_the_nearest
 
 if TYPE_CHECKING:
     import os
@@ -27,6 +28,7 @@ class PyMPIExecutor(Executor):
         2
     """
 
+    @naming_the_nearest
     def __init__(
         self,
         max_workers: int = 1,

@@ -5,8 +5,11 @@ What a single value may be is the matter of `pympipool.resources`.
 
 from __future__ import annotations
 
+import difflib
 import functools
-from typing import TYPE_CHECKING, Any
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import cloudpickle
 
@@ -16,8 +19,28 @@ from pympipool.resources import Resources
 if TYPE_CHECKING:
     from pympipool.backends import Backend
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 INIT_FUNCTION_BYTES = 60 << 20
 """Most bytes of a pickled init_function; it travels in a frame of the control connection, with other settings."""
+
+
+def naming_the_nearest(init: Callable[P, T]) -> Callable[P, T]:
+    """An `__init__` whose error about an unknown parameter names the one that was probably meant."""
+    names = [*inspect.signature(init).parameters][1:]
+
+    @functools.wraps(init)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+        for name in kwargs:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, 1)
+                meant = f"; did you mean {near[0]!r}?" if near else "."
+                kind = type(args[0]).__name__
+                raise TypeError(f"{kind}() has no parameter {name!r}{meant} It has: {', '.join(names)}")
+        return init(*args, **kwargs)
+
+    return checked
 
 
 def takes_resource_dict(fn: Any) -> bool:

@@ -122,7 +122,8 @@ class ShellExecutor(futures.Executor):
         if lines_to_read is not None:
             lines_to_read = Resources.check("cores", lines_to_read, "lines_to_read")
         text = string_input if string_input.endswith("\n") else string_input + "\n"
-        return self._executor.submit(programs.ask, text, lines_to_read, stop_read_pattern)
+        # The first parameter comes from init_function, of which type checkers cannot know.
+        return self._executor.submit(programs.ask, text, lines_to_read, stop_read_pattern, resource_dict=None)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Takes no more lines, and ends the program when it has answered those that are there."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pympipool.executor import Executor
+from pympipool.parameters import naming_the_nearest
 
 if TYPE_CHECKING:
     import os
@@ -26,6 +27,7 @@ class PySlurmExecutor(Executor):
         ValueError, TypeError: As for `Executor`.
     """
 
+    @naming_the_nearest
     def __init__(
         self,
         max_workers: int = 1,

@@ -4,6 +4,7 @@ A wrong value raises at once; the message names the parameter, its value and wha
 """
 
 import functools
+import inspect
 import os
 import threading
 from concurrent import futures
@@ -428,3 +429,44 @@ def test_a_future_among_the_arguments_is_an_error_without_dependencies(block_all
                 exe.submit(add, *args)
         assert first.result() == 1
         assert len(exe) == 0
+
+
+# ---- names ----
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("max_worker", "max_workers"), ("core_per_worker", "cores_per_worker"), ("blockallocation", "block_allocation")],
+)
+def test_an_unknown_parameter_is_an_error_that_names_the_nearest(nothing_starts, name, meant):
+    with pytest.raises(TypeError) as error:
+        Executor(**{name: 1})
+    said(error, f"Executor() has no parameter '{name}'; did you mean '{meant}'?", "It has: max_workers, max_cores,")
+
+
+def test_a_parameter_that_is_like_none_is_an_error_that_names_all(nothing_starts):
+    with pytest.raises(TypeError) as error:
+        Executor(colour="red")
+    said(error, "Executor() has no parameter 'colour'.", "max_workers, max_cores, cores_per_worker")
+    assert "did you mean" not in str(error.value)
+
+
+def test_the_older_names_of_executors_know_their_own_parameters(nothing_starts):
+    from pympipool.mpi import PyMPIExecutor
+
+    with pytest.raises(TypeError) as error:
+        PyMPIExecutor(max_worker=1)
+    said(error, "PyMPIExecutor() has no parameter 'max_worker'; did you mean 'max_workers'?")
+
+
+def test_editors_see_the_parameters():
+    assert list(inspect.signature(Executor).parameters)[:2] == ["max_workers", "max_cores"]
+
+
+def test_a_public_name_that_is_mistyped_is_an_error_that_names_the_nearest():
+    import pympipool
+
+    with pytest.raises(AttributeError) as error:
+        pympipool.Executr  # noqa: B018  that is what raises
+    said(error, "has no attribute 'Executr'; did you mean 'Executor'?")
+    assert not hasattr(pympipool, "__wrapped__")

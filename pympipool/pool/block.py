@@ -44,6 +44,9 @@ RESTART_PAUSE_S = 0.1
 
 LONGEST_PAUSE_S = 10.0
 
+DISMISSED_CHECK_S = 0.5
+"""How often it is looked at whether a worker that is to end after its call has ended that."""
+
 
 class BlockPool:
     """Keeps max_workers workers alive.
@@ -78,6 +81,7 @@ class BlockPool:
         self._closed = threading.Event()
         self._closing = False
         self._failed_starts = 0
+        self._retiring: set[int] = set()  # numbers of the workers that are too many since `resize`
         self._pending: Callable[[], int] = lambda: 0
         self.keeper = Keeper(self, settings, dispatcher.doorbells)
 
@@ -123,6 +127,17 @@ class BlockPool:
         """Ends the workers now, whatever they do; returns at once."""
         self.keeper.call(self._kill_all)
 
+    def resize(self, workers: int, cores: int) -> None:
+        """Changes the number of workers; returns at once. Of too many the idle ones end first, and calls run to their end.
+
+        Args:
+            workers: how many.
+            cores: of all of them.
+        """
+        self.ledger.resize(cores)
+        self.max_workers = workers
+        self.keeper.call(self._fit)
+
     def check_damage(self) -> None:
         """Ends the workers whose rings hold nonsense."""
         self.keeper.call(self._kill_damaged)
@@ -145,7 +160,7 @@ class BlockPool:
     # ---- starting ----
 
     def _start_missing(self) -> None:
-        while not self._closing and self.broken is None and len(self.keeper.members) < self.max_workers:
+        while not self._closing and self.broken is None and self._surplus() < 0:
             grant = self.ledger.take(self.resources)
             if grant is None:
                 return  # what a worker still has that is about to be gone
@@ -186,6 +201,40 @@ class BlockPool:
             self.keeper.end_member(member)
         self.dispatcher.break_off(error)
 
+    # ---- more workers, or less ----
+
+    def _surplus(self) -> int:
+        return len(self.keeper.members) - len(self._retiring) - self.max_workers
+
+    def _fit(self) -> None:
+        self._start_missing()
+        if self._closing or self._surplus() <= 0:
+            return
+        load = self.dispatcher.load_of_workers()
+        staying = [member for number, member in self.keeper.members.items() if number not in self._retiring]
+        staying.sort(key=lambda member: load[member.number][0] if member.number in load else -1)  # -1: it still starts
+        for member in staying[: self._surplus()]:
+            LOGGER.info("worker %d is one too many now, and ends", member.number)
+            self._retiring.add(member.number)
+            if member.state is State.SERVING:
+                self._dismiss(member)
+            else:
+                self.keeper.end_member(member)
+
+    def _dismiss(self, member: Member) -> None:
+        """Tells a worker to end after the call that it runs, as soon as its ring has room for that."""
+        if self.dispatcher.retire_worker(member.number):
+            self._see_off(member)
+        else:
+            self.keeper.after(IDLE_CHECK_S, lambda: self._dismiss(member), member)
+
+    def _see_off(self, member: Member) -> None:
+        """Ends a worker that has ended its last call and does not end itself."""
+        if self.dispatcher.current_call(member.number) == 0:
+            self.keeper.end_member(member, grace_s=END_GRACE_S)
+        else:
+            self.keeper.after(DISMISSED_CHECK_S, lambda: self._see_off(member), member)
+
     # ---- ending of one worker ----
 
     def on_raised(self, member: Member, call: int) -> None:
@@ -205,7 +254,10 @@ class BlockPool:
             self.dispatcher.cancel_waiting()  # only after `kill` is there anything: what the worker had not begun
             self._finish_closing()
             return
-        if served:
+        if member.number in self._retiring:
+            self._retiring.remove(member.number)
+            self._start_missing()  # there may be too few again
+        elif served:
             LOGGER.warning("worker %d ended: %s", member.number, death_of(member, None))
             self._start_missing()
         elif self.broken is None:

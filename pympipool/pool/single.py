@@ -156,6 +156,15 @@ class SinglePool:
         """Ends the workers now, whatever they do; returns at once."""
         self.keeper.call(self._kill_all)
 
+    def resize(self, workers: int, cores: int) -> None:
+        """Changes how many cores calls may have together; those that have them keep them until they end.
+
+        Raises:
+            ValueError: A call that waits asks for more.
+        """
+        self.ledger.resize(cores)
+        self.keeper.call(self._start_next)
+
     def check_damage(self) -> None:
         """Ends the workers whose rings hold nonsense."""
         self.keeper.call(self._kill_damaged)
@@ -225,8 +234,7 @@ class SinglePool:
         victims = self.dispatcher.lose_worker(member.number)
         assert request.grant is not None
         if self._may_try_again(request, member, bool(victims)):
-            self.ledger.give_back(request.grant)
-            self.ledger.enqueue(request, request.resources)
+            self._try_again(request, request.grant)
         else:
             for future in victims:
                 self.dispatcher.fail(future, member.kill_reason or death_of(member, future))
@@ -234,6 +242,15 @@ class SinglePool:
                 self.dispatcher.fail(request.future, start_failure_of(member))  # unless it was cancelled
             self._finish(request.grant)
         self._start_next()
+
+    def _try_again(self, request: Request, grant: Grant) -> None:
+        try:
+            self.ledger.enqueue(request, request.resources)
+        except ValueError as error:  # there are less cores than when it was submitted
+            self.dispatcher.fail(request.future, error)
+            self._finish(grant)
+        else:
+            self.ledger.give_back(grant)
 
     def _may_try_again(self, request: Request, member: Member, began: bool) -> bool:
         """Whether a call whose worker is gone gets another one; counts."""

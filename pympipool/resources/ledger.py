@@ -110,8 +110,21 @@ class Ledger(Generic[Ticket]):
 
     @property
     def free_cores(self) -> int:
-        """Cores that nobody has now."""
+        """Cores that nobody has now; negative when more are granted than there are since `resize`."""
         return self._free_cores
+
+    def resize(self, cores: int) -> None:
+        """Changes the number of cores; what was granted stays so until it is given back.
+
+        Raises:
+            ValueError: A ticket in the line asks for more.
+        """
+        with self._lock:
+            most = max((size[0] for size in self._lines), default=0)
+            if most > cores:
+                raise ValueError(f"{cores} cores are too few: a call that waits asks for {most}")
+            self._free_cores += cores - self.cores
+            self.cores = cores
 
     def take(self, resources: Resources) -> Grant | None:
         """Cores and devices, at once and past the line; None when not so many are free.
@@ -149,7 +162,7 @@ class Ledger(Generic[Ticket]):
     def next(self) -> tuple[Ticket, Grant] | None:
         """Takes the next ticket out of the line, with what it asked for; None when none may start now."""
         with self._lock:
-            if self._free_cores == 0:
+            if self._free_cores <= 0:
                 return None
             size = self._next_size()
             if size is None:
