@@ -67,6 +67,7 @@ cdef Call *new_call(list parts) except NULL:
     if call == NULL:
         raise MemoryError()
     call.position = UINT64_MAX
+    call.rows = 1
     call.part_count = held.count
     call.parts = <pmp_part *>(call + 1)
     memcpy(call.parts, held.parts, held.count * sizeof(pmp_part))

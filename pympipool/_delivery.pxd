@@ -1,5 +1,7 @@
 """Results to futures; see _delivery.pyx."""
 
+from libc.stdint cimport uint64_t
+
 from pympipool._future cimport FutureCore, Source
 from pympipool._moving cimport Call, Core
 
@@ -9,6 +11,7 @@ cdef class Delivery(Source):
     cdef bint abandoned        # this is a fork of the process that calls were submitted in
     cdef object load_result
     cdef object load_error
+    cdef uint64_t lost         # calls that failed without an answer of a worker's
     cdef unsigned long helper  # identity of the thread that helps; 0: none does
     cdef object callbacks_due  # queue of futures whose callbacks are to be run; None: no more come
     cdef object caller         # the thread that runs them, once there has been one

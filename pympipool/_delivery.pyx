@@ -59,6 +59,7 @@ cdef class Delivery(Source):
         if future.status >= CANCELLED:
             return
         future.status = RUNNING  # no cancelling from here on
+        self.lost += 1
         self.settle(future, future.set_error(error))
         kick_helper(&self.core)
 

@@ -201,7 +201,7 @@ cdef class Dispatcher(Delivery):
         cdef Call *call
         cdef CallList victims
         victims.first = victims.last = NULL
-        victims.length = 0
+        victims.length = victims.rows = 0
         pthread_mutex_lock(&self.core.lock)
         worker = find_worker(&self.core, number)
         if worker == NULL:
@@ -243,6 +243,11 @@ cdef class Dispatcher(Delivery):
 
     # ---- calls ----
 
+    @property
+    def is_open(self):
+        """Whether calls are taken."""
+        return self.closed is None
+
     def check_open(self):
         """Raises RuntimeError when no call is taken any more."""
         if self.closed is not None:
@@ -283,6 +288,8 @@ cdef class Dispatcher(Delivery):
             call.function = function.function
             call.function.references += 1
         call.attempts_left = attempts
+        if future.rows:
+            call.rows = future.rows
         if future.status != PENDING:
             free_call(call)
             return
@@ -301,6 +308,8 @@ cdef class Dispatcher(Delivery):
         self.next_id += 1
         call.id = self.next_id
         self.core.submitted += 1
+        if self.core.first_ns == 0:
+            self.core.first_ns = pmp_now_ns()
         if number != 0:
             reserved = find_worker(&self.core, number)
         if reserved == NULL or not send_reserved(&self.core, reserved, call):
@@ -334,7 +343,7 @@ cdef class Dispatcher(Delivery):
         pthread_mutex_lock(&self.core.lock)
         calls = self.core.waiting
         self.core.waiting.first = self.core.waiting.last = NULL
-        self.core.waiting.length = 0
+        self.core.waiting.length = self.core.waiting.rows = 0
         pthread_mutex_unlock(&self.core.lock)
         return futures_of(&calls)
 
@@ -342,6 +351,28 @@ cdef class Dispatcher(Delivery):
     def waiting_count(self):
         """Calls that were not sent to a worker yet."""
         return self.core.waiting.length
+
+    def counts(self):
+        """What has become of the calls, those of a batch each by itself.
+
+        Returns:
+            (waiting, running, returned, failed without an answer, raised (of the returned), seconds from the first
+            submission to the last return, or to now as long as some wait or run).
+        """
+        cdef Py_ssize_t waiting
+        cdef Py_ssize_t running = 0
+        cdef Worker *worker
+        pthread_mutex_lock(&self.core.lock)
+        waiting = self.core.waiting.rows
+        for i in range(self.core.worker_count):
+            worker = self.core.workers[i]
+            waiting += worker.line.rows
+            if worker.line.first != NULL and was_begun(worker, worker.line.first):
+                running += 1
+        returned, raised = self.core.returned, self.core.failed
+        span_ns = (pmp_now_ns() if waiting > 0 else self.core.last_ns) - self.core.first_ns
+        pthread_mutex_unlock(&self.core.lock)
+        return waiting - running, running, returned, self.lost, raised, max(span_ns, 0) / 1e9
 
     def current_call(self, uint64_t number):
         """Id of the call that is first in the worker's line; 0 when there is none."""

@@ -28,6 +28,7 @@ cdef class FutureCore:
     cdef Source source
     cdef public object function_name  # for error messages
     cdef readonly long long run_ns    # how long the worker took; 0 as long as it is not known
+    cdef public unsigned int rows     # calls that it stands for, when it is that of a batch; else 0
     cdef void *call         # the source's own; NULL while it has none
 
     cdef bint set_parts(self, object parts, bint is_error) except -1

@@ -35,6 +35,7 @@ cdef struct Call:
     Function *function    # counted; NULL: the call carries its function itself
     pmp_part *parts       # the arguments
     uint32_t part_count
+    uint32_t rows         # calls in it: 1, or those of a batch
     int attempts_left     # how often it may begin anew when its worker died
     bint watched          # somebody wants to be told of its end
     uint64_t position     # in the worker's ring; UINT64_MAX: cannot be taken back
@@ -50,6 +51,7 @@ cdef struct CallList:
     Call *first
     Call *last
     Py_ssize_t length
+    Py_ssize_t rows          # those of a batch each by itself
 
 
 cdef struct Worker:
@@ -65,7 +67,7 @@ cdef struct Worker:
     bint retired             # takes no more calls
     bint absent              # did not begin the call that it was woken for; see is_present
     int failure              # negative errno: nonsense on its ring
-    uint64_t ended           # calls that ended here
+    uint64_t ended           # calls that ended here, those of a batch each by itself
     uint64_t known[SLOTS]    # numbers of the functions that it remembers
 
 
@@ -80,7 +82,10 @@ cdef struct Core:
     Py_ssize_t urgent        # of these, how many are watched
     int64_t loose_estimate_ns  # of calls that carry their function
     uint64_t submitted
-    uint64_t returned
+    uint64_t returned          # of these two, calls of a batch: the batch, each by itself
+    uint64_t failed            # of the returned
+    int64_t first_ns           # when the first was submitted
+    int64_t last_ns            # when the last returned
     pmp_doorbell *mover_bell   # rung by workers; the mover sleeps on it
     pmp_doorbell *helper_bell  # rung by workers; a thread that waits for a future sleeps on it
     pmp_doorbell nap_bell      # cuts the mover's naps short

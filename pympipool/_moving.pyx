@@ -54,6 +54,7 @@ cdef void append(CallList *calls, Call *call) noexcept nogil:
         calls.last.next = call
     calls.last = call
     calls.length += 1
+    calls.rows += call.rows
 
 
 cdef void prepend(CallList *calls, Call *call) noexcept nogil:
@@ -65,6 +66,7 @@ cdef void prepend(CallList *calls, Call *call) noexcept nogil:
         calls.first.previous = call
     calls.first = call
     calls.length += 1
+    calls.rows += call.rows
 
 
 cdef void remove(CallList *calls, Call *call) noexcept nogil:
@@ -77,6 +79,7 @@ cdef void remove(CallList *calls, Call *call) noexcept nogil:
     else:
         call.next.previous = call.previous
     calls.length -= 1
+    calls.rows -= call.rows
 
 
 cdef Worker *find_worker(Core *core, uint64_t number) noexcept nogil:
@@ -149,12 +152,14 @@ cdef int complete(Core *core, Worker *worker, int64_t now_ns) noexcept nogil:
     remove(&worker.line, call)
     worker.line_estimate_ns -= call.estimate_ns
     worker.progress_ns = now_ns
-    worker.ended += 1
+    worker.ended += call.rows
     worker.absent = False
     call.run_ns = head.tag
     learn(core, call, <int64_t>head.tag)
     append(&core.done, call)
-    core.returned += 1
+    core.returned += call.rows
+    core.failed += call.is_error
+    core.last_ns = now_ns
     if call.watched:
         core.urgent += 1
     return 0

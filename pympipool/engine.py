@@ -16,7 +16,7 @@ import atexit
 import os
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import Future as StandardFuture
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -65,6 +65,7 @@ class Pool(Protocol):
     def abandon(self) -> None: ...
     def wait_closed(self) -> None: ...
     def hosts(self) -> list[dict[str, Any]]: ...
+    def states(self) -> list[dict[str, Any]]: ...
     def resize(self, workers: int, cores: int) -> None: ...
 
 
@@ -103,7 +104,7 @@ class Engine:
         self.foreign = False
         self._handles: dict[int, FunctionHandle] = {}
         self._blocked: set[Blocked] = set()
-        self._held = 0
+        self._held: set[Sized] = set()
         self.pool = make_pool(self.dispatcher)
         self.dispatcher.start()
         self.pool.open()
@@ -146,17 +147,18 @@ class Engine:
             The future of a `pympipool.worker.batches.Batch`.
         """
         future: Future[Any] = Future()
+        future.rows = len(columns[0])
         self.dispatcher.adopt(future)
         self._send(future, fn, columns, None, resources, admitted=True)
         return future
 
-    def hold(self) -> None:
-        """Puts off the end: more calls will come, although they were asked for already."""
-        self._held += 1
+    def hold(self, calls: Sized) -> None:
+        """Puts off the end: calls will come that were asked for already, len(calls) as seen at any time."""
+        self._held.add(calls)
 
-    def release(self) -> None:
-        """Takes one `hold` back."""
-        self._held -= 1
+    def release(self, calls: Sized) -> None:
+        """Takes a `hold` back."""
+        self._held.remove(calls)
         self.dispatcher.kick()
 
     def resize(self, workers: int, cores: int) -> None:
@@ -174,6 +176,11 @@ class Engine:
         self.check_open()
         if not callable(fn):
             raise TypeError(f"fn is {fn!r}; it must be callable")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls are taken."""
+        return not self.foreign and self.dispatcher.is_open
 
     def check_open(self) -> None:
         """Raises RuntimeError where no call is taken."""
@@ -256,9 +263,13 @@ class Engine:
         """Calls that no worker has been given."""
         return self.blocked_count() + self.pool.waiting_count() + self.dispatcher.waiting_count
 
+    def held_count(self) -> int:
+        """Calls that will come, see `hold`."""
+        return sum(map(len, list(self._held)))
+
     def _pending_count(self) -> int:
         """Calls that the dispatcher does not know yet."""
-        return self._held + self.blocked_count() + self.pool.unfinished_count()
+        return len(self._held) + self.blocked_count() + self.pool.unfinished_count()
 
     # ---- the end ----
 

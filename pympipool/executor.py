@@ -14,7 +14,7 @@ from concurrent import futures
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, overload
 
-from pympipool import parameters
+from pympipool import display, parameters
 from pympipool.backends import make_backend
 from pympipool.engine import Engine
 from pympipool.mapping import Columns, in_chunks, in_fitting_batches, one_by_one
@@ -336,5 +336,11 @@ class Executor(futures.Executor):
         return True
 
     def __repr__(self) -> str:
-        names = ("backend", "block_allocation", "max_workers", "cores_per_worker")
-        return f"<Executor {' '.join(f'{name}={self._info[name]!r}' for name in names)}>"
+        """What it was made with, its workers, and what has become of the calls."""
+        if not self._info:
+            return "<Executor that was not started>"
+        return display.as_text(display.look_at(self._engine, self._info))
+
+    def _repr_html_(self) -> str:
+        """The same, as a card for notebooks."""
+        return display.as_html(display.look_at(self._engine, self._info))

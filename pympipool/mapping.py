@@ -149,7 +149,11 @@ class Feeder:
         self._lock = threading.RLock()
         self._feeding = False
         self._finished = False
-        engine.hold()
+        engine.hold(self)
+
+    def __len__(self) -> int:
+        """Number of calls that were not submitted yet."""
+        return self._count - self._next
 
     def feed(self) -> None:
         """Submits batches until enough are under way."""
@@ -196,7 +200,7 @@ class Feeder:
     def _finish(self) -> None:
         """Nothing is left to be submitted: the executor may end when it likes."""
         self._finished = True
-        self._engine.release()
+        self._engine.release(self)
 
     def results(self, deadline_s: float | None) -> Iterator[Any]:
         """Yields the batches in order; whatever ends it early cancels those that are left."""

@@ -157,6 +157,10 @@ class BlockPool:
         """What each serving worker's rank 0 said of itself."""
         return self.keeper.describe_members()
 
+    def states(self) -> list[dict[str, Any]]:
+        """Each worker there is, and how far it has come."""
+        return self.keeper.states_of_members()
+
     # ---- starting ----
 
     def _start_missing(self) -> None:

@@ -146,6 +146,19 @@ class Keeper:
         members = list(self.members.values())
         return [{"worker": member.number, **member.ready_ranks[0]} for member in members if 0 in member.ready_ranks]
 
+    def states_of_members(self) -> list[dict[str, Any]]:
+        """Number, ranks, state ("starting", "serving", "ending"), host and pid (None until it is ready) of each worker."""
+        return [
+            {
+                "worker": member.number,
+                "ranks": member.order.ranks,
+                "state": member.state.name.lower(),
+                "host": member.host,
+                "pid": member.pid,
+            }
+            for member in list(self.members.values())
+        ]
+
     # ---- for the policy, in the keeper's thread ----
 
     def stop(self) -> None:

@@ -184,6 +184,10 @@ class SinglePool:
         """What each serving worker's rank 0 said of itself."""
         return self.keeper.describe_members()
 
+    def states(self) -> list[dict[str, Any]]:
+        """Each worker there is, and how far it has come."""
+        return self.keeper.states_of_members()
+
     # ---- one call after the other, in the keeper's thread ----
 
     def _start_next(self) -> None:

@@ -20,12 +20,16 @@ class Cell:
         stdout: Printed, also by workers.
         stderr: Likewise.
         value: Of the last expression, as text.
+        html: Likewise, as a notebook shows it; "" when it has no such form.
+        displays: What was displayed besides, by its type: {"image/svg+xml": ...}.
         error: Name and message of the exception that ended it, "" when there was none.
     """
 
     stdout: str = ""
     stderr: str = ""
     value: str = ""
+    html: str = ""
+    displays: list[dict[str, str]] = field(default_factory=list, repr=False)
     error: str = ""
     is_idle: bool = field(default=False, repr=False)
 
@@ -36,6 +40,9 @@ class Cell:
                 setattr(self, content["name"], getattr(self, content["name"]) + content["text"])
             case "execute_result":
                 self.value = content["data"]["text/plain"]
+                self.html = content["data"].get("text/html", "")
+            case "display_data":
+                self.displays.append(content["data"])
             case "error":
                 self.error = f"{content['ename']}: {content['evalue']}"
             case "status":

@@ -141,3 +141,11 @@ def test_functions_of_several_cores_run(kernel):
     kernel.run("def ranks():\n    from mpi4py import MPI\n    return MPI.COMM_WORLD.Get_rank()")
     code = "with Executor(max_cores=2, cores_per_worker=2) as other:\n    r = other.submit(ranks).result()\nr"
     assert value_of(kernel, code) == "[0, 1]"
+
+
+def test_an_executor_is_shown_as_a_card(kernel):
+    kernel.run("exe.submit(divmod, 7, 2).result()")
+    cell = kernel.run("exe")
+    assert cell.error == ""
+    assert cell.value.startswith("<Executor backend=")
+    assert '<section class="pympipool"' in cell.html
