@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pympipool import errors
+    from pympipool.bar import progress
     from pympipool.executor import Executor
     from pympipool.shell import ShellExecutor, SubprocessExecutor
 
-__all__ = ["Executor", "ShellExecutor", "SubprocessExecutor", "__version__", "errors"]
+__all__ = ["Executor", "ShellExecutor", "SubprocessExecutor", "__version__", "errors", "progress"]
 
 __version__ = "0.9.0.dev0"
 
@@ -32,6 +33,8 @@ def __getattr__(name: str) -> object:
             value = getattr(import_module("pympipool.shell"), name)
         case "errors":
             value = import_module("pympipool.errors")
+        case "progress":
+            value = import_module("pympipool.bar").progress
         case _:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_nearest(name)}")
     globals()[name] = value

@@ -11,16 +11,18 @@ import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, overload
 
-from pympipool import display, parameters
+from pympipool import bar, display, parameters
 from pympipool.backends import make_backend
 from pympipool.engine import Engine
 from pympipool.mapping import Columns, in_chunks, in_fitting_batches, one_by_one
 from pympipool.pool.block import BlockPool
 from pympipool.pool.single import SinglePool
 from pympipool.resources import Ledger, Resources, positive_seconds
+from pympipool.serialization import callable_name
 
 if TYPE_CHECKING:
     import os
@@ -243,6 +245,7 @@ class Executor(futures.Executor):
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int | None = None,
+        progress: bool | str = False,
     ) -> Iterator[T]:
         """Like map(fn, *iterables), but the calls run on the workers.
 
@@ -254,9 +257,12 @@ class Executor(futures.Executor):
             chunksize: Calls that travel together. None: with block allocation as many as take a few milliseconds, found out
                 from how long they take; else each call by itself. Calls on several cores always travel alone.
                 `run_time_max` and `restart_limit` concern what travels together as a whole: with them, None means 1.
+            progress: Shows a bar of tqdm's, which counts what has ended; a text stands before it instead of the name
+                of the function.
 
         Raises:
             ValueError, TypeError: chunksize is no positive integer.
+            ImportError: With progress, where tqdm is not installed.
             concurrent.futures.TimeoutError: While iterating, when the time is over.
             Exception: While iterating, what a call raised; the calls after it are cancelled.
         """
@@ -265,14 +271,31 @@ class Executor(futures.Executor):
             chunksize = parameters.check_chunksize(chunksize)
         self._check_function(fn)
         self._engine.check_usable(fn)
+        begin = partial(self._begin_map, fn, chunksize, deadline_s)
+        options = bar.options_of(progress, callable_name(fn))
+        if options is None:
+            return begin(iterables, self.submit, self._engine)
+        columns = Columns(iterables)
+        return bar.under_bar(partial(begin, columns.lists), self.submit, self._engine, len(columns), options)
+
+    def _begin_map(
+        self,
+        fn: Callable[..., T],
+        chunksize: int | None,
+        deadline_s: float | None,
+        iterables: Sequence[Iterable[Any]],
+        submit: Callable[..., Any],
+        engine: Engine,
+    ) -> Iterator[T]:
+        """Submits the calls of a map, in batches where that makes no difference to the user."""
         if chunksize is not None and chunksize > 1 and self._resources.cores == 1:
-            return in_chunks(self._engine, self.submit, fn, iterables, self._resources, chunksize, deadline_s)
+            return in_chunks(engine, submit, fn, iterables, self._resources, chunksize, deadline_s)
         columns = Columns(iterables)
         if self._resources.cores > 1 or chunksize == 1 or columns.have_futures():
-            return one_by_one(self.submit, fn, columns, deadline_s)
+            return one_by_one(submit, fn, columns, deadline_s)
         if not self._block_allocation or self._resources.run_time_max is not None or self._resources.restart_limit:
-            return one_by_one(self.submit, fn, columns, deadline_s)
-        return in_fitting_batches(self._engine, fn, columns, self._info["max_workers"], deadline_s)
+            return one_by_one(submit, fn, columns, deadline_s)
+        return in_fitting_batches(engine, fn, columns, self._info["max_workers"], deadline_s)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Takes no more calls, and ends the workers when those that are there have ended.

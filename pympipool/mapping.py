@@ -45,26 +45,26 @@ SHARES_PER_WORKER = 2
 class Columns:
     """The arguments of the calls of a map, as lists; with several iterables as long as the shortest."""
 
-    def __init__(self, iterables: tuple[Iterable[Any], ...]) -> None:
+    def __init__(self, iterables: Sequence[Iterable[Any]]) -> None:
         if len(iterables) == 1:
-            self._lists = [list(iterables[0])]
+            self.lists = [list(iterables[0])]
         else:
-            self._lists = [list(column) for column in zip(*zip(*iterables, strict=False), strict=True)]
+            self.lists = [list(column) for column in zip(*zip(*iterables, strict=False), strict=True)]
 
     def __len__(self) -> int:
-        return len(self._lists[0]) if self._lists else 0
+        return len(self.lists[0]) if self.lists else 0
 
     def have_futures(self) -> bool:
         """Whether there are futures among the arguments: then calls must wait for them one by one."""
-        return bool(find_futures(tuple(self._lists), {}))
+        return bool(find_futures(tuple(self.lists), {}))
 
     def cut(self, begin: int, end: int) -> tuple[Sequence[Any], ...]:
         """The columns of a batch."""
-        return tuple(column[begin:end] for column in self._lists)
+        return tuple(column[begin:end] for column in self.lists)
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """The arguments of one call after the other."""
-        return zip(*self._lists, strict=True)
+        return zip(*self.lists, strict=True)
 
 
 def one_by_one(
@@ -79,7 +79,7 @@ def in_chunks(
     engine: Engine,
     submit: Callable[..., Future[Any]],
     fn: Callable[..., Any],
-    iterables: tuple[Iterable[Any], ...],
+    iterables: Sequence[Iterable[Any]],
     resources: Resources | None,
     chunksize: int,
     deadline_s: float | None,
@@ -108,7 +108,7 @@ def in_chunks(
     return Results(batches, lambda: _cancel(pending))
 
 
-def _chunks(iterables: tuple[Iterable[Any], ...], chunksize: int) -> Iterator[tuple[Sequence[Any], ...]]:
+def _chunks(iterables: Sequence[Iterable[Any]], chunksize: int) -> Iterator[tuple[Sequence[Any], ...]]:
     """The arguments of chunksize calls at a time, as columns."""
     if len(iterables) == 1:
         column = iter(iterables[0])

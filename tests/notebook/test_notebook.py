@@ -149,3 +149,12 @@ def test_an_executor_is_shown_as_a_card(kernel):
     assert cell.error == ""
     assert cell.value.startswith("<Executor backend=")
     assert '<section class="pympipool"' in cell.html
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_bar_is_shown_while_calls_run(kernel):
+    pytest.importorskip("tqdm", reason='pip install "pympipool[progress]"')
+    cell = kernel.run("sum(exe.map(abs, range(50), progress='fifty'))")
+    assert (cell.value, cell.error) == ("1225", "")
+    drawn = cell.stderr + "".join(str(shown) for shown in cell.displays)  # text, or a widget where there are widgets
+    assert "fifty" in drawn
