@@ -177,7 +177,8 @@ def _mpi(place: Place) -> str:
 
 def _init_function(place: Place) -> str:
     with place.executor(block_allocation=True, init_function=calls.load) as exe:
-        result = exe.submit(calls.preset, 2).result()
+        function: Callable[..., int] = calls.preset  # of its two parameters one is filled in the worker
+        result = exe.submit(function, 2).result()
     _expect(result == 42, f"the call returned {result!r} instead of 42")
     return "what it returns fills the parameters of that name"
 
