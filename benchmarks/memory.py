@@ -94,9 +94,8 @@ def main() -> None:
     for calls, of_master, of_worker in samples[:: SAMPLES // 10]:
         print(f"{calls:>9} calls: master {of_master:6.1f} MB, worker {of_worker:6.1f} MB")
     pickled = PENDING * 1025 / 1e6  # the bytes, five digits, and the frame of a pickle
-    print(
-        f"{PENDING} waiting calls of 1 KB: {taken:.0f} MB, {taken / pickled:.1f} times their pickled size; {left:.0f} MB in use after them"
-    )
+    print(f"{PENDING} waiting calls of 1 KB: {taken:.0f} MB, {taken / pickled:.1f} times their pickled size")
+    print(f"{left:.0f} MB of it in use after them")
     if options.plot is not None:
         draw(samples, options.plot)
 

@@ -21,12 +21,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.links.fuzz", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0)
     until_s = time.monotonic() + parser.parse_args().seconds
-    command = [sys.executable, "-m", "pytest", "-q", "--timeout=0", "-p", "no:cacheprovider", str(STRANGERS)]
+    command = [sys.executable, "-m", "pytest", "-q", "--timeout=0", "--noconftest", "-p", "no:cacheprovider"]
     environment = {**os.environ, "FUZZ_EXAMPLES": str(EXAMPLES)}
     tests = STRANGERS.read_text().count("\n@given(")
     inputs = 0
     while time.monotonic() < until_s:
-        code = subprocess.run(command, check=False, env=environment, stdin=subprocess.DEVNULL).returncode
+        code = subprocess.run(
+            [*command, str(STRANGERS)], check=False, env=environment, stdin=subprocess.DEVNULL
+        ).returncode
         if code != 0:
             return code
         inputs += tests * EXAMPLES
