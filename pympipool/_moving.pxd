@@ -92,6 +92,7 @@ cdef struct Core:
     pmp_doorbell deliverer_bell
     pmp_spinner helper_spinner
     bint mover_parked        # sleeps on mover_bell, or is about to
+    bint mover_untimed       # ... until it is rung: nothing could be late when it looked
     bint helping             # a thread that waits for a future moves bytes
     bint kicked              # that thread is to look at its future again
     bint demanded            # the deliverer is to look at what is done

@@ -38,6 +38,9 @@ cdef enum:
 cdef void pump_and_tell(Core *core) noexcept nogil:
     """One round, and whoever has to know of its results is told. The lock is held."""
     pump(core)
+    if core.mover_untimed and not core.helping and tick_ns(core) >= 0:
+        core.mover_untimed = False  # from now on a call can be late, and only somebody who looks will notice
+        pmp_doorbell_ring(core.mover_bell)
     if core.done.first == NULL and not core.damaged:
         return
     if core.helping:
@@ -77,11 +80,12 @@ cdef void park(Core *core, int64_t timeout_ns) noexcept nogil:
     """Sleeps until a worker rings."""
     core.mover_parked = True
     pmp_doorbell_arm(core.mover_bell)
-    if core.helping or core.stopping or has_news(core):  # the fence in arm orders these looks after it
+    # the fence in arm orders these looks after it
+    if core.helping or core.stopping or has_news(core) or (timeout_ns < 0 and not core.mover_untimed):
         pmp_doorbell_disarm(core.mover_bell)
     else:
         pmp_doorbell_sleep(core.mover_bell, timeout_ns)
-    core.mover_parked = False
+    core.mover_parked = core.mover_untimed = False
 
 
 cdef void move_until_stopped(Core *core) noexcept nogil:
@@ -99,6 +103,7 @@ cdef void move_until_stopped(Core *core) noexcept nogil:
         tick = tick_ns(core)
         busy = core.submitted - submitted > BUSY_SUBMITS
         submitted = core.submitted
+        core.mover_untimed = tick < 0 and not (core.helping or busy or left_over)
         pthread_mutex_unlock(&core.lock)
         if core.helping or busy or left_over:
             nap(core)
@@ -121,6 +126,14 @@ cdef void take_over(Core *core) noexcept nogil:
     pmp_doorbell_disarm(core.mover_bell)
 
 
+cdef bint is_missed(Core *core) noexcept nogil:
+    """Whether the mover sleeps until it is rung although a call can be late by now."""
+    pthread_mutex_lock(&core.lock)
+    cdef bint missed = core.mover_untimed and tick_ns(core) >= 0
+    pthread_mutex_unlock(&core.lock)
+    return missed
+
+
 cdef void hand_back(Core *core) noexcept nogil:
     """Puts the mover back in its place: arms its doorbell for it if it still sleeps there."""
     core.helping = False
@@ -129,7 +142,7 @@ cdef void hand_back(Core *core) noexcept nogil:
     if not core.mover_parked:
         return  # it naps or moves, and will see to itself
     pmp_doorbell_arm(core.mover_bell)
-    if core.stopping or has_news(core):  # stop() rang in vain while we had its bell disarmed
+    if core.stopping or has_news(core) or is_missed(core):  # stop() rang in vain while we had its bell disarmed
         pmp_doorbell_ring(core.mover_bell)
 
 

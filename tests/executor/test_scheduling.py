@@ -3,6 +3,7 @@
 import time
 from concurrent import futures
 
+import psutil
 import pytest
 
 from executor.calls import hold, hold_or_square, pid, record, recorded, sleep_and_return, square
@@ -139,3 +140,23 @@ def test_calls_of_equal_length_are_shared_out(make_block_executor):
     start = time.monotonic()
     assert [call.result() for call in calls] == list(range(100))
     assert time.monotonic() - start < 1.0  # one worker alone would need that long
+
+
+def test_a_call_behind_one_that_holds_runs_on_a_worker_that_comes_back(make_block_executor, make_gate):
+    """And nobody waits for a result, or submits another call: all that has to be done is done by our own threads."""
+    exe = make_block_executor(max_workers=2)
+    while len(exe.info["workers"]) < 2:
+        exe.submit(pid).result()
+    for _ in range(3):
+        gate = make_gate()
+        absent = psutil.Process(exe.submit(pid).result())
+        absent.suspend()
+        try:
+            for call in [exe.submit(square, i) for i in range(20)]:
+                call.result()  # one of them was taken back from the worker that is stopped
+            held = [exe.submit(hold, gate.path) for _ in range(2)]  # both go to the other one
+        finally:
+            absent.resume()
+        gate.wait_until_begun(2)
+        gate.open(2)
+        assert len({call.result() for call in held}) == 2
