@@ -9,8 +9,7 @@ Public names, and nothing else. They are imported at their first use: a worker i
 `pympipool.worker`, and must not pay for an executor that it never has.
 """
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # to type checkers it is true; see light.py
 if TYPE_CHECKING:
     from pympipool import errors
     from pympipool.bar import progress
@@ -21,28 +20,30 @@ __all__ = ["Executor", "ShellExecutor", "SubprocessExecutor", "__version__", "er
 
 __version__ = "0.9.0.dev0"
 
+_HOMES = {
+    "Executor": "pympipool.executor",
+    "ShellExecutor": "pympipool.shell",
+    "SubprocessExecutor": "pympipool.shell",
+    "errors": "pympipool.errors",
+    "progress": "pympipool.bar",
+}
+
 
 def __getattr__(name: str) -> object:
     """Imports a public name when it is asked for (PEP 562)."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_nearest(name)}")
     from importlib import import_module
 
-    match name:
-        case "Executor":
-            value = import_module("pympipool.executor").Executor
-        case "ShellExecutor" | "SubprocessExecutor":
-            value = getattr(import_module("pympipool.shell"), name)
-        case "errors":
-            value = import_module("pympipool.errors")
-        case "progress":
-            value = import_module("pympipool.bar").progress
-        case _:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_nearest(name)}")
+    module = import_module(home)
+    value = module if name == "errors" else getattr(module, name)
     globals()[name] = value
     return value
 
 
 def _nearest(name: str) -> str:
-    if name.startswith("_"):  # which programs ask for, to see whether it is there
+    if name.startswith("_"):  # which programs ask for, to see whether it is there; also a module not imported yet
         return ""
     from difflib import get_close_matches
 

@@ -41,7 +41,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import cloudpickle
 
-from pympipool.serialization import callable_name, dump_in_band
+from pympipool.by_value import dump as dump_in_band
+from pympipool.serialization import callable_name
 
 __all__ = ["SLOTS", "Function", "FunctionTable"]
 

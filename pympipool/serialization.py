@@ -14,31 +14,31 @@ Which pickler? Plain pickle stores functions and classes of `__main__` by refere
 
 1. What consists of numbers, strings, small containers and numeric arrays has no reference to anything: plain pickle,
    which takes a fraction of a microsecond.
-2. Everything else goes through `_Pickler`, which is cloudpickle's with faster answers to its two questions: has this
-   type a reducer of its own, and can this class be imported? What it does not know for certain it leaves to
-   cloudpickle.
+2. Everything else goes through the pickler of `by_value`, which is cloudpickle's.
 
 An exception travels inside a pickle of strings, so that its name, its message and its traceback arrive even when it
 cannot be unpickled there.
+
+Every worker imports this at its start. What only some need (cloudpickle, our exceptions, tracebacks) is imported where it
+is used: it takes three times as long as all the rest.
 """
 
 from __future__ import annotations
 
 import functools
-import io
 import os
-import pickle
-import re
 import reprlib
 import sys
-import traceback
-import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
 
-import cloudpickle
+from pympipool.light import pickle
 
-from pympipool.errors import RemoteError, RemoteTraceback, SerializationError
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import types
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any, TypeAlias
+
+    from pympipool.errors import SerializationError
 
 __all__ = [
     "IN_BAND_BELOW_BYTES",
@@ -50,7 +50,6 @@ __all__ = [
     "dump",
     "dump_call",
     "dump_exception",
-    "dump_in_band",
     "format_exception",
     "join_exceptions",
     "load",
@@ -72,7 +71,7 @@ OUT_OF_BAND_MAX = 1023
 """Most buffers out of band: PMP_PARTS_MAX of csrc/channel.h, less the pickle itself. Further ones stay inside it."""
 
 _SMALL = 64
-"""Values of more items, all containers taken together, are not looked through: `_Pickler` does it faster, once
+"""Values of more items, all containers taken together, are not looked through: the pickler does it faster, once
 it has started, which takes 2 us."""
 
 _scalars: set[type] = {type(None), bool, int, float, complex, str, bytes}
@@ -173,6 +172,8 @@ def load(parts: Sequence[Any], what: str = "the value") -> Any:
             return pickle.loads(parts[0])
         return pickle.loads(parts[0], buffers=[_writable(part) for part in parts[1:]])
     except Exception as error:
+        from pympipool.errors import SerializationError
+
         raise SerializationError(
             f"cannot unpickle {what} in process {os.getpid()}: {_short(error)}. The modules it needs must be "
             "importable there; those that are not can be sent along with cloudpickle.register_pickle_by_value"
@@ -215,6 +216,8 @@ def load_exception(parts: Sequence[Any]) -> BaseException:
     Raises:
         SerializationError: The parts are not from `dump_exception`.
     """
+    from pympipool.errors import RemoteError, RemoteTraceback, SerializationError
+
     try:
         type_name, message, text, pickled, reason = pickle.loads(parts[0])
     except Exception as problem:
@@ -259,6 +262,8 @@ def are_alike(exceptions: Sequence[Sequence[Any]]) -> bool:
 def format_exception(error: BaseException, where: str = "") -> str:
     """The traceback of an exception as text, with its causes, contexts and notes, from the user's first frame on."""
     try:
+        import traceback
+
         lines = traceback.format_exception(type(error), error, _user_traceback(error.__traceback__))
     except Exception as problem:  # an exception that cannot even be shown
         lines = [f"{_type_name(type(error))} (its traceback cannot be shown: {_type_name(type(problem))})\n"]
@@ -267,6 +272,8 @@ def format_exception(error: BaseException, where: str = "") -> str:
 
 def without_frames(error: BaseException) -> BaseException:
     """The exception with the traceback of its cause as text: frames would keep a call's arguments alive."""
+    from pympipool.errors import RemoteTraceback
+
     if error.__cause__ is not None and not isinstance(error.__cause__, RemoteTraceback):
         error.__cause__ = RemoteTraceback(format_exception(error.__cause__))
     error.__context__ = None
@@ -308,16 +315,9 @@ def _dump(value: object) -> list[Part]:
 
     if _is_plain(value):
         return [pickle.dumps(value, PROTOCOL, buffer_callback=keep_in_band), *buffers]
-    file = io.BytesIO()
-    _Pickler(file, PROTOCOL, keep_in_band).dump(value)
-    return [file.getvalue(), *buffers]
+    from pympipool.by_value import dump as dump_by_value
 
-
-def dump_in_band(value: object) -> bytes:
-    """Pickles anything into one run of bytes, with the pickler's own exceptions."""
-    file = io.BytesIO()
-    _Pickler(file, PROTOCOL).dump(value)
-    return file.getvalue()
+    return [dump_by_value(value, keep_in_band), *buffers]
 
 
 def _is_plain(value: object) -> bool:
@@ -353,46 +353,6 @@ def _learn_numpy() -> bool:
     _scalars.update(getattr(numpy, name) for name in names.split())
     _array_type = numpy.ndarray
     return True
-
-
-class _Reducers:
-    """The reducers of cloudpickle and `copyreg` by type, as they are at that moment.
-
-    cloudpickle's own table, a ChainMap, gives the same answers but takes 1 us more for each object without one.
-    """
-
-    def __getitem__(self, kind: type) -> Callable[..., Any]:
-        for reducers in cloudpickle.Pickler.dispatch_table.maps:
-            if kind in reducers:
-                reducer: Callable[..., Any] = reducers[kind]
-                return reducer
-        raise KeyError(kind)
-
-
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """cloudpickle's pickler, which knows importable classes faster."""
-
-    dispatch_table = _Reducers()
-
-    def reducer_override(self, value: Any) -> Any:
-        kind = type(value)
-        if kind is types.FunctionType:
-            return super().reducer_override(value)
-        if not issubclass(kind, type) or _is_importable_class(value):
-            return NotImplemented
-        return super().reducer_override(value)
-
-
-def _is_importable_class(kind: type) -> bool:
-    """Whether a class can be stored by reference for certain; False where only cloudpickle knows."""
-    name: object = kind.__module__  # whatever the class's author put there
-    module = sys.modules.get(name) if isinstance(name, str) else None
-    return (
-        type(module) is types.ModuleType
-        and name != "__main__"
-        and module.__dict__.get(kind.__qualname__) is kind
-        and not cloudpickle.list_registry_pickle_by_value()
-    )
 
 
 def _writable(part: Any) -> Any:
@@ -434,12 +394,21 @@ def _dump_faithfully(error: BaseException) -> tuple[bytes | None, list[str], str
     reason = ""
     for value, lost in _forms(error):
         try:
-            pickled = dump_in_band(value)
+            pickled = _dump_in_band(value)
             if _look_alike(error, pickle.loads(pickled)):
                 return pickled, lost, ""
         except Exception as problem:
             reason = reason or _short(problem)
     return None, [], reason or "pickling and unpickling it changes it"
+
+
+def _dump_in_band(value: object) -> bytes:
+    """Pickles into one run of bytes, with the pickler's own exceptions."""
+    if isinstance(value, BaseException) and type(value).__module__ == "builtins" and _is_plain(value.__reduce__()[1:]):
+        return pickle.dumps(value, PROTOCOL)
+    from pympipool.by_value import dump as dump_by_value
+
+    return dump_by_value(value)
 
 
 def _forms(error: BaseException) -> Iterator[tuple[object, list[str]]]:
@@ -454,7 +423,7 @@ def _forms(error: BaseException) -> Iterator[tuple[object, list[str]]]:
 
 def _can_travel(value: object) -> bool:
     try:
-        pickle.loads(dump_in_band(value))
+        pickle.loads(_dump_in_band(value))
     except Exception:
         return False
     return True
@@ -464,10 +433,13 @@ def _look_alike(error: BaseException, other: object) -> bool:
     """Whether other has the type and message of error, memory addresses in the message aside."""
     if type(other) is not type(error):
         return False
-    return _without_addresses(str(error)) == _without_addresses(str(other))
+    ours, theirs = str(error), str(other)
+    return ours == theirs or _without_addresses(ours) == _without_addresses(theirs)
 
 
 def _without_addresses(text: str) -> str:
+    import re
+
     return re.sub(r"0x[0-9a-fA-F]+", "0x", text)
 
 
@@ -500,6 +472,8 @@ def _culprit(function: object, args: tuple[Any, ...], kwargs: Mapping[str, Any])
 
 
 def _dump_error(what: str, value: object, error: Exception) -> SerializationError:
+    from pympipool.errors import SerializationError
+
     return SerializationError(
         f"cannot pickle {what}, {_shown(value)} of type {_type_name(type(value))}: {_short(error)}. Pass plain data or "
         "a path instead, and open files, connections, locks and generators inside the function"

@@ -28,7 +28,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pympipool import serialization
+from pympipool import by_value, serialization
 from pympipool.errors import RemoteError, RemoteTraceback, SerializationError
 from pympipool.serialization import (
     IN_BAND_BELOW_BYTES,
@@ -232,7 +232,7 @@ def test_reducers_registered_late_are_heeded(monkeypatch):
 
 
 def test_plain_values_do_not_take_the_slow_way(monkeypatch):
-    monkeypatch.setattr(serialization, "_Pickler", None)
+    monkeypatch.setattr(by_value, "dump", None)
     for value in (
         1,
         "a",
@@ -349,7 +349,7 @@ def test_numpy_is_not_imported_for_the_sake_of_pickling():
 def test_numpy_imported_late_is_noticed(monkeypatch):
     monkeypatch.setattr(serialization, "_array_type", None)
     monkeypatch.setattr(serialization, "_scalars", {int})
-    monkeypatch.setattr(serialization, "_Pickler", None)
+    monkeypatch.setattr(by_value, "dump", None)
     assert travel(np.float64(2)) == 2
     assert travel(np.arange(2)).tolist() == [0, 1]
 

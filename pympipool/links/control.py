@@ -16,16 +16,12 @@ import contextlib
 import errno
 import hmac
 import os
-import secrets
 import select
-import shutil
 import socket
 import sys
-import tempfile
 import time
 from array import array
 from collections.abc import Sequence
-from pathlib import Path
 
 from pympipool.links.frames import (
     HELLO_BYTES,
@@ -65,7 +61,7 @@ class Listener:
     """
 
     def __init__(self) -> None:
-        self.key = secrets.token_hex(KEY_BYTES)
+        self.key = os.urandom(KEY_BYTES).hex()
         self._key = bytes.fromhex(self.key)
         self._socket = socket.socket(socket.AF_UNIX)
         self._folder: str | None = None
@@ -79,10 +75,12 @@ class Listener:
             raise
 
     def _bind(self) -> str:
-        name = f"pympipool-{secrets.token_hex(16)}"
+        name = f"pympipool-{os.urandom(16).hex()}"
         if sys.platform != "linux":
+            import tempfile
+
             self._folder = tempfile.mkdtemp(prefix="pympipool-")  # mode 0700
-            path = str(Path(self._folder, "control"))
+            path = os.path.join(self._folder, "control")
             self._socket.bind(path)
             return path
         self._socket.bind(f"\0{name}")
@@ -153,6 +151,8 @@ class Listener:
         self._socket.close()
         self._close_reserve()
         if self._folder is not None:
+            import shutil
+
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
@@ -281,11 +281,12 @@ class Connection:
 def _absolute(entry: str) -> str:
     """An entry of `sys.path` that means the same in another folder.
 
-    What is no folder or archive is left alone: import hooks put names of their own into `sys.path`.
+    What is no folder or archive is left alone: import hooks put names of their own into `sys.path`. Absolute ones are
+    not looked at, which takes a while for all of them and every worker.
     """
-    if entry and not Path(entry).exists():
+    if os.path.isabs(entry) or (entry and not os.path.exists(entry)):
         return entry
     try:
-        return str(Path(entry).absolute())
+        return os.path.join(os.getcwd(), entry) if entry else os.getcwd()
     except FileNotFoundError:  # the current folder was removed
         return entry

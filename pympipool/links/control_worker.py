@@ -12,13 +12,10 @@ Blocking throughout: a rank has nothing else to do meanwhile, and its watchdog e
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
-from array import array
-from collections.abc import MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+import struct
 
+from pympipool.light import socket
 from pympipool.links.frames import (
     KEY_BYTES,
     LENGTH_BYTES,
@@ -33,7 +30,11 @@ from pympipool.links.frames import (
 )
 from pympipool.links.shm import open_channel
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping, Sequence
+    from typing import Any, TypeAlias
+
     from pympipool._ring import Channel
     from pympipool.links.tcp_worker import TcpChannel, TcpControl
 
@@ -53,7 +54,7 @@ _VARIABLES = (
     "PYMPIPOOL_CWD",
 )
 _DESCRIPTORS_MAX = 2
-_FDS_BYTES = _DESCRIPTORS_MAX * array("i").itemsize
+_DESCRIPTOR_BYTES = struct.calcsize("i")
 _RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
@@ -192,16 +193,18 @@ class WorkerControl:
             EOFError: the master hung up; it does not want us.
             ProtocolError: the frame is not a setup.
         """
-        head, ancillary, _, _ = self._socket.recvmsg(LENGTH_BYTES, socket.CMSG_SPACE(_FDS_BYTES), _RECEIVE_FLAGS)
-        descriptors = array("i")
+        room = socket.CMSG_SPACE(_DESCRIPTORS_MAX * _DESCRIPTOR_BYTES)
+        head, ancillary, _, _ = self._socket.recvmsg(LENGTH_BYTES, room, _RECEIVE_FLAGS)
+        descriptors: list[int] = []
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+                count = len(data) // _DESCRIPTOR_BYTES
+                descriptors += struct.unpack_from(f"{count}i", data)
         head += self._receive(LENGTH_BYTES - len(head))
         word, *fields = decode_body(self._receive(decode_length(head)))
         if word != "setup" or len(fields) != 1:
             raise ProtocolError(f"the master sent a {word!r} frame where a setup was expected")
-        return fields[0], descriptors.tolist()
+        return fields[0], descriptors
 
     def open_channel(self, descriptors: Sequence[int]) -> Channel:
         """What calls come from and results go to (see `shm.open_channel`)."""
@@ -229,8 +232,10 @@ class WorkerControl:
 
     def hang_up(self) -> None:
         """Ends the connection, which stays open for whoever still uses its descriptor. From any thread."""
-        with contextlib.suppress(OSError):  # it has ended already
+        try:
             self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has ended already
 
     def close(self) -> None:
         """Hangs up. In a worker the connection stays open to the end: its watchdog looks at it."""

@@ -9,13 +9,16 @@ read only from a peer that has proved to be of our user and to know the key.
 
 from __future__ import annotations
 
-import pickle
-import socket
 import struct
 import sys
-from typing import Any, TypeAlias
 
-Frame: TypeAlias = tuple[Any, ...]
+from pympipool.light import pickle, socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
+
+Frame: TypeAlias = "tuple[Any, ...]"
 
 MAGIC = b"pmpool01"
 KEY_BYTES = 32

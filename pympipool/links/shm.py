@@ -11,9 +11,11 @@ the memory is gone: it never had a name.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pympipool import _ring
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class ShmLink:

@@ -17,8 +17,10 @@ cannot start, with exit code 1 after telling the master why; and killed by its w
 from __future__ import annotations
 
 import os
-import signal
-from types import FrameType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
 
 
 def main() -> None:
@@ -30,6 +32,7 @@ def main() -> None:
         OSError: The master is gone.
     """
     from pympipool import _ring
+    from pympipool.light import signal
     from pympipool.links.control_worker import connect, take_orders
 
     signal.signal(signal.SIGINT, _leave_it_to_the_master)

@@ -9,14 +9,16 @@ the single calls would have been.
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Callable, Sequence
-from typing import Any
 
-from pympipool.errors import SerializationError
+from pympipool.light import pickle, socket
 from pympipool.serialization import Packed, dump, dump_exception
 
-Batch = tuple[Packed, "list[Any] | None"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, TypeAlias
+
+Batch: TypeAlias = "tuple[Packed, list[Any] | None]"
 """The results, pickled, and the parts of the exception that came after them (None: they are all)."""
 
 
@@ -30,7 +32,7 @@ def run_each(function: Callable[..., Any], columns: Sequence[Sequence[Any]]) -> 
         error = dump_exception(raised, _where())
     try:
         return Packed(dump(results, "the results")), error
-    except SerializationError:
+    except pickle.PickleError:  # what dump raises is one
         return _as_far_as_possible(results)
 
 
@@ -39,7 +41,7 @@ def _as_far_as_possible(results: list[Any]) -> Batch:
     for position, result in enumerate(results):
         try:
             dump(result, "the result")
-        except SerializationError as error:
+        except pickle.PickleError as error:
             return Packed(dump(results[:position])), dump_exception(error, _where())
     raise AssertionError("each result can be pickled, but not the list of them")
 

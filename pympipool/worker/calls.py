@@ -6,12 +6,14 @@ A function travels once, under a number; master and worker agree without a word 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
-
 from pympipool.serialization import load
 from pympipool.worker.batches import run_each
 from pympipool.worker.preset import with_preset
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, NoReturn
 
 SLOTS = 256  # as in _dispatch.pyx; a power of two
 

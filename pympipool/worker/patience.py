@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import secrets
 import select
 import socket
 import sys
@@ -105,7 +104,7 @@ class Bell:
 
 def _datagram_socket() -> tuple[socket.socket, str]:
     """A socket that does not block, and its name, which nobody can guess."""
-    name = f"\0pympipool-bell-{secrets.token_hex(16)}"
+    name = f"\0pympipool-bell-{os.urandom(16).hex()}"
     datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     datagrams.setblocking(False)
     datagrams.bind(name)

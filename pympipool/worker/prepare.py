@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import io
 import os
-import socket
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
 
+from pympipool.light import socket
 from pympipool.serialization import callable_name, dump_exception, load
 from pympipool.worker.calls import Calls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
 
 def apply_settings(settings: dict[str, Any], cwd: str = "") -> None:

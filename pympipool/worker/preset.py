@@ -9,8 +9,10 @@ are called as if there were no preset.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
 
 _ALWAYS = 1 << 62  # position of a parameter that no positional argument can reach
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import sys
 from time import monotonic_ns
-from typing import TYPE_CHECKING
 
 from pympipool._ring import CALL, ERROR, FUNCTION, RESULT
 from pympipool.serialization import dump, dump_exception
 from pympipool.worker.calls import Calls
 from pympipool.worker.prepare import apply_settings, describe, make_calls, tell
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pympipool.links.control_worker import Control, Link, Orders
 

@@ -113,7 +113,11 @@ def main() -> NoReturn:
 
 
 def _preload() -> None:
-    """Imports what every worker needs, and keeps the collector from touching it in each of them."""
+    """Imports what workers need, each or some of them, and keeps the collector from touching it in each of them."""
+    import traceback  # noqa: F401
+
+    import pympipool.by_value
+    import pympipool.errors
     import pympipool.links.control_worker
     import pympipool.worker.serial  # noqa: F401
 

@@ -1,0 +1,68 @@
+"""What a worker has imported: each module is a part of the time to the first result, and of every worker's memory."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+
+import pytest
+
+MODULES = "' '.join(sorted(__import__('sys').modules))"
+
+HEAVY = (
+    "array asyncio cloudpickle concurrent.futures contextlib dataclasses dis enum hashlib inspect linecache logging mpi4py "
+    "multiprocessing numpy pathlib pickle platform queue random re selectors shutil signal socket ssl string subprocess "
+    "tempfile textwrap threading tokenize traceback typing uuid weakref pympipool._dispatch pympipool.by_value "
+    "pympipool.errors pympipool.executor pympipool.links.tcp pympipool.worker.mpi"
+)
+"""What importing one or the other more in the wrong place would bring along."""
+
+
+def modules_of_bare_python():
+    """Those that the site of this environment imports are not ours to avoid."""
+    code = f"print({MODULES})"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    return set(said.stdout.split())
+
+
+def modules_of(master):
+    master.send(eval, MODULES)
+    return set(master.result().split())
+
+
+def test_a_worker_imports_little_before_its_first_call(start):
+    imported = modules_of(start().ready()) - modules_of_bare_python()
+    assert "pympipool.worker.serial" in imported
+    assert imported.intersection(HEAVY.split()) == set()
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["1 + 1", "[{'a': (1, 2.0)}, b'x' * 100_000]", "int('one')", "{}['a']", "open('/nowhere')"],
+)
+def test_plain_results_and_exceptions_of_python_need_no_cloudpickle(start, code):
+    master = start().ready()
+    master.send(eval, code)
+    try:
+        expected = eval(code)
+    except Exception as error:
+        answer = master.receive()[3]
+        assert (type(answer), str(answer)) == (type(error), str(error))
+    else:
+        assert master.result() == expected
+    assert "cloudpickle" not in modules_of(master) - modules_of_bare_python()
+
+
+def test_a_worker_without_descriptors_left_still_answers(start):
+    """No module can be imported then."""
+    master = start().ready()
+    master.send(eval, "__import__('resource').setrlimit(__import__('resource').RLIMIT_NOFILE, (64, 64))")
+    assert master.result() is None
+    master.send(eval, "[__import__('os').dup(0) for _ in range(100)]")
+    kind, _, _, error = master.receive()
+    assert (kind, type(error), error.errno) == ("error", OSError, errno.EMFILE)
+    assert "Too many open files" in str(error.__cause__) or "cannot be shown" in str(error.__cause__)
+    master.send(eval, "1 + 1")
+    assert master.result() == 2
+    assert master.end() == 0
