@@ -15,21 +15,21 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from pympipool._ring import CALL, END, ERROR, FUNCTION, RESULT
-from pympipool.errors import WorkerStartError
+from pympipool.light import signal
 from pympipool.serialization import Packed, are_alike, dump, join_exceptions
 from pympipool.worker.calls import Calls
 from pympipool.worker.prepare import apply_settings, describe, make_calls, tell
 from pympipool.worker.ranks import Message, OtherRank, RootRank
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, NoReturn
+
     from mpi4py import MPI
 
     from pympipool.links.control_worker import Control, Link, Orders
@@ -104,6 +104,8 @@ def join_world(orders: Orders, rank: int) -> MPI.Intracomm:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
+        from pympipool.errors import WorkerStartError
+
         raise WorkerStartError(
             f"a worker of {orders.ranks} ranks cannot load mpi4py: {error}. Install it together with an MPI:"
             ' pip install "pympipool[mpich]"'
@@ -111,6 +113,8 @@ def join_world(orders: Orders, rank: int) -> MPI.Intracomm:
     world = MPI.COMM_WORLD
     _unlink_segments(world)
     if world.Get_size() != orders.ranks or world.Get_rank() != rank:
+        from pympipool.errors import WorkerStartError
+
         library = MPI.Get_library_version().split("\n")[0].strip("\0 ")
         raise WorkerStartError(
             f"{orders.launcher or 'the launcher'} was to start {orders.ranks} ranks; this is rank {rank} of them, but"
@@ -130,11 +134,11 @@ def _unlink_segments(world: MPI.Intracomm) -> None:
     if sys.platform != "linux":
         return
     world.Barrier()
-    with Path("/proc/self/maps").open() as maps:
-        segments = {Path(line.split(maxsplit=5)[-1].strip()) for line in maps if _MPICH_SEGMENT in line}
+    with open("/proc/self/maps") as maps:
+        segments = {line.split(maxsplit=5)[-1].strip() for line in maps if _MPICH_SEGMENT in line}
     for segment in segments:
         with contextlib.suppress(FileNotFoundError):  # another rank was quicker
-            segment.unlink()
+            os.unlink(segment)
 
 
 class Runner:

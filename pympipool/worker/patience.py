@@ -18,10 +18,14 @@ import contextlib
 import math
 import os
 import select
-import socket
 import sys
-from collections.abc import Callable
 from time import monotonic, monotonic_ns, sleep
+
+from pympipool.light import socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SPIN_S = 200e-6
 """As long as the gap between calls that wait for each other's results, with room to spare."""

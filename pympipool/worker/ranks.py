@@ -13,13 +13,16 @@ to buffer. All goes over a communicator of its own, so that nothing is mistaken 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections import namedtuple
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pympipool.worker.patience import Patience, Ringer, make_bell
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
     from mpi4py import MPI
 
 PACKET_BYTES = 16 * 1024
@@ -37,13 +40,10 @@ _SIZE_BYTES = 8
 _MESSAGE, _ANSWER, _PART = 1, 2, 3  # tags of MPI messages
 
 
-class Message(NamedTuple):
+class Message(namedtuple("Message", "kind call tag parts")):
     """As on a channel: see `pympipool._ring`."""
 
-    kind: int
-    call: int
-    tag: int
-    parts: list[Any]
+    __slots__ = ()
 
 
 def pack(message: Message, awake_until_ns: int = 0) -> tuple[bytes, Sequence[Any]]:

@@ -18,6 +18,9 @@ HEAVY = (
 )
 """What importing one or the other more in the wrong place would bring along."""
 
+OF_MPI = {"contextlib", "enum", "mpi4py", "pickle", "re", "pympipool.worker.mpi"}
+"""Those that mpi4py imports, and what needs it."""
+
 
 def modules_of_bare_python():
     """Those that the site of this environment imports are not ours to avoid."""
@@ -35,6 +38,15 @@ def test_a_worker_imports_little_before_its_first_call(start):
     imported = modules_of(start().ready()) - modules_of_bare_python()
     assert "pympipool.worker.serial" in imported
     assert imported.intersection(HEAVY.split()) == set()
+
+
+def test_an_mpi_worker_imports_little_besides_mpi4py(start_mpi):
+    master = start_mpi().ready()
+    master.send(eval, MODULES)
+    for modules in master.result():
+        imported = set(modules.split()) - modules_of_bare_python()
+        assert "mpi4py.MPI" in imported
+        assert imported.intersection(HEAVY.split()) <= OF_MPI
 
 
 @pytest.mark.parametrize(
