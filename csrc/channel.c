@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "copy.h"
+
 #define LINK_MAGIC   UINT64_C(0x6b6e696c30706d70) /* "pmp0link" */
 #define LINK_VERSION 1
 
@@ -37,10 +39,11 @@ static bool is_kind(uint32_t kind)
 
 /* ---- sending ---- */
 
-/* A quarter of the ring: the receiver copies one piece while we copy the next. */
+/* Small enough that the receiver copies pieces while we copy the next ones, large enough that
+ * sending one costs little beside copying it. */
 static uint32_t piece_limit(const pmp_sender *sender)
 {
-    return (uint32_t)(sender->producer.capacity / 4);
+    return (uint32_t)(sender->producer.capacity / 8);
 }
 
 /* Bytes of a message in one record, or UINT64_MAX when that is more than limit. */
@@ -96,7 +99,7 @@ static int send_record(pmp_sender *sender, const pmp_head *head, const pmp_part 
     unsigned char *to = write_head(payload, head, 0, parts);
     for (uint32_t i = 0; i < head->part_count; i++) {
         if (parts[i].size_bytes != 0) {
-            memcpy(to, parts[i].data, parts[i].size_bytes);
+            pmp_copy_across(to, parts[i].data, parts[i].size_bytes);
         }
         to += padded(parts[i].size_bytes);
     }
@@ -129,7 +132,7 @@ static int send_piece(pmp_sender *sender, const pmp_part *part)
     if (error != 0) {
         return error;
     }
-    memcpy(payload, (const unsigned char *)part->data + sender->offset, size_bytes);
+    pmp_copy_across(payload, (const unsigned char *)part->data + sender->offset, size_bytes);
     pmp_ring_commit(&sender->producer);
     sender->offset += size_bytes;
     return 0;

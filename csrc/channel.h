@@ -3,7 +3,7 @@
  * A message is a head and up to PMP_PARTS_MAX parts (runs of bytes). A small message is one
  * record: head, sizes of the parts, parts, each part 8-byte aligned. A message that does not
  * fit into one record is sent in pieces: one record with head and sizes, then the bytes of its
- * parts in order, cut into records of at most a quarter of the ring, so that the receiver
+ * parts in order, cut into records of at most an eighth of the ring, so that the receiver
  * copies one while the sender copies the next. Both go on from where the ring stopped them, so
  * a message may be larger than any memory the two sides share.
  *

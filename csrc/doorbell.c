@@ -143,7 +143,7 @@ static int64_t between(int64_t least, int64_t value, int64_t most)
     return value < least ? least : value > most ? most : value;
 }
 
-static bool spin(int64_t budget_ns, bool (*ready)(void *context), void *context)
+static bool look_with_pauses(bool (*ready)(void *context), void *context)
 {
     for (int look = 0; look < LOOKS_WITH_PAUSE; look++) {
         pause_core();
@@ -151,7 +151,11 @@ static bool spin(int64_t budget_ns, bool (*ready)(void *context), void *context)
             return true;
         }
     }
-    const int64_t end_ns = pmp_now_ns() + budget_ns;
+    return false;
+}
+
+static bool look_and_yield(int64_t end_ns, bool (*ready)(void *context), void *context)
+{
     do {
         sched_yield();
         if (ready(context)) {
@@ -161,21 +165,32 @@ static bool spin(int64_t budget_ns, bool (*ready)(void *context), void *context)
     return false;
 }
 
-/* Spins for this wait's budget and settles the next one's: what spinning brought, or did not
- * bring, is the best guess at what it will bring. */
-static bool spin_and_learn(pmp_spinner *spinner, int64_t limit_ns, bool (*ready)(void *context),
-                           void *context)
+static void set_budget(pmp_spinner *spinner, int64_t budget_ns)
 {
-    const int64_t budget_ns = spinner->budget_ns;
-    if (spinner->most_ns <= 0 || limit_ns == 0) {
-        return false;
-    }
-    const bool found =
-        spin(limit_ns > 0 && limit_ns < budget_ns ? limit_ns : budget_ns, ready, context);
-    spinner->budget_ns =
-        between(spinner->least_ns, found ? 2 * budget_ns : budget_ns / 2, spinner->most_ns);
-    return found;
+    spinner->budget_ns = between(spinner->least_ns, budget_ns, spinner->most_ns);
 }
+
+/* What spinning brought is the best guess at what it will bring. */
+static void learn_from_find(pmp_spinner *spinner)
+{
+    set_budget(spinner, 2 * spinner->budget_ns);
+}
+
+/* A wait that was over soon after we went to sleep, or before we were awake again, would have been
+ * over within a larger budget: that is how the budget grows again after long waits. Where all that
+ * may be spun was in vain it begins anew, for the next waits may be just as long. */
+static void learn_from_miss(pmp_spinner *spinner, int64_t took_ns)
+{
+    if (took_ns >= 2 * spinner->most_ns) {
+        set_budget(spinner, spinner->budget_ns / 2);
+    } else if (spinner->budget_ns < spinner->most_ns) {
+        set_budget(spinner, 2 * spinner->budget_ns);
+    } else {
+        set_budget(spinner, 0);
+    }
+}
+
+/* ---- sleeping ---- */
 
 static int arm_and_sleep(pmp_doorbell *bell, bool (*ready)(void *context), void *context,
                          int64_t timeout_ns)
@@ -186,20 +201,14 @@ static int arm_and_sleep(pmp_doorbell *bell, bool (*ready)(void *context), void 
     return error;
 }
 
-int pmp_wait(pmp_doorbell *bell, pmp_spinner *spinner, bool (*ready)(void *context), void *context,
-             int64_t timeout_ns)
+/* Sleeps until it is ready; end_ns < 0: without limit. */
+static int sleep_until(pmp_doorbell *bell, bool (*ready)(void *context), void *context,
+                       int64_t end_ns)
 {
-    if (ready(context)) {
-        return 0;
-    }
-    const int64_t start_ns = timeout_ns < 0 ? 0 : pmp_now_ns();
-    if (spin_and_learn(spinner, timeout_ns, ready, context)) {
-        return 0;
-    }
     int64_t left_ns = -1;
     do {
-        if (timeout_ns >= 0) {
-            left_ns = timeout_ns - (pmp_now_ns() - start_ns);
+        if (end_ns >= 0) {
+            left_ns = end_ns - pmp_now_ns();
             if (left_ns <= 0) {
                 return ready(context) ? 0 : -ETIMEDOUT;
             }
@@ -210,4 +219,32 @@ int pmp_wait(pmp_doorbell *bell, pmp_spinner *spinner, bool (*ready)(void *conte
         }
     } while (!ready(context));
     return 0;
+}
+
+int pmp_wait(pmp_doorbell *bell, pmp_spinner *spinner, bool (*ready)(void *context), void *context,
+             int64_t timeout_ns)
+{
+    const bool may_spin = spinner->most_ns > 0 && timeout_ns != 0;
+
+    if (ready(context)) {
+        return 0;
+    }
+    if (may_spin && look_with_pauses(ready, context)) {
+        learn_from_find(spinner);
+        return 0;
+    }
+    const int64_t start_ns = pmp_now_ns();
+    const int64_t end_ns = timeout_ns < 0 ? -1 : start_ns + timeout_ns;
+    if (may_spin) {
+        const int64_t spun_ns = start_ns + spinner->budget_ns;
+        if (look_and_yield(end_ns < 0 || spun_ns < end_ns ? spun_ns : end_ns, ready, context)) {
+            learn_from_find(spinner);
+            return 0;
+        }
+    }
+    const int code = sleep_until(bell, ready, context, end_ns);
+    if (may_spin && code != -EINTR) {
+        learn_from_miss(spinner, code == 0 ? pmp_now_ns() - start_ns : INT64_MAX);
+    }
+    return code;
 }

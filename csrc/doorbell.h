@@ -40,7 +40,8 @@ void pmp_doorbell_disarm(pmp_doorbell *bell);
  * to look at it). The doorbell stays armed after the last two. Spurious 0 is possible. */
 int pmp_doorbell_sleep(pmp_doorbell *bell, int64_t timeout_ns);
 
-/* How long a waiter spins before it sleeps; adapts to what spinning brought lately. */
+/* How long a waiter spins before it sleeps; adapts to what spinning brought lately, or would have
+ * brought: waits that were hardly longer than the budget make it grow, long ones make it shrink. */
 typedef struct {
     int64_t budget_ns; /* what the next wait may spin */
     int64_t least_ns;

@@ -227,6 +227,29 @@ static void spinning_adapts_to_what_it_brings(void)
     CHECK_EQUAL(spinner.budget_ns, MS);
 }
 
+static void wait_until_armed(pmp_spinner *spinner)
+{
+    latecomer late = {.bell = new_bell()};
+    CHECK_EQUAL(pmp_wait(late.bell, spinner, once_armed, &late, -1), 0);
+    CHECK(late.was_armed);
+}
+
+static void narrow_misses_make_spinning_longer_until_it_is_in_vain(void)
+{
+    const int64_t most_ns = 50 * MS; /* so that no other process makes a narrow miss a wide one */
+    pmp_spinner spinner;
+
+    pmp_spinner_init(&spinner, most_ns);
+    spinner.budget_ns = spinner.least_ns;
+    for (int64_t budget_ns = spinner.least_ns; budget_ns < most_ns; budget_ns *= 2) {
+        CHECK_EQUAL(spinner.budget_ns, budget_ns);
+        wait_until_armed(&spinner);
+    }
+    CHECK_EQUAL(spinner.budget_ns, most_ns);
+    wait_until_armed(&spinner);
+    CHECK_EQUAL(spinner.budget_ns, spinner.least_ns);
+}
+
 static void no_budget_means_no_spinning(void)
 {
     pmp_doorbell *const bell = new_bell();
@@ -501,6 +524,8 @@ int main(int argument_count, char **arguments)
     run("wait ends at its time limit", 10, wait_ends_at_its_time_limit);
     run("rings for nothing do not lengthen a wait", 10, rings_for_nothing_do_not_lengthen_a_wait);
     run("spinning adapts to what it brings", 10, spinning_adapts_to_what_it_brings);
+    run("narrow misses make spinning longer until it is in vain", 10,
+        narrow_misses_make_spinning_longer_until_it_is_in_vain);
     run("no budget means no spinning", 10, no_budget_means_no_spinning);
     use_core(0);
     run("no ring is lost between two threads that sleep", hunt_limit_s(),

@@ -1,0 +1,103 @@
+/* Copying across: every byte arrives, none beside them changes, and another core sees them in order. */
+#include "support.h"
+
+#include "../../csrc/copy.h"
+
+#include <stdatomic.h>
+
+#define MARGIN          128
+#define SIZE_MAX_TESTED (3 * PMP_COPY_ACROSS_MIN)
+
+static unsigned char from[MARGIN + SIZE_MAX_TESTED];
+static _Alignas(64) unsigned char to[MARGIN + SIZE_MAX_TESTED + MARGIN];
+
+static void check_copy(size_t to_offset, size_t from_offset, size_t size_bytes)
+{
+    memset(to, 0xee, sizeof to);
+    pmp_copy_across(to + to_offset, from + from_offset, size_bytes);
+    CHECK(memcmp(to + to_offset, from + from_offset, size_bytes) == 0);
+    for (size_t i = 0; i < to_offset; i++) {
+        CHECK_EQUAL(to[i], 0xee);
+    }
+    for (size_t i = to_offset + size_bytes; i < sizeof to; i++) {
+        CHECK_EQUAL(to[i], 0xee);
+    }
+}
+
+static void fill_source(void)
+{
+    uint64_t random = 1;
+    for (size_t i = 0; i < sizeof from; i++) {
+        from[i] = (unsigned char)next_random(&random);
+    }
+}
+
+static void every_alignment_is_copied(void)
+{
+    fill_source();
+    for (size_t to_offset = 0; to_offset <= 64; to_offset++) {
+        for (size_t from_offset = 0; from_offset < 64; from_offset += 7) {
+            check_copy(to_offset, from_offset, PMP_COPY_ACROSS_MIN + 13);
+        }
+    }
+}
+
+static void every_size_is_copied(void)
+{
+    fill_source();
+    for (size_t size_bytes = 0; size_bytes <= 130; size_bytes++) {
+        check_copy(3, 1, size_bytes);
+    }
+    for (size_t size_bytes = PMP_COPY_ACROSS_MIN - 1; size_bytes <= PMP_COPY_ACROSS_MIN + 130;
+         size_bytes++) {
+        check_copy(8, 0, size_bytes);
+        check_copy(5, 0, size_bytes);
+    }
+    check_copy(0, 0, SIZE_MAX_TESTED);
+}
+
+/* ---- order ---- */
+
+#define ROUNDS 20000
+
+static _Alignas(64) unsigned char mailbox[4096];
+static _Alignas(64) _Atomic int published;
+static _Alignas(64) _Atomic int taken;
+
+static void *read_letters(void *unused)
+{
+    (void)unused;
+    for (int round = 1; round <= ROUNDS; round++) {
+        while (atomic_load_explicit(&published, memory_order_acquire) != round) {
+            sched_yield();
+        }
+        for (size_t i = 0; i < sizeof mailbox; i += 16) {
+            CHECK_EQUAL(mailbox[i], round % 256);
+        }
+        atomic_store_explicit(&taken, round, memory_order_release);
+    }
+    return NULL;
+}
+
+static void who_sees_the_release_sees_the_copy(void)
+{
+    static unsigned char letter[sizeof mailbox];
+    const pthread_t reader = start_thread(read_letters, NULL);
+    for (int round = 1; round <= ROUNDS; round++) {
+        memset(letter, round % 256, sizeof letter);
+        pmp_copy_across(mailbox, letter, sizeof letter);
+        atomic_store_explicit(&published, round, memory_order_release);
+        while (atomic_load_explicit(&taken, memory_order_acquire) != round) {
+            sched_yield();
+        }
+    }
+    join_thread(reader);
+}
+
+int main(void)
+{
+    run("every alignment is copied", 20, every_alignment_is_copied);
+    run("every size is copied", 20, every_size_is_copied);
+    run("who sees the release sees the copy", 60, who_sees_the_release_sees_the_copy);
+    return 0;
+}
