@@ -46,6 +46,16 @@ static uint32_t piece_limit(const pmp_sender *sender)
     return (uint32_t)(sender->producer.capacity / 8);
 }
 
+/* What is larger goes in pieces. A call goes in one record where it fits, because only a record can
+ * be taken back. A result goes in pieces sooner: both sides copy at the same time then, and the
+ * master keeps what it received instead of copying it out of the ring. */
+static uint32_t record_limit(const pmp_sender *sender, uint32_t kind)
+{
+    return kind == PMP_RESULT || kind == PMP_ERROR
+               ? piece_limit(sender)
+               : pmp_ring_record_limit(sender->producer.capacity);
+}
+
 /* Bytes of a message in one record, or UINT64_MAX when that is more than limit. */
 static uint64_t message_bytes(uint32_t part_count, const pmp_part *parts, uint64_t limit)
 {
@@ -62,7 +72,7 @@ static uint64_t message_bytes(uint32_t part_count, const pmp_part *parts, uint64
 
 bool pmp_fits_record(const pmp_sender *sender, uint32_t part_count, const pmp_part *parts)
 {
-    const uint32_t limit = pmp_ring_record_limit(sender->producer.capacity);
+    const uint32_t limit = record_limit(sender, PMP_CALL);
     return part_count <= PMP_PARTS_MAX && message_bytes(part_count, parts, limit) <= limit;
 }
 
@@ -157,7 +167,7 @@ static int send_pieces(pmp_sender *sender, uint32_t part_count, const pmp_part *
 
 int pmp_send(pmp_sender *sender, const pmp_head *head, const pmp_part *parts, uint64_t *position)
 {
-    const uint32_t limit = pmp_ring_record_limit(sender->producer.capacity);
+    const uint32_t limit = record_limit(sender, head->kind);
     uint64_t unwanted;
 
     position = position != NULL ? position : &unwanted;

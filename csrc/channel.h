@@ -54,7 +54,7 @@ typedef struct {
     uint32_t wanted; /* payload of the record that last found no room; 0: none */
 } pmp_sender;
 
-/* Whether the message fits into one record (only such a message can be revoked). */
+/* Whether a call, or a function, fits into one record (only such a message can be revoked). */
 bool pmp_fits_record(const pmp_sender *sender, uint32_t part_count, const pmp_part *parts);
 
 /* Sends a message, or the next pieces of it.

@@ -102,7 +102,7 @@ static void pass_sizes(uint32_t count, const uint64_t *sizes, bool expect_pieces
 {
     static uint64_t id;
     static pmp_part parts[PMP_PARTS_MAX];
-    const pmp_head head = {PMP_CALL + (uint32_t)(id % 5), count, id, mix(id)};
+    const pmp_head head = {PMP_CALL + (uint32_t)(id % 3), count, id, mix(id)};
 
     id++;
     make_parts(parts, count, sizes, id);
@@ -140,6 +140,29 @@ static void limit_is_exact(void)
         pass_sizes(1, &one_more, true);
         pass_sizes(2, shared, false);
         pass_sizes(2, shared_one_more, true);
+    }
+    close_channel();
+}
+
+static void pass_result(uint64_t size_bytes, bool expect_pieces)
+{
+    pmp_part part;
+    const pmp_head head = {PMP_RESULT, 1, 1, 2};
+
+    make_parts(&part, 1, &size_bytes, size_bytes);
+    pass(&head, &part);
+    CHECK_EQUAL(channel.receiver.owned, expect_pieces);
+    pmp_receive_done(&channel.receiver);
+    free_parts(&part, 1);
+}
+
+static void results_go_in_pieces_sooner(void)
+{
+    open_channel();
+    for (int lap = 0; lap < 5; lap++) {
+        pass_result(CAPACITY / 8 - HEAD - 8, false);
+        pass_result(CAPACITY / 8 - HEAD - 7, true);
+        pass_result(LIMIT, true);
     }
     close_channel();
 }
@@ -485,6 +508,7 @@ int main(void)
 {
     run("small messages are one record", 20, small_messages_are_one_record);
     run("the limit between one record and pieces is exact", 20, limit_is_exact);
+    run("results go in pieces sooner", 20, results_go_in_pieces_sooner);
     run("messages larger than the ring go in pieces", 20, large_messages_go_in_pieces);
     run("random messages come out as they went in", 60, random_messages_come_out_as_they_went_in);
     run("as many parts as there may be pass", 20, most_parts_pass);
