@@ -4,6 +4,7 @@
 #   make test    the whole test suite
 #   make lint    style, types, and C warnings as errors
 #   make bench   the benchmarks, with their peers beside them
+#   make docs    the site, into docs/_build/html
 #   make clean   removes what these made
 #
 # Everything is installed into .venv; nothing needs root. PYTHON chooses the interpreter,
@@ -21,7 +22,7 @@ COMPILED := setup.py pyproject.toml \
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: demo test lint bench install clean
+.PHONY: demo test lint bench docs pictures install clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/quickstart.py
@@ -42,12 +43,25 @@ lint: $(VENV)/.installed-dev
 		$${CC:-cc} -std=gnu11 -O2 -Wall -Wextra -Werror $$wait -c $$source -o /dev/null || exit 1; \
 	done; done
 
+# The notebooks run while the site is built; what they and autodoc use is this source.
+docs: $(VENV)/.installed-docs
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m sphinx -W --keep-going --quiet docs docs/_build/html
+	@echo "Built docs/_build/html/index.html"
+
+pictures:
+	$(PYTHON) docs/pictures/draw.py
+
 install: $(VENV)/.installed-dev
 
 $(VENV)/.installed-dev: $(COMPILED) | $(BIN)/python
 	@echo "Compiling and installing into $(VENV), with everything for development ..."
 	@$(INSTALL) ".[dev]"
 	@touch $(VENV)/.installed-demo $@
+
+$(VENV)/.installed-docs: $(COMPILED) | $(BIN)/python
+	@echo "Compiling and installing into $(VENV), with what builds the site ..."
+	@$(INSTALL) ".[docs]"
+	@touch $@
 
 $(VENV)/.installed-demo: $(COMPILED) | $(BIN)/python
 	@echo "Compiling and installing into $(VENV) ..."
@@ -58,7 +72,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	rm -f pympipool/*.so pympipool/*.c
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	if [ -f tests/csrc/Makefile ]; then $(MAKE) -C tests/csrc clean; fi

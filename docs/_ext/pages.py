@@ -1,0 +1,90 @@
+"""What the pages of this site need beyond Sphinx's own extensions.
+
+Pictures are put into the page itself, so that they follow its light or dark theme, which an <img> cannot see. Links to
+files outside of docs/ (which work where the pages are read in the repository) lead to the pages that show these files.
+Notebooks can be taken along: each page of docs/tutorials has its .ipynb beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from docutils import nodes
+from myst_nb.core.read import read_myst_markdown_notebook
+from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
+
+PAGES_OF_FOLDERS = {
+    "../examples": "examples",
+    "../examples/": "examples",
+    "../examples/slurm": "howto/submission-scripts",
+    "../examples/flux": "howto/submission-scripts",
+    "../CHANGES.md": "changes",
+}
+
+STARRED = re.compile(r"(?<![\w`*\\])(\*{1,2})(?=\w)")
+"""The beginning of `*args`, where it is not marked as code."""
+
+
+class PicturesInPages(SphinxPostTransform):
+    """Replaces images of docs/pictures by what is in their files."""
+
+    default_priority = 5
+    formats = ("html",)
+
+    def run(self, **_: Any) -> None:
+        for image in list(self.document.findall(nodes.image)):
+            path = Path(self.app.srcdir, image["uri"])
+            if path.parent.name == "pictures" and path.suffix == ".svg":
+                svg = path.read_text(encoding="utf-8")
+                image.replace_self(nodes.raw("", f'<div class="picture">{svg}</div>', format="html"))
+
+
+def lead_to_pages(_app: Sphinx, name: str, source: list[str]) -> None:
+    """Changes the targets of links in a page's text."""
+    depth = "../" * name.count("/")
+
+    def page_of(link: re.Match[str]) -> str:
+        page = PAGES_OF_FOLDERS.get(link[1].removeprefix(depth))
+        return f"]({depth}{page}.md)" if page else link[0]
+
+    source[0] = re.sub(r"\]\(((?:\.\./)+[\w./-]+)\)", page_of, source[0])
+
+
+def without_missing_pages(app: Sphinx, name: str, source: list[str]) -> None:
+    """Takes pages that are not there out of the table of contents."""
+    if name == "index":
+        lines = source[0].split("\n")
+        page = re.compile(r"(\w[\w-]*/)*\w[\w-]*$")
+        source[0] = "\n".join(line for line in lines if not page.match(line) or Path(app.srcdir, f"{line}.md").exists())
+
+
+def keep_stars(_app: Sphinx, _what: str, _name: str, _it: object, _options: object, lines: list[str]) -> None:
+    """In docstrings *args is no emphasis."""
+    for number, line in enumerate(lines):
+        if not line.lstrip().startswith((">>>", "...")):
+            lines[number] = STARRED.sub(r"\\\1", line).replace("\\**", "\\*\\*")
+
+
+def write_notebooks(app: Sphinx, problem: Exception | None) -> None:
+    """Writes each tutorial as a notebook without results, beside its page."""
+    if problem is not None or app.builder.format != "html":
+        return
+    for page in sorted(Path(app.srcdir, "tutorials").glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        if "{code-cell}" in text:
+            notebook = read_myst_markdown_notebook(text, config=None, path=page)
+            nbformat.write(notebook, Path(app.outdir, "tutorials", page.with_suffix(".ipynb").name))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """What Sphinx calls."""
+    app.add_post_transform(PicturesInPages)
+    app.connect("source-read", lead_to_pages)
+    app.connect("source-read", without_missing_pages)
+    app.connect("autodoc-process-docstring", keep_stars, priority=400)  # before napoleon
+    app.connect("build-finished", write_notebooks)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,135 @@
+"""What pages promise beside code: files, commands, pictures, and messages that exist."""
+
+import ast
+import builtins
+import functools
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from pages.blocks import ROOT, all_blocks, pages
+from pympipool import errors
+
+READ = [*pages(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGES.md"]
+
+
+def links(page: Path) -> list[str]:
+    tokens = MarkdownIt("commonmark").parse(page.read_text(encoding="utf-8"))
+    inline = [child for token in tokens for child in token.children or ()]
+    targets = [str(child.attrs.get("href") or child.attrs.get("src") or "") for child in inline]
+    return [target for target in targets if target and "://" not in target and not target.startswith("#")]
+
+
+@pytest.mark.parametrize("page", READ, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_that_exist(page):
+    assert [link for link in links(page) if not (page.parent / link.partition("#")[0]).exists()] == []
+
+
+SHELL = "\n".join(block.text for block in all_blocks("sh", "shell", "bash"))
+
+
+def test_targets_of_make_exist():
+    wanted = set(re.findall(r"^\s*(?:\w+=\S+ )*make ([\w-]+)", SHELL, re.MULTILINE))
+    rules = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"demo", "test"} <= wanted <= rules
+
+
+def test_extras_of_pip_exist():
+    wanted = {name for extras in re.findall(r'"\.\[([\w,]+)\]"', SHELL) for name in extras.split(",")}
+    section = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    assert {"mpich", "mpi"} <= wanted <= set(re.findall(r"^([\w-]+) = \[", section, re.MULTILINE))
+
+
+def test_pictures_are_what_their_script_draws(tmp_path):
+    folder = ROOT / "docs" / "pictures"
+    script = tmp_path / "draw.py"
+    script.write_text((folder / "draw.py").read_text())
+    subprocess.run([sys.executable, str(script)], check=True, stdout=subprocess.DEVNULL)
+    drawn = {path.name: path.read_text() for path in tmp_path.glob("*.svg")}
+    assert drawn == {path.name: path.read_text() for path in folder.glob("*.svg")}, "make pictures"
+
+
+def test_rooms_in_the_picture_exist():
+    picture = (ROOT / "docs/pictures/rooms.svg").read_text()
+    names = {name for words in re.findall(r'class="m"[^>]*>([^<]*)<', picture) for name in words.split()}
+    source = ROOT / "pympipool"
+    missing = [
+        name
+        for name in names
+        if not (ROOT / name).is_dir() and not (source / name).is_dir() and not list(source.glob(f"{name}.py*"))
+    ]
+    assert names
+    assert missing == []
+
+
+# ---- messages of the troubleshooting page ----
+
+QUOTED = [block for block in all_blocks("text") if block.page.name == "troubleshooting.md"]
+
+
+@functools.cache
+def templates() -> list[re.Pattern[str]]:
+    """The messages in the source: each of its strings, with anything where a value is filled in."""
+    texts: list[str] = []
+    for path in (ROOT / "pympipool").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                texts.append("".join(str(v.value) if isinstance(v, ast.Constant) else "\0" for v in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+                texts.append(node.value)
+    for path in (ROOT / "pympipool").rglob("*.pyx"):
+        texts += re.findall(r'"([^"\n]{20,})"', path.read_text(encoding="utf-8"))
+    pieces = [[piece for piece in text.split("\0") if piece.strip()] for text in texts if len(text) > 8]
+    return [re.compile(".+?".join(f"({re.escape(' '.join(p.split()))})" for p in parts)) for parts in pieces if parts]
+
+
+def words_not_in_the_source(message: str) -> list[str]:
+    """The plain words of a message that stand in none of the source's strings which the message could come from."""
+    said = [False] * len(message)
+    for template in templates():
+        spans = [match.span(i + 1) for match in template.finditer(message) for i in range(template.groups)]
+        for start, end in [*spans, _begun_at_the_end(template, message)]:
+            if end - start > 3:
+                said[start:end] = [True] * (end - start)
+    words = re.finditer(r"(?<!\S)[(]?([a-z]+)[,.;:)]?(?!\S)", message)
+    return [word[1] for word in words if not all(said[word.start(1) : word.end(1)])]
+
+
+def _begun_at_the_end(template: re.Pattern[str], message: str) -> tuple[int, int]:
+    """Where a message breaks off within the beginning of a string."""
+    first = re.sub(r"\\(.)", r"\1", template.pattern[1:].partition(")")[0])
+    start = message.rfind(first[:12])
+    return (start, len(message)) if start >= 0 and first.startswith(message[start:]) else (0, 0)
+
+
+MADE = {
+    str(error)
+    for error in (
+        errors.WorkerDied(worker=3, host="node1", pid=4711, exit_code=-11, function="solve"),
+        errors.WorkerDied(worker=3, host="node1", pid=4711, exit_code=-9, function="solve"),
+        errors.WorkerDied(worker=3, host="node1", pid=4711, exit_code=1, function="solve"),
+        errors.RemoteError(
+            "mylib.NoConvergence",
+            "after 100 steps",
+            "TypeError: NoConvergence.__init__() missing 1 required positional argument",
+        ),
+    )
+}
+"""What is put together from many pieces."""
+
+
+@pytest.mark.parametrize("block", QUOTED, ids=lambda block: block.name)
+def test_quoted_messages_stand_in_the_source(block):
+    kind, _, message = block.text.strip().partition(": ")
+    assert hasattr(builtins, kind) or hasattr(errors, kind)
+    if kind in ("WorkerDied", "RemoteError"):
+        assert message in MADE
+    else:
+        others = words_not_in_the_source(" ".join(message.split()))  # values have words too
+        assert len(others) <= min(4, len(message.split()) // 4), others

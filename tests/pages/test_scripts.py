@@ -1,0 +1,78 @@
+"""Every block of Python in README.md and docs/ runs as a script of its own, and prints what the page says."""
+
+import doctest
+import functools
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pages.blocks import Block, all_blocks
+from system.observe import run_script
+
+ANYTHING = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+"""As where the environment of this Python was activated."""
+
+REMEDIES = {
+    "slurm": "needs a job of SLURM: run pytest -m 'not flux' tests/pages inside salloc",
+    "flux": "needs a flux instance: flux start make test PYTEST_ARGS=tests/pages",
+}
+
+
+@functools.cache
+def why_not(need: str) -> str | None:
+    """Why there is not what a block needs; None when there is."""
+    match need:
+        case "slurm":
+            return None if "SLURM_JOB_ID" in os.environ else REMEDIES[need]
+        case "flux":
+            return None if "FLUX_URI" in os.environ else REMEDIES[need]
+        case _:
+            return None if importlib.util.find_spec(need) else f"needs {need}: pip install {need}"
+
+
+def named(block: Block):
+    return pytest.param(block, id=block.name)
+
+
+def marked(block: Block):
+    marks = [pytest.mark.mpi] if "mpi" in block.needs else []
+    marks += [getattr(pytest.mark, need) for need in block.needs & {"slurm", "flux"}]
+    return pytest.param(block, id=block.name, marks=marks)
+
+
+@pytest.mark.parametrize("block", [*map(marked, all_blocks("python", "{code-cell}"))])
+def test_a_block_runs_and_prints_what_the_page_says(block, tmp_path):
+    for need in sorted(block.needs - {"mpi"}):
+        if why_not(need):
+            pytest.skip(why_not(need))
+    printed = run_script(block.text, tmp_path, variables={"PATH": PATH})
+    if block.output is not None:
+        assert doctest.OutputChecker().check_output(block.output, printed, ANYTHING), printed
+
+
+@pytest.mark.parametrize("block", [*map(named, all_blocks("pycon"))])
+def test_a_session_answers_as_the_page_says(block, tmp_path):
+    session = tmp_path / "session.txt"
+    session.write_text(block.text)
+    command = ["import doctest, sys; sys.exit(doctest.testfile(sys.argv[1], False, optionflags=12).failed)"]
+    printed = run_script("", tmp_path, command=["-c", *command, str(session)])
+    assert printed == ""
+
+
+@pytest.mark.parametrize("block", [*map(named, all_blocks("python"))])
+def test_no_block_prints_in_silence(block):
+    if "print(" in block.text and not block.needs & {"slurm", "flux"}:
+        assert block.output is not None, "an ```output block after it should say what it prints"
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="no bash here: apt-get install bash")
+@pytest.mark.parametrize("block", [*map(named, all_blocks("sh", "shell", "bash"))])
+def test_shell_has_no_syntax_errors(block):
+    subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
