@@ -197,10 +197,18 @@ def _end(code: int) -> NoReturn:
 
     try:
         atexit._run_exitfuncs()
+        _finalize_mpi()
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
         os._exit(code)
+
+
+def _finalize_mpi() -> None:
+    """As mpi4py does when the interpreter ends, which os._exit leaves out: a library has files in /dev/shm to remove."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
+        mpi.Finalize()
 
 
 if __name__ == "__main__":

@@ -287,3 +287,11 @@ def sum_of_ranks(offset):
     from mpi4py import MPI
 
     return MPI.COMM_WORLD.allreduce(MPI.COMM_WORLD.Get_rank() + offset)
+
+
+def world_of_one():
+    """Initialises MPI in a worker of one process, whose pid MPICH's shared memory is called after."""
+    from mpi4py import MPI
+
+    assert MPI.COMM_WORLD.size == 1
+    return os.getpid()

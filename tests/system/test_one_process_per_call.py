@@ -185,6 +185,13 @@ def test_max_cores_is_never_exceeded(make_executor, tmp_path):
 
 
 @pytest.mark.mpi
+def test_a_call_that_uses_mpi_on_its_own_leaves_no_shared_memory(make_executor):
+    with make_executor() as exe:
+        process = exe.submit(calls.world_of_one).result()
+    assert not [path for path in Path("/dev/shm").glob(f"*_{process:x}_*") if path.name.startswith("mpich")]
+
+
+@pytest.mark.mpi
 def test_calls_of_several_cores_and_of_one_share_max_cores(make_executor, tmp_path):
     exe = make_executor(3)
     log = tmp_path / "log"
