@@ -28,6 +28,7 @@ myst_heading_anchors = 3
 
 # Notebooks: run afresh in each build; a cell that fails is a failed build.
 nb_execution_mode = "force"
+nb_execution_in_temp = True
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
@@ -62,6 +63,7 @@ html_theme_options = {
     },
     "navigation_with_keys": True,
 }
+highlight_language = "none"  # of blocks that say none
 pygments_style = "tango"
 pygments_dark_style = "github-dark"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "

@@ -69,6 +69,13 @@ def keep_stars(_app: Sphinx, _what: str, _name: str, _it: object, _options: obje
             lines[number] = STARRED.sub(r"\\\1", line).replace("\\**", "\\*\\*")
 
 
+def offer_notebook(_app: Sphinx, name: str, _template: str, context: dict[str, Any], _tree: object) -> None:
+    """Adds a link to the notebook at the end of a tutorial."""
+    if name.startswith("tutorials/"):
+        file = f"{name.rpartition('/')[2]}.ipynb"
+        context["body"] += f'<p><a class="notebook" href="{file}" download>This page as a notebook: {file}</a></p>'
+
+
 def write_notebooks(app: Sphinx, problem: Exception | None) -> None:
     """Writes each tutorial as a notebook without results, beside its page."""
     if problem is not None or app.builder.format != "html":
@@ -86,5 +93,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", lead_to_pages)
     app.connect("source-read", without_missing_pages)
     app.connect("autodoc-process-docstring", keep_stars, priority=400)  # before napoleon
+    app.connect("html-page-context", offer_notebook)
     app.connect("build-finished", write_notebooks)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

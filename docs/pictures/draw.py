@@ -132,7 +132,7 @@ def why() -> Picture:
     p = Picture(
         "why",
         860,
-        398,
+        374,
         "Above, a plain loop: twelve short calls and a long one run one after the other on one of four cores. Below, an"
         " executor: the twelve calls run four at a time, and the long one on four MPI ranks; all is done in a quarter of"
         " the time.",

@@ -20,7 +20,7 @@ PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH",
 """As where the environment of this Python was activated."""
 
 REMEDIES = {
-    "slurm": "needs a job of SLURM: run pytest -m 'not flux' tests/pages inside salloc",
+    "slurm": "needs a job of SLURM: PYMPIPOOL_TEST_SLURM=1 make test PYTEST_ARGS=tests/slurm",
     "flux": "needs a flux instance: flux start make test PYTEST_ARGS=tests/pages",
 }
 
@@ -52,7 +52,11 @@ def test_a_block_runs_and_prints_what_the_page_says(block, tmp_path):
     for need in sorted(block.needs - {"mpi"}):
         if why_not(need):
             pytest.skip(why_not(need))
-    printed = run_script(block.text, tmp_path, variables={"PATH": PATH})
+    check_script(block, tmp_path)
+
+
+def check_script(block, folder):
+    printed = run_script(block.text, folder, variables={"PATH": PATH})
     if block.output is not None:
         assert doctest.OutputChecker().check_output(block.output, printed, ANYTHING), printed
 
