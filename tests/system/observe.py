@@ -173,6 +173,8 @@ class Script:
 
     def survivors(self, timeout_s: float) -> list[str]:
         """The processes of the script that do not end in time."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout_s)  # our child: as a zombie that nobody has taken away it would look alive
         return still_alive(marked_processes(self.mark), timeout_s)
 
 
