@@ -83,6 +83,9 @@ def why_no_slurm(limit_s: float = CONTROLLER_LIMIT_S) -> str | None:
     for program in ("srun", "squeue", "scancel"):
         if shutil.which(program) is None:
             return f"there is no program {program!r} in PATH"
+    configuration = os.environ.get("SLURM_CONF")
+    if configuration is not None and not os.path.exists(configuration):  # SLURM itself would look again for a minute
+        return f"SLURM's controller does not answer: SLURM_CONF is {configuration!r}, and there is no such file"
     try:
         answer = run(["squeue", "--noheader", "--me"], timeout=limit_s)
     except subprocess.TimeoutExpired as late:

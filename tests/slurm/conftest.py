@@ -1,5 +1,8 @@
 """A real SLURM for the tests: of two hosts on one machine where that is possible, else of one.
 
+PYMPIPOOL_TEST_SLURM=part    asks for them; the tests of the interface, which are many, only with workers on the second host
+PYMPIPOOL_TEST_SLURM=all     for all: the interface with workers on the first host as well
+
 cluster    the hosts, and what can be done to them; started by the first test that asks, stopped after the last
 job        an allocation on both hosts, in whose environment executors are made
 """
@@ -14,17 +17,29 @@ import pytest
 from slurm.cluster import Cluster, why_no_cluster
 
 WANTED = "PYMPIPOOL_TEST_SLURM"
-"""Variable that asks for these tests: they take many minutes, and install and start a SLURM where they run as root."""
+"""Variable that asks for these tests: they take some minutes, and install and start a SLURM where they run as root."""
+
+PLACE = "where_workers_are"
+"""Parameter of the tests of the interface. Over TCP alone they need no SLURM."""
+
+ASKED_FOR = {"": {"tcp"}, "part": {"tcp", "second host"}, "all": {"tcp", "slurm", "second host"}}
+"""By what the variable says: the places that the tests of the interface run with."""
 
 
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
+    wanted = os.environ.get(WANTED, "")
+    if wanted not in ASKED_FOR:
+        raise pytest.UsageError(f"{WANTED} is {wanted!r}; it can be {', '.join(filter(None, ASKED_FOR))}")
     for item in items:
         if here in item.path.parents:
-            item.add_marker(pytest.mark.slurm)
             item.add_marker(pytest.mark.timeout(180))
-            if not os.environ.get(WANTED):
-                item.add_marker(pytest.mark.skip(reason=f"not asked for: {WANTED}=1 make test, as root on Debian"))
+            place = item.callspec.params.get(PLACE) if hasattr(item, "callspec") else None
+            if place == "tcp":
+                continue
+            item.add_marker(pytest.mark.slurm)
+            if not wanted or (place is not None and place not in ASKED_FOR[wanted]):
+                item.add_marker(pytest.mark.skip(reason="not asked for: make test-slurm, as root on Debian or Ubuntu"))
 
 
 @pytest.fixture(scope="session")

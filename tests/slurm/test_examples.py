@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from spec.test_examples import BOTH, EXAMPLES, MPI_EXAMPLE
+from spec.test_examples import BOTH, EXAMPLES, GPU_EXAMPLE, MPI_EXAMPLE
 from system.observe import run_script
 
 FOLDER = Path(__file__).parents[2] / "examples" / "slurm"
@@ -85,6 +86,15 @@ def test_an_example_of_the_specification_prints_what_it_says(cluster, workers_th
 def test_the_mpi_example_prints_one_tuple_for_each_rank(workers_there, tmp_path, mode):
     source = MPI_EXAMPLE.replace("MODE", mode).replace('"mpi"', '"slurm"')
     assert run_script(placed(source, workers_there), tmp_path).strip() == "[(3, 2, 0), (3, 2, 1)]"
+
+
+@pytest.mark.parametrize("mode", BOTH)
+def test_the_gpu_example_prints_a_device_of_its_own_for_each_worker(cluster, workers_there, tmp_path, mode):
+    """As printed there, but for the names of the hosts: here both devices are in one."""
+    source = GPU_EXAMPLE.replace("MODE", mode).replace('"mpi"', '"slurm"')
+    host = socket.gethostname() if workers_there == cluster.first else workers_there
+    printed = run_script(placed(source, workers_there), tmp_path).strip()
+    assert printed == f"[[('/device:GPU:0', '{host}')], [('/device:GPU:1', '{host}')]]"
 
 
 def placed(source, host):
