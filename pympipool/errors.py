@@ -54,6 +54,7 @@ class WorkerDied(BrokenExecutor):
         exit_code: As in `subprocess.Popen.returncode`: -N for signal N; None when unknown.
         signal: Name of the signal that ended the process, for example "SIGSEGV"; None when it was none.
         last_stderr: Last lines that the worker wrote to its stderr, oldest first.
+        lost: How the master lost sight of it, when its end itself was not seen (its host is gone); None else.
         function: Name of the function that the call ran, None when unknown.
 
     Examples:
@@ -73,6 +74,7 @@ class WorkerDied(BrokenExecutor):
         rank: int | None = None,
         exit_code: int | None = None,
         last_stderr: Sequence[str] = (),
+        lost: str | None = None,
         function: str | None = None,
     ) -> None:
         self.worker = worker
@@ -82,6 +84,7 @@ class WorkerDied(BrokenExecutor):
         self.exit_code = exit_code
         self.signal = signal_name(exit_code)
         self.last_stderr = tuple(last_stderr)
+        self.lost = lost
         self.function = function
         super().__init__(self._message())
 
@@ -89,12 +92,14 @@ class WorkerDied(BrokenExecutor):
         name = "worker" if self.worker is None else f"worker {self.worker}"
         place = _place(self.host, self.pid, self.rank)
         call = "" if self.function is None else f" while it ran {self.function}()"
+        if self.lost is not None:
+            return f"{name}{place} was lost{call}: {self.lost}{_quote_stderr(self.last_stderr)}"
         end = describe_exit(self.exit_code)
         hint = "; out of memory?" if self.signal == "SIGKILL" else ""
         return f"{name}{place} {end}{call}{hint}{_quote_stderr(self.last_stderr)}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        names = ("worker", "host", "pid", "rank", "exit_code", "last_stderr", "function")
+        names = ("worker", "host", "pid", "rank", "exit_code", "last_stderr", "lost", "function")
         return _rebuild, (type(self), (), {name: getattr(self, name) for name in names}), self.__dict__
 
 

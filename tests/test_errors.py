@@ -22,6 +22,7 @@ DIED = WorkerDied(worker=3, host="node1", pid=4711, rank=1, exit_code=-11, last_
 ALL = [
     DIED,
     WorkerDied(),
+    WorkerDied(worker=3, host="node2", lost="its host has not answered for 4 s", function="solve"),
     WorkerStartError("mpiexec was not found", host="node1", exit_code=127, last_stderr=["not found"]),
     SerializationError("cannot pickle a lock"),
     RemoteError("mylib.NoConvergence", "after 9 steps", "it holds a lock"),
@@ -77,6 +78,11 @@ def test_an_exit_code_is_told_by_the_name_of_its_signal(exit_code, signal, words
     error = WorkerDied(exit_code=exit_code)
     assert error.signal == signal
     assert words in str(error)
+
+
+def test_a_worker_whose_host_is_gone_is_lost_and_not_said_to_have_ended():
+    error = WorkerDied(worker=3, host="node2", exit_code=None, lost="its host has not answered for 4 s", function="solve")
+    assert str(error) == "worker 3 on node2 was lost while it ran solve(): its host has not answered for 4 s"
 
 
 def test_a_killed_worker_hints_at_memory():

@@ -37,6 +37,7 @@ from pympipool.links.tcp import (
     CONTROL,
     HANDSHAKE_S,
     HELLO,
+    HOST_GONE_S,
     LIFELINE_MAGIC,
     READY,
     TOKEN_BYTES,
@@ -130,6 +131,13 @@ class Remote:
                 control.pass_on(answer[3][0])
             channel.send(*answer)
             del answer
+
+    def lose(self) -> None:
+        """Its host is gone: tells the master, who would wait for an exit code else."""
+        if self.control is not None:
+            with contextlib.suppress(OSError):
+                self.control.pass_on(encode_body(("lost", f"its host has not answered for {HOST_GONE_S} s")))
+        self.hang_up()
 
     def hang_up(self) -> None:
         """Ends all connections, and so the rank; from any thread."""
@@ -278,10 +286,14 @@ class Relay:
             if remote is None or not _is_gone(descriptor):  # the event was of another one that had the same number
                 return
             self._unwatch(descriptor)
-            if descriptor == remote.lifeline.fileno() and not remote.idle and _has_ended(remote.lifeline):
-                self._last_words.append((monotonic() + LAST_WORDS_S, remote))  # its thread reads them
-            else:
+            if descriptor != remote.lifeline.fileno():
                 remote.hang_up()
+            elif not _has_ended(remote.lifeline):
+                remote.lose()
+            elif remote.idle:
+                remote.hang_up()
+            else:
+                self._last_words.append((monotonic() + LAST_WORDS_S, remote))  # its thread reads them
 
     def _end_overdue(self) -> None:
         now = monotonic()
@@ -307,6 +319,8 @@ def _has_ended(lifeline: socket.socket) -> bool:
     """Whether the process at the other end has closed it, rather than that its host is gone."""
     try:
         return lifeline.recv(1, socket.MSG_DONTWAIT) == b""
+    except ConnectionResetError:  # its host has answered
+        return True
     except OSError:
         return False
 

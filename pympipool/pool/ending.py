@@ -37,8 +37,9 @@ def death_of(member: Member, future: Future[Any] | None) -> WorkerDied:
         host=member.host,
         pid=member.pid,
         rank=member.lost_rank if member.order.ranks > 1 else None,
-        exit_code=member.process.poll(),
+        exit_code=None if member.lost else member.process.poll(),  # of a launcher that could not know
         last_stderr=tuple(member.lines),
+        lost=member.lost,
         function=getattr(future, "function_name", None),
     )
 

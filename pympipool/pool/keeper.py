@@ -340,6 +340,9 @@ class Keeper:
             case ("raised", raising_rank, call, parts):
                 member.raised.setdefault(call, {})[raising_rank] = parts
                 self.policy.on_raised(member, call)
+            case ("lost", how):
+                member.lost, member.lost_rank = how, rank
+                member.process.give_up()
             case _:
                 LOGGER.warning("worker %d: unknown frame %r", member.number, frame[:1])
 
@@ -389,7 +392,7 @@ class Keeper:
         if descriptor is not None:
             self._unwatch(descriptor)
         self._bury_if_silent(member)
-        if member.process.last_words_s > 0 and member.state is not State.GONE:
+        if member.process.last_words_s > 0 and member.lost is None and member.state is not State.GONE:
             self.after(member.process.last_words_s, lambda: self._bury(member), member)
         else:
             self._bury(member)

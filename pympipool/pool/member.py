@@ -50,6 +50,7 @@ class Member:
         start_error: the exception that kept it from starting, as it reported it.
         raised: exceptions reported by ranks while the call still runs: {call: {rank: parts}}.
         lost_rank: the rank whose connection ended first, None as long as all are there.
+        lost: how sight of a rank was lost, as its stand-in says; None as long as it was not.
         process_ended: its process has; what it said last may still be on its way.
         lines: the last lines of its stderr.
         kill_reason: the exception of its call when the pool ends it on purpose.
@@ -71,6 +72,7 @@ class Member:
         self.start_error: BaseException | None = None
         self.raised: dict[int, dict[int, list[Any]]] = {}
         self.lost_rank: int | None = None
+        self.lost: str | None = None
         self.process_ended = False
         self.lines: deque[str] = deque(maxlen=STDERR_LINES)
         self.kill_reason: BaseException | None = None

@@ -83,6 +83,10 @@ class WorkerProcess(ABC):
     def kill(self) -> None:
         """Ends all of its processes, and what they have started; also what a process that has ended left behind."""
 
+    def give_up(self) -> None:
+        """Ends what of it can be reached from here, at once: the host of some of its processes does not answer."""
+        self.kill()
+
     @abstractmethod
     def close(self) -> None:
         """Gives back what the system keeps of it. For after the end; `kill` does nothing from here on."""

@@ -240,6 +240,14 @@ class SrunProcess(ChildProcess):
         except RuntimeError:  # this interpreter is ending, and starts no more threads
             super().kill()
 
+    def give_up(self) -> None:
+        """Kills srun, which would wait for an answer for a minute, and has its step cancelled meanwhile."""
+        super().kill()
+        try:
+            threading.Thread(target=cancel, args=(self._name, self._job), daemon=True).start()
+        except RuntimeError:  # this interpreter is ending, and starts no more threads
+            pass
+
     def _kill_by_force(self) -> None:
         super().kill()
         cancel(self._name, self._job)

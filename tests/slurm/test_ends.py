@@ -19,10 +19,7 @@ from slurm.cluster import Cluster
 from system.observe import Script, marked_processes
 
 NOTICED_S = 5.0
-"""Within this time either side must have noticed that the other's host is gone."""
-
-ENDED_S = 6.0
-"""What the pool adds: a moment for srun to end by itself, then it is made to."""
+"""Within this time the worker must have ended, and its call have failed, when the network between them is gone."""
 
 
 @pytest.fixture(params=["own host", "second host"])
@@ -113,23 +110,20 @@ def test_a_host_that_is_cut_off_is_noticed_on_both_sides(make_executor, cluster,
     assert workers
     cut_s = time.monotonic()
     cluster.cut_off()
-    _, alive = psutil.wait_procs(workers, timeout=NOTICED_S + 1)
-    worker_noticed_s = time.monotonic() - cut_s
+    error = call.exception(timeout=NOTICED_S)
+    print(f"\nthe call failed after {time.monotonic() - cut_s:.1f} s: {error}")
+    assert isinstance(error, WorkerDied)
+    assert (error.host, error.exit_code) == (second_host, None)
+    assert "has not answered" in str(error)
+    _, alive = psutil.wait_procs(workers, timeout=max(cut_s + NOTICED_S - time.monotonic(), 0))
     assert alive == []
-    assert isinstance(call.exception(timeout=20), WorkerDied)
-    noticed_s = time.monotonic() - cut_s
-    print(f"\nworker ended after {worker_noticed_s:.1f} s, call failed after {noticed_s:.1f} s")
-    assert worker_noticed_s < NOTICED_S
-    assert noticed_s < NOTICED_S + ENDED_S
 
 
 def test_a_host_that_dies_is_noticed(make_executor, cluster, job, second_host):
     exe = make_executor(second_host)
     call = begin(exe, time.sleep, 100)
-    died_s = time.monotonic()
     cluster.end_second()
-    assert isinstance(call.exception(timeout=20), WorkerDied)
-    assert time.monotonic() - died_s < NOTICED_S + ENDED_S
+    assert isinstance(call.exception(timeout=NOTICED_S), WorkerDied)
 
 
 MASTER = """
