@@ -34,7 +34,7 @@ static uint64_t head_bytes(uint32_t part_count)
 
 static bool is_kind(uint32_t kind)
 {
-    return kind >= PMP_CALL && kind <= PMP_ERROR;
+    return kind >= PMP_CALL && kind <= PMP_RETURNED;
 }
 
 /* ---- sending ---- */

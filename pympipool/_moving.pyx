@@ -25,7 +25,7 @@ from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 
 from pympipool._ring cimport (
-    PMP_CALL, PMP_ERROR, PMP_FUNCTION, PMP_RESULT, pmp_doorbell_ring, pmp_fits_record, pmp_head,
+    PMP_CALL, PMP_ERROR, PMP_FUNCTION, PMP_RESULT, PMP_RETURNED, pmp_doorbell_ring, pmp_fits_record, pmp_head,
     pmp_now_ns, pmp_receive, pmp_receive_done, pmp_ring_claimed, pmp_ring_has_record,
     pmp_ring_is_empty, pmp_ring_revoke, pmp_send, pmp_sender_has_room,
 )
@@ -165,6 +165,26 @@ cdef int complete(Core *core, Worker *worker, int64_t now_ns) noexcept nogil:
     return 0
 
 
+cdef int reclaim(Core *core, Worker *worker) noexcept nogil:
+    """Has a call wait again that was sent ahead to another host and was not begun there.
+
+    What is behind it in the line comes back with it, so that calls keep their order.
+    """
+    cdef Call *call = worker.line.last
+    while call != NULL and call.id != worker.results.head.id:
+        call = call.previous
+    if call == NULL or call == worker.sending or worker.reserved:
+        return -EBADMSG
+    while worker.line.last != call:
+        if take_back_to_waiting(core, worker, worker.line.last) == NULL:
+            break
+    remove(&worker.line, call)
+    worker.line_estimate_ns -= call.estimate_ns
+    call.position = UINT64_MAX
+    prepend(&core.waiting, call)
+    return 0
+
+
 cdef int drain(Core *core, Worker *worker) noexcept nogil:
     """Takes all results that a worker has sent."""
     cdef int64_t now_ns = pmp_now_ns()
@@ -172,7 +192,10 @@ cdef int drain(Core *core, Worker *worker) noexcept nogil:
     while True:
         code = pmp_receive(&worker.results)
         if code == 0:
-            code = complete(core, worker, now_ns)
+            if worker.results.head.kind == PMP_RETURNED:
+                code = reclaim(core, worker)
+            else:
+                code = complete(core, worker, now_ns)
             pmp_receive_done(&worker.results)
         if code == -EAGAIN:
             break

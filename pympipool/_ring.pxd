@@ -58,6 +58,7 @@ cdef extern from "channel.h" nogil:
         PMP_END
         PMP_RESULT
         PMP_ERROR
+        PMP_RETURNED
     ctypedef struct pmp_head:
         uint32_t kind
         uint32_t part_count

@@ -27,6 +27,7 @@ FUNCTION = PMP_FUNCTION
 END = PMP_END
 RESULT = PMP_RESULT
 ERROR = PMP_ERROR
+RETURNED = PMP_RETURNED
 
 PARTS_MAX = PMP_PARTS_MAX
 """Most parts of one message, the pickle included."""
@@ -306,9 +307,19 @@ cdef class Channel:
             pmp_receive_done(&self.receiver)
         return head.kind, head.id, head.tag, parts
 
-    def send(self, int kind, uint64_t id, uint64_t tag, parts):
-        """Sends a message; returns when its last byte is on its way."""
+    def send(self, int kind, uint64_t id, uint64_t tag, parts, timeout=None):
+        """Sends a message; returns when its last byte is on its way.
+
+        Args:
+            timeout: seconds; None waits for ever.
+
+        Returns:
+            False when the time was over before: then the same message must be sent again, which goes on with it.
+        """
         cdef Parts held = Parts(parts)
+        cdef int64_t deadline_ns = -1
+        if timeout is not None:
+            deadline_ns = pmp_now_ns() + <int64_t>(timeout * NS_PER_S)
         cdef pmp_head head
         head.kind = kind
         head.part_count = held.count
@@ -319,10 +330,15 @@ cdef class Channel:
             if code == 0 or self.sender.busy:
                 self.ring_peer()
             if code == 0:
-                return
+                return True
             if code != -EAGAIN:
                 raise_errno(code, "sending failed")
-            self.wait(has_room, &self.sender, -1)
+            if not self.wait(has_room, &self.sender, deadline_ns):
+                return False
+
+    def is_drained(self):
+        """Whether the other side has taken, and done with, all that was sent."""
+        return bool(pmp_ring_is_empty(&self.sender.producer))
 
 
 cdef class MasterChannel(Channel):

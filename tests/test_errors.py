@@ -81,7 +81,9 @@ def test_an_exit_code_is_told_by_the_name_of_its_signal(exit_code, signal, words
 
 
 def test_a_worker_whose_host_is_gone_is_lost_and_not_said_to_have_ended():
-    error = WorkerDied(worker=3, host="node2", exit_code=None, lost="its host has not answered for 4 s", function="solve")
+    error = WorkerDied(
+        worker=3, host="node2", exit_code=None, lost="its host has not answered for 4 s", function="solve"
+    )
     assert str(error) == "worker 3 on node2 was lost while it ran solve(): its host has not answered for 4 s"
 
 

@@ -9,8 +9,7 @@ To the master a relayed rank is like any other: the relay connects to his Unix s
 ring, and passes on what comes from either side. So neither dispatcher nor pool know of networks, and the user's threads
 and the relay's do not wait for each other's interpreter lock.
 
-A call is taken from the ring only when the one before it has been answered: until then it can still be cancelled,
-or be given to another worker if this one dies.
+Which calls are sent when is the matter of `pympipool.links.ahead`.
 
 The relay ends with the master, by its watchdog; and when it ends, in whatever way, so do the workers behind it.
 """
@@ -30,6 +29,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, NoReturn
 
 from pympipool import _ring
+from pympipool.links.ahead import Line
 from pympipool.links.control_worker import Orders, WorkerControl
 from pympipool.links.frames import HELLO_BYTES, decode_hello, encode_body
 from pympipool.links.shm import open_channel
@@ -54,9 +54,6 @@ from pympipool.links.tcp import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LOOK_S = 1.0
-"""How often a thread that waits for calls looks whether its rank is still there."""
-
 LAST_WORDS_S = 2.0
 """How long after the end of a rank's process its last messages may take."""
 
@@ -80,8 +77,8 @@ class Remote:
         self.stream = stream
         self.lifeline = lifeline
         self.control: WorkerControl | None = None
-        self.idle = False
         self.gone = False
+        self._line: Line | None = None
         self._orders = orders
 
     def serve(self, on_connected: Callable[[Remote], None]) -> None:
@@ -109,28 +106,23 @@ class Remote:
             kind, _, _, parts = self.stream.receive()
             control.pass_on(parts[0])
             if kind == READY and channel is not None:
-                self._relay_calls(channel, control)
+                self._line = Line(channel, self.stream, self.lifeline, control.pass_on, lambda: self.gone)
+                self._relay_calls(self._line)
                 return
 
-    def _relay_calls(self, channel: _ring.Channel, control: WorkerControl) -> None:
-        """Calls one way, results the other; one call at a time."""
-        while not self.gone:
-            self.idle = True
-            message = channel.receive(LOOK_S)
-            self.idle = False
-            if message is None:
-                continue
-            self.stream.send(*message)
-            if message[0] != _ring.CALL:
-                continue
-            del message  # before waiting for its end
-            while True:
-                answer = self.stream.receive()
-                if answer[0] < CONTROL:
-                    break
-                control.pass_on(answer[3][0])
-            channel.send(*answer)
-            del answer
+    def _relay_calls(self, line: Line) -> None:
+        try:
+            while not self.gone:
+                line.carry()
+        except (EOFError, ConnectionResetError):
+            if not self.gone:  # the worker has ended by itself: it begins nothing more
+                line.return_unbegun()
+            raise
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has no call."""
+        return self._line is not None and self._line.idle
 
     def lose(self) -> None:
         """Its host is gone: tells the master, who would wait for an exit code else."""

@@ -10,7 +10,7 @@ proved inside it: each side sends an HMAC, made with the executor's key, over wh
 TLS session (RFC 5929, "tls-unique"). Somebody in between has two sessions, whose values differ, and cannot make the
 proofs. Nothing is unpickled before, and nothing is said to somebody who has not proved the key.
 
-The lifeline is a second connection that carries nothing after its first bytes. While nothing is sent, the kernels of
+The lifeline is a second connection that carries hardly anything after its first bytes. While nothing is sent, the kernels of
 both hosts ask each other by themselves whether they are there (keepalive), whatever the processes do: so a host that
 is gone is noticed within `HOST_GONE_S`, and a worker that holds the interpreter lock for minutes is alive.
 
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import select
 import socket
 import ssl
 import struct
@@ -50,6 +51,15 @@ READY = CONTROL + 1
 
 HELLO = CONTROL + 2
 """Kind of the first message of a rank: its only part is a hello, without the key, which was proved before."""
+
+GIVEN_BACK = CONTROL + 3
+"""Kind of a rank's answer to `GIVE_BACK`: its id is that of the call that runs there, and those behind it will not."""
+
+GO_ON = CONTROL + 4
+"""Kind of the relay's answer to that: the calls that follow are meant again."""
+
+GIVE_BACK = b"b"
+"""Over the lifeline to a rank: give back the calls that were sent ahead and are not begun."""
 
 Message: TypeAlias = tuple[int, int, int, list[Any]]
 
@@ -90,6 +100,7 @@ class Stream:
 
     def __init__(self, connection: ssl.SSLSocket) -> None:
         self._connection = connection
+        self._outgoing = bytearray()
         self._buffer = bytearray(_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._begin = self._end = 0  # of what was received and not yet taken
@@ -108,21 +119,43 @@ class Stream:
         Raises:
             OSError: the peer is gone.
         """
+        self.put(kind, id, tag, parts)
+        self.flush()
+
+    def put(self, kind: int, id: int, tag: int, parts: Sequence[Any]) -> None:  # noqa: A002
+        """Has a message go with the next `flush`, together with what comes after it; large parts go at once.
+
+        Raises:
+            OSError: the peer is gone.
+        """
+        outgoing = self._outgoing
         sizes = [len(part) for part in parts]
-        head = _HEAD.pack(kind, len(parts), id, tag) + struct.pack(f"<{len(sizes)}Q", *sizes)
-        if len(head) + sum(sizes) <= _JOIN_BYTES:
-            self._connection.sendall(b"".join([head, *parts]))
-            return
-        together = bytearray(head)
+        outgoing += _HEAD.pack(kind, len(parts), id, tag) + struct.pack(f"<{len(sizes)}Q", *sizes)
         for part, size in zip(parts, sizes, strict=True):
-            if len(together) + size <= _JOIN_BYTES:
-                together += part
-                continue
-            self._connection.sendall(together)
-            together.clear()
-            self._connection.sendall(part)
-        if together:
-            self._connection.sendall(together)
+            if len(outgoing) + size > _JOIN_BYTES:
+                self.flush()
+            if size > _JOIN_BYTES:
+                self._connection.sendall(part)
+            else:
+                outgoing += part
+
+    def flush(self) -> None:
+        """Sends what was put; returns when its last byte is on its way.
+
+        Raises:
+            OSError: the peer is gone.
+        """
+        if self._outgoing:
+            self._connection.sendall(self._outgoing)
+            self._outgoing.clear()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Waits until there is something to `receive`, of which the rest may have to be waited for."""
+        if self._begin < self._end or self._connection.pending():
+            return True
+        poll = select.poll()
+        poll.register(self._connection, select.POLLIN)
+        return bool(poll.poll(timeout_s * 1000))
 
     def receive(self) -> Message:
         """The next message, waited for; its parts are writable and nobody else's.
@@ -307,6 +340,8 @@ def ask_for_life(connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, silence, 1)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, HOST_GONE_S - 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # the same where a word is on its way and not acknowledged
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, HOST_GONE_S * 1000)
 
 
 def own_addresses() -> list[str]:

@@ -6,26 +6,33 @@
       .open_channel()               TcpChannel: receive and send, as of `_ring.Channel`
       .ready() .failed() .raised()  as of `WorkerControl`
 
-What the serving loops see is the same as on the master's own host. The connection is for the main thread only.
+What the serving loops see is the same as on the master's own host. The connection is the main thread's, but while that
+runs a call: then another one gives back, when it is asked to over the lifeline, the calls that were sent ahead.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
+import threading
 from collections.abc import Sequence
 from time import monotonic, sleep
 from typing import Any
 
+from pympipool._ring import CALL
 from pympipool.links.control_worker import Orders
 from pympipool.links.frames import KEY_BYTES, ProtocolError, decode_body, encode_body, encode_hello
 from pympipool.links.tcp import (
     CONTROL,
+    GIVEN_BACK,
+    GO_ON,
     HANDSHAKE_S,
     HELLO,
     LIFELINE_MAGIC,
     READY,
+    Message,
     Stream,
     ask_for_life,
     client_context,
@@ -53,6 +60,7 @@ class TcpControl:
     def __init__(self, stream: Stream, lifeline: socket.socket) -> None:
         self._stream = stream
         self._lifeline = lifeline
+        self._stream_is_ours = threading.RLock()
 
     @classmethod
     def connect(cls, orders: Orders) -> TcpControl:
@@ -99,7 +107,7 @@ class TcpControl:
 
     def open_channel(self, _descriptors: Sequence[int]) -> TcpChannel:
         """What calls come from and results go to."""
-        return TcpChannel(self._stream)
+        return TcpChannel(self._stream, self._lifeline, self._stream_is_ours)
 
     def ready(self, rank: int) -> None:
         """Says that serving begins."""
@@ -114,15 +122,64 @@ class TcpControl:
         self._tell(CONTROL, ("raised", rank, call, [bytes(part) for part in parts]))
 
     def _tell(self, kind: int, frame: tuple[Any, ...]) -> None:
-        self._stream.send(kind, 0, 0, [encode_body(frame)])
+        with self._stream_is_ours:
+            self._stream.send(kind, 0, 0, [encode_body(frame)])
 
 
 class TcpChannel:
-    """Messages to and from the master, as of `_ring.Channel`."""
+    """Messages to and from the master, as of `_ring.Channel`. For the thread that makes it.
 
-    def __init__(self, stream: Stream) -> None:
-        self.send = stream.send
-        self.receive = stream.receive
+    Args:
+        stream: The connection.
+        lifeline: Where the relay asks for calls back.
+        stream_is_ours: Held by whoever may use the stream: the main thread, but while it runs a call.
+    """
+
+    def __init__(self, stream: Stream, lifeline: socket.socket, stream_is_ours: threading.RLock) -> None:
+        self._stream = stream
+        self._stream_is_ours = stream_is_ours
+        self._running = 0
+        self._asked = False
+        self._given_back = 0  # so often, and not told to go on yet
+        stream_is_ours.acquire()
+        threading.Thread(target=self._listen, args=(lifeline,), name="pympipool_give_back", daemon=True).start()
+
+    def receive(self) -> Message:
+        """The next message, waited for; a call that it brings has begun."""
+        while True:
+            message = self._stream.receive()
+            kind = message[0]
+            if kind == GO_ON:
+                self._given_back -= 1
+            elif kind != CALL:
+                return message
+            elif not self._given_back:
+                self._running = message[1]
+                self._stream_is_ours.release()
+                if self._asked:
+                    self._give_back()
+                return message
+
+    def send(self, kind: int, id: int, tag: int, parts: Sequence[Any]) -> None:  # noqa: A002  as on a channel
+        """Sends the answer to the call that has begun; returns when its last byte is on its way."""
+        self._stream_is_ours.acquire()
+        self._stream.send(kind, id, tag, parts)
+
+    def _listen(self, lifeline: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # the master is gone, and this process about to be
+            while lifeline.recv(1):
+                self._asked = True  # before the look at who uses the stream: if we may not, its user sees this
+                self._give_back()
+
+    def _give_back(self) -> None:
+        """Tells that what was sent behind the call that runs will not be run. If none does, the next one to begin tells."""
+        if self._stream_is_ours.acquire(blocking=False):
+            try:
+                self._asked = False
+                self._stream.send(GIVEN_BACK, self._running, 0, [b""])
+                self._given_back += 1
+            finally:
+                self._stream_is_ours.release()
 
 
 def _connect(address: str, orders: Orders, context: ssl.SSLContext, deadline: float) -> tuple[Stream, socket.socket]:

@@ -230,9 +230,9 @@ def test_a_worker_that_is_killed_fails_its_call_only(make_tcp_executor):
 def test_when_the_relay_is_killed_workers_end_and_new_ones_come(make_tcp_executor):
     exe = make_tcp_executor()
     first = psutil.Process(exe.submit(pid).result())
-    for child in psutil.Process().children():
-        if any("pympipool.links.relay" in argument for argument in child.cmdline()):
-            child.kill()
+    relays = [child for child in psutil.Process().children() if "pympipool.links.relay" in " ".join(child.cmdline())]
+    for relay in relays:
+        relay.kill()
     first.wait(LIMIT_S)
     assert exe.submit(square, 3).result() == 9
 

@@ -26,20 +26,27 @@ ASKED_FOR = {"": {"tcp"}, "part": {"tcp", "second host"}, "all": {"tcp", "slurm"
 """By what the variable says: the places that the tests of the interface run with."""
 
 
-def pytest_collection_modifyitems(items):
-    here = Path(__file__).parent
+def pytest_collection_modifyitems(config, items):
     wanted = os.environ.get(WANTED, "")
     if wanted not in ASKED_FOR:
         raise pytest.UsageError(f"{WANTED} is {wanted!r}; it can be {', '.join(filter(None, ASKED_FOR))}")
+    left_out = [item for item in items if _place(item) is not None and _place(item) not in ASKED_FOR[wanted]]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+    here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.timeout(180))
-            place = item.callspec.params.get(PLACE) if hasattr(item, "callspec") else None
-            if place == "tcp":
+            if _place(item) == "tcp":
                 continue
             item.add_marker(pytest.mark.slurm)
-            if not wanted or (place is not None and place not in ASKED_FOR[wanted]):
+            if not wanted:
                 item.add_marker(pytest.mark.skip(reason="not asked for: make test-slurm, as root on Debian or Ubuntu"))
+
+
+def _place(item):
+    return item.callspec.params.get(PLACE) if hasattr(item, "callspec") else None
 
 
 @pytest.fixture(scope="session")

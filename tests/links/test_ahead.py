@@ -1,0 +1,111 @@
+"""Short calls are sent ahead to distant workers, and given back when a call before them turns out to be long."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from executor.calls import pid
+from links.over_tcp import ThisMachineOverTcp
+from pympipool import Executor
+from pympipool.backends import BACKENDS
+from pympipool.errors import WorkerDied
+
+LONG_S = 0.006
+"""Longer than anybody should have to wait behind a call that was thought to be short."""
+
+
+@pytest.fixture
+def make_executor(monkeypatch):
+    monkeypatch.setitem(BACKENDS, "tcp", ThisMachineOverTcp)
+    executors = []
+
+    def make(max_workers, **parameters):
+        executors.append(Executor(max_workers=max_workers, backend="tcp", block_allocation=True, **parameters))
+        return executors[-1]
+
+    yield make
+    for exe in executors:
+        exe.shutdown(cancel_futures=True)
+
+
+class Log:
+    """A file to which calls write that they run."""
+
+    def __init__(self, path):
+        self.path = str(path)
+        self.write(-1)
+
+    def write(self, number):
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(descriptor, f"{number}\n".encode())
+        os.close(descriptor)
+
+    def numbers(self):
+        with open(self.path) as lines:
+            return [int(line) for line in lines][1:]
+
+
+@pytest.fixture
+def log(tmp_path):
+    return Log(tmp_path / "log")
+
+
+def run(log, number, sleep_s=0.0, end=None):
+    log.write(number)
+    if sleep_s:
+        time.sleep(sleep_s)
+    if end == signal.SIGKILL:
+        os.kill(os.getpid(), end)
+    elif end is not None:
+        os._exit(end)
+    return number
+
+
+def test_calls_keep_their_order_whichever_of_them_turn_out_long(make_executor, log):
+    exe = make_executor(1)
+    calls = [exe.submit(run, log, i, LONG_S if i % 61 == 60 else 0.0) for i in range(1500)]
+    assert [call.result() for call in calls] == list(range(1500))
+    assert log.numbers() == list(range(1500))
+
+
+def test_every_call_runs_once_whichever_of_them_turn_out_long(make_executor, log):
+    exe = make_executor(2)
+    calls = [exe.submit(run, log, i, LONG_S if i % 61 == 60 else 0.0) for i in range(1500)]
+    assert [call.result() for call in calls] == list(range(1500))
+    assert sorted(log.numbers()) == list(range(1500))
+
+
+@pytest.mark.parametrize("end", [3, signal.SIGKILL])
+def test_a_worker_that_dies_fails_the_call_that_it_ran_and_none_that_was_sent_ahead(make_executor, log, end):
+    exe = make_executor(1)
+    assert [exe.submit(run, log, -2).result() for _ in range(50)] == [-2] * 50  # known to be short
+    calls = [exe.submit(run, log, i, end=end if i == 500 else None) for i in range(600)]
+    assert isinstance(calls[500].exception(), WorkerDied)
+    assert [call.result() for i, call in enumerate(calls) if i != 500] == [i for i in range(600) if i != 500]
+    assert sorted(log.numbers())[50:] == list(range(600))
+
+
+def test_what_lies_behind_a_long_call_can_be_cancelled(make_executor, log, make_gate):
+    exe = make_executor(1)
+    assert [exe.submit(run, log, -2).result() for _ in range(50)] == [-2] * 50
+    long = exe.submit(run, log, 0, 0.5)
+    behind = [exe.submit(run, log, i) for i in range(1, 30)]
+    while not behind[0].cancel():  # as soon as it was given back
+        assert not long.done()
+    assert all(call.cancel() for call in behind[1:])
+    assert long.result() == 0
+    assert exe.submit(run, log, 30).result() == 30
+    assert log.numbers()[50:] == [0, 30]
+
+
+def test_large_answers_and_calls_that_wait_for_them_do_not_stop_each_other(make_executor):
+    exe = make_executor(1)
+    large = 3_000_000
+    sizes = [large if i % 7 == 0 else 10_000 for i in range(200)]
+    calls = [exe.submit(bytes.ljust, b"x" * (size // 3), size) for size in sizes]
+    assert [len(call.result()) for call in calls] == sizes
+    assert exe.submit(pid).result() == exe.submit(pid).result()
