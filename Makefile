@@ -2,6 +2,7 @@
 #
 #   make demo    real work on all cores, then on two MPI ranks
 #   make test    the whole test suite
+#   make test-slurm   whatever needs SLURM, with a SLURM that it installs and starts; as root, on Debian or Ubuntu
 #   make lint    style, types, and C warnings as errors
 #   make bench   the benchmarks, with their peers beside them
 #   make docs    the site, into docs/_build/html
@@ -22,13 +23,16 @@ COMPILED := setup.py pyproject.toml \
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: demo test lint bench docs pictures install clean
+.PHONY: demo test lint bench docs pictures install clean test-slurm
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slurm: $(VENV)/.installed-dev
+	PYMPIPOOL_TEST_SLURM=all $(BIN)/python -m pytest tests/slurm $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest benchmarks $(PYTEST_ARGS)

@@ -11,8 +11,12 @@ from pathlib import Path
 
 from system.observe import MARK
 
+WANTED = "PYMPIPOOL_TEST_SLURM"
+"""Variable that asks for these tests: they take some minutes, and install and start a SLURM where they run as root."""
+
 HERE = Path(__file__).parent
 START_S = 600  # with the installation of packages
+NO_PACKAGES = "apt-get install"  # of start-slurm's last words
 END_S = 30
 
 
@@ -23,6 +27,15 @@ def why_no_cluster() -> str | None:
     if shutil.which("apt-get") is None and shutil.which("slurmctld") is None:
         return "no slurmctld here, and no apt-get to install it: install SLURM's daemons, or use Debian or Ubuntu"
     return None
+
+
+class NoClusterError(Exception):
+    """SLURM cannot be installed here."""
+
+
+def everything_is_wanted() -> bool:
+    """Whether the tests of the interface run with workers on either host."""
+    return os.environ.get(WANTED) == "all"
 
 
 def environment_of_daemons() -> dict[str, str]:
@@ -45,6 +58,8 @@ class Cluster:
         try:
             self._start(2)
         except subprocess.CalledProcessError as error:
+            if NO_PACKAGES in error.stdout:
+                raise NoClusterError(error.stdout.strip().splitlines()[-1]) from error
             self.second, self.why_no_second = None, error.stdout.strip().splitlines()[-1]
             self._start(1)
 

@@ -8,6 +8,7 @@ import pytest
 
 from links.over_tcp import ThisMachineOverTcp
 from pympipool.backends import BACKENDS
+from slurm.cluster import everything_is_wanted
 
 PLACES = ["tcp", "slurm", "second host"]
 
@@ -30,6 +31,8 @@ def where_workers_are(request):
         patch.setenv("SLURM_CONF", cluster.conf)
         cluster.repair()
         host = cluster.first if request.param == "slurm" else cluster.second
+        if host is None and not everything_is_wanted():
+            host = cluster.first  # rather than none of these tests
         if host is None:
             pytest.skip(f"one host only: {cluster.why_no_second}")
         job = cluster.allocate()
