@@ -4,16 +4,21 @@
 #   make test    the whole test suite
 #   make test-slurm   whatever needs SLURM, with a SLURM that it installs and starts; as root, on Debian or Ubuntu
 #   make lint    style, types, and C warnings as errors
-#   make bench   the benchmarks, with their peers beside them
 #   make docs    the site, into docs/_build/html
 #   make clean   removes what these made
 #
+#   make bench         the benchmarks with their peers beside them, into docs/benchmarks.md: some 20 minutes
+#   make bench-quick   the most important of them, into build/benchmarks.md: under 3 minutes
+#   make bench-guard   only whether speed that was reached is still there
+#
 # Everything is installed into .venv; nothing needs root. PYTHON chooses the interpreter,
-# VENV the folder, PYTEST_ARGS what pytest is told besides.
+# VENV the folder, PYTEST_ARGS what pytest is told besides, BENCH_ARGS what the benchmarks are
+# (make bench BENCH_ARGS=--continue goes on with a run that was cut off; --help shows more).
 
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 C_FILES := $(wildcard csrc/*.c csrc/*.h tests/csrc/*.c tests/csrc/*.h)
 # Python files are used where they lie: only changes of these need a new installation.
@@ -23,7 +28,7 @@ COMPILED := setup.py pyproject.toml \
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: demo test lint bench docs pictures install clean test-slurm
+.PHONY: demo test lint bench docs pictures install clean test-slurm bench-quick bench-guard
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/quickstart.py
@@ -34,8 +39,14 @@ test: $(VENV)/.installed-dev
 test-slurm: $(VENV)/.installed-dev
 	PYMPIPOOL_TEST_SLURM=all $(BIN)/python -m pytest tests/slurm $(PYTEST_ARGS)
 
-bench: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest benchmarks $(PYTEST_ARGS)
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-quick: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks --quick $(BENCH_ARGS)
+
+bench-guard: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest benchmarks/test_guard.py benchmarks/test_suite.py $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -66,6 +77,11 @@ $(VENV)/.installed-docs: $(COMPILED) | $(BIN)/python
 	@echo "Compiling and installing into $(VENV), with what builds the site ..."
 	@$(INSTALL) ".[docs]"
 	@touch $@
+
+$(VENV)/.installed-bench: $(COMPILED) | $(BIN)/python
+	@echo "Compiling and installing into $(VENV), with the executors to compare with ..."
+	@$(INSTALL) ".[demo,bench]"
+	@touch $(VENV)/.installed-demo $@
 
 $(VENV)/.installed-demo: $(COMPILED) | $(BIN)/python
 	@echo "Compiling and installing into $(VENV) ..."

@@ -1,16 +1,8 @@
-"""What is measured. A case takes a sample of one peer; `rounds` compares the peers.
-
-Numbers of calls are what is affordable: each sample is to take about the same time with every peer, so that a peer
-that is a thousand times slower does not take a thousand times longer.
-"""
+"""What is measured. A case takes a sample of one peer; `rounds` compares the peers."""
 
 from __future__ import annotations
 
 import re
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,24 +11,26 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import calls, idle, limits
-from benchmarks.peers import Ability, Peer, Pool, Request
-from benchmarks.rounds import Effort
-
-Values = tuple[float, ...]
-Measure = Callable[[Pool, Effort], Values]
-
-
-@dataclass(frozen=True)
-class Unit:
-    higher_is_better: bool
-    text: Callable[[float], str]
-
-
-@dataclass(frozen=True)
-class Quantity:
-    name: str
-    unit: Unit
+from benchmarks import calls, limits
+from benchmarks.peers import Ability, Peer, Request
+from benchmarks.samples import (
+    Effort,
+    Measure,
+    Values,
+    chain,
+    echo,
+    efficiency,
+    fan_in,
+    first_result,
+    idle_cores,
+    in_open_pool,
+    map_rate,
+    one_process_per_call,
+    pending_memory,
+    round_trip,
+    submit_rate,
+)
+from benchmarks.units import BYTES, CORES, RATE, SHARE, TIME, TRIPS, Quantity
 
 
 @dataclass(frozen=True)
@@ -44,13 +38,15 @@ class Case:
     """One thing to measure.
 
     Args:
-        section: the cases of a section are the columns of one table.
-        title: of the column.
+        section: of the page; its cases share a plot.
+        title: of a column.
         quantities: what a sample consists of.
         request: the workers.
         sample: takes a sample of a peer.
+        table: the cases of a section with the same table are the columns of one; "" where there is only one.
+        at: where the case stands on the x axis of a plot with lines; None for cases that stand alone.
         limit: what the machine could do, in the same quantities; or fewer of them.
-        core: whether it is a part of the quick run, and taken by peers that need seconds to start.
+        core: whether it is a part of the quick run, and taken by peers that are slow to start.
     """
 
     section: str
@@ -58,193 +54,15 @@ class Case:
     quantities: tuple[Quantity, ...]
     request: Request
     sample: Callable[[Peer, Effort], Values]
+    table: str = ""
+    at: float | None = None
     limit: Callable[[], Values] | None = None
     core: bool = True
 
     @property
     def name(self) -> str:
-        """For the command line."""
-        return re.sub(r"[^a-z0-9.]+", "-", f"{self.section} {self.title}".lower()).strip("-")
-
-
-# ---- units ----
-
-
-def _scaled(value: float, steps: tuple[tuple[float, str], ...]) -> str:
-    factor, name = next((step for step in steps if value >= step[0]), steps[-1])
-    return f"{value / factor:.3g} {name}"
-
-
-def show_seconds(value: float) -> str:
-    return _scaled(value, ((1, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")))
-
-
-def show_rate(value: float) -> str:
-    return _scaled(value, ((1e6, "M/s"), (1e3, "k/s"), (1, "/s")))
-
-
-def show_bytes(value: float) -> str:
-    return _scaled(value, ((1e6, "MB"), (1e3, "kB"), (1, "B")))
-
-
-SECONDS = Unit(False, show_seconds)
-RATE = Unit(True, show_rate)
-BYTES = Unit(False, show_bytes)
-SHARE = Unit(True, lambda value: f"{value:.3f}")
-CORES = Unit(False, lambda value: f"{100 * value:.2f} %")
-
-TIME = (Quantity("time", SECONDS),)
-TRIPS = (Quantity("p50", SECONDS), Quantity("p99", SECONDS))
-
-
-# ---- how samples are taken ----
-
-
-def in_open_pool(request: Request, measure: Measure) -> Callable[[Peer, Effort], Values]:
-    def sample(peer: Peer, effort: Effort) -> Values:
-        with peer.opened(request) as pool:
-            return measure(pool, effort)
-
-    return sample
-
-
-def affordable(most: int, effort: Effort, run: Callable[[int], object], trial: int = 50) -> int:
-    """How many of most calls fit into the budget, by a trial that also warms up."""
-    start = time.perf_counter()
-    run(min(trial, most))
-    taken_s = time.perf_counter() - start
-    return max(min(most, int(effort.budget_s / taken_s * trial)), trial // 5, 3)
-
-
-def submit_all(pool: Pool, fn: Callable[..., Any], *args: Any, count: int) -> list[Any]:
-    return [handle.result() for handle in [pool.submit(fn, *args) for _ in range(count)]]
-
-
-def seconds_of(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
-
-
-# ---- round trip ----
-
-
-def trip_times(trip: Callable[[], object], effort: Effort, most: int, trial: int) -> list[float]:
-    def run(count: int) -> None:
-        for _ in range(count):
-            trip()
-
-    count = affordable(most, effort, run, trial)
-    return sorted(seconds_of(trip) for _ in range(count))
-
-
-def round_trip(pool: Pool, effort: Effort) -> Values:
-    times = trip_times(lambda: pool.submit(calls.noop, 1).result(), effort, most=10_000, trial=20)
-    return times[len(times) // 2], times[int(0.99 * len(times))]
-
-
-def echo(pool: Pool, effort: Effort, value: Any) -> Values:
-    """A value to the worker and back; arrays are written on both sides."""
-    is_array = isinstance(value, np.ndarray)
-
-    def trip() -> None:
-        if is_array:
-            calls.change(pool.submit(calls.change, value).result())
-        else:
-            pool.submit(calls.noop, value).result()
-
-    trip()  # first of all: its pages are touched for the first time
-    first_s = seconds_of(trip)
-    count = max(min(int(effort.budget_s / first_s), 1000), 3)
-    return (statistics.median(seconds_of(trip) for _ in range(count)),)
-
-
-# ---- many calls ----
-
-
-def submit_rate(pool: Pool, effort: Effort) -> Values:
-    def run(count: int) -> None:
-        submit_all(pool, calls.noop, 1, count=count)
-
-    count = affordable(20_000, effort, run)
-    return (count / seconds_of(lambda: run(count)),)
-
-
-def map_rate(pool: Pool, effort: Effort, most: int, chunksize: int | None) -> Values:
-    def run(count: int) -> None:
-        for _ in pool.map(calls.noop, range(count), chunksize):
-            pass
-
-    count = affordable(most, effort, run, trial=20 if chunksize is None else 5 * chunksize)
-    return (count / seconds_of(lambda: run(count)),)
-
-
-def efficiency(pool: Pool, effort: Effort, workers: int, call: Callable[[float], float], call_s: float) -> Values:
-    """Time spent inside the calls, measured there, as a share of wall time × workers."""
-
-    def run(count: int) -> float:
-        return float(sum(submit_all(pool, call, call_s, count=count)))
-
-    most = max(int(2 * workers * effort.budget_s / call_s), 4 * workers)
-    count = affordable(most, effort, run, trial=2 * workers)
-    start = time.perf_counter()
-    inside_s = run(max(count, 4 * workers))
-    return (inside_s / (time.perf_counter() - start) / workers,)
-
-
-def chain(pool: Pool, effort: Effort) -> Values:
-    """Each call takes the future of the one before; s for a thousand."""
-
-    def run(length: int) -> None:
-        value: Any = 0
-        for _ in range(length):
-            value = pool.submit(calls.increment, value)
-        if value.result() != length:
-            raise RuntimeError(f"a chain of {length} calls counted to {value.result()}")
-
-    length = affordable(1000, effort, run, trial=20)
-    return (seconds_of(lambda: run(length)) / length * 1000,)
-
-
-def fan_in(pool: Pool, effort: Effort) -> Values:
-    """A thousand calls, and one that takes all their futures."""
-
-    def run() -> None:
-        inputs = [pool.submit(calls.noop, 1) for _ in range(1000)]
-        if pool.submit(calls.total, *inputs).result() != 1000:
-            raise RuntimeError("the sum of a thousand ones is wrong")
-
-    return (seconds_of(run),)
-
-
-# ---- beginnings, and doing nothing ----
-
-
-def first_result(peer: Peer, effort: Effort) -> Values:
-    start = time.perf_counter()
-    pool = peer.make(Request())
-    pool.submit(calls.noop, 1).result()
-    taken_s = time.perf_counter() - start
-    pool.shutdown()
-    return (taken_s,)
-
-
-def one_process_per_call(pool: Pool, effort: Effort) -> Values:
-    times = trip_times(lambda: pool.submit(calls.noop, 1).result(), effort, most=50, trial=3)
-    return (statistics.median(times),)
-
-
-def pending_memory(peer: Peer, effort: Effort) -> Values:
-    """In a process of its own: what an earlier sample has freed would be used again and not be seen."""
-    command = [sys.executable, "-m", "benchmarks.pending", peer.name]
-    return (float(subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout),)
-
-
-def idle_cores(pool: Pool, effort: Effort) -> Values:
-    return (idle.cores_used(seconds=max(4 * effort.budget_s, 1.0)),)
-
-
-# ---- all of them ----
+        """For the command line, and for files."""
+        return re.sub(r"[^a-z0-9.]+", "-", f"{self.section} {self.table} {self.title}".lower()).strip("-")
 
 
 def _case(
@@ -254,11 +72,10 @@ def _case(
     *,
     quantities: tuple[Quantity, ...] = TIME,
     request: Request | None = None,
-    limit: Callable[[], Values] | None = None,
-    core: bool = True,
+    **others: Any,
 ) -> Case:
     request = request or Request()
-    return Case(section, title, quantities, request, in_open_pool(request, measure), limit, core)
+    return Case(section, title, quantities, request, in_open_pool(request, measure), **others)
 
 
 def _rate_cases() -> Iterator[Case]:
@@ -285,45 +102,48 @@ def _frame(size_bytes: int) -> Any:
 
 
 def _echo_cases() -> Iterator[Case]:
-    def case(title: str, make: Callable[[int], Any], size_bytes: int = 0) -> Case:
+    def case(table: str, title: str, make: Callable[[int], Any], size_bytes: int = 0, *, core: bool = False) -> Case:
         """make is not called before its time: nobody wants 100 MB at import."""
 
         def limit() -> Values:
             return (2 * limits.copy_time(size_bytes),)
 
         return _case(
-            "Echo",
+            f"Echo of {table}",
             title,
             lambda pool, effort: echo(pool, effort, make(size_bytes)),
-            limit=limit if size_bytes else None,
-            core=make is _array and size_bytes == 8_000_000,
+            at=size_bytes if make in {_array, bytes} else None,
+            limit=limit if size_bytes >= 1000 else None,
+            core=core,
         )
 
-    yield case("int", lambda _: 12345)
-    yield case("1 B", lambda _: b"x")
-    yield case("100 kB of bytes", bytes, 100_000)
-    for title, size_bytes in (("8 kB", 8_000), ("80 kB", 80_000), ("800 kB", 800_000), ("8 MB", 8_000_000)):
-        yield case(f"{title} of float64", _array, size_bytes)
-    yield case("100 MB of float64", _array, 100_000_000)
-    yield case("8 MB in a dict of dicts of arrays", _nested, 8_000_000)
+    sizes = ((1, "1 B"), (1000, "1 kB"), (100_000, "100 kB"), (10_000_000, "10 MB"), (100_000_000, "100 MB"))
+    for size_bytes, title in sizes:
+        yield case("bytes", title, bytes, size_bytes)
+    sizes = ((8000, "8 kB"), (80_000, "80 kB"), (800_000, "800 kB"), (8_000_000, "8 MB"), (100_000_000, "100 MB"))
+    for size_bytes, title in sizes:
+        yield case("float64 arrays", title, _array, size_bytes, core=size_bytes == 8_000_000)
+    yield case("other values", "int", lambda _: 12345)
+    yield case("other values", "dict of dicts of arrays, 8 MB", _nested, 8_000_000)
     if find_spec("pandas") is not None:
-        yield case("8 MB in a pandas frame", _frame, 8_000_000)
+        yield case("other values", "pandas frame, 8 MB", _frame, 8_000_000)
 
 
 def _efficiency_cases() -> Iterator[Case]:
     """Calls compute where there are cores enough, and sleep where there are more workers than that."""
-    for workers in (1, 2, 8, 64):
+    for workers in (1, 2, 4, 16, 64):
         call = calls.spin if workers <= 2 else calls.nap
-        for call_s in (1e-4, 1e-3, 1e-2) if workers <= 2 else (1e-3, 1e-2):
-            title = f"{call.__name__} of {1000 * call_s:g} ms, {workers} worker{'s' * (workers > 1)}"
+        verb = "compute" if workers <= 2 else "sleep"
+        for call_s in (1e-4, 1e-3, 1e-2):
             yield _case(
                 "Efficiency",
-                title,
+                f"calls of {1000 * call_s:g} ms",
                 partial(efficiency, workers=workers, call=call, call_s=call_s),
+                table=f"{workers} worker{'s' * (workers > 1)} that {verb}{'s' * (workers == 1)}",
+                at=call_s,
                 quantities=(Quantity("share", SHARE),),
-                request=Request(workers, needs=Ability.MANY_WORKERS if workers > 8 else Ability.NOTHING),
-                limit=lambda: (1.0,),
-                core=(workers, call_s) == (2, 1e-3),
+                request=Request(workers, needs=Ability.MANY_WORKERS if workers > 4 else Ability.NOTHING),
+                core=(workers, call_s) in {(2, 1e-3), (64, 1e-2)},
             )
 
 
@@ -333,8 +153,7 @@ def _other_cases() -> Iterator[Case]:
     yield _case("Start", "one process per call", one_process_per_call, request=alone)
     for ranks in (2, 4):
         request = Request(ranks=ranks, needs=Ability.MPI)
-        title = f"round trip, {ranks} ranks"
-        yield _case("MPI functions", title, round_trip, quantities=TRIPS, request=request, core=ranks == 2)
+        yield _case("MPI functions", f"round trip, {ranks} ranks", round_trip, quantities=TRIPS, request=request)
     linked = Request(needs=Ability.FUTURES_AS_ARGUMENTS)
     yield _case("Futures as arguments", "chain of 1000 calls", chain, request=linked)
     yield _case("Futures as arguments", "fan-in of 1000 calls", fan_in, request=linked)
@@ -342,7 +161,7 @@ def _other_cases() -> Iterator[Case]:
     yield Case("Cost of waiting", "memory per pending call", memory, Request(), pending_memory, core=False)
     case = partial(_case, "Cost of waiting", measure=idle_cores, quantities=(Quantity("of a core", CORES),))
     yield case(title="2 idle workers", request=Request(2), core=False)
-    yield case(title="2 idle workers of 2 ranks", request=Request(2, ranks=2, needs=Ability.MPI))
+    yield case(title="2 idle workers of 2 ranks", request=Request(2, ranks=2, needs=Ability.MPI), core=False)
 
 
 CASES: tuple[Case, ...] = (
@@ -352,3 +171,15 @@ CASES: tuple[Case, ...] = (
     *_efficiency_cases(),
     *_other_cases(),
 )
+
+
+def find_case(name: str) -> Case:
+    """The case of this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for case in CASES:
+        if case.name == name:
+            return case
+    raise ValueError(f"there is no case {name!r}: python -m benchmarks --list shows them")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 
 import pytest
 
-from benchmarks import limits
-from benchmarks.rounds import FULL, QUICK, Effort
+from benchmarks.samples import FULL, QUICK, Effort
+from benchmarks.station import Stations
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,7 +19,8 @@ def effort(request: pytest.FixtureRequest) -> Effort:
     return QUICK if request.config.getoption("--quick") else FULL
 
 
-@pytest.fixture(scope="session", autouse=True)
-def importable_calls() -> None:
-    """Workers of every peer find the functions they are asked to run."""
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(limits.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+@pytest.fixture(scope="session")
+def stations() -> Iterator[Stations]:
+    """A process for each peer."""
+    with Stations() as all_stations:
+        yield all_stations

@@ -24,6 +24,9 @@ RECORD_BYTES = (8, 64, 512, 4096, 32_768, 131_072)
 TRANSFER_BYTES = 64_000_000
 """What one measurement of a stream or of memcpy moves at most."""
 
+RingTable = list[tuple[int, float, float, float]]
+"""Rows of bytes of a record, ns there and back, ns each in a stream, ns of a memcpy."""
+
 _folder = tempfile.TemporaryDirectory(prefix="pympipool-bench-")
 
 
@@ -69,9 +72,9 @@ def copy_time(size_bytes: int) -> float:
     return run_ring("memcpy", size_bytes, max(TRANSFER_BYTES // size_bytes, 3)) * 1e-9
 
 
-def ring_by_record_size(rounds: int) -> list[tuple[int, float, float, float]]:
-    """(bytes of a record, ns there and back, ns each in a stream, ns of a memcpy), medians of alternating rounds."""
-    table = []
+def ring_by_record_size(rounds: int) -> RingTable:
+    """Medians of alternating rounds."""
+    table: RingTable = []
     for size_bytes in RECORD_BYTES:
         samples = [
             (

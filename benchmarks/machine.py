@@ -31,14 +31,14 @@ def commit() -> str:
 
 
 def description() -> dict[str, str]:
-    load = ", ".join(f"{average:.1f}" for average in os.getloadavg())
+    """What is the same for all cases of a run."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = {f"{peer.package} {peer.version}" for peer in PEERS if peer.package and peer.version}
     return {
         "machine": f"{processor()}, {cores} cores, {memory_gb():.0f} GB",
-        "load before": f"{load} (averages of 1, 5 and 15 minutes)",
         "system": f"{platform.system()} {platform.release()}, {' '.join(platform.libc_ver())}",
         "Python": f"{platform.python_version()} ({platform.python_compiler()})",
+        "priority": f"nice {os.getpriority(os.PRIO_PROCESS, 0)}",
         "commit": commit(),
         "versions": ", ".join(sorted(versions)),
     }

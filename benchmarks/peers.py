@@ -78,7 +78,7 @@ class Peer:
         package: the distribution that it comes from; "" for the standard library.
         make: makes it. The peer is missing when this raises ImportError.
         abilities: what it can.
-        heavy: takes seconds to start, and so gets fewer rounds.
+        heavy: takes a second or more to start, and so gets fewer rounds.
     """
 
     name: str
@@ -322,7 +322,7 @@ PEERS = (
     ),
     Peer("ProcessPoolExecutor", "", make_process_pool, Ability.MANY_WORKERS),
     Peer("loky", "loky", make_loky, Ability.MANY_WORKERS),
-    Peer("mpi4py.futures", "mpi4py", make_mpi4py),
+    Peer("mpi4py.futures", "mpi4py", make_mpi4py, heavy=True),
     Peer(
         "executorlib",
         "executorlib",
@@ -339,8 +339,16 @@ PEERS = (
     Peer("ray", "ray", lambda request: RayPool(request.workers), Ability.FUTURES_AS_ARGUMENTS, heavy=True),
     Peer("parsl", "parsl", lambda request: ParslPool(request.workers), Ability.FUTURES_AS_ARGUMENTS, heavy=True),
 )
-"""In the order in which they are measured: those that fork come first, while there are few threads."""
+"""In the order of the tables."""
 
 
 def find_peer(name: str) -> Peer:
-    return next(peer for peer in PEERS if peer.name == name)
+    """The peer of this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for peer in PEERS:
+        if peer.name == name:
+            return peer
+    raise ValueError(f"there is no peer {name!r}; it can be one of {', '.join(peer.name for peer in PEERS)}")

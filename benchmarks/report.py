@@ -1,69 +1,118 @@
-"""Comparisons to tables in Markdown and to plots in SVG.
+"""Results to the page: tables in Markdown, with the plots of `plots`.
 
-A table has a row for each peer and a column for each quantity of each case of its section. A cell is the median of the
-rounds, the smallest and the largest round, and how many times better ours is.
+A table has a row for each peer and a column for each quantity of each of its cases. A cell is the median of the rounds, the
+smallest and the largest round, and how many times better ours is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
-from typing import Any
 
-from benchmarks.cases import show_seconds
+from benchmarks.limits import RingTable
 from benchmarks.peers import OURS, PEERS
+from benchmarks.plots import draw_plots
+from benchmarks.results import Circumstances
 from benchmarks.rounds import LIMIT, Comparison
+from benchmarks.targets import format_targets
+from benchmarks.units import show_ratio, show_seconds
 
-RingTable = Sequence[tuple[int, float, float, float]]
+__all__ = ["draw_plots", "format_page", "format_table"]
 
 INTRODUCTION = """\
-Written by `python -m benchmarks`; do not edit. Each cell: the median of the rounds, in parentheses the smallest and the
-largest round, and how many times better pympipool is (below 1: worse). The executors take turns, and only the one
-that is measured lives. Ratios travel to other machines, times do not."""
+Written by `make bench` (`python -m benchmarks`); do not edit. Each executor works in a process of its own, and they take
+turns: in each round of a case each is opened, measured and closed before the next one is. A cell shows the median of the
+rounds, in parentheses the smallest and the largest round, and in bold how many times better pympipool is (below 1:
+worse). Ratios travel to other machines; times do not."""
+
+TARGETS_TEXT = """\
+What this project promises itself, and what this run reached."""
+
+EXPLANATIONS = {
+    "Round trip": "One call at a time: from `submit` until `result` has returned, with one worker. The limit: a cache line"
+    " that two spinning processes hand to and fro.",
+    "Rate": "Calls per second that do nothing: all are submitted, then all results are taken. The limit: records of 64"
+    " bytes through the ring, both sides spinning.",
+    "Echo of bytes": "A call takes a value and returns it; the time there and back. The limit: two `memcpy` of this size.",
+    "Echo of float64 arrays": "As above, and both sides write into the array that they got: where it arrives read-only, they"
+    " have to copy it first.",
+    "Efficiency": "The time spent inside the calls, measured there, as a share of wall time × workers. Calls compute where"
+    " there are cores for them, and sleep where there are more workers than that.",
+    "Start": "The time until the first result, of an executor that is made for it (in a program that has used one"
+    " before); and calls that get a process of their own each.",
+    "MPI functions": "One call at a time, which runs on all ranks of a worker and returns a list.",
+    "Futures as arguments": "A chain, in which each call takes the future of the one before; and a call that takes the futures"
+    " of 1000 others.",
+    "Cost of waiting": "Memory of the master for each call that waits; processor time of executors that have nothing to do.",
+}
 
 
-def format_report(
-    comparisons: Sequence[Comparison],
-    ring: RingTable,
-    machine: Mapping[str, str],
-    run: Mapping[str, str],
-    plots: Sequence[Path],
+def format_page(
+    measured: Sequence[tuple[Comparison, Circumstances]],
+    ring: tuple[RingTable, Circumstances] | None,
+    plots: Mapping[str, str],
 ) -> str:
     """The whole page.
 
     Args:
-        comparisons: what was measured; those of a section follow each other.
-        ring: as from `limits.ring_by_record_size`.
-        machine: as from `machine.description`.
-        run: date, command and the like.
-        plots: files to show, relative to the page.
+        measured: cases with their circumstances; those of a section follow each other.
+        ring: the same of the ring alone; None where it was not measured.
+        plots: section: the file to show, relative to the page.
     """
-    lines = [
-        "# Benchmarks",
-        "",
-        INTRODUCTION,
-        "",
-        *(f"- **{name}**: {text}" for name, text in {**run, **machine}.items()),
-        "",
-    ]
-    for section, cases in groupby(comparisons, key=lambda comparison: comparison.case.section):
-        lines += [f"## {section}", "", *format_table(list(cases)), ""]
+    all_circumstances = [circumstances for _, circumstances in measured] + ([ring[1]] if ring else [])
+    comparisons = [comparison for comparison, _ in measured]
+    lines = ["# Benchmarks", "", INTRODUCTION, "", *format_head(all_circumstances)]
+    targets = list(format_targets(comparisons))
+    if targets:
+        lines += ["## Promises", "", TARGETS_TEXT, "", *targets, ""]
+    for section, of_section in groupby(comparisons, key=lambda comparison: comparison.case.section):
+        lines += [f"## {section}", ""]
+        lines += [line for text in (EXPLANATIONS.get(section),) if text for line in (text, "")]
+        lines += _image(section, plots)
+        for table, of_table in groupby(of_section, key=lambda comparison: comparison.case.table):
+            lines += [f"### {table[:1].upper()}{table[1:]}", ""] if table else []
+            lines += [*format_table(list(of_table)), ""]
     if ring:
-        lines += ["## The ring alone", "", *format_ring(ring), ""]
-    lines += [line for plot in plots for line in (f"![{plot.stem}]({plot.as_posix()})", "")]
+        lines += ["## The ring alone", "", *_image("The ring alone", plots), *format_ring(ring[0]), ""]
+    lines += ["## When", "", *format_runs(measured, ring), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _image(section: str, plots: Mapping[str, str]) -> list[str]:
+    return [f"![{section}]({plots[section]})", ""] if section in plots else []
+
+
+def format_head(all_circumstances: Sequence[Circumstances]) -> Iterator[str]:
+    """On what it was measured, as the newest of the results say."""
+    if not all_circumstances:
+        return
+    ordered = sorted(all_circumstances, key=lambda circumstances: circumstances.date)
+    newest = ordered[-1]
+    busy = sorted(circumstances.busy for circumstances in ordered)
+    first, last = (f"{one.date[:16].replace('T', ' ')}" for one in (ordered[0], newest))
+    yield f"- **date**: {first} to {last} UTC"
+    yield f"- **duration**: {sum(circumstances.duration_s for circumstances in ordered) / 60:.0f} minutes"
+    yield (
+        f"- **load of others**: {busy[len(busy) // 2]:.0%} of all cores in the median, {busy[-1]:.0%} at most, as seen"
+        " before each case"
+    )
+    for name, text in newest.machine.items():
+        yield f"- **{name}**: {text}"
+    yield ""
+    if any(circumstances.machine != newest.machine for circumstances in ordered):
+        yield "Not all was measured in one run: see the last section.\n"
+
+
 def format_table(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """The table of one section, and why peers are not in it."""
+    """A table, and why peers are not in it."""
     columns = [(comparison, i) for comparison in comparisons for i in range(len(comparison.case.quantities))]
-    yield "| |" + "".join(f" {_head(comparison, i)} |" for comparison, i in columns)
+    yield "| |" + "".join(f" {_title(comparison, i)} |" for comparison, i in columns)
     yield "| --- |" + " ---: |" * len(columns)
     for name in [*(peer.name for peer in PEERS), LIMIT]:
         cells = [format_cell(comparison, name, i) for comparison, i in columns]
         if any(cells):
-            yield f"| {name} |" + "".join(f" {cell or '–'} |" for cell in cells)
+            shown = f"**{name}**" if name == OURS.name else name
+            yield f"| {shown} |" + "".join(f" {cell or '–'} |" for cell in cells)
     yield ""
     absent: dict[str, dict[str, None]] = {}  # reason: peers, each once
     for comparison in comparisons:
@@ -74,7 +123,7 @@ def format_table(comparisons: Sequence[Comparison]) -> Iterator[str]:
         yield f"Not measured, or not in all rounds: {'; '.join(groups)}."
 
 
-def _head(comparison: Comparison, i: int) -> str:
+def _title(comparison: Comparison, i: int) -> str:
     quantities = comparison.case.quantities
     return comparison.case.title if len(quantities) == 1 else f"{comparison.case.title}, {quantities[i].name}"
 
@@ -87,21 +136,22 @@ def format_cell(comparison: Comparison, name: str, i: int) -> str:
     show = comparison.case.quantities[i].unit.text
     text = show(comparison.median(name, i))
     if len(set(values)) > 1:
-        text += f" ({show(min(values))} – {show(max(values))})"
+        text += f" ({_shortest_range(show(min(values)), show(max(values)))})"
     times = comparison.times_better(name, i)
     if name == OURS.name or times is None:
         return text
-    return f"{text}, **{show_ratio(times)} ×**"
+    return f"{text} **{show_ratio(times)} ×**"
 
 
-def show_ratio(times: float) -> str:
-    if times < 0.1:
-        return f"1/{1 / times:.3g}"
-    return f"{times:.3g}" if times < 1000 else f"{times:.0f}"
+def _shortest_range(low: str, high: str) -> str:
+    """Without the unit of the first where that of the second is the same."""
+    number, _, unit = low.rpartition(" ")
+    return f"{number} – {high}" if number and high.endswith(f" {unit}") else f"{low} – {high}"
 
 
 def format_ring(ring: RingTable) -> Iterator[str]:
-    yield "Two processes that spin, each record written and read."
+    """What the C core does without Python."""
+    yield "Two processes that spin on two cores; each record is written on one side and read on the other."
     yield ""
     yield "| bytes of a record | there and back | stream, each | stream | memcpy, each | memcpy |"
     yield "| ---: | ---: | ---: | ---: | ---: | ---: |"
@@ -112,89 +162,18 @@ def format_ring(ring: RingTable) -> Iterator[str]:
         yield f"| {size_bytes} | {there_and_back} | {stream} | {speeds[0]} | {copy} | {speeds[1]} |"
 
 
-# ---- plots ----
-
-
-def draw_plots(comparisons: Sequence[Comparison], ring: RingTable, folder: Path) -> list[Path]:
-    """Draws what was measured into SVG files.
-
-    Returns:
-        The files, in the order to be shown.
-
-    Raises:
-        ModuleNotFoundError: matplotlib is not installed; names the extra to install.
-    """
-    try:
-        import matplotlib as mpl
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('plots need matplotlib: pip install "pympipool[plot]"') from error
-    mpl.use("svg")
-    mpl.rcParams.update({"svg.hashsalt": "pympipool", "svg.fonttype": "none", "font.size": 9})
-    folder.mkdir(parents=True, exist_ok=True)
-    sections: dict[str, list[Comparison]] = {comparison.case.section: [] for comparison in comparisons}
-    for comparison in comparisons:
-        sections[comparison.case.section].append(comparison)
-    files = []
-    for section, of_section in sections.items():
-        if any(comparison.samples for comparison in of_section):
-            files.append(_save(_draw_section(of_section), folder / f"{section.lower().replace(' ', '-')}.svg"))
+def format_runs(
+    measured: Iterable[tuple[Comparison, Circumstances]], ring: tuple[RingTable, Circumstances] | None
+) -> Iterator[str]:
+    """Each case with its own date."""
+    yield "| case | date, UTC | commit | rounds | took | others used |"
+    yield "| --- | --- | --- | ---: | ---: | ---: |"
+    rows = [
+        (comparison.case.name, max(map(len, comparison.samples.values()), default=0), circumstances)
+        for comparison, circumstances in measured
+    ]
     if ring:
-        files.append(_save(_draw_ring(ring), folder / "ring.svg"))
-    return files
-
-
-def _save(figure: Any, path: Path) -> Path:
-    import matplotlib.pyplot as plt
-
-    figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
-    plt.close(figure)
-    return path
-
-
-def _draw_section(comparisons: Sequence[Comparison]) -> Any:
-    """One field for each case: a point for each peer, a line over the range of its rounds."""
-    import matplotlib.pyplot as plt
-
-    comparisons = [comparison for comparison in comparisons if comparison.samples]
-    width = min(len(comparisons), 3)
-    height = -(-len(comparisons) // width)
-    figure, fields = plt.subplots(
-        height, width, figsize=(4.2 * width, 2.6 * height), squeeze=False, layout="constrained"
-    )
-    for axes in fields.flat[len(comparisons) :]:
-        axes.set_visible(False)
-    for axes, comparison in zip(fields.flat, comparisons, strict=False):
-        names = [name for name in _names() if comparison.values(name)][::-1]
-        medians = [comparison.median(name) for name in names]
-        reach = [
-            [median - min(comparison.values(name)) for name, median in zip(names, medians, strict=True)],
-            [max(comparison.values(name)) - median for name, median in zip(names, medians, strict=True)],
-        ]
-        colors = ["tab:red" if name == OURS.name else "gray" if name == LIMIT else "tab:blue" for name in names]
-        axes.errorbar(medians, names, xerr=reach, fmt="none", ecolor="gray", capsize=2)
-        axes.scatter(medians, names, color=colors, zorder=3)
-        axes.grid(axis="x", alpha=0.3)
-        quantity = comparison.case.quantities[0]
-        best = "more" if quantity.unit.higher_is_better else "less"
-        axes.set_title(f"{comparison.case.title} ({best} is better)", fontsize=9)
-        if all(median > 0 for median in medians) and max(medians) > 10 * min(medians):
-            axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _, show=quantity.unit.text: show(value) if value > 0 else "0")
-        axes.tick_params(axis="x", labelrotation=30)
-    return figure
-
-
-def _names() -> Iterable[str]:
-    return (*(peer.name for peer in PEERS), LIMIT)
-
-
-def _draw_ring(ring: RingTable) -> Any:
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(5, 3), layout="constrained")
-    sizes = [row[0] for row in ring]
-    for column, label in ((1, "there and back"), (2, "stream"), (3, "memcpy")):
-        axes.loglog(sizes, [row[column] for row in ring], "o-", label=label)
-    axes.set(xlabel="bytes of a record", ylabel="ns each")
-    axes.legend()
-    return figure
+        rows.append(("the ring alone", 5, ring[1]))
+    for name, rounds, found in rows:
+        date, commit = found.date[:16].replace("T", " "), found.machine["commit"]
+        yield f"| {name} | {date} | {commit} | {rounds} | {found.duration_s:.0f} s | {found.busy:.0%} |"

@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.cases import CASES, RATE, SECONDS, Case
+from benchmarks.cases import CASES, Case
 from benchmarks.peers import OURS, PEERS, Peer
-from benchmarks.rounds import Comparison, Effort, compare
+from benchmarks.rounds import Comparison, compare
+from benchmarks.samples import Effort
+from benchmarks.station import Stations
+from benchmarks.units import RATE, SECONDS
 
 
 class Clock:
@@ -40,12 +43,12 @@ pytestmark = [
 
 
 @pytest.fixture(scope="session")
-def comparison_of(effort: Effort) -> Callable[[Case], Comparison]:
+def comparison_of(effort: Effort, stations: Stations) -> Callable[[Case], Comparison]:
     made: dict[str, Comparison] = {}
 
     def compare_once(case: Case) -> Comparison:
         if case.name not in made:
-            made[case.name] = compare(case, effort)
+            made[case.name] = compare(case, effort, stations)
         return made[case.name]
 
     return compare_once

@@ -1,0 +1,109 @@
+"""The suite itself: a peer that fails ends nothing but itself, and what was measured is kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks import report
+from benchmarks.cases import CASES, find_case
+from benchmarks.peers import OURS, find_peer
+from benchmarks.results import Circumstances, Results
+from benchmarks.rounds import Comparison, compare
+from benchmarks.samples import Effort
+from benchmarks.station import SampleFailed, Station, Stations
+from benchmarks.targets import TARGETS
+
+STANDARD = find_peer("ProcessPoolExecutor")
+TRIP = find_case("round-trip-no-op-call")
+BRIEF = Effort(rounds=1, other_rounds=1, budget_s=0.02)
+LONG = Effort(budget_s=1000.0)
+
+
+@pytest.fixture
+def station() -> Iterator[Station]:
+    opened = Station(STANDARD)
+    yield opened
+    opened.kill()
+
+
+def test_a_station_takes_samples(station: Station) -> None:
+    p50, p99 = station.sample(TRIP.name, BRIEF)
+    assert 0 < p50 <= p99
+
+
+def test_a_peer_that_raises_is_reported_and_its_station_goes_on(station: Station) -> None:
+    with pytest.raises(SampleFailed, match="ValueError: there is no case 'nonsense'"):
+        station.sample("nonsense", BRIEF)
+    assert station.sample(TRIP.name, BRIEF)
+
+
+def test_a_peer_that_dies_is_reported(station: Station) -> None:
+    station.sample(TRIP.name, BRIEF)
+    os.kill(station.pid, signal.SIGKILL)
+    with pytest.raises(SampleFailed, match="its process died \\(SIGKILL\\)"):
+        station.sample(TRIP.name, BRIEF)
+
+
+def test_of_a_peer_that_hangs_nothing_is_left(station: Station) -> None:
+    station.sample(TRIP.name, BRIEF)
+    seen: list[psutil.Process] = []
+
+    def look() -> None:
+        process = psutil.Process(station.pid)
+        seen.extend([process, *process.children(recursive=True)])
+
+    watcher = threading.Timer(4, look)
+    watcher.start()
+    with pytest.raises(SampleFailed, match="not done within 6 s"):
+        station.sample("cost-of-waiting-2-idle-workers", LONG, within_s=6)
+    watcher.join()
+    assert len(seen) > 1
+    assert not psutil.wait_procs(seen, timeout=10)[1]
+
+
+def test_another_station_takes_the_place_of_one_that_died() -> None:
+    with Stations() as stations:
+        stations.sample(STANDARD, TRIP.name, BRIEF)
+        os.kill(stations.of(STANDARD).pid, signal.SIGKILL)
+        comparison = compare(TRIP, BRIEF, stations, [STANDARD, OURS])
+        assert comparison.failed == [STANDARD.name]
+        assert "SIGKILL" in comparison.absent[STANDARD.name]
+        assert comparison.values(OURS.name)
+        assert compare(TRIP, BRIEF, stations, [STANDARD]).values(STANDARD.name)
+
+
+def test_results_are_kept_with_their_dates_and_make_a_page(tmp_path: Path) -> None:
+    measured = Comparison(TRIP, {OURS.name: [(1e-6, 2e-6)], STANDARD.name: [(5e-5, 6e-5)]}, {"ray": "not here"})
+    when = Circumstances("2026-01-02T03:04:05+00:00", 1.5, 0.25, BRIEF, {"commit": "abc", "machine": "mine"})
+    results = Results(tmp_path / "results")
+    results.save(measured, when)
+    results.save_ring([(8, 1.0, 2.0, 3.0)], when)
+    assert list(results.comparisons()) == [(measured, when)]
+    assert results.ring() == ([(8, 1.0, 2.0, 3.0)], when)
+    assert results.is_younger(TRIP.name, when.age_h + 1)
+    assert not results.is_younger(TRIP.name, when.age_h - 1)
+    assert not results.is_younger(CASES[1].name, 1e9)
+    page = report.format_page([(measured, when)], results.ring(), {})
+    assert "| ProcessPoolExecutor | 50 µs **50 ×** | 60 µs **30 ×** |" in page
+    assert "| round-trip-no-op-call | 2026-01-02 03:04 | abc | 1 | 2 s | 25% |" in page
+    assert "| round trip of a no-op call, p50 | ProcessPoolExecutor | 25 × | **50 ×** | 50 – 50 × | ✓ |" in page
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.what)
+def test_a_target_is_about_a_case_and_peers_that_there_are(target) -> None:
+    case = find_case(target.case)
+    assert target.quantity < len(case.quantities)
+    assert bool(target.peers) != bool(target.share)
+    for peer in target.peers:
+        assert not case.request.needs & ~find_peer(peer).abilities
+
+
+def test_names_of_cases_are_unlike() -> None:
+    assert len({case.name for case in CASES}) == len(CASES)
