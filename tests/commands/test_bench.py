@@ -1,0 +1,218 @@
+"""`pympipool bench`: it measures real workers, and its words follow from the figures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from pympipool.commands import bench
+from pympipool.commands.bench import measuring
+from pympipool.commands.bench.advice import advice
+from pympipool.commands.bench.measuring import Length, Measured, MpiRanks
+from pympipool.commands.bench.tables import bar, format_measured
+from pympipool.errors import WorkerStartError
+
+
+def options(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+@pytest.fixture
+def in_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at everything, which is over soon."""
+    monkeypatch.setattr(measuring, "BUDGET_S", 0.02)
+    monkeypatch.setattr(measuring, "LENGTHS_S", (1e-3, 1e-2))
+    monkeypatch.setattr(measuring, "SIZES_BYTES", (8_000, 800_000))
+
+
+def made_up(**others: object) -> Measured:
+    """A machine of four cores, on which all is as it should be."""
+    measured = Measured("mpi", "myhost", 4)
+    measured.first_s, measured.all_s, measured.trip_s, measured.trip_p99_s, measured.alone_s = (
+        0.1,
+        0.2,
+        5e-6,
+        6e-6,
+        5e-3,
+    )
+    measured.rates = {1: 100_000.0, 4: 400_000.0}
+    measured.map_rate = measured.chunked_rate = 1e6
+    measured.lengths = [Length(1e-3, 0.9, 0.9, 0.2), Length(1e-2, 1.0, 1.0, 0.5)]
+    measured.speed_ups = {1: 1.0, 2: 2.0, 4: 4.0}
+    measured.echoes_s = {8_000_000: 0.004}
+    measured.mpi = [MpiRanks(2, 1.05e-4, 0.305)]
+    for name, value in others.items():
+        setattr(measured, name, value)
+    return measured
+
+
+def sentence_with(word: str, measured: Measured) -> str:
+    found = [sentence for sentence in advice(measured) if word in sentence]
+    assert len(found) == 1, found
+    return found[0]
+
+
+@pytest.mark.usefixtures("in_short")
+def test_it_measures_and_says_what_to_set(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.run(options("--cores", "2", "--backend", "mpi")) == 0
+    text = capsys.readouterr().out
+    assert "backend 'mpi', 2 cores" in text
+    for title in (
+        "Starting",
+        "Calls that do nothing",
+        "Values to a worker",
+        "Share of the time",
+        "Speed with",
+        "What to set",
+    ):
+        assert title in text
+    assert "block_allocation=True" in text.partition("What to set")[2]
+
+
+@pytest.mark.usefixtures("in_short")
+def test_all_figures_are_there_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.run(options("--cores", "2", "--backend", "mpi", "--json")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["cores"] == 2
+    for name in ("first_s", "all_s", "trip_s", "trip_p99_s", "alone_s", "map_rate", "chunked_rate"):
+        assert found[name] > 0, name
+    assert set(found["rates"]) == {"1", "2"}
+    assert [length["call_s"] for length in found["lengths"]] == [1e-3, 1e-2]
+    for length in found["lengths"]:
+        assert 0 < length["alone"] <= 1
+        assert 0 < length["block"] <= 1
+        assert 0 < length["mapped"] <= 1
+    assert found["speed_ups"]["1"] == 1
+    assert set(found["echoes_s"]) == {"8000", "800000"}
+    assert found["advice"]
+
+
+@pytest.mark.mpi
+@pytest.mark.usefixtures("in_short")
+def test_mpi_is_measured_where_it_is() -> None:
+    pytest.importorskip("mpi4py", reason='MPI is measured with mpi4py: pip install "pympipool[mpich]"')
+    measured = measuring.measure("mpi", 2)
+    assert not measured.no_mpi
+    assert [found.ranks for found in measured.mpi] == [2]
+    assert 0 < measured.mpi[0].trip_s < measured.mpi[0].alone_s
+
+
+@pytest.mark.usefixtures("in_short")
+def test_without_mpi_the_rest_is_measured_and_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pympipool.spawners import mpiexec
+
+    def find_nothing(library: object) -> None:
+        raise WorkerStartError("there is no MPI library: pip install mpich")
+
+    monkeypatch.setattr(mpiexec, "find_launcher", find_nothing)
+    measured = measuring.measure("mpi", 2)
+    assert measured.trip_s > 0
+    assert sentence_with("MPI was not measured", measured).endswith("there is no MPI library: pip install mpich.")
+
+
+def test_one_core_needs_no_mpi() -> None:
+    measured = Measured("mpi", "myhost", 1)
+    measuring._measure_mpi(measured, print)
+    assert measured.no_mpi == "functions of several ranks need two cores"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("--backend", "slum"), "backend is 'slum'"),
+        (("--cores", "0", "--backend", "mpi"), "max_cores must be greater than 0, not 0"),
+        (("--plot", "/no/such/folder/plot.svg"), "there is no folder /no/such/folder"),
+    ],
+)
+def test_wrong_options_are_refused_at_once(
+    words: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench.run(options(*words)) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_it_and_its_workers() -> None:
+    script = textwrap.dedent("""
+        import argparse, os, signal, threading
+        from pympipool.commands import bench
+        from pympipool.commands.bench import measuring
+
+        def interrupt_soon(text):
+            if text.startswith("the same work with 2"):
+                threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+        measuring.BUDGET_S = 1.0
+        try:
+            measuring.measure("mpi", 2, interrupt_soon)
+        except KeyboardInterrupt:
+            print("interrupted")
+    """)
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=50)
+    assert done.stdout == "interrupted\n", done.stderr
+
+
+def test_a_picture_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason='pictures need matplotlib: pip install "pympipool[plot]"')
+    from pympipool.commands.bench.plot import draw
+
+    draw(made_up(), tmp_path / "bench.svg")
+    assert (tmp_path / "bench.svg").read_text().startswith("<?xml")
+    with pytest.raises(ValueError, match="nonsense"):
+        draw(made_up(), tmp_path / "bench.nonsense")
+
+
+def test_workers_stay_for_calls_shorter_than_twenty_times_what_a_process_costs() -> None:
+    # At 10 ms half of the time is lost: a process costs 10 ms, of which 190 ms lose 5 %.
+    assert "for calls shorter than 190 ms" in sentence_with("a process of its own costs", made_up())
+
+
+def test_map_is_advised_where_submit_loses_more_than_a_twentieth() -> None:
+    # 400 000 calls per second on 4 cores: each costs 10 µs.
+    assert "for calls shorter than 190 µs" in sentence_with("map instead of submit", made_up())
+
+
+def test_chunksize_is_left_to_map_unless_it_is_faster() -> None:
+    assert "Leave chunksize of map away" in sentence_with("chunksize", made_up())
+    assert "about 4 ms / length of a call" in sentence_with("chunksize", made_up(chunked_rate=2e6))
+
+
+@pytest.mark.parametrize(
+    ("speed_ups", "words"),
+    [
+        ({1: 1.0, 2: 2.0, 4: 3.9}, "max_workers=4, one for each core"),
+        ({1: 1.0, 2: 1.98, 4: 2.0}, "max_workers=2 for calls that compute: 2.0 times"),
+        ({1: 1.0, 2: 1.0, 4: 1.0}, "max_workers=1: more of them were not faster"),
+    ],
+)
+def test_as_many_workers_are_advised_as_make_it_faster(speed_ups: dict[int, float], words: str) -> None:
+    assert words in sentence_with("max_workers=", made_up(speed_ups=speed_ups))
+
+
+def test_mpi_pays_from_where_the_time_saved_is_more_than_what_it_costs() -> None:
+    # 2 ranks save half of the call and cost 100 µs more, or 300 ms: twice of that.
+    sentence = sentence_with("MPI with 2 ranks", made_up())
+    assert "more than 200 µs on one core with block_allocation=True" in sentence
+    assert "or 600 ms without" in sentence
+
+
+def test_a_busy_machine_is_named() -> None:
+    assert not any("Measure again" in sentence for sentence in advice(made_up()))
+    assert "its load was 3.0" in sentence_with("Measure again when the machine is quiet", made_up(load=3.0))
+
+
+def test_bars_are_as_wide_in_any_terminal() -> None:
+    for encoding in ("utf-8", "ascii", "latin-1"):
+        for share in (-1.0, 0.0, 0.013, 0.5, 1.0, 7.0):
+            assert len(bar(share, encoding)) == 36
+
+
+def test_lines_fit_into_a_terminal() -> None:
+    assert max(len(line) for line in format_measured(made_up())) <= 100
