@@ -295,8 +295,8 @@ def _map_rate(exe: Executor, chunksize: int | None) -> float:
 
 
 def _submitted(exe: Executor, call_s: float, count: int) -> float:
-    futures = [exe.submit(trials.spin, call_s) for _ in range(count)]
-    return sum(future.result() for future in futures)
+    futures: list[Any] = [exe.submit(trials.spin, call_s) for _ in range(count)]
+    return float(sum(future.result() for future in futures))
 
 
 def _mapped(exe: Executor, call_s: float, count: int) -> float:
