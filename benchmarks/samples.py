@@ -56,11 +56,15 @@ def in_open_pool(request: Request, measure: Measure) -> Callable[[Peer, Effort],
 
 
 def affordable(most: int, effort: Effort, run: Callable[[int], object], trial: int = 50) -> int:
-    """How many of most calls fit into the budget, by a trial that also warms up."""
-    start = time.perf_counter()
-    run(min(trial, most))
-    taken_s = time.perf_counter() - start
-    return max(min(most, int(effort.budget_s / taken_s * trial)), trial // 5, 3)
+    """How many of most calls fit into the budget, by a trial that also warms up; slow peers are tried with fewer calls."""
+    count = min(trial, most, 20)
+    while True:
+        start = time.perf_counter()
+        run(count)
+        taken_s = time.perf_counter() - start
+        if count >= min(trial, most) or taken_s > effort.budget_s / 4:
+            return max(min(most, int(effort.budget_s / taken_s * count)), min(count, 10), 3)
+        count = min(5 * count, trial, most)
 
 
 def submit_all(pool: Pool, fn: Callable[..., Any], *args: Any, count: int) -> list[Any]:
