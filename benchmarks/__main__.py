@@ -93,7 +93,7 @@ def measure(options: argparse.Namespace, effort: Effort, results: Results) -> It
             with circumstances() as found:
                 comparison = compare(case, effort, stations, peers, show_progress)
             results.save(comparison, *found)
-            print("\n".join(["", *report.format_table([comparison])]), flush=True)
+            print("\n".join(["", f"## {case.name}", "", *report.format_table([comparison])]), flush=True)
             if OURS.name in comparison.failed:
                 yield f"{case.name}: {comparison.absent[OURS.name]}"
     if is_wanted(RING):

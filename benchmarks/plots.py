@@ -129,13 +129,13 @@ def draw_points(comparisons: Sequence[Comparison]) -> Any:
 def _draw_field(axes: Any, comparison: Comparison, quantity: int, names: Sequence[str]) -> None:
     unit = comparison.case.quantities[quantity].unit
     medians = {name: comparison.median(name, quantity) for name in names if comparison.values(name, quantity)}
-    if all(median > 0 for median in medians.values()):
+    begin, end = min(medians.values()), max(medians.values())
+    if begin > 0 and end > 10 * begin:
         axes.set_xscale("log")
-        begin, end = min(medians.values()), max(medians.values())
         reach = max(end / begin, 3)
         axes.set_xlim(begin / reach**0.12, begin * reach**1.45)  # room for the figures
     else:
-        axes.set_xlim(0, 1.4 * max(medians.values(), default=1) or 1)
+        axes.set_xlim(0, 1.4 * end or 1)
     for row, name in enumerate(names):
         if name not in medians:
             continue
@@ -143,7 +143,7 @@ def _draw_field(axes: Any, comparison: Comparison, quantity: int, names: Sequenc
         color = color_of(name)
         axes.plot([axes.get_xlim()[0], medians[name]], [row, row], color=FAINT, linewidth=2, solid_capstyle="butt")
         axes.plot([min(values), max(values)], [row, row], color=color, linewidth=1.6, alpha=0.5)
-        axes.scatter([medians[name]], [row], color=color, s=34 if name == OURS.name else 22, zorder=3)
+        axes.scatter([medians[name]], [row], color=color, s=34 if name == OURS.name else 22, zorder=3, clip_on=False)
         axes.annotate(
             unit.text(medians[name]),
             (max(values), row),

@@ -29,7 +29,7 @@ SECONDS = Unit(False, show_seconds)
 RATE = Unit(True, show_rate)
 BYTES = Unit(False, show_bytes)
 SHARE = Unit(True, lambda value: f"{value:.3f}")
-CORES = Unit(False, lambda value: f"{100 * value:.2f} %")
+CORES = Unit(False, lambda value: f"{100 * value:.3g} %")
 
 TIME = (Quantity("time", SECONDS),)
 TRIPS = (Quantity("p50", SECONDS), Quantity("p99", SECONDS))
