@@ -8,6 +8,8 @@ rounds   one case on all peers, in alternating rounds
 results  what was measured, kept as files             machine  on what, with which versions
 report   tables, with plots and targets               pending  memory of calls that wait
 
+memory   of both sides, while very many calls go by
+
 python -m benchmarks               writes docs/benchmarks.md
 python -m pytest benchmarks        the same cases in the tables of pytest-benchmark, and the guard
 """
