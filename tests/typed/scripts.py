@@ -9,7 +9,7 @@ from pympipool import Executor
 if TYPE_CHECKING:
     from concurrent import futures
 
-    from typing_extensions import assert_type
+    from typing_extensions import assert_type  # noqa: TC004  this file is never run
 
     from pympipool._future import Future
 

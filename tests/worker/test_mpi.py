@@ -366,6 +366,8 @@ def test_idle_ranks_use_less_than_a_hundredth_of_a_core(start_mpi):
 def test_calls_after_a_while_wake_all_ranks(start_mpi):
     master = start_mpi(ranks=3).ready()
     master.send_function(1, lambda x: x)
+    master.send_call(1, "first")  # for which much is imported
+    assert master.result() == ["first"] * 3
     slow = 0
     for pause_s in [0.0, 1e-4, 2e-4, 3e-4, 1e-3, 0.01, 0.05] * 10:
         time.sleep(pause_s)
