@@ -110,6 +110,10 @@ class Engine:
         self.pool.open()
         _engines.add(self)
 
+    def hosts(self) -> list[dict[str, Any]]:
+        """What each serving worker's rank 0 said of itself."""
+        return self.pool.hosts()
+
     # ---- calls ----
 
     def submit(

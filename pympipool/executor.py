@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, o
 from pympipool import bar, display, parameters
 from pympipool.backends import make_backend
 from pympipool.engine import Engine
+from pympipool.graph import Nowhere, Sketch
 from pympipool.mapping import Columns, in_chunks, in_fitting_batches, one_by_one
 from pympipool.pool.block import BlockPool
 from pympipool.pool.single import SinglePool
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from pympipool._dispatch import Dispatcher
     from pympipool._future import Future
+    from pympipool.backends import Backend
 
     Awaited: TypeAlias = "futures.Future[Any] | Iterable[futures.Future[Any]] | Mapping[Any, futures.Future[Any]]"
 
@@ -69,6 +71,9 @@ class Executor(futures.Executor):
         restart_limit: How often a call is tried again whose worker died while it ran.
         connect_timeout: Seconds that a worker may take from its start until it has connected; waiting in a scheduler's
             queue does not count.
+        plot_dependency_graph: Draws the graph of the calls instead of running them, in the notebook, as soon as the
+            executor is shut down; `result()` raises RuntimeError.
+        plot_dependency_graph_filename: Draws it to this file (SVG) instead.
 
     Raises:
         ValueError, TypeError: A parameter is wrong; says which, its value, and what is allowed.
@@ -105,6 +110,8 @@ class Executor(futures.Executor):
         run_time_max: float | None = None,
         restart_limit: int = 0,
         connect_timeout: float = 60.0,
+        plot_dependency_graph: bool = False,
+        plot_dependency_graph_filename: str | os.PathLike[str] | None = None,
     ) -> None:
         self._info: dict[str, Any] = {}
         cores_per_worker = Resources.check("cores", cores_per_worker, "cores_per_worker")
@@ -125,7 +132,8 @@ class Executor(futures.Executor):
         Resources.check("oversubscribe", block_allocation, "block_allocation")
         Resources.check("oversubscribe", disable_dependencies, "disable_dependencies")
         positive_seconds("refresh_rate", refresh_rate)
-        self._backend = make_backend(backend)
+        drawn = parameters.is_drawn(plot_dependency_graph, plot_dependency_graph_filename, disable_dependencies)
+        self._backend: Backend = Nowhere(backend) if drawn else make_backend(backend)
         self._backend.check(self._resources)
         workers, cores = parameters.count_workers(max_workers, max_cores, cores_per_worker, self._backend)
         self._ledger: Ledger[Any] = Ledger(cores=cores, counts_devices=not self._backend.assigns_devices)
@@ -138,7 +146,12 @@ class Executor(futures.Executor):
             "main_path": sys.argv[0] if sys.argv else "",
             "init_function": parameters.pickled_init_function(init_function, block_allocation),
         }
-        make_pool = self._block_pool(workers, settings) if block_allocation else self._single_pool(settings)
+        self._engine: Engine | Sketch
+        if drawn:
+            self._engine = Sketch(plot_dependency_graph_filename)
+        else:
+            make_pool = self._block_pool(workers, settings) if block_allocation else self._single_pool(settings)
+            self._engine = Engine(make_pool, resolve_dependencies=not disable_dependencies)
         self._info = {
             "backend": self._backend.name,
             "block_allocation": block_allocation,
@@ -154,7 +167,6 @@ class Executor(futures.Executor):
         }
         self._block_allocation = block_allocation
         self._checked: object = None
-        self._engine = Engine(make_pool, resolve_dependencies=not disable_dependencies)
         self._forgotten = weakref.finalize(self, self._engine.close, wait=False)
         self._forgotten.atexit = False  # then it is closed too, but waited for
 
@@ -273,6 +285,8 @@ class Executor(futures.Executor):
         self._engine.check_usable(fn)
         begin = partial(self._begin_map, fn, chunksize, deadline_s)
         options = bar.options_of(progress, callable_name(fn))
+        if isinstance(self._engine, Sketch):
+            return one_by_one(self.submit, fn, Columns(iterables), deadline_s)
         if options is None:
             return begin(iterables, self.submit, self._engine)
         columns = Columns(iterables)
@@ -322,7 +336,7 @@ class Executor(futures.Executor):
     @property
     def info(self) -> dict[str, Any]:
         """What this executor was made with, and its workers: number, host and process id of each."""
-        return {**self._info, "workers": self._engine.pool.hosts()}
+        return {**self._info, "workers": self._engine.hosts()}
 
     @property
     def max_workers(self) -> int:
@@ -362,8 +376,12 @@ class Executor(futures.Executor):
         """What it was made with, its workers, and what has become of the calls."""
         if not self._info:
             return "<Executor that was not started>"
+        if isinstance(self._engine, Sketch):
+            return repr(self._engine)
         return display.as_text(display.look_at(self._engine, self._info))
 
     def _repr_html_(self) -> str:
-        """The same, as a card for notebooks."""
+        """The same, as a card for notebooks; the graph, where calls are drawn."""
+        if isinstance(self._engine, Sketch):
+            return self._engine._repr_html_()
         return display.as_html(display.look_at(self._engine, self._info))

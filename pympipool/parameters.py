@@ -43,6 +43,16 @@ def naming_the_nearest(init: Callable[P, T]) -> Callable[P, T]:
     return checked
 
 
+def is_drawn(plot: Any, filename: Any, disable_dependencies: bool) -> bool:
+    """Whether calls are drawn instead of run."""
+    drawn = bool(Resources.check("oversubscribe", plot, "plot_dependency_graph")) or filename is not None
+    if drawn and disable_dependencies:
+        raise ValueError(
+            "plot_dependency_graph=True with disable_dependencies=True: dependencies are what is drawn; leave one of the two"
+        )
+    return drawn
+
+
 def takes_resource_dict(fn: Any) -> bool:
     """Whether a function has a parameter that submit() takes for itself.
 

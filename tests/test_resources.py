@@ -228,7 +228,7 @@ def test_where_the_driver_shows_no_files_nvidia_smi_is_asked(monkeypatch):
             raise answer
         return answer
 
-    monkeypatch.setattr(available.subprocess, "run", run)
+    monkeypatch.setattr(available, "run", run)
     monkeypatch.setattr(available.Path, "iterdir", lambda _: (_ for _ in ()).throw(FileNotFoundError()))
     assert [available._count_nvidia(pathlib.Path("/")) for _ in range(3)] == [2, 0, 0]
 

@@ -158,3 +158,12 @@ def test_a_bar_is_shown_while_calls_run(kernel):
     assert (cell.value, cell.error) == ("1225", "")
     drawn = cell.stderr + "".join(str(shown) for shown in cell.displays)  # text, or a widget where there are widgets
     assert "fifty" in drawn
+
+
+def test_the_graph_of_calls_is_drawn_below_the_cell(kernel):
+    cell = kernel.run(
+        "with Executor(plot_dependency_graph=True) as drawn:\n    drawn.submit(divmod, drawn.submit(divmod, 7, 2), 3)"
+    )
+    assert cell.error == ""
+    assert [shown["text/html"].count("<g>") for shown in cell.displays] == [2]
+    assert "<svg" in kernel.run("drawn").html
