@@ -6,7 +6,7 @@
 #include <stdatomic.h>
 
 #define MARGIN          128
-#define SIZE_MAX_TESTED (3 * PMP_COPY_ACROSS_MIN)
+#define SIZE_MAX_TESTED (3 * PMP_PAST_CACHES_MIN)
 
 static unsigned char from[MARGIN + SIZE_MAX_TESTED];
 static _Alignas(64) unsigned char to[MARGIN + SIZE_MAX_TESTED + MARGIN];
@@ -14,7 +14,7 @@ static _Alignas(64) unsigned char to[MARGIN + SIZE_MAX_TESTED + MARGIN];
 static void check_copy(size_t to_offset, size_t from_offset, size_t size_bytes)
 {
     memset(to, 0xee, sizeof to);
-    pmp_copy_across(to + to_offset, from + from_offset, size_bytes);
+    pmp_copy_past_caches(to + to_offset, from + from_offset, size_bytes);
     CHECK(memcmp(to + to_offset, from + from_offset, size_bytes) == 0);
     for (size_t i = 0; i < to_offset; i++) {
         CHECK_EQUAL(to[i], 0xee);
@@ -37,7 +37,7 @@ static void every_alignment_is_copied(void)
     fill_source();
     for (size_t to_offset = 0; to_offset <= 64; to_offset++) {
         for (size_t from_offset = 0; from_offset < 64; from_offset += 7) {
-            check_copy(to_offset, from_offset, PMP_COPY_ACROSS_MIN + 13);
+            check_copy(to_offset, from_offset, PMP_PAST_CACHES_MIN + 13);
         }
     }
 }
@@ -48,7 +48,7 @@ static void every_size_is_copied(void)
     for (size_t size_bytes = 0; size_bytes <= 130; size_bytes++) {
         check_copy(3, 1, size_bytes);
     }
-    for (size_t size_bytes = PMP_COPY_ACROSS_MIN - 1; size_bytes <= PMP_COPY_ACROSS_MIN + 130;
+    for (size_t size_bytes = PMP_PAST_CACHES_MIN - 1; size_bytes <= PMP_PAST_CACHES_MIN + 130;
          size_bytes++) {
         check_copy(8, 0, size_bytes);
         check_copy(5, 0, size_bytes);
@@ -85,7 +85,7 @@ static void who_sees_the_release_sees_the_copy(void)
     const pthread_t reader = start_thread(read_letters, NULL);
     for (int round = 1; round <= ROUNDS; round++) {
         memset(letter, round % 256, sizeof letter);
-        pmp_copy_across(mailbox, letter, sizeof letter);
+        pmp_copy_past_caches(mailbox, letter, sizeof letter);
         atomic_store_explicit(&published, round, memory_order_release);
         while (atomic_load_explicit(&taken, memory_order_acquire) != round) {
             sched_yield();
