@@ -60,7 +60,7 @@ static void every_size_is_copied(void)
 
 #define ROUNDS 20000
 
-static _Alignas(64) unsigned char mailbox[4096];
+static _Alignas(64) unsigned char mailbox[PMP_PAST_CACHES_MIN];
 static _Alignas(64) _Atomic int published;
 static _Alignas(64) _Atomic int taken;
 
