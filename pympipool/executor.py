@@ -6,6 +6,7 @@ the backend starts.
 
 from __future__ import annotations
 
+import logging
 import sys
 import types
 import weakref
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from pympipool.backends import Backend
 
     Awaited: TypeAlias = "futures.Future[Any] | Iterable[futures.Future[Any]] | Mapping[Any, futures.Future[Any]]"
+
+logging.getLogger("pympipool").addHandler(logging.NullHandler())  # what to do with messages is the user's to say
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -71,6 +74,8 @@ class Executor(futures.Executor):
         restart_limit: How often a call is tried again whose worker died while it ran.
         connect_timeout: Seconds that a worker may take from its start until it has connected; waiting in a scheduler's
             queue does not count.
+        error_log_file: A file to which each call that raises is appended, by its worker: function, arguments (in a few
+            hundred characters each) and traceback. On other hosts it must lie in a shared folder.
         plot_dependency_graph: Draws the graph of the calls instead of running them, in the notebook, as soon as the
             executor is shut down; `result()` raises RuntimeError.
         plot_dependency_graph_filename: Draws it to this file (SVG) instead.
@@ -110,6 +115,7 @@ class Executor(futures.Executor):
         run_time_max: float | None = None,
         restart_limit: int = 0,
         connect_timeout: float = 60.0,
+        error_log_file: str | os.PathLike[str] | None = None,
         plot_dependency_graph: bool = False,
         plot_dependency_graph_filename: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -127,6 +133,7 @@ class Executor(futures.Executor):
             "run_time_max": run_time_max,
             "restart_limit": restart_limit,
             "connect_timeout": connect_timeout,
+            "error_log_file": error_log_file,
         }
         self._resources = Resources(**said)
         Resources.check("oversubscribe", block_allocation, "block_allocation")

@@ -37,6 +37,7 @@ def test_the_defaults_are_those_of_the_specification():
         "run_time_max": None,
         "restart_limit": 0,
         "connect_timeout": 60.0,
+        "error_log_file": None,
     }
 
 

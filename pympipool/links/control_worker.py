@@ -52,6 +52,7 @@ _VARIABLES = (
     "PYMPIPOOL_HOST",
     "PYMPIPOOL_CONNECT_S",
     "PYMPIPOOL_CWD",
+    "PYMPIPOOL_ERROR_LOG",
 )
 _DESCRIPTORS_MAX = 2
 _DESCRIPTOR_BYTES = struct.calcsize("i")
@@ -71,12 +72,14 @@ class Orders:
         master_host: Name of the master's host, for error messages.
         connect_limit_s: How long to try to reach the relay.
         cwd: The folder to work in, where the launcher cannot be relied on for it; else "".
+        error_log_file: Where calls that fail are written down; "": nowhere.
     """
 
     __slots__ = (
         "address",
         "connect_limit_s",
         "cwd",
+        "error_log_file",
         "key",
         "launcher",
         "master_host",
@@ -97,6 +100,7 @@ class Orders:
         master_host: str = "",
         connect_limit_s: float = 60.0,
         cwd: str = "",
+        error_log_file: str = "",
     ) -> None:
         self.address = address
         self.key = key
@@ -107,6 +111,7 @@ class Orders:
         self.master_host = master_host
         self.connect_limit_s = connect_limit_s
         self.cwd = cwd
+        self.error_log_file = error_log_file
 
 
 def take_orders(environ: MutableMapping[str, str]) -> Orders:
@@ -132,6 +137,7 @@ def take_orders(environ: MutableMapping[str, str]) -> Orders:
         master_host=taken["PYMPIPOOL_HOST"],
         connect_limit_s=float(taken["PYMPIPOOL_CONNECT_S"] or 60.0),
         cwd=taken["PYMPIPOOL_CWD"],
+        error_log_file=taken["PYMPIPOOL_ERROR_LOG"],
     )
 
 

@@ -20,6 +20,8 @@ from pympipool.pool.ending import (
     END_GRACE_S,
     IDLE_CHECK_S,
     death_of,
+    in_short,
+    log_end,
     start_failure_of,
     watch_for_stuck_ranks,
     watch_run_time,
@@ -182,7 +184,6 @@ class BlockPool:
 
     def on_ready(self, member: Member) -> None:
         """The worker serves from now on."""
-        LOGGER.info("worker %d is ready on %s (pid %s)", member.number, member.host, member.pid)
         self._failed_starts = 0
         self.dispatcher.add_worker(member.number, member.link.segment)
         watch_run_time(self.keeper, self.dispatcher, member, self.resources.run_time_max)
@@ -194,12 +195,12 @@ class BlockPool:
         if has_said_why or (self._failed_starts >= START_ATTEMPTS and not serving):
             self._break(error)
             return
-        LOGGER.warning("a worker did not start: %s", error)
+        LOGGER.warning("a worker did not start, and is started again: %s", in_short(error))
         pause_s = min(RESTART_PAUSE_S * 2**self._failed_starts, LONGEST_PAUSE_S)
         self.keeper.after(pause_s, self._start_missing)
 
     def _break(self, error: BaseException) -> None:
-        LOGGER.error("no worker can be started: %s", error)
+        LOGGER.error("no worker can be started: %s", in_short(error))
         self.broken = error
         for member in list(self.keeper.members.values()):
             self.keeper.end_member(member)
@@ -250,6 +251,8 @@ class BlockPool:
         self.ledger.give_back(member.purpose)
         victims = self.dispatcher.lose_worker(member.number)
         served = member.state_before_end is not State.STARTING
+        was_told = self._closing or member.number in self._retiring
+        log_end(LOGGER, member, expected=was_told or not served)  # of one that did not start, `_start_failed` tells
         for future in victims:
             self.dispatcher.fail(future, member.kill_reason or death_of(member, future))
         if self.broken is not None:
@@ -262,7 +265,6 @@ class BlockPool:
             self._retiring.remove(member.number)
             self._start_missing()  # there may be too few again
         elif served:
-            LOGGER.warning("worker %d ended: %s", member.number, death_of(member, None))
             self._start_missing()
         elif self.broken is None:
             self._start_failed(start_failure_of(member), member)

@@ -44,6 +44,20 @@ def death_of(member: Member, future: Future[Any] | None) -> WorkerDied:
     )
 
 
+def log_end(logger: logging.Logger, member: Member, *, expected: bool) -> None:
+    """Tells the log of a worker's end, without a word that user code has said: a warning where nobody told it to end."""
+    if expected:
+        logger.info("worker %d ended", member.number)
+        return
+    bare = WorkerDied(worker=member.number, host=member.host, pid=member.pid, exit_code=member.process.poll())
+    logger.warning("%s%s", bare, f": {in_short(member.kill_reason)}" if member.kill_reason else "")
+
+
+def in_short(error: BaseException) -> str:
+    """An error without what user code has said, which may hold data: our own reason, or only of what type it is."""
+    return error.reason if isinstance(error, WorkerStartError) else type(error).__name__
+
+
 def start_failure_of(member: Member) -> BaseException:
     """Why a worker did not get ready: what it said itself, else how it ended."""
     return member.start_error or WorkerStartError(

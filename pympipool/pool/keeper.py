@@ -186,12 +186,17 @@ class Keeper:
         order = WorkerOrder(
             number=number,
             ranks=resources.cores,
-            environment={**environment, **self.listener.environment(number, resources.cores)},
+            environment={
+                **environment,
+                **({"PYMPIPOOL_ERROR_LOG": resources.error_log_file} if resources.error_log_file else {}),
+                **self.listener.environment(number, resources.cores),
+            },
             cwd=resources.cwd,
             connect_limit_s=resources.connect_timeout,
         )
         member = Member(order, spawner.start(order), link)
         self.members[number] = member
+        LOGGER.info("worker %d starts (ranks: %d)", number, resources.cores)
         for output in member.outputs:
             if output.pipe is not None:
                 self._watch(output.pipe, functools.partial(self._forward, output))
@@ -334,6 +339,7 @@ class Keeper:
                 if len(member.ready_ranks) == member.order.ranks and member.state is State.STARTING:
                     member.state = State.SERVING
                     member.link.handed_over()
+                    LOGGER.info("worker %d is ready on %s (pid %s)", member.number, member.host, member.pid)
                     self.policy.on_ready(member)
             case ("failed", parts):
                 member.start_error = member.start_error or serialization.load_exception(parts)

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pympipool.pool.ending import (
     IDLE_CHECK_S,
     death_of,
+    in_short,
+    log_end,
     start_failure_of,
     watch_for_stuck_ranks,
     watch_run_time,
@@ -237,17 +239,22 @@ class SinglePool:
         request: Request = member.purpose
         victims = self.dispatcher.lose_worker(member.number)
         assert request.grant is not None
+        log_end(LOGGER, member, expected=self._killed or not victims)
         if self._may_try_again(request, member, bool(victims)):
             self._try_again(request, request.grant)
         else:
             for future in victims:
                 self.dispatcher.fail(future, member.kill_reason or death_of(member, future))
             if member.state_before_end is State.STARTING:
-                self.dispatcher.fail(request.future, start_failure_of(member))  # unless it was cancelled
+                error = start_failure_of(member)
+                if not request.future.done():
+                    LOGGER.warning("worker %d did not start: %s", member.number, in_short(error))
+                self.dispatcher.fail(request.future, error)  # unless it was cancelled
             self._finish(request.grant)
         self._start_next()
 
     def _try_again(self, request: Request, grant: Grant) -> None:
+        LOGGER.info("a call is tried again whose worker is gone")
         try:
             self.ledger.enqueue(request, request.resources)
         except ValueError as error:  # there are less cores than when it was submitted

@@ -56,6 +56,23 @@ def folder(name: str, value: Any) -> str | None:
     return os.path.abspath(path)
 
 
+def file_to_write(name: str, value: Any) -> str | None:
+    """A check for files that will be written; None is allowed. Absolute when kept."""
+    if value is None:
+        return None
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str):
+        raise TypeError(f"{name} is {value!r}, of type {type(value).__name__}; it must be a path (str or Path) or None")
+    path = os.path.abspath(path)
+    if os.path.isdir(path):
+        raise ValueError(f"{name} is {path!r}, which is a directory; it must be a file")
+    folder = os.path.dirname(path)
+    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        problem = "cannot be written" if os.path.isdir(folder) else f"cannot be made: {folder} does not exist"
+        raise ValueError(f"{name} is {path!r}, which {problem}")
+    return path
+
+
 def positive_seconds(name: str, value: Any, otherwise: str = "") -> float:
     """A check for durations.
 

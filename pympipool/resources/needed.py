@@ -41,6 +41,8 @@ class Resources:
         restart_limit: How often a call is tried again whose worker died while it ran.
         connect_timeout: Seconds that a worker may take, from the start of its processes, until it has connected to the
             master. Waiting in a scheduler's queue does not count.
+        error_log_file: A file to which each call that raises is appended, by its worker: function, arguments (in a few
+            hundred characters each) and traceback. On other hosts it must lie in a shared folder.
 
     Raises:
         TypeError: A value is of a wrong type.
@@ -66,6 +68,7 @@ class Resources:
     run_time_max: float | None = field(default=None, metadata={"check": checks.seconds_or_none})
     restart_limit: int = field(default=0, metadata={"check": checks.count(0)})
     connect_timeout: float = field(default=60.0, metadata={"check": checks.positive_seconds})
+    error_log_file: str | None = field(default=None, metadata={"check": checks.file_to_write})
 
     def __post_init__(self) -> None:
         for name in _PARAMETERS:

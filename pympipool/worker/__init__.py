@@ -8,6 +8,7 @@
       prepare.py   before the first call: settings, init_function, reports of failure
       calls.py     the functions that calls refer to, and how one is run
       preset.py    parameters that come from init_function
+      errorlog.py  calls that fail, written down for the user
       programs.py  an external program that a ShellExecutor's calls talk with
 
 Nothing here knows the executor. The program ends in one of these ways: after END or its only call, normally; when it

@@ -6,7 +6,7 @@ A function travels once, under a number; master and worker agree without a word 
 
 from __future__ import annotations
 
-from pympipool.serialization import load
+from pympipool.serialization import callable_name, load
 from pympipool.worker.batches import run_each
 from pympipool.worker.preset import with_preset
 
@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any, NoReturn
+
+    from pympipool.worker.errorlog import ErrorLog
 
 SLOTS = 256  # as in _dispatch.pyx; a power of two
 
@@ -23,21 +25,27 @@ class Calls:
 
     Args:
         preset: Parameters that every function gets which knows them and was not given them: from init_function.
+        error_log: Where calls that fail are written down; None: nowhere.
     """
 
-    __slots__ = ("_functions", "_preset")
+    __slots__ = ("_error_log", "_functions", "_preset")
 
-    def __init__(self, preset: Mapping[str, Any]) -> None:
+    def __init__(self, preset: Mapping[str, Any], error_log: ErrorLog | None = None) -> None:
         self._preset = preset
+        self._error_log = error_log
         self._functions: list[tuple[int, Callable[..., Any]]] = [(0, _nothing)] * SLOTS
 
     def remember(self, number: int, parts: Sequence[Any]) -> None:
         """Keeps a function for the calls that refer to it. If it cannot be unpickled, these will fail with that."""
         try:
-            function = with_preset(load(parts, "the function"), self._preset)
+            function = self._prepared(load(parts, "the function"))
         except Exception as error:
             function = _failing(error)
         self._functions[number % SLOTS] = number, function
+
+    def _prepared(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        prepared = with_preset(function, self._preset)
+        return prepared if self._error_log is None else self._error_log.watching(prepared, callable_name(function))
 
     def run(self, number: int, parts: list[Any]) -> Any:
         """Runs a call; raises what it raises. Empties parts before, so that its arguments are nobody else's.
@@ -46,7 +54,7 @@ class Calls:
         """
         if number == 0:
             function, args, kwargs = load(parts, "the call")
-            function = with_preset(function, self._preset)
+            function = self._prepared(function)
         else:
             args, kwargs = load(parts, "the arguments")
             known, function = self._functions[number % SLOTS]

@@ -82,9 +82,13 @@ def _prepare(
     if rank == 0:
         channel = control.open_channel(descriptors)
         root = RootRank(join_world(orders, rank))
-        return functools.partial(serve_root, channel, root, Runner(make_calls(settings), control, rank, where))
+        return functools.partial(serve_root, channel, root, _runner(orders, settings, control, rank, where))
     other = OtherRank(join_world(orders, rank))
-    return functools.partial(serve_other, other, Runner(make_calls(settings), control, rank, where))
+    return functools.partial(serve_other, other, _runner(orders, settings, control, rank, where))
+
+
+def _runner(orders: Orders, settings: dict[str, Any], control: Control, rank: int, where: str) -> Runner:
+    return Runner(make_calls(settings, orders.error_log_file, where), control, rank, where)
 
 
 def launched_rank(environ: Mapping[str, str]) -> int | None:

@@ -33,7 +33,7 @@ def run(orders: Orders, control: Control) -> None:
     try:
         channel = control.open_channel(descriptors)
         apply_settings(settings, orders.cwd)
-        calls = make_calls(settings)
+        calls = make_calls(settings, orders.error_log_file, where)
     except BaseException as error:
         tell(control.failed, error, where)
         sys.exit(1)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from typing_extensions import assert_type
+
 from pympipool import Executor
 
 if TYPE_CHECKING:
     from concurrent import futures
-
-    from typing_extensions import assert_type  # noqa: TC004  this file is never run
 
     from pympipool._future import Future
 
@@ -77,8 +77,9 @@ def as_any_executor(exe: futures.Executor) -> None:
     exe.submit(add, 1)
 
 
-with Executor() as executor:
-    as_any_executor(executor)
-    assert_type(executor, Executor)
-    executor.max_workers = 3
-    executor.max_workers = "3"  # wrong
+def as_a_context_manager() -> None:
+    with Executor() as executor:
+        as_any_executor(executor)
+        assert_type(executor, Executor)
+        executor.max_workers = 3
+        executor.max_workers = "3"  # wrong
