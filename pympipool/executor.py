@@ -372,6 +372,11 @@ class Executor(futures.Executor):
         self._engine.resize(number, cores)
         self._info.update(max_workers=number, max_cores=cores)
 
+    @property
+    def _max_workers(self) -> int:
+        """The standard library's executors have it under this name, and dask asks for it."""
+        return self.max_workers
+
     def __len__(self) -> int:
         """Number of calls that no worker has been given yet."""
         return self._engine.waiting_count()
