@@ -10,8 +10,8 @@ import os
 import sys
 import traceback
 from concurrent.futures import BrokenExecutor
-from pathlib import Path
 
+from pympipool.selftest.processes import MARK, job_names, marked
 from pympipool.selftest.steps import STEPS, Lacking, Place, Unexpected, kill_this_script
 
 
@@ -38,23 +38,10 @@ def main(name: str, backend: str, cores: str, descriptor: str) -> None:
             report(outcome="fails", said=f"{type(error).__name__}: {error}")
         else:
             if step.name == "end":
-                report(jobs=scheduler_jobs())
+                report(jobs=sorted(job_names(marked(os.environ[MARK]).values())))
             report(outcome="works", said=said)
             if step.name == "end":
                 kill_this_script()
-
-
-def scheduler_jobs() -> list[str]:
-    """Names of what this process has asked SLURM for: they are in the command lines of its children."""
-    names = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_text().split("\0")
-            if f"PPid:\t{os.getpid()}\n" in (folder / "status").read_text():
-                names += [word.partition("=")[2] for word in words if word.startswith("--job-name=pympipool-")]
-        except OSError:  # it has ended meanwhile
-            continue
-    return names
 
 
 if __name__ == "__main__":

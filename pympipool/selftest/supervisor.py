@@ -18,15 +18,17 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import IO, Any
 
+from pympipool.selftest.processes import MARK, job_names, marked
 from pympipool.selftest.steps import Step
-
-MARK = "PYMPIPOOL_SELFTEST"
+from pympipool.spawners.slurm import cancel
 
 GONE_S = 10.0
 """How long what a step has started may take to end after it; pympipool promises 2 s, schedulers do not."""
+
+TIDY_UP_S = 5.0
+"""How long a step that has run out of time may take to close its executor."""
 
 LAST_LINES = 8
 
@@ -70,7 +72,7 @@ def try_step(step: Step, backend: str, cores: int, limit_s: float) -> Verdict:
             outcome, said = _judge(reports, seconds)
             left = _left(mark, reports.get("jobs", ())) if outcome is not Outcome.FAILS else []
         finally:
-            _kill_marked(mark)
+            _end(mark)
         if left:
             outcome, said = Outcome.FAILS, f"it leaves behind what does not end within {GONE_S:g} s: {', '.join(left)}"
         printed.seek(0)
@@ -119,6 +121,9 @@ def _run(step: Step, backend: str, cores: int, deadline_s: float, mark: str, pri
         script.wait(max(0.0, deadline_s - time.monotonic()))
     except (TimeoutError, subprocess.TimeoutExpired):
         reports["timed_out"] = True
+        script.send_signal(signal.SIGINT)  # so that the executor takes back what it has asked a scheduler for
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            script.wait(TIDY_UP_S)
     finally:
         script.kill()
         reports["code"] = script.wait()
@@ -146,20 +151,13 @@ def _lines(pipe: IO[bytes], deadline_s: float) -> Iterator[bytes]:
 def _left(mark: str, jobs: list[str]) -> list[str]:
     """What a step has started and what does not end in time."""
     deadline_s = time.monotonic() + GONE_S
-    while (left := [*_marked(mark).values(), *_running_jobs(jobs)]) and time.monotonic() < deadline_s:
+    while (left := [*_described(mark), *_running_jobs(jobs)]) and time.monotonic() < deadline_s:
         time.sleep(0.05)  # who is not our child cannot be waited for
     return left
 
 
-def _marked(mark: str) -> dict[int, str]:
-    """The processes of this host that carry the mark: their command lines by process id."""
-    wanted, marked = f"{MARK}={mark}".encode(), {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile, or belongs to somebody else
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                marked[int(folder.name)] = f"process {folder.name} ({command[:60].strip()})"
-    return marked
+def _described(mark: str) -> list[str]:
+    return [f"process {pid} ({' '.join(command)[:60].strip()})" for pid, command in marked(mark).items()]
 
 
 def _running_jobs(names: list[str]) -> list[str]:
@@ -182,7 +180,11 @@ def _running_jobs(names: list[str]) -> list[str]:
     return [f"SLURM's {name}" for name in names if name in found]
 
 
-def _kill_marked(mark: str) -> None:
-    for pid in _marked(mark):
+def _end(mark: str) -> None:
+    """Ends what is left of a step."""
+    left = marked(mark)
+    for pid in left:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
+    for name in job_names(left.values()):
+        cancel(name, os.environ.get("SLURM_JOB_ID"))
