@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     until_s = time.monotonic() + parser.parse_args().seconds
     command = [sys.executable, "-m", "pytest", "-q", "--timeout=0", "--noconftest", "-p", "no:cacheprovider"]
+    command += ["-o", "faulthandler_timeout=0"]
     environment = {**os.environ, "FUZZ_EXAMPLES": str(EXAMPLES)}
     tests = STRANGERS.read_text().count("\n@given(")
     inputs = 0
