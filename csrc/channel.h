@@ -30,7 +30,8 @@ enum pmp_kind {
     PMP_END = 3,      /* master to worker: no more calls will come */
     PMP_RESULT = 4,   /* worker to master: what a call returned; tag: its run time, ns */
     PMP_ERROR = 5,    /* worker to master: what a call raised; tag: its run time, ns */
-    PMP_RETURNED = 6  /* a worker's relay to master: this call was not begun, and will not be there */
+    PMP_RETURNED =
+        6 /* a worker's relay to master: this call was not begun, and will not be there */
 };
 
 typedef struct {
