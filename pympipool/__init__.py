@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from pympipool.bar import progress
     from pympipool.executor import Executor
     from pympipool.shell import ShellExecutor, SubprocessExecutor
+    from pympipool.tracing.session import Trace as trace  # noqa: N813  it is used like `open`
 
-__all__ = ["Executor", "ShellExecutor", "SubprocessExecutor", "__version__", "errors", "progress"]
+__all__ = ["Executor", "ShellExecutor", "SubprocessExecutor", "__version__", "errors", "progress", "trace"]
 
 __version__ = "0.9.0.dev0"
 
@@ -26,6 +27,7 @@ _HOMES = {
     "SubprocessExecutor": "pympipool.shell",
     "errors": "pympipool.errors",
     "progress": "pympipool.bar",
+    "trace": "pympipool.tracing.session",
 }
 
 

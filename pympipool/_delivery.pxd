@@ -4,6 +4,7 @@ from libc.stdint cimport uint64_t
 
 from pympipool._future cimport FutureCore, Source
 from pympipool._moving cimport Call, Core
+from pympipool._recording cimport Outcome, Recorder
 
 
 cdef class Delivery(Source):
@@ -15,6 +16,7 @@ cdef class Delivery(Source):
     cdef unsigned long helper  # identity of the thread that helps; 0: none does
     cdef object callbacks_due  # queue of futures whose callbacks are to be run; None: no more come
     cdef object caller         # the thread that runs them, once there has been one
+    cdef Recorder recorder     # of a trace; None: there is none
 
     cdef int help_until(self, FutureCore future, double deadline_s) except -1
     cdef int help_a_slice(self) except -1
@@ -22,3 +24,5 @@ cdef class Delivery(Source):
     cdef int deliver(self) except -1
     cdef int deliver_call(self, Call *call) except -1
     cdef int settle(self, FutureCore future, bint has_callbacks) except -1
+    cdef int note(self, FutureCore future, Outcome outcome) except -1
+    cdef int hand_times(self, FutureCore future, Call *call) except -1

@@ -12,14 +12,17 @@ that takes long, or waits for another call itself, must hold up nobody else.
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport int64_t
+from libc.string cimport memset
 
 from pympipool._calls cimport free_call, parts_of_result
 from pympipool._future cimport CANCELLED, PENDING, RUNNING, FutureCore, Source
 from pympipool._moving cimport (
-    Call, Core, Worker, append, pthread_mutex_lock, pthread_mutex_unlock, remove, take_back, was_begun,
-    worker_of,
+    Call, Core, Worker, append, note_end, pthread_mutex_lock, pthread_mutex_unlock, remove, take_back,
+    was_begun, worker_of,
 )
-from pympipool._ring cimport pmp_doorbell_ring
+from pympipool._recording cimport CANCELLED as WAS_CANCELLED
+from pympipool._recording cimport FAILED, UNFINISHED, Outcome, Record, record, unique_now_ns
+from pympipool._ring cimport pmp_doorbell_ring, pmp_now_ns
 from pympipool._watching cimport (
     demand_delivery, hand_back, kick_helper, pump_and_tell, take_over, wait_for_news,
 )
@@ -51,8 +54,10 @@ cdef class Delivery(Source):
     # ---- futures ----
 
     def adopt(self, FutureCore future not None):
-        """Makes this dispatcher the one that a fresh future asks for help."""
+        """Makes this dispatcher the one that a fresh future asks for help. To a trace, the call is submitted now."""
         future.source = self
+        if self.recorder is not None:
+            future.submitted_ns = unique_now_ns()
 
     def fail(self, FutureCore future not None, error):
         """Ends a future that has no call any more with an exception."""
@@ -60,6 +65,7 @@ cdef class Delivery(Source):
             return
         future.status = RUNNING  # no cancelling from here on
         self.lost += 1
+        self.note(future, FAILED)
         self.settle(future, future.set_error(error))
         kick_helper(&self.core)
 
@@ -170,6 +176,8 @@ cdef class Delivery(Source):
         elif call.result == NULL:
             remove(&self.core.waiting, call)
             withdrawn = True
+        if withdrawn:
+            note_end(&self.core, NULL, call, WAS_CANCELLED)
         pthread_mutex_unlock(&self.core.lock)
         if withdrawn:
             free_call(call)
@@ -196,6 +204,57 @@ cdef class Delivery(Source):
             demand_delivery(&self.core)
         pthread_mutex_unlock(&self.core.lock)
         pmp_doorbell_ring(&self.core.nap_bell)  # whoever waits should not wait for a nap to end
+        return 0
+
+    # ---- for a trace ----
+
+    def mark_ready(self, FutureCore future not None):
+        """Says that a call waits for nothing but a worker that is to be started for it."""
+        if future.submitted_ns != 0:
+            future.ready_ns = pmp_now_ns()
+
+    def note_inputs(self, FutureCore future not None, inputs):
+        """Keeps which calls a call waits for."""
+        if self.recorder is not None and future.submitted_ns != 0:
+            self.recorder.inputs[future.submitted_ns] = [
+                (<FutureCore>one).submitted_ns for one in inputs
+                if isinstance(one, FutureCore) and (<FutureCore>one).submitted_ns != 0]
+
+    def note_unfinished(self, futures):
+        """Records calls that have not even come to a worker."""
+        for future in futures:
+            self.note(future, UNFINISHED)
+
+    cdef int note_cancelled(self, FutureCore future) except -1:
+        return self.note(future, WAS_CANCELLED)
+
+    cdef int note(self, FutureCore future, Outcome outcome) except -1:
+        """Records a call that the dispatcher has never had."""
+        cdef Record what
+        if future.submitted_ns == 0 or future.carried or self.recorder is None or self.abandoned:
+            return 0
+        memset(&what, 0, sizeof(what))
+        what.times.submitted_ns = future.submitted_ns
+        what.times.ready_ns = future.ready_ns
+        what.times.name = self.recorder.number_of(future.function_name)
+        what.times.size = future.rows or 1
+        what.received_ns = pmp_now_ns()
+        what.outcome = outcome
+        pthread_mutex_lock(&self.core.lock)
+        if self.core.recording != NULL:
+            record(self.core.recording, &what, NULL)
+        pthread_mutex_unlock(&self.core.lock)
+        return 0
+
+    cdef int hand_times(self, FutureCore future, Call *call) except -1:
+        """Gives a call the times of its future; it has them recorded from here on."""
+        if self.recorder is None:
+            return 0
+        call.times.name = self.recorder.number_of(future.function_name)
+        call.times.size = future.rows or 1
+        call.times.ready_ns = future.ready_ns or pmp_now_ns()
+        call.times.submitted_ns = future.submitted_ns
+        future.carried = True
         return 0
 
     # ---- delivery ----

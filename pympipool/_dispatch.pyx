@@ -18,12 +18,13 @@ from pympipool._calls cimport (
 from pympipool._delivery cimport Delivery
 from pympipool._future cimport PENDING, FutureCore
 from pympipool._moving cimport (
-    Call, CallList, Worker, append, drain, find_worker, prepend, pthread_mutex_destroy,
+    Call, CallList, Worker, append, drain, find_worker, note_end, prepend, pthread_mutex_destroy,
     pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock, remove, send_reserved, take_back,
     was_begun,
 )
+from pympipool._recording cimport CANCELLED, FAILED, UNFINISHED, Outcome, Recorder
 from pympipool._ring cimport (
-    PMP_END, Segment, blocks_of_process, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm,
+    PMP_END, PMP_TIMED, Segment, blocks_of_process, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm,
     pmp_doorbell_ring, pmp_doorbell_sleep, pmp_head, pmp_link_open_master, pmp_now_ns, pmp_part,
     pmp_receiver_close, pmp_send, pmp_spinner_init, raise_errno,
 )
@@ -52,6 +53,7 @@ cdef class Dispatcher(Delivery):
     cdef object on_damage
     cdef readonly Segment doorbells
     cdef dict segments           # number of a worker -> Segment: keeps its memory mapped
+    cdef dict abouts             # number of a worker -> what a trace is to tell of it
     cdef uint64_t next_id
     cdef str closed              # why no call is taken any more; None: they are
     cdef object broken           # the exception that every call ends with; None: they run
@@ -67,6 +69,7 @@ cdef class Dispatcher(Delivery):
             raise MemoryError("no mutex")
         self.on_damage = on_damage
         self.segments = {}
+        self.abouts = {}
         self.threads = []
 
     def __dealloc__(self):
@@ -131,11 +134,12 @@ cdef class Dispatcher(Delivery):
 
     # ---- workers ----
 
-    def add_worker(self, uint64_t number, Segment link not None, *, bint reserved=False):
+    def add_worker(self, uint64_t number, Segment link not None, *, bint reserved=False, dict about=None):
         """Opens the master's side of a worker's link; it gets calls from now on.
 
         Args:
             reserved: give it only the call that `submit` names it for.
+            about: what a trace is to tell of it.
         """
         cdef Worker *worker = <Worker *>calloc(1, sizeof(Worker))
         cdef Worker **grown
@@ -161,6 +165,9 @@ cdef class Dispatcher(Delivery):
             free(worker)
             raise MemoryError()
         self.segments[number] = link
+        self.abouts[number] = {**(about or {}), "ready_ns": pmp_now_ns(), "gone_ns": 0}
+        if self.recorder is not None:
+            self.recorder.workers[number] = self.abouts[number]
         self.pump()
         kick_mover(&self.core)  # with two workers there is something to balance, of which nobody else tells them
         kick_helper(&self.core)
@@ -218,11 +225,13 @@ cdef class Dispatcher(Delivery):
                 call.attempts_left -= 1
                 prepend(&self.core.waiting, call)
             else:
+                note_end(&self.core, worker, call, FAILED)
                 prepend(&victims, call)
             call.position = UINT64_MAX
         self.forget(worker)
         pthread_mutex_unlock(&self.core.lock)
         self.segments.pop(number, None)
+        self.abouts.pop(number, {})["gone_ns"] = pmp_now_ns()
         self.pump()
         return futures_of(&victims)
 
@@ -260,7 +269,7 @@ cdef class Dispatcher(Delivery):
     def break_off(self, error):
         """Ends the calls that wait for a worker, and all that will be submitted, with an exception."""
         self.broken = error
-        for future in self.take_waiting():
+        for future in self.take_waiting(FAILED):
             self.fail(future, error)
 
     def submit(self, FutureCore future not None, FunctionHandle function, list parts not None,
@@ -304,9 +313,11 @@ cdef class Dispatcher(Delivery):
         call.future = <void *>future
         future.call = call
         call.watched = future.condition is not None or future.callbacks is not None
+        if future.submitted_ns != 0:
+            self.hand_times(future, call)
         pthread_mutex_lock(&self.core.lock)
         self.next_id += 1
-        call.id = self.next_id
+        call.id = self.next_id | (PMP_TIMED if future.submitted_ns != 0 else 0)
         self.core.submitted += 1
         if self.core.first_ns == 0:
             self.core.first_ns = pmp_now_ns()
@@ -317,13 +328,42 @@ cdef class Dispatcher(Delivery):
         pump_and_tell(&self.core)
         pthread_mutex_unlock(&self.core.lock)
 
+    # ---- for a trace ----
+
+    def record(self, Recorder recorder):
+        """Has the calls recorded that are submitted from now on; None: no more, and those under way are unfinished."""
+        cdef Call *call
+        pthread_mutex_lock(&self.core.lock)
+        self.note_all(&self.core.waiting, UNFINISHED)
+        for i in range(self.core.worker_count):
+            call = self.core.workers[i].line.first
+            while call != NULL:
+                note_end(&self.core, self.core.workers[i], call, UNFINISHED)
+                call.times.submitted_ns = 0  # its name would mean nothing to another recorder
+                call = call.next
+        self.core.recording = NULL if recorder is None else &recorder.recording
+        pthread_mutex_unlock(&self.core.lock)
+        self.recorder = recorder
+        if recorder is not None:
+            recorder.workers.update(self.abouts)
+
+    cdef void note_all(self, CallList *calls, Outcome outcome) noexcept:
+        """Records the end of calls that wait. The lock is held."""
+        cdef Call *call = calls.first
+        while call != NULL:
+            note_end(&self.core, NULL, call, outcome)
+            call.times.submitted_ns = 0
+            call = call.next
+
+    # ---- the end of calls ----
+
     def cancel_waiting(self):
         """Cancels all calls that no worker has begun."""
         pthread_mutex_lock(&self.core.lock)
         for i in range(self.core.worker_count):
             self.empty_line(self.core.workers[i])
         pthread_mutex_unlock(&self.core.lock)
-        for future in self.take_waiting():
+        for future in self.take_waiting(CANCELLED):
             (<FutureCore>future).cancel()
 
     cdef void empty_line(self, Worker *worker) noexcept:
@@ -337,10 +377,11 @@ cdef class Dispatcher(Delivery):
             prepend(&self.core.waiting, call)
             call = previous
 
-    cdef list take_waiting(self):
-        """Empties the queue; the futures of its calls."""
+    cdef list take_waiting(self, Outcome outcome):
+        """Empties the queue; the futures of its calls, which end with this outcome."""
         cdef CallList calls
         pthread_mutex_lock(&self.core.lock)
+        self.note_all(&self.core.waiting, outcome)
         calls = self.core.waiting
         self.core.waiting.first = self.core.waiting.last = NULL
         self.core.waiting.length = self.core.waiting.rows = 0

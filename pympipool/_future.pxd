@@ -13,6 +13,7 @@ cdef class Source:
     cdef bint withdraw(self, FutureCore future) except -1
     cdef bint begun(self, FutureCore future) except -1
     cdef int watch(self, FutureCore future) except -1
+    cdef int note_cancelled(self, FutureCore future) except -1
 
 
 cdef class FutureCore:
@@ -29,6 +30,9 @@ cdef class FutureCore:
     cdef public object function_name  # for error messages
     cdef readonly long long run_ns    # how long the worker took; 0 as long as it is not known
     cdef public unsigned int rows     # calls that it stands for, when it is that of a batch; else 0
+    cdef readonly long long submitted_ns  # of a traced call, see Times in _recording.pxd; else 0
+    cdef long long ready_ns
+    cdef bint carried                     # the dispatcher has its times now, and records its end
     cdef void *call         # the source's own; NULL while it has none
 
     cdef bint set_parts(self, object parts, bint is_error) except -1

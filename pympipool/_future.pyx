@@ -56,6 +56,10 @@ cdef class Source:
         """Says that somebody waits to be told of the end of this future."""
         return 0
 
+    cdef int note_cancelled(self, FutureCore future) except -1:
+        """Records the end of a traced future that was cancelled."""
+        return 0
+
     def load(self, parts, is_error):
         """The result, or the exception, behind what set_parts was given."""
         raise NotImplementedError
@@ -126,6 +130,8 @@ cdef class FutureCore:
             if self.status != PENDING:
                 return self.status == CANCELLED
             self.status = CANCELLED
+            if self.submitted_ns != 0:
+                self.source.note_cancelled(self)
             for waiter in self._waiters:
                 waiter.add_cancelled(self)
             condition.notify_all()

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from pympipool._recording cimport Outcome, Recording, Times
 from pympipool._ring cimport (
     pmp_doorbell, pmp_part, pmp_receiver, pmp_sender, pmp_spinner,
 )
@@ -45,6 +46,7 @@ cdef struct Call:
     uint32_t result_count
     pmp_part *result      # from malloc; small data lie behind it
     bint result_owned     # each part's data came from malloc
+    Times times           # of a traced call
 
 
 cdef struct CallList:
@@ -86,6 +88,7 @@ cdef struct Core:
     uint64_t failed            # of the returned
     int64_t first_ns           # when the first was submitted
     int64_t last_ns            # when the last returned
+    Recording *recording     # of a trace; NULL: there is none
     pmp_doorbell *mover_bell   # rung by workers; the mover sleeps on it
     pmp_doorbell *helper_bell  # rung by workers; a thread that waits for a future sleeps on it
     pmp_doorbell nap_bell      # cuts the mover's naps short
@@ -112,3 +115,4 @@ cdef bint send_reserved(Core *core, Worker *worker, Call *call) noexcept nogil
 cdef bint take_back(Worker *worker, Call *call) noexcept nogil
 cdef bint was_begun(Worker *worker, Call *call) noexcept nogil
 cdef Worker *worker_of(Core *core, Call *call) noexcept nogil
+cdef void note_end(Core *core, Worker *worker, Call *call, Outcome outcome) noexcept nogil

@@ -24,8 +24,9 @@ from libc.stdint cimport UINT64_MAX, uint8_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 
+from pympipool._recording cimport RAISED, RETURNED, Outcome, Record, record
 from pympipool._ring cimport (
-    PMP_CALL, PMP_ERROR, PMP_FUNCTION, PMP_RESULT, PMP_RETURNED, pmp_doorbell_ring, pmp_fits_record, pmp_head,
+    PMP_CALL, PMP_ERROR, PMP_FUNCTION, PMP_RESULT, PMP_RETURNED, PMP_TIMED, pmp_doorbell_ring, pmp_fits_record, pmp_head,
     pmp_now_ns, pmp_receive, pmp_receive_done, pmp_ring_claimed, pmp_ring_has_record,
     pmp_ring_is_empty, pmp_ring_revoke, pmp_send, pmp_sender_has_room,
 )
@@ -106,6 +107,8 @@ cdef Worker *worker_of(Core *core, Call *call) noexcept nogil:
 cdef int keep_result(Call *call, pmp_receiver *results) noexcept nogil:
     """Moves a received message into the call: takes it over, or copies it out of the ring."""
     cdef uint32_t count = results.head.part_count
+    if results.head.id & PMP_TIMED:
+        count -= 1
     cdef size_t size = count * sizeof(pmp_part)
     cdef uint32_t i
     if not results.owned:
@@ -139,6 +142,44 @@ cdef void learn(Core *core, Call *call, int64_t run_ns) noexcept nogil:
     estimate[0] = run_ns if estimate[0] == 0 else (3 * estimate[0] + run_ns) // 4
 
 
+cdef void note_end(Core *core, Worker *worker, Call *call, Outcome outcome) noexcept nogil:
+    """Records the end of a traced call that no worker has answered. The lock is held; worker may be NULL."""
+    cdef Record what
+    if call.times.submitted_ns == 0 or core.recording == NULL:
+        return
+    what.times = call.times
+    what.started_ns = what.ended_ns = 0
+    what.received_ns = pmp_now_ns()
+    what.worker = 0
+    what.outcome = outcome
+    what.stamp_count = 0
+    if worker != NULL:
+        what.worker = worker.number
+        if was_begun(worker, call):
+            what.started_ns = max(worker.progress_ns, call.times.sent_ns)  # about: it has told nothing
+    record(core.recording, &what, NULL)
+
+
+cdef int note_answer(Core *core, Worker *worker, Call *call, int64_t now_ns) noexcept nogil:
+    """Records the call that was answered with its times, in the last part of the answer."""
+    cdef Record what
+    cdef pmp_part *told = &worker.results.parts[worker.results.head.part_count - 1]
+    cdef int64_t *stamps = <int64_t *>told.data
+    if worker.results.head.part_count < 2 or told.size_bytes < 16 or told.size_bytes % 8:
+        return -EBADMSG
+    if core.recording == NULL or call.times.submitted_ns == 0:
+        return 0
+    what.times = call.times
+    what.started_ns = stamps[0]
+    what.ended_ns = stamps[1]
+    what.received_ns = now_ns if now_ns > stamps[1] else pmp_now_ns()
+    what.worker = worker.number
+    what.outcome = RAISED if worker.results.head.kind == PMP_ERROR else RETURNED
+    what.stamp_count = <uint32_t>(told.size_bytes // 8 - 2)
+    record(core.recording, &what, stamps + 2)
+    return 0
+
+
 cdef int complete(Core *core, Worker *worker, int64_t now_ns) noexcept nogil:
     """Takes the received result of the first call in the line."""
     cdef pmp_head *head = &worker.results.head
@@ -146,6 +187,10 @@ cdef int complete(Core *core, Worker *worker, int64_t now_ns) noexcept nogil:
     if (call == NULL or call.id != head.id or call == worker.sending
             or (head.kind != PMP_RESULT and head.kind != PMP_ERROR)):
         return -EBADMSG
+    if head.id & PMP_TIMED:
+        code = note_answer(core, worker, call, now_ns)
+        if code < 0:
+            return code
     code = keep_result(call, &worker.results)
     if code < 0:
         return code
@@ -267,6 +312,7 @@ cdef bint send_call(Worker *worker, Call *call) noexcept nogil:
 cdef bint send_reserved(Core *core, Worker *worker, Call *call) noexcept nogil:
     """Gives a call to the worker that was started for it: it has begun, there is no taking back."""
     call.estimate_ns = OVERHEAD_NS
+    call.times.sent_ns = pmp_now_ns()
     if not send_call(worker, call):
         return False
     call.position = UINT64_MAX
@@ -346,6 +392,7 @@ cdef void supply(Core *core, int64_t now_ns) noexcept nogil:
         if worker == NULL:
             return
         remove(&core.waiting, call)
+        call.times.sent_ns = now_ns
         if not send_call(worker, call):
             prepend(&core.waiting, call)
             return

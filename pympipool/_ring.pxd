@@ -59,6 +59,7 @@ cdef extern from "channel.h" nogil:
         PMP_RESULT
         PMP_ERROR
         PMP_RETURNED
+    const uint64_t PMP_TIMED
     ctypedef struct pmp_head:
         uint32_t kind
         uint32_t part_count
@@ -113,8 +114,11 @@ cdef object object_of_part(pmp_part *part, bint owned, bint as_bytes)
 cdef class Parts:
     # The memory of a message's parts, held while C code reads it.
     cdef Py_buffer *views
-    cdef pmp_part *parts
+    cdef pmp_part *parts  # has room for one more
     cdef uint32_t count
+    cdef uint32_t view_count
+
+    cdef void append(self, void *data, uint64_t size_bytes) noexcept
 
 
 cdef int raise_errno(int code, str what) except -1

@@ -28,6 +28,7 @@ END = PMP_END
 RESULT = PMP_RESULT
 ERROR = PMP_ERROR
 RETURNED = PMP_RETURNED
+TIMED = PMP_TIMED
 
 PARTS_MAX = PMP_PARTS_MAX
 """Most parts of one message, the pickle included."""
@@ -186,18 +187,22 @@ cdef class Parts:
         cdef Py_ssize_t count = len(parts)
         if not 1 <= count <= PMP_PARTS_MAX:
             raise ValueError(f"a message of {count} parts; 1 to {PMP_PARTS_MAX} can be sent")
-        self.views = <Py_buffer *>malloc(count * (sizeof(Py_buffer) + sizeof(pmp_part)))
+        self.views = <Py_buffer *>malloc(count * sizeof(Py_buffer) + (count + 1) * sizeof(pmp_part))
         if self.views == NULL:
             raise MemoryError()
         self.parts = <pmp_part *>(self.views + count)
         for part in parts:
             PyObject_GetBuffer(part, &self.views[self.count], PyBUF_CONTIG_RO)
-            self.parts[self.count].data = self.views[self.count].buf
-            self.parts[self.count].size_bytes = self.views[self.count].len
-            self.count += 1
+            self.view_count += 1
+            self.append(self.views[self.count].buf, self.views[self.count].len)
+
+    cdef void append(self, void *data, uint64_t size_bytes) noexcept:
+        self.parts[self.count].data = data
+        self.parts[self.count].size_bytes = size_bytes
+        self.count += 1
 
     def __dealloc__(self):
-        for i in range(self.count):
+        for i in range(self.view_count):
             PyBuffer_Release(&self.views[i])
         free(self.views)
 
@@ -227,11 +232,14 @@ cdef class Channel:
     cdef int peer_bell_count
     cdef bint rings_after_message  # a worker may wait for room for its next result; a master never does
     cdef pmp_spinner spinner
+    cdef int64_t received_ns      # when the last message was taken
+    cdef readonly list stamps     # what else is to be told of its times; emptied when it is answered
 
     def __cinit__(self, Segment link not None, Segment doorbells not None):
         self.link = link
         self.doorbells = doorbells
         pmp_spinner_init(&self.spinner, spin_limit_ns())
+        self.stamps = []
         self.open()
 
     cdef int open(self) except -1:
@@ -305,6 +313,7 @@ cdef class Channel:
                      for i in range(head.part_count)]
         finally:
             pmp_receive_done(&self.receiver)
+        self.received_ns = pmp_now_ns()
         return head.kind, head.id, head.tag, parts
 
     def send(self, int kind, uint64_t id, uint64_t tag, parts, timeout=None):
@@ -316,10 +325,44 @@ cdef class Channel:
         Returns:
             False when the time was over before: then the same message must be sent again, which goes on with it.
         """
-        cdef Parts held = Parts(parts)
         cdef int64_t deadline_ns = -1
         if timeout is not None:
             deadline_ns = pmp_now_ns() + <int64_t>(timeout * NS_PER_S)
+        return self.send_parts(kind, id, tag, Parts(parts), deadline_ns)
+
+    def answer(self, int kind, uint64_t id, parts, int64_t run_ns=-1):
+        """Sends the answer to the call that was received last, with its times and `stamps` if these are wanted.
+
+        Args:
+            run_ns: how long it took; default: since it was received.
+        """
+        cdef Parts held = Parts(parts)
+        cdef int64_t times[2]
+        cdef int64_t ended_ns = pmp_now_ns()
+        cdef bytes told
+        if run_ns < 0:
+            run_ns = ended_ns - self.received_ns
+        if id & PMP_TIMED:
+            times[0] = self.received_ns
+            times[1] = ended_ns
+            if self.stamps:
+                told = (<char *>times)[:sizeof(times)] + self.taken_stamps()
+                held.append(<char *>told, len(told))
+            else:
+                held.append(times, sizeof(times))
+        self.send_parts(kind, id, run_ns, held, -1)
+
+    cdef bytes taken_stamps(self):
+        """The stamps as they travel; there are none then."""
+        cdef Py_ssize_t count = len(self.stamps)
+        cdef bytes taken = PyBytes_FromStringAndSize(NULL, count * sizeof(int64_t))
+        cdef int64_t *stamps = <int64_t *><char *>taken
+        for i in range(count):
+            stamps[i] = self.stamps[i]
+        self.stamps.clear()
+        return taken
+
+    cdef bint send_parts(self, int kind, uint64_t id, uint64_t tag, Parts held, int64_t deadline_ns) except -1:
         cdef pmp_head head
         head.kind = kind
         head.part_count = held.count

@@ -18,9 +18,9 @@ import sys
 import weakref
 from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import Future as StandardFuture
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pympipool import serialization
+from pympipool import recording, serialization
 from pympipool._calls import FunctionHandle
 from pympipool._dispatch import Dispatcher
 from pympipool._future import Future
@@ -29,6 +29,7 @@ from pympipool.errors import SerializationError
 from pympipool.functions import FunctionTable
 
 if TYPE_CHECKING:
+    from pympipool._recording import Recorder
     from pympipool.resources import Resources
 
 CLOSED = "cannot schedule new futures after shutdown"  # the standard library's words
@@ -57,6 +58,7 @@ class Pool(Protocol):
         admitted: bool,
     ) -> None: ...
     def waiting_count(self) -> int: ...
+    def waiting_futures(self) -> list[Future[Any]]: ...
     def unfinished_count(self) -> int: ...
     def cancel_waiting(self) -> None: ...
     def close(self, pending: Callable[[], int]) -> None: ...
@@ -95,12 +97,20 @@ class Engine:
     Args:
         make_pool: makes the pool of workers for a dispatcher.
         resolve_dependencies: whether futures among the arguments are waited for; else they are an error.
+        about: what the executor was made with, as a trace tells it.
     """
 
-    def __init__(self, make_pool: Callable[[Dispatcher], Pool], *, resolve_dependencies: bool = True) -> None:
+    def __init__(
+        self,
+        make_pool: Callable[[Dispatcher], Pool],
+        *,
+        resolve_dependencies: bool = True,
+        about: dict[str, Any] | None = None,
+    ) -> None:
         self.dispatcher = Dispatcher(serialization.load, serialization.load_exception, self._on_damage)
         self.functions = FunctionTable()
         self.resolve_dependencies = resolve_dependencies
+        self.about = {} if about is None else about
         self.foreign = False
         self._handles: dict[int, FunctionHandle] = {}
         self._blocked: set[Blocked] = set()
@@ -109,6 +119,7 @@ class Engine:
         self.dispatcher.start()
         self.pool.open()
         _engines.add(self)
+        recording.join(self)
 
     def hosts(self) -> list[dict[str, Any]]:
         """What each serving worker's rank 0 said of itself."""
@@ -153,7 +164,8 @@ class Engine:
         future: Future[Any] = Future()
         future.rows = len(columns[0])
         self.dispatcher.adopt(future)
-        self._send(future, fn, columns, None, resources, admitted=True)
+        traced = future.submitted_ns != 0
+        self._send(future, fn, columns, False if traced else None, resources, admitted=True)
         return future
 
     def hold(self, calls: Sized) -> None:
@@ -199,7 +211,7 @@ class Engine:
         future: Future[Any],
         fn: Callable[..., Any],
         args: tuple[Any, ...],
-        kwargs: dict[str, Any] | None,
+        kwargs: dict[str, Any] | Literal[False] | None,
         resources: Resources | None,
         admitted: bool = False,
     ) -> None:
@@ -235,6 +247,9 @@ class Engine:
                 " disable_dependencies=True: pass its result(), or make the executor with disable_dependencies=False"
             )
         self._blocked.add(blocked)
+        if blocked.future.submitted_ns:
+            blocked.future.function_name = serialization.callable_name(blocked.fn)
+            self.dispatcher.note_inputs(blocked.future, inputs)
 
         def go_on(error: BaseException | None, cancelled: bool) -> None:
             try:
@@ -275,6 +290,14 @@ class Engine:
         """Calls that the dispatcher does not know yet."""
         return len(self._held) + self.blocked_count() + self.pool.unfinished_count()
 
+    # ---- for a trace ----
+
+    def record(self, recorder: Recorder | None) -> None:
+        """Has the calls recorded that are submitted from now on; None: no more, and those under way are unfinished."""
+        self.dispatcher.note_unfinished([blocked.future for blocked in list(self._blocked)])
+        self.dispatcher.note_unfinished(self.pool.waiting_futures())
+        self.dispatcher.record(recorder)
+
     # ---- the end ----
 
     def close(self, *, wait: bool, cancel: bool = False) -> None:
@@ -287,6 +310,7 @@ class Engine:
         if self.foreign:
             return
         self.dispatcher.close(CLOSED)
+        recording.leave(self)
         if cancel:
             for blocked in list(self._blocked):
                 blocked.future.cancel()
@@ -305,6 +329,7 @@ class Engine:
         if self.foreign:
             return
         self.dispatcher.close(CLOSED)
+        recording.leave(self)
         for blocked in list(self._blocked):
             blocked.future.cancel()
         self.pool.cancel_waiting()

@@ -36,7 +36,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import types
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from typing import Any, TypeAlias
+    from typing import Any, Literal, TypeAlias
 
     from pympipool.errors import SerializationError
 
@@ -67,8 +67,9 @@ IN_BAND_BELOW_BYTES = 16 * 1024
 Measured with numpy arrays, dump, load and two copies on the way: up to 16 KiB both ways take 11 us; at 64 KiB it is
 13 us out of band and 16 us in band, at 256 KiB 24 us and 540 us."""
 
-OUT_OF_BAND_MAX = 1023
-"""Most buffers out of band: PMP_PARTS_MAX of csrc/channel.h, less the pickle itself. Further ones stay inside it."""
+OUT_OF_BAND_MAX = 1022
+"""Most buffers out of band: PMP_PARTS_MAX of csrc/channel.h, less the pickle itself and the times of a traced call.
+Further ones stay inside it."""
 
 _SMALL = 64
 """Values of more items, all containers taken together, are not looked through: the pickler does it faster, once
@@ -126,7 +127,7 @@ def dump(value: object, what: str = "the value") -> list[Part]:
 
 
 def dump_call(
-    number: int, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] | None
+    number: int, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] | Literal[False] | None
 ) -> list[Part]:
     """Pickles a call.
 
@@ -134,7 +135,7 @@ def dump_call(
         number: The function's number when the worker gets the function by itself, else 0.
         function: The function, part of the pickle only when number is 0.
         args: Positional arguments; of a batch the columns.
-        kwargs: Keyword arguments; None for a batch.
+        kwargs: Keyword arguments; None for a batch, False for a traced one.
 
     Returns:
         Parts as from `dump`, of (args, kwargs), or for number 0 of (function, args, kwargs).

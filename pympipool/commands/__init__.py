@@ -18,7 +18,7 @@ from pympipool import __version__
 
 __all__ = ["COMMANDS", "Command", "main"]
 
-COMMANDS = ("info", "check", "bench")
+COMMANDS = ("info", "check", "bench", "trace")
 """The commands, in the order of their help; each a module of this package."""
 
 INTERRUPTED = 130

@@ -3,7 +3,7 @@
     TcpControl.connect(orders)      the first of the master's addresses where somebody proves the executor's key
       .greet(rank)                  hello
       .receive_setup()              settings
-      .open_channel()               TcpChannel: receive and send, as of `_ring.Channel`
+      .open_channel()               TcpChannel: receive and answer, as of `_ring.Channel`
       .ready() .failed() .raised()  as of `WorkerControl`
 
 What the serving loops see is the same as on the master's own host. The connection is the main thread's, but while that
@@ -16,12 +16,13 @@ import contextlib
 import os
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Sequence
-from time import monotonic, sleep
+from time import monotonic, monotonic_ns, sleep
 from typing import Any
 
-from pympipool._ring import CALL
+from pympipool._ring import CALL, TIMED
 from pympipool.links.control_worker import Orders
 from pympipool.links.frames import KEY_BYTES, ProtocolError, decode_body, encode_body, encode_hello
 from pympipool.links.tcp import (
@@ -141,6 +142,8 @@ class TcpChannel:
         self._running = 0
         self._asked = False
         self._given_back = 0  # so often, and not told to go on yet
+        self._received_ns = 0
+        self.stamps: list[int] = []
         stream_is_ours.acquire()
         threading.Thread(target=self._listen, args=(lifeline,), name="pympipool_give_back", daemon=True).start()
 
@@ -155,15 +158,24 @@ class TcpChannel:
                 return message
             elif not self._given_back:
                 self._running = message[1]
+                self._received_ns = monotonic_ns()
                 self._stream_is_ours.release()
                 if self._asked:
                     self._give_back()
                 return message
 
-    def send(self, kind: int, id: int, tag: int, parts: Sequence[Any]) -> None:  # noqa: A002  as on a channel
-        """Sends the answer to the call that has begun; returns when its last byte is on its way."""
+    def answer(self, kind: int, id: int, parts: Sequence[Any], run_ns: int = -1) -> None:  # noqa: A002  as on a channel
+        """Sends the answer to the call that has begun, with its times and `stamps` if these are wanted.
+
+        Returns when its last byte is on its way.
+        """
+        begun_ns, ended_ns = self._received_ns, monotonic_ns()
+        if id & TIMED:
+            times = (begun_ns, ended_ns, *self.stamps)
+            parts = [*parts, struct.pack(f"={len(times)}q", *times)]
+            self.stamps.clear()
         self._stream_is_ours.acquire()
-        self._stream.send(kind, id, tag, parts)
+        self._stream.send(kind, id, ended_ns - begun_ns if run_ns < 0 else run_ns, parts)
 
     def _listen(self, lifeline: socket.socket) -> None:
         with contextlib.suppress(OSError):  # the master is gone, and this process about to be

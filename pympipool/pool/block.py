@@ -109,6 +109,10 @@ class BlockPool:
         """None: the calls wait in the dispatcher."""
         return 0
 
+    def waiting_futures(self) -> list[Future[Any]]:
+        """None: the calls wait in the dispatcher."""
+        return []
+
     def unfinished_count(self) -> int:
         """None: the dispatcher knows all calls."""
         return 0
@@ -185,7 +189,7 @@ class BlockPool:
     def on_ready(self, member: Member) -> None:
         """The worker serves from now on."""
         self._failed_starts = 0
-        self.dispatcher.add_worker(member.number, member.link.segment)
+        self.dispatcher.add_worker(member.number, member.link.segment, about=member.about())
         watch_run_time(self.keeper, self.dispatcher, member, self.resources.run_time_max)
 
     def _start_failed(self, error: BaseException, member: Member | None) -> None:

@@ -80,6 +80,11 @@ class Member:
         self.timers: set[Timer] = set()
         self.outputs = [Output(process.stdout, "stdout", None), Output(process.stderr, "stderr", self.lines)]
 
+    def about(self) -> dict[str, Any]:
+        """What a trace tells of it: when it was started (monotonic clock, ns), host and process id of each rank."""
+        ranks = [self.ready_ranks[rank] for rank in sorted(self.ready_ranks)]
+        return {"started_ns": int(self.started_s * 1e9), "ranks": [(said["host"], said["pid"]) for said in ranks]}
+
     def release(self) -> None:
         """Gives back the memory of the link, and the call: somebody may refer to the member for a while yet."""
         del self.link

@@ -123,6 +123,7 @@ class SinglePool:
             if not admitted:
                 self.dispatcher.check_open()
             self._unfinished += 1
+        self.dispatcher.mark_ready(future)
         request = Request(future, parts, resources)
         self.ledger.enqueue(request, resources)
         future.add_relay(functools.partial(self._forget_cancelled, request))
@@ -138,6 +139,12 @@ class SinglePool:
     def waiting_count(self) -> int:
         """Calls that have no worker yet."""
         return sum(not request.future.done() for request in self.ledger.waiting())
+
+    def waiting_futures(self) -> list[Future[Any]]:
+        """Of the calls that have no worker yet, or one that is not ready."""
+        members = list(self.keeper.members.values())
+        requests = [*self.ledger.waiting(), *(member.purpose for member in members if member.purpose is not None)]
+        return [request.future for request in requests]
 
     def unfinished_count(self) -> int:
         """Calls that wait, or whose worker is not gone yet."""
@@ -221,7 +228,7 @@ class SinglePool:
         if request.future.done():
             self.keeper.end_member(member)
             return
-        self.dispatcher.add_worker(member.number, member.link.segment, reserved=True)
+        self.dispatcher.add_worker(member.number, member.link.segment, reserved=True, about=member.about())
         self.dispatcher.submit(request.future, None, request.parts, worker=member.number, admitted=True)
         if request.attempts_left == 0:
             request.parts = []  # the call's future has them as long as they are needed

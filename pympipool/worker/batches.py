@@ -9,31 +9,58 @@ the single calls would have been.
 from __future__ import annotations
 
 import os
+from time import monotonic_ns
 
 from pympipool.light import pickle, socket
 from pympipool.serialization import Packed, dump, dump_exception
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any, TypeAlias
 
 Batch: TypeAlias = "tuple[Packed, list[Any] | None]"
 """The results, pickled, and the parts of the exception that came after them (None: they are all)."""
 
 
-def run_each(function: Callable[..., Any], columns: Sequence[Sequence[Any]]) -> Batch:
-    """Runs function for each row of the columns, in order, until one raises."""
+LOOK = 16
+"""After so many calls of a traced batch: are they long enough to be told apart?"""
+
+SHORT_NS = 10_000
+"""Shorter calls are not: reading the clock for each of them would be felt, and nobody could see them."""
+
+
+def run_each(function: Callable[..., Any], columns: Sequence[Sequence[Any]], stamps: list[int] | None = None) -> Batch:
+    """Runs function for each row of the columns, in order, until one raises.
+
+    Args:
+        stamps: Where to put down when each call ended (monotonic clock, ns), unless they are short.
+    """
     results: list[Any] = []
     error: list[Any] | None = None
+    each = map(function, *columns)
     try:
-        results.extend(map(function, *columns))  # what was returned before an exception stays in the list
+        if stamps is not None:
+            _run_and_time(each, results, stamps)
+        results.extend(each)  # what was returned before an exception stays in the list
     except BaseException as raised:  # SystemExit too, as in concurrent.futures
         error = dump_exception(raised, _where())
     try:
         return Packed(dump(results, "the results")), error
     except pickle.PickleError:  # what dump raises is one
         return _as_far_as_possible(results)
+
+
+def _run_and_time(each: Iterator[Any], results: list[Any], stamps: list[int]) -> None:
+    """Goes through all calls, or through the first ones if they are short; then nothing is put down."""
+    begun_ns = monotonic_ns()
+    for result in each:
+        results.append(result)
+        stamps.append(monotonic_ns())
+        if len(results) == LOOK and stamps[-1] - begun_ns < LOOK * SHORT_NS:
+            break
+    if results and stamps[-1] - begun_ns < len(results) * SHORT_NS:
+        stamps.clear()
 
 
 def _as_far_as_possible(results: list[Any]) -> Batch:

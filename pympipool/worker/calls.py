@@ -25,13 +25,17 @@ class Calls:
 
     Args:
         preset: Parameters that every function gets which knows them and was not given them: from init_function.
+        stamps: Where the single calls of a traced batch put down when they ended; told with its answer.
         error_log: Where calls that fail are written down; None: nowhere.
     """
 
-    __slots__ = ("_error_log", "_functions", "_preset")
+    __slots__ = ("_error_log", "_functions", "_preset", "_stamps")
 
-    def __init__(self, preset: Mapping[str, Any], error_log: ErrorLog | None = None) -> None:
+    def __init__(
+        self, preset: Mapping[str, Any], stamps: list[int] | None = None, error_log: ErrorLog | None = None
+    ) -> None:
         self._preset = preset
+        self._stamps = stamps
         self._error_log = error_log
         self._functions: list[tuple[int, Callable[..., Any]]] = [(0, _nothing)] * SLOTS
 
@@ -50,7 +54,8 @@ class Calls:
     def run(self, number: int, parts: list[Any]) -> Any:
         """Runs a call; raises what it raises. Empties parts before, so that its arguments are nobody else's.
 
-        A call without keyword arguments, not even none of them, is a batch: its arguments are columns.
+        A call without keyword arguments, not even none of them, is a batch: its arguments are columns. Their place is taken
+        by None, or by False in a traced one.
         """
         if number == 0:
             function, args, kwargs = load(parts, "the call")
@@ -63,9 +68,13 @@ class Calls:
                     f"a call refers to function {number}, but that slot holds {known}: a bug in pympipool"
                 )
         parts.clear()
+        if kwargs:
+            return function(*args, **kwargs)
         if kwargs is None:
             return run_each(function, args)
-        return function(*args, **kwargs)
+        if kwargs is False:
+            return run_each(function, args, self._stamps)
+        return function(*args)
 
 
 def _nothing() -> None:

@@ -18,7 +18,7 @@ import os
 import sys
 from time import monotonic_ns
 
-from pympipool._ring import CALL, END, ERROR, FUNCTION, RESULT
+from pympipool._ring import CALL, END, ERROR, FUNCTION, RESULT, TIMED
 from pympipool.light import signal
 from pympipool.serialization import Packed, are_alike, dump, join_exceptions
 from pympipool.worker.calls import Calls
@@ -88,7 +88,7 @@ def _prepare(
 
 
 def _runner(orders: Orders, settings: dict[str, Any], control: Control, rank: int, where: str) -> Runner:
-    return Runner(make_calls(settings, orders.error_log_file, where), control, rank, where)
+    return Runner(make_calls(settings, None, orders.error_log_file, where), control, rank, where)
 
 
 def launched_rank(environ: Mapping[str, str]) -> int | None:
@@ -170,7 +170,7 @@ class Runner:
         except BaseException as error:  # SystemExit too, as in concurrent.futures
             answer = tell(functools.partial(self._control.raised, self._rank, message.call), error, self._where)
             kind = ERROR
-        return Message(kind, message.call, monotonic_ns() - begun_ns, answer)
+        return Message(kind, message.call, monotonic_ns() - begun_ns, answer, begun_ns)
 
 
 def serve_root(channel: Link, ranks: RootRank, runner: Runner, *, one_call: bool) -> None:
@@ -183,7 +183,9 @@ def serve_root(channel: Link, ranks: RootRank, runner: Runner, *, one_call: bool
         ranks.share(message)
         if message.kind == CALL:
             answers = [runner.run(message), *ranks.collect()]
-            channel.send(*join(answers))
+            if message.call & TIMED:
+                tell_times(channel, answers)
+            channel.answer(*join(answers))
             if one_call:
                 return
             if out_of_step(answers):
@@ -213,7 +215,13 @@ def serve_other(ranks: OtherRank, runner: Runner, *, one_call: bool) -> None:
         del message
 
 
-def join(answers: Sequence[Message]) -> Message:
+def tell_times(channel: Link, answers: Sequence[Message]) -> None:
+    """Puts down when each rank began and ended a traced call, by its own clock."""
+    for answer in answers:
+        channel.stamps.extend((answer.begun_ns, answer.begun_ns + answer.tag))
+
+
+def join(answers: Sequence[Message]) -> tuple[int, int, list[Any], int]:
     """The answer of the worker, from those of its ranks: the results in rank order, or what the lowest rank raised.
 
     The results stay as they were pickled, and are unpickled in the master.
@@ -221,7 +229,7 @@ def join(answers: Sequence[Message]) -> Message:
     run_time_ns = max(answer.tag for answer in answers)
     raised = [answer.parts for answer in answers if answer.kind == ERROR]
     parts = join_exceptions(raised) if raised else dump([Packed(answer.parts) for answer in answers])
-    return Message(ERROR if raised else RESULT, answers[0].call, run_time_ns, parts)
+    return ERROR if raised else RESULT, answers[0].call, parts, run_time_ns
 
 
 def out_of_step(answers: Sequence[Message]) -> bool:

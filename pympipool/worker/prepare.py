@@ -39,11 +39,14 @@ def apply_settings(settings: dict[str, Any], cwd: str = "") -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
-def make_calls(settings: dict[str, Any], error_log_file: str = "", where: str = "") -> Calls:
+def make_calls(
+    settings: dict[str, Any], stamps: list[int] | None = None, error_log_file: str = "", where: str = ""
+) -> Calls:
     """Runs init_function, if there is one; what it returns is there for all calls.
 
     Args:
         settings: The master's.
+        stamps: Where calls put down times (see `Calls`).
         error_log_file: Where calls that fail are written down; "": nowhere.
         where: Who we are.
 
@@ -57,7 +60,7 @@ def make_calls(settings: dict[str, Any], error_log_file: str = "", where: str = 
 
         error_log = ErrorLog(error_log_file, where)
     if settings["init_function"] is None:
-        return Calls({}, error_log)
+        return Calls({}, stamps, error_log)
     init_function = load([settings["init_function"]], "the init_function")
     preset = init_function()
     if not isinstance(preset, dict):
@@ -71,7 +74,7 @@ def make_calls(settings: dict[str, Any], error_log_file: str = "", where: str = 
                 f"init_function {callable_name(init_function)}() returned a dict with the key {_shown(name)}; its keys"
                 " must be strings, the names of parameters"
             )
-    return Calls(preset, error_log)
+    return Calls(preset, stamps, error_log)
 
 
 def describe(worker: int, rank: int | None = None) -> str:

@@ -34,23 +34,23 @@ RING_AGAIN_NS = 5_000_000
 PIECE_BYTES = 1 << 30
 """Most bytes of one MPI message: its count is an int in MPI 3."""
 
-_HEAD = struct.Struct("<IIQQQ")  # kind, part count, call, tag, awake until (ns)
+_HEAD = struct.Struct("<IIQQQQ")  # kind, part count, call, tag, begun (ns), awake until (ns)
 _SIZE_BYTES = 8
 
 _MESSAGE, _ANSWER, _PART = 1, 2, 3  # tags of MPI messages
 
 
-class Message(namedtuple("Message", "kind call tag parts")):
-    """As on a channel: see `pympipool._ring`."""
+class Message(namedtuple("Message", "kind call tag parts begun_ns", defaults=(0,))):
+    """As on a channel: see `pympipool._ring`. An answer also says when its rank began, by that rank's monotonic clock, ns."""
 
     __slots__ = ()
 
 
 def pack(message: Message, awake_until_ns: int = 0) -> tuple[bytes, Sequence[Any]]:
     """The packet of a message, and the parts that must follow because they do not fit into it."""
-    kind, call, tag, parts = message
+    kind, call, tag, parts, begun_ns = message
     sizes = [len(part) for part in parts]
-    head = _HEAD.pack(kind, len(parts), call, tag, awake_until_ns) + struct.pack(f"<{len(parts)}Q", *sizes)
+    head = _HEAD.pack(kind, len(parts), call, tag, begun_ns, awake_until_ns) + struct.pack(f"<{len(parts)}Q", *sizes)
     if len(head) + sum(sizes) > PACKET_BYTES:
         return head, parts
     return b"".join([head, *parts]), ()
@@ -58,17 +58,17 @@ def pack(message: Message, awake_until_ns: int = 0) -> tuple[bytes, Sequence[Any
 
 def unpack(packet: bytearray) -> tuple[Message, Sequence[bytearray]]:
     """The message of a packet, in memory of its own, and those of its parts that have still to be filled."""
-    kind, count, call, tag, _ = _HEAD.unpack_from(packet)
+    kind, count, call, tag, begun_ns, _ = _HEAD.unpack_from(packet)
     sizes = struct.unpack_from(f"<{count}Q", packet, _HEAD.size)
     begin = _HEAD.size + count * _SIZE_BYTES
     if begin + sum(sizes) > PACKET_BYTES:
         parts = [bytearray(size) for size in sizes]
-        return Message(kind, call, tag, parts), parts
+        return Message(kind, call, tag, parts, begun_ns), parts
     parts = []
     for size in sizes:
         parts.append(packet[begin : begin + size])
         begin += size
-    return Message(kind, call, tag, parts), ()
+    return Message(kind, call, tag, parts, begun_ns), ()
 
 
 def awake_until(packet: bytearray) -> int:

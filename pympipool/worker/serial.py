@@ -10,7 +10,6 @@ The loop is what every call pays for, so it does nothing but this.
 from __future__ import annotations
 
 import sys
-from time import monotonic_ns
 
 from pympipool._ring import CALL, ERROR, FUNCTION, RESULT
 from pympipool.serialization import dump, dump_exception
@@ -33,7 +32,7 @@ def run(orders: Orders, control: Control) -> None:
     try:
         channel = control.open_channel(descriptors)
         apply_settings(settings, orders.cwd)
-        calls = make_calls(settings, orders.error_log_file, where)
+        calls = make_calls(settings, channel.stamps, orders.error_log_file, where)
     except BaseException as error:
         tell(control.failed, error, where)
         sys.exit(1)
@@ -43,18 +42,17 @@ def run(orders: Orders, control: Control) -> None:
 
 def serve(channel: Link, calls: Calls, where: str, *, one_call: bool) -> None:
     """Serves until END, or until the only call has been answered. Keeps nothing of a call that has ended."""
-    receive, send, run_call = channel.receive, channel.send, calls.run
+    receive, send, run_call = channel.receive, channel.answer, calls.run
     while True:
         kind, call, tag, parts = receive()  # type: ignore[misc]  # without a timeout it is never None
         if kind == CALL:
-            begun_ns = monotonic_ns()
             try:
                 answer = dump(run_call(tag, parts), "the result")
                 kind = RESULT
             except BaseException as error:  # SystemExit too, as in concurrent.futures
                 answer = dump_exception(error, where)
                 kind = ERROR
-            send(kind, call, monotonic_ns() - begun_ns, answer)
+            send(kind, call, answer)
             if one_call:
                 return
             del parts, answer  # before waiting for the next one

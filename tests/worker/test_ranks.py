@@ -17,17 +17,17 @@ def receive(packet):
     return bytearray(packet) + bytearray(b"\xff" * (PACKET_BYTES - len(packet)))
 
 
-@given(st.integers(1, 5), numbers, numbers, parts, numbers)
-def test_small_messages_travel_whole(kind, call, tag, parts, until):
-    packet, following = pack(Message(kind, call, tag, parts), until)
+@given(st.integers(1, 5), numbers, numbers, parts, numbers, numbers)
+def test_small_messages_travel_whole(kind, call, tag, parts, begun, until):
+    packet, following = pack(Message(kind, call, tag, parts, begun), until)
     assert following == ()
     message, missing = unpack(receive(packet))
-    assert message == (kind, call, tag, parts)
+    assert message == (kind, call, tag, parts, begun)
     assert missing == ()
     assert awake_until(receive(packet)) == until
 
 
-@pytest.mark.parametrize("size", [PACKET_BYTES - 41, PACKET_BYTES - 40, PACKET_BYTES - 39, PACKET_BYTES, 1 << 20])
+@pytest.mark.parametrize("size", [PACKET_BYTES - 49, PACKET_BYTES - 48, PACKET_BYTES - 47, PACKET_BYTES, 1 << 20])
 def test_what_does_not_fit_follows(size):
     part = bytes(size)
     packet, following = pack(Message(1, 2, 3, [part]))

@@ -1,0 +1,69 @@
+"""What trace events must look like, as a JSON schema.
+
+After "Trace Event Format", Google: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
+"""
+
+NUMBER = {"type": "number"}
+COUNT = {"type": "integer", "minimum": 0}
+COMMON = {"name": {"type": "string"}, "ph": {"type": "string"}, "pid": COUNT, "tid": COUNT}
+
+
+def event(phases, *, required=(), **properties):
+    properties = {**COMMON, "ph": {"enum": phases}, **properties}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": ["name", "ph", "pid", "tid", *required],
+        "additionalProperties": False,
+    }
+
+
+TIMED = {"ts": NUMBER, "cat": {"type": "string"}, "args": {"type": "object"}}
+DURATION = {"type": "number", "minimum": 0}
+EVENTS = [
+    event(["M"], required=["args"], args={"type": "object"}),
+    event(["X"], required=["ts", "dur", "cat"], dur=DURATION, **TIMED),
+    event(["B"], required=["ts", "cat"], **TIMED),
+    event(["i"], required=["ts", "cat", "s"], s={"enum": ["g", "p", "t"]}, **TIMED),
+    event(["b", "e"], required=["ts", "cat", "id"], id={"type": ["string", "integer"]}, **TIMED),
+    event(["s"], required=["ts", "cat", "id"], id={"type": ["string", "integer"]}, **TIMED),
+    event(["f"], required=["ts", "cat", "id", "bp"], id={"type": ["string", "integer"]}, bp={"const": "e"}, **TIMED),
+    event(["C"], required=["ts", "args"], ts=NUMBER, args={"type": "object", "additionalProperties": NUMBER}),
+]
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "traceEvents": {"type": "array", "items": {"oneOf": EVENTS}},
+        "displayTimeUnit": {"enum": ["ms", "ns"]},
+        "pympipool": {"type": "object"},
+    },
+    "required": ["traceEvents"],
+    "additionalProperties": False,
+}
+
+
+def check_nesting(events):
+    """Slices of one track lie beside or inside each other, asynchronous ones of one id too, and counters never fall below 0."""
+    tracks = {}
+    for one in events:
+        if one["ph"] == "X":
+            begin = round(one["ts"] * 1000)
+            tracks.setdefault((one["pid"], one["tid"]), []).append((begin, -round(one["dur"] * 1000)))
+    for slices in tracks.values():
+        open_ends = []
+        for begin, negative in sorted(slices):
+            while open_ends and open_ends[-1] <= begin:
+                open_ends.pop()
+            assert not open_ends or begin - negative <= open_ends[-1]
+            open_ends.append(begin - negative)
+    open_names = {}
+    for one in events:
+        if one["ph"] == "b":
+            open_names.setdefault(one["id"], []).append((one["name"], one["ts"]))
+        elif one["ph"] == "e":
+            name, begun = open_names[one["id"]].pop()
+            assert (name, one["ts"] >= begun) == (one["name"], True)
+        elif one["ph"] == "C":
+            assert min(one["args"].values()) >= 0
+    assert not any(open_names.values())

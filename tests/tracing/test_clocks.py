@@ -1,0 +1,107 @@
+"""Times of other hosts: workers that reach the master over TCP, and workers whose clock is really another one."""
+
+import functools
+import subprocess
+import sys
+
+import pytest
+
+from executor.calls import sleep_and_return, square
+from links.over_tcp import ThisMachineOverTcp
+from pympipool import Executor, trace
+from pympipool.backends import BACKENDS, ThisMachine
+from pympipool.spawners.local import LocalSpawner
+from pympipool.tracing.collect import set_clocks
+from pympipool.tracing.timeline import Call, Worker
+
+MS = 1_000_000
+AHEAD_S = 100_000
+"""How much later it is where the workers are."""
+
+ELSEWHEN = ["unshare", "--time", f"--monotonic={AHEAD_S}"]
+"""Runs a command whose monotonic clock is another one, as that of another host is."""
+
+
+@functools.cache
+def why_no_time_namespace():
+    command = [*ELSEWHEN, sys.executable, "-c", "import time; print(time.monotonic())"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return str(error)
+    return None if told.returncode == 0 and float(told.stdout) > AHEAD_S else told.stderr
+
+
+class Elsewhen(ThisMachine):
+    """Workers of this machine with a clock of their own."""
+
+    name = "elsewhen"
+
+    def for_block(self, resources):
+        spawner = LocalSpawner()
+        spawner._command = [*ELSEWHEN, *spawner._command]
+        return spawner
+
+
+def assert_in_order(call):
+    times = [call.submitted_ns, call.ready_ns, call.sent_ns, call.started_ns, call.ended_ns, call.received_ns]
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize("block_allocation", [True, False])
+def test_over_tcp_all_times_arrive(monkeypatch, block_allocation):
+    monkeypatch.setitem(BACKENDS, "tcp", ThisMachineOverTcp)
+    with trace() as seen, Executor(max_workers=1, backend="tcp", block_allocation=block_allocation) as exe:
+        assert exe.submit(sleep_and_return, 0.02, 1).result() == 1
+        assert list(exe.map(sleep_and_return, [0.002] * 4, chunksize=4)) == [None] * 4
+    one, batch = seen.timeline.calls
+    for call in (one, batch):
+        assert_in_order(call)
+    assert one.run_ns >= 20 * MS
+    assert len(batch.items_ns) == 4
+    assert [worker.shift_ns for worker in seen.timeline.workers if worker.number == one.worker] == [0]
+
+
+def test_a_clock_that_is_another_one_is_noticed_and_set(monkeypatch):
+    if why_no_time_namespace():
+        pytest.skip(f"no time namespaces here ({why_no_time_namespace()}): run as root, on Linux 5.6 or later")
+    monkeypatch.setitem(BACKENDS, "elsewhen", Elsewhen)
+    with trace() as seen, Executor(max_workers=2, backend="elsewhen", block_allocation=True) as exe:
+        for _ in range(20):
+            exe.submit(square, 2).result()
+        exe.submit(sleep_and_return, 0.05).result()
+        assert list(exe.map(sleep_and_return, [0.002] * 4, chunksize=4)) == [None] * 4
+    for worker in seen.timeline.workers:
+        assert abs(worker.shift_ns / 1e9 + AHEAD_S) < 1
+        assert 0 < worker.doubt_ns < 50 * MS
+    *_, long, batch = seen.timeline.calls
+    for call in seen.timeline.calls:
+        assert_in_order(call)
+        assert 0 <= call.started_ns <= call.ended_ns <= seen.timeline.length_ns
+    assert long.run_ns >= 50 * MS
+    assert batch.started_ns <= batch.items_ns[0] <= batch.items_ns[-1] <= batch.ended_ns
+    report = seen.report()
+    assert "The clocks of" in report
+
+
+def make_call(sent, started, ended, received, **more):
+    return Call(1, "f", 1, 1, 1, "returned", sent, sent, sent, started, ended, received, **more)
+
+
+def test_the_narrowest_bounds_of_all_calls_set_a_clock():
+    workers = {1: Worker(1, 1, (("far", 7),), 0, 0)}
+    calls = [make_call(100, 1100, 1200, 900), make_call(1000, 1520, 1530, 1040), make_call(2000, 2590, 2600, 2110)]
+    set_clocks(workers, calls)
+    assert (workers[1].shift_ns, workers[1].doubt_ns) == (-505, 15)  # between -520 and -490
+    assert [(call.started_ns, call.ended_ns) for call in calls] == [(595, 695), (1015, 1025), (2085, 2095)]
+
+
+def test_ranks_on_other_hosts_are_put_into_their_calls():
+    workers = {1: Worker(1, 1, (("here", 7), ("far", 8)), 0, 0)}
+    calls = [make_call(100, 110, 190, 200, ranks_ns=((115, 180), (9_000_120, 9_000_185)))]
+    set_clocks(workers, calls)
+    assert workers[1].shift_ns == 0
+    here, far = calls[0].ranks_ns
+    assert here == (115, 180)
+    assert 110 <= far[0] <= far[1] <= 190
+    assert far[1] - far[0] == 65

@@ -1,0 +1,295 @@
+"""What is concluded from a trace: of made-up ones, whose numbers are known, and of real runs."""
+
+import dataclasses
+import json
+
+import pytest
+
+from executor.calls import add, echo, fail, sleep_and_return, square
+from pympipool import Executor, trace
+from pympipool.commands import main
+from pympipool.tracing.advice import advise
+from pympipool.tracing.summary import Spread, longest_path, summarise
+from pympipool.tracing.timeline import Call, ExecutorPart, Timeline, Worker
+from pympipool.tracing.words import as_text
+from pympipool.tracing.writing import write
+
+MS = 1_000_000
+
+
+def make_timeline(calls, *, workers=2, length=1000, block=True, lives=None):
+    """A trace of times in ms. Calls: (worker, submitted, ready, sent, started, ended, received) and what else is to be set."""
+    lives = lives or [(number, 0, 0, length) for number in range(1, workers + 1)]
+    return Timeline(
+        "2026-01-02T03:04:05.678+00:00",
+        length * MS,
+        "master",
+        17,
+        [ExecutorPart(1, {"block_allocation": block, "max_workers": workers})],
+        [
+            Worker(1, number, (("node", 100 + number),), started * MS, ready * MS, gone * MS)
+            for number, started, ready, gone in lives
+        ],
+        [
+            Call(number, "f", 1, worker, 1, "returned", *(time * MS for time in times), **more)
+            for number, (worker, *times, more) in enumerate(calls, 1)
+        ],
+    )
+
+
+def remedies(timeline):
+    return " / ".join(f"{one.what}: {one.remedy}" for one in advise(summarise(timeline)))
+
+
+def test_the_time_of_a_call_is_shared_out_to_its_stages():
+    timeline = make_timeline(
+        [
+            (1, 0, 10, 20, 30, 130, 140, {}),
+            (1, 0, 5, 20, 135, 235, 240, {}),  # waits behind the first until 130
+            (1, 0, 240, 250, 260, 360, 365, {"inputs": (2,)}),
+        ],
+        workers=1,
+        length=400,
+    )
+    [executor] = summarise(timeline).executors
+    totals = {name: spread.total_ns // MS for name, spread in executor.stages.items() if spread.count}
+    assert totals == {
+        "pickling": 15,
+        "inputs": 240,
+        "worker": 35,
+        "line": 110,
+        "there": 25,
+        "run": 300,
+        "back": 20,
+        "overhead": 60,
+    }
+    assert executor.stages["run"] == Spread(3, 300 * MS, 100 * MS, 100 * MS, 100 * MS)
+    assert executor.queue_max == 2
+
+
+def test_a_worker_is_idle_for_one_reason_at_a_time():
+    timeline = make_timeline(
+        [
+            (1, 0, 0, 0, 100, 200, 200, {}),  # on its way for 100
+            (1, 0, 300, 300, 300, 400, 400, {"inputs": (1,)}),  # waits for its input for 100 after the worker was free
+            (1, 600, 600, 600, 600, 1000, 1000, {}),  # nothing was there for 200
+        ],
+        workers=1,
+    )
+    [worker] = summarise(timeline).executors[0].workers
+    assert (worker.life_ns, worker.busy_ns, worker.starting_ns) == (1000 * MS, 600 * MS, 0)
+    assert (worker.idle_ready_ns, worker.idle_blocked_ns, worker.idle_empty_ns) == (100 * MS, 100 * MS, 200 * MS)
+    assert worker.idle_ns == worker.life_ns - worker.busy_ns
+
+
+def test_places_are_shared_by_workers_of_one_call_each():
+    timeline = make_timeline(
+        [(1, 0, 0, 50, 50, 100, 100, {}), (2, 0, 0, 60, 60, 90, 90, {}), (3, 0, 0, 160, 160, 200, 200, {})],
+        block=False,
+        lives=[(1, 0, 50, 110), (2, 0, 60, 100), (3, 105, 160, 210)],
+        length=210,
+    )
+    [executor] = summarise(timeline).executors
+    assert [(worker.name, worker.calls, worker.starting_ns // MS) for worker in executor.workers] == [
+        ("place 1", 1, 50),
+        ("place 2", 2, 115),
+    ]
+    assert executor.stages["start"].total_ns == (50 + 60 + 55) * MS
+
+
+def test_the_longest_path_goes_through_inputs():
+    timeline = make_timeline(
+        [
+            (1, 0, 0, 0, 0, 100, 100, {}),
+            (2, 0, 0, 0, 0, 300, 300, {}),
+            (1, 0, 300, 300, 300, 400, 400, {"inputs": (1, 2)}),
+            (2, 0, 0, 300, 300, 350, 350, {}),
+            (1, 0, 400, 400, 400, 900, 900, {"inputs": (1, 3)}),
+        ]
+    )
+    assert [call.number for call in longest_path(timeline.calls)] == [2, 3, 5]
+    [executor] = summarise(timeline).executors
+    assert executor.path_ns == 900 * MS
+    assert "3 calls, each of which needs the result of the one before (f → f → f)" in remedies(timeline)
+
+
+def test_calls_alone_are_no_path():
+    assert longest_path(make_timeline([(1, 0, 0, 0, 0, 100, 100, {})]).calls) == ()
+
+
+ADVICE = {
+    "block_allocation=True": make_timeline(
+        [(n, n * 50, n * 50, n * 50 + 40, n * 50 + 40, n * 50 + 45, n * 50 + 45, {}) for n in range(1, 15)],
+        block=False,
+        lives=[(n, n * 50, n * 50 + 40, n * 50 + 46) for n in range(1, 15)],
+    ),
+    "use exe.map()": make_timeline(
+        [(1, n * 10, n * 10 + 1, n * 10 + 1, n * 10 + 3, n * 10 + 4, n * 10 + 6, {}) for n in range(50)]
+    ),
+    "load what they share with init_function": make_timeline(
+        [(1, 0, 0, n * 100, n * 100 + 40, n * 100 + 90, n * 100 + 100, {}) for n in range(10)], workers=1
+    ),
+    "submit calls before doing anything else": make_timeline(
+        [(1, n * 100, n * 100, n * 100, n * 100, n * 100 + 20, n * 100 + 20, {}) for n in range(10)]
+    ),
+    "submit the longest calls first": make_timeline(
+        [
+            *((1 + n % 2, 0, 0, 0, n // 2 * 10, n // 2 * 10 + 10, n // 2 * 10 + 10, {}) for n in range(20)),
+            (1, 0, 0, 0, 100, 1000, 1000, {}),
+        ],
+        workers=4,
+    ),
+    "more cores would make it faster": make_timeline(
+        [(1 + n % 2, 0, 0, n // 2 * 50, n // 2 * 50, n // 2 * 50 + 50, n // 2 * 50 + 50, {}) for n in range(40)]
+    ),
+    "make the executor once": make_timeline(
+        [(1, 0, 0, 600, 600, 1000, 1000, {})], lives=[(1, 0, 600, 1000), (2, 0, 600, 1000)]
+    ),
+    "share the work out more evenly between the ranks": make_timeline(
+        [(1, 0, 0, 0, 0, 1000, 1000, {"ranks_ns": ((0, 200 * MS), (0, 1000 * MS))})], workers=1
+    ),
+    "let the trace end after the executor": dataclasses.replace(
+        make_timeline([]),
+        calls=[Call(1, "f", 1, 0, 1, "unfinished", 0, 0, None, None, None, None)],
+    ),
+    "raise max_calls": dataclasses.replace(make_timeline([(1, 0, 0, 0, 0, 1000, 1000, {})]), dropped=3),
+    "look at what their futures raise": make_timeline([(1, 0, 0, 0, 0, 1000, 1000, {})]),
+}
+ADVICE["look at what their futures raise"].calls[0].outcome = "raised"
+
+
+@pytest.mark.parametrize("remedy", ADVICE)
+def test_what_is_found_is_told_with_its_remedy(remedy):
+    assert remedy in remedies(ADVICE[remedy])
+
+
+def test_where_all_is_well_nothing_is_advised():
+    timeline = make_timeline(
+        [(1 + n % 2, 0, 0, 0, n // 2 * 250, n // 2 * 250 + 249, n // 2 * 250 + 250, {}) for n in range(8)]
+    )
+    timeline.calls = [
+        dataclasses.replace(call, sent_ns=call.started_ns, ready_ns=call.started_ns) for call in timeline.calls
+    ]
+    assert "Nothing stands out." in as_text(summarise(timeline)) or "as fast as these workers can be" in remedies(
+        timeline
+    )
+
+
+# ---- real runs, and the command ----
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """The trace of a run in which there is something of everything."""
+    path = tmp_path_factory.mktemp("trace") / "run.json"
+    with trace(path):
+        with Executor(max_workers=2, block_allocation=True) as exe:
+            some = [exe.submit(sleep_and_return, 0.01, n) for n in range(10)]
+            exe.submit(add, some[0], some[9]).result()
+            exe.submit(fail).exception()
+            exe.submit(echo, (n for n in "ab")).exception()
+            assert len(list(exe.map(square, range(1000)))) == 1000
+        with Executor(max_workers=2) as exe:
+            for future in [exe.submit(sleep_and_return, 0.001) for _ in range(12)]:
+                future.result()
+    return path
+
+
+def test_the_command_shows_words_and_tables(file, capsys):
+    assert main(["trace", str(file)]) == 0
+    said = capsys.readouterr().out
+    for line in (
+        "1 025 calls, in ",
+        "Functions ",
+        "Executor 1: block allocation, max_workers=2",
+        "Executor 2: a process for each call, max_workers=2",
+        "Where the time of a call goes",
+        "waits for results of other calls",
+        "its process starts",
+        "Longest calls",
+        "What to change",
+        "ended without a result, of echo, fail",
+        "block_allocation=True",
+    ):
+        assert line in said
+    assert max(map(len, said.splitlines())) <= 120
+
+
+def test_the_command_gives_data_as_json(file, capsys):
+    assert main(["trace", "--json", str(file)]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["calls"] == 1025
+    assert data["outcomes"]["returned"] == 1023
+    assert {share["name"] for share in data["functions"]} >= {"sleep_and_return", "add", "square"}
+    assert data["executors"][0]["stages"]["run"]["count"] == data["messages"] - 12 - 1
+    assert any("block_allocation" in one["remedy"] for one in data["advice"])
+
+
+def test_the_command_says_what_is_wrong_with_a_file(tmp_path, capsys):
+    path = tmp_path / "other.json"
+    assert main(["trace", str(path)]) == 1
+    path.write_text("{}")
+    assert main(["trace", str(path)]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "No such file" in said.err
+    assert "is no trace of pympipool: write one with" in said.err
+
+
+# ---- the picture ----
+
+
+def test_the_command_draws_a_picture(file, tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason='no matplotlib: pip install "pympipool[plot]"')
+    for ending, magic in ((".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")):
+        path = tmp_path / f"run{ending}"
+        assert main(["trace", str(file), "--plot", str(path)]) == 0
+        assert path.read_bytes().startswith(magic)
+    text = (tmp_path / "run.svg").read_text()
+    for label in (
+        "worker 1",
+        "worker 2",
+        "place 1",
+        "1 025 calls in",
+        "sleep_and_return",
+        "no result",
+        "worker starts",
+    ):
+        assert f"<!-- {label}" in text  # the text behind the shapes of its letters
+    assert main(["trace", str(file), "--plot", str(tmp_path / "run.nonsense")]) == 1
+    assert "Format 'nonsense' is not supported" in capsys.readouterr().err
+
+
+def test_tracks_with_too_many_calls_show_shares(tmp_path):
+    pytest.importorskip("matplotlib", reason='no matplotlib: pip install "pympipool[plot]"')
+    from pympipool.tracing.picture import BINS, draw
+
+    calls = [
+        (1 + n % 2, n // 2, n // 2, n // 2, n // 2, n // 2 + (1 if n < 2000 else 0), n // 2 + 1, {})
+        for n in range(4000)
+    ]
+    figure = draw(make_timeline(calls, length=2000), tmp_path / "run.png")
+    assert len(figure.axes[0].patches) < 20
+    filled = [patch for patch in figure.axes[0].patches if hasattr(patch, "get_data")]
+    assert len(filled) == 2
+    assert len(filled[0].get_data().values) == BINS + 1
+
+
+def test_without_calls_there_is_nothing_to_draw():
+    pytest.importorskip("matplotlib", reason='no matplotlib: pip install "pympipool[plot]"')
+    with trace() as seen:
+        pass
+    with pytest.raises(ValueError, match="the trace has no calls"):
+        seen.plot()
+
+
+def test_hundreds_of_workers_fit_into_a_report_and_a_file(tmp_path):
+    lives = [(number, 0, 0, 1000) for number in range(1, 301)]
+    timeline = make_timeline([(n, 0, 0, 0, 0, 1000, 1000, {}) for n in range(1, 301)], workers=300, lives=lives)
+    text = as_text(summarise(timeline))
+    assert "289 others" in text
+    write(timeline, tmp_path / "run.json", compressed=False)
+    names = [
+        one for one in json.loads((tmp_path / "run.json").read_text())["traceEvents"] if one["name"] == "thread_name"
+    ]
+    assert len(names) == 300
