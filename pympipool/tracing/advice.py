@@ -125,12 +125,16 @@ def _path(executor: ExecutorShare) -> Iterator[Advice]:
     if share < 0.5 or executor.idle() < WORTH_SAYING:
         return
     names = " → ".join(call.name for call in executor.path[:4]) + (" → ..." if len(executor.path) > 4 else "")
-    yield Advice(
-        executor.idle("idle_blocked_ns"),
+    what = (
         f"{len(executor.path)} calls, each of which needs the result of the one before ({names}), ran for"
-        f" {time_text(executor.path_ns)} of {time_text(executor.span_ns)}: no number of workers can be faster than that",
-        "shorten these calls, or let more of the work not wait for them",
+        f" {time_text(executor.path_ns)} of {time_text(executor.span_ns)}: no number of workers can be faster than that"
     )
+    remedy = "shorten these calls, or let more of the work not wait for them"
+    waited_ns = sum((call.started_ns or 0) - (call.ready_ns or 0) for call in executor.path)
+    if waited_ns > WORTH_SAYING * executor.span_ns:
+        what += f", and they waited for workers for {time_text(waited_ns)} besides"
+        remedy = "submit the calls first that begin the longest chains, or shorten them"
+    yield Advice(executor.idle("idle_blocked_ns"), what, remedy)
 
 
 def _empty(executor: ExecutorShare) -> Iterator[Advice]:
@@ -148,7 +152,7 @@ def _empty(executor: ExecutorShare) -> Iterator[Advice]:
 
 def _tail(executor: ExecutorShare) -> Iterator[Advice]:
     share = executor.tail_ns / executor.span_ns if executor.span_ns else 0.0
-    if share < WORTH_SAYING or executor.path:
+    if share < WORTH_SAYING or executor.path_ns > executor.span_ns / 2:
         return
     yield Advice(
         share,

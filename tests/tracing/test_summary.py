@@ -113,6 +113,19 @@ def test_the_longest_path_goes_through_inputs():
     assert "3 calls, each of which needs the result of the one before (f → f → f)" in remedies(timeline)
 
 
+def test_a_path_that_began_late_is_to_be_begun_earlier():
+    timeline = make_timeline(
+        [
+            *((1 + n % 2, 0, 0, 0, n // 2 * 100, n // 2 * 100 + 100, n // 2 * 100 + 100, {}) for n in range(8)),
+            (1, 0, 0, 0, 400, 900, 900, {}),
+            (1, 0, 900, 900, 900, 1000, 1000, {"inputs": (9,)}),
+        ]
+    )
+    assert "waited for workers for 400 ms besides: submit the calls first that begin the longest chains" in remedies(
+        timeline
+    )
+
+
 def test_calls_alone_are_no_path():
     assert longest_path(make_timeline([(1, 0, 0, 0, 0, 100, 100, {})]).calls) == ()
 
