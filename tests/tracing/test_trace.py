@@ -195,7 +195,7 @@ def test_calls_of_a_map_travel_together_and_are_told_one_by_one_if_they_are_long
     with trace(file) as seen:
         exe = make_executor(2)
         assert list(exe.map(sleep_and_return, [0.002] * 10, range(10), chunksize=4)) == list(range(10))
-        assert list(exe.map(abs, range(100), chunksize=50)) == list(range(100))
+        assert list(exe.map(abs, range(1000), chunksize=50)) == list(range(1000))
         exe.shutdown()
     events = check_file(seen)
     long, short = named(seen.timeline, "sleep_and_return"), named(seen.timeline, "abs")
@@ -205,8 +205,10 @@ def test_calls_of_a_map_travel_together_and_are_told_one_by_one_if_they_are_long
         assert times == sorted(times)
         assert all(after - before >= 2 * MS for before, after in pairwise(times[:-1]))
         assert len(call.items_ns) == call.size
-    assert [(call.size, call.items_ns) for call in short] == [(50, ())] * 2
-    assert sum(event.get("cat") == "item" for event in events) == 10
+    assert [call.size for call in short] == [50] * 20
+    assert any(call.items_ns == () for call in short)  # not all: one that has no core for a while seems to be long
+    items = sum(len(call.items_ns) for call in seen.timeline.calls)
+    assert sum(event.get("cat") == "item" for event in events) == items >= 10
 
 
 def test_a_map_that_fits_its_batches_is_recorded_whole(make_block_executor):

@@ -1,0 +1,127 @@
+"""What a worker tells of its times, and what the dispatcher makes of it; without processes, over a real link."""
+
+import struct
+import threading
+from time import monotonic_ns
+
+import pytest
+
+from pympipool import _ring, serialization
+from pympipool._dispatch import Dispatcher
+from pympipool._future import Future
+from pympipool._recording import RECORD_FORMAT, Recorder
+from pympipool.worker.batches import LOOK, run_each
+
+LIMIT_S = 10.0
+
+
+@pytest.fixture
+def damaged():
+    return threading.Event()
+
+
+@pytest.fixture
+def dispatcher(damaged):
+    dispatcher = Dispatcher(serialization.load, serialization.load_exception, damaged.set)
+    dispatcher.start()
+    yield dispatcher
+    dispatcher.stop()
+    dispatcher.join()
+
+
+@pytest.fixture
+def worker(dispatcher):
+    """The worker's side of a link to the dispatcher."""
+    link = _ring.link_segment()
+    dispatcher.add_worker(1, link)
+    return _ring.Channel(link, dispatcher.doorbells)
+
+
+def submit(dispatcher):
+    future = Future()
+    dispatcher.adopt(future)
+    future.function_name = "f"
+    dispatcher.submit(future, None, serialization.dump_call(0, pow, (2, 3), {}))
+    return future
+
+
+def records(recorder):
+    return list(struct.iter_unpack(RECORD_FORMAT, recorder.records()))
+
+
+def test_a_call_asks_for_times_only_while_somebody_records(dispatcher, worker):
+    recorder = Recorder(10)
+    for is_recorded in (False, True, False):
+        dispatcher.record(recorder if is_recorded else None)
+        future = submit(dispatcher)
+        _, call, _, _ = worker.receive(LIMIT_S)
+        assert bool(call & _ring.TIMED) is is_recorded
+        worker.answer(_ring.RESULT, call, serialization.dump(8))
+        assert future.result(LIMIT_S) == 8
+    assert len(records(recorder)) == 1
+
+
+def test_times_and_stamps_arrive_and_the_result_knows_nothing_of_them(dispatcher, worker):
+    recorder = Recorder(10)
+    dispatcher.record(recorder)
+    large = bytes(5_000_000)  # comes in pieces
+    for value, stamps in (("small", []), ("small", [1, 2, 3]), (large, [4]), ("small", [])):
+        future = submit(dispatcher)
+        _, call, _, _ = worker.receive(LIMIT_S)
+        worker.stamps.extend(stamps)
+        thread = threading.Thread(target=worker.answer, args=(_ring.RESULT, call, serialization.dump(value)))
+        thread.start()  # what is larger than the ring waits for the dispatcher
+        assert future.result(LIMIT_S) == value
+        thread.join()
+        assert list(worker.stamps) == []
+    found = records(recorder)
+    assert [record[-1] for record in found] == [0, 3, 1, 0]
+    assert struct.unpack("4q", recorder.stamps()) == (1, 2, 3, 4)
+    for submitted, ready, sent, _, _, started, ended, received, number, _, _ in found:
+        times = [submitted, ready, sent, started, ended, received, monotonic_ns()]
+        assert times == sorted(times)
+        assert number == 1
+
+
+@pytest.mark.parametrize("parts", [[b"x"], [b"x", b""], [b"x", bytes(8)], [b"x", bytes(17)]])
+def test_an_answer_without_the_times_that_it_should_have_is_nonsense(dispatcher, worker, damaged, parts):
+    dispatcher.record(Recorder(10))
+    submit(dispatcher)
+    _, call, _, _ = worker.receive(LIMIT_S)
+    worker.send(_ring.RESULT, call, 5, parts)
+    assert damaged.wait(LIMIT_S)
+    assert dispatcher.damaged_workers() == [1]
+
+
+def test_no_two_calls_have_the_same_name(dispatcher):
+    dispatcher.record(Recorder(10))
+    futures = [Future() for _ in range(10_000)]
+    for future in futures:
+        dispatcher.adopt(future)
+    names = [future.submitted_ns for future in futures]
+    assert names == sorted(set(names))
+    assert names[-1] <= monotonic_ns() + 10_000
+
+
+def test_a_batch_puts_down_when_its_calls_ended():
+    stamps = []
+    ends = []
+
+    def work(number):
+        before = monotonic_ns()
+        while monotonic_ns() < before + 50_000:
+            pass
+        ends.append(monotonic_ns())
+        return number
+
+    packed, error = run_each(work, [range(2 * LOOK)], stamps)
+    assert serialization.load(packed.parts) == list(range(2 * LOOK))
+    assert error is None
+    assert len(stamps) == 2 * LOOK
+    assert all(end <= stamp for end, stamp in zip(ends, stamps, strict=True))
+    assert all(stamp <= end for end, stamp in zip(ends[1:], stamps, strict=False))
+
+
+def test_without_stamps_a_batch_is_the_same():
+    packed, error = run_each(abs, [[-1, 2]])
+    assert (serialization.load(packed.parts), error) == ([1, 2], None)
