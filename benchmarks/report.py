@@ -23,7 +23,7 @@ INTRODUCTION = """\
 Written by `make bench` (`python -m benchmarks`); do not edit. Each executor works in a process of its own, and they take
 turns: in each round of a case each is opened, measured and closed before the next one is. A cell shows the median of the
 rounds, in parentheses the smallest and the largest round, and in bold how many times better pympipool is (below 1:
-worse). Ratios travel to other machines; times do not."""
+worse). Ratios travel to other machines; times do not: `pympipool bench` measures yours, and says what to set there."""
 
 TARGETS_TEXT = """\
 What this project promises itself, and what this run reached."""

@@ -130,6 +130,7 @@ def test_one_core_needs_no_mpi() -> None:
         (("--backend", "slum"), "backend is 'slum'"),
         (("--cores", "0", "--backend", "mpi"), "max_cores must be greater than 0, not 0"),
         (("--plot", "/no/such/folder/plot.svg"), "there is no folder /no/such/folder"),
+        (("--plot", "plot.nonsense"), "plot.nonsense: the name must end with one of"),
     ],
 )
 def test_wrong_options_are_refused_at_once(
@@ -165,8 +166,14 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
 
     draw(made_up(), tmp_path / "bench.svg")
     assert (tmp_path / "bench.svg").read_text().startswith("<?xml")
-    with pytest.raises(ValueError, match="nonsense"):
-        draw(made_up(), tmp_path / "bench.nonsense")
+
+
+@pytest.mark.usefixtures("in_short")
+def test_one_core_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.run(options("--cores", "1", "--backend", "mpi")) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "max_workers=1, one for each core" in text
+    assert "MPI was not measured: functions of several ranks need two cores." in text
 
 
 def test_workers_stay_for_calls_shorter_than_twenty_times_what_a_process_costs() -> None:

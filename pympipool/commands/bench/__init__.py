@@ -48,11 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measures and prints."""
-    if options.plot is not None and find_spec("matplotlib") is None:
-        return _complain('--plot needs matplotlib: pip install "pympipool[plot]"', WRONG)
-    if options.plot is not None and not options.plot.resolve().parent.is_dir():
-        return _complain(f"--plot: there is no folder {options.plot.resolve().parent}", WRONG)
     try:
+        if options.plot is not None:
+            _check_plot(options.plot)
         with _progress() as show:
             measured = measure(options.backend, options.cores, show)
     except (ValueError, TypeError) as error:
@@ -65,10 +63,26 @@ def run(options: argparse.Namespace) -> int:
 
         try:
             draw(measured, options.plot)
-        except (ValueError, OSError) as error:
+        except OSError as error:
             return _complain(f"--plot {options.plot}: {error}", WRONG)
         print(f"wrote {options.plot}", file=sys.stderr)
     return 0
+
+
+def _check_plot(path: Path) -> None:
+    """Now, and not after a minute of measuring.
+
+    Raises:
+        ValueError: the picture cannot be drawn.
+    """
+    if find_spec("matplotlib") is None:
+        raise ValueError('--plot needs matplotlib: pip install "pympipool[plot]"')
+    if not path.resolve().parent.is_dir():
+        raise ValueError(f"--plot {path}: there is no folder {path.resolve().parent}")
+    from pympipool.commands.bench.plot import kinds
+
+    if path.suffix.lstrip(".") not in kinds():
+        raise ValueError(f"--plot {path}: the name must end with one of {', '.join(f'.{kind}' for kind in kinds())}")
 
 
 def _print(measured: Measured, *, as_json: bool) -> None:

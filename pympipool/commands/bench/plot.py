@@ -12,11 +12,17 @@ COLORS = ("#d62839", "#1d70a2", "#d98e04")
 FAINT = "#8d99ae"
 
 
+def kinds() -> list[str]:
+    """What the names of files may end with, without the dot."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    return sorted(FigureCanvasBase.get_supported_filetypes())
+
+
 def draw(measured: Measured, path: Path) -> None:
     """Draws lengths of calls, numbers of workers and sizes of values into a file.
 
     Raises:
-        ValueError: matplotlib cannot write files of this kind; says which it can.
         OSError: the file cannot be written.
     """
     from matplotlib.figure import Figure
