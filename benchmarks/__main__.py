@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -118,6 +119,7 @@ def write_page(path: Path, results: Results) -> None:
 
 def main(words: Sequence[str] | None = None) -> None:
     options = arguments(words)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # with a page, and without its stations
     if options.list:
         show_list()
         return
