@@ -200,9 +200,11 @@ def _work_rate(exe: Executor, workers: int) -> float:
     stopped = threading.Event()
 
     def go_on() -> None:
-        while time.perf_counter() < end_s and not stopped.is_set():
+        while True:  # once at least: a thread may begin late
             exe.submit(trials.count_down, trials.STEPS).result()
             done.append(1)
+            if time.perf_counter() > end_s or stopped.is_set():
+                return
 
     start = time.perf_counter()
     with ThreadPoolExecutor(workers) as threads:
