@@ -30,7 +30,7 @@ STARRED = re.compile(r"(?<![\w`*\\])(\*{1,2})(?=\w)")
 
 
 class PicturesInPages(SphinxPostTransform):
-    """Replaces images of docs/pictures by what is in their files."""
+    """Replaces pictures that know of themes by what is in their files."""
 
     default_priority = 5
     formats = ("html",)
@@ -38,8 +38,8 @@ class PicturesInPages(SphinxPostTransform):
     def run(self, **_: Any) -> None:
         for image in list(self.document.findall(nodes.image)):
             path = Path(self.app.srcdir, image["uri"])
-            if path.parent.name == "pictures" and path.suffix == ".svg":
-                svg = path.read_text(encoding="utf-8")
+            svg = path.read_text(encoding="utf-8") if path.suffix == ".svg" and path.is_file() else ""
+            if "data-theme" in svg:
                 image.replace_self(nodes.raw("", f'<div class="picture">{svg}</div>', format="html"))
 
 

@@ -38,6 +38,11 @@ def test_targets_of_make_exist():
     assert {"demo", "test"} <= wanted <= rules
 
 
+def test_commands_of_pympipool_exist():
+    wanted = set(re.findall(r"^\s*pympipool (\w+)", SHELL, re.MULTILINE))
+    assert {"info", "check"} <= wanted <= {path.stem for path in (ROOT / "pympipool/commands").glob("*.py")}
+
+
 def test_extras_of_pip_exist():
     wanted = {name for extras in re.findall(r'"\.\[([\w,]+)\]"', SHELL) for name in extras.split(",")}
     section = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0]
@@ -50,7 +55,8 @@ def test_pictures_are_what_their_script_draws(tmp_path):
     script.write_text((folder / "draw.py").read_text())
     subprocess.run([sys.executable, str(script)], check=True, stdout=subprocess.DEVNULL)
     drawn = {path.name: path.read_text() for path in tmp_path.glob("*.svg")}
-    assert drawn == {path.name: path.read_text() for path in folder.glob("*.svg")}, "make pictures"
+    assert drawn
+    assert drawn == {name: (folder / name).read_text() for name in drawn}, "make pictures"
 
 
 def test_rooms_in_the_picture_exist():
