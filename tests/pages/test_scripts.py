@@ -20,7 +20,7 @@ PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH",
 """As where the environment of this Python was activated."""
 
 REMEDIES = {
-    "slurm": "needs a job of SLURM: PYMPIPOOL_TEST_SLURM=1 make test PYTEST_ARGS=tests/slurm",
+    "slurm": "needs a job of SLURM: make test-slurm, as root on Debian or Ubuntu",
     "flux": "needs a flux instance: flux start make test PYTEST_ARGS=tests/pages",
 }
 
