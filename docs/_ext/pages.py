@@ -7,6 +7,7 @@ Notebooks can be taken along: each page of docs/tutorials has its .ipynb beside 
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,17 @@ def lead_to_pages(_app: Sphinx, name: str, source: list[str]) -> None:
     source[0] = re.sub(r"\]\(((?:\.\./)+[\w./-]+)\)", page_of, source[0])
 
 
+def show_examples(app: Sphinx, name: str, source: list[str]) -> None:
+    """Adds each program of examples/ to the page about them, under what its docstring says first."""
+    if name != "examples":
+        return
+    programs = sorted(Path(app.srcdir, "../examples").glob("*.py"), key=lambda path: (path.stem != "quickstart", path))
+    for path in programs:
+        says = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+        include = f"```{{literalinclude}} ../examples/{path.name}\n:language: python\n```"
+        source[0] += f"\n## {path.name}\n\n{says}\n\n{include}\n"
+
+
 def without_missing_pages(app: Sphinx, name: str, source: list[str]) -> None:
     """Takes pages that are not there out of the table of contents."""
     if name == "index":
@@ -92,6 +104,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_post_transform(PicturesInPages)
     app.connect("source-read", lead_to_pages)
     app.connect("source-read", without_missing_pages)
+    app.connect("source-read", show_examples)
     app.connect("autodoc-process-docstring", keep_stars, priority=400)  # before napoleon
     app.connect("html-page-context", offer_notebook)
     app.connect("build-finished", write_notebooks)
