@@ -18,12 +18,11 @@ from myst_nb.core.read import read_myst_markdown_notebook
 from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
-PAGES_OF_FOLDERS = {
-    "../examples": "examples",
-    "../examples/": "examples",
-    "../examples/slurm": "howto/submission-scripts",
-    "../examples/flux": "howto/submission-scripts",
-    "../CHANGES.md": "changes",
+PAGES_OF_FILES = {
+    "examples": "examples",
+    "examples/slurm": "howto/submission-scripts",
+    "examples/flux": "howto/submission-scripts",
+    "CHANGES.md": "changes",
 }
 
 STARRED = re.compile(r"(?<![\w`*\\])(\*{1,2})(?=\w)")
@@ -44,15 +43,19 @@ class PicturesInPages(SphinxPostTransform):
                 image.replace_self(nodes.raw("", f'<div class="picture">{svg}</div>', format="html"))
 
 
-def lead_to_pages(_app: Sphinx, name: str, source: list[str]) -> None:
-    """Changes the targets of links in a page's text."""
-    depth = "../" * name.count("/")
+def lead_to_pages(app: Sphinx, name: str, source: list[str]) -> None:
+    """Changes links of a page that lead out of docs/: to the page that shows what is there, else to mere words."""
+    here = Path(app.srcdir, name).parent
+    docs = Path(app.srcdir).resolve()
 
-    def page_of(link: re.Match[str]) -> str:
-        page = PAGES_OF_FOLDERS.get(link[1].removeprefix(depth))
-        return f"]({depth}{page}.md)" if page else link[0]
+    def inside(link: re.Match[str]) -> str:
+        target = Path(here, link[2].partition("#")[0]).resolve()
+        if docs in target.parents:
+            return link[0]
+        page = PAGES_OF_FILES.get(str(target.relative_to(docs.parent)))
+        return f"[{link[1]}]({'../' * name.count('/')}{page}.md)" if page else link[1]
 
-    source[0] = re.sub(r"\]\(((?:\.\./)+[\w./-]+)\)", page_of, source[0])
+    source[0] = re.sub(r"(?<!!)\[([^][]+)\]\(((?:\.\./)+[^)\s]*)\)", inside, source[0])
 
 
 def show_examples(app: Sphinx, name: str, source: list[str]) -> None:
