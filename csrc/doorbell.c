@@ -136,6 +136,7 @@ void pmp_spinner_init(pmp_spinner *spinner, int64_t most_ns)
     spinner->most_ns = most_ns;
     spinner->least_ns = most_ns < SPIN_LEAST_NS ? most_ns : SPIN_LEAST_NS;
     spinner->budget_ns = most_ns;
+    spinner->near_ns = 2 * most_ns;
 }
 
 static int64_t between(int64_t least, int64_t value, int64_t most)
@@ -181,7 +182,7 @@ static void learn_from_find(pmp_spinner *spinner)
  * may be spun was in vain it begins anew, for the next waits may be just as long. */
 static void learn_from_miss(pmp_spinner *spinner, int64_t took_ns)
 {
-    if (took_ns >= 2 * spinner->most_ns) {
+    if (took_ns >= spinner->near_ns) {
         set_budget(spinner, spinner->budget_ns / 2);
     } else if (spinner->budget_ns < spinner->most_ns) {
         set_budget(spinner, 2 * spinner->budget_ns);

@@ -41,11 +41,14 @@ void pmp_doorbell_disarm(pmp_doorbell *bell);
 int pmp_doorbell_sleep(pmp_doorbell *bell, int64_t timeout_ns);
 
 /* How long a waiter spins before it sleeps; adapts to what spinning brought lately, or would have
- * brought: waits that were hardly longer than the budget make it grow, long ones make it shrink. */
+ * brought: waits that were hardly longer than the budget make it grow, long ones make it shrink.
+ * Where spinning takes a core from whom one waits for, set near_ns to 0: then it shrinks with each
+ * miss. */
 typedef struct {
     int64_t budget_ns; /* what the next wait may spin */
     int64_t least_ns;
     int64_t most_ns; /* 0: never spin */
+    int64_t near_ns; /* a miss that took less makes the budget grow; 0: none does */
 } pmp_spinner;
 
 /* A spinner with a budget of up to most_ns. */

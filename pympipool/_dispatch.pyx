@@ -26,7 +26,7 @@ from pympipool._recording cimport CANCELLED, FAILED, UNFINISHED, Outcome, Record
 from pympipool._ring cimport (
     PMP_END, PMP_TIMED, Segment, blocks_of_process, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm,
     pmp_doorbell_ring, pmp_doorbell_sleep, pmp_head, pmp_link_open_master, pmp_now_ns, pmp_part,
-    pmp_receiver_close, pmp_send, pmp_spinner_init, raise_errno,
+    pmp_receiver_close, pmp_send, pmp_spinner_init, raise_errno, usable_cores,
 )
 from pympipool._watching cimport (
     demand_delivery, kick_helper, kick_mover, move_until_stopped, pump_and_tell,
@@ -65,6 +65,9 @@ cdef class Dispatcher(Delivery):
         self.core.mover_bell = &bells[0]
         self.core.helper_bell = &bells[1]
         pmp_spinner_init(&self.core.helper_spinner, SPIN_NS)
+        pmp_spinner_init(&self.core.calm_spinner, SPIN_NS)
+        self.core.calm_spinner.near_ns = 0
+        self.core.core_count = usable_cores()
         if pthread_mutex_init(&self.core.lock, NULL) != 0:
             raise MemoryError("no mutex")
         self.on_damage = on_damage

@@ -94,6 +94,8 @@ cdef struct Core:
     pmp_doorbell nap_bell      # cuts the mover's naps short
     pmp_doorbell deliverer_bell
     pmp_spinner helper_spinner
+    pmp_spinner calm_spinner   # takes the place of helper_spinner while its core is of more use to a worker
+    int core_count             # that this process may use
     bint mover_parked        # sleeps on mover_bell, or is about to
     bint mover_untimed       # ... until it is rung: nothing could be late when it looked
     bint helping             # a thread that waits for a future moves bytes

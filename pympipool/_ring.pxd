@@ -31,6 +31,7 @@ cdef extern from "doorbell.h" nogil:
     ctypedef struct pmp_spinner:
         int64_t budget_ns
         int64_t most_ns
+        int64_t near_ns
     void pmp_doorbell_ring(pmp_doorbell *bell)
     void pmp_doorbell_arm(pmp_doorbell *bell)
     void pmp_doorbell_disarm(pmp_doorbell *bell)
@@ -122,3 +123,4 @@ cdef class Parts:
 
 
 cdef int raise_errno(int code, str what) except -1
+cdef int usable_cores() except -1

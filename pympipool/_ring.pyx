@@ -47,7 +47,14 @@ cdef int raise_errno(int code, str what) except -1:
 
 cdef int64_t spin_limit_ns():
     """Spinning pays only where another core can do the work waited for."""
-    return SPIN_NS if len(os.sched_getaffinity(0)) > 1 else 0
+    return SPIN_NS if usable_cores() > 1 else 0
+
+
+cdef int usable_cores() except -1:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 cdef class Segment:

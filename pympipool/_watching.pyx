@@ -23,7 +23,7 @@ from pympipool._moving cimport (
 )
 from pympipool._ring cimport (
     c_bool, pmp_doorbell_arm, pmp_doorbell_disarm, pmp_doorbell_ring, pmp_doorbell_sleep,
-    pmp_now_ns, pmp_ring_has_record, pmp_sender_has_room, pmp_wait,
+    pmp_now_ns, pmp_ring_has_record, pmp_sender_has_room, pmp_spinner, pmp_wait,
 )
 
 cdef extern from "<stdatomic.h>" nogil:
@@ -146,6 +146,23 @@ cdef void hand_back(Core *core) noexcept nogil:
         pmp_doorbell_ring(core.mover_bell)
 
 
+cdef bint is_waited_for(Core *core) noexcept nogil:
+    """Whether a worker may soon have nothing to do until bytes are moved. The lock is held."""
+    for i in range(core.worker_count):
+        if (core.workers[i].sending != NULL or core.workers[i].results.busy
+                or core.workers[i].line.length == 1):
+            return True
+    return False
+
+
+cdef pmp_spinner *choose_spinner(Core *core) noexcept nogil:
+    """Where there is a core to spare, or somebody waits for us, it pays to spin up to the limit; else the core is of
+    more use to a worker, and nobody minds if we sleep. The lock is held."""
+    if core.core_count > 1 and (core.worker_count < core.core_count or is_waited_for(core)):
+        return &core.helper_spinner
+    return &core.calm_spinner
+
+
 cdef int wait_for_news(Core *core, int64_t timeout_ns) noexcept nogil:
     """Moves bytes until something is done. Returns 1 (something is), 0 (time over, kicked)
     or -EINTR (a signal came)."""
@@ -154,11 +171,13 @@ cdef int wait_for_news(Core *core, int64_t timeout_ns) noexcept nogil:
     cdef int64_t tick
     cdef bint done
     cdef int code
+    cdef pmp_spinner *spinner
     while True:
         pthread_mutex_lock(&core.lock)
         pump(core)
         done = core.done.first != NULL
         tick = tick_ns(core)
+        spinner = choose_spinner(core)
         pthread_mutex_unlock(&core.lock)
         if core.damaged:
             demand_delivery(core)
@@ -172,7 +191,7 @@ cdef int wait_for_news(Core *core, int64_t timeout_ns) noexcept nogil:
             return 0
         if 0 <= tick < left_ns:
             left_ns = tick
-        code = pmp_wait(core.helper_bell, &core.helper_spinner, has_news, core, left_ns)
+        code = pmp_wait(core.helper_bell, spinner, has_news, core, left_ns)
         if code == -EINTR:
             return code
 

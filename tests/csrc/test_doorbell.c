@@ -248,6 +248,10 @@ static void narrow_misses_make_spinning_longer_until_it_is_in_vain(void)
     CHECK_EQUAL(spinner.budget_ns, most_ns);
     wait_until_armed(&spinner);
     CHECK_EQUAL(spinner.budget_ns, spinner.least_ns);
+    spinner.near_ns = 0;
+    spinner.budget_ns = most_ns / 16;
+    wait_until_armed(&spinner);
+    CHECK_EQUAL(spinner.budget_ns, most_ns / 32);
 }
 
 static void no_budget_means_no_spinning(void)
