@@ -2,7 +2,8 @@
 
     frames.py           what travels over a control connection: hello, frames, user ids
     control.py          the master's end: a listener, and one connection for each rank
-    control_worker.py   the worker's end of the same
+    orders.py           what a worker finds in its environment
+    control_worker.py   the worker's end of the control connection
     shm.py              the link of one worker: a segment with two rings, both ends
     tcp.py              the link to a worker on another host: what its two ends share
     tcp_worker.py       the worker's end of it

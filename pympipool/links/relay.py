@@ -30,8 +30,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pympipool import _ring
 from pympipool.links.ahead import Line
-from pympipool.links.control_worker import Orders, WorkerControl
+from pympipool.links.control_worker import WorkerControl
 from pympipool.links.frames import HELLO_BYTES, decode_hello, encode_body
+from pympipool.links.orders import Orders
 from pympipool.links.shm import open_channel
 from pympipool.links.tcp import (
     CONTROL,

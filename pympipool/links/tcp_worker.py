@@ -23,8 +23,8 @@ from time import monotonic, monotonic_ns, sleep
 from typing import Any
 
 from pympipool._ring import CALL, TIMED
-from pympipool.links.control_worker import Orders
 from pympipool.links.frames import KEY_BYTES, ProtocolError, decode_body, encode_body, encode_hello
+from pympipool.links.orders import Orders
 from pympipool.links.tcp import (
     CONTROL,
     GIVEN_BACK,

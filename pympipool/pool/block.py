@@ -16,18 +16,10 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pympipool.pool.ending import (
-    END_GRACE_S,
-    IDLE_CHECK_S,
-    death_of,
-    in_short,
-    log_end,
-    start_failure_of,
-    watch_for_stuck_ranks,
-    watch_run_time,
-)
+from pympipool.pool.ending import END_GRACE_S, IDLE_CHECK_S, watch_for_stuck_ranks, watch_run_time
 from pympipool.pool.keeper import Keeper
 from pympipool.pool.member import Member, State
+from pympipool.pool.reasons import death_of, in_short, log_end, start_failure_of
 
 if TYPE_CHECKING:
     from pympipool._calls import FunctionHandle

@@ -30,8 +30,8 @@ from pympipool import serialization
 from pympipool.errors import WorkerStartError
 from pympipool.links.control import Connection, GreetingError, Listener
 from pympipool.links.shm import ShmLink
-from pympipool.pool.ending import start_failure_of
-from pympipool.pool.member import Member, Output, State
+from pympipool.pool.member import Member, Output, State, Timer
+from pympipool.pool.reasons import start_failure_of
 from pympipool.spawners.base import WorkerOrder
 
 if TYPE_CHECKING:
@@ -69,34 +69,6 @@ class Policy(Protocol):
 
     def on_gone(self, member: Member) -> None:
         """The worker is gone, for whatever reason."""
-
-
-class Timer:
-    """Something to be done at a time; for a worker, only as long as that is not gone.
-
-    A worker that is gone takes its timers along: they would keep it in memory, and wake the thread for nothing.
-    """
-
-    __slots__ = ("function", "member")
-
-    def __init__(self, function: Callable[[], None], member: Member | None) -> None:
-        self.function: Callable[[], None] | None = function
-        self.member = member
-        if member is not None:
-            member.timers.add(self)
-
-    def run(self) -> None:
-        """Does it, unless it was forgotten."""
-        function = self.function
-        self.forget()
-        if function is not None:
-            function()
-
-    def forget(self) -> None:
-        """Lets go of everything it refers to; it does nothing from here on."""
-        if self.member is not None:
-            self.member.timers.discard(self)
-        self.function = self.member = None
 
 
 class Keeper:

@@ -15,9 +15,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pympipool.links.control import Connection
     from pympipool.links.shm import ShmLink
-    from pympipool.pool.keeper import Timer
     from pympipool.spawners.base import WorkerOrder, WorkerProcess
 
 STDERR_LINES = 20
@@ -104,6 +105,34 @@ class Member:
 
     def _said(self) -> dict[str, Any]:
         return self.ready_ranks.get(self.lost_rank or 0, {})
+
+
+class Timer:
+    """Something to be done at a time; for a worker, only as long as that is not gone.
+
+    A worker that is gone takes its timers along: they would keep it in memory, and wake the thread for nothing.
+    """
+
+    __slots__ = ("function", "member")
+
+    def __init__(self, function: Callable[[], None], member: Member | None) -> None:
+        self.function: Callable[[], None] | None = function
+        self.member = member
+        if member is not None:
+            member.timers.add(self)
+
+    def run(self) -> None:
+        """Does it, unless it was forgotten."""
+        function = self.function
+        self.forget()
+        if function is not None:
+            function()
+
+    def forget(self) -> None:
+        """Lets go of everything it refers to; it does nothing from here on."""
+        if self.member is not None:
+            self.member.timers.discard(self)
+        self.function = self.member = None
 
 
 class Output:

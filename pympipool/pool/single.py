@@ -16,17 +16,10 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pympipool.pool.ending import (
-    IDLE_CHECK_S,
-    death_of,
-    in_short,
-    log_end,
-    start_failure_of,
-    watch_for_stuck_ranks,
-    watch_run_time,
-)
+from pympipool.pool.ending import IDLE_CHECK_S, watch_for_stuck_ranks, watch_run_time
 from pympipool.pool.keeper import Keeper
 from pympipool.pool.member import Member, State
+from pympipool.pool.reasons import death_of, in_short, log_end, start_failure_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Future as StandardFuture

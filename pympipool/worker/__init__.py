@@ -34,7 +34,8 @@ def main() -> None:
     """
     from pympipool import _ring
     from pympipool.light import signal
-    from pympipool.links.control_worker import connect, take_orders
+    from pympipool.links.control_worker import connect
+    from pympipool.links.orders import take_orders
 
     signal.signal(signal.SIGINT, _leave_it_to_the_master)
     orders = take_orders(os.environ)

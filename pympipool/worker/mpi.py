@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from mpi4py import MPI
 
-    from pympipool.links.control_worker import Control, Link, Orders
+    from pympipool.links.control_worker import Control, Link
+    from pympipool.links.orders import Orders
 
 _RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 """Where launchers tell a process its rank: MPICH and its relatives, PMIx, Open MPI."""

@@ -18,7 +18,8 @@ from pympipool.worker.prepare import apply_settings, describe, make_calls, tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pympipool.links.control_worker import Control, Link, Orders
+    from pympipool.links.control_worker import Control, Link
+    from pympipool.links.orders import Orders
 
 
 def run(orders: Orders, control: Control) -> None:

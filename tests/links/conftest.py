@@ -4,7 +4,8 @@ import pytest
 
 from links.strangers import knock, let_in, readable
 from pympipool.links.control import Listener
-from pympipool.links.control_worker import Orders, WorkerControl
+from pympipool.links.control_worker import WorkerControl
+from pympipool.links.orders import Orders
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from links.strangers import LIMIT_S, OTHER_USER, let_in, needs_root
-from pympipool.links.control_worker import Orders, WorkerControl, take_orders
+from pympipool.links.control_worker import WorkerControl
 from pympipool.links.frames import ProtocolError
+from pympipool.links.orders import Orders, take_orders
 
 KEY = "ab" * 32
 

@@ -21,7 +21,7 @@ from pympipool import Executor
 from pympipool.backends import BACKENDS
 from pympipool.errors import WorkerDied, WorkerStartError
 from pympipool.links.control import Listener
-from pympipool.links.control_worker import Orders
+from pympipool.links.orders import Orders
 from pympipool.links.tcp import LIFELINE_MAGIC, StrangerError, client_context, join
 from pympipool.links.tcp_worker import TcpControl, UnreachableError
 from pympipool.spawners.base import WorkerOrder
