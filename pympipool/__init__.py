@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pympipool.bar import progress
     from pympipool.executor import Executor
     from pympipool.shell import ShellExecutor, SubprocessExecutor
-    from pympipool.tracing.session import Trace as trace  # noqa: N813  it is used like `open`
+    from pympipool.tracing.session import trace
 
 __all__ = ["Executor", "ShellExecutor", "SubprocessExecutor", "__version__", "errors", "progress", "trace"]
 

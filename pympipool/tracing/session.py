@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("pympipool.trace")
 
 
-class Trace(ContextDecorator):
+class trace(ContextDecorator):  # noqa: N801  it is used like `open`
     """Records what happens to each call of all executors of this process, and when.
 
     As context manager, as decorator of a function, or with `start` and `stop`, as is handy in notebooks. The file is written
@@ -79,7 +79,7 @@ class Trace(ContextDecorator):
 
     # ---- recording ----
 
-    def start(self) -> Trace:
+    def start(self) -> trace:
         """Begins to record."""
         if self.path is not None:
             _check_folder(self.path)
@@ -134,7 +134,7 @@ class Trace(ContextDecorator):
         if self._master == os.getpid():
             self.stop()
 
-    def __enter__(self) -> Trace:
+    def __enter__(self) -> trace:
         return self.start()
 
     def __exit__(
@@ -224,7 +224,3 @@ def _check_folder(path: Path) -> None:
         raise FileNotFoundError(f"the trace cannot be written to {str(path)!r}: there is no folder {str(folder)!r}")
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"the trace cannot be written to {str(path)!r}: no right to write in {str(folder)!r}")
-
-
-trace = Trace
-"""The public name: it is used like `open`."""
