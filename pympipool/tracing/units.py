@@ -8,7 +8,7 @@ def time_text(time_ns: float) -> str:
 
     Examples:
         >>> [time_text(time) for time in (0, 12, 4_560, 7_890_000, 1_230_000_000, 4_000_000_000_000)]
-        ['0', '12 ns', '4.56 µs', '7.89 ms', '1.23 s', '1 h 6 min']
+        ['0', '12 ns', '4.56 µs', '7.89 ms', '1.23 s', '1 h 7 min']
     """
     if time_ns <= 0:
         return "0"
