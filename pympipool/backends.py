@@ -1,5 +1,9 @@
 """The registry of backends: which spawners start the workers of each, and how "auto" chooses.
 
+    choose(name, executor) -> Choice: the name of a backend, and why "auto" passed over those before it
+    make_backend(name) ----> Backend: makes the spawners of one executor
+    why_not() -------------> for each backend why it cannot be used here, or None
+
 To add one: its spawner in `spawners/`, a class like `ThisMachine` for what it may be asked for, and its
 line in `BACKENDS`. "auto" takes the first of `CHOICES` that is there.
 """
@@ -10,8 +14,9 @@ import difflib
 import os
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pympipool.resources import available_cores
 
@@ -20,7 +25,6 @@ if TYPE_CHECKING:
     from pympipool.spawners.base import Spawner
     from pympipool.spawners.mpiexec import MpiexecSpawner
     from pympipool.spawners.relay import Relay
-    from pympipool.spawners.slurm import SlurmSpawner
     from pympipool.spawners.template import TemplateSpawner
 
 
@@ -87,6 +91,11 @@ class ThisMachine:
                 f"command_line_argument_lst is {list(resources.command_line_argument_lst)!r}; it is for srun, with SLURM:"
                 " backend 'mpi' takes none"
             )
+        if resources.pmi_mode is not None:
+            raise ValueError(
+                f"pmi_mode is {resources.pmi_mode!r}; it is for flux and SLURM: backend 'mpi' starts ranks with the mpiexec of"
+                " their MPI library, which needs none"
+            )
 
     def for_block(self, resources: Resources) -> Spawner:
         """A fresh interpreter for each worker of one core, else mpiexec."""
@@ -141,18 +150,58 @@ def start_method(environ: Mapping[str, str]) -> str:
     return method
 
 
-class Slurm:
+class _Scheduler(ABC):
+    """What the backends have in common that ask a scheduler for workers, on any host."""
+
+    assigns_devices = True
+
+    def __init__(self) -> None:
+        self._spawners: dict[Resources, Spawner] = {}
+        self._relay: Relay | None = None
+
+    @abstractmethod
+    def _make_spawner(self, resources: Resources) -> Spawner: ...
+
+    def for_block(self, resources: Resources) -> Spawner:
+        """A job, or a step of one, for each worker."""
+        return self.for_call(resources)
+
+    def for_call(self, resources: Resources) -> Spawner:
+        """A job, or a step of one, for each call."""
+        spawner = self._spawners.get(resources)
+        if spawner is None:
+            spawner = self._spawners[resources] = self._make_spawner(resources)
+        return spawner
+
+    def _relay_for(self, resources: Resources) -> Relay:
+        """The executor's relay to workers on other hosts; it starts with the first of them."""
+        from pympipool.spawners.relay import Relay
+
+        if self._relay is None:
+            self._relay = Relay(local_only=resources.hostname_localhost)
+        return self._relay
+
+    def close(self) -> None:
+        """Ends the relay."""
+        if self._relay is not None:
+            self._relay.close()
+
+    def abandon(self) -> None:
+        """In a forked child: lets go of the relay."""
+        if self._relay is not None:
+            self._relay.abandon()
+
+
+class Slurm(_Scheduler):
     """Workers that SLURM starts with srun: steps of the job that the script runs in, or jobs of their own."""
 
     name = "slurm"
-    assigns_devices = True
 
     def __init__(self) -> None:
         from pympipool.spawners.slurm import check_slurm
 
         check_slurm()
-        self._spawners: dict[Resources, SlurmSpawner] = {}
-        self._relay: Relay | None = None
+        super().__init__()
 
     def available_cores(self) -> int:
         """The cores of the job.
@@ -176,31 +225,67 @@ class Slurm:
                 " with flux"
             )
 
-    def for_block(self, resources: Resources) -> Spawner:
-        """An srun for each worker."""
-        return self.for_call(resources)
-
-    def for_call(self, resources: Resources) -> Spawner:
-        """An srun for each call."""
-        from pympipool.spawners.relay import Relay
+    def _make_spawner(self, resources: Resources) -> Spawner:
         from pympipool.spawners.slurm import SlurmSpawner
 
-        if self._relay is None:
-            self._relay = Relay(local_only=resources.hostname_localhost)
-        spawner = self._spawners.get(resources)
-        if spawner is None:
-            spawner = self._spawners[resources] = SlurmSpawner(resources, self._relay)
-        return spawner
+        return SlurmSpawner(resources, self._relay_for(resources))
+
+
+class Flux(_Scheduler):
+    """Workers that flux starts as jobs of the instance that the script runs in, or can reach."""
+
+    name = "flux"
+
+    def __init__(self) -> None:
+        from pympipool.spawners.flux import Jobs, all_hosts_are_this_one, check_flux
+
+        check_flux()
+        super().__init__()
+        self._jobs = Jobs()
+        self._has_other_hosts = not all_hosts_are_this_one()
+
+    def available_cores(self) -> int:
+        """The cores of the instance."""
+        from pympipool.spawners.flux import cores_of_instance
+
+        return cores_of_instance()
+
+    def check(self, resources: Resources) -> None:
+        """Nothing of SLURM's can be asked for, and no more ranks than cores."""
+        if resources.executor is not None:
+            _check_flux_executor(resources.executor)
+        if resources.oversubscribe:
+            raise ValueError(
+                "oversubscribe is True; flux gives each core to one rank at a time, so backend 'flux' cannot start more"
+                " ranks than there are cores: leave it False, or use fewer cores"
+            )
+        if resources.command_line_argument_lst:
+            raise ValueError(
+                f"command_line_argument_lst is {list(resources.command_line_argument_lst)!r}; it is for srun, with SLURM:"
+                " backend 'flux' takes none"
+            )
+
+    def _make_spawner(self, resources: Resources) -> Spawner:
+        from pympipool.spawners.flux import FluxSpawner
+
+        return FluxSpawner(resources, self._jobs, self._relay_for(resources) if self._has_other_hosts else None)
 
     def close(self) -> None:
-        """Ends the relay."""
-        if self._relay is not None:
-            self._relay.close()
+        """Ends the relay, the guard, and what talks with flux."""
+        super().close()
+        self._jobs.close()
 
     def abandon(self) -> None:
-        """In a forked child: lets go of the relay."""
-        if self._relay is not None:
-            self._relay.abandon()
+        """In a forked child: lets go of them."""
+        super().abandon()
+        self._jobs.abandon()
+
+
+def _check_flux_executor(executor: Any) -> None:
+    from pympipool.spawners.flux import is_flux_executor
+
+    if not is_flux_executor(executor):
+        raise TypeError(f"executor is {executor!r}; it must be a flux.job.FluxExecutor")
 
 
 def cores_of_job(environ: Mapping[str, str]) -> int | None:
@@ -218,40 +303,81 @@ GLANCE_S = 3.0
 """How long "auto" waits for a scheduler's answer where nothing says that there is one; a healthy one takes 0.02 s."""
 
 
-def _slurm_is_there() -> bool:
+def _why_not_slurm() -> str | None:
     from pympipool.spawners.slurm import CONTROLLER_LIMIT_S, why_no_slurm
 
-    return why_no_slurm(CONTROLLER_LIMIT_S if "SLURM_JOB_ID" in os.environ else GLANCE_S) is None
+    return why_no_slurm(CONTROLLER_LIMIT_S if "SLURM_JOB_ID" in os.environ else GLANCE_S)
 
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"slurm": Slurm, "mpi": ThisMachine}
+def _why_not_flux() -> str | None:
+    from pympipool.spawners.flux import BROKER_LIMIT_S, why_no_flux
 
-CHOICES: dict[str, Callable[[], bool]] = {"slurm": _slurm_is_there}
-"""What "auto" looks for, in this order; where nothing of it is found it takes this machine."""
-
-PLANNED = {"flux": "flux"}
-"""Backends that this version does not have yet."""
+    return why_no_flux(BROKER_LIMIT_S if "FLUX_URI" in os.environ else GLANCE_S)
 
 
-def make_backend(name: str) -> Backend:
-    """The backend of this name.
+BACKENDS: dict[str, Callable[[], Backend]] = {"flux": Flux, "slurm": Slurm, "mpi": ThisMachine}
+
+CHOICES: dict[str, Callable[[], str | None]] = {"flux": _why_not_flux, "slurm": _why_not_slurm, "mpi": lambda: None}
+"""What "auto" looks for, in this order, and what says why it cannot be used here."""
+
+
+def why_not() -> dict[str, str | None]:
+    """For each backend that "auto" knows, in its order, why it cannot be used here; None: it can be.
+
+    Examples:
+        >>> why_not()["mpi"] is None
+        True
+    """
+    return {name: problem() for name, problem in CHOICES.items()}
+
+
+class Choice(NamedTuple):
+    """A backend, and why "auto" passed over others that it would have preferred (by name; empty: none was)."""
+
+    name: str
+    passed_over: dict[str, str]
+
+
+def choose(name: str, executor: Any = None) -> Choice:
+    """The backend that a user means by a name.
+
+    Args:
+        name: That of a backend, or "auto".
+        executor: The FluxExecutor that the user has given, or None; it makes "auto" take flux.
 
     Raises:
-        TypeError, ValueError: there is none.
-        WorkerStartError: what it needs is not there.
+        TypeError, ValueError: There is no such backend, or executor is something else.
     """
     known = ["auto", *BACKENDS]
     if not isinstance(name, str):
         raise TypeError(f"backend is {name!r}; it must be one of {', '.join(map(repr, known))}")
-    if name in PLANNED:
-        raise ValueError(
-            f"backend is {name!r}: {PLANNED[name]} is not supported by this version of pympipool; it can be"
-            f" {', '.join(map(repr, known))}"
-        )
     if name == "auto":
-        name = next((choice for choice, is_there in CHOICES.items() if is_there()), "mpi")
+        if executor is None:
+            return _choose_for_lack_of_a_name()
+        _check_flux_executor(executor)
+        name = "flux"
     if name not in BACKENDS:
         near = difflib.get_close_matches(name, known, 1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"backend is {name!r}; it can be {', '.join(map(repr, known))}{meant}")
-    return BACKENDS[name]()
+    return Choice(name, {})
+
+
+def _choose_for_lack_of_a_name() -> Choice:
+    passed_over: dict[str, str] = {}
+    for name, look in CHOICES.items():
+        problem = look()
+        if problem is None:
+            return Choice(name, passed_over)
+        passed_over[name] = problem
+    raise AssertionError("this machine is always there")
+
+
+def make_backend(name: str) -> Backend:
+    """The backend that is meant by a name (see `choose`).
+
+    Raises:
+        TypeError, ValueError: There is none.
+        WorkerStartError: What it needs is not there.
+    """
+    return BACKENDS[choose(name).name]()

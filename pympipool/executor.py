@@ -17,7 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, overload
 
 from pympipool import bar, display, parameters
-from pympipool.backends import make_backend
+from pympipool.backends import Choice, choose, make_backend
 from pympipool.engine import Engine
 from pympipool.graph import Nowhere, Sketch
 from pympipool.mapping import Columns, in_chunks, in_fitting_batches, one_by_one
@@ -58,15 +58,18 @@ class Executor(futures.Executor):
         gpus_per_worker: GPUs of each worker, seen by no other; a multiple of `cores_per_worker`.
         oversubscribe: Lets MPI start more ranks than there are cores.
         cwd: Working directory of the workers. Default: the master's.
-        executor: A `flux.job.FluxExecutor` to submit to; only with flux.
+        executor: A `flux.job.FluxExecutor` to submit to; only with flux. It must stay open as long as this executor.
         hostname_localhost: Workers connect to "localhost" only, so that SLURM can start them on this host alone. Workers
             of this machine connect without any name or address: it changes nothing for them.
-        backend: Where workers run: "mpi" is this machine, "slurm" wherever SLURM starts them; "auto" takes SLURM
-            where its controller answers, else this machine.
+        backend: Where workers run: "mpi" is this machine, "flux" and "slurm" wherever these start them; "auto" takes flux
+            where an instance can be reached, or `executor` is given, else SLURM where its controller answers, else this
+            machine (`info` says why others were passed over).
         block_allocation: Workers start once and serve many calls: for short calls, and for data to be loaded once.
         init_function: Called once in each worker before its first call (on every rank); returns a dict, whose items fill
             the parameters of that name that a call was not given. Only with `block_allocation`.
         command_line_argument_lst: Further arguments of srun; only with SLURM.
+        pmi_mode: How the ranks of an MPI job find each other: the `pmi` option of flux's shell ("simple", "pmix", ...), or srun's
+            `--mpi` ("pmi2", "pmix", ...). Default: what the MPI library that mpi4py loads needs.
         disable_dependencies: Do not look for futures among the arguments of calls; one is an error then.
         refresh_rate: Seconds; accepted for compatibility. Calls that wait for others are started by callback, so there is
             nothing left to refresh.
@@ -110,6 +113,7 @@ class Executor(futures.Executor):
         block_allocation: bool = False,
         init_function: Callable[[], dict[str, Any]] | None = None,
         command_line_argument_lst: Sequence[str] = (),
+        pmi_mode: str | None = None,
         disable_dependencies: bool = False,
         refresh_rate: float = 0.01,
         run_time_max: float | None = None,
@@ -130,6 +134,7 @@ class Executor(futures.Executor):
             "executor": executor,
             "hostname_localhost": hostname_localhost,
             "command_line_argument_lst": command_line_argument_lst,
+            "pmi_mode": pmi_mode,
             "run_time_max": run_time_max,
             "restart_limit": restart_limit,
             "connect_timeout": connect_timeout,
@@ -140,7 +145,8 @@ class Executor(futures.Executor):
         Resources.check("oversubscribe", disable_dependencies, "disable_dependencies")
         positive_seconds("refresh_rate", refresh_rate)
         drawn = parameters.is_drawn(plot_dependency_graph, plot_dependency_graph_filename, disable_dependencies)
-        self._backend: Backend = Nowhere(backend) if drawn else make_backend(backend)
+        choice = Choice(backend, {}) if drawn else choose(backend, executor)
+        self._backend: Backend = Nowhere(backend) if drawn else make_backend(choice.name)
         self._backend.check(self._resources)
         workers, cores = parameters.count_workers(max_workers, max_cores, cores_per_worker, self._backend)
         self._ledger: Ledger[Any] = Ledger(cores=cores, counts_devices=not self._backend.assigns_devices)
@@ -161,6 +167,7 @@ class Executor(futures.Executor):
             self._engine = Engine(make_pool, resolve_dependencies=not disable_dependencies, about=self._info)
         self._info |= {
             "backend": self._backend.name,
+            "passed_over": choice.passed_over,
             "block_allocation": block_allocation,
             "max_workers": workers,
             "max_cores": cores,

@@ -23,7 +23,8 @@ class PyFluxExecutor(Executor):
     Args: as for `Executor`, which says what they mean.
 
     Raises:
-        ValueError: This version of pympipool has no such backend; or as for `Executor`.
+        pympipool.errors.WorkerStartError: flux cannot be used here.
+        ValueError, TypeError: As for `Executor`.
     """
 
     @naming_the_nearest
@@ -37,6 +38,7 @@ class PyFluxExecutor(Executor):
         cwd: str | os.PathLike[str] | None = None,
         executor: Any = None,
         hostname_localhost: bool | None = False,
+        pmi_mode: str | None = None,
     ) -> None:
         super().__init__(
             max_workers,
@@ -47,6 +49,7 @@ class PyFluxExecutor(Executor):
             cwd=cwd,
             executor=executor,
             hostname_localhost=hostname_localhost,
+            pmi_mode=pmi_mode,
             backend="flux",
             block_allocation=True,
         )

@@ -105,6 +105,13 @@ def texts(name: str, value: Any) -> tuple[str, ...]:
     raise TypeError(f"{name} is {value!r}, of type {type(value).__name__}; it must be a list of str, one per argument")
 
 
+def word_or_none(name: str, value: Any) -> str | None:
+    """A check for names of modes that somebody else knows; None is allowed."""
+    if value is None or (isinstance(value, str) and value):
+        return value
+    raise (ValueError if value == "" else TypeError)(f"{name} is {value!r}; it must be a word like 'pmix', or None")
+
+
 def anything(name: str, value: Any) -> Any:  # noqa: ARG001
     """No check: the backend that takes the value checks it."""
     return value

@@ -37,6 +37,8 @@ class Resources:
         executor: The `flux.job.FluxExecutor` to submit to; only with the flux backend.
         hostname_localhost: Workers connect to "localhost" instead of the host's name, which may not resolve on macOS.
         command_line_argument_lst: Further arguments for `srun`; only with the SLURM backend.
+        pmi_mode: How the ranks of an MPI job find each other, where flux ("simple", "pmix", ...) or SLURM ("pmi2", "pmix", ...)
+            starts them. None: what the MPI library that mpi4py loads needs.
         run_time_max: Seconds that the call may run; then it fails with TimeoutError. None: no limit.
         restart_limit: How often a call is tried again whose worker died while it ran.
         connect_timeout: Seconds that a worker may take, from the start of its processes, until it has connected to the
@@ -65,6 +67,7 @@ class Resources:
     executor: Any = field(default=None, metadata={"check": checks.anything})
     hostname_localhost: bool = field(default=False, metadata={"check": checks.optional_flag})
     command_line_argument_lst: tuple[str, ...] = field(default=(), metadata={"check": checks.texts})
+    pmi_mode: str | None = field(default=None, metadata={"check": checks.word_or_none})
     run_time_max: float | None = field(default=None, metadata={"check": checks.seconds_or_none})
     restart_limit: int = field(default=0, metadata={"check": checks.count(0)})
     connect_timeout: float = field(default=60.0, metadata={"check": checks.positive_seconds})

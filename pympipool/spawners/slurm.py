@@ -155,7 +155,7 @@ def srun_command(resources: Resources, environ: Mapping[str, str]) -> list[str]:
     """
     ranks = resources.cores
     command = ["srun", "--quiet", f"--ntasks={ranks}", f"--cpus-per-task={resources.threads_per_core}"]
-    command += ["--kill-on-bad-exit=1", "--input=none", f"--mpi={_mpi_plugin(ranks)}"]
+    command += ["--kill-on-bad-exit=1", "--input=none", f"--mpi={_mpi_plugin(resources)}"]
     in_job = "SLURM_JOB_ID" in environ
     if ranks == 1:
         command.append("--nodes=1")
@@ -172,8 +172,10 @@ def srun_command(resources: Resources, environ: Mapping[str, str]) -> list[str]:
     return [*command, *resources.command_line_argument_lst]
 
 
-def _mpi_plugin(ranks: int) -> str:
-    return "none" if ranks == 1 else _MPI_PLUGINS[loaded_library().kind]
+def _mpi_plugin(resources: Resources) -> str:
+    if resources.pmi_mode is not None:
+        return resources.pmi_mode
+    return "none" if resources.cores == 1 else _MPI_PLUGINS[loaded_library().kind]
 
 
 def step_environment(environment: Mapping[str, str]) -> dict[str, str]:
