@@ -194,7 +194,8 @@ def make_jobspec(
         [{'type': 'slot', 'count': 2, 'with': [{'type': 'core', 'count': 4}], 'label': 'task'}]
     """
     needs = [{"type": "core", "count": resources.threads_per_core}]
-    options: dict[str, Any] = {}
+    # Without this its stdin would stay open, and whoever reads from it wait for ever.
+    options: dict[str, Any] = {"input": {"stdin": {"type": "file", "path": os.devnull}}}
     if resources.gpus_per_core:
         needs.append({"type": "gpu", "count": resources.gpus_per_core})
         options["gpu-affinity"] = "per-task"
@@ -207,9 +208,8 @@ def make_jobspec(
         "cwd": cwd,
         "environment": {key: value for key, value in environment.items() if _is_text(key) and _is_text(value)},
         "job": {"name": name},
+        "shell": {"options": options},
     }
-    if options:
-        system["shell"] = {"options": options}
     return {
         "version": 1,
         "resources": [{"type": "slot", "count": resources.cores, "with": needs, "label": "task"}],
@@ -281,6 +281,18 @@ class FluxSpawner(Spawner):
             pmi=self._pmi,
         )
         return FluxProcess(instance, json.dumps(jobspec), self._resources.executor)
+
+    def close(self) -> None:
+        """Ends the relay, the guard, and what talks with flux."""
+        if self._relay is not None:
+            self._relay.close()
+        self._jobs.close()
+
+    def abandon(self) -> None:
+        """In a forked child: lets go of them."""
+        if self._relay is not None:
+            self._relay.abandon()
+        self._jobs.abandon()
 
 
 class Jobs:

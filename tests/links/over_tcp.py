@@ -27,9 +27,11 @@ class OverTcp(Spawner):
         return process
 
     def close(self):
+        self._spawner.close()
         self._relay.close()
 
     def abandon(self):
+        self._spawner.abandon()
         self._relay.abandon()
 
 

@@ -1,0 +1,168 @@
+"""Starts real flux instances for the tests, of one broker or of several, all on this host.
+
+They pretend to have more cores than there are, and GPUs. An instance lives as long as its first program, which waits for
+the end of a named pipe that only the tests write to: however they end, the instance ends too.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from system.observe import MARK
+
+START_S = 60
+END_S = 20
+
+CONFIGURATION = """
+[resource]
+path = "{folder}/R"
+noverify = true
+"""
+
+BINDS_TO_NO_CORE = """
+source("{default}")
+shell.options["cpu-affinity"] = "off"
+"""
+"""For flux's shell, which would complain of cores that are only pretended."""
+
+FIRST_PROGRAM = 'echo "$FLUX_URI" > {folder}/uri.new && mv {folder}/uri.new {folder}/uri && cat {folder}/life'
+
+
+@functools.cache
+def why_no_flux_here() -> str | None:
+    """Why there can be no flux instance here; None when there can."""
+    if shutil.which("flux") is None:
+        return (
+            "no program 'flux' in PATH: install flux-core (conda install -c conda-forge flux-core) and run the tests in"
+            " its environment"
+        )
+    if importlib.util.find_spec("flux") is None:
+        sys.path += python_path().split(os.pathsep)
+    try:
+        importlib.import_module("flux.job")
+    except ImportError as error:
+        return f"flux's Python bindings cannot be imported by {sys.executable} ({error}): use the Python they belong to"
+    return None
+
+
+@functools.cache
+def python_path() -> str:
+    """Where the bindings are that came with the program `flux`."""
+    return _ask("config", "builtin", "python_path")
+
+
+def _ask(*arguments: str) -> str:
+    """What flux says, outside of any instance."""
+    return subprocess.run(["flux", *arguments], capture_output=True, text=True, timeout=START_S, check=True).stdout.strip()
+
+
+class FluxInstance:
+    """A flux instance in a folder of its own.
+
+    Args:
+        folder: For what it needs; it is made.
+        brokers: Each has `cores` cores and two GPUs.
+        cores: Of each broker.
+    """
+
+    def __init__(self, folder: Path, brokers: int, cores: int = 8) -> None:
+        self.folder = folder
+        self.brokers = brokers
+        self.cores = cores
+        self.uri = ""
+        self._life: int | None = None
+
+    def start(self) -> None:
+        """Starts it, as nobody's child, and waits until jobs can be submitted."""
+        self.folder.mkdir(parents=True)
+        initrc = self.folder / "initrc.lua"
+        initrc.write_text(BINDS_TO_NO_CORE.format(default=_ask("config", "builtin", "shell_initrc")))
+        (self.folder / "flux.toml").write_text(CONFIGURATION.format(folder=self.folder))
+        ranks = f"0-{self.brokers - 1}" if self.brokers > 1 else "0"
+        hosts = ",".join([os.uname().nodename] * self.brokers)
+        resources = _ask("R", "encode", f"-r{ranks}", f"-c0-{self.cores - 1}", "-g0-1", f"-H{hosts}")
+        (self.folder / "R").write_text(resources)
+        os.mkfifo(self.folder / "life")
+        self._life = os.open(self.folder / "life", os.O_RDWR | os.O_CLOEXEC)
+        options = f"-s{self.brokers} --config-path={self.folder} -Sconf.shell_initrc={initrc}"
+        start = f"flux start {options} sh -c '{FIRST_PROGRAM}'"
+        script = f"{start.format(folder=self.folder)} >{self.folder}/log 2>&1 & echo $! >{self.folder}/pid"
+        subprocess.run(
+            ["setsid", "sh", "-c", script],
+            env=_environment_of_brokers(),
+            stdin=subprocess.DEVNULL,
+            timeout=START_S,
+            check=True,
+        )
+        self._wait_for(lambda: (self.folder / "uri").exists(), START_S)
+        self.uri = (self.folder / "uri").read_text().strip()
+
+    def stop(self) -> None:
+        """Ends it, and waits for its end."""
+        if self._life is not None:
+            os.close(self._life)
+            self._life = None
+            self._wait_for(lambda: not _is_running(self.pid), END_S)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def kill(self) -> None:
+        """Ends its brokers by force."""
+        brokers = subprocess.run(["pgrep", "-P", str(self.pid)], capture_output=True, text=True, check=True).stdout
+        for pid in map(int, brokers.split()):
+            os.kill(pid, signal.SIGKILL)
+
+    @property
+    def pid(self) -> int:
+        """Of `flux start`."""
+        return int((self.folder / "pid").read_text())
+
+    def run(self, *arguments: str, check: bool = True) -> str:
+        """Runs flux with these arguments in it; what it printed."""
+        return subprocess.run(
+            ["flux", *arguments],
+            env={**os.environ, "FLUX_URI": self.uri},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=check,
+        ).stdout
+
+    def active_jobs(self) -> list[str]:
+        """State, id and name of the jobs that have not ended."""
+        return self.run("jobs", "-n", "--filter=pending,running", "-o", "{status_abbrev} {id} {name}").splitlines()
+
+    def wait_until_empty(self) -> list[str]:
+        """Waits until there are no jobs; those that stay."""
+        deadline = time.monotonic() + END_S
+        while (jobs := self.active_jobs()) and time.monotonic() < deadline:
+            time.sleep(0.05)  # flux has nothing to wait for
+        return jobs
+
+    def _wait_for(self, condition, limit_s: float) -> None:
+        deadline = time.monotonic() + limit_s
+        while not condition():
+            assert time.monotonic() < deadline, (self.folder / "log").read_text()
+            time.sleep(0.02)  # who is not our child cannot be waited for
+
+
+def _environment_of_brokers() -> dict[str, str]:
+    """Without the mark by which the tests know what they started, and without another instance's variables."""
+    return {name: value for name, value in os.environ.items() if name != MARK and not name.startswith("FLUX_")}
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return False
+    return state != "Z"
