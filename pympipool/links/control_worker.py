@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     Control: TypeAlias = "WorkerControl | TcpControl"
     Link: TypeAlias = "Channel | TcpChannel"
 
-_DESCRIPTORS_MAX = 2
+_DESCRIPTORS_MAX = 4
 _DESCRIPTOR_BYTES = struct.calcsize("i")
 _RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 

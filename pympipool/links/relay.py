@@ -100,6 +100,10 @@ class Remote:
         self.control = control = WorkerControl.connect(orders)
         control.greet(orders, rank)
         settings, descriptors = control.receive_setup()
+        if settings["direct_output"]:  # for ranks of this host only
+            *descriptors, stdout, stderr = descriptors
+            os.close(stdout)
+            os.close(stderr)
         channel = open_channel(descriptors) if rank == 0 else None
         on_connected(self)
         self.stream.send(CONTROL, 0, 0, [encode_body(("setup", settings))])

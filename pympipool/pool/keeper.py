@@ -289,9 +289,11 @@ class Keeper:
         member.connections[rank] = connection
         self._unwatch(connection)
         self._watch(connection, lambda: self._read(member, rank, connection))
-        descriptors = member.link.descriptors() if rank == 0 else ()
+        output = member.process.direct_output or ()
+        descriptors = (*(member.link.descriptors() if rank == 0 else ()), *output)
+        settings = {**self.settings, "direct_output": bool(output)}
         try:
-            connection.send(("setup", self.settings), descriptors)
+            connection.send(("setup", settings), descriptors)
         except OSError:
             self._hung_up(member, rank, connection)
 

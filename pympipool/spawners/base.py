@@ -44,11 +44,14 @@ class WorkerProcess(ABC):
         stderr: Likewise.
         last_words_s: How long after its end what its ranks have sent before may still be on its way: on this host
             nothing is.
+        direct_output: Descriptors behind stdout and stderr for its ranks on this host, where whatever starts them is a slow
+            way for what they print. They get them with their settings. None: they print through what started them.
         announces_its_end: When it is ended, its launcher says so to stderr, at length; nobody wants to read that.
     """
 
     last_words_s = 0.0
     announces_its_end = False
+    direct_output: tuple[int, int] | None = None
 
     pid: int
     host: str

@@ -330,7 +330,6 @@ class FluxProcess(WorkerProcess):
     """
 
     last_words_s = LAST_WORDS_S
-    announces_its_end = True
 
     def __init__(self, instance: Instance, jobspec: str, executor: Any) -> None:
         self.pid = 0  # no process of this host stands for it
@@ -341,6 +340,7 @@ class FluxProcess(WorkerProcess):
         stdout, stdout_end = os.pipe()
         stderr, stderr_end = os.pipe()
         self._ends = {"stdout": stdout_end, "stderr": stderr_end}
+        self.direct_output = (stdout_end, stderr_end)  # flux keeps each line that is printed, at 2000 a second
         for descriptor in (stdout, stderr):
             os.set_blocking(descriptor, False)
         self.stdout = cast(BinaryIO, os.fdopen(stdout, "rb", buffering=0))
@@ -368,6 +368,7 @@ class FluxProcess(WorkerProcess):
         """The job has ended."""
         self._failure = failure
         self._exit_code = exit_code
+        self.direct_output = None
         for descriptor in (*self._ends.values(), self._status_end):
             os.close(descriptor)
 

@@ -22,7 +22,7 @@ from pympipool._ring import CALL, END, ERROR, FUNCTION, RESULT, TIMED
 from pympipool.light import signal
 from pympipool.serialization import Packed, are_alike, dump, join_exceptions
 from pympipool.worker.calls import Calls
-from pympipool.worker.prepare import apply_settings, describe, make_calls, tell
+from pympipool.worker.prepare import apply_settings, describe, make_calls, take_output, tell
 from pympipool.worker.ranks import Message, OtherRank, RootRank
 
 TYPE_CHECKING = False
@@ -58,6 +58,7 @@ def run(orders: Orders, control: Control) -> None:
     control.greet(orders, rank)
     settings, descriptors = control.receive_setup()
     try:
+        descriptors = take_output(settings, descriptors)
         serve = _prepare(orders, control, rank, where, settings, descriptors)
     except BaseException as error:
         tell(control.failed, error, where)

@@ -39,6 +39,25 @@ def apply_settings(settings: dict[str, Any], cwd: str = "") -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
+def take_output(settings: dict[str, Any], descriptors: Sequence[int]) -> Sequence[int]:
+    """Has this process print straight to the master, where he sends descriptors for that.
+
+    Args:
+        settings: The master's.
+        descriptors: That came with them.
+
+    Returns:
+        Those that are for something else.
+    """
+    if not settings["direct_output"] or not descriptors:
+        return descriptors
+    *others, stdout, stderr = descriptors
+    for given, own in ((stdout, 1), (stderr, 2)):
+        os.dup2(given, own)
+        os.close(given)
+    return others
+
+
 def make_calls(
     settings: dict[str, Any], stamps: list[int] | None = None, error_log_file: str = "", where: str = ""
 ) -> Calls:

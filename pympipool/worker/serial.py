@@ -14,7 +14,7 @@ import sys
 from pympipool._ring import CALL, ERROR, FUNCTION, RESULT
 from pympipool.serialization import dump, dump_exception
 from pympipool.worker.calls import Calls
-from pympipool.worker.prepare import apply_settings, describe, make_calls, tell
+from pympipool.worker.prepare import apply_settings, describe, make_calls, take_output, tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def run(orders: Orders, control: Control) -> None:
     where = describe(orders.worker)
     settings, descriptors = control.receive_setup()
     try:
+        descriptors = take_output(settings, descriptors)
         channel = control.open_channel(descriptors)
         apply_settings(settings, orders.cwd)
         calls = make_calls(settings, channel.stamps, orders.error_log_file, where)
