@@ -188,7 +188,7 @@ class BlockPool:
         self._failed_starts += 1
         has_said_why = member is not None and member.start_error is not None
         serving = any(other.state is State.SERVING for other in self.keeper.members.values())
-        if has_said_why or (self._failed_starts >= START_ATTEMPTS and not serving):
+        if (has_said_why or self._failed_starts >= START_ATTEMPTS) and not serving:
             self._break(error)
             return
         LOGGER.warning("a worker did not start, and is started again: %s", in_short(error))

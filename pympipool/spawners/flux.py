@@ -25,7 +25,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from time import monotonic, sleep
+from time import monotonic, sleep, time
 from typing import Any, BinaryIO, cast
 
 from pympipool.errors import WorkerStartError
@@ -33,6 +33,7 @@ from pympipool.resources import Resources
 from pympipool.spawners.base import Spawner, WorkerOrder, WorkerProcess
 from pympipool.spawners.flux_guard import Guard
 from pympipool.spawners.flux_instance import Instance, Job
+from pympipool.spawners.leftovers import remove_leftovers
 from pympipool.spawners.mpi import Kind, loaded_library
 from pympipool.spawners.program import program_command, worker_environment
 from pympipool.spawners.relay import Relay
@@ -280,7 +281,7 @@ class FluxSpawner(Spawner):
             cwd=cwd,
             pmi=self._pmi,
         )
-        return FluxProcess(instance, json.dumps(jobspec), self._resources.executor)
+        return FluxProcess(instance, json.dumps(jobspec), self._resources.executor, order.ranks)
 
     def close(self) -> None:
         """Ends the relay, the guard, and what talks with flux."""
@@ -331,7 +332,9 @@ class FluxProcess(WorkerProcess):
 
     last_words_s = LAST_WORDS_S
 
-    def __init__(self, instance: Instance, jobspec: str, executor: Any) -> None:
+    def __init__(self, instance: Instance, jobspec: str, executor: Any, ranks: int) -> None:
+        self._has_ranks = ranks > 1
+        self._started_s = time()
         self.pid = 0  # no process of this host stands for it
         self.host = socket.gethostname()
         self._exit_code: int | None = None
@@ -407,3 +410,5 @@ class FluxProcess(WorkerProcess):
         os.close(self._status)
         self.stdout.close()
         self.stderr.close()
+        if self._has_ranks and self._exit_code != 0:
+            remove_leftovers(self._started_s)

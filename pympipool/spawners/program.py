@@ -56,8 +56,9 @@ _OUTER_JOB = (
     "OMPI_MCA_num_procs",
     "OMPI_MCA_initial_wdir",
     "PRTE_LAUNCHED",
+    "FLUX_TASK_RANK",
 )
-"""Beginnings of the variables by which a process knows its place in an MPI job (MPICH, Open MPI)."""
+"""Beginnings of the variables by which a process knows its place in an MPI job (MPICH, Open MPI, flux)."""
 
 _SETTINGS = ("PMIX_MCA_",)
 """What looks like those, but is a setting of the user's."""

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from pympipool.links.control_worker import Control, Link
     from pympipool.links.orders import Orders
 
-_RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
-"""Where launchers tell a process its rank: MPICH and its relatives, PMIx, Open MPI."""
+_RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "FLUX_TASK_RANK")
+"""Where launchers tell a process its rank: MPICH and its relatives, PMIx, Open MPI, flux."""
 
 END_S = 2
 """How long ranks that are out of step may take to end."""
@@ -93,6 +93,17 @@ def _runner(orders: Orders, settings: dict[str, Any], control: Control, rank: in
     return Runner(make_calls(settings, None, orders.error_log_file, where), control, rank, where)
 
 
+_CURE_OF_MPIEXEC = (
+    "Launcher and library belong to different MPIs. Make the mpiexec of that library the first in PATH, or install an MPI"
+    ' with its own: pip install "pympipool[mpich]" in a fresh environment'
+)
+
+_CURE_OF_SCHEDULER = (
+    "The way in which SLURM or flux lets ranks find each other is not that of the library: set pmi_mode to one that both"
+    " know (`srun --mpi=list` says SLURM's; flux has 'simple', and 'pmix' with its plugin flux-pmix)"
+)
+
+
 def launched_rank(environ: Mapping[str, str]) -> int | None:
     """Our rank as the launcher tells it, so that it is known before MPI is initialised; None when it tells nothing."""
     for name in _RANK_VARIABLES:
@@ -125,8 +136,7 @@ def join_world(orders: Orders, rank: int) -> MPI.Intracomm:
         raise WorkerStartError(
             f"{orders.launcher or 'the launcher'} was to start {orders.ranks} ranks; this is rank {rank} of them, but"
             f" rank {world.Get_rank()} of {world.Get_size()} in the eyes of the MPI library that mpi4py has loaded:"
-            f" {library}. Launcher and library belong to different MPIs. Make the mpiexec of that library the first in"
-            ' PATH, or install an MPI with its own: pip install "pympipool[mpich]" in a fresh environment'
+            f" {library}. {_CURE_OF_MPIEXEC if orders.launcher else _CURE_OF_SCHEDULER}"
         )
     return world
 

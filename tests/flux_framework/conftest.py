@@ -70,9 +70,11 @@ def _visit(instance, monkeypatch):
 
 
 @pytest.fixture
-def flux_executor():
+def flux_executor(opened):
     """Of the instance under test; must be asked for after it."""
     import flux.job
 
     with flux.job.FluxExecutor() as executor:
         yield executor
+        while opened:  # it waits for its jobs
+            opened.pop().shutdown()

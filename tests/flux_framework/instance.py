@@ -17,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from system.observe import MARK
 
 START_S = 60
@@ -87,9 +89,8 @@ class FluxInstance:
         initrc = self.folder / "initrc.lua"
         initrc.write_text(BINDS_TO_NO_CORE.format(default=_ask("config", "builtin", "shell_initrc")))
         (self.folder / "flux.toml").write_text(CONFIGURATION.format(folder=self.folder))
-        ranks = f"0-{self.brokers - 1}" if self.brokers > 1 else "0"
         hosts = ",".join([os.uname().nodename] * self.brokers)
-        resources = _ask("R", "encode", f"-r{ranks}", f"-c0-{self.cores - 1}", "-g0-1", f"-H{hosts}")
+        resources = _ask("R", "encode", f"-r{_first(self.brokers)}", f"-c{_first(self.cores)}", "-g0-1", f"-H{hosts}")
         (self.folder / "R").write_text(resources)
         os.mkfifo(self.folder / "life")
         self._life = os.open(self.folder / "life", os.O_RDWR | os.O_CLOEXEC)
@@ -103,7 +104,7 @@ class FluxInstance:
             timeout=START_S,
             check=True,
         )
-        self._wait_for(lambda: (self.folder / "uri").exists(), START_S)
+        self._wait_for((self.folder / "uri").exists, START_S)
         self.uri = (self.folder / "uri").read_text().strip()
 
     def stop(self) -> None:
@@ -111,14 +112,18 @@ class FluxInstance:
         if self._life is not None:
             os.close(self._life)
             self._life = None
-            self._wait_for(lambda: not _is_running(self.pid), END_S)
+            if (self.folder / "pid").exists():
+                self._wait_for(lambda: not _is_running(self.pid), END_S)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def kill(self) -> None:
         """Ends its brokers by force."""
-        brokers = subprocess.run(["pgrep", "-P", str(self.pid)], capture_output=True, text=True, check=True).stdout
-        for pid in map(int, brokers.split()):
+        for pid in self.broker_pids():
             os.kill(pid, signal.SIGKILL)
+
+    def broker_pids(self) -> list[int]:
+        """Of its brokers."""
+        return [process.pid for process in psutil.Process(self.pid).children()] or [self.pid]
 
     @property
     def pid(self) -> int:
@@ -153,6 +158,11 @@ class FluxInstance:
         while not condition():
             assert time.monotonic() < deadline, (self.folder / "log").read_text()
             time.sleep(0.02)  # who is not our child cannot be waited for
+
+
+def _first(number: int) -> str:
+    """The first so many ids, as flux writes them."""
+    return f"0-{number - 1}" if number > 1 else "0"
 
 
 def _environment_of_brokers() -> dict[str, str]:

@@ -322,7 +322,7 @@ def test_ranks_that_do_not_find_each_other_say_what_does_not_fit(start_mpi):
     assert master.wait() == 1
 
 
-@pytest.mark.parametrize("name", ["PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK"])
+@pytest.mark.parametrize("name", ["PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "FLUX_TASK_RANK"])
 def test_the_rank_is_known_from_the_launcher(name):
     assert launched_rank({name: "3"}) == 3
     assert launched_rank({"HOME": "/"}) is None

@@ -1,0 +1,2 @@
+#!/bin/sh
+flux start python mpi.py

@@ -1,0 +1,10 @@
+"""One call, through a FluxExecutor of the user's."""
+
+import flux.job
+
+from pympipool import Executor
+
+with flux.job.FluxExecutor() as flux_exe:
+    with Executor(max_cores=1, executor=flux_exe) as exe:
+        future = exe.submit(sum, [1, 1])
+        print(future.result())

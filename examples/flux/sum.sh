@@ -1,0 +1,2 @@
+#!/bin/sh
+flux start python sum.py
