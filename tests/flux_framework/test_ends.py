@@ -16,7 +16,8 @@ from pympipool import Executor
 from pympipool.errors import WorkerDied, WorkerStartError
 from system.observe import Script
 
-ENDED_S = 10.0
+ENDED_S = 30.0
+"""Everything ends in a second; on a busy machine the guard takes long to import flux."""
 
 
 @pytest.fixture
