@@ -12,7 +12,9 @@ def my_gpus():
     return os.environ["CUDA_VISIBLE_DEVICES"], socket.gethostname()
 
 
-with flux.job.FluxExecutor() as flux_exe:
-    with Executor(max_workers=2, gpus_per_worker=1, executor=flux_exe) as exe:
-        futures = [exe.submit(my_gpus) for _ in range(2)]
-        print([future.result() for future in futures])
+with (
+    flux.job.FluxExecutor() as flux_exe,
+    Executor(max_workers=2, gpus_per_worker=1, executor=flux_exe) as exe,
+):
+    futures = [exe.submit(my_gpus) for _ in range(2)]
+    print([future.result() for future in futures])

@@ -119,9 +119,8 @@ def _ask_broker(limit_s: float) -> int | str:
 
 
 def _ask(answers: list[int | str], deadline: float) -> None:
-    from flux.resource import resource_list
-
     import flux
+    from flux.resource import resource_list
 
     try:
         handle = flux.Flux()

@@ -153,9 +153,8 @@ class Instance:
             self._sender.close()
 
     def _talk(self) -> None:
-        from flux.constants import FLUX_POLLIN
-
         import flux
+        from flux.constants import FLUX_POLLIN
 
         self._handle = flux.Flux()
         with self._handle.fd_watcher_create(self._receiver.fileno(), self._run_calls, FLUX_POLLIN):

@@ -7,10 +7,10 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
-from pympipool.backends import GLANCE_S, cores_of_job
+from pympipool.backends import cores_of_job, why_not
 from pympipool.errors import WorkerStartError
 from pympipool.resources import Resources
-from pympipool.spawners.slurm import CONTROLLER_LIMIT_S, srun_command, why_no_slurm
+from pympipool.spawners.slurm import srun_command
 
 ANSWER_S = 10.0
 """How long a scheduler's program may take to tell its version."""
@@ -67,8 +67,8 @@ class Schedulers:
 
 def look_at_schedulers() -> Schedulers:
     """Looks at SLURM and flux, and at what "auto" makes of them."""
-    reasons = {"slurm": why_no_slurm(CONTROLLER_LIMIT_S if "SLURM_JOB_ID" in os.environ else GLANCE_S)}
-    chosen = next((name for name, reason in reasons.items() if reason is None), "mpi")
+    reasons = why_not()
+    chosen = next(name for name, reason in reasons.items() if reason is None)
     return Schedulers(
         slurm=_slurm(usable=reasons.get("slurm") is None),
         flux=Flux(_first_line("flux", "version"), os.environ.get("FLUX_URI")),

@@ -39,7 +39,7 @@ def apply_settings(settings: dict[str, Any], cwd: str = "") -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
-def take_output(settings: dict[str, Any], descriptors: Sequence[int]) -> Sequence[int]:
+def take_output(settings: dict[str, Any], descriptors: list[int]) -> list[int]:
     """Has this process print straight to the master, where he sends descriptors for that.
 
     Args:

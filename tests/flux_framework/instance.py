@@ -64,7 +64,9 @@ def python_path() -> str:
 
 def _ask(*arguments: str) -> str:
     """What flux says, outside of any instance."""
-    return subprocess.run(["flux", *arguments], capture_output=True, text=True, timeout=START_S, check=True).stdout.strip()
+    return subprocess.run(
+        ["flux", *arguments], capture_output=True, text=True, timeout=START_S, check=True
+    ).stdout.strip()
 
 
 class FluxInstance:

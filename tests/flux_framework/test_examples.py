@@ -163,7 +163,9 @@ def test_the_gpu_example_gives_each_worker_a_device_of_its_own(one_broker, tmp_p
     (tmp_path / "script.py").write_text(GPU_EXAMPLE)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCE), python_path()])}
     command = [sys.executable, "script.py"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
     host = os.uname().nodename
     assert done.stdout.strip() == f"[[('/device:GPU:0', '{host}')], [('/device:GPU:1', '{host}')]]"
 

@@ -251,16 +251,16 @@ def test_a_flux_executor_that_was_closed_is_named(make_on_one):
 
     with flux.job.FluxExecutor() as closed:
         pass
-    with pytest.raises(WorkerStartError, match="takes no more jobs.*must stay open"):
+    with pytest.raises(WorkerStartError, match=r"takes no more jobs.*must stay open"):
         make_on_one(executor=closed).submit(square, 1).result()
 
 
 def test_a_flux_executor_of_another_instance_is_named(make_on_one, running_two_brokers):
     import flux.job
 
-    with flux.job.FluxExecutor(handle_args=(running_two_brokers.uri,)) as elsewhere:
-        with pytest.raises(WorkerStartError, match="another flux instance"):
-            make_on_one(executor=elsewhere).submit(square, 1).result()
+    elsewhere = flux.job.FluxExecutor(handle_args=(running_two_brokers.uri,))
+    with elsewhere, pytest.raises(WorkerStartError, match="another flux instance"):
+        make_on_one(executor=elsewhere).submit(square, 1).result()
     assert running_two_brokers.wait_until_empty() == []
 
 

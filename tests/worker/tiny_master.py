@@ -35,7 +35,14 @@ class TinyMaster:
         folder: str | None = None,
         **settings: Any,
     ) -> None:
-        self.settings = {"cwd": None, "main_path": "", "init_function": None, "one_call": False, "direct_output": False, **settings}
+        self.settings = {
+            "cwd": None,
+            "main_path": "",
+            "init_function": None,
+            "one_call": False,
+            "direct_output": False,
+            **settings,
+        }
         self.ranks = ranks
         self.listener = Listener()
         self.doorbells = _ring.doorbell_segment()
