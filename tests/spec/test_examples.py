@@ -284,7 +284,7 @@ def test_the_gpu_example_prints_a_device_of_its_own_for_each_worker(tmp_path, mo
 
 MISSING = {
     "slurm": r"backend 'slurm' cannot be used: .*(srun|controller does not answer).*; run the script where",
-    "flux": "backend is 'flux': .*not supported by this version",
+    "flux": r"backend 'flux' cannot be used: .*(bindings|no flux instance can be reached).*; start the script with",
 }
 
 
@@ -292,6 +292,6 @@ MISSING = {
 def test_a_backend_that_is_not_there_says_so(tmp_path, backend):
     script = EXAMPLES["a sum"][0].replace('"mpi"MODE', f'"{backend}"')
     caught = script.replace("\nwith", "\ntry:\n  with").replace("\n    ", "\n      ")
-    nowhere = {"SLURM_CONF": str(tmp_path / "no-such.conf")}
+    nowhere = {"SLURM_CONF": str(tmp_path / "no-such.conf"), "FLUX_URI": f"local://{tmp_path}/nobody"}
     printed = run_script(caught + "\nexcept Exception as error:\n    print(error)\n", tmp_path, variables=nowhere)
     assert re.search(MISSING[backend], printed), printed
