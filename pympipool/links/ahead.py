@@ -124,7 +124,10 @@ class Line:
             self._await_call()
 
     def return_unbegun(self) -> None:
-        """The worker has ended: gives back what it cannot have begun."""
+        """The worker has ended: passes on what it had said before, and gives back what it cannot have begun."""
+        with contextlib.suppress(OSError, EOFError):  # the end
+            while self._sent:
+                self._take(self._stream.receive())
         self._return_held()
         self._return_all_but_first()
 
@@ -138,9 +141,13 @@ class Line:
             self.idle = True
             message = self._channel.receive(LOOK_S)
             self.idle = False
-        if message is not None:
-            self._put(message)
-            self._stream.flush()
+        if message is None:
+            return
+        if message[0] == _ring.CALL and self._has_ended():
+            self._return(message[1])
+            raise EOFError("the worker had ended before the call came")
+        self._put(message)
+        self._stream.flush()
 
     def _send_ahead(self) -> None:
         while self._has_room_ahead() and self._may_take():
@@ -196,7 +203,9 @@ class Line:
             and not self._stream.wait(self._patience_s())
         ):
             self._ask_back()
-        answer = self._stream.receive()
+        self._take(self._stream.receive())
+
+    def _take(self, answer: Message) -> None:
         if answer[0] == GIVEN_BACK:
             self._take_back(answer[1])
         elif answer[0] >= CONTROL:

@@ -19,13 +19,14 @@ from __future__ import annotations
 import contextlib
 import hmac
 import os
+import resource
 import secrets
 import select
 import socket
 import ssl
 import sys
 import threading
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, NoReturn
 
 from pympipool import _ring
@@ -61,6 +62,9 @@ LAST_WORDS_S = 2.0
 GREETING_MAX = 256
 """Connections whose peers have not proved yet who they are; more are closed at once."""
 
+PAUSE_S = 0.05
+"""Before the next look at a listener that could not accept."""
+
 _BACKLOG = 1024
 _GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR if sys.platform == "linux" else select.POLLIN
 
@@ -95,6 +99,7 @@ class Remote:
         kind, _, _, parts = self.stream.receive()
         if kind != HELLO or len(parts[0]) != HELLO_BYTES:
             raise StrangerError("the first message is no hello")
+        self.stream.set_timeout(None)  # from here on its lifeline tells whether it is there
         _, _, worker, rank = decode_hello(parts[0])
         orders = Orders(self._orders.address, self._orders.key, worker, ranks=1, launcher="")
         self.control = control = WorkerControl.connect(orders)
@@ -119,7 +124,7 @@ class Remote:
         try:
             while not self.gone:
                 line.carry()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, ConnectionResetError, BrokenPipeError, ssl.SSLEOFError):
             if not self.gone:  # the worker has ended by itself: it begins nothing more
                 line.return_unbegun()
             raise
@@ -196,14 +201,20 @@ class Relay:
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError:
-            return  # it has gone again, or there is no descriptor left
+        except OSError:  # it has gone again, or there is no descriptor left
+            sleep(PAUSE_S)
+            return
         if self._greeting >= GREETING_MAX:
             connection.close()
             return
         with self._lock:
             self._greeting += 1
-        threading.Thread(target=self._receive, args=(connection,), daemon=True).start()
+        try:
+            threading.Thread(target=self._receive, args=(connection,), daemon=True).start()
+        except RuntimeError:  # the system has no more threads
+            connection.close()
+            with self._lock:
+                self._greeting -= 1
 
     def _receive(self, connection: socket.socket) -> None:
         """A thread for each connection: a lifeline's ends soon, a rank's is the rank's."""
@@ -240,7 +251,6 @@ class Relay:
         finally:
             with self._lock:
                 self._awaited.pop(token, None)
-        stream.set_timeout(None)
         return Remote(stream, lifelines[0], self._orders)
 
     def _attach_lifeline(self, connection: socket.socket) -> None:
@@ -322,6 +332,13 @@ def _has_ended(lifeline: socket.socket) -> bool:
         return False
 
 
+def _allow_many_descriptors() -> None:
+    """Each rank takes three, and what is usual allows a thousand."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # the system promises more than it gives
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def main() -> NoReturn:
     """Runs the relay on the socket whose descriptor the environment names.
 
@@ -336,5 +353,6 @@ def main() -> NoReturn:
     except (OSError, ssl.SSLError) as error:
         print(f"failed {error}", file=file, flush=True)
         sys.exit(1)
+    _allow_many_descriptors()
     print("ready", *relay.addresses, file=file, flush=True)
     relay.run()

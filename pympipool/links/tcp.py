@@ -28,6 +28,7 @@ import struct
 import sys
 import tempfile
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any, TypeAlias
 
 from pympipool._ring import new_buffer
@@ -307,7 +308,9 @@ def _proof(key: bytes, role: bytes, binding: bytes) -> bytes:
 
 def _receive_exactly(connection: socket.socket, size: int) -> bytes:
     data = b""
+    deadline_s = monotonic() + HANDSHAKE_S  # for all of it: each byte may come in time
     while len(data) < size:
+        connection.settimeout(max(deadline_s - monotonic(), 0.01))
         more = connection.recv(size - len(data))
         if not more:
             raise StrangerError("the peer hung up before it had proved that it knows the key")

@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import ssl
+import threading
 import time
 
 import numpy as np
@@ -20,9 +21,10 @@ from links.over_tcp import NOWHERE, ThisMachineOverTcp
 from pympipool import Executor
 from pympipool.backends import BACKENDS
 from pympipool.errors import WorkerDied, WorkerStartError
+from pympipool.links import tcp
 from pympipool.links.control import Listener
 from pympipool.links.orders import Orders
-from pympipool.links.tcp import LIFELINE_MAGIC, StrangerError, client_context, join
+from pympipool.links.tcp import LIFELINE_MAGIC, StrangerError, client_context, join, receive_token
 from pympipool.links.tcp_worker import TcpControl, UnreachableError
 from pympipool.spawners.base import WorkerOrder
 from pympipool.spawners.relay import Relay
@@ -282,3 +284,21 @@ def test_an_idle_worker_uses_no_processor_time(make_tcp_executor):
     select.select([], [], [], 1.0)
     used = sum(sum(process.cpu_times()[:2]) for process in processes) - sum(before)
     assert used < 0.05, time.monotonic()
+
+
+def test_a_stranger_who_sends_a_byte_now_and_then_has_no_more_time_than_others(monkeypatch):
+    monkeypatch.setattr(tcp, "HANDSHAKE_S", 0.3)
+    ours, theirs = socket.socketpair()
+
+    def drip():
+        with contextlib.suppress(OSError):  # he was dropped
+            for byte in LIFELINE_MAGIC + bytes(16):
+                theirs.send(bytes([byte]))
+                time.sleep(0.1)  # each in time
+
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    with ours, pytest.raises(TimeoutError):
+        receive_token(ours)
+    dripping.join()
+    theirs.close()
