@@ -14,15 +14,22 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from benchmarks import limits
-from benchmarks.cases import CASES, show_seconds
-from benchmarks.peers import Peer, Request, StandardPool, find_peer
-from benchmarks.rounds import Effort, compare
+from benchmarks.pairs import compare, let_workers_import_us, round_trip
+from benchmarks.peers import Peer, Request, StandardPool
 
 FACTOR = 1.5
+"""How many times the local time it may be."""
+
 SCRIPTS = limits.ROOT / "tests" / "slurm"
+
+
+def make_local(request: Request) -> StandardPool:
+    from pympipool import Executor
+
+    return StandardPool(Executor(max_workers=request.workers, block_allocation=True, backend="mpi"))
 
 
 def make_under_slurm(request: Request) -> StandardPool:
@@ -35,7 +42,7 @@ def make_under_slurm(request: Request) -> StandardPool:
 
 
 UNDER_SLURM = Peer("pympipool under SLURM", "", make_under_slurm)  # no package: it is used as it lies here
-LOCAL = find_peer("pympipool")
+LOCAL = Peer("local workers", "", make_local)
 
 
 @contextmanager
@@ -52,18 +59,10 @@ def started() -> Iterator[None]:
             subprocess.run([SCRIPTS / "stop-slurm", folder], check=False)
 
 
-def measure(effort: Effort) -> None:
-    case = next(case for case in CASES if case.title == "no-op call")
-    comparison = compare(case, effort, (UNDER_SLURM, LOCAL))
-    if comparison.absent:
-        raise SystemExit("; ".join(f"{peer}: {reason}" for peer, reason in comparison.absent.items()))
-    under_slurm, local = (comparison.median(peer.name) for peer in (UNDER_SLURM, LOCAL))
-    factor = under_slurm / local
-    print(
-        f"{case.title}, p50: {show_seconds(under_slurm)}, local {show_seconds(local)}: {factor:.2f} times, wanted {FACTOR}"
-    )
+def measure(rounds: int) -> None:
+    factor = 1 / compare("no-op round trip", round_trip, UNDER_SLURM, LOCAL, rounds)
     if factor > FACTOR:
-        sys.exit("missed")
+        sys.exit(f"missed: {factor:.2f} times the local time, wanted at most {FACTOR}")
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -71,14 +70,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--start", action="store_true", help="start a SLURM for it")
     options = parser.parse_args(words)
-    # Workers of both find the functions they are asked to run.
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(limits.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    effort = Effort(rounds=options.rounds)
-    if not options.start:
-        measure(effort)
-        return
-    with started():
-        measure(effort)
+    let_workers_import_us()
+    with started() if options.start else nullcontext():
+        measure(options.rounds)
 
 
 if __name__ == "__main__":

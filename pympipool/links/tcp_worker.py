@@ -62,6 +62,9 @@ class TcpControl:
         self._stream = stream
         self._lifeline = lifeline
         self._stream_is_ours = threading.RLock()
+        # The end of the connection is the end of this rank: the relay has it killed then. So it ends with the process, and
+        # not with Python's objects, which go while exit functions are still to run and MPI is to be finalized.
+        os.dup(stream.fileno())
 
     @classmethod
     def connect(cls, orders: Orders) -> TcpControl:

@@ -20,12 +20,14 @@ import time
 from collections import Counter
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
 from pympipool import Executor
+from pympipool.backends import BACKENDS
 from pympipool.errors import WorkerDied
 
 LARGEST_BYTES = 50_000_000
@@ -223,7 +225,7 @@ def named(folder: str, *beginnings: str) -> set[str]:
     return {name for name in os.listdir(folder) if name.startswith(beginnings)}
 
 
-def chaos(seconds: float, seed: int, pause_s: float) -> tuple[Tally, list[str]]:
+def chaos(seconds: float, seed: int, pause_s: float, backend: str = "auto") -> tuple[Tally, list[str]]:
     """Runs the test; what came out, and what was left."""
     shm_before = named("/dev/shm", "mpich_shm_", "ucx_shm_", "pmp-")
     tmp_before = named("/tmp", "pympipool-", "hydra")
@@ -232,9 +234,9 @@ def chaos(seconds: float, seed: int, pause_s: float) -> tuple[Tally, list[str]]:
     end_s = time.monotonic() + seconds
     serial = ["echo", "echo", "echo", "bytes", "array", "raise", "chain", "cancel"]
     with (
-        Executor(max_workers=3, block_allocation=True) as block,
-        Executor(max_cores=2, cores_per_worker=2, block_allocation=True) as mpi,
-        Executor(max_cores=2) as single,
+        Executor(max_workers=3, block_allocation=True, backend=backend) as block,
+        Executor(max_cores=2, cores_per_worker=2, block_allocation=True, backend=backend) as mpi,
+        Executor(max_cores=2, backend=backend) as single,
     ):
         callers = [
             Caller(block, serial, seed, end_s, tally),
@@ -264,9 +266,17 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
     parser.add_argument("--pause", type=float, default=0.3, help="mean time between two hits, s")
+    parser.add_argument(
+        "--over-tcp", action="store_true", help="workers do not know that they are on the master's host"
+    )
     options = parser.parse_args()
+    if options.over_tcp:
+        sys.path.append(str(Path(__file__).parents[1]))
+        from links.over_tcp import ThisMachineOverTcp
+
+        BACKENDS["tcp"] = ThisMachineOverTcp
     began = time.monotonic()
-    tally, left = chaos(options.seconds, options.seed, options.pause)
+    tally, left = chaos(options.seconds, options.seed, options.pause, "tcp" if options.over_tcp else "auto")
     died = tally.ended["worker died"]
     report = {
         "seed": options.seed,

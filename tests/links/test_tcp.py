@@ -137,6 +137,25 @@ def test_an_executor_of_this_machine_opens_no_port():
         assert not exe.submit(lambda: "ssl" in __import__("sys").modules).result()
 
 
+@pytest.mark.mpi
+def test_ranks_have_time_to_do_what_they_do_at_their_exit(make_tcp_executor, tmp_path):
+    def leave_a_file_at_exit(folder):
+        import atexit
+
+        from mpi4py import MPI
+
+        def leave_a_file():
+            time.sleep(0.5)
+            (folder / str(MPI.COMM_WORLD.Get_rank())).touch()
+
+        atexit.register(leave_a_file)
+
+    exe = make_tcp_executor(cores_per_worker=2)
+    exe.submit(leave_a_file_at_exit, tmp_path).result()
+    exe.shutdown()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
+
+
 # ---- who is let in ----
 
 

@@ -170,14 +170,21 @@ def test_slurm_keeps_the_key_nowhere(make_executor, cluster, monkeypatch):
 
 
 def devices():
-    time.sleep(0.3)  # long enough for both to be there at the same time
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
+def hold_and_tell_devices(path):
+    hold(path)
+    return devices()
+
+
 @MODES
-def test_each_worker_has_devices_of_its_own(make_executor, job, cluster, block_allocation):
+def test_each_worker_has_devices_of_its_own(make_executor, job, cluster, gate, block_allocation):
     exe = make_executor(2, gpus_per_worker=1, block_allocation=block_allocation, **on(cluster.first))
-    assert sorted(call.result() for call in [exe.submit(devices) for _ in range(2)]) == ["0", "1"]
+    calls = [exe.submit(hold_and_tell_devices, gate.path) for _ in range(2)]
+    gate.wait_until_begun(2)
+    gate.open(2)
+    assert sorted(call.result() for call in calls) == ["0", "1"]
 
 
 def test_calls_without_devices_take_none(make_executor, job):
