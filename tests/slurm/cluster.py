@@ -43,6 +43,19 @@ def environment_of_daemons() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != MARK}
 
 
+def folder_of(pid: int | str) -> Path:
+    """Where the cluster of these tests' process lies: near the root, for its sockets' names may not be long."""
+    return Path("/tmp") / f"pympipool-slurm-{pid}"
+
+
+def stop_forgotten_clusters() -> None:
+    """Stops the clusters of tests that were killed: there can be no second one with two hosts."""
+    for folder in Path("/tmp").glob(folder_of("[0-9]*").name):
+        pid = folder.name.rpartition("-")[2]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            Cluster(folder).stop()
+
+
 class Cluster:
     """One SLURM in a folder of its own."""
 

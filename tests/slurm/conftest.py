@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm.cluster import WANTED, Cluster, NoClusterError, why_no_cluster
+from slurm.cluster import WANTED, Cluster, NoClusterError, folder_of, stop_forgotten_clusters, why_no_cluster
 
 PLACE = "where_workers_are"
 """Parameter of the tests of the interface. Over TCP alone they need no SLURM."""
@@ -51,7 +51,8 @@ def running_cluster(tmp_path_factory):
     problem = why_no_cluster()
     if problem:
         pytest.skip(problem)
-    cluster = Cluster(Path("/tmp") / f"pympipool-slurm-{os.getpid()}")
+    stop_forgotten_clusters()
+    cluster = Cluster(folder_of(os.getpid()))
     try:
         cluster.start()
         yield cluster
