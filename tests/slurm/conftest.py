@@ -12,9 +12,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 
-from slurm.cluster import WANTED, Cluster, NoClusterError, folder_of, stop_forgotten_clusters, why_no_cluster
+from slurm.cluster import END_S, WANTED, Cluster, NoClusterError, folder_of, stop_forgotten_clusters, why_no_cluster
+from system.observe import own_processes, still_alive
 
 PLACE = "where_workers_are"
 """Parameter of the tests of the interface. Over TCP alone they need no SLURM."""
@@ -63,13 +65,16 @@ def running_cluster(tmp_path_factory):
 
 
 @pytest.fixture
-def cluster(running_cluster, monkeypatch):
-    """The hosts, all up, and nothing left on them afterwards."""
+def cluster(running_cluster, monkeypatch, mark):
+    """The hosts, all up; and no job, step, process, or connection of ours left afterwards, on either of them."""
     monkeypatch.setenv("SLURM_CONF", running_cluster.conf)
     running_cluster.repair()
+    processes = set(own_processes(mark))
     yield running_cluster
     running_cluster.repair()
     assert running_cluster.wait_until_empty() == ""
+    assert still_alive([process for process in own_processes(mark) if process not in processes], END_S) == []
+    assert psutil.Process().net_connections("inet") == []
 
 
 @pytest.fixture
