@@ -113,7 +113,9 @@ def test_without_bindings_the_user_learns_where_to_get_them(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert "conda-forge flux-core" in why_no_flux()
     for make in (lambda: Executor(max_cores=1, backend="flux"), PyFluxExecutor):
-        with pytest.raises(WorkerStartError, match=r"backend 'flux' cannot be used: flux's Python bindings are not inst"):
+        with pytest.raises(
+            WorkerStartError, match=r"backend 'flux' cannot be used: flux's Python bindings are not inst"
+        ):
             make()
 
 
@@ -130,7 +132,9 @@ def test_what_the_bindings_lack_is_named(tmp_path, line, says):
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "job.py").write_text(line)
-    source = f"import sys; sys.path[:0] = {[str(tmp_path), SOURCE]!r}\nfrom pympipool.spawners.flux import why_no_flux\n"
+    source = (
+        f"import sys; sys.path[:0] = {[str(tmp_path), SOURCE]!r}\nfrom pympipool.spawners.flux import why_no_flux\n"
+    )
     answer = run(source + "print(why_no_flux())")
     assert re.search(says, answer), answer
 
@@ -171,4 +175,3 @@ def test_what_auto_passes_over_is_known(monkeypatch):
     assert "bindings are not installed" in passed_over["flux"]
     with Executor(max_cores=1) as exe:
         assert exe.info["passed_over"] == passed_over
-
