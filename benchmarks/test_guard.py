@@ -59,6 +59,10 @@ def test_a_round_trip_takes_a_tenth_of_that_of_the_standard_library(stations: St
     assert reaches(10, "round-trip-no-op-call", stations)
 
 
+def test_a_large_array_goes_there_and_back_in_a_tenth_of_the_time_of_the_standard_library(stations: Stations) -> None:
+    assert reaches(10, "echo-of-float64-arrays-8-mb", stations)
+
+
 @pytest.mark.parametrize("workers", ["1-worker", "2-workers"])
 def test_calls_are_submitted_and_done_at_five_times_the_rate_of_the_standard_library(
     workers: str, stations: Stations
