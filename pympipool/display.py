@@ -56,7 +56,7 @@ class Sight:
         done: Calls that have returned.
         failed: Calls that have raised, or that could not be sent, or whose worker died.
         calls_per_s: Calls that have ended, by the time from the first submission to the last end.
-        is_open: Whether it takes calls.
+        state: "open", "shut down", or "of another process" in a fork of the process that made it.
     """
 
     info: Mapping[str, Any]
@@ -66,11 +66,13 @@ class Sight:
     done: int
     failed: int
     calls_per_s: float
-    is_open: bool
+    state: str
 
 
 def look_at(engine: Engine, info: Mapping[str, Any]) -> Sight:
     """What there is to see of an executor now."""
+    if engine.foreign:  # its counters and locks are as the fork found them
+        return Sight(info, (), 0, 0, 0, 0, 0.0, "of another process")
     load = engine.dispatcher.load_of_workers()
     workers = [_worker(state, *load.get(state["worker"], (0, 0, False))[:2]) for state in engine.pool.states()]
     waiting, running, returned, lost, raised, span_s = engine.dispatcher.counts()
@@ -84,7 +86,7 @@ def look_at(engine: Engine, info: Mapping[str, Any]) -> Sight:
         done=returned - raised,
         failed=raised + lost,
         calls_per_s=returned / span_s if span_s > 0 else 0.0,
-        is_open=engine.is_open,
+        state="open" if engine.is_open else "shut down",
     )
 
 
@@ -107,8 +109,8 @@ def as_text(sight: Sight) -> str:
     """One line."""
     names = ("backend", "block_allocation", "max_workers", "cores_per_worker")
     made_with = " ".join(f"{name}={sight.info[name]!r}" for name in names)
-    if not sight.is_open and not sight.workers:
-        where = "shut down"
+    if sight.state != "open" and not sight.workers:
+        where = sight.state
     else:
         hosts = sorted({worker.host for worker in sight.workers if worker.host})
         where = _plural(len(sight.workers), "worker") + (f" on {_some(hosts)}" if hosts else "")
@@ -205,7 +207,7 @@ def _header(sight: Sight) -> str:
     each = f" of {info['cores_per_worker']} cores" if info["cores_per_worker"] > 1 else ""
     facts = [f"backend {info['backend']}", f"at most {_plural(info['max_workers'], 'worker')}{each}"]
     facts.append("block allocation" if info["block_allocation"] else "one process per call")
-    state = '<i class="open">open</i>' if sight.is_open else "<i>shut down</i>"
+    state = f'<i class="{sight.state.split()[0]}">{sight.state}</i>'
     return f"<header><b>Executor</b><span>{escape(' · '.join(facts))}</span>{state}</header>"
 
 

@@ -119,7 +119,7 @@ def test_an_executor_that_was_refused_can_be_shown():
 
 
 def sight(workers, **counts):
-    numbers = {"waiting": 0, "running": 0, "done": 0, "failed": 0, "calls_per_s": 0.0, "is_open": True}
+    numbers = {"waiting": 0, "running": 0, "done": 0, "failed": 0, "calls_per_s": 0.0, "state": "open"}
     return Sight(INFO, tuple(workers), **{**numbers, **counts})
 
 

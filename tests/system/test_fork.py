@@ -287,3 +287,23 @@ def test_workers_start_while_other_threads_fork():
         for pid in children:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+
+
+def test_a_child_can_show_the_executor_whatever_the_parent_did_meanwhile(tmp_path):
+    """The counters are behind a lock, which another thread may have held at the fork."""
+    body = """
+import threading
+stop = threading.Event()
+def look():
+    while not stop.is_set():
+        repr(exe)
+threads = [threading.Thread(target=look) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for _ in range(20):
+    check(in_child(lambda: "of another process" in repr(exe) and "of another process" in exe._repr_html_()))
+stop.set()
+all_is_well()
+assert "2 workers on" in repr(exe)
+"""
+    run(body, tmp_path)
