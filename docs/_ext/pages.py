@@ -72,6 +72,7 @@ def show_examples(app: Sphinx, name: str, source: list[str]) -> None:
 def without_missing_pages(app: Sphinx, name: str, source: list[str]) -> None:
     """Takes pages that are not there out of the table of contents."""
     if name == "index":
+        app.env.note_reread()  # a page may be there next time
         lines = source[0].split("\n")
         page = re.compile(r"(\w[\w-]*/)*\w[\w-]*$")
         source[0] = "\n".join(line for line in lines if not page.match(line) or Path(app.srcdir, f"{line}.md").exists())

@@ -276,7 +276,7 @@ def rooms() -> Picture:
     room(203, 100, 166, "engine", "the way of one call")
     room(380, 100, 166, "mapping", "batches for map()")
     room(26, 152, 520, "pool/", "the lives of workers: start, greet, replace, end")
-    room(26, 204, 254, "spawners/", "start processes: local, mpiexec, srun")
+    room(26, 204, 254, "spawners/", "start processes: local, mpiexec, srun, flux")
     room(292, 204, 254, "links/", "shm on one host, tcp between hosts")
     room(26, 256, 166, "_dispatch", "calls to workers", "amber")
     room(203, 256, 166, "dependencies", "futures as arguments")
