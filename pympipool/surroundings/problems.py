@@ -135,8 +135,7 @@ def _of_schedulers(schedulers: Schedulers) -> Iterator[Problem]:
         yield Problem(
             f"srun has no --mpi={slurm.mpi_plugin}, by which the ranks of the MPI library that mpi4py loads find each other;"
             f" it has: {', '.join(slurm.mpi_plugins) or 'none'}",
-            "load the cluster's own MPI and install mpi4py for it, or name another plugin:"
-            " command_line_argument_lst=['--mpi=NAME']",
+            "load the cluster's own MPI and install mpi4py for it, or name another plugin: Executor(pmi_mode=NAME)",
         )
     if schedulers.chosen == "slurm" and slurm.job is None:
         yield Problem(

@@ -209,4 +209,4 @@ def test_a_scheduler_that_cannot_start_the_ranks_of_this_mpi_is_wrong(problem, p
     programs_called(**{**ANSWERS, "srun": "printf '\\tnone\\n\\tcray_shasta\\n'"})
     found = problem("srun has no --mpi=")
     assert "none, cray_shasta" in found["what"]
-    assert "command_line_argument_lst" in found["remedy"]
+    assert "pmi_mode" in found["remedy"]
