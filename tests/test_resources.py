@@ -34,6 +34,7 @@ def test_the_defaults_are_those_of_the_specification():
         "executor": None,
         "hostname_localhost": False,
         "command_line_argument_lst": (),
+        "pmi_mode": None,
         "run_time_max": None,
         "restart_limit": 0,
         "connect_timeout": 60.0,

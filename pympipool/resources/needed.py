@@ -67,11 +67,11 @@ class Resources:
     executor: Any = field(default=None, metadata={"check": checks.anything})
     hostname_localhost: bool = field(default=False, metadata={"check": checks.optional_flag})
     command_line_argument_lst: tuple[str, ...] = field(default=(), metadata={"check": checks.texts})
-    pmi_mode: str | None = field(default=None, metadata={"check": checks.word_or_none})
     run_time_max: float | None = field(default=None, metadata={"check": checks.seconds_or_none})
     restart_limit: int = field(default=0, metadata={"check": checks.count(0)})
     connect_timeout: float = field(default=60.0, metadata={"check": checks.positive_seconds})
     error_log_file: str | None = field(default=None, metadata={"check": checks.file_to_write})
+    pmi_mode: str | None = field(default=None, metadata={"check": checks.word_or_none})
 
     def __post_init__(self) -> None:
         for name in _PARAMETERS:
