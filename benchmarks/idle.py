@@ -6,6 +6,10 @@ import time
 from types import ModuleType
 
 
+BUSY_SHARE = 0.2
+"""Of all cores: a machine that others use more than this is busy."""
+
+
 def psutil() -> ModuleType:
     """The module.
 

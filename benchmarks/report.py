@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
+from benchmarks.idle import BUSY_SHARE
 from benchmarks.limits import RingTable
 from benchmarks.peers import OURS, PEERS
 from benchmarks.plots import draw_plots
@@ -27,6 +28,11 @@ worse). Ratios travel to other machines; times do not: `pympipool bench` measure
 
 TARGETS_TEXT = """\
 What this project promises itself, and what this run reached."""
+
+BUSY_TEXT = """\
+**The machine was busy with other things while this was measured.** Times are longer than they need be, and ratios are not those
+of a quiet machine: waiting by spinning does not find a core there, and a core that others keep awake answers a wake-up
+sooner. Run `make bench` on a machine that does nothing else."""
 
 EXPLANATIONS = {
     "Round trip": "One call at a time: from `submit` until `result` has returned, with one worker. The limit: a cache line"
@@ -99,6 +105,8 @@ def format_head(all_circumstances: Sequence[Circumstances]) -> Iterator[str]:
     for name, text in newest.machine.items():
         yield f"- **{name}**: {text}"
     yield ""
+    if busy[len(busy) // 2] > BUSY_SHARE:
+        yield f"{BUSY_TEXT}\n"
     if any(circumstances.machine != newest.machine for circumstances in ordered):
         yield "Not all was measured in one run: see the last section.\n"
 

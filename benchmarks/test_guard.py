@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import limits
 from benchmarks.cases import find_case
-from benchmarks.idle import busy_share
+from benchmarks.idle import BUSY_SHARE, busy_share
 from benchmarks.peers import OURS, find_peer
 from benchmarks.rounds import compare
 from benchmarks.samples import Effort
@@ -24,9 +24,6 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("default")]
 STANDARD = find_peer("ProcessPoolExecutor")
 EFFORT = Effort(rounds=5, budget_s=0.2)
 ATTEMPTS = 3
-
-BUSY_SHARE = 0.2
-"""Of all cores: a machine that others use more than this is busy."""
 
 PUSH_INSTRUCTIONS = 120
 """Of a record of 64 bytes, its memcpy and the loop of ring.c included. Measured with gcc 12 on x86-64: 105."""
