@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from types import ModuleType
 
-
 BUSY_SHARE = 0.2
 """Of all cores: a machine that others use more than this is busy."""
 
