@@ -254,6 +254,41 @@ static void narrow_misses_make_spinning_longer_until_it_is_in_vain(void)
     CHECK_EQUAL(spinner.budget_ns, most_ns / 32);
 }
 
+/* Misses until the budget has grown up to its limit once more and was in vain again. */
+static int misses_until_in_vain(pmp_spinner *spinner)
+{
+    int misses = 1;
+    while (spinner->budget_ns < spinner->most_ns) {
+        wait_until_armed(spinner);
+        misses++;
+    }
+    wait_until_armed(spinner);
+    return misses;
+}
+
+static void what_is_in_vain_is_tried_ever_more_seldom(void)
+{
+    pmp_spinner spinner;
+
+    pmp_spinner_init(&spinner, 16 * 2000);
+    spinner.near_ns = INT64_MAX; /* no other process makes a narrow miss a wide one */
+    const int first = misses_until_in_vain(&spinner);
+    int last = misses_until_in_vain(&spinner);
+    CHECK(last > first);
+    for (int i = 0; i < 3; i++) {
+        const int next = misses_until_in_vain(&spinner);
+        CHECK(next > last);
+        last = next;
+    }
+    /* What brings something again is soon tried as often as before. */
+    for (int i = 0; i < 8; i++) {
+        countdown counted = {0, 3};
+        CHECK_EQUAL(pmp_wait(new_bell(), &spinner, at_the_nth_look, &counted, -1), 0);
+    }
+    CHECK_EQUAL(spinner.budget_ns, spinner.most_ns);
+    CHECK_EQUAL(spinner.pause, 0);
+}
+
 static void no_budget_means_no_spinning(void)
 {
     pmp_doorbell *const bell = new_bell();
@@ -530,6 +565,7 @@ int main(int argument_count, char **arguments)
     run("spinning adapts to what it brings", 10, spinning_adapts_to_what_it_brings);
     run("narrow misses make spinning longer until it is in vain", 10,
         narrow_misses_make_spinning_longer_until_it_is_in_vain);
+    run("what is in vain is tried ever more seldom", 10, what_is_in_vain_is_tried_ever_more_seldom);
     run("no budget means no spinning", 10, no_budget_means_no_spinning);
     use_core(0);
     run("no ring is lost between two threads that sleep", hunt_limit_s(),
