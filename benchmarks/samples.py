@@ -126,7 +126,8 @@ def map_rate(pool: Pool, effort: Effort, most: int, chunksize: int | None) -> Va
         for _ in pool.map(calls.noop, range(count), chunksize):
             pass
 
-    count = affordable(most, effort, run, trial=20 if chunksize is None else 5 * chunksize)
+    # Every worker is to have had its first batch before.
+    count = affordable(most, effort, run, trial=2000 if chunksize is None else 5 * chunksize)
     return (count / seconds_of(lambda: run(count)),)
 
 
