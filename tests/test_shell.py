@@ -281,11 +281,6 @@ def test_the_old_executor_runs_functions_of_several_cores():
         assert exe.submit(calls.rank_and_preset, 5, 6, 7).result() == [(5, 6, 7), (5, 6, 7)]
 
 
-def test_the_old_executor_of_a_backend_that_is_not_there_yet_says_so():
-    with pytest.raises(ValueError, match=r"backend is 'flux'.* not supported by this version"):
-        PyFluxExecutor(max_workers=1)
-
-
 def test_the_old_executor_of_slurm_says_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(WorkerStartError, match=r"backend 'slurm' cannot be used: .*'srun'"):

@@ -2,11 +2,13 @@
 
 import os
 import socket
+import time
 
 from pympipool import Executor
 
 
 def get_available_gpus(_):
+    time.sleep(0.1)  # the work: one worker alone would be done with calls of microseconds
     return os.environ["CUDA_VISIBLE_DEVICES"], socket.gethostname()
 
 
@@ -19,4 +21,4 @@ with Executor(
 ) as exe:
     while len(exe.info["workers"]) < 2:  # until SLURM has started both
         exe.submit(int).result()
-    print(sorted({host for _, host in exe.map(get_available_gpus, range(100))}))
+    print(sorted({host for _, host in exe.map(get_available_gpus, range(20))}))

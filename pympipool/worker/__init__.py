@@ -40,7 +40,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, _leave_it_to_the_master)
     orders = take_orders(os.environ)
     control = connect(orders)
-    _ring.start_watchdog(control.fileno())
+    # A descriptor of its own, so that the connection lasts until the process has ended. Python closes the other one before
+    # it has done with exit functions and MPI: the master would hang up in answer, and the watchdog end what is still going on.
+    _ring.start_watchdog(os.dup(control.fileno()))
     if orders.ranks == 1:
         control.greet(orders, 0)  # first, so that he can answer while we import
         from pympipool.worker import serial

@@ -105,8 +105,10 @@ def test_a_call_has_no_descriptor_of_the_template_or_of_other_calls(make_executo
     assert stdin == "/dev/null"
     assert stdout.startswith("pipe:")
     assert stderr.startswith("pipe:")
-    assert [file for file in others if not file.startswith("/proc/")] == [others[0]]
-    assert others[0].startswith("socket:")  # to the master
+    to_master = [file for file in others if not file.startswith("/proc/")]
+    assert len(to_master) == 2  # the connection, once more for the watchdog
+    assert to_master[0] == to_master[1]
+    assert to_master[0].startswith("socket:")
     assert held.result()
 
 
@@ -384,6 +386,33 @@ if __name__ == "__main__":
     with Executor(max_cores=2) as exe:
         print(sum(exe.map(say, range(10))))
 """
+
+
+AT_EXIT = """
+import atexit, gc, time
+from pympipool import Executor
+
+def say(number):
+    atexit.register(last_words, number)
+    return number
+
+def last_words(number):
+    gc.collect()
+    time.sleep(0.3)  # longer than the master takes to notice a connection's end
+    print("last words of", number)
+
+if __name__ == "__main__":
+    with Executor(max_workers=2, block_allocation=BLOCK) as exe:
+        assert [exe.submit(say, number).result() for number in range(3)] == [0, 1, 2]
+"""
+
+
+@pytest.mark.parametrize("block", [True, False])
+def test_exit_functions_of_workers_run_to_their_end(tmp_path, block):
+    with Script(AT_EXIT.replace("BLOCK", str(block)), tmp_path) as script:
+        code, stdout, stderr = script.end()
+    assert code == 0, stderr
+    assert sorted(stdout.splitlines()) == [f"last words of {number}" for number in range(3)]
 
 
 def test_what_calls_print_reaches_the_user(tmp_path):
