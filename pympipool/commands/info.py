@@ -95,7 +95,7 @@ def _folder(folder: Folder | None) -> str:
 def _mpi(found: Surroundings) -> Lines:
     mpi = found.mpi
     yield "mpi4py", found.installation.packages["mpi4py"] or ("found" if mpi.installed else "not installed")
-    yield "library", f"{mpi.library} ({mpi.library_path or 'path unknown'})" if mpi.library else "none"
+    yield "library", f"{mpi.version} ({mpi.path or 'its file is unknown'})" if mpi.version else "none"
     yield "mpiexec", f"{mpi.mpiexec}, which belongs to the library" if mpi.mpiexec else "none that belongs to a library"
 
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 _FOLDER = Path("/dev/shm")
-_PREFIXES = ("mpich_shm_", "ucx_shm_posix_")
+_PREFIXES = ("mpich_shm_", "ucx_shm_posix_", "sm_segment.", "vader_segment.")  # MPICH, UCX, Open MPI 5 and 4
 
 SETTLED_S = 0.2
 """A file may be younger than the mapping that its maker is about to make."""

@@ -16,8 +16,8 @@ class Mpi:
 
     Attributes:
         installed: Whether there is an mpi4py.
-        library: The MPI library that mpi4py loads, as it calls itself; None when it loads none.
-        library_path: Its file; None when unknown.
+        version: The MPI library that mpi4py loads, as it calls itself; None when it loads none.
+        path: Its file; None when unknown.
         kind: The family of the library, "MPICH" (with Intel MPI and MVAPICH) or "Open MPI".
         mpiexec: The launcher that belongs to the library, by whose ranks find each other; None when there is none.
         mpiexec_in_path: The mpiexec that a shell would take.
@@ -25,8 +25,8 @@ class Mpi:
     """
 
     installed: bool = False
-    library: str | None = None
-    library_path: str | None = None
+    version: str | None = None
+    path: str | None = None
     kind: str | None = None
     mpiexec: str | None = None
     mpiexec_in_path: str | None = None

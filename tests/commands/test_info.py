@@ -69,7 +69,7 @@ def test_it_fits_the_terminal(program):
 @pytest.mark.mpi
 def test_the_mpi_library_and_its_mpiexec_are_found_whatever_is_in_path(facts):
     found = facts(PATH="/nowhere")["mpi"]
-    assert found["library"] == loaded_library().version
+    assert found["version"] == loaded_library().version
     assert Path(found["mpiexec"]).is_file()
     assert found["problem"] is None
 

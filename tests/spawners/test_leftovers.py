@@ -1,0 +1,40 @@
+"""Only what MPI libraries left behind is removed: of this job, and of use to nobody."""
+
+import mmap
+import os
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from pympipool.spawners.leftovers import remove_leftovers
+
+SHM = Path("/dev/shm")
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux" or not SHM.is_dir(), reason="looks at Linux's /dev/shm")
+
+
+@pytest.fixture(params=["mpich_shm_", "ucx_shm_posix_", "sm_segment.", "vader_segment.", "somebody_elses_"])
+def file(request):
+    path = SHM / f"{request.param}{uuid.uuid4().hex}"
+    path.write_bytes(bytes(4096))
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def test_what_no_process_maps_is_removed(file):
+    remove_leftovers(time.time())
+    assert file.exists() == file.name.startswith("somebody_elses_")
+
+
+def test_what_a_process_maps_stays(file):
+    with open(file, "r+b") as opened, mmap.mmap(opened.fileno(), 4096):
+        remove_leftovers(time.time())
+    assert file.exists()
+
+
+def test_what_is_older_than_the_job_stays(file):
+    remove_leftovers(os.stat(file).st_ctime + 60)
+    assert file.exists()
