@@ -10,6 +10,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #define ALIGNMENT 64
 #define HUGE_PAGE ((size_t)2 << 20)
 
@@ -48,12 +52,23 @@ static size_t mapping_bytes(size_t capacity)
     return sizeof(header) + capacity;
 }
 
+/* Blocks of about the same size take each other's place when they are rounded up, and whoever keeps what he received
+ * pays for that: an eighth, and whole huge pages only where they are that little. */
+static size_t rounded_up(size_t bytes)
+{
+    size_t step = HUGE_PAGE;
+    while (step > bytes / 8) {
+        step /= 2;
+    }
+    return (bytes + step - 1) / step * step;
+}
+
 static header *map_large(size_t size_bytes)
 {
     if (size_bytes > SIZE_MAX - sizeof(header) - HUGE_PAGE) {
         return NULL;
     }
-    const size_t bytes = (sizeof(header) + size_bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    const size_t bytes = rounded_up(sizeof(header) + size_bytes);
     void *const memory =
         mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) {
@@ -91,7 +106,7 @@ static header *find_kept(pmp_blocks *blocks, size_t size_bytes)
     pthread_mutex_lock(&blocks->lock);
     for (int place = blocks->count - 1; place >= 0 && found == NULL; place--) {
         const size_t capacity = blocks->kept[place]->capacity;
-        if (capacity >= size_bytes && capacity / 2 <= size_bytes + HUGE_PAGE) {
+        if (capacity >= size_bytes && capacity / 2 <= size_bytes) {
             found = take_kept(blocks, place);
         }
     }
@@ -182,3 +197,25 @@ void pmp_blocks_trim(pmp_blocks *blocks)
     }
     pthread_mutex_unlock(&blocks->lock);
 }
+
+/* ---- the heap ---- */
+
+#ifdef __GLIBC__
+
+/* DEFAULT_MMAP_THRESHOLD_MAX of 64-bit systems, and twice as much, which is how far glibc goes by itself. */
+#define HEAP_OBJECT (32 << 20)
+#define HEAP_KEPT   (64 << 20)
+
+void pmp_heap_keep(void)
+{
+    mallopt(M_MMAP_THRESHOLD, HEAP_OBJECT);
+    mallopt(M_TRIM_THRESHOLD, HEAP_KEPT);
+}
+
+#else
+
+void pmp_heap_keep(void)
+{
+}
+
+#endif

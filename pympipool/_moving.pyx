@@ -13,8 +13,9 @@
 `_watching.pyx`. Nobody waits for the GIL while holding the lock, and results are only put on `done` here; with the
 GIL, `_dispatch.pyx` hands them to the futures.
 
-Which worker gets a call: an idle one, else the one with the least estimated time in its line, as long as
-that stays about a millisecond (so workers never wait for the master) or it is but one call ahead. A call that is
+Which worker gets a call: the one used last while what is in its line takes less time than to wake another one, else an
+idle one, else the one with the least estimated time in its line, as long as that stays about a millisecond (so workers
+never wait for the master) or it is but one call ahead. A call that is
 behind one that turns out to be long is taken back (`rebalance`), and so is one that its worker does not begin, because
 it was stopped or gets no core; until it has noticed that, others are preferred.
 """
@@ -35,8 +36,11 @@ cdef enum:
     MICROSECOND = 1_000
     MILLISECOND = 1_000_000
     OVERHEAD_NS = 2 * MICROSECOND    # of a call, besides its run time
+    SURPRISE = 8                     # times longer or shorter than usual: of others it says little
     UNKNOWN_NS = 500 * MICROSECOND   # run time of a function that was never run
     AHEAD_NS = 1 * MILLISECOND       # work to lie in a worker's line
+    WAKE_NS = 20 * MICROSECOND       # what an idle worker needs to begin
+    CROWDED_WAKE_NS = 80 * MICROSECOND  # ... where it has to get a core from somebody first, from us even
     ONE_AHEAD_NS = 20 * MILLISECOND  # up to here, being refilled late would be felt
     LINE_MAX = 1024                  # calls in a line
     LATE_NS = 200 * MICROSECOND      # a call runs longer than short ones do
@@ -133,13 +137,20 @@ cdef int keep_result(Call *call, pmp_receiver *results) noexcept nogil:
 
 
 cdef void learn(Core *core, Call *call, int64_t run_ns) noexcept nogil:
-    """Moves the estimate of the call's function towards what this call took."""
+    """Moves the estimate of the call's function towards what this call took.
+
+    One that took far longer than usual may just have lost its core for a while, and says little of the others."""
     cdef int64_t *estimate = &core.loose_estimate_ns
     if call.function != NULL:
         estimate = &call.function.estimate_ns
     if run_ns < 1:
         run_ns = 1
-    estimate[0] = run_ns if estimate[0] == 0 else (3 * estimate[0] + run_ns) // 4
+    if estimate[0] == 0:
+        estimate[0] = run_ns
+    elif run_ns < estimate[0] // SURPRISE:
+        estimate[0] = estimate[0] // 2
+    else:
+        estimate[0] = (3 * estimate[0] + min(run_ns, SURPRISE * estimate[0])) // 4
 
 
 cdef void note_end(Core *core, Worker *worker, Call *call, Outcome outcome) noexcept nogil:
@@ -339,19 +350,33 @@ cdef bint is_present(Worker *worker) noexcept nogil:
     return not worker.absent
 
 
+cdef bint is_open(Worker *worker) noexcept nogil:
+    """Whether calls may be sent to the worker at all."""
+    return not (worker.reserved or worker.retired or worker.failure or worker.sending != NULL)
+
+
+cdef bint is_nearly_idle(Core *core, Worker *worker, Call *call, int64_t now_ns) noexcept nogil:
+    """Whether the worker should end what is in its line, and the call too, before an idle one would have begun it."""
+    cdef int64_t wake_ns = WAKE_NS if core.worker_count < core.core_count else CROWDED_WAKE_NS
+    return (worker.line.length > 0 and worker.line_estimate_ns + call.estimate_ns < wake_ns
+            and now_ns - worker.progress_ns < wake_ns and is_open(worker) and fits(worker, call))
+
+
 cdef Worker *choose(Core *core, Call *call, int64_t now_ns) noexcept nogil:
-    """The worker to send a call to now, or NULL: the one used last if it is idle (it is awake
+    """The worker to send a call to now, or NULL: the one used last if it is idle, or nearly so (it is awake
     and warm), else another idle one, else the one with the shortest line, else an absent one."""
     cdef Worker *best = NULL
     cdef Worker *absent = NULL
     cdef Worker *worker
     cdef int i, index
+    if core.last_used < core.worker_count and is_nearly_idle(core, core.workers[core.last_used], call, now_ns):
+        return core.workers[core.last_used]
     for i in range(core.worker_count):
         index = core.last_used + i
         if index >= core.worker_count:
             index -= core.worker_count
         worker = core.workers[index]
-        if worker.reserved or worker.retired or worker.failure or worker.sending != NULL:
+        if not is_open(worker):
             continue
         if worker.line.length == 0:
             if not is_present(worker):

@@ -22,6 +22,7 @@ cdef extern from "blocks.h" nogil:
     ctypedef struct pmp_blocks:
         pass
     pmp_blocks *pmp_blocks_create()
+    void pmp_heap_keep()
     void *pmp_block_new(pmp_blocks *blocks, size_t size_bytes)
     void pmp_block_free(void *block)
 

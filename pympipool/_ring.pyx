@@ -36,7 +36,7 @@ PARTS_MAX = PMP_PARTS_MAX
 RING_CAPACITY = 1 << 19
 """Bytes of each of the two rings of a link; measured: more brings no speed, less costs some."""
 
-SPIN_NS = 50_000  # about what sleeping and being woken costs
+SPIN_NS = 100_000  # about what it costs when both sides sleep, and are woken
 cdef int64_t NS_PER_S = 1_000_000_000
 
 
@@ -161,6 +161,11 @@ def new_buffer(Py_ssize_t size_bytes):
     if buffer.data == NULL:
         raise MemoryError(f"no {size_bytes} bytes for a buffer")
     return buffer
+
+
+def keep_heap():
+    """Has malloc keep freed memory for the next message. For a worker: what it sets holds for the whole process."""
+    pmp_heap_keep()
 
 
 cdef object object_of_part(pmp_part *part, bint owned, bint as_bytes):

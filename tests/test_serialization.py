@@ -33,6 +33,7 @@ from pympipool.errors import RemoteError, RemoteTraceback, SerializationError
 from pympipool.serialization import (
     IN_BAND_BELOW_BYTES,
     OUT_OF_BAND_MAX,
+    RUN_BYTES,
     Packed,
     callable_name,
     dump,
@@ -305,6 +306,34 @@ def test_arrays_of_every_kind_arrive_as_they_were(array):
 def test_small_arrays_stay_inside_the_pickle():
     assert len(dump([np.zeros(IN_BAND_BELOW_BYTES // 8 - 1)] * 3)) == 1
     assert len(dump([np.zeros(IN_BAND_BELOW_BYTES // 8) for _ in range(3)])) == 4
+
+
+@pytest.mark.parametrize("size", [0, 1, RUN_BYTES - 1, RUN_BYTES, 10 * RUN_BYTES])
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_bytes_of_any_size_arrive_as_they_were(kind, size):
+    value = kind(b"abcdefg" * (size // 7 + 1))[:size]
+    for arrived in (travel(value), travel([value])[0]):
+        assert type(arrived) is kind
+        assert arrived == value
+    (args, kwargs) = load(dump_call(1, print, (value, 1), {"end": value}))
+    assert (args, kwargs) == ((value, 1), {"end": value})
+    assert type(args[0]) is kind
+
+
+def test_large_bytes_travel_as_views_of_their_own_memory():
+    value = bytes(RUN_BYTES)
+    pickled, view = dump(value)
+    assert len(pickled) < 100
+    assert np.shares_memory(np.frombuffer(view, "u1"), np.frombuffer(value, "u1"))
+    assert len(dump_call(1, print, (1, value), {})) == 2
+    assert len(dump(value[:-1])) == 1
+
+
+def test_a_bytearray_may_be_changed_once_it_is_pickled():
+    value = bytearray(10 * RUN_BYTES)
+    parts = dump(value)
+    value[0] = 1
+    assert load(parts)[0] == 0
 
 
 def test_large_arrays_travel_as_views_of_their_own_memory():

@@ -10,6 +10,7 @@ import io
 import os
 import sys
 
+from pympipool._ring import keep_heap
 from pympipool.light import socket
 from pympipool.serialization import callable_name, dump_exception, load
 from pympipool.worker.calls import Calls
@@ -30,6 +31,10 @@ def apply_settings(settings: dict[str, Any], cwd: str = "") -> None:
     Raises:
         OSError: The folder to work in does not exist here.
     """
+    if not any(
+        name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ
+    ):  # else the user has said what he wants
+        keep_heap()
     if cwd or settings["cwd"] is not None:
         os.chdir(cwd or settings["cwd"])
     sys.argv[:] = [settings["main_path"]]

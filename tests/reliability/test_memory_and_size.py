@@ -2,6 +2,8 @@
 
 import gc
 import os
+import platform
+import resource
 import subprocess
 import sys
 import time
@@ -82,6 +84,36 @@ def test_many_different_functions_do_not_grow_the_worker(make_block_executor):
 
     before = run(1000)
     assert run(3000) - before < 8e6
+
+
+@pytest.mark.parametrize("size", [150_000, 300_000, 1_000_000, 2_200_000])
+def test_results_that_are_kept_take_little_more_memory_than_they_hold(make_block_executor, size):
+    exe = make_block_executor()
+    exe.submit(np.ones, size // 8).result()
+    gc.collect()
+    before = rss_bytes()
+    kept = [exe.submit(np.ones, size // 8).result() for _ in range(50)]
+    assert rss_bytes() - before < 1.25 * 50 * size + 4e6
+    assert all(array[-1] == 1 for array in kept)
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ),
+    reason="pympipool leaves malloc as it is where it is not glibc's or is set by the environment",
+)
+def test_a_worker_uses_the_memory_of_one_call_for_the_next(make_block_executor):
+    exe = make_block_executor()  # its calls are built-in ones: what is imported for others may happen to keep the heap
+
+    def faults():
+        return exe.submit(resource.getrusage, resource.RUSAGE_SELF).result().ru_minflt
+
+    value = [bytes(200_000)]
+    for _ in range(20):
+        exe.submit(list, value).result()
+    before = faults()
+    for _ in range(100):
+        exe.submit(list, value).result()
+    assert faults() - before < 1000  # where malloc gives the pages back, it is more than fifty a call
 
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 16, (1 << 19) + 1, 40_000_000])
