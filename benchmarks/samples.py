@@ -56,15 +56,15 @@ def in_open_pool(request: Request, measure: Measure) -> Callable[[Peer, Effort],
 
 
 def affordable(most: int, effort: Effort, run: Callable[[int], object], trial: int = 50) -> int:
-    """How many of most calls fit into the budget, by a trial that also warms up; slow peers are tried with fewer calls."""
+    """How many of most calls fit into the budget, by a trial that also warms up; slow peers are tried with fewer calls.
+
+    The first time that so many calls run, workers may have something to import for them: the second time counts.
+    """
     count = min(trial, most, 20)
-    while True:
-        start = time.perf_counter()
-        run(count)
-        taken_s = time.perf_counter() - start
-        if count >= min(trial, most) or taken_s > effort.budget_s / 4:
-            return max(min(most, int(effort.budget_s / taken_s * count)), min(count, 10), 3)
+    while seconds_of(lambda: run(count)) <= effort.budget_s / 4 and count < min(trial, most):
         count = min(5 * count, trial, most)
+    taken_s = seconds_of(lambda: run(count))
+    return max(min(most, int(effort.budget_s / taken_s * count)), min(count, 10), 3)
 
 
 def submit_all(pool: Pool, fn: Callable[..., Any], *args: Any, count: int) -> list[Any]:

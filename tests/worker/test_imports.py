@@ -51,7 +51,14 @@ def test_an_mpi_worker_imports_little_besides_mpi4py(start_mpi):
 
 @pytest.mark.parametrize(
     "code",
-    ["1 + 1", "[{'a': (1, 2.0)}, b'x' * 100_000]", "int('one')", "{}['a']", "open('/nowhere')"],
+    [
+        "1 + 1",
+        "[{'a': (1, 2.0)}, b'x' * 100_000]",
+        "[list(range(1000)), b'x' * 1_000_000]",
+        "int('one')",
+        "{}['a']",
+        "open('/nowhere')",
+    ],
 )
 def test_plain_results_and_exceptions_of_python_need_no_cloudpickle(start, code):
     master = start().ready()
