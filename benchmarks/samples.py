@@ -61,9 +61,9 @@ def affordable(most: int, effort: Effort, run: Callable[[int], object], trial: i
     The first time that so many calls run, workers may have something to import for them: the second time counts.
     """
     count = min(trial, most, 20)
-    while seconds_of(lambda: run(count)) <= effort.budget_s / 4 and count < min(trial, most):
+    while seconds_of(functools.partial(run, count)) <= effort.budget_s / 4 and count < min(trial, most):
         count = min(5 * count, trial, most)
-    taken_s = seconds_of(lambda: run(count))
+    taken_s = seconds_of(functools.partial(run, count))
     return max(min(most, int(effort.budget_s / taken_s * count)), min(count, 10), 3)
 
 
