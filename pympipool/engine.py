@@ -27,6 +27,8 @@ from pympipool._future import Future
 from pympipool.dependencies import find_futures, resolve, when_all_done
 from pympipool.errors import SerializationError
 from pympipool.functions import FunctionTable
+from pympipool.raised import load_exception, without_frames
+from pympipool.words import callable_name
 
 if TYPE_CHECKING:
     from pympipool._recording import Recorder
@@ -107,7 +109,7 @@ class Engine:
         resolve_dependencies: bool = True,
         about: dict[str, Any] | None = None,
     ) -> None:
-        self.dispatcher = Dispatcher(serialization.load, serialization.load_exception, self._on_damage)
+        self.dispatcher = Dispatcher(serialization.load, load_exception, self._on_damage)
         self.functions = FunctionTable()
         self.resolve_dependencies = resolve_dependencies
         self.about = {} if about is None else about
@@ -219,7 +221,7 @@ class Engine:
         try:
             function = self.functions.lookup(fn) if self.pool.keeps_functions else None
             if function is None:
-                future.function_name = serialization.callable_name(fn)
+                future.function_name = callable_name(fn)
                 parts = serialization.dump_call(0, fn, args, kwargs)
                 handle = None
             else:
@@ -227,7 +229,7 @@ class Engine:
                 parts = serialization.dump_call(function.number, fn, args, kwargs)
                 handle = self._handles.get(function.number) or self._new_handle(function.number, function.payload)
         except SerializationError as error:
-            self.dispatcher.fail(future, serialization.without_frames(error))
+            self.dispatcher.fail(future, without_frames(error))
             return
         self.pool.place(future, handle, parts, resources, admitted)
 
@@ -243,12 +245,12 @@ class Engine:
     def _submit_later(self, blocked: Blocked, inputs: list[StandardFuture[Any]]) -> None:
         if not self.resolve_dependencies:
             raise TypeError(
-                f"a future is among the arguments of {serialization.callable_name(blocked.fn)}(), and"
+                f"a future is among the arguments of {callable_name(blocked.fn)}(), and"
                 " disable_dependencies=True: pass its result(), or make the executor with disable_dependencies=False"
             )
         self._blocked.add(blocked)
         if blocked.future.submitted_ns:
-            blocked.future.function_name = serialization.callable_name(blocked.fn)
+            blocked.future.function_name = callable_name(blocked.fn)
             self.dispatcher.note_inputs(blocked.future, inputs)
 
         def go_on(error: BaseException | None, cancelled: bool) -> None:

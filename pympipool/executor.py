@@ -24,7 +24,7 @@ from pympipool.mapping import Columns, in_chunks, in_fitting_batches, one_by_one
 from pympipool.pool.block import BlockPool
 from pympipool.pool.single import SinglePool
 from pympipool.resources import Ledger, Resources, positive_seconds
-from pympipool.serialization import callable_name
+from pympipool.words import callable_name
 
 if TYPE_CHECKING:
     import os

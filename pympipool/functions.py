@@ -42,7 +42,7 @@ from typing import Any, NamedTuple, TypeAlias
 import cloudpickle
 
 from pympipool.by_value import dump as dump_in_band
-from pympipool.serialization import callable_name
+from pympipool.words import callable_name
 
 __all__ = ["SLOTS", "Function", "FunctionTable"]
 

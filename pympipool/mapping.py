@@ -20,9 +20,9 @@ from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from pympipool import serialization
 from pympipool._items import OneByOne
 from pympipool.dependencies import find_futures
+from pympipool.raised import load_exception
 
 if TYPE_CHECKING:
     from pympipool._future import Future
@@ -266,4 +266,4 @@ def _lists(batches: Iterator[Any]) -> Generator[list[Any], None, None]:
     for results, error in batches:
         yield results
         if error is not None:
-            raise serialization.load_exception(error)
+            raise load_exception(error)

@@ -1,9 +1,8 @@
-"""Calls, results and exceptions to bytes and back.
+"""Calls and results to bytes and back; exceptions see `raised.py`.
 
     master                                                        worker
     dump_call(number, function, args, kwargs) -> parts ...... parts -> load() -> (args, kwargs)
     load() <- parts ......................................... parts <- dump(value)
-    load_exception() <- parts ............................... parts <- dump_exception(error, where)
 
 Parts are what one message carries: parts[0] is a pickle (protocol 5), the others are its out-of-band buffers in
 order, as views of the caller's memory: nothing large is copied here, and what a view shows until it is sent is what
@@ -16,26 +15,21 @@ Which pickler? Plain pickle stores functions and classes of `__main__` by refere
    which takes a fraction of a microsecond.
 2. Everything else goes through the pickler of `by_value`, which is cloudpickle's.
 
-An exception travels inside a pickle of strings, so that its name, its message and its traceback arrive even when it
-cannot be unpickled there.
-
-Every worker imports this at its start. What only some need (cloudpickle, our exceptions, tracebacks) is imported where it
-is used: it takes three times as long as all the rest.
+Every worker imports this at its start. What only some need (cloudpickle, our exceptions) is imported where it is used: it takes
+three times as long as all the rest.
 """
 
 from __future__ import annotations
 
-import functools
 import os
-import reprlib
 import sys
 
 from pympipool.light import pickle
+from pympipool.words import callable_name, short, shown, type_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import types
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, Literal, TypeAlias
 
     from pympipool.errors import SerializationError
@@ -43,19 +37,14 @@ if TYPE_CHECKING:
 __all__ = [
     "IN_BAND_BELOW_BYTES",
     "OUT_OF_BAND_MAX",
+    "PROTOCOL",
     "RUN_BYTES",
     "Packed",
     "Part",
-    "are_alike",
-    "callable_name",
     "dump",
     "dump_call",
-    "dump_exception",
-    "format_exception",
-    "join_exceptions",
+    "is_plain",
     "load",
-    "load_exception",
-    "without_frames",
 ]
 
 Part: TypeAlias = "bytes | memoryview"
@@ -202,123 +191,9 @@ def load(parts: Sequence[Any], what: str = "the value") -> Any:
         from pympipool.errors import SerializationError
 
         raise SerializationError(
-            f"cannot unpickle {what} in process {os.getpid()}: {_short(error)}. The modules it needs must be "
+            f"cannot unpickle {what} in process {os.getpid()}: {short(error)}. The modules it needs must be "
             "importable there; those that are not can be sent along with cloudpickle.register_pickle_by_value"
         ) from error
-
-
-def dump_exception(error: BaseException, where: str = "", also: Sequence[str] = ()) -> list[Part]:
-    """Pickles an exception with its traceback. Never raises, and keeps nothing of the exception.
-
-    The exception arrives with its type, message, arguments, attributes and notes; its cause, context and traceback as
-    text. That it can be unpickled is tried here: exceptions whose `__init__` takes other arguments than they hand on
-    pickle well and then cannot be rebuilt. Those are rebuilt without their `__init__`; what cannot be rebuilt even so
-    arrives as `RemoteError`.
-
-    Args:
-        error: The exception.
-        where: Where it was raised, for the traceback, for example "worker 3 on node1, rank 0".
-        also: Further tracebacks to show, as from `format_exception`: those of other ranks.
-
-    Returns:
-        Parts for `load_exception`.
-    """
-    text = "\n".join([format_exception(error, where), *also])
-    try:
-        pickled, lost, reason = _dump_faithfully(error)
-    except Exception as problem:  # an exception that cannot even be looked at
-        pickled, lost, reason = None, [], _short(problem)
-    if lost:
-        text += f"\n(attributes of the exception that cannot be pickled and were left out: {', '.join(lost)})"
-    return [pickle.dumps((_type_name(type(error)), _text_of(error), text, pickled, reason), PROTOCOL)]
-
-
-def load_exception(parts: Sequence[Any]) -> BaseException:
-    """Rebuilds what `dump_exception` pickled.
-
-    Returns:
-        The exception, with a `RemoteTraceback` as its `__cause__`. A `RemoteError` in its place when the exception
-        could not be pickled there or cannot be unpickled here (its class cannot be imported, say).
-
-    Raises:
-        SerializationError: The parts are not from `dump_exception`.
-    """
-    from pympipool.errors import RemoteError, RemoteTraceback, SerializationError
-
-    try:
-        type_name, message, text, pickled, reason = pickle.loads(parts[0])
-    except Exception as problem:
-        raise SerializationError(f"what arrived is no exception of a call: {_short(problem)}") from problem
-    error: object = None
-    if pickled is not None:
-        try:
-            error = pickle.loads(pickled)
-        except Exception as problem:
-            reason = _short(problem)
-    if not isinstance(error, BaseException):
-        error = RemoteError(type_name, message, reason)
-    error.__cause__ = RemoteTraceback(text)
-    return error
-
-
-def join_exceptions(exceptions: Sequence[Sequence[Any]]) -> list[Part]:
-    """The first of several exceptions of one call, with the tracebacks of all.
-
-    Args:
-        exceptions: Parts as from `dump_exception`, at least one; what they hold is not unpickled.
-
-    Returns:
-        Parts for `load_exception`.
-    """
-    first, *others = [pickle.loads(parts[0]) for parts in exceptions]
-    type_name, message, text, pickled, reason = first
-    text = "\n\n".join([text, *(other[2] for other in others)])
-    return [pickle.dumps((type_name, message, text, pickled, reason), PROTOCOL)]
-
-
-def are_alike(exceptions: Sequence[Sequence[Any]]) -> bool:
-    """Whether exceptions have the same type, message and traceback, the line that says where they were raised aside.
-
-    Args:
-        exceptions: Parts as from `dump_exception`; what they hold is not unpickled.
-    """
-    told = [pickle.loads(parts[0])[:3] for parts in exceptions]
-    return len({(type_name, message, text.partition("\n")[2]) for type_name, message, text in told}) <= 1
-
-
-def format_exception(error: BaseException, where: str = "") -> str:
-    """The traceback of an exception as text, with its causes, contexts and notes, from the user's first frame on."""
-    try:
-        import traceback
-
-        lines = traceback.format_exception(type(error), error, _user_traceback(error.__traceback__))
-    except Exception as problem:  # an exception that cannot even be shown
-        lines = [f"{_type_name(type(error))} (its traceback cannot be shown: {_type_name(type(problem))})\n"]
-    return "".join([f"In {where}:\n" if where else "", *lines]).rstrip()
-
-
-def without_frames(error: BaseException) -> BaseException:
-    """The exception with the traceback of its cause as text: frames would keep a call's arguments alive."""
-    from pympipool.errors import RemoteTraceback
-
-    if error.__cause__ is not None and not isinstance(error.__cause__, RemoteTraceback):
-        error.__cause__ = RemoteTraceback(format_exception(error.__cause__))
-    error.__context__ = None
-    return error.with_traceback(None)
-
-
-def callable_name(function: object) -> str:
-    """A name for anything that can be called, for messages.
-
-    Examples:
-        >>> import functools
-        >>> callable_name(sum), callable_name(functools.partial(int, base=2)), callable_name("".join)
-        ('sum', 'int', 'str.join')
-    """
-    while isinstance(function, functools.partial):
-        function = function.func
-    name = getattr(function, "__qualname__", None) or getattr(function, "__name__", None)
-    return name if isinstance(name, str) else type(function).__qualname__
 
 
 # ---- pickling ----
@@ -340,7 +215,7 @@ def _dump(value: object) -> list[Part]:
         buffers.append(view)
         return False
 
-    if _is_plain(value):
+    if is_plain(value):
         return [pickle.dumps(value, PROTOCOL, buffer_callback=keep_in_band), *buffers]
     from pympipool.by_value import dump as dump_by_value
 
@@ -355,7 +230,7 @@ def _as_run(value: Any) -> Any:
     return _Run(value) if _is_run(value) else value
 
 
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
     """Whether the value certainly refers to no function, no class, nothing that plain pickle might get wrong."""
     waiting: list[Any] = [value]
     for one in waiting:  # which grows meanwhile
@@ -374,7 +249,7 @@ def _is_plain(value: object) -> bool:
             if one.dtype.isbuiltin != 1 or one.dtype.hasobject:
                 return False
         elif _array_type is None and _learn_numpy():
-            return _is_plain(value)
+            return is_plain(value)
         else:
             return False
     return True
@@ -401,97 +276,7 @@ def _unpack(*parts: Any) -> Any:
     return load(parts)
 
 
-# ---- exceptions ----
-
-
-class _Bare:
-    """An exception to be pickled so that it is rebuilt without a call of its `__init__`."""
-
-    def __init__(self, error: BaseException, state: dict[str, Any]) -> None:
-        self.rebuilding = (type(error), error.args, state)
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _rebuild, self.rebuilding
-
-
-def _rebuild(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
-    error = kind.__new__(kind, *args)
-    error.args = args
-    error.__dict__.update(state)
-    return error
-
-
-def _dump_faithfully(error: BaseException) -> tuple[bytes | None, list[str], str]:
-    """Pickles an exception so that it is known to arrive as it is.
-
-    Returns:
-        The pickle, or None where that cannot be; the attributes that were left out; what was in the way, as text: an
-        exception that is kept would keep this frame alive, and with it the error.
-    """
-    reason = ""
-    for value, lost in _forms(error):
-        try:
-            pickled = _dump_in_band(value)
-            if _look_alike(error, pickle.loads(pickled)):
-                return pickled, lost, ""
-        except Exception as problem:
-            reason = reason or _short(problem)
-    return None, [], reason or "pickling and unpickling it changes it"
-
-
-def _dump_in_band(value: object) -> bytes:
-    """Pickles into one run of bytes, with the pickler's own exceptions."""
-    if isinstance(value, BaseException) and type(value).__module__ == "builtins" and _is_plain(value.__reduce__()[1:]):
-        return pickle.dumps(value, PROTOCOL)
-    from pympipool.by_value import dump as dump_by_value
-
-    return dump_by_value(value)
-
-
-def _forms(error: BaseException) -> Iterator[tuple[object, list[str]]]:
-    """Ways to pickle an exception, best first, each with the names of attributes that it leaves out."""
-    yield error, []
-    yield _Bare(error, dict(error.__dict__)), []
-    kept = {name: value for name, value in error.__dict__.items() if _can_travel(value)}
-    lost = sorted(str(name) for name in error.__dict__.keys() - kept.keys())
-    if lost:
-        yield _Bare(error, kept), lost
-
-
-def _can_travel(value: object) -> bool:
-    try:
-        pickle.loads(_dump_in_band(value))
-    except Exception:
-        return False
-    return True
-
-
-def _look_alike(error: BaseException, other: object) -> bool:
-    """Whether other has the type and message of error, memory addresses in the message aside."""
-    if type(other) is not type(error):
-        return False
-    ours, theirs = str(error), str(other)
-    return ours == theirs or _without_addresses(ours) == _without_addresses(theirs)
-
-
-def _without_addresses(text: str) -> str:
-    import re
-
-    return re.sub(r"0x[0-9a-fA-F]+", "0x", text)
-
-
-def _user_traceback(trace: types.TracebackType | None) -> types.TracebackType | None:
-    """The traceback from the first frame that is not pympipool's; the whole when all are."""
-    first = trace
-    while first is not None and first.tb_frame.f_code.co_filename.startswith(_PACKAGE):
-        first = first.tb_next
-    return first or trace
-
-
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-
-
-# ---- words for messages ----
+# ---- when it fails ----
 
 
 def _culprit(function: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, object]:
@@ -512,36 +297,6 @@ def _dump_error(what: str, value: object, error: Exception) -> SerializationErro
     from pympipool.errors import SerializationError
 
     return SerializationError(
-        f"cannot pickle {what}, {_shown(value)} of type {_type_name(type(value))}: {_short(error)}. Pass plain data or "
+        f"cannot pickle {what}, {shown(value)} of type {type_name(type(value))}: {short(error)}. Pass plain data or "
         "a path instead, and open files, connections, locks and generators inside the function"
     )
-
-
-_repr = reprlib.Repr()
-_repr.maxother = _repr.maxstring = 80
-
-
-def _shown(value: object) -> str:
-    """The value in at most a few words, whatever its `__repr__` does."""
-    try:
-        return _repr.repr(value)
-    except Exception:
-        return object.__repr__(value)
-
-
-def _short(error: BaseException) -> str:
-    text = _text_of(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:
-        return "(its message cannot be shown)"
-
-
-def _type_name(kind: type) -> str:
-    """The name of a type as tracebacks show it."""
-    module = kind.__module__
-    return kind.__qualname__ if module in ("builtins", "__main__") else f"{module}.{kind.__qualname__}"

@@ -30,19 +30,9 @@ from hypothesis import strategies as st
 
 from pympipool import by_value, serialization
 from pympipool.errors import RemoteError, RemoteTraceback, SerializationError
-from pympipool.serialization import (
-    IN_BAND_BELOW_BYTES,
-    OUT_OF_BAND_MAX,
-    RUN_BYTES,
-    Packed,
-    callable_name,
-    dump,
-    dump_call,
-    dump_exception,
-    format_exception,
-    load,
-    load_exception,
-)
+from pympipool.raised import dump_exception, format_exception, load_exception
+from pympipool.serialization import IN_BAND_BELOW_BYTES, OUT_OF_BAND_MAX, RUN_BYTES, Packed, dump, dump_call, load
+from pympipool.words import callable_name
 
 ELSEWHERE = """
 import pickle, sys

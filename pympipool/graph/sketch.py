@@ -15,7 +15,7 @@ from pympipool.dependencies import find_futures
 from pympipool.graph.nodes import Node, in_words
 from pympipool.graph.picture import as_svg
 from pympipool.resources import available_cores
-from pympipool.serialization import callable_name
+from pympipool.words import callable_name
 
 if TYPE_CHECKING:
     from pympipool.resources import Resources

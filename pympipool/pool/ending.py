@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from pympipool import serialization
+from pympipool.raised import load_exception
 
 if TYPE_CHECKING:
     from pympipool._dispatch import Dispatcher
@@ -36,9 +36,9 @@ def watch_for_stuck_ranks(keeper: Keeper, dispatcher: Dispatcher, member: Member
             return
         LOGGER.warning("worker %d: ranks %s raised, the others do not come back", member.number, sorted(ranks))
         first, *others = sorted(ranks)
-        error = serialization.load_exception(ranks[first])
+        error = load_exception(ranks[first])
         for rank in others:
-            other = serialization.load_exception(ranks[rank])
+            other = load_exception(ranks[rank])
             add_traceback(error, other)
         keeper.end_member(member, reason=error)
 

@@ -26,12 +26,12 @@ from collections.abc import Callable, Collection
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pympipool import serialization
 from pympipool.errors import WorkerStartError
 from pympipool.links.control import Connection, GreetingError, Listener
 from pympipool.links.shm import ShmLink
 from pympipool.pool.member import Member, Output, State, Timer
 from pympipool.pool.reasons import start_failure_of
+from pympipool.raised import load_exception
 from pympipool.spawners.base import WorkerOrder
 
 if TYPE_CHECKING:
@@ -316,7 +316,7 @@ class Keeper:
                     LOGGER.info("worker %d is ready on %s (pid %s)", member.number, member.host, member.pid)
                     self.policy.on_ready(member)
             case ("failed", parts):
-                member.start_error = member.start_error or serialization.load_exception(parts)
+                member.start_error = member.start_error or load_exception(parts)
             case ("raised", raising_rank, call, parts):
                 member.raised.setdefault(call, {})[raising_rank] = parts
                 self.policy.on_raised(member, call)

@@ -12,7 +12,8 @@ import os
 from time import monotonic_ns
 
 from pympipool.light import pickle, socket
-from pympipool.serialization import Packed, dump, dump_exception
+from pympipool.raised import dump_exception
+from pympipool.serialization import Packed, dump
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

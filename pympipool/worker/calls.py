@@ -6,7 +6,8 @@ A function travels once, under a number; master and worker agree without a word 
 
 from __future__ import annotations
 
-from pympipool.serialization import callable_name, load
+from pympipool.serialization import load
+from pympipool.words import callable_name
 from pympipool.worker.batches import run_each
 from pympipool.worker.preset import with_preset
 

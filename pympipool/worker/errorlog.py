@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pympipool.serialization import format_exception
+from pympipool.raised import format_exception
 
 ARGUMENT_CHARACTERS = 400
 """Of an argument that are written; of the beginning and of the end."""

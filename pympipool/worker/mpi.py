@@ -20,7 +20,8 @@ from time import monotonic_ns
 
 from pympipool._ring import CALL, END, ERROR, FUNCTION, RESULT, TIMED
 from pympipool.light import signal
-from pympipool.serialization import Packed, are_alike, dump, join_exceptions
+from pympipool.raised import are_alike, join_exceptions
+from pympipool.serialization import Packed, dump
 from pympipool.worker.calls import Calls
 from pympipool.worker.prepare import apply_settings, describe, make_calls, take_output, tell
 from pympipool.worker.ranks import Message, OtherRank, RootRank

@@ -12,7 +12,9 @@ import sys
 
 from pympipool._ring import keep_heap
 from pympipool.light import socket
-from pympipool.serialization import callable_name, dump_exception, load
+from pympipool.raised import dump_exception
+from pympipool.serialization import load
+from pympipool.words import callable_name
 from pympipool.worker.calls import Calls
 
 TYPE_CHECKING = False

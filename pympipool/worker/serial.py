@@ -12,7 +12,8 @@ from __future__ import annotations
 import sys
 
 from pympipool._ring import CALL, ERROR, FUNCTION, RESULT
-from pympipool.serialization import dump, dump_exception
+from pympipool.raised import dump_exception
+from pympipool.serialization import dump
 from pympipool.worker.calls import Calls
 from pympipool.worker.prepare import apply_settings, describe, make_calls, take_output, tell
 

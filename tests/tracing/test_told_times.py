@@ -10,6 +10,7 @@ from pympipool import _ring, serialization
 from pympipool._dispatch import Dispatcher
 from pympipool._future import Future
 from pympipool._recording import RECORD_FORMAT, Recorder
+from pympipool.raised import load_exception
 from pympipool.worker.batches import LOOK, run_each
 
 LIMIT_S = 10.0
@@ -22,7 +23,7 @@ def damaged():
 
 @pytest.fixture
 def dispatcher(damaged):
-    dispatcher = Dispatcher(serialization.load, serialization.load_exception, damaged.set)
+    dispatcher = Dispatcher(serialization.load, load_exception, damaged.set)
     dispatcher.start()
     yield dispatcher
     dispatcher.stop()

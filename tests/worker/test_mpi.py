@@ -9,7 +9,7 @@ import cloudpickle
 import pytest
 
 from pympipool.errors import SerializationError, WorkerStartError
-from pympipool.serialization import load_exception
+from pympipool.raised import load_exception
 from pympipool.spawners.child import ChildProcess
 from pympipool.spawners.mpi import Kind, loaded_library
 from pympipool.spawners.program import program_command, worker_environment

@@ -9,6 +9,7 @@ from typing import Any
 from pympipool import _ring, serialization
 from pympipool.links.control import Connection, Listener
 from pympipool.links.shm import ShmLink
+from pympipool.raised import load_exception
 from pympipool.spawners.base import Spawner, WorkerOrder
 
 LIMIT_S = 20.0
@@ -115,7 +116,7 @@ class TinyMaster:
         """Waits until all ranks are ready."""
         self.until(lambda: self.said("failed") or len(self.said("ready")) == self.ranks, "ready")
         for frame in self.said("failed"):
-            raise serialization.load_exception(frame[1])
+            raise load_exception(frame[1])
         self.channel = _ring.MasterChannel(self.link.segment, self.doorbells)
         self.link.handed_over()
         return self
@@ -123,7 +124,7 @@ class TinyMaster:
     def failure(self) -> BaseException:
         """Waits for a rank that cannot start; what it says."""
         self.until(lambda: self.said("failed"), "a failure")
-        return serialization.load_exception(self.said("failed")[0][1])
+        return load_exception(self.said("failed")[0][1])
 
     def send(self, function: Any, *args: Any, **kwargs: Any) -> int:
         """Sends a call with its function."""
@@ -159,7 +160,7 @@ class TinyMaster:
         message = self.channel.receive(timeout_s)
         assert message is not None, f"no answer; output {self.output}"
         kind, call, tag, parts = message
-        load = serialization.load if kind == _ring.RESULT else serialization.load_exception
+        load = serialization.load if kind == _ring.RESULT else load_exception
         return _NAMES[kind], call, tag, load(parts)
 
     def result(self) -> Any:
