@@ -11,9 +11,10 @@ So whoever makes such pipes holds back forks meanwhile, for a millisecond or two
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 Completed: TypeAlias = "subprocess.CompletedProcess[str]"
@@ -31,6 +32,37 @@ class Popen(subprocess.Popen[Any]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         with held_back:
             super().__init__(*args, **kwargs)
+
+
+def popen_with_socket(
+    command: Sequence[str], environment: Mapping[str, str], variable: str, *, stdout: int | None = None
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Starts a process, in a session of its own and without input, that has the other end of a socket.
+
+    Args:
+        variable: Of its environment, that says which descriptor this is.
+        stdout: As for `subprocess.Popen`.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+    with held_back:  # until their end is closed here
+        ours, theirs = socket.socketpair()
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                env={**environment, variable: str(theirs.fileno())},
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+    return process, ours
 
 
 def run(command: Sequence[str], *, timeout: float | None = None, stderr: int = subprocess.PIPE) -> Completed:

@@ -47,22 +47,13 @@ class Relay:
         }
 
     def _start(self, order: WorkerOrder) -> None:
-        with forks.held_back:  # until their end is closed here
-            ours, theirs = socket.socketpair()
-            try:
-                self._process = subprocess.Popen(
-                    program_command("pympipool.links.relay"),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    env={**_own_environment(order), "PYMPIPOOL_RELAY": str(theirs.fileno())},
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,
-                )
-            except OSError as error:
-                ours.close()
-                raise WorkerStartError(f"the relay to workers on other hosts does not start: {error}") from error
-            finally:
-                theirs.close()
+        command = program_command("pympipool.links.relay")
+        try:
+            self._process, ours = forks.popen_with_socket(
+                command, _own_environment(order), "PYMPIPOOL_RELAY", stdout=subprocess.DEVNULL
+            )
+        except OSError as error:
+            raise WorkerStartError(f"the relay to workers on other hosts does not start: {error}") from error
         self._socket = ours
         self._addresses = self._ask(ours, order.environment)
 

@@ -69,23 +69,11 @@ class TemplateSpawner(Spawner):
         return ForkedProcess(*(reader for reader, _ in pipes))
 
     def _start_template(self, environment: dict[str, str]) -> socket.socket:
-        with forks.held_back:  # until their end is closed here
-            ours, theirs = socket.socketpair()
-            try:
-                self._template = subprocess.Popen(
-                    self._command,
-                    stdin=subprocess.DEVNULL,
-                    env={**environment, "PYMPIPOOL_TEMPLATE": str(theirs.fileno())},
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,
-                )
-            except OSError as error:
-                ours.close()
-                raise WorkerStartError(f"the process that forks workers does not start: {error}") from error
-            finally:
-                theirs.close()
-        self._socket = ours
-        return ours
+        try:
+            self._template, self._socket = forks.popen_with_socket(self._command, environment, "PYMPIPOOL_TEMPLATE")
+        except OSError as error:
+            raise WorkerStartError(f"the process that forks workers does not start: {error}") from error
+        return self._socket
 
     def close(self) -> None:
         """Ends the template; its workers go on."""
