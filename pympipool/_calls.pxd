@@ -1,6 +1,6 @@
 """Calls and functions; see _calls.pyx."""
 
-from pympipool._moving cimport Call, CallList, Function
+from pympipool._lines cimport Call, CallList, Function
 
 
 cdef class FunctionHandle:

@@ -12,7 +12,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from pympipool._future cimport FutureCore
-from pympipool._moving cimport Call, CallList, Function
+from pympipool._lines cimport Call, CallList, Function
 from pympipool._ring cimport Parts, object_of_part, pmp_block_free, pmp_part
 
 cdef enum:

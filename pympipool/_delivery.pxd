@@ -3,7 +3,7 @@
 from libc.stdint cimport uint64_t
 
 from pympipool._future cimport FutureCore, Source
-from pympipool._moving cimport Call, Core
+from pympipool._lines cimport Call, Core
 from pympipool._recording cimport Outcome, Recorder
 
 

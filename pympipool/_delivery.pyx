@@ -16,10 +16,11 @@ from libc.string cimport memset
 
 from pympipool._calls cimport free_call, parts_of_result
 from pympipool._future cimport CANCELLED, PENDING, RUNNING, FutureCore, Source
-from pympipool._moving cimport (
-    Call, Core, Worker, append, note_end, pthread_mutex_lock, pthread_mutex_unlock, remove, take_back,
-    was_begun, worker_of,
+from pympipool._lines cimport (
+    Call, Core, Worker, append, pthread_mutex_lock, pthread_mutex_unlock, remove, take_back, was_begun,
+    worker_of,
 )
+from pympipool._moving cimport note_end
 from pympipool._recording cimport CANCELLED as WAS_CANCELLED
 from pympipool._recording cimport FAILED, UNFINISHED, Outcome, Record, record, unique_now_ns
 from pympipool._ring cimport pmp_doorbell_ring, pmp_now_ns

@@ -17,11 +17,11 @@ from pympipool._calls cimport (
 )
 from pympipool._delivery cimport Delivery
 from pympipool._future cimport PENDING, FutureCore
-from pympipool._moving cimport (
-    Call, CallList, Worker, append, drain, find_worker, note_end, prepend, pthread_mutex_destroy,
-    pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock, remove, send_reserved, take_back,
-    was_begun,
+from pympipool._lines cimport (
+    Call, CallList, Worker, append, find_worker, prepend, pthread_mutex_destroy, pthread_mutex_init,
+    pthread_mutex_lock, pthread_mutex_unlock, remove, take_back, was_begun,
 )
+from pympipool._moving cimport drain, note_end, send_reserved
 from pympipool._recording cimport CANCELLED, FAILED, UNFINISHED, Outcome, Recorder
 from pympipool._ring cimport (
     PMP_END, PMP_TIMED, Segment, blocks_of_process, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm,

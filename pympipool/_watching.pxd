@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t
 
-from pympipool._moving cimport Core
+from pympipool._lines cimport Core
 
 
 cdef void pump_and_tell(Core *core) noexcept nogil

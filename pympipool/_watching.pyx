@@ -18,9 +18,8 @@ who is woken for its result. tests/csrc/doorbell.pml holds the model of taking o
 from libc.errno cimport EINTR
 from libc.stdint cimport int64_t, uint64_t
 
-from pympipool._moving cimport (
-    Core, pthread_mutex_lock, pthread_mutex_trylock, pthread_mutex_unlock, pump, tick_ns,
-)
+from pympipool._lines cimport Core, pthread_mutex_lock, pthread_mutex_trylock, pthread_mutex_unlock, tick_ns
+from pympipool._moving cimport pump
 from pympipool._ring cimport (
     c_bool, pmp_doorbell_arm, pmp_doorbell_disarm, pmp_doorbell_ring, pmp_doorbell_sleep,
     pmp_now_ns, pmp_ring_has_record, pmp_sender_has_room, pmp_spinner, pmp_wait,

@@ -1,4 +1,4 @@
-"""Serialization: everything arrives as it was, by whichever pickler; what cannot, says so.
+"""serialization, raised, words: everything arrives as it was, by whichever pickler; what cannot, says so.
 
 What is right can only be seen in another process: there `__main__` is another module. `Elsewhere` is such a process.
 """
@@ -28,7 +28,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pympipool import by_value, serialization
+from pympipool import by_value, raised, serialization
 from pympipool.errors import RemoteError, RemoteTraceback, SerializationError
 from pympipool.raised import dump_exception, format_exception, load_exception
 from pympipool.serialization import IN_BAND_BELOW_BYTES, OUT_OF_BAND_MAX, RUN_BYTES, Packed, dump, dump_call, load
@@ -36,7 +36,8 @@ from pympipool.words import callable_name
 
 ELSEWHERE = """
 import pickle, sys
-from pympipool.serialization import dump, load, dump_exception
+from pympipool.raised import dump_exception
+from pympipool.serialization import dump, load
 source, sink = sys.stdin.buffer, sys.stdout.buffer
 while True:
     try:
@@ -523,7 +524,7 @@ def test_exceptions_arrive_with_type_message_and_attributes(error):
         assert isinstance(arrived, RemoteError)
         return
     assert type(arrived) is type(error)
-    strip = serialization._without_addresses
+    strip = raised._without_addresses
     assert strip(str(arrived)) == strip(str(error))
     assert vars(arrived).keys() == vars(error).keys()
     assert isinstance(arrived.__cause__, RemoteTraceback)
