@@ -267,9 +267,12 @@ def find_array(value):
     return value
 
 
-@pytest.mark.parametrize(
+KINDS_OF_ARRAYS = pytest.mark.parametrize(
     "array",
     [
+        *(np.arange(6).astype(kind).reshape(2, 3) for kind in "?bhilqBHILQefdgFDG"),
+        np.arange(7.0),
+        np.zeros(3, np.dtype(float, metadata={"unit": "eV"})),
         np.asfortranarray(np.arange(30_000.0).reshape(100, 300)),
         np.arange(60_000.0)[::2],
         np.arange(60_000.0).reshape(200, 300).T[::-1],
@@ -283,11 +286,42 @@ def find_array(value):
         np.ma.masked_array(np.arange(9000.0), mask=np.arange(9000) % 2 == 0),
         np.rec.array([(1, 2.0)], dtype=[("x", int), ("y", float)]),
     ],
-    ids=lambda a: f"{type(a).__name__}-{a.dtype.str if not a.dtype.names else 'struct'}-{a.shape}",
+    ids=lambda a: f"{type(a).__name__}-{a.dtype.char}-{a.shape}",
 )
+
+
+@KINDS_OF_ARRAYS
 def test_arrays_of_every_kind_arrive_as_they_were(array):
-    arrived = travel(array)
+    assert_same_array(travel(array), array)
+    assert_same_array(travel((1, array))[1], array)
+    assert_same_array(travel([array])[0], array)
+
+
+@KINDS_OF_ARRAYS
+def test_arrays_of_every_kind_arrive_as_they_were_as_arguments(array):
+    for number in (0, 1):
+        parts = dump_call(number, print, (array, 2, array), {})
+        args, _ = load([bytearray(part) for part in parts])[-2:]
+        assert_same_array(args[0], array)
+        assert args[1] == 2
+        assert args[2] is args[0]
+
+
+def test_an_array_that_is_met_twice_in_a_call_arrives_as_one():
+    array = np.arange(5.0)
+    args, kwargs = load(dump_call(1, print, (array, [array], {"a": (array,)}), {"b": array}))
+    assert args[0] is args[1][0] is args[2]["a"][0] is kwargs["b"]
+    first, second = travel((array, array))
+    assert first is second
+    first += 1
+    assert second[0] == 1
+    assert array[0] == 0
+
+
+def assert_same_array(arrived, array):
     assert type(arrived) is type(array)
+    assert arrived.flags.writeable
+    assert arrived.dtype.metadata == array.dtype.metadata
     assert arrived.dtype == array.dtype
     assert arrived.shape == array.shape
     assert arrived.flags.f_contiguous == array.flags.f_contiguous or not array.flags.contiguous
