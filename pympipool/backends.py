@@ -98,10 +98,16 @@ class ThisMachine:
             )
 
     def for_block(self, resources: Resources) -> Spawner:
-        """A fresh interpreter for each worker of one core, else mpiexec."""
-        from pympipool.spawners.local import LocalSpawner
+        """Fresh interpreters for the first workers of one core, forks for further ones; mpiexec for more cores."""
+        if resources.cores > 1:
+            return self._mpi_spawner()
+        if start_method(os.environ) == "spawn":
+            from pympipool.spawners.local import LocalSpawner
 
-        return LocalSpawner() if resources.cores == 1 else self._mpi_spawner()
+            return LocalSpawner()
+        from pympipool.spawners.growing import GrowingSpawner
+
+        return GrowingSpawner()
 
     def for_call(self, resources: Resources) -> Spawner:
         """A fork of a warm template for a call on one core, a fresh interpreter where one must not fork; else mpiexec."""
@@ -132,7 +138,7 @@ class ThisMachine:
 
 
 def start_method(environ: Mapping[str, str]) -> str:
-    """How a process for a single call comes to be: "fork" or "spawn", as PYMPIPOOL_START_METHOD says.
+    """How processes for single calls, and those of many workers, come to be: "fork" or "spawn", as PYMPIPOOL_START_METHOD says.
 
     Default: "fork" on Linux. "spawn" elsewhere: what macOS's libraries keep running does not survive a fork, which is why
     multiprocessing spawns there too (https://docs.python.org/3/library/multiprocessing.html), and Windows has none.

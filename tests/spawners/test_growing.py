@@ -1,0 +1,105 @@
+"""Many workers of one core: the first are processes of the master's, further ones forks of a template."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from pympipool import Executor
+from pympipool.errors import WorkerDied
+from pympipool.spawners.base import WorkerOrder
+from pympipool.spawners.growing import FRESH, GrowingSpawner
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def hold(seconds):
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def pids_of(exe, count):
+    """The process ids of all workers."""
+    pids = set()
+    while len(pids) < count:
+        pids |= {call.result() for call in [exe.submit(hold, 0.02) for _ in range(count)]}
+    return pids
+
+
+def forked_among(pids):
+    return {pid for pid in pids if psutil.Process(pid).ppid() != os.getpid()}
+
+
+def template_of(pids):
+    (template,) = {psutil.Process(pid).ppid() for pid in forked_among(pids)}
+    return psutil.Process(template)
+
+
+def test_further_workers_are_forks_of_one_template_which_ends_with_the_executor():
+    with Executor(max_workers=FRESH + 4, block_allocation=True) as exe:
+        pids = pids_of(exe, FRESH + 4)
+        assert len(forked_among(pids)) == 4
+        template = template_of(pids)
+        assert template.ppid() == os.getpid()
+    assert not template.is_running()
+    assert not any(map(psutil.pid_exists, pids))
+
+
+def test_few_workers_need_no_template():
+    with Executor(max_workers=FRESH, block_allocation=True) as exe:
+        assert forked_among(pids_of(exe, FRESH)) == set()
+        assert len(psutil.Process().children()) == FRESH
+
+
+def test_workers_that_come_later_are_forks():
+    with Executor(max_workers=1, block_allocation=True) as exe:
+        exe.max_workers = FRESH + 2
+        assert len(forked_among(pids_of(exe, FRESH + 2))) == 2
+
+
+def test_a_fork_has_the_environment_of_now_and_its_own_threads(monkeypatch):
+    monkeypatch.setenv("PYMPIPOOL_TEST_OF_NOW", "before")
+    with Executor(max_workers=FRESH + 1, block_allocation=True, threads_per_core=3) as exe:
+        pids_of(exe, FRESH + 1)
+        monkeypatch.setenv("PYMPIPOOL_TEST_OF_NOW", "after")
+        exe.max_workers = FRESH + 2
+        pids_of(exe, FRESH + 2)
+        told = set()
+        while len(told) < 2:
+            calls = [exe.submit(environment_of_now) for _ in range(FRESH + 2)]
+            told |= {call.result() for call in calls}
+        assert told == {("before", "3"), ("after", "3")}
+
+
+def environment_of_now():
+    time.sleep(0.02)
+    return os.environ["PYMPIPOOL_TEST_OF_NOW"], os.environ["OMP_NUM_THREADS"]
+
+
+def test_calls_go_on_after_the_template_was_killed():
+    """Its workers end with it: nobody is left who would say how they end. Others take their places."""
+    with Executor(max_workers=FRESH + 2, block_allocation=True) as exe:
+        pids = pids_of(exe, FRESH + 2)
+        running = [exe.submit(hold, 0.5) for _ in range(FRESH + 2)]
+        forked = forked_among(pids)
+        os.kill(template_of(pids).pid, signal.SIGKILL)
+        ends = [call.exception() for call in running]
+        assert all(end is None or isinstance(end, WorkerDied) for end in ends)
+        later = pids_of(exe, FRESH + 2)
+        assert len(later - pids) == 2
+        assert later & pids == pids - forked
+
+
+def test_where_one_must_not_fork_all_are_fresh(monkeypatch):
+    monkeypatch.setenv("PYMPIPOOL_START_METHOD", "spawn")
+    with Executor(max_workers=FRESH + 2, block_allocation=True) as exe:
+        assert forked_among(pids_of(exe, FRESH + 2)) == set()
+
+
+def test_several_ranks_are_not_its_business():
+    with pytest.raises(ValueError, match=r"1 rank, not 2; .*MpiexecSpawner"):
+        GrowingSpawner().start(WorkerOrder(1, ranks=2))
