@@ -41,6 +41,7 @@ cdef struct Call:
     bint watched          # somebody wants to be told of its end
     uint64_t position     # in the worker's ring; UINT64_MAX: cannot be taken back
     int64_t estimate_ns
+    bint was_behind       # was taken back from a line, where it would have waited
     bint is_error
     uint64_t run_ns       # how long the worker took
     uint32_t result_count

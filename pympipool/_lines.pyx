@@ -152,10 +152,12 @@ cdef bint is_open(Worker *worker) noexcept nogil:
 
 
 cdef bint is_nearly_idle(Core *core, Worker *worker, Call *call, int64_t now_ns) noexcept nogil:
-    """Whether the worker should end what is in its line, and the call too, before an idle one would have begun it."""
+    """Whether the worker should end what is in its line, and the call too, before an idle one would have begun it. That
+    is believed once: a call that it did not come true for has waited enough."""
     cdef int64_t wake_ns = WAKE_NS if core.worker_count < core.core_count else CROWDED_WAKE_NS
-    return (worker.line.length > 0 and worker.line_estimate_ns + call.estimate_ns < wake_ns
-            and now_ns - worker.progress_ns < wake_ns and is_open(worker) and fits(worker, call))
+    return (not call.was_behind and worker.line.length > 0
+            and worker.line_estimate_ns + call.estimate_ns < wake_ns and now_ns - worker.progress_ns < wake_ns
+            and is_open(worker) and fits(worker, call))
 
 
 cdef Worker *choose(Core *core, Call *call, int64_t now_ns) noexcept nogil:
@@ -257,6 +259,7 @@ cdef Call *take_back_to_waiting(Core *core, Worker *worker, Call *call) noexcept
     cdef Call *previous = call.previous
     if not take_back(worker, call):
         return NULL
+    call.was_behind = True
     prepend(&core.waiting, call)
     return previous
 

@@ -143,6 +143,7 @@ cdef int reclaim(Core *core, Worker *worker) noexcept nogil:
     remove(&worker.line, call)
     worker.line_estimate_ns -= call.estimate_ns
     call.position = UINT64_MAX
+    call.was_behind = True
     prepend(&core.waiting, call)
     return 0
 

@@ -1,0 +1,65 @@
+"""Which worker gets a call, round by round: over real links, without processes and without the dispatcher's threads."""
+
+import time
+
+import pytest
+
+from pympipool import _ring, serialization
+from pympipool._calls import FunctionHandle
+from pympipool._dispatch import Dispatcher
+from pympipool._future import Future
+from pympipool.raised import load_exception
+
+LIMIT_S = 10.0
+SHORT_NS = 100
+
+
+class Workers:
+    """A dispatcher that nobody moves bytes for but us, a function that it knows to be short, and the workers' sides."""
+
+    def __init__(self, count):
+        self.dispatcher = Dispatcher(serialization.load, load_exception, lambda: None)
+        self.function = FunctionHandle(1, b"of no matter")
+        links = [_ring.link_segment() for _ in range(count)]
+        for number, link in enumerate(links, start=1):
+            self.dispatcher.add_worker(number, link)
+        self.channels = [_ring.Channel(link, self.dispatcher.doorbells) for link in links]
+        for _ in range(10):
+            call = self.submit()
+            for channel in self.channels:
+                self.answer(channel, self.take(channel))
+            assert call.result(LIMIT_S) is None
+
+    def submit(self):
+        future = Future()
+        self.dispatcher.adopt(future)
+        self.dispatcher.submit(future, self.function, serialization.dump_call(1, print, (), {}))
+        return future
+
+    def take(self, channel, limit_s=0.0):
+        """The name of the call that a worker receives next; None: there is none."""
+        while (message := channel.receive(limit_s)) is not None:
+            if message[0] == _ring.CALL:
+                return message[1]
+        return None
+
+    def answer(self, channel, call):
+        if call is not None:
+            channel.send(_ring.RESULT, call, SHORT_NS, serialization.dump(None))
+
+
+@pytest.mark.parametrize("count", [2, 16])
+def test_calls_that_one_worker_does_not_keep_up_with_are_taken_back_to_all_others_at_once(count):
+    workers = Workers(count)
+    for _ in range(5):
+        calls = [workers.submit() for _ in range(count)]
+        begun = {channel: workers.take(channel) for channel in workers.channels}
+        time.sleep(0.01)
+        calls[0].done()  # one round
+        for channel, call in begun.items():
+            begun[channel] = call or workers.take(channel)
+        assert None not in begun.values()
+        for channel, call in begun.items():
+            workers.answer(channel, call)
+        for call in calls:
+            assert call.result(LIMIT_S) is None
