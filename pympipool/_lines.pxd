@@ -100,6 +100,7 @@ cdef struct Core:
     bint mover_parked        # sleeps on mover_bell, or is about to
     bint mover_untimed       # ... until it is rung: nothing could be late when it looked
     bint helping             # a thread that waits for a future moves bytes
+    bint helper_untimed      # ... and sleeps as long as it likes: nothing could be late when it looked
     bint kicked              # that thread is to look at its future again
     bint demanded            # the deliverer is to look at what is done
     bint damaged             # some worker has failed

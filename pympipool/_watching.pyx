@@ -37,15 +37,24 @@ cdef enum:
 cdef void pump_and_tell(Core *core) noexcept nogil:
     """One round, and whoever has to know of its results is told. The lock is held."""
     pump(core)
-    if core.mover_untimed and not core.helping and tick_ns(core) >= 0:
-        core.mover_untimed = False  # from now on a call can be late, and only somebody who looks will notice
-        pmp_doorbell_ring(core.mover_bell)
+    if (core.helper_untimed if core.helping else core.mover_untimed) and tick_ns(core) >= 0:
+        tell_of_time(core)
     if core.done.first == NULL and not core.damaged:
         return
     if core.helping:
         pmp_doorbell_ring(core.helper_bell)
     elif core.urgent or core.damaged:
         demand_delivery(core)
+
+
+cdef void tell_of_time(Core *core) noexcept nogil:
+    """From now on a call can be late, and only somebody who looks will notice. The lock is held."""
+    if core.helping:
+        core.helper_untimed = False
+        kick_helper(core)
+    else:
+        core.mover_untimed = False
+        pmp_doorbell_ring(core.mover_bell)
 
 
 cdef c_bool has_news(void *context) noexcept nogil:
@@ -176,6 +185,7 @@ cdef int wait_for_news(Core *core, int64_t timeout_ns) noexcept nogil:
         pump(core)
         done = core.done.first != NULL
         tick = tick_ns(core)
+        core.helper_untimed = tick < 0
         spinner = choose_spinner(core)
         pthread_mutex_unlock(&core.lock)
         if core.damaged:

@@ -1,6 +1,8 @@
 """Which worker gets a call, round by round: over real links, without processes and without the dispatcher's threads."""
 
+import threading
 import time
+from statistics import median
 
 import pytest
 
@@ -63,3 +65,25 @@ def test_calls_that_one_worker_does_not_keep_up_with_are_taken_back_to_all_other
             workers.answer(channel, call)
         for call in calls:
             assert call.result(LIMIT_S) is None
+
+
+def test_who_waits_for_one_call_notices_that_another_does_not_begin():
+    """Nobody else is there to notice. By itself it would look again after a tenth of a second."""
+    waits_s = []
+    for _ in range(7):
+        workers = Workers(3)
+        held = workers.submit()
+        names = [workers.take(channel) for channel in workers.channels]
+        holder = next(i for i, name in enumerate(names) if name is not None)
+        waiting = threading.Thread(target=held.result, args=(LIMIT_S,))
+        waiting.start()
+        time.sleep(0.02)  # it sleeps by now
+        start_s = time.monotonic()
+        stranded = workers.submit()  # to the next one, which does not look
+        channel = workers.channels[holder - 1]
+        workers.answer(channel, workers.take(channel, LIMIT_S))
+        waits_s.append(time.monotonic() - start_s)
+        workers.answer(workers.channels[holder], names[holder])
+        assert stranded.result(LIMIT_S) is None
+        waiting.join()
+    assert median(waits_s) < 0.05
