@@ -262,15 +262,17 @@ def _wrapped(values: tuple[Any, ...]) -> tuple[Any, ...] | None:
     arrive as the same one.
     """
     wrapped: list[Any] = []
-    arrays: dict[int, _Array] = {}
+    large: dict[int, _Array | _Run] = {}  # the one that is met again is the same one
     for value in values:
         kind = type(value)
         if kind is _array_type and _is_simple(value):
-            wrapped.append(arrays.setdefault(id(value), _Array(value)))
+            wrapped.append(large.setdefault(id(value), _Array(value)))
         elif kind not in _scalars:
             return None
+        elif kind is bytes and len(value) >= RUN_BYTES:
+            wrapped.append(large.setdefault(id(value), _Run(value)))
         else:
-            wrapped.append(_Run(value) if kind is bytes and len(value) >= RUN_BYTES else value)
+            wrapped.append(value)
     return tuple(wrapped)
 
 

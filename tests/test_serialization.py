@@ -354,6 +354,16 @@ def test_large_bytes_travel_as_views_of_their_own_memory():
     assert len(dump(value[:-1])) == 1
 
 
+def test_large_bytes_that_are_met_twice_travel_once():
+    value = bytes(RUN_BYTES)
+    for parts in (dump((value, 1, value)), dump_call(1, print, (value, 1, value), {})):
+        assert len(parts) == 2
+        arrived = load([bytearray(part) for part in parts])
+        first, _, second = arrived if len(arrived) == 3 else arrived[0]
+        assert first is second
+        assert first == value
+
+
 def test_a_bytearray_may_be_changed_once_it_is_pickled():
     value = bytearray(10 * RUN_BYTES)
     parts = dump(value)
