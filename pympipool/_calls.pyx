@@ -1,7 +1,7 @@
 # cython: language_level=3
 """Calls and functions as C structures, and the Python objects that they own.
 
-A `Call` (see `_moving.pxd`) owns a reference to its future, one to its function and, for large arguments, one to the
+A `Call` (see `_lines.pxd`) owns a reference to its future, one to its function and, for large arguments, one to the
 objects that hold them. They are made and freed here, with the GIL; between these two moments `_moving.pyx`
 has them without it.
 """

@@ -39,7 +39,7 @@ LOOK_S = 1.0
 """How often a thread that waits for calls, or for room on the ring, looks whether its rank is still there."""
 
 AHEAD_NS = 1_000_000
-"""Work to be on its way to a worker at most, besides a single call; as `_moving.pyx` has it for rings."""
+"""Work to be on its way to a worker at most, besides a single call; as `_lines.pyx` has it for rings."""
 
 AHEAD_MAX = 64
 """Calls on their way at most."""
