@@ -19,7 +19,7 @@ from pympipool.worker.calls import Calls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
 
@@ -33,9 +33,7 @@ def apply_settings(settings: dict[str, Any], cwd: str = "") -> None:
     Raises:
         OSError: The folder to work in does not exist here.
     """
-    if not any(
-        name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ
-    ):  # else the user has said what he wants
+    if not _says_what_malloc_keeps(os.environ):
         keep_heap()
     if cwd or settings["cwd"] is not None:
         os.chdir(cwd or settings["cwd"])
@@ -121,6 +119,15 @@ def tell(send: Callable[[Sequence[Any]], None], error: BaseException, where: str
     except ValueError as too_large:
         send(dump_exception(RuntimeError(f"{type(error).__qualname__} ({too_large})"), where))
     return list(parts)
+
+
+_THRESHOLDS = ("TRIM_THRESHOLD", "MMAP_THRESHOLD")
+
+
+def _says_what_malloc_keeps(environ: Mapping[str, str]) -> bool:
+    """Whether the user has set it himself, in either of glibc's two ways."""
+    tunables = environ.get("GLIBC_TUNABLES", "")
+    return any(f"MALLOC_{name}_" in environ or f"malloc.{name.lower()}" in tunables for name in _THRESHOLDS)
 
 
 def _shown(value: object) -> str:

@@ -97,23 +97,32 @@ def test_results_that_are_kept_take_little_more_memory_than_they_hold(make_block
     assert all(array[-1] == 1 for array in kept)
 
 
-@pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ),
-    reason="pympipool leaves malloc as it is where it is not glibc's or is set by the environment",
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is told what to keep")
+@pytest.mark.parametrize(
+    ("name", "value", "keeps"),
+    [
+        ("MALLOC_ARENA_MAX", "2", True),
+        ("MALLOC_TRIM_THRESHOLD_", "131072", False),
+        ("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=131072", False),
+    ],
 )
-def test_a_worker_uses_the_memory_of_one_call_for_the_next(make_block_executor):
+def test_a_worker_uses_the_memory_of_one_call_for_the_next(make_block_executor, monkeypatch, name, value, keeps):
+    """Unless the user wants otherwise."""
+    for other in ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, value)
     exe = make_block_executor()  # its calls are built-in ones: what is imported for others may happen to keep the heap
 
     def faults():
         return exe.submit(resource.getrusage, resource.RUSAGE_SELF).result().ru_minflt
 
-    value = [bytes(200_000)]
+    large = [bytes(200_000)]
     for _ in range(20):
-        exe.submit(list, value).result()
+        exe.submit(list, large).result()
     before = faults()
     for _ in range(100):
-        exe.submit(list, value).result()
-    assert faults() - before < 1000  # where malloc gives the pages back, it is more than fifty a call
+        exe.submit(list, large).result()
+    assert (faults() - before < 1000) == keeps  # where malloc gives the pages back, it is more than fifty a call
 
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 16, (1 << 19) + 1, 40_000_000])
