@@ -95,6 +95,15 @@ class Bar:
             self._left = 0
             self._bar.close()
 
+    def close_if_free(self) -> None:
+        """As `close`, but waits for no other thread: for finalizers, which run wherever memory is collected."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            self.close()
+        finally:
+            self._lock.release()
+
     def __enter__(self) -> Bar:
         return self
 
@@ -108,10 +117,20 @@ class Bar:
             if _has_failed(future):
                 self._failed += 1
                 self._bar.set_postfix_str(f"{self._failed} failed", refresh=False)
+                self._redden()
             self._left -= calls
-            self._bar.update(calls)
+            self._bar.update(self._progress_of(future, calls))
             if self._left <= 0:
                 self.close()
+
+    def _progress_of(self, future: Future[Any], calls: int) -> int:
+        return calls
+
+    def _redden(self) -> None:
+        """Shows that something failed, in a notebook: the widget would end green. Text has no colour, and needs none."""
+        draw_widget = getattr(self._bar, "disp", None)
+        if draw_widget is not None:
+            draw_widget(bar_style="danger")
 
 
 def _has_failed(future: Future[Any]) -> bool:
@@ -119,6 +138,13 @@ def _has_failed(future: Future[Any]) -> bool:
         return False
     has_result = getattr(future, "has_result", None)  # ours know that without unpickling the result
     return future.exception() is not None if has_result is None else not has_result
+
+
+class MapBar(Bar):
+    """A bar over the calls of a map. These are cancelled only where the map ends early, and that is no progress."""
+
+    def _progress_of(self, future: Future[Any], calls: int) -> int:
+        return 0 if future.cancelled() else calls
 
 
 class Shown(Iterator[T]):
@@ -132,8 +158,10 @@ class Shown(Iterator[T]):
     def __init__(self, results: Iterator[T], bar: Bar) -> None:
         self._results = results
         self._bar = bar
+        self._begun = False
 
     def __next__(self) -> T:
+        self._begun = True
         try:
             return next(self._results)
         except BaseException:  # StopIteration, or what a call raised: nothing comes after either
@@ -146,6 +174,10 @@ class Shown(Iterator[T]):
         close = getattr(self._results, "close", None)
         if close is not None:
             close()
+
+    def __del__(self) -> None:
+        if self._begun:  # a loop over it was left: the calls after are cancelled; before any loop, they all run
+            self._bar.close_if_free()
 
 
 class WatchedEngine:
@@ -180,7 +212,7 @@ def under_bar(
         total: Number of calls.
         options: As for `Bar`.
     """
-    bar = Bar(total, options)
+    bar = MapBar(total, options)
 
     def watched(*args: Any) -> Future[Any]:
         future = submit(*args)

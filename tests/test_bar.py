@@ -155,6 +155,29 @@ def test_a_map_under_a_bar_can_be_closed(make_executor, gate, bars):
     assert bars[0].n <= 1
 
 
+def test_a_map_that_a_loop_leaves_ends_its_bar(make_executor, bars):
+    exe = make_executor(max_workers=1)
+    for _ in exe.map(square, range(50), chunksize=1, progress=True):
+        break
+    assert bars[0].disable  # as tqdm marks a bar that was closed
+
+
+@pytest.mark.parametrize("chunksize", [None, 1])
+def test_calls_that_a_map_cancels_at_its_end_are_no_progress(executor, many, bars, chunksize):
+    count = many(500, 50)
+    with pytest.raises(ZeroDivisionError):
+        list(executor.map(divide, [1] * count, [1, 0] + [1] * count, chunksize=chunksize, progress=True))
+    assert bars[0].disable
+    assert bars[0].n < count
+
+
+def test_a_map_that_nobody_asks_for_results_runs_under_its_bar(make_executor, bars):
+    exe = make_executor(max_workers=1)
+    exe.map(square, range(50), progress=True)
+    eventually(lambda: bars[0].n == 50)
+    assert is_whole(bars[0], 50)
+
+
 def test_an_empty_map_is_a_bar_of_nothing(executor, bars):
     assert list(executor.map(square, [], progress=True)) == []
 

@@ -160,6 +160,80 @@ def test_a_bar_is_shown_while_calls_run(kernel):
     assert "fifty" in drawn
 
 
+KEEP_BARS = """
+import time, tqdm.auto
+from pympipool import progress
+made = []
+class Kept(tqdm.auto.tqdm):
+    def __init__(self, *args, **kwargs):
+        made.append(self)
+        super().__init__(*args, **kwargs)
+tqdm.auto.tqdm = Kept
+def pick(x):
+    time.sleep(0.01)
+    if x == 7:
+        raise ValueError(x)
+    return x
+def look():
+    text, bar, _ = made[-1].container.children
+    return text.value.split(":")[0], int(bar.value), bar.bar_style
+"""
+
+
+@pytest.fixture
+def kernel_with_widgets(kernel):
+    """It keeps the bars that it makes."""
+    pytest.importorskip("tqdm", reason='pip install "pympipool[progress]"')
+    pytest.importorskip("ipywidgets", reason="pip install ipywidgets")
+    assert kernel.run(KEEP_BARS).error == ""
+    yield kernel
+    assert kernel.run("tqdm.auto.tqdm = Kept.__mro__[1]").error == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "ended"),
+    [
+        ("x = list(exe.map(pick, range(7), progress=True))", ("pick", 7, "success")),
+        ("x = progress([exe.submit(pick, x) for x in range(7)], desc='seven')", ("seven", 7, "success")),
+        ("x = progress([exe.submit(pick, x) for x in range(9)], desc='nine')", ("nine", 9, "danger")),
+    ],
+)
+def test_the_widget_ends_green_when_all_calls_have_returned_and_red_when_not(kernel_with_widgets, code, ended):
+    cell = kernel_with_widgets.run(code)
+    assert (cell.error, cell.stdout, cell.stderr) == ("", "", "")
+    assert "application/vnd.jupyter.widget-view+json" in cell.displays[0]
+    assert value_of(kernel_with_widgets, "look()") == repr(ended)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "for _ in exe.map(pick, range(20), chunksize=1, progress=True): break",
+        "x = list(exe.map(pick, range(20), chunksize=1, progress=True))",
+    ],
+    ids=["left", "raised"],
+)
+def test_the_widget_of_a_map_that_does_not_reach_its_end_is_red(kernel_with_widgets, code):
+    kernel_with_widgets.run(code)
+    assert value_of(kernel_with_widgets, "look()[2], made[-1].n < 20") == "('danger', True)"
+
+
+def test_without_widgets_the_bar_is_text(tmp_path):
+    pytest.importorskip("tqdm", reason='pip install "pympipool[progress]"')
+    (tmp_path / "ipywidgets.py").write_text("raise ImportError('not installed')")
+    kernel = Kernel(tmp_path, script_environment(new_mark()))
+    try:
+        kernel.run("from pympipool import Executor")
+        cell = kernel.run(
+            "with Executor(max_cores=1, block_allocation=True) as exe:\n"
+            "    print(sum(exe.map(abs, range(50), progress='fifty')))"
+        )
+    finally:
+        kernel.close()
+    assert (cell.error, cell.stdout, cell.displays) == ("", "1225\n", [])
+    assert "fifty: 100%" in cell.stderr
+
+
 def test_the_graph_of_calls_is_drawn_below_the_cell(kernel):
     cell = kernel.run(
         "with Executor(plot_dependency_graph=True) as drawn:\n    drawn.submit(divmod, drawn.submit(divmod, 7, 2), 3)"
