@@ -173,7 +173,7 @@ STYLE = """
 .pympipool u.done, .pympipool u.failed, .pympipool u.running, .pympipool u.waiting { background: var(--of); }
 .pympipool .hosts { display: grid; grid-template-columns: max-content 1fr; gap: .35rem .9rem; align-items: start;
   margin-top: .9rem; padding-top: .8rem; border-top: 1px solid var(--line); }
-.pympipool .hosts code { padding: 0; background: none; color: inherit; font: 12px/16px ui-monospace, Menlo, monospace; }
+.pympipool .host { font: 12px/16px ui-monospace, Menlo, monospace; }
 .pympipool .tiles { display: flex; flex-wrap: wrap; gap: 3px; align-items: center; color: var(--soft); font-size: 12px;
   line-height: 16px; }
 .pympipool .tiles s { width: 16px; height: 16px; border: 1.5px solid var(--rest); border-radius: 4px; }
@@ -241,7 +241,7 @@ def _hosts(sight: Sight) -> str:
         on_host = list(workers)
         tiles = [_tile(worker) for worker in on_host[:TILES_MAX]]
         more = f"&nbsp;and {len(on_host) - TILES_MAX} more" if len(on_host) > TILES_MAX else ""
-        lines.append(f'<code>{escape(host or "…")}</code><div class="tiles">{"".join(tiles)}{more}</div>')
+        lines.append(f'<span class="host">{escape(host or "…")}</span><div class="tiles">{"".join(tiles)}{more}</div>')
     return f'<div class="hosts">{"".join(lines)}</div>'
 
 

@@ -93,7 +93,7 @@ def test_workers_are_shown_with_host_and_state(make_block_executor, gate):
     assert f"2 workers on {host};" in repr(exe)
     html = exe._repr_html_()
     assert sorted(re.findall(r'<s class="(\w+)"', html)) == ["idle", "running"]
-    assert f"<code>{host}</code>" in html
+    assert f'<span class="host">{host}</span>' in html
     for worker in exe.info["workers"]:
         assert f"<td>{host}</td><td>{worker['pid']}</td>" in html
     gate.open()
@@ -150,7 +150,7 @@ def test_the_card_closes_what_it_opens(workers):
 def test_names_of_hosts_cannot_be_html():
     html = as_html(sight([Worker(1, "<b>&host", 1, 1, "idle", 0)]))
     assert "<b>&host" not in html
-    assert "<code>&lt;b&gt;&amp;host</code>" in html
+    assert '<span class="host">&lt;b&gt;&amp;host</span>' in html
 
 
 def test_very_many_workers_are_counted_not_drawn():
