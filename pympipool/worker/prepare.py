@@ -39,9 +39,10 @@ def apply_settings(settings: dict[str, Any], cwd: str = "") -> None:
         os.chdir(cwd or settings["cwd"])
     sys.argv[:] = [settings["main_path"]]
     for stream in (sys.stdout, sys.stderr):
-        # The master forwards what comes, so it should come line by line, and in the encoding that he expects.
+        # The master forwards what comes, so it should come line by line, and in the encoding that he expects. Containers
+        # often set PYTHONUNBUFFERED: then each word would come alone, amid the lines of other workers.
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True, write_through=False)
 
 
 def take_output(settings: dict[str, Any], descriptors: list[int]) -> list[int]:

@@ -307,6 +307,21 @@ def test_what_it_prints_comes_line_by_line_while_the_call_runs(start, tmp_path):
     master.result()
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_lines_come_whole_whatever_the_environment_says(start, unbuffered):
+    def chat():
+        import os
+
+        print("half a", end=" ")
+        os.write(1, b"another worker's\n")
+        print("line")
+
+    master = start(environment={"PYTHONUNBUFFERED": unbuffered}).ready()
+    master.send(chat)
+    master.result()
+    master.until(lambda: master.output["stdout"] == b"another worker's\nhalf a line\n", "output")
+
+
 # ---- init_function ----
 
 
