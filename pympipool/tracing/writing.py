@@ -4,9 +4,9 @@
     call          complete event (X) on its worker's thread, with all its times, worker and host in its arguments;
                   instant event (i) where it never came to a worker
     its items     complete events inside it: the calls of a map that travelled together
-    waiting       asynchronous events (b, e): until it was ready, sent, begun
+    waiting       asynchronous events (b, e) of the process: until it was ready, sent, begun
     dependency    flow events (s, f) from one call to the one that gets its result
-    how many      counter events (C): calls that wait, calls that run
+    how many      counter events (C): calls that wait, calls that run; from the trace's beginning to its end
 
 The format: "Trace Event Format", Google, https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU.
 Times are in µs there, so a ns is the third decimal. What trace events have no place for, stands under the key "pympipool".
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import gzip
 import heapq
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -34,6 +35,9 @@ ROWS_MAX = 64
 
 COUNTER_POINTS = 20_000
 """About as many changes of the counters are written; quicker ones are left out."""
+
+FIRST_THREAD = 1001
+"""Beyond the numbers of executors: a thread with that of its process is called the main thread."""
 
 Event = dict[str, Any]
 
@@ -81,6 +85,7 @@ def events(timeline: Timeline) -> Iterator[str]:
     yield from map(_dump, tracks.names())
     yield from map(_dump, tracks.lives())
     names: dict[str, str] = {}
+    arrows = itertools.count(1)  # their ids: numbers, as Perfetto reads no others
     by_number = {call.number: call for call in timeline.calls} if any(c.inputs for c in timeline.calls) else {}
     for call in timeline.calls:
         name = names.get(call.name)
@@ -89,7 +94,7 @@ def events(timeline: Timeline) -> Iterator[str]:
         yield from _call(call, name, tracks)
         for number in call.inputs or ():
             if number in by_number:
-                yield from map(_dump, _flow(by_number[number], call, tracks))
+                yield from map(_dump, _flow(next(arrows), by_number[number], call, tracks))
     for executor in timeline.executors:
         calls = [call for call in timeline.calls if call.executor == executor.number]
         yield from _waiting(calls, names)
@@ -122,7 +127,7 @@ class _Tracks:
 
     def _new_threads(self, lane: Lane) -> int:
         """One for the lane and, for MPI workers, one for each rank behind it."""
-        first = len(self._named) + 1
+        first = FIRST_THREAD + len(self._named)
         self._named.append((lane.executor, first, lane.name))
         ranks = max(len(worker.ranks) for worker in lane.workers)
         if ranks > 1:
@@ -133,7 +138,8 @@ class _Tracks:
         for executor in self._timeline.executors:
             about = executor.about
             kind = "block allocation" if executor.is_block else "a process for each call"
-            name = f"Executor {executor.number}: {kind}, {about.get('max_workers', '?')} workers"
+            workers = about.get("max_workers", "?")
+            name = f"Executor {executor.number}: {kind}, {workers} worker{'' if workers == 1 else 's'}"
             yield _metadata("process_name", executor.number, 0, name=name)
         for executor_number, thread, name in self._named:
             yield _metadata("thread_name", executor_number, thread, name=name)
@@ -206,11 +212,11 @@ def _call(call: Call, name: str, tracks: _Tracks) -> Iterator[str]:
         )
 
 
-def _flow(source: Call, target: Call, tracks: _Tracks) -> Iterator[Event]:
+def _flow(arrow: int, source: Call, target: Call, tracks: _Tracks) -> Iterator[Event]:
     """An arrow between two calls; a flow event belongs to the slice around its time."""
     if source.started_ns is None or source.ended_ns is None or target.started_ns is None:
         return
-    common = {"name": "result", "cat": "dependency", "id": f"{source.number}-{target.number}"}
+    common = {"name": "result", "cat": "dependency", "id": arrow}
     source_thread = tracks.threads.get((source.executor, source.worker), 0)
     target_thread = tracks.threads.get((target.executor, target.worker), 0)
     last_ns = max(source.ended_ns - 1, source.started_ns)
@@ -231,7 +237,8 @@ def _waiting(calls: Iterable[Call], names: dict[str, str]) -> Iterator[str]:
         if end_ns is None or end_ns <= call.submitted_ns or len(open_until) >= ROWS_MAX:
             continue
         heapq.heappush(open_until, end_ns)
-        common = f'"cat":"waiting","id":{call.number},"pid":{call.executor},"tid":0'
+        local = f'{{"local":"{call.number:#x}"}}'  # to the executor: else it would stand outside of all
+        common = f'"cat":"waiting","id2":{local},"pid":{call.executor},"tid":0'
         begin_ns = call.submitted_ns
         yield f'{{"name":{names[call.name]},"ph":"b","ts":{begin_ns / 1000},{common}}}'
         is_blocked = call.inputs is not None
@@ -253,8 +260,8 @@ def _waited_until(call: Call) -> int | None:
 
 
 def _counters(executor: int, calls: list[Call], end_ns: int) -> Iterator[str]:
-    """How many calls wait, and how many run."""
-    changes: list[tuple[int, int, int]] = []
+    """How many calls wait, and how many run, from the beginning of the trace to its end: viewers show what events span."""
+    changes: list[tuple[int, int, int]] = [(0, 0, 0), (end_ns, 0, 0)]
     for call in calls:
         started_ns = _waited_until(call)
         changes.append((call.submitted_ns, 1, 0))
