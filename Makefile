@@ -84,7 +84,7 @@ $(VENV)/.installed-bench: $(COMPILED) | $(BIN)/python
 	@touch $(VENV)/.installed-demo $@
 
 $(VENV)/.installed-demo: $(COMPILED) | $(BIN)/python
-	@echo "Compiling and installing into $(VENV) ..."
+	@echo "Compiling and installing into $(VENV), a minute or two ..."
 	@$(INSTALL) ".[demo]"
 	@touch $@
 

@@ -54,7 +54,11 @@ def main(words: Sequence[str] | None = None) -> int:
         SystemExit: The arguments are wrong (code 2), or ask for help or the version (code 0).
     """
     words = sys.argv[1:] if words is None else words
-    options = _parser(words).parse_args(words)
+    parser = _parser(words)
+    if not words:
+        parser.print_help(sys.stderr)
+        return 2
+    options = parser.parse_args(words)
     try:
         code: int = options.run(options)
         sys.stdout.flush()

@@ -19,6 +19,11 @@ def test_help_names_each_command_with_what_it_is_for(program):
         assert len(line.split()) > 3
 
 
+def test_without_a_command_it_says_which_there_are(program):
+    said = program().stderr
+    assert all(f"\n    {name} " in said for name in COMMANDS)
+
+
 def test_it_tells_its_version(program):
     assert program("--version").stdout.split() == ["pympipool", pympipool.__version__]
 
