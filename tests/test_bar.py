@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from executor.calls import divide, fail, hold, square
+from executor.calls import divide, do, fail, hold, square
 from executor.test_resize import eventually
 from pympipool import progress
 
@@ -163,12 +163,13 @@ def test_a_map_that_a_loop_leaves_ends_its_bar(make_executor, bars):
 
 
 @pytest.mark.parametrize("chunksize", [None, 1])
-def test_calls_that_a_map_cancels_at_its_end_are_no_progress(executor, many, bars, chunksize):
-    count = many(500, 50)
-    with pytest.raises(ZeroDivisionError):
-        list(executor.map(divide, [1] * count, [1, 0] + [1] * count, chunksize=chunksize, progress=True))
-    assert bars[0].disable
-    assert bars[0].n < count
+def test_calls_that_a_map_cancels_at_its_end_are_no_progress(make_executor, gate, bars, chunksize):
+    exe = make_executor(max_workers=1)
+    results = exe.map(do, ["fail"] + ["hold"] * 20, [""] + [gate.path] * 20, chunksize=chunksize, progress=True)
+    with pytest.raises(ValueError):
+        list(results)
+    assert (bars[0].n, bars[0].disable) == (1, True)
+    gate.open(20)
 
 
 def test_a_map_that_nobody_asks_for_results_runs_under_its_bar(make_executor, bars):

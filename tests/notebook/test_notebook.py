@@ -208,14 +208,14 @@ def test_the_widget_ends_green_when_all_calls_have_returned_and_red_when_not(ker
 @pytest.mark.parametrize(
     "code",
     [
-        "for _ in exe.map(pick, range(20), chunksize=1, progress=True): break",
-        "x = list(exe.map(pick, range(20), chunksize=1, progress=True))",
+        "for _ in exe.map(pick, range(200), chunksize=1, progress=True): break",
+        "x = list(exe.map(pick, range(200), chunksize=1, progress=True))",
     ],
     ids=["left", "raised"],
 )
 def test_the_widget_of_a_map_that_does_not_reach_its_end_is_red(kernel_with_widgets, code):
     kernel_with_widgets.run(code)
-    assert value_of(kernel_with_widgets, "look()[2], made[-1].n < 20") == "('danger', True)"
+    assert value_of(kernel_with_widgets, "look()[2], made[-1].n < 200") == "('danger', True)"
 
 
 def test_without_widgets_the_bar_is_text(tmp_path):
