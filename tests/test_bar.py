@@ -165,8 +165,10 @@ def test_a_map_that_a_loop_leaves_ends_its_bar(make_executor, bars):
 @pytest.mark.parametrize("chunksize", [None, 1])
 def test_calls_that_a_map_cancels_at_its_end_are_no_progress(make_executor, gate, bars, chunksize):
     exe = make_executor(max_workers=1)
-    results = exe.map(do, ["fail"] + ["hold"] * 20, [""] + [gate.path] * 20, chunksize=chunksize, progress=True)
-    with pytest.raises(ValueError):
+    results = exe.map(
+        do, ["fail"] + ["hold"] * 20, ["no result"] + [gate.path] * 20, chunksize=chunksize, progress=True
+    )
+    with pytest.raises(ValueError, match="no result"):
         list(results)
     assert (bars[0].n, bars[0].disable) == (1, True)
     gate.open(20)
