@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from concurrent.futures import BrokenExecutor
@@ -22,6 +23,7 @@ def main(name: str, backend: str, cores: str, descriptor: str) -> None:
         descriptor: Where to write to.
     """
     os.set_inheritable(int(descriptor), False)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the supervisor's; it is ignored in a shell's background
     step = next(step for step in STEPS if step.name == name)
     with open(int(descriptor), "w", buffering=1) as reports:
 

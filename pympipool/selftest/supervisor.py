@@ -68,7 +68,7 @@ def try_step(step: Step, backend: str, cores: int, limit_s: float) -> Verdict:
     with _scratch_file() as printed:
         try:
             reports = _run(step, backend, cores, start + limit_s, mark, printed)
-            seconds = time.monotonic() - start
+            seconds = limit_s if reports["timed_out"] else time.monotonic() - start
             outcome, said = _judge(reports, seconds)
             left = _left(mark, reports.get("jobs", ())) if outcome is not Outcome.FAILS else []
         finally:

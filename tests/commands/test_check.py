@@ -124,11 +124,16 @@ def test_a_compiled_part_that_is_missing_is_told(program, tmp_path):
     assert "the compiled part of pympipool cannot be imported" in words(done)
 
 
-def test_a_scheduler_that_never_starts_anything_fails_in_time_and_nothing_is_left(program, programs_called, mark):
+@pytest.mark.parametrize("interrupts", [signal.SIG_DFL, signal.SIG_IGN], ids=["in a terminal", "in the background"])
+def test_a_scheduler_that_never_starts_anything_fails_in_time_and_nothing_is_left(
+    program, programs_called, mark, interrupts
+):
     programs_called(
         srun="case $1 in --version|--mpi=list) exit;; esac; exec sleep 1000", squeue="exit 0", scancel="exit 0"
     )
-    done = program("check", "--backend", "slurm", "--limit", "3")
+    done = program(
+        "check", "--backend", "slurm", "--limit", "3", before=lambda: signal.signal(signal.SIGINT, interrupts)
+    )
     assert verdicts(done) == {"serial": "FAILS"}
     assert "did not end after 3 s, while starting a worker" in words(done)
     assert "queue" in words(done)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -108,6 +110,14 @@ def script_environment(mark: str, **variables: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": source, MARK: mark, **variables}
 
 
+def _as_in_a_terminal(*, group: bool) -> None:
+    """In the process to be: without the signals that a shell has its background, and nohup its command, ignore."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    if group:
+        os.setpgrp()
+
+
 class Script:
     """A Python program that runs as a user's would. Ended, with all that it started, at the end of a `with` block.
 
@@ -141,7 +151,7 @@ class Script:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=os.setpgrp if group else None,
+            preexec_fn=partial(_as_in_a_terminal, group=group),
         )
 
     def __enter__(self) -> Script:
