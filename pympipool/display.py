@@ -7,7 +7,7 @@ What is shown is counted in any case (see `Dispatcher.counts`): looking costs so
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pympipool.engine import Engine
 
 TILES_MAX = 256
-"""Workers of a host that are drawn; of more only the number is told."""
+"""Workers of a place that are drawn; of more only the number is told."""
 
 ROWS_MAX = 64
 """Workers that the table lists."""
@@ -29,7 +29,7 @@ class Worker:
 
     Attributes:
         number: Unique in its executor.
-        host: Where its rank 0 runs; "" until that is known.
+        hosts: Where its ranks run, in their order, each host once; empty until that is known.
         pid: Of its rank 0; None until that is known.
         ranks: How many processes it has.
         state: "starting", "idle", "running" or "ending".
@@ -37,11 +37,16 @@ class Worker:
     """
 
     number: int
-    host: str
+    hosts: tuple[str, ...]
     pid: int | None
     ranks: int
     state: str
     ended: int
+
+    @property
+    def place(self) -> str:
+        """Its hosts in words; "" until they are known."""
+        return _some(self.hosts)
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Sight:
 
     Attributes:
         info: What it was made with.
-        workers: By host and number.
+        workers: By hosts and number.
         waiting: Calls that no worker has begun.
         running: Calls that run.
         done: Calls that have returned.
@@ -80,7 +85,7 @@ def look_at(engine: Engine, info: Mapping[str, Any]) -> Sight:
     waiting += engine.blocked_count() + engine.held_count() + engine.pool.waiting_count()
     return Sight(
         info=info,
-        workers=tuple(sorted(workers, key=lambda worker: (worker.host, worker.number))),
+        workers=tuple(sorted(workers, key=lambda worker: (worker.place, worker.number))),
         waiting=waiting if info["block_allocation"] else waiting + starting,  # there, each starts for a call
         running=running,
         done=returned - raised,
@@ -94,7 +99,7 @@ def _worker(state: Mapping[str, Any], in_line: int, ended: int) -> Worker:
     serving = "running" if in_line else "idle"
     return Worker(
         number=state["worker"],
-        host=state["host"] or "",
+        hosts=tuple(state["hosts"]),
         pid=state["pid"],
         ranks=state["ranks"],
         state=serving if state["state"] == "serving" else state["state"],
@@ -112,7 +117,7 @@ def as_text(sight: Sight) -> str:
     if sight.state != "open" and not sight.workers:
         where = sight.state
     else:
-        hosts = sorted({worker.host for worker in sight.workers if worker.host})
+        hosts = sorted({host for worker in sight.workers for host in worker.hosts})
         where = _plural(len(sight.workers), "worker") + (f" on {_some(hosts)}" if hosts else "")
     counts = f"{sight.running} running, {sight.waiting} waiting, {sight.done} done, {sight.failed} failed"
     return f"<Executor {made_with}: {where}; {counts}; {_rate(sight.calls_per_s)} calls/s>"
@@ -122,7 +127,7 @@ def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _some(hosts: list[str]) -> str:
+def _some(hosts: Sequence[str]) -> str:
     return ", ".join(hosts) if len(hosts) <= 3 else f"{hosts[0]}, {hosts[1]} and {len(hosts) - 2} other hosts"
 
 
@@ -237,11 +242,11 @@ def _hosts(sight: Sight) -> str:
     if not sight.workers:
         return ""
     lines = []
-    for host, workers in groupby(sight.workers, key=lambda worker: worker.host):
-        on_host = list(workers)
-        tiles = [_tile(worker) for worker in on_host[:TILES_MAX]]
-        more = f"&nbsp;and {len(on_host) - TILES_MAX} more" if len(on_host) > TILES_MAX else ""
-        lines.append(f'<span class="host">{escape(host or "…")}</span><div class="tiles">{"".join(tiles)}{more}</div>')
+    for place, workers in groupby(sight.workers, key=lambda worker: worker.place):
+        there = list(workers)
+        tiles = [_tile(worker) for worker in there[:TILES_MAX]]
+        more = f"&nbsp;and {len(there) - TILES_MAX} more" if len(there) > TILES_MAX else ""
+        lines.append(f'<span class="host">{escape(place or "…")}</span><div class="tiles">{"".join(tiles)}{more}</div>')
     return f'<div class="hosts">{"".join(lines)}</div>'
 
 
@@ -255,7 +260,7 @@ def _table(sight: Sight) -> str:
     if not sight.workers:
         return ""
     rows = [
-        f"<tr><td>{worker.number}</td><td>{escape(worker.host or '…')}</td><td>{worker.pid or '…'}</td><td>{worker.ranks}</td>"
+        f"<tr><td>{worker.number}</td><td>{escape(worker.place or '…')}</td><td>{worker.pid or '…'}</td><td>{worker.ranks}</td>"
         f"<td>{_grouped(worker.ended)}</td><td>{worker.state}</td></tr>"
         for worker in sight.workers[:ROWS_MAX]
     ]

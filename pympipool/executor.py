@@ -349,7 +349,7 @@ class Executor(futures.Executor):
 
     @property
     def info(self) -> dict[str, Any]:
-        """What this executor was made with, and its workers: number, host and process id of each."""
+        """What this executor was made with, and its workers: number, host and process id of rank 0, and hosts of all ranks."""
         return {**self._info, "workers": self._engine.hosts()}
 
     @property

@@ -137,10 +137,10 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-WORKERS = [Worker(i, f"node{i % 4}", 100 + i, 2, "idle" if i else "starting", 3 * i) for i in range(400)]
+WORKERS = [Worker(i, (f"node{i % 4}",), 100 + i, 2, "idle" if i else "starting", 3 * i) for i in range(400)]
 
 
-@pytest.mark.parametrize("workers", [[], WORKERS[:1], sorted(WORKERS, key=lambda worker: worker.host)])
+@pytest.mark.parametrize("workers", [[], WORKERS[:1], sorted(WORKERS, key=lambda worker: worker.hosts)])
 def test_the_card_closes_what_it_opens(workers):
     tags = Tags()
     tags.feed(as_html(sight(workers, done=12345, calls_per_s=0.5)))
@@ -148,18 +148,26 @@ def test_the_card_closes_what_it_opens(workers):
 
 
 def test_names_of_hosts_cannot_be_html():
-    html = as_html(sight([Worker(1, "<b>&host", 1, 1, "idle", 0)]))
+    html = as_html(sight([Worker(1, ("<b>&host",), 1, 1, "idle", 0)]))
     assert "<b>&host" not in html
     assert '<span class="host">&lt;b&gt;&amp;host</span>' in html
 
 
 def test_very_many_workers_are_counted_not_drawn():
-    html = as_html(sight([Worker(i, "node", i, 1, "idle", 0) for i in range(TILES_MAX + 100)]))
+    html = as_html(sight([Worker(i, ("node",), i, 1, "idle", 0) for i in range(TILES_MAX + 100)]))
     assert html.count("<s ") == TILES_MAX
     assert "and 100 more" in html
     assert html.count("<tr>") == ROWS_MAX + 1
 
 
 def test_many_hosts_are_not_all_named_in_a_line():
-    text = as_text(sight([Worker(i, f"node{i}", i, 1, "idle", 0) for i in range(5)]))
+    text = as_text(sight([Worker(i, (f"node{i}",), i, 1, "idle", 0) for i in range(5)]))
     assert "5 workers on node0, node1 and 3 other hosts;" in text
+
+
+def test_a_worker_on_several_hosts_is_shown_with_all_of_them():
+    both = sight([Worker(1, ("node2", "node1"), 7, 4, "idle", 0), Worker(2, ("node1",), 8, 4, "idle", 0)])
+    assert "2 workers on node1, node2;" in as_text(both)
+    html = as_html(both)
+    assert "<code>node2, node1</code>" in html
+    assert "<td>node2, node1</td><td>7</td>" in html

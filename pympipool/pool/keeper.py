@@ -114,18 +114,22 @@ class Keeper:
             pass  # it is awake already, or has ended
 
     def describe_members(self) -> list[dict[str, Any]]:
-        """What each serving worker's rank 0 said of itself, and its number."""
+        """What each serving worker's rank 0 said of itself, its number, and the hosts of all its ranks."""
         members = list(self.members.values())
-        return [{"worker": member.number, **member.ready_ranks[0]} for member in members if 0 in member.ready_ranks]
+        return [
+            {"worker": member.number, **member.ready_ranks[0], "hosts": member.hosts}
+            for member in members
+            if 0 in member.ready_ranks
+        ]
 
     def states_of_members(self) -> list[dict[str, Any]]:
-        """Number, ranks, state ("starting", "serving", "ending"), host and pid (None until it is ready) of each worker."""
+        """Number, ranks, state ("starting", "serving", "ending"), hosts, and pid (None until it is ready) of each worker."""
         return [
             {
                 "worker": member.number,
                 "ranks": member.order.ranks,
                 "state": member.state.name.lower(),
-                "host": member.host,
+                "hosts": member.hosts,
                 "pid": member.pid,
             }
             for member in list(self.members.values())

@@ -92,6 +92,11 @@ class Member:
         self.purpose = None
 
     @property
+    def hosts(self) -> list[str]:
+        """Where the ranks run that are ready, in their order, each host once."""
+        return list(dict.fromkeys(self.ready_ranks[rank]["host"] for rank in sorted(self.ready_ranks)))
+
+    @property
     def host(self) -> str | None:
         """Where its first lost rank, else rank 0, ran."""
         host: str | None = self._said().get("host")
