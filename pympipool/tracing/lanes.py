@@ -18,11 +18,25 @@ Key = tuple[int, int]
 class Lane:
     """One track: the workers on it, in order."""
 
-    def __init__(self, executor: int, number: int, name: str) -> None:
+    def __init__(self, executor: int, number: int, title: str, host: str = "") -> None:
         self.executor = executor
         self.number = number
-        self.name = name
+        self.title = title
+        self.name = f"{title} on {host}" if host else title
         self.workers: list[Worker] = []
+
+    def rank_name(self, rank: int) -> str:
+        """What to call one rank of its workers, with its host (which need not be that of rank 0) if that is always the same.
+
+        Examples:
+            >>> lane = Lane(1, 1, "worker 7", "node1")
+            >>> lane.workers.append(Worker(1, 7, (("node1", 100), ("node2", 200)), 0, 0))
+            >>> lane.name, lane.rank_name(1)
+            ('worker 7 on node1', 'worker 7, rank 1 on node2')
+        """
+        hosts = {worker.ranks[rank][0] for worker in self.workers if rank < len(worker.ranks)}
+        where = f" on {hosts.pop()}" if len(hosts) == 1 else ""
+        return f"{self.title}, rank {rank}{where}"
 
 
 def lay_out(timeline: Timeline) -> dict[Key, Lane]:
@@ -41,8 +55,10 @@ def _of_executor(executor: ExecutorPart, workers: Sequence[Worker], end_ns: int)
     for worker in sorted(workers, key=lambda one: (one.started_ns, one.number)):
         if executor.is_block or not free or free[0][0] > worker.started_ns:
             count += 1
-            name = f"worker {worker.number} on {worker.host}" if executor.is_block else f"place {count}"
-            lane = Lane(executor.number, count, name)
+            if executor.is_block:
+                lane = Lane(executor.number, count, f"worker {worker.number}", worker.host)
+            else:
+                lane = Lane(executor.number, count, f"place {count}")
         else:
             lane = heapq.heappop(free)[2]
         lane.workers.append(worker)

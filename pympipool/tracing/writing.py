@@ -115,7 +115,10 @@ class _Tracks:
     def __init__(self, timeline: Timeline) -> None:
         self._timeline = timeline
         self._lanes = lay_out(timeline)
-        self.hosts = {(worker.executor, worker.number): json.dumps(worker.host) for worker in timeline.workers}
+        self.hosts = {
+            (worker.executor, worker.number): [json.dumps(host) for host, _ in worker.ranks] for worker in timeline.workers
+        }
+        """Of each rank, as JSON."""
         self.threads: dict[Key, int] = {}
         self._named: list[tuple[int, int, str]] = []  # executor, thread, name
         threads: dict[tuple[int, int], int] = {}  # by executor and lane
@@ -131,7 +134,7 @@ class _Tracks:
         self._named.append((lane.executor, first, lane.name))
         ranks = max(len(worker.ranks) for worker in lane.workers)
         if ranks > 1:
-            self._named += [(lane.executor, first + 1 + rank, f"{lane.name}, rank {rank}") for rank in range(ranks)]
+            self._named += [(lane.executor, first + 1 + rank, lane.rank_name(rank)) for rank in range(ranks)]
         return first
 
     def names(self) -> Iterator[Event]:
@@ -173,9 +176,9 @@ def _metadata(what: str, executor: int, thread: int, **said: Any) -> Event:
 def _call(call: Call, name: str, tracks: _Tracks) -> Iterator[str]:
     key = call.executor, call.worker
     thread = tracks.threads.get(key, 0)
-    host = tracks.hosts.get(key, "null")
+    hosts = tracks.hosts.get(key) or ["null"]
     args = (
-        f'{{"call":{call.number},"worker":{call.worker},"host":{host},"outcome":"{call.outcome}","calls":{call.size}'
+        f'{{"call":{call.number},"worker":{call.worker},"host":{hosts[0]},"outcome":"{call.outcome}","calls":{call.size}'
         f',"submitted_us":{call.submitted_ns / 1000}'
     )
     for what, time_ns in (("ready", call.ready_ns), ("sent", call.sent_ns), ("received", call.received_ns)):
@@ -205,10 +208,10 @@ def _call(call: Call, name: str, tracks: _Tracks) -> Iterator[str]:
             f',"args":{{"call":{call.number},"item":{number}}}}}'
         )
         begun_ns = item_ns
-    for rank, (rank_begun_ns, rank_ended_ns) in enumerate(call.ranks_ns):
+    for rank, ((rank_begun_ns, rank_ended_ns), host) in enumerate(zip(call.ranks_ns, hosts, strict=False)):
         yield (
             f'{{"name":{name},"cat":"rank","ph":"X","ts":{rank_begun_ns / 1000},"dur":{(rank_ended_ns - rank_begun_ns) / 1000}'
-            f',"pid":{call.executor},"tid":{thread + 1 + rank},"args":{{"call":{call.number},"rank":{rank}}}}}'
+            f',"pid":{call.executor},"tid":{thread + 1 + rank},"args":{{"call":{call.number},"rank":{rank},"host":{host}}}}}'
         )
 
 
