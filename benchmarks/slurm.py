@@ -49,9 +49,10 @@ LOCAL = Peer("local workers", "", make_local)
 def started() -> Iterator[None]:
     """A SLURM of one host, and an allocation in it."""
     with tempfile.TemporaryDirectory(prefix="pympipool-slurm-") as folder:
-        subprocess.run([SCRIPTS / "start-slurm", folder], check=True, stdout=subprocess.DEVNULL)
-        os.environ["SLURM_CONF"] = f"{folder}/slurm.conf"
         try:
+            if subprocess.run([SCRIPTS / "start-slurm", folder], check=False, stdout=subprocess.DEVNULL).returncode != 0:
+                sys.exit("no SLURM could be started: see above")
+            os.environ["SLURM_CONF"] = f"{folder}/slurm.conf"
             said = subprocess.run(["salloc", "--no-shell"], check=True, capture_output=True, text=True).stderr
             os.environ["SLURM_JOB_ID"] = said.split("Granted job allocation")[1].split()[0]
             yield

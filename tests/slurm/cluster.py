@@ -16,7 +16,7 @@ WANTED = "PYMPIPOOL_TEST_SLURM"
 
 HERE = Path(__file__).parent
 START_S = 600  # with the installation of packages
-NO_PACKAGES = "apt-get install"  # of start-slurm's last words
+NO_PACKAGES, ONE_RUNS = "apt-get install", "another SLURM for tests"  # of start-slurm's last words
 END_S = 30
 
 
@@ -49,7 +49,7 @@ def folder_of(pid: int | str) -> Path:
 
 
 def stop_forgotten_clusters() -> None:
-    """Stops the clusters of tests that were killed: there can be no second one with two hosts."""
+    """Stops the clusters of tests that were killed: there can be one at a time."""
     for folder in Path("/tmp").glob(folder_of("[0-9]*").name):
         pid = folder.name.rpartition("-")[2]
         if pid.isdigit() and not Path("/proc", pid).exists():
@@ -71,9 +71,12 @@ class Cluster:
         try:
             self._start(2)
         except subprocess.CalledProcessError as error:
+            why = error.stdout.strip().splitlines()[-1]
             if NO_PACKAGES in error.stdout:
-                raise NoClusterError(error.stdout.strip().splitlines()[-1]) from error
-            self.second, self.why_no_second = None, error.stdout.strip().splitlines()[-1]
+                raise NoClusterError(why) from error
+            if ONE_RUNS in error.stdout:
+                raise RuntimeError(why) from error
+            self.second, self.why_no_second = None, why
             self._start(1)
 
     def _start(self, nodes: int) -> None:

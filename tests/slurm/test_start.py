@@ -1,0 +1,27 @@
+"""`start-slurm`: there is one SLURM for tests at a time, whoever starts it."""
+
+from __future__ import annotations
+
+import subprocess
+
+from slurm.cluster import HERE, environment_of_daemons
+
+
+def start(folder):
+    return subprocess.run(
+        [HERE / "start-slurm", folder],
+        env={**environment_of_daemons(), "SLURM_TEST_NODES": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_another_one_is_refused_and_names_the_folder_of_the_first(cluster, tmp_path):
+    done = start(tmp_path / "other")
+    assert done.returncode == 1
+    assert f"another SLURM for tests runs here, in {cluster.folder}: wait" in done.stderr
+    assert not (tmp_path / "other").exists()
+    assert cluster.run("sinfo", "-h", "-o", "%P").strip() == "test*"
