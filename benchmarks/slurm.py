@@ -50,7 +50,10 @@ def started() -> Iterator[None]:
     """A SLURM of one host, and an allocation in it."""
     with tempfile.TemporaryDirectory(prefix="pympipool-slurm-") as folder:
         try:
-            if subprocess.run([SCRIPTS / "start-slurm", folder], check=False, stdout=subprocess.DEVNULL).returncode != 0:
+            if (
+                subprocess.run([SCRIPTS / "start-slurm", folder], check=False, stdout=subprocess.DEVNULL).returncode
+                != 0
+            ):
                 sys.exit("no SLURM could be started: see above")
             os.environ["SLURM_CONF"] = f"{folder}/slurm.conf"
             said = subprocess.run(["salloc", "--no-shell"], check=True, capture_output=True, text=True).stderr

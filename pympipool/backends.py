@@ -310,9 +310,9 @@ GLANCE_S = 3.0
 
 
 def _why_not_slurm() -> str | None:
-    from pympipool.spawners.slurm import CONTROLLER_LIMIT_S, why_no_slurm
+    from pympipool.spawners.slurm import CONTROLLER_LIMIT_S, why_no_slurm_lately
 
-    return why_no_slurm(CONTROLLER_LIMIT_S if "SLURM_JOB_ID" in os.environ else GLANCE_S)
+    return why_no_slurm_lately(CONTROLLER_LIMIT_S if "SLURM_JOB_ID" in os.environ else GLANCE_S)
 
 
 def _why_not_flux() -> str | None:

@@ -22,6 +22,8 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from time import monotonic
+from typing import NamedTuple
 
 from pympipool.errors import WorkerStartError
 from pympipool.forks import run
@@ -34,6 +36,10 @@ from pympipool.spawners.relay import Relay
 
 CONTROLLER_LIMIT_S = 10.0
 """How long SLURM's controller may take to answer."""
+
+REMEMBERED_S = 5.0
+"""How old an answer of the controller's may be: executors are made one after the other, and where it is silent, or munge
+does not run, each would wait for seconds."""
 
 TIDY_UP_S = 1.0
 """How long srun may take to end when it is asked to; measured: 50 ms."""
@@ -78,8 +84,43 @@ _BUSY = ("timed out", "temporarily", "contact", "onnection", "Job/step already",
 """Words of errors that may not come again."""
 
 
+class _Answer(NamedTuple):
+    """What came of asking: with what environment, when (monotonic clock, s), and why SLURM cannot be used."""
+
+    environment: tuple[str | None, ...]
+    at_s: float
+    problem: str | None
+
+
+_last_answer: _Answer | None = None
+
+
+def _environment() -> tuple[str | None, ...]:
+    """What decides who is asked."""
+    return tuple(map(os.environ.get, ("PATH", "SLURM_CONF", "SLURM_JOB_ID")))
+
+
+def _remembered() -> _Answer | None:
+    """The last answer, if it is not too old."""
+    last = _last_answer
+    return last if last and last.environment == _environment() and monotonic() - last.at_s < REMEMBERED_S else None
+
+
+def why_no_slurm_lately(limit_s: float = CONTROLLER_LIMIT_S) -> str | None:
+    """As `why_no_slurm`, but an answer of the last `REMEMBERED_S` will do."""
+    answer = _remembered()
+    return answer.problem if answer else why_no_slurm(limit_s)
+
+
 def why_no_slurm(limit_s: float = CONTROLLER_LIMIT_S) -> str | None:
     """Why SLURM cannot be used here; None when it can: an installed srun is not enough, its controller must answer."""
+    global _last_answer
+    problem = _ask_whether_it_answers(limit_s)
+    _last_answer = _Answer(_environment(), monotonic(), problem)
+    return problem
+
+
+def _ask_whether_it_answers(limit_s: float) -> str | None:
     for program in ("srun", "squeue", "scancel"):
         if shutil.which(program) is None:
             return f"there is no program {program!r} in PATH"
@@ -285,6 +326,9 @@ def check_slurm() -> None:
     Raises:
         WorkerStartError: says why, and what to do.
     """
-    problem = why_no_slurm()
+    lately = _remembered()
+    if lately and lately.problem is None:
+        return
+    problem = why_no_slurm()  # who names SLURM wants it to be tried, whatever was the matter before
     if problem is not None:
         raise WorkerStartError(f"backend 'slurm' cannot be used: {problem}; {REMEDY}")

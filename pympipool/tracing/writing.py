@@ -116,7 +116,8 @@ class _Tracks:
         self._timeline = timeline
         self._lanes = lay_out(timeline)
         self.hosts = {
-            (worker.executor, worker.number): [json.dumps(host) for host, _ in worker.ranks] for worker in timeline.workers
+            (worker.executor, worker.number): [json.dumps(host) for host, _ in worker.ranks]
+            for worker in timeline.workers
         }
         """Of each rank, as JSON."""
         self.threads: dict[Key, int] = {}

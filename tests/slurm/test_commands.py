@@ -29,11 +29,15 @@ def program(folder, *words):
     )
 
 
-def program_in_job(folder, *words):
-    """Runs the program in a job with two cores and a GPU; its exit code, and what it printed."""
+ONE_HOST = ("--ntasks=2", "--nodes=1", "--gres=gpu:1")
+BOTH_HOSTS = ("--ntasks=16", "--nodes=2")
+
+
+def program_in_job(folder, *words, job=ONE_HOST):
+    """Runs the program in a job; its exit code, and what it printed."""
     command = " ".join([sys.executable, "-m", "pympipool", *words])
     done = subprocess.run(
-        ["sbatch", "--wait", "--ntasks=2", "--nodes=1", "--gres=gpu:1", "--output=out", f"--wrap={command}"],
+        ["sbatch", "--wait", *job, "--output=out", f"--wrap={command}"],
         cwd=folder,
         env={**os.environ, **VARIABLES},
         stdin=subprocess.DEVNULL,
@@ -52,6 +56,28 @@ def test_everything_works_in_a_job(cluster, tmp_path):
     assert "a GPU for a worker: a worker with gpus_per_worker=1 sees one" in printed
     assert "Everything works" in printed, printed
     assert code == 0
+
+
+@pytest.mark.mpi
+def test_everything_works_in_a_job_of_two_hosts(cluster, second_host, tmp_path):
+    code, printed = program_in_job(tmp_path, "check", "--backend", "slurm", job=BOTH_HOSTS)
+    hosts = ", ".join(sorted([cluster.first, second_host]))
+    assert "Trying backend 'slurm' with 16 cores" in printed
+    assert f"16 workers at a time on {hosts}," in printed
+    assert f"allreduce over 2 ranks on {hosts}," in printed
+    assert "Everything works" in printed, printed
+    assert code == 0
+
+
+def test_a_controller_that_does_not_answer_is_told(cluster, tmp_path, monkeypatch):
+    text = Path(cluster.conf).read_text().replace("SlurmctldPort=6817", "SlurmctldPort=6816")
+    assert "SlurmctldPort=6816" in text
+    (tmp_path / "slurm.conf").write_text(text)
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    done = program(tmp_path, "check", "--backend", "slurm", "mpi")
+    assert "SLURM's controller does not answer" in done.stdout
+    assert "run the script where `sinfo` works" in done.stdout
+    assert done.returncode == 1
 
 
 @pytest.mark.mpi

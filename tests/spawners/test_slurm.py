@@ -1,0 +1,76 @@
+"""Whether SLURM can be used: asked when it matters, and not once for each of many executors. With programs that pretend."""
+
+import os
+import time
+
+import pytest
+
+from pympipool.backends import choose, make_backend
+from pympipool.errors import WorkerStartError
+from pympipool.spawners import slurm
+
+
+@pytest.fixture
+def squeue(tmp_path, monkeypatch):
+    """Says how squeue is to answer from here on; the list of its calls."""
+    (tmp_path / "asked").touch()
+
+    def answer(code):
+        for name in ("srun", "scancel", "squeue"):
+            program = tmp_path / name
+            program.write_text(f"#!/bin/sh\necho {name} >>{tmp_path}/asked\nexit {code}\n")
+            program.chmod(0o755)
+
+    answer(0)
+    answer.calls = lambda: (tmp_path / "asked").read_text().split()
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    for name in ("SLURM_CONF", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(slurm, "_last_answer", None)
+    return answer
+
+
+@pytest.fixture(autouse=True)
+def no_flux(monkeypatch):
+    monkeypatch.setenv("FLUX_URI", "local:///nowhere")
+
+
+@pytest.mark.parametrize(("code", "chosen"), [(0, "slurm"), (1, "mpi")])
+def test_auto_asks_once_for_many_executors(squeue, code, chosen):
+    squeue(code)
+    assert [choose("auto").name for _ in range(5)] == [chosen] * 5
+    assert squeue.calls() == ["squeue"]
+
+
+def test_what_auto_has_found_is_not_asked_again(squeue):
+    assert make_backend("auto").name == "slurm"
+    assert squeue.calls() == ["squeue"]
+
+
+def test_who_names_slurm_has_it_tried_whatever_was_the_matter_before(squeue):
+    squeue(1)
+    assert choose("auto").name == "mpi"
+    with pytest.raises(WorkerStartError, match="does not answer"):
+        make_backend("slurm")
+    squeue(0)
+    assert choose("auto").name == "mpi"
+    assert make_backend("slurm").name == choose("auto").name == "slurm"
+    assert squeue.calls() == ["squeue"] * 3
+
+
+def test_an_old_answer_is_not_believed(squeue, monkeypatch):
+    squeue(1)
+    assert choose("auto").name == "mpi"
+    squeue(0)
+    later_s = time.monotonic() + slurm.REMEMBERED_S
+    monkeypatch.setattr(slurm, "monotonic", lambda: later_s)
+    assert choose("auto").name == "slurm"
+
+
+@pytest.mark.parametrize("variable", ["SLURM_CONF", "SLURM_JOB_ID"])
+def test_another_cluster_or_job_is_asked_anew(squeue, monkeypatch, tmp_path, variable):
+    squeue(1)
+    assert choose("auto").name == "mpi"
+    squeue(0)
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert choose("auto").name == "slurm"
