@@ -183,7 +183,11 @@ def _set_clocks_of_ranks(workers: dict[int, Worker], calls: list[Call]) -> None:
         for (host, _), (begun_ns, ended_ns) in zip(workers[call.worker].ranks, call.ranks_ns, strict=False):
             low, high = bounds.get(host, (-inf, inf))
             bounds[host] = max(low, call.started_ns - begun_ns), min(high, call.ended_ns - ended_ns)
-    shifts = {host: estimate(*both)[0] for host, both in bounds.items()}
+    clocks = {host: estimate(*both) for host, both in bounds.items()}
+    shifts = {host: shift_ns for host, (shift_ns, _) in clocks.items()}
+    for worker in {call.worker: workers[call.worker] for call in calls}.values():
+        others = sorted({host for host, _ in worker.ranks} - {worker.host})
+        worker.clocks = tuple((host, *clocks[host]) for host in others if host in clocks)
     for call in calls:
         moved = []
         for (host, _), (begun_ns, ended_ns) in zip(workers[call.worker].ranks, call.ranks_ns, strict=False):

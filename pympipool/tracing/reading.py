@@ -61,13 +61,14 @@ def _timeline(rest: dict[str, Any], events: list[dict[str, Any]]) -> Timeline:
         rest["host"],
         rest["pid"],
         [ExecutorPart(**executor) for executor in rest["executors"]],
-        [
-            Worker(**{**worker, "ranks": tuple((host, pid) for host, pid in worker["ranks"])})
-            for worker in rest["workers"]
-        ],
+        [_worker(worker) for worker in rest["workers"]],
         [calls[number] for number in sorted(calls)],
         rest["dropped"],
     )
+
+
+def _worker(told: dict[str, Any]) -> Worker:
+    return Worker(**{**told, **{name: tuple(tuple(one) for one in told[name]) for name in ("ranks", "clocks")}})
 
 
 def _ns(us: float) -> int:

@@ -73,6 +73,7 @@ class Worker:
         gone_ns: It had ended; None: it was there when the trace ended.
         shift_ns: What was added to the times that it told, because its clock is another one; 0 on the master's host.
         doubt_ns: How far that may be wrong.
+        clocks: The same for the other hosts of its ranks: (host, shift, doubt) of each.
     """
 
     executor: int
@@ -83,6 +84,7 @@ class Worker:
     gone_ns: int | None = None
     shift_ns: int = 0
     doubt_ns: int = 0
+    clocks: tuple[tuple[str, int, int], ...] = ()
 
     @property
     def host(self) -> str:

@@ -153,9 +153,12 @@ def _longest(summary: Summary) -> Rows:
 
 
 def _clocks(workers: Sequence[Worker]) -> Iterator[str]:
-    shifted = {worker.host: worker for worker in workers if worker.shift_ns}
+    clocks = [
+        clock for worker in workers for clock in ((worker.host, worker.shift_ns, worker.doubt_ns), *worker.clocks)
+    ]
+    shifted = {host: doubt_ns for host, shift_ns, doubt_ns in clocks if shift_ns}
     if shifted:
-        doubt_ns = max(worker.doubt_ns for worker in shifted.values())
+        doubt_ns = max(shifted.values())
         yield ""
         yield from textwrap.wrap(
             f"The clocks of {', '.join(sorted(shifted))} were set by the times at which calls were sent and results received;"

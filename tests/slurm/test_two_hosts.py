@@ -125,7 +125,7 @@ def begun_and_ended(_):
 
 
 @pytest.mark.mpi
-def test_a_trace_has_the_times_of_ranks_on_both_hosts(make_executor, hosts_of_ranks, tmp_path):
+def test_a_trace_has_the_times_of_ranks_on_both_hosts(make_executor, cluster, hosts_of_ranks, tmp_path):
     hosts, arguments = hosts_of_ranks
     exe = make_executor(2, *arguments, cores_per_worker=2)
     exe.submit(square, 0).result()
@@ -137,6 +137,11 @@ def test_a_trace_has_the_times_of_ranks_on_both_hosts(make_executor, hosts_of_ra
     assert timeline == seen.timeline
     (worker,) = timeline.workers
     assert [host for host, _ in worker.ranks] == hosts
+    assert [host for host, _, _ in worker.clocks] == hosts[1:]
+    shifts = {worker.host: worker.shift_ns, **{host: shift_ns for host, shift_ns, _ in worker.clocks}}
+    assert shifts[cluster.first] == 0
+    is_another_clock = shifts[cluster.second] != 0
+    assert (f"The clocks of {cluster.second} were set" in " ".join(seen.report().split())) is is_another_clock
     for call, result in zip(timeline.calls, results, strict=True):
         assert_in_order(call)
         for (begun_ns, ended_ns), (_, begun_there_ns, ended_there_ns) in zip(call.ranks_ns, result, strict=True):

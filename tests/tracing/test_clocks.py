@@ -105,3 +105,4 @@ def test_ranks_on_other_hosts_are_put_into_their_calls():
     assert here == (115, 180)
     assert 110 <= far[0] <= far[1] <= 190
     assert far[1] - far[0] == 65
+    assert workers[1].clocks == (("far", -9_000_002, 8),)  # between -9 000 010 and -8 999 995 (rounded)
