@@ -6,8 +6,9 @@ none was received before it had ended. So each call gives two bounds, and all ca
 
     max(sent - started)  <=  shift  <=  min(received - ended)
 
-If no shift at all is within the bounds, as on the master's own host, there is none; else it is taken from the middle. A
-drift of the clocks against each other during the trace is not looked for. A time that would still lie outside
+If no shift at all is within the bounds, as on the master's own host, there is none; else it is taken from the middle. The
+ranks of an MPI worker run within the call as rank 0 has seen it, so a rank whose clock is known narrows the bounds of
+others'. A drift of the clocks against each other during the trace is not looked for. A time that would still lie outside
 of its call's bounds is moved to them.
 """
 
@@ -131,21 +132,55 @@ def _calls(recorder: Recorder, executor: int, begun_ns: int) -> Iterator[tuple[i
 def set_clocks(workers: dict[int, Worker], calls: list[Call]) -> None:
     """Gives all times of an executor's calls the master's clock."""
     answered = [call for call in calls if call.ended_ns is not None and call.worker in workers]
+    parallel = [call for call in answered if call.ranks_ns]
     bounds: dict[str, Bounds] = {}
     for call in answered:
-        assert call.sent_ns is not None
-        assert call.started_ns is not None
-        assert call.ended_ns is not None
-        assert call.received_ns is not None
-        host = workers[call.worker].host
-        low, high = bounds.get(host, (-inf, inf))
-        bounds[host] = max(low, call.sent_ns - call.started_ns), min(high, call.received_ns - call.ended_ns)
-    shifts = {host: estimate(*both) for host, both in bounds.items()}
-    for worker in workers.values():
-        worker.shift_ns, worker.doubt_ns = shifts.get(worker.host, (0, 0))
+        sent_ns, started_ns, ended_ns, received_ns = _times(call)
+        _narrow(bounds, workers[call.worker].host, sent_ns - started_ns, received_ns - ended_ns)
+        for host, rank_begun_ns, rank_ended_ns in _ranks(workers, call):
+            _narrow(bounds, host, sent_ns - rank_begun_ns, received_ns - rank_ended_ns)
+    as_masters = {host for host, (low, high) in bounds.items() if low <= 0 <= high}
+    for call in parallel:  # ranks on the master's host say more of rank 0's clock
+        _, started_ns, ended_ns, _ = _times(call)
+        for host, rank_begun_ns, rank_ended_ns in _ranks(workers, call):
+            if host in as_masters and workers[call.worker].host not in as_masters:
+                _narrow(bounds, workers[call.worker].host, rank_ended_ns - ended_ns, rank_begun_ns - started_ns)
+    of_first_ranks = {workers[call.worker].host for call in answered}
+    clocks = {host: estimate(*bounds[host]) for host in of_first_ranks}
     for call in answered:
-        _shift(call, workers[call.worker].shift_ns)
-    _set_clocks_of_ranks(workers, [call for call in answered if call.ranks_ns])
+        _shift(call, clocks[workers[call.worker].host][0])
+    for call in parallel:
+        _, started_ns, ended_ns, _ = _times(call)
+        for host, rank_begun_ns, rank_ended_ns in _ranks(workers, call):
+            if host not in as_masters | of_first_ranks:
+                _narrow(bounds, host, started_ns - rank_begun_ns, ended_ns - rank_ended_ns)
+    clocks = {host: estimate(*both) for host, both in bounds.items() if host not in clocks} | clocks
+    for call in parallel:
+        _shift_ranks(call, [clocks[host][0] for host, _, _ in _ranks(workers, call)])
+    for worker in workers.values():
+        worker.shift_ns, worker.doubt_ns = clocks.get(worker.host, (0, 0))
+        others = sorted({host for host, _ in worker.ranks} - {worker.host})
+        worker.clocks = tuple((host, *clocks[host]) for host in others if host in clocks)
+
+
+def _times(call: Call) -> tuple[int, int, int, int]:
+    """Sent, started, ended, received."""
+    assert call.sent_ns is not None
+    assert call.started_ns is not None
+    assert call.ended_ns is not None
+    assert call.received_ns is not None
+    return call.sent_ns, call.started_ns, call.ended_ns, call.received_ns
+
+
+def _ranks(workers: dict[int, Worker], call: Call) -> Iterator[tuple[str, int, int]]:
+    """For each rank of an MPI worker its host, and when it began and ended the call: within the time that rank 0 has told."""
+    for (host, _), (begun_ns, ended_ns) in zip(workers[call.worker].ranks, call.ranks_ns, strict=False):
+        yield host, begun_ns, ended_ns
+
+
+def _narrow(bounds: dict[str, Bounds], host: str, low_ns: int, high_ns: int) -> None:
+    low, high = bounds.get(host, (-inf, inf))
+    bounds[host] = max(low, low_ns), min(high, high_ns)
 
 
 def estimate(low: float, high: float) -> tuple[int, int]:
@@ -163,34 +198,17 @@ def estimate(low: float, high: float) -> tuple[int, int]:
 
 
 def _shift(call: Call, shift_ns: int) -> None:
-    assert call.sent_ns is not None
-    assert call.started_ns is not None
-    assert call.ended_ns is not None
-    assert call.received_ns is not None
+    sent_ns, started_ns, ended_ns, received_ns = _times(call)
     # A call is sent a moment after the time that was noted: only another clock can be out of bounds.
-    call.started_ns = min(max(call.started_ns + shift_ns, call.sent_ns), call.received_ns)
-    call.ended_ns = min(max(call.ended_ns + shift_ns, call.started_ns), call.received_ns)
-    started_ns, ended_ns = call.started_ns, call.ended_ns
+    call.started_ns = started_ns = min(max(started_ns + shift_ns, sent_ns), received_ns)
+    call.ended_ns = ended_ns = min(max(ended_ns + shift_ns, started_ns), received_ns)
     call.items_ns = tuple(min(max(item + shift_ns, started_ns), ended_ns) for item in call.items_ns)
 
 
-def _set_clocks_of_ranks(workers: dict[int, Worker], calls: list[Call]) -> None:
-    """The same for the ranks of MPI workers, which run within the call as rank 0 has seen it."""
-    bounds: dict[str, Bounds] = {}
-    for call in calls:
-        assert call.started_ns is not None
-        assert call.ended_ns is not None
-        for (host, _), (begun_ns, ended_ns) in zip(workers[call.worker].ranks, call.ranks_ns, strict=False):
-            low, high = bounds.get(host, (-inf, inf))
-            bounds[host] = max(low, call.started_ns - begun_ns), min(high, call.ended_ns - ended_ns)
-    clocks = {host: estimate(*both) for host, both in bounds.items()}
-    shifts = {host: shift_ns for host, (shift_ns, _) in clocks.items()}
-    for worker in {call.worker: workers[call.worker] for call in calls}.values():
-        others = sorted({host for host, _ in worker.ranks} - {worker.host})
-        worker.clocks = tuple((host, *clocks[host]) for host in others if host in clocks)
-    for call in calls:
-        moved = []
-        for (host, _), (begun_ns, ended_ns) in zip(workers[call.worker].ranks, call.ranks_ns, strict=False):
-            begun = max(begun_ns + shifts[host], call.started_ns or 0)
-            moved.append((begun, max(min(ended_ns + shifts[host], call.ended_ns or 0), begun)))
-        call.ranks_ns = tuple(moved)
+def _shift_ranks(call: Call, shifts_ns: list[int]) -> None:
+    _, started_ns, ended_ns, _ = _times(call)
+    moved = []
+    for (rank_begun_ns, rank_ended_ns), shift_ns in zip(call.ranks_ns, shifts_ns, strict=False):
+        begun_ns = max(rank_begun_ns + shift_ns, started_ns)
+        moved.append((begun_ns, max(min(rank_ended_ns + shift_ns, ended_ns), begun_ns)))
+    call.ranks_ns = tuple(moved)

@@ -106,3 +106,14 @@ def test_ranks_on_other_hosts_are_put_into_their_calls():
     assert 110 <= far[0] <= far[1] <= 190
     assert far[1] - far[0] == 65
     assert workers[1].clocks == (("far", -9_000_002, 8),)  # between -9 000 010 and -8 999 995 (rounded)
+
+
+def test_a_rank_on_the_masters_host_tells_more_of_the_clock_of_rank_0():
+    """Whose messages take longer on one way than on the other: the middle of the bounds would be wrong."""
+    workers = {1: Worker(1, 1, (("far", 7), ("here", 8)), 0, 0)}
+    calls = [make_call(100, 9_000_110, 9_000_190, 900, ranks_ns=((9_000_112, 9_000_188), (115, 180)))]
+    set_clocks(workers, calls)
+    assert (workers[1].shift_ns, workers[1].doubt_ns) == (-9_000_002, 8)  # between -9 000 010 and -8 999 995
+    assert workers[1].clocks == (("here", 0, 0),)
+    assert calls[0].ranks_ns == ((110, 186), (115, 180))
+    assert (calls[0].started_ns, calls[0].ended_ns) == (108, 188)
