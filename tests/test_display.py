@@ -169,5 +169,5 @@ def test_a_worker_on_several_hosts_is_shown_with_all_of_them():
     both = sight([Worker(1, ("node2", "node1"), 7, 4, "idle", 0), Worker(2, ("node1",), 8, 4, "idle", 0)])
     assert "2 workers on node1, node2;" in as_text(both)
     html = as_html(both)
-    assert "<code>node2, node1</code>" in html
+    assert '<span class="host">node2, node1</span>' in html
     assert "<td>node2, node1</td><td>7</td>" in html
