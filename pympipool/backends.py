@@ -243,18 +243,16 @@ class Flux(_Scheduler):
     name = "flux"
 
     def __init__(self) -> None:
-        from pympipool.spawners.flux import Jobs, all_hosts_are_this_one, check_flux
+        from pympipool.spawners.flux import Jobs, all_hosts_are_this_one, size_of_instance
 
-        check_flux()
+        self._size = size_of_instance()
         super().__init__()
         self._jobs = Jobs()
         self._has_other_hosts = not all_hosts_are_this_one()
 
     def available_cores(self) -> int:
         """The cores of the instance."""
-        from pympipool.spawners.flux import cores_of_instance
-
-        return cores_of_instance()
+        return self._size.cores
 
     def check(self, resources: Resources) -> None:
         """Nothing of SLURM's can be asked for, and no more ranks than cores."""

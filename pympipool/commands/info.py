@@ -104,8 +104,10 @@ def _backends(schedulers: Schedulers) -> Lines:
     if slurm.version:
         job = f"in job {slurm.job} with {slurm.cores} cores on {slurm.nodes}" if slurm.job else "not in a job"
         yield "SLURM", f"{slurm.version}, {job}"
-    if flux.version:
-        yield "flux", f"{flux.version.strip()}, {f'in the instance {flux.uri}' if flux.uri else 'not in an instance'}"
+    if flux.version or flux.cores is not None:
+        where = f"in the instance {flux.uri}" if flux.uri else "not in an instance"
+        size = "" if flux.cores is None else f", with {flux.cores} cores and {flux.gpus} GPUs on {flux.hosts}"
+        yield "flux", f"{flux.version or 'no program in PATH'}, {where}{size}"
     yield '"auto"', f"takes {schedulers.chosen!r}"
     for name, reason in schedulers.passed_over.items():
         yield "", f"not {name!r}: {reason}"

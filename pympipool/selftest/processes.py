@@ -30,3 +30,13 @@ def job_names(commands: Iterable[Command]) -> set[str]:
     """
     words = [word for command in commands for word in command]
     return {word.partition("=")[2] for word in words if word.startswith("--job-name=pympipool-")}
+
+
+def is_guard(command: Command) -> bool:
+    """Whether this is a guard of flux's jobs, which ends by itself, but not before it has cancelled them.
+
+    Examples:
+        >>> is_guard(("python", "-c", "from pympipool.spawners.flux_guard import main; main()", "pympipool-5a1e"))
+        True
+    """
+    return any("pympipool.spawners.flux_guard" in word for word in command)

@@ -167,6 +167,10 @@ def _mpi(place: Place) -> str:
         )
     start = time.perf_counter()
     crowded = place.cores < 2
+    if crowded and place.backend == "flux":
+        raise Lacking(
+            "flux gives each of two ranks a core of its own, and there is one: --cores 2, in an instance that has them"
+        )
     with place.executor(max_cores=2, cores_per_worker=2, block_allocation=True, oversubscribe=crowded) as exe:
         place.doing("starting two MPI ranks")
         results: Any = exe.submit(calls.ranks).result()
@@ -217,9 +221,13 @@ def _gpus(place: Place) -> str:
 
 def _has_gpus(backend: str) -> bool:
     from pympipool.resources import available_devices
+    from pympipool.spawners.flux import size_of_instance
 
-    in_job = bool(os.environ.get("SLURM_JOB_GPUS") or os.environ.get("SLURM_GPUS_ON_NODE"))
-    return in_job if backend == "slurm" else backend == "mpi" and bool(available_devices().names)
+    if backend == "flux":
+        return size_of_instance().gpus > 0
+    if backend == "slurm":
+        return bool(os.environ.get("SLURM_JOB_GPUS") or os.environ.get("SLURM_GPUS_ON_NODE"))
+    return bool(available_devices().names)
 
 
 def _ends(place: Place) -> str:

@@ -15,12 +15,12 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import IO, Any
 
-from pympipool.selftest.processes import MARK, job_names, marked
+from pympipool.selftest.processes import MARK, is_guard, job_names, marked
 from pympipool.selftest.steps import Step
 from pympipool.spawners.slurm import cancel
 
@@ -70,7 +70,7 @@ def try_step(step: Step, backend: str, cores: int, limit_s: float) -> Verdict:
             reports = _run(step, backend, cores, start + limit_s, mark, printed)
             seconds = limit_s if reports["timed_out"] else time.monotonic() - start
             outcome, said = _judge(reports, seconds)
-            left = _left(mark, reports.get("jobs", ())) if outcome is not Outcome.FAILS else []
+            left = _left(mark, reports.get("jobs", [])) if outcome is not Outcome.FAILS else []
         finally:
             _end(mark)
         if left:
@@ -183,8 +183,14 @@ def _running_jobs(names: list[str]) -> list[str]:
 def _end(mark: str) -> None:
     """Ends what is left of a step."""
     left = marked(mark)
-    for pid in left:
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
+    _kill(pid for pid, command in left.items() if not is_guard(command))
+    _left(mark, [])  # a guard cancels now what waits in flux's queue, and ends
+    _kill(marked(mark))
     for name in job_names(left.values()):
         cancel(name, os.environ.get("SLURM_JOB_ID"))
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            os.kill(pid, signal.SIGKILL)

@@ -26,7 +26,7 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic, sleep, time
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from pympipool.errors import WorkerStartError
 from pympipool.resources import Resources
@@ -63,35 +63,37 @@ _PMI = {Kind.HYDRA: None, Kind.OPEN_MPI: "pmix"}
 
 def why_no_flux(limit_s: float = BROKER_LIMIT_S) -> str | None:
     """Why flux cannot be used here; None when it can: its bindings can be imported, and a broker takes jobs."""
-    problem = _why_no_bindings()
-    if problem is not None:
-        return problem
-    cores = _ask_broker(limit_s)
-    return cores if isinstance(cores, str) else None
+    size = _look(limit_s)
+    return size if isinstance(size, str) else None
 
 
-def check_flux() -> None:
-    """Raises what keeps flux from being used.
+class Size(NamedTuple):
+    """What a flux instance has, hosts that are down aside.
+
+    Attributes:
+        hosts: In flux's notation, as "node[1-3]".
+    """
+
+    cores: int
+    gpus: int
+    hosts: str
+
+
+def size_of_instance() -> Size:
+    """What the flux instance has that can be reached.
 
     Raises:
-        WorkerStartError: says why, and what to do.
+        WorkerStartError: flux cannot be used; says why, and what to do.
     """
-    problem = why_no_flux()
-    if problem is not None:
-        raise WorkerStartError(f"backend 'flux' cannot be used: {problem}; {REMEDY}")
+    size = _look(BROKER_LIMIT_S)
+    if isinstance(size, str):
+        raise WorkerStartError(f"backend 'flux' cannot be used: {size}; {REMEDY}")
+    return size
 
 
-def cores_of_instance() -> int:
-    """The cores of the flux instance that can be reached, those of hosts that are down aside.
-
-    Raises:
-        WorkerStartError: There is no such instance.
-    """
-    check_flux()
-    cores = _ask_broker(BROKER_LIMIT_S)
-    if isinstance(cores, str):
-        raise WorkerStartError(f"backend 'flux' cannot be used: {cores}; {REMEDY}")
-    return cores
+def _look(limit_s: float) -> Size | str:
+    """The instance, or why flux cannot be used here."""
+    return _why_no_bindings() or _ask_broker(limit_s)
 
 
 def _why_no_bindings() -> str | None:
@@ -109,16 +111,16 @@ def _why_no_bindings() -> str | None:
     return None
 
 
-def _ask_broker(limit_s: float) -> int | str:
-    """The cores of the instance, or why there is none; asked by a thread that can be left alone when nobody answers."""
-    answers: list[int | str] = []
+def _ask_broker(limit_s: float) -> Size | str:
+    """The instance, or why there is none; asked by a thread that can be left alone when nobody answers."""
+    answers: list[Size | str] = []
     thread = threading.Thread(target=_ask, args=(answers, monotonic() + limit_s), name="flux_question", daemon=True)
     thread.start()
     thread.join(limit_s)
     return answers[0] if answers else f"the flux broker does not answer within {limit_s:g} s"
 
 
-def _ask(answers: list[int | str], deadline: float) -> None:
+def _ask(answers: list[Size | str], deadline: float) -> None:
     import flux
     from flux.resource import resource_list
 
@@ -126,7 +128,8 @@ def _ask(answers: list[int | str], deadline: float) -> None:
         handle = flux.Flux()
         _wait_for_service(handle, "job-ingest", deadline)
         _wait_for_service(handle, "job-info", deadline)
-        answers.append(int(resource_list(handle).get().up.ncores))
+        up = resource_list(handle).get().up
+        answers.append(Size(int(up.ncores), int(up.ngpus), str(up.nodelist)))
     except OSError as error:
         answers.append(f"no flux instance can be reached ({error.strerror or error})")
 

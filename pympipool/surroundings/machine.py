@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pympipool
@@ -40,7 +41,8 @@ class Installation:
         python: Implementation and version.
         executable: The interpreter.
         environment: The folder of the virtual or conda environment; None in neither.
-        packages: Versions of other packages that matter; None for those that are not installed.
+        packages: Versions of other packages that matter; None for those that are not installed. "of flux-core" for flux's
+            bindings where they came with it, as no package.
     """
 
     pympipool: str
@@ -151,7 +153,7 @@ def look_at_installation() -> Installation:
         python=f"{platform.python_implementation()} {platform.python_version()}",
         executable=sys.executable,
         environment=sys.prefix if in_environment else None,
-        packages={name: _version(name) for name in PACKAGES},
+        packages={name: _version(name) or _of_flux_core(name) for name in PACKAGES},
     )
 
 
@@ -168,6 +170,10 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _of_flux_core(package: str) -> str | None:
+    return "of flux-core" if package == "flux-python" and find_spec("_flux") is not None else None
 
 
 def look_at_machine() -> Machine:

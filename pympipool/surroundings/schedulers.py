@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pympipool.backends import cores_of_job, why_not
 from pympipool.errors import WorkerStartError
 from pympipool.resources import Resources
+from pympipool.spawners.flux import size_of_instance
 from pympipool.spawners.slurm import srun_command
 
 ANSWER_S = 10.0
@@ -42,12 +44,18 @@ class Flux:
     """Flux, as found from here.
 
     Attributes:
-        version: What flux says; None where there is no program `flux`, or it does not answer.
+        version: Of the program `flux`; None where there is none, or it does not answer.
         uri: The instance that this process runs in (FLUX_URI); None when it runs in none.
+        hosts: Those of the instance that can be reached, in flux's notation; None when none can be.
+        cores: Its cores; None likewise.
+        gpus: Its GPUs; None likewise.
     """
 
     version: str | None
     uri: str | None
+    hosts: str | None
+    cores: int | None
+    gpus: int | None
 
 
 @dataclass(frozen=True)
@@ -70,8 +78,8 @@ def look_at_schedulers() -> Schedulers:
     reasons = why_not()
     chosen = next(name for name, reason in reasons.items() if reason is None)
     return Schedulers(
-        slurm=_slurm(usable=reasons.get("slurm") is None),
-        flux=Flux(_first_line("flux", "version"), os.environ.get("FLUX_URI")),
+        slurm=_slurm(usable=reasons["slurm"] is None),
+        flux=_flux(usable=reasons["flux"] is None),
         chosen=chosen,
         passed_over={name: reason for name, reason in reasons.items() if reason is not None},
     )
@@ -86,6 +94,21 @@ def _slurm(*, usable: bool) -> Slurm:
         cores=cores_of_job(environ),
         mpi_plugin=_mpi_plugin(),
         mpi_plugins=_mpi_plugins() if usable else None,
+    )
+
+
+def _flux(*, usable: bool) -> Flux:
+    size = None
+    if usable:
+        with contextlib.suppress(WorkerStartError):  # it has gone meanwhile
+            size = size_of_instance()
+    first_line = _first_line("flux", "version")  # "commands:  0.88.0"
+    return Flux(
+        version=first_line and first_line.split()[-1],
+        uri=os.environ.get("FLUX_URI"),
+        hosts=size and size.hosts,
+        cores=size and size.cores,
+        gpus=size and size.gpus,
     )
 
 

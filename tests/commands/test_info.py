@@ -171,7 +171,7 @@ def test_a_compiled_part_that_is_missing_is_wrong_and_everything_else_is_told(pr
     assert "install" in found["remedy"]
 
 
-# ---- schedulers; the real ones are in tests/slurm and tests/flux ----
+# ---- schedulers; the real ones are in tests/slurm and tests/flux_framework ----
 
 ANSWERS = {
     "srun": "echo slurm 22.05.8; printf '\\tnone\\n\\tpmi2\\n\\tpmix\\n'",

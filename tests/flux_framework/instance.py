@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+import pympipool
 from system.observe import MARK
 
 START_S = 60
@@ -60,6 +61,11 @@ def why_no_flux_here() -> str | None:
 def python_path() -> str:
     """Where the bindings are that came with the program `flux`."""
     return _ask("config", "builtin", "python_path")
+
+
+def path_for_scripts() -> str:
+    """PYTHONPATH of a script that finds pympipool and flux's bindings."""
+    return os.pathsep.join([str(Path(pympipool.__file__).parents[1]), python_path()])
 
 
 def _ask(*arguments: str) -> str:
@@ -147,6 +153,17 @@ class FluxInstance:
     def active_jobs(self) -> list[str]:
         """State, id and name of the jobs that have not ended."""
         return self.run("jobs", "-n", "--filter=pending,running", "-o", "{status_abbrev} {id} {name}").splitlines()
+
+    def wait_for_jobs(self, state: str, number: int = 1) -> list[str]:
+        """Waits until so many jobs are in a state ("S": in the queue, "R": running); their ids."""
+        deadline = time.monotonic() + END_S
+        while True:
+            jobs = self.active_jobs()
+            found = [job.split()[1] for job in jobs if job.startswith(f"{state} ")]
+            if len(found) == number:
+                return found
+            assert time.monotonic() < deadline, jobs
+            time.sleep(0.05)  # flux has nothing to wait for
 
     def wait_until_empty(self) -> list[str]:
         """Waits until there are no jobs; those that stay."""

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from executor.calls import pid, square
-from flux_framework.instance import python_path
+from flux_framework.instance import path_for_scripts
 from pympipool import Executor
 from pympipool.errors import WorkerDied, WorkerStartError
 from system.observe import Script
@@ -95,9 +95,8 @@ def master(**parameters):
 
 
 def script_in(instance, source, folder, **options):
-    source_of_pympipool = str(Path(__file__).parents[2])
-    paths = os.pathsep.join([source_of_pympipool, python_path()])
-    return Script(source, folder, variables={"FLUX_URI": instance.uri, "PYTHONPATH": paths}, **options)
+    variables = {"FLUX_URI": instance.uri, "PYTHONPATH": path_for_scripts()}
+    return Script(source, folder, variables=variables, **options)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
@@ -232,18 +231,9 @@ def test_a_job_that_was_cancelled_in_the_queue_fails_its_call(make_on_one, one_b
     filler = make_on_one(threads_per_core=one_broker.cores, block_allocation=True)
     assert filler.submit(square, 2).result() == 4
     call = make_on_one(block_allocation=block_allocation).submit(square, 3)
-    waiting = wait_for_jobs(one_broker, "S ")
-    one_broker.run("cancel", waiting[0].split()[1])
+    one_broker.run("cancel", *one_broker.wait_for_jobs("S"))
     with pytest.raises(WorkerStartError, match="cancel: "):
         call.result()
-
-
-def wait_for_jobs(instance, state):
-    deadline = time.monotonic() + 20
-    while not (jobs := [job for job in instance.active_jobs() if job.startswith(state)]):
-        assert time.monotonic() < deadline, instance.active_jobs()
-        time.sleep(0.05)
-    return jobs
 
 
 def test_a_flux_executor_that_was_closed_is_named(make_on_one):
@@ -275,7 +265,7 @@ def test_calls_that_wait_are_cancelled_with_their_jobs(make_on_one, one_broker, 
     exe = make_on_one(2 * one_broker.cores, threads_per_core=one_broker.cores)
     calls = [exe.submit(hold, gate.path, number) for number in range(3)]
     gate.wait_until_begun()
-    wait_for_jobs(one_broker, "S ")
+    one_broker.wait_for_jobs("S", 2)
     exe.shutdown(wait=False, cancel_futures=True)
     gate.open(3)
     exe.shutdown()

@@ -1,0 +1,156 @@
+"""`pympipool info` and `pympipool check` with a real flux: in an instance, in one that is full or too small, and outside of any."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from commands.conftest import program  # noqa: F401  a fixture
+from commands.test_check import verdicts, words
+from flux_framework.instance import path_for_scripts
+from pympipool.selftest import STEPS
+from system.observe import marked_processes
+
+
+@pytest.fixture
+def pympipool(program):  # noqa: F811
+    """pympipool(word, ...): runs the program to its end, where flux's bindings can be found."""
+    return functools.partial(program, PYTHONPATH=path_for_scripts(), timeout=100)
+
+
+@pytest.fixture
+def nowhere(one_broker, monkeypatch, tmp_path):
+    """No instance can be reached, though there is a flux."""
+    monkeypatch.setenv("FLUX_URI", f"local://{tmp_path}/nobody")
+
+
+@contextlib.contextmanager
+def all_cores_taken(instance):
+    """Somebody's job has all cores meanwhile; its id."""
+    job = instance.run("submit", f"-n{instance.brokers}", f"-c{instance.cores}", "sleep", "1000").strip()
+    instance.run("job", "wait-event", job, "start")
+    try:
+        yield job
+    finally:
+        instance.run("cancel", job)
+
+
+def ids(instance):
+    return [job.split()[1] for job in instance.active_jobs()]
+
+
+# ---- check ----
+
+
+@pytest.mark.mpi
+def test_everything_works_in_an_instance(pympipool, instance):
+    done = pympipool("check")
+    cores = instance.brokers * instance.cores
+    assert f"Trying backend 'flux', which is what 'auto' takes, with {cores} cores" in words(done)
+    assert verdicts(done) == {step.name: "works" for step in STEPS}, done.stdout
+    assert "a worker with gpus_per_worker=1 sees one" in words(done)
+    assert "Everything works" in words(done)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_on_one_core_all_works_but_several_ranks(pympipool, make_instance, monkeypatch):
+    small = make_instance(1, 1)
+    monkeypatch.setenv("FLUX_URI", small.uri)
+    done = pympipool("check", "--backend", "flux")
+    assert verdicts(done) == {step.name: "lacks" if step.name == "mpi" else "works" for step in STEPS}, done.stdout
+    assert "flux gives each of two ranks a core of its own" in words(done)
+    assert done.returncode == 0
+
+
+def test_outside_of_an_instance_it_says_how_to_start_one(pympipool, nowhere):
+    done = pympipool("check", "--backend", "flux")
+    assert "Nothing can be tried: backend 'flux' cannot be used: no flux instance can be reached" in words(done)
+    assert "flux start python script.py" in words(done)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_full_queue_is_told_and_nothing_is_left_in_it(pympipool, one_broker):
+    with all_cores_taken(one_broker) as job:
+        done = pympipool("check", "--limit", "5")
+        assert "did not end after 5 s, while starting a worker" in words(done)
+        assert "flux jobs" in words(done)
+        assert done.returncode == 1
+        assert ids(one_broker) == [job]
+
+
+def test_a_step_whose_script_is_killed_leaves_nothing_in_the_queue(pympipool, one_broker, mark):
+    def kill_the_script():
+        one_broker.wait_for_jobs("S")
+        for process in marked_processes(mark):
+            if "pympipool.selftest" in process.cmdline():
+                process.kill()
+
+    with all_cores_taken(one_broker) as job:
+        killer = threading.Thread(target=kill_the_script)
+        killer.start()
+        done = pympipool("check", "serial")
+        killer.join()
+        assert "ended by itself (exit code -9)" in words(done)
+        assert done.returncode == 1
+        assert ids(one_broker) == [job]
+
+
+# ---- info ----
+
+
+def test_an_instance_and_what_it_has_are_found(pympipool, instance):
+    found = json.loads(pympipool("info", "--json").stdout)
+    schedulers = found["schedulers"]
+    assert schedulers["chosen"] == "flux"
+    assert "flux" not in schedulers["passed_over"]
+    assert schedulers["flux"] == {
+        "version": instance.run("getattr", "version").split("-")[0].strip(),
+        "uri": instance.uri,
+        "hosts": ",".join([os.uname().nodename] * instance.brokers),
+        "cores": instance.brokers * instance.cores,
+        "gpus": instance.brokers * 2,
+    }
+    assert not [problem for problem in found["problems"] if "flux" in problem["what"]]
+    size = f"with {instance.brokers * instance.cores} cores and {instance.brokers * 2} GPUs on"
+    assert f"{schedulers['flux']['version']}, in the instance {instance.uri}, {size}" in words(pympipool("info"))
+
+
+def test_an_instance_that_has_gone_is_wrong(pympipool, nowhere):
+    done = pympipool("info")
+    assert "this runs in an instance of flux (FLUX_URI is set), but no flux instance can be reached" in words(done)
+    assert done.returncode == 0
+
+
+def test_outside_of_an_instance_it_says_why_flux_is_not_taken(pympipool, nowhere, monkeypatch):
+    monkeypatch.delenv("FLUX_URI")
+    found = json.loads(pympipool("info", "--json").stdout)
+    if found["schedulers"]["flux"]["cores"] is not None:
+        pytest.skip("this machine has a flux instance of its own, which can be reached from everywhere")
+    assert "no flux instance can be reached" in found["schedulers"]["passed_over"]["flux"]
+    assert found["schedulers"]["flux"]["uri"] is None
+    assert "not in an instance" in words(pympipool("info"))
+
+
+def test_a_script_in_an_instance_is_told_the_same(one_broker, tmp_path):
+    """As users see it: `flux start` makes the instance, and says by FLUX_URI where it is."""
+    done = subprocess.run(
+        ["flux", "start", sys.executable, "-m", "pympipool", "info", "--json"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path_for_scripts()},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    found = json.loads(done.stdout)["schedulers"]
+    assert found["chosen"] == "flux"
+    assert found["flux"]["uri"] != one_broker.uri
+    assert found["flux"]["hosts"] == os.uname().nodename
