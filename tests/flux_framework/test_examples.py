@@ -1,11 +1,8 @@
-"""The specification's examples, as they are printed there, under a real `flux start`; and the submission scripts in examples/flux.
-
-The folder of "all resources on both levels" is one that exists here, and the GPU example looks at CUDA_VISIBLE_DEVICES
-instead of importing tensorflow.
-"""
+"""The specification's examples in a real flux, as they are printed there; and the submission scripts in examples/flux."""
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -14,125 +11,44 @@ from pathlib import Path
 
 import pytest
 
-from flux_framework.instance import python_path, why_no_flux_here
-from spec.test_examples import BOTH, EXAMPLES, MPI_EXAMPLE
+from flux_framework.instance import path_for_scripts, why_no_flux_here
+from spec.examples import EXAMPLES, GPU_EXAMPLE, on_backend, printed_by_gpu_example, scripts
+from system.observe import Script
 
-SOURCE = Path(__file__).parents[2]
-FOLDER = SOURCE / "examples" / "flux"
-
-SIZES = pytest.mark.parametrize("brokers", [1, 2])
+FOLDER = Path(__file__).parents[2] / "examples" / "flux"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _flux_is_here():
-    problem = why_no_flux_here()
-    if problem:
-        pytest.skip(problem)
+def check_script(source, printed, folder):
+    """Runs a script: prints this and nothing else, and leaves nothing."""
+    with Script(source, folder, variables={"PYTHONPATH": path_for_scripts()}) as script:
+        assert script.end() == (0, f"{printed}\n", "")
+        assert script.survivors(timeout_s=10) == []
 
 
-def with_flux_executor(source):
-    """The example with `flux.job.FluxExecutor()`, as it is in the specification."""
-    before, after = source.split("\nwith Executor(", 1)
-    inner = f"with Executor({after}".replace('backend="mpi"', "executor=flux_exe", 1)
-    indented = "".join(f"    {line}" if line.strip() else line for line in inner.splitlines(keepends=True))
-    return f"import flux.job{before}\nwith flux.job.FluxExecutor() as flux_exe:\n{indented}"
+@pytest.mark.parametrize(("source", "printed"), scripts("flux"))
+def test_an_example_prints_what_the_specification_prints(instance, tmp_path, source, printed):
+    (tmp_path / "notebooks").mkdir()
+    check_script(source, printed, tmp_path)
 
 
-ALL_RESOURCES = """
-import flux.job
-from pympipool import Executor
+@pytest.mark.parametrize("in_block", [False, True])
+def test_the_gpu_example_prints_a_device_of_its_own_for_each_worker(one_broker, tmp_path, in_block):
+    check_script(on_backend(GPU_EXAMPLE, "flux", in_block=in_block), printed_by_gpu_example(), tmp_path)
 
 
-def calc_function(parameter_a, parameter_b):
-    return parameter_a + parameter_b
+# ---- in an instance of their own, as users start them ----
 
 
-with flux.job.FluxExecutor() as flux_exe:
-    with Executor(
-        # Resource definition on the executor level
-        max_cores=2,  # total number of cores available to the Executor
-        # Optional resource definition
-        cores_per_worker=1,
-        threads_per_core=1,
-        gpus_per_worker=0,
-        oversubscribe=False,  # not available with flux
-        cwd="notebooks",
-        executor=flux_exe,
-        hostname_localhost=False,  # only required on MacOS
-        backend="flux",  # optional in case the backend is not recognized
-        block_allocation=False,
-        init_function=None,  # only available with block_allocation=True
-        command_line_argument_lst=[],  # additional command line arguments for SLURM
-        disable_dependencies=False,  # option to disable input dependency resolution
-        refresh_rate=0.01,  # refresh frequency in seconds for the dependency resolution
-    ) as exe:
-        future_obj = exe.submit(
-            calc_function,
-            1,   # parameter_a
-            parameter_b=2,
-            # Resource definition on the submission level
-            resource_dict={
-                "cores": 1,
-                "threads_per_core": 1,
-                "gpus_per_core": 0,  # here it is gpus_per_core rather than gpus_per_worker
-                "oversubscribe": False,  # not available with flux
-                "cwd": "notebooks",
-                "executor": flux_exe,
-                "hostname_localhost": False,  # only required on MacOS
-                # "command_line_argument_lst": [],  # additional command line arguments for SLURM
-            },
-        )
-        print(future_obj.result())
-"""
-
-GPU_EXAMPLE = """
-import os
-import socket
-import flux.job
-from pympipool import Executor
-
-os.mkfifo("meeting")
-
-def get_available_gpus(mode):
-    import os
-    with open("meeting", mode):  # both are there at the same time
-        return [(f"/device:GPU:{name}", socket.gethostname()) for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
-
-with flux.job.FluxExecutor() as flux_exe:
-    with Executor(
-        max_workers=2,
-        gpus_per_worker=1,
-        executor=flux_exe,
-    ) as exe:
-        fs_1 = exe.submit(get_available_gpus, "w")
-        fs_2 = exe.submit(get_available_gpus, "r")
-        print(sorted([fs_1.result(), fs_2.result()]))
-"""
-
-SCRIPTS = [
-    pytest.param(with_flux_executor(source.replace("MODE", mode)), printed, id=name + mode)
-    for name, (source, printed) in EXAMPLES.items()
-    for mode in (BOTH if "MODE" in source else [""])
-    if 'backend="mpi"' in source and "executor=None" not in source
-] + [pytest.param(ALL_RESOURCES, "3", id="all resources on both levels")]
-
-
-def run_in_flux(source, folder, brokers):
-    """Runs a script with `flux start`; what it printed."""
-    (folder / "notebooks").mkdir()
-    (folder / "script.py").write_text(source)
-    return start_flux(["-s", str(brokers), sys.executable, "script.py"], folder)
-
-
-def start_flux(arguments, folder, program="flux"):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("FLUX_")}
+def run(*command, folder, **variables):
+    """Runs a program outside of any instance, unless FLUX_URI is among the variables; what it printed."""
     done = subprocess.run(
-        [program, *(["start"] if program == "flux" else []), *arguments],
+        command,
         cwd=folder,
         env={
-            **environment,
+            **{name: value for name, value in os.environ.items() if not name.startswith("FLUX_")},
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": os.pathsep.join([str(SOURCE), python_path()]),
+            "PYTHONPATH": path_for_scripts(),
+            **variables,
         },
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -140,47 +56,44 @@ def start_flux(arguments, folder, program="flux"):
         timeout=100,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr == ""
-    return done.stdout.strip()
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    return done.stdout
 
 
-@SIZES
-@pytest.mark.parametrize(("source", "printed"), SCRIPTS)
-def test_an_example_of_the_specification_prints_what_it_says(tmp_path, source, printed, brokers):
-    assert run_in_flux(source, tmp_path, brokers) == printed
+@pytest.fixture(scope="module")
+def _flux_is_here():
+    problem = why_no_flux_here()
+    if problem:
+        pytest.skip(problem)
 
 
-@SIZES
+@pytest.mark.usefixtures("_flux_is_here")
 @pytest.mark.mpi
-@pytest.mark.parametrize("mode", BOTH)
-def test_the_mpi_example_prints_one_tuple_for_each_rank(tmp_path, mode, brokers):
-    source = with_flux_executor(MPI_EXAMPLE.replace("MODE", mode))
-    assert run_in_flux(source, tmp_path, brokers) == "[(3, 2, 0), (3, 2, 1)]"
+@pytest.mark.parametrize("in_block", [False, True])
+@pytest.mark.parametrize("brokers", [1, 2])
+def test_an_example_runs_under_flux_start(tmp_path, brokers, in_block):
+    source, printed = EXAMPLES["an MPI function"]
+    (tmp_path / "script.py").write_text(on_backend(source, "flux", in_block=in_block))
+    assert run("flux", "start", f"-s{brokers}", "python", "script.py", folder=tmp_path).strip() == printed
 
 
-def test_the_gpu_example_gives_each_worker_a_device_of_its_own(one_broker, tmp_path, monkeypatch):
-    (tmp_path / "script.py").write_text(GPU_EXAMPLE)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCE), python_path()])}
-    command = [sys.executable, "script.py"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True
-    )
-    host = os.uname().nodename
-    assert done.stdout.strip() == f"[[('/device:GPU:0', '{host}')], [('/device:GPU:1', '{host}')]]"
+PRINTED = {"sum": "2\n", "mpi": "[(3, 2, 0), (3, 2, 1)]\n6\n"}
 
 
-# ---- submission scripts ----
-
-PRINTED = {"sum": "2", "mpi": "[(3, 2, 0), (3, 2, 1)]\n6"}
-
-
-def test_every_example_is_tested():
+def test_every_script_to_submit_is_tested():
     assert {path.stem for path in FOLDER.glob("*.py")} == {*PRINTED, "gpu"}
 
 
+@pytest.mark.usefixtures("_flux_is_here")
 @pytest.mark.mpi
 @pytest.mark.parametrize("name", PRINTED)
-def test_a_script_prints_what_it_says(tmp_path, name):
+def test_a_script_to_submit_prints_what_it_says(tmp_path, name):
     shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
-    assert start_flux([f"{name}.sh"], tmp_path, program="sh") == PRINTED[name]
+    assert run("sh", f"{name}.sh", folder=tmp_path) == PRINTED[name]
+
+
+def test_the_gpu_script_prints_a_device_for_each_worker(one_broker, tmp_path):
+    """In an instance that pretends to have devices."""
+    printed = ast.literal_eval(run("python", str(FOLDER / "gpu.py"), folder=tmp_path, FLUX_URI=one_broker.uri))
+    assert [host for _, host in printed] == [os.uname().nodename] * 2
+    assert {device for device, _ in printed} <= {"0", "1"}

@@ -2,14 +2,13 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from spec.test_examples import BOTH, EXAMPLES, GPU_EXAMPLE, MPI_EXAMPLE
+from spec.examples import GPU_EXAMPLE, on_backend, printed_by_gpu_example, scripts
 from system.observe import run_script
 
 FOLDER = Path(__file__).parents[2] / "examples" / "slurm"
@@ -56,14 +55,6 @@ def test_a_submission_script_prints_what_it_says(cluster, tmp_path, name):
     assert said == ""
 
 
-SCRIPTS = [
-    pytest.param(source.replace("MODE", mode).replace('"mpi"', '"slurm"'), printed, id=name + mode)
-    for name, (source, printed) in EXAMPLES.items()
-    for mode in (BOTH if "MODE" in source else [""])
-    if "pympipool" in source
-]
-
-
 @pytest.fixture(params=["one host", "second host"])
 def workers_there(request, cluster, job):
     """The host where the workers are to be."""
@@ -73,7 +64,7 @@ def workers_there(request, cluster, job):
     return host
 
 
-@pytest.mark.parametrize(("source", "printed"), SCRIPTS)
+@pytest.mark.parametrize(("source", "printed"), scripts("slurm"))
 def test_an_example_of_the_specification_prints_what_it_says(cluster, workers_there, tmp_path, source, printed):
     if "hostname_localhost=True" in source and workers_there != cluster.first:
         pytest.skip("with hostname_localhost=True workers of other hosts cannot connect")
@@ -81,20 +72,12 @@ def test_an_example_of_the_specification_prints_what_it_says(cluster, workers_th
     assert run_script(placed(source, workers_there), tmp_path).strip() == printed
 
 
-@pytest.mark.mpi
-@pytest.mark.parametrize("mode", BOTH)
-def test_the_mpi_example_prints_one_tuple_for_each_rank(workers_there, tmp_path, mode):
-    source = MPI_EXAMPLE.replace("MODE", mode).replace('"mpi"', '"slurm"')
-    assert run_script(placed(source, workers_there), tmp_path).strip() == "[(3, 2, 0), (3, 2, 1)]"
-
-
-@pytest.mark.parametrize("mode", BOTH)
-def test_the_gpu_example_prints_a_device_of_its_own_for_each_worker(cluster, workers_there, tmp_path, mode):
-    """As printed there, but for the names of the hosts: here both devices are in one."""
-    source = GPU_EXAMPLE.replace("MODE", mode).replace('"mpi"', '"slurm"')
-    host = socket.gethostname() if workers_there == cluster.first else workers_there
+@pytest.mark.parametrize("in_block", [False, True])
+def test_the_gpu_example_prints_a_device_of_its_own_for_each_worker(cluster, workers_there, tmp_path, in_block):
+    source = on_backend(GPU_EXAMPLE, "slurm", in_block=in_block)
+    host = None if workers_there == cluster.first else workers_there
     printed = run_script(placed(source, workers_there), tmp_path).strip()
-    assert printed == f"[[('/device:GPU:0', '{host}')], [('/device:GPU:1', '{host}')]]"
+    assert printed == printed_by_gpu_example(host)
 
 
 def placed(source, host):
