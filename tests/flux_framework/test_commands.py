@@ -18,11 +18,13 @@ from flux_framework.instance import path_for_scripts
 from pympipool.selftest import STEPS
 from system.observe import marked_processes
 
+pytestmark = pytest.mark.timeout(180)
+
 
 @pytest.fixture
 def pympipool(program):  # noqa: F811
     """pympipool(word, ...): runs the program to its end, where flux's bindings can be found."""
-    return functools.partial(program, PYTHONPATH=path_for_scripts(), timeout=100)
+    return functools.partial(program, PYTHONPATH=path_for_scripts(), timeout=170)
 
 
 @pytest.fixture

@@ -203,6 +203,18 @@ def test_exceptions_arrive(make_executor):
         make_executor().submit(fail, "on purpose").result()
 
 
+@MODES
+def test_calls_that_fail_are_written_down_where_the_script_runs(make_executor, tmp_path, monkeypatch, block_allocation):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    exe = make_executor(error_log_file="errors.log", cwd="elsewhere", block_allocation=block_allocation)
+    assert isinstance(exe.submit(fail, "on purpose").exception(), ValueError)
+    written = (tmp_path / "errors.log").read_text()
+    assert re.search(rf" fail\(\) failed in worker 1 \(host {os.uname().nodename}, pid \d+\)\n", written)
+    assert "argument 1: 'on purpose'" in written
+    assert "ValueError: on purpose" in written
+
+
 def test_a_worker_that_dies_is_named_with_its_exit_code_and_its_last_words(make_executor):
     exe = make_executor(block_allocation=True)
     with pytest.raises(WorkerDied, match="exit code 7") as caught:
