@@ -55,8 +55,8 @@ def test_a_block_runs_and_prints_what_the_page_says(block, tmp_path):
     check_script(block, tmp_path)
 
 
-def check_script(block, folder):
-    printed = run_script(block.text, folder, variables={"PATH": PATH})
+def check_script(block, folder, **variables):
+    printed = run_script(block.text, folder, variables={"PATH": PATH, **variables})
     if block.output is not None:
         assert doctest.OutputChecker().check_output(block.output, printed, ANYTHING), printed
 

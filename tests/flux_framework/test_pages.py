@@ -1,0 +1,14 @@
+"""The blocks of code in the pages that need flux, each run as a script in an instance."""
+
+import pytest
+
+from flux_framework.instance import path_for_scripts
+from pages.blocks import all_blocks
+from pages.test_scripts import check_script
+
+BLOCKS = [pytest.param(block, id=block.name) for block in all_blocks("python") if "flux" in block.needs]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_block_runs_in_an_instance(instance, tmp_path, block):
+    check_script(block, tmp_path, PYTHONPATH=path_for_scripts())
