@@ -46,8 +46,8 @@ cdef int raise_errno(int code, str what) except -1:
 
 
 cdef int64_t spin_limit_ns():
-    """Spinning pays only where another core can do the work waited for."""
-    return SPIN_NS if usable_cores() > 1 else 0
+    """Spinning pays where another core can do the work waited for: the peer may run on one that we are not bound to."""
+    return SPIN_NS if (os.cpu_count() or 1) > 1 else 0
 
 
 cdef int usable_cores() except -1:
