@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture
-def pympipool(program):  # noqa: F811
+def pympipool(program, make_instance):  # noqa: F811  without a flux there is nothing to be found
     """pympipool(word, ...): runs the program to its end, where flux's bindings can be found."""
     return functools.partial(program, PYTHONPATH=path_for_scripts(), timeout=170)
 

@@ -168,7 +168,7 @@ def test_workers_are_shown_with_their_hosts(make_executor, cluster, gate):
     assert f"2 workers on {', '.join(hosts)}; 1 running," in repr(exe)
     card = exe._repr_html_()
     for worker in exe.info["workers"]:
-        assert f"<code>{worker['host']}</code>" in card
+        assert f'<span class="host">{worker["host"]}</span>' in card
         assert f"<td>{worker['host']}</td><td>{worker['pid']}</td>" in card
     gate.open()
     held.result()
@@ -182,7 +182,7 @@ def test_a_worker_on_both_hosts_is_shown_with_both(make_executor, hosts_of_ranks
     (worker,) = exe.info["workers"]
     assert (worker["host"], worker["hosts"]) == (hosts[0], hosts)
     assert f"1 worker on {', '.join(sorted(hosts))};" in repr(exe)
-    assert f"<code>{', '.join(hosts)}</code>" in exe._repr_html_()
+    assert f'<span class="host">{", ".join(hosts)}</span>' in exe._repr_html_()
 
 
 # ---- more workers, or less ----
