@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pympipool import Executor
 from pympipool.commands import bench
 from pympipool.commands.bench import measuring
 from pympipool.commands.bench.advice import advice
@@ -93,6 +94,14 @@ def test_all_figures_are_there_for_programs(capsys: pytest.CaptureFixture[str]) 
     assert found["speed_ups"]["1"] == 1
     assert set(found["echoes_s"]) == {"8000", "800000"}
     assert found["advice"]
+
+
+def test_workers_that_never_come_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "ALL_WITHIN_S", 0.2)
+    with Executor(max_workers=1, block_allocation=True) as exe:
+        with pytest.raises(WorkerStartError, match=r"1 of 3 workers are there, .* --cores 1 measures these"):
+            measuring._wait_for_all(exe, 3)
+        measuring._wait_for_all(exe, 1)
 
 
 @pytest.mark.mpi

@@ -17,12 +17,16 @@ from importlib.util import find_spec
 from typing import Any
 
 from pympipool import trials
+from pympipool.errors import WorkerStartError
 from pympipool.executor import Executor
 
 Progress = Callable[[str], None]
 
 BUDGET_S = 0.8
 """What one figure may cost, once workers are there."""
+
+ALL_WITHIN_S = 60.0
+"""How long after the first worker the last one may come."""
 
 CALLS_MAX = 20_000
 """Of one figure."""
@@ -177,9 +181,19 @@ def _measure_one_worker(measured: Measured, show: Progress) -> None:
 
 
 def _wait_for_all(exe: Executor, workers: int) -> None:
-    """Until each worker has answered."""
-    seen: set[tuple[str, int]] = set()
+    """Until each worker has answered. The first one may wait in a scheduler's queue, for any time.
+
+    Raises:
+        WorkerStartError: the others are not there `ALL_WITHIN_S` later.
+    """
+    seen = {exe.submit(trials.who, 0.0).result()}
+    deadline_s = time.monotonic() + ALL_WITHIN_S
     while len(seen) < workers:
+        if time.monotonic() > deadline_s:
+            raise WorkerStartError(
+                f"{len(seen)} of {workers} workers are there, the others not even {ALL_WITHIN_S:g} s later: they wait for cores"
+                f" that others have, or that there are not; --cores {len(seen)} measures these"
+            )
         futures = [exe.submit(trials.who, 0.005) for _ in range(2 * workers)]
         seen.update(future.result() for future in futures)
 
