@@ -17,6 +17,7 @@ cdef class Delivery(Source):
     cdef object callbacks_due  # queue of futures whose callbacks are to be run; None: no more come
     cdef object caller         # the thread that runs them, once there has been one
     cdef Recorder recorder     # of a trace; None: there is none
+    cdef public double slice_s  # how long a waiting thread goes without looking for signals
 
     cdef int help_until(self, FutureCore future, double deadline_s) except -1
     cdef int help_a_slice(self) except -1

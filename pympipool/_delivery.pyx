@@ -36,7 +36,7 @@ from time import monotonic, sleep
 cdef object LOGGER = logging.getLogger("pympipool.dispatch")
 cdef unsigned long MAIN_THREAD = threading.main_thread().ident
 cdef double OTHERS_HELP_S = 0.005
-cdef double SLICE_S = 0.1  # how long a waiting thread goes without looking for signals
+cdef double SLICE_S = 0.1
 
 
 cdef class Delivery(Source):
@@ -46,6 +46,7 @@ cdef class Delivery(Source):
         self.load_result = load
         self.load_error = load_error
         self.callbacks_due = SimpleQueue()
+        self.slice_s = SLICE_S
 
     def load(self, parts, is_error):
         if type(parts) is not list:
@@ -105,7 +106,7 @@ cdef class Delivery(Source):
         take_over(&self.core)
         try:
             with nogil:
-                news = wait_for_news(&self.core, <int64_t>(SLICE_S * 1e9))
+                news = wait_for_news(&self.core, <int64_t>(self.slice_s * 1e9))
             if news == 1:
                 self.deliver()
             else:
@@ -137,12 +138,12 @@ cdef class Delivery(Source):
         return True
 
     cdef int help_until(self, FutureCore future, double deadline_s) except -1:
-        cdef double slice_s = SLICE_S
+        cdef double slice_s = self.slice_s
         cdef int64_t timeout_ns
         cdef int news
         while future.status < CANCELLED:
             if deadline_s != 0:
-                slice_s = min(SLICE_S, deadline_s - monotonic())
+                slice_s = min(self.slice_s, deadline_s - monotonic())
                 if slice_s <= 0:
                     return 0
             timeout_ns = <int64_t>(slice_s * 1e9)

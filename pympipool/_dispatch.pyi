@@ -8,6 +8,7 @@ from pympipool._ring import Segment
 
 class Dispatcher:
     doorbells: Segment
+    slice_s: float
     def __init__(
         self,
         load: Callable[[Sequence[Any]], Any],

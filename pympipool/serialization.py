@@ -132,7 +132,7 @@ class _Array:
         return _array, (pickle.PickleBuffer(array), array.dtype.str, *shape)
 
 
-def dump(value: object, what: str = "the value") -> list[Part]:
+def dump(value: Any, what: str = "the value") -> list[Part]:
     """Pickles a value.
 
     Args:
@@ -151,10 +151,10 @@ def dump(value: object, what: str = "the value") -> list[Part]:
         4
     """
     kind = type(value)
-    if kind in _scalars and not (kind is bytes and len(value) >= RUN_BYTES):  # type: ignore[arg-type]
+    if kind in _scalars and not (kind is bytes and len(value) >= RUN_BYTES):
         return [pickle.dumps(value, PROTOCOL)]
     try:
-        wrapped = _wrapped(value if kind is tuple else (value,))  # type: ignore[arg-type]
+        wrapped = _wrapped(value if kind is tuple else (value,))
         if wrapped is None:
             return _dump(value)
         return _dump_plainly(wrapped if kind is tuple else wrapped[0])

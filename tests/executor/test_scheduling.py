@@ -149,8 +149,7 @@ def test_a_call_of_unknown_length_does_not_wait_behind_another(make_block_execut
     for call in [exe.submit(hold_or_square, "", i, -1) for i in range(500)]:
         call.result()
     held = exe.submit(hold_or_square, gate.path, 3, 3)
-    while not held.running():
-        time.sleep(0.001)
+    gate.wait_until_begun()
     assert exe.submit(hold_or_square, "", 4, -1).result(timeout=20) == 16
     gate.open()
     assert held.result() == 9
