@@ -44,9 +44,30 @@ class Workers:
                 return message[1]
         return None
 
+    def take_all(self, channel):
+        """The names of all calls in a worker's line."""
+        return list(iter(lambda: self.take(channel), None))
+
     def answer(self, channel, call):
         if call is not None:
             channel.send(_ring.RESULT, call, SHORT_NS, serialization.dump(None))
+
+
+def test_a_call_of_no_length_stays_with_the_worker_used_last_while_another_is_idle():
+    """Waking that one would take longer. It depends on how soon the one follows the other, so some tries are given to it."""
+    workers = Workers(2)
+    deadline = time.monotonic() + LIMIT_S
+    lines = []
+    while lines != [2, 0]:
+        assert time.monotonic() < deadline, "calls are always spread"
+        calls = [workers.submit(), workers.submit()]
+        taken = {channel: workers.take_all(channel) for channel in workers.channels}
+        lines = sorted(map(len, taken.values()), reverse=True)
+        for channel, names in taken.items():
+            for name in names:
+                workers.answer(channel, name)
+        for call in calls:
+            assert call.result(LIMIT_S) is None
 
 
 @pytest.mark.parametrize("count", [2, 16])

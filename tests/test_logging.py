@@ -13,6 +13,7 @@ from executor.calls import echo, fail, hold, pid
 from executor.test_resize import eventually
 from pympipool import Executor
 from pympipool.errors import WorkerDied, WorkerStartError
+from pympipool.worker.mpi import WHY_OUT_OF_STEP
 
 SECRET = "the data of the user"
 
@@ -29,6 +30,14 @@ def refuse():
 def leave():
     print(SECRET, file=sys.stderr, flush=True)
     os._exit(4)
+
+
+def fail_on_one_rank(word):
+    from mpi4py import MPI
+
+    if MPI.COMM_WORLD.rank == 1:
+        raise ValueError(word)
+    MPI.COMM_WORLD.bcast(word)
 
 
 @pytest.fixture
@@ -81,6 +90,14 @@ def test_a_worker_that_is_killed_is_a_warning(make_block_executor, log):
     psutil.Process(exe.submit(pid).result()).kill()
     eventually(lambda: told(log, logging.WARNING))
     assert told(log, logging.WARNING)[0].startswith("worker N on HOST died of SIGKILL")
+
+
+@pytest.mark.mpi
+def test_a_worker_of_several_ranks_that_replaces_itself_says_why(make_block_executor, log):
+    exe = make_block_executor(cores_per_worker=2)
+    assert isinstance(exe.submit(fail_on_one_rank, SECRET).exception(), ValueError)
+    assert exe.submit(echo, 1).result() == [1, 1]
+    assert told(log, logging.WARNING) == [f"worker N ended: {WHY_OUT_OF_STEP}"]
 
 
 def test_a_call_that_takes_too_long_is_a_warning(make_executor, gate, log):

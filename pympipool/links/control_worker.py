@@ -5,7 +5,7 @@
     WorkerControl.connect(orders)     is the listener of our user?
       .greet(rank)                    hello
       .receive_setup()                settings, and for rank 0 the descriptors of the link
-      .ready() .failed() .raised()    what the master must know besides results
+      .ready() .failed() .raised() .leaving()    what the master must know besides results
 
 Blocking throughout: a rank has nothing else to do meanwhile, and its watchdog ends it when the master is gone.
 """
@@ -136,6 +136,10 @@ class WorkerControl:
             ValueError: the exception is larger than a frame may be; nothing was sent.
         """
         self._send(encode_frame(("raised", rank, call, [bytes(part) for part in parts])))
+
+    def leaving(self, why: str) -> None:
+        """Says that we end now, untold, and why."""
+        self._send(encode_frame(("leaving", why)))
 
     def pass_on(self, body: bytes | bytearray) -> None:
         """Sends a frame that somebody else has made."""

@@ -4,7 +4,7 @@
       .greet(rank)                  hello
       .receive_setup()              settings
       .open_channel()               TcpChannel: receive and answer, as of `_ring.Channel`
-      .ready() .failed() .raised()  as of `WorkerControl`
+      .ready() .failed() .raised() .leaving()  as of `WorkerControl`
 
 What the serving loops see is the same as on the master's own host. The connection is the main thread's, but while that
 runs a call: then another one gives back, when it is asked to over the lifeline, the calls that were sent ahead.
@@ -124,6 +124,10 @@ class TcpControl:
     def raised(self, rank: int, call: int, parts: Sequence[Any]) -> None:
         """Says that this rank's call raised (see `WorkerControl.raised`)."""
         self._tell(CONTROL, ("raised", rank, call, [bytes(part) for part in parts]))
+
+    def leaving(self, why: str) -> None:
+        """Says that we end now (see `WorkerControl.leaving`)."""
+        self._tell(CONTROL, ("leaving", why))
 
     def _tell(self, kind: int, frame: tuple[Any, ...]) -> None:
         with self._stream_is_ours:

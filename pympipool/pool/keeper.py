@@ -1,7 +1,7 @@
 """The keeper: one thread that waits for everything that can happen to workers.
 
     selector ◄── listener         a rank connects
-             ◄── connections      it greets, says ready / failed / raised, or hangs up
+             ◄── connections      it greets, says ready / failed / raised / leaving, or hangs up
              ◄── processes        one ends (pidfd)
              ◄── outputs          stdout and stderr, passed on to the user's
              ◄── wake-up socket   another thread wants something done (`call`)
@@ -324,6 +324,8 @@ class Keeper:
             case ("raised", raising_rank, call, parts):
                 member.raised.setdefault(call, {})[raising_rank] = parts
                 self.policy.on_raised(member, call)
+            case ("leaving", why):
+                member.leaving = why
             case ("lost", how):
                 member.lost, member.lost_rank = how, rank
                 member.process.give_up()

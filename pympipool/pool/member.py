@@ -50,6 +50,7 @@ class Member:
         ready_ranks: what each rank said of itself when it was ready: pid, host, rank.
         start_error: the exception that kept it from starting, as it reported it.
         raised: exceptions reported by ranks while the call still runs: {call: {rank: parts}}.
+        leaving: why it ends without having been told to, as it says; None as long as it does not.
         lost_rank: the rank whose connection ended first, None as long as all are there.
         lost: how sight of a rank was lost, as its stand-in says; None as long as it was not.
         process_ended: its process has; what it said last may still be on its way.
@@ -72,6 +73,7 @@ class Member:
         self.ready_ranks: dict[int, dict[str, Any]] = {}
         self.start_error: BaseException | None = None
         self.raised: dict[int, dict[int, list[Any]]] = {}
+        self.leaving: str | None = None
         self.lost_rank: int | None = None
         self.lost: str | None = None
         self.process_ended = False

@@ -32,6 +32,9 @@ def log_end(logger: logging.Logger, member: Member, *, expected: bool) -> None:
     if expected:
         logger.info("worker %d ended", member.number)
         return
+    if member.leaving:
+        logger.warning("worker %d ended: %s", member.number, member.leaving)
+        return
     bare = WorkerDied(worker=member.number, host=member.host, pid=member.pid, exit_code=member.process.poll())
     logger.warning("%s%s", bare, f": {in_short(member.kill_reason)}" if member.kill_reason else "")
 

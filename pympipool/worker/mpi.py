@@ -40,7 +40,9 @@ _RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "FLUX_TASK_R
 """Where launchers tell a process its rank: MPICH and its relatives, PMIx, Open MPI, flux."""
 
 END_S = 2
-"""How long ranks that are out of step may take to end."""
+"""How long ranks that are out of step may take to end: MPI_Finalize may wait for ever for what another rank has received."""
+
+WHY_OUT_OF_STEP = "a call raised on some of its ranks only, which may have left messages between them for the next call"
 
 _MPICH_SEGMENT = "/dev/shm/mpich_shm_"
 
@@ -185,6 +187,10 @@ class Runner:
             kind = ERROR
         return Message(kind, message.call, monotonic_ns() - begun_ns, answer, begun_ns)
 
+    def leave(self, why: str) -> None:
+        """Tells the master that this worker ends by itself."""
+        self._control.leaving(why)
+
 
 def serve_root(channel: Link, ranks: RootRank, runner: Runner, *, one_call: bool) -> None:
     """Rank 0: shares what comes over the channel, and answers with the answers of all. Keeps nothing of a call.
@@ -199,11 +205,13 @@ def serve_root(channel: Link, ranks: RootRank, runner: Runner, *, one_call: bool
             if message.call & TIMED:
                 tell_times(channel, answers)
             channel.answer(*join(answers))
-            if one_call:
-                return
-            if out_of_step(answers):
-                ranks.share(Message(END, 0, 0, [b""]))
+            ends = out_of_step(answers)
+            if ends:
+                runner.leave(WHY_OUT_OF_STEP)
+                if not one_call:
+                    ranks.share(Message(END, 0, 0, [b""]))
                 _end_within(END_S)
+            if ends or one_call:
                 return
             del answers
         elif message.kind == FUNCTION:

@@ -133,17 +133,6 @@ def test_idle_workers_all_get_work(make_executor, gate):
         assert len({call.result() for call in calls}) == 3
 
 
-def test_calls_of_no_length_stay_with_one_worker_while_it_keeps_up(make_block_executor):
-    """Waking another one takes longer, and on few cores takes one from us."""
-    exe = make_block_executor(max_workers=2)
-    for call in [exe.submit(pid) for _ in range(500)]:
-        call.result()
-    alone = 0
-    for _ in range(300):
-        alone += len({call.result() for call in [exe.submit(pid) for _ in range(20)]}) == 1
-    assert alone > 100  # not one in twenty where they are spread
-
-
 def test_a_call_of_unknown_length_does_not_wait_behind_another(make_block_executor, gate):
     exe = make_block_executor(max_workers=2)
     for call in [exe.submit(hold_or_square, "", i, -1) for i in range(500)]:

@@ -73,11 +73,12 @@ def test_what_a_rank_says_arrives(pair):
     worker.ready(1)
     worker.raised(1, 12, [b"a", bytearray(b"b"), memoryview(b"c")])
     worker.failed([b"d"])
+    worker.leaving("no more to do")
     (word, said), *others = connection.receive_available()
     assert word == "ready"
     assert said["rank"] == 1
     assert said["host"] == socket.gethostname()
-    assert others == [("raised", 1, 12, [b"a", b"b", b"c"]), ("failed", [b"d"])]
+    assert others == [("raised", 1, 12, [b"a", b"b", b"c"]), ("failed", [b"d"]), ("leaving", "no more to do")]
 
 
 def test_an_exception_too_large_for_a_frame_is_refused_and_others_go_on(pair):
