@@ -41,6 +41,11 @@ def sleep_and_return(seconds, value=None):
     return value
 
 
+def sleep_and_tell(seconds):
+    time.sleep(seconds)
+    return os.getpid()
+
+
 def touch(path):
     Path(path).touch()
     return path

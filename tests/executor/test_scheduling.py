@@ -1,26 +1,14 @@
 """Who gets a call, and when: in order, to whoever is free, never behind a long one while another worker is idle."""
 
 import time
+from collections import Counter
 from concurrent import futures
 
 import psutil
 import pytest
 
-from executor.calls import hold, hold_or_square, pid, record, recorded, sleep_and_return, square
+from executor.calls import hold, hold_or_square, pid, record, recorded, sleep_and_tell, square
 from pympipool import Executor
-
-
-def test_short_calls_do_not_wait_for_a_long_one(make_block_executor):
-    exe = make_block_executor(max_workers=2)
-    exe.submit(square, 1).result()
-    start = time.monotonic()
-    long = exe.submit(time.sleep, 4.0)
-    short = [exe.submit(time.sleep, 0.002) for _ in range(200)]
-    futures.wait(short)
-    took_s = time.monotonic() - start
-    assert not long.done()
-    assert took_s < 1.5
-    long.result()
 
 
 def test_a_call_that_holds_among_short_ones_delays_none_of_them(make_block_executor, gate):
@@ -147,10 +135,9 @@ def test_a_call_of_unknown_length_does_not_wait_behind_another(make_block_execut
 def test_calls_of_equal_length_are_shared_out(make_block_executor):
     exe = make_block_executor(max_workers=2)
     exe.submit(square, 1).result()
-    calls = [exe.submit(sleep_and_return, 0.01, i) for i in range(100)]
-    start = time.monotonic()
-    assert [call.result() for call in calls] == list(range(100))
-    assert time.monotonic() - start < 1.0  # one worker alone would need that long
+    ran_by = Counter(call.result() for call in [exe.submit(sleep_and_tell, 0.01) for _ in range(100)])
+    assert len(ran_by) == 2
+    assert min(ran_by.values()) > 10  # a half but for what keeps one of them from its core
 
 
 def test_a_call_behind_one_that_holds_runs_on_a_worker_that_comes_back(make_block_executor, make_gate):

@@ -76,7 +76,7 @@ def test_a_worker_that_runs_has_no_exit_code(start):
     assert child.poll() is None
     began = time.monotonic()
     assert child.wait(0.05) is None
-    assert 0.04 < time.monotonic() - began < LIMIT_S
+    assert time.monotonic() - began > 0.04
 
 
 @needs_pidfd

@@ -107,10 +107,8 @@ def test_an_mpiexec_that_does_not_follow_is_killed_after_a_while(master, monkeyp
     monkeypatch.setattr(mpiexec, "TIDY_UP_S", 0.2)
     monkeypatch.setattr(type(master.process), "terminate", lambda self: None)
     monkeypatch.setattr(mpiexec, "_ranks_below", lambda pid: [master.process.pid + 10_000_000])
-    began = time.monotonic()
     master.process.kill()
     assert master.process.wait(LIMIT_S) == -signal.SIGKILL
-    assert time.monotonic() - began < 5
 
 
 def test_terminating_ends_all_ranks(master):
