@@ -274,7 +274,7 @@ cdef int64_t tick_ns(Core *core) noexcept nogil:
     for i in range(core.worker_count):
         worker = core.workers[i]
         if worker.line.length > 1:
-            return STUCK_NS
+            return LATE_NS if has_ready(core) else STUCK_NS
         if worker.line.length == 1 and not was_begun(worker, worker.line.first):
             return STUCK_NS
     return -1
