@@ -26,7 +26,7 @@ import threading
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from pympipool._items import all_of
 from pympipool.errors import DependencyError
@@ -183,7 +183,7 @@ def _repeated(error: BaseException) -> BaseException:
     if getattr(error, _REPEATED, False) and error.__cause__ is not None:
         origin = error.__cause__
     try:
-        twin = copy.copy(origin)
+        twin = _twin_of(origin)
         if type(twin) is not type(origin) or str(twin) != str(origin):
             raise TypeError("the copy is another one")
         notes = [*getattr(origin, "__notes__", [])]
@@ -192,6 +192,19 @@ def _repeated(error: BaseException) -> BaseException:
     twin.__dict__[_REPEATED] = True
     twin.__dict__["__notes__"] = [*notes, "This is the error of an input; the call itself did not run."]
     twin.__cause__ = origin
+    return twin
+
+
+def _twin_of(error: BaseException) -> BaseException:
+    """A copy, made as the exception's class says.
+
+    `copy` would ask `copyreg`, where tblib, and with it dask, has put reducers for all exceptions: their copies share
+    their attributes with the original.
+    """
+    kind, args, *state = cast("tuple[Any, ...]", error.__reduce_ex__(2))
+    twin: BaseException = kind(*args)
+    if state:
+        twin.__setstate__(*state)
     return twin
 
 

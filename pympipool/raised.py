@@ -135,6 +135,25 @@ def without_frames(error: BaseException) -> BaseException:
 # ---- pickling ----
 
 
+class _Itself:
+    """An exception to be pickled as its class says, not as somebody has told `copyreg`.
+
+    tblib, and with it dask, registers reducers for all exceptions there are: its frames and causes would travel along,
+    and not every exception can be rebuilt.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        self.rebuilding = error.__reduce_ex__(PROTOCOL)
+
+    def is_plain(self) -> bool:
+        """Whether it needs no more than the class and plain values."""
+        kind = self.rebuilding[0]
+        return isinstance(kind, type) and kind.__module__ == "builtins" and is_plain(self.rebuilding[1:])
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        return self.rebuilding
+
+
 class _Bare:
     """An exception to be pickled so that it is rebuilt without a call of its `__init__`."""
 
@@ -160,8 +179,9 @@ def _dump_faithfully(error: BaseException) -> tuple[bytes | None, list[str], str
         exception that is kept would keep this frame alive, and with it the error.
     """
     reason = ""
-    for value, lost in _forms(error):
+    for form in _forms(error):
         try:
+            value, lost = form()
             pickled = _dump_in_band(value)
             if _look_alike(error, pickle.loads(pickled)):
                 return pickled, lost, ""
@@ -172,21 +192,24 @@ def _dump_faithfully(error: BaseException) -> tuple[bytes | None, list[str], str
 
 def _dump_in_band(value: object) -> bytes:
     """Pickles into one run of bytes, with the pickler's own exceptions."""
-    if isinstance(value, BaseException) and type(value).__module__ == "builtins" and is_plain(value.__reduce__()[1:]):
+    if isinstance(value, _Itself) and value.is_plain():
         return pickle.dumps(value, PROTOCOL)
     from pympipool.by_value import dump as dump_by_value
 
     return dump_by_value(value)
 
 
-def _forms(error: BaseException) -> Iterator[tuple[object, list[str]]]:
-    """Ways to pickle an exception, best first, each with the names of attributes that it leaves out."""
-    yield error, []
-    yield _Bare(error, dict(error.__dict__)), []
+def _forms(error: BaseException) -> Iterator[Callable[[], tuple[object, list[str]]]]:
+    """Ways to pickle an exception, best first; each gives what to pickle, and the names of attributes that it leaves out."""
+    yield lambda: (_Itself(error), [])
+    yield lambda: (error, [])
+    yield lambda: (_Bare(error, dict(error.__dict__)), [])
+    yield lambda: _without_what_stays(error)
+
+
+def _without_what_stays(error: BaseException) -> tuple[_Bare, list[str]]:
     kept = {name: value for name, value in error.__dict__.items() if _can_travel(value)}
-    lost = sorted(str(name) for name in error.__dict__.keys() - kept.keys())
-    if lost:
-        yield _Bare(error, kept), lost
+    return _Bare(error, kept), sorted(str(name) for name in error.__dict__.keys() - kept.keys())
 
 
 def _can_travel(value: object) -> bool:

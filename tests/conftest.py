@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import os
 import threading
@@ -61,6 +62,24 @@ def nothing_is_left(mark):
         thread.join(END_S)
     assert [thread for thread in new if thread.is_alive()] == []
     assert forgotten_shared_memory(files) == set()
+
+
+@pytest.fixture(params=["class", "copyreg"])
+def any_registration(request, monkeypatch):
+    """any_registration(kind): with "copyreg", exceptions of this type are pickled as tblib has it, and with it dask."""
+    if request.param == "class":
+        return lambda kind: None
+    return lambda kind: monkeypatch.setitem(copyreg.dispatch_table, kind, _reduce_with_shared_attributes)
+
+
+def _reduce_with_shared_attributes(error):
+    return _rebuild_with_shared_attributes, (type(error), error.args, error.__dict__, error.__traceback__)
+
+
+def _rebuild_with_shared_attributes(kind, args, attributes, traceback):
+    error = kind.__new__(kind)
+    error.args, error.__dict__, error.__traceback__ = args, attributes, traceback
+    return error
 
 
 @pytest.fixture(params=MODES, scope="module")

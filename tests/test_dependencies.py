@@ -377,7 +377,8 @@ def error_of(future: Future) -> BaseException:
         np.linalg.LinAlgError("singular"),
     ],
 )
-def test_a_call_fails_as_its_input_did(origin):
+def test_a_call_fails_as_its_input_did(origin, any_registration):
+    any_registration(type(origin))
     origin.detail = "kept"
     origin.__cause__ = RemoteTraceback("Traceback ...")
     error = error_of(failed(origin))
@@ -402,7 +403,8 @@ class Twisted(Exception):
 
 
 @pytest.mark.parametrize("origin", [OwnInit(3, unit="mm"), Twisted("word")])
-def test_an_error_that_cannot_be_copied_is_the_cause_of_a_dependency_error(origin):
+def test_an_error_that_cannot_be_copied_is_the_cause_of_a_dependency_error(origin, any_registration):
+    any_registration(type(origin))
     error = error_of(failed(origin))
     assert isinstance(error, DependencyError)
     assert error.__cause__ is origin

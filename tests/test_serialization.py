@@ -562,7 +562,8 @@ def caught(error: BaseException) -> BaseException:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_exceptions_arrive_with_type_message_and_attributes(error):
+def test_exceptions_arrive_with_type_message_and_attributes(error, any_registration):
+    any_registration(type(error))
     arrived = load_exception(dump_exception(caught(error), "worker 3 on node1"))
     if isinstance(error, Unshowable):  # nobody can tell whether it is the same
         assert isinstance(arrived, RemoteError)
