@@ -244,8 +244,10 @@ class Keeper:
 
     def close(self) -> None:
         """Closes all descriptors, without a word to the workers (also in forked children)."""
-        for member in self.members.values():
-            for connection in member.connections.values():
+        greeted = [connection for member in self.members.values() for connection in member.connections.values()]
+        watched = [key.fileobj for key in (self._selector.get_map() or {}).values()]  # none when it is closed already
+        for connection in [*greeted, *watched]:
+            if isinstance(connection, Connection):
                 connection.close()
         self._selector.close()
         self.listener.close()

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from pympipool import Executor
+from spawners.test_child import wait_until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -112,6 +113,33 @@ def test_strangers_disturb_no_call(make_block_executor):
     for stranger in strangers:
         stranger.close()
     assert exe.submit(pow, 2, 3).result() == 8
+
+
+@pytest.mark.parametrize("forked", [False, True], ids=["alone", "with_a_forked_child"])
+def test_who_has_not_greeted_when_an_executor_ends_is_hung_up_on(make_block_executor, forked):
+    """A worker that has just begun, say. A forked child must not keep the connection open either."""
+    exe = make_block_executor()
+    exe.submit(pid).result()
+    address = exe._engine.pool.keeper.listener.address
+    release, hold = os.pipe()
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.settimeout(20)
+        before = psutil.Process().num_fds()
+        stranger.connect(f"\0{address[1:]}" if address.startswith("@") else address)
+        wait_until(lambda: psutil.Process().num_fds() > before)
+        child = os.fork() if forked else None
+        if child == 0:
+            os.close(hold)
+            os.read(release, 1)
+            os._exit(0)
+        exe.shutdown()
+        try:
+            assert stranger.recv(1) == b""
+        finally:
+            os.close(hold)
+            os.close(release)
+            if child is not None:
+                os.waitpid(child, 0)
 
 
 def test_half_open_connections_do_not_keep_a_worker_from_being_replaced(make_block_executor):
