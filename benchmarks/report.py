@@ -43,7 +43,8 @@ EXPLANATIONS = {
     "Echo of float64 arrays": "As above, and both sides write into the array that they got: where it arrives read-only, they"
     " have to copy it first.",
     "Efficiency": "The time spent inside the calls, measured there, as a share of wall time × workers. Calls compute where"
-    " there are cores for them, and sleep where there are more workers than that.",
+    " there are cores for them, and sleep where there are more workers than that. Time inside a call includes waiting for a core:"
+    " where many workers share few cores, those who make their calls slow look busy.",
     "Start": "The time until the first result, of an executor that is made for it (in a program that has used one"
     " before); and calls that get a process of their own each.",
     "MPI functions": "One call at a time, which runs on all ranks of a worker and returns a list.",
