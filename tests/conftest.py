@@ -7,18 +7,21 @@ import functools
 import os
 import threading
 
+import hypothesis
 import pytest
 
 from executor.gate import Gate
 from pympipool import Executor
 from pympipool.errors import WorkerStartError
-from system.observe import MARK, forgotten_shared_memory, new_mark, own_processes, shared_memory_files, still_alive
+from system.observe import ENDED_S, MARK, forgotten_shared_memory, new_mark, own_processes, shared_memory_files, still_alive
+
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 MODES = [pytest.param(True, id="block_allocation"), pytest.param(False, id="process_per_call")]
 """Values of block_allocation that the same tests run with."""
-
-END_S = 10.0
-"""How long what a module of tests has started may take to end after its last test."""
 
 
 @functools.cache
@@ -56,10 +59,10 @@ def nothing_is_left(mark):
     files = shared_memory_files()
     yield
     started = [process for process in own_processes(mark) if process.pid not in processes]
-    assert still_alive(started, END_S) == []
+    assert still_alive(started) == []
     new = [thread for thread in set(threading.enumerate()) - threads if thread.name.startswith("pympipool")]
     for thread in new:
-        thread.join(END_S)
+        thread.join(ENDED_S)
     assert [thread for thread in new if thread.is_alive()] == []
     assert forgotten_shared_memory(files) == set()
 

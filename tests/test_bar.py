@@ -72,7 +72,7 @@ def test_the_bar_moves_in_whatever_order_calls_end(make_executor, make_gate, bar
     eventually(lambda: bars and bars[0].n == 1)
     assert not calls[0].done()
     first.open()
-    waiter.join(20)
+    waiter.join(60)
     assert is_whole(bars[0], 2)
 
 

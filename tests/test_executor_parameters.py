@@ -387,7 +387,7 @@ def test_any_refresh_rate_is_accepted_and_delays_nothing(rate):
         future = add(1)
         for _ in range(3):
             future = exe.submit(add, future, 1)
-        assert future.result(timeout=30) == 4
+        assert future.result(timeout=60) == 4
 
 
 def test_an_init_function_may_be_any_callable():

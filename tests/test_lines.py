@@ -11,7 +11,7 @@ from pympipool._dispatch import Dispatcher
 from pympipool._future import Future
 from pympipool.raised import load_exception
 
-LIMIT_S = 10.0
+LIMIT_S = 30.0
 SHORT_NS = 100
 
 

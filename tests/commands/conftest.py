@@ -25,7 +25,7 @@ def program(mark, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("empty")  # python -m looks for modules there first
 
-    def run(*words, python=sys.executable, before=None, timeout=50, **variables):
+    def run(*words, python=sys.executable, before=None, timeout=150, **variables):
         return subprocess.run(
             [python, "-m", "pympipool", *words],
             cwd=folder,

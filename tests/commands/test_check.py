@@ -166,7 +166,7 @@ def test_processes_that_are_left_are_told_and_ended(program, tmp_path):
     assert verdicts(done) == {"exception": "FAILS"}
     assert "sleep 1000" in words(done)
     assert done.returncode == 1
-    assert still_alive(marked_processes(mark), 1) == []
+    assert still_alive(marked_processes(mark)) == []
 
 
 def test_ctrl_c_ends_it_and_all_that_it_has_started():
@@ -187,7 +187,7 @@ def test_ctrl_c_ends_it_and_all_that_it_has_started():
             time.sleep(0.05)  # there is nothing to wait for
         with contextlib.suppress(psutil.Error):
             os.killpg(check.pid, signal.SIGINT)
-        _, complaints = check.communicate(timeout=30)
+        _, complaints = check.communicate(timeout=60)
     assert check.returncode == 130
     assert complaints == ""
-    assert still_alive(marked_processes(mark), 5) == []
+    assert still_alive(marked_processes(mark)) == []

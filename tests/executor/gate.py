@@ -8,7 +8,7 @@ import os
 import select
 from pathlib import Path
 
-BEGIN_S = 20
+BEGIN_S = 60
 """How long a call may take to begin."""
 
 

@@ -44,7 +44,7 @@ class Watch:
         weakref.finalize(thing, self._gone.set)
 
     def is_gone(self):
-        return self._gone.wait(5) and self.reference() is None
+        return self._gone.wait(60) and self.reference() is None
 
 
 def array_of(size_bytes):

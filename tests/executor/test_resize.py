@@ -8,7 +8,7 @@ import pytest
 from executor.calls import hold, pid, sleep_and_return, square
 from pympipool import Executor
 
-LIMIT_S = 20
+LIMIT_S = 60
 """How long workers may take to come or go."""
 
 

@@ -7,6 +7,7 @@ from concurrent import futures
 import psutil
 import pytest
 
+from best import best
 from executor.calls import add, hold, pid, sleep_and_return, square
 from pympipool import Executor
 from system.observe import still_alive
@@ -54,7 +55,7 @@ def test_workers_end_by_themselves_after_a_shutdown_that_does_not_wait(make_bloc
     exe.shutdown(wait=False)
     gate.open()
     assert call.result() == "held"
-    assert still_alive([worker], timeout_s=10) == []
+    assert still_alive([worker]) == []
 
 
 def test_cancel_futures_cancels_what_has_not_begun(make_executor, gate):
@@ -111,7 +112,7 @@ def test_a_cancelled_call_whose_input_never_comes_does_not_keep_shutdown_waiting
     call = exe.submit(add, never, 1)
     if cancel == "the call itself":
         assert call.cancel()
-    too_late = threading.Timer(10, never.cancel)  # so that a failure is no hang
+    too_late = threading.Timer(60, never.cancel)  # so that a failure is no hang
     too_late.start()
     exe.shutdown(cancel_futures=cancel == "at shutdown")
     assert call.cancelled()
@@ -253,7 +254,7 @@ def test_a_callback_may_close_the_executor(make_executor, wait):
     call = exe.submit(square, 3)
     call.add_done_callback(close)
     assert call.result() == 9
-    assert closed.wait(30)
+    assert closed.wait(60)
     with pytest.raises(RuntimeError, match=CLOSED):
         exe.submit(square, 1)
 
@@ -284,10 +285,13 @@ def test_calls_that_callbacks_submit_before_shutdown_are_waited_for(make_executo
 
 
 def test_shutdown_waits_without_using_the_processor(make_executor):
-    exe = make_executor()
-    call = exe.submit(time.sleep, 1.0)
-    before = psutil.Process().cpu_times()
-    exe.shutdown()
-    after = psutil.Process().cpu_times()
-    assert call.done()
-    assert after.user + after.system - before.user - before.system < 0.5
+    def used_s():
+        exe = make_executor()
+        call = exe.submit(time.sleep, 1.0)
+        before = psutil.Process().cpu_times()
+        exe.shutdown()
+        after = psutil.Process().cpu_times()
+        assert call.done()
+        return after.user + after.system - before.user - before.system
+
+    assert best(used_s, 0.5) < 0.5

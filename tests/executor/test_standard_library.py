@@ -8,7 +8,7 @@ from concurrent import futures
 
 import pytest
 
-from executor.calls import Base, add, divide, echo, fail, hold, pid, sleep_and_return, square
+from executor.calls import Base, add, divide, echo, fail, hold, hold_or_square, pid, sleep_and_return, square
 from pympipool import Executor
 
 
@@ -137,17 +137,22 @@ def test_map_with_a_chunksize_of_nothing(either):
         either.map(square, [1], chunksize=0)
 
 
-def test_map_that_runs_out_of_time(either):
-    with pytest.raises(futures.TimeoutError):
-        list(either.map(sleep_and_return, [0, 0.5], timeout=0.05))
+def test_map_that_runs_out_of_time(make, gate):
+    with make(1) as exe:
+        results = exe.map(hold_or_square, [gate.path] * 2, range(2), [1] * 2, timeout=0.05)
+        gate.wait_until_begun()
+        with pytest.raises(futures.TimeoutError):
+            list(results)
+        gate.open()
 
 
-def test_timeouts_are_the_standard_librarys(either):
-    call = either.submit(sleep_and_return, 0.3, "late")
+def test_timeouts_are_the_standard_librarys(either, gate):
+    call = either.submit(hold, gate.path, "late")
     with pytest.raises(futures.TimeoutError):
         call.result(timeout=0.01)
     with pytest.raises(futures.TimeoutError):
         call.exception(timeout=0.01)
+    gate.open()
     assert call.result() == "late"
 
 
@@ -169,23 +174,25 @@ def test_cancel(make, opened, gate):
     assert [call.result() for call in waiting[:-1]] == [i * i for i in range(9)]
 
 
-def test_callbacks(either):
+def test_callbacks(either, gate):
     order = []
     called = threading.Event()
-    call = either.submit(square, 3)
+    call = either.submit(hold, gate.path, 9)
     call.add_done_callback(lambda call: order.append(("first", call.result())))
     call.add_done_callback(lambda _: order.append("second"))
     call.add_done_callback(lambda _: called.set())
-    assert called.wait(30)
+    gate.open()
+    assert called.wait(60)
     assert order == [("first", 9), "second"]
 
 
-def test_a_failing_callback_does_not_keep_the_others_from_being_called(either, caplog):
+def test_a_failing_callback_does_not_keep_the_others_from_being_called(either, gate, caplog):
     called = threading.Event()
-    call = either.submit(sleep_and_return, 0.05)
+    call = either.submit(hold, gate.path)
     call.add_done_callback(divide)
     call.add_done_callback(lambda _: called.set())
-    assert called.wait(30)
+    gate.open()
+    assert called.wait(60)
     assert "exception calling callback" in caplog.text
 
 

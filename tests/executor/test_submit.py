@@ -218,7 +218,7 @@ def test_a_wait_that_timed_out_can_be_repeated(make_executor, gate):
         with pytest.raises(futures.TimeoutError):
             call.result(timeout=0.005)
     gate.open()
-    assert call.result(timeout=30) == 5
+    assert call.result(timeout=60) == 5
 
 
 # ---- where calls run ----
@@ -388,7 +388,7 @@ def test_wrong_values_raise_at_once_and_leave_nothing(block_allocation, paramete
     before = set(psutil.Process().children())
     with pytest.raises(ValueError, match=words):
         Executor(**parameters, block_allocation=block_allocation)
-    assert set(psutil.Process().children()) == before
+    assert set(psutil.Process().children()) <= before
 
 
 @pytest.mark.parametrize(
@@ -406,7 +406,7 @@ def test_values_of_a_wrong_type_raise_at_once_and_leave_nothing(block_allocation
     before = set(psutil.Process().children())
     with pytest.raises(TypeError, match=list(parameters)[-1]):
         Executor(**parameters, block_allocation=block_allocation)
-    assert set(psutil.Process().children()) == before
+    assert set(psutil.Process().children()) <= before
 
 
 def test_a_folder_that_is_not_there_is_an_error_and_no_hang(block_allocation, tmp_path):

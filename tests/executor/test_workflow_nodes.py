@@ -55,7 +55,7 @@ def test_a_method_of_a_class_made_at_run_time_runs_on_a_worker(executor):
     Add = make_node_class("Add", lambda a, b: a + b)  # noqa: N806
     node = Add(1, 2)
     assert node.run_on(executor).result() == 3
-    assert node.ended.wait(10)
+    assert node.ended.wait(60)
     assert node.result == 3
 
 
@@ -83,7 +83,7 @@ def test_exceptions_of_such_classes_arrive_with_what_they_carry(executor):
     node = make_node_class("Failing", raise_it)()
     with pytest.raises(RuntimeError, match="not converged after 7 steps"):
         node.run_on(executor).result()
-    assert node.ended.wait(10)
+    assert node.ended.wait(60)
     assert node.error.steps == 7
 
 
@@ -97,7 +97,7 @@ def test_callbacks_start_what_depends_on_them(executor):
 
     first.followers.append(go_on)
     first.run_on(executor)
-    assert last.ended.wait(20)
+    assert last.ended.wait(60)
     assert last.result == 81
 
 
@@ -107,7 +107,7 @@ def test_a_cancelled_node_is_told(make_executor, gate):
     gate.wait_until_begun()
     node = make_node_class("Waiting", lambda: None)()
     assert node.run_on(executor).cancel()
-    assert node.ended.wait(10)
+    assert node.ended.wait(60)
     assert isinstance(node.error, CancelledError)
     gate.open()
     assert held.result() == "held"

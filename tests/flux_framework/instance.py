@@ -23,7 +23,7 @@ import pympipool
 from system.observe import MARK
 
 START_S = 60
-END_S = 20
+END_S = 60
 
 CONFIGURATION = """
 [resource]

@@ -16,9 +16,6 @@ from pympipool import Executor
 from pympipool.errors import WorkerDied, WorkerStartError
 from system.observe import Script
 
-ENDED_S = 30.0
-"""Everything ends in a second; on a busy machine the guard takes long to import flux."""
-
 
 @pytest.fixture
 def make_executor(instance, opened):
@@ -65,12 +62,12 @@ def test_the_call_fails_and_the_next_ones_go_on(make_executor, instance, kill):
     call = begin(exe, time.sleep, 100)
     worker = psutil.Process(exe.info["workers"][0]["pid"])
     kill(instance, job, worker)
-    error = call.exception(timeout=20)
+    error = call.exception(timeout=60)
     assert isinstance(error, WorkerDied)
     if kill is cancel_job:
         assert "cancel" in str(error)
     assert exe.submit(square, 3).result() == 9
-    worker.wait(10)
+    worker.wait(60)
 
 
 MASTER = """
@@ -106,7 +103,7 @@ def test_no_job_survives_its_master(instance, tmp_path, number, block, given):
     with script_in(instance, master(block=block, given=given), tmp_path) as script:
         script.wait_for_line("running")
         script.process.send_signal(number)
-        assert script.survivors(timeout_s=ENDED_S) == []
+        assert script.survivors() == []
     assert instance.active_jobs() == []
 
 
@@ -124,7 +121,7 @@ def test_jobs_that_wait_in_the_queue_end_with_the_master(one_broker, tmp_path, w
                 os.killpg(script.process.pid, signal.SIGKILL)
             else:
                 script.process.kill()
-            assert script.survivors(timeout_s=ENDED_S) == []
+            assert script.survivors() == []
             assert [job.split()[1] for job in one_broker.active_jobs()] == [other]
         finally:
             one_broker.run("cancel", other)
@@ -136,7 +133,7 @@ def test_ctrl_c_ends_the_jobs(instance, tmp_path, block):
         script.wait_for_line("running")
         script.process.send_signal(signal.SIGINT)
         assert script.end()[0] != 0
-        assert script.survivors(timeout_s=ENDED_S) == []
+        assert script.survivors() == []
     assert instance.active_jobs() == []
 
 
@@ -156,6 +153,6 @@ def test_without_its_instance_an_executor_fails_its_calls(make_instance, monkeyp
     opened.append(Executor(max_cores=1, backend="flux", block_allocation=True))
     call = begin(opened[0], time.sleep, 100)
     doomed.kill()
-    assert isinstance(call.exception(timeout=20), WorkerDied)
+    assert isinstance(call.exception(timeout=60), WorkerDied)
     with pytest.raises(WorkerStartError, match="flux instance is gone"):
-        opened[0].submit(square, 2).result(timeout=30)
+        opened[0].submit(square, 2).result(timeout=60)

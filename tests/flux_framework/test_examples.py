@@ -22,7 +22,7 @@ def check_script(source, printed, folder):
     """Runs a script: prints this and nothing else, and leaves nothing."""
     with Script(source, folder, variables={"PYTHONPATH": path_for_scripts()}) as script:
         assert script.end() == (0, f"{printed}\n", "")
-        assert script.survivors(timeout_s=10) == []
+        assert script.survivors() == []
 
 
 @pytest.mark.parametrize(("source", "printed"), scripts("flux"))

@@ -55,5 +55,5 @@ def test_what_a_call_has_in_the_queue_ends_with_it(one_broker, make_executor, ga
     gate.wait_until_begun()
     one_broker.wait_for_jobs("S")
     one_broker.run("cancel", *one_broker.wait_for_jobs("R"))
-    assert isinstance(call.exception(timeout=20), WorkerDied)
+    assert isinstance(call.exception(timeout=60), WorkerDied)
     one_broker.wait_for_jobs("S", 0)

@@ -12,7 +12,7 @@ import pytest
 
 from pympipool.links.control import Connection, Listener
 
-LIMIT_S = 10.0
+LIMIT_S = 30.0
 
 OTHER_USER = 65534
 

@@ -159,7 +159,7 @@ def test_silent_and_half_open_strangers_hold_up_nobody(listener, orders):
 @needs_root
 def test_a_peer_of_another_user_is_dropped_unread(listener):
     knocking = (
-        "s = socket.socket(socket.AF_UNIX); s.settimeout(10); s.connect('\\0' + sys.argv[1][1:])\n"
+        "s = socket.socket(socket.AF_UNIX); s.settimeout(30); s.connect('\\0' + sys.argv[1][1:])\n"
         "try:\n"
         "    s.sendall(bytes.fromhex(sys.argv[2]))\n"
         "    print('dropped' if s.recv(1) == b'' else 'kept')\n"

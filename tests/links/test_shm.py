@@ -7,7 +7,7 @@ import pytest
 from pympipool import _ring
 from pympipool.links.shm import ShmLink, open_channel
 
-LIMIT_S = 10.0
+LIMIT_S = 30.0
 
 
 @pytest.fixture

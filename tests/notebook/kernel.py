@@ -8,7 +8,7 @@ from time import monotonic
 
 from jupyter_client import KernelManager
 
-CELL_S = 40.0
+CELL_S = 120.0
 """How long a cell may take."""
 
 

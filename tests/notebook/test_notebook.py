@@ -24,7 +24,7 @@ def kernel(request, tmp_path_factory, mark_of_kernel):
     assert opened.error == ""
     yield kernel
     kernel.close()
-    assert still_alive(marked_processes(mark_of_kernel), 10) == []
+    assert still_alive(marked_processes(mark_of_kernel)) == []
 
 
 def value_of(kernel, code):

@@ -12,9 +12,6 @@ import pytest
 from pympipool import Executor
 from spawners.test_child import wait_until
 
-pytestmark = pytest.mark.timeout(60)
-
-
 LAUNCHERS = ("mpiexec", "mpiexec.hydra", "hydra_pmi_proxy", "mpirun", "prterun", "prted", "orted")
 """Belong to MPI and listen for their own kind: MPICH's mpiexec for its proxies. Ranks inherit its socket."""
 
@@ -45,7 +42,6 @@ def busy(request, tmp_path):
     }[request.param]
     gate = tmp_path / "gate"
     with Executor(**parameters) as exe:
-        exe.submit(pid).result()
         call = exe.submit(hold, gate)
         while not call.running():
             time.sleep(0.01)
@@ -152,6 +148,6 @@ def test_half_open_connections_do_not_keep_a_worker_from_being_replaced(make_blo
         stranger.connect(address)
         stranger.sendall(b"pmp")
     victim.kill()
-    assert exe.submit(pid).result(timeout=20) != victim.pid
+    assert exe.submit(pid).result(timeout=60) != victim.pid
     for stranger in strangers:
         stranger.close()

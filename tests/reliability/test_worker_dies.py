@@ -9,11 +9,9 @@ import time
 import psutil
 import pytest
 
+from best import in_time
 from pympipool import Executor
 from pympipool.errors import WorkerDied, WorkerStartError
-
-pytestmark = pytest.mark.timeout(60)
-
 
 def pid():
     return os.getpid()
@@ -118,12 +116,12 @@ def test_a_worker_that_was_stopped_while_idle_holds_up_nothing(make_block_execut
     stopped.suspend()
     try:
         calls = [exe.submit(pow, i, 2) for i in range(500)]
-        assert [call.result(timeout=30) for call in calls] == [i * i for i in range(500)]
+        assert [call.result(timeout=60) for call in calls] == [i * i for i in range(500)]
     finally:
         stopped.resume()
     seen = set()
     while stopped.pid not in seen:  # it works again
-        seen.update(call.result(timeout=30) for call in [exe.submit(pid) for _ in range(20)])
+        seen.update(call.result(timeout=60) for call in [exe.submit(pid) for _ in range(20)])
 
 
 def test_a_worker_that_is_killed_while_idle_is_replaced(make_block_executor):
@@ -131,7 +129,7 @@ def test_a_worker_that_is_killed_while_idle_is_replaced(make_block_executor):
     for _ in range(3):
         victim = psutil.Process(exe.submit(pid).result())
         victim.kill()
-        psutil.wait_procs([victim], timeout=10)
+        psutil.wait_procs([victim], timeout=60)
         assert exe.submit(pid).result() != victim.pid
 
 
@@ -169,18 +167,19 @@ def die_in_init():
 def test_workers_that_die_at_start_again_and_again_end_with_a_clear_error():
     with Executor(max_workers=1, block_allocation=True, init_function=die_in_init) as exe:
         with pytest.raises(WorkerStartError, match=r"did not get ready.*exit code 9"):
-            exe.submit(pow, 2, 3).result(timeout=40)
+            exe.submit(pow, 2, 3).result(timeout=60)
         with pytest.raises(WorkerStartError):
-            exe.submit(pow, 2, 3).result(timeout=40)
+            exe.submit(pow, 2, 3).result(timeout=60)
 
 
 def test_a_call_that_takes_too_long_is_ended_and_the_executor_goes_on(make_block_executor):
     exe = make_block_executor(run_time_max=0.5)
     with pytest.raises(TimeoutError, match=r"run_time_max=0\.5"):
-        exe.submit(time.sleep, 50).result(timeout=30)
-    assert exe.submit(pow, 2, 3).result() == 8
+        exe.submit(time.sleep, 50).result(timeout=60)
+    assert in_time(lambda: exe.submit(pow, 2, 3).result()) == 8
 
 
 def test_calls_that_are_quick_enough_are_not_ended(make_block_executor):
+    """The limit is that of each call, not of all together."""
     exe = make_block_executor(run_time_max=2.0)
-    assert [exe.submit(time.sleep, 0.05).result() for _ in range(50)] == [None] * 50
+    assert in_time(lambda: [exe.submit(time.sleep, 0.05).result() for _ in range(50)]) == [None] * 50

@@ -91,7 +91,7 @@ def test_the_call_fails_and_the_next_ones_go_on(make_executor, cluster, job, whe
     call = begin(exe, time.sleep, 100)
     worker = psutil.Process(exe.info["workers"][0]["pid"]) if where == cluster.first else None
     kill(cluster, job)
-    assert isinstance(call.exception(timeout=20), WorkerDied)
+    assert isinstance(call.exception(timeout=60), WorkerDied)
     assert exe.submit(square, 3).result() == 9
     if worker is not None:
         worker.wait(10)
@@ -99,7 +99,7 @@ def test_the_call_fails_and_the_next_ones_go_on(make_executor, cluster, job, whe
 
 def test_a_call_that_holds_the_interpreter_lock_is_alive(make_executor, job, second_host):
     exe = make_executor(second_host)
-    assert exe.submit(hold_the_lock, 8).result(timeout=30) == "still alive"
+    assert exe.submit(hold_the_lock, 8).result(timeout=60) == "still alive"
 
 
 @pytest.mark.parametrize("function", [time.sleep, hold_the_lock])
@@ -151,7 +151,7 @@ def test_no_step_survives_its_master(cluster, job, where, tmp_path, number, bloc
     with Script(source, tmp_path) as script:
         script.wait_for_line("running")
         script.process.send_signal(number)
-        assert script.survivors(timeout_s=10) == []
+        assert script.survivors() == []
     assert "pympipool" not in _steps_after(cluster, 5.0)
 
 
@@ -161,7 +161,7 @@ def test_an_srun_that_waits_in_the_queue_ends_with_the_master(cluster, job, tmp_
     with Script(source, tmp_path) as script:
         script.wait_for_line("running")
         script.process.kill()
-        assert script.survivors(timeout_s=10) == []
+        assert script.survivors() == []
 
 
 def _steps_after(cluster, limit_s):

@@ -13,7 +13,7 @@ import pytest
 from pympipool.errors import WorkerStartError
 from pympipool.spawners.child import ChildProcess
 
-LIMIT_S = 10.0
+LIMIT_S = 30.0
 
 needs_pidfd = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="pidfds are of Linux")
 
@@ -72,7 +72,7 @@ def test_the_signal_is_told(start):
 
 
 def test_a_worker_that_runs_has_no_exit_code(start):
-    child = start("sleep 60")
+    child = start("sleep 1000")
     assert child.poll() is None
     began = time.monotonic()
     assert child.wait(0.05) is None
@@ -82,7 +82,7 @@ def test_a_worker_that_runs_has_no_exit_code(start):
 @needs_pidfd
 def test_the_descriptor_becomes_readable_at_the_end(start):
     child = start("read x", cwd="/")
-    child_that_runs = start("sleep 60")
+    child_that_runs = start("sleep 1000")
     assert select.select([child.fileno()], [], [], LIMIT_S)[0]
     assert not select.select([child_that_runs.fileno()], [], [], 0)[0]
 
@@ -92,12 +92,12 @@ def test_without_pidfds_it_is_waited_for_all_the_same(start, monkeypatch):
     child = start("exit 4")
     assert child.fileno() is None
     assert child.wait(LIMIT_S) == 4
-    running = start("sleep 60")
+    running = start("sleep 1000")
     assert running.wait(0.05) is None
 
 
 def test_what_it_prints_can_be_read_without_blocking(start):
-    child = start("echo out; echo err >&2; read x; sleep 60")
+    child = start("echo out; echo err >&2; read x; sleep 1000")
     assert read_line(child.stdout) == "out"
     assert read_line(child.stderr) == "err"
     assert child.stdout.read(10) is None
@@ -112,7 +112,7 @@ def test_it_has_no_input_of_the_users(start):
 
 
 def test_it_leads_a_session_of_its_own(start):
-    child = start("sleep 60")
+    child = start("sleep 1000")
     assert os.getsid(child.pid) == child.pid
 
 
@@ -131,7 +131,7 @@ def test_environment_and_folder_are_as_ordered(start, tmp_path):
     assert child.wait(LIMIT_S) == 0
 
 
-@pytest.mark.parametrize("leader", ["sleep 60 & echo $!; wait", "sleep 60 & echo $!; exit 0"])
+@pytest.mark.parametrize("leader", ["sleep 1000 & echo $!; wait", "sleep 1000 & echo $!; exit 0"])
 def test_killing_ends_what_it_has_started_also_when_it_has_ended_itself(start, leader):
     child = start(leader)
     grandchild = int(read_line(child.stdout))
@@ -195,7 +195,7 @@ def test_nothing_is_left_open(start):
 
 
 def test_a_stopped_worker_is_killed_too(start):
-    child = start("sleep 60")
+    child = start("sleep 1000")
     os.kill(child.pid, signal.SIGSTOP)
     child.kill()
     assert child.wait(LIMIT_S) == -signal.SIGKILL
@@ -206,11 +206,11 @@ def test_ctrl_c_in_the_terminal_does_not_reach_it():
     master = (
         "import os, signal, sys, time\n"
         "from pympipool.spawners.child import ChildProcess\n"
-        "child = ChildProcess(['/bin/sleep', '60'], {}, None)\n"
+        "child = ChildProcess(['/bin/sleep', '1000'], {}, None)\n"
         "try:\n"
-        "    os.killpg(0, signal.SIGINT); time.sleep(10)\n"
+        "    os.killpg(0, signal.SIGINT); time.sleep(1000)\n"
         "except KeyboardInterrupt:\n"
-        "    print(child.wait(0.2)); child.kill(); print(child.wait(10)); child.close()\n"
+        "    print(child.wait(0.2)); child.kill(); print(child.wait(30)); child.close()\n"
     )
     answer = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}\n{master}"],

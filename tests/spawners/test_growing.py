@@ -14,9 +14,6 @@ from pympipool.errors import WorkerDied
 from pympipool.spawners.base import WorkerOrder
 from pympipool.spawners.growing import FRESH, GrowingSpawner
 
-pytestmark = pytest.mark.timeout(60)
-
-
 def hold(seconds):
     time.sleep(seconds)
     return os.getpid()

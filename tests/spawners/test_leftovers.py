@@ -3,7 +3,6 @@
 import mmap
 import os
 import sys
-import time
 import uuid
 from pathlib import Path
 
@@ -25,13 +24,13 @@ def file(request):
 
 
 def test_what_no_process_maps_is_removed(file):
-    remove_leftovers(time.time())
+    remove_leftovers(file.stat().st_ctime)
     assert file.exists() == file.name.startswith("somebody_elses_")
 
 
 def test_what_a_process_maps_stays(file):
     with open(file, "r+b") as opened, mmap.mmap(opened.fileno(), 4096):
-        remove_leftovers(time.time())
+        remove_leftovers(file.stat().st_ctime)
     assert file.exists()
 
 

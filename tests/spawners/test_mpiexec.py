@@ -79,7 +79,7 @@ def test_killing_ends_all_ranks_and_mpiexec_and_leaves_nothing(master):
     files = files_of(master)
     assert all(map(is_alive, pids))
     master.process.kill()
-    wait_until(lambda: not any(map(is_alive, pids)), 2.0)
+    wait_until(lambda: not any(map(is_alive, pids)))
     assert master.process.wait(LIMIT_S) is not None
     assert none_exists(files)
 
@@ -89,7 +89,7 @@ def test_killing_ends_a_worker_whose_mpiexec_is_stopped(master):
     pids = rank_pids(master)
     files = files_of(master)
     master.process.kill()
-    wait_until(lambda: not any(map(is_alive, pids)), 2.0)
+    wait_until(lambda: not any(map(is_alive, pids)))
     assert master.process.wait(LIMIT_S) is not None
     assert none_exists(files)
 

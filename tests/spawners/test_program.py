@@ -9,7 +9,7 @@ from pympipool.errors import WorkerStartError
 from pympipool.spawners.base import WorkerOrder
 from pympipool.spawners.program import BOOTSTRAP, program_command, worker_environment
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 
 
 def flags_of(*flags, code="import pympipool.spawners.program as p; print(p.program_command()[1:-2])"):

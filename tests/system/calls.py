@@ -15,7 +15,7 @@ LOCK = threading.Lock()
 
 
 def lock_is_free():
-    return LOCK.acquire(timeout=5)
+    return LOCK.acquire(timeout=60)
 
 
 def leave_traces(folder):
@@ -152,8 +152,7 @@ def read_stdin():
     return sys.stdin.read()
 
 
-def never_returns(path):
-    Path(path).touch()
+def never_returns():
     threading.Event().wait()
 
 

@@ -24,6 +24,9 @@ MARK = "MARK_OF_A_TEST"
 
 SHARED_MEMORY = Path("/dev/shm")
 
+ENDED_S = 60.0
+"""How long what should have ended may take to do so. Only what is left for ever takes so long."""
+
 _HELPERS_OF_PYTHON = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 """Processes that the standard library's pool starts and keeps until the end of the program."""
 
@@ -55,7 +58,7 @@ def _is_helper_of_python(process: psutil.Process) -> bool:
     return False
 
 
-def still_alive(processes: list[psutil.Process], timeout_s: float) -> list[str]:
+def still_alive(processes: list[psutil.Process], timeout_s: float = ENDED_S) -> list[str]:
     """Waits for the processes to end; descriptions of those that have not."""
     deadline_s = time.monotonic() + timeout_s
     while processes := [process for process in processes if not _has_ended(process)]:
@@ -83,7 +86,7 @@ def shared_memory_files() -> set[str]:
     return set(os.listdir(SHARED_MEMORY)) if SHARED_MEMORY.is_dir() else set()
 
 
-def forgotten_shared_memory(before: set[str], timeout_s: float = 5.0) -> set[str]:
+def forgotten_shared_memory(before: set[str], timeout_s: float = ENDED_S) -> set[str]:
     """Files in /dev/shm that are new, that no living process maps, and that stay: those of other people come and go."""
     deadline_s = time.monotonic() + timeout_s
     while True:
@@ -176,13 +179,13 @@ class Script:
         while process.status() != psutil.STATUS_SLEEPING:
             time.sleep(0.01)  # there is no other way to learn of it
 
-    def end(self, timeout_s: float = 50) -> tuple[int, str, str]:
+    def end(self, timeout_s: float = 150) -> tuple[int, str, str]:
         """Waits for the end; exit code, and what it printed to stdout and stderr."""
         stdout, stderr = self.process.communicate(timeout=timeout_s)
         return self.process.returncode, stdout, stderr
 
-    def survivors(self, timeout_s: float) -> list[str]:
-        """The processes of the script that do not end in time."""
+    def survivors(self, timeout_s: float = ENDED_S) -> list[str]:
+        """The processes of the script that do not end."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout_s)  # our child: as a zombie that nobody has taken away it would look alive
         return still_alive(marked_processes(self.mark), timeout_s)
@@ -193,5 +196,5 @@ def run_script(source: str, folder: Path, **parameters: object) -> str:
     with Script(source, folder, **parameters) as script:
         code, stdout, stderr = script.end()
         assert code == 0, f"exit code {code}\n{stdout}\n{stderr}"
-        assert script.survivors(timeout_s=5) == []
+        assert script.survivors() == []
     return stdout

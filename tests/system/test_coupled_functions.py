@@ -114,7 +114,7 @@ def test_futures_of_another_executor_are_waited_for(executor):
 def test_futures_of_threads_are_waited_for(executor):
     with futures.ThreadPoolExecutor(1) as threads:
         go_on = threading.Event()
-        slow = threads.submit(lambda: go_on.wait(30) and 5)
+        slow = threads.submit(lambda: go_on.wait(60) and 5)
         waiting = executor.submit(add, slow, 1)
         assert not waiting.done()
         go_on.set()
@@ -205,7 +205,7 @@ def test_a_call_fails_as_soon_as_one_input_has_failed(executor, tmp_path):
     waiting = executor.submit(touch, [never, broken, tmp_path / "ran"])
     broken.set_exception(KeyError("at once"))
     with pytest.raises(KeyError, match="at once"):
-        waiting.result(timeout=30)
+        waiting.result(timeout=60)
     assert not never.done()
     never.set_result(1)
     assert executor.submit(add, 1, 1).result() == 2

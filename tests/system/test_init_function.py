@@ -197,7 +197,7 @@ def test_an_exception_on_one_rank_only_fails_the_calls():
 def test_waiting_for_such_calls_ends_in_all_ways():
     with Executor(max_workers=1, block_allocation=True, init_function=lambda: 1 / 0) as exe:
         submitted = [exe.submit(os.getpid) for _ in range(5)]
-        ended, waiting = futures.wait(submitted, timeout=30)
+        ended, waiting = futures.wait(submitted, timeout=60)
         assert len(ended) == 5
         assert waiting == set()
         with pytest.raises(ZeroDivisionError):

@@ -84,6 +84,8 @@ from pympipool import Executor
 from system_look import look
 
 with Executor(max_workers=2, block_allocation=True) as exe:
+    while len(exe.info["workers"]) < 2:
+        exe.submit(divmod, 1, 1).result()
     for number in range(200):
         exe.submit(divmod, 1, number % 2).exception()
     before = look(exe)

@@ -16,7 +16,7 @@ import pytest
 from executor.calls import add, echo, hold, pid, square, touch
 from pympipool.errors import WorkerDied, WorkerStartError
 from system import calls
-from system.observe import Script, run_script
+from system.observe import Script, run_script, still_alive
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_process_ends_with_its_call(executor):
     process = psutil.Process(executor.submit(os.getppid).result())
     for number in executor.map(pid, range(5)):
         with contextlib.suppress(psutil.NoSuchProcess):
-            psutil.Process(number).wait(10)
+            psutil.Process(number).wait(60)
     assert process.is_running()
 
 
@@ -171,8 +171,9 @@ def test_arguments_and_results_of_any_size_travel(executor, size_bytes):
 
 
 def test_what_a_call_leaves_running_ends_with_it(executor):
-    left = psutil.Process(executor.submit(calls.start_a_program).result())
-    assert left.wait(10) is None
+    left = executor.submit(calls.start_a_program).result()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        assert still_alive([psutil.Process(left)]) == []
 
 
 # ---- cores ----
@@ -308,7 +309,7 @@ def test_a_call_whose_process_is_killed_at_any_moment_ends(make_executor, size_b
     for moment in range(12):
         future = exe.submit(echo, argument)
         killed = kill_children(template, future, moment)
-        error = future.exception(timeout=20)
+        error = future.exception(timeout=60)
         assert killed or error is None
         assert error is None or isinstance(error, (WorkerDied, WorkerStartError))
     assert exe.submit(square, 5).result() == 25
@@ -317,7 +318,7 @@ def test_a_call_whose_process_is_killed_at_any_moment_ends(make_executor, size_b
 def kill_children(template, future, moment):
     """Kills the processes of a call, sooner or later after their start, until it is done; how many."""
     killed = 0
-    end = monotonic() + 20
+    end = monotonic() + 60
     while not future.done() and monotonic() < end:
         for child in template.children():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
@@ -337,7 +338,7 @@ def test_a_template_that_is_killed_is_started_again(make_executor):
     exe = make_executor(1)
     template = template_of(exe)
     template.kill()
-    psutil.wait_procs([template], timeout=10)
+    psutil.wait_procs([template], timeout=60)
     assert exe.submit(square, 6).result() == 36
     assert template_of(exe).pid != template.pid
 
@@ -351,7 +352,7 @@ def test_a_call_that_runs_while_the_template_is_killed_fails_and_the_next_works(
     process.parent().kill()
     with pytest.raises(WorkerDied):
         lost.result()
-    process.wait(10)
+    process.wait(60)
     assert exe.submit(square, 7).result() == 49
 
 
@@ -362,10 +363,9 @@ def test_a_call_that_killed_its_process_is_tried_again_if_wanted(executor, tmp_p
         executor.submit(calls.end_self, "SIGKILL", resource_dict={"restart_limit": 2}).result()
 
 
-def test_a_call_that_takes_too_long_is_ended(executor, tmp_path):
+def test_a_call_that_takes_too_long_is_ended(executor):
     with pytest.raises(TimeoutError, match=r"run_time_max=0.2"):
-        executor.submit(calls.never_returns, tmp_path / "begun", resource_dict={"run_time_max": 0.2}).result()
-    assert (tmp_path / "begun").exists()
+        executor.submit(calls.never_returns, resource_dict={"run_time_max": 0.2}).result()
     assert executor.submit(square, 8).result() == 64
 
 
@@ -477,8 +477,8 @@ def test_nothing_survives_the_users_process(tmp_path, how):
         script.wait_for_line("begun")
         script.wait_for_line("begun")
         script.process.send_signal(how)
-        script.process.wait(20)
-        assert script.survivors(timeout_s=10) == []
+        script.process.wait(60)
+        assert script.survivors() == []
 
 
 def test_a_fork_of_the_users_process_disturbs_nobody(make_executor):

@@ -11,8 +11,6 @@ import pytest
 from pympipool import Executor
 from system.observe import new_mark, script_environment
 
-pytestmark = pytest.mark.timeout(60)
-
 NO_MEMFD = """
 import ctypes, errno, struct
 libc = ctypes.CDLL(None, use_errno=True)

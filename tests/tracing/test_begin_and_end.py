@@ -213,7 +213,7 @@ with {", ".join(blocks)}:
         script.process.send_signal(signal.SIGINT)
         _, _, stderr = script.end()
         assert "KeyboardInterrupt" in stderr
-        assert script.survivors(timeout_s=5) == []
+        assert script.survivors() == []
     calls = read(tmp_path / "run.json").calls
     assert [call.name for call in calls] == ["pow", "work", "pow"]
     ends = ["failed", "cancelled"] if outer == "trace" else ["unfinished", "unfinished"]

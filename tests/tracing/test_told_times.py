@@ -13,7 +13,7 @@ from pympipool._recording import RECORD_FORMAT, Recorder
 from pympipool.raised import load_exception
 from pympipool.worker.batches import LOOK, run_each
 
-LIMIT_S = 10.0
+LIMIT_S = 30.0
 
 
 @pytest.fixture

@@ -243,7 +243,7 @@ def test_a_worker_for_one_call_does_not_wait_for_ever_in_finalize(start_mpi):
         import atexit
         import time
 
-        atexit.register(time.sleep, 60)
+        atexit.register(time.sleep, 1000)
 
     master = start_mpi(one_call=True).ready()
     master.send(leave_unread)
@@ -260,7 +260,7 @@ def test_ranks_out_of_step_end_even_if_mpi_cannot_be_finalised(start_mpi):
         import atexit
         import time
 
-        atexit.register(time.sleep, 60)
+        atexit.register(time.sleep, 1000)
 
     master = start_mpi().ready()
     master.send(leave_unread)
@@ -402,8 +402,10 @@ def test_calls_after_a_while_wake_all_ranks(start_mpi):
             assert master.result() == [pause_s] * 3
             return time.monotonic() - began
 
-        slow = [took_s for took_s in [call() for _ in range(10)] if took_s > slow_s]
-        assert len(slow) < 3  # one or two may be others' doing
+        def slow_calls(call=call):
+            return sum(call() > slow_s for _ in range(10))
+
+        assert best(slow_calls, 3) < 3  # one or two may be others' doing
 
 
 def test_the_end_of_calls_ends_all_ranks_normally_and_leaves_nothing(start_mpi):
@@ -447,8 +449,8 @@ def test_the_masters_end_ends_all_ranks_and_mpiexec_and_leaves_nothing(start_mpi
         master.send(compute if doing == "computing" else stick)
     for connection in master.connections.values():
         connection.close()
-    wait_until(lambda: not any(map(is_alive, pids)), 2.0)
-    assert master.process.wait(2.0) is not None
+    wait_until(lambda: not any(map(is_alive, pids)))
+    assert master.process.wait(LIMIT_S) is not None
     assert none_exists(files)
 
 

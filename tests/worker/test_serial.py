@@ -10,6 +10,7 @@ import time
 import cloudpickle
 import pytest
 
+from links.over_tcp import NOWHERE
 from pympipool.errors import RemoteTraceback, SerializationError
 from spawners.test_child import is_alive, wait_until
 from worker.tiny_master import LIMIT_S
@@ -38,8 +39,10 @@ def test_a_function_that_was_sent_once_is_called_by_its_number(worker):
 
 
 def test_the_run_time_is_that_of_the_call(worker):
+    began_ns = time.monotonic_ns()
     worker.send(time.sleep, 0.05)
-    assert 0.05e9 < worker.receive()[2] < 1e9
+    run_time_ns = worker.receive()[2]
+    assert 0.05e9 < run_time_ns < time.monotonic_ns() - began_ns
 
 
 def test_an_exception_arrives_with_type_message_traceback_and_place(worker):
@@ -183,10 +186,10 @@ def test_the_masters_end_ends_it_whatever_it_is_doing(start, doing):
     master = start().ready()
     if doing != "waiting":
         master.send(
-            {"computing": compute, "deaf to signals": compute_deaf, "asleep in C": lambda: time.sleep(60)}[doing]
+            {"computing": compute, "deaf to signals": compute_deaf, "asleep in C": lambda: time.sleep(1000)}[doing]
         )
     master.connections[0].close()
-    assert master.process.wait(2.0) == -signal.SIGKILL
+    assert master.process.wait(LIMIT_S) == -signal.SIGKILL
 
 
 def test_a_killed_master_leaves_no_worker():
@@ -205,7 +208,7 @@ def test_a_killed_master_leaves_no_worker():
         worker = int(master.stdout.readline())
         assert is_alive(worker)
         master.kill()
-        wait_until(lambda: not is_alive(worker), 2.0)
+        wait_until(lambda: not is_alive(worker))
 
 
 def test_ctrl_c_is_not_its_business_but_that_of_programs_it_starts(start):
@@ -225,9 +228,7 @@ def test_ctrl_c_is_not_its_business_but_that_of_programs_it_starts(start):
 
 
 def test_a_master_that_is_gone_before_it_connects_is_told_on_stderr(start):
-    master = start()
-    master.listener.close()
-    master.selector.unregister(master.listener) if master.listener in master.selector.get_map() else None
+    master = start(environment={"PYMPIPOOL_ADDRESS": NOWHERE})
     assert master.process.wait(LIMIT_S) == 1
     assert b"ConnectionRefusedError" in master.process.stderr.read(1 << 16)
 

@@ -12,7 +12,7 @@ from pympipool.links.shm import ShmLink
 from pympipool.raised import load_exception
 from pympipool.spawners.base import Spawner, WorkerOrder
 
-LIMIT_S = 20.0
+LIMIT_S = 50.0
 
 _NAMES = {_ring.RESULT: "result", _ring.ERROR: "error"}
 
