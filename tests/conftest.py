@@ -13,7 +13,15 @@ import pytest
 from executor.gate import Gate
 from pympipool import Executor
 from pympipool.errors import WorkerStartError
-from system.observe import ENDED_S, MARK, forgotten_shared_memory, new_mark, own_processes, shared_memory_files, still_alive
+from system.observe import (
+    ENDED_S,
+    MARK,
+    forgotten_shared_memory,
+    new_mark,
+    own_processes,
+    shared_memory_files,
+    still_alive,
+)
 
 hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

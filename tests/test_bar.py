@@ -108,8 +108,13 @@ def test_a_call_that_does_not_end_can_be_left_with_ctrl_c(make_executor, gate, b
     exe = make_executor(max_workers=1)
     held = exe.submit(hold, gate.path)
     gate.wait_until_begun()
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    def interrupt():
+        eventually(lambda: bars)
+        os.kill(os.getpid(), signal.SIGINT)
+
     with pytest.raises(KeyboardInterrupt):
+        threading.Thread(target=interrupt).start()
         progress([held])
     assert not held.done()
     gate.open()
@@ -129,7 +134,7 @@ def test_a_map_counts_its_calls_however_they_are_packed(make_executor, many, bar
 
 def test_the_bar_of_a_map_moves_before_results_are_asked_for(executor, bars):
     results = executor.map(square, range(30), progress="thirty squares")
-    eventually(lambda: bars[0].n == 30)
+    eventually(lambda: is_whole(bars[0], 30))
     assert list(results) == [i * i for i in range(30)]
     assert is_whole(bars[0], 30)
     assert bars[0].text.startswith("thirty squares: 100%")
@@ -177,8 +182,7 @@ def test_calls_that_a_map_cancels_at_its_end_are_no_progress(make_executor, gate
 def test_a_map_that_nobody_asks_for_results_runs_under_its_bar(make_executor, bars):
     exe = make_executor(max_workers=1)
     exe.map(square, range(50), progress=True)
-    eventually(lambda: bars[0].n == 50)
-    assert is_whole(bars[0], 50)
+    eventually(lambda: is_whole(bars[0], 50))
 
 
 def test_an_empty_map_is_a_bar_of_nothing(executor, bars):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from concurrent import futures
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import psutil
 import pytest
 
 import pympipool
+from best import best
 from pympipool import Executor, ShellExecutor, SubprocessExecutor
 from pympipool.errors import WorkerStartError
 from pympipool.flux import PyFluxExecutor
@@ -197,13 +199,19 @@ def test_a_program_that_does_not_exist_fails_what_is_submitted():
 
 def test_the_program_ends_with_the_executor(tmp_path):
     """Even one that does not care for the end of its input."""
-    for program in ("cat; echo end of input > ended", "trap 'echo asked to > ended; exit' TERM; while :; do :; done"):
-        with ShellExecutor(f"echo $$; {program}", shell=True, cwd=tmp_path) as exe:
-            process = psutil.Process(int(exe.submit("", lines_to_read=1).result()))
-            assert process.is_running()
-        assert not process.is_running()
-        assert (tmp_path / "ended").exists()
-        (tmp_path / "ended").unlink()
+    programs = ("echo $$; cat; touch ended", "trap 'touch ended; exit' TERM; echo $$; while :; do :; done")
+    for number, program in enumerate(programs):
+
+        def is_late(number=number, program=program):
+            """Whether it was killed first, as a program is that has no core when it should end."""
+            folder = Path(tempfile.mkdtemp(prefix=str(number), dir=tmp_path))
+            with ShellExecutor(program, shell=True, cwd=folder) as exe:
+                process = psutil.Process(int(exe.submit("", lines_to_read=1).result()))
+                assert process.is_running()
+            assert not process.is_running()
+            return not (folder / "ended").exists()
+
+        assert not best(is_late, 1)
 
 
 def test_the_program_sees_the_users_folder_and_environment(tmp_path, monkeypatch):

@@ -173,13 +173,13 @@ int main(void)
 {
     blocks = pmp_blocks_create();
     CHECK(blocks != NULL);
-    run("every size can be had", 20, every_size_can_be_had);
-    run("impossible sizes are refused", 20, impossible_sizes_are_refused);
-    run("a large block comes back", 20, large_block_comes_back);
-    run("the warmest block comes first", 20, warmest_block_comes_first);
-    run("only so many blocks are kept", 20, only_so_many_are_kept);
-    run("only so many bytes are kept", 20, only_so_many_bytes_are_kept);
-    run("nothing is kept where nobody keeps", 20, nothing_is_kept_where_nobody_keeps);
+    run("every size can be had", 60, every_size_can_be_had);
+    run("impossible sizes are refused", 60, impossible_sizes_are_refused);
+    run("a large block comes back", 60, large_block_comes_back);
+    run("the warmest block comes first", 60, warmest_block_comes_first);
+    run("only so many blocks are kept", 60, only_so_many_are_kept);
+    run("only so many bytes are kept", 60, only_so_many_bytes_are_kept);
+    run("nothing is kept where nobody keeps", 60, nothing_is_kept_where_nobody_keeps);
     run("another thread may give a block back", 60, other_thread_may_give_a_block_back);
     return 0;
 }

@@ -506,23 +506,23 @@ static void what_is_no_link_is_refused(void)
 
 int main(void)
 {
-    run("small messages are one record", 20, small_messages_are_one_record);
-    run("the limit between one record and pieces is exact", 20, limit_is_exact);
-    run("results go in pieces sooner", 20, results_go_in_pieces_sooner);
-    run("messages larger than the ring go in pieces", 20, large_messages_go_in_pieces);
+    run("small messages are one record", 60, small_messages_are_one_record);
+    run("the limit between one record and pieces is exact", 60, limit_is_exact);
+    run("results go in pieces sooner", 60, results_go_in_pieces_sooner);
+    run("messages larger than the ring go in pieces", 60, large_messages_go_in_pieces);
     run("random messages come out as they went in", 60, random_messages_come_out_as_they_went_in);
-    run("as many parts as there may be pass", 20, most_parts_pass);
-    run("wrong messages are not sent", 20, wrong_messages_are_not_sent);
-    run("parts that are kept belong to the keeper", 20, kept_parts_belong_to_the_keeper);
-    run("a ring too full for one message takes a smaller one", 20,
+    run("as many parts as there may be pass", 60, most_parts_pass);
+    run("wrong messages are not sent", 60, wrong_messages_are_not_sent);
+    run("parts that are kept belong to the keeper", 60, kept_parts_belong_to_the_keeper);
+    run("a ring too full for one message takes a smaller one", 60,
         full_ring_takes_a_smaller_message);
-    run("a revoked message is not received", 20, revoked_message_is_not_received);
-    run("closing frees half a message", 20, closing_frees_half_a_message);
-    run("malformed heads are noticed", 20, malformed_heads_are_noticed);
-    run("one part too many is noticed", 20, one_part_too_many_is_noticed);
-    run("malformed pieces are noticed", 20, malformed_pieces_are_noticed);
-    run("impossible sizes are ENOMEM", 20, impossible_sizes_are_enomem);
-    run("a link joins master and worker", 20, link_joins_master_and_worker);
-    run("what is no link is refused", 20, what_is_no_link_is_refused);
+    run("a revoked message is not received", 60, revoked_message_is_not_received);
+    run("closing frees half a message", 60, closing_frees_half_a_message);
+    run("malformed heads are noticed", 60, malformed_heads_are_noticed);
+    run("one part too many is noticed", 60, one_part_too_many_is_noticed);
+    run("malformed pieces are noticed", 60, malformed_pieces_are_noticed);
+    run("impossible sizes are ENOMEM", 60, impossible_sizes_are_enomem);
+    run("a link joins master and worker", 60, link_joins_master_and_worker);
+    run("what is no link is refused", 60, what_is_no_link_is_refused);
     return 0;
 }

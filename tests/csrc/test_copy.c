@@ -96,8 +96,8 @@ static void who_sees_the_release_sees_the_copy(void)
 
 int main(void)
 {
-    run("every alignment is copied", 20, every_alignment_is_copied);
-    run("every size is copied", 20, every_size_is_copied);
+    run("every alignment is copied", 60, every_alignment_is_copied);
+    run("every size is copied", 60, every_size_is_copied);
     run("who sees the release sees the copy", 60, who_sees_the_release_sees_the_copy);
     return 0;
 }

@@ -195,11 +195,13 @@ static void rings_for_nothing_do_not_lengthen_a_wait(void)
 {
     ringer own = {.bell = new_bell()};
     pmp_spinner spinner;
-    int looks = 0;
+    int looks;
     const pthread_t thread = start_thread(ring_for_nothing, &own);
     pmp_spinner_init(&spinner, 0);
-    CHECK_EQUAL(pmp_wait(own.bell, &spinner, never, &looks, 300 * MS), -ETIMEDOUT);
-    CHECK(looks > 4); /* it was woken in between */
+    do { /* until it was woken in between: the ringer may have no core for a while */
+        looks = 0;
+        CHECK_EQUAL(pmp_wait(own.bell, &spinner, never, &looks, 300 * MS), -ETIMEDOUT);
+    } while (looks <= 4);
     atomic_store(&own.over, true);
     join_thread(thread);
 }
@@ -236,10 +238,11 @@ static void wait_until_armed(pmp_spinner *spinner)
 
 static void narrow_misses_make_spinning_longer_until_it_is_in_vain(void)
 {
-    const int64_t most_ns = 50 * MS; /* so that no other process makes a narrow miss a wide one */
+    const int64_t most_ns = MS;
     pmp_spinner spinner;
 
     pmp_spinner_init(&spinner, most_ns);
+    spinner.near_ns = INT64_MAX; /* no other process makes a narrow miss a wide one */
     spinner.budget_ns = spinner.least_ns;
     for (int64_t budget_ns = spinner.least_ns; budget_ns < most_ns; budget_ns *= 2) {
         CHECK_EQUAL(spinner.budget_ns, budget_ns);
@@ -554,19 +557,19 @@ int main(int argument_count, char **arguments)
     if (argument_count > 1) {
         hunt_ns = (int64_t)(1000 * atof(arguments[1])) * MS;
     }
-    run("ringing where nobody sleeps does nothing", 10, ringing_nobody_does_nothing);
-    run("a ring between arming and sleeping is kept", 10, ring_between_arm_and_sleep_is_kept);
-    run("sleep ends at its time limit", 10, sleep_ends_at_its_time_limit);
-    run("a signal ends a sleep", 10, signal_ends_a_sleep);
-    run("wait returns at once when ready", 10, wait_returns_at_once_when_ready);
-    run("wait looks again when it is armed", 10, wait_looks_again_when_it_is_armed);
-    run("wait ends at its time limit", 10, wait_ends_at_its_time_limit);
-    run("rings for nothing do not lengthen a wait", 10, rings_for_nothing_do_not_lengthen_a_wait);
-    run("spinning adapts to what it brings", 10, spinning_adapts_to_what_it_brings);
-    run("narrow misses make spinning longer until it is in vain", 10,
+    run("ringing where nobody sleeps does nothing", 60, ringing_nobody_does_nothing);
+    run("a ring between arming and sleeping is kept", 60, ring_between_arm_and_sleep_is_kept);
+    run("sleep ends at its time limit", 60, sleep_ends_at_its_time_limit);
+    run("a signal ends a sleep", 60, signal_ends_a_sleep);
+    run("wait returns at once when ready", 60, wait_returns_at_once_when_ready);
+    run("wait looks again when it is armed", 60, wait_looks_again_when_it_is_armed);
+    run("wait ends at its time limit", 60, wait_ends_at_its_time_limit);
+    run("rings for nothing do not lengthen a wait", 60, rings_for_nothing_do_not_lengthen_a_wait);
+    run("spinning adapts to what it brings", 60, spinning_adapts_to_what_it_brings);
+    run("narrow misses make spinning longer until it is in vain", 60,
         narrow_misses_make_spinning_longer_until_it_is_in_vain);
-    run("what is in vain is tried ever more seldom", 10, what_is_in_vain_is_tried_ever_more_seldom);
-    run("no budget means no spinning", 10, no_budget_means_no_spinning);
+    run("what is in vain is tried ever more seldom", 60, what_is_in_vain_is_tried_ever_more_seldom);
+    run("no budget means no spinning", 60, no_budget_means_no_spinning);
     use_core(0);
     run("no ring is lost between two threads that sleep", hunt_limit_s(),
         two_threads_sleep_by_turns);

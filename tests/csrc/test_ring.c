@@ -415,24 +415,24 @@ static void damaged_tail_means_no_room(void)
 
 int main(void)
 {
-    run("a new ring is empty", 10, new_ring_is_empty);
-    run("init refuses capacities that are none", 10, init_refuses_capacities);
-    run("open refuses what is no ring", 10, open_refuses_what_is_no_ring);
+    run("a new ring is empty", 60, new_ring_is_empty);
+    run("init refuses capacities that are none", 60, init_refuses_capacities);
+    run("open refuses what is no ring", 60, open_refuses_what_is_no_ring);
     run("records of every size come out as they went in at every offset", 60,
         every_size_at_every_offset);
-    run("a record above the limit is refused", 10, too_large_record_is_refused);
-    run("a full ring loses nothing", 10, full_ring_loses_nothing);
-    run("a record stays until it is released", 10, record_stays_until_released);
-    run("a reservation is replaced by the next and seen by nobody", 10,
+    run("a record above the limit is refused", 60, too_large_record_is_refused);
+    run("a full ring loses nothing", 60, full_ring_loses_nothing);
+    run("a record stays until it is released", 60, record_stays_until_released);
+    run("a reservation is replaced by the next and seen by nobody", 60,
         reservation_is_replaced_or_never_seen);
-    run("a ring that is opened again goes on", 10, reopened_ring_goes_on);
-    run("a revoked record is skipped", 10, revoked_record_is_skipped);
-    run("a claimed record cannot be revoked", 10, claimed_record_cannot_be_revoked);
-    run("an old position does not revoke a new record", 10,
+    run("a ring that is opened again goes on", 60, reopened_ring_goes_on);
+    run("a revoked record is skipped", 60, revoked_record_is_skipped);
+    run("a claimed record cannot be revoked", 60, claimed_record_cannot_be_revoked);
+    run("an old position does not revoke a new record", 60,
         old_position_does_not_revoke_a_new_record);
     run("random steps agree with a list", 60, random_steps_agree_with_a_list);
-    run("damaged records are noticed", 10, damage_is_noticed);
-    run("a damaged head is noticed", 10, damaged_head_is_noticed);
-    run("a damaged tail means no room", 10, damaged_tail_means_no_room);
+    run("damaged records are noticed", 60, damage_is_noticed);
+    run("a damaged head is noticed", 60, damaged_head_is_noticed);
+    run("a damaged tail means no room", 60, damaged_tail_means_no_room);
     return 0;
 }

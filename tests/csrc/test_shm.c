@@ -285,18 +285,18 @@ static void full_dev_shm_is_an_error_and_no_sigbus(void)
 
 int main(void)
 {
-    run("a new segment is zeroed, private and has no name", 20,
+    run("a new segment is zeroed, private and has no name", 60,
         new_segment_is_zeroed_private_and_nameless);
-    run("the pages of a new segment are reserved", 20, pages_are_reserved);
-    run("no name is left in /dev/shm", 20, no_name_is_left);
-    run("closing twice is harmless", 20, close_is_harmless_twice);
-    run("another process writes into a segment", 20, other_process_writes_into_it);
-    run("create refuses nonsense", 20, create_refuses_nonsense);
-    run("attach refuses what is no segment", 20, attach_refuses_what_is_no_segment);
+    run("the pages of a new segment are reserved", 60, pages_are_reserved);
+    run("no name is left in /dev/shm", 60, no_name_is_left);
+    run("closing twice is harmless", 60, close_is_harmless_twice);
+    run("another process writes into a segment", 60, other_process_writes_into_it);
+    run("create refuses nonsense", 60, create_refuses_nonsense);
+    run("attach refuses what is no segment", 60, attach_refuses_what_is_no_segment);
 #ifdef __linux__
-    run("a memfd is sealed", 20, memfd_is_sealed);
-    run("a memfd that could shrink is refused", 20, memfd_that_could_shrink_is_refused);
-    run("a full /dev/shm is an error and no SIGBUS", 20, full_dev_shm_is_an_error_and_no_sigbus);
+    run("a memfd is sealed", 60, memfd_is_sealed);
+    run("a memfd that could shrink is refused", 60, memfd_that_could_shrink_is_refused);
+    run("a full /dev/shm is an error and no SIGBUS", 60, full_dev_shm_is_an_error_and_no_sigbus);
 #endif
     return 0;
 }

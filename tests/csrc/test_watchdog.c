@@ -191,13 +191,13 @@ static void no_descriptor_is_an_error(void)
 
 int main(void)
 {
-    run("a worker that spins with all signals blocked ends with its master", 20,
+    run("a worker that spins with all signals blocked ends with its master", 60,
         spinning_worker_ends_with_its_master);
-    run("the group of a worker that leads it ends, too", 20, group_of_a_leader_ends_with_it);
-    run("a master that is gone before the start is noticed", 20,
+    run("the group of a worker that leads it ends, too", 60, group_of_a_leader_ends_with_it);
+    run("a master that is gone before the start is noticed", 60,
         master_gone_before_the_start_is_noticed);
-    run("data is left alone and costs nothing", 20, data_is_left_alone_and_costs_nothing);
-    run("starting leaves the signal mask as it was", 20, starting_leaves_the_signal_mask_as_it_was);
-    run("no descriptor is an error", 20, no_descriptor_is_an_error);
+    run("data is left alone and costs nothing", 60, data_is_left_alone_and_costs_nothing);
+    run("starting leaves the signal mask as it was", 60, starting_leaves_the_signal_mask_as_it_was);
+    run("no descriptor is an error", 60, no_descriptor_is_an_error);
     return 0;
 }

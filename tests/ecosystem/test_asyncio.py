@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from ecosystem.calls import fail_at, sleep_and_pid, square
+from ecosystem.calls import fail_at, square
+from executor.calls import hold
 
 
 def test_run_in_executor_awaits_a_call(executor):
@@ -18,18 +19,16 @@ def test_run_in_executor_awaits_a_call(executor):
     assert asyncio.run(main()) == [i * i for i in range(10)]
 
 
-def test_the_loop_goes_on_while_a_call_runs(executor):
+def test_the_loop_goes_on_while_a_call_runs(executor, gate):
     async def main():
-        call = asyncio.get_running_loop().run_in_executor(executor, sleep_and_pid, 0.2)
-        turns = 0
-        while not call.done():
-            turns += 1
-            await asyncio.sleep(0.01)
-        return await call, turns
+        call = asyncio.get_running_loop().run_in_executor(executor, hold, gate.path)
+        for _ in range(10):
+            await asyncio.sleep(0.001)
+            assert not call.done()
+        gate.open()
+        return await call
 
-    pid, turns = asyncio.run(main())
-    assert pid != os.getpid()
-    assert turns > 1
+    assert asyncio.run(main()) != os.getpid()
 
 
 def test_an_exception_arrives_where_it_is_awaited(executor):
@@ -40,14 +39,18 @@ def test_an_exception_arrives_where_it_is_awaited(executor):
     asyncio.run(main())
 
 
-def test_wait_for_gives_up_and_the_executor_goes_on(executor):
+def test_wait_for_gives_up_and_the_executor_goes_on(executor, gate):
+    held = executor.submit(hold, gate.path, "held")
+    gate.wait_until_begun()
+
     async def main():
-        loop = asyncio.get_running_loop()
         with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(loop.run_in_executor(executor, sleep_and_pid, 0.5), timeout=0.05)
-        return await loop.run_in_executor(executor, square, 5)
+            await asyncio.wait_for(asyncio.wrap_future(held), timeout=0.05)
+        return await asyncio.get_running_loop().run_in_executor(executor, square, 5)
 
     assert asyncio.run(main()) == 25
+    gate.open()
+    assert held.result() == "held"
 
 
 def test_as_completed_yields_calls_as_they_end(executor):

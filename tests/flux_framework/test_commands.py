@@ -80,8 +80,8 @@ def test_outside_of_an_instance_it_says_how_to_start_one(pympipool, nowhere):
 
 def test_a_full_queue_is_told_and_nothing_is_left_in_it(pympipool, one_broker):
     with all_cores_taken(one_broker) as job:
-        done = pympipool("check", "--limit", "5")
-        assert "did not end after 5 s, while starting a worker" in words(done)
+        done = pympipool("check", "--limit", "8")
+        assert "did not end after 8 s, while starting a worker" in words(done)
         assert "flux jobs" in words(done)
         assert done.returncode == 1
         assert ids(one_broker) == [job]

@@ -161,9 +161,10 @@ def test_a_bar_is_shown_while_calls_run(kernel):
 
 
 KEEP_BARS = """
-import time, tqdm.auto
+import os, time, tqdm.auto, uuid
 from pympipool import progress
 made = []
+gate = os.path.abspath(uuid.uuid4().hex)
 class Kept(tqdm.auto.tqdm):
     def __init__(self, *args, **kwargs):
         made.append(self)
@@ -173,6 +174,8 @@ def pick(x):
     time.sleep(0.01)
     if x == 7:
         raise ValueError(x)
+    while x >= 100 and not os.path.exists(gate):
+        time.sleep(0.01)
     return x
 def look():
     text, bar, _ = made[-1].container.children
@@ -187,7 +190,7 @@ def kernel_with_widgets(kernel):
     pytest.importorskip("ipywidgets", reason="pip install ipywidgets")
     assert kernel.run(KEEP_BARS).error == ""
     yield kernel
-    assert kernel.run("tqdm.auto.tqdm = Kept.__mro__[1]").error == ""
+    assert kernel.run("tqdm.auto.tqdm = Kept.__mro__[1]; open(gate, 'w').close()").error == ""
 
 
 @pytest.mark.parametrize(

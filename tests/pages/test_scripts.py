@@ -4,6 +4,7 @@ import doctest
 import functools
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,8 @@ ANYTHING = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 """As where the environment of this Python was activated."""
+
+LIMITS_OF_TIME = re.compile(r"timeout=|run_time_max|cancel_futures")
 
 REMEDIES = {
     "slurm": "needs a job of SLURM: make test-slurm, as root on Debian or Ubuntu",
@@ -56,9 +59,18 @@ def test_a_block_runs_and_prints_what_the_page_says(block, tmp_path):
 
 
 def check_script(block, folder, **variables):
-    printed = run_script(block.text, folder, variables={"PATH": PATH, **variables})
-    if block.output is not None:
-        assert doctest.OutputChecker().check_output(block.output, printed, ANYTHING), printed
+    """Runs it; what has limits of time in fractions of seconds up to three times: they are a matter of luck on a busy machine."""
+    tries = 3 if LIMITS_OF_TIME.search(block.text) else 1
+    for number in range(1, tries + 1):
+        (folder / str(number)).mkdir()
+        try:
+            printed = run_script(block.text, folder / str(number), variables={"PATH": PATH, **variables})
+            if block.output is not None:
+                assert doctest.OutputChecker().check_output(block.output, printed, ANYTHING), printed
+            return
+        except AssertionError:
+            if number == tries:
+                raise
 
 
 @pytest.mark.parametrize("block", [*map(named, all_blocks("pycon"))])

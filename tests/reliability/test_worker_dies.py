@@ -13,6 +13,7 @@ from best import in_time
 from pympipool import Executor
 from pympipool.errors import WorkerDied, WorkerStartError
 
+
 def pid():
     return os.getpid()
 

@@ -17,7 +17,7 @@ WANTED = "PYMPIPOOL_TEST_SLURM"
 HERE = Path(__file__).parent
 START_S = 600  # with the installation of packages
 NO_PACKAGES, ONE_RUNS = "apt-get install", "another SLURM for tests"  # of start-slurm's last words
-END_S = 30
+END_S = 60
 
 
 def why_no_cluster() -> str | None:

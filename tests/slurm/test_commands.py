@@ -90,8 +90,8 @@ def test_everything_works_outside_of_a_job(cluster, tmp_path):
 def test_a_full_queue_is_told_and_nothing_is_left_in_it(cluster, tmp_path):
     everything = cluster.allocate()
     try:
-        done = program(tmp_path, "check", "--limit", "5")
-        assert "did not end after 5 s, while starting a worker" in done.stdout
+        done = program(tmp_path, "check", "--limit", "8")
+        assert "did not end after 8 s, while starting a worker" in done.stdout
         assert "queue" in done.stdout
         assert done.returncode == 1
         assert cluster.run("squeue", "--noheader", "--format=%A").split() == [everything]

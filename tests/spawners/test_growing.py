@@ -14,6 +14,7 @@ from pympipool.errors import WorkerDied
 from pympipool.spawners.base import WorkerOrder
 from pympipool.spawners.growing import FRESH, GrowingSpawner
 
+
 def hold(seconds):
     time.sleep(seconds)
     return os.getpid()
