@@ -113,8 +113,8 @@ def test_a_call_that_does_not_end_can_be_left_with_ctrl_c(make_executor, gate, b
         eventually(lambda: bars)
         os.kill(os.getpid(), signal.SIGINT)
 
+    threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
-        threading.Thread(target=interrupt).start()
         progress([held])
     assert not held.done()
     gate.open()

@@ -306,9 +306,13 @@ def test_an_exception_in_a_signal_handler_ends_the_wait_and_nothing_else(make_ex
         call = exe.submit(hold, gate.path, "held")
         gate.wait_until_begun()
         sender = threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1))
-        with pytest.raises(InterruptedError):
+
+        def wait():
             sender.start()
             call.result()
+
+        with pytest.raises(InterruptedError):
+            wait()
         sender.join()
     finally:
         signal.signal(signal.SIGUSR1, previous)
