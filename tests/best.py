@@ -3,6 +3,12 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+import psutil
+import pytest
+
+BUSY_PERCENT = 20
+"""Of all cores: a machine that others use more than this is busy."""
+
 T = TypeVar("T")
 
 
@@ -14,6 +20,14 @@ def best(measure: Callable[[], float], limit: float, tries: int = 8) -> float:
             break
         least = min(least, measure())
     return least
+
+
+def quickest(take_s: Callable[[], float], limit_s: float, tries: int = 8) -> float:
+    """As `best`, for how long something takes; where others use the machine all the time, a limit that is missed proves nothing."""
+    least_s = best(take_s, limit_s, tries)
+    if least_s >= limit_s and (busy := psutil.cpu_percent(interval=1.0)) > BUSY_PERCENT:
+        pytest.skip(f"{least_s:.2g} s instead of {limit_s:g}, but {busy:.0f} % of the machine is busy: run it alone")
+    return least_s
 
 
 def in_time(attempt: Callable[[], T], tries: int = 8) -> T:

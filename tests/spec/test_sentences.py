@@ -6,7 +6,7 @@ from time import monotonic
 
 import pytest
 
-from best import best
+from best import quickest
 from executor.calls import add, hold
 from pympipool import Executor
 from system import calls
@@ -138,4 +138,4 @@ def test_a_hundred_calls_a_second_have_processes_of_their_own_on_two_cores():
             assert len(pids) == 100
             return monotonic() - begin
 
-        assert best(hundred_calls_s, 1.0) <= 1.0
+        assert quickest(hundred_calls_s, 1.0) < 1.0
