@@ -47,21 +47,21 @@ def make(*arguments: str, limit_s: float) -> str:
     return output
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("variant", ["plain", "portable", "asan"])
 def test_c_tests_pass(variant):
-    output = make(variant, limit_s=170)
+    output = make(variant, limit_s=580)
     skipped = [line for line in output.splitlines() if " ... skipped: " in line]
     if skipped:
         pytest.skip(f"all passed but: {'; '.join(skipped)}")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_damaged_rings_do_no_harm():
-    make("fuzz", "FUZZ_S=2", limit_s=110)
+    make("fuzz", "FUZZ_S=2", limit_s=280)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(shutil.which("spin") is None, reason="spin is not installed: apt-get install spin")
 def test_models_hold_and_break_where_they_must():
-    make("model", limit_s=170)
+    make("model", limit_s=580)

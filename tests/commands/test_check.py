@@ -39,7 +39,6 @@ def verdicts(done) -> dict[str, str]:
 
 
 @pytest.mark.mpi
-@pytest.mark.timeout(180)
 def test_everything_works_here(program):
     pytest.importorskip("numpy", reason="numpy is tried too: pip install numpy")
     done = program("check", timeout=170)

@@ -18,8 +18,6 @@ from flux_framework.instance import path_for_scripts
 from pympipool.selftest import STEPS
 from system.observe import marked_processes
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture
 def pympipool(program, make_instance):  # noqa: F811  without a flux there is nothing to be found

@@ -16,8 +16,6 @@ import pytest
 import pympipool
 from pympipool import Executor
 
-pytestmark = pytest.mark.timeout(120)
-
 
 def pid():
     return os.getpid()

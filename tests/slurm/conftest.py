@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(config, items):
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
-            item.add_marker(pytest.mark.timeout(180))
+            item.add_marker(pytest.mark.timeout(300))
             if _place(item) == "tcp":
                 continue
             item.add_marker(pytest.mark.slurm)

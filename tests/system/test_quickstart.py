@@ -11,7 +11,6 @@ QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.py"
 
 
 @pytest.mark.mpi
-@pytest.mark.timeout(120)
 def test_the_quickstart_does_real_work_and_shows_it(tmp_path):
     printed = run_script(QUICKSTART.read_text(), tmp_path)
     assert re.search(r"3\.14159", printed)
