@@ -142,7 +142,7 @@ def test_calls_of_equal_length_are_shared_out(make_block_executor):
         ran_by = Counter(call.result() for call in [exe.submit(sleep_and_tell, 0.01) for _ in range(100)])
         return max(ran_by.values())
 
-    assert best(largest_share, 65) < 65  # a half but for what keeps one of them from its core
+    assert best(largest_share, 80) < 80  # a half but for what keeps one of them from its core
 
 
 def test_a_call_behind_one_that_holds_runs_on_a_worker_that_comes_back(make_block_executor, make_gate):
