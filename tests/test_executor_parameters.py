@@ -472,3 +472,11 @@ def test_a_public_name_that_is_mistyped_is_an_error_that_names_the_nearest():
         pympipool.Executr  # noqa: B018  that is what raises
     said(error, "has no attribute 'Executr'; did you mean 'Executor'?")
     assert not hasattr(pympipool, "__wrapped__")
+
+
+@pytest.mark.parametrize("block_allocation", [False, True])
+@pytest.mark.parametrize("name", ["run_time_max", "connect_timeout"])
+@pytest.mark.parametrize("seconds", [30 * 86_400.0, 1e300], ids=["a month", "for ever"])
+def test_a_time_may_be_longer_than_the_system_can_wait(name, seconds, block_allocation):
+    with Executor(max_workers=1, block_allocation=block_allocation, **{name: seconds}) as exe:
+        assert exe.submit(pow, 2, 5).result() == 32

@@ -53,6 +53,8 @@ LAST_WORDS = 64
 POLL_S = 0.2
 """How often processes are looked at that cannot be waited for."""
 
+LONGEST_SLEEP_S = 86_400.0
+"""Longer waits are refused by the system: by epoll after 24 days. Waking in between costs nothing."""
 
 LEFT_OVER_MAX = 1000
 """Timers of workers that are gone, before they are swept out of the queue."""
@@ -219,7 +221,7 @@ class Keeper:
             LOGGER.exception("keeping workers: unexpected failure")
 
     def _next_timer_s(self) -> float | None:
-        return max(self._timers[0][0] - monotonic(), 0.0) if self._timers else None
+        return min(max(self._timers[0][0] - monotonic(), 0.0), LONGEST_SLEEP_S) if self._timers else None
 
     def _run_timers(self) -> None:
         while self._timers and self._timers[0][0] <= monotonic():
