@@ -65,8 +65,9 @@ class Template:
         try:
             pid = os.fork()
         except OSError as error:
-            os.write(stderr, f"cannot fork a worker: {error}\n".encode())
-            os.write(status, STATUS.pack(0) + STATUS.pack(1))
+            with contextlib.suppress(BrokenPipeError):
+                os.write(stderr, f"cannot fork a worker: {error}\n".encode())
+            _tell(status, 0, 1)
             os.close(status)
         else:
             if pid == 0:
@@ -75,7 +76,7 @@ class Template:
                 _set_environment(environment, self.environment)
                 _become_worker(cwd, stdout, stderr)
             self.statuses[pid] = status
-            os.write(status, STATUS.pack(pid))
+            _tell(status, pid)
         os.close(stdout)
         os.close(stderr)
 
@@ -100,9 +101,16 @@ class Template:
                 os.killpg(pid, signal.SIGKILL)  # what it left behind; as a zombie it still keeps the id
             _, end = os.waitpid(pid, 0)
             status = self.statuses.pop(pid)
-            with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
-                os.write(status, STATUS.pack(os.waitstatus_to_exitcode(end)))
+            _tell(status, os.waitstatus_to_exitcode(end))
             os.close(status)
+
+
+def _tell(status: int, *numbers: int) -> None:
+    """Writes numbers to the pipe that tells of one worker."""
+    with contextlib.suppress(
+        BrokenPipeError
+    ):  # nobody waits for it any more; the next order says whether the master is gone
+        os.write(status, b"".join(STATUS.pack(number) for number in numbers))
 
 
 def main() -> NoReturn:
