@@ -8,6 +8,7 @@ To add a command: a module here with `HELP`, `add_arguments` and `run` (see `Com
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from pympipool import __version__
+from pympipool.commands.encoding import say_it_plainly
 
 __all__ = ["COMMANDS", "Command", "main"]
 
@@ -59,9 +61,13 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     options = parser.parse_args(words)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # else nobody reads it, or who does takes any character
+            say_it_plainly(stream)
     try:
         code: int = options.run(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as after `pympipool info >&-`
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our output has seen enough, as in `pympipool info | head`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -9,6 +10,8 @@ import pytest
 
 import pympipool
 from pympipool.commands import COMMANDS, main
+from pympipool.tracing.timeline import Timeline
+from pympipool.tracing.writing import write
 
 
 def test_help_names_each_command_with_what_it_is_for(program):
@@ -36,6 +39,22 @@ def test_what_is_not_understood_is_told_and_nothing_is_done(program, words):
     assert done.returncode == 2
     assert done.stdout == ""
     assert "usage: pympipool" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "variables", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+)
+def test_where_there_are_no_other_signs_than_letters_it_uses_letters(program, variables, tmp_path):
+    begun = Timeline("2026-01-01T00:00:00.000+00:00", 1500, "host", 1)
+    write(begun, tmp_path / "run.json", compressed=False)
+    done = program("trace", str(tmp_path / "run.json"), **variables)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("1.5 us on 2026-01-01")
+
+
+def test_without_an_output_nothing_fails(program):
+    done = program("info", before=lambda: os.close(1))
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
