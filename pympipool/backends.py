@@ -307,9 +307,30 @@ GLANCE_S = 3.0
 """How long "auto" waits for a scheduler's answer where nothing says that there is one; a healthy one takes 0.02 s."""
 
 
+STEPS_END = 0xFFFFFFFA
+"""Numbers from here on are of what runs in a job beside its steps, and takes no cores from them: its script, the shell of
+`salloc` (SLURM_INTERACTIVE_STEP in slurm.h)."""
+
+
+def is_step(environ: Mapping[str, str]) -> bool:
+    """Whether this process is a step of SLURM's that has cores of its own: a worker, or what `srun` has started.
+
+    Examples:
+        >>> is_step({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}), is_step({"SLURM_JOB_ID": "7"})
+        (True, False)
+    """
+    step = environ.get("SLURM_STEP_ID", "")
+    return step.isdecimal() and int(step) < STEPS_END
+
+
 def _why_not_slurm() -> str | None:
     from pympipool.spawners.slurm import CONTROLLER_LIMIT_S, why_no_slurm_lately
 
+    if is_step(os.environ):
+        return (
+            "this process is itself a step of SLURM's, started by srun or by an executor: it uses the cores that it has, while"
+            " further steps might wait for them for ever; backend='slurm' asks for such steps"
+        )
     return why_no_slurm_lately(CONTROLLER_LIMIT_S if "SLURM_JOB_ID" in os.environ else GLANCE_S)
 
 

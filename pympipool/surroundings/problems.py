@@ -121,7 +121,13 @@ def _of_mpi(mpi: Mpi, machine: Machine) -> Iterator[Problem]:
 
 def _of_schedulers(schedulers: Schedulers) -> Iterator[Problem]:
     slurm, flux = schedulers.slurm, schedulers.flux
-    if slurm.job is not None and "slurm" in schedulers.passed_over:
+    if slurm.step is not None and "slurm" in schedulers.passed_over:
+        yield Problem(
+            f'this is step {slurm.step} of job {slurm.job} of SLURM; "auto" takes its cores, and asks for no further steps',
+            "where workers are to be on all nodes of the job, start the script with plain python, without srun",
+            serious=False,
+        )
+    elif slurm.job is not None and "slurm" in schedulers.passed_over:
         yield Problem(
             f"this is job {slurm.job} of SLURM, but {schedulers.passed_over['slurm']}",
             "see whether `squeue --me` and `srun true` work in this job; without SLURM only this node is used (backend 'mpi')",

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
-from pympipool.backends import cores_of_job, why_not
+from pympipool.backends import cores_of_job, is_step, why_not
 from pympipool.errors import WorkerStartError
 from pympipool.resources import Resources
 from pympipool.spawners.flux import size_of_instance
@@ -25,6 +25,7 @@ class Slurm:
     Attributes:
         version: What srun says; None where there is no srun, or it does not answer.
         job: The job that this process runs in; None when it runs in none.
+        step: The step of it that this process is, or is in; None when it is in none, as a batch script.
         nodes: Its nodes, in SLURM's notation; None outside of a job.
         cores: Its cores; None outside of a job.
         mpi_plugin: What `srun --mpi=` needs for the MPI library that mpi4py loads; None when it loads none.
@@ -33,6 +34,7 @@ class Slurm:
 
     version: str | None
     job: str | None
+    step: str | None
     nodes: str | None
     cores: int | None
     mpi_plugin: str | None
@@ -90,6 +92,7 @@ def _slurm(*, usable: bool) -> Slurm:
     return Slurm(
         version=_first_line("srun", "--version"),
         job=environ.get("SLURM_JOB_ID"),
+        step=environ["SLURM_STEP_ID"] if is_step(environ) else None,
         nodes=environ.get("SLURM_JOB_NODELIST"),
         cores=cores_of_job(environ),
         mpi_plugin=_mpi_plugin(),

@@ -197,6 +197,16 @@ def test_a_job_whose_scheduler_does_not_answer_is_wrong(problem, programs_called
     assert problem("job 4711", SLURM_JOB_ID="4711")["serious"]
 
 
+def test_in_a_step_auto_takes_its_cores_and_nothing_is_wrong(facts, programs_called):
+    programs_called(**ANSWERS)
+    found = facts(SLURM_JOB_ID="4711", SLURM_STEP_ID="3", SLURM_JOB_CPUS_PER_NODE="8")
+    assert found["schedulers"]["chosen"] == "mpi"
+    assert "is itself a step" in found["schedulers"]["passed_over"]["slurm"]
+    (told,) = [problem for problem in found["problems"] if "step 3 of job 4711" in problem["what"]]
+    assert not told["serious"]
+    assert facts(SLURM_JOB_ID="4711", SLURM_STEP_ID="4294967290")["schedulers"]["chosen"] == "slurm"  # salloc's shell
+
+
 def test_outside_of_a_job_it_is_told_that_each_worker_would_be_one(facts, programs_called):
     programs_called(**ANSWERS)
     found = facts()

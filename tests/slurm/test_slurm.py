@@ -46,6 +46,11 @@ def of_step():
     return {name: value for name, value in os.environ.items() if name.startswith(("SLURM_", "PYMPIPOOL_"))}
 
 
+def squares_of_inner_calls(numbers, **parameters):
+    with Executor(max_workers=1, **parameters) as inner:
+        return inner.info["backend"], list(inner.map(square, numbers))
+
+
 # ---- on the master's own host ----
 
 
@@ -54,6 +59,16 @@ def test_outside_of_a_job_each_worker_is_a_job(make_executor, cluster, block_all
     exe = make_executor(2, block_allocation=block_allocation)
     assert list(exe.map(square, range(6))) == [0, 1, 4, 9, 16, 25]
     assert exe.submit(of_step).result()["SLURM_JOB_NAME"].startswith("pympipool-")
+
+
+@MODES
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.mpi)])
+def test_a_call_that_makes_calls_uses_its_own_cores_and_waits_for_no_others(
+    make_executor, job, block_allocation, ranks
+):
+    exe = make_executor(block_allocation=block_allocation)
+    inner = exe.submit(squares_of_inner_calls, [2, 3], cores_per_worker=ranks)
+    assert inner.result() == ("mpi", [4, 9] if ranks == 1 else [[4, 4], [9, 9]])
 
 
 @MODES
