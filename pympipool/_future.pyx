@@ -71,6 +71,11 @@ cdef class FutureCore:
     def __init__(self):
         pass  # and above all not the standard library's
 
+    def __reduce__(self):
+        raise TypeError(
+            "a Future can neither be copied nor sent to another process. As an argument, also inside lists, tuples, sets and"
+            " dicts, it is replaced by its result; inside of anything else take its result() first")
+
     # ---- what the standard library's functions look at ----
 
     @property

@@ -37,6 +37,7 @@ def progress(futures: Iterable[Future[T]], **options: Any) -> list[Future[T]]:
 
     Raises:
         ImportError: tqdm is not installed.
+        TypeError: There is something else among the futures.
 
     Examples:
         >>> from pympipool import Executor, progress
@@ -46,6 +47,12 @@ def progress(futures: Iterable[Future[T]], **options: Any) -> list[Future[T]]:
         [1, 2, 4, 8]
     """
     waited_for = list(futures)
+    for future in waited_for:
+        if not hasattr(future, "add_done_callback"):
+            raise TypeError(
+                f"there is {future!r:.200}, of type {type(future).__name__}, among the futures; progress() waits for what"
+                " submit() returns (of a dict, give its values())"
+            )
     with Bar(len(waited_for), options) as bar:
         for future in waited_for:
             bar.watch(future)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeAlias, TypeVar, overload
 
 from pympipool import bar, display, parameters
 from pympipool.backends import Choice, choose, make_backend
@@ -390,6 +390,12 @@ class Executor(futures.Executor):
 
     def __bool__(self) -> bool:
         return True
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an Executor can neither be copied nor sent to another process: its workers are those of this one. Make it where it is"
+            " used, in a call inside the function"
+        )
 
     def __repr__(self) -> str:
         """What it was made with, its workers, and what has become of the calls."""

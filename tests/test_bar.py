@@ -60,6 +60,13 @@ def test_calls_that_fail_are_counted_and_raise_nothing(executor, bars):
     assert "5 failed" in bars[0].text
 
 
+@pytest.mark.parametrize(("wrong", "named"), [([1], "1, of type int"), ({"a": None}, "'a', of type str")])
+def test_what_is_no_future_is_an_error_before_there_is_a_bar(bars, wrong, named):
+    with pytest.raises(TypeError, match=f"there is {named}, among the futures"):
+        progress(wrong)
+    assert bars == []
+
+
 def test_the_bar_moves_in_whatever_order_calls_end(make_executor, make_gate, bars):
     exe = make_executor(max_workers=2)
     first, second = make_gate(), make_gate()

@@ -1,5 +1,6 @@
 """What fails in a call, or cannot travel, arrives on that call's future; the executor goes on."""
 
+import copy
 import os
 import pickle
 import select
@@ -7,6 +8,7 @@ import signal
 import sys
 import threading
 import traceback
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -312,3 +314,22 @@ def test_a_worker_that_dies_fails_the_call_that_ran_there_only(make_executor, ma
 def test_exceptions_that_end_programs_end_only_their_call(executor, kind):
     with pytest.raises((WorkerDied, kind)):
         executor.submit(raise_it, kind, "the call").result()
+
+
+# ---- what belongs to this process ----
+
+
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_executors_and_futures_are_not_copied(executor, copied):
+    with pytest.raises(TypeError, match="neither be copied nor sent.*Make it where it is used"):
+        copied(executor)
+    with pytest.raises(TypeError, match=r"neither be copied nor sent.*take its result\(\) first"):
+        copied(executor.submit(square, 2))
+
+
+def test_a_call_that_would_take_them_along_says_what_to_do(executor):
+    inside = SimpleNamespace(call=executor.submit(square, 2))
+    with pytest.raises(SerializationError, match=r"argument 1 of echo\(\).*take its result\(\) first"):
+        executor.submit(echo, inside).result()
+    with pytest.raises(SerializationError, match=r"the function .*Make it where it is used"):
+        executor.submit(lambda: executor.submit(square, 2)).result()
