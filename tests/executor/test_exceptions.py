@@ -321,7 +321,7 @@ def test_exceptions_that_end_programs_end_only_their_call(executor, kind):
 
 @pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
 def test_executors_and_futures_are_not_copied(executor, copied):
-    with pytest.raises(TypeError, match="neither be copied nor sent.*Make it where it is used"):
+    with pytest.raises(TypeError, match=r"neither be copied nor sent.*Make it where it is used"):
         copied(executor)
     with pytest.raises(TypeError, match=r"neither be copied nor sent.*take its result\(\) first"):
         copied(executor.submit(square, 2))
