@@ -105,6 +105,8 @@ def test_a_call_that_takes_too_long_is_a_warning(make_executor, gate, log):
     assert isinstance(exe.submit(hold, gate.path).exception(), TimeoutError)
     eventually(lambda: len(told(log, logging.WARNING)) == 2)
     assert told(log, logging.WARNING)[0] == "worker N: its call runs longer than run_time_max=0.2 s"
+    eventually(lambda: len(told(log, logging.WARNING)) == 2)
+    assert told(log, logging.WARNING)[1] == "worker N on HOST was ended: TimeoutError"
 
 
 @pytest.mark.parametrize("init", [refuse, leave])
