@@ -20,6 +20,8 @@ PRINTED = {
     "mpi": "[(3, 2, 0), (3, 2, 1)]\n6\n",
     "gpu": "['{first}', '{second}']\n",
     "data": "10\n",
+    "coupled": "4\n",
+    "resources": "(3, 1)\n(3, 2, 'results')\n",
 }
 
 NEEDS_TWO = {"map", "gpu"}
