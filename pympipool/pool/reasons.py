@@ -36,7 +36,13 @@ def log_end(logger: logging.Logger, member: Member, *, expected: bool) -> None:
         logger.warning("worker %d ended: %s", member.number, member.leaving)
         return
     if member.kill_reason:  # it is no riddle then who has killed it
-        logger.warning("worker %d on %s (pid %s) was ended: %s", member.number, member.host, member.pid, in_short(member.kill_reason))
+        logger.warning(
+            "worker %d on %s (pid %s) was ended: %s",
+            member.number,
+            member.host,
+            member.pid,
+            in_short(member.kill_reason),
+        )
         return
     bare = WorkerDied(worker=member.number, host=member.host, pid=member.pid, exit_code=member.process.poll())
     logger.warning("%s", bare)
