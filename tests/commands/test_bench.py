@@ -150,6 +150,28 @@ def test_wrong_options_are_refused_at_once(
     assert complaint in capsys.readouterr().err
 
 
+def test_what_is_no_file_to_write_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "plot.svg").mkdir()
+    assert bench.run(options("--plot", str(tmp_path / "plot.svg"))) == 2
+    assert "plot.svg: it is a folder" in capsys.readouterr().err
+
+
+def test_a_picture_without_matplotlib_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as where it is missing or broken: its import fails
+    monkeypatch.setitem(sys.modules, "matplotlib.backend_bases", None)
+    assert bench.run(options("--plot", "plot.svg")) == 2
+    assert 'pip install "pympipool[plot]"' in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("in_short")
+def test_without_numpy_bytes_are_sent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    assert bench.run(options("--cores", "1", "--backend", "mpi")) == 0
+    assert "Values to a worker and back (bytes)" in capsys.readouterr().out
+
+
 def test_ctrl_c_ends_it_and_its_workers() -> None:
     script = textwrap.dedent("""
         import argparse, os, signal, threading

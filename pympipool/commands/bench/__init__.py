@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 from pympipool.commands.bench.advice import advice
@@ -75,14 +75,19 @@ def _check_plot(path: Path) -> None:
     Raises:
         ValueError: the picture cannot be drawn.
     """
-    if find_spec("matplotlib") is None:
-        raise ValueError('--plot needs matplotlib: pip install "pympipool[plot]"')
-    if not path.resolve().parent.is_dir():
-        raise ValueError(f"--plot {path}: there is no folder {path.resolve().parent}")
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise ValueError(f"--plot {path}: there is no folder {folder}")
+    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise ValueError(f"--plot {path}: {'it is a folder' if path.is_dir() else 'it cannot be written'}")
     from pympipool.commands.bench.plot import kinds
 
-    if path.suffix.lstrip(".") not in kinds():
-        raise ValueError(f"--plot {path}: the name must end with one of {', '.join(f'.{kind}' for kind in kinds())}")
+    try:
+        known = kinds()
+    except ImportError as error:
+        raise ValueError(f'--plot needs matplotlib ({error}): pip install "pympipool[plot]"') from error
+    if path.suffix.lstrip(".") not in known:
+        raise ValueError(f"--plot {path}: the name must end with one of {', '.join(f'.{kind}' for kind in known)}")
 
 
 def _print(measured: Measured, *, as_json: bool) -> None:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any
 
 from pympipool import trials
@@ -174,7 +173,7 @@ def _measure_one_worker(measured: Measured, show: Progress) -> None:
         times = _trip_times(exe)
         measured.trip_s, measured.trip_p99_s = statistics.median(times), times[int(0.99 * len(times))]
         measured.rates[1] = _submit_rate(exe)
-        measured.kind = "float64 arrays" if find_spec("numpy") else "bytes"
+        measured.kind = "float64 arrays" if _numpy() else "bytes"
         for size_bytes in SIZES_BYTES:
             show(f"values of {size_bytes} bytes")
             measured.echoes_s[size_bytes] = _echo(exe, size_bytes)
@@ -330,13 +329,19 @@ def _efficiency(exe: Executor, cores: int, call_s: float, calls_of: Callable[[Ex
     return run(_affordable(run, trial=1))
 
 
+def _numpy() -> Any:
+    """numpy; None where there is none, or it cannot be imported."""
+    try:
+        import numpy
+    except ImportError:
+        return None
+    return numpy
+
+
 def _echo(exe: Executor, size_bytes: int) -> float:
     """A value to the worker and back."""
-    value: Any = bytes(size_bytes)
-    if find_spec("numpy"):
-        import numpy as np
-
-        value = np.ones(size_bytes // 8)
+    numpy = _numpy()
+    value: Any = numpy.ones(size_bytes // 8) if numpy else bytes(size_bytes)
 
     def run(count: int) -> float:
         times = []
