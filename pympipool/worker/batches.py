@@ -14,6 +14,7 @@ from time import monotonic_ns
 from pympipool.light import pickle, socket
 from pympipool.raised import dump_exception
 from pympipool.serialization import Packed, dump
+from pympipool.words import callable_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,9 +42,13 @@ def run_each(function: Callable[..., Any], columns: Sequence[Sequence[Any]], sta
     error: list[Any] | None = None
     each = map(function, *columns)
     try:
-        if stamps is not None:
-            _run_and_time(each, results, stamps)
-        results.extend(each)  # what was returned before an exception stays in the list
+        if stamps is None or not _run_and_time(each, results, stamps):
+            results.extend(each)  # what was returned before an exception stays in the list
+        if len(results) < len(columns[0]):
+            raise RuntimeError(
+                f"{callable_name(function)}() raised StopIteration, as next() does at the end of an iterator: catch it, or give"
+                " next() a default; here it would have taken its place out of the results"
+            )
     except BaseException as raised:  # SystemExit too, as in concurrent.futures
         error = dump_exception(raised, _where())
     try:
@@ -52,16 +57,23 @@ def run_each(function: Callable[..., Any], columns: Sequence[Sequence[Any]], sta
         return _as_far_as_possible(results)
 
 
-def _run_and_time(each: Iterator[Any], results: list[Any], stamps: list[int]) -> None:
-    """Goes through all calls, or through the first ones if they are short; then nothing is put down."""
+def _run_and_time(each: Iterator[Any], results: list[Any], stamps: list[int]) -> bool:
+    """Goes through all calls, or through the first ones if they are short; then nothing is put down.
+
+    Returns:
+        Whether it has gone through all, or to one that raised StopIteration.
+    """
+    are_short = False
     begun_ns = monotonic_ns()
     for result in each:
         results.append(result)
         stamps.append(monotonic_ns())
         if len(results) == LOOK and stamps[-1] - begun_ns < LOOK * SHORT_NS:
+            are_short = True
             break
     if results and stamps[-1] - begun_ns < len(results) * SHORT_NS:
         stamps.clear()
+    return not are_short
 
 
 def _as_far_as_possible(results: list[Any]) -> Batch:

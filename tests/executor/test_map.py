@@ -68,6 +68,18 @@ def test_the_calls_of_a_chunk_run_in_one_worker(make_executor):
     assert all(len(set(pids[i : i + 10])) == 1 for i in range(0, 40, 10))
 
 
+def first_of(items):
+    return next(iter(items))
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 2, 100])
+def test_a_call_that_raises_stop_iteration_takes_no_place_out_of_the_results(executor, chunksize):
+    results = executor.map(first_of, [[1], [2], [], [4], [5]], chunksize=chunksize)
+    assert [next(results), next(results)] == [1, 2]
+    with pytest.raises(RuntimeError, match="raised StopIteration"):
+        list(results)
+
+
 @pytest.mark.parametrize("chunksize", [0, -1])
 def test_chunks_of_nothing_are_refused_at_once(executor, chunksize):
     with pytest.raises(ValueError, match="chunksize must be >= 1"):

@@ -123,6 +123,15 @@ def test_a_batch_puts_down_when_its_calls_ended():
     assert all(stamp <= end for end, stamp in zip(ends[1:], stamps, strict=False))
 
 
+@pytest.mark.parametrize("stamps", [None, []], ids=["plain", "traced"])
+@pytest.mark.parametrize("before", [1, LOOK + 1])
+def test_a_batch_ends_with_stop_iteration_and_runs_nothing_after_it(before, stamps):
+    packed, error = run_each(next, [[*(iter([i]) for i in range(before)), iter([]), iter([-1])]], stamps)
+    assert serialization.load(packed.parts) == list(range(before))
+    with pytest.raises(RuntimeError, match=r"next\(\) raised StopIteration"):
+        raise load_exception(error)
+
+
 def test_without_stamps_a_batch_is_the_same():
     packed, error = run_each(abs, [[-1, 2]])
     assert (serialization.load(packed.parts), error) == ([1, 2], None)
