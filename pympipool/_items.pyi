@@ -1,7 +1,8 @@
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Any
 
 def all_of(values: Iterable[object], kinds: Set[type]) -> bool: ...
+def keep_all(results: list[Any], values: Iterator[Any], kinds: Set[type], keep: Callable[[Any], object]) -> None: ...
 
 class OneByOne:
     def __init__(self, lists: Iterator[list[Any]]) -> None: ...

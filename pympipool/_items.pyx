@@ -22,6 +22,30 @@ def all_of(values not None, kinds not None):
     return True
 
 
+def keep_all(list results not None, values, kinds not None, keep not None):
+    """Appends all values to the results: those of these types as they are, all others as what keep(value) makes of them.
+
+    Args:
+        results: stays as it was then when the values, or keep, raise.
+        values: an iterator.
+        kinds: a set of types.
+
+    Examples:
+        >>> kept = []
+        >>> keep_all(kept, iter([1, [2], "3"]), {int, str}, repr)
+        >>> kept
+        [1, '[2]', '3']
+    """
+    cdef object seen = None  # the type of the value before that was left as it is
+    for value in values:
+        if type(value) is not seen:
+            if type(value) in kinds:
+                seen = type(value)
+            else:
+                value = keep(value)
+        results.append(value)
+
+
 cdef class OneByOne:
     """Iterates over the items of lists, and takes them out of these: nothing is kept that was handed out.
 

@@ -280,8 +280,9 @@ class Executor(futures.Executor):
 
         Args:
             timeout: Seconds from now until the last result must be there.
-            chunksize: Calls that travel together. None: with block allocation as many as take a few milliseconds, found out
-                from how long they take; else each call by itself. Calls on several cores always travel alone.
+            chunksize: Calls that travel together, and are given as one what is one object in several of them. None: with
+                block allocation as many as take a few milliseconds, found out from how long they take, if their arguments are
+                numbers, texts, and tuples of these, which nobody can change; else each call by itself. Calls on several cores always travel alone.
                 `run_time_max` and `restart_limit` concern what travels together as a whole: with them, None means 1.
             progress: Shows a bar of tqdm's, which counts what has ended; a text stands before it instead of the name
                 of the function.
@@ -322,6 +323,8 @@ class Executor(futures.Executor):
         if self._resources.cores > 1 or chunksize == 1 or columns.have_futures():
             return one_by_one(submit, fn, columns, deadline_s)
         if not self._block_allocation or self._resources.run_time_max is not None or self._resources.restart_limit:
+            return one_by_one(submit, fn, columns, deadline_s)
+        if not columns.are_fixed():
             return one_by_one(submit, fn, columns, deadline_s)
         return in_fitting_batches(engine, fn, columns, self._info["max_workers"], deadline_s)
 

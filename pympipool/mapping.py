@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from pympipool._items import OneByOne
 from pympipool.dependencies import find_futures
 from pympipool.raised import load_exception
+from pympipool.serialization import are_fixed
 
 if TYPE_CHECKING:
     from pympipool._future import Future
@@ -57,6 +58,11 @@ class Columns:
     def have_futures(self) -> bool:
         """Whether there are futures among the arguments: then calls must wait for them one by one."""
         return bool(find_futures(tuple(self.lists), {}))
+
+    def are_fixed(self) -> bool:
+        """Whether nobody can change an argument. Of a batch they are one pickle: what is the same object in two of its calls
+        would be the same in the worker, and if one call changed it, another one would find that."""
+        return all(map(are_fixed, self.lists))
 
     def cut(self, begin: int, end: int) -> tuple[Sequence[Any], ...]:
         """The columns of a batch."""

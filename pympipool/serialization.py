@@ -29,7 +29,7 @@ from pympipool.words import callable_name, short, shown, type_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from typing import Any, Literal, TypeAlias
 
     from pympipool.errors import SerializationError
@@ -41,9 +41,13 @@ __all__ = [
     "RUN_BYTES",
     "Packed",
     "Part",
+    "are_fixed",
     "dump",
     "dump_call",
+    "dump_kept",
+    "fixed",
     "is_plain",
+    "keep",
     "load",
 ]
 
@@ -75,6 +79,9 @@ memory is given back to the system and fetched again; 1 MB 1350 and 190 us."""
 
 _scalars: set[type] = {type(None), bool, int, float, complex, str, bytes, bytearray}
 """Types whose values refer to nothing. numpy's join when numpy has been imported, see `_learn_numpy`."""
+
+fixed: set[type] = _scalars - {bytearray}
+"""Those of them whose values nobody can change. To be looked at only: it grows as `_scalars` does."""
 
 _array_type: type | None = None
 """`numpy.ndarray`, once a value could be one."""
@@ -193,6 +200,39 @@ def dump_call(
     except Exception as error:
         what, value = _culprit(function, args, kwargs or {})
         raise _dump_error(what, value, error) from error
+
+
+def are_fixed(values: Collection[Any]) -> bool:
+    """Whether certainly nobody can change any of the values: numbers, texts, and tuples of these.
+
+    Examples:
+        >>> are_fixed([1, "two", (3.0, (None, b"5"))]), are_fixed([1, ([],)])
+        (True, False)
+    """
+    if _array_type is None:
+        _learn_numpy()
+    while True:
+        kinds = set(map(type, values))
+        if not kinds - {tuple} <= fixed:
+            return False
+        if tuple not in kinds:
+            return True
+        values = [value for some in values if type(some) is tuple for value in some]
+
+
+def keep(result: Any) -> Packed:
+    """A result as it is now, whatever is done to it from now on.
+
+    Raises:
+        SerializationError: It cannot be pickled.
+    """
+    pickled, *shown = dump(result, "the result")
+    return Packed([pickled, *map(bytes, shown)])
+
+
+def dump_kept(results: list[Any]) -> list[Part]:
+    """Pickles results that are `Packed`, or of the types that are `fixed`."""
+    return _dump_plainly(results)
 
 
 def load(parts: Sequence[Any], what: str = "the value") -> Any:
@@ -314,6 +354,7 @@ def _learn_numpy() -> bool:
         return False
     names = "bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128"
     _scalars.update(getattr(numpy, name) for name in names.split())
+    fixed.update(_scalars - {bytearray})
     _array_type = numpy.ndarray
     return True
 

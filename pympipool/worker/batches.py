@@ -2,8 +2,9 @@
 
     columns ([1, 2, 3], ["a", "b", "c"]) -> f(1, "a"), f(2, "b"), f(3, "c") -> (results, error)
 
-A batch ends with its first exception. What was returned before arrives all the same, so that a batch is to its user what
-the single calls would have been.
+A batch ends with its first exception. What was returned before arrives all the same, and as it was when it was returned: a
+later call of the batch may change what an earlier one has returned. So a batch is to its user what the single calls would have
+been.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 import os
 from time import monotonic_ns
 
-from pympipool.light import pickle, socket
+from pympipool._items import keep_all
+from pympipool.light import socket
 from pympipool.raised import dump_exception
-from pympipool.serialization import Packed, dump
+from pympipool.serialization import Packed, dump_kept, fixed, keep
 from pympipool.words import callable_name
 
 TYPE_CHECKING = False
@@ -43,7 +45,7 @@ def run_each(function: Callable[..., Any], columns: Sequence[Sequence[Any]], sta
     each = map(function, *columns)
     try:
         if stamps is None or not _run_and_time(each, results, stamps):
-            results.extend(each)  # what was returned before an exception stays in the list
+            keep_all(results, each, fixed, keep)  # what was returned before an exception stays in the list
         if len(results) < len(columns[0]):
             raise RuntimeError(
                 f"{callable_name(function)}() raised StopIteration, as next() does at the end of an iterator: catch it, or give"
@@ -51,10 +53,7 @@ def run_each(function: Callable[..., Any], columns: Sequence[Sequence[Any]], sta
             )
     except BaseException as raised:  # SystemExit too, as in concurrent.futures
         error = dump_exception(raised, _where())
-    try:
-        return Packed(dump(results, "the results")), error
-    except pickle.PickleError:  # what dump raises is one
-        return _as_far_as_possible(results)
+    return Packed(dump_kept(results)), error
 
 
 def _run_and_time(each: Iterator[Any], results: list[Any], stamps: list[int]) -> bool:
@@ -66,7 +65,7 @@ def _run_and_time(each: Iterator[Any], results: list[Any], stamps: list[int]) ->
     are_short = False
     begun_ns = monotonic_ns()
     for result in each:
-        results.append(result)
+        results.append(result if type(result) in fixed else keep(result))
         stamps.append(monotonic_ns())
         if len(results) == LOOK and stamps[-1] - begun_ns < LOOK * SHORT_NS:
             are_short = True
@@ -74,16 +73,6 @@ def _run_and_time(each: Iterator[Any], results: list[Any], stamps: list[int]) ->
     if results and stamps[-1] - begun_ns < len(results) * SHORT_NS:
         stamps.clear()
     return not are_short
-
-
-def _as_far_as_possible(results: list[Any]) -> Batch:
-    """The results up to the first that cannot be pickled, and what that says."""
-    for position, result in enumerate(results):
-        try:
-            dump(result, "the result")
-        except pickle.PickleError as error:
-            return Packed(dump(results[:position])), dump_exception(error, _where())
-    raise AssertionError("each result can be pickled, but not the list of them")
 
 
 def _where() -> str:

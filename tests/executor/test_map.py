@@ -68,6 +68,55 @@ def test_the_calls_of_a_chunk_run_in_one_worker(make_executor):
     assert all(len(set(pids[i : i + 10])) == 1 for i in range(0, 40, 10))
 
 
+def append_and_count(items, _):
+    items.append(0)
+    return len(items)
+
+
+def count_up(array, _):
+    array += 1
+    return int(array[0])
+
+
+LAST = {}
+BUFFER = bytearray(40_000)
+
+
+def remember(number):
+    LAST["number"] = number
+    return LAST
+
+
+def write_down(number):
+    BUFFER[0] = number
+    return memoryview(BUFFER)[:20_000]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_call_does_not_find_what_another_has_done_to_the_same_argument(executor, wrapped):
+    items = []
+    shared = [([items],)] if wrapped else [items]
+    function = count_of_first if wrapped else append_and_count
+    assert list(executor.map(function, shared * 40, range(40))) == [1] * 40
+
+
+def count_of_first(wrapped, _):
+    return append_and_count(wrapped[0][0], _)
+
+
+def test_a_call_does_not_find_what_another_has_done_to_the_same_array(executor):
+    numpy = pytest.importorskip("numpy", reason="numpy is not installed: pip install numpy")
+    assert list(executor.map(count_up, [numpy.zeros(5000)] * 40, range(40))) == [1] * 40
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 20])
+def test_results_are_what_they_were_when_they_were_returned(executor, chunksize):
+    results = executor.map(remember, range(40), chunksize=chunksize)
+    assert [result["number"] for result in results] == list(range(40))
+    results = executor.map(write_down, range(40), chunksize=chunksize)
+    assert [result[0] for result in results] == list(range(40))
+
+
 def first_of(items):
     return next(iter(items))
 

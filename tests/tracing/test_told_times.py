@@ -132,6 +132,17 @@ def test_a_batch_ends_with_stop_iteration_and_runs_nothing_after_it(before, stam
         raise load_exception(error)
 
 
+def test_a_traced_batch_keeps_results_as_they_were():
+    last = []
+
+    def remember(number):
+        last[:] = [number]
+        return last
+
+    packed, _ = run_each(remember, [range(2 * LOOK)], [])
+    assert serialization.load(packed.parts) == [[number] for number in range(2 * LOOK)]
+
+
 def test_without_stamps_a_batch_is_the_same():
     packed, error = run_each(abs, [[-1, 2]])
     assert (serialization.load(packed.parts), error) == ([1, 2], None)
