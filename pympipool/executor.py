@@ -280,10 +280,11 @@ class Executor(futures.Executor):
 
         Args:
             timeout: Seconds from now until the last result must be there.
-            chunksize: Calls that travel together, and are given as one what is one object in several of them. None: with
-                block allocation as many as take a few milliseconds, found out from how long they take, if their arguments are
-                numbers, texts, and tuples of these, which nobody can change; else each call by itself. Calls on several cores always travel alone.
-                `run_time_max` and `restart_limit` concern what travels together as a whole: with them, None means 1.
+            chunksize: Calls that travel together, in one pickle: an object that several of them have is one object there, and
+                what one call does to it, the next one finds. None: each call by itself; but with block allocation, where all
+                arguments are numbers, texts, and tuples of these, as many together as take a few milliseconds, found out from
+                how long they take. Calls on several cores always travel alone. `run_time_max` and `restart_limit` concern
+                what travels together as a whole: with them, None means 1.
             progress: Shows a bar of tqdm's, which counts what has ended; a text stands before it instead of the name
                 of the function.
 

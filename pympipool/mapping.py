@@ -60,8 +60,11 @@ class Columns:
         return bool(find_futures(tuple(self.lists), {}))
 
     def are_fixed(self) -> bool:
-        """Whether nobody can change an argument. Of a batch they are one pickle: what is the same object in two of its calls
-        would be the same in the worker, and if one call changed it, another one would find that."""
+        """Whether nobody can change an argument.
+
+        Those of a batch are one pickle: what is one object in two of its calls is one in the worker, and what the first call
+        did to it, the second would find.
+        """
         return all(map(are_fixed, self.lists))
 
     def cut(self, begin: int, end: int) -> tuple[Sequence[Any], ...]:
