@@ -318,6 +318,7 @@ class Keeper:
         match frame:
             case ("ready", said):
                 member.ready_ranks[rank] = said
+                member.process.has_rank(said["pid"])
                 if len(member.ready_ranks) == member.order.ranks and member.state is State.STARTING:
                     member.state = State.SERVING
                     member.link.handed_over()

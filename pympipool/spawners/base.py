@@ -90,6 +90,9 @@ class WorkerProcess(ABC):
         """Ends what of it can be reached from here, at once: the host of some of its processes does not answer."""
         self.kill()
 
+    def has_rank(self, pid: int) -> None:  # noqa: B027  most know their processes
+        """A rank is ready, which is this process on its host."""
+
     @abstractmethod
     def close(self) -> None:
         """Gives back what the system keeps of it. For after the end; `kill` does nothing from here on."""

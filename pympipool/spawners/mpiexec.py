@@ -84,6 +84,11 @@ class MpiexecProcess(ChildProcess):
         self.stdout = cast(BinaryIO, self._job_output or self.stdout)
         self._started_s = time.time()
         self._last_resort: threading.Timer | None = None
+        self._ranks: list[int] = []
+
+    def has_rank(self, pid: int) -> None:
+        """A rank is ready, which is this process."""
+        self._ranks.append(pid)
 
     def poll(self) -> int | None:
         """The exit code of mpiexec, which is that of a rank that failed; None as long as it runs.
@@ -97,13 +102,18 @@ class MpiexecProcess(ChildProcess):
         return code
 
     def kill(self) -> None:
-        """Kills the ranks and all they have started at once, and mpiexec if it does not follow soon."""
+        """Kills the ranks and all they have started at once, and mpiexec if it does not follow soon.
+
+        After the end of mpiexec: what ranks that have ended left behind.
+        """
         running = self.poll() is None
         if running and self._last_resort is not None:
             return  # it is on its way
         ranks = _ranks_below(self.pid) if running else []
         if not ranks:
             super().kill()
+            for rank in self._ranks:
+                _kill_left_behind(rank)
             return
         for rank in ranks:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -125,6 +135,20 @@ class MpiexecProcess(ChildProcess):
         super().close()
         if failed:
             remove_leftovers(self._started_s)
+
+
+def _kill_left_behind(leader: int) -> None:
+    """Ends a process group whose leader has ended, as a rank is one: while the group lasts, its id is nobody else's.
+
+    One whose leader lives is left alone. If that is a rank, its watchdog ends it with its group.
+    """
+    try:
+        os.kill(leader, 0)
+    except ProcessLookupError:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(leader, signal.SIGKILL)
+    except PermissionError:  # by now somebody else's
+        pass
 
 
 def _ranks_below(launcher: int) -> list[int]:
