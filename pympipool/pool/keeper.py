@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pympipool.errors import WorkerStartError
 from pympipool.links.control import Connection, GreetingError, Listener
 from pympipool.links.shm import ShmLink
+from pympipool.pool.ending import END_GRACE_S
 from pympipool.pool.member import Member, Output, State, Timer
 from pympipool.pool.reasons import start_failure_of
 from pympipool.raised import load_exception
@@ -326,6 +327,8 @@ class Keeper:
                     self.policy.on_ready(member)
             case ("failed", parts):
                 member.start_error = member.start_error or load_exception(parts)
+                # It ends by itself, unless init_function has left a thread behind, or an exit function that never returns.
+                self.after(END_GRACE_S, lambda: self.end_member(member), member)
             case ("raised", raising_rank, call, parts):
                 member.raised.setdefault(call, {})[raising_rank] = parts
                 self.policy.on_raised(member, call)
