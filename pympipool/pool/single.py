@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pympipool.pool.ending import IDLE_CHECK_S, watch_for_stuck_ranks, watch_run_time
+from pympipool.pool.ending import END_GRACE_S, IDLE_CHECK_S, watch_for_stuck_ranks, watch_run_time
 from pympipool.pool.keeper import Keeper
 from pympipool.pool.member import Member, State
 from pympipool.pool.reasons import death_of, in_short, log_end, start_failure_of
@@ -52,7 +52,7 @@ class CallSpawners(Protocol):
 class Request:
     """A call that waits for its worker, or has one."""
 
-    __slots__ = ("attempts_left", "future", "grant", "parts", "resources", "starts_left")
+    __slots__ = ("attempts_left", "future", "grant", "parts", "resources", "starts_left", "worker")
 
     def __init__(self, future: Future[Any], parts: list[Any], resources: Resources) -> None:
         self.future = future
@@ -61,6 +61,7 @@ class Request:
         self.attempts_left = resources.restart_limit
         self.starts_left = START_ATTEMPTS - 1
         self.grant: Grant | None = None
+        self.worker = 0  # the number of the last one that was started for it
 
 
 class SinglePool:
@@ -119,12 +120,14 @@ class SinglePool:
         self.dispatcher.mark_ready(future)
         request = Request(future, parts, resources)
         self.ledger.enqueue(request, resources)
-        future.add_relay(functools.partial(self._forget_cancelled, request))
+        future.add_relay(functools.partial(self._call_ended, request))
         self.keeper.call(self._start_next)
 
-    def _forget_cancelled(self, request: Request, future: StandardFuture[Any]) -> None:
-        """Takes a call that was cancelled out of the line, with its arguments."""
-        if future.cancelled() and self.ledger.withdraw(request):
+    def _call_ended(self, request: Request, future: StandardFuture[Any]) -> None:
+        """Takes a call that was cancelled out of the line, with its arguments; of any other sees the worker off."""
+        if not future.cancelled():
+            self.keeper.call(functools.partial(self._see_off, request.worker))
+        elif self.ledger.withdraw(request):
             with self._lock:
                 self._unfinished -= 1
             self.dispatcher.kick()
@@ -213,6 +216,7 @@ class SinglePool:
             {**needed.threads_environment(), **grant.environment()},
         )
         request.grant = grant
+        request.worker = member.number
         member.purpose = request
 
     def on_ready(self, member: Member) -> None:
@@ -233,6 +237,12 @@ class SinglePool:
     def on_raised(self, member: Member, call: int) -> None:
         """Ranks that do not come back from a call that raised in one of them are ended with it."""
         watch_for_stuck_ranks(self.keeper, self.dispatcher, member, call)
+
+    def _see_off(self, number: int) -> None:
+        """Ends a worker whose call has ended and that does not end itself: what it has would never be free again."""
+        member = self.keeper.members.get(number)
+        if member is not None and member.state is State.SERVING:
+            self.keeper.end_member(member, grace_s=END_GRACE_S)
 
     def on_gone(self, member: Member) -> None:
         """What the worker had is free; a call that it did not end fails, or is tried again."""

@@ -200,16 +200,24 @@ def _redirect(name: str, pipe: int, descriptor: int) -> None:
 
 
 def _end(code: int) -> NoReturn:
-    """Ends a forked worker as the interpreter would end, with exit functions and streams."""
+    """Ends a forked worker as the interpreter would end, with threads, exit functions and streams."""
     import atexit
 
     try:
+        _wait_for_threads()
         atexit._run_exitfuncs()
         _finalize_mpi()
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
         os._exit(code)
+
+
+def _wait_for_threads() -> None:
+    """As the interpreter does, for those that are no daemons: thread pools still run what they were given, for example."""
+    threading = sys.modules.get("threading")
+    if threading is not None:
+        threading._shutdown()
 
 
 def _finalize_mpi() -> None:

@@ -1,0 +1,119 @@
+"""What calls leave behind in their worker: threads, exit functions and processes that do not end by themselves."""
+
+import atexit
+import contextlib
+import os
+import subprocess
+import threading
+from concurrent import futures
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pympipool import Executor
+from pympipool.pool import block, keeper, single
+
+LIMIT_S = 30
+
+RANKS = [1, pytest.param(2, marks=pytest.mark.mpi)]
+
+
+@pytest.fixture(autouse=True)
+def short_grace(monkeypatch):
+    for module in (block, keeper, single):
+        monkeypatch.setattr(module, "END_GRACE_S", 0.2)
+
+
+def never():
+    threading.Event().wait()
+
+
+def leave_a_thread():
+    threading.Thread(target=never).start()
+    return os.getpid()
+
+
+def leave_an_exit_function():
+    atexit.register(never)
+    return os.getpid()
+
+
+def leave_a_thread_and_fail():
+    leave_a_thread()
+    raise ValueError("the preset cannot be made")
+
+
+def use_a_pool_of_threads(path):
+    """What the threads have still to do is done when the interpreter ends."""
+    pool = futures.ThreadPoolExecutor(1)
+    pool.submit(threading.Event().wait, 0.2)
+    pool.submit(Path(path).touch)
+    return os.getppid()
+
+
+def start_a_program():
+    """It prints nowhere: what waits for the end of our output does not wait for its end."""
+    return subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid
+
+
+def closes(exe, *, or_end=()):
+    """Whether an executor can be closed; if not, ends processes so that the test can."""
+    closing = threading.Thread(target=exe.shutdown)
+    closing.start()
+    closing.join(LIMIT_S)
+    closed = not closing.is_alive()
+    for pid in or_end if not closed else ():
+        psutil.Process(pid).kill()
+    closing.join()
+    return closed
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("block_allocation", [False, True])
+@pytest.mark.parametrize("leave", [leave_a_thread, leave_an_exit_function])
+def test_what_never_ends_keeps_no_executor_from_being_closed(ranks, block_allocation, leave):
+    exe = Executor(max_cores=ranks, cores_per_worker=ranks, block_allocation=block_allocation)
+    pids = exe.submit(leave).result(LIMIT_S)
+    assert closes(exe, or_end=[pids] if ranks == 1 else pids)
+
+
+def test_what_never_ends_keeps_no_cores_from_other_calls():
+    with Executor(max_cores=1) as exe:
+        for _ in range(3):
+            exe.submit(leave_an_exit_function)
+        assert exe.submit(pow, 2, 3).result(LIMIT_S) == 8
+
+
+def test_a_worker_that_cannot_start_and_does_not_end_is_ended():
+    exe = Executor(max_workers=1, block_allocation=True, init_function=leave_a_thread_and_fail)
+    before = psutil.Process().children()
+    call = exe.submit(pow, 2, 3)
+    done, _ = futures.wait([call], LIMIT_S)
+    for process in before if not done else ():
+        process.kill()
+    assert isinstance(call.exception(), ValueError)
+    assert done
+    exe.shutdown()
+
+
+def test_threads_that_work_on_at_the_end_of_a_fork_are_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(single, "END_GRACE_S", LIMIT_S)
+    with Executor(max_cores=1) as exe:
+        assert exe.submit(use_a_pool_of_threads, tmp_path / "done").result(LIMIT_S) != os.getpid()
+    assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("block_allocation", [False, True])
+def test_programs_that_calls_have_started_end_with_the_worker(ranks, block_allocation):
+    with Executor(max_cores=ranks, cores_per_worker=ranks, block_allocation=block_allocation) as exe:
+        pids = exe.submit(start_a_program).result(LIMIT_S)
+    programs = []
+    for pid in [pids] if ranks == 1 else pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            programs.append(psutil.Process(pid))
+    _, alive = psutil.wait_procs(programs, 5)
+    for program in alive:
+        program.kill()
+    assert alive == []
