@@ -201,5 +201,5 @@ class Output:
         try:
             stream.write(text)
             stream.flush()
-        except (OSError, ValueError):
-            pass  # the user's own stream is closed or full: his output is lost, not his call
+        except Exception:
+            pass  # the user's own stream, of whatever kind, is closed or full: his output is lost, not his call

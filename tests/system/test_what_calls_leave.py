@@ -13,6 +13,7 @@ import pytest
 
 from pympipool import Executor
 from pympipool.pool import block, keeper, single
+from pympipool.pool.member import Output
 
 LIMIT_S = 30
 
@@ -117,3 +118,25 @@ def test_programs_that_calls_have_started_end_with_the_worker(ranks, block_alloc
     for program in alive:
         program.kill()
     assert alive == []
+
+
+class Gone:
+    """As what stands for a stream in a window that was closed."""
+
+    def write(self, _text):
+        raise RuntimeError("the window is gone")
+
+    def flush(self):
+        pass
+
+
+def test_output_that_cannot_be_shown_is_lost_and_nothing_else(monkeypatch):
+    """What is left of it is read when the worker has ended, before its call is."""
+    reader, writer = os.pipe()
+    os.write(writer, b"last words")
+    os.close(writer)
+    output = Output(open(reader, "rb", buffering=0), "stdout", None)
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", Gone())
+        output.drain()
+    assert output.pipe is None
