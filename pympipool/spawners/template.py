@@ -53,8 +53,9 @@ class TemplateSpawner(Spawner):
         environment = worker_environment(order)
         master = self._socket or self._start_template(environment)
         with forks.held_back:  # until the writing ends are closed here
-            pipes = [os.pipe() for _ in range(3)]
+            pipes: list[tuple[int, int]] = []
             try:
+                pipes += (os.pipe() for _ in range(3))
                 frame = encode_frame((environment, order.cwd or _current_folder()))
                 descriptors = array("i", [writer for _, writer in pipes])
                 sent = master.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])

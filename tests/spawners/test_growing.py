@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import sys
 import time
 
 import psutil
 import pytest
 
 from pympipool import Executor
-from pympipool.errors import WorkerDied
+from pympipool.errors import WorkerDied, WorkerStartError
 from pympipool.spawners.base import WorkerOrder
 from pympipool.spawners.growing import FRESH, GrowingSpawner
 from spawners.test_child import is_alive
@@ -103,3 +105,32 @@ def test_where_one_must_not_fork_all_are_fresh(monkeypatch):
 def test_several_ranks_are_not_its_business():
     with pytest.raises(ValueError, match=r"1 rank, not 2; .*MpiexecSpawner"):
         GrowingSpawner().start(WorkerOrder(1, ranks=2))
+
+
+def is_open(descriptor):
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def test_too_few_descriptors_for_a_worker_are_given_back(monkeypatch):
+    """Each try would keep some of the last ones, until nothing works any more."""
+    spawner = GrowingSpawner()
+    monkeypatch.setattr(spawner, "_left", 0)
+    order = WorkerOrder(number=1, environment={"PYMPIPOOL_PATH": os.pathsep.join(sys.path)})
+    first = spawner.start(order)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = [number for number in range(soft) if not is_open(number)]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free[5], hard))  # for two of its pipes and a half
+        with pytest.raises((OSError, WorkerStartError)):
+            spawner.start(order)
+        assert not any(map(is_open, free[:5]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        first.kill()
+        first.wait(10)
+        first.close()
+        spawner.close()
