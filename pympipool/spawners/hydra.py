@@ -51,17 +51,23 @@ class JobOutput(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes | None:
         """What the ranks have printed; None when there is nothing yet, empty at the end."""
-        data: bytes | None = self._pipe.read(size)
+        while data := self._read(size):
+            printed = self._printed(data)
+            if printed:  # else all is held back, or last words: what follows decides, and it may be there
+                return printed
         if data is None:
             return None
-        if self._last_words is not None:
-            self._last_words += data
-            return None if data else b""
-        if not data:
-            data, self._held = self._held, b""
-            return data
-        printed = self._without_last_words(self._held + data)
-        return printed or None
+        rest, self._held = self._held, b""
+        return rest
+
+    def _read(self, size: int) -> bytes | None:
+        return self._pipe.read(size)
+
+    def _printed(self, data: bytes) -> bytes:
+        if self._last_words is None:
+            return self._without_last_words(self._held + data)
+        self._last_words += data
+        return b""
 
     def _without_last_words(self, data: bytes) -> bytes:
         """Splits off the last words, or what may be the beginning of them."""

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import io
+import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pympipool.pool.member import Output
 from pympipool.spawners.hydra import JobOutput
 
 LAST_WORDS = (
@@ -68,6 +70,17 @@ def test_the_last_words_of_mpiexec_are_taken_out_and_understood_however_they_are
     read = read_all(output)
     assert read in (data, data + b"\n")  # the empty line before them may have been passed on already
     assert output.signal == 9
+
+
+@pytest.mark.parametrize("last", [b"=" * 50, b"=" * 83 + b"\n"])
+def test_what_looks_like_last_words_at_the_very_end_reaches_the_user(last, capsys):
+    """Read all at once after the end, not chunk by chunk."""
+    reader, writer = os.pipe()
+    os.write(writer, last)
+    os.close(writer)
+    os.set_blocking(reader, False)
+    Output(JobOutput(open(reader, "rb", buffering=0)), "stdout", None).drain()
+    assert capsys.readouterr().out.encode() == last
 
 
 @pytest.mark.parametrize("line", [b"result: 5\n", b"no end of line", b"\n"])
