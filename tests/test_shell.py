@@ -163,6 +163,43 @@ def test_inputs_are_answered_in_their_order(counter):
             assert answer.result() == "".join(f"{k}\n" for k in range(i)) + "done\n"
 
 
+def test_a_program_that_answers_more_than_a_pipe_holds_while_it_is_fed_is_read_meanwhile():
+    text = "".join(f"{number}\n" for number in range(200_000))
+    with ShellExecutor(["cat"]) as exe:
+        answer = exe.submit(text, stop_read_pattern="199999")
+        after = exe.submit("the next", lines_to_read=1)
+        done, _ = futures.wait([answer, after], 20)
+        if not done:
+            end_children_of_workers()
+        assert answer.result() == text
+        assert after.result() == "the next\n"
+
+
+def test_inputs_that_a_program_does_not_read_do_not_keep_it_from_being_ended(tmp_path):
+    with ShellExecutor(
+        "echo ready; trap 'echo asked to > ended; exit' TERM; while :; do :; done", shell=True, cwd=tmp_path
+    ) as exe:
+        assert exe.submit("x" * 1_000_000, lines_to_read=1).result(20) == "ready\n"
+    assert (tmp_path / "ended").read_text() == "asked to\n"
+
+
+def test_a_program_that_closes_its_output_and_goes_on_is_ended():
+    with ShellExecutor("exec >&-; exec sleep 600", shell=True) as exe:
+        call = exe.submit("anything", lines_to_read=1)
+        done, _ = futures.wait([call], 20)
+        if not done:
+            end_children_of_workers()
+        assert done
+        with pytest.raises(subprocess.CalledProcessError, match="SIGTERM"):
+            call.result()
+
+
+def end_children_of_workers():
+    for worker in psutil.Process().children():
+        for program in worker.children():
+            program.kill()
+
+
 def test_a_line_end_is_added_only_if_it_is_missing(counter):
     with ShellExecutor(counter) as exe:
         assert exe.submit("1\n", lines_to_read=2).result() == "0\ndone\n"
