@@ -409,6 +409,10 @@ class Keeper:
         for output in member.outputs:
             self._unwatch(output.pipe)
             output.drain()
+        if member.lost_rank is None:
+            member.exit_code = member.process.poll()
+        else:
+            member.lost_rank, member.exit_code = member.process.end_of(member.lost_rank)
         member.process.kill()  # whatever is left of its group
         if member.state is State.STARTING and member.process.refused(member.lines):
             member.start_error = member.start_error or start_failure_of(member)

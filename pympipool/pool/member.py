@@ -53,6 +53,7 @@ class Member:
         leaving: why it ends without having been told to, as it says; None as long as it does not.
         lost_rank: the rank whose connection ended first, None as long as all are there.
         lost: how sight of a rank was lost, as its stand-in says; None as long as it was not.
+        exit_code: of that rank, else of the process, once the worker is gone (-N: ended by signal N); None when unknown.
         process_ended: its process has; what it said last may still be on its way.
         lines: the last lines of its stderr.
         kill_reason: the exception of its call when the pool ends it on purpose.
@@ -76,6 +77,7 @@ class Member:
         self.leaving: str | None = None
         self.lost_rank: int | None = None
         self.lost: str | None = None
+        self.exit_code: int | None = None
         self.process_ended = False
         self.lines: deque[str] = deque(maxlen=STDERR_LINES)
         self.kill_reason: BaseException | None = None

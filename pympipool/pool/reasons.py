@@ -20,7 +20,7 @@ def death_of(member: Member, future: Future[Any] | None) -> WorkerDied:
         host=member.host,
         pid=member.pid,
         rank=member.lost_rank if member.order.ranks > 1 else None,
-        exit_code=None if member.lost else member.process.poll(),  # of a launcher that could not know
+        exit_code=None if member.lost else member.exit_code,  # of a launcher that could not know
         last_stderr=tuple(member.lines),
         lost=member.lost,
         function=getattr(future, "function_name", None),
@@ -44,7 +44,7 @@ def log_end(logger: logging.Logger, member: Member, *, expected: bool) -> None:
             in_short(member.kill_reason),
         )
         return
-    bare = WorkerDied(worker=member.number, host=member.host, pid=member.pid, exit_code=member.process.poll())
+    bare = WorkerDied(worker=member.number, host=member.host, pid=member.pid, exit_code=member.exit_code)
     logger.warning("%s", bare)
 
 
@@ -57,6 +57,6 @@ def start_failure_of(member: Member) -> BaseException:
     """Why a worker did not get ready: what it said itself, else how it ended."""
     return member.start_error or WorkerStartError(
         f"worker {member.number} did not get ready",
-        exit_code=member.process.poll(),
+        exit_code=member.exit_code,
         last_stderr=tuple(member.lines),
     )

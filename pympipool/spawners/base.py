@@ -66,6 +66,14 @@ class WorkerProcess(ABC):
     def poll(self) -> int | None:
         """The exit code (-N: ended by signal N), None as long as it runs."""
 
+    def end_of(self, rank: int) -> tuple[int, int | None]:
+        """After the end, `stdout` read to its end: which rank ended first, as far as is known here, and its exit code.
+
+        Args:
+            rank: The one whose connection ended first. Those of ranks that are ended with it may be quicker.
+        """
+        return rank, self.poll()
+
     def refused(self, last_stderr: Iterable[str]) -> bool:
         """Whether it has ended because what was ordered can never be had, so that another try is of no use.
 

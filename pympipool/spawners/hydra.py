@@ -6,23 +6,31 @@
     =   PID 4711 RUNNING AT localhost
     =   EXIT CODE: 9
     ...
+    [mpiexec@host] Exit codes: [localhost] 0,768,9
     YOUR APPLICATION TERMINATED WITH THE EXIT STRING: Killed (signal 9)
     ...
 
 The user learns from an exception what has happened to his call; these lines in his terminal or notebook would only alarm
-him. For us they hold what the exit code of mpiexec does not tell: whether 9 is an exit code or a signal.
+him. For us they hold what the exit code of mpiexec does not tell: whether 9 is an exit code or a signal, and of which rank.
+mpiexec kills all ranks when one has ended, and may return the code of one that it has killed. The codes of all ranks, as
+waitpid tells them, it writes with -print-all-exitcodes, after good ends too.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import re
+import socket
 from typing import BinaryIO
 
 _BEGIN = b"=" * 83 + b"\n=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES\n"
+_CODES = f"[mpiexec@{socket.gethostname()}] Exit codes: ".encode()
 _SIGNAL = re.compile(rb"EXIT STRING: .*\(signal (\d+)\)")
 
-_HELD_LEAST = 20
+_CODES_OF_RANKS = re.compile(re.escape(_CODES) + rb"\[[^\]\n]*\] ([\d,]+)")
+
+_HELD_LEAST = {_BEGIN: 20, _CODES: 4}
 """What ends like the beginning of the last words is held back, but not for a few characters: mpiexec writes 50 at once."""
 
 
@@ -44,6 +52,12 @@ class JobOutput(io.RawIOBase):
         """The signal that ended a rank, as mpiexec has told; None as long as it has not."""
         told = _SIGNAL.search(self._last_words or b"")
         return int(told[1]) if told else None
+
+    @property
+    def exit_codes(self) -> list[int]:
+        """Of each rank (-N: ended by signal N; 0 also where mpiexec has not waited for its end); empty when not told."""
+        told = _CODES_OF_RANKS.search(self._last_words or b"")
+        return [os.waitstatus_to_exitcode(int(status)) for status in told[1].split(b",")] if told else []
 
     def fileno(self) -> int:
         """For selectors."""
@@ -71,11 +85,11 @@ class JobOutput(io.RawIOBase):
 
     def _without_last_words(self, data: bytes) -> bytes:
         """Splits off the last words, or what may be the beginning of them."""
-        begin = data.find(_BEGIN)
-        if begin >= 0:
+        begin, words = min((data.find(words) % (len(data) + 1), words) for words in _HELD_LEAST)  # -1: at the end
+        if begin < len(data):
             self._held, self._last_words = b"", data[begin:]
-            return data[:begin].removesuffix(b"\n")  # an empty line comes before
-        held = next((n for n in range(len(_BEGIN) - 1, _HELD_LEAST - 1, -1) if data.endswith(_BEGIN[:n])), 0)
+            return data[:begin].removesuffix(b"\n") if words is _BEGIN else data[:begin]  # an empty line comes before
+        held = max(_overlap(data, words, least) for words, least in _HELD_LEAST.items())
         split = len(data) - held
         self._held = data[split:]
         return data[:split]
@@ -84,3 +98,8 @@ class JobOutput(io.RawIOBase):
         """Closes the pipe."""
         self._pipe.close()
         super().close()
+
+
+def _overlap(data: bytes, words: bytes, least: int) -> int:
+    """How many bytes at the end of data are the beginning of words; 0 if they are less than least."""
+    return next((n for n in range(len(words) - 1, least - 1, -1) if data.endswith(words[:n])), 0)

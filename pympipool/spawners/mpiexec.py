@@ -46,6 +46,9 @@ They also shorten the start of Open MPI from 1.2 s to 0.2 s."""
 _ROOT_MAY = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 """Without these Open MPI refuses to run for root, who is the user in most containers."""
 
+_ENDED_WITH_OTHERS = (0, -signal.SIGKILL)
+"""Exit codes that mpiexec tells of ranks which it has killed because of another one (0: it has not waited for them)."""
+
 _AGENTS = ("hydra_pmi_proxy", "prted", "orted")
 """Processes between mpiexec and the ranks; they end when the ranks have ended."""
 
@@ -59,7 +62,9 @@ class MpiexecSpawner(Spawner):
 
     def __init__(self) -> None:
         self._command = program_command()
-        self._launcher = find_launcher(loaded_library())
+        library = loaded_library()
+        self._launcher = find_launcher(library)
+        self._more_options = ["-print-all-exitcodes"] if library.version.startswith("MPICH") else []  # see hydra.py
 
     def start(self, order: WorkerOrder) -> WorkerProcess:
         """Starts mpiexec for a worker.
@@ -72,7 +77,7 @@ class MpiexecSpawner(Spawner):
         if kind is Kind.OPEN_MPI and os.geteuid() == 0:
             environment = {**_ROOT_MAY, **environment}
         options = _OPTIONS[kind].format(ranks=order.ranks).split()
-        return MpiexecProcess([path, *options, *self._command], environment, order.cwd, kind)
+        return MpiexecProcess([path, *self._more_options, *options, *self._command], environment, order.cwd, kind)
 
 
 class MpiexecProcess(ChildProcess):
@@ -100,6 +105,16 @@ class MpiexecProcess(ChildProcess):
         if code is not None and self._job_output and self._job_output.signal == code:
             return -code
         return code
+
+    def end_of(self, rank: int) -> tuple[int, int | None]:
+        """Which rank ended first, and its exit code: as mpiexec tells where it tells of each, else its own."""
+        codes = self._job_output.exit_codes if self._job_output else []
+        if rank >= len(codes):
+            return rank, self.poll()
+        by_themselves = [other for other, code in enumerate(codes) if code not in _ENDED_WITH_OTHERS]
+        if codes[rank] in _ENDED_WITH_OTHERS and len(by_themselves) == 1:
+            rank = by_themselves[0]
+        return rank, codes[rank]
 
     def kill(self) -> None:
         """Kills the ranks and all they have started at once, and mpiexec if it does not follow soon.

@@ -1,6 +1,7 @@
 """Workers of several ranks: results in rank order, collectives, and ranks that raise."""
 
 import os
+import threading
 import traceback
 
 import numpy as np
@@ -268,3 +269,19 @@ def test_a_rank_that_dies_fails_the_call_that_ran_there_only(make_executor, rank
     with pytest.raises(WorkerDied, match="die"):
         call.result()
     assert [other.result() for other in after] == [[3 * i, 3 * i] for i in range(5)]
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_a_rank_that_ends_by_itself_is_told_with_its_exit_code_and_not_with_those_of_ranks_that_end_with_it(
+    make_executor, rank
+):
+    def end():
+        if world().rank == rank:
+            os._exit(3)
+        threading.Event().wait()
+
+    exe = make_executor(cores_per_worker=3)
+    for _ in range(5):
+        died = exe.submit(end).exception(timeout=30)
+        assert isinstance(died, WorkerDied)
+        assert (died.rank, died.exit_code) == (rank, 3)

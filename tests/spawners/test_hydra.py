@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 
 import pytest
 from hypothesis import given
@@ -69,6 +70,26 @@ def test_the_last_words_of_mpiexec_are_taken_out_and_understood_however_they_are
     output = JobOutput(Pipe(chunks))
     read = read_all(output)
     assert read in (data, data + b"\n")  # the empty line before them may have been passed on already
+    assert output.signal == 9
+
+
+@given(printed, st.lists(st.integers(0, 1000)), st.lists(st.integers(0, 1000)))
+def test_the_exit_codes_of_all_ranks_are_taken_out_after_good_ends_too(data, cuts, cuts_of_codes):
+    codes = f"[mpiexec@{socket.gethostname()}] Exit codes: [localhost] 0,0,0\n".encode()
+    cut = [chunk for chunk in chunks_of(codes, cuts_of_codes) if chunk]
+    if cut and len(cut[0]) < 4:  # mpiexec writes more at once
+        cut = [codes]
+    output = JobOutput(Pipe([*chunks_of(data, cuts), *cut]))
+    assert read_all(output) == data
+    assert output.exit_codes == [0, 0, 0]
+    assert output.signal is None
+
+
+def test_the_exit_code_of_each_rank_is_told():
+    codes = f"[mpiexec@{socket.gethostname()}] Exit codes: [localhost] 0,768,9,2304\n".encode()
+    output = JobOutput(Pipe([LAST_WORDS.replace(b"YOUR APPLICATION T", codes + b"YOUR APPLICATION T")]))
+    assert read_all(output) == b""
+    assert output.exit_codes == [0, 3, -9, 9]
     assert output.signal == 9
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from pympipool.spawners import mpiexec
 from pympipool.spawners.base import WorkerOrder
-from pympipool.spawners.mpiexec import MpiexecSpawner
+from pympipool.spawners.mpi import Kind
+from pympipool.spawners.mpiexec import MpiexecProcess, MpiexecSpawner
 from spawners.test_child import is_alive, wait_until
 from worker.tiny_master import LIMIT_S, TinyMaster
 
@@ -229,3 +230,36 @@ def test_the_order_decides_the_folder(spawner, tmp_path):
 def test_a_missing_folder_is_an_error_at_once(spawner, tmp_path):
     with pytest.raises(Exception, match="no such folder"):
         spawner.start(WorkerOrder(1, 2, {"PYMPIPOOL_PATH": ""}, str(tmp_path / "missing")))
+
+
+@pytest.mark.parametrize(
+    ("statuses", "lost", "end"),
+    [
+        ("0,768,9", 1, (1, 3)),
+        ("9,768,0", 2, (1, 3)),  # 2 was killed because of 1, and its connection ended first all the same
+        ("9,2304,9", 1, (1, 9)),  # no signal
+        ("9,11,9", 0, (1, -signal.SIGSEGV)),
+        ("9,9,0", 1, (1, -signal.SIGKILL)),
+        ("0,9,0", 0, (0, 0)),  # ended by itself before its work was done; 1 was killed then
+    ],
+)
+def test_the_exit_code_is_that_of_the_rank_which_ended_first(statuses, lost, end):
+    """mpiexec kills the other ranks, and may return the signal of one of these. Here is what it writes then."""
+    codes = f"[mpiexec@{socket.gethostname()}] Exit codes: [localhost] {statuses}"
+    process = MpiexecProcess(["sh", "-c", f"echo '{codes}'; exit 9"], dict(os.environ), None, Kind.HYDRA)
+    try:
+        assert process.wait(LIMIT_S) == 9
+        while process.stdout.read(1000) != b"":
+            pass
+        assert process.end_of(lost) == end
+    finally:
+        process.close()
+
+
+def test_a_job_that_has_not_told_of_its_ranks_has_its_own_exit_code():
+    process = MpiexecProcess(["sh", "-c", "exit 5"], dict(os.environ), None, Kind.HYDRA)
+    try:
+        assert process.wait(LIMIT_S) == 5
+        assert process.end_of(2) == (2, 5)
+    finally:
+        process.close()
