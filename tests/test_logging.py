@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 
@@ -129,3 +130,14 @@ def test_nothing_is_shown_where_nobody_asks():
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=True)
     assert shown.stdout == "WorkerDied 1\n['NullHandler'] []\n"
     assert shown.stderr == ""
+
+
+def test_a_connection_that_ends_without_a_word_alarms_nobody(make_block_executor, log):
+    """A worker that is ended while it starts may just have connected."""
+    exe = make_block_executor()
+    exe.submit(pow, 2, 3).result()
+    address = exe._engine.pool.keeper.listener.address
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(f"\0{address[1:]}" if address.startswith("@") else address)
+    eventually(lambda: any("without a word" in line for line in told(log, logging.INFO)))
+    assert told(log, logging.WARNING) == []

@@ -49,6 +49,10 @@ class GreetingError(ConnectionError):
     """Whoever connected is not one of our workers."""
 
 
+class Silent(GreetingError):
+    """Whoever connected has hung up before he said a word: one of our workers may have been ended in this moment."""
+
+
 class Listener:
     """The address where the workers of one executor report, and the key that they must know.
 
@@ -183,13 +187,15 @@ class Connection:
             (worker, rank) when it is complete and right, None when more must come.
 
         Raises:
-            GreetingError: it is wrong, or the peer hung up: close the connection.
+            GreetingError: it is wrong, or the peer hung up (without a word: Silent): close the connection.
         """
         try:
             self._received += self._receive(HELLO_BYTES - len(self._received))
         except BlockingIOError:
             return None
         except (OSError, EOFError) as error:
+            if not self._received:
+                raise Silent("the peer hung up without a word") from error
             raise GreetingError(f"the peer hung up before its hello was complete: {error}") from error
         if not MAGIC.startswith(self._received[: len(MAGIC)]):
             raise GreetingError(f"the peer's first bytes are not {MAGIC!r}")

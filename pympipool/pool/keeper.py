@@ -27,7 +27,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pympipool.errors import WorkerStartError
-from pympipool.links.control import Connection, GreetingError, Listener
+from pympipool.links.control import Connection, GreetingError, Listener, Silent
 from pympipool.links.shm import ShmLink
 from pympipool.pool.ending import END_GRACE_S
 from pympipool.pool.member import Member, Output, State, Timer
@@ -283,7 +283,10 @@ class Keeper:
         try:
             greeting = connection.greet()
         except (GreetingError, OSError, EOFError) as error:
-            LOGGER.warning("dropped a connection that is none of our workers': %s", error)
+            if isinstance(error, Silent):
+                LOGGER.info("a connection ended without a word: of a worker that was ended while it started, as a rule")
+            else:
+                LOGGER.warning("dropped a connection that is none of our workers': %s", error)
             self._forget((patience,))
             self._drop(connection)
             return
