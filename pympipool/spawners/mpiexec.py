@@ -83,6 +83,8 @@ class MpiexecSpawner(Spawner):
 class MpiexecProcess(ChildProcess):
     """An mpiexec and its ranks."""
 
+    announces_its_end = True  # MPICH's complains of connections that end, if it is ended while it starts
+
     def __init__(self, command: list[str], environment: dict[str, str], cwd: str | None, kind: Kind) -> None:
         super().__init__(command, environment, cwd)
         self._job_output = JobOutput(self.stdout) if kind is Kind.HYDRA else None

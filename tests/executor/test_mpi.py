@@ -285,3 +285,11 @@ def test_a_rank_that_ends_by_itself_is_told_with_its_exit_code_and_not_with_thos
         died = exe.submit(end).exception(timeout=30)
         assert isinstance(died, WorkerDied)
         assert (died.rank, died.exit_code) == (rank, 3)
+
+
+def test_mpiexec_does_not_complain_to_the_user_of_being_ended_while_it_starts(capfd):
+    for number in range(30):
+        exe = Executor(max_cores=2, cores_per_worker=2, block_allocation=True)
+        threading.Event().wait(number * 0.004)
+        exe.shutdown()
+    assert capfd.readouterr() == ("", "")
