@@ -170,15 +170,43 @@ def _kill_left_behind(leader: int) -> None:
 
 def _ranks_below(launcher: int) -> list[int]:
     """Process ids of all that mpiexec has started, itself and its agents aside, as far as the system tells (Linux)."""
-    children: dict[int, list[int]] = {}
-    names: dict[int, str] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            pid, _, rest = (folder / "stat").read_text().partition(" (")
-            name, _, fields = rest.rpartition(") ")
-            names[int(pid)] = name
-            children.setdefault(int(fields.split()[1]), []).append(int(pid))
-    below = list(children.get(launcher, ()))
+    children_of = _children_of if os.path.exists("/proc/thread-self/children") else _children_of_all().get
+    below = list(children_of(launcher) or ())
     for parent in below:
-        below += children.get(parent, ())
-    return [rank for rank in below if names[rank] not in _AGENTS]
+        below += children_of(parent) or ()
+    return [rank for rank in below if _read(f"/proc/{rank}/comm").decode().strip() not in _AGENTS]
+
+
+def _children_of(parent: int) -> list[int]:
+    """Asks the system for the children of one process.
+
+    To look at all processes takes milliseconds, and far longer where other threads keep the interpreter busy: for each
+    file its lock is let go of, and has to be waited for.
+    """
+    children: list[int] = []
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        for thread in os.listdir(f"/proc/{parent}/task"):
+            children += map(int, _read(f"/proc/{parent}/task/{thread}/children").split())
+    return children
+
+
+def _children_of_all() -> dict[int, list[int]]:
+    """The children of each process, where the system is not to be asked for those of one."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        _, _, fields = _read(f"{folder}/stat").rpartition(b") ")
+        if fields:
+            children.setdefault(int(fields.split()[1]), []).append(int(folder.name))
+    return children
+
+
+def _read(path: str) -> bytes:
+    """A small file of /proc; empty when its process has ended."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            return os.read(descriptor, 1 << 16)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return b""

@@ -3,9 +3,11 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pympipool.spawners import mpiexec
@@ -263,3 +265,39 @@ def test_a_job_that_has_not_told_of_its_ranks_has_its_own_exit_code():
         assert process.end_of(2) == (2, 5)
     finally:
         process.close()
+
+
+@pytest.fixture
+def family():
+    """A process that has children and grandchildren, some of them in sessions of their own, and one that looks like an agent."""
+    script = "sleep 600 & setsid sleep 600 & sh -c 'setsid sleep 600 & sleep 600 & wait' & echo up; wait"
+    with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True) as parent:
+        assert parent.stdout.readline() == b"up\n"
+        family = psutil.Process(parent.pid)
+        wait_until(lambda: sorted(child.name() for child in family.children(recursive=True)) == ["sh", *["sleep"] * 4])
+        children = family.children(recursive=True)
+        yield parent.pid, {child.pid for child in children}
+        for process in (family, *children):
+            process.kill()
+
+
+@pytest.mark.parametrize("ask_for_each", [True, False])
+def test_all_that_mpiexec_has_started_is_found(family, monkeypatch, ask_for_each):
+    parent, below = family
+    monkeypatch.setattr(os.path, "exists", lambda _path: ask_for_each)
+    assert set(mpiexec._ranks_below(parent)) == below
+    monkeypatch.setattr(mpiexec, "_AGENTS", ("sh",))
+    assert len(mpiexec._ranks_below(parent)) == 4
+
+
+def test_no_other_processes_are_looked_at(family, monkeypatch):
+    """With the interpreter busy in other threads each file takes milliseconds, and there may be thousands of processes."""
+    if not os.path.exists("/proc/thread-self/children"):
+        pytest.skip("this kernel does not tell the children of a process: CONFIG_PROC_CHILDREN")
+    parent, below = family
+    paths = []
+    read = mpiexec._read
+    monkeypatch.setattr(mpiexec, "_read", lambda path: (paths.append(path), read(path))[1])
+    monkeypatch.setattr(Path, "read_text", lambda path: pytest.fail(f"{path} was read"))
+    mpiexec._ranks_below(parent)
+    assert {int(path.split("/")[2]) for path in paths} == {parent, *below}
