@@ -20,6 +20,7 @@ from pympipool.pool.ending import END_GRACE_S, IDLE_CHECK_S, watch_for_stuck_ran
 from pympipool.pool.keeper import Keeper
 from pympipool.pool.member import Member, State
 from pympipool.pool.reasons import death_of, in_short, log_end, start_failure_of
+from pympipool.raised import without_frames
 
 if TYPE_CHECKING:
     from pympipool._calls import FunctionHandle
@@ -174,7 +175,7 @@ class BlockPool:
                 )
             except Exception as error:  # OSError, WorkerStartError; RuntimeError where the interpreter is about to end
                 self.ledger.give_back(grant)
-                self._start_failed(error, None)
+                self._start_failed(without_frames(error), None)  # they hold a link
                 return
             member.purpose = grant
 

@@ -20,6 +20,7 @@ from pympipool.pool.ending import END_GRACE_S, IDLE_CHECK_S, watch_for_stuck_ran
 from pympipool.pool.keeper import Keeper
 from pympipool.pool.member import Member, State
 from pympipool.pool.reasons import death_of, in_short, log_end, start_failure_of
+from pympipool.raised import without_frames
 
 if TYPE_CHECKING:
     from concurrent.futures import Future as StandardFuture
@@ -205,7 +206,7 @@ class SinglePool:
             try:
                 self._start(request, grant)
             except Exception as error:  # OSError, WorkerStartError; RuntimeError where the interpreter is about to end
-                self.dispatcher.fail(request.future, error)
+                self.dispatcher.fail(request.future, without_frames(error))  # they hold a link, and the call
                 self._finish(grant)
 
     def _start(self, request: Request, grant: Grant) -> None:

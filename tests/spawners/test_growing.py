@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import resource
 import signal
@@ -13,8 +15,11 @@ import pytest
 
 from pympipool import Executor
 from pympipool.errors import WorkerDied, WorkerStartError
+from pympipool.pool import block
 from pympipool.spawners.base import WorkerOrder
 from pympipool.spawners.growing import FRESH, GrowingSpawner
+from pympipool.spawners.local import LocalSpawner
+from pympipool.spawners.template import TemplateSpawner
 from spawners.test_child import is_alive
 
 
@@ -134,3 +139,32 @@ def test_too_few_descriptors_for_a_worker_are_given_back(monkeypatch):
         first.wait(10)
         first.close()
         spawner.close()
+
+
+def segments():
+    """Descriptors of shared memory that this process has open."""
+    links = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            links.append(os.readlink(f"/proc/self/fd/{name}"))
+    return sum("pympipool" in link for link in links)
+
+
+@pytest.mark.parametrize("block_allocation", [False, True])
+def test_the_error_of_a_worker_that_cannot_be_started_keeps_no_descriptors(monkeypatch, block_allocation):
+    def refuse(_spawner, order):
+        raise WorkerStartError("no") from OSError("nothing left")
+
+    for spawner in (TemplateSpawner, LocalSpawner):
+        monkeypatch.setattr(spawner, "start", refuse)
+    monkeypatch.setattr(block, "START_ATTEMPTS", 2)
+    gc.disable()
+    try:
+        before = segments()
+        with Executor(max_cores=1, block_allocation=block_allocation) as exe:
+            error = exe.submit(pow, 2, 3).exception(20)
+        del exe
+        assert segments() == before
+        assert "nothing left" in str(error.__cause__)
+    finally:
+        gc.enable()
