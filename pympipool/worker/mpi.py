@@ -276,5 +276,6 @@ def _end_without_the_others() -> NoReturn:
     if mpi is not None and mpi.COMM_WORLD.Get_size() == 1:
         sys.exit(1)  # there are no others
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        with contextlib.suppress(Exception):  # user code has closed it, or put something else in its place
+            stream.flush()
     os._exit(1)

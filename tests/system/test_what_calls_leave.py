@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import os
 import subprocess
+import sys
 import threading
 from concurrent import futures
 from pathlib import Path
@@ -140,3 +141,26 @@ def test_output_that_cannot_be_shown_is_lost_and_nothing_else(monkeypatch):
         patch.setattr("sys.stdout", Gone())
         output.drain()
     assert output.pipe is None
+
+
+def close_stdout_and_fail_on_one_rank():
+    from mpi4py import MPI
+
+    if MPI.COMM_WORLD.rank == 1:
+        sys.stdout.close()
+        raise ValueError("the preset cannot be made")
+    return {}
+
+
+@pytest.mark.mpi
+def test_a_rank_that_cannot_start_ends_even_if_its_output_is_closed(monkeypatch):
+    monkeypatch.setattr(keeper, "END_GRACE_S", 1000)
+    with Executor(
+        max_cores=2, cores_per_worker=2, block_allocation=True, init_function=close_stdout_and_fail_on_one_rank
+    ) as exe:
+        call = exe.submit(pow, 2, 3)
+        done, _ = futures.wait([call], 20)
+        for process in psutil.Process().children(recursive=True) if not done else ():
+            process.kill()
+        assert done
+        assert isinstance(call.exception(), ValueError)
