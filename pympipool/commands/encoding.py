@@ -36,8 +36,6 @@ def say_it_plainly(stream: io.TextIOWrapper) -> None:
         >>> stream.buffer.getvalue()
         b'3 us -> 5 ms, 2.5 x, na?ve()\n'
     """
-    if stream.errors in (
-        "strict",
-        "surrogateescape",
-    ):  # Python's own choices; any other is the user's (PYTHONIOENCODING)
+    pythons_own = ("strict", "surrogateescape")  # any other is the user's choice, by PYTHONIOENCODING
+    if stream.errors in pythons_own:
         stream.reconfigure(errors=NAME)

@@ -106,10 +106,8 @@ class Template:
 
 
 def _tell(status: int, *numbers: int) -> None:
-    """Writes numbers to the pipe that tells of one worker."""
-    with contextlib.suppress(
-        BrokenPipeError
-    ):  # nobody waits for it any more; the next order says whether the master is gone
+    """Writes numbers to the pipe that tells of one worker, unless nobody reads it any more: what to do then the next order says."""
+    with contextlib.suppress(BrokenPipeError):
         os.write(status, b"".join(STATUS.pack(number) for number in numbers))
 
 
