@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -10,6 +11,10 @@ from jupyter_client import KernelManager
 
 CELL_S = 120.0
 """How long a cell may take."""
+
+SILENCE_S = 3.0
+"""After which somebody else connects to the kernel: ipykernel 7 may not notice a request that comes while it answers another one,
+until then (github.com/ipython/ipykernel/issues/1554; often with Python 3.10)."""
 
 
 @dataclass
@@ -75,13 +80,26 @@ class Kernel:
         number = self.client.execute(code)
         deadline = monotonic() + CELL_S
         while not (cell.is_idle and until in cell.stdout):
-            message = self.client.get_iopub_msg(timeout=max(deadline - monotonic(), 0))
+            left_s = max(deadline - monotonic(), 0)
+            try:
+                message = self.client.get_iopub_msg(timeout=min(left_s, SILENCE_S))
+            except queue.Empty:
+                if left_s == 0:
+                    raise
+                self._nudge()
+                continue
             if message["parent_header"].get("msg_id") == number:
                 cell.take(message)
             if interrupt_at and interrupt_at in cell.stdout:
                 interrupt_at = ""
                 self.manager.interrupt_kernel()
         return cell
+
+    def _nudge(self) -> None:
+        another = self.manager.client()
+        another.start_channels(iopub=False, stdin=False, hb=False, control=False)
+        another.kernel_info()
+        another.stop_channels()
 
     def close(self) -> None:
         """Ends it as the menu does."""
