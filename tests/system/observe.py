@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -119,6 +120,33 @@ def _as_in_a_terminal(*, group: bool) -> None:
         signal.signal(number, signal.SIG_DFL)
     if group:
         os.setpgrp()
+
+
+def family() -> list[psutil.Process]:
+    """This process and all its descendants."""
+    me = psutil.Process()
+    return [me, *me.children(recursive=True)]
+
+
+def cores_used(function: Callable[..., object], *args: object) -> float:
+    """The processor time that this process and its descendants use while function(*args) runs, in cores."""
+    before = {process: seconds_of(process) for process in family()}
+    start_s = time.monotonic()
+    before[psutil.Process()] = seconds_of(psutil.Process())  # without what looking costs
+    function(*args)
+    own_s = seconds_of(psutil.Process())
+    elapsed_s = time.monotonic() - start_s
+    me, *others = family()
+    used_s = own_s - before[me] + sum(seconds_of(other) - before.get(other, 0) for other in others)
+    return used_s / elapsed_s
+
+
+def seconds_of(process: psutil.Process) -> float:
+    """The processor time that a process has used; 0 when it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        times = process.cpu_times()
+        return float(times.user + times.system)
+    return 0.0
 
 
 class Script:

@@ -1,43 +1,15 @@
 """An idle executor costs nothing."""
 
-import contextlib
 import time
 
-import psutil
 import pytest
 
 from best import best
 from executor.calls import pid
 from pympipool import Executor
+from system.observe import cores_used, family
 
 IDLE_S = 5.0
-
-
-def family():
-    """This process and all its descendants."""
-    me = psutil.Process()
-    return [me, *me.children(recursive=True)]
-
-
-def cores_used(function, *args):
-    """The processor time that this process and its descendants use while function(*args) runs, in cores."""
-    before = {process: seconds_of(process) for process in family()}
-    start_s = time.monotonic()
-    before[psutil.Process()] = seconds_of(psutil.Process())  # without what looking costs
-    function(*args)
-    own_s = seconds_of(psutil.Process())
-    elapsed_s = time.monotonic() - start_s
-    me, *others = family()
-    used_s = own_s - before[me] + sum(seconds_of(other) - before.get(other, 0) for other in others)
-    return used_s / elapsed_s
-
-
-def seconds_of(process):
-    """The processor time that a process has used; 0 when it has ended."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        times = process.cpu_times()
-        return times.user + times.system
-    return 0
 
 
 @pytest.mark.mpi
