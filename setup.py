@@ -1,7 +1,7 @@
 """Builds the compiled part of pympipool; everything else is said in pyproject.toml.
 
     csrc/*.c          -> libpmp.a         the data plane, with every warning on
-    pympipool/*.pyx   -> *.c -> *.so      one extension module each, linked with libpmp.a
+    pympipool/_core/*.pyx -> *.c -> *.so  one extension module each, linked with libpmp.a
 
 Each extension module carries its own copy of the C code. That is harmless, because csrc/
 keeps no state outside the structures it is handed, and cheaper than a shared library
@@ -36,8 +36,8 @@ LINK_FLAGS = ["-pthread", *(["-lrt"] if sys.platform == "linux" else [])]
 
 C_SOURCES = sorted(str(path) for path in Path("csrc").glob("*.c"))
 C_HEADERS = sorted(str(path) for path in Path("csrc").glob("*.h"))
-CYTHON_MODULES = sorted(path.stem for path in Path("pympipool").glob("*.pyx"))
-CYTHON_HEADERS = sorted(str(path) for path in Path("pympipool").glob("*.pxd"))
+CYTHON_MODULES = sorted(path.stem for path in Path("pympipool/_core").glob("*.pyx"))
+CYTHON_HEADERS = sorted(str(path) for path in Path("pympipool/_core").glob("*.pxd"))
 
 HOW_TO_GET_A_COMPILER = """
 
@@ -93,8 +93,8 @@ class BuildModules(build_ext):
 
 def cython_module(name: str) -> Extension:
     extension = Extension(
-        f"pympipool.{name}",
-        sources=[f"pympipool/{name}.pyx"],
+        f"pympipool._core.{name}",
+        sources=[f"pympipool/_core/{name}.pyx"],
         depends=[*CYTHON_HEADERS, *C_SOURCES, *C_HEADERS],
         include_dirs=["csrc"],
         define_macros=MACROS,

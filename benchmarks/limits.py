@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from pympipool._ring import RING_CAPACITY
+from pympipool._core.ring import RING_CAPACITY
 
 ROOT = Path(__file__).resolve().parent.parent
 C_FLAGS = ["-std=gnu11", "-O2", "-pthread", "-I", str(ROOT / "csrc")]

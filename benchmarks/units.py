@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pympipool.commands.figures import show_bytes, show_rate, show_seconds, three_digits
+from pympipool._util.formatting import show_bytes, show_rate, show_seconds, three_digits
 
 
 @dataclass(frozen=True)

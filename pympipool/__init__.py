@@ -12,10 +12,10 @@ Public names, and nothing else. They are imported at their first use: a worker i
 TYPE_CHECKING = False  # to type checkers it is true; see light.py
 if TYPE_CHECKING:
     from pympipool import errors
-    from pympipool.bar import progress
+    from pympipool.diagnostics.progress import progress
+    from pympipool.diagnostics.tracing.session import trace
     from pympipool.executor import Executor
     from pympipool.shell import ShellExecutor, SubprocessExecutor
-    from pympipool.tracing.session import trace
 
 __all__ = ["Executor", "ShellExecutor", "SubprocessExecutor", "__version__", "errors", "progress", "trace"]
 
@@ -26,8 +26,8 @@ _HOMES = {
     "ShellExecutor": "pympipool.shell",
     "SubprocessExecutor": "pympipool.shell",
     "errors": "pympipool.errors",
-    "progress": "pympipool.bar",
-    "trace": "pympipool.tracing.session",
+    "progress": "pympipool.diagnostics.progress",
+    "trace": "pympipool.diagnostics.tracing.session",
 }
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from pympipool.commands import main
+from pympipool.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -16,23 +16,25 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeAlias, TypeVar, overload
 
-from pympipool import bar, display, parameters
-from pympipool.backends import Choice, choose, make_backend
-from pympipool.engine import Engine
-from pympipool.graph import Nowhere, Sketch
-from pympipool.mapping import Columns, in_chunks, in_fitting_batches, one_by_one
-from pympipool.pool.block import BlockPool
-from pympipool.pool.single import SinglePool
+from pympipool import _options
+from pympipool._util.reprs import callable_name
+from pympipool.backends.registry import Choice, choose, make_backend
+from pympipool.diagnostics import status
+from pympipool.diagnostics.graph import Nowhere, Sketch
+from pympipool.diagnostics.progress import options_of, under_bar
+from pympipool.execution.batching import Columns, in_chunks, in_fitting_batches, one_by_one
+from pympipool.execution.engine import Engine
+from pympipool.pool.block_pool import BlockPool
+from pympipool.pool.per_call_pool import SinglePool
 from pympipool.resources import Ledger, Resources, positive_seconds
-from pympipool.words import callable_name
 
 if TYPE_CHECKING:
     import os
     from types import TracebackType
 
-    from pympipool._dispatch import Dispatcher
-    from pympipool._future import Future
-    from pympipool.backends import Backend
+    from pympipool._core.dispatcher import Dispatcher
+    from pympipool._core.future import Future
+    from pympipool.backends.registry import Backend
 
     Awaited: TypeAlias = "futures.Future[Any] | Iterable[futures.Future[Any]] | Mapping[Any, futures.Future[Any]]"
 
@@ -96,7 +98,7 @@ class Executor(futures.Executor):
         [1, 2, 3]
     """
 
-    @parameters.naming_the_nearest
+    @_options.naming_the_nearest
     def __init__(
         self,
         max_workers: int | None = None,
@@ -128,7 +130,7 @@ class Executor(futures.Executor):
         said: dict[str, Any] = {  # of any type, until it is checked
             "cores": cores_per_worker,
             "threads_per_core": threads_per_core,
-            "gpus_per_core": parameters.gpus_per_core(gpus_per_worker, cores_per_worker),
+            "gpus_per_core": _options.gpus_per_core(gpus_per_worker, cores_per_worker),
             "oversubscribe": oversubscribe,
             "cwd": cwd,
             "executor": executor,
@@ -144,20 +146,18 @@ class Executor(futures.Executor):
         Resources.check("oversubscribe", block_allocation, "block_allocation")
         Resources.check("oversubscribe", disable_dependencies, "disable_dependencies")
         positive_seconds("refresh_rate", refresh_rate)
-        drawn = parameters.is_drawn(plot_dependency_graph, plot_dependency_graph_filename, disable_dependencies)
+        drawn = _options.is_drawn(plot_dependency_graph, plot_dependency_graph_filename, disable_dependencies)
         choice = Choice(backend, {}) if drawn else choose(backend, executor)
         self._backend: Backend = Nowhere(backend) if drawn else make_backend(choice.name)
         self._backend.check(self._resources)
-        workers, cores = parameters.count_workers(max_workers, max_cores, cores_per_worker, self._backend)
+        workers, cores = _options.count_workers(max_workers, max_cores, cores_per_worker, self._backend)
         self._ledger: Ledger[Any] = Ledger(cores=cores, counts_devices=not self._backend.assigns_devices)
         if gpus_per_worker and not self._backend.assigns_devices:
-            parameters.check_devices(
-                gpus_per_worker, workers if block_allocation else 1, len(self._ledger.devices.names)
-            )
+            _options.check_devices(gpus_per_worker, workers if block_allocation else 1, len(self._ledger.devices.names))
         settings = {
             "cwd": None,
             "main_path": sys.argv[0] if sys.argv else "",
-            "init_function": parameters.pickled_init_function(init_function, block_allocation),
+            "init_function": _options.pickled_init_function(init_function, block_allocation),
         }
         self._engine: Engine | Sketch
         if drawn:
@@ -259,7 +259,7 @@ class Executor(futures.Executor):
         return self._engine.submit(fn, args, kwargs, resources)
 
     def _check_function(self, fn: Callable[..., Any]) -> None:
-        if parameters.takes_resource_dict(fn):
+        if _options.takes_resource_dict(fn):
             raise ValueError(
                 f"{fn!r} has a parameter called resource_dict, which submit() takes for itself: rename the parameter"
             )
@@ -296,17 +296,17 @@ class Executor(futures.Executor):
         """
         deadline_s = None if timeout is None else monotonic() + timeout
         if chunksize is not None:
-            chunksize = parameters.check_chunksize(chunksize)
+            chunksize = _options.check_chunksize(chunksize)
         self._check_function(fn)
         self._engine.check_usable(fn)
         begin = partial(self._begin_map, fn, chunksize, deadline_s)
-        options = bar.options_of(progress, callable_name(fn))
+        options = options_of(progress, callable_name(fn))
         if isinstance(self._engine, Sketch):
             return one_by_one(self.submit, fn, Columns(iterables), deadline_s)
         if options is None:
             return begin(iterables, self.submit, self._engine)
         columns = Columns(iterables)
-        return bar.under_bar(partial(begin, columns.lists), self.submit, self._engine, len(columns), options)
+        return under_bar(partial(begin, columns.lists), self.submit, self._engine, len(columns), options)
 
     def _begin_map(
         self,
@@ -376,10 +376,10 @@ class Executor(futures.Executor):
 
     @max_workers.setter
     def max_workers(self, number: int) -> None:
-        number = parameters.positive("max_workers", number)
+        number = _options.positive("max_workers", number)
         gpus, cores = self._info["gpus_per_worker"], number * self._info["cores_per_worker"]
         if gpus and self._block_allocation and not self._backend.assigns_devices:
-            parameters.check_devices(gpus, number, len(self._ledger.devices.names))
+            _options.check_devices(gpus, number, len(self._ledger.devices.names))
         self._engine.resize(number, cores)
         self._info.update(max_workers=number, max_cores=cores)
 
@@ -407,10 +407,10 @@ class Executor(futures.Executor):
             return "<Executor that was not started>"
         if isinstance(self._engine, Sketch):
             return repr(self._engine)
-        return display.as_text(display.look_at(self._engine, self._info))
+        return status.as_text(status.look_at(self._engine, self._info))
 
     def _repr_html_(self) -> str:
         """The same, as a card for notebooks; the graph, where calls are drawn."""
         if isinstance(self._engine, Sketch):
             return self._engine._repr_html_()
-        return display.as_html(display.look_at(self._engine, self._info))
+        return status.as_html(status.look_at(self._engine, self._info))

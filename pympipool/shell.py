@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from pympipool.executor import Executor
 from pympipool.resources import Resources
-from pympipool.worker import programs
+from pympipool.worker import shell_process
 
 if TYPE_CHECKING:
-    from pympipool._future import Future
+    from pympipool._core.future import Future
 
 __all__ = ["ShellExecutor", "SubprocessExecutor"]
 
@@ -90,7 +90,7 @@ class ShellExecutor(futures.Executor):
             max_workers=1,
             backend="mpi",
             block_allocation=True,
-            init_function=functools.partial(programs.start, args, options),
+            init_function=functools.partial(shell_process.start, args, options),
         )
 
     def submit(  # type: ignore[override]  # text, no function
@@ -123,7 +123,7 @@ class ShellExecutor(futures.Executor):
             lines_to_read = Resources.check("cores", lines_to_read, "lines_to_read")
         text = string_input if string_input.endswith("\n") else string_input + "\n"
         # The first parameter comes from init_function, of which type checkers cannot know.
-        return self._executor.submit(programs.ask, text, lines_to_read, stop_read_pattern, resource_dict=None)
+        return self._executor.submit(shell_process.ask, text, lines_to_read, stop_read_pattern, resource_dict=None)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Takes no more lines, and ends the program when it has answered those that are there."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pympipool._options import naming_the_nearest
 from pympipool.executor import Executor
-from pympipool.parameters import naming_the_nearest
 
 if TYPE_CHECKING:
     import os

@@ -38,7 +38,7 @@ def why_no_mpi() -> str | None:
     try:
         import mpi4py  # noqa: F401
 
-        from pympipool.spawners.mpiexec import MpiexecSpawner
+        from pympipool.backends.local.mpiexec import MpiexecSpawner
 
         MpiexecSpawner()
     except (ImportError, WorkerStartError) as error:

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pympipool.dependencies import find_futures, resolve, when_all_done
 from pympipool.errors import DependencyError, RemoteTraceback, WorkerDied
+from pympipool.execution.dependencies import find_futures, resolve, when_all_done
 
 Pair = collections.namedtuple("Pair", "left right")
 

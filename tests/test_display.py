@@ -8,7 +8,7 @@ import pytest
 from executor.calls import divide, fail, hold, square
 from executor.test_resize import eventually
 from pympipool import Executor
-from pympipool.display import ROWS_MAX, TILES_MAX, Sight, Worker, as_html, as_text
+from pympipool.diagnostics.status import ROWS_MAX, TILES_MAX, Sight, Worker, as_html, as_text
 
 INFO = {"backend": "slurm", "max_workers": 400, "cores_per_worker": 2, "block_allocation": True}
 CARD = re.compile(r'<div class="(\w+)(?: zero)?"><dt>\w+</dt><dd>(.*?)</dd>')

@@ -28,8 +28,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pympipool import functions
-from pympipool.functions import SLOTS, Function, FunctionTable
+from pympipool.execution import function_cache
+from pympipool.execution.function_cache import SLOTS, Function, FunctionTable
 
 
 class Notebook:
@@ -420,7 +420,7 @@ def test_a_submodule_imported_later_is_seen(table, monkeypatch):
     code = """
         import xml
         import pickle, sys
-        from pympipool.functions import FunctionTable
+        from pympipool.execution.function_cache import FunctionTable
         namespace = {"__name__": "__main__", "xml": xml}
         exec("def f(x): return xml.dom.Node", namespace)
         exec("def g(x): return xml.no_such", namespace)
@@ -452,7 +452,7 @@ def test_what_changes_while_it_is_pickled_gets_no_number_yet(table, monkeypatch)
 
     table.lookup(f)
     with monkeypatch.context() as patched:
-        patched.setattr(functions, "dump_in_band", change_and_dump)
+        patched.setattr(function_cache, "dump_in_band", change_and_dump)
         assert table.lookup(f) is None
     assert pickle.loads(table.lookup(f).payload)(0) == 2
 

@@ -10,9 +10,9 @@ import pytest
 
 from executor.calls import add, echo, square, touch
 from pympipool import Executor
-from pympipool.graph.layout import GAP, find_places
-from pympipool.graph.nodes import FUTURE_SIGN, Node, in_words
-from pympipool.graph.picture import BOXES_MAX, as_svg
+from pympipool.diagnostics.graph.layout import GAP, find_places
+from pympipool.diagnostics.graph.nodes import FUTURE_SIGN, Node, in_words
+from pympipool.diagnostics.graph.svg import BOXES_MAX, as_svg
 from test_executor_parameters import child_pids
 
 SVG = "{http://www.w3.org/2000/svg}"

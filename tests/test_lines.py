@@ -5,11 +5,12 @@ import time
 
 import pytest
 
-from pympipool import _ring, serialization
-from pympipool._calls import FunctionHandle
-from pympipool._dispatch import Dispatcher
-from pympipool._future import Future
-from pympipool.raised import load_exception
+from pympipool._core import ring
+from pympipool._core.calls import FunctionHandle
+from pympipool._core.dispatcher import Dispatcher
+from pympipool._core.future import Future
+from pympipool.serialization import payload
+from pympipool.serialization.exceptions import load_exception
 
 LIMIT_S = 30.0
 SHORT_NS = 100
@@ -19,12 +20,12 @@ class Workers:
     """A dispatcher that nobody moves bytes for but us, a function that it knows to be short, and the workers' sides."""
 
     def __init__(self, count):
-        self.dispatcher = Dispatcher(serialization.load, load_exception, lambda: None)
+        self.dispatcher = Dispatcher(payload.load, load_exception, lambda: None)
         self.function = FunctionHandle(1, b"of no matter")
-        links = [_ring.link_segment() for _ in range(count)]
+        links = [ring.link_segment() for _ in range(count)]
         for number, link in enumerate(links, start=1):
             self.dispatcher.add_worker(number, link)
-        self.channels = [_ring.Channel(link, self.dispatcher.doorbells) for link in links]
+        self.channels = [ring.Channel(link, self.dispatcher.doorbells) for link in links]
         for _ in range(10):
             call = self.submit()
             for channel in self.channels:
@@ -34,13 +35,13 @@ class Workers:
     def submit(self):
         future = Future()
         self.dispatcher.adopt(future)
-        self.dispatcher.submit(future, self.function, serialization.dump_call(1, print, (), {}))
+        self.dispatcher.submit(future, self.function, payload.dump_call(1, print, (), {}))
         return future
 
     def take(self, channel, limit_s=0.0):
         """The name of the call that a worker receives next; None: there is none."""
         while (message := channel.receive(limit_s)) is not None:
-            if message[0] == _ring.CALL:
+            if message[0] == ring.CALL:
                 return message[1]
         return None
 
@@ -50,7 +51,7 @@ class Workers:
 
     def answer(self, channel, call):
         if call is not None:
-            channel.send(_ring.RESULT, call, SHORT_NS, serialization.dump(None))
+            channel.send(ring.RESULT, call, SHORT_NS, payload.dump(None))
 
 
 def test_a_call_of_no_length_stays_with_the_worker_used_last_while_another_is_idle():

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pympipool.resources import Devices, Ledger, Resources, available, available_cores, available_devices
-from pympipool.resources import ledger as ledgers
-from pympipool.resources.ledger import PASSES_PER_CORE
-from pympipool.resources.needed import THREAD_VARIABLES
+from pympipool.resources import Devices, Ledger, Resources, available_cores, available_devices, discovery
+from pympipool.resources import allocator as ledgers
+from pympipool.resources.allocator import PASSES_PER_CORE
+from pympipool.resources.request import THREAD_VARIABLES
 
 # ---- what is needed ----
 
@@ -173,17 +173,17 @@ def test_the_quota_of_a_cgroup_and_of_those_above_it_counts(tmp_path, limits, ex
         folder = tmp_path / "sys/fs/cgroup" / group
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "cpu.max").write_text(text + "\n")
-    assert available._cgroup_quota(tmp_path) == expected
+    assert discovery._cgroup_quota(tmp_path) == expected
 
 
 def test_no_cgroup_is_no_quota(tmp_path):
-    assert available._cgroup_quota(tmp_path) is None
+    assert discovery._cgroup_quota(tmp_path) is None
 
 
 @pytest.mark.parametrize(("quota", "cores"), [(0.2, 1), (1.5, 2), (3.0, 3), (99.0, 8), (None, 8)])
 def test_part_of_a_core_counts_as_one(monkeypatch, quota, cores):
-    monkeypatch.setattr(available.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(available, "_cgroup_quota", lambda _: quota)
+    monkeypatch.setattr(discovery.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(discovery, "_cgroup_quota", lambda _: quota)
     assert available_cores() == cores
 
 
@@ -230,9 +230,9 @@ def test_where_the_driver_shows_no_files_nvidia_smi_is_asked(monkeypatch):
             raise answer
         return answer
 
-    monkeypatch.setattr(available, "run", run)
-    monkeypatch.setattr(available.Path, "iterdir", lambda _: (_ for _ in ()).throw(FileNotFoundError()))
-    assert [available._count_nvidia(pathlib.Path("/")) for _ in range(3)] == [2, 0, 0]
+    monkeypatch.setattr(discovery, "run", run)
+    monkeypatch.setattr(discovery.Path, "iterdir", lambda _: (_ for _ in ()).throw(FileNotFoundError()))
+    assert [discovery._count_nvidia(pathlib.Path("/")) for _ in range(3)] == [2, 0, 0]
 
 
 # ---- who gets it ----

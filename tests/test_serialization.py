@@ -28,16 +28,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pympipool import by_value, raised, serialization
+from pympipool._util.reprs import callable_name
 from pympipool.errors import RemoteError, RemoteTraceback, SerializationError
-from pympipool.raised import dump_exception, format_exception, load_exception
-from pympipool.serialization import IN_BAND_BELOW_BYTES, OUT_OF_BAND_MAX, RUN_BYTES, Packed, dump, dump_call, load
-from pympipool.words import callable_name
+from pympipool.serialization import by_value, exceptions, payload
+from pympipool.serialization.exceptions import dump_exception, format_exception, load_exception
+from pympipool.serialization.payload import (
+    IN_BAND_BELOW_BYTES,
+    OUT_OF_BAND_MAX,
+    RUN_BYTES,
+    Packed,
+    dump,
+    dump_call,
+    load,
+)
 
 ELSEWHERE = """
 import pickle, sys
-from pympipool.raised import dump_exception
-from pympipool.serialization import dump, load
+from pympipool.serialization.exceptions import dump_exception
+from pympipool.serialization.payload import dump, load
 source, sink = sys.stdin.buffer, sys.stdout.buffer
 while True:
     try:
@@ -406,14 +414,14 @@ def test_no_more_buffers_leave_the_pickle_than_a_message_has_parts():
 
 
 def test_numpy_is_not_imported_for_the_sake_of_pickling():
-    code = "import sys; from pympipool.serialization import *; load(dump([1, print])); print('numpy' in sys.modules)"
+    code = "import sys; from pympipool.serialization.payload import *; load(dump([1, print])); print('numpy' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).strip() == "False"
 
 
 def test_numpy_imported_late_is_noticed(monkeypatch):
-    monkeypatch.setattr(serialization, "_array_type", None)
-    monkeypatch.setattr(serialization, "_scalars", {int})
+    monkeypatch.setattr(payload, "_array_type", None)
+    monkeypatch.setattr(payload, "_scalars", {int})
     monkeypatch.setattr(by_value, "dump", None)
     assert travel(np.float64(2)) == 2
     assert travel(np.arange(2)).tolist() == [0, 1]
@@ -570,7 +578,7 @@ def test_exceptions_arrive_with_type_message_and_attributes(error, any_registrat
         assert isinstance(arrived, RemoteError)
         return
     assert type(arrived) is type(error)
-    strip = raised._without_addresses
+    strip = exceptions._without_addresses
     assert strip(str(arrived)) == strip(str(error))
     assert vars(arrived).keys() == vars(error).keys()
     assert isinstance(arrived.__cause__, RemoteTraceback)
@@ -661,7 +669,7 @@ def test_the_traceback_begins_with_the_users_code():
     assert "in load" in own  # at least these
 
     module = types.ModuleType("inside")
-    code = compile("def serve(f): f()", os.path.join(os.path.dirname(serialization.__file__), "worker.py"), "exec")
+    code = compile("def serve(f): f()", os.path.join(os.path.dirname(payload.__file__), "worker.py"), "exec")
     exec(code, module.__dict__)
     with contextlib.suppress(ZeroDivisionError):
         try:

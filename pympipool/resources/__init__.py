@@ -12,9 +12,9 @@
 Everybody else imports from here.
 """
 
-from pympipool.resources.available import Devices, available_cores, available_devices
-from pympipool.resources.checks import positive_seconds
-from pympipool.resources.ledger import Grant, Ledger
-from pympipool.resources.needed import Resources
+from pympipool.resources.allocator import Grant, Ledger
+from pympipool.resources.discovery import Devices, available_cores, available_devices
+from pympipool.resources.request import Resources
+from pympipool.resources.validation import positive_seconds
 
 __all__ = ["Devices", "Grant", "Ledger", "Resources", "available_cores", "available_devices", "positive_seconds"]

@@ -32,17 +32,17 @@ def main() -> None:
         ValueError: The environment is not that of a worker.
         OSError: The master is gone.
     """
-    from pympipool import _ring
-    from pympipool.light import signal
-    from pympipool.links.control_worker import connect
-    from pympipool.links.orders import take_orders
+    from pympipool._core import ring
+    from pympipool._util.cmodules import signal
+    from pympipool.transport.bootstrap import take_orders
+    from pympipool.transport.control_client import connect
 
     signal.signal(signal.SIGINT, _leave_it_to_the_master)
     orders = take_orders(os.environ)
     control = connect(orders)
     # A descriptor of its own, so that the connection lasts until the process has ended. Python closes the other one before
     # it has done with exit functions and MPI: the master would hang up in answer, and the watchdog end what is still going on.
-    _ring.start_watchdog(os.dup(control.fileno()))
+    ring.start_watchdog(os.dup(control.fileno()))
     if orders.ranks == 1:
         control.greet(orders, 0)  # first, so that he can answer while we import
         from pympipool.worker import serial

@@ -12,11 +12,11 @@ from __future__ import annotations
 import os
 from time import monotonic_ns
 
-from pympipool._items import keep_all
-from pympipool.light import socket
-from pympipool.raised import dump_exception
-from pympipool.serialization import Packed, dump_kept, fixed, keep
-from pympipool.words import callable_name
+from pympipool._core.sequences import keep_all
+from pympipool._util.cmodules import socket
+from pympipool._util.reprs import callable_name
+from pympipool.serialization.exceptions import dump_exception
+from pympipool.serialization.payload import Packed, dump_kept, fixed, keep
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

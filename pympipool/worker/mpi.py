@@ -18,13 +18,13 @@ import os
 import sys
 from time import monotonic_ns
 
-from pympipool._ring import CALL, END, ERROR, FUNCTION, RESULT, TIMED
-from pympipool.light import signal
-from pympipool.raised import are_alike, join_exceptions
-from pympipool.serialization import Packed, dump
-from pympipool.worker.calls import Calls
-from pympipool.worker.prepare import apply_settings, describe, make_calls, take_output, tell
-from pympipool.worker.ranks import Message, OtherRank, RootRank
+from pympipool._core.ring import CALL, END, ERROR, FUNCTION, RESULT, TIMED
+from pympipool._util.cmodules import signal
+from pympipool.serialization.exceptions import are_alike, join_exceptions
+from pympipool.serialization.payload import Packed, dump
+from pympipool.worker.call_runner import Calls
+from pympipool.worker.rank_comm import Message, OtherRank, RootRank
+from pympipool.worker.setup import apply_settings, describe, make_calls, take_output, tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from mpi4py import MPI
 
-    from pympipool.links.control_worker import Control, Link
-    from pympipool.links.orders import Orders
+    from pympipool.transport.bootstrap import Orders
+    from pympipool.transport.control_client import Control, Link
 
 _RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "FLUX_TASK_RANK")
 """Where launchers tell a process its rank: MPICH and its relatives, PMIx, Open MPI, flux."""

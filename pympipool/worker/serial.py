@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import sys
 
-from pympipool._ring import CALL, ERROR, FUNCTION, RESULT
-from pympipool.raised import dump_exception
-from pympipool.serialization import dump
-from pympipool.worker.calls import Calls
-from pympipool.worker.prepare import apply_settings, describe, make_calls, take_output, tell
+from pympipool._core.ring import CALL, ERROR, FUNCTION, RESULT
+from pympipool.serialization.exceptions import dump_exception
+from pympipool.serialization.payload import dump
+from pympipool.worker.call_runner import Calls
+from pympipool.worker.setup import apply_settings, describe, make_calls, take_output, tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pympipool.links.control_worker import Control, Link
-    from pympipool.links.orders import Orders
+    from pympipool.transport.bootstrap import Orders
+    from pympipool.transport.control_client import Control, Link
 
 
 def run(orders: Orders, control: Control) -> None:

@@ -28,7 +28,7 @@ import numpy as np
 import psutil
 
 from pympipool import Executor
-from pympipool.backends import BACKENDS
+from pympipool.backends.registry import BACKENDS
 from pympipool.errors import WorkerDied, WorkerStartError
 
 LARGEST_BYTES = 50_000_000

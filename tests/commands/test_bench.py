@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from pympipool import Executor
-from pympipool.commands import bench
-from pympipool.commands.bench import measuring
-from pympipool.commands.bench.advice import advice
-from pympipool.commands.bench.measuring import Length, Measured, MpiRanks
-from pympipool.commands.bench.tables import bar, format_measured
+from pympipool.cli import bench
+from pympipool.cli.bench import measuring
+from pympipool.cli.bench.advice import advice
+from pympipool.cli.bench.measuring import Length, Measured, MpiRanks
+from pympipool.cli.bench.tables import bar, format_measured
 from pympipool.errors import WorkerStartError
 
 
@@ -117,7 +117,7 @@ def test_mpi_is_measured_where_it_is() -> None:
 
 @pytest.mark.usefixtures("in_short")
 def test_without_mpi_the_rest_is_measured_and_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pympipool.spawners import mpiexec
+    from pympipool.backends.local import mpiexec
 
     def find_nothing(library: object) -> None:
         raise WorkerStartError("there is no MPI library: pip install mpich")
@@ -175,8 +175,8 @@ def test_without_numpy_bytes_are_sent(monkeypatch: pytest.MonkeyPatch, capsys: p
 def test_ctrl_c_ends_it_and_its_workers() -> None:
     script = textwrap.dedent("""
         import argparse, os, signal, threading
-        from pympipool.commands import bench
-        from pympipool.commands.bench import measuring
+        from pympipool.cli import bench
+        from pympipool.cli.bench import measuring
 
         def interrupt_soon(text):
             if text.startswith("the same work with 2"):
@@ -194,7 +194,7 @@ def test_ctrl_c_ends_it_and_its_workers() -> None:
 
 def test_a_picture_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason='pictures need matplotlib: pip install "pympipool[plot]"')
-    from pympipool.commands.bench.plot import draw
+    from pympipool.cli.bench.plot import draw
 
     draw(made_up(), tmp_path / "bench.svg")
     assert (tmp_path / "bench.svg").read_text().startswith("<?xml")

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import pympipool
-from pympipool.selftest import STEPS
+from pympipool.cli.selftest import STEPS
 from system.observe import marked_processes, new_mark, script_environment, still_alive
 
 NAMES = [step.name for step in STEPS]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import pympipool
+from pympipool.backends.mpi_library import loaded_library
 from pympipool.resources import available_cores
-from pympipool.spawners.mpi import loaded_library
 
 SERIOUS = {True: "What is wrong", False: "Worth knowing"}
 

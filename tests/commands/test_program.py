@@ -9,9 +9,9 @@ import sys
 import pytest
 
 import pympipool
-from pympipool.commands import COMMANDS, main
-from pympipool.tracing.timeline import Timeline
-from pympipool.tracing.writing import write
+from pympipool.cli import COMMANDS, main
+from pympipool.diagnostics.tracing.export import write
+from pympipool.diagnostics.tracing.timeline import Timeline
 
 
 def test_help_names_each_command_with_what_it_is_for(program):
@@ -61,12 +61,12 @@ def test_without_an_output_nothing_fails(program):
 def test_a_command_imports_no_other(name):
     source = f"""
 import sys
-from pympipool.commands import COMMANDS, main
+from pympipool.cli import COMMANDS, main
 try:
     main([{name!r}, "--help"])
 except SystemExit as end:
     assert end.code == 0
-print("imported", *(name for name in COMMANDS if f"pympipool.commands.{{name}}" in sys.modules))
+print("imported", *(name for name in COMMANDS if f"pympipool.cli.{{name}}" in sys.modules))
 """
     printed = subprocess.run(
         [sys.executable, "-c", source], capture_output=True, text=True, timeout=50, check=True

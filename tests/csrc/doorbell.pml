@@ -11,7 +11,7 @@
  * until all of the thread's buffers are empty. This is weaker than x86, where stores leave
  * in order. An exchange acts on memory itself and empties no buffer.
  *
- * WITH_HELPER models what happens in the master besides (pympipool/_watching.pyx): the mover is
+ * WITH_HELPER models what happens in the master besides (pympipool/_core/progress_engine.pyx): the mover is
  * parked on its bell; a helper takes its place, disarming its bell, and sleeps on a bell of its
  * own; handing back it arms the mover's bell and looks once more. Workers ring both.
  *

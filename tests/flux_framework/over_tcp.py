@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from links.over_tcp import OverTcp
-from pympipool.backends import Flux
+from pympipool.backends.registry import Flux
 
 
 class FluxOverTcp(Flux):

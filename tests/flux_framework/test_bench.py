@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pympipool.commands.bench import measuring
-from pympipool.commands.bench.advice import advice
+from pympipool.cli.bench import measuring
+from pympipool.cli.bench.advice import advice
 
 
 @pytest.mark.mpi

@@ -15,7 +15,7 @@ import pytest
 from commands.conftest import program  # noqa: F401  a fixture
 from commands.test_check import verdicts, words
 from flux_framework.instance import path_for_scripts
-from pympipool.selftest import STEPS
+from pympipool.cli.selftest import STEPS
 from system.observe import marked_processes
 
 
@@ -89,7 +89,7 @@ def test_a_step_whose_script_is_killed_leaves_nothing_in_the_queue(pympipool, on
     def kill_the_script():
         one_broker.wait_for_jobs("S")
         for process in marked_processes(mark):
-            if "pympipool.selftest" in process.cmdline():
+            if "pympipool.cli.selftest" in process.cmdline():
                 process.kill()
 
     with all_cores_taken(one_broker) as job:

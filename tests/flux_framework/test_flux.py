@@ -15,10 +15,10 @@ from best import in_time
 from executor.calls import fail, hold, pid, square
 from flux_framework.over_tcp import FluxOverTcp
 from pympipool import Executor
-from pympipool.backends import BACKENDS, choose, make_backend, why_not
+from pympipool.backends.flux import spawner
+from pympipool.backends.registry import BACKENDS, choose, make_backend, why_not
 from pympipool.errors import WorkerDied, WorkerStartError
 from pympipool.flux import PyFluxExecutor
-from pympipool.spawners import flux as spawner
 
 MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
 

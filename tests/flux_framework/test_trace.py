@@ -12,7 +12,7 @@ import pytest
 
 from executor.calls import add, fail, square
 from pympipool import Executor, trace
-from pympipool.tracing.reading import read
+from pympipool.diagnostics.tracing.load import read
 from tracing.events import SCHEMA, check_nesting
 
 

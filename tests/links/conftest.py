@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from links.strangers import knock, let_in, readable
-from pympipool.links.control import Listener
-from pympipool.links.control_worker import WorkerControl
-from pympipool.links.orders import Orders
+from pympipool.transport.bootstrap import Orders
+from pympipool.transport.control_client import WorkerControl
+from pympipool.transport.control_server import Listener
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from pympipool.backends import ThisMachine
-from pympipool.spawners.base import Spawner
-from pympipool.spawners.relay import Relay
+from pympipool.backends.registry import ThisMachine
+from pympipool.backends.relay_process import Relay
+from pympipool.backends.spawner import Spawner
 
 NOWHERE = "@nobody listens here"
 """An address that exists on no host."""

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from pympipool.links.control import Connection, Listener
+from pympipool.transport.control_server import Connection, Listener
 
 LIMIT_S = 30.0
 

@@ -11,7 +11,7 @@ import pytest
 from executor.calls import hold, pid
 from links.over_tcp import ThisMachineOverTcp
 from pympipool import Executor
-from pympipool.backends import BACKENDS
+from pympipool.backends.registry import BACKENDS
 from pympipool.errors import WorkerDied
 
 LIMIT_S = 60.0

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from links.strangers import LIMIT_S, knock, let_in, needs_root, readable, run_as_other_user, was_dropped
-from pympipool.links import control, frames
-from pympipool.links.control import GreetingError, Listener
-from pympipool.links.control_worker import WorkerControl
-from pympipool.links.frames import FRAME_LIMIT, ProtocolError, encode_frame, encode_hello
+from pympipool.transport import control_server, frames
+from pympipool.transport.control_client import WorkerControl
+from pympipool.transport.control_server import GreetingError, Listener
+from pympipool.transport.frames import FRAME_LIMIT, ProtocolError, encode_frame, encode_hello
 
 
 class Trap:
@@ -261,7 +261,7 @@ def test_settings_larger_than_the_sockets_buffer_arrive_whole_with_their_descrip
 
 def test_a_peer_that_does_not_read_is_given_up_after_a_while(pair, monkeypatch):
     connection, _ = pair
-    monkeypatch.setattr(control, "SEND_LIMIT_S", 0.3)
+    monkeypatch.setattr(control_server, "SEND_LIMIT_S", 0.3)
     began = time.monotonic()
     with pytest.raises(TimeoutError, match=r"rank 1 of worker 3 left a frame unread"):
         connection.send(("setup", bytes(10 << 20)))

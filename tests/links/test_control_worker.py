@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from links.strangers import LIMIT_S, OTHER_USER, let_in, needs_root
-from pympipool.links.control_worker import WorkerControl
-from pympipool.links.frames import ProtocolError
-from pympipool.links.orders import Orders, take_orders
+from pympipool.transport.bootstrap import Orders, take_orders
+from pympipool.transport.control_client import WorkerControl
+from pympipool.transport.frames import ProtocolError
 
 KEY = "ab" * 32
 

@@ -4,15 +4,15 @@ import os
 
 import pytest
 
-from pympipool import _ring
-from pympipool.links.shm import ShmLink, open_channel
+from pympipool._core import ring
+from pympipool.transport.shm import ShmLink, open_channel
 
 LIMIT_S = 30.0
 
 
 @pytest.fixture
 def doorbells():
-    return _ring.doorbell_segment()
+    return ring.doorbell_segment()
 
 
 def copies(descriptors):
@@ -27,11 +27,11 @@ def open_descriptors():
 def test_what_one_side_sends_the_other_receives(doorbells):
     link = ShmLink(doorbells)
     worker = open_channel(copies(link.descriptors()))
-    master = _ring.MasterChannel(link.segment, doorbells)
-    master.send(_ring.CALL, 1, 2, [b"call"])
-    assert worker.receive(LIMIT_S) == (_ring.CALL, 1, 2, [b"call"])
-    worker.send(_ring.RESULT, 1, 3, [b"result"])
-    assert master.receive(LIMIT_S) == (_ring.RESULT, 1, 3, [b"result"])
+    master = ring.MasterChannel(link.segment, doorbells)
+    master.send(ring.CALL, 1, 2, [b"call"])
+    assert worker.receive(LIMIT_S) == (ring.CALL, 1, 2, [b"call"])
+    worker.send(ring.RESULT, 1, 3, [b"result"])
+    assert master.receive(LIMIT_S) == (ring.RESULT, 1, 3, [b"result"])
 
 
 def test_the_link_works_on_when_its_descriptors_are_closed(doorbells):
@@ -40,9 +40,9 @@ def test_the_link_works_on_when_its_descriptors_are_closed(doorbells):
     worker = open_channel(copies(link.descriptors()))
     link.handed_over()
     assert open_descriptors() == before
-    master = _ring.MasterChannel(link.segment, doorbells)
-    master.send(_ring.END, 0, 0, [b""])
-    assert worker.receive(LIMIT_S)[0] == _ring.END
+    master = ring.MasterChannel(link.segment, doorbells)
+    master.send(ring.END, 0, 0, [b""])
+    assert worker.receive(LIMIT_S)[0] == ring.END
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pympipool.links import frames
-from pympipool.links.control import Connection, GreetingError
-from pympipool.links.frames import HELLO_BYTES, MAGIC, ProtocolError, encode_frame, encode_hello
+from pympipool.transport import frames
+from pympipool.transport.control_server import Connection, GreetingError
+from pympipool.transport.frames import HELLO_BYTES, MAGIC, ProtocolError, encode_frame, encode_hello
 
 KEY = bytes(range(32))
 

@@ -19,15 +19,15 @@ from best import best
 from executor.calls import echo, fail, hold, pid, square
 from links.over_tcp import NOWHERE, ThisMachineOverTcp
 from pympipool import Executor
-from pympipool.backends import BACKENDS
+from pympipool.backends.registry import BACKENDS
+from pympipool.backends.relay_process import Relay
+from pympipool.backends.spawner import WorkerOrder
 from pympipool.errors import WorkerDied, WorkerStartError
-from pympipool.links import tcp
-from pympipool.links.control import Listener
-from pympipool.links.orders import Orders
-from pympipool.links.tcp import LIFELINE_MAGIC, StrangerError, client_context, join, receive_token
-from pympipool.links.tcp_worker import TcpControl, UnreachableError
-from pympipool.spawners.base import WorkerOrder
-from pympipool.spawners.relay import Relay
+from pympipool.transport.bootstrap import Orders
+from pympipool.transport.control_server import Listener
+from pympipool.transport.tcp import stream
+from pympipool.transport.tcp.client import TcpControl, UnreachableError
+from pympipool.transport.tcp.stream import LIFELINE_MAGIC, StrangerError, client_context, join, receive_token
 from system.observe import Script
 
 LIMIT_S = 30.0
@@ -251,7 +251,9 @@ def test_a_worker_that_is_killed_fails_its_call_only(make_tcp_executor):
 def test_when_the_relay_is_killed_workers_end_and_new_ones_come(make_tcp_executor):
     exe = make_tcp_executor()
     first = psutil.Process(exe.submit(pid).result())
-    relays = [child for child in psutil.Process().children() if "pympipool.links.relay" in " ".join(child.cmdline())]
+    relays = [
+        child for child in psutil.Process().children() if "pympipool.transport.tcp.relay" in " ".join(child.cmdline())
+    ]
     for relay in relays:
         relay.kill()
     first.wait(2 * LIMIT_S)
@@ -274,7 +276,7 @@ import ctypes, os, sys, threading, time
 sys.path.insert(0, {tests!r})
 from links.over_tcp import ThisMachineOverTcp
 from pympipool import Executor
-from pympipool.backends import BACKENDS
+from pympipool.backends.registry import BACKENDS
 BACKENDS["tcp"] = ThisMachineOverTcp
 
 def hold_the_lock():
@@ -309,7 +311,7 @@ def test_an_idle_worker_uses_no_processor_time(make_tcp_executor):
 
 
 def test_a_stranger_who_sends_a_byte_now_and_then_has_no_more_time_than_others(monkeypatch):
-    monkeypatch.setattr(tcp, "HANDSHAKE_S", 0.3)
+    monkeypatch.setattr(stream, "HANDSHAKE_S", 0.3)
 
     def had_time():
         """Whether all that he says was heard; on a busy machine it may come all at once."""

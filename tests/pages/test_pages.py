@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 from pages.blocks import ROOT, all_blocks, pages
 from pympipool import errors
-from pympipool.commands import COMMANDS
+from pympipool.cli import COMMANDS
 
 READ = [*pages(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGES.md"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pympipool.commands.bench import measuring
-from pympipool.commands.bench.advice import advice
+from pympipool.cli.bench import measuring
+from pympipool.cli.bench.advice import advice
 
 
 def test_an_allocation_is_measured(job, monkeypatch):

@@ -182,7 +182,7 @@ def _steps_after(cluster, limit_s):
 STRANGER = """
 import socket, sys
 sys.path.insert(0, {source!r})
-from pympipool.links.tcp import client_context, join
+from pympipool.transport.tcp.stream import client_context, join
 address = sys.argv[1], int(sys.argv[2])
 for said in (b"", b"GET / HTTP/1.0" + bytes(100), bytes(5000)):
     with socket.create_connection(address, 5) as stranger:

@@ -13,7 +13,7 @@ import pytest
 
 from executor.calls import echo, fail, hold, pid, square
 from pympipool import Executor
-from pympipool.backends import make_backend
+from pympipool.backends.registry import make_backend
 from pympipool.errors import WorkerDied, WorkerStartError
 
 MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])

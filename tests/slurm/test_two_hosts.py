@@ -19,7 +19,7 @@ from executor.calls import divide, hold, sleep_and_return, square
 from executor.test_error_log_file import ENTRY
 from executor.test_resize import eventually
 from pympipool import Executor, trace
-from pympipool.tracing.reading import read
+from pympipool.diagnostics.tracing.load import read
 from slurm.cluster import Cluster
 from system.observe import marked_processes
 from tracing.events import SCHEMA, check_nesting

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
+from pympipool.backends.child_process import ChildProcess
 from pympipool.errors import WorkerStartError
-from pympipool.spawners.child import ChildProcess
 
 LIMIT_S = 30.0
 
@@ -88,7 +88,7 @@ def test_the_descriptor_becomes_readable_at_the_end(start):
 
 
 def test_without_pidfds_it_is_waited_for_all_the_same(start, monkeypatch):
-    monkeypatch.setattr("pympipool.spawners.child._open_pidfd", lambda pid: None)
+    monkeypatch.setattr("pympipool.backends.child_process._open_pidfd", lambda pid: None)
     child = start("exit 4")
     assert child.fileno() is None
     assert child.wait(LIMIT_S) == 4
@@ -205,7 +205,7 @@ def test_ctrl_c_in_the_terminal_does_not_reach_it():
     """A master that is the leader of its group, interrupted together with its whole group."""
     master = (
         "import os, signal, sys, time\n"
-        "from pympipool.spawners.child import ChildProcess\n"
+        "from pympipool.backends.child_process import ChildProcess\n"
         "child = ChildProcess(['/bin/sleep', '1000'], {}, None)\n"
         "try:\n"
         "    os.killpg(0, signal.SIGINT); time.sleep(1000)\n"

@@ -16,13 +16,13 @@ import pytest
 
 import pympipool
 from pympipool import Executor
-from pympipool.backends import choose
+from pympipool.backends.flux import spawner
+from pympipool.backends.flux.spawner import make_jobspec, pmi_of, why_no_flux
+from pympipool.backends.mpi_library import Kind, Library
+from pympipool.backends.registry import choose
 from pympipool.errors import WorkerStartError
 from pympipool.flux import PyFluxExecutor
 from pympipool.resources import Resources
-from pympipool.spawners import flux as spawner
-from pympipool.spawners.flux import make_jobspec, pmi_of, why_no_flux
-from pympipool.spawners.mpi import Kind, Library
 
 SOURCE = str(Path(pympipool.__file__).parents[1])
 
@@ -132,9 +132,7 @@ def test_what_the_bindings_lack_is_named(tmp_path, line, says):
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "job.py").write_text(line)
-    source = (
-        f"import sys; sys.path[:0] = {[str(tmp_path), SOURCE]!r}\nfrom pympipool.spawners.flux import why_no_flux\n"
-    )
+    source = f"import sys; sys.path[:0] = {[str(tmp_path), SOURCE]!r}\nfrom pympipool.backends.flux.spawner import why_no_flux\n"
     answer = run(source + "print(why_no_flux())")
     assert re.search(says, answer), answer
 
@@ -142,7 +140,7 @@ def test_what_the_bindings_lack_is_named(tmp_path, line, says):
 def test_importing_pympipool_imports_no_flux(tmp_path):
     (tmp_path / "flux.py").write_text("raise AssertionError('imported')")
     source = f"import sys; sys.path[:0] = {[str(tmp_path), SOURCE]!r}\n"
-    source += "import pympipool, pympipool.flux, pympipool.backends, pympipool.spawners.flux\n"
+    source += "import pympipool, pympipool.flux, pympipool.backends.registry, pympipool.backends.flux.spawner\n"
     source += "exe = pympipool.Executor(max_cores=1, backend='mpi')\n"
     source += "print(exe.submit(sum, [1, 1]).result(), 'flux' in sys.modules)\nexe.shutdown()"
     assert run(source) == "2 False\n"

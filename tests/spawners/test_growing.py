@@ -14,12 +14,12 @@ import psutil
 import pytest
 
 from pympipool import Executor
+from pympipool.backends.local.direct import LocalSpawner
+from pympipool.backends.local.forkserver import TemplateSpawner
+from pympipool.backends.local.hybrid import FRESH, GrowingSpawner
+from pympipool.backends.spawner import WorkerOrder
 from pympipool.errors import WorkerDied, WorkerStartError
-from pympipool.pool import block
-from pympipool.spawners.base import WorkerOrder
-from pympipool.spawners.growing import FRESH, GrowingSpawner
-from pympipool.spawners.local import LocalSpawner
-from pympipool.spawners.template import TemplateSpawner
+from pympipool.pool import block_pool
 from spawners.test_child import is_alive
 
 
@@ -157,7 +157,7 @@ def test_the_error_of_a_worker_that_cannot_be_started_keeps_no_descriptors(monke
 
     for spawner in (TemplateSpawner, LocalSpawner):
         monkeypatch.setattr(spawner, "start", refuse)
-    monkeypatch.setattr(block, "START_ATTEMPTS", 2)
+    monkeypatch.setattr(block_pool, "START_ATTEMPTS", 2)
     gc.disable()
     try:
         before = segments()

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pympipool.pool.member import Output
-from pympipool.spawners.hydra import JobOutput
+from pympipool.backends.local.hydra_output import JobOutput
+from pympipool.pool.worker_handle import Output
 
 LAST_WORDS = (
     b"\n===================================================================================\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pympipool.spawners.leftovers import remove_leftovers
+from pympipool.backends.shm_cleanup import remove_leftovers
 
 SHM = Path("/dev/shm")
 

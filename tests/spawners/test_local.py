@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pympipool.spawners.base import WorkerOrder
-from pympipool.spawners.local import LocalSpawner
+from pympipool.backends.local.direct import LocalSpawner
+from pympipool.backends.spawner import WorkerOrder
 from worker.tiny_master import TinyMaster
 
 

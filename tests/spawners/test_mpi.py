@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from pympipool.backends import mpi_library
+from pympipool.backends.mpi_library import Kind, Library, find_launcher, loaded_library
 from pympipool.errors import WorkerStartError
-from pympipool.spawners import mpi
-from pympipool.spawners.mpi import Kind, Library, find_launcher, loaded_library
 
 LIMIT_S = 60.0
 
@@ -16,8 +16,8 @@ LIMIT_S = 60.0
 @pytest.fixture(autouse=True)
 def forget():
     yield
-    mpi._ask.cache_clear()
-    mpi._kind_of.cache_clear()
+    mpi_library._ask.cache_clear()
+    mpi_library._kind_of.cache_clear()
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ OPEN_MPI = "mpiexec (Open MPI) 5.0.11"
 def test_the_library_is_found_out_without_initialising_mpi_here():
     code = (
         f"import sys; sys.path[:] = {sys.path!r}\n"
-        "from pympipool.spawners.mpi import loaded_library, find_launcher\n"
+        "from pympipool.backends.mpi_library import loaded_library, find_launcher\n"
         "print(find_launcher(loaded_library()).kind is loaded_library().kind, 'mpi4py.MPI' in sys.modules)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, check=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pympipool.spawners import mpiexec
-from pympipool.spawners.base import WorkerOrder
-from pympipool.spawners.mpi import Kind
-from pympipool.spawners.mpiexec import MpiexecProcess, MpiexecSpawner
+from pympipool.backends.local import mpiexec
+from pympipool.backends.local.mpiexec import MpiexecProcess, MpiexecSpawner
+from pympipool.backends.mpi_library import Kind
+from pympipool.backends.spawner import WorkerOrder
 from spawners.test_child import is_alive, wait_until
 from worker.tiny_master import LIMIT_S, TinyMaster
 
@@ -205,8 +205,8 @@ def test_a_worker_inside_a_worker_is_a_job_of_its_own(master):
     def nested():
         from mpi4py import MPI
 
-        from pympipool.spawners.local import LocalSpawner
-        from pympipool.spawners.mpiexec import MpiexecSpawner
+        from pympipool.backends.local.direct import LocalSpawner
+        from pympipool.backends.local.mpiexec import MpiexecSpawner
         from worker.tiny_master import TinyMaster
 
         if MPI.COMM_WORLD.rank:

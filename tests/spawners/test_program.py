@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
+from pympipool.backends.program import BOOTSTRAP, program_command, worker_environment
+from pympipool.backends.spawner import WorkerOrder
 from pympipool.errors import WorkerStartError
-from pympipool.spawners.base import WorkerOrder
-from pympipool.spawners.program import BOOTSTRAP, program_command, worker_environment
 
 LIMIT_S = 60.0
 
 
-def flags_of(*flags, code="import pympipool.spawners.program as p; print(p.program_command()[1:-2])"):
+def flags_of(*flags, code="import pympipool.backends.program as p; print(p.program_command()[1:-2])"):
     """The flags a worker would get from an interpreter that was called with these flags."""
     path = [entry for entry in sys.path if entry]
     program = f"import sys; sys.path[:] = {path!r}; {code}"
@@ -43,7 +43,7 @@ def test_the_program_runs_in_this_interpreter_and_holds_no_secret():
 )
 def test_an_interpreter_with_the_same_flags_comes_out_the_same(flags):
     code = (
-        "import subprocess, pympipool.spawners.program as p;"
+        "import subprocess, pympipool.backends.program as p;"
         "code = 'import sys; print((tuple(sys.flags), sorted(sys.warnoptions), sorted(sys._xoptions.items())))';"
         "own = (tuple(sys.flags), sorted(sys.warnoptions), sorted(sys._xoptions.items()));"
         "command = [*p.program_command()[:-1], code];"

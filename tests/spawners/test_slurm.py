@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from pympipool.backends import choose, make_backend
+from pympipool.backends.registry import choose, make_backend
+from pympipool.backends.slurm import spawner
 from pympipool.errors import WorkerStartError
-from pympipool.spawners import slurm
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def squeue(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     for name in ("SLURM_CONF", "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(slurm, "_last_answer", None)
+    monkeypatch.setattr(spawner, "_last_answer", None)
     return answer
 
 
@@ -62,8 +62,8 @@ def test_an_old_answer_is_not_believed(squeue, monkeypatch):
     squeue(1)
     assert choose("auto").name == "mpi"
     squeue(0)
-    later_s = time.monotonic() + slurm.REMEMBERED_S
-    monkeypatch.setattr(slurm, "monotonic", lambda: later_s)
+    later_s = time.monotonic() + spawner.REMEMBERED_S
+    monkeypatch.setattr(spawner, "monotonic", lambda: later_s)
     assert choose("auto").name == "slurm"
 
 

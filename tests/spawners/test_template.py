@@ -8,8 +8,8 @@ import sys
 import psutil
 import pytest
 
-from pympipool.spawners.base import WorkerOrder
-from pympipool.spawners.template import TemplateSpawner
+from pympipool.backends.local.forkserver import TemplateSpawner
+from pympipool.backends.spawner import WorkerOrder
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -11,7 +11,7 @@ import pytest
 
 from executor.calls import square
 from pympipool import Executor, trace
-from pympipool.tracing.reading import read
+from pympipool.diagnostics.tracing.load import read
 from system.observe import Script, run_script
 
 

@@ -9,10 +9,10 @@ import pytest
 from executor.calls import sleep_and_return, square
 from links.over_tcp import ThisMachineOverTcp
 from pympipool import Executor, trace
-from pympipool.backends import BACKENDS, ThisMachine
-from pympipool.spawners.local import LocalSpawner
-from pympipool.tracing.collect import set_clocks
-from pympipool.tracing.timeline import Call, Worker
+from pympipool.backends.local.direct import LocalSpawner
+from pympipool.backends.registry import BACKENDS, ThisMachine
+from pympipool.diagnostics.tracing.collect import set_clocks
+from pympipool.diagnostics.tracing.timeline import Call, Worker
 
 MS = 1_000_000
 AHEAD_S = 100_000

@@ -8,13 +8,13 @@ import pytest
 from best import best
 from executor.calls import add, echo, fail, sleep_and_return, square
 from pympipool import Executor, trace
-from pympipool.commands import main
-from pympipool.tracing.advice import advise
-from pympipool.tracing.reading import read
-from pympipool.tracing.summary import Spread, longest_path, summarise
-from pympipool.tracing.timeline import Call, ExecutorPart, Timeline, Worker
-from pympipool.tracing.words import as_text
-from pympipool.tracing.writing import write
+from pympipool.cli import main
+from pympipool.diagnostics.tracing.export import write
+from pympipool.diagnostics.tracing.findings import advise
+from pympipool.diagnostics.tracing.load import read
+from pympipool.diagnostics.tracing.report import as_text
+from pympipool.diagnostics.tracing.summary import Spread, longest_path, summarise
+from pympipool.diagnostics.tracing.timeline import Call, ExecutorPart, Timeline, Worker
 
 MS = 1_000_000
 
@@ -287,7 +287,7 @@ def test_the_command_draws_a_picture(file, tmp_path, capsys):
 
 def test_tracks_with_too_many_calls_show_shares(tmp_path):
     pytest.importorskip("matplotlib", reason='no matplotlib: pip install "pympipool[plot]"')
-    from pympipool.tracing.picture import BINS, draw
+    from pympipool.diagnostics.tracing.plot import BINS, draw
 
     calls = [
         (1 + n % 2, n // 2, n // 2, n // 2, n // 2, n // 2 + (1 if n < 2000 else 0), n // 2 + 1, {})

@@ -6,11 +6,12 @@ from time import monotonic_ns
 
 import pytest
 
-from pympipool import _ring, serialization
-from pympipool._dispatch import Dispatcher
-from pympipool._future import Future
-from pympipool._recording import RECORD_FORMAT, Recorder
-from pympipool.raised import load_exception
+from pympipool._core import ring
+from pympipool._core.dispatcher import Dispatcher
+from pympipool._core.future import Future
+from pympipool._core.trace_buffer import RECORD_FORMAT, Recorder
+from pympipool.serialization import payload
+from pympipool.serialization.exceptions import load_exception
 from pympipool.worker.batches import LOOK, run_each
 
 LIMIT_S = 30.0
@@ -23,7 +24,7 @@ def damaged():
 
 @pytest.fixture
 def dispatcher(damaged):
-    dispatcher = Dispatcher(serialization.load, load_exception, damaged.set)
+    dispatcher = Dispatcher(payload.load, load_exception, damaged.set)
     dispatcher.start()
     yield dispatcher
     dispatcher.stop()
@@ -33,16 +34,16 @@ def dispatcher(damaged):
 @pytest.fixture
 def worker(dispatcher):
     """The worker's side of a link to the dispatcher."""
-    link = _ring.link_segment()
+    link = ring.link_segment()
     dispatcher.add_worker(1, link)
-    return _ring.Channel(link, dispatcher.doorbells)
+    return ring.Channel(link, dispatcher.doorbells)
 
 
 def submit(dispatcher):
     future = Future()
     dispatcher.adopt(future)
     future.function_name = "f"
-    dispatcher.submit(future, None, serialization.dump_call(0, pow, (2, 3), {}))
+    dispatcher.submit(future, None, payload.dump_call(0, pow, (2, 3), {}))
     return future
 
 
@@ -56,8 +57,8 @@ def test_a_call_asks_for_times_only_while_somebody_records(dispatcher, worker):
         dispatcher.record(recorder if is_recorded else None)
         future = submit(dispatcher)
         _, call, _, _ = worker.receive(LIMIT_S)
-        assert bool(call & _ring.TIMED) is is_recorded
-        worker.answer(_ring.RESULT, call, serialization.dump(8))
+        assert bool(call & ring.TIMED) is is_recorded
+        worker.answer(ring.RESULT, call, payload.dump(8))
         assert future.result(LIMIT_S) == 8
     assert len(records(recorder)) == 1
 
@@ -70,7 +71,7 @@ def test_times_and_stamps_arrive_and_the_result_knows_nothing_of_them(dispatcher
         future = submit(dispatcher)
         _, call, _, _ = worker.receive(LIMIT_S)
         worker.stamps.extend(stamps)
-        thread = threading.Thread(target=worker.answer, args=(_ring.RESULT, call, serialization.dump(value)))
+        thread = threading.Thread(target=worker.answer, args=(ring.RESULT, call, payload.dump(value)))
         thread.start()  # what is larger than the ring waits for the dispatcher
         assert future.result(LIMIT_S) == value
         thread.join()
@@ -89,7 +90,7 @@ def test_an_answer_without_the_times_that_it_should_have_is_nonsense(dispatcher,
     dispatcher.record(Recorder(10))
     submit(dispatcher)
     _, call, _, _ = worker.receive(LIMIT_S)
-    worker.send(_ring.RESULT, call, 5, parts)
+    worker.send(ring.RESULT, call, 5, parts)
     assert damaged.wait(LIMIT_S)
     assert dispatcher.damaged_workers() == [1]
 
@@ -116,7 +117,7 @@ def test_a_batch_puts_down_when_its_calls_ended():
         return number
 
     packed, error = run_each(work, [range(2 * LOOK)], stamps)
-    assert serialization.load(packed.parts) == list(range(2 * LOOK))
+    assert payload.load(packed.parts) == list(range(2 * LOOK))
     assert error is None
     assert len(stamps) == 2 * LOOK
     assert all(end <= stamp for end, stamp in zip(ends, stamps, strict=True))
@@ -127,7 +128,7 @@ def test_a_batch_puts_down_when_its_calls_ended():
 @pytest.mark.parametrize("before", [1, LOOK + 1])
 def test_a_batch_ends_with_stop_iteration_and_runs_nothing_after_it(before, stamps):
     packed, error = run_each(next, [[*(iter([i]) for i in range(before)), iter([]), iter([-1])]], stamps)
-    assert serialization.load(packed.parts) == list(range(before))
+    assert payload.load(packed.parts) == list(range(before))
     with pytest.raises(RuntimeError, match=r"next\(\) raised StopIteration"):
         raise load_exception(error)
 
@@ -140,9 +141,9 @@ def test_a_traced_batch_keeps_results_as_they_were():
         return last
 
     packed, _ = run_each(remember, [range(2 * LOOK)], [])
-    assert serialization.load(packed.parts) == [[number] for number in range(2 * LOOK)]
+    assert payload.load(packed.parts) == [[number] for number in range(2 * LOOK)]
 
 
 def test_without_stamps_a_batch_is_the_same():
     packed, error = run_each(abs, [[-1, 2]])
-    assert (serialization.load(packed.parts), error) == ([1, 2], None)
+    assert (payload.load(packed.parts), error) == ([1, 2], None)

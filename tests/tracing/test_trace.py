@@ -14,8 +14,8 @@ import pympipool
 from best import best
 from executor.calls import add, echo, fail, hold, sleep_and_return, square
 from pympipool import Executor, trace
+from pympipool.diagnostics.tracing.load import read
 from pympipool.errors import SerializationError, WorkerDied
-from pympipool.tracing.reading import read
 from tracing.events import SCHEMA, check_nesting
 
 MS = 1_000_000

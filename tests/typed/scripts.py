@@ -11,7 +11,7 @@ from pympipool import Executor
 if TYPE_CHECKING:
     from concurrent import futures
 
-    from pympipool._future import Future
+    from pympipool._core.future import Future
 
 
 def add(x: int, y: int = 0, *, scale: float = 1.0) -> float:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from pympipool.spawners.local import LocalSpawner
-from pympipool.spawners.mpiexec import MpiexecSpawner
+from pympipool.backends.local.direct import LocalSpawner
+from pympipool.backends.local.mpiexec import MpiexecSpawner
 from worker.tiny_master import TinyMaster
 
 

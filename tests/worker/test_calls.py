@@ -6,8 +6,8 @@ import weakref
 import pytest
 
 from pympipool.errors import SerializationError
-from pympipool.serialization import dump, dump_call
-from pympipool.worker.calls import SLOTS, Calls
+from pympipool.serialization.payload import dump, dump_call
+from pympipool.worker.call_runner import SLOTS, Calls
 
 
 class Thing:

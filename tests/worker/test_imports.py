@@ -13,8 +13,8 @@ MODULES = "' '.join(sorted(__import__('sys').modules))"
 HEAVY = (
     "array asyncio cloudpickle concurrent.futures contextlib dataclasses dis enum hashlib inspect linecache logging mpi4py "
     "multiprocessing numpy pathlib pickle platform queue random re selectors shutil signal socket ssl string subprocess "
-    "tempfile textwrap threading tokenize traceback typing uuid weakref pympipool._dispatch pympipool.by_value "
-    "pympipool.errors pympipool.executor pympipool.links.tcp pympipool.worker.mpi"
+    "tempfile textwrap threading tokenize traceback typing uuid weakref pympipool._core.dispatcher "
+    "pympipool.serialization.by_value pympipool.errors pympipool.executor pympipool.transport.tcp.stream pympipool.worker.mpi"
 )
 """What importing one or the other more in the wrong place would bring along."""
 

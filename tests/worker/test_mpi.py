@@ -9,11 +9,11 @@ import cloudpickle
 import pytest
 
 from best import best
+from pympipool.backends.child_process import ChildProcess
+from pympipool.backends.mpi_library import Kind, loaded_library
+from pympipool.backends.program import program_command, worker_environment
 from pympipool.errors import SerializationError, WorkerStartError
-from pympipool.raised import load_exception
-from pympipool.spawners.child import ChildProcess
-from pympipool.spawners.mpi import Kind, loaded_library
-from pympipool.spawners.program import program_command, worker_environment
+from pympipool.serialization.exceptions import load_exception
 from pympipool.worker.mpi import WHY_OUT_OF_STEP, launched_rank
 from spawners.test_child import is_alive, wait_until
 from spawners.test_mpiexec import files_of, none_exists, rank_pids
@@ -354,7 +354,7 @@ def test_without_a_word_of_the_launcher_mpi_tells_the_rank(start_mpi, monkeypatc
     monkeypatch.setattr("pympipool.worker.mpi._RANK_VARIABLES", ())
     code = "import pympipool.worker.mpi as m; m._RANK_VARIABLES = (); from pympipool.worker import main; main()"
     monkeypatch.setattr(
-        "pympipool.spawners.program.BOOTSTRAP", f"import os, sys; sys.path[:] = {os.sys.path!r}; {code}"
+        "pympipool.backends.program.BOOTSTRAP", f"import os, sys; sys.path[:] = {os.sys.path!r}; {code}"
     )
     master = start_mpi().ready()
     master.send(whoami, 0)

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from best import best, quickest
-from pympipool.worker import patience
-from pympipool.worker.patience import Bell, Patience, Ringer
+from pympipool.worker import spin_wait
+from pympipool.worker.spin_wait import Bell, Patience, Ringer
 
 LIMIT_S = 40.0
 
@@ -58,7 +58,7 @@ def test_what_is_done_is_not_waited_for():
 
 @pytest.mark.parametrize("cores", [1, 2])
 def test_without_a_bell_it_is_noticed_soon(monkeypatch, cores):
-    monkeypatch.setattr(patience, "_usable_cores", lambda: cores)
+    monkeypatch.setattr(spin_wait, "_usable_cores", lambda: cores)
 
     def late_s():
         end = time.monotonic() + 0.05
@@ -69,14 +69,14 @@ def test_without_a_bell_it_is_noticed_soon(monkeypatch, cores):
 
 
 def test_a_sleeper_uses_no_processor_time(bell, ringer, monkeypatch):
-    monkeypatch.setattr(patience, "UNRUNG_S", LIMIT_S)
+    monkeypatch.setattr(spin_wait, "UNRUNG_S", LIMIT_S)
     assert best(lambda: used_s_asleep(bell, ringer), 0.01) < 0.01
 
 
 def test_no_wake_up_is_lost(bell, ringer, monkeypatch):
     """The sleeper relies on the bell alone, and is rung at every moment between awake and asleep."""
-    monkeypatch.setattr(patience, "UNRUNG_S", LIMIT_S)
-    monkeypatch.setattr(patience, "SPIN_S", 20e-6)
+    monkeypatch.setattr(spin_wait, "UNRUNG_S", LIMIT_S)
+    monkeypatch.setattr(spin_wait, "SPIN_S", 20e-6)
     rounds = 2000
     seen = []
     written = [0]
@@ -137,7 +137,7 @@ def test_a_bell_that_answers_to_one_cannot_be_rung_by_others(bell, ringer):
 
 
 def test_who_says_that_he_is_awake_looks_at_least_that_long(bell, ringer, monkeypatch):
-    monkeypatch.setattr(patience, "SPIN_S", 0.02)
+    monkeypatch.setattr(spin_wait, "SPIN_S", 0.02)
     patient = Patience(bell)
     promised = patient.awake_until()
     looks = []

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from pympipool.worker.preset import with_preset
+from pympipool.worker.injection import with_preset
 
 PRESET = {"j": 4, "k": 3, "l": 2}
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pympipool import _ring
-from pympipool.worker import ranks
-from pympipool.worker.ranks import PACKET_BYTES, Message, awake_until, pack, pieces, unpack
+from pympipool._core import ring
+from pympipool.worker import rank_comm
+from pympipool.worker.rank_comm import PACKET_BYTES, Message, awake_until, pack, pieces, unpack
 
 numbers = st.integers(0, (1 << 64) - 1)
 parts = st.lists(st.binary(max_size=40), min_size=1, max_size=30)
@@ -43,11 +43,11 @@ def test_what_does_not_fit_follows(size):
 
 def test_as_many_parts_as_a_message_may_have_fit_in_every_size():
     for size in (0, 1, 1000):
-        parts = [b"x" * size] * _ring.PARTS_MAX
+        parts = [b"x" * size] * ring.PARTS_MAX
         packet, _ = pack(Message(1, 2, 3, parts))
         assert len(packet) <= PACKET_BYTES
         message, _ = unpack(receive(packet))
-        assert [len(part) for part in message.parts] == [size] * _ring.PARTS_MAX
+        assert [len(part) for part in message.parts] == [size] * ring.PARTS_MAX
 
 
 def test_received_parts_are_private_and_writable():
@@ -60,6 +60,6 @@ def test_received_parts_are_private_and_writable():
 
 
 def test_pieces_are_as_small_as_mpi_wants_them(monkeypatch):
-    monkeypatch.setattr(ranks, "PIECE_BYTES", 4)
+    monkeypatch.setattr(rank_comm, "PIECE_BYTES", 4)
     assert [bytes(piece) for piece in pieces(b"123456789")] == [b"1234", b"5678", b"9"]
     assert list(pieces(b"")) == []

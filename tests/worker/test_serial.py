@@ -197,7 +197,7 @@ def test_a_killed_master_leaves_no_worker():
     program = (
         f"import sys; sys.path[:] = {sys.path!r}\n"
         "from worker.tiny_master import TinyMaster\n"
-        "from pympipool.spawners.local import LocalSpawner\n"
+        "from pympipool.backends.local.direct import LocalSpawner\n"
         "master = TinyMaster(LocalSpawner()).ready()\n"
         "print(master.process.pid, flush=True)\n"
         "master.send(lambda: [None for _ in iter(int, 1)])\n"

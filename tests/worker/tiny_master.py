@@ -6,15 +6,16 @@ import selectors
 import time
 from typing import Any
 
-from pympipool import _ring, serialization
-from pympipool.links.control import Connection, Listener
-from pympipool.links.shm import ShmLink
-from pympipool.raised import load_exception
-from pympipool.spawners.base import Spawner, WorkerOrder
+from pympipool._core import ring
+from pympipool.backends.spawner import Spawner, WorkerOrder
+from pympipool.serialization import payload
+from pympipool.serialization.exceptions import load_exception
+from pympipool.transport.control_server import Connection, Listener
+from pympipool.transport.shm import ShmLink
 
 LIMIT_S = 50.0
 
-_NAMES = {_ring.RESULT: "result", _ring.ERROR: "error"}
+_NAMES = {ring.RESULT: "result", ring.ERROR: "error"}
 
 
 class TinyMaster:
@@ -46,14 +47,14 @@ class TinyMaster:
         }
         self.ranks = ranks
         self.listener = Listener()
-        self.doorbells = _ring.doorbell_segment()
+        self.doorbells = ring.doorbell_segment()
         self.link = ShmLink(self.doorbells)
         self.connections: dict[int, Connection] = {}
         self.frames: list[tuple[int, tuple[Any, ...]]] = []
         self.gone: list[int] = []
         self.output = {"stdout": b"", "stderr": b""}
         self.next_id = 0
-        self.channel: _ring.MasterChannel | None = None
+        self.channel: ring.MasterChannel | None = None
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.listener, selectors.EVENT_READ, self._accept)
         variables = self.listener.environment(self.NUMBER, ranks)
@@ -117,7 +118,7 @@ class TinyMaster:
         self.until(lambda: self.said("failed") or len(self.said("ready")) == self.ranks, "ready")
         for frame in self.said("failed"):
             raise load_exception(frame[1])
-        self.channel = _ring.MasterChannel(self.link.segment, self.doorbells)
+        self.channel = ring.MasterChannel(self.link.segment, self.doorbells)
         self.link.handed_over()
         return self
 
@@ -129,22 +130,22 @@ class TinyMaster:
     def send(self, function: Any, *args: Any, **kwargs: Any) -> int:
         """Sends a call with its function."""
         self.next_id += 1
-        self.channel.send(_ring.CALL, self.next_id, 0, serialization.dump_call(0, function, args, kwargs))
+        self.channel.send(ring.CALL, self.next_id, 0, payload.dump_call(0, function, args, kwargs))
         return self.next_id
 
     def send_function(self, number: int, function: Any) -> None:
         """Sends a function that calls may refer to."""
-        self.channel.send(_ring.FUNCTION, 0, number, serialization.dump(function))
+        self.channel.send(ring.FUNCTION, 0, number, payload.dump(function))
 
     def send_call(self, number: int, *args: Any, **kwargs: Any) -> int:
         """Sends a call that refers to a function."""
         self.next_id += 1
-        self.channel.send(_ring.CALL, self.next_id, number, serialization.dump_call(number, None, args, kwargs))
+        self.channel.send(ring.CALL, self.next_id, number, payload.dump_call(number, None, args, kwargs))
         return self.next_id
 
     def end(self) -> int | None:
         """Sends END and waits for the worker's end; its exit code."""
-        self.channel.send(_ring.END, 0, 0, [b""])
+        self.channel.send(ring.END, 0, 0, [b""])
         return self.wait()
 
     def wait(self) -> int | None:
@@ -160,7 +161,7 @@ class TinyMaster:
         message = self.channel.receive(timeout_s)
         assert message is not None, f"no answer; output {self.output}"
         kind, call, tag, parts = message
-        load = serialization.load if kind == _ring.RESULT else load_exception
+        load = payload.load if kind == ring.RESULT else load_exception
         return _NAMES[kind], call, tag, load(parts)
 
     def result(self) -> Any:

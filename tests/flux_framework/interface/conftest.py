@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flux_framework.over_tcp import FluxOverTcp
-from pympipool.backends import BACKENDS
+from pympipool.backends.registry import BACKENDS
 
 PLACES = ["one broker", "two brokers", "other hosts"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from links.over_tcp import ThisMachineOverTcp
-from pympipool.backends import BACKENDS
+from pympipool.backends.registry import BACKENDS
 from slurm.cluster import everything_is_wanted
 
 PLACES = ["tcp", "slurm", "second host"]

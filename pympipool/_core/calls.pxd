@@ -1,0 +1,14 @@
+"""Calls and functions; see calls.pyx."""
+
+from pympipool._core.scheduler cimport Call, CallList, Function
+
+
+cdef class FunctionHandle:
+    cdef Function *function
+
+
+cdef Call *new_call(list parts) except NULL
+cdef void free_call(Call *call) noexcept
+cdef void free_calls(CallList *calls) noexcept
+cdef list futures_of(CallList *calls)
+cdef object parts_of_result(Call *call)

@@ -1,0 +1,134 @@
+# cython: language_level=3
+"""Calls and functions as C structures, and the Python objects that they own.
+
+A `Call` (see `scheduler.pxd`) owns a reference to its future, one to its function and, for large arguments, one to the
+objects that hold them. They are made and freed here, with the GIL; between these two moments `pump.pyx`
+has them without it.
+"""
+
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from pympipool._core.future cimport FutureCore
+from pympipool._core.scheduler cimport Call, CallList, Function
+from pympipool._core.ring cimport Parts, object_of_part, pmp_block_free, pmp_part
+
+cdef enum:
+    COPY_LIMIT = 1 << 16  # arguments up to here are copied at submit, bytes
+
+
+cdef class FunctionHandle:
+    """A function that travels once to each worker.
+
+    Args:
+        number: what calls refer to it by; at least 1, never used for another function.
+        payload: its pickle.
+    """
+
+    def __cinit__(self, uint64_t number, bytes payload not None):
+        cdef size_t size = len(payload)
+        if number < 1:
+            raise ValueError(f"number is {number}; it must be at least 1")
+        self.function = <Function *>calloc(1, sizeof(Function) + size)
+        if self.function == NULL:
+            raise MemoryError()
+        self.function.number = number
+        self.function.references = 1
+        self.function.part.data = self.function + 1
+        self.function.part.size_bytes = size
+        memcpy(self.function.part.data, <char *>payload, size)
+
+    def __dealloc__(self):
+        drop_function(self.function)
+
+
+cdef void drop_function(Function *function) noexcept:
+    if function == NULL:
+        return
+    function.references -= 1
+    if function.references == 0:
+        free(function)
+
+
+cdef Call *new_call(list parts) except NULL:
+    """A call with these arguments: small ones copied, larger ones held."""
+    cdef Parts held = Parts(parts)
+    cdef size_t size = 0
+    cdef uint32_t i
+    cdef bint copied = True
+    for i in range(held.count):
+        size += (held.parts[i].size_bytes + 7) & ~<uint64_t>7
+    if size > COPY_LIMIT:
+        copied = False
+        size = 0
+    cdef Call *call = <Call *>calloc(1, sizeof(Call) + held.count * sizeof(pmp_part) + size)
+    if call == NULL:
+        raise MemoryError()
+    call.position = UINT64_MAX
+    call.rows = 1
+    call.part_count = held.count
+    call.parts = <pmp_part *>(call + 1)
+    memcpy(call.parts, held.parts, held.count * sizeof(pmp_part))
+    if not copied:
+        Py_INCREF(held)
+        call.arguments = <void *>held
+        return call
+    cdef uint8_t *data = <uint8_t *>(call.parts + held.count)
+    for i in range(held.count):
+        memcpy(data, held.parts[i].data, held.parts[i].size_bytes)
+        call.parts[i].data = data
+        data += (held.parts[i].size_bytes + 7) & ~<uint64_t>7
+    return call
+
+
+cdef void free_call(Call *call) noexcept:
+    """Gives back everything that a call owns, its future's reference included."""
+    cdef uint32_t i
+    if call.result != NULL:
+        if call.result_owned:
+            for i in range(call.result_count):
+                pmp_block_free(call.result[i].data)
+        free(call.result)
+    drop_function(call.function)
+    if call.arguments != NULL:
+        Py_DECREF(<object>call.arguments)
+    if call.future != NULL:
+        (<FutureCore>call.future).call = NULL
+        Py_DECREF(<object>call.future)
+    free(call)
+
+
+cdef object parts_of_result(Call *call):
+    """What a result brought: bytes, or a list of bytes and buffers. Can be taken once."""
+    if call.result_count == 1:
+        return object_of_part(&call.result[0], call.result_owned, True)
+    return [object_of_part(&call.result[i], call.result_owned, i == 0)
+            for i in range(call.result_count)]
+
+
+cdef list futures_of(CallList *calls):
+    """Frees the calls; their futures."""
+    cdef Call *call = calls.first
+    cdef Call *next
+    while call != NULL:  # first: what follows may run finalizers, which may cancel these
+        (<FutureCore>call.future).call = NULL
+        call = call.next
+    call = calls.first
+    futures = []
+    while call != NULL:
+        next = call.next
+        futures.append(<object>call.future)
+        free_call(call)
+        call = next
+    return futures
+
+
+cdef void free_calls(CallList *calls) noexcept:
+    cdef Call *call = calls.first
+    cdef Call *next
+    while call != NULL:
+        next = call.next
+        free_call(call)
+        call = next

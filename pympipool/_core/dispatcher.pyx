@@ -1,0 +1,454 @@
+# cython: language_level=3
+"""The dispatcher: calls in, results to futures; what of it needs the GIL.
+
+    submit(future, function, parts) ─► Call ─► _moving: waiting, lines, rings ─► done ─► deliver
+
+`pump.pyx` moves the bytes and touches no Python object; `completion.pyx` is the side of the futures. Here are the
+workers, the calls on their way in, and two threads: the *mover*, which never takes the GIL, and the *deliverer*, which
+sets results that nobody fetches.
+"""
+
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+
+from pympipool._core.calls cimport (
+    FunctionHandle, free_call, free_calls, futures_of, new_call,
+)
+from pympipool._core.completion cimport Delivery
+from pympipool._core.future cimport PENDING, FutureCore
+from pympipool._core.scheduler cimport (
+    Call, CallList, Worker, append, find_worker, prepend, pthread_mutex_destroy, pthread_mutex_init,
+    pthread_mutex_lock, pthread_mutex_unlock, remove, take_back, was_begun,
+)
+from pympipool._core.pump cimport drain, note_end, send_reserved
+from pympipool._core.trace_buffer cimport CANCELLED, FAILED, UNFINISHED, Outcome, Recorder
+from pympipool._core.ring cimport (
+    PMP_END, PMP_TIMED, Segment, blocks_of_process, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm,
+    pmp_doorbell_ring, pmp_doorbell_sleep, pmp_head, pmp_link_open_master, pmp_now_ns, pmp_part,
+    pmp_receiver_close, pmp_send, pmp_spinner_init, raise_errno, usable_cores,
+)
+from pympipool._core.progress_engine cimport (
+    demand_delivery, kick_helper, kick_mover, move_until_stopped, pump_and_tell,
+)
+
+import logging
+import threading
+
+from pympipool._core.ring import SPIN_NS, doorbell_segment
+
+cdef object LOGGER = logging.getLogger("pympipool.dispatch")
+
+
+cdef class Dispatcher(Delivery):
+    """Gives calls to workers and results to futures.
+
+    Args:
+        load: makes a result of its parts (a list of bytes-like objects).
+        load_error: makes an exception of its parts.
+        on_damage: called without arguments, in the deliverer, when a worker's ring holds
+            nonsense (`damaged_workers` names them).
+    """
+
+    cdef object on_damage
+    cdef readonly Segment doorbells
+    cdef dict segments           # number of a worker -> Segment: keeps its memory mapped
+    cdef dict abouts             # number of a worker -> what a trace is to tell of it
+    cdef uint64_t next_id
+    cdef str closed              # why no call is taken any more; None: they are
+    cdef object broken           # the exception that every call ends with; None: they run
+    cdef list threads
+
+    def __cinit__(self, load, load_error, on_damage):
+        self.doorbells = doorbell_segment()
+        cdef pmp_doorbell *bells = <pmp_doorbell *>self.doorbells.memory()
+        self.core.mover_bell = &bells[0]
+        self.core.helper_bell = &bells[1]
+        pmp_spinner_init(&self.core.helper_spinner, SPIN_NS)
+        pmp_spinner_init(&self.core.calm_spinner, SPIN_NS)
+        self.core.calm_spinner.near_ns = 0
+        self.core.core_count = usable_cores()
+        if pthread_mutex_init(&self.core.lock, NULL) != 0:
+            raise MemoryError("no mutex")
+        self.on_damage = on_damage
+        self.segments = {}
+        self.abouts = {}
+        self.threads = []
+
+    def __dealloc__(self):
+        for i in range(self.core.worker_count):
+            pmp_receiver_close(&self.core.workers[i].results)
+            free_calls(&self.core.workers[i].line)
+            free(self.core.workers[i])
+        free_calls(&self.core.waiting)
+        free_calls(&self.core.done)
+        free_calls(&self.core.left)
+        free(self.core.workers)
+        pthread_mutex_destroy(&self.core.lock)
+
+    # ---- threads ----
+
+    def start(self):
+        """Starts the mover and the deliverer."""
+        for target in (self._move, self._deliver):
+            thread = threading.Thread(target=target, name=f"pympipool{target.__name__}", daemon=True)
+            self.threads.append(thread)
+            thread.start()
+
+    def stop(self):
+        """Has both threads end; calls without a result stay so. Returns at once, see `join`."""
+        self.core.stopping = True
+        self.doorbells.close_descriptor()  # nobody will be given them any more
+        kick_mover(&self.core)
+        demand_delivery(&self.core)
+
+    def join(self):
+        """Waits for the end of its threads, and so of all callbacks."""
+        me = threading.current_thread()
+        for thread in self.threads:
+            if thread is not me:
+                thread.join()
+        if self.caller is not None:
+            self.callbacks_due.put(None)
+            if self.caller is not me:
+                self.caller.join()
+
+    def _move(self):
+        with nogil:
+            move_until_stopped(&self.core)
+
+    def _deliver(self):
+        while not self.core.stopping:
+            with nogil:
+                pmp_doorbell_arm(&self.core.deliverer_bell)
+                if not self.core.demanded and not self.core.stopping:
+                    pmp_doorbell_sleep(&self.core.deliverer_bell, -1)
+                pmp_doorbell_disarm(&self.core.deliverer_bell)
+                self.core.demanded = False
+            try:
+                self.deliver()
+                if self.core.damaged:
+                    self.core.damaged = False
+                    self.on_damage()
+            except Exception:  # no failure may end the thread that everybody waits for
+                LOGGER.exception("delivering results failed")
+        self.deliver()
+        self.callbacks_due.put(None)  # nobody may ever come to join
+
+    # ---- workers ----
+
+    def add_worker(self, uint64_t number, Segment link not None, *, bint reserved=False, dict about=None):
+        """Opens the master's side of a worker's link; it gets calls from now on.
+
+        Args:
+            reserved: give it only the call that `submit` names it for.
+            about: what a trace is to tell of it.
+        """
+        cdef Worker *worker = <Worker *>calloc(1, sizeof(Worker))
+        cdef Worker **grown
+        if worker == NULL:
+            raise MemoryError()
+        code = pmp_link_open_master(link.memory(), link.shm.size_bytes, &worker.calls,
+                                    &worker.results, &worker.bell)
+        if code < 0:
+            free(worker)
+            raise_errno(code, "the segment is no link")
+        worker.results.blocks = blocks_of_process()
+        worker.number = number
+        worker.reserved = reserved
+        pthread_mutex_lock(&self.core.lock)
+        grown = <Worker **>realloc(
+            self.core.workers, (self.core.worker_count + 1) * sizeof(Worker *))
+        if grown != NULL:
+            self.core.workers = grown
+            grown[self.core.worker_count] = worker
+            self.core.worker_count += 1
+        pthread_mutex_unlock(&self.core.lock)
+        if grown == NULL:
+            free(worker)
+            raise MemoryError()
+        self.segments[number] = link
+        self.abouts[number] = {**(about or {}), "ready_ns": pmp_now_ns(), "gone_ns": 0}
+        if self.recorder is not None:
+            self.recorder.workers[number] = self.abouts[number]
+        self.pump()
+        kick_mover(&self.core)  # with two workers there is something to balance, of which nobody else tells them
+        kick_helper(&self.core)
+
+    def retire_worker(self, uint64_t number):
+        """Gives the worker no more calls, takes back those it has not begun, and tells it to end after the other.
+
+        False when its ring has no room for that: end it otherwise.
+        """
+        cdef pmp_head head
+        cdef pmp_part part
+        cdef int code = -1
+        head.kind = PMP_END
+        head.part_count = 1
+        head.id = head.tag = 0
+        part.data = NULL
+        part.size_bytes = 0
+        pthread_mutex_lock(&self.core.lock)
+        worker = find_worker(&self.core, number)
+        if worker != NULL:
+            worker.retired = True
+            self.empty_line(worker)
+            pump_and_tell(&self.core)
+            if worker.sending == NULL:
+                code = pmp_send(&worker.calls, &head, &part, NULL)
+                pmp_doorbell_ring(worker.bell)
+        pthread_mutex_unlock(&self.core.lock)
+        return code == 0
+
+    def lose_worker(self, uint64_t number):
+        """Forgets a worker that is gone.
+
+        The results that it had sent are taken; calls it had not begun wait again, in front.
+
+        Returns:
+            The futures of the calls that it had begun and that may not begin anew: one or none.
+        """
+        cdef Call *call
+        cdef CallList victims
+        victims.first = victims.last = NULL
+        victims.length = victims.rows = 0
+        pthread_mutex_lock(&self.core.lock)
+        worker = find_worker(&self.core, number)
+        if worker == NULL:
+            pthread_mutex_unlock(&self.core.lock)
+            return []
+        if not worker.failure:
+            drain(&self.core, worker)
+        while worker.line.last != NULL:
+            call = worker.line.last
+            remove(&worker.line, call)
+            if not worker.reserved and (not was_begun(worker, call) or call == worker.sending):
+                prepend(&self.core.waiting, call)
+            elif call.attempts_left > 0:
+                call.attempts_left -= 1
+                prepend(&self.core.waiting, call)
+            else:
+                note_end(&self.core, worker, call, FAILED)
+                prepend(&victims, call)
+            call.position = UINT64_MAX
+        self.forget(worker)
+        pthread_mutex_unlock(&self.core.lock)
+        self.segments.pop(number, None)
+        self.abouts.pop(number, {})["gone_ns"] = pmp_now_ns()
+        self.pump()
+        return futures_of(&victims)
+
+    cdef void forget(self, Worker *worker) noexcept:
+        """Takes a worker off the list and frees it. The lock is held."""
+        cdef int i = 0
+        while self.core.workers[i] != worker:
+            i += 1
+        self.core.worker_count -= 1
+        self.core.workers[i] = self.core.workers[self.core.worker_count]
+        self.core.last_used = 0
+        pmp_receiver_close(&worker.results)
+        free(worker)
+
+    def damaged_workers(self):
+        """Numbers of the workers whose rings hold nonsense."""
+        return [number for number, (_, _, failed) in self.load_of_workers().items() if failed]
+
+    # ---- calls ----
+
+    @property
+    def is_open(self):
+        """Whether calls are taken."""
+        return self.closed is None
+
+    def check_open(self):
+        """Raises RuntimeError when no call is taken any more."""
+        if self.closed is not None:
+            raise RuntimeError(self.closed)
+
+    def close(self, str reason not None):
+        """Takes no more calls, but those that are admitted already."""
+        self.closed = reason
+
+    def break_off(self, error):
+        """Ends the calls that wait for a worker, and all that will be submitted, with an exception."""
+        self.broken = error
+        for future in self.take_waiting(FAILED):
+            self.fail(future, error)
+
+    def submit(self, FutureCore future not None, FunctionHandle function, list parts not None,
+               *, attempts=0, worker=None, bint admitted=False):
+        """Queues a call, and sends it if a worker takes it now. Does nothing for a cancelled future.
+
+        Args:
+            future: gets the result; must be pending and of this dispatcher (see `adopt`).
+            function: the function to run, or None when parts[0] brings it along.
+            parts: the pickled arguments and their buffers, at most 1024 parts.
+            attempts: how often the call may begin anew when its worker died.
+            worker: the number of a reserved worker, which gets it now.
+            admitted: take it also when the dispatcher is closed.
+
+        Raises:
+            RuntimeError: the dispatcher is closed.
+        """
+        if self.broken is not None:
+            self.fail(future, self.broken)
+            return
+        cdef Call *call = new_call(parts)
+        cdef Worker *reserved = NULL
+        cdef uint64_t number = 0 if worker is None else worker
+        if function is not None:
+            call.function = function.function
+            call.function.references += 1
+        call.attempts_left = attempts
+        if future.rows:
+            call.rows = future.rows
+        if future.status != PENDING:
+            free_call(call)
+            return
+        if self.broken is not None:  # looked at again, as below
+            free_call(call)
+            self.fail(future, self.broken)
+            return
+        if self.closed is not None and not admitted:  # looked at again: making the call took a while
+            free_call(call)
+            raise RuntimeError(self.closed)
+        Py_INCREF(future)
+        call.future = <void *>future
+        future.call = call
+        call.watched = future.condition is not None or future.callbacks is not None
+        if future.submitted_ns != 0:
+            self.hand_times(future, call)
+        pthread_mutex_lock(&self.core.lock)
+        self.next_id += 1
+        call.id = self.next_id | (PMP_TIMED if future.submitted_ns != 0 else 0)
+        self.core.submitted += 1
+        if self.core.first_ns == 0:
+            self.core.first_ns = pmp_now_ns()
+        if number != 0:
+            reserved = find_worker(&self.core, number)
+        if reserved == NULL or not send_reserved(&self.core, reserved, call):
+            append(&self.core.waiting, call)
+        pump_and_tell(&self.core)
+        pthread_mutex_unlock(&self.core.lock)
+
+    # ---- for a trace ----
+
+    def record(self, Recorder recorder):
+        """Has the calls recorded that are submitted from now on; None: no more, and those under way are unfinished."""
+        cdef Call *call
+        pthread_mutex_lock(&self.core.lock)
+        self.note_all(&self.core.waiting, UNFINISHED)
+        for i in range(self.core.worker_count):
+            call = self.core.workers[i].line.first
+            while call != NULL:
+                note_end(&self.core, self.core.workers[i], call, UNFINISHED)
+                call.times.submitted_ns = 0  # its name would mean nothing to another recorder
+                call = call.next
+        self.core.recording = NULL if recorder is None else &recorder.recording
+        pthread_mutex_unlock(&self.core.lock)
+        self.recorder = recorder
+        if recorder is not None:
+            recorder.workers.update(self.abouts)
+
+    cdef void note_all(self, CallList *calls, Outcome outcome) noexcept:
+        """Records the end of calls that wait. The lock is held."""
+        cdef Call *call = calls.first
+        while call != NULL:
+            note_end(&self.core, NULL, call, outcome)
+            call.times.submitted_ns = 0
+            call = call.next
+
+    # ---- the end of calls ----
+
+    def cancel_waiting(self):
+        """Cancels all calls that no worker has begun."""
+        pthread_mutex_lock(&self.core.lock)
+        for i in range(self.core.worker_count):
+            self.empty_line(self.core.workers[i])
+        pthread_mutex_unlock(&self.core.lock)
+        for future in self.take_waiting(CANCELLED):
+            (<FutureCore>future).cancel()
+
+    cdef void empty_line(self, Worker *worker) noexcept:
+        """Takes back what a worker has not begun. The lock is held."""
+        cdef Call *call = worker.line.last
+        cdef Call *previous
+        while call != NULL:
+            previous = call.previous
+            if not take_back(worker, call):
+                return
+            prepend(&self.core.waiting, call)
+            call = previous
+
+    cdef list take_waiting(self, Outcome outcome):
+        """Empties the queue; the futures of its calls, which end with this outcome."""
+        cdef CallList calls
+        pthread_mutex_lock(&self.core.lock)
+        self.note_all(&self.core.waiting, outcome)
+        calls = self.core.waiting
+        self.core.waiting.first = self.core.waiting.last = NULL
+        self.core.waiting.length = self.core.waiting.rows = 0
+        pthread_mutex_unlock(&self.core.lock)
+        return futures_of(&calls)
+
+    @property
+    def waiting_count(self):
+        """Calls that were not sent to a worker yet."""
+        return self.core.waiting.length
+
+    def counts(self):
+        """What has become of the calls, those of a batch each by itself.
+
+        Returns:
+            (waiting, running, returned, failed without an answer, raised (of the returned), seconds from the first
+            submission to the last return, or to now as long as some wait or run).
+        """
+        cdef Py_ssize_t waiting
+        cdef Py_ssize_t running = 0
+        cdef Worker *worker
+        pthread_mutex_lock(&self.core.lock)
+        waiting = self.core.waiting.rows
+        for i in range(self.core.worker_count):
+            worker = self.core.workers[i]
+            waiting += worker.line.rows
+            if worker.line.first != NULL and was_begun(worker, worker.line.first):
+                running += 1
+        returned, raised = self.core.returned, self.core.failed
+        span_ns = (pmp_now_ns() if waiting > 0 else self.core.last_ns) - self.core.first_ns
+        pthread_mutex_unlock(&self.core.lock)
+        return waiting - running, running, returned, self.lost, raised, max(span_ns, 0) / 1e9
+
+    def current_call(self, uint64_t number):
+        """Id of the call that is first in the worker's line; 0 when there is none."""
+        pthread_mutex_lock(&self.core.lock)
+        worker = find_worker(&self.core, number)
+        id = 0 if worker == NULL or worker.line.first == NULL else worker.line.first.id
+        pthread_mutex_unlock(&self.core.lock)
+        return id
+
+    def running_time(self, uint64_t number):
+        """Seconds since the worker began the call that it runs; 0 when it runs none."""
+        cdef int64_t begun_ns = 0
+        pthread_mutex_lock(&self.core.lock)
+        worker = find_worker(&self.core, number)
+        if (worker != NULL and worker.line.first != NULL
+                and was_begun(worker, worker.line.first)):
+            begun_ns = worker.progress_ns
+        pthread_mutex_unlock(&self.core.lock)
+        return 0.0 if begun_ns == 0 else (pmp_now_ns() - begun_ns) / 1e9
+
+    def load_of_workers(self):
+        """{number: (calls in its line, calls that ended there, whether its ring holds nonsense)}"""
+        cdef Worker *copies
+        cdef int count = 0
+        pthread_mutex_lock(&self.core.lock)
+        copies = <Worker *>malloc(self.core.worker_count * sizeof(Worker) or 1)
+        if copies != NULL:
+            count = self.core.worker_count
+            for i in range(count):
+                copies[i] = self.core.workers[i][0]
+        pthread_mutex_unlock(&self.core.lock)
+        load = {copies[i].number: (copies[i].line.length, copies[i].ended, copies[i].failure != 0)
+                for i in range(count)}
+        free(copies)
+        return load

@@ -1,0 +1,218 @@
+# cython: language_level=3, boundscheck=False, cdivision=True
+"""Who moves the bytes, and who sleeps meanwhile; in C, without the GIL.
+
+Three kinds of threads do rounds of `pump.pump`:
+
+    the mover      a thread of its own, when nobody else does. Parked, it sleeps on `mover_bell`, which workers
+                   ring. When many calls come in quick succession it naps a millisecond at a time instead, so
+                   that workers need not wake it for every result
+    a helper       a thread that waits for a future, one at a time. It takes the mover's place (`take_over`)
+                   without waking it: it disarms the mover's doorbell, and sleeps on one of its own.
+                   When it leaves (`hand_back`) it arms the mover's again, and looks once more
+    a submitter    in passing
+
+So a round trip of one call in one thread needs no other thread, and yet none is ever without somebody
+who is woken for its result. tests/csrc/doorbell.pml holds the model of taking over and handing back.
+"""
+
+from libc.errno cimport EINTR
+from libc.stdint cimport int64_t, uint64_t
+
+from pympipool._core.scheduler cimport Core, pthread_mutex_lock, pthread_mutex_trylock, pthread_mutex_unlock, tick_ns
+from pympipool._core.pump cimport pump
+from pympipool._core.ring cimport (
+    c_bool, pmp_doorbell_arm, pmp_doorbell_disarm, pmp_doorbell_ring, pmp_doorbell_sleep,
+    pmp_now_ns, pmp_ring_has_record, pmp_sender_has_room, pmp_spinner, pmp_wait,
+)
+
+cdef extern from "<stdatomic.h>" nogil:
+    void full_fence "atomic_thread_fence"(int order)
+    int SEQ_CST "memory_order_seq_cst"
+
+cdef enum:
+    NAP_NS = 1_000_000
+    BUSY_SUBMITS = 32  # this many in a nap: there will be more
+
+
+cdef void pump_and_tell(Core *core) noexcept nogil:
+    """One round, and whoever has to know of its results is told. The lock is held."""
+    pump(core)
+    if (core.helper_untimed if core.helping else core.mover_untimed) and tick_ns(core) >= 0:
+        tell_of_time(core)
+    if core.done.first == NULL and not core.damaged:
+        return
+    if core.helping:
+        pmp_doorbell_ring(core.helper_bell)
+    elif core.urgent or core.damaged:
+        demand_delivery(core)
+
+
+cdef void tell_of_time(Core *core) noexcept nogil:
+    """From now on a call can be late, and only somebody who looks will notice. The lock is held."""
+    if core.helping:
+        core.helper_untimed = False
+        kick_helper(core)
+    else:
+        core.mover_untimed = False
+        pmp_doorbell_ring(core.mover_bell)
+
+
+cdef c_bool has_news(void *context) noexcept nogil:
+    """Whether a round would bring something. Says yes when it cannot know."""
+    cdef Core *core = <Core *>context
+    cdef bint news
+    if core.done.first != NULL or (core.helping and core.kicked):
+        return True
+    if pthread_mutex_trylock(&core.lock) != 0:
+        return True
+    news = core.done.first != NULL
+    for i in range(core.worker_count):
+        if news:
+            break
+        news = (pmp_ring_has_record(&core.workers[i].results.consumer)
+                and not core.workers[i].failure) or (
+            core.workers[i].sending != NULL and pmp_sender_has_room(&core.workers[i].calls))
+    pthread_mutex_unlock(&core.lock)
+    return news
+
+
+# ---- the mover ----
+
+cdef void nap(Core *core) noexcept nogil:
+    pmp_doorbell_arm(&core.nap_bell)
+    pmp_doorbell_sleep(&core.nap_bell, NAP_NS)
+    pmp_doorbell_disarm(&core.nap_bell)
+
+
+cdef void park(Core *core, int64_t timeout_ns) noexcept nogil:
+    """Sleeps until a worker rings."""
+    core.mover_parked = True
+    pmp_doorbell_arm(core.mover_bell)
+    # the fence in arm orders these looks after it
+    if core.helping or core.stopping or has_news(core) or (timeout_ns < 0 and not core.mover_untimed):
+        pmp_doorbell_disarm(core.mover_bell)
+    else:
+        pmp_doorbell_sleep(core.mover_bell, timeout_ns)
+    core.mover_parked = core.mover_untimed = False
+
+
+cdef void move_until_stopped(Core *core) noexcept nogil:
+    """The mover's life."""
+    cdef uint64_t submitted = 0
+    cdef bint left_over = False
+    cdef int64_t tick
+    cdef bint busy
+    while not core.stopping:
+        pthread_mutex_lock(&core.lock)
+        pump_and_tell(core)
+        if left_over and core.done.first != NULL and not core.helping:
+            demand_delivery(core)  # nobody came for these results in a nap's time
+        left_over = core.done.first != NULL
+        tick = tick_ns(core)
+        busy = core.submitted - submitted > BUSY_SUBMITS
+        submitted = core.submitted
+        core.mover_untimed = tick < 0 and not (core.helping or busy or left_over)
+        pthread_mutex_unlock(&core.lock)
+        if core.helping or busy or left_over:
+            nap(core)
+        else:
+            park(core, tick)
+
+
+cdef void kick_mover(Core *core) noexcept nogil:
+    """Ends the mover's nap or sleep."""
+    pmp_doorbell_ring(&core.nap_bell)
+    pmp_doorbell_ring(core.mover_bell)
+
+
+# ---- the helper ----
+
+cdef void take_over(Core *core) noexcept nogil:
+    """Makes the calling thread the one that workers wake, without waking the mover."""
+    core.helping = True
+    full_fence(SEQ_CST)  # either the mover sees this, or we disarm what it armed
+    pmp_doorbell_disarm(core.mover_bell)
+
+
+cdef bint is_missed(Core *core) noexcept nogil:
+    """Whether the mover sleeps until it is rung although a call can be late by now."""
+    pthread_mutex_lock(&core.lock)
+    cdef bint missed = core.mover_untimed and tick_ns(core) >= 0
+    pthread_mutex_unlock(&core.lock)
+    return missed
+
+
+cdef void hand_back(Core *core) noexcept nogil:
+    """Puts the mover back in its place: arms its doorbell for it if it still sleeps there."""
+    core.helping = False
+    core.kicked = False
+    full_fence(SEQ_CST)
+    if not core.mover_parked:
+        return  # it naps or moves, and will see to itself
+    pmp_doorbell_arm(core.mover_bell)
+    if core.stopping or has_news(core) or is_missed(core):  # stop() rang in vain while we had its bell disarmed
+        pmp_doorbell_ring(core.mover_bell)
+
+
+cdef bint is_waited_for(Core *core) noexcept nogil:
+    """Whether a worker may soon have nothing to do until bytes are moved. The lock is held."""
+    for i in range(core.worker_count):
+        if (core.workers[i].sending != NULL or core.workers[i].results.busy
+                or core.workers[i].line.length == 1):
+            return True
+    return False
+
+
+cdef pmp_spinner *choose_spinner(Core *core) noexcept nogil:
+    """Where there is a core to spare, or somebody waits for us, it pays to spin up to the limit; else the core is of
+    more use to a worker, and nobody minds if we sleep. The lock is held."""
+    if core.core_count > 1 and (core.worker_count < core.core_count or is_waited_for(core)):
+        return &core.helper_spinner
+    return &core.calm_spinner
+
+
+cdef int wait_for_news(Core *core, int64_t timeout_ns) noexcept nogil:
+    """Moves bytes until something is done. Returns 1 (something is), 0 (time over, kicked)
+    or -EINTR (a signal came)."""
+    cdef int64_t deadline_ns = pmp_now_ns() + timeout_ns
+    cdef int64_t left_ns
+    cdef int64_t tick
+    cdef bint done
+    cdef int code
+    cdef pmp_spinner *spinner
+    while True:
+        pthread_mutex_lock(&core.lock)
+        pump(core)
+        done = core.done.first != NULL
+        tick = tick_ns(core)
+        core.helper_untimed = tick < 0
+        spinner = choose_spinner(core)
+        pthread_mutex_unlock(&core.lock)
+        if core.damaged:
+            demand_delivery(core)
+        if done:
+            return 1
+        if core.kicked:
+            core.kicked = False
+            return 0
+        left_ns = deadline_ns - pmp_now_ns()
+        if left_ns <= 0:
+            return 0
+        if 0 <= tick < left_ns:
+            left_ns = tick
+        code = pmp_wait(core.helper_bell, spinner, has_news, core, left_ns)
+        if code == -EINTR:
+            return code
+
+
+cdef void kick_helper(Core *core) noexcept nogil:
+    """Makes the helping thread, if there is one, look at its future again."""
+    full_fence(SEQ_CST)  # either it sees the future's new state, or we see that it helps
+    if core.helping:
+        core.kicked = True
+        pmp_doorbell_ring(core.helper_bell)
+
+
+cdef void demand_delivery(Core *core) noexcept nogil:
+    core.demanded = True
+    pmp_doorbell_ring(&core.deliverer_bell)

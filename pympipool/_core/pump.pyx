@@ -1,0 +1,266 @@
+# cython: language_level=3, boundscheck=False, cdivision=True
+"""The movement of bytes in the master, in C: no Python object is touched and no GIL needed.
+
+                     ┌──────── waiting ◄──── taken back ─────┐
+    submit ─────────►│ calls   │                             │
+                     └───┬─────┘                    ┌────────┴───────┐
+                         └─ supply: choose, send ──►│ line of worker │──► ring ──► worker
+                     ┌─────────┐                    └────────┬───────┘
+    deliver ◄────────│  done   │◄──── drain: receive ────────┘◄─────── ring ◄──┘
+                     └─────────┘
+
+`pump` does one round of this, and whoever holds `core.lock` may do it; who does when is the matter of
+`progress_engine.pyx`. Nobody waits for the GIL while holding the lock, and results are only put on `done` here; with the
+GIL, `dispatcher.pyx` hands them to the futures.
+"""
+
+from libc.errno cimport EAGAIN, EBADMSG, ENOMEM
+from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport malloc
+from libc.string cimport memcpy
+
+from pympipool._core.scheduler cimport (
+    SLOTS, Call, Core, Function, Worker, append, choose, estimate, learn, prepend, put_in_line, rebalance, remove,
+    take_back_to_waiting, was_begun,
+)
+from pympipool._core.trace_buffer cimport RAISED, RETURNED, Outcome, Record, record
+from pympipool._core.ring cimport (
+    PMP_CALL, PMP_ERROR, PMP_FUNCTION, PMP_RESULT, PMP_RETURNED, PMP_TIMED, pmp_doorbell_ring, pmp_head, pmp_now_ns, pmp_part,
+    pmp_receive, pmp_receive_done, pmp_receiver, pmp_ring_has_record, pmp_send, pmp_sender_has_room,
+)
+
+# ---- from workers: drain ----
+
+cdef int keep_result(Call *call, pmp_receiver *results) noexcept nogil:
+    """Moves a received message into the call: takes it over, or copies it out of the ring."""
+    cdef uint32_t count = results.head.part_count
+    if results.head.id & PMP_TIMED:
+        count -= 1
+    cdef size_t size = count * sizeof(pmp_part)
+    cdef uint32_t i
+    if not results.owned:
+        for i in range(count):
+            size += (results.parts[i].size_bytes + 7) & ~<uint64_t>7
+    call.result = <pmp_part *>malloc(size)
+    if call.result == NULL:
+        return -ENOMEM
+    cdef uint8_t *data = <uint8_t *>(call.result + count)
+    for i in range(count):
+        call.result[i] = results.parts[i]
+        if results.owned:
+            results.parts[i].data = NULL
+        else:
+            memcpy(data, results.parts[i].data, results.parts[i].size_bytes)
+            call.result[i].data = data
+            data += (results.parts[i].size_bytes + 7) & ~<uint64_t>7
+    call.result_count = count
+    call.result_owned = results.owned
+    call.is_error = results.head.kind == PMP_ERROR
+    return 0
+
+
+cdef void note_end(Core *core, Worker *worker, Call *call, Outcome outcome) noexcept nogil:
+    """Records the end of a traced call that no worker has answered. The lock is held; worker may be NULL."""
+    cdef Record what
+    if call.times.submitted_ns == 0 or core.recording == NULL:
+        return
+    what.times = call.times
+    what.started_ns = what.ended_ns = 0
+    what.received_ns = pmp_now_ns()
+    what.worker = 0
+    what.outcome = outcome
+    what.stamp_count = 0
+    if worker != NULL:
+        what.worker = worker.number
+        if was_begun(worker, call):
+            what.started_ns = max(worker.progress_ns, call.times.sent_ns)  # about: it has told nothing
+    record(core.recording, &what, NULL)
+
+
+cdef int note_answer(Core *core, Worker *worker, Call *call, int64_t now_ns) noexcept nogil:
+    """Records the call that was answered with its times, in the last part of the answer."""
+    cdef Record what
+    cdef pmp_part *told = &worker.results.parts[worker.results.head.part_count - 1]
+    cdef int64_t *stamps = <int64_t *>told.data
+    if worker.results.head.part_count < 2 or told.size_bytes < 16 or told.size_bytes % 8:
+        return -EBADMSG
+    if core.recording == NULL or call.times.submitted_ns == 0:
+        return 0
+    what.times = call.times
+    what.started_ns = stamps[0]
+    what.ended_ns = stamps[1]
+    what.received_ns = now_ns if now_ns > stamps[1] else pmp_now_ns()
+    what.worker = worker.number
+    what.outcome = RAISED if worker.results.head.kind == PMP_ERROR else RETURNED
+    what.stamp_count = <uint32_t>(told.size_bytes // 8 - 2)
+    record(core.recording, &what, stamps + 2)
+    return 0
+
+
+cdef int complete(Core *core, Worker *worker, int64_t now_ns) noexcept nogil:
+    """Takes the received result of the first call in the line."""
+    cdef pmp_head *head = &worker.results.head
+    cdef Call *call = worker.line.first
+    if (call == NULL or call.id != head.id or call == worker.sending
+            or (head.kind != PMP_RESULT and head.kind != PMP_ERROR)):
+        return -EBADMSG
+    if head.id & PMP_TIMED:
+        code = note_answer(core, worker, call, now_ns)
+        if code < 0:
+            return code
+    code = keep_result(call, &worker.results)
+    if code < 0:
+        return code
+    remove(&worker.line, call)
+    worker.line_estimate_ns -= call.estimate_ns
+    worker.progress_ns = now_ns
+    worker.ended += call.rows
+    worker.absent = False
+    call.run_ns = head.tag
+    learn(core, call, <int64_t>head.tag)
+    append(&core.done, call)
+    core.returned += call.rows
+    core.failed += call.is_error
+    core.last_ns = now_ns
+    if call.watched:
+        core.urgent += 1
+    return 0
+
+
+cdef int reclaim(Core *core, Worker *worker) noexcept nogil:
+    """Has a call wait again that was sent ahead to another host and was not begun there.
+
+    What is behind it in the line comes back with it, so that calls keep their order.
+    """
+    cdef Call *call = worker.line.last
+    while call != NULL and call.id != worker.results.head.id:
+        call = call.previous
+    if call == NULL or call == worker.sending or worker.reserved:
+        return -EBADMSG
+    while worker.line.last != call:
+        if take_back_to_waiting(core, worker, worker.line.last) == NULL:
+            break
+    remove(&worker.line, call)
+    worker.line_estimate_ns -= call.estimate_ns
+    call.position = UINT64_MAX
+    call.was_behind = True
+    prepend(&core.waiting, call)
+    return 0
+
+
+cdef int drain(Core *core, Worker *worker) noexcept nogil:
+    """Takes all results that a worker has sent."""
+    cdef int64_t now_ns = pmp_now_ns()
+    cdef int code
+    while True:
+        code = pmp_receive(&worker.results)
+        if code == 0:
+            if worker.results.head.kind == PMP_RETURNED:
+                code = reclaim(core, worker)
+            else:
+                code = complete(core, worker, now_ns)
+            pmp_receive_done(&worker.results)
+        if code == -EAGAIN:
+            break
+        if code < 0:
+            worker.failure = code
+            core.damaged = True
+            break
+    pmp_doorbell_ring(worker.bell)  # it may wait for room
+    return worker.failure
+
+
+# ---- to workers: supply ----
+
+cdef bint send_function(Worker *worker, Call *call) noexcept nogil:
+    """Sends the function unless the worker has it; True when the worker has it then."""
+    cdef Function *function = call.function
+    cdef pmp_head head
+    if function == NULL or worker.known[function.number % SLOTS] == function.number:
+        return True
+    head.kind = PMP_FUNCTION
+    head.part_count = 1
+    head.id = 0
+    head.tag = function.number
+    cdef int code = pmp_send(&worker.calls, &head, &function.part, NULL)
+    if code == 0:
+        worker.known[function.number % SLOTS] = function.number
+    return code == 0
+
+
+cdef bint send_call(Worker *worker, Call *call) noexcept nogil:
+    """Sends a call, or its next pieces; False when nothing of it is on its way.
+
+    The call is in the worker's line as soon as anything of it was sent.
+    """
+    cdef pmp_head head
+    cdef uint64_t position = UINT64_MAX
+    cdef bint resumed = worker.sending == call
+    cdef int code = 0
+    if send_function(worker, call):
+        head.kind = PMP_CALL
+        head.part_count = call.part_count
+        head.id = call.id
+        head.tag = 0 if call.function == NULL else call.function.number
+        code = pmp_send(&worker.calls, &head, call.parts, &position)
+    else:
+        code = -EAGAIN
+    if code == 0:
+        worker.sending = NULL
+    elif worker.calls.busy:
+        worker.sending = call
+    elif not resumed:
+        return False
+    if resumed:
+        call.position = position
+    else:
+        put_in_line(worker, call, position)
+    pmp_doorbell_ring(worker.bell)
+    return True
+
+
+cdef bint send_reserved(Core *core, Worker *worker, Call *call) noexcept nogil:
+    """Gives a call to the worker that was started for it: it has begun, there is no taking back."""
+    call.estimate_ns = estimate(core, call)
+    call.times.sent_ns = pmp_now_ns()
+    if not send_call(worker, call):
+        return False
+    call.position = UINT64_MAX
+    return True
+
+
+cdef void supply(Core *core, int64_t now_ns) noexcept nogil:
+    """Goes on with messages in pieces, then sends waiting calls as long as workers take them."""
+    cdef Worker *worker
+    cdef Call *call
+    for i in range(core.worker_count):
+        worker = core.workers[i]
+        if worker.sending != NULL and pmp_sender_has_room(&worker.calls):
+            send_call(worker, worker.sending)
+    while core.waiting.first != NULL:
+        call = core.waiting.first
+        call.estimate_ns = estimate(core, call)
+        worker = choose(core, call, now_ns)
+        if worker == NULL:
+            return
+        remove(&core.waiting, call)
+        call.times.sent_ns = now_ns
+        if not send_call(worker, call):
+            prepend(&core.waiting, call)
+            return
+
+
+# ---- one round ----
+
+cdef void pump(Core *core) noexcept nogil:
+    """One round: results in, calls out. The lock is held."""
+    cdef Worker *worker
+    cdef int64_t now_ns
+    for i in range(core.worker_count):
+        worker = core.workers[i]
+        if pmp_ring_has_record(&worker.results.consumer) and not worker.failure:
+            drain(core, worker)
+    now_ns = pmp_now_ns()
+    if core.worker_count > 1:
+        rebalance(core, now_ns)
+    supply(core, now_ns)

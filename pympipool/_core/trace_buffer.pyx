@@ -1,0 +1,148 @@
+# cython: language_level=3
+"""What is kept of traced calls: a record of fixed size for each call that has ended, in memory of its own.
+
+    FutureCore, Call ── Times ─► record() ─► chunks of records ─► Recorder.records() ─► pympipool.diagnostics.tracing
+        (as they pass by)        (at the end of the call)          (at the end of the trace)
+
+A dispatcher that records points to a `Recording`; the records of its calls are written under its lock, without the GIL. One
+that does not record has nothing there, and looks no further.
+"""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy
+
+from pympipool._core.ring cimport pmp_now_ns
+
+RECORD_FORMAT = "=qqqIIqqqQII"
+"""Of a record, for `struct`: submitted, ready, sent, name, size, started, ended, received, worker, outcome, stamp count."""
+
+OUTCOMES = ("unfinished", "returned", "raised", "cancelled", "failed")
+
+cdef enum:
+    CHUNK = 8192  # records
+
+cdef struct Chunk:
+    Chunk *next
+    Py_ssize_t count
+    Record records[CHUNK]
+
+
+cdef int64_t latest_ns = 0
+
+
+cdef int64_t unique_now_ns() noexcept:
+    """The time, as nobody else has got it: it can name a call. The GIL is held."""
+    global latest_ns
+    latest_ns = max(pmp_now_ns(), latest_ns + 1)
+    return latest_ns
+
+
+cdef Chunk *new_chunk() noexcept nogil:
+    cdef Chunk *chunk = <Chunk *>malloc(sizeof(Chunk))
+    if chunk != NULL:
+        chunk.next = NULL
+        chunk.count = 0
+    return chunk
+
+
+cdef bint keep_stamps(Recording *recording, const int64_t *stamps, size_t count) noexcept nogil:
+    cdef size_t room = recording.stamp_room
+    cdef void *grown
+    if recording.stamp_count + count > room:
+        room = 2 * (recording.stamp_count + count)
+        grown = realloc(recording.stamps, room * sizeof(int64_t))
+        if grown == NULL:
+            return False
+        recording.stamps = <int64_t *>grown
+        recording.stamp_room = room
+    memcpy(recording.stamps + recording.stamp_count, stamps, count * sizeof(int64_t))
+    recording.stamp_count += count
+    return True
+
+
+cdef void record(Recording *recording, const Record *what, const int64_t *stamps) noexcept nogil:
+    """Keeps a record, with its what.stamp_count stamps; beyond the limit it is only counted. The lock is held."""
+    cdef Chunk *chunk = recording.last
+    if recording.count >= recording.limit:
+        recording.dropped += 1
+        return
+    if chunk == NULL or chunk.count == CHUNK:
+        chunk = new_chunk()
+        if chunk == NULL:
+            recording.dropped += 1
+            return
+        if recording.last == NULL:
+            recording.first = chunk
+        else:
+            recording.last.next = chunk
+        recording.last = chunk
+    chunk.records[chunk.count] = what[0]
+    if what.stamp_count != 0 and not keep_stamps(recording, stamps, what.stamp_count):
+        chunk.records[chunk.count].stamp_count = 0
+    chunk.count += 1
+    recording.count += 1
+
+
+cdef class Recorder:
+    """The records of one dispatcher.
+
+    Args:
+        limit: how many calls are recorded; further ones are counted.
+
+    Attributes:
+        workers: what is known of each worker that was there, by its number.
+        inputs: names (`Times.submitted_ns`) of the calls that a call waits for, by its own.
+    """
+
+    def __cinit__(self, uint64_t limit):
+        self.recording.limit = limit
+        self.numbers = {}
+        self.workers = {}
+        self.inputs = {}
+        self.recording.first = self.recording.last = new_chunk()
+
+    def __dealloc__(self):
+        cdef Chunk *chunk = self.recording.first
+        cdef Chunk *next
+        while chunk != NULL:
+            next = chunk.next
+            free(chunk)
+            chunk = next
+        free(self.recording.stamps)
+
+    cdef uint32_t number_of(self, object name) except? 0:
+        """The number that stands for the name of a function."""
+        if name is not self.last_name or not self.numbers:
+            self.last_number = self.numbers.setdefault(name, len(self.numbers))
+            self.last_name = name
+        return self.last_number
+
+    @property
+    def names(self):
+        """The names of functions, by their numbers."""
+        return list(self.numbers)
+
+    @property
+    def count(self):
+        """Calls that were recorded."""
+        return self.recording.count
+
+    @property
+    def dropped(self):
+        """Calls that were not recorded."""
+        return self.recording.dropped
+
+    def records(self):
+        """All records, as RECORD_FORMAT says. When no dispatcher writes any more."""
+        cdef Chunk *chunk = self.recording.first
+        found = []
+        while chunk != NULL:
+            found.append(PyBytes_FromStringAndSize(<char *>chunk.records, chunk.count * sizeof(Record)))
+            chunk = chunk.next
+        return b"".join(found)
+
+    def stamps(self):
+        """All stamps (int64, ns), in the order of the records."""
+        return PyBytes_FromStringAndSize(
+            <char *>self.recording.stamps, self.recording.stamp_count * sizeof(int64_t))

@@ -1,0 +1,133 @@
+"""A worker whose process is our child.
+
+It is the leader of a session of its own: Ctrl-C in the user's terminal does not reach it (the master decides what
+becomes of workers), and all that it starts can be ended together with it.
+
+The child stays a zombie until `close`: as long as it is one, its process id cannot belong to anybody else,
+and a signal to its group cannot hit a stranger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO, cast
+
+from pympipool._util import subprocesses
+from pympipool.backends.spawner import WorkerProcess
+from pympipool.errors import WorkerStartError
+
+
+class ChildProcess(WorkerProcess):
+    """Starts a command as a worker's process.
+
+    Args:
+        command: Program and arguments.
+        environment: All of its environment.
+        cwd: Its folder; None: ours.
+
+    Raises:
+        WorkerStartError: The system refuses to start it.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], cwd: str | None) -> None:
+        try:
+            self._process = subprocesses.Popen(
+                command,
+                bufsize=0,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                cwd=cwd,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            raise WorkerStartError(_why_not_started(command[0], cwd, error)) from error
+        self.pid = self._process.pid
+        self.host = socket.gethostname()
+        self.stdout = cast(BinaryIO, self._process.stdout)
+        self.stderr = cast(BinaryIO, self._process.stderr)
+        os.set_blocking(self.stdout.fileno(), False)
+        os.set_blocking(self.stderr.fileno(), False)
+        self._descriptor = _open_pidfd(self.pid)
+        self._exit_code: int | None = None
+
+    def fileno(self) -> int | None:
+        """Becomes readable at the end; None where the system has no pidfd."""
+        return self._descriptor
+
+    def poll(self) -> int | None:
+        """The exit code, None as long as it runs."""
+        if self._exit_code is None:
+            self._exit_code = self._look()
+        return self._exit_code
+
+    def _look(self) -> int | None:
+        """The exit code, without taking the zombie away where that is possible."""
+        if self._process.returncode is not None or not hasattr(os, "waitid"):
+            return self._process.poll()
+        try:
+            end = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # somebody else in this program has waited for it
+            return self._process.poll()
+        if end is None:
+            return None
+        return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Waits for the end; the exit code, or None when the time was over before."""
+        if self._descriptor is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._exit_code = self._process.wait(timeout_s)
+            return self._exit_code
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        poll.poll(None if timeout_s is None else timeout_s * 1000)
+        return self.poll()
+
+    def terminate(self) -> None:
+        """Asks it to end, and what it has started (SIGTERM)."""
+        self._signal_group(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends it and what it has started, also what it has left behind; does nothing after `close`."""
+        self._signal_group(signal.SIGKILL)
+
+    def _signal_group(self, number: int) -> None:
+        if self._process.returncode is None:  # not waited for yet: the id is still its own
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+    def close(self) -> None:
+        """Gives back process id, descriptor and pipes."""
+        self._process.poll()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+        self.stdout.close()
+        self.stderr.close()
+
+
+def _open_pidfd(pid: int) -> int | None:
+    """A descriptor that becomes readable when the process ends; None where that is not possible."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # Linux before 5.3, or a sandbox that forbids it
+        return None
+
+
+def _why_not_started(program: str, cwd: str | None, error: Exception) -> str:
+    if cwd is not None and not os.path.isdir(cwd):
+        return f"cannot start a worker in cwd={cwd!r}: there is no such folder"
+    if isinstance(error, FileNotFoundError):
+        return f"cannot start a worker: there is no program {program!r}"
+    return f"cannot start a worker with {program!r}: {error}"

@@ -1,0 +1,1 @@
+"""Backend "flux": one flux job for each worker."""

@@ -1,0 +1,1 @@
+"""Backend "mpi": workers on this machine, as processes or as MPI jobs."""

@@ -1,0 +1,167 @@
+"""Which MPI library mpi4py loads, and the mpiexec that belongs to it.
+
+    loaded_library()        what mpi4py loads: asked of another process, so that MPI is not initialised in this one
+      -> find_launcher()    an mpiexec of the same kind: beside the library, beside Python, in PATH
+
+The wrong mpiexec gives no error: each rank comes up alone, in a world of size 1. So the kinds are compared before
+anything is started, and the worker compares the size of its world with what was ordered.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import NamedTuple
+
+from pympipool._util.subprocesses import run
+from pympipool.errors import WorkerStartError
+
+PROBE_LIMIT_S = 60.0
+"""Importing mpi4py takes 50 ms; from the file system of a busy cluster it may take long."""
+
+REMEDY = (
+    'pip install "pympipool[mpich]" brings mpi4py together with an MPI library and its mpiexec; on a cluster with'
+    ' an MPI of its own, load that MPI and pip install "pympipool[mpi]"'
+)
+
+_PROBE = """
+import sys
+sys.path[:] = sys.argv[1:]
+import json, mpi4py
+mpi4py.rc.initialize = False
+from mpi4py import MPI
+paths = []
+try:
+    with open("/proc/self/maps") as maps:
+        paths = [line.split(maxsplit=5)[-1].strip() for line in maps if "libmpi" in line]
+except OSError:
+    pass
+print(json.dumps([MPI.Get_library_version(), paths[0] if paths else ""]))
+"""
+
+
+class Kind(Enum):
+    """Families of MPI whose mpiexec understand each other's ranks and options."""
+
+    HYDRA = "MPICH"  # and its relatives: Intel MPI, MVAPICH
+    OPEN_MPI = "Open MPI"
+
+
+class Library(NamedTuple):
+    """An MPI library: its version as it calls itself, one line, and its file ("" when unknown)."""
+
+    version: str
+    path: str
+
+    @property
+    def kind(self) -> Kind:
+        """The family it belongs to."""
+        return Kind.OPEN_MPI if self.version.startswith("Open MPI") else Kind.HYDRA
+
+
+class Launcher(NamedTuple):
+    """An mpiexec."""
+
+    path: str
+    kind: Kind
+
+
+_NAMES = {
+    Kind.HYDRA: ("mpiexec.hydra", "mpiexec.mpich", "mpiexec"),
+    Kind.OPEN_MPI: ("mpiexec.openmpi", "mpirun.openmpi", "mpiexec", "mpirun"),
+}
+"""First the names that mpiexec has where several MPIs are installed side by side: they cannot be mistaken."""
+
+_SIGNS = {
+    Kind.HYDRA: ("hydra", "mpich", "intel(r) mpi", "mvapich"),
+    Kind.OPEN_MPI: ("open mpi", "openrte", "prrte"),
+}
+"""Words by which `mpiexec --version` tells what it is, in lower case."""
+
+
+def loaded_library() -> Library:
+    """The MPI library that mpi4py loads in this environment.
+
+    Raises:
+        WorkerStartError: mpi4py or an MPI library is missing, or they do not fit each other.
+    """
+    if importlib.util.find_spec("mpi4py") is None:
+        raise WorkerStartError(f"workers of several ranks need mpi4py, which is not installed. {REMEDY}")
+    wishes = tuple(os.environ.get(name, "") for name in ("MPI4PY_LIBMPI", "MPI4PY_MPIABI", "LD_LIBRARY_PATH"))
+    return _ask(sys.executable, tuple(sys.path), wishes)
+
+
+@functools.lru_cache(maxsize=8)
+def _ask(python: str, path: tuple[str, ...], _wishes: tuple[str, ...]) -> Library:
+    """Imports mpi4py.MPI without initialising MPI, in a process of its own; the wishes are there for the cache."""
+    try:
+        answer = run([python, "-c", _PROBE, *path], timeout=PROBE_LIMIT_S)
+        answer.check_returncode()
+        version, library = json.loads(answer.stdout.splitlines()[-1])
+        return Library(_first_line(version), library)
+    except subprocess.CalledProcessError as error:
+        last_lines = str(error.stderr).strip().splitlines()[-3:]
+        raise WorkerStartError(f"mpi4py cannot load an MPI library. {REMEDY}", last_stderr=last_lines) from None
+    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
+        raise WorkerStartError(f"cannot find out which MPI library mpi4py loads ({error}). {REMEDY}") from error
+
+
+def _first_line(version: str) -> str:
+    r"""The name and number in a library's version, which may fill pages.
+
+    Examples:
+        >>> _first_line("MPICH Version:      5.0.2\nMPICH Release date: ...")
+        'MPICH Version: 5.0.2'
+        >>> _first_line("Open MPI v5.0.11, package: Open MPI user@host Distribution, ident: 5.0.11")
+        'Open MPI v5.0.11'
+    """
+    first = version.strip("\0 \n").splitlines()[0]
+    return " ".join(first.split(",")[0].split())
+
+
+def find_launcher(library: Library) -> Launcher:
+    """The mpiexec that belongs to an MPI library.
+
+    Raises:
+        WorkerStartError: There is none; says which were found instead.
+    """
+    others: list[str] = []
+    for candidate in _candidates(library):
+        kind = _kind_of(str(candidate))
+        if kind is library.kind:
+            return Launcher(str(candidate), kind)
+        others.append(f"{candidate} (of {kind.value if kind else 'an unknown MPI'})")
+    found = f" (found instead: {', '.join(others)})" if others else ""
+    raise WorkerStartError(
+        f"mpi4py loads {library.version} ({library.path or 'from an unknown path'}), but no mpiexec that belongs to it"
+        f" is beside it, beside {sys.executable} or in PATH{found}. {REMEDY}; where several MPIs are installed,"
+        " MPI4PY_LIBMPI=/path/of/libmpi.so chooses one"
+    )
+
+
+def _candidates(library: Library) -> Iterator[Path]:
+    """Programs that could be the mpiexec of a library, most likely first."""
+    near = [folder / "bin" for folder in list(Path(library.path).parents)[1:4]] if library.path else []
+    search = map(Path, os.environ.get("PATH", os.defpath).split(os.pathsep))
+    for folder in dict.fromkeys([*near, Path(sys.executable).parent, *search]):
+        for name in _NAMES[library.kind]:
+            if (folder / name).is_file() and os.access(folder / name, os.X_OK):
+                yield folder / name
+
+
+@functools.lru_cache(maxsize=32)
+def _kind_of(path: str) -> Kind | None:
+    """What kind an mpiexec says it is; None when that is not to be understood."""
+    try:
+        answer = run([path, "--version"], timeout=PROBE_LIMIT_S, stderr=subprocess.STDOUT)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    said = answer.stdout.lower()
+    return next((kind for kind, signs in _SIGNS.items() if any(sign in said for sign in signs)), None)

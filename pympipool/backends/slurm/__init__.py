@@ -1,0 +1,1 @@
+"""Backend "slurm": one `srun` for each worker."""

@@ -1,0 +1,119 @@
+"""`pympipool bench`: measures this machine, or an allocation, and says in words what to set.
+
+measuring   what is measured
+advice      what follows from it   tables   for the terminal, with bars
+plot        as a picture, with matplotlib
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from pympipool.cli.bench.advice import advice
+from pympipool.cli.bench.measuring import Measured, Progress, measure
+from pympipool.cli.bench.tables import format_advice, format_measured
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+HELP = "measure this machine or an allocation in about a minute, and say what to set"
+
+CANNOT_MEASURE = 1
+"""Exit code when there is nothing to measure: no workers could be started."""
+
+WRONG = 2
+"""Exit code when an option is wrong, as of argparse."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `pympipool bench`."""
+    parser.add_argument(
+        "--backend", default="auto", help="where workers run, as of an Executor: auto (default), mpi, slurm, flux"
+    )
+    parser.add_argument(
+        "--cores", type=int, metavar="N", help="cores to use; default: those of this machine, or of the allocation"
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="a picture as well, with matplotlib: .svg, .png, .pdf"
+    )
+    parser.add_argument("--json", action="store_true", help="for programs: all figures as JSON, in seconds and bytes")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measures and prints."""
+    try:
+        if options.plot is not None:
+            _check_plot(options.plot)
+        with _progress() as show:
+            measured = measure(options.backend, options.cores, show)
+    except (ValueError, TypeError) as error:
+        return _complain(str(error), WRONG)
+    except BrokenExecutor as error:
+        return _complain(str(error), CANNOT_MEASURE)
+    _print(measured, as_json=options.json)
+    if options.plot is not None:
+        from pympipool.cli.bench.plot import draw
+
+        try:
+            draw(measured, options.plot)
+        except OSError as error:
+            return _complain(f"--plot {options.plot}: {error}", WRONG)
+        print(f"wrote {options.plot}", file=sys.stderr)
+    return 0
+
+
+def _check_plot(path: Path) -> None:
+    """Now, and not after a minute of measuring.
+
+    Raises:
+        ValueError: the picture cannot be drawn.
+    """
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise ValueError(f"--plot {path}: there is no folder {folder}")
+    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise ValueError(f"--plot {path}: {'it is a folder' if path.is_dir() else 'it cannot be written'}")
+    from pympipool.cli.bench.plot import kinds
+
+    try:
+        known = kinds()
+    except ImportError as error:
+        raise ValueError(f'--plot needs matplotlib ({error}): pip install "pympipool[plot]"') from error
+    if path.suffix.lstrip(".") not in known:
+        raise ValueError(f"--plot {path}: the name must end with one of {', '.join(f'.{kind}' for kind in known)}")
+
+
+def _print(measured: Measured, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({**dataclasses.asdict(measured), "advice": advice(measured)}, indent=2))
+        return
+    print("\n".join(format_measured(measured)))
+    print("\n".join(format_advice(advice(measured))))
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"pympipool bench: {text}", file=sys.stderr)
+    return code
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Shows what is being done, where somebody sits in front of it."""
+    is_watched = sys.stderr.isatty()
+
+    def show(text: str) -> None:
+        if is_watched:
+            print(f"\r\x1b[K{text} ...", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        if is_watched:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,151 @@
+"""What follows from the figures, in words: which settings for which calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pympipool._util.formatting import show_bytes, show_rate, show_seconds
+from pympipool.cli.bench.measuring import CHUNKSIZE, Measured
+from pympipool.execution.batching import BATCH_S
+
+LOSS = 0.05
+"""The share of the time of all cores that may be lost before something else is advised."""
+
+ENOUGH = 0.95
+"""Of the best speed: fewer workers that reach it are enough."""
+
+
+QUIET = 0.5
+"""Load per core up to which others hardly disturb."""
+
+
+def advice(measured: Measured) -> list[str]:
+    """Sentences, each about one setting."""
+    return [
+        *_doubt(measured),
+        *_lifetime(measured),
+        *_chunksize(measured),
+        *_workers(measured),
+        *_data(measured),
+        *_mpi(measured),
+    ]
+
+
+def shortest_for(overhead_s: float) -> float:
+    """The length of calls from which on an overhead for each of them costs no more than `LOSS`, in s; two digits.
+
+    Examples:
+        >>> shortest_for(0.01)
+        0.19
+    """
+    return _two_digits(overhead_s * (1 - LOSS) / LOSS)
+
+
+def _two_digits(value: float) -> float:
+    return float(f"{value:.1e}")
+
+
+def block_overhead_s(measured: Measured) -> float:
+    """What a call costs the cores beside itself, with submit and block allocation."""
+    return measured.cores / measured.rates[measured.cores]
+
+
+def alone_overhead_s(measured: Measured) -> float:
+    """The same when it gets a process of its own: by the calls of a length at which this is seen best."""
+    seen = min(measured.lengths, key=lambda length: abs(length.alone - 0.5))
+    if not 0 < seen.alone < 1:
+        return measured.alone_s
+    return seen.call_s * (1 / seen.alone - 1)
+
+
+def _doubt(measured: Measured) -> Iterator[str]:
+    if measured.load > QUIET * measured.cores:
+        yield (
+            f"Measure again when the machine is quiet: its load was {measured.load:.1f} before this began, so that figures"
+            " are worse than they could be."
+        )
+
+
+def _lifetime(measured: Measured) -> Iterator[str]:
+    block_s, alone_s = shortest_for(block_overhead_s(measured)), shortest_for(alone_overhead_s(measured))
+    if block_s < alone_s:
+        yield (
+            f"block_allocation=True for calls shorter than {show_seconds(alone_s)}: a process of its own costs each call"
+            f" {show_seconds(measured.alone_s)}, a worker that stays {show_seconds(measured.trip_s)}. Longer calls lose less"
+            f" than {LOSS:.0%} either way, and without block allocation each finds a fresh process."
+        )
+    yield (
+        f"map instead of submit for calls shorter than {show_seconds(block_s)}, all on block_allocation=True: it packs"
+        " many of them into one message."
+    )
+    yield (
+        f"Keep one executor for many pieces of work: its workers take {show_seconds(measured.all_s)} to start, as long as"
+        f" {measured.all_s * measured.rates[measured.cores]:.0f} calls that do nothing."
+    )
+
+
+def _chunksize(measured: Measured) -> Iterator[str]:
+    rates = f"{show_rate(measured.map_rate)} without, {show_rate(measured.chunked_rate)} with chunksize={CHUNKSIZE}"
+    if measured.chunked_rate < 1.2 * measured.map_rate:
+        yield f"Leave chunksize of map away: it finds out how many calls to pack ({rates})."
+        return
+    longest_s = _two_digits(BATCH_S / 10)
+    yield (
+        f"chunksize of map: leave it away, map finds out how many calls to pack; only for many calls that all take less than"
+        f" {show_seconds(longest_s)} give one, of about {show_seconds(BATCH_S)} / length of a call ({rates})."
+    )
+
+
+def _workers(measured: Measured) -> Iterator[str]:
+    best = max(measured.speed_ups.values())
+    enough = min(workers for workers, speed_up in measured.speed_ups.items() if speed_up >= ENOUGH * best)
+    reached = f"{measured.speed_ups[enough]:.1f} times the speed of one"
+    if enough == 1 and measured.cores > 1:
+        yield (
+            "max_workers=1: more of them were not faster. The cores are busy with something else, or are not as many as"
+            " they seem."
+        )
+    elif enough < measured.cores:
+        yield f"max_workers={enough} for calls that compute: {reached}; more of them bring no more."
+    else:
+        yield f"max_workers={enough}, one for each core, for calls that compute: {reached}."
+    if measured.speed_ups[enough] < 0.75 * enough:
+        yield (
+            f"{enough} workers should reach about {enough} times: cores that are threads of the same core, a machine that"
+            " others use, or a quota take away the rest. Measure again when it is quiet."
+        )
+    if measured.cores > 1:
+        yield (
+            "For calls that wait (for files, for other programs) more workers than cores are right: set max_workers, instead"
+            " of max_cores."
+        )
+
+
+def _data(measured: Measured) -> Iterator[str]:
+    size_bytes = max(measured.echoes_s)
+    taken_s = measured.echoes_s[size_bytes]
+    yield (
+        f"Data: {show_bytes(size_bytes)} to a worker and back take {show_seconds(taken_s)}"
+        f" ({show_bytes(2 * size_bytes / taken_s)}/s). What many calls read and none changes, load once in each worker with"
+        " init_function."
+    )
+
+
+def _mpi(measured: Measured) -> Iterator[str]:
+    if measured.no_mpi:
+        yield f"MPI was not measured{' with more ranks' if measured.mpi else ''}: {measured.no_mpi}."
+    for found in measured.mpi:
+        # A call of T s alone takes T / ranks + overhead in parallel; that is less from here on.
+        share = found.ranks / (found.ranks - 1)
+        block_s = _two_digits(max(found.trip_s - measured.trip_s, 0.0) * share)
+        alone_s = _two_digits(max(found.alone_s - measured.alone_s, 0.0) * share)
+        yield (
+            f"MPI with {found.ranks} ranks ends a call that divides well sooner if it takes more than"
+            f" {show_seconds(block_s)} on one core with block_allocation=True ({show_seconds(found.trip_s)} for each call), or"
+            f" {show_seconds(alone_s)} without ({show_seconds(found.alone_s)}, each call starts MPI)."
+        )
+    if measured.mpi:
+        yield (
+            "Many calls that do not depend on each other use the cores best as serial calls: MPI is for the one that must"
+            " end sooner, or needs more memory than one process can have."
+        )

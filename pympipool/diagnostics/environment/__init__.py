@@ -1,0 +1,51 @@
+"""What pympipool finds where it runs: facts as data, and what follows from them.
+
+    machine.py      Python, processors, memory, limits, GPUs ─┐
+    mpi.py          the MPI library and its mpiexec          ─┼─► Surroundings ─► problems.py: what is wrong, and the remedy
+    schedulers.py   SLURM, flux, what "auto" takes           ─┘
+
+Looking harms nothing and raises nothing: what cannot be found out is None, or says why. Each fact has a time limit, so that
+`look_around` ends on a machine where a scheduler hangs, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pympipool.diagnostics.environment.machine import Installation, Machine, look_at_installation, look_at_machine
+from pympipool.diagnostics.environment.mpi import Mpi, look_at_mpi
+from pympipool.diagnostics.environment.problems import Problem, find_problems
+from pympipool.diagnostics.environment.schedulers import Schedulers, look_at_schedulers
+
+__all__ = ["Problem", "Surroundings", "look_around"]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What is found here.
+
+    Attributes:
+        installation: Python and pympipool.
+        machine: This machine, and what this process may use of it.
+        mpi: The MPI library and its mpiexec.
+        schedulers: SLURM, flux, and the backend that "auto" takes.
+        problems: What is wrong, and what is worth knowing.
+    """
+
+    installation: Installation
+    machine: Machine
+    mpi: Mpi
+    schedulers: Schedulers
+    problems: tuple[Problem, ...]
+
+
+def look_around() -> Surroundings:
+    """Looks at everything; takes about half a second, as it starts a few programs to ask them.
+
+    Examples:
+        >>> found = look_around()
+        >>> found.machine.cores.usable <= found.machine.cores.machine
+        True
+    """
+    facts = look_at_installation(), look_at_machine(), look_at_mpi(), look_at_schedulers()
+    return Surroundings(*facts, problems=tuple(find_problems(*facts)))

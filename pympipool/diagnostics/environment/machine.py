@@ -1,0 +1,291 @@
+"""Python, the processors, memory, limits and GPUs that this process has."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import pympipool
+from pympipool.resources import Resources, available_cores, available_devices
+
+PACKAGES = ("cloudpickle", "mpi4py", "numpy", "flux-python")
+"""Whose versions explain what works and what does not."""
+
+SHARED_MEMORY = Path("/dev/shm")
+
+_THREAD_VARIABLES = tuple(Resources().threads_environment({}))
+
+_RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
+
+UNLIMITED = 1 << 60
+"""Version 1 of the cgroup interface says "no limit" with the largest multiple of a page that it can hold."""
+
+
+@dataclass(frozen=True)
+class Installation:
+    """Python and pympipool.
+
+    Attributes:
+        pympipool: Its version.
+        folder: Where it was imported from.
+        compiled: None when its compiled part can be imported, else why not.
+        python: Implementation and version.
+        executable: The interpreter.
+        environment: The folder of the virtual or conda environment; None in neither.
+        packages: Versions of other packages that matter; None for those that are not installed. "of flux-core" for flux's
+            bindings where they came with it, as no package.
+    """
+
+    pympipool: str
+    folder: str
+    compiled: str | None
+    python: str
+    executable: str
+    environment: str | None
+    packages: dict[str, str | None]
+
+
+@dataclass(frozen=True)
+class Cores:
+    """Processors: those of the machine, those that this process is bound to, and those it may use (the cgroup's quota)."""
+
+    machine: int
+    bound: int
+    usable: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes: those of the machine, those that are available now, and the least limit of the cgroups (None: no limit)."""
+
+    machine: int | None
+    available: int | None
+    limit: int | None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the system allows this process.
+
+    Attributes:
+        open_files: Descriptors it may have open; None for no limit.
+        open_files_most: What it may raise that to; None for no limit.
+        processes: Processes of this user, or of this cgroup; None for no limit.
+    """
+
+    open_files: int | None
+    open_files_most: int | None
+    processes: int | None
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where files go: its path, its size and what is free of it in bytes, and whether this process can write there."""
+
+    path: str
+    size: int
+    free: int
+    writable: bool
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """GPUs.
+
+    Attributes:
+        usable: Names of those that this process may use, as `variable` has them.
+        variable: The environment variable that says which GPUs a process sees.
+        value: What the variable says; None when it is not set.
+        installed: How many there are, whatever the variable says.
+        models: What they are called, as far as the driver tells.
+    """
+
+    usable: tuple[str, ...]
+    variable: str
+    value: str | None
+    installed: int
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """This machine, and what this process may use of it.
+
+    Attributes:
+        shared_memory: /dev/shm, where MPI libraries share memory; None where there is none.
+        anonymous_memory: Whether memory can be shared without a name (memfd), so that pympipool needs no /dev/shm.
+        temporary: The folder of temporary files; None where none can be written.
+        temporary_wanted: The folder that TMPDIR names; None when it is not set.
+        thread_variables: Those of the environment that tell numerical libraries how many threads to use.
+        rank: The environment variable by which this process is a rank of an MPI job; None when it is none.
+    """
+
+    host: str
+    system: str
+    cores: Cores
+    memory: Memory
+    limits: Limits
+    shared_memory: Folder | None
+    anonymous_memory: bool
+    temporary: str | None
+    temporary_wanted: str | None
+    gpus: Gpus
+    thread_variables: dict[str, str]
+    rank: str | None
+
+
+def look_at_installation() -> Installation:
+    """Looks at Python and pympipool."""
+    in_environment = sys.prefix != sys.base_prefix or os.environ.get("CONDA_PREFIX") == sys.prefix
+    return Installation(
+        pympipool=pympipool.__version__,
+        folder=str(Path(pympipool.__file__).parent),
+        compiled=_why_not_compiled(),
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        executable=sys.executable,
+        environment=sys.prefix if in_environment else None,
+        packages={name: _version(name) or _of_flux_core(name) for name in PACKAGES},
+    )
+
+
+def _why_not_compiled() -> str | None:
+    try:
+        import_module("pympipool._core.dispatcher")
+    except ImportError as error:
+        return str(error)
+    return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _of_flux_core(package: str) -> str | None:
+    return "of flux-core" if package == "flux-python" and find_spec("_flux") is not None else None
+
+
+def look_at_machine() -> Machine:
+    """Looks at this machine."""
+    return Machine(
+        host=platform.node(),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cores=_cores(),
+        memory=Memory(
+            _meminfo("MemTotal"), _meminfo("MemAvailable"), _least("memory", "memory.max", "memory.limit_in_bytes")
+        ),
+        limits=_limits(),
+        shared_memory=_folder(SHARED_MEMORY),
+        anonymous_memory=_has_anonymous_memory(),
+        temporary=_temporary_folder(),
+        temporary_wanted=os.environ.get("TMPDIR"),
+        gpus=_gpus(),
+        thread_variables={name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
+        rank=next((name for name in _RANK_VARIABLES if name in os.environ), None),
+    )
+
+
+def _cores() -> Cores:
+    machine = os.cpu_count() or 1
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
+    return Cores(machine, bound, available_cores())
+
+
+def _meminfo(name: str) -> int | None:
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1]) * 1024
+    return None
+
+
+def _limits() -> Limits:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return Limits(None, None, None)
+    soft, hard = (
+        None if limit == resource.RLIM_INFINITY else limit for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
+    )
+    of_user = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    of_group = _least("pids", "pids.max", "pids.max")
+    processes = [limit for limit in (of_user, of_group) if limit not in (None, resource.RLIM_INFINITY)]
+    return Limits(soft, hard, min(processes, default=None))
+
+
+def _least(controller: str, name: str, name_in_v1: str) -> int | None:
+    """The least number in files of this name of this process's cgroups; None when there is none.
+
+    Version 2 of the cgroup interface has one tree, version 1 one for each controller (the kernel's
+    admin-guide/cgroup-v2 and cgroup-v1).
+    """
+    limits = []
+    for file in _limit_files(controller, name, name_in_v1):
+        with contextlib.suppress(OSError, ValueError):  # none here, or "max"
+            limits.append(int(file.read_text()))
+    return min((limit for limit in limits if limit < UNLIMITED), default=None)
+
+
+def _limit_files(controller: str, name: str, name_in_v1: str) -> Iterator[Path]:
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            top, file = Path("/sys/fs/cgroup"), name
+        elif controller in controllers.split(","):
+            top, file = Path("/sys/fs/cgroup", controller), name_in_v1
+        else:
+            continue
+        group = top / path.lstrip("/")
+        yield from (folder / file for folder in (group, *group.parents) if folder.is_relative_to(top))
+
+
+def _folder(path: Path) -> Folder | None:
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return None
+    return Folder(
+        str(path), found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize, os.access(path, os.W_OK | os.X_OK)
+    )
+
+
+def _has_anonymous_memory() -> bool:
+    try:
+        os.close(os.memfd_create("pympipool"))
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+def _temporary_folder() -> str | None:
+    try:
+        return tempfile.gettempdir()
+    except OSError:
+        return None
+
+
+def _gpus() -> Gpus:
+    usable, installed = available_devices(), available_devices({})
+    models = set()
+    for file in Path("/proc/driver/nvidia/gpus").glob("*/information"):
+        with contextlib.suppress(OSError):
+            models |= {
+                line.split(":", 1)[1].strip() for line in file.read_text().splitlines() if line.startswith("Model:")
+            }
+    return Gpus(
+        usable.names, usable.variable, os.environ.get(usable.variable), len(installed.names), tuple(sorted(models))
+    )

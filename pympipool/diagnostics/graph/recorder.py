@@ -1,0 +1,175 @@
+"""What takes the calls of an executor in the place of its engine, and draws them at its end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future as StandardFuture
+from typing import TYPE_CHECKING, Any
+
+from pympipool._core.future import Future
+from pympipool._util.reprs import callable_name
+from pympipool.backends.registry import BACKENDS, make_backend
+from pympipool.diagnostics.graph.nodes import Node, in_words
+from pympipool.diagnostics.graph.svg import as_svg
+from pympipool.execution.dependencies import find_futures
+from pympipool.resources import available_cores
+
+if TYPE_CHECKING:
+    from pympipool.backends.spawner import Spawner
+    from pympipool.resources import Resources
+
+NO_RESULT = (
+    "this executor draws calls instead of running them (plot_dependency_graph=True), so there is no result: ask for results"
+    " only without it"
+)
+
+
+class Nowhere:
+    """The backend of an executor that draws: what is installed here makes no difference to a drawing.
+
+    Args:
+        name: Of the backend that the executor is for.
+    """
+
+    assigns_devices = True  # to whom, nobody asks
+
+    def __init__(self, name: str) -> None:
+        if name not in ["auto", *BACKENDS]:
+            make_backend(name)  # which raises what is wrong with it
+        self.name = name
+
+    def available_cores(self) -> int:
+        """The cores that this process may use."""
+        return available_cores()
+
+    def check(self, resources: Resources) -> None:
+        """Everything may be asked for."""
+
+    def for_block(self, resources: Resources) -> Spawner:
+        """Nobody asks for a spawner."""
+        raise NotImplementedError
+
+    for_call = for_block
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+    def abandon(self) -> None:
+        """Likewise."""
+
+
+class Sketch:
+    """Takes the calls of an executor in the place of its engine, and draws them at the end.
+
+    Args:
+        filename: Where to; None for the notebook that this runs in.
+
+    Raises:
+        ValueError: There is no notebook to draw in, or the file cannot be there.
+    """
+
+    def __init__(self, filename: str | os.PathLike[str] | None) -> None:
+        self.filename = None if filename is None else _checked(filename)
+        if self.filename is None and not _in_notebook():
+            raise ValueError(
+                "plot_dependency_graph=True draws in notebooks; here, say plot_dependency_graph_filename='graph.svg'"
+            )
+        self.nodes: list[Node] = []
+        self.is_open = True
+        self._numbers: dict[StandardFuture[Any], int] = {}
+        self._lock = threading.Lock()
+
+    def submit(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        resources: Resources | None = None,
+    ) -> Future[Any]:
+        """Notes a call; its future has an exception that says why there is no result."""
+        self.check_usable(fn)
+        future: Future[Any] = Future()
+        future.set_exception(RuntimeError(NO_RESULT))
+        with self._lock:
+            inputs = frozenset(self._number_of(one) for one in find_futures(args, kwargs))
+            note = "" if resources is None or resources.cores == 1 else f"{resources.cores} cores"
+            self.nodes.append(Node(callable_name(fn), in_words(args, kwargs), inputs, note))
+            self._numbers[future] = len(self.nodes) - 1
+        return future
+
+    def _number_of(self, future: StandardFuture[Any]) -> int:
+        if future not in self._numbers:
+            self.nodes.append(Node("a future of elsewhere"))
+            self._numbers[future] = len(self.nodes) - 1
+        return self._numbers[future]
+
+    def check_usable(self, fn: Callable[..., Any]) -> None:
+        """Raises what is wrong with submitting fn now."""
+        self.check_open()
+        if not callable(fn):
+            raise TypeError(f"fn is {fn!r}; it must be callable")
+
+    def check_open(self) -> None:
+        """Raises RuntimeError after `close`."""
+        if not self.is_open:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    def resize(self, workers: int, cores: int) -> None:
+        """Nothing to do."""
+        self.check_open()
+
+    def hosts(self) -> list[dict[str, Any]]:
+        """No workers."""
+        return []
+
+    def waiting_count(self) -> int:
+        """All calls."""
+        return len(self.nodes)
+
+    def close(self, *, wait: bool = True, cancel: bool = False) -> None:
+        """Draws what was submitted, once."""
+        with self._lock:
+            was_open, self.is_open = self.is_open, False
+        if not was_open:
+            return
+        if self.filename is not None:
+            with open(self.filename, "w", encoding="utf-8") as file:
+                file.write(as_svg(self.nodes, alone=True))
+        else:
+            from IPython.display import display
+
+            display(self)  # type: ignore[no-untyped-call]
+
+    def kill(self) -> None:
+        """Draws nothing."""
+        self.is_open = False
+
+    def __repr__(self) -> str:
+        calls = f"{len(self.nodes)} calls" if len(self.nodes) != 1 else "1 call"
+        return f"<Executor that draws calls instead of running them: {calls}>"
+
+    def _repr_html_(self) -> str:
+        return f'<div style="overflow-x: auto">{as_svg(self.nodes)}</div>'
+
+
+def _checked(filename: str | os.PathLike[str]) -> str:
+    path: Any = os.fspath(filename)
+    if not isinstance(path, str) or not path.lower().endswith(".svg"):
+        raise ValueError(
+            f"plot_dependency_graph_filename is {filename!r}; it must end in .svg, which is what is written"
+        )
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise ValueError(
+            f"plot_dependency_graph_filename is {filename!r}; the folder {folder} does not exist: create it first"
+        )
+    return os.path.abspath(path)
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None

@@ -1,0 +1,272 @@
+"""An executor as one sees it: `repr` in a terminal, a card in a notebook.
+
+    counters of the dispatcher, states of the workers ─► look_at ─► Sight ─► as_text, as_html
+
+What is shown is counted in any case (see `Dispatcher.counts`): looking costs something, running calls does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pympipool.execution.engine import Engine
+
+TILES_MAX = 256
+"""Workers of a place that are drawn; of more only the number is told."""
+
+ROWS_MAX = 64
+"""Workers that the table lists."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One worker.
+
+    Attributes:
+        number: Unique in its executor.
+        hosts: Where its ranks run, in their order, each host once; empty until that is known.
+        pid: Of its rank 0; None until that is known.
+        ranks: How many processes it has.
+        state: "starting", "idle", "running" or "ending".
+        ended: Calls that it has run.
+    """
+
+    number: int
+    hosts: tuple[str, ...]
+    pid: int | None
+    ranks: int
+    state: str
+    ended: int
+
+    @property
+    def place(self) -> str:
+        """Its hosts in words; "" until they are known."""
+        return _some(self.hosts)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """An executor at one moment. A call of a batch counts by itself, as it came back with its batch.
+
+    Attributes:
+        info: What it was made with.
+        workers: By hosts and number.
+        waiting: Calls that no worker has begun.
+        running: Calls that run.
+        done: Calls that have returned.
+        failed: Calls that have raised, or that could not be sent, or whose worker died.
+        calls_per_s: Calls that have ended, by the time from the first submission to the last end.
+        state: "open", "shut down", or "of another process" in a fork of the process that made it.
+    """
+
+    info: Mapping[str, Any]
+    workers: tuple[Worker, ...]
+    waiting: int
+    running: int
+    done: int
+    failed: int
+    calls_per_s: float
+    state: str
+
+
+def look_at(engine: Engine, info: Mapping[str, Any]) -> Sight:
+    """What there is to see of an executor now."""
+    if engine.foreign:  # its counters and locks are as the fork found them
+        return Sight(info, (), 0, 0, 0, 0, 0.0, "of another process")
+    load = engine.dispatcher.load_of_workers()
+    workers = [_worker(state, *load.get(state["worker"], (0, 0, False))[:2]) for state in engine.pool.states()]
+    waiting, running, returned, lost, raised, span_s = engine.dispatcher.counts()
+    starting = sum(worker.state == "starting" for worker in workers)
+    waiting += engine.blocked_count() + engine.held_count() + engine.pool.waiting_count()
+    return Sight(
+        info=info,
+        workers=tuple(sorted(workers, key=lambda worker: (worker.place, worker.number))),
+        waiting=waiting if info["block_allocation"] else waiting + starting,  # there, each starts for a call
+        running=running,
+        done=returned - raised,
+        failed=raised + lost,
+        calls_per_s=returned / span_s if span_s > 0 else 0.0,
+        state="open" if engine.is_open else "shut down",
+    )
+
+
+def _worker(state: Mapping[str, Any], in_line: int, ended: int) -> Worker:
+    serving = "running" if in_line else "idle"
+    return Worker(
+        number=state["worker"],
+        hosts=tuple(state["hosts"]),
+        pid=state["pid"],
+        ranks=state["ranks"],
+        state=serving if state["state"] == "serving" else state["state"],
+        ended=ended,
+    )
+
+
+# ---- in a terminal ----
+
+
+def as_text(sight: Sight) -> str:
+    """One line."""
+    names = ("backend", "block_allocation", "max_workers", "cores_per_worker")
+    made_with = " ".join(f"{name}={sight.info[name]!r}" for name in names)
+    if sight.state != "open" and not sight.workers:
+        where = sight.state
+    else:
+        hosts = sorted({host for worker in sight.workers for host in worker.hosts})
+        where = _plural(len(sight.workers), "worker") + (f" on {_some(hosts)}" if hosts else "")
+    counts = f"{sight.running} running, {sight.waiting} waiting, {sight.done} done, {sight.failed} failed"
+    return f"<Executor {made_with}: {where}; {counts}; {_rate(sight.calls_per_s)} calls/s>"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _some(hosts: Sequence[str]) -> str:
+    return ", ".join(hosts) if len(hosts) <= 3 else f"{hosts[0]}, {hosts[1]} and {len(hosts) - 2} other hosts"
+
+
+def _rate(calls_per_s: float) -> str:
+    """A rate with no more digits than it deserves.
+
+    Examples:
+        >>> [_rate(value) for value in (0, 0.25, 3.14159, 42.4, 123456.7)]
+        ['0', '0.25', '3.1', '42', '120000']
+    """
+    return f"{float(f'{calls_per_s:.2g}'):g}" if calls_per_s < 1e5 else f"{float(f'{calls_per_s:.2g}'):.0f}"
+
+
+# ---- in a notebook ----
+
+# Colours are mixed from that of the text around, so the card is right on light and dark pages, whatever their theme.
+STYLE = """
+.pympipool { --done: #2a9d6f; --failed: #e5484d; --running: #3e8ee8; --line: rgba(128, 128, 128, .28);
+  --rest: rgba(128, 128, 128, .5); --faint: rgba(128, 128, 128, .09); --soft: rgba(128, 128, 128, .95);
+  --line: color-mix(in srgb, currentColor 16%, transparent);
+  --rest: color-mix(in srgb, currentColor 34%, transparent);
+  --faint: color-mix(in srgb, currentColor 5%, transparent);
+  --soft: color-mix(in srgb, currentColor 62%, transparent);
+  box-sizing: border-box; max-width: 44rem; margin: .3rem 0; padding: .85rem 1.1rem .9rem; border: 1px solid var(--line);
+  border-radius: .7rem; font: 13px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+.pympipool * { box-sizing: border-box; }
+.pympipool header { display: flex; flex-wrap: wrap; align-items: baseline; gap: .1rem .6rem; margin: 0 0 .75rem; }
+.pympipool header b { font-size: 15px; font-weight: 650; letter-spacing: -.01em; }
+.pympipool header span { color: var(--soft); }
+.pympipool header i { margin-left: auto; font-style: normal; color: var(--soft); white-space: nowrap; }
+.pympipool header i::before { content: ""; display: inline-block; width: .5rem; height: .5rem; margin-right: .4rem;
+  border-radius: 50%; background: var(--rest); }
+.pympipool header i.open::before { background: var(--done); }
+.pympipool .bar { display: flex; gap: 2px; height: 6px; margin-bottom: .8rem; border-radius: 3px; overflow: hidden;
+  background: var(--faint); }
+.pympipool .bar u { min-width: 3px; height: 100%; }
+.pympipool dl { display: grid; grid-template-columns: repeat(5, 1fr); gap: .4rem .8rem; margin: 0; }
+.pympipool dl div { display: flex; flex-direction: column-reverse; }
+.pympipool dt { margin: 0; color: var(--soft); font-weight: 400; font-size: 12px; white-space: nowrap; }
+.pympipool dt::before { content: ""; display: inline-block; width: .55em; height: .55em; margin-right: .4em;
+  border-radius: 2px; background: var(--of, transparent); }
+.pympipool dt.plain::before { display: none; }
+.pympipool dd { margin: 0; font-size: 20px; font-weight: 600; line-height: 1.25; letter-spacing: -.02em;
+  font-variant-numeric: tabular-nums; }
+.pympipool .zero dd { color: var(--soft); font-weight: 400; }
+.pympipool .done { --of: var(--done); } .pympipool .failed { --of: var(--failed); }
+.pympipool .running { --of: var(--running); } .pympipool .waiting { --of: var(--rest); }
+.pympipool u.done, .pympipool u.failed, .pympipool u.running, .pympipool u.waiting { background: var(--of); }
+.pympipool .hosts { display: grid; grid-template-columns: max-content 1fr; gap: .35rem .9rem; align-items: start;
+  margin-top: .9rem; padding-top: .8rem; border-top: 1px solid var(--line); }
+.pympipool .host { font: 12px/16px ui-monospace, Menlo, monospace; }
+.pympipool .tiles { display: flex; flex-wrap: wrap; gap: 3px; align-items: center; color: var(--soft); font-size: 12px;
+  line-height: 16px; }
+.pympipool .tiles s { width: 16px; height: 16px; border: 1.5px solid var(--rest); border-radius: 4px; }
+.pympipool .tiles s.running { border-color: var(--running); background: var(--running); }
+.pympipool .tiles s.starting { border-style: dashed; }
+.pympipool .tiles s.ending { opacity: .45; }
+.pympipool details { margin-top: .7rem; }
+.pympipool summary { color: var(--soft); font-size: 12px; cursor: pointer; }
+.pympipool table { width: 100%; margin: .45rem 0 0; border: 0; border-collapse: collapse; font-size: 12px;
+  font-variant-numeric: tabular-nums; color: inherit; }
+.pympipool th, .pympipool td { padding: .18rem .5rem; border: 0; text-align: right; background: none; }
+.pympipool th { color: var(--soft); font-weight: 400; border-bottom: 1px solid var(--line); }
+.pympipool tbody tr { background: none; } .pympipool tbody tr:nth-child(even) td { background: var(--faint); }
+.pympipool th:nth-child(2), .pympipool td:nth-child(2), .pympipool th:last-child, .pympipool td:last-child
+  { text-align: left; }
+"""
+
+_COUNTED = ("done", "failed", "running", "waiting")
+
+
+def as_html(sight: Sight) -> str:
+    """A card: what has become of the calls, and what the workers do."""
+    return (
+        f'<style>{STYLE}</style><section class="pympipool" aria-label="{escape(as_text(sight)[1:-1])}">'
+        f"{_header(sight)}{_bar(sight)}{_numbers(sight)}{_hosts(sight)}{_table(sight)}</section>"
+    )
+
+
+def _header(sight: Sight) -> str:
+    info = sight.info
+    each = f" of {info['cores_per_worker']} cores" if info["cores_per_worker"] > 1 else ""
+    facts = [f"backend {info['backend']}", f"at most {_plural(info['max_workers'], 'worker')}{each}"]
+    facts.append("block allocation" if info["block_allocation"] else "one process per call")
+    state = f'<i class="{sight.state.split()[0]}">{sight.state}</i>'
+    return f"<header><b>Executor</b><span>{escape(' · '.join(facts))}</span>{state}</header>"
+
+
+def _bar(sight: Sight) -> str:
+    counts = {name: getattr(sight, name) for name in _COUNTED}
+    parts = (f'<u class="{name}" style="flex:{count} 0 0"></u>' for name, count in counts.items() if count)
+    return f'<div class="bar">{"".join(parts)}</div>'
+
+
+def _numbers(sight: Sight) -> str:
+    cells = [
+        f'<div class="{name}{"" if getattr(sight, name) else " zero"}"><dt>{name}</dt><dd>{_grouped(getattr(sight, name))}</dd>'
+        "</div>"
+        for name in _COUNTED
+    ]
+    rate = sight.calls_per_s
+    shown = _grouped(int(_rate(rate))) if rate >= 10 else _rate(rate)
+    cells.append(f'<div class="{"" if rate else "zero"}"><dt class="plain">calls/s</dt><dd>{shown}</dd></div>')
+    return f"<dl>{''.join(cells)}</dl>"
+
+
+def _grouped(count: int) -> str:
+    return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def _hosts(sight: Sight) -> str:
+    if not sight.workers:
+        return ""
+    lines = []
+    for place, workers in groupby(sight.workers, key=lambda worker: worker.place):
+        there = list(workers)
+        tiles = [_tile(worker) for worker in there[:TILES_MAX]]
+        more = f"&nbsp;and {len(there) - TILES_MAX} more" if len(there) > TILES_MAX else ""
+        lines.append(f'<span class="host">{escape(place or "…")}</span><div class="tiles">{"".join(tiles)}{more}</div>')
+    return f'<div class="hosts">{"".join(lines)}</div>'
+
+
+def _tile(worker: Worker) -> str:
+    ranks = f", {worker.ranks} ranks" if worker.ranks > 1 else ""
+    told = f"worker {worker.number}{ranks}: {worker.state}, {_plural(worker.ended, 'call')} run"
+    return f'<s class="{worker.state}" title="{escape(told)}"></s>'
+
+
+def _table(sight: Sight) -> str:
+    if not sight.workers:
+        return ""
+    rows = [
+        f"<tr><td>{worker.number}</td><td>{escape(worker.place or '…')}</td><td>{worker.pid or '…'}</td><td>{worker.ranks}</td>"
+        f"<td>{_grouped(worker.ended)}</td><td>{worker.state}</td></tr>"
+        for worker in sight.workers[:ROWS_MAX]
+    ]
+    of = f", the first {ROWS_MAX}" if len(sight.workers) > ROWS_MAX else ""
+    head = "".join(f"<th>{name}</th>" for name in ("worker", "host", "pid", "ranks", "calls run", "state"))
+    return (
+        f"<details><summary>{_plural(len(sight.workers), 'worker')}{of}</summary><table><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></details>"
+    )

@@ -1,0 +1,183 @@
+"""When workers were busy, and why they were not.
+
+    a worker's life   ├─ starts ─┤─ runs ─┤ idle ├─ runs ─┤ idle ├─ ... ─┤
+    idle while        a call was ready: it was still on its way, or the worker was not awake yet
+                      all that were there waited for the results of others
+                      there was no call
+
+Only the part of a life counts in which its executor had work: from the first submission to the last end.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from pympipool.diagnostics.tracing.timeline import Call, ExecutorPart, Timeline
+from pympipool.diagnostics.tracing.tracks import Lane, lay_out
+
+Span = tuple[int, int]
+
+
+@dataclass
+class Share:
+    """How a worker, or a place for workers of one call each, spent its time; ns.
+
+    Attributes:
+        name: What to call it.
+        executor: Number of its executor.
+        calls: That it ran; those of a map one by one.
+        life_ns: From the start of its (first) process to its end, within the trace and the work of the executor.
+        starting_ns: Until its processes could take calls.
+        busy_ns: It ran calls.
+        idle_ready_ns: It did not, although calls were ready to run.
+        idle_blocked_ns: It did not, and the calls that were there waited for the results of others.
+        idle_empty_ns: It did not, and there was none.
+    """
+
+    name: str
+    executor: int
+    calls: int
+    life_ns: int
+    starting_ns: int
+    busy_ns: int
+    idle_ready_ns: int
+    idle_blocked_ns: int
+    idle_empty_ns: int
+
+    @property
+    def idle_ns(self) -> int:
+        """All idle time."""
+        return self.idle_ready_ns + self.idle_blocked_ns + self.idle_empty_ns
+
+
+class _Covered:
+    """The union of some spans; how much of any span it covers."""
+
+    def __init__(self, spans: Iterable[Span]) -> None:
+        self._begins: list[int] = []
+        self._ends: list[int] = []
+        self._before = [0]  # covered before each of them
+        for begin, end in sorted(spans):
+            if end <= begin:
+                continue
+            if self._ends and begin <= self._ends[-1]:
+                self._before[-1] += max(end - self._ends[-1], 0)
+                self._ends[-1] = max(end, self._ends[-1])
+            else:
+                self._begins.append(begin)
+                self._ends.append(end)
+                self._before.append(self._before[-1] + end - begin)
+
+    def until(self, time: int) -> int:
+        """How much it covers before a time."""
+        index = bisect_right(self._begins, time)
+        if index == 0:
+            return 0
+        return self._before[index - 1] + min(time, self._ends[index - 1]) - self._begins[index - 1]
+
+    def within(self, begin: int, end: int) -> int:
+        """How much it covers of a span."""
+        return self.until(end) - self.until(begin)
+
+
+def shares_of_workers(timeline: Timeline) -> list[Share]:
+    """What each worker or place did, in their order."""
+    lanes = list(dict.fromkeys(lay_out(timeline).values()))
+    shares: list[Share] = []
+    for executor in timeline.executors:
+        calls = [call for call in timeline.calls if call.executor == executor.number]
+        own = [lane for lane in lanes if lane.executor == executor.number]
+        shares += _of_executor(executor, own, calls, timeline.length_ns)
+    return shares
+
+
+def work_of(calls: Sequence[Call], end_ns: int) -> Span:
+    """From the first submission to the last end."""
+    if not calls:
+        return 0, 0
+    last_ns = max(end_ns if call.received_ns is None else call.received_ns for call in calls)
+    return min(call.submitted_ns for call in calls), last_ns
+
+
+def run_span(call: Call, end_ns: int) -> Span | None:
+    """When a call ran, to the end of the trace if it did not end before; None if it never did."""
+    if call.started_ns is None:
+        return None
+    if call.ended_ns is not None:
+        return call.started_ns, call.ended_ns
+    return call.started_ns, end_ns if call.received_ns is None else call.received_ns
+
+
+def _of_executor(executor: ExecutorPart, lanes: Sequence[Lane], calls: list[Call], end_ns: int) -> list[Share]:
+    work_begin, work_end = work_of(calls, end_ns)
+    ready = _Covered((call.ready_ns, _end_of_waiting(call, end_ns)) for call in calls if call.ready_ns is not None)
+    blocked = _Covered(
+        (call.submitted_ns, _end_of_waiting(call, end_ns) if call.ready_ns is None else call.ready_ns)
+        for call in calls
+        if call.inputs is not None
+    )
+    by_worker: dict[int, list[Call]] = {}
+    for call in calls:
+        by_worker.setdefault(call.worker, []).append(call)
+    return [
+        _share(lane, by_worker, (work_begin, work_end), end_ns, ready, blocked, is_block=executor.is_block)
+        for lane in lanes
+    ]
+
+
+def _end_of_waiting(call: Call, end_ns: int) -> int:
+    if call.started_ns is not None:
+        return call.started_ns
+    return end_ns if call.received_ns is None else call.received_ns
+
+
+def _share(
+    lane: Lane,
+    by_worker: dict[int, list[Call]],
+    work: Span,
+    end_ns: int,
+    ready: _Covered,
+    blocked: _Covered,
+    *,
+    is_block: bool,
+) -> Share:
+    first, last = lane.workers[0], lane.workers[-1]
+    begin = max(first.started_ns, work[0], 0)
+    end = min(end_ns if last.gone_ns is None else last.gone_ns, work[1]) if is_block else work[1]
+    end = max(begin, end)
+    calls = [call for worker in lane.workers for call in by_worker.get(worker.number, ())]
+    occupied: list[Span] = [(max(worker.started_ns, begin), min(worker.ready_ns, end)) for worker in lane.workers]
+    starting_ns = sum(max(until - since, 0) for since, until in occupied)
+    runs = [span for call in calls if (span := run_span(call, end)) is not None]
+    occupied += runs
+    share = Share(
+        lane.name,
+        lane.executor,
+        sum(call.size for call in calls if call.started_ns is not None),
+        end - begin,
+        starting_ns,
+        sum(until - since for since, until in runs),
+        0,
+        0,
+        0,
+    )
+    free = sorted([(begin, begin), *occupied, (end, end)])
+    latest = begin
+    for (_, before), (after, _) in pairwise(free):
+        latest = max(latest, before)
+        if after > latest:
+            _add_idle(share, latest, min(after, end), ready, blocked)
+    return share
+
+
+def _add_idle(share: Share, begin: int, end: int, ready: _Covered, blocked: _Covered) -> None:
+    if end <= begin:
+        return
+    idle_ready = ready.within(begin, end)
+    idle_blocked = min(blocked.within(begin, end), end - begin - idle_ready)  # about, where both were there
+    share.idle_ready_ns += idle_ready
+    share.idle_blocked_ns += idle_blocked
+    share.idle_empty_ns += end - begin - idle_ready - idle_blocked

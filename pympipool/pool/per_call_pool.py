@@ -1,0 +1,316 @@
+"""The pool without block allocation: each call gets a worker of its own.
+
+    place ─► waiting ── cores and GPUs are free ─► worker is started ── ready ─► it gets its call
+                                   ▲                                                  │
+                                   └──────── given back when the worker is gone ◄─────┘
+
+Same workers, same links, same failures as with block allocation; only that a worker's life is one call. Which call
+may start when is the ledger's to say (`pympipool.resources`).
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pympipool.pool.failures import death_of, in_short, log_end, start_failure_of
+from pympipool.pool.supervisor import Keeper
+from pympipool.pool.timeouts import END_GRACE_S, IDLE_CHECK_S, watch_for_stuck_ranks, watch_run_time
+from pympipool.pool.worker_handle import Member, State
+from pympipool.serialization.exceptions import without_frames
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future as StandardFuture
+
+    from pympipool._core.calls import FunctionHandle
+    from pympipool._core.dispatcher import Dispatcher
+    from pympipool._core.future import Future
+    from pympipool.backends.spawner import Spawner
+    from pympipool.resources import Grant, Ledger, Resources
+
+LOGGER = logging.getLogger("pympipool.pool")
+
+START_ATTEMPTS = 3
+"""Workers that may end before they have got their call; if they say why, the first is the last."""
+
+
+class CallSpawners(Protocol):
+    """The spawners of a backend that starts a worker for each call."""
+
+    def for_call(self, resources: Resources) -> Spawner:
+        """The spawner for a call that needs this."""
+
+    def close(self) -> None:
+        """Ends what they keep running."""
+
+    def abandon(self) -> None:
+        """In a forked child: lets go of it."""
+
+
+class Request:
+    """A call that waits for its worker, or has one."""
+
+    __slots__ = ("attempts_left", "future", "grant", "parts", "resources", "starts_left", "worker")
+
+    def __init__(self, future: Future[Any], parts: list[Any], resources: Resources) -> None:
+        self.future = future
+        self.parts = parts
+        self.resources = resources
+        self.attempts_left = resources.restart_limit
+        self.starts_left = START_ATTEMPTS - 1
+        self.grant: Grant | None = None
+        self.worker = 0  # the number of the last one that was started for it
+
+
+class SinglePool:
+    """Starts a worker for each call, as many at a time as the ledger has cores and GPUs for.
+
+    Args:
+        dispatcher: carries the calls.
+        spawners: the spawner for a call's resources.
+        ledger: says what is free.
+        settings: what each worker is told (see docs/design.md).
+    """
+
+    keeps_functions = False
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        spawners: CallSpawners,
+        ledger: Ledger[Request],
+        settings: dict[str, Any],
+    ) -> None:
+        self.dispatcher = dispatcher
+        self.spawners = spawners
+        self.ledger = ledger
+        self._closed = threading.Event()
+        self._pending: Callable[[], int] = lambda: self._unfinished
+        self._killed = False
+        self._unfinished = 0
+        self._lock = threading.Lock()
+        self.keeper = Keeper(self, {**settings, "one_call": True}, dispatcher.doorbells)
+
+    # ---- for any thread ----
+
+    def open(self) -> None:
+        """Starts the keeper."""
+        self.keeper.start()
+
+    def place(
+        self,
+        future: Future[Any],
+        function: FunctionHandle | None,
+        parts: list[Any],
+        resources: Resources | None,
+        admitted: bool,
+    ) -> None:
+        """Queues a call.
+
+        Raises:
+            RuntimeError: no call is taken any more.
+        """
+        assert resources is not None
+        with self._lock:
+            if not admitted:
+                self.dispatcher.check_open()
+            self._unfinished += 1
+        self.dispatcher.mark_ready(future)
+        request = Request(future, parts, resources)
+        self.ledger.enqueue(request, resources)
+        future.add_relay(functools.partial(self._call_ended, request))
+        self.keeper.call(self._start_next)
+
+    def _call_ended(self, request: Request, future: StandardFuture[Any]) -> None:
+        """Takes a call that was cancelled out of the line, with its arguments; of any other sees the worker off."""
+        if not future.cancelled():
+            self.keeper.call(functools.partial(self._see_off, request.worker))
+        elif self.ledger.withdraw(request):
+            with self._lock:
+                self._unfinished -= 1
+            self.dispatcher.kick()
+
+    def waiting_count(self) -> int:
+        """Calls that have no worker yet."""
+        return sum(not request.future.done() for request in self.ledger.waiting())
+
+    def waiting_futures(self) -> list[Future[Any]]:
+        """Of the calls that have no worker yet, or one that is not ready."""
+        members = list(self.keeper.members.values())
+        requests = [*self.ledger.waiting(), *(member.purpose for member in members if member.purpose is not None)]
+        return [request.future for request in requests]
+
+    def unfinished_count(self) -> int:
+        """Calls that wait, or whose worker is not gone yet."""
+        return self._unfinished
+
+    def cancel_waiting(self) -> None:
+        """Cancels the calls that wait for their worker to be started."""
+        for request in self.ledger.waiting():
+            request.future.cancel()
+        self.keeper.call(self._start_next)
+
+    def close(self, pending: Callable[[], int]) -> None:
+        """Ends the keeper once pending() is 0; returns at once (see `wait_closed`)."""
+        self._pending = pending
+        self.keeper.call(self._close_when_idle)
+
+    def kill(self) -> None:
+        """Ends the workers now, whatever they do; returns at once."""
+        self.keeper.call(self._kill_all)
+
+    def resize(self, workers: int, cores: int) -> None:
+        """Changes how many cores calls may have together; those that have them keep them until they end.
+
+        Raises:
+            ValueError: A call that waits asks for more.
+        """
+        self.ledger.resize(cores)
+        self.keeper.call(self._start_next)
+
+    def check_damage(self) -> None:
+        """Ends the workers whose rings hold nonsense."""
+        self.keeper.call(self._kill_damaged)
+
+    def wait_closed(self) -> None:
+        """Waits until all workers are gone, and the keeper too."""
+        self._closed.wait()
+        if threading.current_thread() is not self.keeper.thread:
+            self.keeper.thread.join()
+
+    def abandon(self) -> None:
+        """In a forked child: closes what was inherited, so that workers still notice the master's end."""
+        self.keeper.close()
+        self.spawners.abandon()
+
+    def hosts(self) -> list[dict[str, Any]]:
+        """What each serving worker's rank 0 said of itself."""
+        return self.keeper.describe_members()
+
+    def states(self) -> list[dict[str, Any]]:
+        """Each worker there is, and how far it has come."""
+        return self.keeper.states_of_members()
+
+    # ---- one call after the other, in the keeper's thread ----
+
+    def _start_next(self) -> None:
+        """Starts workers for as many waiting calls as there is room for."""
+        while (granted := self.ledger.next()) is not None:
+            request, grant = granted
+            if request.future.done():  # cancelled while it waited
+                self._finish(grant)
+                continue
+            try:
+                self._start(request, grant)
+            except Exception as error:  # OSError, WorkerStartError; RuntimeError where the interpreter is about to end
+                self.dispatcher.fail(request.future, without_frames(error))  # they hold a link, and the call
+                self._finish(grant)
+
+    def _start(self, request: Request, grant: Grant) -> None:
+        needed = request.resources
+        member = self.keeper.start_member(
+            self.spawners.for_call(needed),
+            needed,
+            {**needed.threads_environment(), **grant.environment()},
+        )
+        request.grant = grant
+        request.worker = member.number
+        member.purpose = request
+
+    def on_ready(self, member: Member) -> None:
+        """The worker gets its call, unless that was cancelled."""
+        request = member.purpose
+        if request.future.done():
+            self.keeper.end_member(member)
+            return
+        self.dispatcher.add_worker(member.number, member.link.segment, reserved=True, about=member.about())
+        self.dispatcher.submit(request.future, None, request.parts, worker=member.number, admitted=True)
+        if request.attempts_left == 0:
+            request.parts = []  # the call's future has them as long as they are needed
+        if request.future.cancelled():  # since we looked: nothing was sent, and the worker would wait for ever
+            self.keeper.end_member(member)
+            return
+        watch_run_time(self.keeper, self.dispatcher, member, request.resources.run_time_max)
+
+    def on_raised(self, member: Member, call: int) -> None:
+        """Ranks that do not come back from a call that raised in one of them are ended with it."""
+        watch_for_stuck_ranks(self.keeper, self.dispatcher, member, call)
+
+    def _see_off(self, number: int) -> None:
+        """Ends a worker whose call has ended and that does not end itself: what it has would never be free again."""
+        member = self.keeper.members.get(number)
+        if member is not None and member.state is State.SERVING:
+            self.keeper.end_member(member, grace_s=END_GRACE_S)
+
+    def on_gone(self, member: Member) -> None:
+        """What the worker had is free; a call that it did not end fails, or is tried again."""
+        request: Request = member.purpose
+        victims = self.dispatcher.lose_worker(member.number)
+        assert request.grant is not None
+        log_end(LOGGER, member, expected=self._killed or not victims)
+        if self._may_try_again(request, member, bool(victims)):
+            self._try_again(request, request.grant)
+        else:
+            for future in victims:
+                self.dispatcher.fail(future, member.kill_reason or death_of(member, future))
+            if member.state_before_end is State.STARTING:
+                error = start_failure_of(member)
+                if not request.future.done():
+                    LOGGER.warning("worker %d did not start: %s", member.number, in_short(error))
+                self.dispatcher.fail(request.future, error)  # unless it was cancelled
+            self._finish(request.grant)
+        self._start_next()
+
+    def _try_again(self, request: Request, grant: Grant) -> None:
+        LOGGER.info("a call is tried again whose worker is gone")
+        try:
+            self.ledger.enqueue(request, request.resources)
+        except ValueError as error:  # there are less cores than when it was submitted
+            self.dispatcher.fail(request.future, error)
+            self._finish(grant)
+        else:
+            self.ledger.give_back(grant)
+
+    def _may_try_again(self, request: Request, member: Member, began: bool) -> bool:
+        """Whether a call whose worker is gone gets another one; counts."""
+        if self._killed or request.future.done() or member.kill_reason is not None:
+            return False
+        if began:
+            request.attempts_left -= 1
+            return request.attempts_left >= 0
+        if member.state_before_end is not State.STARTING or member.start_error is not None:
+            return False
+        request.starts_left -= 1
+        return request.starts_left >= 0
+
+    def _finish(self, grant: Grant) -> None:
+        self.ledger.give_back(grant)
+        with self._lock:
+            self._unfinished -= 1
+        self.dispatcher.kick()
+
+    def _kill_damaged(self) -> None:
+        for number in self.dispatcher.damaged_workers():
+            member = self.keeper.members.get(number)
+            if member is not None:
+                self.keeper.end_member(member)
+
+    # ---- the end ----
+
+    def _close_when_idle(self) -> None:
+        if self.dispatcher.unfinished_count > 0 or self._pending() > 0:
+            self.keeper.after(IDLE_CHECK_S, self._close_when_idle)
+            return
+        self.keeper.stop()
+        self.spawners.close()
+        self.dispatcher.stop()
+        self._closed.set()
+
+    def _kill_all(self) -> None:
+        self._killed = True
+        self.keeper.call(self._close_when_idle)
+        for member in list(self.keeper.members.values()):
+            self.keeper.end_member(member)

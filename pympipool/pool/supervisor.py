@@ -1,0 +1,430 @@
+"""The keeper: one thread that waits for everything that can happen to workers.
+
+    selector ◄── listener         a rank connects
+             ◄── connections      it greets, says ready / failed / raised / leaving, or hangs up
+             ◄── processes        one ends (pidfd)
+             ◄── outputs          stdout and stderr, passed on to the user's
+             ◄── wake-up socket   another thread wants something done (`call`)
+             ◄── timers           deadlines
+
+What happens is turned into calls of the pool's policy (`Policy`), all in this thread, so a pool
+needs no locks. A worker is gone when its process has ended or, where processes cannot be waited for, when its
+connection has; the other of the two has then `GRACE_S` to follow before it is made to.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import itertools
+import logging
+import selectors
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Collection
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pympipool.backends.spawner import WorkerOrder
+from pympipool.errors import WorkerStartError
+from pympipool.pool.failures import start_failure_of
+from pympipool.pool.timeouts import END_GRACE_S
+from pympipool.pool.worker_handle import Member, Output, State, Timer
+from pympipool.serialization.exceptions import load_exception
+from pympipool.transport.control_server import Connection, GreetingError, Listener, Silent
+from pympipool.transport.shm import ShmLink
+
+if TYPE_CHECKING:
+    from pympipool._core.ring import Segment
+    from pympipool.backends.spawner import Spawner
+    from pympipool.resources import Resources
+
+LOGGER = logging.getLogger("pympipool.pool")
+
+GREETING_S = 10.0
+"""How long a stranger may take to prove that he is none."""
+
+GRACE_S = 1.0
+"""How long a worker's process may outlive its connection, or the other way round."""
+
+LAST_WORDS = 64
+"""Reads from the connection of a process that has ended."""
+
+POLL_S = 0.2
+"""How often processes are looked at that cannot be waited for."""
+
+LONGEST_SLEEP_S = 86_400.0
+"""Longer waits are refused by the system: by epoll after 24 days. Waking in between costs nothing."""
+
+LEFT_OVER_MAX = 1000
+"""Timers of workers that are gone, before they are swept out of the queue."""
+
+
+class Policy(Protocol):
+    """What a pool decides; called in the keeper's thread."""
+
+    def on_ready(self, member: Member) -> None:
+        """All ranks of the worker are ready to serve."""
+
+    def on_raised(self, member: Member, call: int) -> None:
+        """A rank of the worker says that the call raised there (`member.raised[call]`)."""
+
+    def on_gone(self, member: Member) -> None:
+        """The worker is gone, for whatever reason."""
+
+
+class Keeper:
+    """Runs the thread, and keeps the workers that were started with it.
+
+    Args:
+        settings: what workers are told when they have connected (see docs/design.md).
+        doorbells: the segment with the master's doorbells.
+    """
+
+    def __init__(self, policy: Policy, settings: dict[str, Any], doorbells: Segment) -> None:
+        self.policy = policy
+        self.settings = settings
+        self.doorbells = doorbells
+        self.listener = Listener()
+        self.members: dict[int, Member] = {}
+        self._numbers = itertools.count(1)
+        self._selector = selectors.DefaultSelector()
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_receiver.setblocking(False)
+        self._wake_sender.setblocking(False)
+        self._calls: deque[Callable[[], None]] = deque()
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._timer_numbers = itertools.count()
+        self._left_over = 0  # timers in the queue that were forgotten
+        self._stopping = False
+        self._watch(self._wake_receiver, self._run_calls)
+        self._watch(self.listener, self._accept)
+        self.thread = threading.Thread(target=self._run, name="pympipool_keep", daemon=True)
+
+    # ---- for any thread ----
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self.thread.start()
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Has function() called in the keeper's thread, soon."""
+        self._calls.append(function)
+        try:
+            self._wake_sender.send(b"\0")
+        except (BlockingIOError, OSError):
+            pass  # it is awake already, or has ended
+
+    def describe_members(self) -> list[dict[str, Any]]:
+        """What each serving worker's rank 0 said of itself, its number, and the hosts of all its ranks."""
+        members = list(self.members.values())
+        return [
+            {"worker": member.number, **member.ready_ranks[0], "hosts": member.hosts}
+            for member in members
+            if 0 in member.ready_ranks
+        ]
+
+    def states_of_members(self) -> list[dict[str, Any]]:
+        """Number, ranks, state ("starting", "serving", "ending"), hosts, and pid (None until it is ready) of each worker."""
+        return [
+            {
+                "worker": member.number,
+                "ranks": member.order.ranks,
+                "state": member.state.name.lower(),
+                "hosts": member.hosts,
+                "pid": member.pid,
+            }
+            for member in list(self.members.values())
+        ]
+
+    # ---- for the policy, in the keeper's thread ----
+
+    def stop(self) -> None:
+        """Ends the thread after what it is doing."""
+        self._stopping = True
+
+    def after(self, delay_s: float, function: Callable[[], None], member: Member | None = None) -> Timer:
+        """Has function() called after delay_s seconds; if it is for a member, only as long as that is not gone."""
+        timer = Timer(function, member)
+        heapq.heappush(self._timers, (monotonic() + delay_s, next(self._timer_numbers), timer))
+        return timer
+
+    def start_member(self, spawner: Spawner, resources: Resources, environment: dict[str, str]) -> Member:
+        """Starts a worker.
+
+        Args:
+            resources: what it needs: the number of ranks, the working directory.
+            environment: what is set there besides the master's environment.
+
+        Raises:
+            WorkerStartError, OSError: its process cannot be started, or there is no memory for its link.
+        """
+        number = next(self._numbers)
+        link = ShmLink(self.doorbells)
+        order = WorkerOrder(
+            number=number,
+            ranks=resources.cores,
+            environment={
+                **environment,
+                **({"PYMPIPOOL_ERROR_LOG": resources.error_log_file} if resources.error_log_file else {}),
+                **self.listener.environment(number, resources.cores),
+            },
+            cwd=resources.cwd,
+            connect_limit_s=resources.connect_timeout,
+        )
+        member = Member(order, spawner.start(order), link)
+        self.members[number] = member
+        LOGGER.info("worker %d starts (ranks: %d)", number, resources.cores)
+        for output in member.outputs:
+            if output.pipe is not None:
+                self._watch(output.pipe, functools.partial(self._forward, output))
+        descriptor = member.process.fileno()
+        if descriptor is not None:
+            self._watch(descriptor, functools.partial(self._process_ended, member))
+        else:
+            self.after(POLL_S, lambda: self._poll_process(member), member)
+        if not spawner.queues:  # else only the worker itself knows when its time begins
+            self.after(order.connect_limit_s, lambda: self._check_connected(member), member)
+        return member
+
+    def end_member(self, member: Member, *, reason: BaseException | None = None, grace_s: float = 0.0) -> None:
+        """Ends a worker's processes: at once, or if they have not ended by themselves in grace_s."""
+        if member.state is State.GONE:
+            return
+        if grace_s > 0:
+            member.state = State.ENDING
+            self.after(grace_s, lambda: self.end_member(member, reason=reason), member)
+            return
+        member.kill_reason = member.kill_reason or reason
+        if member.process.announces_its_end:
+            for output in member.outputs:
+                output.mute()
+        member.process.kill()
+
+    # ---- the thread ----
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                for key, _ in self._selector.select(self._next_timer_s()):
+                    if self._selector.get_map().get(key.fd) is key:  # not ended by an event before it
+                        self._protected(key.data)
+                self._run_timers()
+        finally:
+            self.close()
+
+    def _protected(self, function: Callable[[], None]) -> None:
+        """Runs one handler; no failure may end the thread that everybody relies on."""
+        try:
+            function()
+        except Exception:
+            LOGGER.exception("keeping workers: unexpected failure")
+
+    def _next_timer_s(self) -> float | None:
+        return min(max(self._timers[0][0] - monotonic(), 0.0), LONGEST_SLEEP_S) if self._timers else None
+
+    def _run_timers(self) -> None:
+        while self._timers and self._timers[0][0] <= monotonic():
+            self._protected(heapq.heappop(self._timers)[2].run)
+
+    def _forget(self, timers: Collection[Timer]) -> None:
+        self._left_over += len(timers)
+        for timer in timers:
+            timer.forget()
+        if self._left_over > max(LEFT_OVER_MAX, len(self._timers) // 2):
+            self._timers = [entry for entry in self._timers if entry[2].function is not None]
+            heapq.heapify(self._timers)
+            self._left_over = 0
+
+    def _run_calls(self) -> None:
+        try:
+            self._wake_receiver.recv(4096)
+        except BlockingIOError:
+            pass
+        while self._calls:
+            self._protected(self._calls.popleft())
+
+    def close(self) -> None:
+        """Closes all descriptors, without a word to the workers (also in forked children)."""
+        greeted = [connection for member in self.members.values() for connection in member.connections.values()]
+        watched = [key.fileobj for key in (self._selector.get_map() or {}).values()]  # none when it is closed already
+        for connection in [*greeted, *watched]:
+            if isinstance(connection, Connection):
+                connection.close()
+        self._selector.close()
+        self.listener.close()
+        self._wake_receiver.close()
+        self._wake_sender.close()
+
+    def _watch(self, what: Any, handler: Callable[[], None]) -> None:
+        self._selector.register(what, selectors.EVENT_READ, handler)
+
+    def _unwatch(self, what: Any) -> None:
+        try:
+            self._selector.unregister(what)
+        except (KeyError, ValueError):
+            pass  # it was not watched, or is closed
+
+    # ---- connections ----
+
+    def _accept(self) -> None:
+        connection = self.listener.accept()
+        if connection is None:
+            return
+        patience = self.after(GREETING_S, lambda: self._drop(connection))
+        self._watch(connection, lambda: self._greet(connection, patience))
+
+    def _drop(self, connection: Connection) -> None:
+        self._unwatch(connection)
+        connection.close()
+
+    def _greet(self, connection: Connection, patience: Timer) -> None:
+        try:
+            greeting = connection.greet()
+        except (GreetingError, OSError, EOFError) as error:
+            if isinstance(error, Silent):
+                LOGGER.info("a connection ended without a word: of a worker that was ended while it started, as a rule")
+            else:
+                LOGGER.warning("dropped a connection that is none of our workers': %s", error)
+            self._forget((patience,))
+            self._drop(connection)
+            return
+        if greeting is None:
+            return
+        self._forget((patience,))
+        number, rank = greeting
+        member = self.members.get(number)
+        if member is None or rank >= member.order.ranks or rank in member.connections:
+            self._drop(connection)
+            return
+        member.connections[rank] = connection
+        self._unwatch(connection)
+        self._watch(connection, lambda: self._read(member, rank, connection))
+        output = member.process.direct_output or ()
+        descriptors = (*(member.link.descriptors() if rank == 0 else ()), *output)
+        settings = {**self.settings, "direct_output": bool(output)}
+        try:
+            connection.send(("setup", settings), descriptors)
+        except OSError:
+            self._hung_up(member, rank, connection)
+
+    def _read(self, member: Member, rank: int, connection: Connection) -> None:
+        try:
+            frames = connection.receive_available()
+        except (EOFError, OSError):
+            self._hung_up(member, rank, connection)
+            return
+        for frame in frames:
+            self._take_frame(member, rank, frame)
+
+    def _take_frame(self, member: Member, rank: int, frame: tuple[Any, ...]) -> None:
+        match frame:
+            case ("ready", said):
+                member.ready_ranks[rank] = said
+                member.process.has_rank(said["pid"])
+                if len(member.ready_ranks) == member.order.ranks and member.state is State.STARTING:
+                    member.state = State.SERVING
+                    member.link.handed_over()
+                    LOGGER.info("worker %d is ready on %s (pid %s)", member.number, member.host, member.pid)
+                    self.policy.on_ready(member)
+            case ("failed", parts):
+                member.start_error = member.start_error or load_exception(parts)
+                # It ends by itself, unless init_function has left a thread behind, or an exit function that never returns.
+                self.after(END_GRACE_S, lambda: self.end_member(member), member)
+            case ("raised", raising_rank, call, parts):
+                member.raised.setdefault(call, {})[raising_rank] = parts
+                self.policy.on_raised(member, call)
+            case ("leaving", why):
+                member.leaving = why
+            case ("lost", how):
+                member.lost, member.lost_rank = how, rank
+                member.process.give_up()
+            case _:
+                LOGGER.warning("worker %d: unknown frame %r", member.number, frame[:1])
+
+    def _check_connected(self, member: Member) -> None:
+        missing = member.order.ranks - len(member.connections)
+        if member.state is not State.STARTING or missing == 0:
+            return
+        member.start_error = WorkerStartError(
+            f"worker {member.number} did not start: {missing} of {member.order.ranks} ranks have not connected within"
+            f" connect_timeout={member.order.connect_limit_s:g} s"
+        )
+        self.end_member(member)
+
+    def _hung_up(self, member: Member, rank: int, connection: Connection) -> None:
+        self._drop(connection)
+        if member.state is State.GONE:
+            return
+        if member.lost_rank is None:
+            member.lost_rank = rank
+        if member.process_ended:
+            self._bury_if_silent(member)
+            return
+        self.after(GRACE_S, lambda: self.end_member(member), member)
+        if member.process.fileno() is None:
+            self._poll_process(member)
+
+    # ---- processes and their output ----
+
+    def _forward(self, output: Output) -> None:
+        pipe = output.pipe
+        if not output.forward():
+            self._unwatch(pipe)
+
+    def _poll_process(self, member: Member) -> None:
+        if member.state is State.GONE:
+            return
+        if member.process.poll() is None:
+            self.after(POLL_S, lambda: self._poll_process(member), member)
+        else:
+            self._process_ended(member)
+
+    def _process_ended(self, member: Member) -> None:
+        if member.process_ended or member.process.poll() is None:
+            return
+        member.process_ended = True
+        descriptor = member.process.fileno()
+        if descriptor is not None:
+            self._unwatch(descriptor)
+        self._bury_if_silent(member)
+        if member.process.last_words_s > 0 and member.lost is None and member.state is not State.GONE:
+            self.after(member.process.last_words_s, lambda: self._bury(member), member)
+        else:
+            self._bury(member)
+
+    def _bury_if_silent(self, member: Member) -> None:
+        """Once all connections have ended, nothing more will be heard of a worker whose process has ended."""
+        for rank, connection in list(member.connections.items()):
+            for _ in range(LAST_WORDS):  # then the hang-up; a child that survives it may hold the connection open
+                if connection.fileno() < 0:
+                    break
+                self._read(member, rank, connection)
+        if all(connection.fileno() < 0 for connection in member.connections.values()):
+            self._bury(member)
+
+    def _bury(self, member: Member) -> None:
+        if member.state is State.GONE:
+            return
+        for connection in member.connections.values():
+            self._drop(connection)  # to a process that has outlived what started it, this is the end
+        for output in member.outputs:
+            self._unwatch(output.pipe)
+            output.drain()
+        if member.lost_rank is None:
+            member.exit_code = member.process.poll()
+        else:
+            member.lost_rank, member.exit_code = member.process.end_of(member.lost_rank)
+        member.process.kill()  # whatever is left of its group
+        if member.state is State.STARTING and member.process.refused(member.lines):
+            member.start_error = member.start_error or start_failure_of(member)
+        member.state_before_end = member.state
+        member.state = State.GONE
+        del self.members[member.number]
+        self._forget(tuple(member.timers))
+        try:
+            self.policy.on_gone(member)
+        finally:
+            member.process.close()
+            member.release()

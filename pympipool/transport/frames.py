@@ -1,0 +1,125 @@
+"""What travels over a control connection; shared by its two ends.
+
+    worker -> master    hello, once: 48 bytes       magic | key | worker | rank
+    both directions     frames: u32 length, then a pickle of a tuple (word, ...)
+
+The hello has a fixed size and is no pickle: nothing that a stranger sends is ever interpreted. Frames are
+read only from a peer that has proved to be of our user and to know the key.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+
+from pympipool._util.cmodules import pickle, socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
+
+Frame: TypeAlias = "tuple[Any, ...]"
+
+MAGIC = b"pmpool01"
+KEY_BYTES = 32
+
+FRAME_LIMIT = 64 << 20
+"""Most bytes of one frame: settings and exceptions are small, and calls do not travel here."""
+
+SEND_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
+"""A peer that is gone is an error here, also for users who have set SIGPIPE to end their program."""
+
+_HELLO = struct.Struct(f"<8s{KEY_BYTES}sII")
+_LENGTH = struct.Struct("<I")
+_LINUX_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
+_BSD_CREDENTIALS = struct.Struct("II")  # struct xucred begins with: version, uid
+
+STATUS = struct.Struct("<i")
+"""What comes over the status pipe of a forked worker: its pid, later its exit code (-N: ended by signal N)."""
+
+HELLO_BYTES = _HELLO.size
+LENGTH_BYTES = _LENGTH.size
+
+
+class ProtocolError(ConnectionError):
+    """The peer sent something that is no frame, or one that is too large."""
+
+
+def encode_hello(key: bytes, worker: int, rank: int) -> bytes:
+    """The first bytes a worker sends."""
+    return _HELLO.pack(MAGIC, key, worker, rank)
+
+
+def decode_hello(hello: bytes | bytearray) -> tuple[bytes, bytes, int, int]:
+    """Magic, key, worker and rank as the peer claims them; nothing is checked here."""
+    magic, key, worker, rank = _HELLO.unpack(hello)
+    return magic, key, worker, rank
+
+
+def encode_frame(frame: Frame) -> bytes:
+    """The bytes of a frame.
+
+    Raises:
+        ValueError: the frame is larger than FRAME_LIMIT.
+    """
+    return with_length(encode_body(frame))
+
+
+def encode_body(frame: Frame) -> bytes:
+    """A frame without its length, for a connection that keeps messages apart.
+
+    Raises:
+        ValueError: the frame is larger than FRAME_LIMIT.
+    """
+    body = pickle.dumps(frame, protocol=5)
+    if len(body) > FRAME_LIMIT:
+        raise ValueError(
+            f"a frame of {len(body)} bytes; at most {FRAME_LIMIT} can be sent. Let the function load or compute"
+            " large data by itself instead of carrying it along."
+        )
+    return body
+
+
+def with_length(body: bytes | bytearray) -> bytes:
+    """The bytes of a frame, from its body."""
+    return _LENGTH.pack(len(body)) + body
+
+
+def decode_length(head: bytes | bytearray | memoryview) -> int:
+    """The length of the body that follows.
+
+    Raises:
+        ProtocolError: larger than FRAME_LIMIT.
+    """
+    (length,) = _LENGTH.unpack(head)
+    if length > FRAME_LIMIT:
+        raise ProtocolError(f"the peer announces a frame of {length} bytes; the limit is {FRAME_LIMIT}")
+    return int(length)
+
+
+def decode_body(body: bytes | bytearray | memoryview) -> Frame:
+    """The frame in a body. Only for bytes of a peer that has proved who it is.
+
+    Raises:
+        ProtocolError: the body is no pickle of a frame.
+    """
+    try:
+        frame = pickle.loads(body)
+    except Exception as error:
+        raise ProtocolError(f"the peer sent a frame that cannot be unpickled: {error}") from error
+    if not (isinstance(frame, tuple) and frame):
+        raise ProtocolError(f"the peer sent a {type(frame).__name__}, not a frame (word, ...)")
+    return frame
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """The effective user id of the process at the other end of a Unix socket, told by the kernel.
+
+    For an accepted connection that is the process which connected, for a connecting one the process which listens.
+    """
+    if sys.platform != "linux":
+        local_peercred, level_local, xucred_bytes = 1, 0, 76  # sys/un.h and sys/ucred.h of macOS
+        credentials = connection.getsockopt(level_local, local_peercred, xucred_bytes)
+        return int(_BSD_CREDENTIALS.unpack_from(credentials)[1])
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _LINUX_CREDENTIALS.size)
+    return int(_LINUX_CREDENTIALS.unpack(credentials)[1])
