@@ -206,7 +206,7 @@ void pmp_blocks_trim(pmp_blocks *blocks)
 #define HEAP_OBJECT (32 << 20)
 #define HEAP_KEPT   (64 << 20)
 
-void pmp_heap_keep(void)
+void pmp_malloc_retain(void)
 {
     mallopt(M_MMAP_THRESHOLD, HEAP_OBJECT);
     mallopt(M_TRIM_THRESHOLD, HEAP_KEPT);
@@ -214,7 +214,7 @@ void pmp_heap_keep(void)
 
 #else
 
-void pmp_heap_keep(void)
+void pmp_malloc_retain(void)
 {
 }
 

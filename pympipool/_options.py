@@ -26,7 +26,7 @@ INIT_FUNCTION_BYTES = 60 << 20
 """Most bytes of a pickled init_function; it travels in a frame of the control connection, with other settings."""
 
 
-def naming_the_nearest(init: Callable[P, T]) -> Callable[P, T]:
+def suggest_parameter(init: Callable[P, T]) -> Callable[P, T]:
     """An `__init__` whose error about an unknown parameter names the one that was probably meant."""
     names = [*inspect.signature(init).parameters][1:]
 

@@ -20,13 +20,13 @@ from pympipool import _options
 from pympipool._util.reprs import callable_name
 from pympipool.backends.registry import Choice, choose, make_backend
 from pympipool.diagnostics import status
-from pympipool.diagnostics.graph import Nowhere, Sketch
-from pympipool.diagnostics.progress import options_of, under_bar
-from pympipool.execution.batching import Columns, in_chunks, in_fitting_batches, one_by_one
+from pympipool.diagnostics.graph import GraphRecorder, NullBackend
+from pympipool.diagnostics.progress import options_of, with_progress
+from pympipool.execution.batching import ArgumentColumns, in_adaptive_batches, in_chunks, one_by_one
 from pympipool.execution.engine import Engine
 from pympipool.pool.block_pool import BlockPool
-from pympipool.pool.per_call_pool import SinglePool
-from pympipool.resources import Ledger, Resources, positive_seconds
+from pympipool.pool.per_call_pool import PerCallPool
+from pympipool.resources import ResourceAllocator, Resources, positive_seconds
 
 if TYPE_CHECKING:
     import os
@@ -98,7 +98,7 @@ class Executor(futures.Executor):
         [1, 2, 3]
     """
 
-    @_options.naming_the_nearest
+    @_options.suggest_parameter
     def __init__(
         self,
         max_workers: int | None = None,
@@ -148,10 +148,12 @@ class Executor(futures.Executor):
         positive_seconds("refresh_rate", refresh_rate)
         drawn = _options.is_drawn(plot_dependency_graph, plot_dependency_graph_filename, disable_dependencies)
         choice = Choice(backend, {}) if drawn else choose(backend, executor)
-        self._backend: Backend = Nowhere(backend) if drawn else make_backend(choice.name)
+        self._backend: Backend = NullBackend(backend) if drawn else make_backend(choice.name)
         self._backend.check(self._resources)
         workers, cores = _options.count_workers(max_workers, max_cores, cores_per_worker, self._backend)
-        self._ledger: Ledger[Any] = Ledger(cores=cores, counts_devices=not self._backend.assigns_devices)
+        self._ledger: ResourceAllocator[Any] = ResourceAllocator(
+            cores=cores, counts_devices=not self._backend.assigns_devices
+        )
         if gpus_per_worker and not self._backend.assigns_devices:
             _options.check_devices(gpus_per_worker, workers if block_allocation else 1, len(self._ledger.devices.names))
         settings = {
@@ -159,9 +161,9 @@ class Executor(futures.Executor):
             "main_path": sys.argv[0] if sys.argv else "",
             "init_function": _options.pickled_init_function(init_function, block_allocation),
         }
-        self._engine: Engine | Sketch
+        self._engine: Engine | GraphRecorder
         if drawn:
-            self._engine = Sketch(plot_dependency_graph_filename)
+            self._engine = GraphRecorder(plot_dependency_graph_filename)
         else:
             make_pool = self._block_pool(workers, settings) if block_allocation else self._single_pool(settings)
             self._engine = Engine(make_pool, resolve_dependencies=not disable_dependencies, about=self._info)
@@ -195,9 +197,9 @@ class Executor(futures.Executor):
             settings={**settings, "one_call": False},
         )
 
-    def _single_pool(self, settings: dict[str, Any]) -> Callable[[Dispatcher], SinglePool]:
+    def _single_pool(self, settings: dict[str, Any]) -> Callable[[Dispatcher], PerCallPool]:
         self._backend.for_call(self._resources)  # what is not installed is an error now, not at the first call
-        return lambda dispatcher: SinglePool(dispatcher, self._backend, self._ledger, settings)
+        return lambda dispatcher: PerCallPool(dispatcher, self._backend, self._ledger, settings)
 
     # For type checkers and editors. Arguments are checked against the function's own signature; not so where one of the
     # first three is a future, which stands for its result, nor beside a resource_dict, which PEP 612 cannot tell from
@@ -301,12 +303,12 @@ class Executor(futures.Executor):
         self._engine.check_usable(fn)
         begin = partial(self._begin_map, fn, chunksize, deadline_s)
         options = options_of(progress, callable_name(fn))
-        if isinstance(self._engine, Sketch):
-            return one_by_one(self.submit, fn, Columns(iterables), deadline_s)
+        if isinstance(self._engine, GraphRecorder):
+            return one_by_one(self.submit, fn, ArgumentColumns(iterables), deadline_s)
         if options is None:
             return begin(iterables, self.submit, self._engine)
-        columns = Columns(iterables)
-        return under_bar(partial(begin, columns.lists), self.submit, self._engine, len(columns), options)
+        columns = ArgumentColumns(iterables)
+        return with_progress(partial(begin, columns.lists), self.submit, self._engine, len(columns), options)
 
     def _begin_map(
         self,
@@ -320,14 +322,14 @@ class Executor(futures.Executor):
         """Submits the calls of a map, in batches where that makes no difference to the user."""
         if chunksize is not None and chunksize > 1 and self._resources.cores == 1:
             return in_chunks(engine, submit, fn, iterables, self._resources, chunksize, deadline_s)
-        columns = Columns(iterables)
+        columns = ArgumentColumns(iterables)
         if self._resources.cores > 1 or chunksize == 1 or columns.have_futures():
             return one_by_one(submit, fn, columns, deadline_s)
         if not self._block_allocation or self._resources.run_time_max is not None or self._resources.restart_limit:
             return one_by_one(submit, fn, columns, deadline_s)
-        if not columns.are_fixed():
+        if not columns.all_immutable():
             return one_by_one(submit, fn, columns, deadline_s)
-        return in_fitting_batches(engine, fn, columns, self._info["max_workers"], deadline_s)
+        return in_adaptive_batches(engine, fn, columns, self._info["max_workers"], deadline_s)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Takes no more calls, and ends the workers when those that are there have ended.
@@ -405,12 +407,12 @@ class Executor(futures.Executor):
         """What it was made with, its workers, and what has become of the calls."""
         if not self._info:
             return "<Executor that was not started>"
-        if isinstance(self._engine, Sketch):
+        if isinstance(self._engine, GraphRecorder):
             return repr(self._engine)
-        return status.as_text(status.look_at(self._engine, self._info))
+        return status.as_text(status.snapshot(self._engine, self._info))
 
     def _repr_html_(self) -> str:
         """The same, as a card for notebooks; the graph, where calls are drawn."""
-        if isinstance(self._engine, Sketch):
+        if isinstance(self._engine, GraphRecorder):
             return self._engine._repr_html_()
-        return status.as_html(status.look_at(self._engine, self._info))
+        return status.as_html(status.snapshot(self._engine, self._info))

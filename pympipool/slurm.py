@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pympipool._options import naming_the_nearest
+from pympipool._options import suggest_parameter
 from pympipool.executor import Executor
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class PySlurmExecutor(Executor):
         ValueError, TypeError: As for `Executor`.
     """
 
-    @naming_the_nearest
+    @suggest_parameter
     def __init__(
         self,
         max_workers: int = 1,

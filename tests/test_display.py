@@ -8,7 +8,7 @@ import pytest
 from executor.calls import divide, fail, hold, square
 from executor.test_resize import eventually
 from pympipool import Executor
-from pympipool.diagnostics.status import ROWS_MAX, TILES_MAX, Sight, Worker, as_html, as_text
+from pympipool.diagnostics.status import ROWS_MAX, TILES_MAX, ExecutorStatus, Worker, as_html, as_text
 
 INFO = {"backend": "slurm", "max_workers": 400, "cores_per_worker": 2, "block_allocation": True}
 CARD = re.compile(r'<div class="(\w+)(?: zero)?"><dt>\w+</dt><dd>(.*?)</dd>')
@@ -120,7 +120,7 @@ def test_an_executor_that_was_refused_can_be_shown():
 
 def sight(workers, **counts):
     numbers = {"waiting": 0, "running": 0, "done": 0, "failed": 0, "calls_per_s": 0.0, "state": "open"}
-    return Sight(INFO, tuple(workers), **{**numbers, **counts})
+    return ExecutorStatus(INFO, tuple(workers), **{**numbers, **counts})
 
 
 class Tags(HTMLParser):

@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pympipool.execution import function_cache
-from pympipool.execution.function_cache import SLOTS, Function, FunctionTable
+from pympipool.execution.function_cache import FUNCTION_CACHE_SIZE, Function, FunctionTable
 
 
 class Notebook:
@@ -458,14 +458,14 @@ def test_what_changes_while_it_is_pickled_gets_no_number_yet(table, monkeypatch)
 
 
 def test_the_table_is_bounded_and_forgets_the_oldest(table):
-    functions = [Notebook(f"def f(x): return {number}")["f"] for number in range(SLOTS + 10)]
+    functions = [Notebook(f"def f(x): return {number}")["f"] for number in range(FUNCTION_CACHE_SIZE + 10)]
     found = [settled(table, f) for f in functions]
-    assert [one.number for one in found] == list(range(1, SLOTS + 11))
+    assert [one.number for one in found] == list(range(1, FUNCTION_CACHE_SIZE + 11))
     assert table.lookup(functions[-1]) is found[-1]
     assert table.lookup(functions[10]) is found[10]
     again = settled(table, functions[0])
     assert again.number > found[-1].number
-    assert len(table._known) == SLOTS
+    assert len(table._known) == FUNCTION_CACHE_SIZE
 
 
 def test_a_known_function_keeps_its_id_and_a_forgotten_one_is_freed(table):
@@ -475,7 +475,7 @@ def test_a_known_function_keeps_its_id_and_a_forgotten_one_is_freed(table):
     notebook.run("f = None")
     gc.collect()
     assert watched() is not None
-    for number in range(SLOTS):
+    for number in range(FUNCTION_CACHE_SIZE):
         settled(table, Notebook(f"def f(x): return {number}")["f"])
     gc.collect()
     assert watched() is None

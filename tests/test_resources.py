@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pympipool.resources import Devices, Ledger, Resources, available_cores, available_devices, discovery
+from pympipool.resources import Devices, ResourceAllocator, Resources, available_cores, available_devices, discovery
 from pympipool.resources import allocator as ledgers
 from pympipool.resources.allocator import PASSES_PER_CORE
 from pympipool.resources.request import THREAD_VARIABLES
@@ -241,7 +241,7 @@ TWO_GPUS = Devices("CUDA_VISIBLE_DEVICES", ("0", "GPU-b"))
 
 
 def test_cores_are_given_once():
-    ledger = Ledger(cores=3, devices=Devices())
+    ledger = ResourceAllocator(cores=3, devices=Devices())
     two, one = ledger.take(Resources(cores=2)), ledger.take(Resources())
     assert ledger.take(Resources()) is None
     ledger.give_back(one)
@@ -253,7 +253,7 @@ def test_cores_are_given_once():
 
 
 def test_more_than_there_is_is_an_error_that_says_how_much_there_is():
-    ledger = Ledger(cores=3, devices=TWO_GPUS)
+    ledger = ResourceAllocator(cores=3, devices=TWO_GPUS)
     for attempt in (ledger.take, ledger.check, lambda asked: ledger.enqueue("x", asked)):
         with pytest.raises(ValueError, match=r"^cores is 4; it must be at most 3"):
             attempt(Resources(cores=4))
@@ -266,7 +266,7 @@ def test_more_than_there_is_is_an_error_that_says_how_much_there_is():
 
 
 def test_each_worker_sees_its_own_devices_and_each_rank_its_part():
-    ledger = Ledger(cores=8, devices=Devices("CUDA_VISIBLE_DEVICES", tuple("abcde")))
+    ledger = ResourceAllocator(cores=8, devices=Devices("CUDA_VISIBLE_DEVICES", tuple("abcde")))
     one, two = ledger.take(Resources(gpus_per_core=1)), ledger.take(Resources(cores=2, gpus_per_core=2))
     assert one.environment() == {"CUDA_VISIBLE_DEVICES": "a"}
     assert two.environment() == {"CUDA_VISIBLE_DEVICES": "b,c,d,e"}
@@ -278,25 +278,25 @@ def test_each_worker_sees_its_own_devices_and_each_rank_its_part():
 
 
 def test_a_worker_that_asks_for_no_device_keeps_the_users_environment():
-    ledger = Ledger(cores=1, devices=TWO_GPUS)
+    ledger = ResourceAllocator(cores=1, devices=TWO_GPUS)
     assert ledger.take(Resources()).environment() == {}
 
 
 def test_devices_are_looked_for_only_when_somebody_asks(monkeypatch):
     monkeypatch.setattr(ledgers, "available_devices", lambda: pytest.fail("looked for"))
-    ledger = Ledger(cores=1)
+    ledger = ResourceAllocator(cores=1)
     ledger.give_back(ledger.take(Resources()))
     monkeypatch.setattr(ledgers, "available_devices", lambda: TWO_GPUS)
     assert ledger.take(Resources(gpus_per_core=2)).devices == TWO_GPUS.names
 
 
-def drain(ledger: Ledger) -> list:
+def drain(ledger: ResourceAllocator) -> list:
     """The tickets that may start now, in order."""
     return list(iter(ledger.next, None))
 
 
 def test_calls_start_in_the_order_in_which_they_came():
-    ledger = Ledger(cores=2, devices=Devices())
+    ledger = ResourceAllocator(cores=2, devices=Devices())
     for ticket in range(5):
         ledger.enqueue(ticket, Resources(cores=1 + ticket % 2))
     order = []
@@ -310,7 +310,7 @@ def test_calls_start_in_the_order_in_which_they_came():
 
 
 def test_smaller_calls_pass_a_larger_one_but_not_for_ever():
-    ledger = Ledger(cores=2, devices=Devices())
+    ledger = ResourceAllocator(cores=2, devices=Devices())
     running = ledger.take(Resources())
     ledger.enqueue("large", Resources(cores=2))
     for number in range(1000):
@@ -330,7 +330,7 @@ def test_smaller_calls_pass_a_larger_one_but_not_for_ever():
 
 
 def test_one_that_waits_for_a_device_holds_up_none_that_leave_it_its_core():
-    ledger = Ledger(cores=3, devices=Devices("CUDA_VISIBLE_DEVICES", ("0",)))
+    ledger = ResourceAllocator(cores=3, devices=Devices("CUDA_VISIBLE_DEVICES", ("0",)))
     busy = ledger.take(Resources(gpus_per_core=1))
     ledger.enqueue("waits for the device", Resources(gpus_per_core=1))
     for number in range(1000):
@@ -344,7 +344,7 @@ def test_one_that_waits_for_a_device_holds_up_none_that_leave_it_its_core():
 
 
 def test_the_count_of_passes_begins_anew_for_the_next_that_waits_longest():
-    ledger = Ledger(cores=1, devices=TWO_GPUS)
+    ledger = ResourceAllocator(cores=1, devices=TWO_GPUS)
     ledger.take(Resources())
     assert ledger.next() is None
     ledger.enqueue("a", Resources())
@@ -361,7 +361,7 @@ sizes = st.tuples(st.integers(1, 4), st.integers(0, 2)).filter(lambda size: size
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_comes_everything_starts_in_bounded_time_and_nothing_is_given_twice(asked, chance):
     devices = Devices("CUDA_VISIBLE_DEVICES", ("0", "1", "2"))
-    ledger = Ledger(cores=4, devices=devices)
+    ledger = ResourceAllocator(cores=4, devices=devices)
     running: list = []
     arrived: list[int] = []
     started_at: dict[int, int] = {}
@@ -391,7 +391,7 @@ def test_whatever_comes_everything_starts_in_bounded_time_and_nothing_is_given_t
 
 
 def test_many_threads_take_and_give_without_losing_a_core():
-    ledger = Ledger(cores=4, devices=TWO_GPUS)
+    ledger = ResourceAllocator(cores=4, devices=TWO_GPUS)
     most = []
 
     def work(seed):

@@ -36,7 +36,7 @@ from pympipool.serialization.payload import (
     IN_BAND_BELOW_BYTES,
     OUT_OF_BAND_MAX,
     RUN_BYTES,
-    Packed,
+    Pickled,
     dump,
     dump_call,
     load,
@@ -429,7 +429,7 @@ def test_numpy_imported_late_is_noticed(monkeypatch):
 
 @pytest.mark.parametrize("value", [5, "text", [np.arange(50_000.0), np.arange(5.0)]])
 def test_a_packed_value_becomes_the_value_where_it_is_loaded(value):
-    packed = Packed([bytearray(part) for part in dump(value)])
+    packed = Pickled([bytearray(part) for part in dump(value)])
     (arrived,), kwargs = travel(((packed,), {}))
     assert repr(arrived) == repr(value)
     assert kwargs == {}

@@ -17,7 +17,7 @@ from libc.string cimport memset
 from pympipool._core.calls cimport free_call, parts_of_result
 from pympipool._core.future cimport CANCELLED, PENDING, RUNNING, FutureCore, Source
 from pympipool._core.scheduler cimport (
-    Call, Core, Worker, append, pthread_mutex_lock, pthread_mutex_unlock, remove, take_back, was_begun,
+    Call, Core, Worker, append, pthread_mutex_lock, pthread_mutex_unlock, remove, recall, is_claimed,
     worker_of,
 )
 from pympipool._core.pump cimport note_end
@@ -25,7 +25,7 @@ from pympipool._core.trace_buffer cimport CANCELLED as WAS_CANCELLED
 from pympipool._core.trace_buffer cimport FAILED, UNFINISHED, Outcome, Record, record, unique_now_ns
 from pympipool._core.ring cimport pmp_doorbell_ring, pmp_now_ns
 from pympipool._core.progress_engine cimport (
-    demand_delivery, hand_back, kick_helper, pump_and_tell, take_over, wait_for_news,
+    demand_delivery, release_progress, kick_helper, pump_and_tell, acquire_progress, wait_for_news,
 )
 
 import logging
@@ -75,9 +75,9 @@ cdef class Delivery(Source):
     def unfinished_count(self):
         """Calls that wait or run, and results that were not delivered."""
         pthread_mutex_lock(&self.core.lock)
-        count = self.core.waiting.length + self.core.done.length + self.core.left.length
+        count = self.core.waiting.length + self.core.done.length + self.core.deferred.length
         for i in range(self.core.worker_count):
-            count += self.core.workers[i].line.length
+            count += self.core.workers[i].in_flight.length
         pthread_mutex_unlock(&self.core.lock)
         return count
 
@@ -89,7 +89,7 @@ cdef class Delivery(Source):
                 continue
             self.help_a_slice()
 
-    def abandon(self):
+    def after_fork_in_child(self):
         """In a forked child: touches nothing any more of what the parent goes on with."""
         self.abandoned = True
 
@@ -103,7 +103,7 @@ cdef class Delivery(Source):
         cdef bint nested = self.helper == me  # in a signal handler, say
         cdef int news
         self.helper = me
-        take_over(&self.core)
+        acquire_progress(&self.core)
         try:
             with nogil:
                 news = wait_for_news(&self.core, <int64_t>(self.slice_s * 1e9))
@@ -114,7 +114,7 @@ cdef class Delivery(Source):
         finally:
             if not nested:
                 self.helper = 0
-                hand_back(&self.core)
+                release_progress(&self.core)
         return 0
 
     # ---- what futures ask ----
@@ -128,13 +128,13 @@ cdef class Delivery(Source):
             return False
         cdef bint nested = self.helper == me  # a signal handler that waits for a future, say
         self.helper = me
-        take_over(&self.core)
+        acquire_progress(&self.core)
         try:
             self.help_until(future, deadline_s)
         finally:
             if not nested:
                 self.helper = 0
-                hand_back(&self.core)
+                release_progress(&self.core)
         return True
 
     cdef int help_until(self, FutureCore future, double deadline_s) except -1:
@@ -172,8 +172,8 @@ cdef class Delivery(Source):
         pthread_mutex_lock(&self.core.lock)
         worker = worker_of(&self.core, call)
         if worker != NULL:
-            withdrawn = take_back(worker, call)
-            if withdrawn and worker.line.length == 0:
+            withdrawn = recall(worker, call)
+            if withdrawn and worker.in_flight.length == 0:
                 pump_and_tell(&self.core)  # it is idle now: no result of it will bring the next round
         elif call.result == NULL:
             remove(&self.core.waiting, call)
@@ -191,7 +191,7 @@ cdef class Delivery(Source):
             return False
         pthread_mutex_lock(&self.core.lock)
         worker = worker_of(&self.core, call)
-        begun = worker != NULL and was_begun(worker, call)
+        begun = worker != NULL and is_claimed(worker, call)
         pthread_mutex_unlock(&self.core.lock)
         return begun
 
@@ -202,7 +202,7 @@ cdef class Delivery(Source):
         pthread_mutex_lock(&self.core.lock)
         call.watched = True
         if call.result != NULL:
-            self.core.urgent += 1
+            self.core.watched_done += 1
             demand_delivery(&self.core)
         pthread_mutex_unlock(&self.core.lock)
         pmp_doorbell_ring(&self.core.nap_bell)  # whoever waits should not wait for a nap to end
@@ -281,7 +281,7 @@ cdef class Delivery(Source):
             pthread_mutex_lock(&self.core.lock)
             call = take_done(&self.core, is_main)
             if call != NULL and is_main and has_listeners(call):
-                append(&self.core.left, call)
+                append(&self.core.deferred, call)
                 left = True
                 pthread_mutex_unlock(&self.core.lock)
                 continue
@@ -338,14 +338,14 @@ cdef class Delivery(Source):
 
 cdef Call *take_done(Core *core, bint is_main) noexcept:
     """The next call whose result has arrived; NULL: none. The lock is held."""
-    cdef Call *call = core.left.first
+    cdef Call *call = core.deferred.first
     if call != NULL and not is_main:
-        remove(&core.left, call)
+        remove(&core.deferred, call)
         return call
     call = core.done.first
     if call != NULL:
         remove(&core.done, call)
-        core.urgent -= call.watched
+        core.watched_done -= call.watched
     return call
 
 

@@ -19,12 +19,12 @@ from pympipool._core.completion cimport Delivery
 from pympipool._core.future cimport PENDING, FutureCore
 from pympipool._core.scheduler cimport (
     Call, CallList, Worker, append, find_worker, prepend, pthread_mutex_destroy, pthread_mutex_init,
-    pthread_mutex_lock, pthread_mutex_unlock, remove, take_back, was_begun,
+    pthread_mutex_lock, pthread_mutex_unlock, remove, recall, is_claimed,
 )
 from pympipool._core.pump cimport drain, note_end, send_reserved
 from pympipool._core.trace_buffer cimport CANCELLED, FAILED, UNFINISHED, Outcome, Recorder
 from pympipool._core.ring cimport (
-    PMP_END, PMP_TIMED, Segment, blocks_of_process, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm,
+    PMP_END, PMP_TRACED, Segment, blocks_of_process, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm,
     pmp_doorbell_ring, pmp_doorbell_sleep, pmp_head, pmp_link_open_master, pmp_now_ns, pmp_part,
     pmp_receiver_close, pmp_send, pmp_spinner_init, raise_errno, usable_cores,
 )
@@ -47,7 +47,7 @@ cdef class Dispatcher(Delivery):
         load: makes a result of its parts (a list of bytes-like objects).
         load_error: makes an exception of its parts.
         on_damage: called without arguments, in the deliverer, when a worker's ring holds
-            nonsense (`damaged_workers` names them).
+            nonsense (`corrupt_workers` names them).
     """
 
     cdef object on_damage
@@ -65,8 +65,8 @@ cdef class Dispatcher(Delivery):
         self.core.mover_bell = &bells[0]
         self.core.helper_bell = &bells[1]
         pmp_spinner_init(&self.core.helper_spinner, SPIN_NS)
-        pmp_spinner_init(&self.core.calm_spinner, SPIN_NS)
-        self.core.calm_spinner.near_ns = 0
+        pmp_spinner_init(&self.core.no_spin_spinner, SPIN_NS)
+        self.core.no_spin_spinner.near_ns = 0
         self.core.core_count = usable_cores()
         if pthread_mutex_init(&self.core.lock, NULL) != 0:
             raise MemoryError("no mutex")
@@ -78,11 +78,11 @@ cdef class Dispatcher(Delivery):
     def __dealloc__(self):
         for i in range(self.core.worker_count):
             pmp_receiver_close(&self.core.workers[i].results)
-            free_calls(&self.core.workers[i].line)
+            free_calls(&self.core.workers[i].in_flight)
             free(self.core.workers[i])
         free_calls(&self.core.waiting)
         free_calls(&self.core.done)
-        free_calls(&self.core.left)
+        free_calls(&self.core.deferred)
         free(self.core.workers)
         pthread_mutex_destroy(&self.core.lock)
 
@@ -121,14 +121,14 @@ cdef class Dispatcher(Delivery):
         while not self.core.stopping:
             with nogil:
                 pmp_doorbell_arm(&self.core.deliverer_bell)
-                if not self.core.demanded and not self.core.stopping:
+                if not self.core.completion_requested and not self.core.stopping:
                     pmp_doorbell_sleep(&self.core.deliverer_bell, -1)
                 pmp_doorbell_disarm(&self.core.deliverer_bell)
-                self.core.demanded = False
+                self.core.completion_requested = False
             try:
                 self.deliver()
-                if self.core.damaged:
-                    self.core.damaged = False
+                if self.core.corrupt:
+                    self.core.corrupt = False
                     self.on_damage()
             except Exception:  # no failure may end the thread that everybody waits for
                 LOGGER.exception("delivering results failed")
@@ -192,7 +192,7 @@ cdef class Dispatcher(Delivery):
         worker = find_worker(&self.core, number)
         if worker != NULL:
             worker.retired = True
-            self.empty_line(worker)
+            self.recall_all(worker)
             pump_and_tell(&self.core)
             if worker.sending == NULL:
                 code = pmp_send(&worker.calls, &head, &part, NULL)
@@ -200,7 +200,7 @@ cdef class Dispatcher(Delivery):
         pthread_mutex_unlock(&self.core.lock)
         return code == 0
 
-    def lose_worker(self, uint64_t number):
+    def remove_dead_worker(self, uint64_t number):
         """Forgets a worker that is gone.
 
         The results that it had sent are taken; calls it had not begun wait again, in front.
@@ -219,10 +219,10 @@ cdef class Dispatcher(Delivery):
             return []
         if not worker.failure:
             drain(&self.core, worker)
-        while worker.line.last != NULL:
-            call = worker.line.last
-            remove(&worker.line, call)
-            if not worker.reserved and (not was_begun(worker, call) or call == worker.sending):
+        while worker.in_flight.last != NULL:
+            call = worker.in_flight.last
+            remove(&worker.in_flight, call)
+            if not worker.reserved and (not is_claimed(worker, call) or call == worker.sending):
                 prepend(&self.core.waiting, call)
             elif call.attempts_left > 0:
                 call.attempts_left -= 1
@@ -249,7 +249,7 @@ cdef class Dispatcher(Delivery):
         pmp_receiver_close(&worker.results)
         free(worker)
 
-    def damaged_workers(self):
+    def corrupt_workers(self):
         """Numbers of the workers whose rings hold nonsense."""
         return [number for number, (_, _, failed) in self.load_of_workers().items() if failed]
 
@@ -269,10 +269,10 @@ cdef class Dispatcher(Delivery):
         """Takes no more calls, but those that are admitted already."""
         self.closed = reason
 
-    def break_off(self, error):
+    def fail_all(self, error):
         """Ends the calls that wait for a worker, and all that will be submitted, with an exception."""
         self.broken = error
-        for future in self.take_waiting(FAILED):
+        for future in self.drain_waiting(FAILED):
             self.fail(future, error)
 
     def submit(self, FutureCore future not None, FunctionHandle function, list parts not None,
@@ -320,7 +320,7 @@ cdef class Dispatcher(Delivery):
             self.hand_times(future, call)
         pthread_mutex_lock(&self.core.lock)
         self.next_id += 1
-        call.id = self.next_id | (PMP_TIMED if future.submitted_ns != 0 else 0)
+        call.id = self.next_id | (PMP_TRACED if future.submitted_ns != 0 else 0)
         self.core.submitted += 1
         if self.core.first_ns == 0:
             self.core.first_ns = pmp_now_ns()
@@ -339,7 +339,7 @@ cdef class Dispatcher(Delivery):
         pthread_mutex_lock(&self.core.lock)
         self.note_all(&self.core.waiting, UNFINISHED)
         for i in range(self.core.worker_count):
-            call = self.core.workers[i].line.first
+            call = self.core.workers[i].in_flight.first
             while call != NULL:
                 note_end(&self.core, self.core.workers[i], call, UNFINISHED)
                 call.times.submitted_ns = 0  # its name would mean nothing to another recorder
@@ -364,23 +364,23 @@ cdef class Dispatcher(Delivery):
         """Cancels all calls that no worker has begun."""
         pthread_mutex_lock(&self.core.lock)
         for i in range(self.core.worker_count):
-            self.empty_line(self.core.workers[i])
+            self.recall_all(self.core.workers[i])
         pthread_mutex_unlock(&self.core.lock)
-        for future in self.take_waiting(CANCELLED):
+        for future in self.drain_waiting(CANCELLED):
             (<FutureCore>future).cancel()
 
-    cdef void empty_line(self, Worker *worker) noexcept:
+    cdef void recall_all(self, Worker *worker) noexcept:
         """Takes back what a worker has not begun. The lock is held."""
-        cdef Call *call = worker.line.last
+        cdef Call *call = worker.in_flight.last
         cdef Call *previous
         while call != NULL:
             previous = call.previous
-            if not take_back(worker, call):
+            if not recall(worker, call):
                 return
             prepend(&self.core.waiting, call)
             call = previous
 
-    cdef list take_waiting(self, Outcome outcome):
+    cdef list drain_waiting(self, Outcome outcome):
         """Empties the queue; the futures of its calls, which end with this outcome."""
         cdef CallList calls
         pthread_mutex_lock(&self.core.lock)
@@ -410,8 +410,8 @@ cdef class Dispatcher(Delivery):
         waiting = self.core.waiting.rows
         for i in range(self.core.worker_count):
             worker = self.core.workers[i]
-            waiting += worker.line.rows
-            if worker.line.first != NULL and was_begun(worker, worker.line.first):
+            waiting += worker.in_flight.rows
+            if worker.in_flight.first != NULL and is_claimed(worker, worker.in_flight.first):
                 running += 1
         returned, raised = self.core.returned, self.core.failed
         span_ns = (pmp_now_ns() if waiting > 0 else self.core.last_ns) - self.core.first_ns
@@ -422,7 +422,7 @@ cdef class Dispatcher(Delivery):
         """Id of the call that is first in the worker's line; 0 when there is none."""
         pthread_mutex_lock(&self.core.lock)
         worker = find_worker(&self.core, number)
-        id = 0 if worker == NULL or worker.line.first == NULL else worker.line.first.id
+        id = 0 if worker == NULL or worker.in_flight.first == NULL else worker.in_flight.first.id
         pthread_mutex_unlock(&self.core.lock)
         return id
 
@@ -431,8 +431,8 @@ cdef class Dispatcher(Delivery):
         cdef int64_t begun_ns = 0
         pthread_mutex_lock(&self.core.lock)
         worker = find_worker(&self.core, number)
-        if (worker != NULL and worker.line.first != NULL
-                and was_begun(worker, worker.line.first)):
+        if (worker != NULL and worker.in_flight.first != NULL
+                and is_claimed(worker, worker.in_flight.first)):
             begun_ns = worker.progress_ns
         pthread_mutex_unlock(&self.core.lock)
         return 0.0 if begun_ns == 0 else (pmp_now_ns() - begun_ns) / 1e9
@@ -448,7 +448,7 @@ cdef class Dispatcher(Delivery):
             for i in range(count):
                 copies[i] = self.core.workers[i][0]
         pthread_mutex_unlock(&self.core.lock)
-        load = {copies[i].number: (copies[i].line.length, copies[i].ended, copies[i].failure != 0)
+        load = {copies[i].number: (copies[i].in_flight.length, copies[i].ended, copies[i].failure != 0)
                 for i in range(count)}
         free(copies)
         return load

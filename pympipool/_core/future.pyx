@@ -201,7 +201,7 @@ cdef class FutureCore:
         elif self.source is not None:
             self.source.watch(self)
 
-    def add_relay(self, fn):
+    def _add_internal_callback(self, fn):
         """Like `add_done_callback`, for callbacks that do not run users' code: called by whoever
         ends the future, without a detour."""
         if self.relays is None:

@@ -10,9 +10,9 @@ cdef void pump_and_tell(Core *core) noexcept nogil
 cdef void move_until_stopped(Core *core) noexcept nogil
 cdef void kick_mover(Core *core) noexcept nogil
 
-cdef void take_over(Core *core) noexcept nogil
+cdef void acquire_progress(Core *core) noexcept nogil
 cdef int wait_for_news(Core *core, int64_t timeout_ns) noexcept nogil
-cdef void hand_back(Core *core) noexcept nogil
+cdef void release_progress(Core *core) noexcept nogil
 cdef void kick_helper(Core *core) noexcept nogil
 
 cdef void demand_delivery(Core *core) noexcept nogil

@@ -6,9 +6,9 @@ Three kinds of threads do rounds of `pump.pump`:
     the mover      a thread of its own, when nobody else does. Parked, it sleeps on `mover_bell`, which workers
                    ring. When many calls come in quick succession it naps a millisecond at a time instead, so
                    that workers need not wake it for every result
-    a helper       a thread that waits for a future, one at a time. It takes the mover's place (`take_over`)
+    a helper       a thread that waits for a future, one at a time. It takes the mover's place (`acquire_progress`)
                    without waking it: it disarms the mover's doorbell, and sleeps on one of its own.
-                   When it leaves (`hand_back`) it arms the mover's again, and looks once more
+                   When it leaves (`release_progress`) it arms the mover's again, and looks once more
     a submitter    in passing
 
 So a round trip of one call in one thread needs no other thread, and yet none is ever without somebody
@@ -18,7 +18,7 @@ who is woken for its result. tests/csrc/doorbell.pml holds the model of taking o
 from libc.errno cimport EINTR
 from libc.stdint cimport int64_t, uint64_t
 
-from pympipool._core.scheduler cimport Core, pthread_mutex_lock, pthread_mutex_trylock, pthread_mutex_unlock, tick_ns
+from pympipool._core.scheduler cimport Core, pthread_mutex_lock, pthread_mutex_trylock, pthread_mutex_unlock, next_deadline_ns
 from pympipool._core.pump cimport pump
 from pympipool._core.ring cimport (
     c_bool, pmp_doorbell_arm, pmp_doorbell_disarm, pmp_doorbell_ring, pmp_doorbell_sleep,
@@ -37,13 +37,13 @@ cdef enum:
 cdef void pump_and_tell(Core *core) noexcept nogil:
     """One round, and whoever has to know of its results is told. The lock is held."""
     pump(core)
-    if (core.helper_untimed if core.helping else core.mover_untimed) and tick_ns(core) >= 0:
+    if (core.helper_untimed if core.helping else core.mover_untimed) and next_deadline_ns(core) >= 0:
         tell_of_time(core)
-    if core.done.first == NULL and not core.damaged:
+    if core.done.first == NULL and not core.corrupt:
         return
     if core.helping:
         pmp_doorbell_ring(core.helper_bell)
-    elif core.urgent or core.damaged:
+    elif core.watched_done or core.corrupt:
         demand_delivery(core)
 
 
@@ -108,7 +108,7 @@ cdef void move_until_stopped(Core *core) noexcept nogil:
         if left_over and core.done.first != NULL and not core.helping:
             demand_delivery(core)  # nobody came for these results in a nap's time
         left_over = core.done.first != NULL
-        tick = tick_ns(core)
+        tick = next_deadline_ns(core)
         busy = core.submitted - submitted > BUSY_SUBMITS
         submitted = core.submitted
         core.mover_untimed = tick < 0 and not (core.helping or busy or left_over)
@@ -127,7 +127,7 @@ cdef void kick_mover(Core *core) noexcept nogil:
 
 # ---- the helper ----
 
-cdef void take_over(Core *core) noexcept nogil:
+cdef void acquire_progress(Core *core) noexcept nogil:
     """Makes the calling thread the one that workers wake, without waking the mover."""
     core.helping = True
     full_fence(SEQ_CST)  # either the mover sees this, or we disarm what it armed
@@ -137,12 +137,12 @@ cdef void take_over(Core *core) noexcept nogil:
 cdef bint is_missed(Core *core) noexcept nogil:
     """Whether the mover sleeps until it is rung although a call can be late by now."""
     pthread_mutex_lock(&core.lock)
-    cdef bint missed = core.mover_untimed and tick_ns(core) >= 0
+    cdef bint missed = core.mover_untimed and next_deadline_ns(core) >= 0
     pthread_mutex_unlock(&core.lock)
     return missed
 
 
-cdef void hand_back(Core *core) noexcept nogil:
+cdef void release_progress(Core *core) noexcept nogil:
     """Puts the mover back in its place: arms its doorbell for it if it still sleeps there."""
     core.helping = False
     core.kicked = False
@@ -158,7 +158,7 @@ cdef bint is_waited_for(Core *core) noexcept nogil:
     """Whether a worker may soon have nothing to do until bytes are moved. The lock is held."""
     for i in range(core.worker_count):
         if (core.workers[i].sending != NULL or core.workers[i].results.busy
-                or core.workers[i].line.length == 1):
+                or core.workers[i].in_flight.length == 1):
             return True
     return False
 
@@ -168,7 +168,7 @@ cdef pmp_spinner *choose_spinner(Core *core) noexcept nogil:
     more use to a worker, and nobody minds if we sleep. The lock is held."""
     if core.core_count > 1 and (core.worker_count < core.core_count or is_waited_for(core)):
         return &core.helper_spinner
-    return &core.calm_spinner
+    return &core.no_spin_spinner
 
 
 cdef int wait_for_news(Core *core, int64_t timeout_ns) noexcept nogil:
@@ -184,11 +184,11 @@ cdef int wait_for_news(Core *core, int64_t timeout_ns) noexcept nogil:
         pthread_mutex_lock(&core.lock)
         pump(core)
         done = core.done.first != NULL
-        tick = tick_ns(core)
+        tick = next_deadline_ns(core)
         core.helper_untimed = tick < 0
         spinner = choose_spinner(core)
         pthread_mutex_unlock(&core.lock)
-        if core.damaged:
+        if core.corrupt:
             demand_delivery(core)
         if done:
             return 1
@@ -214,5 +214,5 @@ cdef void kick_helper(Core *core) noexcept nogil:
 
 
 cdef void demand_delivery(Core *core) noexcept nogil:
-    core.demanded = True
+    core.completion_requested = True
     pmp_doorbell_ring(&core.deliverer_bell)

@@ -4,7 +4,7 @@
                      ┌──────── waiting ◄──── taken back ─────┐
     submit ─────────►│ calls   │                             │
                      └───┬─────┘                    ┌────────┴───────┐
-                         └─ supply: choose, send ──►│ line of worker │──► ring ──► worker
+                         └─ dispatch_waiting: choose, send ──►│ line of worker │──► ring ──► worker
                      ┌─────────┐                    └────────┬───────┘
     deliver ◄────────│  done   │◄──── drain: receive ────────┘◄─────── ring ◄──┘
                      └─────────┘
@@ -20,12 +20,12 @@ from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 
 from pympipool._core.scheduler cimport (
-    SLOTS, Call, Core, Function, Worker, append, choose, estimate, learn, prepend, put_in_line, rebalance, remove,
-    take_back_to_waiting, was_begun,
+    FUNCTION_CACHE_SIZE, Call, Core, Function, Worker, append, enqueue, estimate, prepend, rebalance, remove, select_worker,
+    take_back_to_waiting, is_claimed, update_estimate,
 )
 from pympipool._core.trace_buffer cimport RAISED, RETURNED, Outcome, Record, record
 from pympipool._core.ring cimport (
-    PMP_CALL, PMP_ERROR, PMP_FUNCTION, PMP_RESULT, PMP_RETURNED, PMP_TIMED, pmp_doorbell_ring, pmp_head, pmp_now_ns, pmp_part,
+    PMP_CALL, PMP_ERROR, PMP_FUNCTION, PMP_RESULT, PMP_RECALLED, PMP_TRACED, pmp_doorbell_ring, pmp_head, pmp_now_ns, pmp_part,
     pmp_receive, pmp_receive_done, pmp_receiver, pmp_ring_has_record, pmp_send, pmp_sender_has_room,
 )
 
@@ -34,7 +34,7 @@ from pympipool._core.ring cimport (
 cdef int keep_result(Call *call, pmp_receiver *results) noexcept nogil:
     """Moves a received message into the call: takes it over, or copies it out of the ring."""
     cdef uint32_t count = results.head.part_count
-    if results.head.id & PMP_TIMED:
+    if results.head.id & PMP_TRACED:
         count -= 1
     cdef size_t size = count * sizeof(pmp_part)
     cdef uint32_t i
@@ -72,7 +72,7 @@ cdef void note_end(Core *core, Worker *worker, Call *call, Outcome outcome) noex
     what.stamp_count = 0
     if worker != NULL:
         what.worker = worker.number
-        if was_begun(worker, call):
+        if is_claimed(worker, call):
             what.started_ns = max(worker.progress_ns, call.times.sent_ns)  # about: it has told nothing
     record(core.recording, &what, NULL)
 
@@ -100,50 +100,50 @@ cdef int note_answer(Core *core, Worker *worker, Call *call, int64_t now_ns) noe
 cdef int complete(Core *core, Worker *worker, int64_t now_ns) noexcept nogil:
     """Takes the received result of the first call in the line."""
     cdef pmp_head *head = &worker.results.head
-    cdef Call *call = worker.line.first
+    cdef Call *call = worker.in_flight.first
     if (call == NULL or call.id != head.id or call == worker.sending
             or (head.kind != PMP_RESULT and head.kind != PMP_ERROR)):
         return -EBADMSG
-    if head.id & PMP_TIMED:
+    if head.id & PMP_TRACED:
         code = note_answer(core, worker, call, now_ns)
         if code < 0:
             return code
     code = keep_result(call, &worker.results)
     if code < 0:
         return code
-    remove(&worker.line, call)
-    worker.line_estimate_ns -= call.estimate_ns
+    remove(&worker.in_flight, call)
+    worker.in_flight_estimate_ns -= call.estimate_ns
     worker.progress_ns = now_ns
     worker.ended += call.rows
-    worker.absent = False
+    worker.unresponsive = False
     call.run_ns = head.tag
-    learn(core, call, <int64_t>head.tag)
+    update_estimate(core, call, <int64_t>head.tag)
     append(&core.done, call)
     core.returned += call.rows
     core.failed += call.is_error
     core.last_ns = now_ns
     if call.watched:
-        core.urgent += 1
+        core.watched_done += 1
     return 0
 
 
-cdef int reclaim(Core *core, Worker *worker) noexcept nogil:
+cdef int on_recalled(Core *core, Worker *worker) noexcept nogil:
     """Has a call wait again that was sent ahead to another host and was not begun there.
 
     What is behind it in the line comes back with it, so that calls keep their order.
     """
-    cdef Call *call = worker.line.last
+    cdef Call *call = worker.in_flight.last
     while call != NULL and call.id != worker.results.head.id:
         call = call.previous
     if call == NULL or call == worker.sending or worker.reserved:
         return -EBADMSG
-    while worker.line.last != call:
-        if take_back_to_waiting(core, worker, worker.line.last) == NULL:
+    while worker.in_flight.last != call:
+        if take_back_to_waiting(core, worker, worker.in_flight.last) == NULL:
             break
-    remove(&worker.line, call)
-    worker.line_estimate_ns -= call.estimate_ns
+    remove(&worker.in_flight, call)
+    worker.in_flight_estimate_ns -= call.estimate_ns
     call.position = UINT64_MAX
-    call.was_behind = True
+    call.was_recalled = True
     prepend(&core.waiting, call)
     return 0
 
@@ -155,8 +155,8 @@ cdef int drain(Core *core, Worker *worker) noexcept nogil:
     while True:
         code = pmp_receive(&worker.results)
         if code == 0:
-            if worker.results.head.kind == PMP_RETURNED:
-                code = reclaim(core, worker)
+            if worker.results.head.kind == PMP_RECALLED:
+                code = on_recalled(core, worker)
             else:
                 code = complete(core, worker, now_ns)
             pmp_receive_done(&worker.results)
@@ -164,19 +164,19 @@ cdef int drain(Core *core, Worker *worker) noexcept nogil:
             break
         if code < 0:
             worker.failure = code
-            core.damaged = True
+            core.corrupt = True
             break
     pmp_doorbell_ring(worker.bell)  # it may wait for room
     return worker.failure
 
 
-# ---- to workers: supply ----
+# ---- to workers: dispatch_waiting ----
 
 cdef bint send_function(Worker *worker, Call *call) noexcept nogil:
     """Sends the function unless the worker has it; True when the worker has it then."""
     cdef Function *function = call.function
     cdef pmp_head head
-    if function == NULL or worker.known[function.number % SLOTS] == function.number:
+    if function == NULL or worker.known[function.number % FUNCTION_CACHE_SIZE] == function.number:
         return True
     head.kind = PMP_FUNCTION
     head.part_count = 1
@@ -184,7 +184,7 @@ cdef bint send_function(Worker *worker, Call *call) noexcept nogil:
     head.tag = function.number
     cdef int code = pmp_send(&worker.calls, &head, &function.part, NULL)
     if code == 0:
-        worker.known[function.number % SLOTS] = function.number
+        worker.known[function.number % FUNCTION_CACHE_SIZE] = function.number
     return code == 0
 
 
@@ -214,7 +214,7 @@ cdef bint send_call(Worker *worker, Call *call) noexcept nogil:
     if resumed:
         call.position = position
     else:
-        put_in_line(worker, call, position)
+        enqueue(worker, call, position)
     pmp_doorbell_ring(worker.bell)
     return True
 
@@ -229,7 +229,7 @@ cdef bint send_reserved(Core *core, Worker *worker, Call *call) noexcept nogil:
     return True
 
 
-cdef void supply(Core *core, int64_t now_ns) noexcept nogil:
+cdef void dispatch_waiting(Core *core, int64_t now_ns) noexcept nogil:
     """Goes on with messages in pieces, then sends waiting calls as long as workers take them."""
     cdef Worker *worker
     cdef Call *call
@@ -240,7 +240,7 @@ cdef void supply(Core *core, int64_t now_ns) noexcept nogil:
     while core.waiting.first != NULL:
         call = core.waiting.first
         call.estimate_ns = estimate(core, call)
-        worker = choose(core, call, now_ns)
+        worker = select_worker(core, call, now_ns)
         if worker == NULL:
             return
         remove(&core.waiting, call)
@@ -263,4 +263,4 @@ cdef void pump(Core *core) noexcept nogil:
     now_ns = pmp_now_ns()
     if core.worker_count > 1:
         rebalance(core, now_ns)
-    supply(core, now_ns)
+    dispatch_waiting(core, now_ns)

@@ -22,7 +22,7 @@ cdef extern from "blocks.h" nogil:
     ctypedef struct pmp_blocks:
         pass
     pmp_blocks *pmp_blocks_create()
-    void pmp_heap_keep()
+    void pmp_malloc_retain()
     void *pmp_block_new(pmp_blocks *blocks, size_t size_bytes)
     void pmp_block_free(void *block)
 
@@ -60,8 +60,8 @@ cdef extern from "channel.h" nogil:
         PMP_END
         PMP_RESULT
         PMP_ERROR
-        PMP_RETURNED
-    const uint64_t PMP_TIMED
+        PMP_RECALLED
+    const uint64_t PMP_TRACED
     ctypedef struct pmp_head:
         uint32_t kind
         uint32_t part_count

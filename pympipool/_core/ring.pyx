@@ -27,8 +27,8 @@ FUNCTION = PMP_FUNCTION
 END = PMP_END
 RESULT = PMP_RESULT
 ERROR = PMP_ERROR
-RETURNED = PMP_RETURNED
-TIMED = PMP_TIMED
+RETURNED = PMP_RECALLED
+TIMED = PMP_TRACED
 
 PARTS_MAX = PMP_PARTS_MAX
 """Most parts of one message, the pickle included."""
@@ -165,7 +165,7 @@ def new_buffer(Py_ssize_t size_bytes):
 
 def keep_heap():
     """Has malloc keep freed memory for the next message. For a worker: what it sets holds for the whole process."""
-    pmp_heap_keep()
+    pmp_malloc_retain()
 
 
 cdef object object_of_part(pmp_part *part, bint owned, bint as_bytes):
@@ -354,7 +354,7 @@ cdef class Channel:
         cdef bytes told
         if run_ns < 0:
             run_ns = ended_ns - self.received_ns
-        if id & PMP_TIMED:
+        if id & PMP_TRACED:
             times[0] = self.received_ns
             times[1] = ended_ns
             if self.stamps:

@@ -17,7 +17,7 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_unlock(pthread_mutex_t *mutex)
 
 cdef enum:
-    SLOTS = 256  # functions that a worker remembers: number n lies in slot n modulo SLOTS
+    FUNCTION_CACHE_SIZE = 256  # functions that a worker remembers: number n lies in slot n modulo FUNCTION_CACHE_SIZE
 
 
 cdef struct Function:
@@ -41,7 +41,7 @@ cdef struct Call:
     bint watched          # somebody wants to be told of its end
     uint64_t position     # in the worker's ring; UINT64_MAX: cannot be taken back
     int64_t estimate_ns
-    bint was_behind       # was taken back from a line, where it would have waited
+    bint was_recalled       # was taken back from a line, where it would have waited
     bint is_error
     uint64_t run_ns       # how long the worker took
     uint32_t result_count
@@ -62,16 +62,16 @@ cdef struct Worker:
     pmp_sender calls
     pmp_receiver results
     pmp_doorbell *bell
-    CallList line            # sent, without a result yet, in order
-    int64_t line_estimate_ns
+    CallList in_flight            # sent, without a result yet, in order
+    int64_t in_flight_estimate_ns
     int64_t progress_ns      # when the first of its line came to be the first
     Call *sending            # in pieces on its way
     bint reserved            # runs only the call it was started for
     bint retired             # takes no more calls
-    bint absent              # did not begin the call that it was woken for; see is_present
+    bint unresponsive              # did not begin the call that it was woken for; see is_responsive
     int failure              # negative errno: nonsense on its ring
     uint64_t ended           # calls that ended here, those of a batch each by itself
-    uint64_t known[SLOTS]    # numbers of the functions that it remembers
+    uint64_t known[FUNCTION_CACHE_SIZE]    # numbers of the functions that it remembers
 
 
 cdef struct Core:
@@ -81,9 +81,9 @@ cdef struct Core:
     int last_used
     CallList waiting
     CallList done            # results have arrived, futures do not know yet
-    CallList left           # ... and the main thread left them to the deliverer
-    Py_ssize_t urgent        # of these, how many are watched
-    int64_t loose_estimate_ns  # of calls that carry their function
+    CallList deferred        # ... and the main thread left them to the deliverer
+    Py_ssize_t watched_done        # of these, how many are watched
+    int64_t default_estimate_ns  # of calls that carry their function
     uint64_t submitted
     uint64_t returned          # of these two, calls of a batch: the batch, each by itself
     uint64_t failed            # of the returned
@@ -95,15 +95,15 @@ cdef struct Core:
     pmp_doorbell nap_bell      # cuts the mover's naps short
     pmp_doorbell deliverer_bell
     pmp_spinner helper_spinner
-    pmp_spinner calm_spinner   # takes the place of helper_spinner while its core is of more use to a worker
+    pmp_spinner no_spin_spinner   # takes the place of helper_spinner while its core is of more use to a worker
     int core_count             # that this process may use
     bint mover_parked        # sleeps on mover_bell, or is about to
     bint mover_untimed       # ... until it is rung: nothing could be late when it looked
     bint helping             # a thread that waits for a future moves bytes
     bint helper_untimed      # ... and sleeps as long as it likes: nothing could be late when it looked
     bint kicked              # that thread is to look at its future again
-    bint demanded            # the deliverer is to look at what is done
-    bint damaged             # some worker has failed
+    bint completion_requested            # the deliverer is to look at what is done
+    bint corrupt             # some worker has failed
     bint stopping
 
 
@@ -112,13 +112,13 @@ cdef void prepend(CallList *calls, Call *call) noexcept nogil
 cdef void remove(CallList *calls, Call *call) noexcept nogil
 
 cdef Worker *find_worker(Core *core, uint64_t number) noexcept nogil
-cdef int64_t tick_ns(Core *core) noexcept nogil
-cdef bint take_back(Worker *worker, Call *call) noexcept nogil
-cdef bint was_begun(Worker *worker, Call *call) noexcept nogil
+cdef int64_t next_deadline_ns(Core *core) noexcept nogil
+cdef bint recall(Worker *worker, Call *call) noexcept nogil
+cdef bint is_claimed(Worker *worker, Call *call) noexcept nogil
 cdef Worker *worker_of(Core *core, Call *call) noexcept nogil
-cdef void put_in_line(Worker *worker, Call *call, uint64_t position) noexcept nogil
+cdef void enqueue(Worker *worker, Call *call, uint64_t position) noexcept nogil
 cdef Call *take_back_to_waiting(Core *core, Worker *worker, Call *call) noexcept nogil
 cdef void rebalance(Core *core, int64_t now_ns) noexcept nogil
-cdef Worker *choose(Core *core, Call *call, int64_t now_ns) noexcept nogil
+cdef Worker *select_worker(Core *core, Call *call, int64_t now_ns) noexcept nogil
 cdef int64_t estimate(Core *core, Call *call) noexcept nogil
-cdef void learn(Core *core, Call *call, int64_t run_ns) noexcept nogil
+cdef void update_estimate(Core *core, Call *call, int64_t run_ns) noexcept nogil

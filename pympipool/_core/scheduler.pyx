@@ -20,16 +20,16 @@ cdef enum:
     MICROSECOND = 1_000
     MILLISECOND = 1_000_000
     OVERHEAD_NS = 2 * MICROSECOND    # of a call, besides its run time
-    SURPRISE = 8                     # times longer or shorter than usual: of others it says little
+    OUTLIER_FACTOR = 8                     # times longer or shorter than usual: of others it says little
     UNKNOWN_NS = 500 * MICROSECOND   # run time of a function that was never run
-    AHEAD_NS = 1 * MILLISECOND       # work to lie in a worker's line
+    PREFETCH_NS = 1 * MILLISECOND       # work to lie in a worker's line
     WAKE_NS = 20 * MICROSECOND       # what an idle worker needs to begin
-    CROWDED_WAKE_NS = 80 * MICROSECOND  # ... where it has to get a core from somebody first, from us even
-    ONE_AHEAD_NS = 20 * MILLISECOND  # up to here, being refilled late would be felt
-    LINE_MAX = 1024                  # calls in a line
-    LATE_NS = 200 * MICROSECOND      # a call runs longer than short ones do
-    STUCK_NS = 2 * MILLISECOND       # ... than anybody should have to wait behind it
-    ABSENT_NS = 5 * MILLISECOND      # to wake up takes longer only if one was stopped, or has no core
+    OVERSUBSCRIBED_WAKE_NS = 80 * MICROSECOND  # ... where it has to get a core from somebody first, from us even
+    PREFETCH_ONE_NS = 20 * MILLISECOND  # up to here, being refilled late would be felt
+    IN_FLIGHT_MAX = 1024                  # calls in a line
+    RECALL_AFTER_NS = 200 * MICROSECOND      # a call runs longer than short ones do
+    OVERDUE_NS = 2 * MILLISECOND       # ... than anybody should have to wait behind it
+    UNRESPONSIVE_NS = 5 * MILLISECOND      # to wake up takes longer only if one was stopped, or has no core
 
 
 # ---- lists ----
@@ -82,7 +82,7 @@ cdef Worker *worker_of(Core *core, Call *call) noexcept nogil:
     """The worker in whose line the call is, or NULL."""
     cdef Call *other
     for i in range(core.worker_count):
-        other = core.workers[i].line.first
+        other = core.workers[i].in_flight.first
         while other != NULL:
             if other == call:
                 return core.workers[i]
@@ -92,25 +92,25 @@ cdef Worker *worker_of(Core *core, Call *call) noexcept nogil:
 
 # ---- estimates ----
 
-cdef void learn(Core *core, Call *call, int64_t run_ns) noexcept nogil:
+cdef void update_estimate(Core *core, Call *call, int64_t run_ns) noexcept nogil:
     """Moves the estimate of the call's function towards what this call took.
 
     One that took far longer than usual may just have lost its core for a while, and says little of the others."""
-    cdef int64_t *estimate = &core.loose_estimate_ns
+    cdef int64_t *estimate = &core.default_estimate_ns
     if call.function != NULL:
         estimate = &call.function.estimate_ns
     if run_ns < 1:
         run_ns = 1
     if estimate[0] == 0:
         estimate[0] = run_ns
-    elif run_ns < estimate[0] // SURPRISE:
+    elif run_ns < estimate[0] // OUTLIER_FACTOR:
         estimate[0] = estimate[0] // 2
     else:
-        estimate[0] = (3 * estimate[0] + min(run_ns, SURPRISE * estimate[0])) // 4
+        estimate[0] = (3 * estimate[0] + min(run_ns, OUTLIER_FACTOR * estimate[0])) // 4
 
 
 cdef int64_t estimate(Core *core, Call *call) noexcept nogil:
-    cdef int64_t run_ns = core.loose_estimate_ns
+    cdef int64_t run_ns = core.default_estimate_ns
     if call.function != NULL:
         run_ns = call.function.estimate_ns
     return OVERHEAD_NS + (run_ns if run_ns > 0 else UNKNOWN_NS)
@@ -118,12 +118,12 @@ cdef int64_t estimate(Core *core, Call *call) noexcept nogil:
 
 # ---- who gets a call ----
 
-cdef void put_in_line(Worker *worker, Call *call, uint64_t position) noexcept nogil:
-    if worker.line.length == 0:
+cdef void enqueue(Worker *worker, Call *call, uint64_t position) noexcept nogil:
+    if worker.in_flight.length == 0:
         worker.progress_ns = pmp_now_ns()
     call.position = position
-    append(&worker.line, call)
-    worker.line_estimate_ns += call.estimate_ns
+    append(&worker.in_flight, call)
+    worker.in_flight_estimate_ns += call.estimate_ns
 
 
 cdef bint fits(Worker *worker, Call *call) noexcept nogil:
@@ -135,15 +135,15 @@ cdef bint fits(Worker *worker, Call *call) noexcept nogil:
 
 cdef bint is_late(Worker *worker, int64_t now_ns) noexcept nogil:
     """Nobody should wait behind the call that this worker runs."""
-    cdef int64_t limit_ns = 2 * worker.line.first.estimate_ns
-    return now_ns - worker.progress_ns > (limit_ns if limit_ns > STUCK_NS else STUCK_NS)
+    cdef int64_t limit_ns = 2 * worker.in_flight.first.estimate_ns
+    return now_ns - worker.progress_ns > (limit_ns if limit_ns > OVERDUE_NS else OVERDUE_NS)
 
 
-cdef bint is_present(Worker *worker) noexcept nogil:
+cdef bint is_responsive(Worker *worker) noexcept nogil:
     """Whether a worker that a call was taken back from, unbegun, has gone past it since."""
-    if worker.absent and pmp_ring_is_empty(&worker.calls.producer):
-        worker.absent = False
-    return not worker.absent
+    if worker.unresponsive and pmp_ring_is_empty(&worker.calls.producer):
+        worker.unresponsive = False
+    return not worker.unresponsive
 
 
 cdef bint is_open(Worker *worker) noexcept nogil:
@@ -154,13 +154,13 @@ cdef bint is_open(Worker *worker) noexcept nogil:
 cdef bint is_nearly_idle(Core *core, Worker *worker, Call *call, int64_t now_ns) noexcept nogil:
     """Whether the worker should end what is in its line, and the call too, before an idle one would have begun it. That
     is believed once: a call that it did not come true for has waited enough."""
-    cdef int64_t wake_ns = WAKE_NS if core.worker_count < core.core_count else CROWDED_WAKE_NS
-    return (not call.was_behind and worker.line.length > 0
-            and worker.line_estimate_ns + call.estimate_ns < wake_ns and now_ns - worker.progress_ns < wake_ns
+    cdef int64_t wake_ns = WAKE_NS if core.worker_count < core.core_count else OVERSUBSCRIBED_WAKE_NS
+    return (not call.was_recalled and worker.in_flight.length > 0
+            and worker.in_flight_estimate_ns + call.estimate_ns < wake_ns and now_ns - worker.progress_ns < wake_ns
             and is_open(worker) and fits(worker, call))
 
 
-cdef Worker *choose(Core *core, Call *call, int64_t now_ns) noexcept nogil:
+cdef Worker *select_worker(Core *core, Call *call, int64_t now_ns) noexcept nogil:
     """The worker to send a call to now, or NULL: the one used last if it is idle, or nearly so (it is awake
     and warm), else another idle one, else the one with the shortest line, else an absent one."""
     cdef Worker *best = NULL
@@ -176,18 +176,18 @@ cdef Worker *choose(Core *core, Call *call, int64_t now_ns) noexcept nogil:
         worker = core.workers[index]
         if not is_open(worker):
             continue
-        if worker.line.length == 0:
-            if not is_present(worker):
+        if worker.in_flight.length == 0:
+            if not is_responsive(worker):
                 absent = worker
                 continue
             core.last_used = index
             return worker
-        if best != NULL and worker.line_estimate_ns >= best.line_estimate_ns:
+        if best != NULL and worker.in_flight_estimate_ns >= best.in_flight_estimate_ns:
             continue
-        if worker.line_estimate_ns + call.estimate_ns > AHEAD_NS and (
-                worker.line.length > 1 or worker.line_estimate_ns > ONE_AHEAD_NS):
+        if worker.in_flight_estimate_ns + call.estimate_ns > PREFETCH_NS and (
+                worker.in_flight.length > 1 or worker.in_flight_estimate_ns > PREFETCH_ONE_NS):
             continue
-        if worker.line.length >= LINE_MAX or not fits(worker, call) or is_late(worker, now_ns):
+        if worker.in_flight.length >= IN_FLIGHT_MAX or not fits(worker, call) or is_late(worker, now_ns):
             continue
         best = worker
     return best if best != NULL else absent
@@ -195,24 +195,24 @@ cdef Worker *choose(Core *core, Call *call, int64_t now_ns) noexcept nogil:
 
 # ---- taking back ----
 
-cdef bint was_begun(Worker *worker, Call *call) noexcept nogil:
+cdef bint is_claimed(Worker *worker, Call *call) noexcept nogil:
     return (call.position == UINT64_MAX
             or pmp_ring_claimed(&worker.calls.producer, call.position))
 
 
-cdef bint take_back(Worker *worker, Call *call) noexcept nogil:
+cdef bint recall(Worker *worker, Call *call) noexcept nogil:
     """Takes a call out of a worker's line; False when the worker has begun it."""
     if call.position == UINT64_MAX:
         return False
     if pmp_ring_revoke(&worker.calls.producer, call.position) != 0:
         return False
-    remove(&worker.line, call)
-    worker.line_estimate_ns -= call.estimate_ns
+    remove(&worker.in_flight, call)
+    worker.in_flight_estimate_ns -= call.estimate_ns
     return True
 
 
 cdef bint is_idle(Worker *worker) noexcept nogil:
-    return worker.line.length == 0 and not worker.reserved and not worker.retired and not worker.failure
+    return worker.in_flight.length == 0 and not worker.reserved and not worker.retired and not worker.failure
 
 
 cdef bint has_idle(Core *core) noexcept nogil:
@@ -225,7 +225,7 @@ cdef bint has_idle(Core *core) noexcept nogil:
 cdef bint has_ready(Core *core) noexcept nogil:
     """Whether there is a worker that would begin a call at once."""
     for i in range(core.worker_count):
-        if is_idle(core.workers[i]) and is_present(core.workers[i]):
+        if is_idle(core.workers[i]) and is_responsive(core.workers[i]):
             return True
     return False
 
@@ -237,44 +237,44 @@ cdef void rebalance(Core *core, int64_t now_ns) noexcept nogil:
     cdef Call *call
     for i in range(core.worker_count):
         worker = core.workers[i]
-        if worker.reserved or worker.line.length == 0:
+        if worker.reserved or worker.in_flight.length == 0:
             continue
-        if not (idle and now_ns - worker.progress_ns > LATE_NS) and not is_late(worker, now_ns):
+        if not (idle and now_ns - worker.progress_ns > RECALL_AFTER_NS) and not is_late(worker, now_ns):
             continue
-        if worker.line.length == 1 and not idle:
+        if worker.in_flight.length == 1 and not idle:
             continue
-        call = worker.line.last
-        while call != worker.line.first:
+        call = worker.in_flight.last
+        while call != worker.in_flight.first:
             call = take_back_to_waiting(core, worker, call)
             if call == NULL:
                 break
         else:
-            if idle and now_ns - worker.progress_ns > ABSENT_NS:
+            if idle and now_ns - worker.progress_ns > UNRESPONSIVE_NS:
                 take_back_to_waiting(core, worker, call)
-                worker.absent = worker.line.length == 0
+                worker.unresponsive = worker.in_flight.length == 0
 
 
 cdef Call *take_back_to_waiting(Core *core, Worker *worker, Call *call) noexcept nogil:
     """Moves a call to the front of the waiting ones; the one before it, or NULL if it was begun."""
     cdef Call *previous = call.previous
-    if not take_back(worker, call):
+    if not recall(worker, call):
         return NULL
-    call.was_behind = True
+    call.was_recalled = True
     prepend(&core.waiting, call)
     return previous
 
 
-cdef int64_t tick_ns(Core *core) noexcept nogil:
+cdef int64_t next_deadline_ns(Core *core) noexcept nogil:
     """After what time a call may be late without anybody ringing; -1: never."""
     cdef Worker *worker
     if core.waiting.first != NULL and has_idle(core):
-        return STUCK_NS  # its ring is full of calls taken back, which it skips without ringing
+        return OVERDUE_NS  # its ring is full of calls taken back, which it skips without ringing
     if core.worker_count < 2:
         return -1
     for i in range(core.worker_count):
         worker = core.workers[i]
-        if worker.line.length > 1:
-            return LATE_NS if has_ready(core) else STUCK_NS
-        if worker.line.length == 1 and not was_begun(worker, worker.line.first):
-            return STUCK_NS
+        if worker.in_flight.length > 1:
+            return RECALL_AFTER_NS if has_ready(core) else OVERDUE_NS
+        if worker.in_flight.length == 1 and not is_claimed(worker, worker.in_flight.first):
+            return OVERDUE_NS
     return -1

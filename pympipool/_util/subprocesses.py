@@ -19,18 +19,18 @@ from typing import Any, TypeAlias
 
 Completed: TypeAlias = "subprocess.CompletedProcess[str]"
 
-held_back = threading.RLock()
+fork_lock = threading.RLock()
 """While a thread has this, forks of other threads wait."""
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=held_back.acquire, after_in_parent=held_back.release, after_in_child=held_back.release)
+    os.register_at_fork(before=fork_lock.acquire, after_in_parent=fork_lock.release, after_in_child=fork_lock.release)
 
 
 class Popen(subprocess.Popen[Any]):
     """`subprocess.Popen`, during whose start nobody forks."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        with held_back:
+        with fork_lock:
             super().__init__(*args, **kwargs)
 
 
@@ -46,7 +46,7 @@ def popen_with_socket(
     Raises:
         OSError: It cannot be started.
     """
-    with held_back:  # until their end is closed here
+    with fork_lock:  # until their end is closed here
         ours, theirs = socket.socketpair()
         try:
             process = subprocess.Popen(

@@ -2,7 +2,7 @@
 
 A new kind of worker means one new file here, with a `Spawner`.
 
-    base.py      what every spawner promises: WorkerOrder in, WorkerProcess out
+    base.py      what every spawner promises: LaunchRequest in, WorkerProcess out
     program.py   the command line and environment of a worker's program
     child.py     a worker whose process is our child: what it prints, its end, its killing
     local.py     one process on this host

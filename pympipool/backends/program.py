@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from pympipool.backends.spawner import WorkerOrder
+from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerStartError
 
 BOOTSTRAP = (
@@ -91,7 +91,7 @@ def _interpreter_flags() -> list[str]:
     return flags
 
 
-def worker_environment(order: WorkerOrder) -> dict[str, str]:
+def worker_environment(order: LaunchRequest) -> dict[str, str]:
     """The environment of a worker's processes: the master's, and over it what the order says.
 
     If the master is itself a rank of an MPI job, its workers are not: what would make them look like one is left out.

@@ -2,9 +2,9 @@
 
     choose(name, executor) -> Choice: the name of a backend, and why "auto" passed over those before it
     make_backend(name) ----> Backend: makes the spawners of one executor
-    why_not() -------------> for each backend why it cannot be used here, or None
+    unavailable_reasons() -------------> for each backend why it cannot be used here, or None
 
-To add one: its spawner in `spawners/`, a class like `ThisMachine` for what it may be asked for, and its
+To add one: its spawner in `spawners/`, a class like `LocalBackend` for what it may be asked for, and its
 line in `BACKENDS`. "auto" takes the first of `CHOICES` that is there.
 """
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from pympipool.resources import available_cores
 
 if TYPE_CHECKING:
-    from pympipool.backends.local.forkserver import TemplateSpawner
+    from pympipool.backends.local.forkserver import ForkserverSpawner
     from pympipool.backends.local.mpiexec import MpiexecSpawner
     from pympipool.backends.relay_process import Relay
     from pympipool.backends.spawner import Spawner
@@ -62,18 +62,18 @@ class Backend(Protocol):
     def close(self) -> None:
         """Ends what the spawners keep running."""
 
-    def abandon(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: lets go of it."""
 
 
-class ThisMachine:
+class LocalBackend:
     """Workers of this machine: processes, or MPI jobs for more than one core."""
 
     name = "mpi"
     assigns_devices = False
 
     def __init__(self) -> None:
-        self._template: TemplateSpawner | None = None
+        self._template: ForkserverSpawner | None = None
         self._mpiexec: MpiexecSpawner | None = None
 
     def available_cores(self) -> int:
@@ -105,18 +105,18 @@ class ThisMachine:
             from pympipool.backends.local.direct import LocalSpawner
 
             return LocalSpawner()
-        from pympipool.backends.local.hybrid import GrowingSpawner
+        from pympipool.backends.local.hybrid import HybridSpawner
 
-        return GrowingSpawner()
+        return HybridSpawner()
 
     def for_call(self, resources: Resources) -> Spawner:
         """A fork of a warm template for a call on one core, a fresh interpreter where one must not fork; else mpiexec."""
-        from pympipool.backends.local.forkserver import TemplateSpawner
+        from pympipool.backends.local.forkserver import ForkserverSpawner
 
         if resources.cores > 1 or start_method(os.environ) == "spawn":
             return self.for_block(resources)
         if self._template is None:
-            self._template = TemplateSpawner()
+            self._template = ForkserverSpawner()
         return self._template
 
     def _mpi_spawner(self) -> MpiexecSpawner:
@@ -131,10 +131,10 @@ class ThisMachine:
         if self._template is not None:
             self._template.close()
 
-    def abandon(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: lets go of the template."""
         if self._template is not None:
-            self._template.abandon()
+            self._template.after_fork_in_child()
 
 
 def start_method(environ: Mapping[str, str]) -> str:
@@ -192,10 +192,10 @@ class _Scheduler(ABC):
         if self._relay is not None:
             self._relay.close()
 
-    def abandon(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: lets go of the relay."""
         if self._relay is not None:
-            self._relay.abandon()
+            self._relay.after_fork_in_child()
 
 
 class Slurm(_Scheduler):
@@ -243,11 +243,11 @@ class Flux(_Scheduler):
     name = "flux"
 
     def __init__(self) -> None:
-        from pympipool.backends.flux.spawner import Jobs, all_hosts_are_this_one, size_of_instance
+        from pympipool.backends.flux.spawner import FluxSession, all_hosts_are_this_one, size_of_instance
 
         self._size = size_of_instance()
         super().__init__()
-        self._jobs = Jobs()
+        self._jobs = FluxSession()
         self._has_other_hosts = not all_hosts_are_this_one()
 
     def available_cores(self) -> int:
@@ -279,10 +279,10 @@ class Flux(_Scheduler):
         super().close()
         self._jobs.close()
 
-    def abandon(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: lets go of them."""
-        super().abandon()
-        self._jobs.abandon()
+        super().after_fork_in_child()
+        self._jobs.after_fork_in_child()
 
 
 def _check_flux_executor(executor: Any) -> None:
@@ -303,7 +303,7 @@ def cores_of_job(environ: Mapping[str, str]) -> int | None:
     return sum(int(cores) * int(nodes or 1) for cores, nodes in groups) or None
 
 
-GLANCE_S = 3.0
+PROBE_TIMEOUT_S = 3.0
 """How long "auto" waits for a scheduler's answer where nothing says that there is one; a healthy one takes 0.02 s."""
 
 
@@ -331,26 +331,26 @@ def _why_not_slurm() -> str | None:
             "this process is itself a step of SLURM's, started by srun or by an executor: it uses the cores that it has, while"
             " further steps might wait for them for ever; backend='slurm' asks for such steps"
         )
-    return why_no_slurm_lately(CONTROLLER_LIMIT_S if "SLURM_JOB_ID" in os.environ else GLANCE_S)
+    return why_no_slurm_lately(CONTROLLER_LIMIT_S if "SLURM_JOB_ID" in os.environ else PROBE_TIMEOUT_S)
 
 
 def _why_not_flux() -> str | None:
     from pympipool.backends.flux.spawner import BROKER_LIMIT_S, why_no_flux
 
-    return why_no_flux(BROKER_LIMIT_S if "FLUX_URI" in os.environ else GLANCE_S)
+    return why_no_flux(BROKER_LIMIT_S if "FLUX_URI" in os.environ else PROBE_TIMEOUT_S)
 
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"flux": Flux, "slurm": Slurm, "mpi": ThisMachine}
+BACKENDS: dict[str, Callable[[], Backend]] = {"flux": Flux, "slurm": Slurm, "mpi": LocalBackend}
 
 CHOICES: dict[str, Callable[[], str | None]] = {"flux": _why_not_flux, "slurm": _why_not_slurm, "mpi": lambda: None}
 """What "auto" looks for, in this order, and what says why it cannot be used here."""
 
 
-def why_not() -> dict[str, str | None]:
+def unavailable_reasons() -> dict[str, str | None]:
     """For each backend that "auto" knows, in its order, why it cannot be used here; None: it can be.
 
     Examples:
-        >>> why_not()["mpi"] is None
+        >>> unavailable_reasons()["mpi"] is None
         True
     """
     return {name: problem() for name, problem in CHOICES.items()}

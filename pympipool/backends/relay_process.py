@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from pympipool._util import subprocesses
 from pympipool.backends.program import program_command, worker_environment
-from pympipool.backends.spawner import WorkerOrder
+from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerStartError
 
 START_S = 30.0
@@ -31,7 +31,7 @@ class Relay:
         self._socket: socket.socket | None = None
         self._addresses = ""
 
-    def environment(self, order: WorkerOrder) -> dict[str, str]:
+    def environment(self, order: LaunchRequest) -> dict[str, str]:
         """The variables of a worker that may run on another host.
 
         Raises:
@@ -46,7 +46,7 @@ class Relay:
             "PYMPIPOOL_CONNECT_S": str(order.connect_limit_s),
         }
 
-    def _start(self, order: WorkerOrder) -> None:
+    def _start(self, order: LaunchRequest) -> None:
         command = program_command("pympipool.transport.tcp.relay")
         try:
             self._process, ours = subprocesses.popen_with_socket(
@@ -76,19 +76,19 @@ class Relay:
 
     def close(self) -> None:
         """Ends the relay, and with it the workers behind it."""
-        self.abandon()
+        self.after_fork_in_child()
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
-    def abandon(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: lets go of it."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
 
-def _own_environment(order: WorkerOrder) -> dict[str, str]:
+def _own_environment(order: LaunchRequest) -> dict[str, str]:
     """Without the key: the relay gets it through its socket."""
     return {name: value for name, value in worker_environment(order).items() if name != "PYMPIPOOL_KEY"}

@@ -1,6 +1,6 @@
 """What every spawner promises.
 
-    pool -- WorkerOrder --> Spawner.start() --> WorkerProcess -- fileno, poll, stdout, stderr --> pool
+    pool -- LaunchRequest --> Spawner.start() --> WorkerProcess -- fileno, poll, stdout, stderr --> pool
 
 A new backend is one more Spawner; the pool knows nothing else of it.
 """
@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 
 @dataclass(frozen=True)
-class WorkerOrder:
+class LaunchRequest:
     """What a worker's processes are started with.
 
     Attributes:
@@ -46,11 +46,11 @@ class WorkerProcess(ABC):
             nothing is.
         direct_output: Descriptors behind stdout and stderr for its ranks on this host, where whatever starts them is a slow
             way for what they print. They get them with their settings. None: they print through what started them.
-        announces_its_end: When it is ended, its launcher says so to stderr, at length; nobody wants to read that.
+        noisy_exit: When it is ended, its launcher says so to stderr, at length; nobody wants to read that.
     """
 
     last_words_s = 0.0
-    announces_its_end = False
+    noisy_exit = False
     direct_output: tuple[int, int] | None = None
 
     pid: int
@@ -66,7 +66,7 @@ class WorkerProcess(ABC):
     def poll(self) -> int | None:
         """The exit code (-N: ended by signal N), None as long as it runs."""
 
-    def end_of(self, rank: int) -> tuple[int, int | None]:
+    def exit_status_of(self, rank: int) -> tuple[int, int | None]:
         """After the end, `stdout` read to its end: which rank ended first, as far as is known here, and its exit code.
 
         Args:
@@ -94,11 +94,11 @@ class WorkerProcess(ABC):
     def kill(self) -> None:
         """Ends all of its processes, and what they have started; also what a process that has ended left behind."""
 
-    def give_up(self) -> None:
+    def kill_unreachable(self) -> None:
         """Ends what of it can be reached from here, at once: the host of some of its processes does not answer."""
         self.kill()
 
-    def has_rank(self, pid: int) -> None:  # noqa: B027  most know their processes
+    def add_rank(self, pid: int) -> None:  # noqa: B027  most know their processes
         """A rank is ready, which is this process on its host."""
 
     @abstractmethod
@@ -116,7 +116,7 @@ class Spawner(ABC):
     queues = False
 
     @abstractmethod
-    def start(self, order: WorkerOrder) -> WorkerProcess:
+    def start(self, order: LaunchRequest) -> WorkerProcess:
         """Starts the processes of a worker, and does not wait for them.
 
         Raises:
@@ -126,5 +126,5 @@ class Spawner(ABC):
     def close(self) -> None:  # noqa: B027  most have nothing to end
         """Ends what it keeps running besides workers."""
 
-    def abandon(self) -> None:  # noqa: B027
+    def after_fork_in_child(self) -> None:  # noqa: B027
         """In a forked child: lets go of that."""

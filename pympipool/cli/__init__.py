@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from pympipool import __version__
-from pympipool.cli.encoding import say_it_plainly
+from pympipool.cli.encoding import use_ascii_fallback
 
 __all__ = ["COMMANDS", "Command", "main"]
 
@@ -63,7 +63,7 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # else nobody reads it, or who does takes any character
-            say_it_plainly(stream)
+            use_ascii_fallback(stream)
     try:
         code: int = options.run(options)
         if sys.stdout is not None:  # as after `pympipool info >&-`

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pympipool.backends.registry import Backend, make_backend
 from pympipool.cli.selftest import STEPS, Outcome, Step, Verdict, try_step
 from pympipool.cli.text import listed, wrapped
-from pympipool.diagnostics.environment import look_around
+from pympipool.diagnostics.environment import probe
 from pympipool.errors import WorkerStartError
 
 HELP = "try out a backend: the first thing to run on a new machine"
@@ -131,7 +131,7 @@ def _try_all(steps: Sequence[Step], backend: str, cores: int, options: argparse.
 
 def _what_is_wrong() -> Iterator[str]:
     """What `pympipool info` finds, and what may be the cause."""
-    wrong = [problem for problem in look_around().problems if problem.serious]
+    wrong = [problem for problem in probe().problems if problem.serious]
     if wrong:
         yield "\nWhat is wrong here, as `pympipool info` finds:"
         yield from listed(wrong)

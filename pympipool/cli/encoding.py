@@ -26,12 +26,12 @@ def _plain(sign: str) -> bytes:
 codecs.register_error(NAME, _in_letters)
 
 
-def say_it_plainly(stream: io.TextIOWrapper) -> None:
+def use_ascii_fallback(stream: io.TextIOWrapper) -> None:
     r"""Has a stream take any text, whatever its encoding.
 
     Examples:
         >>> stream = io.TextIOWrapper(io.BytesIO(), "ascii")
-        >>> say_it_plainly(stream)
+        >>> use_ascii_fallback(stream)
         >>> print("3 µs → 5 ms, 2.5 ×, naïve()", file=stream, flush=True)
         >>> stream.buffer.getvalue()
         b'3 us -> 5 ms, 2.5 x, na?ve()\n'

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from pympipool.cli.text import listed, wrapped
-from pympipool.diagnostics.environment import Problem, Surroundings, look_around
+from pympipool.diagnostics.environment import Environment, Problem, probe
 from pympipool.diagnostics.environment.machine import Folder, Machine
 from pympipool.diagnostics.environment.schedulers import Schedulers
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Shows what is found here; always 0, since nobody may need what is wrong."""
-    found = look_around()
+    found = probe()
     if options.json:
         print(json.dumps(dataclasses.asdict(found), indent=2))
         return 0
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _installation(found: Surroundings) -> Lines:
+def _installation(found: Environment) -> Lines:
     here = found.installation
     yield "installed in", here.folder
     yield (
@@ -92,7 +92,7 @@ def _folder(folder: Folder | None) -> str:
     return f"{_size(folder.size)}, {_size(folder.free)} free{'' if folder.writable else ', cannot be written'}"
 
 
-def _mpi(found: Surroundings) -> Lines:
+def _mpi(found: Environment) -> Lines:
     mpi = found.mpi
     yield "mpi4py", found.installation.packages["mpi4py"] or ("found" if mpi.installed else "not installed")
     yield "library", f"{mpi.version} ({mpi.path or 'its file is unknown'})" if mpi.version else "none"

@@ -87,7 +87,7 @@ class Bar:
 
     def watch(self, future: Future[Any], calls: int = 1) -> None:
         """Counts calls as soon as their future has ended."""
-        add: Callable[..., None] = getattr(future, "add_relay", None) or future.add_done_callback
+        add: Callable[..., None] = getattr(future, "_add_internal_callback", None) or future.add_done_callback
         add(lambda ended: self._step(ended, calls))
 
     def refresh(self) -> None:
@@ -124,7 +124,7 @@ class Bar:
             if _has_failed(future):
                 self._failed += 1
                 self._bar.set_postfix_str(f"{self._failed} failed", refresh=False)
-                self._redden()
+                self._mark_failed()
             self._left -= calls
             self._bar.update(self._progress_of(future, calls))
             if self._left <= 0:
@@ -133,7 +133,7 @@ class Bar:
     def _progress_of(self, future: Future[Any], calls: int) -> int:
         return calls
 
-    def _redden(self) -> None:
+    def _mark_failed(self) -> None:
         """Shows that something failed, in a notebook: the widget would end green. Text has no colour, and needs none."""
         draw_widget = getattr(self._bar, "disp", None)
         if draw_widget is not None:
@@ -154,7 +154,7 @@ class MapBar(Bar):
         return 0 if future.cancelled() else calls
 
 
-class Shown(Iterator[T]):
+class ResultsWithProgress(Iterator[T]):
     """The results of a map under a bar, which is left when they end.
 
     Args:
@@ -187,7 +187,7 @@ class Shown(Iterator[T]):
             self._bar.close_if_free()
 
 
-class WatchedEngine:
+class ObservedEngine:
     """An engine as the batches of a map see it, with a bar that watches them."""
 
     def __init__(self, engine: Engine, bar: Bar) -> None:
@@ -196,14 +196,14 @@ class WatchedEngine:
         self.hold = engine.hold
         self.release = engine.release
 
-    def submit_each(self, fn: Callable[..., Any], columns: tuple[Sequence[Any], ...], resources: Any) -> Future[Any]:
-        """As `Engine.submit_each`."""
-        future = self._engine.submit_each(fn, columns, resources)
+    def submit_batch(self, fn: Callable[..., Any], columns: tuple[Sequence[Any], ...], resources: Any) -> Future[Any]:
+        """As `Engine.submit_batch`."""
+        future = self._engine.submit_batch(fn, columns, resources)
         self._bar.watch(future, len(columns[0]))
         return future
 
 
-def under_bar(
+def with_progress(
     make_results: Callable[[Callable[..., Any], Engine], Iterator[T]],
     submit: Callable[..., Future[Any]],
     engine: Engine,
@@ -227,7 +227,7 @@ def under_bar(
         return future
 
     try:
-        return Shown(make_results(watched, cast("Engine", WatchedEngine(engine, bar))), bar)
+        return ResultsWithProgress(make_results(watched, cast("Engine", ObservedEngine(engine, bar))), bar)
     except BaseException:
         bar.close()
         raise

@@ -1,6 +1,6 @@
 """An executor as one sees it: `repr` in a terminal, a card in a notebook.
 
-    counters of the dispatcher, states of the workers ─► look_at ─► Sight ─► as_text, as_html
+    counters of the dispatcher, states of the workers ─► snapshot ─► ExecutorStatus ─► as_text, as_html
 
 What is shown is counted in any case (see `Dispatcher.counts`): looking costs something, running calls does not.
 """
@@ -50,7 +50,7 @@ class Worker:
 
 
 @dataclass(frozen=True)
-class Sight:
+class ExecutorStatus:
     """An executor at one moment. A call of a batch counts by itself, as it came back with its batch.
 
     Attributes:
@@ -74,16 +74,16 @@ class Sight:
     state: str
 
 
-def look_at(engine: Engine, info: Mapping[str, Any]) -> Sight:
+def snapshot(engine: Engine, info: Mapping[str, Any]) -> ExecutorStatus:
     """What there is to see of an executor now."""
-    if engine.foreign:  # its counters and locks are as the fork found them
-        return Sight(info, (), 0, 0, 0, 0, 0.0, "of another process")
+    if engine.in_forked_child:  # its counters and locks are as the fork found them
+        return ExecutorStatus(info, (), 0, 0, 0, 0, 0.0, "of another process")
     load = engine.dispatcher.load_of_workers()
     workers = [_worker(state, *load.get(state["worker"], (0, 0, False))[:2]) for state in engine.pool.states()]
     waiting, running, returned, lost, raised, span_s = engine.dispatcher.counts()
     starting = sum(worker.state == "starting" for worker in workers)
     waiting += engine.blocked_count() + engine.held_count() + engine.pool.waiting_count()
-    return Sight(
+    return ExecutorStatus(
         info=info,
         workers=tuple(sorted(workers, key=lambda worker: (worker.place, worker.number))),
         waiting=waiting if info["block_allocation"] else waiting + starting,  # there, each starts for a call
@@ -110,7 +110,7 @@ def _worker(state: Mapping[str, Any], in_line: int, ended: int) -> Worker:
 # ---- in a terminal ----
 
 
-def as_text(sight: Sight) -> str:
+def as_text(sight: ExecutorStatus) -> str:
     """One line."""
     names = ("backend", "block_allocation", "max_workers", "cores_per_worker")
     made_with = " ".join(f"{name}={sight.info[name]!r}" for name in names)
@@ -199,7 +199,7 @@ STYLE = """
 _COUNTED = ("done", "failed", "running", "waiting")
 
 
-def as_html(sight: Sight) -> str:
+def as_html(sight: ExecutorStatus) -> str:
     """A card: what has become of the calls, and what the workers do."""
     return (
         f'<style>{STYLE}</style><section class="pympipool" aria-label="{escape(as_text(sight)[1:-1])}">'
@@ -207,7 +207,7 @@ def as_html(sight: Sight) -> str:
     )
 
 
-def _header(sight: Sight) -> str:
+def _header(sight: ExecutorStatus) -> str:
     info = sight.info
     each = f" of {info['cores_per_worker']} cores" if info["cores_per_worker"] > 1 else ""
     facts = [f"backend {info['backend']}", f"at most {_plural(info['max_workers'], 'worker')}{each}"]
@@ -216,13 +216,13 @@ def _header(sight: Sight) -> str:
     return f"<header><b>Executor</b><span>{escape(' · '.join(facts))}</span>{state}</header>"
 
 
-def _bar(sight: Sight) -> str:
+def _bar(sight: ExecutorStatus) -> str:
     counts = {name: getattr(sight, name) for name in _COUNTED}
     parts = (f'<u class="{name}" style="flex:{count} 0 0"></u>' for name, count in counts.items() if count)
     return f'<div class="bar">{"".join(parts)}</div>'
 
 
-def _numbers(sight: Sight) -> str:
+def _numbers(sight: ExecutorStatus) -> str:
     cells = [
         f'<div class="{name}{"" if getattr(sight, name) else " zero"}"><dt>{name}</dt><dd>{_grouped(getattr(sight, name))}</dd>'
         "</div>"
@@ -238,7 +238,7 @@ def _grouped(count: int) -> str:
     return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
-def _hosts(sight: Sight) -> str:
+def _hosts(sight: ExecutorStatus) -> str:
     if not sight.workers:
         return ""
     lines = []
@@ -256,7 +256,7 @@ def _tile(worker: Worker) -> str:
     return f'<s class="{worker.state}" title="{escape(told)}"></s>'
 
 
-def _table(sight: Sight) -> str:
+def _table(sight: ExecutorStatus) -> str:
     if not sight.workers:
         return ""
     rows = [

@@ -1,6 +1,6 @@
 """`Executor.map`: calls over iterables, in batches, results in order.
 
-    items ─► Feeder: a few batches under way at a time ─► results, one after the other as they are asked for
+    items ─► AdaptiveBatcher: a few batches under way at a time ─► results, one after the other as they are asked for
                 ▲                            │
                 └── a batch has ended ◄──────┘   how long it took says how large the next ones are
 
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from pympipool._core.sequences import OneByOne
 from pympipool.execution.dependencies import find_futures
 from pympipool.serialization.exceptions import load_exception
-from pympipool.serialization.payload import are_fixed
+from pympipool.serialization.payload import all_immutable
 
 if TYPE_CHECKING:
     from pympipool._core.future import Future
@@ -43,7 +43,7 @@ SHARES_PER_WORKER = 2
 """A batch is at most this part of what is left for a worker, so that the last ones are small."""
 
 
-class Columns:
+class ArgumentColumns:
     """The arguments of the calls of a map, as lists; with several iterables as long as the shortest."""
 
     def __init__(self, iterables: Sequence[Iterable[Any]]) -> None:
@@ -59,13 +59,13 @@ class Columns:
         """Whether there are futures among the arguments: then calls must wait for them one by one."""
         return bool(find_futures(tuple(self.lists), {}))
 
-    def are_fixed(self) -> bool:
+    def all_immutable(self) -> bool:
         """Whether nobody can change an argument.
 
         Those of a batch are one pickle: what is one object in two of its calls is one in the worker, and what the first call
         did to it, the second would find.
         """
-        return all(map(are_fixed, self.lists))
+        return all(map(all_immutable, self.lists))
 
     def cut(self, begin: int, end: int) -> tuple[Sequence[Any], ...]:
         """The columns of a batch."""
@@ -77,7 +77,7 @@ class Columns:
 
 
 def one_by_one(
-    submit: Callable[..., Future[Any]], fn: Callable[..., Any], columns: Columns, deadline_s: float | None
+    submit: Callable[..., Future[Any]], fn: Callable[..., Any], columns: ArgumentColumns, deadline_s: float | None
 ) -> Iterator[Any]:
     """Each call by itself; all are submitted now."""
     pending = deque(submit(fn, *row) for row in columns.rows())
@@ -107,7 +107,7 @@ def in_chunks(
                 pending += singles
                 are_batches += [False] * len(singles)
             else:
-                pending.append(engine.submit_each(fn, columns, resources))
+                pending.append(engine.submit_batch(fn, columns, resources))
                 are_batches.append(True)
     except BaseException:  # also what an iterable raises
         _cancel(pending)
@@ -129,22 +129,22 @@ def _chunks(iterables: Sequence[Iterable[Any]], chunksize: int) -> Iterator[tupl
             yield tuple(zip(*some, strict=True))
 
 
-def in_fitting_batches(
-    engine: Engine, fn: Callable[..., Any], columns: Columns, workers: int, deadline_s: float | None
+def in_adaptive_batches(
+    engine: Engine, fn: Callable[..., Any], columns: ArgumentColumns, workers: int, deadline_s: float | None
 ) -> Iterator[Any]:
     """Batches of as many calls as take about BATCH_S; submitted as others end, whether or not results are asked for."""
-    feeder = Feeder(engine, fn, columns, workers)
+    feeder = AdaptiveBatcher(engine, fn, columns, workers)
     feeder.feed()
     return Results(feeder.results(deadline_s), feeder.stop)
 
 
-class Feeder:
+class AdaptiveBatcher:
     """Submits the batches of one map.
 
     Used by the thread that iterates and by those that end futures.
     """
 
-    def __init__(self, engine: Engine, fn: Callable[..., Any], columns: Columns, workers: int) -> None:
+    def __init__(self, engine: Engine, fn: Callable[..., Any], columns: ArgumentColumns, workers: int) -> None:
         self._engine = engine
         self._fn = fn
         self._columns = columns
@@ -181,12 +181,12 @@ class Feeder:
     def _submit_one(self) -> None:
         size = self._next_size()
         columns = self._columns.cut(self._next, self._next + size)
-        future = self._engine.submit_each(self._fn, columns, None)
+        future = self._engine.submit_batch(self._fn, columns, None)
         self._next += size
         self._largest = max(self._largest, size)
         self._sizes[future] = size
         self._pending.append(future)
-        future.add_relay(self._on_done)
+        future._add_internal_callback(self._on_done)
 
     def _next_size(self) -> int:
         if self._item_s == 0.0:

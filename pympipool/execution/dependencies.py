@@ -11,7 +11,7 @@ containers among them: what these mean by their contents only they know. Any `co
 whatever executor; asyncio's are another thing.
 
 Nothing polls: the futures call back. A callback that ends a future calls the callbacks of the calls that wait for it,
-and so on along a chain; `_Relay` turns this recursion into a loop, so that a chain may have any length.
+and so on along a chain; `_Trampoline` turns this recursion into a loop, so that a chain may have any length.
 
 A call whose input failed fails with a copy of the input's exception: `except` clauses written for the function that
 raises it work for everything that is computed from it, as they would if the functions called each other. Its
@@ -35,7 +35,7 @@ __all__ = ["find_futures", "resolve", "when_all_done"]
 
 Callback: TypeAlias = "Callable[[BaseException | None, bool], object]"
 
-_INERT = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
+_ATOMIC_TYPES = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
 """Types in which there are no futures, most arguments among them."""
 
 _MAPPINGS = (dict, OrderedDict, defaultdict)
@@ -54,12 +54,12 @@ def find_futures(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Futur
         []
     """
     for value in args:
-        if type(value) not in _INERT and isinstance(value, _LOOKED_INTO):
-            return _Survey([*args, *kwargs.values()]).futures
+        if type(value) not in _ATOMIC_TYPES and isinstance(value, _LOOKED_INTO):
+            return FunctionAnalysis([*args, *kwargs.values()]).futures
     if kwargs:
         for value in kwargs.values():
-            if type(value) not in _INERT and isinstance(value, _LOOKED_INTO):
-                return _Survey([*args, *kwargs.values()]).futures
+            if type(value) not in _ATOMIC_TYPES and isinstance(value, _LOOKED_INTO):
+                return FunctionAnalysis([*args, *kwargs.values()]).futures
     return []
 
 
@@ -87,7 +87,7 @@ def resolve(
         >>> resolve((1, [future]), {"x": {"y": future}})
         ((1, [3]), {'x': {'y': 3}})
     """
-    survey = _Survey([*args, *kwargs.values()])
+    survey = FunctionAnalysis([*args, *kwargs.values()])
     replacement = _Replacement(survey.holders(), result_of)
     return tuple(map(replacement.of, args)), {name: replacement.of(value) for name, value in kwargs.items()}
 
@@ -103,7 +103,7 @@ def when_all_done(futures: list[Future[Any]], callback: Callback) -> None:
     """
     waiter = _Waiter(len(futures), callback)
     for future in futures:
-        add = getattr(future, "add_relay", None) or future.add_done_callback  # our own go a shorter way
+        add = getattr(future, "_add_internal_callback", None) or future.add_done_callback  # our own go a shorter way
         add(waiter.on_done)
 
 
@@ -127,7 +127,7 @@ class _Waiter:
             if callback is None or (self._left and not cancelled and error is None):
                 return
             self._callback = None  # called once; the futures still to come keep nothing of the call alive
-        _relay.call(callback, None if error is None else _repeated(error), cancelled)
+        _relay.call(callback, None if error is None else _copy_with_cause(error), cancelled)
 
 
 def _exception_of(future: Future[Any]) -> BaseException | None:
@@ -139,7 +139,7 @@ def _exception_of(future: Future[Any]) -> BaseException | None:
         return error
 
 
-class _Relay(threading.local):
+class _Trampoline(threading.local):
     """Runs callbacks one after the other: one that is asked for inside another waits until that has returned."""
 
     def __init__(self) -> None:
@@ -171,19 +171,19 @@ class _Relay(threading.local):
             raise interrupt
 
 
-_relay = _Relay()
+_relay = _Trampoline()
 
 _REPEATED = "_pympipool_repeated"
 """Attribute of exceptions that are copies made here."""
 
 
-def _repeated(error: BaseException) -> BaseException:
+def _copy_with_cause(error: BaseException) -> BaseException:
     """A copy of an input's exception, whose `__cause__` is the exception that was raised first."""
     origin = error
     if getattr(error, _REPEATED, False) and error.__cause__ is not None:
         origin = error.__cause__
     try:
-        twin = _twin_of(origin)
+        twin = _clone_exception(origin)
         if type(twin) is not type(origin) or str(twin) != str(origin):
             raise TypeError("the copy is another one")
         notes = [*getattr(origin, "__notes__", [])]
@@ -195,7 +195,7 @@ def _repeated(error: BaseException) -> BaseException:
     return twin
 
 
-def _twin_of(error: BaseException) -> BaseException:
+def _clone_exception(error: BaseException) -> BaseException:
     """A copy, made as the exception's class says.
 
     `copy` would ask `copyreg`, where tblib, and with it dask, has put reducers for all exceptions: their copies share
@@ -216,7 +216,7 @@ def _is_container(value: object) -> bool:
     return kind in _COLLECTIONS or kind in _MAPPINGS or (isinstance(value, tuple) and hasattr(kind, "_make"))
 
 
-class _Survey:
+class FunctionAnalysis:
     """All futures and containers within some values. Goes by loops, so that depth and circles do no harm."""
 
     def __init__(self, values: list[Any]) -> None:
@@ -235,10 +235,10 @@ class _Survey:
             self._look_through(container.values(), id(container))
 
     def _look_through(self, values: Collection[Any], parent: int) -> None:
-        if all_of(values, _INERT):
+        if all_of(values, _ATOMIC_TYPES):
             return
         for value in values:
-            if type(value) not in _INERT:
+            if type(value) not in _ATOMIC_TYPES:
                 self._add(value, parent)
 
     def _add(self, value: Any, parent: int) -> None:

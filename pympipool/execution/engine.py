@@ -67,14 +67,14 @@ class Pool(Protocol):
     def close(self, pending: Callable[[], int]) -> None: ...
     def kill(self) -> None: ...
     def check_damage(self) -> None: ...
-    def abandon(self) -> None: ...
+    def after_fork_in_child(self) -> None: ...
     def wait_closed(self) -> None: ...
     def hosts(self) -> list[dict[str, Any]]: ...
     def states(self) -> list[dict[str, Any]]: ...
     def resize(self, workers: int, cores: int) -> None: ...
 
 
-class Blocked:
+class BlockedCall:
     """A call that waits for futures among its arguments."""
 
     __slots__ = ("args", "fn", "future", "kwargs", "resources")
@@ -114,9 +114,9 @@ class Engine:
         self.functions = FunctionTable()
         self.resolve_dependencies = resolve_dependencies
         self.about = {} if about is None else about
-        self.foreign = False
+        self.in_forked_child = False
         self._handles: dict[int, FunctionHandle] = {}
-        self._blocked: set[Blocked] = set()
+        self._blocked: set[BlockedCall] = set()
         self._held: set[Sized] = set()
         self.pool = make_pool(self.dispatcher)
         self.dispatcher.start()
@@ -151,12 +151,12 @@ class Engine:
         self.dispatcher.adopt(future)
         inputs = find_futures(args, kwargs)
         if inputs:
-            self._submit_later(Blocked(future, fn, args, kwargs, resources), inputs)
+            self._submit_later(BlockedCall(future, fn, args, kwargs, resources), inputs)
         else:
             self._send(future, fn, args, kwargs, resources)
         return future
 
-    def submit_each(
+    def submit_batch(
         self, fn: Callable[..., Any], columns: tuple[Sequence[Any], ...], resources: Resources | None
     ) -> Future[Any]:
         """Queues a batch: fn for each row of the columns. Admitted also after `close`, see `hold`.
@@ -199,11 +199,11 @@ class Engine:
     @property
     def is_open(self) -> bool:
         """Whether calls are taken."""
-        return not self.foreign and self.dispatcher.is_open
+        return not self.in_forked_child and self.dispatcher.is_open
 
     def check_open(self) -> None:
         """Raises RuntimeError where no call is taken."""
-        if self.foreign:
+        if self.in_forked_child:
             raise RuntimeError(
                 "this executor belongs to the process that made it, and this is a fork of it: make an Executor here"
             )
@@ -243,7 +243,7 @@ class Engine:
 
     # ---- calls that wait for others ----
 
-    def _submit_later(self, blocked: Blocked, inputs: list[StandardFuture[Any]]) -> None:
+    def _submit_later(self, blocked: BlockedCall, inputs: list[StandardFuture[Any]]) -> None:
         if not self.resolve_dependencies:
             raise TypeError(
                 f"a future is among the arguments of {callable_name(blocked.fn)}(), and"
@@ -265,7 +265,7 @@ class Engine:
 
         when_all_done(inputs, go_on)
 
-    def _unblock(self, blocked: Blocked, error: BaseException | None, cancelled: bool) -> None:
+    def _unblock(self, blocked: BlockedCall, error: BaseException | None, cancelled: bool) -> None:
         """Sends a call whose inputs are done; ends it if one of them has failed or was cancelled."""
         if blocked.future.done():
             return  # cancelled meanwhile
@@ -310,7 +310,7 @@ class Engine:
             wait: return only then.
             cancel: cancel the calls that no worker has begun.
         """
-        if self.foreign:
+        if self.in_forked_child:
             return
         self.dispatcher.close(CLOSED)
         trace_registry.leave(self)
@@ -329,7 +329,7 @@ class Engine:
 
     def kill(self) -> None:
         """Ends everything now: cancels what waits, and ends the workers whatever they do."""
-        if self.foreign:
+        if self.in_forked_child:
             return
         self.dispatcher.close(CLOSED)
         trace_registry.leave(self)
@@ -345,11 +345,11 @@ class Engine:
     def _on_damage(self) -> None:
         self.pool.check_damage()
 
-    def abandon(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: lets go of everything, so that neither process feels the other."""
-        self.foreign = True
-        self.dispatcher.abandon()
-        self.pool.abandon()
+        self.in_forked_child = True
+        self.dispatcher.after_fork_in_child()
+        self.pool.after_fork_in_child()
 
 
 def _result_or_packed(future: StandardFuture[Any]) -> Any:
@@ -357,7 +357,7 @@ def _result_or_packed(future: StandardFuture[Any]) -> Any:
     packed = future.packed_result() if isinstance(future, Future) else None
     if packed is None or sum(map(len, packed)) < PACKED_BYTES:
         return future.result()
-    return payload.Packed(packed)
+    return payload.Pickled(packed)
 
 
 def _close_all_at_exit() -> None:
@@ -376,7 +376,7 @@ def _close_all_at_exit() -> None:
 
 def _abandon_all_in_child() -> None:
     for engine in list(_engines):
-        engine.abandon()
+        engine.after_fork_in_child()
 
 
 atexit.register(_close_all_at_exit)

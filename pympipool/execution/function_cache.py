@@ -8,7 +8,7 @@ depends on can be compared with a snapshot, by identity, in a fraction of a micr
     FunctionTable.lookup(function)
       known, and all that it refers to is the very same still ─► its number
       seen for the first time ─► none: many lambdas are called only once
-      else, what does it refer to? (_Survey)
+      else, what does it refer to? (FunctionAnalysis)
         an importable function or class ─► pickled by reference: its module and name
         a function of __main__, a closure ─► pickled by value: its code, defaults, attributes, cells and
                                               globals, and those of the functions among them
@@ -44,10 +44,10 @@ import cloudpickle
 from pympipool._util.reprs import callable_name
 from pympipool.serialization.by_value import dump as dump_in_band
 
-__all__ = ["SLOTS", "Function", "FunctionTable"]
+__all__ = ["FUNCTION_CACHE_SIZE", "Function", "FunctionTable"]
 
-SLOTS = 256
-"""Functions that worker and master hold at a time: number n lies in slot n modulo SLOTS."""
+FUNCTION_CACHE_SIZE = 256
+"""Functions that worker and master hold at a time: number n lies in slot n modulo FUNCTION_CACHE_SIZE."""
 
 LARGEST_CONSTANT = 1 << 20
 """Longer strings and tuples that a function refers to are not kept alive for its sake."""
@@ -57,7 +57,7 @@ _MISSING: Any = object()
 Reference: TypeAlias = "tuple[Callable[[str, Any], Any], str, Any]"
 """The `get` of a namespace, a name, and the object that it names (`_MISSING`: none)."""
 
-Body: TypeAlias = "tuple[types.FunctionType, types.CodeType, tuple[Any, ...] | None, _Decoration | None]"
+Body: TypeAlias = "tuple[types.FunctionType, types.CodeType, tuple[Any, ...] | None, FunctionAttributes | None]"
 """A function that is pickled by value, its code, its defaults, and what more it has that matters."""
 
 Items: TypeAlias = "tuple[tuple[str, Any], ...]"
@@ -84,7 +84,7 @@ class Function:
         "payload",
     )
 
-    def __init__(self, function: Any, survey: _Survey, payload: bytes) -> None:
+    def __init__(self, function: Any, survey: FunctionAnalysis, payload: bytes) -> None:
         self.number = 0
         self.payload = payload
         self.name = callable_name(function)
@@ -120,7 +120,7 @@ class Function:
 
 
 class FunctionTable:
-    """The functions of one executor that travel once: at most `SLOTS` at a time. Any thread may ask it.
+    """The functions of one executor that travel once: at most `FUNCTION_CACHE_SIZE` at a time. Any thread may ask it.
 
     Examples:
         >>> table = FunctionTable()
@@ -132,7 +132,7 @@ class FunctionTable:
 
     def __init__(self) -> None:
         self._known: dict[int, Function] = {}  # by id(function)
-        self._slots: list[Function | None] = [None] * SLOTS
+        self._slots: list[Function | None] = [None] * FUNCTION_CACHE_SIZE
         self._seen: dict[int, weakref.ref[Any]] = {}  # once, by id(function)
         self._refused: dict[int, weakref.ref[Any]] = {}  # by id(function)
         self._number = 0
@@ -155,7 +155,7 @@ class FunctionTable:
 
     def _survey(self, function: Callable[..., Any]) -> Function | None:
         try:
-            survey = _Survey(function)
+            survey = FunctionAnalysis(function)
             found = Function(function, survey, dump_in_band(function))
         except Exception:  # also what cannot be pickled: pickling the call will say so, in better words
             self._refuse(function)
@@ -169,7 +169,7 @@ class FunctionTable:
         with self._lock:
             self._number += 1
             found.number = self._number
-            slot = found.number % SLOTS
+            slot = found.number % FUNCTION_CACHE_SIZE
             displaced = self._slots[slot]
             if displaced is not None and self._known.get(id(displaced.function)) is displaced:
                 del self._known[id(displaced.function)]
@@ -181,7 +181,7 @@ class FunctionTable:
         with self._lock:
             known = self._known.pop(id(function), None)
             if known is not None:
-                self._slots[known.number % SLOTS] = None
+                self._slots[known.number % FUNCTION_CACHE_SIZE] = None
         self._remember(self._refused, function)
 
     def _remember(self, some: dict[int, weakref.ref[Any]], function: Callable[..., Any]) -> bool:
@@ -191,7 +191,7 @@ class FunctionTable:
         except TypeError:
             return False
         with self._lock:
-            if len(some) >= SLOTS:
+            if len(some) >= FUNCTION_CACHE_SIZE:
                 some.clear()
             some[id(function)] = reference
         return True
@@ -209,7 +209,7 @@ class _Refused(Exception):
     """The function refers to something that could change unseen."""
 
 
-class _Survey:
+class FunctionAnalysis:
     """Everything that the pickle of a function depends on.
 
     Raises:
@@ -222,7 +222,9 @@ class _Survey:
         self.names: set[str] = set()  # every name in the code
         self.is_by_reference = False  # whether the pickle refers to a module
         self.registry = cloudpickle.list_registry_pickle_by_value()
-        self._bodies: dict[int, tuple[types.FunctionType, types.CodeType, Any, _Decoration]] = {}  # by id(function)
+        self._bodies: dict[
+            int, tuple[types.FunctionType, types.CodeType, Any, FunctionAttributes]
+        ] = {}  # by id(function)
         self._references: dict[tuple[int, str], Reference] = {}  # by id of the namespace, and name
         self._handles_functions = False  # whether code gets hold of a function that is pickled by value
         self._changes_objects = False
@@ -268,7 +270,7 @@ class _Survey:
     def _add_function(self, function: types.FunctionType) -> None:
         if id(function) in self._bodies:
             return
-        code, defaults, decoration = function.__code__, function.__defaults__, _Decoration(function)
+        code, defaults, decoration = function.__code__, function.__defaults__, FunctionAttributes(function)
         self._bodies[id(function)] = (function, code, defaults, decoration)
         uses = _uses_of(code)
         if uses.refusal:
@@ -310,7 +312,7 @@ class _Survey:
         name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
         if type(module_name) is not str or type(name) is not str or module_name == "__main__":
             return False
-        path = _way_to(module_name, name)
+        path = resolve_qualname(module_name, name)
         if not path or path[-1][2] is not value:
             return False
         if dump_in_band(value) != _pickled_reference(module_name, name):
@@ -328,7 +330,7 @@ class _Survey:
 _CONSTANTS = frozenset({type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented)})
 
 
-def _way_to(module_name: str, qualified_name: str) -> list[tuple[Mapping[str, Any], str, Any]]:
+def resolve_qualname(module_name: str, qualified_name: str) -> list[tuple[Mapping[str, Any], str, Any]]:
     """The steps from `sys.modules` to an object: namespace, name, what is there. Empty when its name leads nowhere."""
     steps: list[tuple[Mapping[str, Any], str, Any]] = []
     namespace: Mapping[str, Any] = sys.modules
@@ -351,7 +353,7 @@ def _pickled_reference(module_name: str, qualified_name: str) -> bytes:
     return pickle.PROTO + b"\x05" + pickle.FRAME + len(frame).to_bytes(8, "little") + frame
 
 
-class _Decoration:
+class FunctionAttributes:
     """What a function has besides code and defaults: keyword defaults, attributes, and names."""
 
     __slots__ = ("_attributes", "_description", "_kwdefaults")
@@ -417,7 +419,7 @@ class _Submodules:
 # ---- what code does ----
 
 
-class _Uses(NamedTuple):
+class CodeUsage(NamedTuple):
     """What code, and the code inside it, refers to."""
 
     globals: frozenset[str]
@@ -443,7 +445,7 @@ _OBJECT_NAMES = _words(
 
 
 @functools.lru_cache(maxsize=1024)
-def _uses_of(code: types.CodeType) -> _Uses:
+def _uses_of(code: types.CodeType) -> CodeUsage:
     """Reads code, once.
 
     Instructions have other names in each version of Python, so they are known by parts of their names here.
@@ -467,7 +469,7 @@ def _uses_of(code: types.CodeType) -> _Uses:
                 changes_objects = True
     if names & _NAMESPACE_NAMES:
         refusal = f"it reaches into namespaces by {min(names & _NAMESPACE_NAMES)}"
-    return _Uses(frozenset(referred), frozenset(names), changes_objects or bool(names & _OBJECT_NAMES), refusal)
+    return CodeUsage(frozenset(referred), frozenset(names), changes_objects or bool(names & _OBJECT_NAMES), refusal)
 
 
 def _with_nested(code: types.CodeType) -> Iterator[types.CodeType]:

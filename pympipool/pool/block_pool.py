@@ -16,10 +16,10 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pympipool.pool.failures import death_of, in_short, log_end, start_failure_of
-from pympipool.pool.supervisor import Keeper
-from pympipool.pool.timeouts import END_GRACE_S, IDLE_CHECK_S, watch_for_stuck_ranks, watch_run_time
-from pympipool.pool.worker_handle import Member, State
+from pympipool.pool.failures import log_exit, redacted_summary, start_error, worker_died_error
+from pympipool.pool.supervisor import Supervisor
+from pympipool.pool.timeouts import IDLE_CHECK_S, WORKER_EXIT_GRACE_S, watch_for_stuck_ranks, watch_run_time
+from pympipool.pool.worker_handle import State, WorkerHandle
 from pympipool.serialization.exceptions import without_frames
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pympipool._core.dispatcher import Dispatcher
     from pympipool._core.future import Future
     from pympipool.backends.spawner import Spawner
-    from pympipool.resources import Ledger, Resources
+    from pympipool.resources import ResourceAllocator, Resources
 
 LOGGER = logging.getLogger("pympipool.pool")
 
@@ -64,7 +64,7 @@ class BlockPool:
         *,
         max_workers: int,
         resources: Resources,
-        ledger: Ledger[Any],
+        ledger: ResourceAllocator[Any],
         settings: dict[str, Any],
     ) -> None:
         self.dispatcher = dispatcher
@@ -78,7 +78,7 @@ class BlockPool:
         self._failed_starts = 0
         self._retiring: set[int] = set()  # numbers of the workers that are too many since `resize`
         self._pending: Callable[[], int] = lambda: 0
-        self.keeper = Keeper(self, settings, dispatcher.doorbells)
+        self.keeper = Supervisor(self, settings, dispatcher.doorbells)
 
     # ---- for any thread ----
 
@@ -135,7 +135,7 @@ class BlockPool:
         """
         self.ledger.resize(cores)
         self.max_workers = workers
-        self.keeper.call(self._fit)
+        self.keeper.call(self._rescale)
 
     def check_damage(self) -> None:
         """Ends the workers whose rings hold nonsense."""
@@ -147,10 +147,10 @@ class BlockPool:
         if threading.current_thread() is not self.keeper.thread:
             self.keeper.thread.join()
 
-    def abandon(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: closes what was inherited, so that workers still notice the master's end."""
         self.keeper.close()
-        self.spawner.abandon()
+        self.spawner.after_fork_in_child()
 
     def hosts(self) -> list[dict[str, Any]]:
         """What each serving worker's rank 0 said of itself."""
@@ -179,36 +179,36 @@ class BlockPool:
                 return
             member.purpose = grant
 
-    def on_ready(self, member: Member) -> None:
+    def on_ready(self, member: WorkerHandle) -> None:
         """The worker serves from now on."""
         self._failed_starts = 0
         self.dispatcher.add_worker(member.number, member.link.segment, about=member.about())
         watch_run_time(self.keeper, self.dispatcher, member, self.resources.run_time_max)
 
-    def _start_failed(self, error: BaseException, member: Member | None) -> None:
+    def _start_failed(self, error: BaseException, member: WorkerHandle | None) -> None:
         self._failed_starts += 1
         has_said_why = member is not None and member.start_error is not None
         serving = any(other.state is State.SERVING for other in self.keeper.members.values())
         if (has_said_why or self._failed_starts >= START_ATTEMPTS) and not serving:
-            self._break(error)
+            self._mark_broken(error)
             return
-        LOGGER.warning("a worker did not start, and is started again: %s", in_short(error))
+        LOGGER.warning("a worker did not start, and is started again: %s", redacted_summary(error))
         pause_s = min(RESTART_PAUSE_S * 2**self._failed_starts, LONGEST_PAUSE_S)
         self.keeper.after(pause_s, self._start_missing)
 
-    def _break(self, error: BaseException) -> None:
-        LOGGER.error("no worker can be started: %s", in_short(error))
+    def _mark_broken(self, error: BaseException) -> None:
+        LOGGER.error("no worker can be started: %s", redacted_summary(error))
         self.broken = error
         for member in list(self.keeper.members.values()):
             self.keeper.end_member(member)
-        self.dispatcher.break_off(error)
+        self.dispatcher.fail_all(error)
 
     # ---- more workers, or less ----
 
     def _surplus(self) -> int:
         return len(self.keeper.members) - len(self._retiring) - self.max_workers
 
-    def _fit(self) -> None:
+    def _rescale(self) -> None:
         self._start_missing()
         if self._closing or self._surplus() <= 0:
             return
@@ -219,41 +219,41 @@ class BlockPool:
             LOGGER.info("worker %d is one too many now, and ends", member.number)
             self._retiring.add(member.number)
             if member.state is State.SERVING:
-                self._dismiss(member)
+                self._retire(member)
             else:
                 self.keeper.end_member(member)
 
-    def _dismiss(self, member: Member) -> None:
+    def _retire(self, member: WorkerHandle) -> None:
         """Tells a worker to end after the call that it runs, as soon as its ring has room for that."""
         if self.dispatcher.retire_worker(member.number):
-            self._see_off(member)
+            self._kill_when_idle(member)
         else:
-            self.keeper.after(IDLE_CHECK_S, lambda: self._dismiss(member), member)
+            self.keeper.after(IDLE_CHECK_S, lambda: self._retire(member), member)
 
-    def _see_off(self, member: Member) -> None:
+    def _kill_when_idle(self, member: WorkerHandle) -> None:
         """Ends a worker that has ended its last call and does not end itself."""
         if self.dispatcher.current_call(member.number) == 0:
-            self.keeper.end_member(member, grace_s=END_GRACE_S)
+            self.keeper.end_member(member, grace_s=WORKER_EXIT_GRACE_S)
         else:
-            self.keeper.after(DISMISSED_CHECK_S, lambda: self._see_off(member), member)
+            self.keeper.after(DISMISSED_CHECK_S, lambda: self._kill_when_idle(member), member)
 
     # ---- ending of one worker ----
 
-    def on_raised(self, member: Member, call: int) -> None:
+    def on_raised(self, member: WorkerHandle, call: int) -> None:
         """Ranks that do not come back from a call that raised in one of them are ended with it."""
         watch_for_stuck_ranks(self.keeper, self.dispatcher, member, call)
 
-    def on_gone(self, member: Member) -> None:
+    def on_gone(self, member: WorkerHandle) -> None:
         """Its begun call fails, the others wait again, and a new worker is started."""
         self.ledger.give_back(member.purpose)
-        victims = self.dispatcher.lose_worker(member.number)
+        victims = self.dispatcher.remove_dead_worker(member.number)
         served = member.state_before_end is not State.STARTING
         was_told = self._closing or member.number in self._retiring
-        log_end(LOGGER, member, expected=was_told or not served)  # of one that did not start, `_start_failed` tells
+        log_exit(LOGGER, member, expected=was_told or not served)  # of one that did not start, `_start_failed` tells
         for future in victims:
-            self.dispatcher.fail(future, member.kill_reason or death_of(member, future))
+            self.dispatcher.fail(future, member.kill_reason or worker_died_error(member, future))
         if self.broken is not None:
-            self.dispatcher.break_off(self.broken)  # what this worker had not begun, or may begin anew, waits again
+            self.dispatcher.fail_all(self.broken)  # what this worker had not begun, or may begin anew, waits again
         if self._closing:
             self.dispatcher.cancel_waiting()  # only after `kill` is there anything: what the worker had not begun
             self._finish_closing()
@@ -264,10 +264,10 @@ class BlockPool:
         elif served:
             self._start_missing()
         elif self.broken is None:
-            self._start_failed(start_failure_of(member), member)
+            self._start_failed(start_error(member), member)
 
     def _kill_damaged(self) -> None:
-        for number in self.dispatcher.damaged_workers():
+        for number in self.dispatcher.corrupt_workers():
             member = self.keeper.members.get(number)
             if member is not None:
                 self.keeper.end_member(member)
@@ -283,7 +283,7 @@ class BlockPool:
         self._closing = True
         for member in list(self.keeper.members.values()):
             told = member.state is State.SERVING and self.dispatcher.retire_worker(member.number)
-            self.keeper.end_member(member, grace_s=END_GRACE_S if told else 0.0)
+            self.keeper.end_member(member, grace_s=WORKER_EXIT_GRACE_S if told else 0.0)
         self._finish_closing()
 
     def _kill_all(self) -> None:

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     import logging
     from concurrent.futures import Future
 
-    from pympipool.pool.worker_handle import Member
+    from pympipool.pool.worker_handle import WorkerHandle
 
 
-def death_of(member: Member, future: Future[Any] | None) -> WorkerDied:
+def worker_died_error(member: WorkerHandle, future: Future[Any] | None) -> WorkerDied:
     """The error of the call that a worker ran when it died; without a call, for the log."""
     return WorkerDied(
         worker=member.number,
@@ -27,7 +27,7 @@ def death_of(member: Member, future: Future[Any] | None) -> WorkerDied:
     )
 
 
-def log_end(logger: logging.Logger, member: Member, *, expected: bool) -> None:
+def log_exit(logger: logging.Logger, member: WorkerHandle, *, expected: bool) -> None:
     """Tells the log of a worker's end, without a word that user code has said: a warning where nobody told it to end."""
     if expected:
         logger.info("worker %d ended", member.number)
@@ -41,19 +41,19 @@ def log_end(logger: logging.Logger, member: Member, *, expected: bool) -> None:
             member.number,
             member.host,
             member.pid,
-            in_short(member.kill_reason),
+            redacted_summary(member.kill_reason),
         )
         return
     bare = WorkerDied(worker=member.number, host=member.host, pid=member.pid, exit_code=member.exit_code)
     logger.warning("%s", bare)
 
 
-def in_short(error: BaseException) -> str:
+def redacted_summary(error: BaseException) -> str:
     """An error without what user code has said, which may hold data: our own reason, or only of what type it is."""
     return error.reason if isinstance(error, WorkerStartError) else type(error).__name__
 
 
-def start_failure_of(member: Member) -> BaseException:
+def start_error(member: WorkerHandle) -> BaseException:
     """Why a worker did not get ready: what it said itself, else how it ended."""
     return member.start_error or WorkerStartError(
         f"worker {member.number} did not get ready",

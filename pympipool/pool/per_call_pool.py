@@ -16,10 +16,10 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pympipool.pool.failures import death_of, in_short, log_end, start_failure_of
-from pympipool.pool.supervisor import Keeper
-from pympipool.pool.timeouts import END_GRACE_S, IDLE_CHECK_S, watch_for_stuck_ranks, watch_run_time
-from pympipool.pool.worker_handle import Member, State
+from pympipool.pool.failures import log_exit, redacted_summary, start_error, worker_died_error
+from pympipool.pool.supervisor import Supervisor
+from pympipool.pool.timeouts import IDLE_CHECK_S, WORKER_EXIT_GRACE_S, watch_for_stuck_ranks, watch_run_time
+from pympipool.pool.worker_handle import State, WorkerHandle
 from pympipool.serialization.exceptions import without_frames
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pympipool._core.dispatcher import Dispatcher
     from pympipool._core.future import Future
     from pympipool.backends.spawner import Spawner
-    from pympipool.resources import Grant, Ledger, Resources
+    from pympipool.resources import Allocation, ResourceAllocator, Resources
 
 LOGGER = logging.getLogger("pympipool.pool")
 
@@ -46,11 +46,11 @@ class CallSpawners(Protocol):
     def close(self) -> None:
         """Ends what they keep running."""
 
-    def abandon(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: lets go of it."""
 
 
-class Request:
+class QueuedCall:
     """A call that waits for its worker, or has one."""
 
     __slots__ = ("attempts_left", "future", "grant", "parts", "resources", "starts_left", "worker")
@@ -61,11 +61,11 @@ class Request:
         self.resources = resources
         self.attempts_left = resources.restart_limit
         self.starts_left = START_ATTEMPTS - 1
-        self.grant: Grant | None = None
+        self.grant: Allocation | None = None
         self.worker = 0  # the number of the last one that was started for it
 
 
-class SinglePool:
+class PerCallPool:
     """Starts a worker for each call, as many at a time as the ledger has cores and GPUs for.
 
     Args:
@@ -81,7 +81,7 @@ class SinglePool:
         self,
         dispatcher: Dispatcher,
         spawners: CallSpawners,
-        ledger: Ledger[Request],
+        ledger: ResourceAllocator[QueuedCall],
         settings: dict[str, Any],
     ) -> None:
         self.dispatcher = dispatcher
@@ -92,7 +92,7 @@ class SinglePool:
         self._killed = False
         self._unfinished = 0
         self._lock = threading.Lock()
-        self.keeper = Keeper(self, {**settings, "one_call": True}, dispatcher.doorbells)
+        self.keeper = Supervisor(self, {**settings, "one_call": True}, dispatcher.doorbells)
 
     # ---- for any thread ----
 
@@ -119,15 +119,15 @@ class SinglePool:
                 self.dispatcher.check_open()
             self._unfinished += 1
         self.dispatcher.mark_ready(future)
-        request = Request(future, parts, resources)
+        request = QueuedCall(future, parts, resources)
         self.ledger.enqueue(request, resources)
-        future.add_relay(functools.partial(self._call_ended, request))
+        future._add_internal_callback(functools.partial(self._call_ended, request))
         self.keeper.call(self._start_next)
 
-    def _call_ended(self, request: Request, future: StandardFuture[Any]) -> None:
+    def _call_ended(self, request: QueuedCall, future: StandardFuture[Any]) -> None:
         """Takes a call that was cancelled out of the line, with its arguments; of any other sees the worker off."""
         if not future.cancelled():
-            self.keeper.call(functools.partial(self._see_off, request.worker))
+            self.keeper.call(functools.partial(self._kill_when_idle, request.worker))
         elif self.ledger.withdraw(request):
             with self._lock:
                 self._unfinished -= 1
@@ -181,10 +181,10 @@ class SinglePool:
         if threading.current_thread() is not self.keeper.thread:
             self.keeper.thread.join()
 
-    def abandon(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: closes what was inherited, so that workers still notice the master's end."""
         self.keeper.close()
-        self.spawners.abandon()
+        self.spawners.after_fork_in_child()
 
     def hosts(self) -> list[dict[str, Any]]:
         """What each serving worker's rank 0 said of itself."""
@@ -209,7 +209,7 @@ class SinglePool:
                 self.dispatcher.fail(request.future, without_frames(error))  # they hold a link, and the call
                 self._finish(grant)
 
-    def _start(self, request: Request, grant: Grant) -> None:
+    def _start(self, request: QueuedCall, grant: Allocation) -> None:
         needed = request.resources
         member = self.keeper.start_member(
             self.spawners.for_call(needed),
@@ -220,7 +220,7 @@ class SinglePool:
         request.worker = member.number
         member.purpose = request
 
-    def on_ready(self, member: Member) -> None:
+    def on_ready(self, member: WorkerHandle) -> None:
         """The worker gets its call, unless that was cancelled."""
         request = member.purpose
         if request.future.done():
@@ -235,36 +235,36 @@ class SinglePool:
             return
         watch_run_time(self.keeper, self.dispatcher, member, request.resources.run_time_max)
 
-    def on_raised(self, member: Member, call: int) -> None:
+    def on_raised(self, member: WorkerHandle, call: int) -> None:
         """Ranks that do not come back from a call that raised in one of them are ended with it."""
         watch_for_stuck_ranks(self.keeper, self.dispatcher, member, call)
 
-    def _see_off(self, number: int) -> None:
+    def _kill_when_idle(self, number: int) -> None:
         """Ends a worker whose call has ended and that does not end itself: what it has would never be free again."""
         member = self.keeper.members.get(number)
         if member is not None and member.state is State.SERVING:
-            self.keeper.end_member(member, grace_s=END_GRACE_S)
+            self.keeper.end_member(member, grace_s=WORKER_EXIT_GRACE_S)
 
-    def on_gone(self, member: Member) -> None:
+    def on_gone(self, member: WorkerHandle) -> None:
         """What the worker had is free; a call that it did not end fails, or is tried again."""
-        request: Request = member.purpose
-        victims = self.dispatcher.lose_worker(member.number)
+        request: QueuedCall = member.purpose
+        victims = self.dispatcher.remove_dead_worker(member.number)
         assert request.grant is not None
-        log_end(LOGGER, member, expected=self._killed or not victims)
+        log_exit(LOGGER, member, expected=self._killed or not victims)
         if self._may_try_again(request, member, bool(victims)):
             self._try_again(request, request.grant)
         else:
             for future in victims:
-                self.dispatcher.fail(future, member.kill_reason or death_of(member, future))
+                self.dispatcher.fail(future, member.kill_reason or worker_died_error(member, future))
             if member.state_before_end is State.STARTING:
-                error = start_failure_of(member)
+                error = start_error(member)
                 if not request.future.done():
-                    LOGGER.warning("worker %d did not start: %s", member.number, in_short(error))
+                    LOGGER.warning("worker %d did not start: %s", member.number, redacted_summary(error))
                 self.dispatcher.fail(request.future, error)  # unless it was cancelled
             self._finish(request.grant)
         self._start_next()
 
-    def _try_again(self, request: Request, grant: Grant) -> None:
+    def _try_again(self, request: QueuedCall, grant: Allocation) -> None:
         LOGGER.info("a call is tried again whose worker is gone")
         try:
             self.ledger.enqueue(request, request.resources)
@@ -274,7 +274,7 @@ class SinglePool:
         else:
             self.ledger.give_back(grant)
 
-    def _may_try_again(self, request: Request, member: Member, began: bool) -> bool:
+    def _may_try_again(self, request: QueuedCall, member: WorkerHandle, began: bool) -> bool:
         """Whether a call whose worker is gone gets another one; counts."""
         if self._killed or request.future.done() or member.kill_reason is not None:
             return False
@@ -286,14 +286,14 @@ class SinglePool:
         request.starts_left -= 1
         return request.starts_left >= 0
 
-    def _finish(self, grant: Grant) -> None:
+    def _finish(self, grant: Allocation) -> None:
         self.ledger.give_back(grant)
         with self._lock:
             self._unfinished -= 1
         self.dispatcher.kick()
 
     def _kill_damaged(self) -> None:
-        for number in self.dispatcher.damaged_workers():
+        for number in self.dispatcher.corrupt_workers():
             member = self.keeper.members.get(number)
             if member is not None:
                 self.keeper.end_member(member)

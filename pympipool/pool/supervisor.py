@@ -7,9 +7,9 @@
              ◄── wake-up socket   another thread wants something done (`call`)
              ◄── timers           deadlines
 
-What happens is turned into calls of the pool's policy (`Policy`), all in this thread, so a pool
+What happens is turned into calls of the pool's policy (`SupervisorEvents`), all in this thread, so a pool
 needs no locks. A worker is gone when its process has ended or, where processes cannot be waited for, when its
-connection has; the other of the two has then `GRACE_S` to follow before it is made to.
+connection has; the other of the two has then `EXIT_GRACE_S` to follow before it is made to.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from collections.abc import Callable, Collection
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pympipool.backends.spawner import WorkerOrder
+from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerStartError
-from pympipool.pool.failures import start_failure_of
-from pympipool.pool.timeouts import END_GRACE_S
-from pympipool.pool.worker_handle import Member, Output, State, Timer
+from pympipool.pool.failures import start_error
+from pympipool.pool.timeouts import WORKER_EXIT_GRACE_S
+from pympipool.pool.worker_handle import Output, State, Timer, WorkerHandle
 from pympipool.serialization.exceptions import load_exception
-from pympipool.transport.control_server import Connection, GreetingError, Listener, Silent
+from pympipool.transport.control_server import Connection, HandshakeError, Listener, PeerClosed
 from pympipool.transport.shm import ShmLink
 
 if TYPE_CHECKING:
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("pympipool.pool")
 
-GREETING_S = 10.0
+HANDSHAKE_TIMEOUT_S = 10.0
 """How long a stranger may take to prove that he is none."""
 
-GRACE_S = 1.0
+EXIT_GRACE_S = 1.0
 """How long a worker's process may outlive its connection, or the other way round."""
 
-LAST_WORDS = 64
+FINAL_READS_MAX = 64
 """Reads from the connection of a process that has ended."""
 
 POLL_S = 0.2
@@ -57,24 +57,24 @@ POLL_S = 0.2
 LONGEST_SLEEP_S = 86_400.0
 """Longer waits are refused by the system: by epoll after 24 days. Waking in between costs nothing."""
 
-LEFT_OVER_MAX = 1000
+CANCELLED_TIMERS_MAX = 1000
 """Timers of workers that are gone, before they are swept out of the queue."""
 
 
-class Policy(Protocol):
+class SupervisorEvents(Protocol):
     """What a pool decides; called in the keeper's thread."""
 
-    def on_ready(self, member: Member) -> None:
+    def on_ready(self, member: WorkerHandle) -> None:
         """All ranks of the worker are ready to serve."""
 
-    def on_raised(self, member: Member, call: int) -> None:
+    def on_raised(self, member: WorkerHandle, call: int) -> None:
         """A rank of the worker says that the call raised there (`member.raised[call]`)."""
 
-    def on_gone(self, member: Member) -> None:
+    def on_gone(self, member: WorkerHandle) -> None:
         """The worker is gone, for whatever reason."""
 
 
-class Keeper:
+class Supervisor:
     """Runs the thread, and keeps the workers that were started with it.
 
     Args:
@@ -82,12 +82,12 @@ class Keeper:
         doorbells: the segment with the master's doorbells.
     """
 
-    def __init__(self, policy: Policy, settings: dict[str, Any], doorbells: Segment) -> None:
+    def __init__(self, policy: SupervisorEvents, settings: dict[str, Any], doorbells: Segment) -> None:
         self.policy = policy
         self.settings = settings
         self.doorbells = doorbells
         self.listener = Listener()
-        self.members: dict[int, Member] = {}
+        self.members: dict[int, WorkerHandle] = {}
         self._numbers = itertools.count(1)
         self._selector = selectors.DefaultSelector()
         self._wake_receiver, self._wake_sender = socket.socketpair()
@@ -100,7 +100,7 @@ class Keeper:
         self._stopping = False
         self._watch(self._wake_receiver, self._run_calls)
         self._watch(self.listener, self._accept)
-        self.thread = threading.Thread(target=self._run, name="pympipool_keep", daemon=True)
+        self.thread = threading.Thread(target=self._run, name="pympipool_supervisor", daemon=True)
 
     # ---- for any thread ----
 
@@ -144,13 +144,13 @@ class Keeper:
         """Ends the thread after what it is doing."""
         self._stopping = True
 
-    def after(self, delay_s: float, function: Callable[[], None], member: Member | None = None) -> Timer:
+    def after(self, delay_s: float, function: Callable[[], None], member: WorkerHandle | None = None) -> Timer:
         """Has function() called after delay_s seconds; if it is for a member, only as long as that is not gone."""
         timer = Timer(function, member)
         heapq.heappush(self._timers, (monotonic() + delay_s, next(self._timer_numbers), timer))
         return timer
 
-    def start_member(self, spawner: Spawner, resources: Resources, environment: dict[str, str]) -> Member:
+    def start_member(self, spawner: Spawner, resources: Resources, environment: dict[str, str]) -> WorkerHandle:
         """Starts a worker.
 
         Args:
@@ -162,7 +162,7 @@ class Keeper:
         """
         number = next(self._numbers)
         link = ShmLink(self.doorbells)
-        order = WorkerOrder(
+        order = LaunchRequest(
             number=number,
             ranks=resources.cores,
             environment={
@@ -173,7 +173,7 @@ class Keeper:
             cwd=resources.cwd,
             connect_limit_s=resources.connect_timeout,
         )
-        member = Member(order, spawner.start(order), link)
+        member = WorkerHandle(order, spawner.start(order), link)
         self.members[number] = member
         LOGGER.info("worker %d starts (ranks: %d)", number, resources.cores)
         for output in member.outputs:
@@ -188,7 +188,7 @@ class Keeper:
             self.after(order.connect_limit_s, lambda: self._check_connected(member), member)
         return member
 
-    def end_member(self, member: Member, *, reason: BaseException | None = None, grace_s: float = 0.0) -> None:
+    def end_member(self, member: WorkerHandle, *, reason: BaseException | None = None, grace_s: float = 0.0) -> None:
         """Ends a worker's processes: at once, or if they have not ended by themselves in grace_s."""
         if member.state is State.GONE:
             return
@@ -197,7 +197,7 @@ class Keeper:
             self.after(grace_s, lambda: self.end_member(member, reason=reason), member)
             return
         member.kill_reason = member.kill_reason or reason
-        if member.process.announces_its_end:
+        if member.process.noisy_exit:
             for output in member.outputs:
                 output.mute()
         member.process.kill()
@@ -232,7 +232,7 @@ class Keeper:
         self._left_over += len(timers)
         for timer in timers:
             timer.forget()
-        if self._left_over > max(LEFT_OVER_MAX, len(self._timers) // 2):
+        if self._left_over > max(CANCELLED_TIMERS_MAX, len(self._timers) // 2):
             self._timers = [entry for entry in self._timers if entry[2].function is not None]
             heapq.heapify(self._timers)
             self._left_over = 0
@@ -272,7 +272,7 @@ class Keeper:
         connection = self.listener.accept()
         if connection is None:
             return
-        patience = self.after(GREETING_S, lambda: self._drop(connection))
+        patience = self.after(HANDSHAKE_TIMEOUT_S, lambda: self._drop(connection))
         self._watch(connection, lambda: self._greet(connection, patience))
 
     def _drop(self, connection: Connection) -> None:
@@ -282,8 +282,8 @@ class Keeper:
     def _greet(self, connection: Connection, patience: Timer) -> None:
         try:
             greeting = connection.greet()
-        except (GreetingError, OSError, EOFError) as error:
-            if isinstance(error, Silent):
+        except (HandshakeError, OSError, EOFError) as error:
+            if isinstance(error, PeerClosed):
                 LOGGER.info("a connection ended without a word: of a worker that was ended while it started, as a rule")
             else:
                 LOGGER.warning("dropped a connection that is none of our workers': %s", error)
@@ -309,7 +309,7 @@ class Keeper:
         except OSError:
             self._hung_up(member, rank, connection)
 
-    def _read(self, member: Member, rank: int, connection: Connection) -> None:
+    def _read(self, member: WorkerHandle, rank: int, connection: Connection) -> None:
         try:
             frames = connection.receive_available()
         except (EOFError, OSError):
@@ -318,11 +318,11 @@ class Keeper:
         for frame in frames:
             self._take_frame(member, rank, frame)
 
-    def _take_frame(self, member: Member, rank: int, frame: tuple[Any, ...]) -> None:
+    def _take_frame(self, member: WorkerHandle, rank: int, frame: tuple[Any, ...]) -> None:
         match frame:
             case ("ready", said):
                 member.ready_ranks[rank] = said
-                member.process.has_rank(said["pid"])
+                member.process.add_rank(said["pid"])
                 if len(member.ready_ranks) == member.order.ranks and member.state is State.STARTING:
                     member.state = State.SERVING
                     member.link.handed_over()
@@ -331,7 +331,7 @@ class Keeper:
             case ("failed", parts):
                 member.start_error = member.start_error or load_exception(parts)
                 # It ends by itself, unless init_function has left a thread behind, or an exit function that never returns.
-                self.after(END_GRACE_S, lambda: self.end_member(member), member)
+                self.after(WORKER_EXIT_GRACE_S, lambda: self.end_member(member), member)
             case ("raised", raising_rank, call, parts):
                 member.raised.setdefault(call, {})[raising_rank] = parts
                 self.policy.on_raised(member, call)
@@ -339,11 +339,11 @@ class Keeper:
                 member.leaving = why
             case ("lost", how):
                 member.lost, member.lost_rank = how, rank
-                member.process.give_up()
+                member.process.kill_unreachable()
             case _:
                 LOGGER.warning("worker %d: unknown frame %r", member.number, frame[:1])
 
-    def _check_connected(self, member: Member) -> None:
+    def _check_connected(self, member: WorkerHandle) -> None:
         missing = member.order.ranks - len(member.connections)
         if member.state is not State.STARTING or missing == 0:
             return
@@ -353,7 +353,7 @@ class Keeper:
         )
         self.end_member(member)
 
-    def _hung_up(self, member: Member, rank: int, connection: Connection) -> None:
+    def _hung_up(self, member: WorkerHandle, rank: int, connection: Connection) -> None:
         self._drop(connection)
         if member.state is State.GONE:
             return
@@ -362,7 +362,7 @@ class Keeper:
         if member.process_ended:
             self._bury_if_silent(member)
             return
-        self.after(GRACE_S, lambda: self.end_member(member), member)
+        self.after(EXIT_GRACE_S, lambda: self.end_member(member), member)
         if member.process.fileno() is None:
             self._poll_process(member)
 
@@ -373,7 +373,7 @@ class Keeper:
         if not output.forward():
             self._unwatch(pipe)
 
-    def _poll_process(self, member: Member) -> None:
+    def _poll_process(self, member: WorkerHandle) -> None:
         if member.state is State.GONE:
             return
         if member.process.poll() is None:
@@ -381,7 +381,7 @@ class Keeper:
         else:
             self._process_ended(member)
 
-    def _process_ended(self, member: Member) -> None:
+    def _process_ended(self, member: WorkerHandle) -> None:
         if member.process_ended or member.process.poll() is None:
             return
         member.process_ended = True
@@ -390,21 +390,21 @@ class Keeper:
             self._unwatch(descriptor)
         self._bury_if_silent(member)
         if member.process.last_words_s > 0 and member.lost is None and member.state is not State.GONE:
-            self.after(member.process.last_words_s, lambda: self._bury(member), member)
+            self.after(member.process.last_words_s, lambda: self._reap(member), member)
         else:
-            self._bury(member)
+            self._reap(member)
 
-    def _bury_if_silent(self, member: Member) -> None:
+    def _bury_if_silent(self, member: WorkerHandle) -> None:
         """Once all connections have ended, nothing more will be heard of a worker whose process has ended."""
         for rank, connection in list(member.connections.items()):
-            for _ in range(LAST_WORDS):  # then the hang-up; a child that survives it may hold the connection open
+            for _ in range(FINAL_READS_MAX):  # then the hang-up; a child that survives it may hold the connection open
                 if connection.fileno() < 0:
                     break
                 self._read(member, rank, connection)
         if all(connection.fileno() < 0 for connection in member.connections.values()):
-            self._bury(member)
+            self._reap(member)
 
-    def _bury(self, member: Member) -> None:
+    def _reap(self, member: WorkerHandle) -> None:
         if member.state is State.GONE:
             return
         for connection in member.connections.values():
@@ -415,10 +415,10 @@ class Keeper:
         if member.lost_rank is None:
             member.exit_code = member.process.poll()
         else:
-            member.lost_rank, member.exit_code = member.process.end_of(member.lost_rank)
+            member.lost_rank, member.exit_code = member.process.exit_status_of(member.lost_rank)
         member.process.kill()  # whatever is left of its group
         if member.state is State.STARTING and member.process.refused(member.lines):
-            member.start_error = member.start_error or start_failure_of(member)
+            member.start_error = member.start_error or start_error(member)
         member.state_before_end = member.state
         member.state = State.GONE
         del self.members[member.number]

@@ -9,15 +9,15 @@ from pympipool.serialization.exceptions import load_exception
 
 if TYPE_CHECKING:
     from pympipool._core.dispatcher import Dispatcher
-    from pympipool.pool.supervisor import Keeper
-    from pympipool.pool.worker_handle import Member
+    from pympipool.pool.supervisor import Supervisor
+    from pympipool.pool.worker_handle import WorkerHandle
 
 LOGGER = logging.getLogger("pympipool.pool")
 
 COLLECTIVE_GRACE_S = 2.0
 """How long ranks may go on with a call that raised in one of them: they may be stuck in a collective."""
 
-END_GRACE_S = 5.0
+WORKER_EXIT_GRACE_S = 5.0
 """How long a worker may take to end by itself when it is told to: `atexit` functions and MPI_Finalize run."""
 
 SHORTEST_LOOK_S = 0.005
@@ -27,7 +27,7 @@ IDLE_CHECK_S = 0.02
 """How often a pool that is to close by itself looks whether all calls have ended."""
 
 
-def watch_for_stuck_ranks(keeper: Keeper, dispatcher: Dispatcher, member: Member, call: int) -> None:
+def watch_for_stuck_ranks(keeper: Supervisor, dispatcher: Dispatcher, member: WorkerHandle, call: int) -> None:
     """A rank has raised: in a while, ends the worker if the others have not come back from the call."""
 
     def end_if_stuck() -> None:
@@ -46,7 +46,7 @@ def watch_for_stuck_ranks(keeper: Keeper, dispatcher: Dispatcher, member: Member
         keeper.after(COLLECTIVE_GRACE_S, end_if_stuck, member)
 
 
-def watch_run_time(keeper: Keeper, dispatcher: Dispatcher, member: Member, limit_s: float | None) -> None:
+def watch_run_time(keeper: Supervisor, dispatcher: Dispatcher, member: WorkerHandle, limit_s: float | None) -> None:
     """Ends the worker when a call runs on it for longer than limit_s; None: never."""
     if limit_s is None:
         return

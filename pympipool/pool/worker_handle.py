@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pympipool.backends.spawner import WorkerOrder, WorkerProcess
+    from pympipool.backends.spawner import LaunchRequest, WorkerProcess
     from pympipool.transport.control_server import Connection
     from pympipool.transport.shm import ShmLink
 
@@ -39,7 +39,7 @@ class State(enum.Enum):
     GONE = enum.auto()
 
 
-class Member:
+class WorkerHandle:
     """A worker of a pool. Used by the keeper's thread only.
 
     Attributes:
@@ -62,7 +62,7 @@ class Member:
         timers: what is to be done about it at some time.
     """
 
-    def __init__(self, order: WorkerOrder, process: WorkerProcess, link: ShmLink) -> None:
+    def __init__(self, order: LaunchRequest, process: WorkerProcess, link: ShmLink) -> None:
         self.order = order
         self.number = order.number
         self.process = process
@@ -124,7 +124,7 @@ class Timer:
 
     __slots__ = ("function", "member")
 
-    def __init__(self, function: Callable[[], None], member: Member | None) -> None:
+    def __init__(self, function: Callable[[], None], member: WorkerHandle | None) -> None:
         self.function: Callable[[], None] | None = function
         self.member = member
         if member is not None:

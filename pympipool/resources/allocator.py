@@ -1,6 +1,6 @@
 """Who gets what this machine has.
 
-A `Ledger` counts the cores and devices of an executor. Calls that wait for them stand in its line: they start in the
+A `ResourceAllocator` counts the cores and devices of an executor. Calls that wait for them stand in its line: they start in the
 order in which they came, but a call that fits may pass others that wait for more than is free. So that these do not
 wait for ever, the call that has waited longest is passed at most `PASSES_PER_CORE` times per core by calls that take
 what it waits for; after that only those pass that leave enough for it.
@@ -26,8 +26,8 @@ Ticket = TypeVar("Ticket")
 
 
 @dataclass(frozen=True, eq=False)
-class Grant:
-    """Cores and devices that belong to a worker until `Ledger.give_back`.
+class Allocation:
+    """Cores and devices that belong to a worker until `ResourceAllocator.give_back`.
 
     Attributes:
         resources: What was asked for.
@@ -50,7 +50,7 @@ class Grant:
         return self._all_devices.environment(own)
 
 
-class Ledger(Generic[Ticket]):
+class ResourceAllocator(Generic[Ticket]):
     """The free cores and devices of an executor, and the line of those who wait for them. Any thread may use it.
 
     Args:
@@ -59,7 +59,7 @@ class Ledger(Generic[Ticket]):
         counts_devices: Whether it gives out devices; not where a scheduler does.
 
     Examples:
-        >>> ledger = Ledger(cores=2, devices=Devices())
+        >>> ledger = ResourceAllocator(cores=2, devices=Devices())
         >>> ledger.enqueue("large", Resources(cores=2))
         >>> ticket, grant = ledger.next()
         >>> ticket, ledger.free_cores
@@ -80,7 +80,7 @@ class Ledger(Generic[Ticket]):
         # One line for each size: only the first of each can be next, however many wait behind it.
         self._lines: dict[tuple[int, int], deque[tuple[int, Ticket, Resources]]] = {}
         self._arrivals = 0
-        self._granted: set[Grant] = set()
+        self._granted: set[Allocation] = set()
         self._passes = 0  # of the ticket that has waited longest
         self._lock = threading.RLock()
 
@@ -126,7 +126,7 @@ class Ledger(Generic[Ticket]):
             self._free_cores += cores - self.cores
             self.cores = cores
 
-    def take(self, resources: Resources) -> Grant | None:
+    def take(self, resources: Resources) -> Allocation | None:
         """Cores and devices, at once and past the line; None when not so many are free.
 
         Raises:
@@ -136,7 +136,7 @@ class Ledger(Generic[Ticket]):
         with self._lock:
             return self._grant(resources) if self._fits(resources.cores, self._gpus(resources)) else None
 
-    def give_back(self, grant: Grant) -> None:
+    def give_back(self, grant: Allocation) -> None:
         """Makes what was granted free again. Giving back twice does nothing."""
         with self._lock:
             if grant not in self._granted:
@@ -159,7 +159,7 @@ class Ledger(Generic[Ticket]):
             line = self._lines.setdefault((resources.cores, self._gpus(resources)), deque())
             line.append((self._arrivals, ticket, resources))
 
-    def next(self) -> tuple[Ticket, Grant] | None:
+    def next(self) -> tuple[Ticket, Allocation] | None:
         """Takes the next ticket out of the line, with what it asked for; None when none may start now."""
         with self._lock:
             if self._free_cores <= 0:
@@ -226,13 +226,13 @@ class Ledger(Generic[Ticket]):
         """The devices that must be free here for this."""
         return resources.gpus if self._counts_devices else 0
 
-    def _grant(self, resources: Resources) -> Grant:
+    def _grant(self, resources: Resources) -> Allocation:
         names: tuple[str, ...] = ()
         gpus = self._gpus(resources)
         if gpus and self._free_devices is not None:
             names = tuple(self._free_devices[:gpus])
             del self._free_devices[:gpus]
         self._free_cores -= resources.cores
-        grant = Grant(resources, names, self._devices or Devices())
+        grant = Allocation(resources, names, self._devices or Devices())
         self._granted.add(grant)
         return grant

@@ -71,7 +71,7 @@ class Resources:
     restart_limit: int = field(default=0, metadata={"check": validation.count(0)})
     connect_timeout: float = field(default=60.0, metadata={"check": validation.positive_seconds})
     error_log_file: str | None = field(default=None, metadata={"check": validation.file_to_write})
-    pmi_mode: str | None = field(default=None, metadata={"check": validation.word_or_none})
+    pmi_mode: str | None = field(default=None, metadata={"check": validation.optional_name})
 
     def __post_init__(self) -> None:
         for name in _PARAMETERS:

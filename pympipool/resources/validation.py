@@ -105,7 +105,7 @@ def texts(name: str, value: Any) -> tuple[str, ...]:
     raise TypeError(f"{name} is {value!r}, of type {type(value).__name__}; it must be a list of str, one per argument")
 
 
-def word_or_none(name: str, value: Any) -> str | None:
+def optional_name(name: str, value: Any) -> str | None:
     """A check for names of modes that somebody else knows; None is allowed."""
     if value is None or (isinstance(value, str) and value):
         return value

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def _array(buffer: "Any", kind: str, shape: "tuple[int, ...] | None" = None) -> "Any":
-    """Return an array in the memory of the buffer (see `payload._Array`)."""
+    """Return an array in the memory of the buffer (see `payload._ArrayPayload`)."""
     from numpy import frombuffer
 
     array = frombuffer(buffer, kind)
@@ -21,7 +21,7 @@ def _array(buffer: "Any", kind: str, shape: "tuple[int, ...] | None" = None) -> 
 
 
 def _unpack(*parts: "Any") -> "Any":
-    """Unpickle a value that was kept pickled (see `payload.Packed`)."""
+    """Unpickle a value that was kept pickled (see `payload.Pickled`)."""
     from pympipool.serialization.payload import load
 
     return load(parts)

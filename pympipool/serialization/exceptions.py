@@ -135,7 +135,7 @@ def without_frames(error: BaseException) -> BaseException:
 # ---- pickling ----
 
 
-class _Itself:
+class _ClassReduce:
     """An exception to be pickled as its class says, not as somebody has told `copyreg`.
 
     tblib, and with it dask, registers reducers for all exceptions there are: its frames and causes would travel along,
@@ -154,7 +154,7 @@ class _Itself:
         return self.rebuilding
 
 
-class _Bare:
+class _WithoutInit:
     """An exception to be pickled so that it is rebuilt without a call of its `__init__`."""
 
     def __init__(self, error: BaseException, state: dict[str, Any]) -> None:
@@ -183,7 +183,7 @@ def _dump_faithfully(error: BaseException) -> tuple[bytes | None, list[str], str
         try:
             value, lost = form()
             pickled = _dump_in_band(value)
-            if _look_alike(error, pickle.loads(pickled)):
+            if _equivalent(error, pickle.loads(pickled)):
                 return pickled, lost, ""
         except Exception as problem:
             reason = reason or short(problem)
@@ -192,7 +192,7 @@ def _dump_faithfully(error: BaseException) -> tuple[bytes | None, list[str], str
 
 def _dump_in_band(value: object) -> bytes:
     """Pickles into one run of bytes, with the pickler's own exceptions."""
-    if isinstance(value, _Itself) and value.is_plain():
+    if isinstance(value, _ClassReduce) and value.is_plain():
         return pickle.dumps(value, PROTOCOL)
     from pympipool.serialization.by_value import dump as dump_by_value
 
@@ -201,15 +201,15 @@ def _dump_in_band(value: object) -> bytes:
 
 def _forms(error: BaseException) -> Iterator[Callable[[], tuple[object, list[str]]]]:
     """Ways to pickle an exception, best first; each gives what to pickle, and the names of attributes that it leaves out."""
-    yield lambda: (_Itself(error), [])
+    yield lambda: (_ClassReduce(error), [])
     yield lambda: (error, [])
-    yield lambda: (_Bare(error, dict(error.__dict__)), [])
+    yield lambda: (_WithoutInit(error, dict(error.__dict__)), [])
     yield lambda: _without_what_stays(error)
 
 
-def _without_what_stays(error: BaseException) -> tuple[_Bare, list[str]]:
+def _without_what_stays(error: BaseException) -> tuple[_WithoutInit, list[str]]:
     kept = {name: value for name, value in error.__dict__.items() if _can_travel(value)}
-    return _Bare(error, kept), sorted(str(name) for name in error.__dict__.keys() - kept.keys())
+    return _WithoutInit(error, kept), sorted(str(name) for name in error.__dict__.keys() - kept.keys())
 
 
 def _can_travel(value: object) -> bool:
@@ -220,7 +220,7 @@ def _can_travel(value: object) -> bool:
     return True
 
 
-def _look_alike(error: BaseException, other: object) -> bool:
+def _equivalent(error: BaseException, other: object) -> bool:
     """Whether other has the type and message of error, memory addresses in the message aside."""
     if type(other) is not type(error):
         return False

@@ -40,12 +40,12 @@ __all__ = [
     "OUT_OF_BAND_MAX",
     "PROTOCOL",
     "RUN_BYTES",
-    "Packed",
     "Part",
-    "are_fixed",
+    "Pickled",
+    "all_immutable",
     "dump",
     "dump_call",
-    "dump_kept",
+    "dump_frozen",
     "fixed",
     "is_plain",
     "keep",
@@ -88,7 +88,7 @@ _array_type: type | None = None
 """`numpy.ndarray`, once a value could be one."""
 
 
-class Packed:
+class Pickled:
     """A value that stays pickled: takes the value's place in arguments or results and becomes it when loaded.
 
     For results that only feed another call: they go on as they came.
@@ -106,7 +106,7 @@ class Packed:
         return _unpack, tuple(pickle.PickleBuffer(part) for part in self.parts)
 
 
-class _Run:
+class _OutOfBandBytes:
     """Bytes that are to go out of band; becomes them again when loaded.
 
     Pickling copies them into the pickle and unpickling out of it, each time into fresh memory. Not for a bytearray, whose
@@ -122,7 +122,7 @@ class _Run:
         return bytes, (pickle.PickleBuffer(self.value),)
 
 
-class _Array:
+class _ArrayPayload:
     """A numeric array that is one run of memory; becomes it again when loaded.
 
     numpy pickles more words for the type of an array than this has in all, and finds each of them again when it is loaded:
@@ -199,15 +199,15 @@ def dump_call(
         wrapped = _wrapped(args) if number and not kwargs else None
         return _dump(call) if wrapped is None else _dump_plainly((wrapped, kwargs))
     except Exception as error:
-        what, value = _culprit(function, args, kwargs or {})
+        what, value = _find_unpicklable(function, args, kwargs or {})
         raise _dump_error(what, value, error) from error
 
 
-def are_fixed(values: Collection[Any]) -> bool:
+def all_immutable(values: Collection[Any]) -> bool:
     """Whether certainly nobody can change any of the values: numbers, texts, and tuples of these.
 
     Examples:
-        >>> are_fixed([1, "two", (3.0, (None, b"5"))]), are_fixed([1, ([],)])
+        >>> all_immutable([1, "two", (3.0, (None, b"5"))]), all_immutable([1, ([],)])
         (True, False)
     """
     if _array_type is None:
@@ -221,18 +221,18 @@ def are_fixed(values: Collection[Any]) -> bool:
         values = [value for some in values if type(some) is tuple for value in some]
 
 
-def keep(result: Any) -> Packed:
+def keep(result: Any) -> Pickled:
     """A result as it is now, whatever is done to it from now on.
 
     Raises:
         SerializationError: It cannot be pickled.
     """
     pickled, *shown = dump(result, "the result")
-    return Packed([pickled, *map(bytes, shown)])
+    return Pickled([pickled, *map(bytes, shown)])
 
 
-def dump_kept(results: list[Any]) -> list[Part]:
-    """Pickles results that are `Packed`, or of the types that are `fixed`."""
+def dump_frozen(results: list[Any]) -> list[Part]:
+    """Pickles results that are `Pickled`, or of the types that are `fixed`."""
     return _dump_plainly(results)
 
 
@@ -303,15 +303,15 @@ def _wrapped(values: tuple[Any, ...]) -> tuple[Any, ...] | None:
     arrive as the same one.
     """
     wrapped: list[Any] = []
-    large: dict[int, _Array | _Run] = {}  # the one that is met again is the same one
+    large: dict[int, _ArrayPayload | _OutOfBandBytes] = {}  # the one that is met again is the same one
     for value in values:
         kind = type(value)
         if kind is _array_type and _is_simple(value):
-            wrapped.append(large.setdefault(id(value), _Array(value)))
+            wrapped.append(large.setdefault(id(value), _ArrayPayload(value)))
         elif kind not in _scalars:
             return None
         elif kind is bytes and len(value) >= RUN_BYTES:
-            wrapped.append(large.setdefault(id(value), _Run(value)))
+            wrapped.append(large.setdefault(id(value), _OutOfBandBytes(value)))
         else:
             wrapped.append(value)
     return tuple(wrapped)
@@ -327,7 +327,7 @@ def is_plain(value: object) -> bool:
     waiting: list[Any] = [value]
     for one in waiting:  # which grows meanwhile
         kind = type(one)
-        if kind in _scalars or kind is Packed:
+        if kind in _scalars or kind is Pickled:
             continue
         if kind is tuple or kind is list or kind is dict or kind is set or kind is frozenset:
             if len(one) + len(waiting) > _SMALL:
@@ -367,7 +367,7 @@ def _writable(part: Any) -> Any:
 # ---- when it fails ----
 
 
-def _culprit(function: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, object]:
+def _find_unpicklable(function: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, object]:
     """What of a call cannot be pickled: its name and value."""
     name = callable_name(function)
     candidates = [(f"argument {number} of {name}()", value) for number, value in enumerate(args, start=1)]

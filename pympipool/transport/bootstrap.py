@@ -1,6 +1,6 @@
 """What a worker's program learns from its environment.
 
-spawner: environment ─► take_orders(os.environ) ─► Orders ─► how to reach the master, and what to be
+spawner: environment ─► from_environ(os.environ) ─► WorkerConfig ─► how to reach the master, and what to be
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _VARIABLES = (
 )
 
 
-class Orders:
+class WorkerConfig:
     """What a worker's program learns from its environment.
 
     Attributes:
@@ -81,7 +81,7 @@ class Orders:
         self.error_log_file = error_log_file
 
 
-def take_orders(environ: MutableMapping[str, str]) -> Orders:
+def from_environ(environ: MutableMapping[str, str]) -> WorkerConfig:
     """Reads the variables of a worker and removes them: what the user's code starts must not see them.
 
     Raises:
@@ -94,7 +94,7 @@ def take_orders(environ: MutableMapping[str, str]) -> Orders:
     key = bytes.fromhex(taken["PYMPIPOOL_KEY"])
     if len(key) != KEY_BYTES:
         raise ValueError(f"PYMPIPOOL_KEY has {len(key)} bytes; it must have {KEY_BYTES}")
-    return Orders(
+    return WorkerConfig(
         address=taken["PYMPIPOOL_ADDRESS"],
         key=key,
         worker=int(taken["PYMPIPOOL_WORKER"]),

@@ -1,6 +1,6 @@
 """The worker's end of a control connection.
 
-    take_orders(environ)              what the master has put into the environment, taken out of it
+    from_environ(environ)              what the master has put into the environment, taken out of it
     connect(orders)                   is the master on this host? Then a WorkerControl, else a TcpControl
     WorkerControl.connect(orders)     is the listener of our user?
       .greet(rank)                    hello
@@ -16,7 +16,7 @@ import os
 import struct
 
 from pympipool._util.cmodules import socket
-from pympipool.transport.bootstrap import Orders
+from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.frames import (
     LENGTH_BYTES,
     SEND_FLAGS,
@@ -46,7 +46,7 @@ _DESCRIPTOR_BYTES = struct.calcsize("i")
 _RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
-def connect(orders: Orders) -> WorkerControl | TcpControl:
+def connect(orders: WorkerConfig) -> WorkerControl | TcpControl:
     """Connects to the master: over its Unix socket where that works, which proves that it is on this host, else TCP.
 
     Raises:
@@ -70,7 +70,7 @@ class WorkerControl:
         self._socket = connection
 
     @classmethod
-    def connect(cls, orders: Orders) -> WorkerControl:
+    def connect(cls, orders: WorkerConfig) -> WorkerControl:
         """Connects to the listener, and checks that it is of our own user.
 
         Raises:
@@ -93,7 +93,7 @@ class WorkerControl:
         """For the watchdog."""
         return self._socket.fileno()
 
-    def greet(self, orders: Orders, rank: int) -> None:
+    def greet(self, orders: WorkerConfig, rank: int) -> None:
         """Says who we are."""
         self._send(encode_hello(orders.key, orders.worker, rank))
 

@@ -45,11 +45,11 @@ _RECEIVE_BYTES = 1 << 16
 _RECEIVE_BUDGET = 16 * _RECEIVE_BYTES  # then others get their turn
 
 
-class GreetingError(ConnectionError):
+class HandshakeError(ConnectionError):
     """Whoever connected is not one of our workers."""
 
 
-class Silent(GreetingError):
+class PeerClosed(HandshakeError):
     """Whoever connected has hung up before he said a word: one of our workers may have been ended in this moment."""
 
 
@@ -187,7 +187,7 @@ class Connection:
             (worker, rank) when it is complete and right, None when more must come.
 
         Raises:
-            GreetingError: it is wrong, or the peer hung up (without a word: Silent): close the connection.
+            HandshakeError: it is wrong, or the peer hung up (without a word: PeerClosed): close the connection.
         """
         try:
             self._received += self._receive(HELLO_BYTES - len(self._received))
@@ -195,15 +195,15 @@ class Connection:
             return None
         except (OSError, EOFError) as error:
             if not self._received:
-                raise Silent("the peer hung up without a word") from error
-            raise GreetingError(f"the peer hung up before its hello was complete: {error}") from error
+                raise PeerClosed("the peer hung up without a word") from error
+            raise HandshakeError(f"the peer hung up before its hello was complete: {error}") from error
         if not MAGIC.startswith(self._received[: len(MAGIC)]):
-            raise GreetingError(f"the peer's first bytes are not {MAGIC!r}")
+            raise HandshakeError(f"the peer's first bytes are not {MAGIC!r}")
         if len(self._received) < HELLO_BYTES:
             return None
         _, key, worker, rank = decode_hello(self._received)
         if not hmac.compare_digest(key, self._key):
-            raise GreetingError("the peer does not know the key of this executor")
+            raise HandshakeError("the peer does not know the key of this executor")
         self._received.clear()
         self.worker, self.rank = worker, rank
         return worker, rank
@@ -277,7 +277,7 @@ class Connection:
 
     def _check_greeted(self) -> None:
         if self.worker < 0:
-            raise GreetingError("frames are for peers that have proved who they are: greet first")
+            raise HandshakeError("frames are for peers that have proved who they are: greet first")
 
     def close(self) -> None:
         """Hangs up: the rank at the other end, if it still lives, is ended by its watchdog."""

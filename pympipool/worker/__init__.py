@@ -34,11 +34,11 @@ def main() -> None:
     """
     from pympipool._core import ring
     from pympipool._util.cmodules import signal
-    from pympipool.transport.bootstrap import take_orders
+    from pympipool.transport.bootstrap import from_environ
     from pympipool.transport.control_client import connect
 
     signal.signal(signal.SIGINT, _leave_it_to_the_master)
-    orders = take_orders(os.environ)
+    orders = from_environ(os.environ)
     control = connect(orders)
     # A descriptor of its own, so that the connection lasts until the process has ended. Python closes the other one before
     # it has done with exit functions and MPI: the master would hang up in answer, and the watchdog end what is still going on.

@@ -16,14 +16,14 @@ from pympipool._core.sequences import keep_all
 from pympipool._util.cmodules import socket
 from pympipool._util.reprs import callable_name
 from pympipool.serialization.exceptions import dump_exception
-from pympipool.serialization.payload import Packed, dump_kept, fixed, keep
+from pympipool.serialization.payload import Pickled, dump_frozen, fixed, keep
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any, TypeAlias
 
-Batch: TypeAlias = "tuple[Packed, list[Any] | None]"
+Batch: TypeAlias = "tuple[Pickled, list[Any] | None]"
 """The results, pickled, and the parts of the exception that came after them (None: they are all)."""
 
 
@@ -53,7 +53,7 @@ def run_each(function: Callable[..., Any], columns: Sequence[Sequence[Any]], sta
             )
     except BaseException as raised:  # SystemExit too, as in concurrent.futures
         error = dump_exception(raised, _where())
-    return Packed(dump_kept(results)), error
+    return Pickled(dump_frozen(results)), error
 
 
 def _run_and_time(each: Iterator[Any], results: list[Any], stamps: list[int]) -> bool:

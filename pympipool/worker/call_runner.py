@@ -1,7 +1,7 @@
 """The functions that calls refer to, and how a call is run.
 
 A function travels once, under a number; master and worker agree without a word that number n lies in slot n modulo
-`SLOTS`, and forget what was there before.
+`FUNCTION_CACHE_SIZE`, and forget what was there before.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from pympipool._util.reprs import callable_name
 from pympipool.serialization.payload import load
 from pympipool.worker.batches import run_each
-from pympipool.worker.injection import with_preset
+from pympipool.worker.injection import inject_arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from pympipool.worker.error_log import ErrorLog
 
-SLOTS = 256  # as in dispatcher.pyx; a power of two
+FUNCTION_CACHE_SIZE = 256  # as in dispatcher.pyx; a power of two
 
 
-class Calls:
+class CallRunner:
     """What is needed to run calls.
 
     Args:
@@ -38,7 +38,7 @@ class Calls:
         self._preset = preset
         self._stamps = stamps
         self._error_log = error_log
-        self._functions: list[tuple[int, Callable[..., Any]]] = [(0, _nothing)] * SLOTS
+        self._functions: list[tuple[int, Callable[..., Any]]] = [(0, _nothing)] * FUNCTION_CACHE_SIZE
 
     def remember(self, number: int, parts: Sequence[Any]) -> None:
         """Keeps a function for the calls that refer to it. If it cannot be unpickled, these will fail with that."""
@@ -46,10 +46,10 @@ class Calls:
             function = self._prepared(load(parts, "the function"))
         except Exception as error:
             function = _failing(error)
-        self._functions[number % SLOTS] = number, function
+        self._functions[number % FUNCTION_CACHE_SIZE] = number, function
 
     def _prepared(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        prepared = with_preset(function, self._preset)
+        prepared = inject_arguments(function, self._preset)
         return prepared if self._error_log is None else self._error_log.watching(prepared, callable_name(function))
 
     def run(self, number: int, parts: list[Any]) -> Any:
@@ -63,7 +63,7 @@ class Calls:
             function = self._prepared(function)
         else:
             args, kwargs = load(parts, "the arguments")
-            known, function = self._functions[number % SLOTS]
+            known, function = self._functions[number % FUNCTION_CACHE_SIZE]
             if known != number:
                 raise RuntimeError(
                     f"a call refers to function {number}, but that slot holds {known}: a bug in pympipool"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _ALWAYS = 1 << 62  # position of a parameter that no positional argument can reach
 
 
-def with_preset(function: Callable[..., Any], preset: Mapping[str, Any]) -> Callable[..., Any]:
+def inject_arguments(function: Callable[..., Any], preset: Mapping[str, Any]) -> Callable[..., Any]:
     """A function that gets parameters from a preset, unless they are given; explicit arguments win, defaults do not.
 
     Args:
@@ -26,7 +26,7 @@ def with_preset(function: Callable[..., Any], preset: Mapping[str, Any]) -> Call
 
     Examples:
         >>> def calc(i, j, k=0, **kwargs): return i, j, k, kwargs
-        >>> with_preset(calc, {"j": 4, "k": 3, "l": 2})(2, j=5)
+        >>> inject_arguments(calc, {"j": 4, "k": 3, "l": 2})(2, j=5)
         (2, 5, 3, {})
     """
     if not preset:

@@ -7,7 +7,7 @@
 Each rank has a control connection of its own: the watchdog needs it, and so does a rank whose call raises. It says so
 there at once, because the other ranks may wait for it in a collective for ever; then the master ends the worker. If
 they do not, all answer as usual, and the call fails with the exception of the lowest rank. The worker goes on if all
-ranks have raised alike; else it ends, to be replaced: see `out_of_step`.
+ranks have raised alike; else it ends, to be replaced: see `ranks_diverged`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from time import monotonic_ns
 from pympipool._core.ring import CALL, END, ERROR, FUNCTION, RESULT, TIMED
 from pympipool._util.cmodules import signal
 from pympipool.serialization.exceptions import are_alike, join_exceptions
-from pympipool.serialization.payload import Packed, dump
-from pympipool.worker.call_runner import Calls
+from pympipool.serialization.payload import Pickled, dump
+from pympipool.worker.call_runner import CallRunner
 from pympipool.worker.rank_comm import Message, OtherRank, RootRank
 from pympipool.worker.setup import apply_settings, describe, make_calls, take_output, tell
 
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
     from mpi4py import MPI
 
-    from pympipool.transport.bootstrap import Orders
+    from pympipool.transport.bootstrap import WorkerConfig
     from pympipool.transport.control_client import Control, Link
 
 _RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "FLUX_TASK_RANK")
 """Where launchers tell a process its rank: MPICH and its relatives, PMIx, Open MPI, flux."""
 
-END_S = 2
+FINALIZE_TIMEOUT_S = 2
 """How long ranks that are out of step may take to end: MPI_Finalize may wait for ever for what another rank has received."""
 
 WHY_OUT_OF_STEP = "a call raised on some of its ranks only, which may have left messages between them for the next call"
@@ -47,7 +47,7 @@ WHY_OUT_OF_STEP = "a call raised on some of its ranks only, which may have left 
 _MPICH_SEGMENT = "/dev/shm/mpich_shm_"
 
 
-def run(orders: Orders, control: Control) -> None:
+def run(orders: WorkerConfig, control: Control) -> None:
     """Serves calls, from the settings to the end.
 
     Ends the process with exit code 1 where it cannot start, when the master has been told why.
@@ -75,7 +75,7 @@ def run(orders: Orders, control: Control) -> None:
 
 
 def _prepare(
-    orders: Orders,
+    orders: WorkerConfig,
     control: Control,
     rank: int,
     where: str,
@@ -92,7 +92,7 @@ def _prepare(
     return functools.partial(serve_other, other, _runner(orders, settings, control, rank, where))
 
 
-def _runner(orders: Orders, settings: dict[str, Any], control: Control, rank: int, where: str) -> Runner:
+def _runner(orders: WorkerConfig, settings: dict[str, Any], control: Control, rank: int, where: str) -> Runner:
     return Runner(make_calls(settings, None, orders.error_log_file, where), control, rank, where)
 
 
@@ -115,7 +115,7 @@ def launched_rank(environ: Mapping[str, str]) -> int | None:
     return None
 
 
-def join_world(orders: Orders, rank: int) -> MPI.Intracomm:
+def join_world(orders: WorkerConfig, rank: int) -> MPI.Intracomm:
     """Initialises MPI and checks that the ranks have found each other.
 
     Raises:
@@ -170,7 +170,7 @@ class Runner:
         where: Who we are, for tracebacks.
     """
 
-    def __init__(self, calls: Calls, control: Control, rank: int, where: str) -> None:
+    def __init__(self, calls: CallRunner, control: Control, rank: int, where: str) -> None:
         self.calls = calls
         self._control = control
         self._rank = rank
@@ -205,12 +205,12 @@ def serve_root(channel: Link, ranks: RootRank, runner: Runner, *, one_call: bool
             if message.call & TIMED:
                 tell_times(channel, answers)
             channel.answer(*join(answers))
-            ends = out_of_step(answers)
+            ends = ranks_diverged(answers)
             if ends:
                 runner.leave(WHY_OUT_OF_STEP)
                 if not one_call:
                     ranks.share(Message(END, 0, 0, [b""]))
-                _end_within(END_S)
+                _end_within(FINALIZE_TIMEOUT_S)
             if ends or one_call:
                 return
             del answers
@@ -249,11 +249,11 @@ def join(answers: Sequence[Message]) -> tuple[int, int, list[Any], int]:
     """
     run_time_ns = max(answer.tag for answer in answers)
     raised = [answer.parts for answer in answers if answer.kind == ERROR]
-    parts = join_exceptions(raised) if raised else dump([Packed(answer.parts) for answer in answers])
+    parts = join_exceptions(raised) if raised else dump([Pickled(answer.parts) for answer in answers])
     return ERROR if raised else RESULT, answers[0].call, parts, run_time_ns
 
 
-def out_of_step(answers: Sequence[Message]) -> bool:
+def ranks_diverged(answers: Sequence[Message]) -> bool:
     """Whether a call may have left messages between the ranks that nobody received.
 
     A rank that raises misses what the others send it, in a broadcast for example. The next call that communicates would

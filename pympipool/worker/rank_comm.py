@@ -16,7 +16,7 @@ import struct
 from collections import namedtuple
 from time import monotonic_ns
 
-from pympipool.worker.spin_wait import Patience, Ringer, make_bell
+from pympipool.worker.spin_wait import AdaptiveWaiter, WakeupNotifier, make_bell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ class RootRank:
             self._ranks.Recv_init([packet, MPI.BYTE], source, _ANSWER)
             for source, packet in zip(self._others, self._packets, strict=True)
         ]
-        self._patience = Patience(None)  # an answer comes when a call ends: nobody rings for it
-        ringers = [Ringer(bell) if bell else None for bell in self._ranks.gather("", 0) or ()]
+        self._patience = AdaptiveWaiter(None)  # an answer comes when a call ends: nobody rings for it
+        ringers = [WakeupNotifier(bell) if bell else None for bell in self._ranks.gather("", 0) or ()]
         reached = [ringer if ringer and ringer.ring() else None for ringer in ringers]  # those on this host
         self._ranks.scatter([ringer.name if ringer else "" for ringer in reached], 0)
         self._ringers = reached[1:]
@@ -167,8 +167,8 @@ class OtherRank:
         root_name = self._ranks.scatter(None, 0)
         if bell and root_name:
             bell.answer_to(root_name)
-        self._patience = Patience(bell if root_name else None)
-        self._patience_without_bell = Patience(None)
+        self._patience = AdaptiveWaiter(bell if root_name else None)
+        self._patience_without_bell = AdaptiveWaiter(None)
 
     def receive(self) -> Message:
         """Waits for the next message."""

@@ -14,16 +14,16 @@ import sys
 from pympipool._core.ring import CALL, ERROR, FUNCTION, RESULT
 from pympipool.serialization.exceptions import dump_exception
 from pympipool.serialization.payload import dump
-from pympipool.worker.call_runner import Calls
+from pympipool.worker.call_runner import CallRunner
 from pympipool.worker.setup import apply_settings, describe, make_calls, take_output, tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pympipool.transport.bootstrap import Orders
+    from pympipool.transport.bootstrap import WorkerConfig
     from pympipool.transport.control_client import Control, Link
 
 
-def run(orders: Orders, control: Control) -> None:
+def run(orders: WorkerConfig, control: Control) -> None:
     """Serves calls, from the settings to the end.
 
     Raises:
@@ -43,7 +43,7 @@ def run(orders: Orders, control: Control) -> None:
     serve(channel, calls, where, one_call=settings["one_call"])
 
 
-def serve(channel: Link, calls: Calls, where: str, *, one_call: bool) -> None:
+def serve(channel: Link, calls: CallRunner, where: str, *, one_call: bool) -> None:
     """Serves until END, or until the only call has been answered. Keeps nothing of a call that has ended."""
     receive, send, run_call = channel.receive, channel.answer, calls.run
     while True:

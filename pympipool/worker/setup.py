@@ -1,6 +1,6 @@
 """Before the first call: the master's settings take effect, `init_function` runs, and failures are told.
 
-settings -> cwd, sys.argv, streams -> init_function() -> Calls
+settings -> cwd, sys.argv, streams -> init_function() -> CallRunner
      any exception ----------------------------------> ("failed", parts) to the master
 """
 
@@ -15,7 +15,7 @@ from pympipool._util.cmodules import socket
 from pympipool._util.reprs import callable_name
 from pympipool.serialization.exceptions import dump_exception
 from pympipool.serialization.payload import load
-from pympipool.worker.call_runner import Calls
+from pympipool.worker.call_runner import CallRunner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,12 +66,12 @@ def take_output(settings: dict[str, Any], descriptors: list[int]) -> list[int]:
 
 def make_calls(
     settings: dict[str, Any], stamps: list[int] | None = None, error_log_file: str = "", where: str = ""
-) -> Calls:
+) -> CallRunner:
     """Runs init_function, if there is one; what it returns is there for all calls.
 
     Args:
         settings: The master's.
-        stamps: Where calls put down times (see `Calls`).
+        stamps: Where calls put down times (see `CallRunner`).
         error_log_file: Where calls that fail are written down; "": nowhere.
         where: Who we are.
 
@@ -85,7 +85,7 @@ def make_calls(
 
         error_log = ErrorLog(error_log_file, where)
     if settings["init_function"] is None:
-        return Calls({}, stamps, error_log)
+        return CallRunner({}, stamps, error_log)
     init_function = load([settings["init_function"]], "the init_function")
     preset = init_function()
     if not isinstance(preset, dict):
@@ -99,7 +99,7 @@ def make_calls(
                 f"init_function {callable_name(init_function)}() returned a dict with the key {_shown(name)}; its keys"
                 " must be strings, the names of parameters"
             )
-    return Calls(preset, stamps, error_log)
+    return CallRunner(preset, stamps, error_log)
 
 
 def describe(worker: int, rank: int | None = None) -> str:

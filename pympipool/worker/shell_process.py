@@ -25,7 +25,7 @@ SHORT = 1024
 """Characters that fit into a pipe which has room at all: they are at most 4096 bytes, which is PIPE_BUF."""
 
 
-class Feeder:
+class AdaptiveBatcher:
     """Writes to a program's stdin without waiting for it: before it reads on, somebody may have to read what it says.
 
     Short texts are written at once, if there is room. The first other one starts a thread, which has the rest to write.
@@ -86,12 +86,14 @@ def start(command: tuple[Any, ...], options: Mapping[str, Any]) -> dict[str, Any
     """
     with_pipes: dict[str, Any] = {**options, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     program = subprocess.Popen(*command, **with_pipes)
-    feeder = Feeder(cast(TextIO, program.stdin))
+    feeder = AdaptiveBatcher(cast(TextIO, program.stdin))
     atexit.register(end, program, feeder)
     return {"program": program, "feeder": feeder}
 
 
-def ask(text: str, lines: int | None, pattern: str | None, program: subprocess.Popen[str], feeder: Feeder) -> str:
+def ask(
+    text: str, lines: int | None, pattern: str | None, program: subprocess.Popen[str], feeder: AdaptiveBatcher
+) -> str:
     """Feeds the program and reads its answer.
 
     Args:
@@ -121,7 +123,7 @@ def ask(text: str, lines: int | None, pattern: str | None, program: subprocess.P
     return "".join(answer)
 
 
-def end(program: subprocess.Popen[str], feeder: Feeder) -> None:
+def end(program: subprocess.Popen[str], feeder: AdaptiveBatcher) -> None:
     """Ends the program: by the end of its stdin, else by force."""
     feeder.close()
     for more_force in (program.terminate, program.kill):

@@ -44,7 +44,7 @@ RUNG_S = 0.02
 """How long a rank that was rung awake looks out for the message before it relies on its bell again."""
 
 
-class Ringer:
+class WakeupNotifier:
     """What rings one bell.
 
     Each has a socket of its own: the rings that a sleepy bell has not taken yet must not use up the room for others.
@@ -75,7 +75,7 @@ class Ringer:
         self._socket.close()
 
 
-class Bell:
+class WakeupListener:
     """What wakes a rank of this host.
 
     Attributes:
@@ -115,19 +115,19 @@ def _datagram_socket() -> tuple[socket.socket, str]:
     return datagrams, name
 
 
-def make_bell() -> Bell | None:
+def make_bell() -> WakeupListener | None:
     """A bell; None where there are no abstract Unix sockets."""
-    return Bell() if sys.platform == "linux" else None
+    return WakeupListener() if sys.platform == "linux" else None
 
 
-class Patience:
+class AdaptiveWaiter:
     """How one rank waits.
 
     Args:
         bell: Rings when there may be something new; None: nothing does.
     """
 
-    def __init__(self, bell: Bell | None) -> None:
+    def __init__(self, bell: WakeupListener | None) -> None:
         self._bell = bell
         self._spin_s = SPIN_S if _usable_cores() > 1 else 0.0
 
@@ -140,7 +140,7 @@ class Patience:
         if done() or self._spin(done):
             return
         if self._bell is None:
-            _doze(done, math.inf)
+            _backoff(done, math.inf)
             return
         while not self._sleep(self._bell, done):
             pass
@@ -153,16 +153,16 @@ class Patience:
                 return True
         return False
 
-    def _sleep(self, bell: Bell, done: Callable[[], bool]) -> bool:
+    def _sleep(self, bell: WakeupListener, done: Callable[[], bool]) -> bool:
         bell.empty()
         if done():
             return True
         if not bell.sleep(UNRUNG_S):
             return done()
-        return done() or self._spin(done) or _doze(done, RUNG_S)
+        return done() or self._spin(done) or _backoff(done, RUNG_S)
 
 
-def _doze(done: Callable[[], bool], limit_s: float) -> bool:
+def _backoff(done: Callable[[], bool], limit_s: float) -> bool:
     began = monotonic()
     while not done():
         waited_s = monotonic() - began

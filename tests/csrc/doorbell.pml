@@ -220,7 +220,7 @@ active proctype helper()
     do
     :: visits < VISITS ->
         visits++;
-        /* take_over */
+        /* acquire_progress */
         store(HELPING, 1);
 #ifndef NO_FENCE_IN_TAKE_OVER
         DRAINED_HELPER;
@@ -243,7 +243,7 @@ end_asleep:     end_sleep(helper_in_futex)
             fi;
             disarm(HELPER_ASLEEP)
         od;
-        /* hand_back */
+        /* release_progress */
         store(HELPING, 0);
 #ifndef NO_FENCE_IN_HAND_BACK
         DRAINED_HELPER;

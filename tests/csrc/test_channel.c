@@ -229,7 +229,7 @@ static void wrong_messages_are_not_sent(void)
     CHECK_EQUAL(send_error(PMP_CALL, 0), -EINVAL);
     CHECK_EQUAL(send_error(PMP_CALL, PMP_PARTS_MAX + 1), -EINVAL);
     CHECK_EQUAL(send_error(0, 1), -EINVAL);
-    CHECK_EQUAL(send_error(PMP_RETURNED + 1, 1), -EINVAL);
+    CHECK_EQUAL(send_error(PMP_RECALLED + 1, 1), -EINVAL);
     CHECK_EQUAL(send_error(PMP_CALL | 1U << IN_PIECES_SHIFT, 1), -EINVAL);
     CHECK_EQUAL(send_error(PMP_CALL, PMP_PARTS_MAX), -EMSGSIZE); /* the ring is too small */
     CHECK(!channel.sender.busy);
@@ -350,7 +350,7 @@ static void malformed_heads_are_noticed(void)
     expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 1}, HEAD);
     expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 2}, HEAD + 8);
     expect_nonsense((raw_head){.kind = 0, .part_count = 1}, HEAD + 8);
-    expect_nonsense((raw_head){.kind = PMP_RETURNED + 1, .part_count = 1}, HEAD + 8);
+    expect_nonsense((raw_head){.kind = PMP_RECALLED + 1, .part_count = 1}, HEAD + 8);
     expect_nonsense((raw_head){.kind = PMP_CALL | 1U << 30, .part_count = 1}, HEAD + 8);
     expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = PMP_PARTS_MAX + 1}, HEAD + 32);
     expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = UINT32_MAX}, HEAD + 32);

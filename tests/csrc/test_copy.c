@@ -14,7 +14,7 @@ static _Alignas(64) unsigned char to[MARGIN + SIZE_MAX_TESTED + MARGIN];
 static void check_copy(size_t to_offset, size_t from_offset, size_t size_bytes)
 {
     memset(to, 0xee, sizeof to);
-    pmp_copy_past_caches(to + to_offset, from + from_offset, size_bytes);
+    pmp_copy_nontemporal(to + to_offset, from + from_offset, size_bytes);
     CHECK(memcmp(to + to_offset, from + from_offset, size_bytes) == 0);
     for (size_t i = 0; i < to_offset; i++) {
         CHECK_EQUAL(to[i], 0xee);
@@ -85,7 +85,7 @@ static void who_sees_the_release_sees_the_copy(void)
     const pthread_t reader = start_thread(read_letters, NULL);
     for (int round = 1; round <= ROUNDS; round++) {
         memset(letter, round % 256, sizeof letter);
-        pmp_copy_past_caches(mailbox, letter, sizeof letter);
+        pmp_copy_nontemporal(mailbox, letter, sizeof letter);
         atomic_store_explicit(&published, round, memory_order_release);
         while (atomic_load_explicit(&taken, memory_order_acquire) != round) {
             sched_yield();

@@ -16,7 +16,7 @@ from executor.calls import fail, hold, pid, square
 from flux_framework.over_tcp import FluxOverTcp
 from pympipool import Executor
 from pympipool.backends.flux import spawner
-from pympipool.backends.registry import BACKENDS, choose, make_backend, why_not
+from pympipool.backends.registry import BACKENDS, choose, make_backend, unavailable_reasons
 from pympipool.errors import WorkerDied, WorkerStartError
 from pympipool.flux import PyFluxExecutor
 
@@ -359,7 +359,7 @@ def test_what_a_call_on_another_host_prints_arrives(two_brokers, monkeypatch, ca
 
 def test_auto_chooses_flux_where_an_instance_can_be_reached(one_broker, monkeypatch, tmp_path):
     assert choose("auto") == ("flux", {})
-    assert why_not()["flux"] is None
+    assert unavailable_reasons()["flux"] is None
     with Executor(max_cores=1) as exe:
         assert (exe.info["backend"], exe.info["passed_over"]) == ("flux", {})
     monkeypatch.setenv("FLUX_URI", f"local://{tmp_path}/nobody")

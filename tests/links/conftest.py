@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from links.strangers import knock, let_in, readable
-from pympipool.transport.bootstrap import Orders
+from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.control_client import WorkerControl
 from pympipool.transport.control_server import Listener
 
@@ -28,7 +28,7 @@ def stranger(listener):
 @pytest.fixture
 def orders(listener):
     """What worker 3 of 2 ranks learns from its environment."""
-    return Orders(listener.address, bytes.fromhex(listener.key), worker=3, ranks=2, launcher="")
+    return WorkerConfig(listener.address, bytes.fromhex(listener.key), worker=3, ranks=2, launcher="")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from pympipool.backends.registry import ThisMachine
+from pympipool.backends.registry import LocalBackend
 from pympipool.backends.relay_process import Relay
 from pympipool.backends.spawner import Spawner
 
@@ -30,12 +30,12 @@ class OverTcp(Spawner):
         self._spawner.close()
         self._relay.close()
 
-    def abandon(self):
-        self._spawner.abandon()
-        self._relay.abandon()
+    def after_fork_in_child(self):
+        self._spawner.after_fork_in_child()
+        self._relay.after_fork_in_child()
 
 
-class ThisMachineOverTcp(ThisMachine):
+class ThisMachineOverTcp(LocalBackend):
     """As backend "mpi", but for the link."""
 
     name = "tcp"
@@ -54,6 +54,6 @@ class ThisMachineOverTcp(ThisMachine):
         super().close()
         self._relay.close()
 
-    def abandon(self):
-        super().abandon()
-        self._relay.abandon()
+    def after_fork_in_child(self):
+        super().after_fork_in_child()
+        self._relay.after_fork_in_child()

@@ -16,7 +16,7 @@ import pytest
 from links.strangers import LIMIT_S, knock, let_in, needs_root, readable, run_as_other_user, was_dropped
 from pympipool.transport import control_server, frames
 from pympipool.transport.control_client import WorkerControl
-from pympipool.transport.control_server import GreetingError, Listener
+from pympipool.transport.control_server import HandshakeError, Listener
 from pympipool.transport.frames import FRAME_LIMIT, ProtocolError, encode_frame, encode_hello
 
 
@@ -85,9 +85,9 @@ def test_a_wrong_key_is_refused_and_nothing_after_it_unpickled(listener, strange
     wrong = bytes(b ^ 1 for b in bytes.fromhex(listener.key))
     peer.sendall(encode_hello(wrong, 1, 0) + frame)
     assert readable(connection)
-    with pytest.raises(GreetingError, match="does not know the key"):
+    with pytest.raises(HandshakeError, match="does not know the key"):
         connection.greet()
-    with pytest.raises(GreetingError):
+    with pytest.raises(HandshakeError):
         connection.receive_available()
     assert not unpickled()
 
@@ -96,7 +96,7 @@ def test_garbage_is_refused_at_its_first_bytes(stranger):
     peer, connection = stranger
     peer.sendall(b"GET / HTTP/1.1\r\n")
     assert readable(connection)
-    with pytest.raises(GreetingError, match="first bytes"):
+    with pytest.raises(HandshakeError, match="first bytes"):
         connection.greet()
 
 
@@ -105,7 +105,7 @@ def test_a_pickle_in_place_of_a_hello_is_not_unpickled(stranger, trap):
     peer, connection = stranger
     peer.sendall(frame)
     assert readable(connection)
-    with pytest.raises(GreetingError):
+    with pytest.raises(HandshakeError):
         connection.greet()
     assert not unpickled()
 
@@ -115,9 +115,9 @@ def test_frames_before_the_greeting_are_refused_in_both_directions(stranger, tra
     peer, connection = stranger
     peer.sendall(frame)
     assert readable(connection)
-    with pytest.raises(GreetingError):
+    with pytest.raises(HandshakeError):
         connection.receive_available()
-    with pytest.raises(GreetingError):
+    with pytest.raises(HandshakeError):
         connection.send(("setup", {}))
     assert not unpickled()
 
@@ -128,7 +128,7 @@ def test_hanging_up_in_the_middle_of_a_hello_is_an_error(stranger):
     peer.close()
     assert readable(connection)
     assert connection.greet() is None
-    with pytest.raises(GreetingError, match="hung up"):
+    with pytest.raises(HandshakeError, match="hung up"):
         connection.greet()
 
 
@@ -139,7 +139,7 @@ def test_the_hello_of_another_executor_is_refused(stranger):
     with_other_key.close()
     peer.sendall(encode_hello(bytes.fromhex(with_other_key.key), 1, 0))
     assert readable(connection)
-    with pytest.raises(GreetingError):
+    with pytest.raises(HandshakeError):
         connection.greet()
 
 
@@ -368,7 +368,7 @@ def test_the_user_of_the_peer_is_told_by_the_kernel(stranger):
 def test_no_end_of_the_world_when_the_peer_left_before_it_was_accepted(listener):
     knock(listener).close()
     connection = let_in(listener)
-    with pytest.raises(GreetingError):
+    with pytest.raises(HandshakeError):
         connection.greet()
     connection.close()
     assert isinstance(connection._socket, socket.socket)

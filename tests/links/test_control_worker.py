@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from links.strangers import LIMIT_S, OTHER_USER, let_in, needs_root
-from pympipool.transport.bootstrap import Orders, take_orders
+from pympipool.transport.bootstrap import WorkerConfig, from_environ
 from pympipool.transport.control_client import WorkerControl
 from pympipool.transport.frames import ProtocolError
 
@@ -28,7 +28,7 @@ def environ():
 
 
 def test_the_orders_are_read_and_nothing_of_them_stays_in_the_environment(environ):
-    orders = take_orders(environ)
+    orders = from_environ(environ)
     assert (orders.address, orders.key, orders.worker, orders.ranks) == ("@somewhere", bytes.fromhex(KEY), 7, 2)
     assert orders.launcher == ""
     assert environ == {"HOME": "/home/user", "PYMPIPOOL_OF_THE_USER": "1"}
@@ -38,13 +38,13 @@ def test_the_orders_are_read_and_nothing_of_them_stays_in_the_environment(enviro
 def test_a_missing_variable_is_named(environ, name):
     del environ[name]
     with pytest.raises(ValueError, match=f"{name} is not set.*not by hand"):
-        take_orders(environ)
+        from_environ(environ)
 
 
 @pytest.mark.parametrize(("key", "words"), [("ab" * 31, "must have 32"), ("zz" * 32, "hexadecimal")])
 def test_a_key_that_can_be_none_is_refused(environ, key, words):
     with pytest.raises(ValueError, match=words):
-        take_orders({**environ, "PYMPIPOOL_KEY": key})
+        from_environ({**environ, "PYMPIPOOL_KEY": key})
 
 
 def test_a_master_that_is_gone_is_an_error(listener, orders):
@@ -100,7 +100,7 @@ def test_a_listener_of_another_user_is_told_nothing():
     command = [sys.executable, "-S", "-E", "-c", program]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "listening\n"
-        orders = Orders(f"@{name}", bytes.fromhex(KEY), worker=1, ranks=1, launcher="")
+        orders = WorkerConfig(f"@{name}", bytes.fromhex(KEY), worker=1, ranks=1, launcher="")
         with pytest.raises(PermissionError, match=str(OTHER_USER)):
             WorkerControl.connect(orders)
         output, _ = other.communicate(timeout=LIMIT_S)

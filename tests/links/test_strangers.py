@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pympipool.transport import frames
-from pympipool.transport.control_server import Connection, GreetingError
+from pympipool.transport.control_server import Connection, HandshakeError
 from pympipool.transport.frames import HELLO_BYTES, MAGIC, ProtocolError, encode_frame, encode_hello
 
 KEY = bytes(range(32))
@@ -71,10 +71,10 @@ def test_whatever_a_stranger_sends_he_is_not_greeted(hello, hangs_up):
                 if not hangs_up:
                     assert len(hello) < HELLO_BYTES
                     break
-        except GreetingError:
+        except HandshakeError:
             greeting = None
         assert greeting is None
-        with pytest.raises(GreetingError):
+        with pytest.raises(HandshakeError):
             connection.receive_available()
 
 

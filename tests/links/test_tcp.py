@@ -21,13 +21,13 @@ from links.over_tcp import NOWHERE, ThisMachineOverTcp
 from pympipool import Executor
 from pympipool.backends.registry import BACKENDS
 from pympipool.backends.relay_process import Relay
-from pympipool.backends.spawner import WorkerOrder
+from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerDied, WorkerStartError
-from pympipool.transport.bootstrap import Orders
+from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.control_server import Listener
 from pympipool.transport.tcp import stream
 from pympipool.transport.tcp.client import TcpControl, UnreachableError
-from pympipool.transport.tcp.stream import LIFELINE_MAGIC, StrangerError, client_context, join, receive_token
+from pympipool.transport.tcp.stream import LIFELINE_MAGIC, AuthenticationError, client_context, join, receive_token
 from system.observe import Script
 
 LIMIT_S = 30.0
@@ -50,7 +50,7 @@ def relay(listener):
     """The address of a relay, and what its workers know."""
     relay = Relay(local_only=True)
     environment = listener.environment(1, 1)
-    variables = relay.environment(WorkerOrder(1, environment=environment))
+    variables = relay.environment(LaunchRequest(1, environment=environment))
     host, _, port = variables["PYMPIPOOL_TCP"].partition(":")
     yield (host, int(port)), bytes.fromhex(environment["PYMPIPOOL_KEY"])
     relay.close()
@@ -126,7 +126,7 @@ def test_a_worker_on_the_masters_host_does_without_tcp(monkeypatch, make_tcp_exe
 
 def _start_with_both_addresses(self, order):
     environment = {**order.environment, **self._relay.environment(order)}
-    return self._spawner.start(WorkerOrder(order.number, order.ranks, environment, order.cwd))
+    return self._spawner.start(LaunchRequest(order.number, order.ranks, environment, order.cwd))
 
 
 def test_an_executor_of_this_machine_opens_no_port():
@@ -176,7 +176,7 @@ def test_garbage_is_dropped(relay, said):
 
 def test_a_stranger_without_the_key_is_dropped(relay):
     address, _ = relay
-    with pytest.raises((StrangerError, OSError)):
+    with pytest.raises((AuthenticationError, OSError)):
         join(connect(address), client_context(), secrets.token_bytes(32))
 
 
@@ -192,7 +192,9 @@ def test_a_stranger_who_speaks_ordinary_tls_is_dropped(relay):
 def test_a_worker_says_nothing_to_a_listener_without_the_key(relay):
     """A rank that is led to the wrong relay gets no further than the proof."""
     (host, port), _ = relay
-    orders = Orders(NOWHERE, secrets.token_bytes(32), 1, 1, "", tcp_addresses=[f"{host}:{port}"], connect_limit_s=1)
+    orders = WorkerConfig(
+        NOWHERE, secrets.token_bytes(32), 1, 1, "", tcp_addresses=[f"{host}:{port}"], connect_limit_s=1
+    )
     with pytest.raises(UnreachableError, match=f"{host}:{port}.*firewall"):
         TcpControl.connect(orders)
 

@@ -29,7 +29,7 @@ REMEDIES = {
 
 
 @functools.cache
-def why_not(need: str) -> str | None:
+def unavailable_reasons(need: str) -> str | None:
     """Why there is not what a block needs; None when there is."""
     match need:
         case "slurm":
@@ -53,8 +53,8 @@ def marked(block: Block):
 @pytest.mark.parametrize("block", [*map(marked, all_blocks("python", "{code-cell}"))])
 def test_a_block_runs_and_prints_what_the_page_says(block, tmp_path):
     for need in sorted(block.needs - {"mpi"}):
-        if why_not(need):
-            pytest.skip(why_not(need))
+        if unavailable_reasons(need):
+            pytest.skip(unavailable_reasons(need))
     check_script(block, tmp_path)
 
 

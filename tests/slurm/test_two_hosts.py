@@ -99,7 +99,7 @@ def test_a_trace_has_all_times_by_the_masters_clock(make_executor, cluster, tmp_
     assert timeline == seen.timeline
     for call in timeline.calls:
         assert_in_order(call)
-        assert call.ended_ns <= timeline.length_ns
+        assert call.ended_ns <= timeline.duration_ns
     assert [call.run_ns >= 50 * MS for call in timeline.calls if call.name == "sleep_and_return"] == [True, True]
     batches = [call for call in timeline.calls if call.name == "sleep" and call.size == 4]
     assert len(batches) == 2
@@ -110,7 +110,7 @@ def test_a_trace_has_all_times_by_the_masters_clock(make_executor, cluster, tmp_
     assert {worker.host for worker in timeline.workers} == set(hosts)
     for worker in timeline.workers:
         low, high = apart[worker.host]
-        assert low - worker.doubt_ns <= worker.shift_ns <= high + worker.doubt_ns
+        assert low - worker.clock_uncertainty_ns <= worker.clock_offset_ns <= high + worker.clock_uncertainty_ns
     told = {(event["pid"], event["args"]["host"]) for event in events if event.get("cat") == "call"}
     assert told == {(number, host) for number, host in enumerate(hosts, 1)}
     assert (f"The clocks of {cluster.second} were set" in " ".join(seen.report().split())) is (
@@ -138,7 +138,10 @@ def test_a_trace_has_the_times_of_ranks_on_both_hosts(make_executor, cluster, ho
     (worker,) = timeline.workers
     assert [host for host, _ in worker.ranks] == hosts
     assert [host for host, _, _ in worker.clocks] == hosts[1:]
-    shifts = {worker.host: worker.shift_ns, **{host: shift_ns for host, shift_ns, _ in worker.clocks}}
+    shifts = {
+        worker.host: worker.clock_offset_ns,
+        **{host: clock_offset_ns for host, clock_offset_ns, _ in worker.clocks},
+    }
     assert shifts[cluster.first] == 0  # also where rank 0, by which all times of the call are told, is elsewhere
     is_another_clock = shifts[cluster.second] != 0
     assert (f"The clocks of {cluster.second} were set" in " ".join(seen.report().split())) is is_another_clock

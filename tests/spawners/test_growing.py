@@ -15,9 +15,9 @@ import pytest
 
 from pympipool import Executor
 from pympipool.backends.local.direct import LocalSpawner
-from pympipool.backends.local.forkserver import TemplateSpawner
-from pympipool.backends.local.hybrid import FRESH, GrowingSpawner
-from pympipool.backends.spawner import WorkerOrder
+from pympipool.backends.local.forkserver import ForkserverSpawner
+from pympipool.backends.local.hybrid import FRESH, HybridSpawner
+from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerDied, WorkerStartError
 from pympipool.pool import block_pool
 from spawners.test_child import is_alive
@@ -109,7 +109,7 @@ def test_where_one_must_not_fork_all_are_fresh(monkeypatch):
 
 def test_several_ranks_are_not_its_business():
     with pytest.raises(ValueError, match=r"1 rank, not 2; .*MpiexecSpawner"):
-        GrowingSpawner().start(WorkerOrder(1, ranks=2))
+        HybridSpawner().start(LaunchRequest(1, ranks=2))
 
 
 def is_open(descriptor):
@@ -122,9 +122,9 @@ def is_open(descriptor):
 
 def test_too_few_descriptors_for_a_worker_are_given_back(monkeypatch):
     """Each try would keep some of the last ones, until nothing works any more."""
-    spawner = GrowingSpawner()
+    spawner = HybridSpawner()
     monkeypatch.setattr(spawner, "_left", 0)
-    order = WorkerOrder(number=1, environment={"PYMPIPOOL_PATH": os.pathsep.join(sys.path)})
+    order = LaunchRequest(number=1, environment={"PYMPIPOOL_PATH": os.pathsep.join(sys.path)})
     first = spawner.start(order)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = [number for number in range(soft) if not is_open(number)]
@@ -155,7 +155,7 @@ def test_the_error_of_a_worker_that_cannot_be_started_keeps_no_descriptors(monke
     def refuse(_spawner, order):
         raise WorkerStartError("no") from OSError("nothing left")
 
-    for spawner in (TemplateSpawner, LocalSpawner):
+    for spawner in (ForkserverSpawner, LocalSpawner):
         monkeypatch.setattr(spawner, "start", refuse)
     monkeypatch.setattr(block_pool, "START_ATTEMPTS", 2)
     gc.disable()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pympipool.backends.local.direct import LocalSpawner
-from pympipool.backends.spawner import WorkerOrder
+from pympipool.backends.spawner import LaunchRequest
 from worker.tiny_master import TinyMaster
 
 
@@ -17,7 +17,7 @@ def test_a_worker_serves_calls():
 
 def test_several_ranks_are_not_its_business():
     with pytest.raises(ValueError, match=r"1 rank, not 2; .*MpiexecSpawner"):
-        LocalSpawner().start(WorkerOrder(1, ranks=2))
+        LocalSpawner().start(LaunchRequest(1, ranks=2))
 
 
 def test_the_key_is_in_no_command_line():

@@ -13,7 +13,7 @@ import pytest
 from pympipool.backends.local import mpiexec
 from pympipool.backends.local.mpiexec import MpiexecProcess, MpiexecSpawner
 from pympipool.backends.mpi_library import Kind
-from pympipool.backends.spawner import WorkerOrder
+from pympipool.backends.spawner import LaunchRequest
 from spawners.test_child import is_alive, wait_until
 from worker.tiny_master import LIMIT_S, TinyMaster
 
@@ -231,7 +231,7 @@ def test_the_order_decides_the_folder(spawner, tmp_path):
 
 def test_a_missing_folder_is_an_error_at_once(spawner, tmp_path):
     with pytest.raises(Exception, match="no such folder"):
-        spawner.start(WorkerOrder(1, 2, {"PYMPIPOOL_PATH": ""}, str(tmp_path / "missing")))
+        spawner.start(LaunchRequest(1, 2, {"PYMPIPOOL_PATH": ""}, str(tmp_path / "missing")))
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_the_exit_code_is_that_of_the_rank_which_ended_first(statuses, lost, end
         assert process.wait(LIMIT_S) == 9
         while process.stdout.read(1000) != b"":
             pass
-        assert process.end_of(lost) == end
+        assert process.exit_status_of(lost) == end
     finally:
         process.close()
 
@@ -262,7 +262,7 @@ def test_a_job_that_has_not_told_of_its_ranks_has_its_own_exit_code():
     process = MpiexecProcess(["sh", "-c", "exit 5"], dict(os.environ), None, Kind.HYDRA)
     try:
         assert process.wait(LIMIT_S) == 5
-        assert process.end_of(2) == (2, 5)
+        assert process.exit_status_of(2) == (2, 5)
     finally:
         process.close()
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from pympipool.backends.program import BOOTSTRAP, program_command, worker_environment
-from pympipool.backends.spawner import WorkerOrder
+from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerStartError
 
 LIMIT_S = 60.0
@@ -66,7 +66,7 @@ def test_without_an_interpreter_the_error_says_so(monkeypatch):
 def test_the_environment_is_the_masters_and_over_it_the_orders(monkeypatch):
     monkeypatch.setenv("FROM_THE_MASTER", "1")
     monkeypatch.setenv("FROM_BOTH", "master")
-    environment = worker_environment(WorkerOrder(1, environment={"FROM_BOTH": "order", "FROM_THE_ORDER": "2"}))
+    environment = worker_environment(LaunchRequest(1, environment={"FROM_BOTH": "order", "FROM_THE_ORDER": "2"}))
     assert environment["FROM_THE_MASTER"] == "1"
     assert environment["FROM_BOTH"] == "order"
     assert environment["FROM_THE_ORDER"] == "2"
@@ -78,13 +78,13 @@ def test_the_environment_is_the_masters_and_over_it_the_orders(monkeypatch):
 )
 def test_a_master_that_is_an_mpi_rank_does_not_make_its_workers_look_like_it(monkeypatch, name):
     monkeypatch.setenv(name, "1")
-    assert name not in worker_environment(WorkerOrder(1))
+    assert name not in worker_environment(LaunchRequest(1))
 
 
 @pytest.mark.parametrize("name", ["OMPI_MCA_btl", "PMIX_MCA_gds", "MPICH_ASYNC_PROGRESS", "SLURM_JOB_ID"])
 def test_settings_of_mpi_and_the_scheduler_stay(monkeypatch, name):
     monkeypatch.setenv(name, "1")
-    assert worker_environment(WorkerOrder(1))[name] == "1"
+    assert worker_environment(LaunchRequest(1))[name] == "1"
 
 
 def test_files_in_the_folder_of_a_worker_do_not_stand_in_for_modules(tmp_path, monkeypatch):

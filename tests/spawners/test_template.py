@@ -8,8 +8,8 @@ import sys
 import psutil
 import pytest
 
-from pympipool.backends.local.forkserver import TemplateSpawner
-from pympipool.backends.spawner import WorkerOrder
+from pympipool.backends.local.forkserver import ForkserverSpawner
+from pympipool.backends.spawner import LaunchRequest
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -19,13 +19,13 @@ EXIT_CODE = 1
 
 @pytest.fixture
 def spawner():
-    spawner = TemplateSpawner()
+    spawner = ForkserverSpawner()
     yield spawner
     spawner.close()
 
 
 def order(number):
-    return WorkerOrder(number, ranks=1, environment={"PYMPIPOOL_PATH": os.pathsep.join(sys.path)})
+    return LaunchRequest(number, ranks=1, environment={"PYMPIPOOL_PATH": os.pathsep.join(sys.path)})
 
 
 def test_who_orders_a_worker_and_is_gone_before_it_is_forked_does_not_end_it(spawner, capfd):

@@ -24,7 +24,7 @@ RANKS = [1, pytest.param(2, marks=pytest.mark.mpi)]
 @pytest.fixture(autouse=True)
 def short_grace(monkeypatch):
     for module in (block_pool, supervisor, per_call_pool):
-        monkeypatch.setattr(module, "END_GRACE_S", 0.2)
+        monkeypatch.setattr(module, "WORKER_EXIT_GRACE_S", 0.2)
 
 
 def never():
@@ -100,7 +100,7 @@ def test_a_worker_that_cannot_start_and_does_not_end_is_ended():
 
 
 def test_threads_that_work_on_at_the_end_of_a_fork_are_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(per_call_pool, "END_GRACE_S", LIMIT_S)
+    monkeypatch.setattr(per_call_pool, "WORKER_EXIT_GRACE_S", LIMIT_S)
     with Executor(max_cores=1) as exe:
         assert exe.submit(use_a_pool_of_threads, tmp_path / "done").result(LIMIT_S) != os.getpid()
     assert (tmp_path / "done").exists()
@@ -154,7 +154,7 @@ def close_stdout_and_fail_on_one_rank():
 
 @pytest.mark.mpi
 def test_a_rank_that_cannot_start_ends_even_if_its_output_is_closed(monkeypatch):
-    monkeypatch.setattr(supervisor, "END_GRACE_S", 1000)
+    monkeypatch.setattr(supervisor, "WORKER_EXIT_GRACE_S", 1000)
     with Executor(
         max_cores=2, cores_per_worker=2, block_allocation=True, init_function=close_stdout_and_fail_on_one_rank
     ) as exe:

@@ -10,7 +10,7 @@ from executor.calls import sleep_and_return, square
 from links.over_tcp import ThisMachineOverTcp
 from pympipool import Executor, trace
 from pympipool.backends.local.direct import LocalSpawner
-from pympipool.backends.registry import BACKENDS, ThisMachine
+from pympipool.backends.registry import BACKENDS, LocalBackend
 from pympipool.diagnostics.tracing.collect import set_clocks
 from pympipool.diagnostics.tracing.timeline import Call, Worker
 
@@ -32,7 +32,7 @@ def why_no_time_namespace():
     return None if told.returncode == 0 and float(told.stdout) > AHEAD_S else told.stderr
 
 
-class Elsewhen(ThisMachine):
+class Elsewhen(LocalBackend):
     """Workers of this machine with a clock of their own."""
 
     name = "elsewhen"
@@ -59,7 +59,7 @@ def test_over_tcp_all_times_arrive(monkeypatch, block_allocation):
         assert_in_order(call)
     assert one.run_ns >= 20 * MS
     assert len(batch.items_ns) == 4
-    assert [worker.shift_ns for worker in seen.timeline.workers if worker.number == one.worker] == [0]
+    assert [worker.clock_offset_ns for worker in seen.timeline.workers if worker.number == one.worker] == [0]
 
 
 def test_a_clock_that_is_another_one_is_noticed_and_set(monkeypatch):
@@ -72,12 +72,12 @@ def test_a_clock_that_is_another_one_is_noticed_and_set(monkeypatch):
         exe.submit(sleep_and_return, 0.05).result()
         assert list(exe.map(sleep_and_return, [0.002] * 4, chunksize=4)) == [None] * 4
     for worker in seen.timeline.workers:
-        assert abs(worker.shift_ns / 1e9 + AHEAD_S) < 1
-        assert 0 < worker.doubt_ns < 50 * MS
+        assert abs(worker.clock_offset_ns / 1e9 + AHEAD_S) < 1
+        assert 0 < worker.clock_uncertainty_ns < 50 * MS
     *_, long, batch = seen.timeline.calls
     for call in seen.timeline.calls:
         assert_in_order(call)
-        assert 0 <= call.started_ns <= call.ended_ns <= seen.timeline.length_ns
+        assert 0 <= call.started_ns <= call.ended_ns <= seen.timeline.duration_ns
     assert long.run_ns >= 50 * MS
     assert batch.started_ns <= batch.items_ns[0] <= batch.items_ns[-1] <= batch.ended_ns
     report = seen.report()
@@ -92,7 +92,7 @@ def test_the_narrowest_bounds_of_all_calls_set_a_clock():
     workers = {1: Worker(1, 1, (("far", 7),), 0, 0)}
     calls = [make_call(100, 1100, 1200, 900), make_call(1000, 1520, 1530, 1040), make_call(2000, 2590, 2600, 2110)]
     set_clocks(workers, calls)
-    assert (workers[1].shift_ns, workers[1].doubt_ns) == (-505, 15)  # between -520 and -490
+    assert (workers[1].clock_offset_ns, workers[1].clock_uncertainty_ns) == (-505, 15)  # between -520 and -490
     assert [(call.started_ns, call.ended_ns) for call in calls] == [(595, 695), (1015, 1025), (2085, 2095)]
 
 
@@ -100,7 +100,7 @@ def test_ranks_on_other_hosts_are_put_into_their_calls():
     workers = {1: Worker(1, 1, (("here", 7), ("far", 8)), 0, 0)}
     calls = [make_call(100, 110, 190, 200, ranks_ns=((115, 180), (9_000_120, 9_000_185)))]
     set_clocks(workers, calls)
-    assert workers[1].shift_ns == 0
+    assert workers[1].clock_offset_ns == 0
     here, far = calls[0].ranks_ns
     assert here == (115, 180)
     assert 110 <= far[0] <= far[1] <= 190
@@ -113,7 +113,10 @@ def test_a_rank_on_the_masters_host_tells_more_of_the_clock_of_rank_0():
     workers = {1: Worker(1, 1, (("far", 7), ("here", 8)), 0, 0)}
     calls = [make_call(100, 9_000_110, 9_000_190, 900, ranks_ns=((9_000_112, 9_000_188), (115, 180)))]
     set_clocks(workers, calls)
-    assert (workers[1].shift_ns, workers[1].doubt_ns) == (-9_000_002, 8)  # between -9 000 010 and -8 999 995
+    assert (workers[1].clock_offset_ns, workers[1].clock_uncertainty_ns) == (
+        -9_000_002,
+        8,
+    )  # between -9 000 010 and -8 999 995
     assert workers[1].clocks == (("here", 0, 0),)
     assert calls[0].ranks_ns == ((110, 186), (115, 180))
     assert (calls[0].started_ns, calls[0].ended_ns) == (108, 188)

@@ -13,7 +13,7 @@ from pympipool.diagnostics.tracing.export import write
 from pympipool.diagnostics.tracing.findings import advise
 from pympipool.diagnostics.tracing.load import read
 from pympipool.diagnostics.tracing.report import as_text
-from pympipool.diagnostics.tracing.summary import Spread, longest_path, summarise
+from pympipool.diagnostics.tracing.summary import Distribution, longest_path, summarise
 from pympipool.diagnostics.tracing.timeline import Call, ExecutorPart, Timeline, Worker
 
 MS = 1_000_000
@@ -65,7 +65,7 @@ def test_the_time_of_a_call_is_shared_out_to_its_stages():
         "back": 20,
         "overhead": 60,
     }
-    assert executor.stages["run"] == Spread(3, 300 * MS, 100 * MS, 100 * MS, 100 * MS)
+    assert executor.stages["run"] == Distribution(3, 300 * MS, 100 * MS, 100 * MS, 100 * MS)
     assert executor.queue_max == 2
 
 

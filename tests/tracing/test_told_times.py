@@ -92,7 +92,7 @@ def test_an_answer_without_the_times_that_it_should_have_is_nonsense(dispatcher,
     _, call, _, _ = worker.receive(LIMIT_S)
     worker.send(ring.RESULT, call, 5, parts)
     assert damaged.wait(LIMIT_S)
-    assert dispatcher.damaged_workers() == [1]
+    assert dispatcher.corrupt_workers() == [1]
 
 
 def test_no_two_calls_have_the_same_name(dispatcher):

@@ -72,9 +72,9 @@ def test_each_call_is_there_with_its_times_function_worker_and_host(make_executo
     workers = {worker.number: worker for worker in seen.timeline.workers}
     for call in calls:
         worker = workers[call.worker]
-        assert (worker.host, worker.shift_ns) == (socket.gethostname(), 0)
+        assert (worker.host, worker.clock_offset_ns) == (socket.gethostname(), 0)
         assert worker.started_ns <= worker.ready_ns <= call.sent_ns
-        assert call.received_ns <= worker.gone_ns <= seen.timeline.length_ns
+        assert call.received_ns <= worker.gone_ns <= seen.timeline.duration_ns
     told = [event for event in events if event.get("cat") == "call"]
     assert {event["args"]["host"] for event in told} == {socket.gethostname()}
     assert {event["args"]["worker"] for event in told} <= set(workers)
@@ -93,7 +93,7 @@ def test_a_call_runs_as_long_as_it_takes_and_one_at_a_time_on_each_worker(make_e
     for worker in seen.timeline.workers:
         runs = sorted((call.started_ns, call.ended_ns) for call in seen.timeline.calls if call.worker == worker.number)
         assert all(ended <= begun for (_, ended), (begun, _) in pairwise(runs))
-    assert seen.timeline.length_ns >= 60 * MS
+    assert seen.timeline.duration_ns >= 60 * MS
 
 
 def test_calls_that_raise_are_told_from_those_that_return(make_executor, file, check_file):
@@ -189,7 +189,7 @@ def test_the_counters_span_the_whole_trace(make_executor, file, check_file):
         exe = make_executor()
         assert exe.submit(square, 2).result() == 4
     counted = [event for event in check_file(seen) if event["ph"] == "C"]
-    assert (counted[0]["ts"], counted[-1]["ts"]) == (0, seen.timeline.length_ns / 1000)
+    assert (counted[0]["ts"], counted[-1]["ts"]) == (0, seen.timeline.duration_ns / 1000)
     assert max(event["args"]["running"] for event in counted) == 1
     assert counted[-1]["args"] == {"waiting": 0, "running": 0}
 

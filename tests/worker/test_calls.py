@@ -7,7 +7,7 @@ import pytest
 
 from pympipool.errors import SerializationError
 from pympipool.serialization.payload import dump, dump_call
-from pympipool.worker.call_runner import SLOTS, Calls
+from pympipool.worker.call_runner import FUNCTION_CACHE_SIZE, Calls
 
 
 class Thing:
@@ -30,9 +30,9 @@ def test_a_call_that_refers_to_a_function(calls):
 
 def test_a_function_takes_the_slot_of_the_one_as_many_numbers_before(calls):
     calls.remember(5, dump(lambda: "old"))
-    calls.remember(5 + SLOTS, dump(lambda: "new"))
-    assert calls.run(5 + SLOTS, dump_call(5, None, (), {})) == "new"
-    with pytest.raises(RuntimeError, match=f"refers to function 5, but that slot holds {5 + SLOTS}"):
+    calls.remember(5 + FUNCTION_CACHE_SIZE, dump(lambda: "new"))
+    assert calls.run(5 + FUNCTION_CACHE_SIZE, dump_call(5, None, (), {})) == "new"
+    with pytest.raises(RuntimeError, match=f"refers to function 5, but that slot holds {5 + FUNCTION_CACHE_SIZE}"):
         calls.run(5, dump_call(5, None, (), {}))
 
 

@@ -8,27 +8,27 @@ import pytest
 
 from best import best, quickest
 from pympipool.worker import spin_wait
-from pympipool.worker.spin_wait import Bell, Patience, Ringer
+from pympipool.worker.spin_wait import AdaptiveWaiter, WakeupListener, WakeupNotifier
 
 LIMIT_S = 40.0
 
 
 @pytest.fixture
 def bell():
-    bell = Bell()
+    bell = WakeupListener()
     yield bell
     bell.close()
 
 
 @pytest.fixture
 def ringer(bell):
-    ringer = Ringer(bell.name)
+    ringer = WakeupNotifier(bell.name)
     yield ringer
     ringer.close()
 
 
 def sleep_until_rung(bell, flag):
-    Patience(bell).wait(flag.is_set)
+    AdaptiveWaiter(bell).wait(flag.is_set)
 
 
 def used_s_asleep(bell, ringer, rings=0):
@@ -53,7 +53,7 @@ def used_s_asleep(bell, ringer, rings=0):
 
 
 def test_what_is_done_is_not_waited_for():
-    Patience(None).wait(lambda: True)
+    AdaptiveWaiter(None).wait(lambda: True)
 
 
 @pytest.mark.parametrize("cores", [1, 2])
@@ -62,7 +62,7 @@ def test_without_a_bell_it_is_noticed_soon(monkeypatch, cores):
 
     def late_s():
         end = time.monotonic() + 0.05
-        Patience(None).wait(lambda: time.monotonic() > end)
+        AdaptiveWaiter(None).wait(lambda: time.monotonic() > end)
         return time.monotonic() - end
 
     assert quickest(late_s, 0.05) < 0.05
@@ -80,7 +80,7 @@ def test_no_wake_up_is_lost(bell, ringer, monkeypatch):
     rounds = 2000
     seen = []
     written = [0]
-    patient = Patience(bell)
+    patient = AdaptiveWaiter(bell)
 
     def sleep():
         for number in range(1, rounds + 1):
@@ -129,7 +129,7 @@ def test_who_is_not_there_cannot_be_rung(bell, ringer):
 
 
 def test_a_bell_that_answers_to_one_cannot_be_rung_by_others(bell, ringer):
-    other = Ringer(bell.name)
+    other = WakeupNotifier(bell.name)
     bell.answer_to(ringer.name)
     assert not other.ring()
     assert ringer.ring()
@@ -138,7 +138,7 @@ def test_a_bell_that_answers_to_one_cannot_be_rung_by_others(bell, ringer):
 
 def test_who_says_that_he_is_awake_looks_at_least_that_long(bell, ringer, monkeypatch):
     monkeypatch.setattr(spin_wait, "SPIN_S", 0.02)
-    patient = Patience(bell)
+    patient = AdaptiveWaiter(bell)
     promised = patient.awake_until()
     looks = []
 

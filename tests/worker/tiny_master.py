@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from pympipool._core import ring
-from pympipool.backends.spawner import Spawner, WorkerOrder
+from pympipool.backends.spawner import LaunchRequest, Spawner
 from pympipool.serialization import payload
 from pympipool.serialization.exceptions import load_exception
 from pympipool.transport.control_server import Connection, Listener
@@ -58,7 +58,7 @@ class TinyMaster:
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.listener, selectors.EVENT_READ, self._accept)
         variables = self.listener.environment(self.NUMBER, ranks)
-        order = WorkerOrder(self.NUMBER, ranks, {**variables, **(environment or {})}, folder)
+        order = LaunchRequest(self.NUMBER, ranks, {**variables, **(environment or {})}, folder)
         try:
             self.process = spawner.start(order)
         except BaseException:

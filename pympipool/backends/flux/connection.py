@@ -1,9 +1,9 @@
 """The flux instance, as far as our jobs in it are concerned: one thread that talks with it.
 
-    Instance.submit(jobspec, listener) ─► job id ─► events of the job:
+    FluxConnection.submit(jobspec, listener) ─► job id ─► events of the job:
                                             start ─► shell.init ─► what it prints ─► listener.take_output
                                             finish, exception, the last one ───────► listener.take_end
-    Instance.end(job) ──────────────────► cancelled; after a while SIGKILL
+    FluxConnection.end(job) ──────────────────► cancelled; after a while SIGKILL
 
 A handle of flux may only be used by the thread that made it, so all that other threads want is done there
 (`_call`). Jobs are submitted through the user's `flux.job.FluxExecutor` where there is one, else by this thread; what becomes
@@ -73,7 +73,7 @@ class Job:
         self.last_resort: Any = None
 
 
-class Instance:
+class FluxConnection:
     """The flux instance that this process can reach: that of `FLUX_URI`, else that of the system."""
 
     def __init__(self) -> None:
@@ -186,7 +186,7 @@ class Instance:
         from flux.job.submit import submit_async
 
         if job.unwanted:
-            self._bury(job)
+            self._reap(job)
             return
         try:
             submit_async(self._handle, jobspec).then(self._on_submitted, job)
@@ -206,7 +206,7 @@ class Instance:
         if job.id is not None or job.ended:
             return
         if job.future.cancelled():
-            self._bury(job)
+            self._reap(job)
             return
         try:
             self._watch(job, job.future.jobid(0))
@@ -240,9 +240,9 @@ class Instance:
             return
         job.open_logs -= 1
         if job.open_logs == 0:
-            self._bury(job)
+            self._reap(job)
         elif take_event == self._on_event:
-            job.last_resort = self._later(LAST_OUTPUT_S, functools.partial(self._bury, job))
+            job.last_resort = self._later(LAST_OUTPUT_S, functools.partial(self._reap, job))
 
     def _on_event(self, job: Job, name: str, context: dict[str, Any]) -> None:
         if name == "start":
@@ -272,9 +272,9 @@ class Instance:
     def _give_up(self, job: Job, failure: str, words: str) -> None:
         job.failure = job.failure or failure
         self._say(job, words)
-        self._bury(job)
+        self._reap(job)
 
-    def _bury(self, job: Job) -> None:
+    def _reap(self, job: Job) -> None:
         if job.ended:
             return
         job.ended = True

@@ -16,7 +16,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from pympipool.backends.program import program_command, worker_environment
-from pympipool.backends.spawner import WorkerOrder
+from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerStartError
 
 LIMIT_S = 30.0
@@ -31,7 +31,7 @@ LATE_S = 0.5
 PAUSE_S = 0.1
 
 
-class Guard:
+class JobReaper:
     """The guard of one executor.
 
     Args:
@@ -42,7 +42,7 @@ class Guard:
         WorkerStartError: The system refuses to start it.
     """
 
-    def __init__(self, name: str, order: WorkerOrder) -> None:
+    def __init__(self, name: str, order: LaunchRequest) -> None:
         environment = worker_environment(order)
         del environment["PYMPIPOOL_KEY"]
         try:
@@ -63,9 +63,9 @@ class Guard:
         """Ends it; nothing is cancelled."""
         self._process.kill()
         self._process.wait()
-        self.abandon()
+        self.after_fork_in_child()
 
-    def abandon(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: lets go of its pipe."""
         assert self._process.stdin is not None
         self._process.stdin.close()

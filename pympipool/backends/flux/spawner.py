@@ -28,13 +28,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic, sleep, time
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from pympipool.backends.flux.connection import Instance, Job
-from pympipool.backends.flux.guard import Guard
+from pympipool.backends.flux.connection import FluxConnection, Job
+from pympipool.backends.flux.guard import JobReaper
 from pympipool.backends.mpi_library import Kind, loaded_library
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.backends.relay_process import Relay
 from pympipool.backends.shm_cleanup import remove_leftovers
-from pympipool.backends.spawner import Spawner, WorkerOrder, WorkerProcess
+from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
 from pympipool.errors import WorkerStartError
 from pympipool.resources import Resources
 
@@ -52,7 +52,7 @@ REMEDY = (
     " backend='mpi' for this machine alone"
 )
 
-_HOPELESS = ("submit", "alloc", "depend", "cancel", "timeout")
+PERMANENT_FAILURES = ("submit", "alloc", "depend", "cancel", "timeout")
 """Types of exceptions that would come again, or that somebody wanted. Of the others ("exec", say) not even flux knows."""
 
 _PMI = {Kind.HYDRA: None, Kind.OPEN_MPI: "pmix"}
@@ -254,14 +254,14 @@ class FluxSpawner(Spawner):
 
     queues = True
 
-    def __init__(self, resources: Resources, jobs: Jobs, relay: Relay | None) -> None:
+    def __init__(self, resources: Resources, jobs: FluxSession, relay: Relay | None) -> None:
         self._resources = resources
         self._jobs = jobs
         self._relay = relay
         self._command = program_command()
         self._pmi = pmi_of(resources)
 
-    def start(self, order: WorkerOrder) -> WorkerProcess:
+    def start(self, order: LaunchRequest) -> WorkerProcess:
         """Submits the job of a worker.
 
         Raises:
@@ -291,26 +291,26 @@ class FluxSpawner(Spawner):
             self._relay.close()
         self._jobs.close()
 
-    def abandon(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: lets go of them."""
         if self._relay is not None:
-            self._relay.abandon()
-        self._jobs.abandon()
+            self._relay.after_fork_in_child()
+        self._jobs.after_fork_in_child()
 
 
-class Jobs:
+class FluxSession:
     """What all jobs of one executor have in common: their names' beginning, the instance, and the guard."""
 
     def __init__(self) -> None:
         self.name = f"pympipool-{secrets.token_hex(4)}"
-        self._instance: Instance | None = None
-        self._guard: Guard | None = None
+        self._instance: FluxConnection | None = None
+        self._guard: JobReaper | None = None
 
-    def instance(self, order: WorkerOrder) -> Instance:
+    def instance(self, order: LaunchRequest) -> FluxConnection:
         """The instance to submit to; from the first order on there is a guard."""
         if self._instance is None:
-            self._guard = Guard(self.name, order)
-            self._instance = Instance()
+            self._guard = JobReaper(self.name, order)
+            self._instance = FluxConnection()
         return self._instance
 
     def close(self) -> None:
@@ -320,10 +320,10 @@ class Jobs:
         if self._guard is not None:
             self._guard.close()
 
-    def abandon(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: lets go of the guard, which watches over the parent."""
         if self._guard is not None:
-            self._guard.abandon()
+            self._guard.after_fork_in_child()
 
 
 class FluxProcess(WorkerProcess):
@@ -334,7 +334,7 @@ class FluxProcess(WorkerProcess):
 
     last_words_s = LAST_WORDS_S
 
-    def __init__(self, instance: Instance, jobspec: str, executor: Any, ranks: int) -> None:
+    def __init__(self, instance: FluxConnection, jobspec: str, executor: Any, ranks: int) -> None:
         self._has_ranks = ranks > 1
         self._started_s = time()
         self.pid = 0  # no process of this host stands for it
@@ -389,7 +389,7 @@ class FluxProcess(WorkerProcess):
 
     def refused(self, last_stderr: Iterable[str]) -> bool:
         """Whether flux says that there can be no such job, or somebody has cancelled it."""
-        return self._failure in _HOPELESS
+        return self._failure in PERMANENT_FAILURES
 
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Waits for the end; the exit code, or None when the time was over before."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pympipool.backends.child_process import ChildProcess
 from pympipool.backends.program import program_command, worker_environment
-from pympipool.backends.spawner import Spawner, WorkerOrder, WorkerProcess
+from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
 
 
 class LocalSpawner(Spawner):
@@ -17,7 +17,7 @@ class LocalSpawner(Spawner):
     def __init__(self) -> None:
         self._command = program_command()
 
-    def start(self, order: WorkerOrder) -> WorkerProcess:
+    def start(self, order: LaunchRequest) -> WorkerProcess:
         """Starts the one process of a worker.
 
         Raises:

@@ -1,6 +1,6 @@
 """Workers of one process on this host, forked from a warm template (see `pympipool.worker.forkserver`).
 
-    TemplateSpawner ── order, ends of three pipes ──> template ── fork ──> worker
+    ForkserverSpawner ── order, ends of three pipes ──> template ── fork ──> worker
 
 A few milliseconds a worker, where a fresh interpreter takes ten times as long. The template is started with
 the first order, and again should it ever be gone; it ends when the spawner closes its socket.
@@ -20,7 +20,7 @@ from typing import BinaryIO, cast
 
 from pympipool._util import subprocesses
 from pympipool.backends.program import program_command, worker_environment
-from pympipool.backends.spawner import Spawner, WorkerOrder, WorkerProcess
+from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
 from pympipool.errors import WorkerStartError
 from pympipool.transport.frames import STATUS, encode_frame
 
@@ -28,7 +28,7 @@ PID_WAIT_S = 10.0
 """How long to wait for the pid of a worker that is to be killed while it is being forked."""
 
 
-class TemplateSpawner(Spawner):
+class ForkserverSpawner(Spawner):
     """Has workers forked from a template process."""
 
     def __init__(self) -> None:
@@ -36,8 +36,8 @@ class TemplateSpawner(Spawner):
         self._template: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
 
-    def start(self, order: WorkerOrder) -> WorkerProcess:
-        """Orders a worker; does not wait until it is forked."""
+    def start(self, order: LaunchRequest) -> WorkerProcess:
+        """WorkerConfig a worker; does not wait until it is forked."""
         if order.ranks != 1:
             raise ValueError(f"a forked worker has 1 rank, not {order.ranks}; several need MpiexecSpawner")
         try:
@@ -49,10 +49,10 @@ class TemplateSpawner(Spawner):
         except OSError as error:
             raise WorkerStartError(f"the process that forks workers does not start: {error}") from error
 
-    def _order(self, order: WorkerOrder) -> ForkedProcess:
+    def _order(self, order: LaunchRequest) -> ForkedProcess:
         environment = worker_environment(order)
         master = self._socket or self._start_template(environment)
-        with subprocesses.held_back:  # until the writing ends are closed here
+        with subprocesses.fork_lock:  # until the writing ends are closed here
             pipes: list[tuple[int, int]] = []
             try:
                 pipes += (os.pipe() for _ in range(3))
@@ -80,12 +80,12 @@ class TemplateSpawner(Spawner):
 
     def close(self) -> None:
         """Ends the template; its workers go on."""
-        self.abandon()
+        self.after_fork_in_child()
         if self._template is not None:
             self._template.wait()
             self._template = None
 
-    def abandon(self) -> None:
+    def after_fork_in_child(self) -> None:
         """Lets go of the template; in a forked child, where it is not ours to wait for."""
         if self._socket is not None:
             self._socket.close()

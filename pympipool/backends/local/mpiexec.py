@@ -22,7 +22,7 @@ from pympipool.backends.local.hydra_output import JobOutput
 from pympipool.backends.mpi_library import Kind, find_launcher, loaded_library
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.backends.shm_cleanup import remove_leftovers
-from pympipool.backends.spawner import Spawner, WorkerOrder, WorkerProcess
+from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
 
 TIDY_UP_S = 1.0
 """How long mpiexec may take to end after its ranks; measured: MPICH 15 ms, Open MPI 260 ms."""
@@ -66,7 +66,7 @@ class MpiexecSpawner(Spawner):
         self._launcher = find_launcher(library)
         self._more_options = ["-print-all-exitcodes"] if library.version.startswith("MPICH") else []  # see hydra.py
 
-    def start(self, order: WorkerOrder) -> WorkerProcess:
+    def start(self, order: LaunchRequest) -> WorkerProcess:
         """Starts mpiexec for a worker.
 
         Raises:
@@ -83,7 +83,7 @@ class MpiexecSpawner(Spawner):
 class MpiexecProcess(ChildProcess):
     """An mpiexec and its ranks."""
 
-    announces_its_end = True  # MPICH's complains of connections that end, if it is ended while it starts
+    noisy_exit = True  # MPICH's complains of connections that end, if it is ended while it starts
 
     def __init__(self, command: list[str], environment: dict[str, str], cwd: str | None, kind: Kind) -> None:
         super().__init__(command, environment, cwd)
@@ -93,7 +93,7 @@ class MpiexecProcess(ChildProcess):
         self._last_resort: threading.Timer | None = None
         self._ranks: list[int] = []
 
-    def has_rank(self, pid: int) -> None:
+    def add_rank(self, pid: int) -> None:
         """A rank is ready, which is this process."""
         self._ranks.append(pid)
 
@@ -108,7 +108,7 @@ class MpiexecProcess(ChildProcess):
             return -code
         return code
 
-    def end_of(self, rank: int) -> tuple[int, int | None]:
+    def exit_status_of(self, rank: int) -> tuple[int, int | None]:
         """Which rank ended first, and its exit code: as mpiexec tells where it tells of each, else its own."""
         codes = self._job_output.exit_codes if self._job_output else []
         if rank >= len(codes):

@@ -30,7 +30,7 @@ from pympipool.backends.child_process import ChildProcess
 from pympipool.backends.mpi_library import Kind, loaded_library
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.backends.relay_process import Relay
-from pympipool.backends.spawner import Spawner, WorkerOrder, WorkerProcess
+from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
 from pympipool.errors import WorkerStartError
 from pympipool.resources import Resources
 
@@ -156,7 +156,7 @@ class SlurmSpawner(Spawner):
         self._relay = relay
         self._command = [*srun_command(resources, os.environ), *program_command()]
 
-    def start(self, order: WorkerOrder) -> WorkerProcess:
+    def start(self, order: LaunchRequest) -> WorkerProcess:
         """Starts srun for a worker.
 
         Raises:
@@ -178,9 +178,9 @@ class SlurmSpawner(Spawner):
         """Ends the relay."""
         self._relay.close()
 
-    def abandon(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: lets go of the relay."""
-        self._relay.abandon()
+        self._relay.after_fork_in_child()
 
 
 def srun_command(resources: Resources, environ: Mapping[str, str]) -> list[str]:
@@ -254,7 +254,7 @@ class SrunProcess(ChildProcess):
     """An srun and its step."""
 
     last_words_s = LAST_WORDS_S
-    announces_its_end = True
+    noisy_exit = True
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], cwd: str | None, name: str) -> None:
         super().__init__(command, environment, cwd)
@@ -283,7 +283,7 @@ class SrunProcess(ChildProcess):
         except RuntimeError:  # this interpreter is ending, and starts no more threads
             super().kill()
 
-    def give_up(self) -> None:
+    def kill_unreachable(self) -> None:
         """Kills srun, which would wait for an answer for a minute, and has its step cancelled meanwhile."""
         super().kill()
         try:

@@ -13,7 +13,7 @@ import traceback
 from concurrent.futures import BrokenExecutor
 
 from pympipool.cli.selftest.processes import MARK, job_names, marked
-from pympipool.cli.selftest.steps import STEPS, Lacking, Place, Unexpected, kill_this_script
+from pympipool.cli.selftest.steps import STEPS, CheckFailed, Target, Unavailable, kill_this_script
 
 
 def main(name: str, backend: str, cores: str, descriptor: str) -> None:
@@ -31,11 +31,11 @@ def main(name: str, backend: str, cores: str, descriptor: str) -> None:
             print(json.dumps(words), file=reports)
 
         try:
-            said = step.attempt(Place(backend, int(cores), lambda what: report(doing=what)))
-        except Lacking as lacking:
+            said = step.attempt(Target(backend, int(cores), lambda what: report(doing=what)))
+        except Unavailable as lacking:
             report(outcome="lacks", said=str(lacking))
         except Exception as error:
-            if not isinstance(error, (BrokenExecutor, Unexpected)):  # these say all that there is to say
+            if not isinstance(error, (BrokenExecutor, CheckFailed)):  # these say all that there is to say
                 traceback.print_exc()
             report(outcome="fails", said=f"{type(error).__name__}: {error}")
         else:

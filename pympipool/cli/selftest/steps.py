@@ -1,7 +1,7 @@
 """The steps of a self-test: each starts an executor, has it do one thing, and says in words what it saw.
 
-What is not as promised is raised: as the exception that a user would get, as `Unexpected`, or, where something is not
-installed that this step needs, as `Lacking`.
+What is not as promised is raised: as the exception that a user would get, as `CheckFailed`, or, where something is not
+installed that this step needs, as `Unavailable`.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ RUN_TIME_MAX_S = 1.0
 WHILE_OTHERS_START_S = 0.1
 
 
-class Unexpected(Exception):
+class CheckFailed(Exception):
     """Something went otherwise than promised."""
 
 
-class Lacking(Exception):
+class Unavailable(Exception):
     """What this step needs is not installed, or not there; says how to get it."""
 
 
 @dataclass(frozen=True)
-class Place:
+class Target:
     """Where a step is tried.
 
     Attributes:
@@ -77,12 +77,12 @@ class Step:
 
     name: str
     title: str
-    attempt: Callable[[Place], str]
+    attempt: Callable[[Target], str]
     remedy: str = "please report it, with what `pympipool info` prints"
     is_for: Callable[[str], bool] = lambda _: True
 
 
-def _serial(place: Place) -> str:
+def _serial(place: Target) -> str:
     start = time.perf_counter()
     with place.executor(block_allocation=True) as exe:
         host, pid = exe.submit(probes.where).result()
@@ -101,7 +101,7 @@ def _serial(place: Place) -> str:
     return f"first result from {host} after {first_s:.2f} s, then {each_us:.0f} µs each; {rate:.0f} calls/s together"
 
 
-def _one_process_per_call(place: Place) -> str:
+def _one_process_per_call(place: Target) -> str:
     start = time.perf_counter()
     with place.executor() as exe:
         place.doing("waiting for the first result")
@@ -110,7 +110,7 @@ def _one_process_per_call(place: Place) -> str:
     return f"three calls, one after the other, in {time.perf_counter() - start:.2f} s"
 
 
-def _all_cores(place: Place) -> str:
+def _all_cores(place: Target) -> str:
     start = time.perf_counter()
     with place.executor(max_workers=place.cores, block_allocation=True) as exe:
         seen: set[tuple[str, int]] = set()
@@ -121,7 +121,7 @@ def _all_cores(place: Place) -> str:
     return f"{place.cores} workers at a time on {_hosts(host for host, _ in seen)}, after {elapsed_s:.2f} s"
 
 
-def _exception(place: Place) -> str:
+def _exception(place: Target) -> str:
     with place.executor(block_allocation=True) as exe:
         error = exe.submit(probes.fail, "as wanted").exception()
         _expect(isinstance(error, LookupError) and error.args == ("as wanted",), f"what arrived is {error!r}")
@@ -130,7 +130,7 @@ def _exception(place: Place) -> str:
     return "it arrives with its type and the worker's traceback"
 
 
-def _data(place: Place) -> str:
+def _data(place: Target) -> str:
     data = os.urandom(1 << 20) * MEGABYTES
     with place.executor(block_allocation=True) as exe:
         exe.submit(probes.nothing).result()
@@ -142,11 +142,11 @@ def _data(place: Place) -> str:
     return f"{MEGABYTES} MB there and back unharmed, in {elapsed_s:.2f} s"
 
 
-def _numpy(place: Place) -> str:
+def _numpy(place: Target) -> str:
     try:
         import numpy as np
     except ImportError as error:
-        raise Lacking(f"numpy cannot be imported ({error}): pip install numpy") from None
+        raise Unavailable(f"numpy cannot be imported ({error}): pip install numpy") from None
     array = np.arange(MEGABYTES << 17, dtype=np.float64)
     with place.executor(block_allocation=True) as exe:
         exe.submit(probes.nothing).result()
@@ -159,16 +159,16 @@ def _numpy(place: Place) -> str:
     return f"an array of {MEGABYTES} MB there and back, writable, in {elapsed_s:.2f} s"
 
 
-def _mpi(place: Place) -> str:
+def _mpi(place: Target) -> str:
     if importlib.util.find_spec("mpi4py") is None:
-        raise Lacking(
+        raise Unavailable(
             'mpi4py is not installed: pip install "pympipool[mpich]" brings it with an MPI library; on a cluster with an MPI'
             ' of its own, load that and pip install "pympipool[mpi]"'
         )
     start = time.perf_counter()
     crowded = place.cores < 2
     if crowded and place.backend == "flux":
-        raise Lacking(
+        raise Unavailable(
             "flux gives each of two ranks a core of its own, and there is one: --cores 2, in an instance that has them"
         )
     with place.executor(max_cores=2, cores_per_worker=2, block_allocation=True, oversubscribe=crowded) as exe:
@@ -179,7 +179,7 @@ def _mpi(place: Place) -> str:
     return f"allreduce over 2 ranks on {_hosts(result[3] for result in results)}, after {elapsed_s:.2f} s"
 
 
-def _init_function(place: Place) -> str:
+def _init_function(place: Target) -> str:
     with place.executor(block_allocation=True, init_function=probes.load) as exe:
         function: Callable[..., int] = probes.preset  # of its two parameters one is filled in the worker
         result = exe.submit(function, 2).result()
@@ -187,7 +187,7 @@ def _init_function(place: Place) -> str:
     return "what it returns fills the parameters of that name"
 
 
-def _death(place: Place) -> str:
+def _death(place: Target) -> str:
     with place.executor(block_allocation=True) as exe:
         before = exe.submit(probes.where).result()
         place.doing("waiting for the error of a call that killed its worker")
@@ -200,7 +200,7 @@ def _death(place: Place) -> str:
     return f"its call fails with WorkerDied, and another worker is there after {time.perf_counter() - start:.2f} s"
 
 
-def _run_time_max(place: Place) -> str:
+def _run_time_max(place: Target) -> str:
     with place.executor(block_allocation=True, run_time_max=RUN_TIME_MAX_S) as exe:
         exe.submit(probes.nothing).result()
         place.doing(f"waiting for the end of a call that may run for {RUN_TIME_MAX_S:g} s")
@@ -212,7 +212,7 @@ def _run_time_max(place: Place) -> str:
     return f"a call that never returns fails with TimeoutError after {elapsed_s:.2f} s"
 
 
-def _gpus(place: Place) -> str:
+def _gpus(place: Target) -> str:
     with place.executor(gpus_per_worker=1, block_allocation=True) as exe:
         names = exe.submit(probes.visible_gpus).result()
     _expect(len(names.split(",")) == 1 and names != "", f"a worker with one GPU sees {names or 'none'}")
@@ -230,7 +230,7 @@ def _has_gpus(backend: str) -> bool:
     return bool(available_devices().names)
 
 
-def _ends(place: Place) -> str:
+def _ends(place: Target) -> str:
     """Is killed on purpose; the supervisor sees whether anything is left."""
     exe = place.executor(max_workers=min(place.cores, 2), block_allocation=True)
     exe.submit(probes.where).result()
@@ -266,7 +266,7 @@ STEPS = (
 
 def _expect(true: bool, otherwise: str) -> None:
     if not true:
-        raise Unexpected(otherwise)
+        raise CheckFailed(otherwise)
 
 
 def _hosts(hosts: Iterable[str]) -> str:

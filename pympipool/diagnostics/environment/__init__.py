@@ -1,11 +1,11 @@
 """What pympipool finds where it runs: facts as data, and what follows from them.
 
     machine.py      Python, processors, memory, limits, GPUs ─┐
-    mpi.py          the MPI library and its mpiexec          ─┼─► Surroundings ─► problems.py: what is wrong, and the remedy
+    mpi.py          the MPI library and its mpiexec          ─┼─► Environment ─► problems.py: what is wrong, and the remedy
     schedulers.py   SLURM, flux, what "auto" takes           ─┘
 
 Looking harms nothing and raises nothing: what cannot be found out is None, or says why. Each fact has a time limit, so that
-`look_around` ends on a machine where a scheduler hangs, too.
+`probe` ends on a machine where a scheduler hangs, too.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pympipool.diagnostics.environment.mpi import Mpi, look_at_mpi
 from pympipool.diagnostics.environment.problems import Problem, find_problems
 from pympipool.diagnostics.environment.schedulers import Schedulers, look_at_schedulers
 
-__all__ = ["Problem", "Surroundings", "look_around"]
+__all__ = ["Environment", "Problem", "probe"]
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class Environment:
     """What is found here.
 
     Attributes:
@@ -39,13 +39,13 @@ class Surroundings:
     problems: tuple[Problem, ...]
 
 
-def look_around() -> Surroundings:
+def probe() -> Environment:
     """Looks at everything; takes about half a second, as it starts a few programs to ask them.
 
     Examples:
-        >>> found = look_around()
+        >>> found = probe()
         >>> found.machine.cores.usable <= found.machine.cores.machine
         True
     """
     facts = look_at_installation(), look_at_machine(), look_at_mpi(), look_at_schedulers()
-    return Surroundings(*facts, problems=tuple(find_problems(*facts)))
+    return Environment(*facts, problems=tuple(find_problems(*facts)))

@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import dataclass
 
 from pympipool.backends.flux.spawner import size_of_instance
-from pympipool.backends.registry import cores_of_job, is_step, why_not
+from pympipool.backends.registry import cores_of_job, is_step, unavailable_reasons
 from pympipool.backends.slurm.spawner import srun_command
 from pympipool.errors import WorkerStartError
 from pympipool.resources import Resources
@@ -77,7 +77,7 @@ class Schedulers:
 
 def look_at_schedulers() -> Schedulers:
     """Looks at SLURM and flux, and at what "auto" makes of them."""
-    reasons = why_not()
+    reasons = unavailable_reasons()
     chosen = next(name for name, reason in reasons.items() if reason is None)
     return Schedulers(
         slurm=_slurm(usable=reasons["slurm"] is None),

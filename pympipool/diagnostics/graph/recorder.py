@@ -27,7 +27,7 @@ NO_RESULT = (
 )
 
 
-class Nowhere:
+class NullBackend:
     """The backend of an executor that draws: what is installed here makes no difference to a drawing.
 
     Args:
@@ -57,11 +57,11 @@ class Nowhere:
     def close(self) -> None:
         """Nothing runs."""
 
-    def abandon(self) -> None:
+    def after_fork_in_child(self) -> None:
         """Likewise."""
 
 
-class Sketch:
+class GraphRecorder:
     """Takes the calls of an executor in the place of its engine, and draws them at the end.
 
     Args:

@@ -158,7 +158,7 @@ def set_clocks(workers: dict[int, Worker], calls: list[Call]) -> None:
     for call in parallel:
         _shift_ranks(call, [clocks[host][0] for host, _, _ in _ranks(workers, call)])
     for worker in workers.values():
-        worker.shift_ns, worker.doubt_ns = clocks.get(worker.host, (0, 0))
+        worker.clock_offset_ns, worker.clock_uncertainty_ns = clocks.get(worker.host, (0, 0))
         others = sorted({host for host, _ in worker.ranks} - {worker.host})
         worker.clocks = tuple((host, *clocks[host]) for host in others if host in clocks)
 
@@ -197,18 +197,18 @@ def estimate(low: float, high: float) -> tuple[int, int]:
     return round((low + high) / 2), round(abs(high - low) / 2)
 
 
-def _shift(call: Call, shift_ns: int) -> None:
+def _shift(call: Call, clock_offset_ns: int) -> None:
     sent_ns, started_ns, ended_ns, received_ns = _times(call)
     # A call is sent a moment after the time that was noted: only another clock can be out of bounds.
-    call.started_ns = started_ns = min(max(started_ns + shift_ns, sent_ns), received_ns)
-    call.ended_ns = ended_ns = min(max(ended_ns + shift_ns, started_ns), received_ns)
-    call.items_ns = tuple(min(max(item + shift_ns, started_ns), ended_ns) for item in call.items_ns)
+    call.started_ns = started_ns = min(max(started_ns + clock_offset_ns, sent_ns), received_ns)
+    call.ended_ns = ended_ns = min(max(ended_ns + clock_offset_ns, started_ns), received_ns)
+    call.items_ns = tuple(min(max(item + clock_offset_ns, started_ns), ended_ns) for item in call.items_ns)
 
 
 def _shift_ranks(call: Call, shifts_ns: list[int]) -> None:
     _, started_ns, ended_ns, _ = _times(call)
     moved = []
-    for (rank_begun_ns, rank_ended_ns), shift_ns in zip(call.ranks_ns, shifts_ns, strict=False):
-        begun_ns = max(rank_begun_ns + shift_ns, started_ns)
-        moved.append((begun_ns, max(min(rank_ended_ns + shift_ns, ended_ns), begun_ns)))
+    for (rank_begun_ns, rank_ended_ns), clock_offset_ns in zip(call.ranks_ns, shifts_ns, strict=False):
+        begun_ns = max(rank_begun_ns + clock_offset_ns, started_ns)
+        moved.append((begun_ns, max(min(rank_ended_ns + clock_offset_ns, ended_ns), begun_ns)))
     call.ranks_ns = tuple(moved)

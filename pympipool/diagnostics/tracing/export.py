@@ -25,7 +25,7 @@ from typing import IO, Any, cast
 
 import pympipool
 from pympipool.diagnostics.tracing.timeline import Call, Timeline
-from pympipool.diagnostics.tracing.tracks import Key, Lane, lay_out
+from pympipool.diagnostics.tracing.tracks import Key, Track, lay_out
 
 FORMAT = 1
 """Of what stands under "pympipool"; grows when a reader of before could not read it."""
@@ -69,7 +69,7 @@ def _opened(path: Path, compressed: bool) -> IO[str]:
 def _without_calls(timeline: Timeline) -> Timeline:
     return Timeline(
         timeline.begun,
-        timeline.length_ns,
+        timeline.duration_ns,
         timeline.host,
         timeline.pid,
         timeline.executors,
@@ -98,7 +98,7 @@ def events(timeline: Timeline) -> Iterator[str]:
     for executor in timeline.executors:
         calls = [call for call in timeline.calls if call.executor == executor.number]
         yield from _waiting(calls, names)
-        yield from _counters(executor.number, calls, timeline.length_ns)
+        yield from _counters(executor.number, calls, timeline.duration_ns)
 
 
 def _dump(event: Event) -> str:
@@ -129,7 +129,7 @@ class _Tracks:
                 threads[at] = self._new_threads(lane)
             self.threads[key] = threads[at]
 
-    def _new_threads(self, lane: Lane) -> int:
+    def _new_threads(self, lane: Track) -> int:
         """One for the lane and, for MPI workers, one for each rank behind it."""
         first = FIRST_THREAD + len(self._named)
         self._named.append((lane.executor, first, lane.name))

@@ -17,7 +17,7 @@ MANY_CALLS = 10
 
 
 @dataclass(frozen=True)
-class Advice:
+class Finding:
     """One finding.
 
     Attributes:
@@ -31,45 +31,45 @@ class Advice:
     remedy: str
 
 
-def advise(summary: Summary) -> list[Advice]:
+def advise(summary: Summary) -> list[Finding]:
     """What may be changed, the most important first."""
     found = list(_about_calls(summary))
     for executor in summary.executors:
         of_it = f"executor {executor.number}: " if len(summary.executors) > 1 else ""
         for look in (_own_processes, _short_calls, _way, _pickling, _path, _empty, _tail, _full, _start, _ranks):
-            found += (Advice(one.weight, of_it + one.what, one.remedy) for one in look(executor))
+            found += (Finding(one.weight, of_it + one.what, one.remedy) for one in look(executor))
     return sorted(found, key=lambda one: -one.weight)
 
 
-def _about_calls(summary: Summary) -> Iterator[Advice]:
+def _about_calls(summary: Summary) -> Iterator[Finding]:
     bad = summary.outcomes.get(RAISED, 0) + summary.outcomes.get(FAILED, 0)
     if bad:
         names = sorted({call.name for call in summary.timeline.calls if call.outcome in (RAISED, FAILED)})
-        yield Advice(
+        yield Finding(
             1.0,
             f"{count_text(bad, 'call')} of {summary.calls} ended without a result, of {', '.join(names[:3])}"
             + (" and others" if len(names) > 3 else ""),
             "look at what their futures raise",
         )
     if summary.outcomes.get(UNFINISHED):
-        yield Advice(
+        yield Finding(
             0.05,
             f"{count_text(summary.outcomes[UNFINISHED], 'call')} had not ended when the trace did",
             "let the trace end after the executor: `with pympipool.trace(...), Executor(...) as exe:`",
         )
     if summary.timeline.dropped:
-        yield Advice(
+        yield Finding(
             0.9,
             f"{count_text(summary.timeline.dropped, 'call')} ended after the last one that was recorded",
             "trace a shorter part of the program, or raise max_calls",
         )
 
 
-def _own_processes(executor: ExecutorShare) -> Iterator[Advice]:
+def _own_processes(executor: ExecutorShare) -> Iterator[Finding]:
     start, run = executor.stages["start"], executor.stages["run"]
     if executor.is_block or start.count < MANY_CALLS or start.total_ns < WORTH_SAYING * (start.total_ns + run.total_ns):
         return
-    yield Advice(
+    yield Finding(
         start.total_ns / (start.total_ns + run.total_ns),
         f"each call has a process of its own, which takes {time_text(start.median_ns)} to start (median), for"
         f" {time_text(run.median_ns)} of work",
@@ -77,13 +77,13 @@ def _own_processes(executor: ExecutorShare) -> Iterator[Advice]:
     )
 
 
-def _short_calls(executor: ExecutorShare) -> Iterator[Advice]:
+def _short_calls(executor: ExecutorShare) -> Iterator[Finding]:
     if not executor.is_block:
         return
     overhead, run = executor.single["overhead"], executor.single["run"]
     if run.count < MANY_CALLS or overhead.median_ns < run.median_ns:
         return
-    yield Advice(
+    yield Finding(
         0.9,
         f"calls are short: half of them run for {time_text(run.median_ns)} at most, and the way there and back takes as long or"
         f" longer ({time_text(overhead.median_ns)}, median)",
@@ -91,13 +91,13 @@ def _short_calls(executor: ExecutorShare) -> Iterator[Advice]:
     )
 
 
-def _way(executor: ExecutorShare) -> Iterator[Advice]:
+def _way(executor: ExecutorShare) -> Iterator[Finding]:
     idle = executor.idle("idle_ready_ns")
     there, back = executor.stages["there"], executor.stages["back"]
     run = executor.stages["run"]
     if idle < WORTH_SAYING or run.median_ns < max(there.median_ns, back.median_ns) or not executor.is_block:
         return
-    yield Advice(
+    yield Finding(
         idle,
         f"workers were idle for {share_text(idle)} of their time although calls were ready: these were on their way"
         f" ({time_text(there.median_ns)} there, {time_text(back.median_ns)} back, median)",
@@ -106,12 +106,12 @@ def _way(executor: ExecutorShare) -> Iterator[Advice]:
     )
 
 
-def _pickling(executor: ExecutorShare) -> Iterator[Advice]:
+def _pickling(executor: ExecutorShare) -> Iterator[Finding]:
     pickling = executor.stages["pickling"]
     share = pickling.total_ns / executor.span_ns if executor.span_ns else 0.0
     if share < WORTH_SAYING or executor.idle("idle_empty_ns") < WORTH_SAYING:
         return
-    yield Advice(
+    yield Finding(
         share,
         f"pickling the arguments took {time_text(pickling.total_ns)} of the program's own time, and workers had nothing to do"
         " meanwhile",
@@ -120,7 +120,7 @@ def _pickling(executor: ExecutorShare) -> Iterator[Advice]:
     )
 
 
-def _path(executor: ExecutorShare) -> Iterator[Advice]:
+def _path(executor: ExecutorShare) -> Iterator[Finding]:
     share = executor.path_ns / executor.span_ns if executor.span_ns else 0.0
     if share < 0.5 or executor.idle() < WORTH_SAYING:
         return
@@ -134,15 +134,15 @@ def _path(executor: ExecutorShare) -> Iterator[Advice]:
     if waited_ns > WORTH_SAYING * executor.span_ns:
         what += f", and they waited for workers for {time_text(waited_ns)} besides"
         remedy = "submit the calls first that begin the longest chains, or shorten them"
-    yield Advice(executor.idle("idle_blocked_ns"), what, remedy)
+    yield Finding(executor.idle("idle_blocked_ns"), what, remedy)
 
 
-def _empty(executor: ExecutorShare) -> Iterator[Advice]:
+def _empty(executor: ExecutorShare) -> Iterator[Finding]:
     idle = executor.idle("idle_empty_ns")
     tail = executor.tail_ns / executor.span_ns if executor.span_ns else 0.0
     if idle - tail < WORTH_SAYING:
         return
-    yield Advice(
+    yield Finding(
         idle - tail,
         f"for {share_text(idle)} of the workers' time there was no call to run",
         "submit calls before doing anything else, and look at results as they come (as_completed) rather than after each call;"
@@ -150,11 +150,11 @@ def _empty(executor: ExecutorShare) -> Iterator[Advice]:
     )
 
 
-def _tail(executor: ExecutorShare) -> Iterator[Advice]:
+def _tail(executor: ExecutorShare) -> Iterator[Finding]:
     share = executor.tail_ns / executor.span_ns if executor.span_ns else 0.0
     if share < WORTH_SAYING or executor.path_ns > executor.span_ns / 2:
         return
-    yield Advice(
+    yield Finding(
         share,
         f"for the last {time_text(executor.tail_ns)} of {time_text(executor.span_ns)}, less than half of the workers had"
         " something to do",
@@ -162,13 +162,13 @@ def _tail(executor: ExecutorShare) -> Iterator[Advice]:
     )
 
 
-def _full(executor: ExecutorShare) -> Iterator[Advice]:
+def _full(executor: ExecutorShare) -> Iterator[Finding]:
     busy_ns = sum(worker.busy_ns for worker in executor.workers)
     life_ns = sum(worker.life_ns - worker.starting_ns for worker in executor.workers)
     waits, run = executor.stages["worker"], executor.stages["run"]
     if not life_ns or busy_ns < 0.85 * life_ns or waits.median_ns < run.median_ns:
         return
-    yield Advice(
+    yield Finding(
         0.1,
         f"workers were busy for {share_text(busy_ns / life_ns)} of their time, and up to"
         f" {count_text(executor.queue_max, 'call')} waited for one of them",
@@ -176,24 +176,24 @@ def _full(executor: ExecutorShare) -> Iterator[Advice]:
     )
 
 
-def _start(executor: ExecutorShare) -> Iterator[Advice]:
+def _start(executor: ExecutorShare) -> Iterator[Finding]:
     if not executor.is_block or not executor.workers:
         return
     starting_ns = sum(worker.starting_ns for worker in executor.workers) / len(executor.workers)
     share = starting_ns / executor.span_ns if executor.span_ns else 0.0
     if share < WORTH_SAYING:
         return
-    yield Advice(
+    yield Finding(
         share,
         f"workers took {time_text(starting_ns)} to start, of {time_text(executor.span_ns)} altogether",
         "make the executor once, as early as possible, and use it for everything",
     )
 
 
-def _ranks(executor: ExecutorShare) -> Iterator[Advice]:
+def _ranks(executor: ExecutorShare) -> Iterator[Finding]:
     if executor.ranks_wait < WORTH_SAYING:
         return
-    yield Advice(
+    yield Finding(
         executor.ranks_wait,
         f"ranks of MPI workers waited for the slowest one for {share_text(executor.ranks_wait)} of their time",
         "share the work out more evenly between the ranks, or use fewer cores_per_worker",

@@ -57,7 +57,7 @@ def _timeline(rest: dict[str, Any], events: list[dict[str, Any]]) -> Timeline:
                 calls[event["args"]["call"]].ranks_ns += ((_ns(event["ts"]), _end_ns(event)),)
     return Timeline(
         rest["begun"],
-        rest["length_ns"],
+        rest["duration_ns"],
         rest["host"],
         rest["pid"],
         [ExecutorPart(**executor) for executor in rest["executors"]],

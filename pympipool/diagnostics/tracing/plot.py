@@ -17,7 +17,7 @@ from math import nan
 from typing import TYPE_CHECKING
 
 from pympipool.diagnostics.tracing.timeline import FAILED, RAISED, Call, Timeline
-from pympipool.diagnostics.tracing.tracks import Lane, lay_out
+from pympipool.diagnostics.tracing.tracks import Track, lay_out
 from pympipool.diagnostics.tracing.units import count_text, time_text
 from pympipool.diagnostics.tracing.utilization import run_span, work_of
 
@@ -88,7 +88,7 @@ def draw(
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     colours = _colours(timeline.calls)
-    begin_ns, end_ns = work_of(timeline.calls, timeline.length_ns)
+    begin_ns, end_ns = work_of(timeline.calls, timeline.duration_ns)
     for part, tracks, waiting in zip(parts, axes[::2], axes[1::2], strict=True):
         _draw_tracks(tracks, part, colours, len(parts) > 1)
         _draw_waiting(waiting, part, end_ns)
@@ -111,16 +111,16 @@ class _Part:
         self.number = number
         self.about = timeline.executors[number - 1]
         self.calls = [call for call in timeline.calls if call.executor == number]
-        self.lanes: Sequence[Lane] = lanes[:LANES_MAX]
+        self.lanes: Sequence[Track] = lanes[:LANES_MAX]
         self.left_out = len(lanes) - len(self.lanes)
-        self.end_ns = timeline.length_ns
-        begin_ns, last_ns = work_of(timeline.calls, timeline.length_ns)
+        self.end_ns = timeline.duration_ns
+        begin_ns, last_ns = work_of(timeline.calls, timeline.duration_ns)
         self.narrow_ns = NARROW * (last_ns - begin_ns)
         self._by_worker: dict[int, list[Call]] = {}
         for call in self.calls:
             self._by_worker.setdefault(call.worker, []).append(call)
 
-    def calls_of(self, lane: Lane) -> list[Call]:
+    def calls_of(self, lane: Track) -> list[Call]:
         return [call for worker in lane.workers for call in self._by_worker.get(worker.number, ())]
 
 
@@ -134,7 +134,7 @@ def _colours(calls: Iterable[Call]) -> dict[str, str]:
 
 
 def _title(timeline: Timeline) -> str:
-    begin_ns, end_ns = work_of(timeline.calls, timeline.length_ns)
+    begin_ns, end_ns = work_of(timeline.calls, timeline.duration_ns)
     return f"{count_text(sum(call.size for call in timeline.calls), 'call')} in {time_text(end_ns - begin_ns)}"
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from pympipool.diagnostics.tracing.findings import advise
-from pympipool.diagnostics.tracing.summary import ExecutorShare, Spread, Summary
+from pympipool.diagnostics.tracing.summary import Distribution, ExecutorShare, Summary
 from pympipool.diagnostics.tracing.timeline import Worker
 from pympipool.diagnostics.tracing.units import count_text, share_text, time_text
-from pympipool.diagnostics.tracing.utilization import Share
+from pympipool.diagnostics.tracing.utilization import Utilization
 
 WIDTH = 100
 
@@ -40,7 +40,7 @@ def as_text(summary: Summary) -> str:
 def _lines(summary: Summary) -> Iterator[str]:
     timeline = summary.timeline
     begun = datetime.fromisoformat(timeline.begun)
-    yield f"{time_text(timeline.length_ns)} on {begun:%Y-%m-%d at %H:%M:%S}, master on {timeline.host}"
+    yield f"{time_text(timeline.duration_ns)} on {begun:%Y-%m-%d at %H:%M:%S}, master on {timeline.host}"
     yield _of_calls(summary)
     if not summary.calls:
         return
@@ -110,14 +110,14 @@ def _short(name: str) -> str:
 def _stages(executor: ExecutorShare) -> Rows:
     rows: Rows = [("", "median", "95 % below", "longest", "together")]
     for stage, name in STAGE_NAMES.items():
-        spread: Spread = executor.stages[stage]
+        spread: Distribution = executor.stages[stage]
         if spread.count and (spread.longest_ns or stage == "run"):
             times = (spread.median_ns, spread.high_ns, spread.longest_ns, spread.total_ns)
             rows.append((name, *map(time_text, times)))
     return rows
 
 
-def _workers(shares: Sequence[Share]) -> Rows:
+def _workers(shares: Sequence[Utilization]) -> Rows:
     rows: Rows = [
         ("", "calls", "lived", "busy", "started", "idle:", "calls on their way", "inputs missing", "no calls")
     ]
@@ -128,7 +128,7 @@ def _workers(shares: Sequence[Share]) -> Rows:
     return rows
 
 
-def _worker(name: str, shares: Sequence[Share]) -> tuple[str, ...]:
+def _worker(name: str, shares: Sequence[Utilization]) -> tuple[str, ...]:
     life_ns = sum(share.life_ns for share in shares) or 1
     parts = (
         sum(share.busy_ns for share in shares),
@@ -154,14 +154,16 @@ def _longest(summary: Summary) -> Rows:
 
 def _clocks(workers: Sequence[Worker]) -> Iterator[str]:
     clocks = [
-        clock for worker in workers for clock in ((worker.host, worker.shift_ns, worker.doubt_ns), *worker.clocks)
+        clock
+        for worker in workers
+        for clock in ((worker.host, worker.clock_offset_ns, worker.clock_uncertainty_ns), *worker.clocks)
     ]
-    shifted = {host: doubt_ns for host, shift_ns, doubt_ns in clocks if shift_ns}
+    shifted = {host: clock_uncertainty_ns for host, clock_offset_ns, clock_uncertainty_ns in clocks if clock_offset_ns}
     if shifted:
-        doubt_ns = max(shifted.values())
+        clock_uncertainty_ns = max(shifted.values())
         yield ""
         yield from textwrap.wrap(
             f"The clocks of {', '.join(sorted(shifted))} were set by the times at which calls were sent and results received;"
-            f" what was told there may be wrong by {time_text(doubt_ns)}.",
+            f" what was told there may be wrong by {time_text(clock_uncertainty_ns)}.",
             WIDTH,
         )

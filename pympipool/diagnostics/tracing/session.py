@@ -120,11 +120,11 @@ class trace(ContextDecorator):  # noqa: N801  it is used like `open`
         atexit.unregister(self._stop_at_exit)
         for source, _ in self._recorders:
             source.record(None)
-        length_ns = monotonic_ns() - self._begun_ns
+        duration_ns = monotonic_ns() - self._begun_ns
         parts = [Part(recorder, source.about) for source, recorder in self._recorders]
         self._recorders = []
         begun = self._begun.isoformat(timespec="milliseconds")
-        empty = Timeline(begun, length_ns, socket.gethostname(), os.getpid())
+        empty = Timeline(begun, duration_ns, socket.gethostname(), os.getpid())
         self._timeline = collect(parts, empty, self._begun_ns)
         if self.path is not None:
             self.write(self.path)

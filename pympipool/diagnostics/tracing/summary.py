@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pympipool.diagnostics.tracing.timeline import Call, Timeline
-from pympipool.diagnostics.tracing.utilization import Share, shares_of_workers, work_of
+from pympipool.diagnostics.tracing.utilization import Utilization, shares_of_workers, work_of
 
 LONGEST = 5
 """Calls that are named one by one."""
@@ -26,7 +26,7 @@ way back. The overhead is all that is not work of this or another call: pickling
 
 
 @dataclass(frozen=True)
-class Spread:
+class Distribution:
     """Some times, ns: how many, half of them are below the median, 95 % below the high one."""
 
     count: int = 0
@@ -36,7 +36,7 @@ class Spread:
     longest_ns: int = 0
 
     @classmethod
-    def of(cls, times_ns: Iterable[int]) -> Spread:
+    def of(cls, times_ns: Iterable[int]) -> Distribution:
         """Of these times."""
         ordered = sorted(times_ns)
         if not ordered:
@@ -72,16 +72,16 @@ class ExecutorShare:
         path: Its calls that needed each other's results and took longest together; ran for path_ns.
         tail_ns: How long, at the end, less than half of its workers ran calls.
         queue_max: Most calls that were ready at a time without a worker having begun them.
-        ranks_wait: Share of the time of MPI workers in which ranks waited for the slowest one.
+        ranks_wait: Utilization of the time of MPI workers in which ranks waited for the slowest one.
     """
 
     number: int
     is_block: bool
     max_workers: int
     span_ns: int
-    stages: dict[str, Spread]
-    single: dict[str, Spread]
-    workers: list[Share]
+    stages: dict[str, Distribution]
+    single: dict[str, Distribution]
+    workers: list[Utilization]
     path: tuple[Call, ...]
     path_ns: int
     tail_ns: int
@@ -89,7 +89,7 @@ class ExecutorShare:
     ranks_wait: float
 
     def idle(self, what: str = "idle_ns") -> float:
-        """The part of its workers' lives that they were idle, of all or for one reason (see `Share`)."""
+        """The part of its workers' lives that they were idle, of all or for one reason (see `Utilization`)."""
         life_ns = sum(worker.life_ns for worker in self.workers)
         return sum(getattr(worker, what) for worker in self.workers) / life_ns if life_ns else 0.0
 
@@ -142,7 +142,7 @@ def _functions(calls: Sequence[Call]) -> list[FunctionShare]:
             by_name.setdefault(call.name, []).append(call)
     shares = []
     for name, own in by_name.items():
-        each = Spread.of(call.run_ns // call.size for call in own)
+        each = Distribution.of(call.run_ns // call.size for call in own)
         total_ns = sum(call.run_ns for call in own)
         count = sum(call.size for call in own)
         shares.append(FunctionShare(name, count, len(own), total_ns, each.median_ns, each.longest_ns))
@@ -153,7 +153,7 @@ def _of_executor(timeline: Timeline, number: int) -> ExecutorShare:
     executor = timeline.executors[number - 1]
     calls = [call for call in timeline.calls if call.executor == number]
     workers = [share for share in shares_of_workers(timeline) if share.executor == number]
-    begin_ns, end_ns = work_of(calls, timeline.length_ns)
+    begin_ns, end_ns = work_of(calls, timeline.duration_ns)
     path = longest_path(calls)
     packed = {call.name for call in calls if call.size > 1}
     every, single = _stages(timeline, number, calls, packed)
@@ -178,7 +178,7 @@ def _of_executor(timeline: Timeline, number: int) -> ExecutorShare:
 
 def _stages(
     timeline: Timeline, executor: int, calls: Sequence[Call], packed: set[str]
-) -> tuple[dict[str, Spread], dict[str, Spread]]:
+) -> tuple[dict[str, Distribution], dict[str, Distribution]]:
     """Of all calls, and of those whose functions' names are not among the packed ones."""
     every: dict[str, list[int]] = {name: [] for name in STAGES}
     single: dict[str, list[int]] = {name: [] for name in STAGES}
@@ -221,8 +221,8 @@ def _stages(
     return _spreads(every), _spreads(single)
 
 
-def _spreads(times: dict[str, list[int]]) -> dict[str, Spread]:
-    return {name: Spread.of(times[name]) for name in STAGES}
+def _spreads(times: dict[str, list[int]]) -> dict[str, Distribution]:
+    return {name: Distribution.of(times[name]) for name in STAGES}
 
 
 # ---- what holds the whole up ----

@@ -71,8 +71,8 @@ class Worker:
         started_ns: Its process was started.
         ready_ns: It could take calls.
         gone_ns: It had ended; None: it was there when the trace ended.
-        shift_ns: What was added to the times that it told, because its clock is another one; 0 on the master's host.
-        doubt_ns: How far that may be wrong.
+        clock_offset_ns: What was added to the times that it told, because its clock is another one; 0 on the master's host.
+        clock_uncertainty_ns: How far that may be wrong.
         clocks: The same for the other hosts of its ranks: (host, shift, doubt) of each.
     """
 
@@ -82,8 +82,8 @@ class Worker:
     started_ns: int
     ready_ns: int
     gone_ns: int | None = None
-    shift_ns: int = 0
-    doubt_ns: int = 0
+    clock_offset_ns: int = 0
+    clock_uncertainty_ns: int = 0
     clocks: tuple[tuple[str, int, int], ...] = ()
 
     @property
@@ -116,13 +116,13 @@ class Timeline:
 
     Attributes:
         begun: When, by the wall clock: ISO 8601.
-        length_ns: How long it lasted.
+        duration_ns: How long it lasted.
         host, pid: Of the master.
         dropped: Calls that ended after as many as are recorded at most.
     """
 
     begun: str
-    length_ns: int
+    duration_ns: int
     host: str
     pid: int
     executors: list[ExecutorPart] = field(default_factory=list)

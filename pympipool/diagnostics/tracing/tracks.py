@@ -15,7 +15,7 @@ Key = tuple[int, int]
 """Executor and worker."""
 
 
-class Lane:
+class Track:
     """One track: the workers on it, in order."""
 
     def __init__(self, executor: int, number: int, title: str, host: str = "") -> None:
@@ -29,7 +29,7 @@ class Lane:
         """What to call one rank of its workers, with its host (which need not be that of rank 0) if that is always the same.
 
         Examples:
-            >>> lane = Lane(1, 1, "worker 7", "node1")
+            >>> lane = Track(1, 1, "worker 7", "node1")
             >>> lane.workers.append(Worker(1, 7, (("node1", 100), ("node2", 200)), 0, 0))
             >>> lane.name, lane.rank_name(1)
             ('worker 7 on node1', 'worker 7, rank 1 on node2')
@@ -39,26 +39,26 @@ class Lane:
         return f"{self.title}, rank {rank}{where}"
 
 
-def lay_out(timeline: Timeline) -> dict[Key, Lane]:
+def lay_out(timeline: Timeline) -> dict[Key, Track]:
     """The lane of each worker, in the order of executors and lanes."""
-    lanes: dict[Key, Lane] = {}
+    lanes: dict[Key, Track] = {}
     for executor in timeline.executors:
         workers = [worker for worker in timeline.workers if worker.executor == executor.number]
-        lanes |= _of_executor(executor, workers, timeline.length_ns)
+        lanes |= _of_executor(executor, workers, timeline.duration_ns)
     return lanes
 
 
-def _of_executor(executor: ExecutorPart, workers: Sequence[Worker], end_ns: int) -> dict[Key, Lane]:
-    lanes: dict[Key, Lane] = {}
-    free: list[tuple[int, int, Lane]] = []
+def _of_executor(executor: ExecutorPart, workers: Sequence[Worker], end_ns: int) -> dict[Key, Track]:
+    lanes: dict[Key, Track] = {}
+    free: list[tuple[int, int, Track]] = []
     count = 0
     for worker in sorted(workers, key=lambda one: (one.started_ns, one.number)):
         if executor.is_block or not free or free[0][0] > worker.started_ns:
             count += 1
             if executor.is_block:
-                lane = Lane(executor.number, count, f"worker {worker.number}", worker.host)
+                lane = Track(executor.number, count, f"worker {worker.number}", worker.host)
             else:
-                lane = Lane(executor.number, count, f"place {count}")
+                lane = Track(executor.number, count, f"place {count}")
         else:
             lane = heapq.heappop(free)[2]
         lane.workers.append(worker)

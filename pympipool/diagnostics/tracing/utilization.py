@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from pympipool.diagnostics.tracing.timeline import Call, ExecutorPart, Timeline
-from pympipool.diagnostics.tracing.tracks import Lane, lay_out
+from pympipool.diagnostics.tracing.tracks import Track, lay_out
 
 Span = tuple[int, int]
 
 
 @dataclass
-class Share:
+class Utilization:
     """How a worker, or a place for workers of one call each, spent its time; ns.
 
     Attributes:
@@ -83,14 +83,14 @@ class _Covered:
         return self.until(end) - self.until(begin)
 
 
-def shares_of_workers(timeline: Timeline) -> list[Share]:
+def shares_of_workers(timeline: Timeline) -> list[Utilization]:
     """What each worker or place did, in their order."""
     lanes = list(dict.fromkeys(lay_out(timeline).values()))
-    shares: list[Share] = []
+    shares: list[Utilization] = []
     for executor in timeline.executors:
         calls = [call for call in timeline.calls if call.executor == executor.number]
         own = [lane for lane in lanes if lane.executor == executor.number]
-        shares += _of_executor(executor, own, calls, timeline.length_ns)
+        shares += _of_executor(executor, own, calls, timeline.duration_ns)
     return shares
 
 
@@ -111,7 +111,7 @@ def run_span(call: Call, end_ns: int) -> Span | None:
     return call.started_ns, end_ns if call.received_ns is None else call.received_ns
 
 
-def _of_executor(executor: ExecutorPart, lanes: Sequence[Lane], calls: list[Call], end_ns: int) -> list[Share]:
+def _of_executor(executor: ExecutorPart, lanes: Sequence[Track], calls: list[Call], end_ns: int) -> list[Utilization]:
     work_begin, work_end = work_of(calls, end_ns)
     ready = _Covered((call.ready_ns, _end_of_waiting(call, end_ns)) for call in calls if call.ready_ns is not None)
     blocked = _Covered(
@@ -135,7 +135,7 @@ def _end_of_waiting(call: Call, end_ns: int) -> int:
 
 
 def _share(
-    lane: Lane,
+    lane: Track,
     by_worker: dict[int, list[Call]],
     work: Span,
     end_ns: int,
@@ -143,7 +143,7 @@ def _share(
     blocked: _Covered,
     *,
     is_block: bool,
-) -> Share:
+) -> Utilization:
     first, last = lane.workers[0], lane.workers[-1]
     begin = max(first.started_ns, work[0], 0)
     end = min(end_ns if last.gone_ns is None else last.gone_ns, work[1]) if is_block else work[1]
@@ -153,7 +153,7 @@ def _share(
     starting_ns = sum(max(until - since, 0) for since, until in occupied)
     runs = [span for call in calls if (span := run_span(call, end)) is not None]
     occupied += runs
-    share = Share(
+    share = Utilization(
         lane.name,
         lane.executor,
         sum(call.size for call in calls if call.started_ns is not None),
@@ -173,7 +173,7 @@ def _share(
     return share
 
 
-def _add_idle(share: Share, begin: int, end: int, ready: _Covered, blocked: _Covered) -> None:
+def _add_idle(share: Utilization, begin: int, end: int, ready: _Covered, blocked: _Covered) -> None:
     if end <= begin:
         return
     idle_ready = ready.within(begin, end)

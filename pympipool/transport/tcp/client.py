@@ -23,22 +23,22 @@ from time import monotonic, monotonic_ns, sleep
 from typing import Any
 
 from pympipool._core.ring import CALL, TIMED
-from pympipool.transport.bootstrap import Orders
+from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.frames import KEY_BYTES, ProtocolError, decode_body, encode_body, encode_hello
 from pympipool.transport.tcp.stream import (
     CONTROL,
-    GIVEN_BACK,
-    GO_ON,
     HANDSHAKE_S,
     HELLO,
     LIFELINE_MAGIC,
     READY,
+    RECALLED,
+    RESUME,
     Message,
     Stream,
-    ask_for_life,
     client_context,
+    enable_keepalive,
     join,
-    send_at_once,
+    set_nodelay,
 )
 
 ADDRESS_LIMIT_S = 3.0
@@ -67,7 +67,7 @@ class TcpControl:
         os.dup(stream.fileno())
 
     @classmethod
-    def connect(cls, orders: Orders) -> TcpControl:
+    def connect(cls, orders: WorkerConfig) -> TcpControl:
         """Connects to the master's relay.
 
         Raises:
@@ -92,7 +92,7 @@ class TcpControl:
         """For the watchdog: the lifeline."""
         return self._lifeline.fileno()
 
-    def greet(self, orders: Orders, rank: int) -> None:
+    def greet(self, orders: WorkerConfig, rank: int) -> None:
         """Says which rank we are."""
         self._stream.send(HELLO, 0, 0, [encode_hello(bytes(KEY_BYTES), orders.worker, rank)])
 
@@ -159,7 +159,7 @@ class TcpChannel:
         while True:
             message = self._stream.receive()
             kind = message[0]
-            if kind == GO_ON:
+            if kind == RESUME:
                 self._given_back -= 1
             elif kind != CALL:
                 return message
@@ -195,20 +195,22 @@ class TcpChannel:
         if self._stream_is_ours.acquire(blocking=False):
             try:
                 self._asked = False
-                self._stream.send(GIVEN_BACK, self._running, 0, [b""])
+                self._stream.send(RECALLED, self._running, 0, [b""])
                 self._given_back += 1
             finally:
                 self._stream_is_ours.release()
 
 
-def _connect(address: str, orders: Orders, context: ssl.SSLContext, deadline: float) -> tuple[Stream, socket.socket]:
+def _connect(
+    address: str, orders: WorkerConfig, context: ssl.SSLContext, deadline: float
+) -> tuple[Stream, socket.socket]:
     """Both connections to a relay that has proved the key."""
     host, _, port = address.rpartition(":")
     limit_s = max(min(ADDRESS_LIMIT_S, deadline - monotonic()), 0.1)
     connection = socket.create_connection((host, int(port)), limit_s)
     try:
         connection.settimeout(HANDSHAKE_S)
-        send_at_once(connection)
+        set_nodelay(connection)
         stream, token = join(connection, context, orders.key)
     except BaseException:
         connection.close()
@@ -218,14 +220,14 @@ def _connect(address: str, orders: Orders, context: ssl.SSLContext, deadline: fl
     except BaseException:
         stream.close()
         raise
-    ask_for_life(lifeline)
+    enable_keepalive(lifeline)
     lifeline.sendall(LIFELINE_MAGIC + token)
     lifeline.settimeout(None)
     stream.set_timeout(None)
     return stream, lifeline
 
 
-def _why_unreachable(orders: Orders, failures: dict[str, Exception]) -> str:
+def _why_unreachable(orders: WorkerConfig, failures: dict[str, Exception]) -> str:
     tried = "; ".join(f"{address}: {error}" for address, error in failures.items()) or "no address was given"
     if failures and all(isinstance(error, ConnectionRefusedError) for error in failures.values()):
         time = "nobody listens there: the master has ended, or something between the hosts refuses connections"

@@ -10,9 +10,9 @@ and not with every call. It is the same as on a ring, and so is what follows fro
 call that turns out long while another worker is idle. A call on the ring can be taken back at any time, one on a distant
 host must be asked for:
 
-    relay ── GIVE_BACK, on the lifeline ──> a thread of the worker, while its main thread runs a call
-    relay <── GIVEN_BACK, the running call ── it skips calls from here on, and what was sent behind that one is returned
-    relay ── GO_ON ──> it takes calls again
+    relay ── RECALL, on the lifeline ──> a thread of the worker, while its main thread runs a call
+    relay <── RECALLED, the running call ── it skips calls from here on, and what was sent behind that one is returned
+    relay ── RESUME ──> it takes calls again
 
 Only functions that are known to be short go ahead, about a millisecond of them: what runs for the first time, or for long,
 is alone on its way, and what is behind it can be cancelled as long as it lies on the ring.
@@ -28,7 +28,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from pympipool._core import ring
-from pympipool.transport.tcp.stream import CONTROL, GIVE_BACK, GIVEN_BACK, GO_ON, Message
+from pympipool.transport.tcp.stream import CONTROL, RECALL, RECALLED, RESUME, Message
 
 if TYPE_CHECKING:
     from typing import Any
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 LOOK_S = 1.0
 """How often a thread that waits for calls, or for room on the ring, looks whether its rank is still there."""
 
-AHEAD_NS = 1_000_000
+PREFETCH_NS = 1_000_000
 """Work to be on its way to a worker at most, besides a single call; as `scheduler.pyx` has it for rings."""
 
 AHEAD_MAX = 64
@@ -75,7 +75,7 @@ class Sent:
         self.size_bytes = size_bytes
 
 
-class Line:
+class PrefetchQueue:
     """Carries calls one way and results the other. For one thread.
 
     Args:
@@ -161,7 +161,9 @@ class Line:
         self._stream.flush()
 
     def _has_room_ahead(self) -> bool:
-        return self._held is None and not self._asked and self._expected_ns < AHEAD_NS and len(self._sent) < AHEAD_MAX
+        return (
+            self._held is None and not self._asked and self._expected_ns < PREFETCH_NS and len(self._sent) < AHEAD_MAX
+        )
 
     def _may_take(self) -> bool:
         """Whether the calls on the ring are the next ones: those that come back to the master stand before them."""
@@ -176,7 +178,7 @@ class Line:
         if self._ahead_bytes + self._function_bytes + _size_bytes(parts) > AHEAD_BYTES:
             return False
         if kind == ring.CALL:
-            return self._expected_ns + self._estimate(tag) <= AHEAD_NS
+            return self._expected_ns + self._estimate(tag) <= PREFETCH_NS
         return kind == ring.FUNCTION
 
     def _put(self, message: Message) -> None:
@@ -206,7 +208,7 @@ class Line:
         self._take(self._stream.receive())
 
     def _take(self, answer: Message) -> None:
-        if answer[0] == GIVEN_BACK:
+        if answer[0] == RECALLED:
             self._take_back(answer[1])
         elif answer[0] >= CONTROL:
             self._pass_on(answer[3][0])
@@ -255,7 +257,7 @@ class Line:
         if len(self._sent) > 1:
             self._asked = True
             with contextlib.suppress(BlockingIOError):  # then it has not heard of what was asked before
-                self._lifeline.send(GIVE_BACK, socket.MSG_DONTWAIT)
+                self._lifeline.send(RECALL, socket.MSG_DONTWAIT)
         else:
             self._stay_alone()
 
@@ -266,7 +268,7 @@ class Line:
         self._return_held()  # the last first, so that calls keep their order
         self._return_all_but_first()
         self._stay_alone()
-        self._stream.send(GO_ON, 0, 0, [b""])
+        self._stream.send(RESUME, 0, 0, [b""])
 
     def _stay_alone(self) -> None:
         """Nothing is sent behind the call that runs: it is a long one."""

@@ -1,7 +1,7 @@
 """The relay: a process beside the master that stands in for the workers of other hosts.
 
     master                     relay                                  rank on another host
-    ring of the worker  <--->  Remote: a thread for each rank  <--->  TcpChannel
+    ring of the worker  <--->  RemoteRank: a thread for each rank  <--->  TcpChannel
     control connection  <--->                                  <--->  TcpControl
                                main thread: listens, looks at lifelines
 
@@ -30,11 +30,11 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, NoReturn
 
 from pympipool._core import ring
-from pympipool.transport.bootstrap import Orders
+from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.control_client import WorkerControl
 from pympipool.transport.frames import HELLO_BYTES, decode_hello, encode_body
 from pympipool.transport.shm import open_channel
-from pympipool.transport.tcp.prefetch import Line
+from pympipool.transport.tcp.prefetch import PrefetchQueue
 from pympipool.transport.tcp.stream import (
     CONTROL,
     HANDSHAKE_S,
@@ -43,14 +43,14 @@ from pympipool.transport.tcp.stream import (
     LIFELINE_MAGIC,
     READY,
     TOKEN_BYTES,
-    StrangerError,
+    AuthenticationError,
     Stream,
-    admit,
-    ask_for_life,
+    enable_keepalive,
     own_addresses,
     receive_token,
-    send_at_once,
     server_context,
+    server_handshake,
+    set_nodelay,
 )
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ _BACKLOG = 1024
 _GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR if sys.platform == "linux" else select.POLLIN
 
 
-class Remote:
+class RemoteRank:
     """One rank on another host, as a thread that passes on what it and the master say.
 
     Args:
@@ -78,15 +78,15 @@ class Remote:
         orders: Where the master is; of a worker in general.
     """
 
-    def __init__(self, stream: Stream, lifeline: socket.socket, orders: Orders) -> None:
+    def __init__(self, stream: Stream, lifeline: socket.socket, orders: WorkerConfig) -> None:
         self.stream = stream
         self.lifeline = lifeline
         self.control: WorkerControl | None = None
         self.gone = False
-        self._line: Line | None = None
+        self._line: PrefetchQueue | None = None
         self._orders = orders
 
-    def serve(self, on_connected: Callable[[Remote], None]) -> None:
+    def serve(self, on_connected: Callable[[RemoteRank], None]) -> None:
         """Runs until either side is gone."""
         try:
             self._serve(on_connected)
@@ -95,13 +95,13 @@ class Remote:
         finally:
             self.hang_up()
 
-    def _serve(self, on_connected: Callable[[Remote], None]) -> None:
+    def _serve(self, on_connected: Callable[[RemoteRank], None]) -> None:
         kind, _, _, parts = self.stream.receive()
         if kind != HELLO or len(parts[0]) != HELLO_BYTES:
-            raise StrangerError("the first message is no hello")
+            raise AuthenticationError("the first message is no hello")
         self.stream.set_timeout(None)  # from here on its lifeline tells whether it is there
         _, _, worker, rank = decode_hello(parts[0])
-        orders = Orders(self._orders.address, self._orders.key, worker, ranks=1, launcher="")
+        orders = WorkerConfig(self._orders.address, self._orders.key, worker, ranks=1, launcher="")
         self.control = control = WorkerControl.connect(orders)
         control.greet(orders, rank)
         settings, descriptors = control.receive_setup()
@@ -116,11 +116,11 @@ class Remote:
             kind, _, _, parts = self.stream.receive()
             control.pass_on(parts[0])
             if kind == READY and channel is not None:
-                self._line = Line(channel, self.stream, self.lifeline, control.pass_on, lambda: self.gone)
+                self._line = PrefetchQueue(channel, self.stream, self.lifeline, control.pass_on, lambda: self.gone)
                 self._relay_calls(self._line)
                 return
 
-    def _relay_calls(self, line: Line) -> None:
+    def _relay_calls(self, line: PrefetchQueue) -> None:
         try:
             while not self.gone:
                 line.carry()
@@ -166,15 +166,15 @@ class Relay:
         local_only: Let in only who is on this host.
     """
 
-    def __init__(self, orders: Orders, *, local_only: bool) -> None:
+    def __init__(self, orders: WorkerConfig, *, local_only: bool) -> None:
         self._orders = orders
         self._context = server_context()
         self._listener = socket.create_server(("127.0.0.1" if local_only else "", 0), backlog=_BACKLOG)
         self._greeting = 0
         self._awaited: dict[bytes, tuple[threading.Event, list[socket.socket]]] = {}
         self._poll = select.poll()
-        self._watched: dict[int, Remote] = {}
-        self._last_words: list[tuple[float, Remote]] = []
+        self._watched: dict[int, RemoteRank] = {}
+        self._last_words: list[tuple[float, RemoteRank]] = []
         self._lock = threading.Lock()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
@@ -237,21 +237,21 @@ class Relay:
         finally:
             self._forget(remote)
 
-    def _admit(self, connection: socket.socket) -> Remote:
-        send_at_once(connection)
+    def _admit(self, connection: socket.socket) -> RemoteRank:
+        set_nodelay(connection)
         token = secrets.token_bytes(TOKEN_BYTES)
         attached, lifelines = threading.Event(), list[socket.socket]()
         with self._lock:
             self._awaited[token] = attached, lifelines
         try:
-            stream = admit(connection, self._context, self._orders.key, token)
+            stream = server_handshake(connection, self._context, self._orders.key, token)
             if not attached.wait(HANDSHAKE_S):
                 stream.close()
-                raise StrangerError("a rank did not open its lifeline")
+                raise AuthenticationError("a rank did not open its lifeline")
         finally:
             with self._lock:
                 self._awaited.pop(token, None)
-        return Remote(stream, lifelines[0], self._orders)
+        return RemoteRank(stream, lifelines[0], self._orders)
 
     def _attach_lifeline(self, connection: socket.socket) -> None:
         token = receive_token(connection)
@@ -259,15 +259,15 @@ class Relay:
             known = [awaited for awaited in self._awaited if hmac.compare_digest(awaited, token)]
             attached, lifelines = self._awaited.pop(known[0]) if known else (None, None)
         if attached is None or lifelines is None:
-            raise StrangerError("a lifeline of nobody")
-        ask_for_life(connection)
+            raise AuthenticationError("a lifeline of nobody")
+        enable_keepalive(connection)
         connection.settimeout(None)
         lifelines.append(connection)
         attached.set()
 
     # ---- noticing the end ----
 
-    def _watch(self, remote: Remote) -> None:
+    def _watch(self, remote: RemoteRank) -> None:
         assert remote.control is not None
         with self._lock:
             for watched in (remote.lifeline, remote.control):
@@ -275,7 +275,7 @@ class Relay:
                 self._poll.register(watched.fileno(), _GONE)
         self._wake()
 
-    def _forget(self, remote: Remote) -> None:
+    def _forget(self, remote: RemoteRank) -> None:
         with self._lock:
             for descriptor in [number for number, other in self._watched.items() if other is remote]:
                 self._unwatch(descriptor)
@@ -349,7 +349,7 @@ def main() -> NoReturn:
     file = master.makefile("rw")
     address, key, local_only = file.readline().split()
     try:
-        relay = Relay(Orders(address, bytes.fromhex(key), 0, 1, ""), local_only=local_only == "1")
+        relay = Relay(WorkerConfig(address, bytes.fromhex(key), 0, 1, ""), local_only=local_only == "1")
     except (OSError, ssl.SSLError) as error:
         print(f"failed {error}", file=file, flush=True)
         sys.exit(1)

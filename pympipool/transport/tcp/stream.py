@@ -2,7 +2,7 @@
 
     relay (on the master's host)                     rank (on any host)
     listens on one port           <-- TCP, TLS --->  connects: messages and control frames
-      admit()                                          join()
+      server_handshake()                                          join()
     looks at its lifeline         <-- TCP, idle -->  a watchdog looks at its lifeline
 
 The connection is TLS with an anonymous key exchange: no certificate has to be made, kept or handed over. Who is who is
@@ -53,13 +53,13 @@ READY = CONTROL + 1
 HELLO = CONTROL + 2
 """Kind of the first message of a rank: its only part is a hello, without the key, which was proved before."""
 
-GIVEN_BACK = CONTROL + 3
-"""Kind of a rank's answer to `GIVE_BACK`: its id is that of the call that runs there, and those behind it will not."""
+RECALLED = CONTROL + 3
+"""Kind of a rank's answer to `RECALL`: its id is that of the call that runs there, and those behind it will not."""
 
-GO_ON = CONTROL + 4
+RESUME = CONTROL + 4
 """Kind of the relay's answer to that: the calls that follow are meant again."""
 
-GIVE_BACK = b"b"
+RECALL = b"b"
 """Over the lifeline to a rank: give back the calls that were sent ahead and are not begun."""
 
 Message: TypeAlias = tuple[int, int, int, list[Any]]
@@ -88,7 +88,7 @@ ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==
 """The group ffdhe2048 of RFC 7919: public, and the same for everybody."""
 
 
-class StrangerError(ConnectionError):
+class AuthenticationError(ConnectionError):
     """The peer does not know the key of this executor."""
 
 
@@ -165,15 +165,15 @@ class Stream:
             EOFError: the peer has ended.
             OSError: the peer is gone, or the time is over.
         """
-        self._have(_HEAD.size)
+        self._fill(_HEAD.size)
         kind, count, id_, tag = _HEAD.unpack_from(self._buffer, self._begin)
         self._begin += _HEAD.size
-        self._have(count * _SIZE_BYTES)
+        self._fill(count * _SIZE_BYTES)
         sizes = struct.unpack_from(f"<{count}Q", self._buffer, self._begin)
         self._begin += count * _SIZE_BYTES
         return kind, id_, tag, [self._take(size) for size in sizes]
 
-    def _have(self, size: int) -> None:
+    def _fill(self, size: int) -> None:
         """Receives until so many bytes are in the buffer, which has room for them."""
         while self._end - self._begin < size:
             if self._begin == self._end:
@@ -187,7 +187,7 @@ class Stream:
     def _take(self, size: int) -> Any:
         """The next bytes: small parts out of the buffer, large ones straight into their place."""
         if size <= _JOIN_BYTES:
-            self._have(size)
+            self._fill(size)
             taken = self._buffer[self._begin : self._begin + size]
             self._begin += size
             return taken
@@ -260,7 +260,7 @@ def join(connection: socket.socket, context: ssl.SSLContext, key: bytes) -> tupl
         The stream, and the token of the lifeline that must be opened next.
 
     Raises:
-        StrangerError: whoever listens there is not our master.
+        AuthenticationError: whoever listens there is not our master.
         OSError: it is gone, says something else, or the time is over.
     """
     tls = context.wrap_socket(connection)
@@ -269,25 +269,25 @@ def join(connection: socket.socket, context: ssl.SSLContext, key: bytes) -> tupl
         tls.sendall(_proof(key, _WORKER, binding))
         answer = _receive_exactly(tls, _PROOF_BYTES + TOKEN_BYTES)
         if not hmac.compare_digest(answer[:_PROOF_BYTES], _proof(key, _MASTER, binding)):
-            raise StrangerError("whoever listens there does not know the key of this executor")
+            raise AuthenticationError("whoever listens there does not know the key of this executor")
     except BaseException:
         tls.close()
         raise
     return Stream(tls), answer[_PROOF_BYTES:]
 
 
-def admit(connection: socket.socket, context: ssl.SSLContext, key: bytes, token: bytes) -> Stream:
+def server_handshake(connection: socket.socket, context: ssl.SSLContext, key: bytes, token: bytes) -> Stream:
     """The master's side of the greeting.
 
     Raises:
-        StrangerError: the peer does not know the key.
+        AuthenticationError: the peer does not know the key.
         OSError: it is gone, says something else, or the time is over.
     """
     tls = context.wrap_socket(connection, server_side=True)
     try:
         binding = _binding(tls)
         if not hmac.compare_digest(_receive_exactly(tls, _PROOF_BYTES), _proof(key, _WORKER, binding)):
-            raise StrangerError("the peer does not know the key of this executor")
+            raise AuthenticationError("the peer does not know the key of this executor")
         tls.sendall(_proof(key, _MASTER, binding) + token)
     except BaseException:
         tls.close()
@@ -298,7 +298,7 @@ def admit(connection: socket.socket, context: ssl.SSLContext, key: bytes, token:
 def _binding(tls: ssl.SSLSocket) -> bytes:
     binding = tls.get_channel_binding("tls-unique")
     if not binding or tls.session_reused:
-        raise StrangerError("the TLS session has nothing unique to prove the key over")
+        raise AuthenticationError("the TLS session has nothing unique to prove the key over")
     return binding
 
 
@@ -313,7 +313,7 @@ def _receive_exactly(connection: socket.socket, size: int) -> bytes:
         connection.settimeout(max(deadline_s - monotonic(), 0.01))
         more = connection.recv(size - len(data))
         if not more:
-            raise StrangerError("the peer hung up before it had proved that it knows the key")
+            raise AuthenticationError("the peer hung up before it had proved that it knows the key")
         data += more
     return data
 
@@ -322,20 +322,20 @@ def receive_token(connection: socket.socket) -> bytes:
     """The token of a lifeline that somebody opens.
 
     Raises:
-        StrangerError: it is no lifeline.
+        AuthenticationError: it is no lifeline.
     """
     said = _receive_exactly(connection, len(LIFELINE_MAGIC) + TOKEN_BYTES)
     if not said.startswith(LIFELINE_MAGIC):
-        raise StrangerError(f"the peer's first bytes are not {LIFELINE_MAGIC!r}")
+        raise AuthenticationError(f"the peer's first bytes are not {LIFELINE_MAGIC!r}")
     return said[len(LIFELINE_MAGIC) :]
 
 
-def send_at_once(connection: socket.socket) -> None:
+def set_nodelay(connection: socket.socket) -> None:
     """Has small messages sent without waiting for more."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def ask_for_life(connection: socket.socket) -> None:
+def enable_keepalive(connection: socket.socket) -> None:
     """Has the kernel end a silent connection whose other host is gone, within `HOST_GONE_S`."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     silence = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))  # Linux, macOS
