@@ -24,9 +24,9 @@ WANTED = {
 def make_over_tcp(request: Request) -> StandardPool:
     """Ours, with workers that do not know that they are on the master's host."""
     sys.path.append(str(limits.ROOT / "tests"))
-    from links.over_tcp import ThisMachineOverTcp
     from pympipool import Executor
     from pympipool.backends.registry import BACKENDS
+    from transport.over_tcp import ThisMachineOverTcp
 
     BACKENDS["tcp"] = ThisMachineOverTcp
     return StandardPool(Executor(max_workers=request.workers, block_allocation=True, backend="tcp"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from links.over_tcp import OverTcp
 from pympipool.backends.registry import Flux
+from transport.over_tcp import OverTcp
 
 
 class FluxOverTcp(Flux):

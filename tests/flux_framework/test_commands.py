@@ -12,8 +12,8 @@ import threading
 
 import pytest
 
-from commands.conftest import program  # noqa: F401  a fixture
-from commands.test_check import verdicts, words
+from cli.conftest import program  # noqa: F401  a fixture
+from cli.test_check import verdicts, words
 from flux_framework.instance import path_for_scripts
 from pympipool.cli.selftest import STEPS
 from system.observe import marked_processes

@@ -15,6 +15,7 @@ import jsonschema
 import psutil
 import pytest
 
+from diagnostics.tracing.events import SCHEMA, check_nesting
 from executor.calls import divide, hold, sleep_and_return, square
 from executor.test_error_log_file import ENTRY
 from executor.test_resize import eventually
@@ -22,7 +23,6 @@ from pympipool import Executor, trace
 from pympipool.diagnostics.tracing.load import read
 from slurm.cluster import Cluster
 from system.observe import marked_processes
-from tracing.events import SCHEMA, check_nesting
 
 MS = 1_000_000
 ALL_OF_A_HOST = {"threads_per_core": 8}

@@ -8,6 +8,8 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
+from backends.test_child_process import is_alive, wait_until
+from backends.test_mpiexec import files_of, none_exists, rank_pids
 from best import best
 from pympipool.backends.child_process import ChildProcess
 from pympipool.backends.mpi_library import Kind, loaded_library
@@ -15,8 +17,6 @@ from pympipool.backends.program import program_command, worker_environment
 from pympipool.errors import SerializationError, WorkerStartError
 from pympipool.serialization.exceptions import load_exception
 from pympipool.worker.mpi import WHY_OUT_OF_STEP, launched_rank
-from spawners.test_child import is_alive, wait_until
-from spawners.test_mpiexec import files_of, none_exists, rank_pids
 from worker.tiny_master import LIMIT_S
 
 pytestmark = pytest.mark.mpi

@@ -10,9 +10,9 @@ import time
 import cloudpickle
 import pytest
 
-from links.over_tcp import NOWHERE
+from backends.test_child_process import is_alive, wait_until
 from pympipool.errors import RemoteTraceback, SerializationError
-from spawners.test_child import is_alive, wait_until
+from transport.over_tcp import NOWHERE
 from worker.tiny_master import LIMIT_S
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from links.over_tcp import ThisMachineOverTcp
 from pympipool.backends.registry import BACKENDS
 from slurm.cluster import everything_is_wanted
+from transport.over_tcp import ThisMachineOverTcp
 
 PLACES = ["tcp", "slurm", "second host"]
 

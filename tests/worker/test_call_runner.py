@@ -7,7 +7,7 @@ import pytest
 
 from pympipool.errors import SerializationError
 from pympipool.serialization.payload import dump, dump_call
-from pympipool.worker.call_runner import FUNCTION_CACHE_SIZE, Calls
+from pympipool.worker.call_runner import FUNCTION_CACHE_SIZE, CallRunner
 
 
 class Thing:
@@ -16,7 +16,7 @@ class Thing:
 
 @pytest.fixture
 def calls():
-    return Calls({})
+    return CallRunner({})
 
 
 def test_a_call_that_brings_its_function(calls):
@@ -86,7 +86,7 @@ def test_nothing_is_kept_of_a_call(calls):
 
 
 def test_the_preset_reaches_both_kinds_of_calls():
-    calls = Calls({"k": 3})
+    calls = CallRunner({"k": 3})
     calls.remember(1, dump(lambda x, k: (x, k)))
     assert calls.run(1, dump_call(1, None, (1,), {})) == (1, 3)
     assert calls.run(0, dump_call(0, lambda k: k, (), {})) == 3

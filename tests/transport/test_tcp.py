@@ -17,7 +17,6 @@ import pytest
 
 from best import best
 from executor.calls import echo, fail, hold, pid, square
-from links.over_tcp import NOWHERE, ThisMachineOverTcp
 from pympipool import Executor
 from pympipool.backends.registry import BACKENDS
 from pympipool.backends.relay_process import Relay
@@ -29,6 +28,7 @@ from pympipool.transport.tcp import stream
 from pympipool.transport.tcp.client import TcpControl, UnreachableError
 from pympipool.transport.tcp.stream import LIFELINE_MAGIC, AuthenticationError, client_context, join, receive_token
 from system.observe import Script
+from transport.over_tcp import NOWHERE, ThisMachineOverTcp
 
 LIMIT_S = 30.0
 
@@ -276,7 +276,7 @@ def test_a_call_that_was_not_begun_can_be_cancelled(make_tcp_executor, make_gate
 HOLDS_THE_LOCK = """
 import ctypes, os, sys, threading, time
 sys.path.insert(0, {tests!r})
-from links.over_tcp import ThisMachineOverTcp
+from transport.over_tcp import ThisMachineOverTcp
 from pympipool import Executor
 from pympipool.backends.registry import BACKENDS
 BACKENDS["tcp"] = ThisMachineOverTcp

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from links.strangers import knock, let_in, readable
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.control_client import WorkerControl
 from pympipool.transport.control_server import Listener
+from transport.strangers import knock, let_in, readable
 
 
 @pytest.fixture

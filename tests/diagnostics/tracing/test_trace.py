@@ -12,11 +12,11 @@ import pytest
 
 import pympipool
 from best import best
+from diagnostics.tracing.events import SCHEMA, check_nesting
 from executor.calls import add, echo, fail, hold, sleep_and_return, square
 from pympipool import Executor, trace
 from pympipool.diagnostics.tracing.load import read
 from pympipool.errors import SerializationError, WorkerDied
-from tracing.events import SCHEMA, check_nesting
 
 MS = 1_000_000
 

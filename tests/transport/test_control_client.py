@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from links.strangers import LIMIT_S, OTHER_USER, let_in, needs_root
 from pympipool.transport.bootstrap import WorkerConfig, from_environ
 from pympipool.transport.control_client import WorkerControl
 from pympipool.transport.frames import ProtocolError
+from transport.strangers import LIMIT_S, OTHER_USER, let_in, needs_root
 
 KEY = "ab" * 32
 

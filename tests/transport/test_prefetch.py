@@ -9,10 +9,10 @@ import time
 import pytest
 
 from executor.calls import hold, pid
-from links.over_tcp import ThisMachineOverTcp
 from pympipool import Executor
 from pympipool.backends.registry import BACKENDS
 from pympipool.errors import WorkerDied
+from transport.over_tcp import ThisMachineOverTcp
 
 LIMIT_S = 60.0
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from backends.test_child_process import is_alive, wait_until
 from pympipool.backends.local import mpiexec
 from pympipool.backends.local.mpiexec import MpiexecProcess, MpiexecSpawner
 from pympipool.backends.mpi_library import Kind
 from pympipool.backends.spawner import LaunchRequest
-from spawners.test_child import is_alive, wait_until
 from worker.tiny_master import LIMIT_S, TinyMaster
 
 pytestmark = pytest.mark.mpi

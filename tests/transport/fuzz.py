@@ -1,4 +1,4 @@
-"""Fuzzes what strangers can reach for as long as one likes: python -m tests.links.fuzz --seconds N
+"""Fuzzes what strangers can reach for as long as one likes: python -m tests.transport.fuzz --seconds N
 
 Runs `test_strangers.py` again and again, each round with other random inputs, and says how many there were.
 """
@@ -18,7 +18,7 @@ EXAMPLES = 5000
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.links.fuzz", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.transport.fuzz", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0)
     until_s = time.monotonic() + parser.parse_args().seconds
     command = [sys.executable, "-m", "pytest", "-q", "--timeout=0", "--noconftest", "-p", "no:cacheprovider"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parent / "csrc"
+FOLDER = Path(__file__).parents[1] / "csrc"
 
 NOT_OURS = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
 """Variables through which a make that runs pytest would tell ours what to do."""

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from links.strangers import LIMIT_S, knock, let_in, needs_root, readable, run_as_other_user, was_dropped
 from pympipool.transport import control_server, frames
 from pympipool.transport.control_client import WorkerControl
 from pympipool.transport.control_server import HandshakeError, Listener
 from pympipool.transport.frames import FRAME_LIMIT, ProtocolError, encode_frame, encode_hello
+from transport.strangers import LIMIT_S, knock, let_in, needs_root, readable, run_as_other_user, was_dropped
 
 
 class Trap:
