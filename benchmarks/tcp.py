@@ -26,7 +26,7 @@ def make_over_tcp(request: Request) -> StandardPool:
     sys.path.append(str(limits.ROOT / "tests"))
     from pympipool import Executor
     from pympipool.backends.registry import BACKENDS
-    from transport.over_tcp import ThisMachineOverTcp
+    from support.over_tcp import ThisMachineOverTcp
 
     BACKENDS["tcp"] = ThisMachineOverTcp
     return StandardPool(Executor(max_workers=request.workers, block_allocation=True, backend="tcp"))

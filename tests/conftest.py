@@ -10,18 +10,11 @@ import threading
 import hypothesis
 import pytest
 
-from executor.gate import Gate
 from pympipool import Executor
 from pympipool.errors import WorkerStartError
-from system.observe import (
-    ENDED_S,
-    MARK,
-    forgotten_shared_memory,
-    new_mark,
-    own_processes,
-    shared_memory_files,
-    still_alive,
-)
+from support.gate import Gate
+from support.processes import ENDED_S, MARK, new_mark, own_processes, still_alive
+from support.shared_memory import forgotten_shared_memory, shared_memory_files
 
 hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -53,7 +46,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def mark():
-    """Marks all processes that the tests start, see `system.observe`."""
+    """Marks all processes that the tests start, see `support.processes`."""
     os.environ[MARK] = new_mark()
     yield os.environ[MARK]
     del os.environ[MARK]

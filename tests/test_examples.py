@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from system.observe import run_script
+from support.scripts import run_script
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

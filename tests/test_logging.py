@@ -10,11 +10,11 @@ import sys
 import psutil
 import pytest
 
-from executor.calls import echo, fail, hold, pid
-from executor.test_resize import eventually
 from pympipool import Executor
 from pympipool.errors import WorkerDied, WorkerStartError
 from pympipool.worker.mpi import WHY_OUT_OF_STEP
+from support.calls import echo, fail, hold, pid
+from support.waiting import wait_until
 
 SECRET = "the data of the user"
 
@@ -89,7 +89,7 @@ def test_a_death_without_block_allocation_is_a_warning(opened, log):
 def test_a_worker_that_is_killed_is_a_warning(make_block_executor, log):
     exe = make_block_executor()
     psutil.Process(exe.submit(pid).result()).kill()
-    eventually(lambda: told(log, logging.WARNING))
+    wait_until(lambda: told(log, logging.WARNING))
     assert told(log, logging.WARNING)[0].startswith("worker N on HOST died of SIGKILL")
 
 
@@ -104,9 +104,9 @@ def test_a_worker_of_several_ranks_that_replaces_itself_says_why(make_block_exec
 def test_a_call_that_takes_too_long_is_a_warning(make_executor, gate, log):
     exe = make_executor(run_time_max=0.2)
     assert isinstance(exe.submit(hold, gate.path).exception(), TimeoutError)
-    eventually(lambda: len(told(log, logging.WARNING)) == 2)
+    wait_until(lambda: len(told(log, logging.WARNING)) == 2)
     assert told(log, logging.WARNING)[0] == "worker N: its call runs longer than run_time_max=0.2 s"
-    eventually(lambda: len(told(log, logging.WARNING)) == 2)
+    wait_until(lambda: len(told(log, logging.WARNING)) == 2)
     assert told(log, logging.WARNING)[1] == "worker N on HOST was ended: TimeoutError"
 
 
@@ -139,5 +139,5 @@ def test_a_connection_that_ends_without_a_word_alarms_nobody(make_block_executor
     address = exe._engine.pool.keeper.listener.address
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(f"\0{address[1:]}" if address.startswith("@") else address)
-    eventually(lambda: any("without a word" in line for line in told(log, logging.INFO)))
+    wait_until(lambda: any("without a word" in line for line in told(log, logging.INFO)))
     assert told(log, logging.WARNING) == []

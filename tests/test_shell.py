@@ -11,14 +11,14 @@ import psutil
 import pytest
 
 import pympipool
-from best import best
 from pympipool import Executor, ShellExecutor, SubprocessExecutor
 from pympipool.errors import WorkerStartError
 from pympipool.flux import PyFluxExecutor
 from pympipool.mpi import PyMPIExecutor
 from pympipool.slurm import PySlurmExecutor
-from system import calls
-from system.observe import run_script
+from support import process_calls as calls
+from support.scripts import run_script
+from support.timing import best
 
 COUNT = """
 import sys

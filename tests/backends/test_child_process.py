@@ -12,6 +12,8 @@ import pytest
 
 from pympipool.backends.child_process import ChildProcess
 from pympipool.errors import WorkerStartError
+from support.processes import is_alive
+from support.waiting import wait_until
 
 LIMIT_S = 30.0
 
@@ -33,22 +35,6 @@ def start():
         child.kill()
         child.wait(LIMIT_S)
         child.close()
-
-
-def is_alive(pid):
-    """Whether a process runs (a zombie does not)."""
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(") ")[2][0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def wait_until(condition, limit_s=LIMIT_S):
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def read_line(pipe):

@@ -6,7 +6,7 @@ import pytest
 
 from pympipool.backends.local.direct import LocalSpawner
 from pympipool.backends.spawner import LaunchRequest
-from worker.tiny_master import TinyMaster
+from support.tiny_master import TinyMaster
 
 
 def test_a_worker_serves_calls():

@@ -13,7 +13,6 @@ import time
 import psutil
 import pytest
 
-from backends.test_child_process import is_alive
 from pympipool import Executor
 from pympipool.backends.local.direct import LocalSpawner
 from pympipool.backends.local.forkserver import ForkserverSpawner
@@ -21,6 +20,7 @@ from pympipool.backends.local.hybrid import FRESH, HybridSpawner
 from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerDied, WorkerStartError
 from pympipool.pool import block_pool
+from support.processes import is_alive
 
 
 def hold(seconds):

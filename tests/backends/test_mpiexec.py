@@ -10,12 +10,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backends.test_child_process import is_alive, wait_until
 from pympipool.backends.local import mpiexec
 from pympipool.backends.local.mpiexec import MpiexecProcess, MpiexecSpawner
 from pympipool.backends.mpi_library import Kind
 from pympipool.backends.spawner import LaunchRequest
-from worker.tiny_master import LIMIT_S, TinyMaster
+from support.mpi_jobs import files_of, none_exists, rank_pids
+from support.processes import is_alive
+from support.tiny_master import LIMIT_S, TinyMaster
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.mpi
 
@@ -31,30 +33,10 @@ def master(spawner):
         yield master
 
 
-def files_of(master):
-    """The files that an MPI job uses, of its launcher and its library, as far as its ranks know them."""
-    files = set()
-    for pid in rank_pids(master):
-        maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
-        files |= {line.split()[5] for line in maps if "/dev/shm/" in line}
-        environment = dict(entry.partition("=")[::2] for entry in Path(f"/proc/{pid}/environ").read_text().split("\0"))
-        files.add(environment.get("PMIX_SERVER_TMPDIR", ""))
-    assert any(name.startswith("/dev/shm/") for name in files)
-    return [Path(name) for name in files if name]
-
-
-def none_exists(files):
-    return not any(map(Path.exists, files))
-
-
 def sockets_of(pid):
     """Inodes of the sockets that a process has open."""
     links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
     return {link[len("socket:[") : -1] for link in links if link.startswith("socket:[")}
-
-
-def rank_pids(master):
-    return [said[1]["pid"] for said in master.said("ready")]
 
 
 def test_a_missing_mpi_is_an_error_of_the_constructor(monkeypatch):
@@ -207,7 +189,7 @@ def test_a_worker_inside_a_worker_is_a_job_of_its_own(master):
 
         from pympipool.backends.local.direct import LocalSpawner
         from pympipool.backends.local.mpiexec import MpiexecSpawner
-        from worker.tiny_master import TinyMaster
+        from support.tiny_master import TinyMaster
 
         if MPI.COMM_WORLD.rank:
             return None

@@ -277,7 +277,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.over_tcp:
         sys.path.append(str(Path(__file__).parents[1]))
-        from transport.over_tcp import ThisMachineOverTcp
+        from support.over_tcp import ThisMachineOverTcp
 
         BACKENDS["tcp"] = ThisMachineOverTcp
     began = time.monotonic()

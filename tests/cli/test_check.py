@@ -16,7 +16,8 @@ import pytest
 
 import pympipool
 from pympipool.cli.selftest import STEPS
-from system.observe import marked_processes, new_mark, script_environment, still_alive
+from support.processes import marked_processes, new_mark, still_alive
+from support.scripts import script_environment
 
 NAMES = [step.name for step in STEPS]
 

@@ -8,12 +8,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from executor.calls import add, echo, square, touch
-from executor.test_options import child_pids
 from pympipool import Executor
 from pympipool.diagnostics.graph.layout import GAP, find_places
 from pympipool.diagnostics.graph.nodes import FUTURE_SIGN, Node, in_words
 from pympipool.diagnostics.graph.svg import BOXES_MAX, as_svg
+from support.calls import add, echo, square, touch
+from support.processes import child_pids
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from executor.calls import divide, do, fail, hold, square
-from executor.test_resize import eventually
 from pympipool import progress
+from support.calls import divide, do, fail, hold, square
+from support.waiting import wait_until
 
 tqdm_auto = pytest.importorskip("tqdm.auto", reason='pip install "pympipool[progress]"')
 
@@ -76,7 +76,7 @@ def test_the_bar_moves_in_whatever_order_calls_end(make_executor, make_gate, bar
     waiter = threading.Thread(target=progress, args=(calls,))
     waiter.start()
     second.open()
-    eventually(lambda: bars and bars[0].n == 1)
+    wait_until(lambda: bars and bars[0].n == 1)
     assert not calls[0].done()
     first.open()
     waiter.join(60)
@@ -117,7 +117,7 @@ def test_a_call_that_does_not_end_can_be_left_with_ctrl_c(make_executor, gate, b
     gate.wait_until_begun()
 
     def interrupt():
-        eventually(lambda: bars)
+        wait_until(lambda: bars)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
@@ -141,7 +141,7 @@ def test_a_map_counts_its_calls_however_they_are_packed(make_executor, many, bar
 
 def test_the_bar_of_a_map_moves_before_results_are_asked_for(executor, bars):
     results = executor.map(square, range(30), progress="thirty squares")
-    eventually(lambda: is_whole(bars[0], 30))
+    wait_until(lambda: is_whole(bars[0], 30))
     assert list(results) == [i * i for i in range(30)]
     assert is_whole(bars[0], 30)
     assert bars[0].text.startswith("thirty squares: 100%")
@@ -189,7 +189,7 @@ def test_calls_that_a_map_cancels_at_its_end_are_no_progress(make_executor, gate
 def test_a_map_that_nobody_asks_for_results_runs_under_its_bar(make_executor, bars):
     exe = make_executor(max_workers=1)
     exe.map(square, range(50), progress=True)
-    eventually(lambda: is_whole(bars[0], 50))
+    wait_until(lambda: is_whole(bars[0], 50))
 
 
 def test_an_empty_map_is_a_bar_of_nothing(executor, bars):

@@ -5,10 +5,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from executor.calls import divide, fail, hold, square
-from executor.test_resize import eventually
 from pympipool import Executor
 from pympipool.diagnostics.status import ROWS_MAX, TILES_MAX, ExecutorStatus, Worker, as_html, as_text
+from support.calls import divide, fail, hold, square
+from support.waiting import wait_until
 
 INFO = {"backend": "slurm", "max_workers": 400, "cores_per_worker": 2, "block_allocation": True}
 CARD = re.compile(r'<div class="(\w+)(?: zero)?"><dt>\w+</dt><dd>(.*?)</dd>')
@@ -34,7 +34,7 @@ def test_the_numbers_are_those_of_the_calls(make_executor, gate):
     gate.wait_until_begun(2)
     more = [exe.submit(square, i) for i in range(7)]
     expected = {"running": 2, "waiting": 7, "done": 5, "failed": 2}
-    eventually(lambda: counted(repr(exe)) == expected)
+    wait_until(lambda: counted(repr(exe)) == expected)
     assert counted_on_card(exe._repr_html_()) == expected
     gate.open(2)
     for call in held + more:
@@ -70,7 +70,7 @@ def test_calls_that_wait_for_others_wait_and_fail_with_them(make_executor, gate)
     assert counted(repr(exe)) == {"running": 1, "waiting": 2, "done": 0, "failed": 0}
     gate.open()
     assert isinstance(inverse.exception(), ZeroDivisionError)
-    eventually(lambda: counted(repr(exe)) == {"running": 0, "waiting": 0, "done": 1, "failed": 2})
+    wait_until(lambda: counted(repr(exe)) == {"running": 0, "waiting": 0, "done": 1, "failed": 2})
 
 
 def test_cancelled_calls_count_as_nothing(make_executor, gate):
@@ -81,14 +81,14 @@ def test_cancelled_calls_count_as_nothing(make_executor, gate):
         assert waiting.cancel()
     gate.open()
     held.result()
-    eventually(lambda: counted(repr(exe)) == {"running": 0, "waiting": 0, "done": 1, "failed": 0})
+    wait_until(lambda: counted(repr(exe)) == {"running": 0, "waiting": 0, "done": 1, "failed": 0})
 
 
 def test_workers_are_shown_with_host_and_state(make_block_executor, gate):
     exe = make_block_executor(max_workers=2)
     held = exe.submit(hold, gate.path)
     gate.wait_until_begun()
-    eventually(lambda: len(exe.info["workers"]) == 2)
+    wait_until(lambda: len(exe.info["workers"]) == 2)
     host = exe.info["workers"][0]["host"]
     assert f"2 workers on {host};" in repr(exe)
     html = exe._repr_html_()

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from ecosystem.calls import fail_at, square
-from executor.calls import hold
+from support.calls import hold
 
 
 def test_run_in_executor_awaits_a_call(executor):

@@ -7,7 +7,7 @@ from concurrent import futures
 import numpy as np
 import pytest
 
-from executor.calls import add, echo, hold, record, recorded, square, touch
+from support.calls import add, echo, hold, record, recorded, square, touch
 
 
 @pytest.fixture

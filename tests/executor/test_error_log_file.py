@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from executor.calls import divide, echo, fail
 from pympipool import Executor
+from support.calls import divide, echo, fail
 
 ENTRY = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} (\S+)\(\) failed in (.+)$", re.MULTILINE)
 

@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from executor.calls import (
+from pympipool.errors import RemoteError, RemoteTraceback, SerializationError, WorkerDied
+from support.calls import (
     FailsToPickle,
     FailsToUnpickle,
     HoldsALock,
@@ -26,7 +27,6 @@ from executor.calls import (
     pid,
     square,
 )
-from pympipool.errors import RemoteError, RemoteTraceback, SerializationError, WorkerDied
 
 
 @pytest.fixture(autouse=True)

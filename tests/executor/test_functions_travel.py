@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from executor.calls import square
-from system.observe import run_script
+from support.calls import square
+from support.scripts import run_script
 
 
 @pytest.fixture(params=[pytest.param(True, id="block_allocation")], scope="module")
@@ -108,7 +108,7 @@ def test_a_change_between_two_submissions_is_seen(executor, notebook, what):
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_change_after_the_submission_is_not_seen(make_executor, notebook, gate, what):
-    from executor.calls import hold
+    from support.calls import hold
 
     before, change = CHANGES[what]
     notebook.run(before)
@@ -186,7 +186,7 @@ def test_a_change_of_a_global_is_seen_by_each_of_many_calls(executor, notebook):
 
 
 def test_importable_functions_travel_by_name(executor):
-    assert executor.submit(lambda: square.__module__).result() == "executor.calls"
+    assert executor.submit(lambda: square.__module__).result() == "support.calls"
     assert executor.submit(square, 3).result() == 9
 
 

@@ -4,7 +4,7 @@ from concurrent import futures
 
 import pytest
 
-from executor.calls import add, divide, do, echo, hold_or_square, pid, square, touch
+from support.calls import add, divide, do, echo, hold_or_square, pid, square, touch
 
 
 def test_results_come_in_the_order_of_the_arguments(executor, many):

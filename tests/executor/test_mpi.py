@@ -8,10 +8,10 @@ import numpy as np
 import psutil
 import pytest
 
-from executor.calls import add, divide, echo, hold, pid, square
 from pympipool import Executor
 from pympipool.errors import SerializationError, WorkerDied
-from system.observe import run_script
+from support.calls import add, divide, echo, hold, pid, square
+from support.scripts import run_script
 
 pytestmark = pytest.mark.mpi
 

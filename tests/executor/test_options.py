@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from executor.calls import add, pid
 from pympipool import Executor
 from pympipool.resources import available_cores
+from support.calls import add, pid
+from support.processes import child_pids
 
 MANY = 10_000
 """More cores, and devices, than any machine has that runs these tests."""
@@ -36,12 +37,6 @@ def nothing_starts(mark):
     assert child_pids() == children
     if descriptors:
         assert set(os.listdir("/proc/self/fd")) - descriptors == set()
-
-
-def child_pids():
-    import psutil
-
-    return {process.pid for process in psutil.Process().children(recursive=True)}
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["one_process_per_call", "block_allocation"])

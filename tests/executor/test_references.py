@@ -9,7 +9,8 @@ import weakref
 import numpy as np
 import pytest
 
-from executor.calls import (
+from pympipool import Executor
+from support.calls import (
     FailsToPickle,
     NoConvergence,
     Tracked,
@@ -21,7 +22,6 @@ from executor.calls import (
     track_and_fail,
     tracked_alive,
 )
-from pympipool import Executor
 
 LARGE = 3_000_000
 

@@ -1,22 +1,11 @@
 """`executor.max_workers = n`: more workers, or less, while calls run."""
 
-import time
-
 import psutil
 import pytest
 
-from executor.calls import hold, pid, sleep_and_return, square
 from pympipool import Executor
-
-LIMIT_S = 60
-"""How long workers may take to come or go."""
-
-
-def eventually(condition, limit_s=LIMIT_S):
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come so far"
-        time.sleep(0.01)
+from support.calls import hold, pid, sleep_and_return, square
+from support.waiting import wait_until
 
 
 def pids(exe):
@@ -53,14 +42,14 @@ def test_growing_runs_calls_that_wait_already(make_block_executor, gate):
 
 def test_shrinking_ends_idle_workers_and_lets_calls_run_to_their_end(make_block_executor, gate):
     exe = make_block_executor(max_workers=3)
-    eventually(lambda: len(exe.info["workers"]) == 3)
+    wait_until(lambda: len(exe.info["workers"]) == 3)
     held = exe.submit(hold, gate.path)
     gate.wait_until_begun()
     before = pids(exe)
     exe.max_workers = 1
-    eventually(lambda: len(exe.info["workers"]) == 1)
+    wait_until(lambda: len(exe.info["workers"]) == 1)
     (stayed,) = pids(exe)
-    eventually(lambda: are_gone(before - {stayed}))
+    wait_until(lambda: are_gone(before - {stayed}))
     gate.open()
     assert held.result() == stayed
     assert exe.submit(pid).result() == stayed
@@ -75,7 +64,7 @@ def test_shrinking_lets_all_calls_end_that_have_begun(make_block_executor, gate)
     gate.open(2)
     ran_on = {call.result() for call in calls}
     assert [call.result() for call in later] == [i * i for i in range(10)]
-    eventually(lambda: len(pids(exe)) == 1)
+    wait_until(lambda: len(pids(exe)) == 1)
     assert pids(exe) < ran_on
 
 
@@ -84,7 +73,7 @@ def test_calls_ahead_of_a_worker_that_goes_run_on_another(make_block_executor):
     calls = [exe.submit(sleep_and_return, 0.001, i) for i in range(1000)]
     exe.max_workers = 1
     assert [call.result() for call in calls] == list(range(1000))
-    eventually(lambda: len(exe.info["workers"]) == 1)
+    wait_until(lambda: len(exe.info["workers"]) == 1)
 
 
 def test_resizing_again_and_again_loses_no_call(make_block_executor):
@@ -94,7 +83,7 @@ def test_resizing_again_and_again_loses_no_call(make_block_executor):
         exe.max_workers = number
         calls += [exe.submit(square, i) for i in range(100)]
     assert [call.result() for call in calls] == [i * i for i in range(100)] * 10
-    eventually(lambda: len(exe.info["workers"]) == 2)
+    wait_until(lambda: len(exe.info["workers"]) == 2)
 
 
 def test_a_worker_that_dies_is_replaced_only_as_long_as_it_is_wanted(make_block_executor, gate):
@@ -106,7 +95,7 @@ def test_a_worker_that_dies_is_replaced_only_as_long_as_it_is_wanted(make_block_
         psutil.Process(number).kill()
     assert [type(call.exception()).__name__ for call in calls] == ["WorkerDied"] * 2
     assert exe.submit(square, 3).result() == 9
-    eventually(lambda: len(exe.info["workers"]) == 1)
+    wait_until(lambda: len(exe.info["workers"]) == 1)
 
 
 def test_a_map_goes_on(make_block_executor):
@@ -124,10 +113,10 @@ def test_workers_of_several_ranks_come_and_go(make_block_executor):
     exe = make_block_executor(max_workers=1, cores_per_worker=2)
     assert exe.submit(square, 2).result() == [4, 4]
     exe.max_workers = 2
-    eventually(lambda: len(exe.info["workers"]) == 2)
+    wait_until(lambda: len(exe.info["workers"]) == 2)
     assert exe.info["max_cores"] == 4
     exe.max_workers = 1
-    eventually(lambda: len(exe.info["workers"]) == 1)
+    wait_until(lambda: len(exe.info["workers"]) == 1)
     assert exe.submit(square, 3).result() == [9, 9]
 
 
@@ -155,7 +144,7 @@ def test_without_block_allocation_less_calls_run_at_the_same_time(make_gate, ope
     exe.max_workers = 1
     gate.open(2)
     gate.wait_until_begun()
-    eventually(lambda: sum(call.done() for call in calls) == 2)
+    wait_until(lambda: sum(call.done() for call in calls) == 2)
     assert sum(call.running() for call in calls) == 1
     gate.open(2)
     assert len({call.result() for call in calls}) == 4
@@ -205,4 +194,4 @@ def test_more_workers_than_gpus_are_an_error(monkeypatch, make_block_executor):
     with pytest.raises(ValueError, match="gpus_per_worker is 1 for each of max_workers=3 workers"):
         exe.max_workers = 3
     exe.max_workers = 2
-    eventually(lambda: len(exe.info["workers"]) == 2)
+    wait_until(lambda: len(exe.info["workers"]) == 2)

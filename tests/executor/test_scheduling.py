@@ -7,9 +7,9 @@ from concurrent import futures
 import psutil
 import pytest
 
-from best import best
-from executor.calls import hold, hold_or_square, pid, record, recorded, sleep_and_tell, square
 from pympipool import Executor
+from support.calls import hold, hold_or_square, pid, record, recorded, sleep_and_tell, square
+from support.timing import best
 
 
 def test_a_call_that_holds_among_short_ones_delays_none_of_them(make_block_executor, gate):

@@ -7,10 +7,10 @@ from concurrent import futures
 import psutil
 import pytest
 
-from best import best
-from executor.calls import add, hold, pid, sleep_and_return, square
 from pympipool import Executor
-from system.observe import still_alive
+from support.calls import add, hold, pid, sleep_and_return, square
+from support.processes import still_alive
+from support.timing import best
 
 CLOSED = "cannot schedule new futures after shutdown"
 

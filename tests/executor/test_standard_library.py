@@ -8,8 +8,8 @@ from concurrent import futures
 
 import pytest
 
-from executor.calls import Base, add, divide, echo, fail, hold, hold_or_square, pid, sleep_and_return, square
 from pympipool import Executor
+from support.calls import Base, add, divide, echo, fail, hold, hold_or_square, pid, sleep_and_return, square
 
 
 def make_process_pool(max_workers):

@@ -11,8 +11,8 @@ import numpy as np
 import psutil
 import pytest
 
-from executor.calls import Base, add, cached_square, echo, hold, keywords, pid, square
 from pympipool import Executor
+from support.calls import Base, add, cached_square, echo, hold, keywords, pid, square
 
 # ---- what may be called ----
 

@@ -7,7 +7,7 @@ from concurrent import futures
 
 import pytest
 
-from executor.calls import add, divide, fail, hold, hold_or_square, square
+from support.calls import add, divide, fail, hold, hold_or_square, square
 
 
 def in_threads(count, function):

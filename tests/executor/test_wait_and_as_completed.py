@@ -4,7 +4,7 @@ from concurrent import futures
 
 import pytest
 
-from executor.calls import fail, hold, square
+from support.calls import fail, hold, square
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from executor.calls import hold
+from support.calls import hold
 
 
 def make_node_class(name, function):

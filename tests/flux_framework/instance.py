@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 import pympipool
-from system.observe import MARK
+from support.processes import MARK
 
 START_S = 60
 END_S = 60

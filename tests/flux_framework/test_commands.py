@@ -16,7 +16,7 @@ from cli.conftest import program  # noqa: F401  a fixture
 from cli.test_check import verdicts, words
 from flux_framework.instance import path_for_scripts
 from pympipool.cli.selftest import STEPS
-from system.observe import marked_processes
+from support.processes import marked_processes
 
 
 @pytest.fixture

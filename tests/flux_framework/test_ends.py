@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from executor.calls import pid, square
 from flux_framework.instance import path_for_scripts
 from pympipool import Executor
 from pympipool.errors import WorkerDied, WorkerStartError
-from system.observe import Script
+from support.calls import pid, square
+from support.scripts import Script
 
 
 @pytest.fixture

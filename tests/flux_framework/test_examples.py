@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from flux_framework.instance import path_for_scripts, why_no_flux_here
-from spec.examples import EXAMPLES, GPU_EXAMPLE, on_backend, printed_by_gpu_example, scripts
-from system.observe import Script
+from support.scripts import Script
+from support.spec_examples import EXAMPLES, GPU_EXAMPLE, on_backend, printed_by_gpu_example, scripts
 
 FOLDER = Path(__file__).parents[2] / "examples" / "flux"
 

@@ -11,14 +11,14 @@ import sys
 import psutil
 import pytest
 
-from best import in_time
-from executor.calls import fail, hold, pid, square
-from flux_framework.over_tcp import FluxOverTcp
 from pympipool import Executor
 from pympipool.backends.flux import spawner
 from pympipool.backends.registry import BACKENDS, choose, make_backend, unavailable_reasons
 from pympipool.errors import WorkerDied, WorkerStartError
 from pympipool.flux import PyFluxExecutor
+from support.calls import fail, hold, pid, square
+from support.over_tcp import FluxOverTcp
+from support.timing import in_time
 
 MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from executor.calls import hold
 from pympipool import Executor
 from pympipool.errors import WorkerDied
+from support.calls import hold
 
 MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
 

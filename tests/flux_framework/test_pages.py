@@ -3,8 +3,8 @@
 import pytest
 
 from flux_framework.instance import path_for_scripts
-from pages.blocks import all_blocks
 from pages.test_scripts import check_script
+from support.page_blocks import all_blocks
 
 BLOCKS = [pytest.param(block, id=block.name) for block in all_blocks("python") if "flux" in block.needs]
 

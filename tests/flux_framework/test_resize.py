@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from executor.calls import hold, pid, square
 from pympipool import Executor
+from support.calls import hold, pid, square
 
 GIVEN = pytest.mark.parametrize("given", [True, False], ids=["FluxExecutor", "own"])
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from diagnostics.tracing.events import SCHEMA, check_nesting
-from executor.calls import add, fail, square
 from pympipool import Executor, trace
 from pympipool.diagnostics.tracing.load import read
+from support.calls import add, fail, square
+from support.trace_events import SCHEMA, check_nesting
 
 
 @pytest.fixture

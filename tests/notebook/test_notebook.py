@@ -5,7 +5,8 @@ import os
 import pytest
 
 from notebook.kernel import Kernel
-from system.observe import marked_processes, new_mark, script_environment, still_alive
+from support.processes import marked_processes, new_mark, still_alive
+from support.scripts import script_environment
 
 MODES = {"one_process_per_call": "max_cores=2", "block_allocation": "max_cores=2, block_allocation=True"}
 

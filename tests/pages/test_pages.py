@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from pages.blocks import ROOT, all_blocks, pages
 from pympipool import errors
 from pympipool.cli import COMMANDS
+from support.page_blocks import ROOT, all_blocks, pages
 
 READ = [*pages(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGES.md"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pages.blocks import Block, all_blocks
-from system.observe import run_script
+from support.page_blocks import Block, all_blocks
+from support.scripts import run_script
 
 ANYTHING = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

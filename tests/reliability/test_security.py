@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backends.test_child_process import wait_until
 from pympipool import Executor
+from support.waiting import wait_until
 
 LAUNCHERS = ("mpiexec", "mpiexec.hydra", "hydra_pmi_proxy", "mpirun", "prterun", "prted", "orted")
 """Belong to MPI and listen for their own kind: MPICH's mpiexec for its proxies. Ranks inherit its socket."""

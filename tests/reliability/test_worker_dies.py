@@ -9,9 +9,9 @@ import time
 import psutil
 import pytest
 
-from best import in_time
 from pympipool import Executor
 from pympipool.errors import WorkerDied, WorkerStartError
+from support.timing import in_time
 
 
 def pid():

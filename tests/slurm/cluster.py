@@ -9,7 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from system.observe import MARK
+from support.processes import MARK
 
 WANTED = "PYMPIPOOL_TEST_SLURM"
 """Variable that asks for these tests: they take some minutes, and install and start a SLURM where they run as root."""

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from slurm.cluster import END_S, WANTED, Cluster, NoClusterError, folder_of, stop_forgotten_clusters, why_no_cluster
-from system.observe import own_processes, still_alive
+from support.processes import own_processes, still_alive
 
 PLACE = "where_workers_are"
 """Parameter of the tests of the interface. Over TCP alone they need no SLURM."""

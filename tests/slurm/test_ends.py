@@ -12,12 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from best import quickest
-from executor.calls import pid, square
 from pympipool import Executor
 from pympipool.errors import WorkerDied
 from slurm.cluster import Cluster
-from system.observe import Script, marked_processes
+from support.calls import pid, square
+from support.processes import marked_processes
+from support.scripts import Script
+from support.timing import quickest
 
 NOTICED_S = 5.0
 """Within this time the worker must have ended, and its call have failed, when the network between them is gone."""
@@ -133,7 +134,7 @@ def test_a_host_that_dies_is_noticed(make_executor, cluster, job, second_host):
 MASTER = """
 import os, sys, time
 sys.path.insert(0, {tests!r})
-from executor.calls import pid
+from support.calls import pid
 from pympipool import Executor
 
 with Executor(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from best import best
-from spec.examples import GPU_EXAMPLE, on_backend, printed_by_gpu_example, scripts
-from system.observe import run_script
+from support.scripts import run_script
+from support.spec_examples import GPU_EXAMPLE, on_backend, printed_by_gpu_example, scripts
+from support.timing import best
 
 FOLDER = Path(__file__).parents[2] / "examples" / "slurm"
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pages.blocks import all_blocks
 from pages.test_scripts import check_script
+from support.page_blocks import all_blocks
 
 BLOCKS = [pytest.param(block, id=block.name) for block in all_blocks("python") if "slurm" in block.needs]
 

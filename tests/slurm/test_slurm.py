@@ -11,10 +11,10 @@ import numpy as np
 import psutil
 import pytest
 
-from executor.calls import echo, fail, hold, pid, square
 from pympipool import Executor
 from pympipool.backends.registry import make_backend
 from pympipool.errors import WorkerDied, WorkerStartError
+from support.calls import echo, fail, hold, pid, square
 
 MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
 

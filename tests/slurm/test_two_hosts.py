@@ -15,14 +15,14 @@ import jsonschema
 import psutil
 import pytest
 
-from diagnostics.tracing.events import SCHEMA, check_nesting
-from executor.calls import divide, hold, sleep_and_return, square
 from executor.test_error_log_file import ENTRY
-from executor.test_resize import eventually
 from pympipool import Executor, trace
 from pympipool.diagnostics.tracing.load import read
 from slurm.cluster import Cluster
-from system.observe import marked_processes
+from support.calls import divide, hold, sleep_and_return, square
+from support.processes import marked_processes
+from support.trace_events import SCHEMA, check_nesting
+from support.waiting import wait_until
 
 MS = 1_000_000
 ALL_OF_A_HOST = {"threads_per_core": 8}
@@ -164,7 +164,7 @@ def test_workers_are_shown_with_their_hosts(make_executor, cluster, gate):
     exe = make_executor(2, **ALL_OF_A_HOST)
     held = exe.submit(hold, gate.path)
     gate.wait_until_begun()
-    eventually(lambda: len(exe.info["workers"]) == 2)
+    wait_until(lambda: len(exe.info["workers"]) == 2)
     hosts = sorted([cluster.first, cluster.second])
     assert sorted(worker["host"] for worker in exe.info["workers"]) == hosts
     assert all(worker["hosts"] == [worker["host"]] for worker in exe.info["workers"])
@@ -196,9 +196,9 @@ def test_steps_come_and_go_with_workers(make_executor, cluster, mark):
     for number in [2, 1, 2, 1]:
         exe.max_workers = number
         assert list(exe.map(square, range(100))) == [i * i for i in range(100)]
-        eventually(lambda number=number: len(exe.info["workers"]) == number)
-        eventually(lambda number=number: len(steps(cluster)) == number)
-        eventually(lambda number=number: len(hosts_with_workers(mark)) == number)
+        wait_until(lambda number=number: len(exe.info["workers"]) == number)
+        wait_until(lambda number=number: len(steps(cluster)) == number)
+        wait_until(lambda number=number: len(hosts_with_workers(mark)) == number)
         assert len({worker["host"] for worker in exe.info["workers"]}) == number
 
 
@@ -211,9 +211,9 @@ def test_a_worker_too_many_ends_after_its_call(make_executor, cluster, gate):
     assert len(steps(cluster)) == 2
     gate.open(2)
     assert [call.result() for call in calls] == [0, 1]
-    eventually(lambda: len(steps(cluster)) == 1)
+    wait_until(lambda: len(steps(cluster)) == 1)
     assert later.result() in {cluster.first, cluster.second}
-    eventually(lambda: len(exe.info["workers"]) == 1)
+    wait_until(lambda: len(exe.info["workers"]) == 1)
     assert exe.info["workers"][0]["host"] == exe.submit(socket.gethostname).result()
 
 
@@ -227,7 +227,7 @@ def test_with_a_step_per_call_more_or_less_of_them_run_at_a_time(make_executor, 
     exe.max_workers = 1
     gate.open(3)
     gate.wait_until_begun()
-    eventually(lambda: len(steps(cluster)) == 1)
+    wait_until(lambda: len(steps(cluster)) == 1)
     assert sum(call.running() for call in calls) == 1
     gate.open(3)
     assert [call.result() for call in calls] == list(range(6))

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from spec.examples import EXAMPLES, GPU_EXAMPLE, on_backend, printed_by_gpu_example, scripts
-from system.observe import run_script
+from support.scripts import run_script
+from support.spec_examples import EXAMPLES, GPU_EXAMPLE, on_backend, printed_by_gpu_example, scripts
 
 
 @pytest.mark.parametrize(("source", "printed"), scripts("mpi"))

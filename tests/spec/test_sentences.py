@@ -6,10 +6,10 @@ from time import monotonic
 
 import pytest
 
-from best import quickest
-from executor.calls import add, hold
 from pympipool import Executor
-from system import calls
+from support import process_calls as calls
+from support.calls import add, hold
+from support.timing import quickest
 
 # ---- compatibility ----
 

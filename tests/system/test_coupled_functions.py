@@ -10,11 +10,11 @@ from time import monotonic
 import numpy as np
 import pytest
 
-from best import quickest
-from executor.calls import NoConvergence, add, divide, echo, fail, hold, square, touch
 from pympipool import Executor
 from pympipool.errors import DependencyError, RemoteTraceback, SerializationError, WorkerDied
-from system import calls
+from support import process_calls as calls
+from support.calls import NoConvergence, add, divide, echo, fail, hold, square, touch
+from support.timing import quickest
 
 DEEP = 10_000
 """Calls that depend on each other: ten times what Python allows functions to recurse."""

@@ -7,9 +7,10 @@ import weakref
 import psutil
 import pytest
 
-from executor.calls import hold, pid, square
 from pympipool import Executor
-from system.observe import Script, run_script, still_alive
+from support.calls import hold, pid, square
+from support.processes import still_alive
+from support.scripts import Script, run_script
 
 FORGET = """
 import sys

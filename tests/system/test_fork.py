@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from pympipool import Executor
-from system.observe import Script, marked_processes, run_script, still_alive
+from support.processes import marked_processes, still_alive
+from support.scripts import Script, run_script
 
 START = """
 import os

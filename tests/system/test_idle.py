@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from best import best
-from executor.calls import pid
 from pympipool import Executor
-from system.observe import cores_used, family
+from support.calls import pid
+from support.processes import cores_used, family
+from support.timing import best
 
 IDLE_S = 5.0
 

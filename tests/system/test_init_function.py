@@ -7,10 +7,10 @@ from concurrent import futures
 import numpy as np
 import pytest
 
-from executor.calls import Base, add, hold, keywords
 from pympipool import Executor
 from pympipool.errors import WorkerStartError
-from system import calls
+from support import process_calls as calls
+from support.calls import Base, add, hold, keywords
 
 
 @pytest.fixture

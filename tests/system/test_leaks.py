@@ -8,7 +8,8 @@ import psutil
 import pytest
 
 from pympipool import Executor
-from system.observe import forgotten_shared_memory, run_script, shared_memory_files
+from support.scripts import run_script
+from support.shared_memory import forgotten_shared_memory, shared_memory_files
 
 OPEN_AND_CLOSE = """
 import gc

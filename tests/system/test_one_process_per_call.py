@@ -13,10 +13,11 @@ import numpy as np
 import psutil
 import pytest
 
-from executor.calls import add, echo, hold, pid, square, touch
 from pympipool.errors import WorkerDied, WorkerStartError
-from system import calls
-from system.observe import Script, run_script, still_alive
+from support import process_calls as calls
+from support.calls import add, echo, hold, pid, square, touch
+from support.processes import still_alive
+from support.scripts import Script, run_script
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from pympipool import Executor
-from system.observe import new_mark, script_environment
+from support.processes import new_mark
+from support.scripts import script_environment
 
 NO_MEMFD = """
 import ctypes, errno, struct

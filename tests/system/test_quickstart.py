@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from system.observe import run_script
+from support.scripts import run_script
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.py"
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from best import quickest
-from system.observe import Script
+from support.scripts import Script
+from support.timing import quickest
 
 START = """
 import signal

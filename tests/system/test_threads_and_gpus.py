@@ -5,10 +5,10 @@ import os
 
 import pytest
 
-from executor.calls import hold
 from pympipool import Executor
-from system import calls
-from system.observe import run_script
+from support import process_calls as calls
+from support.calls import hold
+from support.scripts import run_script
 
 THREAD_VARIABLES = [
     "OMP_NUM_THREADS",

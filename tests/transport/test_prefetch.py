@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from executor.calls import hold, pid
 from pympipool import Executor
 from pympipool.backends.registry import BACKENDS
 from pympipool.errors import WorkerDied
-from transport.over_tcp import ThisMachineOverTcp
+from support.calls import hold, pid
+from support.over_tcp import ThisMachineOverTcp
 
 LIMIT_S = 60.0
 

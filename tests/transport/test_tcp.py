@@ -15,8 +15,6 @@ import numpy as np
 import psutil
 import pytest
 
-from best import best
-from executor.calls import echo, fail, hold, pid, square
 from pympipool import Executor
 from pympipool.backends.registry import BACKENDS
 from pympipool.backends.relay_process import Relay
@@ -27,8 +25,10 @@ from pympipool.transport.control_server import Listener
 from pympipool.transport.tcp import stream
 from pympipool.transport.tcp.client import TcpControl, UnreachableError
 from pympipool.transport.tcp.stream import LIFELINE_MAGIC, AuthenticationError, client_context, join, receive_token
-from system.observe import Script
-from transport.over_tcp import NOWHERE, ThisMachineOverTcp
+from support.calls import echo, fail, hold, pid, square
+from support.over_tcp import NOWHERE, ThisMachineOverTcp
+from support.scripts import Script
+from support.timing import best
 
 LIMIT_S = 30.0
 
@@ -117,8 +117,8 @@ def test_all_ranks_of_a_worker_may_be_on_another_host(make_tcp_executor):
 
 
 def test_a_worker_on_the_masters_host_does_without_tcp(monkeypatch, make_tcp_executor):
-    monkeypatch.setattr("links.over_tcp.NOWHERE", None)
-    monkeypatch.setattr("links.over_tcp.OverTcp.start", _start_with_both_addresses)
+    monkeypatch.setattr("support.over_tcp.NOWHERE", None)
+    monkeypatch.setattr("support.over_tcp.OverTcp.start", _start_with_both_addresses)
     exe = make_tcp_executor()
     connections = psutil.Process(exe.submit(pid).result()).net_connections("tcp")
     assert connections == []
@@ -276,7 +276,7 @@ def test_a_call_that_was_not_begun_can_be_cancelled(make_tcp_executor, make_gate
 HOLDS_THE_LOCK = """
 import ctypes, os, sys, threading, time
 sys.path.insert(0, {tests!r})
-from transport.over_tcp import ThisMachineOverTcp
+from support.over_tcp import ThisMachineOverTcp
 from pympipool import Executor
 from pympipool.backends.registry import BACKENDS
 BACKENDS["tcp"] = ThisMachineOverTcp

@@ -4,7 +4,7 @@ import pytest
 
 from pympipool.backends.local.direct import LocalSpawner
 from pympipool.backends.local.mpiexec import MpiexecSpawner
-from worker.tiny_master import TinyMaster
+from support.tiny_master import TinyMaster
 
 
 @pytest.fixture

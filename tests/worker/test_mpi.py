@@ -8,16 +8,17 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-from backends.test_child_process import is_alive, wait_until
-from backends.test_mpiexec import files_of, none_exists, rank_pids
-from best import best
 from pympipool.backends.child_process import ChildProcess
 from pympipool.backends.mpi_library import Kind, loaded_library
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.errors import SerializationError, WorkerStartError
 from pympipool.serialization.exceptions import load_exception
 from pympipool.worker.mpi import WHY_OUT_OF_STEP, launched_rank
-from worker.tiny_master import LIMIT_S
+from support.mpi_jobs import files_of, none_exists, rank_pids
+from support.processes import is_alive
+from support.timing import best
+from support.tiny_master import LIMIT_S
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.mpi
 

@@ -10,10 +10,11 @@ import time
 import cloudpickle
 import pytest
 
-from backends.test_child_process import is_alive, wait_until
 from pympipool.errors import RemoteTraceback, SerializationError
-from transport.over_tcp import NOWHERE
-from worker.tiny_master import LIMIT_S
+from support.over_tcp import NOWHERE
+from support.processes import is_alive
+from support.tiny_master import LIMIT_S
+from support.waiting import wait_until
 
 
 def pickled(function):
@@ -196,7 +197,7 @@ def test_a_killed_master_leaves_no_worker():
     """The master is a process of its own, and ended so that it can do nothing about its worker."""
     program = (
         f"import sys; sys.path[:] = {sys.path!r}\n"
-        "from worker.tiny_master import TinyMaster\n"
+        "from support.tiny_master import TinyMaster\n"
         "from pympipool.backends.local.direct import LocalSpawner\n"
         "master = TinyMaster(LocalSpawner()).ready()\n"
         "print(master.process.pid, flush=True)\n"

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from best import best, quickest
 from pympipool.worker import spin_wait
 from pympipool.worker.spin_wait import AdaptiveWaiter, WakeupListener, WakeupNotifier
+from support.timing import best, quickest
 
 LIMIT_S = 40.0
 

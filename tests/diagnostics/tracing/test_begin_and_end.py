@@ -9,10 +9,10 @@ import signal
 
 import pytest
 
-from executor.calls import square
 from pympipool import Executor, trace
 from pympipool.diagnostics.tracing.load import read
-from system.observe import Script, run_script
+from support.calls import square
+from support.scripts import Script, run_script
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from executor.calls import sleep_and_return, square
 from pympipool import Executor, trace
 from pympipool.backends.local.direct import LocalSpawner
 from pympipool.backends.registry import BACKENDS, LocalBackend
 from pympipool.diagnostics.tracing.collect import set_clocks
 from pympipool.diagnostics.tracing.timeline import Call, Worker
-from transport.over_tcp import ThisMachineOverTcp
+from support.calls import sleep_and_return, square
+from support.over_tcp import ThisMachineOverTcp
 
 MS = 1_000_000
 AHEAD_S = 100_000

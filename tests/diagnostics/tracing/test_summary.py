@@ -5,8 +5,6 @@ import json
 
 import pytest
 
-from best import best
-from executor.calls import add, echo, fail, sleep_and_return, square
 from pympipool import Executor, trace
 from pympipool.cli import main
 from pympipool.diagnostics.tracing.export import write
@@ -15,6 +13,8 @@ from pympipool.diagnostics.tracing.load import read
 from pympipool.diagnostics.tracing.report import as_text
 from pympipool.diagnostics.tracing.summary import Distribution, longest_path, summarise
 from pympipool.diagnostics.tracing.timeline import Call, ExecutorPart, Timeline, Worker
+from support.calls import add, echo, fail, sleep_and_return, square
+from support.timing import best
 
 MS = 1_000_000
 

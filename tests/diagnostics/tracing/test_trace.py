@@ -11,12 +11,12 @@ import jsonschema
 import pytest
 
 import pympipool
-from best import best
-from diagnostics.tracing.events import SCHEMA, check_nesting
-from executor.calls import add, echo, fail, hold, sleep_and_return, square
 from pympipool import Executor, trace
 from pympipool.diagnostics.tracing.load import read
 from pympipool.errors import SerializationError, WorkerDied
+from support.calls import add, echo, fail, hold, sleep_and_return, square
+from support.timing import best
+from support.trace_events import SCHEMA, check_nesting
 
 MS = 1_000_000
 

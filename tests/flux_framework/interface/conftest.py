@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flux_framework.over_tcp import FluxOverTcp
 from pympipool.backends.registry import BACKENDS
+from support.over_tcp import FluxOverTcp
 
 PLACES = ["one broker", "two brokers", "other hosts"]
 

@@ -8,7 +8,7 @@ import pytest
 
 from pympipool.backends.registry import BACKENDS
 from slurm.cluster import everything_is_wanted
-from transport.over_tcp import ThisMachineOverTcp
+from support.over_tcp import ThisMachineOverTcp
 
 PLACES = ["tcp", "slurm", "second host"]
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from system.observe import cores_used
+from support.processes import cores_used
 
 BUSY_PERCENT = 20
 """Of all cores: a machine that others use more than this is busy."""

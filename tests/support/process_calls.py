@@ -169,7 +169,7 @@ def variables(names):
 
 def hold_and_see(gate, *names):
     """The values of the variables, after a while at the gate."""
-    from executor.calls import hold
+    from support.calls import hold
 
     hold(gate)
     return variables(names)

@@ -69,7 +69,7 @@ def recorded():
 
 
 def hold(gate, value=None):
-    """Says that it has begun, and returns when the gate is open. See `executor.gate`."""
+    """Says that it has begun, and returns when the gate is open. See `support.gate`."""
     begun = os.open(Path(gate, "begun"), os.O_WRONLY)
     os.write(begun, b"x")
     os.close(begun)

@@ -1,10 +1,10 @@
-"""A backend whose workers run on this host but reach the master over TCP, as if they were on another."""
+"""Backends whose workers run on this host but reach the master over TCP, as if they were on another."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from pympipool.backends.registry import LocalBackend
+from pympipool.backends.registry import Flux, LocalBackend
 from pympipool.backends.relay_process import Relay
 from pympipool.backends.spawner import Spawner
 
@@ -57,3 +57,14 @@ class ThisMachineOverTcp(LocalBackend):
     def after_fork_in_child(self):
         super().after_fork_in_child()
         self._relay.after_fork_in_child()
+
+
+class FluxOverTcp(Flux):
+    """As backend "flux", but for the link."""
+
+    name = "flux over tcp"
+
+    def _make_spawner(self, resources):
+        spawner = OverTcp(super()._make_spawner(resources), self._relay_for(resources))
+        spawner.queues = True
+        return spawner
