@@ -3,8 +3,9 @@
 #   make demo    real work on all cores, then on two MPI ranks
 #   make test    the whole test suite
 #   make test-slurm   whatever needs SLURM, with a SLURM that it installs and starts; as root, on Debian or Ubuntu
-#   make lint    style, types, and C warnings as errors
+#   make lint    style, types, the floors of the source, and C warnings as errors
 #   make docs    the site, into docs/_build/html
+#   make pictures   the pictures of the pages, among them the rooms of the source as its imports have them
 #   make clean   removes what these made
 #
 #   make bench         the benchmarks with their peers beside them, into docs/benchmarks.md: some 20 minutes
@@ -53,6 +54,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint pympipool  # it calls pycodestyle by name
+	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
 	for source in csrc/*.c; do for wait in "" -DPMP_PORTABLE_WAIT; do \
 		$${CC:-cc} -std=gnu11 -O2 -Wall -Wextra -Werror $$wait -c $$source -o /dev/null || exit 1; \
@@ -63,8 +65,8 @@ docs: $(VENV)/.installed-docs
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m sphinx -W --keep-going --quiet docs docs/_build/html
 	@echo "Built docs/_build/html/index.html"
 
-pictures:
-	$(PYTHON) docs/pictures/draw.py
+pictures: $(VENV)/.installed-dev
+	$(BIN)/python docs/pictures/draw.py
 
 install: $(VENV)/.installed-dev
 

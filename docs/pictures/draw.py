@@ -1,134 +1,21 @@
-"""Draws the pictures of this folder: `make pictures`. A test compares them with what this draws.
+"""Draw the pictures of this folder: `make pictures`.
 
-Each is one SVG that is right in light and in dark: shown by itself (as GitHub does) it follows the reader's system, put
-into a page of the site (as docs/_ext/pages.py does) it follows the page.
+`python docs/pictures/draw.py FOLDER` writes them into another folder. A test does that, and compares the result with
+the committed pictures.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from html import escape
 from pathlib import Path
 
-LIGHT = {
-    "ink": "#1c2430",
-    "soft": "#5b6675",
-    "line": "#c3cad3",
-    "panel": "#f4f6f8",
-    "face": "#ffffff",
-    "blue": "#2f6fb7",
-    "amber": "#c66a12",
-    "green": "#2b8a5b",
-    "on": "#ffffff",
-}
-DARK = {
-    "ink": "#e6eaf0",
-    "soft": "#9aa6b5",
-    "line": "#465160",
-    "panel": "#1d232b",
-    "face": "#262e38",
-    "blue": "#6aa9ee",
-    "amber": "#eca04f",
-    "green": "#5cc08e",
-    "on": "#10151b",
-}
-SANS = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', 'Noto Sans', Arial, sans-serif"
-MONO = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
-
-
-class Picture:
-    """An SVG in the making. Lengths are in pixels of its own size; colours are names of the palettes above."""
-
-    def __init__(self, name: str, width: int, height: int, says: str) -> None:
-        self.name = name
-        self.width = width
-        self.height = height
-        self.says = says
-        self.parts: list[str] = []
-
-    def box(
-        self, x: float, y: float, w: float, h: float, *, fill: str = "none", stroke: str = "none", r: float = 5
-    ) -> None:
-        self.parts.append(f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="{r:g}" {_paint(fill, stroke)}/>')
-
-    def line(self, *points: tuple[float, float], stroke: str = "line", arrow: bool = False, dashes: str = "") -> None:
-        path = "M" + " L".join(f"{x:g},{y:g}" for x, y in points)
-        end = f' marker-end="url(#{self.name}-{stroke})"' if arrow else ""
-        dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
-        self.parts.append(f'<path d="{path}" {_paint("none", stroke)} stroke-width="1.6"{dashed}{end}/>')
-
-    def curve(self, path: str, stroke: str = "line") -> None:
-        end = f' marker-end="url(#{self.name}-{stroke})"'
-        self.parts.append(f'<path d="{path}" {_paint("none", stroke)} stroke-width="1.6"{end}/>')
-
-    def text(
-        self,
-        x: float,
-        y: float,
-        words: str,
-        *,
-        size: float = 14,
-        fill: str = "ink",
-        at: str = "start",
-        mono: bool = False,
-        bold: bool = False,
-    ) -> None:
-        style = f'class="{"m" if mono else "s"}" font-size="{size:g}" text-anchor="{at}"'
-        weight = ' font-weight="600"' if bold else ""
-        self.parts.append(
-            f'<text x="{x:g}" y="{y:g}" {style}{weight} style="fill:var(--{fill})" xml:space="preserve">'
-            f"{escape(words, quote=False)}</text>"
-        )
-
-    def title(self, x: float, y: float, words: str, more: str) -> None:
-        self.parts.append(
-            f'<text x="{x:g}" y="{y:g}" class="s" font-size="15" font-weight="600" style="fill:var(--ink)">{words}'
-            f'<tspan dx="12" font-size="14" font-weight="400" style="fill:var(--soft)">{more}</tspan></text>'
-        )
-
-    def svg(self) -> str:
-        scope = f"svg.{self.name}"
-        rules = [
-            f"{scope}{{{_variables(LIGHT)}}}",
-            f"@media (prefers-color-scheme:dark){{{scope}{{{_variables(DARK)}}}}}",
-            f'body[data-theme="light"] {scope}{{{_variables(LIGHT)}}}',
-            f'body[data-theme="dark"] {scope}{{{_variables(DARK)}}}',
-            f"{scope} .s{{font-family:{SANS}}}",
-            f"{scope} .m{{font-family:{MONO}}}",
-        ]
-        heads = [
-            f'<marker id="{self.name}-{colour}" viewBox="0 0 8 8" refX="6.5" refY="4" markerWidth="7" markerHeight="7"'
-            f' orient="auto-start-reverse"><path d="M0,0.6 L7,4 L0,7.4 z" style="fill:var(--{colour})"/></marker>'
-            for colour in ("line", "soft", "blue", "amber", "green")
-            if any(f"url(#{self.name}-{colour})" in part for part in self.parts)
-        ]
-        size = f'viewBox="0 0 {self.width} {self.height}" width="{self.width}"'
-        return "\n".join(
-            [
-                f'<svg xmlns="http://www.w3.org/2000/svg" class="{self.name}" {size} role="img"',
-                f' aria-label="{escape(self.says)}">',
-                "<style>",
-                *rules,
-                "</style>",
-                f"<defs>{''.join(heads)}</defs>",
-                *self.parts,
-                "</svg>\n",
-            ]
-        )
-
-
-def _variables(palette: dict[str, str]) -> str:
-    return ";".join(f"--{name}:{value}" for name, value in palette.items())
-
-
-def _paint(fill: str, stroke: str) -> str:
-    fill = "none" if fill == "none" else f"var(--{fill})"
-    stroke = "none" if stroke == "none" else f"var(--{stroke})"
-    return f'style="fill:{fill};stroke:{stroke}"'
+from rooms import rooms
+from svg import Picture
 
 
 def why() -> Picture:
-    """The same functions in a loop, and with an executor."""
+    """Draw the same functions in a loop and with an executor."""
     p = Picture(
         "why",
         860,
@@ -189,7 +76,7 @@ def why() -> Picture:
 
 
 def way() -> Picture:
-    """What a call passes through."""
+    """Draw the way of one call."""
     p = Picture(
         "way",
         860,
@@ -251,64 +138,12 @@ def _ring(p: Picture, x: float, y: float, title: str, colour: str) -> None:
     p.text(x + 114, y + 18, f"{title}, in shared memory", at="middle", size=12.5)
 
 
-def rooms() -> Picture:
-    """What imports what."""
-    p = Picture(
-        "rooms",
-        860,
-        448,
-        "The rooms of the source, floor above floor. In the master: executor; backends, engine and mapping; pool;"
-        " spawners and links; the dispatcher; the ring. In each worker: the worker's programs over serialization and the"
-        " ring. Below both lies the C core. A room imports only from floors below it.",
-    )
-    p.box(10, 34, 552, 318, fill="panel", r=8)
-    p.text(286, 24, "in the master", at="middle", size=14, bold=True)
-    p.box(580, 34, 270, 318, fill="panel", r=8)
-    p.text(715, 24, "in each worker", at="middle", size=14, bold=True)
-
-    def room(x: float, y: float, w: float, name: str, does: str, colour: str = "blue") -> None:
-        p.box(x, y, w, 46, fill="face", stroke=colour, r=6)
-        p.text(x + w / 2, y + 20, name, at="middle", size=13, mono=True)
-        p.text(x + w / 2, y + 37, does, at="middle", size=11.5, fill="soft")
-
-    room(26, 48, 520, "executor", "the public face: checks what it is asked for")
-    room(26, 100, 166, "backends", "where workers run")
-    room(203, 100, 166, "engine", "the way of one call")
-    room(380, 100, 166, "mapping", "batches for map()")
-    room(26, 152, 520, "pool/", "the lives of workers: start, greet, replace, end")
-    room(26, 204, 254, "spawners/", "start processes: local, mpiexec, srun, flux")
-    room(292, 204, 254, "links/", "shm on one host, tcp between hosts")
-    room(26, 256, 166, "_dispatch", "calls to workers", "amber")
-    room(203, 256, 166, "dependencies", "futures as arguments")
-    room(380, 256, 166, "functions", "travel once?")
-
-    room(596, 48, 238, "worker/", "programs that serve calls")
-    room(596, 100, 238, "worker/mpi", "the ranks of one worker, in step")
-    room(596, 152, 238, "worker/template", "forks a process for each call")
-    room(596, 204, 238, "links/control_worker", "proves who it is, gets the rings")
-
-    p.box(26, 308, 808, 36, fill="face", stroke="line", r=6)
-    p.text(430, 331, "serialization     resources     errors     _ring", at="middle", size=13, mono=True)
-
-    p.box(10, 364, 840, 46, fill="face", stroke="amber", r=8)
-    p.text(430, 384, "csrc/", at="middle", size=13.5, mono=True)
-    p.text(
-        430,
-        401,
-        "ring, doorbell, channel, shared memory, watchdog: C11 that knows nothing of Python",
-        at="middle",
-        size=12,
-        fill="soft",
-    )
-    p.text(430, 436, "a room imports only from the floors below it", at="middle", size=13, fill="soft")
-    return p
-
-
 PICTURES: tuple[Callable[[], Picture], ...] = (why, way, rooms)
 
 if __name__ == "__main__":
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
     for make in PICTURES:
         picture = make()
-        path = Path(__file__).with_name(f"{picture.name}.svg")
+        path = folder / f"{picture.name}.svg"
         path.write_text(picture.svg(), encoding="utf-8")
         print(path)

@@ -1,11 +1,9 @@
-"""What pages promise beside code: files, commands, pictures, and messages that exist."""
+"""Pages name files, commands and messages that exist."""
 
 import ast
 import builtins
 import functools
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -48,29 +46,6 @@ def test_extras_of_pip_exist():
     wanted = {name for extras in re.findall(r'"\.\[([\w,]+)\]"', SHELL) for name in extras.split(",")}
     section = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0]
     assert {"mpich", "mpi"} <= wanted <= set(re.findall(r"^([\w-]+) = \[", section, re.MULTILINE))
-
-
-def test_pictures_are_what_their_script_draws(tmp_path):
-    folder = ROOT / "docs" / "pictures"
-    script = tmp_path / "draw.py"
-    script.write_text((folder / "draw.py").read_text())
-    subprocess.run([sys.executable, str(script)], check=True, stdout=subprocess.DEVNULL)
-    drawn = {path.name: path.read_text() for path in tmp_path.glob("*.svg")}
-    assert drawn
-    assert drawn == {name: (folder / name).read_text() for name in drawn}, "make pictures"
-
-
-def test_rooms_in_the_picture_exist():
-    picture = (ROOT / "docs/pictures/rooms.svg").read_text()
-    names = {name for words in re.findall(r'class="m"[^>]*>([^<]*)<', picture) for name in words.split()}
-    source = ROOT / "pympipool"
-    missing = [
-        name
-        for name in names
-        if not (ROOT / name).is_dir() and not (source / name).is_dir() and not list(source.glob(f"{name}.py*"))
-    ]
-    assert names
-    assert missing == []
 
 
 # ---- messages of the troubleshooting page ----

@@ -1,0 +1,31 @@
+"""The source keeps its structure, and the pictures of the pages show the source as it is."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PICTURES = ROOT / "docs" / "pictures"
+
+
+def test_committed_pictures_are_up_to_date(tmp_path):
+    script = PICTURES / "draw.py"
+    done = subprocess.run([sys.executable, str(script), str(tmp_path)], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr  # among other reasons, when a room imports from above
+    drawn = {path.name: path.read_text() for path in tmp_path.glob("*.svg")}
+    assert {"why.svg", "way.svg", "rooms.svg"} <= set(drawn)
+    outdated = [name for name, picture in drawn.items() if picture != (PICTURES / name).read_text()]
+    assert not outdated, f"{outdated} in docs/pictures differ from what draw.py draws; renew them by: make pictures"
+
+
+def test_package_root_has_few_entries():
+    command = ["git", "-C", str(ROOT), "ls-files", "pympipool"]
+    try:
+        files = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git repository")
+    entries = {file.split("/")[1] for file in files}
+    assert "executor.py" in entries
+    assert len(entries) <= 25, sorted(entries)
