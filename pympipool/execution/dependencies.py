@@ -55,11 +55,11 @@ def find_futures(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Futur
     """
     for value in args:
         if type(value) not in _ATOMIC_TYPES and isinstance(value, _LOOKED_INTO):
-            return FunctionAnalysis([*args, *kwargs.values()]).futures
+            return _FutureSearch([*args, *kwargs.values()]).futures
     if kwargs:
         for value in kwargs.values():
             if type(value) not in _ATOMIC_TYPES and isinstance(value, _LOOKED_INTO):
-                return FunctionAnalysis([*args, *kwargs.values()]).futures
+                return _FutureSearch([*args, *kwargs.values()]).futures
     return []
 
 
@@ -87,8 +87,8 @@ def resolve(
         >>> resolve((1, [future]), {"x": {"y": future}})
         ((1, [3]), {'x': {'y': 3}})
     """
-    survey = FunctionAnalysis([*args, *kwargs.values()])
-    replacement = _Replacement(survey.holders(), result_of)
+    search = _FutureSearch([*args, *kwargs.values()])
+    replacement = _Replacement(search.holders(), result_of)
     return tuple(map(replacement.of, args)), {name: replacement.of(value) for name, value in kwargs.items()}
 
 
@@ -216,7 +216,7 @@ def _is_container(value: object) -> bool:
     return kind in _COLLECTIONS or kind in _MAPPINGS or (isinstance(value, tuple) and hasattr(kind, "_make"))
 
 
-class FunctionAnalysis:
+class _FutureSearch:
     """All futures and containers within some values. Goes by loops, so that depth and circles do no harm."""
 
     def __init__(self, values: list[Any]) -> None:
