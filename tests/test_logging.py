@@ -136,7 +136,7 @@ def test_a_connection_that_ends_without_a_word_alarms_nobody(make_block_executor
     """A worker that is ended while it starts may just have connected."""
     exe = make_block_executor()
     exe.submit(pow, 2, 3).result()
-    address = exe._engine.pool.keeper.listener.address
+    address = exe._engine.pool.supervisor.listener.address
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(f"\0{address[1:]}" if address.startswith("@") else address)
     wait_until(lambda: any("without a word" in line for line in told(log, logging.INFO)))

@@ -52,7 +52,7 @@ class Pool(Protocol):
     keeps_functions: bool  # its workers live longer than a call, so functions need travel but once
 
     def open(self) -> None: ...
-    def place(
+    def submit(
         self,
         future: Future[Any],
         function: FunctionHandle | None,
@@ -232,7 +232,7 @@ class Engine:
         except SerializationError as error:
             self.dispatcher.fail(future, without_frames(error))
             return
-        self.pool.place(future, handle, parts, resources, admitted)
+        self.pool.submit(future, handle, parts, resources, admitted)
 
     def _new_handle(self, number: int, payload: bytes) -> FunctionHandle:
         handle = FunctionHandle(number, payload)

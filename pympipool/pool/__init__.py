@@ -1,7 +1,7 @@
 """The lives of workers: start, greet, replace, end.
 
-    keeper.py   one thread that waits for everything that can happen to workers
-    member.py   one worker as its pool sees it
+    supervisor.py   one thread that waits for everything that can happen to workers
+    worker.py   one worker as its pool sees it
     reasons.py  why one has ended
     ending.py   how long what it does may take
     block.py    the pool of a fixed number of workers that serve many calls

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from pympipool.pool.failures import log_exit, redacted_summary, start_error, worker_died_error
 from pympipool.pool.supervisor import Supervisor
-from pympipool.pool.timeouts import IDLE_CHECK_S, WORKER_EXIT_GRACE_S, watch_for_stuck_ranks, watch_run_time
-from pympipool.pool.worker_handle import State, WorkerHandle
+from pympipool.pool.timeouts import IDLE_CHECK_S, watch_for_stuck_ranks, watch_run_time
+from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, WorkerHandle
 from pympipool.serialization.exceptions import without_frames
 
 if TYPE_CHECKING:
@@ -78,16 +78,16 @@ class BlockPool:
         self._failed_starts = 0
         self._retiring: set[int] = set()  # numbers of the workers that are too many since `resize`
         self._pending: Callable[[], int] = lambda: 0
-        self.keeper = Supervisor(self, settings, dispatcher.doorbells)
+        self.supervisor = Supervisor(self, settings, dispatcher.doorbells)
 
     # ---- for any thread ----
 
     def open(self) -> None:
-        """Starts the keeper and the workers."""
-        self.keeper.start()
-        self.keeper.call(self._start_missing)
+        """Starts the supervisor and the workers."""
+        self.supervisor.start()
+        self.supervisor.call(self._start_missing)
 
-    def place(
+    def submit(
         self,
         future: Future[Any],
         function: FunctionHandle | None,
@@ -120,11 +120,11 @@ class BlockPool:
             pending: counts the calls that the dispatcher does not know yet.
         """
         self._pending = pending
-        self.keeper.call(self._close_when_idle)
+        self.supervisor.call(self._close_when_idle)
 
     def kill(self) -> None:
         """Ends the workers now, whatever they do; returns at once."""
-        self.keeper.call(self._kill_all)
+        self.supervisor.call(self._kill_all)
 
     def resize(self, workers: int, cores: int) -> None:
         """Changes the number of workers; returns at once. Of too many the idle ones end first, and calls run to their end.
@@ -135,30 +135,30 @@ class BlockPool:
         """
         self.ledger.resize(cores)
         self.max_workers = workers
-        self.keeper.call(self._rescale)
+        self.supervisor.call(self._rescale)
 
     def check_damage(self) -> None:
         """Ends the workers whose rings hold nonsense."""
-        self.keeper.call(self._kill_damaged)
+        self.supervisor.call(self._kill_damaged)
 
     def wait_closed(self) -> None:
-        """Waits until all workers are gone, and the keeper too."""
+        """Waits until all workers are gone, and the supervisor too."""
         self._closed.wait()
-        if threading.current_thread() is not self.keeper.thread:
-            self.keeper.thread.join()
+        if threading.current_thread() is not self.supervisor.thread:
+            self.supervisor.thread.join()
 
     def after_fork_in_child(self) -> None:
         """In a forked child: closes what was inherited, so that workers still notice the master's end."""
-        self.keeper.close()
+        self.supervisor.close()
         self.spawner.after_fork_in_child()
 
     def hosts(self) -> list[dict[str, Any]]:
         """What each serving worker's rank 0 said of itself."""
-        return self.keeper.describe_members()
+        return self.supervisor.describe_workers()
 
     def states(self) -> list[dict[str, Any]]:
         """Each worker there is, and how far it has come."""
-        return self.keeper.states_of_members()
+        return self.supervisor.worker_states()
 
     # ---- starting ----
 
@@ -168,7 +168,7 @@ class BlockPool:
             if grant is None:
                 return  # what a worker still has that is about to be gone
             try:
-                member = self.keeper.start_member(
+                worker = self.supervisor.start_worker(
                     self.spawner,
                     self.resources,
                     {**self.resources.threads_environment(), **grant.environment()},
@@ -177,100 +177,100 @@ class BlockPool:
                 self.ledger.give_back(grant)
                 self._start_failed(without_frames(error), None)  # they hold a link
                 return
-            member.purpose = grant
+            worker.assignment = grant
 
-    def on_ready(self, member: WorkerHandle) -> None:
+    def on_ready(self, worker: WorkerHandle) -> None:
         """The worker serves from now on."""
         self._failed_starts = 0
-        self.dispatcher.add_worker(member.number, member.link.segment, about=member.about())
-        watch_run_time(self.keeper, self.dispatcher, member, self.resources.run_time_max)
+        self.dispatcher.add_worker(worker.number, worker.link.segment, about=worker.trace_metadata())
+        watch_run_time(self.supervisor, self.dispatcher, worker, self.resources.run_time_max)
 
-    def _start_failed(self, error: BaseException, member: WorkerHandle | None) -> None:
+    def _start_failed(self, error: BaseException, worker: WorkerHandle | None) -> None:
         self._failed_starts += 1
-        has_said_why = member is not None and member.start_error is not None
-        serving = any(other.state is State.SERVING for other in self.keeper.members.values())
+        has_said_why = worker is not None and worker.start_error is not None
+        serving = any(other.state is State.SERVING for other in self.supervisor.workers.values())
         if (has_said_why or self._failed_starts >= START_ATTEMPTS) and not serving:
             self._mark_broken(error)
             return
         LOGGER.warning("a worker did not start, and is started again: %s", redacted_summary(error))
         pause_s = min(RESTART_PAUSE_S * 2**self._failed_starts, LONGEST_PAUSE_S)
-        self.keeper.after(pause_s, self._start_missing)
+        self.supervisor.after(pause_s, self._start_missing)
 
     def _mark_broken(self, error: BaseException) -> None:
         LOGGER.error("no worker can be started: %s", redacted_summary(error))
         self.broken = error
-        for member in list(self.keeper.members.values()):
-            self.keeper.end_member(member)
+        for worker in list(self.supervisor.workers.values()):
+            self.supervisor.end_worker(worker)
         self.dispatcher.fail_all(error)
 
     # ---- more workers, or less ----
 
     def _surplus(self) -> int:
-        return len(self.keeper.members) - len(self._retiring) - self.max_workers
+        return len(self.supervisor.workers) - len(self._retiring) - self.max_workers
 
     def _rescale(self) -> None:
         self._start_missing()
         if self._closing or self._surplus() <= 0:
             return
         load = self.dispatcher.load_of_workers()
-        staying = [member for number, member in self.keeper.members.items() if number not in self._retiring]
-        staying.sort(key=lambda member: load[member.number][0] if member.number in load else -1)  # -1: it still starts
-        for member in staying[: self._surplus()]:
-            LOGGER.info("worker %d is one too many now, and ends", member.number)
-            self._retiring.add(member.number)
-            if member.state is State.SERVING:
-                self._retire(member)
+        staying = [worker for number, worker in self.supervisor.workers.items() if number not in self._retiring]
+        staying.sort(key=lambda worker: load[worker.number][0] if worker.number in load else -1)  # -1: it still starts
+        for worker in staying[: self._surplus()]:
+            LOGGER.info("worker %d is one too many now, and ends", worker.number)
+            self._retiring.add(worker.number)
+            if worker.state is State.SERVING:
+                self._retire(worker)
             else:
-                self.keeper.end_member(member)
+                self.supervisor.end_worker(worker)
 
-    def _retire(self, member: WorkerHandle) -> None:
+    def _retire(self, worker: WorkerHandle) -> None:
         """Tells a worker to end after the call that it runs, as soon as its ring has room for that."""
-        if self.dispatcher.retire_worker(member.number):
-            self._kill_when_idle(member)
+        if self.dispatcher.retire_worker(worker.number):
+            self._kill_when_idle(worker)
         else:
-            self.keeper.after(IDLE_CHECK_S, lambda: self._retire(member), member)
+            self.supervisor.after(IDLE_CHECK_S, lambda: self._retire(worker), worker)
 
-    def _kill_when_idle(self, member: WorkerHandle) -> None:
+    def _kill_when_idle(self, worker: WorkerHandle) -> None:
         """Ends a worker that has ended its last call and does not end itself."""
-        if self.dispatcher.current_call(member.number) == 0:
-            self.keeper.end_member(member, grace_s=WORKER_EXIT_GRACE_S)
+        if self.dispatcher.current_call(worker.number) == 0:
+            self.supervisor.end_worker(worker, grace_s=WORKER_EXIT_GRACE_S)
         else:
-            self.keeper.after(DISMISSED_CHECK_S, lambda: self._kill_when_idle(member), member)
+            self.supervisor.after(DISMISSED_CHECK_S, lambda: self._kill_when_idle(worker), worker)
 
     # ---- ending of one worker ----
 
-    def on_raised(self, member: WorkerHandle, call: int) -> None:
+    def on_rank_error(self, worker: WorkerHandle, call: int) -> None:
         """Ranks that do not come back from a call that raised in one of them are ended with it."""
-        watch_for_stuck_ranks(self.keeper, self.dispatcher, member, call)
+        watch_for_stuck_ranks(self.supervisor, self.dispatcher, worker, call)
 
-    def on_gone(self, member: WorkerHandle) -> None:
+    def on_gone(self, worker: WorkerHandle) -> None:
         """Its begun call fails, the others wait again, and a new worker is started."""
-        self.ledger.give_back(member.purpose)
-        victims = self.dispatcher.remove_dead_worker(member.number)
-        served = member.state_before_end is not State.STARTING
-        was_told = self._closing or member.number in self._retiring
-        log_exit(LOGGER, member, expected=was_told or not served)  # of one that did not start, `_start_failed` tells
+        self.ledger.give_back(worker.assignment)
+        victims = self.dispatcher.remove_dead_worker(worker.number)
+        served = worker.state_before_end is not State.STARTING
+        was_told = self._closing or worker.number in self._retiring
+        log_exit(LOGGER, worker, expected=was_told or not served)  # of one that did not start, `_start_failed` tells
         for future in victims:
-            self.dispatcher.fail(future, member.kill_reason or worker_died_error(member, future))
+            self.dispatcher.fail(future, worker.kill_reason or worker_died_error(worker, future))
         if self.broken is not None:
             self.dispatcher.fail_all(self.broken)  # what this worker had not begun, or may begin anew, waits again
         if self._closing:
             self.dispatcher.cancel_waiting()  # only after `kill` is there anything: what the worker had not begun
             self._finish_closing()
             return
-        if member.number in self._retiring:
-            self._retiring.remove(member.number)
+        if worker.number in self._retiring:
+            self._retiring.remove(worker.number)
             self._start_missing()  # there may be too few again
         elif served:
             self._start_missing()
         elif self.broken is None:
-            self._start_failed(start_error(member), member)
+            self._start_failed(start_error(worker), worker)
 
     def _kill_damaged(self) -> None:
         for number in self.dispatcher.corrupt_workers():
-            member = self.keeper.members.get(number)
-            if member is not None:
-                self.keeper.end_member(member)
+            worker = self.supervisor.workers.get(number)
+            if worker is not None:
+                self.supervisor.end_worker(worker)
 
     # ---- ending of all ----
 
@@ -278,23 +278,23 @@ class BlockPool:
         if self._closing:
             return
         if self.dispatcher.unfinished_count > 0 or self._pending() > 0:
-            self.keeper.after(IDLE_CHECK_S, self._close_when_idle)
+            self.supervisor.after(IDLE_CHECK_S, self._close_when_idle)
             return
         self._closing = True
-        for member in list(self.keeper.members.values()):
-            told = member.state is State.SERVING and self.dispatcher.retire_worker(member.number)
-            self.keeper.end_member(member, grace_s=WORKER_EXIT_GRACE_S if told else 0.0)
+        for worker in list(self.supervisor.workers.values()):
+            told = worker.state is State.SERVING and self.dispatcher.retire_worker(worker.number)
+            self.supervisor.end_worker(worker, grace_s=WORKER_EXIT_GRACE_S if told else 0.0)
         self._finish_closing()
 
     def _kill_all(self) -> None:
         self._closing = True
-        for member in list(self.keeper.members.values()):
-            self.keeper.end_member(member)
+        for worker in list(self.supervisor.workers.values()):
+            self.supervisor.end_worker(worker)
         self._finish_closing()
 
     def _finish_closing(self) -> None:
-        if not self.keeper.members:
-            self.keeper.stop()
+        if not self.supervisor.workers:
+            self.supervisor.stop()
             self.spawner.close()
             self.dispatcher.stop()
             self._closed.set()

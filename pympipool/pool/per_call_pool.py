@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pympipool.pool.failures import log_exit, redacted_summary, start_error, worker_died_error
 from pympipool.pool.supervisor import Supervisor
-from pympipool.pool.timeouts import IDLE_CHECK_S, WORKER_EXIT_GRACE_S, watch_for_stuck_ranks, watch_run_time
-from pympipool.pool.worker_handle import State, WorkerHandle
+from pympipool.pool.timeouts import IDLE_CHECK_S, watch_for_stuck_ranks, watch_run_time
+from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, WorkerHandle
 from pympipool.serialization.exceptions import without_frames
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class CallSpawners(Protocol):
 class QueuedCall:
     """A call that waits for its worker, or has one."""
 
-    __slots__ = ("attempts_left", "future", "grant", "parts", "resources", "starts_left", "worker")
+    __slots__ = ("attempts_left", "future", "grant", "parts", "resources", "starts_left", "worker_number")
 
     def __init__(self, future: Future[Any], parts: list[Any], resources: Resources) -> None:
         self.future = future
@@ -62,7 +62,7 @@ class QueuedCall:
         self.attempts_left = resources.restart_limit
         self.starts_left = START_ATTEMPTS - 1
         self.grant: Allocation | None = None
-        self.worker = 0  # the number of the last one that was started for it
+        self.worker_number = 0  # the number of the last one that was started for it
 
 
 class PerCallPool:
@@ -92,15 +92,15 @@ class PerCallPool:
         self._killed = False
         self._unfinished = 0
         self._lock = threading.Lock()
-        self.keeper = Supervisor(self, {**settings, "one_call": True}, dispatcher.doorbells)
+        self.supervisor = Supervisor(self, {**settings, "one_call": True}, dispatcher.doorbells)
 
     # ---- for any thread ----
 
     def open(self) -> None:
-        """Starts the keeper."""
-        self.keeper.start()
+        """Starts the supervisor."""
+        self.supervisor.start()
 
-    def place(
+    def submit(
         self,
         future: Future[Any],
         function: FunctionHandle | None,
@@ -122,12 +122,12 @@ class PerCallPool:
         request = QueuedCall(future, parts, resources)
         self.ledger.enqueue(request, resources)
         future._add_internal_callback(functools.partial(self._call_ended, request))
-        self.keeper.call(self._start_next)
+        self.supervisor.call(self._start_next)
 
     def _call_ended(self, request: QueuedCall, future: StandardFuture[Any]) -> None:
         """Takes a call that was cancelled out of the line, with its arguments; of any other sees the worker off."""
         if not future.cancelled():
-            self.keeper.call(functools.partial(self._kill_when_idle, request.worker))
+            self.supervisor.call(functools.partial(self._kill_when_idle, request.worker_number))
         elif self.ledger.withdraw(request):
             with self._lock:
                 self._unfinished -= 1
@@ -139,8 +139,8 @@ class PerCallPool:
 
     def waiting_futures(self) -> list[Future[Any]]:
         """Of the calls that have no worker yet, or one that is not ready."""
-        members = list(self.keeper.members.values())
-        requests = [*self.ledger.waiting(), *(member.purpose for member in members if member.purpose is not None)]
+        workers = list(self.supervisor.workers.values())
+        requests = [*self.ledger.waiting(), *(worker.assignment for worker in workers if worker.assignment is not None)]
         return [request.future for request in requests]
 
     def unfinished_count(self) -> int:
@@ -151,16 +151,16 @@ class PerCallPool:
         """Cancels the calls that wait for their worker to be started."""
         for request in self.ledger.waiting():
             request.future.cancel()
-        self.keeper.call(self._start_next)
+        self.supervisor.call(self._start_next)
 
     def close(self, pending: Callable[[], int]) -> None:
-        """Ends the keeper once pending() is 0; returns at once (see `wait_closed`)."""
+        """Ends the supervisor once pending() is 0; returns at once (see `wait_closed`)."""
         self._pending = pending
-        self.keeper.call(self._close_when_idle)
+        self.supervisor.call(self._close_when_idle)
 
     def kill(self) -> None:
         """Ends the workers now, whatever they do; returns at once."""
-        self.keeper.call(self._kill_all)
+        self.supervisor.call(self._kill_all)
 
     def resize(self, workers: int, cores: int) -> None:
         """Changes how many cores calls may have together; those that have them keep them until they end.
@@ -169,32 +169,32 @@ class PerCallPool:
             ValueError: A call that waits asks for more.
         """
         self.ledger.resize(cores)
-        self.keeper.call(self._start_next)
+        self.supervisor.call(self._start_next)
 
     def check_damage(self) -> None:
         """Ends the workers whose rings hold nonsense."""
-        self.keeper.call(self._kill_damaged)
+        self.supervisor.call(self._kill_damaged)
 
     def wait_closed(self) -> None:
-        """Waits until all workers are gone, and the keeper too."""
+        """Waits until all workers are gone, and the supervisor too."""
         self._closed.wait()
-        if threading.current_thread() is not self.keeper.thread:
-            self.keeper.thread.join()
+        if threading.current_thread() is not self.supervisor.thread:
+            self.supervisor.thread.join()
 
     def after_fork_in_child(self) -> None:
         """In a forked child: closes what was inherited, so that workers still notice the master's end."""
-        self.keeper.close()
+        self.supervisor.close()
         self.spawners.after_fork_in_child()
 
     def hosts(self) -> list[dict[str, Any]]:
         """What each serving worker's rank 0 said of itself."""
-        return self.keeper.describe_members()
+        return self.supervisor.describe_workers()
 
     def states(self) -> list[dict[str, Any]]:
         """Each worker there is, and how far it has come."""
-        return self.keeper.states_of_members()
+        return self.supervisor.worker_states()
 
-    # ---- one call after the other, in the keeper's thread ----
+    # ---- one call after the other, in the supervisor's thread ----
 
     def _start_next(self) -> None:
         """Starts workers for as many waiting calls as there is room for."""
@@ -211,55 +211,55 @@ class PerCallPool:
 
     def _start(self, request: QueuedCall, grant: Allocation) -> None:
         needed = request.resources
-        member = self.keeper.start_member(
+        worker = self.supervisor.start_worker(
             self.spawners.for_call(needed),
             needed,
             {**needed.threads_environment(), **grant.environment()},
         )
         request.grant = grant
-        request.worker = member.number
-        member.purpose = request
+        request.worker_number = worker.number
+        worker.assignment = request
 
-    def on_ready(self, member: WorkerHandle) -> None:
+    def on_ready(self, worker: WorkerHandle) -> None:
         """The worker gets its call, unless that was cancelled."""
-        request = member.purpose
+        request = worker.assignment
         if request.future.done():
-            self.keeper.end_member(member)
+            self.supervisor.end_worker(worker)
             return
-        self.dispatcher.add_worker(member.number, member.link.segment, reserved=True, about=member.about())
-        self.dispatcher.submit(request.future, None, request.parts, worker=member.number, admitted=True)
+        self.dispatcher.add_worker(worker.number, worker.link.segment, reserved=True, about=worker.trace_metadata())
+        self.dispatcher.submit(request.future, None, request.parts, worker=worker.number, admitted=True)
         if request.attempts_left == 0:
             request.parts = []  # the call's future has them as long as they are needed
         if request.future.cancelled():  # since we looked: nothing was sent, and the worker would wait for ever
-            self.keeper.end_member(member)
+            self.supervisor.end_worker(worker)
             return
-        watch_run_time(self.keeper, self.dispatcher, member, request.resources.run_time_max)
+        watch_run_time(self.supervisor, self.dispatcher, worker, request.resources.run_time_max)
 
-    def on_raised(self, member: WorkerHandle, call: int) -> None:
+    def on_rank_error(self, worker: WorkerHandle, call: int) -> None:
         """Ranks that do not come back from a call that raised in one of them are ended with it."""
-        watch_for_stuck_ranks(self.keeper, self.dispatcher, member, call)
+        watch_for_stuck_ranks(self.supervisor, self.dispatcher, worker, call)
 
     def _kill_when_idle(self, number: int) -> None:
         """Ends a worker whose call has ended and that does not end itself: what it has would never be free again."""
-        member = self.keeper.members.get(number)
-        if member is not None and member.state is State.SERVING:
-            self.keeper.end_member(member, grace_s=WORKER_EXIT_GRACE_S)
+        worker = self.supervisor.workers.get(number)
+        if worker is not None and worker.state is State.SERVING:
+            self.supervisor.end_worker(worker, grace_s=WORKER_EXIT_GRACE_S)
 
-    def on_gone(self, member: WorkerHandle) -> None:
+    def on_gone(self, worker: WorkerHandle) -> None:
         """What the worker had is free; a call that it did not end fails, or is tried again."""
-        request: QueuedCall = member.purpose
-        victims = self.dispatcher.remove_dead_worker(member.number)
+        request: QueuedCall = worker.assignment
+        victims = self.dispatcher.remove_dead_worker(worker.number)
         assert request.grant is not None
-        log_exit(LOGGER, member, expected=self._killed or not victims)
-        if self._may_try_again(request, member, bool(victims)):
+        log_exit(LOGGER, worker, expected=self._killed or not victims)
+        if self._may_try_again(request, worker, bool(victims)):
             self._try_again(request, request.grant)
         else:
             for future in victims:
-                self.dispatcher.fail(future, member.kill_reason or worker_died_error(member, future))
-            if member.state_before_end is State.STARTING:
-                error = start_error(member)
+                self.dispatcher.fail(future, worker.kill_reason or worker_died_error(worker, future))
+            if worker.state_before_end is State.STARTING:
+                error = start_error(worker)
                 if not request.future.done():
-                    LOGGER.warning("worker %d did not start: %s", member.number, redacted_summary(error))
+                    LOGGER.warning("worker %d did not start: %s", worker.number, redacted_summary(error))
                 self.dispatcher.fail(request.future, error)  # unless it was cancelled
             self._finish(request.grant)
         self._start_next()
@@ -274,14 +274,14 @@ class PerCallPool:
         else:
             self.ledger.give_back(grant)
 
-    def _may_try_again(self, request: QueuedCall, member: WorkerHandle, began: bool) -> bool:
+    def _may_try_again(self, request: QueuedCall, worker: WorkerHandle, began: bool) -> bool:
         """Whether a call whose worker is gone gets another one; counts."""
-        if self._killed or request.future.done() or member.kill_reason is not None:
+        if self._killed or request.future.done() or worker.kill_reason is not None:
             return False
         if began:
             request.attempts_left -= 1
             return request.attempts_left >= 0
-        if member.state_before_end is not State.STARTING or member.start_error is not None:
+        if worker.state_before_end is not State.STARTING or worker.start_error is not None:
             return False
         request.starts_left -= 1
         return request.starts_left >= 0
@@ -294,23 +294,23 @@ class PerCallPool:
 
     def _kill_damaged(self) -> None:
         for number in self.dispatcher.corrupt_workers():
-            member = self.keeper.members.get(number)
-            if member is not None:
-                self.keeper.end_member(member)
+            worker = self.supervisor.workers.get(number)
+            if worker is not None:
+                self.supervisor.end_worker(worker)
 
     # ---- the end ----
 
     def _close_when_idle(self) -> None:
         if self.dispatcher.unfinished_count > 0 or self._pending() > 0:
-            self.keeper.after(IDLE_CHECK_S, self._close_when_idle)
+            self.supervisor.after(IDLE_CHECK_S, self._close_when_idle)
             return
-        self.keeper.stop()
+        self.supervisor.stop()
         self.spawners.close()
         self.dispatcher.stop()
         self._closed.set()
 
     def _kill_all(self) -> None:
         self._killed = True
-        self.keeper.call(self._close_when_idle)
-        for member in list(self.keeper.members.values()):
-            self.keeper.end_member(member)
+        self.supervisor.call(self._close_when_idle)
+        for worker in list(self.supervisor.workers.values()):
+            self.supervisor.end_worker(worker)

@@ -1,4 +1,4 @@
-"""The keeper: one thread that waits for everything that can happen to workers.
+"""The supervisor: one thread that waits for everything that can happen to workers.
 
     selector ◄── listener         a rank connects
              ◄── connections      it greets, says ready / failed / raised / leaving, or hangs up
@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerStartError
 from pympipool.pool.failures import start_error
-from pympipool.pool.timeouts import WORKER_EXIT_GRACE_S
-from pympipool.pool.worker_handle import Output, State, Timer, WorkerHandle
+from pympipool.pool.output import Output
+from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, Timer, WorkerHandle
 from pympipool.serialization.exceptions import load_exception
 from pympipool.transport.control_server import Connection, HandshakeError, Listener, PeerClosed
 from pympipool.transport.shm import ShmLink
@@ -62,15 +62,15 @@ CANCELLED_TIMERS_MAX = 1000
 
 
 class SupervisorEvents(Protocol):
-    """What a pool decides; called in the keeper's thread."""
+    """What a pool decides; called in the supervisor's thread."""
 
-    def on_ready(self, member: WorkerHandle) -> None:
+    def on_ready(self, worker: WorkerHandle) -> None:
         """All ranks of the worker are ready to serve."""
 
-    def on_raised(self, member: WorkerHandle, call: int) -> None:
-        """A rank of the worker says that the call raised there (`member.raised[call]`)."""
+    def on_rank_error(self, worker: WorkerHandle, call: int) -> None:
+        """A rank of the worker says that the call raised there (`worker.rank_errors[call]`)."""
 
-    def on_gone(self, member: WorkerHandle) -> None:
+    def on_gone(self, worker: WorkerHandle) -> None:
         """The worker is gone, for whatever reason."""
 
 
@@ -82,12 +82,12 @@ class Supervisor:
         doorbells: the segment with the master's doorbells.
     """
 
-    def __init__(self, policy: SupervisorEvents, settings: dict[str, Any], doorbells: Segment) -> None:
-        self.policy = policy
+    def __init__(self, events: SupervisorEvents, settings: dict[str, Any], doorbells: Segment) -> None:
+        self.events = events
         self.settings = settings
         self.doorbells = doorbells
         self.listener = Listener()
-        self.members: dict[int, WorkerHandle] = {}
+        self.workers: dict[int, WorkerHandle] = {}
         self._numbers = itertools.count(1)
         self._selector = selectors.DefaultSelector()
         self._wake_receiver, self._wake_sender = socket.socketpair()
@@ -109,48 +109,48 @@ class Supervisor:
         self.thread.start()
 
     def call(self, function: Callable[[], None]) -> None:
-        """Has function() called in the keeper's thread, soon."""
+        """Has function() called in the supervisor's thread, soon."""
         self._calls.append(function)
         try:
             self._wake_sender.send(b"\0")
         except (BlockingIOError, OSError):
             pass  # it is awake already, or has ended
 
-    def describe_members(self) -> list[dict[str, Any]]:
+    def describe_workers(self) -> list[dict[str, Any]]:
         """What each serving worker's rank 0 said of itself, its number, and the hosts of all its ranks."""
-        members = list(self.members.values())
+        workers = list(self.workers.values())
         return [
-            {"worker": member.number, **member.ready_ranks[0], "hosts": member.hosts}
-            for member in members
-            if 0 in member.ready_ranks
+            {"worker": worker.number, **worker.ready_ranks[0], "hosts": worker.hosts}
+            for worker in workers
+            if 0 in worker.ready_ranks
         ]
 
-    def states_of_members(self) -> list[dict[str, Any]]:
+    def worker_states(self) -> list[dict[str, Any]]:
         """Number, ranks, state ("starting", "serving", "ending"), hosts, and pid (None until it is ready) of each worker."""
         return [
             {
-                "worker": member.number,
-                "ranks": member.order.ranks,
-                "state": member.state.name.lower(),
-                "hosts": member.hosts,
-                "pid": member.pid,
+                "worker": worker.number,
+                "ranks": worker.order.ranks,
+                "state": worker.state.name.lower(),
+                "hosts": worker.hosts,
+                "pid": worker.pid,
             }
-            for member in list(self.members.values())
+            for worker in list(self.workers.values())
         ]
 
-    # ---- for the policy, in the keeper's thread ----
+    # ---- for the policy, in the supervisor's thread ----
 
     def stop(self) -> None:
         """Ends the thread after what it is doing."""
         self._stopping = True
 
-    def after(self, delay_s: float, function: Callable[[], None], member: WorkerHandle | None = None) -> Timer:
-        """Has function() called after delay_s seconds; if it is for a member, only as long as that is not gone."""
-        timer = Timer(function, member)
+    def after(self, delay_s: float, function: Callable[[], None], worker: WorkerHandle | None = None) -> Timer:
+        """Has function() called after delay_s seconds; if it is for a worker, only as long as that is not gone."""
+        timer = Timer(function, worker)
         heapq.heappush(self._timers, (monotonic() + delay_s, next(self._timer_numbers), timer))
         return timer
 
-    def start_member(self, spawner: Spawner, resources: Resources, environment: dict[str, str]) -> WorkerHandle:
+    def start_worker(self, spawner: Spawner, resources: Resources, environment: dict[str, str]) -> WorkerHandle:
         """Starts a worker.
 
         Args:
@@ -173,34 +173,34 @@ class Supervisor:
             cwd=resources.cwd,
             connect_limit_s=resources.connect_timeout,
         )
-        member = WorkerHandle(order, spawner.start(order), link)
-        self.members[number] = member
+        worker = WorkerHandle(order, spawner.start(order), link)
+        self.workers[number] = worker
         LOGGER.info("worker %d starts (ranks: %d)", number, resources.cores)
-        for output in member.outputs:
+        for output in worker.outputs:
             if output.pipe is not None:
                 self._watch(output.pipe, functools.partial(self._forward, output))
-        descriptor = member.process.fileno()
+        descriptor = worker.process.fileno()
         if descriptor is not None:
-            self._watch(descriptor, functools.partial(self._process_ended, member))
+            self._watch(descriptor, functools.partial(self._process_ended, worker))
         else:
-            self.after(POLL_S, lambda: self._poll_process(member), member)
+            self.after(POLL_S, lambda: self._poll_process(worker), worker)
         if not spawner.queues:  # else only the worker itself knows when its time begins
-            self.after(order.connect_limit_s, lambda: self._check_connected(member), member)
-        return member
+            self.after(order.connect_limit_s, lambda: self._check_connected(worker), worker)
+        return worker
 
-    def end_member(self, member: WorkerHandle, *, reason: BaseException | None = None, grace_s: float = 0.0) -> None:
+    def end_worker(self, worker: WorkerHandle, *, reason: BaseException | None = None, grace_s: float = 0.0) -> None:
         """Ends a worker's processes: at once, or if they have not ended by themselves in grace_s."""
-        if member.state is State.GONE:
+        if worker.state is State.GONE:
             return
         if grace_s > 0:
-            member.state = State.ENDING
-            self.after(grace_s, lambda: self.end_member(member, reason=reason), member)
+            worker.state = State.ENDING
+            self.after(grace_s, lambda: self.end_worker(worker, reason=reason), worker)
             return
-        member.kill_reason = member.kill_reason or reason
-        if member.process.noisy_exit:
-            for output in member.outputs:
+        worker.kill_reason = worker.kill_reason or reason
+        if worker.process.noisy_exit:
+            for output in worker.outputs:
                 output.mute()
-        member.process.kill()
+        worker.process.kill()
 
     # ---- the thread ----
 
@@ -247,7 +247,7 @@ class Supervisor:
 
     def close(self) -> None:
         """Closes all descriptors, without a word to the workers (also in forked children)."""
-        greeted = [connection for member in self.members.values() for connection in member.connections.values()]
+        greeted = [connection for worker in self.workers.values() for connection in worker.connections.values()]
         watched = [key.fileobj for key in (self._selector.get_map() or {}).values()]  # none when it is closed already
         for connection in [*greeted, *watched]:
             if isinstance(connection, Connection):
@@ -294,77 +294,77 @@ class Supervisor:
             return
         self._forget((patience,))
         number, rank = greeting
-        member = self.members.get(number)
-        if member is None or rank >= member.order.ranks or rank in member.connections:
+        worker = self.workers.get(number)
+        if worker is None or rank >= worker.order.ranks or rank in worker.connections:
             self._drop(connection)
             return
-        member.connections[rank] = connection
+        worker.connections[rank] = connection
         self._unwatch(connection)
-        self._watch(connection, lambda: self._read(member, rank, connection))
-        output = member.process.direct_output or ()
-        descriptors = (*(member.link.descriptors() if rank == 0 else ()), *output)
+        self._watch(connection, lambda: self._read(worker, rank, connection))
+        output = worker.process.direct_output or ()
+        descriptors = (*(worker.link.descriptors() if rank == 0 else ()), *output)
         settings = {**self.settings, "direct_output": bool(output)}
         try:
             connection.send(("setup", settings), descriptors)
         except OSError:
-            self._hung_up(member, rank, connection)
+            self._hung_up(worker, rank, connection)
 
-    def _read(self, member: WorkerHandle, rank: int, connection: Connection) -> None:
+    def _read(self, worker: WorkerHandle, rank: int, connection: Connection) -> None:
         try:
             frames = connection.receive_available()
         except (EOFError, OSError):
-            self._hung_up(member, rank, connection)
+            self._hung_up(worker, rank, connection)
             return
         for frame in frames:
-            self._take_frame(member, rank, frame)
+            self._take_frame(worker, rank, frame)
 
-    def _take_frame(self, member: WorkerHandle, rank: int, frame: tuple[Any, ...]) -> None:
+    def _take_frame(self, worker: WorkerHandle, rank: int, frame: tuple[Any, ...]) -> None:
         match frame:
             case ("ready", said):
-                member.ready_ranks[rank] = said
-                member.process.add_rank(said["pid"])
-                if len(member.ready_ranks) == member.order.ranks and member.state is State.STARTING:
-                    member.state = State.SERVING
-                    member.link.handed_over()
-                    LOGGER.info("worker %d is ready on %s (pid %s)", member.number, member.host, member.pid)
-                    self.policy.on_ready(member)
+                worker.ready_ranks[rank] = said
+                worker.process.add_rank(said["pid"])
+                if len(worker.ready_ranks) == worker.order.ranks and worker.state is State.STARTING:
+                    worker.state = State.SERVING
+                    worker.link.handed_over()
+                    LOGGER.info("worker %d is ready on %s (pid %s)", worker.number, worker.host, worker.pid)
+                    self.events.on_ready(worker)
             case ("failed", parts):
-                member.start_error = member.start_error or load_exception(parts)
+                worker.start_error = worker.start_error or load_exception(parts)
                 # It ends by itself, unless init_function has left a thread behind, or an exit function that never returns.
-                self.after(WORKER_EXIT_GRACE_S, lambda: self.end_member(member), member)
+                self.after(WORKER_EXIT_GRACE_S, lambda: self.end_worker(worker), worker)
             case ("raised", raising_rank, call, parts):
-                member.raised.setdefault(call, {})[raising_rank] = parts
-                self.policy.on_raised(member, call)
+                worker.rank_errors.setdefault(call, {})[raising_rank] = parts
+                self.events.on_rank_error(worker, call)
             case ("leaving", why):
-                member.leaving = why
+                worker.exit_reason = why
             case ("lost", how):
-                member.lost, member.lost_rank = how, rank
-                member.process.kill_unreachable()
+                worker.lost_reason, worker.first_failed_rank = how, rank
+                worker.process.kill_unreachable()
             case _:
-                LOGGER.warning("worker %d: unknown frame %r", member.number, frame[:1])
+                LOGGER.warning("worker %d: unknown frame %r", worker.number, frame[:1])
 
-    def _check_connected(self, member: WorkerHandle) -> None:
-        missing = member.order.ranks - len(member.connections)
-        if member.state is not State.STARTING or missing == 0:
+    def _check_connected(self, worker: WorkerHandle) -> None:
+        missing = worker.order.ranks - len(worker.connections)
+        if worker.state is not State.STARTING or missing == 0:
             return
-        member.start_error = WorkerStartError(
-            f"worker {member.number} did not start: {missing} of {member.order.ranks} ranks have not connected within"
-            f" connect_timeout={member.order.connect_limit_s:g} s"
+        worker.start_error = WorkerStartError(
+            f"worker {worker.number} did not start: {missing} of {worker.order.ranks} ranks have not connected within"
+            f" connect_timeout={worker.order.connect_limit_s:g} s"
         )
-        self.end_member(member)
+        self.end_worker(worker)
 
-    def _hung_up(self, member: WorkerHandle, rank: int, connection: Connection) -> None:
+    def _hung_up(self, worker: WorkerHandle, rank: int, connection: Connection) -> None:
         self._drop(connection)
-        if member.state is State.GONE:
+        if worker.state is State.GONE:
             return
-        if member.lost_rank is None:
-            member.lost_rank = rank
-        if member.process_ended:
-            self._bury_if_silent(member)
+        if worker.first_failed_rank is None:
+            worker.first_failed_rank = rank
+        if worker.process_ended:
+            self._reap_if_disconnected(worker)
             return
-        self.after(EXIT_GRACE_S, lambda: self.end_member(member), member)
-        if member.process.fileno() is None:
-            self._poll_process(member)
+        self.after(EXIT_GRACE_S, lambda: self.end_worker(worker), worker)
+        if worker.process.fileno() is None:
+            self._poll_process(worker)
 
     # ---- processes and their output ----
 
@@ -373,58 +373,58 @@ class Supervisor:
         if not output.forward():
             self._unwatch(pipe)
 
-    def _poll_process(self, member: WorkerHandle) -> None:
-        if member.state is State.GONE:
+    def _poll_process(self, worker: WorkerHandle) -> None:
+        if worker.state is State.GONE:
             return
-        if member.process.poll() is None:
-            self.after(POLL_S, lambda: self._poll_process(member), member)
+        if worker.process.poll() is None:
+            self.after(POLL_S, lambda: self._poll_process(worker), worker)
         else:
-            self._process_ended(member)
+            self._process_ended(worker)
 
-    def _process_ended(self, member: WorkerHandle) -> None:
-        if member.process_ended or member.process.poll() is None:
+    def _process_ended(self, worker: WorkerHandle) -> None:
+        if worker.process_ended or worker.process.poll() is None:
             return
-        member.process_ended = True
-        descriptor = member.process.fileno()
+        worker.process_ended = True
+        descriptor = worker.process.fileno()
         if descriptor is not None:
             self._unwatch(descriptor)
-        self._bury_if_silent(member)
-        if member.process.last_words_s > 0 and member.lost is None and member.state is not State.GONE:
-            self.after(member.process.last_words_s, lambda: self._reap(member), member)
+        self._reap_if_disconnected(worker)
+        if worker.process.last_words_s > 0 and worker.lost_reason is None and worker.state is not State.GONE:
+            self.after(worker.process.last_words_s, lambda: self._reap(worker), worker)
         else:
-            self._reap(member)
+            self._reap(worker)
 
-    def _bury_if_silent(self, member: WorkerHandle) -> None:
+    def _reap_if_disconnected(self, worker: WorkerHandle) -> None:
         """Once all connections have ended, nothing more will be heard of a worker whose process has ended."""
-        for rank, connection in list(member.connections.items()):
+        for rank, connection in list(worker.connections.items()):
             for _ in range(FINAL_READS_MAX):  # then the hang-up; a child that survives it may hold the connection open
                 if connection.fileno() < 0:
                     break
-                self._read(member, rank, connection)
-        if all(connection.fileno() < 0 for connection in member.connections.values()):
-            self._reap(member)
+                self._read(worker, rank, connection)
+        if all(connection.fileno() < 0 for connection in worker.connections.values()):
+            self._reap(worker)
 
-    def _reap(self, member: WorkerHandle) -> None:
-        if member.state is State.GONE:
+    def _reap(self, worker: WorkerHandle) -> None:
+        if worker.state is State.GONE:
             return
-        for connection in member.connections.values():
+        for connection in worker.connections.values():
             self._drop(connection)  # to a process that has outlived what started it, this is the end
-        for output in member.outputs:
+        for output in worker.outputs:
             self._unwatch(output.pipe)
             output.drain()
-        if member.lost_rank is None:
-            member.exit_code = member.process.poll()
+        if worker.first_failed_rank is None:
+            worker.exit_code = worker.process.poll()
         else:
-            member.lost_rank, member.exit_code = member.process.exit_status_of(member.lost_rank)
-        member.process.kill()  # whatever is left of its group
-        if member.state is State.STARTING and member.process.refused(member.lines):
-            member.start_error = member.start_error or start_error(member)
-        member.state_before_end = member.state
-        member.state = State.GONE
-        del self.members[member.number]
-        self._forget(tuple(member.timers))
+            worker.first_failed_rank, worker.exit_code = worker.process.exit_status_of(worker.first_failed_rank)
+        worker.process.kill()  # whatever is left of its group
+        if worker.state is State.STARTING and worker.process.refused(worker.stderr_tail):
+            worker.start_error = worker.start_error or start_error(worker)
+        worker.state_before_end = worker.state
+        worker.state = State.GONE
+        del self.workers[worker.number]
+        self._forget(tuple(worker.timers))
         try:
-            self.policy.on_gone(member)
+            self.events.on_gone(worker)
         finally:
-            member.process.close()
-            member.release()
+            worker.process.close()
+            worker.release()

@@ -7,12 +7,12 @@ STARTING ── all ranks ready ──> SERVING ── told to end ──> ENDIN
 
 from __future__ import annotations
 
-import codecs
 import enum
-import sys
 from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any
+
+from pympipool.pool.output import Output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,10 +24,8 @@ if TYPE_CHECKING:
 STDERR_LINES = 20
 """Lines of a worker's stderr that an error message about its death quotes."""
 
-READ_BYTES = 1 << 16
-
-DRAIN_READS = 1000
-"""Reads after a worker's end; more only a surviving child of it could fill."""
+WORKER_EXIT_GRACE_S = 5.0
+"""Time that a worker has to exit by itself once it was told to. It runs `atexit` functions and MPI_Finalize meanwhile."""
 
 
 class State(enum.Enum):
@@ -40,7 +38,7 @@ class State(enum.Enum):
 
 
 class WorkerHandle:
-    """A worker of a pool. Used by the keeper's thread only.
+    """A worker of a pool. Used by the supervisor's thread only.
 
     Attributes:
         order: what it was started with.
@@ -51,7 +49,7 @@ class WorkerHandle:
         start_error: the exception that kept it from starting, as it reported it.
         raised: exceptions reported by ranks while the call still runs: {call: {rank: parts}}.
         leaving: why it ends without having been told to, as it says; None as long as it does not.
-        lost_rank: the rank whose connection ended first, None as long as all are there.
+        first_failed_rank: the rank whose connection ended first, None as long as all are there.
         lost: how sight of a rank was lost, as its stand-in says; None as long as it was not.
         exit_code: of that rank, else of the process, once the worker is gone (-N: ended by signal N); None when unknown.
         process_ended: its process has; what it said last may still be on its way.
@@ -73,27 +71,27 @@ class WorkerHandle:
         self.connections: dict[int, Connection] = {}
         self.ready_ranks: dict[int, dict[str, Any]] = {}
         self.start_error: BaseException | None = None
-        self.raised: dict[int, dict[int, list[Any]]] = {}
-        self.leaving: str | None = None
-        self.lost_rank: int | None = None
-        self.lost: str | None = None
+        self.rank_errors: dict[int, dict[int, list[Any]]] = {}
+        self.exit_reason: str | None = None
+        self.first_failed_rank: int | None = None
+        self.lost_reason: str | None = None
         self.exit_code: int | None = None
         self.process_ended = False
-        self.lines: deque[str] = deque(maxlen=STDERR_LINES)
+        self.stderr_tail: deque[str] = deque(maxlen=STDERR_LINES)
         self.kill_reason: BaseException | None = None
-        self.purpose: Any = None
+        self.assignment: Any = None
         self.timers: set[Timer] = set()
-        self.outputs = [Output(process.stdout, "stdout", None), Output(process.stderr, "stderr", self.lines)]
+        self.outputs = [Output(process.stdout, "stdout", None), Output(process.stderr, "stderr", self.stderr_tail)]
 
-    def about(self) -> dict[str, Any]:
+    def trace_metadata(self) -> dict[str, Any]:
         """What a trace tells of it: when it was started (monotonic clock, ns), host and process id of each rank."""
         ranks = [self.ready_ranks[rank] for rank in sorted(self.ready_ranks)]
         return {"started_ns": int(self.started_s * 1e9), "ranks": [(said["host"], said["pid"]) for said in ranks]}
 
     def release(self) -> None:
-        """Gives back the memory of the link, and the call: somebody may refer to the member for a while yet."""
+        """Gives back the memory of the link, and the call: somebody may refer to the worker for a while yet."""
         del self.link
-        self.purpose = None
+        self.assignment = None
 
     @property
     def hosts(self) -> list[str]:
@@ -103,17 +101,17 @@ class WorkerHandle:
     @property
     def host(self) -> str | None:
         """Where its first lost rank, else rank 0, ran."""
-        host: str | None = self._said().get("host")
+        host: str | None = self._rank_info().get("host")
         return host
 
     @property
     def pid(self) -> int | None:
         """Process id of its first lost rank, else of rank 0."""
-        pid: int | None = self._said().get("pid")
+        pid: int | None = self._rank_info().get("pid")
         return pid
 
-    def _said(self) -> dict[str, Any]:
-        return self.ready_ranks.get(self.lost_rank or 0, {})
+    def _rank_info(self) -> dict[str, Any]:
+        return self.ready_ranks.get(self.first_failed_rank or 0, {})
 
 
 class Timer:
@@ -122,13 +120,13 @@ class Timer:
     A worker that is gone takes its timers along: they would keep it in memory, and wake the thread for nothing.
     """
 
-    __slots__ = ("function", "member")
+    __slots__ = ("function", "worker")
 
-    def __init__(self, function: Callable[[], None], member: WorkerHandle | None) -> None:
+    def __init__(self, function: Callable[[], None], worker: WorkerHandle | None) -> None:
         self.function: Callable[[], None] | None = function
-        self.member = member
-        if member is not None:
-            member.timers.add(self)
+        self.worker = worker
+        if worker is not None:
+            worker.timers.add(self)
 
     def run(self) -> None:
         """Does it, unless it was forgotten."""
@@ -139,69 +137,6 @@ class Timer:
 
     def forget(self) -> None:
         """Lets go of everything it refers to; it does nothing from here on."""
-        if self.member is not None:
-            self.member.timers.discard(self)
-        self.function = self.member = None
-
-
-class Output:
-    """Passes what a worker prints on to the user's own stream, whatever that is at the time."""
-
-    def __init__(self, pipe: BinaryIO | None, name: str, lines: deque[str] | None) -> None:
-        self.pipe = pipe
-        self.name = name
-        self.lines = lines
-        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self.unfinished = ""
-        self.muted = False
-
-    def forward(self) -> bool:
-        """Passes on what is there; False when the pipe has ended."""
-        data = self._read()
-        if data:
-            self._take(data)
-        return data != b""
-
-    def mute(self) -> None:
-        """Passes on what is there, and nothing that comes later."""
-        self.forward()
-        self.muted = True
-
-    def drain(self) -> None:
-        """Passes on what is left and closes the pipe."""
-        for _ in range(DRAIN_READS):
-            data = self._read()
-            if not data:
-                break
-            self._take(data)
-        if self.lines is not None and self.unfinished.strip():
-            self.lines.append(self.unfinished)
-        if self.pipe is not None:
-            self.pipe.close()
-            self.pipe = None
-
-    def _read(self) -> bytes | None:
-        """What is there; None when there is nothing yet, empty when the pipe has ended."""
-        if self.pipe is None:
-            return b""
-        try:
-            return self.pipe.read(READ_BYTES)
-        except (OSError, ValueError):
-            return b""
-
-    def _take(self, data: bytes) -> None:
-        text = self.decoder.decode(data)
-        self._write(text)
-        if self.lines is not None:
-            *whole, self.unfinished = (self.unfinished + text).split("\n")
-            self.lines.extend(line for line in whole if line.strip())
-
-    def _write(self, text: str) -> None:
-        stream: TextIO | None = getattr(sys, self.name, None)
-        if stream is None or self.muted:
-            return
-        try:
-            stream.write(text)
-            stream.flush()
-        except Exception:
-            pass  # the user's own stream, of whatever kind, is closed or full: his output is lost, not his call
+        if self.worker is not None:
+            self.worker.timers.discard(self)
+        self.function = self.worker = None

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pympipool.backends.local.hydra_output import JobOutput
-from pympipool.pool.worker_handle import Output
+from pympipool.pool.output import Output
 
 LAST_WORDS = (
     b"\n===================================================================================\n"

@@ -331,7 +331,7 @@ def test_a_worker_has_the_masters_environment_and_no_key(make_executor, monkeypa
 def test_the_key_is_in_no_command_line(make_executor):
     exe = make_executor(block_allocation=True)
     assert exe.submit(square, 2).result() == 4
-    key = exe._engine.pool.keeper.listener.key
+    key = exe._engine.pool.supervisor.listener.key
     for process in psutil.process_iter():
         try:
             assert key not in " ".join(process.cmdline())

@@ -63,7 +63,7 @@ def test_no_process_listens_on_a_network_port(busy):
 
 def test_no_secret_is_in_a_command_line_that_everybody_can_read(busy):
     exe, processes = busy
-    key = exe._engine.pool.keeper.listener.key
+    key = exe._engine.pool.supervisor.listener.key
     for process in processes:
         assert key not in " ".join(process.cmdline())
 
@@ -93,7 +93,7 @@ def test_segments_have_no_name_and_belong_to_the_user_only(busy):
 def test_strangers_disturb_no_call(make_block_executor):
     exe = make_block_executor()
     exe.submit(pid).result()
-    address = exe._engine.pool.keeper.listener.address
+    address = exe._engine.pool.supervisor.listener.address
     address = f"\0{address[1:]}" if address.startswith("@") else address
     strangers = []
     for greeting in (b"", b"GET / HTTP/1.1\r\n\r\n", b"pmpool01", b"pmpool01" + bytes(40), os.urandom(1 << 16)):
@@ -116,7 +116,7 @@ def test_who_has_not_greeted_when_an_executor_ends_is_hung_up_on(make_block_exec
     """A worker that has just begun, say. A forked child must not keep the connection open either."""
     exe = make_block_executor()
     exe.submit(pid).result()
-    address = exe._engine.pool.keeper.listener.address
+    address = exe._engine.pool.supervisor.listener.address
     release, hold = os.pipe()
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.settimeout(20)
@@ -141,7 +141,7 @@ def test_who_has_not_greeted_when_an_executor_ends_is_hung_up_on(make_block_exec
 def test_half_open_connections_do_not_keep_a_worker_from_being_replaced(make_block_executor):
     exe = make_block_executor()
     victim = psutil.Process(exe.submit(pid).result())
-    address = exe._engine.pool.keeper.listener.address
+    address = exe._engine.pool.supervisor.listener.address
     address = f"\0{address[1:]}" if address.startswith("@") else address
     strangers = [socket.socket(socket.AF_UNIX) for _ in range(50)]
     for stranger in strangers:

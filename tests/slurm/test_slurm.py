@@ -175,7 +175,7 @@ def test_many_calls_start_no_more_sruns_than_there_are_cores(make_executor, job)
 def test_slurm_keeps_the_key_nowhere(make_executor, cluster, monkeypatch):
     exe = make_executor(block_allocation=True)
     assert exe.submit(square, 2).result() == 4
-    key = exe._engine.pool.keeper.listener.key.encode()
+    key = exe._engine.pool.supervisor.listener.key.encode()
     files = [path for path in cluster.folder.rglob("*") if path.is_file()]
     assert files
     assert [path for path in files if key in path.read_bytes()] == []

@@ -14,7 +14,7 @@ import pytest
 
 from pympipool import Executor
 from pympipool.pool import block_pool, per_call_pool, supervisor
-from pympipool.pool.worker_handle import Output
+from pympipool.pool.output import Output
 
 LIMIT_S = 30
 
