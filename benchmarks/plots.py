@@ -15,7 +15,7 @@ from benchmarks.limits import RingTable
 from benchmarks.peers import OURS, PEERS
 from benchmarks.results import Circumstances
 from benchmarks.rounds import LIMIT, Comparison
-from benchmarks.units import SECONDS, SHARE, Quantity, show_bytes, show_seconds
+from benchmarks.units import SECONDS, SHARE, Quantity, format_bytes, format_seconds
 
 INK = "#2b2d42"
 FAINT = "#dfe3ea"
@@ -235,7 +235,7 @@ def _draw_line(axes: Any, comparisons: Sequence[Comparison], name: str) -> None:
 def _finish_lines(axes: Any, comparisons: Sequence[Comparison], quantity: Quantity) -> None:
     case = comparisons[0].case
     axes.set_xscale("log")
-    show = show_seconds if quantity.unit is SHARE else show_bytes
+    show = format_seconds if quantity.unit is SHARE else format_bytes
     axes.set_xticks([comparison.case.at for comparison in comparisons])
     axes.xaxis.set_major_formatter(lambda value, _: show(value))
     axes.xaxis.set_minor_locator(_nothing())
@@ -273,9 +273,9 @@ def draw_ring(ring: RingTable) -> Any:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xticks(sizes)
-    axes.xaxis.set_major_formatter(lambda value, _: show_bytes(value))
+    axes.xaxis.set_major_formatter(lambda value, _: format_bytes(value))
     axes.xaxis.set_minor_locator(_nothing())
-    _few_ticks(axes.yaxis, show_seconds)
+    _few_ticks(axes.yaxis, format_seconds)
     axes.set_xlabel("bytes of a record")
     axes.set_ylabel("each")
     axes.set_title("The ring alone")

@@ -16,7 +16,7 @@ from benchmarks.plots import draw_plots
 from benchmarks.results import Circumstances
 from benchmarks.rounds import LIMIT, Comparison
 from benchmarks.targets import format_targets
-from benchmarks.units import show_ratio, show_seconds
+from benchmarks.units import format_ratio, format_seconds
 
 __all__ = ["draw_plots", "format_page", "format_table"]
 
@@ -149,7 +149,7 @@ def format_cell(comparison: Comparison, name: str, i: int) -> str:
     times = comparison.times_better(name, i)
     if name == OURS.name or times is None:
         return text
-    return f"{text} **{show_ratio(times)} ×**"
+    return f"{text} **{format_ratio(times)} ×**"
 
 
 def _shortest_range(low: str, high: str) -> str:
@@ -165,7 +165,7 @@ def format_ring(ring: RingTable) -> Iterator[str]:
     yield "| bytes of a record | there and back | stream, each | stream | memcpy, each | memcpy |"
     yield "| ---: | ---: | ---: | ---: | ---: | ---: |"
     for size_bytes, there_and_back_ns, stream_ns, copy_ns in ring:
-        times = (f"{show_seconds(ns * 1e-9)}" for ns in (there_and_back_ns, stream_ns, copy_ns))
+        times = (f"{format_seconds(ns * 1e-9)}" for ns in (there_and_back_ns, stream_ns, copy_ns))
         there_and_back, stream, copy = times
         speeds = [f"{size_bytes / ns:.3g} GB/s" for ns in (stream_ns, copy_ns)]
         yield f"| {size_bytes} | {there_and_back} | {stream} | {speeds[0]} | {copy} | {speeds[1]} |"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.peers import OURS
 from benchmarks.rounds import Comparison
-from benchmarks.units import show_ratio
+from benchmarks.units import format_ratio
 
 POOL = "multiprocessing.Pool"
 STANDARD = "ProcessPoolExecutor"
@@ -88,11 +88,11 @@ def _rows(target: Target, comparison: Comparison) -> Iterator[str]:
     for peer, least in target.peers.items():
         times = comparison.times_better(peer, target.quantity)
         if times is None:
-            yield f"| {target.what} | {peer} | {show_ratio(least)} × | not measured | | |"
+            yield f"| {target.what} | {peer} | {format_ratio(least)} × | not measured | | |"
             continue
         worst, best = _spread(comparison, peer, target.quantity)
-        spread = f"{show_ratio(worst)} – {show_ratio(best)} ×"
-        yield _row(target.what, peer, f"{show_ratio(least)} ×", f"{show_ratio(times)} ×", spread, times >= least)
+        spread = f"{format_ratio(worst)} – {format_ratio(best)} ×"
+        yield _row(target.what, peer, f"{format_ratio(least)} ×", f"{format_ratio(times)} ×", spread, times >= least)
 
 
 def _row(what: str, against: str, least: str, reached: str, spread: str, is_reached: bool) -> str:

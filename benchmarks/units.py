@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pympipool._util.formatting import show_bytes, show_rate, show_seconds, three_digits
+from pympipool._util.formatting import format_bytes, format_number, format_rate, format_seconds
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class Quantity:
     unit: Unit
 
 
-def show_ratio(times: float) -> str:
+def format_ratio(times: float) -> str:
     """How many times better; below a tenth as a fraction."""
-    return f"1/{three_digits(1 / times)}" if times < 0.1 else three_digits(times)
+    return f"1/{format_number(1 / times)}" if times < 0.1 else format_number(times)
 
 
-SECONDS = Unit(False, show_seconds)
-RATE = Unit(True, show_rate)
-BYTES = Unit(False, show_bytes)
+SECONDS = Unit(False, format_seconds)
+RATE = Unit(True, format_rate)
+BYTES = Unit(False, format_bytes)
 SHARE = Unit(True, lambda value: f"{value:.3f}")
 CORES = Unit(False, lambda value: f"{100 * value:.3g} %")
 

@@ -10,6 +10,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator
 
+from pympipool._util.formatting import format_memory
 from pympipool.cli.text import listed, wrapped
 from pympipool.diagnostics.environment import Environment, Problem, probe
 from pympipool.diagnostics.environment.machine import Folder, Machine
@@ -124,13 +125,5 @@ def _problems(problems: Iterable[Problem]) -> Iterator[str]:
         yield from listed(hints)
 
 
-def _size(size: int | None) -> str:
-    """Bytes, for people.
-
-    Examples:
-        >>> _size(64 << 20), _size(24 << 30), _size(None)
-        ('64 MB', '24.0 GB', 'unknown')
-    """
-    if size is None:
-        return "unknown"
-    return f"{size / (1 << 30):.1f} GB" if size >= 1 << 30 else f"{size >> 20} MB"
+def _size(size_bytes: int | None) -> str:
+    return "unknown" if size_bytes is None else format_memory(size_bytes)

@@ -13,6 +13,8 @@ from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from pympipool._util.formatting import format_count, format_two_digits
+
 if TYPE_CHECKING:
     from pympipool.execution.engine import Engine
 
@@ -118,27 +120,13 @@ def as_text(sight: ExecutorStatus) -> str:
         where = sight.state
     else:
         hosts = sorted({host for worker in sight.workers for host in worker.hosts})
-        where = _plural(len(sight.workers), "worker") + (f" on {_some(hosts)}" if hosts else "")
+        where = format_count(len(sight.workers), "worker") + (f" on {_some(hosts)}" if hosts else "")
     counts = f"{sight.running} running, {sight.waiting} waiting, {sight.done} done, {sight.failed} failed"
-    return f"<Executor {made_with}: {where}; {counts}; {_rate(sight.calls_per_s)} calls/s>"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"<Executor {made_with}: {where}; {counts}; {format_two_digits(sight.calls_per_s)} calls/s>"
 
 
 def _some(hosts: Sequence[str]) -> str:
     return ", ".join(hosts) if len(hosts) <= 3 else f"{hosts[0]}, {hosts[1]} and {len(hosts) - 2} other hosts"
-
-
-def _rate(calls_per_s: float) -> str:
-    """A rate with no more digits than it deserves.
-
-    Examples:
-        >>> [_rate(value) for value in (0, 0.25, 3.14159, 42.4, 123456.7)]
-        ['0', '0.25', '3.1', '42', '120000']
-    """
-    return f"{float(f'{calls_per_s:.2g}'):g}" if calls_per_s < 1e5 else f"{float(f'{calls_per_s:.2g}'):.0f}"
 
 
 # ---- in a notebook ----
@@ -210,7 +198,7 @@ def as_html(sight: ExecutorStatus) -> str:
 def _header(sight: ExecutorStatus) -> str:
     info = sight.info
     each = f" of {info['cores_per_worker']} cores" if info["cores_per_worker"] > 1 else ""
-    facts = [f"backend {info['backend']}", f"at most {_plural(info['max_workers'], 'worker')}{each}"]
+    facts = [f"backend {info['backend']}", f"at most {format_count(info['max_workers'], 'worker')}{each}"]
     facts.append("block allocation" if info["block_allocation"] else "one process per call")
     state = f'<i class="{sight.state.split()[0]}">{sight.state}</i>'
     return f"<header><b>Executor</b><span>{escape(' · '.join(facts))}</span>{state}</header>"
@@ -229,7 +217,7 @@ def _numbers(sight: ExecutorStatus) -> str:
         for name in _COUNTED
     ]
     rate = sight.calls_per_s
-    shown = _grouped(int(_rate(rate))) if rate >= 10 else _rate(rate)
+    shown = _grouped(int(format_two_digits(rate))) if rate >= 10 else format_two_digits(rate)
     cells.append(f'<div class="{"" if rate else "zero"}"><dt class="plain">calls/s</dt><dd>{shown}</dd></div>')
     return f"<dl>{''.join(cells)}</dl>"
 
@@ -252,7 +240,7 @@ def _hosts(sight: ExecutorStatus) -> str:
 
 def _tile(worker: Worker) -> str:
     ranks = f", {worker.ranks} ranks" if worker.ranks > 1 else ""
-    told = f"worker {worker.number}{ranks}: {worker.state}, {_plural(worker.ended, 'call')} run"
+    told = f"worker {worker.number}{ranks}: {worker.state}, {format_count(worker.ended, 'call')} run"
     return f'<s class="{worker.state}" title="{escape(told)}"></s>'
 
 
@@ -267,6 +255,6 @@ def _table(sight: ExecutorStatus) -> str:
     of = f", the first {ROWS_MAX}" if len(sight.workers) > ROWS_MAX else ""
     head = "".join(f"<th>{name}</th>" for name in ("worker", "host", "pid", "ranks", "calls run", "state"))
     return (
-        f"<details><summary>{_plural(len(sight.workers), 'worker')}{of}</summary><table><thead><tr>{head}</tr></thead>"
+        f"<details><summary>{format_count(len(sight.workers), 'worker')}{of}</summary><table><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></details>"
     )

@@ -1,6 +1,7 @@
 """Functions that workers run for `pympipool bench` and `pympipool check`.
 
-They are importable, so they travel by name. They are in this room because importing it costs a fresh worker next to nothing.
+They are importable, so they travel by name. They lie in this room because a fresh worker has imported its package already: importing them
+costs it next to nothing.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import time
 from typing import Any
 
 STEPS = 1_000_000
-"""Of `count_down`: about 20 ms on a machine of 2024."""
+"""Argument of `count_down` that takes about 20 ms on a machine of 2024."""
 
 
-def noop(value: Any) -> Any:
-    """The value."""
+# ---- to measure ----
+
+
+def noop(value: Any = None) -> Any:
+    """Return the value: the shortest call."""
     return value
 
 
 def spin(seconds: float) -> float:
-    """Computes for so long; returns the time that was spent here, in s."""
+    """Compute for a given time. Return the time that was spent here, in s."""
     start = time.perf_counter()
     while time.perf_counter() - start < seconds:
         pass
@@ -29,79 +33,71 @@ def spin(seconds: float) -> float:
 
 
 def count_down(steps: int) -> None:
-    """So much work, whatever time it takes."""
+    """Do a given amount of work, however long it takes."""
     while steps:
         steps -= 1
 
 
-def who(seconds: float) -> tuple[str, int]:
-    """Host and process that this runs in; busy for a moment, so that other workers get their share."""
-    time.sleep(seconds)
-    return os.uname().nodename, os.getpid()
+# ---- to see where calls run, and with what ----
 
 
-def where() -> tuple[str, int]:
-    """Host and process id of the worker."""
+def host_and_pid(delay_s: float = 0.0) -> tuple[str, int]:
+    """Return host and process id of the worker, after a delay in which the other calls must go to other workers."""
+    if delay_s:
+        time.sleep(delay_s)
     return socket.gethostname(), os.getpid()
 
 
-def where_after(seconds: float) -> tuple[str, int]:
-    """The same, after a while in which no other call can run there."""
-    time.sleep(seconds)
-    return where()
-
-
-def nothing() -> None:
-    """The shortest call."""
-
-
-def fail(message: str) -> None:
-    """Raises."""
-    raise LookupError(message)
-
-
-def turn(data: bytes) -> bytes:
-    """The data, the other way round."""
-    return data[::-1]
-
-
-def add_one(array: Any) -> Any:
-    """Changes an array in place, which needs one that may be written."""
-    array += 1
-    return array
-
-
-def preset(given: int, loaded: int) -> int:
-    """A call one of whose arguments comes from init_function."""
-    return given + loaded
-
-
-def load() -> dict[str, int]:
-    """An init_function."""
-    return {"loaded": 40, "unused": 0}
-
-
-def ranks() -> tuple[int, int, int, str]:
-    """Rank, number of ranks, the sum of 1, 2, ... over them, and the host."""
+def rank_and_host() -> tuple[int, int, int, str]:
+    """Return the rank, the number of ranks, the sum of 1, 2, ... over the ranks (by an allreduce), and the host."""
     from mpi4py import MPI
 
     world = MPI.COMM_WORLD
     return world.rank, world.size, world.allreduce(world.rank + 1), socket.gethostname()
 
 
-def die() -> None:
-    """Ends the worker as a crash would, or the system that has no memory left."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def never_end() -> None:
-    """Uses its processor until it is ended."""
-    while True:
-        pass
-
-
 def visible_gpus() -> str:
-    """What the variables say that the worker sees."""
+    """Return the names of the GPUs that the worker's environment makes visible, separated by commas."""
     from pympipool.resources import available_devices
 
     return ",".join(available_devices().names)
+
+
+# ---- to try out what is promised ----
+
+
+def reverse(data: bytes) -> bytes:
+    """Return the data in reverse order."""
+    return data[::-1]
+
+
+def add_one(array: Any) -> Any:
+    """Add 1 to an array in place, which needs a writable one."""
+    array += 1
+    return array
+
+
+def initialize() -> dict[str, int]:
+    """Return values for parameters, as an init_function does."""
+    return {"loaded": 40, "unused": 0}
+
+
+def add_loaded(given: int, loaded: int) -> int:
+    """Add a value from init_function to an argument."""
+    return given + loaded
+
+
+def raise_lookup_error(message: str) -> None:
+    """Raise LookupError."""
+    raise LookupError(message)
+
+
+def kill_worker() -> None:
+    """Kill the worker, as a crash or the kernel's out-of-memory killer would."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def spin_forever() -> None:
+    """Use the CPU until the worker is killed."""
+    while True:
+        pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pympipool._util.formatting import show_bytes, show_rate, show_seconds
+from pympipool._util.formatting import format_bytes, format_rate, format_seconds
 from pympipool.cli.bench.measuring import CHUNKSIZE, Measured
 from pympipool.execution.batching import BATCH_S
 
@@ -70,29 +70,29 @@ def _lifetime(measured: Measured) -> Iterator[str]:
     block_s, alone_s = shortest_for(block_overhead_s(measured)), shortest_for(alone_overhead_s(measured))
     if block_s < alone_s:
         yield (
-            f"block_allocation=True for calls shorter than {show_seconds(alone_s)}: a process of its own costs each call"
-            f" {show_seconds(measured.alone_s)}, a worker that stays {show_seconds(measured.trip_s)}. Longer calls lose less"
+            f"block_allocation=True for calls shorter than {format_seconds(alone_s)}: a process of its own costs each call"
+            f" {format_seconds(measured.alone_s)}, a worker that stays {format_seconds(measured.trip_s)}. Longer calls lose less"
             f" than {LOSS:.0%} either way, and without block allocation each finds a fresh process."
         )
     yield (
-        f"map instead of submit for calls shorter than {show_seconds(block_s)}, all on block_allocation=True: it packs"
+        f"map instead of submit for calls shorter than {format_seconds(block_s)}, all on block_allocation=True: it packs"
         " many of them into one message."
     )
     yield (
-        f"Keep one executor for many pieces of work: its workers take {show_seconds(measured.all_s)} to start, as long as"
+        f"Keep one executor for many pieces of work: its workers take {format_seconds(measured.all_s)} to start, as long as"
         f" {measured.all_s * measured.rates[measured.cores]:.0f} calls that do nothing."
     )
 
 
 def _chunksize(measured: Measured) -> Iterator[str]:
-    rates = f"{show_rate(measured.map_rate)} without, {show_rate(measured.chunked_rate)} with chunksize={CHUNKSIZE}"
+    rates = f"{format_rate(measured.map_rate)} without, {format_rate(measured.chunked_rate)} with chunksize={CHUNKSIZE}"
     if measured.chunked_rate < 1.2 * measured.map_rate:
         yield f"Leave chunksize of map away: it finds out how many calls to pack ({rates})."
         return
     longest_s = _two_digits(BATCH_S / 10)
     yield (
         f"chunksize of map: leave it away, map finds out how many calls to pack; only for many calls that all take less than"
-        f" {show_seconds(longest_s)} give one, of about {show_seconds(BATCH_S)} / length of a call ({rates})."
+        f" {format_seconds(longest_s)} give one, of about {format_seconds(BATCH_S)} / length of a call ({rates})."
     )
 
 
@@ -125,8 +125,8 @@ def _data(measured: Measured) -> Iterator[str]:
     size_bytes = max(measured.echoes_s)
     taken_s = measured.echoes_s[size_bytes]
     yield (
-        f"Data: {show_bytes(size_bytes)} to a worker and back take {show_seconds(taken_s)}"
-        f" ({show_bytes(2 * size_bytes / taken_s)}/s). What many calls read and none changes, load once in each worker with"
+        f"Data: {format_bytes(size_bytes)} to a worker and back take {format_seconds(taken_s)}"
+        f" ({format_bytes(2 * size_bytes / taken_s)}/s). What many calls read and none changes, load once in each worker with"
         " init_function."
     )
 
@@ -141,8 +141,8 @@ def _mpi(measured: Measured) -> Iterator[str]:
         alone_s = _two_digits(max(found.alone_s - measured.alone_s, 0.0) * share)
         yield (
             f"MPI with {found.ranks} ranks ends a call that divides well sooner if it takes more than"
-            f" {show_seconds(block_s)} on one core with block_allocation=True ({show_seconds(found.trip_s)} for each call), or"
-            f" {show_seconds(alone_s)} without ({show_seconds(found.alone_s)}, each call starts MPI)."
+            f" {format_seconds(block_s)} on one core with block_allocation=True ({format_seconds(found.trip_s)} for each call), or"
+            f" {format_seconds(alone_s)} without ({format_seconds(found.alone_s)}, each call starts MPI)."
         )
     if measured.mpi:
         yield (

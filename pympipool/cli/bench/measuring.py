@@ -185,7 +185,7 @@ def _wait_for_all(exe: Executor, workers: int) -> None:
     Raises:
         WorkerStartError: the others are not there `ALL_WITHIN_S` later.
     """
-    seen = {exe.submit(probes.who, 0.0).result()}
+    seen = {exe.submit(probes.host_and_pid).result()}
     deadline_s = time.monotonic() + ALL_WITHIN_S
     while len(seen) < workers:
         if time.monotonic() > deadline_s:
@@ -193,7 +193,7 @@ def _wait_for_all(exe: Executor, workers: int) -> None:
                 f"{len(seen)} of {workers} workers are there, the others not even {ALL_WITHIN_S:g} s later: they wait for cores"
                 f" that others have, or that there are not; --cores {len(seen)} measures these"
             )
-        futures = [exe.submit(probes.who, 0.005) for _ in range(2 * workers)]
+        futures = [exe.submit(probes.host_and_pid, 0.005) for _ in range(2 * workers)]
         seen.update(future.result() for future in futures)
 
 

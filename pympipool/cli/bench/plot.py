@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pympipool._util.formatting import show_bytes, show_seconds
+from pympipool._util.formatting import format_bytes, format_seconds
 from pympipool.cli.bench.measuring import Measured
 
 COLORS = ("#d62839", "#1d70a2", "#d98e04")
@@ -53,7 +53,7 @@ def _draw_lengths(axes: Any, measured: Measured) -> None:
     for (label, shares), color in zip(ways, COLORS, strict=True):
         axes.plot(at, shares, "o-", color=color, label=label)
     axes.set_xscale("log")
-    axes.set_xticks(at, [show_seconds(call_s) for call_s in at])
+    axes.set_xticks(at, [format_seconds(call_s) for call_s in at])
     axes.minorticks_off()
     axes.set_ylim(0, 1.25)  # room for the legend
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
@@ -78,7 +78,7 @@ def _draw_echoes(axes: Any, measured: Measured) -> None:
     sizes = list(measured.echoes_s)
     axes.loglog(sizes, list(measured.echoes_s.values()), "o-", color=COLORS[0])
     axes.yaxis.set_major_locator(LogLocator(base=10, numticks=6))
-    axes.set_xticks(sizes, [show_bytes(size_bytes) for size_bytes in sizes])
+    axes.set_xticks(sizes, [format_bytes(size_bytes) for size_bytes in sizes])
     axes.minorticks_off()
-    axes.yaxis.set_major_formatter(lambda seconds, _: show_seconds(seconds))
+    axes.yaxis.set_major_formatter(lambda seconds, _: format_seconds(seconds))
     axes.set(xlabel="size", title=f"{measured.kind} to a worker and back")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 
-from pympipool._util.formatting import show_bytes, show_rate, show_seconds
+from pympipool._util.formatting import format_bytes, format_rate, format_seconds
 from pympipool.cli.bench.measuring import CHUNKSIZE, Measured
 from pympipool.cli.text import wrapped
 
@@ -47,29 +47,29 @@ def _rows(title: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 
 def _start_rows(measured: Measured, many: str) -> Iterator[tuple[str, str]]:
-    yield "1 worker, first result", show_seconds(measured.first_s)
-    yield f"{many}, all have answered", show_seconds(measured.all_s)
+    yield "1 worker, first result", format_seconds(measured.first_s)
+    yield f"{many}, all have answered", format_seconds(measured.all_s)
 
 
 def _call_rows(measured: Measured, many: str) -> Iterator[tuple[str, str]]:
-    trip = f"{show_seconds(measured.trip_s)}, p99 {show_seconds(measured.trip_p99_s)}"
+    trip = f"{format_seconds(measured.trip_s)}, p99 {format_seconds(measured.trip_p99_s)}"
     yield "round trip, block_allocation=True", trip
-    yield "round trip, a process for each call", show_seconds(measured.alone_s)
+    yield "round trip, a process for each call", format_seconds(measured.alone_s)
     for workers, rate in sorted(measured.rates.items()):
-        yield f"submit, {workers} worker{'s' * (workers > 1)}", show_rate(rate)
-    yield f"map, {many}", show_rate(measured.map_rate)
-    yield f"map with chunksize={CHUNKSIZE}, {many}", show_rate(measured.chunked_rate)
+        yield f"submit, {workers} worker{'s' * (workers > 1)}", format_rate(rate)
+    yield f"map, {many}", format_rate(measured.map_rate)
+    yield f"map with chunksize={CHUNKSIZE}, {many}", format_rate(measured.chunked_rate)
 
 
 def _echo_rows(measured: Measured) -> Iterator[tuple[str, str]]:
     for size_bytes, taken_s in measured.echoes_s.items():
-        yield show_bytes(size_bytes), f"{show_seconds(taken_s):8}  {show_bytes(2 * size_bytes / taken_s)}/s"
+        yield format_bytes(size_bytes), f"{format_seconds(taken_s):8}  {format_bytes(2 * size_bytes / taken_s)}/s"
 
 
 def _mpi_rows(measured: Measured) -> Iterator[tuple[str, str]]:
     for found in measured.mpi:
-        yield f"{found.ranks} ranks, block_allocation=True", show_seconds(found.trip_s)
-        yield f"{found.ranks} ranks, MPI started for each call", show_seconds(found.alone_s)
+        yield f"{found.ranks} ranks, block_allocation=True", format_seconds(found.trip_s)
+        yield f"{found.ranks} ranks, MPI started for each call", format_seconds(found.alone_s)
 
 
 # ---- bars ----
@@ -84,7 +84,7 @@ def _length_bars(measured: Measured) -> Iterator[str]:
             ("submit, a process for each call", length.alone),
         )
         for i, (way, share) in enumerate(ways):
-            begin = f"calls of {show_seconds(length.call_s)}" if i == 0 else ""
+            begin = f"calls of {format_seconds(length.call_s)}" if i == 0 else ""
             yield f"  {begin:15} {way:32} {bar(share)} {share:4.0%}"
     yield ""
 

@@ -85,7 +85,7 @@ class Step:
 def _serial(place: Target) -> str:
     start = time.perf_counter()
     with place.executor(block_allocation=True) as exe:
-        host, pid = exe.submit(probes.where).result()
+        host, pid = exe.submit(probes.host_and_pid).result()
         first_s = time.perf_counter() - start
         _expect(pid != os.getpid(), "the call ran in the script's own process")
         place.doing("sending a function that cannot be imported")
@@ -93,10 +93,10 @@ def _serial(place: Target) -> str:
         place.doing("sending short calls")
         begin = time.perf_counter()
         for _ in range(CALLS):
-            exe.submit(probes.nothing).result()
+            exe.submit(probes.noop).result()
         each_us = (time.perf_counter() - begin) / CALLS * 1e6
         begin = time.perf_counter()
-        wait([exe.submit(probes.nothing) for _ in range(CALLS)])
+        wait([exe.submit(probes.noop) for _ in range(CALLS)])
         rate = CALLS / (time.perf_counter() - begin)
     return f"first result from {host} after {first_s:.2f} s, then {each_us:.0f} µs each; {rate:.0f} calls/s together"
 
@@ -105,7 +105,7 @@ def _one_process_per_call(place: Target) -> str:
     start = time.perf_counter()
     with place.executor() as exe:
         place.doing("waiting for the first result")
-        places = {exe.submit(probes.where).result() for _ in range(3)}
+        places = {exe.submit(probes.host_and_pid).result() for _ in range(3)}
     _expect(len(places) == 3, f"three calls ran in {len(places)} processes")
     return f"three calls, one after the other, in {time.perf_counter() - start:.2f} s"
 
@@ -116,14 +116,14 @@ def _all_cores(place: Target) -> str:
         seen: set[tuple[str, int]] = set()
         while len(seen) < place.cores:
             place.doing(f"starting {place.cores} workers; {len(seen)} run")
-            seen |= set(exe.map(probes.where_after, [WHILE_OTHERS_START_S] * place.cores, chunksize=1))
+            seen |= set(exe.map(probes.host_and_pid, [WHILE_OTHERS_START_S] * place.cores, chunksize=1))
     elapsed_s = time.perf_counter() - start
     return f"{place.cores} workers at a time on {_hosts(host for host, _ in seen)}, after {elapsed_s:.2f} s"
 
 
 def _exception(place: Target) -> str:
     with place.executor(block_allocation=True) as exe:
-        error = exe.submit(probes.fail, "as wanted").exception()
+        error = exe.submit(probes.raise_lookup_error, "as wanted").exception()
         _expect(isinstance(error, LookupError) and error.args == ("as wanted",), f"what arrived is {error!r}")
         _expect("probes.py" in str(getattr(error, "__cause__", "")), "the traceback of the worker is missing")
         _expect(exe.submit(pow, 2, 5).result() == 32, "the worker is of no use after it")
@@ -133,10 +133,10 @@ def _exception(place: Target) -> str:
 def _data(place: Target) -> str:
     data = os.urandom(1 << 20) * MEGABYTES
     with place.executor(block_allocation=True) as exe:
-        exe.submit(probes.nothing).result()
+        exe.submit(probes.noop).result()
         place.doing(f"sending {MEGABYTES} MB there and back")
         start = time.perf_counter()
-        back = exe.submit(probes.turn, data).result()
+        back = exe.submit(probes.reverse, data).result()
         elapsed_s = time.perf_counter() - start
     _expect(back == data[::-1], "what came back is not what was sent")
     return f"{MEGABYTES} MB there and back unharmed, in {elapsed_s:.2f} s"
@@ -149,7 +149,7 @@ def _numpy(place: Target) -> str:
         raise Unavailable(f"numpy cannot be imported ({error}): pip install numpy") from None
     array = np.arange(MEGABYTES << 17, dtype=np.float64)
     with place.executor(block_allocation=True) as exe:
-        exe.submit(probes.nothing).result()
+        exe.submit(probes.noop).result()
         place.doing(f"sending an array of {MEGABYTES} MB there and back")
         start = time.perf_counter()
         back = exe.submit(probes.add_one, array).result()
@@ -173,15 +173,15 @@ def _mpi(place: Target) -> str:
         )
     with place.executor(max_cores=2, cores_per_worker=2, block_allocation=True, oversubscribe=crowded) as exe:
         place.doing("starting two MPI ranks")
-        results: Any = exe.submit(probes.ranks).result()
+        results: Any = exe.submit(probes.rank_and_host).result()
     elapsed_s = time.perf_counter() - start
     _expect([result[:3] for result in results] == [(0, 2, 3), (1, 2, 3)], f"the ranks returned {results!r}")
     return f"allreduce over 2 ranks on {_hosts(result[3] for result in results)}, after {elapsed_s:.2f} s"
 
 
 def _init_function(place: Target) -> str:
-    with place.executor(block_allocation=True, init_function=probes.load) as exe:
-        function: Callable[..., int] = probes.preset  # of its two parameters one is filled in the worker
+    with place.executor(block_allocation=True, init_function=probes.initialize) as exe:
+        function: Callable[..., int] = probes.add_loaded  # of its two parameters one is filled in the worker
         result = exe.submit(function, 2).result()
     _expect(result == 42, f"the call returned {result!r} instead of 42")
     return "what it returns fills the parameters of that name"
@@ -189,23 +189,23 @@ def _init_function(place: Target) -> str:
 
 def _death(place: Target) -> str:
     with place.executor(block_allocation=True) as exe:
-        before = exe.submit(probes.where).result()
+        before = exe.submit(probes.host_and_pid).result()
         place.doing("waiting for the error of a call that killed its worker")
-        error = exe.submit(probes.die).exception()
+        error = exe.submit(probes.kill_worker).exception()
         _expect(isinstance(error, WorkerDied), f"the call that killed its worker ended with {error!r}")
         place.doing("waiting for the worker in its place")
         start = time.perf_counter()
-        after = exe.submit(probes.where).result()
+        after = exe.submit(probes.host_and_pid).result()
     _expect(before != after, "the worker that was killed answers")
     return f"its call fails with WorkerDied, and another worker is there after {time.perf_counter() - start:.2f} s"
 
 
 def _run_time_max(place: Target) -> str:
     with place.executor(block_allocation=True, run_time_max=RUN_TIME_MAX_S) as exe:
-        exe.submit(probes.nothing).result()
+        exe.submit(probes.noop).result()
         place.doing(f"waiting for the end of a call that may run for {RUN_TIME_MAX_S:g} s")
         start = time.perf_counter()
-        error = exe.submit(probes.never_end).exception()
+        error = exe.submit(probes.spin_forever).exception()
         elapsed_s = time.perf_counter() - start
         _expect(isinstance(error, TimeoutError), f"the call that does not end ended with {error!r}")
         _expect(exe.submit(pow, 2, 5).result() == 32, "the executor is of no use after it")
@@ -233,9 +233,9 @@ def _has_gpus(backend: str) -> bool:
 def _ends(place: Target) -> str:
     """Is killed on purpose; the supervisor sees whether anything is left."""
     exe = place.executor(max_workers=min(place.cores, 2), block_allocation=True)
-    exe.submit(probes.where).result()
+    exe.submit(probes.host_and_pid).result()
     for _ in range(4):
-        exe.submit(probes.never_end)
+        exe.submit(probes.spin_forever)
     place.doing("being killed")
     return "the script was killed in the middle of its calls, and its workers were gone at once"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pympipool._util.formatting import format_count, format_duration, format_share
 from pympipool.diagnostics.tracing.summary import ExecutorShare, Summary
 from pympipool.diagnostics.tracing.timeline import FAILED, RAISED, UNFINISHED
-from pympipool.diagnostics.tracing.units import count_text, share_text, time_text
 
 WORTH_SAYING = 0.15
 """What takes a smaller part of the time is left alone."""
@@ -47,20 +47,20 @@ def _about_calls(summary: Summary) -> Iterator[Finding]:
         names = sorted({call.name for call in summary.timeline.calls if call.outcome in (RAISED, FAILED)})
         yield Finding(
             1.0,
-            f"{count_text(bad, 'call')} of {summary.calls} ended without a result, of {', '.join(names[:3])}"
+            f"{format_count(bad, 'call')} of {summary.calls} ended without a result, of {', '.join(names[:3])}"
             + (" and others" if len(names) > 3 else ""),
             "look at what their futures raise",
         )
     if summary.outcomes.get(UNFINISHED):
         yield Finding(
             0.05,
-            f"{count_text(summary.outcomes[UNFINISHED], 'call')} had not ended when the trace did",
+            f"{format_count(summary.outcomes[UNFINISHED], 'call')} had not ended when the trace did",
             "let the trace end after the executor: `with pympipool.trace(...), Executor(...) as exe:`",
         )
     if summary.timeline.dropped:
         yield Finding(
             0.9,
-            f"{count_text(summary.timeline.dropped, 'call')} ended after the last one that was recorded",
+            f"{format_count(summary.timeline.dropped, 'call')} ended after the last one that was recorded",
             "trace a shorter part of the program, or raise max_calls",
         )
 
@@ -71,8 +71,8 @@ def _own_processes(executor: ExecutorShare) -> Iterator[Finding]:
         return
     yield Finding(
         start.total_ns / (start.total_ns + run.total_ns),
-        f"each call has a process of its own, which takes {time_text(start.median_ns)} to start (median), for"
-        f" {time_text(run.median_ns)} of work",
+        f"each call has a process of its own, which takes {format_duration(start.median_ns)} to start (median), for"
+        f" {format_duration(run.median_ns)} of work",
         "make the executor with block_allocation=True: its workers start once",
     )
 
@@ -85,8 +85,8 @@ def _short_calls(executor: ExecutorShare) -> Iterator[Finding]:
         return
     yield Finding(
         0.9,
-        f"calls are short: half of them run for {time_text(run.median_ns)} at most, and the way there and back takes as long or"
-        f" longer ({time_text(overhead.median_ns)}, median)",
+        f"calls are short: half of them run for {format_duration(run.median_ns)} at most, and the way"
+        f" there and back takes as long or longer ({format_duration(overhead.median_ns)}, median)",
         "use exe.map(), which sends many at a time, or let each call do more",
     )
 
@@ -99,8 +99,8 @@ def _way(executor: ExecutorShare) -> Iterator[Finding]:
         return
     yield Finding(
         idle,
-        f"workers were idle for {share_text(idle)} of their time although calls were ready: these were on their way"
-        f" ({time_text(there.median_ns)} there, {time_text(back.median_ns)} back, median)",
+        f"workers were idle for {format_share(idle)} of their time although calls were ready: these were on their way"
+        f" ({format_duration(there.median_ns)} there, {format_duration(back.median_ns)} back, median)",
         "send less with each call: load what they share with init_function, return only what is needed; and see that no other"
         " program needs the cores",
     )
@@ -113,7 +113,7 @@ def _pickling(executor: ExecutorShare) -> Iterator[Finding]:
         return
     yield Finding(
         share,
-        f"pickling the arguments took {time_text(pickling.total_ns)} of the program's own time, and workers had nothing to do"
+        f"pickling the arguments took {format_duration(pickling.total_ns)} of the program's own time, and workers had nothing to do"
         " meanwhile",
         "pass arrays (they are not copied piece by piece) or names of files instead of many small objects; load what all calls"
         " share with init_function",
@@ -127,12 +127,12 @@ def _path(executor: ExecutorShare) -> Iterator[Finding]:
     names = " → ".join(call.name for call in executor.path[:4]) + (" → ..." if len(executor.path) > 4 else "")
     what = (
         f"{len(executor.path)} calls, each of which needs the result of the one before ({names}), ran for"
-        f" {time_text(executor.path_ns)} of {time_text(executor.span_ns)}: no number of workers can be faster than that"
+        f" {format_duration(executor.path_ns)} of {format_duration(executor.span_ns)}: no number of workers can be faster than that"
     )
     remedy = "shorten these calls, or let more of the work not wait for them"
     waited_ns = sum((call.started_ns or 0) - (call.ready_ns or 0) for call in executor.path)
     if waited_ns > WORTH_SAYING * executor.span_ns:
-        what += f", and they waited for workers for {time_text(waited_ns)} besides"
+        what += f", and they waited for workers for {format_duration(waited_ns)} besides"
         remedy = "submit the calls first that begin the longest chains, or shorten them"
     yield Finding(executor.idle("idle_blocked_ns"), what, remedy)
 
@@ -144,7 +144,7 @@ def _empty(executor: ExecutorShare) -> Iterator[Finding]:
         return
     yield Finding(
         idle - tail,
-        f"for {share_text(idle)} of the workers' time there was no call to run",
+        f"for {format_share(idle)} of the workers' time there was no call to run",
         "submit calls before doing anything else, and look at results as they come (as_completed) rather than after each call;"
         " or use fewer workers",
     )
@@ -156,8 +156,8 @@ def _tail(executor: ExecutorShare) -> Iterator[Finding]:
         return
     yield Finding(
         share,
-        f"for the last {time_text(executor.tail_ns)} of {time_text(executor.span_ns)}, less than half of the workers had"
-        " something to do",
+        f"for the last {format_duration(executor.tail_ns)} of {format_duration(executor.span_ns)}, less than half of"
+        " the workers had something to do",
         "submit the longest calls first, or cut them into smaller ones",
     )
 
@@ -170,8 +170,8 @@ def _full(executor: ExecutorShare) -> Iterator[Finding]:
         return
     yield Finding(
         0.1,
-        f"workers were busy for {share_text(busy_ns / life_ns)} of their time, and up to"
-        f" {count_text(executor.queue_max, 'call')} waited for one of them",
+        f"workers were busy for {format_share(busy_ns / life_ns)} of their time, and up to"
+        f" {format_count(executor.queue_max, 'call')} waited for one of them",
         "this is as fast as these workers can be; more cores would make it faster",
     )
 
@@ -185,7 +185,7 @@ def _start(executor: ExecutorShare) -> Iterator[Finding]:
         return
     yield Finding(
         share,
-        f"workers took {time_text(starting_ns)} to start, of {time_text(executor.span_ns)} altogether",
+        f"workers took {format_duration(starting_ns)} to start, of {format_duration(executor.span_ns)} altogether",
         "make the executor once, as early as possible, and use it for everything",
     )
 
@@ -195,6 +195,6 @@ def _ranks(executor: ExecutorShare) -> Iterator[Finding]:
         return
     yield Finding(
         executor.ranks_wait,
-        f"ranks of MPI workers waited for the slowest one for {share_text(executor.ranks_wait)} of their time",
+        f"ranks of MPI workers waited for the slowest one for {format_share(executor.ranks_wait)} of their time",
         "share the work out more evenly between the ranks, or use fewer cores_per_worker",
     )

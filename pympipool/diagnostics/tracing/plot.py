@@ -16,9 +16,9 @@ from collections.abc import Iterable, Sequence
 from math import nan
 from typing import TYPE_CHECKING
 
+from pympipool._util.formatting import format_count, format_duration
 from pympipool.diagnostics.tracing.timeline import FAILED, RAISED, Call, Timeline
 from pympipool.diagnostics.tracing.tracks import Track, lay_out
-from pympipool.diagnostics.tracing.units import count_text, time_text
 from pympipool.diagnostics.tracing.utilization import run_span, work_of
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _colours(calls: Iterable[Call]) -> dict[str, str]:
 
 def _title(timeline: Timeline) -> str:
     begin_ns, end_ns = work_of(timeline.calls, timeline.duration_ns)
-    return f"{count_text(sum(call.size for call in timeline.calls), 'call')} in {time_text(end_ns - begin_ns)}"
+    return f"{format_count(sum(call.size for call in timeline.calls), 'call')} in {format_duration(end_ns - begin_ns)}"
 
 
 # ---- tracks ----

@@ -6,10 +6,10 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
+from pympipool._util.formatting import format_count, format_duration, format_share
 from pympipool.diagnostics.tracing.findings import advise
 from pympipool.diagnostics.tracing.summary import Distribution, ExecutorShare, Summary
 from pympipool.diagnostics.tracing.timeline import Worker
-from pympipool.diagnostics.tracing.units import count_text, share_text, time_text
 from pympipool.diagnostics.tracing.utilization import Utilization
 
 WIDTH = 100
@@ -40,7 +40,7 @@ def as_text(summary: Summary) -> str:
 def _lines(summary: Summary) -> Iterator[str]:
     timeline = summary.timeline
     begun = datetime.fromisoformat(timeline.begun)
-    yield f"{time_text(timeline.duration_ns)} on {begun:%Y-%m-%d at %H:%M:%S}, master on {timeline.host}"
+    yield f"{format_duration(timeline.duration_ns)} on {begun:%Y-%m-%d at %H:%M:%S}, master on {timeline.host}"
     yield _of_calls(summary)
     if not summary.calls:
         return
@@ -62,9 +62,9 @@ def _lines(summary: Summary) -> Iterator[str]:
 
 def _of_calls(summary: Summary) -> str:
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in summary.outcomes.items())
-    text = count_text(summary.calls, "call")
+    text = format_count(summary.calls, "call")
     if summary.messages != summary.calls:
-        text += f", in {count_text(summary.messages, 'message')} (map sends several at a time)"
+        text += f", in {format_count(summary.messages, 'message')} (map sends several at a time)"
     return f"{text}: {outcomes}" if outcomes else text
 
 
@@ -94,12 +94,12 @@ def _functions(summary: Summary) -> Rows:
     rows: Rows = [("", "calls", "median", "longest", "together")]
     for share in summary.functions[:ROWS_MAX]:
         times = (share.median_ns, share.longest_ns, share.total_ns)
-        rows.append((_short(share.name), f"{share.calls}", *map(time_text, times)))
+        rows.append((_short(share.name), f"{share.calls}", *map(format_duration, times)))
     others = summary.functions[ROWS_MAX:]
     if others:
         total_ns = sum(share.total_ns for share in others)
         calls = sum(share.calls for share in others)
-        rows.append((f"{len(others)} others", f"{calls}", "", "", time_text(total_ns)))
+        rows.append((f"{len(others)} others", f"{calls}", "", "", format_duration(total_ns)))
     return rows
 
 
@@ -113,7 +113,7 @@ def _stages(executor: ExecutorShare) -> Rows:
         spread: Distribution = executor.stages[stage]
         if spread.count and (spread.longest_ns or stage == "run"):
             times = (spread.median_ns, spread.high_ns, spread.longest_ns, spread.total_ns)
-            rows.append((name, *map(time_text, times)))
+            rows.append((name, *map(format_duration, times)))
     return rows
 
 
@@ -139,7 +139,7 @@ def _worker(name: str, shares: Sequence[Utilization]) -> tuple[str, ...]:
         sum(share.idle_empty_ns for share in shares),
     )
     calls = sum(share.calls for share in shares)
-    return name, f"{calls}", time_text(life_ns // len(shares)), *(share_text(part / life_ns) for part in parts)
+    return name, f"{calls}", format_duration(life_ns // len(shares)), *(format_share(part / life_ns) for part in parts)
 
 
 def _longest(summary: Summary) -> Rows:
@@ -147,7 +147,7 @@ def _longest(summary: Summary) -> Rows:
     rows: Rows = [("", "ran", "began at", "call", "worker", "host")]
     for call in summary.longest:
         name = _short(call.name) + (f" ({call.size} of a map)" if call.size > 1 else "")
-        times = (time_text(call.run_ns), time_text(call.started_ns or 0))
+        times = (format_duration(call.run_ns), format_duration(call.started_ns or 0))
         rows.append((name, *times, f"{call.number}", f"{call.worker}", hosts.get((call.executor, call.worker), "?")))
     return rows
 
@@ -164,6 +164,6 @@ def _clocks(workers: Sequence[Worker]) -> Iterator[str]:
         yield ""
         yield from textwrap.wrap(
             f"The clocks of {', '.join(sorted(shifted))} were set by the times at which calls were sent and results received;"
-            f" what was told there may be wrong by {time_text(clock_uncertainty_ns)}.",
+            f" what was told there may be wrong by {format_duration(clock_uncertainty_ns)}.",
             WIDTH,
         )
