@@ -47,10 +47,9 @@ def __getattr__(name: str) -> object:
 def _nearest(name: str) -> str:
     if name.startswith("_"):  # which programs ask for, to see whether it is there; also a module not imported yet
         return ""
-    from difflib import get_close_matches
+    from pympipool._util.reprs import did_you_mean
 
-    near = get_close_matches(name, __all__, 1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return did_you_mean(name, __all__)
 
 
 def __dir__() -> list[str]:

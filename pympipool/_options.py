@@ -5,7 +5,6 @@ What a single value may be is the matter of `pympipool.resources`.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import cloudpickle
 
+from pympipool._util.reprs import did_you_mean
 from pympipool.errors import SerializationError
 from pympipool.resources import Resources
 
@@ -34,8 +34,7 @@ def suggest_parameter(init: Callable[P, T]) -> Callable[P, T]:
     def checked(*args: P.args, **kwargs: P.kwargs) -> T:
         for name in kwargs:
             if name not in names:
-                near = difflib.get_close_matches(name, names, 1)
-                meant = f"; did you mean {near[0]!r}?" if near else "."
+                meant = did_you_mean(name, names) or "."
                 kind = type(args[0]).__name__
                 raise TypeError(f"{kind}() has no parameter {name!r}{meant} It has: {', '.join(names)}")
         return init(*args, **kwargs)

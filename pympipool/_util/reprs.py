@@ -1,18 +1,25 @@
-"""Words for messages: what a value, a callable, a type or an exception is called there."""
+"""Text for messages: names of callables and types, reprs of values, summaries of exceptions, suggestions.
+
+Every worker imports this module at its start, so it imports nothing that is only needed for an error.
+"""
 
 from __future__ import annotations
 
 import functools
 import reprlib
 
-__all__ = ["callable_name", "short", "shown", "text_of", "type_name"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["callable_name", "did_you_mean", "error_message", "safe_repr", "summarize_error", "type_name"]
 
 _repr = reprlib.Repr()
 _repr.maxother = _repr.maxstring = 80
 
 
 def callable_name(function: object) -> str:
-    """A name for anything that can be called, for messages.
+    """Return a name for anything that can be called.
 
     Examples:
         >>> import functools
@@ -25,29 +32,47 @@ def callable_name(function: object) -> str:
     return name if isinstance(name, str) else type(function).__qualname__
 
 
-def shown(value: object) -> str:
-    """The value in at most a few words, whatever its `__repr__` does."""
+def type_name(kind: type) -> str:
+    """Return the name of a type as tracebacks show it."""
+    module = kind.__module__
+    return kind.__qualname__ if module in ("builtins", "__main__") else f"{module}.{kind.__qualname__}"
+
+
+def safe_repr(value: object) -> str:
+    """Return a short repr of the value, even if its `__repr__` raises."""
     try:
         return _repr.repr(value)
     except Exception:
         return object.__repr__(value)
 
 
-def short(error: BaseException) -> str:
-    """Type and message of an exception in a line."""
-    text = text_of(error)
+def summarize_error(error: BaseException) -> str:
+    """Return the type and message of an exception in one line."""
+    text = error_message(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def text_of(error: BaseException) -> str:
-    """The message of an exception, whatever its `__str__` does."""
+def error_message(error: BaseException) -> str:
+    """Return the message of an exception, even if its `__str__` raises."""
     try:
         return str(error)
     except Exception:
         return "(its message cannot be shown)"
 
 
-def type_name(kind: type) -> str:
-    """The name of a type as tracebacks show it."""
-    module = kind.__module__
-    return kind.__qualname__ if module in ("builtins", "__main__") else f"{module}.{kind.__qualname__}"
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return a suggestion to append to the message about an unknown name, "" if no known name resembles it.
+
+    Args:
+        name: The unknown name.
+        known: All valid names.
+        cutoff: The least similarity, as for `difflib.get_close_matches`.
+
+    Examples:
+        >>> did_you_mean("slrum", ["auto", "slurm"]), did_you_mean("dask", ["auto", "slurm"])
+        ("; did you mean 'slurm'?", '')
+    """
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, list(known), 1, cutoff)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -10,7 +10,6 @@ line in `BACKENDS`. "auto" takes the first of `CHOICES` that is there.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
@@ -18,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from pympipool._util.reprs import did_you_mean
 from pympipool.resources import available_cores
 
 if TYPE_CHECKING:
@@ -382,9 +382,7 @@ def choose(name: str, executor: Any = None) -> Choice:
         _check_flux_executor(executor)
         name = "flux"
     if name not in BACKENDS:
-        near = difflib.get_close_matches(name, known, 1)
-        meant = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"backend is {name!r}; it can be {', '.join(map(repr, known))}{meant}")
+        raise ValueError(f"backend is {name!r}; it can be {', '.join(map(repr, known))}{did_you_mean(name, known)}")
     return Choice(name, {})
 
 

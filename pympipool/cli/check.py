@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import faulthandler
 import math
 import sys
@@ -12,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from pympipool._util.reprs import did_you_mean
 from pympipool.backends.registry import Backend, make_backend
 from pympipool.cli.selftest import STEPS, Outcome, Step, Verdict, try_step
 from pympipool.cli.text import listed, wrapped
@@ -95,8 +95,7 @@ def _named(names: Sequence[str]) -> list[Step]:
     known = {step.name: step for step in STEPS}
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            meant = f"; did you mean {near[0]!r}?" if near else "."
+            meant = did_you_mean(name, known) or "."
             raise ValueError(f"there is no step {name!r}{meant} There are: {', '.join(known)}")
     return [step for step in STEPS if step.name in names]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from pympipool._util.reprs import did_you_mean
 from pympipool.resources import validation
 
 THREAD_VARIABLES = (
@@ -148,6 +148,5 @@ _PARAMETERS: dict[str, Callable[[str, Any], Any]] = {one.name: one.metadata["che
 
 
 def _unknown_key(key: Any) -> str:
-    nearest = difflib.get_close_matches(str(key), _PARAMETERS, n=1, cutoff=0.5)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+    hint = did_you_mean(str(key), _PARAMETERS, cutoff=0.5) or "."
     return f"resource_dict has the unknown key {key!r}{hint} Allowed are: {', '.join(_PARAMETERS)}"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 
 from pympipool._util.cmodules import pickle
-from pympipool._util.reprs import short, text_of, type_name
+from pympipool._util.reprs import error_message, summarize_error, type_name
 from pympipool.serialization.payload import PROTOCOL, Part, is_plain
 
 TYPE_CHECKING = False
@@ -52,10 +52,10 @@ def dump_exception(error: BaseException, where: str = "", also: Sequence[str] = 
     try:
         pickled, lost, reason = _dump_faithfully(error)
     except Exception as problem:  # an exception that cannot even be looked at
-        pickled, lost, reason = None, [], short(problem)
+        pickled, lost, reason = None, [], summarize_error(problem)
     if lost:
         text += f"\n(attributes of the exception that cannot be pickled and were left out: {', '.join(lost)})"
-    return [pickle.dumps((type_name(type(error)), text_of(error), text, pickled, reason), PROTOCOL)]
+    return [pickle.dumps((type_name(type(error)), error_message(error), text, pickled, reason), PROTOCOL)]
 
 
 def load_exception(parts: Sequence[Any]) -> BaseException:
@@ -73,13 +73,13 @@ def load_exception(parts: Sequence[Any]) -> BaseException:
     try:
         type_name, message, text, pickled, reason = pickle.loads(parts[0])
     except Exception as problem:
-        raise SerializationError(f"what arrived is no exception of a call: {short(problem)}") from problem
+        raise SerializationError(f"what arrived is no exception of a call: {summarize_error(problem)}") from problem
     error: object = None
     if pickled is not None:
         try:
             error = pickle.loads(pickled)
         except Exception as problem:
-            reason = short(problem)
+            reason = summarize_error(problem)
     if not isinstance(error, BaseException):
         error = RemoteError(type_name, message, reason)
     error.__cause__ = RemoteTraceback(text)
@@ -186,7 +186,7 @@ def _dump_faithfully(error: BaseException) -> tuple[bytes | None, list[str], str
             if _equivalent(error, pickle.loads(pickled)):
                 return pickled, lost, ""
         except Exception as problem:
-            reason = reason or short(problem)
+            reason = reason or summarize_error(problem)
     return None, [], reason or "pickling and unpickling it changes it"
 
 

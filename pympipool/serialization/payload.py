@@ -25,7 +25,7 @@ import os
 import sys
 
 from pympipool._util.cmodules import pickle
-from pympipool._util.reprs import callable_name, short, shown, type_name
+from pympipool._util.reprs import callable_name, safe_repr, summarize_error, type_name
 from pympipool.serialization import _array, _unpack
 
 TYPE_CHECKING = False
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pympipool.errors import SerializationError
 
 __all__ = [
+    "IMMUTABLE_TYPES",
     "IN_BAND_BELOW_BYTES",
     "OUT_OF_BAND_MAX",
     "PROTOCOL",
@@ -46,9 +47,8 @@ __all__ = [
     "dump",
     "dump_call",
     "dump_frozen",
-    "fixed",
+    "freeze",
     "is_plain",
-    "keep",
     "load",
 ]
 
@@ -81,7 +81,7 @@ memory is given back to the system and fetched again; 1 MB 1350 and 190 us."""
 _scalars: set[type] = {type(None), bool, int, float, complex, str, bytes, bytearray}
 """Types whose values refer to nothing. numpy's join when numpy has been imported, see `_learn_numpy`."""
 
-fixed: set[type] = _scalars - {bytearray}
+IMMUTABLE_TYPES: set[type] = _scalars - {bytearray}
 """Those of them whose values nobody can change. To be looked at only: it grows as `_scalars` does."""
 
 _array_type: type | None = None
@@ -214,14 +214,14 @@ def all_immutable(values: Collection[Any]) -> bool:
         _learn_numpy()
     while True:
         kinds = set(map(type, values))
-        if not kinds - {tuple} <= fixed:
+        if not kinds - {tuple} <= IMMUTABLE_TYPES:
             return False
         if tuple not in kinds:
             return True
         values = [value for some in values if type(some) is tuple for value in some]
 
 
-def keep(result: Any) -> Pickled:
+def freeze(result: Any) -> Pickled:
     """A result as it is now, whatever is done to it from now on.
 
     Raises:
@@ -232,7 +232,7 @@ def keep(result: Any) -> Pickled:
 
 
 def dump_frozen(results: list[Any]) -> list[Part]:
-    """Pickles results that are `Pickled`, or of the types that are `fixed`."""
+    """Pickles results that are `Pickled`, or of the types that are `IMMUTABLE_TYPES`."""
     return _dump_plainly(results)
 
 
@@ -255,7 +255,7 @@ def load(parts: Sequence[Any], what: str = "the value") -> Any:
         from pympipool.errors import SerializationError
 
         raise SerializationError(
-            f"cannot unpickle {what} in process {os.getpid()}: {short(error)}. The modules it needs must be "
+            f"cannot unpickle {what} in process {os.getpid()}: {summarize_error(error)}. The modules it needs must be "
             "importable there; those that are not can be sent along with cloudpickle.register_pickle_by_value"
         ) from error
 
@@ -355,7 +355,7 @@ def _learn_numpy() -> bool:
         return False
     names = "bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128"
     _scalars.update(getattr(numpy, name) for name in names.split())
-    fixed.update(_scalars - {bytearray})
+    IMMUTABLE_TYPES.update(_scalars - {bytearray})
     _array_type = numpy.ndarray
     return True
 
@@ -385,6 +385,6 @@ def _dump_error(what: str, value: object, error: Exception) -> SerializationErro
     from pympipool.errors import SerializationError
 
     return SerializationError(
-        f"cannot pickle {what}, {shown(value)} of type {type_name(type(value))}: {short(error)}. Pass plain data or "
+        f"cannot pickle {what}, {safe_repr(value)} of type {type_name(type(value))}: {summarize_error(error)}. Pass plain data or "
         "a path instead, and open files, connections, locks and generators inside the function"
     )

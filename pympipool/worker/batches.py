@@ -16,7 +16,7 @@ from pympipool._core.sequences import keep_all
 from pympipool._util.cmodules import socket
 from pympipool._util.reprs import callable_name
 from pympipool.serialization.exceptions import dump_exception
-from pympipool.serialization.payload import Pickled, dump_frozen, fixed, keep
+from pympipool.serialization.payload import IMMUTABLE_TYPES, Pickled, dump_frozen, freeze
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run_each(function: Callable[..., Any], columns: Sequence[Sequence[Any]], sta
     each = map(function, *columns)
     try:
         if stamps is None or not _run_and_time(each, results, stamps):
-            keep_all(results, each, fixed, keep)  # what was returned before an exception stays in the list
+            keep_all(results, each, IMMUTABLE_TYPES, freeze)  # what was returned before an exception stays in the list
         if len(results) < len(columns[0]):
             raise RuntimeError(
                 f"{callable_name(function)}() raised StopIteration, as next() does at the end of an iterator: catch it, or give"
@@ -65,7 +65,7 @@ def _run_and_time(each: Iterator[Any], results: list[Any], stamps: list[int]) ->
     are_short = False
     begun_ns = monotonic_ns()
     for result in each:
-        results.append(result if type(result) in fixed else keep(result))
+        results.append(result if type(result) in IMMUTABLE_TYPES else freeze(result))
         stamps.append(monotonic_ns())
         if len(results) == LOOK and stamps[-1] - begun_ns < LOOK * SHORT_NS:
             are_short = True
