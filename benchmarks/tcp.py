@@ -26,9 +26,9 @@ def make_over_tcp(request: Request) -> StandardPool:
     sys.path.append(str(limits.ROOT / "tests"))
     from pympipool import Executor
     from pympipool.backends.registry import BACKENDS
-    from support.over_tcp import ThisMachineOverTcp
+    from support.loopback_tcp import LoopbackTcpBackend
 
-    BACKENDS["tcp"] = ThisMachineOverTcp
+    BACKENDS["tcp"] = LoopbackTcpBackend
     return StandardPool(Executor(max_workers=request.workers, block_allocation=True, backend="tcp"))
 
 

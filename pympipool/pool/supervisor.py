@@ -281,7 +281,7 @@ class Supervisor:
 
     def _greet(self, connection: Connection, patience: Timer) -> None:
         try:
-            greeting = connection.greet()
+            greeting = connection.handshake()
         except (HandshakeError, OSError, EOFError) as error:
             if isinstance(error, PeerClosed):
                 LOGGER.info("a connection ended without a word: of a worker that was ended while it started, as a rule")

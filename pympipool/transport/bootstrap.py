@@ -1,6 +1,9 @@
-"""What a worker's program learns from its environment.
+"""What the program of a worker learns from its environment.
 
-spawner: environment ─► from_environ(os.environ) ─► WorkerConfig ─► how to reach the master, and what to be
+    spawner: environment ─► WorkerConfig.from_environ(os.environ) ─► the worker knows how to reach the master
+
+`control_server.Listener.environment` and the relay set these variables, a spawner hands them to the processes of the worker,
+and the worker removes them as soon as it has read them.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ _VARIABLES = (
     "PYMPIPOOL_KEY",
     "PYMPIPOOL_WORKER",
     "PYMPIPOOL_RANKS",
-    "PYMPIPOOL_PATH",  # read by the first lines of the program, see spawners/base.py
+    "PYMPIPOOL_PATH",  # already applied to sys.path by the first lines of the program, see backends/program.py
     "PYMPIPOOL_LAUNCHER",
     "PYMPIPOOL_TCP",
     "PYMPIPOOL_HOST",
@@ -24,22 +27,23 @@ _VARIABLES = (
     "PYMPIPOOL_CWD",
     "PYMPIPOOL_ERROR_LOG",
 )
+_REQUIRED = _VARIABLES[:4]
 
 
 class WorkerConfig:
-    """What a worker's program learns from its environment.
+    """The configuration of a worker, as its environment brings it.
 
     Attributes:
-        address: Of the master's listener: `@name` for an abstract Unix socket, else a path.
-        key: What proves to the master that we are one of his.
-        worker: Our number.
-        ranks: How many processes we are.
-        launcher: Path of the mpiexec that started us, "" when there is none.
-        tcp_addresses: Of the master's relay, `host:port` each; none where all workers are on the master's host.
+        address: Address of the master's listener: `@name` for an abstract Unix socket, else a path.
+        key: The executor's key. It proves to the master that this process is one of its workers.
+        worker: Number of the worker.
+        ranks: Number of processes of the worker.
+        launcher: Path of the mpiexec that started the worker, "" if none did.
+        tcp_addresses: Addresses of the master's relay, `host:port` each; empty if all workers run on the master's host.
         master_host: Name of the master's host, for error messages.
-        connect_limit_s: How long to try to reach the relay.
-        cwd: The folder to work in, where the launcher cannot be relied on for it; else "".
-        error_log_file: Where calls that fail are written down; "": nowhere.
+        connect_limit_s: Seconds to keep trying to reach the relay.
+        cwd: The working directory to change to where the launcher cannot be relied on to set it, else "".
+        error_log_file: Path of the file to which failed calls are written, "" for none.
     """
 
     __slots__ = (
@@ -80,29 +84,29 @@ class WorkerConfig:
         self.cwd = cwd
         self.error_log_file = error_log_file
 
+    @classmethod
+    def from_environ(cls, environ: MutableMapping[str, str]) -> WorkerConfig:
+        """Read the variables of a worker and remove them: programs that the user's code starts must not see them.
 
-def from_environ(environ: MutableMapping[str, str]) -> WorkerConfig:
-    """Reads the variables of a worker and removes them: what the user's code starts must not see them.
-
-    Raises:
-        ValueError: they are missing or make no sense.
-    """
-    taken = {name: environ.pop(name, "") for name in _VARIABLES}
-    for name in _VARIABLES[:4]:
-        if not taken[name]:
-            raise ValueError(f"{name} is not set: this program is started by a pympipool.Executor, not by hand")
-    key = bytes.fromhex(taken["PYMPIPOOL_KEY"])
-    if len(key) != KEY_BYTES:
-        raise ValueError(f"PYMPIPOOL_KEY has {len(key)} bytes; it must have {KEY_BYTES}")
-    return WorkerConfig(
-        address=taken["PYMPIPOOL_ADDRESS"],
-        key=key,
-        worker=int(taken["PYMPIPOOL_WORKER"]),
-        ranks=int(taken["PYMPIPOOL_RANKS"]),
-        launcher=taken["PYMPIPOOL_LAUNCHER"],
-        tcp_addresses=taken["PYMPIPOOL_TCP"].split(),
-        master_host=taken["PYMPIPOOL_HOST"],
-        connect_limit_s=float(taken["PYMPIPOOL_CONNECT_S"] or 60.0),
-        cwd=taken["PYMPIPOOL_CWD"],
-        error_log_file=taken["PYMPIPOOL_ERROR_LOG"],
-    )
+        Raises:
+            ValueError: A variable is missing or invalid.
+        """
+        variables = {name: environ.pop(name, "") for name in _VARIABLES}
+        for name in _REQUIRED:
+            if not variables[name]:
+                raise ValueError(f"{name} is not set: this program is started by a pympipool.Executor, not by hand")
+        key = bytes.fromhex(variables["PYMPIPOOL_KEY"])
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"PYMPIPOOL_KEY has {len(key)} bytes; it must have {KEY_BYTES}")
+        return cls(
+            address=variables["PYMPIPOOL_ADDRESS"],
+            key=key,
+            worker=int(variables["PYMPIPOOL_WORKER"]),
+            ranks=int(variables["PYMPIPOOL_RANKS"]),
+            launcher=variables["PYMPIPOOL_LAUNCHER"],
+            tcp_addresses=variables["PYMPIPOOL_TCP"].split(),
+            master_host=variables["PYMPIPOOL_HOST"],
+            connect_limit_s=float(variables["PYMPIPOOL_CONNECT_S"] or 60.0),
+            cwd=variables["PYMPIPOOL_CWD"],
+            error_log_file=variables["PYMPIPOOL_ERROR_LOG"],
+        )

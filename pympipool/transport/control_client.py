@@ -93,7 +93,7 @@ class WorkerControl:
         """For the watchdog."""
         return self._socket.fileno()
 
-    def greet(self, orders: WorkerConfig, rank: int) -> None:
+    def send_hello(self, orders: WorkerConfig, rank: int) -> None:
         """Says who we are."""
         self._send(encode_hello(orders.key, orders.worker, rank))
 

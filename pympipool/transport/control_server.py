@@ -1,7 +1,7 @@
 """The master's end of the control connections: who may come in, and what is said.
 
     Listener.accept()                a peer of another user is dropped before a byte of it is read
-      -> Connection.greet()          48 bytes: is the key right? which worker, which rank?
+      -> Connection.handshake()          48 bytes: is the key right? which worker, which rank?
         -> Connection.send()         the setup frame, with the descriptors of the link
         -> Connection.receive_available()   ready, failed, raised; EOFError when the rank is gone
 
@@ -180,7 +180,7 @@ class Connection:
         """For selectors: readable when something came, or the peer hung up."""
         return self._socket.fileno()
 
-    def greet(self) -> tuple[int, int] | None:
+    def handshake(self) -> tuple[int, int] | None:
         """Reads what there is of the hello.
 
         Returns:
@@ -216,7 +216,7 @@ class Connection:
             TimeoutError: the peer did not read it within SEND_LIMIT_S; the connection is of no more use.
             OSError: the peer is gone.
         """
-        self._check_greeted()
+        self._check_authenticated()
         left = memoryview(encode_frame(frame))
         passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))]
         ancillary = passed if descriptors else []
@@ -240,7 +240,7 @@ class Connection:
             EOFError: the peer hung up, and no complete frame is left.
             ProtocolError: what came is no frame, or too large a one: close the connection.
         """
-        self._check_greeted()
+        self._check_authenticated()
         hung_up = False
         limit = len(self._received) + _RECEIVE_BUDGET
         try:
@@ -275,7 +275,7 @@ class Connection:
             raise EOFError("end of the connection")
         return data
 
-    def _check_greeted(self) -> None:
+    def _check_authenticated(self) -> None:
         if self.worker < 0:
             raise HandshakeError("frames are for peers that have proved who they are: greet first")
 

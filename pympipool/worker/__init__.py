@@ -34,17 +34,17 @@ def main() -> None:
     """
     from pympipool._core import ring
     from pympipool._util.cmodules import signal
-    from pympipool.transport.bootstrap import from_environ
+    from pympipool.transport.bootstrap import WorkerConfig
     from pympipool.transport.control_client import connect
 
     signal.signal(signal.SIGINT, _leave_it_to_the_master)
-    orders = from_environ(os.environ)
+    orders = WorkerConfig.from_environ(os.environ)
     control = connect(orders)
     # A descriptor of its own, so that the connection lasts until the process has ended. Python closes the other one before
     # it has done with exit functions and MPI: the master would hang up in answer, and the watchdog end what is still going on.
     ring.start_watchdog(os.dup(control.fileno()))
     if orders.ranks == 1:
-        control.greet(orders, 0)  # first, so that he can answer while we import
+        control.send_hello(orders, 0)  # first, so that he can answer while we import
         from pympipool.worker import serial
 
         serial.run(orders, control)

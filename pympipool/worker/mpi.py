@@ -58,7 +58,7 @@ def run(orders: WorkerConfig, control: Control) -> None:
 
         rank = MPI.COMM_WORLD.Get_rank()
     where = describe(orders.worker, rank)
-    control.greet(orders, rank)
+    control.send_hello(orders, rank)
     settings, descriptors = control.receive_setup()
     try:
         descriptors = take_output(settings, descriptors)

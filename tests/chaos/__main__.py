@@ -277,9 +277,9 @@ def main() -> int:
     options = parser.parse_args()
     if options.over_tcp:
         sys.path.append(str(Path(__file__).parents[1]))
-        from support.over_tcp import ThisMachineOverTcp
+        from support.loopback_tcp import LoopbackTcpBackend
 
-        BACKENDS["tcp"] = ThisMachineOverTcp
+        BACKENDS["tcp"] = LoopbackTcpBackend
     began = time.monotonic()
     tally, left = chaos(options.seconds, options.seed, options.pause, "tcp" if options.over_tcp else "auto")
     died = tally.ended["worker died"]

@@ -17,7 +17,7 @@ from pympipool.backends.registry import BACKENDS, choose, make_backend, unavaila
 from pympipool.errors import WorkerDied, WorkerStartError
 from pympipool.flux import PyFluxExecutor
 from support.calls import fail, hold, pid, square
-from support.over_tcp import FluxOverTcp
+from support.loopback_tcp import FluxOverTcp
 from support.timing import in_time
 
 MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])

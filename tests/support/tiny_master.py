@@ -84,7 +84,7 @@ class TinyMaster:
             self.selector.register(connection, selectors.EVENT_READ, lambda: self._greet(connection))
 
     def _greet(self, connection: Connection) -> None:
-        greeting = connection.greet()
+        greeting = connection.handshake()
         if greeting is None:
             return
         worker, rank = greeting

@@ -5,7 +5,7 @@ import pytest
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.control_client import WorkerControl
 from pympipool.transport.control_server import Listener
-from transport.strangers import knock, let_in, readable
+from transport.connections import knock, let_in, readable
 
 
 @pytest.fixture
@@ -35,10 +35,10 @@ def orders(listener):
 def pair(listener, orders):
     """Both ends of a greeted connection: the master's, rank 1's."""
     control = WorkerControl.connect(orders)
-    control.greet(orders, 1)
+    control.send_hello(orders, 1)
     connection = let_in(listener)
     assert readable(connection)
-    assert connection.greet() == (3, 1)
+    assert connection.handshake() == (3, 1)
     yield connection, control
     connection.close()
     control.close()

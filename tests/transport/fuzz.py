@@ -1,6 +1,6 @@
 """Fuzzes what strangers can reach for as long as one likes: python -m tests.transport.fuzz --seconds N
 
-Runs `test_strangers.py` again and again, each round with other random inputs, and says how many there were.
+Runs `test_fuzz_control.py` again and again, each round with other random inputs, and says how many there were.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-STRANGERS = Path(__file__).with_name("test_strangers.py")
+STRANGERS = Path(__file__).with_name("test_fuzz_control.py")
 EXAMPLES = 5000
 """Of each test in a round: the memory of what was tried grows with them."""
 

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from pympipool.transport.bootstrap import WorkerConfig, from_environ
+from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.control_client import WorkerControl
 from pympipool.transport.frames import ProtocolError
-from transport.strangers import LIMIT_S, OTHER_USER, let_in, needs_root
+from transport.connections import LIMIT_S, OTHER_USER, let_in, needs_root
 
 KEY = "ab" * 32
 
@@ -28,7 +28,7 @@ def environ():
 
 
 def test_the_orders_are_read_and_nothing_of_them_stays_in_the_environment(environ):
-    orders = from_environ(environ)
+    orders = WorkerConfig.from_environ(environ)
     assert (orders.address, orders.key, orders.worker, orders.ranks) == ("@somewhere", bytes.fromhex(KEY), 7, 2)
     assert orders.launcher == ""
     assert environ == {"HOME": "/home/user", "PYMPIPOOL_OF_THE_USER": "1"}
@@ -38,13 +38,13 @@ def test_the_orders_are_read_and_nothing_of_them_stays_in_the_environment(enviro
 def test_a_missing_variable_is_named(environ, name):
     del environ[name]
     with pytest.raises(ValueError, match=f"{name} is not set.*not by hand"):
-        from_environ(environ)
+        WorkerConfig.from_environ(environ)
 
 
 @pytest.mark.parametrize(("key", "words"), [("ab" * 31, "must have 32"), ("zz" * 32, "hexadecimal")])
 def test_a_key_that_can_be_none_is_refused(environ, key, words):
     with pytest.raises(ValueError, match=words):
-        from_environ({**environ, "PYMPIPOOL_KEY": key})
+        WorkerConfig.from_environ({**environ, "PYMPIPOOL_KEY": key})
 
 
 def test_a_master_that_is_gone_is_an_error(listener, orders):
@@ -109,8 +109,8 @@ def test_a_listener_of_another_user_is_told_nothing():
 
 def test_both_ends_agree_who_is_who(listener, orders):
     worker = WorkerControl.connect(orders)
-    worker.greet(orders, 1)
+    worker.send_hello(orders, 1)
     connection = let_in(listener)
-    assert connection.greet() == (3, 1)
+    assert connection.handshake() == (3, 1)
     connection.close()
     worker.close()

@@ -17,7 +17,7 @@ from pympipool.transport import control_server, frames
 from pympipool.transport.control_client import WorkerControl
 from pympipool.transport.control_server import HandshakeError, Listener
 from pympipool.transport.frames import FRAME_LIMIT, ProtocolError, encode_frame, encode_hello
-from transport.strangers import LIMIT_S, knock, let_in, needs_root, readable, run_as_other_user, was_dropped
+from transport.connections import LIMIT_S, knock, let_in, needs_root, readable, run_as_other_user, was_dropped
 
 
 class Trap:
@@ -57,7 +57,7 @@ def test_a_worker_with_the_key_is_greeted_as_who_it_is(listener, stranger):
     peer, connection = stranger
     peer.sendall(encode_hello(bytes.fromhex(listener.key), 4711, 3))
     assert readable(connection)
-    assert connection.greet() == (4711, 3)
+    assert connection.handshake() == (4711, 3)
     assert (connection.worker, connection.rank) == (4711, 3)
 
 
@@ -65,17 +65,17 @@ def test_a_hello_may_come_byte_by_byte(listener, stranger):
     peer, connection = stranger
     hello = encode_hello(bytes.fromhex(listener.key), 1, 0)
     for byte in hello:
-        assert connection.greet() is None
+        assert connection.handshake() is None
         peer.sendall(bytes([byte]))
         assert readable(connection)
-    assert connection.greet() == (1, 0)
+    assert connection.handshake() == (1, 0)
 
 
 def test_what_follows_the_hello_is_left_for_the_frames(listener, stranger):
     peer, connection = stranger
     peer.sendall(encode_hello(bytes.fromhex(listener.key), 1, 0) + encode_frame(("ready", 5)))
     assert readable(connection)
-    assert connection.greet() == (1, 0)
+    assert connection.handshake() == (1, 0)
     assert connection.receive_available() == [("ready", 5)]
 
 
@@ -86,7 +86,7 @@ def test_a_wrong_key_is_refused_and_nothing_after_it_unpickled(listener, strange
     peer.sendall(encode_hello(wrong, 1, 0) + frame)
     assert readable(connection)
     with pytest.raises(HandshakeError, match="does not know the key"):
-        connection.greet()
+        connection.handshake()
     with pytest.raises(HandshakeError):
         connection.receive_available()
     assert not unpickled()
@@ -97,7 +97,7 @@ def test_garbage_is_refused_at_its_first_bytes(stranger):
     peer.sendall(b"GET / HTTP/1.1\r\n")
     assert readable(connection)
     with pytest.raises(HandshakeError, match="first bytes"):
-        connection.greet()
+        connection.handshake()
 
 
 def test_a_pickle_in_place_of_a_hello_is_not_unpickled(stranger, trap):
@@ -106,7 +106,7 @@ def test_a_pickle_in_place_of_a_hello_is_not_unpickled(stranger, trap):
     peer.sendall(frame)
     assert readable(connection)
     with pytest.raises(HandshakeError):
-        connection.greet()
+        connection.handshake()
     assert not unpickled()
 
 
@@ -127,9 +127,9 @@ def test_hanging_up_in_the_middle_of_a_hello_is_an_error(stranger):
     peer.sendall(frames.MAGIC)
     peer.close()
     assert readable(connection)
-    assert connection.greet() is None
+    assert connection.handshake() is None
     with pytest.raises(HandshakeError, match="hung up"):
-        connection.greet()
+        connection.handshake()
 
 
 def test_the_hello_of_another_executor_is_refused(stranger):
@@ -140,7 +140,7 @@ def test_the_hello_of_another_executor_is_refused(stranger):
     peer.sendall(encode_hello(bytes.fromhex(with_other_key.key), 1, 0))
     assert readable(connection)
     with pytest.raises(HandshakeError):
-        connection.greet()
+        connection.handshake()
 
 
 def test_silent_and_half_open_strangers_hold_up_nobody(listener, orders):
@@ -148,9 +148,9 @@ def test_silent_and_half_open_strangers_hold_up_nobody(listener, orders):
     for half_open in strangers[::2]:
         half_open.sendall(frames.MAGIC[:5])
     worker = WorkerControl.connect(orders)
-    worker.greet(orders, 0)
+    worker.send_hello(orders, 0)
     connections = [let_in(listener) for _ in range(51)]
-    greetings = [connection.greet() for connection in connections]
+    greetings = [connection.handshake() for connection in connections]
     assert greetings == [None] * 50 + [(3, 0)]
     for one in [*strangers, *connections, worker]:
         one.close()
@@ -369,6 +369,6 @@ def test_no_end_of_the_world_when_the_peer_left_before_it_was_accepted(listener)
     knock(listener).close()
     connection = let_in(listener)
     with pytest.raises(HandshakeError):
-        connection.greet()
+        connection.handshake()
     connection.close()
     assert isinstance(connection._socket, socket.socket)

@@ -12,7 +12,7 @@ from pympipool import Executor
 from pympipool.backends.registry import BACKENDS
 from pympipool.errors import WorkerDied
 from support.calls import hold, pid
-from support.over_tcp import ThisMachineOverTcp
+from support.loopback_tcp import LoopbackTcpBackend
 
 LIMIT_S = 60.0
 
@@ -22,7 +22,7 @@ LONG_S = 0.006
 
 @pytest.fixture
 def make_executor(monkeypatch):
-    monkeypatch.setitem(BACKENDS, "tcp", ThisMachineOverTcp)
+    monkeypatch.setitem(BACKENDS, "tcp", LoopbackTcpBackend)
     executors = []
 
     def make(max_workers, **parameters):

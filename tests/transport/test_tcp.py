@@ -26,7 +26,7 @@ from pympipool.transport.tcp import stream
 from pympipool.transport.tcp.client import TcpControl, UnreachableError
 from pympipool.transport.tcp.stream import LIFELINE_MAGIC, AuthenticationError, client_context, join, receive_token
 from support.calls import echo, fail, hold, pid, square
-from support.over_tcp import NOWHERE, ThisMachineOverTcp
+from support.loopback_tcp import UNREACHABLE_ADDRESS, LoopbackTcpBackend
 from support.scripts import Script
 from support.timing import best
 
@@ -35,7 +35,7 @@ LIMIT_S = 30.0
 
 @pytest.fixture(autouse=True)
 def backend(monkeypatch):
-    monkeypatch.setitem(BACKENDS, "tcp", ThisMachineOverTcp)
+    monkeypatch.setitem(BACKENDS, "tcp", LoopbackTcpBackend)
 
 
 @pytest.fixture
@@ -117,8 +117,7 @@ def test_all_ranks_of_a_worker_may_be_on_another_host(make_tcp_executor):
 
 
 def test_a_worker_on_the_masters_host_does_without_tcp(monkeypatch, make_tcp_executor):
-    monkeypatch.setattr("support.over_tcp.NOWHERE", None)
-    monkeypatch.setattr("support.over_tcp.OverTcp.start", _start_with_both_addresses)
+    monkeypatch.setattr("support.loopback_tcp.LoopbackTcpSpawner.start", _start_with_both_addresses)
     exe = make_tcp_executor()
     connections = psutil.Process(exe.submit(pid).result()).net_connections("tcp")
     assert connections == []
@@ -193,7 +192,7 @@ def test_a_worker_says_nothing_to_a_listener_without_the_key(relay):
     """A rank that is led to the wrong relay gets no further than the proof."""
     (host, port), _ = relay
     orders = WorkerConfig(
-        NOWHERE, secrets.token_bytes(32), 1, 1, "", tcp_addresses=[f"{host}:{port}"], connect_limit_s=1
+        UNREACHABLE_ADDRESS, secrets.token_bytes(32), 1, 1, "", tcp_addresses=[f"{host}:{port}"], connect_limit_s=1
     )
     with pytest.raises(UnreachableError, match=f"{host}:{port}.*firewall"):
         TcpControl.connect(orders)
@@ -276,10 +275,10 @@ def test_a_call_that_was_not_begun_can_be_cancelled(make_tcp_executor, make_gate
 HOLDS_THE_LOCK = """
 import ctypes, os, sys, threading, time
 sys.path.insert(0, {tests!r})
-from support.over_tcp import ThisMachineOverTcp
+from support.loopback_tcp import LoopbackTcpBackend
 from pympipool import Executor
 from pympipool.backends.registry import BACKENDS
-BACKENDS["tcp"] = ThisMachineOverTcp
+BACKENDS["tcp"] = LoopbackTcpBackend
 
 def hold_the_lock():
     ctypes.PyDLL(None).sleep(1000)

@@ -11,7 +11,7 @@ import cloudpickle
 import pytest
 
 from pympipool.errors import RemoteTraceback, SerializationError
-from support.over_tcp import NOWHERE
+from support.loopback_tcp import UNREACHABLE_ADDRESS
 from support.processes import is_alive
 from support.tiny_master import LIMIT_S
 from support.waiting import wait_until
@@ -229,7 +229,7 @@ def test_ctrl_c_is_not_its_business_but_that_of_programs_it_starts(start):
 
 
 def test_a_master_that_is_gone_before_it_connects_is_told_on_stderr(start):
-    master = start(environment={"PYMPIPOOL_ADDRESS": NOWHERE})
+    master = start(environment={"PYMPIPOOL_ADDRESS": UNREACHABLE_ADDRESS})
     assert master.process.wait(LIMIT_S) == 1
     assert b"ConnectionRefusedError" in master.process.stderr.read(1 << 16)
 

@@ -92,7 +92,7 @@ class TcpControl:
         """For the watchdog: the lifeline."""
         return self._lifeline.fileno()
 
-    def greet(self, orders: WorkerConfig, rank: int) -> None:
+    def send_hello(self, orders: WorkerConfig, rank: int) -> None:
         """Says which rank we are."""
         self._stream.send(HELLO, 0, 0, [encode_hello(bytes(KEY_BYTES), orders.worker, rank)])
 

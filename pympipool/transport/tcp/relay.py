@@ -103,7 +103,7 @@ class RemoteRank:
         _, _, worker, rank = decode_hello(parts[0])
         orders = WorkerConfig(self._orders.address, self._orders.key, worker, ranks=1, launcher="")
         self.control = control = WorkerControl.connect(orders)
-        control.greet(orders, rank)
+        control.send_hello(orders, rank)
         settings, descriptors = control.receive_setup()
         if settings["direct_output"]:  # for ranks of this host only
             *descriptors, stdout, stderr = descriptors

@@ -12,7 +12,7 @@ from pympipool.backends.registry import BACKENDS, LocalBackend
 from pympipool.diagnostics.tracing.collect import set_clocks
 from pympipool.diagnostics.tracing.timeline import Call, Worker
 from support.calls import sleep_and_return, square
-from support.over_tcp import ThisMachineOverTcp
+from support.loopback_tcp import LoopbackTcpBackend
 
 MS = 1_000_000
 AHEAD_S = 100_000
@@ -50,7 +50,7 @@ def assert_in_order(call):
 
 @pytest.mark.parametrize("block_allocation", [True, False])
 def test_over_tcp_all_times_arrive(monkeypatch, block_allocation):
-    monkeypatch.setitem(BACKENDS, "tcp", ThisMachineOverTcp)
+    monkeypatch.setitem(BACKENDS, "tcp", LoopbackTcpBackend)
     with trace() as seen, Executor(max_workers=1, backend="tcp", block_allocation=block_allocation) as exe:
         assert exe.submit(sleep_and_return, 0.02, 1).result() == 1
         assert list(exe.map(sleep_and_return, [0.002] * 4, chunksize=4)) == [None] * 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pympipool.backends.registry import BACKENDS
-from support.over_tcp import FluxOverTcp
+from support.loopback_tcp import FluxOverTcp
 
 PLACES = ["one broker", "two brokers", "other hosts"]
 

@@ -8,7 +8,7 @@ import pytest
 
 from pympipool.backends.registry import BACKENDS
 from slurm.cluster import everything_is_wanted
-from support.over_tcp import ThisMachineOverTcp
+from support.loopback_tcp import LoopbackTcpBackend
 
 PLACES = ["tcp", "slurm", "second host"]
 
@@ -24,7 +24,7 @@ def where_workers_are(request):
     """Parameters of executors whose workers are there."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "tcp":
-            patch.setitem(BACKENDS, "tcp", ThisMachineOverTcp)
+            patch.setitem(BACKENDS, "tcp", LoopbackTcpBackend)
             yield {"backend": "tcp"}
             return
         cluster = request.getfixturevalue("running_cluster")

@@ -8,11 +8,11 @@ from pympipool.backends.registry import Flux, LocalBackend
 from pympipool.backends.relay_process import Relay
 from pympipool.backends.spawner import Spawner
 
-NOWHERE = "@nobody listens here"
+UNREACHABLE_ADDRESS = "@nobody listens here"
 """An address that exists on no host."""
 
 
-class OverTcp(Spawner):
+class LoopbackTcpSpawner(Spawner):
     """Starts workers as another spawner does, and hides the master's own address from them."""
 
     def __init__(self, spawner: Spawner, relay: Relay) -> None:
@@ -20,7 +20,7 @@ class OverTcp(Spawner):
         self._relay = relay
 
     def start(self, order):
-        hidden = {"PYMPIPOOL_ADDRESS": NOWHERE}
+        hidden = {"PYMPIPOOL_ADDRESS": UNREACHABLE_ADDRESS}
         environment = {**order.environment, **self._relay.environment(order), **hidden}
         process = self._spawner.start(dataclasses.replace(order, environment=environment))
         process.last_words_s = 3.0
@@ -35,7 +35,7 @@ class OverTcp(Spawner):
         self._relay.after_fork_in_child()
 
 
-class ThisMachineOverTcp(LocalBackend):
+class LoopbackTcpBackend(LocalBackend):
     """As backend "mpi", but for the link."""
 
     name = "tcp"
@@ -45,10 +45,10 @@ class ThisMachineOverTcp(LocalBackend):
         self._relay = Relay(local_only=True)
 
     def for_block(self, resources):
-        return OverTcp(super().for_block(resources), self._relay)
+        return LoopbackTcpSpawner(super().for_block(resources), self._relay)
 
     def for_call(self, resources):
-        return OverTcp(super().for_call(resources), self._relay)
+        return LoopbackTcpSpawner(super().for_call(resources), self._relay)
 
     def close(self):
         super().close()
@@ -65,6 +65,6 @@ class FluxOverTcp(Flux):
     name = "flux over tcp"
 
     def _make_spawner(self, resources):
-        spawner = OverTcp(super()._make_spawner(resources), self._relay_for(resources))
+        spawner = LoopbackTcpSpawner(super()._make_spawner(resources), self._relay_for(resources))
         spawner.queues = True
         return spawner

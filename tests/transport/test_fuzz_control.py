@@ -67,7 +67,7 @@ def test_whatever_a_stranger_sends_he_is_not_greeted(hello, hangs_up):
         if hangs_up:
             stranger.close()
         try:
-            while (greeting := connection.greet()) is None:
+            while (greeting := connection.handshake()) is None:
                 if not hangs_up:
                     assert len(hello) < HELLO_BYTES
                     break
