@@ -38,7 +38,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-slurm: $(VENV)/.installed-dev
-	PYMPIPOOL_TEST_SLURM=all $(BIN)/python -m pytest tests/slurm $(PYTEST_ARGS)
+	PYMPIPOOL_TEST_SLURM=all $(BIN)/python -m pytest -m slurm tests/slurm tests/executor tests/diagnostics $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

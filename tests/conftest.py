@@ -12,17 +12,17 @@ import pytest
 
 from pympipool import Executor
 from pympipool.errors import WorkerStartError
+from support.flux_instance import make_instance, running_one_broker, running_two_brokers  # noqa: F401  fixtures
 from support.gate import Gate
+from support.places import MODE_IDS, THIS_MACHINE, parametrize_places, workers_at
 from support.processes import ENDED_S, MARK, new_mark, own_processes, still_alive
 from support.shared_memory import forgotten_shared_memory, shared_memory_files
+from support.slurm_cluster import running_cluster  # noqa: F401  a fixture
 
 hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("any machine")
-
-MODES = [pytest.param(True, id="block_allocation"), pytest.param(False, id="process_per_call")]
-"""Values of block_allocation that the same tests run with."""
 
 
 @functools.cache
@@ -37,6 +37,11 @@ def why_no_mpi() -> str | None:
     except (ImportError, WorkerStartError) as error:
         return f'no MPI here ({error}): pip install "pympipool[mpich]"'
     return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    parametrize_places(metafunc)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -86,7 +91,7 @@ def _rebuild_with_shared_attributes(kind, args, attributes, traceback):
     return error
 
 
-@pytest.fixture(params=MODES, scope="module")
+@pytest.fixture(params=MODE_IDS, ids=MODE_IDS.values(), scope="module")
 def block_allocation(request):
     return request.param
 
@@ -98,9 +103,10 @@ def many(block_allocation):
 
 
 @pytest.fixture(scope="module")
-def where_workers_are():
-    """Parameters of executors that say where their workers are. Here: on this machine; see tests/slurm/interface."""
-    return {}
+def where_workers_are(request):
+    """Parameters of executors that say where their workers are: on this machine, unless the module is marked `anywhere`."""
+    with workers_at(getattr(request, "param", THIS_MACHINE), request) as parameters:
+        yield parameters
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ import pytest
 
 from support.calls import add, echo, hold, record, recorded, square, touch
 
+pytestmark = pytest.mark.anywhere
+
 
 @pytest.fixture
 def busy(make_executor, gate):

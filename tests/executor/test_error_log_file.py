@@ -9,6 +9,11 @@ import pytest
 from pympipool import Executor
 from support.calls import divide, echo, fail
 
+pytestmark = [
+    pytest.mark.anywhere,
+    pytest.mark.only_at("this machine", "tcp", "flux", reason="slurm/test_two_hosts.py has the file of another host"),
+]
+
 ENTRY = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} (\S+)\(\) failed in (.+)$", re.MULTILINE)
 
 

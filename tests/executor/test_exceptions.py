@@ -28,6 +28,8 @@ from support.calls import (
     square,
 )
 
+pytestmark = pytest.mark.anywhere
+
 
 @pytest.fixture(autouse=True)
 def executor_goes_on(executor):

@@ -11,11 +11,8 @@ import pytest
 from support.calls import square
 from support.scripts import run_script
 
-
-@pytest.fixture(params=[pytest.param(True, id="block_allocation")], scope="module")
-def block_allocation(request):
-    """Only workers that live longer than a call could keep an old function."""
-    return request.param
+# Only workers that live longer than a call could keep an old function.
+pytestmark = pytest.mark.anywhere(block_allocation=[True])
 
 
 class Notebook:

@@ -6,6 +6,8 @@ import pytest
 
 from support.calls import add, divide, do, echo, hold_or_square, pid, square, touch
 
+pytestmark = pytest.mark.anywhere
+
 
 def test_results_come_in_the_order_of_the_arguments(executor, many):
     assert list(executor.map(square, range(many(500, 20)))) == [i * i for i in range(many(500, 20))]

@@ -23,6 +23,8 @@ from support.calls import (
     tracked_alive,
 )
 
+pytestmark = pytest.mark.anywhere
+
 LARGE = 3_000_000
 
 

@@ -7,6 +7,8 @@ from pympipool import Executor
 from support.calls import hold, pid, sleep_and_return, square
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.anywhere
+
 
 def pids(exe):
     return {worker["pid"] for worker in exe.info["workers"]}
@@ -40,6 +42,7 @@ def test_growing_runs_calls_that_wait_already(make_block_executor, gate):
     assert len({call.result() for call in calls}) == 2
 
 
+@pytest.mark.only_at("this machine", reason="it looks for processes of this machine")
 def test_shrinking_ends_idle_workers_and_lets_calls_run_to_their_end(make_block_executor, gate):
     exe = make_block_executor(max_workers=3)
     wait_until(lambda: len(exe.info["workers"]) == 3)
@@ -86,6 +89,7 @@ def test_resizing_again_and_again_loses_no_call(make_block_executor):
     wait_until(lambda: len(exe.info["workers"]) == 2)
 
 
+@pytest.mark.only_at("this machine", "flux", reason="it kills processes of this machine")
 def test_a_worker_that_dies_is_replaced_only_as_long_as_it_is_wanted(make_block_executor, gate):
     exe = make_block_executor(max_workers=2)
     calls = [exe.submit(hold, gate.path) for _ in range(2)]
@@ -188,6 +192,7 @@ def test_an_executor_that_is_shut_down_cannot_be_resized(make_executor):
         exe.max_workers = 2
 
 
+@pytest.mark.only_at("this machine", reason="schedulers give out devices")
 def test_more_workers_than_gpus_are_an_error(monkeypatch, make_block_executor):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     exe = make_block_executor(max_workers=1, gpus_per_worker=1)

@@ -11,6 +11,8 @@ from pympipool import Executor
 from support.calls import hold, hold_or_square, pid, record, recorded, sleep_and_tell, square
 from support.timing import best
 
+pytestmark = pytest.mark.anywhere
+
 
 def test_a_call_that_holds_among_short_ones_delays_none_of_them(make_block_executor, gate):
     exe = make_block_executor(max_workers=2)
@@ -145,6 +147,7 @@ def test_calls_of_equal_length_are_shared_out(make_block_executor):
     assert best(largest_share, 80) < 80  # a half but for what keeps one of them from its core
 
 
+@pytest.mark.only_at("this machine", reason="what was sent over a network stays at a worker that is stopped")
 def test_a_call_behind_one_that_holds_runs_on_a_worker_that_comes_back(make_block_executor, make_gate):
     """And nobody waits for a result, or submits another call: all that has to be done is done by our own threads."""
     exe = make_block_executor(max_workers=2)

@@ -12,6 +12,8 @@ from support.calls import add, hold, pid, sleep_and_return, square
 from support.processes import still_alive
 from support.timing import best
 
+pytestmark = pytest.mark.anywhere
+
 CLOSED = "cannot schedule new futures after shutdown"
 
 
@@ -27,6 +29,7 @@ def test_shutdown_waits_for_running_and_waiting_calls(make_executor):
     assert [call.result() for call in calls] == list(range(20))
 
 
+@pytest.mark.only_at("this machine", reason="it looks for processes of this machine")
 def test_no_worker_is_left_after_shutdown(make_block_executor):
     exe = make_block_executor(max_workers=2)
     worker = worker_of(exe)
@@ -47,6 +50,7 @@ def test_shutdown_without_waiting_returns_while_a_call_runs(make_executor, gate)
     assert [call.result() for call in calls] == ["held", 9]
 
 
+@pytest.mark.only_at("this machine", reason="it looks for processes of this machine")
 def test_workers_end_by_themselves_after_a_shutdown_that_does_not_wait(make_block_executor, gate):
     exe = make_block_executor()
     worker = worker_of(exe)

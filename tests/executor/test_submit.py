@@ -14,6 +14,8 @@ import pytest
 from pympipool import Executor
 from support.calls import Base, add, cached_square, echo, hold, keywords, pid, square
 
+pytestmark = pytest.mark.anywhere
+
 # ---- what may be called ----
 
 CALLABLES = {
@@ -289,6 +291,7 @@ def test_what_calls_print_reaches_the_user(make_executor, capfd):
     assert "to stderr\n" in printed.err
 
 
+@pytest.mark.only_at("this machine", "tcp", "slurm", reason="flux takes minutes for so many lines; see test_flux.py")
 def test_a_call_that_prints_more_than_a_pipe_holds_is_not_stopped_by_it(make_executor, capfd):
     exe = make_executor()
     assert exe.submit(lambda: print("line\n" * 200_000, end="")).result() is None
@@ -344,6 +347,7 @@ def test_the_length_of_an_executor_is_the_number_of_its_waiting_calls(make_execu
     assert len(exe) == 0
 
 
+@pytest.mark.only_at("this machine", reason="it names the backend")
 def test_info_says_what_the_executor_was_made_with(make_executor):
     exe = make_executor(max_workers=2)
     assert exe.info["max_workers"] == 2
@@ -352,6 +356,7 @@ def test_info_says_what_the_executor_was_made_with(make_executor):
     assert exe.info["backend"] == "mpi"
 
 
+@pytest.mark.only_at("this machine", reason="it compares process ids of this machine")
 def test_info_names_the_workers(make_block_executor, gate):
     exe = make_block_executor(max_workers=2)
     calls = [exe.submit(hold, gate.path) for _ in range(2)]
@@ -421,6 +426,7 @@ def test_a_folder_that_is_not_there_is_an_error_and_no_hang(block_allocation, tm
 # ---- mistakes others made ----
 
 
+@pytest.mark.only_at("this machine", reason="workers elsewhere need a port")
 def test_executors_of_local_workers_open_no_network_port(executor):
     def listening():
         import psutil

@@ -9,6 +9,8 @@ import pytest
 
 from support.calls import add, divide, fail, hold, hold_or_square, square
 
+pytestmark = pytest.mark.anywhere
+
 
 def in_threads(count, function):
     """Runs function(number) in so many threads, all begun at the same moment; their results."""

@@ -6,6 +6,8 @@ import pytest
 
 from support.calls import fail, hold, square
 
+pytestmark = pytest.mark.anywhere
+
 
 @pytest.fixture
 def held(make_executor, gate):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flux_framework.instance import FluxInstance, why_no_flux_here
+from support.places import SCHEDULER_TIMEOUT_S
 
 
 def pytest_collection_modifyitems(items):
@@ -18,34 +18,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.flux)
-            item.add_marker(pytest.mark.timeout(300))
-
-
-@pytest.fixture(scope="session")
-def make_instance(tmp_path_factory):
-    problem = why_no_flux_here()
-    if problem:
-        pytest.skip(problem)
-    instances = []
-
-    def make(brokers, cores=8):
-        instances.append(FluxInstance(tmp_path_factory.mktemp("flux") / "instance", brokers, cores))
-        instances[-1].start()
-        return instances[-1]
-
-    yield make
-    for instance in instances:
-        instance.stop()
-
-
-@pytest.fixture(scope="session")
-def running_one_broker(make_instance):
-    return make_instance(1)
-
-
-@pytest.fixture(scope="session")
-def running_two_brokers(make_instance):
-    return make_instance(2, cores=4)
+            item.add_marker(pytest.mark.timeout(SCHEDULER_TIMEOUT_S))
 
 
 @pytest.fixture(params=["one broker", "two brokers"])

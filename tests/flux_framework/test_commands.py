@@ -14,8 +14,8 @@ import pytest
 
 from cli.conftest import program  # noqa: F401  a fixture
 from cli.test_check import verdicts, words
-from flux_framework.instance import path_for_scripts
 from pympipool.cli.selftest import STEPS
+from support.flux_instance import path_for_scripts
 from support.processes import marked_processes
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flux_framework.instance import path_for_scripts
 from pympipool import Executor
 from pympipool.errors import WorkerDied, WorkerStartError
 from support.calls import pid, square
+from support.flux_instance import path_for_scripts
 from support.scripts import Script
 
 

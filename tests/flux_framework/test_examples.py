@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flux_framework.instance import path_for_scripts, why_no_flux_here
+from support.flux_instance import path_for_scripts, why_no_flux_here
 from support.scripts import Script
 from support.spec_examples import EXAMPLES, GPU_EXAMPLE, on_backend, printed_by_gpu_example, scripts
 

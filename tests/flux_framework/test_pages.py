@@ -2,8 +2,8 @@
 
 import pytest
 
-from flux_framework.instance import path_for_scripts
 from pages.test_scripts import check_script
+from support.flux_instance import path_for_scripts
 from support.page_blocks import all_blocks
 
 BLOCKS = [pytest.param(block, id=block.name) for block in all_blocks("python") if "flux" in block.needs]

@@ -14,10 +14,10 @@ import pytest
 
 from pympipool import Executor
 from pympipool.errors import WorkerDied
-from slurm.cluster import Cluster
 from support.calls import pid, square
 from support.processes import marked_processes
 from support.scripts import Script
+from support.slurm_cluster import Cluster
 from support.timing import quickest
 
 NOTICED_S = 5.0

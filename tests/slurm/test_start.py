@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 
-from slurm.cluster import HERE, environment_of_daemons
+from support.slurm_cluster import SCRIPTS, environment_of_daemons
 
 
 def start(folder):
     return subprocess.run(
-        [HERE / "start-slurm", folder],
+        [SCRIPTS / "start-slurm", folder],
         env={**environment_of_daemons(), "SLURM_TEST_NODES": "1"},
         stdin=subprocess.DEVNULL,
         capture_output=True,

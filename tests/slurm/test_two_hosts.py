@@ -18,9 +18,9 @@ import pytest
 from executor.test_error_log_file import ENTRY
 from pympipool import Executor, trace
 from pympipool.diagnostics.tracing.load import read
-from slurm.cluster import Cluster
 from support.calls import divide, hold, sleep_and_return, square
 from support.processes import marked_processes
+from support.slurm_cluster import Cluster
 from support.trace_events import SCHEMA, check_nesting
 from support.waiting import wait_until
 

@@ -18,6 +18,13 @@ from support.calls import add, echo, fail, hold, sleep_and_return, square
 from support.timing import best
 from support.trace_events import SCHEMA, check_nesting
 
+pytestmark = [
+    pytest.mark.anywhere,
+    pytest.mark.only_at(
+        "this machine", "flux", reason="test_clocks.py and slurm/test_two_hosts.py have traces of other hosts"
+    ),
+]
+
 MS = 1_000_000
 
 

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 import pympipool
 from support.processes import MARK
@@ -195,3 +196,30 @@ def _is_running(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+@pytest.fixture(scope="session")
+def make_instance(tmp_path_factory):
+    problem = why_no_flux_here()
+    if problem:
+        pytest.skip(problem)
+    instances = []
+
+    def make(brokers, cores=8):
+        instances.append(FluxInstance(tmp_path_factory.mktemp("flux") / "instance", brokers, cores))
+        instances[-1].start()
+        return instances[-1]
+
+    yield make
+    for instance in instances:
+        instance.stop()
+
+
+@pytest.fixture(scope="session")
+def running_one_broker(make_instance):
+    return make_instance(1)
+
+
+@pytest.fixture(scope="session")
+def running_two_brokers(make_instance):
+    return make_instance(2, cores=4)

@@ -9,12 +9,14 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from support.processes import MARK
 
 WANTED = "PYMPIPOOL_TEST_SLURM"
 """Variable that asks for these tests: they take some minutes, and install and start a SLURM where they run as root."""
 
-HERE = Path(__file__).parent
+SCRIPTS = Path(__file__).parents[1] / "slurm"
 START_S = 600  # with the installation of packages
 NO_PACKAGES, ONE_RUNS = "apt-get install", "another SLURM for tests"  # of start-slurm's last words
 END_S = 60
@@ -81,7 +83,7 @@ class Cluster:
 
     def _start(self, nodes: int) -> None:
         subprocess.run(
-            [HERE / "start-slurm", self.folder],
+            [SCRIPTS / "start-slurm", self.folder],
             env={**environment_of_daemons(), "SLURM_TEST_NODES": str(nodes)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -92,7 +94,7 @@ class Cluster:
         )
 
     def stop(self) -> None:
-        subprocess.run([HERE / "stop-slurm", self.folder], stdin=subprocess.DEVNULL, timeout=START_S, check=False)
+        subprocess.run([SCRIPTS / "stop-slurm", self.folder], stdin=subprocess.DEVNULL, timeout=START_S, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(self, *command: str, check: bool = True) -> str:
@@ -166,3 +168,19 @@ class Cluster:
             if not left or time.monotonic() > deadline:
                 return left
             time.sleep(0.1)  # SLURM has nothing to wait for
+
+
+@pytest.fixture(scope="session")
+def running_cluster():
+    problem = why_no_cluster()
+    if problem:
+        pytest.skip(problem)
+    stop_forgotten_clusters()
+    cluster = Cluster(folder_of(os.getpid()))
+    try:
+        cluster.start()
+        yield cluster
+    except NoClusterError as error:
+        pytest.skip(f"SLURM's packages cannot be installed: {error}")
+    finally:
+        cluster.stop()

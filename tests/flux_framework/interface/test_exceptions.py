@@ -1,1 +1,0 @@
-from executor.test_exceptions import *  # noqa: F403  the same tests, with this folder's fixtures

@@ -1,1 +1,0 @@
-from executor.test_threads_and_asyncio import *  # noqa: F403  the same tests, with this folder's fixtures
