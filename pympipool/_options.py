@@ -17,7 +17,7 @@ from pympipool.errors import SerializationError
 from pympipool.resources import Resources
 
 if TYPE_CHECKING:
-    from pympipool.backends.registry import Backend
+    from pympipool.backends.base import Backend
 
 P = ParamSpec("P")
 T = TypeVar("T")

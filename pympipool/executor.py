@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from pympipool._core.dispatcher import Dispatcher
     from pympipool._core.future import Future
-    from pympipool.backends.registry import Backend
+    from pympipool.backends.base import Backend
 
     Awaited: TypeAlias = "futures.Future[Any] | Iterable[futures.Future[Any]] | Mapping[Any, futures.Future[Any]]"
 
@@ -169,7 +169,7 @@ class Executor(futures.Executor):
             self._engine = Engine(make_pool, resolve_dependencies=not disable_dependencies, about=self._info)
         self._info |= {
             "backend": self._backend.name,
-            "passed_over": choice.passed_over,
+            "passed_over": choice.skipped,
             "block_allocation": block_allocation,
             "max_workers": workers,
             "max_cores": cores,

@@ -1,10 +1,10 @@
-"""A worker whose process is our child.
+"""A worker whose process is a child of the master.
 
-It is the leader of a session of its own: Ctrl-C in the user's terminal does not reach it (the master decides what
-becomes of workers), and all that it starts can be ended together with it.
+The child leads a session of its own. So Ctrl-C in the user's terminal does not reach it (the master decides what
+becomes of workers), and it can be killed together with all that it has started.
 
-The child stays a zombie until `close`: as long as it is one, its process id cannot belong to anybody else,
-and a signal to its group cannot hit a stranger.
+After its end the child stays a zombie until `close`. As long as it is a zombie, its process id cannot belong to another
+process, and a signal to its group cannot hit a stranger.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from pympipool.errors import WorkerStartError
 
 
 class ChildProcess(WorkerProcess):
-    """Starts a command as a worker's process.
+    """A command that runs as a worker's process.
 
     Args:
         command: Program and arguments.
-        environment: All of its environment.
-        cwd: Its folder; None: ours.
+        environment: The whole environment of the process.
+        cwd: The folder that it runs in; None: the master's.
 
     Raises:
-        WorkerStartError: The system refuses to start it.
+        WorkerStartError: The system cannot start the command.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], cwd: str | None) -> None:
@@ -49,7 +49,7 @@ class ChildProcess(WorkerProcess):
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            raise WorkerStartError(_why_not_started(command[0], cwd, error)) from error
+            raise WorkerStartError(_start_failure(command[0], cwd, error)) from error
         self.pid = self._process.pid
         self.host = socket.gethostname()
         self.stdout = cast(BinaryIO, self._process.stdout)
@@ -60,29 +60,29 @@ class ChildProcess(WorkerProcess):
         self._exit_code: int | None = None
 
     def fileno(self) -> int | None:
-        """Becomes readable at the end; None where the system has no pidfd."""
+        """Return a descriptor that becomes readable at the end; None where the system has no pidfd."""
         return self._descriptor
 
     def poll(self) -> int | None:
-        """The exit code, None as long as it runs."""
+        """Return the exit code, or None while the process runs."""
         if self._exit_code is None:
-            self._exit_code = self._look()
+            self._exit_code = self._poll_exit_code()
         return self._exit_code
 
-    def _look(self) -> int | None:
-        """The exit code, without taking the zombie away where that is possible."""
+    def _poll_exit_code(self) -> int | None:
+        """Return the exit code, and leave the zombie in place where the system can do that."""
         if self._process.returncode is not None or not hasattr(os, "waitid"):
             return self._process.poll()
         try:
             end = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:  # somebody else in this program has waited for it
+        except ChildProcessError:  # other code in this program has waited for it
             return self._process.poll()
         if end is None:
             return None
         return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
 
     def wait(self, timeout_s: float | None = None) -> int | None:
-        """Waits for the end; the exit code, or None when the time was over before."""
+        """Wait for the end; return the exit code, or None on timeout."""
         if self._descriptor is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._exit_code = self._process.wait(timeout_s)
@@ -93,20 +93,20 @@ class ChildProcess(WorkerProcess):
         return self.poll()
 
     def terminate(self) -> None:
-        """Asks it to end, and what it has started (SIGTERM)."""
+        """Ask the process, and what it has started, to end (SIGTERM)."""
         self._signal_group(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Ends it and what it has started, also what it has left behind; does nothing after `close`."""
+        """Kill the process and what it has started, even after its own end. Does nothing after `close`."""
         self._signal_group(signal.SIGKILL)
 
     def _signal_group(self, number: int) -> None:
-        if self._process.returncode is None:  # not waited for yet: the id is still its own
+        if self._process.returncode is None:  # not waited for yet, so the id still belongs to the child
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
 
     def close(self) -> None:
-        """Gives back process id, descriptor and pipes."""
+        """Release process id, descriptor and pipes."""
         self._process.poll()
         if self._descriptor is not None:
             os.close(self._descriptor)
@@ -116,7 +116,7 @@ class ChildProcess(WorkerProcess):
 
 
 def _open_pidfd(pid: int) -> int | None:
-    """A descriptor that becomes readable when the process ends; None where that is not possible."""
+    """Return a descriptor that becomes readable when the process ends; None where that is not possible."""
     if sys.platform != "linux":
         return None
     try:
@@ -125,7 +125,7 @@ def _open_pidfd(pid: int) -> int | None:
         return None
 
 
-def _why_not_started(program: str, cwd: str | None, error: Exception) -> str:
+def _start_failure(program: str, cwd: str | None, error: Exception) -> str:
     if cwd is not None and not os.path.isdir(cwd):
         return f"cannot start a worker in cwd={cwd!r}: there is no such folder"
     if isinstance(error, FileNotFoundError):

@@ -1,10 +1,10 @@
 """Which MPI library mpi4py loads, and the mpiexec that belongs to it.
 
-    loaded_library()        what mpi4py loads: asked of another process, so that MPI is not initialised in this one
-      -> find_launcher()    an mpiexec of the same kind: beside the library, beside Python, in PATH
+    loaded_library()        asks another process what mpi4py loads, so that MPI is not initialised in this one
+      -> find_launcher()    finds an mpiexec of the same kind: beside the library, beside Python, or in PATH
 
-The wrong mpiexec gives no error: each rank comes up alone, in a world of size 1. So the kinds are compared before
-anything is started, and the worker compares the size of its world with what was ordered.
+A wrong mpiexec causes no error: each rank comes up alone, in a world of size 1. So the kinds are compared before
+any process is started, and the worker compares the size of its world with the number of ranks in the request.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from typing import NamedTuple
 from pympipool._util.subprocesses import run
 from pympipool.errors import WorkerStartError
 
-PROBE_LIMIT_S = 60.0
-"""Importing mpi4py takes 50 ms; from the file system of a busy cluster it may take long."""
+PROBE_TIMEOUT_S = 60.0
+"""Seconds that a probe of mpi4py or of an mpiexec may take. An import of mpi4py takes 50 ms, but far longer from the
+file system of a busy cluster."""
 
 REMEDY = (
     'pip install "pympipool[mpich]" brings mpi4py together with an MPI library and its mpiexec; on a cluster with'
@@ -48,21 +49,21 @@ print(json.dumps([MPI.Get_library_version(), paths[0] if paths else ""]))
 
 
 class Kind(Enum):
-    """Families of MPI whose mpiexec understand each other's ranks and options."""
+    """Families of MPI. Within a family, each mpiexec can start the ranks of each library and takes the same options."""
 
     HYDRA = "MPICH"  # and its relatives: Intel MPI, MVAPICH
     OPEN_MPI = "Open MPI"
 
 
 class Library(NamedTuple):
-    """An MPI library: its version as it calls itself, one line, and its file ("" when unknown)."""
+    """An MPI library: the version that it reports, as one line, and the path of its file ("" if unknown)."""
 
     version: str
     path: str
 
     @property
     def kind(self) -> Kind:
-        """The family it belongs to."""
+        """The family that the library belongs to."""
         return Kind.OPEN_MPI if self.version.startswith("Open MPI") else Kind.HYDRA
 
 
@@ -77,32 +78,36 @@ _NAMES = {
     Kind.HYDRA: ("mpiexec.hydra", "mpiexec.mpich", "mpiexec"),
     Kind.OPEN_MPI: ("mpiexec.openmpi", "mpirun.openmpi", "mpiexec", "mpirun"),
 }
-"""First the names that mpiexec has where several MPIs are installed side by side: they cannot be mistaken."""
+"""The names of mpiexec in each family. The first are those used where several MPIs are installed side by side, as they
+are unambiguous."""
 
-_SIGNS = {
+_VERSION_MARKS = {
     Kind.HYDRA: ("hydra", "mpich", "intel(r) mpi", "mvapich"),
     Kind.OPEN_MPI: ("open mpi", "openrte", "prrte"),
 }
-"""Words by which `mpiexec --version` tells what it is, in lower case."""
+"""Words in the output of `mpiexec --version` that identify its family, in lower case."""
 
 
 def loaded_library() -> Library:
-    """The MPI library that mpi4py loads in this environment.
+    """Return the MPI library that mpi4py loads in this environment.
 
     Raises:
         WorkerStartError: mpi4py or an MPI library is missing, or they do not fit each other.
     """
     if importlib.util.find_spec("mpi4py") is None:
         raise WorkerStartError(f"workers of several ranks need mpi4py, which is not installed. {REMEDY}")
-    wishes = tuple(os.environ.get(name, "") for name in ("MPI4PY_LIBMPI", "MPI4PY_MPIABI", "LD_LIBRARY_PATH"))
-    return _ask(sys.executable, tuple(sys.path), wishes)
+    settings = tuple(os.environ.get(name, "") for name in ("MPI4PY_LIBMPI", "MPI4PY_MPIABI", "LD_LIBRARY_PATH"))
+    return _probe(sys.executable, tuple(sys.path), settings)
 
 
 @functools.lru_cache(maxsize=8)
-def _ask(python: str, path: tuple[str, ...], _wishes: tuple[str, ...]) -> Library:
-    """Imports mpi4py.MPI without initialising MPI, in a process of its own; the wishes are there for the cache."""
+def _probe(python: str, path: tuple[str, ...], _settings: tuple[str, ...]) -> Library:
+    """Import mpi4py.MPI, without initialising MPI, in a process of its own, and return the library that it loads.
+
+    The settings are parameters only so that the cache distinguishes them.
+    """
     try:
-        answer = run([python, "-c", _PROBE, *path], timeout=PROBE_LIMIT_S)
+        answer = run([python, "-c", _PROBE, *path], timeout=PROBE_TIMEOUT_S)
         answer.check_returncode()
         version, library = json.loads(answer.stdout.splitlines()[-1])
         return Library(_first_line(version), library)
@@ -114,7 +119,7 @@ def _ask(python: str, path: tuple[str, ...], _wishes: tuple[str, ...]) -> Librar
 
 
 def _first_line(version: str) -> str:
-    r"""The name and number in a library's version, which may fill pages.
+    r"""Return the name and number from a library's version, which may be pages long.
 
     Examples:
         >>> _first_line("MPICH Version:      5.0.2\nMPICH Release date: ...")
@@ -127,10 +132,10 @@ def _first_line(version: str) -> str:
 
 
 def find_launcher(library: Library) -> Launcher:
-    """The mpiexec that belongs to an MPI library.
+    """Return the mpiexec that belongs to an MPI library.
 
     Raises:
-        WorkerStartError: There is none; says which were found instead.
+        WorkerStartError: There is none; tells which were found instead.
     """
     others: list[str] = []
     for candidate in _candidates(library):
@@ -147,7 +152,7 @@ def find_launcher(library: Library) -> Launcher:
 
 
 def _candidates(library: Library) -> Iterator[Path]:
-    """Programs that could be the mpiexec of a library, most likely first."""
+    """Yield the programs that could be the mpiexec of a library, most likely first."""
     near = [folder / "bin" for folder in list(Path(library.path).parents)[1:4]] if library.path else []
     search = map(Path, os.environ.get("PATH", os.defpath).split(os.pathsep))
     for folder in dict.fromkeys([*near, Path(sys.executable).parent, *search]):
@@ -158,10 +163,10 @@ def _candidates(library: Library) -> Iterator[Path]:
 
 @functools.lru_cache(maxsize=32)
 def _kind_of(path: str) -> Kind | None:
-    """What kind an mpiexec says it is; None when that is not to be understood."""
+    """Return the family that an mpiexec reports; None if its output names none."""
     try:
-        answer = run([path, "--version"], timeout=PROBE_LIMIT_S, stderr=subprocess.STDOUT)
+        answer = run([path, "--version"], timeout=PROBE_TIMEOUT_S, stderr=subprocess.STDOUT)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    said = answer.stdout.lower()
-    return next((kind for kind, signs in _SIGNS.items() if any(sign in said for sign in signs)), None)
+    output = answer.stdout.lower()
+    return next((kind for kind, marks in _VERSION_MARKS.items() if any(mark in output for mark in marks)), None)

@@ -1,8 +1,8 @@
 """The command line and the environment of a worker's program.
 
-The program is the same for every spawner: this interpreter, with the flags it was called with, running
-`pympipool.worker`. No secret is in the command line, which every user of the host can read: address and key are in
-the environment.
+The program is the same for every spawner: this interpreter, with the flags that it was called with, runs
+`pympipool.worker`. No secret is in the command line, which every user of the host can read. The address and the key of
+the master are in the environment.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ BOOTSTRAP = (
     "import os; sys.path[:] = os.environ['PYMPIPOOL_PATH'].split(os.pathsep)\n"
     "from {module} import main; main()"
 )
-"""The program's first lines. `python -c` puts the current folder first in `sys.path`: any file there called like a
-module of the standard library would be imported instead of it. So it goes before anything else is imported, and the
-master's path takes its place."""
+"""The program's first lines. `python -c` puts the current folder first in `sys.path`, so that a file there with the
+name of a module of the standard library would be imported in its place. So the current folder is removed from the path
+before any import, and then the path is replaced by the master's."""
 
 _FLAGS = {
     "dont_write_bytecode": "-B",
@@ -29,10 +29,10 @@ _FLAGS = {
     "optimize": "-O",
     "bytes_warning": "-b",
 }
-"""Attributes of sys.flags that are numbers (how often the flag was given), and what sets them."""
+"""Attributes of sys.flags that count how often a flag was given, and the flag that sets each of them."""
 
 _OWN_OPTIONS = ("importtime", "showrefcount", "presite")
-"""-X options that concern a single process: their output from every worker would be a nuisance."""
+"""-X options that concern a single process. Their output from every worker would be a nuisance."""
 
 _OUTER_JOB = (
     "PMI_",
@@ -58,17 +58,17 @@ _OUTER_JOB = (
     "PRTE_LAUNCHED",
     "FLUX_TASK_RANK",
 )
-"""Beginnings of the variables by which a process knows its place in an MPI job (MPICH, Open MPI, flux)."""
+"""Prefixes of the variables that tell a process its place in an MPI job (MPICH, Open MPI, flux)."""
 
-_SETTINGS = ("PMIX_MCA_",)
-"""What looks like those, but is a setting of the user's."""
+_USER_SETTINGS = ("PMIX_MCA_",)
+"""Prefixes of variables that begin like those of `_OUTER_JOB`, but are settings of the user."""
 
 
 def program_command(module: str = "pympipool.worker") -> list[str]:
-    """The command line of a worker's program.
+    """Return the command line of a worker's program.
 
     Args:
-        module: Whose `main` is called.
+        module: The module whose `main` is called.
 
     Raises:
         WorkerStartError: There is no Python interpreter to start.
@@ -82,7 +82,7 @@ def program_command(module: str = "pympipool.worker") -> list[str]:
 
 
 def _interpreter_flags() -> list[str]:
-    """The flags that this interpreter was called with, as far as they change what a program does."""
+    """Return the flags that this interpreter was called with, as far as they change what a program does."""
     flags = [flag for name, flag in _FLAGS.items() for _ in range(getattr(sys.flags, name))]
     flags += [f"-W{warning}" for warning in sys.warnoptions]
     for name, value in sys._xoptions.items():
@@ -91,19 +91,20 @@ def _interpreter_flags() -> list[str]:
     return flags
 
 
-def worker_environment(order: LaunchRequest) -> dict[str, str]:
-    """The environment of a worker's processes: the master's, and over it what the order says.
+def worker_environment(request: LaunchRequest) -> dict[str, str]:
+    """Return the environment of a worker's processes: the master's, updated with the request's.
 
-    If the master is itself a rank of an MPI job, its workers are not: what would make them look like one is left out.
+    If the master is itself a rank of an MPI job, its workers are not ranks of that job. The variables that would make
+    them look like ranks of it are left out.
     """
     environment = {}
-    for name in list(os.environ):  # another thread may change it meanwhile
+    for name in list(os.environ):  # another thread may change the environment meanwhile
         value = os.environ.get(name)
-        if value is not None and not _places_in_outer_job(name):
+        if value is not None and not _belongs_to_outer_job(name):
             environment[name] = value
-    environment.update(order.environment)
+    environment.update(request.environment)
     return environment
 
 
-def _places_in_outer_job(name: str) -> bool:
-    return name.startswith(_OUTER_JOB) and not name.startswith(_SETTINGS)
+def _belongs_to_outer_job(name: str) -> bool:
+    return name.startswith(_OUTER_JOB) and not name.startswith(_USER_SETTINGS)

@@ -1,6 +1,7 @@
-"""Starts and ends the relay (see `pympipool.transport.tcp.relay`), through which workers on other hosts reach the master.
+"""Starts and ends the relay (see `pympipool.transport.tcp.relay`), through which workers on other hosts reach the
+master.
 
-Relay.environment(order) ── starts it with the first order ──> what a worker must know to reach it
+    Relay.environment(request) ── the first request starts the relay ──> the variables with which a worker reaches it
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from pympipool.backends.program import program_command, worker_environment
 from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerStartError
 
-START_S = 30.0
-"""How long the relay may take to start; usually 0.1 s."""
+START_TIMEOUT_S = 30.0
+"""Seconds that the relay may take to start; usually it takes 0.1 s."""
 
 
 class Relay:
     """The relay of one executor.
 
     Args:
-        local_only: It listens on 127.0.0.1 only.
+        local_only: True to listen on 127.0.0.1 only.
     """
 
     def __init__(self, *, local_only: bool) -> None:
@@ -31,42 +32,42 @@ class Relay:
         self._socket: socket.socket | None = None
         self._addresses = ""
 
-    def environment(self, order: LaunchRequest) -> dict[str, str]:
-        """The variables of a worker that may run on another host.
+    def environment(self, request: LaunchRequest) -> dict[str, str]:
+        """Return the variables of a worker that may run on another host.
 
         Raises:
-            WorkerStartError: The relay does not start; says why.
+            WorkerStartError: The relay does not start; tells why.
         """
         if self._process is None or self._process.poll() is not None:
             self.close()
-            self._start(order)
+            self._start(request)
         return {
             "PYMPIPOOL_TCP": self._addresses,
             "PYMPIPOOL_HOST": socket.gethostname(),
-            "PYMPIPOOL_CONNECT_S": str(order.connect_limit_s),
+            "PYMPIPOOL_CONNECT_S": str(request.connect_limit_s),
         }
 
-    def _start(self, order: LaunchRequest) -> None:
+    def _start(self, request: LaunchRequest) -> None:
         command = program_command("pympipool.transport.tcp.relay")
         try:
             self._process, ours = subprocesses.popen_with_socket(
-                command, _own_environment(order), "PYMPIPOOL_RELAY", stdout=subprocess.DEVNULL
+                command, _relay_environment(request), "PYMPIPOOL_RELAY", stdout=subprocess.DEVNULL
             )
         except OSError as error:
             raise WorkerStartError(f"the relay to workers on other hosts does not start: {error}") from error
         self._socket = ours
-        self._addresses = self._ask(ours, order.environment)
+        self._addresses = self._handshake(ours, request.environment)
 
-    def _ask(self, relay: socket.socket, orders: Mapping[str, str]) -> str:
-        relay.settimeout(START_S)
+    def _handshake(self, relay: socket.socket, environment: Mapping[str, str]) -> str:
+        relay.settimeout(START_TIMEOUT_S)
         try:
             with relay.makefile("rw") as file:
-                address, key = orders["PYMPIPOOL_ADDRESS"], orders["PYMPIPOOL_KEY"]
+                address, key = environment["PYMPIPOOL_ADDRESS"], environment["PYMPIPOOL_KEY"]
                 print(address, key, int(self._local_only), file=file, flush=True)
-                word, _, rest = file.readline().strip().partition(" ")
+                status, _, rest = file.readline().strip().partition(" ")
         except OSError as error:
-            word, rest = "failed", str(error)
-        if word != "ready":
+            status, rest = "failed", str(error)
+        if status != "ready":
             self.close()
             raise WorkerStartError(
                 f"the relay to workers on other hosts does not start: {rest or 'it ended at once'}. Workers of this"
@@ -75,7 +76,7 @@ class Relay:
         return rest
 
     def close(self) -> None:
-        """Ends the relay, and with it the workers behind it."""
+        """End the relay, and with it the workers that are connected to it."""
         self.after_fork_in_child()
         if self._process is not None:
             self._process.kill()
@@ -83,12 +84,12 @@ class Relay:
             self._process = None
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: lets go of it."""
+        """Close the connection to the relay in a forked child."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
 
-def _own_environment(order: LaunchRequest) -> dict[str, str]:
-    """Without the key: the relay gets it through its socket."""
-    return {name: value for name, value in worker_environment(order).items() if name != "PYMPIPOOL_KEY"}
+def _relay_environment(request: LaunchRequest) -> dict[str, str]:
+    """Return the relay's environment, without the key: the relay gets the key through its socket."""
+    return {name: value for name, value in worker_environment(request).items() if name != "PYMPIPOOL_KEY"}

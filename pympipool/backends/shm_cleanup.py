@@ -1,7 +1,8 @@
-"""What an MPI job leaves in /dev/shm when its ranks are killed, and its removal.
+"""Removes the files that killed MPI ranks leave in /dev/shm.
 
-An MPI library names the memory that its ranks share, and removes the name when it is finalised. A rank that is ready has
-removed it before (see `worker/mpi.py`); one that is killed in MPI_Init leaves it, megabytes and all.
+An MPI library creates a file in /dev/shm for the memory that its ranks share, and removes the file in MPI_Finalize. A
+rank that is ready has removed it already (see `worker/mpi.py`). A rank that is killed in MPI_Init leaves it behind, and
+with it megabytes of memory.
 """
 
 from __future__ import annotations
@@ -15,24 +16,26 @@ from pathlib import Path
 _FOLDER = Path("/dev/shm")
 _PREFIXES = ("mpich_shm_", "ucx_shm_posix_", "sm_segment.", "vader_segment.")  # MPICH, UCX, Open MPI 5 and 4
 
-SETTLED_S = 0.2
-"""A file may be younger than the mapping that its maker is about to make."""
+SETTLE_S = 0.2
+"""Seconds to wait before a file without a mapping counts as stale: a process may have created it and not mapped it
+yet."""
 
 
-def remove_leftovers(since_s: float) -> None:
-    """Removes the files of MPI libraries that are of this user, younger than since_s and mapped by no process.
+def remove_stale_shm(since_s: float) -> None:
+    """Remove the files of MPI libraries that belong to this user, are younger than since_s, and are mapped by no
+    process.
 
-    Waits for `SETTLED_S` if there are any.
+    Takes `SETTLE_S` if there are any such files.
 
     Args:
-        since_s: When the job was started, `time.time()`.
+        since_s: The start of the job, as `time.time()`.
     """
     if sys.platform != "linux":
         return
-    found = [path for path in _own_files() if _made_s(path) >= since_s - 1]
+    found = [path for path in _own_files() if _created_s(path) >= since_s - 1]
     if not found:
         return
-    time.sleep(SETTLED_S)
+    time.sleep(SETTLE_S)
     mapped = _mapped_files()
     for path in found:
         if str(path) not in mapped:
@@ -50,7 +53,7 @@ def _own_files() -> list[Path]:
     return files
 
 
-def _made_s(path: Path) -> float:
+def _created_s(path: Path) -> float:
     try:
         return path.stat().st_ctime
     except OSError:

@@ -2,7 +2,7 @@
 
     pool -- LaunchRequest --> Spawner.start() --> WorkerProcess -- fileno, poll, stdout, stderr --> pool
 
-A new backend is one more Spawner; the pool knows nothing else of it.
+A new way to start workers is one more `Spawner`; the pool knows nothing else of it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import BinaryIO
 
 @dataclass(frozen=True)
 class LaunchRequest:
-    """What a worker's processes are started with.
+    """What the processes of a worker are started with.
 
     Attributes:
-        number: Of the worker, unique in its executor.
-        ranks: How many processes it has.
-        environment: What is set there besides the master's environment: the variables of a worker's program (see
-            docs/design.md), and the user's.
-        cwd: Folder it runs in; None: the master's.
-        connect_limit_s: How long its ranks may take, from the start of their processes, until they have connected.
+        number: The worker's number, unique in its executor.
+        ranks: The number of the worker's processes.
+        environment: Variables that are set in addition to the master's environment: those of a worker's program (see
+            docs/design.md), and those of the user.
+        cwd: The folder that the worker runs in; None: the master's.
+        connect_limit_s: Seconds that its ranks may take, from the start of their processes, until they have connected.
     """
 
     number: int
@@ -34,22 +34,23 @@ class LaunchRequest:
 
 
 class WorkerProcess(ABC):
-    """The processes of one worker, as one thing that lives and ends.
+    """The processes of one worker, which live and end as one.
 
     Attributes:
-        pid: Of the process that stands for all: the only one, or the launcher of the ranks.
-        host: Name of the host where that process runs.
-        stdout: What the worker prints: a raw pipe that does not block (`read` returns None when there is nothing
+        pid: The id of the process that stands for all: the only one, or the launcher of the ranks.
+        host: The name of the host where that process runs.
+        stdout: What the worker prints: a raw pipe that does not block (`read` returns None when there is no data
             yet, b"" at the end). The reader closes it.
-        stderr: Likewise.
-        last_words_s: How long after its end what its ranks have sent before may still be on its way: on this host
-            nothing is.
-        direct_output: Descriptors behind stdout and stderr for its ranks on this host, where whatever starts them is a slow
-            way for what they print. They get them with their settings. None: they print through what started them.
-        noisy_exit: When it is ended, its launcher says so to stderr, at length; nobody wants to read that.
+        stderr: What the worker prints to stderr, as a pipe like stdout.
+        delivery_delay_s: Seconds after the worker's end in which messages that its ranks sent before may still arrive.
+            0 where all ranks run on this host.
+        direct_output: The writing ends of stdout and stderr for the ranks on this host, where the launcher is a slow
+            way for what ranks print. The ranks get them with their settings. None: ranks print through the launcher.
+        noisy_exit: True if the launcher writes long messages to stderr when it is ended. These are of no use to the
+            user.
     """
 
-    last_words_s = 0.0
+    delivery_delay_s = 0.0
     noisy_exit = False
     direct_output: tuple[int, int] | None = None
 
@@ -60,71 +61,77 @@ class WorkerProcess(ABC):
 
     @abstractmethod
     def fileno(self) -> int | None:
-        """A descriptor that becomes readable at the end, for selectors; None where the system has no such thing."""
+        """Return a descriptor, for selectors, that becomes readable at the end; None where the system has none."""
 
     @abstractmethod
     def poll(self) -> int | None:
-        """The exit code (-N: ended by signal N), None as long as it runs."""
+        """Return the exit code (-N: ended by signal N), or None while the worker runs."""
 
     def exit_status_of(self, rank: int) -> tuple[int, int | None]:
-        """After the end, `stdout` read to its end: which rank ended first, as far as is known here, and its exit code.
+        """Return the rank that ended first, as far as is known here, and its exit code.
+
+        To be called after the end, when `stdout` has been read to its end.
 
         Args:
-            rank: The one whose connection ended first. Those of ranks that are ended with it may be quicker.
+            rank: The rank whose connection ended first. It need not be the rank that ended first: other ranks are
+                killed because of that one, and their connections may end sooner.
         """
         return rank, self.poll()
 
-    def refused(self, last_stderr: Iterable[str]) -> bool:
-        """Whether it has ended because what was ordered can never be had, so that another try is of no use.
+    def failed_permanently(self, last_stderr: Iterable[str]) -> bool:
+        """Return True if the worker has ended because the request can never be met, so that another try is of no use.
 
         Args:
-            last_stderr: The last lines that it wrote there.
+            last_stderr: The last lines that the worker wrote to stderr.
         """
         return False
 
     @abstractmethod
     def wait(self, timeout_s: float | None = None) -> int | None:
-        """Waits for the end; the exit code, or None when the time was over before."""
+        """Wait for the end; return the exit code, or None on timeout."""
 
     @abstractmethod
     def terminate(self) -> None:
-        """Asks all of its processes to end."""
+        """Ask all of the worker's processes to end."""
 
     @abstractmethod
     def kill(self) -> None:
-        """Ends all of its processes, and what they have started; also what a process that has ended left behind."""
+        """Kill all of the worker's processes and what they have started.
+
+        After the worker's end, kill what it has left behind.
+        """
 
     def kill_unreachable(self) -> None:
-        """Ends what of it can be reached from here, at once: the host of some of its processes does not answer."""
+        """Kill at once what can be reached from here of a worker, one of whose hosts does not answer."""
         self.kill()
 
-    def add_rank(self, pid: int) -> None:  # noqa: B027  most know their processes
-        """A rank is ready, which is this process on its host."""
+    def add_rank(self, pid: int) -> None:  # noqa: B027  most spawners know their processes
+        """Take the process id, on its host, of a rank that is ready."""
 
     @abstractmethod
     def close(self) -> None:
-        """Gives back what the system keeps of it. For after the end; `kill` does nothing from here on."""
+        """Release process id, descriptors and pipes. To be called after the end; `kill` does nothing from then on."""
 
 
 class Spawner(ABC):
     """Starts workers of one kind.
 
     Attributes:
-        queues: A worker may have to wait, for any time, before its processes start.
+        is_queued: True if a worker may wait in a queue, for any time, before its processes start.
     """
 
-    queues = False
+    is_queued = False
 
     @abstractmethod
-    def start(self, order: LaunchRequest) -> WorkerProcess:
-        """Starts the processes of a worker, and does not wait for them.
+    def start(self, request: LaunchRequest) -> WorkerProcess:
+        """Start the processes of a worker, without waiting for them.
 
         Raises:
-            WorkerStartError: They cannot be started; says why and what to do.
+            WorkerStartError: The processes cannot be started; tells why, and what to do.
         """
 
-    def close(self) -> None:  # noqa: B027  most have nothing to end
-        """Ends what it keeps running besides workers."""
+    def close(self) -> None:  # noqa: B027  most spawners have nothing to end
+        """End the processes that the spawner keeps running besides workers."""
 
     def after_fork_in_child(self) -> None:  # noqa: B027
-        """In a forked child: lets go of that."""
+        """Close in a forked child the connections to these processes, which stay the parent's."""

@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from pympipool._util.reprs import did_you_mean
-from pympipool.backends.registry import Backend, make_backend
+from pympipool.backends.base import Backend
+from pympipool.backends.registry import make_backend
 from pympipool.cli.selftest import STEPS, Outcome, Step, Verdict, try_step
 from pympipool.cli.text import listed, wrapped
 from pympipool.diagnostics.environment import probe

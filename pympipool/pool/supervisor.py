@@ -184,7 +184,7 @@ class Supervisor:
             self._watch(descriptor, functools.partial(self._process_ended, worker))
         else:
             self.after(POLL_S, lambda: self._poll_process(worker), worker)
-        if not spawner.queues:  # else only the worker itself knows when its time begins
+        if not spawner.is_queued:  # else only the worker itself knows when its time begins
             self.after(order.connect_limit_s, lambda: self._check_connected(worker), worker)
         return worker
 
@@ -389,8 +389,8 @@ class Supervisor:
         if descriptor is not None:
             self._unwatch(descriptor)
         self._reap_if_disconnected(worker)
-        if worker.process.last_words_s > 0 and worker.lost_reason is None and worker.state is not State.GONE:
-            self.after(worker.process.last_words_s, lambda: self._reap(worker), worker)
+        if worker.process.delivery_delay_s > 0 and worker.lost_reason is None and worker.state is not State.GONE:
+            self.after(worker.process.delivery_delay_s, lambda: self._reap(worker), worker)
         else:
             self._reap(worker)
 
@@ -417,7 +417,7 @@ class Supervisor:
         else:
             worker.first_failed_rank, worker.exit_code = worker.process.exit_status_of(worker.first_failed_rank)
         worker.process.kill()  # whatever is left of its group
-        if worker.state is State.STARTING and worker.process.refused(worker.stderr_tail):
+        if worker.state is State.STARTING and worker.process.failed_permanently(worker.stderr_tail):
             worker.start_error = worker.start_error or start_error(worker)
         worker.state_before_end = worker.state
         worker.state = State.GONE

@@ -113,7 +113,7 @@ def _tell(status: int, *numbers: int) -> None:
 
 def main() -> NoReturn:
     """Runs the template on the connection whose descriptor the environment names."""
-    master = socket.socket(fileno=int(os.environ.pop("PYMPIPOOL_TEMPLATE")))
+    master = socket.socket(fileno=int(os.environ.pop("PYMPIPOOL_FORKSERVER")))
     _preload()
     Template(master).serve()
 

@@ -1,13 +1,13 @@
-"""The flux instance, as far as our jobs in it are concerned: one thread that talks with it.
+"""The connection to the flux instance: one thread that submits the jobs of an executor and follows them.
 
     FluxConnection.submit(jobspec, listener) ─► job id ─► events of the job:
-                                            start ─► shell.init ─► what it prints ─► listener.take_output
-                                            finish, exception, the last one ───────► listener.take_end
-    FluxConnection.end(job) ──────────────────► cancelled; after a while SIGKILL
+                                            start ─► shell.init ─► the job's output ─► listener.on_output
+                                            finish, exception, the last event ───────► listener.on_end
+    FluxConnection.cancel(job) ──────────────────► cancelled; after CANCEL_TIMEOUT_S SIGKILL
 
-A handle of flux may only be used by the thread that made it, so all that other threads want is done there
-(`_call`). Jobs are submitted through the user's `flux.job.FluxExecutor` where there is one, else by this thread; what becomes
-of them is learned from their event logs in either case.
+A handle of flux may only be used by the thread that made it, so that thread does the work of all other threads
+(`_call`). Jobs are submitted through the user's `flux.job.FluxExecutor` if there is one, else by this thread. In either
+case their event logs tell what becomes of them.
 """
 
 from __future__ import annotations
@@ -23,63 +23,63 @@ from typing import Any, Protocol
 
 from pympipool.errors import WorkerStartError
 
-CANCEL_S = 1.0
-"""How long a job may take to end when it is cancelled, before it gets SIGKILL; measured: 10 ms."""
+CANCEL_TIMEOUT_S = 1.0
+"""Seconds that a job may take to end after it is cancelled; then it gets SIGKILL. Measured: 10 ms."""
 
-LAST_OUTPUT_S = 5.0
-"""How long after the last event of a job its output may take; measured: 1 ms."""
+OUTPUT_TIMEOUT_S = 5.0
+"""Seconds that the output of a job may take to arrive after its last event. Measured: 1 ms."""
 
 WARNING = 4
-"""The level of warnings in the log of flux's shell (as in syslog, but for FATAL, which is 0)."""
+"""The level of warnings in the log of flux's shell. The levels are those of syslog, except that FATAL is 0."""
 
-FAILED = 1
-"""The exit code of a job that never ran, and so has none; `flux job attach` says the same."""
+NEVER_RAN = 1
+"""The exit code that stands for a job that never ran, and so has none. `flux job attach` returns the same."""
 
 
 class Listener(Protocol):
-    """Who wants to know what becomes of a job; called in the instance's thread."""
+    """Is told what becomes of a job. Its methods are called in the connection's thread."""
 
-    def take_output(self, stream: str, data: bytes) -> None:
-        """The job has printed something, or flux has something to say about it.
+    def on_output(self, stream: str, data: bytes) -> None:
+        """Take what the job has printed, or a message of flux about the job.
 
         Args:
             stream: "stdout" or "stderr".
         """
 
-    def take_end(self, exit_code: int, failure: str | None) -> None:
-        """The job has ended, and all that it has printed was taken.
+    def on_end(self, exit_code: int, failure: str | None) -> None:
+        """Take the end of the job. All of its output has been taken before.
 
         Args:
-            exit_code: Its own; 128 + N for signal N.
-            failure: The type of the exception with which flux ended it ("alloc", "cancel", ...); "submit": flux did not
-                take it.
+            exit_code: The job's own; 128 + N for signal N.
+            failure: The type of the exception with which flux ended the job ("alloc", "cancel", ...); "submit" if flux
+                did not accept it.
         """
 
 
 class Job:
-    """One job, and what is known of it in the instance's thread."""
+    """A job as the connection's thread knows it."""
 
-    __slots__ = ("ended", "exit_code", "failure", "future", "id", "last_resort", "listener", "open_logs", "unwanted")
+    __slots__ = ("cancelled", "end_timer", "ended", "exit_code", "failure", "future", "id", "listener", "open_logs")
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
         self.future: Any = None  # of the user's FluxExecutor
         self.id: int | None = None
-        self.exit_code = FAILED
+        self.exit_code = NEVER_RAN
         self.failure: str | None = None
         self.open_logs = 0
-        self.unwanted = False
+        self.cancelled = False
         self.ended = False
-        self.last_resort: Any = None
+        self.end_timer: Any = None
 
 
 class FluxConnection:
-    """The flux instance that this process can reach: that of `FLUX_URI`, else that of the system."""
+    """The connection to the flux instance that this process can reach: that of `FLUX_URI`, else that of the system."""
 
     def __init__(self) -> None:
         self._jobs: set[Job] = set()
         self._lost: str | None = None
-        self._lock = threading.Lock()  # for these two
+        self._lock = threading.Lock()  # protects _jobs and _lost
         self._calls: deque[Callable[[], None]] = deque()
         self._receiver, self._sender = socket.socketpair()
         self._receiver.setblocking(False)
@@ -91,11 +91,11 @@ class FluxConnection:
     # ---- for any thread ----
 
     def submit(self, jobspec: str, listener: Listener, executor: Any = None) -> Job:
-        """Submits a job, and does not wait for flux to take it.
+        """Submit a job, and do not wait until flux accepts it.
 
         Args:
             jobspec: As JSON.
-            listener: Is told what becomes of it.
+            listener: Is told what becomes of the job.
             executor: The `flux.job.FluxExecutor` to submit it to.
 
         Raises:
@@ -111,48 +111,48 @@ class FluxConnection:
         if job.future is None:
             self._call(functools.partial(self._submit, job, jobspec))
         else:
-            # The first is not called if the submission fails just now; often both are.
-            job.future.add_jobid_callback(lambda _: self._call(functools.partial(self._take_id, job)))
-            job.future.add_done_callback(lambda _: self._call(functools.partial(self._take_id, job)))
+            # The first callback is not called if the submission fails at this moment. Often both are called.
+            job.future.add_jobid_callback(lambda _: self._call(functools.partial(self._on_job_id, job)))
+            job.future.add_done_callback(lambda _: self._call(functools.partial(self._on_job_id, job)))
         return job
 
-    def end(self, job: Job) -> None:
-        """Has flux end a job, whether or not it has begun; does nothing when it has ended."""
-        self._call(functools.partial(self._end, job))
+    def cancel(self, job: Job) -> None:
+        """Have flux end a job, whether or not it has begun. Does nothing after its end."""
+        self._call(functools.partial(self._request_cancel, job))
 
     def signal(self, job: Job, number: int) -> None:
-        """Has flux send a signal to a job; does nothing when it is not running."""
+        """Have flux send a signal to a job. Does nothing if the job is not running."""
         self._call(functools.partial(self._signal, job, number))
 
     def close(self) -> None:
-        """Ends the thread; jobs that have not ended are not listened to any more."""
+        """End the thread. Jobs that have not ended are no longer followed."""
         self._call(self._stop)
         self._thread.join()
 
     def _call(self, function: Callable[[], None]) -> None:
-        """Has function() called in the instance's thread, soon; not when that has ended."""
+        """Have function() called in the connection's thread, soon. Does nothing after the thread's end."""
         self._calls.append(function)
         try:
             self._sender.send(b"\0")
         except OSError:
-            pass  # it is awake already, or has ended
+            pass  # the thread is awake already, or has ended
 
     # ---- the thread ----
 
     def _run(self) -> None:
         try:
-            self._talk()
+            self._run_reactor()
         except Exception as error:
-            self._lose(str(error) or type(error).__name__)
+            self._on_lost(str(error) or type(error).__name__)
         else:
-            self._lose("it is not needed any more")
+            self._on_lost("it is not needed any more")
         finally:
             self._handle = None
             self._calls.clear()
             self._receiver.close()
             self._sender.close()
 
-    def _talk(self) -> None:
+    def _run_reactor(self) -> None:
         import flux
         from flux.constants import FLUX_POLLIN
 
@@ -172,77 +172,77 @@ class FluxConnection:
         while self._calls:
             self._calls.popleft()()
 
-    def _lose(self, why: str) -> None:
-        """Nothing more will be heard of any job."""
+    def _on_lost(self, reason: str) -> None:
+        """Fail all jobs: no more events will arrive."""
         with self._lock:
-            self._lost = why
+            self._lost = reason
             jobs = list(self._jobs)
         for job in jobs:
-            self._give_up(job, "lost", f"the flux instance is gone: {why}")
+            self._fail(job, "lost", f"the flux instance is gone: {reason}")
 
-    # ---- a job begins ----
+    # ---- the start of a job ----
 
     def _submit(self, job: Job, jobspec: str) -> None:
         from flux.job.submit import submit_async
 
-        if job.unwanted:
-            self._reap(job)
+        if job.cancelled:
+            self._finish(job)
             return
         try:
             submit_async(self._handle, jobspec).then(self._on_submitted, job)
         except OSError as error:
-            self._give_up(job, "submit", str(error))
+            self._fail(job, "submit", str(error))
 
     def _on_submitted(self, future: Any, job: Job) -> None:
         from flux.job.submit import submit_get_id
 
         try:
-            self._watch(job, submit_get_id(future))
+            self._follow(job, submit_get_id(future))
         except OSError as error:
-            self._give_up(job, "submit", str(error))
+            self._fail(job, "submit", str(error))
 
-    def _take_id(self, job: Job) -> None:
-        """The user's FluxExecutor has submitted the job, or will never do so."""
+    def _on_job_id(self, job: Job) -> None:
+        """Follow a job that the user's FluxExecutor has submitted, or fail one that it will never submit."""
         if job.id is not None or job.ended:
             return
         if job.future.cancelled():
-            self._reap(job)
+            self._finish(job)
             return
         try:
-            self._watch(job, job.future.jobid(0))
-        except Exception as error:  # whatever has happened to the FluxExecutor
-            self._give_up(job, "submit", str(error))
+            self._follow(job, job.future.jobid(0))
+        except Exception as error:  # any failure of the FluxExecutor
+            self._fail(job, "submit", str(error))
 
-    def _watch(self, job: Job, number: int) -> None:
-        job.id = int(number)
+    def _follow(self, job: Job, job_id: int) -> None:
+        job.id = int(job_id)
         self._open_log(job, "eventlog", self._on_event)
-        if job.unwanted:
+        if job.cancelled:
             self._cancel(job)
 
-    # ---- what becomes of it ----
+    # ---- the events of a job ----
 
-    def _open_log(self, job: Job, name: str, take_event: Callable[[Job, str, dict[str, Any]], None]) -> None:
-        """Has take_event(job, name, context) called for each event of a log, also for those of the past."""
+    def _open_log(self, job: Job, name: str, on_event: Callable[[Job, str, dict[str, Any]], None]) -> None:
+        """Have on_event(job, name, context) called for each event of a log, past ones included."""
         from flux.job.event import event_watch_async
 
         job.open_logs += 1
-        event_watch_async(self._handle, job.id, name).then(self._on_log, job, take_event)
+        event_watch_async(self._handle, job.id, name).then(self._on_log, job, on_event)
 
-    def _on_log(self, future: Any, job: Job, take_event: Callable[[Job, str, dict[str, Any]], None]) -> None:
+    def _on_log(self, future: Any, job: Job, on_event: Callable[[Job, str, dict[str, Any]], None]) -> None:
         try:
             event = future.get_event()
         except OSError as error:
-            if take_event == self._on_event:
-                self._give_up(job, "lost", f"{error.strerror}; is the FluxExecutor connected to another flux instance?")
+            if on_event == self._on_event:
+                self._fail(job, "lost", f"{error.strerror}; is the FluxExecutor connected to another flux instance?")
             event = None
         if event is not None:
-            take_event(job, event.name, event.context)
+            on_event(job, event.name, event.context)
             return
         job.open_logs -= 1
         if job.open_logs == 0:
-            self._reap(job)
-        elif take_event == self._on_event:
-            job.last_resort = self._later(LAST_OUTPUT_S, functools.partial(self._reap, job))
+            self._finish(job)
+        elif on_event == self._on_event:
+            job.end_timer = self._call_later(OUTPUT_TIMEOUT_S, functools.partial(self._finish, job))
 
     def _on_event(self, job: Job, name: str, context: dict[str, Any]) -> None:
         if name == "start":
@@ -251,55 +251,55 @@ class FluxConnection:
             job.exit_code = _exit_code(context["status"])
         elif name == "exception" and context["severity"] == 0 and job.failure is None:
             job.failure = context["type"]
-            self._say(job, f"{job.failure}: {context.get('note') or 'no reason is given'}")
+            self._report(job, f"{job.failure}: {context.get('note') or 'no reason is given'}")
 
     def _on_shell_event(self, job: Job, name: str, _context: dict[str, Any]) -> None:
-        if name == "shell.init":  # before that there is no log of what it prints
+        if name == "shell.init":  # before this event the log of the job's output does not exist
             self._open_log(job, "guest.output", self._on_output)
 
     def _on_output(self, job: Job, name: str, context: dict[str, Any]) -> None:
         if name == "data" and "data" in context:
-            job.listener.take_output(context["stream"], _decode(context))
+            job.listener.on_output(context["stream"], _decode(context))
         elif name == "log" and context["level"] <= WARNING:
-            self._say(job, context["message"])
+            self._report(job, context["message"])
 
-    def _say(self, job: Job, words: str) -> None:
-        """Lets flux's words appear where the job's own would."""
-        if not job.unwanted:
+    def _report(self, job: Job, message: str) -> None:
+        """Write a message of flux to where the job's own error messages go."""
+        if not job.cancelled:
             name = "job" if job.id is None else f"job {_f58(job.id)}"
-            job.listener.take_output("stderr", f"flux: {name}: {words}\n".encode(errors="replace"))
+            job.listener.on_output("stderr", f"flux: {name}: {message}\n".encode(errors="replace"))
 
-    def _give_up(self, job: Job, failure: str, words: str) -> None:
+    def _fail(self, job: Job, failure: str, message: str) -> None:
         job.failure = job.failure or failure
-        self._say(job, words)
-        self._reap(job)
+        self._report(job, message)
+        self._finish(job)
 
-    def _reap(self, job: Job) -> None:
+    def _finish(self, job: Job) -> None:
         if job.ended:
             return
         job.ended = True
         with self._lock:
             self._jobs.discard(job)
-        if job.last_resort is not None:
-            job.last_resort.stop()
-        job.listener.take_end(job.exit_code, job.failure)
+        if job.end_timer is not None:
+            job.end_timer.stop()
+        job.listener.on_end(job.exit_code, job.failure)
 
-    # ---- its end ----
+    # ---- the cancelling of a job ----
 
-    def _end(self, job: Job) -> None:
-        if job.unwanted or job.ended:
+    def _request_cancel(self, job: Job) -> None:
+        if job.cancelled or job.ended:
             return
-        job.unwanted = True
+        job.cancelled = True
         if job.id is not None:
             self._cancel(job)
         elif job.future is not None:
-            job.future.cancel()  # as long as flux has not been asked for it
+            job.future.cancel()  # works as long as the FluxExecutor has not submitted it
 
     def _cancel(self, job: Job) -> None:
         from flux.job.kill import cancel_async
 
         cancel_async(self._handle, job.id).then(_ignore_failure)
-        self._later(CANCEL_S, functools.partial(self._signal, job, signal.SIGKILL))
+        self._call_later(CANCEL_TIMEOUT_S, functools.partial(self._signal, job, signal.SIGKILL))
 
     def _signal(self, job: Job, number: int) -> None:
         from flux.job.kill import kill_async
@@ -307,8 +307,8 @@ class FluxConnection:
         if job.id is not None and not job.ended:
             kill_async(self._handle, job.id, number).then(_ignore_failure)
 
-    def _later(self, delay_s: float, function: Callable[[], None]) -> Any:
-        """Has function() called in the instance's thread after a time; what is returned can be stopped."""
+    def _call_later(self, delay_s: float, function: Callable[[], None]) -> Any:
+        """Have function() called in the connection's thread after a delay. Return the timer, which can be stopped."""
         return self._handle.timer_watcher_create(delay_s, lambda *_: function()).start()
 
 
@@ -325,11 +325,11 @@ def _ignore_failure(future: Any) -> None:
     try:
         future.get()
     except OSError:
-        pass  # the job has ended meanwhile, or the instance has, which its handle notices
+        pass  # the job has ended meanwhile, or the instance has gone, which its handle notices
 
 
 def _exit_code(status: int) -> int:
-    """From a status as of wait(2).
+    """Return the exit code in a status of wait(2); 128 + N for signal N.
 
     Examples:
         >>> _exit_code(768), _exit_code(9)
@@ -340,7 +340,7 @@ def _exit_code(status: int) -> int:
 
 
 def _decode(context: dict[str, Any]) -> bytes:
-    r"""What a job has printed, from an event of its output.
+    r"""Return what a job has printed, from an event of its output.
 
     Examples:
         >>> _decode({"data": "x", "repeat": 3}), _decode({"data": "/w==", "encoding": "base64"})

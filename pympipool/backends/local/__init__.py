@@ -1,1 +1,9 @@
-"""Backend "mpi": workers on this machine, as processes or as MPI jobs."""
+"""Backend "mpi": workers on this machine, as processes or as MPI jobs.
+
+    backend.py       chooses the spawner
+    direct.py        a worker of one process: a fresh interpreter
+    forkserver.py    a worker of one process: a fork of a warm process, the forkserver
+    hybrid.py        many workers of one process: the first few direct, all further ones forked
+    mpiexec.py       a worker of several ranks: an MPI job
+    hydra_output.py  takes MPICH's report of a bad end out of the ranks' output, and the exit codes out of the report
+"""

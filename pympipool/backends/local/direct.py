@@ -1,4 +1,4 @@
-"""Workers of one process on this host."""
+"""Workers of one process on this host, each started as a fresh interpreter."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class LocalSpawner(Spawner):
     def __init__(self) -> None:
         self._command = program_command()
 
-    def start(self, order: LaunchRequest) -> WorkerProcess:
-        """Starts the one process of a worker.
+    def start(self, request: LaunchRequest) -> WorkerProcess:
+        """Start the one process of a worker.
 
         Raises:
-            WorkerStartError: The system refuses.
-            ValueError: A worker of several ranks needs mpiexec.
+            WorkerStartError: The system cannot start the process.
+            ValueError: The worker has several ranks, which need mpiexec.
         """
-        if order.ranks != 1:
-            raise ValueError(f"a local worker has 1 rank, not {order.ranks}; several need MpiexecSpawner")
-        return ChildProcess(self._command, worker_environment(order), order.cwd)
+        if request.ranks != 1:
+            raise ValueError(f"a local worker has 1 rank, not {request.ranks}; several need MpiexecSpawner")
+        return ChildProcess(self._command, worker_environment(request), request.cwd)

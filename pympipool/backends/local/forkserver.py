@@ -1,9 +1,10 @@
-"""Workers of one process on this host, forked from a warm template (see `pympipool.worker.forkserver`).
+"""Workers of one process on this host, forked by the forkserver (see `pympipool.worker.forkserver`).
 
-    ForkserverSpawner ── order, ends of three pipes ──> template ── fork ──> worker
+    ForkserverSpawner ── request, writing ends of three pipes ──> forkserver ── fork ──> worker
 
-A few milliseconds a worker, where a fresh interpreter takes ten times as long. The template is started with
-the first order, and again should it ever be gone; it ends when the spawner closes its socket.
+A fork takes a few milliseconds, a fresh interpreter ten times as long. The forkserver is a process that has imported
+what workers need. It starts with the first request, is started again if it dies, and ends when the spawner closes its
+socket.
 """
 
 from __future__ import annotations
@@ -24,42 +25,47 @@ from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
 from pympipool.errors import WorkerStartError
 from pympipool.transport.frames import STATUS, encode_frame
 
-PID_WAIT_S = 10.0
-"""How long to wait for the pid of a worker that is to be killed while it is being forked."""
+PID_TIMEOUT_S = 10.0
+"""Seconds to wait for the process id of a worker that is to be killed while it is being forked."""
 
 
 class ForkserverSpawner(Spawner):
-    """Has workers forked from a template process."""
+    """Has workers forked by a forkserver."""
 
     def __init__(self) -> None:
         self._command = program_command("pympipool.worker.forkserver")
-        self._template: subprocess.Popen[bytes] | None = None
+        self._forkserver: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
 
-    def start(self, order: LaunchRequest) -> WorkerProcess:
-        """WorkerConfig a worker; does not wait until it is forked."""
-        if order.ranks != 1:
-            raise ValueError(f"a forked worker has 1 rank, not {order.ranks}; several need MpiexecSpawner")
+    def start(self, request: LaunchRequest) -> WorkerProcess:
+        """Request a worker, without waiting until it is forked.
+
+        Raises:
+            WorkerStartError: The forkserver does not start.
+            ValueError: The worker has several ranks, which need mpiexec.
+        """
+        if request.ranks != 1:
+            raise ValueError(f"a forked worker has 1 rank, not {request.ranks}; several need MpiexecSpawner")
         try:
-            return self._order(order)
+            return self._send(request)
         except ConnectionError:
-            self.close()  # the template is gone; a second one is the last try
+            self.close()  # the forkserver is gone: retry once, with a new one
         try:
-            return self._order(order)
+            return self._send(request)
         except OSError as error:
             raise WorkerStartError(f"the process that forks workers does not start: {error}") from error
 
-    def _order(self, order: LaunchRequest) -> ForkedProcess:
-        environment = worker_environment(order)
-        master = self._socket or self._start_template(environment)
-        with subprocesses.fork_lock:  # until the writing ends are closed here
+    def _send(self, request: LaunchRequest) -> ForkedProcess:
+        environment = worker_environment(request)
+        forkserver = self._socket or self._start_forkserver(environment)
+        with subprocesses.fork_lock:  # no fork of another thread may inherit the writing ends
             pipes: list[tuple[int, int]] = []
             try:
                 pipes += (os.pipe() for _ in range(3))
-                frame = encode_frame((environment, order.cwd or _current_folder()))
+                frame = encode_frame((environment, request.cwd or _current_folder()))
                 descriptors = array("i", [writer for _, writer in pipes])
-                sent = master.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
-                master.sendall(frame[sent:])
+                sent = forkserver.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+                forkserver.sendall(frame[sent:])
             except BaseException:
                 for reader, _ in pipes:
                     os.close(reader)
@@ -69,31 +75,31 @@ class ForkserverSpawner(Spawner):
                     os.close(writer)
         return ForkedProcess(*(reader for reader, _ in pipes))
 
-    def _start_template(self, environment: dict[str, str]) -> socket.socket:
+    def _start_forkserver(self, environment: dict[str, str]) -> socket.socket:
         try:
-            self._template, self._socket = subprocesses.popen_with_socket(
-                self._command, environment, "PYMPIPOOL_TEMPLATE"
+            self._forkserver, self._socket = subprocesses.popen_with_socket(
+                self._command, environment, "PYMPIPOOL_FORKSERVER"
             )
         except OSError as error:
             raise WorkerStartError(f"the process that forks workers does not start: {error}") from error
         return self._socket
 
     def close(self) -> None:
-        """Ends the template; its workers go on."""
+        """End the forkserver; its workers go on."""
         self.after_fork_in_child()
-        if self._template is not None:
-            self._template.wait()
-            self._template = None
+        if self._forkserver is not None:
+            self._forkserver.wait()
+            self._forkserver = None
 
     def after_fork_in_child(self) -> None:
-        """Lets go of the template; in a forked child, where it is not ours to wait for."""
+        """Close the connection in a forked child, which cannot wait for the forkserver: that is its parent's child."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
 
 def _current_folder() -> str | None:
-    """Where the master is now, which may be elsewhere than when the template was started; None when it is removed."""
+    """Return the master's current folder, which may have changed since the forkserver's start; None if removed."""
     try:
         return os.getcwd()
     except FileNotFoundError:
@@ -101,13 +107,14 @@ def _current_folder() -> str | None:
 
 
 class ForkedProcess(WorkerProcess):
-    """A worker that the template forks; known by its pipes.
+    """A worker that the forkserver forks, known to the master by its pipes.
 
-    The status pipe brings its pid and then its exit code; its end without these means that the template is gone.
+    The forkserver writes the worker's process id and later its exit code to the status pipe. If the pipe ends without
+    these, the forkserver is gone.
     """
 
     def __init__(self, stdout: int, stderr: int, status: int) -> None:
-        self.pid = 0  # until the template says
+        self.pid = 0  # until the forkserver reports it
         self.host = socket.gethostname()
         for descriptor in (stdout, stderr, status):
             os.set_blocking(descriptor, False)
@@ -122,10 +129,10 @@ class ForkedProcess(WorkerProcess):
 
     def poll(self) -> int | None:
         if self._exit_code is None and self._status >= 0:
-            self._look()
+            self._read_status()
         return self._exit_code
 
-    def _look(self) -> None:
+    def _read_status(self) -> None:
         try:
             data = os.read(self._status, 2 * STATUS.size)
         except BlockingIOError:
@@ -142,10 +149,10 @@ class ForkedProcess(WorkerProcess):
     def wait(self, timeout_s: float | None = None) -> int | None:
         deadline = None if timeout_s is None else monotonic() + timeout_s
         while self.poll() is None:
-            left_s = None if deadline is None else deadline - monotonic()
-            if left_s is not None and left_s <= 0:
+            remaining_s = None if deadline is None else deadline - monotonic()
+            if remaining_s is not None and remaining_s <= 0:
                 return None
-            self._wait_for_status(left_s)
+            self._wait_for_status(remaining_s)
         return self._exit_code
 
     def _wait_for_status(self, timeout_s: float | None) -> None:
@@ -154,22 +161,22 @@ class ForkedProcess(WorkerProcess):
         waiter.poll(None if timeout_s is None else timeout_s * 1000)
 
     def terminate(self) -> None:
-        self._signal_if_alive(signal.SIGTERM)
+        self._signal_if_running(signal.SIGTERM)
 
     def kill(self) -> None:
-        self._signal_if_alive(signal.SIGKILL)
+        self._signal_if_running(signal.SIGKILL)
 
-    def _signal_if_alive(self, number: int) -> None:
+    def _signal_if_running(self, number: int) -> None:
         if self.poll() is None and self.pid == 0:
-            self._wait_for_status(PID_WAIT_S)
-        if self.poll() is None:  # else the process id may belong to somebody else by now
+            self._wait_for_status(PID_TIMEOUT_S)
+        if self.poll() is None:  # otherwise the process id may belong to another process by now
             self._signal(number)
 
     def _signal(self, number: int) -> None:
         if self.pid <= 0:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(self.pid, number)  # by itself too: it is no group yet in the first moment after the fork
+            os.kill(self.pid, number)  # the process too: right after the fork it does not lead a group yet
             os.killpg(self.pid, number)
 
     def close(self) -> None:

@@ -1,10 +1,10 @@
-"""Workers of one process on this host, of which there may be many.
+"""Many workers of one process on this host.
 
-    the first two       a fresh interpreter each: there as soon as can be
-    all further ones    forks of a template (see `pympipool.backends.local.forkserver`)
+    the first two         a fresh interpreter each, as that is the quickest way to have the first worker
+    all further workers   forks of the forkserver (see `pympipool.backends.local.forkserver`)
 
-To start an interpreter and import what a worker needs takes 20 ms of a core, and on a shared file system hundreds of
-look-ups of files; a fork takes 2 ms, but the template has to be there first.
+To start an interpreter and import what a worker needs takes 20 ms of CPU time, and on a shared file system hundreds of
+file lookups. A fork takes 2 ms, but the forkserver has to be started first.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from pympipool.backends.local.direct import LocalSpawner
 from pympipool.backends.local.forkserver import ForkserverSpawner
 from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
 
-FRESH = 2
-"""So many workers are fresh interpreters. Measured on 2 cores: 16 workers are all there after 110 ms instead of 320, and 64
-after 210 instead of 1300."""
+DIRECT_STARTS = 2
+"""Number of workers that are started as fresh interpreters. Measured on 2 cores: 16 workers are ready after 110 ms
+instead of 320 ms, and 64 after 210 ms instead of 1300 ms."""
 
 
 class HybridSpawner(Spawner):
-    """Starts a few workers directly, and has further ones forked, those included that take the place of others."""
+    """Starts the first workers directly, and forks all further ones, replacements of dead workers included."""
 
     def __init__(self) -> None:
         self._direct = LocalSpawner()
-        self._template = ForkserverSpawner()
-        self._left = FRESH
+        self._forkserver = ForkserverSpawner()
+        self._direct_starts_left = DIRECT_STARTS
 
-    def start(self, order: LaunchRequest) -> WorkerProcess:
-        """Starts the one process of a worker.
+    def start(self, request: LaunchRequest) -> WorkerProcess:
+        """Start the one process of a worker.
 
         Raises:
-            WorkerStartError: The system refuses.
-            ValueError: A worker of several ranks needs mpiexec.
+            WorkerStartError: The system cannot start the process.
+            ValueError: The worker has several ranks, which need mpiexec.
         """
-        if self._left == 0:
-            return self._template.start(order)
-        worker = self._direct.start(order)
-        self._left -= 1
+        if self._direct_starts_left == 0:
+            return self._forkserver.start(request)
+        worker = self._direct.start(request)
+        self._direct_starts_left -= 1
         return worker
 
     def close(self) -> None:
-        """Ends the template; its workers go on."""
-        self._template.close()
+        """End the forkserver; its workers go on."""
+        self._forkserver.close()
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: lets go of the template."""
-        self._template.after_fork_in_child()
+        """Close the connection to the forkserver in a forked child."""
+        self._forkserver.after_fork_in_child()

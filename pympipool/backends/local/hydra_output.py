@@ -1,4 +1,4 @@
-"""What MPICH's mpiexec prints when a rank ends badly, taken out of what the ranks print.
+"""Takes the report that MPICH's mpiexec prints when a rank ends badly out of the output of the ranks.
 
     ... output of the ranks ...
     ===================================================================================
@@ -10,10 +10,10 @@
     YOUR APPLICATION TERMINATED WITH THE EXIT STRING: Killed (signal 9)
     ...
 
-The user learns from an exception what has happened to his call; these lines in his terminal or notebook would only alarm
-him. For us they hold what the exit code of mpiexec does not tell: whether 9 is an exit code or a signal, and of which rank.
-mpiexec kills all ranks when one has ended, and may return the code of one that it has killed. The codes of all ranks, as
-waitpid tells them, it writes with -print-all-exitcodes, after good ends too.
+An exception tells the user what happened to the call, and these lines in a terminal or notebook would only alarm the
+user. But the report holds what the exit code of mpiexec does not tell: whether 9 is an exit code or a signal, and of
+which rank. mpiexec kills all ranks when one has ended, and may return the code of a rank that it has killed. With
+-print-all-exitcodes it writes the codes of all ranks as waitpid returns them, after good ends too.
 """
 
 from __future__ import annotations
@@ -30,76 +30,81 @@ _SIGNAL = re.compile(rb"EXIT STRING: .*\(signal (\d+)\)")
 
 _CODES_OF_RANKS = re.compile(re.escape(_CODES) + rb"\[[^\]\n]*\] ([\d,]+)")
 
-_HELD_LEAST = {_BEGIN: 20, _CODES: 4}
-"""What ends like the beginning of the last words is held back, but not for a few characters: mpiexec writes 50 at once."""
+_HOLD_BACK_MIN = {_BEGIN: 20, _CODES: 4}
+"""For each beginning of a report: the least number of its first bytes at the end of the output that are held back until
+more arrives. Fewer cannot be part of a report, as mpiexec writes 50 bytes at once."""
 
 
 class JobOutput(io.RawIOBase):
-    """The stdout of mpiexec without its last words; to be read as the pipe itself.
+    """The stdout of mpiexec without its report; read in the same way as the pipe.
 
     Args:
-        pipe: Does not block.
+        pipe: The stdout of mpiexec, which does not block.
     """
 
     def __init__(self, pipe: BinaryIO) -> None:
         super().__init__()
         self._pipe = pipe
-        self._held = b""
-        self._last_words: bytes | None = None
+        self._held_back = b""
+        self._report: bytes | None = None
 
     @property
     def signal(self) -> int | None:
-        """The signal that ended a rank, as mpiexec has told; None as long as it has not."""
-        told = _SIGNAL.search(self._last_words or b"")
-        return int(told[1]) if told else None
+        """The signal that ended a rank; None if mpiexec has not reported one."""
+        found = _SIGNAL.search(self._report or b"")
+        return int(found[1]) if found else None
 
     @property
     def exit_codes(self) -> list[int]:
-        """Of each rank (-N: ended by signal N; 0 also where mpiexec has not waited for its end); empty when not told."""
-        told = _CODES_OF_RANKS.search(self._last_words or b"")
-        return [os.waitstatus_to_exitcode(int(status)) for status in told[1].split(b",")] if told else []
+        """The exit code of each rank (-N: ended by signal N); empty if mpiexec has not reported them.
+
+        0 also stands for a rank whose end mpiexec has not waited for.
+        """
+        found = _CODES_OF_RANKS.search(self._report or b"")
+        return [os.waitstatus_to_exitcode(int(status)) for status in found[1].split(b",")] if found else []
 
     def fileno(self) -> int:
-        """For selectors."""
+        """Return the pipe's descriptor, for selectors."""
         return self._pipe.fileno()
 
     def read(self, size: int = -1) -> bytes | None:
-        """What the ranks have printed; None when there is nothing yet, empty at the end."""
+        """Return what the ranks have printed; None if there is no data yet, empty at the end."""
         while data := self._read(size):
             printed = self._printed(data)
-            if printed:  # else all is held back, or last words: what follows decides, and it may be there
+            if printed:  # otherwise all data is held back or part of the report: read on, as more may be there
                 return printed
         if data is None:
             return None
-        rest, self._held = self._held, b""
+        rest, self._held_back = self._held_back, b""
         return rest
 
     def _read(self, size: int) -> bytes | None:
         return self._pipe.read(size)
 
     def _printed(self, data: bytes) -> bytes:
-        if self._last_words is None:
-            return self._without_last_words(self._held + data)
-        self._last_words += data
+        if self._report is None:
+            return self._split_off_report(self._held_back + data)
+        self._report += data
         return b""
 
-    def _without_last_words(self, data: bytes) -> bytes:
-        """Splits off the last words, or what may be the beginning of them."""
-        begin, words = min((data.find(words) % (len(data) + 1), words) for words in _HELD_LEAST)  # -1: at the end
+    def _split_off_report(self, data: bytes) -> bytes:
+        """Return data without the report, and without what may be the beginning of one, which is held back."""
+        # Without a match find returns -1, which the modulo turns into the end of data.
+        begin, mark = min((data.find(mark) % (len(data) + 1), mark) for mark in _HOLD_BACK_MIN)
         if begin < len(data):
-            self._held, self._last_words = b"", data[begin:]
-            return data[:begin].removesuffix(b"\n") if words is _BEGIN else data[:begin]  # an empty line comes before
-        held = max(_overlap(data, words, least) for words, least in _HELD_LEAST.items())
+            self._held_back, self._report = b"", data[begin:]
+            return data[:begin].removesuffix(b"\n") if mark is _BEGIN else data[:begin]  # an empty line precedes it
+        held = max(_overlap(data, mark, least) for mark, least in _HOLD_BACK_MIN.items())
         split = len(data) - held
-        self._held = data[split:]
+        self._held_back = data[split:]
         return data[:split]
 
     def close(self) -> None:
-        """Closes the pipe."""
+        """Close the pipe."""
         self._pipe.close()
         super().close()
 
 
-def _overlap(data: bytes, words: bytes, least: int) -> int:
-    """How many bytes at the end of data are the beginning of words; 0 if they are less than least."""
-    return next((n for n in range(len(words) - 1, least - 1, -1) if data.endswith(words[:n])), 0)
+def _overlap(data: bytes, mark: bytes, least: int) -> int:
+    """Return the number of bytes at the end of data that are the beginning of mark; 0 if there are fewer than least."""
+    return next((n for n in range(len(mark) - 1, least - 1, -1) if data.endswith(mark[:n])), 0)

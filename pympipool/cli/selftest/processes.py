@@ -36,7 +36,7 @@ def is_guard(command: Command) -> bool:
     """Whether this is a guard of flux's jobs, which ends by itself, but not before it has cancelled them.
 
     Examples:
-        >>> is_guard(("python", "-c", "from pympipool.backends.flux.guard import main; main()", "pympipool-5a1e"))
+        >>> is_guard(("python", "-c", "from pympipool.backends.flux.job_reaper import main; main()", "pympipool-5a1e"))
         True
     """
-    return any("pympipool.backends.flux.guard" in word for word in command)
+    return any("pympipool.backends.flux.job_reaper" in word for word in command)

@@ -220,7 +220,7 @@ def _gpus(place: Target) -> str:
 
 
 def _has_gpus(backend: str) -> bool:
-    from pympipool.backends.flux.spawner import size_of_instance
+    from pympipool.backends.flux.availability import size_of_instance
     from pympipool.resources import available_devices
 
     if backend == "flux":

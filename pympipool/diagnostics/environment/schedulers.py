@@ -8,9 +8,10 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
-from pympipool.backends.flux.spawner import size_of_instance
-from pympipool.backends.registry import cores_of_job, is_step, unavailable_reasons
-from pympipool.backends.slurm.spawner import srun_command
+from pympipool.backends.flux.availability import size_of_instance
+from pympipool.backends.registry import unavailable_reasons
+from pympipool.backends.slurm.backend import cores_of_job, is_step
+from pympipool.backends.slurm.srun import srun_command
 from pympipool.errors import WorkerStartError
 from pympipool.resources import Resources
 

@@ -1,0 +1,101 @@
+"""What every backend promises, and what the backends of schedulers share.
+
+    Executor --> Backend.for_block(resources), Backend.for_call(resources) --> Spawner --> pool
+
+A backend makes the spawners of one executor and keeps what they share: a forkserver, a relay, a connection to flux.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pympipool.backends.relay_process import Relay
+    from pympipool.backends.spawner import Spawner
+    from pympipool.resources import Resources
+
+PROBE_TIMEOUT_S = 3.0
+"""Seconds that "auto" waits for a scheduler's answer where nothing in the environment announces a scheduler. A healthy
+scheduler answers in 0.02 s."""
+
+
+class Backend(Protocol):
+    """Makes the spawners of one executor.
+
+    Attributes:
+        name: The name by which users choose it.
+        assigns_devices: True if the backend itself gives each worker its GPUs. Otherwise the executor's
+            `ResourceAllocator` does.
+    """
+
+    name: str
+    assigns_devices: bool
+
+    def available_cores(self) -> int:
+        """Return the number of cores of an executor that was given no number.
+
+        Raises:
+            ValueError: The backend cannot tell; the user must give a number.
+        """
+
+    def check(self, resources: Resources) -> None:
+        """Raise ValueError for resources that this backend cannot provide."""
+
+    def for_block(self, resources: Resources) -> Spawner:
+        """Return the spawner of workers that serve many calls.
+
+        Raises:
+            WorkerStartError: Software that the spawner needs is not installed.
+        """
+
+    def for_call(self, resources: Resources) -> Spawner:
+        """Return the spawner of a worker for a single call (see `for_block`)."""
+
+    def close(self) -> None:
+        """End the processes and threads that the spawners share."""
+
+    def after_fork_in_child(self) -> None:
+        """Close in a forked child what the child has inherited, and leave the processes to the parent."""
+
+
+class SchedulerBackend(ABC):
+    """Base class of backends that ask a scheduler for workers, on any host."""
+
+    assigns_devices = True
+
+    def __init__(self) -> None:
+        self._spawners: dict[Resources, Spawner] = {}
+        self._relay: Relay | None = None
+
+    @abstractmethod
+    def _make_spawner(self, resources: Resources) -> Spawner: ...
+
+    def for_block(self, resources: Resources) -> Spawner:
+        """Return the spawner that starts a job, or a step of one, for each worker."""
+        return self.for_call(resources)
+
+    def for_call(self, resources: Resources) -> Spawner:
+        """Return the spawner that starts a job, or a step of one, for each call."""
+        spawner = self._spawners.get(resources)
+        if spawner is None:
+            spawner = self._spawners[resources] = self._make_spawner(resources)
+        return spawner
+
+    def _relay_for(self, resources: Resources) -> Relay:
+        """Return the executor's relay to workers on other hosts. Its process starts with the first worker."""
+        from pympipool.backends.relay_process import Relay
+
+        if self._relay is None:
+            self._relay = Relay(local_only=resources.hostname_localhost)
+        return self._relay
+
+    def close(self) -> None:
+        """End the relay."""
+        if self._relay is not None:
+            self._relay.close()
+
+    def after_fork_in_child(self) -> None:
+        """Close the connection to the relay in a forked child."""
+        if self._relay is not None:
+            self._relay.after_fork_in_child()

@@ -1,0 +1,136 @@
+"""Asks the flux broker if flux can be used here, and how large the instance is.
+
+    are flux's Python bindings installed? ── does a broker answer? ── are its services ready? ──> Size, or the reason
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import importlib.util
+import os
+import sys
+import threading
+from time import monotonic, sleep
+from typing import Any, NamedTuple
+
+from pympipool.errors import WorkerStartError
+
+BROKER_TIMEOUT_S = 10.0
+"""Seconds that the broker may take to answer. A broker that has just started does not know all of its services at
+first."""
+
+RETRY_DELAY_S = 0.05
+"""Pause before a service is asked again that the broker does not know yet."""
+
+INSTALL_HINT = "flux-core brings them: conda install -c conda-forge flux-core, or spack install flux-core"
+
+REMEDY = (
+    "start the script with `flux start python script.py` (in a job of SLURM: `srun flux start python script.py`), or use"
+    " backend='mpi' for this machine alone"
+)
+
+
+class Size(NamedTuple):
+    """The resources of a flux instance, without the hosts that are down.
+
+    Attributes:
+        hosts: The names of the hosts in flux's notation, such as "node[1-3]".
+    """
+
+    cores: int
+    gpus: int
+    hosts: str
+
+
+def unavailable_reason(timeout_s: float = BROKER_TIMEOUT_S) -> str | None:
+    """Return why flux cannot be used here, or None if its bindings can be imported and a broker takes jobs."""
+    size = _probe(timeout_s)
+    return size if isinstance(size, str) else None
+
+
+def size_of_instance() -> Size:
+    """Return the size of the flux instance that can be reached.
+
+    Raises:
+        WorkerStartError: flux cannot be used; tells why, and what to do.
+    """
+    size = _probe(BROKER_TIMEOUT_S)
+    if isinstance(size, str):
+        raise WorkerStartError(f"backend 'flux' cannot be used: {size}; {REMEDY}")
+    return size
+
+
+def _probe(timeout_s: float) -> Size | str:
+    """Return the size of the instance, or why flux cannot be used here."""
+    return _missing_bindings_reason() or _ask_broker(timeout_s)
+
+
+def _missing_bindings_reason() -> str | None:
+    if importlib.util.find_spec("flux") is None:
+        return f"flux's Python bindings are not installed for {sys.executable}; {INSTALL_HINT}"
+    try:
+        importlib.import_module("flux.job")
+    except ModuleNotFoundError as error:
+        name = error.name or ""
+        if name.partition(".")[0] in ("flux", "_flux"):
+            return f"the module flux that {sys.executable} finds is not that of flux-core ({error}); {INSTALL_HINT}"
+        return f"flux's Python bindings need the module {name!r}, which is not installed: pip install {name}"
+    except ImportError as error:
+        return f"flux's Python bindings are installed, but not the flux-core that they belong to ({error}); {INSTALL_HINT}"
+    return None
+
+
+def _ask_broker(timeout_s: float) -> Size | str:
+    """Return the size of the instance, or why there is none.
+
+    A thread asks, and is abandoned when the broker does not answer in time.
+    """
+    answers: list[Size | str] = []
+    thread = threading.Thread(target=_ask, args=(answers, monotonic() + timeout_s), name="flux_question", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    return answers[0] if answers else f"the flux broker does not answer within {timeout_s:g} s"
+
+
+def _ask(answers: list[Size | str], deadline: float) -> None:
+    import flux
+    from flux.resource import resource_list
+
+    try:
+        handle = flux.Flux()
+        _wait_for_service(handle, "job-ingest", deadline)
+        _wait_for_service(handle, "job-info", deadline)
+        up = resource_list(handle).get().up
+        answers.append(Size(int(up.ncores), int(up.ngpus), str(up.nodelist)))
+    except OSError as error:
+        answers.append(f"no flux instance can be reached ({error.strerror or error})")
+
+
+def _wait_for_service(handle: Any, name: str, deadline: float) -> None:
+    """Wait until a broker that has just started knows this service."""
+    while True:
+        try:
+            handle.rpc(f"{name}.ping", {"seq": 0, "pad": ""}).get()
+            return
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                return  # the service exists, and refuses to be asked
+            if monotonic() + RETRY_DELAY_S > deadline:
+                raise
+        sleep(RETRY_DELAY_S)
+
+
+def is_on_one_host() -> bool:
+    """Return True if the whole instance is one broker in this process's network.
+
+    Then no worker can be on another host.
+    """
+    import flux
+
+    try:
+        handle = flux.Flux()
+        broker = handle.attr_get("broker.pid")
+        return handle.attr_get("size") == "1" and os.path.samefile("/proc/self/ns/net", f"/proc/{broker}/ns/net")
+    except OSError:
+        return False

@@ -1,0 +1,83 @@
+"""Backend "flux": workers are jobs of the flux instance that the script runs in, or can reach."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from pympipool.backends.base import PROBE_TIMEOUT_S, SchedulerBackend
+from pympipool.backends.flux import availability
+
+if TYPE_CHECKING:
+    from pympipool.backends.spawner import Spawner
+    from pympipool.resources import Resources
+
+
+class FluxBackend(SchedulerBackend):
+    """Workers that flux starts as jobs of the instance that the script runs in, or can reach.
+
+    Raises:
+        WorkerStartError: flux cannot be used here.
+    """
+
+    name = "flux"
+
+    def __init__(self) -> None:
+        from pympipool.backends.flux.spawner import FluxSession
+
+        self._size = availability.size_of_instance()
+        super().__init__()
+        self._session = FluxSession()
+        self._has_other_hosts = not availability.is_on_one_host()
+
+    def available_cores(self) -> int:
+        """Return the number of cores of the instance."""
+        return self._size.cores
+
+    def check(self, resources: Resources) -> None:
+        """Raise ValueError for parameters that only SLURM understands, and for more ranks than cores.
+
+        Raises:
+            TypeError: resources.executor is not a FluxExecutor.
+        """
+        if resources.executor is not None:
+            check_executor(resources.executor)
+        if resources.oversubscribe:
+            raise ValueError(
+                "oversubscribe is True; flux gives each core to one rank at a time, so backend 'flux' cannot start more"
+                " ranks than there are cores: leave it False, or use fewer cores"
+            )
+        if resources.command_line_argument_lst:
+            raise ValueError(
+                f"command_line_argument_lst is {list(resources.command_line_argument_lst)!r}; it is for srun, with SLURM:"
+                " backend 'flux' takes none"
+            )
+
+    def _make_spawner(self, resources: Resources) -> Spawner:
+        from pympipool.backends.flux.spawner import FluxSpawner
+
+        return FluxSpawner(resources, self._session, self._relay_for(resources) if self._has_other_hosts else None)
+
+    def close(self) -> None:
+        """End the relay, the job reaper and the connection to flux."""
+        super().close()
+        self._session.close()
+
+    def after_fork_in_child(self) -> None:
+        """Close the connections to the relay and the job reaper in a forked child."""
+        super().after_fork_in_child()
+        self._session.after_fork_in_child()
+
+
+def check_executor(executor: Any) -> None:
+    """Raise TypeError if executor is not a `flux.job.FluxExecutor`. Does not import flux."""
+    classes = type(executor).__mro__
+    if not any(one.__name__ == "FluxExecutor" and one.__module__.partition(".")[0] == "flux" for one in classes):
+        raise TypeError(f"executor is {executor!r}; it must be a flux.job.FluxExecutor")
+
+
+def unavailable_reason() -> str | None:
+    """Return why "auto" cannot use flux here, or None if it can."""
+    return availability.unavailable_reason(
+        availability.BROKER_TIMEOUT_S if "FLUX_URI" in os.environ else PROBE_TIMEOUT_S
+    )

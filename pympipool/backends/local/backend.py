@@ -1,0 +1,119 @@
+"""Backend "mpi": chooses how a worker of this machine is started.
+
+    one core, many calls    HybridSpawner; LocalSpawner where processes must not fork
+    one core, one call      ForkserverSpawner; LocalSpawner where processes must not fork
+    several cores           MpiexecSpawner
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pympipool.resources import available_cores
+
+if TYPE_CHECKING:
+    from pympipool.backends.local.forkserver import ForkserverSpawner
+    from pympipool.backends.local.mpiexec import MpiexecSpawner
+    from pympipool.backends.spawner import Spawner
+    from pympipool.resources import Resources
+
+
+class LocalBackend:
+    """Workers of this machine: processes, or MPI jobs for more than one core."""
+
+    name = "mpi"
+    assigns_devices = False
+
+    def __init__(self) -> None:
+        self._forkserver: ForkserverSpawner | None = None
+        self._mpiexec: MpiexecSpawner | None = None
+
+    def available_cores(self) -> int:
+        """Return the number of cores that this process may use."""
+        return available_cores()
+
+    def check(self, resources: Resources) -> None:
+        """Raise ValueError for parameters that only a scheduler understands."""
+        if resources.executor is not None:
+            raise ValueError(
+                f"executor is {resources.executor!r}; backend 'mpi' takes none: it is for a flux.job.FluxExecutor, with flux"
+            )
+        if resources.command_line_argument_lst:
+            raise ValueError(
+                f"command_line_argument_lst is {list(resources.command_line_argument_lst)!r}; it is for srun, with SLURM:"
+                " backend 'mpi' takes none"
+            )
+        if resources.pmi_mode is not None:
+            raise ValueError(
+                f"pmi_mode is {resources.pmi_mode!r}; it is for flux and SLURM: backend 'mpi' starts ranks with the mpiexec of"
+                " their MPI library, which needs none"
+            )
+
+    def for_block(self, resources: Resources) -> Spawner:
+        """Return the spawner of workers that serve many calls.
+
+        For one core, the first workers are fresh interpreters and further ones are forks. More cores need mpiexec.
+        """
+        if resources.cores > 1:
+            return self._mpi_spawner()
+        if start_method(os.environ) == "spawn":
+            from pympipool.backends.local.direct import LocalSpawner
+
+            return LocalSpawner()
+        from pympipool.backends.local.hybrid import HybridSpawner
+
+        return HybridSpawner()
+
+    def for_call(self, resources: Resources) -> Spawner:
+        """Return the spawner of a worker for a single call.
+
+        For one core, the worker is a fork of the forkserver, or a fresh interpreter where processes must not fork. More
+        cores need mpiexec.
+        """
+        from pympipool.backends.local.forkserver import ForkserverSpawner
+
+        if resources.cores > 1 or start_method(os.environ) == "spawn":
+            return self.for_block(resources)
+        if self._forkserver is None:
+            self._forkserver = ForkserverSpawner()
+        return self._forkserver
+
+    def _mpi_spawner(self) -> MpiexecSpawner:
+        from pympipool.backends.local.mpiexec import MpiexecSpawner
+
+        if self._mpiexec is None:
+            self._mpiexec = MpiexecSpawner()
+        return self._mpiexec
+
+    def close(self) -> None:
+        """End the forkserver."""
+        if self._forkserver is not None:
+            self._forkserver.close()
+
+    def after_fork_in_child(self) -> None:
+        """Close the connection to the forkserver in a forked child."""
+        if self._forkserver is not None:
+            self._forkserver.after_fork_in_child()
+
+
+def start_method(environ: Mapping[str, str]) -> str:
+    """Return how processes for single calls, and further workers of one core, are started: "fork" or "spawn".
+
+    PYMPIPOOL_START_METHOD decides. The default is "fork" on Linux and "spawn" elsewhere: what macOS's libraries keep
+    running does not survive a fork, which is why multiprocessing spawns there too
+    (https://docs.python.org/3/library/multiprocessing.html), and Windows has no fork.
+
+    Raises:
+        ValueError: PYMPIPOOL_START_METHOD has another value.
+
+    Examples:
+        >>> start_method({"PYMPIPOOL_START_METHOD": "spawn"})
+        'spawn'
+    """
+    method = environ.get("PYMPIPOOL_START_METHOD") or ("fork" if sys.platform == "linux" else "spawn")
+    if method not in ("fork", "spawn"):
+        raise ValueError(f"PYMPIPOOL_START_METHOD is {method!r}; it can be 'fork' or 'spawn'")
+    return method
