@@ -1,7 +1,8 @@
-"""Starts and ends the relay (see `pympipool.transport.tcp.relay`), through which workers on other hosts reach the
-master.
+"""Starts and ends the relay, through which workers on other hosts reach the master.
 
     Relay.environment(request) ── the first request starts the relay ──> the variables with which a worker reaches it
+
+The relay's own program is `pympipool.transport.tcp.relay`.
 """
 
 from __future__ import annotations

@@ -22,8 +22,7 @@ yet."""
 
 
 def remove_stale_shm(since_s: float) -> None:
-    """Remove the files of MPI libraries that belong to this user, are younger than since_s, and are mapped by no
-    process.
+    """Remove the files of MPI libraries that a job of this user left: younger than since_s and mapped by no process.
 
     Takes `SETTLE_S` if there are any such files.
 

@@ -16,7 +16,7 @@ LIMIT_S = 60.0
 @pytest.fixture(autouse=True)
 def forget():
     yield
-    mpi_library._ask.cache_clear()
+    mpi_library._probe.cache_clear()
     mpi_library._kind_of.cache_clear()
 
 

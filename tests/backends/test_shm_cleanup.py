@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pympipool.backends.shm_cleanup import remove_leftovers
+from pympipool.backends.shm_cleanup import remove_stale_shm
 
 SHM = Path("/dev/shm")
 
@@ -24,16 +24,16 @@ def file(request):
 
 
 def test_what_no_process_maps_is_removed(file):
-    remove_leftovers(file.stat().st_ctime)
+    remove_stale_shm(file.stat().st_ctime)
     assert file.exists() == file.name.startswith("somebody_elses_")
 
 
 def test_what_a_process_maps_stays(file):
     with open(file, "r+b") as opened, mmap.mmap(opened.fileno(), 4096):
-        remove_leftovers(file.stat().st_ctime)
+        remove_stale_shm(file.stat().st_ctime)
     assert file.exists()
 
 
 def test_what_is_older_than_the_job_stays(file):
-    remove_leftovers(os.stat(file).st_ctime + 60)
+    remove_stale_shm(os.stat(file).st_ctime + 60)
     assert file.exists()

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from pympipool import Executor
-from pympipool.backends.flux import spawner
+from pympipool.backends.flux import availability, spawner
+from pympipool.backends.flux.jobspec import make_jobspec
 from pympipool.backends.registry import BACKENDS, choose, make_backend, unavailable_reasons
 from pympipool.errors import WorkerDied, WorkerStartError
 from pympipool.flux import PyFluxExecutor
@@ -378,7 +379,7 @@ def test_a_broker_that_does_not_answer_is_not_waited_for(make_instance, monkeypa
     for broker in brokers:
         os.kill(broker, signal.SIGSTOP)
     try:
-        assert re.search("does not answer within 1 s", spawner.why_no_flux(1.0))
+        assert re.search("does not answer within 1 s", availability.unavailable_reason(1.0))
     finally:
         for broker in brokers:
             os.kill(broker, signal.SIGCONT)
@@ -396,7 +397,7 @@ def test_the_jobspec_is_the_one_that_flux_would_make(one_broker):
     flux_s.setattr("system.job.name", "name")
     for option, value in {"gpu-affinity": "per-task", "exit-on-error": 1, "pmi": "pmix"}.items():
         flux_s.setattr_shell_option(option, value)
-    ours = spawner.make_jobspec(
+    ours = make_jobspec(
         Resources(cores=2, threads_per_core=3, gpus_per_core=1),
         ["a", "b"],
         name="name",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from pympipool.backends.registry import Flux, LocalBackend
+from pympipool.backends.flux.backend import FluxBackend
+from pympipool.backends.local.backend import LocalBackend
 from pympipool.backends.relay_process import Relay
 from pympipool.backends.spawner import Spawner
 
@@ -19,11 +20,11 @@ class LoopbackTcpSpawner(Spawner):
         self._spawner = spawner
         self._relay = relay
 
-    def start(self, order):
+    def start(self, request):
         hidden = {"PYMPIPOOL_ADDRESS": UNREACHABLE_ADDRESS}
-        environment = {**order.environment, **self._relay.environment(order), **hidden}
-        process = self._spawner.start(dataclasses.replace(order, environment=environment))
-        process.last_words_s = 3.0
+        environment = {**request.environment, **self._relay.environment(request), **hidden}
+        process = self._spawner.start(dataclasses.replace(request, environment=environment))
+        process.delivery_delay_s = 3.0
         return process
 
     def close(self):
@@ -59,12 +60,12 @@ class LoopbackTcpBackend(LocalBackend):
         self._relay.after_fork_in_child()
 
 
-class FluxOverTcp(Flux):
+class FluxOverTcp(FluxBackend):
     """As backend "flux", but for the link."""
 
     name = "flux over tcp"
 
     def _make_spawner(self, resources):
         spawner = LoopbackTcpSpawner(super()._make_spawner(resources), self._relay_for(resources))
-        spawner.queues = True
+        spawner.is_queued = True
         return spawner

@@ -1,5 +1,7 @@
 """Backend "flux": one flux job for each worker.
 
+The files of this folder:
+
     backend.py       checks parameters, finds the cores of the instance, makes the spawners
     availability.py  asks the flux broker if flux can be used here, and how large the instance is
     jobspec.py       the description of a worker's job

@@ -1,6 +1,7 @@
 """Asks the flux broker if flux can be used here, and how large the instance is.
 
-    are flux's Python bindings installed? ── does a broker answer? ── are its services ready? ──> Size, or the reason
+Three things are needed: flux's Python bindings, a broker that answers, and the services of the broker, which a broker that
+has just started does not know yet.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ def _missing_bindings_reason() -> str | None:
             return f"the module flux that {sys.executable} finds is not that of flux-core ({error}); {INSTALL_HINT}"
         return f"flux's Python bindings need the module {name!r}, which is not installed: pip install {name}"
     except ImportError as error:
-        return f"flux's Python bindings are installed, but not the flux-core that they belong to ({error}); {INSTALL_HINT}"
+        return (
+            f"flux's Python bindings are installed, but not the flux-core that they belong to ({error}); {INSTALL_HINT}"
+        )
     return None
 
 

@@ -1,5 +1,4 @@
-"""The job reaper: a process beside the master that outlives the master for a moment, to cancel its waiting jobs in
-flux.
+"""The job reaper: a process that outlives the master for a moment, to cancel its waiting jobs in flux.
 
     master ── a pipe that the master never writes to ──> job reaper ── the pipe closes: cancel all jobs of this name
 

@@ -68,10 +68,8 @@ class FluxSpawner(Spawner):
             WorkerStartError: The instance is gone, a FluxExecutor takes no more jobs, or the relay does not start.
         """
         cwd = request.cwd or os.getcwd()
-        environment = {
-            **worker_environment(request),
-            "PYMPIPOOL_CWD": cwd,  # the worker checks it: flux only warns of a missing folder
-        }
+        # The worker checks PYMPIPOOL_CWD: flux only warns if the folder is missing.
+        environment = {**worker_environment(request), "PYMPIPOOL_CWD": cwd}
         if self._relay is not None:
             environment.update(self._relay.environment(request))
         connection = self._session.connection(request)
@@ -150,7 +148,8 @@ class FluxProcess(WorkerProcess):
         stdout, stdout_writer = os.pipe()
         stderr, stderr_writer = os.pipe()
         self._writers = {"stdout": stdout_writer, "stderr": stderr_writer}
-        self.direct_output = (stdout_writer, stderr_writer)  # flux keeps each printed line, and passes on only 2000 a second
+        # Ranks on this host print here directly: flux stores each printed line, and passes on only 2000 a second.
+        self.direct_output = (stdout_writer, stderr_writer)
         for descriptor in (stdout, stderr):
             os.set_blocking(descriptor, False)
         self.stdout = cast(BinaryIO, os.fdopen(stdout, "rb", buffering=0))

@@ -1,5 +1,7 @@
 """Backend "mpi": workers on this machine, as processes or as MPI jobs.
 
+The files of this folder:
+
     backend.py       chooses the spawner
     direct.py        a worker of one process: a fresh interpreter
     forkserver.py    a worker of one process: a fork of a warm process, the forkserver

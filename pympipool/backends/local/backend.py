@@ -3,6 +3,8 @@
     one core, many calls    HybridSpawner; LocalSpawner where processes must not fork
     one core, one call      ForkserverSpawner; LocalSpawner where processes must not fork
     several cores           MpiexecSpawner
+
+The environment variable PYMPIPOOL_START_METHOD can forbid forks.
 """
 
 from __future__ import annotations

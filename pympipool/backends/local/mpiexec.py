@@ -64,7 +64,8 @@ class MpiexecSpawner(Spawner):
         self._command = program_command()
         library = loaded_library()
         self._launcher = find_launcher(library)
-        self._more_options = ["-print-all-exitcodes"] if library.version.startswith("MPICH") else []  # see hydra_output.py
+        # The output of this option is read by hydra_output.py.
+        self._more_options = ["-print-all-exitcodes"] if library.version.startswith("MPICH") else []
 
     def start(self, request: LaunchRequest) -> WorkerProcess:
         """Start mpiexec for a worker.

@@ -74,10 +74,9 @@ def _probe(timeout_s: float) -> str | None:
     try:
         answer = run(["squeue", "--noheader", "--me"], timeout=timeout_s)
     except subprocess.TimeoutExpired as late:
-        stderr = (late.stderr or b"").decode(errors="replace") if isinstance(late.stderr, bytes) else late.stderr
-        return (
-            f"SLURM's controller does not answer within {timeout_s:g} s: {' '.join((stderr or 'squeue says nothing').split())}"
-        )
+        stderr = late.stderr.decode(errors="replace") if isinstance(late.stderr, bytes) else late.stderr
+        details = " ".join((stderr or "squeue says nothing").split())
+        return f"SLURM's controller does not answer within {timeout_s:g} s: {details}"
     except OSError as error:
         return f"squeue cannot be started: {error}"
     if answer.returncode != 0:

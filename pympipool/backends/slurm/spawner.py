@@ -67,7 +67,8 @@ class SlurmSpawner(Spawner):
             {
                 **worker_environment(request),
                 **self._relay.environment(request),
-                "PYMPIPOOL_CWD": request.cwd or os.getcwd(),  # the worker checks it: srun only warns of a missing folder
+                # The worker checks this folder: srun only warns if it is missing.
+                "PYMPIPOOL_CWD": request.cwd or os.getcwd(),
             }
         )
         name = f"pympipool-{request.number}-{secrets.token_hex(4)}"

@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from pympipool import Executor, trace
+from pympipool.backends.local.backend import LocalBackend
 from pympipool.backends.local.direct import LocalSpawner
-from pympipool.backends.registry import BACKENDS, LocalBackend
+from pympipool.backends.registry import BACKENDS
 from pympipool.diagnostics.tracing.collect import set_clocks
 from pympipool.diagnostics.tracing.timeline import Call, Worker
 from support.calls import sleep_and_return, square

@@ -1,4 +1,4 @@
-"""Whether SLURM can be used: asked when it matters, and not once for each of many executors. With programs that pretend."""
+"""When SLURM's controller is asked, and when its cached answer is used. Fake programs stand for SLURM's."""
 
 import os
 import time
@@ -6,13 +6,13 @@ import time
 import pytest
 
 from pympipool.backends.registry import choose, make_backend
-from pympipool.backends.slurm import spawner
+from pympipool.backends.slurm import availability
 from pympipool.errors import WorkerStartError
 
 
 @pytest.fixture
 def squeue(tmp_path, monkeypatch):
-    """Says how squeue is to answer from here on; the list of its calls."""
+    """Set the exit code of squeue from here on; `calls` returns the programs that were called."""
     (tmp_path / "asked").touch()
 
     def answer(code):
@@ -26,7 +26,7 @@ def squeue(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     for name in ("SLURM_CONF", "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(spawner, "_last_answer", None)
+    monkeypatch.setattr(availability, "_last_answer", None)
     return answer
 
 
@@ -42,12 +42,12 @@ def test_auto_asks_once_for_many_executors(squeue, code, chosen):
     assert squeue.calls() == ["squeue"]
 
 
-def test_what_auto_has_found_is_not_asked_again(squeue):
+def test_make_backend_uses_the_answer_of_auto(squeue):
     assert make_backend("auto").name == "slurm"
     assert squeue.calls() == ["squeue"]
 
 
-def test_who_names_slurm_has_it_tried_whatever_was_the_matter_before(squeue):
+def test_explicit_backend_ignores_cached_failure(squeue):
     squeue(1)
     assert choose("auto").name == "mpi"
     with pytest.raises(WorkerStartError, match="does not answer"):
@@ -58,17 +58,17 @@ def test_who_names_slurm_has_it_tried_whatever_was_the_matter_before(squeue):
     assert squeue.calls() == ["squeue"] * 3
 
 
-def test_an_old_answer_is_not_believed(squeue, monkeypatch):
+def test_cached_answer_expires(squeue, monkeypatch):
     squeue(1)
     assert choose("auto").name == "mpi"
     squeue(0)
-    later_s = time.monotonic() + spawner.REMEMBERED_S
-    monkeypatch.setattr(spawner, "monotonic", lambda: later_s)
+    later_s = time.monotonic() + availability.CACHE_S
+    monkeypatch.setattr(availability, "monotonic", lambda: later_s)
     assert choose("auto").name == "slurm"
 
 
 @pytest.mark.parametrize("variable", ["SLURM_CONF", "SLURM_JOB_ID"])
-def test_another_cluster_or_job_is_asked_anew(squeue, monkeypatch, tmp_path, variable):
+def test_other_cluster_or_job_is_asked_again(squeue, monkeypatch, tmp_path, variable):
     squeue(1)
     assert choose("auto").name == "mpi"
     squeue(0)

@@ -1,4 +1,4 @@
-"""The process that workers are forked from, and those who order them and are gone when it comes to that."""
+"""The forkserver, and requests whose sender has gone before the fork."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pympipool.backends.spawner import LaunchRequest
 pytestmark = pytest.mark.timeout(60)
 
 EXIT_CODE = 1
-"""Of a worker that has no orders."""
+"""Exit code of a worker that gets no configuration."""
 
 
 @pytest.fixture
@@ -24,21 +24,21 @@ def spawner():
     spawner.close()
 
 
-def order(number):
+def request(number):
     return LaunchRequest(number, ranks=1, environment={"PYMPIPOOL_PATH": os.pathsep.join(sys.path)})
 
 
-def test_who_orders_a_worker_and_is_gone_before_it_is_forked_does_not_end_it(spawner, capfd):
+def test_closed_pipes_do_not_end_the_forkserver(spawner, capfd):
     before = set(psutil.Process().children())
-    first = spawner.start(order(1))
-    (template,) = set(psutil.Process().children()) - before
+    first = spawner.start(request(1))
+    (forkserver,) = set(psutil.Process().children()) - before
     assert first.wait(30) == EXIT_CODE
     first.close()
-    template.suspend()
-    spawner.start(order(2)).close()
-    template.resume()
-    third = spawner.start(order(3))
+    forkserver.suspend()
+    spawner.start(request(2)).close()
+    forkserver.resume()
+    third = spawner.start(request(3))
     assert third.wait(30) == EXIT_CODE
     third.close()
-    assert set(psutil.Process().children()) - before == {template}
+    assert set(psutil.Process().children()) - before == {forkserver}
     assert "Traceback" not in capfd.readouterr().err

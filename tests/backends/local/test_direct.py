@@ -15,12 +15,12 @@ def test_a_worker_serves_calls():
         assert master.result() == 3
 
 
-def test_several_ranks_are_not_its_business():
+def test_several_ranks_are_refused():
     with pytest.raises(ValueError, match=r"1 rank, not 2; .*MpiexecSpawner"):
         LocalSpawner().start(LaunchRequest(1, ranks=2))
 
 
-def test_the_key_is_in_no_command_line():
+def test_command_line_holds_no_key():
     with TinyMaster(LocalSpawner()).ready() as master:
         command_line = Path(f"/proc/{master.process.pid}/cmdline").read_text()
         assert "pympipool.worker" in command_line

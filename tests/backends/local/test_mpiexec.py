@@ -89,7 +89,7 @@ def test_killing_twice_or_right_after_the_start_is_sure_as_well(spawner):
 
 
 def test_an_mpiexec_that_does_not_follow_is_killed_after_a_while(master, monkeypatch):
-    monkeypatch.setattr(mpiexec, "TIDY_UP_S", 0.2)
+    monkeypatch.setattr(mpiexec, "CLEANUP_TIMEOUT_S", 0.2)
     monkeypatch.setattr(type(master.process), "terminate", lambda self: None)
     monkeypatch.setattr(mpiexec, "_ranks_below", lambda pid: [master.process.pid + 10_000_000])
     master.process.kill()
