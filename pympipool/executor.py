@@ -166,7 +166,7 @@ class Executor(futures.Executor):
             self._engine = GraphRecorder(plot_dependency_graph_filename)
         else:
             make_pool = self._block_pool(workers, settings) if block_allocation else self._single_pool(settings)
-            self._engine = Engine(make_pool, resolve_dependencies=not disable_dependencies, about=self._info)
+            self._engine = Engine(make_pool, resolve_dependencies=not disable_dependencies, executor_info=self._info)
         self._info |= {
             "backend": self._backend.name,
             "passed_over": choice.skipped,

@@ -193,8 +193,8 @@ class ObservedEngine:
     def __init__(self, engine: Engine, bar: Bar) -> None:
         self._engine = engine
         self._bar = bar
-        self.hold = engine.hold
-        self.release = engine.release
+        self.add_pending_source = engine.add_pending_source
+        self.remove_pending_source = engine.remove_pending_source
 
     def submit_batch(self, fn: Callable[..., Any], columns: tuple[Sequence[Any], ...], resources: Any) -> Future[Any]:
         """As `Engine.submit_batch`."""

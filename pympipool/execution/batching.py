@@ -1,12 +1,12 @@
 """`Executor.map`: calls over iterables, in batches, results in order.
 
-    items ─► AdaptiveBatcher: a few batches under way at a time ─► results, one after the other as they are asked for
+    items ─► AdaptiveBatcher: a few batches in flight at a time ─► results, one by one as the user asks for them
                 ▲                            │
-                └── a batch has ended ◄──────┘   how long it took says how large the next ones are
+                └── a batch has ended ◄──────┘   its run time determines the size of the next ones
 
-Batches of a given chunksize are submitted all at once; those that the feeder makes grow until each takes about
-`BATCH_S`, and shrink towards the end so that all workers end together. A batch ends with its first exception, and
-what was returned before arrives: to the user it makes no difference how calls were packed.
+Batches of a given chunksize are submitted all at once. Adaptive batches grow until each takes about `BATCH_S`, and shrink
+towards the end so that all workers finish together. A batch ends with its first exception, and the results before it arrive:
+to the user it makes no difference how calls were packed.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
     from pympipool.resources import Resources
 
 BATCH_S = 0.004
-"""Time that a batch should take: hundred times what sending it costs, and short for whoever waits."""
+"""Target run time of a batch: a hundred times the cost of sending it, and still short for a thread that waits for it."""
 
 GROWTH_MAX = 8
-"""Times that a batch may be larger than the largest before it: the first items may not be like the others."""
+"""Maximum ratio of the size of a batch to that of the largest before it: the first items may differ from the others."""
 
 BATCHES_PER_WORKER = 2
-"""Under way at a time: one that runs, one that is there when it ends."""
+"""Batches in flight for each worker: one that runs, and one to start when it ends."""
 
 SHARES_PER_WORKER = 2
-"""A batch is at most this part of what is left for a worker, so that the last ones are small."""
+"""A batch has at most 1/SHARES_PER_WORKER of the items left for each worker, so that the last batches are small."""
 
 
 class ArgumentColumns:
-    """The arguments of the calls of a map, as lists; with several iterables as long as the shortest."""
+    """The arguments of all calls of a map: one list for each iterable, all as long as the shortest."""
 
     def __init__(self, iterables: Sequence[Iterable[Any]]) -> None:
         if len(iterables) == 1:
@@ -56,30 +56,30 @@ class ArgumentColumns:
         return len(self.lists[0]) if self.lists else 0
 
     def have_futures(self) -> bool:
-        """Whether there are futures among the arguments: then calls must wait for them one by one."""
+        """Return True if there are futures among the arguments. Then each call must wait for its own."""
         return bool(find_futures(tuple(self.lists), {}))
 
     def all_immutable(self) -> bool:
-        """Whether nobody can change an argument.
+        """Return True if all arguments are immutable.
 
-        Those of a batch are one pickle: what is one object in two of its calls is one in the worker, and what the first call
-        did to it, the second would find.
+        The arguments of a batch are one pickle. So an object that two of its calls share is one object in the worker too,
+        and the second call would see changes that the first one made.
         """
         return all(map(all_immutable, self.lists))
 
     def cut(self, begin: int, end: int) -> tuple[Sequence[Any], ...]:
-        """The columns of a batch."""
+        """Return the columns of the batch that consists of rows `begin` to `end`."""
         return tuple(column[begin:end] for column in self.lists)
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
-        """The arguments of one call after the other."""
+        """Return an iterator over the arguments of each call."""
         return zip(*self.lists, strict=True)
 
 
 def one_by_one(
     submit: Callable[..., Future[Any]], fn: Callable[..., Any], columns: ArgumentColumns, deadline_s: float | None
 ) -> Iterator[Any]:
-    """Each call by itself; all are submitted now."""
+    """Submit all calls now, each by itself. Return an iterator over the results."""
     pending = deque(submit(fn, *row) for row in columns.rows())
     return _results(pending, deadline_s)
 
@@ -93,10 +93,10 @@ def in_chunks(
     chunksize: int,
     deadline_s: float | None,
 ) -> Iterator[Any]:
-    """Batches of chunksize calls; all are submitted now, each as soon as it is full.
+    """Submit all calls now, in batches of chunksize calls, each as soon as it is full. Return an iterator over the results.
 
     Args:
-        submit: For single calls: those of a chunk in which there are futures to be waited for.
+        submit: Submits a single call. Used for the calls of a chunk whose arguments contain futures.
     """
     pending: deque[Future[Any]] = deque()
     are_batches: list[bool] = []
@@ -109,7 +109,7 @@ def in_chunks(
             else:
                 pending.append(engine.submit_batch(fn, columns, resources))
                 are_batches.append(True)
-    except BaseException:  # also what an iterable raises
+    except BaseException:  # also if an iterable raises
         _cancel(pending)
         raise
     results = zip(_results(pending, deadline_s), are_batches, strict=True)
@@ -118,30 +118,30 @@ def in_chunks(
 
 
 def _chunks(iterables: Sequence[Iterable[Any]], chunksize: int) -> Iterator[tuple[Sequence[Any], ...]]:
-    """The arguments of chunksize calls at a time, as columns."""
+    """Yield the arguments of chunksize calls at a time, as columns."""
     if len(iterables) == 1:
         column = iter(iterables[0])
         while items := list(islice(column, chunksize)):
             yield (items,)
     else:
         rows = zip(*iterables, strict=False)
-        while some := list(islice(rows, chunksize)):
-            yield tuple(zip(*some, strict=True))
+        while chunk := list(islice(rows, chunksize)):
+            yield tuple(zip(*chunk, strict=True))
 
 
 def in_adaptive_batches(
     engine: Engine, fn: Callable[..., Any], columns: ArgumentColumns, workers: int, deadline_s: float | None
 ) -> Iterator[Any]:
-    """Batches of as many calls as take about BATCH_S; submitted as others end, whether or not results are asked for."""
-    feeder = AdaptiveBatcher(engine, fn, columns, workers)
-    feeder.feed()
-    return Results(feeder.results(deadline_s), feeder.stop)
+    """Submit batches that take about BATCH_S each, as others end, whether or not the user iterates over the results."""
+    batcher = AdaptiveBatcher(engine, fn, columns, workers)
+    batcher.fill()
+    return Results(batcher.results(deadline_s), batcher.stop)
 
 
 class AdaptiveBatcher:
-    """Submits the batches of one map.
+    """Submits the batches of one map, and adapts their size to their run time.
 
-    Used by the thread that iterates and by those that end futures.
+    Used by the thread that iterates over the results, and by the threads that end futures.
     """
 
     def __init__(self, engine: Engine, fn: Callable[..., Any], columns: ArgumentColumns, workers: int) -> None:
@@ -150,69 +150,69 @@ class AdaptiveBatcher:
         self._columns = columns
         self._count = len(columns)
         self._workers = workers
-        self._next = 0  # the first item that was not submitted
-        self._sizes: dict[StandardFuture[Any], int] = {}  # batches under way
-        self._largest = 1
-        self._item_s = 0.0  # estimate of one call; 0: none yet
+        self._next = 0  # first row that was not submitted yet
+        self._in_flight: dict[StandardFuture[Any], int] = {}  # size of each batch
+        self._largest_size = 1
+        self._item_s = 0.0  # estimated run time of one call; 0 before the first estimate
         self._pending: deque[Future[Any]] = deque()
         self._lock = threading.RLock()
-        self._feeding = False
-        self._finished = False
-        engine.hold(self)
+        self._is_filling = False
+        self._is_finished = False
+        engine.add_pending_source(self)
 
     def __len__(self) -> int:
-        """Number of calls that were not submitted yet."""
+        """Return the number of calls that were not submitted yet."""
         return self._count - self._next
 
-    def feed(self) -> None:
-        """Submits batches until enough are under way."""
+    def fill(self) -> None:
+        """Submit batches until enough are in flight."""
         with self._lock:
-            if self._feeding or self._finished:
-                return  # a batch that fails at once calls back from within
-            self._feeding = True
+            if self._is_filling or self._is_finished:
+                return  # a batch that fails immediately calls back from inside this method
+            self._is_filling = True
             try:
-                while self._next < self._count and len(self._sizes) < BATCHES_PER_WORKER * self._workers:
-                    self._submit_one()
+                while self._next < self._count and len(self._in_flight) < BATCHES_PER_WORKER * self._workers:
+                    self._submit_next()
             finally:
-                self._feeding = False
+                self._is_filling = False
             if self._next >= self._count:
                 self._finish()
 
-    def _submit_one(self) -> None:
+    def _submit_next(self) -> None:
         size = self._next_size()
         columns = self._columns.cut(self._next, self._next + size)
         future = self._engine.submit_batch(self._fn, columns, None)
         self._next += size
-        self._largest = max(self._largest, size)
-        self._sizes[future] = size
+        self._largest_size = max(self._largest_size, size)
+        self._in_flight[future] = size
         self._pending.append(future)
         future._add_internal_callback(self._on_done)
 
     def _next_size(self) -> int:
         if self._item_s == 0.0:
             return 1
-        fair = (self._count - self._next) // (SHARES_PER_WORKER * self._workers)
-        return max(1, min(int(BATCH_S / self._item_s), GROWTH_MAX * self._largest, fair))
+        share = (self._count - self._next) // (SHARES_PER_WORKER * self._workers)
+        return max(1, min(int(BATCH_S / self._item_s), GROWTH_MAX * self._largest_size, share))
 
     def _on_done(self, future: StandardFuture[Any]) -> None:
-        """Learns from a batch that has ended, once, and feeds on; not after one that was cancelled."""
+        """Update the estimate once for each batch that has ended, and submit more. Submit none after a cancelled batch."""
         with self._lock:
-            size = self._sizes.pop(future, 0)
+            size = self._in_flight.pop(future, 0)
             run_s = getattr(future, "run_ns", 0) / 1e9
             if size and run_s > 0:
                 item_s = run_s / size
                 self._item_s = item_s if self._item_s == 0.0 else (self._item_s + item_s) / 2
             if future.cancelled():
                 self._next = self._count
-            self.feed()
+            self.fill()
 
     def _finish(self) -> None:
-        """Nothing is left to be submitted: the executor may end when it likes."""
-        self._finished = True
-        self._engine.release(self)
+        """Let the executor end: all calls were submitted."""
+        self._is_finished = True
+        self._engine.remove_pending_source(self)
 
     def results(self, deadline_s: float | None) -> Iterator[Any]:
-        """Yields the batches in order; whatever ends it early cancels those that are left."""
+        """Yield the batches in order. If iteration ends early, cancel the rest."""
         try:
             while self._pending:
                 future = self._pending.popleft()
@@ -223,15 +223,15 @@ class AdaptiveBatcher:
             self.stop()
 
     def stop(self) -> None:
-        """Submits no more batches, and cancels those under way."""
+        """Submit no more batches, and cancel those in flight."""
         with self._lock:
             self._next = self._count
-            self.feed()
+            self.fill()
         _cancel(self._pending)
 
 
 def _results(pending: deque[Future[Any]], deadline_s: float | None) -> Iterator[Any]:
-    """Yields results in order; whatever ends it early cancels the calls that are left."""
+    """Yield results in order. If iteration ends early, cancel the remaining calls."""
     try:
         while pending:
             yield _result_of(pending.popleft(), deadline_s)
@@ -245,7 +245,7 @@ def _cancel(pending: Iterable[Future[Any]]) -> None:
 
 
 def _result_of(future: Future[Any], deadline_s: float | None) -> Any:
-    """The result of a future, which is not referred to any more when this returns."""
+    """Return the result of a future, and keep no reference to the future."""
     try:
         if deadline_s is None:
             return future.result()
@@ -258,20 +258,21 @@ def _result_of(future: Future[Any], deadline_s: float | None) -> Any:
 
 
 class Results(OneByOne):
-    """The results of the calls one by one; raises what one of them raised in its place."""
+    """An iterator over the results of batches, call by call. Raises the exception of a call in the place of its result."""
 
     def __init__(self, batches: Iterator[Any], cancel: Callable[[], None]) -> None:
-        self._batches = _lists(batches)
+        self._batches = _result_lists(batches)
         self._cancel = cancel
         super().__init__(self._batches)
 
     def close(self) -> None:
-        """Cancels the batches that are left."""
+        """Cancel the remaining batches."""
         self._batches.close()
-        self._cancel()  # a generator that was never asked for anything has nothing to end
+        self._cancel()  # closing a generator that was never started does not run its `finally`
 
 
-def _lists(batches: Iterator[Any]) -> Generator[list[Any], None, None]:
+def _result_lists(batches: Iterator[Any]) -> Generator[list[Any], None, None]:
+    """Yield the list of results of each batch, and raise the exception that ended it."""
     for results, error in batches:
         yield results
         if error is not None:

@@ -1,21 +1,21 @@
-"""Futures as arguments: a call waits for them, and gets their results in their place.
+"""Futures as arguments: a call waits for them, and gets their results instead of them.
 
-    submit ─► find_futures: none (nearly always) ─► the call goes on at once
-                            some ─► when_all_done ─► all have results ─► resolve ─► the call goes on
-                                                     one has failed  ─► the call fails with the same, at once
-                                                     one is cancelled ─► the call is cancelled, at once
+    submit ─► find_futures: none (nearly always) ─► send the call now
+                            some ─► when_all_done ─► all have results ─► resolve ─► send the call
+                                                     one has failed  ─► fail the call with the same exception, immediately
+                                                     one is cancelled ─► cancel the call, immediately
 
-A future is looked for among the arguments and, to any depth, in lists, tuples (named ones too), sets, frozensets and
-dicts (values and keys), `OrderedDict` and `defaultdict`. Not in other objects, dataclasses and subclasses of
-containers among them: what these mean by their contents only they know. Any `concurrent.futures.Future` will do, of
-whatever executor; asyncio's are another thing.
+Futures are searched for among the arguments and, to any depth, in lists, tuples (also named tuples), sets, frozensets and
+dicts (values and keys), `OrderedDict` and `defaultdict`. Other objects, including dataclasses and subclasses of
+containers, are not searched: only they know what their contents mean. Futures of any executor count, if they are instances of
+`concurrent.futures.Future`; asyncio's futures are not.
 
 Nothing polls: the futures call back. A callback that ends a future calls the callbacks of the calls that wait for it,
 and so on along a chain; `_Trampoline` turns this recursion into a loop, so that a chain may have any length.
 
 A call whose input failed fails with a copy of the input's exception: `except` clauses written for the function that
-raises it work for everything that is computed from it, as they would if the functions called each other. Its
-`__cause__` is the original, which was raised first, however long the chain.
+raises it work for everything that is computed from it, as they would if the functions called each other. The
+`__cause__` of the copy is the exception that was raised first, however long the chain.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ __all__ = ["find_futures", "resolve", "when_all_done"]
 Callback: TypeAlias = "Callable[[BaseException | None, bool], object]"
 
 _ATOMIC_TYPES = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
-"""Types in which there are no futures, most arguments among them."""
+"""Types that contain no futures. Most arguments are of these types."""
 
 _MAPPINGS = (dict, OrderedDict, defaultdict)
 _COLLECTIONS = (list, tuple, set, frozenset)
-_LOOKED_INTO = (Future, list, tuple, set, frozenset, dict)
+_SEARCHED = (Future, list, tuple, set, frozenset, dict)
 
 
 def find_futures(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Future[Any]]:
-    """The futures among the arguments of a call, each once.
+    """Return the futures among the arguments of a call, each once.
 
     Examples:
         >>> future = Future()
@@ -54,11 +54,11 @@ def find_futures(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Futur
         []
     """
     for value in args:
-        if type(value) not in _ATOMIC_TYPES and isinstance(value, _LOOKED_INTO):
+        if type(value) not in _ATOMIC_TYPES and isinstance(value, _SEARCHED):
             return _FutureSearch([*args, *kwargs.values()]).futures
     if kwargs:
         for value in kwargs.values():
-            if type(value) not in _ATOMIC_TYPES and isinstance(value, _LOOKED_INTO):
+            if type(value) not in _ATOMIC_TYPES and isinstance(value, _SEARCHED):
                 return _FutureSearch([*args, *kwargs.values()]).futures
     return []
 
@@ -68,18 +68,18 @@ def resolve(
     kwargs: Mapping[str, Any],
     result_of: Callable[[Future[Any]], Any] = Future.result,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call with the results of their futures in place of these.
+    """Return the arguments of a call with each future replaced by its result.
 
-    Containers that hold a future, however deep, are copied; all others stay the same objects. One that appears
-    several times, or contains itself, does so in what is returned.
+    Containers that hold a future, however deep, are copied; all others stay the same objects. A container that appears
+    several times, or contains itself, does so in the returned arguments too.
 
     Args:
         args: Positional arguments.
         kwargs: Keyword arguments.
-        result_of: What to put in the place of a future, which is done.
+        result_of: Returns the replacement of a future that is done.
 
     Raises:
-        TypeError: A result takes the place of a key or of an item of a set, and cannot be hashed.
+        TypeError: A result replaces a key of a dict or an item of a set, and cannot be hashed.
 
     Examples:
         >>> future = Future()
@@ -93,17 +93,18 @@ def resolve(
 
 
 def when_all_done(futures: list[Future[Any]], callback: Callback) -> None:
-    """Calls back, once, as soon as all futures have results or one of them never will.
+    """Call back once, as soon as all futures have results, or one of them failed or was cancelled.
 
     Args:
-        futures: At least one.
-        callback: Gets (None, False) when all have results; (exception, False) when one has failed, a copy of its
-            exception with the original as `__cause__`; (None, True) when one was cancelled. It runs in the thread that
-            ended the future, or in this one when nothing is left to wait for.
+        futures: At least one future.
+        callback: Gets (None, False) if all have results. Gets (exception, False) if one failed: a copy of its exception, with
+            the original as `__cause__`. Gets (None, True) if one was cancelled. It runs in the thread that ended the future,
+            or in the calling thread if nothing is left to wait for.
     """
     waiter = _Waiter(len(futures), callback)
     for future in futures:
-        add = getattr(future, "_add_internal_callback", None) or future.add_done_callback  # our own go a shorter way
+        # A callback on our own futures needs no detour through the thread for callbacks of users.
+        add = getattr(future, "_add_internal_callback", None) or future.add_done_callback
         add(waiter.on_done)
 
 
@@ -111,7 +112,7 @@ def when_all_done(futures: list[Future[Any]], callback: Callback) -> None:
 
 
 class _Waiter:
-    """Waits for several futures."""
+    """Waits for several futures by callback."""
 
     def __init__(self, count: int, callback: Callback) -> None:
         self._left = count
@@ -126,21 +127,21 @@ class _Waiter:
             callback = self._callback
             if callback is None or (self._left and not cancelled and error is None):
                 return
-            self._callback = None  # called once; the futures still to come keep nothing of the call alive
-        _relay.call(callback, None if error is None else _copy_with_cause(error), cancelled)
+            self._callback = None  # call it once; the other futures keep nothing of the call alive
+        _trampoline.call(callback, None if error is None else _copy_with_cause(error), cancelled)
 
 
 def _exception_of(future: Future[Any]) -> BaseException | None:
     if getattr(future, "has_result", False):
-        return None  # ours know that without unpickling it
+        return None  # our own futures know that without unpickling the result
     try:
         return future.exception()
-    except Exception as error:  # a future of another kind, which may do as it likes
+    except Exception as error:  # a future of another class may raise here
         return error
 
 
 class _Trampoline(threading.local):
-    """Runs callbacks one after the other: one that is asked for inside another waits until that has returned."""
+    """Runs callbacks one after another: a callback requested inside another one runs after that has returned."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Callback, BaseException | None, bool]] = deque()
@@ -162,50 +163,50 @@ class _Trampoline(threading.local):
             callback, error, cancelled = self._waiting.popleft()
             try:
                 callback(error, cancelled)
-            except Exception:  # as the standard library treats callbacks of futures; the others must run
+            except Exception:  # as the standard library does for callbacks of futures: the others must run
                 logging.getLogger("concurrent.futures").exception("a call that waits for others could not go on")
-            except BaseException as stop:  # Ctrl-C: after the others, which would wait for ever
+            except BaseException as stop:  # Ctrl-C: run the others first, or their calls would wait forever
                 interrupt = stop
             del callback, error
         if interrupt is not None:
             raise interrupt
 
 
-_relay = _Trampoline()
+_trampoline = _Trampoline()
 
-_REPEATED = "_pympipool_repeated"
-"""Attribute of exceptions that are copies made here."""
+_IS_COPY = "_pympipool_copy"
+"""Attribute that marks an exception as a copy made by `_copy_with_cause`."""
 
 
 def _copy_with_cause(error: BaseException) -> BaseException:
-    """A copy of an input's exception, whose `__cause__` is the exception that was raised first."""
+    """Return a copy of an input's exception, whose `__cause__` is the exception that was raised first."""
     origin = error
-    if getattr(error, _REPEATED, False) and error.__cause__ is not None:
+    if getattr(error, _IS_COPY, False) and error.__cause__ is not None:
         origin = error.__cause__
     try:
-        twin = _clone_exception(origin)
-        if type(twin) is not type(origin) or str(twin) != str(origin):
-            raise TypeError("the copy is another one")
+        clone = _clone_exception(origin)
+        if type(clone) is not type(origin) or str(clone) != str(origin):
+            raise TypeError("the copy differs from the original")
         notes = [*getattr(origin, "__notes__", [])]
-    except Exception:  # it has an __init__ of its own kind, or holds what cannot be copied
-        twin, notes = DependencyError(f"an input of the call failed: {type(origin).__name__}"), []
-    twin.__dict__[_REPEATED] = True
-    twin.__dict__["__notes__"] = [*notes, "This is the error of an input; the call itself did not run."]
-    twin.__cause__ = origin
-    return twin
+    except Exception:  # its __init__ takes other arguments, or it holds something that cannot be copied
+        clone, notes = DependencyError(f"an input of the call failed: {type(origin).__name__}"), []
+    clone.__dict__[_IS_COPY] = True
+    clone.__dict__["__notes__"] = [*notes, "This is the error of an input; the call itself did not run."]
+    clone.__cause__ = origin
+    return clone
 
 
 def _clone_exception(error: BaseException) -> BaseException:
-    """A copy, made as the exception's class says.
+    """Return a copy of an exception, made with its own `__reduce_ex__`.
 
-    `copy` would ask `copyreg`, where tblib, and with it dask, has put reducers for all exceptions: their copies share
-    their attributes with the original.
+    `copy.copy` would use `copyreg`, where tblib, and with it dask, registers reducers for all exceptions: the copies they
+    make share their attributes with the original.
     """
     kind, args, *state = cast("tuple[Any, ...]", error.__reduce_ex__(2))
-    twin: BaseException = kind(*args)
+    clone: BaseException = kind(*args)
     if state:
-        twin.__setstate__(*state)
-    return twin
+        clone.__setstate__(*state)
+    return clone
 
 
 # ---- finding and replacing ----
@@ -217,24 +218,28 @@ def _is_container(value: object) -> bool:
 
 
 class _FutureSearch:
-    """All futures and containers within some values. Goes by loops, so that depth and circles do no harm."""
+    """All futures and containers inside some values. Searches by loops, so that depth and cycles do no harm.
+
+    Attributes:
+        futures: The futures, each once.
+    """
 
     def __init__(self, values: list[Any]) -> None:
         self.futures: list[Future[Any]] = []
-        self._seen: dict[int, Any] = {}  # containers and futures by id; keeps them alive, so that ids stay their own
-        self._parents: dict[int, list[int]] = {}  # of a container or future: the containers that hold it
-        self._waiting: list[Any] = []
+        self._seen: dict[int, Any] = {}  # containers and futures by id; kept alive, so that no id is reused
+        self._parents: dict[int, list[int]] = {}  # for each container or future, the containers that hold it
+        self._unvisited: list[Any] = []
         for value in values:
             self._add(value, 0)
-        while self._waiting:
-            self._look_into(self._waiting.pop())
+        while self._unvisited:
+            self._visit(self._unvisited.pop())
 
-    def _look_into(self, container: Any) -> None:
-        self._look_through(container, id(container))
+    def _visit(self, container: Any) -> None:
+        self._visit_items(container, id(container))
         if type(container) in _MAPPINGS:
-            self._look_through(container.values(), id(container))
+            self._visit_items(container.values(), id(container))
 
-    def _look_through(self, values: Collection[Any], parent: int) -> None:
+    def _visit_items(self, values: Collection[Any], parent: int) -> None:
         if all_of(values, _ATOMIC_TYPES):
             return
         for value in values:
@@ -248,47 +253,47 @@ class _FutureSearch:
         self._parents.setdefault(id(value), []).append(parent)
         if id(value) not in self._seen:
             self._seen[id(value)] = value
-            (self.futures if is_future else self._waiting).append(value)
+            (self.futures if is_future else self._unvisited).append(value)
 
     def holders(self) -> set[int]:
-        """Ids of the futures, and of the containers from which one can be reached."""
+        """Return the ids of the futures, and of the containers from which a future can be reached."""
         reached: set[int] = set()
-        waiting = [id(future) for future in self.futures]
-        while waiting:
-            one = waiting.pop()
-            if one not in reached:
-                reached.add(one)
-                waiting += self._parents.get(one, ())
+        unvisited = [id(future) for future in self.futures]
+        while unvisited:
+            key = unvisited.pop()
+            if key not in reached:
+                reached.add(key)
+                unvisited += self._parents.get(key, ())
         return reached
 
 
 class _Replacement:
-    """Rebuilds the containers that hold futures. Same object in, same object out."""
+    """Rebuilds the containers that hold futures. The same object is always replaced by the same object."""
 
     def __init__(self, holders: set[int], result_of: Callable[[Future[Any]], Any]) -> None:
         self._holders = holders
         self._result_of = result_of
-        self._done: dict[int, Any] = {}
+        self._replacements: dict[int, Any] = {}
 
     def of(self, value: Any) -> Any:
         key = id(value)
         if key not in self._holders:
             return value
-        if key not in self._done:
+        if key not in self._replacements:
             self._replace(key, value)
-        return self._done[key]
+        return self._replacements[key]
 
     def _replace(self, key: int, value: Any) -> None:
         if isinstance(value, Future):
-            self._done[key] = self._result_of(value)
+            self._replacements[key] = self._result_of(value)
             return
         if isinstance(value, (tuple, frozenset)):
             items = [self.of(item) for item in value]
-            if key not in self._done:  # else it was reached again, and replaced, through a list that holds it
-                self._done[key] = type(value)._make(items) if hasattr(value, "_make") else type(value)(items)
+            if key not in self._replacements:  # else a list that holds it was replaced first, and with it this one
+                self._replacements[key] = type(value)._make(items) if hasattr(value, "_make") else type(value)(items)
             return
-        # What can change may contain itself, so its copy is known before it is filled.
-        self._done[key] = empty = copy.copy(value)
+        # A mutable container may contain itself, so its copy is registered before it is filled.
+        self._replacements[key] = empty = copy.copy(value)
         empty.clear()
         if isinstance(value, dict):
             empty.update((self.of(name), self.of(item)) for name, item in value.items())

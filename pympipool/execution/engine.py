@@ -1,13 +1,13 @@
-"""What works behind an executor: its way of one call, and the end of all of them.
+"""The engine behind an executor: it takes each call from `submit` to a worker, and ends everything after the last call.
 
-    submit ─► dependencies: wait for futures among the arguments, by callback
-           ─► functions:     may the function travel once?
-           ─► serialization: arguments to bytes
-           ─► dispatcher:    bytes to a worker, result to the future
+    submit ─► dependencies:   wait for futures among the arguments, by callback
+           ─► function_cache: may the function be sent once?
+           ─► serialization:  arguments to bytes
+           ─► dispatcher:     bytes to a worker, result to the future
     close  ─► when the last call has ended: pool, dispatcher
 
-The threads that work for an executor refer to its engine, never to the executor itself. So an executor that is
-forgotten is noticed; its calls still run to their end, and then everything ends.
+The threads that work for an executor refer to its engine, never to the executor itself. So Python can collect an executor
+that the user has dropped; its calls still run to their end, and then everything ends.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import weakref
 from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import Future as StandardFuture
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pympipool._core.calls import FunctionHandle
 from pympipool._core.dispatcher import Dispatcher
@@ -34,22 +34,28 @@ from pympipool.serialization.exceptions import load_exception, without_frames
 if TYPE_CHECKING:
     from pympipool._core.trace_buffer import Recorder
     from pympipool.resources import Resources
+    from pympipool.serialization.payload import BatchMarker
 
-CLOSED = "cannot schedule new futures after shutdown"  # the standard library's words
+CLOSED = "cannot schedule new futures after shutdown"
+"""Message of the error that `submit` raises after `shutdown`; the same as in the standard library."""
 
-HANDLES_MAX = 1024
-"""Functions whose pickles are kept at hand; the table of functions keeps fewer alive."""
+FUNCTION_HANDLES_MAX = 1024
+"""Number of function pickles that an engine keeps. More than FUNCTION_CACHE_SIZE, so that the table's functions are among them."""
 
-PACKED_BYTES = 4096
-"""Smaller results are unpickled and pickled again in less time than it takes to hand them on as they are."""
+FORWARD_PICKLED_BYTES = 4096
+"""Size from which a result is passed on to another call as pickled bytes. Unpickling and pickling a smaller one takes less time."""
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 class Pool(Protocol):
-    """What an engine asks of a pool (see `pympipool.pool`)."""
+    """The interface between an engine and its pool of workers (see `pympipool.pool`).
 
-    keeps_functions: bool  # its workers live longer than a call, so functions need travel but once
+    Attributes:
+        keeps_functions: True if workers outlive a call, so that each function needs to be sent only once.
+    """
+
+    keeps_functions: bool
 
     def open(self) -> None: ...
     def submit(
@@ -98,9 +104,9 @@ class Engine:
     """Runs the calls of one executor.
 
     Args:
-        make_pool: makes the pool of workers for a dispatcher.
-        resolve_dependencies: whether futures among the arguments are waited for; else they are an error.
-        about: what the executor was made with, as a trace tells it.
+        make_pool: Makes the pool of workers for a dispatcher.
+        resolve_dependencies: Wait for futures among the arguments. False: such futures are an error.
+        executor_info: Options of the executor, for traces.
     """
 
     def __init__(
@@ -108,24 +114,24 @@ class Engine:
         make_pool: Callable[[Dispatcher], Pool],
         *,
         resolve_dependencies: bool = True,
-        about: dict[str, Any] | None = None,
+        executor_info: dict[str, Any] | None = None,
     ) -> None:
         self.dispatcher = Dispatcher(payload.load, load_exception, self._on_damage)
         self.functions = FunctionTable()
         self.resolve_dependencies = resolve_dependencies
-        self.about = {} if about is None else about
+        self.executor_info = {} if executor_info is None else executor_info
         self.in_forked_child = False
         self._handles: dict[int, FunctionHandle] = {}
         self._blocked: set[BlockedCall] = set()
-        self._held: set[Sized] = set()
+        self._pending_sources: set[Sized] = set()
         self.pool = make_pool(self.dispatcher)
         self.dispatcher.start()
         self.pool.open()
         _engines.add(self)
-        trace_registry.join(self)
+        trace_registry.register(self)
 
     def hosts(self) -> list[dict[str, Any]]:
-        """What each serving worker's rank 0 said of itself."""
+        """Return number, host and process id of rank 0, and hosts of all ranks, for each worker that serves calls."""
         return self.pool.hosts()
 
     # ---- calls ----
@@ -137,21 +143,21 @@ class Engine:
         kwargs: dict[str, Any],
         resources: Resources | None = None,
     ) -> Future[Any]:
-        """Queues a call.
+        """Queue a call.
 
         Args:
-            resources: what the call needs, for a pool that starts a worker for each call.
+            resources: Resources of the call, for a pool that starts a worker for each call.
 
         Raises:
-            RuntimeError: after `close`, and in a forked process.
-            TypeError: fn cannot be called, or a future is among the arguments and must not be.
+            RuntimeError: After `close`, or in a forked process.
+            TypeError: fn is not callable, or a future is among the arguments of an engine that does not resolve them.
         """
         self.check_usable(fn)
         future: Future[Any] = Future()
         self.dispatcher.adopt(future)
         inputs = find_futures(args, kwargs)
         if inputs:
-            self._submit_later(BlockedCall(future, fn, args, kwargs, resources), inputs)
+            self._submit_when_ready(BlockedCall(future, fn, args, kwargs, resources), inputs)
         else:
             self._send(future, fn, args, kwargs, resources)
         return future
@@ -159,7 +165,7 @@ class Engine:
     def submit_batch(
         self, fn: Callable[..., Any], columns: tuple[Sequence[Any], ...], resources: Resources | None
     ) -> Future[Any]:
-        """Queues a batch: fn for each row of the columns. Admitted also after `close`, see `hold`.
+        """Queue a batch: fn for each row of the columns. Accepted also after `close` (see `add_pending_source`).
 
         Returns:
             The future of a `pympipool.worker.batches.Batch`.
@@ -167,42 +173,52 @@ class Engine:
         future: Future[Any] = Future()
         future.rows = len(columns[0])
         self.dispatcher.adopt(future)
-        traced = future.submitted_ns != 0
-        self._send(future, fn, columns, False if traced else None, resources, admitted=True)
+        is_traced = future.submitted_ns != 0
+        marker: BatchMarker = payload.TRACED_BATCH if is_traced else payload.BATCH
+        self._send(future, fn, columns, marker, resources, admitted=True)
         return future
 
-    def hold(self, calls: Sized) -> None:
-        """Puts off the end: calls will come that were asked for already, len(calls) as seen at any time."""
-        self._held.add(calls)
+    def add_pending_source(self, calls: Sized) -> None:
+        """Stay open for calls that the user has requested already and that a source will submit later, as `map` does.
 
-    def release(self, calls: Sized) -> None:
-        """Takes a `hold` back."""
-        self._held.remove(calls)
+        Args:
+            calls: The source. Its length is the number of calls that it has not submitted yet.
+        """
+        self._pending_sources.add(calls)
+
+    def remove_pending_source(self, calls: Sized) -> None:
+        """Forget a source that has submitted all of its calls (see `add_pending_source`)."""
+        self._pending_sources.remove(calls)
         self.dispatcher.kick()
 
     def resize(self, workers: int, cores: int) -> None:
-        """Changes the number of workers, or of the cores that calls may have together.
+        """Change the number of workers, or the number of cores that all calls together may use.
 
         Raises:
-            RuntimeError: after `close`, and in a forked process.
-            ValueError: a call that waits asks for more cores.
+            RuntimeError: After `close`, or in a forked process.
+            ValueError: A waiting call needs more cores.
         """
         self.check_open()
         self.pool.resize(workers, cores)
 
     def check_usable(self, fn: Callable[..., Any]) -> None:
-        """Raises what is wrong with submitting fn now."""
+        """Raise if fn cannot be submitted now.
+
+        Raises:
+            RuntimeError: After `close`, or in a forked process.
+            TypeError: fn is not callable.
+        """
         self.check_open()
         if not callable(fn):
             raise TypeError(f"fn is {fn!r}; it must be callable")
 
     @property
     def is_open(self) -> bool:
-        """Whether calls are taken."""
+        """True while calls can be submitted."""
         return not self.in_forked_child and self.dispatcher.is_open
 
     def check_open(self) -> None:
-        """Raises RuntimeError where no call is taken."""
+        """Raise RuntimeError if no calls can be submitted."""
         if self.in_forked_child:
             raise RuntimeError(
                 "this executor belongs to the process that made it, and this is a fork of it: make an Executor here"
@@ -214,11 +230,16 @@ class Engine:
         future: Future[Any],
         fn: Callable[..., Any],
         args: tuple[Any, ...],
-        kwargs: dict[str, Any] | Literal[False] | None,
+        kwargs: dict[str, Any] | BatchMarker,
         resources: Resources | None,
         admitted: bool = False,
     ) -> None:
-        """Pickles a call and hands it to the pool; what cannot be pickled ends its future."""
+        """Pickle a call and hand it to the pool. If it cannot be pickled, fail its future.
+
+        Args:
+            kwargs: Keyword arguments; `payload.BATCH` or `payload.TRACED_BATCH` for a batch.
+            admitted: Accept the call also after `close`: the user requested it before.
+        """
         try:
             function = self.functions.lookup(fn) if self.pool.keeps_functions else None
             if function is None:
@@ -237,13 +258,13 @@ class Engine:
     def _new_handle(self, number: int, payload: bytes) -> FunctionHandle:
         handle = FunctionHandle(number, payload)
         self._handles[number] = handle
-        while len(self._handles) > HANDLES_MAX:
+        while len(self._handles) > FUNCTION_HANDLES_MAX:
             del self._handles[next(iter(self._handles))]
         return handle
 
     # ---- calls that wait for others ----
 
-    def _submit_later(self, blocked: BlockedCall, inputs: list[StandardFuture[Any]]) -> None:
+    def _submit_when_ready(self, blocked: BlockedCall, inputs: list[StandardFuture[Any]]) -> None:
         if not self.resolve_dependencies:
             raise TypeError(
                 f"a future is among the arguments of {callable_name(blocked.fn)}(), and"
@@ -254,7 +275,7 @@ class Engine:
             blocked.future.function_name = callable_name(blocked.fn)
             self.dispatcher.note_inputs(blocked.future, inputs)
 
-        def go_on(error: BaseException | None, cancelled: bool) -> None:
+        def on_inputs_done(error: BaseException | None, cancelled: bool) -> None:
             try:
                 self._unblock(blocked, error, cancelled)
             except Exception as failure:
@@ -263,40 +284,44 @@ class Engine:
                 self._blocked.discard(blocked)
                 self.dispatcher.kick()
 
-        when_all_done(inputs, go_on)
+        when_all_done(inputs, on_inputs_done)
 
     def _unblock(self, blocked: BlockedCall, error: BaseException | None, cancelled: bool) -> None:
-        """Sends a call whose inputs are done; ends it if one of them has failed or was cancelled."""
+        """Send a call whose inputs are done. Fail or cancel it if an input failed or was cancelled."""
         if blocked.future.done():
-            return  # cancelled meanwhile
+            return  # the user cancelled it meanwhile
         if cancelled:
             blocked.future.cancel()
         elif error is not None:
             self.dispatcher.fail(blocked.future, error)
         else:
-            args, kwargs = resolve(blocked.args, blocked.kwargs, _result_or_packed)
+            args, kwargs = resolve(blocked.args, blocked.kwargs, _result_or_pickled)
             self._send(blocked.future, blocked.fn, args, kwargs, blocked.resources, admitted=True)
 
     def blocked_count(self) -> int:
-        """Calls that wait for the results of others; not those that were cancelled meanwhile."""
+        """Return the number of calls that wait for results of others, without those cancelled meanwhile."""
         return sum(not blocked.future.done() for blocked in list(self._blocked))
 
     def waiting_count(self) -> int:
-        """Calls that no worker has been given."""
+        """Return the number of submitted calls that were not sent to a worker yet."""
         return self.blocked_count() + self.pool.waiting_count() + self.dispatcher.waiting_count
 
-    def held_count(self) -> int:
-        """Calls that will come, see `hold`."""
-        return sum(map(len, list(self._held)))
+    def unsubmitted_count(self) -> int:
+        """Return the number of calls that pending sources have not submitted yet (see `add_pending_source`)."""
+        return sum(map(len, list(self._pending_sources)))
 
     def _pending_count(self) -> int:
-        """Calls that the dispatcher does not know yet."""
-        return len(self._held) + self.blocked_count() + self.pool.unfinished_count()
+        """Return 0 if no more calls will reach the dispatcher."""
+        return len(self._pending_sources) + self.blocked_count() + self.pool.unfinished_count()
 
     # ---- for a trace ----
 
     def record(self, recorder: Recorder | None) -> None:
-        """Has the calls recorded that are submitted from now on; None: no more, and those under way are unfinished."""
+        """Record the calls that are submitted from now on.
+
+        Args:
+            recorder: None stops recording. Calls that have not ended by then count as unfinished.
+        """
         self.dispatcher.note_unfinished([blocked.future for blocked in list(self._blocked)])
         self.dispatcher.note_unfinished(self.pool.waiting_futures())
         self.dispatcher.record(recorder)
@@ -304,16 +329,16 @@ class Engine:
     # ---- the end ----
 
     def close(self, *, wait: bool, cancel: bool = False) -> None:
-        """Takes no more calls, and ends everything once those that are there have ended.
+        """Refuse further calls, and end everything after the last call has ended.
 
         Args:
-            wait: return only then.
-            cancel: cancel the calls that no worker has begun.
+            wait: Return only when everything has ended.
+            cancel: Cancel the calls that no worker has started.
         """
         if self.in_forked_child:
             return
         self.dispatcher.close(CLOSED)
-        trace_registry.leave(self)
+        trace_registry.unregister(self)
         if cancel:
             for blocked in list(self._blocked):
                 blocked.future.cancel()
@@ -328,11 +353,11 @@ class Engine:
             _engines.discard(self)
 
     def kill(self) -> None:
-        """Ends everything now: cancels what waits, and ends the workers whatever they do."""
+        """End everything now: cancel waiting calls, and kill the workers even while they run calls."""
         if self.in_forked_child:
             return
         self.dispatcher.close(CLOSED)
-        trace_registry.leave(self)
+        trace_registry.unregister(self)
         for blocked in list(self._blocked):
             blocked.future.cancel()
         self.pool.cancel_waiting()
@@ -346,22 +371,22 @@ class Engine:
         self.pool.check_damage()
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: lets go of everything, so that neither process feels the other."""
+        """Release everything inherited, in a forked child, so that neither process affects the other."""
         self.in_forked_child = True
         self.dispatcher.after_fork_in_child()
         self.pool.after_fork_in_child()
 
 
-def _result_or_packed(future: StandardFuture[Any]) -> Any:
-    """A result to hand on to another call: large ones as they came, without unpickling them here."""
-    packed = future.packed_result() if isinstance(future, Future) else None
-    if packed is None or sum(map(len, packed)) < PACKED_BYTES:
+def _result_or_pickled(future: StandardFuture[Any]) -> Any:
+    """Return a result to pass on to another call. A large result stays pickled: the master need not unpickle it."""
+    parts = future.packed_result() if isinstance(future, Future) else None
+    if parts is None or sum(map(len, parts)) < FORWARD_PICKLED_BYTES:
         return future.result()
-    return payload.Pickled(packed)
+    return payload.Pickled(parts)
 
 
 def _close_all_at_exit() -> None:
-    """Calls that were submitted run to their end, as in the standard library; not after Ctrl-C."""
+    """Run submitted calls to their end, as the standard library does. After Ctrl-C, kill them."""
     interrupted = issubclass(getattr(sys, "last_type", None) or Exception, KeyboardInterrupt)
     for engine in list(_engines):
         if interrupted:
@@ -374,11 +399,11 @@ def _close_all_at_exit() -> None:
             engine.kill()
 
 
-def _abandon_all_in_child() -> None:
+def _after_fork_in_child() -> None:
     for engine in list(_engines):
         engine.after_fork_in_child()
 
 
 atexit.register(_close_all_at_exit)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_abandon_all_in_child)
+    os.register_at_fork(after_in_child=_after_fork_in_child)

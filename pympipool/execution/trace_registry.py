@@ -1,9 +1,10 @@
-"""Which trace records now, and whose calls: the meeting point of engines and `pympipool.diagnostics.tracing`.
+"""The meeting point of engines and traces: which engines exist, and which trace records now.
 
-    Engine ── join, leave ──► the engines there are ──► begin(session): session.take_in(engine), for each of them
-                                                        and for those that join until end(session)
+    Engine ── register, unregister ──► the open engines ──► start(session): session.add_engine(engine), for each of them
+                                                            and for those that register until stop(session)
 
-An engine needs to know nothing of traces but this, and pays for them only when it is made.
+This is all that an engine knows of traces (see `pympipool.diagnostics.tracing`), and it costs time only when an engine is made
+and closed.
 """
 
 from __future__ import annotations
@@ -18,73 +19,79 @@ if TYPE_CHECKING:
     from pympipool._core.trace_buffer import Recorder
 
 
-class Source(Protocol):
-    """An engine, as a session sees it.
+class TracedEngine(Protocol):
+    """An engine as a trace sees it.
 
     Attributes:
-        about: What its executor was made with.
+        executor_info: Options of its executor.
     """
 
-    about: dict[str, Any]
+    executor_info: dict[str, Any]
 
     def record(self, recorder: Recorder | None) -> None:
-        """Has its calls recorded there from now on; None: no more."""
+        """Record the calls that are submitted from now on; None stops recording."""
 
 
 class Session(Protocol):
     """A trace that records."""
 
-    def take_in(self, source: Source) -> None:
-        """Records its calls too."""
+    def add_engine(self, engine: TracedEngine) -> None:
+        """Record the calls of this engine too."""
 
 
-_sources: weakref.WeakValueDictionary[int, Source] = weakref.WeakValueDictionary()
-_numbers = itertools.count()  # in the order in which they were made
+_engines: weakref.WeakValueDictionary[int, TracedEngine] = (
+    weakref.WeakValueDictionary()
+)  # in the order of their creation
+_numbers = itertools.count()
 _session: Session | None = None
 _lock = threading.RLock()
 
 
-def join(source: Source) -> None:
-    """Makes an engine known to the trace that records now, and to later ones."""
+def register(engine: TracedEngine) -> None:
+    """Make an engine known to the trace that records now, and to later traces."""
     with _lock:
-        _sources[next(_numbers)] = source
+        _engines[next(_numbers)] = engine
         if _session is not None:
-            _session.take_in(source)
+            _session.add_engine(engine)
 
 
-def leave(source: Source) -> None:
-    """Says that an engine takes no more calls: later traces do without it."""
+def unregister(engine: TracedEngine) -> None:
+    """Remove an engine that accepts no more calls. Later traces do not record it."""
     with _lock:
-        for number in [number for number, other in _sources.items() if other is source]:
-            del _sources[number]
+        for number in [number for number, other in _engines.items() if other is engine]:
+            del _engines[number]
 
 
-def begin(session: Session) -> Session | None:
-    """Has a session take in all engines, unless another one records: then that one is returned."""
+def start(session: Session) -> Session | None:
+    """Add all engines to a session, now and as they are made, unless another session records.
+
+    Returns:
+        The other session that records already; None if there is none.
+    """
     global _session
     with _lock:
         if _session is not None:
             return _session
         _session = session
-        for _, source in sorted(_sources.items()):
-            session.take_in(source)
+        for _, engine in sorted(_engines.items()):
+            session.add_engine(engine)
         return None
 
 
-def end(session: Session) -> None:
-    """Lets a session take in no more."""
+def stop(session: Session) -> None:
+    """Add no more engines to a session."""
     global _session
     with _lock:
         if _session is session:
             _session = None
 
 
-def _forget_in_child() -> None:
-    """A fork records nothing: its parent does."""
+def _after_fork_in_child() -> None:
+    """Stop recording in a forked child: the trace belongs to its parent."""
     global _session, _lock
     _session = None
-    _lock = threading.RLock()  # another thread of the parent's may have held it
+    _lock = threading.RLock()  # another thread of the parent may have held it during the fork
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -31,16 +31,19 @@ from pympipool.serialization import _array, _unpack
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
-    from typing import Any, Literal, TypeAlias
+    from typing import Any, Final, Literal, TypeAlias
 
     from pympipool.errors import SerializationError
 
 __all__ = [
+    "BATCH",
     "IMMUTABLE_TYPES",
     "IN_BAND_BELOW_BYTES",
     "OUT_OF_BAND_MAX",
     "PROTOCOL",
     "RUN_BYTES",
+    "TRACED_BATCH",
+    "BatchMarker",
     "Part",
     "Pickled",
     "all_immutable",
@@ -55,6 +58,14 @@ __all__ = [
 Part: TypeAlias = "bytes | memoryview"
 
 PROTOCOL = 5
+
+BATCH: Final = None
+"""Takes the place of the keyword arguments in a batch: many calls of one function, whose arguments are columns."""
+
+TRACED_BATCH: Final = False
+"""Takes the place of `BATCH` in a batch that a trace records."""
+
+BatchMarker: TypeAlias = "Literal[False] | None"
 
 IN_BAND_BELOW_BYTES = 16 * 1024
 """Smaller buffers stay inside the pickle.
@@ -171,7 +182,7 @@ def dump(value: Any, what: str = "the value") -> list[Part]:
 
 
 def dump_call(
-    number: int, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] | Literal[False] | None
+    number: int, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] | BatchMarker
 ) -> list[Part]:
     """Pickles a call.
 
@@ -179,7 +190,7 @@ def dump_call(
         number: The function's number when the worker gets the function by itself, else 0.
         function: The function, part of the pickle only when number is 0.
         args: Positional arguments; of a batch the columns.
-        kwargs: Keyword arguments; None for a batch, False for a traced one.
+        kwargs: Keyword arguments; `BATCH` or `TRACED_BATCH` for a batch.
 
     Returns:
         Parts as from `dump`, of (args, kwargs), or for number 0 of (function, args, kwargs).

@@ -7,7 +7,7 @@ A function travels once, under a number; master and worker agree without a word 
 from __future__ import annotations
 
 from pympipool._util.reprs import callable_name
-from pympipool.serialization.payload import load
+from pympipool.serialization.payload import BATCH, TRACED_BATCH, load
 from pympipool.worker.batches import run_each
 from pympipool.worker.injection import inject_arguments
 
@@ -55,8 +55,7 @@ class CallRunner:
     def run(self, number: int, parts: list[Any]) -> Any:
         """Runs a call; raises what it raises. Empties parts before, so that its arguments are nobody else's.
 
-        A call without keyword arguments, not even none of them, is a batch: its arguments are columns. Their place is taken
-        by None, or by False in a traced one.
+        In a batch `BATCH` or `TRACED_BATCH` takes the place of the keyword arguments, and the positional ones are columns.
         """
         if number == 0:
             function, args, kwargs = load(parts, "the call")
@@ -71,9 +70,9 @@ class CallRunner:
         parts.clear()
         if kwargs:
             return function(*args, **kwargs)
-        if kwargs is None:
+        if kwargs is BATCH:
             return run_each(function, args)
-        if kwargs is False:
+        if kwargs is TRACED_BATCH:
             return run_each(function, args, self._stamps)
         return function(*args)
 

@@ -1,6 +1,6 @@
 """`pympipool.trace`: has all executors record their calls, and writes what they have recorded to a file.
 
-start ─► trace_registry.begin ─► take_in(engine): a Recorder for each, also for those that are made later
+start ─► trace_registry.start ─► add_engine(engine): a Recorder for each, also for those that are made later
 stop  ─► engines record no more ─► collect ─► Timeline ─► writing ─► the file
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from pympipool.diagnostics.tracing.summary import Summary
-    from pympipool.execution.trace_registry import Source
+    from pympipool.execution.trace_registry import TracedEngine
 
 LOGGER = logging.getLogger("pympipool.trace")
 
@@ -74,7 +74,7 @@ class trace(ContextDecorator):  # noqa: N801  it is used like `open`
         self._begun_ns = 0
         self._begun = datetime.now(timezone.utc)
         self._master = 0  # the process that records; 0: none does
-        self._recorders: list[tuple[Source, Recorder]] = []
+        self._recorders: list[tuple[TracedEngine, Recorder]] = []
         self._timeline: Timeline | None = None
 
     # ---- recording ----
@@ -88,7 +88,7 @@ class trace(ContextDecorator):  # noqa: N801  it is used like `open`
         self._recorders, self._timeline = [], None
         self._begun = datetime.now(timezone.utc).astimezone()
         self._begun_ns = monotonic_ns()
-        other = trace_registry.begin(self)
+        other = trace_registry.start(self)
         if other is not None:
             raise RuntimeError(
                 f"{other!r} records already, and there can be one trace at a time: it sees the calls of all executors"
@@ -97,11 +97,11 @@ class trace(ContextDecorator):  # noqa: N801  it is used like `open`
         atexit.register(self._stop_at_exit)
         return self
 
-    def take_in(self, source: Source) -> None:
+    def add_engine(self, engine: TracedEngine) -> None:
         """Records the calls of another engine."""
         recorder = Recorder(self.max_calls)
-        self._recorders.append((source, recorder))
-        source.record(recorder)
+        self._recorders.append((engine, recorder))
+        engine.record(recorder)
 
     def stop(self) -> Timeline:
         """Ends recording, and writes the file.
@@ -115,13 +115,13 @@ class trace(ContextDecorator):  # noqa: N801  it is used like `open`
         """
         if self._master != os.getpid():  # of a fork, too: it is the parent who records
             raise RuntimeError(f"{self!r} does not record: start() it first")
-        trace_registry.end(self)
+        trace_registry.stop(self)
         self._master = 0
         atexit.unregister(self._stop_at_exit)
         for source, _ in self._recorders:
             source.record(None)
         duration_ns = monotonic_ns() - self._begun_ns
-        parts = [Part(recorder, source.about) for source, recorder in self._recorders]
+        parts = [Part(recorder, source.executor_info) for source, recorder in self._recorders]
         self._recorders = []
         begun = self._begun.isoformat(timespec="milliseconds")
         empty = Timeline(begun, duration_ns, socket.gethostname(), os.getpid())
