@@ -4,9 +4,9 @@
                 ▲                            │
                 └── a batch has ended ◄──────┘   its run time determines the size of the next ones
 
-Batches of a given chunksize are submitted all at once. Adaptive batches grow until each takes about `BATCH_S`, and shrink
-towards the end so that all workers finish together. A batch ends with its first exception, and the results before it arrive:
-to the user it makes no difference how calls were packed.
+Batches of a given chunksize are submitted all at once. Adaptive batches grow until each takes about `BATCH_S`, and
+shrink towards the end so that all workers finish together. A batch ends with its first exception, and the results
+before it arrive: to the user it makes no difference how calls were packed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pympipool.resources import Resources
 
 BATCH_S = 0.004
-"""Target run time of a batch: a hundred times the cost of sending it, and still short for a thread that waits for it."""
+"""Target run time of a batch: a hundred times the cost of sending it, and short for a thread that waits for it."""
 
 GROWTH_MAX = 8
 """Maximum ratio of the size of a batch to that of the largest before it: the first items may differ from the others."""
@@ -62,8 +62,8 @@ class ArgumentColumns:
     def all_immutable(self) -> bool:
         """Return True if all arguments are immutable.
 
-        The arguments of a batch are one pickle. So an object that two of its calls share is one object in the worker too,
-        and the second call would see changes that the first one made.
+        The arguments of a batch are one pickle. So an object that two of its calls share is one object in the worker
+        too, and the second call would see changes that the first one made.
         """
         return all(map(all_immutable, self.lists))
 
@@ -93,10 +93,13 @@ def in_chunks(
     chunksize: int,
     deadline_s: float | None,
 ) -> Iterator[Any]:
-    """Submit all calls now, in batches of chunksize calls, each as soon as it is full. Return an iterator over the results.
+    """Submit all calls now, in batches of chunksize calls, each as soon as it is full.
 
     Args:
         submit: Submits a single call. Used for the calls of a chunk whose arguments contain futures.
+
+    Returns:
+        An iterator over the results.
     """
     pending: deque[Future[Any]] = deque()
     are_batches: list[bool] = []
@@ -195,7 +198,10 @@ class AdaptiveBatcher:
         return max(1, min(int(BATCH_S / self._item_s), GROWTH_MAX * self._largest_size, share))
 
     def _on_done(self, future: StandardFuture[Any]) -> None:
-        """Update the estimate once for each batch that has ended, and submit more. Submit none after a cancelled batch."""
+        """Update the estimate, once for each batch that has ended, and submit more batches.
+
+        After a cancelled batch no more are submitted.
+        """
         with self._lock:
             size = self._in_flight.pop(future, 0)
             run_s = getattr(future, "run_ns", 0) / 1e9
@@ -258,7 +264,10 @@ def _result_of(future: Future[Any], deadline_s: float | None) -> Any:
 
 
 class Results(OneByOne):
-    """An iterator over the results of batches, call by call. Raises the exception of a call in the place of its result."""
+    """An iterator over the results of batches, call by call.
+
+    Where a call failed, the iterator raises its exception instead of returning a result.
+    """
 
     def __init__(self, batches: Iterator[Any], cancel: Callable[[], None]) -> None:
         self._batches = _result_lists(batches)

@@ -5,10 +5,10 @@
                                                      one has failed  ─► fail the call with the same exception, immediately
                                                      one is cancelled ─► cancel the call, immediately
 
-Futures are searched for among the arguments and, to any depth, in lists, tuples (also named tuples), sets, frozensets and
-dicts (values and keys), `OrderedDict` and `defaultdict`. Other objects, including dataclasses and subclasses of
-containers, are not searched: only they know what their contents mean. Futures of any executor count, if they are instances of
-`concurrent.futures.Future`; asyncio's futures are not.
+Futures are searched for among the arguments and, to any depth, in lists, tuples (also named tuples), sets, frozensets
+and dicts (values and keys), `OrderedDict` and `defaultdict`. Other objects, including dataclasses and subclasses of
+containers, are not searched: only they know what their contents mean. Futures of any executor count, if they are
+instances of `concurrent.futures.Future`; asyncio's futures are not.
 
 Nothing polls: the futures call back. A callback that ends a future calls the callbacks of the calls that wait for it,
 and so on along a chain; `_Trampoline` turns this recursion into a loop, so that a chain may have any length.
@@ -97,9 +97,9 @@ def when_all_done(futures: list[Future[Any]], callback: Callback) -> None:
 
     Args:
         futures: At least one future.
-        callback: Gets (None, False) if all have results. Gets (exception, False) if one failed: a copy of its exception, with
-            the original as `__cause__`. Gets (None, True) if one was cancelled. It runs in the thread that ended the future,
-            or in the calling thread if nothing is left to wait for.
+        callback: Gets (None, False) if all have results. Gets (exception, False) if one failed: a copy of its
+            exception, with the original as `__cause__`. Gets (None, True) if one was cancelled. It runs in the thread
+            that ended the future, or in the calling thread if nothing is left to wait for.
     """
     waiter = _Waiter(len(futures), callback)
     for future in futures:
@@ -199,8 +199,8 @@ def _copy_with_cause(error: BaseException) -> BaseException:
 def _clone_exception(error: BaseException) -> BaseException:
     """Return a copy of an exception, made with its own `__reduce_ex__`.
 
-    `copy.copy` would use `copyreg`, where tblib, and with it dask, registers reducers for all exceptions: the copies they
-    make share their attributes with the original.
+    `copy.copy` would use `copyreg`, where tblib, and with it dask, registers reducers for all exceptions: the copies
+    they make share their attributes with the original.
     """
     kind, args, *state = cast("tuple[Any, ...]", error.__reduce_ex__(2))
     clone: BaseException = kind(*args)

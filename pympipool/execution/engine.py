@@ -6,8 +6,8 @@
            ─► dispatcher:     bytes to a worker, result to the future
     close  ─► when the last call has ended: pool, dispatcher
 
-The threads that work for an executor refer to its engine, never to the executor itself. So Python can collect an executor
-that the user has dropped; its calls still run to their end, and then everything ends.
+The threads that work for an executor refer to its engine, never to the executor itself. So Python can collect an
+executor that the user has dropped; its calls still run to their end, and then everything ends.
 """
 
 from __future__ import annotations
@@ -40,10 +40,12 @@ CLOSED = "cannot schedule new futures after shutdown"
 """Message of the error that `submit` raises after `shutdown`; the same as in the standard library."""
 
 FUNCTION_HANDLES_MAX = 1024
-"""Number of function pickles that an engine keeps. More than FUNCTION_CACHE_SIZE, so that the table's functions are among them."""
+"""Number of function pickles that an engine keeps. The table of functions keeps fewer functions alive."""
 
 FORWARD_PICKLED_BYTES = 4096
-"""Size from which a result is passed on to another call as pickled bytes. Unpickling and pickling a smaller one takes less time."""
+"""Size from which a result is passed on to another call as it came, without unpickling and pickling it in the master.
+
+For a smaller result, unpickling and pickling takes less time."""
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 

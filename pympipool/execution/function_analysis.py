@@ -6,15 +6,15 @@
                                             and those of the functions among them
       an object that can change unseen ─► NotCacheable
 
-A function can be cached if it refers only to numbers, strings, bytes and tuples of these; to modules, importable functions
-and classes; and to functions for which the same holds. Lists, dicts, arrays and instances can change and still be the
-same object, so a comparison by identity does not show the change. Functions that write globals or closure cells, or that
-reach into namespaces or into other functions, are refused too: in a worker that keeps the function, later calls would
-find what an earlier call left behind, which a freshly pickled function would not show.
+A function can be cached if it refers only to numbers, strings, bytes and tuples of these; to modules, importable
+functions and classes; and to functions for which the same holds. Lists, dicts, arrays and instances can change and still
+be the same object, so a comparison by identity does not show the change. Functions that write globals or closure cells, or
+that reach into namespaces or into other functions, are refused too: in a worker that keeps the function, later calls
+would find what an earlier call left behind, which a freshly pickled function would not show.
 
-Not seen, by design: annotations (they do not affect what runs); a file that changes after its module was imported (as with
-all pickling by reference: importlib.reload in the master does not reload in the workers); attributes that library code
-in the worker writes onto a function that it is given.
+Not seen, by design: annotations (they do not affect what runs); a file that changes after its module was imported (as
+with all pickling by reference: importlib.reload in the master does not reload in the workers); attributes that library
+code in the worker writes onto a function that it is given.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Send a function to a worker once, and refer to it by a number afterwards.
 
 Pickling a function by value takes longer than most small calls, and a worker that has it need not get it again. But a
-function is more than its code: notebooks redefine functions, and the numbers that functions refer to, and the function that
-runs must be the one that fresh pickling would send. So a function gets a number, and is sent once, only if everything its
-pickle depends on can be compared with a snapshot, by identity, in a fraction of a microsecond at every call:
+function is more than its code: notebooks redefine functions, and the numbers that functions refer to, and the function
+that runs must be the one that fresh pickling would send. So a function gets a number, and is sent once, only if
+everything its pickle depends on can be compared with a snapshot, by identity, in a fraction of a microsecond at every
+call:
 
     FunctionTable.lookup(function)
       known, and everything it refers to is still the same object ─► its number

@@ -3,8 +3,8 @@
     Engine ── register, unregister ──► the open engines ──► start(session): session.add_engine(engine), for each of them
                                                             and for those that register until stop(session)
 
-This is all that an engine knows of traces (see `pympipool.diagnostics.tracing`), and it costs time only when an engine is made
-and closed.
+This is all that an engine knows of traces (see `pympipool.diagnostics.tracing`). It costs time only when an engine is
+made and closed.
 """
 
 from __future__ import annotations
