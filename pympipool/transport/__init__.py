@@ -1,22 +1,21 @@
-"""How master and worker exchange bytes, and how each proves to the other who it is.
+"""Exchange bytes between master and worker, and prove to each side who the other is.
 
-    frames.py           what travels over a control connection: hello, frames, user ids
-    control.py          the master's end: a listener, and one connection for each rank
-    orders.py           what a worker finds in its environment
-    control_worker.py   the worker's end of the control connection
-    shm.py              the link of one worker: a segment with two rings, both ends
-    tcp.py              the link to a worker on another host: what its two ends share
-    tcp_worker.py       the worker's end of it
-    relay.py            the master's end: a process that stands in for workers on other hosts
+    bootstrap.py        what a worker learns from its environment: WorkerConfig
+    frames.py           the format of the control connection: hello, frames, user ids
+    control_server.py   the master's end: a listener, and one connection for each rank
+    control_client.py   the worker's end of the control connection
+    shm.py              the link to a worker on this host: a segment with two rings, both ends
+    tcp/                the link to a worker on another host
 
 Order of events, from the start of a worker to its first call:
 
     master                              each rank of the worker
     Listener()  -- address and key in the environment -->
-                                        WorkerControl.connect: is the listener ours?
-    accept: is the peer's user ours? <- connect, hello (key, worker, rank)
-    greet: is the key ours?
+                                        WorkerControl.connect: does the listener belong to our user?
+    accept: does the peer belong        <- connect, hello (key, worker, rank)
+            to our user?
+    handshake: is the key right?
     send setup (and descriptors) -----> receive_setup, open_channel
                                  <----- ready, or failed
-    calls and results over the link; the connections tell by their end that a side is gone
+    calls and results travel over the link; the end of a connection tells that the other side is gone
 """

@@ -1,13 +1,14 @@
 """The worker's end of a control connection.
 
-    from_environ(environ)              what the master has put into the environment, taken out of it
-    connect(orders)                   is the master on this host? Then a WorkerControl, else a TcpControl
-    WorkerControl.connect(orders)     is the listener of our user?
-      .greet(rank)                    hello
-      .receive_setup()                settings, and for rank 0 the descriptors of the link
+    WorkerConfig.from_environ(environ)  reads what the master has put into the environment (bootstrap.py)
+    connect(config)                     returns a WorkerControl if the master is on this host, else a TcpControl
+    WorkerControl.connect(config)       checks that the listener belongs to the same user
+      .send_hello(config, rank)         hello
+      .receive_setup()                  settings, and for rank 0 the descriptors of the link
+      .open_channel(descriptors)        the channel of the link
       .ready() .failed() .raised() .leaving()    what the master must know besides results
 
-Blocking throughout: a rank has nothing else to do meanwhile, and its watchdog ends it when the master is gone.
+All operations block: a rank has nothing else to do meanwhile, and its watchdog ends it when the master is gone.
 """
 
 from __future__ import annotations
@@ -46,21 +47,21 @@ _DESCRIPTOR_BYTES = struct.calcsize("i")
 _RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
-def connect(orders: WorkerConfig) -> WorkerControl | TcpControl:
-    """Connects to the master: over its Unix socket where that works, which proves that it is on this host, else TCP.
+def connect(config: WorkerConfig) -> WorkerControl | TcpControl:
+    """Connect to the master: over its Unix socket if that works, which proves that it is on this host, else over TCP.
 
     Raises:
-        OSError: the master is gone, or cannot be reached from here.
-        PermissionError: another user listens there.
+        OSError: The master is gone, or cannot be reached from here.
+        PermissionError: Another user listens at the address.
     """
-    if not orders.tcp_addresses:
-        return WorkerControl.connect(orders)
+    if not config.tcp_addresses:
+        return WorkerControl.connect(config)
     try:
-        return WorkerControl.connect(orders)
-    except (ConnectionRefusedError, FileNotFoundError):  # there is no such socket on this host
+        return WorkerControl.connect(config)
+    except (ConnectionRefusedError, FileNotFoundError):  # no such socket on this host: the master is on another one
         from pympipool.transport.tcp.client import TcpControl
 
-        return TcpControl.connect(orders)
+        return TcpControl.connect(config)
 
 
 class WorkerControl:
@@ -70,14 +71,14 @@ class WorkerControl:
         self._socket = connection
 
     @classmethod
-    def connect(cls, orders: WorkerConfig) -> WorkerControl:
-        """Connects to the listener, and checks that it is of our own user.
+    def connect(cls, config: WorkerConfig) -> WorkerControl:
+        """Connect to the listener, and check that it belongs to the same user.
 
         Raises:
-            OSError: the master is gone.
-            PermissionError: another user listens there.
+            OSError: The master is gone.
+            PermissionError: Another user listens at the address.
         """
-        address = orders.address
+        address = config.address
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.connect(f"\0{address[1:]}" if address.startswith("@") else address)
@@ -90,19 +91,19 @@ class WorkerControl:
         return cls(connection)
 
     def fileno(self) -> int:
-        """For the watchdog."""
+        """Return the descriptor of the connection, for the watchdog."""
         return self._socket.fileno()
 
-    def send_hello(self, orders: WorkerConfig, rank: int) -> None:
-        """Says who we are."""
-        self._send(encode_hello(orders.key, orders.worker, rank))
+    def send_hello(self, config: WorkerConfig, rank: int) -> None:
+        """Send the hello: the key, the worker's number and this rank."""
+        self._send(encode_hello(config.key, config.worker, rank))
 
     def receive_setup(self) -> tuple[dict[str, Any], list[int]]:
-        """Waits for the settings, and for the descriptors that come with them to rank 0.
+        """Wait for the settings, and for the descriptors that rank 0 receives with them.
 
         Raises:
-            EOFError: the master hung up; it does not want us.
-            ProtocolError: the frame is not a setup.
+            EOFError: The master hung up, so it does not accept this rank.
+            ProtocolError: The frame is not a setup.
         """
         room = socket.CMSG_SPACE(_DESCRIPTORS_MAX * _DESCRIPTOR_BYTES)
         head, ancillary, _, _ = self._socket.recvmsg(LENGTH_BYTES, room, _RECEIVE_FLAGS)
@@ -118,42 +119,42 @@ class WorkerControl:
         return fields[0], descriptors
 
     def open_channel(self, descriptors: Sequence[int]) -> Channel:
-        """What calls come from and results go to (see `shm.open_channel`)."""
+        """Return the channel on which calls arrive and results are sent (see `shm.open_channel`)."""
         return open_channel(descriptors)
 
     def ready(self, rank: int) -> None:
-        """Says that serving begins."""
+        """Tell the master that serving begins."""
         self._send(encode_frame(("ready", {"pid": os.getpid(), "host": socket.gethostname(), "rank": rank})))
 
     def failed(self, parts: Sequence[Any]) -> None:
-        """Says why we cannot serve: the parts of an exception."""
+        """Tell the master why this rank cannot serve: the parts of an exception."""
         self._send(encode_frame(("failed", [bytes(part) for part in parts])))
 
     def raised(self, rank: int, call: int, parts: Sequence[Any]) -> None:
-        """Says that this rank's call raised, while the others may wait for it in a collective.
+        """Tell the master that this rank's call raised, while the other ranks may wait for it in a collective.
 
         Raises:
-            ValueError: the exception is larger than a frame may be; nothing was sent.
+            ValueError: The exception is larger than a frame may be. Nothing was sent.
         """
         self._send(encode_frame(("raised", rank, call, [bytes(part) for part in parts])))
 
     def leaving(self, why: str) -> None:
-        """Says that we end now, untold, and why."""
+        """Tell the master that this process ends now without having been told to, and why."""
         self._send(encode_frame(("leaving", why)))
 
-    def pass_on(self, body: bytes | bytearray) -> None:
-        """Sends a frame that somebody else has made."""
+    def forward(self, body: bytes | bytearray) -> None:
+        """Send the body of a frame that another process has encoded."""
         self._send(with_length(body))
 
     def hang_up(self) -> None:
-        """Ends the connection, which stays open for whoever still uses its descriptor. From any thread."""
+        """End the connection. Its descriptor stays open for other threads that still use it. From any thread."""
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
-            pass  # it has ended already
+            pass  # the connection has ended already
 
     def close(self) -> None:
-        """Hangs up. In a worker the connection stays open to the end: its watchdog looks at it."""
+        """Hang up. A worker never does so: its watchdog waits on the connection to the end."""
         self._socket.close()
 
     def _send(self, data: bytes) -> None:

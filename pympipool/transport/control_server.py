@@ -1,13 +1,13 @@
-"""The master's end of the control connections: who may come in, and what is said.
+"""The master's end of the control connections: authenticate the ranks, exchange frames with them.
 
-    Listener.accept()                a peer of another user is dropped before a byte of it is read
-      -> Connection.handshake()          48 bytes: is the key right? which worker, which rank?
-        -> Connection.send()         the setup frame, with the descriptors of the link
+    Listener.accept()                drops a peer of another user before a byte of it is read
+      -> Connection.handshake()      reads 48 bytes: is the key right? which worker, which rank?
+        -> Connection.send()         sends the setup frame, with the descriptors of the link
         -> Connection.receive_available()   ready, failed, raised; EOFError when the rank is gone
 
-All of it is for one thread that waits for many descriptors with `selectors`. Nothing here blocks: a peer that sends
-nothing, or half a hello, or garbage, costs a descriptor until the caller's patience (a
-deadline for greetings) is over. The only wait is in `send`, for a peer that does not read, and it is bounded.
+All of this is for one thread that waits for many descriptors with `selectors`. Nothing here blocks: a peer that sends
+nothing, or half a hello, or garbage, costs one descriptor until the caller's handshake timeout. The only wait is in
+`send`, for a peer that does not read, and it is bounded.
 """
 
 from __future__ import annotations
@@ -37,31 +37,31 @@ from pympipool.transport.frames import (
     peer_uid,
 )
 
-SEND_LIMIT_S = 10.0
-"""How long a peer may leave a frame unread before sending it is given up."""
+SEND_TIMEOUT_S = 10.0
+"""Seconds that a peer may leave a frame unread before `send` raises."""
 
 _BACKLOG = 1024  # ranks that may connect at once while the master is busy
 _RECEIVE_BYTES = 1 << 16
-_RECEIVE_BUDGET = 16 * _RECEIVE_BYTES  # then others get their turn
+_RECEIVE_BUDGET = 16 * _RECEIVE_BYTES  # most bytes read from one connection in a row, so that others get their turn
 
 
 class HandshakeError(ConnectionError):
-    """Whoever connected is not one of our workers."""
+    """The peer is not a worker of this executor."""
 
 
 class PeerClosed(HandshakeError):
-    """Whoever connected has hung up before he said a word: one of our workers may have been ended in this moment."""
+    """The peer hung up before it sent a byte. It may be a worker of this executor that was killed at that moment."""
 
 
 class Listener:
-    """The address where the workers of one executor report, and the key that they must know.
+    """The socket to which the workers of one executor connect, and the key that they must know.
 
-    On Linux an abstract Unix socket: no file that could be left behind. Elsewhere a socket in a folder that only
-    the user can enter. Never a network port.
+    On Linux this is an abstract Unix socket, so no file can be left behind. Elsewhere it is a socket in a folder that
+    only the user can enter. It is never a network port.
 
     Attributes:
         address: As in PYMPIPOOL_ADDRESS: `@name` for an abstract socket, else a path.
-        key: As in PYMPIPOOL_KEY: 64 hex digits, made afresh.
+        key: As in PYMPIPOOL_KEY: 64 hex digits, new for each listener.
     """
 
     def __init__(self) -> None:
@@ -91,13 +91,13 @@ class Listener:
         return f"@{name}"
 
     def fileno(self) -> int:
-        """For selectors: readable when somebody wants to connect."""
+        """Return the descriptor for selectors. It is readable when a peer wants to connect."""
         return self._socket.fileno()
 
     def environment(self, worker: int, ranks: int) -> dict[str, str]:
-        """What a worker's program must find in its environment to report here.
+        """Return the variables with which a worker's program finds this listener.
 
-        The master's `sys.path` goes with it, so that what can be imported here can be imported there.
+        They include the master's `sys.path`, so that the worker can import what the master can.
         """
         return {
             "PYMPIPOOL_ADDRESS": self.address,
@@ -108,14 +108,14 @@ class Listener:
         }
 
     def accept(self) -> Connection | None:
-        """Lets one in who waits; None when nobody does, or when it was somebody of another user.
+        """Accept a waiting connection; return None if there is none, or if its peer belongs to another user.
 
-        Such a one is closed unread. If more wait, the listener stays readable.
+        A connection of another user is closed unread. If more connections wait, the listener stays readable.
         """
         peer = self._accept_any()
         if peer is None:
             return None
-        with contextlib.suppress(OSError):  # it hung up already: not one of ours
+        with contextlib.suppress(OSError):  # it hung up already, so it is no worker of this executor
             if peer_uid(peer) == os.geteuid():
                 peer.setblocking(False)
                 return Connection(peer, self._key)
@@ -134,13 +134,13 @@ class Listener:
             return None
 
     def _drop_one(self) -> None:
-        """Closes a waiting connection although this process has no descriptor left to accept it with.
+        """Close a waiting connection although this process has no free descriptor to accept it with.
 
-        Left waiting it would keep the listener readable, and its waiter busy, for as long as descriptors are
-        short. Dropped, its worker ends, and is started again later.
+        A waiting connection would keep the listener readable, and the supervisor busy, for as long as there is no free
+        descriptor. When the connection is closed, its worker ends and is started again later.
         """
         self._close_reserve()
-        with contextlib.suppress(OSError):  # another thread was quicker, or the peer is gone
+        with contextlib.suppress(OSError):  # another thread took the descriptor, or the peer is gone
             self._socket.accept()[0].close()
         with contextlib.suppress(OSError):
             self._reserve = os.open(os.devnull, os.O_RDONLY)
@@ -151,7 +151,7 @@ class Listener:
             self._reserve = -1
 
     def close(self) -> None:
-        """Lets nobody in any more; connections that were accepted stay. Harmless when closed already."""
+        """Stop listening. Accepted connections stay open. Closing again has no effect."""
         self._socket.close()
         self._close_reserve()
         if self._folder is not None:
@@ -162,11 +162,11 @@ class Listener:
 
 
 class Connection:
-    """The connection of one rank, once greeted; of anybody of this user before.
+    """The connection of one rank. Before the handshake the peer can be any process of this user.
 
     Attributes:
-        worker: Number of the worker; -1 before the greeting.
-        rank: Its rank; -1 before the greeting.
+        worker: Number of the worker; -1 before the handshake.
+        rank: Rank within the worker; -1 before the handshake.
     """
 
     def __init__(self, peer: socket.socket, key: bytes) -> None:
@@ -177,17 +177,18 @@ class Connection:
         self._received = bytearray()
 
     def fileno(self) -> int:
-        """For selectors: readable when something came, or the peer hung up."""
+        """Return the descriptor for selectors. It is readable when bytes have arrived, or the peer has hung up."""
         return self._socket.fileno()
 
     def handshake(self) -> tuple[int, int] | None:
-        """Reads what there is of the hello.
+        """Read what has arrived of the hello. Call again when the connection is readable, until this does not return None.
 
         Returns:
-            (worker, rank) when it is complete and right, None when more must come.
+            (worker, rank) if the hello is complete and right, None if more bytes must arrive.
 
         Raises:
-            HandshakeError: it is wrong, or the peer hung up (without a word: PeerClosed): close the connection.
+            HandshakeError: The hello is wrong, or the peer hung up. Close the connection.
+            PeerClosed: The peer hung up before it sent a byte. Close the connection.
         """
         try:
             self._received += self._receive(HELLO_BYTES - len(self._received))
@@ -209,36 +210,37 @@ class Connection:
         return worker, rank
 
     def send(self, frame: Frame, descriptors: Sequence[int] = ()) -> None:
-        """Sends a frame, and descriptors with it.
+        """Send a frame, and descriptors with it.
 
         Raises:
-            ValueError: the frame is too large.
-            TimeoutError: the peer did not read it within SEND_LIMIT_S; the connection is of no more use.
-            OSError: the peer is gone.
+            HandshakeError: The handshake is not complete.
+            ValueError: The frame is too large.
+            TimeoutError: The peer did not read the frame within SEND_TIMEOUT_S. The connection is unusable.
+            OSError: The peer is gone.
         """
         self._check_authenticated()
         left = memoryview(encode_frame(frame))
-        passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))]
-        ancillary = passed if descriptors else []
-        deadline = time.monotonic() + SEND_LIMIT_S
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
+        deadline = time.monotonic() + SEND_TIMEOUT_S
         while left:
             self._wait_for_room(deadline)
             sent = self._socket.sendmsg([left], ancillary, SEND_FLAGS)
             left = left[sent:]
-            ancillary = []  # it went with the first bytes
+            ancillary = []  # the descriptors travel with the first bytes
 
     def _wait_for_room(self, deadline: float) -> None:
         poll = select.poll()
         poll.register(self._socket, select.POLLOUT)
         if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise TimeoutError(f"rank {self.rank} of worker {self.worker} left a frame unread for {SEND_LIMIT_S} s")
+            raise TimeoutError(f"rank {self.rank} of worker {self.worker} left a frame unread for {SEND_TIMEOUT_S} s")
 
     def receive_available(self) -> list[Frame]:
-        """The frames that have arrived completely since the last look; often none.
+        """Return the frames that have arrived completely since the last call; often none.
 
         Raises:
-            EOFError: the peer hung up, and no complete frame is left.
-            ProtocolError: what came is no frame, or too large a one: close the connection.
+            HandshakeError: The handshake is not complete.
+            EOFError: The peer hung up, and no complete frame is left.
+            ProtocolError: The peer sent something that is no frame, or a frame that is too large. Close the connection.
         """
         self._check_authenticated()
         hung_up = False
@@ -277,22 +279,22 @@ class Connection:
 
     def _check_authenticated(self) -> None:
         if self.worker < 0:
-            raise HandshakeError("frames are for peers that have proved who they are: greet first")
+            raise HandshakeError("frames are only for authenticated peers: complete the handshake first")
 
     def close(self) -> None:
-        """Hangs up: the rank at the other end, if it still lives, is ended by its watchdog."""
+        """Hang up. If the rank at the other end is still alive, its watchdog ends it."""
         self._socket.close()
 
 
 def _absolute(entry: str) -> str:
-    """An entry of `sys.path` that means the same in another folder.
+    """Return an entry of `sys.path` in a form that does not depend on the working directory.
 
-    What is no folder or archive is left alone: import hooks put names of their own into `sys.path`. Absolute ones are
-    not looked at, which takes a while for all of them and every worker.
+    Entries that are no folder or archive are left alone: import hooks put names of their own into `sys.path`. For absolute
+    entries the file system is not asked: that would take a while for all entries and every worker.
     """
     if os.path.isabs(entry) or (entry and not os.path.exists(entry)):
         return entry
     try:
         return os.path.join(os.getcwd(), entry) if entry else os.getcwd()
-    except FileNotFoundError:  # the current folder was removed
+    except FileNotFoundError:  # the working directory was removed
         return entry

@@ -1,10 +1,10 @@
-"""What travels over a control connection; shared by its two ends.
+"""The format of what travels over a control connection; shared by its two ends.
 
     worker -> master    hello, once: 48 bytes       magic | key | worker | rank
     both directions     frames: u32 length, then a pickle of a tuple (word, ...)
 
-The hello has a fixed size and is no pickle: nothing that a stranger sends is ever interpreted. Frames are
-read only from a peer that has proved to be of our user and to know the key.
+The hello has a fixed size and is no pickle, so nothing is unpickled from an unauthenticated connection. Frames are read
+only from a peer that belongs to the same user and has proved that it knows the key.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ MAGIC = b"pmpool01"
 KEY_BYTES = 32
 
 FRAME_LIMIT = 64 << 20
-"""Most bytes of one frame: settings and exceptions are small, and calls do not travel here."""
+"""Most bytes of one frame. Settings and exceptions are small, and calls do not travel here."""
 
 SEND_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
-"""A peer that is gone is an error here, also for users who have set SIGPIPE to end their program."""
+"""Flags for sending: a peer that is gone raises an error, even if the user has set SIGPIPE to end the program."""
 
 _HELLO = struct.Struct(f"<8s{KEY_BYTES}sII")
 _LENGTH = struct.Struct("<I")
@@ -35,41 +35,41 @@ _LINUX_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 _BSD_CREDENTIALS = struct.Struct("II")  # struct xucred begins with: version, uid
 
 STATUS = struct.Struct("<i")
-"""What comes over the status pipe of a forked worker: its pid, later its exit code (-N: ended by signal N)."""
+"""Format of the status pipe of a forked worker: its pid, later its exit code (-N: ended by signal N)."""
 
 HELLO_BYTES = _HELLO.size
 LENGTH_BYTES = _LENGTH.size
 
 
 class ProtocolError(ConnectionError):
-    """The peer sent something that is no frame, or one that is too large."""
+    """The peer sent something that is no frame, or a frame that is too large."""
 
 
 def encode_hello(key: bytes, worker: int, rank: int) -> bytes:
-    """The first bytes a worker sends."""
+    """Return the first bytes that a worker sends."""
     return _HELLO.pack(MAGIC, key, worker, rank)
 
 
 def decode_hello(hello: bytes | bytearray) -> tuple[bytes, bytes, int, int]:
-    """Magic, key, worker and rank as the peer claims them; nothing is checked here."""
+    """Return magic, key, worker and rank as the peer claims them. Nothing is checked here."""
     magic, key, worker, rank = _HELLO.unpack(hello)
     return magic, key, worker, rank
 
 
 def encode_frame(frame: Frame) -> bytes:
-    """The bytes of a frame.
+    """Return the bytes of a frame.
 
     Raises:
-        ValueError: the frame is larger than FRAME_LIMIT.
+        ValueError: The frame is larger than FRAME_LIMIT.
     """
     return with_length(encode_body(frame))
 
 
 def encode_body(frame: Frame) -> bytes:
-    """A frame without its length, for a connection that keeps messages apart.
+    """Return a frame without its length, for a connection that keeps messages apart.
 
     Raises:
-        ValueError: the frame is larger than FRAME_LIMIT.
+        ValueError: The frame is larger than FRAME_LIMIT.
     """
     body = pickle.dumps(frame, protocol=5)
     if len(body) > FRAME_LIMIT:
@@ -81,15 +81,15 @@ def encode_body(frame: Frame) -> bytes:
 
 
 def with_length(body: bytes | bytearray) -> bytes:
-    """The bytes of a frame, from its body."""
+    """Return the bytes of a frame, from its body."""
     return _LENGTH.pack(len(body)) + body
 
 
 def decode_length(head: bytes | bytearray | memoryview) -> int:
-    """The length of the body that follows.
+    """Return the length of the body that follows.
 
     Raises:
-        ProtocolError: larger than FRAME_LIMIT.
+        ProtocolError: The length is larger than FRAME_LIMIT.
     """
     (length,) = _LENGTH.unpack(head)
     if length > FRAME_LIMIT:
@@ -98,10 +98,10 @@ def decode_length(head: bytes | bytearray | memoryview) -> int:
 
 
 def decode_body(body: bytes | bytearray | memoryview) -> Frame:
-    """The frame in a body. Only for bytes of a peer that has proved who it is.
+    """Return the frame in a body. Only for bytes of an authenticated peer.
 
     Raises:
-        ProtocolError: the body is no pickle of a frame.
+        ProtocolError: The body is no pickle of a frame.
     """
     try:
         frame = pickle.loads(body)
@@ -113,9 +113,9 @@ def decode_body(body: bytes | bytearray | memoryview) -> Frame:
 
 
 def peer_uid(connection: socket.socket) -> int:
-    """The effective user id of the process at the other end of a Unix socket, told by the kernel.
+    """Return the effective user id of the process at the other end of a Unix socket, as the kernel knows it.
 
-    For an accepted connection that is the process which connected, for a connecting one the process which listens.
+    For an accepted connection that is the process that connected; for a connecting one, the process that listens.
     """
     if sys.platform != "linux":
         local_peercred, level_local, xucred_bytes = 1, 0, 76  # sys/un.h and sys/ucred.h of macOS

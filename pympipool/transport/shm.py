@@ -1,9 +1,9 @@
 """The link of one worker on this host: a segment with a ring for calls and a ring for results.
 
-    master: ShmLink(doorbells)         makes the segment
-              .descriptors()           go with the setup frame to rank 0
+    master: ShmLink(doorbells)         creates the segment
+              .descriptors()           travel with the setup frame to rank 0
               .handed_over()           from here on only the mappings keep the memory alive
-    worker: open_channel(descriptors)  maps what it was given
+    worker: open_channel(descriptors)  maps the segments
 
 That rank 0 could map the segment proves that it runs on the same host. When both sides have ended, in whatever way,
 the memory is gone: it never had a name.
@@ -26,10 +26,10 @@ class ShmLink:
         capacity: Bytes of each ring, a power of two.
 
     Attributes:
-        segment: The memory of the link, for the dispatcher; it lives as long as somebody refers to it.
+        segment: The memory of the link, for the dispatcher; it lives as long as there is a reference to it.
 
     Raises:
-        OSError: There is not enough memory for the segment (ENOSPC, ENOMEM), or no descriptor (EMFILE).
+        OSError: There is not enough memory for the segment (ENOSPC, ENOMEM), or no free descriptor (EMFILE).
     """
 
     def __init__(self, doorbells: ring.Segment, capacity: int = ring.RING_CAPACITY) -> None:
@@ -37,20 +37,20 @@ class ShmLink:
         self._doorbells = doorbells
 
     def descriptors(self) -> tuple[int, int]:
-        """What rank 0 must be sent: the link's segment, the master's doorbells."""
+        """Return the descriptors that rank 0 needs: the link's segment, the master's doorbells."""
         return self.segment.fileno(), self._doorbells.fileno()
 
     def handed_over(self) -> None:
-        """Closes the descriptor of the link, for nobody else must be given it; the doorbells' serves more workers."""
+        """Close the descriptor of the link: no other process needs it. That of the doorbells serves further workers."""
         self.segment.close_descriptor()
 
 
 def open_channel(descriptors: Sequence[int]) -> ring.Channel:
-    """The worker's side of the link behind two descriptors; takes them over.
+    """Return the worker's side of the link behind two descriptors. The descriptors are closed.
 
     Raises:
-        ValueError: These are not two.
-        OSError: What lies behind them is no link of this version of pympipool.
+        ValueError: There are not exactly two descriptors.
+        OSError: The descriptors are not those of a link of this version of pympipool.
     """
     if len(descriptors) != 2:
         raise ValueError(f"rank 0 was given {len(descriptors)} descriptors; it needs two: link, doorbells")

@@ -183,7 +183,7 @@ def _steps_after(cluster, limit_s):
 STRANGER = """
 import socket, sys
 sys.path.insert(0, {source!r})
-from pympipool.transport.tcp.stream import client_context, join
+from pympipool.transport.tcp.handshake import client_context, client_handshake
 address = sys.argv[1], int(sys.argv[2])
 for said in (b"", b"GET / HTTP/1.0" + bytes(100), bytes(5000)):
     with socket.create_connection(address, 5) as stranger:
@@ -194,7 +194,7 @@ for said in (b"", b"GET / HTTP/1.0" + bytes(100), bytes(5000)):
         except OSError:
             pass
 try:
-    join(socket.create_connection(address, 5), client_context(), bytes(32))
+    client_handshake(socket.create_connection(address, 5), client_context(), bytes(32))
 except OSError as error:
     print("refused", error)
 """

@@ -22,9 +22,15 @@ from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerDied, WorkerStartError
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.control_server import Listener
-from pympipool.transport.tcp import stream
+from pympipool.transport.tcp import handshake
 from pympipool.transport.tcp.client import TcpControl, UnreachableError
-from pympipool.transport.tcp.stream import LIFELINE_MAGIC, AuthenticationError, client_context, join, receive_token
+from pympipool.transport.tcp.handshake import (
+    KEEPALIVE_MAGIC,
+    AuthenticationError,
+    client_context,
+    client_handshake,
+    receive_token,
+)
 from support.calls import echo, fail, hold, pid, square
 from support.loopback_tcp import UNREACHABLE_ADDRESS, LoopbackTcpBackend
 from support.scripts import Script
@@ -160,7 +166,7 @@ def test_ranks_have_time_to_do_what_they_do_at_their_exit(make_tcp_executor, tmp
 
 @pytest.mark.parametrize(
     "said",
-    [b"GET / HTTP/1.0\r\n\r\n", bytes(100), b"pmpool01" + bytes(40), LIFELINE_MAGIC + bytes(16), b"\x16" + bytes(99)],
+    [b"GET / HTTP/1.0\r\n\r\n", bytes(100), b"pmpool01" + bytes(40), KEEPALIVE_MAGIC + bytes(16), b"\x16" + bytes(99)],
     ids=["http", "zeros", "a hello", "a lifeline of nobody", "a broken handshake"],
 )
 def test_garbage_is_dropped(relay, said):
@@ -176,7 +182,7 @@ def test_garbage_is_dropped(relay, said):
 def test_a_stranger_without_the_key_is_dropped(relay):
     address, _ = relay
     with pytest.raises((AuthenticationError, OSError)):
-        join(connect(address), client_context(), secrets.token_bytes(32))
+        client_handshake(connect(address), client_context(), secrets.token_bytes(32))
 
 
 def test_a_stranger_who_speaks_ordinary_tls_is_dropped(relay):
@@ -200,7 +206,7 @@ def test_a_worker_says_nothing_to_a_listener_without_the_key(relay):
 
 def test_a_rank_that_opens_no_lifeline_is_dropped(relay, monkeypatch):
     address, key = relay
-    stream, _token = join(connect(address), client_context(), key)
+    stream, _token = client_handshake(connect(address), client_context(), key)
     stream.set_timeout(2 * LIMIT_S)
     with pytest.raises(EOFError):
         stream.receive()
@@ -312,7 +318,7 @@ def test_an_idle_worker_uses_no_processor_time(make_tcp_executor):
 
 
 def test_a_stranger_who_sends_a_byte_now_and_then_has_no_more_time_than_others(monkeypatch):
-    monkeypatch.setattr(stream, "HANDSHAKE_S", 0.3)
+    monkeypatch.setattr(handshake, "HANDSHAKE_TIMEOUT_S", 0.3)
 
     def had_time():
         """Whether all that he says was heard; on a busy machine it may come all at once."""
@@ -320,7 +326,7 @@ def test_a_stranger_who_sends_a_byte_now_and_then_has_no_more_time_than_others(m
 
         def drip():
             with contextlib.suppress(OSError):  # he was dropped
-                for byte in LIFELINE_MAGIC + bytes(16):
+                for byte in KEEPALIVE_MAGIC + bytes(16):
                     theirs.send(bytes([byte]))
                     time.sleep(0.1)  # each in time
 

@@ -1,1 +1,9 @@
-"""The link to workers on other hosts: messages over TLS, and the relay that stands in for these workers."""
+"""The link to workers on other hosts: messages over TLS, and the relay that represents these workers to the master.
+
+sockets.py     socket options, and the addresses of this host
+stream.py      messages over an authenticated connection
+handshake.py   TLS and the proof of the executor's key; the keepalive connection
+client.py      the worker's end
+relay.py       the master's end: a process that represents the workers of other hosts
+prefetch.py    which calls the relay sends ahead, and how it recalls them
+"""

@@ -1,13 +1,14 @@
-"""The rank's end of a link to another host.
+"""The rank's end of a link to a master on another host.
 
-    TcpControl.connect(orders)      the first of the master's addresses where somebody proves the executor's key
-      .greet(rank)                  hello
+    TcpControl.connect(config)      to the first of the master's addresses where the listener proves the executor's key
+      .send_hello(config, rank)     hello
       .receive_setup()              settings
       .open_channel()               TcpChannel: receive and answer, as of `ring.Channel`
-      .ready() .failed() .raised() .leaving()  as of `WorkerControl`
+      .ready() .failed() .raised() .leaving()   as of `WorkerControl`
 
-What the serving loops see is the same as on the master's own host. The connection is the main thread's, but while that
-runs a call: then another one gives back, when it is asked to over the lifeline, the calls that were sent ahead.
+The loops that serve calls see the same interface as on the master's own host. The connection belongs to the main thread,
+except while that thread runs a call. During that time another thread answers requests to recall prefetched calls; these
+requests arrive on the keepalive connection.
 """
 
 from __future__ import annotations
@@ -25,30 +26,23 @@ from typing import Any
 from pympipool._core.ring import CALL, TIMED
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.frames import KEY_BYTES, ProtocolError, decode_body, encode_body, encode_hello
-from pympipool.transport.tcp.stream import (
-    CONTROL,
-    HANDSHAKE_S,
-    HELLO,
-    LIFELINE_MAGIC,
-    READY,
-    RECALLED,
-    RESUME,
-    Message,
-    Stream,
+from pympipool.transport.tcp.handshake import (
+    HANDSHAKE_TIMEOUT_S,
+    KEEPALIVE_MAGIC,
     client_context,
-    enable_keepalive,
-    join,
-    set_nodelay,
+    client_handshake,
 )
+from pympipool.transport.tcp.sockets import enable_keepalive, set_nodelay
+from pympipool.transport.tcp.stream import CONTROL, HELLO, READY, RECALLED, RESUME, Message, Stream
 
-ADDRESS_LIMIT_S = 3.0
-"""How long to wait for one address before the next is tried."""
+ADDRESS_TIMEOUT_S = 3.0
+"""Seconds to wait for one address before the next one is tried."""
 
-PAUSE_S = 0.5
-"""Between two rounds through all addresses."""
+RETRY_DELAY_S = 0.5
+"""Pause between two rounds through all addresses."""
 
 REFUSALS_MAX = 3
-"""Rounds in which every address says that nobody listens; then the master is gone."""
+"""Rounds in which every address refuses the connection before the master is considered gone."""
 
 
 class UnreachableError(ConnectionError):
@@ -56,52 +50,58 @@ class UnreachableError(ConnectionError):
 
 
 class TcpControl:
-    """The connection of this rank to a master on another host."""
+    """The connection of this rank to a master on another host.
 
-    def __init__(self, stream: Stream, lifeline: socket.socket) -> None:
+    Args:
+        stream: The connection for messages, after its handshake.
+        keepalive: The keepalive connection.
+    """
+
+    def __init__(self, stream: Stream, keepalive: socket.socket) -> None:
         self._stream = stream
-        self._lifeline = lifeline
-        self._stream_is_ours = threading.RLock()
-        # The end of the connection is the end of this rank: the relay has it killed then. So it ends with the process, and
-        # not with Python's objects, which go while exit functions are still to run and MPI is to be finalized.
+        self._keepalive = keepalive
+        self._stream_lock = threading.RLock()
+        # The relay has this rank killed when the connection ends. So the connection must last as long as the process, and
+        # longer than Python's objects: those are gone while exit functions still run and MPI is still to be finalized.
         os.dup(stream.fileno())
 
     @classmethod
-    def connect(cls, orders: WorkerConfig) -> TcpControl:
-        """Connects to the master's relay.
+    def connect(cls, config: WorkerConfig) -> TcpControl:
+        """Connect to the master's relay.
 
         Raises:
-            UnreachableError: No address works within the time that the orders allow; says which, why, and what to do.
+            UnreachableError: No address works within `config.connect_limit_s`. The message names the addresses, the
+                reasons and the remedy.
         """
         context = client_context()
-        deadline = monotonic() + orders.connect_limit_s
+        deadline = monotonic() + config.connect_limit_s
         refusals = 0
         while True:
             failures: dict[str, Exception] = {}
-            for address in orders.tcp_addresses:
+            for address in config.tcp_addresses:
                 try:
-                    return cls(*_connect(address, orders, context, deadline))
+                    return cls(*_connect(address, config, context, deadline))
                 except (OSError, EOFError) as error:
                     failures[address] = error
             refusals += all(isinstance(error, ConnectionRefusedError) for error in failures.values())
-            if monotonic() + PAUSE_S > deadline or refusals >= REFUSALS_MAX:
-                raise UnreachableError(_why_unreachable(orders, failures))
-            sleep(PAUSE_S)
+            if monotonic() + RETRY_DELAY_S > deadline or refusals >= REFUSALS_MAX:
+                raise UnreachableError(_why_unreachable(config, failures))
+            sleep(RETRY_DELAY_S)
 
     def fileno(self) -> int:
-        """For the watchdog: the lifeline."""
-        return self._lifeline.fileno()
+        """Return the descriptor of the keepalive connection, for the watchdog."""
+        return self._keepalive.fileno()
 
-    def send_hello(self, orders: WorkerConfig, rank: int) -> None:
-        """Says which rank we are."""
-        self._stream.send(HELLO, 0, 0, [encode_hello(bytes(KEY_BYTES), orders.worker, rank)])
+    def send_hello(self, config: WorkerConfig, rank: int) -> None:
+        """Send the hello, which tells the master the worker's number and this rank."""
+        self._stream.send(HELLO, 0, 0, [encode_hello(bytes(KEY_BYTES), config.worker, rank)])
 
     def receive_setup(self) -> tuple[dict[str, Any], list[int]]:
-        """Waits for the settings; there are no descriptors.
+        """Wait for the settings. There are no descriptors: they cannot travel to another host.
 
         Raises:
-            EOFError: the master hung up; it does not want us.
-            ProtocolError: the frame is not a setup.
+            EOFError: The master hung up, so it does not accept this rank.
+            ProtocolError: The frame is not a setup.
         """
         kind, _, _, parts = self._stream.receive()
         word, *fields = decode_body(parts[0])
@@ -110,132 +110,137 @@ class TcpControl:
         return fields[0], []
 
     def open_channel(self, _descriptors: Sequence[int]) -> TcpChannel:
-        """What calls come from and results go to."""
-        return TcpChannel(self._stream, self._lifeline, self._stream_is_ours)
+        """Return the channel on which calls arrive and results are sent."""
+        return TcpChannel(self._stream, self._keepalive, self._stream_lock)
 
     def ready(self, rank: int) -> None:
-        """Says that serving begins."""
-        self._tell(READY, ("ready", {"pid": os.getpid(), "host": socket.gethostname(), "rank": rank}))
+        """Tell the master that serving begins."""
+        self._send_frame(READY, ("ready", {"pid": os.getpid(), "host": socket.gethostname(), "rank": rank}))
 
     def failed(self, parts: Sequence[Any]) -> None:
-        """Says why we cannot serve: the parts of an exception."""
-        self._tell(CONTROL, ("failed", [bytes(part) for part in parts]))
+        """Tell the master why this rank cannot serve: the parts of an exception."""
+        self._send_frame(CONTROL, ("failed", [bytes(part) for part in parts]))
 
     def raised(self, rank: int, call: int, parts: Sequence[Any]) -> None:
-        """Says that this rank's call raised (see `WorkerControl.raised`)."""
-        self._tell(CONTROL, ("raised", rank, call, [bytes(part) for part in parts]))
+        """Tell the master that this rank's call raised (see `WorkerControl.raised`)."""
+        self._send_frame(CONTROL, ("raised", rank, call, [bytes(part) for part in parts]))
 
     def leaving(self, why: str) -> None:
-        """Says that we end now (see `WorkerControl.leaving`)."""
-        self._tell(CONTROL, ("leaving", why))
+        """Tell the master that this process ends now (see `WorkerControl.leaving`)."""
+        self._send_frame(CONTROL, ("leaving", why))
 
-    def _tell(self, kind: int, frame: tuple[Any, ...]) -> None:
-        with self._stream_is_ours:
+    def _send_frame(self, kind: int, frame: tuple[Any, ...]) -> None:
+        with self._stream_lock:
             self._stream.send(kind, 0, 0, [encode_body(frame)])
 
 
 class TcpChannel:
-    """Messages to and from the master, as of `ring.Channel`. For the thread that makes it.
+    """Messages to and from the master, as of `ring.Channel`. For the thread that creates it.
 
     Args:
         stream: The connection.
-        lifeline: Where the relay asks for calls back.
-        stream_is_ours: Held by whoever may use the stream: the main thread, but while it runs a call.
+        keepalive: The keepalive connection, on which the relay asks to recall calls.
+        stream_lock: Held by the thread that may use the stream. The main thread releases it only while it runs a call.
     """
 
-    def __init__(self, stream: Stream, lifeline: socket.socket, stream_is_ours: threading.RLock) -> None:
+    def __init__(self, stream: Stream, keepalive: socket.socket, stream_lock: threading.RLock) -> None:
         self._stream = stream
-        self._stream_is_ours = stream_is_ours
-        self._running = 0
-        self._asked = False
-        self._given_back = 0  # so often, and not told to go on yet
+        self._stream_lock = stream_lock
+        self._running = 0  # id of the running call, or of the last one
+        self._recall_requested = False
+        self._unresumed_recalls = 0  # recalls that were answered and that the relay has not resumed from yet
         self._received_ns = 0
         self.stamps: list[int] = []
-        stream_is_ours.acquire()
-        threading.Thread(target=self._listen, args=(lifeline,), name="pympipool_give_back", daemon=True).start()
+        stream_lock.acquire()
+        threading.Thread(target=self._serve_recalls, args=(keepalive,), name="pympipool_recall", daemon=True).start()
 
     def receive(self) -> Message:
-        """The next message, waited for; a call that it brings has begun."""
+        """Wait for the next message and return it. A call counts as begun from here on. Recalled calls are skipped."""
         while True:
             message = self._stream.receive()
             kind = message[0]
             if kind == RESUME:
-                self._given_back -= 1
+                self._unresumed_recalls -= 1
             elif kind != CALL:
                 return message
-            elif not self._given_back:
+            elif not self._unresumed_recalls:
                 self._running = message[1]
                 self._received_ns = monotonic_ns()
-                self._stream_is_ours.release()
-                if self._asked:
-                    self._give_back()
+                self._stream_lock.release()
+                if self._recall_requested:
+                    self._answer_recall()
                 return message
 
     def answer(self, kind: int, id: int, parts: Sequence[Any], run_ns: int = -1) -> None:  # noqa: A002  as on a channel
-        """Sends the answer to the call that has begun, with its times and `stamps` if these are wanted.
+        """Send the answer to the call that has begun; for a traced call with its times and `stamps`.
 
-        Returns when its last byte is on its way.
+        Returns when the last byte is on its way.
         """
         begun_ns, ended_ns = self._received_ns, monotonic_ns()
         if id & TIMED:
             times = (begun_ns, ended_ns, *self.stamps)
             parts = [*parts, struct.pack(f"={len(times)}q", *times)]
             self.stamps.clear()
-        self._stream_is_ours.acquire()
+        self._stream_lock.acquire()
         self._stream.send(kind, id, ended_ns - begun_ns if run_ns < 0 else run_ns, parts)
 
-    def _listen(self, lifeline: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # the master is gone, and this process about to be
-            while lifeline.recv(1):
-                self._asked = True  # before the look at who uses the stream: if we may not, its user sees this
-                self._give_back()
+    def _serve_recalls(self, keepalive: socket.socket) -> None:
+        """Answer the relay's requests to recall calls; the main function of the recall thread."""
+        with contextlib.suppress(OSError):  # the master is gone, and the watchdog is about to end this process
+            while keepalive.recv(1):
+                # Set before trying the lock: if the main thread holds it, it sees this when its next call begins.
+                self._recall_requested = True
+                self._answer_recall()
 
-    def _give_back(self) -> None:
-        """Tells that what was sent behind the call that runs will not be run. If none does, the next one to begin tells."""
-        if self._stream_is_ours.acquire(blocking=False):
+    def _answer_recall(self) -> None:
+        """Tell the relay that the calls behind the running one will not be run.
+
+        If the main thread holds the stream because no call is running, it sends this answer itself when the next call begins.
+        """
+        if self._stream_lock.acquire(blocking=False):
             try:
-                self._asked = False
+                self._recall_requested = False
                 self._stream.send(RECALLED, self._running, 0, [b""])
-                self._given_back += 1
+                self._unresumed_recalls += 1
             finally:
-                self._stream_is_ours.release()
+                self._stream_lock.release()
 
 
 def _connect(
-    address: str, orders: WorkerConfig, context: ssl.SSLContext, deadline: float
+    address: str, config: WorkerConfig, context: ssl.SSLContext, deadline: float
 ) -> tuple[Stream, socket.socket]:
-    """Both connections to a relay that has proved the key."""
+    """Open both connections to a relay; it has to prove the executor's key."""
     host, _, port = address.rpartition(":")
-    limit_s = max(min(ADDRESS_LIMIT_S, deadline - monotonic()), 0.1)
-    connection = socket.create_connection((host, int(port)), limit_s)
+    timeout_s = max(min(ADDRESS_TIMEOUT_S, deadline - monotonic()), 0.1)
+    connection = socket.create_connection((host, int(port)), timeout_s)
     try:
-        connection.settimeout(HANDSHAKE_S)
+        connection.settimeout(HANDSHAKE_TIMEOUT_S)
         set_nodelay(connection)
-        stream, token = join(connection, context, orders.key)
+        stream, token = client_handshake(connection, context, config.key)
     except BaseException:
         connection.close()
         raise
     try:
-        lifeline = socket.create_connection((host, int(port)), HANDSHAKE_S)
+        keepalive = socket.create_connection((host, int(port)), HANDSHAKE_TIMEOUT_S)
     except BaseException:
         stream.close()
         raise
-    enable_keepalive(lifeline)
-    lifeline.sendall(LIFELINE_MAGIC + token)
-    lifeline.settimeout(None)
+    enable_keepalive(keepalive)
+    keepalive.sendall(KEEPALIVE_MAGIC + token)
+    keepalive.settimeout(None)
     stream.set_timeout(None)
-    return stream, lifeline
+    return stream, keepalive
 
 
-def _why_unreachable(orders: WorkerConfig, failures: dict[str, Exception]) -> str:
+def _why_unreachable(config: WorkerConfig, failures: dict[str, Exception]) -> str:
     tried = "; ".join(f"{address}: {error}" for address, error in failures.items()) or "no address was given"
     if failures and all(isinstance(error, ConnectionRefusedError) for error in failures.values()):
-        time = "nobody listens there: the master has ended, or something between the hosts refuses connections"
+        limit = "no process listens there: the master has ended, or something between the hosts refuses connections"
     else:
-        time = f"within connect_timeout={orders.connect_limit_s:g} s"
+        limit = f"within connect_timeout={config.connect_limit_s:g} s"
     return (
-        f"worker {orders.worker} on host {socket.gethostname()} cannot connect to the master on host"
-        f" {orders.master_host}, {time} ({tried}). Hosts must be able to open TCP connections to the host where the"
+        f"worker {config.worker} on host {socket.gethostname()} cannot connect to the master on host"
+        f" {config.master_host}, {limit} ({tried}). Hosts must be able to open TCP connections to the host where the"
         " script runs: run it on a node of the cluster, or have its firewall let the nodes in; with"
         " hostname_localhost=True only workers on the master's own host can connect"
     )

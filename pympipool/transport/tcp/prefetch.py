@@ -1,21 +1,21 @@
-"""The way of calls between the ring of one distant worker and its stream, in the relay.
+"""The queue between the ring of one worker on another host and its stream, in the relay.
 
-    ring ── take ──> held ──┐ too large or too long to be sent ahead: until the calls before it have ended
+    ring ── call ──> held ──┐ too large or too long to be prefetched: held until the calls before it have ended
            └────────────────┴──> sent ──> worker
     ring <───── result ──────────────────┘
-    ring <── returned: the call before turned out to be long, and the worker has not begun this one
+    ring <── recalled call: the call before it turned out to be long, and the worker has not begun this one
 
-Short calls are sent ahead: the next one is there when the worker has ended one, and the network's delay is waited for once
-and not with every call. It is the same as on a ring, and so is what follows from it: nothing may have to wait behind a
-call that turns out long while another worker is idle. A call on the ring can be taken back at any time, one on a distant
-host must be asked for:
+Short calls are sent ahead (prefetched): the next one is there when the worker finishes one, so the network's delay is waited
+for once and not with every call. It is the same as on a ring, and so is the consequence: no call may have to wait behind a
+long one while another worker is idle. A call on the ring can be recalled at any time. For a call that was sent to another
+host, the worker must be asked:
 
-    relay ── RECALL, on the lifeline ──> a thread of the worker, while its main thread runs a call
-    relay <── RECALLED, the running call ── it skips calls from here on, and what was sent behind that one is returned
-    relay ── RESUME ──> it takes calls again
+    relay ── RECALL, on the keepalive connection ──> a thread of the worker, while its main thread runs a call
+    relay <── RECALLED, the running call ── the worker skips calls from here on; the relay returns those behind the running one
+    relay ── RESUME ──> the worker takes calls again
 
-Only functions that are known to be short go ahead, about a millisecond of them: what runs for the first time, or for long,
-is alone on its way, and what is behind it can be cancelled as long as it lies on the ring.
+Only functions that are known to be short are prefetched, about a millisecond of them. A function that runs for the first time,
+or for long, is alone on its way. The calls behind it can be cancelled as long as they are on the ring.
 """
 
 from __future__ import annotations
@@ -35,36 +35,36 @@ if TYPE_CHECKING:
 
     from pympipool.transport.tcp.stream import Stream
 
-LOOK_S = 1.0
-"""How often a thread that waits for calls, or for room on the ring, looks whether its rank is still there."""
+POLL_INTERVAL_S = 1.0
+"""Interval at which a thread that waits for calls, or for room on the ring, checks that its rank is still connected."""
 
 PREFETCH_NS = 1_000_000
-"""Work to be on its way to a worker at most, besides a single call; as `scheduler.pyx` has it for rings."""
+"""Most work in flight to a worker, unless it is a single call. The same as in `scheduler.pyx` for rings."""
 
-AHEAD_MAX = 64
-"""Calls on their way at most."""
+PREFETCH_CALLS_MAX = 64
+"""Most calls in flight to a worker."""
 
-AHEAD_BYTES = 16_384
-"""Bytes sent ahead at most: they find room in the kernels' buffers, so that no side waits in sending for the other one."""
+PREFETCH_BYTES_MAX = 16_384
+"""Most bytes prefetched. They fit into the kernels' buffers, so that neither side blocks in sending to the other."""
 
 OVERHEAD_NS = 20_000
-"""Of a call, besides its run time."""
+"""Time of a call besides its run time."""
 
 UNKNOWN_NS = 10**18
-"""The estimate for a function that has never run."""
+"""Estimate for a function that has never run."""
 
-LATE_S = 0.002
-"""How long anybody should have to wait behind a call that was thought to be short."""
+RECALL_AFTER_S = 0.002
+"""Longest time that a call should have to wait behind one that was expected to be short."""
 
-PAUSE_S = 0.0005
-"""Between two looks whether the master has taken what comes back to him."""
+DRAIN_POLL_INTERVAL_S = 0.0005
+"""Interval at which the relay checks whether the master has received the recalled calls."""
 
 FUNCTIONS_MAX = 1024
-"""Functions whose run times are remembered."""
+"""Most functions whose run times are remembered."""
 
 
-class Sent:
-    """A call that the worker has, and has not answered."""
+class SentCall:
+    """A call that was sent to the worker and is not answered yet."""
 
     __slots__ = ("estimate_ns", "function", "id", "size_bytes")
 
@@ -76,58 +76,61 @@ class Sent:
 
 
 class PrefetchQueue:
-    """Carries calls one way and results the other. For one thread.
+    """Forwards calls to one worker and results to the master. For one thread.
 
     Args:
         channel: The worker's side of its ring.
-        stream: The worker.
-        lifeline: To ask it for calls back.
-        pass_on: Gets the bodies of control frames that come from the worker.
-        has_ended: Whether one of the sides is gone; looked at now and then.
+        stream: The connection to the worker.
+        keepalive: The keepalive connection, to request a recall.
+        forward: Called with the bodies of control frames that come from the worker.
+        has_ended: Return True if one of the sides is gone; called now and then.
+
+    Attributes:
+        idle: True while the worker has no call.
     """
 
     def __init__(
         self,
         channel: ring.Channel,
         stream: Stream,
-        lifeline: socket.socket,
-        pass_on: Callable[[bytes], None],
+        keepalive: socket.socket,
+        forward: Callable[[bytes], None],
         has_ended: Callable[[], bool],
     ) -> None:
         self._channel = channel
         self._stream = stream
-        self._lifeline = lifeline
-        self._pass_on = pass_on
+        self._keepalive = keepalive
+        self._forward = forward
         self._has_ended = has_ended
-        self._sent: deque[Sent] = deque()
+        self._in_flight: deque[SentCall] = deque()
         self._held: Message | None = None
-        self._expected_ns = 0  # of all that was sent
-        self._ahead_bytes = 0
-        self._function_bytes = 0  # of functions that went before the next call
-        self._asked = False  # for calls back
-        self._returning = False  # the master may not know yet what comes back to him
-        self._progress_s = 0.0
+        self._in_flight_ns = 0  # estimate for all calls in flight
+        self._prefetched_bytes = 0
+        self._function_bytes = 0  # of the functions that were sent before the next call
+        self._recall_requested = False
+        self._returning = False  # calls were returned, and the master may not have received them yet
+        self._progress_s = 0.0  # when the running call became the first in flight
         self._run_ns: dict[int, int] = {}
         self.idle = False
 
-    def carry(self) -> None:
-        """Waits for a message from either side and passes it on.
+    def forward_next(self) -> None:
+        """Wait for a message from either side and forward it.
 
         Raises:
             OSError, EOFError: The worker is gone.
-            ValueError: It says what makes no sense.
+            ValueError: The worker sent an invalid message.
         """
-        if self._sent:
-            self._send_ahead()
+        if self._in_flight:
+            self._prefetch()
             self._await_answer()
         else:
             self._await_call()
 
-    def return_unbegun(self) -> None:
-        """The worker has ended: passes on what it had said before, and gives back what it cannot have begun."""
-        with contextlib.suppress(OSError, EOFError):  # the end
-            while self._sent:
-                self._take(self._stream.receive())
+    def return_unstarted(self) -> None:
+        """After the worker's end: forward its last messages, and return the calls that it cannot have begun."""
+        with contextlib.suppress(OSError, EOFError):  # the end of the stream
+            while self._in_flight:
+                self._handle_answer(self._stream.receive())
         self._return_held()
         self._return_all_but_first()
 
@@ -135,11 +138,11 @@ class PrefetchQueue:
 
     def _await_call(self) -> None:
         message, self._held = self._held, None
-        while message is None and not self._may_take():
-            sleep(PAUSE_S)  # the master has been rung
+        while message is None and not self._may_receive():
+            sleep(DRAIN_POLL_INTERVAL_S)  # the master's doorbell has been rung
         if message is None:
             self.idle = True
-            message = self._channel.receive(LOOK_S)
+            message = self._channel.receive(POLL_INTERVAL_S)
             self.idle = False
         if message is None:
             return
@@ -149,90 +152,94 @@ class PrefetchQueue:
         self._put(message)
         self._stream.flush()
 
-    def _send_ahead(self) -> None:
-        while self._has_room_ahead() and self._may_take():
+    def _prefetch(self) -> None:
+        while self._has_prefetch_room() and self._may_receive():
             message = self._channel.receive(0)
             if message is None:
                 break
-            if not self._may_go_ahead(message):
+            if not self._may_prefetch(message):
                 self._held = message
                 break
             self._put(message)
         self._stream.flush()
 
-    def _has_room_ahead(self) -> bool:
+    def _has_prefetch_room(self) -> bool:
         return (
-            self._held is None and not self._asked and self._expected_ns < PREFETCH_NS and len(self._sent) < AHEAD_MAX
+            self._held is None
+            and not self._recall_requested
+            and self._in_flight_ns < PREFETCH_NS
+            and len(self._in_flight) < PREFETCH_CALLS_MAX
         )
 
-    def _may_take(self) -> bool:
-        """Whether the calls on the ring are the next ones: those that come back to the master stand before them."""
+    def _may_receive(self) -> bool:
+        """Return True if the calls on the ring are the next ones. Calls that are being returned come before them."""
         if self._returning and self._channel.is_drained():
             self._returning = False
         if self._returning and self._has_ended():
-            raise EOFError("nobody takes what comes back")
+            raise EOFError("the master is gone before it has received the returned calls")
         return not self._returning
 
-    def _may_go_ahead(self, message: Message) -> bool:
+    def _may_prefetch(self, message: Message) -> bool:
         kind, _, tag, parts = message
-        if self._ahead_bytes + self._function_bytes + _size_bytes(parts) > AHEAD_BYTES:
+        if self._prefetched_bytes + self._function_bytes + _size_bytes(parts) > PREFETCH_BYTES_MAX:
             return False
         if kind == ring.CALL:
-            return self._expected_ns + self._estimate(tag) <= PREFETCH_NS
+            return self._in_flight_ns + self._estimate(tag) <= PREFETCH_NS
         return kind == ring.FUNCTION
 
     def _put(self, message: Message) -> None:
+        """Queue a message for the worker; it leaves with the next flush of the stream."""
         kind, id_, function, parts = message
-        if kind == ring.FUNCTION and self._sent:
+        if kind == ring.FUNCTION and self._in_flight:
             self._function_bytes += _size_bytes(parts)
         elif kind == ring.CALL:
-            call = Sent(id_, function, self._estimate(function), _size_bytes(parts) + self._function_bytes)
+            call = SentCall(id_, function, self._estimate(function), _size_bytes(parts) + self._function_bytes)
             self._function_bytes = 0
-            if self._sent:
-                self._ahead_bytes += call.size_bytes
+            if self._in_flight:
+                self._prefetched_bytes += call.size_bytes
             else:
                 self._progress_s = monotonic()
-            self._sent.append(call)
-            self._expected_ns += call.estimate_ns
+            self._in_flight.append(call)
+            self._in_flight_ns += call.estimate_ns
         self._stream.put(*message)
 
     # ---- from the worker ----
 
     def _await_answer(self) -> None:
         if (
-            (len(self._sent) > 1 or self._held is not None)
-            and not self._asked
-            and not self._stream.wait(self._patience_s())
+            (len(self._in_flight) > 1 or self._held is not None)
+            and not self._recall_requested
+            and not self._stream.wait(self._time_to_recall_s())
         ):
-            self._ask_back()
-        self._take(self._stream.receive())
+            self._request_recall()
+        self._handle_answer(self._stream.receive())
 
-    def _take(self, answer: Message) -> None:
+    def _handle_answer(self, answer: Message) -> None:
         if answer[0] == RECALLED:
-            self._take_back(answer[1])
+            self._on_recalled(answer[1])
         elif answer[0] >= CONTROL:
-            self._pass_on(answer[3][0])
+            self._forward(answer[3][0])
         else:
             self._end_call(answer)
 
     def _end_call(self, answer: Message) -> None:
         _, id_, run_ns, _ = answer
-        call = self._sent.popleft() if self._sent else None
+        call = self._in_flight.popleft() if self._in_flight else None
         if call is None or call.id != id_:
             raise ValueError(f"the worker has answered call {id_}, which it was not to run next")
-        self._expected_ns -= call.estimate_ns
-        if self._sent:
-            self._ahead_bytes -= self._sent[0].size_bytes
+        self._in_flight_ns -= call.estimate_ns
+        if self._in_flight:
+            self._prefetched_bytes -= self._in_flight[0].size_bytes
             self._progress_s = monotonic()
-        self._asked = False
-        self._learn(call.function, run_ns)
-        self._tell_master(answer)
+        self._recall_requested = False
+        self._update_estimate(call.function, run_ns)
+        self._send_to_master(answer)
 
     def _estimate(self, function: int) -> int:
         run_ns = self._run_ns.get(function)
         return UNKNOWN_NS if run_ns is None else run_ns + OVERHEAD_NS
 
-    def _learn(self, function: int, run_ns: int) -> None:
+    def _update_estimate(self, function: int, run_ns: int) -> None:
         if function == 0:  # the call has brought its function along: the next one has another
             return
         if len(self._run_ns) >= FUNCTIONS_MAX:
@@ -240,40 +247,40 @@ class PrefetchQueue:
         known_ns = self._run_ns.get(function, run_ns)
         self._run_ns[function] = (3 * known_ns + run_ns) // 4
 
-    def _tell_master(self, message: Message) -> None:
-        while not self._channel.send(*message, LOOK_S):
+    def _send_to_master(self, message: Message) -> None:
+        while not self._channel.send(*message, POLL_INTERVAL_S):
             if self._has_ended():
-                raise EOFError("nobody takes what the worker has sent")
+                raise EOFError("the master is gone and does not receive what the worker has sent")
 
-    # ---- calls back ----
+    # ---- recall ----
 
-    def _patience_s(self) -> float:
-        """How long the call that runs may still take before those behind it are asked for."""
-        due_s = self._progress_s + max(LATE_S, 2e-9 * self._sent[0].estimate_ns)
+    def _time_to_recall_s(self) -> float:
+        """Return the seconds that the running call may still take before those behind it are recalled."""
+        due_s = self._progress_s + max(RECALL_AFTER_S, 2e-9 * self._in_flight[0].estimate_ns)
         return max(due_s - monotonic(), 0.0)
 
-    def _ask_back(self) -> None:
+    def _request_recall(self) -> None:
         self._return_held()
-        if len(self._sent) > 1:
-            self._asked = True
-            with contextlib.suppress(BlockingIOError):  # then it has not heard of what was asked before
-                self._lifeline.send(RECALL, socket.MSG_DONTWAIT)
+        if len(self._in_flight) > 1:
+            self._recall_requested = True
+            with contextlib.suppress(BlockingIOError):  # earlier requests are still unread: one more adds nothing
+                self._keepalive.send(RECALL, socket.MSG_DONTWAIT)
         else:
-            self._stay_alone()
+            self._stop_prefetching()
 
-    def _take_back(self, running: int) -> None:
-        """The worker has not begun what was sent behind the call that it runs, and never will."""
-        if not self._sent or self._sent[0].id != running:
+    def _on_recalled(self, running: int) -> None:
+        """Return the calls behind the running one to the master: the worker has not begun them and never will."""
+        if not self._in_flight or self._in_flight[0].id != running:
             raise ValueError(f"the worker says that it runs call {running}, which it was not to run next")
-        self._return_held()  # the last first, so that calls keep their order
+        self._return_held()  # the last call first, so that the calls keep their order
         self._return_all_but_first()
-        self._stay_alone()
+        self._stop_prefetching()
         self._stream.send(RESUME, 0, 0, [b""])
 
-    def _stay_alone(self) -> None:
-        """Nothing is sent behind the call that runs: it is a long one."""
-        self._sent[0].estimate_ns = self._expected_ns = UNKNOWN_NS
-        self._asked = False
+    def _stop_prefetching(self) -> None:
+        """Send nothing behind the running call, because it is a long one."""
+        self._in_flight[0].estimate_ns = self._in_flight_ns = UNKNOWN_NS
+        self._recall_requested = False
 
     def _return_held(self) -> None:
         if self._held is not None and self._held[0] == ring.CALL:
@@ -281,15 +288,15 @@ class PrefetchQueue:
             self._held = None
 
     def _return_all_but_first(self) -> None:
-        while len(self._sent) > 1:
-            call = self._sent.pop()
-            self._expected_ns -= call.estimate_ns
-            self._ahead_bytes -= call.size_bytes
+        while len(self._in_flight) > 1:
+            call = self._in_flight.pop()
+            self._in_flight_ns -= call.estimate_ns
+            self._prefetched_bytes -= call.size_bytes
             self._return(call.id)
 
     def _return(self, call: int) -> None:
         self._returning = True
-        self._tell_master((ring.RETURNED, call, 0, [b""]))
+        self._send_to_master((ring.RETURNED, call, 0, [b""]))
 
 
 def _size_bytes(parts: list[Any]) -> int:

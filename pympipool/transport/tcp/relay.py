@@ -1,17 +1,17 @@
-"""The relay: a process beside the master that stands in for the workers of other hosts.
+"""The relay: a process beside the master that represents the workers of other hosts.
 
-    master                     relay                                  rank on another host
+    master                     relay                                      rank on another host
     ring of the worker  <--->  RemoteRank: a thread for each rank  <--->  TcpChannel
-    control connection  <--->                                  <--->  TcpControl
-                               main thread: listens, looks at lifelines
+    control connection  <--->                                      <--->  TcpControl
+                               main thread: listens, watches the connections for their end
 
-To the master a relayed rank is like any other: the relay connects to his Unix socket in its place, maps the worker's
-ring, and passes on what comes from either side. So neither dispatcher nor pool know of networks, and the user's threads
-and the relay's do not wait for each other's interpreter lock.
+To the master a relayed rank is like any other: the relay connects to the master's Unix socket in its place, maps the worker's
+ring, and forwards what either side sends. So neither the dispatcher nor the pool knows about networks, and the user's threads
+and the relay's threads do not wait for each other's interpreter lock.
 
-Which calls are sent when is the matter of `pympipool.transport.tcp.prefetch`.
+`prefetch.py` decides which calls are sent when; `handshake.py` authenticates the ranks.
 
-The relay ends with the master, by its watchdog; and when it ends, in whatever way, so do the workers behind it.
+The relay ends with the master, by its watchdog. When the relay ends, in whatever way, the workers behind it end too.
 """
 
 from __future__ import annotations
@@ -34,64 +34,58 @@ from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.control_client import WorkerControl
 from pympipool.transport.frames import HELLO_BYTES, decode_hello, encode_body
 from pympipool.transport.shm import open_channel
-from pympipool.transport.tcp.prefetch import PrefetchQueue
-from pympipool.transport.tcp.stream import (
-    CONTROL,
-    HANDSHAKE_S,
-    HELLO,
-    HOST_GONE_S,
-    LIFELINE_MAGIC,
-    READY,
+from pympipool.transport.tcp.handshake import (
+    HANDSHAKE_TIMEOUT_S,
+    KEEPALIVE_MAGIC,
     TOKEN_BYTES,
     AuthenticationError,
-    Stream,
-    enable_keepalive,
-    own_addresses,
     receive_token,
     server_context,
     server_handshake,
-    set_nodelay,
 )
+from pympipool.transport.tcp.prefetch import PrefetchQueue
+from pympipool.transport.tcp.sockets import HOST_GONE_S, enable_keepalive, own_addresses, set_nodelay
+from pympipool.transport.tcp.stream import CONTROL, HELLO, READY, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LAST_WORDS_S = 2.0
-"""How long after the end of a rank's process its last messages may take."""
+FINAL_MESSAGES_TIMEOUT_S = 2.0
+"""Seconds that the last messages of a rank may take after its process has ended."""
 
-GREETING_MAX = 256
-"""Connections whose peers have not proved yet who they are; more are closed at once."""
+UNAUTHENTICATED_MAX = 256
+"""Most connections that may be in the handshake at the same time. Further ones are closed at once."""
 
-PAUSE_S = 0.05
-"""Before the next look at a listener that could not accept."""
+ACCEPT_RETRY_DELAY_S = 0.05
+"""Pause after a failed accept, for example when there is no free descriptor."""
 
 _BACKLOG = 1024
 _GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR if sys.platform == "linux" else select.POLLIN
 
 
 class RemoteRank:
-    """One rank on another host, as a thread that passes on what it and the master say.
+    """One rank on another host; a thread forwards what the rank and the master send to each other.
 
     Args:
-        stream: The rank's connection; it has proved that it knows the key.
-        lifeline: Tells of the end of the rank's process, and of its host.
-        orders: Where the master is; of a worker in general.
+        stream: The rank's connection, after its handshake.
+        keepalive: The keepalive connection; it tells of the end of the rank's process, and of its host.
+        config: Address and key of the master. Worker number and rank come with the hello.
     """
 
-    def __init__(self, stream: Stream, lifeline: socket.socket, orders: WorkerConfig) -> None:
+    def __init__(self, stream: Stream, keepalive: socket.socket, config: WorkerConfig) -> None:
         self.stream = stream
-        self.lifeline = lifeline
+        self.keepalive = keepalive
         self.control: WorkerControl | None = None
         self.gone = False
-        self._line: PrefetchQueue | None = None
-        self._orders = orders
+        self._queue: PrefetchQueue | None = None
+        self._config = config
 
     def serve(self, on_connected: Callable[[RemoteRank], None]) -> None:
-        """Runs until either side is gone."""
+        """Run until either side is gone."""
         try:
             self._serve(on_connected)
         except (OSError, EOFError, ValueError):
-            pass  # either side is gone, or the master does not want this rank
+            pass  # either side is gone, or the master does not accept this rank
         finally:
             self.hang_up()
 
@@ -99,11 +93,11 @@ class RemoteRank:
         kind, _, _, parts = self.stream.receive()
         if kind != HELLO or len(parts[0]) != HELLO_BYTES:
             raise AuthenticationError("the first message is no hello")
-        self.stream.set_timeout(None)  # from here on its lifeline tells whether it is there
+        self.stream.set_timeout(None)  # from here on the keepalive connection tells whether the rank is there
         _, _, worker, rank = decode_hello(parts[0])
-        orders = WorkerConfig(self._orders.address, self._orders.key, worker, ranks=1, launcher="")
-        self.control = control = WorkerControl.connect(orders)
-        control.send_hello(orders, rank)
+        config = WorkerConfig(self._config.address, self._config.key, worker, ranks=1, launcher="")
+        self.control = control = WorkerControl.connect(config)
+        control.send_hello(config, rank)
         settings, descriptors = control.receive_setup()
         if settings["direct_output"]:  # for ranks of this host only
             *descriptors, stdout, stderr = descriptors
@@ -114,67 +108,67 @@ class RemoteRank:
         self.stream.send(CONTROL, 0, 0, [encode_body(("setup", settings))])
         while True:
             kind, _, _, parts = self.stream.receive()
-            control.pass_on(parts[0])
+            control.forward(parts[0])
             if kind == READY and channel is not None:
-                self._line = PrefetchQueue(channel, self.stream, self.lifeline, control.pass_on, lambda: self.gone)
-                self._relay_calls(self._line)
+                self._queue = PrefetchQueue(channel, self.stream, self.keepalive, control.forward, lambda: self.gone)
+                self._relay_calls(self._queue)
                 return
 
-    def _relay_calls(self, line: PrefetchQueue) -> None:
+    def _relay_calls(self, queue: PrefetchQueue) -> None:
         try:
             while not self.gone:
-                line.carry()
+                queue.forward_next()
         except (EOFError, ConnectionResetError, BrokenPipeError, ssl.SSLEOFError):
-            if not self.gone:  # the worker has ended by itself: it begins nothing more
-                line.return_unbegun()
+            if not self.gone:  # the worker has ended by itself, so it begins no further call
+                queue.return_unstarted()
             raise
 
     @property
     def idle(self) -> bool:
-        """Whether it has no call."""
-        return self._line is not None and self._line.idle
+        """True while the rank has no call."""
+        return self._queue is not None and self._queue.idle
 
-    def lose(self) -> None:
-        """Its host is gone: tells the master, who would wait for an exit code else."""
+    def mark_lost(self) -> None:
+        """Tell the master that the rank's host is gone; the master would wait for an exit code otherwise."""
         if self.control is not None:
             with contextlib.suppress(OSError):
-                self.control.pass_on(encode_body(("lost", f"its host has not answered for {HOST_GONE_S} s")))
+                self.control.forward(encode_body(("lost", f"its host has not answered for {HOST_GONE_S} s")))
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Ends all connections, and so the rank; from any thread."""
+        """End all connections, and so the rank. From any thread."""
         self.gone = True
         self.stream.hang_up()
         with contextlib.suppress(OSError):  # it has ended already
-            self.lifeline.shutdown(socket.SHUT_RDWR)
+            self.keepalive.shutdown(socket.SHUT_RDWR)
         if self.control is not None:
             self.control.hang_up()
 
     def close(self) -> None:
-        """Gives back the descriptors; when the thread has ended."""
+        """Close the descriptors, after the thread has ended."""
         self.stream.close()
-        self.lifeline.close()
+        self.keepalive.close()
         if self.control is not None:
             self.control.close()
 
 
 class Relay:
-    """Lets ranks in, and notices their end and the master's.
+    """Accepts ranks, and notices when a rank or the master has ended.
 
     Args:
-        orders: Where the master is, and the executor's key.
-        local_only: Let in only who is on this host.
+        config: Address and key of the master.
+        local_only: Accept only connections from this host.
     """
 
-    def __init__(self, orders: WorkerConfig, *, local_only: bool) -> None:
-        self._orders = orders
+    def __init__(self, config: WorkerConfig, *, local_only: bool) -> None:
+        self._config = config
         self._context = server_context()
         self._listener = socket.create_server(("127.0.0.1" if local_only else "", 0), backlog=_BACKLOG)
-        self._greeting = 0
-        self._awaited: dict[bytes, tuple[threading.Event, list[socket.socket]]] = {}
+        self._unauthenticated = 0
+        self._expected: dict[bytes, tuple[threading.Event, list[socket.socket]]] = {}  # keepalive connections, by token
         self._poll = select.poll()
         self._watched: dict[int, RemoteRank] = {}
-        self._last_words: list[tuple[float, RemoteRank]] = []
+        self._ending: list[tuple[float, RemoteRank]] = []  # ranks whose last messages are being read, with deadlines
         self._lock = threading.Lock()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
@@ -185,51 +179,51 @@ class Relay:
         self.addresses = [f"{host}:{port}" for host in hosts]
 
     def run(self) -> NoReturn:
-        """The main thread."""
+        """Run the event loop of the main thread."""
         while True:
-            for descriptor, _ in self._poll.poll(self._patience_ms()):
+            for descriptor, _ in self._poll.poll(self._poll_timeout_ms()):
                 if descriptor == self._listener.fileno():
                     self._accept()
                 elif descriptor == self._wake_receiver.fileno():
                     self._wake_receiver.recv(4096)
                 else:
-                    self._look_at(descriptor)
+                    self._on_disconnect(descriptor)
             self._end_overdue()
 
-    # ---- letting in ----
+    # ---- accepting ----
 
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError:  # it has gone again, or there is no descriptor left
-            sleep(PAUSE_S)
+        except OSError:  # the peer has gone again, or there is no descriptor left
+            sleep(ACCEPT_RETRY_DELAY_S)
             return
-        if self._greeting >= GREETING_MAX:
+        if self._unauthenticated >= UNAUTHENTICATED_MAX:
             connection.close()
             return
         with self._lock:
-            self._greeting += 1
+            self._unauthenticated += 1
         try:
             threading.Thread(target=self._receive, args=(connection,), daemon=True).start()
         except RuntimeError:  # the system has no more threads
             connection.close()
             with self._lock:
-                self._greeting -= 1
+                self._unauthenticated -= 1
 
     def _receive(self, connection: socket.socket) -> None:
-        """A thread for each connection: a lifeline's ends soon, a rank's is the rank's."""
+        """Serve one connection in a thread of its own. That of a keepalive connection ends soon, a rank's with the rank."""
         remote = None
         try:
-            connection.settimeout(HANDSHAKE_S)
-            if connection.recv(1, socket.MSG_PEEK) == LIFELINE_MAGIC[:1]:
-                self._attach_lifeline(connection)
+            connection.settimeout(HANDSHAKE_TIMEOUT_S)
+            if connection.recv(1, socket.MSG_PEEK) == KEEPALIVE_MAGIC[:1]:
+                self._attach_keepalive(connection)
                 return
-            remote = self._admit(connection)
+            remote = self._authenticate(connection)
         except (OSError, EOFError, ssl.SSLError):
             connection.close()
         finally:
             with self._lock:
-                self._greeting -= 1
+                self._unauthenticated -= 1
         if remote is None:
             return
         try:
@@ -237,32 +231,34 @@ class Relay:
         finally:
             self._forget(remote)
 
-    def _admit(self, connection: socket.socket) -> RemoteRank:
+    def _authenticate(self, connection: socket.socket) -> RemoteRank:
+        """Perform the handshake with a rank, and wait for its keepalive connection."""
         set_nodelay(connection)
         token = secrets.token_bytes(TOKEN_BYTES)
-        attached, lifelines = threading.Event(), list[socket.socket]()
+        attached, keepalives = threading.Event(), list[socket.socket]()
         with self._lock:
-            self._awaited[token] = attached, lifelines
+            self._expected[token] = attached, keepalives
         try:
-            stream = server_handshake(connection, self._context, self._orders.key, token)
-            if not attached.wait(HANDSHAKE_S):
+            stream = server_handshake(connection, self._context, self._config.key, token)
+            if not attached.wait(HANDSHAKE_TIMEOUT_S):
                 stream.close()
-                raise AuthenticationError("a rank did not open its lifeline")
+                raise AuthenticationError("a rank did not open its keepalive connection")
         finally:
             with self._lock:
-                self._awaited.pop(token, None)
-        return RemoteRank(stream, lifelines[0], self._orders)
+                self._expected.pop(token, None)
+        return RemoteRank(stream, keepalives[0], self._config)
 
-    def _attach_lifeline(self, connection: socket.socket) -> None:
+    def _attach_keepalive(self, connection: socket.socket) -> None:
+        """Hand a new keepalive connection to the thread of its rank."""
         token = receive_token(connection)
         with self._lock:
-            known = [awaited for awaited in self._awaited if hmac.compare_digest(awaited, token)]
-            attached, lifelines = self._awaited.pop(known[0]) if known else (None, None)
-        if attached is None or lifelines is None:
-            raise AuthenticationError("a lifeline of nobody")
+            known = [expected for expected in self._expected if hmac.compare_digest(expected, token)]
+            attached, keepalives = self._expected.pop(known[0]) if known else (None, None)
+        if attached is None or keepalives is None:
+            raise AuthenticationError("no rank expects this keepalive connection")
         enable_keepalive(connection)
         connection.settimeout(None)
-        lifelines.append(connection)
+        keepalives.append(connection)
         attached.set()
 
     # ---- noticing the end ----
@@ -270,7 +266,7 @@ class Relay:
     def _watch(self, remote: RemoteRank) -> None:
         assert remote.control is not None
         with self._lock:
-            for watched in (remote.lifeline, remote.control):
+            for watched in (remote.keepalive, remote.control):
                 self._watched[watched.fileno()] = remote
                 self._poll.register(watched.fileno(), _GONE)
         self._wake()
@@ -286,46 +282,47 @@ class Relay:
         if self._watched.pop(descriptor, None) is not None:
             self._poll.unregister(descriptor)
 
-    def _look_at(self, descriptor: int) -> None:
-        """One of a rank's connections has ended."""
+    def _on_disconnect(self, descriptor: int) -> None:
+        """End a rank one of whose connections has ended."""
         with self._lock:
             remote = self._watched.get(descriptor)
-            if remote is None or not _is_gone(descriptor):  # the event was of another one that had the same number
+            if remote is None or not _is_gone(descriptor):  # the event was of a closed one that had the same number
                 return
             self._unwatch(descriptor)
-            if descriptor != remote.lifeline.fileno():
+            if descriptor != remote.keepalive.fileno():
                 remote.hang_up()
-            elif not _has_ended(remote.lifeline):
-                remote.lose()
+            elif not _process_has_ended(remote.keepalive):
+                remote.mark_lost()
             elif remote.idle:
                 remote.hang_up()
             else:
-                self._last_words.append((monotonic() + LAST_WORDS_S, remote))  # its thread reads them
+                self._ending.append((monotonic() + FINAL_MESSAGES_TIMEOUT_S, remote))  # its thread reads them
 
     def _end_overdue(self) -> None:
+        """Hang up on ranks whose last messages have taken too long."""
         now = monotonic()
-        for entry in [entry for entry in self._last_words if entry[0] <= now]:
-            self._last_words.remove(entry)
+        for entry in [entry for entry in self._ending if entry[0] <= now]:
+            self._ending.remove(entry)
             entry[1].hang_up()
 
-    def _patience_ms(self) -> float | None:
-        return max(0.0, self._last_words[0][0] - monotonic()) * 1000 + 1 if self._last_words else None
+    def _poll_timeout_ms(self) -> float | None:
+        return max(0.0, self._ending[0][0] - monotonic()) * 1000 + 1 if self._ending else None
 
     def _wake(self) -> None:
         self._wake_sender.send(b"\0")
 
 
 def _is_gone(descriptor: int) -> bool:
-    """Whether this connection has ended now."""
+    """Return True if this connection has ended by now."""
     poll = select.poll()
     poll.register(descriptor, _GONE)
     return bool(poll.poll(0))
 
 
-def _has_ended(lifeline: socket.socket) -> bool:
-    """Whether the process at the other end has closed it, rather than that its host is gone."""
+def _process_has_ended(keepalive: socket.socket) -> bool:
+    """Return True if the process at the other end has closed the connection, False if its host is gone."""
     try:
-        return lifeline.recv(1, socket.MSG_DONTWAIT) == b""
+        return keepalive.recv(1, socket.MSG_DONTWAIT) == b""
     except ConnectionResetError:  # its host has answered
         return True
     except OSError:
@@ -333,16 +330,17 @@ def _has_ended(lifeline: socket.socket) -> bool:
 
 
 def _allow_many_descriptors() -> None:
-    """Each rank takes three, and what is usual allows a thousand."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # the system promises more than it gives
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Raise the limit of open descriptors to its maximum. Each rank takes three, and the usual limit is a thousand."""
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # the system announces more than it grants
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
 
 
 def main() -> NoReturn:
-    """Runs the relay on the socket whose descriptor the environment names.
+    """Run the relay on the socket whose descriptor the environment names.
 
-    The master sends address and key through it, and gets the relay's addresses; its end is the end of the relay.
+    The master sends its address and the key through this socket and receives the relay's addresses. When the socket ends,
+    the relay ends.
     """
     master = socket.socket(fileno=int(os.environ.pop("PYMPIPOOL_RELAY")))
     ring.start_watchdog(master.fileno())

@@ -1,0 +1,57 @@
+"""Socket options for TCP connections between hosts, and the addresses of this host."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import sys
+
+HOST_GONE_S = 4
+"""Seconds within which each side notices that the other host is gone: one second of silence, then three probes."""
+
+
+def set_nodelay(connection: socket.socket) -> None:
+    """Have small messages sent at once instead of collected (TCP_NODELAY)."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def enable_keepalive(connection: socket.socket) -> None:
+    """Have the kernel end an idle connection within `HOST_GONE_S` after the other host is gone."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    idle_time = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))  # Linux, macOS
+    if idle_time is not None:
+        connection.setsockopt(socket.IPPROTO_TCP, idle_time, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, HOST_GONE_S - 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # the same limit while sent data is not acknowledged
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, HOST_GONE_S * 1000)
+
+
+def own_addresses() -> list[str]:
+    """Return the IPv4 addresses under which other hosts may reach this one, the most likely first, without loopback."""
+    found: list[str] = []
+    try:
+        found += [str(entry[4][0]) for entry in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)]
+    except OSError:
+        pass  # the host's name does not resolve
+    found += _interface_addresses()
+    return [address for address in dict.fromkeys(found) if not address.startswith("127.")]
+
+
+def _interface_addresses() -> list[str]:
+    """Return the IPv4 address of each network interface. Only on Linux; elsewhere an empty list."""
+    if sys.platform != "linux":
+        return []
+    import fcntl
+
+    get_address, address_at = 0x8915, slice(20, 24)  # SIOCGIFADDR; struct ifreq: name, then sockaddr_in
+    found = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        for _, name in socket.if_nameindex():
+            try:
+                answer = fcntl.ioctl(any_socket, get_address, struct.pack("256s", os.fsencode(name)))
+            except OSError:
+                continue  # this interface has no IPv4 address
+            found.append(socket.inet_ntoa(answer[address_at]))
+    return found
