@@ -164,7 +164,7 @@ class BlockPool:
 
     def _start_missing(self) -> None:
         while not self._closing and self.broken is None and self._surplus() < 0:
-            grant = self.ledger.take(self.resources)
+            grant = self.ledger.allocate(self.resources)
             if grant is None:
                 return  # what a worker still has that is about to be gone
             try:
@@ -174,7 +174,7 @@ class BlockPool:
                     {**self.resources.threads_environment(), **grant.environment()},
                 )
             except Exception as error:  # OSError, WorkerStartError; RuntimeError where the interpreter is about to end
-                self.ledger.give_back(grant)
+                self.ledger.release(grant)
                 self._start_failed(without_frames(error), None)  # they hold a link
                 return
             worker.assignment = grant
@@ -245,7 +245,7 @@ class BlockPool:
 
     def on_gone(self, worker: WorkerHandle) -> None:
         """Its begun call fails, the others wait again, and a new worker is started."""
-        self.ledger.give_back(worker.assignment)
+        self.ledger.release(worker.assignment)
         victims = self.dispatcher.remove_dead_worker(worker.number)
         served = worker.state_before_end is not State.STARTING
         was_told = self._closing or worker.number in self._retiring

@@ -272,7 +272,7 @@ class PerCallPool:
             self.dispatcher.fail(request.future, error)
             self._finish(grant)
         else:
-            self.ledger.give_back(grant)
+            self.ledger.release(grant)
 
     def _may_try_again(self, request: QueuedCall, worker: WorkerHandle, began: bool) -> bool:
         """Whether a call whose worker is gone gets another one; counts."""
@@ -287,7 +287,7 @@ class PerCallPool:
         return request.starts_left >= 0
 
     def _finish(self, grant: Allocation) -> None:
-        self.ledger.give_back(grant)
+        self.ledger.release(grant)
         with self._lock:
             self._unfinished -= 1
         self.dispatcher.kick()

@@ -1,19 +1,20 @@
 """What a call or a worker needs, and what this machine has left.
 
     Executor(...) ─► Resources: the executor's ─┐
-    resource_dict ─► Resources.from_dict ───────┴► Resources of a call ─► ResourceAllocator ─► Allocation: cores and devices
-                     checked where they are said                                    given back when the worker ends
+    resource_dict ─► Resources.from_dict ───────┴► Resources of a call ─► ResourceAllocator ─► Allocation: cores and
+    devices
+                     each value is checked                                    released when the worker has ended
 
-    checks.py      what a value may be
-    needed.py      `Resources`: each parameter declared, checked and documented once
-    available.py   the cores and devices that this process may use
-    ledger.py      `ResourceAllocator`: who gets them, and in which order
+    validation.py  checks of single values
+    request.py     `Resources`: each parameter declared, checked and documented once
+    discovery.py   the cores and devices that this process may use
+    allocator.py   `ResourceAllocator`: which call gets cores and devices, and in which order
 
-Everybody else imports from here.
+All other packages import the names below from here.
 """
 
 from pympipool.resources.allocator import Allocation, ResourceAllocator
-from pympipool.resources.discovery import Devices, available_cores, available_devices
+from pympipool.resources.discovery import Devices, available_cores, available_devices, bound_cores, cgroup_folders
 from pympipool.resources.request import Resources
 from pympipool.resources.validation import positive_seconds
 
@@ -24,5 +25,7 @@ __all__ = [
     "Resources",
     "available_cores",
     "available_devices",
+    "bound_cores",
+    "cgroup_folders",
     "positive_seconds",
 ]

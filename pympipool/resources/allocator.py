@@ -1,9 +1,9 @@
-"""Who gets what this machine has.
+"""Allocates the cores and devices of an executor to its workers.
 
-A `ResourceAllocator` counts the cores and devices of an executor. Calls that wait for them stand in its line: they start in the
-order in which they came, but a call that fits may pass others that wait for more than is free. So that these do not
-wait for ever, the call that has waited longest is passed at most `PASSES_PER_CORE` times per core by calls that take
-what it waits for; after that only those pass that leave enough for it.
+A `ResourceAllocator` counts free cores and devices, and queues the calls that wait for them. Calls start in the order
+in which they came, but a call that fits may pass others that wait for more than is free. So that these do not wait for
+ever, calls that take what the longest-waiting call needs may pass it at most `PASSES_PER_CORE` times per core. After
+that only calls pass it that leave enough for it.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from pympipool.resources.discovery import DEVICE_VARIABLES, Devices, available_c
 from pympipool.resources.request import Resources
 
 PASSES_PER_CORE = 8
-"""How often, for each core of a ledger, smaller calls may pass the one that has waited longest.
+"""Number of times, for each core of an executor, that smaller calls may pass the call that has waited longest.
 
-Enough that a machine full of small calls is not drained for every large one, few enough that the large one's wait
-is bounded by the time of this many calls per core."""
+The number is large enough that a machine full of small calls is not drained for every large call, and small enough that
+the wait of a large call is bounded by the time of this many calls per core."""
 
 Ticket = TypeVar("Ticket")
 
 
 @dataclass(frozen=True, eq=False)
 class Allocation:
-    """Cores and devices that belong to a worker until `ResourceAllocator.give_back`.
+    """Cores and devices that belong to a worker until `ResourceAllocator.release`.
 
     Attributes:
-        resources: What was asked for.
-        devices: Names of the devices, those of rank 0 first.
+        resources: What the worker needs.
+        devices: The names of its devices, those of rank 0 first.
     """
 
     resources: Resources
@@ -39,9 +39,12 @@ class Allocation:
     _all_devices: Devices = Devices()
 
     def environment(self, rank: int | None = None) -> dict[str, str]:
-        """The variables that make a worker, or one of its ranks, see its devices and no others.
+        """Return the variables with which a worker, or one of its ranks, sees its own devices and no others.
 
-        Empty when the worker asked for none: it sees what the user's own process sees.
+        Empty for a worker that needs no device. It sees the devices that the user's own process sees.
+
+        Args:
+            rank: One of the worker's ranks; None: all of them.
         """
         if not self.devices:
             return {}
@@ -51,21 +54,23 @@ class Allocation:
 
 
 class ResourceAllocator(Generic[Ticket]):
-    """The free cores and devices of an executor, and the line of those who wait for them. Any thread may use it.
+    """The free cores and devices of an executor, and the queue of calls that wait for them. Thread-safe.
+
+    A ticket stands for a call in the queue.
 
     Args:
-        cores: By default those that this process may use.
-        devices: By default those that this process may use.
-        counts_devices: Whether it gives out devices; not where a scheduler does.
+        cores: The number of cores. Default: those that this process may use.
+        devices: The devices. Default: those that this process may use.
+        counts_devices: False where a scheduler gives workers their devices, so that none are allocated here.
 
     Examples:
-        >>> ledger = ResourceAllocator(cores=2, devices=Devices())
-        >>> ledger.enqueue("large", Resources(cores=2))
-        >>> ticket, grant = ledger.next()
-        >>> ticket, ledger.free_cores
+        >>> allocator = ResourceAllocator(cores=2, devices=Devices())
+        >>> allocator.enqueue("large", Resources(cores=2))
+        >>> ticket, allocation = allocator.next()
+        >>> ticket, allocator.free_cores
         ('large', 0)
-        >>> ledger.give_back(grant)
-        >>> ledger.free_cores
+        >>> allocator.release(allocation)
+        >>> allocator.free_cores
         2
     """
 
@@ -77,18 +82,18 @@ class ResourceAllocator(Generic[Ticket]):
         self._devices = devices
         self._free_cores = self.cores
         self._free_devices: list[str] | None = None if devices is None else list(devices.names)
-        # One line for each size: only the first of each can be next, however many wait behind it.
-        self._lines: dict[tuple[int, int], deque[tuple[int, Ticket, Resources]]] = {}
+        # A queue for each size, as only the first call of each size can be the next to start.
+        self._queues: dict[tuple[int, int], deque[tuple[int, Ticket, Resources]]] = {}
         self._arrivals = 0
-        self._granted: set[Allocation] = set()
-        self._passes = 0  # of the ticket that has waited longest
+        self._allocations: set[Allocation] = set()
+        self._passes = 0  # how often the ticket that has waited longest was passed
         self._lock = threading.RLock()
 
     def check(self, resources: Resources) -> None:
-        """Raises what is wrong with asking for so much.
+        """Raise ValueError for resources that exceed those of the executor.
 
         Raises:
-            ValueError: It is more than there is, even when all is free.
+            ValueError: They exceed what there is, even when all is free.
         """
         if resources.cores > self.cores:
             raise ValueError(f"cores is {resources.cores}; it must be at most {self.cores}, the executor's max_cores")
@@ -101,7 +106,7 @@ class ResourceAllocator(Generic[Ticket]):
 
     @property
     def devices(self) -> Devices:
-        """All devices; looked for when somebody first asks for one."""
+        """All devices. They are discovered when they are first needed."""
         with self._lock:
             if self._devices is None:
                 self._devices = available_devices()
@@ -110,71 +115,71 @@ class ResourceAllocator(Generic[Ticket]):
 
     @property
     def free_cores(self) -> int:
-        """Cores that nobody has now; negative when more are granted than there are since `resize`."""
+        """The number of free cores. Negative if after `resize` more cores are allocated than there are."""
         return self._free_cores
 
     def resize(self, cores: int) -> None:
-        """Changes the number of cores; what was granted stays so until it is given back.
+        """Change the number of cores. Existing allocations stay until they are released.
 
         Raises:
-            ValueError: A ticket in the line asks for more.
+            ValueError: A queued ticket needs more.
         """
         with self._lock:
-            most = max((size[0] for size in self._lines), default=0)
+            most = max((size[0] for size in self._queues), default=0)
             if most > cores:
                 raise ValueError(f"{cores} cores are too few: a call that waits asks for {most}")
             self._free_cores += cores - self.cores
             self.cores = cores
 
-    def take(self, resources: Resources) -> Allocation | None:
-        """Cores and devices, at once and past the line; None when not so many are free.
+    def allocate(self, resources: Resources) -> Allocation | None:
+        """Allocate cores and devices at once, without regard to the queue; return None if too few are free.
 
         Raises:
-            ValueError: They never will be.
+            ValueError: They exceed what there is, even when all is free.
         """
         self.check(resources)
         with self._lock:
-            return self._grant(resources) if self._fits(resources.cores, self._gpus(resources)) else None
+            return self._allocate(resources) if self._fits(resources.cores, self._gpus(resources)) else None
 
-    def give_back(self, grant: Allocation) -> None:
-        """Makes what was granted free again. Giving back twice does nothing."""
+    def release(self, allocation: Allocation) -> None:
+        """Make allocated cores and devices free again. A second release does nothing."""
         with self._lock:
-            if grant not in self._granted:
+            if allocation not in self._allocations:
                 return
-            self._granted.remove(grant)
-            self._free_cores += grant.resources.cores
-            if grant.devices and self._free_devices is not None:
-                self._free_devices += grant.devices
+            self._allocations.remove(allocation)
+            self._free_cores += allocation.resources.cores
+            if allocation.devices and self._free_devices is not None:
+                self._free_devices += allocation.devices
                 self._free_devices.sort(key=self.devices.names.index)
 
     def enqueue(self, ticket: Ticket, resources: Resources) -> None:
-        """Puts a ticket, which stands for a call, at the end of the line.
+        """Put a ticket at the end of the queue.
 
         Raises:
-            ValueError: It asks for more than there is.
+            ValueError: It needs more than there is, even when all is free.
         """
         self.check(resources)
         with self._lock:
             self._arrivals += 1
-            line = self._lines.setdefault((resources.cores, self._gpus(resources)), deque())
-            line.append((self._arrivals, ticket, resources))
+            queue = self._queues.setdefault((resources.cores, self._gpus(resources)), deque())
+            queue.append((self._arrivals, ticket, resources))
 
     def next(self) -> tuple[Ticket, Allocation] | None:
-        """Takes the next ticket out of the line, with what it asked for; None when none may start now."""
+        """Remove the next ticket from the queue and return it with its allocation; None if no ticket may start now."""
         with self._lock:
             if self._free_cores <= 0:
                 return None
             size = self._next_size()
             if size is None:
                 return None
-            _, ticket, resources = self._lines[size].popleft()
-            if not self._lines[size]:
-                del self._lines[size]
-            return ticket, self._grant(resources)
+            _, ticket, resources = self._queues[size].popleft()
+            if not self._queues[size]:
+                del self._queues[size]
+            return ticket, self._allocate(resources)
 
     def _next_size(self) -> tuple[int, int] | None:
-        """The size of the ticket that may start now; counts its passing of the one that has waited longest."""
-        sizes = sorted(self._lines, key=lambda size: self._lines[size][0][0])
+        """Return the size of the ticket that may start now, and count if it passes the one that has waited longest."""
+        sizes = sorted(self._queues, key=lambda size: self._queues[size][0][0])
         for size in sizes:
             if not self._fits(*size):
                 continue
@@ -188,51 +193,51 @@ class ResourceAllocator(Generic[Ticket]):
         return None
 
     def _leaves_enough(self, size: tuple[int, int], first: tuple[int, int]) -> bool:
-        """Whether a grant of this size takes nothing that the first in line waits for."""
+        """Return True if an allocation of this size leaves enough for the first size in the queue."""
         free = (self._free_cores, len(self._free_devices or ()))
-        return all(not mine or have - mine >= its for mine, its, have in zip(size, first, free, strict=True))
+        return all(not taken or have - taken >= needed for taken, needed, have in zip(size, first, free, strict=True))
 
     def waiting(self) -> list[Ticket]:
-        """The tickets in the line, in the order in which they came."""
+        """Return the queued tickets, in the order in which they came."""
         with self._lock:
-            entries = [entry for line in self._lines.values() for entry in line]
+            entries = [entry for queue in self._queues.values() for entry in queue]
         return [ticket for _, ticket, _ in sorted(entries, key=lambda entry: entry[0])]
 
     def withdraw(self, ticket: Ticket) -> bool:
-        """Takes a ticket out of the line; False when it is not there any more."""
+        """Remove a ticket from the queue; return False if it is not there any more."""
         with self._lock:
-            for size, line in self._lines.items():
-                for place, entry in enumerate(line):
+            for size, queue in self._queues.items():
+                for index, entry in enumerate(queue):
                     if entry[1] is ticket:
                         self._passes = 0 if self._is_first(entry) else self._passes
-                        del line[place]
-                        if not line:
-                            del self._lines[size]
+                        del queue[index]
+                        if not queue:
+                            del self._queues[size]
                         return True
         return False
 
     def __len__(self) -> int:
-        """Number of tickets in the line."""
+        """Return the number of queued tickets."""
         with self._lock:
-            return sum(map(len, self._lines.values()))
+            return sum(map(len, self._queues.values()))
 
     def _is_first(self, entry: tuple[int, Ticket, Resources]) -> bool:
-        return entry[0] == min(line[0][0] for line in self._lines.values())
+        return entry[0] == min(queue[0][0] for queue in self._queues.values())
 
     def _fits(self, cores: int, gpus: int) -> bool:
         return cores <= self._free_cores and (not gpus or gpus <= len(self._free_devices or ()))
 
     def _gpus(self, resources: Resources) -> int:
-        """The devices that must be free here for this."""
+        """Return the number of devices that must be allocated here for these resources."""
         return resources.gpus if self._counts_devices else 0
 
-    def _grant(self, resources: Resources) -> Allocation:
+    def _allocate(self, resources: Resources) -> Allocation:
         names: tuple[str, ...] = ()
         gpus = self._gpus(resources)
         if gpus and self._free_devices is not None:
             names = tuple(self._free_devices[:gpus])
             del self._free_devices[:gpus]
         self._free_cores -= resources.cores
-        grant = Allocation(resources, names, self._devices or Devices())
-        self._granted.add(grant)
-        return grant
+        allocation = Allocation(resources, names, self._devices or Devices())
+        self._allocations.add(allocation)
+        return allocation

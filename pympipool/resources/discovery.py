@@ -1,4 +1,4 @@
-"""What this process may use: cores and devices."""
+"""The cores and devices that this process may use."""
 
 from __future__ import annotations
 
@@ -13,41 +13,58 @@ from pympipool._util.subprocesses import run
 
 
 def available_cores() -> int:
-    """The cores that this process may use: those it is bound to, and no more than its cgroup's quota."""
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use: those it is bound to, within the quota of its cgroup."""
+    bound = bound_cores()
     quota = _cgroup_quota(Path("/"))
     return max(1, min(bound, bound if quota is None else math.ceil(quota)))
 
 
-def _cgroup_quota(root: Path) -> float | None:
-    """The least quota of cores of this process's cgroups; None when there is none.
+def bound_cores() -> int:
+    """Return the number of cores that this process is bound to; all cores where the system has no such binding."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    Version 2 of the cgroup interface: "cpu.max" holds quota (or "max") and period in us, see the kernel's
-    admin-guide/cgroup-v2. Containers see their own cgroup as the root.
+
+def _cgroup_quota(root: Path) -> float | None:
+    """Return the least quota of cores of this process's cgroups; None if there is no quota.
+
+    Only version 2 of the cgroup interface is read. There "cpu.max" holds the quota (or "max") and the period in µs, see
+    the kernel's admin-guide/cgroup-v2. Containers see their own cgroup as the root.
     """
     quotas = []
-    for group in _cgroups(root):
+    for folder, _ in cgroup_folders(root=root):
         try:
-            quota, period = (group / "cpu.max").read_text().split()
+            quota, period = (folder / "cpu.max").read_text().split()
             quotas.append(int(quota) / int(period))
-        except (OSError, ValueError, ZeroDivisionError):  # none here, or "max"
+        except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max"
             continue
     return min(quotas, default=None)
 
 
-def _cgroups(root: Path) -> Iterator[Path]:
-    """The folder of this process's cgroup, and those above it."""
-    top = root / "sys/fs/cgroup"
+def cgroup_folders(controller: str | None = None, root: Path = Path("/")) -> Iterator[tuple[Path, int]]:
+    """Yield the folders of this process's cgroups and of those above them, each with the version of its interface.
+
+    Version 2 of the cgroup interface has one tree, version 1 has one for each controller (the kernel's
+    admin-guide/cgroup-v2 and cgroup-v1).
+
+    Args:
+        controller: The controller whose tree of version 1 to include; None: version 2 only.
+        root: The root of the file system.
+    """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return
+    top = root / "sys/fs/cgroup"
     for line in lines:
-        number, _, path = line.split(":", 2)
+        number, controllers, path = line.split(":", 2)
         if number == "0":
-            group = top / path.lstrip("/")
-            yield group
-            yield from (folder for folder in group.parents if folder == top or top in folder.parents)
+            tree, version = top, 2
+        elif controller is not None and controller in controllers.split(","):
+            tree, version = top / controller, 1
+        else:
+            continue
+        group = tree / path.lstrip("/")
+        yield from ((folder, version) for folder in (group, *group.parents) if folder.is_relative_to(tree))
 
 
 @dataclass(frozen=True)
@@ -55,31 +72,32 @@ class Devices:
     """The GPUs that this process may use.
 
     Attributes:
-        variable: The environment variable that says which of them a process sees.
-        names: Their names as that variable has them: numbers, or unique ids.
+        variable: The environment variable that decides which of them a process sees.
+        names: The names of the GPUs as that variable lists them: numbers, or unique ids.
     """
 
     variable: str = "CUDA_VISIBLE_DEVICES"
     names: tuple[str, ...] = ()
 
     def environment(self, names: Sequence[str]) -> dict[str, str]:
-        """What makes a process see just these."""
+        """Return the variable with which a process sees just these GPUs."""
         return {self.variable: ",".join(names)}
 
 
 DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
-"""Of NVIDIA's CUDA, AMD's ROCm (HIP numbers the devices that ROCR leaves, so it comes first) and Intel's oneAPI."""
+"""The variables of NVIDIA's CUDA, AMD's ROCm and Intel's oneAPI. HIP numbers the devices that ROCR leaves visible, so
+the variable of HIP comes first."""
 
 
 def available_devices(environment: Mapping[str, str] | None = None, root: Path = Path("/")) -> Devices:
-    """The GPUs that this process may use.
+    """Return the GPUs that this process may use.
 
-    Those that the first of `DEVICE_VARIABLES` names that is set, else NVIDIA's as their driver lists them, else AMD's.
-    Intel's are not searched for: set ZE_AFFINITY_MASK.
+    They come from the first of `DEVICE_VARIABLES` that is set. Without one they are NVIDIA's GPUs as the driver lists
+    them, else AMD's. Intel's GPUs are not searched for: set ZE_AFFINITY_MASK.
 
     Args:
-        environment: By default this process's.
-        root: Of the file system.
+        environment: The environment to read. Default: that of this process.
+        root: The root of the file system.
     """
     variables = os.environ if environment is None else environment
     for variable in DEVICE_VARIABLES:
@@ -92,11 +110,14 @@ def available_devices(environment: Mapping[str, str] | None = None, root: Path =
 
 
 def _visible(value: str) -> tuple[str, ...]:
-    """The devices that a variable names: a list that ends where the first invalid one stands, -1 by custom."""
+    """Return the devices that a variable lists.
+
+    The list ends before the first invalid name, which is -1 by convention.
+    """
     names = []
     for name in value.split(","):
         name = name.strip()  # noqa: PLW2901
-        if not name or name.startswith("-") or name == "NoDevFiles":  # what SLURM sets where there are none
+        if not name or name.startswith("-") or name == "NoDevFiles":  # SLURM sets this where there are no devices
             break
         names.append(name)
     return tuple(names)
@@ -109,7 +130,7 @@ def _count_nvidia(root: Path) -> int:
         pass
     if root != Path("/"):
         return 0
-    try:  # under Windows' Linux the driver shows no files
+    try:  # in the Windows Subsystem for Linux the driver has no such folder
         listed = run(["nvidia-smi", "-L"], timeout=10)
     except (OSError, subprocess.SubprocessError):
         return 0
@@ -117,7 +138,7 @@ def _count_nvidia(root: Path) -> int:
 
 
 def _count_amd(root: Path) -> int:
-    """Counts the nodes of AMD's compute driver that have shaders; processors are nodes too."""
+    """Count the nodes of AMD's compute driver that have shaders. CPUs are nodes too, but have no shaders."""
     count = 0
     for properties in (root / "sys/class/kfd/kfd/topology/nodes").glob("*/properties"):
         try:

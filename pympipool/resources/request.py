@@ -1,4 +1,4 @@
-"""`Resources`: what a call or a worker needs. Each parameter is declared, checked and documented here, once."""
+"""`Resources`: what a call or a worker needs. Each parameter is declared, checked and documented once, here."""
 
 from __future__ import annotations
 
@@ -17,37 +17,38 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
-"""By which numerical libraries are told how many threads to use (OpenMP, OpenBLAS, MKL, Accelerate, numexpr)."""
+"""The variables that set the number of threads of numerical libraries (OpenMP, OpenBLAS, MKL, Accelerate, numexpr)."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a call, or each worker of an executor, needs. Also the keys of `resource_dict`.
+    """What a call, or each worker of an executor, needs. Its parameters are also the keys of `resource_dict`.
 
-    Wrong values raise at once, with the parameter, its value and what is allowed.
+    A wrong value raises at once, and the error names the parameter, its value and what is allowed.
 
     Args:
-        cores: MPI ranks that run the call together, each on a core. With 2 or more the result is the list of what the
-            ranks returned.
-        threads_per_core: Threads that numerical libraries use in each rank (see `threads_environment`). Counts against
-            nothing else: cores are counted by ranks.
-        gpus_per_core: Devices for each rank. With 0 the devices are left as the user's environment has them.
-        oversubscribe: Lets MPI start more ranks than it sees cores. Cores are counted all the same.
-        cwd: Working directory; it must exist. None: the master's.
-        executor: The `flux.job.FluxExecutor` to submit to; only with the flux backend.
+        cores: MPI ranks that run the call together, each on its own core. With 2 or more the result is the list of what
+            the ranks returned.
+        threads_per_core: Threads that numerical libraries use in each rank (see `threads_environment`). It does not
+            change the number of cores, which is counted by ranks.
+        gpus_per_core: GPUs for each rank. With 0, a rank sees the GPUs that the user's environment makes visible.
+        oversubscribe: Allow MPI to start more ranks than it finds cores. pympipool counts cores in the same way as
+            without it.
+        cwd: Working directory, which must exist. None: the master's.
+        executor: The `flux.job.FluxExecutor` to submit to. Only for the flux backend.
         hostname_localhost: Workers connect to "localhost" instead of the host's name, which may not resolve on macOS.
-        command_line_argument_lst: Further arguments for `srun`; only with the SLURM backend.
-        pmi_mode: How the ranks of an MPI job find each other, where flux ("simple", "pmix", ...) or SLURM ("pmi2", "pmix", ...)
-            starts them. None: what the MPI library that mpi4py loads needs.
-        run_time_max: Seconds that the call may run; then it fails with TimeoutError. None: no limit.
-        restart_limit: How often a call is tried again whose worker died while it ran.
+        command_line_argument_lst: Further arguments for `srun`. Only for the SLURM backend.
+        pmi_mode: How the ranks of an MPI job find each other, where flux ("simple", "pmix", ...) or SLURM ("pmi2",
+            "pmix", ...) starts them. None: what the MPI library that mpi4py loads needs.
+        run_time_max: Seconds that the call may run before it fails with TimeoutError. None: no limit.
+        restart_limit: Number of retries of a call whose worker dies while the call runs.
         connect_timeout: Seconds that a worker may take, from the start of its processes, until it has connected to the
-            master. Waiting in a scheduler's queue does not count.
-        error_log_file: A file to which each call that raises is appended, by its worker: function, arguments (in a few
-            hundred characters each) and traceback. On other hosts it must lie in a shared folder.
+            master. Time in a scheduler's queue does not count.
+        error_log_file: A file to which workers append each call that raises: function, arguments (a few hundred
+            characters of each) and traceback. For workers on other hosts it must be in a shared folder.
 
     Raises:
-        TypeError: A value is of a wrong type.
+        TypeError: A value has a wrong type.
         ValueError: A value is out of range, or a directory is missing.
 
     Examples:
@@ -63,14 +64,14 @@ class Resources:
     threads_per_core: int = field(default=1, metadata={"check": validation.count(1)})
     gpus_per_core: int = field(default=0, metadata={"check": validation.count(0)})
     oversubscribe: bool = field(default=False, metadata={"check": validation.flag})
-    cwd: str | None = field(default=None, metadata={"check": validation.folder})
-    executor: Any = field(default=None, metadata={"check": validation.anything})
+    cwd: str | None = field(default=None, metadata={"check": validation.existing_folder})
+    executor: Any = field(default=None, metadata={"check": validation.unchecked})
     hostname_localhost: bool = field(default=False, metadata={"check": validation.optional_flag})
-    command_line_argument_lst: tuple[str, ...] = field(default=(), metadata={"check": validation.texts})
-    run_time_max: float | None = field(default=None, metadata={"check": validation.seconds_or_none})
+    command_line_argument_lst: tuple[str, ...] = field(default=(), metadata={"check": validation.string_tuple})
+    run_time_max: float | None = field(default=None, metadata={"check": validation.optional_seconds})
     restart_limit: int = field(default=0, metadata={"check": validation.count(0)})
     connect_timeout: float = field(default=60.0, metadata={"check": validation.positive_seconds})
-    error_log_file: str | None = field(default=None, metadata={"check": validation.file_to_write})
+    error_log_file: str | None = field(default=None, metadata={"check": validation.writable_file})
     pmi_mode: str | None = field(default=None, metadata={"check": validation.optional_name})
 
     def __post_init__(self) -> None:
@@ -79,12 +80,13 @@ class Resources:
 
     @staticmethod
     def check(parameter: str, value: Any, name: str = "") -> Any:
-        """A value for a parameter, as it is kept.
+        """Check a value for a parameter, and return it in the form in which it is kept.
 
         Args:
             parameter: One of the parameters of this class.
-            value: What the user said.
-            name: What the user calls the parameter, if not the same (the executor's `cores_per_worker`, say).
+            value: The value that the user gave.
+            name: The name by which the user knows the parameter, if it is another one, such as the executor's
+                `cores_per_worker`.
 
         Examples:
             >>> Resources.check("cores", True, "cores_per_worker")
@@ -96,15 +98,15 @@ class Resources:
 
     @classmethod
     def from_dict(cls, resource_dict: Mapping[str, Any] | None, default: Resources | None = None) -> Resources:
-        """The resources of a call.
+        """Return the resources of a call.
 
         Args:
             resource_dict: Parameters of this class that the call sets itself.
-            default: Where all others come from: the executor's.
+            default: The resources of the executor, which provide all other parameters.
 
         Raises:
-            TypeError: resource_dict is no dict; or as for the class.
-            ValueError: There is no such parameter; or as for the class.
+            TypeError: resource_dict is not a dict, or a value has a wrong type.
+            ValueError: There is no such parameter, or a value is out of range.
 
         Examples:
             >>> Resources.from_dict({"cores": 2}, Resources(threads_per_core=4)).threads_per_core
@@ -126,15 +128,16 @@ class Resources:
 
     @property
     def gpus(self) -> int:
-        """Devices of all ranks together."""
+        """The number of GPUs of all ranks together."""
         return self.cores * self.gpus_per_core
 
     def threads_environment(self, environment: Mapping[str, str] | None = None) -> dict[str, str]:
-        """What to add to a worker's environment so that libraries use `threads_per_core` threads.
+        """Return the variables with which libraries in a worker use `threads_per_core` threads.
+
+        Variables that the user has set are left alone.
 
         Args:
-            environment: What the worker inherits, by default this process's environment. What the user has set there
-                himself is left alone.
+            environment: The environment that the worker inherits. Default: that of this process.
 
         Examples:
             >>> Resources(threads_per_core=2).threads_environment({"OMP_NUM_THREADS": "8"})["MKL_NUM_THREADS"]

@@ -1,4 +1,7 @@
-"""Checks of what users say: each takes the parameter's name and value, and returns the value as it is kept."""
+"""Checks of single values.
+
+Each check takes the name and the value of a parameter, and returns the value in the form in which it is kept.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 
 
 def count(least: int) -> Callable[[str, Any], int]:
-    """A check for whole numbers of at least `least`; numpy's integers are welcome, bools are not."""
+    """Return a check for integers of at least `least`. It accepts numpy's integers, and refuses bools."""
 
     def check(name: str, value: Any) -> int:
         if is_bool(value):
@@ -27,24 +30,24 @@ def count(least: int) -> Callable[[str, Any], int]:
 
 
 def is_bool(value: Any) -> bool:
-    """Whether a value is a bool of Python's or, by either of its names, of numpy's."""
+    """Return True for a bool of Python or of numpy, whose class has two names."""
     return type(value).__name__ in ("bool", "bool_")
 
 
 def flag(name: str, value: Any) -> bool:
-    """A check for bools."""
+    """Check a bool."""
     if is_bool(value):
         return bool(value)
     raise TypeError(f"{name} is {value!r}, of type {type(value).__name__}; it must be True or False")
 
 
 def optional_flag(name: str, value: Any) -> bool:
-    """A check for bools; None is False."""
+    """Check a bool; None stands for False."""
     return False if value is None else flag(name, value)
 
 
-def folder(name: str, value: Any) -> str | None:
-    """A check for directories, which must be there; None is allowed. Absolute when kept."""
+def existing_folder(name: str, value: Any) -> str | None:
+    """Check a directory, which must exist; None is allowed. Return its absolute path."""
     if value is None:
         return None
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
@@ -56,8 +59,8 @@ def folder(name: str, value: Any) -> str | None:
     return os.path.abspath(path)
 
 
-def file_to_write(name: str, value: Any) -> str | None:
-    """A check for files that will be written; None is allowed. Absolute when kept."""
+def writable_file(name: str, value: Any) -> str | None:
+    """Check a file that will be written; None is allowed. Return its absolute path."""
     if value is None:
         return None
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
@@ -74,12 +77,12 @@ def file_to_write(name: str, value: Any) -> str | None:
 
 
 def positive_seconds(name: str, value: Any, otherwise: str = "") -> float:
-    """A check for durations.
+    """Check a duration.
 
     Args:
-        name: What the user calls the parameter.
-        value: What the user said.
-        otherwise: What else is allowed, for the message.
+        name: The name of the parameter.
+        value: The value that the user gave.
+        otherwise: What else is allowed, for the error message.
     """
     try:
         seconds = math.nan if is_bool(value) or isinstance(value, (str, bytes)) else float(value)
@@ -93,25 +96,25 @@ def positive_seconds(name: str, value: Any, otherwise: str = "") -> float:
     return seconds
 
 
-def seconds_or_none(name: str, value: Any) -> float | None:
-    """A check for durations; None is allowed."""
+def optional_seconds(name: str, value: Any) -> float | None:
+    """Check a duration; None is allowed."""
     return None if value is None else positive_seconds(name, value, ", or None for no limit")
 
 
-def texts(name: str, value: Any) -> tuple[str, ...]:
-    """A check for lists of texts."""
+def string_tuple(name: str, value: Any) -> tuple[str, ...]:
+    """Check a list or tuple of strings. Return a tuple."""
     if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
         return tuple(value)
     raise TypeError(f"{name} is {value!r}, of type {type(value).__name__}; it must be a list of str, one per argument")
 
 
 def optional_name(name: str, value: Any) -> str | None:
-    """A check for names of modes that somebody else knows; None is allowed."""
+    """Check a name whose meaning only the backend knows; None is allowed."""
     if value is None or (isinstance(value, str) and value):
         return value
     raise (ValueError if value == "" else TypeError)(f"{name} is {value!r}; it must be a word like 'pmix', or None")
 
 
-def anything(name: str, value: Any) -> Any:  # noqa: ARG001
-    """No check: the backend that takes the value checks it."""
+def unchecked(name: str, value: Any) -> Any:  # noqa: ARG001
+    """Return the value as it is. The backend that takes the value checks it."""
     return value

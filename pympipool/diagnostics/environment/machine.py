@@ -8,14 +8,13 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 import pympipool
-from pympipool.resources import Resources, available_cores, available_devices
+from pympipool.resources import Resources, available_cores, available_devices, bound_cores, cgroup_folders
 
 PACKAGES = ("cloudpickle", "mpi4py", "numpy", "flux-python")
 """Whose versions explain what works and what does not."""
@@ -198,8 +197,7 @@ def look_at_machine() -> Machine:
 
 def _cores() -> Cores:
     machine = os.cpu_count() or 1
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
-    return Cores(machine, bound, available_cores())
+    return Cores(machine, bound_cores(), available_cores())
 
 
 def _meminfo(name: str) -> int | None:
@@ -230,27 +228,10 @@ def _least(controller: str, name: str, name_in_v1: str) -> int | None:
     admin-guide/cgroup-v2 and cgroup-v1).
     """
     limits = []
-    for file in _limit_files(controller, name, name_in_v1):
+    for folder, version in cgroup_folders(controller):
         with contextlib.suppress(OSError, ValueError):  # none here, or "max"
-            limits.append(int(file.read_text()))
+            limits.append(int((folder / (name if version == 2 else name_in_v1)).read_text()))
     return min((limit for limit in limits if limit < UNLIMITED), default=None)
-
-
-def _limit_files(controller: str, name: str, name_in_v1: str) -> Iterator[Path]:
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        number, controllers, path = line.split(":", 2)
-        if number == "0":
-            top, file = Path("/sys/fs/cgroup"), name
-        elif controller in controllers.split(","):
-            top, file = Path("/sys/fs/cgroup", controller), name_in_v1
-        else:
-            continue
-        group = top / path.lstrip("/")
-        yield from (folder / file for folder in (group, *group.parents) if folder.is_relative_to(top))
 
 
 def _folder(path: Path) -> Folder | None:
