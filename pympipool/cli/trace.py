@@ -1,4 +1,4 @@
-"""`pympipool trace FILE`: what a trace says, in words and tables, as data, or as a picture."""
+"""`pympipool trace FILE`: summarize a trace as text, as JSON, or as a picture."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import dataclasses
 import json
 import sys
 
-from pympipool.diagnostics.tracing.findings import advise
+from pympipool.diagnostics.tracing.findings import find_findings
 from pympipool.diagnostics.tracing.load import read
-from pympipool.diagnostics.tracing.report import as_text
-from pympipool.diagnostics.tracing.summary import Summary, summarise
+from pympipool.diagnostics.tracing.report import format_report
+from pympipool.diagnostics.tracing.summary import Summary, summarize
 
 HELP = "show where the time of a traced run went, and what to change"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `pympipool trace`."""
+    """Add the options of `pympipool trace`."""
     parser.add_argument("file", help="what `with pympipool.trace(FILE):` has written")
     parser.add_argument("--json", action="store_true", help="for programs: the summary as JSON, all times in ns")
     parser.add_argument("--plot", metavar="PICTURE", help="draw workers and calls to this file (.png, .svg, .pdf)")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Shows it; 1 if the file cannot be read, or the picture not be drawn."""
+    """Print the summary. Return 1 if the file cannot be read or the picture cannot be drawn, otherwise 0."""
     try:
         timeline = read(options.file)
         if options.plot is not None:
@@ -33,15 +33,15 @@ def run(options: argparse.Namespace) -> int:
     except (OSError, ValueError, ImportError) as error:
         print(f"pympipool trace: {error}", file=sys.stderr)
         return 1
-    summary = summarise(timeline)
+    summary = summarize(timeline)
     if options.json:
         print(json.dumps(as_data(summary), indent=2))
     else:
-        print(as_text(summary), end="")
+        print(format_report(summary), end="")
     return 0
 
 
 def as_data(summary: Summary) -> dict[str, object]:
-    """The summary and the advice, as JSON can hold them; without the calls, which are in the trace itself."""
+    """Return the summary and the findings as data for JSON, without the calls, which are in the trace itself."""
     bare = dataclasses.replace(summary, timeline=dataclasses.replace(summary.timeline, calls=[]))
-    return {**dataclasses.asdict(bare), "advice": [dataclasses.asdict(one) for one in advise(summary)]}
+    return {**dataclasses.asdict(bare), "findings": [dataclasses.asdict(finding) for finding in find_findings(summary)]}

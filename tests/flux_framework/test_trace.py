@@ -45,7 +45,7 @@ def test_each_job_is_a_worker_of_the_trace(instance, file):
     assert [(call.name, call.outcome) for call in calls] == [
         ("square", "returned"),
         ("add", "returned"),
-        ("fail", "raised"),
+        ("fail", "error"),
     ]
     assert calls[1].inputs == (1,)
     workers = {worker.number: worker for worker in seen.timeline.workers}

@@ -1,7 +1,7 @@
-"""What trace events must look like, as a JSON schema.
+"""The JSON schema of trace events.
 
-After "Trace Event Format", Google: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
-Where Perfetto 52 reads less than that allows, so does this: ids of flows are numbers.
+It follows "Trace Event Format", Google: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
+It is stricter where Perfetto 52 reads less than that format allows: ids of flows are numbers.
 """
 
 NUMBER = {"type": "number"}
@@ -51,7 +51,7 @@ SCHEMA = {
 
 
 def check_nesting(events):
-    """Slices of one track lie beside or inside each other, asynchronous ones of one id too, and counters never fall below 0."""
+    """Check that slices of a thread, and asynchronous slices of one id, are disjoint or nested, and that no counter is negative."""
     tracks = {}
     for one in events:
         if one["ph"] == "X":
@@ -69,8 +69,8 @@ def check_nesting(events):
         if one["ph"] == "b":
             open_names.setdefault((one["pid"], one["id2"]["local"]), []).append((one["name"], one["ts"]))
         elif one["ph"] == "e":
-            name, begun = open_names[one["pid"], one["id2"]["local"]].pop()
-            assert (name, one["ts"] >= begun) == (one["name"], True)
+            name, start = open_names[one["pid"], one["id2"]["local"]].pop()
+            assert (name, one["ts"] >= start) == (one["name"], True)
         elif one["ph"] == "C":
             assert min(one["args"].values()) >= 0
     assert not any(open_names.values())

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pympipool.diagnostics.environment.machine import Installation, Machine, look_at_installation, look_at_machine
-from pympipool.diagnostics.environment.mpi import Mpi, look_at_mpi
+from pympipool.diagnostics.environment.machine import Installation, Machine, probe_installation, probe_machine
+from pympipool.diagnostics.environment.mpi import Mpi, probe_mpi
 from pympipool.diagnostics.environment.problems import Problem, find_problems
-from pympipool.diagnostics.environment.schedulers import Schedulers, look_at_schedulers
+from pympipool.diagnostics.environment.schedulers import Schedulers, probe_schedulers
 
 __all__ = ["Environment", "Problem", "probe"]
 
@@ -47,5 +47,5 @@ def probe() -> Environment:
         >>> found.machine.cores.usable <= found.machine.cores.machine
         True
     """
-    facts = look_at_installation(), look_at_machine(), look_at_mpi(), look_at_schedulers()
+    facts = probe_installation(), probe_machine(), probe_mpi(), probe_schedulers()
     return Environment(*facts, problems=tuple(find_problems(*facts)))

@@ -142,7 +142,7 @@ class Machine:
     rank: str | None
 
 
-def look_at_installation() -> Installation:
+def probe_installation() -> Installation:
     """Looks at Python and pympipool."""
     in_environment = sys.prefix != sys.base_prefix or os.environ.get("CONDA_PREFIX") == sys.prefix
     return Installation(
@@ -175,7 +175,7 @@ def _of_flux_core(package: str) -> str | None:
     return "of flux-core" if package == "flux-python" and find_spec("_flux") is not None else None
 
 
-def look_at_machine() -> Machine:
+def probe_machine() -> Machine:
     """Looks at this machine."""
     return Machine(
         host=platform.node(),

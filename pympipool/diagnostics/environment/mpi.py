@@ -33,7 +33,7 @@ class Mpi:
     problem: str | None = None
 
 
-def look_at_mpi() -> Mpi:
+def probe_mpi() -> Mpi:
     """Looks at mpi4py, its MPI library and its mpiexec."""
     installed, in_path = importlib.util.find_spec("mpi4py") is not None, shutil.which("mpiexec")
     try:

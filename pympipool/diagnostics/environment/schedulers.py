@@ -76,7 +76,7 @@ class Schedulers:
     passed_over: dict[str, str]
 
 
-def look_at_schedulers() -> Schedulers:
+def probe_schedulers() -> Schedulers:
     """Looks at SLURM and flux, and at what "auto" makes of them."""
     reasons = unavailable_reasons()
     chosen = next(name for name, reason in reasons.items() if reason is None)

@@ -1,14 +1,14 @@
-"""What happened to each call, and when: recorded, written, read, summed up, drawn.
+"""Traces: when each call was submitted, sent, started and ended; recorded, saved, loaded, summarized, drawn.
 
-    session.py    with trace("run.json"): has the dispatchers record ─► Recorder, bytes of each
-      collect.py  ─► Timeline: calls, workers, executors; the clocks of other hosts are set right
-      writing.py  ─► run.json, trace events as Perfetto and Chrome show them
-    reading.py    run.json ─► Timeline
-    summary.py    Timeline ─► Summary: numbers
-      shares.py     ... of workers: when they were busy, and why they were not
-      advice.py     ... and what they mean: what to change
-    words.py      Summary ─► text
-    picture.py    Timeline ─► matplotlib
+    session.py     with trace("run.json"): has the dispatchers record ─► Recorder, the records of one executor
+      collect.py   records ─► Timeline: calls, workers, executors; corrects the clocks of other hosts
+      export.py    Timeline ─► run.json: trace events, as Perfetto and Chrome show them
+    load.py        run.json ─► Timeline
+    summary.py     Timeline ─► Summary: numbers
+      utilization.py   ... about workers: when they were busy, and why they were idle
+      findings.py      ... and what to change
+    report.py      Summary ─► text
+    plot.py        Timeline ─► matplotlib figure; tracks.py says which worker is drawn where
 
-How calls are recorded while they run is the matter of `pympipool._core.trace_buffer`.
+`pympipool._core.trace_buffer` records the calls while they run. `pympipool.tracing` is the public face.
 """

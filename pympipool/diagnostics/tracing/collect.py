@@ -1,15 +1,16 @@
-"""From the records of the dispatchers to a `Timeline`: calls get numbers, and all times the same clock.
+"""Collect the records of the dispatchers into a `Timeline`: number the calls, and convert all times to the master's clock.
 
-The clock of a trace is the monotonic one of the master's host, which is the same for all processes there. Workers on
-another host tell times of theirs. By how much it differs follows from the calls: none has started before it was sent, and
-none was received before it had ended. So each call gives two bounds, and all calls of a host the narrowest ones:
+The clock of a trace is the monotonic clock of the master's host, which is the same for all processes of that host. Workers on
+another host report times of their own clock. The offset between the clocks follows from the calls: no call started before it
+was sent, and no result was received before the call had ended. So each call gives two bounds, and all calls of a host together
+give the narrowest ones:
 
-    max(sent - started)  <=  shift  <=  min(received - ended)
+    max(sent - started)  <=  offset  <=  min(received - ended)
 
-If no shift at all is within the bounds, as on the master's own host, there is none; else it is taken from the middle. The
-ranks of an MPI worker run within the call as rank 0 has seen it, so a rank whose clock is known narrows the bounds of
-others'. A drift of the clocks against each other during the trace is not looked for. A time that would still lie outside
-of its call's bounds is moved to them.
+If an offset of zero is within the bounds, as it is on the master's own host, the offset is zero. Otherwise it is the middle of the
+bounds. The ranks of an MPI worker run within the call as rank 0 saw it, so a rank whose clock is known narrows the bounds of the
+other ranks. A drift of the clocks against each other during the trace is not corrected. A time that would still lie outside of the
+bounds of its call is moved to the nearest bound.
 """
 
 from __future__ import annotations
@@ -21,73 +22,86 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from pympipool._core.trace_buffer import OUTCOMES, RECORD_FORMAT, Recorder
-from pympipool.diagnostics.tracing.timeline import Call, ExecutorPart, Timeline, Worker
+from pympipool._core.trace_buffer import RECORD_FORMAT, Recorder
+from pympipool.diagnostics.tracing.timeline import (
+    CANCELLED,
+    ERROR,
+    LOST,
+    RETURNED,
+    UNFINISHED,
+    Call,
+    ExecutorRecord,
+    Timeline,
+    Worker,
+)
+
+OUTCOMES = (UNFINISHED, RETURNED, ERROR, CANCELLED, LOST)
+"""Names of the outcomes, in the order of the enum `Outcome` in _core/trace_buffer.pxd."""
 
 Bounds = tuple[float, float]
-"""Of what must be added to the times of a clock."""
+"""Lowest and highest number of ns that must be added to the times of a clock."""
 
 
 @dataclass
-class Part:
-    """The records of one executor, and what it was made with."""
+class RecordedExecutor:
+    """The records of one executor, and the parameters it was made with."""
 
     recorder: Recorder
-    about: dict[str, Any]
+    executor_info: dict[str, Any]
 
 
-def collect(parts: Iterable[Part], empty: Timeline, begun_ns: int) -> Timeline:
-    """Fills a timeline.
+def collect(recorded: Iterable[RecordedExecutor], empty: Timeline, start_ns: int) -> Timeline:
+    """Fill a timeline.
 
     Args:
-        parts: The executors'; those without calls are left out.
-        empty: What is known without them.
-        begun_ns: The beginning of the trace, monotonic clock.
+        recorded: Records of all executors. Executors without calls are left out.
+        empty: The timeline without executors, workers and calls.
+        start_ns: Start of the trace by the monotonic clock.
     """
-    names: dict[int, int] = {}  # what the dispatchers call a call: its number
+    numbers: dict[int, int] = {}  # number of each call by the dispatcher's id of it: the time of submission
     inputs: dict[int, list[int]] = {}
     found: list[tuple[int, Call]] = []
-    with_calls = [part for part in parts if part.recorder.count]
+    with_calls = [part for part in recorded if part.recorder.count]
     for number, part in enumerate(with_calls, 1):
-        workers = {worker.number: worker for worker in _workers(part.recorder, number, begun_ns)}
-        calls = list(_calls(part.recorder, number, begun_ns))
-        set_clocks(workers, [call for _, call in calls])
+        workers = {worker.number: worker for worker in _workers(part.recorder, number, start_ns)}
+        calls = list(_calls(part.recorder, number, start_ns))
+        align_clocks(workers, [call for _, call in calls])
         found += calls
         inputs |= part.recorder.inputs
-        empty.executors.append(ExecutorPart(number, part.about))
+        empty.executors.append(ExecutorRecord(number, part.executor_info))
         empty.workers += workers.values()
         empty.dropped += part.recorder.dropped
     found.sort(key=lambda pair: pair[0])
-    for number, (name, call) in enumerate(found, 1):
-        call.number = names[name] = number
-    for name, waited_for in inputs.items():
-        if name in names:
-            known = (names[one] for one in waited_for if one in names)
-            found[names[name] - 1][1].inputs = tuple(sorted(known))
+    for number, (call_id, call) in enumerate(found, 1):
+        call.number = numbers[call_id] = number
+    for call_id, input_ids in inputs.items():
+        if call_id in numbers:
+            known = (numbers[input_id] for input_id in input_ids if input_id in numbers)
+            found[numbers[call_id] - 1][1].inputs = tuple(sorted(known))
     empty.calls = [call for _, call in found]
     return empty
 
 
-def _workers(recorder: Recorder, executor: int, begun_ns: int) -> Iterator[Worker]:
-    for number, about in sorted(recorder.workers.items()):
+def _workers(recorder: Recorder, executor: int, start_ns: int) -> Iterator[Worker]:
+    for number, data in sorted(recorder.workers.items()):
         yield Worker(
             executor,
             number,
-            tuple((host, pid) for host, pid in about.get("ranks", ())),
-            about.get("started_ns", about["ready_ns"]) - begun_ns,
-            about["ready_ns"] - begun_ns,
-            about["gone_ns"] - begun_ns if about["gone_ns"] else None,
+            tuple((host, pid) for host, pid in data.get("ranks", ())),
+            data.get("started_ns", data["ready_ns"]) - start_ns,
+            data["ready_ns"] - start_ns,
+            data["gone_ns"] - start_ns if data["gone_ns"] else None,
         )
 
 
-def _calls(recorder: Recorder, executor: int, begun_ns: int) -> Iterator[tuple[int, Call]]:
-    """Each call, with what the dispatcher calls it."""
+def _calls(recorder: Recorder, executor: int, start_ns: int) -> Iterator[tuple[int, Call]]:
+    """Yield each call with the dispatcher's id of it."""
     names = recorder.names
     stamps = array("q", recorder.stamps())
-    at = 0
+    position = 0  # in the stamps
 
     def since(time_ns: int) -> int | None:
-        return time_ns - begun_ns if time_ns else None
+        return time_ns - start_ns if time_ns else None
 
     for (
         submitted,
@@ -109,52 +123,52 @@ def _calls(recorder: Recorder, executor: int, begun_ns: int) -> Iterator[tuple[i
             worker,
             size,
             OUTCOMES[outcome],
-            submitted - begun_ns,
+            submitted - start_ns,
             since(ready),
             since(sent) if worker else None,
             since(started),
             since(ended),
-            received - begun_ns if outcome else None,
+            received - start_ns if outcome else None,
         )
         if count:
-            told = [stamp - begun_ns for stamp in stamps[at : at + count]]
-            at += count
+            times_ns = [stamp - start_ns for stamp in stamps[position : position + count]]
+            position += count
             if worker in recorder.workers and len(recorder.workers[worker].get("ranks", ())) > 1:
-                call.ranks_ns = tuple(zip(told[::2], told[1::2], strict=True))
+                call.ranks_ns = tuple(zip(times_ns[::2], times_ns[1::2], strict=True))
             else:
-                call.items_ns = tuple(told)
+                call.items_ns = tuple(times_ns)
         yield submitted, call
 
 
 # ---- clocks ----
 
 
-def set_clocks(workers: dict[int, Worker], calls: list[Call]) -> None:
-    """Gives all times of an executor's calls the master's clock."""
+def align_clocks(workers: dict[int, Worker], calls: list[Call]) -> None:
+    """Convert all times of an executor's calls to the master's clock."""
     answered = [call for call in calls if call.ended_ns is not None and call.worker in workers]
     parallel = [call for call in answered if call.ranks_ns]
     bounds: dict[str, Bounds] = {}
     for call in answered:
         sent_ns, started_ns, ended_ns, received_ns = _times(call)
         _narrow(bounds, workers[call.worker].host, sent_ns - started_ns, received_ns - ended_ns)
-        for host, rank_begun_ns, rank_ended_ns in _ranks(workers, call):
-            _narrow(bounds, host, sent_ns - rank_begun_ns, received_ns - rank_ended_ns)
-    as_masters = {host for host, (low, high) in bounds.items() if low <= 0 <= high}
-    for call in parallel:  # ranks on the master's host say more of rank 0's clock
+        for host, rank_start_ns, rank_ended_ns in _ranks(workers, call):
+            _narrow(bounds, host, sent_ns - rank_start_ns, received_ns - rank_ended_ns)
+    synchronous = {host for host, (low, high) in bounds.items() if low <= 0 <= high}
+    for call in parallel:  # ranks on the master's host narrow the bounds of rank 0's clock
         _, started_ns, ended_ns, _ = _times(call)
-        for host, rank_begun_ns, rank_ended_ns in _ranks(workers, call):
-            if host in as_masters and workers[call.worker].host not in as_masters:
-                _narrow(bounds, workers[call.worker].host, rank_ended_ns - ended_ns, rank_begun_ns - started_ns)
-    of_first_ranks = {workers[call.worker].host for call in answered}
-    clocks = {host: estimate(*bounds[host]) for host in of_first_ranks}
+        for host, rank_start_ns, rank_ended_ns in _ranks(workers, call):
+            if host in synchronous and workers[call.worker].host not in synchronous:
+                _narrow(bounds, workers[call.worker].host, rank_ended_ns - ended_ns, rank_start_ns - started_ns)
+    hosts_of_rank_0 = {workers[call.worker].host for call in answered}
+    clocks = {host: estimate(*bounds[host]) for host in hosts_of_rank_0}
     for call in answered:
         _shift(call, clocks[workers[call.worker].host][0])
     for call in parallel:
         _, started_ns, ended_ns, _ = _times(call)
-        for host, rank_begun_ns, rank_ended_ns in _ranks(workers, call):
-            if host not in as_masters | of_first_ranks:
-                _narrow(bounds, host, started_ns - rank_begun_ns, ended_ns - rank_ended_ns)
-    clocks = {host: estimate(*both) for host, both in bounds.items() if host not in clocks} | clocks
+        for host, rank_start_ns, rank_ended_ns in _ranks(workers, call):
+            if host not in synchronous | hosts_of_rank_0:
+                _narrow(bounds, host, started_ns - rank_start_ns, ended_ns - rank_ended_ns)
+    clocks = {host: estimate(*limits) for host, limits in bounds.items() if host not in clocks} | clocks
     for call in parallel:
         _shift_ranks(call, [clocks[host][0] for host, _, _ in _ranks(workers, call)])
     for worker in workers.values():
@@ -164,7 +178,7 @@ def set_clocks(workers: dict[int, Worker], calls: list[Call]) -> None:
 
 
 def _times(call: Call) -> tuple[int, int, int, int]:
-    """Sent, started, ended, received."""
+    """Return sent_ns, started_ns, ended_ns, received_ns of a call that was answered."""
     assert call.sent_ns is not None
     assert call.started_ns is not None
     assert call.ended_ns is not None
@@ -173,9 +187,9 @@ def _times(call: Call) -> tuple[int, int, int, int]:
 
 
 def _ranks(workers: dict[int, Worker], call: Call) -> Iterator[tuple[str, int, int]]:
-    """For each rank of an MPI worker its host, and when it began and ended the call: within the time that rank 0 has told."""
-    for (host, _), (begun_ns, ended_ns) in zip(workers[call.worker].ranks, call.ranks_ns, strict=False):
-        yield host, begun_ns, ended_ns
+    """Yield the host of each rank of an MPI worker, and when the rank started and ended the call."""
+    for (host, _), (start_ns, ended_ns) in zip(workers[call.worker].ranks, call.ranks_ns, strict=False):
+        yield host, start_ns, ended_ns
 
 
 def _narrow(bounds: dict[str, Bounds], host: str, low_ns: int, high_ns: int) -> None:
@@ -184,7 +198,7 @@ def _narrow(bounds: dict[str, Bounds], host: str, low_ns: int, high_ns: int) -> 
 
 
 def estimate(low: float, high: float) -> tuple[int, int]:
-    """What to add to the times of a clock, and how far that may be wrong.
+    """Return the offset to add to the times of a clock, and its uncertainty, from the bounds of the offset.
 
     Examples:
         >>> estimate(-50, 20)
@@ -199,16 +213,16 @@ def estimate(low: float, high: float) -> tuple[int, int]:
 
 def _shift(call: Call, clock_offset_ns: int) -> None:
     sent_ns, started_ns, ended_ns, received_ns = _times(call)
-    # A call is sent a moment after the time that was noted: only another clock can be out of bounds.
+    # The call is sent a moment after the recorded time, so times of the same clock are always within the bounds.
     call.started_ns = started_ns = min(max(started_ns + clock_offset_ns, sent_ns), received_ns)
     call.ended_ns = ended_ns = min(max(ended_ns + clock_offset_ns, started_ns), received_ns)
     call.items_ns = tuple(min(max(item + clock_offset_ns, started_ns), ended_ns) for item in call.items_ns)
 
 
-def _shift_ranks(call: Call, shifts_ns: list[int]) -> None:
+def _shift_ranks(call: Call, clock_offsets_ns: list[int]) -> None:
     _, started_ns, ended_ns, _ = _times(call)
     moved = []
-    for (rank_begun_ns, rank_ended_ns), clock_offset_ns in zip(call.ranks_ns, shifts_ns, strict=False):
-        begun_ns = max(rank_begun_ns + clock_offset_ns, started_ns)
-        moved.append((begun_ns, max(min(rank_ended_ns + clock_offset_ns, ended_ns), begun_ns)))
+    for (rank_start_ns, rank_ended_ns), clock_offset_ns in zip(call.ranks_ns, clock_offsets_ns, strict=False):
+        start_ns = max(rank_start_ns + clock_offset_ns, started_ns)
+        moved.append((start_ns, max(min(rank_ended_ns + clock_offset_ns, ended_ns), start_ns)))
     call.ranks_ns = tuple(moved)

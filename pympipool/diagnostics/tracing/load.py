@@ -1,4 +1,4 @@
-"""Reads the file that `pympipool.trace` has written back into a `Timeline`."""
+"""Load the file that `pympipool.trace` has written into a `Timeline`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,29 @@ from pathlib import Path
 from typing import Any
 
 from pympipool.diagnostics.tracing.export import FORMAT
-from pympipool.diagnostics.tracing.timeline import Call, ExecutorPart, Timeline, Worker
+from pympipool.diagnostics.tracing.timeline import ERROR, LOST, Call, ExecutorRecord, Timeline, Worker
 
 _GZIP = b"\x1f\x8b"
 
+_RENAMED_KEYS = {
+    "begun": "start_time",
+    "length_ns": "duration_ns",
+    "shift_ns": "clock_offset_ns",
+    "doubt_ns": "clock_uncertainty_ns",
+    "about": "info",
+}
+"""Keys of format 1, with their present names."""
+
+_RENAMED_OUTCOMES = {"raised": ERROR, "failed": LOST}
+"""Outcomes of format 1, with their present names."""
+
 
 def read(path: str | os.PathLike[str]) -> Timeline:
-    """The trace in a file, compressed or not.
+    """Read a trace from a file, compressed or not.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is no trace of pympipool, or one of a later version.
+        ValueError: The file is not a trace of pympipool, or was written by a later version.
     """
     data = Path(path).read_bytes()
     try:
@@ -28,23 +40,23 @@ def read(path: str | os.PathLike[str]) -> Timeline:
         raise ValueError(
             f"{str(path)!r} is no trace: {error}. A trace is what `with pympipool.trace(...)` writes"
         ) from error
-    rest = content.get("pympipool") if isinstance(content, dict) else None
-    if not isinstance(rest, dict) or "traceEvents" not in content:
+    header = content.get("pympipool") if isinstance(content, dict) else None
+    if not isinstance(header, dict) or "traceEvents" not in content:
         raise ValueError(
             f"{str(path)!r} is no trace of pympipool: write one with `with pympipool.trace({str(path)!r}):`"
         )
-    if rest.get("format") != FORMAT:
+    if header.get("format") not in range(1, FORMAT + 1):
         raise ValueError(
-            f"{str(path)!r} has format {rest.get('format')!r}, written by pympipool {rest.get('version')}; this version reads"
-            f" format {FORMAT}: install that one to read it"
+            f"{str(path)!r} has format {header.get('format')!r}, written by pympipool {header.get('version')}; this version reads"
+            f" formats up to {FORMAT}: install that one to read it"
         )
     try:
-        return _timeline(rest, content["traceEvents"])
+        return _timeline(_renamed(header), content["traceEvents"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{str(path)!r} is damaged: {type(error).__name__}: {error}") from error
 
 
-def _timeline(rest: dict[str, Any], events: list[dict[str, Any]]) -> Timeline:
+def _timeline(header: dict[str, Any], events: list[dict[str, Any]]) -> Timeline:
     calls: dict[int, Call] = {}
     for event in events:
         match event.get("cat"):
@@ -56,19 +68,25 @@ def _timeline(rest: dict[str, Any], events: list[dict[str, Any]]) -> Timeline:
             case "rank":
                 calls[event["args"]["call"]].ranks_ns += ((_ns(event["ts"]), _end_ns(event)),)
     return Timeline(
-        rest["begun"],
-        rest["duration_ns"],
-        rest["host"],
-        rest["pid"],
-        [ExecutorPart(**executor) for executor in rest["executors"]],
-        [_worker(worker) for worker in rest["workers"]],
+        header["start_time"],
+        header["duration_ns"],
+        header["host"],
+        header["pid"],
+        [ExecutorRecord(**_renamed(executor)) for executor in header["executors"]],
+        [_worker(worker) for worker in header["workers"]],
         [calls[number] for number in sorted(calls)],
-        rest["dropped"],
+        header["dropped"],
     )
 
 
-def _worker(told: dict[str, Any]) -> Worker:
-    return Worker(**{**told, **{name: tuple(tuple(one) for one in told[name]) for name in ("ranks", "clocks")}})
+def _renamed(header: dict[str, Any]) -> dict[str, Any]:
+    """Return the header, or one of its executors or workers, with the present names of its keys."""
+    return {_RENAMED_KEYS.get(key, key): value for key, value in header.items()}
+
+
+def _worker(data: dict[str, Any]) -> Worker:
+    pairs = {name: tuple(tuple(pair) for pair in data[name]) for name in ("ranks", "clocks")}
+    return Worker(**{**_renamed(data), **pairs})
 
 
 def _ns(us: float) -> int:
@@ -82,7 +100,7 @@ def _end_ns(event: dict[str, Any]) -> int:
 def _call(event: dict[str, Any]) -> Call:
     args = event["args"]
 
-    def told(name: str) -> int | None:
+    def optional_ns(name: str) -> int | None:
         return _ns(args[name]) if name in args else None
 
     has_run = event["ph"] in ("X", "B")
@@ -94,12 +112,12 @@ def _call(event: dict[str, Any]) -> Call:
         executor=event["pid"],
         worker=args["worker"],
         size=args["calls"],
-        outcome=args["outcome"],
+        outcome=_RENAMED_OUTCOMES.get(args["outcome"], args["outcome"]),
         submitted_ns=_ns(args["submitted_us"]),
-        ready_ns=told("ready_us"),
-        sent_ns=told("sent_us"),
+        ready_ns=optional_ns("ready_us"),
+        sent_ns=optional_ns("sent_us"),
         started_ns=_ns(event["ts"]) if has_run else None,
         ended_ns=_end_ns(event) if has_ended else None,
-        received_ns=told("received_us"),
+        received_ns=optional_ns("received_us"),
         inputs=None if inputs is None else tuple(inputs),
     )

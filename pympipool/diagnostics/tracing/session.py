@@ -1,7 +1,7 @@
-"""`pympipool.trace`: has all executors record their calls, and writes what they have recorded to a file.
+"""`pympipool.trace`: make all executors record their calls, and write the records to a file.
 
-start ─► trace_registry.start ─► add_engine(engine): a Recorder for each, also for those that are made later
-stop  ─► engines record no more ─► collect ─► Timeline ─► writing ─► the file
+start ─► trace_registry.start ─► add_engine(engine): a Recorder for each engine, also for engines that are made later
+stop  ─► engines stop recording ─► collect ─► Timeline ─► export ─► the file
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
 from pympipool._core.trace_buffer import Recorder
-from pympipool.diagnostics.tracing.collect import Part, collect
+from pympipool.diagnostics.tracing.collect import RecordedExecutor, collect
 from pympipool.diagnostics.tracing.export import write
 from pympipool.diagnostics.tracing.timeline import LIMIT, Timeline
 from pympipool.execution import trace_registry
@@ -35,22 +35,22 @@ LOGGER = logging.getLogger("pympipool.trace")
 
 
 class trace(ContextDecorator):  # noqa: N801  it is used like `open`
-    """Records what happens to each call of all executors of this process, and when.
+    """Record when each call of all executors of this process was submitted, sent, started and ended.
 
-    As context manager, as decorator of a function, or with `start` and `stop`, as is handy in notebooks. The file is written
-    at the end, also when an exception or Ctrl-C leaves the block. Open it with https://ui.perfetto.dev, or run
+    Use it as a context manager, as a decorator of a function, or with `start` and `stop`, which is handy in notebooks. The file is
+    written at the end, also when an exception or Ctrl-C leaves the block. Open it with https://ui.perfetto.dev, or run
     `pympipool trace FILE` for a summary.
 
     Args:
-        path: The file to write; with the ending ".gz" it is compressed. None writes none: `summary`, `plot` and `write` have
-            it all the same.
-        max_calls: Calls of each executor that are recorded; what ends after them is only counted. Each takes 80 bytes until
-            the end, and about 500 bytes in the file.
+        path: The file to write; with the ending ".gz" it is compressed. None writes no file: `summary`, `plot` and `write` still
+            work.
+        max_calls: Number of calls that are recorded for each executor. Calls that end after them are only counted. Each call takes
+            80 bytes of memory until the end, and about 500 bytes in the file.
 
     Raises:
-        OSError: When it starts: there is no such folder, or nothing can be written there. When it ends: the file could
-            not be written (if the block was left by an exception, that one is raised, and this one logged).
-        RuntimeError: When it starts: another trace records already.
+        OSError: At the start: the folder does not exist, or nothing can be written there. At the end: the file could
+            not be written (if an exception left the block, that exception is raised, and this error is logged).
+        RuntimeError: At the start: another trace is recording.
         TypeError, ValueError: An argument is wrong.
 
     Examples:
@@ -71,67 +71,67 @@ class trace(ContextDecorator):  # noqa: N801  it is used like `open`
             raise ValueError(f"max_calls is {max_calls}; it must be at least 1")
         self.path = None if path is None else Path(path)
         self.max_calls = max_calls
-        self._begun_ns = 0
-        self._begun = datetime.now(timezone.utc)
-        self._master = 0  # the process that records; 0: none does
+        self._start_ns = 0
+        self._start_time = datetime.now(timezone.utc)
+        self._recording_pid = 0  # id of the process that records; 0 while not recording
         self._recorders: list[tuple[TracedEngine, Recorder]] = []
         self._timeline: Timeline | None = None
 
     # ---- recording ----
 
     def start(self) -> trace:
-        """Begins to record."""
+        """Start recording."""
         if self.path is not None:
             _check_folder(self.path)
-        if self._master == os.getpid():
+        if self._recording_pid == os.getpid():
             raise RuntimeError(f"{self!r} records already: stop() it first")
         self._recorders, self._timeline = [], None
-        self._begun = datetime.now(timezone.utc).astimezone()
-        self._begun_ns = monotonic_ns()
+        self._start_time = datetime.now(timezone.utc).astimezone()
+        self._start_ns = monotonic_ns()
         other = trace_registry.start(self)
         if other is not None:
             raise RuntimeError(
                 f"{other!r} records already, and there can be one trace at a time: it sees the calls of all executors"
             )
-        self._master = os.getpid()
+        self._recording_pid = os.getpid()
         atexit.register(self._stop_at_exit)
         return self
 
     def add_engine(self, engine: TracedEngine) -> None:
-        """Records the calls of another engine."""
+        """Record the calls of another engine."""
         recorder = Recorder(self.max_calls)
         self._recorders.append((engine, recorder))
         engine.record(recorder)
 
     def stop(self) -> Timeline:
-        """Ends recording, and writes the file.
+        """Stop recording, and write the file.
 
         Returns:
-            What was recorded; it is kept, whether or not the file could be written.
+            The recorded timeline. It is kept even if the file could not be written.
 
         Raises:
-            RuntimeError: It does not record.
+            RuntimeError: The trace is not recording.
             OSError: The file could not be written.
         """
-        if self._master != os.getpid():  # of a fork, too: it is the parent who records
+        if self._recording_pid != os.getpid():  # also in a forked child: only the parent records
             raise RuntimeError(f"{self!r} does not record: start() it first")
         trace_registry.stop(self)
-        self._master = 0
+        self._recording_pid = 0
         atexit.unregister(self._stop_at_exit)
-        for source, _ in self._recorders:
-            source.record(None)
-        duration_ns = monotonic_ns() - self._begun_ns
-        parts = [Part(recorder, source.executor_info) for source, recorder in self._recorders]
+        for engine, _ in self._recorders:
+            engine.record(None)
+        duration_ns = monotonic_ns() - self._start_ns
+        recorded = [RecordedExecutor(recorder, engine.executor_info) for engine, recorder in self._recorders]
         self._recorders = []
-        begun = self._begun.isoformat(timespec="milliseconds")
-        empty = Timeline(begun, duration_ns, socket.gethostname(), os.getpid())
-        self._timeline = collect(parts, empty, self._begun_ns)
+        start_time = self._start_time.isoformat(timespec="milliseconds")
+        empty = Timeline(start_time, duration_ns, socket.gethostname(), os.getpid())
+        self._timeline = collect(recorded, empty, self._start_ns)
         if self.path is not None:
             self.write(self.path)
         return self._timeline
 
     def _stop_at_exit(self) -> None:
-        if self._master == os.getpid():
+        if self._recording_pid == os.getpid():
             self.stop()
 
     def __enter__(self) -> trace:
@@ -143,39 +143,39 @@ class trace(ContextDecorator):  # noqa: N801  it is used like `open`
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._master != os.getpid():
-            return  # a fork leaves the block, or stop() was called inside
+        if self._recording_pid != os.getpid():
+            return  # a forked child leaves the block, or stop() was called inside
         try:
             self.stop()
         except OSError as failure:
             if error is None:
                 raise
-            LOGGER.error("%s", failure)  # what went wrong in the block matters more
+            LOGGER.error("%s", failure)  # the exception of the block matters more
 
-    # ---- what was recorded ----
+    # ---- results ----
 
     @property
     def timeline(self) -> Timeline:
-        """What was recorded.
+        """The recorded timeline.
 
         Raises:
-            RuntimeError: Nothing yet.
+            RuntimeError: Nothing was recorded yet.
         """
         if self._timeline is None:
             raise RuntimeError(f"{self!r} has nothing to show: it must have been started and stopped")
         return self._timeline
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Writes what was recorded to a file, in one step: there is never half of one under this name.
+        """Write the recorded timeline to a file. The file appears in one step: it is never there half-written.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The file cannot be written.
         """
         path = Path(path)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            write(self.timeline, unfinished, compressed=path.suffix == ".gz")
-            unfinished.replace(path)
+            write(self.timeline, temporary, compressed=path.suffix == ".gz")
+            temporary.replace(path)
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -185,25 +185,25 @@ class trace(ContextDecorator):  # noqa: N801  it is used like `open`
             ) from error
         finally:
             with contextlib.suppress(OSError):
-                unfinished.unlink()
+                temporary.unlink()
 
     def summary(self) -> Summary:
-        """Where the time of calls and workers went, as data."""
-        from pympipool.diagnostics.tracing.summary import summarise
+        """Return where the time of calls and workers went, as data."""
+        from pympipool.diagnostics.tracing.summary import summarize
 
-        return summarise(self.timeline)
+        return summarize(self.timeline)
 
     def report(self) -> str:
-        """The same in words and tables, with what may be changed; as `pympipool trace` prints it."""
-        from pympipool.diagnostics.tracing.report import as_text
+        """Return the summary as text, with what to change, as `pympipool trace` prints it."""
+        from pympipool.diagnostics.tracing.report import format_report
 
-        return as_text(self.summary())
+        return format_report(self.summary())
 
     def plot(self, path: str | os.PathLike[str] | None = None, **options: Any) -> Figure:
-        """A picture of workers and calls (see `pympipool.diagnostics.tracing.plot.draw`), also written to a file if path is given.
+        """Draw workers and calls (see `pympipool.diagnostics.tracing.plot.draw`), and write the picture to a file if path is given.
 
         Raises:
-            ImportError: matplotlib is missing.
+            ImportError: matplotlib is not installed.
         """
         from pympipool.diagnostics.tracing.plot import draw
 
@@ -214,7 +214,7 @@ class trace(ContextDecorator):  # noqa: N801  it is used like `open`
 
 
 def _check_folder(path: Path) -> None:
-    """Raises OSError for a file that could not be written at the end: better now."""
+    """Raise OSError now for a file that could not be written at the end."""
     folder = path.parent
     if path.is_dir():
         raise IsADirectoryError(

@@ -1,8 +1,8 @@
-"""What a trace says, in numbers: where the time of calls and workers went.
+"""Summarize a trace in numbers: where the time of calls and workers went.
 
-    submitted ── ready ── sent ── started ── ended ── received
-        │ inputs,  │ worker │ line,   │  runs   │ back
-        │ pickling │        │ there   │         │
+    submitted ── ready ── sent ─── started ── ended ── received
+        │ inputs,  │ worker, │ queued,  │ run     │ return
+        │ pickling │ start   │ dispatch │         │
 
 Nothing here prints: `pympipool.diagnostics.tracing.report` does.
 """
@@ -14,20 +14,29 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pympipool.diagnostics.tracing.timeline import Call, Timeline
-from pympipool.diagnostics.tracing.utilization import Utilization, shares_of_workers, work_of
+from pympipool.diagnostics.tracing.utilization import Utilization, work_span, worker_utilizations
 
 LONGEST = 5
-"""Calls that are named one by one."""
+"""Number of the longest calls that a summary names."""
 
-STAGES = ("inputs", "pickling", "worker", "start", "line", "there", "run", "back", "overhead")
-"""Where the time of a call goes: waits for the results of other calls; is pickled; waits for a worker; its own process
-starts (without block allocation); waits behind another call of its worker; is on its way there; runs; its result is on its
-way back. The overhead is all that is not work of this or another call: pickling, start, there, back."""
+STAGES = ("inputs", "pickling", "worker", "start", "queued", "dispatch", "run", "return", "overhead")
+"""Stages of a call.
+
+inputs: it waits for the results of other calls.
+pickling: its arguments are pickled.
+worker: it waits for a worker.
+start: its process starts (without block allocation).
+queued: it was sent to a worker, and waits there until the call before it has ended.
+dispatch: it is on its way to the worker.
+run: it runs.
+return: its result is on its way back.
+overhead: the sum of the stages in which no function runs: pickling, start, dispatch, return.
+"""
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Some times, ns: how many, half of them are below the median, 95 % below the high one."""
+    """The distribution of a set of times, in ns: 95 % of the times are below high_ns."""
 
     count: int = 0
     total_ns: int = 0
@@ -37,7 +46,7 @@ class Distribution:
 
     @classmethod
     def of(cls, times_ns: Iterable[int]) -> Distribution:
-        """Of these times."""
+        """Make the distribution of times."""
         ordered = sorted(times_ns)
         if not ordered:
             return cls()
@@ -46,8 +55,8 @@ class Distribution:
 
 
 @dataclass(frozen=True)
-class FunctionShare:
-    """The calls of one function that ran; run times of a map's calls that travelled together are shared out evenly."""
+class FunctionSummary:
+    """The calls of one function that ran. The run time of a message of several calls is shared out evenly among them."""
 
     name: str
     calls: int
@@ -58,21 +67,22 @@ class FunctionShare:
 
 
 @dataclass(frozen=True)
-class ExecutorShare:
+class ExecutorSummary:
     """The calls and workers of one executor.
 
     Attributes:
-        number: Its number.
-        is_block: Whether its workers serve many calls each.
-        max_workers: What it was made with.
-        span_ns: From the first submission to the last end.
-        stages: Where the time of its calls went, by the names of `STAGES`.
-        single: The same of those that were submitted one by one, not by a map that packs them.
-        workers: What each worker, or place for one, did.
-        path: Its calls that needed each other's results and took longest together; ran for path_ns.
-        tail_ns: How long, at the end, less than half of its workers ran calls.
-        queue_max: Most calls that were ready at a time without a worker having begun them.
-        ranks_wait: Utilization of the time of MPI workers in which ranks waited for the slowest one.
+        number: Number of the executor.
+        is_block: True with block allocation.
+        max_workers: Its parameter of that name.
+        span_ns: Time from the first submission to the last end of a call.
+        stages: Times of its calls in each of the `STAGES`.
+        single: The same for calls that were submitted one by one, not packed by a map.
+        workers: Utilization of each worker, or of each place for a worker without block allocation.
+        path: The critical path: of all chains of calls that needed each other's results, the chain that ran longest.
+        path_ns: Sum of the run times on that path.
+        tail_ns: Time at the end in which less than half of its workers ran calls.
+        queue_max: Maximum number of calls that were ready at the same time and not started.
+        ranks_wait: Share of the time of MPI workers in which ranks waited for the slowest rank.
     """
 
     number: int
@@ -88,37 +98,37 @@ class ExecutorShare:
     queue_max: int
     ranks_wait: float
 
-    def idle(self, what: str = "idle_ns") -> float:
-        """The part of its workers' lives that they were idle, of all or for one reason (see `Utilization`)."""
+    def idle(self, reason: str = "idle_ns") -> float:
+        """Return the share of its workers' lives in which they were idle, altogether or for one reason (see `Utilization`)."""
         life_ns = sum(worker.life_ns for worker in self.workers)
-        return sum(getattr(worker, what) for worker in self.workers) / life_ns if life_ns else 0.0
+        return sum(getattr(worker, reason) for worker in self.workers) / life_ns if life_ns else 0.0
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a trace says.
+    """The summary of a trace.
 
     Attributes:
-        timeline: It.
-        calls: All of them; those of a map one by one.
-        messages: The same, those that travelled together as one.
-        outcomes: How many ended how.
-        functions: Those that took most time first.
-        executors: Those that had calls.
-        longest: Those that ran longest.
+        timeline: The trace.
+        calls: Number of calls; calls of a map count one by one.
+        messages: Number of messages; calls of a map that travelled together count as one.
+        outcomes: Number of calls for each outcome.
+        functions: The functions, in descending order of their total run time.
+        executors: The executors that had calls.
+        longest: The calls that ran longest.
     """
 
     timeline: Timeline
     calls: int
     messages: int
     outcomes: dict[str, int]
-    functions: list[FunctionShare]
-    executors: list[ExecutorShare]
+    functions: list[FunctionSummary]
+    executors: list[ExecutorSummary]
     longest: list[Call]
 
 
-def summarise(timeline: Timeline) -> Summary:
-    """Sums a trace up."""
+def summarize(timeline: Timeline) -> Summary:
+    """Summarize a trace."""
     calls = timeline.calls
     outcomes: Counter[str] = Counter()
     used = {call.executor for call in calls}
@@ -135,32 +145,32 @@ def summarise(timeline: Timeline) -> Summary:
     )
 
 
-def _functions(calls: Sequence[Call]) -> list[FunctionShare]:
+def _functions(calls: Sequence[Call]) -> list[FunctionSummary]:
     by_name: dict[str, list[Call]] = {}
     for call in calls:
         if call.ended_ns is not None:
             by_name.setdefault(call.name, []).append(call)
-    shares = []
+    functions = []
     for name, own in by_name.items():
         each = Distribution.of(call.run_ns // call.size for call in own)
         total_ns = sum(call.run_ns for call in own)
         count = sum(call.size for call in own)
-        shares.append(FunctionShare(name, count, len(own), total_ns, each.median_ns, each.longest_ns))
-    return sorted(shares, key=lambda share: -share.total_ns)
+        functions.append(FunctionSummary(name, count, len(own), total_ns, each.median_ns, each.longest_ns))
+    return sorted(functions, key=lambda function: -function.total_ns)
 
 
-def _of_executor(timeline: Timeline, number: int) -> ExecutorShare:
+def _of_executor(timeline: Timeline, number: int) -> ExecutorSummary:
     executor = timeline.executors[number - 1]
     calls = [call for call in timeline.calls if call.executor == number]
-    workers = [share for share in shares_of_workers(timeline) if share.executor == number]
-    begin_ns, end_ns = work_of(calls, timeline.duration_ns)
+    workers = [one for one in worker_utilizations(timeline) if one.executor == number]
+    begin_ns, end_ns = work_span(calls, timeline.duration_ns)
     path = longest_path(calls)
     packed = {call.name for call in calls if call.size > 1}
     every, single = _stages(timeline, number, calls, packed)
-    return ExecutorShare(
+    return ExecutorSummary(
         number,
         executor.is_block,
-        executor.about.get("max_workers", len(workers)),
+        executor.info.get("max_workers", len(workers)),
         end_ns - begin_ns,
         every,
         single,
@@ -179,7 +189,7 @@ def _of_executor(timeline: Timeline, number: int) -> ExecutorShare:
 def _stages(
     timeline: Timeline, executor: int, calls: Sequence[Call], packed: set[str]
 ) -> tuple[dict[str, Distribution], dict[str, Distribution]]:
-    """Of all calls, and of those whose functions' names are not among the packed ones."""
+    """Return the distributions of all calls, and of the calls whose functions no map has packed."""
     every: dict[str, list[int]] = {name: [] for name in STAGES}
     single: dict[str, list[int]] = {name: [] for name in STAGES}
     is_block = timeline.executors[executor - 1].is_block
@@ -200,39 +210,41 @@ def _stages(
         if not is_block and call.worker in workers:
             worker = workers[call.worker]
             start_ns = max(min(call.sent_ns, worker.ready_ns) - max(worker.started_ns, call.ready_ns), 0)
-        line_ns = max(min(free_ns or 0, call.started_ns) - call.sent_ns, 0)
-        there_ns = call.started_ns - call.sent_ns - line_ns
-        back_ns = call.received_ns - call.ended_ns
+        queued_ns = max(min(free_ns or 0, call.started_ns) - call.sent_ns, 0)
+        dispatch_ns = call.started_ns - call.sent_ns - queued_ns
+        return_ns = call.received_ns - call.ended_ns
         pickling_ns = 0 if call.inputs is not None else until_ready_ns
         took = {
             "inputs" if call.inputs is not None else "pickling": until_ready_ns,
             "worker": max(call.sent_ns - call.ready_ns - start_ns, 0),
-            "line": line_ns,
-            "there": there_ns,
+            "queued": queued_ns,
+            "dispatch": dispatch_ns,
             "run": call.run_ns,
-            "back": back_ns,
-            "overhead": pickling_ns + start_ns + there_ns + back_ns,
+            "return": return_ns,
+            "overhead": pickling_ns + start_ns + dispatch_ns + return_ns,
         }
         if not is_block:
             took["start"] = start_ns
         for times in (every,) if call.name in packed else (every, single):
             for name, time_ns in took.items():
                 times[name].append(time_ns)
-    return _spreads(every), _spreads(single)
+    return _distributions(every), _distributions(single)
 
 
-def _spreads(times: dict[str, list[int]]) -> dict[str, Distribution]:
+def _distributions(times: dict[str, list[int]]) -> dict[str, Distribution]:
     return {name: Distribution.of(times[name]) for name in STAGES}
 
 
-# ---- what holds the whole up ----
+# ---- what limits the speed of the whole ----
 
 
 def longest_path(calls: Sequence[Call]) -> tuple[Call, ...]:
-    """The calls that needed each other's results, one after the other, and ran longest together; none for one alone."""
-    known: dict[int, tuple[int, Call | None]] = {}  # of a call: run time of the path to its end, the call before
+    """Return the critical path: the chain of calls that need each other's results and run longest; empty without such a chain."""
+    known: dict[
+        int, tuple[int, Call | None]
+    ] = {}  # by call: run time of the longest path to its end, the call before it
     by_number: dict[int, Call] = {}
-    for call in calls:  # inputs were submitted before
+    for call in calls:  # the inputs of a call were submitted before it
         best_ns, best = 0, None
         for number in call.inputs or ():
             if number in known and known[number][0] > best_ns:
@@ -250,7 +262,7 @@ def longest_path(calls: Sequence[Call]) -> tuple[Call, ...]:
 
 
 def _tail_ns(calls: Sequence[Call], workers: int) -> int:
-    """Time between the last moment at which half of the workers ran calls, and the last end."""
+    """Return the time from the last moment at which half of the workers ran calls to the last end of a call."""
     changes = [(call.started_ns, 1) for call in calls if call.ended_ns is not None and call.started_ns is not None]
     changes += [(call.ended_ns, -1) for call in calls if call.ended_ns is not None]
     changes.sort()
@@ -279,7 +291,7 @@ def _ranks_wait(calls: Sequence[Call]) -> float:
     waited_ns = all_ns = 0
     for call in calls:
         if call.ranks_ns:
-            times = [ended_ns - begun_ns for begun_ns, ended_ns in call.ranks_ns]
+            times = [ended_ns - start_ns for start_ns, ended_ns in call.ranks_ns]
             all_ns += len(times) * max(times)
             waited_ns += len(times) * max(times) - sum(times)
     return waited_ns / all_ns if all_ns else 0.0

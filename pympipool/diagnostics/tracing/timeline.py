@@ -1,41 +1,43 @@
-"""What a trace knows: calls, workers, executors. The same whether it was just recorded or read from a file.
+"""The data of a trace: calls, workers, executors. It is the same whether it was just recorded or loaded from a file.
 
-All times are in ns since the beginning of the trace, by the master's clock; None where there is none.
+All times are in ns since the start of the trace, by the master's clock. A time is None where the event did not happen.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 LIMIT = 200_000
-"""Calls that are recorded unless the user says otherwise: about as many as a browser can still show."""
+"""Default limit of recorded calls: about as many as a browser can still show."""
 
-RETURNED, RAISED, CANCELLED, FAILED, UNFINISHED = "returned", "raised", "cancelled", "failed", "unfinished"
-"""How a call may have ended. Failed: without an answer, because its worker died, an input failed or it could not be pickled.
-Unfinished: it had not ended when the trace did."""
+RETURNED, ERROR, CANCELLED, LOST, UNFINISHED = "returned", "error", "cancelled", "lost", "unfinished"
+"""Outcomes of a call. Error: the function raised. Lost: there is no answer of the function, because the worker died, an input has
+no result, or the call could not be pickled. Unfinished: the call had not ended when the trace did."""
 
 
 @dataclass(slots=True)
 class Call:
-    """One call, or the calls of a map that travelled together.
+    """One call, or several calls of a map that travelled in one message.
 
     Attributes:
-        number: From 1, in the order of submission; unique in the trace.
-        name: Of its function.
+        number: Number of the call, from 1 in the order of submission; unique in the trace.
+        name: Name of its function.
         executor: Number of its executor.
-        worker: Number of the worker that was given it; 0: none was.
-        size: Calls that it stands for.
-        outcome: See above.
+        worker: Number of the worker that it was sent to; 0 if it was sent to none.
+        size: Number of calls in the message.
+        outcome: "returned", "error" (the function raised), "cancelled", "lost" (there is no answer: the worker died, an
+            input has no result, or the call could not be pickled), or "unfinished" (it had not ended when the trace did).
         submitted_ns: The user submitted it.
         ready_ns: The results of other calls that it needs were there, and its arguments were pickled.
-        sent_ns: It was sent to a worker, which may have been busy still.
-        started_ns: The worker took it; of one that died while it ran the call, about.
-        ended_ns: The worker had its result pickled.
-        received_ns: The master had its result, or knew otherwise that it had ended.
-        inputs: Numbers of the calls whose results it needs, as far as they are in the trace; None: it needs none.
-        items_ns: When the calls that it stands for ended, if they were long enough to be told apart.
-        ranks_ns: When each rank of an MPI worker began and ended it.
+        sent_ns: It was sent to a worker, which may still have been busy.
+        started_ns: The worker started it; approximate for a call during which the worker died.
+        ended_ns: The worker had pickled its result.
+        received_ns: The master had its result, or learned in another way that it had ended.
+        inputs: Numbers of the calls whose results it needs, as far as they are in the trace; None if it needs none.
+        items_ns: End of each call in the message, if they were long enough to be told apart.
+        ranks_ns: Start and end on each rank of an MPI worker.
     """
 
     number: int
@@ -56,7 +58,7 @@ class Call:
 
     @property
     def run_ns(self) -> int:
-        """How long it ran; 0 if it did not, or nobody knows."""
+        """The run time; 0 if the call did not run, or its end is unknown."""
         return 0 if self.started_ns is None or self.ended_ns is None else self.ended_ns - self.started_ns
 
 
@@ -66,14 +68,14 @@ class Worker:
 
     Attributes:
         executor: Number of its executor.
-        number: Its own there.
+        number: Number of the worker in its executor.
         ranks: Host and process id of each rank.
         started_ns: Its process was started.
         ready_ns: It could take calls.
-        gone_ns: It had ended; None: it was there when the trace ended.
-        clock_offset_ns: What was added to the times that it told, because its clock is another one; 0 on the master's host.
-        clock_uncertainty_ns: How far that may be wrong.
-        clocks: The same for the other hosts of its ranks: (host, shift, doubt) of each.
+        gone_ns: It had ended; None if it was still there when the trace ended.
+        clock_offset_ns: Added to the times that the worker reported, because its host has another clock; 0 on the master's host.
+        clock_uncertainty_ns: Largest error of that offset.
+        clocks: Host, offset and uncertainty for each other host of its ranks.
     """
 
     executor: int
@@ -88,7 +90,7 @@ class Worker:
 
     @property
     def host(self) -> str:
-        """Where rank 0 runs."""
+        """The host of rank 0."""
         return self.ranks[0][0] if self.ranks else "?"
 
     @property
@@ -96,18 +98,30 @@ class Worker:
         """The process id of rank 0."""
         return self.ranks[0][1] if self.ranks else 0
 
+    @property
+    def shift_ns(self) -> int:
+        """Deprecated name of `clock_offset_ns`."""
+        _warn_renamed("Worker.shift_ns", "clock_offset_ns")
+        return self.clock_offset_ns
+
+    @property
+    def doubt_ns(self) -> int:
+        """Deprecated name of `clock_uncertainty_ns`."""
+        _warn_renamed("Worker.doubt_ns", "clock_uncertainty_ns")
+        return self.clock_uncertainty_ns
+
 
 @dataclass(slots=True)
-class ExecutorPart:
-    """One executor: its number, from 1, and what it was made with (`Executor.info`)."""
+class ExecutorRecord:
+    """One executor: its number, from 1, and the parameters it was made with (`Executor.info`)."""
 
     number: int
-    about: dict[str, Any] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_block(self) -> bool:
-        """Whether its workers serve many calls each."""
-        return bool(self.about.get("block_allocation", True))
+        """True with block allocation: each worker serves many calls."""
+        return bool(self.info.get("block_allocation", True))
 
 
 @dataclass(slots=True)
@@ -115,17 +129,36 @@ class Timeline:
     """A whole trace.
 
     Attributes:
-        begun: When, by the wall clock: ISO 8601.
-        duration_ns: How long it lasted.
-        host, pid: Of the master.
-        dropped: Calls that ended after as many as are recorded at most.
+        start_time: Wall-clock time of its start, ISO 8601.
+        duration_ns: Its duration.
+        host, pid: Host and process id of the master.
+        executors: The executors that ran calls.
+        workers: Their workers.
+        calls: Their calls, in the order of submission.
+        dropped: Number of calls beyond the limit of the trace, which were counted but not recorded.
     """
 
-    begun: str
+    start_time: str
     duration_ns: int
     host: str
     pid: int
-    executors: list[ExecutorPart] = field(default_factory=list)
+    executors: list[ExecutorRecord] = field(default_factory=list)
     workers: list[Worker] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     dropped: int = 0
+
+    @property
+    def begun(self) -> str:
+        """Deprecated name of `start_time`."""
+        _warn_renamed("Timeline.begun", "start_time")
+        return self.start_time
+
+    @property
+    def length_ns(self) -> int:
+        """Deprecated name of `duration_ns`."""
+        _warn_renamed("Timeline.length_ns", "duration_ns")
+        return self.duration_ns
+
+
+def _warn_renamed(old: str, new: str) -> None:
+    warnings.warn(f"{old} is now called {new}", DeprecationWarning, stacklevel=3)

@@ -1,4 +1,4 @@
-"""How traces begin and end: nested ones, exceptions, Ctrl-C, forks, folders that are not there, disks that are full."""
+"""Start and stop of traces: nested traces, exceptions, Ctrl-C, forks, missing folders, full disks, damaged files."""
 
 import errno
 import json
@@ -33,7 +33,7 @@ def exe():
         yield exe
 
 
-def test_there_is_one_trace_at_a_time(exe, file):
+def test_only_one_trace_records_at_a_time(exe, file):
     with trace(file):
         with pytest.raises(RuntimeError, match=r"trace\('.*run.json'\) records already, and there can be one"), trace():
             pass
@@ -44,7 +44,7 @@ def test_there_is_one_trace_at_a_time(exe, file):
     assert len(after.timeline.calls) == 1
 
 
-def test_the_same_trace_cannot_be_started_twice_at_a_time_but_one_after_the_other(exe, file):
+def test_trace_can_be_restarted_after_its_end(exe, file):
     again = trace(file)
     for calls in (1, 2):
         with again:
@@ -55,7 +55,7 @@ def test_the_same_trace_cannot_be_started_twice_at_a_time_but_one_after_the_othe
         assert len(read(file).calls) == calls
 
 
-def test_it_can_be_started_and_stopped_as_in_the_cells_of_a_notebook(exe, file):
+def test_start_and_stop_without_a_block(exe, file):
     seen = trace(file)
     with pytest.raises(RuntimeError, match="nothing to show"):
         seen.report()
@@ -68,32 +68,32 @@ def test_it_can_be_started_and_stopped_as_in_the_cells_of_a_notebook(exe, file):
         seen.stop()
 
 
-def test_it_decorates_functions(exe, file):
+def test_trace_decorates_functions(exe, file):
     @trace(file)
     def decorated(n):
-        """What it does."""
+        """Docstring."""
         return [run_one(exe) for _ in range(n)]
 
     for calls in (2, 3):
         assert decorated(calls) == [4] * calls
         assert len(read(file).calls) == calls
-    assert decorated.__doc__ == "What it does."
+    assert decorated.__doc__ == "Docstring."
 
 
-def test_without_calls_there_is_a_file_as_well(file):
+def test_trace_without_calls_writes_a_file(file):
     with trace(file) as seen:
         pass
     assert read(file).calls == []
     assert "0 calls" in seen.report()
 
 
-def test_the_file_is_written_when_an_exception_leaves_the_block(exe, file):
+def test_file_is_written_after_an_exception(exe, file):
     with pytest.raises(ZeroDivisionError), trace(file):
         run_one(exe) / 0
     assert len(read(file).calls) == 1
 
 
-def test_a_compressed_file_says_the_same(exe, file):
+def test_compressed_file_has_the_same_timeline(exe, file):
     compressed = file.with_suffix(".json.gz")
     with trace(compressed) as seen:
         run_one(exe)
@@ -108,7 +108,7 @@ def test_a_compressed_file_says_the_same(exe, file):
         (".", IsADirectoryError, "that is a folder; give the name of a file"),
     ],
 )
-def test_a_file_that_cannot_be_written_is_an_error_at_once(tmp_path, path, error, what):
+def test_unwritable_path_raises_at_the_start(tmp_path, path, error, what):
     with pytest.raises(error, match=what), trace(tmp_path / path):
         pytest.fail("the block must not begin")
     with trace():
@@ -123,14 +123,14 @@ def test_a_file_that_cannot_be_written_is_an_error_at_once(tmp_path, path, error
         ({"max_calls": "many"}, TypeError, "max_calls is 'many'; it must be an integer"),
     ],
 )
-def test_wrong_arguments_are_named(arguments, error, what):
+def test_wrong_arguments_raise_errors_that_name_them(arguments, error, what):
     with pytest.raises(error, match=what):
         trace(**arguments)
 
 
 @pytest.fixture
 def full_disk():
-    """No file of this process can become larger than some bytes."""
+    """Limit the size of this process's files to a few bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     caught = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
@@ -145,9 +145,9 @@ def full_disk():
     signal.signal(signal.SIGXFSZ, caught)
 
 
-def test_on_a_full_disk_nothing_is_lost_and_no_half_file_is_left(exe, file, full_disk):
+def test_full_disk_loses_no_records(exe, file, full_disk):
     fill, empty = full_disk
-    file.write_text("of before")
+    file.write_text("earlier content")
     seen = trace(file)
     seen.start()
     run_one(exe)
@@ -157,13 +157,13 @@ def test_on_a_full_disk_nothing_is_lost_and_no_half_file_is_left(exe, file, full
     empty()
     assert raised.value.errno == errno.EFBIG
     assert os.listdir(file.parent) == ["run.json"]
-    assert file.read_text() == "of before"
+    assert file.read_text() == "earlier content"
     seen.write(file)
     assert read(file) == seen.timeline
     assert len(seen.timeline.calls) == 1
 
 
-def test_a_full_disk_does_not_hide_what_went_wrong_in_the_block(exe, file, full_disk, caplog):
+def test_exception_of_block_hides_full_disk_error(exe, file, full_disk, caplog):
     fill, empty = full_disk
 
     def block():
@@ -194,7 +194,7 @@ def work():
 
 
 @pytest.mark.parametrize("outer", ["trace", "executor"])
-def test_after_ctrl_c_the_file_is_there(tmp_path, outer):
+def test_file_is_written_after_ctrl_c(tmp_path, outer):
     blocks = ["trace('run.json')", "Executor(max_workers=1, block_allocation=True) as exe"]
     if outer == "executor":
         blocks.reverse()
@@ -216,11 +216,11 @@ with {", ".join(blocks)}:
         assert script.survivors() == []
     calls = read(tmp_path / "run.json").calls
     assert [call.name for call in calls] == ["pow", "work", "pow"]
-    ends = ["failed", "cancelled"] if outer == "trace" else ["unfinished", "unfinished"]
+    ends = ["lost", "cancelled"] if outer == "trace" else ["unfinished", "unfinished"]
     assert [call.outcome for call in calls] == ["returned", *ends]
 
 
-def test_a_trace_that_nobody_stops_is_written_at_the_end_of_the_program(tmp_path):
+def test_running_trace_is_written_at_exit(tmp_path):
     run_script(
         START
         + """
@@ -233,7 +233,7 @@ exe.submit(pow, 2, 3).result()
     assert [call.outcome for call in read(tmp_path / "run.json").calls] == ["returned"]
 
 
-def test_a_fork_writes_nothing(tmp_path):
+def test_forked_child_writes_no_file(tmp_path):
     run_script(
         START
         + """
@@ -267,16 +267,16 @@ if child == 0:
             '{"traceEvents": [], "pympipool": {"format": 99, "version": "3.0"}}',
             "has format 99, written by pympipool 3.0",
         ),
-        ('{"traceEvents": [], "pympipool": {"format": 1}}', "is damaged: KeyError"),
+        ('{"traceEvents": [], "pympipool": {"format": 2}}', "is damaged: KeyError"),
     ],
 )
-def test_what_is_no_trace_is_refused(file, content, what):
+def test_reading_a_file_of_other_content_raises(file, content, what):
     file.write_text(content)
     with pytest.raises(ValueError, match=what):
         read(file)
 
 
-def test_a_file_cut_short_is_refused(exe, file):
+def test_reading_a_truncated_file_raises(exe, file):
     for name in (file, file.with_suffix(".json.gz")):
         with trace(name):
             run_one(exe)
@@ -285,10 +285,10 @@ def test_a_file_cut_short_is_refused(exe, file):
             read(name)
 
 
-def test_what_is_said_of_the_whole_stands_in_the_file(exe, file):
+def test_file_header_has_format_and_executors(exe, file):
     with trace(file):
         run_one(exe)
-    rest = json.loads(file.read_text())["pympipool"]
-    assert rest["format"] == 1
-    assert rest["dropped"] == 0
-    assert rest["executors"][0]["about"]["block_allocation"] is True
+    header = json.loads(file.read_text())["pympipool"]
+    assert header["format"] == 2
+    assert header["dropped"] == 0
+    assert header["executors"][0]["info"]["block_allocation"] is True

@@ -1,4 +1,4 @@
-"""Times of other hosts: workers that reach the master over TCP, and workers whose clock is really another one."""
+"""Times of other hosts: workers that reach the master over TCP, and workers that have another clock."""
 
 import functools
 import subprocess
@@ -10,37 +10,37 @@ from pympipool import Executor, trace
 from pympipool.backends.local.backend import LocalBackend
 from pympipool.backends.local.direct import LocalSpawner
 from pympipool.backends.registry import BACKENDS
-from pympipool.diagnostics.tracing.collect import set_clocks
+from pympipool.diagnostics.tracing.collect import align_clocks
 from pympipool.diagnostics.tracing.timeline import Call, Worker
 from support.calls import sleep_and_return, square
 from support.loopback_tcp import LoopbackTcpBackend
 
 MS = 1_000_000
 AHEAD_S = 100_000
-"""How much later it is where the workers are."""
+"""Seconds by which the workers' clock is ahead."""
 
-ELSEWHEN = ["unshare", "--time", f"--monotonic={AHEAD_S}"]
-"""Runs a command whose monotonic clock is another one, as that of another host is."""
+OTHER_CLOCK = ["unshare", "--time", f"--monotonic={AHEAD_S}"]
+"""Command that runs another one with a different monotonic clock, as on another host."""
 
 
 @functools.cache
-def why_no_time_namespace():
-    command = [*ELSEWHEN, sys.executable, "-c", "import time; print(time.monotonic())"]
+def time_namespace_error():
+    command = [*OTHER_CLOCK, sys.executable, "-c", "import time; print(time.monotonic())"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
         return str(error)
-    return None if told.returncode == 0 and float(told.stdout) > AHEAD_S else told.stderr
+    return None if done.returncode == 0 and float(done.stdout) > AHEAD_S else done.stderr
 
 
-class Elsewhen(LocalBackend):
-    """Workers of this machine with a clock of their own."""
+class OtherClockBackend(LocalBackend):
+    """Local workers with another clock."""
 
-    name = "elsewhen"
+    name = "other clock"
 
     def for_block(self, resources):
         spawner = LocalSpawner()
-        spawner._command = [*ELSEWHEN, *spawner._command]
+        spawner._command = [*OTHER_CLOCK, *spawner._command]
         return spawner
 
 
@@ -50,7 +50,7 @@ def assert_in_order(call):
 
 
 @pytest.mark.parametrize("block_allocation", [True, False])
-def test_over_tcp_all_times_arrive(monkeypatch, block_allocation):
+def test_all_times_arrive_over_tcp(monkeypatch, block_allocation):
     monkeypatch.setitem(BACKENDS, "tcp", LoopbackTcpBackend)
     with trace() as seen, Executor(max_workers=1, backend="tcp", block_allocation=block_allocation) as exe:
         assert exe.submit(sleep_and_return, 0.02, 1).result() == 1
@@ -63,11 +63,11 @@ def test_over_tcp_all_times_arrive(monkeypatch, block_allocation):
     assert [worker.clock_offset_ns for worker in seen.timeline.workers if worker.number == one.worker] == [0]
 
 
-def test_a_clock_that_is_another_one_is_noticed_and_set(monkeypatch):
-    if why_no_time_namespace():
-        pytest.skip(f"no time namespaces here ({why_no_time_namespace()}): run as root, on Linux 5.6 or later")
-    monkeypatch.setitem(BACKENDS, "elsewhen", Elsewhen)
-    with trace() as seen, Executor(max_workers=2, backend="elsewhen", block_allocation=True) as exe:
+def test_offset_of_another_clock_is_corrected(monkeypatch):
+    if time_namespace_error():
+        pytest.skip(f"no time namespaces here ({time_namespace_error()}): run as root, on Linux 5.6 or later")
+    monkeypatch.setitem(BACKENDS, "other clock", OtherClockBackend)
+    with trace() as seen, Executor(max_workers=2, backend="other clock", block_allocation=True) as exe:
         for _ in range(20):
             exe.submit(square, 2).result()
         exe.submit(sleep_and_return, 0.05).result()
@@ -89,18 +89,18 @@ def make_call(sent, started, ended, received, **more):
     return Call(1, "f", 1, 1, 1, "returned", sent, sent, sent, started, ended, received, **more)
 
 
-def test_the_narrowest_bounds_of_all_calls_set_a_clock():
+def test_narrowest_bounds_of_all_calls_give_offset():
     workers = {1: Worker(1, 1, (("far", 7),), 0, 0)}
     calls = [make_call(100, 1100, 1200, 900), make_call(1000, 1520, 1530, 1040), make_call(2000, 2590, 2600, 2110)]
-    set_clocks(workers, calls)
+    align_clocks(workers, calls)
     assert (workers[1].clock_offset_ns, workers[1].clock_uncertainty_ns) == (-505, 15)  # between -520 and -490
     assert [(call.started_ns, call.ended_ns) for call in calls] == [(595, 695), (1015, 1025), (2085, 2095)]
 
 
-def test_ranks_on_other_hosts_are_put_into_their_calls():
+def test_ranks_on_other_hosts_run_within_call():
     workers = {1: Worker(1, 1, (("here", 7), ("far", 8)), 0, 0)}
     calls = [make_call(100, 110, 190, 200, ranks_ns=((115, 180), (9_000_120, 9_000_185)))]
-    set_clocks(workers, calls)
+    align_clocks(workers, calls)
     assert workers[1].clock_offset_ns == 0
     here, far = calls[0].ranks_ns
     assert here == (115, 180)
@@ -109,11 +109,11 @@ def test_ranks_on_other_hosts_are_put_into_their_calls():
     assert workers[1].clocks == (("far", -9_000_002, 8),)  # between -9 000 010 and -8 999 995 (rounded)
 
 
-def test_a_rank_on_the_masters_host_tells_more_of_the_clock_of_rank_0():
-    """Whose messages take longer on one way than on the other: the middle of the bounds would be wrong."""
+def test_rank_on_masters_host_narrows_clock_bounds():
+    """Messages take longer in one direction than in the other, so the middle of rank 0's own bounds would be wrong."""
     workers = {1: Worker(1, 1, (("far", 7), ("here", 8)), 0, 0)}
     calls = [make_call(100, 9_000_110, 9_000_190, 900, ranks_ns=((9_000_112, 9_000_188), (115, 180)))]
-    set_clocks(workers, calls)
+    align_clocks(workers, calls)
     assert (workers[1].clock_offset_ns, workers[1].clock_uncertainty_ns) == (
         -9_000_002,
         8,

@@ -1,4 +1,4 @@
-"""What is concluded from a trace: of made-up ones, whose numbers are known, and of real runs."""
+"""Summaries and findings: of made-up traces, whose numbers are known, and of real runs."""
 
 import dataclasses
 import json
@@ -8,11 +8,11 @@ import pytest
 from pympipool import Executor, trace
 from pympipool.cli import main
 from pympipool.diagnostics.tracing.export import write
-from pympipool.diagnostics.tracing.findings import advise
+from pympipool.diagnostics.tracing.findings import find_findings
 from pympipool.diagnostics.tracing.load import read
-from pympipool.diagnostics.tracing.report import as_text
-from pympipool.diagnostics.tracing.summary import Distribution, longest_path, summarise
-from pympipool.diagnostics.tracing.timeline import Call, ExecutorPart, Timeline, Worker
+from pympipool.diagnostics.tracing.report import format_report
+from pympipool.diagnostics.tracing.summary import Distribution, longest_path, summarize
+from pympipool.diagnostics.tracing.timeline import Call, ExecutorRecord, Timeline, Worker
 from support.calls import add, echo, fail, sleep_and_return, square
 from support.timing import best
 
@@ -20,14 +20,14 @@ MS = 1_000_000
 
 
 def make_timeline(calls, *, workers=2, length=1000, block=True, lives=None):
-    """A trace of times in ms. Calls: (worker, submitted, ready, sent, started, ended, received) and what else is to be set."""
+    """Make a trace from times in ms. Calls: (worker, submitted, ready, sent, started, ended, received, other attributes)."""
     lives = lives or [(number, 0, 0, length) for number in range(1, workers + 1)]
     return Timeline(
         "2026-01-02T03:04:05.678+00:00",
         length * MS,
         "master",
         17,
-        [ExecutorPart(1, {"block_allocation": block, "max_workers": workers})],
+        [ExecutorRecord(1, {"block_allocation": block, "max_workers": workers})],
         [
             Worker(1, number, (("node", 100 + number),), started * MS, ready * MS, gone * MS)
             for number, started, ready, gone in lives
@@ -40,10 +40,10 @@ def make_timeline(calls, *, workers=2, length=1000, block=True, lives=None):
 
 
 def remedies(timeline):
-    return " / ".join(f"{one.what}: {one.remedy}" for one in advise(summarise(timeline)))
+    return " / ".join(f"{finding.message}: {finding.remedy}" for finding in find_findings(summarize(timeline)))
 
 
-def test_the_time_of_a_call_is_shared_out_to_its_stages():
+def test_stages_of_a_call_sum_to_its_time():
     timeline = make_timeline(
         [
             (1, 0, 10, 20, 30, 130, 140, {}),
@@ -53,23 +53,23 @@ def test_the_time_of_a_call_is_shared_out_to_its_stages():
         workers=1,
         length=400,
     )
-    [executor] = summarise(timeline).executors
-    totals = {name: spread.total_ns // MS for name, spread in executor.stages.items() if spread.count}
+    [executor] = summarize(timeline).executors
+    totals = {name: distribution.total_ns // MS for name, distribution in executor.stages.items() if distribution.count}
     assert totals == {
         "pickling": 15,
         "inputs": 240,
         "worker": 35,
-        "line": 110,
-        "there": 25,
+        "queued": 110,
+        "dispatch": 25,
         "run": 300,
-        "back": 20,
+        "return": 20,
         "overhead": 60,
     }
     assert executor.stages["run"] == Distribution(3, 300 * MS, 100 * MS, 100 * MS, 100 * MS)
     assert executor.queue_max == 2
 
 
-def test_a_worker_is_idle_for_one_reason_at_a_time():
+def test_idle_time_has_one_reason_at_a_time():
     timeline = make_timeline(
         [
             (1, 0, 0, 0, 100, 200, 200, {}),  # on its way for 100
@@ -78,20 +78,20 @@ def test_a_worker_is_idle_for_one_reason_at_a_time():
         ],
         workers=1,
     )
-    [worker] = summarise(timeline).executors[0].workers
+    [worker] = summarize(timeline).executors[0].workers
     assert (worker.life_ns, worker.busy_ns, worker.starting_ns) == (1000 * MS, 600 * MS, 0)
     assert (worker.idle_ready_ns, worker.idle_blocked_ns, worker.idle_empty_ns) == (100 * MS, 100 * MS, 200 * MS)
     assert worker.idle_ns == worker.life_ns - worker.busy_ns
 
 
-def test_places_are_shared_by_workers_of_one_call_each():
+def test_workers_of_single_calls_share_tracks():
     timeline = make_timeline(
         [(1, 0, 0, 50, 50, 100, 100, {}), (2, 0, 0, 60, 60, 90, 90, {}), (3, 0, 0, 160, 160, 200, 200, {})],
         block=False,
         lives=[(1, 0, 50, 110), (2, 0, 60, 100), (3, 105, 160, 210)],
         length=210,
     )
-    [executor] = summarise(timeline).executors
+    [executor] = summarize(timeline).executors
     assert [(worker.name, worker.calls, worker.starting_ns // MS) for worker in executor.workers] == [
         ("place 1", 1, 50),
         ("place 2", 2, 115),
@@ -99,7 +99,7 @@ def test_places_are_shared_by_workers_of_one_call_each():
     assert executor.stages["start"].total_ns == (50 + 60 + 55) * MS
 
 
-def test_the_longest_path_goes_through_inputs():
+def test_critical_path_follows_inputs():
     timeline = make_timeline(
         [
             (1, 0, 0, 0, 0, 100, 100, {}),
@@ -110,12 +110,12 @@ def test_the_longest_path_goes_through_inputs():
         ]
     )
     assert [call.number for call in longest_path(timeline.calls)] == [2, 3, 5]
-    [executor] = summarise(timeline).executors
+    [executor] = summarize(timeline).executors
     assert executor.path_ns == 900 * MS
     assert "3 calls, each of which needs the result of the one before (f → f → f)" in remedies(timeline)
 
 
-def test_a_path_that_began_late_is_to_be_begun_earlier():
+def test_critical_path_that_started_late_is_found():
     timeline = make_timeline(
         [
             *((1 + n % 2, 0, 0, 0, n // 2 * 100, n // 2 * 100 + 100, n // 2 * 100 + 100, {}) for n in range(8)),
@@ -123,16 +123,16 @@ def test_a_path_that_began_late_is_to_be_begun_earlier():
             (1, 0, 900, 900, 900, 1000, 1000, {"inputs": (9,)}),
         ]
     )
-    assert "waited for workers for 400 ms besides: submit the calls first that begin the longest chains" in remedies(
+    assert "also waited for workers for 400 ms: submit the calls that start the longest chains first" in remedies(
         timeline
     )
 
 
-def test_calls_alone_are_no_path():
+def test_single_call_is_no_critical_path():
     assert longest_path(make_timeline([(1, 0, 0, 0, 0, 100, 100, {})]).calls) == ()
 
 
-ADVICE = {
+FINDINGS = {
     "block_allocation=True": make_timeline(
         [(n, n * 50, n * 50, n * 50 + 40, n * 50 + 40, n * 50 + 45, n * 50 + 45, {}) for n in range(1, 15)],
         block=False,
@@ -141,7 +141,7 @@ ADVICE = {
     "use exe.map()": make_timeline(
         [(1, n * 10, n * 10 + 1, n * 10 + 1, n * 10 + 3, n * 10 + 4, n * 10 + 6, {}) for n in range(50)]
     ),
-    "load what they share with init_function": make_timeline(
+    "load shared data with init_function": make_timeline(
         [(1, 0, 0, n * 100, n * 100 + 40, n * 100 + 90, n * 100 + 100, {}) for n in range(10)], workers=1
     ),
     "submit calls before doing anything else": make_timeline(
@@ -154,13 +154,13 @@ ADVICE = {
         ],
         workers=4,
     ),
-    "more cores would make it faster": make_timeline(
+    "more cores would help": make_timeline(
         [(1 + n % 2, 0, 0, n // 2 * 50, n // 2 * 50, n // 2 * 50 + 50, n // 2 * 50 + 50, {}) for n in range(40)]
     ),
-    "make the executor once": make_timeline(
+    "create one executor": make_timeline(
         [(1, 0, 0, 600, 600, 1000, 1000, {})], lives=[(1, 0, 600, 1000), (2, 0, 600, 1000)]
     ),
-    "share the work out more evenly between the ranks": make_timeline(
+    "distribute the work more evenly among the ranks": make_timeline(
         [(1, 0, 0, 0, 0, 1000, 1000, {"ranks_ns": ((0, 200 * MS), (0, 1000 * MS))})], workers=1
     ),
     "let the trace end after the executor": dataclasses.replace(
@@ -170,22 +170,22 @@ ADVICE = {
     "raise max_calls": dataclasses.replace(make_timeline([(1, 0, 0, 0, 0, 1000, 1000, {})]), dropped=3),
     "look at what their futures raise": make_timeline([(1, 0, 0, 0, 0, 1000, 1000, {})]),
 }
-ADVICE["look at what their futures raise"].calls[0].outcome = "raised"
+FINDINGS["look at what their futures raise"].calls[0].outcome = "error"
 
 
-@pytest.mark.parametrize("remedy", ADVICE)
-def test_what_is_found_is_told_with_its_remedy(remedy):
-    assert remedy in remedies(ADVICE[remedy])
+@pytest.mark.parametrize("remedy", FINDINGS)
+def test_each_finding_has_its_remedy(remedy):
+    assert remedy in remedies(FINDINGS[remedy])
 
 
-def test_where_all_is_well_nothing_is_advised():
+def test_efficient_run_has_no_findings():
     timeline = make_timeline(
         [(1 + n % 2, 0, 0, 0, n // 2 * 250, n // 2 * 250 + 249, n // 2 * 250 + 250, {}) for n in range(8)]
     )
     timeline.calls = [
         dataclasses.replace(call, sent_ns=call.started_ns, ready_ns=call.started_ns) for call in timeline.calls
     ]
-    assert "Nothing stands out." in as_text(summarise(timeline)) or "as fast as these workers can be" in remedies(
+    assert "Nothing stands out." in format_report(summarize(timeline)) or "these workers cannot be faster" in remedies(
         timeline
     )
 
@@ -195,19 +195,19 @@ def test_where_all_is_well_nothing_is_advised():
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """The trace of a run in which there is something of everything, and of all the work the start of processes is the most."""
+    """The trace of a run with calls of each kind, in which the start of processes takes most of the time."""
     path = tmp_path_factory.mktemp("trace") / "run.json"
 
-    def works_instead():
-        """Whether it is not: a call that has no core for a while seems to work."""
-        run_something_of_everything(path)
+    def work_dominates():
+        """Return True if the start of processes does not stand out: a call that has no core for a while seems to work."""
+        run_calls_of_each_kind(path)
         return "block_allocation" not in remedies(read(path))
 
-    assert not best(works_instead, 1)
+    assert not best(work_dominates, 1)
     return path
 
 
-def run_something_of_everything(path):
+def run_calls_of_each_kind(path):
     with trace(path):
         with Executor(max_workers=2, block_allocation=True) as exe:
             some = [exe.submit(sleep_and_return, 0.01, n) for n in range(10)]
@@ -220,9 +220,9 @@ def run_something_of_everything(path):
                 future.result()
 
 
-def test_the_command_shows_words_and_tables(file, capsys):
+def test_trace_command_prints_report(file, capsys):
     assert main(["trace", str(file)]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for line in (
         "1 025 calls, in ",
         "Functions ",
@@ -236,35 +236,35 @@ def test_the_command_shows_words_and_tables(file, capsys):
         "ended without a result, of echo, fail",
         "block_allocation=True",
     ):
-        assert line in said
-    assert max(map(len, said.splitlines())) <= 120
+        assert line in output
+    assert max(map(len, output.splitlines())) <= 120
 
 
-def test_the_command_gives_data_as_json(file, capsys):
+def test_trace_command_prints_json(file, capsys):
     assert main(["trace", "--json", str(file)]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["calls"] == 1025
     assert data["outcomes"]["returned"] == 1023
-    assert {share["name"] for share in data["functions"]} >= {"sleep_and_return", "add", "square"}
+    assert {function["name"] for function in data["functions"]} >= {"sleep_and_return", "add", "square"}
     assert data["executors"][0]["stages"]["run"]["count"] == data["messages"] - 12 - 1
-    assert any("block_allocation" in one["remedy"] for one in data["advice"])
+    assert any("block_allocation" in finding["remedy"] for finding in data["findings"])
 
 
-def test_the_command_says_what_is_wrong_with_a_file(tmp_path, capsys):
+def test_trace_command_reports_unreadable_files(tmp_path, capsys):
     path = tmp_path / "other.json"
     assert main(["trace", str(path)]) == 1
     path.write_text("{}")
     assert main(["trace", str(path)]) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert "No such file" in said.err
-    assert "is no trace of pympipool: write one with" in said.err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "No such file" in captured.err
+    assert "is no trace of pympipool: write one with" in captured.err
 
 
 # ---- the picture ----
 
 
-def test_the_command_draws_a_picture(file, tmp_path, capsys):
+def test_trace_command_draws_picture(file, tmp_path, capsys):
     pytest.importorskip("matplotlib", reason='no matplotlib: pip install "pympipool[plot]"')
     for ending, magic in ((".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")):
         path = tmp_path / f"run{ending}"
@@ -300,7 +300,7 @@ def test_tracks_with_too_many_calls_show_shares(tmp_path):
     assert len(filled[0].get_data().values) == BINS + 1
 
 
-def test_without_calls_there_is_nothing_to_draw():
+def test_drawing_a_trace_without_calls_raises():
     pytest.importorskip("matplotlib", reason='no matplotlib: pip install "pympipool[plot]"')
     with trace() as seen:
         pass
@@ -308,10 +308,10 @@ def test_without_calls_there_is_nothing_to_draw():
         seen.plot()
 
 
-def test_hundreds_of_workers_fit_into_a_report_and_a_file(tmp_path):
+def test_report_and_file_of_hundreds_of_workers(tmp_path):
     lives = [(number, 0, 0, 1000) for number in range(1, 301)]
     timeline = make_timeline([(n, 0, 0, 0, 0, 1000, 1000, {}) for n in range(1, 301)], workers=300, lives=lives)
-    text = as_text(summarise(timeline))
+    text = format_report(summarize(timeline))
     assert "289 others" in text
     write(timeline, tmp_path / "run.json", compressed=False)
     names = [

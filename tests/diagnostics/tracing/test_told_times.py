@@ -1,4 +1,4 @@
-"""What a worker tells of its times, and what the dispatcher makes of it; without processes, over a real link."""
+"""Times that a worker reports, and the dispatcher's records of them; without processes, over a real link."""
 
 import struct
 import threading
@@ -18,13 +18,13 @@ LIMIT_S = 30.0
 
 
 @pytest.fixture
-def damaged():
+def corrupted():
     return threading.Event()
 
 
 @pytest.fixture
-def dispatcher(damaged):
-    dispatcher = Dispatcher(payload.load, load_exception, damaged.set)
+def dispatcher(corrupted):
+    dispatcher = Dispatcher(payload.load, load_exception, corrupted.set)
     dispatcher.start()
     yield dispatcher
     dispatcher.stop()
@@ -51,7 +51,7 @@ def records(recorder):
     return list(struct.iter_unpack(RECORD_FORMAT, recorder.records()))
 
 
-def test_a_call_asks_for_times_only_while_somebody_records(dispatcher, worker):
+def test_calls_request_times_only_while_recording(dispatcher, worker):
     recorder = Recorder(10)
     for is_recorded in (False, True, False):
         dispatcher.record(recorder if is_recorded else None)
@@ -63,16 +63,16 @@ def test_a_call_asks_for_times_only_while_somebody_records(dispatcher, worker):
     assert len(records(recorder)) == 1
 
 
-def test_times_and_stamps_arrive_and_the_result_knows_nothing_of_them(dispatcher, worker):
+def test_times_and_stamps_arrive_beside_results(dispatcher, worker):
     recorder = Recorder(10)
     dispatcher.record(recorder)
-    large = bytes(5_000_000)  # comes in pieces
+    large = bytes(5_000_000)  # comes in fragments
     for value, stamps in (("small", []), ("small", [1, 2, 3]), (large, [4]), ("small", [])):
         future = submit(dispatcher)
         _, call, _, _ = worker.receive(LIMIT_S)
         worker.stamps.extend(stamps)
         thread = threading.Thread(target=worker.answer, args=(ring.RESULT, call, payload.dump(value)))
-        thread.start()  # what is larger than the ring waits for the dispatcher
+        thread.start()  # a message larger than the ring waits for the dispatcher
         assert future.result(LIMIT_S) == value
         thread.join()
         assert list(worker.stamps) == []
@@ -86,26 +86,26 @@ def test_times_and_stamps_arrive_and_the_result_knows_nothing_of_them(dispatcher
 
 
 @pytest.mark.parametrize("parts", [[b"x"], [b"x", b""], [b"x", bytes(8)], [b"x", bytes(17)]])
-def test_an_answer_without_the_times_that_it_should_have_is_nonsense(dispatcher, worker, damaged, parts):
+def test_answer_without_requested_times_is_corrupt(dispatcher, worker, corrupted, parts):
     dispatcher.record(Recorder(10))
     submit(dispatcher)
     _, call, _, _ = worker.receive(LIMIT_S)
     worker.send(ring.RESULT, call, 5, parts)
-    assert damaged.wait(LIMIT_S)
+    assert corrupted.wait(LIMIT_S)
     assert dispatcher.corrupt_workers() == [1]
 
 
-def test_no_two_calls_have_the_same_name(dispatcher):
+def test_submission_times_are_unique(dispatcher):
     dispatcher.record(Recorder(10))
     futures = [Future() for _ in range(10_000)]
     for future in futures:
         dispatcher.adopt(future)
-    names = [future.submitted_ns for future in futures]
-    assert names == sorted(set(names))
-    assert names[-1] <= monotonic_ns() + 10_000
+    times = [future.submitted_ns for future in futures]
+    assert times == sorted(set(times))
+    assert times[-1] <= monotonic_ns() + 10_000
 
 
-def test_a_batch_puts_down_when_its_calls_ended():
+def test_batch_records_end_of_each_call():
     stamps = []
     ends = []
 
@@ -126,14 +126,14 @@ def test_a_batch_puts_down_when_its_calls_ended():
 
 @pytest.mark.parametrize("stamps", [None, []], ids=["plain", "traced"])
 @pytest.mark.parametrize("before", [1, LOOK + 1])
-def test_a_batch_ends_with_stop_iteration_and_runs_nothing_after_it(before, stamps):
+def test_stop_iteration_ends_a_batch(before, stamps):
     packed, error = run_each(next, [[*(iter([i]) for i in range(before)), iter([]), iter([-1])]], stamps)
     assert payload.load(packed.parts) == list(range(before))
     with pytest.raises(RuntimeError, match=r"next\(\) raised StopIteration"):
         raise load_exception(error)
 
 
-def test_a_traced_batch_keeps_results_as_they_were():
+def test_traced_batch_pickles_mutable_results_at_once():
     last = []
 
     def remember(number):
@@ -144,6 +144,6 @@ def test_a_traced_batch_keeps_results_as_they_were():
     assert payload.load(packed.parts) == [[number] for number in range(2 * LOOK)]
 
 
-def test_without_stamps_a_batch_is_the_same():
+def test_untraced_batch_returns_same_results():
     packed, error = run_each(abs, [[-1, 2]])
     assert (payload.load(packed.parts), error) == ([1, 2], None)

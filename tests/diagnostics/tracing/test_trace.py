@@ -1,4 +1,4 @@
-"""What `pympipool.trace` records of real calls, in both modes, and what its file says of them."""
+"""Records of real calls by `pympipool.trace`, in both modes, and its file."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def file(tmp_path):
 
 @pytest.fixture
 def check_file(file):
-    """Looks at the file that a trace has written: it must say the same, as valid trace events."""
+    """check_file(trace): the file of a trace has valid trace events and the same timeline. Returns the events."""
 
     def check(seen):
         content = json.loads(file.read_text())
@@ -61,7 +61,7 @@ def check_file(file):
     return check
 
 
-def test_each_call_is_there_with_its_times_function_worker_and_host(make_executor, file, check_file):
+def test_each_call_is_recorded(make_executor, file, check_file):
     with trace(file) as seen:
         exe = make_executor(2)
         assert [future.result() for future in [exe.submit(square, n) for n in range(7)]] == [n * n for n in range(7)]
@@ -82,14 +82,14 @@ def test_each_call_is_there_with_its_times_function_worker_and_host(make_executo
         assert (worker.host, worker.clock_offset_ns) == (socket.gethostname(), 0)
         assert worker.started_ns <= worker.ready_ns <= call.sent_ns
         assert call.received_ns <= worker.gone_ns <= seen.timeline.duration_ns
-    told = [event for event in events if event.get("cat") == "call"]
-    assert {event["args"]["host"] for event in told} == {socket.gethostname()}
-    assert {event["args"]["worker"] for event in told} <= set(workers)
+    call_events = [event for event in events if event.get("cat") == "call"]
+    assert {event["args"]["host"] for event in call_events} == {socket.gethostname()}
+    assert {event["args"]["worker"] for event in call_events} <= set(workers)
     assert seen.timeline.host == socket.gethostname()
     assert seen.timeline.pid == os.getpid()
 
 
-def test_a_call_runs_as_long_as_it_takes_and_one_at_a_time_on_each_worker(make_executor):
+def test_calls_of_a_worker_do_not_overlap(make_executor):
     with trace() as seen:
         exe = make_executor(2)
         assert [future.result() for future in [exe.submit(sleep_and_return, 0.02, n) for n in range(6)]] == list(
@@ -103,18 +103,18 @@ def test_a_call_runs_as_long_as_it_takes_and_one_at_a_time_on_each_worker(make_e
     assert seen.timeline.duration_ns >= 60 * MS
 
 
-def test_calls_that_raise_are_told_from_those_that_return(make_executor, file, check_file):
+def test_outcome_of_call_that_raises(make_executor, file, check_file):
     with trace(file) as seen:
         exe = make_executor()
         assert isinstance(exe.submit(fail).exception(), ValueError)
         exe.submit(square, 1).result()
         exe.shutdown()
     check_file(seen)
-    assert [(call.name, call.outcome) for call in seen.timeline.calls] == [("fail", "raised"), ("square", "returned")]
+    assert [(call.name, call.outcome) for call in seen.timeline.calls] == [("fail", "error"), ("square", "returned")]
     assert_in_order(seen.timeline.calls[0])
 
 
-def test_what_can_not_be_pickled_has_failed(make_executor, file, check_file):
+def test_outcome_of_unpicklable_call(make_executor, file, check_file):
     with trace(file) as seen:
         exe = make_executor()
         with pytest.raises(SerializationError):
@@ -122,11 +122,11 @@ def test_what_can_not_be_pickled_has_failed(make_executor, file, check_file):
         exe.shutdown()
     check_file(seen)
     [call] = seen.timeline.calls
-    assert (call.name, call.outcome, call.worker, call.started_ns) == ("echo", "failed", 0, None)
+    assert (call.name, call.outcome, call.worker, call.started_ns) == ("echo", "lost", 0, None)
     assert call.received_ns >= call.submitted_ns
 
 
-def test_calls_that_were_cancelled_never_ran(make_executor, gate, file, check_file):
+def test_cancelled_calls_have_no_run_time(make_executor, gate, file, check_file):
     with trace(file) as seen:
         exe = make_executor()
         held = exe.submit(hold, gate.path)
@@ -141,7 +141,7 @@ def test_calls_that_were_cancelled_never_ran(make_executor, gate, file, check_fi
     assert all(call.started_ns is call.ended_ns is None for call in named(seen.timeline, "square"))
 
 
-def test_a_worker_that_dies_takes_the_call_with_it_that_it_ran(make_executor, file, check_file):
+def test_outcome_of_call_whose_worker_died(make_executor, file, check_file):
     with trace(file) as seen:
         exe = make_executor()
         with pytest.raises(WorkerDied):
@@ -150,13 +150,13 @@ def test_a_worker_that_dies_takes_the_call_with_it_that_it_ran(make_executor, fi
         exe.shutdown()
     check_file(seen)
     dead, after = seen.timeline.calls
-    assert (dead.outcome, dead.ended_ns) == ("failed", None)
+    assert (dead.outcome, dead.ended_ns) == ("lost", None)
     assert dead.sent_ns <= dead.started_ns <= dead.received_ns
     assert after.worker != dead.worker != 0
     assert after.outcome == "returned"
 
 
-def test_calls_say_what_they_waited_for(make_executor, file, check_file):
+def test_inputs_of_calls_are_recorded(make_executor, file, check_file):
     with trace(file) as seen:
         exe = make_executor(2)
         first, second = exe.submit(sleep_and_return, 0.01, 1), exe.submit(sleep_and_return, 0.02, 2)
@@ -172,7 +172,7 @@ def test_calls_say_what_they_waited_for(make_executor, file, check_file):
 
 
 def arrows_of(events):
-    """Numbers of the calls from which an arrow goes, and to which: of those around its ends, on the same thread."""
+    """Return the numbers of source and target call of each arrow: the calls around its ends, on the same thread."""
     ends = {}
     for event in events:
         if event.get("cat") == "dependency":
@@ -191,7 +191,7 @@ def arrows_of(events):
     return sorted((call_around(arrow["s"]), call_around(arrow["f"])) for arrow in ends.values())
 
 
-def test_the_counters_span_the_whole_trace(make_executor, file, check_file):
+def test_counters_span_the_whole_trace(make_executor, file, check_file):
     with trace(file) as seen:
         exe = make_executor()
         assert exe.submit(square, 2).result() == 4
@@ -201,7 +201,7 @@ def test_the_counters_span_the_whole_trace(make_executor, file, check_file):
     assert counted[-1]["args"] == {"waiting": 0, "running": 0}
 
 
-def test_a_call_whose_input_has_no_result_never_ran(make_executor, gate, file, check_file):
+def test_call_without_its_input_has_no_run_time(make_executor, gate, file, check_file):
     with trace(file) as seen:
         exe = make_executor()
         raised = exe.submit(fail)
@@ -220,15 +220,15 @@ def test_a_call_whose_input_has_no_result_never_ran(make_executor, gate, file, c
     check_file(seen)
     outcomes = [(call.name, call.outcome, call.inputs) for call in seen.timeline.calls]
     assert outcomes == [
-        ("fail", "raised", None),
-        ("add", "failed", (1,)),
+        ("fail", "error", None),
+        ("add", "lost", (1,)),
         ("hold", "returned", None),
         ("square", "cancelled", None),
         ("echo", "cancelled", (4,)),
     ]
 
 
-def test_calls_of_a_map_travel_together_and_are_told_one_by_one_if_they_are_long(make_executor, file, check_file):
+def test_long_calls_of_a_batch_have_times(make_executor, file, check_file):
     with trace(file) as seen:
         exe = make_executor(2)
         assert list(exe.map(sleep_and_return, [0.002] * 10, range(10), chunksize=4)) == list(range(10))
@@ -243,12 +243,12 @@ def test_calls_of_a_map_travel_together_and_are_told_one_by_one_if_they_are_long
         assert all(after - before >= 2 * MS for before, after in pairwise(times[:-1]))
         assert len(call.items_ns) == call.size
     assert [call.size for call in short] == [50] * 20
-    assert any(call.items_ns == () for call in short)  # not all: one that has no core for a while seems to be long
+    assert any(call.items_ns == () for call in short)  # not all: a batch that has no core for a while seems to be long
     items = sum(len(call.items_ns) for call in seen.timeline.calls)
     assert sum(event.get("cat") == "item" for event in events) == items >= 10
 
 
-def test_a_map_that_fits_its_batches_is_recorded_whole(make_block_executor):
+def test_map_with_adaptive_batches_is_recorded(make_block_executor):
     exe = make_block_executor(2)
 
     def messages():
@@ -260,7 +260,7 @@ def test_a_map_that_fits_its_batches_is_recorded_whole(make_block_executor):
     assert best(messages, 500) < 500
 
 
-def test_a_batch_tells_of_the_calls_before_the_one_that_raised(make_block_executor):
+def test_batch_has_times_before_its_exception(make_block_executor):
     with trace() as seen:
         exe = make_block_executor()
         with pytest.raises(TypeError):
@@ -269,7 +269,7 @@ def test_a_batch_tells_of_the_calls_before_the_one_that_raised(make_block_execut
     assert len(call.items_ns) == 2
 
 
-def test_a_batch_submitted_as_a_trace_ends_leaves_nothing_to_the_next_trace(make_block_executor, gate):
+def test_batch_of_earlier_trace_is_not_recorded(make_block_executor, gate):
     exe = make_block_executor()
     with trace():
         held = exe.submit(hold, gate.path)
@@ -285,7 +285,7 @@ def test_a_batch_submitted_as_a_trace_ends_leaves_nothing_to_the_next_trace(make
 
 
 @pytest.mark.mpi
-def test_all_ranks_of_an_mpi_worker_have_their_times(file, check_file):
+def test_all_ranks_of_mpi_worker_have_times(file, check_file):
     def work(seconds):
         from mpi4py import MPI
 
@@ -301,13 +301,13 @@ def test_all_ranks_of_an_mpi_worker_have_their_times(file, check_file):
     for call in seen.timeline.calls:
         assert_in_order(call)
         assert len(call.ranks_ns) == 2
-        for rank, (begun_ns, ended_ns) in enumerate(call.ranks_ns):
-            assert call.started_ns <= begun_ns <= ended_ns <= call.ended_ns
-            assert ended_ns - begun_ns >= 10 * (1 + rank) * MS
+        for rank, (start_ns, ended_ns) in enumerate(call.ranks_ns):
+            assert call.started_ns <= start_ns <= ended_ns <= call.ended_ns
+            assert ended_ns - start_ns >= 10 * (1 + rank) * MS
     assert sum(event.get("cat") == "rank" for event in events) == 6
 
 
-def test_several_executors_are_told_apart(make_executor, file, check_file):
+def test_several_executors_are_recorded_separately(make_executor, file, check_file):
     before = make_executor()
     before.submit(square, 0).result()
     with trace(file) as seen:
@@ -318,10 +318,10 @@ def test_several_executors_are_told_apart(make_executor, file, check_file):
         before.submit(square, 3).result()
     check_file(seen)
     assert [(call.executor, call.name) for call in seen.timeline.calls] == [(1, "square"), (2, "add"), (1, "square")]
-    assert [executor.about["max_workers"] for executor in seen.timeline.executors] == [1, 2]
+    assert [executor.info["max_workers"] for executor in seen.timeline.executors] == [1, 2]
 
 
-def test_an_input_of_another_executor_is_found(make_executor):
+def test_input_from_another_executor_is_recorded(make_executor):
     with trace() as seen:
         one, other = make_executor(), make_executor()
         assert other.submit(square, one.submit(add, 2)).result() == 4
@@ -330,7 +330,7 @@ def test_an_input_of_another_executor_is_found(make_executor):
     assert calls["square"].executor != calls["add"].executor
 
 
-def test_only_calls_submitted_during_the_trace_are_recorded(make_executor, gate):
+def test_only_calls_submitted_during_trace_are_recorded(make_executor, gate):
     exe = make_executor()
     held = exe.submit(hold, gate.path)
     gate.wait_until_begun()
@@ -344,7 +344,7 @@ def test_only_calls_submitted_during_the_trace_are_recorded(make_executor, gate)
     assert [call.name for call in seen.timeline.calls] == ["add"]
 
 
-def test_what_has_not_ended_with_the_trace_is_unfinished_and_goes_on(make_executor, gate, file, check_file):
+def test_running_calls_are_unfinished_after_the_trace(make_executor, gate, file, check_file):
     with trace(file) as seen:
         exe = make_executor()
         held = exe.submit(hold, gate.path, 5)
@@ -362,7 +362,7 @@ def test_what_has_not_ended_with_the_trace_is_unfinished_and_goes_on(make_execut
     assert (blocked.inputs, blocked.ready_ns) == ((running.number,), None)
 
 
-def test_beyond_the_limit_calls_are_only_counted(make_block_executor):
+def test_calls_beyond_the_limit_are_counted(make_block_executor):
     with trace(max_calls=10) as seen:
         exe = make_block_executor()
         for future in [exe.submit(square, n) for n in range(25)]:
@@ -370,7 +370,7 @@ def test_beyond_the_limit_calls_are_only_counted(make_block_executor):
     assert (len(seen.timeline.calls), seen.timeline.dropped) == (10, 15)
 
 
-def test_more_calls_than_one_piece_of_memory_holds(make_block_executor):
+def test_more_calls_than_one_chunk_of_records(make_block_executor):
     with trace() as seen:
         exe = make_block_executor(2)
         for future in [exe.submit(square, n) for n in range(20_000)]:
@@ -380,6 +380,6 @@ def test_more_calls_than_one_piece_of_memory_holds(make_block_executor):
     assert [call.number for call in seen.timeline.calls] == list(range(1, 20_001))
 
 
-def test_the_public_name_is_found():
+def test_public_name_is_exported():
     assert "trace" in pympipool.__all__
     assert pympipool.trace is trace
