@@ -54,8 +54,8 @@ def test_each_job_is_a_worker_of_the_trace(instance, file):
         assert_in_order(call)
         assert workers[call.worker].host == os.uname().nodename
         assert workers[call.worker].started_ns <= workers[call.worker].ready_ns <= call.sent_ns
-    (about,) = [executor.about for executor in seen.timeline.executors]
-    assert about["backend"] == "flux"
+    (info,) = [executor.info for executor in seen.timeline.executors]
+    assert info["backend"] == "flux"
 
 
 @pytest.mark.mpi
