@@ -139,5 +139,5 @@ def test_a_connection_that_ends_without_a_word_alarms_nobody(make_block_executor
     address = exe._engine.pool.supervisor.listener.address
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(f"\0{address[1:]}" if address.startswith("@") else address)
-    wait_until(lambda: any("without a word" in line for line in told(log, logging.INFO)))
+    wait_until(lambda: any("before its hello" in line for line in told(log, logging.INFO)))
     assert told(log, logging.WARNING) == []

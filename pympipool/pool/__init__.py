@@ -1,12 +1,14 @@
-"""The lives of workers: start, greet, replace, end.
+"""Pools: start workers, replace those that die, end them.
 
-    supervisor.py   one thread that waits for everything that can happen to workers
-    worker.py   one worker as its pool sees it
-    reasons.py  why one has ended
-    ending.py   how long what it does may take
-    block.py    the pool of a fixed number of workers that serve many calls
-    single.py   the pool that starts a worker for each call
+    event_loop.py     a thread that waits for descriptors, timers and functions from other threads
+    supervisor.py     starts workers and handles everything that happens to them, in that thread
+    worker_handle.py  a worker as its pool sees it
+    output.py         what a worker prints, forwarded to the user
+    timeouts.py       time limits of calls and ranks
+    failures.py       why a worker ended, as an exception and for the log
+    base.py           what both pools have in common
+    block_pool.py     a fixed number of workers that serve many calls
+    per_call_pool.py  a worker for each call
 
-A pool knows processes, connections and futures, but neither what a call means nor how
-its bytes travel: those are the dispatcher's.
+A pool knows processes, connections and futures. What a call means and how its bytes travel is the dispatcher's part.
 """

@@ -1,4 +1,4 @@
-"""Why a worker has ended, or did not get ready: as the error of its call, and for the log."""
+"""Why a worker ended or did not get ready: as the error of its call, and for the log."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 
 
 def worker_died_error(worker: WorkerHandle, future: Future[Any] | None) -> WorkerDied:
-    """The error of the call that a worker ran when it died; without a call, for the log."""
+    """Return the error of the call that was running on a worker when it died; future=None if none was."""
     return WorkerDied(
         worker=worker.number,
         host=worker.host,
         pid=worker.pid,
-        rank=worker.first_failed_rank if worker.order.ranks > 1 else None,
-        exit_code=None if worker.lost_reason else worker.exit_code,  # of a launcher that could not know
+        rank=worker.first_failed_rank if worker.request.ranks > 1 else None,
+        exit_code=None
+        if worker.lost_reason
+        else worker.exit_code,  # else a launcher's, which knows nothing of the lost rank
         last_stderr=tuple(worker.stderr_tail),
         lost=worker.lost_reason,
         function=getattr(future, "function_name", None),
@@ -28,14 +30,14 @@ def worker_died_error(worker: WorkerHandle, future: Future[Any] | None) -> Worke
 
 
 def log_exit(logger: logging.Logger, worker: WorkerHandle, *, expected: bool) -> None:
-    """Tells the log of a worker's end, without a word that user code has said: a warning where nobody told it to end."""
+    """Log the end of a worker, as a warning if it was not expected. The message contains no text of user code."""
     if expected:
         logger.info("worker %d ended", worker.number)
         return
     if worker.exit_reason:
         logger.warning("worker %d ended: %s", worker.number, worker.exit_reason)
         return
-    if worker.kill_reason:  # it is no riddle then who has killed it
+    if worker.kill_reason:  # the pool killed it: its exit code explains nothing
         logger.warning(
             "worker %d on %s (pid %s) was ended: %s",
             worker.number,
@@ -44,17 +46,17 @@ def log_exit(logger: logging.Logger, worker: WorkerHandle, *, expected: bool) ->
             redacted_summary(worker.kill_reason),
         )
         return
-    bare = WorkerDied(worker=worker.number, host=worker.host, pid=worker.pid, exit_code=worker.exit_code)
-    logger.warning("%s", bare)
+    without_output = WorkerDied(worker=worker.number, host=worker.host, pid=worker.pid, exit_code=worker.exit_code)
+    logger.warning("%s", without_output)
 
 
 def redacted_summary(error: BaseException) -> str:
-    """An error without what user code has said, which may hold data: our own reason, or only of what type it is."""
+    """Summarize an error without text of user code, which may contain data: our own reason, else only the error's type."""
     return error.reason if isinstance(error, WorkerStartError) else type(error).__name__
 
 
 def start_error(worker: WorkerHandle) -> BaseException:
-    """Why a worker did not get ready: what it said itself, else how it ended."""
+    """Return why a worker did not get ready: what it reported itself, else how it ended."""
     return worker.start_error or WorkerStartError(
         f"worker {worker.number} did not get ready",
         exit_code=worker.exit_code,

@@ -1,11 +1,11 @@
 """The pool without block allocation: each call gets a worker of its own.
 
-    place ─► waiting ── cores and GPUs are free ─► worker is started ── ready ─► it gets its call
-                                   ▲                                                  │
-                                   └──────── given back when the worker is gone ◄─────┘
+    submit ─► queue ── cores and GPUs are free ─► worker is started ── ready ─► it gets its call
+                                 ▲                                                   │
+                                 └───────── released when the worker is gone ◄───────┘
 
-Same workers, same links, same failures as with block allocation; only that a worker's life is one call. Which call
-may start when is the ledger's to say (`pympipool.resources`).
+Workers, links and failures are the same as with block allocation, but a worker serves one call only. The resource
+allocator (`pympipool.resources`) decides which call may start when.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pympipool.pool.base import IDLE_CHECK_S, BasePool
 from pympipool.pool.failures import log_exit, redacted_summary, start_error, worker_died_error
-from pympipool.pool.supervisor import Supervisor
-from pympipool.pool.timeouts import IDLE_CHECK_S, watch_for_stuck_ranks, watch_run_time
+from pympipool.pool.timeouts import watch_run_time
 from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, WorkerHandle
 from pympipool.serialization.exceptions import without_frames
 
@@ -34,26 +33,33 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("pympipool.pool")
 
 START_ATTEMPTS = 3
-"""Workers that may end before they have got their call; if they say why, the first is the last."""
+"""Workers that may exit before they have got their call. A worker that reports why it cannot start is not replaced."""
 
 
 class CallSpawners(Protocol):
     """The spawners of a backend that starts a worker for each call."""
 
     def for_call(self, resources: Resources) -> Spawner:
-        """The spawner for a call that needs this."""
+        """Return the spawner for a call with these resources."""
 
     def close(self) -> None:
-        """Ends what they keep running."""
+        """End the processes that the spawners keep running besides workers."""
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: lets go of it."""
+        """Release in a forked child what belongs to the parent."""
 
 
 class QueuedCall:
-    """A call that waits for its worker, or has one."""
+    """A call that waits for its worker, or has one.
 
-    __slots__ = ("attempts_left", "future", "grant", "parts", "resources", "starts_left", "worker_number")
+    Attributes:
+        attempts_left: How many times the call may be retried when its worker dies while it runs.
+        starts_left: How many more workers may be started for it when one does not get ready.
+        allocation: Its cores and devices; None before a worker was started.
+        worker_number: The number of the last worker that was started for it.
+    """
+
+    __slots__ = ("allocation", "attempts_left", "future", "parts", "resources", "starts_left", "worker_number")
 
     def __init__(self, future: Future[Any], parts: list[Any], resources: Resources) -> None:
         self.future = future
@@ -61,18 +67,18 @@ class QueuedCall:
         self.resources = resources
         self.attempts_left = resources.restart_limit
         self.starts_left = START_ATTEMPTS - 1
-        self.grant: Allocation | None = None
-        self.worker_number = 0  # the number of the last one that was started for it
+        self.allocation: Allocation | None = None
+        self.worker_number = 0
 
 
-class PerCallPool:
-    """Starts a worker for each call, as many at a time as the ledger has cores and GPUs for.
+class PerCallPool(BasePool[CallSpawners]):
+    """Starts a worker for each call, as many at a time as there are cores and GPUs for.
 
     Args:
-        dispatcher: carries the calls.
-        spawners: the spawner for a call's resources.
-        ledger: says what is free.
-        settings: what each worker is told (see docs/design.md).
+        dispatcher: Carries the calls.
+        spawner: Selects the spawner that starts the worker of a call.
+        ledger: Knows what is free.
+        settings: What each rank is sent when it has connected (see docs/design.md).
     """
 
     keeps_functions = False
@@ -80,25 +86,17 @@ class PerCallPool:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        spawners: CallSpawners,
+        spawner: CallSpawners,
         ledger: ResourceAllocator[QueuedCall],
         settings: dict[str, Any],
     ) -> None:
-        self.dispatcher = dispatcher
-        self.spawners = spawners
+        super().__init__(dispatcher, spawner, {**settings, "one_call": True})
         self.ledger = ledger
-        self._closed = threading.Event()
-        self._pending: Callable[[], int] = lambda: self._unfinished
         self._killed = False
         self._unfinished = 0
-        self._lock = threading.Lock()
-        self.supervisor = Supervisor(self, {**settings, "one_call": True}, dispatcher.doorbells)
+        self._lock = threading.Lock()  # protects _unfinished
 
     # ---- for any thread ----
-
-    def open(self) -> None:
-        """Starts the supervisor."""
-        self.supervisor.start()
 
     def submit(
         self,
@@ -108,10 +106,10 @@ class PerCallPool:
         resources: Resources | None,
         admitted: bool,
     ) -> None:
-        """Queues a call.
+        """Queue a call.
 
         Raises:
-            RuntimeError: no call is taken any more.
+            RuntimeError: The executor takes no more calls.
         """
         assert resources is not None
         with self._lock:
@@ -119,198 +117,157 @@ class PerCallPool:
                 self.dispatcher.check_open()
             self._unfinished += 1
         self.dispatcher.mark_ready(future)
-        request = QueuedCall(future, parts, resources)
-        self.ledger.enqueue(request, resources)
-        future._add_internal_callback(functools.partial(self._call_ended, request))
-        self.supervisor.call(self._start_next)
+        call = QueuedCall(future, parts, resources)
+        self.ledger.enqueue(call, resources)
+        future._add_internal_callback(functools.partial(self._call_ended, call))
+        self.loop.call(self._start_next)
 
-    def _call_ended(self, request: QueuedCall, future: StandardFuture[Any]) -> None:
-        """Takes a call that was cancelled out of the line, with its arguments; of any other sees the worker off."""
+    def _call_ended(self, call: QueuedCall, future: StandardFuture[Any]) -> None:
+        """Remove a cancelled call, with its arguments, from the queue. Have the worker of any other call end."""
         if not future.cancelled():
-            self.supervisor.call(functools.partial(self._kill_when_idle, request.worker_number))
-        elif self.ledger.withdraw(request):
+            self.loop.call(functools.partial(self._end_worker_of_call, call.worker_number))
+        elif self.ledger.withdraw(call):
             with self._lock:
                 self._unfinished -= 1
             self.dispatcher.kick()
 
     def waiting_count(self) -> int:
-        """Calls that have no worker yet."""
-        return sum(not request.future.done() for request in self.ledger.waiting())
+        """Count the calls that have no worker yet."""
+        return sum(not call.future.done() for call in self.ledger.waiting())
 
     def waiting_futures(self) -> list[Future[Any]]:
-        """Of the calls that have no worker yet, or one that is not ready."""
+        """Return the futures of the calls that have no worker yet, and of those whose worker was started for them."""
         workers = list(self.supervisor.workers.values())
-        requests = [*self.ledger.waiting(), *(worker.assignment for worker in workers if worker.assignment is not None)]
-        return [request.future for request in requests]
+        assigned = (worker.assignment for worker in workers if worker.assignment is not None)
+        return [call.future for call in (*self.ledger.waiting(), *assigned)]
 
     def unfinished_count(self) -> int:
-        """Calls that wait, or whose worker is not gone yet."""
+        """Count the calls that wait, or whose worker is not gone yet."""
         return self._unfinished
 
     def cancel_waiting(self) -> None:
-        """Cancels the calls that wait for their worker to be started."""
-        for request in self.ledger.waiting():
-            request.future.cancel()
-        self.supervisor.call(self._start_next)
-
-    def close(self, pending: Callable[[], int]) -> None:
-        """Ends the supervisor once pending() is 0; returns at once (see `wait_closed`)."""
-        self._pending = pending
-        self.supervisor.call(self._close_when_idle)
-
-    def kill(self) -> None:
-        """Ends the workers now, whatever they do; returns at once."""
-        self.supervisor.call(self._kill_all)
+        """Cancel the calls for which no worker was started yet."""
+        for call in self.ledger.waiting():
+            call.future.cancel()
+        self.loop.call(self._start_next)
 
     def resize(self, workers: int, cores: int) -> None:
-        """Changes how many cores calls may have together; those that have them keep them until they end.
+        """Change how many cores all calls may have together; running calls keep theirs until they end.
 
         Raises:
             ValueError: A call that waits asks for more.
         """
         self.ledger.resize(cores)
-        self.supervisor.call(self._start_next)
-
-    def check_damage(self) -> None:
-        """Ends the workers whose rings hold nonsense."""
-        self.supervisor.call(self._kill_damaged)
-
-    def wait_closed(self) -> None:
-        """Waits until all workers are gone, and the supervisor too."""
-        self._closed.wait()
-        if threading.current_thread() is not self.supervisor.thread:
-            self.supervisor.thread.join()
-
-    def after_fork_in_child(self) -> None:
-        """In a forked child: closes what was inherited, so that workers still notice the master's end."""
-        self.supervisor.close()
-        self.spawners.after_fork_in_child()
-
-    def hosts(self) -> list[dict[str, Any]]:
-        """What each serving worker's rank 0 said of itself."""
-        return self.supervisor.describe_workers()
-
-    def states(self) -> list[dict[str, Any]]:
-        """Each worker there is, and how far it has come."""
-        return self.supervisor.worker_states()
+        self.loop.call(self._start_next)
 
     # ---- one call after the other, in the supervisor's thread ----
 
     def _start_next(self) -> None:
-        """Starts workers for as many waiting calls as there is room for."""
+        """Start workers for as many waiting calls as there are free resources."""
         while (granted := self.ledger.next()) is not None:
-            request, grant = granted
-            if request.future.done():  # cancelled while it waited
-                self._finish(grant)
+            call, allocation = granted
+            if call.future.done():  # cancelled while it waited
+                self._finish(allocation)
                 continue
             try:
-                self._start(request, grant)
-            except Exception as error:  # OSError, WorkerStartError; RuntimeError where the interpreter is about to end
-                self.dispatcher.fail(request.future, without_frames(error))  # they hold a link, and the call
-                self._finish(grant)
+                self._start(call, allocation)
+            except Exception as error:  # OSError, WorkerStartError; RuntimeError while the interpreter shuts down
+                self.dispatcher.fail(call.future, without_frames(error))  # its frames refer to a link, and to the call
+                self._finish(allocation)
 
-    def _start(self, request: QueuedCall, grant: Allocation) -> None:
-        needed = request.resources
+    def _start(self, call: QueuedCall, allocation: Allocation) -> None:
+        resources = call.resources
         worker = self.supervisor.start_worker(
-            self.spawners.for_call(needed),
-            needed,
-            {**needed.threads_environment(), **grant.environment()},
+            self.spawner.for_call(resources),
+            resources,
+            {**resources.threads_environment(), **allocation.environment()},
         )
-        request.grant = grant
-        request.worker_number = worker.number
-        worker.assignment = request
+        call.allocation = allocation
+        call.worker_number = worker.number
+        worker.assignment = call
 
     def on_ready(self, worker: WorkerHandle) -> None:
-        """The worker gets its call, unless that was cancelled."""
-        request = worker.assignment
-        if request.future.done():
+        """Send the worker its call, unless that was cancelled."""
+        call: QueuedCall = worker.assignment
+        if call.future.done():
             self.supervisor.end_worker(worker)
             return
         self.dispatcher.add_worker(worker.number, worker.link.segment, reserved=True, about=worker.trace_metadata())
-        self.dispatcher.submit(request.future, None, request.parts, worker=worker.number, admitted=True)
-        if request.attempts_left == 0:
-            request.parts = []  # the call's future has them as long as they are needed
-        if request.future.cancelled():  # since we looked: nothing was sent, and the worker would wait for ever
+        self.dispatcher.submit(call.future, None, call.parts, worker=worker.number, admitted=True)
+        if call.attempts_left == 0:
+            call.parts = []  # the future keeps them as long as they are needed
+        if call.future.cancelled():  # since the check above: nothing was sent, so the worker would wait forever
             self.supervisor.end_worker(worker)
             return
-        watch_run_time(self.supervisor, self.dispatcher, worker, request.resources.run_time_max)
+        watch_run_time(self.supervisor, self.dispatcher, worker, call.resources.run_time_max)
 
-    def on_rank_error(self, worker: WorkerHandle, call: int) -> None:
-        """Ranks that do not come back from a call that raised in one of them are ended with it."""
-        watch_for_stuck_ranks(self.supervisor, self.dispatcher, worker, call)
-
-    def _kill_when_idle(self, number: int) -> None:
-        """Ends a worker whose call has ended and that does not end itself: what it has would never be free again."""
+    def _end_worker_of_call(self, number: int) -> None:
+        """Kill a worker whose call has ended if it does not exit by itself: else its resources would never be free again."""
         worker = self.supervisor.workers.get(number)
         if worker is not None and worker.state is State.SERVING:
             self.supervisor.end_worker(worker, grace_s=WORKER_EXIT_GRACE_S)
 
     def on_gone(self, worker: WorkerHandle) -> None:
-        """What the worker had is free; a call that it did not end fails, or is tried again."""
-        request: QueuedCall = worker.assignment
-        victims = self.dispatcher.remove_dead_worker(worker.number)
-        assert request.grant is not None
-        log_exit(LOGGER, worker, expected=self._killed or not victims)
-        if self._may_try_again(request, worker, bool(victims)):
-            self._try_again(request, request.grant)
+        """Release the worker's resources. A call that it did not finish fails or is retried."""
+        call: QueuedCall = worker.assignment
+        interrupted = self.dispatcher.remove_dead_worker(worker.number)
+        assert call.allocation is not None
+        log_exit(LOGGER, worker, expected=self._killed or not interrupted)
+        if self._count_retry(call, worker, began=bool(interrupted)):
+            self._retry(call, call.allocation)
         else:
-            for future in victims:
+            for future in interrupted:
                 self.dispatcher.fail(future, worker.kill_reason or worker_died_error(worker, future))
             if worker.state_before_end is State.STARTING:
                 error = start_error(worker)
-                if not request.future.done():
+                if not call.future.done():
                     LOGGER.warning("worker %d did not start: %s", worker.number, redacted_summary(error))
-                self.dispatcher.fail(request.future, error)  # unless it was cancelled
-            self._finish(request.grant)
+                self.dispatcher.fail(call.future, error)  # without effect if it was cancelled
+            self._finish(call.allocation)
         self._start_next()
 
-    def _try_again(self, request: QueuedCall, grant: Allocation) -> None:
+    def _retry(self, call: QueuedCall, allocation: Allocation) -> None:
         LOGGER.info("a call is tried again whose worker is gone")
         try:
-            self.ledger.enqueue(request, request.resources)
-        except ValueError as error:  # there are less cores than when it was submitted
-            self.dispatcher.fail(request.future, error)
-            self._finish(grant)
+            self.ledger.enqueue(call, call.resources)
+        except ValueError as error:  # the pool has fewer cores than when the call was submitted
+            self.dispatcher.fail(call.future, error)
+            self._finish(allocation)
         else:
-            self.ledger.release(grant)
+            self.ledger.release(allocation)
 
-    def _may_try_again(self, request: QueuedCall, worker: WorkerHandle, began: bool) -> bool:
-        """Whether a call whose worker is gone gets another one; counts."""
-        if self._killed or request.future.done() or worker.kill_reason is not None:
+    def _count_retry(self, call: QueuedCall, worker: WorkerHandle, *, began: bool) -> bool:
+        """Return True if a call whose worker is gone may get another worker, and count this attempt.
+
+        Args:
+            began: The call had begun on the worker.
+        """
+        if self._killed or call.future.done() or worker.kill_reason is not None:
             return False
         if began:
-            request.attempts_left -= 1
-            return request.attempts_left >= 0
+            call.attempts_left -= 1
+            return call.attempts_left >= 0
         if worker.state_before_end is not State.STARTING or worker.start_error is not None:
             return False
-        request.starts_left -= 1
-        return request.starts_left >= 0
+        call.starts_left -= 1
+        return call.starts_left >= 0
 
-    def _finish(self, grant: Allocation) -> None:
-        self.ledger.release(grant)
+    def _finish(self, allocation: Allocation) -> None:
+        self.ledger.release(allocation)
         with self._lock:
             self._unfinished -= 1
         self.dispatcher.kick()
 
-    def _kill_damaged(self) -> None:
-        for number in self.dispatcher.corrupt_workers():
-            worker = self.supervisor.workers.get(number)
-            if worker is not None:
-                self.supervisor.end_worker(worker)
-
     # ---- the end ----
 
     def _close_when_idle(self) -> None:
-        if self.dispatcher.unfinished_count > 0 or self._pending() > 0:
-            self.supervisor.after(IDLE_CHECK_S, self._close_when_idle)
-            return
-        self.supervisor.stop()
-        self.spawners.close()
-        self.dispatcher.stop()
-        self._closed.set()
+        if self._is_idle():
+            self._finish_closing()
+        else:
+            self.loop.call_later(IDLE_CHECK_S, self._close_when_idle)
 
     def _kill_all(self) -> None:
         self._killed = True
-        self.supervisor.call(self._close_when_idle)
+        self.loop.call(self._close_when_idle)
         for worker in list(self.supervisor.workers.values()):
             self.supervisor.end_worker(worker)

@@ -1,4 +1,4 @@
-"""How long things may take that workers do, as both pools see it, and who is ended after that."""
+"""Time limits that both pools watch, and what is done about a worker that exceeds one."""
 
 from __future__ import annotations
 
@@ -15,51 +15,47 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("pympipool.pool")
 
 COLLECTIVE_GRACE_S = 2.0
-"""How long ranks may go on with a call that raised in one of them: they may be stuck in a collective."""
+"""Time that the other ranks have to return from a call that raised on one rank: they may be stuck in a collective."""
 
-SHORTEST_LOOK_S = 0.005
-"""Between two looks at the time that a call has been running."""
-
-IDLE_CHECK_S = 0.02
-"""How often a pool that is to close by itself looks whether all calls have ended."""
+SHORTEST_CHECK_S = 0.005
+"""Shortest interval between two checks of a call's running time."""
 
 
 def watch_for_stuck_ranks(supervisor: Supervisor, dispatcher: Dispatcher, worker: WorkerHandle, call: int) -> None:
-    """A rank has raised: in a while, ends the worker if the others have not come back from the call."""
+    """Kill a worker one of whose ranks has raised, unless the other ranks return from the call within a grace period."""
 
     def end_if_stuck() -> None:
-        ranks = worker.rank_errors.pop(call, {})
-        if not ranks or dispatcher.current_call(worker.number) != call:
+        errors = worker.rank_errors.pop(call, {})
+        if not errors or dispatcher.current_call(worker.number) != call:
             return
-        LOGGER.warning("worker %d: ranks %s raised, the others do not come back", worker.number, sorted(ranks))
-        first, *others = sorted(ranks)
-        error = load_exception(ranks[first])
-        for rank in others:
-            other = load_exception(ranks[rank])
+        ranks = sorted(errors)
+        LOGGER.warning("worker %d: ranks %s raised, the others do not come back", worker.number, ranks)
+        error, *others = (load_exception(errors[rank]) for rank in ranks)
+        for other in others:
             add_traceback(error, other)
         supervisor.end_worker(worker, reason=error)
 
     if len(worker.rank_errors[call]) == 1:
-        supervisor.after(COLLECTIVE_GRACE_S, end_if_stuck, worker)
+        supervisor.loop.call_later(COLLECTIVE_GRACE_S, end_if_stuck, worker.timers)
 
 
 def watch_run_time(supervisor: Supervisor, dispatcher: Dispatcher, worker: WorkerHandle, limit_s: float | None) -> None:
-    """Ends the worker when a call runs on it for longer than limit_s; None: never."""
+    """Kill the worker when a call runs on it for longer than limit_s; None: never."""
     if limit_s is None:
         return
 
-    def look() -> None:
+    def check() -> None:
         running_s = dispatcher.running_time(worker.number)
         if running_s < limit_s:
-            supervisor.after(max(limit_s - running_s, SHORTEST_LOOK_S), look, worker)
+            supervisor.loop.call_later(max(limit_s - running_s, SHORTEST_CHECK_S), check, worker.timers)
             return
         LOGGER.warning("worker %d: its call runs longer than run_time_max=%s s", worker.number, limit_s)
         supervisor.end_worker(worker, reason=TimeoutError(f"the call ran longer than run_time_max={limit_s} s"))
 
-    supervisor.after(limit_s, look, worker)
+    supervisor.loop.call_later(limit_s, check, worker.timers)
 
 
 def add_traceback(error: BaseException, other: BaseException) -> None:
-    """Shows another rank's traceback together with the error's own."""
+    """Append another rank's traceback to the error's own."""
     if error.__cause__ is not None and other.__cause__ is not None:
         error.__cause__ = type(error.__cause__)(f"{error.__cause__}\n{other.__cause__}")

@@ -1,7 +1,7 @@
-"""One worker as its pool sees it: its process, its connections, what it said last.
+"""A worker as its pool sees it: its process, its connections, its last output.
 
-STARTING ── all ranks ready ──> SERVING ── told to end ──> ENDING
-└───────────────┬─────────────┴───────────────────────────┘
+STARTING ── all ranks ready ──> SERVING ── told to exit ──> ENDING
+└───────────────┬─────────────┴────────────────────────────┘
 └── process or connection gone ──> GONE
 """
 
@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 from pympipool.pool.output import Output
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pympipool.backends.spawner import LaunchRequest, WorkerProcess
+    from pympipool.pool.event_loop import Timer
     from pympipool.transport.control_server import Connection
     from pympipool.transport.shm import ShmLink
 
@@ -25,11 +24,11 @@ STDERR_LINES = 20
 """Lines of a worker's stderr that an error message about its death quotes."""
 
 WORKER_EXIT_GRACE_S = 5.0
-"""Time that a worker has to exit by itself once it was told to. It runs `atexit` functions and MPI_Finalize meanwhile."""
+"""Time that a worker has to exit by itself once it was told to: it runs `atexit` functions and MPI_Finalize."""
 
 
 class State(enum.Enum):
-    """Where in its life a worker is."""
+    """The stages of a worker's life."""
 
     STARTING = enum.auto()
     SERVING = enum.auto()
@@ -38,31 +37,32 @@ class State(enum.Enum):
 
 
 class WorkerHandle:
-    """A worker of a pool. Used by the supervisor's thread only.
+    """A worker of a pool. Only for the supervisor's thread.
 
     Attributes:
-        order: what it was started with.
-        process: its process (of an MPI worker: mpiexec).
-        link: its segment.
-        connections: control connection of each rank that has greeted.
-        ready_ranks: what each rank said of itself when it was ready: pid, host, rank.
-        start_error: the exception that kept it from starting, as it reported it.
-        raised: exceptions reported by ranks while the call still runs: {call: {rank: parts}}.
-        leaving: why it ends without having been told to, as it says; None as long as it does not.
-        first_failed_rank: the rank whose connection ended first, None as long as all are there.
-        lost: how sight of a rank was lost, as its stand-in says; None as long as it was not.
-        exit_code: of that rank, else of the process, once the worker is gone (-N: ended by signal N); None when unknown.
-        process_ended: its process has; what it said last may still be on its way.
-        lines: the last lines of its stderr.
-        kill_reason: the exception of its call when the pool ends it on purpose.
-        state_before_end: its state when it came to be gone.
-        purpose: the pool's own: what a worker for a single call was started for.
-        timers: what is to be done about it at some time.
+        request: What it was started with.
+        process: Its process (of an MPI worker: mpiexec).
+        link: Its segment.
+        connections: The control connection of each rank that has authenticated itself.
+        ready_ranks: What each rank reported when it was ready: pid, host, rank.
+        start_error: The exception that kept the worker from starting, as the worker reported it.
+        rank_errors: Exceptions that ranks reported while the call still runs on others: {call: {rank: parts}}.
+        exit_reason: Why the worker exits without having been told to, as it reported; None if it did not report that.
+        first_failed_rank: The rank whose connection ended first; None while all are connected.
+        lost_reason: Why the relay gave a rank up; None if it did not.
+        exit_code: Of that rank, else of the process, once the worker is gone (-N: killed by signal N); None if unknown.
+        process_ended: True once the process has exited. Its last frames may still be on their way.
+        stderr_tail: The last lines of its stderr.
+        kill_reason: The exception of its call when the pool kills the worker on purpose.
+        state_before_end: Its state before it was gone.
+        assignment: What the pool uses the worker for: its allocation, or the single call that it was started for.
+        timers: Its timers. They are cancelled when the worker is gone: they would keep it in memory, and wake the thread in
+            vain.
     """
 
-    def __init__(self, order: LaunchRequest, process: WorkerProcess, link: ShmLink) -> None:
-        self.order = order
-        self.number = order.number
+    def __init__(self, request: LaunchRequest, process: WorkerProcess, link: ShmLink) -> None:
+        self.request = request
+        self.number = request.number
         self.process = process
         self.link = link
         self.state = State.STARTING
@@ -84,59 +84,31 @@ class WorkerHandle:
         self.outputs = [Output(process.stdout, "stdout", None), Output(process.stderr, "stderr", self.stderr_tail)]
 
     def trace_metadata(self) -> dict[str, Any]:
-        """What a trace tells of it: when it was started (monotonic clock, ns), host and process id of each rank."""
+        """Return what a trace records about the worker: its start (monotonic clock, ns), host and pid of each rank."""
         ranks = [self.ready_ranks[rank] for rank in sorted(self.ready_ranks)]
-        return {"started_ns": int(self.started_s * 1e9), "ranks": [(said["host"], said["pid"]) for said in ranks]}
+        return {"started_ns": int(self.started_s * 1e9), "ranks": [(rank["host"], rank["pid"]) for rank in ranks]}
 
     def release(self) -> None:
-        """Gives back the memory of the link, and the call: somebody may refer to the worker for a while yet."""
+        """Release the memory of the link, and the call: references to the handle may live on for a while."""
         del self.link
         self.assignment = None
 
     @property
     def hosts(self) -> list[str]:
-        """Where the ranks run that are ready, in their order, each host once."""
+        """The hosts of the ranks that are ready, in the order of the ranks, each host once."""
         return list(dict.fromkeys(self.ready_ranks[rank]["host"] for rank in sorted(self.ready_ranks)))
 
     @property
     def host(self) -> str | None:
-        """Where its first lost rank, else rank 0, ran."""
+        """Host of the first failed rank, else of rank 0."""
         host: str | None = self._rank_info().get("host")
         return host
 
     @property
     def pid(self) -> int | None:
-        """Process id of its first lost rank, else of rank 0."""
+        """Process id of the first failed rank, else of rank 0."""
         pid: int | None = self._rank_info().get("pid")
         return pid
 
     def _rank_info(self) -> dict[str, Any]:
         return self.ready_ranks.get(self.first_failed_rank or 0, {})
-
-
-class Timer:
-    """Something to be done at a time; for a worker, only as long as that is not gone.
-
-    A worker that is gone takes its timers along: they would keep it in memory, and wake the thread for nothing.
-    """
-
-    __slots__ = ("function", "worker")
-
-    def __init__(self, function: Callable[[], None], worker: WorkerHandle | None) -> None:
-        self.function: Callable[[], None] | None = function
-        self.worker = worker
-        if worker is not None:
-            worker.timers.add(self)
-
-    def run(self) -> None:
-        """Does it, unless it was forgotten."""
-        function = self.function
-        self.forget()
-        if function is not None:
-            function()
-
-    def forget(self) -> None:
-        """Lets go of everything it refers to; it does nothing from here on."""
-        if self.worker is not None:
-            self.worker.timers.discard(self)
-        self.function = self.worker = None

@@ -1,0 +1,189 @@
+"""What both pools have in common: the supervisor, the interface that the engine uses, and the end of the pool."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from pympipool.pool.supervisor import Supervisor
+from pympipool.pool.timeouts import watch_for_stuck_ranks
+
+if TYPE_CHECKING:
+    from pympipool._core.calls import FunctionHandle
+    from pympipool._core.dispatcher import Dispatcher
+    from pympipool._core.future import Future
+    from pympipool.pool.worker_handle import WorkerHandle
+    from pympipool.resources import Resources
+
+IDLE_CHECK_S = 0.02
+"""Interval between two checks of a condition that nothing signals, such as the end of the last call of a closing pool."""
+
+
+class Closable(Protocol):
+    """What a pool asks of its spawner besides starting workers."""
+
+    def close(self) -> None:
+        """End the processes that it keeps running besides workers."""
+
+    def after_fork_in_child(self) -> None:
+        """Release in a forked child what belongs to the parent."""
+
+
+SpawnerT = TypeVar("SpawnerT", bound=Closable)
+
+
+class BasePool(ABC, Generic[SpawnerT]):
+    """A pool without a policy: subclasses decide when workers start, and what follows when one is gone.
+
+    Methods without an underscore may be called from any thread, except for `on_...`, which like all others run in the
+    supervisor's thread.
+
+    Args:
+        dispatcher: Gets the workers, and carries their calls.
+        spawner: Starts the workers.
+        settings: What each rank is sent when it has connected (see docs/design.md).
+
+    Attributes:
+        keeps_functions: A worker serves several calls, so it is worth sending a function once.
+    """
+
+    keeps_functions: bool
+
+    def __init__(self, dispatcher: Dispatcher, spawner: SpawnerT, settings: dict[str, Any]) -> None:
+        self.dispatcher = dispatcher
+        self.spawner = spawner
+        self.supervisor = Supervisor(self, settings, dispatcher.doorbells)
+        self.loop = self.supervisor.loop
+        self._closed = threading.Event()
+        self._pending: Callable[[], int] = self.unfinished_count
+
+    # ---- calls ----
+
+    @abstractmethod
+    def submit(
+        self,
+        future: Future[Any],
+        function: FunctionHandle | None,
+        parts: list[Any],
+        resources: Resources | None,
+        admitted: bool,
+    ) -> None:
+        """Take a call.
+
+        Args:
+            future: Gets its result.
+            function: Its function, if that is sent only once.
+            parts: Its pickle and buffers.
+            resources: What it needs; None: what the workers have.
+            admitted: The call was submitted before `close`, and is taken even if the pool closes by now.
+
+        Raises:
+            RuntimeError: The pool takes no more calls.
+        """
+
+    @abstractmethod
+    def waiting_count(self) -> int:
+        """Count the calls that wait for a worker here, not in the dispatcher."""
+
+    @abstractmethod
+    def waiting_futures(self) -> list[Future[Any]]:
+        """Return the futures of the calls that the dispatcher does not have yet."""
+
+    @abstractmethod
+    def unfinished_count(self) -> int:
+        """Count the calls that the pool has not finished with, although the dispatcher may have."""
+
+    @abstractmethod
+    def cancel_waiting(self) -> None:
+        """Cancel the calls that wait here."""
+
+    # ---- workers ----
+
+    def open(self) -> None:
+        """Start the supervisor."""
+        self.loop.start()
+
+    @abstractmethod
+    def resize(self, workers: int, cores: int) -> None:
+        """Change the size of the pool; return at once.
+
+        Args:
+            workers: The number of workers, where that is fixed.
+            cores: The cores of all workers together.
+        """
+
+    def check_damage(self) -> None:
+        """Kill the workers whose rings contain invalid data."""
+        self.loop.call(self._kill_corrupt)
+
+    def hosts(self) -> list[dict[str, Any]]:
+        """Describe each serving worker (see `Supervisor.describe_workers`)."""
+        return self.supervisor.describe_workers()
+
+    def states(self) -> list[dict[str, Any]]:
+        """Describe each worker and its state (see `Supervisor.worker_states`)."""
+        return self.supervisor.worker_states()
+
+    @abstractmethod
+    def on_ready(self, worker: WorkerHandle) -> None:
+        """Let a worker serve."""
+
+    def on_rank_error(self, worker: WorkerHandle, call: int) -> None:
+        """Kill the worker if its other ranks do not return from a call that raised on one."""
+        watch_for_stuck_ranks(self.supervisor, self.dispatcher, worker, call)
+
+    @abstractmethod
+    def on_gone(self, worker: WorkerHandle) -> None:
+        """Release what a worker had, and decide about its calls."""
+
+    def _kill_corrupt(self) -> None:
+        for number in self.dispatcher.corrupt_workers():
+            worker = self.supervisor.workers.get(number)
+            if worker is not None:
+                self.supervisor.end_worker(worker)
+
+    # ---- the end ----
+
+    def close(self, pending: Callable[[], int]) -> None:
+        """End the workers once no call is left; return at once (see `wait_closed`).
+
+        Args:
+            pending: Counts the calls that the dispatcher does not know yet.
+        """
+        self._pending = pending
+        self.loop.call(self._close_when_idle)
+
+    def kill(self) -> None:
+        """Kill the workers now, whatever they are doing; return at once."""
+        self.loop.call(self._kill_all)
+
+    def wait_closed(self) -> None:
+        """Wait until all workers are gone and the supervisor's thread has ended."""
+        self._closed.wait()
+        if threading.current_thread() is not self.loop.thread:
+            self.loop.thread.join()
+
+    def after_fork_in_child(self) -> None:
+        """Close in a forked child what it inherited: else workers would not notice the end of the master."""
+        self.supervisor.close()
+        self.spawner.after_fork_in_child()
+
+    @abstractmethod
+    def _close_when_idle(self) -> None:
+        """Close the pool, or check again later if there are calls."""
+
+    @abstractmethod
+    def _kill_all(self) -> None:
+        """Kill all workers and close the pool."""
+
+    def _is_idle(self) -> bool:
+        return self.dispatcher.unfinished_count == 0 and self._pending() == 0
+
+    def _finish_closing(self) -> None:
+        """End everything that is left once no worker is."""
+        self.loop.stop()
+        self.spawner.close()
+        self.dispatcher.stop()
+        self._closed.set()

@@ -1,0 +1,177 @@
+"""An event loop in a thread of its own: waits for descriptors, timers and functions that other threads hand over.
+
+    selector ◄── descriptors      one becomes readable: its handler runs         (`watch`)
+             ◄── wake-up socket   another thread has handed over a function      (`call`)
+             ◄── next timer       a function is due                              (`call_later`)
+
+All handlers run in the loop's thread, one after the other, so what they share needs no locks.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import selectors
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Collection
+from time import monotonic
+from typing import Any
+
+LOGGER = logging.getLogger("pympipool.pool")
+
+LONGEST_SLEEP_S = 86_400.0
+"""Longest wait of the selector. epoll refuses waits of more than 24 days; waking up once a day costs nothing."""
+
+CANCELLED_TIMERS_MAX = 1000
+"""Cancelled timers that may stay in the queue before they are removed from it."""
+
+
+class Timer:
+    """A function that is due at some time.
+
+    Args:
+        function: What to call.
+        group: The timers that are cancelled together with this one; the timer is in it until it has run or was cancelled.
+    """
+
+    __slots__ = ("function", "group")
+
+    def __init__(self, function: Callable[[], None], group: set[Timer] | None) -> None:
+        self.function: Callable[[], None] | None = function
+        self.group = group
+        if group is not None:
+            group.add(self)
+
+    def run(self) -> None:
+        """Call the function, unless the timer was cancelled."""
+        function = self.function
+        self.release()
+        if function is not None:
+            function()
+
+    def release(self) -> None:
+        """Drop the references to the function and the group: from now on the timer does nothing."""
+        if self.group is not None:
+            self.group.discard(self)
+        self.function = self.group = None
+
+
+class EventLoop:
+    """The thread and what it waits for.
+
+    Args:
+        name: Name of the thread.
+        at_exit: Called in the thread after the last handler.
+    """
+
+    def __init__(self, name: str, at_exit: Callable[[], None]) -> None:
+        self._at_exit = at_exit
+        self._selector = selectors.DefaultSelector()
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_receiver.setblocking(False)
+        self._wake_sender.setblocking(False)
+        self._calls: deque[Callable[[], None]] = deque()
+        self._timers: list[tuple[float, int, Timer]] = []  # a heap
+        self._timer_numbers = itertools.count()  # two timers that are due at the same time keep their order
+        self._cancelled_timers = 0  # of those in the heap
+        self._stopping = False
+        self.watch(self._wake_receiver, self._run_calls)
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    # ---- for any thread ----
+
+    def start(self) -> None:
+        """Start the thread."""
+        self.thread.start()
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Call function() in the loop's thread, soon."""
+        self._calls.append(function)
+        try:
+            self._wake_sender.send(b"\0")
+        except (BlockingIOError, OSError):
+            pass  # the thread is about to wake up anyway, or has ended
+
+    # ---- for the loop's thread ----
+
+    def call_later(self, delay_s: float, function: Callable[[], None], group: set[Timer] | None = None) -> Timer:
+        """Call function() after delay_s seconds.
+
+        Args:
+            group: Timers that are going to be cancelled together; the new one joins them.
+        """
+        timer = Timer(function, group)
+        heapq.heappush(self._timers, (monotonic() + delay_s, next(self._timer_numbers), timer))
+        return timer
+
+    def cancel(self, timers: Collection[Timer]) -> None:
+        """Cancel timers that have not run yet."""
+        self._cancelled_timers += len(timers)
+        for timer in tuple(timers):  # a timer that is released leaves its group
+            timer.release()
+        if self._cancelled_timers > max(CANCELLED_TIMERS_MAX, len(self._timers) // 2):
+            self._timers = [entry for entry in self._timers if entry[2].function is not None]
+            heapq.heapify(self._timers)
+            self._cancelled_timers = 0
+
+    def watch(self, readable: Any, handler: Callable[[], None]) -> None:
+        """Call handler() whenever a descriptor, or an object with `fileno()`, is readable."""
+        self._selector.register(readable, selectors.EVENT_READ, handler)
+
+    def unwatch(self, readable: Any) -> None:
+        """Stop watching; harmless if it is not watched or closed already."""
+        try:
+            self._selector.unregister(readable)
+        except (KeyError, ValueError):
+            pass
+
+    def watched(self) -> list[Any]:
+        """Return everything that is watched: nothing once the loop is closed."""
+        return [key.fileobj for key in (self._selector.get_map() or {}).values()]
+
+    def stop(self) -> None:
+        """End the thread after the handlers that are due now."""
+        self._stopping = True
+
+    def close(self) -> None:
+        """Close the loop's own descriptors, not those that it watches. Also for forked children."""
+        self._selector.close()
+        self._wake_receiver.close()
+        self._wake_sender.close()
+
+    # ---- the thread ----
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                for key, _ in self._selector.select(self._next_timer_s()):
+                    if self._selector.get_map().get(key.fd) is key:  # an earlier handler may have unwatched it
+                        self._run_handler(key.data)
+                self._run_timers()
+        finally:
+            self._at_exit()
+
+    def _run_handler(self, handler: Callable[[], None]) -> None:
+        """Run one handler. Log what it raises: the thread has to go on, since every worker depends on it."""
+        try:
+            handler()
+        except Exception:
+            LOGGER.exception("unexpected failure in thread %s", self.thread.name)
+
+    def _next_timer_s(self) -> float | None:
+        return min(max(self._timers[0][0] - monotonic(), 0.0), LONGEST_SLEEP_S) if self._timers else None
+
+    def _run_timers(self) -> None:
+        while self._timers and self._timers[0][0] <= monotonic():
+            self._run_handler(heapq.heappop(self._timers)[2].run)
+
+    def _run_calls(self) -> None:
+        try:
+            self._wake_receiver.recv(4096)
+        except BlockingIOError:
+            pass
+        while self._calls:
+            self._run_handler(self._calls.popleft())
