@@ -16,6 +16,6 @@ Order of events, from the start of a worker to its first call:
             to our user?
     handshake: is the key right?
     send setup (and descriptors) -----> receive_setup, open_channel
-                                 <----- ready, or failed
+                                 <----- ready, or start_failed
     calls and results travel over the link; the end of a connection tells that the other side is gone
 """

@@ -6,7 +6,7 @@
       .send_hello(config, rank)         hello
       .receive_setup()                  settings, and for rank 0 the descriptors of the link
       .open_channel(descriptors)        the channel of the link
-      .ready() .failed() .raised() .leaving()    what the master must know besides results
+      .send_ready() .send_start_failed() .send_rank_error() .send_exiting()    what the master must know besides results
 
 All operations block: a rank has nothing else to do meanwhile, and its watchdog ends it when the master is gone.
 """
@@ -122,25 +122,25 @@ class WorkerControl:
         """Return the channel on which calls arrive and results are sent (see `shm.open_channel`)."""
         return open_channel(descriptors)
 
-    def ready(self, rank: int) -> None:
+    def send_ready(self, rank: int) -> None:
         """Tell the master that serving begins."""
         self._send(encode_frame(("ready", {"pid": os.getpid(), "host": socket.gethostname(), "rank": rank})))
 
-    def failed(self, parts: Sequence[Any]) -> None:
+    def send_start_failed(self, parts: Sequence[Any]) -> None:
         """Tell the master why this rank cannot serve: the parts of an exception."""
-        self._send(encode_frame(("failed", [bytes(part) for part in parts])))
+        self._send(encode_frame(("start_failed", [bytes(part) for part in parts])))
 
-    def raised(self, rank: int, call: int, parts: Sequence[Any]) -> None:
+    def send_rank_error(self, rank: int, call: int, parts: Sequence[Any]) -> None:
         """Tell the master that this rank's call raised, while the other ranks may wait for it in a collective.
 
         Raises:
             ValueError: The exception is larger than a frame may be. Nothing was sent.
         """
-        self._send(encode_frame(("raised", rank, call, [bytes(part) for part in parts])))
+        self._send(encode_frame(("rank_error", rank, call, [bytes(part) for part in parts])))
 
-    def leaving(self, why: str) -> None:
+    def send_exiting(self, why: str) -> None:
         """Tell the master that this process ends now without having been told to, and why."""
-        self._send(encode_frame(("leaving", why)))
+        self._send(encode_frame(("exiting", why)))
 
     def forward(self, body: bytes | bytearray) -> None:
         """Send the body of a frame that another process has encoded."""

@@ -3,7 +3,7 @@
     Listener.accept()                drops a peer of another user before a byte of it is read
       -> Connection.handshake()      reads 48 bytes: is the key right? which worker, which rank?
         -> Connection.send()         sends the setup frame, with the descriptors of the link
-        -> Connection.receive_available()   ready, failed, raised; EOFError when the rank is gone
+        -> Connection.receive_available()   ready, start_failed, rank_error, ...; EOFError when the rank is gone
 
 All of this is for one thread that waits for many descriptors with `selectors`. Nothing here blocks: a peer that sends
 nothing, or half a hello, or garbage, costs one descriptor until the caller's handshake timeout. The only wait is in

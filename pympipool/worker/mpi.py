@@ -64,9 +64,9 @@ def run(orders: WorkerConfig, control: Control) -> None:
         descriptors = take_output(settings, descriptors)
         serve = _prepare(orders, control, rank, where, settings, descriptors)
     except BaseException as error:
-        tell(control.failed, error, where)
+        tell(control.send_start_failed, error, where)
         _end_without_the_others()
-    control.ready(rank)
+    control.send_ready(rank)
     try:
         serve(one_call=settings["one_call"])
     except BaseException:
@@ -183,13 +183,15 @@ class Runner:
             answer = dump(self.calls.run(message.tag, message.parts), "the result")
             kind = RESULT
         except BaseException as error:  # SystemExit too, as in concurrent.futures
-            answer = tell(functools.partial(self._control.raised, self._rank, message.call), error, self._where)
+            answer = tell(
+                functools.partial(self._control.send_rank_error, self._rank, message.call), error, self._where
+            )
             kind = ERROR
         return Message(kind, message.call, monotonic_ns() - begun_ns, answer, begun_ns)
 
     def leave(self, why: str) -> None:
         """Tells the master that this worker ends by itself."""
-        self._control.leaving(why)
+        self._control.send_exiting(why)
 
 
 def serve_root(channel: Link, ranks: RootRank, runner: Runner, *, one_call: bool) -> None:

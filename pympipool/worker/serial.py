@@ -37,9 +37,9 @@ def run(orders: WorkerConfig, control: Control) -> None:
         apply_settings(settings, orders.cwd)
         calls = make_calls(settings, channel.stamps, orders.error_log_file, where)
     except BaseException as error:
-        tell(control.failed, error, where)
+        tell(control.send_start_failed, error, where)
         sys.exit(1)
-    control.ready(0)
+    control.send_ready(0)
     serve(channel, calls, where, one_call=settings["one_call"])
 
 

@@ -1,7 +1,7 @@
 """Before the first call: the master's settings take effect, `init_function` runs, and failures are told.
 
 settings -> cwd, sys.argv, streams -> init_function() -> CallRunner
-     any exception ----------------------------------> ("failed", parts) to the master
+     any exception ----------------------------------> ("start_failed", parts) to the master
 """
 
 from __future__ import annotations

@@ -115,8 +115,8 @@ class TinyMaster:
 
     def ready(self) -> TinyMaster:
         """Waits until all ranks are ready."""
-        self.until(lambda: self.said("failed") or len(self.said("ready")) == self.ranks, "ready")
-        for frame in self.said("failed"):
+        self.until(lambda: self.said("start_failed") or len(self.said("ready")) == self.ranks, "ready")
+        for frame in self.said("start_failed"):
             raise load_exception(frame[1])
         self.channel = ring.MasterChannel(self.link.segment, self.doorbells)
         self.link.handed_over()
@@ -124,8 +124,8 @@ class TinyMaster:
 
     def failure(self) -> BaseException:
         """Waits for a rank that cannot start; what it says."""
-        self.until(lambda: self.said("failed"), "a failure")
-        return load_exception(self.said("failed")[0][1])
+        self.until(lambda: self.said("start_failed"), "a failure")
+        return load_exception(self.said("start_failed")[0][1])
 
     def send(self, function: Any, *args: Any, **kwargs: Any) -> int:
         """Sends a call with its function."""

@@ -70,22 +70,22 @@ def test_another_frame_than_a_setup_is_refused(pair, frame):
 
 def test_what_a_rank_says_arrives(pair):
     connection, worker = pair
-    worker.ready(1)
-    worker.raised(1, 12, [b"a", bytearray(b"b"), memoryview(b"c")])
-    worker.failed([b"d"])
-    worker.leaving("no more to do")
+    worker.send_ready(1)
+    worker.send_rank_error(1, 12, [b"a", bytearray(b"b"), memoryview(b"c")])
+    worker.send_start_failed([b"d"])
+    worker.send_exiting("no more to do")
     (word, said), *others = connection.receive_available()
     assert word == "ready"
     assert said["rank"] == 1
     assert said["host"] == socket.gethostname()
-    assert others == [("raised", 1, 12, [b"a", b"b", b"c"]), ("failed", [b"d"]), ("leaving", "no more to do")]
+    assert others == [("rank_error", 1, 12, [b"a", b"b", b"c"]), ("start_failed", [b"d"]), ("exiting", "no more to do")]
 
 
 def test_an_exception_too_large_for_a_frame_is_refused_and_others_go_on(pair):
     connection, worker = pair
     with pytest.raises(ValueError, match="can be sent"):
-        worker.raised(1, 12, [bytes(65 << 20)])
-    worker.ready(1)
+        worker.send_rank_error(1, 12, [bytes(65 << 20)])
+    worker.send_ready(1)
     assert connection.receive_available()[0][0] == "ready"
 
 

@@ -185,7 +185,7 @@ def test_a_peer_of_another_user_is_dropped_unread(listener):
 
 def test_frames_arrive_one_by_one_whatever_the_pieces(pair):
     connection, worker = pair
-    sent = [("ready", {"pid": 1}), ("raised", 1, 2, [b"x" * 1000]), ("failed", [])]
+    sent = [("ready", {"pid": 1}), ("rank_error", 1, 2, [b"x" * 1000]), ("start_failed", [])]
     stream = b"".join(map(encode_frame, sent))
     received = []
     for position in range(0, len(stream), 7):
@@ -197,9 +197,9 @@ def test_frames_arrive_one_by_one_whatever_the_pieces(pair):
 
 def test_the_last_frames_arrive_before_the_news_of_the_end(pair):
     connection, worker = pair
-    worker.failed([b"why"])
+    worker.send_start_failed([b"why"])
     worker.close()
-    assert drain(connection) == [("failed", [b"why"])]
+    assert drain(connection) == [("start_failed", [b"why"])]
     with pytest.raises(EOFError, match="rank 1 of worker 3"):
         connection.receive_available()
 

@@ -228,7 +228,7 @@ def test_no_call_receives_what_a_rank_that_raised_has_left_unread(start_mpi):
     assert str(master.receive()[3]) == "does not receive"
     master.wait()
     master.until(lambda: len(master.gone) == 2, "hanging up")
-    assert master.said("leaving") == [("leaving", WHY_OUT_OF_STEP)]
+    assert master.said("exiting") == [("exiting", WHY_OUT_OF_STEP)]
     assert master.output == {"stdout": b"", "stderr": b""}
     assert master.channel.receive(0.0) is None
 
@@ -279,8 +279,8 @@ def test_a_rank_that_raises_says_so_while_others_wait_for_it(start_mpi):
 
     master = start_mpi().ready()
     call = master.send(wait_in_vain)
-    master.until(lambda: master.said("raised"), "word of the exception")
-    ((_, raised_on, of_call, parts),) = master.said("raised")
+    master.until(lambda: master.said("rank_error"), "word of the exception")
+    ((_, raised_on, of_call, parts),) = master.said("rank_error")
     assert (raised_on, of_call) == (1, call)
     assert str(load_exception(parts)) == "alone"
     assert master.channel.receive(0.1) is None

@@ -4,7 +4,7 @@
       .send_hello(config, rank)     hello
       .receive_setup()              settings
       .open_channel()               TcpChannel: receive and answer, as of `ring.Channel`
-      .ready() .failed() .raised() .leaving()   as of `WorkerControl`
+      .send_ready() .send_start_failed() .send_rank_error() .send_exiting()   as of `WorkerControl`
 
 The loops that serve calls see the same interface as on the master's own host. The connection belongs to the main thread,
 except while that thread runs a call. During that time another thread answers requests to recall prefetched calls; these
@@ -113,21 +113,21 @@ class TcpControl:
         """Return the channel on which calls arrive and results are sent."""
         return TcpChannel(self._stream, self._keepalive, self._stream_lock)
 
-    def ready(self, rank: int) -> None:
+    def send_ready(self, rank: int) -> None:
         """Tell the master that serving begins."""
         self._send_frame(READY, ("ready", {"pid": os.getpid(), "host": socket.gethostname(), "rank": rank}))
 
-    def failed(self, parts: Sequence[Any]) -> None:
+    def send_start_failed(self, parts: Sequence[Any]) -> None:
         """Tell the master why this rank cannot serve: the parts of an exception."""
-        self._send_frame(CONTROL, ("failed", [bytes(part) for part in parts]))
+        self._send_frame(CONTROL, ("start_failed", [bytes(part) for part in parts]))
 
-    def raised(self, rank: int, call: int, parts: Sequence[Any]) -> None:
-        """Tell the master that this rank's call raised (see `WorkerControl.raised`)."""
-        self._send_frame(CONTROL, ("raised", rank, call, [bytes(part) for part in parts]))
+    def send_rank_error(self, rank: int, call: int, parts: Sequence[Any]) -> None:
+        """Tell the master that this rank's call raised (see `WorkerControl.send_rank_error`)."""
+        self._send_frame(CONTROL, ("rank_error", rank, call, [bytes(part) for part in parts]))
 
-    def leaving(self, why: str) -> None:
-        """Tell the master that this process ends now (see `WorkerControl.leaving`)."""
-        self._send_frame(CONTROL, ("leaving", why))
+    def send_exiting(self, why: str) -> None:
+        """Tell the master that this process ends now (see `WorkerControl.send_exiting`)."""
+        self._send_frame(CONTROL, ("exiting", why))
 
     def _send_frame(self, kind: int, frame: tuple[Any, ...]) -> None:
         with self._stream_lock:

@@ -132,7 +132,7 @@ class RemoteRank:
         """Tell the master that the rank's host is gone; the master would wait for an exit code otherwise."""
         if self.control is not None:
             with contextlib.suppress(OSError):
-                self.control.forward(encode_body(("lost", f"its host has not answered for {HOST_GONE_S} s")))
+                self.control.forward(encode_body(("host_lost", f"its host has not answered for {HOST_GONE_S} s")))
         self.hang_up()
 
     def hang_up(self) -> None:
