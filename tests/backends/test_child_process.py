@@ -22,7 +22,7 @@ needs_pidfd = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="pidfds a
 
 @pytest.fixture
 def start():
-    """Starts shell commands as workers."""
+    """Start shell commands as workers."""
     children = []
 
     def start(script, cwd=None, **environment):
@@ -38,7 +38,7 @@ def start():
 
 
 def read_line(pipe):
-    """The next line of a pipe that does not block."""
+    """Return the next line of a pipe that does not block."""
     line = b""
     while not line.endswith(b"\n"):
         assert select.select([pipe], [], [], LIMIT_S)[0]
@@ -46,18 +46,18 @@ def read_line(pipe):
     return line.decode().strip()
 
 
-def test_the_exit_code_is_told(start):
+def test_exit_code_is_reported(start):
     child = start("exit 3")
     assert child.wait(LIMIT_S) == 3
     assert child.poll() == 3
 
 
-def test_the_signal_is_told(start):
+def test_signal_is_reported(start):
     child = start("kill -SEGV $$")
     assert child.wait(LIMIT_S) == -signal.SIGSEGV
 
 
-def test_a_worker_that_runs_has_no_exit_code(start):
+def test_running_worker_has_no_exit_code(start):
     child = start("sleep 1000")
     assert child.poll() is None
     began = time.monotonic()
@@ -66,14 +66,14 @@ def test_a_worker_that_runs_has_no_exit_code(start):
 
 
 @needs_pidfd
-def test_the_descriptor_becomes_readable_at_the_end(start):
+def test_descriptor_becomes_readable_at_the_end(start):
     child = start("read x", cwd="/")
     child_that_runs = start("sleep 1000")
     assert select.select([child.fileno()], [], [], LIMIT_S)[0]
     assert not select.select([child_that_runs.fileno()], [], [], 0)[0]
 
 
-def test_without_pidfds_it_is_waited_for_all_the_same(start, monkeypatch):
+def test_wait_works_without_pidfds(start, monkeypatch):
     monkeypatch.setattr("pympipool.backends.child_process._open_pidfd", lambda pid: None)
     child = start("exit 4")
     assert child.fileno() is None
@@ -82,7 +82,7 @@ def test_without_pidfds_it_is_waited_for_all_the_same(start, monkeypatch):
     assert running.wait(0.05) is None
 
 
-def test_what_it_prints_can_be_read_without_blocking(start):
+def test_output_is_read_without_blocking(start):
     child = start("echo out; echo err >&2; read x; sleep 1000")
     assert read_line(child.stdout) == "out"
     assert read_line(child.stderr) == "err"
@@ -92,17 +92,17 @@ def test_what_it_prints_can_be_read_without_blocking(start):
     assert child.stdout.read(10) == b""
 
 
-def test_it_has_no_input_of_the_users(start):
+def test_stdin_is_empty(start):
     child = start("cat; echo end")
     assert read_line(child.stdout) == "end"
 
 
-def test_it_leads_a_session_of_its_own(start):
+def test_child_leads_its_own_session(start):
     child = start("sleep 1000")
     assert os.getsid(child.pid) == child.pid
 
 
-def test_it_inherits_no_descriptors(start):
+def test_child_inherits_no_descriptors(start):
     with socket.socket() as ours:
         os.set_inheritable(ours.fileno(), True)
         child = start("ls /proc/$$/fd | tr '\\n' ' '; echo")
@@ -111,14 +111,14 @@ def test_it_inherits_no_descriptors(start):
     assert {"0", "1", "2"} <= set(open_there)
 
 
-def test_environment_and_folder_are_as_ordered(start, tmp_path):
+def test_environment_and_folder_are_as_requested(start, tmp_path):
     child = start('echo "$(pwd) $MADE_UP"', cwd=str(tmp_path), MADE_UP="x y")
     assert read_line(child.stdout) == f"{tmp_path} x y"
     assert child.wait(LIMIT_S) == 0
 
 
 @pytest.mark.parametrize("leader", ["sleep 1000 & echo $!; wait", "sleep 1000 & echo $!; exit 0"])
-def test_killing_ends_what_it_has_started_also_when_it_has_ended_itself(start, leader):
+def test_kill_ends_descendants_even_after_the_child(start, leader):
     child = start(leader)
     grandchild = int(read_line(child.stdout))
     if "exit" in leader:
@@ -129,49 +129,49 @@ def test_killing_ends_what_it_has_started_also_when_it_has_ended_itself(start, l
     assert child.wait(LIMIT_S) in (0, -signal.SIGKILL)
 
 
-def test_terminating_lets_it_end_by_itself(start):
+def test_terminate_lets_the_child_end_by_itself(start):
     child = start("trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.01; done")
     assert read_line(child.stdout) == "ready"
     child.terminate()
     assert child.wait(LIMIT_S) == 5
 
 
-def test_its_id_stays_its_own_until_it_is_closed_and_is_never_signalled_afterwards(start, monkeypatch):
+def test_process_id_is_reserved_until_close(start, monkeypatch):
     child = start("exit 0")
     assert child.wait(LIMIT_S) == 0
     assert os.path.exists(f"/proc/{child.pid}")
     child.close()
     assert not os.path.exists(f"/proc/{child.pid}")
-    monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("a signal for somebody else"))
+    monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("a signal to another process"))
     child.kill()
     child.terminate()
     assert child.poll() == 0
 
 
-def test_a_program_that_waits_for_all_of_its_children_does_no_harm(start):
+def test_child_reaped_by_other_code_is_harmless(start):
     child = start("exit 6")
     os.waitpid(child.pid, 0)
     assert child.wait(LIMIT_S) is not None
     child.kill()
 
 
-def test_a_missing_folder_is_named(tmp_path):
+def test_missing_folder_is_named(tmp_path):
     with pytest.raises(WorkerStartError, match=r"no such folder") as raised:
         ChildProcess(["/bin/true"], {}, str(tmp_path / "missing"))
     assert str(tmp_path / "missing") in str(raised.value)
 
 
-def test_a_missing_program_is_named():
+def test_missing_program_is_named():
     with pytest.raises(WorkerStartError, match="/no/such/program"):
         ChildProcess(["/no/such/program"], {}, None)
 
 
-def test_an_environment_too_large_for_the_system_is_an_error_of_ours():
+def test_too_large_environment_raises_worker_start_error():
     with pytest.raises(WorkerStartError, match="Argument list too long"):
         ChildProcess(["/bin/true"], {"LARGE": "x" * (1 << 20)}, None)
 
 
-def test_nothing_is_left_open(start):
+def test_close_leaves_no_descriptors_open(start):
     before = set(os.listdir("/proc/self/fd"))
     child = start("exit 0")
     child.wait(LIMIT_S)
@@ -180,15 +180,15 @@ def test_nothing_is_left_open(start):
     assert set(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_stopped_worker_is_killed_too(start):
+def test_stopped_worker_is_killed(start):
     child = start("sleep 1000")
     os.kill(child.pid, signal.SIGSTOP)
     child.kill()
     assert child.wait(LIMIT_S) == -signal.SIGKILL
 
 
-def test_ctrl_c_in_the_terminal_does_not_reach_it():
-    """A master that is the leader of its group, interrupted together with its whole group."""
+def test_ctrl_c_does_not_reach_the_child():
+    """A master leads its process group, and the whole group is interrupted."""
     master = (
         "import os, signal, sys, time\n"
         "from pympipool.backends.child_process import ChildProcess\n"

@@ -14,7 +14,7 @@ LIMIT_S = 60.0
 
 
 @pytest.fixture(autouse=True)
-def forget():
+def clear_caches():
     yield
     mpi_library._probe.cache_clear()
     mpi_library._kind_of.cache_clear()
@@ -22,14 +22,14 @@ def forget():
 
 @pytest.fixture
 def make_launcher(tmp_path, monkeypatch):
-    """Makes programs that say they are some mpiexec, in a folder in PATH or another one."""
+    """Create programs that report to be some mpiexec, in a folder in PATH or in another one."""
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python" / "python"))
 
-    def make(folder, name, says):
+    def make(folder, name, version):
         path = tmp_path / folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"#!/bin/sh\necho '{says}'\n")
+        path.write_text(f"#!/bin/sh\necho '{version}'\n")
         path.chmod(0o755)
         return str(path)
 
@@ -41,7 +41,7 @@ OPEN_MPI = "mpiexec (Open MPI) 5.0.11"
 
 
 @pytest.mark.mpi
-def test_the_library_is_found_out_without_initialising_mpi_here():
+def test_probe_does_not_initialize_mpi_here():
     code = (
         f"import sys; sys.path[:] = {sys.path!r}\n"
         "from pympipool.backends.mpi_library import loaded_library, find_launcher\n"
@@ -51,28 +51,28 @@ def test_the_library_is_found_out_without_initialising_mpi_here():
     assert answer.stdout.split() == ["True", "False"]
 
 
-def test_missing_mpi4py_is_named_with_its_remedy(monkeypatch):
+def test_missing_mpi4py_error_names_remedy(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(WorkerStartError, match=r'mpi4py, which is not installed.*pip install "pympipool\[mpich\]"'):
         loaded_library()
 
 
 @pytest.mark.mpi
-def test_an_mpi_library_that_cannot_be_loaded_is_told_with_the_last_words_of_mpi4py(monkeypatch):
+def test_load_error_of_mpi4py_is_quoted(monkeypatch):
     monkeypatch.setenv("MPI4PY_LIBMPI", "/no/such/libmpi.so")
     with pytest.raises(WorkerStartError, match=r"cannot load an MPI library.*pympipool\[mpich\]") as raised:
         loaded_library()
     assert "/no/such/libmpi.so" in str(raised.value)
 
 
-def test_an_interpreter_that_does_not_run_is_told(monkeypatch):
+def test_broken_interpreter_is_reported(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     with pytest.raises(WorkerStartError, match=r"cannot find out which MPI library.*/no/such/python"):
         loaded_library()
 
 
-def test_the_mpiexec_beside_the_library_comes_before_those_beside_python_and_in_path(make_launcher, tmp_path):
+def test_mpiexec_beside_the_library_comes_first(make_launcher, tmp_path):
     make_launcher("path", "mpiexec", HYDRA)
     beside_python = make_launcher("python", "mpiexec", HYDRA)
     beside_library = make_launcher("mpi/bin", "mpiexec", HYDRA)
@@ -80,31 +80,31 @@ def test_the_mpiexec_beside_the_library_comes_before_those_beside_python_and_in_
     assert find_launcher(Library("MPICH Version: 5.0", "")).path == beside_python
 
 
-def test_an_mpiexec_of_another_mpi_is_passed_over(make_launcher):
+def test_mpiexec_of_another_mpi_is_skipped(make_launcher):
     make_launcher("python", "mpiexec", HYDRA)
     right = make_launcher("path", "mpiexec", OPEN_MPI)
     assert find_launcher(Library("Open MPI v5.0.11", "")) == (right, Kind.OPEN_MPI)
 
 
-def test_where_both_are_installed_the_unmistakable_names_are_tried_first(make_launcher):
+def test_unambiguous_names_are_tried_first(make_launcher):
     make_launcher("path", "mpiexec", OPEN_MPI)
     right = make_launcher("path", "mpiexec.mpich", HYDRA)
     assert find_launcher(Library("MPICH Version: 4.1", "")) == (right, Kind.HYDRA)
 
 
-def test_a_missing_mpiexec_is_told_with_what_was_found_instead(make_launcher):
+def test_missing_mpiexec_error_lists_others(make_launcher):
     wrong = make_launcher("path", "mpiexec", HYDRA)
     unknown = make_launcher("python", "mpirun", "no idea")
     with pytest.raises(WorkerStartError) as raised:
         find_launcher(Library("Open MPI v5.0.11", "/opt/lib/libmpi.so.40"))
-    said = str(raised.value)
-    assert "Open MPI v5.0.11 (/opt/lib/libmpi.so.40)" in said
-    assert f"{wrong} (of MPICH)" in said
-    assert f"{unknown} (of an unknown MPI)" in said
-    assert 'pip install "pympipool[mpich]"' in said
+    message = str(raised.value)
+    assert "Open MPI v5.0.11 (/opt/lib/libmpi.so.40)" in message
+    assert f"{wrong} (of MPICH)" in message
+    assert f"{unknown} (of an unknown MPI)" in message
+    assert 'pip install "pympipool[mpich]"' in message
 
 
-def test_what_cannot_be_run_is_no_mpiexec(make_launcher, tmp_path):
+def test_file_that_cannot_run_is_skipped(make_launcher, tmp_path):
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "mpiexec").write_text("not executable")
     (tmp_path / "python" / "mpiexec").mkdir(parents=True)

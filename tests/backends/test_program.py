@@ -13,7 +13,7 @@ LIMIT_S = 60.0
 
 
 def flags_of(*flags, code="import pympipool.backends.program as p; print(p.program_command()[1:-2])"):
-    """The flags a worker would get from an interpreter that was called with these flags."""
+    """Return the flags that a worker gets from an interpreter with these flags."""
     path = [entry for entry in sys.path if entry]
     program = f"import sys; sys.path[:] = {path!r}; {code}"
     answer = subprocess.run(
@@ -22,7 +22,7 @@ def flags_of(*flags, code="import pympipool.backends.program as p; print(p.progr
     return eval(answer.stdout)
 
 
-def test_the_program_runs_in_this_interpreter_and_holds_no_secret():
+def test_command_runs_this_interpreter():
     command = program_command()
     assert command[0] == sys.executable
     assert "from pympipool.worker import main" in command[-1]
@@ -41,7 +41,7 @@ def test_the_program_runs_in_this_interpreter_and_holds_no_secret():
         ["-X", "utf8=1", "-X", "faulthandler"],
     ],
 )
-def test_an_interpreter_with_the_same_flags_comes_out_the_same(flags):
+def test_worker_has_same_interpreter_flags(flags):
     code = (
         "import subprocess, pympipool.backends.program as p;"
         "code = 'import sys; print((tuple(sys.flags), sorted(sys.warnoptions), sorted(sys._xoptions.items())))';"
@@ -53,41 +53,41 @@ def test_an_interpreter_with_the_same_flags_comes_out_the_same(flags):
     assert own == of_worker
 
 
-def test_flags_about_a_single_process_are_not_passed_on():
+def test_flags_for_a_single_process_are_dropped():
     assert flags_of("-X", "importtime=0") == flags_of()
 
 
-def test_without_an_interpreter_the_error_says_so(monkeypatch):
+def test_missing_interpreter_is_an_error(monkeypatch):
     monkeypatch.setattr(sys, "executable", "")
     with pytest.raises(WorkerStartError, match=r"sys\.executable is empty"):
         program_command()
 
 
-def test_the_environment_is_the_masters_and_over_it_the_orders(monkeypatch):
+def test_environment_is_the_masters_updated_by_request(monkeypatch):
     monkeypatch.setenv("FROM_THE_MASTER", "1")
     monkeypatch.setenv("FROM_BOTH", "master")
-    environment = worker_environment(LaunchRequest(1, environment={"FROM_BOTH": "order", "FROM_THE_ORDER": "2"}))
+    environment = worker_environment(LaunchRequest(1, environment={"FROM_BOTH": "request", "FROM_THE_REQUEST": "2"}))
     assert environment["FROM_THE_MASTER"] == "1"
-    assert environment["FROM_BOTH"] == "order"
-    assert environment["FROM_THE_ORDER"] == "2"
+    assert environment["FROM_BOTH"] == "request"
+    assert environment["FROM_THE_REQUEST"] == "2"
 
 
 @pytest.mark.parametrize(
     "name",
     ["PMI_RANK", "PMI_FD", "PMIX_RANK", "HYDI_CONTROL_FD", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_SIZE", "PRTE_LAUNCHED"],
 )
-def test_a_master_that_is_an_mpi_rank_does_not_make_its_workers_look_like_it(monkeypatch, name):
+def test_rank_variables_of_the_master_are_dropped(monkeypatch, name):
     monkeypatch.setenv(name, "1")
     assert name not in worker_environment(LaunchRequest(1))
 
 
 @pytest.mark.parametrize("name", ["OMPI_MCA_btl", "PMIX_MCA_gds", "MPICH_ASYNC_PROGRESS", "SLURM_JOB_ID"])
-def test_settings_of_mpi_and_the_scheduler_stay(monkeypatch, name):
+def test_settings_of_mpi_and_scheduler_are_kept(monkeypatch, name):
     monkeypatch.setenv(name, "1")
     assert worker_environment(LaunchRequest(1))[name] == "1"
 
 
-def test_files_in_the_folder_of_a_worker_do_not_stand_in_for_modules(tmp_path, monkeypatch):
+def test_files_in_current_folder_shadow_no_modules(tmp_path, monkeypatch):
     for module in ("os", "socket", "signal", "pickle", "struct", "typing", "pympipool"):
         (tmp_path / f"{module}.py").write_text(f"raise SystemExit('{module} from the current folder')")
     folder = tmp_path / "package"

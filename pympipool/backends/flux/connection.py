@@ -145,7 +145,7 @@ class FluxConnection:
         except Exception as error:
             self._on_lost(str(error) or type(error).__name__)
         else:
-            self._on_lost("it is not needed any more")
+            self._on_lost("the executor has closed its connection")
         finally:
             self._handle = None
             self._calls.clear()

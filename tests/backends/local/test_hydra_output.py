@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pympipool.backends.local.hydra_output import JobOutput
 from pympipool.pool.output import Output
 
-LAST_WORDS = (
+REPORT = (
     b"\n===================================================================================\n"
     b"=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES\n"
     b"=   PID 20321 RUNNING AT localhost\n"
@@ -26,7 +26,7 @@ LAST_WORDS = (
 
 
 class Pipe:
-    """Gives out chunks, None in between, as a pipe that does not block."""
+    """Returns chunks, with None in between, as a pipe that does not block."""
 
     def __init__(self, chunks):
         self.chunks = [item for chunk in chunks for item in (chunk, None)]
@@ -58,23 +58,23 @@ printed = st.one_of(st.binary(max_size=100), st.text("=\nB ", max_size=200).map(
 
 
 @given(printed, st.lists(st.integers(0, 1000)))
-def test_what_the_ranks_print_arrives_as_it_is(data, cuts):
+def test_output_of_ranks_is_unchanged(data, cuts):
     output = JobOutput(Pipe(chunks_of(data, cuts)))
     assert read_all(output) == data
     assert output.signal is None
 
 
 @given(printed, st.lists(st.integers(0, 200)), st.lists(st.integers(21, 600)))
-def test_the_last_words_of_mpiexec_are_taken_out_and_understood_however_they_are_cut(data, cuts, cuts_of_last_words):
-    chunks = [*chunks_of(data, cuts), *chunks_of(LAST_WORDS, cuts_of_last_words)]
+def test_report_in_any_chunks_is_taken_out(data, cuts, cuts_of_report):
+    chunks = [*chunks_of(data, cuts), *chunks_of(REPORT, cuts_of_report)]
     output = JobOutput(Pipe(chunks))
     read = read_all(output)
-    assert read in (data, data + b"\n")  # the empty line before them may have been passed on already
+    assert read in (data, data + b"\n")  # the empty line before the report may have been passed on already
     assert output.signal == 9
 
 
 @given(printed, st.lists(st.integers(0, 1000)), st.lists(st.integers(0, 1000)))
-def test_the_exit_codes_of_all_ranks_are_taken_out_after_good_ends_too(data, cuts, cuts_of_codes):
+def test_exit_codes_after_good_ends_are_taken_out(data, cuts, cuts_of_codes):
     codes = f"[mpiexec@{socket.gethostname()}] Exit codes: [localhost] 0,0,0\n".encode()
     cut = [chunk for chunk in chunks_of(codes, cuts_of_codes) if chunk]
     if cut and len(cut[0]) < 4:  # mpiexec writes more at once
@@ -85,17 +85,17 @@ def test_the_exit_codes_of_all_ranks_are_taken_out_after_good_ends_too(data, cut
     assert output.signal is None
 
 
-def test_the_exit_code_of_each_rank_is_told():
+def test_exit_code_of_each_rank_is_known():
     codes = f"[mpiexec@{socket.gethostname()}] Exit codes: [localhost] 0,768,9,2304\n".encode()
-    output = JobOutput(Pipe([LAST_WORDS.replace(b"YOUR APPLICATION T", codes + b"YOUR APPLICATION T")]))
+    output = JobOutput(Pipe([REPORT.replace(b"YOUR APPLICATION T", codes + b"YOUR APPLICATION T")]))
     assert read_all(output) == b""
     assert output.exit_codes == [0, 3, -9, 9]
     assert output.signal == 9
 
 
 @pytest.mark.parametrize("last", [b"=" * 50, b"=" * 83 + b"\n"])
-def test_what_looks_like_last_words_at_the_very_end_reaches_the_user(last, capsys):
-    """Read all at once after the end, not chunk by chunk."""
+def test_unfinished_beginning_of_report_reaches_the_user(last, capsys):
+    """The pipe is read at once after the end, not chunk by chunk."""
     reader, writer = os.pipe()
     os.write(writer, last)
     os.close(writer)
@@ -110,7 +110,7 @@ def test_ordinary_lines_are_not_held_back(line):
     assert output.read(100) == line
 
 
-def test_it_stands_for_the_pipe_with_selectors_and_when_closed():
+def test_fileno_and_close_are_those_of_the_pipe():
     pipe = io.BytesIO()
     output = JobOutput(pipe)
     output.close()

@@ -34,12 +34,12 @@ def master(spawner):
 
 
 def sockets_of(pid):
-    """Inodes of the sockets that a process has open."""
+    """Return the inodes of the sockets that a process has open."""
     links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
     return {link[len("socket:[") : -1] for link in links if link.startswith("socket:[")}
 
 
-def test_a_missing_mpi_is_an_error_of_the_constructor(monkeypatch):
+def test_missing_mpi_raises_in_constructor(monkeypatch):
     def missing():
         raise LookupError("no MPI")
 
@@ -48,7 +48,7 @@ def test_a_missing_mpi_is_an_error_of_the_constructor(monkeypatch):
         MpiexecSpawner()
 
 
-def test_the_ranks_know_the_launcher_and_its_environment_only(master, spawner):
+def test_ranks_see_only_variables_of_the_launcher(master, spawner):
     def environment():
         import os
 
@@ -59,7 +59,7 @@ def test_the_ranks_know_the_launcher_and_its_environment_only(master, spawner):
     assert master.result() == [mine, mine]
 
 
-def test_killing_ends_all_ranks_and_mpiexec_and_leaves_nothing(master):
+def test_kill_ends_ranks_and_leaves_no_files(master):
     pids = rank_pids(master)
     files = files_of(master)
     assert all(map(is_alive, pids))
@@ -69,7 +69,7 @@ def test_killing_ends_all_ranks_and_mpiexec_and_leaves_nothing(master):
     assert none_exists(files)
 
 
-def test_killing_ends_a_worker_whose_mpiexec_is_stopped(master):
+def test_kill_works_while_mpiexec_is_stopped(master):
     os.kill(master.process.pid, signal.SIGSTOP)
     pids = rank_pids(master)
     files = files_of(master)
@@ -79,7 +79,7 @@ def test_killing_ends_a_worker_whose_mpiexec_is_stopped(master):
     assert none_exists(files)
 
 
-def test_killing_twice_or_right_after_the_start_is_sure_as_well(spawner):
+def test_kill_works_twice_and_during_the_start(spawner):
     for pause_s in (0.0, 0.02, 0.1):
         with TinyMaster(spawner, ranks=2) as master:
             time.sleep(pause_s)
@@ -88,7 +88,7 @@ def test_killing_twice_or_right_after_the_start_is_sure_as_well(spawner):
             assert master.process.wait(LIMIT_S) is not None
 
 
-def test_an_mpiexec_that_does_not_follow_is_killed_after_a_while(master, monkeypatch):
+def test_mpiexec_that_outlives_its_ranks_is_killed(master, monkeypatch):
     monkeypatch.setattr(mpiexec, "CLEANUP_TIMEOUT_S", 0.2)
     monkeypatch.setattr(type(master.process), "terminate", lambda self: None)
     monkeypatch.setattr(mpiexec, "_ranks_below", lambda pid: [master.process.pid + 10_000_000])
@@ -96,7 +96,7 @@ def test_an_mpiexec_that_does_not_follow_is_killed_after_a_while(master, monkeyp
     assert master.process.wait(LIMIT_S) == -signal.SIGKILL
 
 
-def test_terminating_ends_all_ranks(master):
+def test_terminate_ends_all_ranks(master):
     pids = rank_pids(master)
     files = files_of(master)
     master.process.terminate()
@@ -106,7 +106,7 @@ def test_terminating_ends_all_ranks(master):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_rank_killed_by_a_signal_is_told_and_ends_the_others(spawner, number):
+def test_signal_of_a_rank_is_reported(spawner, number):
     with TinyMaster(spawner, ranks=3).ready() as master:
         pids = rank_pids(master)
         files = files_of(master)
@@ -119,7 +119,7 @@ def test_a_rank_killed_by_a_signal_is_told_and_ends_the_others(spawner, number):
 
 
 @pytest.mark.parametrize("code", [3, 9])
-def test_the_exit_code_of_a_rank_is_told_and_not_taken_for_a_signal(spawner, code):
+def test_exit_code_is_not_mistaken_for_a_signal(spawner, code):
     def end(code):
         import os
 
@@ -134,7 +134,7 @@ def test_the_exit_code_of_a_rank_is_told_and_not_taken_for_a_signal(spawner, cod
         assert master.process.poll() == code
 
 
-def test_no_command_line_holds_the_key(master):
+def test_command_lines_hold_no_key(master):
     def command_lines():
         found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -149,7 +149,7 @@ def test_no_command_line_holds_the_key(master):
     assert not any(master.listener.key in line for line in lines)
 
 
-def test_the_ranks_open_no_network_port(master):
+def test_ranks_open_no_network_port(master):
     inodes = set()
     for pid in rank_pids(master):
         inodes |= sockets_of(pid) - sockets_of(master.process.pid)  # some MPICHs let ranks inherit the launcher's
@@ -169,20 +169,20 @@ def test_more_ranks_than_cores_are_allowed(spawner):
         assert master.result() == [ranks] * ranks
 
 
-def test_workers_are_not_bound_to_the_same_cores(spawner):
+def test_ranks_are_not_bound_to_cores(spawner):
     with TinyMaster(spawner, ranks=2).ready() as master:
         master.send(lambda: __import__("os").sched_getaffinity(0))
         assert master.result() == [os.sched_getaffinity(0)] * 2
 
 
-def test_a_name_of_this_host_that_does_not_resolve_is_no_hindrance(spawner, monkeypatch):
+def test_unresolvable_host_name_is_accepted(spawner, monkeypatch):
     monkeypatch.setattr(socket, "gethostname", lambda: "no.such.host.invalid")
     with TinyMaster(spawner, ranks=2).ready() as master:
         assert master.process.host == "no.such.host.invalid"
 
 
-def test_a_worker_inside_a_worker_is_a_job_of_its_own(master):
-    """The ranks of an MPI job start MPI jobs, and workers of one process that use MPI."""
+def test_worker_in_a_worker_is_a_separate_job(master):
+    """A rank of an MPI job starts an MPI job, and a worker of one process that uses MPI."""
 
     def nested():
         from mpi4py import MPI
@@ -205,13 +205,13 @@ def test_a_worker_inside_a_worker_is_a_job_of_its_own(master):
     assert master.result() == [[[2, 2], 1], None]
 
 
-def test_the_order_decides_the_folder(spawner, tmp_path):
+def test_request_sets_the_folder(spawner, tmp_path):
     with TinyMaster(spawner, ranks=2, folder=str(tmp_path)).ready() as master:
         master.send(lambda: __import__("os").getcwd())
         assert master.result() == [str(tmp_path)] * 2
 
 
-def test_a_missing_folder_is_an_error_at_once(spawner, tmp_path):
+def test_missing_folder_raises_at_once(spawner, tmp_path):
     with pytest.raises(Exception, match="no such folder"):
         spawner.start(LaunchRequest(1, 2, {"PYMPIPOOL_PATH": ""}, str(tmp_path / "missing")))
 
@@ -220,15 +220,15 @@ def test_a_missing_folder_is_an_error_at_once(spawner, tmp_path):
     ("statuses", "lost", "end"),
     [
         ("0,768,9", 1, (1, 3)),
-        ("9,768,0", 2, (1, 3)),  # 2 was killed because of 1, and its connection ended first all the same
-        ("9,2304,9", 1, (1, 9)),  # no signal
+        ("9,768,0", 2, (1, 3)),  # rank 2 was killed because of rank 1, but its connection ended first
+        ("9,2304,9", 1, (1, 9)),  # exit code 9, not signal 9
         ("9,11,9", 0, (1, -signal.SIGSEGV)),
         ("9,9,0", 1, (1, -signal.SIGKILL)),
-        ("0,9,0", 0, (0, 0)),  # ended by itself before its work was done; 1 was killed then
+        ("0,9,0", 0, (0, 0)),  # rank 0 ended by itself before its work was done, then rank 1 was killed
     ],
 )
-def test_the_exit_code_is_that_of_the_rank_which_ended_first(statuses, lost, end):
-    """mpiexec kills the other ranks, and may return the signal of one of these. Here is what it writes then."""
+def test_exit_status_is_of_first_rank_to_end(statuses, lost, end):
+    """mpiexec kills the other ranks and may return the signal of one of them. The statuses are those that it reports then."""
     codes = f"[mpiexec@{socket.gethostname()}] Exit codes: [localhost] {statuses}"
     process = MpiexecProcess(["sh", "-c", f"echo '{codes}'; exit 9"], dict(os.environ), None, Kind.HYDRA)
     try:
@@ -240,7 +240,7 @@ def test_the_exit_code_is_that_of_the_rank_which_ended_first(statuses, lost, end
         process.close()
 
 
-def test_a_job_that_has_not_told_of_its_ranks_has_its_own_exit_code():
+def test_without_report_exit_status_is_of_mpiexec():
     process = MpiexecProcess(["sh", "-c", "exit 5"], dict(os.environ), None, Kind.HYDRA)
     try:
         assert process.wait(LIMIT_S) == 5
@@ -251,7 +251,7 @@ def test_a_job_that_has_not_told_of_its_ranks_has_its_own_exit_code():
 
 @pytest.fixture
 def family():
-    """A process that has children and grandchildren, some of them in sessions of their own, and one that looks like an agent."""
+    """A process with children and grandchildren, some in sessions of their own, and a child that looks like an agent."""
     script = "sleep 600 & setsid sleep 600 & sh -c 'setsid sleep 600 & sleep 600 & wait' & echo up; wait"
     with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True) as parent:
         assert parent.stdout.readline() == b"up\n"
@@ -264,7 +264,7 @@ def family():
 
 
 @pytest.mark.parametrize("ask_for_each", [True, False])
-def test_all_that_mpiexec_has_started_is_found(family, monkeypatch, ask_for_each):
+def test_all_descendants_of_mpiexec_are_found(family, monkeypatch, ask_for_each):
     parent, below = family
     monkeypatch.setattr(os.path, "exists", lambda _path: ask_for_each)
     assert set(mpiexec._ranks_below(parent)) == below
@@ -272,8 +272,8 @@ def test_all_that_mpiexec_has_started_is_found(family, monkeypatch, ask_for_each
     assert len(mpiexec._ranks_below(parent)) == 4
 
 
-def test_no_other_processes_are_looked_at(family, monkeypatch):
-    """With the interpreter busy in other threads each file takes milliseconds, and there may be thousands of processes."""
+def test_unrelated_processes_are_not_read(family, monkeypatch):
+    """While other threads keep the interpreter busy, each read takes milliseconds, and there may be thousands of processes."""
     if not os.path.exists("/proc/thread-self/children"):
         pytest.skip("this kernel does not tell the children of a process: CONFIG_PROC_CHILDREN")
     parent, below = family
