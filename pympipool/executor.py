@@ -193,7 +193,7 @@ class Executor(futures.Executor):
             spawner,
             max_workers=workers,
             resources=self._resources,
-            ledger=self._ledger,
+            allocator=self._ledger,
             settings={**settings, "one_call": False},
         )
 

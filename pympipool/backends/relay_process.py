@@ -45,7 +45,7 @@ class Relay:
         return {
             "PYMPIPOOL_TCP": self._addresses,
             "PYMPIPOOL_HOST": socket.gethostname(),
-            "PYMPIPOOL_CONNECT_S": str(request.connect_limit_s),
+            "PYMPIPOOL_CONNECT_S": str(request.connect_timeout_s),
         }
 
     def _start(self, request: LaunchRequest) -> None:

@@ -23,14 +23,14 @@ class LaunchRequest:
         environment: Variables that are set in addition to the master's environment: those of a worker's program (see
             docs/design.md), and those of the user.
         cwd: The folder that the worker runs in; None: the master's.
-        connect_limit_s: Seconds that its ranks may take, from the start of their processes, until they have connected.
+        connect_timeout_s: Seconds that its ranks may take, from the start of their processes, until they have connected.
     """
 
     number: int
     ranks: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
     cwd: str | None = None
-    connect_limit_s: float = 60.0
+    connect_timeout_s: float = 60.0
 
 
 class WorkerProcess(ABC):

@@ -50,7 +50,7 @@ class BlockPool(BasePool["Spawner"]):
         spawner: Starts them.
         max_workers: The number of workers.
         resources: What each of them needs.
-        ledger: Where that comes from.
+        allocator: Allocates the resources.
         settings: What each rank is sent when it has connected (see docs/design.md).
     """
 
@@ -63,13 +63,13 @@ class BlockPool(BasePool["Spawner"]):
         *,
         max_workers: int,
         resources: Resources,
-        ledger: ResourceAllocator[Any],
+        allocator: ResourceAllocator[Any],
         settings: dict[str, Any],
     ) -> None:
         super().__init__(dispatcher, spawner, settings)
         self.max_workers = max_workers
         self.resources = resources
-        self.ledger = ledger
+        self.allocator = allocator
         self.broken: BaseException | None = None
         self._closing = False
         self._failed_starts = 0
@@ -117,7 +117,7 @@ class BlockPool(BasePool["Spawner"]):
             workers: The number of workers.
             cores: The cores of all workers together.
         """
-        self.ledger.resize(cores)
+        self.allocator.resize(cores)
         self.max_workers = workers
         self.loop.call(self._rescale)
 
@@ -125,7 +125,7 @@ class BlockPool(BasePool["Spawner"]):
 
     def _start_missing(self) -> None:
         while not self._closing and self.broken is None and self._surplus() < 0:
-            allocation = self.ledger.allocate(self.resources)
+            allocation = self.allocator.allocate(self.resources)
             if allocation is None:
                 return  # a worker that is about to be gone still has the cores
             try:
@@ -135,7 +135,7 @@ class BlockPool(BasePool["Spawner"]):
                     {**self.resources.threads_environment(), **allocation.environment()},
                 )
             except Exception as error:  # OSError, WorkerStartError; RuntimeError while the interpreter shuts down
-                self.ledger.release(allocation)
+                self.allocator.release(allocation)
                 self._start_failed(without_frames(error), None)  # its frames refer to a link
                 return
             worker.assignment = allocation
@@ -202,7 +202,7 @@ class BlockPool(BasePool["Spawner"]):
 
     def on_gone(self, worker: WorkerHandle) -> None:
         """Fail the worker's running call, put its other calls back in the queue, and start a new worker."""
-        self.ledger.release(worker.assignment)
+        self.allocator.release(worker.assignment)
         interrupted = self.dispatcher.remove_dead_worker(worker.number)
         has_served = worker.state_before_end is not State.STARTING
         was_told = self._closing or worker.number in self._retiring

@@ -77,7 +77,7 @@ class PerCallPool(BasePool[CallSpawners]):
     Args:
         dispatcher: Carries the calls.
         spawner: Selects the spawner that starts the worker of a call.
-        ledger: Knows what is free.
+        allocator: Queues the calls, and allocates their resources.
         settings: What each rank is sent when it has connected (see docs/design.md).
     """
 
@@ -87,11 +87,11 @@ class PerCallPool(BasePool[CallSpawners]):
         self,
         dispatcher: Dispatcher,
         spawner: CallSpawners,
-        ledger: ResourceAllocator[QueuedCall],
+        allocator: ResourceAllocator[QueuedCall],
         settings: dict[str, Any],
     ) -> None:
         super().__init__(dispatcher, spawner, {**settings, "one_call": True})
-        self.ledger = ledger
+        self.allocator = allocator
         self._killed = False
         self._unfinished = 0
         self._lock = threading.Lock()  # protects _unfinished
@@ -118,7 +118,7 @@ class PerCallPool(BasePool[CallSpawners]):
             self._unfinished += 1
         self.dispatcher.mark_ready(future)
         call = QueuedCall(future, parts, resources)
-        self.ledger.enqueue(call, resources)
+        self.allocator.enqueue(call, resources)
         future._add_internal_callback(functools.partial(self._call_ended, call))
         self.loop.call(self._start_next)
 
@@ -126,20 +126,20 @@ class PerCallPool(BasePool[CallSpawners]):
         """Remove a cancelled call, with its arguments, from the queue. Have the worker of any other call end."""
         if not future.cancelled():
             self.loop.call(functools.partial(self._end_worker_of_call, call.worker_number))
-        elif self.ledger.withdraw(call):
+        elif self.allocator.withdraw(call):
             with self._lock:
                 self._unfinished -= 1
             self.dispatcher.kick()
 
     def waiting_count(self) -> int:
         """Count the calls that have no worker yet."""
-        return sum(not call.future.done() for call in self.ledger.waiting())
+        return sum(not call.future.done() for call in self.allocator.waiting())
 
     def waiting_futures(self) -> list[Future[Any]]:
         """Return the futures of the calls that have no worker yet, and of those whose worker was started for them."""
         workers = list(self.supervisor.workers.values())
         assigned = (worker.assignment for worker in workers if worker.assignment is not None)
-        return [call.future for call in (*self.ledger.waiting(), *assigned)]
+        return [call.future for call in (*self.allocator.waiting(), *assigned)]
 
     def unfinished_count(self) -> int:
         """Count the calls that wait, or whose worker is not gone yet."""
@@ -147,7 +147,7 @@ class PerCallPool(BasePool[CallSpawners]):
 
     def cancel_waiting(self) -> None:
         """Cancel the calls for which no worker was started yet."""
-        for call in self.ledger.waiting():
+        for call in self.allocator.waiting():
             call.future.cancel()
         self.loop.call(self._start_next)
 
@@ -157,15 +157,15 @@ class PerCallPool(BasePool[CallSpawners]):
         Raises:
             ValueError: A call that waits asks for more.
         """
-        self.ledger.resize(cores)
+        self.allocator.resize(cores)
         self.loop.call(self._start_next)
 
     # ---- one call after the other, in the supervisor's thread ----
 
     def _start_next(self) -> None:
         """Start workers for as many waiting calls as there are free resources."""
-        while (granted := self.ledger.next()) is not None:
-            call, allocation = granted
+        while (started := self.allocator.next()) is not None:
+            call, allocation = started
             if call.future.done():  # cancelled while it waited
                 self._finish(allocation)
                 continue
@@ -229,12 +229,12 @@ class PerCallPool(BasePool[CallSpawners]):
     def _retry(self, call: QueuedCall, allocation: Allocation) -> None:
         LOGGER.info("a call is tried again whose worker is gone")
         try:
-            self.ledger.enqueue(call, call.resources)
+            self.allocator.enqueue(call, call.resources)
         except ValueError as error:  # the pool has fewer cores than when the call was submitted
             self.dispatcher.fail(call.future, error)
             self._finish(allocation)
         else:
-            self.ledger.release(allocation)
+            self.allocator.release(allocation)
 
     def _count_retry(self, call: QueuedCall, worker: WorkerHandle, *, began: bool) -> bool:
         """Return True if a call whose worker is gone may get another worker, and count this attempt.
@@ -253,7 +253,7 @@ class PerCallPool(BasePool[CallSpawners]):
         return call.starts_left >= 0
 
     def _finish(self, allocation: Allocation) -> None:
-        self.ledger.release(allocation)
+        self.allocator.release(allocation)
         with self._lock:
             self._unfinished -= 1
         self.dispatcher.kick()

@@ -139,7 +139,7 @@ class Supervisor:
                 **self.listener.environment(number, resources.cores),
             },
             cwd=resources.cwd,
-            connect_limit_s=resources.connect_timeout,
+            connect_timeout_s=resources.connect_timeout,
         )
         worker = WorkerHandle(request, spawner.start(request), link)
         self.workers[number] = worker
@@ -153,7 +153,7 @@ class Supervisor:
         else:
             self.loop.call_later(POLL_INTERVAL_S, lambda: self._poll_process(worker), worker.timers)
         if not spawner.is_queued:  # a queued worker checks the limit itself: only it knows when its processes started
-            self.loop.call_later(request.connect_limit_s, lambda: self._check_connected(worker), worker.timers)
+            self.loop.call_later(request.connect_timeout_s, lambda: self._check_connected(worker), worker.timers)
         return worker
 
     def end_worker(self, worker: WorkerHandle, *, reason: BaseException | None = None, grace_s: float = 0.0) -> None:
@@ -258,7 +258,7 @@ class Supervisor:
             return
         worker.start_error = WorkerStartError(
             f"worker {worker.number} did not start: {missing} of {worker.request.ranks} ranks have not connected within"
-            f" connect_timeout={worker.request.connect_limit_s:g} s"
+            f" connect_timeout={worker.request.connect_timeout_s:g} s"
         )
         self.end_worker(worker)
 
