@@ -1,11 +1,11 @@
-"""The parts of standard modules that a worker needs, without the rest.
+"""The C modules behind `pickle`, `signal` and `socket`, for a faster start of workers.
 
-`pickle`, `signal` and `socket` are modules in C with more Python around them: a second pickler, enumerations of
-constants, sockets as files. No worker uses that, and each would pay for it at its start: importing the three takes as long
-as starting Python, importing what is here a third of it.
+The three standard modules wrap a C module in more Python: a second pickler, enumerations of constants, sockets as
+files. No worker uses these wrappers, and each would pay for them at its start: importing the three modules takes as
+long as starting Python, importing only their C modules takes a third of that.
 
-Likewise the modules that every worker imports set `TYPE_CHECKING = False` by themselves, which type checkers take for
-true: importing it from typing would take as long as importing all of them.
+For the same reason the modules that every worker imports define `TYPE_CHECKING = False` themselves; type checkers
+treat it as true. Importing it from typing would take as long as importing all of these modules.
 """
 
 import _pickle as pickle

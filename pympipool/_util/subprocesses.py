@@ -1,11 +1,11 @@
-"""Starts processes so that a fork elsewhere in the user's program cannot come in between.
+"""Start processes so that a fork in another thread of the user's program cannot interfere.
 
-Between the making of a pipe and the closing of the end that is the child's, a fork in another thread copies that end
-too, and its child keeps it open: then whoever waits for the end of the pipe waits for the end of that process.
-`subprocess` itself waits so, for its child's exec. multiprocessing forks in this way, and with it whoever uses its
-pools beside an executor.
+A pipe to a child has an end that only the child should hold. If another thread forks between the creation of the pipe
+and the closing of that end in this process, the forked process gets a copy of the end and keeps it open. A thread that
+waits for the end of the pipe then waits until the forked process ends. `subprocess` itself waits in this way for its
+child's exec. multiprocessing forks like this, and with it every program that uses its pools beside an executor.
 
-So whoever makes such pipes holds back forks meanwhile, for a millisecond or two.
+So code that creates such pipes holds `fork_lock` meanwhile, which delays forks by a millisecond or two.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any, TypeAlias
 Completed: TypeAlias = "subprocess.CompletedProcess[str]"
 
 fork_lock = threading.RLock()
-"""While a thread has this, forks of other threads wait."""
+"""While a thread holds this lock, forks in other threads wait."""
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=fork_lock.acquire, after_in_parent=fork_lock.release, after_in_child=fork_lock.release)
 
 
 class Popen(subprocess.Popen[Any]):
-    """`subprocess.Popen`, during whose start nobody forks."""
+    """`subprocess.Popen`, with forks in other threads delayed while the process starts."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         with fork_lock:
@@ -37,16 +37,21 @@ class Popen(subprocess.Popen[Any]):
 def popen_with_socket(
     command: Sequence[str], environment: Mapping[str, str], variable: str, *, stdout: int | None = None
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Starts a process, in a session of its own and without input, that has the other end of a socket.
+    """Start a process in a new session, without input, that is connected to this one by a socket.
 
     Args:
-        variable: Of its environment, that says which descriptor this is.
+        command: Program and arguments.
+        environment: The environment of the process.
+        variable: Name of the environment variable that tells the process the descriptor of its end of the socket.
         stdout: As for `subprocess.Popen`.
 
+    Returns:
+        The process, and this end of the socket.
+
     Raises:
-        OSError: It cannot be started.
+        OSError: The process cannot be started.
     """
-    with fork_lock:  # until their end is closed here
+    with fork_lock:  # until the child's end is closed here
         ours, theirs = socket.socketpair()
         try:
             process = subprocess.Popen(
@@ -66,15 +71,16 @@ def popen_with_socket(
 
 
 def run(command: Sequence[str], *, timeout: float | None = None, stderr: int = subprocess.PIPE) -> Completed:
-    r"""Runs a program without input and returns what it said as text; nobody forks during its start.
+    r"""Run a program without input and return its output as text. Forks in other threads wait while it starts.
 
     Args:
-        timeout: Seconds it may take.
+        command: Program and arguments.
+        timeout: Seconds that the program may take.
         stderr: Where its error messages go, as for `subprocess.run`.
 
     Raises:
-        subprocess.TimeoutExpired: It did not end in time; it is killed.
-        OSError: It cannot be started.
+        subprocess.TimeoutExpired: The program did not end in time. It has been killed.
+        OSError: The program cannot be started.
 
     Examples:
         >>> run(["echo", "hello"]).stdout
@@ -85,8 +91,8 @@ def run(command: Sequence[str], *, timeout: float | None = None, stderr: int = s
     )
     with process:
         try:
-            said = process.communicate(timeout=timeout)
+            output = process.communicate(timeout=timeout)
         except BaseException:
             process.kill()
             raise
-    return subprocess.CompletedProcess(command, process.returncode, *said)
+    return subprocess.CompletedProcess(command, process.returncode, *output)

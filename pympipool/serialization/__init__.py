@@ -21,7 +21,7 @@ def _array(buffer: "Any", kind: str, shape: "tuple[int, ...] | None" = None) -> 
 
 
 def _unpack(*parts: "Any") -> "Any":
-    """Unpickle a value that was kept pickled (see `payload.Pickled`)."""
+    """Unpickle a value that travelled pickled (see `payload.Pickled`)."""
     from pympipool.serialization.payload import load
 
     return load(parts)

@@ -1,10 +1,10 @@
-"""Pickles anything: what cannot be imported elsewhere, functions and classes of `__main__` among it, by its value.
+"""Pickle any value; by value what cannot be imported elsewhere, such as functions and classes of `__main__`.
 
-cloudpickle's pickler, with faster answers to its two questions: has this type a reducer of its own, and can this class be
-imported? What it does not know for certain it leaves to cloudpickle.
+This is cloudpickle's pickler, with faster answers to two questions: does this type have a reducer of its own, and can
+this class be imported? Where the answer is not certain, cloudpickle decides.
 
-A module of its own because cloudpickle takes as long to import as everything else in a worker: it is imported when the
-first value needs it.
+This is a separate module because importing cloudpickle takes as long as everything else that a worker imports. It is
+imported when the first value needs it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ PROTOCOL = 5
 
 
 def dump(value: object, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes:
-    """Pickles anything, with the pickler's own exceptions.
+    """Pickle any value. Raises the pickler's own exceptions.
 
     Args:
-        value: Anything that cloudpickle can pickle.
-        buffer_callback: As of `pickle.Pickler`; None: all buffers stay inside the pickle.
+        value: Any value that cloudpickle can pickle.
+        buffer_callback: As for `pickle.Pickler`; None keeps all buffers inside the pickle.
     """
     file = io.BytesIO()
     _Pickler(file, PROTOCOL, buffer_callback).dump(value)
@@ -34,9 +34,9 @@ def dump(value: object, buffer_callback: Callable[[pickle.PickleBuffer], Any] | 
 
 
 class _Reducers:
-    """The reducers of cloudpickle and `copyreg` by type, as they are at that moment.
+    """The current reducers of cloudpickle and `copyreg` by type.
 
-    cloudpickle's own table, a ChainMap, gives the same answers but takes 1 us more for each object without one.
+    cloudpickle's own table, a ChainMap, gives the same answers but takes 1 us more for each object without a reducer.
     """
 
     def __getitem__(self, kind: type) -> Callable[..., Any]:
@@ -48,7 +48,7 @@ class _Reducers:
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """cloudpickle's pickler, which knows importable classes faster."""
+    """cloudpickle's pickler, with a faster check for importable classes."""
 
     dispatch_table = _Reducers()
 
@@ -62,8 +62,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
 
 
 def _is_importable_class(kind: type) -> bool:
-    """Whether a class can be stored by reference for certain; False where only cloudpickle knows."""
-    name: object = kind.__module__  # whatever the class's author put there
+    """Return True if a class can certainly be pickled by reference; False if cloudpickle has to decide."""
+    name: object = kind.__module__  # the author of the class may have put anything there
     module = sys.modules.get(name) if isinstance(name, str) else None
     return (
         type(module) is types.ModuleType

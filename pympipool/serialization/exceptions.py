@@ -1,11 +1,11 @@
-"""Exceptions of calls to bytes and back, with their tracebacks.
+"""Convert exceptions of calls to bytes and back, with their tracebacks.
 
     master                                                        worker
     load_exception() <- parts ............................... parts <- dump_exception(error, where)
 
-An exception travels inside a pickle of strings, so that its name, its message and its traceback arrive even when it
-cannot be unpickled there. What only exceptions need (our own, tracebacks, cloudpickle) is imported when there is one: every
-worker imports this at its start.
+An exception travels inside a pickle of strings, so that its name, its message and its traceback arrive even if the
+exception itself cannot be unpickled on the other side. Every worker imports this module at its start, so what only
+exceptions need (pympipool.errors, traceback, cloudpickle) is imported when there is an exception.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ __all__ = [
 
 
 def dump_exception(error: BaseException, where: str = "", also: Sequence[str] = ()) -> list[Part]:
-    """Pickles an exception with its traceback. Never raises, and keeps nothing of the exception.
+    """Pickle an exception with its traceback. Never raises, and keeps no reference to the exception.
 
-    The exception arrives with its type, message, arguments, attributes and notes; its cause, context and traceback as
-    text. That it can be unpickled is tried here: exceptions whose `__init__` takes other arguments than they hand on
-    pickle well and then cannot be rebuilt. Those are rebuilt without their `__init__`; what cannot be rebuilt even so
-    arrives as `RemoteError`.
+    The exception arrives with its type, message, arguments, attributes and notes. Its cause, context and traceback
+    arrive as text. Unpickling is tried here: an exception whose `__init__` takes other arguments than it passes to its
+    base class can be pickled, but not rebuilt. Such an exception is rebuilt without its `__init__`. If that fails too,
+    it arrives as `RemoteError`.
 
     Args:
         error: The exception.
@@ -51,7 +51,7 @@ def dump_exception(error: BaseException, where: str = "", also: Sequence[str] = 
     text = "\n".join([format_exception(error, where), *also])
     try:
         pickled, lost, reason = _dump_faithfully(error)
-    except Exception as problem:  # an exception that cannot even be looked at
+    except Exception as problem:  # even reading the attributes of the exception raises
         pickled, lost, reason = None, [], summarize_error(problem)
     if lost:
         text += f"\n(attributes of the exception that cannot be pickled and were left out: {', '.join(lost)})"
@@ -59,11 +59,11 @@ def dump_exception(error: BaseException, where: str = "", also: Sequence[str] = 
 
 
 def load_exception(parts: Sequence[Any]) -> BaseException:
-    """Rebuilds what `dump_exception` pickled.
+    """Rebuild what `dump_exception` pickled.
 
     Returns:
-        The exception, with a `RemoteTraceback` as its `__cause__`. A `RemoteError` in its place when the exception
-        could not be pickled there or cannot be unpickled here (its class cannot be imported, say).
+        The exception, with a `RemoteTraceback` as its `__cause__`. A `RemoteError` in its place if the exception could
+        not be pickled in the worker or cannot be unpickled here (for example because its class cannot be imported).
 
     Raises:
         SerializationError: The parts are not from `dump_exception`.
@@ -87,10 +87,10 @@ def load_exception(parts: Sequence[Any]) -> BaseException:
 
 
 def join_exceptions(exceptions: Sequence[Sequence[Any]]) -> list[Part]:
-    """The first of several exceptions of one call, with the tracebacks of all.
+    """Join several exceptions of one call: the first exception, with the tracebacks of all.
 
     Args:
-        exceptions: Parts as from `dump_exception`, at least one; what they hold is not unpickled.
+        exceptions: Parts as from `dump_exception`, at least one. The exceptions in them are not unpickled.
 
     Returns:
         Parts for `load_exception`.
@@ -102,28 +102,30 @@ def join_exceptions(exceptions: Sequence[Sequence[Any]]) -> list[Part]:
 
 
 def are_alike(exceptions: Sequence[Sequence[Any]]) -> bool:
-    """Whether exceptions have the same type, message and traceback, the line that says where they were raised aside.
+    """Return True if all exceptions have the same type, message and traceback.
+
+    The first line of each traceback, which says where the exception was raised, is not compared.
 
     Args:
-        exceptions: Parts as from `dump_exception`; what they hold is not unpickled.
+        exceptions: Parts as from `dump_exception`. The exceptions in them are not unpickled.
     """
-    told = [pickle.loads(parts[0])[:3] for parts in exceptions]
-    return len({(type_name, message, text.partition("\n")[2]) for type_name, message, text in told}) <= 1
+    described = [pickle.loads(parts[0])[:3] for parts in exceptions]
+    return len({(type_name, message, text.partition("\n")[2]) for type_name, message, text in described}) <= 1
 
 
 def format_exception(error: BaseException, where: str = "") -> str:
-    """The traceback of an exception as text, with its causes, contexts and notes, from the user's first frame on."""
+    """Return an exception's traceback as text, with its causes, contexts and notes, from the user's first frame on."""
     try:
         import traceback
 
         lines = traceback.format_exception(type(error), error, _user_traceback(error.__traceback__))
-    except Exception as problem:  # an exception that cannot even be shown
+    except Exception as problem:  # even formatting the exception raises
         lines = [f"{type_name(type(error))} (its traceback cannot be shown: {type_name(type(problem))})\n"]
     return "".join([f"In {where}:\n" if where else "", *lines]).rstrip()
 
 
 def without_frames(error: BaseException) -> BaseException:
-    """The exception with the traceback of its cause as text: frames would keep a call's arguments alive."""
+    """Return the exception with the traceback of its cause as text. Frames would keep the call's arguments alive."""
     from pympipool.errors import RemoteTraceback
 
     if error.__cause__ is not None and not isinstance(error.__cause__, RemoteTraceback):
@@ -136,32 +138,32 @@ def without_frames(error: BaseException) -> BaseException:
 
 
 class _ClassReduce:
-    """An exception to be pickled as its class says, not as somebody has told `copyreg`.
+    """An exception that is pickled as its class defines, not with a reducer that a library registered with `copyreg`.
 
-    tblib, and with it dask, registers reducers for all exceptions there are: its frames and causes would travel along,
-    and not every exception can be rebuilt.
+    tblib, and with it dask, registers reducers for all exception classes. With them frames and causes would travel
+    along, and not every exception could be rebuilt.
     """
 
     def __init__(self, error: BaseException) -> None:
-        self.rebuilding = error.__reduce_ex__(PROTOCOL)
+        self.reduced = error.__reduce_ex__(PROTOCOL)
 
     def is_plain(self) -> bool:
-        """Whether it needs no more than the class and plain values."""
-        kind = self.rebuilding[0]
-        return isinstance(kind, type) and kind.__module__ == "builtins" and is_plain(self.rebuilding[1:])
+        """Return True if plain pickle is right for it: a built-in class and plain values."""
+        kind = self.reduced[0]
+        return isinstance(kind, type) and kind.__module__ == "builtins" and is_plain(self.reduced[1:])
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        return self.rebuilding
+        return self.reduced
 
 
 class _WithoutInit:
-    """An exception to be pickled so that it is rebuilt without a call of its `__init__`."""
+    """An exception that is pickled so that it is rebuilt without a call of its `__init__`."""
 
     def __init__(self, error: BaseException, state: dict[str, Any]) -> None:
-        self.rebuilding = (type(error), error.args, state)
+        self.rebuild_args = (type(error), error.args, state)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _rebuild, self.rebuilding
+        return _rebuild, self.rebuild_args
 
 
 def _rebuild(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
@@ -172,14 +174,16 @@ def _rebuild(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, 
 
 
 def _dump_faithfully(error: BaseException) -> tuple[bytes | None, list[str], str]:
-    """Pickles an exception so that it is known to arrive as it is.
+    """Pickle an exception, and check that it arrives unchanged.
 
     Returns:
-        The pickle, or None where that cannot be; the attributes that were left out; what was in the way, as text: an
-        exception that is kept would keep this frame alive, and with it the error.
+        The pickle, or None if the exception cannot be pickled.
+        The names of the attributes that were left out.
+        The reason why it cannot be pickled, as text: a reference to the reason's exception would keep this frame alive,
+        and with it the error.
     """
     reason = ""
-    for form in _forms(error):
+    for form in _picklable_forms(error):
         try:
             value, lost = form()
             pickled = _dump_in_band(value)
@@ -191,7 +195,7 @@ def _dump_faithfully(error: BaseException) -> tuple[bytes | None, list[str], str
 
 
 def _dump_in_band(value: object) -> bytes:
-    """Pickles into one run of bytes, with the pickler's own exceptions."""
+    """Pickle into a single bytes object. Raises the pickler's own exceptions."""
     if isinstance(value, _ClassReduce) and value.is_plain():
         return pickle.dumps(value, PROTOCOL)
     from pympipool.serialization.by_value import dump as dump_by_value
@@ -199,20 +203,23 @@ def _dump_in_band(value: object) -> bytes:
     return dump_by_value(value)
 
 
-def _forms(error: BaseException) -> Iterator[Callable[[], tuple[object, list[str]]]]:
-    """Ways to pickle an exception, best first; each gives what to pickle, and the names of attributes that it leaves out."""
+def _picklable_forms(error: BaseException) -> Iterator[Callable[[], tuple[object, list[str]]]]:
+    """Yield ways to pickle an exception, best first.
+
+    Each one returns the value to pickle, and the names of the attributes that it leaves out.
+    """
     yield lambda: (_ClassReduce(error), [])
     yield lambda: (error, [])
     yield lambda: (_WithoutInit(error, dict(error.__dict__)), [])
-    yield lambda: _without_what_stays(error)
+    yield lambda: _without_unpicklable_attributes(error)
 
 
-def _without_what_stays(error: BaseException) -> tuple[_WithoutInit, list[str]]:
-    kept = {name: value for name, value in error.__dict__.items() if _can_travel(value)}
+def _without_unpicklable_attributes(error: BaseException) -> tuple[_WithoutInit, list[str]]:
+    kept = {name: value for name, value in error.__dict__.items() if _is_picklable(value)}
     return _WithoutInit(error, kept), sorted(str(name) for name in error.__dict__.keys() - kept.keys())
 
 
-def _can_travel(value: object) -> bool:
+def _is_picklable(value: object) -> bool:
     try:
         pickle.loads(_dump_in_band(value))
     except Exception:
@@ -221,7 +228,7 @@ def _can_travel(value: object) -> bool:
 
 
 def _equivalent(error: BaseException, other: object) -> bool:
-    """Whether other has the type and message of error, memory addresses in the message aside."""
+    """Return True if other has the type and message of error. Memory addresses in the message may differ."""
     if type(other) is not type(error):
         return False
     ours, theirs = str(error), str(other)
@@ -235,11 +242,15 @@ def _without_addresses(text: str) -> str:
 
 
 def _user_traceback(trace: types.TracebackType | None) -> types.TracebackType | None:
-    """The traceback from the first frame that is not pympipool's; the whole when all are."""
+    """Return the traceback from the first frame that is not pympipool's; all of it if every frame is pympipool's."""
     first = trace
-    while first is not None and first.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+    while first is not None and first.tb_frame.f_code.co_filename.startswith(_OWN_FILES):
         first = first.tb_next
     return first or trace
 
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_OWN_FILES = (
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,
+    "pympipool/_core/",  # frames of compiled modules have the path that the compiler was given, relative to the source
+)
+"""Beginnings of the file names of pympipool's own frames."""

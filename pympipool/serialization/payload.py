@@ -1,22 +1,22 @@
-"""Calls and results to bytes and back; exceptions see `raised.py`.
+"""Convert calls and results to bytes and back; for exceptions see `exceptions.py`.
 
     master                                                        worker
     dump_call(number, function, args, kwargs) -> parts ...... parts -> load() -> (args, kwargs)
     load() <- parts ......................................... parts <- dump(value)
 
-Parts are what one message carries: parts[0] is a pickle (protocol 5), the others are its out-of-band buffers in
-order, as views of the caller's memory: nothing large is copied here, and what a view shows until it is sent is what
-arrives.
+The parts are those of one message: parts[0] is a pickle (protocol 5), the others are its out-of-band buffers in order,
+as views of the caller's memory. Nothing large is copied here. If the caller changes the memory before it is sent, the
+changed data arrives.
 
-Which pickler? Plain pickle stores functions and classes of `__main__` by reference, which a worker resolves in its own
-`__main__`, wrongly or not at all. cloudpickle stores them by value and is right for everything, but slow. So:
+Which pickler is used? Plain pickle stores functions and classes of `__main__` by reference. A worker resolves them in
+its own `__main__`, wrongly or not at all. cloudpickle stores them by value and is right for everything, but slow. So:
 
-1. What consists of numbers, strings, small containers and numeric arrays has no reference to anything: plain pickle,
-   which takes a fraction of a microsecond.
+1. Values made of numbers, strings, small containers and numeric arrays refer to no function or class. They go through
+   plain pickle, which takes a fraction of a microsecond.
 2. Everything else goes through the pickler of `by_value`, which is cloudpickle's.
 
-Every worker imports this at its start. What only some need (cloudpickle, our exceptions) is imported where it is used: it takes
-three times as long as all the rest.
+Every worker imports this module at its start. What only some workers need (cloudpickle, pympipool.errors) is imported
+where it is used: it takes three times as long as all the rest.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ __all__ = [
     "BATCH",
     "IMMUTABLE_TYPES",
     "IN_BAND_BELOW_BYTES",
+    "OUT_OF_BAND_BYTES_MIN",
     "OUT_OF_BAND_MAX",
     "PROTOCOL",
-    "RUN_BYTES",
     "TRACED_BATCH",
     "BatchMarker",
     "Part",
@@ -68,44 +68,44 @@ TRACED_BATCH: Final = False
 BatchMarker: TypeAlias = "Literal[False] | None"
 
 IN_BAND_BELOW_BYTES = 16 * 1024
-"""Smaller buffers stay inside the pickle.
+"""Buffers smaller than this stay inside the pickle.
 
-Measured with numpy arrays, dump, load and two copies on the way: up to 16 KiB both ways take 11 us; at 64 KiB it is
-13 us out of band and 16 us in band, at 256 KiB 24 us and 540 us."""
+Measured with numpy arrays, for dump, load and two copies on the way: up to 16 KiB in band and out of band take 11 us
+each; 64 KiB take 13 us out of band and 16 us in band, 256 KiB take 24 us and 540 us."""
 
 OUT_OF_BAND_MAX = 1022
-"""Most buffers out of band: PMP_PARTS_MAX of csrc/channel.h, less the pickle itself and the times of a traced call.
-Further ones stay inside it."""
+"""Most buffers out of band; further ones stay inside the pickle. It is PMP_PARTS_MAX of csrc/channel.h, less one part
+for the pickle itself and one for the times of a traced call."""
 
-_SMALL = 64
-"""Values of more items, all containers taken together, are not looked through: the pickler does it faster, once
-it has started, which takes 2 us. Only where it was never imported, which takes 15 ms, a list of numbers is."""
+_PLAIN_ITEMS_MAX = 64
+"""Most items, in all containers together, that `is_plain` examines. cloudpickle's pickler is faster for more items;
+its start takes 2 us. Only while it is not imported yet, which takes 15 ms, longer lists of numbers are examined too."""
 
 _BY_VALUE = "pympipool.serialization.by_value"
 
-RUN_BYTES = 128 * 1024
-"""bytes from here on travel out of band where they are an argument, or all of a result.
+OUT_OF_BAND_BYTES_MIN = 128 * 1024
+"""Objects of type bytes of at least this size travel out of band if they are an argument, or the whole result.
 
-Measured there and back, one worker, in band and out of band: 100 kB 32 and 40 us; 200 kB 54 to 260 and 60 us, for their
-memory is given back to the system and fetched again; 1 MB 1350 and 190 us."""
+Measured for the way to one worker and back, in band and out of band: 100 kB take 32 and 40 us; 200 kB take 54 to 260
+and 60 us, because their memory is returned to the system and allocated again; 1 MB take 1350 and 190 us."""
 
 _scalars: set[type] = {type(None), bool, int, float, complex, str, bytes, bytearray}
-"""Types whose values refer to nothing. numpy's join when numpy has been imported, see `_learn_numpy`."""
+"""Types whose values refer to no other object. `_register_numpy` adds numpy's types once numpy has been imported."""
 
 IMMUTABLE_TYPES: set[type] = _scalars - {bytearray}
-"""Those of them whose values nobody can change. To be looked at only: it grows as `_scalars` does."""
+"""The types in `_scalars` whose values cannot be changed. Read-only for other modules; grows with `_scalars`."""
 
 _array_type: type | None = None
-"""`numpy.ndarray`, once a value could be one."""
+"""`numpy.ndarray`, once numpy has been imported."""
 
 
 class Pickled:
-    """A value that stays pickled: takes the value's place in arguments or results and becomes it when loaded.
+    """A pickled value that takes the value's place in arguments or results. Loading it returns the value.
 
-    For results that only feed another call: they go on as they came.
+    For results that are only passed to another call: they are not unpickled on the way.
 
     Args:
-        parts: As from `dump`; kept, not copied.
+        parts: As from `dump`. They are stored without a copy.
     """
 
     __slots__ = ("parts",)
@@ -118,10 +118,10 @@ class Pickled:
 
 
 class _OutOfBandBytes:
-    """Bytes that are to go out of band; becomes them again when loaded.
+    """A bytes object that travels out of band. Loading it returns the bytes.
 
-    Pickling copies them into the pickle and unpickling out of it, each time into fresh memory. Not for a bytearray, whose
-    owner may well write into it while the call waits.
+    Without this, pickling copies the bytes into the pickle and unpickling copies them out of it, each time into newly
+    allocated memory. Not for a bytearray: its owner may write into it while the call waits.
     """
 
     __slots__ = ("value",)
@@ -134,10 +134,10 @@ class _OutOfBandBytes:
 
 
 class _ArrayPayload:
-    """A numeric array that is one run of memory; becomes it again when loaded.
+    """A contiguous numeric array. Loading it returns the array.
 
-    numpy pickles more words for the type of an array than this has in all, and finds each of them again when it is loaded:
-    that takes twice as long.
+    numpy's own pickle has more opcodes for the dtype of an array alone than this one has in total, and each of them is
+    resolved when it is loaded. That takes twice as long.
     """
 
     __slots__ = ("array",)
@@ -152,31 +152,31 @@ class _ArrayPayload:
 
 
 def dump(value: Any, what: str = "the value") -> list[Part]:
-    """Pickles a value.
+    """Pickle a value.
 
     Args:
-        value: Anything that cloudpickle can pickle.
-        what: What the value is, for the error message, for example "the result of solve()".
+        value: Any value that cloudpickle can pickle.
+        what: A description of the value for the error message, for example "the result of solve()".
 
     Returns:
         The pickle, then its out-of-band buffers as one-dimensional views of bytes: at most `OUT_OF_BAND_MAX`, each of
         at least `IN_BAND_BELOW_BYTES`. The views show the memory of the value itself.
 
     Raises:
-        SerializationError: The value cannot be pickled; says what, why and what to do.
+        SerializationError: The value cannot be pickled. The message names the value, the reason and the remedy.
 
     Examples:
         >>> load(dump([1, "two", lambda x: x + 3]))[2](1)
         4
     """
     kind = type(value)
-    if kind in _scalars and not (kind is bytes and len(value) >= RUN_BYTES):
+    if kind in _scalars and not (kind is bytes and len(value) >= OUT_OF_BAND_BYTES_MIN):
         return [pickle.dumps(value, PROTOCOL)]
     try:
-        wrapped = _wrapped(value if kind is tuple else (value,))
+        wrapped = _wrap_large(value if kind is tuple else (value,))
         if wrapped is None:
             return _dump(value)
-        return _dump_plainly(wrapped if kind is tuple else wrapped[0])
+        return _dump_plain(wrapped if kind is tuple else wrapped[0])
     except Exception as error:
         raise _dump_error(what, value, error) from error
 
@@ -184,45 +184,46 @@ def dump(value: Any, what: str = "the value") -> list[Part]:
 def dump_call(
     number: int, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] | BatchMarker
 ) -> list[Part]:
-    """Pickles a call.
+    """Pickle a call.
 
     Args:
-        number: The function's number when the worker gets the function by itself, else 0.
-        function: The function, part of the pickle only when number is 0.
-        args: Positional arguments; of a batch the columns.
+        number: The function's number if the function is sent to the worker separately, else 0.
+        function: The function; it is part of the pickle only if number is 0.
+        args: Positional arguments; the columns of arguments for a batch.
         kwargs: Keyword arguments; `BATCH` or `TRACED_BATCH` for a batch.
 
     Returns:
         Parts as from `dump`, of (args, kwargs), or for number 0 of (function, args, kwargs).
 
     Raises:
-        SerializationError: An argument, or the function, cannot be pickled; says which, why and what to do.
+        SerializationError: An argument, or the function, cannot be pickled. The message names which, the reason and
+            the remedy.
     """
     if number and not kwargs:
         for value in args:
             kind = type(value)
-            if kind not in _scalars or (kind is bytes and len(value) >= RUN_BYTES):
+            if kind not in _scalars or (kind is bytes and len(value) >= OUT_OF_BAND_BYTES_MIN):
                 break
         else:
             return [pickle.dumps((args, kwargs), PROTOCOL)]
     call = (args, kwargs) if number else (function, args, kwargs)
     try:
-        wrapped = _wrapped(args) if number and not kwargs else None
-        return _dump(call) if wrapped is None else _dump_plainly((wrapped, kwargs))
+        wrapped = _wrap_large(args) if number and not kwargs else None
+        return _dump(call) if wrapped is None else _dump_plain((wrapped, kwargs))
     except Exception as error:
         what, value = _find_unpicklable(function, args, kwargs or {})
         raise _dump_error(what, value, error) from error
 
 
 def all_immutable(values: Collection[Any]) -> bool:
-    """Whether certainly nobody can change any of the values: numbers, texts, and tuples of these.
+    """Return True if all values are certainly immutable: numbers, strings, bytes, and tuples of these.
 
     Examples:
         >>> all_immutable([1, "two", (3.0, (None, b"5"))]), all_immutable([1, ([],)])
         (True, False)
     """
     if _array_type is None:
-        _learn_numpy()
+        _register_numpy()
     while True:
         kinds = set(map(type, values))
         if not kinds - {tuple} <= IMMUTABLE_TYPES:
@@ -233,35 +234,36 @@ def all_immutable(values: Collection[Any]) -> bool:
 
 
 def freeze(result: Any) -> Pickled:
-    """A result as it is now, whatever is done to it from now on.
+    """Return a pickled copy of a result, so that later changes to the result have no effect.
 
     Raises:
-        SerializationError: It cannot be pickled.
+        SerializationError: The result cannot be pickled.
     """
-    pickled, *shown = dump(result, "the result")
-    return Pickled([pickled, *map(bytes, shown)])
+    pickled, *views = dump(result, "the result")
+    return Pickled([pickled, *map(bytes, views)])
 
 
 def dump_frozen(results: list[Any]) -> list[Part]:
-    """Pickles results that are `Pickled`, or of the types that are `IMMUTABLE_TYPES`."""
-    return _dump_plainly(results)
+    """Pickle results that are `Pickled`, or of one of the `IMMUTABLE_TYPES`."""
+    return _dump_plain(results)
 
 
 def load(parts: Sequence[Any], what: str = "the value") -> Any:
-    """Rebuilds what `dump` or `dump_call` pickled.
+    """Rebuild what `dump` or `dump_call` pickled.
 
     Args:
-        parts: Objects with the buffer protocol. Arrays use the memory of parts[1:] as it is, so it must belong to
-            nobody else; where it is read-only it is copied, so that arrays are always as writable as they were.
-        what: What it is, for the error message.
+        parts: Objects with the buffer protocol. Arrays use the memory of parts[1:] without a copy, so no other object
+            may use it. Read-only memory is copied, so that arrays are always as writable as they were.
+        what: A description of the value for the error message.
 
     Raises:
-        SerializationError: It cannot be unpickled in this process; says what, why and what to do.
+        SerializationError: The value cannot be unpickled in this process. The message names the value, the reason and
+            the remedy.
     """
     try:
         if len(parts) == 1:
             return pickle.loads(parts[0])
-        return pickle.loads(parts[0], buffers=[_writable(part) for part in parts[1:]])
+        return pickle.loads(parts[0], buffers=[_as_writable(part) for part in parts[1:]])
     except Exception as error:
         from pympipool.errors import SerializationError
 
@@ -275,29 +277,29 @@ def load(parts: Sequence[Any], what: str = "the value") -> Any:
 
 
 def _dump(value: object) -> list[Part]:
-    """Pickles with the fastest pickler that is right for the value."""
+    """Pickle with the fastest pickler that is right for the value."""
     if is_plain(value):
-        return _dump_plainly(value)
+        return _dump_plain(value)
     from pympipool.serialization.by_value import dump as dump_by_value
 
     buffers: list[memoryview] = []
     return [dump_by_value(value, _collector(buffers)), *buffers]
 
 
-def _dump_plainly(value: object) -> list[Part]:
+def _dump_plain(value: object) -> list[Part]:
     buffers: list[memoryview] = []
     return [pickle.dumps(value, PROTOCOL, buffer_callback=_collector(buffers)), *buffers]
 
 
 def _collector(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
-    """What puts aside the buffers that go out of band, and says of the others that they stay in the pickle."""
+    """Return a `buffer_callback` that appends the buffers that go out of band, and keeps the others in the pickle."""
 
     def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
         if len(buffers) >= OUT_OF_BAND_MAX:
             return True
         try:
             view = buffer.raw()
-        except BufferError:  # not contiguous; numpy never hands out such a one
+        except BufferError:  # not contiguous; numpy never passes such a buffer
             return True
         if view.nbytes < IN_BAND_BELOW_BYTES:
             return True
@@ -307,62 +309,62 @@ def _collector(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], boo
     return keep_in_band
 
 
-def _wrapped(values: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """The values, arrays and long bytes among them in the form in which they travel fastest.
+def _wrap_large(values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Return the values with arrays and long bytes replaced by the form that travels fastest.
 
-    None where there is anything else than these and scalars: within it, an array could be met again, and has to
-    arrive as the same one.
+    Return None if there are other values than these and scalars. Such a value could contain one of the arrays once
+    more, and then both must arrive as the same object.
     """
     wrapped: list[Any] = []
-    large: dict[int, _ArrayPayload | _OutOfBandBytes] = {}  # the one that is met again is the same one
+    large: dict[int, _ArrayPayload | _OutOfBandBytes] = {}  # by id, so that a repeated value arrives as one object
     for value in values:
         kind = type(value)
-        if kind is _array_type and _is_simple(value):
+        if kind is _array_type and _is_simple_array(value):
             wrapped.append(large.setdefault(id(value), _ArrayPayload(value)))
         elif kind not in _scalars:
             return None
-        elif kind is bytes and len(value) >= RUN_BYTES:
+        elif kind is bytes and len(value) >= OUT_OF_BAND_BYTES_MIN:
             wrapped.append(large.setdefault(id(value), _OutOfBandBytes(value)))
         else:
             wrapped.append(value)
     return tuple(wrapped)
 
 
-def _is_simple(array: Any) -> bool:
-    """Whether its name says all of its type, and it is one run of memory, with something in it."""
+def _is_simple_array(array: Any) -> bool:
+    """Return True if the name of the dtype describes it completely, and the array is contiguous and not empty."""
     return array.dtype.isbuiltin == 1 and array.dtype.kind in "biufc" and array.size > 0 and array.flags.c_contiguous
 
 
 def is_plain(value: object) -> bool:
-    """Whether the value certainly refers to no function, no class, nothing that plain pickle might get wrong."""
+    """Return True if plain pickle is certainly right for the value: it refers to no function and no class."""
     waiting: list[Any] = [value]
-    for one in waiting:  # which grows meanwhile
-        kind = type(one)
+    for item in waiting:  # the loop appends to the list
+        kind = type(item)
         if kind in _scalars or kind is Pickled:
             continue
         if kind is tuple or kind is list or kind is dict or kind is set or kind is frozenset:
-            if len(one) + len(waiting) > _SMALL:
-                if kind is dict or _BY_VALUE in sys.modules or not _scalars.issuperset(map(type, one)):
+            if len(item) + len(waiting) > _PLAIN_ITEMS_MAX:
+                if kind is dict or _BY_VALUE in sys.modules or not _scalars.issuperset(map(type, item)):
                     return False
                 continue
-            waiting += one
+            waiting += item
             if kind is dict:
-                waiting += one.values()
+                waiting += item.values()
         elif kind is _array_type:
-            if one.dtype.isbuiltin != 1 or one.dtype.hasobject:
+            if item.dtype.isbuiltin != 1 or item.dtype.hasobject:
                 return False
-        elif _array_type is None and _learn_numpy():
+        elif _array_type is None and _register_numpy():
             return is_plain(value)
         else:
             return False
     return True
 
 
-def _learn_numpy() -> bool:
-    """Makes numpy's types known, once numpy has been imported. Whether it has."""
+def _register_numpy() -> bool:
+    """Add numpy's types to the known types; return False if numpy has not been imported yet."""
     global _array_type
     numpy = sys.modules.get("numpy")
-    if numpy is None or not hasattr(numpy, "ndarray") or not hasattr(numpy, "complex128"):  # or half imported
+    if numpy is None or not (hasattr(numpy, "ndarray") and hasattr(numpy, "complex128")):  # or only half imported
         return False
     names = "bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128"
     _scalars.update(getattr(numpy, name) for name in names.split())
@@ -371,15 +373,15 @@ def _learn_numpy() -> bool:
     return True
 
 
-def _writable(part: Any) -> Any:
+def _as_writable(part: Any) -> Any:
     return bytearray(part) if memoryview(part).readonly else part
 
 
-# ---- when it fails ----
+# ---- error messages ----
 
 
 def _find_unpicklable(function: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, object]:
-    """What of a call cannot be pickled: its name and value."""
+    """Return a description and the value of the part of a call that cannot be pickled."""
     name = callable_name(function)
     candidates = [(f"argument {number} of {name}()", value) for number, value in enumerate(args, start=1)]
     candidates += [(f"argument {key!r} of {name}()", value) for key, value in kwargs.items()]
@@ -396,6 +398,6 @@ def _dump_error(what: str, value: object, error: Exception) -> SerializationErro
     from pympipool.errors import SerializationError
 
     return SerializationError(
-        f"cannot pickle {what}, {safe_repr(value)} of type {type_name(type(value))}: {summarize_error(error)}. Pass plain data or "
-        "a path instead, and open files, connections, locks and generators inside the function"
+        f"cannot pickle {what}, {safe_repr(value)} of type {type_name(type(value))}: {summarize_error(error)}. Pass plain"
+        " data or a path instead, and open files, connections, locks and generators inside the function"
     )

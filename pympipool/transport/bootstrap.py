@@ -2,8 +2,8 @@
 
     spawner: environment ─► WorkerConfig.from_environ(os.environ) ─► the worker knows how to reach the master
 
-`control_server.Listener.environment` and the relay set these variables, a spawner hands them to the processes of the worker,
-and the worker removes them as soon as it has read them.
+`control_server.Listener.environment` and the relay set these variables, a spawner hands them to the processes of the
+worker, and the worker removes them as soon as it has read them.
 """
 
 from __future__ import annotations

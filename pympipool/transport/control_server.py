@@ -181,7 +181,7 @@ class Connection:
         return self._socket.fileno()
 
     def handshake(self) -> tuple[int, int] | None:
-        """Read what has arrived of the hello. Call again when the connection is readable, until this does not return None.
+        """Read what has arrived of the hello. Call this when the connection is readable, until it does not return None.
 
         Returns:
             (worker, rank) if the hello is complete and right, None if more bytes must arrive.
@@ -289,8 +289,8 @@ class Connection:
 def _absolute(entry: str) -> str:
     """Return an entry of `sys.path` in a form that does not depend on the working directory.
 
-    Entries that are no folder or archive are left alone: import hooks put names of their own into `sys.path`. For absolute
-    entries the file system is not asked: that would take a while for all entries and every worker.
+    Entries that are no folder or archive are left alone: import hooks put names of their own into `sys.path`. For
+    absolute entries the file system is not asked: that would take a while for all entries and every worker.
     """
     if os.path.isabs(entry) or (entry and not os.path.exists(entry)):
         return entry

@@ -6,9 +6,9 @@
       .open_channel()               TcpChannel: receive and answer, as of `ring.Channel`
       .send_ready() .send_start_failed() .send_rank_error() .send_exiting()   as of `WorkerControl`
 
-The loops that serve calls see the same interface as on the master's own host. The connection belongs to the main thread,
-except while that thread runs a call. During that time another thread answers requests to recall prefetched calls; these
-requests arrive on the keepalive connection.
+The loops that serve calls see the same interface as on the master's own host. The connection belongs to the main
+thread, except while that thread runs a call. During that time another thread answers requests to recall prefetched
+calls; these requests arrive on the keepalive connection.
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ class TcpControl:
         self._stream = stream
         self._keepalive = keepalive
         self._stream_lock = threading.RLock()
-        # The relay has this rank killed when the connection ends. So the connection must last as long as the process, and
-        # longer than Python's objects: those are gone while exit functions still run and MPI is still to be finalized.
+        # The relay has this rank killed when the connection ends. So the connection must last as long as the process,
+        # and longer than Python's objects: those are gone while exit functions still run and MPI is still to be
+        # finalized.
         os.dup(stream.fileno())
 
     @classmethod
@@ -195,7 +196,8 @@ class TcpChannel:
     def _answer_recall(self) -> None:
         """Tell the relay that the calls behind the running one will not be run.
 
-        If the main thread holds the stream because no call is running, it sends this answer itself when the next call begins.
+        If the main thread holds the stream because no call is running, it sends this answer itself when the next call
+        begins.
         """
         if self._stream_lock.acquire(blocking=False):
             try:

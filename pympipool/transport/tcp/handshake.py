@@ -6,16 +6,18 @@
                          --- proof of the master, token -->
     receive_token()      <-- KEEPALIVE_MAGIC, token ---  a second connection: the keepalive connection
 
-The connection is TLS with an anonymous key exchange: no certificate has to be made, stored or distributed. Authentication
-happens inside it: each side sends an HMAC, made with the executor's key, over a value that is unique to this TLS session
-(RFC 5929, "tls-unique"). A man in the middle has two sessions, whose values differ, and cannot make the proofs. Nothing is
-unpickled before the handshake is complete, and no data is sent to a peer that has not proved the key.
+The connection is TLS with an anonymous key exchange: no certificate has to be made, stored or distributed.
+Authentication happens inside it: each side sends an HMAC, made with the executor's key, over a value that is unique to
+this TLS session (RFC 5929, "tls-unique"). A man in the middle has two sessions, whose values differ, and cannot make
+the proofs. Nothing is unpickled before the handshake is complete, and no data is sent to a peer that has not proved
+the key.
 
-The keepalive connection carries hardly anything after its first bytes. While nothing is sent, the kernels of both hosts probe
-each other (TCP keepalive), whatever the processes do. So the loss of a host is noticed within `sockets.HOST_GONE_S`, and a
-worker that holds the interpreter lock for minutes still counts as alive.
+The keepalive connection carries hardly anything after its first bytes. While nothing is sent, the kernels of both
+hosts probe each other (TCP keepalive), whatever the processes do. So the loss of a host is noticed within
+`sockets.HOST_GONE_S`, and a worker that holds the interpreter lock for minutes still counts as alive.
 
-Why not ZeroMQ's CURVE: its cipher in pyzmq's wheel moves 26 MB/s; AES-GCM in OpenSSL moves 400 MB/s and more on the same machine.
+Why not ZeroMQ's CURVE: its cipher in pyzmq's wheel moves 26 MB/s; AES-GCM in OpenSSL moves 400 MB/s and more on the
+same machine.
 """
 
 from __future__ import annotations

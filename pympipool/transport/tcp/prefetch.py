@@ -5,17 +5,17 @@
     ring <───── result ──────────────────┘
     ring <── recalled call: the call before it turned out to be long, and the worker has not begun this one
 
-Short calls are sent ahead (prefetched): the next one is there when the worker finishes one, so the network's delay is waited
-for once and not with every call. It is the same as on a ring, and so is the consequence: no call may have to wait behind a
-long one while another worker is idle. A call on the ring can be recalled at any time. For a call that was sent to another
-host, the worker must be asked:
+Short calls are sent ahead (prefetched): the next one is there when the worker finishes one, so the network's delay is
+waited for once and not with every call. It is the same as on a ring, and so is the consequence: no call may have to
+wait behind a long one while another worker is idle. A call on the ring can be recalled at any time. For a call that
+was sent to another host, the worker must be asked:
 
     relay ── RECALL, on the keepalive connection ──> a thread of the worker, while its main thread runs a call
-    relay <── RECALLED, the running call ── the worker skips calls from here on; the relay returns those behind the running one
+    relay <── RECALLED, the running call ── the worker skips the calls behind it, the relay returns them
     relay ── RESUME ──> the worker takes calls again
 
-Only functions that are known to be short are prefetched, about a millisecond of them. A function that runs for the first time,
-or for long, is alone on its way. The calls behind it can be cancelled as long as they are on the ring.
+Only functions that are known to be short are prefetched, about a millisecond of them. A function that runs for the
+first time, or for long, is alone on its way. The calls behind it can be cancelled as long as they are on the ring.
 """
 
 from __future__ import annotations

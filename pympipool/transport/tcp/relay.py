@@ -5,9 +5,9 @@
     control connection  <--->                                      <--->  TcpControl
                                main thread: listens, watches the connections for their end
 
-To the master a relayed rank is like any other: the relay connects to the master's Unix socket in its place, maps the worker's
-ring, and forwards what either side sends. So neither the dispatcher nor the pool knows about networks, and the user's threads
-and the relay's threads do not wait for each other's interpreter lock.
+To the master a relayed rank is like any other: the relay connects to the master's Unix socket in its place, maps the
+worker's ring, and forwards what either side sends. So neither the dispatcher nor the pool knows about networks, and the
+user's threads and the relay's threads do not wait for each other's interpreter lock.
 
 `prefetch.py` decides which calls are sent when; `handshake.py` authenticates the ranks.
 
@@ -211,7 +211,10 @@ class Relay:
                 self._unauthenticated -= 1
 
     def _receive(self, connection: socket.socket) -> None:
-        """Serve one connection in a thread of its own. That of a keepalive connection ends soon, a rank's with the rank."""
+        """Serve one connection; the main function of a thread.
+
+        The thread of a keepalive connection ends soon, that of a rank ends with the rank.
+        """
         remote = None
         try:
             connection.settimeout(HANDSHAKE_TIMEOUT_S)
@@ -339,8 +342,8 @@ def _allow_many_descriptors() -> None:
 def main() -> NoReturn:
     """Run the relay on the socket whose descriptor the environment names.
 
-    The master sends its address and the key through this socket and receives the relay's addresses. When the socket ends,
-    the relay ends.
+    The master sends its address and the key through this socket and receives the relay's addresses. When the socket
+    ends, the relay ends.
     """
     master = socket.socket(fileno=int(os.environ.pop("PYMPIPOOL_RELAY")))
     ring.start_watchdog(master.fileno())

@@ -6,8 +6,8 @@
 
     message: head (kind, part count, id, tag) | size of each part | parts
 
-Messages have the form of those on a ring (csrc/channel.h). Frames of the control connection travel in the same stream, with
-kinds of their own. `handshake.py` opens the connection.
+Messages have the form of those on a ring (csrc/channel.h). Frames of the control connection travel in the same stream,
+with kinds of their own. `handshake.py` opens the connection.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class Stream:
             self._end += self._receive_into(self._view[self._end :])
 
     def _read_exactly(self, size: int) -> Any:
-        """Return the next `size` bytes. Small parts are copied from the buffer, large ones received into their place."""
+        """Return the next `size` bytes: small parts copied from the buffer, large ones received into their place."""
         if size <= _COALESCE_MAX_BYTES:
             self._fill(size)
             part = self._buffer[self._begin : self._begin + size]

@@ -1,0 +1,247 @@
+"""Exceptions arrive with type, message, attributes and traceback; what cannot be pickled is described."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import subprocess
+import sys
+import threading
+import traceback
+import types
+import weakref
+
+import numpy as np
+import pytest
+
+import pympipool
+from pympipool._core.sequences import keep_all
+from pympipool.errors import RemoteError, RemoteTraceback, SerializationError
+from pympipool.serialization import exceptions
+from pympipool.serialization.exceptions import dump_exception, format_exception, load_exception
+from pympipool.serialization.payload import (
+    dump,
+    load,
+)
+from support.pickling import define_in_main
+
+
+class OwnInit(Exception):
+    def __init__(self, code, *, unit):
+        super().__init__(f"code {code} {unit}")
+        self.code = code
+
+
+class ChangedByPickling(Exception):
+    """Can be pickled and unpickled, but its message is another one afterwards."""
+
+    def __init__(self, word):
+        super().__init__(f"<{word}>")
+
+
+class WithLock(Exception):
+    def __init__(self):
+        super().__init__("held")
+        self.lock = threading.Lock()
+        self.answer = 42
+
+
+class LockInArgs(Exception):
+    pass
+
+
+class Disguised(Exception):
+    def __reduce__(self):
+        return ValueError, self.args
+
+
+class Unshowable(Exception):
+    def __str__(self):
+        raise ValueError("cannot say it")
+
+
+def caught(error: BaseException) -> BaseException:
+    try:
+        raise error
+    except BaseException as raised:
+        return raised
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("wrong", 3),
+        KeyError("key"),
+        OSError(2, "No such file", "name"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"),
+        StopIteration(4),
+        SystemExit(3),
+        KeyboardInterrupt(),
+        OwnInit(3, unit="mm"),
+        ChangedByPickling("word"),
+        Disguised("no ValueError"),
+        np.linalg.LinAlgError("singular"),
+        RecursionError("deep"),
+        subprocess.CalledProcessError(3, ["ls"], b"out", b"err"),
+        KeyError(object()),
+        Unshowable(),
+        ImportError("no", name="n", path="p"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_exceptions_arrive_with_type_message_and_attributes(error, any_registration):
+    any_registration(type(error))
+    arrived = load_exception(dump_exception(caught(error), "worker 3 on node1"))
+    if isinstance(error, Unshowable):  # its message cannot be compared
+        assert isinstance(arrived, RemoteError)
+        return
+    assert type(arrived) is type(error)
+    strip = exceptions._without_addresses
+    assert strip(str(arrived)) == strip(str(error))
+    assert vars(arrived).keys() == vars(error).keys()
+    assert isinstance(arrived.__cause__, RemoteTraceback)
+    assert "worker 3 on node1" in str(arrived.__cause__)
+    assert "in caught" in str(arrived.__cause__)
+
+
+def test_exception_of_main_arrives_as_masters_class(other_process):
+    names = define_in_main("class Mine(Exception): pass\ndef f(): raise Mine('own')\n")
+    with pytest.raises(names["Mine"], match="own") as caught_there:
+        other_process.run(names["f"])
+    assert "in f" in str(caught_there.value.__cause__)
+
+
+def test_notes_causes_and_contexts_arrive_in_the_traceback():
+    def fail():
+        try:
+            try:
+                {}["first"]
+            except KeyError as error:
+                raise ValueError("second") from error
+        except ValueError:
+            raise RuntimeError("third")  # noqa: B904
+
+    try:
+        fail()
+    except RuntimeError as error:
+        error.__notes__ = ["a note"]
+        arrived = load_exception(dump_exception(error))
+    text = str(arrived.__cause__)
+    for words in ("'first'", "direct cause", "second", "During handling", "third"):
+        assert words in text
+    assert arrived.__notes__ == ["a note"]
+    shown = "".join(traceback.format_exception(type(arrived), arrived, None))
+    assert "in fail" in shown
+
+
+def test_unpicklable_attributes_are_dropped_and_named():
+    arrived = load_exception(dump_exception(caught(WithLock())))
+    assert type(arrived) is WithLock
+    assert arrived.answer == 42
+    assert not hasattr(arrived, "lock")
+    assert "left out: lock" in str(arrived.__cause__)
+
+
+def test_unpicklable_exception_arrives_as_remote_error():
+    arrived = load_exception(dump_exception(caught(LockInArgs("why", threading.Lock()))))
+    assert isinstance(arrived, RemoteError)
+    assert arrived.type_name.endswith("LockInArgs")
+    assert "why" in arrived.message
+    assert "pickle" in arrived.reason
+    assert "in caught" in str(arrived.__cause__)
+
+
+def test_unimportable_exception_class_arrives_as_remote_error(other_process, tmp_path):
+    (tmp_path / "theirs_only.py").write_text("class Theirs(Exception): pass\n")
+
+    def fail(folder):
+
+        sys.path.insert(0, folder)
+        import theirs_only
+
+        raise theirs_only.Theirs("from there")
+
+    with pytest.raises(RemoteError, match=r"theirs_only.Theirs: from there") as caught_here:
+        other_process.run(fail, str(tmp_path))
+    assert "No module named 'theirs_only'" in caught_here.value.reason
+    assert "raise theirs_only.Theirs" in str(caught_here.value.__cause__) or "in fail" in str(
+        caught_here.value.__cause__
+    )
+
+
+def test_tracebacks_of_other_ranks_are_shown_too():
+    other = format_exception(caught(KeyError("other")), "rank 1")
+    arrived = load_exception(dump_exception(caught(ValueError("mine")), "rank 0", also=[other]))
+    text = str(arrived.__cause__)
+    assert text.index("rank 0") < text.index("mine") < text.index("rank 1") < text.index("other")
+
+
+def test_the_traceback_begins_with_the_users_code():
+    try:
+        load([b"", b""], "what")  # raises inside pympipool
+    except SerializationError as error:
+        text = format_exception(error)
+        own = format_exception(error.__cause__)  # all its frames are pympipool's
+    assert "in test_the_traceback" in text
+    assert "in load" in own  # a traceback without any frame of the user is shown in full
+
+    module = types.ModuleType("inside")
+    code = compile("def serve(f): f()", os.path.join(os.path.dirname(pympipool.__file__), "worker", "x.py"), "exec")
+    exec(code, module.__dict__)
+    with contextlib.suppress(ZeroDivisionError):
+        try:
+            module.serve(lambda: 1 / 0)
+        except ZeroDivisionError as error:
+            text = format_exception(error.with_traceback(error.__traceback__.tb_next))
+            assert "in serve" not in text
+            assert "<lambda>" in text
+
+
+def test_the_traceback_has_no_frames_of_compiled_modules():
+    def fail(value):
+        return 1 / value
+
+    with pytest.raises(ZeroDivisionError) as caught_here:
+        keep_all([], map(fail, [0]), {int}, repr)
+    own_frame = caught_here.value.__traceback__
+    text = format_exception(caught_here.value.with_traceback(own_frame.tb_next))
+    assert "sequences.pyx" not in text
+    assert "in fail" in text
+
+
+def test_dumping_an_exception_keeps_no_frame_alive():
+    class Thing:
+        pass
+
+    def fail():
+        thing = Thing()
+        watched.append(weakref.ref(thing))
+        raise LockInArgs(threading.Lock(), "x")
+
+    watched: list = []
+    gc.disable()
+    try:
+        try:
+            fail()
+        except LockInArgs as error:
+            dump_exception(error)
+        assert watched[0]() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("hook", ["__str__", "__reduce_ex__", "__getattribute__"])
+def test_dumping_an_exception_never_raises(hook):
+    def explode(*_):
+        raise SystemError("explodes")
+
+    kind = type("Mean", (Exception,), {hook: explode})
+    parts = dump_exception(kind("x"), "here")
+    assert isinstance(load_exception(parts), (RemoteError, kind))
+
+
+def test_parts_without_exception_are_rejected():
+    for parts in ([b"garbage"], dump(1), dump("text")):
+        with pytest.raises(SerializationError, match="no exception"):
+            load_exception(parts)
