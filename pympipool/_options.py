@@ -1,33 +1,150 @@
-"""The parameters of `Executor` that concern more than one value: what they say together, and what an error about them says.
+"""The options of `Executor`: each is declared once, with its check.
 
-What a single value may be is the matter of `pympipool.resources`.
+    Executor(...) ─► Options.from_arguments(locals()) ─┬► a field of `Options`: an option of the executor alone
+                                                       └► a field of `Resources`: an option that a call can set too
+                     Options.info() ─► Executor.info     (by `resource_dict`)
+
+To add an option, edit two places:
+
+1. `Executor`: the signature of `__init__`, and the Args of the docstring above it. 2. A field of `Options`, with its
+check. If a call can set the option too: a field of `pympipool.resources.Resources` instead.
+
+A field with "in_info" appears in `Executor.info`. Everything else follows: the check, the suggestion for a misspelled
+name, and the forwarding of `PyMPIExecutor` and its like. A test (tests/executor/test_options.py) compares the
+signature, `info`, the docstring and the fields.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ParamSpec, TypeVar
 
 import cloudpickle
 
 from pympipool._util.reprs import did_you_mean
 from pympipool.errors import SerializationError
-from pympipool.resources import Resources
-
-if TYPE_CHECKING:
-    from pympipool.backends.base import Backend
+from pympipool.resources import Resources, validation
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-INIT_FUNCTION_BYTES = 60 << 20
-"""Most bytes of a pickled init_function; it travels in a frame of the control connection, with other settings."""
+INIT_FUNCTION_MAX_BYTES = 60 << 20
+"""Size limit of a pickled init_function. It is sent in a frame of the control connection, with other settings."""
+
+
+def positive(name: str, value: Any) -> int:
+    """Check a number of workers or cores."""
+    if not isinstance(value, bool) and isinstance(value, int) and value <= 0:
+        raise ValueError(f"{name} must be greater than 0, not {value}")  # begins as the message of the standard library
+    return validation.count(1)(name, value)
+
+
+def _optional_positive(name: str, value: Any) -> int | None:
+    """Check a number of workers or cores; None is allowed."""
+    return None if value is None else positive(name, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of one executor, checked. `Executor` documents them.
+
+    Attributes:
+        resources: The options that a call can set too.
+    """
+
+    resources: Resources
+    max_workers: int | None = field(metadata={"check": _optional_positive, "in_info": True})
+    max_cores: int | None = field(metadata={"check": _optional_positive, "in_info": True})
+    cores_per_worker: int = field(metadata={"check": validation.count(1), "in_info": True})
+    gpus_per_worker: int = field(metadata={"check": validation.count(0), "in_info": True})
+    backend: str = field(metadata={"check": validation.unchecked})  # checked when the backend is chosen
+    block_allocation: bool = field(metadata={"check": validation.flag, "in_info": True})
+    init_function: Any = field(metadata={"check": validation.unchecked})  # checked by `pickled_init_function`
+    disable_dependencies: bool = field(metadata={"check": validation.flag})
+    refresh_rate: float = field(metadata={"check": validation.positive_seconds})
+    plot_dependency_graph: bool = field(metadata={"check": validation.flag})
+    plot_dependency_graph_filename: Any = field(metadata={"check": validation.unchecked})  # checked by `GraphRecorder`
+
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any]) -> Options:
+        """Check the options among the local variables of `Executor.__init__`.
+
+        Raises:
+            TypeError: An option has a wrong type.
+            ValueError: An option is out of range, or two options contradict each other.
+        """
+        own = {name: check(name, arguments[name]) for name, check in _CHECKS.items()}
+        resources = Resources(
+            cores=own["cores_per_worker"],
+            gpus_per_core=_gpus_per_core(own["gpus_per_worker"], own["cores_per_worker"]),
+            **{name: arguments[name] for name in _SHARED_WITH_CALLS},
+        )
+        options = cls(resources=resources, **own)
+        if options.draws_graph and options.disable_dependencies:
+            raise ValueError(
+                "plot_dependency_graph=True with disable_dependencies=True: dependencies are what is drawn; leave one of the two"
+            )
+        return options
+
+    @property
+    def draws_graph(self) -> bool:
+        """True if the executor draws the graph of the calls instead of running them."""
+        return self.plot_dependency_graph or self.plot_dependency_graph_filename is not None
+
+    def count_workers(self, available_cores: Callable[[], int]) -> tuple[int, int]:
+        """Return the numbers of workers and cores.
+
+        Args:
+            available_cores: Returns the number of cores to use if the user gave neither max_workers nor max_cores.
+
+        Raises:
+            ValueError: The options contradict each other, or there are too few cores for one worker.
+        """
+        workers, cores, cores_per_worker = self.max_workers, self.max_cores, self.cores_per_worker
+        if workers is not None and cores is not None and workers * cores_per_worker != cores:
+            raise ValueError(
+                f"max_workers={workers} with cores_per_worker={cores_per_worker} is {workers * cores_per_worker} cores, but"
+                f" max_cores is {cores}: give one of the two"
+            )
+        if workers is not None:
+            return workers, workers * cores_per_worker
+        limit = "max_cores" if cores is not None else "the cores that this process may use: give max_cores for more"
+        cores = available_cores() if cores is None else cores
+        if cores_per_worker > cores:
+            raise ValueError(f"cores_per_worker is {cores_per_worker}; it must be at most {cores}, {limit}")
+        return cores // cores_per_worker, cores
+
+    def info(self) -> dict[str, Any]:
+        """Return the options that `Executor.info` reports."""
+        return {
+            one.name: getattr(holder, one.name)
+            for holder in (self, self.resources)
+            for one in fields(holder)
+            if one.metadata.get("in_info")
+        }
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    one.name: one.metadata["check"] for one in fields(Options) if one.name != "resources"
+}
+
+_SHARED_WITH_CALLS = [one.name for one in fields(Resources) if one.name not in ("cores", "gpus_per_core")]
+"""Options that have the same name in `Executor` and in `Resources`."""
+
+OPTION_NAMES = frozenset({*_CHECKS, *_SHARED_WITH_CALLS})
+
+
+def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options among the local variables of an `__init__`, to forward them to `Executor.__init__`."""
+    return {name: value for name, value in arguments.items() if name in OPTION_NAMES}
 
 
 def suggest_parameter(init: Callable[P, T]) -> Callable[P, T]:
-    """An `__init__` whose error about an unknown parameter names the one that was probably meant."""
+    """Return an `__init__` whose error about an unknown parameter suggests the most similar one."""
     names = [*inspect.signature(init).parameters][1:]
 
     @functools.wraps(init)
@@ -42,25 +159,34 @@ def suggest_parameter(init: Callable[P, T]) -> Callable[P, T]:
     return checked
 
 
-def is_drawn(plot: Any, filename: Any, disable_dependencies: bool) -> bool:
-    """Whether calls are drawn instead of run."""
-    drawn = bool(Resources.check("oversubscribe", plot, "plot_dependency_graph")) or filename is not None
-    if drawn and disable_dependencies:
+def _gpus_per_core(gpus_per_worker: int, cores_per_worker: int) -> int:
+    """Return the number of GPUs of each rank."""
+    if gpus_per_worker % cores_per_worker:
         raise ValueError(
-            "plot_dependency_graph=True with disable_dependencies=True: dependencies are what is drawn; leave one of the two"
+            f"gpus_per_worker is {gpus_per_worker} with cores_per_worker={cores_per_worker}; it must be a multiple of it, so"
+            " that each core has as many"
         )
-    return drawn
+    return gpus_per_worker // cores_per_worker
+
+
+def check_devices(gpus_per_worker: int, workers: int, devices: int) -> None:
+    """Raise ValueError if the workers that run at the same time need more GPUs than there are."""
+    if gpus_per_worker * workers > devices:
+        at_a_time = f" for each of max_workers={workers} workers" if workers > 1 else ""
+        raise ValueError(
+            f"gpus_per_worker is {gpus_per_worker}{at_a_time}; this process may use {devices} GPUs together"
+        )
 
 
 def takes_resource_dict(fn: Any) -> bool:
-    """Whether a function has a parameter that submit() takes for itself.
+    """Return True if a function has a parameter called resource_dict, which submit() takes for itself.
 
-    Looks at code objects only: making a signature takes fifty times as long.
+    Reads code objects only: `inspect.signature` takes fifty times as long.
     """
     while fn is not None:
         if isinstance(fn, functools.partial):
             if "resource_dict" in fn.keywords:
-                return False  # it is given already
+                return False  # the partial function has its value already
             fn = fn.func
         code = getattr(_called(fn), "__code__", None)
         if code is not None and "resource_dict" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
@@ -70,66 +196,27 @@ def takes_resource_dict(fn: Any) -> bool:
 
 
 def _called(fn: Any) -> Any:
-    """The function whose parameters are those of a callable: its own, those of a class, or of an instance's."""
+    """Return the function that runs when fn is called: fn, the `__init__` of a class, or an instance's `__call__`."""
     if isinstance(fn, type):
         return getattr(fn, "__init__", None)
     return fn if hasattr(fn, "__code__") else getattr(type(fn), "__call__", None)  # noqa: B004  its code is wanted
 
 
 def check_chunksize(chunksize: Any) -> int:
-    """A check for the calls of a map that travel together."""
+    """Check the number of calls in a batch of a map."""
     if not isinstance(chunksize, bool) and isinstance(chunksize, int) and chunksize < 1:
-        raise ValueError("chunksize must be >= 1.")  # the standard library's words
+        raise ValueError("chunksize must be >= 1.")  # the message of the standard library
     return int(Resources.check("cores", chunksize, "chunksize"))
 
 
-def gpus_per_core(gpus_per_worker: int, cores_per_worker: int) -> int:
-    """The GPUs of each rank of a worker that has so many."""
-    gpus = int(Resources.check("gpus_per_core", gpus_per_worker, "gpus_per_worker"))
-    if gpus % cores_per_worker:
-        raise ValueError(
-            f"gpus_per_worker is {gpus} with cores_per_worker={cores_per_worker}; it must be a multiple of it, so that each"
-            " core has as many"
-        )
-    return gpus // cores_per_worker
-
-
-def check_devices(gpus_per_worker: int, workers: int, devices: int) -> None:
-    """Raises when the workers that run at the same time would need more GPUs than there are."""
-    if gpus_per_worker * workers > devices:
-        at_a_time = f" for each of max_workers={workers} workers" if workers > 1 else ""
-        raise ValueError(
-            f"gpus_per_worker is {gpus_per_worker}{at_a_time}; this process may use {devices} GPUs together"
-        )
-
-
-def count_workers(max_workers: Any, max_cores: Any, cores_per_worker: int, backend: Backend) -> tuple[int, int]:
-    """The numbers of workers and cores that the parameters say together."""
-    workers = None if max_workers is None else positive("max_workers", max_workers)
-    cores = None if max_cores is None else positive("max_cores", max_cores)
-    if workers is not None and cores is not None and workers * cores_per_worker != cores:
-        raise ValueError(
-            f"max_workers={workers} with cores_per_worker={cores_per_worker} is {workers * cores_per_worker} cores, but"
-            f" max_cores is {cores}: give one of the two"
-        )
-    if workers is not None:
-        return workers, workers * cores_per_worker
-    said = "max_cores" if cores is not None else "the cores that this process may use: give max_cores for more"
-    cores = backend.available_cores() if cores is None else cores
-    if cores_per_worker > cores:
-        raise ValueError(f"cores_per_worker is {cores_per_worker}; it must be at most {cores}, {said}")
-    return cores // cores_per_worker, cores
-
-
-def positive(name: str, value: Any) -> int:
-    """A check for numbers of workers and cores."""
-    if not isinstance(value, bool) and isinstance(value, int) and value <= 0:
-        raise ValueError(f"{name} must be greater than 0, not {value}")  # begins with the standard library's words
-    return int(Resources.check("cores", value, name))
-
-
 def pickled_init_function(init_function: Any, block_allocation: bool) -> bytes | None:
-    """The init_function as workers get it."""
+    """Return the init_function as it is sent to workers.
+
+    Raises:
+        TypeError: It is not callable.
+        ValueError: There is no block allocation, or the pickle is too large.
+        SerializationError: It cannot be pickled.
+    """
     if init_function is None:
         return None
     if not callable(init_function):
@@ -143,9 +230,30 @@ def pickled_init_function(init_function: Any, block_allocation: bool) -> bytes |
         pickled = bytes(cloudpickle.dumps(init_function))
     except Exception as error:
         raise SerializationError(f"init_function {init_function!r} cannot be pickled: {error}") from error
-    if len(pickled) > INIT_FUNCTION_BYTES:
+    if len(pickled) > INIT_FUNCTION_MAX_BYTES:
         raise ValueError(
             f"init_function {init_function!r} has {len(pickled)} bytes when pickled, with all it refers to; at most"
-            f" {INIT_FUNCTION_BYTES} can be sent: let it load the data itself"
+            f" {INIT_FUNCTION_MAX_BYTES} can be sent: let it load the data itself"
         )
     return pickled
+
+
+class ExecutorInfo(dict[str, Any]):
+    """The dict that `Executor.info` returns. Its former keys still work, with a DeprecationWarning.
+
+    Examples:
+        >>> ExecutorInfo(backend="mpi", skipped_backends={})
+        {'backend': 'mpi', 'skipped_backends': {}}
+    """
+
+    def __missing__(self, key: str) -> Any:
+        if key not in _FORMER_KEYS:
+            raise KeyError(key)
+        warnings.warn(f"info[{key!r}] is now info[{_FORMER_KEYS[key]!r}]", DeprecationWarning, stacklevel=2)
+        return self[_FORMER_KEYS[key]]
+
+    def copy(self) -> ExecutorInfo:
+        return ExecutorInfo(self)
+
+
+_FORMER_KEYS = {"passed_over": "skipped_backends"}

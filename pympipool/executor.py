@@ -1,7 +1,8 @@
-"""The public face: `Executor`, a `concurrent.futures.Executor` to up-scale one function at a time.
+"""The public interface: `Executor`, a `concurrent.futures.Executor` to up-scale one function at a time.
 
-What it is asked for is checked here and in `Resources`; what works behind it is an `Engine` over a pool of workers, which
-the backend starts.
+Executor(...) ─► Options: check the options ─► Backend: starts workers ─► pool of workers ─► Engine over the pool
+submit, map   ─► check the function and its resources ─► Engine: the way of the call to a worker and back
+shutdown      ─► Engine: end everything after the last call
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from pympipool.backends.registry import Choice, choose, make_backend
 from pympipool.diagnostics import status
 from pympipool.diagnostics.graph import GraphRecorder, NullBackend
 from pympipool.diagnostics.progress import options_of, with_progress
-from pympipool.execution.batching import ArgumentColumns, in_adaptive_batches, in_chunks, one_by_one
+from pympipool.execution.batching import ArgumentColumns, one_by_one, submit_map
 from pympipool.execution.engine import Engine
 from pympipool.pool.block_pool import BlockPool
 from pympipool.pool.per_call_pool import PerCallPool
-from pympipool.resources import ResourceAllocator, Resources, positive_seconds
+from pympipool.resources import ResourceAllocator, Resources
 
 if TYPE_CHECKING:
     import os
@@ -38,56 +39,60 @@ if TYPE_CHECKING:
 
     Awaited: TypeAlias = "futures.Future[Any] | Iterable[futures.Future[Any]] | Mapping[Any, futures.Future[Any]]"
 
-logging.getLogger("pympipool").addHandler(logging.NullHandler())  # what to do with messages is the user's to say
+logging.getLogger("pympipool").addHandler(logging.NullHandler())  # the user decides what happens to log messages
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
 
 class Executor(futures.Executor):
-    """Runs Python functions, serial or MPI-parallel, in processes of their own.
+    """An executor that runs Python functions, serial or MPI-parallel, in separate processes.
 
-    Each call gets a fresh process, or with `block_allocation` one of a fixed number of workers. All parameters are
-    optional; without any, the cores of this machine are used.
+    Each call runs in a new process, or with `block_allocation` in one of a fixed number of workers. All parameters are
+    optional. Without any, the executor uses the cores of this machine.
 
     Args:
         max_workers: Number of workers, as in the standard library.
-        max_cores: Total number of cores: the number of workers times `cores_per_worker`. Give one of the two;
-            default: the cores that this process may use.
-        cores_per_worker: MPI ranks of each worker, each on a core. With 2 or more the result of a call is the list of what
-            its ranks returned, in rank order.
+        max_cores: Total number of cores: the number of workers times `cores_per_worker`. Give one of the two.
+            Default: the cores that this process may use.
+        cores_per_worker: MPI ranks of each worker, each on its own core. With 2 or more the result of a call is the
+            list of the return values of its ranks, in rank order.
         threads_per_core: Threads that numerical libraries may use in each rank.
-        gpus_per_worker: GPUs of each worker, seen by no other; a multiple of `cores_per_worker`.
-        oversubscribe: Lets MPI start more ranks than there are cores.
+        gpus_per_worker: GPUs of each worker, visible to no other worker; a multiple of `cores_per_worker`.
+        oversubscribe: Let MPI start more ranks than there are cores.
         cwd: Working directory of the workers. Default: the master's.
         executor: A `flux.job.FluxExecutor` to submit to; only with flux. It must stay open as long as this executor.
-        hostname_localhost: Workers connect to "localhost" only, so that SLURM can start them on this host alone. Workers
-            of this machine connect without any name or address: it changes nothing for them.
-        backend: Where workers run: "mpi" is this machine, "flux" and "slurm" wherever these start them; "auto" takes flux
-            where an instance can be reached, or `executor` is given, else SLURM where its controller answers, else this
-            machine (`info` says why others were passed over).
-        block_allocation: Workers start once and serve many calls: for short calls, and for data to be loaded once.
-        init_function: Called once in each worker before its first call (on every rank); returns a dict, whose items fill
-            the parameters of that name that a call was not given. Only with `block_allocation`.
-        command_line_argument_lst: Further arguments of srun; only with SLURM.
-        pmi_mode: How the ranks of an MPI job find each other: the `pmi` option of flux's shell ("simple", "pmix", ...), or srun's
-            `--mpi` ("pmi2", "pmix", ...). Default: what the MPI library that mpi4py loads needs.
-        disable_dependencies: Do not look for futures among the arguments of calls; one is an error then.
-        refresh_rate: Seconds; accepted for compatibility. Calls that wait for others are started by callback, so there is
-            nothing left to refresh.
-        run_time_max: Seconds that a call may run; then its worker is ended, and the call fails with TimeoutError.
-        restart_limit: How often a call is tried again whose worker died while it ran.
-        connect_timeout: Seconds that a worker may take from its start until it has connected; waiting in a scheduler's
-            queue does not count.
-        error_log_file: A file to which each call that raises is appended, by its worker: function, arguments (in a few
-            hundred characters each) and traceback. On other hosts it must lie in a shared folder.
-        plot_dependency_graph: Draws the graph of the calls instead of running them, in the notebook, as soon as the
-            executor is shut down; `result()` raises RuntimeError.
-        plot_dependency_graph_filename: Draws it to this file (SVG) instead.
+        hostname_localhost: Workers connect to "localhost" only, so SLURM can start them on this host only. It has no
+            effect on workers of this machine: they connect without a host name or address.
+        backend: Where workers run: "mpi" on this machine, "flux" and "slurm" wherever these start them. "auto" selects
+            flux if an instance can be reached or `executor` is given, else SLURM if its controller answers, else this
+            machine. `info` tells why a backend was skipped.
+        block_allocation: Workers start once and serve many calls: for short calls, and for data that is loaded once.
+        init_function: Called once in each worker before its first call (on every rank). Returns a dict; its items are
+            passed to calls as the parameters of that name, unless a call sets them itself. Only with
+            `block_allocation`.
+        command_line_argument_lst: Additional arguments of srun; only with SLURM.
+        pmi_mode: Interface by which the ranks of an MPI job find each other: the `pmi` option of flux's shell
+            ("simple", "pmix", ...), or srun's `--mpi` ("pmi2", "pmix", ...). Default: the one that mpi4py's MPI library
+            needs.
+        disable_dependencies: Do not resolve futures among the arguments of calls. Such a future is an error then.
+        refresh_rate: Seconds. Accepted for compatibility, without effect: calls that wait for others are started by
+            callback, not by polling.
+        run_time_max: Time limit of a call in seconds. After it the worker is ended, and the call fails with
+            TimeoutError. Default: no limit.
+        restart_limit: Number of retries of a call whose worker died while it ran.
+        connect_timeout: Seconds from the start of a worker until it must have connected. Waiting in a scheduler's queue
+            does not count.
+        error_log_file: A file to which workers append each call that raises: function, arguments (in a few hundred
+            characters each) and traceback. For workers on other hosts it must lie in a shared folder.
+        plot_dependency_graph: Draw the graph of the calls instead of running them, in the notebook, when the executor
+            is shut down; `result()` raises RuntimeError.
+        plot_dependency_graph_filename: Draw the graph to this file (SVG) instead of the notebook.
 
     Raises:
-        ValueError, TypeError: A parameter is wrong; says which, its value, and what is allowed.
-        pympipool.errors.WorkerStartError: What the workers need is not installed; says what, and how to get it.
+        ValueError, TypeError: A parameter is wrong. The message names it, its value, and what is allowed.
+        pympipool.errors.WorkerStartError: Something that the workers need is not installed. The message says what, and
+            how to install it.
 
     Examples:
         >>> with Executor(max_workers=1, block_allocation=True) as exe:
@@ -126,65 +131,44 @@ class Executor(futures.Executor):
         plot_dependency_graph_filename: str | os.PathLike[str] | None = None,
     ) -> None:
         self._info: dict[str, Any] = {}
-        cores_per_worker = Resources.check("cores", cores_per_worker, "cores_per_worker")
-        said: dict[str, Any] = {  # of any type, until it is checked
-            "cores": cores_per_worker,
-            "threads_per_core": threads_per_core,
-            "gpus_per_core": _options.gpus_per_core(gpus_per_worker, cores_per_worker),
-            "oversubscribe": oversubscribe,
-            "cwd": cwd,
-            "executor": executor,
-            "hostname_localhost": hostname_localhost,
-            "command_line_argument_lst": command_line_argument_lst,
-            "pmi_mode": pmi_mode,
-            "run_time_max": run_time_max,
-            "restart_limit": restart_limit,
-            "connect_timeout": connect_timeout,
-            "error_log_file": error_log_file,
-        }
-        self._resources = Resources(**said)
-        Resources.check("oversubscribe", block_allocation, "block_allocation")
-        Resources.check("oversubscribe", disable_dependencies, "disable_dependencies")
-        positive_seconds("refresh_rate", refresh_rate)
-        drawn = _options.is_drawn(plot_dependency_graph, plot_dependency_graph_filename, disable_dependencies)
-        choice = Choice(backend, {}) if drawn else choose(backend, executor)
-        self._backend: Backend = NullBackend(backend) if drawn else make_backend(choice.name)
+        options = _options.Options.from_arguments(locals())
+        self._resources = options.resources
+        self._block_allocation = options.block_allocation
+        choice = Choice(backend, {}) if options.draws_graph else choose(backend, executor)
+        self._backend: Backend = NullBackend(backend) if options.draws_graph else make_backend(choice.name)
         self._backend.check(self._resources)
-        workers, cores = _options.count_workers(max_workers, max_cores, cores_per_worker, self._backend)
-        self._ledger: ResourceAllocator[Any] = ResourceAllocator(
+        workers, cores = options.count_workers(self._backend.available_cores)
+        self._allocator: ResourceAllocator[Any] = ResourceAllocator(
             cores=cores, counts_devices=not self._backend.assigns_devices
         )
+        self._check_devices(options.gpus_per_worker, workers if self._block_allocation else 1)
+        self._engine = self._make_engine(options, workers)
+        self._info |= {
+            "backend": self._backend.name,
+            "skipped_backends": choice.skipped,
+            **options.info(),
+            "max_workers": workers,
+            "max_cores": cores,
+        }
+        self._checked_function: object = None
+        self._finalizer = weakref.finalize(self, self._engine.close, wait=False)
+        self._finalizer.atexit = False  # at exit the engine is closed too, and waits
+
+    def _check_devices(self, gpus_per_worker: int, workers: int) -> None:
+        """Raise ValueError if there are too few GPUs for the workers that run at the same time."""
         if gpus_per_worker and not self._backend.assigns_devices:
-            _options.check_devices(gpus_per_worker, workers if block_allocation else 1, len(self._ledger.devices.names))
+            _options.check_devices(gpus_per_worker, workers, len(self._allocator.devices.names))
+
+    def _make_engine(self, options: _options.Options, workers: int) -> Engine | GraphRecorder:
         settings = {
             "cwd": None,
             "main_path": sys.argv[0] if sys.argv else "",
-            "init_function": _options.pickled_init_function(init_function, block_allocation),
+            "init_function": _options.pickled_init_function(options.init_function, options.block_allocation),
         }
-        self._engine: Engine | GraphRecorder
-        if drawn:
-            self._engine = GraphRecorder(plot_dependency_graph_filename)
-        else:
-            make_pool = self._block_pool(workers, settings) if block_allocation else self._single_pool(settings)
-            self._engine = Engine(make_pool, resolve_dependencies=not disable_dependencies, executor_info=self._info)
-        self._info |= {
-            "backend": self._backend.name,
-            "passed_over": choice.skipped,
-            "block_allocation": block_allocation,
-            "max_workers": workers,
-            "max_cores": cores,
-            "cores_per_worker": cores_per_worker,
-            "threads_per_core": threads_per_core,
-            "gpus_per_worker": gpus_per_worker,
-            "oversubscribe": oversubscribe,
-            "cwd": self._resources.cwd,
-            "run_time_max": run_time_max,
-            "restart_limit": restart_limit,
-        }
-        self._block_allocation = block_allocation
-        self._checked: object = None
-        self._forgotten = weakref.finalize(self, self._engine.close, wait=False)
-        self._forgotten.atexit = False  # then it is closed too, but waited for
+        if options.draws_graph:
+            return GraphRecorder(options.plot_dependency_graph_filename)
+        make_pool = self._block_pool(workers, settings) if self._block_allocation else self._per_call_pool(settings)
+        return Engine(make_pool, resolve_dependencies=not options.disable_dependencies, executor_info=self._info)
 
     def _block_pool(self, workers: int, settings: dict[str, Any]) -> Callable[[Dispatcher], BlockPool]:
         spawner = self._backend.for_block(self._resources)
@@ -193,21 +177,22 @@ class Executor(futures.Executor):
             spawner,
             max_workers=workers,
             resources=self._resources,
-            allocator=self._ledger,
+            allocator=self._allocator,
             settings={**settings, "one_call": False},
         )
 
-    def _single_pool(self, settings: dict[str, Any]) -> Callable[[Dispatcher], PerCallPool]:
-        self._backend.for_call(self._resources)  # what is not installed is an error now, not at the first call
-        return lambda dispatcher: PerCallPool(dispatcher, self._backend, self._ledger, settings)
+    def _per_call_pool(self, settings: dict[str, Any]) -> Callable[[Dispatcher], PerCallPool]:
+        self._backend.for_call(self._resources)  # raises now if something is not installed, not at the first call
+        return lambda dispatcher: PerCallPool(dispatcher, self._backend, self._allocator, settings)
 
-    # For type checkers and editors. Arguments are checked against the function's own signature; not so where one of the
-    # first three is a future, which stands for its result, nor beside a resource_dict, which PEP 612 cannot tell from
-    # the function's own keywords: resource_dict=None is there for whoever wants no check (init_function gives the rest).
+    # The overloads are for type checkers and editors. They check arguments against the signature of fn, except in two
+    # cases. One of the first three arguments is a future: it stands for its result. Or there is a resource_dict: PEP
+    # 612 cannot distinguish it from the keyword arguments of fn. So resource_dict=None turns the check off, which calls
+    # need that get arguments from init_function.
     @overload
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
     @overload
-    def submit(  # type: ignore[overload-cannot-match]  # mypy takes P for any parameters; so below
+    def submit(  # type: ignore[overload-cannot-match]  # mypy takes P for any parameters; also in the overloads below
         self, fn: Callable[..., T], /, *args: Any, resource_dict: Mapping[str, Any] | None, **kwargs: Any
     ) -> Future[T]: ...
     @overload
@@ -231,22 +216,28 @@ class Executor(futures.Executor):
         resource_dict: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> Future[T]:
-        """Queues fn(*args, **kwargs) and returns the future of its result.
+        """Queue fn(*args, **kwargs) and return the future of its result.
 
-        Futures anywhere in the arguments (also inside lists, tuples, sets and dicts) are replaced by their results before
-        the call runs; it fails, or is cancelled, with the first of them that does. Large arrays are read when the
-        call is sent: do not change them before it has ended.
+        Futures anywhere in the arguments (also inside lists, tuples, sets and dicts) are replaced by their results
+        before the call runs. If one of them fails or is cancelled, so does the call. Large arrays are read when the
+        call is sent: do not change them before the call has ended.
 
         Args:
             fn: Any callable; must not have a parameter called `resource_dict`.
-            resource_dict: What this call needs, over what the executor was made with; not with `block_allocation`.
-                Keys as the parameters of `pympipool.resources.Resources`.
+            resource_dict: Resources of this call. They override those of the executor; not with `block_allocation`.
+                Keys are the parameters of `pympipool.resources.Resources`.
 
         Raises:
             RuntimeError: After `shutdown`.
-            TypeError, ValueError: fn cannot be called, or resource_dict is wrong, or asks for more than there is.
+            TypeError, ValueError: fn is not callable, or resource_dict is wrong or requests more than there is.
+
+        Examples:
+            >>> with Executor(max_workers=1) as exe:
+            ...     first = exe.submit(pow, 2, 5)
+            ...     exe.submit(max, [first, 7], resource_dict={"run_time_max": 60}).result()
+            32
         """
-        if fn is not self._checked:
+        if fn is not self._checked_function:
             self._check_function(fn)
         resources = self._resources
         if resource_dict is not None:
@@ -257,7 +248,7 @@ class Executor(futures.Executor):
                     " resources on the executor, or use block_allocation=False"
                 )
             self._backend.check(resources)
-            self._ledger.check(resources)
+            self._allocator.check(resources)
         return self._engine.submit(fn, args, kwargs, resources)
 
     def _check_function(self, fn: Callable[..., Any]) -> None:
@@ -265,7 +256,7 @@ class Executor(futures.Executor):
             raise ValueError(
                 f"{fn!r} has a parameter called resource_dict, which submit() takes for itself: rename the parameter"
             )
-        self._checked = fn if isinstance(fn, types.FunctionType) and fn.__closure__ is None else None
+        self._checked_function = fn if isinstance(fn, types.FunctionType) and fn.__closure__ is None else None
 
     def map(
         self,
@@ -275,68 +266,54 @@ class Executor(futures.Executor):
         chunksize: int | None = None,
         progress: bool | str = False,
     ) -> Iterator[T]:
-        """Like map(fn, *iterables), but the calls run on the workers.
+        """Return an iterator like map(fn, *iterables), but run the calls on the workers.
 
-        The iterables are exhausted now, and the calls run whether or not results are asked for; the iterator waits for
-        the results, in order.
+        This method exhausts the iterables and submits all calls, whether or not the caller iterates. The iterator waits
+        for the results, in order.
 
         Args:
-            timeout: Seconds from now until the last result must be there.
-            chunksize: Calls that travel together, in one pickle: an object that several of them have is one object there, and
-                what one call does to it, the next one finds. None: each call by itself; but with block allocation, where all
-                arguments are numbers, texts, and tuples of these, as many together as take a few milliseconds, found out from
-                how long they take. Calls on several cores always travel alone. `run_time_max` and `restart_limit` concern
-                what travels together as a whole: with them, None means 1.
-            progress: Shows a bar of tqdm's, which counts what has ended; a text stands before it instead of the name
-                of the function.
+            timeout: Seconds from now until the last result must have arrived. Default: no limit.
+            chunksize: Number of calls that are sent together, in one pickle. An object that several of these calls
+                share is one object in the worker, and each call sees the changes that an earlier one made to it.
+                Default: 1. But with block allocation, if all arguments are numbers, strings, and tuples of these, as
+                many calls as take a few milliseconds, by their measured run time. Calls on several cores are always
+                sent one by one. `run_time_max` and `restart_limit` apply to the calls of a chunk as a whole, so with
+                them the default is 1.
+            progress: Show a tqdm progress bar that counts the calls that have ended. A string is shown before the bar
+                instead of the name of the function.
 
         Raises:
-            ValueError, TypeError: chunksize is no positive integer.
-            ImportError: With progress, where tqdm is not installed.
-            concurrent.futures.TimeoutError: While iterating, when the time is over.
-            Exception: While iterating, what a call raised; the calls after it are cancelled.
+            ValueError, TypeError: chunksize is not a positive integer.
+            ImportError: progress needs tqdm, which is not installed.
+            concurrent.futures.TimeoutError: While iterating, after the timeout.
+            Exception: While iterating, the exception of a call. The calls after it are cancelled.
+
+        Examples:
+            >>> with Executor(max_workers=2, block_allocation=True) as exe:
+            ...     list(exe.map(pow, [1, 2, 3], [2, 2, 2]))
+            [1, 4, 9]
         """
         deadline_s = None if timeout is None else monotonic() + timeout
         if chunksize is not None:
             chunksize = _options.check_chunksize(chunksize)
         self._check_function(fn)
         self._engine.check_usable(fn)
-        begin = partial(self._begin_map, fn, chunksize, deadline_s)
+        workers = int(self._info["max_workers"]) if self._block_allocation else None
+        submit_all = partial(submit_map, fn, self._resources, workers, chunksize, deadline_s)
         options = options_of(progress, callable_name(fn))
         if isinstance(self._engine, GraphRecorder):
             return one_by_one(self.submit, fn, ArgumentColumns(iterables), deadline_s)
         if options is None:
-            return begin(iterables, self.submit, self._engine)
+            return submit_all(iterables, self.submit, self._engine)
         columns = ArgumentColumns(iterables)
-        return with_progress(partial(begin, columns.lists), self.submit, self._engine, len(columns), options)
-
-    def _begin_map(
-        self,
-        fn: Callable[..., T],
-        chunksize: int | None,
-        deadline_s: float | None,
-        iterables: Sequence[Iterable[Any]],
-        submit: Callable[..., Any],
-        engine: Engine,
-    ) -> Iterator[T]:
-        """Submits the calls of a map, in batches where that makes no difference to the user."""
-        if chunksize is not None and chunksize > 1 and self._resources.cores == 1:
-            return in_chunks(engine, submit, fn, iterables, self._resources, chunksize, deadline_s)
-        columns = ArgumentColumns(iterables)
-        if self._resources.cores > 1 or chunksize == 1 or columns.have_futures():
-            return one_by_one(submit, fn, columns, deadline_s)
-        if not self._block_allocation or self._resources.run_time_max is not None or self._resources.restart_limit:
-            return one_by_one(submit, fn, columns, deadline_s)
-        if not columns.all_immutable():
-            return one_by_one(submit, fn, columns, deadline_s)
-        return in_adaptive_batches(engine, fn, columns, self._info["max_workers"], deadline_s)
+        return with_progress(partial(submit_all, columns.lists), self.submit, self._engine, len(columns), options)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Takes no more calls, and ends the workers when those that are there have ended.
+        """Refuse further calls, and end the workers after the last call has ended.
 
         Args:
-            wait: Return only when the workers are gone.
-            cancel_futures: Cancel the calls that no worker has begun.
+            wait: Return only when all workers have ended.
+            cancel_futures: Cancel the calls that no worker has started.
         """
         self._engine.close(wait=wait, cancel=cancel_futures)
 
@@ -346,7 +323,7 @@ class Executor(futures.Executor):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> Literal[False]:
-        """Shuts down and waits; after Ctrl-C, ends what runs instead of waiting for it."""
+        """Shut down and wait for the calls. After Ctrl-C, kill running calls instead of waiting for them."""
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             self._engine.kill()
         else:
@@ -355,18 +332,27 @@ class Executor(futures.Executor):
 
     @property
     def info(self) -> dict[str, Any]:
-        """What this executor was made with, and its workers: number, host and process id of rank 0, and hosts of all ranks."""
-        return {**self._info, "workers": self._engine.hosts()}
+        """The options of this executor, and its workers: number, host and process id of rank 0, and hosts of all ranks.
+
+        Under "skipped_backends" it tells why `backend="auto"` did not select the backends that it prefers.
+
+        Examples:
+            >>> with Executor(max_workers=2) as exe:
+            ...     exe.info["max_workers"], exe.info["workers"]
+            (2, [])
+        """
+        return _options.ExecutorInfo(self._info, workers=self._engine.hosts())
 
     @property
     def max_workers(self) -> int:
-        """Number of workers; without block allocation, of calls on `cores_per_worker` cores that run at the same time.
+        """Number of workers. Without block allocation: of calls on `cores_per_worker` cores that run at the same time.
 
-        Can be set. Missing workers start at once; of too many the idle ones end first, the others after their call.
+        Can be set. Additional workers start immediately. Surplus workers end: idle ones first, the others after their
+        call.
 
         Raises:
             RuntimeError: After `shutdown`.
-            ValueError, TypeError: There are too few GPUs for so many, or a call that waits needs more cores; as for the class.
+            ValueError, TypeError: The number is wrong, there are too few GPUs, or a waiting call needs more cores.
 
         Examples:
             >>> with Executor(max_workers=1, block_allocation=True) as exe:
@@ -379,19 +365,19 @@ class Executor(futures.Executor):
     @max_workers.setter
     def max_workers(self, number: int) -> None:
         number = _options.positive("max_workers", number)
-        gpus, cores = self._info["gpus_per_worker"], number * self._info["cores_per_worker"]
-        if gpus and self._block_allocation and not self._backend.assigns_devices:
-            _options.check_devices(gpus, number, len(self._ledger.devices.names))
+        cores = number * self._info["cores_per_worker"]
+        if self._block_allocation:
+            self._check_devices(self._info["gpus_per_worker"], number)
         self._engine.resize(number, cores)
         self._info.update(max_workers=number, max_cores=cores)
 
     @property
     def _max_workers(self) -> int:
-        """The standard library's executors have it under this name, and dask asks for it."""
+        """The name of `max_workers` in the executors of the standard library, which dask reads."""
         return self.max_workers
 
     def __len__(self) -> int:
-        """Number of calls that no worker has been given yet."""
+        """Return the number of calls that were not sent to a worker yet."""
         return self._engine.waiting_count()
 
     def __bool__(self) -> bool:
@@ -404,7 +390,7 @@ class Executor(futures.Executor):
         )
 
     def __repr__(self) -> str:
-        """What it was made with, its workers, and what has become of the calls."""
+        """Return a line with the options, the workers, and the numbers of waiting, running and ended calls."""
         if not self._info:
             return "<Executor that was not started>"
         if isinstance(self._engine, GraphRecorder):
@@ -412,7 +398,7 @@ class Executor(futures.Executor):
         return status.as_text(status.snapshot(self._engine, self._info))
 
     def _repr_html_(self) -> str:
-        """The same, as a card for notebooks; the graph, where calls are drawn."""
+        """Return the same as a card for notebooks. An executor that draws its calls returns the graph."""
         if isinstance(self._engine, GraphRecorder):
             return self._engine._repr_html_()
         return status.as_html(status.snapshot(self._engine, self._info))

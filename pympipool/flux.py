@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pympipool._options import suggest_parameter
+from pympipool._options import given, suggest_parameter
 from pympipool.executor import Executor
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ __all__ = ["PyFluxExecutor"]
 class PyFluxExecutor(Executor):
     """An `Executor` with block allocation, whose workers flux starts.
 
-    Args: as for `Executor`, which says what they mean.
+    The parameters are those of `Executor`, which documents them.
 
     Raises:
         pympipool.errors.WorkerStartError: flux cannot be used here.
@@ -40,16 +40,4 @@ class PyFluxExecutor(Executor):
         hostname_localhost: bool | None = False,
         pmi_mode: str | None = None,
     ) -> None:
-        super().__init__(
-            max_workers,
-            cores_per_worker=cores_per_worker,
-            threads_per_core=threads_per_core,
-            gpus_per_worker=gpus_per_worker,
-            init_function=init_function,
-            cwd=cwd,
-            executor=executor,
-            hostname_localhost=hostname_localhost,
-            pmi_mode=pmi_mode,
-            backend="flux",
-            block_allocation=True,
-        )
+        super().__init__(**given(locals()), backend="flux", block_allocation=True)

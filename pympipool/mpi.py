@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pympipool._options import suggest_parameter
+from pympipool._options import given, suggest_parameter
 from pympipool.executor import Executor
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ __all__ = ["PyMPIExecutor"]
 class PyMPIExecutor(Executor):
     """An `Executor` with block allocation on this machine.
 
-    Args: as for `Executor`, which says what they mean.
+    The parameters are those of `Executor`, which documents them.
 
     Examples:
         >>> with PyMPIExecutor(max_workers=1) as exe:
@@ -38,13 +38,4 @@ class PyMPIExecutor(Executor):
         cwd: str | os.PathLike[str] | None = None,
         hostname_localhost: bool | None = False,
     ) -> None:
-        super().__init__(
-            max_workers,
-            cores_per_worker=cores_per_worker,
-            oversubscribe=oversubscribe,
-            init_function=init_function,
-            cwd=cwd,
-            hostname_localhost=hostname_localhost,
-            backend="mpi",
-            block_allocation=True,
-        )
+        super().__init__(**given(locals()), backend="mpi", block_allocation=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pympipool._options import suggest_parameter
+from pympipool._options import given, suggest_parameter
 from pympipool.executor import Executor
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ __all__ = ["PySlurmExecutor"]
 class PySlurmExecutor(Executor):
     """An `Executor` with block allocation, whose workers SLURM starts.
 
-    Args: as for `Executor`, which says what they mean.
+    The parameters are those of `Executor`, which documents them.
 
     Raises:
         pympipool.errors.WorkerStartError: SLURM cannot be used here.
@@ -40,16 +40,4 @@ class PySlurmExecutor(Executor):
         hostname_localhost: bool | None = False,
         command_line_argument_lst: Sequence[str] = (),
     ) -> None:
-        super().__init__(
-            max_workers,
-            cores_per_worker=cores_per_worker,
-            threads_per_core=threads_per_core,
-            gpus_per_worker=gpus_per_worker,
-            oversubscribe=oversubscribe,
-            init_function=init_function,
-            cwd=cwd,
-            hostname_localhost=hostname_localhost,
-            command_line_argument_lst=command_line_argument_lst,
-            backend="slurm",
-            block_allocation=True,
-        )
+        super().__init__(**given(locals()), backend="slurm", block_allocation=True)

@@ -76,6 +76,37 @@ class ArgumentColumns:
         return zip(*self.lists, strict=True)
 
 
+def submit_map(
+    fn: Callable[..., Any],
+    resources: Resources,
+    workers: int | None,
+    chunksize: int | None,
+    deadline_s: float | None,
+    iterables: Sequence[Iterable[Any]],
+    submit: Callable[..., Future[Any]],
+    engine: Engine,
+) -> Iterator[Any]:
+    """Submit the calls of a map, in batches where that makes no difference to the user.
+
+    Args:
+        workers: Number of workers that serve many calls; None if each call has its own worker.
+        submit: Submits a single call.
+
+    Returns:
+        An iterator over the results.
+    """
+    if chunksize is not None and chunksize > 1 and resources.cores == 1:
+        return in_chunks(engine, submit, fn, iterables, resources, chunksize, deadline_s)
+    columns = ArgumentColumns(iterables)
+    if resources.cores > 1 or chunksize == 1 or columns.have_futures():
+        return one_by_one(submit, fn, columns, deadline_s)
+    if workers is None or resources.run_time_max is not None or resources.restart_limit:
+        return one_by_one(submit, fn, columns, deadline_s)
+    if not columns.all_immutable():
+        return one_by_one(submit, fn, columns, deadline_s)
+    return in_adaptive_batches(engine, fn, columns, workers, deadline_s)
+
+
 def one_by_one(
     submit: Callable[..., Future[Any]], fn: Callable[..., Any], columns: ArgumentColumns, deadline_s: float | None
 ) -> Iterator[Any]:

@@ -28,4 +28,4 @@ def test_auto_reports_skipped_backends(monkeypatch):
     assert list(skipped) == ["flux", "slurm"]
     assert "bindings are not installed" in skipped["flux"]
     with Executor(max_cores=1) as exe:
-        assert exe.info["passed_over"] == skipped
+        assert exe.info["skipped_backends"] == skipped

@@ -3,18 +3,26 @@
 A wrong value raises at once; the message names the parameter, its value and what is allowed; nothing was started.
 """
 
+import copy
 import functools
 import inspect
+import json
 import os
+import pickle
+import re
 import threading
 from concurrent import futures
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pympipool import Executor
-from pympipool.resources import available_cores
+from pympipool import Executor, _options
+from pympipool.flux import PyFluxExecutor
+from pympipool.mpi import PyMPIExecutor
+from pympipool.resources import Resources, available_cores
+from pympipool.slurm import PySlurmExecutor
 from support.calls import add, pid
 from support.processes import child_pids
 
@@ -303,6 +311,66 @@ def test_a_partial_function_that_was_given_its_resource_dict_is_no_conflict(one_
     assert one_worker.submit(functools.partial(takes_it, resource_dict="its own"), 1).result() == "its own"
 
 
+# ---- one declaration of each option ----
+
+OLDER_EXECUTORS = [PyMPIExecutor, PySlurmExecutor, PyFluxExecutor]
+
+
+def test_signature_docstring_and_table_agree():
+    parameters = list(inspect.signature(Executor).parameters)
+    assert set(parameters) == _options.OPTION_NAMES
+    arguments = inspect.getdoc(Executor).split("Args:\n")[1].split("\nRaises:")[0]
+    assert re.findall(r"^    (\w+): ", arguments, re.MULTILINE) == parameters
+
+
+def test_executor_and_resources_have_equal_defaults():
+    defaults = {name: parameter.default for name, parameter in inspect.signature(Executor).parameters.items()}
+    shared = {field.name: field.default for field in fields(Resources) if field.name in defaults}
+    assert shared == {name: defaults[name] for name in shared}
+
+
+def test_info_reports_the_options_marked_for_it():
+    marked = {
+        field.name
+        for table in (_options.Options, Resources)
+        for field in fields(table)
+        if field.metadata.get("in_info")
+    }
+    with Executor(max_workers=1) as exe:
+        assert set(exe.info) == marked | {"backend", "skipped_backends", "workers"}
+
+
+@pytest.mark.parametrize("older", OLDER_EXECUTORS)
+def test_older_executors_have_the_same_defaults(older):
+    defaults = inspect.signature(Executor).parameters
+    for name, parameter in inspect.signature(older).parameters.items():
+        assert parameter.default == (1 if name == "max_workers" else defaults[name].default)
+
+
+@pytest.mark.parametrize("older", OLDER_EXECUTORS)
+def test_older_executors_forward_all_their_options(older, monkeypatch):
+    forwarded = {}
+    monkeypatch.setattr(Executor, "__init__", lambda self, **options: forwarded.update(options))
+    options = {name: object() for name in inspect.signature(older).parameters}
+    older(**options)
+    backend = older.__module__.rpartition(".")[2]
+    assert forwarded == {**options, "backend": backend, "block_allocation": True}
+
+
+def test_former_key_of_info_warns_and_works():
+    with Executor(max_workers=1, backend="mpi") as exe:
+        info = exe.info
+    assert info["skipped_backends"] == {}
+    with pytest.warns(DeprecationWarning, match="skipped_backends"):
+        assert info["passed_over"] == {}
+    with pytest.raises(KeyError, match="passed_ever"):
+        info["passed_ever"]
+    for other in (copy.copy(info), info.copy(), pickle.loads(pickle.dumps(info))):
+        assert (type(other), other) == (type(info), info)
+    assert json.loads(json.dumps(info)) == info
+    assert repr(info) == repr(dict(info))
+
+
 # ---- values that are allowed ----
 
 
@@ -449,8 +517,6 @@ def test_a_parameter_that_is_like_none_is_an_error_that_names_all(nothing_starts
 
 
 def test_the_older_names_of_executors_know_their_own_parameters(nothing_starts):
-    from pympipool.mpi import PyMPIExecutor
-
     with pytest.raises(TypeError) as error:
         PyMPIExecutor(max_worker=1)
     said(error, "PyMPIExecutor() has no parameter 'max_worker'; did you mean 'max_workers'?")

@@ -362,7 +362,7 @@ def test_auto_chooses_flux_where_an_instance_can_be_reached(one_broker, monkeypa
     assert choose("auto") == ("flux", {})
     assert unavailable_reasons()["flux"] is None
     with Executor(max_cores=1) as exe:
-        assert (exe.info["backend"], exe.info["passed_over"]) == ("flux", {})
+        assert (exe.info["backend"], exe.info["skipped_backends"]) == ("flux", {})
     monkeypatch.setenv("FLUX_URI", f"local://{tmp_path}/nobody")
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "none.conf"))
     name, passed_over = choose("auto")
