@@ -17,8 +17,7 @@ A spawner never sees a call or a link. The pool knows a backend only through `Ba
 To add a backend:
 
 1. Add a folder here, with a `Spawner` (`spawner.py`) and a `Backend` (`backend.py`) that makes it. Where a scheduler
-starts
-   the workers, derive the backend from `SchedulerBackend`.
+   starts the workers, derive the backend from `SchedulerBackend`.
 2. Add a line to `BACKENDS` in `registry.py`. If "auto" should take the backend where it is available, add one to
    `AUTO_ORDER` too.
 """

@@ -1,9 +1,8 @@
 """What a call or a worker needs, and what this machine has left.
 
-    Executor(...) ─► Resources: the executor's ─┐
-    resource_dict ─► Resources.from_dict ───────┴► Resources of a call ─► ResourceAllocator ─► Allocation: cores and
-    devices
-                     each value is checked                                    released when the worker has ended
+    Executor(...) ─► Resources of the executor ─┐
+    resource_dict ─► Resources.from_dict ───────┴► Resources of a call ─► ResourceAllocator ─► Allocation
+                     checks each value                                    released when the worker has ended
 
     validation.py  checks of single values
     request.py     `Resources`: each parameter declared, checked and documented once

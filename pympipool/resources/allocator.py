@@ -41,7 +41,7 @@ class Allocation:
     def environment(self, rank: int | None = None) -> dict[str, str]:
         """Return the variables with which a worker, or one of its ranks, sees its own devices and no others.
 
-        Empty for a worker that needs no device. It sees the devices that the user's own process sees.
+        Empty for a worker that needs no device: such a worker sees the devices that the user's own process sees.
 
         Args:
             rank: One of the worker's ranks; None: all of them.

@@ -30,7 +30,7 @@ def count(least: int) -> Callable[[str, Any], int]:
 
 
 def is_bool(value: Any) -> bool:
-    """Return True for a bool of Python or of numpy, whose class has two names."""
+    """Return True for a bool of Python or of numpy. The name of numpy's class depends on the version of numpy."""
     return type(value).__name__ in ("bool", "bool_")
 
 

@@ -1,7 +1,7 @@
 """Asks the flux broker if flux can be used here, and how large the instance is.
 
-Three things are needed: flux's Python bindings, a broker that answers, and the services of the broker, which a broker that
-has just started does not know yet.
+Three things are needed: flux's Python bindings, a broker that answers, and the services of the broker. A broker that
+has just started does not know its services yet.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def _ask_broker(timeout_s: float) -> Size | str:
     A thread asks, and is abandoned when the broker does not answer in time.
     """
     answers: list[Size | str] = []
-    thread = threading.Thread(target=_ask, args=(answers, monotonic() + timeout_s), name="flux_question", daemon=True)
+    thread = threading.Thread(
+        target=_ask, args=(answers, monotonic() + timeout_s), name="pympipool_flux_probe", daemon=True
+    )
     thread.start()
     thread.join(timeout_s)
     return answers[0] if answers else f"the flux broker does not answer within {timeout_s:g} s"

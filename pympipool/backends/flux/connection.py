@@ -7,7 +7,7 @@
 
 A handle of flux may only be used by the thread that made it, so that thread does the work of all other threads
 (`_call`). Jobs are submitted through the user's `flux.job.FluxExecutor` if there is one, else by this thread. In either
-case their event logs tell what becomes of them.
+case the thread follows their event logs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NEVER_RAN = 1
 
 
 class Listener(Protocol):
-    """Is told what becomes of a job. Its methods are called in the connection's thread."""
+    """Receives the output and the end of a job. Its methods are called in the connection's thread."""
 
     def on_output(self, stream: str, data: bytes) -> None:
         """Take what the job has printed, or a message of flux about the job.
@@ -95,7 +95,7 @@ class FluxConnection:
 
         Args:
             jobspec: As JSON.
-            listener: Is told what becomes of the job.
+            listener: Receives the output and the end of the job.
             executor: The `flux.job.FluxExecutor` to submit it to.
 
         Raises:

@@ -30,7 +30,7 @@ LATE_JOB_S = 0.5
 """Seconds after the master's end in which a job may still appear that was submitted in the master's last moment."""
 
 POLL_INTERVAL_S = 0.1
-"""Pause between two looks at the list of jobs."""
+"""Pause between two requests for the list of jobs."""
 
 
 class JobReaper:

@@ -34,6 +34,7 @@ from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
 from pympipool.resources import Resources
 
 DELIVERY_DELAY_S = 3.0
+"""Seconds after the end of a worker in which messages from other hosts may still arrive through the relay."""
 
 PERMANENT_FAILURES = ("submit", "alloc", "depend", "cancel", "timeout")
 """Types of flux's job exceptions after which no other try is made: it would fail in the same way, or a person ended the

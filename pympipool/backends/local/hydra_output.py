@@ -31,8 +31,8 @@ _SIGNAL = re.compile(rb"EXIT STRING: .*\(signal (\d+)\)")
 _CODES_OF_RANKS = re.compile(re.escape(_CODES) + rb"\[[^\]\n]*\] ([\d,]+)")
 
 _HOLD_BACK_MIN = {_BEGIN: 20, _CODES: 4}
-"""For each beginning of a report: the least number of its first bytes at the end of the output that are held back until
-more arrives. Fewer cannot be part of a report, as mpiexec writes 50 bytes at once."""
+"""The two ways in which a report may begin. Output that ends with the first bytes of one is held back until more arrives,
+if it ends with at least this many of them. Fewer are never a report, as mpiexec writes 50 bytes at once."""
 
 
 class JobOutput(io.RawIOBase):

@@ -186,9 +186,8 @@ def _ranks_below(launcher: int) -> list[int]:
 def _children_of(parent: int) -> list[int]:
     """Return the children of one process, as the kernel lists them.
 
-    A scan of all processes would take milliseconds, and far longer where other threads keep the interpreter busy: the
-        read of
-    each file releases the GIL, and has to wait for it afterwards.
+    A scan of all processes would take milliseconds, and far longer where other threads keep the interpreter busy: each
+    read of a file releases the GIL, and has to wait for it afterwards.
     """
     children: list[int] = []
     with contextlib.suppress(OSError):  # the process has ended meanwhile

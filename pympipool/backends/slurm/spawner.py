@@ -35,6 +35,7 @@ EXIT_TIMEOUT_S = 1.0
 """Seconds that srun may take to end after it is asked to; measured: 50 ms."""
 
 DELIVERY_DELAY_S = 3.0
+"""Seconds after the end of a worker in which messages from other hosts may still arrive through the relay."""
 
 _TRANSIENT_ERRORS = ("timed out", "temporarily", "contact", "onnection", "Job/step already", "Requested nodes are busy")
 """Parts of the error messages of srun after which another try may succeed."""

@@ -1,0 +1,49 @@
+"""The command line and the environment of srun. tests/slurm runs them on a real cluster."""
+
+from __future__ import annotations
+
+import pytest
+
+from pympipool.backends.mpi_library import Library
+from pympipool.backends.slurm import srun
+from pympipool.backends.slurm.srun import srun_command, step_environment
+from pympipool.resources import Resources
+
+IN_JOB = {"SLURM_JOB_ID": "7"}
+
+
+def test_step_takes_only_the_cores_it_needs():
+    assert "--exact" in srun_command(Resources(), IN_JOB)
+    assert "--exact" not in srun_command(Resources(), {})
+
+
+def test_step_without_devices_takes_no_devices_of_job():
+    assert "--gres=none" in srun_command(Resources(), IN_JOB)
+    assert "--gres=none" not in srun_command(Resources(), {})
+    with_devices = srun_command(Resources(gpus_per_core=2), IN_JOB)
+    assert "--gpus-per-task=2" in with_devices
+    assert "--gres=none" not in with_devices
+
+
+def test_arguments_of_the_user_come_last():
+    assert srun_command(Resources(command_line_argument_lst=["-p", "debug"]), {})[-2:] == ["-p", "debug"]
+
+
+@pytest.mark.parametrize(("version", "plugin"), [("MPICH Version: 5", "pmi2"), ("Open MPI v5", "pmix")])
+def test_mpi_plugin_fits_the_library_unless_user_chooses(monkeypatch, version, plugin):
+    monkeypatch.setattr(srun, "loaded_library", lambda: Library(version, ""))
+    assert f"--mpi={plugin}" in srun_command(Resources(cores=2), {})
+    assert "--mpi=cray_shasta" in srun_command(Resources(cores=2, pmi_mode="cray_shasta"), {})
+    assert "--mpi=none" in srun_command(Resources(), {})
+
+
+def test_options_of_the_job_are_left_out():
+    job = {**IN_JOB, "SLURM_NTASKS": "8", "SLURM_GPUS": "4", "SLURM_EXPORT_ENV": "NONE", "HOME": "/home/me"}
+    assert step_environment(job) == {**IN_JOB, "HOME": "/home/me"}
+
+
+def test_step_gets_its_share_of_the_memory():
+    job = {"SLURM_MEM_PER_NODE": "8000", "SLURM_CPUS_ON_NODE": "4"}
+    assert step_environment(job) == {"SLURM_CPUS_ON_NODE": "4", "SLURM_MEM_PER_CPU": "2000"}
+    whole_node = {"SLURM_MEM_PER_NODE": "0", "SLURM_CPUS_ON_NODE": "4"}
+    assert step_environment(whole_node) == whole_node
