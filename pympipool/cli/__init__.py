@@ -1,6 +1,6 @@
-"""What `pympipool` does in a terminal: one module for each command, imported only when it is asked for.
+"""The program `pympipool`: one module for each command, imported only when the command is called.
 
-    pympipool WORDS  ->  main()  ->  the module of that command: add_arguments(parser), run(options) -> exit code
+    pympipool ARGUMENTS  ->  main()  ->  the module of that command: add_arguments(parser), run(options) -> exit code
 
 To add a command: a module here with `HELP`, `add_arguments` and `run` (see `Command`), and its name in `COMMANDS`.
 """
@@ -21,69 +21,71 @@ from pympipool.cli.encoding import use_ascii_fallback
 __all__ = ["COMMANDS", "Command", "main"]
 
 COMMANDS = ("info", "check", "bench", "trace")
-"""The commands, in the order of their help; each a module of this package."""
+"""Commands in the order of the help; each is a module of this package."""
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+"""Exit code after Ctrl-C, as in shells: 128 + SIGINT."""
 
 
 class Command(Protocol):
-    """What the module of a command has.
+    """The interface of a command's module.
 
     Attributes:
-        HELP: One line that says what the command does.
+        HELP: One line that describes the command.
     """
 
     HELP: str
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Adds the options of the command."""
+        """Add the options of the command."""
 
     def run(self, options: argparse.Namespace) -> int:
-        """Does it; the exit code of the program: 0 when all is well."""
+        """Run the command. Return the exit code of the program: 0 for success."""
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """The program `pympipool`.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program `pympipool`.
 
     Args:
-        words: Its arguments; default: those of this process.
+        arguments: Its command-line arguments; default: those of this process.
 
     Returns:
         The exit code.
 
     Raises:
-        SystemExit: The arguments are wrong (code 2), or ask for help or the version (code 0).
+        SystemExit: The arguments are wrong (code 2), or request the help or the version (code 0).
     """
-    words = sys.argv[1:] if words is None else words
-    parser = _parser(words)
-    if not words:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = _parser(arguments)
+    if not arguments:
         parser.print_help(sys.stderr)
         return 2
-    options = parser.parse_args(words)
+    options = parser.parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # else nobody reads it, or who does takes any character
+        if isinstance(stream, io.TextIOWrapper):  # other streams are closed, or take any character
             use_ascii_fallback(stream)
     try:
         code: int = options.run(options)
-        if sys.stdout is not None:  # as after `pympipool info >&-`
+        if sys.stdout is not None:  # it is None after `pympipool info >&-`
             sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has seen enough, as in `pympipool info | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's own flush complains
+    except BrokenPipeError:  # the reader has closed the pipe, as in `pympipool info | head`
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # else the interpreter's own flush would print an error
         return 1
     return code
 
 
-def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser of one command if the first word names it; of all, for their help, otherwise."""
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser of one command if the first argument names it, otherwise of all commands, for their help."""
     parser = argparse.ArgumentParser("pympipool", description="Up-scale Python functions, serial or MPI-parallel.")
     parser.add_argument("--version", action="version", version=f"pympipool {__version__}")
     choices = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name in [words[0]] if words and words[0] in COMMANDS else COMMANDS:
+    for name in [arguments[0]] if arguments and arguments[0] in COMMANDS else COMMANDS:
         command = cast(Command, import_module(f"{__name__}.{name}"))
-        its_own = choices.add_parser(name, help=command.HELP, description=command.HELP)
-        command.add_arguments(its_own)
-        its_own.set_defaults(run=command.run)
+        subparser = choices.add_parser(name, help=command.HELP, description=command.HELP)
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run)
     return parser

@@ -1,4 +1,4 @@
-"""`pympipool check`: tries out a backend within a minute, and says in words what works, what does not, and what to do."""
+"""`pympipool check`: try out a backend within a minute, and print what works, what does not, and what to do."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from pympipool._util.reprs import did_you_mean
 from pympipool.backends.base import Backend
 from pympipool.backends.registry import make_backend
 from pympipool.cli.selftest import STEPS, Outcome, Step, Verdict, try_step
-from pympipool.cli.text import listed, wrapped
+from pympipool.cli.text import format_issues, wrap
 from pympipool.diagnostics.environment import probe
 from pympipool.errors import WorkerStartError
 
 HELP = "try out a backend: the first thing to run on a new machine"
 
-CORES_MOST = 16
-"""How many cores are tried unless the user says how many: enough to see that they work, and started within seconds."""
+CORES_MAX = 16
+"""Maximum number of cores to try by default: enough to see that they work, and few enough to start within seconds."""
 
-CORES_OUTSIDE = 2
-"""How many are asked for where a scheduler is there, but this script is in none of its jobs."""
+CORES_OUTSIDE_JOB = 2
+"""Number of cores to try by default with a scheduler, if this process runs in none of its jobs."""
 
-STEP_LIMIT_S = 60.0
+STEP_TIMEOUT_S = 60.0
 
-BETWEEN_STEPS_S = 30.0
-"""How long it may take besides to see that a step has left nothing, and to end what it has left."""
+CLEANUP_ALLOWANCE_S = 30.0
+"""Time added to the timeout of each step, to find the processes that it has left behind, and to end them."""
 
 IN_QUEUE = (
-    "it may wait in the scheduler's queue: see `squeue --me` (or `flux jobs`), try again inside a job, or wait longer:"
+    "it may be waiting in the scheduler's queue: see `squeue --me` (or `flux jobs`), try again inside a job, or wait longer:"
     " --limit 600"
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `pympipool check`."""
+    """Add the options of `pympipool check`."""
     names = ", ".join(step.name for step in STEPS)
     parser.add_argument("steps", nargs="*", metavar="STEP", help=f"try only these of: {names}; default: all")
     parser.add_argument("--backend", default="auto", help="where workers run, as for Executor; default: auto")
@@ -47,10 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cores",
         type=_cores,
         metavar="N",
-        help=f"how many to use; default: those that may be used, at most {CORES_MOST}",
+        help=f"number of cores; default: all that may be used, at most {CORES_MAX}",
     )
     parser.add_argument(
-        "--limit", type=_seconds, default=STEP_LIMIT_S, metavar="S", help="seconds of each step; default: %(default)g"
+        "--limit",
+        type=_seconds,
+        default=STEP_TIMEOUT_S,
+        metavar="S",
+        help="timeout of each step in seconds; default: %(default)g",
     )
 
 
@@ -68,7 +72,7 @@ def _seconds(text: str) -> float:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Tries out a backend; 0 when all works, 1 when something does not, 2 when it is not to be understood what to try."""
+    """Try out a backend. Return 0 if everything works, 1 if something does not, 2 if the options are wrong."""
     try:
         steps = _named(options.steps)
         backend = make_backend(options.backend)
@@ -76,11 +80,11 @@ def run(options: argparse.Namespace) -> int:
         print(f"pympipool check: {error}", file=sys.stderr)
         return 2
     except WorkerStartError as error:
-        print(wrapped("Nothing can be tried: ", str(error)))
+        print(wrap("Nothing can be tried: ", str(error)))
         return 1
     steps = steps or [step for step in STEPS if step.is_for(backend.name)]
-    # Whatever hangs in this process, be it in C: it ends. Each step has a limit of its own besides.
-    faulthandler.dump_traceback_later((options.limit + BETWEEN_STEPS_S) * len(steps), exit=True)
+    # Ends this process even if it hangs in C. Each step also has a timeout of its own.
+    faulthandler.dump_traceback_later((options.limit + CLEANUP_ALLOWANCE_S) * len(steps), exit=True)
     try:
         return _try_all(steps, backend.name, options.cores or _default_cores(backend), options)
     finally:
@@ -88,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _named(names: Sequence[str]) -> list[Step]:
-    """The steps of these names.
+    """Return the steps of these names.
 
     Raises:
         ValueError: There is no such step.
@@ -103,61 +107,61 @@ def _named(names: Sequence[str]) -> list[Step]:
 
 def _default_cores(backend: Backend) -> int:
     try:
-        return min(backend.available_cores(), CORES_MOST)
-    except ValueError:  # it cannot know: this script runs in none of the scheduler's jobs
-        return CORES_OUTSIDE
+        return min(backend.available_cores(), CORES_MAX)
+    except ValueError:  # it is unknown, because this process runs in none of the scheduler's jobs
+        return CORES_OUTSIDE_JOB
 
 
 def _try_all(steps: Sequence[Step], backend: str, cores: int, options: argparse.Namespace) -> int:
     chosen = ", which is what 'auto' takes," if options.backend == "auto" else ""
-    print(wrapped("", f"Trying backend {backend!r}{chosen} with {cores} core{'s' * (cores > 1)}."), end="\n\n")
+    print(wrap("", f"Trying backend {backend!r}{chosen} with {cores} core{'s' * (cores > 1)}."), end="\n\n")
     start, counts = time.monotonic(), Counter[Outcome]()
     for step in steps:
         if sys.stdout.isatty():
-            print(_beginning("...") + step.title, end="\r", flush=True)
+            print(_label("...") + step.title, end="\r", flush=True)
         verdict = try_step(step, backend, cores, options.limit)
         counts[verdict.outcome] += 1
-        _show(step, verdict, backend)
+        _print_verdict(step, verdict, backend)
         if step is STEPS[0] and verdict.outcome is Outcome.FAILS:
-            print(wrapped(_beginning(""), "Everything else builds on this: the other steps were not tried."))
+            print(wrap(_label(""), "Everything else depends on this: the other steps were not tried."))
             break
     print("\n" + _summary(counts, len(steps), time.monotonic() - start))
-    must_work = Outcome.LACKS if options.steps else Outcome.FAILS  # who names a step wants it
+    must_work = Outcome.SKIPPED if options.steps else Outcome.FAILS  # a step that the user names must work
     failed = counts[Outcome.FAILS] + counts[must_work] > 0
     if failed:
-        print("\n".join(_what_is_wrong()))
+        print("\n".join(_serious_issues()))
     return int(failed)
 
 
-def _what_is_wrong() -> Iterator[str]:
-    """What `pympipool info` finds, and what may be the cause."""
-    wrong = [problem for problem in probe().problems if problem.serious]
+def _serious_issues() -> Iterator[str]:
+    """Yield what is wrong according to `pympipool info`, which may be the cause."""
+    wrong = [issue for issue in probe().issues if issue.serious]
     if wrong:
         yield "\nWhat is wrong here, as `pympipool info` finds:"
-        yield from listed(wrong)
+        yield from format_issues(wrong)
 
 
-def _show(step: Step, verdict: Verdict, backend: str) -> None:
+def _print_verdict(step: Step, verdict: Verdict, backend: str) -> None:
     word = verdict.outcome.value.upper() if verdict.outcome is Outcome.FAILS else verdict.outcome.value
-    first, *more = verdict.said.splitlines()
-    print(wrapped(_beginning(word), f"{step.title}: {first}"), flush=True)
+    first, *more = verdict.message.splitlines()
+    print(wrap(_label(word), f"{step.title}: {first}"), flush=True)
     if verdict.outcome is Outcome.FAILS:
         for line in more or verdict.last_lines:
-            print(f"{_beginning('')}  | {line.rstrip()}")
+            print(f"{_label('')}  | {line.rstrip()}")
         in_queue = verdict.timed_out and backend != "mpi"
-        print(wrapped(f"{_beginning('')}-> ", IN_QUEUE if in_queue else step.remedy), flush=True)
+        print(wrap(f"{_label('')}-> ", IN_QUEUE if in_queue else step.remedy), flush=True)
 
 
-def _beginning(word: str) -> str:
+def _label(word: str) -> str:
     return f"  {word:8}"
 
 
 def _summary(counts: Counter[Outcome], steps: int, seconds: float) -> str:
     if counts[Outcome.WORKS] == steps:
         return f"Everything works ({seconds:.0f} s)."
-    said = [f"{counts[Outcome.WORKS]} of {steps} steps work ({seconds:.0f} s)"]
+    parts = [f"{counts[Outcome.WORKS]} of {steps} steps work ({seconds:.0f} s)"]
     if counts[Outcome.FAILS]:
-        said.append(f"{counts[Outcome.FAILS]} failed; `pympipool info` shows what is found here")
-    if counts[Outcome.LACKS]:
-        said.append(f"{counts[Outcome.LACKS]} could not be tried for want of something")
-    return wrapped("", "; ".join(said) + ".")
+        parts.append(f"{counts[Outcome.FAILS]} failed; `pympipool info` shows what is found here")
+    if counts[Outcome.SKIPPED]:
+        parts.append(f"{counts[Outcome.SKIPPED]} could not be tried because something is missing")
+    return wrap("", "; ".join(parts) + ".")

@@ -1,33 +1,33 @@
-"""What is printed where the terminal, or the file, has no sign for it: µs are us there, and nothing fails."""
+"""Print characters that the encoding of the terminal or file lacks: µs becomes us, and nothing fails."""
 
 from __future__ import annotations
 
 import codecs
 import io
 
-PLAIN = {"µ": "u", "×": "x", "→": "->", "…": "..."}
-"""The signs that commands use, in letters. All others (in the name of a function, say) become question marks."""
+ASCII = {"µ": "u", "×": "x", "→": "->", "…": "..."}
+"""Replacements for the characters that commands use. All others (in the name of a function, for example) become question marks."""
 
-NAME = "pympipool.plain"
+ERROR_HANDLER = "pympipool.ascii"
 
 
-def _in_letters(error: UnicodeError) -> tuple[str | bytes, int]:
+def _encode(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return b"".join(map(_plain, error.object[error.start : error.end])), error.end
+    return b"".join(map(_replacement, error.object[error.start : error.end])), error.end
 
 
-def _plain(sign: str) -> bytes:
-    if "\udc80" <= sign <= "\udcff":  # a byte of the name of a file that is no text (PEP 383)
-        return sign.encode("ascii", "surrogateescape")
-    return PLAIN.get(sign, "?").encode("ascii")
+def _replacement(character: str) -> bytes:
+    if "\udc80" <= character <= "\udcff":  # a byte of a file name that is not text (PEP 383)
+        return character.encode("ascii", "surrogateescape")
+    return ASCII.get(character, "?").encode("ascii")
 
 
-codecs.register_error(NAME, _in_letters)
+codecs.register_error(ERROR_HANDLER, _encode)
 
 
 def use_ascii_fallback(stream: io.TextIOWrapper) -> None:
-    r"""Has a stream take any text, whatever its encoding.
+    r"""Make a stream accept any text, whatever its encoding.
 
     Examples:
         >>> stream = io.TextIOWrapper(io.BytesIO(), "ascii")
@@ -36,6 +36,6 @@ def use_ascii_fallback(stream: io.TextIOWrapper) -> None:
         >>> stream.buffer.getvalue()
         b'3 us -> 5 ms, 2.5 x, na?ve()\n'
     """
-    pythons_own = ("strict", "surrogateescape")  # any other is the user's choice, by PYTHONIOENCODING
-    if stream.errors in pythons_own:
-        stream.reconfigure(errors=NAME)
+    defaults = ("strict", "surrogateescape")  # the user has chosen any other handler, by PYTHONIOENCODING
+    if stream.errors in defaults:
+        stream.reconfigure(errors=ERROR_HANDLER)

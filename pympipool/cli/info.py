@@ -1,6 +1,6 @@
-"""`pympipool info`: what is found here, which backend "auto" takes and why, and what is wrong, with the remedy.
+"""`pympipool info`: show what is found here, which backend "auto" takes and why, and what is wrong, with remedies.
 
-Here the facts become text; they are found in `pympipool.diagnostics.environment`.
+`pympipool.diagnostics.environment` finds the facts; this module formats them as text.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ import json
 from collections.abc import Iterable, Iterator
 
 from pympipool._util.formatting import format_memory
-from pympipool.cli.text import listed, wrapped
-from pympipool.diagnostics.environment import Environment, Problem, probe
+from pympipool.cli.text import format_issues, wrap
+from pympipool.diagnostics.environment import Environment, Issue, probe
 from pympipool.diagnostics.environment.machine import Folder, Machine
 from pympipool.diagnostics.environment.schedulers import Schedulers
 
 HELP = "show what is found here (MPI, SLURM, flux, GPUs, cores, limits), and what is wrong"
 
 LABEL = 14
-"""Characters of the first column."""
+"""Width of the first column in characters."""
 
 Lines = Iterator[tuple[str, str]]
-"""Label and text of each line."""
+"""Pairs of a label and its text."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `pympipool info`."""
+    """Add the options of `pympipool info`."""
     parser.add_argument("--json", action="store_true", help="for programs: all facts as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Shows what is found here; always 0, since nobody may need what is wrong."""
+    """Print everything that is found. Return 0 even if there are issues, because the user may not need what is wrong."""
     found = probe()
     if options.json:
         print(json.dumps(dataclasses.asdict(found), indent=2))
@@ -44,9 +44,9 @@ def run(options: argparse.Namespace) -> int:
     ):
         print(title)
         for label, text in lines:
-            print(wrapped(f"  {label:{LABEL}}", text))
+            print(wrap(f"  {label:{LABEL}}", text))
         print()
-    print("\n".join(_problems(found.problems)))
+    print("\n".join(_issues(found.issues)))
     return 0
 
 
@@ -83,14 +83,14 @@ def _open_files(machine: Machine) -> str:
     limits = machine.limits
     if limits.open_files is None:
         return "any number open at a time"
-    most = "any number" if limits.open_files_most is None else str(limits.open_files_most)
+    most = "any number" if limits.open_files_max is None else str(limits.open_files_max)
     return f"{limits.open_files} open at a time, which may be raised to {most}"
 
 
 def _folder(folder: Folder | None) -> str:
     if folder is None:
         return "missing"
-    return f"{_size(folder.size)}, {_size(folder.free)} free{'' if folder.writable else ', cannot be written'}"
+    return f"{_size(folder.size)}, {_size(folder.free)} free{'' if folder.writable else ', not writable'}"
 
 
 def _mpi(found: Environment) -> Lines:
@@ -110,19 +110,19 @@ def _backends(schedulers: Schedulers) -> Lines:
         size = "" if flux.cores is None else f", with {flux.cores} cores and {flux.gpus} GPUs on {flux.hosts}"
         yield "flux", f"{flux.version or 'no program in PATH'}, {where}{size}"
     yield '"auto"', f"takes {schedulers.chosen!r}"
-    for name, reason in schedulers.passed_over.items():
+    for name, reason in schedulers.skipped_backends.items():
         yield "", f"not {name!r}: {reason}"
 
 
-def _problems(problems: Iterable[Problem]) -> Iterator[str]:
-    """What is wrong, then what is worth knowing."""
-    wrong = [problem for problem in problems if problem.serious]
+def _issues(issues: Iterable[Issue]) -> Iterator[str]:
+    """Yield what is wrong, then what is worth knowing."""
+    wrong = [issue for issue in issues if issue.serious]
     yield "What is wrong" if wrong else "Nothing is wrong; `pympipool check` tries it out."
-    yield from listed(wrong)
-    if hints := [problem for problem in problems if not problem.serious]:
+    yield from format_issues(wrong)
+    if hints := [issue for issue in issues if not issue.serious]:
         yield ""
         yield "Worth knowing"
-        yield from listed(hints)
+        yield from format_issues(hints)
 
 
 def _size(size_bytes: int | None) -> str:

@@ -1,4 +1,4 @@
-"""How commands print words."""
+"""Format text for the terminal."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Iterator
 
-from pympipool.diagnostics.environment import Problem
+from pympipool.diagnostics.environment import Issue
 
 WIDEST = 120
-"""Columns; longer lines are hard to read."""
+"""Maximum width of a line; longer lines are hard to read."""
 
 
-def wrapped(begin: str, text: str) -> str:
-    """Text behind the beginning of its first line, wrapped to the width of the terminal and indented below.
+def wrap(begin: str, text: str) -> str:
+    """Wrap text to the width of the terminal.
+
+    Args:
+        begin: Start of the first line. The other lines are indented by its length.
+        text: The text after it.
 
     Examples:
-        >>> wrapped("  cores  ", "2 that this process may use")
+        >>> wrap("  cores  ", "2 that this process may use")
         '  cores  2 that this process may use'
     """
     width = min(shutil.get_terminal_size().columns, WIDEST)
@@ -25,14 +29,14 @@ def wrapped(begin: str, text: str) -> str:
         max(width, len(begin) + 20),
         initial_indent=begin,
         subsequent_indent=" " * len(begin),
-        break_long_words=False,  # paths are there to be copied
+        break_long_words=False,  # paths can be copied
         break_on_hyphens=False,
     )
 
 
-def listed(problems: Iterable[Problem]) -> Iterator[str]:
-    """Lines that say what is wrong and what to do."""
-    for problem in problems:
-        yield wrapped("  * ", problem.what)
-        if problem.remedy:
-            yield wrapped("    -> ", problem.remedy)
+def format_issues(issues: Iterable[Issue]) -> Iterator[str]:
+    """Yield lines with the messages and remedies of issues."""
+    for issue in issues:
+        yield wrap("  * ", issue.message)
+        if issue.remedy:
+            yield wrap("    -> ", issue.remedy)

@@ -1,4 +1,4 @@
-"""The program `pympipool` as a user runs it, also where something is missing or broken."""
+"""Fixtures: the program `pympipool` as a user runs it, also where something is missing or broken."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ SOURCE = str(Path(pympipool.__file__).parents[1])
 
 @pytest.fixture
 def program(mark, tmp_path_factory):
-    """program(word, ...): runs `python -m pympipool` to its end, in an empty folder.
+    """program(argument, ...): runs `python -m pympipool` to its end, in an empty folder.
 
-    Parameters: python, the interpreter; before, what the child does before it becomes the program; all others are set in its
-    environment.
+    Parameters: python, the interpreter; before, called in the child before it becomes the program. All other parameters are
+    environment variables.
     """
 
-    folder = tmp_path_factory.mktemp("empty")  # python -m looks for modules there first
+    folder = tmp_path_factory.mktemp("empty")  # python -m searches the current folder for modules first
 
-    def run(*words, python=sys.executable, before=None, timeout=150, **variables):
+    def run(*arguments, python=sys.executable, before=None, timeout=150, **variables):
         return subprocess.run(
-            [python, "-m", "pympipool", *words],
+            [python, "-m", "pympipool", *arguments],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": SOURCE, "COLUMNS": "1000", **variables},
             stdin=subprocess.DEVNULL,
@@ -43,7 +43,7 @@ def program(mark, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def other_python(tmp_path_factory):
-    """An interpreter in an environment where nothing is installed, and thus without an mpiexec beside it."""
+    """An interpreter in an environment without any packages, and so without an mpiexec beside it."""
     folder = tmp_path_factory.mktemp("other") / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=50)
     return str(folder / "bin" / "python")
@@ -51,7 +51,7 @@ def other_python(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def needed_packages(tmp_path_factory):
-    """A path for modules on which there is nothing but what pympipool cannot do without."""
+    """A module search path with pympipool and the packages that it requires."""
     folder = tmp_path_factory.mktemp("packages")
     (folder / "cloudpickle").symlink_to(Path(cloudpickle.__file__).parent)
     return os.pathsep.join([SOURCE, str(folder)])
@@ -59,7 +59,7 @@ def needed_packages(tmp_path_factory):
 
 @pytest.fixture
 def programs_called(tmp_path, monkeypatch):
-    """Puts programs of these names first in PATH, with what each does in sh."""
+    """programs_called(name=script, ...): puts programs first in PATH that are made of shell scripts."""
 
     def make(**scripts):
         for name, script in scripts.items():

@@ -1,4 +1,4 @@
-"""`pympipool bench`: it measures real workers, and its words follow from the figures."""
+"""`pympipool bench`: measurements of real workers, and advice that follows from measurements."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from pympipool.cli.bench.tables import bar, format_measured
 from pympipool.errors import WorkerStartError
 
 
-def options(*words: str) -> argparse.Namespace:
+def parse_options(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     bench.add_arguments(parser)
-    return parser.parse_args(words)
+    return parser.parse_args(arguments)
 
 
 @pytest.fixture
-def in_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look at everything, which is over soon."""
+def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make all measurements short."""
     monkeypatch.setattr(measuring, "BUDGET_S", 0.02)
     monkeypatch.setattr(measuring, "LENGTHS_S", (1e-3, 1e-2))
     monkeypatch.setattr(measuring, "SIZES_BYTES", (8_000, 800_000))
 
 
-def made_up(**others: object) -> Measured:
-    """A machine of four cores, on which all is as it should be."""
+def make_measured(**others: object) -> Measured:
+    """Return the measurements of a quiet machine of four cores."""
     measured = Measured("mpi", "myhost", 4)
     measured.first_s, measured.all_s, measured.trip_s, measured.trip_p99_s, measured.alone_s = (
         0.1,
@@ -61,9 +61,9 @@ def sentence_with(word: str, measured: Measured) -> str:
     return found[0]
 
 
-@pytest.mark.usefixtures("in_short")
-def test_it_measures_and_says_what_to_set(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench.run(options("--cores", "2", "--backend", "mpi")) == 0
+@pytest.mark.usefixtures("short_measurements")
+def test_bench_prints_measurements_and_advice(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.run(parse_options("--cores", "2", "--backend", "mpi")) == 0
     text = capsys.readouterr().out
     assert "backend 'mpi', 2 cores" in text
     for title in (
@@ -78,9 +78,9 @@ def test_it_measures_and_says_what_to_set(capsys: pytest.CaptureFixture[str]) ->
     assert "block_allocation=True" in text.partition("What to set")[2]
 
 
-@pytest.mark.usefixtures("in_short")
-def test_all_figures_are_there_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench.run(options("--cores", "2", "--backend", "mpi", "--json")) == 0
+@pytest.mark.usefixtures("short_measurements")
+def test_bench_json_has_all_measurements(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.run(parse_options("--cores", "2", "--backend", "mpi", "--json")) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["cores"] == 2
     for name in ("first_s", "all_s", "trip_s", "trip_p99_s", "alone_s", "map_rate", "chunked_rate"):
@@ -96,17 +96,17 @@ def test_all_figures_are_there_for_programs(capsys: pytest.CaptureFixture[str]) 
     assert found["advice"]
 
 
-def test_workers_that_never_come_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "ALL_WITHIN_S", 0.2)
+def test_missing_workers_raise_after_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "START_TIMEOUT_S", 0.2)
     with Executor(max_workers=1, block_allocation=True) as exe:
-        with pytest.raises(WorkerStartError, match=r"1 of 3 workers are there, .* --cores 1 measures these"):
+        with pytest.raises(WorkerStartError, match=r"1 of 3 workers have started, .* --cores 1 measures the workers"):
             measuring._wait_for_all(exe, 3)
         measuring._wait_for_all(exe, 1)
 
 
 @pytest.mark.mpi
-@pytest.mark.usefixtures("in_short")
-def test_mpi_is_measured_where_it_is() -> None:
+@pytest.mark.usefixtures("short_measurements")
+def test_mpi_is_measured() -> None:
     pytest.importorskip("mpi4py", reason='MPI is measured with mpi4py: pip install "pympipool[mpich]"')
     measured = measuring.measure("mpi", 2)
     assert not measured.no_mpi
@@ -115,8 +115,8 @@ def test_mpi_is_measured_where_it_is() -> None:
     assert measured.mpi[0].alone_s > 0
 
 
-@pytest.mark.usefixtures("in_short")
-def test_without_mpi_the_rest_is_measured_and_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("short_measurements")
+def test_bench_without_mpi_names_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     from pympipool.backends.local import mpiexec
 
     def find_nothing(library: object) -> None:
@@ -128,14 +128,14 @@ def test_without_mpi_the_rest_is_measured_and_the_remedy_is_named(monkeypatch: p
     assert sentence_with("MPI was not measured", measured).endswith("there is no MPI library: pip install mpich.")
 
 
-def test_one_core_needs_no_mpi() -> None:
+def test_mpi_is_not_measured_on_one_core() -> None:
     measured = Measured("mpi", "myhost", 1)
     measuring._measure_mpi(measured, print)
     assert measured.no_mpi == "functions of several ranks need two cores"
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("arguments", "complaint"),
     [
         (("--backend", "slum"), "backend is 'slum'"),
         (("--cores", "0", "--backend", "mpi"), "max_cores must be greater than 0, not 0"),
@@ -143,36 +143,36 @@ def test_one_core_needs_no_mpi() -> None:
         (("--plot", "plot.nonsense"), "plot.nonsense: the name must end with one of"),
     ],
 )
-def test_wrong_options_are_refused_at_once(
-    words: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]
+def test_wrong_options_are_rejected_at_once(
+    arguments: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert bench.run(options(*words)) == 2
+    assert bench.run(parse_options(*arguments)) == 2
     assert complaint in capsys.readouterr().err
 
 
-def test_what_is_no_file_to_write_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plot_to_a_folder_is_rejected_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "plot.svg").mkdir()
-    assert bench.run(options("--plot", str(tmp_path / "plot.svg"))) == 2
+    assert bench.run(parse_options("--plot", str(tmp_path / "plot.svg"))) == 2
     assert "plot.svg: it is a folder" in capsys.readouterr().err
 
 
-def test_a_picture_without_matplotlib_is_refused_at_once(
+def test_plot_without_matplotlib_is_rejected_at_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as where it is missing or broken: its import fails
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # its import fails, as if it was missing or broken
     monkeypatch.setitem(sys.modules, "matplotlib.backend_bases", None)
-    assert bench.run(options("--plot", "plot.svg")) == 2
+    assert bench.run(parse_options("--plot", "plot.svg")) == 2
     assert 'pip install "pympipool[plot]"' in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("in_short")
-def test_without_numpy_bytes_are_sent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("short_measurements")
+def test_bytes_are_sent_without_numpy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "numpy", None)
-    assert bench.run(options("--cores", "1", "--backend", "mpi")) == 0
+    assert bench.run(parse_options("--cores", "1", "--backend", "mpi")) == 0
     assert "Values to a worker and back (bytes)" in capsys.readouterr().out
 
 
-def test_ctrl_c_ends_it_and_its_workers() -> None:
+def test_ctrl_c_ends_bench_and_its_workers() -> None:
     script = textwrap.dedent("""
         import argparse, os, signal, threading
         from pympipool.cli import bench
@@ -192,66 +192,66 @@ def test_ctrl_c_ends_it_and_its_workers() -> None:
     assert done.stdout == "interrupted\n", done.stderr
 
 
-def test_a_picture_is_drawn(tmp_path: Path) -> None:
+def test_bench_draws_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason='pictures need matplotlib: pip install "pympipool[plot]"')
     from pympipool.cli.bench.plot import draw
 
-    draw(made_up(), tmp_path / "bench.svg")
+    draw(make_measured(), tmp_path / "bench.svg")
     assert (tmp_path / "bench.svg").read_text().startswith("<?xml")
 
 
-@pytest.mark.usefixtures("in_short")
-def test_one_core_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench.run(options("--cores", "1", "--backend", "mpi")) == 0
+@pytest.mark.usefixtures("short_measurements")
+def test_bench_measures_one_core(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.run(parse_options("--cores", "1", "--backend", "mpi")) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "max_workers=1, one for each core" in text
     assert "MPI was not measured: functions of several ranks need two cores." in text
 
 
-def test_workers_stay_for_calls_shorter_than_twenty_times_what_a_process_costs() -> None:
-    # At 10 ms half of the time is lost: a process costs 10 ms, of which 190 ms lose 5 %.
-    assert "for calls shorter than 190 ms" in sentence_with("a process of its own costs", made_up())
+def test_advice_on_block_allocation_for_short_calls() -> None:
+    # Calls of 10 ms lose half of the time, so a process costs 10 ms; calls of 190 ms then lose 5 %.
+    assert "for calls shorter than 190 ms" in sentence_with("a process of its own costs", make_measured())
 
 
-def test_map_is_advised_where_submit_loses_more_than_a_twentieth() -> None:
+def test_advice_on_map_for_short_calls() -> None:
     # 400 000 calls per second on 4 cores: each costs 10 µs.
-    assert "for calls shorter than 190 µs" in sentence_with("map instead of submit", made_up())
+    assert "for calls shorter than 190 µs" in sentence_with("map instead of submit", make_measured())
 
 
-def test_chunksize_is_left_to_map_unless_it_is_faster() -> None:
-    assert "Leave chunksize of map away" in sentence_with("chunksize", made_up())
-    assert "about 4 ms / length of a call" in sentence_with("chunksize", made_up(chunked_rate=2e6))
+def test_advice_on_chunksize() -> None:
+    assert "Do not set chunksize of map" in sentence_with("chunksize", make_measured())
+    assert "about 4 ms / length of a call" in sentence_with("chunksize", make_measured(chunked_rate=2e6))
 
 
 @pytest.mark.parametrize(
-    ("speed_ups", "words"),
+    ("speed_ups", "advised"),
     [
         ({1: 1.0, 2: 2.0, 4: 3.9}, "max_workers=4, one for each core"),
         ({1: 1.0, 2: 1.98, 4: 2.0}, "max_workers=2 for calls that compute: 2.0 times"),
         ({1: 1.0, 2: 1.0, 4: 1.0}, "max_workers=1: more of them were not faster"),
     ],
 )
-def test_as_many_workers_are_advised_as_make_it_faster(speed_ups: dict[int, float], words: str) -> None:
-    assert words in sentence_with("max_workers=", made_up(speed_ups=speed_ups))
+def test_advice_on_number_of_workers(speed_ups: dict[int, float], advised: str) -> None:
+    assert advised in sentence_with("max_workers=", make_measured(speed_ups=speed_ups))
 
 
-def test_mpi_pays_from_where_the_time_saved_is_more_than_what_it_costs() -> None:
-    # 2 ranks save half of the call and cost 100 µs more, or 300 ms: twice of that.
-    sentence = sentence_with("MPI with 2 ranks", made_up())
+def test_advice_on_mpi() -> None:
+    # Two ranks save half of the call and cost 100 µs (or 300 ms) more, so the call must take twice that time.
+    sentence = sentence_with("MPI with 2 ranks", make_measured())
     assert "more than 200 µs on one core with block_allocation=True" in sentence
     assert "or 600 ms without" in sentence
 
 
-def test_a_busy_machine_is_named() -> None:
-    assert not any("Measure again" in sentence for sentence in advice(made_up()))
-    assert "its load was 3.0" in sentence_with("Measure again when the machine is quiet", made_up(load=3.0))
+def test_advice_on_busy_machine() -> None:
+    assert not any("Measure again" in sentence for sentence in advice(make_measured()))
+    assert "its load was 3.0" in sentence_with("Measure again when the machine is quiet", make_measured(load=3.0))
 
 
-def test_bars_are_as_wide_in_any_terminal() -> None:
+def test_bars_have_the_same_width_in_any_encoding() -> None:
     for encoding in ("utf-8", "ascii", "latin-1"):
         for share in (-1.0, 0.0, 0.013, 0.5, 1.0, 7.0):
             assert len(bar(share, encoding)) == 36
 
 
-def test_lines_fit_into_a_terminal() -> None:
-    assert max(len(line) for line in format_measured(made_up())) <= 100
+def test_tables_fit_into_a_terminal() -> None:
+    assert max(len(line) for line in format_measured(make_measured())) <= 100

@@ -1,10 +1,11 @@
-"""`pympipool check` on this machine as it is, and where something is wrong: it says so, ends, and leaves nothing."""
+"""`pympipool check` on this machine, and where something is wrong: it reports that, ends, and leaves nothing behind."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,13 +23,13 @@ from support.scripts import script_environment
 NAMES = [step.name for step in STEPS]
 
 
-def words(done) -> str:
-    """What it printed, wherever lines were wrapped."""
+def text_of(done) -> str:
+    """Return the printed text without its line breaks."""
     return " ".join(done.stdout.split())
 
 
 def verdicts(done) -> dict[str, str]:
-    """The word for each step that was tried, by its title."""
+    """Return the printed verdict of each step that was tried, by name."""
     titles = {step.title: step.name for step in STEPS}
     found = {}
     for line in done.stdout.splitlines():
@@ -40,13 +41,13 @@ def verdicts(done) -> dict[str, str]:
 
 
 @pytest.mark.mpi
-def test_everything_works_here(program):
-    pytest.importorskip("numpy", reason="numpy is tried too: pip install numpy")
+def test_check_passes_here(program):
+    pytest.importorskip("numpy", reason="numpy is tried, too: pip install numpy")
     done = program("check", timeout=170)
     assert verdicts(done) == {name: "works" for name in NAMES if name != "gpus"} | (
         {"gpus": "works"} if "gpus" in verdicts(done) else {}
     )
-    assert "Everything works" in words(done)
+    assert "Everything works" in text_of(done)
     assert done.returncode == 0
 
 
@@ -57,33 +58,33 @@ def test_steps_can_be_chosen(program):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "suggestion"),
     [
         (["seriel"], "did you mean 'serial'?"),
         (["--backend", "slrum"], "did you mean 'slurm'?"),
     ],
 )
-def test_what_is_mistyped_is_told_the_nearest(program, arguments, said):
+def test_check_suggests_nearest_name(program, arguments, suggestion):
     done = program("check", *arguments)
-    assert said in done.stderr
+    assert suggestion in done.stderr
     assert done.returncode == 2
 
 
-def test_a_backend_that_cannot_be_used_is_an_error_that_says_why(program):
+def test_check_of_unavailable_backend_fails(program):
     done = program("check", "--backend", "slurm", PATH="/nowhere")
-    assert "there is no program 'srun' in PATH" in words(done)
+    assert "there is no program 'srun' in PATH" in text_of(done)
     assert done.returncode == 1
 
 
-def test_without_mpi4py_all_else_works_and_it_is_told_how_to_get_it(program, other_python, needed_packages):
+def test_check_without_mpi4py_names_remedy(program, other_python, needed_packages):
     parameters = {"python": other_python, "PYTHONPATH": needed_packages}
     done = program("check", "serial", "mpi", **parameters)
-    assert verdicts(done) == {"serial": "works", "mpi": "lacks"}
-    assert 'pip install "pympipool[mpich]"' in words(done)
-    assert done.returncode == 1  # as it was named
+    assert verdicts(done) == {"serial": "works", "mpi": "skipped"}
+    assert 'pip install "pympipool[mpich]"' in text_of(done)
+    assert done.returncode == 1  # because the user named the step
 
 
-def test_an_mpi_that_does_not_work_fails_its_step_alone(program, tmp_path):
+def test_broken_mpi_fails_only_its_step(program, tmp_path):
     (tmp_path / "mpi4py").mkdir()
     (tmp_path / "mpi4py" / "__init__.py").write_text(
         "raise ImportError('libmpi.so.40: cannot open shared object file')"
@@ -91,43 +92,38 @@ def test_an_mpi_that_does_not_work_fails_its_step_alone(program, tmp_path):
     path = f"{tmp_path}{os.pathsep}{Path(pympipool.__file__).parents[1]}"
     done = program("check", "serial", "mpi", PYTHONPATH=path)
     assert verdicts(done) == {"serial": "works", "mpi": "FAILS"}
-    assert "libmpi.so.40: cannot open" in words(done)
+    assert "libmpi.so.40: cannot open" in text_of(done)
     assert done.returncode == 1
 
 
 @pytest.mark.mpi
-def test_no_mpiexec_in_path_does_not_matter(program):
+def test_check_needs_no_mpiexec_in_path(program):
     done = program("check", "mpi", PATH="/nowhere")
     assert verdicts(done) == {"mpi": "works"}
 
 
-def test_too_few_open_files_are_told_and_nothing_more_is_tried(program):
+def test_too_few_open_files_end_the_check(program):
     done = program("check", before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (14, 14)))
     assert verdicts(done) == {"serial": "FAILS"}
-    assert "Too many open files" in words(done)
-    assert "this process may open 14 files" in words(done)  # with the remedy
+    assert "Too many open files" in text_of(done)
+    assert "this process may open 14 files" in text_of(done)  # with the remedy
     assert done.returncode == 1
 
 
-def test_a_folder_for_temporary_files_that_cannot_be_written_does_not_matter(program):
+def test_check_works_with_unwritable_tmpdir(program):
     assert verdicts(program("check", "serial", "single", TMPDIR="/proc")) == {"serial": "works", "single": "works"}
 
 
-def test_a_compiled_part_that_is_missing_is_told(program, tmp_path):
+def test_missing_compiled_part_is_reported(program, tmp_path):
     copy = tmp_path / "pympipool"
-    copy.mkdir()
-    for beside in Path(pympipool.__file__).parent.iterdir():
-        if beside.suffix != ".so":
-            (copy / beside.name).symlink_to(beside)
+    shutil.copytree(Path(pympipool.__file__).parent, copy, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     done = program("check", PYTHONPATH=str(tmp_path))
     assert verdicts(done) == {"serial": "FAILS"}
-    assert "the compiled part of pympipool cannot be imported" in words(done)
+    assert "the compiled part of pympipool cannot be imported" in text_of(done)
 
 
 @pytest.mark.parametrize("interrupts", [signal.SIG_DFL, signal.SIG_IGN], ids=["in a terminal", "in the background"])
-def test_a_scheduler_that_never_starts_anything_fails_in_time_and_nothing_is_left(
-    program, programs_called, mark, interrupts
-):
+def test_hanging_scheduler_fails_after_timeout(program, programs_called, mark, interrupts):
     programs_called(
         srun="case $1 in --version|--mpi=list) exit;; esac; exec sleep 1000", squeue="exit 0", scancel="exit 0"
     )
@@ -138,26 +134,26 @@ def test_a_scheduler_that_never_starts_anything_fails_in_time_and_nothing_is_lef
             before=lambda: signal.signal(signal.SIGINT, interrupts),
         )
         assert verdicts(done) == {"serial": "FAILS"}
-        assert f"did not end after {limit_s} s" in words(done)
-        if "while starting a worker" in words(done):
+        assert f"did not end after {limit_s} s" in text_of(done)
+        if "while starting a worker" in text_of(done):
             break
-    assert "while starting a worker" in words(done)
-    assert "queue" in words(done)
+    assert "while starting a worker" in text_of(done)
+    assert "queue" in text_of(done)
     assert done.returncode == 1
     assert [process for process in marked_processes(mark) if "sleep" in process.name()] == []
 
 
-def test_what_a_worker_prints_is_shown_when_it_fails(program, tmp_path):
+def test_output_of_failing_worker_is_shown(program, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import os\nif 'PYMPIPOOL_KEY' in os.environ: print('no licence for this node', file=__import__('sys').stderr); os._exit(3)"
     )
     done = program("check", PYTHONPATH=f"{tmp_path}{os.pathsep}{Path(pympipool.__file__).parents[1]}")
     assert verdicts(done) == {"serial": "FAILS"}
-    assert "no licence for this node" in words(done)
+    assert "no licence for this node" in text_of(done)
 
 
-def test_processes_that_are_left_are_told_and_ended(program, tmp_path):
-    """A worker that leaves a process behind, in a session of its own: as no worker of pympipool's does."""
+def test_processes_left_behind_are_reported_and_ended(program, tmp_path):
+    """A worker leaves a process behind in a session of its own, which no real worker does."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, subprocess\n"
         "if 'PYMPIPOOL_KEY' in os.environ: subprocess.Popen(['sleep', '1000'], start_new_session=True)\n"
@@ -170,12 +166,12 @@ def test_processes_that_are_left_are_told_and_ended(program, tmp_path):
         MARK_OF_A_TEST=mark,
     )
     assert verdicts(done) == {"exception": "FAILS"}
-    assert "sleep 1000" in words(done)
+    assert "sleep 1000" in text_of(done)
     assert done.returncode == 1
     assert still_alive(marked_processes(mark)) == []
 
 
-def test_ctrl_c_ends_it_and_all_that_it_has_started():
+def test_ctrl_c_ends_check_and_its_processes():
     mark = new_mark()
     check = subprocess.Popen(
         [sys.executable, "-m", "pympipool", "check", "time"],
@@ -188,12 +184,12 @@ def test_ctrl_c_ends_it_and_all_that_it_has_started():
     )
     with check:
         deadline = time.monotonic() + 30
-        while len(marked_processes(mark)) < 3:  # itself, the step's script, a worker
+        while len(marked_processes(mark)) < 3:  # the check, the script of the step, a worker
             assert time.monotonic() < deadline
             time.sleep(0.05)  # there is nothing to wait for
         with contextlib.suppress(psutil.Error):
             os.killpg(check.pid, signal.SIGINT)
-        _, complaints = check.communicate(timeout=60)
+        _, errors = check.communicate(timeout=60)
     assert check.returncode == 130
-    assert complaints == ""
+    assert errors == ""
     assert still_alive(marked_processes(mark)) == []

@@ -1,4 +1,4 @@
-"""`pympipool info` on this machine as it is, and where something is wrong."""
+"""`pympipool info` on this machine, and where something is wrong."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SERIOUS = {True: "What is wrong", False: "Worth knowing"}
 
 @pytest.fixture
 def facts(program):
-    """facts(...): what `pympipool info --json` says; parameters as for `program`."""
+    """facts(...): the data of `pympipool info --json`; parameters as for `program`."""
 
     def ask(**parameters):
         done = program("info", "--json", **parameters)
@@ -31,17 +31,17 @@ def facts(program):
 
 
 @pytest.fixture
-def problem(facts):
-    """problem(word, ...): the one problem that has this word in it."""
+def find_issue(facts):
+    """find_issue(word, ...): the one issue whose message contains the word."""
 
     def find(word, **parameters):
-        (found,) = [one for one in facts(**parameters)["problems"] if word in one["what"]]
+        (found,) = [issue for issue in facts(**parameters)["issues"] if word in issue["message"]]
         return found
 
     return find
 
 
-def test_facts_are_those_of_this_machine(facts):
+def test_facts_match_this_machine(facts):
     found = facts()
     assert found["installation"]["pympipool"] == pympipool.__version__
     assert found["installation"]["executable"] == sys.executable
@@ -53,121 +53,121 @@ def test_facts_are_those_of_this_machine(facts):
     assert found["machine"]["shared_memory"]["size"] == shutil.disk_usage("/dev/shm").total
 
 
-def test_the_same_stands_in_the_text(program, facts):
+def test_text_has_the_facts(program, facts):
     text, found = program("info").stdout, facts()
     for fact in (found["installation"]["folder"], found["machine"]["host"], found["schedulers"]["chosen"]):
         assert fact in text
-    for one in found["problems"]:
-        assert one["what"].split()[0] in text[text.index(SERIOUS[one["serious"]]) :]
+    for issue in found["issues"]:
+        assert issue["message"].split()[0] in text[text.index(SERIOUS[issue["serious"]]) :]
 
 
-def test_it_fits_the_terminal(program):
+def test_text_fits_the_terminal(program):
     text = program("info", COLUMNS="60").stdout
     assert [line for line in text.splitlines() if len(line) > 60 and len(line.split()) > 2 and "/" not in line] == []
 
 
 @pytest.mark.mpi
-def test_the_mpi_library_and_its_mpiexec_are_found_whatever_is_in_path(facts):
+def test_mpi_library_and_mpiexec_are_found_without_path(facts):
     found = facts(PATH="/nowhere")["mpi"]
     assert found["version"] == loaded_library().version
     assert Path(found["mpiexec"]).is_file()
-    assert found["problem"] is None
+    assert found["error"] is None
 
 
-def test_without_mpi4py_it_says_how_to_get_it(problem, other_python, needed_packages):
-    found = problem("mpi4py", python=other_python, PYTHONPATH=needed_packages)
-    assert "not installed" in found["what"]
-    assert 'pip install "pympipool[mpich]"' in found["what"]
-    assert not found["serious"]  # who has no MPI functions needs none
+def test_missing_mpi4py_names_remedy(find_issue, other_python, needed_packages):
+    found = find_issue("mpi4py", python=other_python, PYTHONPATH=needed_packages)
+    assert "not installed" in found["message"]
+    assert 'pip install "pympipool[mpich]"' in found["message"]
+    assert not found["serious"]  # without MPI functions it is not needed
 
 
-def test_an_mpi4py_that_cannot_be_imported_is_wrong(problem, tmp_path):
+def test_broken_mpi4py_is_serious(find_issue, tmp_path):
     (tmp_path / "mpi4py").mkdir()
     (tmp_path / "mpi4py" / "__init__.py").write_text(
         "raise ImportError('libmpi.so.40: cannot open shared object file')"
     )
-    found = problem("mpi4py", PYTHONPATH=f"{tmp_path}{os.pathsep}{Path(pympipool.__file__).parents[1]}")
-    assert "libmpi.so.40: cannot open" in found["what"]
+    found = find_issue("mpi4py", PYTHONPATH=f"{tmp_path}{os.pathsep}{Path(pympipool.__file__).parents[1]}")
+    assert "libmpi.so.40: cannot open" in found["message"]
     assert found["serious"]
 
 
 @pytest.mark.mpi
-def test_an_mpi_library_without_its_mpiexec_is_wrong(problem, other_python, tmp_path):
+def test_mpi_library_without_mpiexec_is_serious(find_issue, other_python, tmp_path):
     library = Path(loaded_library().path)
-    for beside in library.parent.iterdir():  # what the library loads from there
+    for beside in library.parent.iterdir():  # files that the library loads from its folder
         if beside.resolve() != library.resolve():
             (tmp_path / beside.name).symlink_to(beside)
     copy = Path(shutil.copy(library.resolve(), tmp_path / library.name))
-    found = problem(
+    found = find_issue(
         "no mpiexec",
         python=other_python,
         PYTHONPATH=os.pathsep.join(sys.path),
         MPI4PY_LIBMPI=str(copy),
         PATH="/nowhere",
     )
-    assert str(copy) in found["what"]
+    assert str(copy) in found["message"]
     assert found["serious"]
 
 
-def test_another_mpiexec_in_path_is_worth_knowing(program, programs_called, tmp_path):
+def test_other_mpiexec_in_path_is_reported(program, programs_called, tmp_path):
     programs_called(mpiexec="echo 'mpiexec (Open MPI) 5.0.11'")
     found = json.loads(program("info", "--json").stdout)
     if found["mpi"]["mpiexec"] is None:
         pytest.skip('no MPI here: pip install "pympipool[mpich]"')
-    (said,) = [one["what"] for one in found["problems"] if "in PATH" in one["what"]]
-    assert str(tmp_path / "mpiexec") in said
-    assert found["mpi"]["mpiexec"] in said
+    (message,) = [issue["message"] for issue in found["issues"] if "in PATH" in issue["message"]]
+    assert str(tmp_path / "mpiexec") in message
+    assert found["mpi"]["mpiexec"] in message
 
 
-def test_too_few_open_files_are_wrong(problem):
-    def few():
+def test_too_few_open_files_are_serious(find_issue):
+    def limit_open_files():
         resource.setrlimit(resource.RLIMIT_NOFILE, (40, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
-    found = problem("open 40 files", before=few)
+    found = find_issue("open 40 files", before=limit_open_files)
     assert found["remedy"].startswith("ulimit -n ")
     assert found["serious"]
 
 
-def test_a_limit_of_open_files_that_cannot_be_raised_is_asked_for(problem):
-    found = problem("open 40 files", before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)))
+def test_hard_limit_of_open_files_has_remedy(find_issue):
+    found = find_issue("open 40 files", before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)))
     assert "ask for" in found["remedy"]
 
 
-def test_a_folder_for_temporary_files_that_cannot_be_written_is_wrong(problem):
-    found = problem("TMPDIR is '/proc'", TMPDIR="/proc")
+def test_unwritable_tmpdir_is_reported(find_issue):
+    found = find_issue("TMPDIR is '/proc'", TMPDIR="/proc")
     assert "export TMPDIR" in found["remedy"]
 
 
-def test_fewer_cores_than_the_machine_has_are_worth_knowing(facts):
+def test_core_binding_is_reported(facts):
     one = min(os.sched_getaffinity(0))
     if os.cpu_count() == 1:
         pytest.skip("this machine has one core")
     found = facts(before=lambda: os.sched_setaffinity(0, {one}))
     assert found["machine"]["cores"]["usable"] == 1
-    assert any("bound to 1 of" in problem["what"] for problem in found["problems"])
+    assert any("bound to 1 of" in issue["message"] for issue in found["issues"])
 
 
-def test_threads_that_the_environment_asks_for_are_worth_knowing(problem):
+def test_thread_variables_are_reported(find_issue):
     if available_cores() == 1:
         pytest.skip("on one core there is nothing to share")
-    assert "unset OMP_NUM_THREADS" in problem("OMP_NUM_THREADS is 8", OMP_NUM_THREADS="8")["remedy"]
+    assert "unset OMP_NUM_THREADS" in find_issue("OMP_NUM_THREADS is 8", OMP_NUM_THREADS="8")["remedy"]
 
 
-def test_gpus_are_those_that_the_environment_leaves(facts, program):
+def test_gpus_follow_the_environment(facts, program):
     found = facts(CUDA_VISIBLE_DEVICES="3,5")["machine"]["gpus"]
     assert found["usable"] == ["3", "5"]
     assert "2: CUDA_VISIBLE_DEVICES=3,5" in " ".join(program("info", CUDA_VISIBLE_DEVICES="3,5").stdout.split())
 
 
-def test_a_rank_of_a_job_is_told_to_be_no_rank(problem):
-    assert "plain python" in problem("PMI_RANK", PMI_RANK="0", PMI_SIZE="2")["remedy"]
+def test_running_as_mpi_rank_is_reported(find_issue):
+    assert "plain python" in find_issue("PMI_RANK", PMI_RANK="0", PMI_SIZE="2")["remedy"]
 
 
-def test_a_compiled_part_that_is_missing_is_wrong_and_everything_else_is_told(problem, tmp_path):
+def test_missing_compiled_part_is_an_issue(find_issue, tmp_path):
     copy = tmp_path / "pympipool"
     shutil.copytree(Path(pympipool.__file__).parent, copy, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    found = problem("compiled part", PYTHONPATH=str(tmp_path))
-    assert "_dispatch" in found["what"]
+    found = find_issue("compiled part", PYTHONPATH=str(tmp_path))
+    assert "pympipool._core" in found["message"]
     assert "install" in found["remedy"]
 
 
@@ -180,43 +180,43 @@ ANSWERS = {
 }
 
 
-def test_why_auto_passes_a_scheduler_over_is_told(facts, programs_called):
+def test_reason_for_skipped_scheduler_is_reported(facts, programs_called):
     programs_called(**{**ANSWERS, "squeue": "echo slurm_load_jobs error >&2; exit 1"})
     found = facts()["schedulers"]
     assert found["chosen"] == "mpi"
-    assert "slurm_load_jobs error" in found["passed_over"]["slurm"]
+    assert "slurm_load_jobs error" in found["skipped_backends"]["slurm"]
 
 
-def test_a_scheduler_that_hangs_is_passed_over(facts, programs_called):
+def test_hanging_scheduler_is_skipped(facts, programs_called):
     programs_called(**{**ANSWERS, "squeue": "exec sleep 1000"})
-    assert "does not answer" in facts()["schedulers"]["passed_over"]["slurm"]
+    assert "does not answer" in facts()["schedulers"]["skipped_backends"]["slurm"]
 
 
-def test_a_job_whose_scheduler_does_not_answer_is_wrong(problem, programs_called):
+def test_job_without_answering_scheduler_is_serious(find_issue, programs_called):
     programs_called(**{**ANSWERS, "squeue": "exit 1"})
-    assert problem("job 4711", SLURM_JOB_ID="4711")["serious"]
+    assert find_issue("job 4711", SLURM_JOB_ID="4711")["serious"]
 
 
-def test_in_a_step_auto_takes_its_cores_and_nothing_is_wrong(facts, programs_called):
+def test_auto_takes_cores_of_slurm_step(facts, programs_called):
     programs_called(**ANSWERS)
     found = facts(SLURM_JOB_ID="4711", SLURM_STEP_ID="3", SLURM_JOB_CPUS_PER_NODE="8")
     assert found["schedulers"]["chosen"] == "mpi"
-    assert "is itself a step" in found["schedulers"]["passed_over"]["slurm"]
-    (told,) = [problem for problem in found["problems"] if "step 3 of job 4711" in problem["what"]]
-    assert not told["serious"]
+    assert "is itself a step" in found["schedulers"]["skipped_backends"]["slurm"]
+    (found_issue,) = [issue for issue in found["issues"] if "step 3 of job 4711" in issue["message"]]
+    assert not found_issue["serious"]
     assert facts(SLURM_JOB_ID="4711", SLURM_STEP_ID="4294967290")["schedulers"]["chosen"] == "slurm"  # salloc's shell
 
 
-def test_outside_of_a_job_it_is_told_that_each_worker_would_be_one(facts, programs_called):
+def test_slurm_outside_of_job_is_reported(facts, programs_called):
     programs_called(**ANSWERS)
     found = facts()
     assert found["schedulers"]["chosen"] == "slurm"
-    assert any("no job of it" in problem["what"] for problem in found["problems"])
+    assert any("no job of it" in issue["message"] for issue in found["issues"])
 
 
 @pytest.mark.mpi
-def test_a_scheduler_that_cannot_start_the_ranks_of_this_mpi_is_wrong(problem, programs_called):
+def test_missing_mpi_plugin_of_srun_is_serious(find_issue, programs_called):
     programs_called(**{**ANSWERS, "srun": "printf '\\tnone\\n\\tcray_shasta\\n'"})
-    found = problem("srun has no --mpi=")
-    assert "none, cray_shasta" in found["what"]
+    found = find_issue("srun has no --mpi=")
+    assert "none, cray_shasta" in found["message"]
     assert "pmi_mode" in found["remedy"]

@@ -1,4 +1,4 @@
-"""The program `pympipool` itself: which command it runs, and what it says to mistakes."""
+"""The program `pympipool` itself: its commands, help, and errors for wrong arguments."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pympipool.diagnostics.tracing.export import write
 from pympipool.diagnostics.tracing.timeline import Timeline
 
 
-def test_help_names_each_command_with_what_it_is_for(program):
+def test_help_describes_each_command(program):
     done = program("--help")
     assert done.returncode == 0
     for name in COMMANDS:
@@ -22,20 +22,20 @@ def test_help_names_each_command_with_what_it_is_for(program):
         assert len(line.split()) > 3
 
 
-def test_without_a_command_it_says_which_there_are(program):
-    said = program().stderr
-    assert all(f"\n    {name} " in said for name in COMMANDS)
+def test_program_without_command_lists_commands(program):
+    output = program().stderr
+    assert all(f"\n    {name} " in output for name in COMMANDS)
 
 
-def test_it_tells_its_version(program):
+def test_version_is_printed(program):
     assert program("--version").stdout.split() == ["pympipool", pympipool.__version__]
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["inof"], ["info", "--jsno"], ["check", "--cores", "0"], ["check", "--limit", "inf"]]
+    "arguments", [[], ["inof"], ["info", "--jsno"], ["check", "--cores", "0"], ["check", "--limit", "inf"]]
 )
-def test_what_is_not_understood_is_told_and_nothing_is_done(program, words):
-    done = program(*words)
+def test_wrong_arguments_print_usage(program, arguments):
+    done = program(*arguments)
     assert done.returncode == 2
     assert done.stdout == ""
     assert "usage: pympipool" in done.stderr
@@ -44,21 +44,21 @@ def test_what_is_not_understood_is_told_and_nothing_is_done(program, words):
 @pytest.mark.parametrize(
     "variables", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
 )
-def test_where_there_are_no_other_signs_than_letters_it_uses_letters(program, variables, tmp_path):
-    begun = Timeline("2026-01-01T00:00:00.000+00:00", 1500, "host", 1)
-    write(begun, tmp_path / "run.json", compressed=False)
+def test_ascii_output_replaces_other_characters(program, variables, tmp_path):
+    timeline = Timeline("2026-01-01T00:00:00.000+00:00", 1500, "host", 1)
+    write(timeline, tmp_path / "run.json", compressed=False)
     done = program("trace", str(tmp_path / "run.json"), **variables)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("1.5 us on 2026-01-01")
 
 
-def test_without_an_output_nothing_fails(program):
+def test_closed_stdout_is_no_error(program):
     done = program("info", before=lambda: os.close(1))
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_imports_no_other(name):
+def test_command_imports_no_other_command(name):
     source = f"""
 import sys
 from pympipool.cli import COMMANDS, main
@@ -74,12 +74,12 @@ print("imported", *(name for name in COMMANDS if f"pympipool.cli.{{name}}" in sy
     assert printed.splitlines()[-1] == f"imported {name}"
 
 
-def test_it_can_be_called_from_python(capsys):
+def test_main_can_be_called_from_python(capsys):
     assert main(["info", "--json"]) == 0
     assert capsys.readouterr().out.startswith("{")
 
 
-def test_a_reader_that_has_seen_enough_is_no_error():
+def test_closed_pipe_is_no_error():
     done = subprocess.run(
         f"{sys.executable} -m pympipool info | true",
         shell=True,

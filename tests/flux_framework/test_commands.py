@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from cli.conftest import program  # noqa: F401  a fixture
-from cli.test_check import verdicts, words
+from cli.test_check import text_of, verdicts
 from pympipool.cli.selftest import STEPS
 from support.flux_instance import path_for_scripts
 from support.processes import marked_processes
@@ -53,10 +53,10 @@ def ids(instance):
 def test_everything_works_in_an_instance(pympipool, instance):
     done = pympipool("check")
     cores = instance.brokers * instance.cores
-    assert f"Trying backend 'flux', which is what 'auto' takes, with {cores} cores" in words(done)
+    assert f"Trying backend 'flux', which is what 'auto' takes, with {cores} cores" in text_of(done)
     assert verdicts(done) == {step.name: "works" for step in STEPS}, done.stdout
-    assert "a worker with gpus_per_worker=1 sees one" in words(done)
-    assert "Everything works" in words(done)
+    assert "a worker with gpus_per_worker=1 sees one" in text_of(done)
+    assert "Everything works" in text_of(done)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -64,23 +64,23 @@ def test_on_one_core_all_works_but_several_ranks(pympipool, make_instance, monke
     small = make_instance(1, 1)
     monkeypatch.setenv("FLUX_URI", small.uri)
     done = pympipool("check", "--backend", "flux")
-    assert verdicts(done) == {step.name: "lacks" if step.name == "mpi" else "works" for step in STEPS}, done.stdout
-    assert "flux gives each of two ranks a core of its own" in words(done)
+    assert verdicts(done) == {step.name: "skipped" if step.name == "mpi" else "works" for step in STEPS}, done.stdout
+    assert "flux gives each of two ranks a core of its own" in text_of(done)
     assert done.returncode == 0
 
 
 def test_outside_of_an_instance_it_says_how_to_start_one(pympipool, nowhere):
     done = pympipool("check", "--backend", "flux")
-    assert "Nothing can be tried: backend 'flux' cannot be used: no flux instance can be reached" in words(done)
-    assert "flux start python script.py" in words(done)
+    assert "Nothing can be tried: backend 'flux' cannot be used: no flux instance can be reached" in text_of(done)
+    assert "flux start python script.py" in text_of(done)
     assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_a_full_queue_is_told_and_nothing_is_left_in_it(pympipool, one_broker):
     with all_cores_taken(one_broker) as job:
         done = pympipool("check", "--limit", "8")
-        assert "did not end after 8 s, while starting a worker" in words(done)
-        assert "flux jobs" in words(done)
+        assert "did not end after 8 s, while starting a worker" in text_of(done)
+        assert "flux jobs" in text_of(done)
         assert done.returncode == 1
         assert ids(one_broker) == [job]
 
@@ -97,7 +97,7 @@ def test_a_step_whose_script_is_killed_leaves_nothing_in_the_queue(pympipool, on
         killer.start()
         done = pympipool("check", "serial")
         killer.join()
-        assert "ended by itself (exit code -9)" in words(done)
+        assert "ended by itself (exit code -9)" in text_of(done)
         assert done.returncode == 1
         assert ids(one_broker) == [job]
 
@@ -109,7 +109,7 @@ def test_an_instance_and_what_it_has_are_found(pympipool, instance):
     found = json.loads(pympipool("info", "--json").stdout)
     schedulers = found["schedulers"]
     assert schedulers["chosen"] == "flux"
-    assert "flux" not in schedulers["passed_over"]
+    assert "flux" not in schedulers["skipped_backends"]
     assert schedulers["flux"] == {
         "version": instance.run("getattr", "version").split("-")[0].strip(),
         "uri": instance.uri,
@@ -117,14 +117,14 @@ def test_an_instance_and_what_it_has_are_found(pympipool, instance):
         "cores": instance.brokers * instance.cores,
         "gpus": instance.brokers * 2,
     }
-    assert not [problem for problem in found["problems"] if "flux" in problem["what"]]
+    assert not [issue for issue in found["issues"] if "flux" in issue["message"]]
     size = f"with {instance.brokers * instance.cores} cores and {instance.brokers * 2} GPUs on"
-    assert f"{schedulers['flux']['version']}, in the instance {instance.uri}, {size}" in words(pympipool("info"))
+    assert f"{schedulers['flux']['version']}, in the instance {instance.uri}, {size}" in text_of(pympipool("info"))
 
 
 def test_an_instance_that_has_gone_is_wrong(pympipool, nowhere):
     done = pympipool("info")
-    assert "this runs in an instance of flux (FLUX_URI is set), but no flux instance can be reached" in words(done)
+    assert "this runs in an instance of flux (FLUX_URI is set), but no flux instance can be reached" in text_of(done)
     assert done.returncode == 0
 
 
@@ -133,9 +133,9 @@ def test_outside_of_an_instance_it_says_why_flux_is_not_taken(pympipool, nowhere
     found = json.loads(pympipool("info", "--json").stdout)
     if found["schedulers"]["flux"]["cores"] is not None:
         pytest.skip("this machine has a flux instance of its own, which can be reached from everywhere")
-    assert "no flux instance can be reached" in found["schedulers"]["passed_over"]["flux"]
+    assert "no flux instance can be reached" in found["schedulers"]["skipped_backends"]["flux"]
     assert found["schedulers"]["flux"]["uri"] is None
-    assert "not in an instance" in words(pympipool("info"))
+    assert "not in an instance" in text_of(pympipool("info"))
 
 
 def test_a_script_in_an_instance_is_told_the_same(one_broker, tmp_path):

@@ -15,10 +15,10 @@ import pympipool
 VARIABLES = {"PYTHONPATH": str(Path(pympipool.__file__).parents[1]), "COLUMNS": "1000"}
 
 
-def program(folder, *words):
+def program(folder, *arguments):
     """Runs the program outside of any job."""
     return subprocess.run(
-        [sys.executable, "-m", "pympipool", *words],
+        [sys.executable, "-m", "pympipool", *arguments],
         cwd=folder,
         env={**os.environ, **VARIABLES},
         stdin=subprocess.DEVNULL,
@@ -33,9 +33,9 @@ ONE_HOST = ("--ntasks=2", "--nodes=1", "--gres=gpu:1")
 BOTH_HOSTS = ("--ntasks=16", "--nodes=2")
 
 
-def program_in_job(folder, *words, job=ONE_HOST):
+def program_in_job(folder, *arguments, job=ONE_HOST):
     """Runs the program in a job; its exit code, and what it printed."""
-    command = " ".join([sys.executable, "-m", "pympipool", *words])
+    command = " ".join([sys.executable, "-m", "pympipool", *arguments])
     done = subprocess.run(
         ["sbatch", "--wait", *job, "--output=out", f"--wrap={command}"],
         cwd=folder,
@@ -113,4 +113,4 @@ def test_outside_of_a_job_it_says_so(cluster, tmp_path):
     found = json.loads(program(tmp_path, "info", "--json").stdout)
     assert found["schedulers"]["chosen"] == "slurm"
     assert found["schedulers"]["slurm"]["job"] is None
-    assert any("no job of it" in problem["what"] for problem in found["problems"])
+    assert any("no job of it" in issue["message"] for issue in found["issues"])

@@ -1,8 +1,8 @@
-"""`pympipool bench`: measures this machine, or an allocation, and says in words what to set.
+"""`pympipool bench`: measure this machine or an allocation, and print which settings to use.
 
-measuring   what is measured
-advice      what follows from it   tables   for the terminal, with bars
-plot        as a picture, with matplotlib
+measuring.py   measures ─► Measured ─┬─► advice.py   settings, as sentences
+├─► tables.py   tables and bars for the terminal
+└─► plot.py     a picture, with matplotlib
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ __all__ = ["HELP", "add_arguments", "run"]
 HELP = "measure this machine or an allocation in about a minute, and say what to set"
 
 CANNOT_MEASURE = 1
-"""Exit code when there is nothing to measure: no workers could be started."""
+"""Exit code if nothing could be measured, because no workers could be started."""
 
-WRONG = 2
-"""Exit code when an option is wrong, as of argparse."""
+WRONG_OPTION = 2
+"""Exit code if an option is wrong, as with argparse."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `pympipool bench`."""
+    """Add the options of `pympipool bench`."""
     parser.add_argument(
-        "--backend", default="auto", help="where workers run, as of an Executor: auto (default), mpi, slurm, flux"
+        "--backend", default="auto", help="where workers run, as for Executor: auto (default), mpi, slurm, flux"
     )
     parser.add_argument(
         "--cores", type=int, metavar="N", help="cores to use; default: those of this machine, or of the allocation"
@@ -47,14 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measures and prints."""
+    """Measure and print. Return 0, or 1 if no workers could be started, or 2 if an option is wrong."""
     try:
         if options.plot is not None:
             _check_plot(options.plot)
         with _progress() as show:
             measured = measure(options.backend, options.cores, show)
     except (ValueError, TypeError) as error:
-        return _complain(str(error), WRONG)
+        return _complain(str(error), WRONG_OPTION)
     except BrokenExecutor as error:
         return _complain(str(error), CANNOT_MEASURE)
     _print(measured, as_json=options.json)
@@ -64,30 +64,30 @@ def run(options: argparse.Namespace) -> int:
         try:
             draw(measured, options.plot)
         except OSError as error:
-            return _complain(f"--plot {options.plot}: {error}", WRONG)
+            return _complain(f"--plot {options.plot}: {error}", WRONG_OPTION)
         print(f"wrote {options.plot}", file=sys.stderr)
     return 0
 
 
 def _check_plot(path: Path) -> None:
-    """Now, and not after a minute of measuring.
+    """Check before the measurement, which takes a minute, that the picture can be drawn.
 
     Raises:
-        ValueError: the picture cannot be drawn.
+        ValueError: The picture cannot be drawn.
     """
     folder = path.resolve().parent
     if not folder.is_dir():
         raise ValueError(f"--plot {path}: there is no folder {folder}")
     if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-        raise ValueError(f"--plot {path}: {'it is a folder' if path.is_dir() else 'it cannot be written'}")
-    from pympipool.cli.bench.plot import kinds
+        raise ValueError(f"--plot {path}: {'it is a folder' if path.is_dir() else 'it is not writable'}")
+    from pympipool.cli.bench.plot import supported_suffixes
 
     try:
-        known = kinds()
+        known = supported_suffixes()
     except ImportError as error:
         raise ValueError(f'--plot needs matplotlib ({error}): pip install "pympipool[plot]"') from error
     if path.suffix.lstrip(".") not in known:
-        raise ValueError(f"--plot {path}: the name must end with one of {', '.join(f'.{kind}' for kind in known)}")
+        raise ValueError(f"--plot {path}: the name must end with one of {', '.join(f'.{suffix}' for suffix in known)}")
 
 
 def _print(measured: Measured, *, as_json: bool) -> None:
@@ -105,15 +105,15 @@ def _complain(text: str, code: int) -> int:
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """Shows what is being done, where somebody sits in front of it."""
-    is_watched = sys.stderr.isatty()
+    """Show the current activity if stderr is a terminal."""
+    is_terminal = sys.stderr.isatty()
 
     def show(text: str) -> None:
-        if is_watched:
+        if is_terminal:
             print(f"\r\x1b[K{text} ...", end="", file=sys.stderr, flush=True)
 
     try:
         yield show
     finally:
-        if is_watched:
+        if is_terminal:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)

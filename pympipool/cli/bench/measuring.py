@@ -1,7 +1,7 @@
-"""What is measured: how long things take with block allocation, without it, with `map` and with MPI.
+"""Measure how long calls take with block allocation, without it, with `map` and with MPI.
 
-Everything has a budget of time, so that a machine that is a hundred times slower than another does not take a hundred times
-longer. Times are in seconds.
+Each measurement has a time budget, so that a machine that is a hundred times slower than another does not take a hundred
+times longer. Times are in seconds.
 """
 
 from __future__ import annotations
@@ -20,35 +20,36 @@ from pympipool.executor import Executor
 from pympipool.worker import probes
 
 Progress = Callable[[str], None]
+"""Called with a description of each activity."""
 
 BUDGET_S = 0.8
-"""What one figure may cost, once workers are there."""
+"""Time budget of one measurement, once the workers have started."""
 
-ALL_WITHIN_S = 60.0
-"""How long after the first worker the last one may come."""
+START_TIMEOUT_S = 60.0
+"""Maximum time from the start of the first worker to the start of the last one."""
 
 CALLS_MAX = 20_000
-"""Of one figure."""
+"""Maximum number of calls of one measurement."""
 
 CHUNKSIZE = 1000
-"""Of `map` over calls that do nothing, beside `map` without a chunksize."""
+"""Chunksize of `map` over calls that do nothing, to compare with `map` without a chunksize."""
 
 LENGTHS_S = (1e-4, 1e-3, 1e-2, 1e-1)
-"""Lengths of calls."""
+"""Lengths of calls for which the efficiency is measured."""
 
 SIZES_BYTES = (8_000, 800_000, 8_000_000, 64_000_000)
-"""Sizes of values."""
+"""Sizes of values that are sent to a worker and back."""
 
 
 @dataclass
 class Length:
-    """Calls of one length, on all cores: the share of the cores' time that was spent inside them, 0 to 1.
+    """The share of the time of all cores that is spent inside of calls of one length, 0 to 1.
 
-    Args:
-        call_s: their length.
-        mapped: with `map`, block allocation, no chunksize.
-        block: with `submit` and block allocation.
-        alone: with `submit` and a process for each call.
+    Attributes:
+        call_s: Length of the calls.
+        mapped: Share with `map`, block allocation and no chunksize.
+        block: Share with `submit` and block allocation.
+        alone: Share with `submit` and a process for each call.
     """
 
     call_s: float
@@ -59,12 +60,12 @@ class Length:
 
 @dataclass
 class MpiRanks:
-    """Functions of several ranks.
+    """Times of functions of several ranks.
 
-    Args:
-        ranks: how many.
-        trip_s: round trip of a call that does nothing, with block allocation; p50.
-        alone_s: the same without it, when each call starts MPI.
+    Attributes:
+        ranks: Number of ranks.
+        trip_s: Median round trip of a call that does nothing, with block allocation.
+        alone_s: Median round trip without block allocation, when each call starts MPI.
     """
 
     ranks: int
@@ -74,27 +75,27 @@ class MpiRanks:
 
 @dataclass
 class Measured:
-    """All of it.
+    """All measurements.
 
-    Args:
-        backend: that was used.
-        host: of the master.
-        cores: that were used.
-        load: of the machine before it began, averaged over a minute; 0 where others are used.
-        first_s: from nothing to the first result of one worker, with block allocation.
-        all_s: the same for a worker on each core, until all have answered.
-        trip_s: round trip of a call that does nothing, one worker; p50.
-        trip_p99_s: the same, p99.
-        alone_s: the same with a process of its own for each call; p50.
-        rates: workers: calls that do nothing, per second, all submitted and then all taken.
-        map_rate: the same with `map` on all cores, no chunksize.
-        chunked_rate: the same with `CHUNKSIZE`.
-        lengths: calls of several lengths.
-        speed_ups: workers: how many times faster than one they got work done that is the same for all.
-        kind: of the values that were sent.
-        echoes_s: size in bytes: time of such a value to a worker and back.
-        mpi: functions of several ranks.
-        no_mpi: why there are none of them.
+    Attributes:
+        backend: Backend that was used.
+        host: Host of the master.
+        cores: Number of cores that were used.
+        load: Load of the machine before the measurement, averaged over a minute; 0 if the workers run on other machines.
+        first_s: Time from creating an executor of one worker to its first result, with block allocation.
+        all_s: Time from creating an executor with a worker on each core until all workers have answered.
+        trip_s: Median round trip of a call that does nothing, with one worker.
+        trip_p99_s: 99th percentile of that round trip.
+        alone_s: Median round trip of a call that does nothing, with a process of its own for each call.
+        rates: By number of workers: calls that do nothing, per second, all submitted before the first result is taken.
+        map_rate: Calls that do nothing, per second, with `map` on all cores and no chunksize.
+        chunked_rate: Calls that do nothing, per second, with `map` on all cores and `CHUNKSIZE`.
+        lengths: Efficiency for calls of several lengths.
+        speed_ups: By number of workers: speed relative to one worker, for calls of a fixed amount of work.
+        kind: Type of the values that were sent.
+        echoes_s: By size in bytes: time to send a value to a worker and back.
+        mpi: Times of functions of several ranks.
+        no_mpi: Reason why functions of several ranks were not measured, or not with more ranks.
     """
 
     backend: str
@@ -118,16 +119,16 @@ class Measured:
 
 
 def measure(backend: str, cores: int | None, show: Progress = lambda _: None) -> Measured:
-    """Measures everything, in about a minute; with a scheduler that is slow to start processes, more.
+    """Measure everything. This takes about a minute, or longer with a scheduler that is slow to start processes.
 
     Args:
-        backend: as of an Executor.
-        cores: to use; None: those that there are.
-        show: is told what is being done.
+        backend: As for an Executor.
+        cores: Number of cores to use; None for all.
+        show: Called with a description of each activity.
 
     Raises:
-        ValueError, TypeError: the backend or the cores are wrong.
-        BrokenExecutor: no workers could be started.
+        ValueError, TypeError: The backend or the cores are wrong.
+        BrokenExecutor: No workers could be started.
     """
     show("starting workers")
     load, start = os.getloadavg()[0], time.perf_counter()
@@ -155,8 +156,8 @@ def _measure_block(exe: Executor, measured: Measured, show: Progress) -> None:
     measured.chunked_rate = _map_rate(exe, CHUNKSIZE)
     for length in measured.lengths:
         show(f"calls of {length.call_s:g} s with block allocation")
-        length.block = _efficiency(exe, measured.cores, length.call_s, _submitted)
-        length.mapped = _efficiency(exe, measured.cores, length.call_s, _mapped)
+        length.block = _efficiency(exe, measured.cores, length.call_s, _run_submitted)
+        length.mapped = _efficiency(exe, measured.cores, length.call_s, _run_mapped)
     work_rates = {}
     for workers in _worker_counts(measured.cores):
         show(f"the same work with {workers} workers")
@@ -180,25 +181,25 @@ def _measure_one_worker(measured: Measured, show: Progress) -> None:
 
 
 def _wait_for_all(exe: Executor, workers: int) -> None:
-    """Until each worker has answered. The first one may wait in a scheduler's queue, for any time.
+    """Wait until each worker has answered. The first one may wait in a scheduler's queue, for any time.
 
     Raises:
-        WorkerStartError: the others are not there `ALL_WITHIN_S` later.
+        WorkerStartError: The other workers have not started `START_TIMEOUT_S` later.
     """
     seen = {exe.submit(probes.host_and_pid).result()}
-    deadline_s = time.monotonic() + ALL_WITHIN_S
+    deadline_s = time.monotonic() + START_TIMEOUT_S
     while len(seen) < workers:
         if time.monotonic() > deadline_s:
             raise WorkerStartError(
-                f"{len(seen)} of {workers} workers are there, the others not even {ALL_WITHIN_S:g} s later: they wait for cores"
-                f" that others have, or that there are not; --cores {len(seen)} measures these"
+                f"{len(seen)} of {workers} workers have started, the others not even {START_TIMEOUT_S:g} s later: they wait for"
+                f" cores that are in use or do not exist; --cores {len(seen)} measures the workers that have started"
             )
         futures = [exe.submit(probes.host_and_pid, 0.005) for _ in range(2 * workers)]
         seen.update(future.result() for future in futures)
 
 
 def _worker_counts(cores: int) -> Iterator[int]:
-    """1, 2, 4 ... and all."""
+    """Yield 1, 2, 4 ... and all cores."""
     workers = 1
     while workers < cores:
         yield workers
@@ -207,13 +208,13 @@ def _worker_counts(cores: int) -> Iterator[int]:
 
 
 def _work_rate(exe: Executor, workers: int) -> float:
-    """Pieces of the same work per second, so many of them at a time."""
+    """Return the number of calls of a fixed amount of work per second, with a number of them at a time."""
     done: list[int] = []
     end_s = time.perf_counter() + BUDGET_S
     stopped = threading.Event()
 
-    def go_on() -> None:
-        while True:  # once at least: a thread may begin late
+    def run_calls() -> None:
+        while True:  # at least one call: a thread may start late
             exe.submit(probes.count_down, probes.STEPS).result()
             done.append(1)
             if time.perf_counter() > end_s or stopped.is_set():
@@ -222,10 +223,10 @@ def _work_rate(exe: Executor, workers: int) -> float:
     start = time.perf_counter()
     with ThreadPoolExecutor(workers) as threads:
         try:
-            for ended in [threads.submit(go_on) for _ in range(workers)]:
+            for ended in [threads.submit(run_calls) for _ in range(workers)]:
                 ended.result()
         finally:
-            stopped.set()  # Ctrl-C is not to wait for the others
+            stopped.set()  # so that Ctrl-C does not wait for the other threads
     return len(done) / (time.perf_counter() - start)
 
 
@@ -238,7 +239,7 @@ def _measure_alone(measured: Measured, show: Progress) -> None:
         measured.alone_s = statistics.median(_trip_times(exe, trial=3))
         for length in measured.lengths:
             show(f"calls of {length.call_s:g} s with a process each")
-            length.alone = _efficiency(exe, measured.cores, length.call_s, _submitted)
+            length.alone = _efficiency(exe, measured.cores, length.call_s, _run_submitted)
 
 
 # ---- MPI ----
@@ -264,19 +265,19 @@ def _mpi_trip(backend: str, ranks: int, block: bool) -> float:
         return statistics.median(_trip_times(exe, trial=3))
 
 
-# ---- how ----
+# ---- tools ----
 
 
-def _affordable(run: Callable[[int], object], trial: int, most: int = CALLS_MAX) -> int:
-    """How many calls fit into the budget, by a trial that also warms up."""
+def _affordable(run: Callable[[int], object], trial: int, maximum: int = CALLS_MAX) -> int:
+    """Return the number of calls that fit into the budget, by a trial that also warms up."""
     start = time.perf_counter()
     run(trial)
     taken_s = time.perf_counter() - start
-    return max(min(most, int(BUDGET_S / taken_s * trial)), 3)
+    return max(min(maximum, int(BUDGET_S / taken_s * trial)), 3)
 
 
 def _trip_times(exe: Executor, trial: int = 20) -> list[float]:
-    """Round trips of calls that do nothing, sorted."""
+    """Return the sorted round trip times of calls that do nothing."""
 
     def run(count: int) -> list[float]:
         times = []
@@ -306,31 +307,34 @@ def _map_rate(exe: Executor, chunksize: int | None) -> float:
             pass
         return count / (time.perf_counter() - start)
 
-    return run(_affordable(run, trial=5 * CHUNKSIZE, most=50 * CALLS_MAX))
+    return run(_affordable(run, trial=5 * CHUNKSIZE, maximum=50 * CALLS_MAX))
 
 
-def _submitted(exe: Executor, call_s: float, count: int) -> float:
+def _run_submitted(exe: Executor, call_s: float, count: int) -> float:
     futures: list[Any] = [exe.submit(probes.spin, call_s) for _ in range(count)]
     return float(sum(future.result() for future in futures))
 
 
-def _mapped(exe: Executor, call_s: float, count: int) -> float:
+def _run_mapped(exe: Executor, call_s: float, count: int) -> float:
     return sum(exe.map(probes.spin, [call_s] * count))
 
 
-def _efficiency(exe: Executor, cores: int, call_s: float, calls_of: Callable[[Executor, float, int], float]) -> float:
-    """Time spent inside the calls, measured there, as a share of wall time × cores; the cores get equally many."""
+def _efficiency(exe: Executor, cores: int, call_s: float, run_calls: Callable[[Executor, float, int], float]) -> float:
+    """Return the time spent inside the calls, measured there, as a share of wall time × cores.
+
+    All cores get the same number of calls.
+    """
 
     def run(rounds: int) -> float:
         start = time.perf_counter()
-        inside_s = calls_of(exe, call_s, rounds * cores)
+        inside_s = run_calls(exe, call_s, rounds * cores)
         return inside_s / (time.perf_counter() - start) / cores
 
     return run(_affordable(run, trial=1))
 
 
 def _numpy() -> Any:
-    """numpy; None where there is none, or it cannot be imported."""
+    """Return numpy, or None if it cannot be imported."""
     try:
         import numpy
     except ImportError:
@@ -339,7 +343,7 @@ def _numpy() -> Any:
 
 
 def _echo(exe: Executor, size_bytes: int) -> float:
-    """A value to the worker and back."""
+    """Return the median time to send a value to the worker and back."""
     numpy = _numpy()
     value: Any = numpy.ones(size_bytes // 8) if numpy else bytes(size_bytes)
 
@@ -351,4 +355,4 @@ def _echo(exe: Executor, size_bytes: int) -> float:
             times.append(time.perf_counter() - start)
         return statistics.median(times)
 
-    return run(_affordable(run, trial=3, most=1000))
+    return run(_affordable(run, trial=3, maximum=1000))

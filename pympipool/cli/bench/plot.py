@@ -1,4 +1,4 @@
-"""The figures as a picture, with matplotlib."""
+"""Draw the measurements with matplotlib."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ COLORS = ("#d62839", "#1d70a2", "#d98e04")
 FAINT = "#8d99ae"
 
 
-def kinds() -> list[str]:
-    """What the names of files may end with, without the dot."""
+def supported_suffixes() -> list[str]:
+    """Return the suffixes of file names that matplotlib supports, without the dot."""
     from matplotlib.backend_bases import FigureCanvasBase
 
     return sorted(FigureCanvasBase.get_supported_filetypes())
 
 
 def draw(measured: Measured, path: Path) -> None:
-    """Draws lengths of calls, numbers of workers and sizes of values into a file.
+    """Draw the results for lengths of calls, numbers of workers and sizes of values into a file.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: The file cannot be written.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.8), layout="constrained")
-    fields = figure.subplots(1, 3)
-    _draw_lengths(fields[0], measured)
-    _draw_speed_ups(fields[1], measured)
-    _draw_echoes(fields[2], measured)
-    for axes in fields:
+    panels = figure.subplots(1, 3)
+    _draw_lengths(panels[0], measured)
+    _draw_speed_ups(panels[1], measured)
+    _draw_echoes(panels[2], measured)
+    for axes in panels:
         axes.set_title(axes.get_title(), fontsize=10)
         axes.grid(color="#dfe3ea")
         axes.set_axisbelow(True)
@@ -44,16 +44,16 @@ def draw(measured: Measured, path: Path) -> None:
 
 def _draw_lengths(axes: Any, measured: Measured) -> None:
     lengths = measured.lengths
-    at = [length.call_s for length in lengths]
-    ways = (
+    lengths_s = [length.call_s for length in lengths]
+    curves = (
         ("map", [length.mapped for length in lengths]),
         ("submit, block_allocation=True", [length.block for length in lengths]),
         ("submit, a process for each call", [length.alone for length in lengths]),
     )
-    for (label, shares), color in zip(ways, COLORS, strict=True):
-        axes.plot(at, shares, "o-", color=color, label=label)
+    for (label, shares), color in zip(curves, COLORS, strict=True):
+        axes.plot(lengths_s, shares, "o-", color=color, label=label)
     axes.set_xscale("log")
-    axes.set_xticks(at, [format_seconds(call_s) for call_s in at])
+    axes.set_xticks(lengths_s, [format_seconds(call_s) for call_s in lengths_s])
     axes.minorticks_off()
     axes.set_ylim(0, 1.25)  # room for the legend
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
@@ -64,7 +64,7 @@ def _draw_lengths(axes: Any, measured: Measured) -> None:
 
 def _draw_speed_ups(axes: Any, measured: Measured) -> None:
     workers = list(measured.speed_ups)
-    axes.plot(workers, workers, "--", color=FAINT, label="as many times as workers")
+    axes.plot(workers, workers, "--", color=FAINT, label="ideal")
     axes.plot(workers, list(measured.speed_ups.values()), "o-", color=COLORS[0], label="measured")
     axes.set_xticks(workers)
     axes.set_ylim(bottom=0)

@@ -1,4 +1,4 @@
-"""Figures to tables and bars for a terminal."""
+"""Format measurements as tables and bars for the terminal."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from collections.abc import Iterable, Iterator
 
 from pympipool._util.formatting import format_bytes, format_rate, format_seconds
 from pympipool.cli.bench.measuring import CHUNKSIZE, Measured
-from pympipool.cli.text import wrapped
+from pympipool.cli.text import wrap
 
 BAR = 36
-"""Characters of a full bar."""
+"""Width of a full bar in characters."""
 
 LABEL = 46
-"""Characters of the first column."""
+"""Width of the first column in characters."""
 
 EIGHTHS = " ▏▎▍▌▋▊▉█"
+"""Characters that are filled by 0, 1, ... 8 eighths."""
 
 
 def format_measured(measured: Measured) -> Iterator[str]:
-    """The lines of the tables and bars."""
-    many = f"{measured.cores} worker{'s' * (measured.cores > 1)}"
+    """Yield the lines of the tables and bars."""
+    all_workers = f"{measured.cores} worker{'s' * (measured.cores > 1)}"
     yield f"pympipool on {measured.host}: backend {measured.backend!r}, {measured.cores} cores"
     yield ""
-    yield from _rows("Starting", _start_rows(measured, many))
-    yield from _rows("Calls that do nothing", _call_rows(measured, many))
+    yield from _rows("Starting", _start_rows(measured, all_workers))
+    yield from _rows("Calls that do nothing", _call_rows(measured, all_workers))
     yield from _rows(f"Values to a worker and back ({measured.kind})", _echo_rows(measured))
     if measured.mpi:
         yield from _rows("Functions of several MPI ranks that do nothing", _mpi_rows(measured))
@@ -33,10 +34,10 @@ def format_measured(measured: Measured) -> Iterator[str]:
 
 
 def format_advice(sentences: Iterable[str]) -> Iterator[str]:
-    """The lines of the advice."""
+    """Yield the lines of the advice."""
     yield "What to set"
     for sentence in sentences:
-        yield wrapped("  * ", sentence)
+        yield wrap("  * ", sentence)
 
 
 def _rows(title: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]:
@@ -46,19 +47,19 @@ def _rows(title: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]:
     yield ""
 
 
-def _start_rows(measured: Measured, many: str) -> Iterator[tuple[str, str]]:
+def _start_rows(measured: Measured, all_workers: str) -> Iterator[tuple[str, str]]:
     yield "1 worker, first result", format_seconds(measured.first_s)
-    yield f"{many}, all have answered", format_seconds(measured.all_s)
+    yield f"{all_workers}, all have answered", format_seconds(measured.all_s)
 
 
-def _call_rows(measured: Measured, many: str) -> Iterator[tuple[str, str]]:
+def _call_rows(measured: Measured, all_workers: str) -> Iterator[tuple[str, str]]:
     trip = f"{format_seconds(measured.trip_s)}, p99 {format_seconds(measured.trip_p99_s)}"
     yield "round trip, block_allocation=True", trip
     yield "round trip, a process for each call", format_seconds(measured.alone_s)
     for workers, rate in sorted(measured.rates.items()):
         yield f"submit, {workers} worker{'s' * (workers > 1)}", format_rate(rate)
-    yield f"map, {many}", format_rate(measured.map_rate)
-    yield f"map with chunksize={CHUNKSIZE}, {many}", format_rate(measured.chunked_rate)
+    yield f"map, {all_workers}", format_rate(measured.map_rate)
+    yield f"map with chunksize={CHUNKSIZE}, {all_workers}", format_rate(measured.chunked_rate)
 
 
 def _echo_rows(measured: Measured) -> Iterator[tuple[str, str]]:
@@ -78,14 +79,14 @@ def _mpi_rows(measured: Measured) -> Iterator[tuple[str, str]]:
 def _length_bars(measured: Measured) -> Iterator[str]:
     yield f"Share of the time of {measured.cores} cores that is spent inside calls"
     for length in measured.lengths:
-        ways = (
+        modes = (
             ("map", length.mapped),
             ("submit, block_allocation=True", length.block),
             ("submit, a process for each call", length.alone),
         )
-        for i, (way, share) in enumerate(ways):
+        for i, (mode, share) in enumerate(modes):
             begin = f"calls of {format_seconds(length.call_s)}" if i == 0 else ""
-            yield f"  {begin:15} {way:32} {bar(share)} {share:4.0%}"
+            yield f"  {begin:15} {mode:32} {bar(share)} {share:4.0%}"
     yield ""
 
 
@@ -99,11 +100,11 @@ def _speed_up_bars(measured: Measured) -> Iterator[str]:
 
 
 def bar(share: float, encoding: str | None = None) -> str:
-    """A bar for a share, in characters that the terminal can show.
+    """Draw a bar for a share, in characters that the terminal can show.
 
     Args:
-        share: 0 to 1; what is outside is cut.
-        encoding: of the terminal; default: that of the standard output.
+        share: 0 to 1; values outside are clipped.
+        encoding: Encoding of the terminal; default: encoding of the standard output.
 
     Examples:
         >>> bar(0.5, "ascii")

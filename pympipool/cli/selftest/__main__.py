@@ -1,6 +1,6 @@
-"""Tries one step: `python -m pympipool.cli.selftest STEP BACKEND CORES DESCRIPTOR`.
+"""Try one step: `python -m pympipool.cli.selftest STEP BACKEND CORES DESCRIPTOR`.
 
-Writes to the descriptor what it is doing, and in the end what came out: a JSON object in a line each.
+It writes JSON objects to the descriptor, one per line: what it is doing, and at the end the outcome.
 """
 
 from __future__ import annotations
@@ -12,36 +12,41 @@ import sys
 import traceback
 from concurrent.futures import BrokenExecutor
 
-from pympipool.cli.selftest.processes import MARK, job_names, marked
-from pympipool.cli.selftest.steps import STEPS, CheckFailed, Target, Unavailable, kill_this_script
+from pympipool.cli.selftest.processes import MARK, job_names, marked_processes
+from pympipool.cli.selftest.steps import STEPS, CheckFailed, Outcome, Target, Unavailable, kill_this_script
 
 
 def main(name: str, backend: str, cores: str, descriptor: str) -> None:
-    """Tries the step of this name.
+    """Try a step.
 
     Args:
-        descriptor: Where to write to.
+        name: Name of the step.
+        backend: Name of the backend.
+        cores: Number of cores.
+        descriptor: File descriptor to write to.
     """
     os.set_inheritable(int(descriptor), False)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the supervisor's; it is ignored in a shell's background
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # the supervisor sends it; shells ignore it in background jobs
     step = next(step for step in STEPS if step.name == name)
     with open(int(descriptor), "w", buffering=1) as reports:
 
-        def report(**words: object) -> None:
-            print(json.dumps(words), file=reports)
+        def report(**data: object) -> None:
+            print(json.dumps(data), file=reports)
 
         try:
-            said = step.attempt(Target(backend, int(cores), lambda what: report(doing=what)))
-        except Unavailable as lacking:
-            report(outcome="lacks", said=str(lacking))
+            message = step.attempt(Target(backend, int(cores), lambda activity: report(activity=activity)))
+        except Unavailable as error:
+            report(outcome=Outcome.SKIPPED.value, message=str(error))
         except Exception as error:
-            if not isinstance(error, (BrokenExecutor, CheckFailed)):  # these say all that there is to say
+            if not isinstance(error, (BrokenExecutor, CheckFailed)):  # the messages of these say everything
                 traceback.print_exc()
-            report(outcome="fails", said=f"{type(error).__name__}: {error}")
+            report(outcome=Outcome.FAILS.value, message=f"{type(error).__name__}: {error}")
         else:
             if step.name == "end":
-                report(jobs=sorted(job_names(marked(os.environ[MARK]).values())))
-            report(outcome="works", said=said)
+                report(jobs=sorted(job_names(marked_processes(os.environ[MARK]).values())))
+            report(outcome=Outcome.WORKS.value, message=message)
             if step.name == "end":
                 kill_this_script()
 

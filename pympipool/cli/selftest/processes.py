@@ -1,4 +1,4 @@
-"""The processes that a step has started, wherever they have gone: all carry its mark in their environment."""
+"""Find the processes that a step has started, even if their parents have ended: all carry its mark in their environment."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from pathlib import Path
 MARK = "PYMPIPOOL_SELFTEST"
 
 Command = tuple[str, ...]
+"""The command line of a process."""
 
 
-def marked(mark: str) -> dict[int, Command]:
-    """The processes of this host that carry the mark: their command lines by process id."""
+def marked_processes(mark: str) -> dict[int, Command]:
+    """Return the processes of this host that carry the mark: command lines by process id."""
     wanted, found = f"{MARK}={mark}".encode(), {}
     for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile, or belongs to somebody else
+        with contextlib.suppress(OSError):  # the process has ended meanwhile, or belongs to another user
             if wanted in (folder / "environ").read_bytes().split(b"\0"):
                 found[int(folder.name)] = tuple((folder / "cmdline").read_text(errors="replace").split("\0"))
     return found
 
 
 def job_names(commands: Iterable[Command]) -> set[str]:
-    """The names of the jobs and steps that these processes have asked SLURM for.
+    """Return the names of the jobs and steps that these processes have requested from SLURM.
 
     Examples:
         >>> job_names([("srun", "--job-name=pympipool-0-5a1e", "python"), ("python",)])
         {'pympipool-0-5a1e'}
     """
-    words = [word for command in commands for word in command]
-    return {word.partition("=")[2] for word in words if word.startswith("--job-name=pympipool-")}
+    arguments = [argument for command in commands for argument in command]
+    return {one.partition("=")[2] for one in arguments if one.startswith("--job-name=pympipool-")}
 
 
-def is_guard(command: Command) -> bool:
-    """Whether this is a guard of flux's jobs, which ends by itself, but not before it has cancelled them.
+def is_job_reaper(command: Command) -> bool:
+    """Return True for the process that cancels jobs of flux: it ends by itself, but only after it has cancelled them.
 
     Examples:
-        >>> is_guard(("python", "-c", "from pympipool.backends.flux.job_reaper import main; main()", "pympipool-5a1e"))
+        >>> is_job_reaper(("python", "-c", "from pympipool.backends.flux.job_reaper import main; main()", "pympipool-5a1e"))
         True
     """
     return any("pympipool.backends.flux.job_reaper" in word for word in command)

@@ -1,46 +1,46 @@
-"""What pympipool finds where it runs: facts as data, and what follows from them.
+"""Probe the environment: facts about this machine as data, and the issues that follow from them.
 
     machine.py      Python, processors, memory, limits, GPUs ─┐
-    mpi.py          the MPI library and its mpiexec          ─┼─► Environment ─► problems.py: what is wrong, and the remedy
+    mpi.py          the MPI library and its mpiexec          ─┼─► Environment ─► issues.py: what is wrong, and the remedy
     schedulers.py   SLURM, flux, what "auto" takes           ─┘
 
-Looking harms nothing and raises nothing: what cannot be found out is None, or says why. Each fact has a time limit, so that
-`probe` ends on a machine where a scheduler hangs, too.
+Probing changes nothing and raises nothing. A fact that cannot be found out is None, or the reason as text. Each probe has a
+timeout, so `probe` also ends on a machine where a scheduler hangs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pympipool.diagnostics.environment.issues import Issue, find_issues
 from pympipool.diagnostics.environment.machine import Installation, Machine, probe_installation, probe_machine
 from pympipool.diagnostics.environment.mpi import Mpi, probe_mpi
-from pympipool.diagnostics.environment.problems import Problem, find_problems
 from pympipool.diagnostics.environment.schedulers import Schedulers, probe_schedulers
 
-__all__ = ["Environment", "Problem", "probe"]
+__all__ = ["Environment", "Issue", "probe"]
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What is found here.
+    """Everything that `probe` found.
 
     Attributes:
         installation: Python and pympipool.
-        machine: This machine, and what this process may use of it.
+        machine: This machine, and the part of it that this process may use.
         mpi: The MPI library and its mpiexec.
         schedulers: SLURM, flux, and the backend that "auto" takes.
-        problems: What is wrong, and what is worth knowing.
+        issues: Everything that is wrong or worth knowing.
     """
 
     installation: Installation
     machine: Machine
     mpi: Mpi
     schedulers: Schedulers
-    problems: tuple[Problem, ...]
+    issues: tuple[Issue, ...]
 
 
 def probe() -> Environment:
-    """Looks at everything; takes about half a second, as it starts a few programs to ask them.
+    """Probe everything. This takes about half a second, because it starts a few programs.
 
     Examples:
         >>> found = probe()
@@ -48,4 +48,4 @@ def probe() -> Environment:
         True
     """
     facts = probe_installation(), probe_machine(), probe_mpi(), probe_schedulers()
-    return Environment(*facts, problems=tuple(find_problems(*facts)))
+    return Environment(*facts, issues=tuple(find_issues(*facts)))

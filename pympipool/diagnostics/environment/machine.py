@@ -1,4 +1,4 @@
-"""Python, the processors, memory, limits and GPUs that this process has."""
+"""Probe Python, and the processors, memory, limits and GPUs of this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pympipool
 from pympipool.resources import Resources, available_cores, available_devices, bound_cores, cgroup_folders
 
 PACKAGES = ("cloudpickle", "mpi4py", "numpy", "flux-python")
-"""Whose versions explain what works and what does not."""
+"""Packages whose versions explain what works and what does not."""
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -26,7 +26,10 @@ _THREAD_VARIABLES = tuple(Resources().threads_environment({}))
 _RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 
 UNLIMITED = 1 << 60
-"""Version 1 of the cgroup interface says "no limit" with the largest multiple of a page that it can hold."""
+"""Numbers from here on mean "no limit".
+
+Version 1 of the cgroup interface writes the largest multiple of a page that it can hold.
+"""
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,14 @@ class Installation:
     """Python and pympipool.
 
     Attributes:
-        pympipool: Its version.
-        folder: Where it was imported from.
-        compiled: None when its compiled part can be imported, else why not.
+        pympipool: Version of pympipool.
+        folder: Folder that it was imported from.
+        compiled: None if its compiled part can be imported, otherwise the error.
         python: Implementation and version.
         executable: The interpreter.
-        environment: The folder of the virtual or conda environment; None in neither.
-        packages: Versions of other packages that matter; None for those that are not installed. "of flux-core" for flux's
-            bindings where they came with it, as no package.
+        environment: The folder of the virtual or conda environment; None outside of both.
+        packages: Versions of other packages that matter; None for packages that are not installed. It is "of flux-core" for
+            bindings of flux that came with flux-core, which are no package.
     """
 
     pympipool: str
@@ -55,7 +58,7 @@ class Installation:
 
 @dataclass(frozen=True)
 class Cores:
-    """Processors: those of the machine, those that this process is bound to, and those it may use (the cgroup's quota)."""
+    """Number of cores: of the machine, of this process's binding, and usable (within the cgroup's quota)."""
 
     machine: int
     bound: int
@@ -64,7 +67,7 @@ class Cores:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes: those of the machine, those that are available now, and the least limit of the cgroups (None: no limit)."""
+    """Memory in bytes: of the machine, available now, and the lowest limit of the cgroups (None for no limit)."""
 
     machine: int | None
     available: int | None
@@ -73,22 +76,22 @@ class Memory:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the system allows this process.
+    """Limits of this process.
 
     Attributes:
-        open_files: Descriptors it may have open; None for no limit.
-        open_files_most: What it may raise that to; None for no limit.
-        processes: Processes of this user, or of this cgroup; None for no limit.
+        open_files: Maximum number of open file descriptors; None for no limit.
+        open_files_max: Value that the process may raise that limit to; None for no limit.
+        processes: Maximum number of processes of this user, or of this cgroup; None for no limit.
     """
 
     open_files: int | None
-    open_files_most: int | None
+    open_files_max: int | None
     processes: int | None
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Where files go: its path, its size and what is free of it in bytes, and whether this process can write there."""
+    """A folder: its path, the size and free space of its file system in bytes, and whether this process can write there."""
 
     path: str
     size: int
@@ -101,11 +104,11 @@ class Gpus:
     """GPUs.
 
     Attributes:
-        usable: Names of those that this process may use, as `variable` has them.
-        variable: The environment variable that says which GPUs a process sees.
-        value: What the variable says; None when it is not set.
-        installed: How many there are, whatever the variable says.
-        models: What they are called, as far as the driver tells.
+        usable: Names of the GPUs that this process may use, as in `variable`.
+        variable: Environment variable that says which GPUs a process sees.
+        value: Value of the variable; None if it is not set.
+        installed: Number of installed GPUs, regardless of the variable.
+        models: Their models, as far as the driver tells.
     """
 
     usable: tuple[str, ...]
@@ -117,15 +120,15 @@ class Gpus:
 
 @dataclass(frozen=True)
 class Machine:
-    """This machine, and what this process may use of it.
+    """This machine, and the part of it that this process may use.
 
     Attributes:
-        shared_memory: /dev/shm, where MPI libraries share memory; None where there is none.
-        anonymous_memory: Whether memory can be shared without a name (memfd), so that pympipool needs no /dev/shm.
-        temporary: The folder of temporary files; None where none can be written.
-        temporary_wanted: The folder that TMPDIR names; None when it is not set.
-        thread_variables: Those of the environment that tell numerical libraries how many threads to use.
-        rank: The environment variable by which this process is a rank of an MPI job; None when it is none.
+        shared_memory: /dev/shm, where MPI libraries share memory; None if it does not exist.
+        anonymous_memory: True if memory can be shared without a name (memfd), so that pympipool needs no /dev/shm.
+        temporary: Folder for temporary files; None if no folder is writable.
+        temporary_wanted: Value of TMPDIR; None if it is not set.
+        thread_variables: Environment variables that tell numerical libraries how many threads to use.
+        rank: Environment variable that shows that this process is a rank of an MPI job; None if it is not.
     """
 
     host: str
@@ -143,20 +146,20 @@ class Machine:
 
 
 def probe_installation() -> Installation:
-    """Looks at Python and pympipool."""
+    """Probe Python and pympipool."""
     in_environment = sys.prefix != sys.base_prefix or os.environ.get("CONDA_PREFIX") == sys.prefix
     return Installation(
         pympipool=pympipool.__version__,
         folder=str(Path(pympipool.__file__).parent),
-        compiled=_why_not_compiled(),
+        compiled=_import_error(),
         python=f"{platform.python_implementation()} {platform.python_version()}",
         executable=sys.executable,
         environment=sys.prefix if in_environment else None,
-        packages={name: _version(name) or _of_flux_core(name) for name in PACKAGES},
+        packages={name: _version(name) or _version_of_flux_core(name) for name in PACKAGES},
     )
 
 
-def _why_not_compiled() -> str | None:
+def _import_error() -> str | None:
     try:
         import_module("pympipool._core.dispatcher")
     except ImportError as error:
@@ -171,18 +174,20 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _of_flux_core(package: str) -> str | None:
+def _version_of_flux_core(package: str) -> str | None:
     return "of flux-core" if package == "flux-python" and find_spec("_flux") is not None else None
 
 
 def probe_machine() -> Machine:
-    """Looks at this machine."""
+    """Probe this machine."""
     return Machine(
         host=platform.node(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         cores=_cores(),
         memory=Memory(
-            _meminfo("MemTotal"), _meminfo("MemAvailable"), _least("memory", "memory.max", "memory.limit_in_bytes")
+            _meminfo("MemTotal"),
+            _meminfo("MemAvailable"),
+            _lowest_limit("memory", "memory.max", "memory.limit_in_bytes"),
         ),
         limits=_limits(),
         shared_memory=_folder(SHARED_MEMORY),
@@ -216,20 +221,20 @@ def _limits() -> Limits:
         None if limit == resource.RLIM_INFINITY else limit for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
     )
     of_user = resource.getrlimit(resource.RLIMIT_NPROC)[0]
-    of_group = _least("pids", "pids.max", "pids.max")
+    of_group = _lowest_limit("pids", "pids.max", "pids.max")
     processes = [limit for limit in (of_user, of_group) if limit not in (None, resource.RLIM_INFINITY)]
     return Limits(soft, hard, min(processes, default=None))
 
 
-def _least(controller: str, name: str, name_in_v1: str) -> int | None:
-    """The least number in files of this name of this process's cgroups; None when there is none.
+def _lowest_limit(controller: str, name: str, name_in_v1: str) -> int | None:
+    """Return the lowest number in the files of this name in this process's cgroups; None if there is no number.
 
-    Version 2 of the cgroup interface has one tree, version 1 one for each controller (the kernel's
+    Version 2 of the cgroup interface has one tree, version 1 has one tree for each controller (the kernel's
     admin-guide/cgroup-v2 and cgroup-v1).
     """
     limits = []
     for folder, version in cgroup_folders(controller):
-        with contextlib.suppress(OSError, ValueError):  # none here, or "max"
+        with contextlib.suppress(OSError, ValueError):  # there is no such file, or it has "max"
             limits.append(int((folder / (name if version == 2 else name_in_v1)).read_text()))
     return min((limit for limit in limits if limit < UNLIMITED), default=None)
 

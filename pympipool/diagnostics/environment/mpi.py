@@ -1,4 +1,4 @@
-"""The MPI library that mpi4py loads, and the mpiexec that starts its ranks on this machine."""
+"""Probe the MPI library that mpi4py loads, and the mpiexec that starts its ranks on this machine."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pympipool.errors import WorkerStartError
 
 @dataclass(frozen=True)
 class Mpi:
-    """What functions on several cores have.
+    """The MPI library and its launcher, for functions on several cores.
 
     Attributes:
-        installed: Whether there is an mpi4py.
-        version: The MPI library that mpi4py loads, as it calls itself; None when it loads none.
-        path: Its file; None when unknown.
-        kind: The family of the library, "MPICH" (with Intel MPI and MVAPICH) or "Open MPI".
-        mpiexec: The launcher that belongs to the library, by whose ranks find each other; None when there is none.
-        mpiexec_in_path: The mpiexec that a shell would take.
-        problem: Why functions on several cores cannot run, and what to do; None when they can.
+        installed: True if mpi4py is installed.
+        version: Version string of the MPI library that mpi4py loads; None if it loads none.
+        path: File of the library; None if unknown.
+        kind: Family of the library, "MPICH" (with Intel MPI and MVAPICH) or "Open MPI".
+        mpiexec: Launcher that belongs to the library, so that the ranks it starts find each other; None if there is none.
+        mpiexec_in_path: First mpiexec in PATH.
+        error: Reason why functions on several cores cannot run, with a remedy; None if they can.
     """
 
     installed: bool = False
@@ -30,18 +30,18 @@ class Mpi:
     kind: str | None = None
     mpiexec: str | None = None
     mpiexec_in_path: str | None = None
-    problem: str | None = None
+    error: str | None = None
 
 
 def probe_mpi() -> Mpi:
-    """Looks at mpi4py, its MPI library and its mpiexec."""
+    """Probe mpi4py, its MPI library and its mpiexec."""
     installed, in_path = importlib.util.find_spec("mpi4py") is not None, shutil.which("mpiexec")
     try:
         library = loaded_library()
     except WorkerStartError as error:
-        return Mpi(installed, mpiexec_in_path=in_path, problem=str(error))
+        return Mpi(installed, mpiexec_in_path=in_path, error=str(error))
     known = (installed, library.version, library.path or None, library.kind.value)
     try:
         return Mpi(*known, mpiexec=find_launcher(library).path, mpiexec_in_path=in_path)
     except WorkerStartError as error:
-        return Mpi(*known, mpiexec_in_path=in_path, problem=str(error))
+        return Mpi(*known, mpiexec_in_path=in_path, error=str(error))

@@ -1,4 +1,4 @@
-"""SLURM and flux, and the backend that "auto" takes."""
+"""Probe SLURM and flux, and the backend that "auto" takes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pympipool.backends.slurm.srun import srun_command
 from pympipool.errors import WorkerStartError
 from pympipool.resources import Resources
 
-ANSWER_S = 10.0
-"""How long a scheduler's program may take to tell its version."""
+PROGRAM_TIMEOUT_S = 10.0
+"""Timeout of a scheduler's program that prints its version."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Slurm:
     """SLURM, as found from here.
 
     Attributes:
-        version: What srun says; None where there is no srun, or it does not answer.
-        job: The job that this process runs in; None when it runs in none.
-        step: The step of it that this process is, or is in; None when it is in none, as a batch script.
-        nodes: Its nodes, in SLURM's notation; None outside of a job.
-        cores: Its cores; None outside of a job.
-        mpi_plugin: What `srun --mpi=` needs for the MPI library that mpi4py loads; None when it loads none.
-        mpi_plugins: What `srun --mpi=` can be; None when it was not asked, as SLURM cannot be used.
+        version: Version that srun prints; None if there is no srun, or it does not answer.
+        job: Job that this process runs in; None outside of a job.
+        step: Step of the job that this process belongs to; None outside of a step, as in a batch script.
+        nodes: Nodes of the job, in SLURM's notation; None outside of a job.
+        cores: Number of cores of the job; None outside of a job.
+        mpi_plugin: Value of `srun --mpi=` for the MPI library that mpi4py loads; None if it loads none.
+        mpi_plugins: All values of `srun --mpi=`; None if srun was not asked because SLURM cannot be used.
     """
 
     version: str | None
@@ -47,11 +47,11 @@ class Flux:
     """Flux, as found from here.
 
     Attributes:
-        version: Of the program `flux`; None where there is none, or it does not answer.
-        uri: The instance that this process runs in (FLUX_URI); None when it runs in none.
-        hosts: Those of the instance that can be reached, in flux's notation; None when none can be.
-        cores: Its cores; None likewise.
-        gpus: Its GPUs; None likewise.
+        version: Version of the program `flux`; None if there is no such program, or it does not answer.
+        uri: URI of the instance that this process runs in (FLUX_URI); None if it runs in none.
+        hosts: Hosts of the reachable instance, in flux's notation; None if no instance can be reached.
+        cores: Number of cores of that instance; None if no instance can be reached.
+        gpus: Number of GPUs of that instance; None if no instance can be reached.
     """
 
     version: str | None
@@ -63,28 +63,28 @@ class Flux:
 
 @dataclass(frozen=True)
 class Schedulers:
-    """What could start workers.
+    """The schedulers that could start workers.
 
     Attributes:
-        chosen: The backend that "auto" takes.
-        passed_over: Why it does not take the others that it looks for, by name.
+        chosen: Backend that "auto" takes.
+        skipped_backends: By name, the reasons why "auto" does not take the other backends that it prefers.
     """
 
     slurm: Slurm
     flux: Flux
     chosen: str
-    passed_over: dict[str, str]
+    skipped_backends: dict[str, str]
 
 
 def probe_schedulers() -> Schedulers:
-    """Looks at SLURM and flux, and at what "auto" makes of them."""
+    """Probe SLURM and flux, and which backend "auto" takes."""
     reasons = unavailable_reasons()
     chosen = next(name for name, reason in reasons.items() if reason is None)
     return Schedulers(
         slurm=_slurm(usable=reasons["slurm"] is None),
         flux=_flux(usable=reasons["flux"] is None),
         chosen=chosen,
-        passed_over={name: reason for name, reason in reasons.items() if reason is not None},
+        skipped_backends={name: reason for name, reason in reasons.items() if reason is not None},
     )
 
 
@@ -104,7 +104,7 @@ def _slurm(*, usable: bool) -> Slurm:
 def _flux(*, usable: bool) -> Flux:
     size = None
     if usable:
-        with contextlib.suppress(WorkerStartError):  # it has gone meanwhile
+        with contextlib.suppress(WorkerStartError):  # the instance has ended meanwhile
             size = size_of_instance()
     first_line = _first_line("flux", "version")  # "commands:  0.88.0"
     return Flux(
@@ -125,16 +125,16 @@ def _mpi_plugin() -> str | None:
 
 
 def _mpi_plugins() -> tuple[str, ...]:
-    """The names that `srun --mpi=list` prints, on stderr, one in a line after a heading."""
-    return tuple(line.strip() for line in _ask("srun", "--mpi=list").splitlines() if line.startswith(("\t", " ")))
+    """Return the names that `srun --mpi=list` prints to stderr, one in each line after a heading."""
+    return tuple(line.strip() for line in _output_of("srun", "--mpi=list").splitlines() if line.startswith(("\t", " ")))
 
 
 def _first_line(*command: str) -> str | None:
-    return next(iter(_ask(*command).splitlines()), None)
+    return next(iter(_output_of(*command).splitlines()), None)
 
 
-def _ask(*command: str) -> str:
-    """What a program prints; nothing where it is missing, fails, or does not answer in time."""
+def _output_of(*command: str) -> str:
+    """Return the output of a program; "" if the program is missing, fails, or does not answer in time."""
     if shutil.which(command[0]) is None:
         return ""
     try:
@@ -145,7 +145,7 @@ def _ask(*command: str) -> str:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            timeout=ANSWER_S,
+            timeout=PROGRAM_TIMEOUT_S,
             check=True,
         ).stdout
     except (OSError, subprocess.SubprocessError):
