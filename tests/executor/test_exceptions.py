@@ -129,7 +129,7 @@ def test_the_remote_traceback_is_shown_with_the_exception(executor):
     shown = "".join(traceback.format_exception(error))
     assert "in divide" in shown
     assert "return x / y" in shown
-    assert os.path.join("executor", "calls.py") in shown
+    assert os.path.join("support", "calls.py") in shown
 
 
 def test_what_caused_an_exception_is_shown_too(executor):
