@@ -14,9 +14,10 @@ from pympipool import Executor
 from pympipool.errors import WorkerStartError
 from support.flux_instance import make_instance, running_one_broker, running_two_brokers  # noqa: F401  fixtures
 from support.gate import Gate
+from support.leftover_files import forgotten_files, shared_memory_files
+from support.parallel import make_scheduler, turn_of
 from support.places import MODE_IDS, THIS_MACHINE, parametrize_places, workers_at
 from support.processes import ENDED_S, MARK, new_mark, own_processes, still_alive
-from support.shared_memory import forgotten_shared_memory, shared_memory_files
 from support.slurm_cluster import running_cluster  # noqa: F401  a fixture
 
 hypothesis.settings.register_profile(
@@ -37,6 +38,17 @@ def why_no_mpi() -> str | None:
     except (ImportError, WorkerStartError) as error:
         return f'no MPI here ({error}): pip install "pympipool[mpich]"'
     return None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return make_scheduler(config, log)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    with turn_of(item):
+        return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -70,7 +82,7 @@ def nothing_is_left(mark):
     for thread in new:
         thread.join(ENDED_S)
     assert [thread for thread in new if thread.is_alive()] == []
-    assert forgotten_shared_memory(files) == set()
+    assert forgotten_files(shared_memory_files, files) == set()
 
 
 @pytest.fixture(params=["class", "copyreg"])

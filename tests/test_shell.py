@@ -234,6 +234,7 @@ def test_a_program_that_does_not_exist_fails_what_is_submitted():
         exe.submit("1", lines_to_read=1).result()
 
 
+@pytest.mark.alone
 def test_the_program_ends_with_the_executor(tmp_path):
     """Even one that does not care for the end of its input."""
     programs = ("echo $$; cat; touch ended", "trap 'touch ended; exit' TERM; echo $$; while :; do :; done")

@@ -12,7 +12,10 @@ from pympipool.backends.shm_cleanup import remove_stale_shm
 
 SHM = Path("/dev/shm")
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux" or not SHM.is_dir(), reason="looks at Linux's /dev/shm")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux" or not SHM.is_dir(), reason="looks at Linux's /dev/shm"),
+    pytest.mark.alone,  # any MPI job that is killed meanwhile removes these files
+]
 
 
 @pytest.fixture(params=["mpich_shm_", "ucx_shm_posix_", "sm_segment.", "vader_segment.", "unrelated_"])

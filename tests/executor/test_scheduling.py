@@ -135,6 +135,7 @@ def test_a_call_of_unknown_length_does_not_wait_behind_another(make_block_execut
     assert held.result() == 9
 
 
+@pytest.mark.alone
 def test_calls_of_equal_length_are_shared_out(make_block_executor):
     exe = make_block_executor(max_workers=2)
     while len(exe.info["workers"]) < 2:

@@ -288,6 +288,7 @@ def test_calls_that_callbacks_submit_before_shutdown_are_waited_for(make_executo
     assert later[0].result() == 9
 
 
+@pytest.mark.alone
 def test_shutdown_waits_without_using_the_processor(make_executor):
     def used_s():
         exe = make_executor()

@@ -105,6 +105,7 @@ def test_a_call_that_holds_the_interpreter_lock_is_alive(make_executor, job, sec
 
 
 @pytest.mark.parametrize("function", [time.sleep, hold_the_lock])
+@pytest.mark.alone
 def test_a_host_that_is_cut_off_is_noticed_on_both_sides(make_executor, cluster, job, second_host, function, mark):
     def noticed_s():
         cluster.repair()

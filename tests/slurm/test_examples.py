@@ -33,6 +33,7 @@ def test_every_submission_script_is_tested():
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("name", PRINTED)
+@pytest.mark.alone
 def test_a_submission_script_prints_what_it_says(cluster, tmp_path, name):
     if name in NEEDS_TWO and cluster.second is None:
         pytest.skip(f"one host only: {cluster.why_no_second}")

@@ -128,6 +128,7 @@ def test_dependencies_can_be_disabled(make_executor):
 # ---- speed ----
 
 
+@pytest.mark.alone
 def test_a_hundred_calls_a_second_have_processes_of_their_own_on_two_cores():
     with Executor(max_cores=2) as exe:
         exe.submit(os.getpid).result()

@@ -385,6 +385,7 @@ def test_threads_that_submit_and_resolve_at_the_same_time_lose_no_call(block):
         assert [call.result() for call in submitted] == [[i, number] for i in range(1000)]
 
 
+@pytest.mark.alone
 def test_a_chain_of_1000_calls_takes_less_than_half_a_second(block):
     """The specified limit; nothing polls."""
 

@@ -13,6 +13,7 @@ IDLE_S = 5.0
 
 
 @pytest.mark.mpi
+@pytest.mark.alone
 def test_two_idle_workers_of_two_ranks_use_less_than_two_percent_of_a_core():
     with Executor(max_workers=2, cores_per_worker=2, block_allocation=True) as exe:
         calls = [exe.submit(pid) for _ in range(20)]
@@ -21,6 +22,7 @@ def test_two_idle_workers_of_two_ranks_use_less_than_two_percent_of_a_core():
         assert {process.pid for process in family()} >= ranks
 
 
+@pytest.mark.alone
 def test_idle_serial_workers_use_less_than_two_percent_of_a_core(make_executor):
     exe = make_executor(max_workers=2)
     for call in [exe.submit(pid) for _ in range(20)]:
@@ -28,6 +30,7 @@ def test_idle_serial_workers_use_less_than_two_percent_of_a_core(make_executor):
     assert best(lambda: cores_used(time.sleep, IDLE_S / 2), 0.02) < 0.02
 
 
+@pytest.mark.alone
 def test_waiting_for_a_long_call_uses_less_than_five_percent_of_a_core(make_block_executor):
     exe = make_block_executor(max_workers=2)
     exe.submit(pid).result()

@@ -2,14 +2,13 @@
 
 import os
 import threading
-from pathlib import Path
 
 import psutil
 import pytest
 
 from pympipool import Executor
+from support.leftover_files import forgotten_files, shared_memory_files, temporary_files
 from support.scripts import run_script
-from support.shared_memory import forgotten_shared_memory, shared_memory_files
 
 OPEN_AND_CLOSE = """
 import gc
@@ -61,12 +60,6 @@ if __name__ == "__main__":
 """
 
 
-def temporary_files():
-    """Files of ours, or of an MPI library, among those of everybody else."""
-    names = ("pympipool", "hydra", "mpich", "ompi", "openmpi", "prte", "pmix")
-    return {path for path in Path("/tmp").iterdir() if path.name.lower().lstrip(".").startswith(names)}
-
-
 @pytest.mark.parametrize(
     ("count", "kind"), [(100, "serial"), pytest.param(8, "mpi", marks=pytest.mark.mpi)], ids=["serial", "mpi"]
 )
@@ -76,8 +69,8 @@ def test_executors_that_were_opened_and_closed_leave_nothing(tmp_path, count, ki
     folder.mkdir()
     run_script(OPEN_AND_CLOSE, tmp_path, command=["script.py", str(count), kind], variables={"TMPDIR": str(folder)})
     assert list(folder.iterdir()) == []
-    assert forgotten_shared_memory(memory) == set()
-    assert temporary_files() - files == set()
+    assert forgotten_files(shared_memory_files, memory) == set()
+    assert forgotten_files(temporary_files, files) == set()
 
 
 KEEP_OPEN = """

@@ -115,6 +115,7 @@ def test_ctrl_c_ends_a_program_that_waits(tmp_path, wait):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.alone
 def test_the_end_comes_within_two_seconds(tmp_path, number):
     os.mkfifo(tmp_path / "begun")
 

@@ -304,6 +304,7 @@ def test_a_worker_ends_with_its_master_although_user_code_holds_the_interpreter_
         assert script.survivors() == []
 
 
+@pytest.mark.alone
 def test_an_idle_worker_uses_no_processor_time(make_tcp_executor):
     exe = make_tcp_executor()
     worker = psutil.Process(exe.submit(pid).result())
@@ -317,6 +318,7 @@ def test_an_idle_worker_uses_no_processor_time(make_tcp_executor):
     assert best(used_s, 0.05) < 0.05
 
 
+@pytest.mark.alone
 def test_a_stranger_who_sends_a_byte_now_and_then_has_no_more_time_than_others(monkeypatch):
     monkeypatch.setattr(handshake, "HANDSHAKE_TIMEOUT_S", 0.3)
 

@@ -371,6 +371,7 @@ def cpu_s(pids):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="needs /proc/PID/schedstat of Linux")
+@pytest.mark.alone
 def test_idle_ranks_use_less_than_a_hundredth_of_a_core(start_mpi):
     masters = [start_mpi(), start_mpi()]
     pids = []
@@ -388,6 +389,7 @@ def test_idle_ranks_use_less_than_a_hundredth_of_a_core(start_mpi):
     assert best(measure, 0.01 * 2.0) < 0.01 * 2.0
 
 
+@pytest.mark.alone
 def test_calls_after_a_while_wake_all_ranks(start_mpi):
     master = start_mpi(ranks=3).ready()
     master.send_function(1, lambda x: x)

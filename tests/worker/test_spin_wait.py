@@ -57,6 +57,7 @@ def test_what_is_done_is_not_waited_for():
 
 
 @pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.alone
 def test_without_a_bell_it_is_noticed_soon(monkeypatch, cores):
     monkeypatch.setattr(spin_wait, "_usable_cores", lambda: cores)
 
@@ -68,6 +69,7 @@ def test_without_a_bell_it_is_noticed_soon(monkeypatch, cores):
     assert quickest(late_s, 0.05) < 0.05
 
 
+@pytest.mark.alone
 def test_a_sleeper_uses_no_processor_time(bell, ringer, monkeypatch):
     monkeypatch.setattr(spin_wait, "UNRUNG_S", LIMIT_S)
     assert best(lambda: used_s_asleep(bell, ringer), 0.01) < 0.01
@@ -112,6 +114,7 @@ def test_a_lost_wake_up_would_be_made_good(bell, ringer):
     assert not sleeper.is_alive()
 
 
+@pytest.mark.alone
 def test_rings_for_what_came_already_do_not_keep_a_sleeper_awake(bell, ringer):
     assert best(lambda: used_s_asleep(bell, ringer, rings=1), 0.05) < 0.05
 

@@ -248,6 +248,7 @@ def test_long_calls_of_a_batch_have_times(make_executor, file, check_file):
     assert sum(event.get("cat") == "item" for event in events) == items >= 10
 
 
+@pytest.mark.alone
 def test_map_with_adaptive_batches_is_recorded(make_block_executor):
     exe = make_block_executor(2)
 
