@@ -1,4 +1,4 @@
-"""How the site is built: `make docs`, into docs/_build. Nothing is fetched from the network."""
+"""Configuration of Sphinx. `make docs` builds the site into docs/_build, without the network."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ copyright = f"2026, {author}"  # noqa: A001  the name that Sphinx wants
 version = release = pympipool.__version__
 
 extensions = [
-    "myst_nb",  # Markdown, and notebooks that run while the site is built
+    "myst_nb",  # Markdown, and notebooks that the build runs
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",  # Google style docstrings
     "sphinx_copybutton",
@@ -26,7 +26,7 @@ exclude_patterns = ["_build", "_ext", "**/.ipynb_checkpoints"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
-# Notebooks: run afresh in each build; a cell that fails is a failed build.
+# Notebooks: each build runs them again, and fails if a cell fails.
 nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_timeout = 120
@@ -63,7 +63,7 @@ html_theme_options = {
     },
     "navigation_with_keys": True,
 }
-highlight_language = "none"  # of blocks that say none
+highlight_language = "none"  # for blocks without a language
 pygments_style = "tango"
 pygments_dark_style = "github-dark"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "

@@ -1,8 +1,8 @@
-"""k-fold training: each fold on a GPU of its own, or on a core where there are none.
+"""k-fold training: each fold on a GPU of its own, or on a core if there are no GPUs.
 
-The data are loaded once by each worker (`init_function`), not sent with each call. A worker with `gpus_per_worker=1` sees one GPU,
-which no other uses at the same time: the training code needs to know nothing of that. With CuPy it computes there, else with
-NumPy. The network with the least error on data it has not seen wins.
+Each worker loads the data once (`init_function`); they are not sent with each call. A worker with `gpus_per_worker=1` sees one
+GPU, which no other worker uses at the same time, so the training code needs no GPU settings. It computes on the GPU if CuPy is
+installed, otherwise with NumPy. The network with the least error on data it has not seen wins.
 
     python examples/k_fold.py [folds] [samples]
 """
@@ -21,7 +21,7 @@ STEPS = 400
 
 
 def load():
-    """What each worker loads before its first call: noisy samples of a function of two variables."""
+    """Load the data in each worker before its first call: noisy samples of a function of two variables."""
     random = np.random.default_rng(1)
     x = random.uniform(-1, 1, (SAMPLES, 2))
     y = np.sin(3 * x[:, :1]) * np.cos(2 * x[:, 1:]) + random.normal(0, 0.05, (SAMPLES, 1))
@@ -29,7 +29,7 @@ def load():
 
 
 def array_library():
-    """CuPy where this worker sees a GPU, else NumPy; and the name of the place."""
+    """Return CuPy if this worker sees a GPU, otherwise NumPy, and the name of the device."""
     if available_devices().names:
         try:
             import cupy
@@ -41,7 +41,7 @@ def array_library():
 
 
 def train(fold, hidden, x, y):
-    """Trains a network with a hidden layer on all folds but one (Adam); its error on that one, and where it was trained."""
+    """Train a network with a hidden layer on all folds except one (Adam). Return its error on that fold, and the device."""
     xp, place = array_library()
     is_test = xp.arange(len(x)) % FOLDS == fold
     x, y = xp.asarray(x), xp.asarray(y)

@@ -1,9 +1,9 @@
-"""Parallel tempering: MPI functions that talk among themselves, a plain loop that talks with all of them.
+"""Parallel tempering: MPI functions whose ranks communicate, and a plain loop that coordinates them.
 
-Each replica of an Ising magnet has a temperature of its own. Its lattice is cut into strips, one for each MPI rank; the ranks
+Each replica of an Ising magnet has a temperature of its own. Its lattice is cut into strips, one for each MPI rank. The ranks
 exchange the edges of their strips while they flip spins. Between the rounds the script, a single process started without mpiexec,
-lets neighbours in temperature exchange their lattices, so that cold replicas do not get stuck. Onsager's exact
-magnetization stands beside what comes out.
+lets neighbours in temperature exchange their lattices, so that cold replicas do not get stuck. The output compares the
+magnetizations with Onsager's exact ones.
 
     python examples/parallel_tempering.py [rounds] [spins of an edge]
 """
@@ -21,7 +21,7 @@ RANKS, SWEEPS = 2, 10
 
 
 def sweep(lattice, temperature, sweeps, seed):
-    """Metropolis sweeps over a periodic lattice, a strip of rows on each rank; this rank's strip and its energy."""
+    """Run Metropolis sweeps on a periodic lattice, a strip of rows on each rank. Return this strip and the total energy."""
     from mpi4py import MPI
 
     world = MPI.COMM_WORLD
@@ -43,7 +43,7 @@ def sweep(lattice, temperature, sweeps, seed):
         )
 
     for _ in range(sweeps):
-        for colour in (is_black, ~is_black):  # spins of one colour are no neighbours of each other
+        for colour in (is_black, ~is_black):  # spins of the same colour are not neighbours
             cost = 2 * strip * neighbours()
             strip[colour & (random.random(strip.shape) < np.exp(-cost / temperature))] *= -1
     energy = -int((strip * neighbours()).sum()) / 2
@@ -51,12 +51,12 @@ def sweep(lattice, temperature, sweeps, seed):
 
 
 def onsager(temperature):
-    """The magnetization of an infinite lattice (C. N. Yang, Phys. Rev. 85, 808, 1952)."""
+    """Return the magnetization of an infinite lattice (C. N. Yang, Phys. Rev. 85, 808, 1952)."""
     return max(0.0, 1 - math.sinh(2 / temperature) ** -4) ** (1 / 8)
 
 
 def temper(exe):
-    """Magnetizations of each temperature after each round, and how many exchanges were accepted."""
+    """Return the magnetizations of all temperatures after each round, and the number of accepted exchanges."""
     random = np.random.default_rng(1)
     lattices = [np.ones((EDGE, EDGE), dtype=np.int8) for _ in TEMPERATURES]
     magnetizations, accepted = [], 0
@@ -65,7 +65,7 @@ def temper(exe):
         calls = [
             exe.submit(sweep, *call) for call in zip(lattices, TEMPERATURES, [SWEEPS] * len(seeds), seeds, strict=True)
         ]
-        of_ranks = [call.result() for call in calls]  # of each replica what each of its ranks has returned
+        of_ranks = [call.result() for call in calls]  # for each replica a list of the results of its ranks
         lattices = [np.vstack([strip for strip, _ in ranks]) for ranks in of_ranks]
         energies = [ranks[0][1] for ranks in of_ranks]
         magnetizations.append([abs(lattice.mean()) for lattice in lattices])
@@ -80,7 +80,7 @@ def temper(exe):
 if __name__ == "__main__":
     with Executor(
         cores_per_worker=RANKS, block_allocation=True
-    ) as exe:  # as many workers of two ranks as there are cores for
+    ) as exe:  # as many workers of two ranks as the cores allow
         magnetizations, accepted = temper(exe)
     print("temperature  magnetization  infinite lattice")
     for temperature, magnetization in zip(TEMPERATURES, magnetizations[ROUNDS // 3 :].mean(axis=0), strict=True):

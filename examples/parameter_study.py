@@ -1,8 +1,8 @@
 """A parameter study: when does water find a way through porous rock?
 
-A square lattice whose sites are open with probability p percolates when open sites lead from top to bottom. A single call looks
-at one lattice; `map` spreads thousands of them over all cores, and packs short ones by itself, so that the loop stays as
-simple as it was. In an infinite lattice it happens at p = 0.592746 (Newman and Ziff, Phys. Rev. Lett. 85, 4104, 2000).
+A square lattice whose sites are open with probability p percolates when open sites lead from top to bottom. One call checks
+one lattice. `map` distributes thousands of calls over all cores and packs short calls into batches itself, so the loop stays
+simple. An infinite lattice percolates at p = 0.592746 (Newman and Ziff, Phys. Rev. Lett. 85, 4104, 2000).
 
     python examples/parameter_study.py [lattices for each p] [sites of an edge]
 """
@@ -19,7 +19,7 @@ PROBABILITIES = np.linspace(0.5, 0.7, 21)
 
 
 def percolates(p, seed):
-    """Lets water in at the top of a lattice, row by row and back, until it comes no further."""
+    """Let water in at the top of a lattice, row by row and back, until it gets no further."""
     is_open = np.random.default_rng(seed).random((EDGE, EDGE)) < p
     wet = np.zeros_like(is_open)
     wet[0] = is_open[0]
@@ -33,7 +33,7 @@ def percolates(p, seed):
 
 
 def flow(wet, is_open, axis, step):
-    """Water goes on in one direction as long as sites are open."""
+    """Let water flow in one direction as long as sites are open."""
     lines = np.moveaxis(wet, axis, 0)[::step], np.moveaxis(is_open, axis, 0)[::step]
     for before, here, way in zip(lines[0], lines[0][1:], lines[1][1:], strict=False):
         np.logical_or(here, before & way, out=here)

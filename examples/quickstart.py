@@ -13,7 +13,7 @@ COLUMNS, ROWS = 72, 20
 
 
 def logistic_map(r):
-    """Iterates x -> r x (1 - x): where x is found in the end, and how fast neighbours part."""
+    """Iterate x -> r x (1 - x). Return the distribution of x, the Lyapunov exponent and the run time."""
     start = time.perf_counter()
     x = np.random.default_rng(seed=1).random(4000)
     visits, growth = np.zeros(ROWS), []
@@ -26,7 +26,7 @@ def logistic_map(r):
 
 
 def pi(intervals):
-    """Integrates 4 / (1 + x²) from 0 to 1: each rank its share, the sum on all of them."""
+    """Integrate 4 / (1 + x²) from 0 to 1: each rank computes its share, and all ranks get the sum."""
     from mpi4py import MPI
 
     world = MPI.COMM_WORLD

@@ -1,10 +1,10 @@
-"""A workflow of coupled functions: futures are the arguments of other calls, and no call waits for more than it needs.
+"""A workflow of coupled functions: futures are arguments of other calls, and each call waits only for its own inputs.
 
     energies of argon at many volumes ──> fit of its equation of state ──> figure
                                      └────────────────────────────────────────┘
 
-The whole graph is submitted at once. Nothing here waits but the last line; the executor starts each call when its inputs are
-there, and hands results from worker to worker without the script looking at them.
+The script submits the whole graph at once and waits only in the last lines. The executor starts each call when its inputs are
+available, and passes results on to other calls without unpickling them in the script.
 
     python examples/workflow.py [figure.png] [volumes]
 """
@@ -22,7 +22,7 @@ CELLS = 12
 
 
 def energy(volume):
-    """Energy of an atom in a face-centred cubic crystal, in units of the Lennard-Jones potential's epsilon."""
+    """Return the energy of an atom in a face-centred cubic crystal, in units of the Lennard-Jones potential's epsilon."""
     cells = np.stack(np.meshgrid(*[np.arange(-CELLS, CELLS + 1)] * 3), axis=-1).reshape(-1, 3)
     atoms = np.concatenate([cells + shift for shift in ([0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0])])
     squares = (atoms**2).sum(axis=1) * (4 * volume) ** (2 / 3)
@@ -31,7 +31,7 @@ def energy(volume):
 
 
 def fit(volumes, energies):
-    """Birch's equation of state, a cubic polynomial in V**(-2/3): volume, energy and bulk modulus of the minimum."""
+    """Fit Birch's equation of state, a cubic polynomial in V**(-2/3). Return volume, energy and bulk modulus at its minimum."""
     x = np.asarray(volumes) ** (-2 / 3)
     curve = np.polynomial.Polynomial.fit(x, energies, 3)
     minimum = next(r.real for r in curve.deriv().roots() if curve.deriv(2)(r).real > 0 and x.min() < r.real < x.max())
@@ -41,7 +41,7 @@ def fit(volumes, energies):
 
 
 def draw(volumes, energies, state, path):
-    """The figure, as a file."""
+    """Draw the figure into a file, and return its path."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -61,7 +61,7 @@ def draw(volumes, energies, state, path):
 if __name__ == "__main__":
     with Executor(block_allocation=True) as exe:
         energies = [exe.submit(energy, volume) for volume in VOLUMES]
-        state = exe.submit(fit, VOLUMES, energies)  # a list of futures: waited for, then replaced by their results
+        state = exe.submit(fit, VOLUMES, energies)  # a list of futures, replaced by their results
         figure = exe.submit(draw, VOLUMES, energies, state, FIGURE)
         print(
             "volume  {volume:7.4f} σ³\nenergy  {energy:7.4f} ε\nmodulus {bulk_modulus:7.3f} ε/σ³".format(

@@ -1,8 +1,8 @@
-"""What the pages of this site need beyond Sphinx's own extensions.
+"""Sphinx extension for the pages of this site.
 
-Pictures are put into the page itself, so that they follow its light or dark theme, which an <img> cannot see. Links to
-files outside of docs/ (which work where the pages are read in the repository) lead to the pages that show these files.
-Notebooks can be taken along: each page of docs/tutorials has its .ipynb beside it.
+Pictures are put into the page itself, so that they follow its light or dark theme, which an <img> cannot do. Links to
+files outside of docs/, which work when the pages are read in the repository, lead to the pages that show these files.
+Each page of docs/tutorials can also be downloaded as a notebook (.ipynb).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ PAGES_OF_FILES = {
 }
 
 STARRED = re.compile(r"(?<![\w`*\\])(\*{1,2})(?=\w)")
-"""The beginning of `*args`, where it is not marked as code."""
+"""The beginning of `*args` outside of code."""
 
 
 class PicturesInPages(SphinxPostTransform):
-    """Replaces pictures that know of themes by what is in their files."""
+    """Replace images whose SVG has light and dark colours by the content of the file."""
 
     default_priority = 5
     formats = ("html",)
@@ -44,7 +44,7 @@ class PicturesInPages(SphinxPostTransform):
 
 
 def lead_to_pages(app: Sphinx, name: str, source: list[str]) -> None:
-    """Changes links of a page that lead out of docs/: to the page that shows what is there, else to mere words."""
+    """Change links that lead out of docs/: to the page that shows the target, or to plain text if there is none."""
     here = Path(app.srcdir, name).parent
     docs = Path(app.srcdir).resolve()
 
@@ -59,7 +59,7 @@ def lead_to_pages(app: Sphinx, name: str, source: list[str]) -> None:
 
 
 def show_examples(app: Sphinx, name: str, source: list[str]) -> None:
-    """Adds each program of examples/ to the page about them, under what its docstring says first."""
+    """Add each program of examples/ to the page of examples, under the first line of its docstring."""
     if name != "examples":
         return
     programs = sorted(Path(app.srcdir, "../examples").glob("*.py"), key=lambda path: (path.stem != "quickstart", path))
@@ -70,30 +70,30 @@ def show_examples(app: Sphinx, name: str, source: list[str]) -> None:
 
 
 def without_missing_pages(app: Sphinx, name: str, source: list[str]) -> None:
-    """Takes pages that are not there out of the table of contents."""
+    """Remove pages that do not exist from the table of contents."""
     if name == "index":
-        app.env.note_reread()  # a page may be there next time
+        app.env.note_reread()  # the page may exist in the next build
         lines = source[0].split("\n")
         page = re.compile(r"(\w[\w-]*/)*\w[\w-]*$")
         source[0] = "\n".join(line for line in lines if not page.match(line) or Path(app.srcdir, f"{line}.md").exists())
 
 
 def keep_stars(_app: Sphinx, _what: str, _name: str, _it: object, _options: object, lines: list[str]) -> None:
-    """In docstrings *args is no emphasis."""
+    """Escape the stars of `*args` in docstrings, which would begin emphasis."""
     for number, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
             lines[number] = STARRED.sub(r"\\\1", line).replace("\\**", "\\*\\*")
 
 
 def offer_notebook(_app: Sphinx, name: str, _template: str, context: dict[str, Any], _tree: object) -> None:
-    """Adds a link to the notebook at the end of a tutorial."""
+    """Add a link to the notebook at the end of a tutorial."""
     if name.startswith("tutorials/"):
         file = f"{name.rpartition('/')[2]}.ipynb"
         context["body"] += f'<p><a class="notebook" href="{file}" download>This page as a notebook: {file}</a></p>'
 
 
 def write_notebooks(app: Sphinx, problem: Exception | None) -> None:
-    """Writes each tutorial as a notebook without results, beside its page."""
+    """Write each tutorial as a notebook without results, beside its page."""
     if problem is not None or app.builder.format != "html":
         return
     for page in sorted(Path(app.srcdir, "tutorials").glob("*.md")):
@@ -104,7 +104,7 @@ def write_notebooks(app: Sphinx, problem: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """What Sphinx calls."""
+    """Register everything with Sphinx."""
     app.add_post_transform(PicturesInPages)
     app.connect("source-read", lead_to_pages)
     app.connect("source-read", without_missing_pages)

@@ -82,8 +82,8 @@ def way() -> Picture:
         860,
         420,
         "A call goes from the user's thread, which looks for futures among the arguments and pickles them, to the"
-        " dispatcher, which writes the bytes into the ring of the worker with the shortest line. The worker unpickles"
-        " and runs it, and the result comes back through a second ring to the future, where it is unpickled.",
+        " dispatcher, which writes the bytes into the ring of the worker with the least work. The worker unpickles"
+        " and runs it, and the result comes back through a second ring to the future, where the caller unpickles it.",
     )
     columns = [(10, 268, "your thread"), (296, 268, "dispatcher, in C, without the GIL"), (582, 268, "a worker")]
     for x, w, title in columns:
@@ -108,7 +108,7 @@ def way() -> Picture:
 
     step(b, 52, "waiting calls", "", "blue", h=38)
     p.line((b + 114, 90), (b + 114, 107), stroke="blue", arrow=True)
-    step(b, 110, "the shortest line", "supplied ahead; can be taken back", "blue")
+    step(b, 110, "select a worker", "prefetched; can be recalled", "blue")
     p.line((b + 114, 158), (b + 114, 175), stroke="blue", arrow=True)
     _ring(p, b, 178, "ring of calls", "blue")
     p.line((b + 228, 202), (b + 257, 202), (b + 257, 95), (c - 3, 95), stroke="blue", arrow=True)
@@ -124,7 +124,7 @@ def way() -> Picture:
     p.line((b + 114, 292), (b + 114, 315), stroke="green", arrow=True)
     step(b, 318, "bytes set on the future", "", "green", h=38)
     p.line((b, 337), (a + 231, 337), stroke="green", arrow=True)
-    step(a, 313, "future.result()", "unpickled where somebody looks", "green", mono=True)
+    step(a, 313, "future.result()", "unpickled by the caller", "green", mono=True)
     return p
 
 

@@ -1,4 +1,4 @@
-"""Two workers with a GPU each: prints which GPUs they see, and where."""
+"""Start two workers with a GPU each, and print which GPUs they see on which host."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""One call, through a FluxExecutor of the user's."""
+"""Run one call through your own FluxExecutor."""
 
 import flux.job
 

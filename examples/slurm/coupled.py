@@ -1,4 +1,4 @@
-"""Functions that wait for each other: the future of one call is an argument of the next, which has resources of its own."""
+"""Pass the future of one call as an argument of the next call, which has resources of its own."""
 
 from pympipool import Executor
 

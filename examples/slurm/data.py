@@ -1,4 +1,4 @@
-"""Data that each worker loads once, for all calls that it serves."""
+"""Load data once in each worker, for all calls that it serves."""
 
 from pympipool import Executor
 

@@ -1,4 +1,4 @@
-"""Two workers on two nodes, each with a GPU of its own."""
+"""Start two workers on two nodes, each with a GPU of its own."""
 
 import os
 import socket
@@ -8,7 +8,7 @@ from pympipool import Executor
 
 
 def get_available_gpus(_):
-    time.sleep(0.1)  # the work: one worker alone would be done with calls of microseconds
+    time.sleep(0.1)  # a placeholder for work; calls of microseconds would all run on one worker
     return os.environ["CUDA_VISIBLE_DEVICES"], socket.gethostname()
 
 
@@ -17,7 +17,7 @@ with Executor(
     gpus_per_worker=1,
     backend="slurm",
     block_allocation=True,
-    command_line_argument_lst=["--mem=0"],  # any further arguments of srun
+    command_line_argument_lst=["--mem=0"],  # further options of srun
 ) as exe:
     while len(exe.info["workers"]) < 2:  # until SLURM has started both
         exe.submit(int).result()

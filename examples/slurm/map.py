@@ -1,4 +1,4 @@
-"""Many short calls on workers that start once, on all cores of the job and all of its nodes."""
+"""Run many short calls on long-lived workers, on all cores and all nodes of the job."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""A function that uses MPI, on two ranks, and one that does not: each with the resources it needs."""
+"""Run a function with MPI on two ranks, and a serial function, each with the resources it needs."""
 
 from pympipool import Executor
 

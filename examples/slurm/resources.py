@@ -1,4 +1,4 @@
-"""Resources of all calls, and of one: what is said when it is submitted counts for that call, over what the executor says."""
+"""Set resources for all calls on the executor, and override them for one call in `submit`."""
 
 import os
 
@@ -10,8 +10,8 @@ def calc(*values):
 
 
 with Executor(
-    max_cores=4,  # of the job's
-    threads_per_core=1,  # of each call: what numerical libraries may use
+    max_cores=4,  # cores of the job
+    threads_per_core=1,  # threads that numerical libraries may use in each call
     backend="slurm",
 ) as exe:
     os.makedirs("results", exist_ok=True)

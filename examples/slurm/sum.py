@@ -1,4 +1,4 @@
-"""One function, called once: SLURM starts a worker for it, inside the job that this script runs in."""
+"""Call one function once: SLURM starts a worker for the call, inside the job that this script runs in."""
 
 from pympipool import Executor
 
