@@ -22,7 +22,7 @@
 /* The thread does next to nothing; the rest is room for large thread-local storage of others. */
 #define STACK_BYTES (256 * 1024)
 
-static void kill_ourselves(void)
+static void kill_this_process(void)
 {
     if (getpgrp() == getpid()) {
         kill(0, SIGKILL);
@@ -37,7 +37,7 @@ static void *watch(void *argument)
     while (poll(&watched, 1, -1) <= 0) {
         /* EINTR or EAGAIN: nothing has happened on the connection */
     }
-    kill_ourselves();
+    kill_this_process();
     return NULL;
 }
 

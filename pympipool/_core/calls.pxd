@@ -1,6 +1,6 @@
 """Calls and functions; see calls.pyx."""
 
-from pympipool._core.scheduler cimport Call, CallList, Function
+from pympipool._core.types cimport Call, CallList, Function
 
 
 cdef class FunctionHandle:

@@ -12,8 +12,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from pympipool._core.future cimport FutureCore
-from pympipool._core.scheduler cimport Call, CallList, Function
-from pympipool._core.ring cimport Parts, object_of_part, pmp_block_free, pmp_part
+from pympipool._core.types cimport Call, CallList, Function
+from pympipool._core.ring cimport Parts, part_to_object, pmp_buffer_free, pmp_part
 
 cdef enum:
     COPY_LIMIT = 1 << 16  # arguments up to here are copied at submit, bytes
@@ -89,7 +89,7 @@ cdef void free_call(Call *call) noexcept:
     if call.result != NULL:
         if call.result_owned:
             for i in range(call.result_count):
-                pmp_block_free(call.result[i].data)
+                pmp_buffer_free(call.result[i].data)
         free(call.result)
     drop_function(call.function)
     if call.arguments != NULL:
@@ -103,8 +103,8 @@ cdef void free_call(Call *call) noexcept:
 cdef object parts_of_result(Call *call):
     """What a result brought: bytes, or a list of bytes and buffers. Can be taken once."""
     if call.result_count == 1:
-        return object_of_part(&call.result[0], call.result_owned, True)
-    return [object_of_part(&call.result[i], call.result_owned, i == 0)
+        return part_to_object(&call.result[0], call.result_owned, True)
+    return [part_to_object(&call.result[i], call.result_owned, i == 0)
             for i in range(call.result_count)]
 
 

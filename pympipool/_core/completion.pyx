@@ -3,7 +3,7 @@
 
     done (of pump.pyx) ─► deliver: bytes are set on the future ─► unpickled where somebody looks
     future.result()       ─► help:    the thread moves bytes itself, until its future is done
-    future.cancel()       ─► withdraw, future.running() ─► begun, future.done() ─► poll
+    future.cancel()       ─► try_cancel, future.running() ─► begun, future.done() ─► poll
 
 Callbacks of futures run in a thread of their own: a thread that helps may hold locks that a callback wants, and one
 that takes long, or waits for another call itself, must hold up nobody else.
@@ -15,17 +15,15 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from pympipool._core.calls cimport free_call, parts_of_result
-from pympipool._core.future cimport CANCELLED, PENDING, RUNNING, FutureCore, Source
-from pympipool._core.scheduler cimport (
-    Call, Core, Worker, append, pthread_mutex_lock, pthread_mutex_unlock, remove, recall, is_claimed,
-    worker_of,
-)
-from pympipool._core.pump cimport note_end
+from pympipool._core.future cimport CANCELLED, PENDING, RUNNING, FutureCore, CompletionSource
+from pympipool._core.scheduler cimport is_claimed, recall, worker_of
+from pympipool._core.types cimport Call, Core, Worker, append, pthread_mutex_lock, pthread_mutex_unlock, remove
+from pympipool._core.pump cimport record_unanswered
 from pympipool._core.trace_buffer cimport CANCELLED as WAS_CANCELLED
 from pympipool._core.trace_buffer cimport FAILED, UNFINISHED, Outcome, Record, record, unique_now_ns
 from pympipool._core.ring cimport pmp_doorbell_ring, pmp_now_ns
 from pympipool._core.progress_engine cimport (
-    demand_delivery, release_progress, kick_helper, pump_and_tell, acquire_progress, wait_for_news,
+    request_completion, release_progress, wake_waiting_thread, pump_and_notify, acquire_progress, wait_for_completion,
 )
 
 import logging
@@ -39,14 +37,14 @@ cdef double OTHERS_HELP_S = 0.005
 cdef double SLICE_S = 0.1
 
 
-cdef class Delivery(Source):
+cdef class Completion(CompletionSource):
     """The part of a `Dispatcher` that knows futures."""
 
     def __cinit__(self, load, load_error, *_):
         self.load_result = load
         self.load_error = load_error
-        self.callbacks_due = SimpleQueue()
-        self.slice_s = SLICE_S
+        self.pending_callbacks = SimpleQueue()
+        self.signal_check_interval_s = SLICE_S
 
     def load(self, parts, is_error):
         if type(parts) is not list:
@@ -68,8 +66,8 @@ cdef class Delivery(Source):
         future.status = RUNNING  # no cancelling from here on
         self.lost += 1
         self.note(future, FAILED)
-        self.settle(future, future.set_error(error))
-        kick_helper(&self.core)
+        self.queue_callbacks(future, future.set_error(error))
+        wake_waiting_thread(&self.core)
 
     @property
     def unfinished_count(self):
@@ -87,7 +85,7 @@ cdef class Delivery(Source):
             if self.helper != 0 and self.helper != PyThread_get_thread_ident():
                 sleep(OTHERS_HELP_S)
                 continue
-            self.help_a_slice()
+            self.progress_once()
 
     def after_fork_in_child(self):
         """In a forked child: touches nothing any more of what the parent goes on with."""
@@ -95,9 +93,9 @@ cdef class Delivery(Source):
 
     def kick(self):
         """Makes a thread that waits look again whether what it waits for has come."""
-        kick_helper(&self.core)
+        wake_waiting_thread(&self.core)
 
-    cdef int help_a_slice(self) except -1:
+    cdef int progress_once(self) except -1:
         """Moves and delivers as the helper for a moment."""
         cdef unsigned long me = PyThread_get_thread_ident()
         cdef bint nested = self.helper == me  # in a signal handler, say
@@ -106,7 +104,7 @@ cdef class Delivery(Source):
         acquire_progress(&self.core)
         try:
             with nogil:
-                news = wait_for_news(&self.core, <int64_t>(self.slice_s * 1e9))
+                news = wait_for_completion(&self.core, <int64_t>(self.signal_check_interval_s * 1e9))
             if news == 1:
                 self.deliver()
             else:
@@ -119,7 +117,7 @@ cdef class Delivery(Source):
 
     # ---- what futures ask ----
 
-    cdef bint help(self, FutureCore future, double deadline_s) except -1:
+    cdef bint progress_until(self, FutureCore future, double deadline_s) except -1:
         cdef unsigned long me = PyThread_get_thread_ident()
         if self.abandoned:
             raise RuntimeError(
@@ -130,25 +128,25 @@ cdef class Delivery(Source):
         self.helper = me
         acquire_progress(&self.core)
         try:
-            self.help_until(future, deadline_s)
+            self.progress_until_done(future, deadline_s)
         finally:
             if not nested:
                 self.helper = 0
                 release_progress(&self.core)
         return True
 
-    cdef int help_until(self, FutureCore future, double deadline_s) except -1:
-        cdef double slice_s = self.slice_s
+    cdef int progress_until_done(self, FutureCore future, double deadline_s) except -1:
+        cdef double signal_check_interval_s = self.signal_check_interval_s
         cdef int64_t timeout_ns
         cdef int news
         while future.status < CANCELLED:
             if deadline_s != 0:
-                slice_s = min(self.slice_s, deadline_s - monotonic())
-                if slice_s <= 0:
+                signal_check_interval_s = min(self.signal_check_interval_s, deadline_s - monotonic())
+                if signal_check_interval_s <= 0:
                     return 0
-            timeout_ns = <int64_t>(slice_s * 1e9)
+            timeout_ns = <int64_t>(signal_check_interval_s * 1e9)
             with nogil:
-                news = wait_for_news(&self.core, timeout_ns)
+                news = wait_for_completion(&self.core, timeout_ns)
             if news == 1:
                 self.deliver()
             else:
@@ -163,39 +161,39 @@ cdef class Delivery(Source):
             self.deliver()
         return 0
 
-    cdef bint withdraw(self, FutureCore future) except -1:
+    cdef bint try_cancel(self, FutureCore future) except -1:
         cdef Call *call = <Call *>future.call
         cdef Worker *worker
-        cdef bint withdrawn = False
+        cdef bint is_cancelled = False
         if self.abandoned:
             return False
         pthread_mutex_lock(&self.core.lock)
         worker = worker_of(&self.core, call)
         if worker != NULL:
-            withdrawn = recall(worker, call)
-            if withdrawn and worker.in_flight.length == 0:
-                pump_and_tell(&self.core)  # it is idle now: no result of it will bring the next round
+            is_cancelled = recall(worker, call)
+            if is_cancelled and worker.in_flight.length == 0:
+                pump_and_notify(&self.core)  # it is idle now: no result of it will bring the next round
         elif call.result == NULL:
             remove(&self.core.waiting, call)
-            withdrawn = True
-        if withdrawn:
-            note_end(&self.core, NULL, call, WAS_CANCELLED)
+            is_cancelled = True
+        if is_cancelled:
+            record_unanswered(&self.core, NULL, call, WAS_CANCELLED)
         pthread_mutex_unlock(&self.core.lock)
-        if withdrawn:
+        if is_cancelled:
             free_call(call)
-        return withdrawn
+        return is_cancelled
 
-    cdef bint begun(self, FutureCore future) except -1:
+    cdef bint is_started(self, FutureCore future) except -1:
         cdef Call *call = <Call *>future.call
         if self.abandoned:
             return False
         pthread_mutex_lock(&self.core.lock)
         worker = worker_of(&self.core, call)
-        begun = worker != NULL and is_claimed(worker, call)
+        is_started = worker != NULL and is_claimed(worker, call)
         pthread_mutex_unlock(&self.core.lock)
-        return begun
+        return is_started
 
-    cdef int watch(self, FutureCore future) except -1:
+    cdef int notify_when_done(self, FutureCore future) except -1:
         cdef Call *call = <Call *>future.call
         if call == NULL or call.watched or self.abandoned:
             return 0
@@ -203,9 +201,9 @@ cdef class Delivery(Source):
         call.watched = True
         if call.result != NULL:
             self.core.watched_done += 1
-            demand_delivery(&self.core)
+            request_completion(&self.core)
         pthread_mutex_unlock(&self.core.lock)
-        pmp_doorbell_ring(&self.core.nap_bell)  # whoever waits should not wait for a nap to end
+        pmp_doorbell_ring(&self.core.short_sleep_bell)  # whoever waits should not wait for a sleep_briefly to end
         return 0
 
     # ---- for a trace ----
@@ -215,30 +213,30 @@ cdef class Delivery(Source):
         if future.submitted_ns != 0:
             future.ready_ns = pmp_now_ns()
 
-    def note_inputs(self, FutureCore future not None, inputs):
+    def record_inputs(self, FutureCore future not None, inputs):
         """Keeps which calls a call waits for."""
         if self.recorder is not None and future.submitted_ns != 0:
             self.recorder.inputs[future.submitted_ns] = [
                 (<FutureCore>one).submitted_ns for one in inputs
                 if isinstance(one, FutureCore) and (<FutureCore>one).submitted_ns != 0]
 
-    def note_unfinished(self, futures):
+    def record_unfinished(self, futures):
         """Records calls that have not even come to a worker."""
         for future in futures:
             self.note(future, UNFINISHED)
 
-    cdef int note_cancelled(self, FutureCore future) except -1:
+    cdef int record_cancelled(self, FutureCore future) except -1:
         return self.note(future, WAS_CANCELLED)
 
     cdef int note(self, FutureCore future, Outcome outcome) except -1:
         """Records a call that the dispatcher has never had."""
         cdef Record what
-        if future.submitted_ns == 0 or future.carried or self.recorder is None or self.abandoned:
+        if future.submitted_ns == 0 or future.times_moved or self.recorder is None or self.abandoned:
             return 0
         memset(&what, 0, sizeof(what))
         what.times.submitted_ns = future.submitted_ns
         what.times.ready_ns = future.ready_ns
-        what.times.name = self.recorder.number_of(future.function_name)
+        what.times.name = self.recorder.index_of_name(future.function_name)
         what.times.size = future.rows or 1
         what.received_ns = pmp_now_ns()
         what.outcome = outcome
@@ -248,22 +246,22 @@ cdef class Delivery(Source):
         pthread_mutex_unlock(&self.core.lock)
         return 0
 
-    cdef int hand_times(self, FutureCore future, Call *call) except -1:
+    cdef int move_times_to(self, FutureCore future, Call *call) except -1:
         """Gives a call the times of its future; it has them recorded from here on."""
         if self.recorder is None:
             return 0
-        call.times.name = self.recorder.number_of(future.function_name)
+        call.times.name = self.recorder.index_of_name(future.function_name)
         call.times.size = future.rows or 1
         call.times.ready_ns = future.ready_ns or pmp_now_ns()
         call.times.submitted_ns = future.submitted_ns
-        future.carried = True
+        future.times_moved = True
         return 0
 
     # ---- delivery ----
 
     cdef int pump(self) except -1:
         pthread_mutex_lock(&self.core.lock)
-        pump_and_tell(&self.core)
+        pump_and_notify(&self.core)
         pthread_mutex_unlock(&self.core.lock)
         return 0
 
@@ -291,9 +289,9 @@ cdef class Delivery(Source):
             self.deliver_call(call)
             delivered = True
         if left:
-            demand_delivery(&self.core)
+            request_completion(&self.core)
         if delivered and self.helper != PyThread_get_thread_ident():
-            kick_helper(&self.core)  # its future may have been among them
+            wake_waiting_thread(&self.core)  # its future may have been among them
         return 0
 
     cdef int deliver_call(self, Call *call) except -1:
@@ -309,9 +307,9 @@ cdef class Delivery(Source):
                 has_callbacks = future.set_parts(parts, call.is_error)
         finally:
             free_call(call)
-        return self.settle(future, has_callbacks)
+        return self.queue_callbacks(future, has_callbacks)
 
-    cdef int settle(self, FutureCore future, bint has_callbacks) except -1:
+    cdef int queue_callbacks(self, FutureCore future, bint has_callbacks) except -1:
         """Leaves the callbacks of a future that has ended to the thread for them."""
         if not has_callbacks:
             return 0
@@ -321,12 +319,12 @@ cdef class Delivery(Source):
             if self.caller is None:  # still: making it may have let go of the GIL
                 self.caller = caller
                 caller.start()
-        self.callbacks_due.put(future)
+        self.pending_callbacks.put(future)
         return 0
 
     def _run_callbacks(self):
         while True:
-            future = self.callbacks_due.get()
+            future = self.pending_callbacks.get()
             if future is None:
                 return
             try:
@@ -352,5 +350,5 @@ cdef Call *take_done(Core *core, bint is_main) noexcept:
 cdef bint has_listeners(Call *call) noexcept:
     """Whether setting the result would run Python code. Reads fields only: the lock is held."""
     cdef FutureCore future = <FutureCore>call.future
-    return (future.condition is not None or future.relays is not None
+    return (future.condition is not None or future.internal_callbacks is not None
             or future.callbacks is not None)

@@ -15,21 +15,22 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from pympipool._core.calls cimport (
     FunctionHandle, free_call, free_calls, futures_of, new_call,
 )
-from pympipool._core.completion cimport Delivery
+from pympipool._core.completion cimport Completion
 from pympipool._core.future cimport PENDING, FutureCore
-from pympipool._core.scheduler cimport (
-    Call, CallList, Worker, append, find_worker, prepend, pthread_mutex_destroy, pthread_mutex_init,
-    pthread_mutex_lock, pthread_mutex_unlock, remove, recall, is_claimed,
+from pympipool._core.scheduler cimport find_worker, is_claimed, recall
+from pympipool._core.types cimport (
+    Call, CallList, Worker, append, prepend, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
+    pthread_mutex_unlock, remove,
 )
-from pympipool._core.pump cimport drain, note_end, send_reserved
+from pympipool._core.pump cimport drain, record_unanswered, send_reserved
 from pympipool._core.trace_buffer cimport CANCELLED, FAILED, UNFINISHED, Outcome, Recorder
 from pympipool._core.ring cimport (
-    PMP_END, PMP_TRACED, Segment, blocks_of_process, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm,
+    PMP_END, PMP_TRACED, Segment, process_buffer_pool, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm,
     pmp_doorbell_ring, pmp_doorbell_sleep, pmp_head, pmp_link_open_master, pmp_now_ns, pmp_part,
     pmp_receiver_close, pmp_send, pmp_spinner_init, raise_errno, usable_cores,
 )
 from pympipool._core.progress_engine cimport (
-    demand_delivery, kick_helper, kick_mover, move_until_stopped, pump_and_tell,
+    request_completion, wake_waiting_thread, wake_progress_thread, run_progress_thread, pump_and_notify,
 )
 
 import logging
@@ -40,39 +41,39 @@ from pympipool._core.ring import SPIN_NS, doorbell_segment
 cdef object LOGGER = logging.getLogger("pympipool.dispatch")
 
 
-cdef class Dispatcher(Delivery):
+cdef class Dispatcher(Completion):
     """Gives calls to workers and results to futures.
 
     Args:
         load: makes a result of its parts (a list of bytes-like objects).
         load_error: makes an exception of its parts.
-        on_damage: called without arguments, in the deliverer, when a worker's ring holds
+        on_corruption: called without arguments, in the deliverer, when a worker's ring holds
             nonsense (`corrupt_workers` names them).
     """
 
-    cdef object on_damage
+    cdef object on_corruption
     cdef readonly Segment doorbells
     cdef dict segments           # number of a worker -> Segment: keeps its memory mapped
-    cdef dict abouts             # number of a worker -> what a trace is to tell of it
+    cdef dict worker_metadata             # number of a worker -> what a trace is to tell of it
     cdef uint64_t next_id
     cdef str closed              # why no call is taken any more; None: they are
     cdef object broken           # the exception that every call ends with; None: they run
     cdef list threads
 
-    def __cinit__(self, load, load_error, on_damage):
+    def __cinit__(self, load, load_error, on_corruption):
         self.doorbells = doorbell_segment()
         cdef pmp_doorbell *bells = <pmp_doorbell *>self.doorbells.memory()
-        self.core.mover_bell = &bells[0]
-        self.core.helper_bell = &bells[1]
-        pmp_spinner_init(&self.core.helper_spinner, SPIN_NS)
+        self.core.progress_bell = &bells[0]
+        self.core.waiting_thread_bell = &bells[1]
+        pmp_spinner_init(&self.core.waiting_thread_spinner, SPIN_NS)
         pmp_spinner_init(&self.core.no_spin_spinner, SPIN_NS)
-        self.core.no_spin_spinner.near_ns = 0
+        self.core.no_spin_spinner.near_miss_ns = 0
         self.core.core_count = usable_cores()
         if pthread_mutex_init(&self.core.lock, NULL) != 0:
             raise MemoryError("no mutex")
-        self.on_damage = on_damage
+        self.on_corruption = on_corruption
         self.segments = {}
-        self.abouts = {}
+        self.worker_metadata = {}
         self.threads = []
 
     def __dealloc__(self):
@@ -99,8 +100,8 @@ cdef class Dispatcher(Delivery):
         """Has both threads end; calls without a result stay so. Returns at once, see `join`."""
         self.core.stopping = True
         self.doorbells.close_descriptor()  # nobody will be given them any more
-        kick_mover(&self.core)
-        demand_delivery(&self.core)
+        wake_progress_thread(&self.core)
+        request_completion(&self.core)
 
     def join(self):
         """Waits for the end of its threads, and so of all callbacks."""
@@ -109,31 +110,31 @@ cdef class Dispatcher(Delivery):
             if thread is not me:
                 thread.join()
         if self.caller is not None:
-            self.callbacks_due.put(None)
+            self.pending_callbacks.put(None)
             if self.caller is not me:
                 self.caller.join()
 
     def _move(self):
         with nogil:
-            move_until_stopped(&self.core)
+            run_progress_thread(&self.core)
 
     def _deliver(self):
         while not self.core.stopping:
             with nogil:
-                pmp_doorbell_arm(&self.core.deliverer_bell)
+                pmp_doorbell_arm(&self.core.completion_bell)
                 if not self.core.completion_requested and not self.core.stopping:
-                    pmp_doorbell_sleep(&self.core.deliverer_bell, -1)
-                pmp_doorbell_disarm(&self.core.deliverer_bell)
+                    pmp_doorbell_sleep(&self.core.completion_bell, -1)
+                pmp_doorbell_disarm(&self.core.completion_bell)
                 self.core.completion_requested = False
             try:
                 self.deliver()
                 if self.core.corrupt:
                     self.core.corrupt = False
-                    self.on_damage()
+                    self.on_corruption()
             except Exception:  # no failure may end the thread that everybody waits for
                 LOGGER.exception("delivering results failed")
         self.deliver()
-        self.callbacks_due.put(None)  # nobody may ever come to join
+        self.pending_callbacks.put(None)  # nobody may ever come to join
 
     # ---- workers ----
 
@@ -153,7 +154,7 @@ cdef class Dispatcher(Delivery):
         if code < 0:
             free(worker)
             raise_errno(code, "the segment is no link")
-        worker.results.blocks = blocks_of_process()
+        worker.results.pool = process_buffer_pool()
         worker.number = number
         worker.reserved = reserved
         pthread_mutex_lock(&self.core.lock)
@@ -168,12 +169,12 @@ cdef class Dispatcher(Delivery):
             free(worker)
             raise MemoryError()
         self.segments[number] = link
-        self.abouts[number] = {**(about or {}), "ready_ns": pmp_now_ns(), "gone_ns": 0}
+        self.worker_metadata[number] = {**(about or {}), "ready_ns": pmp_now_ns(), "gone_ns": 0}
         if self.recorder is not None:
-            self.recorder.workers[number] = self.abouts[number]
+            self.recorder.workers[number] = self.worker_metadata[number]
         self.pump()
-        kick_mover(&self.core)  # with two workers there is something to balance, of which nobody else tells them
-        kick_helper(&self.core)
+        wake_progress_thread(&self.core)  # with two workers there is something to balance, of which nobody else tells them
+        wake_waiting_thread(&self.core)
 
     def retire_worker(self, uint64_t number):
         """Gives the worker no more calls, takes back those it has not begun, and tells it to end after the other.
@@ -193,7 +194,7 @@ cdef class Dispatcher(Delivery):
         if worker != NULL:
             worker.retired = True
             self.recall_all(worker)
-            pump_and_tell(&self.core)
+            pump_and_notify(&self.core)
             if worker.sending == NULL:
                 code = pmp_send(&worker.calls, &head, &part, NULL)
                 pmp_doorbell_ring(worker.bell)
@@ -228,17 +229,17 @@ cdef class Dispatcher(Delivery):
                 call.attempts_left -= 1
                 prepend(&self.core.waiting, call)
             else:
-                note_end(&self.core, worker, call, FAILED)
+                record_unanswered(&self.core, worker, call, FAILED)
                 prepend(&victims, call)
             call.position = UINT64_MAX
-        self.forget(worker)
+        self.free_worker(worker)
         pthread_mutex_unlock(&self.core.lock)
         self.segments.pop(number, None)
-        self.abouts.pop(number, {})["gone_ns"] = pmp_now_ns()
+        self.worker_metadata.pop(number, {})["gone_ns"] = pmp_now_ns()
         self.pump()
         return futures_of(&victims)
 
-    cdef void forget(self, Worker *worker) noexcept:
+    cdef void free_worker(self, Worker *worker) noexcept:
         """Takes a worker off the list and frees it. The lock is held."""
         cdef int i = 0
         while self.core.workers[i] != worker:
@@ -317,7 +318,7 @@ cdef class Dispatcher(Delivery):
         future.call = call
         call.watched = future.condition is not None or future.callbacks is not None
         if future.submitted_ns != 0:
-            self.hand_times(future, call)
+            self.move_times_to(future, call)
         pthread_mutex_lock(&self.core.lock)
         self.next_id += 1
         call.id = self.next_id | (PMP_TRACED if future.submitted_ns != 0 else 0)
@@ -328,7 +329,7 @@ cdef class Dispatcher(Delivery):
             reserved = find_worker(&self.core, number)
         if reserved == NULL or not send_reserved(&self.core, reserved, call):
             append(&self.core.waiting, call)
-        pump_and_tell(&self.core)
+        pump_and_notify(&self.core)
         pthread_mutex_unlock(&self.core.lock)
 
     # ---- for a trace ----
@@ -337,24 +338,24 @@ cdef class Dispatcher(Delivery):
         """Has the calls recorded that are submitted from now on; None: no more, and those under way are unfinished."""
         cdef Call *call
         pthread_mutex_lock(&self.core.lock)
-        self.note_all(&self.core.waiting, UNFINISHED)
+        self.record_all(&self.core.waiting, UNFINISHED)
         for i in range(self.core.worker_count):
             call = self.core.workers[i].in_flight.first
             while call != NULL:
-                note_end(&self.core, self.core.workers[i], call, UNFINISHED)
+                record_unanswered(&self.core, self.core.workers[i], call, UNFINISHED)
                 call.times.submitted_ns = 0  # its name would mean nothing to another recorder
                 call = call.next
         self.core.recording = NULL if recorder is None else &recorder.recording
         pthread_mutex_unlock(&self.core.lock)
         self.recorder = recorder
         if recorder is not None:
-            recorder.workers.update(self.abouts)
+            recorder.workers.update(self.worker_metadata)
 
-    cdef void note_all(self, CallList *calls, Outcome outcome) noexcept:
+    cdef void record_all(self, CallList *calls, Outcome outcome) noexcept:
         """Records the end of calls that wait. The lock is held."""
         cdef Call *call = calls.first
         while call != NULL:
-            note_end(&self.core, NULL, call, outcome)
+            record_unanswered(&self.core, NULL, call, outcome)
             call.times.submitted_ns = 0
             call = call.next
 
@@ -384,7 +385,7 @@ cdef class Dispatcher(Delivery):
         """Empties the queue; the futures of its calls, which end with this outcome."""
         cdef CallList calls
         pthread_mutex_lock(&self.core.lock)
-        self.note_all(&self.core.waiting, outcome)
+        self.record_all(&self.core.waiting, outcome)
         calls = self.core.waiting
         self.core.waiting.first = self.core.waiting.last = NULL
         self.core.waiting.length = self.core.waiting.rows = 0
@@ -396,7 +397,7 @@ cdef class Dispatcher(Delivery):
         """Calls that were not sent to a worker yet."""
         return self.core.waiting.length
 
-    def counts(self):
+    def statistics(self):
         """What has become of the calls, those of a batch each by itself.
 
         Returns:
@@ -433,7 +434,7 @@ cdef class Dispatcher(Delivery):
         worker = find_worker(&self.core, number)
         if (worker != NULL and worker.in_flight.first != NULL
                 and is_claimed(worker, worker.in_flight.first)):
-            begun_ns = worker.progress_ns
+            begun_ns = worker.front_since_ns
         pthread_mutex_unlock(&self.core.lock)
         return 0.0 if begun_ns == 0 else (pmp_now_ns() - begun_ns) / 1e9
 

@@ -7,7 +7,7 @@ This one keeps its state in C fields, makes the condition only when somebody wai
 somebody looks at it. The attributes that the standard library's functions touch
 (`_condition`, `_state`, `_waiters`, ...) are properties over these fields.
 
-    submit ── future ──> user: result() ── Source.help() ──> moves bytes itself while it waits
+    submit ── future ──> user: result() ── CompletionSource.progress_until() ──> moves bytes itself while it waits
                  ^
                  └── set_parts(), by whoever holds the GIL and has the bytes
 
@@ -30,10 +30,10 @@ cdef dict STATE_NAMES = {
 }
 
 
-cdef class Source:
+cdef class CompletionSource:
     """Where a future's result comes from; what a future asks of it."""
 
-    cdef bint help(self, FutureCore future, double deadline_s) except -1:
+    cdef bint progress_until(self, FutureCore future, double deadline_s) except -1:
         """Works until the future is done or the deadline (monotonic, s; 0: none) has passed.
 
         False, at once: it cannot help (another thread does); wait on the condition.
@@ -44,19 +44,19 @@ cdef class Source:
         """Delivers what has arrived, without waiting."""
         return 0
 
-    cdef bint withdraw(self, FutureCore future) except -1:
+    cdef bint try_cancel(self, FutureCore future) except -1:
         """Takes a call back that has not begun; False when it has."""
         return False
 
-    cdef bint begun(self, FutureCore future) except -1:
+    cdef bint is_started(self, FutureCore future) except -1:
         """Whether a worker has begun the call."""
         return False
 
-    cdef int watch(self, FutureCore future) except -1:
+    cdef int notify_when_done(self, FutureCore future) except -1:
         """Says that somebody waits to be told of the end of this future."""
         return 0
 
-    cdef int note_cancelled(self, FutureCore future) except -1:
+    cdef int record_cancelled(self, FutureCore future) except -1:
         """Records the end of a traced future that was cancelled."""
         return 0
 
@@ -85,7 +85,7 @@ cdef class FutureCore:
             if self.condition is None:  # still: making it may have let go of the GIL
                 self.condition = condition
             if self.status < CANCELLED and self.source is not None:
-                self.source.watch(self)
+                self.source.notify_when_done(self)
         return self.condition
 
     @property
@@ -128,7 +128,7 @@ cdef class FutureCore:
             return True
         if self.status != PENDING:
             return False
-        if self.call != NULL and self.source is not None and not self.source.withdraw(self):
+        if self.call != NULL and self.source is not None and not self.source.try_cancel(self):
             return False
         condition = self._condition
         with condition:
@@ -136,11 +136,11 @@ cdef class FutureCore:
                 return self.status == CANCELLED
             self.status = CANCELLED
             if self.submitted_ns != 0:
-                self.source.note_cancelled(self)
+                self.source.record_cancelled(self)
             for waiter in self._waiters:
                 waiter.add_cancelled(self)
             condition.notify_all()
-        self.run_relays()
+        self.run_internal_callbacks()
         self.run_callbacks()
         return True
 
@@ -151,7 +151,7 @@ cdef class FutureCore:
     def running(self):
         """True while a worker runs the call."""
         if self.status == PENDING and self.call != NULL and self.source is not None:
-            return self.source.begun(self)
+            return self.source.is_started(self)
         return self.status == RUNNING
 
     def done(self):
@@ -199,20 +199,20 @@ cdef class FutureCore:
         if self.status >= CANCELLED:
             self.run_callbacks()
         elif self.source is not None:
-            self.source.watch(self)
+            self.source.notify_when_done(self)
 
     def _add_internal_callback(self, fn):
         """Like `add_done_callback`, for callbacks that do not run users' code: called by whoever
         ends the future, without a detour."""
-        if self.relays is None:
-            relays = []
-            if self.relays is None:
-                self.relays = relays
-        self.relays.append(fn)
+        if self.internal_callbacks is None:
+            internal_callbacks = []
+            if self.internal_callbacks is None:
+                self.internal_callbacks = internal_callbacks
+        self.internal_callbacks.append(fn)
         if self.status >= CANCELLED:
-            self.run_relays()
+            self.run_internal_callbacks()
         elif self.source is not None:
-            self.source.watch(self)
+            self.source.notify_when_done(self)
 
     def run_callbacks(self):
         """Runs the callbacks, each of them once, whoever calls this."""
@@ -227,7 +227,7 @@ cdef class FutureCore:
         """True when the call has returned, as far as is known without unpickling what."""
         return self.status == FINISHED and not self.is_error and self.error is None
 
-    def packed_result(self):
+    def pickled_result(self):
         """The result as it came, [pickle, *buffers], as long as nobody has looked at it; else None."""
         if self.status != FINISHED or self.is_error or self.parts is None:
             return None
@@ -281,8 +281,8 @@ cdef class FutureCore:
                         else:
                             waiter.add_result(self)
                 self.condition.notify_all()
-        if self.relays is not None:
-            self.run_relays()
+        if self.internal_callbacks is not None:
+            self.run_internal_callbacks()
         return self.callbacks is not None
 
     cdef int finish(self, object value, object error, object parts, bint is_error) except -1:
@@ -295,10 +295,10 @@ cdef class FutureCore:
         self.status = FINISHED
         return 0
 
-    cdef int run_relays(self) except -1:
-        relays = self.relays
-        self.relays = None
-        run_each(relays, self)
+    cdef int run_internal_callbacks(self) except -1:
+        internal_callbacks = self.internal_callbacks
+        self.internal_callbacks = None
+        run_each(internal_callbacks, self)
         return 0
 
     # ---- inside ----
@@ -309,13 +309,13 @@ cdef class FutureCore:
         if timeout is not None:
             deadline_s = monotonic() + max(<double>timeout, 0.0)
         while self.status < CANCELLED:
-            if self.source is None or not self.source.help(self, deadline_s):
-                self.wait_for_others(deadline_s)
+            if self.source is None or not self.source.progress_until(self, deadline_s):
+                self.wait_on_condition(deadline_s)
             if self.status < CANCELLED and deadline_s != 0 and monotonic() >= deadline_s:
                 raise TimeoutError()
         return 0
 
-    cdef int wait_for_others(self, double deadline_s) except -1:
+    cdef int wait_on_condition(self, double deadline_s) except -1:
         condition = self._condition
         with condition:
             if self.status < CANCELLED:

@@ -2,17 +2,17 @@
 
 from libc.stdint cimport int64_t
 
-from pympipool._core.scheduler cimport Core
+from pympipool._core.types cimport Core
 
 
-cdef void pump_and_tell(Core *core) noexcept nogil
+cdef void pump_and_notify(Core *core) noexcept nogil
 
-cdef void move_until_stopped(Core *core) noexcept nogil
-cdef void kick_mover(Core *core) noexcept nogil
+cdef void run_progress_thread(Core *core) noexcept nogil
+cdef void wake_progress_thread(Core *core) noexcept nogil
 
 cdef void acquire_progress(Core *core) noexcept nogil
-cdef int wait_for_news(Core *core, int64_t timeout_ns) noexcept nogil
+cdef int wait_for_completion(Core *core, int64_t timeout_ns) noexcept nogil
 cdef void release_progress(Core *core) noexcept nogil
-cdef void kick_helper(Core *core) noexcept nogil
+cdef void wake_waiting_thread(Core *core) noexcept nogil
 
-cdef void demand_delivery(Core *core) noexcept nogil
+cdef void request_completion(Core *core) noexcept nogil

@@ -1,9 +1,9 @@
 """The movement of bytes in the master: calls to workers, results back. See pump.pyx."""
 
-from pympipool._core.scheduler cimport Call, Core, Worker
+from pympipool._core.types cimport Call, Core, Worker
 from pympipool._core.trace_buffer cimport Outcome
 
 cdef int drain(Core *core, Worker *worker) noexcept nogil
 cdef void pump(Core *core) noexcept nogil
 cdef bint send_reserved(Core *core, Worker *worker, Call *call) noexcept nogil
-cdef void note_end(Core *core, Worker *worker, Call *call, Outcome outcome) noexcept nogil
+cdef void record_unanswered(Core *core, Worker *worker, Call *call, Outcome outcome) noexcept nogil

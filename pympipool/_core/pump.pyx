@@ -20,12 +20,13 @@ from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 
 from pympipool._core.scheduler cimport (
-    FUNCTION_CACHE_SIZE, Call, Core, Function, Worker, append, enqueue, estimate, prepend, rebalance, remove, select_worker,
-    take_back_to_waiting, is_claimed, update_estimate,
+    enqueue, estimate, is_claimed, rebalance, requeue, select_worker, update_estimate,
 )
+from pympipool._core.types cimport Call, Core, Function, Worker, append, prepend, remove
 from pympipool._core.trace_buffer cimport RAISED, RETURNED, Outcome, Record, record
 from pympipool._core.ring cimport (
-    PMP_CALL, PMP_ERROR, PMP_FUNCTION, PMP_RESULT, PMP_RECALLED, PMP_TRACED, pmp_doorbell_ring, pmp_head, pmp_now_ns, pmp_part,
+    PMP_CALL, PMP_ERROR, PMP_FUNCTION, PMP_FUNCTION_CACHE_SIZE,
+    PMP_RESULT, PMP_RECALLED, PMP_TRACED, pmp_doorbell_ring, pmp_head, pmp_now_ns, pmp_part,
     pmp_receive, pmp_receive_done, pmp_receiver, pmp_ring_has_record, pmp_send, pmp_sender_has_room,
 )
 
@@ -59,7 +60,7 @@ cdef int keep_result(Call *call, pmp_receiver *results) noexcept nogil:
     return 0
 
 
-cdef void note_end(Core *core, Worker *worker, Call *call, Outcome outcome) noexcept nogil:
+cdef void record_unanswered(Core *core, Worker *worker, Call *call, Outcome outcome) noexcept nogil:
     """Records the end of a traced call that no worker has answered. The lock is held; worker may be NULL."""
     cdef Record what
     if call.times.submitted_ns == 0 or core.recording == NULL:
@@ -73,11 +74,11 @@ cdef void note_end(Core *core, Worker *worker, Call *call, Outcome outcome) noex
     if worker != NULL:
         what.worker = worker.number
         if is_claimed(worker, call):
-            what.started_ns = max(worker.progress_ns, call.times.sent_ns)  # about: it has told nothing
+            what.started_ns = max(worker.front_since_ns, call.times.sent_ns)  # about: it has told nothing
     record(core.recording, &what, NULL)
 
 
-cdef int note_answer(Core *core, Worker *worker, Call *call, int64_t now_ns) noexcept nogil:
+cdef int record_answer(Core *core, Worker *worker, Call *call, int64_t now_ns) noexcept nogil:
     """Records the call that was answered with its times, in the last part of the answer."""
     cdef Record what
     cdef pmp_part *told = &worker.results.parts[worker.results.head.part_count - 1]
@@ -105,7 +106,7 @@ cdef int complete(Core *core, Worker *worker, int64_t now_ns) noexcept nogil:
             or (head.kind != PMP_RESULT and head.kind != PMP_ERROR)):
         return -EBADMSG
     if head.id & PMP_TRACED:
-        code = note_answer(core, worker, call, now_ns)
+        code = record_answer(core, worker, call, now_ns)
         if code < 0:
             return code
     code = keep_result(call, &worker.results)
@@ -113,7 +114,7 @@ cdef int complete(Core *core, Worker *worker, int64_t now_ns) noexcept nogil:
         return code
     remove(&worker.in_flight, call)
     worker.in_flight_estimate_ns -= call.estimate_ns
-    worker.progress_ns = now_ns
+    worker.front_since_ns = now_ns
     worker.ended += call.rows
     worker.unresponsive = False
     call.run_ns = head.tag
@@ -138,7 +139,7 @@ cdef int on_recalled(Core *core, Worker *worker) noexcept nogil:
     if call == NULL or call == worker.sending or worker.reserved:
         return -EBADMSG
     while worker.in_flight.last != call:
-        if take_back_to_waiting(core, worker, worker.in_flight.last) == NULL:
+        if requeue(core, worker, worker.in_flight.last) == NULL:
             break
     remove(&worker.in_flight, call)
     worker.in_flight_estimate_ns -= call.estimate_ns
@@ -176,7 +177,7 @@ cdef bint send_function(Worker *worker, Call *call) noexcept nogil:
     """Sends the function unless the worker has it; True when the worker has it then."""
     cdef Function *function = call.function
     cdef pmp_head head
-    if function == NULL or worker.known[function.number % FUNCTION_CACHE_SIZE] == function.number:
+    if function == NULL or worker.known[function.number % PMP_FUNCTION_CACHE_SIZE] == function.number:
         return True
     head.kind = PMP_FUNCTION
     head.part_count = 1
@@ -184,12 +185,12 @@ cdef bint send_function(Worker *worker, Call *call) noexcept nogil:
     head.tag = function.number
     cdef int code = pmp_send(&worker.calls, &head, &function.part, NULL)
     if code == 0:
-        worker.known[function.number % FUNCTION_CACHE_SIZE] = function.number
+        worker.known[function.number % PMP_FUNCTION_CACHE_SIZE] = function.number
     return code == 0
 
 
 cdef bint send_call(Worker *worker, Call *call) noexcept nogil:
-    """Sends a call, or its next pieces; False when nothing of it is on its way.
+    """Sends a call, or its next fragments; False when nothing of it is on its way.
 
     The call is in the worker's line as soon as anything of it was sent.
     """
@@ -230,7 +231,7 @@ cdef bint send_reserved(Core *core, Worker *worker, Call *call) noexcept nogil:
 
 
 cdef void dispatch_waiting(Core *core, int64_t now_ns) noexcept nogil:
-    """Goes on with messages in pieces, then sends waiting calls as long as workers take them."""
+    """Goes on with messages in fragments, then sends waiting calls as long as workers take them."""
     cdef Worker *worker
     cdef Call *call
     for i in range(core.worker_count):

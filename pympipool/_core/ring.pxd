@@ -18,26 +18,26 @@ cdef extern from "shm.h" nogil:
     int pmp_shm_attach(pmp_shm *segment, int descriptor)
     void pmp_shm_close(pmp_shm *segment)
 
-cdef extern from "blocks.h" nogil:
-    ctypedef struct pmp_blocks:
+cdef extern from "buffer_pool.h" nogil:
+    ctypedef struct pmp_buffer_pool:
         pass
-    pmp_blocks *pmp_blocks_create()
+    pmp_buffer_pool *pmp_buffer_pool_create()
     void pmp_malloc_retain()
-    void *pmp_block_new(pmp_blocks *blocks, size_t size_bytes)
-    void pmp_block_free(void *block)
+    void *pmp_buffer_new(pmp_buffer_pool *pool, size_t size_bytes)
+    void pmp_buffer_free(void *block)
 
 cdef extern from "doorbell.h" nogil:
     ctypedef struct pmp_doorbell:
         pass
     ctypedef struct pmp_spinner:
         int64_t budget_ns
-        int64_t most_ns
-        int64_t near_ns
+        int64_t max_ns
+        int64_t near_miss_ns
     void pmp_doorbell_ring(pmp_doorbell *bell)
     void pmp_doorbell_arm(pmp_doorbell *bell)
     void pmp_doorbell_disarm(pmp_doorbell *bell)
     int pmp_doorbell_sleep(pmp_doorbell *bell, int64_t timeout_ns)
-    void pmp_spinner_init(pmp_spinner *spinner, int64_t most_ns)
+    void pmp_spinner_init(pmp_spinner *spinner, int64_t max_ns)
     int pmp_wait(pmp_doorbell *bell, pmp_spinner *spinner,
                  c_bool (*ready)(void *) noexcept nogil, void *context, int64_t timeout_ns)
     int64_t pmp_now_ns()
@@ -55,6 +55,9 @@ cdef extern from "ring.h" nogil:
 cdef extern from "channel.h" nogil:
     enum:
         PMP_PARTS_MAX
+        PMP_FUNCTION_CACHE_SIZE
+        PMP_PREFETCH_NS
+        PMP_OVERDUE_NS
         PMP_CALL
         PMP_FUNCTION
         PMP_END
@@ -77,7 +80,7 @@ cdef extern from "channel.h" nogil:
         pmp_consumer consumer
         pmp_head head
         pmp_part *parts
-        pmp_blocks *blocks
+        pmp_buffer_pool *pool
         c_bool owned
         c_bool busy
     c_bool pmp_fits_record(const pmp_sender *sender, uint32_t part_count, const pmp_part *parts)
@@ -109,8 +112,8 @@ cdef class Buffer:
     cdef Py_ssize_t size
 
 
-cdef pmp_blocks *blocks_of_process() noexcept nogil
-cdef object object_of_part(pmp_part *part, bint owned, bint as_bytes)
+cdef pmp_buffer_pool *process_buffer_pool() noexcept nogil
+cdef object part_to_object(pmp_part *part, bint owned, bint as_bytes)
 
 
 cdef class Parts:

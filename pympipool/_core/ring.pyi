@@ -6,9 +6,12 @@ FUNCTION: int
 END: int
 RESULT: int
 ERROR: int
-RETURNED: int
-TIMED: int
+RECALLED: int
+TRACED: int
 PARTS_MAX: int
+FUNCTION_CACHE_SIZE: int
+PREFETCH_NS: int
+OVERDUE_NS: int
 RING_CAPACITY: int
 SPIN_NS: int
 
@@ -30,7 +33,7 @@ class Buffer:
     def __len__(self) -> int: ...
 
 def new_buffer(size_bytes: int) -> Buffer: ...
-def keep_heap() -> None: ...
+def retain_malloc_memory() -> None: ...
 
 class Channel:
     @property

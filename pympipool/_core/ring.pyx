@@ -27,11 +27,20 @@ FUNCTION = PMP_FUNCTION
 END = PMP_END
 RESULT = PMP_RESULT
 ERROR = PMP_ERROR
-RETURNED = PMP_RECALLED
-TIMED = PMP_TRACED
+RECALLED = PMP_RECALLED
+TRACED = PMP_TRACED
 
 PARTS_MAX = PMP_PARTS_MAX
 """Most parts of one message, the pickle included."""
+
+FUNCTION_CACHE_SIZE = PMP_FUNCTION_CACHE_SIZE
+"""Number of functions that a worker keeps: function number n lies in slot n modulo FUNCTION_CACHE_SIZE."""
+
+PREFETCH_NS = PMP_PREFETCH_NS
+"""Estimated run time of the calls that are sent ahead to a worker, ns."""
+
+OVERDUE_NS = PMP_OVERDUE_NS
+"""Time that a call may run, at least, before no other call should wait behind it, ns."""
 
 RING_CAPACITY = 1 << 19
 """Bytes of each of the two rings of a link; measured: more brings no speed, less costs some."""
@@ -130,17 +139,17 @@ def start_watchdog(int descriptor):
         raise_errno(code, "the watchdog did not start")
 
 
-cdef pmp_blocks *process_blocks = pmp_blocks_create()
+cdef pmp_buffer_pool *buffer_pool = pmp_buffer_pool_create()
 
 
-cdef pmp_blocks *blocks_of_process() noexcept nogil:
+cdef pmp_buffer_pool *process_buffer_pool() noexcept nogil:
     """Where large messages find memory that is warm; of all channels of this process."""
-    return process_blocks
+    return buffer_pool
 
 
 cdef class Buffer:
     def __dealloc__(self):
-        pmp_block_free(self.data)
+        pmp_buffer_free(self.data)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, self.data, self.size, 0, flags)
@@ -157,18 +166,18 @@ def new_buffer(Py_ssize_t size_bytes):
     """
     cdef Buffer buffer = Buffer.__new__(Buffer)
     buffer.size = size_bytes
-    buffer.data = pmp_block_new(process_blocks, size_bytes)
+    buffer.data = pmp_buffer_new(buffer_pool, size_bytes)
     if buffer.data == NULL:
         raise MemoryError(f"no {size_bytes} bytes for a buffer")
     return buffer
 
 
-def keep_heap():
+def retain_malloc_memory():
     """Has malloc keep freed memory for the next message. For a worker: what it sets holds for the whole process."""
     pmp_malloc_retain()
 
 
-cdef object object_of_part(pmp_part *part, bint owned, bint as_bytes):
+cdef object part_to_object(pmp_part *part, bint owned, bint as_bytes):
     """A received part as a Python object: a Buffer that takes the part over where it is an owned
     block, else bytes or a Buffer with a copy."""
     cdef Buffer buffer
@@ -180,7 +189,7 @@ cdef object object_of_part(pmp_part *part, bint owned, bint as_bytes):
         buffer.data = part.data
         part.data = NULL
         return buffer
-    buffer.data = pmp_block_new(process_blocks, part.size_bytes)
+    buffer.data = pmp_buffer_new(buffer_pool, part.size_bytes)
     if buffer.data == NULL:
         raise MemoryError(f"no {part.size_bytes} bytes for a buffer")
     memcpy(buffer.data, part.data, part.size_bytes)
@@ -259,7 +268,7 @@ cdef class Channel:
                                     &self.receiver, &self.sender, &self.own_bell)
         if code < 0:
             raise_errno(code, "the segment is no link of this version of pympipool")
-        self.receiver.blocks = process_blocks
+        self.receiver.pool = buffer_pool
         self.peer_bells = <pmp_doorbell *>self.doorbells.memory()
         self.peer_bell_count = 2
         return 0
@@ -314,14 +323,14 @@ cdef class Channel:
             if code != -EAGAIN:
                 raise_errno(code, "receiving failed")
             if self.receiver.busy:
-                self.ring_peer()  # it may wait for room for its next piece
+                self.ring_peer()  # it may wait for room for its next fragment
             if not self.wait(has_record, &self.receiver, deadline_ns):
                 return None
 
     cdef object take_message(self):
         cdef pmp_head head = self.receiver.head
         try:
-            parts = [object_of_part(&self.receiver.parts[i], self.receiver.owned, i == 0)
+            parts = [part_to_object(&self.receiver.parts[i], self.receiver.owned, i == 0)
                      for i in range(head.part_count)]
         finally:
             pmp_receive_done(&self.receiver)
@@ -407,7 +416,7 @@ cdef class MasterChannel(Channel):
                                     &self.sender, &self.receiver, &self.peer_bells)
         if code < 0:
             raise_errno(code, "the segment is no link of this version of pympipool")
-        self.receiver.blocks = process_blocks
+        self.receiver.pool = buffer_pool
         self.peer_bell_count = 1
         self.rings_after_message = True
         self.own_bell = <pmp_doorbell *>self.doorbells.memory()

@@ -1,77 +1,69 @@
 # cython: language_level=3, boundscheck=False, cdivision=True
-"""The workers' lines: which worker gets a call, and which calls it has to give back; in C, without the GIL.
+"""The scheduler: which worker gets a call, and which calls are recalled from a worker; in C, without the GIL.
 
-Which worker gets a call: the one used last while what is in its line takes less time than to wake another one, else an
-idle one, else the one with the least estimated time in its line, as long as that stays about a millisecond (so workers
-never wait for the master) or it is but one call ahead. A call that is behind one that turns out to be long is taken back
-(`rebalance`), and so is one that its worker does not begin, because it was stopped or gets no core; until it has noticed
-that, others are preferred.
+    waiting calls ── select_worker ──► in flight at a worker ──► result
+                  ◄── rebalance ─────┘
 
-The lock is held in all of this.
+A call goes to the first of these that applies:
+
+1. the worker used last, if its calls in flight take less time than waking another worker would
+2. an idle worker
+3. the worker whose calls in flight have the smallest estimated time, as long as that is about a millisecond or only one
+   call is sent ahead; so workers never wait for the master
+
+`rebalance` recalls calls that are behind a call that turns out to be long. It also recalls a call that its worker does
+not start, because the worker was stopped or gets no core. Such a worker is unresponsive: other workers are preferred
+until it has noticed the recall.
+
+The caller of every function here holds the lock.
 """
 
 from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
 
+from pympipool._core.types cimport Call, Core, Worker, append, prepend, remove
 from pympipool._core.ring cimport (
-    pmp_fits_record, pmp_now_ns, pmp_ring_claimed, pmp_ring_is_empty, pmp_ring_revoke,
+    PMP_OVERDUE_NS, PMP_PREFETCH_NS, pmp_fits_record, pmp_now_ns, pmp_ring_claimed, pmp_ring_is_empty, pmp_ring_revoke,
 )
 
 cdef enum:
     MICROSECOND = 1_000
     MILLISECOND = 1_000_000
-    OVERHEAD_NS = 2 * MICROSECOND    # of a call, besides its run time
-    OUTLIER_FACTOR = 8                     # times longer or shorter than usual: of others it says little
-    UNKNOWN_NS = 500 * MICROSECOND   # run time of a function that was never run
-    PREFETCH_NS = 1 * MILLISECOND       # work to lie in a worker's line
-    WAKE_NS = 20 * MICROSECOND       # what an idle worker needs to begin
-    OVERSUBSCRIBED_WAKE_NS = 80 * MICROSECOND  # ... where it has to get a core from somebody first, from us even
-    PREFETCH_ONE_NS = 20 * MILLISECOND  # up to here, being refilled late would be felt
-    IN_FLIGHT_MAX = 1024                  # calls in a line
-    RECALL_AFTER_NS = 200 * MICROSECOND      # a call runs longer than short ones do
-    OVERDUE_NS = 2 * MILLISECOND       # ... than anybody should have to wait behind it
-    UNRESPONSIVE_NS = 5 * MILLISECOND      # to wake up takes longer only if one was stopped, or has no core
+
+    # Overhead of a call besides its run time. It is a tenth of that in transport/tcp/prefetch.py: a ring needs no network.
+    OVERHEAD_NS = 2 * MICROSECOND
+
+    # A run time that differs from the estimate by more than this factor says little about other calls.
+    OUTLIER_FACTOR = 8
+
+    # Estimated run time of a function that never ran. It makes such calls go to idle workers first. Over TCP they are not
+    # sent ahead at all, since a recall takes a round trip there; on a ring a recall costs next to nothing.
+    UNKNOWN_NS = 500 * MICROSECOND
+
+    # Time that an idle worker needs to start a call.
+    WAKE_NS = 20 * MICROSECOND
+
+    # The same time where there are more workers than spare cores: the worker must first get a core, maybe the master's.
+    OVERSUBSCRIBED_WAKE_NS = 80 * MICROSECOND
+
+    # One call is sent ahead to a worker whose calls in flight take up to this long. For longer calls, the delay
+    # of sending the next call only after a result would not be felt.
+    PREFETCH_ONE_NS = 20 * MILLISECOND
+
+    # Largest number of calls in flight at one worker. Over TCP it is smaller: the calls must fit into the kernels' buffers.
+    IN_FLIGHT_MAX = 1024
+
+    # Run time after which a call no longer counts as short: calls behind it are recalled if another worker is idle.
+    RECALL_AFTER_NS = 200 * MICROSECOND
+
+    # A call that was not started for this long is recalled. Waking up takes longer only if the worker was
+    # stopped, or has no core.
+    UNRESPONSIVE_NS = 5 * MILLISECOND
 
 
-# ---- lists ----
-
-cdef void append(CallList *calls, Call *call) noexcept nogil:
-    call.next = NULL
-    call.previous = calls.last
-    if calls.last == NULL:
-        calls.first = call
-    else:
-        calls.last.next = call
-    calls.last = call
-    calls.length += 1
-    calls.rows += call.rows
-
-
-cdef void prepend(CallList *calls, Call *call) noexcept nogil:
-    call.previous = NULL
-    call.next = calls.first
-    if calls.first == NULL:
-        calls.last = call
-    else:
-        calls.first.previous = call
-    calls.first = call
-    calls.length += 1
-    calls.rows += call.rows
-
-
-cdef void remove(CallList *calls, Call *call) noexcept nogil:
-    if call.previous == NULL:
-        calls.first = call.next
-    else:
-        call.previous.next = call.next
-    if call.next == NULL:
-        calls.last = call.previous
-    else:
-        call.next.previous = call.previous
-    calls.length -= 1
-    calls.rows -= call.rows
-
+# ---- workers ----
 
 cdef Worker *find_worker(Core *core, uint64_t number) noexcept nogil:
+    """Return the worker with this number, or NULL."""
     for i in range(core.worker_count):
         if core.workers[i].number == number:
             return core.workers[i]
@@ -79,7 +71,7 @@ cdef Worker *find_worker(Core *core, uint64_t number) noexcept nogil:
 
 
 cdef Worker *worker_of(Core *core, Call *call) noexcept nogil:
-    """The worker in whose line the call is, or NULL."""
+    """Return the worker at which the call is in flight, or NULL."""
     cdef Call *other
     for i in range(core.worker_count):
         other = core.workers[i].in_flight.first
@@ -93,9 +85,11 @@ cdef Worker *worker_of(Core *core, Call *call) noexcept nogil:
 # ---- estimates ----
 
 cdef void update_estimate(Core *core, Call *call, int64_t run_ns) noexcept nogil:
-    """Moves the estimate of the call's function towards what this call took.
+    """Move the estimate for the call's function towards the run time of this call.
 
-    One that took far longer than usual may just have lost its core for a while, and says little of the others."""
+    A call that took far longer than usual may have lost its core for a while. It says little about other calls, so it
+    counts as OUTLIER_FACTOR times the estimate.
+    """
     cdef int64_t *estimate = &core.default_estimate_ns
     if call.function != NULL:
         estimate = &call.function.estimate_ns
@@ -110,98 +104,110 @@ cdef void update_estimate(Core *core, Call *call, int64_t run_ns) noexcept nogil
 
 
 cdef int64_t estimate(Core *core, Call *call) noexcept nogil:
+    """Return the estimated run time and overhead of a call, ns."""
     cdef int64_t run_ns = core.default_estimate_ns
     if call.function != NULL:
         run_ns = call.function.estimate_ns
     return OVERHEAD_NS + (run_ns if run_ns > 0 else UNKNOWN_NS)
 
 
-# ---- who gets a call ----
+# ---- selection ----
 
 cdef void enqueue(Worker *worker, Call *call, uint64_t position) noexcept nogil:
+    """Add a call that was sent to the worker's calls in flight. UINT64_MAX as position: it cannot be recalled."""
     if worker.in_flight.length == 0:
-        worker.progress_ns = pmp_now_ns()
+        worker.front_since_ns = pmp_now_ns()
     call.position = position
     append(&worker.in_flight, call)
     worker.in_flight_estimate_ns += call.estimate_ns
 
 
-cdef bint fits(Worker *worker, Call *call) noexcept nogil:
-    """Whether call and function are one record each, so that sending them cannot stall."""
+cdef bint fits_record(Worker *worker, Call *call) noexcept nogil:
+    """Return True if the call and its function are one record each, so that sending them cannot stall."""
     return (pmp_fits_record(&worker.calls, call.part_count, call.parts)
             and (call.function == NULL
                  or pmp_fits_record(&worker.calls, 1, &call.function.part)))
 
 
-cdef bint is_late(Worker *worker, int64_t now_ns) noexcept nogil:
-    """Nobody should wait behind the call that this worker runs."""
+cdef bint is_overdue(Worker *worker, int64_t now_ns) noexcept nogil:
+    """Return True if the call that this worker runs takes so long that no other call should wait behind it."""
     cdef int64_t limit_ns = 2 * worker.in_flight.first.estimate_ns
-    return now_ns - worker.progress_ns > (limit_ns if limit_ns > OVERDUE_NS else OVERDUE_NS)
+    return now_ns - worker.front_since_ns > (limit_ns if limit_ns > PMP_OVERDUE_NS else PMP_OVERDUE_NS)
 
 
 cdef bint is_responsive(Worker *worker) noexcept nogil:
-    """Whether a worker that a call was taken back from, unbegun, has gone past it since."""
+    """Return False as long as a worker has not gone past a call that it did not start and that was recalled."""
     if worker.unresponsive and pmp_ring_is_empty(&worker.calls.producer):
         worker.unresponsive = False
     return not worker.unresponsive
 
 
-cdef bint is_open(Worker *worker) noexcept nogil:
-    """Whether calls may be sent to the worker at all."""
+cdef bint accepts_calls(Worker *worker) noexcept nogil:
+    """Return True if calls may be sent to the worker."""
     return not (worker.reserved or worker.retired or worker.failure or worker.sending != NULL)
 
 
-cdef bint is_nearly_idle(Core *core, Worker *worker, Call *call, int64_t now_ns) noexcept nogil:
-    """Whether the worker should end what is in its line, and the call too, before an idle one would have begun it. That
-    is believed once: a call that it did not come true for has waited enough."""
+cdef bint is_idle_soon(Core *core, Worker *worker, Call *call, int64_t now_ns) noexcept nogil:
+    """Return True if the worker is expected to finish its calls in flight and this one before an idle worker would wake up.
+
+    A call that was recalled before goes to an idle worker if there is one: the expectation was wrong for it once, and
+    it has waited enough.
+    """
     cdef int64_t wake_ns = WAKE_NS if core.worker_count < core.core_count else OVERSUBSCRIBED_WAKE_NS
     return (not call.was_recalled and worker.in_flight.length > 0
-            and worker.in_flight_estimate_ns + call.estimate_ns < wake_ns and now_ns - worker.progress_ns < wake_ns
-            and is_open(worker) and fits(worker, call))
+            and worker.in_flight_estimate_ns + call.estimate_ns < wake_ns and now_ns - worker.front_since_ns < wake_ns
+            and accepts_calls(worker) and fits_record(worker, call))
 
 
 cdef Worker *select_worker(Core *core, Call *call, int64_t now_ns) noexcept nogil:
-    """The worker to send a call to now, or NULL: the one used last if it is idle, or nearly so (it is awake
-    and warm), else another idle one, else the one with the shortest line, else an absent one."""
+    """Return the worker to send a call to now, or NULL if the call must wait.
+
+    The order of preference is: the worker used last if it is idle or soon will be (it is awake and its caches are warm),
+    another idle worker, the worker with the smallest estimate in flight, an unresponsive worker.
+    """
     cdef Worker *best = NULL
-    cdef Worker *absent = NULL
+    cdef Worker *unresponsive = NULL
     cdef Worker *worker
     cdef int i, index
-    if core.last_used < core.worker_count and is_nearly_idle(core, core.workers[core.last_used], call, now_ns):
+    if core.last_used < core.worker_count and is_idle_soon(core, core.workers[core.last_used], call, now_ns):
         return core.workers[core.last_used]
     for i in range(core.worker_count):
         index = core.last_used + i
         if index >= core.worker_count:
             index -= core.worker_count
         worker = core.workers[index]
-        if not is_open(worker):
+        if not accepts_calls(worker):
             continue
         if worker.in_flight.length == 0:
             if not is_responsive(worker):
-                absent = worker
+                unresponsive = worker
                 continue
             core.last_used = index
             return worker
         if best != NULL and worker.in_flight_estimate_ns >= best.in_flight_estimate_ns:
             continue
-        if worker.in_flight_estimate_ns + call.estimate_ns > PREFETCH_NS and (
+        if worker.in_flight_estimate_ns + call.estimate_ns > PMP_PREFETCH_NS and (
                 worker.in_flight.length > 1 or worker.in_flight_estimate_ns > PREFETCH_ONE_NS):
             continue
-        if worker.in_flight.length >= IN_FLIGHT_MAX or not fits(worker, call) or is_late(worker, now_ns):
+        if worker.in_flight.length >= IN_FLIGHT_MAX or not fits_record(worker, call) or is_overdue(worker, now_ns):
             continue
         best = worker
-    return best if best != NULL else absent
+    return best if best != NULL else unresponsive
 
 
-# ---- taking back ----
+# ---- recall ----
 
 cdef bint is_claimed(Worker *worker, Call *call) noexcept nogil:
+    """Return True if the worker has started the call, or may have."""
     return (call.position == UINT64_MAX
             or pmp_ring_claimed(&worker.calls.producer, call.position))
 
 
 cdef bint recall(Worker *worker, Call *call) noexcept nogil:
-    """Takes a call out of a worker's line; False when the worker has begun it."""
+    """Take a call back from its worker; return False if the worker has started it.
+
+    A recalled call is in no list; the caller adds it to one.
+    """
     if call.position == UINT64_MAX:
         return False
     if pmp_ring_revoke(&worker.calls.producer, call.position) != 0:
@@ -212,18 +218,20 @@ cdef bint recall(Worker *worker, Call *call) noexcept nogil:
 
 
 cdef bint is_idle(Worker *worker) noexcept nogil:
+    """Return True if the worker has no calls in flight and may get some."""
     return worker.in_flight.length == 0 and not worker.reserved and not worker.retired and not worker.failure
 
 
-cdef bint has_idle(Core *core) noexcept nogil:
+cdef bint has_idle_worker(Core *core) noexcept nogil:
+    """Return True if a worker has no calls in flight and may get some."""
     for i in range(core.worker_count):
         if is_idle(core.workers[i]):
             return True
     return False
 
 
-cdef bint has_ready(Core *core) noexcept nogil:
-    """Whether there is a worker that would begin a call at once."""
+cdef bint has_responsive_idle(Core *core) noexcept nogil:
+    """Return True if there is a worker that would start a call at once."""
     for i in range(core.worker_count):
         if is_idle(core.workers[i]) and is_responsive(core.workers[i]):
             return True
@@ -231,31 +239,35 @@ cdef bint has_ready(Core *core) noexcept nogil:
 
 
 cdef void rebalance(Core *core, int64_t now_ns) noexcept nogil:
-    """Takes back what waits behind a long call, or is not begun at all."""
-    cdef bint idle = has_ready(core)
+    """Recall calls that are behind a long call, and calls that an unresponsive worker does not start."""
+    cdef bint idle = has_responsive_idle(core)
     cdef Worker *worker
     cdef Call *call
     for i in range(core.worker_count):
         worker = core.workers[i]
         if worker.reserved or worker.in_flight.length == 0:
             continue
-        if not (idle and now_ns - worker.progress_ns > RECALL_AFTER_NS) and not is_late(worker, now_ns):
+        if not (idle and now_ns - worker.front_since_ns > RECALL_AFTER_NS) and not is_overdue(worker, now_ns):
             continue
         if worker.in_flight.length == 1 and not idle:
             continue
         call = worker.in_flight.last
         while call != worker.in_flight.first:
-            call = take_back_to_waiting(core, worker, call)
+            call = requeue(core, worker, call)
             if call == NULL:
                 break
         else:
-            if idle and now_ns - worker.progress_ns > UNRESPONSIVE_NS:
-                take_back_to_waiting(core, worker, call)
+            if idle and now_ns - worker.front_since_ns > UNRESPONSIVE_NS:
+                requeue(core, worker, call)
                 worker.unresponsive = worker.in_flight.length == 0
 
 
-cdef Call *take_back_to_waiting(Core *core, Worker *worker, Call *call) noexcept nogil:
-    """Moves a call to the front of the waiting ones; the one before it, or NULL if it was begun."""
+cdef Call *requeue(Core *core, Worker *worker, Call *call) noexcept nogil:
+    """Recall a call and move it to the front of the waiting calls.
+
+    Returns:
+        The call before it at the worker; NULL if there is none, or if the worker has started the call.
+    """
     cdef Call *previous = call.previous
     if not recall(worker, call):
         return NULL
@@ -265,16 +277,19 @@ cdef Call *take_back_to_waiting(Core *core, Worker *worker, Call *call) noexcept
 
 
 cdef int64_t next_deadline_ns(Core *core) noexcept nogil:
-    """After what time a call may be late without anybody ringing; -1: never."""
+    """Return the time, in ns from now, after which a call may be late without a doorbell being rung; -1: never.
+
+    A thread that sleeps must wake up after this time and call `rebalance`.
+    """
     cdef Worker *worker
-    if core.waiting.first != NULL and has_idle(core):
-        return OVERDUE_NS  # its ring is full of calls taken back, which it skips without ringing
+    if core.waiting.first != NULL and has_idle_worker(core):
+        return PMP_OVERDUE_NS  # the worker's ring is full of recalled calls, which the worker skips without ringing
     if core.worker_count < 2:
         return -1
     for i in range(core.worker_count):
         worker = core.workers[i]
         if worker.in_flight.length > 1:
-            return RECALL_AFTER_NS if has_ready(core) else OVERDUE_NS
+            return RECALL_AFTER_NS if has_responsive_idle(core) else PMP_OVERDUE_NS
         if worker.in_flight.length == 1 and not is_claimed(worker, worker.in_flight.first):
-            return OVERDUE_NS
+            return PMP_OVERDUE_NS
     return -1

@@ -2,7 +2,7 @@
 """Loops over very many items, at the speed of C: what `Executor.map` does for each of them."""
 
 
-def all_of(values not None, kinds not None):
+def all_types_in(values not None, kinds not None):
     """Whether every value has one of these types, and not a subclass of one.
 
     Args:
@@ -10,7 +10,7 @@ def all_of(values not None, kinds not None):
         kinds: a set of types.
 
     Examples:
-        >>> all_of([1, 2.0], {int, float}), all_of((1, True), {int})
+        >>> all_types_in([1, 2.0], {int, float}), all_types_in((1, True), {int})
         (True, False)
     """
     cdef object seen = None  # the type of the value before: mostly they are alike
@@ -22,7 +22,7 @@ def all_of(values not None, kinds not None):
     return True
 
 
-def keep_all(list results not None, values, kinds not None, keep not None):
+def freeze_all(list results not None, values, kinds not None, keep not None):
     """Appends all values to the results: those of these types as they are, all others as what keep(value) makes of them.
 
     Args:
@@ -32,7 +32,7 @@ def keep_all(list results not None, values, kinds not None, keep not None):
 
     Examples:
         >>> kept = []
-        >>> keep_all(kept, iter([1, [2], "3"]), {int, str}, repr)
+        >>> freeze_all(kept, iter([1, [2], "3"]), {int, str}, repr)
         >>> kept
         [1, '[2]', '3']
     """
@@ -46,14 +46,14 @@ def keep_all(list results not None, values, kinds not None, keep not None):
         results.append(value)
 
 
-cdef class OneByOne:
+cdef class ConsumingIterator:
     """Iterates over the items of lists, and takes them out of these: nothing is kept that was handed out.
 
     Args:
         lists: an iterator of lists, asked for the next one when the one before is used up.
 
     Examples:
-        >>> list(OneByOne(iter([[1, 2], [], [3]])))
+        >>> list(ConsumingIterator(iter([[1, 2], [], [3]])))
         [1, 2, 3]
     """
 

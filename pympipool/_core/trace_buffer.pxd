@@ -57,4 +57,4 @@ cdef class Recorder:
     cdef readonly dict workers
     cdef readonly dict inputs
 
-    cdef uint32_t number_of(self, object name) except? 0
+    cdef uint32_t index_of_name(self, object name) except? 0

@@ -20,12 +20,12 @@ RECORD_FORMAT = "=qqqIIqqqQII"
 OUTCOMES = ("unfinished", "returned", "raised", "cancelled", "failed")
 
 cdef enum:
-    CHUNK = 8192  # records
+    CHUNK_RECORDS = 8192  # records
 
 cdef struct Chunk:
     Chunk *next
     Py_ssize_t count
-    Record records[CHUNK]
+    Record records[CHUNK_RECORDS]
 
 
 cdef int64_t latest_ns = 0
@@ -46,7 +46,7 @@ cdef Chunk *new_chunk() noexcept nogil:
     return chunk
 
 
-cdef bint keep_stamps(Recording *recording, const int64_t *stamps, size_t count) noexcept nogil:
+cdef bint append_stamps(Recording *recording, const int64_t *stamps, size_t count) noexcept nogil:
     cdef size_t room = recording.stamp_room
     cdef void *grown
     if recording.stamp_count + count > room:
@@ -67,7 +67,7 @@ cdef void record(Recording *recording, const Record *what, const int64_t *stamps
     if recording.count >= recording.limit:
         recording.dropped += 1
         return
-    if chunk == NULL or chunk.count == CHUNK:
+    if chunk == NULL or chunk.count == CHUNK_RECORDS:
         chunk = new_chunk()
         if chunk == NULL:
             recording.dropped += 1
@@ -78,7 +78,7 @@ cdef void record(Recording *recording, const Record *what, const int64_t *stamps
             recording.last.next = chunk
         recording.last = chunk
     chunk.records[chunk.count] = what[0]
-    if what.stamp_count != 0 and not keep_stamps(recording, stamps, what.stamp_count):
+    if what.stamp_count != 0 and not append_stamps(recording, stamps, what.stamp_count):
         chunk.records[chunk.count].stamp_count = 0
     chunk.count += 1
     recording.count += 1
@@ -111,7 +111,7 @@ cdef class Recorder:
             chunk = next
         free(self.recording.stamps)
 
-    cdef uint32_t number_of(self, object name) except? 0:
+    cdef uint32_t index_of_name(self, object name) except? 0:
         """The number that stands for the name of a function."""
         if name is not self.last_name or not self.numbers:
             self.last_number = self.numbers.setdefault(name, len(self.numbers))

@@ -2,7 +2,7 @@
 
     counters of the dispatcher, states of the workers ─► snapshot ─► ExecutorStatus ─► as_text, as_html
 
-What is shown is counted in any case (see `Dispatcher.counts`): looking costs something, running calls does not.
+What is shown is counted in any case (see `Dispatcher.statistics`): looking costs something, running calls does not.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def snapshot(engine: Engine, info: Mapping[str, Any]) -> ExecutorStatus:
         return ExecutorStatus(info, (), 0, 0, 0, 0, 0.0, "of another process")
     load = engine.dispatcher.load_of_workers()
     workers = [_worker(state, *load.get(state["worker"], (0, 0, False))[:2]) for state in engine.pool.states()]
-    waiting, running, returned, lost, raised, span_s = engine.dispatcher.counts()
+    waiting, running, returned, lost, raised, span_s = engine.dispatcher.statistics()
     starting = sum(worker.state == "starting" for worker in workers)
     waiting += engine.blocked_count() + engine.unsubmitted_count() + engine.pool.waiting_count()
     return ExecutorStatus(

@@ -20,7 +20,7 @@ from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from pympipool._core.sequences import OneByOne
+from pympipool._core.sequences import ConsumingIterator
 from pympipool.execution.dependencies import find_futures
 from pympipool.serialization.exceptions import load_exception
 from pympipool.serialization.payload import all_immutable
@@ -294,7 +294,7 @@ def _result_of(future: Future[Any], deadline_s: float | None) -> Any:
         del future
 
 
-class Results(OneByOne):
+class Results(ConsumingIterator):
     """An iterator over the results of batches, call by call.
 
     Where a call failed, the iterator raises its exception instead of returning a result.

@@ -28,7 +28,7 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeAlias, cast
 
-from pympipool._core.sequences import all_of
+from pympipool._core.sequences import all_types_in
 from pympipool.errors import DependencyError
 
 __all__ = ["find_futures", "resolve", "when_all_done"]
@@ -240,7 +240,7 @@ class _FutureSearch:
             self._visit_items(container.values(), id(container))
 
     def _visit_items(self, values: Collection[Any], parent: int) -> None:
-        if all_of(values, _ATOMIC_TYPES):
+        if all_types_in(values, _ATOMIC_TYPES):
             return
         for value in values:
             if type(value) not in _ATOMIC_TYPES:

@@ -118,7 +118,7 @@ class Engine:
         resolve_dependencies: bool = True,
         executor_info: dict[str, Any] | None = None,
     ) -> None:
-        self.dispatcher = Dispatcher(payload.load, load_exception, self._on_damage)
+        self.dispatcher = Dispatcher(payload.load, load_exception, self._on_corruption)
         self.functions = FunctionTable()
         self.resolve_dependencies = resolve_dependencies
         self.executor_info = {} if executor_info is None else executor_info
@@ -191,7 +191,7 @@ class Engine:
     def remove_pending_source(self, calls: Sized) -> None:
         """Forget a source that has submitted all of its calls (see `add_pending_source`)."""
         self._pending_sources.remove(calls)
-        self.dispatcher.kick()
+        self.dispatcher.wake_waiting_thread()
 
     def resize(self, workers: int, cores: int) -> None:
         """Change the number of workers, or the number of cores that all calls together may use.
@@ -275,7 +275,7 @@ class Engine:
         self._blocked.add(blocked)
         if blocked.future.submitted_ns:
             blocked.future.function_name = callable_name(blocked.fn)
-            self.dispatcher.note_inputs(blocked.future, inputs)
+            self.dispatcher.record_inputs(blocked.future, inputs)
 
         def on_inputs_done(error: BaseException | None, cancelled: bool) -> None:
             try:
@@ -284,7 +284,7 @@ class Engine:
                 self.dispatcher.fail(blocked.future, failure)
             finally:
                 self._blocked.discard(blocked)
-                self.dispatcher.kick()
+                self.dispatcher.wake_waiting_thread()
 
         when_all_done(inputs, on_inputs_done)
 
@@ -324,8 +324,8 @@ class Engine:
         Args:
             recorder: None stops recording. Calls that have not ended by then count as unfinished.
         """
-        self.dispatcher.note_unfinished([blocked.future for blocked in list(self._blocked)])
-        self.dispatcher.note_unfinished(self.pool.waiting_futures())
+        self.dispatcher.record_unfinished([blocked.future for blocked in list(self._blocked)])
+        self.dispatcher.record_unfinished(self.pool.waiting_futures())
         self.dispatcher.record(recorder)
 
     # ---- the end ----
@@ -369,7 +369,7 @@ class Engine:
         self.dispatcher.join()
         _engines.discard(self)
 
-    def _on_damage(self) -> None:
+    def _on_corruption(self) -> None:
         self.pool.check_damage()
 
     def after_fork_in_child(self) -> None:
@@ -381,7 +381,7 @@ class Engine:
 
 def _result_or_pickled(future: StandardFuture[Any]) -> Any:
     """Return a result to pass on to another call. A large result stays pickled: the master need not unpickle it."""
-    parts = future.packed_result() if isinstance(future, Future) else None
+    parts = future.pickled_result() if isinstance(future, Future) else None
     if parts is None or sum(map(len, parts)) < FORWARD_PICKLED_BYTES:
         return future.result()
     return payload.Pickled(parts)

@@ -27,14 +27,12 @@ from typing import Any
 
 import cloudpickle
 
+from pympipool._core.ring import FUNCTION_CACHE_SIZE
 from pympipool._util.reprs import callable_name
 from pympipool.execution.function_analysis import MISSING, FunctionAnalysis, ReachableSubmodules, cell_content
 from pympipool.serialization.by_value import dump as dump_in_band
 
 __all__ = ["FUNCTION_CACHE_SIZE", "Function", "FunctionTable"]
-
-FUNCTION_CACHE_SIZE = 256
-"""Number of functions that master and worker keep. Function number n lies in slot n modulo FUNCTION_CACHE_SIZE."""
 
 
 class Function:

@@ -129,7 +129,7 @@ class PerCallPool(BasePool[CallSpawners]):
         elif self.allocator.withdraw(call):
             with self._lock:
                 self._unfinished -= 1
-            self.dispatcher.kick()
+            self.dispatcher.wake_waiting_thread()
 
     def waiting_count(self) -> int:
         """Count the calls that have no worker yet."""
@@ -256,7 +256,7 @@ class PerCallPool(BasePool[CallSpawners]):
         self.allocator.release(allocation)
         with self._lock:
             self._unfinished -= 1
-        self.dispatcher.kick()
+        self.dispatcher.wake_waiting_thread()
 
     # ---- the end ----
 

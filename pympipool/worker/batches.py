@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from time import monotonic_ns
 
-from pympipool._core.sequences import keep_all
+from pympipool._core.sequences import freeze_all
 from pympipool._util.cmodules import socket
 from pympipool._util.reprs import callable_name
 from pympipool.serialization.exceptions import dump_exception
@@ -45,7 +45,9 @@ def run_each(function: Callable[..., Any], columns: Sequence[Sequence[Any]], sta
     each = map(function, *columns)
     try:
         if stamps is None or not _run_and_time(each, results, stamps):
-            keep_all(results, each, IMMUTABLE_TYPES, freeze)  # what was returned before an exception stays in the list
+            freeze_all(
+                results, each, IMMUTABLE_TYPES, freeze
+            )  # what was returned before an exception stays in the list
         if len(results) < len(columns[0]):
             raise RuntimeError(
                 f"{callable_name(function)}() raised StopIteration, as next() does at the end of an iterator: catch it, or give"

@@ -6,6 +6,7 @@ A function travels once, under a number; master and worker agree without a word 
 
 from __future__ import annotations
 
+from pympipool._core.ring import FUNCTION_CACHE_SIZE
 from pympipool._util.reprs import callable_name
 from pympipool.serialization.payload import BATCH, TRACED_BATCH, load
 from pympipool.worker.batches import run_each
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from pympipool.worker.error_log import ErrorLog
-
-FUNCTION_CACHE_SIZE = 256  # as in dispatcher.pyx; a power of two
 
 
 class CallRunner:

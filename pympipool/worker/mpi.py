@@ -18,7 +18,7 @@ import os
 import sys
 from time import monotonic_ns
 
-from pympipool._core.ring import CALL, END, ERROR, FUNCTION, RESULT, TIMED
+from pympipool._core.ring import CALL, END, ERROR, FUNCTION, RESULT, TRACED
 from pympipool._util.cmodules import signal
 from pympipool.serialization.exceptions import are_alike, join_exceptions
 from pympipool.serialization.payload import Pickled, dump
@@ -204,7 +204,7 @@ def serve_root(channel: Link, ranks: RootRank, runner: Runner, *, one_call: bool
         ranks.share(message)
         if message.kind == CALL:
             answers = [runner.run(message), *ranks.collect()]
-            if message.call & TIMED:
+            if message.call & TRACED:
                 tell_times(channel, answers)
             channel.answer(*join(answers))
             ends = ranks_diverged(answers)

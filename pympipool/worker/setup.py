@@ -10,7 +10,7 @@ import io
 import os
 import sys
 
-from pympipool._core.ring import keep_heap
+from pympipool._core.ring import retain_malloc_memory
 from pympipool._util.cmodules import socket
 from pympipool._util.reprs import callable_name
 from pympipool.serialization.exceptions import dump_exception
@@ -34,7 +34,7 @@ def apply_settings(settings: dict[str, Any], cwd: str = "") -> None:
         OSError: The folder to work in does not exist here.
     """
     if not _says_what_malloc_keeps(os.environ):
-        keep_heap()
+        retain_malloc_memory()
     if cwd or settings["cwd"] is not None:
         os.chdir(cwd or settings["cwd"])
     sys.argv[:] = [settings["main_path"]]

@@ -91,7 +91,7 @@ def test_calls_that_one_worker_does_not_keep_up_with_are_taken_back_to_all_other
 def test_who_waits_for_one_call_notices_that_another_does_not_begin():
     """Nobody else is there to notice."""
     workers = Workers(3)
-    workers.dispatcher.slice_s = 10 * LIMIT_S  # before that it does not look by itself
+    workers.dispatcher.signal_check_interval_s = 10 * LIMIT_S  # before that it does not look by itself
     held = workers.submit()
     names = [workers.take(channel) for channel in workers.channels]
     holder = next(i for i, name in enumerate(names) if name is not None)

@@ -31,7 +31,7 @@
 #define RINGERS 2 /* at most; workers, each of which publishes in a ring of its own */
 #endif
 #endif
-#define WORK 2   /* pieces of work that each of them publishes */
+#define WORK 2   /* fragments of work that each of them publishes */
 #define VISITS 2 /* of the helper */
 
 /* ---- memory ---- */

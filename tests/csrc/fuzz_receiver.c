@@ -20,7 +20,7 @@ enum { HEAD_AT = 64, TAIL_AT = 128, RECORDS_AT = 192 };
 
 /* How far the inputs get, to see that the fuzzing is deep enough. */
 static struct {
-    uint64_t inputs, refused, nonsense, no_memory, records, pieces;
+    uint64_t inputs, refused, nonsense, no_memory, records, fragments;
 } count;
 
 /* A ring that ends where its memory ends, so that the sanitizer sees a step too far. */
@@ -63,7 +63,7 @@ static void touch(const pmp_receiver *receiver)
 static void finish(pmp_receiver *receiver, uint64_t random)
 {
     if (receiver->owned && random % 2 == 0) {
-        pmp_block_free(receiver->parts[0].data);
+        pmp_buffer_free(receiver->parts[0].data);
         receiver->parts[0].data = NULL;
     }
     pmp_receive_done(receiver);
@@ -76,7 +76,7 @@ static void receive_all(pmp_receiver *receiver, int limit)
     for (int i = 0; i < limit && error == 0; i++) {
         error = pmp_receive(receiver);
         if (error == 0) {
-            count.pieces += receiver->owned;
+            count.fragments += receiver->owned;
             count.records += !receiver->owned;
             touch(receiver);
             finish(receiver, (uint64_t)i);
@@ -112,13 +112,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size_bytes)
 
 #ifndef PMP_LIBFUZZER
 
-/* Linked with --wrap=pmp_block_new: memory is scarce, and what is had of it is guarded by the
+/* Linked with --wrap=pmp_buffer_new: memory is scarce, and what is had of it is guarded by the
  * sanitizer. */
-void *__real_pmp_block_new(pmp_blocks *blocks, size_t size_bytes);
-void *__wrap_pmp_block_new(pmp_blocks *blocks, size_t size_bytes);
-void *__wrap_pmp_block_new(pmp_blocks *blocks, size_t size_bytes)
+void *__real_pmp_buffer_new(pmp_buffer_pool *blocks, size_t size_bytes);
+void *__wrap_pmp_buffer_new(pmp_buffer_pool *blocks, size_t size_bytes);
+void *__wrap_pmp_buffer_new(pmp_buffer_pool *blocks, size_t size_bytes)
 {
-    return size_bytes < PMP_BLOCK_LARGE ? __real_pmp_block_new(blocks, size_bytes) : NULL;
+    return size_bytes < PMP_BUFFER_LARGE ? __real_pmp_buffer_new(blocks, size_bytes) : NULL;
 }
 
 /* ---- making inputs ---- */
@@ -295,13 +295,13 @@ static void fuzz(void)
     fuzz_still_rings(start_ns + fuzz_ns * 2 / 3, &random);
     fuzz_changing_ring(start_ns + fuzz_ns, &random);
     printf("%llu inputs, %llu no ring, %llu nonsense, %llu without memory, "
-           "%llu messages of one record and %llu in pieces ",
+           "%llu messages of one record and %llu in fragments ",
            (unsigned long long)count.inputs, (unsigned long long)count.refused,
            (unsigned long long)count.nonsense, (unsigned long long)count.no_memory,
-           (unsigned long long)count.records, (unsigned long long)count.pieces);
+           (unsigned long long)count.records, (unsigned long long)count.fragments);
     /* Every way through the receiver was taken. */
     CHECK(count.refused > 0 && count.nonsense > 0 && count.no_memory > 0);
-    CHECK(count.records > 0 && count.pieces > 0);
+    CHECK(count.records > 0 && count.fragments > 0);
 }
 
 int main(int argument_count, char **arguments)

@@ -1,11 +1,11 @@
-/* One thread on both ends of a channel: messages of all shapes, in one record and in pieces, and
+/* One thread on both ends of a channel: messages of all shapes, in one record and in fragments, and
  * malformed ones. stress_channel.c does it with two processes, fuzz_receiver.c with damaged
  * rings. */
 #include "support.h"
 
 #include "../../csrc/channel.h"
 
-enum { CAPACITY = 4096, LIMIT = CAPACITY / 2 - 8, HEAD = 24, IN_PIECES_SHIFT = 31 };
+enum { CAPACITY = 4096, LIMIT = CAPACITY / 2 - 8, HEAD = 24, IN_FRAGMENTS_SHIFT = 31 };
 
 typedef struct {
     void *memory;
@@ -98,7 +98,7 @@ static unsigned pass(const pmp_head *head, const pmp_part *parts)
     return full_count;
 }
 
-static void pass_sizes(uint32_t count, const uint64_t *sizes, bool expect_pieces)
+static void pass_sizes(uint32_t count, const uint64_t *sizes, bool expect_fragments)
 {
     static uint64_t id;
     static pmp_part parts[PMP_PARTS_MAX];
@@ -106,9 +106,9 @@ static void pass_sizes(uint32_t count, const uint64_t *sizes, bool expect_pieces
 
     id++;
     make_parts(parts, count, sizes, id);
-    CHECK_EQUAL(pmp_fits_record(&channel.sender, count, parts), !expect_pieces);
+    CHECK_EQUAL(pmp_fits_record(&channel.sender, count, parts), !expect_fragments);
     pass(&head, parts);
-    CHECK_EQUAL(channel.receiver.owned, expect_pieces);
+    CHECK_EQUAL(channel.receiver.owned, expect_fragments);
     pmp_receive_done(&channel.receiver);
     pmp_receive_done(&channel.receiver); /* harmless */
     CHECK_EQUAL(pmp_receive(&channel.receiver), -EAGAIN);
@@ -144,19 +144,19 @@ static void limit_is_exact(void)
     close_channel();
 }
 
-static void pass_result(uint64_t size_bytes, bool expect_pieces)
+static void pass_result(uint64_t size_bytes, bool expect_fragments)
 {
     pmp_part part;
     const pmp_head head = {PMP_RESULT, 1, 1, 2};
 
     make_parts(&part, 1, &size_bytes, size_bytes);
     pass(&head, &part);
-    CHECK_EQUAL(channel.receiver.owned, expect_pieces);
+    CHECK_EQUAL(channel.receiver.owned, expect_fragments);
     pmp_receive_done(&channel.receiver);
     free_parts(&part, 1);
 }
 
-static void results_go_in_pieces_sooner(void)
+static void results_are_fragmented_sooner(void)
 {
     open_channel();
     for (int lap = 0; lap < 5; lap++) {
@@ -167,7 +167,7 @@ static void results_go_in_pieces_sooner(void)
     close_channel();
 }
 
-static void large_messages_go_in_pieces(void)
+static void large_messages_are_fragmented(void)
 {
     static const uint64_t shapes[][5] = {
         {10 * CAPACITY, 0, 0, 0, 0},
@@ -230,7 +230,7 @@ static void wrong_messages_are_not_sent(void)
     CHECK_EQUAL(send_error(PMP_CALL, PMP_PARTS_MAX + 1), -EINVAL);
     CHECK_EQUAL(send_error(0, 1), -EINVAL);
     CHECK_EQUAL(send_error(PMP_RECALLED + 1, 1), -EINVAL);
-    CHECK_EQUAL(send_error(PMP_CALL | 1U << IN_PIECES_SHIFT, 1), -EINVAL);
+    CHECK_EQUAL(send_error(PMP_CALL | 1U << IN_FRAGMENTS_SHIFT, 1), -EINVAL);
     CHECK_EQUAL(send_error(PMP_CALL, PMP_PARTS_MAX), -EMSGSIZE); /* the ring is too small */
     CHECK(!channel.sender.busy);
     CHECK_EQUAL(pmp_receive(&channel.receiver), -EAGAIN);
@@ -250,7 +250,7 @@ static void kept_parts_belong_to_the_keeper(void)
     channel.receiver.parts[2].data = NULL;
     pmp_receive_done(&channel.receiver);
     CHECK(memcmp(kept, parts[2].data, sizes[2]) == 0);
-    pmp_block_free(kept);
+    pmp_buffer_free(kept);
     free_parts(parts, 3);
     close_channel();
 }
@@ -342,7 +342,7 @@ static void expect_nonsense(raw_head head, uint32_t record_bytes)
 
 static void malformed_heads_are_noticed(void)
 {
-    const uint32_t pieces = 1U << IN_PIECES_SHIFT;
+    const uint32_t fragments = 1U << IN_FRAGMENTS_SHIFT;
 
     expect_nonsense((raw_head){.kind = PMP_CALL}, 0);
     expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 1}, HEAD - 1);
@@ -369,10 +369,10 @@ static void malformed_heads_are_noticed(void)
                     HEAD + 24);
     /* the last part may not end in a record of odd length */
     expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 1, .sizes = {5}}, HEAD + 13);
-    /* pieces come in records of their own */
-    expect_nonsense((raw_head){.kind = PMP_CALL | pieces, .part_count = 1, .sizes = {8}},
+    /* fragments come in records of their own */
+    expect_nonsense((raw_head){.kind = PMP_CALL | fragments, .part_count = 1, .sizes = {8}},
                     HEAD + 16);
-    expect_nonsense((raw_head){.kind = PMP_END + 9 + pieces, .part_count = 1}, HEAD + 8);
+    expect_nonsense((raw_head){.kind = PMP_END + 9 + fragments, .part_count = 1}, HEAD + 8);
 }
 
 /* In a record that has room for their sizes. */
@@ -386,7 +386,7 @@ static void one_part_too_many_is_noticed(void)
     open_channel_of(PMP_LINK_CAPACITY_MIN);
     push_raw(&message, sizeof message);
     CHECK_EQUAL(pmp_receive(&channel.receiver), -EBADMSG);
-    message.head.kind |= 1U << IN_PIECES_SHIFT;
+    message.head.kind |= 1U << IN_FRAGMENTS_SHIFT;
     close_channel();
     open_channel_of(PMP_LINK_CAPACITY_MIN);
     push_raw(&message, sizeof message);
@@ -394,35 +394,35 @@ static void one_part_too_many_is_noticed(void)
     close_channel();
 }
 
-static int receive_raw_pieces(uint64_t part_bytes, uint32_t piece_bytes)
+static int receive_raw_fragments(uint64_t part_bytes, uint32_t fragment_bytes)
 {
-    static const unsigned char piece[CAPACITY / 4];
+    static const unsigned char fragment[CAPACITY / 4];
     const raw_head head = {
-        .kind = PMP_CALL | 1U << IN_PIECES_SHIFT, .part_count = 2, .sizes = {part_bytes, 1}};
+        .kind = PMP_CALL | 1U << IN_FRAGMENTS_SHIFT, .part_count = 2, .sizes = {part_bytes, 1}};
 
     open_channel();
     push_raw(&head, HEAD + 16);
     CHECK_EQUAL(pmp_receive(&channel.receiver), -EAGAIN);
-    push_raw(piece, piece_bytes);
+    push_raw(fragment, fragment_bytes);
     const int error = pmp_receive(&channel.receiver);
     close_channel();
     return error;
 }
 
-static void malformed_pieces_are_noticed(void)
+static void malformed_fragments_are_rejected(void)
 {
-    CHECK_EQUAL(receive_raw_pieces(100, 100), -EAGAIN);
-    CHECK_EQUAL(receive_raw_pieces(100, 99), -EAGAIN);
-    CHECK_EQUAL(receive_raw_pieces(100, 101), -EBADMSG);
-    CHECK_EQUAL(receive_raw_pieces(100, 0), -EBADMSG);
-    CHECK_EQUAL(receive_raw_pieces(0, 2), -EBADMSG); /* for the second part, of one byte */
+    CHECK_EQUAL(receive_raw_fragments(100, 100), -EAGAIN);
+    CHECK_EQUAL(receive_raw_fragments(100, 99), -EAGAIN);
+    CHECK_EQUAL(receive_raw_fragments(100, 101), -EBADMSG);
+    CHECK_EQUAL(receive_raw_fragments(100, 0), -EBADMSG);
+    CHECK_EQUAL(receive_raw_fragments(0, 2), -EBADMSG); /* for the second part, of one byte */
 }
 
 static void impossible_sizes_are_enomem(void)
 {
-    CHECK_EQUAL(receive_raw_pieces(UINT64_MAX, 8), -ENOMEM);
-    CHECK_EQUAL(receive_raw_pieces(UINT64_C(1) << 63, 8), -ENOMEM);
-    CHECK_EQUAL(receive_raw_pieces(UINT64_C(1) << 62, 8), -ENOMEM);
+    CHECK_EQUAL(receive_raw_fragments(UINT64_MAX, 8), -ENOMEM);
+    CHECK_EQUAL(receive_raw_fragments(UINT64_C(1) << 63, 8), -ENOMEM);
+    CHECK_EQUAL(receive_raw_fragments(UINT64_C(1) << 62, 8), -ENOMEM);
 }
 
 /* ---- link ---- */
@@ -507,9 +507,9 @@ static void what_is_no_link_is_refused(void)
 int main(void)
 {
     run("small messages are one record", 60, small_messages_are_one_record);
-    run("the limit between one record and pieces is exact", 60, limit_is_exact);
-    run("results go in pieces sooner", 60, results_go_in_pieces_sooner);
-    run("messages larger than the ring go in pieces", 60, large_messages_go_in_pieces);
+    run("the limit between one record and fragments is exact", 60, limit_is_exact);
+    run("results go in fragments sooner", 60, results_are_fragmented_sooner);
+    run("messages larger than the ring go in fragments", 60, large_messages_are_fragmented);
     run("random messages come out as they went in", 60, random_messages_come_out_as_they_went_in);
     run("as many parts as there may be pass", 60, most_parts_pass);
     run("wrong messages are not sent", 60, wrong_messages_are_not_sent);
@@ -520,7 +520,7 @@ int main(void)
     run("closing frees half a message", 60, closing_frees_half_a_message);
     run("malformed heads are noticed", 60, malformed_heads_are_noticed);
     run("one part too many is noticed", 60, one_part_too_many_is_noticed);
-    run("malformed pieces are noticed", 60, malformed_pieces_are_noticed);
+    run("malformed fragments are noticed", 60, malformed_fragments_are_rejected);
     run("impossible sizes are ENOMEM", 60, impossible_sizes_are_enomem);
     run("a link joins master and worker", 60, link_joins_master_and_worker);
     run("what is no link is refused", 60, what_is_no_link_is_refused);

@@ -6,7 +6,7 @@
 #include <stdatomic.h>
 
 #define MARGIN          128
-#define SIZE_MAX_TESTED (3 * PMP_PAST_CACHES_MIN)
+#define SIZE_MAX_TESTED (3 * PMP_NONTEMPORAL_MIN)
 
 static unsigned char from[MARGIN + SIZE_MAX_TESTED];
 static _Alignas(64) unsigned char to[MARGIN + SIZE_MAX_TESTED + MARGIN];
@@ -37,7 +37,7 @@ static void every_alignment_is_copied(void)
     fill_source();
     for (size_t to_offset = 0; to_offset <= 64; to_offset++) {
         for (size_t from_offset = 0; from_offset < 64; from_offset += 7) {
-            check_copy(to_offset, from_offset, PMP_PAST_CACHES_MIN + 13);
+            check_copy(to_offset, from_offset, PMP_NONTEMPORAL_MIN + 13);
         }
     }
 }
@@ -48,7 +48,7 @@ static void every_size_is_copied(void)
     for (size_t size_bytes = 0; size_bytes <= 130; size_bytes++) {
         check_copy(3, 1, size_bytes);
     }
-    for (size_t size_bytes = PMP_PAST_CACHES_MIN - 1; size_bytes <= PMP_PAST_CACHES_MIN + 130;
+    for (size_t size_bytes = PMP_NONTEMPORAL_MIN - 1; size_bytes <= PMP_NONTEMPORAL_MIN + 130;
          size_bytes++) {
         check_copy(8, 0, size_bytes);
         check_copy(5, 0, size_bytes);
@@ -60,7 +60,7 @@ static void every_size_is_copied(void)
 
 #define ROUNDS 20000
 
-static _Alignas(64) unsigned char mailbox[PMP_PAST_CACHES_MIN];
+static _Alignas(64) unsigned char mailbox[PMP_NONTEMPORAL_MIN];
 static _Alignas(64) _Atomic int published;
 static _Alignas(64) _Atomic int taken;
 

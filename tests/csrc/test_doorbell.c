@@ -162,12 +162,12 @@ static void wait_looks_again_when_it_is_armed(void)
 
 static void wait_ends_at_its_time_limit(void)
 {
-    for (int64_t most_ns = 0; most_ns <= 5 * MS; most_ns += 5 * MS) {
+    for (int64_t max_ns = 0; max_ns <= 5 * MS; max_ns += 5 * MS) {
         pmp_doorbell *const bell = new_bell();
         pmp_spinner spinner;
         int looks = 0;
         const int64_t start_ns = pmp_now_ns();
-        pmp_spinner_init(&spinner, most_ns);
+        pmp_spinner_init(&spinner, max_ns);
         CHECK_EQUAL(pmp_wait(bell, &spinner, never, &looks, 30 * MS), -ETIMEDOUT);
         CHECK(pmp_now_ns() - start_ns >= 30 * MS);
         CHECK_EQUAL(asleep(bell), 0);
@@ -214,14 +214,14 @@ static void spinning_adapts_to_what_it_brings(void)
 
     pmp_spinner_init(&spinner, MS);
     CHECK_EQUAL(spinner.budget_ns, MS);
-    for (int64_t budget_ns = MS; budget_ns > spinner.least_ns; budget_ns /= 2) {
+    for (int64_t budget_ns = MS; budget_ns > spinner.min_ns; budget_ns /= 2) {
         CHECK_EQUAL(spinner.budget_ns, budget_ns);
         CHECK_EQUAL(pmp_wait(bell, &spinner, never, &looks, 5 * MS), -ETIMEDOUT);
     }
     CHECK_EQUAL(pmp_wait(bell, &spinner, never, &looks, 5 * MS), -ETIMEDOUT);
-    CHECK_EQUAL(spinner.budget_ns, spinner.least_ns);
-    CHECK(spinner.least_ns > 0);
-    for (int64_t budget_ns = spinner.least_ns; budget_ns < MS; budget_ns *= 2) {
+    CHECK_EQUAL(spinner.budget_ns, spinner.min_ns);
+    CHECK(spinner.min_ns > 0);
+    for (int64_t budget_ns = spinner.min_ns; budget_ns < MS; budget_ns *= 2) {
         countdown counted = {0, 3};
         CHECK_EQUAL(spinner.budget_ns, budget_ns);
         CHECK_EQUAL(pmp_wait(bell, &spinner, at_the_nth_look, &counted, -1), 0);
@@ -238,30 +238,30 @@ static void wait_until_armed(pmp_spinner *spinner)
 
 static void narrow_misses_make_spinning_longer_until_it_is_in_vain(void)
 {
-    const int64_t most_ns = MS;
+    const int64_t max_ns = MS;
     pmp_spinner spinner;
 
-    pmp_spinner_init(&spinner, most_ns);
-    spinner.near_ns = INT64_MAX; /* no other process makes a narrow miss a wide one */
-    spinner.budget_ns = spinner.least_ns;
-    for (int64_t budget_ns = spinner.least_ns; budget_ns < most_ns; budget_ns *= 2) {
+    pmp_spinner_init(&spinner, max_ns);
+    spinner.near_miss_ns = INT64_MAX; /* no other process makes a narrow miss a wide one */
+    spinner.budget_ns = spinner.min_ns;
+    for (int64_t budget_ns = spinner.min_ns; budget_ns < max_ns; budget_ns *= 2) {
         CHECK_EQUAL(spinner.budget_ns, budget_ns);
         wait_until_armed(&spinner);
     }
-    CHECK_EQUAL(spinner.budget_ns, most_ns);
+    CHECK_EQUAL(spinner.budget_ns, max_ns);
     wait_until_armed(&spinner);
-    CHECK_EQUAL(spinner.budget_ns, spinner.least_ns);
-    spinner.near_ns = 0;
-    spinner.budget_ns = most_ns / 16;
+    CHECK_EQUAL(spinner.budget_ns, spinner.min_ns);
+    spinner.near_miss_ns = 0;
+    spinner.budget_ns = max_ns / 16;
     wait_until_armed(&spinner);
-    CHECK_EQUAL(spinner.budget_ns, most_ns / 32);
+    CHECK_EQUAL(spinner.budget_ns, max_ns / 32);
 }
 
 /* Misses until the budget has grown up to its limit once more and was in vain again. */
 static int misses_until_in_vain(pmp_spinner *spinner)
 {
     int misses = 1;
-    while (spinner->budget_ns < spinner->most_ns) {
+    while (spinner->budget_ns < spinner->max_ns) {
         wait_until_armed(spinner);
         misses++;
     }
@@ -274,7 +274,7 @@ static void what_is_in_vain_is_tried_ever_more_seldom(void)
     pmp_spinner spinner;
 
     pmp_spinner_init(&spinner, 16 * 2000);
-    spinner.near_ns = INT64_MAX; /* no other process makes a narrow miss a wide one */
+    spinner.near_miss_ns = INT64_MAX; /* no other process makes a narrow miss a wide one */
     const int first = misses_until_in_vain(&spinner);
     int last = misses_until_in_vain(&spinner);
     CHECK(last > first);
@@ -288,7 +288,7 @@ static void what_is_in_vain_is_tried_ever_more_seldom(void)
         countdown counted = {0, 3};
         CHECK_EQUAL(pmp_wait(new_bell(), &spinner, at_the_nth_look, &counted, -1), 0);
     }
-    CHECK_EQUAL(spinner.budget_ns, spinner.most_ns);
+    CHECK_EQUAL(spinner.budget_ns, spinner.max_ns);
     CHECK_EQUAL(spinner.pause, 0);
 }
 
@@ -506,7 +506,7 @@ static void help(desk *shared, uint64_t random)
     pthread_mutex_unlock(&shared->lock);
 }
 
-/* Comes once for each piece of work, so that it does not make good for a ring it lost. */
+/* Comes once for each fragment of work, so that it does not make good for a ring it lost. */
 static void *helper(void *argument)
 {
     desk *const shared = argument;
@@ -543,7 +543,7 @@ static void helper_arms_for_a_sleeper(void)
         post(shared, ++number);
         dawdle(mix(number));
     }
-    /* First the helper: it would take the last piece of work, and nobody would wake the sleeper. */
+    /* First the helper: it would take the last fragment of work, and nobody would wake the sleeper. */
     atomic_store(&shared->helper_over, true);
     join_thread(helper_thread);
     atomic_store(&shared->over, true);

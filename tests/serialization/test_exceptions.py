@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import pympipool
-from pympipool._core.sequences import keep_all
+from pympipool._core.sequences import freeze_all
 from pympipool.errors import RemoteError, RemoteTraceback, SerializationError
 from pympipool.serialization import exceptions
 from pympipool.serialization.exceptions import dump_exception, format_exception, load_exception
@@ -203,7 +203,7 @@ def test_the_traceback_has_no_frames_of_compiled_modules():
         return 1 / value
 
     with pytest.raises(ZeroDivisionError) as caught_here:
-        keep_all([], map(fail, [0]), {int}, repr)
+        freeze_all([], map(fail, [0]), {int}, repr)
     own_frame = caught_here.value.__traceback__
     text = format_exception(caught_here.value.with_traceback(own_frame.tb_next))
     assert "sequences.pyx" not in text

@@ -19,7 +19,7 @@ def event(phases, *, required=(), **properties):
     }
 
 
-TIMED = {"ts": NUMBER, "cat": {"type": "string"}, "args": {"type": "object"}}
+TRACED = {"ts": NUMBER, "cat": {"type": "string"}, "args": {"type": "object"}}
 DURATION = {"type": "number", "minimum": 0}
 LOCAL = {
     "type": "object",
@@ -29,12 +29,12 @@ LOCAL = {
 }
 EVENTS = [
     event(["M"], required=["args"], args={"type": "object"}),
-    event(["X"], required=["ts", "dur", "cat"], dur=DURATION, **TIMED),
-    event(["B"], required=["ts", "cat"], **TIMED),
-    event(["i"], required=["ts", "cat", "s"], s={"enum": ["g", "p", "t"]}, **TIMED),
-    event(["b", "e"], required=["ts", "cat", "id2"], id2=LOCAL, **TIMED),
-    event(["s"], required=["ts", "cat", "id"], id=COUNT, **TIMED),
-    event(["f"], required=["ts", "cat", "id", "bp"], id=COUNT, bp={"const": "e"}, **TIMED),
+    event(["X"], required=["ts", "dur", "cat"], dur=DURATION, **TRACED),
+    event(["B"], required=["ts", "cat"], **TRACED),
+    event(["i"], required=["ts", "cat", "s"], s={"enum": ["g", "p", "t"]}, **TRACED),
+    event(["b", "e"], required=["ts", "cat", "id2"], id2=LOCAL, **TRACED),
+    event(["s"], required=["ts", "cat", "id"], id=COUNT, **TRACED),
+    event(["f"], required=["ts", "cat", "id", "bp"], id=COUNT, bp={"const": "e"}, **TRACED),
     event(["C"], required=["ts", "args"], ts=NUMBER, args={"type": "object", "additionalProperties": NUMBER}),
 ]
 

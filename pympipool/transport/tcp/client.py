@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from time import monotonic, monotonic_ns, sleep
 from typing import Any
 
-from pympipool._core.ring import CALL, TIMED
+from pympipool._core.ring import CALL, TRACED
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.frames import KEY_BYTES, ProtocolError, decode_body, encode_body, encode_hello
 from pympipool.transport.tcp.handshake import (
@@ -178,7 +178,7 @@ class TcpChannel:
         Returns when the last byte is on its way.
         """
         begun_ns, ended_ns = self._received_ns, monotonic_ns()
-        if id & TIMED:
+        if id & TRACED:
             times = (begun_ns, ended_ns, *self.stamps)
             parts = [*parts, struct.pack(f"={len(times)}q", *times)]
             self.stamps.clear()

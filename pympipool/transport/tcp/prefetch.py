@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 POLL_INTERVAL_S = 1.0
 """Interval at which a thread that waits for calls, or for room on the ring, checks that its rank is still connected."""
 
-PREFETCH_NS = 1_000_000
-"""Most work in flight to a worker, unless it is a single call. The same as in `scheduler.pyx` for rings."""
+PREFETCH_NS = ring.PREFETCH_NS
+"""Most work in flight to a worker, unless it is a single call. The same as on a ring."""
 
 PREFETCH_CALLS_MAX = 64
 """Most calls in flight to a worker."""
@@ -48,13 +48,16 @@ PREFETCH_BYTES_MAX = 16_384
 """Most bytes prefetched. They fit into the kernels' buffers, so that neither side blocks in sending to the other."""
 
 OVERHEAD_NS = 20_000
-"""Time of a call besides its run time."""
+"""Time of a call besides its run time. It is ten times that on a ring (`scheduler.pyx`), because of the network."""
 
 UNKNOWN_NS = 10**18
-"""Estimate for a function that has never run."""
+"""Estimate for a function that has never run. No other call is in flight together with a call of such a function.
 
-RECALL_AFTER_S = 0.002
-"""Longest time that a call should have to wait behind one that was expected to be short."""
+On a ring (`scheduler.pyx`) the estimate is half a millisecond, since a recall costs next to nothing there.
+"""
+
+RECALL_AFTER_S = ring.OVERDUE_NS / 1e9
+"""Longest time that a call should have to wait behind one that was expected to be short. The same as on a ring."""
 
 DRAIN_POLL_INTERVAL_S = 0.0005
 """Interval at which the relay checks whether the master has received the recalled calls."""
@@ -296,7 +299,7 @@ class PrefetchQueue:
 
     def _return(self, call: int) -> None:
         self._returning = True
-        self._send_to_master((ring.RETURNED, call, 0, [b""]))
+        self._send_to_master((ring.RECALLED, call, 0, [b""]))
 
 
 def _size_bytes(parts: list[Any]) -> int:

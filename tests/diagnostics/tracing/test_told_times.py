@@ -57,7 +57,7 @@ def test_calls_request_times_only_while_recording(dispatcher, worker):
         dispatcher.record(recorder if is_recorded else None)
         future = submit(dispatcher)
         _, call, _, _ = worker.receive(LIMIT_S)
-        assert bool(call & ring.TIMED) is is_recorded
+        assert bool(call & ring.TRACED) is is_recorded
         worker.answer(ring.RESULT, call, payload.dump(8))
         assert future.result(LIMIT_S) == 8
     assert len(records(recorder)) == 1

@@ -1,7 +1,7 @@
 #define _GNU_SOURCE
 #define _DARWIN_C_SOURCE
 
-#include "blocks.h"
+#include "buffer_pool.h"
 
 #include <assert.h>
 #include <pthread.h>
@@ -19,21 +19,21 @@
 
 /* Lies before the block; as long as the alignment, so that the block is aligned too. */
 typedef struct {
-    size_t capacity;    /* bytes of the block; 0: from malloc */
-    pmp_blocks *blocks; /* where to keep it; NULL: nowhere */
-    unsigned char unused[ALIGNMENT - sizeof(size_t) - sizeof(pmp_blocks *)];
+    size_t capacity;       /* bytes of the block; 0: from malloc */
+    pmp_buffer_pool *pool; /* where to keep it; NULL: nowhere */
+    unsigned char unused[ALIGNMENT - sizeof(size_t) - sizeof(pmp_buffer_pool *)];
 } header;
 
 static_assert(sizeof(header) == ALIGNMENT, "a block follows its header");
 
-struct pmp_blocks {
+struct pmp_buffer_pool {
     pthread_mutex_t lock;
-    header *kept[PMP_BLOCKS_KEPT]; /* in the order in which they were given back */
+    header *kept[PMP_POOL_BUFFERS_MAX]; /* in the order in which they were given back */
     int count;
     size_t bytes;
 };
 
-/* ---- small blocks ---- */
+/* ---- small buffers ---- */
 
 static header *new_small(size_t size_bytes)
 {
@@ -45,7 +45,7 @@ static header *new_small(size_t size_bytes)
     return memory;
 }
 
-/* ---- large blocks ---- */
+/* ---- large buffers ---- */
 
 static size_t mapping_bytes(size_t capacity)
 {
@@ -87,30 +87,30 @@ static void unmap(header *head)
 }
 
 /* Takes the block at this place out of the kept ones. The lock is held. */
-static header *take_kept(pmp_blocks *blocks, int place)
+static header *take_kept(pmp_buffer_pool *pool, int place)
 {
-    header *const taken = blocks->kept[place];
-    blocks->count--;
-    blocks->bytes -= taken->capacity;
-    memmove(&blocks->kept[place], &blocks->kept[place + 1],
-            (size_t)(blocks->count - place) * sizeof blocks->kept[0]);
+    header *const taken = pool->kept[place];
+    pool->count--;
+    pool->bytes -= taken->capacity;
+    memmove(&pool->kept[place], &pool->kept[place + 1],
+            (size_t)(pool->count - place) * sizeof pool->kept[0]);
     return taken;
 }
 
 /* A kept block that fits without wasting more than half of it, the one given back last first: it
  * is the warmest. */
-static header *find_kept(pmp_blocks *blocks, size_t size_bytes)
+static header *find_kept(pmp_buffer_pool *pool, size_t size_bytes)
 {
     header *found = NULL;
 
-    pthread_mutex_lock(&blocks->lock);
-    for (int place = blocks->count - 1; place >= 0 && found == NULL; place--) {
-        const size_t capacity = blocks->kept[place]->capacity;
+    pthread_mutex_lock(&pool->lock);
+    for (int place = pool->count - 1; place >= 0 && found == NULL; place--) {
+        const size_t capacity = pool->kept[place]->capacity;
         if (capacity >= size_bytes && capacity / 2 <= size_bytes) {
-            found = take_kept(blocks, place);
+            found = take_kept(pool, place);
         }
     }
-    pthread_mutex_unlock(&blocks->lock);
+    pthread_mutex_unlock(&pool->lock);
     return found;
 }
 
@@ -125,22 +125,22 @@ static void offer_pages(header *head)
 #endif
 }
 
-static void keep(pmp_blocks *blocks, header *head)
+static void keep(pmp_buffer_pool *pool, header *head)
 {
-    header *displaced[PMP_BLOCKS_KEPT];
+    header *displaced[PMP_POOL_BUFFERS_MAX];
     int displaced_count = 0;
 
     if (mapping_bytes(head->capacity) > HUGE_PAGE) {
         offer_pages(head);
     }
-    pthread_mutex_lock(&blocks->lock);
-    while (blocks->count > 0 && (blocks->count == PMP_BLOCKS_KEPT ||
-                                 blocks->bytes + head->capacity > PMP_BLOCKS_KEPT_BYTES)) {
-        displaced[displaced_count++] = take_kept(blocks, 0);
+    pthread_mutex_lock(&pool->lock);
+    while (pool->count > 0 && (pool->count == PMP_POOL_BUFFERS_MAX ||
+                               pool->bytes + head->capacity > PMP_POOL_BYTES_MAX)) {
+        displaced[displaced_count++] = take_kept(pool, 0);
     }
-    blocks->kept[blocks->count++] = head;
-    blocks->bytes += head->capacity;
-    pthread_mutex_unlock(&blocks->lock);
+    pool->kept[pool->count++] = head;
+    pool->bytes += head->capacity;
+    pthread_mutex_unlock(&pool->lock);
     while (displaced_count > 0) {
         unmap(displaced[--displaced_count]);
     }
@@ -148,33 +148,33 @@ static void keep(pmp_blocks *blocks, header *head)
 
 /* ---- the face ---- */
 
-pmp_blocks *pmp_blocks_create(void)
+pmp_buffer_pool *pmp_buffer_pool_create(void)
 {
-    pmp_blocks *const blocks = calloc(1, sizeof *blocks);
-    if (blocks != NULL && pthread_mutex_init(&blocks->lock, NULL) != 0) {
-        free(blocks);
+    pmp_buffer_pool *const pool = calloc(1, sizeof *pool);
+    if (pool != NULL && pthread_mutex_init(&pool->lock, NULL) != 0) {
+        free(pool);
         return NULL;
     }
-    return blocks;
+    return pool;
 }
 
-void *pmp_block_new(pmp_blocks *blocks, size_t size_bytes)
+void *pmp_buffer_new(pmp_buffer_pool *pool, size_t size_bytes)
 {
     header *head;
-    if (size_bytes < PMP_BLOCK_LARGE) {
+    if (size_bytes < PMP_BUFFER_LARGE) {
         head = new_small(size_bytes);
     } else {
-        head = blocks != NULL ? find_kept(blocks, size_bytes) : NULL;
+        head = pool != NULL ? find_kept(pool, size_bytes) : NULL;
         head = head != NULL ? head : map_large(size_bytes);
     }
     if (head == NULL) {
         return NULL;
     }
-    head->blocks = blocks;
+    head->pool = pool;
     return head + 1;
 }
 
-void pmp_block_free(void *block)
+void pmp_buffer_free(void *block)
 {
     if (block == NULL) {
         return;
@@ -182,20 +182,20 @@ void pmp_block_free(void *block)
     header *const head = (header *)block - 1;
     if (head->capacity == 0) {
         free(head);
-    } else if (head->blocks == NULL || head->capacity > PMP_BLOCKS_KEPT_BYTES) {
+    } else if (head->pool == NULL || head->capacity > PMP_POOL_BYTES_MAX) {
         unmap(head);
     } else {
-        keep(head->blocks, head);
+        keep(head->pool, head);
     }
 }
 
-void pmp_blocks_trim(pmp_blocks *blocks)
+void pmp_buffer_pool_trim(pmp_buffer_pool *pool)
 {
-    pthread_mutex_lock(&blocks->lock);
-    while (blocks->count > 0) {
-        unmap(take_kept(blocks, 0));
+    pthread_mutex_lock(&pool->lock);
+    while (pool->count > 0) {
+        unmap(take_kept(pool, 0));
     }
-    pthread_mutex_unlock(&blocks->lock);
+    pthread_mutex_unlock(&pool->lock);
 }
 
 /* ---- the heap ---- */

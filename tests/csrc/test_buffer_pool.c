@@ -1,17 +1,17 @@
 /* Blocks: large ones come back warm, small ones do not, and only so many are kept. */
 #include "support.h"
 
-#include "../../csrc/blocks.h"
+#include "../../csrc/buffer_pool.h"
 
 #include <stdatomic.h>
 
 #define MIB ((size_t)1 << 20)
 
-static pmp_blocks *blocks;
+static pmp_buffer_pool *blocks;
 
 static unsigned char *new_block(size_t size_bytes)
 {
-    unsigned char *const block = pmp_block_new(blocks, size_bytes);
+    unsigned char *const block = pmp_buffer_new(blocks, size_bytes);
     CHECK(block != NULL);
     CHECK_EQUAL((uintptr_t)block % 64, 0);
     if (size_bytes != 0) {
@@ -30,7 +30,7 @@ static bool is_mapped(const void *block)
 
 static void every_size_can_be_had(void)
 {
-    static const size_t sizes[] = {0,       1,   64,           1000,    PMP_BLOCK_LARGE - 1,
+    static const size_t sizes[] = {0,       1,   64,           1000,    PMP_BUFFER_LARGE - 1,
                                    MIB / 2, MIB, 2 * MIB - 64, 2 * MIB, 2 * MIB + 1,
                                    33 * MIB};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
@@ -39,63 +39,63 @@ static void every_size_can_be_had(void)
         memset(block, 3, sizes[i]);
         memset(second, 4, sizes[i]);
         CHECK(sizes[i] == 0 || (block[0] == 3 && block[sizes[i] - 1] == 3));
-        pmp_block_free(block);
-        pmp_block_free(second);
+        pmp_buffer_free(block);
+        pmp_buffer_free(second);
     }
-    pmp_block_free(NULL);
-    pmp_blocks_trim(blocks);
+    pmp_buffer_free(NULL);
+    pmp_buffer_pool_trim(blocks);
 }
 
 static void impossible_sizes_are_refused(void)
 {
-    CHECK(pmp_block_new(blocks, SIZE_MAX) == NULL);
-    CHECK(pmp_block_new(blocks, SIZE_MAX - 64) == NULL);
-    CHECK(pmp_block_new(blocks, SIZE_MAX / 2) == NULL);
-    CHECK(pmp_block_new(NULL, SIZE_MAX / 4) == NULL);
+    CHECK(pmp_buffer_new(blocks, SIZE_MAX) == NULL);
+    CHECK(pmp_buffer_new(blocks, SIZE_MAX - 64) == NULL);
+    CHECK(pmp_buffer_new(blocks, SIZE_MAX / 2) == NULL);
+    CHECK(pmp_buffer_new(NULL, SIZE_MAX / 4) == NULL);
 }
 
 static void large_block_comes_back(void)
 {
     unsigned char *const block = new_block(8 * MIB);
-    pmp_block_free(block);
+    pmp_buffer_free(block);
     CHECK(is_mapped(block));
     CHECK(new_block(8 * MIB - 100) == block);
     unsigned char *const much_smaller = new_block(MIB / 2);
     CHECK(much_smaller != block);
-    pmp_block_free(block);
+    pmp_buffer_free(block);
     CHECK(new_block(20 * MIB) != block);
     unsigned char *const wasteful = new_block(MIB);
     CHECK(wasteful != block);
-    pmp_blocks_trim(blocks);
+    pmp_buffer_pool_trim(blocks);
     CHECK(!is_mapped(block));
 }
 
 static void warmest_block_comes_first(void)
 {
     unsigned char *const first = new_block(4 * MIB), *const second = new_block(4 * MIB);
-    pmp_block_free(first);
-    pmp_block_free(second);
+    pmp_buffer_free(first);
+    pmp_buffer_free(second);
     CHECK(new_block(4 * MIB) == second);
     CHECK(new_block(4 * MIB) == first);
-    pmp_block_free(first);
-    pmp_block_free(second);
-    pmp_blocks_trim(blocks);
+    pmp_buffer_free(first);
+    pmp_buffer_free(second);
+    pmp_buffer_pool_trim(blocks);
 }
 
 static void only_so_many_are_kept(void)
 {
-    enum { MORE = PMP_BLOCKS_KEPT + 3 };
+    enum { MORE = PMP_POOL_BUFFERS_MAX + 3 };
     unsigned char *some[MORE];
     for (int i = 0; i < MORE; i++) {
         some[i] = new_block(3 * MIB);
     }
     for (int i = 0; i < MORE; i++) {
-        pmp_block_free(some[i]);
+        pmp_buffer_free(some[i]);
     }
     for (int i = 0; i < MORE; i++) {
-        CHECK_EQUAL(is_mapped(some[i]), i >= MORE - PMP_BLOCKS_KEPT);
+        CHECK_EQUAL(is_mapped(some[i]), i >= MORE - PMP_POOL_BUFFERS_MAX);
     }
-    pmp_blocks_trim(blocks);
+    pmp_buffer_pool_trim(blocks);
     for (int i = 0; i < MORE; i++) {
         CHECK(!is_mapped(some[i]));
     }
@@ -103,24 +103,24 @@ static void only_so_many_are_kept(void)
 
 static void only_so_many_bytes_are_kept(void)
 {
-    unsigned char *const large = new_block(PMP_BLOCKS_KEPT_BYTES / 2);
-    unsigned char *const second = new_block(PMP_BLOCKS_KEPT_BYTES / 2 + 4 * MIB);
-    unsigned char *const too_large = new_block(PMP_BLOCKS_KEPT_BYTES + 4 * MIB);
-    pmp_block_free(too_large);
+    unsigned char *const large = new_block(PMP_POOL_BYTES_MAX / 2);
+    unsigned char *const second = new_block(PMP_POOL_BYTES_MAX / 2 + 4 * MIB);
+    unsigned char *const too_large = new_block(PMP_POOL_BYTES_MAX + 4 * MIB);
+    pmp_buffer_free(too_large);
     CHECK(!is_mapped(too_large));
-    pmp_block_free(large);
+    pmp_buffer_free(large);
     CHECK(is_mapped(large));
-    pmp_block_free(second);
+    pmp_buffer_free(second);
     CHECK(is_mapped(second) && !is_mapped(large));
-    pmp_blocks_trim(blocks);
+    pmp_buffer_pool_trim(blocks);
 }
 
 static void nothing_is_kept_where_nobody_keeps(void)
 {
-    unsigned char *const block = pmp_block_new(NULL, 8 * MIB);
+    unsigned char *const block = pmp_buffer_new(NULL, 8 * MIB);
     CHECK(block != NULL);
     block[8 * MIB - 1] = 1;
-    pmp_block_free(block);
+    pmp_buffer_free(block);
     CHECK(!is_mapped(block));
 }
 
@@ -142,7 +142,7 @@ static void check_and_free(unsigned char *block)
     memcpy(&read, block, sizeof read);
     CHECK(has_bytes(block + sizeof read, 1000, read.key));
     CHECK_EQUAL(block[read.size_bytes - 1], read.key & 255);
-    pmp_block_free(block);
+    pmp_buffer_free(block);
 }
 
 static void *pass_blocks(void *argument)
@@ -166,12 +166,12 @@ static void other_thread_may_give_a_block_back(void)
     pass_blocks(NULL);
     join_thread(thread);
     check_and_free(table);
-    pmp_blocks_trim(blocks);
+    pmp_buffer_pool_trim(blocks);
 }
 
 int main(void)
 {
-    blocks = pmp_blocks_create();
+    blocks = pmp_buffer_pool_create();
     CHECK(blocks != NULL);
     run("every size can be had", 60, every_size_can_be_had);
     run("impossible sizes are refused", 60, impossible_sizes_are_refused);

@@ -1,0 +1,149 @@
+"""The C structures of the dispatcher: calls, functions, workers, and the state that its threads share.
+
+Every field of `Core`, and of the structures that it points to, is guarded by `Core.lock` unless its comment says
+otherwise. The lists of calls are doubly linked through the calls themselves; a call is in at most one list.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from pympipool._core.ring cimport (
+    PMP_FUNCTION_CACHE_SIZE, pmp_doorbell, pmp_part, pmp_receiver, pmp_sender, pmp_spinner,
+)
+from pympipool._core.trace_buffer cimport Recording, Times
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t *mutex, void *attributes)
+    int pthread_mutex_destroy(pthread_mutex_t *mutex)
+    int pthread_mutex_lock(pthread_mutex_t *mutex)
+    int pthread_mutex_trylock(pthread_mutex_t *mutex)
+    int pthread_mutex_unlock(pthread_mutex_t *mutex)
+
+
+cdef struct Function:
+    uint64_t number
+    int64_t references   # changed with the GIL held
+    int64_t estimate_ns  # estimated run time of one call; 0: not known yet
+    pmp_part part        # the function's pickle, which lies behind the struct
+
+
+cdef struct Call:
+    Call *next
+    Call *previous
+    uint64_t id           # with PMP_TRACED set if the call is traced
+    void *future          # a counted reference to the FutureCore
+    void *arguments       # a counted reference to the object that holds large arguments, or NULL
+    Function *function    # a counted reference; NULL: the call carries its function itself
+    pmp_part *parts       # the arguments
+    uint32_t part_count
+    uint32_t rows         # number of calls that this one stands for: 1, or the size of a batch
+    int attempts_left     # number of retries left after the death of a worker
+    bint watched          # a callback or another thread waits for the end of this call
+    uint64_t position     # in the worker's ring; UINT64_MAX: the call cannot be recalled
+    int64_t estimate_ns   # estimated run time and overhead
+    bint was_recalled     # the call was recalled once from a worker that was too slow to start it
+    bint is_error         # the result is an exception
+    uint64_t run_ns       # run time as measured by the worker
+    uint32_t result_count
+    pmp_part *result      # from malloc; the data of small results lie behind it
+    bint result_owned     # the data of each part are a buffer of the pool that the call owns
+    Times times           # of a traced call
+
+
+cdef struct CallList:
+    Call *first
+    Call *last
+    Py_ssize_t length
+    Py_ssize_t rows       # number of calls with each call of a batch counted by itself
+
+
+cdef struct Worker:
+    uint64_t number
+    pmp_sender calls
+    pmp_receiver results
+    pmp_doorbell *bell
+    CallList in_flight             # calls that were sent and have no result yet, in the order of sending
+    int64_t in_flight_estimate_ns  # sum of their estimates
+    int64_t front_since_ns         # time at which the first call in flight became the first
+    Call *sending                  # the call in flight of which some fragments are not sent yet, or NULL
+    bint reserved                  # the worker runs only the call that it was started for
+    bint retired                   # the worker gets no more calls
+    bint unresponsive              # the worker did not start a call that it was woken for; see `is_responsive`
+    int failure                    # negative errno: the worker's ring holds invalid data
+    uint64_t ended                 # number of calls with a result, each call of a batch counted by itself
+    uint64_t known[PMP_FUNCTION_CACHE_SIZE]  # number of the function in each slot of the worker's function cache
+
+
+cdef struct Core:
+    pthread_mutex_t lock
+    Worker **workers
+    int worker_count
+    int last_used                # index of the worker that got the last call
+    CallList waiting             # calls that were not sent to a worker
+    CallList done                # calls whose results have arrived and are not set on their futures yet
+    CallList deferred            # calls of `done` that the main thread left to the completion thread
+    Py_ssize_t watched_done      # number of watched calls in `done`
+    int64_t default_estimate_ns  # estimated run time of calls that carry their function
+    uint64_t submitted           # number of calls submitted; a batch counts once
+    uint64_t returned            # number of calls with a result; each call of a batch counts
+    uint64_t failed              # number of results that are exceptions; a batch counts once
+    int64_t first_ns             # time of the first submission; 0: none yet
+    int64_t last_ns              # time of the last result
+    Recording *recording         # the active trace; NULL: there is none
+    pmp_doorbell *progress_bell        # rung by workers; the progress thread sleeps on it
+    pmp_doorbell *waiting_thread_bell  # rung by workers; the waiting thread that has acquired progress sleeps on it
+    pmp_doorbell short_sleep_bell      # interrupts a short sleep of the progress thread
+    pmp_doorbell completion_bell       # the completion thread sleeps on it
+    pmp_spinner waiting_thread_spinner
+    pmp_spinner no_spin_spinner  # replaces waiting_thread_spinner while a worker needs the core more than the master
+    int core_count               # number of cores that this process may use
+    # The following fields are also read, and some of them written, without the lock; see progress_engine.pyx.
+    bint progress_thread_asleep   # the progress thread sleeps on progress_bell, or is about to
+    bint progress_thread_untimed  # the progress thread sleeps without a timeout: no call could be late
+    bint progress_acquired        # a waiting thread makes progress in place of the progress thread
+    bint waiting_thread_untimed   # the waiting thread sleeps without a deadline for calls: no call could be late
+    bint recheck_requested        # the waiting thread must check its future again
+    bint completion_requested     # the completion thread must check `done`
+    bint corrupt                  # a worker's ring holds invalid data
+    bint stopping
+
+
+cdef inline void append(CallList *calls, Call *call) noexcept nogil:
+    """Add a call at the end of a list."""
+    call.next = NULL
+    call.previous = calls.last
+    if calls.last == NULL:
+        calls.first = call
+    else:
+        calls.last.next = call
+    calls.last = call
+    calls.length += 1
+    calls.rows += call.rows
+
+
+cdef inline void prepend(CallList *calls, Call *call) noexcept nogil:
+    """Add a call at the front of a list."""
+    call.previous = NULL
+    call.next = calls.first
+    if calls.first == NULL:
+        calls.last = call
+    else:
+        calls.first.previous = call
+    calls.first = call
+    calls.length += 1
+    calls.rows += call.rows
+
+
+cdef inline void remove(CallList *calls, Call *call) noexcept nogil:
+    """Take a call out of its list."""
+    if call.previous == NULL:
+        calls.first = call.next
+    else:
+        call.previous.next = call.next
+    if call.next == NULL:
+        calls.last = call.previous
+    else:
+        call.next.previous = call.previous
+    calls.length -= 1
+    calls.rows -= call.rows
