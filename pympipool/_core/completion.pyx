@@ -91,7 +91,7 @@ cdef class Completion(CompletionSource):
         """In a forked child: touches nothing any more of what the parent goes on with."""
         self.abandoned = True
 
-    def kick(self):
+    def wake_waiting_thread(self):
         """Makes a thread that waits look again whether what it waits for has come."""
         wake_waiting_thread(&self.core)
 
