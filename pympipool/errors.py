@@ -1,27 +1,28 @@
-"""Every exception a user can see that Python does not have already.
+"""All exceptions of pympipool that users can see.
 
-Each stands under the standard library's exception for the same kind of trouble, so that code written for
+Each is a subclass of the standard library's exception for the same kind of failure, so code written for
 `concurrent.futures` catches it without knowing pympipool:
 
     concurrent.futures.BrokenExecutor
         WorkerDied            a worker ended while it ran the call
-        WorkerStartError      workers cannot be started at all
+        WorkerStartError      workers cannot be started
     pickle.PickleError
-        SerializationError    arguments, a result or an exception cannot travel
+        SerializationError    arguments, a result or an exception cannot be pickled or unpickled
     Exception
-        RemoteError           stands for an exception that could not travel
-        RemoteTraceback       the worker's traceback, as `__cause__` of an exception that did
-        DependencyError       stands for the exception of a failed input that cannot be repeated
+        RemoteError           replaces an exception that cannot be sent to the master
+        RemoteTraceback       the worker's traceback, as `__cause__` of an exception that was sent
+        DependencyError       replaces the exception of a failed input if that cannot be copied
 
-What a call raises arrives as it was raised, with its own type; a call that takes longer than its
-`run_time_max` fails with the builtin `TimeoutError`; a call whose input failed fails with an exception of the input's
-type. All of them can be pickled, so that they survive a further executor.
+An exception that a call raises arrives in the master with its own type. A call that takes longer than its
+`run_time_max` fails with the builtin `TimeoutError`. A call whose input failed fails with an exception of the input's
+type. All exceptions can be pickled, so they can pass through several executors.
 """
 
 from __future__ import annotations
 
 import pickle
 import signal
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
 from typing import Any
@@ -37,25 +38,25 @@ __all__ = [
 
 
 class WorkerDied(BrokenExecutor):
-    """The worker that ran the call ended before the call did; the call may have run in part.
+    """The worker died while it ran the call. The call may have run in part.
 
     Seen when the function crashed its process (segmentation fault in a compiled library), ended it
-    (`sys.exit`, `os._exit`), or when the system killed it (often for want of memory). Only the call that ran
-    there fails: the executor goes on with a new worker.
+    (`sys.exit`, `os._exit`), or when the system killed it (often because it ran out of memory). Only the call that ran
+    there fails: the executor replaces the worker and continues.
 
-    What to do: read `last_stderr`; run the function alone in a fresh Python process with `python -X faulthandler`; for
-    SIGKILL look at the memory the function needs. A call that may be repeated can be tried again with `restart_limit`.
+    What to do: read `last_stderr`. Run the function alone in a new Python process with `python -X faulthandler`. After
+    a SIGKILL, check how much memory the function needs. For a call that may run twice, set `restart_limit` to retry it.
 
     Attributes:
-        worker: Number of the worker in its executor, None when unknown.
-        host: Name of the host it ran on, None when unknown.
-        pid: Process id (of the rank that ended first), None when unknown.
-        rank: The MPI rank that ended, None for a worker of one process or when unknown.
-        exit_code: As in `subprocess.Popen.returncode`: -N for signal N; None when unknown.
-        signal: Name of the signal that ended the process, for example "SIGSEGV"; None when it was none.
+        worker: Number of the worker in its executor, None if unknown.
+        host: Name of the worker's host, None if unknown.
+        pid: Process id (of the rank that ended first), None if unknown.
+        rank: The MPI rank that ended, None for a worker of one process or if unknown.
+        exit_code: As in `subprocess.Popen.returncode`: -N for signal N; None if unknown.
+        signal: Name of the signal that ended the process, for example "SIGSEGV"; None if no signal did.
         last_stderr: Last lines that the worker wrote to its stderr, oldest first.
-        lost: How the master lost sight of it, when its end itself was not seen (its host is gone); None else.
-        function: Name of the function that the call ran, None when unknown.
+        lost_reason: Why the master lost the worker without seeing its end (its host is gone); None otherwise.
+        function: Name of the function that the call ran, None if unknown.
 
     Examples:
         >>> error = WorkerDied(worker=3, host="node1", pid=4711, exit_code=-11, function="solve")
@@ -74,9 +75,13 @@ class WorkerDied(BrokenExecutor):
         rank: int | None = None,
         exit_code: int | None = None,
         last_stderr: Sequence[str] = (),
-        lost: str | None = None,
+        lost_reason: str | None = None,
         function: str | None = None,
+        lost: str | None = None,
     ) -> None:
+        if lost is not None:
+            _warn_renamed("lost", "lost_reason")
+            lost_reason = lost
         self.worker = worker
         self.host = host
         self.pid = pid
@@ -84,38 +89,45 @@ class WorkerDied(BrokenExecutor):
         self.exit_code = exit_code
         self.signal = signal_name(exit_code)
         self.last_stderr = tuple(last_stderr)
-        self.lost = lost
+        self.lost_reason = lost_reason
         self.function = function
         super().__init__(self._message())
+
+    @property
+    def lost(self) -> str | None:
+        """The former name of `lost_reason`."""
+        _warn_renamed("lost", "lost_reason")
+        return self.lost_reason
 
     def _message(self) -> str:
         name = "worker" if self.worker is None else f"worker {self.worker}"
         place = _place(self.host, self.pid, self.rank)
         call = "" if self.function is None else f" while it ran {self.function}()"
-        if self.lost is not None:
-            return f"{name}{place} was lost{call}: {self.lost}{_quote_stderr(self.last_stderr)}"
+        if self.lost_reason is not None:
+            return f"{name}{place} was lost{call}: {self.lost_reason}{_quote_stderr(self.last_stderr)}"
         end = describe_exit(self.exit_code)
         hint = "; out of memory?" if self.signal == "SIGKILL" else ""
         return f"{name}{place} {end}{call}{hint}{_quote_stderr(self.last_stderr)}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        names = ("worker", "host", "pid", "rank", "exit_code", "last_stderr", "lost", "function")
+        names = ("worker", "host", "pid", "rank", "exit_code", "last_stderr", "lost_reason", "function")
         return _rebuild, (type(self), (), {name: getattr(self, name) for name in names}), self.__dict__
 
 
 class WorkerStartError(BrokenExecutor):
-    """Workers of the executor cannot be started: they end, or give no sign of life, again and again.
+    """The workers of the executor cannot be started: they end, or do not connect, again and again.
 
-    Seen when the Python interpreter of the workers is broken, `mpiexec` or mpi4py is missing or does not fit the other,
-    or `init_function` ends the process. Calls that wait fail with it, and the executor takes no more.
+    Seen when the Python interpreter of the workers is broken, `mpiexec` or mpi4py is missing or one does not match the
+    other, or `init_function` ends the process. Waiting calls fail with it, and the executor accepts no more calls.
 
-    What to do: the message says what was tried and how it ended, `last_stderr` what the worker complained about.
+    What to do: read the message, which says what was tried and how it ended, and `last_stderr`, which has the output of
+    the worker.
 
     Attributes:
         reason: What failed, and what to do about it.
-        host: Name of the host, None when unknown.
-        exit_code: As in `subprocess.Popen.returncode`: -N for signal N; None when there was none.
-        signal: Name of the signal that ended the process, None when it was none.
+        host: Name of the host, None if unknown.
+        exit_code: As in `subprocess.Popen.returncode`: -N for signal N; None if there is none.
+        signal: Name of the signal that ended the process, None if no signal did.
         last_stderr: Last lines that the worker wrote to its stderr, oldest first.
     """
 
@@ -146,8 +158,8 @@ class WorkerStartError(BrokenExecutor):
 class SerializationError(pickle.PickleError):
     """Arguments, a result or an exception cannot be pickled on one side or unpickled on the other.
 
-    Only the call concerned fails. The message names the value and its type, the pickler's own complaint (chained as
-    `__cause__`), and what to do.
+    Only this call fails. The message names the value and its type, the pickler's own error (also the `__cause__`), and
+    what to do.
 
     What to do: open files, sockets, locks, generators and connections inside the function instead of passing them; pass
     a path or the plain data; make modules that define the classes importable in the workers.
@@ -155,18 +167,18 @@ class SerializationError(pickle.PickleError):
 
 
 class RemoteError(Exception):
-    """Stands for an exception that a call raised and that cannot travel to the master.
+    """Replaces an exception that a call raised and that cannot be sent to the master.
 
-    Seen when the exception cannot be pickled (it holds a lock, say), or when it can but not be rebuilt: the class of
-    the exception is defined so that `cls(*args)` fails. Its `__cause__` shows the worker's traceback as ever.
+    Seen when the exception cannot be pickled (for example because it holds a lock), or can be pickled but not
+    unpickled: its class is defined so that `cls(*args)` fails. Its `__cause__` shows the worker's traceback as usual.
 
-    What to do: read `type_name` and `message`; to catch the exception by its own type, let its `__init__`
-    hand all its arguments to `super().__init__`, or give it a `__reduce__`.
+    What to do: read `type_name` and `message`. To catch the exception by its own type, let its `__init__` pass all its
+    arguments to `super().__init__`, or define `__reduce__`.
 
     Attributes:
         type_name: Full name of the exception's class, for example "mylib.errors.NoConvergence".
-        message: Its `str()`.
-        reason: Why it could not travel.
+        message: The text of the exception, as by `str()`.
+        reason: Why the exception could not be sent.
     """
 
     def __init__(self, type_name: str, message: str = "", reason: str = "") -> None:
@@ -181,10 +193,10 @@ class RemoteError(Exception):
 
 
 class RemoteTraceback(Exception):
-    """The traceback of an exception as the worker saw it; the `__cause__` of the exception in the master.
+    """The worker's traceback of an exception, as the `__cause__` of the exception in the master.
 
-    Never raised by itself. It is there so that Python prints, above the master's traceback, where in the function the
-    exception came from: a traceback itself cannot travel.
+    Never raised by itself. It makes Python print, above the master's traceback, where in the function the exception was
+    raised: a traceback object cannot be pickled.
 
     Attributes:
         text: The formatted traceback.
@@ -199,20 +211,20 @@ class RemoteTraceback(Exception):
 
 
 class DependencyError(Exception):
-    """Stands for the exception of a failed input, where that exception cannot be repeated.
+    """Replaces the exception of a failed input if that exception cannot be copied.
 
-    A call that was given a future which fails does not run: it fails with a copy of the future's exception, whose
-    `__cause__` is the original. Only when the original cannot be copied, this stands for it.
+    A call does not run if a future among its arguments fails: the call fails with a copy of the future's exception,
+    whose `__cause__` is the original. This exception replaces the copy if the original cannot be copied.
 
     What to do: look at `__cause__`, the exception of the call that failed first.
     """
 
 
 def signal_name(exit_code: int | None) -> str | None:
-    """The name of the signal in an exit code, None when the process was not ended by one.
+    """Return the name of the signal in an exit code, None if no signal ended the process.
 
     Args:
-        exit_code: -N for signal N as `subprocess` tells it, or 128 + N as shells, `mpiexec` and `srun` do.
+        exit_code: -N for signal N, as `subprocess` reports it, or 128 + N, as shells, `mpiexec` and `srun` report it.
 
     Examples:
         >>> signal_name(-9), signal_name(139), signal_name(1), signal_name(None)
@@ -228,7 +240,7 @@ def signal_name(exit_code: int | None) -> str | None:
 
 
 def describe_exit(exit_code: int | None) -> str:
-    """How a process ended, in words that follow its name.
+    """Return how a process ended, as text that follows its name in a message.
 
     Examples:
         >>> describe_exit(-11), describe_exit(137), describe_exit(3)
@@ -243,7 +255,7 @@ def describe_exit(exit_code: int | None) -> str:
 
 
 def _place(host: str | None, pid: int | None, rank: int | None) -> str:
-    """Where a process was, to follow its name: ` on HOST (rank R, pid P)`, as far as known."""
+    """Return where a process was, as text that follows its name: ` on HOST (rank R, pid P)`, as far as known."""
     known = [f"{word} {value}" for word, value in (("rank", rank), ("pid", pid)) if value is not None]
     return (f" on {host}" if host else "") + (f" ({', '.join(known)})" if known else "")
 
@@ -255,5 +267,10 @@ def _quote_stderr(lines: Sequence[str]) -> str:
 
 
 def _rebuild(make: Callable[..., BaseException], args: tuple[Any, ...], fields: dict[str, Any]) -> BaseException:
-    """Unpickles an exception whose constructor takes keywords, which exceptions cannot do by themselves."""
+    """Unpickle an exception whose constructor takes keywords, which `BaseException.__reduce__` does not support."""
     return make(*args, **fields)
+
+
+def _warn_renamed(former: str, name: str) -> None:
+    """Warn the user's code, which called the caller of this function."""
+    warnings.warn(f"WorkerDied.{former} is now WorkerDied.{name}", DeprecationWarning, stacklevel=3)

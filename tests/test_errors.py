@@ -1,4 +1,4 @@
-"""Errors: what they say, and that they survive pickling whole."""
+"""Errors have complete messages, and survive pickling and copying."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DIED = WorkerDied(worker=3, host="node1", pid=4711, rank=1, exit_code=-11, last_
 ALL = [
     DIED,
     WorkerDied(),
-    WorkerDied(worker=3, host="node2", lost="its host has not answered for 4 s", function="solve"),
+    WorkerDied(worker=3, host="node2", lost_reason="its host has not answered for 4 s", function="solve"),
     WorkerStartError("mpiexec was not found", host="node1", exit_code=127, last_stderr=["not found"]),
     SerializationError("cannot pickle a lock"),
     RemoteError("mylib.NoConvergence", "after 9 steps", "it holds a lock"),
@@ -33,7 +33,7 @@ ALL = [
 
 @pytest.mark.parametrize("error", ALL, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("travel", [copy.copy, *(lambda e, p=p: pickle.loads(pickle.dumps(e, p)) for p in (2, 4, 5))])
-def test_every_error_survives_pickling_and_copying_with_all_it_says(error, travel):
+def test_errors_survive_pickling_and_copying(error, travel):
     error.seen_by = "a user who sets attributes"
     twin = travel(error)
     assert type(twin) is type(error)
@@ -41,20 +41,20 @@ def test_every_error_survives_pickling_and_copying_with_all_it_says(error, trave
     assert vars(twin) == vars(error)
 
 
-def test_every_error_says_when_it_is_seen_and_what_to_do():
+def test_docstrings_say_cause_and_remedy():
     for name in errors.__all__:
         text = getattr(errors, name).__doc__
         assert "Seen when" in text or name in ("RemoteTraceback", "DependencyError", "SerializationError"), name
         assert "What to do" in text or name == "RemoteTraceback", name
 
 
-def test_the_family_stands_under_the_standard_librarys():
+def test_errors_are_subclasses_of_standard_ones():
     assert issubclass(WorkerDied, BrokenExecutor)
     assert issubclass(WorkerStartError, BrokenExecutor)
     assert issubclass(SerializationError, pickle.PickleError)
 
 
-def test_the_death_of_a_worker_names_worker_host_rank_pid_signal_function_and_stderr():
+def test_message_of_worker_died_is_complete():
     text = str(DIED)
     for word in ("worker 3", "node1", "rank 1", "4711", "SIGSEGV", "solve()", "one\n", "two"):
         assert word in text
@@ -65,7 +65,7 @@ def test_the_death_of_a_worker_names_worker_host_rank_pid_signal_function_and_st
     ("exit_code", "signal", "words"),
     [
         (-9, "SIGKILL", "died of SIGKILL"),
-        (137, "SIGKILL", "exit code 137"),  # as mpiexec and srun tell it
+        (137, "SIGKILL", "exit code 137"),  # as mpiexec and srun report it
         (3, None, "exit code 3"),
         (0, None, "exit code 0"),
         (-64, "SIGRTMAX", "died of SIGRTMAX"),
@@ -74,19 +74,27 @@ def test_the_death_of_a_worker_names_worker_host_rank_pid_signal_function_and_st
         (None, None, "unexpectedly"),
     ],
 )
-def test_an_exit_code_is_told_by_the_name_of_its_signal(exit_code, signal, words):
+def test_exit_code_is_named_by_its_signal(exit_code, signal, words):
     error = WorkerDied(exit_code=exit_code)
     assert error.signal == signal
     assert words in str(error)
 
 
-def test_a_worker_whose_host_is_gone_is_lost_and_not_said_to_have_ended():
+def test_message_of_a_lost_worker_gives_the_reason():
     error = WorkerDied(
-        worker=3, host="node2", exit_code=None, lost="its host has not answered for 4 s", function="solve"
+        worker=3, host="node2", exit_code=None, lost_reason="its host has not answered for 4 s", function="solve"
     )
     assert str(error) == "worker 3 on node2 was lost while it ran solve(): its host has not answered for 4 s"
 
 
-def test_a_killed_worker_hints_at_memory():
+def test_message_after_sigkill_hints_at_memory():
     assert "memory" in str(WorkerDied(exit_code=-9))
     assert "memory" not in str(WorkerDied(exit_code=-11))
+
+
+def test_former_name_of_lost_reason_warns_and_works():
+    with pytest.warns(DeprecationWarning, match="WorkerDied.lost_reason") as warned:
+        error = WorkerDied(lost="its host is gone")
+    with pytest.warns(DeprecationWarning, match="WorkerDied.lost_reason"):
+        assert error.lost == error.lost_reason == "its host is gone"
+    assert warned[0].filename == __file__

@@ -24,7 +24,7 @@ def worker_died_error(worker: WorkerHandle, future: Future[Any] | None) -> Worke
         if worker.lost_reason
         else worker.exit_code,  # else a launcher's, which knows nothing of the lost rank
         last_stderr=tuple(worker.stderr_tail),
-        lost=worker.lost_reason,
+        lost_reason=worker.lost_reason,
         function=getattr(future, "function_name", None),
     )
 
