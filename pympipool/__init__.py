@@ -5,11 +5,13 @@
     ...     exe.submit(sum, [1, 1]).result()
     2
 
-Public names, and nothing else. They are imported at their first use: a worker is the program
-`pympipool.worker`, and must not pay for an executor that it never has.
+This module contains the public names only. Each is imported at its first use: a worker runs the program
+`pympipool.worker`, and must not pay for importing an executor that it never uses.
 """
 
-TYPE_CHECKING = False  # to type checkers it is true; see light.py
+TYPE_CHECKING = (
+    False  # type checkers take it as True; importing it from typing costs a worker time (see _util/cmodules.py)
+)
 if TYPE_CHECKING:
     from pympipool import errors
     from pympipool.diagnostics.progress import progress
@@ -21,7 +23,7 @@ __all__ = ["Executor", "ShellExecutor", "SubprocessExecutor", "__version__", "er
 
 __version__ = "0.9.0.dev0"
 
-_HOMES = {
+_MODULES = {
     "Executor": "pympipool.executor",
     "ShellExecutor": "pympipool.shell",
     "SubprocessExecutor": "pympipool.shell",
@@ -32,20 +34,20 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Imports a public name when it is asked for (PEP 562)."""
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_nearest(name)}")
+    """Import a public name at its first use (PEP 562)."""
+    module_name = _MODULES.get(name)
+    if module_name is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_suggestion(name)}")
     from importlib import import_module
 
-    module = import_module(home)
+    module = import_module(module_name)
     value = module if name == "errors" else getattr(module, name)
     globals()[name] = value
     return value
 
 
-def _nearest(name: str) -> str:
-    if name.startswith("_"):  # which programs ask for, to see whether it is there; also a module not imported yet
+def _suggestion(name: str) -> str:
+    if name.startswith("_"):  # programs probe for such names; it may also be a module that is not imported yet
         return ""
     from pympipool._util.reprs import did_you_mean
 

@@ -1,4 +1,4 @@
-"""`python -m pympipool`: the program `pympipool`, also where its script is not in PATH."""
+"""Run the program `pympipool` as `python -m pympipool`, for environments whose PATH does not contain its script."""
 
 import sys
 

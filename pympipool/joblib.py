@@ -1,8 +1,8 @@
-"""Parallel loops of joblib, and with them those of scikit-learn, on an executor.
+"""A backend of joblib that runs its parallel loops, and so those of scikit-learn, on an executor.
 
     joblib.Parallel(...)(delayed(f)(x) for x in ...)
-      -> joblib packs calls of less than 0.2 s together ──> ExecutorBackend.submit ──> Executor.submit
-      <- retrieve_result_callback <──────────────────────── when the future has ended
+      -> joblib packs calls of less than 0.2 s into batches ──> ExecutorBackend.submit ──> Executor.submit
+      <- retrieve_result_callback <──────────────────────────── when the future is done
 
 Importing this module registers the backend "pympipool".
 """
@@ -27,17 +27,17 @@ __all__ = ["ExecutorBackend"]
 
 
 class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  # joblib has no types
-    """Has the calls of `joblib.Parallel` run by an executor; what joblib knows as backend "pympipool".
+    """The joblib backend "pympipool": it runs the calls of `joblib.Parallel` on an executor.
 
-    A loop with n_jobs=1 runs in the script's own process, as joblib has it.
+    A loop with n_jobs=1 runs in the script's own process, as usual in joblib.
 
     Args:
-        executor: An `Executor` whose calls return one value (cores_per_worker=1); it stays open. Default: one with
-            block allocation, for the time of the loop, whose number of workers is joblib's n_jobs.
-        options: joblib's own: nesting_level, inner_max_num_threads.
+        executor: An `Executor` whose calls return one value (cores_per_worker=1). It stays open. Default: a new
+            executor with block allocation for the duration of the loop, with n_jobs workers.
+        options: Options of joblib: nesting_level, inner_max_num_threads.
 
     Raises:
-        ValueError: A call of the executor would run on several cores, and so return a list.
+        ValueError: The calls of the executor run on several cores, so each would return a list.
 
     Examples:
         >>> import joblib
@@ -58,55 +58,55 @@ class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
                 f"executor is {executor!r}: each of its calls returns a list, a result of every rank; joblib needs one with"
                 " cores_per_worker=1"
             )
-        self._given = executor
+        self._user_executor = executor
         self._executor = executor
         self._running: set[Future[Any]] = set()
 
     def effective_n_jobs(self, n_jobs: int) -> int:
-        """How many calls run at a time; -1 is all, -2 all but one, ...
+        """Return the number of calls that run at the same time. -1 means all workers, -2 all but one, and so on.
 
         Raises:
             ValueError: n_jobs is 0.
         """
         if n_jobs == 0:
             raise ValueError("n_jobs is 0; it must be a number of workers, or -1 for all")
-        most = available_cores() if self._given is None else self._given.max_workers
+        most = available_cores() if self._user_executor is None else self._user_executor.max_workers
         if n_jobs < 0:
             return max(1, most + 1 + n_jobs)
-        return n_jobs if self._given is None else min(n_jobs, most)
+        return n_jobs if self._user_executor is None else min(n_jobs, most)
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
-        """Gets ready for the calls of a loop, or of several."""
+        """Prepare for the calls of one or several loops."""
         workers = int(super().configure(n_jobs, parallel, **options))
         if self._executor is None and workers > 1:
             self._executor = Executor(max_workers=workers, block_allocation=True)
         return workers
 
     def submit(self, func: Callable[[], Any], callback: Callable[[Future[Any]], None] | None = None) -> Future[Any]:
-        """Has a batch of calls run."""
-        assert self._executor is not None  # joblib has called `configure`
+        """Submit a batch of calls."""
+        assert self._executor is not None  # joblib has called `configure` before
         future = self._executor.submit(func)
         self._running.add(future)
-        future.add_done_callback(functools.partial(self._ended, callback))
+        future.add_done_callback(functools.partial(self._on_done, callback))
         return future
 
-    def _ended(self, callback: Callable[[Future[Any]], None] | None, future: Future[Any]) -> None:
+    def _on_done(self, callback: Callable[[Future[Any]], None] | None, future: Future[Any]) -> None:
         self._running.discard(future)
         if callback is not None and not future.cancelled():
             callback(future)
 
     def retrieve_result_callback(self, out: Future[Any]) -> Any:
-        """The results of a batch, or its exception."""
+        """Return the results of a batch, or raise its exception."""
         return out.result()
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Takes back what has not begun: a call has raised, or the results are not wanted any more."""
+        """Cancel the calls that have not started: a call has raised, or the results are no longer needed."""
         for future in list(self._running):
             future.cancel()
 
     def terminate(self) -> None:
-        """Closes the executor, unless it was given."""
-        if self._given is None and self._executor is not None:
+        """Close the executor, unless it belongs to the user."""
+        if self._user_executor is None and self._executor is not None:
             self._executor.shutdown(cancel_futures=True)
             self._executor = None
 

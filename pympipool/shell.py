@@ -1,10 +1,10 @@
 """Executors for external programs instead of Python functions.
 
     SubprocessExecutor    submit(command line) ─► a worker runs it to its end      ─► future of its output
-    ShellExecutor         submit(lines)        ─► the worker feeds the one program ─► future of what it answers
+    ShellExecutor         submit(lines)        ─► the worker feeds the one program ─► future of its answer
 
-Both are thin: an `Executor` with block allocation does the work, with its way to end calls, workers and all they
-have started. Programs see the folder and the environment of the user's process, as those that `subprocess` starts do.
+Both use an `Executor` with block allocation, which also ends calls, workers and all processes that these have started.
+Programs get the working directory and the environment of the user's process, like programs that `subprocess` starts.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ __all__ = ["ShellExecutor", "SubprocessExecutor"]
 
 
 class SubprocessExecutor(futures.Executor):
-    r"""Runs command lines; the future of each is what it has printed.
+    r"""An executor that runs command lines. The future of each command line returns its output.
 
     Args:
-        max_workers: Command lines that run at the same time.
+        max_workers: Number of command lines that run at the same time. Default: 1.
 
     Examples:
         >>> with SubprocessExecutor(max_workers=2) as exe:
@@ -42,38 +42,40 @@ class SubprocessExecutor(futures.Executor):
         self._executor = Executor(max_workers, backend="mpi", block_allocation=True)
 
     def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Queues a command line.
+        """Queue a command line.
 
         Args:
-            *args: As for `subprocess.check_output`: the command, as a list, or as one string with `shell=True`.
-            **kwargs: Likewise: `text=True` for str instead of bytes, `cwd`, `env`, `timeout`, ...
+            *args: Arguments of `subprocess.check_output`: the command, as a list, or as one string with `shell=True`.
+            **kwargs: Keyword arguments of `subprocess.check_output`: `text=True` for str instead of bytes, `cwd`,
+                `env`, `timeout`, ...
 
         Returns:
             The future of its output (stdout). It fails as `subprocess.check_output` does: with
-            `subprocess.CalledProcessError` when the exit code is not 0, with FileNotFoundError when there is no such
-            program.
+            `subprocess.CalledProcessError` if the exit code is not 0, with FileNotFoundError if the program does not
+            exist.
 
         Raises:
-            TypeError: There is no command.
+            TypeError: No command is given.
         """
         if not args and "args" not in kwargs:
             raise TypeError('submit() got no command; it takes one as a list, for example submit(["echo", "test"])')
         return self._executor.submit(subprocess.check_output, *args, **_as_if_started_here(kwargs))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Takes no more commands, and ends when those that are there have ended (see `Executor.shutdown`)."""
+        """Refuse further commands, and end after the last one has ended (see `Executor.shutdown`)."""
         self._executor.shutdown(wait, cancel_futures=cancel_futures)
 
 
 class ShellExecutor(futures.Executor):
-    r"""Talks with one long-lived program: feeds it lines, and reads what it answers.
+    r"""An executor that communicates with one long-lived program: it writes lines to the program, and reads its answers.
 
     Args:
-        *args: As for `subprocess.Popen`: the command, as a list, or as one string with `shell=True`.
-        **kwargs: Likewise, but for stdin and stdout, by which we talk with it. It is talked with as text.
+        *args: Arguments of `subprocess.Popen`: the command, as a list, or as one string with `shell=True`.
+        **kwargs: Keyword arguments of `subprocess.Popen`, except stdin and stdout, which the executor uses itself.
+            Input and output are text.
 
     Raises:
-        TypeError, ValueError: There is no command, or an option cannot be set.
+        TypeError, ValueError: No command is given, or an option cannot be set.
 
     Examples:
         >>> with ShellExecutor(["cat"]) as exe:
@@ -93,24 +95,29 @@ class ShellExecutor(futures.Executor):
             init_function=functools.partial(shell_process.start, args, options),
         )
 
-    def submit(  # type: ignore[override]  # text, no function
+    def submit(  # type: ignore[override]  # takes text instead of a function
         self, string_input: str, lines_to_read: int | None = None, stop_read_pattern: str | None = None
     ) -> Future[str]:
-        """Queues a line, or several, to be fed to the program when it has answered those before.
+        r"""Queue one or several lines, to be written to the program after it has answered the lines before.
 
-        Its answer ends as soon as one of the two conditions holds; at least one must be given.
+        The answer ends as soon as one of the two conditions holds; at least one must be given.
 
         Args:
-            string_input: The line; its end is added if missing.
-            lines_to_read: The answer has so many lines.
-            stop_read_pattern: The answer ends with a line that contains this.
+            string_input: The lines. A newline is added at the end if it is missing.
+            lines_to_read: Number of lines of the answer.
+            stop_read_pattern: The answer ends with the first line that contains this text.
 
         Returns:
-            The future of the answer, line ends included. If the program ends before it has answered, that is a
-            `subprocess.CalledProcessError`, with the exit code and what it wrote before.
+            The future of the answer, with its newlines. If the program ends before it has answered, the future fails
+            with `subprocess.CalledProcessError`, which has the exit code and the output until then.
 
         Raises:
-            TypeError, ValueError: An argument is wrong, or nothing says where the answer ends.
+            TypeError, ValueError: An argument is wrong, or both conditions are missing.
+
+        Examples:
+            >>> with ShellExecutor(["cat"]) as exe:
+            ...     exe.submit("first\nsecond", stop_read_pattern="sec").result()
+            'first\nsecond\n'
         """
         for name, value in {"string_input": string_input, "stop_read_pattern": stop_read_pattern}.items():
             if not isinstance(value, str) and (name == "string_input" or value is not None):
@@ -122,20 +129,21 @@ class ShellExecutor(futures.Executor):
         if lines_to_read is not None:
             lines_to_read = Resources.check("cores", lines_to_read, "lines_to_read")
         text = string_input if string_input.endswith("\n") else string_input + "\n"
-        # The first parameter comes from init_function, of which type checkers cannot know.
+        # init_function provides the first parameter, which type checkers cannot know.
         return self._executor.submit(shell_process.ask, text, lines_to_read, stop_read_pattern, resource_dict=None)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Takes no more lines, and ends the program when it has answered those that are there."""
+        """Refuse further lines, and end the program after it has answered the queued ones."""
         self._executor.shutdown(wait, cancel_futures=cancel_futures)
 
 
 def _as_if_started_here(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with our folder and environment where they say nothing: the worker has its own of both."""
+    """Return the options with the cwd and env of this process as defaults: those of the worker differ."""
     return {"cwd": os.getcwd(), "env": dict(os.environ), **options}
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
+    """Raise if an option cannot be set because the executor uses it itself."""
     for name in ("stdin", "stdout"):
         if name in options:
             raise TypeError(f"{name} is {options[name]!r}; it cannot be set: the program is talked with through it")
