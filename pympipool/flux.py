@@ -1,4 +1,4 @@
-"""`PyFluxExecutor`, the name under which older scripts know an executor in a flux instance.
+"""`PyFluxExecutor`: an executor whose workers flux starts, under the name that older scripts use.
 
 New scripts use `pympipool.Executor`, which has all the parameters.
 """
@@ -24,7 +24,8 @@ class PyFluxExecutor(Executor):
 
     Raises:
         pympipool.errors.WorkerStartError: flux cannot be used here.
-        ValueError, TypeError: As for `Executor`.
+        TypeError: As for `Executor`.
+        ValueError: As for `Executor`.
     """
 
     @suggest_parameter

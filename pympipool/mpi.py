@@ -1,4 +1,4 @@
-"""`PyMPIExecutor`, the name under which older scripts know an executor on this machine.
+"""`PyMPIExecutor`: an executor whose workers run on this machine, under the name that older scripts use.
 
 New scripts use `pympipool.Executor`, which has all the parameters.
 """
@@ -18,7 +18,7 @@ __all__ = ["PyMPIExecutor"]
 
 
 class PyMPIExecutor(Executor):
-    """An `Executor` with block allocation on this machine.
+    """An `Executor` with block allocation, whose workers run on this machine.
 
     The parameters are those of `Executor`, which documents them.
 

@@ -1,4 +1,4 @@
-"""`PySlurmExecutor`, the name under which older scripts know an executor in a SLURM allocation.
+"""`PySlurmExecutor`: an executor whose workers SLURM starts, under the name that older scripts use.
 
 New scripts use `pympipool.Executor`, which has all the parameters.
 """
@@ -24,7 +24,8 @@ class PySlurmExecutor(Executor):
 
     Raises:
         pympipool.errors.WorkerStartError: SLURM cannot be used here.
-        ValueError, TypeError: As for `Executor`.
+        TypeError: As for `Executor`.
+        ValueError: As for `Executor`.
     """
 
     @suggest_parameter

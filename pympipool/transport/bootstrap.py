@@ -41,14 +41,14 @@ class WorkerConfig:
         launcher: Path of the mpiexec that started the worker, "" if none did.
         tcp_addresses: Addresses of the master's relay, `host:port` each; empty if all workers run on the master's host.
         master_host: Name of the master's host, for error messages.
-        connect_limit_s: Seconds to keep trying to reach the relay.
+        connect_timeout_s: Seconds to keep trying to reach the relay.
         cwd: The working directory to change to where the launcher cannot be relied on to set it, else "".
         error_log_file: Path of the file to which failed calls are written, "" for none.
     """
 
     __slots__ = (
         "address",
-        "connect_limit_s",
+        "connect_timeout_s",
         "cwd",
         "error_log_file",
         "key",
@@ -69,7 +69,7 @@ class WorkerConfig:
         *,
         tcp_addresses: Sequence[str] = (),
         master_host: str = "",
-        connect_limit_s: float = 60.0,
+        connect_timeout_s: float = 60.0,
         cwd: str = "",
         error_log_file: str = "",
     ) -> None:
@@ -80,7 +80,7 @@ class WorkerConfig:
         self.launcher = launcher
         self.tcp_addresses = tuple(tcp_addresses)
         self.master_host = master_host
-        self.connect_limit_s = connect_limit_s
+        self.connect_timeout_s = connect_timeout_s
         self.cwd = cwd
         self.error_log_file = error_log_file
 
@@ -106,7 +106,7 @@ class WorkerConfig:
             launcher=variables["PYMPIPOOL_LAUNCHER"],
             tcp_addresses=variables["PYMPIPOOL_TCP"].split(),
             master_host=variables["PYMPIPOOL_HOST"],
-            connect_limit_s=float(variables["PYMPIPOOL_CONNECT_S"] or 60.0),
+            connect_timeout_s=float(variables["PYMPIPOOL_CONNECT_S"] or 60.0),
             cwd=variables["PYMPIPOOL_CWD"],
             error_log_file=variables["PYMPIPOOL_ERROR_LOG"],
         )

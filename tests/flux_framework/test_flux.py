@@ -365,9 +365,9 @@ def test_auto_chooses_flux_where_an_instance_can_be_reached(one_broker, monkeypa
         assert (exe.info["backend"], exe.info["skipped_backends"]) == ("flux", {})
     monkeypatch.setenv("FLUX_URI", f"local://{tmp_path}/nobody")
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "none.conf"))
-    name, passed_over = choose("auto")
+    name, skipped = choose("auto")
     assert name == "mpi"
-    assert "no flux instance can be reached" in passed_over["flux"]
+    assert "no flux instance can be reached" in skipped["flux"]
     with pytest.raises(WorkerStartError, match=r"no flux instance can be reached.*flux start python"):
         make_backend("flux")
 

@@ -198,7 +198,7 @@ def test_a_worker_says_nothing_to_a_listener_without_the_key(relay):
     """A rank that is led to the wrong relay gets no further than the proof."""
     (host, port), _ = relay
     orders = WorkerConfig(
-        UNREACHABLE_ADDRESS, secrets.token_bytes(32), 1, 1, "", tcp_addresses=[f"{host}:{port}"], connect_limit_s=1
+        UNREACHABLE_ADDRESS, secrets.token_bytes(32), 1, 1, "", tcp_addresses=[f"{host}:{port}"], connect_timeout_s=1
     )
     with pytest.raises(UnreachableError, match=f"{host}:{port}.*firewall"):
         TcpControl.connect(orders)

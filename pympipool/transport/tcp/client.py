@@ -71,11 +71,11 @@ class TcpControl:
         """Connect to the master's relay.
 
         Raises:
-            UnreachableError: No address works within `config.connect_limit_s`. The message names the addresses, the
+            UnreachableError: No address works within `config.connect_timeout_s`. The message names the addresses, the
                 reasons and the remedy.
         """
         context = client_context()
-        deadline = monotonic() + config.connect_limit_s
+        deadline = monotonic() + config.connect_timeout_s
         refusals = 0
         while True:
             failures: dict[str, Exception] = {}
@@ -239,7 +239,7 @@ def _why_unreachable(config: WorkerConfig, failures: dict[str, Exception]) -> st
     if failures and all(isinstance(error, ConnectionRefusedError) for error in failures.values()):
         limit = "no process listens there: the master has ended, or something between the hosts refuses connections"
     else:
-        limit = f"within connect_timeout={config.connect_limit_s:g} s"
+        limit = f"within connect_timeout={config.connect_timeout_s:g} s"
     return (
         f"worker {config.worker} on host {socket.gethostname()} cannot connect to the master on host"
         f" {config.master_host}, {limit} ({tried}). Hosts must be able to open TCP connections to the host where the"
