@@ -101,9 +101,9 @@ def way() -> Picture:
     a, b, c = 30.0, 316.0, 602.0
     step(a, 52, "exe.submit(fn, *args)", "", "blue", mono=True, h=38)
     p.line((a + 114, 90), (a + 114, 107), stroke="blue", arrow=True)
-    step(a, 110, "wait for futures in args", "by callback: nobody polls", "blue")
+    step(a, 110, "wait for futures in args", "by callback, without polling", "blue")
     p.line((a + 114, 158), (a + 114, 175), stroke="blue", arrow=True)
-    step(a, 178, "to bytes", "large arrays beside the pickle", "blue")
+    step(a, 178, "pickle", "large arrays out of band", "blue")
     p.line((a + 228, 202), (a + 257, 202), (a + 257, 71), (b - 3, 71), stroke="blue", arrow=True)
 
     step(b, 52, "waiting calls", "", "blue", h=38)
@@ -113,11 +113,11 @@ def way() -> Picture:
     _ring(p, b, 178, "ring of calls", "blue")
     p.line((b + 228, 202), (b + 257, 202), (b + 257, 95), (c - 3, 95), stroke="blue", arrow=True)
 
-    step(c, 71, "from bytes", "a function travels once", "blue")
+    step(c, 71, "unpickle", "a function travels once", "blue")
     p.line((c + 114, 119), (c + 114, 154), stroke="blue", arrow=True)
     step(c, 157.5, "fn(*args)", "runs, on every rank", "amber", mono=True)
     p.line((c + 114, 205.5), (c + 114, 241), stroke="green", arrow=True)
-    step(c, 244, "to bytes", "a result, or an exception", "green")
+    step(c, 244, "pickle", "a result, or an exception", "green")
 
     p.line((c, 268), (b + 231, 268), stroke="green", arrow=True)
     _ring(p, b, 244, "ring of results", "green")
