@@ -23,11 +23,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ParamSpec, TypeVar
 
-import cloudpickle
-
 from pympipool._util.reprs import did_you_mean
 from pympipool.errors import SerializationError
 from pympipool.resources import Resources, validation
+from pympipool.serialization.by_value import dump as dump_by_value
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -227,7 +226,7 @@ def pickled_init_function(init_function: Any, block_allocation: bool) -> bytes |
             " nothing can be loaded before"
         )
     try:
-        pickled = bytes(cloudpickle.dumps(init_function))
+        pickled = dump_by_value(init_function)
     except Exception as error:
         raise SerializationError(f"init_function {init_function!r} cannot be pickled: {error}") from error
     if len(pickled) > INIT_FUNCTION_MAX_BYTES:

@@ -40,6 +40,8 @@ class _Reducers:
     """
 
     def __getitem__(self, kind: type) -> Callable[..., Any]:
+        if kind is types.CodeType:
+            return _reduce_code
         for reducers in cloudpickle.Pickler.dispatch_table.maps:
             if kind in reducers:
                 reducer: Callable[..., Any] = reducers[kind]
@@ -59,6 +61,15 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         if not issubclass(kind, type) or _is_importable_class(value):
             return NotImplemented
         return super().reducer_override(value)
+
+
+def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
+    """Reduce a code object as cloudpickle does, but with its file name, so that tracebacks show file and source line.
+
+    cloudpickle 3.1.3 writes "<dynamic-code>" in place of each file name, which makes its pickles reproducible.
+    """
+    rebuild, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    return rebuild, tuple(code.co_filename if argument == "<dynamic-code>" else argument for argument in arguments)
 
 
 def _is_importable_class(kind: type) -> bool:

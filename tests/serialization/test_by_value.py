@@ -51,6 +51,13 @@ def test_main_function_in_nested_containers_travels_by_value(other_process, dept
     assert other_process.run(dig, value) == "of main"
 
 
+def test_functions_by_value_keep_their_file_names(other_process):
+    def outer():
+        return outer.__code__.co_filename, (lambda: None).__code__.co_filename
+
+    assert other_process.run(outer) == (__file__, __file__)
+
+
 def test_main_instances_in_arrays_and_long_lists_arrive(other_process):
     names = define_in_main("class Thing:\n    word = 'of main'\n")
     array = np.array([names["Thing"]()], dtype=object)
