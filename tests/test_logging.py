@@ -12,7 +12,7 @@ import pytest
 
 from pympipool import Executor
 from pympipool.errors import WorkerDied, WorkerStartError
-from pympipool.worker.mpi import WHY_OUT_OF_STEP
+from pympipool.worker.mpi import RANKS_DIVERGED_REASON
 from support.calls import echo, fail, hold, pid
 from support.waiting import wait_until
 
@@ -98,7 +98,7 @@ def test_a_worker_of_several_ranks_that_replaces_itself_says_why(make_block_exec
     exe = make_block_executor(cores_per_worker=2)
     assert isinstance(exe.submit(fail_on_one_rank, SECRET).exception(), ValueError)
     assert exe.submit(echo, 1).result() == [1, 1]
-    assert told(log, logging.WARNING) == [f"worker N ended: {WHY_OUT_OF_STEP}"]
+    assert told(log, logging.WARNING) == [f"worker N ended: {RANKS_DIVERGED_REASON}"]
 
 
 def test_a_call_that_takes_too_long_is_a_warning(make_executor, gate, log):

@@ -1,18 +1,21 @@
-"""The worker's program: serves the calls of one master until he sends no more, or is gone.
+"""The worker program: serves the calls of one master until the master sends no more, or is gone.
 
-    main()         orders from the environment -> connection to the master -> watchdog
-      serial.py    one process: the loop that receives calls and sends results
-      mpi.py       N ranks: rank 0 shares each call with the others and collects what they return
-        ranks.py       how the ranks of one worker share messages
-        patience.py    how a rank waits for the others without wasting a core
-      prepare.py   before the first call: settings, init_function, reports of failure
-      calls.py     the functions that calls refer to, and how one is run
-      preset.py    parameters that come from init_function
-      errorlog.py  calls that fail, written down for the user
-      programs.py  an external program that a ShellExecutor's calls talk with
+    main()                 configuration from the environment -> connection to the master -> watchdog
+      serial.py            one process: the loop that receives calls and sends results
+      mpi.py               N ranks: rank 0 shares each call with the other ranks and collects their results
+        rank_comm.py       messages between the ranks of one worker
+        spin_wait.py       how a rank waits for the others without wasting a core
+      setup.py             before the first call: settings, init_function, reports of failure
+      call_runner.py       runs calls, and keeps the functions that calls refer to
+        batches.py         many calls of one function that travel as one
+        injection.py       arguments that come from init_function
+        error_log.py       failed calls, logged for the user
+      forkserver.py        a warm process that forks workers of one call each
+      shell_process.py     in the worker of a ShellExecutor: its external program
+      probes.py            what `pympipool bench` and `pympipool check` run in workers
 
-Nothing here knows the executor. The program ends in one of these ways: after END or its only call, normally; when it
-cannot start, with exit code 1 after telling the master why; and killed by its watchdog when the master hangs up.
+Nothing here imports the executor. The program ends in one of three ways: normally, after END or its only call; with exit
+code 1 when it cannot start, after telling the master why; killed by its watchdog when the master hangs up.
 """
 
 from __future__ import annotations
@@ -25,10 +28,10 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Runs the program, in the environment that a spawner made for it.
+    """Run the program, in the environment that a spawner made for it.
 
     Raises:
-        SystemExit: It could not start; the master has been told why.
+        SystemExit: The program could not start; the master has been told why.
         ValueError: The environment is not that of a worker.
         OSError: The master is gone.
     """
@@ -37,22 +40,23 @@ def main() -> None:
     from pympipool.transport.bootstrap import WorkerConfig
     from pympipool.transport.control_client import connect
 
-    signal.signal(signal.SIGINT, _leave_it_to_the_master)
-    orders = WorkerConfig.from_environ(os.environ)
-    control = connect(orders)
-    # A descriptor of its own, so that the connection lasts until the process has ended. Python closes the other one before
-    # it has done with exit functions and MPI: the master would hang up in answer, and the watchdog end what is still going on.
+    signal.signal(signal.SIGINT, _ignore_sigint)
+    config = WorkerConfig.from_environ(os.environ)
+    control = connect(config)
+    # A duplicate of the descriptor, so that the connection lasts until the process has ended. Python closes the original
+    # before exit functions and MPI_Finalize have run: the master would hang up in response, and the watchdog would kill
+    # the process while these still run.
     ring.start_watchdog(os.dup(control.fileno()))
-    if orders.ranks == 1:
-        control.send_hello(orders, 0)  # first, so that he can answer while we import
+    if config.ranks == 1:
+        control.send_hello(config, 0)  # before the import, so that the master can answer meanwhile
         from pympipool.worker import serial
 
-        serial.run(orders, control)
+        serial.run(config, control)
     else:
         from pympipool.worker import mpi
 
-        mpi.run(orders, control)
+        mpi.run(config, control)
 
 
-def _leave_it_to_the_master(_number: int, _frame: FrameType | None) -> None:
-    """Does nothing at SIGINT. Unlike SIG_IGN it is not inherited by programs that calls start."""
+def _ignore_sigint(_number: int, _frame: FrameType | None) -> None:
+    """Leave Ctrl-C to the master. Unlike SIG_IGN, a handler is not inherited by programs that calls start."""

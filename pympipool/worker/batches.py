@@ -2,9 +2,9 @@
 
     columns ([1, 2, 3], ["a", "b", "c"]) -> f(1, "a"), f(2, "b"), f(3, "c") -> (results, error)
 
-A batch ends with its first exception. What was returned before arrives all the same, and as it was when it was returned: a
-later call of the batch may change what an earlier one has returned. So a batch is to its user what the single calls would have
-been.
+A batch ends with its first exception. The results before the exception arrive all the same. A result arrives as it was when
+the call returned it, even if a later call of the batch changes the object. So the user sees no difference between a batch
+and single calls.
 """
 
 from __future__ import annotations
@@ -24,58 +24,58 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
 Batch: TypeAlias = "tuple[Pickled, list[Any] | None]"
-"""The results, pickled, and the parts of the exception that came after them (None: they are all)."""
+"""The pickled results, and the parts of the exception that came after them (None: no call raised)."""
 
 
-LOOK = 16
-"""After so many calls of a traced batch: are they long enough to be told apart?"""
+SAMPLE_CALLS = 16
+"""Calls of a traced batch after which it is decided whether they are long enough to be timed one by one."""
 
-SHORT_NS = 10_000
-"""Shorter calls are not: reading the clock for each of them would be felt, and nobody could see them."""
+SHORT_CALL_NS = 10_000
+"""Mean duration below which the calls of a batch are not timed: reading the clock would slow them down noticeably, and they
+could not be told apart in a picture of the trace."""
 
 
 def run_each(function: Callable[..., Any], columns: Sequence[Sequence[Any]], stamps: list[int] | None = None) -> Batch:
-    """Runs function for each row of the columns, in order, until one raises.
+    """Run function for each row of the columns, in order, until one call raises.
 
     Args:
-        stamps: Where to put down when each call ended (monotonic clock, ns), unless they are short.
+        stamps: Gets the time at which each call ended (monotonic clock, ns), unless the calls are short. None: the batch is
+            not traced.
     """
     results: list[Any] = []
     error: list[Any] | None = None
-    each = map(function, *columns)
+    calls = map(function, *columns)
     try:
-        if stamps is None or not _run_and_time(each, results, stamps):
-            freeze_all(
-                results, each, IMMUTABLE_TYPES, freeze
-            )  # what was returned before an exception stays in the list
+        if stamps is None or not _run_and_time(calls, results, stamps):
+            freeze_all(results, calls, IMMUTABLE_TYPES, freeze)  # results before an exception stay in the list
         if len(results) < len(columns[0]):
             raise RuntimeError(
                 f"{callable_name(function)}() raised StopIteration, as next() does at the end of an iterator: catch it, or give"
                 " next() a default; here it would have taken its place out of the results"
             )
     except BaseException as raised:  # SystemExit too, as in concurrent.futures
-        error = dump_exception(raised, _where())
+        error = dump_exception(raised, _location())
     return Pickled(dump_frozen(results)), error
 
 
-def _run_and_time(each: Iterator[Any], results: list[Any], stamps: list[int]) -> bool:
-    """Goes through all calls, or through the first ones if they are short; then nothing is put down.
+def _run_and_time(calls: Iterator[Any], results: list[Any], stamps: list[int]) -> bool:
+    """Run and time all calls. If the first ones are short, stop after them and discard the times.
 
     Returns:
-        Whether it has gone through all, or to one that raised StopIteration.
+        True if all calls have run, or all before one that raised StopIteration.
     """
     are_short = False
-    begun_ns = monotonic_ns()
-    for result in each:
+    start_ns = monotonic_ns()
+    for result in calls:
         results.append(result if type(result) in IMMUTABLE_TYPES else freeze(result))
         stamps.append(monotonic_ns())
-        if len(results) == LOOK and stamps[-1] - begun_ns < LOOK * SHORT_NS:
+        if len(results) == SAMPLE_CALLS and stamps[-1] - start_ns < SAMPLE_CALLS * SHORT_CALL_NS:
             are_short = True
             break
-    if results and stamps[-1] - begun_ns < len(results) * SHORT_NS:
+    if results and stamps[-1] - start_ns < len(results) * SHORT_CALL_NS:
         stamps.clear()
     return not are_short
 
 
-def _where() -> str:
+def _location() -> str:
     return f"a worker (host {socket.gethostname()}, pid {os.getpid()})"

@@ -1,7 +1,8 @@
-"""The functions that calls refer to, and how a call is run.
+"""Runs calls, and keeps the functions that calls refer to.
 
-A function travels once, under a number; master and worker agree without a word that number n lies in slot n modulo
-`FUNCTION_CACHE_SIZE`, and forget what was there before.
+A function travels once, together with a number; later calls carry only the number. Master and worker both keep function
+number n in slot n modulo `FUNCTION_CACHE_SIZE`, and drop the function that was there before. So they agree about what
+the worker has without exchanging messages about it.
 """
 
 from __future__ import annotations
@@ -21,44 +22,45 @@ if TYPE_CHECKING:
 
 
 class CallRunner:
-    """What is needed to run calls.
+    """Runs the calls of one rank.
 
     Args:
-        preset: Parameters that every function gets which knows them and was not given them: from init_function.
-        stamps: Where the single calls of a traced batch put down when they ended; told with its answer.
-        error_log: Where calls that fail are written down; None: nowhere.
+        init_values: The result of init_function: arguments for all functions that have parameters of these names.
+        stamps: Gets the times at which the calls of a traced batch ended; they are sent with the answer.
+        error_log: Where failed calls are logged; None: nowhere.
     """
 
-    __slots__ = ("_error_log", "_functions", "_preset", "_stamps")
+    __slots__ = ("_error_log", "_functions", "_init_values", "_stamps")
 
     def __init__(
-        self, preset: Mapping[str, Any], stamps: list[int] | None = None, error_log: ErrorLog | None = None
+        self, init_values: Mapping[str, Any], stamps: list[int] | None = None, error_log: ErrorLog | None = None
     ) -> None:
-        self._preset = preset
+        self._init_values = init_values
         self._stamps = stamps
         self._error_log = error_log
-        self._functions: list[tuple[int, Callable[..., Any]]] = [(0, _nothing)] * FUNCTION_CACHE_SIZE
+        self._functions: list[tuple[int, Callable[..., Any]]] = [(0, _empty_slot)] * FUNCTION_CACHE_SIZE
 
     def remember(self, number: int, parts: Sequence[Any]) -> None:
-        """Keeps a function for the calls that refer to it. If it cannot be unpickled, these will fail with that."""
+        """Keep a function for the calls that refer to it. If it cannot be unpickled, these calls fail with that error."""
         try:
-            function = self._prepared(load(parts, "the function"))
+            function = self._wrap(load(parts, "the function"))
         except Exception as error:
-            function = _failing(error)
+            function = _raising(error)
         self._functions[number % FUNCTION_CACHE_SIZE] = number, function
 
-    def _prepared(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        prepared = inject_arguments(function, self._preset)
-        return prepared if self._error_log is None else self._error_log.watching(prepared, callable_name(function))
+    def _wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        wrapped = inject_arguments(function, self._init_values)
+        return wrapped if self._error_log is None else self._error_log.wrap(wrapped, callable_name(function))
 
     def run(self, number: int, parts: list[Any]) -> Any:
-        """Runs a call; raises what it raises. Empties parts before, so that its arguments are nobody else's.
+        """Run a call; raise what it raises.
 
-        In a batch `BATCH` or `TRACED_BATCH` takes the place of the keyword arguments, and the positional ones are columns.
+        Empties parts before the function runs, so that only the function refers to its arguments. In a batch, `BATCH` or
+        `TRACED_BATCH` takes the place of the keyword arguments, and the positional ones are columns.
         """
         if number == 0:
             function, args, kwargs = load(parts, "the call")
-            function = self._prepared(function)
+            function = self._wrap(function)
         else:
             args, kwargs = load(parts, "the arguments")
             known, function = self._functions[number % FUNCTION_CACHE_SIZE]
@@ -76,15 +78,15 @@ class CallRunner:
         return function(*args)
 
 
-def _nothing() -> None:
-    """Fills slots that hold no function yet."""
+def _empty_slot() -> None:
+    """Fill a slot that holds no function yet."""
 
 
-def _failing(error: Exception) -> Callable[..., NoReturn]:
-    """A function that raises error whatever it is called with."""
+def _raising(error: Exception) -> Callable[..., NoReturn]:
+    """Return a function that raises error whatever its arguments are."""
     traceback = error.__traceback__
 
     def fail(*_args: Any, **_kwargs: Any) -> NoReturn:
-        raise error.with_traceback(traceback)  # or each raise would lengthen it
+        raise error.with_traceback(traceback)  # else each raise would lengthen the traceback
 
     return fail

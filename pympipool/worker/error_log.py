@@ -1,9 +1,9 @@
-"""The log of failed calls: what `error_log_file` asks for.
+"""The log of failed calls, for the parameter `error_log_file`.
 
-    a call raises ─► its function, arguments and traceback, appended to the file ─► the exception goes on to the master
+    a call raises ─► its function, arguments and traceback are appended to the file ─► the exception goes on to the master
 
-Written here and not in the master, because here the arguments are. One write each, so that workers and ranks which
-share a file do not write into each other's lines.
+The worker writes it, not the master, because the worker has the arguments. Each entry is one write, so that workers and
+ranks which share a file do not mix their lines.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from typing import Any
 from pympipool.serialization.exceptions import format_exception
 
 ARGUMENT_CHARACTERS = 400
-"""Of an argument that are written; of the beginning and of the end."""
+"""Characters of one argument's repr that are logged. A longer repr is cut in the middle."""
 
 ARGUMENTS_MAX = 50
-"""Arguments of a call that are written."""
+"""Arguments of one call that are logged."""
 
 
 class ErrorLog:
     """Appends failed calls to a file.
 
     Args:
-        path: Of the file.
-        where: Who we are.
+        path: Path of the file.
+        location: The rank that logs, for example "rank 0 of worker 3 (host node1, pid 1234)".
     """
 
-    def __init__(self, path: str, where: str) -> None:
+    def __init__(self, path: str, location: str) -> None:
         self._path = path
-        self._where = where
+        self._location = location
 
-    def watching(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """The function, with what it raises written down.
+    def wrap(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        """Return a function that calls the given one and logs what it raises.
 
         Args:
-            name: What to call it.
+            name: Name of the function in the log.
         """
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -53,9 +53,9 @@ class ErrorLog:
         return call
 
     def _write(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: BaseException) -> None:
-        """Never raises: the call's own exception is what counts."""
+        """Write an entry. Never raises: the call has to fail with its own exception."""
         try:
-            entry = describe_failure(name, args, kwargs, error, self._where)
+            entry = describe_failure(name, args, kwargs, error, self._location)
             with open(self._path, "ab", buffering=0) as file:
                 file.write(entry.encode(errors="backslashreplace"))
         except Exception as problem:
@@ -64,9 +64,9 @@ class ErrorLog:
 
 
 def describe_failure(
-    name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: BaseException, where: str
+    name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: BaseException, location: str
 ) -> str:
-    """The entry of a call.
+    """Return the log entry of a failed call.
 
     Examples:
         >>> entry = describe_failure("divide", (1,), {"by": 0}, ZeroDivisionError("division by zero"), "worker 3")
@@ -79,14 +79,14 @@ def describe_failure(
         <BLANKLINE>
     """
     named = [*((f"argument {number}", value) for number, value in enumerate(args, start=1)), *kwargs.items()]
-    lines = [f"    {what}: {_shown(value)}" for what, value in named[:ARGUMENTS_MAX]]
+    lines = [f"    {argument}: {_short_repr(value)}" for argument, value in named[:ARGUMENTS_MAX]]
     if len(named) > ARGUMENTS_MAX:
         lines.append(f"    and {len(named) - ARGUMENTS_MAX} arguments more")
-    head = f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {name}() failed in {where}"
+    head = f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {name}() failed in {location}"
     return "\n".join([head, *lines, format_exception(error), "", ""])
 
 
-class _Short(reprlib.Repr):
+class _ShortRepr(reprlib.Repr):
     def __init__(self) -> None:
         super().__init__()
         self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdict = self.maxdeque = 20
@@ -94,19 +94,19 @@ class _Short(reprlib.Repr):
         self.maxstring = self.maxother = ARGUMENT_CHARACTERS
 
     def repr_bytes(self, x: bytes, _level: int) -> str:
-        """Cut before it is shown: four characters a byte would be too many."""
+        """Cut the bytes before their repr is made, which takes up to four characters a byte."""
         rest = f"... ({len(x)} bytes)" if len(x) > ARGUMENT_CHARACTERS else ""
         return repr(x[:ARGUMENT_CHARACTERS]) + rest
 
     repr_bytearray = repr_bytes
 
 
-_short = _Short()
+_repr = _ShortRepr()
 
 
-def _shown(value: object) -> str:
+def _short_repr(value: object) -> str:
     try:
-        text = _short.repr(value)
+        text = _repr.repr(value)
     except BaseException as error:
         text = f"<{type(value).__qualname__} whose repr raises {type(error).__qualname__}>"
     return text.replace("\n", "\n        ")

@@ -1,11 +1,11 @@
-"""The template: a warm process of one thread that forks a worker for each order.
+"""The forkserver: a warm process of one thread that forks a worker for each request.
 
-    master ── order, three descriptors ──> template ── fork ──> worker: serves one call, ends
+    master ── request, three descriptors ──> forkserver ── fork ──> worker: serves one call, exits
            <── pid, later exit code (status pipe of that worker) ──┘
 
-It has imported what every worker needs, and nothing else: no thread, lock or open file of the user's program is in
-it, because it was started afresh, and nothing of the call before, because no call runs in it. When the master
-hangs up it ends; its workers have watchdogs of their own.
+The forkserver has imported what every worker needs, and nothing else. Because it was started as a fresh interpreter, it has no
+thread, lock or open file of the user's program. Because it runs no calls, a worker finds nothing of earlier calls. When
+the master hangs up, the forkserver exits; its workers have watchdogs of their own.
 """
 
 from __future__ import annotations
@@ -23,72 +23,72 @@ from typing import NoReturn
 from pympipool.transport.frames import LENGTH_BYTES, STATUS, decode_body, decode_length
 
 DESCRIPTORS = 3
-"""That come with an order: stdout, stderr, status pipe."""
+"""Descriptors that come with a request: stdout, stderr and status pipe of the worker."""
 
 
-class Template:
-    """The template's loop: orders in, forks, ends reported.
+class Forkserver:
+    """The forkserver's loop: reads requests, forks workers, reports their ends.
 
     Args:
-        master: the connection over which orders come.
+        master: The connection over which requests come.
     """
 
     def __init__(self, master: socket.socket) -> None:
         self.master = master
         self.environment = dict(os.environ)
-        self.statuses: dict[int, int] = {}  # pid of a worker -> its status pipe
-        self.wake = os.pipe()
-        for descriptor in self.wake:
+        self.status_pipes: dict[int, int] = {}  # by the pid of the worker
+        self.wakeup_pipe = os.pipe()
+        for descriptor in self.wakeup_pipe:
             os.set_blocking(descriptor, False)
 
     def serve(self) -> NoReturn:
-        """Forks workers until the master hangs up."""
+        """Fork workers until the master hangs up."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(self.wake[1])
-        waiter = select.poll()
-        waiter.register(self.master, select.POLLIN)
-        waiter.register(self.wake[0], select.POLLIN)
+        signal.set_wakeup_fd(self.wakeup_pipe[1])
+        poll = select.poll()
+        poll.register(self.master, select.POLLIN)
+        poll.register(self.wakeup_pipe[0], select.POLLIN)
         while True:
-            ready = [descriptor for descriptor, _ in waiter.poll()]
-            if self.wake[0] in ready:
-                os.read(self.wake[0], 4096)
-                self._report_ends()
+            ready = [descriptor for descriptor, _ in poll.poll()]
+            if self.wakeup_pipe[0] in ready:
+                os.read(self.wakeup_pipe[0], 4096)
+                self._reap_workers()
             if self.master.fileno() in ready:
-                self._take_order()
+                self._fork_worker()
 
-    def _take_order(self) -> None:
-        order = _receive_order(self.master)
-        if order is None:
+    def _fork_worker(self) -> None:
+        request = _receive_request(self.master)
+        if request is None:
             os._exit(0)
-        environment, cwd, (stdout, stderr, status) = order
+        environment, cwd, (stdout, stderr, status_pipe) = request
         try:
             pid = os.fork()
         except OSError as error:
             with contextlib.suppress(BrokenPipeError):
                 os.write(stderr, f"cannot fork a worker: {error}\n".encode())
-            _tell(status, 0, 1)
-            os.close(status)
+            _write_status(status_pipe, 0, 1)
+            os.close(status_pipe)
         else:
             if pid == 0:
-                os.close(status)
-                self._let_go()
+                os.close(status_pipe)
+                self._close_inherited()
                 _set_environment(environment, self.environment)
-                _become_worker(cwd, stdout, stderr)
-            self.statuses[pid] = status
-            _tell(status, pid)
+                _run_worker(cwd, stdout, stderr)
+            self.status_pipes[pid] = status_pipe
+            _write_status(status_pipe, pid)
         os.close(stdout)
         os.close(stderr)
 
-    def _let_go(self) -> None:
-        """In the child: closes what is the template's."""
+    def _close_inherited(self) -> None:
+        """Close in the forked worker what belongs to the forkserver."""
         signal.set_wakeup_fd(-1)
-        for descriptor in (*self.statuses.values(), *self.wake):
+        for descriptor in (*self.status_pipes.values(), *self.wakeup_pipe):
             os.close(descriptor)
         self.master.close()
 
-    def _report_ends(self) -> None:
-        """Tells the master of the workers that have ended."""
+    def _reap_workers(self) -> None:
+        """Reap the workers that have exited, and report their exit codes to the master."""
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -98,28 +98,31 @@ class Template:
                 return
             pid = ended.si_pid
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)  # what it left behind; as a zombie it still keeps the id
-            _, end = os.waitpid(pid, 0)
-            status = self.statuses.pop(pid)
-            _tell(status, os.waitstatus_to_exitcode(end))
-            os.close(status)
+                os.killpg(pid, signal.SIGKILL)  # its children; the id cannot be reused while the worker is a zombie
+            _, wait_status = os.waitpid(pid, 0)
+            status_pipe = self.status_pipes.pop(pid)
+            _write_status(status_pipe, os.waitstatus_to_exitcode(wait_status))
+            os.close(status_pipe)
 
 
-def _tell(status: int, *numbers: int) -> None:
-    """Writes numbers to the pipe that tells of one worker, unless nobody reads it any more: what to do then the next order says."""
+def _write_status(status_pipe: int, *numbers: int) -> None:
+    """Write integers to a worker's status pipe.
+
+    A closed pipe means that the master has exited; the next read of a request detects that.
+    """
     with contextlib.suppress(BrokenPipeError):
-        os.write(status, b"".join(STATUS.pack(number) for number in numbers))
+        os.write(status_pipe, b"".join(STATUS.pack(number) for number in numbers))
 
 
 def main() -> NoReturn:
-    """Runs the template on the connection whose descriptor the environment names."""
+    """Run the forkserver on the connection whose descriptor is in the environment."""
     master = socket.socket(fileno=int(os.environ.pop("PYMPIPOOL_FORKSERVER")))
     _preload()
-    Template(master).serve()
+    Forkserver(master).serve()
 
 
 def _preload() -> None:
-    """Imports what workers need, each or some of them, and keeps the collector from touching it in each of them."""
+    """Import what all or some workers need, and keep the garbage collector from touching it in each worker."""
     import traceback  # noqa: F401
 
     import pympipool.errors
@@ -131,8 +134,8 @@ def _preload() -> None:
     gc.freeze()
 
 
-def _receive_order(master: socket.socket) -> tuple[dict[str, str], str | None, list[int]] | None:
-    """The environment, working directory and descriptors of the next worker; None when the master is gone."""
+def _receive_request(master: socket.socket) -> tuple[dict[str, str], str | None, list[int]] | None:
+    """Return environment, working directory and descriptors of the next worker; None when the master is gone."""
     size = array("i").itemsize * DESCRIPTORS
     try:
         head, ancillary, _, _ = master.recvmsg(LENGTH_BYTES, socket.CMSG_SPACE(size))
@@ -157,7 +160,7 @@ def _receive(master: socket.socket, size_bytes: int) -> bytes:
 
 
 def _set_environment(wanted: dict[str, str], ours: dict[str, str]) -> None:
-    """Changes what differs from ours. It is little, and setting all would take half as long as the fork."""
+    """Change only variables that differ from ours. They are few; setting all would take half as long as the fork."""
     for name in ours.keys() - wanted.keys():
         del os.environ[name]
     for name, value in wanted.items():
@@ -165,8 +168,8 @@ def _set_environment(wanted: dict[str, str], ours: dict[str, str]) -> None:
             os.environ[name] = value
 
 
-def _become_worker(cwd: str | None, stdout: int, stderr: int) -> NoReturn:
-    """In the child: takes on what the order says, and runs the worker's program."""
+def _run_worker(cwd: str | None, stdout: int, stderr: int) -> NoReturn:
+    """Set up the forked process as requested, run the worker program, and exit."""
     code = 1
     try:
         os.setsid()
@@ -180,16 +183,16 @@ def _become_worker(cwd: str | None, stdout: int, stderr: int) -> NoReturn:
 
         serve()
         code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except SystemExit as exit_:
+        code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
-        _end(code)
+        _exit(code)
 
 
 def _redirect(name: str, pipe: int, descriptor: int) -> None:
-    """Makes the pipe a standard descriptor, with a fresh stream over it: the template's knows what it was before."""
+    """Make the pipe a standard descriptor, with a new stream: the old one knows what its descriptor was before."""
     os.dup2(pipe, descriptor)
     os.close(pipe)
     stream = open(descriptor, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
@@ -197,8 +200,8 @@ def _redirect(name: str, pipe: int, descriptor: int) -> None:
     setattr(sys, f"__{name}__", stream)
 
 
-def _end(code: int) -> NoReturn:
-    """Ends a forked worker as the interpreter would end, with threads, exit functions and streams."""
+def _exit(code: int) -> NoReturn:
+    """Exit a forked worker as the interpreter would: wait for threads, run exit functions, flush streams."""
     import atexit
 
     try:
@@ -212,14 +215,14 @@ def _end(code: int) -> NoReturn:
 
 
 def _wait_for_threads() -> None:
-    """As the interpreter does, for those that are no daemons: thread pools still run what they were given, for example."""
+    """Wait for all threads but daemons, as the interpreter does: thread pools, for example, finish what they were given."""
     threading = sys.modules.get("threading")
     if threading is not None:
         threading._shutdown()
 
 
 def _finalize_mpi() -> None:
-    """As mpi4py does when the interpreter ends, which os._exit leaves out: a library has files in /dev/shm to remove."""
+    """Call MPI_Finalize, as mpi4py does at exit but not at os._exit: an MPI library has files in /dev/shm to remove."""
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
         mpi.Finalize()

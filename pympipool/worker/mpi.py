@@ -4,10 +4,10 @@
                          run                 run
     master <-- RESULT -- rank 0 <- answer -- rank 1 ... N-1
 
-Each rank has a control connection of its own: the watchdog needs it, and so does a rank whose call raises. It says so
-there at once, because the other ranks may wait for it in a collective for ever; then the master ends the worker. If
-they do not, all answer as usual, and the call fails with the exception of the lowest rank. The worker goes on if all
-ranks have raised alike; else it ends, to be replaced: see `ranks_diverged`.
+Each rank has its own control connection, for its watchdog and to report that its call raised. A rank reports that at once,
+because the other ranks may wait for it in a collective forever. If they do, the master kills the worker. If they do not, all
+ranks answer as usual, and the call fails with the exception of the lowest rank. The worker serves on if all ranks have
+raised the same exception at the same place. Otherwise it exits and is replaced: see `ranks_diverged`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pympipool.serialization.exceptions import are_alike, join_exceptions
 from pympipool.serialization.payload import Pickled, dump
 from pympipool.worker.call_runner import CallRunner
 from pympipool.worker.rank_comm import Message, OtherRank, RootRank
-from pympipool.worker.setup import apply_settings, describe, make_calls, take_output, tell
+from pympipool.worker.setup import apply_settings, describe, make_call_runner, redirect_output, report_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,89 +37,94 @@ if TYPE_CHECKING:
     from pympipool.transport.control_client import Control, Link
 
 _RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "FLUX_TASK_RANK")
-"""Where launchers tell a process its rank: MPICH and its relatives, PMIx, Open MPI, flux."""
+"""Environment variables in which launchers give a process its rank: MPICH and its relatives, PMIx, Open MPI, flux."""
 
 FINALIZE_TIMEOUT_S = 2
-"""How long ranks that are out of step may take to end: MPI_Finalize may wait for ever for what another rank has received."""
+"""Time that ranks that have diverged have to exit. MPI_Finalize may wait forever for a message that another rank received."""
 
-WHY_OUT_OF_STEP = "a call raised on some of its ranks only, which may have left messages between them for the next call"
+RANKS_DIVERGED_REASON = (
+    "a call raised on some of its ranks only, which may have left messages between them for the next call"
+)
 
 _MPICH_SEGMENT = "/dev/shm/mpich_shm_"
 
 
-def run(orders: WorkerConfig, control: Control) -> None:
-    """Serves calls, from the settings to the end.
+def run(config: WorkerConfig, control: Control) -> None:
+    """Receive the settings, then serve calls until the end.
 
-    Ends the process with exit code 1 where it cannot start, when the master has been told why.
+    If this rank cannot start, tell the master why and end the process with exit code 1.
     """
     rank = launched_rank(os.environ)
     if rank is None:
         from mpi4py import MPI
 
         rank = MPI.COMM_WORLD.Get_rank()
-    where = describe(orders.worker, rank)
-    control.send_hello(orders, rank)
+    location = describe(config.worker, rank)
+    control.send_hello(config, rank)
     settings, descriptors = control.receive_setup()
     try:
-        descriptors = take_output(settings, descriptors)
-        serve = _prepare(orders, control, rank, where, settings, descriptors)
+        descriptors = redirect_output(settings, descriptors)
+        serve = _prepare(config, control, rank, location, settings, descriptors)
     except BaseException as error:
-        tell(control.send_start_failed, error, where)
-        _end_without_the_others()
+        report_error(control.send_start_failed, error, location)
+        _exit_without_finalize()
     control.send_ready(rank)
     try:
         serve(one_call=settings["one_call"])
     except BaseException:
         sys.excepthook(*sys.exc_info())
-        _end_without_the_others()
+        _exit_without_finalize()
 
 
 def _prepare(
-    orders: WorkerConfig,
+    config: WorkerConfig,
     control: Control,
     rank: int,
-    where: str,
+    location: str,
     settings: dict[str, Any],
     descriptors: Sequence[int],
 ) -> Callable[..., None]:
-    """All that can fail before the first call; what serves calls then."""
-    apply_settings(settings, orders.cwd)
+    """Do everything that can fail before the first call. Return the function that serves calls."""
+    apply_settings(settings, config.cwd)
     if rank == 0:
         channel = control.open_channel(descriptors)
-        root = RootRank(join_world(orders, rank))
-        return functools.partial(serve_root, channel, root, _runner(orders, settings, control, rank, where))
-    other = OtherRank(join_world(orders, rank))
-    return functools.partial(serve_other, other, _runner(orders, settings, control, rank, where))
+        root = RootRank(join_world(config, rank))
+        return functools.partial(serve_root, channel, root, _make_runner(config, settings, control, rank, location))
+    other = OtherRank(join_world(config, rank))
+    return functools.partial(serve_other, other, _make_runner(config, settings, control, rank, location))
 
 
-def _runner(orders: WorkerConfig, settings: dict[str, Any], control: Control, rank: int, where: str) -> Runner:
-    return Runner(make_calls(settings, None, orders.error_log_file, where), control, rank, where)
+def _make_runner(
+    config: WorkerConfig, settings: dict[str, Any], control: Control, rank: int, location: str
+) -> RankRunner:
+    calls = make_call_runner(settings, None, config.error_log_file, location)
+    return RankRunner(calls, control, rank, location)
 
 
-_CURE_OF_MPIEXEC = (
+_MPIEXEC_REMEDY = (
     "Launcher and library belong to different MPIs. Make the mpiexec of that library the first in PATH, or install an MPI"
     ' with its own: pip install "pympipool[mpich]" in a fresh environment'
 )
 
-_CURE_OF_SCHEDULER = (
+_SCHEDULER_REMEDY = (
     "The way in which SLURM or flux lets ranks find each other is not that of the library: set pmi_mode to one that both"
     " know (`srun --mpi=list` says SLURM's; flux has 'simple', and 'pmix' with its plugin flux-pmix)"
 )
 
 
 def launched_rank(environ: Mapping[str, str]) -> int | None:
-    """Our rank as the launcher tells it, so that it is known before MPI is initialised; None when it tells nothing."""
+    """Return the rank that the launcher gave this process, known before MPI is initialized; None if it gave none."""
     for name in _RANK_VARIABLES:
         if environ.get(name, "").isdigit():
             return int(environ[name])
     return None
 
 
-def join_world(orders: WorkerConfig, rank: int) -> MPI.Intracomm:
-    """Initialises MPI and checks that the ranks have found each other.
+def join_world(config: WorkerConfig, rank: int) -> MPI.Intracomm:
+    """Initialize MPI, check that the ranks have found each other, and return the communicator of all ranks.
 
     Raises:
-        WorkerStartError: mpi4py is missing, or it belongs to another MPI than the launcher.
+        WorkerStartError: mpi4py is missing, or belongs to another MPI than the launcher.
     """
     try:
         from mpi4py import MPI
@@ -127,28 +132,28 @@ def join_world(orders: WorkerConfig, rank: int) -> MPI.Intracomm:
         from pympipool.errors import WorkerStartError
 
         raise WorkerStartError(
-            f"a worker of {orders.ranks} ranks cannot load mpi4py: {error}. Install it together with an MPI:"
+            f"a worker of {config.ranks} ranks cannot load mpi4py: {error}. Install it together with an MPI:"
             ' pip install "pympipool[mpich]"'
         ) from error
     world = MPI.COMM_WORLD
     _unlink_segments(world)
-    if world.Get_size() != orders.ranks or world.Get_rank() != rank:
+    if world.Get_size() != config.ranks or world.Get_rank() != rank:
         from pympipool.errors import WorkerStartError
 
         library = MPI.Get_library_version().split("\n")[0].strip("\0 ")
         raise WorkerStartError(
-            f"{orders.launcher or 'the launcher'} was to start {orders.ranks} ranks; this is rank {rank} of them, but"
+            f"{config.launcher or 'the launcher'} was to start {config.ranks} ranks; this is rank {rank} of them, but"
             f" rank {world.Get_rank()} of {world.Get_size()} in the eyes of the MPI library that mpi4py has loaded:"
-            f" {library}. {_CURE_OF_MPIEXEC if orders.launcher else _CURE_OF_SCHEDULER}"
+            f" {library}. {_MPIEXEC_REMEDY if config.launcher else _SCHEDULER_REMEDY}"
         )
     return world
 
 
 def _unlink_segments(world: MPI.Intracomm) -> None:
-    """Removes the name of the memory that MPICH's ranks share.
+    """Unlink the shared memory of MPICH's ranks.
 
-    MPICH removes it when it is finalised: after a rank that was killed it would stay, and its megabytes with it. It
-    needs the name no more when all ranks have mapped it, and they have when MPI is initialised everywhere.
+    MPICH unlinks it in MPI_Finalize: if a rank is killed, megabytes of shared memory would stay behind. MPICH needs the
+    name only until all ranks have mapped the memory, and they have mapped it once MPI is initialized on all of them.
     """
     if sys.platform != "linux":
         return
@@ -156,48 +161,48 @@ def _unlink_segments(world: MPI.Intracomm) -> None:
     with open("/proc/self/maps") as maps:
         segments = {line.split(maxsplit=5)[-1].strip() for line in maps if _MPICH_SEGMENT in line}
     for segment in segments:
-        with contextlib.suppress(FileNotFoundError):  # another rank was quicker
+        with contextlib.suppress(FileNotFoundError):  # another rank was faster
             os.unlink(segment)
 
 
-class Runner:
-    """Runs calls on this rank.
+class RankRunner:
+    """Runs calls on this rank, and reports those that raise to the master.
 
     Args:
-        calls: The functions and the preset.
-        control: Where to tell that a call raised.
-        rank: Our rank.
-        where: Who we are, for tracebacks.
+        calls: Runs the calls.
+        control: The control connection of this rank.
+        rank: The number of this rank.
+        location: Worker, rank, host and process id, for tracebacks.
     """
 
-    def __init__(self, calls: CallRunner, control: Control, rank: int, where: str) -> None:
+    def __init__(self, calls: CallRunner, control: Control, rank: int, location: str) -> None:
         self.calls = calls
         self._control = control
         self._rank = rank
-        self._where = where
+        self._location = location
 
     def run(self, message: Message) -> Message:
-        """The answer to a call; empties the message's parts."""
-        begun_ns = monotonic_ns()
+        """Run a call and return the answer. Empties the parts of the message."""
+        start_ns = monotonic_ns()
         try:
             answer = dump(self.calls.run(message.tag, message.parts), "the result")
             kind = RESULT
         except BaseException as error:  # SystemExit too, as in concurrent.futures
-            answer = tell(
-                functools.partial(self._control.send_rank_error, self._rank, message.call), error, self._where
-            )
+            send = functools.partial(self._control.send_rank_error, self._rank, message.call)
+            answer = report_error(send, error, self._location)
             kind = ERROR
-        return Message(kind, message.call, monotonic_ns() - begun_ns, answer, begun_ns)
+        return Message(kind, message.call, monotonic_ns() - start_ns, answer, start_ns)
 
-    def leave(self, why: str) -> None:
-        """Tells the master that this worker ends by itself."""
-        self._control.send_exiting(why)
+    def announce_exit(self, reason: str) -> None:
+        """Tell the master that this worker exits without having been told to."""
+        self._control.send_exiting(reason)
 
 
-def serve_root(channel: Link, ranks: RootRank, runner: Runner, *, one_call: bool) -> None:
-    """Rank 0: shares what comes over the channel, and answers with the answers of all. Keeps nothing of a call.
+def serve_root(channel: Link, ranks: RootRank, runner: RankRunner, *, one_call: bool) -> None:
+    """Serve on rank 0: share each message of the channel, and answer a call with the combined answers of all ranks.
 
-    Serves until END, until the only call has been answered, or until ranks are out of step.
+    Serves until END, until the only call has been answered, or until ranks have diverged. Keeps no reference to a call that
+    has ended.
     """
     while True:
         message = Message(*channel.receive())  # type: ignore[misc]  # without a timeout it is never None
@@ -205,26 +210,26 @@ def serve_root(channel: Link, ranks: RootRank, runner: Runner, *, one_call: bool
         if message.kind == CALL:
             answers = [runner.run(message), *ranks.collect()]
             if message.call & TRACED:
-                tell_times(channel, answers)
-            channel.answer(*join(answers))
-            ends = ranks_diverged(answers)
-            if ends:
-                runner.leave(WHY_OUT_OF_STEP)
+                record_times(channel, answers)
+            channel.answer(*combine_answers(answers))
+            diverged = ranks_diverged(answers)
+            if diverged:
+                runner.announce_exit(RANKS_DIVERGED_REASON)
                 if not one_call:
                     ranks.share(Message(END, 0, 0, [b""]))
-                _end_within(FINALIZE_TIMEOUT_S)
-            if ends or one_call:
+                _exit_within(FINALIZE_TIMEOUT_S)
+            if diverged or one_call:
                 return
             del answers
         elif message.kind == FUNCTION:
             runner.calls.remember(message.tag, message.parts)
         else:
             return
-        del message  # before waiting for the next one
+        del message  # release it before waiting for the next one
 
 
-def serve_other(ranks: OtherRank, runner: Runner, *, one_call: bool) -> None:
-    """Every other rank: runs what rank 0 shares."""
+def serve_other(ranks: OtherRank, runner: RankRunner, *, one_call: bool) -> None:
+    """Serve on every other rank: run the calls that rank 0 shares."""
     while True:
         message = ranks.receive()
         if message.kind == CALL:
@@ -238,16 +243,16 @@ def serve_other(ranks: OtherRank, runner: Runner, *, one_call: bool) -> None:
         del message
 
 
-def tell_times(channel: Link, answers: Sequence[Message]) -> None:
-    """Puts down when each rank began and ended a traced call, by its own clock."""
+def record_times(channel: Link, answers: Sequence[Message]) -> None:
+    """Record when each rank began and ended a traced call, by its own clock."""
     for answer in answers:
-        channel.stamps.extend((answer.begun_ns, answer.begun_ns + answer.tag))
+        channel.stamps.extend((answer.start_ns, answer.start_ns + answer.tag))
 
 
-def join(answers: Sequence[Message]) -> tuple[int, int, list[Any], int]:
-    """The answer of the worker, from those of its ranks: the results in rank order, or what the lowest rank raised.
+def combine_answers(answers: Sequence[Message]) -> tuple[int, int, list[Any], int]:
+    """Combine the answers of all ranks: the results in rank order, or the exception of the lowest rank that raised.
 
-    The results stay as they were pickled, and are unpickled in the master.
+    The results are not unpickled here but in the master.
     """
     run_time_ns = max(answer.tag for answer in answers)
     raised = [answer.parts for answer in answers if answer.kind == ERROR]
@@ -256,28 +261,28 @@ def join(answers: Sequence[Message]) -> tuple[int, int, list[Any], int]:
 
 
 def ranks_diverged(answers: Sequence[Message]) -> bool:
-    """Whether a call may have left messages between the ranks that nobody received.
+    """Return True if a call may have left messages between the ranks that no rank has received.
 
-    A rank that raises misses what the others send it, in a broadcast for example. The next call that communicates would
-    receive it in place of its own data: wrong results, without an error. Only if all ranks have raised the same at
-    the same place, they have come equally far.
+    A rank that raises does not receive what other ranks send it, for example in a broadcast. The next call that communicates
+    would receive that in place of its own data: wrong results, without an error. Only if all ranks have raised the same
+    exception at the same place, they have sent and received the same messages.
     """
     raised = [answer.parts for answer in answers if answer.kind == ERROR]
     return bool(raised) and (len(raised) < len(answers) or not are_alike(raised))
 
 
-def _end_within(limit_s: int) -> None:
-    """Ends this process, and so the worker, if it has not ended by itself by then, be it stuck in MPI_Finalize."""
+def _exit_within(limit_s: int) -> None:
+    """Kill this process after limit_s, and with it the worker, if it has not exited before: MPI_Finalize may not return."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(limit_s)
 
 
-def _end_without_the_others() -> NoReturn:
-    """Ends a rank that cannot go on. An ordinary end would wait for the others in MPI_Finalize, for ever."""
+def _exit_without_finalize() -> NoReturn:
+    """End a rank that cannot go on. A normal exit would wait for the other ranks in MPI_Finalize, forever."""
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.COMM_WORLD.Get_size() == 1:
-        sys.exit(1)  # there are no others
+        sys.exit(1)  # there are no other ranks
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # user code has closed it, or put something else in its place
+        with contextlib.suppress(Exception):  # user code may have closed or replaced the stream
             stream.flush()
     os._exit(1)

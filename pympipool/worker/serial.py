@@ -4,7 +4,7 @@
     CALL     -> unpickle, run, pickle -> RESULT or ERROR
     END      -> the program ends
 
-The loop is what every call pays for, so it does nothing but this.
+Every call pays for this loop, so it does nothing else.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pympipool._core.ring import CALL, ERROR, FUNCTION, RESULT
 from pympipool.serialization.exceptions import dump_exception
 from pympipool.serialization.payload import dump
 from pympipool.worker.call_runner import CallRunner
-from pympipool.worker.setup import apply_settings, describe, make_calls, take_output, tell
+from pympipool.worker.setup import apply_settings, describe, make_call_runner, redirect_output, report_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,29 +23,29 @@ if TYPE_CHECKING:
     from pympipool.transport.control_client import Control, Link
 
 
-def run(orders: WorkerConfig, control: Control) -> None:
-    """Serves calls, from the settings to the end.
+def run(config: WorkerConfig, control: Control) -> None:
+    """Receive the settings, then serve calls until the end.
 
     Raises:
         SystemExit: The worker cannot start; the master has been told why.
     """
-    where = describe(orders.worker)
+    location = describe(config.worker)
     settings, descriptors = control.receive_setup()
     try:
-        descriptors = take_output(settings, descriptors)
+        descriptors = redirect_output(settings, descriptors)
         channel = control.open_channel(descriptors)
-        apply_settings(settings, orders.cwd)
-        calls = make_calls(settings, channel.stamps, orders.error_log_file, where)
+        apply_settings(settings, config.cwd)
+        runner = make_call_runner(settings, channel.stamps, config.error_log_file, location)
     except BaseException as error:
-        tell(control.send_start_failed, error, where)
+        report_error(control.send_start_failed, error, location)
         sys.exit(1)
     control.send_ready(0)
-    serve(channel, calls, where, one_call=settings["one_call"])
+    serve(channel, runner, location, one_call=settings["one_call"])
 
 
-def serve(channel: Link, calls: CallRunner, where: str, *, one_call: bool) -> None:
-    """Serves until END, or until the only call has been answered. Keeps nothing of a call that has ended."""
-    receive, send, run_call = channel.receive, channel.answer, calls.run
+def serve(channel: Link, runner: CallRunner, location: str, *, one_call: bool) -> None:
+    """Serve until END, or until the only call has been answered. Keep no reference to a call that has ended."""
+    receive, send, run_call = channel.receive, channel.answer, runner.run
     while True:
         kind, call, tag, parts = receive()  # type: ignore[misc]  # without a timeout it is never None
         if kind == CALL:
@@ -53,13 +53,13 @@ def serve(channel: Link, calls: CallRunner, where: str, *, one_call: bool) -> No
                 answer = dump(run_call(tag, parts), "the result")
                 kind = RESULT
             except BaseException as error:  # SystemExit too, as in concurrent.futures
-                answer = dump_exception(error, where)
+                answer = dump_exception(error, location)
                 kind = ERROR
             send(kind, call, answer)
             if one_call:
                 return
-            del parts, answer  # before waiting for the next one
+            del parts, answer  # release them before waiting for the next message
         elif kind == FUNCTION:
-            calls.remember(tag, parts)
+            runner.remember(tag, parts)
         else:
             return

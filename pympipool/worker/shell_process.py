@@ -1,9 +1,9 @@
-"""In the worker of a `pympipool.ShellExecutor`: an external program that lives as long as the worker.
+"""The external program of a `pympipool.ShellExecutor`, which lives as long as the executor's worker.
 
-    start(...)                 init_function: the program and what feeds it, as parameters of all calls
-    ask(text, ..., program)    a call: text to its stdin, lines from its stdout
+    start(...)                 init_function: starts the program, returns it and its feeder as arguments for all calls
+    ask(text, ..., program)    a call: writes text to the program's stdin, reads lines from its stdout
 
-The program writes to the worker's stderr, and so to the user's.
+The program's stderr is that of the worker, so its output reaches the user.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ import threading
 from collections.abc import Mapping
 from typing import Any, TextIO, cast
 
-LAST_WORDS_S = 1.0
-"""How long a program may take to end by itself when its stdin does, and again when it is asked to (SIGTERM)."""
+EXIT_GRACE_S = 1.0
+"""Time that a program has to exit after the end of its stdin, and again after SIGTERM."""
 
 
-SHORT = 1024
-"""Characters that fit into a pipe which has room at all: they are at most 4096 bytes, which is PIPE_BUF."""
+SHORT_TEXT_MAX = 1024
+"""Characters that fit into a pipe that is writable: they take at most 4096 bytes, which is PIPE_BUF."""
 
 
-class AdaptiveBatcher:
-    """Writes to a program's stdin without waiting for it: before it reads on, somebody may have to read what it says.
+class StdinFeeder:
+    """Writes to a program's stdin without blocking: the program may read on only once its own output has been read.
 
-    Short texts are written at once, if there is room. The first other one starts a thread, which has the rest to write.
+    Short texts are written at once, if the pipe has room. The first text that cannot be written at once starts a thread,
+    which writes that and all later ones.
     """
 
     def __init__(self, stdin: TextIO) -> None:
@@ -38,13 +39,13 @@ class AdaptiveBatcher:
         self._poll.register(stdin, select.POLLOUT)
 
     def feed(self, text: str) -> None:
-        """Writes text, now or in a while. That the program has ended is no error: reading tells.
+        """Write text, now or later. It is no error here that the program has ended: reading its answer detects that.
 
         Raises:
             UnicodeEncodeError: The text cannot be encoded.
         """
         data = text.encode(self._stdin.encoding, self._stdin.errors or "strict")
-        if self._texts is None and len(text) <= SHORT and self._poll.poll(0):
+        if self._texts is None and len(text) <= SHORT_TEXT_MAX and self._poll.poll(0):
             self._write(data)
             return
         if self._texts is None:
@@ -53,7 +54,7 @@ class AdaptiveBatcher:
         self._texts.put(data)
 
     def close(self) -> None:
-        """Ends stdin, when all has been written."""
+        """Close stdin once everything has been written."""
         if self._texts is None:
             self._close()
         else:
@@ -65,7 +66,7 @@ class AdaptiveBatcher:
         self._close()
 
     def _write(self, data: bytes) -> None:
-        with contextlib.suppress(OSError, ValueError):  # it has ended, or stdin is closed
+        with contextlib.suppress(OSError, ValueError):  # the program has ended, or stdin is closed
             self._stdin.buffer.write(data)
             self._stdin.buffer.flush()
 
@@ -75,39 +76,38 @@ class AdaptiveBatcher:
 
 
 def start(command: tuple[Any, ...], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Starts the program.
+    """Start the program.
 
     Args:
         command: Positional arguments of `subprocess.Popen`.
-        options: Its keyword arguments.
+        options: Keyword arguments of `subprocess.Popen`.
 
     Raises:
-        OSError, TypeError, ValueError: `subprocess.Popen` refuses.
+        OSError, TypeError, ValueError: `subprocess.Popen` raises it.
     """
     with_pipes: dict[str, Any] = {**options, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     program = subprocess.Popen(*command, **with_pipes)
-    feeder = AdaptiveBatcher(cast(TextIO, program.stdin))
+    feeder = StdinFeeder(cast(TextIO, program.stdin))
     atexit.register(end, program, feeder)
     return {"program": program, "feeder": feeder}
 
 
-def ask(
-    text: str, lines: int | None, pattern: str | None, program: subprocess.Popen[str], feeder: AdaptiveBatcher
-) -> str:
-    """Feeds the program and reads its answer.
+def ask(text: str, lines: int | None, pattern: str | None, program: subprocess.Popen[str], feeder: StdinFeeder) -> str:
+    """Feed the program and read its answer.
 
     Args:
-        text: For its stdin.
-        lines: The answer has so many lines; None: any number.
-        pattern: The answer ends with the line that contains this; None: whatever the lines contain.
+        text: Written to the program's stdin.
+        lines: Number of lines of the answer; None: any number.
+        pattern: The answer ends with the first line that contains this text; None: with any line.
         program: From `start`.
-        feeder: Likewise.
+        feeder: From `start`.
 
     Returns:
         The answer, line ends included.
 
     Raises:
-        subprocess.CalledProcessError: The program has ended, or its stdout; holds its exit code, and what it wrote before.
+        subprocess.CalledProcessError: The program has ended or closed its stdout. The error has the exit code and the part of
+            the answer that was read.
     """
     assert program.stdout is not None
     feeder.feed(text)
@@ -115,7 +115,7 @@ def ask(
     while len(answer) != lines:
         line = program.stdout.readline()
         if not line:
-            end(program, feeder)  # it may have closed its stdout only
+            end(program, feeder)  # the program may have closed its stdout only
             raise subprocess.CalledProcessError(program.returncode, program.args, output="".join(answer))
         answer.append(line)
         if pattern is not None and pattern in line:
@@ -123,12 +123,12 @@ def ask(
     return "".join(answer)
 
 
-def end(program: subprocess.Popen[str], feeder: AdaptiveBatcher) -> None:
-    """Ends the program: by the end of its stdin, else by force."""
+def end(program: subprocess.Popen[str], feeder: StdinFeeder) -> None:
+    """End the program: close its stdin, then terminate it, then kill it."""
     feeder.close()
     for more_force in (program.terminate, program.kill):
         try:
-            program.wait(LAST_WORDS_S)
+            program.wait(EXIT_GRACE_S)
             return
         except subprocess.TimeoutExpired:
             more_force()

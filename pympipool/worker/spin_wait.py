@@ -1,15 +1,15 @@
-"""How a rank waits for the others without wasting a core.
+"""How a rank waits for the other ranks without wasting a core.
 
-    spin: look, yield the core, look again      calls that follow each other closely are caught here
-      -> sleep until the bell rings             then spin again
-         (without a bell: sleep for a little, look, sleep for longer)
+    spin: check, yield the core, check again        enough for calls that follow each other closely
+      -> sleep until another rank sends a wake-up   then spin again
+         (without a listener: sleep, check, sleep for longer)
 
-Waiting inside of MPI means spinning at 100 % of a core, however long it takes. So ranks wait here, looking whether
-a request is complete.
+Waiting inside MPI means spinning at 100 % of a core, for as long as it takes. So ranks wait here, and check repeatedly
+whether an MPI request is complete.
 
-A bell is a Unix datagram socket. Whoever waits empties it, looks once more, and sleeps until it is readable; whoever
-rings sends his message first and then an empty datagram. In whatever order that happens, the datagram comes after the
-last look or the look finds the message: no wake-up is lost. And if one were, the sleeper would look again soon.
+A wake-up is an empty datagram to the Unix socket of the waiting rank. Before it sleeps, a waiting rank reads all datagrams
+and then checks once more. The notifying rank sends its MPI message first, then the datagram. So either the check finds the
+message, or the datagram is still there and ends the sleep: no wake-up is lost. Even if one were, the sleep has a time limit.
 """
 
 from __future__ import annotations
@@ -28,58 +28,61 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SPIN_S = 200e-6
-"""As long as the gap between calls that wait for each other's results, with room to spare."""
+"""Time that a rank spins: longer than the gap between calls each of which waits for the result of the one before."""
 
-PAUSE_LEAST_S = 20e-6
-PAUSE_MOST_S = 2e-3
-"""Pauses between looks without a bell: 2 ms cost 0.5 % of a core."""
+BACKOFF_MIN_S = 20e-6
+"""Shortest sleep between two checks of a rank that no wake-up can reach."""
 
-PAUSE_SHARE = 1 / 8
-"""A pause is this part of the time waited so far: nobody is noticed later than that."""
+BACKOFF_MAX_S = 2e-3
+"""Longest sleep between two checks of a rank that no wake-up can reach. Checking every 2 ms costs 0.5 % of a core."""
 
-UNRUNG_S = 0.25
-"""How long a sleeper relies on its bell."""
+BACKOFF_SHARE = 1 / 8
+"""Length of a sleep between two checks, as a share of the time waited so far: an event is noticed at most that much late."""
 
-RUNG_S = 0.02
-"""How long a rank that was rung awake looks out for the message before it relies on its bell again."""
+SLEEP_MAX_S = 0.25
+"""Longest sleep of a rank that relies on a wake-up."""
+
+AFTER_WAKEUP_S = 0.02
+"""Time that a rank checks for its message after a wake-up, before it relies on the next wake-up."""
 
 
 class WakeupNotifier:
-    """What rings one bell.
+    """Wakes one listener.
 
-    Each has a socket of its own: the rings that a sleepy bell has not taken yet must not use up the room for others.
+    Each notifier has its own socket. Datagrams that a sleeping listener has not read yet take up room in the sender's socket,
+    and must not use up the room for other listeners.
 
     Args:
-        bell: Name of the bell.
+        listener: Name of the listener.
 
     Attributes:
-        name: Its own name.
+        name: Name of the notifier's own socket.
     """
 
-    def __init__(self, bell: str) -> None:
+    def __init__(self, listener: str) -> None:
         self._socket, self.name = _datagram_socket()
-        self._bell = bell
+        self._listener = listener
 
-    def ring(self) -> bool:
-        """Rings; False when the bell cannot be reached."""
+    def notify(self) -> bool:
+        """Wake the listener; return False if it cannot be reached."""
         try:
-            self._socket.sendto(b"", self._bell)
+            self._socket.sendto(b"", self._listener)
         except BlockingIOError:
-            pass  # it has been rung often already
+            pass  # many wake-ups are waiting there already
         except OSError:
             return False
         return True
 
     def close(self) -> None:
-        """Gives back its socket."""
+        """Close the socket."""
         self._socket.close()
 
 
 class WakeupListener:
-    """What wakes a rank of this host.
+    """Sleeps until another rank of this host sends a wake-up.
 
     Attributes:
-        name: By which it can be rung.
+        name: Name by which a `WakeupNotifier` reaches it.
     """
 
     def __init__(self) -> None:
@@ -87,62 +90,62 @@ class WakeupListener:
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
 
-    def answer_to(self, ringer: str) -> None:
-        """From now on it can be rung by that one only."""
-        self._socket.connect(ringer)
+    def accept_only(self, notifier: str) -> None:
+        """From now on, accept wake-ups of this notifier only."""
+        self._socket.connect(notifier)
 
-    def empty(self) -> None:
-        """Forgets that it has been rung."""
+    def clear(self) -> None:
+        """Discard the wake-ups that have arrived."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 self._socket.recv(1)
 
     def close(self) -> None:
-        """Gives back its socket."""
+        """Close the socket."""
         self._socket.close()
 
     def sleep(self, timeout_s: float) -> bool:
-        """Sleeps until it rings; False when the time was over before."""
+        """Sleep until a wake-up arrives; return False after timeout_s without one."""
         return bool(self._poll.poll(timeout_s * 1000))
 
 
 def _datagram_socket() -> tuple[socket.socket, str]:
-    """A socket that does not block, and its name, which nobody can guess."""
-    name = f"\0pympipool-bell-{os.urandom(16).hex()}"
+    """Return a non-blocking socket and its name, which cannot be guessed."""
+    name = f"\0pympipool-wakeup-{os.urandom(16).hex()}"
     datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     datagrams.setblocking(False)
     datagrams.bind(name)
     return datagrams, name
 
 
-def make_bell() -> WakeupListener | None:
-    """A bell; None where there are no abstract Unix sockets."""
+def make_listener() -> WakeupListener | None:
+    """Return a listener; None on systems without abstract Unix sockets."""
     return WakeupListener() if sys.platform == "linux" else None
 
 
 class AdaptiveWaiter:
-    """How one rank waits.
+    """Waits for one rank: spins first, then sleeps.
 
     Args:
-        bell: Rings when there may be something new; None: nothing does.
+        listener: Wakes the rank when there may be something new; None: nothing does.
     """
 
-    def __init__(self, bell: WakeupListener | None) -> None:
-        self._bell = bell
+    def __init__(self, listener: WakeupListener | None) -> None:
+        self._listener = listener
         self._spin_s = SPIN_S if _usable_cores() > 1 else 0.0
 
     def awake_until(self) -> int:
-        """Until when a wait that begins now or later will look before it sleeps; monotonic clock, ns."""
+        """Return the time (monotonic clock, ns) before which a wait that begins now or later does not sleep."""
         return monotonic_ns() + int(self._spin_s * 1e9)
 
     def wait(self, done: Callable[[], bool]) -> None:
-        """Waits until done() is true."""
+        """Wait until done() is true."""
         if done() or self._spin(done):
             return
-        if self._bell is None:
+        if self._listener is None:
             _backoff(done, math.inf)
             return
-        while not self._sleep(self._bell, done):
+        while not self._sleep(self._listener, done):
             pass
 
     def _spin(self, done: Callable[[], bool]) -> bool:
@@ -153,22 +156,22 @@ class AdaptiveWaiter:
                 return True
         return False
 
-    def _sleep(self, bell: WakeupListener, done: Callable[[], bool]) -> bool:
-        bell.empty()
+    def _sleep(self, listener: WakeupListener, done: Callable[[], bool]) -> bool:
+        listener.clear()
         if done():
             return True
-        if not bell.sleep(UNRUNG_S):
+        if not listener.sleep(SLEEP_MAX_S):
             return done()
-        return done() or self._spin(done) or _backoff(done, RUNG_S)
+        return done() or self._spin(done) or _backoff(done, AFTER_WAKEUP_S)
 
 
 def _backoff(done: Callable[[], bool], limit_s: float) -> bool:
-    began = monotonic()
+    start = monotonic()
     while not done():
-        waited_s = monotonic() - began
+        waited_s = monotonic() - start
         if waited_s > limit_s:
             return False
-        sleep(min(max(PAUSE_LEAST_S, waited_s * PAUSE_SHARE), PAUSE_MOST_S))
+        sleep(min(max(BACKOFF_MIN_S, waited_s * BACKOFF_SHARE), BACKOFF_MAX_S))
     return True
 
 

@@ -6,36 +6,36 @@ import pytest
 
 from pympipool.worker.injection import inject_arguments
 
-PRESET = {"j": 4, "k": 3, "l": 2}
+INIT_VALUES = {"j": 4, "k": 3, "l": 2}
 
 
 def test_what_is_missing_is_filled_and_the_rest_ignored():
-    assert inject_arguments(lambda i, j, k: (i, j, k), PRESET)(2, j=5) == (2, 5, 3)
+    assert inject_arguments(lambda i, j, k: (i, j, k), INIT_VALUES)(2, j=5) == (2, 5, 3)
 
 
 def test_explicit_arguments_win_by_position_and_by_name():
-    assert inject_arguments(lambda j, k: (j, k), PRESET)(10, k=11) == (10, 11)
+    assert inject_arguments(lambda j, k: (j, k), INIT_VALUES)(10, k=11) == (10, 11)
 
 
 def test_defaults_do_not_win():
-    assert inject_arguments(lambda j=0, k=0: (j, k), PRESET)() == (4, 3)
+    assert inject_arguments(lambda j=0, k=0: (j, k), INIT_VALUES)() == (4, 3)
 
 
 def test_keyword_only_parameters_are_filled():
-    assert inject_arguments(lambda *args, k: (args, k), PRESET)(1, 2, 3) == ((1, 2, 3), 3)
+    assert inject_arguments(lambda *args, k: (args, k), INIT_VALUES)(1, 2, 3) == ((1, 2, 3), 3)
 
 
 def test_kwargs_get_nothing():
-    assert inject_arguments(lambda i, **kwargs: (i, kwargs), PRESET)(1, k=7) == (1, {"k": 7})
+    assert inject_arguments(lambda i, **kwargs: (i, kwargs), INIT_VALUES)(1, k=7) == (1, {"k": 7})
 
 
 def test_positional_only_parameters_get_nothing():
     def function(j, /, k):
         return j, k
 
-    assert inject_arguments(function, PRESET)(1) == (1, 3)
+    assert inject_arguments(function, INIT_VALUES)(1) == (1, 3)
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'j'"):
-        inject_arguments(function, PRESET)()
+        inject_arguments(function, INIT_VALUES)()
 
 
 def test_methods_and_classes_get_theirs():
@@ -46,16 +46,16 @@ def test_methods_and_classes_get_theirs():
         def method(self, k):
             return self.j, k
 
-    thing = inject_arguments(Thing, PRESET)()
+    thing = inject_arguments(Thing, INIT_VALUES)()
     assert thing.j == 4
-    assert inject_arguments(thing.method, PRESET)() == (4, 3)
+    assert inject_arguments(thing.method, INIT_VALUES)() == (4, 3)
 
 
 def test_what_a_partial_has_bound_counts_as_given():
     def function(i, j, k):
         return i, j, k
 
-    assert inject_arguments(functools.partial(function, 1, k=7), PRESET)() == (1, 4, 7)
+    assert inject_arguments(functools.partial(function, 1, k=7), INIT_VALUES)() == (1, 4, 7)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_what_a_partial_has_bound_counts_as_given():
 )
 def test_builtins_with_and_without_signature_work(function, args, result):
     assert (
-        inject_arguments(function, {"x": 1, "default": 2, "base": 16} if function is not int else PRESET)(*args)
+        inject_arguments(function, {"x": 1, "default": 2, "base": 16} if function is not int else INIT_VALUES)(*args)
         == result
     )
 
@@ -72,7 +72,7 @@ def test_functions_that_take_nothing_of_it_are_left_as_they_are():
     def function(x):
         return x
 
-    assert inject_arguments(function, PRESET) is function
+    assert inject_arguments(function, INIT_VALUES) is function
     assert inject_arguments(function, {}) is function
 
 
@@ -86,4 +86,4 @@ def test_calls_share_the_values_themselves():
 
 def test_an_error_in_the_arguments_is_pythons_own():
     with pytest.raises(TypeError, match="unexpected keyword argument 'x'"):
-        inject_arguments(lambda j: j, PRESET)(x=1)
+        inject_arguments(lambda j: j, INIT_VALUES)(x=1)

@@ -13,7 +13,7 @@ from pympipool.backends.mpi_library import Kind, loaded_library
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.errors import SerializationError, WorkerStartError
 from pympipool.serialization.exceptions import load_exception
-from pympipool.worker.mpi import WHY_OUT_OF_STEP, launched_rank
+from pympipool.worker.mpi import RANKS_DIVERGED_REASON, launched_rank
 from support.mpi_jobs import files_of, none_exists, rank_pids
 from support.processes import is_alive
 from support.timing import best
@@ -228,7 +228,7 @@ def test_no_call_receives_what_a_rank_that_raised_has_left_unread(start_mpi):
     assert str(master.receive()[3]) == "does not receive"
     master.wait()
     master.until(lambda: len(master.gone) == 2, "hanging up")
-    assert master.said("exiting") == [("exiting", WHY_OUT_OF_STEP)]
+    assert master.said("exiting") == [("exiting", RANKS_DIVERGED_REASON)]
     assert master.output == {"stdout": b"", "stderr": b""}
     assert master.channel.receive(0.0) is None
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pympipool._core import ring
 from pympipool.worker import rank_comm
-from pympipool.worker.rank_comm import PACKET_BYTES, Message, awake_until, pack, pieces, unpack
+from pympipool.worker.rank_comm import PACKET_BYTES, Message, awake_until, fragments, pack, unpack
 
 numbers = st.integers(0, (1 << 64) - 1)
 parts = st.lists(st.binary(max_size=40), min_size=1, max_size=30)
@@ -18,11 +18,11 @@ def receive(packet):
 
 
 @given(st.integers(1, 5), numbers, numbers, parts, numbers, numbers)
-def test_small_messages_travel_whole(kind, call, tag, parts, begun, until):
-    packet, following = pack(Message(kind, call, tag, parts, begun), until)
+def test_small_messages_travel_whole(kind, call, tag, parts, start, until):
+    packet, following = pack(Message(kind, call, tag, parts, start), until)
     assert following == ()
     message, missing = unpack(receive(packet))
-    assert message == (kind, call, tag, parts, begun)
+    assert message == (kind, call, tag, parts, start)
     assert missing == ()
     assert awake_until(receive(packet)) == until
 
@@ -60,6 +60,6 @@ def test_received_parts_are_private_and_writable():
 
 
 def test_pieces_are_as_small_as_mpi_wants_them(monkeypatch):
-    monkeypatch.setattr(rank_comm, "PIECE_BYTES", 4)
-    assert [bytes(piece) for piece in pieces(b"123456789")] == [b"1234", b"5678", b"9"]
-    assert list(pieces(b"")) == []
+    monkeypatch.setattr(rank_comm, "FRAGMENT_BYTES", 4)
+    assert [bytes(fragment) for fragment in fragments(b"123456789")] == [b"1234", b"5678", b"9"]
+    assert list(fragments(b"")) == []

@@ -12,7 +12,7 @@ from pympipool._core.future import Future
 from pympipool._core.trace_buffer import RECORD_FORMAT, Recorder
 from pympipool.serialization import payload
 from pympipool.serialization.exceptions import load_exception
-from pympipool.worker.batches import LOOK, run_each
+from pympipool.worker.batches import SAMPLE_CALLS, run_each
 
 LIMIT_S = 30.0
 
@@ -116,16 +116,16 @@ def test_batch_records_end_of_each_call():
         ends.append(monotonic_ns())
         return number
 
-    packed, error = run_each(work, [range(2 * LOOK)], stamps)
-    assert payload.load(packed.parts) == list(range(2 * LOOK))
+    packed, error = run_each(work, [range(2 * SAMPLE_CALLS)], stamps)
+    assert payload.load(packed.parts) == list(range(2 * SAMPLE_CALLS))
     assert error is None
-    assert len(stamps) == 2 * LOOK
+    assert len(stamps) == 2 * SAMPLE_CALLS
     assert all(end <= stamp for end, stamp in zip(ends, stamps, strict=True))
     assert all(stamp <= end for end, stamp in zip(ends[1:], stamps, strict=False))
 
 
 @pytest.mark.parametrize("stamps", [None, []], ids=["plain", "traced"])
-@pytest.mark.parametrize("before", [1, LOOK + 1])
+@pytest.mark.parametrize("before", [1, SAMPLE_CALLS + 1])
 def test_stop_iteration_ends_a_batch(before, stamps):
     packed, error = run_each(next, [[*(iter([i]) for i in range(before)), iter([]), iter([-1])]], stamps)
     assert payload.load(packed.parts) == list(range(before))
@@ -140,8 +140,8 @@ def test_traced_batch_pickles_mutable_results_at_once():
         last[:] = [number]
         return last
 
-    packed, _ = run_each(remember, [range(2 * LOOK)], [])
-    assert payload.load(packed.parts) == [[number] for number in range(2 * LOOK)]
+    packed, _ = run_each(remember, [range(2 * SAMPLE_CALLS)], [])
+    assert payload.load(packed.parts) == [[number] for number in range(2 * SAMPLE_CALLS)]
 
 
 def test_untraced_batch_returns_same_results():
