@@ -22,7 +22,7 @@ from pympipool._util.reprs import callable_name
 from pympipool.backends.registry import Choice, choose, make_backend
 from pympipool.diagnostics import status
 from pympipool.diagnostics.graph import GraphRecorder, NullBackend
-from pympipool.diagnostics.progress import options_of, with_progress
+from pympipool.diagnostics.progress import bar_options, with_progress
 from pympipool.execution.batching import ArgumentColumns, one_by_one, submit_map
 from pympipool.execution.engine import Engine
 from pympipool.pool.block_pool import BlockPool
@@ -300,7 +300,7 @@ class Executor(futures.Executor):
         self._engine.check_usable(fn)
         workers = int(self._info["max_workers"]) if self._block_allocation else None
         submit_all = partial(submit_map, fn, self._resources, workers, chunksize, deadline_s)
-        options = options_of(progress, callable_name(fn))
+        options = bar_options(progress, callable_name(fn))
         if isinstance(self._engine, GraphRecorder):
             return one_by_one(self.submit, fn, ArgumentColumns(iterables), deadline_s)
         if options is None:

@@ -1,11 +1,11 @@
-"""How far calls have come, as a bar of tqdm's: in a terminal, and in a notebook.
+"""Progress bars over calls, drawn by tqdm in terminals and notebooks.
 
     progress(futures)          ─┐
-                                ├─► Bar ◄── step: a future has ended, told by whoever ends it
+                                ├─► Bar ◄── step: a future has ended; called by the thread that ends it
     map(..., progress=True)    ─┘
 
-The bar follows what has ended, in whatever order, not what was asked for. tqdm is imported only here, and nothing is
-watched without a bar.
+The bar counts calls as they end, in any order, not as their results are requested. Only this module imports tqdm, and without a
+bar nothing is observed.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LOOK_S = 0.1
-"""How often the bar is brought up to date while nothing ends; tqdm draws it no more often than that."""
+REFRESH_INTERVAL_S = 0.1
+"""Interval at which the bar is refreshed while no call ends. tqdm does not draw more often either."""
 
 
 def progress(futures: Iterable[Future[T]], **options: Any) -> list[Future[T]]:
-    """Waits for calls, and shows a bar meanwhile.
+    """Wait for calls, and show a progress bar meanwhile.
 
     Args:
-        futures: Those of calls, of any executor of `concurrent.futures`.
+        futures: Futures of any executor of `concurrent.futures`.
         **options: As for `tqdm.auto.tqdm`, which draws the bar: desc, unit, leave, file, disable, ...
 
     Returns:
-        The futures, all of which have ended; calls that failed are counted on the bar, and raise nothing here.
+        The futures, all of which have ended. Failed calls are counted on the bar; their exceptions are not raised here.
 
     Raises:
         ImportError: tqdm is not installed.
-        TypeError: There is something else among the futures.
+        TypeError: One of the futures is something else.
 
     Examples:
         >>> from pympipool import Executor, progress
@@ -46,27 +46,27 @@ def progress(futures: Iterable[Future[T]], **options: Any) -> list[Future[T]]:
         ...     [call.result() for call in progress(calls, desc="powers", disable=True)]
         [1, 2, 4, 8]
     """
-    waited_for = list(futures)
-    for future in waited_for:
+    pending = list(futures)
+    for future in pending:
         if not hasattr(future, "add_done_callback"):
             raise TypeError(
-                f"there is {future!r:.200}, of type {type(future).__name__}, among the futures; progress() waits for what"
-                " submit() returns (of a dict, give its values())"
+                f"there is {future!r:.200}, of type {type(future).__name__}, among the futures; progress() waits for futures, which"
+                " submit() returns (for a dict, pass its values())"
             )
-    with Bar(len(waited_for), options) as bar:
-        for future in waited_for:
+    with Bar(len(pending), options) as bar:
+        for future in pending:
             bar.watch(future)
-        for future in waited_for:
+        for future in pending:
             while not future.done():
                 try:
-                    future.exception(LOOK_S)  # a thread that waits so moves results itself
+                    future.exception(REFRESH_INTERVAL_S)  # a thread that waits here also makes progress on results
                 except (FutureTimeoutError, CancelledError):
                     bar.refresh()
-    return waited_for
+    return pending
 
 
 class Bar:
-    """A bar over calls. Any thread may end them; it ends by itself with the last.
+    """A progress bar over calls. Any thread may end the calls; the bar closes itself with the last one.
 
     Args:
         total: Number of calls.
@@ -78,32 +78,32 @@ class Bar:
 
     def __init__(self, total: int, options: dict[str, Any]) -> None:
         tqdm = _tqdm()
-        self._lock = threading.RLock()  # a signal handler may end a future while this thread is in `_step`
-        self._left = total
+        self._lock = threading.RLock()  # reentrant: a signal handler may end a future while its thread is in `_step`
+        self._remaining = total
         self._failed = 0
         self._bar = tqdm(**{"total": total, "unit": " calls", **options})
         if total == 0:
             self.close()
 
     def watch(self, future: Future[Any], calls: int = 1) -> None:
-        """Counts calls as soon as their future has ended."""
+        """Count calls as soon as their future has ended."""
         add: Callable[..., None] = getattr(future, "_add_internal_callback", None) or future.add_done_callback
         add(lambda ended: self._step(ended, calls))
 
     def refresh(self) -> None:
-        """Draws it again: time has passed."""
+        """Redraw the bar with the elapsed time."""
         with self._lock:
-            if self._left > 0:
+            if self._remaining > 0:
                 self._bar.refresh()
 
     def close(self) -> None:
-        """Leaves it as it is."""
+        """Close the bar. It stays as it is."""
         with self._lock:
-            self._left = 0
+            self._remaining = 0
             self._bar.close()
 
     def close_if_free(self) -> None:
-        """As `close`, but waits for no other thread: for finalizers, which run wherever memory is collected."""
+        """Close the bar unless another thread uses it. For finalizers, which run in any thread and must not wait for a lock."""
         if not self._lock.acquire(blocking=False):
             return
         try:
@@ -119,22 +119,22 @@ class Bar:
 
     def _step(self, future: Future[Any], calls: int) -> None:
         with self._lock:
-            if self._left <= 0:
+            if self._remaining <= 0:
                 return
             if _has_failed(future):
                 self._failed += 1
                 self._bar.set_postfix_str(f"{self._failed} failed", refresh=False)
                 self._mark_failed()
-            self._left -= calls
+            self._remaining -= calls
             self._bar.update(self._progress_of(future, calls))
-            if self._left <= 0:
+            if self._remaining <= 0:
                 self.close()
 
     def _progress_of(self, future: Future[Any], calls: int) -> int:
         return calls
 
     def _mark_failed(self) -> None:
-        """Shows that something failed, in a notebook: the widget would end green. Text has no colour, and needs none."""
+        """Mark the bar as failed in a notebook, where the widget would otherwise turn green. The text has no colour."""
         draw_widget = getattr(self._bar, "disp", None)
         if draw_widget is not None:
             draw_widget(bar_style="danger")
@@ -143,52 +143,52 @@ class Bar:
 def _has_failed(future: Future[Any]) -> bool:
     if future.cancelled():
         return False
-    has_result = getattr(future, "has_result", None)  # ours know that without unpickling the result
+    has_result = getattr(future, "has_result", None)  # pympipool's futures know that without unpickling the result
     return future.exception() is not None if has_result is None else not has_result
 
 
 class MapBar(Bar):
-    """A bar over the calls of a map. These are cancelled only where the map ends early, and that is no progress."""
+    """A progress bar over the calls of a map. They are only cancelled if the map ends early, which is no progress."""
 
     def _progress_of(self, future: Future[Any], calls: int) -> int:
         return 0 if future.cancelled() else calls
 
 
 class ResultsWithProgress(Iterator[T]):
-    """The results of a map under a bar, which is left when they end.
+    """The results of a map with a progress bar, which is closed when the results end.
 
     Args:
-        results: Of the map.
-        bar: Its bar.
+        results: Results of the map.
+        bar: Bar of the map.
     """
 
     def __init__(self, results: Iterator[T], bar: Bar) -> None:
         self._results = results
         self._bar = bar
-        self._begun = False
+        self._is_iterating = False
 
     def __next__(self) -> T:
-        self._begun = True
+        self._is_iterating = True
         try:
             return next(self._results)
-        except BaseException:  # StopIteration, or what a call raised: nothing comes after either
+        except BaseException:  # StopIteration, or an exception of a call: no result follows
             self._bar.close()
             raise
 
     def close(self) -> None:
-        """Cancels the calls that are left."""
+        """Cancel the remaining calls."""
         self._bar.close()
         close = getattr(self._results, "close", None)
         if close is not None:
             close()
 
     def __del__(self) -> None:
-        if self._begun:  # a loop over it was left: the calls after are cancelled; before any loop, they all run
+        if self._is_iterating:  # a loop was left, so the remaining calls are cancelled; without a loop, all calls run
             self._bar.close_if_free()
 
 
 class ObservedEngine:
-    """An engine as the batches of a map see it, with a bar that watches them."""
+    """The part of an engine that a map uses to submit batches; reports the batches to a bar."""
 
     def __init__(self, engine: Engine, bar: Bar) -> None:
         self._engine = engine
@@ -197,7 +197,7 @@ class ObservedEngine:
         self.remove_pending_source = engine.remove_pending_source
 
     def submit_batch(self, fn: Callable[..., Any], columns: tuple[Sequence[Any], ...], resources: Any) -> Future[Any]:
-        """As `Engine.submit_batch`."""
+        """Submit a batch like `Engine.submit_batch`, and count it on the bar."""
         future = self._engine.submit_batch(fn, columns, resources)
         self._bar.watch(future, len(columns[0]))
         return future
@@ -210,40 +210,44 @@ def with_progress(
     total: int,
     options: dict[str, Any],
 ) -> Iterator[T]:
-    """The results of a map, under a bar.
+    """Run a map with a progress bar, and return its results.
 
     Args:
-        make_results: Begins the map, with what submits one call, and an engine for what submits batches.
+        make_results: Starts the map, with a function that submits one call and an engine that submits batches.
         submit: Submits one call.
         engine: Submits batches.
         total: Number of calls.
-        options: As for `Bar`.
+        options: Options of `Bar`.
     """
     bar = MapBar(total, options)
 
-    def watched(*args: Any) -> Future[Any]:
+    def submit_observed(*args: Any) -> Future[Any]:
         future = submit(*args)
         bar.watch(future)
         return future
 
     try:
-        return ResultsWithProgress(make_results(watched, cast("Engine", ObservedEngine(engine, bar))), bar)
+        return ResultsWithProgress(make_results(submit_observed, cast("Engine", ObservedEngine(engine, bar))), bar)
     except BaseException:
         bar.close()
         raise
 
 
-def options_of(said: Any, default: str) -> dict[str, Any] | None:
-    """What `map(progress=...)` says: the options of the bar; None for no bar.
+def bar_options(progress: Any, name: str) -> dict[str, Any] | None:
+    """Return the options of the bar for `map(progress=...)`; None for no bar.
+
+    Args:
+        progress: True for a bar with the name, a string for a bar with that description, or False.
+        name: Name of the mapped function.
 
     Raises:
-        TypeError: It is neither a bool nor a text.
+        TypeError: progress is neither a bool nor a string.
     """
-    if said is False:
+    if progress is False:
         return None
-    if said is not True and not isinstance(said, str):
-        raise TypeError(f"progress is {said!r}; it must be True, False, or a text to stand before the bar")
-    return {"desc": default if said is True else said}
+    if progress is not True and not isinstance(progress, str):
+        raise TypeError(f"progress is {progress!r}; it must be True, False, or a text to show before the bar")
+    return {"desc": name if progress is True else progress}
 
 
 def _tqdm() -> Callable[..., Any]:

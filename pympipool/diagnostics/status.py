@@ -1,8 +1,8 @@
-"""An executor as one sees it: `repr` in a terminal, a card in a notebook.
+"""Show the status of an executor: `repr` in a terminal, a card in a notebook.
 
     counters of the dispatcher, states of the workers ─► snapshot ─► ExecutorStatus ─► as_text, as_html
 
-What is shown is counted in any case (see `Dispatcher.statistics`): looking costs something, running calls does not.
+The counters exist anyway (see `Dispatcher.statistics`): only showing them takes time, running calls does not.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from pympipool.execution.engine import Engine
 
 TILES_MAX = 256
-"""Workers of a place that are drawn; of more only the number is told."""
+"""Maximum number of workers that the card draws for the same hosts. It only counts further workers."""
 
 ROWS_MAX = 64
-"""Workers that the table lists."""
+"""Maximum number of workers in the table."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Worker:
     """One worker.
 
     Attributes:
-        number: Unique in its executor.
-        hosts: Where its ranks run, in their order, each host once; empty until that is known.
-        pid: Of its rank 0; None until that is known.
-        ranks: How many processes it has.
+        number: Number of the worker, unique in its executor.
+        hosts: Hosts of its ranks in their order, each host once; empty until they are known.
+        pid: Process id of rank 0; None until it is known.
+        ranks: Number of its processes.
         state: "starting", "idle", "running" or "ending".
-        ended: Calls that it has run.
+        ended: Number of calls that it has run.
     """
 
     number: int
@@ -46,24 +46,24 @@ class Worker:
     ended: int
 
     @property
-    def place(self) -> str:
-        """Its hosts in words; "" until they are known."""
-        return _some(self.hosts)
+    def location(self) -> str:
+        """Its hosts as text; "" until they are known."""
+        return _list_hosts(self.hosts)
 
 
 @dataclass(frozen=True)
 class ExecutorStatus:
-    """An executor at one moment. A call of a batch counts by itself, as it came back with its batch.
+    """The status of an executor at one moment. The calls of a batch count one by one when the batch has come back.
 
     Attributes:
-        info: What it was made with.
-        workers: By hosts and number.
-        waiting: Calls that no worker has begun.
-        running: Calls that run.
-        done: Calls that have returned.
-        failed: Calls that have raised, or that could not be sent, or whose worker died.
-        calls_per_s: Calls that have ended, by the time from the first submission to the last end.
-        state: "open", "shut down", or "of another process" in a fork of the process that made it.
+        info: Parameters that the executor was made with.
+        workers: Workers, sorted by hosts and number.
+        waiting: Number of calls that no worker has started.
+        running: Number of calls that run.
+        done: Number of calls that have returned.
+        failed: Number of calls that have raised, that could not be sent, or whose worker died.
+        calls_per_s: Number of ended calls, divided by the time from the first submission to the last end.
+        state: "open", "shut down", or "of another process" in a fork of the process that made the executor.
     """
 
     info: Mapping[str, Any]
@@ -77,8 +77,8 @@ class ExecutorStatus:
 
 
 def snapshot(engine: Engine, info: Mapping[str, Any]) -> ExecutorStatus:
-    """What there is to see of an executor now."""
-    if engine.in_forked_child:  # its counters and locks are as the fork found them
+    """Return the current status of an executor."""
+    if engine.in_forked_child:  # its counters and locks are in the state they had at the fork
         return ExecutorStatus(info, (), 0, 0, 0, 0, 0.0, "of another process")
     load = engine.dispatcher.load_of_workers()
     workers = [_worker(state, *load.get(state["worker"], (0, 0, False))[:2]) for state in engine.pool.states()]
@@ -87,8 +87,10 @@ def snapshot(engine: Engine, info: Mapping[str, Any]) -> ExecutorStatus:
     waiting += engine.blocked_count() + engine.unsubmitted_count() + engine.pool.waiting_count()
     return ExecutorStatus(
         info=info,
-        workers=tuple(sorted(workers, key=lambda worker: (worker.place, worker.number))),
-        waiting=waiting if info["block_allocation"] else waiting + starting,  # there, each starts for a call
+        workers=tuple(sorted(workers, key=lambda worker: (worker.location, worker.number))),
+        waiting=waiting
+        if info["block_allocation"]
+        else waiting + starting,  # without block allocation, each worker starts for a call
         running=running,
         done=returned - raised,
         failed=raised + lost,
@@ -97,8 +99,8 @@ def snapshot(engine: Engine, info: Mapping[str, Any]) -> ExecutorStatus:
     )
 
 
-def _worker(state: Mapping[str, Any], in_line: int, ended: int) -> Worker:
-    serving = "running" if in_line else "idle"
+def _worker(state: Mapping[str, Any], in_flight: int, ended: int) -> Worker:
+    serving = "running" if in_flight else "idle"
     return Worker(
         number=state["worker"],
         hosts=tuple(state["hosts"]),
@@ -112,26 +114,26 @@ def _worker(state: Mapping[str, Any], in_line: int, ended: int) -> Worker:
 # ---- in a terminal ----
 
 
-def as_text(sight: ExecutorStatus) -> str:
-    """One line."""
+def as_text(status: ExecutorStatus) -> str:
+    """Format the status as one line."""
     names = ("backend", "block_allocation", "max_workers", "cores_per_worker")
-    made_with = " ".join(f"{name}={sight.info[name]!r}" for name in names)
-    if sight.state != "open" and not sight.workers:
-        where = sight.state
+    made_with = " ".join(f"{name}={status.info[name]!r}" for name in names)
+    if status.state != "open" and not status.workers:
+        where = status.state
     else:
-        hosts = sorted({host for worker in sight.workers for host in worker.hosts})
-        where = format_count(len(sight.workers), "worker") + (f" on {_some(hosts)}" if hosts else "")
-    counts = f"{sight.running} running, {sight.waiting} waiting, {sight.done} done, {sight.failed} failed"
-    return f"<Executor {made_with}: {where}; {counts}; {format_two_digits(sight.calls_per_s)} calls/s>"
+        hosts = sorted({host for worker in status.workers for host in worker.hosts})
+        where = format_count(len(status.workers), "worker") + (f" on {_list_hosts(hosts)}" if hosts else "")
+    counts = f"{status.running} running, {status.waiting} waiting, {status.done} done, {status.failed} failed"
+    return f"<Executor {made_with}: {where}; {counts}; {format_two_digits(status.calls_per_s)} calls/s>"
 
 
-def _some(hosts: Sequence[str]) -> str:
+def _list_hosts(hosts: Sequence[str]) -> str:
     return ", ".join(hosts) if len(hosts) <= 3 else f"{hosts[0]}, {hosts[1]} and {len(hosts) - 2} other hosts"
 
 
 # ---- in a notebook ----
 
-# Colours are mixed from that of the text around, so the card is right on light and dark pages, whatever their theme.
+# Colours are mixed from the text colour of the page, so that the card fits light and dark themes.
 STYLE = """
 .pympipool { --done: #2a9d6f; --failed: #e5484d; --running: #3e8ee8; --line: rgba(128, 128, 128, .28);
   --rest: rgba(128, 128, 128, .5); --faint: rgba(128, 128, 128, .09); --soft: rgba(128, 128, 128, .95);
@@ -187,36 +189,36 @@ STYLE = """
 _COUNTED = ("done", "failed", "running", "waiting")
 
 
-def as_html(sight: ExecutorStatus) -> str:
-    """A card: what has become of the calls, and what the workers do."""
+def as_html(status: ExecutorStatus) -> str:
+    """Format the status as a card with the numbers of calls and the states of the workers."""
     return (
-        f'<style>{STYLE}</style><section class="pympipool" aria-label="{escape(as_text(sight)[1:-1])}">'
-        f"{_header(sight)}{_bar(sight)}{_numbers(sight)}{_hosts(sight)}{_table(sight)}</section>"
+        f'<style>{STYLE}</style><section class="pympipool" aria-label="{escape(as_text(status)[1:-1])}">'
+        f"{_header(status)}{_bar(status)}{_numbers(status)}{_hosts(status)}{_table(status)}</section>"
     )
 
 
-def _header(sight: ExecutorStatus) -> str:
-    info = sight.info
-    each = f" of {info['cores_per_worker']} cores" if info["cores_per_worker"] > 1 else ""
-    facts = [f"backend {info['backend']}", f"at most {format_count(info['max_workers'], 'worker')}{each}"]
+def _header(status: ExecutorStatus) -> str:
+    info = status.info
+    cores = f" of {info['cores_per_worker']} cores" if info["cores_per_worker"] > 1 else ""
+    facts = [f"backend {info['backend']}", f"at most {format_count(info['max_workers'], 'worker')}{cores}"]
     facts.append("block allocation" if info["block_allocation"] else "one process per call")
-    state = f'<i class="{sight.state.split()[0]}">{sight.state}</i>'
+    state = f'<i class="{status.state.split()[0]}">{status.state}</i>'
     return f"<header><b>Executor</b><span>{escape(' · '.join(facts))}</span>{state}</header>"
 
 
-def _bar(sight: ExecutorStatus) -> str:
-    counts = {name: getattr(sight, name) for name in _COUNTED}
+def _bar(status: ExecutorStatus) -> str:
+    counts = {name: getattr(status, name) for name in _COUNTED}
     parts = (f'<u class="{name}" style="flex:{count} 0 0"></u>' for name, count in counts.items() if count)
     return f'<div class="bar">{"".join(parts)}</div>'
 
 
-def _numbers(sight: ExecutorStatus) -> str:
+def _numbers(status: ExecutorStatus) -> str:
     cells = [
-        f'<div class="{name}{"" if getattr(sight, name) else " zero"}"><dt>{name}</dt><dd>{_grouped(getattr(sight, name))}</dd>'
+        f'<div class="{name}{"" if getattr(status, name) else " zero"}"><dt>{name}</dt><dd>{_grouped(getattr(status, name))}</dd>'
         "</div>"
         for name in _COUNTED
     ]
-    rate = sight.calls_per_s
+    rate = status.calls_per_s
     shown = _grouped(int(format_two_digits(rate))) if rate >= 10 else format_two_digits(rate)
     cells.append(f'<div class="{"" if rate else "zero"}"><dt class="plain">calls/s</dt><dd>{shown}</dd></div>')
     return f"<dl>{''.join(cells)}</dl>"
@@ -226,35 +228,37 @@ def _grouped(count: int) -> str:
     return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
-def _hosts(sight: ExecutorStatus) -> str:
-    if not sight.workers:
+def _hosts(status: ExecutorStatus) -> str:
+    if not status.workers:
         return ""
     lines = []
-    for place, workers in groupby(sight.workers, key=lambda worker: worker.place):
-        there = list(workers)
-        tiles = [_tile(worker) for worker in there[:TILES_MAX]]
-        more = f"&nbsp;and {len(there) - TILES_MAX} more" if len(there) > TILES_MAX else ""
-        lines.append(f'<span class="host">{escape(place or "…")}</span><div class="tiles">{"".join(tiles)}{more}</div>')
+    for location, workers in groupby(status.workers, key=lambda worker: worker.location):
+        group = list(workers)
+        tiles = [_tile(worker) for worker in group[:TILES_MAX]]
+        more = f"&nbsp;and {len(group) - TILES_MAX} more" if len(group) > TILES_MAX else ""
+        lines.append(
+            f'<span class="host">{escape(location or "…")}</span><div class="tiles">{"".join(tiles)}{more}</div>'
+        )
     return f'<div class="hosts">{"".join(lines)}</div>'
 
 
 def _tile(worker: Worker) -> str:
     ranks = f", {worker.ranks} ranks" if worker.ranks > 1 else ""
-    told = f"worker {worker.number}{ranks}: {worker.state}, {format_count(worker.ended, 'call')} run"
-    return f'<s class="{worker.state}" title="{escape(told)}"></s>'
+    title = f"worker {worker.number}{ranks}: {worker.state}, {format_count(worker.ended, 'call')} run"
+    return f'<s class="{worker.state}" title="{escape(title)}"></s>'
 
 
-def _table(sight: ExecutorStatus) -> str:
-    if not sight.workers:
+def _table(status: ExecutorStatus) -> str:
+    if not status.workers:
         return ""
     rows = [
-        f"<tr><td>{worker.number}</td><td>{escape(worker.place or '…')}</td><td>{worker.pid or '…'}</td><td>{worker.ranks}</td>"
+        f"<tr><td>{worker.number}</td><td>{escape(worker.location or '…')}</td><td>{worker.pid or '…'}</td><td>{worker.ranks}</td>"
         f"<td>{_grouped(worker.ended)}</td><td>{worker.state}</td></tr>"
-        for worker in sight.workers[:ROWS_MAX]
+        for worker in status.workers[:ROWS_MAX]
     ]
-    of = f", the first {ROWS_MAX}" if len(sight.workers) > ROWS_MAX else ""
+    of = f", the first {ROWS_MAX}" if len(status.workers) > ROWS_MAX else ""
     head = "".join(f"<th>{name}</th>" for name in ("worker", "host", "pid", "ranks", "calls run", "state"))
     return (
-        f"<details><summary>{format_count(len(sight.workers), 'worker')}{of}</summary><table><thead><tr>{head}</tr></thead>"
+        f"<details><summary>{format_count(len(status.workers), 'worker')}{of}</summary><table><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></details>"
     )

@@ -1,4 +1,4 @@
-"""`plot_dependency_graph=True`: calls are drawn, and nothing runs."""
+"""`plot_dependency_graph=True`: the graph of calls is drawn, and nothing runs."""
 
 import os
 import threading
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pympipool import Executor
-from pympipool.diagnostics.graph.layout import GAP, find_places
-from pympipool.diagnostics.graph.nodes import FUTURE_SIGN, Node, in_words
+from pympipool.diagnostics.graph.layout import GAP, compute_positions
+from pympipool.diagnostics.graph.nodes import FUTURE_SIGN, Node, summarize_arguments
 from pympipool.diagnostics.graph.svg import BOXES_MAX, as_svg
 from support.calls import add, echo, square, touch
 from support.processes import child_pids
@@ -35,7 +35,7 @@ def file(tmp_path):
     return tmp_path / "graph.svg"
 
 
-def test_coupled_calls_are_drawn_and_do_not_run(file, tmp_path):
+def test_dependent_calls_are_drawn_and_not_run(file, tmp_path):
     processes, threads = child_pids(), set(threading.enumerate())
     with Executor(max_cores=2, plot_dependency_graph_filename=file) as exe:
         first = exe.submit(add, 1, 2)
@@ -57,7 +57,7 @@ def test_coupled_calls_are_drawn_and_do_not_run(file, tmp_path):
     assert texts(svg)[:4] == ["add", "1, 2", "square", f"[{FUTURE_SIGN}, 7]"]
 
 
-def test_results_are_an_error_at_once_that_says_why(file):
+def test_requesting_a_result_raises_at_once(file):
     with Executor(plot_dependency_graph=True, plot_dependency_graph_filename=file) as exe:
         call = exe.submit(square, 2)
         assert wait([call], timeout=60).done == {call}
@@ -68,7 +68,7 @@ def test_results_are_an_error_at_once_that_says_why(file):
     assert texts(file.read_text())[0] == "square"
 
 
-def test_what_was_submitted_before_an_error_is_drawn(file):
+def test_graph_is_drawn_after_an_exception(file):
     def script():
         with Executor(plot_dependency_graph_filename=file) as exe:
             exe.submit(square, 2)
@@ -79,7 +79,7 @@ def test_what_was_submitted_before_an_error_is_drawn(file):
     assert texts(file.read_text()) == ["square", "2"]
 
 
-def test_many_alike_calls_are_one_box(file):
+def test_many_similar_calls_are_one_box(file):
     with Executor(plot_dependency_graph_filename=str(file)) as exe:
         start = exe.submit(echo, 0)
         squares = [exe.submit(add, start, i) for i in range(1000)]
@@ -90,14 +90,14 @@ def test_many_alike_calls_are_one_box(file):
     assert len(edges(svg)) == 2
 
 
-def test_a_map_is_drawn(file):
+def test_map_is_drawn(file):
     with Executor(block_allocation=True, plot_dependency_graph_filename=file) as exe:
         exe.map(square, range(3))
         exe.map(square, range(3), chunksize=2)
-    assert texts(file.read_text()) == ["square", "0, …", "×6"]  # all of them alike: one box
+    assert texts(file.read_text()) == ["square", "0, …", "×6"]  # all similar: one box
 
 
-def test_cores_of_a_call_are_told(file):
+def test_cores_of_a_call_are_shown(file):
     with Executor(max_cores=4, plot_dependency_graph_filename=file) as exe:
         exe.submit(square, 2, resource_dict={"cores": 4})
         with pytest.raises(ValueError, match="cores is 5; it must be at most 4"):
@@ -105,14 +105,14 @@ def test_cores_of_a_call_are_told(file):
     assert texts(file.read_text()) == ["square", "2 · 4 cores"]
 
 
-def test_futures_of_elsewhere_are_drawn_too(file):
+def test_futures_from_elsewhere_are_drawn(file):
     with Executor(plot_dependency_graph_filename=file) as exe:
         exe.submit(square, Future())
-    assert texts(file.read_text())[0] == "a future of elsewhere"
+    assert texts(file.read_text())[0] == "a future from elsewhere"
     assert len(edges(file.read_text())) == 1
 
 
-def test_what_is_not_installed_here_can_be_drawn(file):
+def test_graph_needs_no_installed_backend(file):
     parameters = {"gpus_per_worker": 4, "command_line_argument_lst": ["-p", "long"], "max_workers": 100}
     with Executor(backend="slurm", plot_dependency_graph_filename=file, block_allocation=True, **parameters) as exe:
         exe.submit(square, 2)
@@ -124,7 +124,7 @@ def test_what_is_not_installed_here_can_be_drawn(file):
     assert texts(file.read_text()) == ["square", "2"]
 
 
-def test_a_closed_executor_takes_no_calls(file):
+def test_closed_executor_rejects_calls(file):
     exe = Executor(plot_dependency_graph_filename=file)
     exe.shutdown()
     exe.shutdown()
@@ -134,9 +134,12 @@ def test_a_closed_executor_takes_no_calls(file):
 
 
 @pytest.mark.parametrize(
-    ("parameters", "words"),
+    ("parameters", "message"),
     [
-        ({"plot_dependency_graph": True}, "draws in notebooks; here, say plot_dependency_graph_filename='graph.svg'"),
+        (
+            {"plot_dependency_graph": True},
+            "draws in notebooks; elsewhere, set plot_dependency_graph_filename='graph.svg'",
+        ),
         ({"plot_dependency_graph_filename": "graph.png"}, "is 'graph.png'; it must end in .svg"),
         ({"plot_dependency_graph_filename": "/no/such/graph.svg"}, "the folder /no/such does not exist"),
         (
@@ -146,42 +149,42 @@ def test_a_closed_executor_takes_no_calls(file):
         ({"plot_dependency_graph_filename": "graph.svg", "backend": "slum"}, "did you mean 'slurm'"),
     ],
 )
-def test_what_cannot_be_drawn_is_an_error_at_once(parameters, words):
-    with pytest.raises(ValueError) as error:  # noqa: PT011  what it says is looked at
+def test_wrong_parameters_raise_at_once(parameters, message):
+    with pytest.raises(ValueError) as error:  # noqa: PT011  the message is checked below
         Executor(**parameters)
-    assert words in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize("wrong", [{"plot_dependency_graph": 1}, {"plot_dependency_graph_filename": 3}])
-def test_what_is_of_a_wrong_type_is_an_error(wrong):
+def test_parameters_of_wrong_type_raise(wrong):
     with pytest.raises(TypeError):
         Executor(**wrong)
 
 
-# ---- words ----
+# ---- arguments ----
 
 
-class Wordless:
+class BrokenRepr:
     def __repr__(self):
-        raise ValueError("no words")
+        raise ValueError("no repr")
 
 
-def test_arguments_are_told_in_a_few_words():
-    assert in_words((1, "two"), {"x": [1, 2]}) == "1, 'two', x=[1, 2]"
-    assert in_words((np.zeros((3, 4)),), {}) == "ndarray 3×4"
-    assert in_words((Wordless(),), {}).startswith("<Wordless instance")
-    assert len(in_words(("x" * 10**6, list(range(10**6))), {})) < 80
-    assert "\n" not in in_words(("a\nb", Future()), {})
+def test_arguments_are_summarized():
+    assert summarize_arguments((1, "two"), {"x": [1, 2]}) == "1, 'two', x=[1, 2]"
+    assert summarize_arguments((np.zeros((3, 4)),), {}) == "ndarray 3×4"
+    assert summarize_arguments((BrokenRepr(),), {}).startswith("<BrokenRepr instance")
+    assert len(summarize_arguments(("x" * 10**6, list(range(10**6))), {})) < 80
+    assert "\n" not in summarize_arguments(("a\nb", Future()), {})
 
 
-def test_names_cannot_be_markup(file):
+def test_names_are_escaped_in_svg(file):
     with Executor(plot_dependency_graph_filename=file) as exe:
         exe.submit(lambda: 1)
         exe.submit(echo, "<script>&")
     assert "'<script>&'" in texts(file.read_text())
 
 
-# ---- places ----
+# ---- layout ----
 
 
 def diamond_chain(length):
@@ -194,24 +197,26 @@ def diamond_chain(length):
 
 
 @pytest.mark.parametrize("nodes", [diamond_chain(8), [Node(str(i)) for i in range(30)]], ids=["diamonds", "alone"])
-def test_boxes_do_not_touch_and_stand_below_their_inputs(nodes):
-    places, ways = find_places(nodes, [80.0 + 7 * (i % 5) for i in range(len(nodes))])
-    for (start, end), way in ways.items():
-        assert [places[one].layer for one in way] == list(range(places[start].layer, places[end].layer + 1))
-    for one in places:
-        for other in places:
+def test_boxes_are_below_inputs_and_do_not_touch(nodes):
+    positions, paths = compute_positions(nodes, [80.0 + 7 * (i % 5) for i in range(len(nodes))])
+    for (start, end), path in paths.items():
+        assert [positions[number].layer for number in path] == list(
+            range(positions[start].layer, positions[end].layer + 1)
+        )
+    for one in positions:
+        for other in positions:
             if one is not other and one.layer == other.layer and one.width and other.width:
                 assert abs(one.x - other.x) >= (one.width + other.width) / 2 + GAP - 1e-6
 
 
-def test_very_many_boxes_are_counted_not_drawn():
+def test_boxes_beyond_the_limit_are_counted():
     nodes = [Node(f"f{i}", inputs=frozenset({i - 1} if i else ())) for i in range(BOXES_MAX + 5)]
     svg = as_svg(nodes)
     assert len(titles(svg)) == BOXES_MAX
-    assert texts(svg)[-1] == "and 5 calls more"
+    assert texts(svg)[-1] == "and 5 more calls"
 
 
-def test_where_no_file_can_be_written_shutdown_says_so(tmp_path):
+def test_shutdown_raises_if_file_is_unwritable(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     exe = Executor(plot_dependency_graph_filename=folder / "graph.svg")

@@ -1,4 +1,4 @@
-"""Calls as nodes: what stands in a box."""
+"""Calls as nodes of the graph: the text in each box, and the merging of similar calls."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
-ALIKE_MIN = 4
-"""From so many calls of the same function with the same inputs and users on, they are drawn as one box."""
+MERGE_MIN = 4
+"""Minimum number of calls of the same function with the same inputs and dependents that are drawn as one box."""
 
 FUTURE_SIGN = "\N{UPWARDS ARROW}"
-"""Stands for a future among the arguments."""
+"""Character for a future among the arguments."""
 
 
 @dataclass
 class Node:
-    """A call, or several alike.
+    """A call, or several similar calls.
 
     Attributes:
-        name: Of the function.
-        arguments: In a few words.
-        inputs: Nodes whose results are among the arguments, as indices.
-        note: What it needs besides, if that is not what every call gets.
-        count: How many calls it stands for.
+        name: Name of the function.
+        arguments: Summary of the arguments.
+        inputs: Indices of the nodes whose results are among the arguments.
+        note: Its resources, if they differ from the default.
+        count: Number of calls that the node stands for.
     """
 
     name: str
@@ -35,8 +35,8 @@ class Node:
     count: int = 1
 
 
-class _Words(reprlib.Repr):
-    """Arguments in a few words, with a sign for each future."""
+class _ArgumentRepr(reprlib.Repr):
+    """Short reprs of arguments, with a character for each future."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,44 +52,44 @@ class _Words(reprlib.Repr):
         return super().repr1(x, level)
 
 
-_words = _Words()
+_argument_repr = _ArgumentRepr()
 
 
-def in_words(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    """The arguments of a call, in one line."""
-    words = [_words.repr(value) for value in args]
-    words += [f"{name}={_words.repr(value)}" for name, value in kwargs.items()]
-    return " ".join(", ".join(words).split())
+def summarize_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Return the arguments of a call in one line."""
+    texts = [_argument_repr.repr(value) for value in args]
+    texts += [f"{name}={_argument_repr.repr(value)}" for name, value in kwargs.items()]
+    return " ".join(", ".join(texts).split())
 
 
-def alike_together(nodes: list[Node]) -> list[Node]:
-    """Calls of the same function with the same inputs and the same users as one node, where they are many.
+def merge_similar(nodes: list[Node]) -> list[Node]:
+    """Merge calls of the same function with the same inputs and dependents into one node, if there are many of them.
 
     Examples:
         >>> start, *squares = Node("load"), *(Node("square", str(i), frozenset({0})) for i in range(9))
-        >>> [(node.name, node.count) for node in alike_together([start, *squares, Node("sum", "", frozenset(range(1, 10)))])]
+        >>> [(node.name, node.count) for node in merge_similar([start, *squares, Node("sum", "", frozenset(range(1, 10)))])]
         [('load', 1), ('square', 9), ('sum', 1)]
     """
-    users = defaultdict(set)
+    dependents = defaultdict(set)
     for number, node in enumerate(nodes):
-        for one in node.inputs:
-            users[one].add(number)
+        for input_number in node.inputs:
+            dependents[input_number].add(number)
     groups: dict[Any, list[int]] = defaultdict(list)
     for number, node in enumerate(nodes):
-        groups[node.name, node.note, node.inputs, frozenset(users[number])].append(number)
+        groups[node.name, node.note, node.inputs, frozenset(dependents[number])].append(number)
     first_of = list(range(len(nodes)))
     for members in groups.values():
-        if len(members) >= ALIKE_MIN:
+        if len(members) >= MERGE_MIN:
             for number in members:
                 first_of[number] = members[0]
     kept = [number for number, first in enumerate(first_of) if first == number]
-    place = {number: index for index, number in enumerate(kept)}
+    new_number = {number: index for index, number in enumerate(kept)}
     counts = Counter(first_of)
     return [
         replace(
             nodes[number],
             arguments=nodes[number].arguments + (", …" if counts[number] > 1 and nodes[number].arguments else ""),
-            inputs=frozenset(place[first_of[one]] for one in nodes[number].inputs),
+            inputs=frozenset(new_number[first_of[input_number]] for input_number in nodes[number].inputs),
             count=counts[number],
         )
         for number in kept

@@ -1,4 +1,4 @@
-"""What takes the calls of an executor in the place of its engine, and draws them at its end."""
+"""Record the calls of an executor instead of running them, and draw their graph when the executor is closed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pympipool._core.future import Future
 from pympipool._util.reprs import callable_name
 from pympipool.backends.registry import BACKENDS, make_backend
-from pympipool.diagnostics.graph.nodes import Node, in_words
+from pympipool.diagnostics.graph.nodes import Node, summarize_arguments
 from pympipool.diagnostics.graph.svg import as_svg
 from pympipool.execution.dependencies import find_futures
 from pympipool.resources import available_cores
@@ -22,60 +22,60 @@ if TYPE_CHECKING:
     from pympipool.resources import Resources
 
 NO_RESULT = (
-    "this executor draws calls instead of running them (plot_dependency_graph=True), so there is no result: ask for results"
+    "this executor draws calls instead of running them (plot_dependency_graph=True), so there is no result: request results"
     " only without it"
 )
 
 
 class NullBackend:
-    """The backend of an executor that draws: what is installed here makes no difference to a drawing.
+    """The backend of an executor that draws calls. It accepts everything, because a drawing needs no installed backend.
 
     Args:
-        name: Of the backend that the executor is for.
+        name: Name of the backend that the executor was made for.
     """
 
-    assigns_devices = True  # to whom, nobody asks
+    assigns_devices = True  # no device is ever assigned
 
     def __init__(self, name: str) -> None:
         if name not in ["auto", *BACKENDS]:
-            make_backend(name)  # which raises what is wrong with it
+            make_backend(name)  # raises an error that names the mistake
         self.name = name
 
     def available_cores(self) -> int:
-        """The cores that this process may use."""
+        """Return the number of cores that this process may use."""
         return available_cores()
 
     def check(self, resources: Resources) -> None:
-        """Everything may be asked for."""
+        """Accept all resources."""
 
     def for_block(self, resources: Resources) -> Spawner:
-        """Nobody asks for a spawner."""
+        """Raise NotImplementedError: no worker is ever started."""
         raise NotImplementedError
 
     for_call = for_block
 
     def close(self) -> None:
-        """Nothing runs."""
+        """Do nothing: nothing runs."""
 
     def after_fork_in_child(self) -> None:
-        """Likewise."""
+        """Do nothing: nothing was inherited."""
 
 
 class GraphRecorder:
-    """Takes the calls of an executor in the place of its engine, and draws them at the end.
+    """Records the calls of an executor instead of an engine that runs them, and draws them when it is closed.
 
     Args:
-        filename: Where to; None for the notebook that this runs in.
+        filename: File to write; None to draw in the notebook.
 
     Raises:
-        ValueError: There is no notebook to draw in, or the file cannot be there.
+        ValueError: This process has no notebook to draw in, or the file cannot be written there.
     """
 
     def __init__(self, filename: str | os.PathLike[str] | None) -> None:
         self.filename = None if filename is None else _checked(filename)
         if self.filename is None and not _in_notebook():
             raise ValueError(
-                "plot_dependency_graph=True draws in notebooks; here, say plot_dependency_graph_filename='graph.svg'"
+                "plot_dependency_graph=True draws in notebooks; elsewhere, set plot_dependency_graph_filename='graph.svg'"
             )
         self.nodes: list[Node] = []
         self.is_open = True
@@ -89,48 +89,48 @@ class GraphRecorder:
         kwargs: dict[str, Any],
         resources: Resources | None = None,
     ) -> Future[Any]:
-        """Notes a call; its future has an exception that says why there is no result."""
+        """Record a call. The exception of its future says why there is no result."""
         self.check_usable(fn)
         future: Future[Any] = Future()
         future.set_exception(RuntimeError(NO_RESULT))
         with self._lock:
             inputs = frozenset(self._number_of(one) for one in find_futures(args, kwargs))
             note = "" if resources is None or resources.cores == 1 else f"{resources.cores} cores"
-            self.nodes.append(Node(callable_name(fn), in_words(args, kwargs), inputs, note))
+            self.nodes.append(Node(callable_name(fn), summarize_arguments(args, kwargs), inputs, note))
             self._numbers[future] = len(self.nodes) - 1
         return future
 
     def _number_of(self, future: StandardFuture[Any]) -> int:
         if future not in self._numbers:
-            self.nodes.append(Node("a future of elsewhere"))
+            self.nodes.append(Node("a future from elsewhere"))
             self._numbers[future] = len(self.nodes) - 1
         return self._numbers[future]
 
     def check_usable(self, fn: Callable[..., Any]) -> None:
-        """Raises what is wrong with submitting fn now."""
+        """Raise an error if fn cannot be submitted now."""
         self.check_open()
         if not callable(fn):
             raise TypeError(f"fn is {fn!r}; it must be callable")
 
     def check_open(self) -> None:
-        """Raises RuntimeError after `close`."""
+        """Raise RuntimeError after `close`."""
         if not self.is_open:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
     def resize(self, workers: int, cores: int) -> None:
-        """Nothing to do."""
+        """Do nothing: there are no workers."""
         self.check_open()
 
     def hosts(self) -> list[dict[str, Any]]:
-        """No workers."""
+        """Return no hosts: there are no workers."""
         return []
 
     def waiting_count(self) -> int:
-        """All calls."""
+        """Return the number of recorded calls."""
         return len(self.nodes)
 
     def close(self, *, wait: bool = True, cancel: bool = False) -> None:
-        """Draws what was submitted, once."""
+        """Draw the recorded calls, once."""
         with self._lock:
             was_open, self.is_open = self.is_open, False
         if not was_open:
@@ -144,7 +144,7 @@ class GraphRecorder:
             display(self)  # type: ignore[no-untyped-call]
 
     def kill(self) -> None:
-        """Draws nothing."""
+        """Close the recorder without drawing."""
         self.is_open = False
 
     def __repr__(self) -> str:
@@ -159,7 +159,7 @@ def _checked(filename: str | os.PathLike[str]) -> str:
     path: Any = os.fspath(filename)
     if not isinstance(path, str) or not path.lower().endswith(".svg"):
         raise ValueError(
-            f"plot_dependency_graph_filename is {filename!r}; it must end in .svg, which is what is written"
+            f"plot_dependency_graph_filename is {filename!r}; it must end in .svg, the only format that is written"
         )
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
