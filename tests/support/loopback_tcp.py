@@ -14,7 +14,7 @@ UNREACHABLE_ADDRESS = "@nobody listens here"
 
 
 class LoopbackTcpSpawner(Spawner):
-    """Starts workers as another spawner does, and hides the master's own address from them."""
+    """Starts workers with another spawner, and replaces the master's own address so that they must use the relay."""
 
     def __init__(self, spawner: Spawner, relay: Relay) -> None:
         self._spawner = spawner
@@ -37,7 +37,7 @@ class LoopbackTcpSpawner(Spawner):
 
 
 class LoopbackTcpBackend(LocalBackend):
-    """As backend "mpi", but for the link."""
+    """Backend "mpi" with the TCP link."""
 
     name = "tcp"
 
@@ -61,7 +61,7 @@ class LoopbackTcpBackend(LocalBackend):
 
 
 class FluxOverTcp(FluxBackend):
-    """As backend "flux", but for the link."""
+    """Backend "flux" with the TCP link."""
 
     name = "flux over tcp"
 

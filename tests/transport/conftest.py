@@ -5,7 +5,7 @@ import pytest
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.control_client import WorkerControl
 from pympipool.transport.control_server import Listener
-from transport.connections import knock, let_in, readable
+from transport.connections import accept_from, connect_to, wait_readable
 
 
 @pytest.fixture
@@ -16,28 +16,28 @@ def listener():
 
 
 @pytest.fixture
-def stranger(listener):
-    """Somebody of this user who has connected and said nothing, and the master's view of him."""
-    stranger = knock(listener)
-    connection = let_in(listener)
-    yield stranger, connection
-    stranger.close()
+def unauthenticated(listener):
+    """A peer of this user that has connected and sent nothing, and the master's end of its connection."""
+    peer = connect_to(listener)
+    connection = accept_from(listener)
+    yield peer, connection
+    peer.close()
     connection.close()
 
 
 @pytest.fixture
-def orders(listener):
-    """What worker 3 of 2 ranks learns from its environment."""
+def config(listener):
+    """The configuration of worker 3, which has 2 ranks."""
     return WorkerConfig(listener.address, bytes.fromhex(listener.key), worker=3, ranks=2, launcher="")
 
 
 @pytest.fixture
-def pair(listener, orders):
-    """Both ends of a greeted connection: the master's, rank 1's."""
-    control = WorkerControl.connect(orders)
-    control.send_hello(orders, 1)
-    connection = let_in(listener)
-    assert readable(connection)
+def pair(listener, config):
+    """Both ends of a connection after the handshake: the master's, rank 1's."""
+    control = WorkerControl.connect(config)
+    control.send_hello(config, 1)
+    connection = accept_from(listener)
+    assert wait_readable(connection)
     assert connection.handshake() == (3, 1)
     yield connection, control
     connection.close()

@@ -1,4 +1,4 @@
-"""Whoever connects to a listener of ours: workers, strangers, and processes of other users."""
+"""Connections to a listener, from this process and from processes of other users."""
 
 from __future__ import annotations
 
@@ -18,50 +18,50 @@ OTHER_USER = 65534
 
 needs_root = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0,
-    reason="only root can become another user: sudo python -m pytest tests/links",
+    reason="only root can become another user: sudo python -m pytest tests/transport",
 )
 
 
 def socket_address(address: str) -> str:
-    """An address as the socket module wants it."""
+    """Return an address in the form that the socket module expects."""
     return f"\0{address[1:]}" if address.startswith("@") else address
 
 
-def knock(listener: Listener) -> socket.socket:
-    """Connects to a listener, and says nothing."""
-    stranger = socket.socket(socket.AF_UNIX)
-    stranger.settimeout(LIMIT_S)
+def connect_to(listener: Listener) -> socket.socket:
+    """Connect to a listener, and send nothing."""
+    peer = socket.socket(socket.AF_UNIX)
+    peer.settimeout(LIMIT_S)
     try:
-        stranger.connect(socket_address(listener.address))
+        peer.connect(socket_address(listener.address))
     except BaseException:
-        stranger.close()
+        peer.close()
         raise
-    return stranger
+    return peer
 
 
-def readable(descriptor: object, limit_s: float = LIMIT_S) -> bool:
-    """Waits until something can be read."""
+def wait_readable(descriptor: object, limit_s: float = LIMIT_S) -> bool:
+    """Wait until something can be read; return False if the time is over."""
     return bool(select.select([descriptor], [], [], limit_s)[0])
 
 
-def let_in(listener: Listener) -> Connection:
-    """Waits for somebody to connect, and accepts."""
-    assert readable(listener)
+def accept_from(listener: Listener) -> Connection:
+    """Wait for a connection, and accept it."""
+    assert wait_readable(listener)
     connection = listener.accept()
     assert connection is not None
     return connection
 
 
-def was_dropped(stranger: socket.socket) -> bool:
-    """Whether the other side has hung up."""
+def is_dropped(peer: socket.socket) -> bool:
+    """Return True if the other side has hung up."""
     try:
-        return stranger.recv(1) == b""
+        return peer.recv(1) == b""
     except ConnectionResetError:
         return True
 
 
 def run_as_other_user(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python code as another user."""
+    """Run Python code as another user."""
     become = f"import os, socket, sys; os.setgroups([]); os.setgid({OTHER_USER}); os.setuid({OTHER_USER})\n"
     return subprocess.run(
         [sys.executable, "-S", "-E", "-c", become + program, *arguments],

@@ -1,6 +1,6 @@
-"""Fuzzes what strangers can reach for as long as one likes: python -m tests.transport.fuzz --seconds N
+"""Fuzz the control connection for a given time: python -m tests.transport.fuzz --seconds N
 
-Runs `test_fuzz_control.py` again and again, each round with other random inputs, and says how many there were.
+Runs `test_fuzz_control.py` repeatedly, each round with other random inputs, and prints the number of inputs.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-STRANGERS = Path(__file__).with_name("test_fuzz_control.py")
+TESTS = Path(__file__).with_name("test_fuzz_control.py")
 EXAMPLES = 5000
-"""Of each test in a round: the memory of what was tried grows with them."""
+"""Inputs of each test in a round. The memory that hypothesis needs for past inputs grows with this number."""
 
 
 def main() -> int:
@@ -24,16 +24,14 @@ def main() -> int:
     command = [sys.executable, "-m", "pytest", "-q", "--timeout=0", "--noconftest", "-p", "no:cacheprovider"]
     command += ["-o", "faulthandler_timeout=0"]
     environment = {**os.environ, "FUZZ_EXAMPLES": str(EXAMPLES)}
-    tests = STRANGERS.read_text().count("\n@given(")
+    tests = TESTS.read_text().count("\n@given(")
     inputs = 0
     while time.monotonic() < until_s:
-        code = subprocess.run(
-            [*command, str(STRANGERS)], check=False, env=environment, stdin=subprocess.DEVNULL
-        ).returncode
+        code = subprocess.run([*command, str(TESTS)], check=False, env=environment, stdin=subprocess.DEVNULL).returncode
         if code != 0:
             return code
         inputs += tests * EXAMPLES
-    print(f"{inputs} inputs, none got in")
+    print(f"{inputs} inputs, none accepted")
     return 0
 
 

@@ -9,7 +9,7 @@ import pytest
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.control_client import WorkerControl
 from pympipool.transport.frames import ProtocolError
-from transport.connections import LIMIT_S, OTHER_USER, let_in, needs_root
+from transport.connections import LIMIT_S, OTHER_USER, accept_from, needs_root
 
 KEY = "ab" * 32
 
@@ -27,10 +27,10 @@ def environ():
     }
 
 
-def test_the_orders_are_read_and_nothing_of_them_stays_in_the_environment(environ):
-    orders = WorkerConfig.from_environ(environ)
-    assert (orders.address, orders.key, orders.worker, orders.ranks) == ("@somewhere", bytes.fromhex(KEY), 7, 2)
-    assert orders.launcher == ""
+def test_config_variables_are_removed_from_the_environment(environ):
+    config = WorkerConfig.from_environ(environ)
+    assert (config.address, config.key, config.worker, config.ranks) == ("@somewhere", bytes.fromhex(KEY), 7, 2)
+    assert config.launcher == ""
     assert environ == {"HOME": "/home/user", "PYMPIPOOL_OF_THE_USER": "1"}
 
 
@@ -42,18 +42,18 @@ def test_a_missing_variable_is_named(environ, name):
 
 
 @pytest.mark.parametrize(("key", "words"), [("ab" * 31, "must have 32"), ("zz" * 32, "hexadecimal")])
-def test_a_key_that_can_be_none_is_refused(environ, key, words):
+def test_an_invalid_key_is_refused(environ, key, words):
     with pytest.raises(ValueError, match=words):
         WorkerConfig.from_environ({**environ, "PYMPIPOOL_KEY": key})
 
 
-def test_a_master_that_is_gone_is_an_error(listener, orders):
+def test_connecting_to_an_ended_master_raises(listener, config):
     listener.close()
     with pytest.raises(ConnectionRefusedError):
-        WorkerControl.connect(orders)
+        WorkerControl.connect(config)
 
 
-def test_a_master_that_hangs_up_instead_of_sending_settings_is_an_error(pair):
+def test_master_hanging_up_before_setup_raises_eof(pair):
     connection, worker = pair
     connection.close()
     with pytest.raises(EOFError, match="the master hung up"):
@@ -61,14 +61,14 @@ def test_a_master_that_hangs_up_instead_of_sending_settings_is_an_error(pair):
 
 
 @pytest.mark.parametrize("frame", [("hello", {}), ("setup",), ("setup", {}, 1)])
-def test_another_frame_than_a_setup_is_refused(pair, frame):
+def test_frame_other_than_setup_is_refused(pair, frame):
     connection, worker = pair
     connection.send(frame)
     with pytest.raises(ProtocolError):
         worker.receive_setup()
 
 
-def test_what_a_rank_says_arrives(pair):
+def test_frames_of_a_rank_arrive(pair):
     connection, worker = pair
     worker.send_ready(1)
     worker.send_rank_error(1, 12, [b"a", bytearray(b"b"), memoryview(b"c")])
@@ -81,7 +81,7 @@ def test_what_a_rank_says_arrives(pair):
     assert others == [("rank_error", 1, 12, [b"a", b"b", b"c"]), ("start_failed", [b"d"]), ("exiting", "no more to do")]
 
 
-def test_an_exception_too_large_for_a_frame_is_refused_and_others_go_on(pair):
+def test_too_large_exception_frame_is_refused_before_sending(pair):
     connection, worker = pair
     with pytest.raises(ValueError, match="can be sent"):
         worker.send_rank_error(1, 12, [bytes(65 << 20)])
@@ -90,7 +90,7 @@ def test_an_exception_too_large_for_a_frame_is_refused_and_others_go_on(pair):
 
 
 @needs_root
-def test_a_listener_of_another_user_is_told_nothing():
+def test_nothing_is_sent_to_another_users_listener():
     name = "pympipool-test-of-another-user"
     program = (
         f"import os, socket; os.setgroups([]); os.setgid({OTHER_USER}); os.setuid({OTHER_USER})\n"
@@ -100,17 +100,17 @@ def test_a_listener_of_another_user_is_told_nothing():
     command = [sys.executable, "-S", "-E", "-c", program]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "listening\n"
-        orders = WorkerConfig(f"@{name}", bytes.fromhex(KEY), worker=1, ranks=1, launcher="")
+        config = WorkerConfig(f"@{name}", bytes.fromhex(KEY), worker=1, ranks=1, launcher="")
         with pytest.raises(PermissionError, match=str(OTHER_USER)):
-            WorkerControl.connect(orders)
+            WorkerControl.connect(config)
         output, _ = other.communicate(timeout=LIMIT_S)
     assert output == "heard b''\n"
 
 
-def test_both_ends_agree_who_is_who(listener, orders):
-    worker = WorkerControl.connect(orders)
-    worker.send_hello(orders, 1)
-    connection = let_in(listener)
+def test_handshake_returns_worker_number_and_rank(listener, config):
+    worker = WorkerControl.connect(config)
+    worker.send_hello(config, 1)
+    connection = accept_from(listener)
     assert connection.handshake() == (3, 1)
     connection.close()
     worker.close()

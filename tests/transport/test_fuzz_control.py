@@ -1,4 +1,4 @@
-"""Random bytes into what strangers can reach: nothing but refusal may come of it, and nothing may be unpickled."""
+"""Random bytes sent to the control connection: they are refused, and nothing is unpickled before the handshake."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ KEY = bytes(range(32))
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "300"))
 """Random inputs of each test; see fuzz.py."""
 
-pieces = st.lists(st.binary(max_size=80), max_size=8)
 hellos = st.one_of(
     st.binary(max_size=200),
     st.binary(max_size=200).map(MAGIC.__add__),
@@ -33,26 +32,26 @@ def flipped(data, at, bit):
     return bytes(changed)
 
 
-class Peer:
-    """A connection, and the stranger at its other end."""
+class ConnectedPair:
+    """A peer, and the master's end of its connection."""
 
     def __enter__(self):
-        self.stranger, ours = socket.socketpair()
+        self.peer, ours = socket.socketpair()
         ours.setblocking(False)
         self.connection = Connection(ours, KEY)
-        return self.stranger, self.connection
+        return self.peer, self.connection
 
     def __exit__(self, *_):
-        self.stranger.close()
+        self.peer.close()
         self.connection.close()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def no_unpickling():
-    """Makes every unpickling in this module fail."""
+    """Make every unpickling in this module fail."""
 
     def loads(data):
-        raise AssertionError(f"{bytes(data)!r} of a stranger was unpickled")
+        raise AssertionError(f"{bytes(data)!r} of an unauthenticated peer was unpickled")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frames.pickle, "loads", loads)
@@ -61,35 +60,35 @@ def no_unpickling():
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(hellos, st.booleans())
-def test_whatever_a_stranger_sends_he_is_not_greeted(hello, hangs_up):
-    with Peer() as (stranger, connection):
-        stranger.sendall(hello)
+def test_random_hello_never_passes_the_handshake(hello, hangs_up):
+    with ConnectedPair() as (peer, connection):
+        peer.sendall(hello)
         if hangs_up:
-            stranger.close()
+            peer.close()
         try:
-            while (greeting := connection.handshake()) is None:
+            while (answer := connection.handshake()) is None:
                 if not hangs_up:
                     assert len(hello) < HELLO_BYTES
                     break
         except HandshakeError:
-            greeting = None
-        assert greeting is None
+            answer = None
+        assert answer is None
         with pytest.raises(HandshakeError):
             connection.receive_available()
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(st.data())
-def test_whatever_cuts_a_stream_of_frames_has_they_arrive_in_order(data):
+def test_frames_cut_anywhere_arrive_in_order(data):
     sent = data.draw(st.lists(st.tuples(st.text(max_size=5), st.binary(max_size=300)), max_size=6))
     stream = b"".join(map(encode_frame, sent))
     received = []
-    with Peer() as (stranger, connection), pytest.MonkeyPatch.context() as patch:
+    with ConnectedPair() as (peer, connection), pytest.MonkeyPatch.context() as patch:
         patch.setattr(frames.pickle, "loads", pickle._loads)
-        connection.worker = connection.rank = 0  # as if greeted
+        connection.worker = connection.rank = 0  # as after the handshake
         while stream:
             cut = data.draw(st.integers(1, len(stream)))
-            stranger.sendall(stream[:cut])
+            peer.sendall(stream[:cut])
             stream = stream[cut:]
             received += connection.receive_available()
     assert received == sent
@@ -97,11 +96,11 @@ def test_whatever_cuts_a_stream_of_frames_has_they_arrive_in_order(data):
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(st.binary(max_size=300))
-def test_garbage_of_a_worker_gone_mad_is_refused_or_waited_for(garbage):
-    with Peer() as (stranger, connection), pytest.MonkeyPatch.context() as patch:
+def test_garbage_from_an_authenticated_peer_is_refused(garbage):
+    with ConnectedPair() as (peer, connection), pytest.MonkeyPatch.context() as patch:
         patch.setattr(frames.pickle, "loads", refuse)
         connection.worker = connection.rank = 0
-        stranger.sendall(garbage)
+        peer.sendall(garbage)
         try:
             assert connection.receive_available() == []
         except ProtocolError:

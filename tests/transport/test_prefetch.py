@@ -1,4 +1,4 @@
-"""Short calls are sent ahead to distant workers, and given back when a call before them turns out to be long."""
+"""Short calls are prefetched by workers on other hosts, and recalled when a call before them turns out to be long."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.loopback_tcp import LoopbackTcpBackend
 LIMIT_S = 60.0
 
 LONG_S = 0.006
-"""Longer than anybody should have to wait behind a call that was thought to be short."""
+"""Longer than a call should have to wait behind one that was expected to be short."""
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def make_executor(monkeypatch):
 
 
 class Log:
-    """A file to which calls write that they run."""
+    """A file to which each call writes its number when it runs."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -69,14 +69,14 @@ def run(log, number, sleep_s=0.0, end=None, gate=None):
     return number
 
 
-def test_calls_keep_their_order_whichever_of_them_turn_out_long(make_executor, log):
+def test_recalled_calls_keep_their_order(make_executor, log):
     exe = make_executor(1)
     calls = [exe.submit(run, log, i, LONG_S if i % 61 == 60 else 0.0) for i in range(1500)]
     assert [call.result() for call in calls] == list(range(1500))
     assert log.numbers() == list(range(1500))
 
 
-def test_every_call_runs_once_whichever_of_them_turn_out_long(make_executor, log):
+def test_recalled_calls_run_exactly_once(make_executor, log):
     exe = make_executor(2)
     calls = [exe.submit(run, log, i, LONG_S if i % 61 == 60 else 0.0) for i in range(1500)]
     assert [call.result() for call in calls] == list(range(1500))
@@ -84,7 +84,7 @@ def test_every_call_runs_once_whichever_of_them_turn_out_long(make_executor, log
 
 
 @pytest.mark.parametrize("end", [3, signal.SIGKILL])
-def test_a_worker_that_dies_fails_the_call_that_it_ran_and_none_that_was_sent_ahead(make_executor, log, end):
+def test_dead_worker_fails_only_the_running_call(make_executor, log, end):
     exe = make_executor(1)
     assert [exe.submit(run, log, -2).result() for _ in range(50)] == [-2] * 50  # known to be short
     calls = [exe.submit(run, log, i, end=end if i == 500 else None) for i in range(600)]
@@ -93,7 +93,7 @@ def test_a_worker_that_dies_fails_the_call_that_it_ran_and_none_that_was_sent_ah
     assert sorted(log.numbers())[50:] == list(range(600))
 
 
-def test_what_lies_behind_a_long_call_can_be_cancelled(make_executor, log, make_gate):
+def test_calls_behind_a_long_call_can_be_cancelled(make_executor, log, make_gate):
     exe = make_executor(1)
     assert [exe.submit(run, log, -2).result() for _ in range(50)] == [-2] * 50
     gate = make_gate()
@@ -101,7 +101,7 @@ def test_what_lies_behind_a_long_call_can_be_cancelled(make_executor, log, make_
     behind = [exe.submit(run, log, i) for i in range(1, 30)]
     deadline_s = time.monotonic() + LIMIT_S
     for call in behind:
-        while not call.cancel():  # as soon as it was given back
+        while not call.cancel():  # succeeds as soon as the call was recalled
             assert time.monotonic() < deadline_s
     assert not long.done()
     gate.open()
@@ -110,7 +110,7 @@ def test_what_lies_behind_a_long_call_can_be_cancelled(make_executor, log, make_
     assert log.numbers()[50:] == [0, 30]
 
 
-def test_large_answers_and_calls_that_wait_for_them_do_not_stop_each_other(make_executor):
+def test_large_results_and_prefetched_calls_do_not_deadlock(make_executor):
     exe = make_executor(1)
     large = 3_000_000
     sizes = [large if i % 7 == 0 else 10_000 for i in range(200)]

@@ -16,7 +16,7 @@ def doorbells():
 
 
 def copies(descriptors):
-    """As they arrive in the worker."""
+    """Return duplicates, like those that arrive in the worker."""
     return [os.dup(descriptor) for descriptor in descriptors]
 
 
@@ -24,7 +24,7 @@ def open_descriptors():
     return set(os.listdir("/proc/self/fd"))
 
 
-def test_what_one_side_sends_the_other_receives(doorbells):
+def test_messages_travel_both_ways(doorbells):
     link = ShmLink(doorbells)
     worker = open_channel(copies(link.descriptors()))
     master = ring.MasterChannel(link.segment, doorbells)
@@ -34,7 +34,7 @@ def test_what_one_side_sends_the_other_receives(doorbells):
     assert master.receive(LIMIT_S) == (ring.RESULT, 1, 3, [b"result"])
 
 
-def test_the_link_works_on_when_its_descriptors_are_closed(doorbells):
+def test_link_works_after_its_descriptors_are_closed(doorbells):
     before = open_descriptors()
     link = ShmLink(doorbells)
     worker = open_channel(copies(link.descriptors()))
@@ -46,17 +46,17 @@ def test_the_link_works_on_when_its_descriptors_are_closed(doorbells):
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_another_number_of_descriptors_than_two_is_refused(count):
+def test_wrong_number_of_descriptors_is_refused(count):
     with pytest.raises(ValueError, match=f"{count} descriptors"):
         open_channel([0] * count)
 
 
-def test_a_segment_that_is_no_link_is_refused(doorbells):
+def test_segment_of_another_kind_is_refused(doorbells):
     with pytest.raises(OSError, match="no link"):
         open_channel(copies([doorbells.fileno(), doorbells.fileno()]))
 
 
-def test_a_file_that_is_no_segment_is_refused(doorbells, tmp_path):
+def test_ordinary_file_is_refused(doorbells, tmp_path):
     with open(tmp_path / "file", "w+b") as file:
         file.write(b"x")
         file.flush()

@@ -1,4 +1,4 @@
-"""The link to other hosts, on one host: what travels, who is let in, and how either side's end is noticed."""
+"""The link to other hosts, tested on one host: messages, authentication, and the end of either side."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def listener():
 
 @pytest.fixture
 def relay(listener):
-    """The address of a relay, and what its workers know."""
+    """The address of a relay, and the key that its workers know."""
     relay = Relay(local_only=True)
     environment = listener.environment(1, 1)
     variables = relay.environment(LaunchRequest(1, environment=environment))
@@ -76,19 +76,19 @@ def make_tcp_executor():
 
 
 def connect(address):
-    stranger = socket.create_connection(address, LIMIT_S)
-    stranger.settimeout(LIMIT_S)
-    return stranger
+    peer = socket.create_connection(address, LIMIT_S)
+    peer.settimeout(LIMIT_S)
+    return peer
 
 
-def is_dropped(stranger):
+def is_dropped(peer):
     try:
-        return stranger.recv(1) == b""
+        return peer.recv(1) == b""
     except ConnectionResetError:
         return True
 
 
-# ---- what travels ----
+# ---- messages ----
 
 
 @pytest.mark.parametrize("block_allocation", [True, False])
@@ -100,7 +100,7 @@ def test_calls_results_and_exceptions_travel(make_tcp_executor, block_allocation
 
 
 @pytest.mark.parametrize("size", [0, 1, 2**14 - 40, 2**14, 2**16 - 1, 2**16, 2**16 + 1, 10_000_000])
-def test_arrays_of_any_size_travel_both_ways_and_arrive_writable(make_tcp_executor, size):
+def test_arrays_of_any_size_arrive_writable(make_tcp_executor, size):
     array = np.arange(size, dtype=np.uint8)
     for received in make_tcp_executor().map(echo, [array, [array, array[: size // 2]]]):
         first = received if isinstance(received, np.ndarray) else received[0]
@@ -109,7 +109,7 @@ def test_arrays_of_any_size_travel_both_ways_and_arrive_writable(make_tcp_execut
 
 
 @pytest.mark.mpi
-def test_all_ranks_of_a_worker_may_be_on_another_host(make_tcp_executor):
+def test_mpi_worker_may_run_on_another_host(make_tcp_executor):
     def ranks():
         from mpi4py import MPI
 
@@ -122,7 +122,7 @@ def test_all_ranks_of_a_worker_may_be_on_another_host(make_tcp_executor):
     assert exe.submit(ranks).result() == [0, 1]
 
 
-def test_a_worker_on_the_masters_host_does_without_tcp(monkeypatch, make_tcp_executor):
+def test_worker_on_masters_host_uses_no_tcp(monkeypatch, make_tcp_executor):
     monkeypatch.setattr("support.loopback_tcp.LoopbackTcpSpawner.start", _start_with_both_addresses)
     exe = make_tcp_executor()
     connections = psutil.Process(exe.submit(pid).result()).net_connections("tcp")
@@ -134,7 +134,7 @@ def _start_with_both_addresses(self, order):
     return self._spawner.start(LaunchRequest(order.number, order.ranks, environment, order.cwd))
 
 
-def test_an_executor_of_this_machine_opens_no_port():
+def test_local_executor_opens_no_port():
     with Executor(max_workers=1, backend="mpi", block_allocation=True) as exe:
         worker = psutil.Process(exe.submit(pid).result())
         assert worker.net_connections("inet") == []
@@ -143,7 +143,7 @@ def test_an_executor_of_this_machine_opens_no_port():
 
 
 @pytest.mark.mpi
-def test_ranks_have_time_to_do_what_they_do_at_their_exit(make_tcp_executor, tmp_path):
+def test_ranks_have_time_for_exit_functions(make_tcp_executor, tmp_path):
     def leave_a_file_at_exit(folder):
         import atexit
 
@@ -161,50 +161,50 @@ def test_ranks_have_time_to_do_what_they_do_at_their_exit(make_tcp_executor, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
 
 
-# ---- who is let in ----
+# ---- authentication ----
 
 
 @pytest.mark.parametrize(
     "said",
     [b"GET / HTTP/1.0\r\n\r\n", bytes(100), b"pmpool01" + bytes(40), KEEPALIVE_MAGIC + bytes(16), b"\x16" + bytes(99)],
-    ids=["http", "zeros", "a hello", "a lifeline of nobody", "a broken handshake"],
+    ids=["http", "zeros", "a hello", "an unknown token", "a broken handshake"],
 )
-def test_garbage_is_dropped(relay, said):
+def test_garbage_closes_the_connection(relay, said):
     address, _ = relay
-    with connect(address) as stranger:
-        stranger.sendall(said)
-        with contextlib.suppress(OSError):  # it is dropped already
-            stranger.shutdown(socket.SHUT_WR)
-        while not is_dropped(stranger):
+    with connect(address) as peer:
+        peer.sendall(said)
+        with contextlib.suppress(OSError):  # the relay has closed it already
+            peer.shutdown(socket.SHUT_WR)
+        while not is_dropped(peer):
             pass
 
 
-def test_a_stranger_without_the_key_is_dropped(relay):
+def test_peer_without_the_key_is_dropped(relay):
     address, _ = relay
     with pytest.raises((AuthenticationError, OSError)):
         client_handshake(connect(address), client_context(), secrets.token_bytes(32))
 
 
-def test_a_stranger_who_speaks_ordinary_tls_is_dropped(relay):
+def test_ordinary_tls_client_is_dropped(relay):
     address, _ = relay
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    with connect(address) as stranger, pytest.raises(OSError, match=r"(?i)handshake|reset|EOF"):
-        context.wrap_socket(stranger)
+    with connect(address) as peer, pytest.raises(OSError, match=r"(?i)handshake|reset|EOF"):
+        context.wrap_socket(peer)
 
 
-def test_a_worker_says_nothing_to_a_listener_without_the_key(relay):
-    """A rank that is led to the wrong relay gets no further than the proof."""
+def test_worker_rejects_a_relay_without_the_key(relay):
+    """A rank that is led to the wrong relay fails at the proof of the key."""
     (host, port), _ = relay
-    orders = WorkerConfig(
+    config = WorkerConfig(
         UNREACHABLE_ADDRESS, secrets.token_bytes(32), 1, 1, "", tcp_addresses=[f"{host}:{port}"], connect_timeout_s=1
     )
     with pytest.raises(UnreachableError, match=f"{host}:{port}.*firewall"):
-        TcpControl.connect(orders)
+        TcpControl.connect(config)
 
 
-def test_a_rank_that_opens_no_lifeline_is_dropped(relay, monkeypatch):
+def test_rank_without_keepalive_connection_is_dropped(relay, monkeypatch):
     address, key = relay
     stream, _token = client_handshake(connect(address), client_context(), key)
     stream.set_timeout(2 * LIMIT_S)
@@ -213,18 +213,18 @@ def test_a_rank_that_opens_no_lifeline_is_dropped(relay, monkeypatch):
     stream.close()
 
 
-def test_strangers_do_not_disturb_calls(make_tcp_executor):
+def test_unauthenticated_connections_do_not_disturb_calls(make_tcp_executor):
     exe = make_tcp_executor()
     worker = psutil.Process(exe.submit(pid).result())
     address = worker.net_connections("tcp")[0].raddr
-    strangers = [connect(address) for _ in range(300)]
+    connections = [connect(address) for _ in range(300)]
     assert list(exe.map(square, range(100))) == [i * i for i in range(100)]
-    for stranger in strangers:
-        stranger.close()
+    for peer in connections:
+        peer.close()
 
 
-def test_nobody_can_read_what_travels_or_the_key(make_tcp_executor):
-    """The command lines, which everybody can read, hold neither key nor address."""
+def test_command_lines_contain_no_key(make_tcp_executor):
+    """Command lines are readable for all users of a host."""
     exe = make_tcp_executor()
     worker = psutil.Process(exe.submit(pid).result())
     key = exe.submit(os.environ.get, "PYMPIPOOL_KEY").result()
@@ -236,26 +236,26 @@ def test_nobody_can_read_what_travels_or_the_key(make_tcp_executor):
 # ---- ends ----
 
 
-def test_a_master_that_cannot_be_reached_is_named_with_a_remedy(make_tcp_executor, monkeypatch):
-    monkeypatch.setattr(Relay, "environment", lambda *_: _addresses_of_nobody())
+def test_unreachable_master_error_names_address_and_remedy(make_tcp_executor, monkeypatch):
+    monkeypatch.setattr(Relay, "environment", lambda *_: _closed_addresses())
     error = make_tcp_executor(connect_timeout=30).submit(square, 1).exception()
     assert isinstance(error, WorkerStartError)
     assert "127.0.0.1:9" in str(error)
     assert "firewall" in str(error)
 
 
-def _addresses_of_nobody():
+def _closed_addresses():
     return {"PYMPIPOOL_TCP": "127.0.0.1:9", "PYMPIPOOL_HOST": "here", "PYMPIPOOL_CONNECT_S": "1"}
 
 
-def test_a_worker_that_is_killed_fails_its_call_only(make_tcp_executor):
+def test_killed_worker_fails_only_its_call(make_tcp_executor):
     exe = make_tcp_executor()
     with pytest.raises(WorkerDied, match="SIGKILL"):
         exe.submit(lambda: os.kill(os.getpid(), signal.SIGKILL)).result()
     assert exe.submit(square, 2).result() == 4
 
 
-def test_when_the_relay_is_killed_workers_end_and_new_ones_come(make_tcp_executor):
+def test_workers_are_replaced_after_relay_is_killed(make_tcp_executor):
     exe = make_tcp_executor()
     first = psutil.Process(exe.submit(pid).result())
     relays = [
@@ -267,7 +267,7 @@ def test_when_the_relay_is_killed_workers_end_and_new_ones_come(make_tcp_executo
     assert exe.submit(square, 3).result() == 9
 
 
-def test_a_call_that_was_not_begun_can_be_cancelled(make_tcp_executor, make_gate):
+def test_waiting_call_can_be_cancelled(make_tcp_executor, make_gate):
     exe = make_tcp_executor()
     gate = make_gate()
     running = exe.submit(hold, gate.path, 1)
@@ -278,7 +278,7 @@ def test_a_call_that_was_not_begun_can_be_cancelled(make_tcp_executor, make_gate
     assert running.result() == 1
 
 
-HOLDS_THE_LOCK = """
+HOLDS_THE_GIL = """
 import ctypes, os, sys, threading, time
 sys.path.insert(0, {tests!r})
 from support.loopback_tcp import LoopbackTcpBackend
@@ -286,26 +286,26 @@ from pympipool import Executor
 from pympipool.backends.registry import BACKENDS
 BACKENDS["tcp"] = LoopbackTcpBackend
 
-def hold_the_lock():
+def hold_the_gil():
     ctypes.PyDLL(None).sleep(1000)
 
 with Executor(max_workers=1, backend="tcp", block_allocation=True) as exe:
     print("worker", exe.submit(os.getpid).result(), flush=True)
-    exe.submit(hold_the_lock)
+    exe.submit(hold_the_gil)
     time.sleep(1000)
 """
 
 
-def test_a_worker_ends_with_its_master_although_user_code_holds_the_interpreter_lock(tmp_path):
+def test_worker_holding_the_gil_ends_with_master(tmp_path):
     tests = os.path.dirname(os.path.dirname(__file__))
-    with Script(HOLDS_THE_LOCK.format(tests=tests), tmp_path) as script:
+    with Script(HOLDS_THE_GIL.format(tests=tests), tmp_path) as script:
         script.wait_for_line("worker")
         script.process.kill()
         assert script.survivors() == []
 
 
 @pytest.mark.alone
-def test_an_idle_worker_uses_no_processor_time(make_tcp_executor):
+def test_idle_worker_uses_no_cpu_time(make_tcp_executor):
     exe = make_tcp_executor()
     worker = psutil.Process(exe.submit(pid).result())
     processes = [worker, *psutil.Process().children()]
@@ -319,29 +319,29 @@ def test_an_idle_worker_uses_no_processor_time(make_tcp_executor):
 
 
 @pytest.mark.alone
-def test_a_stranger_who_sends_a_byte_now_and_then_has_no_more_time_than_others(monkeypatch):
+def test_slow_handshake_times_out(monkeypatch):
     monkeypatch.setattr(handshake, "HANDSHAKE_TIMEOUT_S", 0.3)
 
-    def had_time():
-        """Whether all that he says was heard; on a busy machine it may come all at once."""
+    def completes():
+        """Return True if the token was received completely. On a busy machine all bytes may arrive at once."""
         ours, theirs = socket.socketpair()
 
-        def drip():
-            with contextlib.suppress(OSError):  # he was dropped
+        def send_slowly():
+            with contextlib.suppress(OSError):  # the other end has been closed
                 for byte in KEEPALIVE_MAGIC + bytes(16):
                     theirs.send(bytes([byte]))
-                    time.sleep(0.1)  # each in time
+                    time.sleep(0.1)  # each single byte in time
 
-        dripping = threading.Thread(target=drip)
-        dripping.start()
+        sender = threading.Thread(target=send_slowly)
+        sender.start()
         try:
             receive_token(ours)
         except TimeoutError:
             return False
         finally:
             ours.close()
-            dripping.join()
+            sender.join()
             theirs.close()
         return True
 
-    assert not best(had_time, 1)
+    assert not best(completes, 1)
