@@ -21,7 +21,7 @@ scheduler answers in 0.02 s."""
 
 
 class Backend(Protocol):
-    """Makes the spawners of one executor.
+    """A factory for the spawners of one executor.
 
     Attributes:
         name: The name by which users choose it.

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 @dataclass(frozen=True)
 class LaunchRequest:
-    """What the processes of a worker are started with.
+    """The parameters with which the processes of a worker are started.
 
     Attributes:
         number: The worker's number, unique in its executor.
@@ -114,7 +114,7 @@ class WorkerProcess(ABC):
 
 
 class Spawner(ABC):
-    """Starts workers of one kind.
+    """A way to start workers.
 
     Attributes:
         is_queued: True if a worker may wait in a queue, for any time, before its processes start.

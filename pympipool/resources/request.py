@@ -22,7 +22,7 @@ THREAD_VARIABLES = (
 
 @dataclass(frozen=True)
 class Resources:
-    """What a call, or each worker of an executor, needs. Its parameters are also the keys of `resource_dict`.
+    """The needs of a call, or of each worker of an executor. Its parameters are also the keys of `resource_dict`.
 
     A wrong value raises at once, and the error names the parameter, its value and what is allowed.
 

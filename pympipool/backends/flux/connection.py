@@ -37,7 +37,7 @@ NEVER_RAN = 1
 
 
 class Listener(Protocol):
-    """Receives the output and the end of a job. Its methods are called in the connection's thread."""
+    """The receiver of a job's output and end. Its methods are called in the connection's thread."""
 
     def on_output(self, stream: str, data: bytes) -> None:
         """Take what the job has printed, or a message of flux about the job.

@@ -42,7 +42,7 @@ job on purpose. For other types ("exec", for example) not even flux knows."""
 
 
 class FluxSpawner(Spawner):
-    """Starts the worker's program as a job of flux.
+    """A spawner that starts the worker's program as a job of flux.
 
     Args:
         resources: What each worker needs, and the FluxExecutor to submit to, or None.
@@ -98,7 +98,7 @@ class FluxSpawner(Spawner):
 
 
 class FluxSession:
-    """What all jobs of one executor share: the beginning of their names, the connection and the job reaper.
+    """The state that all jobs of one executor share: the beginning of their names, the connection, the job reaper.
 
     Attributes:
         name: The beginning of the names of all jobs.

@@ -8,7 +8,7 @@ from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
 
 
 class LocalSpawner(Spawner):
-    """Starts the worker's program directly.
+    """A spawner that starts the worker's program directly.
 
     Raises:
         WorkerStartError: There is no Python interpreter to start.

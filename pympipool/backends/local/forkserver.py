@@ -30,7 +30,7 @@ PID_TIMEOUT_S = 10.0
 
 
 class ForkserverSpawner(Spawner):
-    """Has workers forked by a forkserver."""
+    """A spawner whose workers are forked by a forkserver."""
 
     def __init__(self) -> None:
         self._command = program_command("pympipool.worker.forkserver")

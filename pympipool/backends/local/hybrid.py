@@ -19,7 +19,10 @@ instead of 320 ms, and 64 after 210 ms instead of 1300 ms."""
 
 
 class HybridSpawner(Spawner):
-    """Starts the first workers directly, and forks all further ones, replacements of dead workers included."""
+    """A spawner that starts the first workers directly, and forks all further ones.
+
+    Replacements of dead workers are among the further ones.
+    """
 
     def __init__(self) -> None:
         self._direct = LocalSpawner()

@@ -54,7 +54,7 @@ _AGENTS = ("hydra_pmi_proxy", "prted", "orted")
 
 
 class MpiexecSpawner(Spawner):
-    """Starts the worker's program as the ranks of an MPI job on this host.
+    """A spawner that starts the worker's program as the ranks of an MPI job on this host.
 
     Raises:
         WorkerStartError: mpi4py, an MPI library or the mpiexec that belongs to it is missing.

@@ -42,7 +42,7 @@ _TRANSIENT_ERRORS = ("timed out", "temporarily", "contact", "onnection", "Job/st
 
 
 class SlurmSpawner(Spawner):
-    """Starts the worker's program as a step of SLURM.
+    """A spawner that starts the worker's program as a step of SLURM.
 
     Args:
         resources: What each worker needs.

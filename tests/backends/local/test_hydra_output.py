@@ -26,7 +26,7 @@ REPORT = (
 
 
 class Pipe:
-    """Returns chunks, with None in between, as a pipe that does not block."""
+    """A pipe that does not block: it returns chunks, with None in between."""
 
     def __init__(self, chunks):
         self.chunks = [item for chunk in chunks for item in (chunk, None)]
