@@ -1,4 +1,4 @@
-"""The lives of workers in the log: under `pympipool`, at INFO and WARNING, without a word of the data."""
+"""The log of the lives of workers: under `pympipool`, at INFO and WARNING, without data of the user."""
 
 import logging
 import os
@@ -49,77 +49,77 @@ def log(caplog):
     assert all(record.name.startswith("pympipool.") for record in caplog.records if record.name != "concurrent.futures")
 
 
-def told(log, level=None):
+def messages(log, level=None):
     records = [record for record in log.records if level is None or record.levelno == level]
     return [
         re.sub(r" on \S+ \(pid \d+\)", " on HOST", re.sub(r"worker \d+", "worker N", r.getMessage())) for r in records
     ]
 
 
-def test_the_life_of_a_worker_is_told(make_executor, log):
+def test_start_and_end_of_a_worker_are_logged(make_executor, log):
     exe = make_executor()
     assert exe.submit(echo, SECRET).result() == SECRET
     exe.shutdown()
-    assert told(log) == ["worker N starts (ranks: 1)", "worker N is ready on HOST", "worker N ended"]
+    assert messages(log) == ["worker N starts (ranks: 1)", "worker N is ready on HOST", "worker N ended"]
     assert {record.levelno for record in log.records} == {logging.INFO}
 
 
-def test_calls_that_fail_are_the_users_matter(make_block_executor, log):
+def test_failing_calls_are_not_logged(make_block_executor, log):
     exe = make_block_executor()
     assert exe.submit(fail, SECRET).exception()
     exe.shutdown()
-    assert told(log, logging.WARNING) == []
+    assert messages(log, logging.WARNING) == []
 
 
-def test_a_death_is_a_warning_and_the_restart_is_told(make_block_executor, log):
+def test_worker_death_warns_and_restart_is_logged(make_block_executor, log):
     exe = make_block_executor()
     assert isinstance(exe.submit(die, SECRET).exception(), WorkerDied)
     assert exe.submit(echo, 1).result() == 1
-    assert told(log, logging.WARNING) == ["worker N on HOST ended with exit code 3"]
-    assert told(log).count("worker N starts (ranks: 1)") == 2
+    assert messages(log, logging.WARNING) == ["worker N on HOST ended with exit code 3"]
+    assert messages(log).count("worker N starts (ranks: 1)") == 2
 
 
-def test_a_death_without_block_allocation_is_a_warning(opened, log):
+def test_worker_death_without_block_allocation_warns(opened, log):
     opened.append(exe := Executor(max_workers=1, restart_limit=1))
     assert isinstance(exe.submit(die, SECRET).exception(), WorkerDied)
-    assert told(log, logging.WARNING) == ["worker N on HOST ended with exit code 3"] * 2
-    assert told(log).count("a call is tried again whose worker is gone") == 1
+    assert messages(log, logging.WARNING) == ["worker N on HOST ended with exit code 3"] * 2
+    assert messages(log).count("a call is tried again whose worker is gone") == 1
 
 
-def test_a_worker_that_is_killed_is_a_warning(make_block_executor, log):
+def test_killed_worker_warns(make_block_executor, log):
     exe = make_block_executor()
     psutil.Process(exe.submit(pid).result()).kill()
-    wait_until(lambda: told(log, logging.WARNING))
-    assert told(log, logging.WARNING)[0].startswith("worker N on HOST died of SIGKILL")
+    wait_until(lambda: messages(log, logging.WARNING))
+    assert messages(log, logging.WARNING)[0].startswith("worker N on HOST died of SIGKILL")
 
 
 @pytest.mark.mpi
-def test_a_worker_of_several_ranks_that_replaces_itself_says_why(make_block_executor, log):
+def test_replaced_mpi_worker_logs_the_reason(make_block_executor, log):
     exe = make_block_executor(cores_per_worker=2)
     assert isinstance(exe.submit(fail_on_one_rank, SECRET).exception(), ValueError)
     assert exe.submit(echo, 1).result() == [1, 1]
-    assert told(log, logging.WARNING) == [f"worker N ended: {RANKS_DIVERGED_REASON}"]
+    assert messages(log, logging.WARNING) == [f"worker N ended: {RANKS_DIVERGED_REASON}"]
 
 
-def test_a_call_that_takes_too_long_is_a_warning(make_executor, gate, log):
+def test_exceeded_run_time_max_warns(make_executor, gate, log):
     exe = make_executor(run_time_max=0.2)
     assert isinstance(exe.submit(hold, gate.path).exception(), TimeoutError)
-    wait_until(lambda: len(told(log, logging.WARNING)) == 2)
-    assert told(log, logging.WARNING)[0] == "worker N: its call runs longer than run_time_max=0.2 s"
-    wait_until(lambda: len(told(log, logging.WARNING)) == 2)
-    assert told(log, logging.WARNING)[1] == "worker N on HOST was ended: TimeoutError"
+    wait_until(lambda: len(messages(log, logging.WARNING)) == 2)
+    assert messages(log, logging.WARNING)[0] == "worker N: its call runs longer than run_time_max=0.2 s"
+    wait_until(lambda: len(messages(log, logging.WARNING)) == 2)
+    assert messages(log, logging.WARNING)[1] == "worker N on HOST was ended: TimeoutError"
 
 
 @pytest.mark.parametrize("init", [refuse, leave])
-def test_workers_that_cannot_start_are_told_without_what_they_said(make_block_executor, init, log):
+def test_failed_starts_are_logged_without_worker_output(make_block_executor, init, log):
     exe = make_block_executor(init_function=init)
     error = exe.submit(echo, 1).exception()
     assert isinstance(error, ValueError if init is refuse else WorkerStartError)
-    assert SECRET in str(error)  # the user is told
-    assert told(log, logging.ERROR)[0].startswith("no worker can be started: ")
+    assert SECRET in str(error)  # the error itself tells the user
+    assert messages(log, logging.ERROR)[0].startswith("no worker can be started: ")
 
 
-def test_nothing_is_shown_where_nobody_asks():
+def test_log_is_silent_by_default():
     code = (
         "import logging, os\n"
         "from pympipool import Executor\n"
@@ -132,12 +132,12 @@ def test_nothing_is_shown_where_nobody_asks():
     assert shown.stderr == ""
 
 
-def test_a_connection_that_ends_without_a_word_alarms_nobody(make_block_executor, log):
-    """A worker that is ended while it starts may just have connected."""
+def test_connection_closed_before_handshake_does_not_warn(make_block_executor, log):
+    """A worker that is killed while it starts may have connected already."""
     exe = make_block_executor()
     exe.submit(pow, 2, 3).result()
     address = exe._engine.pool.supervisor.listener.address
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(f"\0{address[1:]}" if address.startswith("@") else address)
-    wait_until(lambda: any("before its hello" in line for line in told(log, logging.INFO)))
-    assert told(log, logging.WARNING) == []
+    wait_until(lambda: any("before its hello" in line for line in messages(log, logging.INFO)))
+    assert messages(log, logging.WARNING) == []

@@ -1,4 +1,4 @@
-"""`SubprocessExecutor` and `ShellExecutor`: external programs, and the names that older scripts import."""
+"""`SubprocessExecutor` and `ShellExecutor` run external programs; names that older scripts import still work."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ while True:
 
 @pytest.fixture
 def counter(tmp_path):
-    """The command of a program that counts as far as it is told."""
+    """Return the command of a program that counts up to the number in each input line."""
     (tmp_path / "count.py").write_text(COUNT)
     return [sys.executable, "-u", str(tmp_path / "count.py")]
 
@@ -67,27 +67,27 @@ def commands():
         (["sh", "-c", "echo both >&2"], {"stderr": subprocess.STDOUT, "text": True}, "both\n"),
     ],
 )
-def test_a_command_returns_its_output(commands, command, options, output):
+def test_command_returns_its_output(commands, command, options, output):
     assert commands.submit(command, **options).result() == output
 
 
-def test_a_command_may_be_given_by_name(commands):
+def test_command_may_be_a_keyword_argument(commands):
     assert commands.submit(args=["echo", "test"], text=True).result() == "test\n"
 
 
-def test_a_submitted_command_is_a_future(commands):
+def test_submitted_commands_are_futures(commands):
     submitted = [commands.submit(["echo", str(i)], text=True) for i in range(10)]
     assert all(isinstance(future, futures.Future) for future in submitted)
     assert [future.result() for future in submitted] == [f"{i}\n" for i in range(10)]
 
 
-def test_futures_can_be_a_part_of_a_command(commands):
+def test_futures_can_be_parts_of_a_command(commands):
     first = commands.submit(["printf", "one"], text=True)
     assert commands.submit(["echo", first, "two"], text=True).result() == "one two\n"
 
 
-def test_two_workers_run_two_commands_at_the_same_time(commands, tmp_path):
-    """Each waits for the other at the two ends of a pipe."""
+def test_two_workers_run_two_commands_concurrently(commands, tmp_path):
+    """The commands wait for each other at the two ends of a pipe."""
     os.mkfifo(tmp_path / "pipe")
     writer = commands.submit(["sh", "-c", f"echo met > {tmp_path / 'pipe'}"])
     reader = commands.submit(["cat", str(tmp_path / "pipe")], text=True)
@@ -95,7 +95,7 @@ def test_two_workers_run_two_commands_at_the_same_time(commands, tmp_path):
     assert writer.result() == b""
 
 
-def test_a_command_sees_the_users_folder_and_environment(commands, tmp_path, monkeypatch):
+def test_command_gets_cwd_and_environment_of_user(commands, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SET_BY_USER", "now")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -103,7 +103,7 @@ def test_a_command_sees_the_users_folder_and_environment(commands, tmp_path, mon
     assert commands.submit(command, shell=True, text=True).result() == f"{tmp_path}\nnow\nnone\n"
 
 
-def test_a_command_that_fails_says_so(commands):
+def test_failing_command_fails_its_future(commands):
     with pytest.raises(subprocess.CalledProcessError) as error:
         commands.submit("echo before; exit 3", shell=True, text=True).result()
     assert (error.value.returncode, error.value.output) == (3, "before\n")
@@ -114,12 +114,12 @@ def test_a_command_that_fails_says_so(commands):
     assert commands.submit(["echo", "test"]).result() == b"test\n"
 
 
-def test_no_command_is_refused_at_once(commands):
+def test_missing_command_raises_in_submit(commands):
     with pytest.raises(TypeError, match="no command"):
         commands.submit()
 
 
-def test_commands_after_the_end_are_refused():
+def test_commands_after_shutdown_raise():
     exe = SubprocessExecutor()
     exe.shutdown()
     with pytest.raises(RuntimeError, match="after shutdown"):
@@ -142,28 +142,32 @@ def test_waiting_commands_can_be_cancelled(tmp_path):
 # ---- one program ----
 
 
-def test_a_program_answers_so_many_lines(counter):
+def test_answer_ends_after_lines_to_read(counter):
     with ShellExecutor(counter, universal_newlines=True) as exe:
         future = exe.submit(string_input="4", lines_to_read=5)
         assert future.result() == "0\n1\n2\n3\ndone\n"
         assert future.done()
 
 
-def test_a_program_answers_up_to_a_pattern(counter):
+def test_answer_ends_at_stop_read_pattern(counter):
     with ShellExecutor(counter, universal_newlines=True) as exe:
         assert exe.submit(string_input="4", stop_read_pattern="done").result() == "0\n1\n2\n3\ndone\n"
-        assert exe.submit("3", lines_to_read=2, stop_read_pattern="done").result() == "0\n1\n"  # whichever comes first
-        assert exe.submit("0", stop_read_pattern="done").result() == "2\ndone\n"  # what was left, first
+        assert (
+            exe.submit("3", lines_to_read=2, stop_read_pattern="done").result() == "0\n1\n"
+        )  # whichever condition holds first
+        assert (
+            exe.submit("0", stop_read_pattern="done").result() == "2\ndone\n"
+        )  # the rest of the previous answer comes first
 
 
-def test_inputs_are_answered_in_their_order(counter):
+def test_inputs_are_answered_in_order(counter):
     with ShellExecutor(counter) as exe:
         answers = [exe.submit(str(i), stop_read_pattern="done") for i in range(50)]
         for i, answer in enumerate(answers):
             assert answer.result() == "".join(f"{k}\n" for k in range(i)) + "done\n"
 
 
-def test_a_program_that_answers_more_than_a_pipe_holds_while_it_is_fed_is_read_meanwhile():
+def test_output_is_read_while_input_is_written():
     text = "".join(f"{number}\n" for number in range(200_000))
     with ShellExecutor(["cat"]) as exe:
         answer = exe.submit(text, stop_read_pattern="199999")
@@ -175,7 +179,7 @@ def test_a_program_that_answers_more_than_a_pipe_holds_while_it_is_fed_is_read_m
         assert after.result() == "the next\n"
 
 
-def test_inputs_that_a_program_does_not_read_do_not_keep_it_from_being_ended(tmp_path):
+def test_program_that_reads_no_input_can_be_ended(tmp_path):
     with ShellExecutor(
         "echo ready; trap 'echo asked to > ended; exit' TERM; while :; do :; done", shell=True, cwd=tmp_path
     ) as exe:
@@ -183,7 +187,7 @@ def test_inputs_that_a_program_does_not_read_do_not_keep_it_from_being_ended(tmp
     assert (tmp_path / "ended").read_text() == "asked to\n"
 
 
-def test_a_program_that_closes_its_output_and_goes_on_is_ended():
+def test_program_that_closes_its_output_is_ended():
     with ShellExecutor("exec >&-; exec sleep 600", shell=True) as exe:
         call = exe.submit("anything", lines_to_read=1)
         done, _ = futures.wait([call], 20)
@@ -200,13 +204,13 @@ def end_children_of_workers():
             program.kill()
 
 
-def test_a_line_end_is_added_only_if_it_is_missing(counter):
+def test_newline_is_added_only_if_missing(counter):
     with ShellExecutor(counter) as exe:
         assert exe.submit("1\n", lines_to_read=2).result() == "0\ndone\n"
         assert exe.submit("1\n2", lines_to_read=5).result() == "0\ndone\n0\n1\ndone\n"
 
 
-def test_what_the_program_writes_to_stderr_reaches_the_user(tmp_path, counter):
+def test_stderr_of_the_program_reaches_the_user(tmp_path, counter):
     script = f"""
 from pympipool import ShellExecutor
 with ShellExecutor({counter!r}) as exe:
@@ -216,7 +220,7 @@ with ShellExecutor({counter!r}) as exe:
     assert "a complaint\n" in run_script(with_stderr, tmp_path)
 
 
-def test_a_program_that_ends_fails_what_it_has_not_answered(counter):
+def test_exit_of_the_program_fails_pending_inputs(counter):
     with ShellExecutor(counter) as exe:
         assert exe.submit("1", lines_to_read=2).result() == "0\ndone\n"
         with pytest.raises(subprocess.CalledProcessError) as error:
@@ -226,7 +230,7 @@ def test_a_program_that_ends_fails_what_it_has_not_answered(counter):
             exe.submit("1", lines_to_read=1).result()
 
 
-def test_a_program_that_does_not_exist_fails_what_is_submitted():
+def test_missing_program_fails_inputs():
     with (
         ShellExecutor(["/executable/does/not/exist"]) as exe,
         pytest.raises(FileNotFoundError, match="/executable/does/not/exist"),
@@ -235,13 +239,13 @@ def test_a_program_that_does_not_exist_fails_what_is_submitted():
 
 
 @pytest.mark.alone
-def test_the_program_ends_with_the_executor(tmp_path):
-    """Even one that does not care for the end of its input."""
+def test_program_ends_with_its_executor(tmp_path):
+    """Also a program that ignores the end of its input."""
     programs = ("echo $$; cat; touch ended", "trap 'touch ended; exit' TERM; echo $$; while :; do :; done")
     for number, program in enumerate(programs):
 
         def is_late(number=number, program=program):
-            """Whether it was killed first, as a program is that has no core when it should end."""
+            """Return True if the program was killed before it could end, as happens if it gets no core in time."""
             folder = Path(tempfile.mkdtemp(prefix=str(number), dir=tmp_path))
             with ShellExecutor(program, shell=True, cwd=folder) as exe:
                 process = psutil.Process(int(exe.submit("", lines_to_read=1).result()))
@@ -252,7 +256,7 @@ def test_the_program_ends_with_the_executor(tmp_path):
         assert not best(is_late, 1)
 
 
-def test_the_program_sees_the_users_folder_and_environment(tmp_path, monkeypatch):
+def test_program_gets_cwd_and_environment_of_user(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SET_BY_USER", "now")
     with ShellExecutor("pwd; echo $SET_BY_USER; cat", shell=True) as exe:
@@ -269,7 +273,7 @@ def test_the_program_sees_the_users_folder_and_environment(tmp_path, monkeypatch
         ({"string_input": "1", "stop_read_pattern": 2}, TypeError, "stop_read_pattern is 2"),
     ],
 )
-def test_a_wrong_input_is_refused_at_once(arguments, kind, words):
+def test_wrong_input_raises_in_submit(arguments, kind, words):
     with ShellExecutor(["cat"]) as exe:
         with pytest.raises(kind, match=words):
             exe.submit(**arguments)
@@ -285,7 +289,7 @@ def test_a_wrong_input_is_refused_at_once(arguments, kind, words):
         ({"args": ["cat"], "stderr": subprocess.PIPE}, ValueError, "stderr is subprocess.PIPE"),
     ],
 )
-def test_a_wrong_program_is_refused_at_once(options, kind, words):
+def test_wrong_program_raises_in_the_constructor(options, kind, words):
     with pytest.raises(kind, match=words):
         ShellExecutor(**options)
 
@@ -293,7 +297,7 @@ def test_a_wrong_program_is_refused_at_once(options, kind, words):
 # ---- names that older scripts import ----
 
 
-def test_all_names_can_be_imported():
+def test_all_public_names_can_be_imported():
     assert set(pympipool.__all__) <= set(dir(pympipool))
     for name in pympipool.__all__:
         assert getattr(pympipool, name) is not None
@@ -306,7 +310,7 @@ def test_importing_pympipool_imports_no_executor(tmp_path):
     assert run_script(script, tmp_path) == "['pympipool']\n"
 
 
-def test_the_old_executor_of_this_machine_is_a_block(tmp_path):
+def test_older_executor_of_this_machine_is_a_block(tmp_path):
     with PyMPIExecutor(2, init_function=calls.preset, cwd=tmp_path) as exe:
         assert isinstance(exe, Executor)
         assert exe.submit(calls.three, 1, j=2).result() == (1, 2, 3)
@@ -316,26 +320,26 @@ def test_the_old_executor_of_this_machine_is_a_block(tmp_path):
         assert exe.info["max_workers"] == 2
 
 
-def test_the_old_executor_has_one_worker_by_default():
+def test_older_executor_has_one_worker_by_default():
     with PyMPIExecutor() as exe:
         assert exe.info["max_workers"] == 1
 
 
 @pytest.mark.mpi
-def test_the_old_executor_runs_functions_of_several_cores():
+def test_older_executor_runs_functions_on_several_cores():
     with PyMPIExecutor(1, 2) as exe:
         assert exe.submit(calls.rank_and_preset, 5, 6, 7).result() == [(5, 6, 7), (5, 6, 7)]
 
 
-def test_the_old_executor_of_slurm_says_what_is_missing(tmp_path, monkeypatch):
+def test_older_slurm_executor_reports_missing_srun(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(WorkerStartError, match=r"backend 'slurm' cannot be used: .*'srun'"):
         PySlurmExecutor(max_workers=1)
 
 
 @pytest.mark.parametrize("executor_class", [PyMPIExecutor, PySlurmExecutor, PyFluxExecutor])
-def test_old_executors_check_their_parameters_at_once(executor_class):
+def test_older_executors_check_their_parameters(executor_class):
     with pytest.raises(TypeError, match="cores_per_worker is '2'"):
         executor_class(1, "2")
     with pytest.raises(TypeError, match="max_cores"):
-        executor_class(max_cores=1)  # is for new scripts, which use Executor
+        executor_class(max_cores=1)  # an option of Executor only

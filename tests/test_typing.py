@@ -1,4 +1,4 @@
-"""Type checkers, and the editors that ask them, know what `submit` takes and returns."""
+"""Type checkers, and so editors, know the arguments and results of `submit`."""
 
 import re
 import shutil
@@ -11,30 +11,30 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SCRIPTS = Path(__file__).parent / "typed" / "scripts.py"
 CHECK_S = 300
-"""How long a type checker may take that has to read all of the standard library first."""
+"""Time limit of a type checker, which may have to read all of the standard library first."""
 
 MARKED = {number for number, line in enumerate(SCRIPTS.read_text().splitlines(), start=1) if line.endswith("# wrong")}
 
 
 def lines_with_errors(command, folder):
-    said = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=CHECK_S, check=False)
-    found = re.findall(rf"{SCRIPTS.name}:(\d+)[:\d]* (?:- )?error", said.stdout)
-    assert said.returncode in (0, 1), said.stdout + said.stderr
-    return {int(number) for number in found}, said.stdout
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=CHECK_S, check=False)
+    found = re.findall(rf"{SCRIPTS.name}:(\d+)[:\d]* (?:- )?error", run.stdout)
+    assert run.returncode in (0, 1), run.stdout + run.stderr
+    return {int(number) for number in found}, run.stdout
 
 
 @pytest.mark.timeout(CHECK_S)
-def test_mypy_finds_what_is_wrong_and_nothing_else(tmp_path):
+def test_mypy_reports_exactly_the_wrong_lines(tmp_path):
     pytest.importorskip("mypy", reason='pip install "pympipool[dev]"')
     options = ["--strict", "--python-version=3.11", "--cache-dir", str(tmp_path), "--config-file="]
-    found, said = lines_with_errors([sys.executable, "-m", "mypy", *options, str(SCRIPTS)], ROOT)
-    assert found == MARKED, said
+    found, output = lines_with_errors([sys.executable, "-m", "mypy", *options, str(SCRIPTS)], ROOT)
+    assert found == MARKED, output
 
 
 @pytest.mark.timeout(CHECK_S)
-def test_pyright_finds_what_is_wrong_and_nothing_else():
+def test_pyright_reports_exactly_the_wrong_lines():
     if shutil.which("pyright", path=str(Path(sys.executable).parent)) is None:
         pytest.skip('no pyright beside this Python: pip install "pyright[nodejs]"')
     command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, str(SCRIPTS)]
-    found, said = lines_with_errors(command, ROOT)
-    assert found == MARKED, said
+    found, output = lines_with_errors(command, ROOT)
+    assert found == MARKED, output

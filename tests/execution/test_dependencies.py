@@ -1,4 +1,4 @@
-"""Dependencies: futures are found where they are looked for, waited for by callback, and replaced by their results."""
+"""Dependencies: futures among the arguments are found, waited for by callback, and replaced by their results."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def cancelled() -> Future:
         (lambda f: [0] * 1000 + [f], [0] * 1000 + [7]),
     ],
 )
-def test_a_future_is_found_and_replaced_wherever_it_is(wrap, expected):
+def test_futures_are_replaced_at_any_depth(wrap, expected):
     future = done(7)
     value = wrap(future)
     assert find_futures((value,), {}) == [future]
@@ -80,7 +80,7 @@ def test_a_future_is_found_and_replaced_wherever_it_is(wrap, expected):
     assert find_futures((value,), {}) == [future], "what the user passed is as it was"
 
 
-def test_a_default_dict_keeps_its_default():
+def test_defaultdict_keeps_its_default_factory():
     (arrived,), _ = resolve((collections.defaultdict(list, a=done(7)),), {})
     assert arrived["a"] == 7
     assert arrived["b"] == []
@@ -100,7 +100,7 @@ class OwnList(list):
     [None, 1, "a", b"a", 1.5, np.zeros(3), Record(done(1)), OwnList([done(1)]), collections.deque([done(1)]), [], {},
      sys.version_info, [1, [2]], {"a": {"b": 1}}, object()],
 )  # fmt: skip
-def test_nothing_is_looked_for_elsewhere(value):
+def test_other_objects_are_not_searched(value):
     assert find_futures((value,), {"x": value}) == []
 
 
@@ -110,7 +110,7 @@ def test_each_future_is_found_once():
     assert len(find_futures((one, [two, one]), {"x": {"y": two}})) == 2
 
 
-def test_containers_without_futures_stay_the_same_objects():
+def test_containers_without_futures_are_not_copied():
     untouched, future = [1, [2]], done(7)
     args, kwargs = resolve((untouched, [untouched, future]), {"x": untouched})
     assert args[0] is untouched
@@ -119,14 +119,14 @@ def test_containers_without_futures_stay_the_same_objects():
     assert kwargs["x"] is untouched
 
 
-def test_one_container_in_two_places_stays_one():
+def test_shared_containers_stay_shared():
     shared = [done(7)]
     args, kwargs = resolve((shared, (shared,)), {"x": shared})
     assert args[0] == [7]
     assert args[0] is args[1][0] is kwargs["x"]
 
 
-def test_circles_are_kept():
+def test_cyclic_containers_stay_cyclic():
     circle: list = [done(7)]
     circle.append({"again": (circle,)})
     around = (circle,)
@@ -153,12 +153,12 @@ def test_very_deep_arguments_are_searched():
         deep = deep[0]
 
 
-def test_a_result_that_cannot_be_a_key_says_so():
+def test_unhashable_result_as_key_is_an_error():
     with pytest.raises(TypeError, match="unhashable"):
         resolve(({done([1]): 1},), {})
 
 
-def test_results_can_be_taken_in_another_way():
+def test_resolve_uses_the_given_result_function():
     args, _ = resolve((done(7), [done(8)]), {}, lambda future: ("packed", future.result()))
     assert args == (("packed", 7), [("packed", 8)])
 
@@ -171,7 +171,7 @@ trees = st.recursive(
 
 @given(trees)
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_any_nested_value_is_resolved_as_by_hand(tree):
+def test_resolving_nested_values_matches_a_simple_model(tree):
     def by_hand(value):
         if isinstance(value, Future):
             return value.result()
@@ -187,13 +187,13 @@ def test_any_nested_value_is_resolved_as_by_hand(tree):
 
 
 class Calls(list):
-    """Remembers how it was called."""
+    """A callback that records its arguments."""
 
     def __call__(self, error, was_cancelled):
         self.append((error, was_cancelled))
 
 
-def test_the_callback_comes_once_when_the_last_of_all_is_done():
+def test_callback_runs_once_after_the_last_future():
     futures, calls = [Future() for _ in range(5)], Calls()
     when_all_done(futures, calls)
     random.shuffle(futures)
@@ -203,13 +203,13 @@ def test_the_callback_comes_once_when_the_last_of_all_is_done():
     assert calls == [(None, False)]
 
 
-def test_futures_that_are_done_already_call_back_at_once():
+def test_finished_futures_call_back_immediately():
     calls = Calls()
     when_all_done([done(1), done(2)], calls)
     assert calls == [(None, False)]
 
 
-def test_the_first_failure_calls_back_at_once_and_nothing_later_does():
+def test_only_the_first_failure_calls_back():
     futures, calls = [Future() for _ in range(3)], Calls()
     when_all_done(futures, calls)
     futures[1].set_exception(ValueError("wrong"))
@@ -221,14 +221,14 @@ def test_the_first_failure_calls_back_at_once_and_nothing_later_does():
     assert error.__cause__ is futures[1].exception()
 
 
-def test_a_cancelled_input_calls_back_at_once():
+def test_cancelled_input_calls_back_immediately():
     futures, calls = [Future() for _ in range(3)], Calls()
     when_all_done(futures, calls)
     futures[2].cancel()
     assert calls == [(None, True)]
 
 
-def test_futures_of_other_executors_will_do():
+def test_futures_of_other_executors_work():
     with ThreadPoolExecutor(2) as threads:
         called = threading.Event()
         gate = threading.Event()
@@ -238,7 +238,7 @@ def test_futures_of_other_executors_will_do():
         assert called.wait(10)
 
 
-def test_many_threads_that_end_futures_at_once_call_back_once():
+def test_concurrent_completions_call_back_once():
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -256,7 +256,7 @@ LENGTH = 10_000
 
 
 def chain(links: int) -> list[Future]:
-    """Futures each of which ends as the one before it does."""
+    """Return futures, each of which ends as the one before it does."""
     futures = [Future() for _ in range(links)]
     for before, after in itertools.pairwise(futures):
 
@@ -272,14 +272,14 @@ def chain(links: int) -> list[Future]:
     return futures
 
 
-def test_a_long_chain_succeeds_without_recursion():
+def test_long_chain_succeeds_without_recursion():
     futures = chain(LENGTH)
     futures[0].set_result(None)
     assert futures[-1].done()
     assert futures[-1].exception() is None
 
 
-def test_a_long_chain_fails_without_recursion_and_names_the_first_error_directly():
+def test_long_chain_fails_without_recursion():
     futures = chain(LENGTH)
     origin = ValueError("first")
     futures[0].set_exception(origin)
@@ -289,13 +289,13 @@ def test_a_long_chain_fails_without_recursion_and_names_the_first_error_directly
     assert len(error.__notes__) == 1
 
 
-def test_a_long_chain_is_cancelled_without_recursion():
+def test_long_chain_is_cancelled_without_recursion():
     futures = chain(LENGTH)
     futures[0].cancel()
     assert all(future.cancelled() for future in futures)
 
 
-def test_many_inputs_of_one_call_and_a_diamond():
+def test_many_inputs_and_diamond_dependencies():
     futures, calls = [Future() for _ in range(LENGTH)], Calls()
     when_all_done(futures, calls)
     for future in futures:
@@ -310,7 +310,7 @@ def test_many_inputs_of_one_call_and_a_diamond():
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_callback_that_raises_is_logged_and_stops_no_other(caplog):
+def test_raising_callback_is_logged_and_others_run(caplog):
     first, last = Future(), Calls()
 
     def outer(*_):
@@ -327,7 +327,7 @@ def test_a_callback_that_raises_is_logged_and_stops_no_other(caplog):
     assert "in the callback" in caplog.text
 
 
-def test_ctrl_c_in_a_callback_stops_no_other():
+def test_other_callbacks_run_after_keyboard_interrupt():
     first, last = Future(), Calls()
 
     def interrupted(*_):
@@ -337,12 +337,12 @@ def test_ctrl_c_in_a_callback_stops_no_other():
     with pytest.raises(KeyboardInterrupt):
         when_all_done([done(1)], interrupted)
     assert last == [(None, False)]
-    when_all_done([done(1)], last)  # it still works in this thread
+    when_all_done([done(1)], last)  # callbacks still run in this thread
     assert len(last) == 2
     del first
 
 
-def test_a_call_that_was_called_back_is_not_kept_by_inputs_that_are_still_to_come():
+def test_pending_inputs_do_not_keep_failed_call_alive():
     class Callback:
         def __call__(self, *_):
             pass
@@ -377,7 +377,7 @@ def error_of(future: Future) -> BaseException:
         np.linalg.LinAlgError("singular"),
     ],
 )
-def test_a_call_fails_as_its_input_did(origin, any_registration):
+def test_call_fails_with_exception_of_its_input(origin, any_registration):
     any_registration(type(origin))
     origin.detail = "kept"
     origin.__cause__ = RemoteTraceback("Traceback ...")
@@ -403,7 +403,7 @@ class Twisted(Exception):
 
 
 @pytest.mark.parametrize("origin", [OwnInit(3, unit="mm"), Twisted("word")])
-def test_an_error_that_cannot_be_copied_is_the_cause_of_a_dependency_error(origin, any_registration):
+def test_uncopyable_exception_becomes_cause_of_dependency_error(origin, any_registration):
     any_registration(type(origin))
     error = error_of(failed(origin))
     assert isinstance(error, DependencyError)
@@ -413,7 +413,7 @@ def test_an_error_that_cannot_be_copied_is_the_cause_of_a_dependency_error(origi
     assert again.__cause__ is origin
 
 
-def test_a_future_that_does_as_it_likes_fails_the_call():
+def test_misbehaving_future_fails_the_call():
     class Odd(Future):
         def exception(self, timeout=None):
             raise LookupError("odd")

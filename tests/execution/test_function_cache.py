@@ -1,6 +1,6 @@
-"""Functions: one that travels once must always be what fresh pickling would send.
+"""The function cache: a cached function always equals the one that fresh pickling would send.
 
-The functions here are defined as in a notebook: in a namespace that calls itself `__main__`.
+The functions here are defined as in a notebook: in a namespace whose `__name__` is `__main__`.
 """
 
 # ruff: noqa: E501  a scenario reads best on one line
@@ -33,7 +33,7 @@ from pympipool.execution.function_cache import FUNCTION_CACHE_SIZE, Function, Fu
 
 
 class Notebook:
-    """A namespace in which source is run piece by piece, as in the cells of a notebook."""
+    """A namespace that runs source piece by piece, like the cells of a notebook."""
 
     def __init__(self, source: str = "") -> None:
         self.names = {"__name__": "__main__", "__builtins__": builtins}
@@ -52,12 +52,12 @@ def table():
 
 
 def settled(table: FunctionTable, function) -> Function | None:
-    """What the table says of a function that it has seen before."""
+    """Look up a function twice, because the first lookup gives no number. Return the second result."""
     table.lookup(function)
     return table.lookup(function)
 
 
-def test_a_function_gets_its_number_when_it_is_seen_again(table):
+def test_function_gets_number_at_second_lookup(table):
     f = Notebook("def f(x): return x")["f"]
     assert table.lookup(f) is None
     found = table.lookup(f)
@@ -108,7 +108,7 @@ CONSTANT = {
 
 
 @pytest.mark.parametrize("source", CONSTANT.values(), ids=CONSTANT)
-def test_a_function_that_refers_only_to_what_cannot_change_unseen_hits(table, source):
+def test_function_with_constant_references_is_cached(table, source):
     f = Notebook(source)["f"]
     found = settled(table, f)
     assert found is not None
@@ -123,8 +123,8 @@ IMPORTABLE = [sum, len, int, dict, math.sqrt, np.sin, np.linalg.inv, np.dot, tex
 
 
 @pytest.mark.parametrize("function", IMPORTABLE, ids=repr)
-def test_importable_functions_classes_and_builtins_hit(table, function):
-    if function is str.join:  # a method descriptor is pickled by getattr, in a way of its own
+def test_importable_objects_are_cached(table, function):
+    if function is str.join:  # a method descriptor is pickled by getattr, not by reference
         assert settled(table, function) is None
         return
     found = settled(table, function)
@@ -186,13 +186,13 @@ REMEMBERS = {
 
 
 @pytest.mark.parametrize("source", [*CHANGEABLE.values(), *REMEMBERS.values()], ids=[*CHANGEABLE, *REMEMBERS])
-def test_a_function_that_refers_to_what_can_change_or_remembers_gets_no_number(table, source):
+def test_function_with_mutable_references_is_not_cached(table, source):
     f = Notebook(source)["f"]
     assert settled(table, f) is None
     assert table.lookup(f) is None
 
 
-def test_what_is_no_function_gets_no_number(table):
+def test_other_callables_are_not_cached(table):
     class Called:
         def __call__(self):
             pass
@@ -201,7 +201,7 @@ def test_what_is_no_function_gets_no_number(table):
             pass
 
     class Masked:
-        """Says of itself that it is an importable function."""
+        """A callable whose attributes claim that it is an importable function."""
 
         __module__ = "math"
         __qualname__ = "sqrt"
@@ -223,7 +223,7 @@ def test_what_is_no_function_gets_no_number(table):
         assert settled(table, one) is None
 
 
-# ---- what changes is seen: setup, then edit, then f must not be the same ----
+# ---- changes are detected: run the setup, then the edit; f must get another number or none ----
 
 DECORATOR = """
 import functools
@@ -301,7 +301,7 @@ EDITS = {
 
 
 @pytest.mark.parametrize(("source", "edit"), EDITS.values(), ids=EDITS)
-def test_an_edit_between_two_lookups_is_seen(table, source, edit):
+def test_edit_between_lookups_is_detected(table, source, edit):
     notebook = Notebook(source)
     f = notebook["f"]
     before = settled(table, f)
@@ -314,7 +314,7 @@ def test_an_edit_between_two_lookups_is_seen(table, source, edit):
 
 
 @pytest.mark.parametrize(("source", "edit"), EDITS.values(), ids=EDITS)
-def test_a_function_defined_again_is_another(table, source, edit):
+def test_redefined_function_gets_new_number(table, source, edit):
     notebook = Notebook(source)
     before = settled(table, notebook["f"])
     notebook.run(edit)
@@ -325,20 +325,20 @@ def test_a_function_defined_again_is_another(table, source, edit):
     assert after.payload is not before.payload
 
 
-def test_the_new_number_comes_with_the_new_pickle(table):
+def test_new_number_comes_with_new_pickle(table):
     notebook = Notebook("N = 1\ndef f(x): return x + N")
     f = notebook["f"]
     first = settled(table, f)
     notebook.run("N = 10")
     second = table.lookup(f)
     assert [pickle.loads(one.payload)(1) for one in (first, second)] == [2, 11]
-    notebook.run("N = 1")  # the same as at first: small ints are the same object
+    notebook.run("N = 1")  # the same value as at first; small ints are the same object
     third = table.lookup(f)
     assert third.number > second.number
     assert pickle.loads(third.payload)(1) == 2
 
 
-def test_the_edit_of_something_else_is_none(table):
+def test_unrelated_edit_changes_nothing(table):
     notebook = Notebook("N = 1\nL = []\ndef f(x): return x + N")
     found = settled(table, notebook["f"])
     notebook.run("L.append(1)\nM = 2\ndef g(): pass\nN = 1")
@@ -366,22 +366,22 @@ def module(tmp_path, monkeypatch):
     sys.modules.pop("their_module", None)
 
 
-def test_a_function_of_a_module_hits_whatever_it_refers_to(table, module):
+def test_module_function_is_cached_with_any_references(table, module):
     found = settled(table, module.f)
     assert pickle.loads(found.payload) is module.f
-    module.N = [2]  # workers import the module: they never see this
+    module.N = [2]  # workers import the module, so they never see this value
     assert table.lookup(module.f) is found
     assert pickle.loads(settled(table, module.C).payload) is module.C
     assert pickle.loads(settled(table, module.C.m).payload) is module.C.m
 
 
-def test_an_object_of_a_module_that_only_looks_like_a_function_gets_no_number(table, module):
+def test_function_like_object_of_module_is_not_cached(table, module):
     assert settled(table, module.like_a_function) is None
     notebook = Notebook("from their_module import like_a_function\ndef f(x): return like_a_function")
     assert settled(table, notebook["f"]) is None
 
 
-def test_a_function_whose_place_in_its_module_was_taken_is_pickled_by_value(table, module):
+def test_replaced_module_function_is_pickled_by_value(table, module):
     f = module.f
     before = settled(table, f)
     module.f = lambda x: "patched"
@@ -390,7 +390,7 @@ def test_a_function_whose_place_in_its_module_was_taken_is_pickled_by_value(tabl
     assert pickle.loads(after.payload)(0) == 1
 
 
-def test_a_module_registered_to_travel_by_value_is_noticed(table, module):
+def test_module_registered_by_value_is_detected(table, module):
     notebook = Notebook("import their_module\nfrom their_module import f as theirs\ndef f(x): return theirs(x)")
     functions = [module.f, notebook["f"]]
     before = [settled(table, f) for f in functions]
@@ -400,22 +400,22 @@ def test_a_module_registered_to_travel_by_value_is_noticed(table, module):
             after = table.lookup(f)
             assert after.number > found.number
             module.N = 2
-            assert table.lookup(f) is not after  # its globals count now
+            assert table.lookup(f) is not after  # it is pickled by value now, so its globals matter
             module.N = 1
     finally:
         cloudpickle.unregister_pickle_by_value(module)
     assert len(table.lookup(module.f).payload) < 100
 
 
-def test_a_module_that_is_reloaded_gives_other_functions(table, module):
+def test_reloaded_module_gives_new_functions(table, module):
     old, before = module.f, settled(table, module.f)
     importlib.reload(module)
     assert settled(table, module.f).number > before.number
-    after = table.lookup(old)  # no longer importable: by value
+    after = table.lookup(old)  # no longer importable, so it is pickled by value
     assert after is None or after.number > before.number
 
 
-def test_a_submodule_imported_later_is_seen(table, monkeypatch):
+def test_later_submodule_import_is_detected(table, monkeypatch):
     """cloudpickle has workers import the submodules that a function uses, if they are imported in the master."""
     code = """
         import xml
@@ -441,13 +441,13 @@ def test_a_submodule_imported_later_is_seen(table, monkeypatch):
 # ---- the table ----
 
 
-def test_what_changes_while_it_is_pickled_gets_no_number_yet(table, monkeypatch):
+def test_change_during_pickling_delays_the_number(table, monkeypatch):
     notebook = Notebook("N = 1\ndef f(x): return N")
     f = notebook["f"]
 
     def change_and_dump(value):
         pickled = cloudpickle.dumps(value)
-        notebook.run("N = 2")  # another thread, say
+        notebook.run("N = 2")  # as another thread might do
         return pickled
 
     table.lookup(f)
@@ -457,7 +457,7 @@ def test_what_changes_while_it_is_pickled_gets_no_number_yet(table, monkeypatch)
     assert pickle.loads(table.lookup(f).payload)(0) == 2
 
 
-def test_the_table_is_bounded_and_forgets_the_oldest(table):
+def test_table_is_bounded_and_evicts_the_oldest(table):
     functions = [Notebook(f"def f(x): return {number}")["f"] for number in range(FUNCTION_CACHE_SIZE + 10)]
     found = [settled(table, f) for f in functions]
     assert [one.number for one in found] == list(range(1, FUNCTION_CACHE_SIZE + 11))
@@ -468,7 +468,7 @@ def test_the_table_is_bounded_and_forgets_the_oldest(table):
     assert len(table._known) == FUNCTION_CACHE_SIZE
 
 
-def test_a_known_function_keeps_its_id_and_a_forgotten_one_is_freed(table):
+def test_cached_function_stays_alive_until_evicted(table):
     notebook = Notebook("def f(x): return 0")
     watched = weakref.ref(notebook["f"])
     settled(table, notebook["f"])
@@ -481,7 +481,7 @@ def test_a_known_function_keeps_its_id_and_a_forgotten_one_is_freed(table):
     assert watched() is None
 
 
-def test_functions_without_number_and_their_data_are_not_kept(table):
+def test_uncached_functions_are_not_kept_alive(table):
     class Data:
         pass
 
@@ -503,13 +503,13 @@ def test_functions_without_number_and_their_data_are_not_kept(table):
     assert watched() is None
 
 
-def test_lambdas_of_one_call_take_no_numbers(table):
+def test_lambdas_called_once_get_no_numbers(table):
     for number in range(1000):
         assert table.lookup(lambda number=number: number) is None
     assert settled(table, sum).number == 1
 
 
-def test_a_function_at_the_address_of_a_former_one_is_not_taken_for_it(table):
+def test_reused_address_does_not_confuse_functions(table):
     for number in range(3000):
         f = Notebook(f"L = {'[1]' if number % 2 else '(1,)'}\ndef f(x): return L, {number}")["f"]
         found = settled(table, f)
@@ -518,7 +518,7 @@ def test_a_function_at_the_address_of_a_former_one_is_not_taken_for_it(table):
             assert pickle.loads(found.payload)(0) == ((1,), number)
 
 
-def test_threads_that_redefine_and_look_up_never_get_a_stale_function():
+def test_concurrent_redefinition_never_gives_stale_function():
     table = FunctionTable()
     notebook = Notebook("N = 0\ndef f(x): return N")
     f = notebook["f"]
@@ -551,7 +551,7 @@ def test_threads_that_redefine_and_look_up_never_get_a_stale_function():
     assert len(set(numbers)) == len(numbers)
 
 
-# ---- whatever is edited, what runs is what fresh pickling would run ----
+# ---- after any edit, a cached function behaves like a freshly pickled one ----
 
 TEMPLATES = [
     "def {f}(x): return ({a}, {b})",
@@ -591,14 +591,14 @@ def outcome(function) -> str:
 
 @given(st.lists(edits, min_size=1, max_size=12))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_a_worker_that_keeps_functions_runs_what_one_that_gets_them_afresh_runs(cells):
+def test_cached_function_behaves_like_freshly_pickled_one(cells):
     notebook = Notebook(START)
     table = FunctionTable()
     in_worker: dict[int, types.FunctionType] = {}
     for cell in ["pass", *cells]:
         try:
             notebook.run(cell)
-        except (TypeError, ValueError, AttributeError):  # an edit that does not fit what is there
+        except (TypeError, ValueError, AttributeError):  # the edit does not apply to the present state
             continue
         for name in "fgh" * 2:
             function = notebook[name]

@@ -1,4 +1,4 @@
-"""Every parameter of `Executor` and every key of `resource_dict`: what is allowed, and what an error about it says.
+"""Every parameter of `Executor` and every key of `resource_dict`: allowed values, and the errors about others.
 
 A wrong value raises at once; the message names the parameter, its value and what is allowed; nothing was started.
 """
@@ -27,7 +27,7 @@ from support.calls import add, pid
 from support.processes import child_pids
 
 MANY = 10_000
-"""More cores, and devices, than any machine has that runs these tests."""
+"""A number larger than the cores or GPUs of any machine that runs these tests."""
 
 
 def init():
@@ -36,7 +36,7 @@ def init():
 
 @pytest.fixture
 def nothing_starts(mark):
-    """The test starts no process, no thread and opens no descriptor that stays."""
+    """Assert that the test leaves no process, no thread and no open descriptor."""
     threads = set(threading.enumerate())
     descriptors = set(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else set()
     children = child_pids()
@@ -53,8 +53,8 @@ def one_worker(request):
         yield exe
 
 
-def said(error, *words):
-    """Whether the message has all of these words in it."""
+def assert_message(error, *words):
+    """Assert that the message contains all of these words."""
     missing = [word for word in words if word not in str(error.value)]
     assert not missing, f"{missing} not in: {error.value}"
 
@@ -115,10 +115,10 @@ def cases(table):
 
 @pytest.mark.parametrize("block_allocation", [False, True])
 @pytest.mark.parametrize(("name", "value"), cases(WRONG_TYPES))
-def test_a_value_of_a_wrong_type_is_refused_at_once(nothing_starts, name, value, block_allocation):
+def test_wrong_type_raises_before_anything_starts(nothing_starts, name, value, block_allocation):
     with pytest.raises(TypeError) as error:
         Executor(**{"block_allocation": block_allocation, name: value})
-    said(error, f"{name} is {value!r}", "must be")
+    assert_message(error, f"{name} is {value!r}", "must be")
 
 
 @pytest.mark.parametrize("block_allocation", [False, True])
@@ -130,13 +130,13 @@ def test_a_value_of_a_wrong_type_is_refused_at_once(nothing_starts, name, value,
         for value, allowed in values
     ],
 )
-def test_a_value_out_of_range_is_refused_at_once(nothing_starts, name, value, allowed, block_allocation):
+def test_value_out_of_range_raises_before_anything_starts(nothing_starts, name, value, allowed, block_allocation):
     with pytest.raises(ValueError, match=name) as error:
         Executor(**{"block_allocation": block_allocation, name: value})
-    said(error, repr(value), allowed)
+    assert_message(error, repr(value), allowed)
 
 
-def test_an_unknown_parameter_is_refused_at_once(nothing_starts):
+def test_unknown_parameter_raises_before_anything_starts(nothing_starts):
     with pytest.raises(TypeError, match="cores_per_wroker"):
         Executor(cores_per_wroker=1)
 
@@ -172,22 +172,22 @@ COMBINATIONS = {
 
 
 @pytest.mark.parametrize("name", COMBINATIONS)
-def test_a_wrong_combination_is_refused_at_once(nothing_starts, name):
+def test_wrong_combination_raises_before_anything_starts(nothing_starts, name):
     parameters, words = COMBINATIONS[name]
     with pytest.raises(ValueError, match=words[0].split("=")[0].split(" ")[0]) as error:
         Executor(**parameters)
-    said(error, *words)
+    assert_message(error, *words)
 
 
-def test_more_workers_with_gpus_than_there_are_devices_are_refused_at_once(nothing_starts, monkeypatch):
-    """All workers of a block are there at the same time, so their devices must be too."""
+def test_too_few_gpus_for_all_workers_raises(nothing_starts, monkeypatch):
+    """All workers of a block run at the same time, so there must be enough GPUs for all of them."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(ValueError, match="gpus_per_worker") as error:
         Executor(max_workers=3, gpus_per_worker=1, block_allocation=True)
-    said(error, "gpus_per_worker is 1", "max_workers", "3", "may use 2")
+    assert_message(error, "gpus_per_worker is 1", "max_workers", "3", "may use 2")
 
 
-def test_an_init_function_that_cannot_be_pickled_is_refused_at_once(nothing_starts):
+def test_unpicklable_init_function_raises(nothing_starts):
     lock = threading.Lock()
     with pytest.raises(Exception, match=r"init_function .* cannot be pickled"):
         Executor(max_workers=1, block_allocation=True, init_function=lambda: {"lock": lock})
@@ -223,38 +223,38 @@ def two_cores():
         for wrong in wrongs
     ],
 )
-def test_a_wrong_resource_of_a_call_is_refused_at_once(two_cores, nothing_starts, key, value, kind, allowed):
+def test_wrong_resource_of_a_call_raises_in_submit(two_cores, nothing_starts, key, value, kind, allowed):
     with pytest.raises(kind, match=key) as error:
         two_cores.submit(add, 1, resource_dict={key: value})
-    said(error, f"{key} is {value!r}", allowed)
+    assert_message(error, f"{key} is {value!r}", allowed)
     assert len(two_cores) == 0
 
 
 @pytest.mark.parametrize(
     ("key", "meant"), [("core", "cores"), ("gpus_per_worker", "gpus_per_core"), ("zzz", "Allowed")]
 )
-def test_an_unknown_resource_of_a_call_is_refused_at_once(two_cores, nothing_starts, key, meant):
+def test_unknown_resource_of_a_call_raises_in_submit(two_cores, nothing_starts, key, meant):
     with pytest.raises(ValueError, match=f"unknown key '{key}'") as error:
         two_cores.submit(add, 1, resource_dict={key: 1})
-    said(error, meant, "threads_per_core")
+    assert_message(error, meant, "threads_per_core")
 
 
 @pytest.mark.parametrize("no_dict", [5, "cores", ["cores"], []])
-def test_a_resource_dict_that_is_no_dict_is_refused_at_once(one_worker, no_dict):
+def test_resource_dict_must_be_a_dict(one_worker, no_dict):
     with pytest.raises(TypeError, match=r"resource_dict is .* must be a dict"):
         one_worker.submit(add, 1, resource_dict=no_dict)
     assert len(one_worker) == 0
 
 
-def test_a_resource_dict_with_block_allocation_is_refused_at_once():
+def test_resource_dict_with_block_allocation_raises():
     with Executor(max_workers=1, block_allocation=True) as exe:
         with pytest.raises(ValueError, match="resource_dict") as error:
             exe.submit(add, 1, resource_dict={"cores": 1})
-        said(error, "{'cores': 1}", "block_allocation=True")
+        assert_message(error, "{'cores': 1}", "block_allocation=True")
         assert len(exe) == 0
 
 
-def test_an_empty_resource_dict_asks_for_nothing(one_worker):
+def test_empty_resource_dict_changes_nothing(one_worker):
     assert one_worker.submit(add, 1, resource_dict={}).result() == 1
     assert one_worker.submit(add, 1, resource_dict=None).result() == 1
 
@@ -299,15 +299,15 @@ CONFLICTS = {
 
 
 @pytest.mark.parametrize("name", CONFLICTS)
-def test_a_function_with_a_parameter_called_resource_dict_is_refused_at_once(one_worker, name):
-    for _ in range(2):  # the second time too
+def test_function_with_parameter_resource_dict_raises(one_worker, name):
+    for _ in range(2):  # the check must not be skipped for a known function
         with pytest.raises(ValueError, match=r"parameter called resource_dict.*rename"):
             one_worker.submit(CONFLICTS[name], 1)
     assert len(one_worker) == 0
     assert one_worker.submit(add, 1).result() == 1
 
 
-def test_a_partial_function_that_was_given_its_resource_dict_is_no_conflict(one_worker):
+def test_partial_function_may_bind_resource_dict(one_worker):
     assert one_worker.submit(functools.partial(takes_it, resource_dict="its own"), 1).result() == "its own"
 
 
@@ -375,13 +375,13 @@ def test_former_key_of_info_warns_and_works():
 
 
 @pytest.mark.parametrize("count", [2, np.int64(2), np.uint8(2)])
-def test_numbers_of_numpy_are_numbers(count):
+def test_numpy_integers_are_accepted(count):
     with Executor(max_workers=count, cores_per_worker=np.int32(1)) as exe:
         assert exe.info["max_workers"] == 2
 
 
 @pytest.mark.parametrize("block_allocation", [False, True])
-def test_all_parameters_at_their_defaults_use_the_cores_of_this_machine(block_allocation):
+def test_defaults_use_all_cores_of_this_machine(block_allocation):
     with Executor(block_allocation=block_allocation) as exe:
         assert exe.info["max_workers"] == exe.info["max_cores"] == available_cores()
         assert isinstance(exe, futures.Executor)
@@ -404,7 +404,7 @@ def test_cores_are_workers_times_cores_per_worker(parameters, workers, cores):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_max_workers_workers_serve_a_block(workers):
+def test_block_has_max_workers_workers(workers):
     with Executor(workers, block_allocation=True) as exe:
         barrier = [exe.submit(pid) for _ in range(20 * workers)]
         futures.wait(barrier)
@@ -414,7 +414,7 @@ def test_max_workers_workers_serve_a_block(workers):
 
 
 @pytest.mark.parametrize("backend", ["auto", "mpi"])
-def test_a_workstation_is_found_without_being_told(backend):
+def test_auto_backend_selects_this_machine(backend):
     with Executor(max_cores=1, backend=backend) as exe:
         assert exe.info["backend"] == "mpi"
         assert exe.submit(sum, [1, 1]).result() == 2
@@ -429,7 +429,7 @@ def test_calls_run_in_cwd(tmp_path, block_allocation, make):
 
 
 @pytest.mark.parametrize("block_allocation", [False, True])
-def test_a_relative_cwd_is_meant_from_here(tmp_path, monkeypatch, block_allocation):
+def test_relative_cwd_is_resolved_in_the_master(tmp_path, monkeypatch, block_allocation):
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path)
     with Executor(max_workers=1, cwd="below", block_allocation=block_allocation) as exe:
@@ -439,13 +439,13 @@ def test_a_relative_cwd_is_meant_from_here(tmp_path, monkeypatch, block_allocati
 
 @pytest.mark.parametrize("flag", [True, False, None])
 @pytest.mark.parametrize("block_allocation", [False, True])
-def test_hostname_localhost_changes_nothing_on_one_machine(flag, block_allocation):
+def test_hostname_localhost_has_no_effect_on_one_machine(flag, block_allocation):
     with Executor(max_workers=1, hostname_localhost=flag, block_allocation=block_allocation) as exe:
         assert exe.submit(add, 1, 1).result() == 2
 
 
 @pytest.mark.parametrize("rate", [1e-6, 0.01, 1, 3600, np.float64(0.5)])
-def test_any_refresh_rate_is_accepted_and_delays_nothing(rate):
+def test_refresh_rate_has_no_effect(rate):
     with Executor(max_workers=1, refresh_rate=rate, block_allocation=True) as exe:
         future = add(1)
         for _ in range(3):
@@ -453,14 +453,14 @@ def test_any_refresh_rate_is_accepted_and_delays_nothing(rate):
         assert future.result(timeout=60) == 4
 
 
-def test_an_init_function_may_be_any_callable():
+def test_init_function_may_be_any_callable():
     for function in (lambda: {"y": 5}, TakesNothing(), TakesNothing):
         with Executor(max_workers=1, block_allocation=True, init_function=function) as exe:
             assert exe.submit(add, 1).result() == 6
 
 
 class TakesNothing(dict):
-    """As a class a function that returns a dict, as an instance one too."""
+    """A dict whose class and whose instances can be called and return a dict."""
 
     def __init__(self):
         super().__init__(y=5)
@@ -469,7 +469,7 @@ class TakesNothing(dict):
         return self
 
 
-def test_the_info_repeats_what_was_said(tmp_path):
+def test_info_repeats_the_options(tmp_path):
     parameters = {
         "max_workers": 2,
         "cores_per_worker": 1,
@@ -486,7 +486,7 @@ def test_the_info_repeats_what_was_said(tmp_path):
 
 
 @pytest.mark.parametrize("block_allocation", [False, True])
-def test_a_future_among_the_arguments_is_an_error_without_dependencies(block_allocation):
+def test_future_argument_raises_with_disable_dependencies(block_allocation):
     with Executor(max_workers=1, disable_dependencies=True, block_allocation=block_allocation) as exe:
         first = exe.submit(add, 1)
         for args in [(first,), ([first],), ({"x": (first,)},)]:
@@ -503,41 +503,43 @@ def test_a_future_among_the_arguments_is_an_error_without_dependencies(block_all
     ("name", "meant"),
     [("max_worker", "max_workers"), ("core_per_worker", "cores_per_worker"), ("blockallocation", "block_allocation")],
 )
-def test_an_unknown_parameter_is_an_error_that_names_the_nearest(nothing_starts, name, meant):
+def test_unknown_parameter_suggests_the_most_similar(nothing_starts, name, meant):
     with pytest.raises(TypeError) as error:
         Executor(**{name: 1})
-    said(error, f"Executor() has no parameter '{name}'; did you mean '{meant}'?", "It has: max_workers, max_cores,")
+    assert_message(
+        error, f"Executor() has no parameter '{name}'; did you mean '{meant}'?", "It has: max_workers, max_cores,"
+    )
 
 
-def test_a_parameter_that_is_like_none_is_an_error_that_names_all(nothing_starts):
+def test_unknown_parameter_lists_all_parameters(nothing_starts):
     with pytest.raises(TypeError) as error:
         Executor(colour="red")
-    said(error, "Executor() has no parameter 'colour'.", "max_workers, max_cores, cores_per_worker")
+    assert_message(error, "Executor() has no parameter 'colour'.", "max_workers, max_cores, cores_per_worker")
     assert "did you mean" not in str(error.value)
 
 
-def test_the_older_names_of_executors_know_their_own_parameters(nothing_starts):
+def test_older_executors_suggest_their_own_parameters(nothing_starts):
     with pytest.raises(TypeError) as error:
         PyMPIExecutor(max_worker=1)
-    said(error, "PyMPIExecutor() has no parameter 'max_worker'; did you mean 'max_workers'?")
+    assert_message(error, "PyMPIExecutor() has no parameter 'max_worker'; did you mean 'max_workers'?")
 
 
-def test_editors_see_the_parameters():
+def test_signature_shows_the_parameters():
     assert list(inspect.signature(Executor).parameters)[:2] == ["max_workers", "max_cores"]
 
 
-def test_a_public_name_that_is_mistyped_is_an_error_that_names_the_nearest():
+def test_misspelled_public_name_suggests_the_most_similar():
     import pympipool
 
     with pytest.raises(AttributeError) as error:
         pympipool.Executr  # noqa: B018  that is what raises
-    said(error, "has no attribute 'Executr'; did you mean 'Executor'?")
+    assert_message(error, "has no attribute 'Executr'; did you mean 'Executor'?")
     assert not hasattr(pympipool, "__wrapped__")
 
 
 @pytest.mark.parametrize("block_allocation", [False, True])
 @pytest.mark.parametrize("name", ["run_time_max", "connect_timeout"])
 @pytest.mark.parametrize("seconds", [30 * 86_400.0, 1e300], ids=["a month", "for ever"])
-def test_a_time_may_be_longer_than_the_system_can_wait(name, seconds, block_allocation):
+def test_time_limit_may_exceed_the_system_maximum(name, seconds, block_allocation):
     with Executor(max_workers=1, block_allocation=block_allocation, **{name: seconds}) as exe:
         assert exe.submit(pow, 2, 5).result() == 32

@@ -1,4 +1,4 @@
-"""Calls as users write them, for type checkers: what is wrong is marked, and nothing else is. Never run."""
+"""Calls as users write them, to be type-checked and never run. Exactly the wrong lines are marked."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def right(exe: Executor, future: Future[int]) -> None:
 
 def resources(exe: Executor) -> None:
     assert_type(exe.submit(add, 1, y=2, resource_dict={"cores": 2}), "Future[float]")
-    assert_type(exe.submit(add, resource_dict=None), "Future[float]")  # init_function gives x
+    assert_type(exe.submit(add, resource_dict=None), "Future[float]")  # init_function provides x
 
 
 def futures_among_the_arguments(exe: Executor, future: Future[int], other: futures.Future[int]) -> None:
