@@ -9,9 +9,7 @@ This module contains the public names only. Each is imported at its first use: a
 `pympipool.worker`, and must not pay for importing an executor that it never uses.
 """
 
-TYPE_CHECKING = (
-    False  # type checkers take it as True; importing it from typing costs a worker time (see _util/cmodules.py)
-)
+TYPE_CHECKING = False  # type checkers read it as True; so a worker need not import typing
 if TYPE_CHECKING:
     from pympipool import errors
     from pympipool.diagnostics.progress import progress

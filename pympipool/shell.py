@@ -67,7 +67,7 @@ class SubprocessExecutor(futures.Executor):
 
 
 class ShellExecutor(futures.Executor):
-    r"""An executor that communicates with one long-lived program: it writes lines to the program, and reads its answers.
+    r"""An executor that communicates with one long-lived program: it writes lines, and reads the answers.
 
     Args:
         *args: Arguments of `subprocess.Popen`: the command, as a list, or as one string with `shell=True`.
