@@ -2,12 +2,14 @@
 
     Executor(...) ─► Options.from_arguments(locals()) ─┬► a field of `Options`: an option of the executor alone
                                                        └► a field of `Resources`: an option that a call can set too
-                     Options.info() ─► Executor.info     (by `resource_dict`)
+                                                          (by `resource_dict`)
+    Executor.info ◄─ Options.info()
 
 To add an option, edit two places:
 
-1. `Executor`: the signature of `__init__`, and the Args of the docstring above it. 2. A field of `Options`, with its
-check. If a call can set the option too: a field of `pympipool.resources.Resources` instead.
+1. In executor.py, the signature of `Executor.__init__`, and the Args of the docstring above it.
+2. Here, a field of `Options` with its check. If a call can set the option too: a field of `Resources` instead, in
+   resources/request.py.
 
 A field with "in_info" appears in `Executor.info`. Everything else follows: the check, the suggestion for a misspelled
 name, and the forwarding of `PyMPIExecutor` and its like. A test (tests/executor/test_options.py) compares the
