@@ -1,4 +1,7 @@
-"""Format numbers for people: times, rates, sizes, shares, counts. Everything that is printed or drawn goes through here."""
+"""Format numbers for people: times, rates, sizes, shares, counts.
+
+Everything that is printed or drawn goes through here.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +83,9 @@ def format_bytes(size_bytes: float) -> str:
 
 
 def format_memory(size_bytes: int) -> str:
-    """Format the size of a memory or a file system; the units are powers of 1024, as in the output of the system's tools.
+    """Format the size of a memory or a file system.
+
+    The units are powers of 1024, as in the output of the system's tools.
 
     Examples:
         >>> format_memory(64 << 20), format_memory(24 << 30)

@@ -6,7 +6,10 @@ import codecs
 import io
 
 ASCII = {"µ": "u", "×": "x", "→": "->", "…": "..."}
-"""Replacements for the characters that commands use. All others (in the name of a function, for example) become question marks."""
+"""Replacements for the characters that commands use.
+
+All others (in the name of a function, for example) become question marks.
+"""
 
 ERROR_HANDLER = "pympipool.ascii"
 

@@ -31,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print everything that is found. Return 0 even if there are issues, because the user may not need what is wrong."""
+    """Print everything that is found.
+
+    Return 0 even if there are issues, because the user may not need what is wrong.
+    """
     found = probe()
     if options.json:
         print(json.dumps(dataclasses.asdict(found), indent=2))

@@ -4,8 +4,8 @@
                                 ├─► Bar ◄── step: a future has ended; called by the thread that ends it
     map(..., progress=True)    ─┘
 
-The bar counts calls as they end, in any order, not as their results are requested. Only this module imports tqdm, and without a
-bar nothing is observed.
+The bar counts calls as they end, in any order, not as their results are requested. Only this module imports tqdm, and
+without a bar nothing is observed.
 """
 
 from __future__ import annotations
@@ -103,7 +103,10 @@ class Bar:
             self._bar.close()
 
     def close_if_free(self) -> None:
-        """Close the bar unless another thread uses it. For finalizers, which run in any thread and must not wait for a lock."""
+        """Close the bar unless another thread uses it.
+
+        For finalizers, which run in any thread and must not wait for a lock.
+        """
         if not self._lock.acquire(blocking=False):
             return
         try:

@@ -88,9 +88,8 @@ def snapshot(engine: Engine, info: Mapping[str, Any]) -> ExecutorStatus:
     return ExecutorStatus(
         info=info,
         workers=tuple(sorted(workers, key=lambda worker: (worker.location, worker.number))),
-        waiting=waiting
-        if info["block_allocation"]
-        else waiting + starting,  # without block allocation, each worker starts for a call
+        # Without block allocation, each worker starts for a call.
+        waiting=waiting + (0 if info["block_allocation"] else starting),
         running=running,
         done=returned - raised,
         failed=raised + lost,

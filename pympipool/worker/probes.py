@@ -1,7 +1,7 @@
 """Functions that workers run for `pympipool bench` and `pympipool check`.
 
-They are importable, so they travel by name. They lie in this room because a fresh worker has imported its package already:
-importing them costs it next to nothing.
+They are importable, so they travel by name. They lie in this room because a fresh worker has imported its package
+already: importing them costs it next to nothing.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ SOURCE = str(Path(pympipool.__file__).parents[1])
 def program(mark, tmp_path_factory):
     """program(argument, ...): runs `python -m pympipool` to its end, in an empty folder.
 
-    Parameters: python, the interpreter; before, called in the child before it becomes the program. All other parameters are
+    Parameters: python, the interpreter; before, called in the child before it becomes the program. All other parameters
+        are
     environment variables.
     """
 

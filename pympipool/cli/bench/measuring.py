@@ -1,7 +1,7 @@
 """Measure how long calls take with block allocation, without it, with `map` and with MPI.
 
-Each measurement has a time budget, so that a machine that is a hundred times slower than another does not take a hundred
-times longer. Times are in seconds.
+Each measurement has a time budget, so that a machine that is a hundred times slower than another does not take a
+hundred times longer. Times are in seconds.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class Measured:
         backend: Backend that was used.
         host: Host of the master.
         cores: Number of cores that were used.
-        load: Load of the machine before the measurement, averaged over a minute; 0 if the workers run on other machines.
+        load: Load of the machine before the measurement, averaged over a minute; 0 if the workers run on other
+            machines.
         first_s: Time from creating an executor of one worker to its first result, with block allocation.
         all_s: Time from creating an executor with a worker on each core until all workers have answered.
         trip_s: Median round trip of a call that does nothing, with one worker.

@@ -1,4 +1,7 @@
-"""Find the processes that a step has started, even if their parents have ended: all carry its mark in their environment."""
+"""Find the processes that a step has started, even if their parents have ended.
+
+All of them carry the mark of the step in their environment.
+"""
 
 from __future__ import annotations
 

@@ -243,7 +243,10 @@ def _has_gpus(backend: str) -> bool:
 
 
 def _ends(target: Target) -> str:
-    """Start calls that never end. Then the script kills itself, and the supervisor checks that nothing is left behind."""
+    """Start calls that never end.
+
+    Then the script kills itself, and the supervisor checks that nothing is left behind.
+    """
     exe = target.executor(max_workers=min(target.cores, 2), block_allocation=True)
     exe.submit(probes.host_and_pid).result()
     for _ in range(4):

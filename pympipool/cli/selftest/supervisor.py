@@ -1,6 +1,7 @@
 """Run a step of a self-test with a timeout, and end all processes that it leaves behind.
 
-All processes that a step starts carry a mark in their environment, so that they are found even if their parents have ended.
+All processes that a step starts carry a mark in their environment, so that they are found even if their parents have
+ended.
 """
 
 from __future__ import annotations
@@ -93,7 +94,10 @@ def _judge(reports: dict[str, Any], seconds: float) -> tuple[Outcome, str]:
 
 
 def _scratch_file() -> IO[bytes]:
-    """Open a file for the output of a step. Unlike a pipe, it can be read while processes that are left behind keep it open."""
+    """Open a file for the output of a step.
+
+    Unlike a pipe, it can be read while processes that are left behind keep it open.
+    """
     try:
         return open(os.memfd_create("selftest"), "w+b")
     except (OSError, AttributeError):

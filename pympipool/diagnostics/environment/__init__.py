@@ -4,8 +4,8 @@
     mpi.py          the MPI library and its mpiexec          ─┼─► Environment ─► issues.py: what is wrong, and the remedy
     schedulers.py   SLURM, flux, what "auto" takes           ─┘
 
-Probing changes nothing and raises nothing. A fact that cannot be found out is None, or the reason as text. Each probe has a
-timeout, so `probe` also ends on a machine where a scheduler hangs.
+Probing changes nothing and raises nothing. A fact that cannot be found out is None, or the reason as text. Each probe
+has a timeout, so `probe` also ends on a machine where a scheduler hangs.
 """
 
 from __future__ import annotations

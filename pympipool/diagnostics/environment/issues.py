@@ -1,4 +1,7 @@
-"""Find issues: what is wrong here, and what to do. Each rule uses only the probed facts, so it can be read and tested by itself."""
+"""Find issues: what is wrong here, and what to do.
+
+Each rule uses only the probed facts, so it can be read and tested by itself.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,13 @@ from pympipool.diagnostics.environment.mpi import Mpi
 from pympipool.diagnostics.environment.schedulers import Schedulers
 
 FILES_PER_WORKER = 5
-"""File descriptors that an executor holds for each worker. Measured: 5 for a serial worker, 6 for an MPI worker of two ranks."""
+"""File descriptors that an executor holds for each worker.
+
+Measured: 5 for a serial worker, 6 for an MPI worker of two ranks.
+"""
 
 FILES_BESIDE = 64
-"""File descriptors for everything else: the interpreter, the executor, and the files that scripts and libraries open."""
+"""File descriptors for everything else: the interpreter, the executor, and the files of scripts and libraries."""
 
 SHARED_MEMORY_MIN = 16 << 20
 """Bytes that should be free in /dev/shm. MPICH 5 takes 1 MB of it for a job of two ranks, other MPI libraries more."""

@@ -43,8 +43,8 @@ class Installation:
         python: Implementation and version.
         executable: The interpreter.
         environment: The folder of the virtual or conda environment; None outside of both.
-        packages: Versions of other packages that matter; None for packages that are not installed. It is "of flux-core" for
-            bindings of flux that came with flux-core, which are no package.
+        packages: Versions of other packages that matter; None for packages that are not installed. It is "of flux-core"
+            for bindings of flux that came with flux-core, which are no package.
     """
 
     pympipool: str
@@ -91,7 +91,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder: its path, the size and free space of its file system in bytes, and whether this process can write there."""
+    """A folder: its path, size and free space of its file system in bytes, and whether this process can write there."""
 
     path: str
     size: int

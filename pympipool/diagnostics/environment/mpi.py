@@ -19,7 +19,8 @@ class Mpi:
         version: Version string of the MPI library that mpi4py loads; None if it loads none.
         path: File of the library; None if unknown.
         kind: Family of the library, "MPICH" (with Intel MPI and MVAPICH) or "Open MPI".
-        mpiexec: Launcher that belongs to the library, so that the ranks it starts find each other; None if there is none.
+        mpiexec: Launcher that belongs to the library, so that the ranks it starts find each other; None if there is
+            none.
         mpiexec_in_path: First mpiexec in PATH.
         error: Reason why functions on several cores cannot run, with a remedy; None if they can.
     """

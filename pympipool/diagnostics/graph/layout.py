@@ -78,7 +78,7 @@ def _arrange(positions: list[Position], edges: list[tuple[int, int]]) -> None:
 
 
 def _separate(row: list[Position], wishes: list[float]) -> None:
-    """Move the positions of a layer as near to their wished coordinates as their order and widths allow (least squares)."""
+    """Move the positions of a layer as near to their wishes as their order and widths allow (least squares)."""
     offsets = [0.0]
     for left, right in pairwise(row):
         offsets.append(offsets[-1] + (left.width + right.width) / 2 + (GAP if left.width and right.width else GAP / 2))

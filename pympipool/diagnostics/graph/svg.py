@@ -84,7 +84,7 @@ def _width(node: Node) -> float:
 
 
 def _edge_ends(positions: list[Position], paths: Mapping[tuple[int, int], list[int]]) -> dict[tuple[int, int], float]:
-    """Return the x coordinate of the end of each edge on the upper side of its box: side by side, in the order of their starts."""
+    """Return the x coordinate at which each edge ends on its box: side by side, in the order of their starts."""
     entering: dict[int, list[int]] = defaultdict(list)
     for path in paths.values():
         entering[path[-1]].append(path[-2])

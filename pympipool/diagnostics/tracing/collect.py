@@ -1,16 +1,16 @@
-"""Collect the records of the dispatchers into a `Timeline`: number the calls, and convert all times to the master's clock.
+"""Collect the records of the dispatchers into a `Timeline`: number the calls, convert all times to one clock.
 
-The clock of a trace is the monotonic clock of the master's host, which is the same for all processes of that host. Workers on
-another host report times of their own clock. The offset between the clocks follows from the calls: no call started before it
-was sent, and no result was received before the call had ended. So each call gives two bounds, and all calls of a host together
-give the narrowest ones:
+The clock of a trace is the monotonic clock of the master's host, which is the same for all processes of that host.
+Workers on another host report times of their own clock. The offset between the clocks follows from the calls: no call
+started before it was sent, and no result was received before the call had ended. So each call gives two bounds, and all
+calls of a host together give the narrowest ones:
 
     max(sent - started)  <=  offset  <=  min(received - ended)
 
-If an offset of zero is within the bounds, as it is on the master's own host, the offset is zero. Otherwise it is the middle of the
-bounds. The ranks of an MPI worker run within the call as rank 0 saw it, so a rank whose clock is known narrows the bounds of the
-other ranks. A drift of the clocks against each other during the trace is not corrected. A time that would still lie outside of the
-bounds of its call is moved to the nearest bound.
+If an offset of zero is within the bounds, as it is on the master's own host, the offset is zero. Otherwise it is the
+middle of the bounds. The ranks of an MPI worker run within the call as rank 0 saw it, so a rank whose clock is known
+narrows the bounds of the other ranks. A drift of the clocks against each other during the trace is not corrected. A
+time that would still lie outside of the bounds of its call is moved to the nearest bound.
 """
 
 from __future__ import annotations

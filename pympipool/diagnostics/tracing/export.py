@@ -8,8 +8,9 @@
     dependency    flow events (s, f) from a call to the call that gets its result
     counters      counter events (C): number of waiting and of running calls, from the start of the trace to its end
 
-The format: "Trace Event Format", Google, https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU.
-Times are in µs there, so a ns is the third decimal. Data that trace events have no place for are under the key "pympipool".
+The format: "Trace Event Format", Google,
+https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU. Times are in µs there, so a ns is the
+third decimal. Data that trace events have no place for are under the key "pympipool".
 """
 
 from __future__ import annotations
@@ -38,11 +39,16 @@ ROWS_MAX = 64
 """Maximum number of calls that are shown waiting at the same time. The counters count all calls."""
 
 COUNTER_POINTS = 20_000
-"""Approximate maximum number of changes of the counters that are written. Changes that follow too quickly are left out."""
+"""Approximate maximum number of changes of the counters that are written.
+
+Changes that follow too quickly are left out.
+"""
 
 FIRST_THREAD = 1001
-"""Number of the first thread, larger than the numbers of executors: viewers call a thread with the number of its process its main
-thread."""
+"""Number of the first thread, larger than the numbers of executors.
+
+Viewers call a thread with the number of its process the main thread.
+"""
 
 Event = dict[str, Any]
 

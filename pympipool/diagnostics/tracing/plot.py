@@ -36,7 +36,10 @@ INK = "#333333"
 FAINT = "#8A8A8A"
 
 SINGLE_CALLS_MAX = 400
-"""Maximum number of calls that a track shows one by one. A track with more calls shows the short ones as shares of time."""
+"""Maximum number of calls that a track shows one by one.
+
+A track with more calls shows the short ones as shares of time.
+"""
 
 BINS = 500
 """Number of time steps of a track that shows shares of time."""
@@ -65,7 +68,8 @@ def draw(
 
     Args:
         timeline: The trace.
-        path: File to save the picture to. Its ending gives the format: .png, .svg, .pdf, or another one that matplotlib knows.
+        path: File to save the picture to. Its ending gives the format: .png, .svg, .pdf, or another one that matplotlib
+            knows.
         width: Width of the picture in inches.
         title: Title of the picture; default: the number of calls and the time that they took.
         dpi: Dots per inch of a saved bitmap.
@@ -125,7 +129,10 @@ class _Part:
 
 
 def _colours(calls: Iterable[Call]) -> dict[str, str]:
-    """Return a colour for each function. The functions that took most time have colours of their own, all others the same."""
+    """Return a colour for each function.
+
+    The functions that took most time have colours of their own, all others the same.
+    """
     times: Counter[str] = Counter()
     for call in calls:
         times[call.name] += call.run_ns + 1
@@ -215,7 +222,7 @@ def _add_to_bins(bins: list[float], begin: float, end: float) -> None:
 
 
 def _draw_waiting(axes: Axes, part: _Part, end_ns: int) -> None:
-    """Draw the number of calls that were ready and waited for a worker, and of calls that waited for the results of others."""
+    """Draw the numbers of calls that waited for a worker, and of calls that waited for the results of others."""
     _clean(axes)
     ready = _steps((call.ready_ns, _waiting_end_ns(call, end_ns)) for call in part.calls if call.ready_ns is not None)
     blocked = _steps(

@@ -77,7 +77,10 @@ def _wrapped(text: str) -> list[str]:
 
 
 def _headed(title: str, rows: Rows) -> Iterator[str]:
-    """Yield the lines of a table. The first row has the heads of the columns; the title is the head of the first column."""
+    """Yield the lines of a table.
+
+    The first row has the heads of the columns; the title is the head of the first column.
+    """
     head = (title, *rows[0][1:])
     table = [head, *(("  " + row[0], *row[1:]) for row in rows[1:])]
     widths = [max(len(row[column]) for row in table) for column in range(len(head))]

@@ -37,15 +37,15 @@ LOGGER = logging.getLogger("pympipool.trace")
 class trace(ContextDecorator):  # noqa: N801  it is used like `open`
     """Record when each call of all executors of this process was submitted, sent, started and ended.
 
-    Use it as a context manager, as a decorator of a function, or with `start` and `stop`, which is handy in notebooks. The file is
-    written at the end, also when an exception or Ctrl-C leaves the block. Open it with https://ui.perfetto.dev, or run
-    `pympipool trace FILE` for a summary.
+    Use it as a context manager, as a decorator of a function, or with `start` and `stop`, which is handy in notebooks.
+    The file is written at the end, also when an exception or Ctrl-C leaves the block. Open it with
+    https://ui.perfetto.dev, or run `pympipool trace FILE` for a summary.
 
     Args:
-        path: The file to write; with the ending ".gz" it is compressed. None writes no file: `summary`, `plot` and `write` still
-            work.
-        max_calls: Number of calls that are recorded for each executor. Calls that end after them are only counted. Each call takes
-            80 bytes of memory until the end, and about 500 bytes in the file.
+        path: The file to write; with the ending ".gz" it is compressed. None writes no file: `summary`, `plot` and
+            `write` still work.
+        max_calls: Number of calls that are recorded for each executor. Calls that end after them are only counted. Each
+            call takes 80 bytes of memory until the end, and about 500 bytes in the file.
 
     Raises:
         OSError: At the start: the folder does not exist, or nothing can be written there. At the end: the file could
@@ -200,7 +200,9 @@ class trace(ContextDecorator):  # noqa: N801  it is used like `open`
         return format_report(self.summary())
 
     def plot(self, path: str | os.PathLike[str] | None = None, **options: Any) -> Figure:
-        """Draw workers and calls (see `pympipool.diagnostics.tracing.plot.draw`), and write the picture to a file if path is given.
+        """Draw workers and calls, and write the picture to a file if path is given.
+
+        The options are those of `pympipool.diagnostics.tracing.plot.draw`.
 
         Raises:
             ImportError: matplotlib is not installed.

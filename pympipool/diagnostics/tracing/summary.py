@@ -56,7 +56,10 @@ class Distribution:
 
 @dataclass(frozen=True)
 class FunctionSummary:
-    """The calls of one function that ran. The run time of a message of several calls is shared out evenly among them."""
+    """The calls of one function that ran.
+
+    The run time of a message of several calls is shared out evenly among them.
+    """
 
     name: str
     calls: int
@@ -239,7 +242,10 @@ def _distributions(times: dict[str, list[int]]) -> dict[str, Distribution]:
 
 
 def longest_path(calls: Sequence[Call]) -> tuple[Call, ...]:
-    """Return the critical path: the chain of calls that need each other's results and run longest; empty without such a chain."""
+    """Return the critical path: the chain of calls that need each other's results and run longest.
+
+    It is empty if no call needs the result of another one.
+    """
     known: dict[
         int, tuple[int, Call | None]
     ] = {}  # by call: run time of the longest path to its end, the call before it

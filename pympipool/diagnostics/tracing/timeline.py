@@ -13,8 +13,11 @@ LIMIT = 200_000
 """Default limit of recorded calls: about as many as a browser can still show."""
 
 RETURNED, ERROR, CANCELLED, LOST, UNFINISHED = "returned", "error", "cancelled", "lost", "unfinished"
-"""Outcomes of a call. Error: the function raised. Lost: there is no answer of the function, because the worker died, an input has
-no result, or the call could not be pickled. Unfinished: the call had not ended when the trace did."""
+"""Outcomes of a call.
+
+Error: the function raised. Lost: there is no answer of the function, because the worker died, an input has no result,
+or the call could not be pickled. Unfinished: the call had not ended when the trace did.
+"""
 
 
 @dataclass(slots=True)
@@ -28,7 +31,8 @@ class Call:
         worker: Number of the worker that it was sent to; 0 if it was sent to none.
         size: Number of calls in the message.
         outcome: "returned", "error" (the function raised), "cancelled", "lost" (there is no answer: the worker died, an
-            input has no result, or the call could not be pickled), or "unfinished" (it had not ended when the trace did).
+            input has no result, or the call could not be pickled), or "unfinished" (it had not ended when the trace
+            did).
         submitted_ns: The user submitted it.
         ready_ns: The results of other calls that it needs were there, and its arguments were pickled.
         sent_ns: It was sent to a worker, which may still have been busy.
@@ -73,7 +77,8 @@ class Worker:
         started_ns: Its process was started.
         ready_ns: It could take calls.
         gone_ns: It had ended; None if it was still there when the trace ended.
-        clock_offset_ns: Added to the times that the worker reported, because its host has another clock; 0 on the master's host.
+        clock_offset_ns: Added to the times that the worker reported, because its host has another clock; 0 on the
+            master's host.
         clock_uncertainty_ns: Largest error of that offset.
         clocks: Host, offset and uncertainty for each other host of its ranks.
     """

@@ -1,7 +1,8 @@
 """Assign workers to the tracks (rows) of a picture.
 
-With block allocation each worker has a track of its own. Without it each call has a worker of its own, and there would be as many
-tracks as calls. There, workers whose lives do not overlap share a track, so that there are as many tracks as workers at a time.
+With block allocation each worker has a track of its own. Without it each call has a worker of its own, and there would
+be as many tracks as calls. There, workers whose lives do not overlap share a track, so that there are as many tracks as
+workers at a time.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ class Utilization:
         starting_ns: Time until its processes could take calls.
         busy_ns: Time in which it ran calls.
         idle_ready_ns: Time in which it ran no call, although calls were ready to run.
-        idle_blocked_ns: Time in which it ran no call, because all submitted calls waited for the results of other calls.
+        idle_blocked_ns: Time in which it ran no call, because all submitted calls waited for the results of other
+            calls.
         idle_empty_ns: Time in which it ran no call, because there was none.
     """
 

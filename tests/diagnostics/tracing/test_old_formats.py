@@ -8,7 +8,10 @@ from pympipool.diagnostics.tracing.export import write
 from pympipool.tracing import format_report, read, summarize
 
 FORMAT_1 = Path(__file__).parent / "data" / "format_1.json"
-"""A file of format 1, without the events that only viewers need. The clocks of its first worker were edited, to be not zero."""
+"""A file of format 1, without the events that only viewers need.
+
+The clocks of its first worker were edited, to be not zero.
+"""
 
 
 def test_file_of_format_1_loads(tmp_path):

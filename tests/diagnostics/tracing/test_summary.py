@@ -20,7 +20,10 @@ MS = 1_000_000
 
 
 def make_timeline(calls, *, workers=2, length=1000, block=True, lives=None):
-    """Make a trace from times in ms. Calls: (worker, submitted, ready, sent, started, ended, received, other attributes)."""
+    """Make a trace from times in ms.
+
+    Calls: (worker, submitted, ready, sent, started, ended, received, other attributes).
+    """
     lives = lives or [(number, 0, 0, length) for number in range(1, workers + 1)]
     return Timeline(
         "2026-01-02T03:04:05.678+00:00",
@@ -199,7 +202,7 @@ def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("trace") / "run.json"
 
     def work_dominates():
-        """Return True if the start of processes does not stand out: a call that has no core for a while seems to work."""
+        """Return True if starts of processes do not stand out: a call without a core for a while seems to work."""
         run_calls_of_each_kind(path)
         return "block_allocation" not in remedies(read(path))
 
