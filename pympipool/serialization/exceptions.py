@@ -231,8 +231,8 @@ def _equivalent(error: BaseException, other: object) -> bool:
     """Return True if other has the type and message of error. Memory addresses in the message may differ."""
     if type(other) is not type(error):
         return False
-    ours, theirs = str(error), str(other)
-    return ours == theirs or _without_addresses(ours) == _without_addresses(theirs)
+    text, other_text = str(error), str(other)
+    return text == other_text or _without_addresses(text) == _without_addresses(other_text)
 
 
 def _without_addresses(text: str) -> str:

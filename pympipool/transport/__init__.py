@@ -1,4 +1,4 @@
-"""Exchange bytes between master and worker, and prove to each side who the other is.
+"""Exchange bytes between master and worker, and authenticate both sides.
 
     bootstrap.py        what a worker learns from its environment: WorkerConfig
     frames.py           the format of the control connection: hello, frames, user ids
@@ -11,9 +11,9 @@ Order of events, from the start of a worker to its first call:
 
     master                              each rank of the worker
     Listener()  -- address and key in the environment -->
-                                        WorkerControl.connect: does the listener belong to our user?
-    accept: does the peer belong        <- connect, hello (key, worker, rank)
-            to our user?
+                                        WorkerControl.connect: is the listener of the same user?
+    accept: is the peer of the same     <- connect, hello (key, worker, rank)
+            user?
     handshake: is the key right?
     send setup (and descriptors) -----> receive_setup, open_channel
                                  <----- ready, or start_failed

@@ -84,7 +84,9 @@ class WorkerControl:
             connection.connect(f"\0{address[1:]}" if address.startswith("@") else address)
             uid = peer_uid(connection)
             if uid != os.geteuid():
-                raise PermissionError(f"user {uid} listens at {address}, not our user {os.geteuid()}; nothing was said")
+                raise PermissionError(
+                    f"user {uid} listens at {address}, not this worker's user {os.geteuid()}; nothing was sent"
+                )
         except BaseException:
             connection.close()
             raise

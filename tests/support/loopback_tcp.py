@@ -9,7 +9,7 @@ from pympipool.backends.local.backend import LocalBackend
 from pympipool.backends.relay_process import Relay
 from pympipool.backends.spawner import Spawner
 
-UNREACHABLE_ADDRESS = "@nobody listens here"
+UNREACHABLE_ADDRESS = "@no listener has this address"
 """An address that exists on no host."""
 
 

@@ -9,8 +9,8 @@
 The connection is TLS with an anonymous key exchange: no certificate has to be made, stored or distributed.
 Authentication happens inside it: each side sends an HMAC, made with the executor's key, over a value that is unique to
 this TLS session (RFC 5929, "tls-unique"). A man in the middle has two sessions, whose values differ, and cannot make
-the proofs. Nothing is unpickled before the handshake is complete, and no data is sent to a peer that has not proved
-the key.
+the proofs. Nothing is unpickled before the handshake is complete, and no message is sent to a peer that has not
+proved the key.
 
 The keepalive connection carries hardly anything after its first bytes. While nothing is sent, the kernels of both
 hosts probe each other (TCP keepalive), whatever the processes do. So the loss of a host is noticed within
@@ -115,7 +115,7 @@ def client_handshake(connection: socket.socket, context: ssl.SSLContext, key: by
         tls.sendall(_proof(key, _WORKER, binding))
         answer = _receive_exactly(tls, _PROOF_BYTES + TOKEN_BYTES)
         if not hmac.compare_digest(answer[:_PROOF_BYTES], _proof(key, _MASTER, binding)):
-            raise AuthenticationError("whoever listens there does not know the key of this executor")
+            raise AuthenticationError("the listener does not know the key of this executor")
     except BaseException:
         tls.close()
         raise
