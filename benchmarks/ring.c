@@ -1,4 +1,4 @@
-/* The ring alone, between two processes on two cores that never sleep, and what the machine could do.
+/* Measures the ring alone, between two processes on two cores that never sleep, and the limits of the machine.
  *
  *     ring WHAT SIZE COUNT      prints one number, ns per operation
  *
@@ -28,8 +28,8 @@
 #define CAPACITY (UINT64_C(1) << 19)
 #endif
 
-/* Looks between two yields: where both processes share a core, waiting must let the other run. */
-#define LOOKS 2000
+/* Polls between two yields: where both processes share a core, a waiting process must let the other run. */
+#define POLLS 2000
 
 typedef struct {
     _Alignas(64) _Atomic uint64_t ping;
@@ -49,7 +49,7 @@ static void *map_shared(size_t size_bytes)
     if (memory == MAP_FAILED) {
         fail("mmap");
     }
-    memset(memory, 0, size_bytes); /* page faults are not what is measured */
+    memset(memory, 0, size_bytes); /* page faults must not be measured */
     return memory;
 }
 
@@ -63,7 +63,7 @@ static void *allocate(size_t size_bytes)
     return memory;
 }
 
-/* Puts the process on the index-th of the cores that it may use; of fewer, on any. */
+/* Binds the process to the index-th of its usable cores; does nothing if there are fewer. */
 static void pin(int index)
 {
     cpu_set_t allowed, chosen;
@@ -78,12 +78,12 @@ static void pin(int index)
     }
 }
 
-static void relax(unsigned *looks)
+static void relax(unsigned *polls)
 {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #endif
-    if (++*looks % LOOKS == 0) {
+    if (++*polls % POLLS == 0) {
         sched_yield();
     }
 }
@@ -101,18 +101,18 @@ typedef struct {
 
 static void await(_Atomic uint64_t *flag, uint64_t value)
 {
-    unsigned looks = 0;
+    unsigned polls = 0;
     while (atomic_load_explicit(flag, memory_order_acquire) != value) {
-        relax(&looks);
+        relax(&polls);
     }
 }
 
 static void push(side *me)
 {
-    unsigned looks = 0;
+    unsigned polls = 0;
     void *payload;
     while (pmp_ring_reserve(&me->to, me->size_bytes, &payload) != 0) {
-        relax(&looks);
+        relax(&polls);
     }
     memcpy(payload, me->buffer, me->size_bytes);
     pmp_ring_commit(&me->to);
@@ -120,11 +120,11 @@ static void push(side *me)
 
 static void pop(side *me)
 {
-    unsigned looks = 0;
+    unsigned polls = 0;
     const void *payload;
     uint32_t size_bytes;
     while (pmp_ring_next(&me->from, &payload, &size_bytes) != 0) {
-        relax(&looks);
+        relax(&polls);
     }
     memcpy(me->buffer, payload, size_bytes);
     pmp_ring_release(&me->from);
@@ -187,7 +187,7 @@ static void open_side(side *me, void *to, void *from)
     }
 }
 
-/* Runs here in this process and there in another; the ns that here took. */
+/* Runs `here` in this process and `there` in another one; returns the ns that `here` took. */
 static int64_t run_two(void (*here)(side *), void (*there)(side *), uint32_t size_bytes, long count)
 {
     void *const forth = map_shared(pmp_ring_footprint(CAPACITY));
@@ -229,7 +229,7 @@ static int64_t copy(size_t size_bytes, long count)
     const int64_t start_ns = pmp_now_ns();
     for (long i = 0; i < count; i++) {
         memcpy(to, from, size_bytes);
-        __asm__ __volatile__("" ::"r"(to) : "memory"); /* somebody might read it */
+        __asm__ __volatile__("" ::"r"(to) : "memory"); /* prevents the compiler from removing the copy */
     }
     return pmp_now_ns() - start_ns;
 }

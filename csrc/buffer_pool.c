@@ -17,18 +17,18 @@
 #define ALIGNMENT 64
 #define HUGE_PAGE ((size_t)2 << 20)
 
-/* Lies before the block; as long as the alignment, so that the block is aligned too. */
+/* Precedes the buffer. It is as long as the alignment, so that the buffer is aligned too. */
 typedef struct {
-    size_t capacity;       /* bytes of the block; 0: from malloc */
-    pmp_buffer_pool *pool; /* where to keep it; NULL: nowhere */
+    size_t capacity;       /* bytes of the buffer; 0: it came from malloc */
+    pmp_buffer_pool *pool; /* the pool to return to; NULL: none */
     unsigned char unused[ALIGNMENT - sizeof(size_t) - sizeof(pmp_buffer_pool *)];
 } header;
 
-static_assert(sizeof(header) == ALIGNMENT, "a block follows its header");
+static_assert(sizeof(header) == ALIGNMENT, "a buffer follows its header");
 
 struct pmp_buffer_pool {
     pthread_mutex_t lock;
-    header *kept[PMP_POOL_BUFFERS_MAX]; /* in the order in which they were given back */
+    header *kept[PMP_POOL_BUFFERS_MAX]; /* in the order in which they were freed */
     int count;
     size_t bytes;
 };
@@ -52,8 +52,8 @@ static size_t mapping_bytes(size_t capacity)
     return sizeof(header) + capacity;
 }
 
-/* Blocks of about the same size take each other's place when they are rounded up, and whoever keeps what he received
- * pays for that: an eighth, and whole huge pages only where they are that little. */
+/* Sizes are rounded up so that buffers of about the same size can replace each other. A process that keeps a received
+ * message pays for that. So rounding adds at most an eighth, and uses whole huge pages only where they are that small. */
 static size_t rounded_up(size_t bytes)
 {
     size_t step = HUGE_PAGE;
@@ -75,7 +75,7 @@ static header *map_large(size_t size_bytes)
         return NULL;
     }
 #ifdef MADV_HUGEPAGE
-    madvise(memory, bytes, MADV_HUGEPAGE); /* without it the block is only slower */
+    madvise(memory, bytes, MADV_HUGEPAGE); /* without it the buffer is only slower */
 #endif
     ((header *)memory)->capacity = bytes - sizeof(header);
     return memory;
@@ -86,7 +86,7 @@ static void unmap(header *head)
     munmap(head, mapping_bytes(head->capacity));
 }
 
-/* Takes the block at this place out of the kept ones. The lock is held. */
+/* Takes the buffer at this place out of the kept ones. The caller holds the lock. */
 static header *take_kept(pmp_buffer_pool *pool, int place)
 {
     header *const taken = pool->kept[place];
@@ -97,8 +97,8 @@ static header *take_kept(pmp_buffer_pool *pool, int place)
     return taken;
 }
 
-/* A kept block that fits without wasting more than half of it, the one given back last first: it
- * is the warmest. */
+/* Returns a kept buffer that fits without wasting more than half of it, or NULL. The buffer that was
+ * freed last is tried first: it is the warmest. */
 static header *find_kept(pmp_buffer_pool *pool, size_t size_bytes)
 {
     header *found = NULL;
@@ -114,7 +114,8 @@ static header *find_kept(pmp_buffer_pool *pool, size_t size_bytes)
     return found;
 }
 
-/* Lets the system have the pages if it needs them. The header stays: its page is not let go. */
+/* Allows the system to take the pages if it needs them, except those of the first huge page, which
+ * holds the header. */
 static void offer_pages(header *head)
 {
 #ifdef MADV_FREE
@@ -146,7 +147,7 @@ static void keep(pmp_buffer_pool *pool, header *head)
     }
 }
 
-/* ---- the face ---- */
+/* ---- public functions ---- */
 
 pmp_buffer_pool *pmp_buffer_pool_create(void)
 {
@@ -174,12 +175,12 @@ void *pmp_buffer_new(pmp_buffer_pool *pool, size_t size_bytes)
     return head + 1;
 }
 
-void pmp_buffer_free(void *block)
+void pmp_buffer_free(void *buffer)
 {
-    if (block == NULL) {
+    if (buffer == NULL) {
         return;
     }
-    header *const head = (header *)block - 1;
+    header *const head = (header *)buffer - 1;
     if (head->capacity == 0) {
         free(head);
     } else if (head->pool == NULL || head->capacity > PMP_POOL_BYTES_MAX) {
@@ -202,7 +203,7 @@ void pmp_buffer_pool_trim(pmp_buffer_pool *pool)
 
 #ifdef __GLIBC__
 
-/* DEFAULT_MMAP_THRESHOLD_MAX of 64-bit systems, and twice as much, which is how far glibc goes by itself. */
+/* DEFAULT_MMAP_THRESHOLD_MAX of 64-bit systems, and twice that: the limits up to which glibc adapts by itself. */
 #define HEAP_OBJECT (32 << 20)
 #define HEAP_KEPT   (64 << 20)
 

@@ -125,8 +125,8 @@ static int seal(int descriptor)
     return errno == EPERM || errno == EINVAL ? 0 : -errno;
 }
 
-/* F_SEAL_SEAL alone is what the kernel reports for objects that were never open to
- * sealing, POSIX ones included: these are accepted. */
+/* The kernel reports F_SEAL_SEAL alone for objects that could never be sealed, including POSIX
+ * shared memory. These are accepted. */
 static bool could_shrink(int descriptor)
 {
     const int seals = fcntl(descriptor, F_GET_SEALS);
@@ -140,7 +140,7 @@ static int open_memfd(void)
     return -ENOSYS;
 }
 
-/* There is nothing to call: the size given to ftruncate counts against the system's limit. */
+/* No call is needed: the size given to ftruncate counts against the system's limit. */
 static int reserve_pages(int descriptor, size_t size_bytes)
 {
     (void)descriptor;
@@ -187,8 +187,8 @@ static int create(pmp_shm *segment, int (*open_source)(void), size_t size_bytes)
     return error;
 }
 
-/* The kernel does not refuse to reserve more than there is: it takes page after page until it has
- * to kill processes for them. */
+/* The kernel does not refuse to reserve more memory than the machine has. It takes page after page
+ * until it has to kill processes to get more. */
 static bool is_beyond_memory(size_t size_bytes, size_t page)
 {
     const long pages = sysconf(_SC_PHYS_PAGES);

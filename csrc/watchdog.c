@@ -11,15 +11,15 @@
 #include <stdint.h>
 #include <unistd.h>
 
-/* Linux tells of the peer's end with POLLRDHUP when asked; POLLHUP comes unasked everywhere.
- * POLLIN is not asked for: data is not ours to notice. */
+/* Linux reports that the peer is gone with POLLRDHUP, if that is requested. POLLHUP is reported
+ * everywhere without a request. POLLIN is not requested: other code reads the data. */
 #ifdef POLLRDHUP
 #define HANG_UP POLLRDHUP
 #else
 #define HANG_UP 0
 #endif
 
-/* The thread does next to nothing; the rest is room for large thread-local storage of others. */
+/* The thread needs very little. The rest is room for thread-local storage of other libraries, which can be large. */
 #define STACK_BYTES (256 * 1024)
 
 static void kill_this_process(void)
@@ -35,7 +35,7 @@ static void *watch(void *argument)
     struct pollfd watched = {.fd = (int)(intptr_t)argument, .events = HANG_UP};
 
     while (poll(&watched, 1, -1) <= 0) {
-        /* EINTR or EAGAIN: nothing has happened on the connection */
+        /* EINTR or EAGAIN: nothing has happened on the connection. */
     }
     kill_this_process();
     return NULL;

@@ -1,4 +1,4 @@
-"""Calls and functions; see calls.pyx."""
+"""Creation and release of calls and functions; see calls.pyx."""
 
 from pympipool._core.types cimport Call, CallList, Function
 

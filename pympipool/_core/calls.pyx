@@ -1,9 +1,9 @@
 # cython: language_level=3
-"""Calls and functions as C structures, and the Python objects that they own.
+"""Creates and frees calls and functions, C structures that own Python objects.
 
-A `Call` (see `scheduler.pxd`) owns a reference to its future, one to its function and, for large arguments, one to the
-objects that hold them. They are made and freed here, with the GIL; between these two moments `pump.pyx`
-has them without it.
+A `Call` (see `types.pxd`) owns a reference to its future, one to its function and, if its arguments are large, one to
+the objects that hold them. Calls are created and freed here, with the GIL. Between these two moments `pump.pyx` uses
+them without the GIL.
 """
 
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -16,15 +16,15 @@ from pympipool._core.types cimport Call, CallList, Function
 from pympipool._core.ring cimport Parts, part_to_object, pmp_buffer_free, pmp_part
 
 cdef enum:
-    COPY_LIMIT = 1 << 16  # arguments up to here are copied at submit, bytes
+    COPY_LIMIT = 1 << 16  # largest size of arguments that are copied at submit, bytes
 
 
 cdef class FunctionHandle:
     """A function that travels once to each worker.
 
     Args:
-        number: what calls refer to it by; at least 1, never used for another function.
-        payload: its pickle.
+        number: By which calls refer to it; at least 1, never used for another function.
+        payload: The function's pickle.
     """
 
     def __cinit__(self, uint64_t number, bytes payload not None):
@@ -45,6 +45,7 @@ cdef class FunctionHandle:
 
 
 cdef void drop_function(Function *function) noexcept:
+    """Give up a reference to a function, which is freed with its last one; NULL is allowed."""
     if function == NULL:
         return
     function.references -= 1
@@ -53,7 +54,7 @@ cdef void drop_function(Function *function) noexcept:
 
 
 cdef Call *new_call(list parts) except NULL:
-    """A call with these arguments: small ones copied, larger ones held."""
+    """Return a new call with these arguments. Small arguments are copied; otherwise a reference to them is kept."""
     cdef Parts held = Parts(parts)
     cdef size_t size = 0
     cdef uint32_t i
@@ -84,7 +85,7 @@ cdef Call *new_call(list parts) except NULL:
 
 
 cdef void free_call(Call *call) noexcept:
-    """Gives back everything that a call owns, its future's reference included."""
+    """Free a call and everything that it owns, including its reference to the future."""
     cdef uint32_t i
     if call.result != NULL:
         if call.result_owned:
@@ -101,7 +102,7 @@ cdef void free_call(Call *call) noexcept:
 
 
 cdef object parts_of_result(Call *call):
-    """What a result brought: bytes, or a list of bytes and buffers. Can be taken once."""
+    """Return the parts of a call's result: bytes, or a list of bytes and buffers. Can be called once for each call."""
     if call.result_count == 1:
         return part_to_object(&call.result[0], call.result_owned, True)
     return [part_to_object(&call.result[i], call.result_owned, i == 0)
@@ -109,10 +110,10 @@ cdef object parts_of_result(Call *call):
 
 
 cdef list futures_of(CallList *calls):
-    """Frees the calls; their futures."""
+    """Free the calls of a list; return their futures."""
     cdef Call *call = calls.first
     cdef Call *next
-    while call != NULL:  # first: what follows may run finalizers, which may cancel these
+    while call != NULL:  # before any call is freed: that may run finalizers, which may cancel these futures
         (<FutureCore>call.future).call = NULL
         call = call.next
     call = calls.first
@@ -126,6 +127,7 @@ cdef list futures_of(CallList *calls):
 
 
 cdef void free_calls(CallList *calls) noexcept:
+    """Free the calls of a list."""
     cdef Call *call = calls.first
     cdef Call *next
     while call != NULL:

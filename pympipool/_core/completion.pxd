@@ -1,4 +1,4 @@
-"""Results to futures; see completion.pyx."""
+"""The completion of futures; see completion.pyx."""
 
 from libc.stdint cimport uint64_t
 
@@ -9,15 +9,15 @@ from pympipool._core.trace_buffer cimport Outcome, Recorder
 
 cdef class Completion(CompletionSource):
     cdef Core core
-    cdef bint abandoned        # this is a fork of the process that calls were submitted in
+    cdef bint in_forked_child  # this process is a fork of the one that submitted the calls
     cdef object load_result
     cdef object load_error
-    cdef uint64_t lost         # calls that failed without an answer of a worker's
-    cdef unsigned long helper  # identity of the thread that helps; 0: none does
-    cdef object pending_callbacks  # queue of futures whose callbacks are to be run; None: no more come
-    cdef object caller         # the thread that runs them, once there has been one
-    cdef Recorder recorder     # of a trace; None: there is none
-    cdef public double signal_check_interval_s  # how long a waiting thread goes without looking for signals
+    cdef uint64_t lost         # number of calls that failed without an answer from a worker
+    cdef unsigned long waiting_thread  # identity of the waiting thread that has acquired progress; 0: none has
+    cdef object pending_callbacks  # queue of futures whose callbacks must be run; None ends the thread
+    cdef object callback_thread    # runs the callbacks; None until the first callback is due
+    cdef Recorder recorder         # of the active trace, or None
+    cdef public double signal_check_interval_s  # longest sleep of a waiting thread between checks for signals
 
     cdef int progress_until_done(self, FutureCore future, double deadline_s) except -1
     cdef int progress_once(self) except -1

@@ -1,12 +1,14 @@
 # cython: language_level=3
-"""Results to futures, and what futures ask: the side of the dispatcher that users' threads are on.
+"""Sets results on futures, and serves the requests of futures: the dispatcher as users' threads see it.
 
-    done (of pump.pyx) ─► deliver: bytes are set on the future ─► unpickled where somebody looks
-    future.result()       ─► help:    the thread moves bytes itself, until its future is done
-    future.cancel()       ─► try_cancel, future.running() ─► begun, future.done() ─► poll
+    done (of pump.pyx) ─► deliver: sets the bytes on the future ─► unpickled by the thread that reads the result
+    future.result()    ─► progress_until: the waiting thread makes progress itself until its future is done
+    future.cancel()    ─► try_cancel
+    future.running()   ─► is_started
+    future.done()      ─► poll
 
-Callbacks of futures run in a thread of their own: a thread that helps may hold locks that a callback wants, and one
-that takes long, or waits for another call itself, must hold up nobody else.
+Callbacks of futures run in a thread of their own. A waiting thread may hold locks that a callback needs. And a callback
+that takes long, or waits for another call, must not delay any other call.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -33,18 +35,18 @@ from time import monotonic, sleep
 
 cdef object LOGGER = logging.getLogger("pympipool.dispatch")
 cdef unsigned long MAIN_THREAD = threading.main_thread().ident
-cdef double OTHERS_HELP_S = 0.005
-cdef double SLICE_S = 0.1
+cdef double OTHER_THREAD_S = 0.005  # polling interval of `wait_until_idle` while another thread makes progress
+cdef double SIGNAL_CHECK_INTERVAL_S = 0.1
 
 
 cdef class Completion(CompletionSource):
-    """The part of a `Dispatcher` that knows futures."""
+    """The part of a `Dispatcher` that deals with futures."""
 
     def __cinit__(self, load, load_error, *_):
         self.load_result = load
         self.load_error = load_error
         self.pending_callbacks = SimpleQueue()
-        self.signal_check_interval_s = SLICE_S
+        self.signal_check_interval_s = SIGNAL_CHECK_INTERVAL_S
 
     def load(self, parts, is_error):
         if type(parts) is not list:
@@ -54,16 +56,16 @@ cdef class Completion(CompletionSource):
     # ---- futures ----
 
     def adopt(self, FutureCore future not None):
-        """Makes this dispatcher the one that a fresh future asks for help. To a trace, the call is submitted now."""
+        """Make this dispatcher the completion source of a new future. For a trace, the call is submitted now."""
         future.source = self
         if self.recorder is not None:
             future.submitted_ns = unique_now_ns()
 
     def fail(self, FutureCore future not None, error):
-        """Ends a future that has no call any more with an exception."""
+        """End a future that has no call any more with an exception."""
         if future.status >= CANCELLED:
             return
-        future.status = RUNNING  # no cancelling from here on
+        future.status = RUNNING  # cannot be cancelled from here on
         self.lost += 1
         self.note(future, FAILED)
         self.queue_callbacks(future, future.set_error(error))
@@ -71,7 +73,7 @@ cdef class Completion(CompletionSource):
 
     @property
     def unfinished_count(self):
-        """Calls that wait or run, and results that were not delivered."""
+        """Number of calls that wait or run, and of results that are not set on their futures yet."""
         pthread_mutex_lock(&self.core.lock)
         count = self.core.waiting.length + self.core.done.length + self.core.deferred.length
         for i in range(self.core.worker_count):
@@ -80,81 +82,81 @@ cdef class Completion(CompletionSource):
         return count
 
     def wait_until_idle(self, pending):
-        """Helps until no call waits or runs, and pending() is 0 too."""
+        """Make progress until no call waits or runs, and pending() is 0 too."""
         while self.unfinished_count > 0 or pending() > 0:
-            if self.helper != 0 and self.helper != PyThread_get_thread_ident():
-                sleep(OTHERS_HELP_S)
+            if self.waiting_thread != 0 and self.waiting_thread != PyThread_get_thread_ident():
+                sleep(OTHER_THREAD_S)
                 continue
             self.progress_once()
 
     def after_fork_in_child(self):
-        """In a forked child: touches nothing any more of what the parent goes on with."""
-        self.abandoned = True
+        """Detach a forked child from the state that its parent goes on using."""
+        self.in_forked_child = True
 
     def wake_waiting_thread(self):
-        """Makes a thread that waits look again whether what it waits for has come."""
+        """Make the waiting thread that makes progress check again if it can stop waiting."""
         wake_waiting_thread(&self.core)
 
     cdef int progress_once(self) except -1:
-        """Moves and delivers as the helper for a moment."""
+        """Make progress as the waiting thread once, for at most `signal_check_interval_s`."""
         cdef unsigned long me = PyThread_get_thread_ident()
-        cdef bint nested = self.helper == me  # in a signal handler, say
-        cdef int news
-        self.helper = me
+        cdef bint nested = self.waiting_thread == me  # called in a signal handler, for example
+        cdef int code
+        self.waiting_thread = me
         acquire_progress(&self.core)
         try:
             with nogil:
-                news = wait_for_completion(&self.core, <int64_t>(self.signal_check_interval_s * 1e9))
-            if news == 1:
+                code = wait_for_completion(&self.core, <int64_t>(self.signal_check_interval_s * 1e9))
+            if code == 1:
                 self.deliver()
             else:
                 PyErr_CheckSignals()
         finally:
             if not nested:
-                self.helper = 0
+                self.waiting_thread = 0
                 release_progress(&self.core)
         return 0
 
-    # ---- what futures ask ----
+    # ---- requests of futures ----
 
     cdef bint progress_until(self, FutureCore future, double deadline_s) except -1:
         cdef unsigned long me = PyThread_get_thread_ident()
-        if self.abandoned:
+        if self.in_forked_child:
             raise RuntimeError(
                 "this call was submitted by the process that this one is a fork of: only that one gets its result")
-        if self.helper != 0 and self.helper != me:
+        if self.waiting_thread != 0 and self.waiting_thread != me:
             return False
-        cdef bint nested = self.helper == me  # a signal handler that waits for a future, say
-        self.helper = me
+        cdef bint nested = self.waiting_thread == me  # a signal handler that waits for a future, for example
+        self.waiting_thread = me
         acquire_progress(&self.core)
         try:
             self.progress_until_done(future, deadline_s)
         finally:
             if not nested:
-                self.helper = 0
+                self.waiting_thread = 0
                 release_progress(&self.core)
         return True
 
     cdef int progress_until_done(self, FutureCore future, double deadline_s) except -1:
-        cdef double signal_check_interval_s = self.signal_check_interval_s
+        cdef double timeout_s = self.signal_check_interval_s
         cdef int64_t timeout_ns
-        cdef int news
+        cdef int code
         while future.status < CANCELLED:
             if deadline_s != 0:
-                signal_check_interval_s = min(self.signal_check_interval_s, deadline_s - monotonic())
-                if signal_check_interval_s <= 0:
+                timeout_s = min(self.signal_check_interval_s, deadline_s - monotonic())
+                if timeout_s <= 0:
                     return 0
-            timeout_ns = <int64_t>(signal_check_interval_s * 1e9)
+            timeout_ns = <int64_t>(timeout_s * 1e9)
             with nogil:
-                news = wait_for_completion(&self.core, timeout_ns)
-            if news == 1:
+                code = wait_for_completion(&self.core, timeout_ns)
+            if code == 1:
                 self.deliver()
             else:
                 PyErr_CheckSignals()
         return 0
 
     cdef int poll(self) except -1:
-        if self.abandoned:
+        if self.in_forked_child:
             return 0
         self.pump()
         if self.core.done.first != NULL:
@@ -165,14 +167,14 @@ cdef class Completion(CompletionSource):
         cdef Call *call = <Call *>future.call
         cdef Worker *worker
         cdef bint is_cancelled = False
-        if self.abandoned:
+        if self.in_forked_child:
             return False
         pthread_mutex_lock(&self.core.lock)
         worker = worker_of(&self.core, call)
         if worker != NULL:
             is_cancelled = recall(worker, call)
             if is_cancelled and worker.in_flight.length == 0:
-                pump_and_notify(&self.core)  # it is idle now: no result of it will bring the next round
+                pump_and_notify(&self.core)  # the worker is idle now, so no result of it will start the next round
         elif call.result == NULL:
             remove(&self.core.waiting, call)
             is_cancelled = True
@@ -185,7 +187,7 @@ cdef class Completion(CompletionSource):
 
     cdef bint is_started(self, FutureCore future) except -1:
         cdef Call *call = <Call *>future.call
-        if self.abandoned:
+        if self.in_forked_child:
             return False
         pthread_mutex_lock(&self.core.lock)
         worker = worker_of(&self.core, call)
@@ -195,7 +197,7 @@ cdef class Completion(CompletionSource):
 
     cdef int notify_when_done(self, FutureCore future) except -1:
         cdef Call *call = <Call *>future.call
-        if call == NULL or call.watched or self.abandoned:
+        if call == NULL or call.watched or self.in_forked_child:
             return 0
         pthread_mutex_lock(&self.core.lock)
         call.watched = True
@@ -203,25 +205,25 @@ cdef class Completion(CompletionSource):
             self.core.watched_done += 1
             request_completion(&self.core)
         pthread_mutex_unlock(&self.core.lock)
-        pmp_doorbell_ring(&self.core.short_sleep_bell)  # whoever waits should not wait for a sleep_briefly to end
+        pmp_doorbell_ring(&self.core.short_sleep_bell)  # a thread that waits need not wait for the end of a short sleep
         return 0
 
     # ---- for a trace ----
 
     def mark_ready(self, FutureCore future not None):
-        """Says that a call waits for nothing but a worker that is to be started for it."""
+        """Note for a trace that a call only waits for the worker that will be started for it."""
         if future.submitted_ns != 0:
             future.ready_ns = pmp_now_ns()
 
     def record_inputs(self, FutureCore future not None, inputs):
-        """Keeps which calls a call waits for."""
+        """Record which calls a call waits for."""
         if self.recorder is not None and future.submitted_ns != 0:
             self.recorder.inputs[future.submitted_ns] = [
                 (<FutureCore>one).submitted_ns for one in inputs
                 if isinstance(one, FutureCore) and (<FutureCore>one).submitted_ns != 0]
 
     def record_unfinished(self, futures):
-        """Records calls that have not even come to a worker."""
+        """Record calls that were never submitted to the dispatcher."""
         for future in futures:
             self.note(future, UNFINISHED)
 
@@ -229,25 +231,25 @@ cdef class Completion(CompletionSource):
         return self.note(future, WAS_CANCELLED)
 
     cdef int note(self, FutureCore future, Outcome outcome) except -1:
-        """Records a call that the dispatcher has never had."""
-        cdef Record what
-        if future.submitted_ns == 0 or future.times_moved or self.recorder is None or self.abandoned:
+        """Record the end of a call that was never submitted to the dispatcher."""
+        cdef Record entry
+        if future.submitted_ns == 0 or future.times_moved or self.recorder is None or self.in_forked_child:
             return 0
-        memset(&what, 0, sizeof(what))
-        what.times.submitted_ns = future.submitted_ns
-        what.times.ready_ns = future.ready_ns
-        what.times.name = self.recorder.index_of_name(future.function_name)
-        what.times.size = future.rows or 1
-        what.received_ns = pmp_now_ns()
-        what.outcome = outcome
+        memset(&entry, 0, sizeof(entry))
+        entry.times.submitted_ns = future.submitted_ns
+        entry.times.ready_ns = future.ready_ns
+        entry.times.name = self.recorder.index_of_name(future.function_name)
+        entry.times.size = future.rows or 1
+        entry.received_ns = pmp_now_ns()
+        entry.outcome = outcome
         pthread_mutex_lock(&self.core.lock)
         if self.core.recording != NULL:
-            record(self.core.recording, &what, NULL)
+            record(self.core.recording, &entry, NULL)
         pthread_mutex_unlock(&self.core.lock)
         return 0
 
     cdef int move_times_to(self, FutureCore future, Call *call) except -1:
-        """Gives a call the times of its future; it has them recorded from here on."""
+        """Copy a future's times to its call. From here on they are recorded with the call."""
         if self.recorder is None:
             return 0
         call.times.name = self.recorder.index_of_name(future.function_name)
@@ -257,7 +259,7 @@ cdef class Completion(CompletionSource):
         future.times_moved = True
         return 0
 
-    # ---- delivery ----
+    # ---- results ----
 
     cdef int pump(self) except -1:
         pthread_mutex_lock(&self.core.lock)
@@ -266,21 +268,21 @@ cdef class Completion(CompletionSource):
         return 0
 
     cdef int deliver(self) except -1:
-        """Sets what has arrived on its futures.
+        """Set the results that have arrived on their futures.
 
-        Ctrl-C raises in the main thread, between any two steps of Python code. So the main thread sets only
-        what takes none, and leaves futures that others wait for to the deliverer.
+        Ctrl-C raises an exception in the main thread, between any two steps of Python code. So the main thread sets only
+        results that run no Python code. It leaves futures with callbacks or waiters to the completion thread.
         """
         cdef bint is_main = PyThread_get_thread_ident() == MAIN_THREAD
         cdef bint delivered = False
-        cdef bint left = False
+        cdef bint deferred = False
         cdef Call *call
         while True:
             pthread_mutex_lock(&self.core.lock)
             call = take_done(&self.core, is_main)
             if call != NULL and is_main and has_listeners(call):
                 append(&self.core.deferred, call)
-                left = True
+                deferred = True
                 pthread_mutex_unlock(&self.core.lock)
                 continue
             pthread_mutex_unlock(&self.core.lock)
@@ -288,37 +290,37 @@ cdef class Completion(CompletionSource):
                 break
             self.deliver_call(call)
             delivered = True
-        if left:
+        if deferred:
             request_completion(&self.core)
-        if delivered and self.helper != PyThread_get_thread_ident():
-            wake_waiting_thread(&self.core)  # its future may have been among them
+        if delivered and self.waiting_thread != PyThread_get_thread_ident():
+            wake_waiting_thread(&self.core)  # the waiting thread's future may be among them
         return 0
 
     cdef int deliver_call(self, Call *call) except -1:
         cdef FutureCore future = <FutureCore>call.future
         future.call = NULL
         if future.status == PENDING:
-            future.status = RUNNING  # no cancelling from here on
+            future.status = RUNNING  # cannot be cancelled from here on
         future.run_ns = call.run_ns
         parts = parts_of_result(call)
         has_callbacks = False
         try:
-            if future.status < CANCELLED:  # else somebody outside has ended it
+            if future.status < CANCELLED:  # otherwise the user has ended it, by set_result for example
                 has_callbacks = future.set_parts(parts, call.is_error)
         finally:
             free_call(call)
         return self.queue_callbacks(future, has_callbacks)
 
     cdef int queue_callbacks(self, FutureCore future, bint has_callbacks) except -1:
-        """Leaves the callbacks of a future that has ended to the thread for them."""
+        """Queue a future that has ended for the thread that runs callbacks."""
         if not has_callbacks:
             return 0
-        if self.caller is None:
-            caller = threading.Thread(
+        if self.callback_thread is None:
+            thread = threading.Thread(
                 target=self._run_callbacks, name="pympipool_callbacks", daemon=True)
-            if self.caller is None:  # still: making it may have let go of the GIL
-                self.caller = caller
-                caller.start()
+            if self.callback_thread is None:  # checked again: creating the thread may have released the GIL
+                self.callback_thread = thread
+                thread.start()
         self.pending_callbacks.put(future)
         return 0
 
@@ -329,13 +331,13 @@ cdef class Completion(CompletionSource):
                 return
             try:
                 future.run_callbacks()
-            except BaseException:  # SystemExit: the callbacks of others must run
+            except BaseException:  # also SystemExit: the callbacks of other futures must run
                 LOGGER.exception("a callback ended its thread")
             del future
 
 
 cdef Call *take_done(Core *core, bint is_main) noexcept:
-    """The next call whose result has arrived; NULL: none. The lock is held."""
+    """Return the next call whose result has arrived, or NULL. The caller holds the lock."""
     cdef Call *call = core.deferred.first
     if call != NULL and not is_main:
         remove(&core.deferred, call)
@@ -348,7 +350,7 @@ cdef Call *take_done(Core *core, bint is_main) noexcept:
 
 
 cdef bint has_listeners(Call *call) noexcept:
-    """Whether setting the result would run Python code. Reads fields only: the lock is held."""
+    """Return True if setting the result would run Python code. Only reads fields, since the caller holds the lock."""
     cdef FutureCore future = <FutureCore>call.future
     return (future.condition is not None or future.internal_callbacks is not None
             or future.callbacks is not None)

@@ -1,11 +1,11 @@
 # cython: language_level=3
-"""The dispatcher: calls in, results to futures; what of it needs the GIL.
+"""The dispatcher: takes calls, gives them to workers, and sets results on futures.
 
-    submit(future, function, parts) ─► Call ─► _moving: waiting, lines, rings ─► done ─► deliver
+    submit(future, function, parts) ─► Call ─► pump.pyx: waiting, in flight, rings ─► done ─► deliver
 
-`pump.pyx` moves the bytes and touches no Python object; `completion.pyx` is the side of the futures. Here are the
-workers, the calls on their way in, and two threads: the *mover*, which never takes the GIL, and the *deliverer*, which
-sets results that nobody fetches.
+`pump.pyx` moves messages and touches no Python object; `completion.pyx` deals with futures. This module adds and removes
+workers, takes calls, and runs two threads: the progress thread, which never takes the GIL, and the completion thread,
+which sets the results that no waiting thread fetches.
 """
 
 from cpython.ref cimport Py_INCREF
@@ -45,19 +45,19 @@ cdef class Dispatcher(Completion):
     """Gives calls to workers and results to futures.
 
     Args:
-        load: makes a result of its parts (a list of bytes-like objects).
-        load_error: makes an exception of its parts.
-        on_corruption: called without arguments, in the deliverer, when a worker's ring holds
-            nonsense (`corrupt_workers` names them).
+        load: Unpickles a result from its parts (a list of bytes-like objects).
+        load_error: Unpickles an exception from its parts.
+        on_corruption: Called without arguments, in the completion thread, when a worker's ring holds invalid data
+            (see `corrupt_workers`).
     """
 
     cdef object on_corruption
     cdef readonly Segment doorbells
     cdef dict segments           # number of a worker -> Segment: keeps its memory mapped
-    cdef dict worker_metadata             # number of a worker -> what a trace is to tell of it
+    cdef dict worker_metadata    # number of a worker -> its metadata for traces
     cdef uint64_t next_id
-    cdef str closed              # why no call is taken any more; None: they are
-    cdef object broken           # the exception that every call ends with; None: they run
+    cdef str closed              # the reason for rejecting new calls; None: they are accepted
+    cdef object broken           # the exception that every call ends with; None: calls run
     cdef list threads
 
     def __cinit__(self, load, load_error, on_corruption):
@@ -90,35 +90,35 @@ cdef class Dispatcher(Completion):
     # ---- threads ----
 
     def start(self):
-        """Starts the mover and the deliverer."""
-        for target in (self._move, self._deliver):
-            thread = threading.Thread(target=target, name=f"pympipool{target.__name__}", daemon=True)
+        """Start the progress thread and the completion thread."""
+        for target, name in ((self._progress, "pympipool_progress"), (self._complete, "pympipool_completion")):
+            thread = threading.Thread(target=target, name=name, daemon=True)
             self.threads.append(thread)
             thread.start()
 
     def stop(self):
-        """Has both threads end; calls without a result stay so. Returns at once, see `join`."""
+        """Make both threads end, and return at once; see `join`. Calls without a result stay without one."""
         self.core.stopping = True
-        self.doorbells.close_descriptor()  # nobody will be given them any more
+        self.doorbells.close_descriptor()  # no further worker will get it
         wake_progress_thread(&self.core)
         request_completion(&self.core)
 
     def join(self):
-        """Waits for the end of its threads, and so of all callbacks."""
+        """Wait for the end of all threads, and so of all callbacks."""
         me = threading.current_thread()
         for thread in self.threads:
             if thread is not me:
                 thread.join()
-        if self.caller is not None:
+        if self.callback_thread is not None:
             self.pending_callbacks.put(None)
-            if self.caller is not me:
-                self.caller.join()
+            if self.callback_thread is not me:
+                self.callback_thread.join()
 
-    def _move(self):
+    def _progress(self):
         with nogil:
             run_progress_thread(&self.core)
 
-    def _deliver(self):
+    def _complete(self):
         while not self.core.stopping:
             with nogil:
                 pmp_doorbell_arm(&self.core.completion_bell)
@@ -131,19 +131,24 @@ cdef class Dispatcher(Completion):
                 if self.core.corrupt:
                     self.core.corrupt = False
                     self.on_corruption()
-            except Exception:  # no failure may end the thread that everybody waits for
+            except Exception:  # no failure may end the thread that sets results
                 LOGGER.exception("delivering results failed")
         self.deliver()
-        self.pending_callbacks.put(None)  # nobody may ever come to join
+        self.pending_callbacks.put(None)  # here because `join` may never be called
 
     # ---- workers ----
 
     def add_worker(self, uint64_t number, Segment link not None, *, bint reserved=False, dict about=None):
-        """Opens the master's side of a worker's link; it gets calls from now on.
+        """Open the master's side of a worker's link. The worker gets calls from now on.
 
         Args:
-            reserved: give it only the call that `submit` names it for.
-            about: what a trace is to tell of it.
+            number: Identifies the worker; never reused.
+            link: The worker's segment.
+            reserved: Send the worker only the call that is submitted with its number.
+            about: Metadata of the worker for traces.
+
+        Raises:
+            OSError: The segment is not a link.
         """
         cdef Worker *worker = <Worker *>calloc(1, sizeof(Worker))
         cdef Worker **grown
@@ -173,13 +178,14 @@ cdef class Dispatcher(Completion):
         if self.recorder is not None:
             self.recorder.workers[number] = self.worker_metadata[number]
         self.pump()
-        wake_progress_thread(&self.core)  # with two workers there is something to balance, of which nobody else tells them
+        wake_progress_thread(&self.core)  # with two workers there are deadlines, which no doorbell announces
         wake_waiting_thread(&self.core)
 
     def retire_worker(self, uint64_t number):
-        """Gives the worker no more calls, takes back those it has not begun, and tells it to end after the other.
+        """Send the worker no more calls, recall those it has not started, and tell it to exit after the one it runs.
 
-        False when its ring has no room for that: end it otherwise.
+        Returns:
+            False if the worker's ring has no room for that message. The worker must then be ended in another way.
         """
         cdef pmp_head head
         cdef pmp_part part
@@ -202,12 +208,13 @@ cdef class Dispatcher(Completion):
         return code == 0
 
     def remove_dead_worker(self, uint64_t number):
-        """Forgets a worker that is gone.
+        """Remove a worker that is dead.
 
-        The results that it had sent are taken; calls it had not begun wait again, in front.
+        The results that the worker had sent are received. The calls that it had not started go to the front of the
+        waiting calls.
 
         Returns:
-            The futures of the calls that it had begun and that may not begin anew: one or none.
+            The futures of the calls that the worker had started and that have no retry left: one or none.
         """
         cdef Call *call
         cdef CallList victims
@@ -240,7 +247,7 @@ cdef class Dispatcher(Completion):
         return futures_of(&victims)
 
     cdef void free_worker(self, Worker *worker) noexcept:
-        """Takes a worker off the list and frees it. The lock is held."""
+        """Take a worker off the list and free it. The caller holds the lock."""
         cdef int i = 0
         while self.core.workers[i] != worker:
             i += 1
@@ -251,45 +258,45 @@ cdef class Dispatcher(Completion):
         free(worker)
 
     def corrupt_workers(self):
-        """Numbers of the workers whose rings hold nonsense."""
+        """Return the numbers of the workers whose rings hold invalid data."""
         return [number for number, (_, _, failed) in self.load_of_workers().items() if failed]
 
     # ---- calls ----
 
     @property
     def is_open(self):
-        """Whether calls are taken."""
+        """True as long as calls are accepted."""
         return self.closed is None
 
     def check_open(self):
-        """Raises RuntimeError when no call is taken any more."""
+        """Raise RuntimeError if calls are not accepted any more."""
         if self.closed is not None:
             raise RuntimeError(self.closed)
 
     def close(self, str reason not None):
-        """Takes no more calls, but those that are admitted already."""
+        """Reject new calls with this reason, except those that are admitted already."""
         self.closed = reason
 
     def fail_all(self, error):
-        """Ends the calls that wait for a worker, and all that will be submitted, with an exception."""
+        """End the waiting calls, and all that will be submitted, with an exception."""
         self.broken = error
         for future in self.drain_waiting(FAILED):
             self.fail(future, error)
 
     def submit(self, FutureCore future not None, FunctionHandle function, list parts not None,
                *, attempts=0, worker=None, bint admitted=False):
-        """Queues a call, and sends it if a worker takes it now. Does nothing for a cancelled future.
+        """Queue a call, and send it if there is a worker for it now. Do nothing if the future is cancelled.
 
         Args:
-            future: gets the result; must be pending and of this dispatcher (see `adopt`).
-            function: the function to run, or None when parts[0] brings it along.
-            parts: the pickled arguments and their buffers, at most 1024 parts.
-            attempts: how often the call may begin anew when its worker died.
-            worker: the number of a reserved worker, which gets it now.
-            admitted: take it also when the dispatcher is closed.
+            future: Gets the result; must be pending and adopted by this dispatcher (see `adopt`).
+            function: The function to run, or None if parts[0] contains it.
+            parts: The pickled arguments and their buffers, at most 1024 parts.
+            attempts: Number of retries after the death of a worker.
+            worker: The number of a reserved worker, to which the call is sent now.
+            admitted: Accept the call even if the dispatcher is closed.
 
         Raises:
-            RuntimeError: the dispatcher is closed.
+            RuntimeError: The dispatcher is closed.
         """
         if self.broken is not None:
             self.fail(future, self.broken)
@@ -306,11 +313,11 @@ cdef class Dispatcher(Completion):
         if future.status != PENDING:
             free_call(call)
             return
-        if self.broken is not None:  # looked at again, as below
+        if self.broken is not None:  # checked again, as below
             free_call(call)
             self.fail(future, self.broken)
             return
-        if self.closed is not None and not admitted:  # looked at again: making the call took a while
+        if self.closed is not None and not admitted:  # checked again: creating the call may have released the GIL
             free_call(call)
             raise RuntimeError(self.closed)
         Py_INCREF(future)
@@ -335,7 +342,10 @@ cdef class Dispatcher(Completion):
     # ---- for a trace ----
 
     def record(self, Recorder recorder):
-        """Has the calls recorded that are submitted from now on; None: no more, and those under way are unfinished."""
+        """Record the calls that are submitted from now on; with None, stop recording.
+
+        Calls that the previous recorder was recording and that have not ended are recorded as unfinished.
+        """
         cdef Call *call
         pthread_mutex_lock(&self.core.lock)
         self.record_all(&self.core.waiting, UNFINISHED)
@@ -343,7 +353,7 @@ cdef class Dispatcher(Completion):
             call = self.core.workers[i].in_flight.first
             while call != NULL:
                 record_unanswered(&self.core, self.core.workers[i], call, UNFINISHED)
-                call.times.submitted_ns = 0  # its name would mean nothing to another recorder
+                call.times.submitted_ns = 0  # its index of the function's name is valid for one recorder only
                 call = call.next
         self.core.recording = NULL if recorder is None else &recorder.recording
         pthread_mutex_unlock(&self.core.lock)
@@ -352,7 +362,7 @@ cdef class Dispatcher(Completion):
             recorder.workers.update(self.worker_metadata)
 
     cdef void record_all(self, CallList *calls, Outcome outcome) noexcept:
-        """Records the end of calls that wait. The lock is held."""
+        """Record the end of waiting calls. The caller holds the lock."""
         cdef Call *call = calls.first
         while call != NULL:
             record_unanswered(&self.core, NULL, call, outcome)
@@ -362,7 +372,7 @@ cdef class Dispatcher(Completion):
     # ---- the end of calls ----
 
     def cancel_waiting(self):
-        """Cancels all calls that no worker has begun."""
+        """Cancel all calls that no worker has started."""
         pthread_mutex_lock(&self.core.lock)
         for i in range(self.core.worker_count):
             self.recall_all(self.core.workers[i])
@@ -371,7 +381,7 @@ cdef class Dispatcher(Completion):
             (<FutureCore>future).cancel()
 
     cdef void recall_all(self, Worker *worker) noexcept:
-        """Takes back what a worker has not begun. The lock is held."""
+        """Recall the calls that a worker has not started. The caller holds the lock."""
         cdef Call *call = worker.in_flight.last
         cdef Call *previous
         while call != NULL:
@@ -382,7 +392,7 @@ cdef class Dispatcher(Completion):
             call = previous
 
     cdef list drain_waiting(self, Outcome outcome):
-        """Empties the queue; the futures of its calls, which end with this outcome."""
+        """Remove all waiting calls and record this outcome for them; return their futures."""
         cdef CallList calls
         pthread_mutex_lock(&self.core.lock)
         self.record_all(&self.core.waiting, outcome)
@@ -394,15 +404,15 @@ cdef class Dispatcher(Completion):
 
     @property
     def waiting_count(self):
-        """Calls that were not sent to a worker yet."""
+        """Number of calls that were not sent to a worker yet."""
         return self.core.waiting.length
 
     def statistics(self):
-        """What has become of the calls, those of a batch each by itself.
+        """Return how many calls are in which state. Each call of a batch counts.
 
         Returns:
             (waiting, running, returned, failed without an answer, raised (of the returned), seconds from the first
-            submission to the last return, or to now as long as some wait or run).
+            submission to the last result, or to now if there are calls that wait or run).
         """
         cdef Py_ssize_t waiting
         cdef Py_ssize_t running = 0
@@ -420,7 +430,7 @@ cdef class Dispatcher(Completion):
         return waiting - running, running, returned, self.lost, raised, max(span_ns, 0) / 1e9
 
     def current_call(self, uint64_t number):
-        """Id of the call that is first in the worker's line; 0 when there is none."""
+        """Return the id of the worker's first call in flight, or 0."""
         pthread_mutex_lock(&self.core.lock)
         worker = find_worker(&self.core, number)
         id = 0 if worker == NULL or worker.in_flight.first == NULL else worker.in_flight.first.id
@@ -428,18 +438,18 @@ cdef class Dispatcher(Completion):
         return id
 
     def running_time(self, uint64_t number):
-        """Seconds since the worker began the call that it runs; 0 when it runs none."""
-        cdef int64_t begun_ns = 0
+        """Return the seconds since the worker started the call that it runs, or 0 if it runs none."""
+        cdef int64_t started_ns = 0
         pthread_mutex_lock(&self.core.lock)
         worker = find_worker(&self.core, number)
         if (worker != NULL and worker.in_flight.first != NULL
                 and is_claimed(worker, worker.in_flight.first)):
-            begun_ns = worker.front_since_ns
+            started_ns = worker.front_since_ns
         pthread_mutex_unlock(&self.core.lock)
-        return 0.0 if begun_ns == 0 else (pmp_now_ns() - begun_ns) / 1e9
+        return 0.0 if started_ns == 0 else (pmp_now_ns() - started_ns) / 1e9
 
     def load_of_workers(self):
-        """{number: (calls in its line, calls that ended there, whether its ring holds nonsense)}"""
+        """Return {number: (calls in flight, calls that ended there, True if the worker's ring holds invalid data)}."""
         cdef Worker *copies
         cdef int count = 0
         pthread_mutex_lock(&self.core.lock)

@@ -1,4 +1,4 @@
-"""Futures in C fields; see future.pyx."""
+"""Futures whose state lies in C fields; see future.pyx."""
 
 cdef enum Status:
     PENDING
@@ -18,22 +18,22 @@ cdef class CompletionSource:
 
 cdef class FutureCore:
     cdef Status status
-    cdef object value       # result, once decoded
-    cdef object error       # exception, once decoded
-    cdef object parts       # the result as it came, until somebody looks; else None
+    cdef object value       # the result, once it is unpickled
+    cdef object error       # the exception, once it is unpickled
+    cdef object parts       # the pickled result until it is read, then None
     cdef bint is_error      # parts hold an exception
-    cdef object condition   # made when somebody needs it
-    cdef list waiters
+    cdef object condition   # created when it is first needed
+    cdef list waiters       # of concurrent.futures.wait and as_completed
     cdef list callbacks
-    cdef list internal_callbacks        # callbacks of our own, which no user's code can hold up
+    cdef list internal_callbacks  # callbacks of pympipool, which run no user code
     cdef CompletionSource source
     cdef public object function_name  # for error messages
-    cdef readonly long long run_ns    # how long the worker took; 0 as long as it is not known
-    cdef public unsigned int rows     # calls that it stands for, when it is that of a batch; else 0
-    cdef readonly long long submitted_ns  # of a traced call, see Times in trace_buffer.pxd; else 0
+    cdef readonly long long run_ns    # run time in the worker; 0 until it is known
+    cdef public unsigned int rows     # number of calls of a batch; 0 for a single call
+    cdef readonly long long submitted_ns  # of a traced call, see Times in trace_buffer.pxd; otherwise 0
     cdef long long ready_ns
-    cdef bint times_moved                     # the dispatcher has its times now, and records its end
-    cdef void *call         # the source's own; NULL while it has none
+    cdef bint times_moved   # the call has a copy of the times, and its end is recorded with them
+    cdef void *call         # belongs to the source; NULL if there is none
 
     cdef bint set_parts(self, object parts, bint is_error) except -1
     cdef bint set_error(self, object error) except -1

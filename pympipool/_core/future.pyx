@@ -1,18 +1,17 @@
 # cython: language_level=3
 """The future: a `concurrent.futures.Future` that costs a tenth of a microsecond.
 
-The standard library's future makes a condition, two lists and a dictionary for each call.
-This one keeps its state in C fields, makes the condition only when somebody waits with
-`wait`, `as_completed` or from a second thread, and unpickles a result only where
-somebody looks at it. The attributes that the standard library's functions touch
+The standard library's future creates a condition, two lists and a dictionary for each call. This one keeps its state in
+C fields. It creates the condition only when a thread waits with `wait` or `as_completed`, or when a second thread waits
+for a result. It unpickles a result only when that is read. The attributes that the standard library's functions use
 (`_condition`, `_state`, `_waiters`, ...) are properties over these fields.
 
-    submit ── future ──> user: result() ── CompletionSource.progress_until() ──> moves bytes itself while it waits
+    submit ── future ──> user: result() ── CompletionSource.progress_until() ──> makes progress while it waits
                  ^
-                 └── set_parts(), by whoever holds the GIL and has the bytes
+                 └── set_parts(), by the thread that holds the GIL and has received the bytes
 
-State changes are C code between two points where the GIL could go, so they need no lock
-unless a condition exists; then they hold it, as the standard library does.
+A state change is C code that does not release the GIL, so it needs no lock unless a condition exists. Then it holds the
+condition, as the standard library does.
 """
 
 import threading
@@ -31,58 +30,59 @@ cdef dict STATE_NAMES = {
 
 
 cdef class CompletionSource:
-    """Where a future's result comes from; what a future asks of it."""
+    """The origin of a future's result, with the requests that a future makes to it."""
 
     cdef bint progress_until(self, FutureCore future, double deadline_s) except -1:
-        """Works until the future is done or the deadline (monotonic, s; 0: none) has passed.
+        """Make progress until the future is done or the deadline (monotonic, s; 0: none) has passed.
 
-        False, at once: it cannot help (another thread does); wait on the condition.
+        Returns:
+            False, at once, if another thread makes progress already. The caller must then wait on the condition.
         """
         return False
 
     cdef int poll(self) except -1:
-        """Delivers what has arrived, without waiting."""
+        """Set the results that have arrived on their futures, without waiting."""
         return 0
 
     cdef bint try_cancel(self, FutureCore future) except -1:
-        """Takes a call back that has not begun; False when it has."""
+        """Take back the future's call if no worker has started it; return False if one has."""
         return False
 
     cdef bint is_started(self, FutureCore future) except -1:
-        """Whether a worker has begun the call."""
+        """Return True if a worker has started the call."""
         return False
 
     cdef int notify_when_done(self, FutureCore future) except -1:
-        """Says that somebody waits to be told of the end of this future."""
+        """Set the result of this future as soon as it arrives: a callback or another thread waits for it."""
         return 0
 
     cdef int record_cancelled(self, FutureCore future) except -1:
-        """Records the end of a traced future that was cancelled."""
+        """Record the end of a traced future that was cancelled."""
         return 0
 
     def load(self, parts, is_error):
-        """The result, or the exception, behind what set_parts was given."""
+        """Unpickle the result, or the exception, that was given to set_parts."""
         raise NotImplementedError
 
 
 cdef class FutureCore:
-    """State and behaviour of `Future`, which joins it with the standard library's class."""
+    """The state and behaviour of `Future`, which also inherits from the standard library's class."""
 
     def __init__(self):
-        pass  # and above all not the standard library's
+        pass  # in place of the standard library's, which would create the objects that this class avoids
 
     def __reduce__(self):
         raise TypeError(
             "a Future can neither be copied nor sent to another process. As an argument, also inside lists, tuples, sets and"
             " dicts, it is replaced by its result; inside of anything else take its result() first")
 
-    # ---- what the standard library's functions look at ----
+    # ---- attributes that the standard library's functions use ----
 
     @property
     def _condition(self):
         if self.condition is None:
             condition = Condition()
-            if self.condition is None:  # still: making it may have let go of the GIL
+            if self.condition is None:  # checked again: creating it may have released the GIL
                 self.condition = condition
             if self.status < CANCELLED and self.source is not None:
                 self.source.notify_when_done(self)
@@ -98,7 +98,7 @@ cdef class FutureCore:
     def _waiters(self):
         if self.waiters is None:
             waiters = []
-            if self.waiters is None:  # still: making it may have let go of the GIL
+            if self.waiters is None:  # checked again: creating it may have released the GIL
                 self.waiters = waiters
         return self.waiters
 
@@ -120,10 +120,10 @@ cdef class FutureCore:
         self.decode()
         return self.error
 
-    # ---- the public face ----
+    # ---- public methods ----
 
     def cancel(self):
-        """Cancels the call if no worker has begun it; tells whether it is cancelled."""
+        """Cancel the call if no worker has started it; return True if it is cancelled."""
         if self.status == CANCELLED:
             return True
         if self.status != PENDING:
@@ -145,31 +145,31 @@ cdef class FutureCore:
         return True
 
     def cancelled(self):
-        """True if the call was cancelled."""
+        """Return True if the call was cancelled."""
         return self.status == CANCELLED
 
     def running(self):
-        """True while a worker runs the call."""
+        """Return True while a worker runs the call."""
         if self.status == PENDING and self.call != NULL and self.source is not None:
             return self.source.is_started(self)
         return self.status == RUNNING
 
     def done(self):
-        """True if the call was cancelled or has ended."""
+        """Return True if the call was cancelled or has ended."""
         if self.status < CANCELLED and self.source is not None:
             self.source.poll()
         return self.status >= CANCELLED
 
     def result(self, timeout=None):
-        """What the call returned, waited for.
+        """Wait for the call and return its result.
 
         Args:
-            timeout: seconds to wait at most; None waits as long as it takes.
+            timeout: Seconds to wait at most; None waits without limit.
 
         Raises:
-            concurrent.futures.TimeoutError: the call has not ended in time.
-            concurrent.futures.CancelledError: the call was cancelled.
-            Exception: whatever the call raised.
+            concurrent.futures.TimeoutError: The call has not ended in time.
+            concurrent.futures.CancelledError: The call was cancelled.
+            Exception: The exception that the call raised.
         """
         if self.status < CANCELLED:
             self.wait(timeout)
@@ -181,11 +181,11 @@ cdef class FutureCore:
             try:
                 raise self.error
             finally:
-                self = None  # break the circle of exception, traceback, frame and future
+                self = None  # break the reference cycle of exception, traceback, frame and future
         return self.value
 
     def exception(self, timeout=None):
-        """What the call raised, or None when it returned; waits like `result`."""
+        """Wait like `result`; return the exception that the call raised, or None if it returned."""
         if self.status < CANCELLED:
             self.wait(timeout)
         if self.status == CANCELLED:
@@ -194,7 +194,7 @@ cdef class FutureCore:
         return self.error
 
     def add_done_callback(self, fn):
-        """Calls fn(future) when the call has ended or was cancelled; at once if it has."""
+        """Call fn(future) when the call has ended or was cancelled; at once if that has happened already."""
         self._done_callbacks.append(fn)
         if self.status >= CANCELLED:
             self.run_callbacks()
@@ -202,8 +202,10 @@ cdef class FutureCore:
             self.source.notify_when_done(self)
 
     def _add_internal_callback(self, fn):
-        """Like `add_done_callback`, for callbacks that do not run users' code: called by whoever
-        ends the future, without a detour."""
+        """Add a callback that runs no user code.
+
+        It is called directly in the thread that ends the future, not in the thread for callbacks.
+        """
         if self.internal_callbacks is None:
             internal_callbacks = []
             if self.internal_callbacks is None:
@@ -215,7 +217,7 @@ cdef class FutureCore:
             self.source.notify_when_done(self)
 
     def run_callbacks(self):
-        """Runs the callbacks, each of them once, whoever calls this."""
+        """Run each callback once, also when several threads call this."""
         callbacks = self.callbacks
         self.callbacks = None
         run_each(callbacks, self)
@@ -224,19 +226,19 @@ cdef class FutureCore:
 
     @property
     def has_result(self):
-        """True when the call has returned, as far as is known without unpickling what."""
+        """True if the call has returned a result, as far as is known without unpickling it."""
         return self.status == FINISHED and not self.is_error and self.error is None
 
     def pickled_result(self):
-        """The result as it came, [pickle, *buffers], as long as nobody has looked at it; else None."""
+        """Return the result as it was received, [pickle, *buffers], or None if it was unpickled already."""
         if self.status != FINISHED or self.is_error or self.parts is None:
             return None
         return self.parts if type(self.parts) is list else [self.parts]
 
-    # ---- for those who make results ----
+    # ---- setting results ----
 
     def set_running_or_notify_cancel(self):
-        """Marks the future as running; False if it was cancelled."""
+        """Mark the future as running; return False if it was cancelled."""
         if self.status == CANCELLED:
             return False
         if self.status != PENDING:
@@ -245,24 +247,24 @@ cdef class FutureCore:
         return True
 
     def set_result(self, result):
-        """Ends the future with a result."""
+        """End the future with a result."""
         if self.end(result, None, None, False):
             self.run_callbacks()
 
     def set_exception(self, exception):
-        """Ends the future with an exception."""
+        """End the future with an exception."""
         if self.end(None, exception, None, False):
             self.run_callbacks()
 
     cdef bint set_parts(self, object parts, bint is_error) except -1:
-        """Ends the future with bytes to unpickle later; True if callbacks are to be run."""
+        """End the future with bytes to unpickle later; return True if there are callbacks to run."""
         try:
             return self.end(None, None, parts, is_error)
         except InvalidStateError:
-            return False  # somebody outside was faster, while we waited for the condition
+            return False  # the user has ended it while this thread waited for the condition
 
     cdef bint set_error(self, object error) except -1:
-        """Ends the future with an exception; True if callbacks are to be run."""
+        """End the future with an exception; return True if there are callbacks to run."""
         try:
             return self.end(None, error, None, False)
         except InvalidStateError:
@@ -301,10 +303,10 @@ cdef class FutureCore:
         run_each(internal_callbacks, self)
         return 0
 
-    # ---- inside ----
+    # ---- waiting and unpickling ----
 
     cdef int wait(self, object timeout) except -1:
-        """Waits until the future is done; raises TimeoutError when the time is over."""
+        """Wait until the future is done; raise TimeoutError after the timeout."""
         cdef double deadline_s = 0
         if timeout is not None:
             deadline_s = monotonic() + max(<double>timeout, 0.0)
@@ -323,7 +325,7 @@ cdef class FutureCore:
         return 0
 
     cdef int decode(self) except -1:
-        """Unpickles the result, once; what that raises is the call's exception."""
+        """Unpickle the result, once. An exception in unpickling becomes the call's exception."""
         parts = self.parts
         if parts is None:
             return 0
@@ -356,6 +358,6 @@ cdef int run_each(list callbacks, object future) except -1:
 
 
 class Future(FutureCore, StandardFuture):
-    """What `Executor.submit` returns: a `concurrent.futures.Future`."""
+    """The future that `Executor.submit` returns: a `concurrent.futures.Future`."""
 
     __slots__ = ()

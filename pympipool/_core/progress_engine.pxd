@@ -1,4 +1,4 @@
-"""Who moves the bytes, and who sleeps meanwhile. See progress_engine.pyx."""
+"""The threads that make progress, and how they sleep and wake each other; see progress_engine.pyx."""
 
 from libc.stdint cimport int64_t
 

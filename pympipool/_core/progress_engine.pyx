@@ -1,18 +1,19 @@
 # cython: language_level=3, boundscheck=False, cdivision=True
-"""Who moves the bytes, and who sleeps meanwhile; in C, without the GIL.
+"""Decides which thread makes progress, that is, moves messages, and which threads sleep; in C, without the GIL.
 
 Three kinds of threads do rounds of `pump.pump`:
 
-    the mover      a thread of its own, when nobody else does. Parked, it sleeps on `progress_bell`, which workers
-                   ring. When many calls come in quick succession it naps a millisecond at a time instead, so
-                   that workers need not wake it for every result
-    a helper       a thread that waits for a future, one at a time. It takes the mover's place (`acquire_progress`)
-                   without waking it: it disarms the mover's doorbell, and sleeps on one of its own.
-                   When it leaves (`release_progress`) it arms the mover's again, and looks once more
-    a submitter    in passing
+    the progress thread   makes progress when no other thread does. It sleeps on `progress_bell`, which workers ring. When
+                          many calls come in quick succession it does short sleeps of a millisecond instead, so that
+                          workers need not wake it for every result.
+    a waiting thread      waits for a future; one at a time makes progress. It takes the place of the progress thread
+                          (`acquire_progress`) without waking it: it disarms `progress_bell` and sleeps on a doorbell of
+                          its own, `waiting_thread_bell`. When it stops (`release_progress`) it arms `progress_bell`
+                          again and checks for work once more.
+    a submitting thread   does one round in `submit`.
 
-So a round trip of one call in one thread needs no other thread, and yet none is ever without somebody
-who is woken for its result. tests/csrc/doorbell.pml holds the model of taking over and handing back.
+So a round trip of one call in one thread needs no other thread, and for every call there is always a thread that its
+result wakes. tests/csrc/doorbell.pml is the model of acquiring and releasing progress.
 """
 
 from libc.errno cimport EINTR
@@ -32,11 +33,11 @@ cdef extern from "<stdatomic.h>" nogil:
 
 cdef enum:
     SHORT_SLEEP_NS = 1_000_000
-    BUSY_SUBMITS = 32  # this many in a sleep_briefly: there will be more
+    BUSY_SUBMITS = 32  # calls submitted during one short sleep above which more calls are expected
 
 
 cdef void pump_and_notify(Core *core) noexcept nogil:
-    """One round, and whoever has to know of its results is told. The lock is held."""
+    """Do one round of `pump` and wake the thread that must handle its results. The caller holds the lock."""
     pump(core)
     if (core.waiting_thread_untimed if core.progress_acquired else core.progress_thread_untimed) and next_deadline_ns(core) >= 0:
         announce_deadline(core)
@@ -49,7 +50,7 @@ cdef void pump_and_notify(Core *core) noexcept nogil:
 
 
 cdef void announce_deadline(Core *core) noexcept nogil:
-    """From now on a call can be late, and only somebody who looks will notice. The lock is held."""
+    """Wake the thread that sleeps without a timeout: from now on a call can be late. The caller holds the lock."""
     if core.progress_acquired:
         core.waiting_thread_untimed = False
         wake_waiting_thread(core)
@@ -59,7 +60,7 @@ cdef void announce_deadline(Core *core) noexcept nogil:
 
 
 cdef c_bool has_work(void *context) noexcept nogil:
-    """Whether a round would bring something. Says yes when it cannot know."""
+    """Return True if a round of `pump` would do something, or if that cannot be known because the lock is taken."""
     cdef Core *core = <Core *>context
     cdef bint news
     if core.done.first != NULL or (core.progress_acquired and core.recheck_requested):
@@ -77,19 +78,20 @@ cdef c_bool has_work(void *context) noexcept nogil:
     return news
 
 
-# ---- the mover ----
+# ---- the progress thread ----
 
 cdef void sleep_briefly(Core *core) noexcept nogil:
+    """Sleep for SHORT_SLEEP_NS, or until another thread of the master rings. Workers do not ring this doorbell."""
     pmp_doorbell_arm(&core.short_sleep_bell)
     pmp_doorbell_sleep(&core.short_sleep_bell, SHORT_SLEEP_NS)
     pmp_doorbell_disarm(&core.short_sleep_bell)
 
 
 cdef void sleep_until_rung(Core *core, int64_t timeout_ns) noexcept nogil:
-    """Sleeps until a worker rings."""
+    """Sleep until a worker rings, or until the timeout; a negative timeout is none."""
     core.progress_thread_asleep = True
     pmp_doorbell_arm(core.progress_bell)
-    # the fence in arm orders these looks after it
+    # The fence in arm orders these checks after it.
     if core.progress_acquired or core.stopping or has_work(core) or (timeout_ns < 0 and not core.progress_thread_untimed):
         pmp_doorbell_disarm(core.progress_bell)
     else:
@@ -98,7 +100,7 @@ cdef void sleep_until_rung(Core *core, int64_t timeout_ns) noexcept nogil:
 
 
 cdef void run_progress_thread(Core *core) noexcept nogil:
-    """The mover's life."""
+    """Run the progress thread until `stopping` is set."""
     cdef uint64_t submitted = 0
     cdef bint undelivered = False
     cdef int64_t tick
@@ -107,7 +109,7 @@ cdef void run_progress_thread(Core *core) noexcept nogil:
         pthread_mutex_lock(&core.lock)
         pump_and_notify(core)
         if undelivered and core.done.first != NULL and not core.progress_acquired:
-            request_completion(core)  # nobody came for these results in a sleep_briefly's time
+            request_completion(core)  # no thread has fetched these results during a short sleep
         undelivered = core.done.first != NULL
         tick = next_deadline_ns(core)
         busy = core.submitted - submitted > BUSY_SUBMITS
@@ -121,22 +123,22 @@ cdef void run_progress_thread(Core *core) noexcept nogil:
 
 
 cdef void wake_progress_thread(Core *core) noexcept nogil:
-    """Ends the mover's sleep_briefly or sleep."""
+    """End the current sleep of the progress thread, short or not."""
     pmp_doorbell_ring(&core.short_sleep_bell)
     pmp_doorbell_ring(core.progress_bell)
 
 
-# ---- the helper ----
+# ---- a waiting thread ----
 
 cdef void acquire_progress(Core *core) noexcept nogil:
-    """Makes the calling thread the one that workers wake, without waking the mover."""
+    """Make the calling thread the one that workers wake, without waking the progress thread."""
     core.progress_acquired = True
-    full_fence(SEQ_CST)  # either the mover sees this, or we disarm what it armed
+    full_fence(SEQ_CST)  # either the progress thread sees this store, or this thread disarms what that one armed
     pmp_doorbell_disarm(core.progress_bell)
 
 
 cdef bint has_missed_deadline(Core *core) noexcept nogil:
-    """Whether the mover sleeps until it is rung although a call can be late by now."""
+    """Return True if the progress thread sleeps without a timeout although a call can be late by now."""
     pthread_mutex_lock(&core.lock)
     cdef bint missed = core.progress_thread_untimed and next_deadline_ns(core) >= 0
     pthread_mutex_unlock(&core.lock)
@@ -144,19 +146,20 @@ cdef bint has_missed_deadline(Core *core) noexcept nogil:
 
 
 cdef void release_progress(Core *core) noexcept nogil:
-    """Puts the mover back in its place: arms its doorbell for it if it still sleeps there."""
+    """Return progress to the progress thread: arm its doorbell on its behalf if it still sleeps there."""
     core.progress_acquired = False
     core.recheck_requested = False
     full_fence(SEQ_CST)
     if not core.progress_thread_asleep:
-        return  # it naps or moves, and will see to itself
+        return  # it is in a short sleep or makes progress, and will arm its doorbell itself
     pmp_doorbell_arm(core.progress_bell)
-    if core.stopping or has_work(core) or has_missed_deadline(core):  # stop() rang in vain while we had its bell disarmed
+    # `stopping` is checked because stop() rang in vain while this thread had the doorbell disarmed.
+    if core.stopping or has_work(core) or has_missed_deadline(core):
         pmp_doorbell_ring(core.progress_bell)
 
 
 cdef bint may_stall_worker(Core *core) noexcept nogil:
-    """Whether a worker may soon have nothing to do until bytes are moved. The lock is held."""
+    """Return True if a worker may soon have nothing to do unless messages are moved. The caller holds the lock."""
     for i in range(core.worker_count):
         if (core.workers[i].sending != NULL or core.workers[i].results.busy
                 or core.workers[i].in_flight.length == 1):
@@ -165,16 +168,22 @@ cdef bint may_stall_worker(Core *core) noexcept nogil:
 
 
 cdef pmp_spinner *select_spinner(Core *core) noexcept nogil:
-    """Where there is a core to spare, or somebody waits for us, it pays to spin up to the limit; else the core is of
-    more use to a worker, and nobody minds if we sleep. The lock is held."""
+    """Return the spinner for the next wait. The caller holds the lock.
+
+    It pays to spin up to the limit if there is a core to spare, or if a worker waits for the master. Otherwise the core is
+    of more use to a worker, and no worker loses time if the master sleeps.
+    """
     if core.core_count > 1 and (core.worker_count < core.core_count or may_stall_worker(core)):
         return &core.waiting_thread_spinner
     return &core.no_spin_spinner
 
 
 cdef int wait_for_completion(Core *core, int64_t timeout_ns) noexcept nogil:
-    """Moves bytes until something is done. Returns 1 (something is), 0 (time over, recheck_requested)
-    or -EINTR (a signal came)."""
+    """Make progress until a call is done.
+
+    Returns:
+        1 (a call is done), 0 (timeout, or a recheck was requested) or -EINTR (a signal was received).
+    """
     cdef int64_t deadline_ns = pmp_now_ns() + timeout_ns
     cdef int64_t left_ns
     cdef int64_t tick
@@ -207,13 +216,14 @@ cdef int wait_for_completion(Core *core, int64_t timeout_ns) noexcept nogil:
 
 
 cdef void wake_waiting_thread(Core *core) noexcept nogil:
-    """Makes the progress_acquired thread, if there is one, look at its future again."""
-    full_fence(SEQ_CST)  # either it sees the future's new state, or we see that it helps
+    """Make the waiting thread that has acquired progress, if there is one, check its future again."""
+    full_fence(SEQ_CST)  # either it sees the future's new state, or this thread sees that it has acquired progress
     if core.progress_acquired:
         core.recheck_requested = True
         pmp_doorbell_ring(core.waiting_thread_bell)
 
 
 cdef void request_completion(Core *core) noexcept nogil:
+    """Wake the completion thread."""
     core.completion_requested = True
     pmp_doorbell_ring(&core.completion_bell)

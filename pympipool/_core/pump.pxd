@@ -1,4 +1,4 @@
-"""The movement of bytes in the master: calls to workers, results back. See pump.pyx."""
+"""The movement of messages between master and workers; see pump.pyx."""
 
 from pympipool._core.types cimport Call, Core, Worker
 from pympipool._core.trace_buffer cimport Outcome

@@ -1,17 +1,17 @@
 # cython: language_level=3, boundscheck=False, cdivision=True
-"""The movement of bytes in the master, in C: no Python object is touched and no GIL needed.
+"""Moves messages between the master and its workers, in C: touches no Python object and needs no GIL.
 
-                     ┌──────── waiting ◄──── taken back ─────┐
+                     ┌──────── waiting ◄──── recalled ───────┐
     submit ─────────►│ calls   │                             │
-                     └───┬─────┘                    ┌────────┴───────┐
-                         └─ dispatch_waiting: choose, send ──►│ line of worker │──► ring ──► worker
-                     ┌─────────┐                    └────────┬───────┘
+                     └───┬─────┘                     ┌───────┴────────┐
+                         └─ dispatch_waiting: send ─►│ calls in flight│──► ring ──► worker
+                     ┌─────────┐                     └───────┬────────┘
     deliver ◄────────│  done   │◄──── drain: receive ────────┘◄─────── ring ◄──┘
                      └─────────┘
 
-`pump` does one round of this, and whoever holds `core.lock` may do it; who does when is the matter of
-`progress_engine.pyx`. Nobody waits for the GIL while holding the lock, and results are only put on `done` here; with the
-GIL, `dispatcher.pyx` hands them to the futures.
+`pump` does one round of this. Any thread that holds `core.lock` may call it; `progress_engine.pyx` decides which thread
+does so and when. No thread waits for the GIL while it holds the lock. Results are only added to `done` here;
+`completion.pyx` sets them on their futures, with the GIL.
 """
 
 from libc.errno cimport EAGAIN, EBADMSG, ENOMEM
@@ -33,7 +33,7 @@ from pympipool._core.ring cimport (
 # ---- from workers: drain ----
 
 cdef int keep_result(Call *call, pmp_receiver *results) noexcept nogil:
-    """Moves a received message into the call: takes it over, or copies it out of the ring."""
+    """Store a received message in its call: take over its buffers, or copy it out of the ring. Errors: -ENOMEM."""
     cdef uint32_t count = results.head.part_count
     if results.head.id & PMP_TRACED:
         count -= 1
@@ -61,45 +61,45 @@ cdef int keep_result(Call *call, pmp_receiver *results) noexcept nogil:
 
 
 cdef void record_unanswered(Core *core, Worker *worker, Call *call, Outcome outcome) noexcept nogil:
-    """Records the end of a traced call that no worker has answered. The lock is held; worker may be NULL."""
-    cdef Record what
+    """Record the end of a traced call that no worker has answered. The caller holds the lock; worker may be NULL."""
+    cdef Record entry
     if call.times.submitted_ns == 0 or core.recording == NULL:
         return
-    what.times = call.times
-    what.started_ns = what.ended_ns = 0
-    what.received_ns = pmp_now_ns()
-    what.worker = 0
-    what.outcome = outcome
-    what.stamp_count = 0
+    entry.times = call.times
+    entry.started_ns = entry.ended_ns = 0
+    entry.received_ns = pmp_now_ns()
+    entry.worker = 0
+    entry.outcome = outcome
+    entry.stamp_count = 0
     if worker != NULL:
-        what.worker = worker.number
+        entry.worker = worker.number
         if is_claimed(worker, call):
-            what.started_ns = max(worker.front_since_ns, call.times.sent_ns)  # about: it has told nothing
-    record(core.recording, &what, NULL)
+            entry.started_ns = max(worker.front_since_ns, call.times.sent_ns)  # approximate: the worker has reported no times
+    record(core.recording, &entry, NULL)
 
 
 cdef int record_answer(Core *core, Worker *worker, Call *call, int64_t now_ns) noexcept nogil:
-    """Records the call that was answered with its times, in the last part of the answer."""
-    cdef Record what
-    cdef pmp_part *told = &worker.results.parts[worker.results.head.part_count - 1]
-    cdef int64_t *stamps = <int64_t *>told.data
-    if worker.results.head.part_count < 2 or told.size_bytes < 16 or told.size_bytes % 8:
+    """Record a traced call with the times that its worker sent in the last part of the answer. Errors: -EBADMSG."""
+    cdef Record entry
+    cdef pmp_part *sent_times = &worker.results.parts[worker.results.head.part_count - 1]
+    cdef int64_t *stamps = <int64_t *>sent_times.data
+    if worker.results.head.part_count < 2 or sent_times.size_bytes < 16 or sent_times.size_bytes % 8:
         return -EBADMSG
     if core.recording == NULL or call.times.submitted_ns == 0:
         return 0
-    what.times = call.times
-    what.started_ns = stamps[0]
-    what.ended_ns = stamps[1]
-    what.received_ns = now_ns if now_ns > stamps[1] else pmp_now_ns()
-    what.worker = worker.number
-    what.outcome = RAISED if worker.results.head.kind == PMP_ERROR else RETURNED
-    what.stamp_count = <uint32_t>(told.size_bytes // 8 - 2)
-    record(core.recording, &what, stamps + 2)
+    entry.times = call.times
+    entry.started_ns = stamps[0]
+    entry.ended_ns = stamps[1]
+    entry.received_ns = now_ns if now_ns > stamps[1] else pmp_now_ns()
+    entry.worker = worker.number
+    entry.outcome = RAISED if worker.results.head.kind == PMP_ERROR else RETURNED
+    entry.stamp_count = <uint32_t>(sent_times.size_bytes // 8 - 2)
+    record(core.recording, &entry, stamps + 2)
     return 0
 
 
 cdef int complete(Core *core, Worker *worker, int64_t now_ns) noexcept nogil:
-    """Takes the received result of the first call in the line."""
+    """Move the worker's first call in flight, whose result was received, to `done`. Errors: -EBADMSG, -ENOMEM."""
     cdef pmp_head *head = &worker.results.head
     cdef Call *call = worker.in_flight.first
     if (call == NULL or call.id != head.id or call == worker.sending
@@ -129,9 +129,9 @@ cdef int complete(Core *core, Worker *worker, int64_t now_ns) noexcept nogil:
 
 
 cdef int on_recalled(Core *core, Worker *worker) noexcept nogil:
-    """Has a call wait again that was sent ahead to another host and was not begun there.
+    """Requeue a call that was sent ahead to another host and not started there. Errors: -EBADMSG.
 
-    What is behind it in the line comes back with it, so that calls keep their order.
+    The calls behind it are requeued first, so that calls keep their order.
     """
     cdef Call *call = worker.in_flight.last
     while call != NULL and call.id != worker.results.head.id:
@@ -150,7 +150,7 @@ cdef int on_recalled(Core *core, Worker *worker) noexcept nogil:
 
 
 cdef int drain(Core *core, Worker *worker) noexcept nogil:
-    """Takes all results that a worker has sent."""
+    """Receive all results that a worker has sent; return 0, or the negative errno that makes the worker unusable."""
     cdef int64_t now_ns = pmp_now_ns()
     cdef int code
     while True:
@@ -167,14 +167,14 @@ cdef int drain(Core *core, Worker *worker) noexcept nogil:
             worker.failure = code
             core.corrupt = True
             break
-    pmp_doorbell_ring(worker.bell)  # it may wait for room
+    pmp_doorbell_ring(worker.bell)  # the worker may be waiting for room
     return worker.failure
 
 
 # ---- to workers: dispatch_waiting ----
 
 cdef bint send_function(Worker *worker, Call *call) noexcept nogil:
-    """Sends the function unless the worker has it; True when the worker has it then."""
+    """Send the call's function unless the worker has it; return True if the worker has it afterwards."""
     cdef Function *function = call.function
     cdef pmp_head head
     if function == NULL or worker.known[function.number % PMP_FUNCTION_CACHE_SIZE] == function.number:
@@ -190,9 +190,9 @@ cdef bint send_function(Worker *worker, Call *call) noexcept nogil:
 
 
 cdef bint send_call(Worker *worker, Call *call) noexcept nogil:
-    """Sends a call, or its next fragments; False when nothing of it is on its way.
+    """Send a call, or its next fragments; return False if no part of it could be sent.
 
-    The call is in the worker's line as soon as anything of it was sent.
+    The call is in flight as soon as any part of it was sent.
     """
     cdef pmp_head head
     cdef uint64_t position = UINT64_MAX
@@ -221,7 +221,7 @@ cdef bint send_call(Worker *worker, Call *call) noexcept nogil:
 
 
 cdef bint send_reserved(Core *core, Worker *worker, Call *call) noexcept nogil:
-    """Gives a call to the worker that was started for it: it has begun, there is no taking back."""
+    """Send a call to the worker that was started for it; return False if there was no room. It cannot be recalled."""
     call.estimate_ns = estimate(core, call)
     call.times.sent_ns = pmp_now_ns()
     if not send_call(worker, call):
@@ -231,7 +231,7 @@ cdef bint send_reserved(Core *core, Worker *worker, Call *call) noexcept nogil:
 
 
 cdef void dispatch_waiting(Core *core, int64_t now_ns) noexcept nogil:
-    """Goes on with messages in fragments, then sends waiting calls as long as workers take them."""
+    """Send the next fragments of large calls, then waiting calls as long as there are workers for them."""
     cdef Worker *worker
     cdef Call *call
     for i in range(core.worker_count):
@@ -254,7 +254,7 @@ cdef void dispatch_waiting(Core *core, int64_t now_ns) noexcept nogil:
 # ---- one round ----
 
 cdef void pump(Core *core) noexcept nogil:
-    """One round: results in, calls out. The lock is held."""
+    """Do one round: receive results, recall calls that would wait too long, send calls. The caller holds the lock."""
     cdef Worker *worker
     cdef int64_t now_ns
     for i in range(core.worker_count):

@@ -1,4 +1,4 @@
-"""csrc for Cython: what master and worker share."""
+"""Declarations of csrc for Cython, and the classes of ring.pyx that other modules use."""
 
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -107,7 +107,7 @@ cdef class Segment:
 
 
 cdef class Buffer:
-    # A block, seen through the buffer protocol; writable.
+    # A buffer of the pool, writable through the buffer protocol.
     cdef void *data
     cdef Py_ssize_t size
 
@@ -117,9 +117,9 @@ cdef object part_to_object(pmp_part *part, bint owned, bint as_bytes)
 
 
 cdef class Parts:
-    # The memory of a message's parts, held while C code reads it.
+    # The buffers of a message's parts, exported while C code reads them.
     cdef Py_buffer *views
-    cdef pmp_part *parts  # has room for one more
+    cdef pmp_part *parts  # has room for one more part
     cdef uint32_t count
     cdef uint32_t view_count
 

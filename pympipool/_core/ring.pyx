@@ -3,12 +3,11 @@
 
     master                                                     worker
     Segment, link_segment() -- descriptors over a socket -->   Segment.attach()
-    _dispatch (C calls)     <-- rings and doorbells in them --> Channel
+    dispatcher.pyx          <-- rings and doorbells in them --> Channel
 
-`Channel` is the worker's side. The master's side of many channels at once is the
-dispatcher; `MasterChannel` is that side of a single one, for tools and tests.
-A message goes in as parts (objects with the buffer protocol) and comes out as parts:
-bytes, or a `Buffer` for what is large or out of band, which is private and writable.
+`Channel` is the worker's side. The dispatcher is the master's side of many channels at once; `MasterChannel` is that
+side of a single one, for tools and tests. A message is sent as parts (objects with the buffer protocol) and received as
+parts: bytes, or a private, writable `Buffer` for each part that is large or out of band.
 """
 
 from cpython.buffer cimport (
@@ -31,7 +30,7 @@ RECALLED = PMP_RECALLED
 TRACED = PMP_TRACED
 
 PARTS_MAX = PMP_PARTS_MAX
-"""Most parts of one message, the pickle included."""
+"""Largest number of parts of one message, the pickle included."""
 
 FUNCTION_CACHE_SIZE = PMP_FUNCTION_CACHE_SIZE
 """Number of functions that a worker keeps: function number n lies in slot n modulo FUNCTION_CACHE_SIZE."""
@@ -43,24 +42,27 @@ OVERDUE_NS = PMP_OVERDUE_NS
 """Time that a call may run, at least, before no other call should wait behind it, ns."""
 
 RING_CAPACITY = 1 << 19
-"""Bytes of each of the two rings of a link; measured: more brings no speed, less costs some."""
+"""Bytes of each of the two rings of a link. Measured: larger rings are not faster, smaller ones are slower."""
 
-SPIN_NS = 100_000  # about what it costs when both sides sleep, and are woken
+SPIN_NS = 100_000  # longest spinning before a sleep; about the cost of a round trip in which both sides sleep
 cdef int64_t NS_PER_S = 1_000_000_000
 
 
 cdef int raise_errno(int code, str what) except -1:
-    """Raises the OSError (or MemoryError) for a negative errno from csrc."""
+    """Raise the OSError for a negative errno from csrc."""
     raise OSError(-code, f"{what}: {os.strerror(-code)}")
 
 
 cdef int64_t spin_limit_ns():
-    """Spinning pays where another core can do the work waited for: the peer may run on one that we are not bound to."""
+    """Return how long a worker may spin: only if there is a second core, which can run the peer.
+
+    All cores of the machine count, since the peer may run on a core that this process is not bound to.
+    """
     return SPIN_NS if (os.cpu_count() or 1) > 1 else 0
 
 
 cdef int usable_cores() except -1:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -70,11 +72,11 @@ cdef class Segment:
     """Memory that two processes of one host share.
 
     Args:
-        size_bytes: the least size; rounded up to whole pages.
-        posix: use POSIX shared memory (limited by /dev/shm) even where there is memfd.
+        size_bytes: The smallest size; rounded up to whole pages.
+        posix: Use POSIX shared memory (limited by /dev/shm) even where there is memfd.
 
     Raises:
-        OSError: ENOSPC or ENOMEM when there is not enough memory for all of its pages.
+        OSError: ENOSPC or ENOMEM if there is not enough memory for all pages of the segment.
     """
 
     def __cinit__(self, Py_ssize_t size_bytes, *, bint posix=False):
@@ -89,7 +91,7 @@ cdef class Segment:
 
     @staticmethod
     def attach(int descriptor):
-        """Maps the segment behind a descriptor; takes the descriptor over."""
+        """Map the segment of a descriptor. The segment owns the descriptor afterwards."""
         cdef Segment segment = Segment.__new__(Segment, -1)
         code = pmp_shm_attach(&segment.shm, descriptor)
         if code < 0:
@@ -104,7 +106,7 @@ cdef class Segment:
         return self.shm.descriptor
 
     def close_descriptor(self):
-        """Closes the descriptor; the memory stays mapped."""
+        """Close the descriptor; the memory stays mapped."""
         if self.shm.descriptor >= 0:
             os.close(self.shm.descriptor)
             self.shm.descriptor = -1
@@ -119,7 +121,7 @@ cdef class Segment:
 
 
 def link_segment(Py_ssize_t capacity=RING_CAPACITY):
-    """A fresh segment laid out as a link with two rings of capacity bytes each."""
+    """Return a new segment that holds a link with two rings of capacity bytes each."""
     cdef Segment segment = Segment(pmp_link_footprint(capacity))
     code = pmp_link_init(segment.memory(), segment.shm.size_bytes, capacity)
     if code < 0:
@@ -128,12 +130,12 @@ def link_segment(Py_ssize_t capacity=RING_CAPACITY):
 
 
 def doorbell_segment():
-    """A fresh segment for the two doorbells of a master."""
+    """Return a new segment for the two doorbells of a master."""
     return Segment(2 * sizeof(pmp_doorbell))
 
 
 def start_watchdog(int descriptor):
-    """Ends this process (SIGKILL) as soon as the peer of this socket is gone."""
+    """Start the thread that ends this process (SIGKILL) as soon as the peer of this socket is gone."""
     code = pmp_watchdog_start(descriptor)
     if code < 0:
         raise_errno(code, "the watchdog did not start")
@@ -143,7 +145,7 @@ cdef pmp_buffer_pool *buffer_pool = pmp_buffer_pool_create()
 
 
 cdef pmp_buffer_pool *process_buffer_pool() noexcept nogil:
-    """Where large messages find memory that is warm; of all channels of this process."""
+    """Return the buffer pool that all channels of this process share. It keeps the memory of large messages warm."""
     return buffer_pool
 
 
@@ -159,10 +161,10 @@ cdef class Buffer:
 
 
 def new_buffer(Py_ssize_t size_bytes):
-    """A Buffer to be filled, in memory that is warm where possible; what is in it is undefined.
+    """Return a Buffer with undefined contents, in warm memory if possible.
 
     Raises:
-        MemoryError: there is no memory for it.
+        MemoryError: There is no memory for it.
     """
     cdef Buffer buffer = Buffer.__new__(Buffer)
     buffer.size = size_bytes
@@ -173,13 +175,15 @@ def new_buffer(Py_ssize_t size_bytes):
 
 
 def retain_malloc_memory():
-    """Has malloc keep freed memory for the next message. For a worker: what it sets holds for the whole process."""
+    """Make malloc keep freed memory for the next message. Only for workers, since it affects the whole process."""
     pmp_malloc_retain()
 
 
 cdef object part_to_object(pmp_part *part, bint owned, bint as_bytes):
-    """A received part as a Python object: a Buffer that takes the part over where it is an owned
-    block, else bytes or a Buffer with a copy."""
+    """Return a received part as a Python object.
+
+    An owned part becomes a Buffer that takes the part's memory over. Any other part is copied, into bytes or a Buffer.
+    """
     cdef Buffer buffer
     if as_bytes and not owned:
         return PyBytes_FromStringAndSize(<char *>part.data, part.size_bytes)
@@ -197,11 +201,11 @@ cdef object part_to_object(pmp_part *part, bint owned, bint as_bytes):
 
 
 cdef class Parts:
-    """Exports the buffers of parts until it is deallocated.
+    """The buffers of a message's parts, exported until this object is deallocated.
 
     Raises:
-        ValueError: no part, or more than PARTS_MAX.
-        TypeError, BufferError: a part without contiguous memory.
+        ValueError: There is no part, or more than PARTS_MAX.
+        TypeError, BufferError: A part has no contiguous memory.
     """
 
     def __cinit__(self, parts):
@@ -240,8 +244,8 @@ cdef class Channel:
     """The worker's side of a link.
 
     Args:
-        link: the segment of this worker.
-        doorbells: the segment with the master's two doorbells.
+        link: The segment of this worker.
+        doorbells: The segment with the master's two doorbells.
     """
 
     cdef Segment link
@@ -253,8 +257,8 @@ cdef class Channel:
     cdef int peer_bell_count
     cdef bint rings_after_message  # a worker may wait for room for its next result; a master never does
     cdef pmp_spinner spinner
-    cdef int64_t received_ns      # when the last message was taken
-    cdef readonly list stamps     # what else is to be told of its times; emptied when it is answered
+    cdef int64_t received_ns      # time at which the last message was received
+    cdef readonly list stamps     # further times of a traced call, ns; sent with the answer and then cleared
 
     def __cinit__(self, Segment link not None, Segment doorbells not None):
         self.link = link
@@ -299,16 +303,16 @@ cdef class Channel:
             PyErr_CheckSignals()
 
     def receive(self, timeout=None):
-        """The next message, waited for.
+        """Wait for the next message and return it.
 
         Args:
-            timeout: seconds; None waits for ever.
+            timeout: Seconds; None waits without limit.
 
         Returns:
-            (kind, id, tag, parts), or None when the time is over.
+            (kind, id, tag, parts), or None after the timeout.
 
         Raises:
-            OSError: EBADMSG (the ring is damaged) or ENOMEM; the channel is unusable then.
+            OSError: EBADMSG (the ring is corrupt) or ENOMEM. The channel is unusable afterwards.
         """
         cdef int64_t deadline_ns = -1
         if timeout is not None:
@@ -323,7 +327,7 @@ cdef class Channel:
             if code != -EAGAIN:
                 raise_errno(code, "receiving failed")
             if self.receiver.busy:
-                self.ring_peer()  # it may wait for room for its next fragment
+                self.ring_peer()  # the peer may be waiting for room for its next fragment
             if not self.wait(has_record, &self.receiver, deadline_ns):
                 return None
 
@@ -338,13 +342,17 @@ cdef class Channel:
         return head.kind, head.id, head.tag, parts
 
     def send(self, int kind, uint64_t id, uint64_t tag, parts, timeout=None):
-        """Sends a message; returns when its last byte is on its way.
+        """Send a message; return when its last byte is in the ring.
 
         Args:
-            timeout: seconds; None waits for ever.
+            kind: Of the message, see csrc/channel.h.
+            id: Of the call.
+            tag: Depends on the kind.
+            parts: Bytes-like objects.
+            timeout: Seconds; None waits without limit.
 
         Returns:
-            False when the time was over before: then the same message must be sent again, which goes on with it.
+            False if the timeout came first. The same message must then be sent again, which continues it.
         """
         cdef int64_t deadline_ns = -1
         if timeout is not None:
@@ -352,29 +360,32 @@ cdef class Channel:
         return self.send_parts(kind, id, tag, Parts(parts), deadline_ns)
 
     def answer(self, int kind, uint64_t id, parts, int64_t run_ns=-1):
-        """Sends the answer to the call that was received last, with its times and `stamps` if these are wanted.
+        """Send the answer to the call that was received last. If the call is traced, its times and `stamps` are added.
 
         Args:
-            run_ns: how long it took; default: since it was received.
+            kind: RESULT or ERROR.
+            id: Of the call.
+            parts: Bytes-like objects.
+            run_ns: Run time of the call. Default: the time since the call was received.
         """
         cdef Parts held = Parts(parts)
         cdef int64_t times[2]
         cdef int64_t ended_ns = pmp_now_ns()
-        cdef bytes told
+        cdef bytes sent_times
         if run_ns < 0:
             run_ns = ended_ns - self.received_ns
         if id & PMP_TRACED:
             times[0] = self.received_ns
             times[1] = ended_ns
             if self.stamps:
-                told = (<char *>times)[:sizeof(times)] + self.taken_stamps()
-                held.append(<char *>told, len(told))
+                sent_times = (<char *>times)[:sizeof(times)] + self.taken_stamps()
+                held.append(<char *>sent_times, len(sent_times))
             else:
                 held.append(times, sizeof(times))
         self.send_parts(kind, id, run_ns, held, -1)
 
     cdef bytes taken_stamps(self):
-        """The stamps as they travel; there are none then."""
+        """Return the stamps as int64 in bytes, and clear them."""
         cdef Py_ssize_t count = len(self.stamps)
         cdef bytes taken = PyBytes_FromStringAndSize(NULL, count * sizeof(int64_t))
         cdef int64_t *stamps = <int64_t *><char *>taken
@@ -401,7 +412,7 @@ cdef class Channel:
                 return False
 
     def is_drained(self):
-        """Whether the other side has taken, and done with, all that was sent."""
+        """Return True if the other side has received and processed all that was sent."""
         return bool(pmp_ring_is_empty(&self.sender.producer))
 
 
@@ -409,7 +420,7 @@ cdef class MasterChannel(Channel):
     """The master's side of a single link, for tools and tests; without a dispatcher."""
 
     def __cinit__(self, Segment link not None, Segment doorbells not None):
-        self.open()  # again: while the base class is being made, its own open is called
+        self.open()  # again: the base class has called its own `open`
 
     cdef int open(self) except -1:
         code = pmp_link_open_master(self.link.memory(), self.link.shm.size_bytes,

@@ -1,19 +1,19 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Loops over very many items, at the speed of C: what `Executor.map` does for each of them."""
+"""The loops of `Executor.map` over single items, at the speed of C."""
 
 
 def all_types_in(values not None, kinds not None):
-    """Whether every value has one of these types, and not a subclass of one.
+    """Return True if the type of every value is one of these. A subclass of one does not count.
 
     Args:
-        values: any collection.
-        kinds: a set of types.
+        values: Any collection.
+        kinds: A set of types.
 
     Examples:
         >>> all_types_in([1, 2.0], {int, float}), all_types_in((1, True), {int})
         (True, False)
     """
-    cdef object seen = None  # the type of the value before: mostly they are alike
+    cdef object seen = None  # the type of the previous value: most values have the same type
     for value in values:
         if type(value) is not seen:
             if type(value) not in kinds:
@@ -22,35 +22,36 @@ def all_types_in(values not None, kinds not None):
     return True
 
 
-def freeze_all(list results not None, values, kinds not None, keep not None):
-    """Appends all values to the results: those of these types as they are, all others as what keep(value) makes of them.
+def freeze_all(list results not None, values, kinds not None, freeze not None):
+    """Append all values to the results: unchanged if their type is one of these, otherwise as freeze(value) returns them.
 
     Args:
-        results: stays as it was then when the values, or keep, raise.
-        values: an iterator.
-        kinds: a set of types.
+        results: Keeps what was appended so far if the iterator or freeze raises.
+        values: An iterator.
+        kinds: A set of types.
+        freeze: Called with each value of another type.
 
     Examples:
-        >>> kept = []
-        >>> freeze_all(kept, iter([1, [2], "3"]), {int, str}, repr)
-        >>> kept
+        >>> frozen = []
+        >>> freeze_all(frozen, iter([1, [2], "3"]), {int, str}, repr)
+        >>> frozen
         [1, '[2]', '3']
     """
-    cdef object seen = None  # the type of the value before that was left as it is
+    cdef object seen = None  # the type of the last value that was appended unchanged
     for value in values:
         if type(value) is not seen:
             if type(value) in kinds:
                 seen = type(value)
             else:
-                value = keep(value)
+                value = freeze(value)
         results.append(value)
 
 
 cdef class ConsumingIterator:
-    """Iterates over the items of lists, and takes them out of these: nothing is kept that was handed out.
+    """An iterator over the items of lists that removes each item from its list, so that no returned item is kept alive.
 
     Args:
-        lists: an iterator of lists, asked for the next one when the one before is used up.
+        lists: An iterator of lists; advanced when the items of the current list are used up.
 
     Examples:
         >>> list(ConsumingIterator(iter([[1, 2], [], [3]])))

@@ -1,4 +1,4 @@
-"""Records of calls; see trace_buffer.pyx."""
+"""Records of traced calls; see trace_buffer.pyx."""
 
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -8,27 +8,27 @@ cdef enum Outcome:
     RETURNED
     RAISED
     CANCELLED
-    FAILED  # without an answer: its worker died, an input failed, it could not be pickled
+    FAILED  # without an answer: the worker died, an input failed, or the call could not be pickled
 
 
 cdef struct Times:
-    # What a call carries along until it ends. Clock: pmp_now_ns.
-    int64_t submitted_ns  # also names the call: no two are alike; 0: the call is not traced
-    int64_t ready_ns      # its inputs were there, and it was pickled
+    # The times of a call that has not ended. Clock: pmp_now_ns.
+    int64_t submitted_ns  # unique, so it also identifies the call; 0: the call is not traced
+    int64_t ready_ns      # all inputs had arrived and the call was pickled
     int64_t sent_ns
-    uint32_t name         # of the function, see Recorder
-    uint32_t size         # calls that it stands for
+    uint32_t name         # index of the function's name, see Recorder
+    uint32_t size         # number of calls that it stands for
 
 
 cdef struct Record:
-    # As it is handed to Python: RECORD_FORMAT.
+    # Python reads it with RECORD_FORMAT.
     Times times
-    int64_t started_ns    # by the worker's clock; 0: it was not, or nobody knows when
-    int64_t ended_ns
-    int64_t received_ns   # when the master knew of its end
+    int64_t started_ns    # by the worker's clock; 0: the call did not start, or the time is unknown
+    int64_t ended_ns      # by the worker's clock
+    int64_t received_ns   # when the master received the result, or ended the call
     uint64_t worker       # 0: none
     uint32_t outcome
-    uint32_t stamp_count  # further times that its worker told, in the order of the records
+    uint32_t stamp_count  # number of further times from the worker; these are stored in the order of the records
 
 
 cdef struct Chunk
@@ -39,7 +39,7 @@ cdef struct Recording:
     Chunk *last
     uint64_t count
     uint64_t limit
-    uint64_t dropped      # records beyond the limit, or without memory
+    uint64_t dropped      # number of records beyond the limit, or for which there was no memory
     int64_t *stamps
     size_t stamp_count
     size_t stamp_room
@@ -52,7 +52,7 @@ cdef void record(Recording *recording, const Record *what, const int64_t *stamps
 cdef class Recorder:
     cdef Recording recording
     cdef dict numbers
-    cdef object last_name     # it is nearly always the same as before
+    cdef object last_name     # cached: nearly always the next name is the same
     cdef uint32_t last_number
     cdef readonly dict workers
     cdef readonly dict inputs

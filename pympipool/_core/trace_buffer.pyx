@@ -1,11 +1,11 @@
 # cython: language_level=3
-"""What is kept of traced calls: a record of fixed size for each call that has ended, in memory of its own.
+"""The trace buffer: a record of fixed size for each traced call that has ended, in memory of its own.
 
     FutureCore, Call ── Times ─► record() ─► chunks of records ─► Recorder.records() ─► pympipool.diagnostics.tracing
         (as they pass by)        (at the end of the call)          (at the end of the trace)
 
-A dispatcher that records points to a `Recording`; the records of its calls are written under its lock, without the GIL. One
-that does not record has nothing there, and looks no further.
+A dispatcher with an active trace points to a `Recording` and writes the records of its calls under its lock, without the
+GIL. Without a trace that pointer is NULL, and checking it is all that a call costs.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -15,12 +15,15 @@ from libc.string cimport memcpy
 from pympipool._core.ring cimport pmp_now_ns
 
 RECORD_FORMAT = "=qqqIIqqqQII"
-"""Of a record, for `struct`: submitted, ready, sent, name, size, started, ended, received, worker, outcome, stamp count."""
+"""Format of a record, for `struct`.
+
+The fields are: submitted, ready, sent, name, size, started, ended, received, worker, outcome, stamp count.
+"""
 
 OUTCOMES = ("unfinished", "returned", "raised", "cancelled", "failed")
 
 cdef enum:
-    CHUNK_RECORDS = 8192  # records
+    CHUNK_RECORDS = 8192
 
 cdef struct Chunk:
     Chunk *next
@@ -32,7 +35,7 @@ cdef int64_t latest_ns = 0
 
 
 cdef int64_t unique_now_ns() noexcept:
-    """The time, as nobody else has got it: it can name a call. The GIL is held."""
+    """Return the time, made unique in this process, so that it can identify a call. The caller holds the GIL."""
     global latest_ns
     latest_ns = max(pmp_now_ns(), latest_ns + 1)
     return latest_ns
@@ -62,7 +65,7 @@ cdef bint append_stamps(Recording *recording, const int64_t *stamps, size_t coun
 
 
 cdef void record(Recording *recording, const Record *what, const int64_t *stamps) noexcept nogil:
-    """Keeps a record, with its what.stamp_count stamps; beyond the limit it is only counted. The lock is held."""
+    """Store a record with its what.stamp_count stamps; beyond the limit only count it. The caller holds the lock."""
     cdef Chunk *chunk = recording.last
     if recording.count >= recording.limit:
         recording.dropped += 1
@@ -88,11 +91,11 @@ cdef class Recorder:
     """The records of one dispatcher.
 
     Args:
-        limit: how many calls are recorded; further ones are counted.
+        limit: Largest number of calls that are recorded. Further calls are only counted.
 
     Attributes:
-        workers: what is known of each worker that was there, by its number.
-        inputs: names (`Times.submitted_ns`) of the calls that a call waits for, by its own.
+        workers: Metadata of each worker that served during the trace, by its number.
+        inputs: For the id of a call (`Times.submitted_ns`), the ids of the calls that it waits for.
     """
 
     def __cinit__(self, uint64_t limit):
@@ -112,7 +115,7 @@ cdef class Recorder:
         free(self.recording.stamps)
 
     cdef uint32_t index_of_name(self, object name) except? 0:
-        """The number that stands for the name of a function."""
+        """Return the index of a function's name; add the name if it is new."""
         if name is not self.last_name or not self.numbers:
             self.last_number = self.numbers.setdefault(name, len(self.numbers))
             self.last_name = name
@@ -120,21 +123,21 @@ cdef class Recorder:
 
     @property
     def names(self):
-        """The names of functions, by their numbers."""
+        """Names of functions, by their index."""
         return list(self.numbers)
 
     @property
     def count(self):
-        """Calls that were recorded."""
+        """Number of calls that were recorded."""
         return self.recording.count
 
     @property
     def dropped(self):
-        """Calls that were not recorded."""
+        """Number of calls that were not recorded."""
         return self.recording.dropped
 
     def records(self):
-        """All records, as RECORD_FORMAT says. When no dispatcher writes any more."""
+        """Return all records in RECORD_FORMAT. Call it only when no dispatcher writes to this recorder any more."""
         cdef Chunk *chunk = self.recording.first
         found = []
         while chunk != NULL:
@@ -143,6 +146,6 @@ cdef class Recorder:
         return b"".join(found)
 
     def stamps(self):
-        """All stamps (int64, ns), in the order of the records."""
+        """Return all stamps (int64, ns) in the order of the records."""
         return PyBytes_FromStringAndSize(
             <char *>self.recording.stamps, self.recording.stamp_count * sizeof(int64_t))

@@ -1,6 +1,6 @@
-"""Runs the tests of the C core, which are C programs: see `csrc/Makefile`.
+"""Runs the tests of the C core, which are C programs: see `tests/csrc/Makefile`.
 
-What takes long (ten million records, the thread sanitizer, more fuzzing) is in its target `ci`.
+Its target `ci` has the long tests: ten million records, the thread sanitizer, more fuzzing.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "csrc"
 
 NOT_OURS = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
-"""Variables through which a make that runs pytest would tell ours what to do."""
+"""Variables through which a make that runs pytest would affect the make of these tests."""
 
 
 def make(*arguments: str, limit_s: float) -> str:
-    """Runs make in `csrc/`; returns its output, or fails with it.
+    """Run make in `tests/csrc/` and return its output, or fail with that.
 
-    Everything it started ends with it, also at the time limit.
+    Every process that it started ends with it, also after the time limit.
     """
     for tool in ("make", os.environ.get("CC", "cc")):
         assert shutil.which(tool), f"the C core cannot be tested without {tool}: apt-get install gcc make"
@@ -57,11 +57,11 @@ def test_c_tests_pass(variant):
 
 
 @pytest.mark.timeout(300)
-def test_damaged_rings_do_no_harm():
+def test_corrupt_rings_do_no_harm():
     make("fuzz", "FUZZ_S=2", limit_s=280)
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(shutil.which("spin") is None, reason="spin is not installed: apt-get install spin")
-def test_models_hold_and_break_where_they_must():
+def test_models_hold_and_mutants_break():
     make("model", limit_s=580)

@@ -1,4 +1,4 @@
-"""Which worker gets a call, round by round: over real links, without processes and without the dispatcher's threads."""
+"""The choice of a worker for each call, round by round: over real links, without processes and dispatcher threads."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ SHORT_NS = 100
 
 
 class Workers:
-    """A dispatcher that nobody moves bytes for but us, a function that it knows to be short, and the workers' sides."""
+    """A dispatcher without threads, the workers' sides of its links, and a function that it knows to be short."""
 
     def __init__(self, count):
         self.dispatcher = Dispatcher(payload.load, load_exception, lambda: None)
@@ -39,14 +39,14 @@ class Workers:
         return future
 
     def take(self, channel, limit_s=0.0):
-        """The name of the call that a worker receives next; None: there is none."""
+        """Return the id of the call that a worker receives next, or None."""
         while (message := channel.receive(limit_s)) is not None:
             if message[0] == ring.CALL:
                 return message[1]
         return None
 
     def take_all(self, channel):
-        """The names of all calls in a worker's line."""
+        """Return the ids of all calls in flight at a worker."""
         return list(iter(lambda: self.take(channel), None))
 
     def answer(self, channel, call):
@@ -54,16 +54,16 @@ class Workers:
             channel.send(ring.RESULT, call, SHORT_NS, payload.dump(None))
 
 
-def test_a_call_of_no_length_stays_with_the_worker_used_last_while_another_is_idle():
-    """Waking that one would take longer. It depends on how soon the one follows the other, so some tries are given to it."""
+def test_short_call_stays_with_last_used_worker():
+    """Waking the idle worker would take longer. Timing decides how soon one call follows the other, so the test retries."""
     workers = Workers(2)
     deadline = time.monotonic() + LIMIT_S
-    lines = []
-    while lines != [2, 0]:
+    in_flight = []
+    while in_flight != [2, 0]:
         assert time.monotonic() < deadline, "calls are always spread"
         calls = [workers.submit(), workers.submit()]
         taken = {channel: workers.take_all(channel) for channel in workers.channels}
-        lines = sorted(map(len, taken.values()), reverse=True)
+        in_flight = sorted(map(len, taken.values()), reverse=True)
         for channel, names in taken.items():
             for name in names:
                 workers.answer(channel, name)
@@ -72,12 +72,12 @@ def test_a_call_of_no_length_stays_with_the_worker_used_last_while_another_is_id
 
 
 @pytest.mark.parametrize("count", [2, 16])
-def test_calls_that_one_worker_does_not_keep_up_with_are_taken_back_to_all_others_at_once(count):
+def test_recalled_calls_go_to_all_idle_workers(count):
     workers = Workers(count)
     for _ in range(5):
         calls = [workers.submit() for _ in range(count)]
         begun = {channel: workers.take(channel) for channel in workers.channels}
-        time.sleep(0.01)  # twice as long as a call may go without being begun
+        time.sleep(0.01)  # twice the time after which a call that is not started is recalled
         calls[0].done()  # one round
         for channel, call in begun.items():
             begun[channel] = call or workers.take(channel)
@@ -88,17 +88,17 @@ def test_calls_that_one_worker_does_not_keep_up_with_are_taken_back_to_all_other
             assert call.result(LIMIT_S) is None
 
 
-def test_who_waits_for_one_call_notices_that_another_does_not_begin():
-    """Nobody else is there to notice."""
+def test_waiting_thread_recalls_call_that_does_not_start():
+    """The dispatcher runs without its threads, so no other thread can notice it."""
     workers = Workers(3)
-    workers.dispatcher.signal_check_interval_s = 10 * LIMIT_S  # before that it does not look by itself
+    workers.dispatcher.signal_check_interval_s = 10 * LIMIT_S  # until then it only wakes up if it is woken
     held = workers.submit()
     names = [workers.take(channel) for channel in workers.channels]
     holder = next(i for i, name in enumerate(names) if name is not None)
     waiting = threading.Thread(target=held.result, args=(10 * LIMIT_S,))
     waiting.start()
-    time.sleep(0.1)  # it sleeps by now; if it does not yet, the test sees less, and passes
-    stranded = workers.submit()  # to the next one, which does not look
+    time.sleep(0.1)  # it sleeps by now; if it does not sleep yet, the test covers less, and passes
+    stranded = workers.submit()  # sent to the next worker, which does not receive
     channel = workers.channels[holder - 1]
     taken = workers.take(channel, LIMIT_S)
     workers.answer(workers.channels[holder], names[holder])

@@ -2,50 +2,50 @@
  *
  *     spin -a doorbell.pml && cc -O2 -DSAFETY -o pan pan.c && ./pan
  *
- * The claim: whenever nothing can move any more, all work was done. A lost ring would leave a
- * sleeper asleep beside work that nobody does.
+ * The claim: whenever no thread can run any more, all work was done. A lost ring would leave a
+ * sleeper asleep although there is work that no thread does.
  *
- * Memory: what a thread stores goes into its store buffer, of which it has one for each variable,
- * and is seen by others only when it leaves the buffer, at any time. The thread itself
- * goes on meanwhile: neither its loads nor its stores to other variables wait. A fence waits
+ * Memory: each thread has a store buffer for each variable. A store goes into the buffer, and other
+ * threads see it only when it leaves the buffer, at any time. The thread itself
+ * continues meanwhile: neither its loads nor its stores to other variables wait. A fence waits
  * until all of the thread's buffers are empty. This is weaker than x86, where stores leave
  * in order. An exchange acts on memory itself and empties no buffer.
  *
- * WITH_HELPER models what happens in the master besides (pympipool/_core/progress_engine.pyx): the mover is
- * parked on its bell; a helper takes its place, disarming its bell, and sleeps on a bell of its
- * own; handing back it arms the mover's bell and looks once more. Workers ring both.
+ * WITH_WAITING_THREAD also models the master (pympipool/_core/progress_engine.pyx): the progress thread sleeps on
+ * its doorbell. A waiting thread takes its place: it disarms that doorbell and sleeps on one of its own. When it
+ * releases progress, it arms the progress thread's doorbell and checks for work once more. Workers ring both.
  *
  * Each of these must make the check fail, or it would prove nothing:
- *     -DNO_FENCE_IN_ARM  -DNO_FENCE_IN_RING  -DNO_LOOK_AFTER_ARM  -DNO_COMPARE_IN_SLEEP
- *     and with -DWITH_HELPER:  -DHELPER_DOES_NOT_ARM  -DHELPER_DOES_NOT_LOOK
+ *     -DNO_FENCE_IN_ARM  -DNO_FENCE_IN_RING  -DNO_CHECK_AFTER_ARM  -DNO_COMPARE_IN_SLEEP
+ *     and with -DWITH_WAITING_THREAD:  -DRELEASE_DOES_NOT_ARM  -DRELEASE_DOES_NOT_CHECK
  *
- * What is left out: time limits of sleeps (they can only help), and that threads which submit calls
- * do work in passing (they do what the helper does, without sleeping).
+ * Not modelled: timeouts of sleeps (they can only help), and threads that submit calls and make progress
+ * in passing (they do what the waiting thread does, without sleeping).
  */
 
-/* One worker is enough beside the helper; -DRINGERS=2 takes minutes and gigabytes there. */
+/* One worker is enough beside the waiting thread; -DRINGERS=2 takes minutes and gigabytes there. */
 #ifndef RINGERS
-#ifdef WITH_HELPER
+#ifdef WITH_WAITING_THREAD
 #define RINGERS 1
 #else
 #define RINGERS 2 /* at most; workers, each of which publishes in a ring of its own */
 #endif
 #endif
-#define WORK 2   /* fragments of work that each of them publishes */
-#define VISITS 2 /* of the helper */
+#define WORK 2   /* units of work that each of them publishes */
+#define VISITS 2 /* of the waiting thread */
 
 /* ---- memory ---- */
 
-/* Who stores what. Every pair has a store buffer. */
+/* Variables and the thread that stores them. Every pair has a store buffer. */
 #define HEAD(ringer) (ringer)          /* by the ringer: how much it published */
-#define MOVER_PARKED 2                 /* by the mover */
-#define MOVER_ASLEEP 3                 /* by the mover ... */
-#define MOVER_ASLEEP_BY_HELPER 4       /* ... and by the helper, through a buffer of its own */
-#define HELPER_ASLEEP 5                /* by the helper */
-#define HELPING 6                      /* by the helper */
+#define PROGRESS_THREAD_ASLEEP 2                 /* by the progress thread */
+#define PROGRESS_ARMED 3                 /* by the progress thread */
+#define PROGRESS_ARMED_BY_WAITING 4       /* the same variable, stored by the waiting thread through a buffer of its own */
+#define WAITING_ARMED 5                /* by the waiting thread */
+#define PROGRESS_ACQUIRED 6                      /* by the waiting thread */
 #define BUFFERS 7
 
-#define variable_of(buffer_) ((buffer_) == MOVER_ASLEEP_BY_HELPER -> MOVER_ASLEEP : (buffer_))
+#define variable_of(buffer_) ((buffer_) == PROGRESS_ARMED_BY_WAITING -> PROGRESS_ARMED : (buffer_))
 
 byte memory[BUFFERS];
 chan buffer[BUFFERS] = [2] of { byte };
@@ -55,11 +55,11 @@ inline store(where, value)
     buffer[where]!value
 }
 
-/* Whether all that the thread stored has left its buffers. */
+/* True when all stores of the thread have left its buffers. */
 #define DRAINED_RINGER (len(buffer[me]) == 0)
-#define DRAINED_MOVER (len(buffer[MOVER_PARKED]) + len(buffer[MOVER_ASLEEP]) == 0)
-#define DRAINED_HELPER \
-    (len(buffer[MOVER_ASLEEP_BY_HELPER]) + len(buffer[HELPER_ASLEEP]) + len(buffer[HELPING]) == 0)
+#define DRAINED_PROGRESS (len(buffer[PROGRESS_THREAD_ASLEEP]) + len(buffer[PROGRESS_ARMED]) == 0)
+#define DRAINED_WAITING \
+    (len(buffer[PROGRESS_ARMED_BY_WAITING]) + len(buffer[WAITING_ARMED]) + len(buffer[PROGRESS_ACQUIRED]) == 0)
 
 active [BUFFERS] proctype store_buffer()
 {
@@ -73,10 +73,10 @@ end:
     od
 }
 
-/* ---- the bells ---- */
+/* ---- the doorbells ---- */
 
-bool mover_in_futex, helper_in_futex; /* the kernel has put it to sleep */
-byte spurious = 1; /* how often somebody wakes without a reason, as after a signal */
+bool progress_in_futex, waiting_in_futex; /* the kernel has put it to sleep */
+byte spurious = 1; /* number of wake-ups without a ring, as after a signal */
 
 #ifdef NO_FENCE_IN_ARM
 #define FENCE_IN_ARM(drained) true
@@ -95,7 +95,7 @@ inline disarm(asleep_)
     store(asleep_, 0)
 }
 
-/* The fence of pmp_doorbell_ring is the caller's, once for both bells. */
+/* The fence of pmp_doorbell_ring is the caller's, once for both doorbells. */
 inline ring(bell, in_futex, asleep)
 {
     asleep = memory[bell];
@@ -139,7 +139,7 @@ inline end_sleep(in_futex)
 byte done[2]; /* under the lock */
 bool locked;
 
-/* Unlocking is a release: everything stored before is seen by whoever locks next. */
+/* Unlocking is a release: everything stored before is seen by the thread that locks next. */
 inline pump(drained)
 {
     atomic { !locked -> locked = true }
@@ -148,14 +148,14 @@ inline pump(drained)
     atomic { drained -> locked = false }
 }
 
-/* Says yes when it cannot know, because somebody else has the lock. */
-inline look_for_news(news, drained)
+/* Finds work also when that cannot be known, because another thread has the lock. */
+inline check_for_work(found, drained)
 {
     if
-    :: locked -> news = true
+    :: locked -> found = true
     :: atomic { !locked -> locked = true }
-        news = (memory[HEAD(0)] != done[0]);
-        news = (news || memory[HEAD(1)] != done[1]);
+        found = (memory[HEAD(0)] != done[0]);
+        found = (found || memory[HEAD(1)] != done[1]);
         atomic { drained -> locked = false }
     fi
 }
@@ -172,95 +172,95 @@ active [RINGERS] proctype ringer()
 #ifndef NO_FENCE_IN_RING
         DRAINED_RINGER;
 #endif
-        ring(MOVER_ASLEEP, mover_in_futex, asleep);
-#ifdef WITH_HELPER
-        ring(HELPER_ASLEEP, helper_in_futex, asleep)
+        ring(PROGRESS_ARMED, progress_in_futex, asleep);
+#ifdef WITH_WAITING_THREAD
+        ring(WAITING_ARMED, waiting_in_futex, asleep)
 #endif
     :: else -> break
     od
 }
 
-active proctype mover()
+active proctype progress_thread()
 {
-    bool news;
+    bool found;
     do
     :: true ->
-        pump(DRAINED_MOVER);
+        pump(DRAINED_PROGRESS);
         if
-        :: memory[HELPING] == 1 ->
-            /* It naps. That ends by itself, but counting on it while the helper is there would hide
-             * what the helper misses. */
-end_nap:    memory[HELPING] == 0
+        :: memory[PROGRESS_ACQUIRED] == 1 ->
+            /* A short sleep. It ends by itself, but relying on that while the waiting thread is active would
+             * hide what the waiting thread misses. */
+end_short_sleep:    memory[PROGRESS_ACQUIRED] == 0
         :: else ->
-            store(MOVER_PARKED, 1);
-            arm(MOVER_ASLEEP, DRAINED_MOVER);
-            news = (memory[HELPING] == 1);
-#ifndef NO_LOOK_AFTER_ARM
+            store(PROGRESS_THREAD_ASLEEP, 1);
+            arm(PROGRESS_ARMED, DRAINED_PROGRESS);
+            found = (memory[PROGRESS_ACQUIRED] == 1);
+#ifndef NO_CHECK_AFTER_ARM
             if
-            :: !news -> look_for_news(news, DRAINED_MOVER)
+            :: !found -> check_for_work(found, DRAINED_PROGRESS)
             :: else
             fi;
 #endif
             if
-            :: news -> disarm(MOVER_ASLEEP)
+            :: found -> disarm(PROGRESS_ARMED)
             :: else ->
-                begin_sleep(MOVER_ASLEEP, mover_in_futex, MOVER_ASLEEP);
-end_asleep:     end_sleep(mover_in_futex)
+                begin_sleep(PROGRESS_ARMED, progress_in_futex, PROGRESS_ARMED);
+end_asleep:     end_sleep(progress_in_futex)
             fi;
-            store(MOVER_PARKED, 0)
+            store(PROGRESS_THREAD_ASLEEP, 0)
         fi
     od
 }
 
-#ifdef WITH_HELPER
-active proctype helper()
+#ifdef WITH_WAITING_THREAD
+active proctype waiting_thread()
 {
-    bool news;
+    bool found;
     byte visits, asleep;
     do
     :: visits < VISITS ->
         visits++;
         /* acquire_progress */
-        store(HELPING, 1);
-#ifndef NO_FENCE_IN_TAKE_OVER
-        DRAINED_HELPER;
+        store(PROGRESS_ACQUIRED, 1);
+#ifndef NO_FENCE_IN_ACQUIRE
+        DRAINED_WAITING;
 #endif
-        store(MOVER_ASLEEP_BY_HELPER, 0);
-        /* wait_for_news: it may leave after any round, with a result or because its time is over */
+        store(PROGRESS_ARMED_BY_WAITING, 0);
+        /* wait_for_news: it may return after any round, with a result or because of its timeout */
         do
-        :: pump(DRAINED_HELPER);
+        :: pump(DRAINED_WAITING);
             if
             :: break
             :: true
             fi;
-            arm(HELPER_ASLEEP, DRAINED_HELPER);
-            look_for_news(news, DRAINED_HELPER);
+            arm(WAITING_ARMED, DRAINED_WAITING);
+            check_for_work(found, DRAINED_WAITING);
             if
-            :: news
+            :: found
             :: else ->
-                begin_sleep(HELPER_ASLEEP, helper_in_futex, HELPER_ASLEEP);
-end_asleep:     end_sleep(helper_in_futex)
+                begin_sleep(WAITING_ARMED, waiting_in_futex, WAITING_ARMED);
+end_asleep:     end_sleep(waiting_in_futex)
             fi;
-            disarm(HELPER_ASLEEP)
+            disarm(WAITING_ARMED)
         od;
         /* release_progress */
-        store(HELPING, 0);
-#ifndef NO_FENCE_IN_HAND_BACK
-        DRAINED_HELPER;
+        store(PROGRESS_ACQUIRED, 0);
+#ifndef NO_FENCE_IN_RELEASE
+        DRAINED_WAITING;
 #endif
         if
-        :: memory[MOVER_PARKED] == 1 ->
-#ifndef HELPER_DOES_NOT_ARM
-            arm(MOVER_ASLEEP_BY_HELPER, DRAINED_HELPER);
+        :: memory[PROGRESS_THREAD_ASLEEP] == 1 ->
+#ifndef RELEASE_DOES_NOT_ARM
+            arm(PROGRESS_ARMED_BY_WAITING, DRAINED_WAITING);
 #endif
-            news = false;
-#ifndef HELPER_DOES_NOT_LOOK
-            look_for_news(news, DRAINED_HELPER);
+            found = false;
+#ifndef RELEASE_DOES_NOT_CHECK
+            check_for_work(found, DRAINED_WAITING);
 #endif
             if
-            :: news ->
-                DRAINED_HELPER;
-                ring(MOVER_ASLEEP, mover_in_futex, asleep)
+            :: found ->
+                DRAINED_WAITING;
+                ring(PROGRESS_ARMED, progress_in_futex, asleep)
             :: else
             fi
         :: else
@@ -270,7 +270,7 @@ end_asleep:     end_sleep(helper_in_futex)
 }
 #endif
 
-/* timeout is true when nothing else can move. */
+/* timeout is true when no other process can run. */
 active proctype claim()
 {
     timeout;

@@ -1,11 +1,10 @@
-/* Feeds damaged rings to pmp_receive, which must not touch a byte that is neither the ring's nor
- * its own.
+/* Feeds corrupt rings to pmp_receive, which must only access bytes of the ring and its own memory.
  *
  * usage: fuzz_receiver [SECONDS] [SEED]
  *
  * An input is head and tail (4 bytes each) and the bytes of the ring. It begins as what a sender
  * wrote; then a few random things are done to it. For the last third of the time a second thread
- * writes into the ring while it is being read, as a worker gone mad could.
+ * writes into the ring while it is being read, as a corrupt worker could.
  *
  * For libFuzzer: clang -DPMP_LIBFUZZER -fsanitize=fuzzer,address,undefined fuzz_receiver.c ... */
 #include "support.h"
@@ -18,7 +17,7 @@
 enum { CAPACITY = 1024, PREFIX = 8, INPUT = PREFIX + CAPACITY };
 enum { HEAD_AT = 64, TAIL_AT = 128, RECORDS_AT = 192 };
 
-/* How far the inputs get, to see that the fuzzing is deep enough. */
+/* Counts how far the inputs get, to check that the fuzzing is deep enough. */
 static struct {
     uint64_t inputs, refused, nonsense, no_memory, records, fragments;
 } count;
@@ -312,7 +311,7 @@ int main(int argument_count, char **arguments)
     if (argument_count > 2) {
         seed = strtoull(arguments[2], NULL, 10) << 32;
     }
-    run("damaged rings do no harm", 30 + 2 * (unsigned)(fuzz_ns / INT64_C(1000000000)), fuzz);
+    run("corrupt rings do no harm", 30 + 2 * (unsigned)(fuzz_ns / INT64_C(1000000000)), fuzz);
     return 0;
 }
 

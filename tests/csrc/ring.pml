@@ -5,12 +5,12 @@
  * The claim: every record is received once with its own bytes, or revoked once, never both.
  *
  * The ring has two places, so that it is full and every place is used again. Positions count
- * records. What the producer stores goes into its store buffer, which is emptied at any time
+ * records. The producer's stores go into its store buffer, which is emptied at any time
  * and, since head is published with release, in order. A compare-and-swap acts on memory as
  * soon as the buffer has nothing more for the same variable; it is no fence.
  *
  * Each of these must make the check fail, or it would prove nothing:
- *     -DNO_RELEASE  -DPLAIN_CLAIM  -DPLAIN_REVOKE  -DNO_LOOK_AT_TAIL
+ *     -DNO_RELEASE  -DPLAIN_CLAIM  -DPLAIN_REVOKE  -DNO_CHECK_OF_TAIL
  */
 
 #define PLACES 2
@@ -44,7 +44,7 @@ end:
     od
 }
 
-/* Of one variable, from one value to another; swapped tells whether it was that value. */
+/* Changes a variable from one value to another; swapped is true if it had that value. */
 inline compare_and_swap(variable, from, to, swapped)
 {
     d_step {
@@ -56,7 +56,7 @@ inline compare_and_swap(variable, from, to, swapped)
     }
 }
 
-/* What it must not be: the look and the change can be apart. */
+/* The broken variant: other steps can come between the comparison and the store. */
 inline compare_then_store(variable, from, to, swapped)
 {
     swapped = (memory[variable] == from);
@@ -77,7 +77,7 @@ inline publish(position)
 inline revoke(position, swapped)
 {
     swapped = true;
-#ifndef NO_LOOK_AT_TAIL
+#ifndef NO_CHECK_OF_TAIL
     swapped = (tail <= position);
 #endif
     if
@@ -104,7 +104,7 @@ active proctype producer()
     :: head < RECORDS ->
         publish(head);
         head++;
-        do /* takes back any of those that were published, as often as it likes */
+        do /* revokes any of the published records, any number of times */
         :: position < head -> revoke(position, swapped); position++
         :: position < head -> position++
         :: break

@@ -1,4 +1,4 @@
-/* What the test programs share: one line per test, time limits, children, random numbers.
+/* Shared by all test programs: one line per test, time limits, children, random numbers.
  * It comes first in each, because it asks the system's headers for everything they have. */
 #ifndef PMP_TEST_SUPPORT_H
 #define PMP_TEST_SUPPORT_H
@@ -51,8 +51,8 @@ static inline void skip(const char *reason)
     skip_reason = reason;
 }
 
-/* Runs one test and prints its line. A test that gets stuck is ended by SIGALRM, which nobody
- * catches: no handler, so no system call returns early on the way there. */
+/* Runs one test and prints its line. A test that gets stuck is ended by SIGALRM, which is not
+ * caught: no handler, so no system call returns early on the way there. */
 static inline void run(const char *sentence, unsigned limit_s, void (*test)(void))
 {
     struct timespec start, end;
@@ -73,7 +73,7 @@ static inline void run(const char *sentence, unsigned limit_s, void (*test)(void
     fflush(stdout);
 }
 
-/* Starts a child that ends with us; it exits with what body returns. */
+/* Starts a child that ends with this process; it exits with what body returns. */
 static inline pid_t start_child(int (*body)(void *), void *argument)
 {
     const pid_t child = fork();
@@ -108,8 +108,8 @@ static inline void join_thread(pthread_t thread)
     CHECK_EQUAL(pthread_join(thread, NULL), 0);
 }
 
-/* Keeps the calling thread on the first or second (0, 1) of our cores, if there are two, for
- * races between cores: the system likes to put two that wake each other on the same one. */
+/* Keeps the calling thread on the first or second (0, 1) of the usable cores, if there are two, for
+ * races between cores: the system often puts two threads that wake each other on the same core. */
 static inline void use_core(unsigned which)
 {
 #ifdef __linux__

@@ -1,4 +1,4 @@
-/* Blocks: large ones come back warm, small ones do not, and only so many are kept. */
+/* The buffer pool: large buffers are reused while warm, small ones are not, and the pool has limits. */
 #include "support.h"
 
 #include "../../csrc/buffer_pool.h"
@@ -7,87 +7,87 @@
 
 #define MIB ((size_t)1 << 20)
 
-static pmp_buffer_pool *blocks;
+static pmp_buffer_pool *pool;
 
-static unsigned char *new_block(size_t size_bytes)
+static unsigned char *new_buffer(size_t size_bytes)
 {
-    unsigned char *const block = pmp_buffer_new(blocks, size_bytes);
-    CHECK(block != NULL);
-    CHECK_EQUAL((uintptr_t)block % 64, 0);
+    unsigned char *const buffer = pmp_buffer_new(pool, size_bytes);
+    CHECK(buffer != NULL);
+    CHECK_EQUAL((uintptr_t)buffer % 64, 0);
     if (size_bytes != 0) {
-        block[0] = 1;
-        block[size_bytes - 1] = 2;
+        buffer[0] = 1;
+        buffer[size_bytes - 1] = 2;
     }
-    return block;
+    return buffer;
 }
 
-/* Whether there is memory at this address; the page of a block's first byte is looked at. */
-static bool is_mapped(const void *block)
+/* Returns true if the page of a buffer's first byte is mapped. */
+static bool is_mapped(const void *buffer)
 {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    return msync((void *)((uintptr_t)block / page * page), 1, MS_ASYNC) == 0;
+    return msync((void *)((uintptr_t)buffer / page * page), 1, MS_ASYNC) == 0;
 }
 
-static void every_size_can_be_had(void)
+static void every_size_can_be_allocated(void)
 {
     static const size_t sizes[] = {0,       1,   64,           1000,    PMP_BUFFER_LARGE - 1,
                                    MIB / 2, MIB, 2 * MIB - 64, 2 * MIB, 2 * MIB + 1,
                                    33 * MIB};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        unsigned char *const block = new_block(sizes[i]), *const second = new_block(sizes[i]);
-        CHECK(block != second);
-        memset(block, 3, sizes[i]);
+        unsigned char *const buffer = new_buffer(sizes[i]), *const second = new_buffer(sizes[i]);
+        CHECK(buffer != second);
+        memset(buffer, 3, sizes[i]);
         memset(second, 4, sizes[i]);
-        CHECK(sizes[i] == 0 || (block[0] == 3 && block[sizes[i] - 1] == 3));
-        pmp_buffer_free(block);
+        CHECK(sizes[i] == 0 || (buffer[0] == 3 && buffer[sizes[i] - 1] == 3));
+        pmp_buffer_free(buffer);
         pmp_buffer_free(second);
     }
     pmp_buffer_free(NULL);
-    pmp_buffer_pool_trim(blocks);
+    pmp_buffer_pool_trim(pool);
 }
 
 static void impossible_sizes_are_refused(void)
 {
-    CHECK(pmp_buffer_new(blocks, SIZE_MAX) == NULL);
-    CHECK(pmp_buffer_new(blocks, SIZE_MAX - 64) == NULL);
-    CHECK(pmp_buffer_new(blocks, SIZE_MAX / 2) == NULL);
+    CHECK(pmp_buffer_new(pool, SIZE_MAX) == NULL);
+    CHECK(pmp_buffer_new(pool, SIZE_MAX - 64) == NULL);
+    CHECK(pmp_buffer_new(pool, SIZE_MAX / 2) == NULL);
     CHECK(pmp_buffer_new(NULL, SIZE_MAX / 4) == NULL);
 }
 
-static void large_block_comes_back(void)
+static void large_buffer_is_reused(void)
 {
-    unsigned char *const block = new_block(8 * MIB);
-    pmp_buffer_free(block);
-    CHECK(is_mapped(block));
-    CHECK(new_block(8 * MIB - 100) == block);
-    unsigned char *const much_smaller = new_block(MIB / 2);
-    CHECK(much_smaller != block);
-    pmp_buffer_free(block);
-    CHECK(new_block(20 * MIB) != block);
-    unsigned char *const wasteful = new_block(MIB);
-    CHECK(wasteful != block);
-    pmp_buffer_pool_trim(blocks);
-    CHECK(!is_mapped(block));
+    unsigned char *const buffer = new_buffer(8 * MIB);
+    pmp_buffer_free(buffer);
+    CHECK(is_mapped(buffer));
+    CHECK(new_buffer(8 * MIB - 100) == buffer);
+    unsigned char *const much_smaller = new_buffer(MIB / 2);
+    CHECK(much_smaller != buffer);
+    pmp_buffer_free(buffer);
+    CHECK(new_buffer(20 * MIB) != buffer);
+    unsigned char *const wasteful = new_buffer(MIB);
+    CHECK(wasteful != buffer);
+    pmp_buffer_pool_trim(pool);
+    CHECK(!is_mapped(buffer));
 }
 
-static void warmest_block_comes_first(void)
+static void warmest_buffer_is_reused_first(void)
 {
-    unsigned char *const first = new_block(4 * MIB), *const second = new_block(4 * MIB);
+    unsigned char *const first = new_buffer(4 * MIB), *const second = new_buffer(4 * MIB);
     pmp_buffer_free(first);
     pmp_buffer_free(second);
-    CHECK(new_block(4 * MIB) == second);
-    CHECK(new_block(4 * MIB) == first);
+    CHECK(new_buffer(4 * MIB) == second);
+    CHECK(new_buffer(4 * MIB) == first);
     pmp_buffer_free(first);
     pmp_buffer_free(second);
-    pmp_buffer_pool_trim(blocks);
+    pmp_buffer_pool_trim(pool);
 }
 
-static void only_so_many_are_kept(void)
+static void number_of_kept_buffers_is_limited(void)
 {
     enum { MORE = PMP_POOL_BUFFERS_MAX + 3 };
     unsigned char *some[MORE];
     for (int i = 0; i < MORE; i++) {
-        some[i] = new_block(3 * MIB);
+        some[i] = new_buffer(3 * MIB);
     }
     for (int i = 0; i < MORE; i++) {
         pmp_buffer_free(some[i]);
@@ -95,91 +95,91 @@ static void only_so_many_are_kept(void)
     for (int i = 0; i < MORE; i++) {
         CHECK_EQUAL(is_mapped(some[i]), i >= MORE - PMP_POOL_BUFFERS_MAX);
     }
-    pmp_buffer_pool_trim(blocks);
+    pmp_buffer_pool_trim(pool);
     for (int i = 0; i < MORE; i++) {
         CHECK(!is_mapped(some[i]));
     }
 }
 
-static void only_so_many_bytes_are_kept(void)
+static void bytes_of_kept_buffers_are_limited(void)
 {
-    unsigned char *const large = new_block(PMP_POOL_BYTES_MAX / 2);
-    unsigned char *const second = new_block(PMP_POOL_BYTES_MAX / 2 + 4 * MIB);
-    unsigned char *const too_large = new_block(PMP_POOL_BYTES_MAX + 4 * MIB);
+    unsigned char *const large = new_buffer(PMP_POOL_BYTES_MAX / 2);
+    unsigned char *const second = new_buffer(PMP_POOL_BYTES_MAX / 2 + 4 * MIB);
+    unsigned char *const too_large = new_buffer(PMP_POOL_BYTES_MAX + 4 * MIB);
     pmp_buffer_free(too_large);
     CHECK(!is_mapped(too_large));
     pmp_buffer_free(large);
     CHECK(is_mapped(large));
     pmp_buffer_free(second);
     CHECK(is_mapped(second) && !is_mapped(large));
-    pmp_buffer_pool_trim(blocks);
+    pmp_buffer_pool_trim(pool);
 }
 
-static void nothing_is_kept_where_nobody_keeps(void)
+static void buffer_without_pool_is_not_kept(void)
 {
-    unsigned char *const block = pmp_buffer_new(NULL, 8 * MIB);
-    CHECK(block != NULL);
-    block[8 * MIB - 1] = 1;
-    pmp_buffer_free(block);
-    CHECK(!is_mapped(block));
+    unsigned char *const buffer = pmp_buffer_new(NULL, 8 * MIB);
+    CHECK(buffer != NULL);
+    buffer[8 * MIB - 1] = 1;
+    pmp_buffer_free(buffer);
+    CHECK(!is_mapped(buffer));
 }
 
-/* ---- two threads that pass blocks to each other ---- */
+/* ---- two threads that pass buffers to each other ---- */
 
 typedef struct {
     size_t size_bytes;
     uint64_t key;
-} stamp; /* at the start of a block */
+} stamp; /* at the start of a buffer */
 
 static _Atomic(unsigned char *) table;
 
-static void check_and_free(unsigned char *block)
+static void check_and_free(unsigned char *buffer)
 {
     stamp read;
-    if (block == NULL) {
+    if (buffer == NULL) {
         return;
     }
-    memcpy(&read, block, sizeof read);
-    CHECK(has_bytes(block + sizeof read, 1000, read.key));
-    CHECK_EQUAL(block[read.size_bytes - 1], read.key & 255);
-    pmp_buffer_free(block);
+    memcpy(&read, buffer, sizeof read);
+    CHECK(has_bytes(buffer + sizeof read, 1000, read.key));
+    CHECK_EQUAL(buffer[read.size_bytes - 1], read.key & 255);
+    pmp_buffer_free(buffer);
 }
 
-static void *pass_blocks(void *argument)
+static void *pass_buffers(void *argument)
 {
     uint64_t random = (uintptr_t)argument;
     for (int i = 0; i < 3000; i++) {
         const stamp written = {.size_bytes = 2000 + next_random(&random) % (4 * MIB),
                                .key = next_random(&random)};
-        unsigned char *const block = new_block(written.size_bytes);
-        memcpy(block, &written, sizeof written);
-        fill_bytes(block + sizeof written, 1000, written.key);
-        block[written.size_bytes - 1] = (unsigned char)written.key;
-        check_and_free(atomic_exchange(&table, block));
+        unsigned char *const buffer = new_buffer(written.size_bytes);
+        memcpy(buffer, &written, sizeof written);
+        fill_bytes(buffer + sizeof written, 1000, written.key);
+        buffer[written.size_bytes - 1] = (unsigned char)written.key;
+        check_and_free(atomic_exchange(&table, buffer));
     }
     return NULL;
 }
 
-static void other_thread_may_give_a_block_back(void)
+static void other_thread_may_free_buffer(void)
 {
-    const pthread_t thread = start_thread(pass_blocks, (void *)(uintptr_t)1000000);
-    pass_blocks(NULL);
+    const pthread_t thread = start_thread(pass_buffers, (void *)(uintptr_t)1000000);
+    pass_buffers(NULL);
     join_thread(thread);
     check_and_free(table);
-    pmp_buffer_pool_trim(blocks);
+    pmp_buffer_pool_trim(pool);
 }
 
 int main(void)
 {
-    blocks = pmp_buffer_pool_create();
-    CHECK(blocks != NULL);
-    run("every size can be had", 60, every_size_can_be_had);
+    pool = pmp_buffer_pool_create();
+    CHECK(pool != NULL);
+    run("every size can be allocated", 60, every_size_can_be_allocated);
     run("impossible sizes are refused", 60, impossible_sizes_are_refused);
-    run("a large block comes back", 60, large_block_comes_back);
-    run("the warmest block comes first", 60, warmest_block_comes_first);
-    run("only so many blocks are kept", 60, only_so_many_are_kept);
-    run("only so many bytes are kept", 60, only_so_many_bytes_are_kept);
-    run("nothing is kept where nobody keeps", 60, nothing_is_kept_where_nobody_keeps);
-    run("another thread may give a block back", 60, other_thread_may_give_a_block_back);
+    run("a large buffer is reused", 60, large_buffer_is_reused);
+    run("the warmest buffer is reused first", 60, warmest_buffer_is_reused_first);
+    run("the number of kept buffers is limited", 60, number_of_kept_buffers_is_limited);
+    run("the bytes of kept buffers are limited", 60, bytes_of_kept_buffers_are_limited);
+    run("a buffer without a pool is not kept", 60, buffer_without_pool_is_not_kept);
+    run("another thread may free a buffer", 60, other_thread_may_free_buffer);
     return 0;
 }

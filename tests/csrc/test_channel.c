@@ -201,7 +201,7 @@ static void random_messages_come_out_as_they_went_in(void)
     close_channel();
 }
 
-static void most_parts_pass(void)
+static void largest_number_of_parts_passes(void)
 {
     static uint64_t sizes[PMP_PARTS_MAX];
     open_channel_of(PMP_LINK_CAPACITY_MIN);
@@ -223,7 +223,7 @@ static int send_error(uint32_t kind, uint32_t part_count)
     return error;
 }
 
-static void wrong_messages_are_not_sent(void)
+static void invalid_messages_are_not_sent(void)
 {
     open_channel();
     CHECK_EQUAL(send_error(PMP_CALL, 0), -EINVAL);
@@ -237,7 +237,7 @@ static void wrong_messages_are_not_sent(void)
     close_channel();
 }
 
-static void kept_parts_belong_to_the_keeper(void)
+static void kept_parts_belong_to_caller(void)
 {
     const uint64_t sizes[] = {3 * CAPACITY, 0, 2 * CAPACITY};
     pmp_part parts[3];
@@ -303,7 +303,7 @@ static void revoked_message_is_not_received(void)
     close_channel();
 }
 
-static void closing_frees_half_a_message(void)
+static void closing_frees_partial_message(void)
 {
     const pmp_head head = {PMP_CALL, 2, 1, 0};
     const pmp_part parts[] = {some_bytes(2 * CAPACITY), some_bytes(3 * CAPACITY)};
@@ -312,7 +312,7 @@ static void closing_frees_half_a_message(void)
     CHECK_EQUAL(pmp_send(&channel.sender, &head, parts, NULL), -EAGAIN);
     CHECK_EQUAL(pmp_receive(&channel.receiver), -EAGAIN);
     CHECK(channel.receiver.busy && channel.receiver.parts[0].data != NULL);
-    close_channel(); /* the leak checker knows whether it did */
+    close_channel(); /* the leak checker detects whether it did */
 }
 
 /* ---- malformed messages ---- */
@@ -330,7 +330,7 @@ static void push_raw(const void *bytes, uint32_t size_bytes)
     pmp_ring_commit(&channel.sender.producer);
 }
 
-static void expect_nonsense(raw_head head, uint32_t record_bytes)
+static void expect_rejection(raw_head head, uint32_t record_bytes)
 {
     open_channel();
     push_raw(&head, record_bytes);
@@ -340,43 +340,44 @@ static void expect_nonsense(raw_head head, uint32_t record_bytes)
     close_channel();
 }
 
-static void malformed_heads_are_noticed(void)
+static void malformed_heads_are_rejected(void)
 {
     const uint32_t fragments = 1U << IN_FRAGMENTS_SHIFT;
 
-    expect_nonsense((raw_head){.kind = PMP_CALL}, 0);
-    expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 1}, HEAD - 1);
-    expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 0}, HEAD);
-    expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 1}, HEAD);
-    expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 2}, HEAD + 8);
-    expect_nonsense((raw_head){.kind = 0, .part_count = 1}, HEAD + 8);
-    expect_nonsense((raw_head){.kind = PMP_RECALLED + 1, .part_count = 1}, HEAD + 8);
-    expect_nonsense((raw_head){.kind = PMP_CALL | 1U << 30, .part_count = 1}, HEAD + 8);
-    expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = PMP_PARTS_MAX + 1}, HEAD + 32);
-    expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = UINT32_MAX}, HEAD + 32);
+    expect_rejection((raw_head){.kind = PMP_CALL}, 0);
+    expect_rejection((raw_head){.kind = PMP_CALL, .part_count = 1}, HEAD - 1);
+    expect_rejection((raw_head){.kind = PMP_CALL, .part_count = 0}, HEAD);
+    expect_rejection((raw_head){.kind = PMP_CALL, .part_count = 1}, HEAD);
+    expect_rejection((raw_head){.kind = PMP_CALL, .part_count = 2}, HEAD + 8);
+    expect_rejection((raw_head){.kind = 0, .part_count = 1}, HEAD + 8);
+    expect_rejection((raw_head){.kind = PMP_RECALLED + 1, .part_count = 1}, HEAD + 8);
+    expect_rejection((raw_head){.kind = PMP_CALL | 1U << 30, .part_count = 1}, HEAD + 8);
+    expect_rejection((raw_head){.kind = PMP_CALL, .part_count = PMP_PARTS_MAX + 1}, HEAD + 32);
+    expect_rejection((raw_head){.kind = PMP_CALL, .part_count = UINT32_MAX}, HEAD + 32);
     /* parts longer or shorter than their record */
-    expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 1, .sizes = {9}}, HEAD + 16);
-    expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 1, .sizes = {0}}, HEAD + 16);
-    expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 1, .sizes = {UINT64_MAX}},
-                    HEAD + 16);
-    expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 2, .sizes = {8, UINT64_MAX - 7}},
-                    HEAD + 24);
-    expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 2, .sizes = {UINT64_MAX - 7, 8}},
-                    HEAD + 24);
+    expect_rejection((raw_head){.kind = PMP_CALL, .part_count = 1, .sizes = {9}}, HEAD + 16);
+    expect_rejection((raw_head){.kind = PMP_CALL, .part_count = 1, .sizes = {0}}, HEAD + 16);
+    expect_rejection((raw_head){.kind = PMP_CALL, .part_count = 1, .sizes = {UINT64_MAX}},
+                     HEAD + 16);
+    expect_rejection((raw_head){.kind = PMP_CALL, .part_count = 2, .sizes = {8, UINT64_MAX - 7}},
+                     HEAD + 24);
+    expect_rejection((raw_head){.kind = PMP_CALL, .part_count = 2, .sizes = {UINT64_MAX - 7, 8}},
+                     HEAD + 24);
     /* sizes that are 0 when rounded up */
-    expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 1, .sizes = {UINT64_MAX}}, HEAD + 8);
-    expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 2, .sizes = {8, UINT64_MAX - 6}},
-                    HEAD + 24);
+    expect_rejection((raw_head){.kind = PMP_CALL, .part_count = 1, .sizes = {UINT64_MAX}},
+                     HEAD + 8);
+    expect_rejection((raw_head){.kind = PMP_CALL, .part_count = 2, .sizes = {8, UINT64_MAX - 6}},
+                     HEAD + 24);
     /* the last part may not end in a record of odd length */
-    expect_nonsense((raw_head){.kind = PMP_CALL, .part_count = 1, .sizes = {5}}, HEAD + 13);
+    expect_rejection((raw_head){.kind = PMP_CALL, .part_count = 1, .sizes = {5}}, HEAD + 13);
     /* fragments come in records of their own */
-    expect_nonsense((raw_head){.kind = PMP_CALL | fragments, .part_count = 1, .sizes = {8}},
-                    HEAD + 16);
-    expect_nonsense((raw_head){.kind = PMP_END + 9 + fragments, .part_count = 1}, HEAD + 8);
+    expect_rejection((raw_head){.kind = PMP_CALL | fragments, .part_count = 1, .sizes = {8}},
+                     HEAD + 16);
+    expect_rejection((raw_head){.kind = PMP_END + 9 + fragments, .part_count = 1}, HEAD + 8);
 }
 
 /* In a record that has room for their sizes. */
-static void one_part_too_many_is_noticed(void)
+static void one_part_too_many_is_rejected(void)
 {
     static struct {
         pmp_head head;
@@ -476,7 +477,7 @@ static void expect_no_link(void *memory, size_t size_bytes)
                 -EINVAL);
 }
 
-static void what_is_no_link_is_refused(void)
+static void memory_without_link_is_rejected(void)
 {
     const uint64_t capacity = PMP_LINK_CAPACITY_MIN;
     const size_t size_bytes = pmp_link_footprint(capacity);
@@ -508,21 +509,21 @@ int main(void)
 {
     run("small messages are one record", 60, small_messages_are_one_record);
     run("the limit between one record and fragments is exact", 60, limit_is_exact);
-    run("results go in fragments sooner", 60, results_are_fragmented_sooner);
-    run("messages larger than the ring go in fragments", 60, large_messages_are_fragmented);
+    run("results are fragmented sooner", 60, results_are_fragmented_sooner);
+    run("messages larger than the ring are fragmented", 60, large_messages_are_fragmented);
     run("random messages come out as they went in", 60, random_messages_come_out_as_they_went_in);
-    run("as many parts as there may be pass", 60, most_parts_pass);
-    run("wrong messages are not sent", 60, wrong_messages_are_not_sent);
-    run("parts that are kept belong to the keeper", 60, kept_parts_belong_to_the_keeper);
+    run("the largest number of parts passes", 60, largest_number_of_parts_passes);
+    run("invalid messages are not sent", 60, invalid_messages_are_not_sent);
+    run("kept parts belong to the caller", 60, kept_parts_belong_to_caller);
     run("a ring too full for one message takes a smaller one", 60,
         full_ring_takes_a_smaller_message);
     run("a revoked message is not received", 60, revoked_message_is_not_received);
-    run("closing frees half a message", 60, closing_frees_half_a_message);
-    run("malformed heads are noticed", 60, malformed_heads_are_noticed);
-    run("one part too many is noticed", 60, one_part_too_many_is_noticed);
-    run("malformed fragments are noticed", 60, malformed_fragments_are_rejected);
+    run("closing frees a partial message", 60, closing_frees_partial_message);
+    run("malformed heads are rejected", 60, malformed_heads_are_rejected);
+    run("one part too many is rejected", 60, one_part_too_many_is_rejected);
+    run("malformed fragments are rejected", 60, malformed_fragments_are_rejected);
     run("impossible sizes are ENOMEM", 60, impossible_sizes_are_enomem);
     run("a link joins master and worker", 60, link_joins_master_and_worker);
-    run("what is no link is refused", 60, what_is_no_link_is_refused);
+    run("memory without a link is rejected", 60, memory_without_link_is_rejected);
     return 0;
 }

@@ -1,4 +1,4 @@
-/* Copying across: every byte arrives, none beside them changes, and another core sees them in order. */
+/* Non-temporal copies: every byte arrives, no adjacent byte changes, and another core sees them in order. */
 #include "support.h"
 
 #include "../../csrc/copy.h"
@@ -79,7 +79,7 @@ static void *read_letters(void *unused)
     return NULL;
 }
 
-static void who_sees_the_release_sees_the_copy(void)
+static void reader_of_release_sees_copy(void)
 {
     static unsigned char letter[sizeof mailbox];
     const pthread_t reader = start_thread(read_letters, NULL);
@@ -98,6 +98,6 @@ int main(void)
 {
     run("every alignment is copied", 60, every_alignment_is_copied);
     run("every size is copied", 60, every_size_is_copied);
-    run("who sees the release sees the copy", 60, who_sees_the_release_sees_the_copy);
+    run("a reader that sees the release sees the copy", 60, reader_of_release_sees_copy);
     return 0;
 }

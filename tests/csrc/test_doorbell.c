@@ -1,10 +1,10 @@
-/* The doorbell: sleeping, waking, time limits, and above all that no ring is ever lost.
+/* The doorbell: sleeping, waking, timeouts, and above all that no ring is ever lost.
  *
  * usage: test_doorbell [SECONDS]    how long each hunt for a lost ring takes
  *
- * doorbell.pml proves of a model what the hunts look for in the code: here two threads or two
- * processes go to sleep and wake each other as often as they can, and whoever is not woken
- * sleeps until the alarm ends the test. */
+ * doorbell.pml proves for a model what the hunts test in the code. In a hunt, two threads or two
+ * processes go to sleep and wake each other as often as they can. A side that is not woken sleeps
+ * until the alarm ends the test. */
 #include "support.h"
 
 #include "../../csrc/doorbell.h"
@@ -15,7 +15,7 @@
 
 static int64_t hunt_ns = 1000 * MS;
 
-/* Time for a hunt on a machine that is busy with other things. */
+/* Returns the time limit of a hunt on a busy machine. */
 static unsigned hunt_limit_s(void)
 {
     return 30 + (unsigned)(2 * hunt_ns / (1000 * MS));
@@ -33,7 +33,7 @@ static uint32_t asleep(pmp_doorbell *bell)
 
 /* ---- one thread ---- */
 
-static void ringing_nobody_does_nothing(void)
+static void ringing_without_sleeper_does_nothing(void)
 {
     pmp_doorbell *const bell = new_bell();
     pmp_doorbell_ring(bell);
@@ -54,7 +54,7 @@ static void ring_between_arm_and_sleep_is_kept(void)
     CHECK_EQUAL(pmp_doorbell_sleep(bell, -1), 0);
 }
 
-static void sleep_ends_at_its_time_limit(void)
+static void sleep_times_out(void)
 {
     pmp_doorbell *const bell = new_bell();
     const int64_t start_ns = pmp_now_ns();
@@ -77,7 +77,7 @@ typedef struct {
     _Atomic bool over;
 } signaller;
 
-/* Again and again, because the first may come before the sleeper sleeps. */
+/* Sends signals repeatedly, because the first may arrive before the sleeper sleeps. */
 static void *send_signals(void *argument)
 {
     signaller *const target = argument;
@@ -99,7 +99,7 @@ static void signal_ends_a_sleep(void)
     pmp_doorbell *const bell = new_bell();
     signaller target = {.sleeper = pthread_self()};
     pmp_spinner spinner;
-    int looks = 0;
+    int polls = 0;
     const struct sigaction action = {.sa_handler = do_nothing};
 
     CHECK_EQUAL(sigaction(SIGUSR1, &action, NULL), 0);
@@ -109,7 +109,7 @@ static void signal_ends_a_sleep(void)
     CHECK_EQUAL(asleep(bell), 1);
     CHECK_EQUAL(pmp_doorbell_sleep(bell, 10000 * MS), -EINTR);
     pmp_spinner_init(&spinner, 0);
-    CHECK_EQUAL(pmp_wait(bell, &spinner, never, &looks, -1), -EINTR);
+    CHECK_EQUAL(pmp_wait(bell, &spinner, never, &polls, -1), -EINTR);
     CHECK_EQUAL(asleep(bell), 0);
     atomic_store(&target.over, true);
     join_thread(thread);
@@ -119,13 +119,13 @@ static void signal_ends_a_sleep(void)
 /* ---- pmp_wait ---- */
 
 typedef struct {
-    int looks, ready_at;
+    int polls, ready_at;
 } countdown;
 
-static bool at_the_nth_look(void *context)
+static bool at_nth_poll(void *context)
 {
     countdown *const counted = context;
-    return ++counted->looks >= counted->ready_at;
+    return ++counted->polls >= counted->ready_at;
 }
 
 static void wait_returns_at_once_when_ready(void)
@@ -134,8 +134,8 @@ static void wait_returns_at_once_when_ready(void)
     pmp_spinner spinner;
     countdown counted = {0, 1};
     pmp_spinner_init(&spinner, 10 * MS);
-    CHECK_EQUAL(pmp_wait(bell, &spinner, at_the_nth_look, &counted, 0), 0);
-    CHECK_EQUAL(counted.looks, 1);
+    CHECK_EQUAL(pmp_wait(bell, &spinner, at_nth_poll, &counted, 0), 0);
+    CHECK_EQUAL(counted.polls, 1);
 }
 
 typedef struct {
@@ -143,7 +143,7 @@ typedef struct {
     bool was_armed;
 } latecomer;
 
-/* Ready from the moment at which the bell is armed, as if the work had come just before. */
+/* Ready as soon as the bell is armed, as if the work had arrived just before. */
 static bool once_armed(void *context)
 {
     latecomer *const late = context;
@@ -151,7 +151,7 @@ static bool once_armed(void *context)
     return late->was_armed;
 }
 
-static void wait_looks_again_when_it_is_armed(void)
+static void wait_checks_again_after_arming(void)
 {
     latecomer late = {.bell = new_bell()};
     pmp_spinner spinner;
@@ -160,18 +160,18 @@ static void wait_looks_again_when_it_is_armed(void)
     CHECK_EQUAL(asleep(late.bell), 0);
 }
 
-static void wait_ends_at_its_time_limit(void)
+static void wait_times_out(void)
 {
     for (int64_t max_ns = 0; max_ns <= 5 * MS; max_ns += 5 * MS) {
         pmp_doorbell *const bell = new_bell();
         pmp_spinner spinner;
-        int looks = 0;
+        int polls = 0;
         const int64_t start_ns = pmp_now_ns();
         pmp_spinner_init(&spinner, max_ns);
-        CHECK_EQUAL(pmp_wait(bell, &spinner, never, &looks, 30 * MS), -ETIMEDOUT);
+        CHECK_EQUAL(pmp_wait(bell, &spinner, never, &polls, 30 * MS), -ETIMEDOUT);
         CHECK(pmp_now_ns() - start_ns >= 30 * MS);
         CHECK_EQUAL(asleep(bell), 0);
-        CHECK_EQUAL(pmp_wait(bell, &spinner, never, &looks, 0), -ETIMEDOUT);
+        CHECK_EQUAL(pmp_wait(bell, &spinner, never, &polls, 0), -ETIMEDOUT);
         CHECK_EQUAL(asleep(bell), 0);
     }
 }
@@ -181,7 +181,7 @@ typedef struct {
     _Atomic bool over;
 } ringer;
 
-static void *ring_for_nothing(void *argument)
+static void *ring_without_work(void *argument)
 {
     ringer *const own = argument;
     while (!atomic_load(&own->over)) {
@@ -191,40 +191,40 @@ static void *ring_for_nothing(void *argument)
     return NULL;
 }
 
-static void rings_for_nothing_do_not_lengthen_a_wait(void)
+static void rings_without_work_do_not_extend_timeout(void)
 {
     ringer own = {.bell = new_bell()};
     pmp_spinner spinner;
-    int looks;
-    const pthread_t thread = start_thread(ring_for_nothing, &own);
+    int polls;
+    const pthread_t thread = start_thread(ring_without_work, &own);
     pmp_spinner_init(&spinner, 0);
-    do { /* until it was woken in between: the ringer may have no core for a while */
-        looks = 0;
-        CHECK_EQUAL(pmp_wait(own.bell, &spinner, never, &looks, 300 * MS), -ETIMEDOUT);
-    } while (looks <= 4);
+    do { /* until a ring came in between: the ringer may have no core for a while */
+        polls = 0;
+        CHECK_EQUAL(pmp_wait(own.bell, &spinner, never, &polls, 300 * MS), -ETIMEDOUT);
+    } while (polls <= 4);
     atomic_store(&own.over, true);
     join_thread(thread);
 }
 
-static void spinning_adapts_to_what_it_brings(void)
+static void spinning_adapts_to_its_success(void)
 {
     pmp_doorbell *const bell = new_bell();
     pmp_spinner spinner;
-    int looks = 0;
+    int polls = 0;
 
     pmp_spinner_init(&spinner, MS);
     CHECK_EQUAL(spinner.budget_ns, MS);
     for (int64_t budget_ns = MS; budget_ns > spinner.min_ns; budget_ns /= 2) {
         CHECK_EQUAL(spinner.budget_ns, budget_ns);
-        CHECK_EQUAL(pmp_wait(bell, &spinner, never, &looks, 5 * MS), -ETIMEDOUT);
+        CHECK_EQUAL(pmp_wait(bell, &spinner, never, &polls, 5 * MS), -ETIMEDOUT);
     }
-    CHECK_EQUAL(pmp_wait(bell, &spinner, never, &looks, 5 * MS), -ETIMEDOUT);
+    CHECK_EQUAL(pmp_wait(bell, &spinner, never, &polls, 5 * MS), -ETIMEDOUT);
     CHECK_EQUAL(spinner.budget_ns, spinner.min_ns);
     CHECK(spinner.min_ns > 0);
     for (int64_t budget_ns = spinner.min_ns; budget_ns < MS; budget_ns *= 2) {
         countdown counted = {0, 3};
         CHECK_EQUAL(spinner.budget_ns, budget_ns);
-        CHECK_EQUAL(pmp_wait(bell, &spinner, at_the_nth_look, &counted, -1), 0);
+        CHECK_EQUAL(pmp_wait(bell, &spinner, at_nth_poll, &counted, -1), 0);
     }
     CHECK_EQUAL(spinner.budget_ns, MS);
 }
@@ -236,13 +236,14 @@ static void wait_until_armed(pmp_spinner *spinner)
     CHECK(late.was_armed);
 }
 
-static void narrow_misses_make_spinning_longer_until_it_is_in_vain(void)
+static void near_misses_grow_budget_until_it_fails(void)
 {
     const int64_t max_ns = MS;
     pmp_spinner spinner;
 
     pmp_spinner_init(&spinner, max_ns);
-    spinner.near_miss_ns = INT64_MAX; /* no other process makes a narrow miss a wide one */
+    spinner.near_miss_ns =
+        INT64_MAX; /* load on the machine must not turn a near miss into a far one */
     spinner.budget_ns = spinner.min_ns;
     for (int64_t budget_ns = spinner.min_ns; budget_ns < max_ns; budget_ns *= 2) {
         CHECK_EQUAL(spinner.budget_ns, budget_ns);
@@ -257,8 +258,8 @@ static void narrow_misses_make_spinning_longer_until_it_is_in_vain(void)
     CHECK_EQUAL(spinner.budget_ns, max_ns / 32);
 }
 
-/* Misses until the budget has grown up to its limit once more and was in vain again. */
-static int misses_until_in_vain(pmp_spinner *spinner)
+/* Returns the number of misses until the budget has grown to its limit and failed again. */
+static int misses_until_failure(pmp_spinner *spinner)
 {
     int misses = 1;
     while (spinner->budget_ns < spinner->max_ns) {
@@ -269,24 +270,25 @@ static int misses_until_in_vain(pmp_spinner *spinner)
     return misses;
 }
 
-static void what_is_in_vain_is_tried_ever_more_seldom(void)
+static void failing_spins_are_tried_more_rarely(void)
 {
     pmp_spinner spinner;
 
     pmp_spinner_init(&spinner, 16 * 2000);
-    spinner.near_miss_ns = INT64_MAX; /* no other process makes a narrow miss a wide one */
-    const int first = misses_until_in_vain(&spinner);
-    int last = misses_until_in_vain(&spinner);
+    spinner.near_miss_ns =
+        INT64_MAX; /* load on the machine must not turn a near miss into a far one */
+    const int first = misses_until_failure(&spinner);
+    int last = misses_until_failure(&spinner);
     CHECK(last > first);
     for (int i = 0; i < 3; i++) {
-        const int next = misses_until_in_vain(&spinner);
+        const int next = misses_until_failure(&spinner);
         CHECK(next > last);
         last = next;
     }
-    /* What brings something again is soon tried as often as before. */
+    /* After successes, spinning is soon tried as often as before. */
     for (int i = 0; i < 8; i++) {
         countdown counted = {0, 3};
-        CHECK_EQUAL(pmp_wait(new_bell(), &spinner, at_the_nth_look, &counted, -1), 0);
+        CHECK_EQUAL(pmp_wait(new_bell(), &spinner, at_nth_poll, &counted, -1), 0);
     }
     CHECK_EQUAL(spinner.budget_ns, spinner.max_ns);
     CHECK_EQUAL(spinner.pause, 0);
@@ -296,10 +298,10 @@ static void no_budget_means_no_spinning(void)
 {
     pmp_doorbell *const bell = new_bell();
     pmp_spinner spinner;
-    int looks = 0;
+    int polls = 0;
     pmp_spinner_init(&spinner, 0);
-    CHECK_EQUAL(pmp_wait(bell, &spinner, never, &looks, 20 * MS), -ETIMEDOUT);
-    CHECK(looks <= 4); /* first, armed, woken, at the end */
+    CHECK_EQUAL(pmp_wait(bell, &spinner, never, &polls, 20 * MS), -ETIMEDOUT);
+    CHECK(polls <= 4); /* first, armed, woken, at the end */
     CHECK_EQUAL(spinner.budget_ns, 0);
 }
 
@@ -310,7 +312,7 @@ enum { LINES = 8 };
 /* Two sides that take turns. Publishing and looking are as in the ring, a release store and an
  * acquire load: nothing here may be stronger than there, or it would hide a missing fence. And
  * as in the ring there is a payload, in lines that the other core has: until these are here, the
- * move waits in the store buffer, and a core that does not wait for it looks past it. */
+ * move waits in the store buffer, and a core that does not wait for it polls past it. */
 typedef struct {
     pmp_doorbell bells[2];
     _Alignas(64) _Atomic uint64_t turn; /* side 0 moves when it is even */
@@ -323,7 +325,7 @@ typedef struct {
 typedef struct {
     table *shared;
     uint64_t side;
-    bool sleeps; /* else it spins, and answers at once or a little later */
+    bool sleeps; /* otherwise it spins, and answers at once or a little later */
 } player;
 
 static bool is_my_turn(void *context)
@@ -332,7 +334,7 @@ static bool is_my_turn(void *context)
     return atomic_load_explicit(&me->shared->turn, memory_order_acquire) % 2 == me->side;
 }
 
-/* From no time to a microsecond: an answer falls on every moment of going to sleep. */
+/* Waits up to a microsecond, so that answers fall on every moment of going to sleep. */
 static void dawdle(uint64_t random)
 {
     for (volatile uint64_t left = random % 512; left > 0; left--) {
@@ -347,8 +349,8 @@ static void await_my_turn(player *me)
         CHECK_EQUAL(pmp_wait(&me->shared->bells[me->side], &spinner, is_my_turn, me, -1), 0);
         return;
     }
-    for (unsigned looks = 1; !is_my_turn(me); looks++) {
-        if (looks % 1024 == 0) {
+    for (unsigned polls = 1; !is_my_turn(me); polls++) {
+        if (polls % 1024 == 0) {
             sched_yield(); /* for machines of one core */
         }
     }
@@ -363,7 +365,7 @@ static void move(table *shared, uint64_t turn)
     atomic_store_explicit(&shared->turn, turn + 1, memory_order_release);
 }
 
-/* Whoever leaves does so after its move, so the other one gets its last turn, too. */
+/* A side leaves only after its move, so the other side gets its last turn, too. */
 static void play(player *me)
 {
     table *const shared = me->shared;
@@ -441,7 +443,7 @@ static void one_process_sleeps_and_one_answers(void)
  *
  * Much as in the master: a sleeper waits for work; a helper sometimes comes, disarms the sleeper's
  * bell, does the work that comes meanwhile itself, and when it leaves arms the bell again
- * and looks once more. */
+ * and polls once more. */
 typedef struct {
     pmp_doorbell bell;
     pthread_mutex_t lock;
@@ -495,9 +497,9 @@ static void help(desk *shared, uint64_t random)
     if (shared->parked) {
         pmp_doorbell_disarm(&shared->bell);
     }
-    for (uint64_t looks = random % 8; looks > 0; looks--) {
+    for (uint64_t polls = random % 8; polls > 0; polls--) {
         do_work(shared);
-        dawdle(random >> looks);
+        dawdle(random >> polls);
     }
     if (shared->parked) {
         pmp_doorbell_arm(&shared->bell);
@@ -506,7 +508,7 @@ static void help(desk *shared, uint64_t random)
     pthread_mutex_unlock(&shared->lock);
 }
 
-/* Comes once for each fragment of work, so that it does not make good for a ring it lost. */
+/* Comes once for each unit of work, so that it does not make good for a ring it lost. */
 static void *helper(void *argument)
 {
     desk *const shared = argument;
@@ -530,7 +532,7 @@ static void post(desk *shared, uint64_t number)
     }
 }
 
-static void helper_arms_for_a_sleeper(void)
+static void other_thread_arms_for_sleeper(void)
 {
     desk *const shared = shared_memory(sizeof *shared);
     const int64_t end_ns = pmp_now_ns() + hunt_ns;
@@ -543,7 +545,7 @@ static void helper_arms_for_a_sleeper(void)
         post(shared, ++number);
         dawdle(mix(number));
     }
-    /* First the helper: it would take the last fragment of work, and nobody would wake the sleeper. */
+    /* First the helper: it would take the last unit of work, and the sleeper would not be woken. */
     atomic_store(&shared->helper_over, true);
     join_thread(helper_thread);
     atomic_store(&shared->over, true);
@@ -557,29 +559,28 @@ int main(int argument_count, char **arguments)
     if (argument_count > 1) {
         hunt_ns = (int64_t)(1000 * atof(arguments[1])) * MS;
     }
-    run("ringing where nobody sleeps does nothing", 60, ringing_nobody_does_nothing);
+    run("ringing without a sleeper does nothing", 60, ringing_without_sleeper_does_nothing);
     run("a ring between arming and sleeping is kept", 60, ring_between_arm_and_sleep_is_kept);
-    run("sleep ends at its time limit", 60, sleep_ends_at_its_time_limit);
+    run("sleep times out", 60, sleep_times_out);
     run("a signal ends a sleep", 60, signal_ends_a_sleep);
     run("wait returns at once when ready", 60, wait_returns_at_once_when_ready);
-    run("wait looks again when it is armed", 60, wait_looks_again_when_it_is_armed);
-    run("wait ends at its time limit", 60, wait_ends_at_its_time_limit);
-    run("rings for nothing do not lengthen a wait", 60, rings_for_nothing_do_not_lengthen_a_wait);
-    run("spinning adapts to what it brings", 60, spinning_adapts_to_what_it_brings);
-    run("narrow misses make spinning longer until it is in vain", 60,
-        narrow_misses_make_spinning_longer_until_it_is_in_vain);
-    run("what is in vain is tried ever more seldom", 60, what_is_in_vain_is_tried_ever_more_seldom);
+    run("wait checks again after arming", 60, wait_checks_again_after_arming);
+    run("wait times out", 60, wait_times_out);
+    run("rings without work do not extend a timeout", 60, rings_without_work_do_not_extend_timeout);
+    run("spinning adapts to its success", 60, spinning_adapts_to_its_success);
+    run("near misses grow the budget until it fails", 60, near_misses_grow_budget_until_it_fails);
+    run("failing spins are tried ever more rarely", 60, failing_spins_are_tried_more_rarely);
     run("no budget means no spinning", 60, no_budget_means_no_spinning);
     use_core(0);
     run("no ring is lost between two threads that sleep", hunt_limit_s(),
         two_threads_sleep_by_turns);
-    run("no ring is lost between a thread that sleeps and one that answers", hunt_limit_s(),
+    run("no ring is lost between a sleeping and a spinning thread", hunt_limit_s(),
         one_thread_sleeps_and_one_answers);
     run("no ring is lost between two processes that sleep", hunt_limit_s(),
         two_processes_sleep_by_turns);
-    run("no ring is lost between a process that sleeps and one that answers", hunt_limit_s(),
+    run("no ring is lost between a sleeping and a spinning process", hunt_limit_s(),
         one_process_sleeps_and_one_answers);
-    run("no ring is lost when a helper arms for a sleeper", hunt_limit_s(),
-        helper_arms_for_a_sleeper);
+    run("no ring is lost when another thread arms for a sleeper", hunt_limit_s(),
+        other_thread_arms_for_sleeper);
     return 0;
 }

@@ -1,5 +1,5 @@
-/* One thread on both ends of a ring: what goes in comes out, at every offset, full and empty;
- * what was taken back does not; what is damaged is noticed. stress_ring.c and stress_revoke.c do
+/* One thread on both ends of a ring: records come out as they went in, at every offset, full and empty;
+ * revoked records do not; corruption is detected. stress_ring.c and stress_revoke.c do
  * the same with two threads and two processes. */
 #include "support.h"
 
@@ -94,7 +94,7 @@ static void new_ring_is_empty(void)
     free(ring.memory);
 }
 
-static void init_refuses_capacities(void)
+static void init_rejects_capacities(void)
 {
     static const uint64_t wrong[] = {
         0, 1, 128, 255, 257, 384, UINT64_C(1) << 32, UINT64_MAX, (UINT64_C(1) << 31) + 8};
@@ -111,7 +111,7 @@ static void expect_no_ring(fixture *ring, size_t available)
     CHECK_EQUAL(pmp_consumer_open(&ring->consumer, ring->memory, available), -EINVAL);
 }
 
-static void open_refuses_what_is_no_ring(void)
+static void open_rejects_memory_without_ring(void)
 {
     fixture ring = new_ring();
     static const struct {
@@ -163,7 +163,7 @@ static void every_size_at_every_offset(void)
     }
 }
 
-static void too_large_record_is_refused(void)
+static void too_large_record_is_rejected(void)
 {
     fixture ring = new_ring();
     CHECK_EQUAL(reserve_error(&ring, LIMIT + 1), -EMSGSIZE);
@@ -209,7 +209,7 @@ static void record_stays_until_released(void)
     free(ring.memory);
 }
 
-static void reservation_is_replaced_or_never_seen(void)
+static void replaced_reservation_is_never_received(void)
 {
     fixture ring = new_ring();
     CHECK_EQUAL(reserve_error(&ring, 100), 0);
@@ -222,7 +222,7 @@ static void reservation_is_replaced_or_never_seen(void)
     free(ring.memory);
 }
 
-static void reopened_ring_goes_on(void)
+static void reopened_ring_continues(void)
 {
     fixture ring = new_ring_at(CAPACITY - 16);
     push(&ring, 100, 1);
@@ -348,9 +348,9 @@ static void random_steps_agree_with_a_list(void)
     free(ring.memory);
 }
 
-/* One damaged word in a ring with one record of 16 bytes at position 240, the last 16 bytes
+/* One corrupt word in a ring with one record of 16 bytes at position 240, the last 16 bytes
  * before the end being a wrap marker. */
-static void expect_damage(size_t offset, uint64_t value)
+static void expect_corruption(size_t offset, uint64_t value)
 {
     fixture ring = new_ring_at(CAPACITY - 16);
     push(&ring, 16, 1);
@@ -365,25 +365,25 @@ static uint64_t header(uint32_t size_bytes, uint32_t state)
     return (uint64_t)state << 32 | size_bytes;
 }
 
-static void damage_is_noticed(void)
+static void corruption_is_detected(void)
 {
     enum { MARKER_AT = RECORDS_AT + CAPACITY - 16, RECORD_AT = RECORDS_AT };
 
-    expect_damage(MARKER_AT, header(8, 0));
-    expect_damage(MARKER_AT, header(8, CLAIMED));
-    expect_damage(MARKER_AT, header(8, NO_STATE));
-    expect_damage(MARKER_AT, header(9, READY));
-    expect_damage(MARKER_AT, header(LIMIT, REVOKED));
-    expect_damage(MARKER_AT, header(UINT32_MAX, READY));
-    expect_damage(MARKER_AT, header(UINT32_MAX - 7, WRAP));
-    expect_damage(MARKER_AT, header(0, WRAP));
-    expect_damage(RECORD_AT, header(16, WRAP));
-    expect_damage(RECORD_AT, header(17, READY));
-    expect_damage(RECORD_AT, header(16, 0));
+    expect_corruption(MARKER_AT, header(8, 0));
+    expect_corruption(MARKER_AT, header(8, CLAIMED));
+    expect_corruption(MARKER_AT, header(8, NO_STATE));
+    expect_corruption(MARKER_AT, header(9, READY));
+    expect_corruption(MARKER_AT, header(LIMIT, REVOKED));
+    expect_corruption(MARKER_AT, header(UINT32_MAX, READY));
+    expect_corruption(MARKER_AT, header(UINT32_MAX - 7, WRAP));
+    expect_corruption(MARKER_AT, header(0, WRAP));
+    expect_corruption(RECORD_AT, header(16, WRAP));
+    expect_corruption(RECORD_AT, header(17, READY));
+    expect_corruption(RECORD_AT, header(16, 0));
 }
 
 /* Every word looks like a record, so that only head itself can give it away. */
-static void damaged_head_is_noticed(void)
+static void corrupt_head_is_detected(void)
 {
     static const uint64_t wrong[] = {4, 12, CAPACITY + 8, UINT64_MAX - 7, UINT64_MAX / 2 + 1};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
@@ -400,7 +400,7 @@ static void damaged_head_is_noticed(void)
     }
 }
 
-static void damaged_tail_means_no_room(void)
+static void corrupt_tail_means_no_room(void)
 {
     fixture ring = new_ring();
     for (int i = 0; i < CAPACITY / 16; i++) {
@@ -416,23 +416,22 @@ static void damaged_tail_means_no_room(void)
 int main(void)
 {
     run("a new ring is empty", 60, new_ring_is_empty);
-    run("init refuses capacities that are none", 60, init_refuses_capacities);
-    run("open refuses what is no ring", 60, open_refuses_what_is_no_ring);
+    run("init rejects invalid capacities", 60, init_rejects_capacities);
+    run("open rejects memory without a ring", 60, open_rejects_memory_without_ring);
     run("records of every size come out as they went in at every offset", 60,
         every_size_at_every_offset);
-    run("a record above the limit is refused", 60, too_large_record_is_refused);
+    run("a record above the limit is rejected", 60, too_large_record_is_rejected);
     run("a full ring loses nothing", 60, full_ring_loses_nothing);
     run("a record stays until it is released", 60, record_stays_until_released);
-    run("a reservation is replaced by the next and seen by nobody", 60,
-        reservation_is_replaced_or_never_seen);
-    run("a ring that is opened again goes on", 60, reopened_ring_goes_on);
+    run("a replaced reservation is never received", 60, replaced_reservation_is_never_received);
+    run("a reopened ring continues", 60, reopened_ring_continues);
     run("a revoked record is skipped", 60, revoked_record_is_skipped);
     run("a claimed record cannot be revoked", 60, claimed_record_cannot_be_revoked);
     run("an old position does not revoke a new record", 60,
         old_position_does_not_revoke_a_new_record);
     run("random steps agree with a list", 60, random_steps_agree_with_a_list);
-    run("damaged records are noticed", 60, damage_is_noticed);
-    run("a damaged head is noticed", 60, damaged_head_is_noticed);
-    run("a damaged tail means no room", 60, damaged_tail_means_no_room);
+    run("corrupt records are detected", 60, corruption_is_detected);
+    run("a corrupt head is detected", 60, corrupt_head_is_detected);
+    run("a corrupt tail means no room", 60, corrupt_tail_means_no_room);
     return 0;
 }

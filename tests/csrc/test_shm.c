@@ -1,4 +1,4 @@
-/* Segments: who can see them, what they leave behind, and what happens where there is no room. */
+/* Segments: access, cleanup, and the errors when there is no room. */
 #include "support.h"
 
 #include "../../csrc/shm.h"
@@ -106,7 +106,7 @@ static void check_close(enum pmp_shm_kind kind)
     pmp_shm_close(&segment);
 }
 
-static void close_is_harmless_twice(void)
+static void closing_twice_does_nothing(void)
 {
     for_each_kind(check_close);
 }
@@ -136,7 +136,7 @@ static void other_process_writes_into_it(void)
     for_each_kind(check_sharing);
 }
 
-static void create_refuses_nonsense(void)
+static void create_rejects_invalid_arguments(void)
 {
     pmp_shm segment;
     CHECK_EQUAL(pmp_shm_create(&segment, 0, PMP_SHM_BEST), -EINVAL);
@@ -156,7 +156,7 @@ static void expect_refused(int descriptor)
     CHECK(segment.address == NULL && segment.descriptor == -1);
 }
 
-static void attach_refuses_what_is_no_segment(void)
+static void attach_rejects_other_descriptors(void)
 {
     pmp_shm segment;
     int ends[2];
@@ -191,7 +191,7 @@ static void memfd_is_sealed(void)
     pmp_shm_close(&segment);
 }
 
-static void memfd_that_could_shrink_is_refused(void)
+static void memfd_that_could_shrink_is_rejected(void)
 {
     const int descriptor = memfd_create("test", MFD_ALLOW_SEALING);
     pmp_shm segment;
@@ -217,7 +217,7 @@ static bool write_text(const char *path, const char *text)
     return written;
 }
 
-/* Makes us root of a new user namespace: without a user and a group, nobody could create files. */
+/* Makes us root of a new user namespace: without a user and a group, no file can be created. */
 static bool become_root_of_a_namespace(unsigned user, unsigned group)
 {
     char user_map[32], group_map[32];
@@ -235,7 +235,7 @@ static bool mount_small_dev_shm(void)
            mount("tmpfs", "/dev/shm", "tmpfs", 0, "size=256k,mode=1777") == 0;
 }
 
-/* Takes what is left of /dev/shm. */
+/* Fills the rest of /dev/shm. */
 static void fill_dev_shm(void)
 {
     static const char zeros[4096];
@@ -264,7 +264,7 @@ static int in_small_dev_shm(void *argument)
     pmp_shm_close(&segment);
     /* A failed creation leaves nothing: the same space can be had again. */
     CHECK_EQUAL(pmp_shm_create(&segment, SMALL / 2, PMP_SHM_POSIX), 0);
-    /* A memfd does not care. */
+    /* A memfd does not depend on /dev/shm. */
     CHECK_EQUAL(pmp_shm_create(&second, 16 * SMALL, PMP_SHM_BEST), 0);
     memset(second.address, 1, second.size_bytes);
     return 0;
@@ -289,13 +289,13 @@ int main(void)
         new_segment_is_zeroed_private_and_nameless);
     run("the pages of a new segment are reserved", 60, pages_are_reserved);
     run("no name is left in /dev/shm", 60, no_name_is_left);
-    run("closing twice is harmless", 60, close_is_harmless_twice);
+    run("closing twice does nothing", 60, closing_twice_does_nothing);
     run("another process writes into a segment", 60, other_process_writes_into_it);
-    run("create refuses nonsense", 60, create_refuses_nonsense);
-    run("attach refuses what is no segment", 60, attach_refuses_what_is_no_segment);
+    run("create rejects invalid arguments", 60, create_rejects_invalid_arguments);
+    run("attach rejects descriptors of other kinds", 60, attach_rejects_other_descriptors);
 #ifdef __linux__
     run("a memfd is sealed", 60, memfd_is_sealed);
-    run("a memfd that could shrink is refused", 60, memfd_that_could_shrink_is_refused);
+    run("a memfd that could shrink is rejected", 60, memfd_that_could_shrink_is_rejected);
     run("a full /dev/shm is an error and no SIGBUS", 60, full_dev_shm_is_an_error_and_no_sigbus);
 #endif
     return 0;

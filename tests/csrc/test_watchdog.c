@@ -49,7 +49,7 @@ static int spin_as_worker(void *argument)
 /* A worker that leads its group, as the spawner starts them, and has a child of its own. */
 static int spin_with_child(void *argument)
 {
-    /* Ends the child, whom nobody else would, should the watchdog fail. */
+    /* Ends the child if the watchdog fails; no other process would. */
     const struct rlimit cpu_s = {20, 20};
     CHECK_EQUAL(setrlimit(RLIMIT_CPU, &cpu_s), 0);
     CHECK_EQUAL(setpgid(0, 0), 0);
@@ -86,7 +86,7 @@ static void expect_report(char expected)
     CHECK_EQUAL(word, expected);
 }
 
-/* The end of the pipe: nobody who could write into it is alive. */
+/* The end of the pipe: no process that could write to it is alive. */
 static void expect_all_gone(void)
 {
     char word;
@@ -106,7 +106,7 @@ static void spinning_worker_ends_with_its_master(void)
     const pid_t worker = start_worker(spin_as_worker);
     expect_report('s');
     close(connection[MASTER]);
-    expect_killed(worker); /* and not we, though we are in the same group */
+    expect_killed(worker); /* but not this process, which is in the same group */
     expect_all_gone();
 }
 
@@ -130,7 +130,7 @@ static void master_gone_before_the_start_is_noticed(void)
     close(reports[0]);
 }
 
-/* Lets the master look, while data lies unread in the connection; then reads it. */
+/* Leaves data unread in the connection for a while, then reads it. */
 static int read_late(void *argument)
 {
     char byte;
@@ -139,7 +139,7 @@ static int read_late(void *argument)
     start_watchdog();
     CHECK_EQUAL(recv(connection[WORKER], &byte, 1, MSG_PEEK), 1);
     const struct pollfd nothing = {.fd = -1};
-    poll((struct pollfd *)&nothing, 0, 300); /* time in which the watchdog could do wrong */
+    poll((struct pollfd *)&nothing, 0, 300); /* time in which the watchdog could misbehave */
     CHECK_EQUAL(read(connection[WORKER], &byte, 1), 1);
     CHECK_EQUAL(byte, 'x');
     getrusage(RUSAGE_SELF, &usage);
@@ -148,7 +148,7 @@ static int read_late(void *argument)
     return 42;
 }
 
-static void data_is_left_alone_and_costs_nothing(void)
+static void data_is_not_read_and_costs_no_cpu(void)
 {
     const pid_t worker = start_worker(read_late);
     CHECK_EQUAL(write(connection[MASTER], "x", 1), 1);
@@ -196,7 +196,7 @@ int main(void)
     run("the group of a worker that leads it ends, too", 60, group_of_a_leader_ends_with_it);
     run("a master that is gone before the start is noticed", 60,
         master_gone_before_the_start_is_noticed);
-    run("data is left alone and costs nothing", 60, data_is_left_alone_and_costs_nothing);
+    run("data is not read and costs no CPU", 60, data_is_not_read_and_costs_no_cpu);
     run("starting leaves the signal mask as it was", 60, starting_leaves_the_signal_mask_as_it_was);
     run("no descriptor is an error", 60, no_descriptor_is_an_error);
     return 0;
