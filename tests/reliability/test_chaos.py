@@ -1,4 +1,4 @@
-"""The chaos test, for half a minute; `python -m tests.chaos --seconds 3600` runs it for an hour."""
+"""Runs the chaos test for half a minute; `python -m tests.chaos --seconds 3600` runs it for an hour."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ SECONDS = int(os.environ.get("CHAOS_SECONDS", "30"))
 
 @pytest.mark.timeout(SECONDS + 240)
 @pytest.mark.mpi
-def test_every_call_ends_and_nothing_is_left_whatever_is_killed():
+def test_random_kills_lose_no_call_and_leave_nothing():
     source = Path(pympipool.__file__).parents[1]
     done = subprocess.run(
         [sys.executable, "-m", "tests.chaos", "--seconds", str(SECONDS)],

@@ -1,4 +1,4 @@
-"""What calls cost in memory, and that no size is too large."""
+"""Memory that calls need, and calls and results of any size."""
 
 import gc
 import os
@@ -39,7 +39,7 @@ def rss_bytes(process=None):
     return psutil.Process(process).memory_info().rss
 
 
-def test_pending_calls_cost_at_most_three_times_their_pickled_size(make_block_executor, tmp_path):
+def test_pending_calls_need_bounded_memory(make_block_executor, tmp_path):
     exe = make_block_executor()
     gate = tmp_path / "gate"
     exe.submit(echo, b"").result()
@@ -50,10 +50,10 @@ def test_pending_calls_cost_at_most_three_times_their_pickled_size(make_block_ex
     grown = rss_bytes() - before
     gate.touch()
     assert sum(len(call.result()) for call in calls) == 100_000 * 1024
-    assert grown < 3 * 100_000 * 1050  # a pickled call of this kind has some 1050 bytes
+    assert grown < 3 * 100_000 * 1050  # a pickled call of this kind has about 1050 bytes
 
 
-def test_many_small_calls_do_not_grow_master_or_worker(make_block_executor):
+def test_memory_is_constant_over_many_calls(make_block_executor):
     exe = make_block_executor()
     worker = exe.submit(pid).result()
 
@@ -70,7 +70,7 @@ def test_many_small_calls_do_not_grow_master_or_worker(make_block_executor):
     assert after[1] - before[1] < 4e6
 
 
-def test_many_different_functions_do_not_grow_the_worker(make_block_executor):
+def test_worker_memory_is_constant_over_many_functions(make_block_executor):
     exe = make_block_executor()
     worker = exe.submit(pid).result()
 
@@ -85,7 +85,7 @@ def test_many_different_functions_do_not_grow_the_worker(make_block_executor):
 
 
 @pytest.mark.parametrize("size", [150_000, 300_000, 1_000_000, 2_200_000])
-def test_results_that_are_kept_take_little_more_memory_than_they_hold(make_block_executor, size):
+def test_kept_results_need_little_extra_memory(make_block_executor, size):
     exe = make_block_executor()
     exe.submit(np.ones, size // 8).result()
     gc.collect()
@@ -104,24 +104,28 @@ def test_results_that_are_kept_take_little_more_memory_than_they_hold(make_block
         ("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=131072", False),
     ],
 )
-def test_a_worker_uses_the_memory_of_one_call_for_the_next(make_block_executor, monkeypatch, name, value, keeps):
-    """Unless the user wants otherwise."""
+def test_worker_reuses_memory_between_calls(make_block_executor, monkeypatch, name, value, keeps):
+    """The user can turn this off with the variables of glibc's malloc."""
     for other in ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
         monkeypatch.delenv(other, raising=False)
     monkeypatch.setenv(name, value)
-    exe = make_block_executor()  # its calls are built-in ones: what is imported for others may happen to keep the heap
+    exe = (
+        make_block_executor()
+    )  # its calls are built-in functions: imports for other calls may happen to retain the heap
 
     def faults():
         return exe.submit(resource.getrusage, resource.RUSAGE_SELF).result().ru_minflt
 
     large = [bytes(200_000)]
-    faults()  # what is imported for this call takes its place first
+    faults()  # the imports of this call take their memory first
     for _ in range(100):
         exe.submit(list, large).result()
     before = faults()
     for _ in range(100):
         exe.submit(list, large).result()
-    assert (faults() - before < 1000) == keeps  # where malloc gives the pages back, it is more than fifty a call
+    assert (
+        faults() - before < 1000
+    ) == keeps  # if malloc returns the pages to the system, there are more than 50 faults a call
 
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 16, (1 << 19) + 1, 40_000_000])
@@ -153,7 +157,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small /dev/shm takes root: run the tests as root")
-def test_300_megabytes_travel_with_a_dev_shm_of_16(tmp_path):
+def test_300_mb_travel_despite_16_mb_of_shm(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SMALL_SHM)
     command = f"mount -t tmpfs -o size=16m tmpfs /dev/shm && exec {sys.executable} {script}"
@@ -171,13 +175,13 @@ def test_300_megabytes_travel_with_a_dev_shm_of_16(tmp_path):
     assert done.stdout.strip() == "both ways", done.stderr
 
 
-def test_a_call_too_large_for_memory_says_so(make_block_executor):
+def test_call_too_large_for_memory_raises(make_block_executor):
     exe = make_block_executor()
     assert isinstance(exe.submit(np.ones, 1 << 50).exception(), MemoryError)
     assert exe.submit(pow, 2, 3).result() == 8
 
 
-def test_an_executor_without_calls_needs_little_time_to_come_and_go():
+def test_executor_without_calls_opens_and_closes_quickly():
     for _ in range(5):
         with Executor(max_workers=1, block_allocation=True):
             pass

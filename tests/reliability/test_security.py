@@ -1,4 +1,4 @@
-"""Nobody but the user gets in, and nothing of the executor can be read by others."""
+"""No other user can connect to an executor, or read its data."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ from pympipool import Executor
 from support.waiting import wait_until
 
 LAUNCHERS = ("mpiexec", "mpiexec.hydra", "hydra_pmi_proxy", "mpirun", "prterun", "prted", "orted")
-"""Belong to MPI and listen for their own kind: MPICH's mpiexec for its proxies. Ranks inherit its socket."""
+"""Programs of MPI that listen on a port of their own: MPICH's mpiexec for its proxies. Ranks inherit the socket."""
 
 
 def pid():
@@ -34,7 +34,7 @@ def environment():
 
 @pytest.fixture(params=["block", "mpi", "single"])
 def busy(request, tmp_path):
-    """An executor with a worker, and the processes that belong to it."""
+    """Yield an executor with a worker, and the processes that belong to it."""
     parameters = {
         "block": {"max_workers": 1, "block_allocation": True},
         "mpi": {"max_cores": 2, "cores_per_worker": 2, "block_allocation": True},
@@ -61,20 +61,20 @@ def test_no_process_listens_on_a_network_port(busy):
     assert {port for process in processes for port in ports[process]} - of_launchers == set()
 
 
-def test_no_secret_is_in_a_command_line_that_everybody_can_read(busy):
+def test_command_lines_contain_no_secret(busy):
     exe, processes = busy
     key = exe._engine.pool.supervisor.listener.key
     for process in processes:
         assert key not in " ".join(process.cmdline())
 
 
-def test_the_variables_of_a_worker_are_not_seen_by_calls(make_executor):
+def test_calls_do_not_see_the_workers_variables(make_executor):
     exe = make_executor()
     seen = exe.submit(environment).result()
     assert [name for name in seen if name.startswith("PYMPIPOOL") and name not in os.environ] == []
 
 
-def test_segments_have_no_name_and_belong_to_the_user_only(busy):
+def test_segments_are_unnamed_and_private_to_the_user(busy):
     _, processes = busy
     for process in processes:
         for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
@@ -90,7 +90,7 @@ def test_segments_have_no_name_and_belong_to_the_user_only(busy):
                 assert not stat.S_IMODE(status.st_mode) & 0o077
 
 
-def test_strangers_disturb_no_call(make_block_executor):
+def test_unauthenticated_connections_disturb_no_call(make_block_executor):
     exe = make_block_executor()
     exe.submit(pid).result()
     address = exe._engine.pool.supervisor.listener.address
@@ -103,7 +103,7 @@ def test_strangers_disturb_no_call(make_block_executor):
             try:
                 stranger.sendall(greeting)
             except (BrokenPipeError, ConnectionResetError):
-                pass  # dropped already
+                pass  # the master has closed the connection already
             strangers.append(stranger)
         assert [exe.submit(pow, i, 2).result() for i in range(100)] == [i * i for i in range(100)]
     for stranger in strangers:
@@ -112,8 +112,8 @@ def test_strangers_disturb_no_call(make_block_executor):
 
 
 @pytest.mark.parametrize("forked", [False, True], ids=["alone", "with_a_forked_child"])
-def test_who_has_not_greeted_when_an_executor_ends_is_hung_up_on(make_block_executor, forked):
-    """A worker that has just begun, say. A forked child must not keep the connection open either."""
+def test_shutdown_closes_unauthenticated_connections(make_block_executor, forked):
+    """Such a connection may be that of a worker that has just started. A forked child must not keep it open either."""
     exe = make_block_executor()
     exe.submit(pid).result()
     address = exe._engine.pool.supervisor.listener.address
@@ -138,7 +138,7 @@ def test_who_has_not_greeted_when_an_executor_ends_is_hung_up_on(make_block_exec
                 os.waitpid(child, 0)
 
 
-def test_half_open_connections_do_not_keep_a_worker_from_being_replaced(make_block_executor):
+def test_half_open_connections_do_not_block_worker_replacement(make_block_executor):
     exe = make_block_executor()
     victim = psutil.Process(exe.submit(pid).result())
     address = exe._engine.pool.supervisor.listener.address

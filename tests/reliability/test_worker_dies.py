@@ -1,4 +1,4 @@
-"""A worker that dies fails the call that it ran, and nothing else: with block allocation."""
+"""With block allocation: when a worker dies, only the call that it was running fails."""
 
 import ctypes
 import os
@@ -37,7 +37,7 @@ def complain_and_die(text):
 
 
 def note(path, number):
-    """Leaves a mark of having run."""
+    """Record that the call has run."""
     with open(path, "a") as file:
         file.write(f"{number}\n")
     return number
@@ -72,7 +72,7 @@ def fill_memory():
         (kill_self, (signal.SIGTERM,), -signal.SIGTERM, "SIGTERM"),
     ],
 )
-def test_the_error_says_who_died_of_what(make_block_executor, function, arguments, exit_code, name):
+def test_error_names_worker_and_cause_of_death(make_block_executor, function, arguments, exit_code, name):
     exe = make_block_executor()
     victim = exe.submit(pid).result()
     with pytest.raises(WorkerDied) as raised:
@@ -85,19 +85,19 @@ def test_the_error_says_who_died_of_what(make_block_executor, function, argument
     assert exe.submit(pid).result() != victim
 
 
-def test_the_error_quotes_what_the_worker_said_last(make_block_executor):
+def test_error_quotes_the_last_stderr_lines(make_block_executor):
     with pytest.raises(WorkerDied, match="the disk is on fire") as raised:
         make_block_executor().submit(complain_and_die, "the disk is on fire").result()
     assert raised.value.last_stderr[-1] == "the disk is on fire"
 
 
-def test_a_call_without_enough_memory_fails_alone(make_block_executor):
+def test_out_of_memory_fails_only_its_call(make_block_executor):
     exe = make_block_executor()
     assert isinstance(exe.submit(fill_memory).exception(), MemoryError)
     assert exe.submit(pow, 2, 3).result() == 8
 
 
-def test_calls_behind_the_one_that_killed_its_worker_run_once_each(make_block_executor, tmp_path):
+def test_calls_queued_behind_a_fatal_one_run_once(make_block_executor, tmp_path):
     exe = make_block_executor()
     exe.submit(note, tmp_path / "warm", 0).result()
     log, gate = tmp_path / "log", tmp_path / "gate"
@@ -111,7 +111,7 @@ def test_calls_behind_the_one_that_killed_its_worker_run_once_each(make_block_ex
     assert sorted(map(int, log.read_text().split())) == list(range(200))
 
 
-def test_a_worker_that_was_stopped_while_idle_holds_up_nothing(make_block_executor):
+def test_stopped_idle_worker_delays_no_call(make_block_executor):
     exe = make_block_executor(max_workers=2)
     stopped = psutil.Process(exe.submit(pid).result())
     stopped.suspend()
@@ -121,11 +121,11 @@ def test_a_worker_that_was_stopped_while_idle_holds_up_nothing(make_block_execut
     finally:
         stopped.resume()
     seen = set()
-    while stopped.pid not in seen:  # it works again
+    while stopped.pid not in seen:  # until it has served a call again
         seen.update(call.result(timeout=60) for call in [exe.submit(pid) for _ in range(20)])
 
 
-def test_a_worker_that_is_killed_while_idle_is_replaced(make_block_executor):
+def test_killed_idle_worker_is_replaced(make_block_executor):
     exe = make_block_executor()
     for _ in range(3):
         victim = psutil.Process(exe.submit(pid).result())
@@ -134,7 +134,7 @@ def test_a_worker_that_is_killed_while_idle_is_replaced(make_block_executor):
         assert exe.submit(pid).result() != victim.pid
 
 
-def test_many_deaths_in_a_row_do_not_end_the_executor(make_block_executor):
+def test_executor_survives_many_worker_deaths(make_block_executor):
     exe = make_block_executor(max_workers=2)
     calls = [exe.submit(leave, 1) if i % 2 else exe.submit(pow, i, 2) for i in range(40)]
     for i, call in enumerate(calls):
@@ -144,12 +144,12 @@ def test_many_deaths_in_a_row_do_not_end_the_executor(make_block_executor):
             assert call.result() == i * i
 
 
-def test_a_call_is_tried_again_if_that_is_wanted(make_block_executor, tmp_path):
+def test_call_is_retried_on_request(make_block_executor, tmp_path):
     exe = make_block_executor(restart_limit=1)
     assert exe.submit(die_the_first_time, tmp_path / "mark").result() == "second time"
 
 
-def test_a_call_is_tried_again_as_often_as_wanted_and_no_more(make_block_executor, tmp_path):
+def test_call_is_retried_at_most_restart_limit_times(make_block_executor, tmp_path):
     exe = make_block_executor(restart_limit=2)
     log = tmp_path / "log"
     assert isinstance(exe.submit(note_and_die, log).exception(), WorkerDied)
@@ -165,7 +165,7 @@ def die_in_init():
     os._exit(9)
 
 
-def test_workers_that_die_at_start_again_and_again_end_with_a_clear_error():
+def test_workers_that_never_start_give_a_clear_error():
     with Executor(max_workers=1, block_allocation=True, init_function=die_in_init) as exe:
         with pytest.raises(WorkerStartError, match=r"did not get ready.*exit code 9"):
             exe.submit(pow, 2, 3).result(timeout=60)
@@ -173,14 +173,14 @@ def test_workers_that_die_at_start_again_and_again_end_with_a_clear_error():
             exe.submit(pow, 2, 3).result(timeout=60)
 
 
-def test_a_call_that_takes_too_long_is_ended_and_the_executor_goes_on(make_block_executor):
+def test_call_beyond_run_time_max_fails_alone(make_block_executor):
     exe = make_block_executor(run_time_max=0.5)
     with pytest.raises(TimeoutError, match=r"run_time_max=0\.5"):
         exe.submit(time.sleep, 50).result(timeout=60)
     assert in_time(lambda: exe.submit(pow, 2, 3).result()) == 8
 
 
-def test_calls_that_are_quick_enough_are_not_ended(make_block_executor):
-    """The limit is that of each call, not of all together."""
+def test_run_time_max_applies_to_each_call_alone(make_block_executor):
+    """The limit applies to each call, not to all of them together."""
     exe = make_block_executor(run_time_max=2.0)
     assert in_time(lambda: [exe.submit(time.sleep, 0.05).result() for _ in range(50)]) == [None] * 50

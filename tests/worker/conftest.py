@@ -9,28 +9,28 @@ from support.tiny_master import TinyMaster
 
 @pytest.fixture
 def start():
-    """Starts workers of one process, which are killed after the test."""
+    """Start workers of one process, which are killed after the test."""
     with _Factory(LocalSpawner) as factory:
         yield factory
 
 
 @pytest.fixture
 def start_mpi():
-    """Starts workers of two ranks, or of as many as are said."""
+    """Start workers of two ranks, or of the given number."""
     with _Factory(MpiexecSpawner, ranks=2) as factory:
         yield factory
 
 
 @pytest.fixture(scope="module")
 def worker():
-    """A worker that the tests leave as it was."""
+    """A worker that many tests share; none changes its state."""
     with TinyMaster(LocalSpawner()).ready() as master:
         yield master
 
 
 @pytest.fixture(scope="module")
 def mpi_worker():
-    """A worker of two ranks that the tests leave as it was."""
+    """A worker of two ranks that many tests share; none changes its state."""
     with TinyMaster(MpiexecSpawner(), ranks=2).ready() as master:
         yield master
 
@@ -42,7 +42,7 @@ class _Factory:
         self.masters = []
 
     def __call__(self, **parameters):
-        """A master whose worker has been started, but not waited for."""
+        """Return a master whose worker was started, without waiting until it is ready."""
         self.masters.append(TinyMaster(self.spawner(), **{**self.parameters, **parameters}))
         return self.masters[-1]
 

@@ -19,16 +19,16 @@ def calls():
     return CallRunner({})
 
 
-def test_a_call_that_brings_its_function(calls):
+def test_call_with_its_function(calls):
     assert calls.run(0, dump_call(0, lambda x, y: (x, y), (1,), {"y": 2})) == (1, 2)
 
 
-def test_a_call_that_refers_to_a_function(calls):
+def test_call_by_function_number(calls):
     calls.remember(5, dump(lambda x: x + 1))
     assert calls.run(5, dump_call(5, None, (2,), {})) == 3
 
 
-def test_a_function_takes_the_slot_of_the_one_as_many_numbers_before(calls):
+def test_functions_of_one_slot_replace_each_other(calls):
     calls.remember(5, dump(lambda: "old"))
     calls.remember(5 + FUNCTION_CACHE_SIZE, dump(lambda: "new"))
     assert calls.run(5 + FUNCTION_CACHE_SIZE, dump_call(5, None, (), {})) == "new"
@@ -36,12 +36,12 @@ def test_a_function_takes_the_slot_of_the_one_as_many_numbers_before(calls):
         calls.run(5, dump_call(5, None, (), {}))
 
 
-def test_numbers_that_were_never_sent_are_an_error(calls):
+def test_unknown_function_number_is_an_error(calls):
     with pytest.raises(RuntimeError, match="that slot holds 0"):
         calls.run(7, dump_call(7, None, (), {}))
 
 
-def test_a_function_that_cannot_be_unpickled_fails_each_of_its_calls_with_the_same_words(calls):
+def test_unpicklable_function_fails_every_call_alike(calls):
     calls.remember(5, [b"no pickle"])
     said = set()
     lengths = set()
@@ -54,20 +54,20 @@ def test_a_function_that_cannot_be_unpickled_fails_each_of_its_calls_with_the_sa
     assert len(lengths) == 1
 
 
-def test_arguments_that_cannot_be_unpickled_are_an_error_of_the_call(calls):
+def test_broken_arguments_fail_only_their_call(calls):
     calls.remember(5, dump(len))
     with pytest.raises(SerializationError, match="the arguments"):
         calls.run(5, [b"no pickle"])
     assert calls.run(5, dump_call(5, None, ([],), {})) == 0
 
 
-def test_the_parts_are_gone_while_the_function_runs(calls):
+def test_parts_are_released_before_the_function_runs(calls):
     parts = dump_call(0, lambda: None, (), {})
     calls.run(0, parts)
     assert parts == []
 
 
-def test_nothing_is_kept_of_a_call(calls):
+def test_no_reference_to_a_call_is_kept(calls):
     gc.disable()
     try:
         made = []
@@ -85,7 +85,7 @@ def test_nothing_is_kept_of_a_call(calls):
         gc.enable()
 
 
-def test_the_preset_reaches_both_kinds_of_calls():
+def test_init_values_reach_both_kinds_of_calls():
     calls = CallRunner({"k": 3})
     calls.remember(1, dump(lambda x, k: (x, k)))
     assert calls.run(1, dump_call(1, None, (1,), {})) == (1, 3)

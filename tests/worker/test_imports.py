@@ -1,4 +1,4 @@
-"""What a worker has imported: each module is a part of the time to the first result, and of every worker's memory."""
+"""The modules that a worker imports: each costs time until the first result, and memory in every worker."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ HEAVY = (
     "tempfile textwrap threading tokenize traceback typing uuid weakref pympipool._core.dispatcher "
     "pympipool.serialization.by_value pympipool.errors pympipool.executor pympipool.transport.tcp.stream pympipool.worker.mpi"
 )
-"""What importing one or the other more in the wrong place would bring along."""
+"""Modules that one import in the wrong place would bring along."""
 
 OF_MPI = {"contextlib", "enum", "mpi4py", "pickle", "re", "pympipool.worker.mpi"}
-"""Those that mpi4py imports, and what needs it."""
+"""Modules that mpi4py imports, and the module that needs mpi4py."""
 
 
 def modules_of_bare_python():
-    """Those that the site of this environment imports are not ours to avoid."""
+    """Return the modules that Python and the site of this environment import: a worker cannot avoid these."""
     code = f"print({MODULES})"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     return set(said.stdout.split())
@@ -60,7 +60,7 @@ def test_an_mpi_worker_imports_little_besides_mpi4py(start_mpi):
         "open('/nowhere')",
     ],
 )
-def test_plain_results_and_exceptions_of_python_need_no_cloudpickle(start, code):
+def test_builtin_results_and_exceptions_need_no_cloudpickle(start, code):
     master = start().ready()
     master.send(eval, code)
     try:
@@ -73,8 +73,8 @@ def test_plain_results_and_exceptions_of_python_need_no_cloudpickle(start, code)
     assert "cloudpickle" not in modules_of(master) - modules_of_bare_python()
 
 
-def test_a_worker_without_descriptors_left_still_answers(start):
-    """No module can be imported then."""
+def test_worker_without_free_descriptors_still_answers(start):
+    """Without a free descriptor no module can be imported."""
     master = start().ready()
     master.send(eval, "__import__('resource').setrlimit(__import__('resource').RLIMIT_NOFILE, (64, 64))")
     assert master.result() is None

@@ -9,19 +9,19 @@ from pympipool.worker.injection import inject_arguments
 INIT_VALUES = {"j": 4, "k": 3, "l": 2}
 
 
-def test_what_is_missing_is_filled_and_the_rest_ignored():
+def test_missing_arguments_are_injected_others_ignored():
     assert inject_arguments(lambda i, j, k: (i, j, k), INIT_VALUES)(2, j=5) == (2, 5, 3)
 
 
-def test_explicit_arguments_win_by_position_and_by_name():
+def test_explicit_arguments_override_by_position_and_name():
     assert inject_arguments(lambda j, k: (j, k), INIT_VALUES)(10, k=11) == (10, 11)
 
 
-def test_defaults_do_not_win():
+def test_injected_values_override_defaults():
     assert inject_arguments(lambda j=0, k=0: (j, k), INIT_VALUES)() == (4, 3)
 
 
-def test_keyword_only_parameters_are_filled():
+def test_keyword_only_parameters_are_injected():
     assert inject_arguments(lambda *args, k: (args, k), INIT_VALUES)(1, 2, 3) == ((1, 2, 3), 3)
 
 
@@ -38,7 +38,7 @@ def test_positional_only_parameters_get_nothing():
         inject_arguments(function, INIT_VALUES)()
 
 
-def test_methods_and_classes_get_theirs():
+def test_methods_and_classes_get_injected_arguments():
     class Thing:
         def __init__(self, j):
             self.j = j
@@ -51,7 +51,7 @@ def test_methods_and_classes_get_theirs():
     assert inject_arguments(thing.method, INIT_VALUES)() == (4, 3)
 
 
-def test_what_a_partial_has_bound_counts_as_given():
+def test_arguments_bound_by_partial_count_as_given():
     def function(i, j, k):
         return i, j, k
 
@@ -68,7 +68,7 @@ def test_builtins_with_and_without_signature_work(function, args, result):
     )
 
 
-def test_functions_that_take_nothing_of_it_are_left_as_they_are():
+def test_function_without_matching_parameters_is_not_wrapped():
     def function(x):
         return x
 
@@ -76,7 +76,7 @@ def test_functions_that_take_nothing_of_it_are_left_as_they_are():
     assert inject_arguments(function, {}) is function
 
 
-def test_calls_share_the_values_themselves():
+def test_calls_share_the_same_injected_objects():
     data = []
     append = inject_arguments(lambda x, data: data.append(x), {"data": data})
     append(1)
@@ -84,6 +84,6 @@ def test_calls_share_the_values_themselves():
     assert data == [1, 2]
 
 
-def test_an_error_in_the_arguments_is_pythons_own():
+def test_wrong_arguments_raise_pythons_own_error():
     with pytest.raises(TypeError, match="unexpected keyword argument 'x'"):
         inject_arguments(lambda j: j, INIT_VALUES)(x=1)

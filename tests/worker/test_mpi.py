@@ -35,7 +35,7 @@ def whoami(x):
     return x, MPI.COMM_WORLD.size, MPI.COMM_WORLD.rank
 
 
-# By value, as functions of a notebook: the workers need not import this module.
+# Pickled by value, as functions of a notebook are: the workers do not import this module.
 cloudpickle.register_pickle_by_value(__import__(__name__, fromlist=["rank"]))
 
 
@@ -49,13 +49,13 @@ def test_the_results_are_a_list_in_rank_order(mpi_worker):
 
 
 @pytest.mark.parametrize("ranks", [3, 4])
-def test_more_ranks_give_longer_lists(start_mpi, ranks):
+def test_one_result_for_each_rank(start_mpi, ranks):
     master = start_mpi(ranks=ranks).ready()
     master.send(whoami, 3)
     assert master.result() == [(3, ranks, number) for number in range(ranks)]
 
 
-def test_functions_that_were_sent_once_are_called_by_their_number(mpi_worker):
+def test_function_sent_once_is_called_by_number(mpi_worker):
     mpi_worker.send_function(3, lambda x: (x, rank()))
     sent = [mpi_worker.send_call(3, number) for number in range(50)]
     answers = [mpi_worker.receive() for _ in sent]
@@ -74,7 +74,7 @@ def test_ranks_can_compute_together(mpi_worker):
 
 
 @pytest.mark.parametrize("length", [0, 1, 200, 2_000, 20_000, 3_000_000])
-def test_arrays_of_all_sizes_go_and_come_whole_and_writable(mpi_worker, length):
+def test_arrays_of_all_sizes_arrive_whole_and_writable(mpi_worker, length):
     import numpy as np
 
     def scale(array, text):
@@ -89,7 +89,7 @@ def test_arrays_of_all_sizes_go_and_come_whole_and_writable(mpi_worker, length):
         array[:] = 1
 
 
-def test_messages_of_very_many_parts_arrive(mpi_worker):
+def test_messages_of_many_parts_arrive(mpi_worker):
     import numpy as np
 
     sent = [np.full(3000, number) for number in range(1500)]
@@ -100,12 +100,12 @@ def test_messages_of_very_many_parts_arrive(mpi_worker):
         assert [array[0] for array in arrays] == list(range(1500))
 
 
-def test_results_of_different_sizes_come_together(mpi_worker):
+def test_results_of_different_sizes_are_combined(mpi_worker):
     mpi_worker.send(lambda: b"x" * (5_000_000 * rank()))
     assert [len(value) for value in mpi_worker.result()] == [0, 5_000_000]
 
 
-def test_our_messages_are_not_the_users(mpi_worker):
+def test_internal_messages_do_not_reach_the_user(mpi_worker):
     def listen():
         from mpi4py import MPI
 
@@ -121,7 +121,7 @@ def test_our_messages_are_not_the_users(mpi_worker):
         assert mpi_worker.result() == [False, (False, "for rank 1")]
 
 
-def test_nothing_is_kept_of_a_call_that_has_ended(mpi_worker):
+def test_no_reference_to_an_ended_call_is_kept(mpi_worker):
     class Thing:
         pass
 
@@ -161,7 +161,7 @@ def fail_on(*ranks):
 
 
 @pytest.mark.parametrize("failing", [0, 1])
-def test_an_exception_on_one_rank_is_that_of_the_call_and_names_the_rank(start_mpi, failing):
+def test_exception_of_one_rank_names_the_rank(start_mpi, failing):
     master = start_mpi().ready()
     call = master.send(fail_on(failing))
     kind, answered, _, error = master.receive()
@@ -172,7 +172,7 @@ def test_an_exception_on_one_rank_is_that_of_the_call_and_names_the_rank(start_m
     assert f"rank {1 - failing} of worker 7" not in str(error.__cause__)
 
 
-def test_exceptions_on_several_ranks_are_all_told(start_mpi):
+def test_exceptions_of_several_ranks_are_all_reported(start_mpi):
     master = start_mpi(ranks=3).ready()
     master.send(fail_on(1, 2))
     error = master.receive()[3]
@@ -182,7 +182,7 @@ def test_exceptions_on_several_ranks_are_all_told(start_mpi):
     assert "bad luck on 2" in told
 
 
-def test_a_worker_all_of_whose_ranks_raise_the_same_goes_on(start_mpi):
+def test_worker_survives_if_all_ranks_raise_alike(start_mpi):
     def fail():
         raise ValueError("bad luck everywhere")
 
@@ -217,9 +217,11 @@ def exchange(text):
     return received, world.recv(None, 0)
 
 
-def test_no_call_receives_what_a_rank_that_raised_has_left_unread(start_mpi):
-    """A worker whose ranks are out of step says so and ends after the exception; calls sent ahead are not begun. With what
-    code it ends is a matter of luck: MPI_Finalize may meet what was left as well."""
+def test_diverged_worker_exits_before_the_next_call(start_mpi):
+    """A worker whose ranks have diverged reports that, exits after the exception, and starts no prefetched call.
+
+    Its exit code is a matter of luck: MPI_Finalize may receive the message that was left.
+    """
     master = start_mpi().ready()
     master.send(exchange, "before")
     assert master.result() == ["before", ("before", "before")]
@@ -233,8 +235,8 @@ def test_no_call_receives_what_a_rank_that_raised_has_left_unread(start_mpi):
     assert master.channel.receive(0.0) is None
 
 
-def test_a_worker_for_one_call_does_not_wait_for_ever_in_finalize(start_mpi):
-    """Some time is given to its end, as to that of any worker whose ranks are out of step."""
+def test_one_call_worker_does_not_hang_in_finalize(start_mpi):
+    """It has limited time to exit, as any worker whose ranks have diverged."""
 
     def leave_unread():
         from mpi4py import MPI
@@ -252,7 +254,7 @@ def test_a_worker_for_one_call_does_not_wait_for_ever_in_finalize(start_mpi):
     assert master.wait() != 0
 
 
-def test_ranks_out_of_step_end_even_if_mpi_cannot_be_finalised(start_mpi):
+def test_diverged_ranks_exit_even_if_finalize_hangs(start_mpi):
     def leave_unread():
         from mpi4py import MPI
 
@@ -269,7 +271,7 @@ def test_ranks_out_of_step_end_even_if_mpi_cannot_be_finalised(start_mpi):
     assert master.wait() != 0
 
 
-def test_a_rank_that_raises_says_so_while_others_wait_for_it(start_mpi):
+def test_raising_rank_reports_while_others_wait(start_mpi):
     def wait_in_vain():
         from mpi4py import MPI
 
@@ -286,7 +288,7 @@ def test_a_rank_that_raises_says_so_while_others_wait_for_it(start_mpi):
     assert master.channel.receive(0.1) is None
 
 
-def test_a_result_that_cannot_be_pickled_is_an_error_of_that_rank(start_mpi):
+def test_unpicklable_result_is_an_error_of_its_rank(start_mpi):
     master = start_mpi().ready()
     master.send(lambda: __import__("threading").Lock() if rank() == 1 else 0)
     kind, _, _, error = master.receive()
@@ -295,7 +297,7 @@ def test_a_result_that_cannot_be_pickled_is_an_error_of_that_rank(start_mpi):
     assert "rank 1" in str(error.__cause__)
 
 
-def test_a_rank_that_exits_is_an_exception_too(start_mpi):
+def test_system_exit_on_a_rank_is_an_exception(start_mpi):
     master = start_mpi().ready()
     master.send(lambda: __import__("sys").exit(3) if rank() else None)
     assert type(master.receive()[3]) is SystemExit
@@ -310,7 +312,7 @@ def test_init_function_runs_on_every_rank(start_mpi):
     assert master.result() == [10, 11]
 
 
-def test_an_init_function_that_fails_on_one_rank_is_told_and_ends_the_worker(start_mpi):
+def test_init_function_error_on_one_rank_ends_worker(start_mpi):
     def init_function():
         if rank() == 1:
             raise ValueError("not here")
@@ -323,8 +325,8 @@ def test_an_init_function_that_fails_on_one_rank_is_told_and_ends_the_worker(sta
     assert master.wait() == 1
 
 
-def test_ranks_that_do_not_find_each_other_say_what_does_not_fit(start_mpi):
-    """As with the mpiexec of another MPI: the ranks are told their number, but come up alone."""
+def test_unconnected_ranks_explain_the_mismatch(start_mpi):
+    """With the mpiexec of another MPI, each rank is told its number, but MPI finds no other rank."""
 
     variable = {Kind.HYDRA: "OMPI_COMM_WORLD_RANK", Kind.OPEN_MPI: "PMI_RANK"}[loaded_library().kind]
 
@@ -345,13 +347,13 @@ def test_ranks_that_do_not_find_each_other_say_what_does_not_fit(start_mpi):
 
 
 @pytest.mark.parametrize("name", ["PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "FLUX_TASK_RANK"])
-def test_the_rank_is_known_from_the_launcher(name):
+def test_rank_is_read_from_launcher_variables(name):
     assert launched_rank({name: "3"}) == 3
     assert launched_rank({"HOME": "/"}) is None
     assert launched_rank({name: "?"}) is None
 
 
-def test_without_a_word_of_the_launcher_mpi_tells_the_rank(start_mpi, monkeypatch):
+def test_without_launcher_variables_mpi_tells_the_rank(start_mpi, monkeypatch):
     monkeypatch.setattr("pympipool.worker.mpi._RANK_VARIABLES", ())
     code = "import pympipool.worker.mpi as m; m._RANK_VARIABLES = (); from pympipool.worker import main; main()"
     monkeypatch.setattr(
@@ -362,17 +364,17 @@ def test_without_a_word_of_the_launcher_mpi_tells_the_rank(start_mpi, monkeypatc
     assert master.result() == [(0, 2, 0), (0, 2, 1)]
 
 
-# ---- idleness, and the end ----
+# ---- idle workers, and the end ----
 
 
 def cpu_s(pids):
-    """Processor time that processes have used, seconds."""
+    """Return the CPU time that processes have used, in seconds."""
     return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in pids) / 1e9
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="needs /proc/PID/schedstat of Linux")
 @pytest.mark.alone
-def test_idle_ranks_use_less_than_a_hundredth_of_a_core(start_mpi):
+def test_idle_ranks_use_almost_no_cpu(start_mpi):
     masters = [start_mpi(), start_mpi()]
     pids = []
     for master in masters:
@@ -390,12 +392,12 @@ def test_idle_ranks_use_less_than_a_hundredth_of_a_core(start_mpi):
 
 
 @pytest.mark.alone
-def test_calls_after_a_while_wake_all_ranks(start_mpi):
+def test_call_after_idle_time_wakes_all_ranks(start_mpi):
     master = start_mpi(ranks=3).ready()
     master.send_function(1, lambda x: x)
-    master.send_call(1, "first")  # for which much is imported
+    master.send_call(1, "first")  # the first call imports much
     assert master.result() == ["first"] * 3
-    slow_s = 0.2  # a lost wake-up costs a quarter of a second
+    slow_s = 0.2  # a lost wake-up costs 0.25 s (SLEEP_MAX_S)
     for pause_s in [0.0, 1e-4, 2e-4, 3e-4, 1e-3, 0.01, 0.05]:
 
         def call(pause_s=pause_s):
@@ -408,23 +410,23 @@ def test_calls_after_a_while_wake_all_ranks(start_mpi):
         def slow_calls(call=call):
             return sum(call() > slow_s for _ in range(10))
 
-        assert best(slow_calls, 3) < 3  # one or two may be others' doing
+        assert best(slow_calls, 3) < 3  # other processes may delay one or two
 
 
-def test_the_end_of_calls_ends_all_ranks_normally_and_leaves_nothing(start_mpi):
+def test_end_message_ends_all_ranks_cleanly(start_mpi):
     master = start_mpi(ranks=3).ready()
     master.send(lambda: __import__("atexit").register(print, "bye"))
     master.receive()
     pids = rank_pids(master)
     files = files_of(master)
     assert master.end() == 0
-    assert master.output["stdout"].count(b"bye") == 3  # in pieces that may mix
+    assert master.output["stdout"].count(b"bye") == 3  # the output of the ranks may be interleaved
     assert master.output["stderr"] == b""
     assert not any(map(is_alive, pids))
     assert none_exists(files)
 
 
-def test_with_a_single_call_all_ranks_end_after_it(start_mpi):
+def test_one_call_worker_ends_all_its_ranks(start_mpi):
     master = start_mpi(one_call=True).ready()
     master.send(whoami, 1)
     assert master.result() == [(1, 2, 0), (1, 2, 1)]
@@ -432,7 +434,7 @@ def test_with_a_single_call_all_ranks_end_after_it(start_mpi):
 
 
 @pytest.mark.parametrize("doing", ["waiting", "computing", "stuck in a collective"])
-def test_the_masters_end_ends_all_ranks_and_mpiexec_and_leaves_nothing(start_mpi, doing):
+def test_end_of_master_ends_ranks_and_mpiexec(start_mpi, doing):
     def stick():
         from mpi4py import MPI
 
@@ -457,7 +459,7 @@ def test_the_masters_end_ends_all_ranks_and_mpiexec_and_leaves_nothing(start_mpi
     assert none_exists(files)
 
 
-def test_a_rank_that_dies_takes_the_others_along(start_mpi):
+def test_death_of_a_rank_ends_the_others(start_mpi):
     master = start_mpi(ranks=3).ready()
     pids = rank_pids(master)
     os.kill(pids[2], signal.SIGKILL)

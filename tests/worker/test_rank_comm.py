@@ -13,12 +13,12 @@ parts = st.lists(st.binary(max_size=40), min_size=1, max_size=30)
 
 
 def receive(packet):
-    """A packet as it lies in the buffer of its receiver, with what was there before behind it."""
+    """Return a packet as it lies in the buffer of its receiver: older bytes follow it."""
     return bytearray(packet) + bytearray(b"\xff" * (PACKET_BYTES - len(packet)))
 
 
 @given(st.integers(1, 5), numbers, numbers, parts, numbers, numbers)
-def test_small_messages_travel_whole(kind, call, tag, parts, start, until):
+def test_small_message_fits_into_its_packet(kind, call, tag, parts, start, until):
     packet, following = pack(Message(kind, call, tag, parts, start), until)
     assert following == ()
     message, missing = unpack(receive(packet))
@@ -28,7 +28,7 @@ def test_small_messages_travel_whole(kind, call, tag, parts, start, until):
 
 
 @pytest.mark.parametrize("size", [PACKET_BYTES - 49, PACKET_BYTES - 48, PACKET_BYTES - 47, PACKET_BYTES, 1 << 20])
-def test_what_does_not_fit_follows(size):
+def test_large_parts_follow_the_packet(size):
     part = bytes(size)
     packet, following = pack(Message(1, 2, 3, [part]))
     assert len(packet) <= PACKET_BYTES
@@ -41,7 +41,7 @@ def test_what_does_not_fit_follows(size):
         assert message.parts == [part]
 
 
-def test_as_many_parts_as_a_message_may_have_fit_in_every_size():
+def test_maximum_number_of_parts_fits_in_every_size():
     for size in (0, 1, 1000):
         parts = [b"x" * size] * ring.PARTS_MAX
         packet, _ = pack(Message(1, 2, 3, parts))
@@ -59,7 +59,7 @@ def test_received_parts_are_private_and_writable():
     assert message.parts == [b"pickle", b"Buffer"]
 
 
-def test_pieces_are_as_small_as_mpi_wants_them(monkeypatch):
+def test_fragments_respect_the_mpi_size_limit(monkeypatch):
     monkeypatch.setattr(rank_comm, "FRAGMENT_BYTES", 4)
     assert [bytes(fragment) for fragment in fragments(b"123456789")] == [b"1234", b"5678", b"9"]
     assert list(fragments(b"")) == []

@@ -24,14 +24,14 @@ def pickled(function):
 # ---- calls ----
 
 
-def test_a_call_that_brings_its_function_gives_its_result(worker):
+def test_call_with_its_function_returns_a_result(worker):
     call = worker.send(lambda x, *, y: (x, y), 1, y=2)
     kind, answered, run_time_ns, value = worker.receive()
     assert (kind, answered, value) == ("result", call, (1, 2))
     assert 0 < run_time_ns < LIMIT_S * 1e9
 
 
-def test_a_function_that_was_sent_once_is_called_by_its_number(worker):
+def test_function_sent_once_is_called_by_number(worker):
     worker.send_function(11, lambda x: x * 2)
     sent = [worker.send_call(11, value) for value in range(20)]
     answers = [worker.receive() for _ in sent]
@@ -39,14 +39,14 @@ def test_a_function_that_was_sent_once_is_called_by_its_number(worker):
     assert [answer[3] for answer in answers] == [value * 2 for value in range(20)]
 
 
-def test_the_run_time_is_that_of_the_call(worker):
+def test_reported_run_time_is_that_of_the_call(worker):
     began_ns = time.monotonic_ns()
     worker.send(time.sleep, 0.05)
     run_time_ns = worker.receive()[2]
     assert 0.05e9 < run_time_ns < time.monotonic_ns() - began_ns
 
 
-def test_an_exception_arrives_with_type_message_traceback_and_place(worker):
+def test_exception_arrives_with_type_message_traceback_and_location(worker):
     def divide(x):
         return 1 / x
 
@@ -61,7 +61,7 @@ def test_an_exception_arrives_with_type_message_traceback_and_place(worker):
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, MemoryError, StopIteration])
-def test_exceptions_of_every_kind_are_those_of_the_call(worker, kind):
+def test_every_kind_of_exception_fails_only_the_call(worker, kind):
     def function():
         raise kind("out")
 
@@ -71,7 +71,7 @@ def test_exceptions_of_every_kind_are_those_of_the_call(worker, kind):
     assert worker.result() == 3
 
 
-def test_a_result_that_cannot_be_pickled_is_named(worker):
+def test_unpicklable_result_is_named(worker):
     worker.send(threading.Lock)
     kind, _, _, error = worker.receive()
     assert kind == "error"
@@ -80,7 +80,7 @@ def test_a_result_that_cannot_be_pickled_is_named(worker):
     assert "_thread.lock" in str(error)
 
 
-def test_arguments_that_cannot_be_unpickled_fail_their_call_only(worker):
+def test_broken_arguments_fail_only_their_call(worker):
     class Bad:
         def __reduce__(self):
             return int, ("no number",)
@@ -91,7 +91,7 @@ def test_arguments_that_cannot_be_unpickled_fail_their_call_only(worker):
     assert worker.result() == 3
 
 
-def test_large_data_go_and_come_and_are_writable(worker):
+def test_large_data_arrive_writable(worker):
     import numpy as np
 
     def double(array):
@@ -105,7 +105,7 @@ def test_large_data_go_and_come_and_are_writable(worker):
     received += 1
 
 
-def test_nothing_is_kept_of_a_call_that_has_ended(worker):
+def test_no_reference_to_an_ended_call_is_kept(worker):
     class Thing:
         pass
 
@@ -135,15 +135,15 @@ def test_nothing_is_kept_of_a_call_that_has_ended(worker):
         assert worker.result() == [False, False]
 
 
-def test_calls_that_were_sent_ahead_are_answered_in_order(worker):
+def test_prefetched_calls_are_answered_in_order(worker):
     sent = [worker.send(lambda x: x, number) for number in range(100)]
     assert [worker.receive()[1] for _ in sent] == sent
 
 
-# ---- its life ----
+# ---- start and end ----
 
 
-def test_the_end_of_calls_ends_it_normally(start):
+def test_end_message_ends_the_worker_normally(start):
     def at_exit():
         import atexit
 
@@ -156,14 +156,14 @@ def test_the_end_of_calls_ends_it_normally(start):
     assert master.output == {"stdout": b"bye\n", "stderr": b""}
 
 
-def test_with_a_single_call_it_ends_after_it(start):
+def test_one_call_worker_ends_after_its_call(start):
     master = start(one_call=True).ready()
     master.send(len, "abc")
     assert master.result() == 3
     assert master.wait() == 0
 
 
-def test_with_a_single_call_functions_may_come_before_it(start):
+def test_one_call_worker_accepts_functions_before_its_call(start):
     master = start(one_call=True).ready()
     master.send_function(1, lambda: 5)
     master.send_call(1)
@@ -172,7 +172,7 @@ def test_with_a_single_call_functions_may_come_before_it(start):
 
 
 @pytest.mark.parametrize("doing", ["waiting", "computing", "deaf to signals", "asleep in C"])
-def test_the_masters_end_ends_it_whatever_it_is_doing(start, doing):
+def test_end_of_master_ends_a_busy_worker(start, doing):
     def compute():
         while True:
             pass
@@ -193,8 +193,8 @@ def test_the_masters_end_ends_it_whatever_it_is_doing(start, doing):
     assert master.process.wait(LIMIT_S) == -signal.SIGKILL
 
 
-def test_a_killed_master_leaves_no_worker():
-    """The master is a process of its own, and ended so that it can do nothing about its worker."""
+def test_killed_master_leaves_no_worker():
+    """The master runs in its own process, and is killed, so that it cannot end its worker."""
     program = (
         f"import sys; sys.path[:] = {sys.path!r}\n"
         "from support.tiny_master import TinyMaster\n"
@@ -212,7 +212,7 @@ def test_a_killed_master_leaves_no_worker():
         wait_until(lambda: not is_alive(worker))
 
 
-def test_ctrl_c_is_not_its_business_but_that_of_programs_it_starts(start):
+def test_worker_ignores_ctrl_c_child_programs_do_not(start):
     def start_program():
         import subprocess
         import sys
@@ -228,13 +228,13 @@ def test_ctrl_c_is_not_its_business_but_that_of_programs_it_starts(start):
     assert master.end() == 0
 
 
-def test_a_master_that_is_gone_before_it_connects_is_told_on_stderr(start):
+def test_missing_master_is_reported_on_stderr(start):
     master = start(environment={"PYMPIPOOL_ADDRESS": UNREACHABLE_ADDRESS})
     assert master.process.wait(LIMIT_S) == 1
     assert b"ConnectionRefusedError" in master.process.stderr.read(1 << 16)
 
 
-def test_started_by_hand_it_says_how_it_is_started():
+def test_worker_started_by_hand_explains_itself():
     answer = subprocess.run(
         [sys.executable, "-m", "pympipool.worker"],
         env={"PYTHONPATH": os.pathsep.join(sys.path)},
@@ -250,23 +250,23 @@ def test_started_by_hand_it_says_how_it_is_started():
 # ---- settings ----
 
 
-def test_its_environment_holds_nothing_of_ours(worker):
+def test_calls_see_no_variables_of_pympipool(worker):
     worker.send(lambda: [name for name in os.environ if name.startswith("PYMPIPOOL_")])
-    assert set(worker.result()) <= set(os.environ)  # the tests have some of their own
+    assert set(worker.result()) <= set(os.environ)  # the tests add variables of their own
 
 
-def test_what_it_needs_not_is_not_imported(worker):
+def test_optional_modules_are_not_imported(worker):
     worker.send(lambda: sorted({"mpi4py", "numpy", "asyncio", "multiprocessing"} & set(__import__("sys").modules)))
-    assert set(worker.result()) <= {"numpy"}  # which another test imports
+    assert set(worker.result()) <= {"numpy"}  # imported by another test
 
 
-def test_it_works_in_the_folder_of_the_settings(start, tmp_path):
+def test_working_directory_comes_from_the_settings(start, tmp_path):
     master = start(cwd=str(tmp_path)).ready()
     master.send(os.getcwd)
     assert master.result() == str(tmp_path)
 
 
-def test_a_missing_folder_is_told_to_the_master(start, tmp_path):
+def test_missing_working_directory_is_reported_to_the_master(start, tmp_path):
     master = start(cwd=str(tmp_path / "missing"))
     error = master.failure()
     assert type(error) is FileNotFoundError
@@ -274,13 +274,13 @@ def test_a_missing_folder_is_told_to_the_master(start, tmp_path):
     assert master.wait() == 1
 
 
-def test_the_script_of_the_master_is_told(start):
+def test_sys_argv_is_the_masters_script(start):
     master = start(main_path="/home/user/study.py").ready()
     master.send(lambda: __import__("sys").argv)
     assert master.result() == ["/home/user/study.py"]
 
 
-def test_modules_that_the_master_can_import_can_be_imported(start, tmp_path, monkeypatch):
+def test_worker_can_import_the_masters_modules(start, tmp_path, monkeypatch):
     (tmp_path / "beside_the_script.py").write_text("def answer(): return 42")
     monkeypatch.syspath_prepend(tmp_path)
     from beside_the_script import answer
@@ -290,7 +290,7 @@ def test_modules_that_the_master_can_import_can_be_imported(start, tmp_path, mon
     assert master.result() == 42
 
 
-def test_what_it_prints_comes_line_by_line_while_the_call_runs(start, tmp_path):
+def test_output_arrives_line_by_line_during_the_call(start, tmp_path):
     gate = tmp_path / "gate"
 
     def chat(gate):
@@ -310,7 +310,7 @@ def test_what_it_prints_comes_line_by_line_while_the_call_runs(start, tmp_path):
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_lines_come_whole_whatever_the_environment_says(start, unbuffered):
+def test_lines_arrive_whole_despite_pythonunbuffered(start, unbuffered):
     def chat():
         import os
 
@@ -327,7 +327,7 @@ def test_lines_come_whole_whatever_the_environment_says(start, unbuffered):
 # ---- init_function ----
 
 
-def test_parameters_that_were_not_given_come_from_init_function(start):
+def test_missing_arguments_come_from_init_function(start):
     """The example of the specification."""
 
     def init_function():
@@ -353,7 +353,7 @@ def test_parameters_that_were_not_given_come_from_init_function(start):
         (lambda: sys.exit(3), SystemExit, "3"),
     ],
 )
-def test_an_init_function_that_fails_is_told_to_the_master(start, init_function, kind, words):
+def test_failing_init_function_is_reported_to_the_master(start, init_function, kind, words):
     master = start(init_function=pickled(init_function))
     error = master.failure()
     assert type(error) is kind
@@ -363,13 +363,13 @@ def test_an_init_function_that_fails_is_told_to_the_master(start, init_function,
     assert "worker 7" in str(error.__cause__)
 
 
-def test_an_init_function_that_cannot_be_unpickled_is_told_to_the_master(start):
+def test_unpicklable_init_function_is_reported_to_the_master(start):
     error = start(init_function=b"no pickle").failure()
     assert type(error) is SerializationError
     assert "init_function" in str(error)
 
 
-def test_an_exception_too_large_to_be_told_is_told_by_its_name(start):
+def test_too_large_exception_is_reported_by_type(start):
     def init_function():
         raise ValueError("x" * (70 << 20))
 

@@ -27,18 +27,18 @@ def notifier(listener):
     notifier.close()
 
 
-def sleep_until_rung(listener, flag):
+def sleep_until_notified(listener, flag):
     AdaptiveWaiter(listener).wait(flag.is_set)
 
 
-def used_s_asleep(listener, notifier, wakeups=0):
-    """The processor time that waiting half a second takes, while the listener wakeups for nothing."""
+def cpu_time_s_of_waiting(listener, notifier, wakeups=0):
+    """Return the CPU time that half a second of waiting takes, with some wake-ups in vain."""
     flag = threading.Event()
     used = []
 
     def sleep():
         began = time.thread_time()
-        sleep_until_rung(listener, flag)
+        sleep_until_notified(listener, flag)
         used.append(time.thread_time() - began)
 
     sleeper = threading.Thread(target=sleep)
@@ -52,13 +52,13 @@ def used_s_asleep(listener, notifier, wakeups=0):
     return used[0]
 
 
-def test_what_is_done_is_not_waited_for():
+def test_wait_returns_at_once_if_done():
     AdaptiveWaiter(None).wait(lambda: True)
 
 
 @pytest.mark.parametrize("cores", [1, 2])
 @pytest.mark.alone
-def test_without_a_bell_it_is_noticed_soon(monkeypatch, cores):
+def test_wait_without_listener_notices_soon(monkeypatch, cores):
     monkeypatch.setattr(spin_wait, "_usable_cores", lambda: cores)
 
     def late_s():
@@ -70,13 +70,13 @@ def test_without_a_bell_it_is_noticed_soon(monkeypatch, cores):
 
 
 @pytest.mark.alone
-def test_a_sleeper_uses_no_processor_time(listener, notifier, monkeypatch):
+def test_sleeping_rank_uses_no_cpu(listener, notifier, monkeypatch):
     monkeypatch.setattr(spin_wait, "SLEEP_MAX_S", LIMIT_S)
-    assert best(lambda: used_s_asleep(listener, notifier), 0.01) < 0.01
+    assert best(lambda: cpu_time_s_of_waiting(listener, notifier), 0.01) < 0.01
 
 
-def test_no_wake_up_is_lost(listener, notifier, monkeypatch):
-    """The sleeper relies on the listener alone, and is rung at every moment between awake and asleep."""
+def test_no_wakeup_is_lost(listener, notifier, monkeypatch):
+    """The waiting rank relies on wake-ups alone, and gets them at every moment between awake and asleep."""
     monkeypatch.setattr(spin_wait, "SLEEP_MAX_S", LIMIT_S)
     monkeypatch.setattr(spin_wait, "SPIN_S", 20e-6)
     rounds = 2000
@@ -104,34 +104,34 @@ def test_no_wake_up_is_lost(listener, notifier, monkeypatch):
     sleeper.join(LIMIT_S)
 
 
-def test_a_lost_wake_up_would_be_made_good(listener, notifier):
+def test_sleep_ends_without_a_wakeup(listener, notifier):
     flag = threading.Event()
-    sleeper = threading.Thread(target=sleep_until_rung, args=(listener, flag))
+    sleeper = threading.Thread(target=sleep_until_notified, args=(listener, flag))
     sleeper.start()
     time.sleep(0.05)
-    flag.set()  # without ringing
+    flag.set()  # without a wake-up
     sleeper.join(LIMIT_S)
     assert not sleeper.is_alive()
 
 
 @pytest.mark.alone
-def test_rings_for_what_came_already_do_not_keep_a_sleeper_awake(listener, notifier):
-    assert best(lambda: used_s_asleep(listener, notifier, wakeups=1), 0.05) < 0.05
+def test_outdated_wakeups_do_not_keep_a_rank_awake(listener, notifier):
+    assert best(lambda: cpu_time_s_of_waiting(listener, notifier, wakeups=1), 0.05) < 0.05
 
 
-def test_ringing_never_blocks_however_often(listener, notifier):
+def test_notify_never_blocks(listener, notifier):
     for _ in range(1000):
         assert notifier.notify()
     listener.clear()
     assert not listener.sleep(0)
 
 
-def test_who_is_not_there_cannot_be_rung(listener, notifier):
+def test_closed_listener_cannot_be_notified(listener, notifier):
     listener.close()
     assert not notifier.notify()
 
 
-def test_a_bell_that_answers_to_one_cannot_be_rung_by_others(listener, notifier):
+def test_listener_accepts_only_its_notifier(listener, notifier):
     other = WakeupNotifier(listener.name)
     listener.accept_only(notifier.name)
     assert not other.notify()
@@ -139,7 +139,7 @@ def test_a_bell_that_answers_to_one_cannot_be_rung_by_others(listener, notifier)
     other.close()
 
 
-def test_who_says_that_he_is_awake_looks_at_least_that_long(listener, notifier, monkeypatch):
+def test_waiter_spins_until_the_promised_time(listener, notifier, monkeypatch):
     monkeypatch.setattr(spin_wait, "SPIN_S", 0.02)
     waiter = AdaptiveWaiter(listener)
     promised = waiter.awake_until()
