@@ -268,7 +268,7 @@ def test_executor_does_not_import_tqdm():
     assert run_script(code, None).stdout == "False False\n"
 
 
-def test_a_call_that_cannot_be_sent_counts_as_failed(executor, bars):
+def test_unpicklable_call_counts_as_failed(executor, bars):
     calls = [executor.submit(square, threading.Lock()), executor.submit(fail), executor.submit(square, 2)]
     progress(calls)
     assert is_complete(bars[0], 3)

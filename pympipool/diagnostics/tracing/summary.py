@@ -102,7 +102,7 @@ class ExecutorSummary:
     ranks_wait: float
 
     def idle(self, reason: str = "idle_ns") -> float:
-        """Return the share of its workers' lives in which they were idle, altogether or for one reason (see `Utilization`)."""
+        """Return the share of its workers' lives in which they were idle, in total or for one reason of `Utilization`."""
         life_ns = sum(worker.life_ns for worker in self.workers)
         return sum(getattr(worker, reason) for worker in self.workers) / life_ns if life_ns else 0.0
 
