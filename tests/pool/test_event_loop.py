@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+
+import pytest
+
+from pympipool.pool import event_loop
+from pympipool.pool.event_loop import EventLoop, Timer
+
+TIMEOUT_S = 30.0
+
+
+@pytest.fixture
+def loop():
+    exited = threading.Event()
+    loop = EventLoop("tested_loop", at_exit=exited.set)
+    loop.start()
+    yield loop
+    loop.call(loop.stop)
+    loop.thread.join(TIMEOUT_S)
+    assert exited.is_set()
+    loop.close()
+
+
+@pytest.fixture
+def events():
+    return queue.SimpleQueue()
+
+
+def test_call_runs_in_the_loops_thread(loop, events):
+    loop.call(lambda: events.put(threading.current_thread()))
+    assert events.get(timeout=TIMEOUT_S) is loop.thread
+
+
+def test_handler_that_raises_does_not_end_the_thread(loop, events, caplog):
+    loop.call(lambda: 1 / 0)
+    loop.call(lambda: events.put("next"))
+    assert events.get(timeout=TIMEOUT_S) == "next"
+    assert "unexpected failure in thread tested_loop" in caplog.text
+
+
+def test_timers_run_in_order_of_time(loop, events):
+    def schedule():
+        loop.call_later(0.02, lambda: events.put("late"))
+        loop.call_later(0.0, lambda: events.put("early"))
+
+    loop.call(schedule)
+    assert [events.get(timeout=TIMEOUT_S) for _ in range(2)] == ["early", "late"]
+
+
+def test_cancelled_group_of_timers_does_not_run(loop, events):
+    group: set[Timer] = set()
+
+    def schedule():
+        loop.call_later(0.0, lambda: events.put("cancelled"), group)
+        loop.call_later(0.0, lambda: events.put("kept"))
+        loop.cancel(group)
+
+    loop.call(schedule)
+    assert events.get(timeout=TIMEOUT_S) == "kept"
+    assert events.empty()
+    assert group == set()
+
+
+def test_cancelled_timers_are_removed_from_the_queue(loop, events, monkeypatch):
+    monkeypatch.setattr(event_loop, "CANCELLED_TIMERS_MAX", 10)
+    group: set[Timer] = set()
+
+    def schedule():
+        for _ in range(11):
+            loop.call_later(TIMEOUT_S, lambda: None, group)
+        loop.cancel(group)
+        events.put(len(loop._timers))
+
+    loop.call(schedule)
+    assert events.get(timeout=TIMEOUT_S) == 0
+
+
+def test_watched_descriptor_calls_its_handler(loop, events):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+
+        def read():
+            events.put(ours.recv(1))
+            loop.unwatch(ours)
+
+        loop.call(lambda: loop.watch(ours, read))
+        theirs.send(b"x")
+        assert events.get(timeout=TIMEOUT_S) == b"x"
