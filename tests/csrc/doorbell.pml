@@ -38,11 +38,11 @@
 
 /* Variables and the thread that stores them. Every pair has a store buffer. */
 #define HEAD(ringer) (ringer)          /* by the ringer: how much it published */
-#define PROGRESS_THREAD_ASLEEP 2                 /* by the progress thread */
-#define PROGRESS_ARMED 3                 /* by the progress thread */
-#define PROGRESS_ARMED_BY_WAITING 4       /* the same variable, stored by the waiting thread through a buffer of its own */
-#define WAITING_ARMED 5                /* by the waiting thread */
-#define PROGRESS_ACQUIRED 6                      /* by the waiting thread */
+#define PROGRESS_THREAD_ASLEEP 2 /* by the progress thread */
+#define PROGRESS_ARMED 3 /* by the progress thread */
+#define PROGRESS_ARMED_BY_WAITING 4 /* the same variable, stored by the waiting thread through a buffer of its own */
+#define WAITING_ARMED 5 /* by the waiting thread */
+#define PROGRESS_ACQUIRED 6 /* by the waiting thread */
 #define BUFFERS 7
 
 #define variable_of(buffer_) ((buffer_) == PROGRESS_ARMED_BY_WAITING -> PROGRESS_ARMED : (buffer_))
@@ -226,7 +226,7 @@ active proctype waiting_thread()
         DRAINED_WAITING;
 #endif
         store(PROGRESS_ARMED_BY_WAITING, 0);
-        /* wait_for_news: it may return after any round, with a result or because of its timeout */
+        /* wait_for_completion: it may return after any round, with a result or because of its timeout */
         do
         :: pump(DRAINED_WAITING);
             if
