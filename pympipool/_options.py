@@ -250,11 +250,23 @@ class ExecutorInfo(dict[str, Any]):
     def __missing__(self, key: str) -> Any:
         if key not in _FORMER_KEYS:
             raise KeyError(key)
-        warnings.warn(f"info[{key!r}] is now info[{_FORMER_KEYS[key]!r}]", DeprecationWarning, stacklevel=2)
-        return self[_FORMER_KEYS[key]]
+        return self._former(key)
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(_FORMER_KEYS.get(key, key))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        if key in _FORMER_KEYS:
+            return self._former(key)
+        return super().get(key, default)
+
+    def _former(self, key: str) -> Any:
+        name = _FORMER_KEYS[key]
+        warnings.warn(f"info[{key!r}] is now info[{name!r}]", DeprecationWarning, stacklevel=3)
+        return self[name]
 
     def copy(self) -> ExecutorInfo:
         return ExecutorInfo(self)
 
 
-_FORMER_KEYS = {"passed_over": "skipped_backends"}
+_FORMER_KEYS: dict[Any, str] = {"passed_over": "skipped_backends"}

@@ -114,7 +114,7 @@ class BasePool(ABC, Generic[SpawnerT]):
             cores: The cores of all workers together.
         """
 
-    def check_damage(self) -> None:
+    def check_corruption(self) -> None:
         """Kill the workers whose rings contain invalid data."""
         self.loop.call(self._kill_corrupt)
 

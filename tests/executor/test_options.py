@@ -363,6 +363,10 @@ def test_former_key_of_info_warns_and_works():
     assert info["skipped_backends"] == {}
     with pytest.warns(DeprecationWarning, match="skipped_backends"):
         assert info["passed_over"] == {}
+    with pytest.warns(DeprecationWarning, match="skipped_backends"):
+        assert info.get("passed_over") == {}
+    assert "passed_over" in info
+    assert "passed_ever" not in info
     with pytest.raises(KeyError, match="passed_ever"):
         info["passed_ever"]
     for other in (copy.copy(info), info.copy(), pickle.loads(pickle.dumps(info))):
