@@ -52,22 +52,20 @@ def _times_better(name: str, stations: Stations) -> float:
     return comparison.times_better(STANDARD.name) or 0.0
 
 
-def test_a_round_trip_takes_a_tenth_of_that_of_the_standard_library(stations: Stations) -> None:
+def test_round_trip_beats_standard_library_tenfold(stations: Stations) -> None:
     assert reaches(10, "round-trip-no-op-call", stations)
 
 
-def test_a_large_array_goes_there_and_back_in_a_tenth_of_the_time_of_the_standard_library(stations: Stations) -> None:
+def test_large_array_echo_beats_standard_library_tenfold(stations: Stations) -> None:
     assert reaches(10, "echo-of-float64-arrays-8-mb", stations)
 
 
 @pytest.mark.parametrize("workers", ["1-worker", "2-workers"])
-def test_calls_are_submitted_and_done_at_five_times_the_rate_of_the_standard_library(
-    workers: str, stations: Stations
-) -> None:
+def test_submit_rate_beats_standard_library_fivefold(workers: str, stations: Stations) -> None:
     assert reaches(5, f"rate-submit-{workers}", stations)
 
 
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="callgrind is not here: apt-get install valgrind")
 @pytest.mark.parametrize(("what", "most"), [("push", PUSH_INSTRUCTIONS), ("push-pop", PUSH_AND_POP_INSTRUCTIONS)])
-def test_the_ring_takes_no_more_instructions_than_it_did(what: str, most: int) -> None:
+def test_ring_instructions_stay_within_bounds(what: str, most: int) -> None:
     assert limits.instructions(what, size_bytes=64) <= most

@@ -34,25 +34,25 @@ def station() -> Iterator[Station]:
     opened.kill()
 
 
-def test_a_station_takes_samples(station: Station) -> None:
+def test_peer_process_takes_samples(station: Station) -> None:
     p50, p99 = station.sample(TRIP.name, BRIEF)
     assert 0 < p50 <= p99
 
 
-def test_a_peer_that_raises_is_reported_and_its_station_goes_on(station: Station) -> None:
+def test_peer_process_survives_exception(station: Station) -> None:
     with pytest.raises(SampleFailed, match="ValueError: there is no case 'nonsense'"):
         station.sample("nonsense", BRIEF)
     assert station.sample(TRIP.name, BRIEF)
 
 
-def test_a_peer_that_dies_is_reported(station: Station) -> None:
+def test_death_of_peer_process_is_reported(station: Station) -> None:
     station.sample(TRIP.name, BRIEF)
     os.kill(station.pid, signal.SIGKILL)
     with pytest.raises(SampleFailed, match="its process died \\(SIGKILL\\)"):
         station.sample(TRIP.name, BRIEF)
 
 
-def test_of_a_peer_that_hangs_nothing_is_left(station: Station) -> None:
+def test_hanging_peer_is_killed_with_its_children(station: Station) -> None:
     station.sample(TRIP.name, BRIEF)
     peer = psutil.Process(station.pid)
     seen, over = {peer}, threading.Event()
@@ -72,7 +72,7 @@ def test_of_a_peer_that_hangs_nothing_is_left(station: Station) -> None:
     assert not psutil.wait_procs(list(seen), timeout=60)[1]
 
 
-def test_another_station_takes_the_place_of_one_that_died() -> None:
+def test_dead_peer_process_is_replaced() -> None:
     with Stations() as stations:
         stations.sample(STANDARD, TRIP.name, BRIEF)
         os.kill(stations.of(STANDARD).pid, signal.SIGKILL)
@@ -83,7 +83,7 @@ def test_another_station_takes_the_place_of_one_that_died() -> None:
         assert compare(TRIP, BRIEF, stations, [STANDARD]).values(STANDARD.name)
 
 
-def test_results_are_kept_with_their_dates_and_make_a_page(tmp_path: Path) -> None:
+def test_stored_results_make_the_page(tmp_path: Path) -> None:
     measured = Comparison(TRIP, {OURS.name: [(1e-6, 2e-6)], STANDARD.name: [(5e-5, 6e-5)]}, {"ray": "not here"})
     when = Circumstances("2026-01-02T03:04:05+00:00", 1.5, 0.25, BRIEF, {"commit": "abc", "machine": "mine"})
     results = Results(tmp_path / "results")
@@ -101,7 +101,7 @@ def test_results_are_kept_with_their_dates_and_make_a_page(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.what)
-def test_a_target_is_about_a_case_and_peers_that_there_are(target) -> None:
+def test_target_names_existing_case_and_peers(target) -> None:
     case = find_case(target.case)
     assert target.quantity < len(case.quantities)
     assert bool(target.peers) != bool(target.share)
@@ -109,5 +109,5 @@ def test_a_target_is_about_a_case_and_peers_that_there_are(target) -> None:
         assert not case.request.needs & ~find_peer(peer).abilities
 
 
-def test_names_of_cases_are_unlike() -> None:
+def test_case_names_are_unique() -> None:
     assert len({case.name for case in CASES}) == len(CASES)

@@ -1,4 +1,4 @@
-"""The programs in examples/, run as a user runs them, small: they compute what they say."""
+"""The programs in examples/ compute correct results. They run as a user runs them, with small inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytest.importorskip("numpy", reason='the examples need numpy: pip install "pympi
 
 @pytest.fixture
 def run(tmp_path):
-    """run(name, argument, ...): what the program prints."""
+    """Return run(name, argument, ...), which runs a program of examples/ and returns its output."""
 
     def run(name, *arguments):
         return run_script("", tmp_path, command=[str(EXAMPLES / name), *map(str, arguments)])
@@ -36,7 +36,7 @@ def test_the_parameter_study_finds_the_threshold(run):
 
 
 @pytest.mark.mpi
-def test_parallel_tempering_orders_what_is_cold_and_not_what_is_hot(run):
+def test_parallel_tempering_orders_only_cold_replicas(run):
     printed = run("parallel_tempering.py", 6, 16)
     rows = [list(map(float, line.split())) for line in printed.splitlines() if re.fullmatch(r"[\d. ]+", line)]
     magnetizations = {temperature: magnetization for temperature, magnetization, _ in rows}
@@ -53,7 +53,7 @@ def test_k_fold_training_chooses_a_network_that_learns(run):
     assert errors[best] < 0.5 * errors[2]  # two units are too few
 
 
-def test_the_workflow_ends_with_an_equation_of_state_and_its_figure(run, tmp_path):
+def test_workflow_prints_equation_of_state_and_draws_figure(run, tmp_path):
     pytest.importorskip("matplotlib", reason='the figure needs matplotlib: pip install "pympipool[plot]"')
     printed = run("workflow.py", tmp_path / "figure.png", 9)
     assert float(re.search(r"energy +(-[\d.]+)", printed)[1]) == pytest.approx(-8.61, abs=0.02)

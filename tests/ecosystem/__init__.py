@@ -1,1 +1,1 @@
-"""Packages of others that take an executor, or a `map`: with ours they do what they do with the standard library's."""
+"""Third-party packages that take an executor or a `map` function work with pympipool as with the standard library."""

@@ -1,4 +1,4 @@
-"""What these packages have called."""
+"""Functions that the packages call on the workers."""
 
 from __future__ import annotations
 

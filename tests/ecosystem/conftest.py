@@ -1,4 +1,4 @@
-"""Executors for packages of others."""
+"""Executors for third-party packages."""
 
 from __future__ import annotations
 
@@ -7,5 +7,8 @@ import pytest
 
 @pytest.fixture(scope="module")
 def block_allocation():
-    """Most of these packages take a second to import: without block allocation, each call would do it again."""
+    """Use block allocation only.
+
+    Most of these packages take a second to import. Without block allocation, each call would import them again.
+    """
     return True

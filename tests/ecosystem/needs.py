@@ -1,4 +1,4 @@
-"""Which of these packages are here."""
+"""Skips the tests of a package that is not installed."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import pytest
 
 
 def package(name):
-    """The package of this name; without it the module of tests is skipped."""
-    return pytest.importorskip(name, reason=f'{name} is not here: pip install "pympipool[ecosystem]"')
+    """Return the package of this name, or skip the calling test module if it is not installed."""
+    return pytest.importorskip(name, reason=f'{name} is not installed: pip install "pympipool[ecosystem]"')

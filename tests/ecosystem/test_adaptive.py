@@ -1,4 +1,4 @@
-"""adaptive: its runners, which must be told how many points to ask for at a time (`ntasks`)."""
+"""adaptive: its runners. They need `ntasks`, the number of points to compute at a time."""
 
 from __future__ import annotations
 
@@ -39,4 +39,4 @@ def test_a_runner_learns_in_an_event_loop(executor):
 
     asyncio.run(main())
     assert learner.data == {x: resonance(x) for x in learner.data}
-    assert executor.submit(abs, -1).result() == 1  # it was not closed
+    assert executor.submit(abs, -1).result() == 1  # the runner has not closed it

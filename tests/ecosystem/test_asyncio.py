@@ -1,4 +1,4 @@
-"""asyncio: `loop.run_in_executor`, also as the loop's default."""
+"""asyncio: calls through `loop.run_in_executor`, awaited with `gather`, `wait_for` and `as_completed`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_an_exception_arrives_where_it_is_awaited(executor):
     asyncio.run(main())
 
 
-def test_wait_for_gives_up_and_the_executor_goes_on(executor, gate):
+def test_executor_works_after_wait_for_timeout(executor, gate):
     held = executor.submit(hold, gate.path, "held")
     gate.wait_until_begun()
 

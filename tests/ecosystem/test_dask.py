@@ -1,4 +1,4 @@
-"""dask: an executor as the pool of its local schedulers, and as the scheduler itself."""
+"""dask: an executor as the pool of a local scheduler, and as the scheduler itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ dask = package("dask")
     ]
 )
 def configured(request, executor):
-    """The ways of telling dask to use an executor."""
+    """Configure dask to use the executor, in each of the ways that dask offers."""
     with dask.config.set(**{name: executor if value is ... else value for name, value in request.param.items()}):
         yield
 

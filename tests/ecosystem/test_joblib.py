@@ -1,4 +1,4 @@
-"""joblib's parallel loops on an executor, and scikit-learn's through them."""
+"""joblib: parallel loops on an executor, and scikit-learn through joblib."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_loop_runs_on_the_workers(configured, executor):
     assert os.getpid() not in pids
 
 
-def test_an_exception_ends_the_loop_and_the_next_one_works(configured):
+def test_loop_works_after_exception_in_another_loop(configured):
     with pytest.raises(ArithmeticError, match="no result for 3"):
         Parallel()(delayed(fail_at)(i, 3) for i in range(6))
     assert Parallel()(delayed(square)(i) for i in range(3)) == [0, 1, 4]
@@ -57,7 +57,7 @@ def test_the_executor_stays_open(executor):
     assert executor.submit(square, 3).result() == 9
 
 
-def test_without_an_executor_it_makes_one_and_closes_it():
+def test_default_executor_is_created_and_closed():
     with Parallel(n_jobs=2, backend="pympipool") as parallel:
         first = set(parallel(delayed(sleep_and_pid)(0.05) for _ in range(4)))
         again = set(parallel(delayed(sleep_and_pid)(0.05) for _ in range(4)))
@@ -65,7 +65,7 @@ def test_without_an_executor_it_makes_one_and_closes_it():
     assert not any(os.path.exists(f"/proc/{pid}") for pid in first | again)
 
 
-def test_as_many_calls_run_at_a_time_as_there_are_workers(executor):
+def test_effective_n_jobs_is_limited_by_workers(executor):
     backend = ExecutorBackend(executor)
     assert [backend.effective_n_jobs(n) for n in (-1, -2, 1, 2, 50)] == [2, 1, 1, 2, 2]
     with pytest.raises(ValueError, match="n_jobs is 0"):
@@ -85,6 +85,6 @@ def test_scikit_learn_validates_on_the_workers(executor):
     from sklearn.model_selection import cross_val_score
 
     x, y = make_classification(100, random_state=1)
-    alone = cross_val_score(LogisticRegression(), x, y, cv=4)
+    serial = cross_val_score(LogisticRegression(), x, y, cv=4)
     with parallel_config("pympipool", executor=executor):
-        assert cross_val_score(LogisticRegression(), x, y, cv=4).tolist() == alone.tolist()
+        assert cross_val_score(LogisticRegression(), x, y, cv=4).tolist() == serial.tolist()

@@ -1,4 +1,4 @@
-"""Where these packages are not installed."""
+"""Error messages if a third-party package is not installed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 
-def test_joblib_that_is_missing_is_an_error_that_says_how_to_get_it():
+def test_missing_joblib_error_names_the_extra():
     source = "import sys; sys.modules['joblib'] = None; import pympipool.joblib"
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=50, check=False)
     assert 'pip install "pympipool[joblib]"' in done.stderr.splitlines()[-1]

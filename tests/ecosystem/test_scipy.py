@@ -1,4 +1,4 @@
-"""scipy: `workers=exe.map` where its functions take it."""
+"""scipy: functions that take `workers=exe.map`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def rosen_of_one(x):
 
 def test_differential_evolution_finds_the_same_as_without(executor):
     parameters = {"func": rosen, "bounds": [(-2, 2)] * 2, "updating": "deferred", "seed": 1}
-    ours, alone = differential_evolution(workers=executor.map, **parameters), differential_evolution(**parameters)
-    assert ours.x.tolist() == alone.x.tolist()
-    assert ours.nfev == alone.nfev
+    ours, serial = differential_evolution(workers=executor.map, **parameters), differential_evolution(**parameters)
+    assert ours.x.tolist() == serial.x.tolist()
+    assert ours.nfev == serial.nfev
 
 
 def test_brute_force_finds_the_same_as_without(executor):

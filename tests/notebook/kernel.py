@@ -1,4 +1,4 @@
-"""A kernel as a notebook has it, and its cells: code in, output and errors out."""
+"""A Jupyter kernel as a notebook uses it, and its cells: code in, output and errors out."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ from time import monotonic
 from jupyter_client import KernelManager
 
 CELL_S = 120.0
-"""How long a cell may take."""
+"""Seconds that a cell may take."""
 
 SILENCE_S = 3.0
-"""After which somebody else connects to the kernel: ipykernel 7 may not notice a request that comes while it answers another one,
-until then (github.com/ipython/ipykernel/issues/1554; often with Python 3.10)."""
+"""Seconds without a message after which a second client connects to the kernel.
+
+ipykernel 7 may not notice a request that arrives while it answers another one, until another client connects
+(github.com/ipython/ipykernel/issues/1554; often with Python 3.10).
+"""
 
 
 @dataclass
 class Cell:
-    """What one cell has shown.
+    """The output of one cell.
 
     Attributes:
-        stdout: Printed, also by workers.
-        stderr: Likewise.
-        value: Of the last expression, as text.
-        html: Likewise, as a notebook shows it; "" when it has no such form.
-        displays: What was displayed besides, by its type: {"image/svg+xml": ...}.
-        error: Name and message of the exception that ended it, "" when there was none.
+        stdout: Text that the kernel and its workers printed to stdout.
+        stderr: Text that the kernel and its workers printed to stderr.
+        value: The value of the last expression, as text.
+        html: The value of the last expression as HTML, as a notebook shows it; "" if it has no HTML.
+        displays: Further displayed objects, each a dict from MIME type to content: {"image/svg+xml": ...}.
+        error: Name and message of the exception that ended the cell, "" if there was none.
     """
 
     stdout: str = ""
@@ -38,7 +41,7 @@ class Cell:
     error: str = ""
     is_idle: bool = field(default=False, repr=False)
 
-    def take(self, message: dict) -> None:
+    def add(self, message: dict) -> None:
         content = message["content"]
         match message["msg_type"]:
             case "stream":
@@ -58,8 +61,8 @@ class Kernel:
     """A running kernel.
 
     Args:
-        folder: Where it works.
-        environment: All of its environment.
+        folder: The working directory of the kernel.
+        environment: The environment variables of the kernel; it inherits no others.
     """
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
@@ -70,11 +73,12 @@ class Kernel:
         self.client.wait_for_ready(timeout=CELL_S)
 
     def run(self, code: str, *, until: str = "", interrupt_at: str = "") -> Cell:
-        """Runs a cell to its end; what it has shown.
+        """Run a cell to its end and return its output.
 
         Args:
-            until: Goes on after its end until this was printed.
-            interrupt_at: Interrupts it, as the button with the square does, as soon as this was printed.
+            code: The source of the cell.
+            until: Wait after the end of the cell until this text was printed.
+            interrupt_at: Interrupt the cell, as the notebook's stop button does, as soon as this text was printed.
         """
         cell = Cell()
         number = self.client.execute(code)
@@ -86,22 +90,22 @@ class Kernel:
             except queue.Empty:
                 if left_s == 0:
                     raise
-                self._nudge()
+                self._connect_second_client()
                 continue
             if message["parent_header"].get("msg_id") == number:
-                cell.take(message)
+                cell.add(message)
             if interrupt_at and interrupt_at in cell.stdout:
                 interrupt_at = ""
                 self.manager.interrupt_kernel()
         return cell
 
-    def _nudge(self) -> None:
+    def _connect_second_client(self) -> None:
         another = self.manager.client()
         another.start_channels(iopub=False, stdin=False, hb=False, control=False)
         another.kernel_info()
         another.stop_channels()
 
     def close(self) -> None:
-        """Ends it as the menu does."""
+        """Shut the kernel down, as the notebook's menu does."""
         self.client.stop_channels()
         self.manager.shutdown_kernel()

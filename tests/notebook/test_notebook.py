@@ -1,4 +1,4 @@
-"""Everything works when typed into a notebook: a real kernel runs these cells, in both modes."""
+"""The features work in a notebook: a real kernel runs these cells, with and without block allocation."""
 
 import os
 
@@ -40,20 +40,20 @@ def test_functions_defined_in_a_cell_run(kernel):
     assert value_of(kernel, "list(exe.map(calc, [1, 2], [3, 4]))") == "[4, 6]"
 
 
-def test_a_function_that_is_redefined_runs_as_redefined(kernel):
+def test_redefined_function_runs_in_its_new_version(kernel):
     for version in ("1", "2", "3"):
         kernel.run(f"def changing():\n    return {version}")
         assert value_of(kernel, "exe.submit(changing).result()") == version
 
 
-def test_a_function_sees_globals_of_the_notebook_as_they_are_now(kernel):
+def test_function_sees_current_globals_of_the_notebook(kernel):
     kernel.run("factor = 2\ndef scale(x):\n    return factor * x")
     assert value_of(kernel, "exe.submit(scale, 10).result()") == "20"
     kernel.run("factor = 3")
     assert value_of(kernel, "exe.submit(scale, 10).result()") == "30"
 
 
-def test_a_function_that_calls_another_one_sees_it_redefined(kernel):
+def test_function_calls_redefined_inner_function(kernel):
     kernel.run("def inner():\n    return 'old'\ndef outer():\n    return inner()")
     assert value_of(kernel, "exe.submit(outer).result()") == "'old'"
     kernel.run("def inner():\n    return 'new'")
@@ -69,7 +69,7 @@ def test_classes_defined_in_a_cell_travel_both_ways(kernel):
     assert value_of(kernel, "p = exe.submit(Point(1).moved, 2).result(); (p.x, isinstance(p, Point))") == "(3, True)"
 
 
-def test_a_class_that_is_redefined_is_the_new_one(kernel):
+def test_redefined_class_is_used_in_new_version(kernel):
     for version in ("'first'", "'second'"):
         kernel.run(f"class Changing:\n    def name(self):\n        return {version}")
         assert value_of(kernel, "exe.submit(Changing().name).result()") == version
@@ -96,22 +96,22 @@ def test_an_exception_ends_its_cell_only(kernel):
     assert value_of(kernel, "exe.submit(divmod, 7, 2).result()") == "(3, 1)"
 
 
-def test_what_workers_print_reaches_the_cell(kernel):
+def test_stdout_of_workers_reaches_the_cell(kernel):
     kernel.run("def say(text):\n    print('worker says', text)\n    return text")
     cell = kernel.run("exe.submit(say, 'hello').result()", until="worker says hello\n")
     assert cell.value == "'hello'"
 
 
-def test_what_workers_print_to_stderr_reaches_the_cell(kernel):
+def test_stderr_of_workers_reaches_the_cell(kernel):
     kernel.run("import sys\ndef warn(text):\n    print(text, file=sys.stderr)\n    print('printed')")
     cell = kernel.run("exe.submit(warn, 'a warning').result()", until="printed\n")
-    if not cell.stderr:  # it comes through another pipe, perhaps after what came through the first
+    if not cell.stderr:  # stderr has its own pipe, so its text may arrive after that of stdout
         cell = kernel.run("exe.submit(print, 'one more').result()", until="one more\n")
     assert cell.stderr == "a warning\n"
 
 
 def test_an_interrupted_cell_leaves_the_executor_usable(kernel, tmp_path):
-    """The call goes on, as in any executor; only the waiting ends."""
+    """The interrupt ends the waiting only. The call keeps running, as with any executor."""
     kernel.run("import os\ndef hold(path):\n    print('begun')\n    return open(path).read()")
     path = tmp_path / "pipe"
     os.mkfifo(path)
@@ -178,7 +178,7 @@ def pick(x):
     while x >= 100 and not os.path.exists(gate):
         time.sleep(0.01)
     return x
-def look():
+def last_bar():
     text, bar, _ = made[-1].container.children
     return text.value.split(":")[0], int(bar.value), bar.bar_style
 """
@@ -186,7 +186,7 @@ def look():
 
 @pytest.fixture
 def kernel_with_widgets(kernel):
-    """It keeps the bars that it makes."""
+    """A kernel that keeps each progress bar that it creates in the list `made`."""
     pytest.importorskip("tqdm", reason='pip install "pympipool[progress]"')
     pytest.importorskip("ipywidgets", reason="pip install ipywidgets")
     assert kernel.run(KEEP_BARS).error == ""
@@ -202,11 +202,11 @@ def kernel_with_widgets(kernel):
         ("x = progress([exe.submit(pick, x) for x in range(9)], desc='nine')", ("nine", 9, "danger")),
     ],
 )
-def test_the_widget_ends_green_when_all_calls_have_returned_and_red_when_not(kernel_with_widgets, code, ended):
+def test_widget_color_shows_whether_all_calls_returned(kernel_with_widgets, code, ended):
     cell = kernel_with_widgets.run(code)
     assert (cell.error, cell.stdout, cell.stderr) == ("", "", "")
     assert "application/vnd.jupyter.widget-view+json" in cell.displays[0]
-    assert value_of(kernel_with_widgets, "look()") == repr(ended)
+    assert value_of(kernel_with_widgets, "last_bar()") == repr(ended)
 
 
 @pytest.mark.parametrize(
@@ -217,9 +217,9 @@ def test_the_widget_ends_green_when_all_calls_have_returned_and_red_when_not(ker
     ],
     ids=["left", "raised"],
 )
-def test_the_widget_of_a_map_that_does_not_reach_its_end_is_red(kernel_with_widgets, code):
+def test_widget_of_unfinished_map_is_red(kernel_with_widgets, code):
     kernel_with_widgets.run(code)
-    assert value_of(kernel_with_widgets, "look()[2], made[-1].n < 200") == "('danger', True)"
+    assert value_of(kernel_with_widgets, "last_bar()[2], made[-1].n < 200") == "('danger', True)"
 
 
 def test_without_widgets_the_bar_is_text(tmp_path):
@@ -238,7 +238,7 @@ def test_without_widgets_the_bar_is_text(tmp_path):
     assert "fifty: 100%" in cell.stderr
 
 
-def test_the_graph_of_calls_is_drawn_below_the_cell(kernel):
+def test_call_graph_is_drawn_below_the_cell(kernel):
     cell = kernel.run(
         "with Executor(plot_dependency_graph=True) as drawn:\n    drawn.submit(divmod, drawn.submit(divmod, 7, 2), 3)"
     )

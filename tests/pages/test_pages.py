@@ -1,4 +1,4 @@
-"""Pages name files, commands and messages that exist."""
+"""The files, commands and messages that pages name exist."""
 
 import ast
 import builtins
@@ -55,7 +55,7 @@ QUOTED = [block for block in all_blocks("text") if block.page.name == "troublesh
 
 @functools.cache
 def templates() -> list[re.Pattern[str]]:
-    """The messages in the source: each of its strings, with anything where a value is filled in."""
+    """Return a pattern for each string of the source. It matches any text in place of a filled-in value."""
     texts: list[str] = []
     for path in (ROOT / "pympipool").rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -72,25 +72,25 @@ def templates() -> list[re.Pattern[str]]:
 
 
 def words_not_in_the_source(message: str) -> list[str]:
-    """The plain words of a message that stand in none of the source's strings which the message could come from."""
-    said = [False] * len(message)
+    """Return the plain words of a message that are missing from the strings of the source that match it."""
+    in_source = [False] * len(message)
     for template in templates():
         spans = [match.span(i + 1) for match in template.finditer(message) for i in range(template.groups)]
-        for start, end in [*spans, _begun_at_the_end(template, message)]:
+        for start, end in [*spans, _span_of_cut_end(template, message)]:
             if end - start > 3:
-                said[start:end] = [True] * (end - start)
+                in_source[start:end] = [True] * (end - start)
     words = re.finditer(r"(?<!\S)[(]?([a-z]+)[,.;:)]?(?!\S)", message)
-    return [word[1] for word in words if not all(said[word.start(1) : word.end(1)])]
+    return [word[1] for word in words if not all(in_source[word.start(1) : word.end(1)])]
 
 
-def _begun_at_the_end(template: re.Pattern[str], message: str) -> tuple[int, int]:
-    """Where a message breaks off within the beginning of a string."""
+def _span_of_cut_end(template: re.Pattern[str], message: str) -> tuple[int, int]:
+    """Return the span at the end of a message that is the beginning of a string: the message was cut there."""
     first = re.sub(r"\\(.)", r"\1", template.pattern[1:].partition(")")[0])
     start = message.rfind(first[:12])
     return (start, len(message)) if start >= 0 and first.startswith(message[start:]) else (0, 0)
 
 
-MADE = {
+ASSEMBLED = {
     str(error)
     for error in (
         errors.WorkerDied(worker=3, host="node1", pid=4711, exit_code=-11, function="solve"),
@@ -103,15 +103,15 @@ MADE = {
         ),
     )
 }
-"""What is put together from many pieces."""
+"""Messages that the source assembles from many strings."""
 
 
 @pytest.mark.parametrize("block", QUOTED, ids=lambda block: block.name)
-def test_quoted_messages_stand_in_the_source(block):
+def test_quoted_messages_exist_in_the_source(block):
     kind, _, message = block.text.strip().partition(": ")
     assert hasattr(builtins, kind) or hasattr(errors, kind)
     if kind in ("WorkerDied", "RemoteError"):
-        assert message in MADE
+        assert message in ASSEMBLED
     else:
-        others = words_not_in_the_source(" ".join(message.split()))  # values have words too
+        others = words_not_in_the_source(" ".join(message.split()))  # some words come from values
         assert len(others) <= min(4, len(message.split()) // 4), others

@@ -1,4 +1,4 @@
-"""Every block of Python in README.md and docs/ runs as a script of its own, and prints what the page says."""
+"""Each block of Python in README.md and docs/ runs as a separate script and prints the output shown on the page."""
 
 import doctest
 import functools
@@ -18,9 +18,9 @@ from support.scripts import run_script
 ANYTHING = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-"""As where the environment of this Python was activated."""
+"""PATH as if the environment of this Python were activated."""
 
-LIMITS_OF_TIME = re.compile(r"timeout=|run_time_max|cancel_futures")
+TIME_LIMITS = re.compile(r"timeout=|run_time_max|cancel_futures")
 
 REMEDIES = {
     "slurm": "needs a job of SLURM: make test-slurm, as root on Debian or Ubuntu",
@@ -30,7 +30,7 @@ REMEDIES = {
 
 @functools.cache
 def unavailable_reasons(need: str) -> str | None:
-    """Why there is not what a block needs; None when there is."""
+    """Return why something that a block needs is unavailable, with the remedy, or None if it is available."""
     match need:
         case "slurm":
             return None if "SLURM_JOB_ID" in os.environ else REMEDIES[need]
@@ -51,7 +51,7 @@ def marked(block: Block):
 
 
 @pytest.mark.parametrize("block", [*map(marked, all_blocks("python", "{code-cell}"))])
-def test_a_block_runs_and_prints_what_the_page_says(block, tmp_path):
+def test_python_block_prints_the_output_shown(block, tmp_path):
     for need in sorted(block.needs - {"mpi"}):
         if unavailable_reasons(need):
             pytest.skip(unavailable_reasons(need))
@@ -59,8 +59,11 @@ def test_a_block_runs_and_prints_what_the_page_says(block, tmp_path):
 
 
 def check_script(block, folder, **variables):
-    """Runs it; what has limits of time in fractions of seconds up to three times: they are a matter of luck on a busy machine."""
-    tries = 3 if LIMITS_OF_TIME.search(block.text) else 1
+    """Run a block and check its output.
+
+    A block with time limits gets up to three attempts: a busy machine may miss limits of a fraction of a second.
+    """
+    tries = 3 if TIME_LIMITS.search(block.text) else 1
     for number in range(1, tries + 1):
         (folder / str(number)).mkdir()
         try:
@@ -74,7 +77,7 @@ def check_script(block, folder, **variables):
 
 
 @pytest.mark.parametrize("block", [*map(named, all_blocks("pycon"))])
-def test_a_session_answers_as_the_page_says(block, tmp_path):
+def test_interactive_session_prints_the_output_shown(block, tmp_path):
     session = tmp_path / "session.txt"
     session.write_text(block.text)
     check = f"import doctest, sys; sys.exit(doctest.testfile(sys.argv[1], False, optionflags={ANYTHING}).failed)"
@@ -82,14 +85,14 @@ def test_a_session_answers_as_the_page_says(block, tmp_path):
     assert printed == ""
 
 
-TAUGHT = [block for block in all_blocks("python") if block.page.parent.name != "docs"]
-"""Blocks of pages for those who begin."""
+BEGINNERS_BLOCKS = [block for block in all_blocks("python") if block.page.parent.name != "docs"]
+"""Blocks of the pages for beginners: README.md, and the folders below docs/."""
 
 
-@pytest.mark.parametrize("block", [*map(named, TAUGHT)])
-def test_no_block_prints_in_silence(block):
+@pytest.mark.parametrize("block", [*map(named, BEGINNERS_BLOCKS)])
+def test_printing_block_has_an_output_block(block):
     if "print(" in block.text and not block.needs & {"slurm", "flux"}:
-        assert block.output is not None, "an ```output block after it should say what it prints"
+        assert block.output is not None, "add an ```output block after it that shows what it prints"
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="no bash here: apt-get install bash")

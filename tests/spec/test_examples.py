@@ -1,4 +1,4 @@
-"""The examples of the specification on this machine: each as a script that plain Python runs, with the output that it says."""
+"""The examples of the specification, on this machine. Each is run as a script and prints the output given there."""
 
 import re
 
@@ -9,13 +9,13 @@ from support.spec_examples import EXAMPLES, GPU_EXAMPLE, on_backend, printed_by_
 
 
 @pytest.mark.parametrize(("source", "printed"), scripts("mpi"))
-def test_an_example_prints_what_the_specification_prints(tmp_path, source, printed):
+def test_example_prints_the_output_in_the_specification(tmp_path, source, printed):
     (tmp_path / "notebooks").mkdir()
     assert run_script(source, tmp_path).strip() == printed
 
 
 @pytest.mark.parametrize("in_block", [False, True])
-def test_the_gpu_example_prints_a_device_of_its_own_for_each_worker(tmp_path, in_block):
+def test_gpu_example_prints_one_device_per_worker(tmp_path, in_block):
     script = on_backend(GPU_EXAMPLE, "mpi", in_block=in_block)
     printed = run_script(script, tmp_path, variables={"CUDA_VISIBLE_DEVICES": "0,1"}).strip()
     assert printed == printed_by_gpu_example()
@@ -28,9 +28,9 @@ MISSING = {
 
 
 @pytest.mark.parametrize("backend", MISSING)
-def test_a_backend_that_is_not_there_says_so(tmp_path, backend):
+def test_unavailable_backend_raises_with_remedy(tmp_path, backend):
     script = on_backend(EXAMPLES["a workstation"][0], backend)
     caught = script.replace("\nwith", "\ntry:\n  with").replace("\n    ", "\n      ")
-    nowhere = {"SLURM_CONF": str(tmp_path / "no-such.conf"), "FLUX_URI": f"local://{tmp_path}/nobody"}
-    printed = run_script(caught + "\nexcept Exception as error:\n    print(error)\n", tmp_path, variables=nowhere)
+    unreachable = {"SLURM_CONF": str(tmp_path / "no-such.conf"), "FLUX_URI": f"local://{tmp_path}/no-such-socket"}
+    printed = run_script(caught + "\nexcept Exception as error:\n    print(error)\n", tmp_path, variables=unreachable)
     assert re.search(MISSING[backend], printed), printed

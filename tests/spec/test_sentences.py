@@ -1,4 +1,4 @@
-"""What the specification says in sentences, besides its examples; the order is the specification's."""
+"""The statements of the specification apart from its examples, in the order of the specification."""
 
 import os
 from concurrent import futures
@@ -14,7 +14,7 @@ from support.timing import quickest
 # ---- compatibility ----
 
 
-def test_it_extends_the_standard_librarys_executor_and_can_take_its_place(executor):
+def test_executor_extends_concurrent_futures_executor(executor):
     assert isinstance(executor, futures.Executor)
     future = executor.submit(sum, [1, 1])
     assert isinstance(future, futures.Future)
@@ -26,7 +26,7 @@ def test_all_parameters_are_optional(block_allocation):
         assert exe.submit(sum, [1, 1]).result() == 2
 
 
-def test_done_says_whether_the_call_has_ended_and_result_waits_for_it(make_executor, gate):
+def test_done_and_result_follow_the_call(make_executor, gate):
     future = make_executor(1).submit(hold, gate.path, "held")
     gate.wait_until_begun()
     assert future.done() is False
@@ -53,19 +53,19 @@ def test_map_returns_results_in_order(executor):
 # ---- resources ----
 
 
-def test_without_block_allocation_each_submission_is_a_process_of_its_own():
+def test_each_call_has_its_own_process():
     with Executor(max_cores=2) as exe:
         pids = [exe.submit(os.getpid) for _ in range(10)]
         assert len({future.result() for future in pids}) == 10
 
 
-def test_with_block_allocation_a_fixed_number_of_processes_is_used_again_and_again():
+def test_block_allocation_reuses_its_processes():
     with Executor(max_cores=2, block_allocation=True) as exe:
         pids = [exe.submit(os.getpid) for _ in range(50)]
         assert len({future.result() for future in pids}) <= 2
 
 
-def test_resources_of_a_submission_win_over_those_of_the_executor(tmp_path):
+def test_resource_dict_of_submit_overrides_the_executor(tmp_path):
     with Executor(max_cores=2, threads_per_core=1, cwd="/") as exe:
         needed = {"threads_per_core": 2, "cwd": tmp_path}
         assert exe.submit(calls.variable, "OMP_NUM_THREADS", resource_dict=needed).result() == "2"
@@ -74,7 +74,7 @@ def test_resources_of_a_submission_win_over_those_of_the_executor(tmp_path):
 
 
 @pytest.mark.mpi
-def test_cores_of_a_submission_win_over_those_of_the_executor():
+def test_cores_of_submit_override_the_executor():
     with Executor(max_cores=2) as exe:
         assert exe.submit(os.getppid, resource_dict={"cores": 1}).result() > 0
         assert len(exe.submit(os.getpid, resource_dict={"cores": 2}).result()) == 2
@@ -83,7 +83,7 @@ def test_cores_of_a_submission_win_over_those_of_the_executor():
         assert isinstance(exe.submit(os.getpid, resource_dict={"cores": 1}).result(), int)
 
 
-def test_the_resources_of_a_block_are_set_on_the_executor():
+def test_resource_dict_is_refused_with_block_allocation():
     with Executor(max_cores=1, block_allocation=True) as exe, pytest.raises(ValueError, match="resource_dict"):
         exe.submit(add, 1, resource_dict={"threads_per_core": 2})
 
@@ -100,7 +100,7 @@ def test_an_init_function_needs_block_allocation():
 
 
 @pytest.mark.mpi
-def test_functions_of_several_cores_speak_with_each_other_through_mpi(make_executor):
+def test_ranks_communicate_through_mpi(make_executor):
     exe = make_executor(max_workers=None, max_cores=2, cores_per_worker=2)
     assert exe.submit(calls.sum_of_ranks, 10).result() == [21, 21]
 
@@ -108,7 +108,7 @@ def test_functions_of_several_cores_speak_with_each_other_through_mpi(make_execu
 # ---- coupled functions ----
 
 
-def test_the_second_call_can_be_submitted_before_the_first_has_ended(make_executor, gate):
+def test_call_can_depend_on_an_unfinished_call(make_executor, gate):
     exe = make_executor(2)
     first = exe.submit(hold, gate.path, 3)
     gate.wait_until_begun()
@@ -129,7 +129,7 @@ def test_dependencies_can_be_disabled(make_executor):
 
 
 @pytest.mark.alone
-def test_a_hundred_calls_a_second_have_processes_of_their_own_on_two_cores():
+def test_hundred_single_use_processes_start_per_second():
     with Executor(max_cores=2) as exe:
         exe.submit(os.getpid).result()
 
