@@ -1,15 +1,28 @@
-"""How fast the executor is, with its peers and the limits of the machine beside it, in the same run.
+"""Benchmarks of the executor. The same run measures its peers and the limits of the machine.
 
-peers    ours and the others behind one interface     calls    what the workers run
-samples  how a sample is taken                        limits   what the machine could do (ring.c)
-cases    what is measured, on any peer                units    how figures are read
-station  a peer in a process of its own               idle     processor time
-rounds   one case on all peers, in alternating rounds
-results  what was measured, kept as files             machine  on what, with which versions
-report   tables, with plots and targets               pending  memory of calls that wait
+peers         pympipool and other executors behind one interface
+calls         the functions that workers run
+samples       how to take a sample
+cases         what to measure, on any peer
+limits        the limits of the machine (ring.c)
+idle          CPU time of idle processes and of other programs
+units         how figures are printed
+peer_process  a process for each peer
+rounds        one case on all peers, in alternating rounds
+machine       description of the machine, and versions
+results       measurements, stored in files
+targets       ratios to reach
+plots         comparisons as SVG
+report        the page: tables, plots and targets
+pairs         two executors in one run
 
-memory   of both sides, while very many calls go by
+Programs:
 
-python -m benchmarks               writes docs/benchmarks.md
+python -m benchmarks               measures all cases and writes docs/benchmarks.md
+python -m benchmarks.memory        memory of master and worker during a million calls
+python -m benchmarks.pending       memory of pending calls; a part of the cases
+python -m benchmarks.slurm         workers started by SLURM, compared with local ones
+python -m benchmarks.tcp           workers behind the TCP transport, compared with executorlib
+python -m benchmarks.trace_cost    cost of a trace
 python -m pytest benchmarks        the same cases in the tables of pytest-benchmark, and the guard
 """

@@ -1,4 +1,4 @@
-"""Measures all cases and writes docs/benchmarks.md: python -m benchmarks [--quick] [--only WORD] [--continue]"""
+"""Measure all cases and write docs/benchmarks.md: python -m benchmarks [--quick] [--only WORD] [--continue]"""
 
 from __future__ import annotations
 
@@ -16,42 +16,44 @@ from benchmarks import limits, machine, report
 from benchmarks.cases import CASES, Case
 from benchmarks.idle import busy_share
 from benchmarks.limits import ROOT
+from benchmarks.peer_process import PeerProcesses
 from benchmarks.peers import OURS, PEERS
-from benchmarks.results import RING, Circumstances, Results
+from benchmarks.results import RING, Conditions, Results
 from benchmarks.rounds import compare
 from benchmarks.samples import FULL, QUICK, Effort
-from benchmarks.station import Stations
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer cases, peers and rounds: under 3 minutes")
-    parser.add_argument("--only", metavar="WORD", action="append", help="only cases whose name has this word in it")
-    parser.add_argument("--peer", metavar="WORD", action="append", help="only peers whose name has this word in it")
-    parser.add_argument("--rounds", type=int, help="of each case")
+    parser.add_argument("--only", metavar="WORD", action="append", help="only cases whose name contains this word")
+    parser.add_argument("--peer", metavar="WORD", action="append", help="only peers whose name contains this word")
+    parser.add_argument("--rounds", type=int, help="number of rounds of each case")
     parser.add_argument(
         "--continue",
-        dest="younger_h",
+        dest="resume_h",
         metavar="HOURS",
         type=float,
         nargs="?",
         const=24.0,
         default=0.0,
-        help="go on with a run that was cut off: cases measured within so many hours (default: 24) are kept",
+        help="resume an interrupted run: skip cases that were measured within the last HOURS (default: 24)",
     )
-    parser.add_argument("--page", action="store_true", help="measure nothing, write the page from what there is")
-    parser.add_argument("--list", action="store_true", help="show the cases and the peers, and what is missing")
+    parser.add_argument("--page", action="store_true", help="measure nothing, write the page from the stored results")
+    parser.add_argument(
+        "--list", action="store_true", help="list the cases and the peers, and how to install missing peers"
+    )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
-        help="the page; plots and results lie in a folder of its name (default: docs/benchmarks.md, with --quick or"
-        " --peer build/benchmarks.md)",
+        help="the page to write; plots and results are in a folder of the same name (default: docs/benchmarks.md;"
+        " with --quick or --peer: build/benchmarks.md)",
     )
     return parser.parse_args(words)
 
 
-def has_any(name: str, words: Sequence[str] | None) -> bool:
+def contains_any(name: str, words: Sequence[str] | None) -> bool:
     return not words or any(word.lower() in name.lower() for word in words)
 
 
@@ -67,45 +69,42 @@ def effort_of(options: argparse.Namespace) -> Effort:
 
 
 def measure(options: argparse.Namespace, effort: Effort, results: Results) -> Iterator[str]:
-    """Measures what is asked for, and yields where ours failed."""
+    """Measure the selected cases. Yield a message for each case in which pympipool failed."""
     description = machine.description()
 
     @contextmanager
-    def circumstances() -> Iterator[list[Circumstances]]:
-        """Filled when it is left."""
-        date, busy, start = (
-            f"{dt.datetime.now(dt.timezone.utc):%Y-%m-%dT%H:%M:%S+00:00}",
-            busy_share(),
-            time.monotonic(),
-        )
-        found: list[Circumstances] = []
-        yield found
-        found.append(Circumstances(date, round(time.monotonic() - start, 1), busy, effort, description))
+    def recorded_conditions() -> Iterator[list[Conditions]]:
+        """Yield a list. When the context exits, the conditions of the measurement are appended to it."""
+        date = f"{dt.datetime.now(dt.timezone.utc):%Y-%m-%dT%H:%M:%S+00:00}"
+        busy, start = busy_share(), time.monotonic()
+        recorded: list[Conditions] = []
+        yield recorded
+        recorded.append(Conditions(date, round(time.monotonic() - start, 1), busy, effort, description))
 
     def is_wanted(name: str) -> bool:
-        return has_any(name, options.only) and not results.is_younger(name, options.younger_h)
+        return contains_any(name, options.only) and not results.was_measured_within(name, options.resume_h)
 
-    def wanted() -> Iterator[Case]:
+    def wanted_cases() -> Iterator[Case]:
         return (case for case in CASES if is_wanted(case.name) and (case.core or effort.other_rounds))
 
-    peers = [peer for peer in PEERS if has_any(peer.name, options.peer)]
-    with Stations() as stations:
-        for case in wanted():
-            with circumstances() as found:
-                comparison = compare(case, effort, stations, peers, show_progress)
-            results.save(comparison, *found)
+    peers = [peer for peer in PEERS if contains_any(peer.name, options.peer)]
+    with PeerProcesses() as peer_processes:
+        for case in wanted_cases():
+            with recorded_conditions() as conditions:
+                comparison = compare(case, effort, peer_processes, peers, show_progress)
+            results.save(comparison, *conditions)
             print("\n".join(["", f"## {case.name}", "", *report.format_table([comparison])]), flush=True)
             if OURS.name in comparison.failed:
-                yield f"{case.name}: {comparison.absent[OURS.name]}"
+                yield f"{case.name}: {comparison.not_measured[OURS.name]}"
     if is_wanted(RING):
         show_progress("the ring alone")
-        with circumstances() as found:
+        with recorded_conditions() as conditions:
             table = limits.ring_by_record_size(effort.rounds)
-        results.save_ring(table, *found)
+        results.save_ring(table, *conditions)
 
 
 def write_page(path: Path, results: Results) -> None:
-    """The page and its plots, from all results there are."""
+    """Write the page and its plots from all stored results."""
     measured = list(results.comparisons())
     try:
         plots = report.draw_plots([comparison for comparison, _ in measured], results.ring(), path.with_suffix(""))
@@ -119,7 +118,8 @@ def write_page(path: Path, results: Results) -> None:
 
 def main(words: Sequence[str] | None = None) -> None:
     options = arguments(words)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # with a page, and without its stations
+    # sys.exit, so that the page is written and the peer processes are ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     if options.list:
         show_list()
         return

@@ -1,4 +1,4 @@
-"""What the workers are asked to run. Importable, so that every peer's pickler finds it."""
+"""Functions that the workers run. They are in a module, so that the pickler of every peer can import them."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ def noop(value: Any) -> Any:
 
 
 def spin(seconds: float) -> float:
-    """Computes for so long; returns the time that was spent here."""
+    """Compute for so many seconds and return the time spent in this function."""
     start = time.perf_counter()
     while time.perf_counter() - start < seconds:
         pass
     return time.perf_counter() - start
 
 
-def nap(seconds: float) -> float:
-    """Sleeps for so long; returns the time that was spent here."""
+def sleep(seconds: float) -> float:
+    """Sleep for so many seconds and return the time spent in this function."""
     start = time.perf_counter()
     time.sleep(seconds)
     return time.perf_counter() - start
 
 
-def who(seconds: float) -> int:
-    """The process that this runs in; busy for a moment, so that other workers get their share."""
+def sleep_and_pid(seconds: float) -> int:
+    """Return the pid of the worker. The sleep lets other workers take calls too."""
     time.sleep(seconds)
     return os.getpid()
 
@@ -36,16 +36,16 @@ def increment(value: int) -> int:
     return value + 1
 
 
-def total(*values: int) -> int:
+def sum_of(*values: int) -> int:
     return sum(values)
 
 
 def writable(array: Any) -> Any:
-    """The array, or what a user has to make of it where it arrived read-only."""
+    """Return the array itself, or the copy that a user needs if the array arrived read-only."""
     return array if array.flags.writeable else array.copy()
 
 
-def change(array: Any) -> Any:
+def increment_first(array: Any) -> Any:
     array = writable(array)
     array[0] += 1
     return array

@@ -1,4 +1,4 @@
-"""What is measured. A case takes a sample of one peer; `rounds` compares the peers."""
+"""The cases to measure. A case takes a sample of one peer; `rounds` compares the peers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import calls, limits
-from benchmarks.peers import Ability, Peer, Request
+from benchmarks.peers import Feature, Peer, Request
 from benchmarks.samples import (
     Effort,
     Measure,
@@ -38,15 +38,16 @@ class Case:
     """One thing to measure.
 
     Args:
-        section: of the page; its cases share a plot.
-        title: of a column.
-        quantities: what a sample consists of.
-        request: the workers.
+        section: the section of the page; the cases of a section share a plot.
+        title: the title of the column.
+        quantities: the quantities of a sample.
+        request: the workers that the case needs.
         sample: takes a sample of a peer.
-        table: the cases of a section with the same table are the columns of one; "" where there is only one.
-        at: where the case stands on the x axis of a plot with lines; None for cases that stand alone.
-        limit: what the machine could do, in the same quantities; or fewer of them.
-        core: whether it is a part of the quick run, and taken by peers that are slow to start.
+        table: title of the table. Cases of a section with the same title are columns of one table; "" if the section has
+            only one table.
+        x: position on the x axis of a line plot; None for cases that are drawn as points.
+        limit: measures the limit of the machine, in the same quantities or in the first of them.
+        core: True if the case is a part of the quick run and is also measured on peers that are slow to start.
     """
 
     section: str
@@ -55,13 +56,13 @@ class Case:
     request: Request
     sample: Callable[[Peer, Effort], Values]
     table: str = ""
-    at: float | None = None
+    x: float | None = None
     limit: Callable[[], Values] | None = None
     core: bool = True
 
     @property
     def name(self) -> str:
-        """For the command line, and for files."""
+        """The name on the command line and of the file of results."""
         return re.sub(r"[^a-z0-9.]+", "-", f"{self.section} {self.table} {self.title}".lower()).strip("-")
 
 
@@ -82,8 +83,8 @@ def _rate_cases() -> Iterator[Case]:
     case = partial(_case, "Rate", quantities=(Quantity("rate", RATE),))
     yield case("submit, 1 worker", submit_rate, limit=lambda: (limits.records_per_second(),))
     yield case("submit, 2 workers", submit_rate, request=Request(2))
-    yield case("map, 2 workers", partial(map_rate, most=20_000, chunksize=None), request=Request(2))
-    chunked = partial(map_rate, most=200_000, chunksize=1000)
+    yield case("map, 2 workers", partial(map_rate, max_calls=20_000, chunksize=None), request=Request(2))
+    chunked = partial(map_rate, max_calls=200_000, chunksize=1000)
     yield case("map with chunksize 1000, 2 workers", chunked, request=Request(2))
 
 
@@ -103,7 +104,7 @@ def _frame(size_bytes: int) -> Any:
 
 def _echo_cases() -> Iterator[Case]:
     def case(table: str, title: str, make: Callable[[int], Any], size_bytes: int = 0, *, core: bool = False) -> Case:
-        """make is not called before its time: nobody wants 100 MB at import."""
+        """Return a case. It calls make only when it takes a sample: values of 100 MB are not created at import."""
 
         def limit() -> Values:
             return (2 * limits.copy_time(size_bytes),)
@@ -112,7 +113,7 @@ def _echo_cases() -> Iterator[Case]:
             f"Echo of {table}",
             title,
             lambda pool, effort: echo(pool, effort, make(size_bytes)),
-            at=size_bytes if make in {_array, bytes} else None,
+            x=size_bytes if make in {_array, bytes} else None,
             limit=limit if size_bytes >= 1000 else None,
             core=core,
         )
@@ -130,9 +131,9 @@ def _echo_cases() -> Iterator[Case]:
 
 
 def _efficiency_cases() -> Iterator[Case]:
-    """Calls compute where there are cores enough, and sleep where there are more workers than that."""
+    """Yield cases for up to 64 workers. With more workers than 2 cores could serve, the calls sleep instead of compute."""
     for workers in (1, 2, 4, 16, 64):
-        call = calls.spin if workers <= 2 else calls.nap
+        call = calls.spin if workers <= 2 else calls.sleep
         verb = "compute" if workers <= 2 else "sleep"
         for call_s in (1e-4, 1e-3, 1e-2):
             yield _case(
@@ -140,28 +141,28 @@ def _efficiency_cases() -> Iterator[Case]:
                 f"calls of {1000 * call_s:g} ms",
                 partial(efficiency, workers=workers, call=call, call_s=call_s),
                 table=f"{workers} worker{'s' * (workers > 1)} that {verb}{'s' * (workers == 1)}",
-                at=call_s,
+                x=call_s,
                 quantities=(Quantity("share", SHARE),),
-                request=Request(workers, needs=Ability.MANY_WORKERS if workers > 4 else Ability.NOTHING),
+                request=Request(workers, needs=Feature.MANY_WORKERS if workers > 4 else Feature.NOTHING),
                 core=(workers, call_s) in {(2, 1e-3), (64, 1e-2)},
             )
 
 
 def _other_cases() -> Iterator[Case]:
-    alone = Request(block=False, needs=Ability.ONE_PROCESS_PER_CALL)
+    single_use = Request(block=False, needs=Feature.ONE_PROCESS_PER_CALL)
     yield Case("Start", "first result", TIME, Request(), first_result)
-    yield _case("Start", "one process per call", one_process_per_call, request=alone)
+    yield _case("Start", "one process per call", one_process_per_call, request=single_use)
     for ranks in (2, 4):
-        request = Request(ranks=ranks, needs=Ability.MPI)
+        request = Request(ranks=ranks, needs=Feature.MPI)
         yield _case("MPI functions", f"round trip, {ranks} ranks", round_trip, quantities=TRIPS, request=request)
-    linked = Request(needs=Ability.FUTURES_AS_ARGUMENTS)
-    yield _case("Futures as arguments", "chain of 1000 calls", chain, request=linked)
-    yield _case("Futures as arguments", "fan-in of 1000 calls", fan_in, request=linked)
+    with_futures = Request(needs=Feature.FUTURES_AS_ARGUMENTS)
+    yield _case("Futures as arguments", "chain of 1000 calls", chain, request=with_futures)
+    yield _case("Futures as arguments", "fan-in of 1000 calls", fan_in, request=with_futures)
     memory = (Quantity("memory", BYTES),)
     yield Case("Cost of waiting", "memory per pending call", memory, Request(), pending_memory, core=False)
     case = partial(_case, "Cost of waiting", measure=idle_cores, quantities=(Quantity("of a core", CORES),))
     yield case(title="2 idle workers", request=Request(2), core=False)
-    yield case(title="2 idle workers of 2 ranks", request=Request(2, ranks=2, needs=Ability.MPI), core=False)
+    yield case(title="2 idle workers of 2 ranks", request=Request(2, ranks=2, needs=Feature.MPI), core=False)
 
 
 CASES: tuple[Case, ...] = (
@@ -174,10 +175,10 @@ CASES: tuple[Case, ...] = (
 
 
 def find_case(name: str) -> Case:
-    """The case of this name.
+    """Return the case of this name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such case.
     """
     for case in CASES:
         if case.name == name:

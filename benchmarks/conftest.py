@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from benchmarks.peer_process import PeerProcesses
 from benchmarks.samples import FULL, QUICK, Effort
-from benchmarks.station import Stations
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,7 +20,7 @@ def effort(request: pytest.FixtureRequest) -> Effort:
 
 
 @pytest.fixture(scope="session")
-def stations() -> Iterator[Stations]:
-    """A process for each peer."""
-    with Stations() as all_stations:
-        yield all_stations
+def peer_processes() -> Iterator[PeerProcesses]:
+    """Return the peer processes of this session."""
+    with PeerProcesses() as processes:
+        yield processes

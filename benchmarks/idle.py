@@ -1,4 +1,4 @@
-"""Processor time: of this process and its children while they have nothing to do, and of everybody else."""
+"""CPU time of this process and its children while they are idle, and the load of the whole machine."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 from types import ModuleType
 
 BUSY_SHARE = 0.2
-"""Of all cores: a machine that others use more than this is busy."""
+"""Share of all cores above which a machine counts as busy."""
 
 
 def psutil() -> ModuleType:
-    """The module.
+    """Return the module psutil.
 
     Raises:
         ModuleNotFoundError: psutil is not installed.
@@ -18,18 +18,18 @@ def psutil() -> ModuleType:
     try:
         import psutil as module
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("psutil counts the processor time: pip install psutil") from error
+        raise ModuleNotFoundError("psutil measures the CPU time: pip install psutil") from error
     return module
 
 
 def cores_used(seconds: float) -> float:
-    """Processor time per second, of this process and all its children."""
-    time.sleep(0.2)  # what was asked for before is done
+    """Return the CPU time per second of this process and all its children."""
+    time.sleep(0.2)  # earlier requests finish meanwhile
     master = psutil().Process()
-    family = [master, *master.children(recursive=True)]
+    processes = [master, *master.children(recursive=True)]
 
     def used_s() -> float:
-        return float(sum(times.user + times.system for times in (process.cpu_times() for process in family)))
+        return float(sum(times.user + times.system for times in (process.cpu_times() for process in processes)))
 
     before_s, start = used_s(), time.perf_counter()
     time.sleep(seconds)
@@ -37,5 +37,5 @@ def cores_used(seconds: float) -> float:
 
 
 def busy_share(seconds: float = 0.5) -> float:
-    """The share of all cores that is in use, by whomever, while this process sleeps: 0 to 1."""
+    """Return the share of all cores that any process uses while this process sleeps: 0 to 1."""
     return float(psutil().cpu_percent(interval=seconds)) / 100

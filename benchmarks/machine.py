@@ -1,4 +1,4 @@
-"""On what it was measured, and with which versions: for the head of a report."""
+"""The description of the machine and the versions of the peers, for the head of a report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def memory_gb() -> float:
 
 
 def commit() -> str:
-    """The commit that was measured, marked where files differ from it; "unknown" outside of a clone."""
+    """Return the commit that is measured, marked "-dirty" if files differ from it; "unknown" outside of a clone."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
@@ -31,7 +31,7 @@ def commit() -> str:
 
 
 def description() -> dict[str, str]:
-    """What is the same for all cases of a run."""
+    """Return the facts that are the same for all cases of a run."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = {f"{peer.package} {peer.version}" for peer in PEERS if peer.package and peer.version}
     return {

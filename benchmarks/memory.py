@@ -1,7 +1,7 @@
-"""The memory of master and worker while very many small calls go by: python -m benchmarks.memory [--calls N] [--plot FILE]
+"""Memory of master and worker during very many small calls: python -m benchmarks.memory [--calls N] [--plot FILE]
 
-Prints, and draws, the resident memory of both sides as the calls go on: first a million no-op calls, a thousand of
-them under way at a time; then 100 000 calls of 1 KB that wait all at once, and their end.
+Prints and draws the resident memory of both sides. First it runs a million no-op calls, of which a thousand are
+pending at a time. Then it submits 100 000 calls of 1 KB, all pending at once, and waits for their results.
 """
 
 from __future__ import annotations
@@ -14,53 +14,57 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.calls import nap, noop
+from benchmarks.calls import noop, sleep
 from benchmarks.idle import psutil
 from pympipool import Executor
 
-UNDER_WAY = 1000
+PENDING_AT_A_TIME = 1000
 SAMPLES = 50
 PENDING = 100_000
 KILOBYTE = bytes(1000)
 
 Sample = tuple[int, float, float]
-"""Calls so far, resident megabytes of the master and of the worker."""
+"""Number of finished calls, resident megabytes of the master, resident megabytes of the worker."""
 
 
 def resident_mb(pid: int) -> float:
     return float(psutil().Process(pid).memory_info().rss) / 1e6
 
 
-def pass_by(exe: Executor, worker: int, calls: int) -> Iterator[Sample]:
-    """Many small calls, of which few exist at a time."""
-    under_way = deque(exe.submit(noop, i) for i in range(UNDER_WAY))
-    for done in range(calls):
-        if done % (calls // SAMPLES) == 0:
-            yield done, resident_mb(os.getpid()), resident_mb(worker)
-        under_way.popleft().result()
-        under_way.append(exe.submit(noop, done))
-    while under_way:
-        under_way.popleft().result()
+def run_calls(exe: Executor, worker: int, calls: int) -> Iterator[Sample]:
+    """Run many small calls, of which few exist at a time. Yield samples of the memory."""
+    pending = deque(exe.submit(noop, i) for i in range(PENDING_AT_A_TIME))
+    for finished in range(calls):
+        if finished % (calls // SAMPLES) == 0:
+            yield finished, resident_mb(os.getpid()), resident_mb(worker)
+        pending.popleft().result()
+        pending.append(exe.submit(noop, finished))
+    while pending:
+        pending.popleft().result()
     yield calls, resident_mb(os.getpid()), resident_mb(worker)
 
 
-def pile_up(exe: Executor) -> tuple[float, float]:
-    """Megabytes that PENDING calls with arguments of a kilobyte take in the master, and what is left of it after them."""
+def memory_of_pending_calls(exe: Executor) -> tuple[float, float]:
+    """Submit PENDING calls with arguments of a kilobyte.
+
+    Returns:
+        Megabytes that the pending calls take in the master, and megabytes still in use after they have finished.
+    """
     before = resident_mb(os.getpid())
-    busy = exe.submit(nap, 2.0)
+    busy = exe.submit(sleep, 2.0)
     calls = [exe.submit(len, KILOBYTE + b"%d" % i) for i in range(PENDING)]
     taken = resident_mb(os.getpid()) - before
     for call in [busy, *calls]:
         call.result()
     del busy, call, calls
-    give_back_free_memory()
+    trim_heap()
     return taken, resident_mb(os.getpid()) - before
 
 
-def give_back_free_memory() -> None:
-    """What malloc keeps for the next calls is not in use."""
+def trim_heap() -> None:
+    """Return free memory to the system: memory that malloc keeps for the next calls is not in use."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc has it
     if trim is not None:
         trim(0)
 
@@ -69,7 +73,7 @@ def draw(samples: list[Sample], file: Path) -> None:
     import matplotlib as mpl
     from matplotlib import pyplot as plt
 
-    mpl.rcParams["svg.hashsalt"] = "pympipool"  # the same file from the same figures
+    mpl.rcParams["svg.hashsalt"] = "pympipool"  # the same figures give the same file
     calls, master, worker = zip(*samples, strict=True)
     _, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
     for name, values, colour in (("master", master, "#1f6f8b"), ("worker", worker, "#d98032")):
@@ -89,13 +93,13 @@ def main() -> None:
     options = parser.parse_args()
     with Executor(max_workers=1, block_allocation=True) as exe:
         worker = exe.submit(os.getpid).result()
-        samples = list(pass_by(exe, worker, options.calls))
-        taken, left = pile_up(exe)
+        samples = list(run_calls(exe, worker, options.calls))
+        taken, left = memory_of_pending_calls(exe)
     for calls, of_master, of_worker in samples[:: SAMPLES // 10]:
         print(f"{calls:>9} calls: master {of_master:6.1f} MB, worker {of_worker:6.1f} MB")
     pickled = PENDING * 1025 / 1e6  # the bytes, five digits, and the frame of a pickle
-    print(f"{PENDING} waiting calls of 1 KB: {taken:.0f} MB, {taken / pickled:.1f} times their pickled size")
-    print(f"{left:.0f} MB of it in use after them")
+    print(f"{PENDING} pending calls of 1 KB: {taken:.0f} MB, {taken / pickled:.1f} times their pickled size")
+    print(f"{left:.0f} MB of it still in use after the calls")
     if options.plot is not None:
         draw(samples, options.plot)
 

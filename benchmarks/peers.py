@@ -1,12 +1,12 @@
-"""Ours and its peers behind one small interface.
+"""Pympipool and its peers behind one small interface.
 
-    peer.missing(request)                   why it cannot be measured here; None when it can
-    with peer.opened(request) as pool:      workers are there and have answered
+    peer.unavailable_reason(request)        why the peer cannot be measured here, or None
+    with peer.opened(request) as pool:      all workers have started and answered
         pool.submit(noop, 1).result()
         list(pool.map(noop, items, chunksize=1000))
 
-Whatever an adapter does for a call is measured too, so an executor's own methods are used as they are where
-they have this shape.
+The measured times include the work of an adapter. So an adapter uses the executor's own methods unchanged if they have
+this signature.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from enum import Flag, auto
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
-from benchmarks.calls import noop, who
+from benchmarks.calls import noop, sleep_and_pid
 from pympipool import __version__
 
-READY_WITHIN_S = 60.0
-"""How long the workers of a peer may take until each of them has answered."""
+READY_TIMEOUT_S = 60.0
+"""Seconds after which a peer is measured even if not all its workers have answered."""
 
 
 class Handle(Protocol):
@@ -41,21 +41,21 @@ class Pool(Protocol):
     def shutdown(self) -> None: ...
 
 
-class Ability(Flag):
-    """What not every executor can."""
+class Feature(Flag):
+    """Features that some executors lack."""
 
     NOTHING = 0
-    MPI = auto()  # functions of several ranks
+    MPI = auto()  # functions that run on several ranks
     FUTURES_AS_ARGUMENTS = auto()
     ONE_PROCESS_PER_CALL = auto()
     MANY_WORKERS = auto()  # 64 workers on a few cores, within seconds
 
 
-INABILITIES = {
-    Ability.MPI: "no functions of several ranks",
-    Ability.FUTURES_AS_ARGUMENTS: "no futures as arguments",
-    Ability.ONE_PROCESS_PER_CALL: "no process of its own for each call",
-    Ability.MANY_WORKERS: "64 workers take too long to start",
+MISSING_FEATURES = {
+    Feature.MPI: "no functions of several ranks",
+    Feature.FUTURES_AS_ARGUMENTS: "no futures as arguments",
+    Feature.ONE_PROCESS_PER_CALL: "no process of its own for each call",
+    Feature.MANY_WORKERS: "64 workers take too long to start",
 }
 
 
@@ -65,8 +65,8 @@ class Request:
 
     workers: int = 1
     ranks: int = 1  # of each worker
-    block: bool = True  # workers serve many calls; else each serves one
-    needs: Ability = Ability.NOTHING
+    block: bool = True  # a worker serves many calls; if False, one call
+    needs: Feature = Feature.NOTHING
 
 
 @dataclass(frozen=True)
@@ -74,43 +74,43 @@ class Peer:
     """An executor to be measured.
 
     Args:
-        name: what it is called in tables.
-        package: the distribution that it comes from; "" for the standard library.
-        make: makes it. The peer is missing when this raises ImportError.
-        abilities: what it can.
-        heavy: takes a second or more to start, and so gets fewer rounds.
+        name: its name in tables.
+        package: the distribution that provides it; "" for the standard library.
+        make: creates the executor.
+        features: the features that it has.
+        heavy: True if it takes a second or more to start; it then gets fewer rounds.
     """
 
     name: str
     package: str
     make: Callable[[Request], Pool]
-    abilities: Ability = Ability.NOTHING
+    features: Feature = Feature.NOTHING
     heavy: bool = False
 
     @property
     def version(self) -> str | None:
-        """What is installed; None when nothing is."""
+        """The installed version; None if the package is not installed."""
         if not self.package:
             return "standard library"
         if self is OURS:
-            return __version__  # also where it is used as it lies here, without an installation
+            return __version__  # also if the repository is used without an installation
         try:
             return version(self.package)
         except PackageNotFoundError:
             return None
 
-    def missing(self, request: Request) -> str | None:
-        """Why this peer cannot be measured with this request, and the remedy; None when it can."""
-        lacks = request.needs & ~self.abilities
-        if lacks:
-            return ", ".join(reason for ability, reason in INABILITIES.items() if ability in lacks)
+    def unavailable_reason(self, request: Request) -> str | None:
+        """Return why this peer cannot be measured with this request, with the remedy, or None if it can."""
+        missing = request.needs & ~self.features
+        if missing:
+            return ", ".join(reason for feature, reason in MISSING_FEATURES.items() if feature in missing)
         if self.version is None:
             return f"not installed: pip install {self.package}"
         return None
 
     @contextmanager
     def opened(self, request: Request) -> Iterator[Pool]:
-        """The executor while it is open, all its workers awake."""
+        """Open the executor, wait until its workers have started, and close it at the end of the context."""
         pool = self.make(request)
         try:
             wait_until_ready(pool, request)
@@ -120,14 +120,14 @@ class Peer:
 
 
 def wait_until_ready(pool: Pool, request: Request) -> None:
-    """Waits until each worker has answered."""
+    """Wait until each worker has answered."""
     pool.submit(noop, 0).result()
     if not request.block or request.workers == 1:
         return
     workers: set[Any] = set()
-    deadline_s = time.monotonic() + READY_WITHIN_S
+    deadline_s = time.monotonic() + READY_TIMEOUT_S
     while len(workers) < request.workers and time.monotonic() < deadline_s:
-        answers = [pool.submit(who, 0.005) for _ in range(2 * request.workers)]
+        answers = [pool.submit(sleep_and_pid, 0.005) for _ in range(2 * request.workers)]
         workers.update(str(answer.result()) for answer in answers)
 
 
@@ -135,7 +135,7 @@ def wait_until_ready(pool: Pool, request: Request) -> None:
 
 
 class StandardPool:
-    """An executor with the interface of concurrent.futures, as it is."""
+    """An executor with the interface of concurrent.futures."""
 
     def __init__(self, executor: Any) -> None:
         self.executor = executor
@@ -148,8 +148,8 @@ class StandardPool:
         self.executor.shutdown()
 
 
-class AppliedCall:
-    """What apply_async returns, with the name that its method has elsewhere."""
+class AsyncResultHandle:
+    """A result of apply_async, whose method get is called result as in the other executors."""
 
     __slots__ = ("result",)
 
@@ -162,7 +162,7 @@ class MultiprocessingPool:
         self.pool = pool
 
     def submit(self, fn: Callable[..., Any], *args: Any) -> Handle:
-        return AppliedCall(self.pool.apply_async(fn, args))
+        return AsyncResultHandle(self.pool.apply_async(fn, args))
 
     def map(self, fn: Callable[[Any], Any], items: Sequence[Any], chunksize: int | None) -> Iterable[Any]:
         result: list[Any] = self.pool.map(fn, items, chunksize)
@@ -181,7 +181,7 @@ class DaskPool:
         self.client = Client(self.cluster)
 
     def submit(self, fn: Callable[..., Any], *args: Any) -> Handle:
-        handle: Handle = self.client.submit(fn, *args, pure=False)  # else equal calls would run once
+        handle: Handle = self.client.submit(fn, *args, pure=False)  # with pure=True, equal calls would run once
         return handle
 
     def map(self, fn: Callable[[Any], Any], items: Sequence[Any], chunksize: int | None) -> Iterable[Any]:
@@ -193,7 +193,7 @@ class DaskPool:
         self.cluster.close()
 
 
-class RayCall:
+class RayHandle:
     __slots__ = ("reference",)
 
     def __init__(self, reference: Any) -> None:
@@ -217,7 +217,7 @@ class RayPool:
 
         if fn not in self.remote:
             self.remote[fn] = ray.remote(fn)
-        return RayCall(self.remote[fn].remote(*(arg.reference if type(arg) is RayCall else arg for arg in args)))
+        return RayHandle(self.remote[fn].remote(*(arg.reference if type(arg) is RayHandle else arg for arg in args)))
 
     def map(self, fn: Callable[[Any], Any], items: Sequence[Any], chunksize: int | None) -> Iterable[Any]:
         return [call.result() for call in [self.submit(fn, item) for item in items]]
@@ -257,7 +257,7 @@ class ParslPool:
         self.folder.cleanup()
 
 
-# ---- who there is ----
+# ---- the peers ----
 
 
 def make_ours(request: Request) -> StandardPool:
@@ -309,7 +309,7 @@ OURS = Peer(
     "pympipool",
     "pympipool",
     make_ours,
-    Ability.MPI | Ability.FUTURES_AS_ARGUMENTS | Ability.ONE_PROCESS_PER_CALL | Ability.MANY_WORKERS,
+    Feature.MPI | Feature.FUTURES_AS_ARGUMENTS | Feature.ONE_PROCESS_PER_CALL | Feature.MANY_WORKERS,
 )
 
 PEERS = (
@@ -318,35 +318,35 @@ PEERS = (
         "multiprocessing.Pool",
         "",
         make_multiprocessing_pool,
-        Ability.ONE_PROCESS_PER_CALL | Ability.MANY_WORKERS,
+        Feature.ONE_PROCESS_PER_CALL | Feature.MANY_WORKERS,
     ),
-    Peer("ProcessPoolExecutor", "", make_process_pool, Ability.MANY_WORKERS),
-    Peer("loky", "loky", make_loky, Ability.MANY_WORKERS),
+    Peer("ProcessPoolExecutor", "", make_process_pool, Feature.MANY_WORKERS),
+    Peer("loky", "loky", make_loky, Feature.MANY_WORKERS),
     Peer("mpi4py.futures", "mpi4py", make_mpi4py, heavy=True),
     Peer(
         "executorlib",
         "executorlib",
         make_executorlib,
-        Ability.MPI | Ability.FUTURES_AS_ARGUMENTS | Ability.ONE_PROCESS_PER_CALL,
+        Feature.MPI | Feature.FUTURES_AS_ARGUMENTS | Feature.ONE_PROCESS_PER_CALL,
     ),
     Peer(
         "executorlib, dependencies off",
         "executorlib",
         make_executorlib_without_dependencies,
-        Ability.MPI | Ability.ONE_PROCESS_PER_CALL,
+        Feature.MPI | Feature.ONE_PROCESS_PER_CALL,
     ),
-    Peer("dask", "distributed", lambda request: DaskPool(request.workers), Ability.FUTURES_AS_ARGUMENTS, heavy=True),
-    Peer("ray", "ray", lambda request: RayPool(request.workers), Ability.FUTURES_AS_ARGUMENTS, heavy=True),
-    Peer("parsl", "parsl", lambda request: ParslPool(request.workers), Ability.FUTURES_AS_ARGUMENTS, heavy=True),
+    Peer("dask", "distributed", lambda request: DaskPool(request.workers), Feature.FUTURES_AS_ARGUMENTS, heavy=True),
+    Peer("ray", "ray", lambda request: RayPool(request.workers), Feature.FUTURES_AS_ARGUMENTS, heavy=True),
+    Peer("parsl", "parsl", lambda request: ParslPool(request.workers), Feature.FUTURES_AS_ARGUMENTS, heavy=True),
 )
-"""In the order of the tables."""
+"""All peers, in the order of the tables."""
 
 
 def find_peer(name: str) -> Peer:
-    """The peer of this name.
+    """Return the peer of this name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such peer.
     """
     for peer in PEERS:
         if peer.name == name:

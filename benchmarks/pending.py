@@ -1,6 +1,6 @@
-"""The memory that a call takes in the master while it waits: python -m benchmarks.pending PEER
+"""Memory of the master for each pending call: python -m benchmarks.pending PEER
 
-Prints bytes. Run in a process of its own, see `cases.pending_memory`.
+Prints bytes per call. `samples.pending_memory` runs it in a separate process and gives the reason.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import sys
 
-from benchmarks.calls import nap, noop
+from benchmarks.calls import noop, sleep
 from benchmarks.idle import psutil
 from benchmarks.peers import Request, find_peer
 
@@ -25,7 +25,7 @@ def bytes_per_call(peer_name: str) -> float:
     with find_peer(peer_name).opened(Request()) as pool:
         for handle in [pool.submit(noop, 1) for _ in range(200)]:
             handle.result()
-        first = pool.submit(nap, WORKER_BUSY_S)
+        first = pool.submit(sleep, WORKER_BUSY_S)
         before = resident_bytes()
         handles = [pool.submit(noop, 1) for _ in range(CALLS)]
         taken = resident_bytes() - before

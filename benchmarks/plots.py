@@ -1,7 +1,8 @@
-"""Comparisons to plots in SVG: one file for each section.
+"""Draws comparisons as SVG, one file for each section.
 
-Cases that lie on an axis (sizes, lengths of calls) become lines, a field for each table; others become rows of points, a field
-for each case. A peer has one colour in all of them; thin lines span the rounds.
+Cases with a position on an axis (sizes, lengths of calls) are drawn as lines, with a panel for each table. Other cases
+are drawn as rows of points, with a panel for each case. A peer has the same colour in all plots. Thin lines span the
+rounds.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from benchmarks.limits import RingTable
 from benchmarks.peers import OURS, PEERS
-from benchmarks.results import Circumstances
+from benchmarks.results import Conditions
 from benchmarks.rounds import LIMIT, Comparison
 from benchmarks.units import SECONDS, SHARE, Quantity, format_bytes, format_seconds
 
@@ -22,7 +23,7 @@ FAINT = "#dfe3ea"
 OURS_COLOR = "#d62839"
 LIMIT_COLOR = "#8d99ae"
 COLORS = ("#1d70a2", "#6fb1d6", "#3a8f5c", "#7b5ea7", "#d98e04", "#f0c36d", "#c2699c", "#7a6c5d", "#9aa63b")
-"""Of the peers after ours, in their order."""
+"""Colours of the peers other than pympipool, in the order of `PEERS`."""
 
 STYLE = {
     "svg.hashsalt": "pympipool",  # the same plot gives the same file
@@ -52,12 +53,12 @@ STYLE = {
 
 
 def draw_plots(
-    comparisons: Sequence[Comparison], ring: tuple[RingTable, Circumstances] | None, folder: Path
+    comparisons: Sequence[Comparison], ring: tuple[RingTable, Conditions] | None, folder: Path
 ) -> dict[str, Path]:
-    """Draws what was measured.
+    """Draw all comparisons.
 
     Returns:
-        Sections and the file of each.
+        The file of each section, by the title of the section.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed; names the extra to install.
@@ -73,16 +74,16 @@ def draw_plots(
     for section, of_section in groupby(comparisons, key=lambda comparison: comparison.case.section):
         shown = [comparison for comparison in of_section if comparison.samples]
         if shown:
-            figure = draw_lines(shown) if _make_lines(shown) else draw_points(shown)
+            figure = draw_lines(shown) if _have_x_values(shown) else draw_points(shown)
             files[section] = _save(figure, folder / f"{section.lower().replace(' ', '-')}.svg")
     if ring is not None:
         files["The ring alone"] = _save(draw_ring(ring[0]), folder / "ring.svg")
     return files
 
 
-def _make_lines(comparisons: Sequence[Comparison]) -> bool:
+def _have_x_values(comparisons: Sequence[Comparison]) -> bool:
     tables = {comparison.case.table for comparison in comparisons}
-    return len(comparisons) > len(tables) and all(comparison.case.at is not None for comparison in comparisons)
+    return len(comparisons) > len(tables) and all(comparison.case.x is not None for comparison in comparisons)
 
 
 def _save(figure: Any, path: Path) -> Path:
@@ -94,39 +95,39 @@ def _save(figure: Any, path: Path) -> Path:
 
 
 def color_of(name: str) -> str:
-    """The colour of a peer, in all plots."""
+    """Return the colour of a peer, which is the same in all plots."""
     if name in {OURS.name, LIMIT}:
         return OURS_COLOR if name == OURS.name else LIMIT_COLOR
     return dict(zip([peer.name for peer in PEERS if peer is not OURS], COLORS, strict=True))[name]
 
 
 def _names(comparisons: Sequence[Comparison]) -> list[str]:
-    """Of those that have values, ours first."""
-    everybody = [*(peer.name for peer in PEERS), LIMIT]
-    return [name for name in everybody if any(comparison.values(name) for comparison in comparisons)]
+    """Return the names of the peers that have values, pympipool first."""
+    all_names = [*(peer.name for peer in PEERS), LIMIT]
+    return [name for name in all_names if any(comparison.values(name) for comparison in comparisons)]
 
 
 # ---- rows of points ----
 
 
 def draw_points(comparisons: Sequence[Comparison]) -> Any:
-    """A field for each case, a row for each peer, all fields with the same rows."""
+    """Draw a panel for each case with a row for each peer. All panels have the same rows."""
     import matplotlib.pyplot as plt
 
-    fields = [(comparison, i) for comparison in comparisons for i in range(len(comparison.case.quantities))]
+    panels = [(comparison, i) for comparison in comparisons for i in range(len(comparison.case.quantities))]
     names = _names(comparisons)
-    columns = min(len(fields), 2)
-    rows = -(-len(fields) // columns)
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
     size = (1.6 + 3.6 * columns, rows * (0.8 + 0.27 * len(names)))
     figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", sharey=True)
-    for axes in grid.flat[len(fields) :]:
+    for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
-    for axes, (comparison, i) in zip(grid.flat, fields, strict=False):
-        _draw_field(axes, comparison, i, names)
+    for axes, (comparison, i) in zip(grid.flat, panels, strict=False):
+        _draw_panel(axes, comparison, i, names)
     return figure
 
 
-def _draw_field(axes: Any, comparison: Comparison, quantity: int, names: Sequence[str]) -> None:
+def _draw_panel(axes: Any, comparison: Comparison, quantity: int, names: Sequence[str]) -> None:
     unit = comparison.case.quantities[quantity].unit
     medians = {name: comparison.median(name, quantity) for name in names if comparison.values(name, quantity)}
     begin, end = min(medians.values()), max(medians.values())
@@ -187,7 +188,7 @@ def _few_ticks(axis: Any, show: Callable[[float], str]) -> None:
 
 
 def draw_lines(comparisons: Sequence[Comparison]) -> Any:
-    """A field for each table, a line for each peer."""
+    """Draw a panel for each table with a line for each peer."""
     import matplotlib.pyplot as plt
 
     tables = [list(group) for _, group in groupby(comparisons, key=lambda comparison: comparison.case.table)]
@@ -200,7 +201,7 @@ def draw_lines(comparisons: Sequence[Comparison]) -> Any:
     for axes in grid.flat[len(tables) :]:
         axes.set_axis_off()
     for axes, of_table in zip(grid.flat, tables, strict=False):
-        for name in reversed(names):  # ours last, over the others
+        for name in reversed(names):  # pympipool last, on top of the others
             _draw_line(axes, of_table, name)
         _finish_lines(axes, of_table, quantity)
     handles = {line.get_label(): line for axes in grid.flat for line in axes.get_lines() if line.get_label() in names}
@@ -217,9 +218,9 @@ def _draw_line(axes: Any, comparisons: Sequence[Comparison], name: str) -> None:
     if not shown:
         return
     is_ours, is_limit = name == OURS.name, name == LIMIT
-    at = [comparison.case.at for comparison in shown]
+    x_values = [comparison.case.x for comparison in shown]
     axes.plot(
-        at,
+        x_values,
         [comparison.median(name) for comparison in shown],
         "--" if is_limit else "o-",
         label=name,
@@ -227,7 +228,7 @@ def _draw_line(axes: Any, comparisons: Sequence[Comparison], name: str) -> None:
         linewidth=2.4 if is_ours else 1.4,
         markersize=5.5 if is_ours else 3.5,
     )
-    for x, comparison in zip(at, shown, strict=True):
+    for x, comparison in zip(x_values, shown, strict=True):
         values = comparison.values(name)
         axes.plot([x, x], [min(values), max(values)], color=color_of(name), linewidth=1, alpha=0.5)
 
@@ -236,23 +237,23 @@ def _finish_lines(axes: Any, comparisons: Sequence[Comparison], quantity: Quanti
     case = comparisons[0].case
     axes.set_xscale("log")
     show = format_seconds if quantity.unit is SHARE else format_bytes
-    axes.set_xticks([comparison.case.at for comparison in comparisons])
+    axes.set_xticks([comparison.case.x for comparison in comparisons])
     axes.xaxis.set_major_formatter(lambda value, _: show(value))
-    axes.xaxis.set_minor_locator(_nothing())
+    axes.xaxis.set_minor_locator(_no_ticks())
     axes.set_xlabel("length of a call" if quantity.unit is SHARE else "size")
     axes.set_title(case.table or case.section)
     axes.grid()
     if quantity.unit is SECONDS:
         axes.set_yscale("log")
         _few_ticks(axes.yaxis, quantity.unit.text)
-        axes.set_ylabel("there and back")
+        axes.set_ylabel("round trip")
     else:
         axes.set_ylim(0, 1.05)
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
 
 
-def _nothing() -> Any:
+def _no_ticks() -> Any:
     from matplotlib.ticker import NullLocator
 
     return NullLocator()
@@ -262,22 +263,22 @@ def _nothing() -> Any:
 
 
 def draw_ring(ring: RingTable) -> Any:
-    """Times by the size of a record."""
+    """Draw the times of the ring by the size of a record."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6.5, 3.4), layout="constrained")
     sizes = [row[0] for row in ring]
-    lines = ((1, "there and back", COLORS[0], "o-"), (2, "stream", OURS_COLOR, "o-"), (3, "memcpy", LIMIT_COLOR, "--"))
+    lines = ((1, "round trip", COLORS[0], "o-"), (2, "stream", OURS_COLOR, "o-"), (3, "memcpy", LIMIT_COLOR, "--"))
     for column, label, color, mark in lines:
         axes.plot(sizes, [row[column] * 1e-9 for row in ring], mark, label=label, color=color, markersize=4)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xticks(sizes)
     axes.xaxis.set_major_formatter(lambda value, _: format_bytes(value))
-    axes.xaxis.set_minor_locator(_nothing())
+    axes.xaxis.set_minor_locator(_no_ticks())
     _few_ticks(axes.yaxis, format_seconds)
     axes.set_xlabel("bytes of a record")
-    axes.set_ylabel("each")
+    axes.set_ylabel("time per record")
     axes.set_title("The ring alone")
     axes.grid()
     axes.legend()

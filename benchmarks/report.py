@@ -1,7 +1,7 @@
-"""Results to the page: tables in Markdown, with the plots of `plots`.
+"""Writes the page from the results: tables in Markdown, with the plots of `plots`.
 
-A table has a row for each peer and a column for each quantity of each of its cases. A cell is the median of the rounds, the
-smallest and the largest round, and how many times better ours is.
+A table has a row for each peer and a column for each quantity of each case. A cell shows the median of the rounds, the
+smallest and the largest round, and how many times better pympipool is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from benchmarks.idle import BUSY_SHARE
 from benchmarks.limits import RingTable
 from benchmarks.peers import OURS, PEERS
 from benchmarks.plots import draw_plots
-from benchmarks.results import Circumstances
+from benchmarks.results import Conditions
 from benchmarks.rounds import LIMIT, Comparison
 from benchmarks.targets import format_targets
 from benchmarks.units import format_ratio, format_seconds
@@ -21,57 +21,58 @@ from benchmarks.units import format_ratio, format_seconds
 __all__ = ["draw_plots", "format_page", "format_table"]
 
 INTRODUCTION = """\
-Written by `make bench` (`python -m benchmarks`); do not edit. Each executor works in a process of its own, and they take
-turns: in each round of a case each is opened, measured and closed before the next one is. A cell shows the median of the
-rounds, in parentheses the smallest and the largest round, and in bold how many times better pympipool is (below 1:
-worse). Ratios travel to other machines; times do not: `pympipool bench` measures yours, and says what to set there."""
+`make bench` (`python -m benchmarks`) writes this page; do not edit it. Each executor is measured in a separate process,
+and the executors take turns: in each round of a case, each executor is opened, measured and closed before the next one
+is opened. A cell shows the median of the rounds, in parentheses the smallest and the largest round, and in bold how many
+times better pympipool is (below 1: worse). Expect similar ratios on other machines, but not the same times:
+`pympipool bench` measures your machine, and recommends settings for it."""
 
 TARGETS_TEXT = """\
-What this project promises itself, and what this run reached."""
+The ratios that pympipool is meant to reach, and the ratios of this run."""
 
 BUSY_TEXT = """\
-**The machine was busy with other things while this was measured.** Times are longer than they need be, and ratios are not those
-of a quiet machine: waiting by spinning does not find a core there, and a core that others keep awake answers a wake-up
-sooner. Run `make bench` on a machine that does nothing else."""
+**Other programs used the machine during this run.** Times are longer than on an idle machine, and ratios differ too: a
+thread that waits by spinning may find no free core, and a core that other programs keep awake reacts to a wake-up sooner.
+Run `make bench` on an idle machine."""
 
 EXPLANATIONS = {
-    "Round trip": "One call at a time: from `submit` until `result` has returned, with one worker. The limit: a cache line"
-    " that two spinning processes hand to and fro.",
-    "Rate": "Calls per second that do nothing: all are submitted, then all results are taken. The limit: records of 64"
-    " bytes through the ring, both sides spinning.",
-    "Echo of bytes": "A call takes a value and returns it; the time there and back. The limit: two `memcpy` of this size.",
-    "Echo of float64 arrays": "As above, and both sides write into the array that they got: where it arrives read-only, they"
-    " have to copy it first.",
-    "Efficiency": "The time spent inside the calls, measured there, as a share of wall time × workers. Calls compute where"
-    " there are cores for them, and sleep where there are more workers than that. Time inside a call includes waiting for a core:"
-    " where many workers share few cores, those who make their calls slow look busy.",
-    "Start": "The time until the first result, of an executor that is made for it (in a program that has used one"
-    " before); and calls that get a process of their own each.",
-    "MPI functions": "One call at a time, which runs on all ranks of a worker and returns a list.",
-    "Futures as arguments": "A chain, in which each call takes the future of the one before; and a call that takes the futures"
-    " of 1000 others.",
-    "Cost of waiting": "Memory of the master for each call that waits; processor time of executors that have nothing to do.",
+    "Round trip": "One call at a time, with one worker: the time from `submit` until `result` returns. The limit: two"
+    " spinning processes pass a cache line back and forth.",
+    "Rate": "Calls per second. The calls do nothing; all are submitted, then all results are fetched. The limit: records of"
+    " 64 bytes through the ring, while both sides spin.",
+    "Echo of bytes": "A call takes a value and returns it; the time of the round trip. The limit: two `memcpy` of this size.",
+    "Echo of float64 arrays": "A call takes an array and returns it; the time of the round trip. Both sides write into the"
+    " array that they received: if it arrives read-only, they have to copy it first. The limit: two `memcpy` of this size.",
+    "Efficiency": "The time spent inside the calls, measured in the calls, as a share of wall time × workers. Calls compute"
+    " if there is a core for each worker, and sleep if there are more workers. Time inside a call includes waiting for a"
+    " core: if many workers share few cores, an executor that slows down its calls looks efficient.",
+    "Start": "The time from the creation of an executor until its first result, in a program that has used such an executor"
+    " before; and the time of a call that runs in a process started for it.",
+    "MPI functions": "One call at a time. It runs on all ranks of a worker and returns a list.",
+    "Futures as arguments": "A chain, in which each call takes the future of the call before it; and a call that takes the"
+    " futures of 1000 other calls.",
+    "Cost of waiting": "Memory of the master for each pending call; CPU time of idle executors.",
 }
 
 
 def format_page(
-    measured: Sequence[tuple[Comparison, Circumstances]],
-    ring: tuple[RingTable, Circumstances] | None,
+    measured: Sequence[tuple[Comparison, Conditions]],
+    ring: tuple[RingTable, Conditions] | None,
     plots: Mapping[str, str],
 ) -> str:
-    """The whole page.
+    """Return the whole page.
 
     Args:
-        measured: cases with their circumstances; those of a section follow each other.
-        ring: the same of the ring alone; None where it was not measured.
-        plots: section: the file to show, relative to the page.
+        measured: comparisons with their conditions; the cases of a section follow each other.
+        ring: measurement of the ring alone with its conditions; None if it was not measured.
+        plots: the file of each section's plot, relative to the page.
     """
-    all_circumstances = [circumstances for _, circumstances in measured] + ([ring[1]] if ring else [])
+    all_conditions = [conditions for _, conditions in measured] + ([ring[1]] if ring else [])
     comparisons = [comparison for comparison, _ in measured]
-    lines = ["# Benchmarks", "", INTRODUCTION, "", *format_head(all_circumstances)]
+    lines = ["# Benchmarks", "", INTRODUCTION, "", *format_head(all_conditions)]
     targets = list(format_targets(comparisons))
     if targets:
-        lines += ["## Promises", "", TARGETS_TEXT, "", *targets, ""]
+        lines += ["## Targets", "", TARGETS_TEXT, "", *targets, ""]
     for section, of_section in groupby(comparisons, key=lambda comparison: comparison.case.section):
         lines += [f"## {section}", ""]
         lines += [line for text in (EXPLANATIONS.get(section),) if text for line in (text, "")]
@@ -81,7 +82,7 @@ def format_page(
             lines += [*format_table(list(of_table)), ""]
     if ring:
         lines += ["## The ring alone", "", *_image("The ring alone", plots), *format_ring(ring[0]), ""]
-    lines += ["## When", "", *format_runs(measured, ring), ""]
+    lines += ["## Dates of the measurements", "", *format_runs(measured, ring), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -89,18 +90,18 @@ def _image(section: str, plots: Mapping[str, str]) -> list[str]:
     return [f"![{section}]({plots[section]})", ""] if section in plots else []
 
 
-def format_head(all_circumstances: Sequence[Circumstances]) -> Iterator[str]:
-    """On what it was measured, as the newest of the results say."""
-    if not all_circumstances:
+def format_head(all_conditions: Sequence[Conditions]) -> Iterator[str]:
+    """Yield the description of the machine, taken from the newest result, and the range of dates."""
+    if not all_conditions:
         return
-    ordered = sorted(all_circumstances, key=lambda circumstances: circumstances.date)
+    ordered = sorted(all_conditions, key=lambda conditions: conditions.date)
     newest = ordered[-1]
-    busy = sorted(circumstances.busy for circumstances in ordered)
+    busy = sorted(conditions.busy for conditions in ordered)
     first, last = (f"{one.date[:16].replace('T', ' ')}" for one in (ordered[0], newest))
     yield f"- **date**: {first} to {last} UTC"
-    yield f"- **duration**: {sum(circumstances.duration_s for circumstances in ordered) / 60:.0f} minutes"
+    yield f"- **duration**: {sum(conditions.duration_s for conditions in ordered) / 60:.0f} minutes"
     yield (
-        f"- **load of others**: {busy[len(busy) // 2]:.0%} of all cores in the median, {busy[-1]:.0%} at most, as seen"
+        f"- **load of other programs**: {busy[len(busy) // 2]:.0%} of all cores in the median, {busy[-1]:.0%} at most, measured"
         " before each case"
     )
     for name, text in newest.machine.items():
@@ -108,12 +109,12 @@ def format_head(all_circumstances: Sequence[Circumstances]) -> Iterator[str]:
     yield ""
     if busy[len(busy) // 2] > BUSY_SHARE:
         yield f"{BUSY_TEXT}\n"
-    if any(circumstances.machine != newest.machine for circumstances in ordered):
-        yield "Not all was measured in one run: see the last section.\n"
+    if any(conditions.machine != newest.machine for conditions in ordered):
+        yield "The cases were measured in several runs: see the last section.\n"
 
 
 def format_table(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """A table, and why peers are not in it."""
+    """Yield a table, and the reasons why peers are not in it."""
     columns = [(comparison, i) for comparison in comparisons for i in range(len(comparison.case.quantities))]
     yield "| |" + "".join(f" {_title(comparison, i)} |" for comparison, i in columns)
     yield "| --- |" + " ---: |" * len(columns)
@@ -123,12 +124,12 @@ def format_table(comparisons: Sequence[Comparison]) -> Iterator[str]:
             shown = f"**{name}**" if name == OURS.name else name
             yield f"| {shown} |" + "".join(f" {cell or '–'} |" for cell in cells)
     yield ""
-    absent: dict[str, dict[str, None]] = {}  # reason: peers, each once
+    not_measured: dict[str, dict[str, None]] = {}  # reason -> peers; the inner dict serves as an ordered set
     for comparison in comparisons:
-        for peer, reason in comparison.absent.items():
-            absent.setdefault(reason, {})[peer] = None
-    if absent:
-        groups = (f"{', '.join(peers)} ({reason})" for reason, peers in absent.items())
+        for peer, reason in comparison.not_measured.items():
+            not_measured.setdefault(reason, {})[peer] = None
+    if not_measured:
+        groups = (f"{', '.join(peers)} ({reason})" for reason, peers in not_measured.items())
         yield f"Not measured, or not in all rounds: {'; '.join(groups)}."
 
 
@@ -138,7 +139,7 @@ def _title(comparison: Comparison, i: int) -> str:
 
 
 def format_cell(comparison: Comparison, name: str, i: int) -> str:
-    """Median, spread and ratio; empty where nothing was measured."""
+    """Return median, spread and ratio, or "" if nothing was measured."""
     values = comparison.values(name, i)
     if not values:
         return ""
@@ -153,36 +154,36 @@ def format_cell(comparison: Comparison, name: str, i: int) -> str:
 
 
 def _shortest_range(low: str, high: str) -> str:
-    """Without the unit of the first where that of the second is the same."""
+    """Return "low – high". If both have the same unit, it is shown once."""
     number, _, unit = low.rpartition(" ")
     return f"{number} – {high}" if number and high.endswith(f" {unit}") else f"{low} – {high}"
 
 
 def format_ring(ring: RingTable) -> Iterator[str]:
-    """What the C core does without Python."""
-    yield "Two processes that spin on two cores; each record is written on one side and read on the other."
+    """Yield the table of the ring, which is measured without Python."""
+    yield "Two processes spin on two cores. One side writes each record, and the other side reads it."
     yield ""
-    yield "| bytes of a record | there and back | stream, each | stream | memcpy, each | memcpy |"
+    yield "| bytes of a record | round trip | stream, per record | stream | memcpy, per record | memcpy |"
     yield "| ---: | ---: | ---: | ---: | ---: | ---: |"
-    for size_bytes, there_and_back_ns, stream_ns, copy_ns in ring:
-        times = (f"{format_seconds(ns * 1e-9)}" for ns in (there_and_back_ns, stream_ns, copy_ns))
-        there_and_back, stream, copy = times
+    for size_bytes, round_trip_ns, stream_ns, copy_ns in ring:
+        times = (f"{format_seconds(ns * 1e-9)}" for ns in (round_trip_ns, stream_ns, copy_ns))
+        round_trip, stream, copy = times
         speeds = [f"{size_bytes / ns:.3g} GB/s" for ns in (stream_ns, copy_ns)]
-        yield f"| {size_bytes} | {there_and_back} | {stream} | {speeds[0]} | {copy} | {speeds[1]} |"
+        yield f"| {size_bytes} | {round_trip} | {stream} | {speeds[0]} | {copy} | {speeds[1]} |"
 
 
 def format_runs(
-    measured: Iterable[tuple[Comparison, Circumstances]], ring: tuple[RingTable, Circumstances] | None
+    measured: Iterable[tuple[Comparison, Conditions]], ring: tuple[RingTable, Conditions] | None
 ) -> Iterator[str]:
-    """Each case with its own date."""
-    yield "| case | date, UTC | commit | rounds | took | others used |"
+    """Yield the table of dates, with a row for each case."""
+    yield "| case | date, UTC | commit | rounds | duration | load of other programs |"
     yield "| --- | --- | --- | ---: | ---: | ---: |"
     rows = [
-        (comparison.case.name, max(map(len, comparison.samples.values()), default=0), circumstances)
-        for comparison, circumstances in measured
+        (comparison.case.name, max(map(len, comparison.samples.values()), default=0), conditions)
+        for comparison, conditions in measured
     ]
     if ring:
         rows.append(("the ring alone", 5, ring[1]))
-    for name, rounds, found in rows:
-        date, commit = found.date[:16].replace("T", " "), found.machine["commit"]
-        yield f"| {name} | {date} | {commit} | {rounds} | {found.duration_s:.0f} s | {found.busy:.0%} |"
+    for name, rounds, conditions in rows:
+        date, commit = conditions.date[:16].replace("T", " "), conditions.machine["commit"]
+        yield f"| {name} | {date} | {commit} | {rounds} | {conditions.duration_s:.0f} s | {conditions.busy:.0%} |"

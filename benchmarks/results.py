@@ -1,5 +1,7 @@
-"""What was measured, kept as a file for each case: a run that was cut off goes on where it was, and the page is made
-from what there is, each case with its own date."""
+"""Stores measurements, in a file for each case.
+
+An interrupted run can be resumed, and the page is made from all stored files. Each case has its own date.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +19,19 @@ from benchmarks.rounds import Comparison
 from benchmarks.samples import Effort
 
 RING = "ring"
-"""The name of what is measured of the ring alone, beside those of the cases."""
+"""Name of the file for the measurement of the ring alone, beside the names of the cases."""
 
 
 @dataclass(frozen=True)
-class Circumstances:
-    """Of one measurement.
+class Conditions:
+    """The conditions of one measurement. The names of the fields are keys in the files.
 
     Args:
-        date: of its beginning, UTC, ISO 8601.
-        duration_s: what it took.
-        busy: the share of all cores that something else used before it began: 0 to 1.
-        effort: what was spent; None for the ring.
-        machine: as from `machine.description`.
+        date: start of the measurement, UTC, ISO 8601.
+        duration_s: duration of the measurement.
+        busy: share of all cores that other programs used before the measurement began: 0 to 1.
+        effort: effort of the measurement; None in files that do not record it.
+        machine: the result of `machine.description`.
     """
 
     date: str
@@ -40,76 +42,76 @@ class Circumstances:
 
     @property
     def age_h(self) -> float:
-        begun = dt.datetime.fromisoformat(self.date)
-        return (dt.datetime.now(dt.timezone.utc) - begun).total_seconds() / 3600
+        start = dt.datetime.fromisoformat(self.date)
+        return (dt.datetime.now(dt.timezone.utc) - start).total_seconds() / 3600
 
 
 class Results:
-    """A folder of results.
+    """A folder of stored measurements.
 
     Args:
-        folder: is made when something is saved.
+        folder: path of the folder; it is created when a measurement is saved.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def save(self, comparison: Comparison, circumstances: Circumstances) -> None:
+    def save(self, comparison: Comparison, conditions: Conditions) -> None:
         self._write(
             comparison.case.name,
-            circumstances,
+            conditions,
             samples=comparison.samples,
-            absent=comparison.absent,
+            absent=comparison.not_measured,  # this key is a part of the file format
             failed=comparison.failed,
         )
 
-    def save_ring(self, table: RingTable, circumstances: Circumstances) -> None:
-        self._write(RING, circumstances, table=table)
+    def save_ring(self, table: RingTable, conditions: Conditions) -> None:
+        self._write(RING, conditions, table=table)
 
-    def comparisons(self) -> Iterator[tuple[Comparison, Circumstances]]:
-        """Those that are there, in the order of the cases."""
+    def comparisons(self) -> Iterator[tuple[Comparison, Conditions]]:
+        """Yield the stored comparisons, in the order of the cases."""
         for case in CASES:
-            kept = self._read(case.name)
-            if kept is not None:
-                yield _comparison(case, kept), _circumstances(kept)
+            stored = self._read(case.name)
+            if stored is not None:
+                yield _comparison(case, stored), _conditions(stored)
 
-    def ring(self) -> tuple[RingTable, Circumstances] | None:
-        kept = self._read(RING)
-        return kept and ([tuple(row) for row in kept["table"]], _circumstances(kept))
+    def ring(self) -> tuple[RingTable, Conditions] | None:
+        stored = self._read(RING)
+        return stored and ([tuple(row) for row in stored["table"]], _conditions(stored))
 
-    def is_younger(self, name: str, hours: float) -> bool:
-        """Whether a case, or the ring, was measured within so many hours."""
-        kept = self._read(name)
-        return kept is not None and _circumstances(kept).age_h < hours
+    def was_measured_within(self, name: str, hours: float) -> bool:
+        """Return True if a case, or the ring, was measured within the last so many hours."""
+        stored = self._read(name)
+        return stored is not None and _conditions(stored).age_h < hours
 
-    def _write(self, name: str, circumstances: Circumstances, **measured: Any) -> None:
+    def _write(self, name: str, conditions: Conditions, **measured: Any) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({**asdict(circumstances), **measured}, indent=1, ensure_ascii=False)
+        text = json.dumps({**asdict(conditions), **measured}, indent=1, ensure_ascii=False)
         part = self._path(name).with_suffix(".part")
         part.write_text(_numbers_in_one_line(text) + "\n")
-        part.replace(self._path(name))  # a run that ends here leaves the old one whole
+        part.replace(self._path(name))  # a run that is interrupted before this leaves the old file intact
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
-            kept: dict[str, Any] = json.loads(self._path(name).read_text())
+            stored: dict[str, Any] = json.loads(self._path(name).read_text())
         except FileNotFoundError:
             return None
-        return kept
+        return stored
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.json"
 
 
 def _numbers_in_one_line(text: str) -> str:
-    """Lists of numbers are for one look."""
+    """Put each list of numbers on one line, for readability."""
     return re.sub(r"\[\s+([-\d.,\seE]+?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
-def _circumstances(kept: dict[str, Any]) -> Circumstances:
-    effort = kept["effort"] and Effort(**kept["effort"])
-    return Circumstances(kept["date"], kept["duration_s"], kept["busy"], effort, kept["machine"])
+def _conditions(stored: dict[str, Any]) -> Conditions:
+    effort = stored["effort"] and Effort(**stored["effort"])
+    return Conditions(stored["date"], stored["duration_s"], stored["busy"], effort, stored["machine"])
 
 
-def _comparison(case: Case, kept: dict[str, Any]) -> Comparison:
-    samples = {peer: [tuple(sample) for sample in of_peer] for peer, of_peer in kept["samples"].items()}
-    return Comparison(case, samples, kept["absent"], kept["failed"])
+def _comparison(case: Case, stored: dict[str, Any]) -> Comparison:
+    samples = {peer: [tuple(sample) for sample in of_peer] for peer, of_peer in stored["samples"].items()}
+    return Comparison(case, samples, stored["absent"], stored["failed"])

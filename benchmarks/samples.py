@@ -1,7 +1,7 @@
-"""How a sample of one peer is taken: one function for each kind of case.
+"""Takes samples of one peer: one function for each kind of case.
 
-Numbers of calls are what is affordable: each sample is to take about the same time with every peer, so that a peer
-that is a thousand times slower does not take a thousand times longer.
+The number of calls depends on the peer. A sample takes about the same time with every peer: a peer that is a thousand
+times slower runs fewer calls, and does not take a thousand times longer.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from benchmarks import calls, idle
 from benchmarks.peers import Peer, Pool, Request
 
 Values = tuple[float, ...]
-"""One for each quantity of a case."""
+"""One value for each quantity of a case."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is spent.
+    """The effort of a run. The names of the fields are keys in the files of results.
 
     Args:
-        rounds: of core cases, from which statements are made.
-        other_rounds: of the other cases.
-        heavy_rounds: of peers that take a second or more to start, in core cases; 0 leaves them out.
-        budget_s: what one sample should take; slow peers run fewer calls for it.
+        rounds: rounds of core cases, on which the targets are mostly based.
+        other_rounds: rounds of the other cases; 0 skips these cases.
+        heavy_rounds: rounds of peers that take a second or more to start, in core cases; 0 skips these peers.
+        budget_s: seconds that one sample should take; slow peers run fewer calls.
     """
 
     rounds: int = 5
@@ -55,16 +55,17 @@ def in_open_pool(request: Request, measure: Measure) -> Callable[[Peer, Effort],
     return sample
 
 
-def affordable(most: int, effort: Effort, run: Callable[[int], object], trial: int = 50) -> int:
-    """How many of most calls fit into the budget, by a trial that also warms up; slow peers are tried with fewer calls.
+def affordable_calls(max_calls: int, effort: Effort, run: Callable[[int], object], trial_calls: int = 50) -> int:
+    """Return how many calls fit into the budget, at most max_calls.
 
-    The first time that so many calls run, workers may have something to import for them: the second time counts.
+    A trial determines it and warms the workers up. Slow peers run fewer calls in the trial. Its last step is run twice,
+    and only the second run counts: in the first, workers may have to import modules.
     """
-    count = min(trial, most, 20)
-    while seconds_of(functools.partial(run, count)) <= effort.budget_s / 4 and count < min(trial, most):
-        count = min(5 * count, trial, most)
+    count = min(trial_calls, max_calls, 20)
+    while seconds_of(functools.partial(run, count)) <= effort.budget_s / 4 and count < min(trial_calls, max_calls):
+        count = min(5 * count, trial_calls, max_calls)
     taken_s = seconds_of(functools.partial(run, count))
-    return max(min(most, int(effort.budget_s / taken_s * count)), min(count, 10), 3)
+    return max(min(max_calls, int(effort.budget_s / taken_s * count)), min(count, 10), 3)
 
 
 def submit_all(pool: Pool, fn: Callable[..., Any], *args: Any, count: int) -> list[Any]:
@@ -80,31 +81,31 @@ def seconds_of(action: Callable[[], object]) -> float:
 # ---- round trip ----
 
 
-def trip_times(trip: Callable[[], object], effort: Effort, most: int, trial: int) -> list[float]:
+def trip_times(trip: Callable[[], object], effort: Effort, max_calls: int, trial_calls: int) -> list[float]:
     def run(count: int) -> None:
         for _ in range(count):
             trip()
 
-    count = affordable(most, effort, run, trial)
+    count = affordable_calls(max_calls, effort, run, trial_calls)
     return sorted(seconds_of(trip) for _ in range(count))
 
 
 def round_trip(pool: Pool, effort: Effort) -> Values:
-    times = trip_times(lambda: pool.submit(calls.noop, 1).result(), effort, most=10_000, trial=20)
+    times = trip_times(lambda: pool.submit(calls.noop, 1).result(), effort, max_calls=10_000, trial_calls=20)
     return times[len(times) // 2], times[int(0.99 * len(times))]
 
 
 def echo(pool: Pool, effort: Effort, value: Any) -> Values:
-    """A value to the worker and back; arrays are written on both sides."""
+    """Send a value to the worker and back. Both sides write into arrays."""
     is_array = isinstance(value, np.ndarray)
 
     def trip() -> None:
         if is_array:
-            calls.change(pool.submit(calls.change, value).result())
+            calls.increment_first(pool.submit(calls.increment_first, value).result())
         else:
             pool.submit(calls.noop, value).result()
 
-    trip()  # first of all: its pages are touched for the first time
+    trip()  # touches all pages of the memory for the first time
     first_s = seconds_of(trip)
     count = max(min(int(effort.budget_s / first_s), 10_000), 3)
     return (statistics.median(seconds_of(trip) for _ in range(count)),)
@@ -117,35 +118,35 @@ def submit_rate(pool: Pool, effort: Effort) -> Values:
     def run(count: int) -> None:
         submit_all(pool, calls.noop, 1, count=count)
 
-    count = affordable(20_000, effort, run)
+    count = affordable_calls(20_000, effort, run)
     return (count / seconds_of(lambda: run(count)),)
 
 
-def map_rate(pool: Pool, effort: Effort, most: int, chunksize: int | None) -> Values:
+def map_rate(pool: Pool, effort: Effort, max_calls: int, chunksize: int | None) -> Values:
     def run(count: int) -> None:
         for _ in pool.map(calls.noop, range(count), chunksize):
             pass
 
-    # Every worker is to have had its first batch before.
-    count = affordable(most, effort, run, trial=2000 if chunksize is None else 5 * chunksize)
+    # After the trial, every worker has had a batch.
+    count = affordable_calls(max_calls, effort, run, trial_calls=2000 if chunksize is None else 5 * chunksize)
     return (count / seconds_of(lambda: run(count)),)
 
 
 def efficiency(pool: Pool, effort: Effort, workers: int, call: Callable[[float], float], call_s: float) -> Values:
-    """Time spent inside the calls, measured there, as a share of wall time × workers."""
+    """Return the time spent inside the calls, measured in the calls, as a share of wall time × workers."""
 
     def run(count: int) -> float:
         return float(sum(submit_all(pool, call, call_s, count=count)))
 
-    most = max(int(2 * workers * effort.budget_s / call_s), 4 * workers)
-    count = affordable(most, effort, run, trial=2 * workers)
+    max_calls = max(int(2 * workers * effort.budget_s / call_s), 4 * workers)
+    count = affordable_calls(max_calls, effort, run, trial_calls=2 * workers)
     start = time.perf_counter()
     inside_s = run(max(count, 4 * workers))
     return (inside_s / (time.perf_counter() - start) / workers,)
 
 
 def chain(pool: Pool, effort: Effort) -> Values:
-    """Each call takes the future of the one before; s for a thousand."""
+    """Return the seconds for a chain of a thousand calls, each of which takes the future of the call before it."""
 
     def run(length: int) -> None:
         value: Any = 0
@@ -154,34 +155,34 @@ def chain(pool: Pool, effort: Effort) -> Values:
         if value.result() != length:
             raise RuntimeError(f"a chain of {length} calls counted to {value.result()}")
 
-    length = affordable(1000, effort, run, trial=20)
+    length = affordable_calls(1000, effort, run, trial_calls=20)
     return (seconds_of(lambda: run(length)) / length * 1000,)
 
 
 def fan_in(pool: Pool, effort: Effort) -> Values:
-    """A thousand calls, and one that takes all their futures."""
+    """Return the seconds for a thousand calls and a call that takes all their futures."""
 
     def run() -> None:
         inputs = [pool.submit(calls.noop, 1) for _ in range(1000)]
-        if pool.submit(calls.total, *inputs).result() != 1000:
+        if pool.submit(calls.sum_of, *inputs).result() != 1000:
             raise RuntimeError("the sum of a thousand ones is wrong")
 
     return (seconds_of(run),)
 
 
-# ---- beginnings, and doing nothing ----
+# ---- start, and cost of waiting ----
 
 
 @functools.cache
-def imported(peer: Peer) -> Peer:
-    """The peer, its modules imported and its helpers running, as in a program that has used it before."""
+def warm_up(peer: Peer) -> None:
+    """Use the peer once, so that its modules are imported and its helper processes run."""
     with peer.opened(Request()):
-        return peer
+        pass
 
 
 def first_result(peer: Peer, effort: Effort) -> Values:
-    """From nothing to the first result, and not to the end of what was started."""
-    imported(peer)
+    """Return the seconds from the creation of the executor to the first result. Shutdown is not measured."""
+    warm_up(peer)
     start = time.perf_counter()
     pool = peer.make(Request())
     pool.submit(calls.noop, 1).result()
@@ -191,12 +192,12 @@ def first_result(peer: Peer, effort: Effort) -> Values:
 
 
 def one_process_per_call(pool: Pool, effort: Effort) -> Values:
-    times = trip_times(lambda: pool.submit(calls.noop, 1).result(), effort, most=50, trial=3)
+    times = trip_times(lambda: pool.submit(calls.noop, 1).result(), effort, max_calls=50, trial_calls=3)
     return (statistics.median(times),)
 
 
 def pending_memory(peer: Peer, effort: Effort) -> Values:
-    """In a process of its own: what an earlier sample has freed would be used again and not be seen."""
+    """Run `benchmarks.pending` in a separate process: here, calls could reuse memory that an earlier sample has freed."""
     command = [sys.executable, "-m", "benchmarks.pending", peer.name]
     return (float(subprocess.run(command, check=True, capture_output=True, text=True, timeout=50).stdout),)
 

@@ -1,8 +1,8 @@
-"""Workers that SLURM starts on this host, beside those of backend "mpi": python -m benchmarks.slurm [--rounds N]
+"""Compare workers that SLURM starts on this host with those of backend "mpi": python -m benchmarks.slurm [--rounds N]
 
-Runs where srun can start steps on this very host: inside an allocation, or with `--start` in a SLURM that the tests' script
-starts (as root, on Debian or Ubuntu). What must hold, in the medians of one run: a no-op round trip (p50) within `FACTOR`
-times of the local one. The exit code says whether it does.
+It needs an srun that can start steps on this host: run it inside an allocation, or with `--start`, which starts a SLURM
+with the script of the tests (as root, on Debian or Ubuntu). The median of a no-op round trip must be at most `FACTOR`
+times the local one in the same run. Otherwise the exit code is 1.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from benchmarks import limits
-from benchmarks.pairs import compare, let_workers_import_us, round_trip
+from benchmarks.pairs import add_repository_to_pythonpath, compare, round_trip
 from benchmarks.peers import Peer, Request, StandardPool
 
 FACTOR = 1.5
-"""How many times the local time it may be."""
+"""Largest allowed ratio of the time under SLURM to the local time."""
 
 SCRIPTS = limits.ROOT / "tests" / "slurm"
 
@@ -41,23 +41,23 @@ def make_under_slurm(request: Request) -> StandardPool:
     )
 
 
-UNDER_SLURM = Peer("pympipool under SLURM", "", make_under_slurm)  # no package: it is used as it lies here
+UNDER_SLURM = Peer("pympipool under SLURM", "", make_under_slurm)  # no package: it needs no installation
 LOCAL = Peer("local workers", "", make_local)
 
 
 @contextmanager
-def started() -> Iterator[None]:
-    """A SLURM of one host, and an allocation in it."""
+def started_slurm() -> Iterator[None]:
+    """Start a SLURM of one host and an allocation in it, and stop it at the end of the context."""
     with tempfile.TemporaryDirectory(prefix="pympipool-slurm-") as folder:
         try:
             if (
                 subprocess.run([SCRIPTS / "start-slurm", folder], check=False, stdout=subprocess.DEVNULL).returncode
                 != 0
             ):
-                sys.exit("no SLURM could be started: see above")
+                sys.exit("SLURM could not be started: see the messages above")
             os.environ["SLURM_CONF"] = f"{folder}/slurm.conf"
-            said = subprocess.run(["salloc", "--no-shell"], check=True, capture_output=True, text=True).stderr
-            os.environ["SLURM_JOB_ID"] = said.split("Granted job allocation")[1].split()[0]
+            output = subprocess.run(["salloc", "--no-shell"], check=True, capture_output=True, text=True).stderr
+            os.environ["SLURM_JOB_ID"] = output.split("Granted job allocation")[1].split()[0]
             yield
         finally:
             subprocess.run([SCRIPTS / "stop-slurm", folder], check=False)
@@ -72,10 +72,10 @@ def measure(rounds: int) -> None:
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.slurm", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
-    parser.add_argument("--start", action="store_true", help="start a SLURM for it")
+    parser.add_argument("--start", action="store_true", help="start a SLURM for this run")
     options = parser.parse_args(words)
-    let_workers_import_us()
-    with started() if options.start else nullcontext():
+    add_repository_to_pythonpath()
+    with started_slurm() if options.start else nullcontext():
         measure(options.rounds)
 
 

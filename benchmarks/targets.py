@@ -1,4 +1,4 @@
-"""What the executor is meant to reach, as ratios to peers of the same run, and what it reached."""
+"""The targets of the executor, as ratios to peers of the same run, and the ratios that a run reached."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ WITHOUT_DEPENDENCIES = "executorlib, dependencies off"
 
 @dataclass(frozen=True)
 class Target:
-    """One promise.
+    """One target: ratios to peers, or a share.
 
     Args:
-        what: it is about.
-        case: its name.
-        peers: and how many times better than each of them; for none of them `share` holds.
-        share: to be reached at least, 0 to 1.
-        quantity: of the case, by number.
+        description: what the target is about.
+        case: name of the case.
+        peers: for each peer, how many times better pympipool must be; empty for a target with a share.
+        share: smallest share to reach, 0 to 1.
+        quantity: index of the quantity of the case.
     """
 
-    what: str
+    description: str
     case: str
     peers: Mapping[str, float]
     share: float = 0.0
@@ -64,12 +64,12 @@ TARGETS: tuple[Target, ...] = tuple(_targets())
 
 
 def format_targets(comparisons: Iterable[Comparison]) -> Iterator[str]:
-    """The table: a row for each promise that was measured, with the spread that the rounds allow."""
+    """Yield the table: a row for each ratio of a measured target, with the range of the ratio over the rounds."""
     by_name = {comparison.case.name: comparison for comparison in comparisons}
     rows = [row for target in TARGETS if target.case in by_name for row in _rows(target, by_name[target.case])]
     if not rows:
         return
-    yield "| what | against | at least | reached | worst to best round | |"
+    yield "| target | compared with | at least | reached | worst to best round | |"
     yield "| --- | --- | ---: | ---: | ---: | --- |"
     yield from rows
 
@@ -82,25 +82,32 @@ def _rows(target: Target, comparison: Comparison) -> Iterator[str]:
         reached = comparison.median(OURS.name, target.quantity)
         spread = f"{min(ours):.3f} – {max(ours):.3f}"
         yield _row(
-            target.what, "the time there is", f"{target.share:.2f}", f"{reached:.3f}", spread, reached >= target.share
+            target.description,
+            "wall time × workers",
+            f"{target.share:.2f}",
+            f"{reached:.3f}",
+            spread,
+            reached >= target.share,
         )
         return
-    for peer, least in target.peers.items():
+    for peer, minimum in target.peers.items():
         times = comparison.times_better(peer, target.quantity)
         if times is None:
-            yield f"| {target.what} | {peer} | {format_ratio(least)} × | not measured | | |"
+            yield f"| {target.description} | {peer} | {format_ratio(minimum)} × | not measured | | |"
             continue
         worst, best = _spread(comparison, peer, target.quantity)
         spread = f"{format_ratio(worst)} – {format_ratio(best)} ×"
-        yield _row(target.what, peer, f"{format_ratio(least)} ×", f"{format_ratio(times)} ×", spread, times >= least)
+        yield _row(
+            target.description, peer, f"{format_ratio(minimum)} ×", f"{format_ratio(times)} ×", spread, times >= minimum
+        )
 
 
-def _row(what: str, against: str, least: str, reached: str, spread: str, is_reached: bool) -> str:
-    return f"| {what} | {against} | {least} | **{reached}** | {spread} | {'✓' if is_reached else '✗'} |"
+def _row(description: str, against: str, minimum: str, reached: str, spread: str, is_reached: bool) -> str:
+    return f"| {description} | {against} | {minimum} | **{reached}** | {spread} | {'✓' if is_reached else '✗'} |"
 
 
 def _spread(comparison: Comparison, peer: str, quantity: int) -> tuple[float, float]:
-    """The smallest and the largest ratio of a round to the same round of the peer."""
+    """Return the smallest and the largest ratio between pympipool and the peer in the same round."""
     pairs = zip(comparison.values(OURS.name, quantity), comparison.values(peer, quantity), strict=False)
     more_is_better = comparison.case.quantities[quantity].unit.higher_is_better
     ratios = [ours / theirs if more_is_better else theirs / ours for ours, theirs in pairs]

@@ -1,6 +1,6 @@
-"""Workers behind the link tcp, over this machine's loopback, beside executorlib: python -m benchmarks.tcp [--rounds N]
+"""Compare workers behind the TCP transport, over loopback, with executorlib: python -m benchmarks.tcp [--rounds N]
 
-What must hold, in the medians of one run, is in `WANTED`. The exit code says whether it does.
+`WANTED` lists the ratios that the medians of one run must reach. If one is missed, the exit code is 1.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import limits
-from benchmarks.pairs import call_time, compare, echo_of_8_mb, let_workers_import_us, round_trip
+from benchmarks.pairs import add_repository_to_pythonpath, call_time, compare, echo_of_8_mb, round_trip
 from benchmarks.peers import Peer, Request, StandardPool, find_peer
 
 WANTED = {
@@ -18,11 +18,11 @@ WANTED = {
     "no-op round trip": (round_trip, 3.0),
     "8 MB there and back": (echo_of_8_mb, 1.0),
 }
-"""How many times faster ours must be than executorlib as it is by default, with futures as arguments."""
+"""How many times faster pympipool must be than executorlib with its defaults, which allow futures as arguments."""
 
 
 def make_over_tcp(request: Request) -> StandardPool:
-    """Ours, with workers that do not know that they are on the master's host."""
+    """Create a pympipool executor whose workers use TCP, as if they were on another host."""
     sys.path.append(str(limits.ROOT / "tests"))
     from pympipool import Executor
     from pympipool.backends.registry import BACKENDS
@@ -32,14 +32,14 @@ def make_over_tcp(request: Request) -> StandardPool:
     return StandardPool(Executor(max_workers=request.workers, block_allocation=True, backend="tcp"))
 
 
-OVER_TCP = Peer("pympipool over tcp", "", make_over_tcp)  # no package: it is used as it lies here
+OVER_TCP = Peer("pympipool over tcp", "", make_over_tcp)  # no package: it needs no installation
 
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tcp", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     rounds = parser.parse_args(words).rounds
-    let_workers_import_us()
+    add_repository_to_pythonpath()
     executorlib = find_peer("executorlib")
     missed = [
         f"{title} ({factor:.2f} of {wanted:g} times)"

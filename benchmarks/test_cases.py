@@ -1,8 +1,8 @@
-"""The cases as benchmarks of pytest-benchmark: a group for each case, its peers beside each other.
+"""The cases as benchmarks of pytest-benchmark: a group for each case, with its peers side by side.
 
 pytest-benchmark would run one peer after the other. Here the first test of a case measures all peers in alternating
-rounds, and the test of each peer plays its samples back, through a clock that shows what was measured.
-A rate is shown as the time for one call. What is no time at all stands in `extra_info`.
+rounds. The test of each peer then replays its samples through a clock that shows the measured times. A rate is shown as
+the time for one call. Quantities that are no times are in `extra_info`.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from typing import Any
 import pytest
 
 from benchmarks.cases import CASES, Case
+from benchmarks.peer_process import PeerProcesses
 from benchmarks.peers import OURS, PEERS, Peer
 from benchmarks.rounds import Comparison, compare
 from benchmarks.samples import Effort
-from benchmarks.station import Stations
 from benchmarks.units import RATE, SECONDS
 
 
 class Clock:
-    """Shows the time that was played back so far, s."""
+    """A clock that shows the sum of the replayed times, in seconds."""
 
     def __init__(self) -> None:
-        self.shown_s = 0.0
+        self.now_s = 0.0
 
     def now(self) -> float:
-        return self.shown_s
+        return self.now_s
 
-    def play(self, seconds: float) -> None:
-        self.shown_s += seconds
+    def advance(self, seconds: float) -> None:
+        self.now_s += seconds
 
 
 CLOCK = Clock()
@@ -38,18 +38,18 @@ CLOCK = Clock()
 pytestmark = [
     pytest.mark.benchmark(timer=CLOCK.now, disable_gc=False),
     pytest.mark.timeout(1800),  # the first test of a case measures all its peers
-    pytest.mark.filterwarnings("default"),  # those of the peers are not ours
+    pytest.mark.filterwarnings("default"),  # warnings of peers are not errors
 ]
 
 
 @pytest.fixture(scope="session")
-def comparison_of(effort: Effort, stations: Stations) -> Callable[[Case], Comparison]:
-    made: dict[str, Comparison] = {}
+def comparison_of(effort: Effort, peer_processes: PeerProcesses) -> Callable[[Case], Comparison]:
+    cache: dict[str, Comparison] = {}
 
     def compare_once(case: Case) -> Comparison:
-        if case.name not in made:
-            made[case.name] = compare(case, effort, stations)
-        return made[case.name]
+        if case.name not in cache:
+            cache[case.name] = compare(case, effort, peer_processes)
+        return cache[case.name]
 
     return compare_once
 
@@ -66,15 +66,15 @@ def test_case(
     if request.config.getoption("--quick") and not case.core:
         pytest.skip("not a part of the quick run")
     comparison = comparison_of(case)
-    assert peer is not OURS or peer.name not in comparison.failed, comparison.absent[peer.name]
+    assert peer is not OURS or peer.name not in comparison.failed, comparison.not_measured[peer.name]
     if not comparison.values(peer.name):
-        pytest.skip(comparison.absent[peer.name])
+        pytest.skip(comparison.not_measured[peer.name])
     benchmark.group = f"{case.section}: {case.title}"
     for i, quantity in enumerate(case.quantities):
         benchmark.extra_info[quantity.name] = comparison.median(peer.name, i)
         benchmark.extra_info[f"{quantity.name}, times better"] = comparison.times_better(peer.name, i)
     seconds = iter(as_seconds(case, value) for value in comparison.values(peer.name))
-    benchmark.pedantic(lambda: CLOCK.play(next(seconds)), rounds=len(comparison.values(peer.name)))
+    benchmark.pedantic(lambda: CLOCK.advance(next(seconds)), rounds=len(comparison.values(peer.name)))
 
 
 def as_seconds(case: Case, value: float) -> float:

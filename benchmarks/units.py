@@ -1,4 +1,4 @@
-"""Quantities and how people read them."""
+"""Quantities, and how they are printed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Quantity:
 
 
 def format_ratio(times: float) -> str:
-    """How many times better; below a tenth as a fraction."""
+    """Return a ratio as text, below a tenth as a fraction."""
     return f"1/{format_number(1 / times)}" if times < 0.1 else format_number(times)
 
 

@@ -1,13 +1,13 @@
-"""A peer in a process of its own, so that none disturbs another, and one that crashes or hangs ends nothing but itself.
+"""Runs each peer in a separate process. Peers do not affect each other, and a crash or a hang ends only one of them.
 
-    suite                                    station, one for each peer
-    Station.sample(case, effort) ──────────► takes the sample; the peer's workers are its children
-              values, or SampleFailed ◄──────
+    suite                                        peer process
+    PeerProcess.sample(case, effort) ──────────► takes the sample; the peer's workers are its children
+              values, or SampleFailed ◄──────────
 
-A station lives on for the next case and sleeps meanwhile. It and all that it has started is killed when a sample takes too
-long or the station has died; the next sample starts another.
+A peer process lives on for the next case and sleeps meanwhile. If a sample takes too long or the peer process has died,
+the suite kills the process and everything that it has started. The next sample starts a new one.
 
-python -m benchmarks.station PEER FD      the station's side; FD is a socket
+python -m benchmarks.peer_process PEER FD      runs the peer process; FD is a socket
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from benchmarks.limits import ROOT
 from benchmarks.peers import Peer, find_peer
 from benchmarks.samples import Effort, Values
 
-SAMPLE_WITHIN_S = 60.0
-"""A peer that takes longer for one sample hangs."""
+SAMPLE_TIMEOUT_S = 60.0
+"""Seconds after which a sample counts as hanging."""
 
-LOOK_EACH_S = 0.5
-"""How often it is looked whether a station that says nothing still lives."""
+POLL_INTERVAL_S = 0.5
+"""Interval in which the suite checks that a silent peer process is still alive."""
 
 
 class SampleFailed(Exception):
-    """A peer gave no sample; says why."""
+    """A peer gave no sample. The message gives the reason."""
 
 
-class Station:
-    """The suite's side.
+class PeerProcess:
+    """A peer process as the suite sees it.
 
     Args:
-        peer: whom it is for.
+        peer: the peer that the process runs.
     """
 
     def __init__(self, peer: Peer) -> None:
@@ -52,43 +52,43 @@ class Station:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.station", peer.name, str(theirs.fileno())],
+                [sys.executable, "-m", "benchmarks.peer_process", peer.name, str(theirs.fileno())],
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
-                stdout=self._errors,  # peers say things that are not for the page
+                stdout=self._errors,  # keeps the output of peers out of the output of the suite
                 stderr=self._errors,
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C is for the suite, which ends its stations
+                start_new_session=True,  # Ctrl-C reaches the suite only, which ends its peer processes
             )
         self._connection = Connection(ours.detach())
 
-    def sample(self, case_name: str, effort: Effort, within_s: float = SAMPLE_WITHIN_S) -> Values:
-        """Takes a sample.
+    def sample(self, case_name: str, effort: Effort, timeout_s: float = SAMPLE_TIMEOUT_S) -> Values:
+        """Take a sample.
 
         Raises:
-            SampleFailed: the peer raised; or hung or died, and then this station is of no use any more.
+            SampleFailed: the peer raised, hung or died. If it hung or died, this peer process cannot be used again.
         """
         try:
             self._connection.send((case_name, effort))
-            values, error = self._answer(time.monotonic() + within_s, within_s)
+            values, error = self._receive(time.monotonic() + timeout_s, timeout_s)
         except (EOFError, OSError) as lost:
-            raise SampleFailed(self._last_words()) from lost
+            raise SampleFailed(self._describe_death()) from lost
         if error is not None:
             raise SampleFailed(error)
         return values
 
-    def _answer(self, deadline_s: float, within_s: float) -> tuple[Values, str | None]:
-        while not self._connection.poll(LOOK_EACH_S):
+    def _receive(self, deadline_s: float, timeout_s: float) -> tuple[Values, str | None]:
+        while not self._connection.poll(POLL_INTERVAL_S):
             if self._process.poll() is not None:
-                raise EOFError  # workers that are left hold the connection open
+                raise EOFError  # recv would not notice: remaining workers keep the connection open
             if time.monotonic() > deadline_s:
                 self.kill()
-                raise SampleFailed(f"not done within {within_s:.0f} s")
+                raise SampleFailed(f"not done within {timeout_s:.0f} s")
         answer: tuple[Values, str | None] = self._connection.recv()
         return answer
 
-    def _last_words(self) -> str:
-        """What is known of a process that has died, or is about to."""
+    def _describe_death(self) -> str:
+        """Return the reason why the process has died or closed its connection, with its last line of output."""
         try:
             code = self._process.wait(10)
         except subprocess.TimeoutExpired:
@@ -98,7 +98,7 @@ class Station:
             cause = signal.Signals(-code).name
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").splitlines()
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
         return f"its process died ({cause}): {last[:160]}"
 
     @property
@@ -110,7 +110,7 @@ class Station:
         return self._process.poll() is None
 
     def close(self) -> None:
-        """Ends it, kindly first."""
+        """End the process: ask it to exit, and kill it if it has not exited after 5 s."""
         self._connection.close()
         try:
             self._process.wait(5)
@@ -119,12 +119,12 @@ class Station:
         self.kill()
 
     def kill(self) -> None:
-        """Ends it and all that it has started."""
-        family = _family(self._process.pid) if self.is_alive else []
-        for process in family:
+        """Kill the process and everything that it has started."""
+        processes = _process_tree(self._process.pid) if self.is_alive else []
+        for process in processes:
             _kill(process.pid)
         try:
-            os.killpg(self._process.pid, signal.SIGKILL)  # those whose parent has died before
+            os.killpg(self._process.pid, signal.SIGKILL)  # descendants whose parent had already died
         except ProcessLookupError:
             pass
         self._process.wait()
@@ -132,49 +132,49 @@ class Station:
         self._errors.close()
 
 
-class Stations:
-    """The stations of one run, each started when it is first needed; to be used in a with statement."""
+class PeerProcesses:
+    """The peer processes of one run, each started when it is first needed. Used in a with statement."""
 
     def __init__(self) -> None:
-        self._stations: dict[str, Station] = {}
+        self._processes: dict[str, PeerProcess] = {}
 
-    def of(self, peer: Peer) -> Station:
-        """The station of a peer, started now if there is none."""
-        if peer.name not in self._stations:
-            self._stations[peer.name] = Station(peer)
-        return self._stations[peer.name]
+    def get(self, peer: Peer) -> PeerProcess:
+        """Return the peer process of a peer. Start it if there is none."""
+        if peer.name not in self._processes:
+            self._processes[peer.name] = PeerProcess(peer)
+        return self._processes[peer.name]
 
     def sample(self, peer: Peer, case_name: str, effort: Effort) -> Values:
-        """As `Station.sample`."""
-        station = self.of(peer)
+        """Take a sample, as `PeerProcess.sample` does. A peer process that fails is killed."""
+        peer_process = self.get(peer)
         try:
-            return station.sample(case_name, effort)
+            return peer_process.sample(case_name, effort)
         except SampleFailed:
-            # Whatever is left of a failure must not be in the next sample.
-            del self._stations[peer.name]
-            station.kill()
+            # Leftovers of a failure must not affect the next sample.
+            del self._processes[peer.name]
+            peer_process.kill()
             raise
 
-    def __enter__(self) -> Stations:
+    def __enter__(self) -> PeerProcesses:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for station in self._stations.values():
-            station.close()
-        self._stations.clear()
+        for peer_process in self._processes.values():
+            peer_process.close()
+        self._processes.clear()
 
 
 def _environment() -> dict[str, str]:
-    """The suite's, in which workers of every peer find the functions they run, and MPI its mpiexec."""
+    """Return the environment of the suite, extended so that workers can import their functions and MPI finds mpiexec."""
     environment = dict(os.environ)
     for name, first in (("PYTHONPATH", ROOT), ("PATH", Path(sys.executable).parent)):
         environment[name] = os.pathsep.join([str(first), *filter(None, [os.environ.get(name)])])
     return environment
 
 
-def _family(pid: int) -> list[Any]:
+def _process_tree(pid: int) -> list[Any]:
     try:
         parent = psutil().Process(pid)
         return [parent, *parent.children(recursive=True)]
@@ -189,11 +189,11 @@ def _kill(pid: int) -> None:
         pass
 
 
-# ---- the station's side ----
+# ---- inside the peer process ----
 
 
 def serve(peer: Peer, connection: Connection) -> None:
-    """Takes samples until the suite wants no more, or is gone."""
+    """Take samples until the suite closes the connection or exits."""
     from benchmarks.cases import find_case
 
     with connection:
