@@ -43,8 +43,8 @@ class Case:
         quantities: the quantities of a sample.
         request: the workers that the case needs.
         sample: takes a sample of a peer.
-        table: title of the table. Cases of a section with the same title are columns of one table; "" if the section has
-            only one table.
+        table: title of the table. Cases of a section with the same title are columns of one table; "" if the section
+            has only one table.
         x: position on the x axis of a line plot; None for cases that are drawn as points.
         limit: measures the limit of the machine, in the same quantities or in the first of them.
         core: True if the case is a part of the quick run and is also measured on peers that are slow to start.
@@ -131,7 +131,7 @@ def _echo_cases() -> Iterator[Case]:
 
 
 def _efficiency_cases() -> Iterator[Case]:
-    """Yield cases for up to 64 workers. With more workers than 2 cores could serve, the calls sleep instead of compute."""
+    """Yield cases for 1 to 64 workers. With more than 2 workers the calls sleep: there may not be a core for each."""
     for workers in (1, 2, 4, 16, 64):
         call = calls.spin if workers <= 2 else calls.sleep
         verb = "compute" if workers <= 2 else "sleep"

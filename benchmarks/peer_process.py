@@ -167,7 +167,7 @@ class PeerProcesses:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of the suite, extended so that workers can import their functions and MPI finds mpiexec."""
+    """Return the suite's environment, extended so that workers can import their functions and MPI finds mpiexec."""
     environment = dict(os.environ)
     for name, first in (("PYTHONPATH", ROOT), ("PATH", Path(sys.executable).parent)):
         environment[name] = os.pathsep.join([str(first), *filter(None, [os.environ.get(name)])])

@@ -23,34 +23,36 @@ __all__ = ["draw_plots", "format_page", "format_table"]
 INTRODUCTION = """\
 `make bench` (`python -m benchmarks`) writes this page; do not edit it. Each executor is measured in a separate process,
 and the executors take turns: in each round of a case, each executor is opened, measured and closed before the next one
-is opened. A cell shows the median of the rounds, in parentheses the smallest and the largest round, and in bold how many
-times better pympipool is (below 1: worse). Expect similar ratios on other machines, but not the same times:
+is opened. A cell shows the median of the rounds, in parentheses the smallest and the largest round, and in bold how
+many times better pympipool is (below 1: worse). Expect similar ratios on other machines, but not the same times:
 `pympipool bench` measures your machine, and recommends settings for it."""
 
 TARGETS_TEXT = """\
 The ratios that pympipool is meant to reach, and the ratios of this run."""
 
 BUSY_TEXT = """\
-**Other programs used the machine during this run.** Times are longer than on an idle machine, and ratios differ too: a
-thread that waits by spinning may find no free core, and a core that other programs keep awake reacts to a wake-up sooner.
-Run `make bench` on an idle machine."""
+**Other programs used the machine during this run.** Times are longer than on an idle machine, and ratios differ
+too: a thread that waits by spinning may find no free core, and a core that other programs keep awake reacts to a wake-up
+sooner. Run `make bench` on an idle machine."""
 
 EXPLANATIONS = {
     "Round trip": "One call at a time, with one worker: the time from `submit` until `result` returns. The limit: two"
     " spinning processes pass a cache line back and forth.",
-    "Rate": "Calls per second. The calls do nothing; all are submitted, then all results are fetched. The limit: records of"
-    " 64 bytes through the ring, while both sides spin.",
-    "Echo of bytes": "A call takes a value and returns it; the time of the round trip. The limit: two `memcpy` of this size.",
-    "Echo of float64 arrays": "A call takes an array and returns it; the time of the round trip. Both sides write into the"
-    " array that they received: if it arrives read-only, they have to copy it first. The limit: two `memcpy` of this size.",
-    "Efficiency": "The time spent inside the calls, measured in the calls, as a share of wall time × workers. Calls compute"
-    " if there is a core for each worker, and sleep if there are more workers. Time inside a call includes waiting for a"
-    " core: if many workers share few cores, an executor that slows down its calls looks efficient.",
-    "Start": "The time from the creation of an executor until its first result, in a program that has used such an executor"
-    " before; and the time of a call that runs in a process started for it.",
+    "Rate": "Calls per second. The calls do nothing; all are submitted, then all results are fetched. The limit: records"
+    " of 64 bytes through the ring, while both sides spin.",
+    "Echo of bytes": "A call takes a value and returns it; the time of the round trip. The limit: two `memcpy` of this"
+    " size.",
+    "Echo of float64 arrays": "A call takes an array and returns it; the time of the round trip. Both sides write into"
+    " the array that they received: if it arrives read-only, they have to copy it first. The limit: two `memcpy` of this"
+    " size.",
+    "Efficiency": "The time spent inside the calls, measured in the calls, as a share of wall time × workers. Calls"
+    " compute if there is a core for each worker, and sleep if there are more workers. Time inside a call includes waiting for"
+    " a core: if many workers share few cores, an executor that slows down its calls looks efficient.",
+    "Start": "The time from the creation of an executor until its first result, in a program that has used such an"
+    " executor before; and the time of a call that runs in a process started for it.",
     "MPI functions": "One call at a time. It runs on all ranks of a worker and returns a list.",
-    "Futures as arguments": "A chain, in which each call takes the future of the call before it; and a call that takes the"
-    " futures of 1000 other calls.",
+    "Futures as arguments": "A chain, in which each call takes the future of the call before it; and a call that takes"
+    " the futures of 1000 other calls.",
     "Cost of waiting": "Memory of the master for each pending call; CPU time of idle executors.",
 }
 
@@ -101,8 +103,8 @@ def format_head(all_conditions: Sequence[Conditions]) -> Iterator[str]:
     yield f"- **date**: {first} to {last} UTC"
     yield f"- **duration**: {sum(conditions.duration_s for conditions in ordered) / 60:.0f} minutes"
     yield (
-        f"- **load of other programs**: {busy[len(busy) // 2]:.0%} of all cores in the median, {busy[-1]:.0%} at most, measured"
-        " before each case"
+        f"- **load of other programs**: {busy[len(busy) // 2]:.0%} of all cores in the median, {busy[-1]:.0%} at most,"
+        " measured before each case"
     )
     for name, text in newest.machine.items():
         yield f"- **{name}**: {text}"

@@ -197,7 +197,7 @@ def one_process_per_call(pool: Pool, effort: Effort) -> Values:
 
 
 def pending_memory(peer: Peer, effort: Effort) -> Values:
-    """Run `benchmarks.pending` in a separate process: here, calls could reuse memory that an earlier sample has freed."""
+    """Run `benchmarks.pending` in a separate process. Here, calls could reuse memory that an earlier sample freed."""
     command = [sys.executable, "-m", "benchmarks.pending", peer.name]
     return (float(subprocess.run(command, check=True, capture_output=True, text=True, timeout=50).stdout),)
 

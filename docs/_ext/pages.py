@@ -1,8 +1,8 @@
 """Sphinx extension for the pages of this site.
 
-The content of pictures is put into the page itself, so that they follow its light or dark theme, which an <img> cannot do.
-Links to files outside of docs/ work if a reader opens the pages in the repository. On the site they lead to the pages
-that show these files. Each page of docs/tutorials can also be downloaded as a notebook (.ipynb).
+The content of pictures is put into the page itself, so that they follow its light or dark theme. An <img> cannot do
+that. Links to files outside of docs/ work if a reader opens the pages in the repository. On the site they lead to the
+pages that show these files. Each page of docs/tutorials can also be downloaded as a notebook (.ipynb).
 """
 
 from __future__ import annotations
