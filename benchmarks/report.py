@@ -32,22 +32,22 @@ The ratios that pympipool is meant to reach, and the ratios of this run."""
 
 BUSY_TEXT = """\
 **Other programs used the machine during this run.** Times are longer than on an idle machine, and ratios differ
-too: a thread that waits by spinning may find no free core, and a core that other programs keep awake reacts to a wake-up
-sooner. Run `make bench` on an idle machine."""
+too: a thread that waits by spinning may find no free core, and a core that other programs keep awake reacts to a
+wake-up sooner. Run `make bench` on an idle machine."""
 
 EXPLANATIONS = {
     "Round trip": "One call at a time, with one worker: the time from `submit` until `result` returns. The limit: two"
     " spinning processes pass a cache line back and forth.",
-    "Rate": "Calls per second. The calls do nothing; all are submitted, then all results are fetched. The limit: records"
-    " of 64 bytes through the ring, while both sides spin.",
+    "Rate": "Calls per second. The calls do nothing; all are submitted, then all results are fetched. The limit:"
+    " records of 64 bytes through the ring, while both sides spin.",
     "Echo of bytes": "A call takes a value and returns it; the time of the round trip. The limit: two `memcpy` of this"
     " size.",
     "Echo of float64 arrays": "A call takes an array and returns it; the time of the round trip. Both sides write into"
-    " the array that they received: if it arrives read-only, they have to copy it first. The limit: two `memcpy` of this"
-    " size.",
+    " the array that they received: if it arrives read-only, they have to copy it first. The limit: two `memcpy` of"
+    " this size.",
     "Efficiency": "The time spent inside the calls, measured in the calls, as a share of wall time × workers. Calls"
-    " compute if there is a core for each worker, and sleep if there are more workers. Time inside a call includes waiting for"
-    " a core: if many workers share few cores, an executor that slows down its calls looks efficient.",
+    " compute if there is a core for each worker, and sleep if there are more workers. Time inside a call includes"
+    " waiting for a core: if many workers share few cores, an executor that slows down its calls looks efficient.",
     "Start": "The time from the creation of an executor until its first result, in a program that has used such an"
     " executor before; and the time of a call that runs in a process started for it.",
     "MPI functions": "One call at a time. It runs on all ranks of a worker and returns a list.",

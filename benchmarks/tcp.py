@@ -16,7 +16,7 @@ from benchmarks.peers import Peer, Request, StandardPool, find_peer
 WANTED = {
     "no-op calls, many at once": (call_time, 3.0),
     "no-op round trip": (round_trip, 3.0),
-    "8 MB there and back": (echo_of_8_mb, 1.0),
+    "8 MB round trip": (echo_of_8_mb, 1.0),
 }
 """How many times faster pympipool must be than executorlib with its defaults, which allow futures as arguments."""
 
