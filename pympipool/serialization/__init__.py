@@ -3,6 +3,7 @@
     payload.py     calls and results to parts (a pickle and its out-of-band buffers) and back
     exceptions.py  exceptions with their tracebacks to parts and back
     by_value.py    cloudpickle's pickler, for what plain pickle cannot do; imported when it is first needed
+    classes.py     classes by value, which a result never changes
 
 The two loaders below stand here because pickles name them by path: a longer name would make each pickle longer.
 """

@@ -18,18 +18,26 @@ from typing import Any
 
 import cloudpickle
 
+from pympipool.serialization.classes import reduce_class
+
 PROTOCOL = 5
 
 
-def dump(value: object, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes:
+def dump(
+    value: object,
+    buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
+    *,
+    is_result: bool = False,
+) -> bytes:
     """Pickle any value. Raises the pickler's own exceptions.
 
     Args:
         value: Any value that cloudpickle can pickle.
         buffer_callback: As for `pickle.Pickler`; None keeps all buffers inside the pickle.
+        is_result: The value is a result or an exception. It leaves the classes of the process that loads it unchanged.
     """
     file = io.BytesIO()
-    _Pickler(file, PROTOCOL, buffer_callback).dump(value)
+    (_ResultPickler if is_result else _Pickler)(file, PROTOCOL, buffer_callback).dump(value)
     return file.getvalue()
 
 
@@ -53,6 +61,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
     """cloudpickle's pickler, with a faster check for importable classes."""
 
     dispatch_table = _Reducers()
+    is_result = False
 
     def reducer_override(self, value: Any) -> Any:
         kind = type(value)
@@ -60,7 +69,15 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
             return super().reducer_override(value)
         if not issubclass(kind, type) or _is_importable_class(value):
             return NotImplemented
-        return super().reducer_override(value)
+        reduced = super().reducer_override(value)
+        by_value = type(reduced) is tuple and len(reduced) == 6
+        return reduce_class(reduced, self.is_result) if by_value else reduced
+
+
+class _ResultPickler(_Pickler):
+    """The pickler for results and exceptions."""
+
+    is_result = True
 
 
 def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:

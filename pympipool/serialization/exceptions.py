@@ -200,7 +200,7 @@ def _dump_in_band(value: object) -> bytes:
         return pickle.dumps(value, PROTOCOL)
     from pympipool.serialization.by_value import dump as dump_by_value
 
-    return dump_by_value(value)
+    return dump_by_value(value, is_result=True)
 
 
 def _picklable_forms(error: BaseException) -> Iterator[Callable[[], tuple[object, list[str]]]]:

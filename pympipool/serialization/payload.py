@@ -152,7 +152,7 @@ class _ArrayPayload:
 
 
 def dump(value: Any, what: str = "the value") -> list[Part]:
-    """Pickle a value.
+    """Pickle a result.
 
     Args:
         value: Any value that cloudpickle can pickle.
@@ -175,7 +175,7 @@ def dump(value: Any, what: str = "the value") -> list[Part]:
     try:
         wrapped = _wrap_large(value if kind is tuple else (value,))
         if wrapped is None:
-            return _dump(value)
+            return _dump(value, is_result=True)
         return _dump_plain(wrapped if kind is tuple else wrapped[0])
     except Exception as error:
         raise _dump_error(what, value, error) from error
@@ -276,14 +276,14 @@ def load(parts: Sequence[Any], what: str = "the value") -> Any:
 # ---- pickling ----
 
 
-def _dump(value: object) -> list[Part]:
+def _dump(value: object, *, is_result: bool = False) -> list[Part]:
     """Pickle with the fastest pickler that is right for the value."""
     if is_plain(value):
         return _dump_plain(value)
     from pympipool.serialization.by_value import dump as dump_by_value
 
     buffers: list[memoryview] = []
-    return [dump_by_value(value, _collector(buffers)), *buffers]
+    return [dump_by_value(value, _collector(buffers), is_result=is_result), *buffers]
 
 
 def _dump_plain(value: object) -> list[Part]:
