@@ -4,6 +4,9 @@
       -> joblib packs calls of less than 0.2 s into batches ──> ExecutorBackend.submit ──> Executor.submit
       <- retrieve_result_callback <──────────────────────────── when the future is done
 
+    the loop ends           -> terminate: the backend's own executor is shut down
+    the loop is left early  -> abort_everything: the backend's own executor is killed
+
 Importing this module registers the backend "pympipool".
 """
 
@@ -16,6 +19,7 @@ from typing import Any
 
 from pympipool.executor import Executor
 from pympipool.resources import available_cores
+from pympipool.worker.initializer import pickled_initializer, run_initializer
 
 try:
     import joblib
@@ -29,15 +33,23 @@ __all__ = ["ExecutorBackend"]
 class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  # joblib has no types
     """The joblib backend "pympipool": it runs the calls of `joblib.Parallel` on an executor.
 
-    A loop with n_jobs=1 runs in the script's own process, as usual in joblib.
+    A loop with n_jobs=1 runs in the script's own process, as usual in joblib. Without n_jobs, all workers are used.
+
+    A loop can be left early: by an exception, by its time limit or by Ctrl-C. Then its waiting calls are cancelled. If the
+    executor is the backend's own, running calls are ended too. On the user's executor they run to their end.
 
     Args:
         executor: An `Executor` whose calls return one value (cores_per_worker=1). It stays open. Default: a new
             executor with block allocation for the duration of the loop, with n_jobs workers.
-        options: Options of joblib: nesting_level, inner_max_num_threads.
+        initializer: Called in each worker of the backend's own executor before its first call.
+        initargs: Arguments of the initializer.
+        nesting_level: Set by joblib.
+        inner_max_num_threads: Threads that numerical libraries may use in each worker of the backend's own executor.
+            Default: the cores, divided by the number of workers. Variables such as OMP_NUM_THREADS override the default.
 
     Raises:
-        ValueError: The calls of the executor run on several cores, so each would return a list.
+        ValueError: The calls of the executor run on several cores, so each would return a list. Or an option for new
+            workers was given, but the workers are those of the user's executor.
 
     Examples:
         >>> import joblib
@@ -50,41 +62,109 @@ class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
 
     default_n_jobs = -1
     supports_retrieve_callback = True
+    supports_inner_max_num_threads = True
 
-    def __init__(self, executor: Executor | None = None, **options: Any) -> None:
-        super().__init__(**options)
-        if executor is not None and executor.info["cores_per_worker"] > 1:
+    def __init__(
+        self,
+        executor: Executor | None = None,
+        *,
+        initializer: Callable[..., Any] | None = None,
+        initargs: tuple[Any, ...] = (),
+        nesting_level: int | None = None,
+        inner_max_num_threads: int | None = None,
+    ) -> None:
+        super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
+        self._user_executor = executor
+        self._executor = executor
+        self._initializer = initializer
+        self._initargs = initargs
+        self._make_executor: Callable[[], Executor] | None = None
+        self._running: set[Future[Any]] = set()
+        self._check_executor(executor, initializer)
+
+    def _check_executor(self, executor: Executor | None, initializer: Callable[..., Any] | None) -> None:
+        if executor is None:
+            return
+        if executor.info["cores_per_worker"] > 1:
             raise ValueError(
                 f"executor is {executor!r}: each of its calls returns a list, a result of every rank; joblib needs one with"
                 " cores_per_worker=1"
             )
-        self._user_executor = executor
-        self._executor = executor
-        self._running: set[Future[Any]] = set()
+        for name, value, remedy in (
+            ("initializer", initializer, "init_function"),
+            ("inner_max_num_threads", self.inner_max_num_threads, "threads_per_core"),
+        ):
+            if value is not None:
+                raise ValueError(
+                    f"{name} is {value!r}, but the workers of {executor!r} have been started without it: use {remedy} of the"
+                    " Executor, or let joblib make one"
+                )
 
-    def effective_n_jobs(self, n_jobs: int) -> int:
-        """Return the number of calls that run at the same time. -1 means all workers, -2 all but one, and so on.
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """Return the number of calls that run at the same time. -1 means all workers, -2 all but one, None the default.
 
         Raises:
             ValueError: n_jobs is 0.
         """
         if n_jobs == 0:
             raise ValueError("n_jobs is 0; it must be a number of workers, or -1 for all")
+        if n_jobs is None:
+            n_jobs = self.default_n_jobs
         most = available_cores() if self._user_executor is None else self._user_executor.max_workers
         if n_jobs < 0:
             return max(1, most + 1 + n_jobs)
         return n_jobs if self._user_executor is None else min(n_jobs, most)
 
-    def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
-        """Prepare for the calls of one or several loops."""
+    def configure(
+        self,
+        n_jobs: int | None = 1,
+        parallel: Any = None,
+        initializer: Callable[..., Any] | None = None,
+        initargs: tuple[Any, ...] = (),
+        **options: Any,
+    ) -> int:
+        """Prepare for the calls of one or several loops.
+
+        Args:
+            n_jobs: As in `joblib.Parallel`.
+            parallel: The `joblib.Parallel` object.
+            initializer: As in the constructor, and instead of its initializer; given to `joblib.Parallel`.
+            initargs: Arguments of the initializer.
+            options: Options of joblib that concern its own backends, such as max_nbytes.
+
+        Raises:
+            ValueError: As in the constructor.
+        """
+        if initializer is None:
+            initializer, initargs = self._initializer, self._initargs
+        self._check_executor(self._user_executor, initializer)
         workers = int(super().configure(n_jobs, parallel, **options))
-        if self._executor is None and workers > 1:
-            self._executor = Executor(max_workers=workers, block_allocation=True)
+        if self._user_executor is None and workers > 1:
+            self._make_executor = functools.partial(self._new_executor, workers, initializer, initargs)
+            self._executor = self._executor or self._make_executor()
         return workers
+
+    def _new_executor(
+        self, workers: int, initializer: Callable[..., Any] | None, initargs: tuple[Any, ...]
+    ) -> Executor:
+        threads = self.inner_max_num_threads
+        environment = {} if threads is None else dict.fromkeys(self.MAX_NUM_THREADS_VARS, str(threads))
+        init_function = None
+        if environment or initializer is not None:
+            pickled = pickled_initializer(initializer, initargs)
+            init_function = functools.partial(run_initializer, environment, pickled)
+        return Executor(
+            max_workers=workers,
+            threads_per_core=threads or max(1, available_cores() // workers),
+            block_allocation=True,
+            init_function=init_function,
+        )
 
     def submit(self, func: Callable[[], Any], callback: Callable[[Future[Any]], None] | None = None) -> Future[Any]:
         """Submit a batch of calls."""
-        assert self._executor is not None  # joblib has called `configure` before
+        if self._executor is None:  # another loop on this backend has ended, or was left early
+            assert self._make_executor is not None  # joblib has called `configure` before
+            self._executor = self._make_executor()
         future = self._executor.submit(func)
         self._running.add(future)
         future.add_done_callback(functools.partial(self._on_done, callback))
@@ -100,15 +180,25 @@ class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         return out.result()
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Cancel the calls that have not started: a call has raised, or the results are no longer needed."""
+        """Cancel the calls that have not started, and end running ones, unless the executor belongs to the user.
+
+        joblib calls this when a call has raised, or when the results are no longer needed.
+
+        Args:
+            ensure_ready: More calls will come. They get a new executor.
+        """
+        if self._user_executor is None and self._executor is not None:
+            executor, self._executor = self._executor, None
+            executor._engine.kill()
         for future in list(self._running):
             future.cancel()
 
     def terminate(self) -> None:
-        """Close the executor, unless it belongs to the user."""
+        """Close the executor, unless it belongs to the user. Forget the run times of this loop."""
         if self._user_executor is None and self._executor is not None:
-            self._executor.shutdown(cancel_futures=True)
-            self._executor = None
+            executor, self._executor = self._executor, None
+            executor.shutdown(wait=not self._running)  # calls still running belong to another loop on this backend
+        self.reset_batch_stats()
 
 
 joblib.register_parallel_backend("pympipool", ExecutorBackend)

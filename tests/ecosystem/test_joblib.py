@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
+import multiprocessing
 import os
+import threading
+import time
 
 import pytest
 
@@ -12,7 +16,7 @@ from pympipool import Executor
 
 joblib = package("joblib")
 
-from joblib import Parallel, delayed, parallel_config  # noqa: E402
+from joblib import Parallel, delayed, effective_n_jobs, parallel_config  # noqa: E402
 
 from pympipool.joblib import ExecutorBackend  # noqa: E402
 
@@ -88,3 +92,145 @@ def test_scikit_learn_validates_on_the_workers(executor):
     serial = cross_val_score(LogisticRegression(), x, y, cv=4)
     with parallel_config("pympipool", executor=executor):
         assert cross_val_score(LogisticRegression(), x, y, cv=4).tolist() == serial.tolist()
+
+
+# ---- the backend's own executor ----
+
+
+def test_without_n_jobs_all_workers_are_used():
+    with parallel_config("pympipool"):
+        assert effective_n_jobs(None) == effective_n_jobs(-1)
+        assert Parallel()(delayed(square)(i) for i in range(3)) == [0, 1, 4]
+
+
+def write_pid_and_wait(folder):
+    (folder / str(os.getpid())).touch()
+    time.sleep(300)
+
+
+def wait_until_two_run(folder):
+    while len(list(folder.iterdir())) < 2:
+        time.sleep(0.01)
+    return [int(file.name) for file in folder.iterdir()]
+
+
+def assert_all_ended(folder):
+    assert not any(os.path.exists(f"/proc/{file.name}") for file in folder.iterdir())
+
+
+def fail_when_two_run(folder):
+    (folder / str(os.getpid())).touch()
+    wait_until_two_run(folder)
+    raise ArithmeticError("no")
+
+
+def test_exception_ends_running_calls(tmp_path):
+    with parallel_config("pympipool", n_jobs=2), pytest.raises(ArithmeticError):
+        Parallel()([delayed(fail_when_two_run)(tmp_path), *[delayed(write_pid_and_wait)(tmp_path)] * 3])
+    assert_all_ended(tmp_path)
+
+
+def test_time_limit_ends_running_calls(tmp_path):
+    with parallel_config("pympipool", n_jobs=2), pytest.raises(multiprocessing.TimeoutError):
+        Parallel(timeout=1)([delayed(write_pid_and_wait)(tmp_path)] * 4)
+    assert_all_ended(tmp_path)
+
+
+def test_ctrl_c_ends_running_calls(tmp_path):
+    def interrupt():
+        wait_until_two_run(tmp_path)
+        _thread.interrupt_main()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with parallel_config("pympipool", n_jobs=2), pytest.raises(KeyboardInterrupt):
+        Parallel()([delayed(write_pid_and_wait)(tmp_path)] * 4)
+    thread.join()
+    assert_all_ended(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.* tasks which were still being processed")
+def test_closed_generator_ends_running_calls(tmp_path):
+    with parallel_config("pympipool", n_jobs=2):
+        results = Parallel(return_as="generator")([delayed(write_pid_and_wait)(tmp_path)] * 4)
+        wait_until_two_run(tmp_path)
+        results.close()
+    assert_all_ended(tmp_path)
+
+
+def test_managed_loop_works_after_exception():
+    with Parallel(n_jobs=2, backend="pympipool") as parallel:
+        with pytest.raises(ArithmeticError):
+            parallel(delayed(fail_at)(i, 1) for i in range(4))
+        assert parallel(delayed(square)(i) for i in range(3)) == [0, 1, 4]
+
+
+def test_two_generators_of_one_backend_end():
+    with parallel_config("pympipool", n_jobs=2):
+        first, second = (Parallel(return_as="generator")(delayed(square)(i) for i in range(9)) for _ in range(2))
+        assert list(first) == list(second) == [i * i for i in range(9)]
+
+
+def set_variable(name, value):
+    os.environ[name] = value
+
+
+def environment(name):
+    return os.environ.get(name)
+
+
+INITIALIZER = {"initializer": set_variable, "initargs": ("LOOP_STATE", "ready")}
+
+
+def test_initializer_of_backend_runs_in_workers():
+    with parallel_config("pympipool", n_jobs=2, **INITIALIZER):
+        assert Parallel()([delayed(environment)("LOOP_STATE")] * 2) == ["ready"] * 2
+
+
+def test_initializer_of_loop_runs_in_workers():
+    parallel = Parallel(n_jobs=2, backend="pympipool", **INITIALIZER)
+    assert parallel([delayed(environment)("LOOP_STATE")] * 2) == ["ready"] * 2
+    assert "LOOP_STATE" not in os.environ
+
+
+def test_inner_max_num_threads_overrides_the_environment(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    with parallel_config("pympipool", n_jobs=2, inner_max_num_threads=3):
+        variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+        assert Parallel()(delayed(environment)(name) for name in variables) == ["3"] * 3
+    with parallel_config("pympipool", n_jobs=2):
+        assert Parallel()([delayed(environment)("OMP_NUM_THREADS")] * 2) == ["7"] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"), [(INITIALIZER, "init_function"), ({"inner_max_num_threads": 2}, "threads_per_core")]
+)
+def test_worker_options_with_open_executor_are_refused(executor, options, remedy):
+    with (
+        pytest.raises(ValueError, match=f"without it: use {remedy} of the Executor"),
+        parallel_config("pympipool", executor=executor, **options),
+    ):
+        Parallel()(delayed(square)(i) for i in range(2))
+
+
+def test_misspelt_option_is_an_error():
+    with pytest.raises(TypeError, match="initialiser"), parallel_config("pympipool", initialiser=print):
+        pass
+
+
+def test_batch_size_is_forgotten_after_a_loop(executor):
+    backend = ExecutorBackend(executor)
+    with parallel_config(backend):
+        Parallel()(delayed(square)(i) for i in range(500))
+    assert backend._effective_batch_size == 1
+
+
+def test_forests_and_bagging_run_with_defaults():
+    package("sklearn")
+    from sklearn.datasets import make_classification
+    from sklearn.ensemble import BaggingClassifier, RandomForestClassifier
+
+    x, y = make_classification(60, random_state=1)
+    with parallel_config("pympipool"):
+        for model in (RandomForestClassifier(10), BaggingClassifier()):
+            assert model.fit(x, y).score(x, y) > 0.5
