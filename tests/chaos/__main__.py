@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -26,10 +26,15 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pytest
 
 from pympipool import Executor
 from pympipool.backends.registry import BACKENDS
 from pympipool.errors import WorkerDied, WorkerStartError
+
+sys.path.append(str(Path(__file__).parents[1]))
+from support.leftover_files import forgotten_files, shared_memory_files
+from support.loopback_tcp import LoopbackTcpBackend
 
 LARGEST_BYTES = 50_000_000
 LONGEST_S = 0.1
@@ -225,15 +230,15 @@ def is_worker(process: psutil.Process) -> bool:
         return False
 
 
-def named(folder: str, *beginnings: str) -> set[str]:
-    """What of ours or of our MPI's is in a folder that all programs use."""
-    return {name for name in os.listdir(folder) if name.startswith(beginnings)}
-
-
 def chaos(seconds: float, seed: int, pause_s: float, backend: str = "auto") -> tuple[Tally, list[str]]:
-    """Runs the test; what came out, and what was left."""
-    shm_before = named("/dev/shm", "mpich_shm_", "ucx_shm_", "pmp-")
-    tmp_before = named("/tmp", "pympipool-")
+    """Run the test; return what came out, and what was left. Only files of this run count as left behind."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", folder)
+        return _chaos(seconds, seed, pause_s, backend, Path(folder))
+
+
+def _chaos(seconds: float, seed: int, pause_s: float, backend: str, folder: Path) -> tuple[Tally, list[str]]:
+    files_before = shared_memory_files()
     descriptors_before = psutil.Process().num_fds()
     tally = Tally()
     end_s = time.monotonic() + seconds
@@ -258,8 +263,8 @@ def chaos(seconds: float, seed: int, pause_s: float, backend: str = "auto") -> t
         if caller.failure is not None:
             tally.complain(f"{caller.name} failed with {caller.failure!r}")
     left = [f"process {child.pid} {child.name()}" for child in descendants()]
-    left += [f"/dev/shm/{name}" for name in named("/dev/shm", "mpich_shm_", "ucx_shm_", "pmp-") - shm_before]
-    left += [f"/tmp/{name}" for name in named("/tmp", "pympipool-") - tmp_before]
+    left += map(str, forgotten_files(shared_memory_files, files_before))
+    left += map(str, folder.iterdir())
     if psutil.Process().num_fds() > descriptors_before:
         left.append(f"{psutil.Process().num_fds() - descriptors_before} descriptors")
     return tally, left
@@ -276,9 +281,6 @@ def main() -> int:
     )
     options = parser.parse_args()
     if options.over_tcp:
-        sys.path.append(str(Path(__file__).parents[1]))
-        from support.loopback_tcp import LoopbackTcpBackend
-
         BACKENDS["tcp"] = LoopbackTcpBackend
     began = time.monotonic()
     tally, left = chaos(options.seconds, options.seed, options.pause, "tcp" if options.over_tcp else "auto")
