@@ -122,7 +122,7 @@ IMPORTABLE = [sum, len, int, dict, math.sqrt, np.sin, np.linalg.inv, np.dot, tex
               functools.partial, str.join, functools.lru_cache, random.Random, gc.collect]  # fmt: skip
 
 
-@pytest.mark.parametrize("function", IMPORTABLE, ids=repr)
+@pytest.mark.parametrize("function", IMPORTABLE, ids=lambda function: function.__name__)
 def test_importable_objects_are_cached(table, function):
     if function is str.join:  # a method descriptor is pickled by getattr, not by reference
         assert settled(table, function) is None
