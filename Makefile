@@ -1,7 +1,9 @@
 # One command for each thing one wants to do with a fresh clone.
 #
 #   make demo    real work on all cores, then on two MPI ranks
-#   make test    the whole test suite
+#   make test    the whole test suite, in two processes
+#   make test-fast   the tests of each room that take least and tell most: under two minutes on two cores
+#   make coverage   which lines of Python and Cython make test-fast runs, in build/coverage/html
 #   make test-slurm   whatever needs SLURM, with a SLURM that it installs and starts; as root, on Debian or Ubuntu
 #   make lint    style, types, the floors of the source, and C warnings as errors
 #   make docs    the site, into docs/_build/html
@@ -13,12 +15,17 @@
 #   make bench-guard   only whether speed that was reached is still there
 #
 # Everything is installed into .venv; nothing needs root. PYTHON chooses the interpreter,
-# VENV the folder, PYTEST_ARGS what pytest is told besides, BENCH_ARGS what the benchmarks are
+# VENV the folder, PYTEST_ARGS what pytest is told besides (make test PYTEST_ARGS="-n 0" runs the tests in one process), BENCH_ARGS what the benchmarks are
 # (make bench BENCH_ARGS=--continue goes on with a run that was cut off; --help shows more).
 
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+# The most telling first.
+FAST_TESTS := tests/executor tests/execution tests/serialization tests/core tests/transport tests/worker tests/backends \
+	tests/resources tests/reliability/test_worker_dies.py tests/diagnostics tests/util tests/cli/test_program.py \
+	tests/system/test_quickstart.py tests/pages/test_pages.py tests/test_errors.py tests/test_structure.py
+FAST := -n 2 --no-loadscope-reorder -m "not (slow or alone or mpi)" -k "not process_per_call and not tcp" $(FAST_TESTS)
 BENCH_ARGS ?=
 
 C_FILES := $(wildcard csrc/*.c csrc/*.h tests/csrc/*.c tests/csrc/*.h)
@@ -29,13 +36,32 @@ COMPILED := setup.py pyproject.toml \
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: demo test lint bench docs pictures install clean test-slurm bench-quick bench-guard
+.PHONY: demo test test-fast coverage lint bench docs pictures install clean test-slurm bench-quick bench-guard
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(FAST) $(PYTEST_ARGS)
+
+# In a copy of the source, whose compiled modules tell of their lines. Only of modules where no line holds the dispatcher's
+# lock: a traced line may wait for the interpreter lock, and whoever has that for the dispatcher's.
+TRACED := $(patsubst %,pympipool/_core/%.pyx,calls future ring sequences trace_buffer)
+
+coverage: $(VENV)/.installed-dev
+	rm -rf build/coverage && mkdir -p build/coverage
+	git ls-files -z csrc pympipool tests docs examples '*.md' setup.py pyproject.toml MANIFEST.in LICENSE \
+		| xargs -0 cp --parents -t build/coverage
+	cd build/coverage && sed -i '1s/$$/, linetrace=True/' $(TRACED) \
+		&& CFLAGS=-DCYTHON_TRACE=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace \
+		&& find build -name '*.c' -path '*_core*' -exec cp -t pympipool/_core {} +
+	cd build/coverage && export PYTHONPATH="$$PWD" COVERAGE_RCFILE="$$PWD/pyproject.toml" \
+		&& { $(abspath $(BIN))/python -m coverage run -m pytest $(FAST) $(PYTEST_ARGS) || true; } \
+		&& $(abspath $(BIN))/python -m coverage combine --quiet && $(abspath $(BIN))/python -m coverage html --quiet -d html \
+		&& $(abspath $(BIN))/python -m coverage report
 
 test-slurm: $(VENV)/.installed-dev
 	PYMPIPOOL_TEST_SLURM=all $(BIN)/python -m pytest -m slurm tests/slurm tests/executor tests/diagnostics $(PYTEST_ARGS)

@@ -18,6 +18,8 @@ FOLDER = Path(__file__).parents[1] / "csrc"
 NOT_OURS = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
 """Variables through which a make that runs pytest would affect the make of these tests."""
 
+pytestmark = pytest.mark.slow
+
 
 def make(*arguments: str, limit_s: float) -> str:
     """Run make in `tests/csrc/` and return its output, or fail with that.

@@ -171,6 +171,7 @@ trees = st.recursive(
 
 @given(trees)
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.slow
 def test_resolving_nested_values_matches_a_simple_model(tree):
     def by_hand(value):
         if isinstance(value, Future):

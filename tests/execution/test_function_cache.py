@@ -591,6 +591,7 @@ def outcome(function) -> str:
 
 @given(st.lists(edits, min_size=1, max_size=12))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.slow
 def test_cached_function_behaves_like_freshly_pickled_one(cells):
     notebook = Notebook(START)
     table = FunctionTable()

@@ -134,6 +134,7 @@ def test_killed_idle_worker_is_replaced(make_block_executor):
         assert exe.submit(pid).result() != victim.pid
 
 
+@pytest.mark.slow
 def test_executor_survives_many_worker_deaths(make_block_executor):
     exe = make_block_executor(max_workers=2)
     calls = [exe.submit(leave, 1) if i % 2 else exe.submit(pow, i, 2) for i in range(40)]
@@ -149,6 +150,7 @@ def test_call_is_retried_on_request(make_block_executor, tmp_path):
     assert exe.submit(die_the_first_time, tmp_path / "mark").result() == "second time"
 
 
+@pytest.mark.slow
 def test_call_is_retried_at_most_restart_limit_times(make_block_executor, tmp_path):
     exe = make_block_executor(restart_limit=2)
     log = tmp_path / "log"
@@ -165,6 +167,7 @@ def die_in_init():
     os._exit(9)
 
 
+@pytest.mark.slow
 def test_workers_that_never_start_give_a_clear_error():
     with Executor(max_workers=1, block_allocation=True, init_function=die_in_init) as exe:
         with pytest.raises(WorkerStartError, match=r"did not get ready.*exit code 9"):

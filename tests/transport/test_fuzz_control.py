@@ -79,6 +79,7 @@ def test_random_hello_never_passes_the_handshake(hello, hangs_up):
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(st.data())
+@pytest.mark.slow
 def test_frames_cut_anywhere_arrive_in_order(data):
     sent = data.draw(st.lists(st.tuples(st.text(max_size=5), st.binary(max_size=300)), max_size=6))
     stream = b"".join(map(encode_frame, sent))

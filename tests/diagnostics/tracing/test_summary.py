@@ -267,6 +267,7 @@ def test_trace_command_reports_unreadable_files(tmp_path, capsys):
 # ---- the picture ----
 
 
+@pytest.mark.slow
 def test_trace_command_draws_picture(file, tmp_path, capsys):
     pytest.importorskip("matplotlib", reason='no matplotlib: pip install "pympipool[plot]"')
     for ending, magic in ((".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")):
