@@ -8,7 +8,6 @@ shutdown      ─► Engine: end everything after the last call
 from __future__ import annotations
 
 import logging
-import sys
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -162,7 +161,6 @@ class Executor(futures.Executor):
     def _make_engine(self, options: _options.Options, workers: int) -> Engine | GraphRecorder:
         settings = {
             "cwd": None,
-            "main_path": sys.argv[0] if sys.argv else "",
             "init_function": _options.pickled_init_function(options.init_function, options.block_allocation),
         }
         if options.draws_graph:

@@ -70,7 +70,7 @@ def popen_with_socket(
     return process, ours
 
 
-def run(command: Sequence[str], *, timeout: float | None = None, stderr: int = subprocess.PIPE) -> Completed:
+def run(command: Sequence[str | bytes], *, timeout: float | None = None, stderr: int = subprocess.PIPE) -> Completed:
     r"""Run a program without input and return its output as text. Forks in other threads wait while it starts.
 
     Args:

@@ -20,6 +20,7 @@ from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
+from pympipool._util.import_path import import_path
 from pympipool._util.subprocesses import run
 from pympipool.errors import WorkerStartError
 
@@ -97,11 +98,11 @@ def loaded_library() -> Library:
     if importlib.util.find_spec("mpi4py") is None:
         raise WorkerStartError(f"workers of several ranks need mpi4py, which is not installed. {REMEDY}")
     settings = tuple(os.environ.get(name, "") for name in ("MPI4PY_LIBMPI", "MPI4PY_MPIABI", "LD_LIBRARY_PATH"))
-    return _probe(sys.executable, tuple(sys.path), settings)
+    return _probe(sys.executable, tuple(import_path()), settings)
 
 
 @functools.lru_cache(maxsize=8)
-def _probe(python: str, path: tuple[str, ...], _settings: tuple[str, ...]) -> Library:
+def _probe(python: str, path: tuple[str | bytes, ...], _settings: tuple[str, ...]) -> Library:
     """Import mpi4py.MPI, without initialising MPI, in a process of its own, and return the library that it loads.
 
     The settings are parameters only so that the cache distinguishes them.

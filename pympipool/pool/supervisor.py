@@ -22,6 +22,7 @@ from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerStartError
 from pympipool.pool.event_loop import EventLoop, Timer
 from pympipool.pool.failures import start_error
+from pympipool.pool.surroundings import script_surroundings
 from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, WorkerHandle
 from pympipool.serialization.exceptions import load_exception
 from pympipool.transport.control_server import Connection, HandshakeError, Listener, PeerClosed
@@ -212,7 +213,7 @@ class Supervisor:
         self.loop.watch(connection, lambda: self._read(worker, rank, connection))
         output = worker.process.direct_output or ()
         descriptors = (*(worker.link.descriptors() if rank == 0 else ()), *output)
-        settings = {**self.settings, "direct_output": bool(output)}
+        settings = {**self.settings, **script_surroundings(), "direct_output": bool(output)}
         try:
             connection.send(("setup", settings), descriptors)
         except OSError:
@@ -244,6 +245,8 @@ class Supervisor:
             case ("rank_error", raising_rank, call, parts):
                 worker.rank_errors.setdefault(call, {})[raising_rank] = parts
                 self.events.on_rank_error(worker, call)
+            case ("resource_tracker",):
+                self._share_resource_tracker(worker, rank)
             case ("exiting", reason):
                 worker.exit_reason = reason
             case ("host_lost", reason):
@@ -251,6 +254,20 @@ class Supervisor:
                 worker.process.kill_unreachable()
             case _:
                 LOGGER.warning("worker %d: unknown frame %r", worker.number, frame[:1])
+
+    def _share_resource_tracker(self, worker: WorkerHandle, rank: int) -> None:
+        """Send a rank the descriptor of this process's resource tracker; none if the tracker does not start."""
+        from multiprocessing import resource_tracker
+
+        try:
+            tracker = resource_tracker.getfd()
+        except Exception as error:
+            LOGGER.warning("the resource tracker of multiprocessing does not start: %r", error)
+            tracker = None
+        try:
+            worker.connections[rank].send(("resource_tracker",), () if tracker is None else (tracker,))
+        except OSError:
+            self._hung_up(worker, rank, worker.connections[rank])
 
     def _check_connected(self, worker: WorkerHandle) -> None:
         missing = worker.request.ranks - len(worker.connections)

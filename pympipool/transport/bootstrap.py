@@ -19,7 +19,7 @@ _VARIABLES = (
     "PYMPIPOOL_KEY",
     "PYMPIPOOL_WORKER",
     "PYMPIPOOL_RANKS",
-    "PYMPIPOOL_PATH",  # already applied to sys.path by the first lines of the program, see backends/program.py
+    "PYMPIPOOL_PATH",  # already used by the first lines of the program, see backends/program.py
     "PYMPIPOOL_LAUNCHER",
     "PYMPIPOOL_TCP",
     "PYMPIPOOL_HOST",

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import struct
+from _thread import allocate_lock
 
 from pympipool._util.cmodules import socket
 from pympipool.transport.bootstrap import WorkerConfig
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
     from pympipool._core.ring import Channel
+    from pympipool.transport.frames import Frame
     from pympipool.transport.tcp.client import TcpChannel, TcpControl
 
     Control: TypeAlias = "WorkerControl | TcpControl"
@@ -69,6 +71,7 @@ class WorkerControl:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
+        self._lock = allocate_lock()
 
     @classmethod
     def connect(cls, config: WorkerConfig) -> WorkerControl:
@@ -107,6 +110,19 @@ class WorkerControl:
             EOFError: The master hung up, so it does not accept this rank.
             ProtocolError: The frame is not a setup.
         """
+        frame, descriptors = self._receive_frame()
+        if frame[0] != "setup" or len(frame) != 2:
+            raise ProtocolError(f"the master sent a {frame[0]!r} frame where a setup was expected")
+        return frame[1], descriptors
+
+    def request_resource_tracker(self) -> int | None:
+        """Return the descriptor of the resource tracker of the master's multiprocessing; None if it has none to share."""
+        self._send(encode_frame(("resource_tracker",)))
+        _, descriptors = self._receive_frame()
+        return descriptors[0] if descriptors else None
+
+    def _receive_frame(self) -> tuple[Frame, list[int]]:
+        """Wait for a frame, and for the descriptors that come with it."""
         room = socket.CMSG_SPACE(_DESCRIPTORS_MAX * _DESCRIPTOR_BYTES)
         head, ancillary, _, _ = self._socket.recvmsg(LENGTH_BYTES, room, _RECEIVE_FLAGS)
         descriptors: list[int] = []
@@ -115,10 +131,7 @@ class WorkerControl:
                 count = len(data) // _DESCRIPTOR_BYTES
                 descriptors += struct.unpack_from(f"{count}i", data)
         head += self._receive(LENGTH_BYTES - len(head))
-        word, *fields = decode_body(self._receive(decode_length(head)))
-        if word != "setup" or len(fields) != 1:
-            raise ProtocolError(f"the master sent a {word!r} frame where a setup was expected")
-        return fields[0], descriptors
+        return decode_body(self._receive(decode_length(head))), descriptors
 
     def open_channel(self, descriptors: Sequence[int]) -> Channel:
         """Return the channel on which calls arrive and results are sent (see `shm.open_channel`)."""
@@ -160,7 +173,8 @@ class WorkerControl:
         self._socket.close()
 
     def _send(self, data: bytes) -> None:
-        self._socket.sendall(data, SEND_FLAGS)
+        with self._lock:  # a call may have threads, and one of them may ask for the resource tracker
+            self._socket.sendall(data, SEND_FLAGS)
 
     def _receive(self, size_bytes: int) -> bytearray:
         data = bytearray(size_bytes)

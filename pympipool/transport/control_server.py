@@ -23,6 +23,7 @@ import time
 from array import array
 from collections.abc import Sequence
 
+from pympipool._util.import_path import package_folder
 from pympipool.transport.frames import (
     HELLO_BYTES,
     KEY_BYTES,
@@ -97,14 +98,14 @@ class Listener:
     def environment(self, worker: int, ranks: int) -> dict[str, str]:
         """Return the variables with which a worker's program finds this listener.
 
-        They include the master's `sys.path`, so that the worker can import what the master can.
+        They include the folder of pympipool, so that the worker imports the same one as the master.
         """
         return {
             "PYMPIPOOL_ADDRESS": self.address,
             "PYMPIPOOL_KEY": self.key,
             "PYMPIPOOL_WORKER": str(worker),
             "PYMPIPOOL_RANKS": str(ranks),
-            "PYMPIPOOL_PATH": os.pathsep.join(dict.fromkeys(map(_absolute, sys.path))),
+            "PYMPIPOOL_PATH": package_folder(),
         }
 
     def accept(self) -> Connection | None:
@@ -284,17 +285,3 @@ class Connection:
     def close(self) -> None:
         """Hang up. If the rank at the other end is still alive, its watchdog ends it."""
         self._socket.close()
-
-
-def _absolute(entry: str) -> str:
-    """Return an entry of `sys.path` in a form that does not depend on the working directory.
-
-    Entries that are no folder or archive are left alone: import hooks put names of their own into `sys.path`. For
-    absolute entries the file system is not asked: that would take a while for all entries and every worker.
-    """
-    if os.path.isabs(entry) or (entry and not os.path.exists(entry)):
-        return entry
-    try:
-        return os.path.join(os.getcwd(), entry) if entry else os.getcwd()
-    except FileNotFoundError:  # the working directory was removed
-        return entry

@@ -38,6 +38,7 @@ class Forkserver:
         self.environment = dict(os.environ)
         self.status_pipes: dict[int, int] = {}  # by the pid of the worker
         self.wakeup_pipe = os.pipe()
+        self.is_warm = False
         for descriptor in self.wakeup_pipe:
             os.set_blocking(descriptor, False)
 
@@ -61,7 +62,11 @@ class Forkserver:
         request = _receive_request(self.master)
         if request is None:
             os._exit(0)
-        environment, cwd, (stdout, stderr, status_pipe) = request
+        environment, cwd, path, (stdout, stderr, status_pipe) = request
+        if not self.is_warm:
+            sys.path[:] = path  # workers must import the same modules as the master
+            _preload()
+            self.is_warm = True
         try:
             pid = os.fork()
         except OSError as error:
@@ -117,7 +122,6 @@ def _write_status(status_pipe: int, *numbers: int) -> None:
 def main() -> NoReturn:
     """Run the forkserver on the connection whose descriptor is in the environment."""
     master = socket.socket(fileno=int(os.environ.pop("PYMPIPOOL_FORKSERVER")))
-    _preload()
     Forkserver(master).serve()
 
 
@@ -134,8 +138,8 @@ def _preload() -> None:
     gc.freeze()
 
 
-def _receive_request(master: socket.socket) -> tuple[dict[str, str], str | None, list[int]] | None:
-    """Return environment, working directory and descriptors of the next worker; None when the master is gone."""
+def _receive_request(master: socket.socket) -> tuple[dict[str, str], str | None, list[str], list[int]] | None:
+    """Return environment, working directory, `sys.path` and descriptors of the next worker; None when the master is gone."""
     size = array("i").itemsize * DESCRIPTORS
     try:
         head, ancillary, _, _ = master.recvmsg(LENGTH_BYTES, socket.CMSG_SPACE(size))
@@ -143,10 +147,10 @@ def _receive_request(master: socket.socket) -> tuple[dict[str, str], str | None,
         for _, _, data in ancillary:
             descriptors.frombytes(data)
         head += _receive(master, LENGTH_BYTES - len(head))
-        environment, cwd = decode_body(_receive(master, decode_length(head)))
+        environment, cwd, path = decode_body(_receive(master, decode_length(head)))
     except (EOFError, OSError):
         return None
-    return environment, cwd, descriptors.tolist()
+    return environment, cwd, path, descriptors.tolist()
 
 
 def _receive(master: socket.socket, size_bytes: int) -> bytes:
@@ -176,7 +180,6 @@ def _run_worker(cwd: str | None, stdout: int, stderr: int) -> NoReturn:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         _redirect("stdout", stdout, 1)
         _redirect("stderr", stderr, 2)
-        sys.path[:] = os.environ["PYMPIPOOL_PATH"].split(os.pathsep)
         if cwd is not None:
             os.chdir(cwd)
         from pympipool.worker import main as serve

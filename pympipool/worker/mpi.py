@@ -85,7 +85,7 @@ def _prepare(
     descriptors: Sequence[int],
 ) -> Callable[..., None]:
     """Do everything that can fail before the first call. Return the function that serves calls."""
-    apply_settings(settings, config.cwd)
+    apply_settings(settings, control, (config.worker, rank + 1), config.cwd)
     if rank == 0:
         channel = control.open_channel(descriptors)
         root = RootRank(join_world(config, rank))

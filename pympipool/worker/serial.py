@@ -34,7 +34,7 @@ def run(config: WorkerConfig, control: Control) -> None:
     try:
         descriptors = redirect_output(settings, descriptors)
         channel = control.open_channel(descriptors)
-        apply_settings(settings, config.cwd)
+        apply_settings(settings, control, (config.worker,), config.cwd)
         runner = make_call_runner(settings, channel.stamps, config.error_log_file, location)
     except BaseException as error:
         report_error(control.send_start_failed, error, location)

@@ -1,6 +1,6 @@
 """What a worker does before its first call: apply the master's settings, run `init_function`, report failures.
 
-settings -> cwd, sys.argv, streams -> init_function() -> CallRunner
+settings -> cwd, sys.argv, sys.path, streams -> init_function() -> CallRunner
      any exception ----------------------------------> ("start_failed", parts) to the master
 """
 
@@ -16,18 +16,23 @@ from pympipool._util.reprs import callable_name
 from pympipool.serialization.exceptions import dump_exception
 from pympipool.serialization.payload import load
 from pympipool.worker.call_runner import CallRunner
+from pympipool.worker.surroundings import take_over
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
+    from pympipool.transport.control_client import Control
 
-def apply_settings(settings: dict[str, Any], cwd: str = "") -> None:
+
+def apply_settings(settings: dict[str, Any], control: Control, identity: tuple[int, ...], cwd: str = "") -> None:
     """Make this process look like the master to the functions that will run in it.
 
     Args:
         settings: The master's settings.
+        control: The connection to the master.
+        identity: Number of the worker, and for one of several ranks the rank + 1.
         cwd: The working directory to change to; "" if the process was started there.
 
     Raises:
@@ -37,7 +42,7 @@ def apply_settings(settings: dict[str, Any], cwd: str = "") -> None:
         retain_malloc_memory()
     if cwd or settings["cwd"] is not None:
         os.chdir(cwd or settings["cwd"])
-    sys.argv[:] = [settings["main_path"]]
+    take_over(settings, control, identity)
     for stream in (sys.stdout, sys.stderr):
         # The master forwards the output, so it must arrive line by line and in the encoding that the master expects.
         # Containers often set PYTHONUNBUFFERED: then each word would arrive alone, between the lines of other workers.

@@ -90,12 +90,13 @@ def test_settings_of_mpi_and_scheduler_are_kept(monkeypatch, name):
 def test_files_in_current_folder_shadow_no_modules(tmp_path, monkeypatch):
     for module in ("os", "socket", "signal", "pickle", "struct", "typing", "pympipool"):
         (tmp_path / f"{module}.py").write_text(f"raise SystemExit('{module} from the current folder')")
-    folder = tmp_path / "package"
-    folder.mkdir()
-    (folder / "chosen.py").write_text("def main():\n    import sys\n    print(sys.path)")
-    environment = {"PYMPIPOOL_PATH": f"{folder}:/usr/nowhere"}
+    folder = tmp_path / "12:30"
+    (folder / "pympipool").mkdir(parents=True)
+    (folder / "pympipool" / "__init__.py").write_text("")
+    (folder / "pympipool" / "chosen.py").write_text("def main():\n    import sys\n    print(sys.path)")
+    environment = {"PYMPIPOOL_PATH": str(folder)}
     answer = subprocess.run(
-        [sys.executable, "-c", BOOTSTRAP.format(module="chosen")],
+        [sys.executable, "-c", BOOTSTRAP.format(module="pympipool.chosen")],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -104,4 +105,4 @@ def test_files_in_current_folder_shadow_no_modules(tmp_path, monkeypatch):
         check=False,
     )
     assert answer.stderr == ""
-    assert answer.stdout.strip() == str([str(folder), "/usr/nowhere"])
+    assert not {"", str(tmp_path), str(folder)}.intersection(eval(answer.stdout))

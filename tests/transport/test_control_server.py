@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pympipool._util.import_path import package_folder
 from pympipool.transport import control_server, frames
 from pympipool.transport.control_client import WorkerControl
 from pympipool.transport.control_server import HandshakeError, Listener
@@ -350,16 +351,13 @@ def test_connection_is_dropped_when_descriptors_run_out(listener):
         peer.close()
 
 
-def test_environment_has_all_variables_a_worker_needs(listener, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "library").mkdir()
-    monkeypatch.setattr(sys, "path", ["", "library", "/usr/lib", "__hook__", "/usr/lib"])
+def test_environment_has_all_variables_a_worker_needs(listener):
     assert listener.environment(5, 2) == {
         "PYMPIPOOL_ADDRESS": listener.address,
         "PYMPIPOOL_KEY": listener.key,
         "PYMPIPOOL_WORKER": "5",
         "PYMPIPOOL_RANKS": "2",
-        "PYMPIPOOL_PATH": f"{tmp_path}:{tmp_path}/library:/usr/lib:__hook__",
+        "PYMPIPOOL_PATH": package_folder(),
     }
 
 

@@ -275,9 +275,9 @@ def test_missing_working_directory_is_reported_to_the_master(start, tmp_path):
 
 
 def test_sys_argv_is_the_masters_script(start):
-    master = start(main_path="/home/user/study.py").ready()
+    master = start(argv=["/home/user/study.py", "--steps", "3"]).ready()
     master.send(lambda: __import__("sys").argv)
-    assert master.result() == ["/home/user/study.py"]
+    assert master.result() == ["/home/user/study.py", "--steps", "3"]
 
 
 def test_worker_can_import_the_masters_modules(start, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from time import monotonic
 from typing import BinaryIO, cast
 
 from pympipool._util import subprocesses
+from pympipool._util.import_path import import_path
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
 from pympipool.errors import WorkerStartError
@@ -62,7 +63,7 @@ class ForkserverSpawner(Spawner):
             pipes: list[tuple[int, int]] = []
             try:
                 pipes += (os.pipe() for _ in range(3))
-                frame = encode_frame((environment, request.cwd or _current_folder()))
+                frame = encode_frame((environment, request.cwd or _current_folder(), import_path()))
                 descriptors = array("i", [writer for _, writer in pipes])
                 sent = forkserver.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
                 forkserver.sendall(frame[sent:])

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
 import psutil
 import pytest
 
+from pympipool._util.import_path import package_folder
 from pympipool.backends.local.forkserver import ForkserverSpawner
 from pympipool.backends.spawner import LaunchRequest
 
@@ -25,7 +23,7 @@ def spawner():
 
 
 def request(number):
-    return LaunchRequest(number, ranks=1, environment={"PYMPIPOOL_PATH": os.pathsep.join(sys.path)})
+    return LaunchRequest(number, ranks=1, environment={"PYMPIPOOL_PATH": package_folder()})
 
 
 def test_closed_pipes_do_not_end_the_forkserver(spawner, capfd):

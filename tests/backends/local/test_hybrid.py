@@ -7,13 +7,13 @@ import gc
 import os
 import resource
 import signal
-import sys
 import time
 
 import psutil
 import pytest
 
 from pympipool import Executor
+from pympipool._util.import_path import package_folder
 from pympipool.backends.local.direct import LocalSpawner
 from pympipool.backends.local.forkserver import ForkserverSpawner
 from pympipool.backends.local.hybrid import DIRECT_STARTS, HybridSpawner
@@ -124,7 +124,7 @@ def test_failed_start_leaks_no_descriptors(monkeypatch):
     """Otherwise each failed start would use up some of the last descriptors."""
     spawner = HybridSpawner()
     monkeypatch.setattr(spawner, "_direct_starts_left", 0)
-    request = LaunchRequest(number=1, environment={"PYMPIPOOL_PATH": os.pathsep.join(sys.path)})
+    request = LaunchRequest(number=1, environment={"PYMPIPOOL_PATH": package_folder()})
     first = spawner.start(request)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = [number for number in range(soft) if not is_open(number)]

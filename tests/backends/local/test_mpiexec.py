@@ -213,7 +213,7 @@ def test_request_sets_the_folder(spawner, tmp_path):
 
 def test_missing_folder_raises_at_once(spawner, tmp_path):
     with pytest.raises(Exception, match="no such folder"):
-        spawner.start(LaunchRequest(1, 2, {"PYMPIPOOL_PATH": ""}, str(tmp_path / "missing")))
+        spawner.start(LaunchRequest(1, 2, {}, str(tmp_path / "missing")))
 
 
 @pytest.mark.parametrize(
