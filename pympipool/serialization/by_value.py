@@ -19,6 +19,7 @@ from typing import Any
 import cloudpickle
 
 from pympipool.serialization.classes import reduce_class
+from pympipool.serialization.reducers import ScriptPickler, reducer_of
 
 PROTOCOL = 5
 
@@ -50,14 +51,16 @@ class _Reducers:
     def __getitem__(self, kind: type) -> Callable[..., Any]:
         if kind is types.CodeType:
             return _reduce_code
+        own = reducer_of(kind)
+        if own is not None:
+            return own
         for reducers in cloudpickle.Pickler.dispatch_table.maps:
             if kind in reducers:
-                reducer: Callable[..., Any] = reducers[kind]
-                return reducer
+                return reducer_of(kind, reducers[kind])  # type: ignore[return-value]  # never None here
         raise KeyError(kind)
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+class _Pickler(ScriptPickler):
     """cloudpickle's pickler, with a faster check for importable classes."""
 
     dispatch_table = _Reducers()

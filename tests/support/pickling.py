@@ -68,7 +68,7 @@ class OtherProcess:
 def define_in_main(source: str) -> dict:
     """Run source as part of a script: what it defines belongs to `__main__`, and cannot be imported."""
     names = {"__name__": "__main__", "__builtins__": __builtins__}
-    exec(source, names)
+    exec(compile(source, "<script>", "exec", dont_inherit=True), names)
     return names
 
 

@@ -1,0 +1,297 @@
+"""Reducers for objects of a script that pickle stores by name, or not at all, but that have no name in a worker.
+
+    by_value._Reducers ─► reducer_of(type)    objects of the standard library and of numpy, by their type
+    by_value._Pickler  ─► ScriptPickler       functions of functools.singledispatch, locks of the script,
+                                              names in annotations that are strings
+
+An object that can be imported in a worker is still pickled by name. This module is imported only together with
+`by_value`, never at the start of a worker.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import dataclasses
+import functools
+import gc
+import queue
+import sys
+import threading
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
+
+import cloudpickle
+
+__all__ = ["ScriptPickler", "reducer_of"]
+
+Reduced: TypeAlias = "str | tuple[Any, ...]"
+
+Reducer: TypeAlias = "Callable[[Any], Reduced]"
+
+
+def _is_importable(value: Any) -> bool:
+    """Return True if a value is pickled as its name in a module: it is found there, and the module is not by value."""
+    found: Any = sys.modules.get(value.__module__)
+    names = [value.__module__.partition(".")[0], value.__module__]
+    if found is None or names[1] == "__main__" or not cloudpickle.list_registry_pickle_by_value().isdisjoint(names):
+        return False
+    for name in getattr(value, "__qualname__", value.__name__).split("."):
+        found = getattr(found, name, None)
+    return found is value
+
+
+# ---- decorated functions ----
+
+
+def _reduce_lru_cache(wrapper: Any) -> Reduced:
+    """Reduce what `functools.lru_cache` or `functools.cache` returned: the function and its parameters, no results."""
+    if _is_importable(wrapper):
+        name: str = wrapper.__qualname__
+        return name
+    return _make_lru_cache, (wrapper.__wrapped__, wrapper.cache_parameters()), _attributes_of(wrapper)
+
+
+def _make_lru_cache(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
+
+
+def _attributes_of(wrapper: Any) -> dict[str, Any]:
+    """Return the attributes that the user or another decorator has set on a wrapper of functools."""
+    own = {"__wrapped__", "cache_parameters", "register", "dispatch", "registry", "_clear_cache"}
+    return {name: value for name, value in vars(wrapper).items() if name not in own}
+
+
+def _reduce_dispatcher(dispatcher: Any) -> Reduced:
+    """Reduce a function that `functools.singledispatch` returned: the function and its implementations."""
+    state = (list(dispatcher.registry.items()), _attributes_of(dispatcher))
+    return functools.singledispatch, (dispatcher.__wrapped__,), state, None, None, _register_all
+
+
+def _register_all(dispatcher: Any, state: tuple[list[tuple[type, Callable[..., Any]]], dict[str, Any]]) -> None:
+    registry, attributes = state
+    for kind, function in registry:
+        dispatcher.register(kind, function)
+    vars(dispatcher).update(attributes)
+
+
+def _reduce_cached_property(value: Any) -> Reduced:
+    """Reduce a `functools.cached_property` without its lock, which it has before Python 3.12."""
+    return type(value), (value.func,), {name: item for name, item in vars(value).items() if name != "lock"}
+
+
+def _reduce_ufunc(ufunc: Any) -> Reduced:
+    """Reduce a ufunc as numpy does; one of `numpy.frompyfunc` by the Python function in it."""
+    if not ufunc.__name__.endswith(" (vectorized)"):
+        return copyreg.dispatch_table[type(ufunc)](ufunc)
+    functions = [value for value in gc.get_referents(ufunc) if callable(value)]
+    if len(functions) != 1:
+        raise TypeError(f"{ufunc!r} does not tell which function is in it; define it in a module, or inside the call")
+    return _make_ufunc, (functions[0], ufunc.nin, ufunc.nout, ufunc.identity)
+
+
+def _make_ufunc(function: Callable[..., Any], inputs: int, outputs: int, identity: Any) -> Any:
+    import numpy
+
+    more = {} if identity is None else {"identity": identity}
+    return numpy.frompyfunc(function, inputs, outputs, **more)
+
+
+# ---- names of the typing module ----
+
+
+def _by_name_or(make: Callable[[Any], tuple[Any, ...]]) -> Callable[[Any], Reduced]:
+    """Return a reducer that pickles importable objects by name, and others by their parts."""
+
+    def reduce(value: Any) -> Reduced:
+        if _is_importable(value):
+            name: str = getattr(value, "__qualname__", value.__name__)
+            return name
+        return make(value)
+
+    return reduce
+
+
+def _new_type_parts(value: Any) -> tuple[Any, ...]:
+    state = {"__module__": value.__module__, "__qualname__": value.__qualname__}
+    return typing.NewType, (value.__name__, value.__supertype__), state
+
+
+def _param_spec_parts(value: Any) -> tuple[Any, ...]:
+    return _make_param_spec, (value.__name__, value.__bound__, value.__covariant__, value.__contravariant__)
+
+
+def _make_param_spec(name: str, bound: Any, covariant: bool, contravariant: bool) -> Any:
+    return typing.ParamSpec(name, bound=bound, covariant=covariant, contravariant=contravariant)
+
+
+def _type_var_tuple_parts(value: Any) -> tuple[Any, ...]:
+    return type(value), (value.__name__,)
+
+
+def _type_alias_parts(value: Any) -> tuple[Any, ...]:
+    if value.__type_params__:
+        return _make_generic_alias, (type(value), value.__name__, value.__value__, value.__type_params__)
+    return _make_lazy_alias, (value.__name__, value.__module__), value.__value__, None, None, _set_alias
+
+
+_lazy_aliases: dict[int, dict[str, Any]] = {}
+"""The globals of aliases whose value is not set yet, by id of the alias."""
+
+
+def _make_generic_alias(kind: Any, name: str, value: Any, parameters: tuple[Any, ...]) -> Any:
+    return kind(name, value, type_params=parameters)
+
+
+def _make_lazy_alias(name: str, module: str) -> Any:
+    """Return a type alias without its value, which may contain the alias itself."""
+    namespace: dict[str, Any] = {"__name__": module}
+    exec(f"type {name} = __value__", namespace)
+    _lazy_aliases[id(namespace[name])] = namespace
+    return namespace[name]
+
+
+def _set_alias(alias: Any, value: Any) -> None:
+    _lazy_aliases.pop(id(alias))["__value__"] = value
+
+
+# ---- sentinels ----
+
+
+def _sentinels(module: types.ModuleType, names: Iterable[str]) -> Iterator[tuple[type, Reducer]]:
+    """Yield reducers for objects that exist once, in a module, and that are compared with `is`."""
+    for name in names:
+        if hasattr(module, name):
+            yield type(getattr(module, name)), functools.partial(_name_of_sentinel, name)
+
+
+def _name_of_sentinel(name: str, _sentinel: object) -> Reduced:
+    return name
+
+
+# ---- all types ----
+
+
+def _typing_reducers() -> Iterator[tuple[type, Reducer]]:
+    for name, parts in (
+        ("NewType", _new_type_parts),
+        ("ParamSpec", _param_spec_parts),
+        ("TypeVarTuple", _type_var_tuple_parts),
+        ("TypeAliasType", _type_alias_parts),
+    ):
+        if hasattr(typing, name):
+            yield getattr(typing, name), _by_name_or(parts)
+
+
+_REDUCERS: dict[type, Reducer] = {
+    functools._lru_cache_wrapper: _reduce_lru_cache,
+    functools.cached_property: _reduce_cached_property,
+    **dict(_typing_reducers()),
+    **dict(_sentinels(dataclasses, ("MISSING", "KW_ONLY", "_HAS_DEFAULT_FACTORY"))),
+}
+"""Reducers of the standard library's types, by the exact type."""
+
+_LIBRARY_REDUCERS: dict[tuple[str, str], Reducer] = {("numpy", "ufunc"): _reduce_ufunc}
+"""Reducers of types of libraries that this module does not import, in place of those that the library registered."""
+
+
+def reducer_of(kind: type, registered: Reducer | None = None) -> Reducer | None:
+    """Return the reducer of a type, or None.
+
+    Args:
+        kind: The type.
+        registered: The reducer that cloudpickle or `copyreg` has for the type.
+    """
+    if registered is None:
+        return _REDUCERS.get(kind)
+    return _LIBRARY_REDUCERS.get((kind.__module__, kind.__qualname__), registered)
+
+
+# ---- locks ----
+
+_HOLD_LOCKS = frozenset(
+    {
+        threading.Event,
+        threading.Semaphore,
+        threading.BoundedSemaphore,
+        threading.Barrier,
+        queue.Queue,
+        queue.LifoQueue,
+        queue.PriorityQueue,
+    }
+)
+_RLOCK = type(threading.RLock())
+_OF_LOCKS = frozenset({type(threading.Lock()), _RLOCK, threading.Condition, threading.local, *_HOLD_LOCKS})
+
+
+class _NewLock:
+    """Takes the place of a lock of the script in a pickle: the worker gets a new one that nobody holds.
+
+    Locks, conditions and objects of `threading.local` arrive new. Events, semaphores, barriers and queues arrive as they
+    are, with new locks in them.
+    """
+
+    def __init__(self, lock: Any, stand_in: Callable[[Any], Any]) -> None:
+        self.reduced: tuple[Any, ...]
+        if type(lock) is threading.Condition:
+            self.reduced = threading.Condition, (stand_in(lock._lock),)  # type: ignore[attr-defined]
+        elif type(lock) in _HOLD_LOCKS:
+            state = {name: stand_in(value) for name, value in vars(lock).items()}
+            self.reduced = _make_empty, (type(lock),), state
+        elif type(lock) is threading.local:
+            self.reduced = type(lock), ()
+        else:
+            self.reduced = threading.RLock if type(lock) is _RLOCK else threading.Lock, ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.reduced
+
+
+def _make_empty(kind: Any) -> Any:
+    """Return an object without its attributes."""
+    return kind.__new__(kind)
+
+
+# ---- functions and classes ----
+
+_DISPATCHER_CODE: types.CodeType = getattr(functools.singledispatch(_make_empty), "__code__")  # noqa: B009
+"""The code of all functions that `functools.singledispatch` returns."""
+
+
+class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    """cloudpickle's pickler, which also pickles what functions and classes of a script commonly refer to.
+
+    Locks that are attributes of a class or globals of a function arrive as new locks, as in a process that imports the
+    script. A lock in an argument or a closure still raises an error: the caller may rely on it, and a copy locks nothing.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._stand_ins: dict[int, Any] = {}  # by id of the lock
+
+    def reducer_override(self, value: Any) -> Any:
+        reduced = super().reducer_override(value)
+        if type(reduced) is not tuple or len(reduced) != 6:  # not by value
+            return reduced
+        if type(value) is types.FunctionType:
+            if value.__code__ is _DISPATCHER_CODE:
+                return _reduce_dispatcher(value)
+            _, slots = reduced[2]
+            self._replace_locks(slots["__globals__"])
+        else:
+            self._replace_locks(reduced[2][0])
+        return reduced
+
+    def _replace_locks(self, namespace: dict[str, Any]) -> None:
+        for name, value in namespace.items():
+            if type(value) in _OF_LOCKS:
+                namespace[name] = self._stand_in(value)
+
+    def _stand_in(self, value: Any) -> Any:
+        """Return what takes the place of a value in the pickle: always the same for the same lock."""
+        if type(value) not in _OF_LOCKS:
+            return value
+        if id(value) not in self._stand_ins:
+            self._stand_ins[id(value)] = _NewLock(value, self._stand_in)
+        return self._stand_ins[id(value)]
