@@ -1,4 +1,4 @@
-"""Fixtures: executors that are closed, gates at which calls wait, and a look at what a module of tests leaves behind."""
+"""Fixtures: executors that are closed, gates at which calls wait, and a check of what a module leaves behind."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ hypothesis.settings.load_profile("any machine")
 
 @functools.cache
 def why_no_mpi() -> str | None:
-    """Why MPI workers cannot be started here; None when they can."""
+    """Return the reason why MPI workers cannot be started here, or None."""
     try:
         import mpi4py  # noqa: F401
 
@@ -63,7 +63,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def mark():
-    """Marks all processes that the tests start, see `support.processes`."""
+    """Mark all processes that the tests start, see `support.processes`."""
     os.environ[MARK] = new_mark()
     yield os.environ[MARK]
     del os.environ[MARK]
@@ -71,7 +71,7 @@ def mark():
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_is_left(mark):
-    """No module leaves a process, a thread or shared memory behind."""
+    """Fail if a module of tests leaves a process, a thread or shared memory behind."""
     processes = {process.pid for process in own_processes(mark)}
     threads = set(threading.enumerate())
     files = shared_memory_files()
@@ -87,7 +87,7 @@ def nothing_is_left(mark):
 
 @pytest.fixture(params=["class", "copyreg"])
 def any_registration(request, monkeypatch):
-    """any_registration(kind): with "copyreg", exceptions of this type are pickled as tblib has it, and with it dask."""
+    """any_registration(kind): with "copyreg", register exceptions of this type with pickle, as tblib and dask do."""
     if request.param == "class":
         return lambda kind: None
     return lambda kind: monkeypatch.setitem(copyreg.dispatch_table, kind, _reduce_with_shared_attributes)
@@ -110,27 +110,27 @@ def block_allocation(request):
 
 @pytest.fixture(scope="module")
 def many(block_allocation):
-    """many(a, b): a calls with block allocation, b where each call has a process of its own, which takes longer."""
+    """many(a, b): a calls with block allocation, b calls where each call starts a process, which takes longer."""
     return lambda in_block, by_process: in_block if block_allocation else by_process
 
 
 @pytest.fixture(scope="module")
 def where_workers_are(request):
-    """Parameters of executors that say where their workers are: on this machine, unless the module is marked `anywhere`."""
+    """Parameters that place workers: on this machine, unless the module of tests is marked `anywhere`."""
     with workers_at(getattr(request, "param", THIS_MACHINE), request) as parameters:
         yield parameters
 
 
 @pytest.fixture(scope="module")
 def executor(block_allocation, where_workers_are):
-    """An executor of two workers for tests that leave it as it was."""
+    """An executor of two workers for tests that do not change it."""
     with Executor(max_workers=2, block_allocation=block_allocation, **where_workers_are) as exe:
         yield exe
 
 
 @pytest.fixture
 def opened():
-    """The executors that a test has made, closed after it."""
+    """The executors of a test, which are closed after it."""
     executors = []
     yield executors
     close(executors)
@@ -145,13 +145,13 @@ def close(executors):
 
 @pytest.fixture
 def make_executor(opened, block_allocation, where_workers_are):
-    """Makes executors in the mode under test, which are closed after the test; default: one worker."""
+    """Make executors in the mode under test, which are closed after the test; default: one worker."""
     return make_with(opened, block_allocation=block_allocation, **where_workers_are)
 
 
 @pytest.fixture
 def make_block_executor(opened, where_workers_are):
-    """Makes executors with block allocation, for what makes sense in no other mode."""
+    """Make executors with block allocation, for tests that make sense in no other mode."""
     return make_with(opened, block_allocation=True, **where_workers_are)
 
 
@@ -165,7 +165,7 @@ def make_with(executors, **defaults):
 
 @pytest.fixture
 def make_gate(tmp_path, opened):
-    """Makes gates, which open before the executors of the test are closed."""
+    """Make gates, which open before the executors of the test are closed."""
     gates = []
 
     def make():

@@ -1,7 +1,10 @@
-"""A real flux for the tests, wherever the program `flux` is: one broker, and two on one host.
+"""Tests with a real flux, wherever the program `flux` is installed.
 
-instance    both in turn: its jobs are gone after each test, and FLUX_URI names it
-one_broker  the first of them
+instance       each of the next two in turn; FLUX_URI names it, and its jobs must be gone after the test
+one_broker     an instance of one broker
+two_brokers    an instance of two brokers on one host
+
+The folder is not called flux, because the tests are on the Python path and flux's bindings have that name.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ def _visit(instance, monkeypatch):
 
 @pytest.fixture
 def flux_executor(opened):
-    """Of the instance under test; must be asked for after it."""
+    """flux's own executor for the instance under test. A test must request the instance before it."""
     import flux.job
 
     with flux.job.FluxExecutor() as executor:

@@ -1,10 +1,10 @@
 """Tests with a real SLURM: of two hosts on one machine where that is possible, else of one.
 
-PYMPIPOOL_TEST_SLURM=part    asks for them; tests/executor runs with workers on the second host as well
+PYMPIPOOL_TEST_SLURM=part    enables them; tests/executor runs with workers on the second host as well
 PYMPIPOOL_TEST_SLURM=all     tests/executor runs with workers on either host
 
-cluster    the hosts, and what can be done to them; started by the first test that asks, stopped after the last
-job        an allocation on both hosts, in whose environment executors are made
+cluster    the hosts; started by the first test that needs them, stopped after the last
+job        an allocation on both hosts; SLURM_JOB_ID names it
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def cluster(running_cluster, monkeypatch, mark):
-    """The hosts, all up; and no job, step, process, or connection of ours left afterwards, on either of them."""
+    """The hosts, all up. Fails if a test leaves a job, step, process or connection of ours on either of them."""
     monkeypatch.setenv("SLURM_CONF", running_cluster.conf)
     running_cluster.repair()
     processes = set(own_processes(mark))
@@ -52,7 +52,7 @@ def second_host(cluster):
 
 @pytest.fixture
 def job(cluster, monkeypatch):
-    """An allocation of all that the cluster has."""
+    """An allocation of the whole cluster."""
     number = cluster.allocate()
     monkeypatch.setenv("SLURM_JOB_ID", number)
     yield number

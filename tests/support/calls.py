@@ -69,7 +69,7 @@ def recorded():
 
 
 def hold(gate, value=None):
-    """Says that it has begun, and returns when the gate is open. See `support.gate`."""
+    """Report that the call has begun, and return when the gate is open. See `support.gate`."""
     begun = os.open(Path(gate, "begun"), os.O_WRONLY)
     os.write(begun, b"x")
     os.close(begun)
@@ -84,12 +84,12 @@ def hold_or_square(gate, number, held):
 
 
 def do(what, with_what):
-    """One of several things, so that a single map can do all of them."""
+    """Do one of several things, so that a single map can do all of them."""
     return {"fail": fail, "hold": hold, "touch": touch}[what](with_what)
 
 
 class Base:
-    """Can be called, and has methods of all kinds."""
+    """A callable class with methods of all kinds."""
 
     def __init__(self, factor=2):
         self.factor = factor
@@ -115,7 +115,7 @@ class Base:
 
 
 class NoConvergence(Exception):
-    """Has an attribute besides its message."""
+    """An exception with an attribute besides its message."""
 
     def __init__(self, message, steps):
         super().__init__(message, steps)
@@ -123,7 +123,7 @@ class NoConvergence(Exception):
 
 
 class Stubborn(Exception):
-    """Hands on other arguments than it takes, so that pickle cannot rebuild it by itself."""
+    """An exception that pickle cannot rebuild, because its arguments are not those of its constructor."""
 
     def __init__(self, step, *, residual):
         super().__init__(f"step {step}: residual {residual}")
@@ -132,7 +132,7 @@ class Stubborn(Exception):
 
 
 class HoldsALock(Exception):
-    """Cannot be pickled as it is."""
+    """An exception that cannot be pickled as it is."""
 
     def __init__(self, message):
         super().__init__(message)
@@ -140,35 +140,35 @@ class HoldsALock(Exception):
 
 
 class Mute(Exception):
-    """Cannot even be shown."""
+    """An exception whose str() fails."""
 
     def __str__(self):
         raise RuntimeError("no words")
 
 
 class FailsToUnpickle:
-    """Can be pickled, but not unpickled in a process where it was not made, and not even there after that."""
+    """An object that can be pickled but never unpickled."""
 
     def __reduce__(self):
         return fail, ("this object cannot be rebuilt",)
 
 
 class FailsToPickle:
-    """Says itself that it does not want to be pickled."""
+    """An object that refuses to be pickled."""
 
     def __reduce__(self):
         raise TypeError("this object stays where it is")
 
 
 class Tracked:
-    """Can be referred to weakly, so that one sees when it is gone."""
+    """An object with weak references, which tell when it is gone."""
 
     def __init__(self, load=None):
         self.load = load
 
 
 KEPT = []
-"""Weak references to what calls in this worker were given and have returned."""
+"""Weak references to arguments and results of calls in this worker."""
 
 
 def track(value):

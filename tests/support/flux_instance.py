@@ -1,7 +1,7 @@
-"""Starts real flux instances for the tests, of one broker or of several, all on this host.
+"""Real flux instances for the tests, of one or several brokers on this host.
 
-They pretend to have more cores than there are, and GPUs. An instance lives as long as its first program, which waits for
-the end of a named pipe that only the tests write to: however they end, the instance ends too.
+They pretend to have more cores than there are, and GPUs. An instance lives as long as its first program, which reads
+a named pipe that only the tests have open for writing. So the instance ends when the tests end, in whatever way.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ BINDS_TO_NO_CORE = """
 source("{default}")
 shell.options["cpu-affinity"] = "off"
 """
-"""For flux's shell, which would complain of cores that are only pretended."""
+"""Settings of flux's shell, which would complain about cores that do not exist."""
 
 FIRST_PROGRAM = 'echo "$FLUX_URI" > {folder}/uri.new && mv {folder}/uri.new {folder}/uri && cat {folder}/life'
 
 
 @functools.cache
 def why_no_flux_here() -> str | None:
-    """Why there can be no flux instance here; None when there can."""
+    """Return the reason why no flux instance can be started here, or None."""
     if shutil.which("flux") is None:
         return (
             "no program 'flux' in PATH: install flux-core (conda install -c conda-forge flux-core) and run the tests in"
@@ -60,17 +60,17 @@ def why_no_flux_here() -> str | None:
 
 @functools.cache
 def python_path() -> str:
-    """Where the bindings are that came with the program `flux`."""
+    """Return the path of the bindings that came with the program `flux`."""
     return _ask("config", "builtin", "python_path")
 
 
 def path_for_scripts() -> str:
-    """PYTHONPATH of a script that finds pympipool and flux's bindings."""
+    """Return the PYTHONPATH of a script that imports pympipool and flux's bindings."""
     return os.pathsep.join([str(Path(pympipool.__file__).parents[1]), python_path()])
 
 
 def _ask(*arguments: str) -> str:
-    """What flux says, outside of any instance."""
+    """Run flux outside of any instance and return its output."""
     return subprocess.run(
         ["flux", *arguments], capture_output=True, text=True, timeout=START_S, check=True
     ).stdout.strip()
@@ -80,9 +80,9 @@ class FluxInstance:
     """A flux instance in a folder of its own.
 
     Args:
-        folder: For what it needs; it is made.
-        brokers: Each has `cores` cores and two GPUs.
-        cores: Of each broker.
+        folder: Folder of its files; it is created.
+        brokers: Number of brokers, each with `cores` cores and two GPUs.
+        cores: Number of cores of each broker.
     """
 
     def __init__(self, folder: Path, brokers: int, cores: int = 8) -> None:
@@ -93,7 +93,7 @@ class FluxInstance:
         self._life: int | None = None
 
     def start(self) -> None:
-        """Starts it, as nobody's child, and waits until jobs can be submitted."""
+        """Start it, detached from this process, and wait until jobs can be submitted."""
         self.folder.mkdir(parents=True)
         initrc = self.folder / "initrc.lua"
         initrc.write_text(BINDS_TO_NO_CORE.format(default=_ask("config", "builtin", "shell_initrc")))
@@ -117,7 +117,7 @@ class FluxInstance:
         self.uri = (self.folder / "uri").read_text().strip()
 
     def stop(self) -> None:
-        """Ends it, and waits for its end."""
+        """Stop it and wait for its end."""
         if self._life is not None:
             os.close(self._life)
             self._life = None
@@ -126,21 +126,21 @@ class FluxInstance:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def kill(self) -> None:
-        """Ends its brokers by force."""
+        """Kill its brokers."""
         for pid in self.broker_pids():
             os.kill(pid, signal.SIGKILL)
 
     def broker_pids(self) -> list[int]:
-        """Of its brokers."""
+        """Return the process ids of its brokers."""
         return [process.pid for process in psutil.Process(self.pid).children()] or [self.pid]
 
     @property
     def pid(self) -> int:
-        """Of `flux start`."""
+        """Process id of `flux start`."""
         return int((self.folder / "pid").read_text())
 
     def run(self, *arguments: str, check: bool = True) -> str:
-        """Runs flux with these arguments in it; what it printed."""
+        """Run flux in the instance and return its output."""
         return subprocess.run(
             ["flux", *arguments],
             env={**os.environ, "FLUX_URI": self.uri},
@@ -152,11 +152,11 @@ class FluxInstance:
         ).stdout
 
     def active_jobs(self) -> list[str]:
-        """State, id and name of the jobs that have not ended."""
+        """Return state, id and name of the jobs that have not ended."""
         return self.run("jobs", "-n", "--filter=pending,running", "-o", "{status_abbrev} {id} {name}").splitlines()
 
     def wait_for_jobs(self, state: str, number: int = 1) -> list[str]:
-        """Waits until so many jobs are in a state ("S": in the queue, "R": running); their ids."""
+        """Wait until this many jobs are in a state ("S": in the queue, "R": running), and return their ids."""
         deadline = time.monotonic() + END_S
         while True:
             jobs = self.active_jobs()
@@ -164,29 +164,29 @@ class FluxInstance:
             if len(found) == number:
                 return found
             assert time.monotonic() < deadline, jobs
-            time.sleep(0.05)  # flux has nothing to wait for
+            time.sleep(0.05)  # flux offers no event to wait for
 
     def wait_until_empty(self) -> list[str]:
-        """Waits until there are no jobs; those that stay."""
+        """Wait until there are no jobs, and return those that stay."""
         deadline = time.monotonic() + END_S
         while (jobs := self.active_jobs()) and time.monotonic() < deadline:
-            time.sleep(0.05)  # flux has nothing to wait for
+            time.sleep(0.05)  # flux offers no event to wait for
         return jobs
 
     def _wait_for(self, condition, limit_s: float) -> None:
         deadline = time.monotonic() + limit_s
         while not condition():
             assert time.monotonic() < deadline, (self.folder / "log").read_text()
-            time.sleep(0.02)  # who is not our child cannot be waited for
+            time.sleep(0.02)  # a process that is not our child cannot be waited for
 
 
 def _first(number: int) -> str:
-    """The first so many ids, as flux writes them."""
+    """Return the first ids in the notation of flux."""
     return f"0-{number - 1}" if number > 1 else "0"
 
 
 def _environment_of_brokers() -> dict[str, str]:
-    """Without the mark by which the tests know what they started, and without another instance's variables."""
+    """Return the environment without the mark of the tests, and without variables of another instance."""
     return {name: value for name, value in os.environ.items() if name != MARK and not name.startswith("FLUX_")}
 
 

@@ -1,4 +1,4 @@
-"""Calls that run until the test lets them go on, without anybody sleeping.
+"""Calls that run until the test lets them continue. Neither side polls or sleeps.
 
 worker: hold(gate.path)  -- begun -->  gate.wait_until_begun()
                          <-- open  --  gate.open()
@@ -9,7 +9,7 @@ import select
 from pathlib import Path
 
 BEGIN_S = 60
-"""How long a call may take to begin."""
+"""Seconds that a call may take to begin."""
 
 
 class Gate:
@@ -24,17 +24,17 @@ class Gate:
         self._open = os.open(folder / "open", os.O_RDWR)
 
     def wait_until_begun(self, calls: int = 1) -> None:
-        """Waits until so many more calls hold."""
+        """Wait until this many more calls have begun."""
         for number in range(calls):
             ready, _, _ = select.select([self._begun], [], [], BEGIN_S)
             assert ready, f"only {number} of {calls} calls have begun"
             os.read(self._begun, 1)
 
     def open(self, calls: int = 1) -> None:
-        """Lets so many calls go on."""
+        """Let this many calls continue."""
         os.write(self._open, bytes(calls))
 
     def close(self) -> None:
-        """For the end, when no call waits any more."""
+        """Close the pipes. No call may wait any more."""
         os.close(self._begun)
         os.close(self._open)

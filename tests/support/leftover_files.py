@@ -1,7 +1,8 @@
 """Files that pympipool, or an MPI library, has left in folders that all programs use.
 
-Other programs, another MPI job or a second run of the tests put files there too, at any moment. So a file counts as left
-behind only if its name is one that pympipool or an MPI library gives, it belongs to this user, and no living process uses it.
+Other programs, another MPI job or a second run of the tests put files there too, at any moment. So a file counts as
+left behind only if its name is one that pympipool or an MPI library gives, it belongs to this user, and no living
+process uses it.
 """
 
 from __future__ import annotations

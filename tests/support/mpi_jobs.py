@@ -10,7 +10,7 @@ def rank_pids(master):
 
 
 def files_of(master):
-    """The files that an MPI job uses, of its launcher and its library, as far as its ranks know them."""
+    """Return the files of launcher and MPI library that the ranks of a job know."""
     files = set()
     for pid in rank_pids(master):
         maps = Path(f"/proc/{pid}/maps").read_text().splitlines()

@@ -6,8 +6,8 @@
     {code-cell}      all of a page together are one script: the notebook
     ```sh            shell: see `test_shell_blocks.py`
 
-A comment before a block says what it needs that not every machine has: `<!-- needs: dask -->`. What uses the backends
-slurm and flux, or imports mpi4py, needs them without saying so.
+A comment before a block names requirements that not every machine has: `<!-- needs: dask -->`. The requirements
+slurm, flux and mpi follow from the code of the block.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BY_ITSELF = {
 
 @dataclass
 class Block:
-    """A fenced block: its language, its text, and where it is; for a script also what it should print, and needs."""
+    """A fenced block of a page. For a script, `output` is the expected output and `needs` its requirements."""
 
     page: Path
     line: int
@@ -51,7 +51,7 @@ def pages() -> list[Path]:
 
 
 def blocks(page: Path) -> list[Block]:
-    """The blocks of a page, the cells of a notebook as one; an output block belongs to the script before it."""
+    """Return the blocks of a page. Cells of a notebook are one block; an output block belongs to the script before it."""
     found: list[Block] = []
     for block in _fences(page):
         if block.language == "output":
@@ -80,7 +80,7 @@ def _fences(page: Path) -> Iterator[Block]:
 
 
 def _without_options(text: str, language: str) -> str:
-    """The code of a cell, without the lines that begin it with a colon: they say how it is shown."""
+    """Remove the lines with a colon at the beginning of a cell, which are options of its display."""
     if not language.startswith("{"):
         return text
     return re.sub(r"\A(?::.*\n)+", "", text)

@@ -1,7 +1,7 @@
 """Test runs in several processes (`pytest -n 2`, as `make test` does).
 
-Each process takes one module after the other. Tests with the same SLURM or flux all go to one process: there can be one SLURM
-for tests at a time. While a test that is marked `alone` runs, the other processes pause between two tests.
+Each process takes one module after the other. Tests with the same SLURM or flux all go to one process: there can be
+one SLURM for tests at a time. While a test that is marked `alone` runs, the other processes pause between two tests.
 
 A test waits outside of its time limit, on two locks that processes take in this order:
 

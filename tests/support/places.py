@@ -1,7 +1,7 @@
 """The places where workers can be, and the tests that run with each of them.
 
-Modules marked `anywhere` hold wherever workers are: each of their tests that makes an executor runs once for each place that
-is wanted. `only_at` says why a test in such a module runs with some of the places only.
+Modules marked `anywhere` hold wherever workers are: each of their tests that makes an executor runs once for each
+place that is wanted. `only_at` says why a test in such a module runs with some of the places only.
 
     place              wanted
     this machine       always, with and without block allocation
@@ -12,8 +12,8 @@ is wanted. `only_at` says why a test in such a module runs with some of the plac
     flux two brokers
     flux over tcp
 
-Away from this machine there is block allocation only: a thousand jobs or steps would take a scheduler many minutes. The tests
-in tests/slurm and tests/flux_framework have the calls that get one each.
+Away from this machine there is block allocation only: a thousand jobs or steps would take a scheduler many minutes.
+The tests in tests/slurm and tests/flux_framework have the calls that get one each.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What the tests of the whole system submit. Imports little: each call of one process per call pays for it again."""
+"""Functions that change or describe the process of their call.
+
+The module imports little, because a process per call imports it again for each call.
+"""
 
 import os
 import signal
@@ -8,7 +11,7 @@ from pathlib import Path
 from time import monotonic_ns
 
 KEPT = {}
-"""What a call has left in its process."""
+"""Objects that calls have left in this process."""
 
 
 LOCK = threading.Lock()
@@ -19,7 +22,7 @@ def lock_is_free():
 
 
 def leave_traces(folder):
-    """Changes all that a process can keep."""
+    """Change every kind of state that a process keeps."""
     KEPT["trace"] = 1
     os.environ["TRACE"] = "1"
     os.chdir(folder)
@@ -34,7 +37,7 @@ def leave_traces(folder):
 
 
 def traces():
-    """What `leave_traces` changes."""
+    """Return the state that `leave_traces` changes."""
     umask = os.umask(0)
     os.umask(umask)
     return {
@@ -52,7 +55,7 @@ def traces():
 
 
 def open_files(pid="self"):
-    """Where the descriptors of a process lead."""
+    """Return the targets of the open descriptors of a process."""
     found = []
     for descriptor in os.listdir(f"/proc/{pid}/fd"):
         try:
@@ -63,7 +66,7 @@ def open_files(pid="self"):
 
 
 def about_this_process():
-    """What a call finds in its process."""
+    """Return what a call can see of its process."""
     return {
         "pid": os.getpid(),
         "parent": os.getppid(),
@@ -82,7 +85,7 @@ def where():
 
 
 def write_line(path, text):
-    """Appends a line at once, whoever else does so at the same time."""
+    """Append a line in a single write, so that lines of several processes do not mix."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(descriptor, f"{text}\n".encode())
     os.close(descriptor)
@@ -90,7 +93,7 @@ def write_line(path, text):
 
 
 def work(log, name, cores=1, amount=3000):
-    """Says when it begins and ends, and how many cores it has."""
+    """Log begin and end of the call, with the number of its cores."""
     write_line(log, f"{monotonic_ns()} {cores} {name}")
     total = sum(range(amount))
     write_line(log, f"{monotonic_ns()} {-cores} {name}")
@@ -98,7 +101,7 @@ def work(log, name, cores=1, amount=3000):
 
 
 def work_together(log, name, cores):
-    """The same on the ranks of a worker."""
+    """Log begin and end of a call on all ranks of a worker."""
     from mpi4py import MPI
 
     world = MPI.COMM_WORLD
@@ -116,7 +119,7 @@ def end_self(how):
 
 
 def end_self_once(path):
-    """Ends its process, but not when somebody has done so before."""
+    """Kill the process of the call, but only the first time."""
     if not os.path.exists(path):
         Path(path).touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -136,7 +139,7 @@ def say_and_die(text):
 
 
 def start_a_program():
-    """Leaves behind a process that goes on; its pid."""
+    """Leave a process behind that continues to run, and return its pid."""
     import subprocess
 
     return subprocess.Popen(["sleep", "1000"]).pid
@@ -168,7 +171,7 @@ def variables(names):
 
 
 def hold_and_see(gate, *names):
-    """The values of the variables, after a while at the gate."""
+    """Wait at the gate, then return the values of the variables."""
     from support.calls import hold
 
     hold(gate)
@@ -176,7 +179,7 @@ def hold_and_see(gate, *names):
 
 
 def threads_of_numpy():
-    """Threads of this process when numpy has been imported and has multiplied matrices."""
+    """Return the number of threads of this process after numpy has multiplied matrices."""
     import numpy as np
 
     np.ones((500, 500)) @ np.ones((500, 500))
@@ -207,7 +210,7 @@ def some_and_kwargs(i, j, **kwargs):
 
 
 class Threefold:
-    """Takes k and j in its methods."""
+    """A class whose constructor and methods take i and j."""
 
     def __init__(self, i=2, j=0):
         self.values = (i, j)
@@ -222,7 +225,7 @@ class Threefold:
 
 
 def counting_preset(log):
-    """An init_function that notes the process it ran in."""
+    """Return an init_function that logs the process in which it ran."""
 
     def init():
         write_line(log, os.getpid())
@@ -282,14 +285,14 @@ def failing_on_rank_1():
 
 
 def sum_of_ranks(offset):
-    """The sum of all ranks' numbers, and of what they were given."""
+    """Return the sum over all ranks of their number plus the offset."""
     from mpi4py import MPI
 
     return MPI.COMM_WORLD.allreduce(MPI.COMM_WORLD.Get_rank() + offset)
 
 
 def world_of_one():
-    """Initialises MPI in a worker of one process, whose pid MPICH's shared memory is called after."""
+    """Initialize MPI in a worker of one process, and return its pid, which names MPICH's shared memory."""
     from mpi4py import MPI
 
     assert MPI.COMM_WORLD.size == 1

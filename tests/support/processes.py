@@ -1,8 +1,8 @@
 """Processes as the tests see them.
 
-Every process that a test starts carries a mark in its environment, and so does every process that those start in turn. So a
-process that was left behind is found even when its parent has ended, and it is not mixed up with other people's processes on
-the same machine.
+Every process that a test starts carries a mark in its environment, and so does every process that those start in
+turn. So a process that was left behind is found even when its parent has ended, and it is not mixed up with other
+people's processes on the same machine.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import psutil
 MARK = "MARK_OF_A_TEST"
 
 ENDED_S = 60.0
-"""How long what should have ended may take to do so. Only what is left for ever takes so long."""
+"""Seconds that a process or thread may take to end. Only one that never ends takes so long."""
 
 _HELPERS_OF_PYTHON = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
-"""Processes that the standard library's pool starts and keeps until the end of the program."""
+"""Modules of helper processes that the pool of the standard library keeps until the program ends."""
 
 
 def new_mark() -> str:
@@ -29,12 +29,12 @@ def new_mark() -> str:
 
 
 def marked_processes(mark: str) -> list[psutil.Process]:
-    """The processes that carry the mark, without this one."""
+    """Return the processes that carry the mark, without this one."""
     return [process for process in psutil.process_iter() if process.pid != os.getpid() and _has_mark(process, mark)]
 
 
 def own_processes(mark: str) -> list[psutil.Process]:
-    """The processes that carry the mark, and our own children, whose mark cannot be read when they are zombies."""
+    """Return the processes that carry the mark, and our own children: the mark of a zombie cannot be read."""
     children = [child for child in psutil.Process().children(recursive=True) if not _is_helper_of_python(child)]
     return list({*marked_processes(mark), *children})
 
@@ -52,17 +52,17 @@ def _is_helper_of_python(process: psutil.Process) -> bool:
 
 
 def still_alive(processes: list[psutil.Process], timeout_s: float = ENDED_S) -> list[str]:
-    """Waits for the processes to end; descriptions of those that have not."""
+    """Wait for the processes to end, and describe those that have not."""
     deadline_s = time.monotonic() + timeout_s
     while processes := [process for process in processes if not _has_ended(process)]:
         if time.monotonic() > deadline_s:
             break
-        time.sleep(0.01)  # who is not our child cannot be waited for
+        time.sleep(0.01)  # a process that is not our child cannot be waited for
     return [describe(process) for process in processes]
 
 
 def _has_ended(process: psutil.Process) -> bool:
-    """Zombies of others have ended: when they are taken away is the system's matter. Our own we should have taken away."""
+    """Return True if the process has ended. Our own zombies count as alive, because we should have reaped them."""
     with contextlib.suppress(psutil.NoSuchProcess):
         ended = process.status() == psutil.STATUS_ZOMBIE and process.ppid() != os.getpid()
         return ended or not process.is_running()
@@ -76,16 +76,16 @@ def describe(process: psutil.Process) -> str:
 
 
 def family() -> list[psutil.Process]:
-    """This process and all its descendants."""
+    """Return this process and all its descendants."""
     me = psutil.Process()
     return [me, *me.children(recursive=True)]
 
 
 def cores_used(function: Callable[..., object], *args: object) -> float:
-    """The processor time that this process and its descendants use while function(*args) runs, in cores."""
+    """Return the CPU time that this process and its descendants use while function(*args) runs, in cores."""
     before = {process: seconds_of(process) for process in family()}
     start_s = time.monotonic()
-    before[psutil.Process()] = seconds_of(psutil.Process())  # without what looking costs
+    before[psutil.Process()] = seconds_of(psutil.Process())  # without the cost of the measurement
     function(*args)
     own_s = seconds_of(psutil.Process())
     elapsed_s = time.monotonic() - start_s
@@ -95,7 +95,7 @@ def cores_used(function: Callable[..., object], *args: object) -> float:
 
 
 def seconds_of(process: psutil.Process) -> float:
-    """The processor time that a process has used; 0 when it has ended."""
+    """Return the CPU time that a process has used; 0 when it has ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
         times = process.cpu_times()
         return float(times.user + times.system)
@@ -103,7 +103,7 @@ def seconds_of(process: psutil.Process) -> float:
 
 
 def is_alive(pid):
-    """Whether a process runs (a zombie does not)."""
+    """Return True if the process runs (a zombie does not)."""
     try:
         with open(f"/proc/{pid}/stat") as stat:
             return stat.read().rpartition(") ")[2][0] != "Z"

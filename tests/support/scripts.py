@@ -1,4 +1,4 @@
-"""Scripts that run as a user's would: in a process of their own, with pympipool on their path and nothing of the tests."""
+"""Scripts that run as a user's: in a process of their own, with pympipool but without the tests on their path."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from support.processes import ENDED_S, MARK, marked_processes, new_mark, still_a
 
 
 def script_environment(mark: str, **variables: str) -> dict[str, str]:
-    """The environment of a script: pympipool can be imported, the tests' own modules cannot."""
+    """Return the environment of a script: it can import pympipool, but not the modules of the tests."""
     source = str(Path(pympipool.__file__).parents[1])
     return {**os.environ, "PYTHONPATH": source, MARK: mark, **variables}
 
 
 def _as_in_a_terminal(*, group: bool) -> None:
-    """In the process to be: without the signals that a shell has its background, and nohup its command, ignore."""
+    """Handle signals in a new process as in a terminal: shells and nohup make background processes ignore some."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     if group:
@@ -32,15 +32,15 @@ def _as_in_a_terminal(*, group: bool) -> None:
 
 
 class Script:
-    """A Python program that runs as a user's would. Ended, with all that it started, at the end of a `with` block.
+    """A Python program that runs as a user's. The end of the `with` block kills it and all that it has started.
 
     Args:
-        source: what is in the file.
-        folder: where the file is put.
-        cwd: where it runs; default: folder.
+        source: content of the file.
+        folder: folder of the file.
+        cwd: working directory; default: folder.
         command: arguments of the interpreter; default: the name of the file.
-        variables: set in its environment.
-        group: whether it leads a process group of its own, as programs in a terminal do.
+        variables: added to its environment.
+        group: True to start it in a process group of its own, as a terminal does.
     """
 
     def __init__(
@@ -77,32 +77,32 @@ class Script:
         self.process.communicate()
 
     def wait_for_line(self, text: str) -> str:
-        """Reads what the script prints up to the line that begins with text; that line's rest."""
+        """Read the output up to a line that begins with text, and return the rest of that line."""
         for line in self.process.stdout:
             if line.startswith(text):
                 return line[len(text) :].strip()
         raise AssertionError(f"the script ended without printing {text!r}:\n{self.process.stderr.read()}")
 
     def wait_until_asleep(self) -> None:
-        """Waits until the main thread waits for something; for after `wait_for_line`."""
+        """Wait until the main thread sleeps. To be called after `wait_for_line`."""
         process = psutil.Process(self.process.pid)
         while process.status() != psutil.STATUS_SLEEPING:
             time.sleep(0.01)  # there is no other way to learn of it
 
     def end(self, timeout_s: float = 150) -> tuple[int, str, str]:
-        """Waits for the end; exit code, and what it printed to stdout and stderr."""
+        """Wait for the end, and return exit code, stdout and stderr."""
         stdout, stderr = self.process.communicate(timeout=timeout_s)
         return self.process.returncode, stdout, stderr
 
     def survivors(self, timeout_s: float = ENDED_S) -> list[str]:
-        """The processes of the script that do not end."""
+        """Return descriptions of the processes of the script that do not end."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout_s)  # our child: as a zombie that nobody has taken away it would look alive
+            self.process.wait(timeout_s)  # reaps our child, which would look alive as a zombie
         return still_alive(marked_processes(self.mark), timeout_s)
 
 
 def run_script(source: str, folder: Path, **parameters: object) -> str:
-    """Runs a script to its end, which must be without error and leave no process; what it printed."""
+    """Run a script to its end and return its output. It must not fail and must leave no process behind."""
     with Script(source, folder, **parameters) as script:
         code, stdout, stderr = script.end()
         assert code == 0, f"exit code {code}\n{stdout}\n{stderr}"

@@ -1,4 +1,4 @@
-"""Starts, damages and repairs the SLURM of the tests (see `start-slurm`)."""
+"""The SLURM of the tests: starts, damages and repairs it (see `tests/slurm/start-slurm`)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import pytest
 from support.processes import MARK
 
 WANTED = "PYMPIPOOL_TEST_SLURM"
-"""Variable that asks for these tests: they take some minutes, and install and start a SLURM where they run as root."""
+"""Environment variable that enables tests with SLURM. They take minutes; as root they install and start a SLURM."""
 
 SCRIPTS = Path(__file__).parents[1] / "slurm"
-START_S = 600  # with the installation of packages
+START_S = 600  # includes the installation of packages
 NO_PACKAGES, ONE_RUNS = "apt-get install", "another SLURM for tests"  # of start-slurm's last words
 END_S = 60
 
 
 def why_no_cluster() -> str | None:
-    """Why there can be no SLURM here; None when there can."""
+    """Return the reason why no SLURM can be started here, or None."""
     if os.geteuid() != 0:
         return "a SLURM for tests is started by root only: sudo python -m pytest tests/slurm"
     if shutil.which("apt-get") is None and shutil.which("slurmctld") is None:
@@ -36,22 +36,22 @@ class NoClusterError(Exception):
 
 
 def everything_is_wanted() -> bool:
-    """Whether the tests of the interface run with workers on either host."""
+    """Return True if tests/executor runs with workers on either host."""
     return os.environ.get(WANTED) == "all"
 
 
 def environment_of_daemons() -> dict[str, str]:
-    """Without the mark by which the tests know what they started: daemons stay until the last test."""
+    """Return the environment without the mark of processes that tests start: daemons run until the last test."""
     return {name: value for name, value in os.environ.items() if name != MARK}
 
 
 def folder_of(pid: int | str) -> Path:
-    """Where the cluster of these tests' process lies: near the root, for its sockets' names may not be long."""
+    """Return the folder of the cluster of a test process. It is near the root, because names of sockets must be short."""
     return Path("/tmp") / f"pympipool-slurm-{pid}"
 
 
 def stop_forgotten_clusters() -> None:
-    """Stops the clusters of tests that were killed: there can be one at a time."""
+    """Stop the clusters of killed test runs. There can be one cluster at a time."""
     for folder in Path("/tmp").glob(folder_of("[0-9]*").name):
         pid = folder.name.rpartition("-")[2]
         if pid.isdigit() and not Path("/proc", pid).exists():
@@ -69,7 +69,7 @@ class Cluster:
         self.why_no_second = ""
 
     def start(self) -> None:
-        """Two hosts, or one where no second can be made."""
+        """Start two hosts, or one where the second cannot be made."""
         try:
             self._start(2)
         except subprocess.CalledProcessError as error:
@@ -98,7 +98,7 @@ class Cluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(self, *command: str, check: bool = True) -> str:
-        """Runs one of SLURM's programs; what it printed."""
+        """Run a program of SLURM and return its output."""
         return subprocess.run(
             command,
             env={**os.environ, "SLURM_CONF": self.conf},
@@ -110,7 +110,7 @@ class Cluster:
         ).stdout
 
     def allocate(self) -> str:
-        """A job with all cores and GPUs; its number."""
+        """Allocate a job with all cores and GPUs, and return its number."""
         nodes = 2 if self.second else 1
         done = subprocess.run(
             ["salloc", "--no-shell", f"--nodes={nodes}", "--exclusive", "--gres=gpu:2", "--no-kill"],
@@ -126,7 +126,7 @@ class Cluster:
     # ---- the second host ----
 
     def on_second(self, *command: str, **options: object) -> subprocess.CompletedProcess[str]:
-        """Runs a command on the second host."""
+        """Run a command on the second host."""
         return subprocess.run(
             ["nsenter", "-a", "-t", self._second_pid(), *command],
             stdin=subprocess.DEVNULL,
@@ -141,15 +141,15 @@ class Cluster:
         return (self.folder / "node2.pid").read_text().strip()
 
     def cut_off(self) -> None:
-        """Takes the second host's network away."""
+        """Cut the network of the second host."""
         subprocess.run(["ip", "link", "set", "slurm0p2", "down"], check=True, timeout=60)
 
     def end_second(self) -> None:
-        """Ends the second host with everything on it."""
+        """End the second host with everything on it."""
         os.kill(int(self._second_pid()), 15)
 
     def repair(self) -> None:
-        """Brings back what a test has damaged."""
+        """Restore network and second host after a test has damaged them."""
         if self.second is None:
             return
         subprocess.run(["ip", "link", "set", "slurm0p2", "up"], check=False, timeout=60, capture_output=True)
@@ -160,14 +160,14 @@ class Cluster:
             self._start(2)
 
     def wait_until_empty(self) -> str:
-        """Waits until there is neither job nor step; those that stay."""
+        """Wait until there are no jobs and steps, and return those that stay."""
         deadline = time.monotonic() + END_S
         while True:
             left = self.run("squeue", "-h", "-o", "%i %j %T") + self.run("squeue", "-h", "-s", "-o", "%i %j")
             left = "".join(line + "\n" for line in left.splitlines() if not line.strip().endswith("extern"))
             if not left or time.monotonic() > deadline:
                 return left
-            time.sleep(0.1)  # SLURM has nothing to wait for
+            time.sleep(0.1)  # SLURM offers no event to wait for
 
 
 @pytest.fixture(scope="session")

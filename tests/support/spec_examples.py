@@ -1,7 +1,7 @@
-"""The examples of the specification, as they are printed there, with what it says that they print; and the same for other backends.
+"""The examples of the specification with their output, and their variants for other backends.
 
-What differs from there: "coupled functions" imports flux.job, the folder of "all resources" is one that the tests make, and
-the GPU example looks at CUDA_VISIBLE_DEVICES instead of importing tensorflow.
+Differences from the specification: "coupled functions" imports flux.job, the folder of "all resources" is made by the
+tests, and the GPU example reads CUDA_VISIBLE_DEVICES instead of importing tensorflow.
 """
 
 from __future__ import annotations

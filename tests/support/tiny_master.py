@@ -1,4 +1,4 @@
-"""A master for one worker, in the open: listener, link and process without pool, dispatcher and futures."""
+"""A minimal master for one worker: listener, link and process, without pool, dispatcher and futures."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _NAMES = {ring.RESULT: "result", ring.ERROR: "error"}
 
 
 class TinyMaster:
-    """Starts a worker and talks to it; every wait has a limit.
+    """A master that starts one worker and talks to it. Every wait has a time limit.
 
     Attributes:
-        frames: what the ranks have said, [(rank, frame), ...].
-        gone: ranks that have hung up.
+        frames: frames from the ranks, [(rank, frame), ...].
+        gone: ranks that have closed their connection.
     """
 
     NUMBER = 7

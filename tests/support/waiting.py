@@ -1,4 +1,4 @@
-"""Waiting for what becomes true by itself, with a time limit."""
+"""Waiting with a time limit for a condition that has no event to wait for."""
 
 from __future__ import annotations
 
