@@ -6,7 +6,7 @@ Each is a subclass of the standard library's exception for the same kind of fail
     concurrent.futures.BrokenExecutor
         WorkerDied            a worker ended while it ran the call
         WorkerStartError      workers cannot be started
-    pickle.PickleError
+    pickle.PicklingError
         SerializationError    arguments, a result or an exception cannot be pickled or unpickled
     Exception
         RemoteError           replaces an exception that cannot be sent to the master
@@ -155,7 +155,7 @@ class WorkerStartError(BrokenExecutor):
         return _rebuild, (type(self), (self.reason,), fields), self.__dict__
 
 
-class SerializationError(pickle.PickleError):
+class SerializationError(pickle.PicklingError):
     """Arguments, a result or an exception cannot be pickled on one side or unpickled on the other.
 
     Only this call fails. The message names the value and its type, the pickler's own error (also the `__cause__`), and

@@ -51,7 +51,7 @@ def test_docstrings_say_cause_and_remedy():
 def test_errors_are_subclasses_of_standard_ones():
     assert issubclass(WorkerDied, BrokenExecutor)
     assert issubclass(WorkerStartError, BrokenExecutor)
-    assert issubclass(SerializationError, pickle.PickleError)
+    assert issubclass(SerializationError, pickle.PicklingError)
 
 
 def test_message_of_worker_died_is_complete():

@@ -28,6 +28,8 @@ def watch_for_stuck_ranks(supervisor: Supervisor, dispatcher: Dispatcher, worker
         errors = worker.rank_errors.pop(call, {})
         if not errors or dispatcher.current_call(worker.number) != call:
             return
+        if len(errors) == worker.request.ranks:  # all have raised, and none is stuck; their answer may be large
+            return
         ranks = sorted(errors)
         LOGGER.warning("worker %d: ranks %s raised, the others do not come back", worker.number, ranks)
         error, *others = (load_exception(errors[rank]) for rank in ranks)

@@ -10,6 +10,7 @@ exceptions need (pympipool.errors, traceback, cloudpickle) is imported when ther
 
 from __future__ import annotations
 
+import builtins
 import os
 
 from pympipool._util.cmodules import pickle
@@ -22,8 +23,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
+STATE_LOST_NOTE = (
+    "This worker ends and another one takes its place: what init_function and earlier calls have left in its memory is lost"
+    ' (see on_worker_replaced="fail").'
+)
+"""The note of an exception whose worker had state and is replaced."""
+
 __all__ = [
-    "are_alike",
+    "STATE_LOST_NOTE",
+    "add_note",
+    "describe_place",
     "dump_exception",
     "format_exception",
     "join_exceptions",
@@ -68,29 +77,42 @@ def load_exception(parts: Sequence[Any]) -> BaseException:
     Raises:
         SerializationError: The parts are not from `dump_exception`.
     """
-    from pympipool.errors import RemoteError, RemoteTraceback, SerializationError
+    from pympipool.errors import RemoteTraceback, SerializationError
 
     try:
-        type_name, message, text, pickled, reason = pickle.loads(parts[0])
+        type_name, message, text, pickled, reason, *notes = pickle.loads(parts[0])
     except Exception as problem:
         raise SerializationError(f"what arrived is no exception of a call: {summarize_error(problem)}") from problem
-    error: object = None
+    error = _load(type_name, message, pickled, reason)
+    BaseException.__setattr__(
+        error, "__cause__", RemoteTraceback(text)
+    )  # a frozen dataclass has a __setattr__ of its own
+    for note in notes:
+        add_note(error, note)
+    return error
+
+
+def _load(type_name: str, message: str, pickled: bytes | None, reason: str) -> BaseException:
+    """Unpickle an exception. Return a `RemoteError` in its place if that is not possible."""
     if pickled is not None:
         try:
             error = pickle.loads(pickled)
         except Exception as problem:
             reason = summarize_error(problem)
-    if not isinstance(error, BaseException):
-        error = RemoteError(type_name, message, reason)
-    error.__cause__ = RemoteTraceback(text)
-    return error
+        else:
+            if isinstance(error, BaseException):
+                return error
+    from pympipool.errors import RemoteError
+
+    return RemoteError(type_name, message, reason)
 
 
-def join_exceptions(exceptions: Sequence[Sequence[Any]]) -> list[Part]:
+def join_exceptions(exceptions: Sequence[Sequence[Any]], note: str = "") -> list[Part]:
     """Join several exceptions of one call: the first exception, with the tracebacks of all.
 
     Args:
         exceptions: Parts as from `dump_exception`, at least one. The exceptions in them are not unpickled.
+        note: A note that the exception gets when it is loaded.
 
     Returns:
         Parts for `load_exception`.
@@ -98,19 +120,38 @@ def join_exceptions(exceptions: Sequence[Sequence[Any]]) -> list[Part]:
     first, *others = [pickle.loads(parts[0]) for parts in exceptions]
     type_name, message, text, pickled, reason = first
     text = "\n\n".join([text, *(other[2] for other in others)])
-    return [pickle.dumps((type_name, message, text, pickled, reason), PROTOCOL)]
+    notes = [note] if note else []
+    return [pickle.dumps((type_name, message, text, pickled, reason, *notes), PROTOCOL)]
 
 
-def are_alike(exceptions: Sequence[Sequence[Any]]) -> bool:
-    """Return True if all exceptions have the same type, message and traceback.
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note to an exception, as `BaseException.add_note` of Python 3.11 does."""
+    notes = error.__dict__.get("__notes__")
+    error.__dict__["__notes__"] = [*notes, note] if isinstance(notes, list) else [note]
 
-    The first line of each traceback, which says where the exception was raised, is not compared.
 
-    Args:
-        exceptions: Parts as from `dump_exception`. The exceptions in them are not unpickled.
+def describe_place(error: BaseException) -> bytes:
+    """Return where an exception was raised: its type and stack, and those of its causes, contexts and members.
+
+    Two processes that run the same code get the same bytes if they have raised at the same place.
     """
-    described = [pickle.loads(parts[0])[:3] for parts in exceptions]
-    return len({(type_name, message, text.partition("\n")[2]) for type_name, message, text in described}) <= 1
+    places: list[tuple[str, list[tuple[str, int, int]]]] = []
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    for raised in waiting:  # the loop appends to the list
+        if raised is None or id(raised) in seen:
+            continue
+        seen.add(id(raised))
+        frames = []
+        frame = raised.__traceback__
+        while frame is not None:
+            frames.append((frame.tb_frame.f_code.co_filename, frame.tb_lineno, frame.tb_lasti))
+            frame = frame.tb_next
+        places.append((type_name(type(raised)), frames))
+        waiting += (raised.__cause__, raised.__context__)
+        if isinstance(raised, _GROUPS):
+            waiting += raised.exceptions
+    return repr(places).encode(errors="backslashreplace")
 
 
 def format_exception(error: BaseException, where: str = "") -> str:
@@ -146,6 +187,10 @@ class _ClassReduce:
 
     def __init__(self, error: BaseException) -> None:
         self.reduced = error.__reduce_ex__(PROTOCOL)
+        slots = _members(error, of_classes=True)
+        if slots and type(error).__setstate__ is BaseException.__setstate__ and len(self.reduced) <= 3:
+            state: Any = self.reduced[2] if len(self.reduced) == 3 else None
+            self.reduced = (*self.reduced[:2], {**slots, **(state or {})})  # BaseException's own has no slots
 
     def is_plain(self) -> bool:
         """Return True if plain pickle is right for it: a built-in class and plain values."""
@@ -157,20 +202,96 @@ class _ClassReduce:
 
 
 class _WithoutInit:
-    """An exception that is pickled so that it is rebuilt without a call of its `__init__`."""
+    """An exception that is pickled so that it is rebuilt without a call of the `__new__` and `__init__` of its class."""
 
-    def __init__(self, error: BaseException, state: dict[str, Any]) -> None:
-        self.rebuild_args = (type(error), error.args, state)
+    def __init__(self, error: BaseException, attributes: dict[str, Any]) -> None:
+        self.rebuild_args = (type(error), error.args, attributes)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _rebuild, self.rebuild_args
 
 
-def _rebuild(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
-    error = kind.__new__(kind, *args)
-    error.args = args
-    error.__dict__.update(state)
+def _rebuild(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+    builtin = _builtin_base(kind)
+    error = builtin.__new__(kind, *args)
+    try:
+        builtin.__init__(error, *args)
+    except TypeError:  # the class had given it other arguments, or none
+        pass
+    _set_attributes(error, {"args": args, **attributes})
     return error
+
+
+def _set_attributes(error: BaseException, attributes: dict[str, Any]) -> None:
+    for name, value in attributes.items():
+        try:
+            BaseException.__setattr__(error, name, value)
+        except (AttributeError, TypeError):  # there is a property of this name, or a member that is read-only
+            error.__dict__[name] = value
+
+
+class _Group:
+    """An exception group that is pickled so that an exception in it that cannot be sent does not affect the others.
+
+    Attributes:
+        lost: The names of the attributes that were left out.
+    """
+
+    def __init__(self, group: Any) -> None:
+        attributes, self.lost = _picklable_attributes(group)
+        members = []
+        for number, error in enumerate(group.exceptions):
+            pickled, lost, reason = _dump_faithfully(error)
+            members.append((type_name(type(error)), error_message(error), pickled, reason))
+            self.lost += [f"exceptions[{number}].{name}" for name in lost]
+        self.rebuild_args = (type(group), group.message, members, attributes)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _rebuild_group, self.rebuild_args
+
+
+def _rebuild_group(
+    kind: type[BaseException],
+    message: str,
+    members: Sequence[tuple[str, str, bytes | None, str]],
+    attributes: dict[str, Any],
+) -> BaseException:
+    group = _builtin_base(kind).__new__(kind, message, [_load(*member) for member in members])
+    _set_attributes(group, attributes)
+    return group
+
+
+def _builtin_base(kind: type[BaseException]) -> type[BaseException]:
+    return next(base for base in kind.__mro__ if not base.__flags__ & _HEAP_TYPE)
+
+
+_HEAP_TYPE = 1 << 9
+"""Flag of the classes that a class statement made (Py_TPFLAGS_HEAPTYPE)."""
+
+_MEMBER = type(BaseException.__dict__["__suppress_context__"])
+"""The type of the descriptors of `__slots__`, and of the fields of built-in exceptions."""
+
+
+def _members(error: BaseException, *, of_classes: bool) -> dict[str, Any]:
+    """Return the values that an exception has outside its `__dict__`.
+
+    Args:
+        of_classes: Only the `__slots__` of its classes. Otherwise also the fields of the built-in class.
+    """
+    found: dict[str, Any] = {}
+    for kind in type(error).__mro__:
+        if of_classes and not kind.__flags__ & _HEAP_TYPE:
+            continue
+        for name, member in vars(kind).items():
+            if type(member) is not _MEMBER or name.startswith("__") or name in found:
+                continue
+            try:
+                value = member.__get__(error, kind)
+            except AttributeError:  # no value was set
+                continue
+            if value is not None or kind.__flags__ & _HEAP_TYPE:  # a built-in class shows what was not set as None
+                found[name] = value
+    return found
 
 
 def _dump_faithfully(error: BaseException) -> tuple[bytes | None, list[str], str]:
@@ -187,7 +308,7 @@ def _dump_faithfully(error: BaseException) -> tuple[bytes | None, list[str], str
         try:
             value, lost = form()
             pickled = _dump_in_band(value)
-            if _equivalent(error, pickle.loads(pickled)):
+            if _equivalent(error, pickle.loads(pickled), lost):
                 return pickled, lost, ""
         except Exception as problem:
             reason = reason or summarize_error(problem)
@@ -208,15 +329,39 @@ def _picklable_forms(error: BaseException) -> Iterator[Callable[[], tuple[object
 
     Each one returns the value to pickle, and the names of the attributes that it leaves out.
     """
-    yield lambda: (_ClassReduce(error), [])
-    yield lambda: (error, [])
-    yield lambda: (_WithoutInit(error, dict(error.__dict__)), [])
+    is_group = isinstance(error, _GROUPS)
+    if not is_group or type(error).__reduce__ is not BaseException.__reduce__:
+        yield lambda: (_ClassReduce(error), [])
+        yield lambda: (error, [])
+    if is_group:
+        yield lambda: _with_lost(_Group(error))
+        return
+    yield lambda: (_WithoutInit(error, _attributes(error)), [])
     yield lambda: _without_unpicklable_attributes(error)
 
 
+_GROUPS: Any = getattr(builtins, "BaseExceptionGroup", ())
+"""The class of all exception groups; Python 3.10 has none."""
+
+
+def _with_lost(group: _Group) -> tuple[_Group, list[str]]:
+    return group, group.lost
+
+
+def _attributes(error: BaseException) -> dict[str, Any]:
+    return {**_members(error, of_classes=isinstance(error, _GROUPS)), **error.__dict__}
+
+
 def _without_unpicklable_attributes(error: BaseException) -> tuple[_WithoutInit, list[str]]:
-    kept = {name: value for name, value in error.__dict__.items() if _is_picklable(value)}
-    return _WithoutInit(error, kept), sorted(str(name) for name in error.__dict__.keys() - kept.keys())
+    kept, lost = _picklable_attributes(error)
+    return _WithoutInit(error, kept), lost
+
+
+def _picklable_attributes(error: BaseException) -> tuple[dict[str, Any], list[str]]:
+    """Return the attributes that can be pickled, and the names of the others."""
+    attributes = _attributes(error)
+    kept = {name: value for name, value in attributes.items() if _is_picklable(value)}
+    return kept, sorted(str(name) for name in attributes.keys() - kept.keys())
 
 
 def _is_picklable(value: object) -> bool:
@@ -227,9 +372,15 @@ def _is_picklable(value: object) -> bool:
     return True
 
 
-def _equivalent(error: BaseException, other: object) -> bool:
-    """Return True if other has the type and message of error. Memory addresses in the message may differ."""
+def _equivalent(error: BaseException, other: BaseException, lost: Sequence[str]) -> bool:
+    """Return True if other has the type and message of error, and all its slots but the lost ones.
+
+    Memory addresses in the message may differ.
+    """
     if type(other) is not type(error):
+        return False
+    slots = _members(error, of_classes=True).keys() - lost
+    if slots - _members(other, of_classes=True).keys():
         return False
     text, other_text = str(error), str(other)
     return text == other_text or _without_addresses(text) == _without_addresses(other_text)

@@ -6,8 +6,8 @@
 
 Each rank has its own control connection, for its watchdog and to report that its call raised. A rank reports that at once,
 because the other ranks may wait for it in a collective forever. If they do, the master kills the worker. If they do not, all
-ranks answer as usual, and the call fails with the exception of the lowest rank. The worker serves on if all ranks have
-raised the same exception at the same place. Otherwise it exits and is replaced: see `ranks_diverged`.
+ranks answer as usual, and the call fails with the exception of the lowest rank. The worker serves on if the call ended at
+the same place on all ranks. Otherwise it exits and is replaced: see `ranks_diverged`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from time import monotonic_ns
 
 from pympipool._core.ring import CALL, END, ERROR, FUNCTION, RESULT, TRACED
 from pympipool._util.cmodules import signal
-from pympipool.serialization.exceptions import are_alike, join_exceptions
+from pympipool.serialization.exceptions import STATE_LOST_NOTE, describe_place, dump_exception, join_exceptions
 from pympipool.serialization.payload import Pickled, dump
 from pympipool.worker.call_runner import CallRunner
 from pympipool.worker.rank_comm import Message, OtherRank, RootRank
@@ -43,8 +43,12 @@ FINALIZE_TIMEOUT_S = 2
 """Time that ranks that have diverged have to exit. MPI_Finalize may wait forever for a message that another rank received."""
 
 RANKS_DIVERGED_REASON = (
-    "a call raised on some of its ranks only, which may have left messages between them for the next call"
+    "a call raised on some of its ranks only, or at different places, which may have left messages between them for the"
+    " next call"
 )
+
+_RETURNED = b""
+"""The place at which a call ended on a rank if its function returned there."""
 
 _MPICH_SEGMENT = "/dev/shm/mpich_shm_"
 
@@ -89,7 +93,8 @@ def _prepare(
     if rank == 0:
         channel = control.open_channel(descriptors)
         root = RootRank(join_world(config, rank))
-        return functools.partial(serve_root, channel, root, _make_runner(config, settings, control, rank, location))
+        runner = _make_runner(config, settings, control, rank, location)
+        return functools.partial(serve_root, channel, root, runner, has_state=settings["init_function"] is not None)
     other = OtherRank(join_world(config, rank))
     return functools.partial(serve_other, other, _make_runner(config, settings, control, rank, location))
 
@@ -182,15 +187,23 @@ class RankRunner:
         self._location = location
 
     def run(self, message: Message) -> Message:
-        """Run a call and return the answer. Empties the parts of the message."""
+        """Run a call and return the answer. Empties the parts of the message.
+
+        An error has one part more than the exception: the place at which the call ended on this rank.
+        """
         start_ns = monotonic_ns()
+        kind = ERROR
         try:
-            answer = dump(self.calls.run(message.tag, message.parts), "the result")
-            kind = RESULT
+            result = self.calls.run(message.tag, message.parts)
         except BaseException as error:  # SystemExit too, as in concurrent.futures
             send = functools.partial(self._control.send_rank_error, self._rank, message.call)
-            answer = report_error(send, error, self._location)
-            kind = ERROR
+            answer = [*report_error(send, error, self._location), describe_place(error)]
+        else:
+            try:
+                answer = dump(result, "the result")
+                kind = RESULT
+            except BaseException as error:  # no other rank waits for this one: the function has returned
+                answer = [*dump_exception(error, self._location), _RETURNED]
         return Message(kind, message.call, monotonic_ns() - start_ns, answer, start_ns)
 
     def announce_exit(self, reason: str) -> None:
@@ -198,11 +211,14 @@ class RankRunner:
         self._control.send_exiting(reason)
 
 
-def serve_root(channel: Link, ranks: RootRank, runner: RankRunner, *, one_call: bool) -> None:
+def serve_root(channel: Link, ranks: RootRank, runner: RankRunner, *, one_call: bool, has_state: bool = False) -> None:
     """Serve on rank 0: share each message of the channel, and answer a call with the combined answers of all ranks.
 
     Serves until END, until the only call has been answered, or until ranks have diverged. Keeps no reference to a call that
     has ended.
+
+    Args:
+        has_state: The worker had an init_function.
     """
     while True:
         message = Message(*channel.receive())  # type: ignore[misc]  # without a timeout it is never None
@@ -211,8 +227,9 @@ def serve_root(channel: Link, ranks: RootRank, runner: RankRunner, *, one_call: 
             answers = [runner.run(message), *ranks.collect()]
             if message.call & TRACED:
                 record_times(channel, answers)
-            channel.answer(*combine_answers(answers))
             diverged = ranks_diverged(answers)
+            channel.answer(*combine_answers(answers, STATE_LOST_NOTE if diverged and has_state else ""))
+            has_state = not one_call
             if diverged:
                 runner.announce_exit(RANKS_DIVERGED_REASON)
                 if not one_call:
@@ -249,14 +266,17 @@ def record_times(channel: Link, answers: Sequence[Message]) -> None:
         channel.stamps.extend((answer.start_ns, answer.start_ns + answer.tag))
 
 
-def combine_answers(answers: Sequence[Message]) -> tuple[int, int, list[Any], int]:
+def combine_answers(answers: Sequence[Message], note: str = "") -> tuple[int, int, list[Any], int]:
     """Combine the answers of all ranks: the results in rank order, or the exception of the lowest rank that raised.
 
     The results are not unpickled here but in the master.
+
+    Args:
+        note: A note for the exception.
     """
     run_time_ns = max(answer.tag for answer in answers)
     raised = [answer.parts for answer in answers if answer.kind == ERROR]
-    parts = join_exceptions(raised) if raised else dump([Pickled(answer.parts) for answer in answers])
+    parts = join_exceptions(raised, note) if raised else dump([Pickled(answer.parts) for answer in answers])
     return ERROR if raised else RESULT, answers[0].call, parts, run_time_ns
 
 
@@ -264,11 +284,12 @@ def ranks_diverged(answers: Sequence[Message]) -> bool:
     """Return True if a call may have left messages between the ranks that no rank has received.
 
     A rank that raises does not receive what other ranks send it, for example in a broadcast. The next call that communicates
-    would receive that in place of its own data: wrong results, without an error. Only if all ranks have raised the same
-    exception at the same place, they have sent and received the same messages.
+    would receive that in place of its own data: wrong results, without an error. Only if the call has ended at the same place
+    on all ranks, they have sent and received the same messages. The texts of the exceptions may differ: they often contain
+    the number of the rank. A result that cannot be pickled is an error, but the function has returned.
     """
-    raised = [answer.parts for answer in answers if answer.kind == ERROR]
-    return bool(raised) and (len(raised) < len(answers) or not are_alike(raised))
+    places = {bytes(answer.parts[1]) if answer.kind == ERROR else _RETURNED for answer in answers}
+    return len(places) > 1
 
 
 def _exit_within(limit_s: int) -> None:

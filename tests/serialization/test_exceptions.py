@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import os
 import subprocess
@@ -61,6 +62,47 @@ class Unshowable(Exception):
         raise ValueError("cannot say it")
 
 
+class Slots(Exception):
+    __slots__ = ("__secret", "code", "unset")
+
+    def __init__(self, code):
+        super().__init__("slots")
+        self.code = code
+        self.__secret = code + 1
+
+    def secret(self):
+        return self.__secret
+
+
+class SlotsAndOwnInit(Slots):
+    __slots__ = ("lock",)
+
+    def __init__(self, *, code):
+        super().__init__(code)
+        self.lock = threading.Lock()
+
+
+class OwnNew(Exception):
+    def __new__(cls, a, b):
+        self = super().__new__(cls, a, b)
+        self.total = a + b
+        return self
+
+    def __init__(self, a, b):
+        super().__init__("new")
+
+
+class OwnOSError(OSError):
+    def __init__(self, path, *, why):
+        super().__init__(2, "no such folder", path)
+        self.why = why
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    code: int
+
+
 def caught(error: BaseException) -> BaseException:
     try:
         raise error
@@ -87,6 +129,10 @@ def caught(error: BaseException) -> BaseException:
         KeyError(object()),
         Unshowable(),
         ImportError("no", name="n", path="p"),
+        Slots(3),
+        OwnNew(1, 2),
+        OwnOSError("/x", why="typo"),
+        Frozen(3),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -141,6 +187,40 @@ def test_unpicklable_attributes_are_dropped_and_named():
     assert arrived.answer == 42
     assert not hasattr(arrived, "lock")
     assert "left out: lock" in str(arrived.__cause__)
+
+
+def test_values_of_slots_arrive():
+    arrived = load_exception(dump_exception(caught(Slots(7))))
+    assert (arrived.code, arrived.secret(), hasattr(arrived, "unset")) == (7, 8, False)
+    arrived = load_exception(dump_exception(caught(SlotsAndOwnInit(code=7))))
+    assert (type(arrived), arrived.code, arrived.secret()) == (SlotsAndOwnInit, 7, 8)
+    assert "left out: lock" in str(arrived.__cause__)
+
+
+def test_fields_of_builtin_base_arrive():
+    arrived = load_exception(dump_exception(caught(OwnOSError("/x", why="typo"))))
+    assert (arrived.errno, arrived.filename, arrived.why) == (2, "/x", "typo")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.11 has exception groups")
+def test_bad_member_of_group_keeps_the_others():
+    class Own(ExceptionGroup):  # noqa: F821
+        def __new__(cls, *, errors):
+            group = super().__new__(cls, "several", errors)
+            group.extra = 1
+            return group
+
+        def __init__(self, *, errors):
+            pass
+
+    inner = ExceptionGroup("inner", [LockInArgs(threading.Lock()), WithLock()])  # noqa: F821
+    arrived = load_exception(dump_exception(caught(Own(errors=[OwnInit(3, unit="mm"), inner]))))
+    assert (type(arrived).__name__, arrived.message, arrived.extra) == ("Own", "several", 1)
+    first, second = arrived.exceptions
+    assert (type(first), first.code) == (OwnInit, 3)
+    assert [type(error) for error in second.exceptions] == [RemoteError, WithLock]
+    assert second.exceptions[0].type_name.endswith("LockInArgs")
+    assert "left out: exceptions[1].exceptions[1].lock" in str(arrived.__cause__)
 
 
 def test_unpicklable_exception_arrives_as_remote_error():

@@ -196,6 +196,81 @@ def test_worker_survives_if_all_ranks_raise_alike(start_mpi):
     assert master.end() == 0
 
 
+def fail_with_rank():
+    raise ValueError(f"rank {rank()}: {object()}")
+
+
+def fail_in_handler():
+    try:
+        raise KeyError(rank())
+    except KeyError as error:
+        raise ValueError(rank()) from error
+
+
+def lock_on(*ranks):
+    return lambda: __import__("threading").Lock() if rank() in ranks else 0
+
+
+class CannotBeRebuilt:
+    def __reduce__(self):
+        return fail_with_rank, ()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [(fail_with_rank,), (fail_in_handler,), (lock_on(0, 1),), (lock_on(1),), (abs, CannotBeRebuilt())],
+    ids=["rank and address in text", "with a cause", "results", "one result", "argument"],
+)
+def test_worker_survives_errors_at_one_place(start_mpi, call):
+    master = start_mpi().ready()
+    for _ in range(2):
+        master.send(*call)
+        kind, _, _, error = master.receive()
+        assert kind == "error"
+        assert not hasattr(error, "__notes__")
+    master.send(rank)
+    assert master.result() == [0, 1]
+    assert not master.said("exiting")
+    assert master.end() == 0
+
+
+def fail_at_two_places():
+    if rank() == 0:
+        raise ValueError("same text")
+    raise ValueError("same text")
+
+
+def fail_with_two_causes():
+    try:
+        int("x") if rank() else [].pop()
+    except (ValueError, IndexError):
+        raise ValueError("same text") from None
+
+
+def fail_with_two_types():
+    raise [ValueError, TypeError][rank()]("same text")
+
+
+@pytest.mark.parametrize("fail", [fail_at_two_places, fail_with_two_causes, fail_with_two_types])
+def test_worker_ends_after_errors_at_different_places(start_mpi, fail):
+    master = start_mpi().ready()
+    master.send(rank)
+    assert master.result() == [0, 1]
+    master.send(fail)
+    error = master.receive()[3]
+    assert "is lost" in error.__notes__[0]
+    master.wait()
+    assert master.said("exiting") == [("exiting", RANKS_DIVERGED_REASON)]
+
+
+@pytest.mark.parametrize("has_init_function", [False, True])
+def test_first_diverging_call_loses_only_init_state(start_mpi, has_init_function):
+    init_function = cloudpickle.dumps(dict) if has_init_function else None
+    master = start_mpi(init_function=init_function).ready()
+    master.send(fail_at_two_places)
+    assert hasattr(master.receive()[3], "__notes__") == has_init_function
+
+
 def send_and_fail():
     from mpi4py import MPI
 
