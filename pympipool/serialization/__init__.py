@@ -5,6 +5,7 @@
     by_value.py    cloudpickle's pickler, for what plain pickle cannot do; imported when it is first needed
     classes.py     classes by value, which a result never changes
     reducers.py    what a script defines and pickle cannot store: decorated functions, type aliases, locks of classes
+    enums.py       enums by value, with aliases, composite flags and attributes of members
 
 The two loaders below stand here because pickles name them by path: a longer name would make each pickle longer.
 """

@@ -74,7 +74,7 @@ class _Pickler(ScriptPickler):
             return NotImplemented
         reduced = super().reducer_override(value)
         by_value = type(reduced) is tuple and len(reduced) == 6
-        return reduce_class(reduced, self.is_result) if by_value else reduced
+        return reduce_class(value, reduced, self.is_result) if by_value else reduced
 
 
 class _ResultPickler(_Pickler):

@@ -13,11 +13,14 @@ script's class back to what they were when the call was submitted. So the state 
 
 from __future__ import annotations
 
+import enum
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 from cloudpickle import cloudpickle
+
+from pympipool.serialization.enums import reduce_enum
 
 _received: weakref.WeakSet[type] = weakref.WeakSet()
 """Classes that this process has built from pickles."""
@@ -26,13 +29,16 @@ _unfinished: weakref.WeakSet[type] = weakref.WeakSet()
 """Classes of `_received` that have no state yet."""
 
 
-def reduce_class(reduced: tuple[Any, ...], is_result: bool) -> tuple[Any, ...]:
+def reduce_class(kind: type, reduced: tuple[Any, ...], is_result: bool) -> tuple[Any, ...]:
     """Return the reduction of a class that travels by value.
 
     Args:
+        kind: The class.
         reduced: cloudpickle's reduction of the class: constructor, arguments, state, two times None, state setter.
         is_result: The class belongs to a result or an exception.
     """
+    if issubclass(kind, enum.Enum):
+        reduced = reduce_enum(kind, reduced)
     make, arguments, state, _, _, set_state = reduced
     return _make, (make, *arguments), (set_state, state), None, None, _complete if is_result else _update
 
