@@ -51,7 +51,7 @@ def pages() -> list[Path]:
 
 
 def blocks(page: Path) -> list[Block]:
-    """Return the blocks of a page. Cells of a notebook are one block; an output block belongs to the script before it."""
+    """Return the blocks of a page. The cells of a notebook are one block; an output belongs to the script before it."""
     found: list[Block] = []
     for block in _fences(page):
         if block.language == "output":

@@ -46,7 +46,7 @@ def environment_of_daemons() -> dict[str, str]:
 
 
 def folder_of(pid: int | str) -> Path:
-    """Return the folder of the cluster of a test process. It is near the root, because names of sockets must be short."""
+    """Return the folder of the cluster of a test process. It is near the root: names of sockets must be short."""
     return Path("/tmp") / f"pympipool-slurm-{pid}"
 
 

@@ -288,7 +288,7 @@ IN_BLOCK = {False: "", True: ", block_allocation=True"}
 
 
 def scripts(backend: str) -> list:
-    """The examples with this backend, in both modes where they do not say which: parameters of a test, what it prints last."""
+    """Return the examples for this backend and their output, in both modes unless the example chooses one."""
     return [
         pytest.param(
             on_backend(source, backend, in_block=in_block),

@@ -51,7 +51,7 @@ SCHEMA = {
 
 
 def check_nesting(events):
-    """Check that slices of a thread, and asynchronous slices of one id, are disjoint or nested, and that no counter is negative."""
+    """Check that slices of a thread or id are disjoint or nested, and that no counter is negative."""
     tracks = {}
     for one in events:
         if one["ph"] == "X":
