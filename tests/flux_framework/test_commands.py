@@ -69,14 +69,14 @@ def test_on_one_core_all_works_but_several_ranks(pympipool, make_instance, monke
     assert done.returncode == 0
 
 
-def test_outside_of_an_instance_it_says_how_to_start_one(pympipool, nowhere):
+def test_check_outside_an_instance_names_flux_start(pympipool, nowhere):
     done = pympipool("check", "--backend", "flux")
     assert "Nothing can be tried: backend 'flux' cannot be used: no flux instance can be reached" in text_of(done)
     assert "flux start python script.py" in text_of(done)
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_a_full_queue_is_told_and_nothing_is_left_in_it(pympipool, one_broker):
+def test_full_queue_is_reported_and_left_empty(pympipool, one_broker):
     with all_cores_taken(one_broker) as job:
         done = pympipool("check", "--limit", "8")
         assert "did not end after 8 s, while starting a worker" in text_of(done)
@@ -85,7 +85,7 @@ def test_a_full_queue_is_told_and_nothing_is_left_in_it(pympipool, one_broker):
         assert ids(one_broker) == [job]
 
 
-def test_a_step_whose_script_is_killed_leaves_nothing_in_the_queue(pympipool, one_broker, mark):
+def test_killed_step_leaves_no_job_in_the_queue(pympipool, one_broker, mark):
     def kill_the_script():
         one_broker.wait_for_jobs("S")
         for process in marked_processes(mark):
@@ -105,7 +105,7 @@ def test_a_step_whose_script_is_killed_leaves_nothing_in_the_queue(pympipool, on
 # ---- info ----
 
 
-def test_an_instance_and_what_it_has_are_found(pympipool, instance):
+def test_info_finds_instance_and_its_resources(pympipool, instance):
     found = json.loads(pympipool("info", "--json").stdout)
     schedulers = found["schedulers"]
     assert schedulers["chosen"] == "flux"
@@ -128,7 +128,7 @@ def test_an_instance_that_has_gone_is_wrong(pympipool, nowhere):
     assert done.returncode == 0
 
 
-def test_outside_of_an_instance_it_says_why_flux_is_not_taken(pympipool, nowhere, monkeypatch):
+def test_info_outside_an_instance_says_why(pympipool, nowhere, monkeypatch):
     monkeypatch.delenv("FLUX_URI")
     found = json.loads(pympipool("info", "--json").stdout)
     if found["schedulers"]["flux"]["cores"] is not None:
@@ -138,7 +138,7 @@ def test_outside_of_an_instance_it_says_why_flux_is_not_taken(pympipool, nowhere
     assert "not in an instance" in text_of(pympipool("info"))
 
 
-def test_a_script_in_an_instance_is_told_the_same(one_broker, tmp_path):
+def test_info_in_an_instance_agrees_for_scripts(one_broker, tmp_path):
     """As users see it: `flux start` makes the instance, and says by FLUX_URI where it is."""
     done = subprocess.run(
         ["flux", "start", sys.executable, "-m", "pympipool", "info", "--json"],

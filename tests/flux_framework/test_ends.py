@@ -56,7 +56,7 @@ def kill_shell(_instance, _job, worker):
 
 
 @pytest.mark.parametrize("kill", [cancel_job, signal_job, kill_worker, kill_shell])
-def test_the_call_fails_and_the_next_ones_go_on(make_executor, instance, kill):
+def test_call_fails_and_later_calls_run(make_executor, instance, kill):
     exe = make_executor()
     job = job_of(exe)
     call = begin(exe, time.sleep, 100)
@@ -108,7 +108,7 @@ def test_no_job_survives_its_master(instance, tmp_path, number, block, given):
 
 
 @pytest.mark.parametrize("whole_group", [True, False])
-def test_jobs_that_wait_in_the_queue_end_with_the_master(one_broker, tmp_path, whole_group):
+def test_queued_jobs_end_with_the_master(one_broker, tmp_path, whole_group):
     """The first holds all cores, and what would be freed for the next is taken by somebody else."""
     source = master(threads=one_broker.cores)
     with script_in(one_broker, source, tmp_path, group=True) as script:

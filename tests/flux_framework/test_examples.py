@@ -26,13 +26,13 @@ def check_script(source, printed, folder):
 
 
 @pytest.mark.parametrize(("source", "printed"), scripts("flux"))
-def test_an_example_prints_what_the_specification_prints(instance, tmp_path, source, printed):
+def test_specification_example_prints_its_documented_output(instance, tmp_path, source, printed):
     (tmp_path / "notebooks").mkdir()
     check_script(source, printed, tmp_path)
 
 
 @pytest.mark.parametrize("in_block", [False, True])
-def test_the_gpu_example_prints_a_device_of_its_own_for_each_worker(one_broker, tmp_path, in_block):
+def test_gpu_example_prints_a_device_per_worker(one_broker, tmp_path, in_block):
     check_script(on_backend(GPU_EXAMPLE, "flux", in_block=in_block), printed_by_gpu_example(), tmp_path)
 
 
@@ -87,12 +87,12 @@ def test_every_script_to_submit_is_tested():
 @pytest.mark.usefixtures("_flux_is_here")
 @pytest.mark.mpi
 @pytest.mark.parametrize("name", PRINTED)
-def test_a_script_to_submit_prints_what_it_says(tmp_path, name):
+def test_submission_script_prints_its_documented_output(tmp_path, name):
     shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
     assert run("sh", f"{name}.sh", folder=tmp_path) == PRINTED[name]
 
 
-def test_the_gpu_script_prints_a_device_for_each_worker(one_broker, tmp_path):
+def test_gpu_script_prints_a_device_per_worker(one_broker, tmp_path):
     """In an instance that pretends to have devices."""
     printed = ast.literal_eval(run("python", str(FOLDER / "gpu.py"), folder=tmp_path, FLUX_URI=one_broker.uri))
     assert [host for _, host in printed] == [os.uname().nodename] * 2

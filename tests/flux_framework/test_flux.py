@@ -96,7 +96,7 @@ def test_executors_share_a_flux_executor(make_executor, flux_executor):
     assert executors[2].submit(square, 3).result() == 9
 
 
-def test_a_call_can_have_a_flux_executor_of_its_own(make_executor, flux_executor):
+def test_call_can_use_its_own_flux_executor(make_executor, flux_executor):
     assert make_executor().submit(square, 3, resource_dict={"executor": flux_executor}).result() == 9
 
 
@@ -108,7 +108,7 @@ def test_calls_run_side_by_side(make_executor, gate):
     assert [call.result() for call in calls] == [0, 1, 2, 3]
 
 
-def test_without_a_number_the_cores_of_the_instance_are_used(make_executor, instance):
+def test_default_uses_all_cores_of_the_instance(make_executor, instance):
     assert make_executor(None).info["max_cores"] == instance.brokers * instance.cores
 
 
@@ -121,12 +121,12 @@ def test_the_old_name_still_works(one_broker, flux_executor):
 # ---- links ----
 
 
-def test_a_worker_on_the_masters_host_shares_memory_with_it(make_executor):
+def test_worker_on_master_host_uses_shared_memory(make_executor):
     exe = make_executor(block_allocation=True)
     assert psutil.Process(exe.submit(pid).result()).net_connections("tcp") == []
 
 
-def test_an_instance_of_one_host_opens_no_network_port(make_on_one):
+def test_single_host_instance_opens_no_port(make_on_one):
     exe = make_on_one(block_allocation=True)
     assert exe.submit(square, 2).result() == 4
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
@@ -134,7 +134,7 @@ def test_an_instance_of_one_host_opens_no_network_port(make_on_one):
 
 
 @MODES
-def test_a_worker_on_another_host_is_reached_over_the_network(two_brokers, monkeypatch, block_allocation):
+def test_worker_on_another_host_uses_the_network(two_brokers, monkeypatch, block_allocation):
     monkeypatch.setitem(BACKENDS, "flux over tcp", FluxOverTcp)
     with Executor(max_cores=2, backend="flux over tcp", block_allocation=block_allocation) as exe:
         assert list(exe.map(square, range(4))) == [0, 1, 4, 9]
@@ -159,7 +159,7 @@ def test_ranks_of_two_brokers_find_each_other(two_brokers, opened):
 
 
 @pytest.mark.mpi
-def test_the_way_in_which_ranks_find_each_other_can_be_set(make_on_one):
+def test_pmi_mode_can_be_set(make_on_one):
     exe = make_on_one(2, cores_per_worker=2, pmi_mode="simple")
     assert exe.submit(place).result() == [("0", 0, 2), ("1", 1, 2)]
     with pytest.raises(WorkerStartError, match="set pmi_mode"):
@@ -206,7 +206,7 @@ def test_exceptions_arrive(make_executor):
 
 
 @MODES
-def test_calls_that_fail_are_written_down_where_the_script_runs(make_executor, tmp_path, monkeypatch, block_allocation):
+def test_error_log_is_written_beside_the_script(make_executor, tmp_path, monkeypatch, block_allocation):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
     exe = make_executor(error_log_file="errors.log", cwd="elsewhere", block_allocation=block_allocation)
@@ -217,7 +217,7 @@ def test_calls_that_fail_are_written_down_where_the_script_runs(make_executor, t
     assert "ValueError: on purpose" in written
 
 
-def test_a_worker_that_dies_is_named_with_its_exit_code_and_its_last_words(make_executor):
+def test_dead_worker_error_has_exit_code_and_stderr(make_executor):
     exe = make_executor(block_allocation=True)
     with pytest.raises(WorkerDied, match="exit code 7") as caught:
         exe.submit(complain_and_die, "no more memory").result()
@@ -226,7 +226,7 @@ def test_a_worker_that_dies_is_named_with_its_exit_code_and_its_last_words(make_
 
 
 @MODES
-def test_what_flux_can_never_start_fails_with_its_words(make_executor, block_allocation):
+def test_impossible_request_fails_with_message_of_flux(make_executor, block_allocation):
     exe = make_executor(64, cores_per_worker=64, block_allocation=block_allocation)
     with pytest.raises(WorkerStartError, match="alloc: unsatisfiable request"):
         exe.submit(square, 1).result()
@@ -241,7 +241,7 @@ def test_a_missing_program_is_named_by_flux(make_executor, block_allocation, mon
 
 
 @MODES
-def test_a_job_that_was_cancelled_in_the_queue_fails_its_call(make_on_one, one_broker, block_allocation):
+def test_job_cancelled_in_queue_fails_its_call(make_on_one, one_broker, block_allocation):
     filler = make_on_one(threads_per_core=one_broker.cores, block_allocation=True)
     assert filler.submit(square, 2).result() == 4
     call = make_on_one(block_allocation=block_allocation).submit(square, 3)
@@ -268,7 +268,7 @@ def test_a_flux_executor_of_another_instance_is_named(make_on_one, running_two_b
     assert running_two_brokers.wait_until_empty() == []
 
 
-def test_what_has_sigterm_ignored_is_ended_all_the_same(make_executor, gate):
+def test_worker_that_ignores_sigterm_still_ends(make_executor, gate):
     exe = make_executor(run_time_max=0.5, block_allocation=True)
     with pytest.raises(TimeoutError):
         exe.submit(ignore_sigterm_and_hold, gate.path).result()
@@ -299,12 +299,12 @@ def test_calls_that_wait_are_cancelled_with_their_jobs(make_on_one, one_broker, 
         ({"pmi_mode": 2}, TypeError, "pmi_mode is 2"),
     ],
 )
-def test_what_flux_does_not_have_is_an_error_at_once(make_on_one, parameters, error, says):
+def test_unavailable_resources_are_refused_by_executor(make_on_one, parameters, error, says):
     with pytest.raises(error, match=says):
         make_on_one(**parameters)
 
 
-def test_what_flux_does_not_have_is_an_error_at_once_for_a_call(make_on_one):
+def test_unavailable_resources_are_refused_by_submit(make_on_one):
     with pytest.raises(ValueError, match="flux gives each core to one rank"):
         make_on_one().submit(square, 1, resource_dict={"oversubscribe": True})
 
@@ -321,7 +321,7 @@ def test_a_worker_runs_in_its_cwd(make_executor, tmp_path):
     assert make_executor(cwd=tmp_path).submit(os.getcwd).result() == str(tmp_path)
 
 
-def test_a_worker_has_the_masters_environment_and_no_key(make_executor, monkeypatch):
+def test_worker_has_master_environment_without_key(make_executor, monkeypatch):
     monkeypatch.setenv("OF_THE_MASTER", "yes")
     monkeypatch.setitem(os.environb, b"NOT_UTF_8", b"\xff")
     exe = make_executor(block_allocation=True)
@@ -340,14 +340,14 @@ def test_the_key_is_in_no_command_line(make_executor):
             continue
 
 
-def test_what_a_call_prints_arrives_also_in_great_amounts(make_executor, capfd):
+def test_large_output_of_a_call_arrives(make_executor, capfd):
     exe = make_executor()
     exe.submit(say, 100_000, "line").result()
     exe.shutdown()
     assert capfd.readouterr().out == "line\n" * 100_000
 
 
-def test_what_a_call_on_another_host_prints_arrives(two_brokers, monkeypatch, capfd):
+def test_output_from_another_host_arrives(two_brokers, monkeypatch, capfd):
     monkeypatch.setitem(BACKENDS, "flux over tcp", FluxOverTcp)
     with Executor(max_cores=1, backend="flux over tcp") as exe:
         exe.submit(say, 100, "line").result()
@@ -358,7 +358,7 @@ def test_what_a_call_on_another_host_prints_arrives(two_brokers, monkeypatch, ca
 # ---- choice ----
 
 
-def test_auto_chooses_flux_where_an_instance_can_be_reached(one_broker, monkeypatch, tmp_path):
+def test_auto_backend_chooses_a_reachable_instance(one_broker, monkeypatch, tmp_path):
     assert choose("auto") == ("flux", {})
     assert unavailable_reasons()["flux"] is None
     with Executor(max_cores=1) as exe:
@@ -372,7 +372,7 @@ def test_auto_chooses_flux_where_an_instance_can_be_reached(one_broker, monkeypa
         make_backend("flux")
 
 
-def test_a_broker_that_does_not_answer_is_not_waited_for(make_instance, monkeypatch):
+def test_silent_broker_is_skipped_after_timeout(make_instance, monkeypatch):
     stopped = make_instance(1, 1)
     monkeypatch.setenv("FLUX_URI", stopped.uri)
     brokers = stopped.broker_pids()
@@ -385,7 +385,7 @@ def test_a_broker_that_does_not_answer_is_not_waited_for(make_instance, monkeypa
             os.kill(broker, signal.SIGCONT)
 
 
-def test_the_jobspec_is_the_one_that_flux_would_make(one_broker):
+def test_jobspec_equals_that_of_flux(one_broker):
     from flux.job import JobspecV1
 
     from pympipool.resources import Resources

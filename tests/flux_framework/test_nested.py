@@ -36,20 +36,20 @@ def hold_inside(gate, cores):
 
 
 @MODES
-def test_the_calls_of_a_call_are_jobs_of_the_same_instance(instance, make_executor, block_allocation):
+def test_nested_calls_are_jobs_of_the_instance(instance, make_executor, block_allocation):
     exe = make_executor(block_allocation=block_allocation)
     call = exe.submit(squares, [1, 2, 3], max_workers=2, block_allocation=block_allocation)
     assert call.result() == ("flux", [1, 4, 9])
 
 
 @MODES
-def test_on_the_cores_of_the_call_its_calls_need_no_jobs(one_broker, make_executor, block_allocation):
+def test_nested_calls_on_own_cores_need_no_job(one_broker, make_executor, block_allocation):
     """None could start: the call that waits for them has all cores."""
     exe = make_executor(threads_per_core=one_broker.cores, block_allocation=block_allocation)
     assert exe.submit(squares, [1, 2, 3], max_workers=2, backend="mpi").result() == ("mpi", [1, 4, 9])
 
 
-def test_what_a_call_has_in_the_queue_ends_with_it(one_broker, make_executor, gate):
+def test_queued_jobs_of_a_call_end_with_it(one_broker, make_executor, gate):
     exe = make_executor(block_allocation=True)
     call = exe.submit(hold_inside, gate.path, one_broker.cores)
     gate.wait_until_begun()

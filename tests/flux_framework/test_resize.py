@@ -21,7 +21,7 @@ def make_executor(request, opened):
 
 
 @GIVEN
-def test_each_worker_that_comes_or_goes_is_a_job_that_does(instance, make_executor, given):
+def test_resizing_starts_and_ends_one_job_per_worker(instance, make_executor, given):
     exe = make_executor(given, max_workers=1, block_allocation=True)
     instance.wait_for_jobs("R", 1)
     for number in (4, 2, 5, 1):
@@ -32,7 +32,7 @@ def test_each_worker_that_comes_or_goes_is_a_job_that_does(instance, make_execut
 
 
 @GIVEN
-def test_what_waits_in_the_queue_goes_first(one_broker, make_executor, gate, given):
+def test_shrinking_cancels_queued_jobs_first(one_broker, make_executor, gate, given):
     exe = make_executor(given, max_workers=1, threads_per_core=one_broker.cores, block_allocation=True)
     held = exe.submit(hold, gate.path)
     gate.wait_until_begun()
@@ -46,7 +46,7 @@ def test_what_waits_in_the_queue_goes_first(one_broker, make_executor, gate, giv
     assert len(one_broker.wait_for_jobs("R")) == 1
 
 
-def test_what_waits_in_the_queue_takes_over_from_what_is_cancelled(one_broker, make_executor):
+def test_queued_worker_replaces_a_cancelled_one(one_broker, make_executor):
     exe = make_executor(False, max_workers=1, threads_per_core=one_broker.cores, block_allocation=True)
     first = exe.submit(pid).result()
     exe.max_workers = 2
@@ -57,7 +57,7 @@ def test_what_waits_in_the_queue_takes_over_from_what_is_cancelled(one_broker, m
 
 
 @GIVEN
-def test_without_block_allocation_so_many_jobs_run_at_the_same_time(instance, make_executor, gate, given):
+def test_max_workers_limits_parallel_jobs(instance, make_executor, gate, given):
     exe = make_executor(given, max_workers=1)
     calls = [exe.submit(hold, gate.path) for _ in range(4)]
     gate.wait_until_begun()

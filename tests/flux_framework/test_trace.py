@@ -74,7 +74,7 @@ def test_ranks_of_two_brokers_have_their_times(two_brokers, file):
         assert all(call.started_ns <= begun <= ended <= call.ended_ns for begun, ended in call.ranks_ns)
 
 
-def test_how_long_a_call_waits_in_the_queue_is_told(one_broker, file):
+def test_trace_has_time_in_the_queue(one_broker, file):
     """Another job holds all cores for a while."""
     job = one_broker.run("submit", "-n1", f"-c{one_broker.cores}", "sleep", "1000").strip()
     try:

@@ -87,7 +87,7 @@ def test_everything_works_outside_of_a_job(cluster, tmp_path):
     assert done.returncode == 0
 
 
-def test_a_full_queue_is_told_and_nothing_is_left_in_it(cluster, tmp_path):
+def test_full_queue_is_reported_and_left_empty(cluster, tmp_path):
     everything = cluster.allocate()
     try:
         done = program(tmp_path, "check", "--limit", "8")

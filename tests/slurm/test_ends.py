@@ -88,7 +88,7 @@ def kill_group_of_srun(cluster, job):
 
 
 @pytest.mark.parametrize("kill", [kill_step, kill_srun, kill_group_of_srun])
-def test_the_call_fails_and_the_next_ones_go_on(make_executor, cluster, job, where, kill):
+def test_call_fails_and_later_calls_run(make_executor, cluster, job, where, kill):
     exe = make_executor(where)
     call = begin(exe, time.sleep, 100)
     worker = psutil.Process(exe.info["workers"][0]["pid"]) if where == cluster.first else None
@@ -99,14 +99,14 @@ def test_the_call_fails_and_the_next_ones_go_on(make_executor, cluster, job, whe
         worker.wait(60)
 
 
-def test_a_call_that_holds_the_interpreter_lock_is_alive(make_executor, job, second_host):
+def test_call_holding_the_gil_is_not_killed(make_executor, job, second_host):
     exe = make_executor(second_host)
     assert exe.submit(hold_the_lock, 8).result(timeout=60) == "still alive"
 
 
 @pytest.mark.parametrize("function", [time.sleep, hold_the_lock])
 @pytest.mark.alone
-def test_a_host_that_is_cut_off_is_noticed_on_both_sides(make_executor, cluster, job, second_host, function, mark):
+def test_both_sides_notice_a_disconnected_host(make_executor, cluster, job, second_host, function, mark):
     def noticed_s():
         cluster.repair()
         call = begin(make_executor(second_host), function, 1000)
@@ -161,7 +161,7 @@ def test_no_step_survives_its_master(cluster, job, where, tmp_path, number, bloc
     assert "pympipool" not in _steps_after(cluster, 60.0)
 
 
-def test_an_srun_that_waits_in_the_queue_ends_with_the_master(cluster, job, tmp_path):
+def test_queued_srun_ends_with_the_master(cluster, job, tmp_path):
     tests = str(Path(__file__).parents[1])
     source = MASTER.format(tests=tests, where=cluster.first, block=True).replace("max_cores=3", "max_cores=12")
     with Script(source, tmp_path) as script:

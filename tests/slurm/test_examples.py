@@ -34,7 +34,7 @@ def test_every_submission_script_is_tested():
 @pytest.mark.mpi
 @pytest.mark.parametrize("name", PRINTED)
 @pytest.mark.alone
-def test_a_submission_script_prints_what_it_says(cluster, tmp_path, name):
+def test_submission_script_prints_its_documented_output(cluster, tmp_path, name):
     if name in NEEDS_TWO and cluster.second is None:
         pytest.skip(f"one host only: {cluster.why_no_second}")
     shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
@@ -75,7 +75,7 @@ def workers_there(request, cluster, job):
 
 
 @pytest.mark.parametrize(("source", "printed"), scripts("slurm"))
-def test_an_example_of_the_specification_prints_what_it_says(cluster, workers_there, tmp_path, source, printed):
+def test_specification_example_prints_its_documented_output(cluster, workers_there, tmp_path, source, printed):
     if "hostname_localhost=True" in source and workers_there != cluster.first:
         pytest.skip("with hostname_localhost=True workers of other hosts cannot connect")
     (tmp_path / "notebooks").mkdir()
@@ -83,7 +83,7 @@ def test_an_example_of_the_specification_prints_what_it_says(cluster, workers_th
 
 
 @pytest.mark.parametrize("in_block", [False, True])
-def test_the_gpu_example_prints_a_device_of_its_own_for_each_worker(cluster, workers_there, tmp_path, in_block):
+def test_gpu_example_prints_a_device_per_worker(cluster, workers_there, tmp_path, in_block):
     source = on_backend(GPU_EXAMPLE, "slurm", in_block=in_block)
     host = None if workers_there == cluster.first else workers_there
     printed = run_script(placed(source, workers_there), tmp_path).strip()

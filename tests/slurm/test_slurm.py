@@ -55,7 +55,7 @@ def squares_of_inner_calls(numbers, **parameters):
 
 
 @MODES
-def test_outside_of_a_job_each_worker_is_a_job(make_executor, cluster, block_allocation):
+def test_each_worker_is_a_job_outside_a_job(make_executor, cluster, block_allocation):
     exe = make_executor(2, block_allocation=block_allocation)
     assert list(exe.map(square, range(6))) == [0, 1, 4, 9, 16, 25]
     assert exe.submit(of_step).result()["SLURM_JOB_NAME"].startswith("pympipool-")
@@ -63,22 +63,20 @@ def test_outside_of_a_job_each_worker_is_a_job(make_executor, cluster, block_all
 
 @MODES
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.mpi)])
-def test_a_call_that_makes_calls_uses_its_own_cores_and_waits_for_no_others(
-    make_executor, job, block_allocation, ranks
-):
+def test_nested_executor_uses_only_cores_of_its_call(make_executor, job, block_allocation, ranks):
     exe = make_executor(block_allocation=block_allocation)
     inner = exe.submit(squares_of_inner_calls, [2, 3], cores_per_worker=ranks)
     assert inner.result() == ("mpi", [4, 9] if ranks == 1 else [[4, 4], [9, 9]])
 
 
 @MODES
-def test_inside_of_a_job_each_worker_is_a_step(make_executor, job, block_allocation):
+def test_each_worker_is_a_step_inside_a_job(make_executor, job, block_allocation):
     exe = make_executor(2, block_allocation=block_allocation)
     assert list(exe.map(square, range(6))) == [0, 1, 4, 9, 16, 25]
     assert exe.submit(of_step).result()["SLURM_JOB_ID"] == job
 
 
-def test_a_worker_on_the_masters_host_shares_memory_with_it(make_executor, cluster):
+def test_worker_on_master_host_uses_shared_memory(make_executor, cluster):
     exe = make_executor(block_allocation=True, **on(cluster.first))
     assert psutil.Process(exe.submit(pid).result()).net_connections("tcp") == []
 
@@ -103,7 +101,7 @@ def test_exceptions_arrive(make_executor, job):
         make_executor().submit(fail, "on purpose").result()
 
 
-def test_a_worker_that_dies_is_named_with_its_exit_code(make_executor, job):
+def test_dead_worker_error_has_exit_code(make_executor, job):
     exe = make_executor(block_allocation=True)
     with pytest.raises(WorkerDied, match="exit code 3"):
         exe.submit(os._exit, 3).result()
@@ -111,7 +109,7 @@ def test_a_worker_that_dies_is_named_with_its_exit_code(make_executor, job):
 
 
 @MODES
-def test_what_slurm_can_never_start_fails_with_its_words(make_executor, job, block_allocation):
+def test_impossible_request_fails_with_message_of_slurm(make_executor, job, block_allocation):
     exe = make_executor(64, cores_per_worker=64, block_allocation=block_allocation)
     with pytest.raises(WorkerStartError, match="More processors requested than permitted"):
         exe.submit(square, 1).result()
@@ -135,12 +133,12 @@ def test_steps_that_wait_print_nothing(make_executor, job, capfd):
     assert "srun" not in capfd.readouterr().err
 
 
-def test_a_job_that_hands_on_no_environment_starts_workers_all_the_same(make_executor, job, monkeypatch):
+def test_workers_start_despite_export_none(make_executor, job, monkeypatch):
     monkeypatch.setenv("SLURM_EXPORT_ENV", "NONE")
     assert make_executor().submit(square, 2).result() == 4
 
 
-def test_the_key_is_in_no_command_line_and_not_in_the_users_environment(make_executor, job):
+def test_key_is_absent_from_commands_and_environment(make_executor, job):
     exe = make_executor(block_allocation=True)
     assert "PYMPIPOOL_KEY" not in exe.submit(of_step).result()
     for process in psutil.process_iter():
@@ -150,7 +148,7 @@ def test_the_key_is_in_no_command_line_and_not_in_the_users_environment(make_exe
             continue
 
 
-def test_more_cores_than_the_job_has_wait_for_each_other(make_executor, job, cluster):
+def test_calls_beyond_cores_of_job_wait(make_executor, job, cluster):
     exe = make_executor(12, cores_per_worker=8)
     assert exe.submit(square, 3, resource_dict={"cores": 1}).result() == 9
 
@@ -161,7 +159,7 @@ def _is_srun(process):
     return False
 
 
-def test_many_calls_start_no_more_sruns_than_there_are_cores(make_executor, job):
+def test_sruns_never_exceed_cores(make_executor, job):
     exe = make_executor(4)
     calls = [exe.submit(square, i) for i in range(60)]
     most = 0
@@ -248,7 +246,7 @@ def test_large_data_reach_ranks_on_two_hosts(make_executor, job, second_host):
     assert [received.sum() for received in exe.submit(echo, array).result()] == [array.sum()] * 2
 
 
-def test_a_folder_that_another_host_lacks_is_an_error(make_executor, job, second_host, cluster, tmp_path):
+def test_missing_cwd_on_another_host_is_an_error(make_executor, job, second_host, cluster, tmp_path):
     folder = tmp_path / "covered" / "folder"
     folder.mkdir(parents=True)
     cluster.on_second("mount", "-t", "tmpfs", "tmpfs", str(folder.parent))
@@ -259,7 +257,7 @@ def test_a_folder_that_another_host_lacks_is_an_error(make_executor, job, second
         cluster.on_second("umount", str(folder.parent))
 
 
-def test_an_executor_for_the_own_host_only_says_why_others_cannot_connect(make_executor, job, second_host):
+def test_hostname_localhost_error_names_reason_on_other_host(make_executor, job, second_host):
     exe = make_executor(hostname_localhost=True, connect_timeout=2, **on(second_host))
     with pytest.raises(WorkerStartError, match="hostname_localhost"):
         exe.submit(square, 1).result()
@@ -276,11 +274,11 @@ def test_auto_chooses_slurm_where_its_controller_answers(cluster, monkeypatch, t
         make_backend("slurm")
 
 
-def test_without_a_number_the_cores_of_the_job_are_used(make_executor, job, monkeypatch):
+def test_default_uses_all_cores_of_the_job(make_executor, job, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_CPUS_PER_NODE", "8(x2)")
     assert make_executor(None).info["max_cores"] == 16
 
 
-def test_without_a_number_and_a_job_the_user_must_say(make_executor):
+def test_max_workers_is_required_outside_a_job(make_executor):
     with pytest.raises(ValueError, match="max_cores"):
         make_executor(None)

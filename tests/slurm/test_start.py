@@ -19,7 +19,7 @@ def start(folder):
     )
 
 
-def test_another_one_is_refused_and_names_the_folder_of_the_first(cluster, tmp_path):
+def test_second_cluster_is_refused_with_folder_of_first(cluster, tmp_path):
     done = start(tmp_path / "other")
     assert done.returncode == 1
     assert f"another SLURM for tests runs here, in {cluster.folder}: wait" in done.stderr

@@ -83,7 +83,7 @@ def clocks_apart(exe):
 
 
 @MODES
-def test_a_trace_has_all_times_by_the_masters_clock(make_executor, cluster, tmp_path, block_allocation):
+def test_trace_times_are_on_the_master_clock(make_executor, cluster, tmp_path, block_allocation):
     file = tmp_path / "run.json"
     hosts = [cluster.first, cluster.second]
     with trace(file) as seen:
@@ -125,7 +125,7 @@ def begun_and_ended(_):
 
 
 @pytest.mark.mpi
-def test_a_trace_has_the_times_of_ranks_on_both_hosts(make_executor, cluster, hosts_of_ranks, tmp_path):
+def test_trace_has_times_of_ranks_on_both_hosts(make_executor, cluster, hosts_of_ranks, tmp_path):
     hosts, arguments = hosts_of_ranks
     exe = make_executor(2, *arguments, cores_per_worker=2)
     exe.submit(square, 0).result()
@@ -178,7 +178,7 @@ def test_workers_are_shown_with_their_hosts(make_executor, cluster, gate):
 
 
 @pytest.mark.mpi
-def test_a_worker_on_both_hosts_is_shown_with_both(make_executor, hosts_of_ranks):
+def test_worker_on_both_hosts_is_listed_with_both(make_executor, hosts_of_ranks):
     hosts, arguments = hosts_of_ranks
     exe = make_executor(2, *arguments, cores_per_worker=2)
     exe.submit(square, 0).result()
@@ -217,7 +217,7 @@ def test_a_worker_too_many_ends_after_its_call(make_executor, cluster, gate):
     assert exe.info["workers"][0]["host"] == exe.submit(socket.gethostname).result()
 
 
-def test_with_a_step_per_call_more_or_less_of_them_run_at_a_time(make_executor, cluster, gate):
+def test_resizing_changes_the_number_of_parallel_steps(make_executor, cluster, gate):
     exe = make_executor(1, block_allocation=False)
     calls = [exe.submit(hold, gate.path, i) for i in range(6)]
     gate.wait_until_begun()
@@ -248,9 +248,7 @@ def hosts_with_workers(mark):
 
 
 @MODES
-def test_calls_that_fail_on_either_host_are_written_to_the_same_file(
-    make_executor, cluster, tmp_path, monkeypatch, block_allocation
-):
+def test_failures_on_both_hosts_share_one_log_file(make_executor, cluster, tmp_path, monkeypatch, block_allocation):
     monkeypatch.chdir(tmp_path)
     for host in (cluster.first, cluster.second):
         exe = make_executor(
@@ -267,7 +265,7 @@ def test_calls_that_fail_on_either_host_are_written_to_the_same_file(
 
 
 @pytest.mark.mpi
-def test_ranks_of_both_hosts_write_to_the_same_file(make_executor, hosts_of_ranks, tmp_path):
+def test_ranks_of_both_hosts_share_one_log_file(make_executor, hosts_of_ranks, tmp_path):
     hosts, arguments = hosts_of_ranks
     log = tmp_path / "errors.log"
     exe = make_executor(2, *arguments, cores_per_worker=2, error_log_file=log)
@@ -278,9 +276,7 @@ def test_ranks_of_both_hosts_write_to_the_same_file(make_executor, hosts_of_rank
     assert sorted(found) == [("0", hosts[0]), ("1", hosts[1])]
 
 
-def test_a_file_that_another_host_cannot_write_is_told_and_the_call_fails_as_it_did(
-    make_executor, cluster, tmp_path, capfd
-):
+def test_unwritable_log_on_other_host_keeps_the_exception(make_executor, cluster, tmp_path, capfd):
     log = tmp_path / "covered" / "folder" / "errors.log"
     log.parent.mkdir(parents=True)
     cluster.on_second("mount", "-t", "tmpfs", "tmpfs", str(log.parent.parent))
