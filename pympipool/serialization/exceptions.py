@@ -32,6 +32,7 @@ STATE_LOST_NOTE = (
 __all__ = [
     "STATE_LOST_NOTE",
     "add_note",
+    "add_source_lines",
     "describe_place",
     "dump_exception",
     "format_exception",
@@ -85,7 +86,7 @@ def load_exception(parts: Sequence[Any]) -> BaseException:
         raise SerializationError(f"what arrived is no exception of a call: {summarize_error(problem)}") from problem
     error = _load(type_name, message, pickled, reason)
     BaseException.__setattr__(
-        error, "__cause__", RemoteTraceback(text)
+        error, "__cause__", RemoteTraceback(add_source_lines(text))
     )  # a frozen dataclass has a __setattr__ of its own
     for note in notes:
         add_note(error, note)
@@ -163,6 +164,27 @@ def format_exception(error: BaseException, where: str = "") -> str:
     except Exception as problem:  # even formatting the exception raises
         lines = [f"{type_name(type(error))} (its traceback cannot be shown: {type_name(type(problem))})\n"]
     return "".join([f"In {where}:\n" if where else "", *lines]).rstrip()
+
+
+def add_source_lines(text: str) -> str:
+    """Add the source lines that a traceback from a worker lacks, where this process knows them.
+
+    The worker does not know the source of notebook cells and of the interactive prompt, and it may be on a host without
+    the script. Lines that the worker has shown are left as they are.
+    """
+    import linecache
+    import re
+
+    lines = text.split("\n")
+    shown: list[str] = []
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        shown.append(line)
+        frame = re.fullmatch(r'([ |+-]*)File "(/.*|<.*>)", line (\d+), in .*', line)
+        if frame is not None and not following.startswith(frame[1].replace("+", " ").replace("-", " ") + "  "):
+            source = linecache.getline(frame[2], int(frame[3])).strip()
+            if source:
+                shown.append(f"{frame[1]}  {source}")
+    return "\n".join(shown)
 
 
 def without_frames(error: BaseException) -> BaseException:

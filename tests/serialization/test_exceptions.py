@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import linecache
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import pympipool
 from pympipool._core.sequences import freeze_all
 from pympipool.errors import RemoteError, RemoteTraceback, SerializationError
 from pympipool.serialization import exceptions
-from pympipool.serialization.exceptions import dump_exception, format_exception, load_exception
+from pympipool.serialization.exceptions import add_source_lines, dump_exception, format_exception, load_exception
 from pympipool.serialization.payload import (
     dump,
     load,
@@ -325,3 +326,37 @@ def test_parts_without_exception_are_rejected():
     for parts in ([b"garbage"], dump(1), dump("text")):
         with pytest.raises(SerializationError, match="no exception"):
             load_exception(parts)
+
+
+def test_traceback_shows_source_of_notebook_cell(other_process):
+    source = "def invert(x):\n    return 1 / x\n\n\ndef call(x):\n    return invert(x)\n"
+    names = {"__name__": "__main__"}
+    exec(compile(source, "<cell 1>", "exec"), names)
+    linecache.cache["<cell 1>"] = (len(source), None, source.splitlines(keepends=True), "<cell 1>")
+    try:
+        with pytest.raises(ZeroDivisionError) as caught:
+            other_process.run(names["call"], 0)
+    finally:
+        del linecache.cache["<cell 1>"]
+    text = str(caught.value.__cause__)
+    assert '  File "<cell 1>", line 6, in call\n    return invert(x)\n' in text
+    assert '  File "<cell 1>", line 2, in invert\n    return 1 / x\nZeroDivisionError' in text
+
+
+def test_known_source_lines_are_kept():
+    try:
+        try:
+            {}["a"]
+        except KeyError as cause:
+            raise ValueError("b") from cause
+    except ValueError as error:
+        text = format_exception(error)
+    assert 'raise ValueError("b") from cause' in text
+    grouped = text.replace("  File", "  |   File").replace("\n    ", "\n  |     ")
+    assert add_source_lines(text) == text
+    assert add_source_lines(grouped) == grouped
+
+
+def test_source_lines_of_unknown_files_stay_away():
+    text = 'Traceback:\n  File "<nowhere>", line 3, in f\n  File "/nowhere/x.py", line 3, in g\nOSError'
+    assert add_source_lines(text) == text
