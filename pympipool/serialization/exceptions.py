@@ -85,9 +85,8 @@ def load_exception(parts: Sequence[Any]) -> BaseException:
     except Exception as problem:
         raise SerializationError(f"what arrived is no exception of a call: {summarize_error(problem)}") from problem
     error = _load(type_name, message, pickled, reason)
-    BaseException.__setattr__(
-        error, "__cause__", RemoteTraceback(add_source_lines(text))
-    )  # a frozen dataclass has a __setattr__ of its own
+    cause = RemoteTraceback(add_source_lines(text))
+    BaseException.__setattr__(error, "__cause__", cause)  # a frozen dataclass has a __setattr__ of its own
     for note in notes:
         add_note(error, note)
     return error
