@@ -8,7 +8,8 @@
     future.done()      ─► poll
 
 Callbacks of futures run in a thread of their own. A waiting thread may hold locks that a callback needs. And a callback
-that takes long, or waits for another call, must not delay any other call.
+that takes long, or waits for another call, must not delay any other call. Threads that wait for the future wait until its
+callbacks have run, but only for milliseconds (`wait_for_callbacks` in future.pyx).
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -325,15 +326,24 @@ cdef class Completion(CompletionSource):
         return 0
 
     def _run_callbacks(self):
+        self.callback_thread_id = PyThread_get_thread_ident()
         while True:
             future = self.pending_callbacks.get()
             if future is None:
+                self.callback_thread_id = 0
                 return
+            self.callbacks_since_s = monotonic()
             try:
                 future.run_callbacks()
             except BaseException:  # also SystemExit: the callbacks of other futures must run
                 LOGGER.exception("a callback ended its thread")
+            self.callbacks_since_s = 0
             del future
+
+    cdef bint may_wait_for_callbacks(self) except -1:
+        """Return False for the threads without which no callback would run, and in a forked child."""
+        cdef unsigned long me = PyThread_get_thread_ident()
+        return not self.in_forked_child and me != self.callback_thread_id and me != self.completion_thread_id
 
 
 cdef Call *take_done(Core *core, bint is_main) noexcept:

@@ -8,6 +8,7 @@ workers, takes calls, and runs two threads: the progress thread, which never tak
 which sets the results that no waiting thread fetches.
 """
 
+from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -119,6 +120,7 @@ cdef class Dispatcher(Completion):
             run_progress_thread(&self.core)
 
     def _complete(self):
+        self.completion_thread_id = PyThread_get_thread_ident()
         while not self.core.stopping:
             with nogil:
                 pmp_doorbell_arm(&self.core.completion_bell)

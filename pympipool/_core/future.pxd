@@ -8,12 +8,15 @@ cdef enum Status:
 
 
 cdef class CompletionSource:
+    cdef double callbacks_since_s  # when the thread for callbacks began those of the present future; 0: it runs none
+
     cdef bint progress_until(self, FutureCore future, double deadline_s) except -1
     cdef int poll(self) except -1
     cdef bint try_cancel(self, FutureCore future) except -1
     cdef bint is_started(self, FutureCore future) except -1
     cdef int notify_when_done(self, FutureCore future) except -1
     cdef int record_cancelled(self, FutureCore future) except -1
+    cdef bint may_wait_for_callbacks(self) except -1
 
 
 cdef class FutureCore:
@@ -26,6 +29,10 @@ cdef class FutureCore:
     cdef list waiters       # of concurrent.futures.wait and as_completed
     cdef list callbacks
     cdef list internal_callbacks  # callbacks of pympipool, which run no user code
+    cdef int callback_runs  # number of threads that run callbacks now
+    cdef double callbacks_since_s  # when they began
+    cdef unsigned long ending_thread  # runs callbacks, internal ones too, and cannot wait for others of this future
+    cdef list callback_waiters  # a lock for each thread that waits until the callbacks have run
     cdef CompletionSource source
     cdef public object function_name  # for error messages
     cdef readonly long long run_ns    # run time in the worker; 0 until it is known
@@ -37,9 +44,13 @@ cdef class FutureCore:
 
     cdef bint set_parts(self, object parts, bint is_error) except -1
     cdef bint set_error(self, object error) except -1
+    cdef object own_condition(self)
+    cdef bint has_callbacks_left(self) noexcept
+    cdef int wait_for_callbacks(self, object timeout) except -1
     cdef int run_internal_callbacks(self) except -1
     cdef bint end(self, object value, object error, object parts, bint is_error) except -1
     cdef int finish(self, object value, object error, object parts, bint is_error) except -1
+    cdef int wait_until_done(self, object timeout) except -1
     cdef int wait(self, object timeout) except -1
     cdef int wait_on_condition(self, double deadline_s) except -1
     cdef int decode(self) except -1

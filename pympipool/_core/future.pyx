@@ -12,15 +12,25 @@ for a result. It unpickles a result only when that is read. The attributes that 
 
 A state change is C code that does not release the GIL, so it needs no lock unless a condition exists. Then it holds the
 condition, as the standard library does.
+
+Whoever has waited for a future finds that its callbacks have run, although another thread runs them: `result`,
+`exception`, and the `_condition` that `wait` and `as_completed` take, wait for them (`wait_for_callbacks`).
 """
 
+from cpython.pythread cimport PyThread_get_thread_ident
+
+import sys
 import threading
+from _thread import allocate_lock
 from concurrent.futures import CancelledError, InvalidStateError, TimeoutError
 from concurrent.futures import Future as StandardFuture
 from concurrent.futures._base import LOGGER
 from time import monotonic
 
 cdef object Condition = threading.Condition
+cdef double CALLBACKS_S = 0.005       # how long callbacks may run before nobody waits for them any longer
+cdef double CALLBACKS_WAIT_S = 0.1    # longest wait for callbacks, for example of many futures
+cdef double CALLBACKS_CHECK_S = 0.001  # interval at which a waiting thread checks if callbacks block
 cdef dict STATE_NAMES = {
     <int>PENDING: "PENDING",
     <int>RUNNING: "RUNNING",
@@ -60,6 +70,10 @@ cdef class CompletionSource:
         """Record the end of a traced future that was cancelled."""
         return 0
 
+    cdef bint may_wait_for_callbacks(self) except -1:
+        """Return False if the calling thread must not wait for the callbacks of a future."""
+        return True
+
     def load(self, parts, is_error):
         """Unpickle the result, or the exception, that was given to set_parts."""
         raise NotImplementedError
@@ -80,6 +94,11 @@ cdef class FutureCore:
 
     @property
     def _condition(self):
+        if self.status >= CANCELLED and self.has_callbacks_left():
+            self.wait_for_callbacks(None)
+        return self.own_condition()
+
+    cdef object own_condition(self):
         if self.condition is None:
             condition = Condition()
             if self.condition is None:  # checked again: creating it may have released the GIL
@@ -130,7 +149,7 @@ cdef class FutureCore:
             return False
         if self.call != NULL and self.source is not None and not self.source.try_cancel(self):
             return False
-        condition = self._condition
+        condition = self.own_condition()
         with condition:
             if self.status != PENDING:
                 return self.status == CANCELLED
@@ -171,10 +190,7 @@ cdef class FutureCore:
             concurrent.futures.CancelledError: The call was cancelled.
             Exception: The exception that the call raised.
         """
-        if self.status < CANCELLED:
-            self.wait(timeout)
-        if self.status == CANCELLED:
-            raise CancelledError()
+        self.wait_until_done(timeout)
         if self.parts is not None:
             self.decode()
         if self.error is not None:
@@ -186,10 +202,7 @@ cdef class FutureCore:
 
     def exception(self, timeout=None):
         """Wait like `result`; return the exception that the call raised, or None if it returned."""
-        if self.status < CANCELLED:
-            self.wait(timeout)
-        if self.status == CANCELLED:
-            raise CancelledError()
+        self.wait_until_done(timeout)
         self.decode()
         return self.error
 
@@ -219,8 +232,22 @@ cdef class FutureCore:
     def run_callbacks(self):
         """Run each callback once, also when several threads call this."""
         callbacks = self.callbacks
+        if callbacks is None:
+            return
         self.callbacks = None
-        run_each(callbacks, self)
+        if self.callback_runs == 0:
+            self.callbacks_since_s = monotonic()
+        self.callback_runs += 1
+        self.ending_thread = PyThread_get_thread_ident()
+        try:
+            run_each(callbacks, self)
+        finally:
+            self.callback_runs -= 1
+            if self.callback_runs == 0:
+                self.ending_thread = 0
+                for lock in self.callback_waiters or ():
+                    lock.release()
+                self.callback_waiters = None
 
     # ---- for calls that wait for this one ----
 
@@ -228,6 +255,20 @@ cdef class FutureCore:
     def has_result(self):
         """True if the call has returned a result, as far as is known without unpickling it."""
         return self.status == FINISHED and not self.is_error and self.error is None
+
+    def uncached_result(self, timeout=None):
+        """Return the result like `result`, without keeping a reference to it.
+
+        A thread that still handles the future then keeps nothing alive. If the result is read again, it is unpickled again.
+        """
+        self.wait_until_done(timeout)
+        parts = self.parts
+        if parts is None or self.is_error:
+            return self.result()
+        try:
+            return self.source.load(parts, False)
+        except Exception:
+            return self.result()  # raises the failure, with the traceback that `result` gives it
 
     def pickled_result(self):
         """Return the result as it was received, [pickle, *buffers], or None if it was unpickled already."""
@@ -300,10 +341,23 @@ cdef class FutureCore:
     cdef int run_internal_callbacks(self) except -1:
         internal_callbacks = self.internal_callbacks
         self.internal_callbacks = None
+        self.ending_thread = PyThread_get_thread_ident()
         run_each(internal_callbacks, self)
+        if self.callback_runs == 0:
+            self.ending_thread = 0
         return 0
 
     # ---- waiting and unpickling ----
+
+    cdef int wait_until_done(self, object timeout) except -1:
+        """Wait until the future is done and its callbacks have run; raise TimeoutError or CancelledError."""
+        if self.status < CANCELLED:
+            self.wait(timeout)
+        if self.has_callbacks_left():
+            self.wait_for_callbacks(timeout)
+        if self.status == CANCELLED:
+            raise CancelledError()
+        return 0
 
     cdef int wait(self, object timeout) except -1:
         """Wait until the future is done; raise TimeoutError after the timeout."""
@@ -318,10 +372,45 @@ cdef class FutureCore:
         return 0
 
     cdef int wait_on_condition(self, double deadline_s) except -1:
-        condition = self._condition
+        condition = self.own_condition()
         with condition:
             if self.status < CANCELLED:
                 condition.wait(None if deadline_s == 0 else max(deadline_s - monotonic(), 0))
+        return 0
+
+    cdef bint has_callbacks_left(self) noexcept:
+        """Return True if callbacks wait for their thread, or run."""
+        return self.callback_runs != 0 or (self.callbacks is not None and len(self.callbacks) != 0)
+
+    cdef int wait_for_callbacks(self, object timeout) except -1:
+        """Wait until the callbacks of this future, which is done, have run; not for callbacks that block.
+
+        A thread on which the callbacks depend does not wait, and neither does the thread of an event loop: it must not block.
+        """
+        cdef double end_s = monotonic() + (CALLBACKS_WAIT_S if timeout is None else min(<double>timeout, CALLBACKS_WAIT_S))
+        cdef double since_s, left_s
+        if self.ending_thread == PyThread_get_thread_ident() or runs_event_loop():
+            return 0
+        if self.source is not None and not self.source.may_wait_for_callbacks():
+            return 0
+        lock = allocate_lock()
+        lock.acquire()
+        if self.callback_waiters is None:
+            self.callback_waiters = []
+        self.callback_waiters.append(lock)
+        try:
+            while self.has_callbacks_left():
+                if self.callback_runs != 0:
+                    since_s = self.callbacks_since_s
+                else:
+                    since_s = 0 if self.source is None else self.source.callbacks_since_s
+                left_s = (end_s if since_s == 0 else min(end_s, since_s + CALLBACKS_S)) - monotonic()
+                if left_s <= 0:
+                    break
+                lock.acquire(True, min(left_s, CALLBACKS_CHECK_S))
+        finally:
+            if self.callback_waiters is not None and lock in self.callback_waiters:
+                self.callback_waiters.remove(lock)
         return 0
 
     cdef int decode(self) except -1:
@@ -344,6 +433,12 @@ cdef class FutureCore:
             self.value = value
         self.parts = None
         return 0
+
+
+cdef bint runs_event_loop() except -1:
+    """Return True if the calling thread runs an event loop of asyncio."""
+    events = sys.modules.get("asyncio.events")
+    return events is not None and events._get_running_loop() is not None
 
 
 cdef int run_each(list callbacks, object future) except -1:

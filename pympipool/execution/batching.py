@@ -146,9 +146,21 @@ def in_chunks(
     except BaseException:  # also if an iterable raises
         _cancel(pending)
         raise
-    results = zip(_results(pending, deadline_s), are_batches, strict=True)
-    batches = (result if is_batch else ([result], None) for result, is_batch in results)
-    return Results(batches, lambda: _cancel(pending))
+    return Results(_results_of_chunks(pending, deque(are_batches), deadline_s), lambda: _cancel(pending))
+
+
+def _results_of_chunks(
+    pending: deque[Future[Any]], are_batches: deque[bool], deadline_s: float | None
+) -> Iterator[tuple[list[Any], Any]]:
+    """Yield the results of batches and, as lists of one, of single calls; keep no reference to them."""
+    try:
+        while pending:
+            if are_batches.popleft():
+                yield _result_of(pending.popleft(), deadline_s)
+            else:
+                yield [_result_of(pending.popleft(), deadline_s)], None
+    finally:
+        _cancel(pending)
 
 
 def _chunks(iterables: Sequence[Iterable[Any]], chunksize: int) -> Iterator[tuple[Sequence[Any], ...]]:
@@ -282,16 +294,17 @@ def _cancel(pending: Iterable[Future[Any]]) -> None:
 
 
 def _result_of(future: Future[Any], deadline_s: float | None) -> Any:
-    """Return the result of a future, and keep no reference to the future."""
+    """Return the result of a future, and keep no reference to the future. Let the future keep none to the result."""
+    result = getattr(future, "uncached_result", future.result)  # a subclass may submit elsewhere
     try:
         if deadline_s is None:
-            return future.result()
-        return future.result(max(deadline_s - monotonic(), 0.0))
+            return result()
+        return result(max(deadline_s - monotonic(), 0.0))
     except FutureTimeoutError:
         future.cancel()
         raise
     finally:
-        del future
+        del future, result
 
 
 class Results(ConsumingIterator):

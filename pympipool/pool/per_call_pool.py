@@ -53,6 +53,7 @@ class QueuedCall:
     """A call that waits for its worker, or has one.
 
     Attributes:
+        future: Its future; None once that has ended, so that nothing keeps the result while the worker exits.
         attempts_left: How many times the call may be retried when its worker dies while it runs.
         starts_left: How many more workers may be started for it when one does not get ready.
         allocation: Its cores and devices; None before a worker was started.
@@ -62,13 +63,19 @@ class QueuedCall:
     __slots__ = ("allocation", "attempts_left", "future", "parts", "resources", "starts_left", "worker_number")
 
     def __init__(self, future: Future[Any], parts: list[Any], resources: Resources) -> None:
-        self.future = future
+        self.future: Future[Any] | None = future
         self.parts = parts
         self.resources = resources
         self.attempts_left = resources.restart_limit
         self.starts_left = START_ATTEMPTS - 1
         self.allocation: Allocation | None = None
         self.worker_number = 0
+
+    @property
+    def is_done(self) -> bool:
+        """True if the call has ended or was cancelled."""
+        future = self.future
+        return future is None or future.done()
 
 
 class PerCallPool(BasePool[CallSpawners]):
@@ -124,6 +131,7 @@ class PerCallPool(BasePool[CallSpawners]):
 
     def _call_ended(self, call: QueuedCall, future: StandardFuture[Any]) -> None:
         """Remove a cancelled call, with its arguments, from the queue. Have the worker of any other call end."""
+        call.future = None
         if not future.cancelled():
             self.loop.call(functools.partial(self._end_worker_of_call, call.worker_number))
         elif self.allocator.withdraw(call):
@@ -133,13 +141,14 @@ class PerCallPool(BasePool[CallSpawners]):
 
     def waiting_count(self) -> int:
         """Count the calls that have no worker yet."""
-        return sum(not call.future.done() for call in self.allocator.waiting())
+        return sum(not call.is_done for call in self.allocator.waiting())
 
     def waiting_futures(self) -> list[Future[Any]]:
         """Return the futures of the calls that have no worker yet, and of those whose worker was started for them."""
         workers = list(self.supervisor.workers.values())
         assigned = (worker.assignment for worker in workers if worker.assignment is not None)
-        return [call.future for call in (*self.allocator.waiting(), *assigned)]
+        futures = [call.future for call in (*self.allocator.waiting(), *assigned)]
+        return [future for future in futures if future is not None]
 
     def unfinished_count(self) -> int:
         """Count the calls that wait, or whose worker is not gone yet."""
@@ -147,8 +156,9 @@ class PerCallPool(BasePool[CallSpawners]):
 
     def cancel_waiting(self) -> None:
         """Cancel the calls for which no worker was started yet."""
-        for call in self.allocator.waiting():
-            call.future.cancel()
+        for future in [call.future for call in self.allocator.waiting()]:
+            if future is not None:
+                future.cancel()
         self.loop.call(self._start_next)
 
     def resize(self, workers: int, cores: int) -> None:
@@ -166,13 +176,14 @@ class PerCallPool(BasePool[CallSpawners]):
         """Start workers for as many waiting calls as there are free resources."""
         while (started := self.allocator.next()) is not None:
             call, allocation = started
-            if call.future.done():  # cancelled while it waited
+            future = call.future
+            if future is None or future.done():  # cancelled while it waited
                 self._finish(allocation)
                 continue
             try:
                 self._start(call, allocation)
             except Exception as error:  # OSError, WorkerStartError; RuntimeError while the interpreter shuts down
-                self.dispatcher.fail(call.future, without_frames(error))  # its frames refer to a link, and to the call
+                self.dispatcher.fail(future, without_frames(error))  # its frames refer to a link, and to the call
                 self._finish(allocation)
 
     def _start(self, call: QueuedCall, allocation: Allocation) -> None:
@@ -189,14 +200,15 @@ class PerCallPool(BasePool[CallSpawners]):
     def on_ready(self, worker: WorkerHandle) -> None:
         """Send the worker its call, unless that was cancelled."""
         call: QueuedCall = worker.assignment
-        if call.future.done():
+        future = call.future
+        if future is None or future.done():
             self.supervisor.end_worker(worker)
             return
         self.dispatcher.add_worker(worker.number, worker.link.segment, reserved=True, about=worker.trace_metadata())
-        self.dispatcher.submit(call.future, None, call.parts, worker=worker.number, admitted=True)
+        self.dispatcher.submit(future, None, call.parts, worker=worker.number, admitted=True)
         if call.attempts_left == 0:
             call.parts = []  # the future keeps them as long as they are needed
-        if call.future.cancelled():  # since the check above: nothing was sent, so the worker would wait forever
+        if future.cancelled():  # since the check above: nothing was sent, so the worker would wait forever
             self.supervisor.end_worker(worker)
             return
         watch_run_time(self.supervisor, self.dispatcher, worker, call.resources.run_time_max)
@@ -220,9 +232,10 @@ class PerCallPool(BasePool[CallSpawners]):
                 self.dispatcher.fail(future, worker.kill_reason or worker_died_error(worker, future))
             if worker.state_before_end is State.STARTING:
                 error = start_error(worker)
-                if not call.future.done():
+                waiting = call.future
+                if waiting is not None and not waiting.done():
                     LOGGER.warning("worker %d did not start: %s", worker.number, redacted_summary(error))
-                self.dispatcher.fail(call.future, error)  # without effect if it was cancelled
+                    self.dispatcher.fail(waiting, error)  # without effect if it is cancelled meanwhile
             self._finish(call.allocation)
         self._start_next()
 
@@ -231,7 +244,8 @@ class PerCallPool(BasePool[CallSpawners]):
         try:
             self.allocator.enqueue(call, call.resources)
         except ValueError as error:  # the pool has fewer cores than when the call was submitted
-            self.dispatcher.fail(call.future, error)
+            if (future := call.future) is not None:
+                self.dispatcher.fail(future, error)
             self._finish(allocation)
         else:
             self.allocator.release(allocation)
@@ -242,7 +256,7 @@ class PerCallPool(BasePool[CallSpawners]):
         Args:
             began: The call had begun on the worker.
         """
-        if self._killed or call.future.done() or worker.kill_reason is not None:
+        if self._killed or call.is_done or worker.kill_reason is not None:
             return False
         if began:
             call.attempts_left -= 1

@@ -1,5 +1,6 @@
 """Nobody keeps what a call was given or has returned: neither the master nor the worker."""
 
+import atexit
 import contextlib
 import gc
 import os
@@ -200,6 +201,26 @@ def test_map_with_chunks_keeps_no_result_that_was_consumed(executor):
     for _ in range(6):
         watch = Watch(next(results))
         assert watch.is_gone()
+
+
+def test_map_with_chunks_and_futures_keeps_no_consumed_result(executor):
+    results = executor.map(Tracked, [executor.submit(square, 2), 1, 2], chunksize=3)
+    for _ in range(3):
+        watch = Watch(next(results))
+        assert watch.is_gone()
+
+
+def test_exiting_worker_keeps_no_result(make_executor, gate):
+    def result_with_late_exit(path):
+        atexit.register(hold, path)
+        return Tracked()
+
+    call = make_executor(max_workers=1, block_allocation=False).submit(result_with_late_exit, gate.path)
+    watch = Watch(call.result())
+    gate.wait_until_begun()  # the worker exits
+    del call
+    assert watch.is_gone()
+    gate.open()
 
 
 def test_an_executor_that_was_closed_goes_away():

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import threading
+import time
 from concurrent import futures
 
 import pytest
@@ -271,6 +272,82 @@ def test_callbacks_of_many_calls_are_all_called(executor, many):
         executor.submit(square, i).add_done_callback(tell)
     assert all_told.wait(60)
     assert sorted(told) == [i * i for i in range(count)]
+
+
+def wait_for_one(call):
+    return futures.wait([call], timeout=60)
+
+
+def complete_one(call):
+    return list(futures.as_completed([call], timeout=60))
+
+
+@pytest.mark.parametrize("wait", ["result", "exception", wait_for_one, complete_one])
+@pytest.mark.parametrize("seconds", [0, 0.001])
+def test_callbacks_have_run_when_waiting_ends(executor, many, wait, seconds):
+    for _ in range(many(50, 5)):
+        told = []
+        call = executor.submit(time.sleep, seconds)
+        call.add_done_callback(told.append)
+        call.add_done_callback(told.append)
+        getattr(call, wait)() if isinstance(wait, str) else wait(call)
+        assert told == [call, call]
+
+
+def test_callbacks_have_run_in_every_waiting_thread(executor, many):
+    def work(_):
+        late = 0
+        for i in range(many(50, 5)):
+            told = []
+            call = executor.submit(square, i)
+            call.add_done_callback(told.append)
+            call.result()
+            late += not told
+        return late
+
+    assert in_threads(3, work) == [0] * 3
+
+
+def test_callbacks_have_run_when_their_call_failed(executor, many):
+    for _ in range(many(50, 5)):
+        told = []
+        call = executor.submit(fail)
+        call.add_done_callback(told.append)
+        assert isinstance(call.exception(), ValueError)
+        assert told == [call]
+
+
+@pytest.mark.parametrize("wait", ["result", "exception", wait_for_one, complete_one])
+def test_blocking_callback_does_not_block_waiting_threads(make_executor, gate, wait):
+    call = make_executor().submit(hold, gate.path)
+    may_end = threading.Event()
+    call.add_done_callback(lambda _: may_end.wait())
+    gate.open()
+    getattr(call, wait)() if isinstance(wait, str) else wait(call)
+    assert not may_end.is_set()
+    may_end.set()
+
+
+def test_callback_may_read_its_own_future(executor):
+    told = []
+    call = executor.submit(square, 3)
+    call.add_done_callback(lambda call: told.append((call.result(), futures.wait([call]).done)))
+    call.result()
+    assert told == [(9, {call})]
+
+
+def test_callback_may_add_callbacks(executor):
+    told = []
+    call = executor.submit(square, 3)
+    call.add_done_callback(lambda call: call.add_done_callback(told.append))
+    call.result()
+    assert told == [call]
+
+
+def test_callback_of_input_does_not_delay_call(executor, slow_callback):
+    first = executor.submit(square, 3)
+    first.add_done_callback(lambda _: None)  # waits behind the slow one
+    assert executor.submit(square, first).result(timeout=60) == 81
 
 
 # ---- signal handlers ----
