@@ -21,7 +21,7 @@ def busy(make_executor, gate):
     return exe, call
 
 
-def test_a_waiting_call_can_be_cancelled_and_never_runs(busy, gate, tmp_path):
+def test_cancelled_waiting_call_never_runs(busy, gate, tmp_path):
     exe, running = busy
     call = exe.submit(touch, tmp_path / "ran")
     assert call.cancel()
@@ -68,7 +68,7 @@ def test_a_call_can_be_cancelled_twice(busy):
     assert call.cancel()
 
 
-def test_only_the_cancelled_of_many_calls_do_not_run(make_block_executor, gate):
+def test_cancelling_some_calls_leaves_others_running(make_block_executor, gate):
     exe = make_block_executor()
     exe.submit(hold, gate.path)
     gate.wait_until_begun()
@@ -79,7 +79,7 @@ def test_only_the_cancelled_of_many_calls_do_not_run(make_block_executor, gate):
     assert [call.result() for call in calls[1::2]] == list(range(1, 200, 2))
 
 
-def test_calls_cancelled_while_others_run_either_run_or_not(make_block_executor):
+def test_racing_cancel_either_runs_or_cancels_call(make_block_executor):
     exe = make_block_executor()
     calls = [exe.submit(record, i) for i in range(3000)]
     order = random.Random(1).sample(calls, len(calls))
@@ -118,7 +118,7 @@ def test_whoever_waits_for_a_call_notices_its_cancellation(busy):
             result.result()
 
 
-def test_a_call_that_waits_for_a_running_one_can_be_cancelled(busy, gate):
+def test_call_queued_behind_running_one_is_cancelled(busy, gate):
     exe, running = busy
     call = exe.submit(add, running, 1)
     assert call.cancel()
@@ -137,7 +137,7 @@ def test_a_call_whose_input_is_cancelled_is_cancelled(busy):
         second.result()
 
 
-def test_a_large_call_can_be_cancelled_while_it_waits(busy, gate):
+def test_large_waiting_call_can_be_cancelled(busy, gate):
     exe, _ = busy
     large = exe.submit(echo, np.ones(5_000_000))
     assert large.cancel()
@@ -145,7 +145,7 @@ def test_a_large_call_can_be_cancelled_while_it_waits(busy, gate):
     assert exe.submit(echo, np.ones(5_000_000)).result().all()
 
 
-def test_cancelling_while_large_calls_are_on_their_way_breaks_nothing(executor, many):
+def test_cancel_during_transfer_of_large_calls_is_harmless(executor, many):
     array = np.ones(1_000_000)
     for _ in range(many(10, 2)):
         calls = [executor.submit(echo, array) for _ in range(6)]

@@ -47,7 +47,7 @@ def entries(log):
     return ENTRY.findall(log.read_text())
 
 
-def test_a_call_that_fails_is_written_with_arguments_and_traceback(make_executor, log):
+def test_failed_call_is_logged_with_arguments_and_traceback(make_executor, log):
     exe = make_executor(error_log_file=log)
     with pytest.raises(ZeroDivisionError):
         exe.submit(divide, 7, y=0).result()
@@ -61,7 +61,7 @@ def test_a_call_that_fails_is_written_with_arguments_and_traceback(make_executor
     assert "errorlog.py" not in text  # the traceback begins where the user's code does
 
 
-def test_what_the_master_gets_is_what_it_gets_without(make_executor, log):
+def test_error_log_does_not_change_the_exception(make_executor, log):
     with_log, without = make_executor(error_log_file=log), make_executor()
     told = []
     for exe in (with_log, without):
@@ -90,7 +90,7 @@ def test_entries_are_appended_and_whole_whoever_writes(make_executor, many, log)
     assert text.count("ValueError: refused\n\n") == count
 
 
-def test_a_call_of_a_map_is_written_with_its_own_arguments(make_executor, log):
+def test_failed_map_call_is_logged_with_own_arguments(make_executor, log):
     exe = make_executor(error_log_file=log)
     for chunksize in (None, 4):
         with pytest.raises(ZeroDivisionError):
@@ -105,7 +105,7 @@ def test_system_exit_of_a_call_is_written(make_executor, log):
     assert "SystemExit: leaving\n" in log.read_text()
 
 
-def test_each_call_can_have_a_file_of_its_own(tmp_path, opened):
+def test_each_call_can_have_its_own_file(tmp_path, opened):
     opened.append(exe := Executor(max_workers=1, error_log_file=tmp_path / "all.log"))
     assert exe.submit(fail, resource_dict={"error_log_file": tmp_path / "own.log"}).exception()
     assert exe.submit(divide, 1, 0).exception()
@@ -138,7 +138,7 @@ def test_a_repr_that_raises_is_said(make_block_executor, log):
     assert re.search(r"argument 1: <Wordless .*>\n    argument 2: 'next'\n", log.read_text())
 
 
-def test_a_file_that_cannot_be_written_loses_no_exception(make_executor, tmp_path, capfd):
+def test_unwritable_file_keeps_the_exception(make_executor, tmp_path, capfd):
     folder = tmp_path / "folder"
     folder.mkdir()
     exe = make_executor(error_log_file=folder / "errors.log")
@@ -149,7 +149,7 @@ def test_a_file_that_cannot_be_written_loses_no_exception(make_executor, tmp_pat
     assert f"pympipool: error_log_file {folder}/errors.log cannot be written" in capfd.readouterr().err
 
 
-def test_parameters_of_init_function_do_not_hide_the_name(make_block_executor, log):
+def test_init_function_values_do_not_shadow_the_option(make_block_executor, log):
     exe = make_block_executor(init_function=zero, error_log_file=log)
     assert isinstance(exe.submit(scale, 3).exception(), ZeroDivisionError)
     assert [name for name, _ in entries(log)] == ["scale"]
@@ -162,7 +162,7 @@ def test_each_rank_writes(make_executor, log):
     assert sorted(where.split(" of ")[0] for _, where in entries(log)) == ["rank 0", "rank 1"]
 
 
-def test_what_calls_start_does_not_see_how_it_is_told(make_executor, log):
+def test_child_processes_do_not_inherit_log_settings(make_executor, log):
     exe = make_executor(error_log_file=log)
     assert [name for name in exe.submit(dict, os.environ).result() if "ERROR_LOG" in name] == []
     seen = exe.submit(eval, "dict(__import__('os').environ)").result()
@@ -176,12 +176,12 @@ def test_what_calls_start_does_not_see_how_it_is_told(make_executor, log):
         ("/tmp", "which is a directory"),
     ],
 )
-def test_a_file_that_cannot_be_is_an_error_at_once(path, words):
+def test_impossible_file_raises_immediately(path, words):
     with pytest.raises(ValueError, match=f"error_log_file is .*{words}"):
         Executor(error_log_file=path)
 
 
 @pytest.mark.parametrize("wrong", [1, True, b"errors.log", ["errors.log"]])
-def test_what_is_no_path_is_an_error_at_once(wrong):
+def test_non_path_raises_immediately(wrong):
     with pytest.raises(TypeError, match="error_log_file is"):
         Executor(error_log_file=wrong)

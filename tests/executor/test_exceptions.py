@@ -82,14 +82,14 @@ def test_attributes_of_exceptions_arrive(executor):
     assert (error.errno, error.filename) == (2, "/no/such/file")
 
 
-def test_an_exception_that_pickle_cannot_rebuild_arrives_all_the_same(executor):
+def test_exception_that_cannot_be_unpickled_still_arrives(executor):
     error = executor.submit(raise_it, Stubborn, 3, residual=0.5).exception()
     assert "step 3: residual 0.5" in str(error)
     assert type(error) is Stubborn
     assert (error.step, error.residual) == (3, 0.5)
 
 
-def test_an_exception_that_holds_a_lock_arrives_without_it(executor):
+def test_exception_with_lock_arrives_without_lock(executor):
     error = executor.submit(raise_it, HoldsALock, "the message").exception()
     assert "the message" in str(error)
     assert isinstance(error, (HoldsALock, RemoteError))
@@ -99,7 +99,7 @@ def test_an_exception_that_cannot_be_shown_arrives(executor):
     assert isinstance(executor.submit(raise_it, Mute).exception(), (Mute, RemoteError))
 
 
-def test_an_exception_whose_class_only_the_worker_knows_arrives_by_its_name(executor):
+def test_exception_class_unknown_to_master_arrives_by_name(executor):
     def work():
         import sys
         import types
@@ -115,7 +115,7 @@ def test_an_exception_whose_class_only_the_worker_knows_arrives_by_its_name(exec
     assert "but not its message" in str(error)
 
 
-def test_an_exception_of_a_class_defined_on_the_spot_arrives(executor):
+def test_exception_of_local_class_arrives(executor):
     class Local(Exception):
         pass
 
@@ -168,7 +168,7 @@ def test_endless_recursion_is_an_exception_of_the_call(executor):
         executor.submit(recurse, 0).result()
 
 
-def test_too_little_memory_is_an_exception_of_the_call(executor):
+def test_memory_error_fails_the_call(executor):
     with pytest.raises(MemoryError):
         executor.submit(np.empty, 2**60, np.int8).result()
 
@@ -182,7 +182,7 @@ def test_wrong_arguments_are_an_exception_of_the_call(executor):
         executor.submit(square, 1, 2, 3).result()
 
 
-def test_many_calls_that_fail_and_succeed_in_turn_keep_apart(executor, many):
+def test_alternating_failures_and_results_do_not_mix(executor, many):
     calls = [executor.submit(divide, 6, i % 3) for i in range(many(600, 30))]
     for i, call in enumerate(calls):
         if i % 3 == 0:
@@ -209,7 +209,7 @@ UNPICKLABLE = {
 
 @pytest.mark.parametrize("what", UNPICKLABLE)
 @pytest.mark.parametrize("place", ["positional", "keyword", "inside"])
-def test_an_argument_that_cannot_be_pickled_fails_its_call_only(executor, what, place):
+def test_unpicklable_argument_fails_only_its_call(executor, what, place):
     value = UNPICKLABLE[what]()
     match place:
         case "positional":
@@ -227,33 +227,33 @@ def test_an_argument_that_cannot_be_pickled_fails_its_call_only(executor, what, 
 
 
 @pytest.mark.parametrize("what", UNPICKLABLE)
-def test_a_result_that_cannot_be_pickled_fails_its_call_only(executor, what):
+def test_unpicklable_result_fails_only_its_call(executor, what):
     make = UNPICKLABLE[what]
     call = executor.submit(lambda: [make()])
     assert isinstance(call.exception(), SerializationError)
     assert "result" in str(call.exception())
 
 
-def test_a_function_that_cannot_be_pickled_fails_its_call_only(executor):
+def test_unpicklable_function_fails_only_its_call(executor):
     lock = threading.Lock()
     call = executor.submit(lambda: lock.locked() or 1)
     assert isinstance(call.exception(), SerializationError)
     assert "lock" in str(call.exception())
 
 
-def test_an_argument_that_cannot_be_unpickled_fails_its_call_only(executor):
+def test_argument_failing_to_unpickle_fails_only_its_call(executor):
     error = executor.submit(echo, FailsToUnpickle()).exception()
     assert isinstance(error, SerializationError)
     assert "this object cannot be rebuilt" in str(error)
 
 
-def test_a_result_that_cannot_be_unpickled_fails_its_call_only(executor):
+def test_result_failing_to_unpickle_fails_only_its_call(executor):
     error = executor.submit(FailsToUnpickle).exception()
     assert isinstance(error, SerializationError)
     assert "this object cannot be rebuilt" in str(error)
 
 
-def test_a_function_of_a_module_the_worker_lacks_fails_its_call_only(executor, monkeypatch):
+def test_function_of_missing_module_fails_only_its_call(executor, monkeypatch):
     import types
 
     module = types.ModuleType("only_in_the_master")
@@ -302,7 +302,7 @@ def segfault():
     ],
     ids=["os._exit", "abort", "segmentation fault", "killed"],
 )
-def test_a_worker_that_dies_fails_the_call_that_ran_there_only(make_executor, many, function, arguments, words):
+def test_worker_death_fails_only_its_running_call(make_executor, many, function, arguments, words):
     exe = make_executor()
     before, call = exe.submit(pid), exe.submit(function, *arguments)
     after = [exe.submit(square, i) for i in range(many(50, 5))]
@@ -329,7 +329,7 @@ def test_executors_and_futures_are_not_copied(executor, copied):
         copied(executor.submit(square, 2))
 
 
-def test_a_call_that_would_take_them_along_says_what_to_do(executor):
+def test_capturing_call_error_names_the_remedy(executor):
     inside = SimpleNamespace(call=executor.submit(square, 2))
     with pytest.raises(SerializationError, match=r"argument 1 of echo\(\).*take its result\(\) first"):
         executor.submit(echo, inside).result()

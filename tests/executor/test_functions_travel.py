@@ -119,12 +119,12 @@ def test_a_change_after_the_submission_is_not_seen(make_executor, notebook, gate
     assert [call.result() for call in calls] == [1, 1, 1, 2, 2, 2]
 
 
-def test_what_a_call_changes_in_its_globals_the_next_call_does_not_see(executor, notebook):
+def test_changed_globals_do_not_reach_next_call(executor, notebook):
     notebook.run("n = 0\ndef f():\n global n\n n += 1\n return n")
     assert [executor.submit(notebook["f"]).result() for _ in range(4)] == [1] * 4
 
 
-def test_what_a_call_changes_in_its_defaults_the_next_call_does_not_see(executor, notebook):
+def test_changed_defaults_do_not_reach_next_call(executor, notebook):
     notebook.run("def f(x=[]):\n x.append(1)\n return len(x)")
     assert [executor.submit(notebook["f"]).result() for _ in range(4)] == [1] * 4
 
@@ -139,14 +139,14 @@ def test_functions_that_call_each_other_travel(executor, notebook):
     assert executor.submit(notebook["even"], 10).result() is True
 
 
-def test_instances_of_a_class_of_the_notebook_come_back_as_such(executor, notebook):
+def test_notebook_class_instances_keep_their_class(executor, notebook):
     notebook.run("class Point:\n def __init__(self, x): self.x = x\ndef move(point): return Point(point.x + 1)")
     result = executor.submit(notebook["move"], notebook["Point"](1)).result()
     assert isinstance(result, notebook["Point"])
     assert result.x == 2
 
 
-def test_members_of_an_enumeration_of_the_notebook_come_back_as_the_same(executor, notebook):
+def test_notebook_enum_members_keep_their_identity(executor, notebook):
     notebook.run("import enum\nclass Colour(enum.Enum):\n  RED = 1\ndef f(x): return x")
     red = notebook["Colour"].RED
     assert executor.submit(notebook["f"], red).result() is red
@@ -159,7 +159,7 @@ def test_a_returned_function_can_be_submitted_again(executor, notebook):
     assert executor.submit(made, 1).result() == 4
 
 
-def test_more_functions_than_a_worker_keeps_do_not_get_mixed_up(make_block_executor, notebook):
+def test_functions_beyond_cache_size_do_not_mix(make_block_executor, notebook):
     exe = make_block_executor(max_workers=2)
     notebook.run("".join(f"def f{i}(x): return x + {i}\n" for i in range(600)))
     for _ in range(2):
@@ -173,7 +173,7 @@ def test_functions_come_and_go_without_getting_mixed_up(executor, notebook):
         assert executor.submit(notebook["f"], 1).result() == 1 + i
 
 
-def test_a_change_of_a_global_is_seen_by_each_of_many_calls(executor, notebook):
+def test_each_call_sees_changed_global(executor, notebook):
     notebook.run("def f(): return n")
     calls = []
     for n in range(2000):
@@ -247,13 +247,13 @@ def test_modules_beside_the_script_can_be_used(project):
     assert run_script(SCRIPT, project) == "fine\n"
 
 
-def test_modules_beside_the_script_can_be_used_from_another_folder(project, tmp_path):
+def test_sibling_modules_import_from_another_folder(project, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     assert run_script(SCRIPT, project, cwd=elsewhere) == "fine\n"
 
 
-def test_modules_beside_the_script_win_over_those_of_the_same_name_where_it_runs(project, tmp_path):
+def test_sibling_modules_shadow_modules_in_working_folder(project, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "helper.py").write_text("raise ImportError('the wrong helper')")
@@ -261,29 +261,29 @@ def test_modules_beside_the_script_win_over_those_of_the_same_name_where_it_runs
     assert run_script(SCRIPT, project, cwd=elsewhere) == "fine\n"
 
 
-def test_a_script_called_by_a_relative_path_finds_its_modules(project, tmp_path):
+def test_script_by_relative_path_finds_its_modules(project, tmp_path):
     assert run_script(SCRIPT, project, cwd=tmp_path, command=["project/script.py"]) == "fine\n"
 
 
-def test_a_script_that_changes_its_folder_finds_its_modules(project, tmp_path):
+def test_script_after_chdir_finds_its_modules(project, tmp_path):
     script = f"import os\nos.chdir({str(tmp_path)!r})\n" + SCRIPT
     assert run_script(script, project, cwd=project, command=["script.py"]) == "fine\n"
 
 
-def test_a_script_that_is_run_as_a_module_finds_its_modules(project):
+def test_script_run_as_module_finds_its_modules(project):
     assert run_script(SCRIPT, project, command=["-m", "script"]) == "fine\n"
 
 
-def test_a_script_given_on_the_command_line_finds_the_modules_of_its_folder(project):
+def test_command_line_script_finds_modules_of_its_folder(project):
     assert run_script(SCRIPT, project, command=["-c", SCRIPT]) == "fine\n"
 
 
-def test_a_path_that_the_script_adds_holds_in_the_workers(project, tmp_path):
+def test_path_added_by_script_holds_in_workers(project, tmp_path):
     script = f"import sys\nsys.path.insert(0, {str(project)!r})\n" + SCRIPT
     assert run_script(script, tmp_path) == "fine\n"
 
 
-def test_a_script_without_a_guard_is_not_run_again_in_the_workers(tmp_path):
+def test_workers_do_not_rerun_script_without_guard(tmp_path):
     script = """
 from pympipool import Executor
 print("once")
@@ -293,7 +293,7 @@ with Executor(max_workers=2, block_allocation=True) as exe:
     assert run_script(script, tmp_path) == "once\n[1, 2, 3]\n"
 
 
-def test_a_script_sees_its_own_name_in_the_workers(tmp_path):
+def test_script_name_is_the_same_in_workers(tmp_path):
     script = """
 import sys
 from pympipool import Executor

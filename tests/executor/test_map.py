@@ -13,7 +13,7 @@ def test_results_come_in_the_order_of_the_arguments(executor, many):
     assert list(executor.map(square, range(many(500, 20)))) == [i * i for i in range(many(500, 20))]
 
 
-def test_the_order_holds_although_the_first_call_takes_longest(make_executor, gate):
+def test_order_holds_when_first_call_is_slowest(make_executor, gate):
     exe = make_executor(max_workers=2)
     results = exe.map(hold_or_square, [gate.path] * 20, range(20), [0] * 20)
     gate.wait_until_begun()
@@ -40,7 +40,7 @@ def test_results_are_consumed_lazily(make_executor, gate):
     assert list(results) == [4]
 
 
-def test_all_calls_are_submitted_at_once_though_nobody_asks_for_results(make_executor, tmp_path):
+def test_all_calls_are_submitted_before_results_are_requested(make_executor, tmp_path):
     exe = make_executor()
     exe.map(touch, [tmp_path / str(i) for i in range(10)])
     exe.shutdown()
@@ -65,7 +65,7 @@ def test_chunks_change_nothing_in_the_results(executor, chunksize, many):
     assert list(executor.map(add, numbers, numbers, chunksize=chunksize)) == [2 * i for i in numbers]
 
 
-def test_the_calls_of_a_chunk_run_in_one_worker(make_executor):
+def test_calls_of_one_chunk_share_a_worker(make_executor):
     pids = list(make_executor(max_workers=2).map(pid, range(40), chunksize=10))
     assert all(len(set(pids[i : i + 10])) == 1 for i in range(0, 40, 10))
 
@@ -95,7 +95,7 @@ def write_down(number):
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_a_call_does_not_find_what_another_has_done_to_the_same_argument(executor, wrapped):
+def test_call_cannot_see_argument_changed_by_another(executor, wrapped):
     items = []
     shared = [([items],)] if wrapped else [items]
     function = count_of_first if wrapped else append_and_count
@@ -106,13 +106,13 @@ def count_of_first(wrapped, _):
     return append_and_count(wrapped[0][0], _)
 
 
-def test_a_call_does_not_find_what_another_has_done_to_the_same_array(executor):
+def test_call_cannot_see_array_changed_by_another(executor):
     numpy = pytest.importorskip("numpy", reason="numpy is not installed: pip install numpy")
     assert list(executor.map(count_up, [numpy.zeros(5000)] * 40, range(40))) == [1] * 40
 
 
 @pytest.mark.parametrize("chunksize", [None, 1, 20])
-def test_results_are_what_they_were_when_they_were_returned(executor, chunksize):
+def test_results_keep_their_value_at_return(executor, chunksize):
     results = executor.map(remember, range(40), chunksize=chunksize)
     assert [result["number"] for result in results] == list(range(40))
     results = executor.map(write_down, range(40), chunksize=chunksize)
@@ -124,7 +124,7 @@ def first_of(items):
 
 
 @pytest.mark.parametrize("chunksize", [None, 1, 2, 100])
-def test_a_call_that_raises_stop_iteration_takes_no_place_out_of_the_results(executor, chunksize):
+def test_stop_iteration_in_call_does_not_shift_results(executor, chunksize):
     results = executor.map(first_of, [[1], [2], [], [4], [5]], chunksize=chunksize)
     assert [next(results), next(results)] == [1, 2]
     with pytest.raises(RuntimeError, match="raised StopIteration"):
@@ -180,7 +180,7 @@ def test_an_error_cancels_the_rest(make_executor, gate, files):
     assert not any(file.exists() for file in files)
 
 
-def test_an_iterator_that_is_closed_after_use_cancels_the_rest(make_executor, gate, files):
+def test_closing_a_used_iterator_cancels_the_rest(make_executor, gate, files):
     exe = make_executor()
     results = exe.map(do, ["touch", "hold", *["touch"] * 49], [files[0], gate.path, *files[1:]])
     assert next(results) == files[0]
@@ -191,7 +191,7 @@ def test_an_iterator_that_is_closed_after_use_cancels_the_rest(make_executor, ga
     assert [file.exists() for file in files] == [True] + [False] * 49
 
 
-def test_a_time_limit_that_is_over_cancels_the_rest(make_executor, gate, files):
+def test_timeout_cancels_the_rest(make_executor, gate, files):
     exe = make_executor()
     results = exe.map(do, ["hold", *["touch"] * 50], [gate.path, *files], timeout=0.05)
     gate.wait_until_begun()
@@ -209,7 +209,7 @@ def test_a_time_limit_that_is_kept_changes_nothing(executor):
     assert list(executor.map(square, range(10), timeout=50)) == [i * i for i in range(10)]
 
 
-def test_the_time_limit_counts_from_the_call_of_map(make_executor, gate):
+def test_timeout_counts_from_call_of_map(make_executor, gate):
     exe = make_executor()
     results = exe.map(hold_or_square, [gate.path] * 3, range(3), [1] * 3, timeout=1e-9)
     gate.wait_until_begun()
@@ -217,7 +217,7 @@ def test_the_time_limit_counts_from_the_call_of_map(make_executor, gate):
         list(results)
 
 
-def test_an_executor_goes_on_after_a_map_that_ran_out_of_time(make_executor, gate):
+def test_executor_works_after_map_timeout(make_executor, gate):
     exe = make_executor()
     with pytest.raises(futures.TimeoutError):
         list(exe.map(hold_or_square, [gate.path] * 2, range(2), [0] * 2, timeout=0.01))
@@ -235,7 +235,7 @@ def test_map_in_a_call_is_refused_after_shutdown(make_executor):
         exe.map(square, [1, 2])
 
 
-def test_results_of_map_can_be_asked_for_after_shutdown(make_executor):
+def test_map_results_are_available_after_shutdown(make_executor):
     exe = make_executor()
     results = exe.map(square, range(20))
     exe.shutdown()

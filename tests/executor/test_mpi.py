@@ -87,7 +87,7 @@ def test_ranks_work_together(mpi_executor):
     assert mpi_executor.submit(allreduce, 5).result() == [15, 15]
 
 
-def test_functions_that_know_nothing_of_mpi_run_on_each_rank(mpi_executor):
+def test_functions_without_mpi_run_on_each_rank(mpi_executor):
     assert mpi_executor.submit(square, 3).result() == [9, 9]
     assert len(set(mpi_executor.submit(pid).result())) == RANKS
 
@@ -136,11 +136,11 @@ def test_chunks_give_a_list_for_each_item_too(mpi_executor):
     assert list(mpi_executor.map(square, range(5), chunksize=2)) == [[i * i, i * i] for i in range(5)]
 
 
-def test_a_result_can_be_the_argument_of_the_next_call(mpi_executor):
+def test_result_can_be_argument_of_next_call(mpi_executor):
     assert mpi_executor.submit(echo, mpi_executor.submit(allreduce, 1)).result() == [[3, 3], [3, 3]]
 
 
-def test_two_workers_of_two_ranks_work_at_the_same_time(make_executor, gate):
+def test_two_workers_of_two_ranks_run_concurrently(make_executor, gate):
     exe = make_executor(max_workers=2, cores_per_worker=2)
     calls = [exe.submit(hold, gate.path) for _ in range(2)]
     gate.wait_until_begun(4)
@@ -183,11 +183,11 @@ def test_no_rank_is_left_after_shutdown(make_executor):
     assert [rank for rank in ranks if rank.is_running()] == []
 
 
-def test_a_worker_that_has_not_started_yet_can_be_ended(make_executor):
+def test_shutdown_ends_worker_that_is_still_starting(make_executor):
     make_executor(cores_per_worker=2).shutdown()
 
 
-def test_a_script_needs_no_mpiexec_and_functions_of_it_travel(tmp_path):
+def test_script_without_mpiexec_sends_its_functions(tmp_path):
     script = """
 from pympipool import Executor
 
@@ -214,7 +214,7 @@ class TestFailures:
             mpi_executor.submit(divide, 1, 0).result()
 
     @pytest.mark.parametrize("rank", [0, 1])
-    def test_an_exception_on_one_rank_arrives_with_its_rank(self, mpi_executor, rank):
+    def test_exception_on_one_rank_names_the_rank(self, mpi_executor, rank):
         error = mpi_executor.submit(fail_on, rank).exception()
         assert type(error) is LookupError
         assert str(error) == f"on purpose on rank {rank}"
@@ -228,7 +228,7 @@ class TestFailures:
         assert "KeyError: 'rank 1'" in shown
 
     @pytest.mark.parametrize("rank", [0, 1])
-    def test_a_result_that_cannot_be_pickled_on_one_rank_fails_the_call(self, mpi_executor, rank):
+    def test_unpicklable_result_on_one_rank_fails_call(self, mpi_executor, rank):
         def work():
             return (x for x in "x") if world().rank == rank else 1
 
@@ -247,7 +247,7 @@ class TestFailures:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_raises_while_the_other_waits_for_it_is_told_within_seconds(make_executor, rank):
+def test_diverged_rank_error_is_reported_within_seconds(make_executor, rank):
     exe = make_executor(cores_per_worker=2)
     old = [psutil.Process(process) for process in exe.submit(pid).result()]
     with pytest.raises(LookupError, match=f"on rank {rank}"):
@@ -258,7 +258,7 @@ def test_a_rank_that_raises_while_the_other_waits_for_it_is_told_within_seconds(
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_dies_fails_the_call_that_ran_there_only(make_executor, rank):
+def test_rank_death_fails_only_its_running_call(make_executor, rank):
     def die():
         if world().rank == rank:
             os._exit(7)
@@ -272,9 +272,7 @@ def test_a_rank_that_dies_fails_the_call_that_ran_there_only(make_executor, rank
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2])
-def test_a_rank_that_ends_by_itself_is_told_with_its_exit_code_and_not_with_those_of_ranks_that_end_with_it(
-    make_executor, rank
-):
+def test_first_dead_rank_gives_the_exit_code(make_executor, rank):
     def end():
         if world().rank == rank:
             os._exit(3)
@@ -287,7 +285,7 @@ def test_a_rank_that_ends_by_itself_is_told_with_its_exit_code_and_not_with_thos
         assert (died.rank, died.exit_code) == (rank, 3)
 
 
-def test_mpiexec_does_not_complain_to_the_user_of_being_ended_while_it_starts(capfd):
+def test_mpiexec_killed_during_start_prints_nothing(capfd):
     for number in range(30):
         exe = Executor(max_cores=2, cores_per_worker=2, block_allocation=True)
         threading.Event().wait(number * 0.004)

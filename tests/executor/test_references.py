@@ -89,7 +89,7 @@ def test_arguments_are_given_back_when_the_call_fails(executor, size_bytes):
     assert watch.is_gone()
 
 
-def test_arguments_are_given_back_when_they_cannot_be_pickled(executor):
+def test_unpicklable_arguments_are_released(executor):
     argument = FailsToPickle()
     watch = Watch(argument)
     call = executor.submit(take, argument)
@@ -99,7 +99,7 @@ def test_arguments_are_given_back_when_they_cannot_be_pickled(executor):
 
 
 @pytest.mark.parametrize("size_bytes", [10, LARGE])
-def test_arguments_are_given_back_when_the_call_is_cancelled(make_executor, gate, size_bytes):
+def test_arguments_of_cancelled_call_are_released(make_executor, gate, size_bytes):
     exe = make_executor()
     exe.submit(hold, gate.path)
     gate.wait_until_begun()
@@ -111,7 +111,7 @@ def test_arguments_are_given_back_when_the_call_is_cancelled(make_executor, gate
     assert watch.is_gone()
 
 
-def test_arguments_of_a_call_that_waited_for_another_are_given_back(executor):
+def test_arguments_of_dependent_call_are_released(executor):
     argument = array_of(LARGE)
     watch = Watch(argument)
     call = executor.submit(take, argument, executor.submit(square, 2))
@@ -132,7 +132,7 @@ def test_a_function_that_carries_data_is_given_back(executor):
     assert watch.is_gone()
 
 
-def test_an_object_whose_method_was_called_is_given_back(executor):
+def test_object_of_called_method_is_released(executor):
     tracked = Tracked([3])
     watch = Watch(tracked)
     call = executor.submit(tracked.__eq__, 1)
@@ -160,7 +160,7 @@ def test_exceptions_are_given_back_with_their_future(executor):
     assert watch.is_gone()
 
 
-def test_a_future_that_nobody_keeps_goes_away_when_its_call_ends(make_executor, gate):
+def test_unreferenced_future_is_freed_after_its_call(make_executor, gate):
     exe = make_executor()
     call = exe.submit(hold, gate.path)
     watch = Watch(call)
@@ -196,7 +196,7 @@ def test_map_keeps_no_result_that_was_consumed(executor):
         assert watch.is_gone()
 
 
-def test_map_with_chunks_keeps_no_result_that_was_consumed(executor):
+def test_chunked_map_releases_consumed_results(executor):
     results = executor.map(Tracked, range(6), chunksize=3)
     for _ in range(6):
         watch = Watch(next(results))
@@ -232,7 +232,7 @@ def test_an_executor_that_was_closed_goes_away():
     assert watch.is_gone()
 
 
-def test_the_input_of_a_call_is_given_back_when_the_call_has_it(executor):
+def test_input_is_released_once_sent_to_call(executor):
     first = executor.submit(array_of, LARGE)
     second = executor.submit(len, first)
     assert second.result() == LARGE
@@ -265,7 +265,7 @@ def test_the_worker_keeps_no_result_while_it_waits(make_block_executor, tmp_path
     assert isinstance(call.result(), Tracked)
 
 
-def test_the_worker_keeps_nothing_of_a_call_that_failed(make_block_executor):
+def test_worker_releases_objects_of_failed_call(make_block_executor):
     exe = make_block_executor()
     for _ in range(3):
         assert exe.submit(track_and_fail, Tracked()).exception() is not None

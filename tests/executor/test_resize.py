@@ -43,7 +43,7 @@ def test_growing_runs_calls_that_wait_already(make_block_executor, gate):
 
 
 @pytest.mark.only_at("this machine", reason="it looks for processes of this machine")
-def test_shrinking_ends_idle_workers_and_lets_calls_run_to_their_end(make_block_executor, gate):
+def test_shrinking_ends_idle_workers_and_finishes_calls(make_block_executor, gate):
     exe = make_block_executor(max_workers=3)
     wait_until(lambda: len(exe.info["workers"]) == 3)
     held = exe.submit(hold, gate.path)
@@ -71,7 +71,7 @@ def test_shrinking_lets_all_calls_end_that_have_begun(make_block_executor, gate)
     assert pids(exe) < ran_on
 
 
-def test_calls_ahead_of_a_worker_that_goes_run_on_another(make_block_executor):
+def test_prefetched_calls_of_retired_worker_run_elsewhere(make_block_executor):
     exe = make_block_executor(max_workers=2)
     calls = [exe.submit(sleep_and_return, 0.001, i) for i in range(1000)]
     exe.max_workers = 1
@@ -90,7 +90,7 @@ def test_resizing_again_and_again_loses_no_call(make_block_executor):
 
 
 @pytest.mark.only_at("this machine", "flux", reason="it kills processes of this machine")
-def test_a_worker_that_dies_is_replaced_only_as_long_as_it_is_wanted(make_block_executor, gate):
+def test_dead_worker_is_replaced_only_while_needed(make_block_executor, gate):
     exe = make_block_executor(max_workers=2)
     calls = [exe.submit(hold, gate.path) for _ in range(2)]
     gate.wait_until_begun(2)
@@ -127,7 +127,7 @@ def test_workers_of_several_ranks_come_and_go(make_block_executor):
 # ---- one process per call ----
 
 
-def test_without_block_allocation_more_calls_run_at_the_same_time(make_gate, opened):
+def test_per_call_pool_grows_number_of_concurrent_calls(make_gate, opened):
     gate = make_gate()
     exe = Executor(max_workers=1)
     opened.append(exe)
@@ -139,7 +139,7 @@ def test_without_block_allocation_more_calls_run_at_the_same_time(make_gate, ope
     assert len({call.result() for call in calls}) == 2
 
 
-def test_without_block_allocation_less_calls_run_at_the_same_time(make_gate, opened):
+def test_per_call_pool_shrinks_number_of_concurrent_calls(make_gate, opened):
     gate = make_gate()
     exe = Executor(max_workers=2)
     opened.append(exe)
@@ -155,7 +155,7 @@ def test_without_block_allocation_less_calls_run_at_the_same_time(make_gate, ope
 
 
 @pytest.mark.mpi
-def test_less_cores_than_a_waiting_call_needs_are_an_error(make_gate, opened):
+def test_fewer_cores_than_waiting_call_needs_raises(make_gate, opened):
     gate = make_gate()
     exe = Executor(max_cores=2)
     opened.append(exe)
@@ -185,7 +185,7 @@ def test_what_is_no_number_is_an_error(executor, number):
         executor.max_workers = number
 
 
-def test_an_executor_that_is_shut_down_cannot_be_resized(make_executor):
+def test_resize_after_shutdown_raises(make_executor):
     exe = make_executor()
     exe.shutdown()
     with pytest.raises(RuntimeError, match="after shutdown"):

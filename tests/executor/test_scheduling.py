@@ -14,7 +14,7 @@ from support.timing import best
 pytestmark = pytest.mark.anywhere
 
 
-def test_a_call_that_holds_among_short_ones_delays_none_of_them(make_block_executor, gate):
+def test_long_call_delays_no_short_calls(make_block_executor, gate):
     exe = make_block_executor(max_workers=2)
     short = [exe.submit(time.sleep, 0.002) for _ in range(100)]
     held = exe.submit(hold, gate.path, "held")
@@ -26,7 +26,7 @@ def test_a_call_that_holds_among_short_ones_delays_none_of_them(make_block_execu
     assert held.result() == "held"
 
 
-def test_calls_behind_one_that_holds_run_on_the_other_worker(make_executor, gate, many):
+def test_calls_behind_long_call_run_on_other_worker(make_executor, gate, many):
     exe = make_executor(max_workers=2)
     held = exe.submit(hold, gate.path, "held")
     calls = [exe.submit(square, i) for i in range(many(500, 20))]
@@ -36,7 +36,7 @@ def test_calls_behind_one_that_holds_run_on_the_other_worker(make_executor, gate
     assert held.result() == "held"
 
 
-def test_calls_sent_ahead_are_taken_back_when_the_call_before_them_turns_out_long(make_block_executor, make_gate):
+def test_prefetched_calls_behind_long_call_are_recalled(make_block_executor, make_gate):
     exe = make_block_executor(max_workers=2)
     # The function is known to be quick, so several calls are sent ahead to each worker.
     known = [exe.submit(hold_or_square, "", i, -1) for i in range(500)]
@@ -50,7 +50,7 @@ def test_calls_sent_ahead_are_taken_back_when_the_call_before_them_turns_out_lon
         assert calls[10].result() == 100
 
 
-def test_calls_are_taken_back_though_nobody_asks_for_their_results(make_block_executor, gate):
+def test_calls_are_recalled_without_a_waiting_thread(make_block_executor, gate):
     exe = make_block_executor(max_workers=2)
     known = [exe.submit(hold_or_square, "", i, -1) for i in range(500)]
     assert [call.result() for call in known] == [i * i for i in range(500)]
@@ -63,7 +63,7 @@ def test_calls_are_taken_back_though_nobody_asks_for_their_results(make_block_ex
 
 
 @pytest.mark.parametrize("number", range(8))
-def test_calls_that_wait_for_the_first_workers_are_spread_over_all(make_executor, gate, number):
+def test_calls_queued_before_start_spread_over_workers(make_executor, gate, number):
     exe = make_executor(max_workers=2)
     calls = [exe.submit(hold, gate.path) for _ in range(2)]
     gate.wait_until_begun(2)
@@ -71,7 +71,7 @@ def test_calls_that_wait_for_the_first_workers_are_spread_over_all(make_executor
     assert len({call.result() for call in calls}) == 2
 
 
-def test_several_long_calls_leave_the_last_worker_to_the_short_ones(make_executor, gate, many):
+def test_long_calls_leave_last_worker_to_short_calls(make_executor, gate, many):
     exe = make_executor(max_workers=4)
     long = [exe.submit(hold, gate.path) for _ in range(3)]
     gate.wait_until_begun(3)
@@ -80,7 +80,7 @@ def test_several_long_calls_leave_the_last_worker_to_the_short_ones(make_executo
     assert len({call.result() for call in long}) == 3
 
 
-def test_calls_wait_for_the_first_worker_that_is_free_when_all_hold(make_block_executor, make_gate):
+def test_calls_take_first_worker_that_becomes_free(make_block_executor, make_gate):
     exe = make_block_executor(max_workers=2)
     gates = [make_gate(), make_gate()]
     holding = [exe.submit(hold, gate.path) for gate in gates]
@@ -94,14 +94,14 @@ def test_calls_wait_for_the_first_worker_that_is_free_when_all_hold(make_block_e
     gates[0].open()
 
 
-def test_one_worker_runs_calls_in_the_order_of_their_submission(make_block_executor):
+def test_one_worker_runs_calls_in_submission_order(make_block_executor):
     exe = make_block_executor()
     calls = [exe.submit(record, i) for i in range(2000)]
     assert [call.result() for call in calls] == list(range(2000))
     assert exe.submit(recorded).result() == list(range(2000))
 
 
-def test_calls_with_processes_of_their_own_begin_in_the_order_of_their_submission(opened, make_gate):
+def test_per_call_processes_start_in_submission_order(opened, make_gate):
     exe = Executor(max_workers=2)
     opened.append(exe)
     gates = [make_gate() for _ in range(10)]
@@ -124,7 +124,7 @@ def test_idle_workers_all_get_work(make_executor, gate):
         assert len({call.result() for call in calls}) == 3
 
 
-def test_a_call_of_unknown_length_does_not_wait_behind_another(make_block_executor, gate):
+def test_call_of_unknown_duration_is_not_prefetched(make_block_executor, gate):
     exe = make_block_executor(max_workers=2)
     for call in [exe.submit(hold_or_square, "", i, -1) for i in range(500)]:
         call.result()
@@ -149,7 +149,7 @@ def test_calls_of_equal_length_are_shared_out(make_block_executor):
 
 
 @pytest.mark.only_at("this machine", reason="what was sent over a network stays at a worker that is stopped")
-def test_a_call_behind_one_that_holds_runs_on_a_worker_that_comes_back(make_block_executor, make_gate):
+def test_blocked_call_runs_on_restarted_worker(make_block_executor, make_gate):
     """And nobody waits for a result, or submits another call: all that has to be done is done by our own threads."""
     exe = make_block_executor(max_workers=2)
     while len(exe.info["workers"]) < 2:

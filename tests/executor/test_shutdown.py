@@ -51,7 +51,7 @@ def test_shutdown_without_waiting_returns_while_a_call_runs(make_executor, gate)
 
 
 @pytest.mark.only_at("this machine", reason="it looks for processes of this machine")
-def test_workers_end_by_themselves_after_a_shutdown_that_does_not_wait(make_block_executor, gate):
+def test_workers_exit_after_shutdown_without_waiting(make_block_executor, gate):
     exe = make_block_executor()
     worker = worker_of(exe)
     call = exe.submit(hold, gate.path, "held")
@@ -75,7 +75,7 @@ def test_cancel_futures_cancels_what_has_not_begun(make_executor, gate):
     exe.shutdown()
 
 
-def test_cancel_futures_with_waiting_lets_the_running_call_end(make_executor, gate):
+def test_cancel_futures_lets_running_call_finish(make_executor, gate):
     exe = make_executor()
     running = exe.submit(hold, gate.path, "held")
     gate.wait_until_begun()
@@ -110,7 +110,7 @@ def test_shutdown_waits_for_calls_that_wait_for_others(make_executor, gate):
 
 
 @pytest.mark.parametrize("cancel", ["the call itself", "at shutdown"])
-def test_a_cancelled_call_whose_input_never_comes_does_not_keep_shutdown_waiting(make_executor, cancel):
+def test_cancelled_dependent_call_does_not_block_shutdown(make_executor, cancel):
     exe = make_executor()
     never = futures.Future()
     call = exe.submit(add, never, 1)
@@ -133,7 +133,7 @@ def test_submit_after_shutdown_is_refused(make_executor, wait):
         exe.submit(square, 2)
 
 
-def test_submit_after_shutdown_is_refused_while_calls_still_run(make_executor, gate):
+def test_submit_after_shutdown_raises_while_calls_run(make_executor, gate):
     exe = make_executor()
     exe.submit(hold, gate.path)
     gate.wait_until_begun()
@@ -158,7 +158,7 @@ def test_shutdown_twice_is_allowed(make_executor):
     exe.shutdown(wait=False, cancel_futures=True)
 
 
-def test_shutdown_that_waits_after_one_that_does_not_waits_for_the_calls(make_executor, gate):
+def test_waiting_shutdown_after_other_waits_for_calls(make_executor, gate):
     exe = make_executor()
     call = exe.submit(hold, gate.path)
     gate.wait_until_begun()
@@ -169,7 +169,7 @@ def test_shutdown_that_waits_after_one_that_does_not_waits_for_the_calls(make_ex
     assert not psutil.pid_exists(call.result())
 
 
-def test_shutdown_that_waits_right_after_one_that_does_not_comes_to_an_end(block_allocation):
+def test_waiting_shutdown_directly_after_other_returns(block_allocation):
     for _ in range(8):
         exe = Executor(max_workers=1, block_allocation=block_allocation)
         call = exe.submit(square, 3)
@@ -190,7 +190,7 @@ def test_cancel_futures_still_works_after_a_first_shutdown(make_executor, gate):
     running.result()
 
 
-def test_shutdown_from_several_threads_at_once_waits_in_each(make_executor, gate):
+def test_concurrent_shutdown_waits_in_each_thread(make_executor, gate):
     exe = make_executor()
     call = exe.submit(hold, gate.path)
     gate.wait_until_begun()
@@ -220,7 +220,7 @@ def test_shutdown_while_another_thread_waits_for_a_result(make_executor, gate):
         assert result.result() == "held"
 
 
-def test_the_end_of_a_with_block_waits_for_the_calls(block_allocation):
+def test_with_block_waits_for_calls(block_allocation):
     with Executor(max_workers=2, block_allocation=block_allocation) as exe:
         calls = [exe.submit(sleep_and_return, 0.01, i) for i in range(10)]
     assert all(call.done() for call in calls)
@@ -228,18 +228,18 @@ def test_the_end_of_a_with_block_waits_for_the_calls(block_allocation):
         exe.submit(square, 1)
 
 
-def test_an_exception_in_a_with_block_comes_out_of_it(block_allocation):
+def test_exception_leaves_with_block(block_allocation):
     with pytest.raises(LookupError, match="of the user"), Executor(max_workers=1, block_allocation=block_allocation):
         raise LookupError("of the user")
 
 
 @pytest.mark.parametrize("wait", [True, False])
-def test_an_executor_can_be_closed_before_its_workers_have_started(block_allocation, wait):
+def test_shutdown_before_workers_have_started(block_allocation, wait):
     for _ in range(5):
         Executor(max_workers=2, block_allocation=block_allocation).shutdown(wait=wait)
 
 
-def test_an_executor_that_is_closed_at_once_still_runs_its_calls(block_allocation):
+def test_immediate_shutdown_still_runs_calls(block_allocation):
     exe = Executor(max_workers=1, block_allocation=block_allocation)
     call = exe.submit(square, 3)
     exe.shutdown()
@@ -272,7 +272,7 @@ def test_callbacks_have_run_when_shutdown_returns(make_executor, many):
     assert sorted(ran) == [i * i for i in range(many(50, 10))]
 
 
-def test_calls_that_callbacks_submit_before_shutdown_are_waited_for(make_executor):
+def test_shutdown_waits_for_calls_submitted_by_callbacks(make_executor):
     exe = make_executor()
     later = []
     submitted = threading.Event()

@@ -186,7 +186,7 @@ def test_callbacks(either, gate):
     assert order == [("first", 9), "second"]
 
 
-def test_a_failing_callback_does_not_keep_the_others_from_being_called(either, gate, caplog):
+def test_failing_callback_does_not_stop_other_callbacks(either, gate, caplog):
     called = threading.Event()
     call = either.submit(hold, gate.path)
     call.add_done_callback(divide)

@@ -72,7 +72,7 @@ def test_positional_and_keyword_arguments_arrive(executor):
     assert executor.submit(keywords, a=1, b=[2]).result() == {"a": 1, "b": [2]}
 
 
-def test_keywords_called_like_parameters_of_submit_go_to_the_function(executor):
+def test_keywords_named_like_submit_parameters_reach_function(executor):
     wanted = {"fn": 1, "self": 2, "function": 3, "args": 4, "kwargs": 5}
     assert executor.submit(keywords, **wanted).result() == wanted
 
@@ -197,14 +197,14 @@ def test_a_call_behind_another_is_not_running(make_executor, gate):
     assert first.done()
 
 
-def test_asking_done_in_a_loop_comes_to_an_end(executor):
+def test_polling_done_terminates(executor):
     call = executor.submit(square, 3)
     while not call.done():
         pass
     assert call.result() == 9
 
 
-def test_asking_for_the_result_without_waiting_comes_to_an_end(executor):
+def test_polling_result_with_zero_timeout_terminates(executor):
     call = executor.submit(square, 3)
     while True:
         try:
@@ -243,7 +243,7 @@ def test_workers_work_at_the_same_time(make_executor, gate):
     assert len({call.result() for call in calls}) == 3
 
 
-def test_no_more_calls_run_at_a_time_than_there_are_workers(make_executor, make_gate):
+def test_concurrent_calls_never_exceed_workers(make_executor, make_gate):
     first, others = make_gate(), make_gate()
     exe = make_executor(max_workers=2)
     calls = [exe.submit(hold, first.path) for _ in range(2)]
@@ -255,7 +255,7 @@ def test_no_more_calls_run_at_a_time_than_there_are_workers(make_executor, make_
     assert len([call.result() for call in calls + late]) == 6
 
 
-def test_workers_run_where_the_master_was_and_find_its_modules(make_executor, tmp_path, monkeypatch):
+def test_workers_share_working_folder_and_modules(make_executor, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exe = make_executor()
     assert exe.submit(os.getcwd).result() == str(tmp_path)
@@ -268,14 +268,14 @@ def test_workers_run_in_the_folder_they_are_given(make_executor, tmp_path):
     assert make_executor(cwd=str(tmp_path)).submit(os.getcwd).result() == str(tmp_path)
 
 
-def test_workers_have_the_environment_of_the_master_and_nothing_of_ours(make_executor, monkeypatch):
+def test_worker_environment_equals_that_of_master(make_executor, monkeypatch):
     monkeypatch.setenv("A_VARIABLE_OF_THE_USER", "7")
     environment = make_executor().submit(lambda: dict(os.environ)).result()
     assert environment["A_VARIABLE_OF_THE_USER"] == "7"
     assert [name for name in environment if name.startswith("PYMPIPOOL") and name not in os.environ] == []
 
 
-def test_a_call_that_reads_from_the_terminal_gets_its_end(executor):
+def test_stdin_of_a_call_is_empty(executor):
     with pytest.raises(EOFError):
         executor.submit(input).result()
 
@@ -292,14 +292,14 @@ def test_what_calls_print_reaches_the_user(make_executor, capfd):
 
 
 @pytest.mark.only_at("this machine", "tcp", "slurm", reason="flux takes minutes for so many lines; see test_flux.py")
-def test_a_call_that_prints_more_than_a_pipe_holds_is_not_stopped_by_it(make_executor, capfd):
+def test_output_beyond_pipe_capacity_does_not_block(make_executor, capfd):
     exe = make_executor()
     assert exe.submit(lambda: print("line\n" * 200_000, end="")).result() is None
     exe.shutdown()
     assert capfd.readouterr().out == "line\n" * 200_000
 
 
-def test_a_call_may_use_an_executor_of_its_own(executor):
+def test_call_may_use_its_own_executor(executor):
     def inner(x):
         with Executor(max_workers=1, block_allocation=True) as exe:
             return exe.submit(square, x).result()
@@ -328,13 +328,13 @@ def test_an_executor_is_one_of_the_standard_library(executor):
     assert isinstance(executor, futures.Executor)
 
 
-def test_an_idle_executor_is_true_and_has_no_waiting_calls(make_executor):
+def test_idle_executor_is_truthy_with_length_zero(make_executor):
     exe = make_executor()
     assert len(exe) == 0
     assert exe
 
 
-def test_the_length_of_an_executor_is_the_number_of_its_waiting_calls(make_executor, gate, many):
+def test_length_is_number_of_waiting_calls(make_executor, gate, many):
     exe = make_executor()
     calls = [exe.submit(hold, gate.path)]
     gate.wait_until_begun()
@@ -367,7 +367,7 @@ def test_info_names_the_workers(make_block_executor, gate):
     assert {worker["host"] for worker in workers} == {os.uname().nodename}
 
 
-def test_the_representation_of_an_executor_says_what_it_is(make_executor):
+def test_repr_describes_executor(make_executor):
     shown = repr(make_executor(max_workers=3))
     assert shown.startswith("<Executor")
     assert "3" in shown
@@ -407,14 +407,14 @@ def test_wrong_values_raise_at_once_and_leave_nothing(block_allocation, paramete
     ],
     ids=str,
 )
-def test_values_of_a_wrong_type_raise_at_once_and_leave_nothing(block_allocation, parameters):
+def test_wrong_types_raise_immediately_and_leave_nothing(block_allocation, parameters):
     before = set(psutil.Process().children())
     with pytest.raises(TypeError, match=list(parameters)[-1]):
         Executor(**parameters, block_allocation=block_allocation)
     assert set(psutil.Process().children()) <= before
 
 
-def test_a_folder_that_is_not_there_is_an_error_and_no_hang(block_allocation, tmp_path):
+def test_missing_folder_raises_without_hanging(block_allocation, tmp_path):
     missing = str(tmp_path / "missing")
     with (
         pytest.raises(Exception, match="missing"),
@@ -446,13 +446,13 @@ def test_the_standard_librarys_resource_tracker_is_not_used(executor):
     assert executor.submit(tracker_runs).result() is False
 
 
-def test_a_future_by_keyword_or_in_a_list_is_replaced_by_its_result(executor):
+def test_futures_in_keywords_and_lists_are_resolved(executor):
     one = executor.submit(square, 1)
     assert executor.submit(add, 1, y=one).result() == 2
     assert executor.submit(sum, [one, executor.submit(square, 2), 3]).result() == 8
 
 
-def test_a_failed_input_fails_the_call_and_nothing_hangs(executor):
+def test_failed_input_fails_call_without_hanging(executor):
     call = executor.submit(add, executor.submit(divmod, 1, 0), 1)
     with pytest.raises(ZeroDivisionError):
         call.result()
@@ -468,7 +468,7 @@ def test_an_init_function_that_raises_fails_the_calls(make_block_executor):
         call.result()
 
 
-def test_an_init_function_fills_the_parameters_that_are_not_given(make_block_executor):
+def test_init_function_fills_missing_parameters(make_block_executor):
     def init():
         return {"j": 4, "k": 3, "l": 2}
 

@@ -28,7 +28,7 @@ def in_threads(count, function):
 # ---- threads ----
 
 
-def test_many_threads_submit_and_wait_at_the_same_time(executor, many):
+def test_many_threads_submit_and_wait_concurrently(executor, many):
     count = many(200, 5)
 
     def work(number):
@@ -82,7 +82,7 @@ def test_many_threads_wait_for_the_same_call(make_executor, gate):
     assert in_threads(8, wait) == ["held"] * 8
 
 
-def test_threads_that_wait_for_different_calls_each_get_theirs(make_executor, make_gate):
+def test_each_waiting_thread_gets_its_own_result(make_executor, make_gate):
     exe = make_executor(max_workers=2)
     gates = [make_gate(), make_gate()]
     calls = [exe.submit(hold, gate.path, i) for i, gate in enumerate(gates)]
@@ -96,7 +96,7 @@ def test_threads_that_wait_for_different_calls_each_get_theirs(make_executor, ma
         assert waiting[0].result() == 0
 
 
-def test_a_thread_that_gives_up_waiting_leaves_the_others_waiting(make_executor, gate):
+def test_timeout_in_one_thread_keeps_others_waiting(make_executor, gate):
     call = make_executor().submit(hold, gate.path, "held")
     gate.wait_until_begun()
     with futures.ThreadPoolExecutor(2) as threads:
@@ -107,7 +107,7 @@ def test_a_thread_that_gives_up_waiting_leaves_the_others_waiting(make_executor,
         assert patient.result() == "held"
 
 
-def test_submit_and_shutdown_at_the_same_time_lose_no_call(make_executor, many):
+def test_concurrent_submit_and_shutdown_lose_no_call(make_executor, many):
     for _ in range(many(3, 1)):
         exe = make_executor()
         calls = []
@@ -188,7 +188,7 @@ def test_a_callback_that_raises_harms_nobody(make_executor, gate, caplog):
     assert exe.submit(square, 4).result() == 16
 
 
-def test_a_callback_may_submit_and_wait_for_other_calls(executor):
+def test_callback_may_submit_and_wait(executor):
     results = []
     called = threading.Event()
 
@@ -216,7 +216,7 @@ def slow_callback(executor):
     may_end.set()
 
 
-def test_a_slow_callback_delays_nobody_who_waits_for_a_result(executor, slow_callback, many):
+def test_slow_callback_does_not_delay_result(executor, slow_callback, many):
     count = many(100, 5)
 
     def work(_):
@@ -226,12 +226,12 @@ def test_a_slow_callback_delays_nobody_who_waits_for_a_result(executor, slow_cal
     assert in_threads(4, work) == [work(0)] * 4
 
 
-def test_a_slow_callback_delays_nobody_who_waits_for_several_results(executor, slow_callback):
+def test_slow_callback_does_not_delay_several_results(executor, slow_callback):
     calls = [executor.submit(square, i) for i in range(10)]
     assert futures.wait(calls, timeout=60).done == set(calls)
 
 
-def test_a_callback_may_wait_for_a_call_while_another_thread_waits_too(make_executor, make_gate):
+def test_callback_and_thread_may_wait_concurrently(make_executor, make_gate):
     exe = make_executor(max_workers=3)
     first, second = make_gate(), make_gate()
     calls = [exe.submit(hold, gate.path, "held") for gate in (first, second)]
@@ -353,7 +353,7 @@ def test_callback_of_input_does_not_delay_call(executor, slow_callback):
 # ---- signal handlers ----
 
 
-def test_a_signal_handler_may_wait_for_a_call_while_the_program_waits_for_another(make_executor, gate):
+def test_signal_handler_may_wait_while_program_waits(make_executor, gate):
     exe = make_executor(max_workers=2)
     results = []
 
@@ -374,7 +374,7 @@ def test_a_signal_handler_may_wait_for_a_call_while_the_program_waits_for_anothe
     assert results == [9]
 
 
-def test_an_exception_in_a_signal_handler_ends_the_wait_and_nothing_else(make_executor, gate):
+def test_exception_in_signal_handler_ends_only_wait(make_executor, gate):
     exe = make_executor()
 
     def handle(*_):

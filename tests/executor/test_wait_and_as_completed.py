@@ -43,7 +43,7 @@ def test_wait_for_the_first_of_what_runs(held, gate):
     assert {call.result() for call in done | pending} == {"held", "second"}
 
 
-def test_wait_for_the_first_exception_returns_while_another_runs(held):
+def test_first_exception_returns_while_another_call_runs(held):
     exe, running = held
     fine, bad = exe.submit(square, 3), exe.submit(fail)
     done, pending = futures.wait([running, fine, bad], return_when=futures.FIRST_EXCEPTION)
@@ -51,7 +51,7 @@ def test_wait_for_the_first_exception_returns_while_another_runs(held):
     assert running in pending
 
 
-def test_wait_for_the_first_exception_waits_for_all_when_there_is_none(executor):
+def test_first_exception_waits_for_all_without_exception(executor):
     calls = [executor.submit(square, i) for i in range(20)]
     assert futures.wait(calls, return_when=futures.FIRST_EXCEPTION).done == set(calls)
 
@@ -106,7 +106,7 @@ def test_calls_that_fail_are_yielded_too(executor):
     assert {str(call.exception()) for call in futures.as_completed(calls)} == {str(i) for i in range(5)}
 
 
-def test_calls_of_several_executors_can_be_waited_for_together(executor, make_executor):
+def test_wait_accepts_calls_of_several_executors(executor, make_executor):
     with futures.ThreadPoolExecutor(2) as threads:
         exes = [executor, make_executor(), threads]
         calls = [exe.submit(square, i) for i in range(20) for exe in exes]
@@ -115,7 +115,7 @@ def test_calls_of_several_executors_can_be_waited_for_together(executor, make_ex
     assert sorted(call.result() for call in calls) == sorted(3 * [i * i for i in range(20)])
 
 
-def test_calls_can_be_waited_for_as_they_are_submitted(executor, many):
+def test_as_completed_works_while_calls_are_submitted(executor, many):
     count = many(200, 20)
     pending = {executor.submit(square, 0)}
     results = []

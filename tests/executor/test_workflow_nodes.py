@@ -51,7 +51,7 @@ def make_node_class(name, function):
     return type(name, (Node,), {"function": staticmethod(function)})
 
 
-def test_a_method_of_a_class_made_at_run_time_runs_on_a_worker(executor):
+def test_method_of_dynamic_class_runs_on_worker(executor):
     Add = make_node_class("Add", lambda a, b: a + b)  # noqa: N806
     node = Add(1, 2)
     assert node.run_on(executor).result() == 3
@@ -71,7 +71,7 @@ def test_objects_of_such_classes_travel_both_ways(executor):
     assert executor.submit(lambda structure: structure.atoms, Structure(4)).result() == 4
 
 
-def test_exceptions_of_such_classes_arrive_with_what_they_carry(executor):
+def test_exceptions_of_dynamic_classes_keep_their_attributes(executor):
     class NotConverged(RuntimeError):
         def __init__(self, steps):
             super().__init__(f"not converged after {steps} steps")
@@ -113,7 +113,7 @@ def test_a_cancelled_node_is_told(make_executor, gate):
     assert held.result() == "held"
 
 
-def test_a_graph_of_nodes_may_be_made_of_futures(executor):
+def test_futures_can_form_a_graph_of_nodes(executor):
     Add = make_node_class("Add", lambda a, b: a + b)  # noqa: N806
     sums = [executor.submit(Add(i, i).compute) for i in range(3)]
     total = executor.submit(sum, sums)

@@ -57,7 +57,7 @@ def test_enum_members_arrive_as_the_own_members(other_process, source):
     assert everything_of(names) == before
 
 
-def test_what_a_call_does_to_a_class_stays_there(other_process):
+def test_class_changes_in_a_call_stay_there(other_process):
     names = define_in_main("class Kind:\n    made = 0\ndef count():\n    Kind.made += 1\n    return Kind.made, Kind\n")
     mine = names["Kind"]
     assert other_process.run(names["count"]) == (1, mine)

@@ -55,7 +55,7 @@ CONTAINERS = {
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_a_future_in_a_container_is_replaced_by_its_result(executor, name):
+def test_future_in_container_is_resolved(executor, name):
     make, expected = CONTAINERS[name]
     result = executor.submit(echo, make(executor.submit(add, 1, 2))).result()
     assert result == expected
@@ -68,7 +68,7 @@ def test_futures_in_positional_and_keyword_arguments_are_replaced(executor):
     assert executor.submit(add, x=two, y=2).result() == 4
 
 
-def test_a_future_that_appears_twice_arrives_as_the_same_object(executor):
+def test_future_used_twice_arrives_as_same_object(executor):
     future = executor.submit(echo, [1])
     first, second = executor.submit(echo, [future, (future,)]).result()
     assert first == [1]
@@ -137,7 +137,7 @@ def test_futures_that_are_done_are_replaced_at_once(executor):
 # ---- waiting takes no core ----
 
 
-def test_a_call_that_waits_for_its_inputs_takes_no_core(make_executor, gate, many):
+def test_call_waiting_for_inputs_occupies_no_core(make_executor, gate, many):
     exe = make_executor(1)
     inputs = [futures.Future() for _ in range(many(200, 20))]
     waiting = [exe.submit(add, future, 1) for future in inputs]
@@ -151,7 +151,7 @@ def test_a_call_that_waits_for_its_inputs_takes_no_core(make_executor, gate, man
     assert len(exe) == 0
 
 
-def test_calls_that_wait_for_each_other_the_wrong_way_round_end(make_executor):
+def test_calls_submitted_in_reverse_dependency_order_end(make_executor):
     """The first in line waits for the last: with one core, waiting on that core would be for ever."""
     exe = make_executor(1)
     last = futures.Future()
@@ -169,7 +169,7 @@ def test_shutdown_waits_for_calls_that_wait_for_others(make_executor):
     assert chain.result() == 6
 
 
-def test_shutdown_that_cancels_cancels_calls_that_wait_for_others(make_executor):
+def test_cancelling_shutdown_cancels_dependent_calls(make_executor):
     exe = make_executor(1)
     never = futures.Future()
     waiting = exe.submit(add, never, 1)
@@ -181,7 +181,7 @@ def test_shutdown_that_cancels_cancels_calls_that_wait_for_others(make_executor)
 # ---- inputs that fail ----
 
 
-def test_a_call_whose_input_fails_fails_with_the_cause_chained(executor):
+def test_failed_input_is_chained_as_cause(executor):
     first = executor.submit(divide, 1, 0)
     second = executor.submit(add, [first], [1])
     with pytest.raises(ZeroDivisionError, match="division by zero") as error:
@@ -191,7 +191,7 @@ def test_a_call_whose_input_fails_fails_with_the_cause_chained(executor):
     assert "the call itself did not run" in "".join(error.value.__notes__)
 
 
-def test_the_cause_is_the_first_error_however_long_the_chain(executor, many):
+def test_cause_is_first_error_of_chain(executor, many):
     first = last = executor.submit(fail, "the first")
     for _ in range(many(300, 20)):
         last = executor.submit(add, last, 1)
@@ -200,7 +200,7 @@ def test_the_cause_is_the_first_error_however_long_the_chain(executor, many):
     assert error.value.__cause__ is first.exception()
 
 
-def test_a_call_fails_as_soon_as_one_input_has_failed(executor, tmp_path):
+def test_call_fails_with_its_first_failed_input(executor, tmp_path):
     never, broken = futures.Future(), futures.Future()
     waiting = executor.submit(touch, [never, broken, tmp_path / "ran"])
     broken.set_exception(KeyError("at once"))
@@ -212,7 +212,7 @@ def test_a_call_fails_as_soon_as_one_input_has_failed(executor, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_an_input_that_has_failed_already_fails_the_call(executor):
+def test_already_failed_input_fails_call(executor):
     first = executor.submit(fail, "before")
     assert first.exception()
     with pytest.raises(ValueError, match="before"):
@@ -228,7 +228,7 @@ def test_attributes_of_an_inputs_exception_are_there(executor):
     assert error.value.steps == 7
 
 
-def test_an_exception_that_cannot_be_copied_is_stood_for(executor):
+def test_exception_that_cannot_be_copied_is_substituted(executor):
     class Uncopiable(Exception):
         def __reduce__(self):
             raise TypeError("there is only one of me")
@@ -244,7 +244,7 @@ def test_an_exception_that_cannot_be_copied_is_stood_for(executor):
     assert error.value.__cause__ is broken.exception()
 
 
-def test_an_input_that_kills_its_worker_fails_what_waits_for_it(executor):
+def test_input_killing_its_worker_fails_dependent_calls(executor):
     lost = executor.submit(calls.end_self, "SIGKILL")
     waiting = executor.submit(add, lost, 1)
     with pytest.raises(WorkerDied) as error:
@@ -262,7 +262,7 @@ def test_a_call_whose_input_is_cancelled_is_cancelled(executor):
     assert third.cancelled()
 
 
-def test_a_call_that_waits_can_be_cancelled_and_then_never_runs(executor, tmp_path):
+def test_cancelled_dependent_call_never_runs(executor, tmp_path):
     first = futures.Future()
     second = executor.submit(touch, first)
     third = executor.submit(add, second, 1)
@@ -273,19 +273,19 @@ def test_a_call_that_waits_can_be_cancelled_and_then_never_runs(executor, tmp_pa
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_result_that_cannot_be_pickled_fails_only_the_call_it_is_for(executor):
+def test_unpicklable_input_fails_only_its_dependent_call(executor):
     first = done(threading.Lock())
     with pytest.raises(SerializationError, match="lock"):
         executor.submit(echo, first).result()
     assert executor.submit(add, 1, 1).result() == 2
 
 
-def test_a_result_that_cannot_be_hashed_fails_a_call_that_has_it_in_a_set(executor):
+def test_unhashable_result_in_set_fails_call(executor):
     with pytest.raises(TypeError, match="unhashable"):
         executor.submit(echo, {executor.submit(echo, [1])}).result()
 
 
-def test_an_executor_that_was_shut_down_meanwhile_still_runs_what_it_took(make_executor):
+def test_shut_down_executor_still_runs_accepted_calls(make_executor):
     exe = make_executor(1)
     first = futures.Future()
     second = exe.submit(add, first, 1)
@@ -307,7 +307,7 @@ def test_a_chain_of_10000_calls_ends(block):
     assert last.result() == DEEP
 
 
-def test_a_chain_of_10000_calls_that_all_wait_for_one_future_ends(block):
+def test_chain_of_10000_calls_on_one_future(block):
     """Nothing runs before all are there, so that the end of the first sets off all others."""
     first = last = futures.Future()
     for _ in range(DEEP):
@@ -316,7 +316,7 @@ def test_a_chain_of_10000_calls_that_all_wait_for_one_future_ends(block):
     assert last.result() == DEEP
 
 
-def test_a_chain_of_10000_calls_fails_with_its_first_input(block):
+def test_chain_of_10000_calls_fails_with_input(block):
     first = last = futures.Future()
     chain = [last := block.submit(add, last, 1) for _ in range(DEEP)]
     error = ValueError("the first")
@@ -325,7 +325,7 @@ def test_a_chain_of_10000_calls_fails_with_its_first_input(block):
     assert all(call.done() for call in chain)
 
 
-def test_a_chain_of_10000_calls_is_cancelled_with_its_first_input(block):
+def test_chain_of_10000_calls_is_cancelled(block):
     first = last = futures.Future()
     chain = [last := block.submit(add, last, 1) for _ in range(DEEP)]
     first.cancel()
@@ -365,7 +365,7 @@ def test_a_chain_across_processes_of_their_own_ends():
         assert len({call.result() for call in chain}) == 31
 
 
-def test_threads_that_submit_and_resolve_at_the_same_time_lose_no_call(block):
+def test_concurrent_submit_and_resolve_lose_no_call(block):
     inputs = [futures.Future() for _ in range(1000)]
     results = [None] * 4
 
@@ -386,7 +386,7 @@ def test_threads_that_submit_and_resolve_at_the_same_time_lose_no_call(block):
 
 
 @pytest.mark.alone
-def test_a_chain_of_1000_calls_takes_less_than_half_a_second(block):
+def test_chain_of_1000_calls_is_fast(block):
     """The specified limit; nothing polls."""
 
     def chain_s():

@@ -47,7 +47,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("how", ENDS)
-def test_a_script_without_shutdown_ends_when_its_calls_have_ended(tmp_path, how):
+def test_script_without_shutdown_ends_after_its_calls(tmp_path, how):
     end, expected_code = ENDS[how]
     with Script(FORGET.format(end=end), tmp_path) as script:
         code, stdout, stderr = script.end()
@@ -62,7 +62,7 @@ def test_a_script_that_only_makes_an_executor_ends(tmp_path):
     run_script("from pympipool import Executor\nexe = Executor(max_workers=2, block_allocation=True)\n", tmp_path)
 
 
-def test_a_script_with_an_executor_in_a_circle_of_references_ends(tmp_path):
+def test_script_with_executor_in_reference_cycle_ends(tmp_path):
     script = """
 from pympipool import Executor
 class Holder: pass
@@ -75,7 +75,7 @@ holder.call.add_done_callback(lambda call: print(call.result(), bool(holder.exe)
     assert run_script(script, tmp_path) == "8 True\n"
 
 
-def test_a_script_whose_call_failed_unseen_ends_without_a_word(tmp_path):
+def test_script_with_unseen_failure_ends_silently(tmp_path):
     script = """
 from pympipool import Executor
 exe = Executor(max_workers=1, block_allocation=True)
@@ -85,7 +85,7 @@ exe.submit(divmod, 1, 0)
         assert running.end() == (0, "", "")
 
 
-def test_a_script_can_use_an_executor_in_a_function_that_runs_at_exit(tmp_path):
+def test_atexit_function_can_use_executor(tmp_path):
     script = """
 import atexit
 from pympipool import Executor
@@ -106,7 +106,7 @@ exe.submit(pow, 2, 3).add_done_callback(lambda call: print(call.result()))
 
 
 @pytest.mark.parametrize("end", ["os._exit(0)", "os.kill(os.getpid(), 9)", "os.abort()"])
-def test_workers_end_when_the_program_ends_without_a_word(tmp_path, end):
+def test_workers_end_with_abrupt_end_of_program(tmp_path, end):
     script = f"""
 import os
 import time
@@ -125,7 +125,7 @@ exe.submit(time.sleep, 1000)
 # ---- executors that nobody refers to ----
 
 
-def test_calls_of_a_forgotten_executor_run_to_their_end(block_allocation, gate):
+def test_calls_of_unreferenced_executor_finish(block_allocation, gate):
     exe = Executor(max_workers=1, block_allocation=block_allocation)
     held = exe.submit(hold, gate.path, "held")
     gate.wait_until_begun()
@@ -146,7 +146,7 @@ def test_a_forgotten_executor_ends_its_workers(gate):
     assert still_alive([worker]) == []
 
 
-def test_a_forgotten_executor_that_waits_for_a_call_of_another_ends_it(make_executor, gate):
+def test_unreferenced_executor_finishes_dependent_calls(make_executor, gate):
     other = make_executor()
     held = other.submit(hold, gate.path, 3)
     gate.wait_until_begun()
@@ -158,7 +158,7 @@ def test_a_forgotten_executor_that_waits_for_a_call_of_another_ends_it(make_exec
 
 
 @pytest.mark.parametrize("how", ["forgotten", "closed without waiting"])
-def test_callbacks_are_called_and_no_thread_stays_when_the_executor_is(gate, how):
+def test_unreferenced_executor_runs_callbacks_and_stops_threads(gate, how):
     others = set(threading.enumerate())
     exe = Executor(max_workers=1, block_allocation=True)
     called = threading.Event()

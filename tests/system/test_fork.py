@@ -79,7 +79,7 @@ check(child)
     run(script, tmp_path)
 
 
-def test_calls_that_run_during_the_fork_end_in_the_parent(tmp_path):
+def test_calls_running_at_fork_end_in_parent(tmp_path):
     script = """
 import time
 calls = [exe.submit(time.sleep, 0.001) for _ in range(300)] + [exe.submit(pow, 2, i) for i in range(300)]
@@ -90,7 +90,7 @@ assert [call.result() for call in calls[300:]] == [2**i for i in range(300)]
     run(script, tmp_path)
 
 
-def test_the_child_is_told_that_the_executor_is_not_its_own(tmp_path):
+def test_using_executor_in_child_raises(tmp_path):
     script = """
 def submit():
     try:
@@ -116,7 +116,7 @@ all_is_well()
     run(script, tmp_path)
 
 
-def test_the_child_can_make_an_executor_of_its_own(tmp_path):
+def test_child_can_create_its_own_executor(tmp_path):
     script = """
 def use_own():
     with Executor(max_workers=1, block_allocation=True) as own:
@@ -143,7 +143,7 @@ LOOKS = {
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_what_the_child_does_with_futures_does_not_harm_the_parent(tmp_path, look):
+def test_futures_used_in_child_do_not_affect_parent(tmp_path, look):
     script = f"""
 import contextlib
 import time
@@ -171,7 +171,7 @@ all_is_well()
     run(script, tmp_path)
 
 
-def test_a_child_that_forgets_executor_and_calls_does_not_harm_the_parent(tmp_path):
+def test_child_dropping_executor_does_not_affect_parent(tmp_path):
     script = """
 import gc
 import time
@@ -190,7 +190,7 @@ all_is_well()
     run(script, tmp_path)
 
 
-def test_a_child_that_waits_for_a_result_of_the_parent_does_not_wait_for_ever(tmp_path):
+def test_child_waiting_for_parents_result_does_not_hang(tmp_path):
     script = """
 from pathlib import Path
 os.mkfifo("go_on")
@@ -211,7 +211,7 @@ all_is_well()
     run(script, tmp_path)
 
 
-def test_a_result_that_was_there_before_the_fork_is_there_in_the_child(tmp_path):
+def test_result_from_before_fork_exists_in_child(tmp_path):
     script = """
 call = exe.submit(pow, 2, 5)
 futures.wait([call])
@@ -221,7 +221,7 @@ assert call.result() == 32
     run(script, tmp_path)
 
 
-def test_a_child_that_ends_like_a_program_leaves_the_parent_alone(tmp_path):
+def test_normal_exit_of_child_does_not_affect_parent(tmp_path):
     script = """
 pid = os.fork()
 if pid == 0:
@@ -242,7 +242,7 @@ all_is_well()
     run(script, tmp_path)
 
 
-def test_workers_end_with_the_master_although_a_forked_child_lives_on(tmp_path):
+def test_workers_end_with_master_despite_forked_child(tmp_path):
     script = """
 import time
 exe.submit(time.sleep, 1000)
@@ -293,7 +293,7 @@ def test_workers_start_while_other_threads_fork():
             os.waitpid(pid, 0)
 
 
-def test_a_child_can_show_the_executor_whatever_the_parent_did_meanwhile(tmp_path):
+def test_child_can_display_executor_of_busy_parent(tmp_path):
     """The counters are behind a lock, which another thread may have held at the fork."""
     body = """
 import threading

@@ -14,7 +14,7 @@ IDLE_S = 5.0
 
 @pytest.mark.mpi
 @pytest.mark.alone
-def test_two_idle_workers_of_two_ranks_use_less_than_two_percent_of_a_core():
+def test_idle_mpi_workers_use_below_two_percent():
     with Executor(max_workers=2, cores_per_worker=2, block_allocation=True) as exe:
         calls = [exe.submit(pid) for _ in range(20)]
         ranks = {process for call in calls for process in call.result()}
@@ -23,7 +23,7 @@ def test_two_idle_workers_of_two_ranks_use_less_than_two_percent_of_a_core():
 
 
 @pytest.mark.alone
-def test_idle_serial_workers_use_less_than_two_percent_of_a_core(make_executor):
+def test_idle_serial_workers_use_below_two_percent(make_executor):
     exe = make_executor(max_workers=2)
     for call in [exe.submit(pid) for _ in range(20)]:
         call.result()
@@ -31,7 +31,7 @@ def test_idle_serial_workers_use_less_than_two_percent_of_a_core(make_executor):
 
 
 @pytest.mark.alone
-def test_waiting_for_a_long_call_uses_less_than_five_percent_of_a_core(make_block_executor):
+def test_waiting_for_long_call_uses_below_five_percent(make_block_executor):
     exe = make_block_executor(max_workers=2)
     exe.submit(pid).result()
     assert best(lambda: cores_used(lambda: exe.submit(time.sleep, 1.5).result()), 0.05) < 0.05

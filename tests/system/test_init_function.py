@@ -23,7 +23,7 @@ def exe():
 # ---- what it fills ----
 
 
-def test_missing_parameters_are_filled_and_given_ones_are_not(exe):
+def test_only_missing_parameters_are_filled(exe):
     assert exe.submit(calls.three, 2, j=5).result() == (2, 5, 3)
     assert exe.submit(calls.three, 2).result() == (2, 4, 3)
     assert exe.submit(calls.three, 2, 6).result() == (2, 6, 3)
@@ -46,7 +46,7 @@ def test_functions_with_kwargs_get_nothing_through_them(exe):
     assert exe.submit(calls.some_and_kwargs, 1, z=2).result() == (1, 4, {"z": 2})
 
 
-def test_functions_that_take_nothing_of_it_are_called_as_ever(exe):
+def test_functions_without_matching_parameters_are_unaffected(exe):
     assert exe.submit(add, 1, 2).result() == 3
     assert exe.submit(sum, [1, 2]).result() == 3
     assert exe.submit(max, 1, 2).result() == 2
@@ -92,7 +92,7 @@ def test_it_runs_once_in_each_worker(tmp_path, gate):
     assert sorted(map(int, log.read_text().split())) == sorted(workers)
 
 
-def test_it_runs_again_in_a_worker_that_takes_the_place_of_another(tmp_path):
+def test_it_runs_again_in_replacement_worker(tmp_path):
     log = tmp_path / "log"
     with Executor(max_workers=1, block_allocation=True, init_function=calls.counting_preset(log)) as exe:
         first = exe.submit(calls.made_in).result()
@@ -108,7 +108,7 @@ def test_its_data_stays_in_the_worker():
         assert [exe.submit(calls.count_up).result() for _ in range(3)] == [1, 2, 3]
 
 
-def test_a_closure_of_the_user_can_be_the_init_function():
+def test_closure_can_be_the_init_function():
     large = np.arange(100_000)
     with Executor(max_workers=1, block_allocation=True, init_function=lambda: {"y": int(large.sum())}) as exe:
         assert exe.submit(add, 1).result() == 4999950001
@@ -140,7 +140,7 @@ WRONG_RESULTS = {"nothing": None, "a list": [1], "a pair": ("j", 1), "a key that
 
 
 @pytest.mark.parametrize("name", WRONG_RESULTS)
-def test_a_result_that_is_no_dictionary_of_names_fails_the_calls(name):
+def test_invalid_return_value_fails_calls(name):
     result = WRONG_RESULTS[name]
     with Executor(max_workers=2, block_allocation=True, init_function=lambda: result) as exe:
         for call in [exe.submit(add, 1) for _ in range(3)]:
@@ -148,7 +148,7 @@ def test_a_result_that_is_no_dictionary_of_names_fails_the_calls(name):
                 call.result()
 
 
-def test_an_exception_fails_the_calls_and_does_not_run_for_ever(tmp_path):
+def test_exception_fails_calls_without_endless_restarts(tmp_path):
     log = tmp_path / "log"
     with Executor(max_workers=2, block_allocation=True, init_function=calls.failing_preset(log)) as exe:
         for call in [exe.submit(add, 1) for _ in range(10)]:
@@ -161,7 +161,7 @@ def test_an_exception_fails_the_calls_and_does_not_run_for_ever(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["exit", "SIGKILL"])
-def test_an_end_of_the_process_fails_the_calls_and_does_not_go_on_for_ever(how):
+def test_process_exit_fails_calls_without_endless_restarts(how):
     with Executor(max_workers=1, block_allocation=True, init_function=calls.ending_preset(how)) as exe:
         call = exe.submit(add, 1)
         with pytest.raises(WorkerStartError, match="exit code 3" if how == "exit" else "SIGKILL"):
@@ -174,7 +174,7 @@ def test_sys_exit_fails_the_calls():
     assert "no licence" in str(error)
 
 
-def test_one_that_cannot_be_unpickled_in_the_worker_fails_the_calls(tmp_path, monkeypatch):
+def test_init_function_failing_to_unpickle_fails_calls(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "only_here.py").write_text("def load(): return {'y': 1}")
     import only_here
@@ -186,7 +186,7 @@ def test_one_that_cannot_be_unpickled_in_the_worker_fails_the_calls(tmp_path, mo
 
 
 @pytest.mark.mpi
-def test_an_exception_on_one_rank_only_fails_the_calls():
+def test_exception_on_one_rank_fails_calls():
     parameters = {"max_workers": 1, "cores_per_worker": 2, "block_allocation": True}
     with Executor(init_function=calls.failing_on_rank_1, **parameters) as exe:
         error = exe.submit(add, 1).exception(timeout=50)

@@ -105,7 +105,7 @@ def look(exe):
 """
 
 
-def test_calls_of_one_executor_leave_no_descriptors_or_threads_behind(tmp_path):
+def test_calls_leak_no_descriptors_or_threads(tmp_path):
     (tmp_path / "system_look.py").write_text(LOOK)
     run_script(KEEP_OPEN, tmp_path)
 
@@ -126,11 +126,11 @@ assert psutil.Process().children(recursive=True) == []
 """
 
 
-def test_many_executors_at_the_same_time_do_not_disturb_each_other(tmp_path):
+def test_many_concurrent_executors_are_independent(tmp_path):
     run_script(CLOSE_IN_TURN, tmp_path)
 
 
-def test_this_process_itself_has_nothing_of_pympipool_open_when_all_executors_are_closed(block_allocation):
+def test_closed_executors_leave_nothing_open(block_allocation):
     before, threads = psutil.Process().num_fds(), set(threading.enumerate())
     exe = Executor(max_workers=2, block_allocation=block_allocation)
     exe.submit(os.getpid).result()

@@ -97,7 +97,7 @@ def test_nothing_is_inherited_from_the_users_process(make_executor, tmp_path):
     thread.join()
 
 
-def test_a_call_has_no_descriptor_of_the_template_or_of_other_calls(make_executor, gate):
+def test_call_inherits_no_descriptors_of_other_processes(make_executor, gate):
     exe = make_executor(2)
     held = exe.submit(hold, gate.path)
     gate.wait_until_begun()
@@ -113,7 +113,7 @@ def test_a_call_has_no_descriptor_of_the_template_or_of_other_calls(make_executo
     assert held.result()
 
 
-def test_a_lock_that_the_user_holds_is_free_in_a_call(make_executor):
+def test_lock_held_by_user_is_free_in_call(make_executor):
     """In a fork of the user's process it would be held for ever, by a thread that is not there."""
     with calls.LOCK:
         assert make_executor(1).submit(calls.lock_is_free).result()
@@ -127,7 +127,7 @@ def test_a_call_sees_the_environment_of_its_time(executor, monkeypatch):
     assert executor.submit(calls.variable, "SET_LATER").result() is None
 
 
-def test_a_call_runs_in_the_folder_that_is_the_users_at_the_time(executor, tmp_path, monkeypatch):
+def test_call_runs_in_current_working_folder(executor, tmp_path, monkeypatch):
     assert executor.submit(calls.where).result() == os.getcwd()
     monkeypatch.chdir(tmp_path)
     assert executor.submit(calls.where).result() == str(tmp_path)
@@ -141,7 +141,7 @@ def test_each_call_runs_in_its_own_folder(executor, tmp_path):
     assert [future.result() for future in submitted] == list(map(str, folders))
 
 
-def test_a_folder_that_is_gone_when_the_call_starts_fails_that_call(make_executor, gate, tmp_path):
+def test_deleted_folder_fails_the_call(make_executor, gate, tmp_path):
     exe = make_executor(1)
     first = exe.submit(hold, gate.path)
     gate.wait_until_begun()
@@ -155,7 +155,7 @@ def test_a_folder_that_is_gone_when_the_call_starts_fails_that_call(make_executo
     assert first.result()
 
 
-def test_a_call_sees_modules_written_after_the_first_call(make_executor, tmp_path, monkeypatch):
+def test_call_sees_modules_written_after_first_call(make_executor, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     exe = make_executor(1)
     assert exe.submit(add, 1, 1).result() == 2
@@ -189,14 +189,14 @@ def test_max_cores_is_never_exceeded(make_executor, tmp_path):
 
 
 @pytest.mark.mpi
-def test_a_call_that_uses_mpi_on_its_own_leaves_no_shared_memory(make_executor):
+def test_call_using_mpi_leaves_no_shared_memory(make_executor):
     with make_executor() as exe:
         process = exe.submit(calls.world_of_one).result()
     assert not [path for path in Path("/dev/shm").glob(f"*_{process:x}_*") if path.name.startswith("mpich")]
 
 
 @pytest.mark.mpi
-def test_calls_of_several_cores_and_of_one_share_max_cores(make_executor, tmp_path):
+def test_small_and_large_calls_share_max_cores(make_executor, tmp_path):
     exe = make_executor(3)
     log = tmp_path / "log"
     together = []
@@ -219,7 +219,7 @@ def test_calls_begin_in_the_order_of_their_submission(make_executor, tmp_path):
 
 
 @pytest.mark.mpi
-def test_a_small_call_passes_a_large_one_that_waits(make_executor, gate, tmp_path):
+def test_small_call_overtakes_waiting_large_call(make_executor, gate, tmp_path):
     exe = make_executor(2)
     log = tmp_path / "log"
     first = exe.submit(hold, gate.path)
@@ -234,7 +234,7 @@ def test_a_small_call_passes_a_large_one_that_waits(make_executor, gate, tmp_pat
 
 
 @pytest.mark.mpi
-def test_a_large_call_does_not_starve_behind_small_ones(make_executor, gate, tmp_path):
+def test_small_calls_do_not_starve_large_call(make_executor, gate, tmp_path):
     exe = make_executor(2)
     log = tmp_path / "log"
     first = exe.submit(hold, gate.path)
@@ -250,7 +250,7 @@ def test_a_large_call_does_not_starve_behind_small_ones(make_executor, gate, tmp
     assert first.result()
 
 
-def test_a_call_that_was_cancelled_while_it_waited_never_runs(make_executor, gate, tmp_path):
+def test_call_cancelled_in_queue_never_runs(make_executor, gate, tmp_path):
     exe = make_executor(1)
     first = exe.submit(hold, gate.path)
     gate.wait_until_begun()
@@ -296,13 +296,13 @@ def test_a_call_that_ends_its_process_fails_alone(executor, how, exit_code, word
     assert executor.submit(square, 4).result() == 16
 
 
-def test_what_a_dying_call_wrote_to_stderr_is_in_the_error(executor):
+def test_stderr_of_dying_call_is_in_error(executor):
     with pytest.raises(WorkerDied, match="its last words"):
         executor.submit(calls.say_and_die, "its last words").result()
 
 
 @pytest.mark.parametrize("size_bytes", [8, 50_000_000])
-def test_a_call_whose_process_is_killed_at_any_moment_ends(make_executor, size_bytes):
+def test_call_killed_at_any_moment_ends(make_executor, size_bytes):
     """Before it is ready, while it receives its arguments, while it runs, while it sends its result."""
     exe = make_executor(1)
     template = template_of(exe)
@@ -344,7 +344,7 @@ def test_a_template_that_is_killed_is_started_again(make_executor):
     assert template_of(exe).pid != template.pid
 
 
-def test_a_call_that_runs_while_the_template_is_killed_fails_and_the_next_works(make_executor, gate):
+def test_killed_forkserver_fails_only_the_running_call(make_executor, gate):
     exe = make_executor(1)
     lost = exe.submit(hold, gate.path)
     gate.wait_until_begun()
@@ -357,7 +357,7 @@ def test_a_call_that_runs_while_the_template_is_killed_fails_and_the_next_works(
     assert exe.submit(square, 7).result() == 49
 
 
-def test_a_call_that_killed_its_process_is_tried_again_if_wanted(executor, tmp_path):
+def test_call_killing_its_process_can_be_retried(executor, tmp_path):
     retried = executor.submit(calls.end_self_once, tmp_path / "first", resource_dict={"restart_limit": 1})
     assert retried.result() != os.getpid()
     with pytest.raises(WorkerDied):
@@ -428,7 +428,7 @@ def test_what_calls_print_reaches_the_user(tmp_path):
     assert "45\n" in stdout
 
 
-def test_what_one_call_prints_arrives_in_order_and_before_the_executor_is_closed(make_executor, capsys):
+def test_output_arrives_in_order_before_shutdown_returns(make_executor, capsys):
     exe = make_executor(1)
     for i in range(20):
         exe.submit(calls.say, f"ä {i}", f"ö {i}")
@@ -452,7 +452,7 @@ print("the end")
 """
 
 
-def test_calls_run_to_their_end_when_the_script_ends(tmp_path):
+def test_calls_finish_when_script_ends(tmp_path):
     assert run_script(FORGETFUL, tmp_path) == "the end\n"
     assert (tmp_path / "done").exists()
 
@@ -496,7 +496,7 @@ def test_a_call_that_reads_stdin_sees_its_end(executor):
     assert executor.submit(calls.read_stdin).result() == ""
 
 
-def test_programs_that_calls_start_write_to_the_users_terminal(make_executor, capfd):
+def test_child_programs_write_to_terminal_of_user(make_executor, capfd):
     exe = make_executor(1)
     exe.submit(subprocess.call, ["echo", "from a program"]).result()
     exe.shutdown()

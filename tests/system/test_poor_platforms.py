@@ -79,7 +79,7 @@ def parent():
     return os.getppid()
 
 
-def test_where_one_must_not_fork_each_call_gets_a_fresh_interpreter(monkeypatch):
+def test_without_fork_each_call_gets_fresh_interpreter(monkeypatch):
     monkeypatch.setenv("PYMPIPOOL_START_METHOD", "spawn")
     with Executor(max_cores=2) as exe:
         assert [call.result() for call in [exe.submit(parent) for _ in range(4)]] == [os.getpid()] * 4
@@ -91,7 +91,7 @@ def test_where_one_may_fork_a_template_does(monkeypatch):
         assert exe.submit(parent).result() != os.getpid()
 
 
-def test_another_way_to_start_processes_is_an_error_that_says_so(monkeypatch):
+def test_unknown_start_method_raises_clear_error(monkeypatch):
     monkeypatch.setenv("PYMPIPOOL_START_METHOD", "forkserver")
     with pytest.raises(ValueError, match=r"PYMPIPOOL_START_METHOD is 'forkserver'; it can be 'fork' or 'spawn'"):
         Executor(max_cores=2)

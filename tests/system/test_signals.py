@@ -153,7 +153,7 @@ def test_a_hang_up_of_the_terminal_ends_everything(tmp_path):
     assert survivors == []
 
 
-def test_ctrl_c_that_is_caught_leaves_the_executor_usable(tmp_path):
+def test_caught_ctrl_c_leaves_executor_usable(tmp_path):
     script = """
 exe = Executor(max_workers=2, block_allocation=True)
 call = exe.submit(work)

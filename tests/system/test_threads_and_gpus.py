@@ -58,7 +58,7 @@ def test_threads_count_against_nothing_else(make_executor, gate):
     assert len({call.result() for call in held}) == 2
 
 
-def test_each_call_can_have_its_own_number_of_threads():
+def test_each_call_can_set_its_thread_count():
     with Executor(max_cores=2, threads_per_core=2) as exe:
         told = [
             exe.submit(calls.variable, "OMP_NUM_THREADS", resource_dict=resources).result()
@@ -104,12 +104,12 @@ def test_devices_are_named_as_the_user_names_them(make_executor, gate, monkeypat
     assert sorted(one["CUDA_VISIBLE_DEVICES"] for one in seen) == names
 
 
-def test_without_gpus_a_worker_sees_what_the_user_sees(make_executor, monkeypatch):
+def test_without_gpus_worker_sees_devices_of_user(make_executor, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     assert make_executor(1).submit(calls.variable, "CUDA_VISIBLE_DEVICES").result() == "5,7"
 
 
-def test_devices_are_given_back_when_their_call_has_ended(monkeypatch):
+def test_devices_are_released_after_their_call(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
     with Executor(max_cores=2) as exe:
         seen = [
@@ -118,7 +118,7 @@ def test_devices_are_given_back_when_their_call_has_ended(monkeypatch):
         assert [call.result() for call in seen] == ["3,4"] * 6
 
 
-def test_devices_of_a_worker_that_was_killed_go_to_its_successor(monkeypatch):
+def test_replacement_worker_gets_devices_of_killed_worker(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
     with Executor(max_workers=2, gpus_per_worker=1, block_allocation=True) as exe:
         assert exe.submit(calls.end_self, "SIGKILL").exception()
@@ -149,7 +149,7 @@ def test_a_user_who_hides_all_devices_has_none(monkeypatch, value):
         Executor(max_workers=1, gpus_per_worker=1)
 
 
-def test_more_devices_than_there_are_is_an_error_at_submission(monkeypatch):
+def test_too_many_devices_raise_at_submission(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with Executor(max_cores=2) as exe:
         with pytest.raises(ValueError, match=r"gpus_per_core is 2.* may use 1"):

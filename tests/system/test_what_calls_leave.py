@@ -74,20 +74,20 @@ def closes(exe, *, or_end=()):
 @pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("block_allocation", [False, True])
 @pytest.mark.parametrize("leave", [leave_a_thread, leave_an_exit_function])
-def test_what_never_ends_keeps_no_executor_from_being_closed(ranks, block_allocation, leave):
+def test_endless_process_does_not_block_shutdown(ranks, block_allocation, leave):
     exe = Executor(max_cores=ranks, cores_per_worker=ranks, block_allocation=block_allocation)
     pids = exe.submit(leave).result(LIMIT_S)
     assert closes(exe, or_end=[pids] if ranks == 1 else pids)
 
 
-def test_what_never_ends_keeps_no_cores_from_other_calls():
+def test_endless_process_does_not_occupy_cores():
     with Executor(max_cores=1) as exe:
         for _ in range(3):
             exe.submit(leave_an_exit_function)
         assert exe.submit(pow, 2, 3).result(LIMIT_S) == 8
 
 
-def test_a_worker_that_cannot_start_and_does_not_end_is_ended():
+def test_worker_hanging_at_start_is_killed():
     exe = Executor(max_workers=1, block_allocation=True, init_function=leave_a_thread_and_fail)
     before = psutil.Process().children()
     call = exe.submit(pow, 2, 3)
@@ -99,7 +99,7 @@ def test_a_worker_that_cannot_start_and_does_not_end_is_ended():
     exe.shutdown()
 
 
-def test_threads_that_work_on_at_the_end_of_a_fork_are_waited_for(tmp_path, monkeypatch):
+def test_fork_waits_for_its_working_threads(tmp_path, monkeypatch):
     monkeypatch.setattr(per_call_pool, "WORKER_EXIT_GRACE_S", LIMIT_S)
     with Executor(max_cores=1) as exe:
         assert exe.submit(use_a_pool_of_threads, tmp_path / "done").result(LIMIT_S) != os.getpid()
@@ -108,7 +108,7 @@ def test_threads_that_work_on_at_the_end_of_a_fork_are_waited_for(tmp_path, monk
 
 @pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("block_allocation", [False, True])
-def test_programs_that_calls_have_started_end_with_the_worker(ranks, block_allocation):
+def test_programs_started_by_calls_end_with_worker(ranks, block_allocation):
     with Executor(max_cores=ranks, cores_per_worker=ranks, block_allocation=block_allocation) as exe:
         pids = exe.submit(start_a_program).result(LIMIT_S)
     programs = []
@@ -131,7 +131,7 @@ class Gone:
         pass
 
 
-def test_output_that_cannot_be_shown_is_lost_and_nothing_else(monkeypatch):
+def test_unwritable_output_loses_only_the_output(monkeypatch):
     """What is left of it is read when the worker has ended, before its call is."""
     reader, writer = os.pipe()
     os.write(writer, b"last words")
@@ -153,7 +153,7 @@ def close_stdout_and_fail_on_one_rank():
 
 
 @pytest.mark.mpi
-def test_a_rank_that_cannot_start_ends_even_if_its_output_is_closed(monkeypatch):
+def test_failed_rank_with_closed_output_ends(monkeypatch):
     monkeypatch.setattr(supervisor, "WORKER_EXIT_GRACE_S", 1000)
     with Executor(
         max_cores=2, cores_per_worker=2, block_allocation=True, init_function=close_stdout_and_fail_on_one_rank
