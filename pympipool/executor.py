@@ -166,7 +166,12 @@ class Executor(futures.Executor):
         if options.draws_graph:
             return GraphRecorder(options.plot_dependency_graph_filename)
         make_pool = self._block_pool(workers, settings) if self._block_allocation else self._per_call_pool(settings)
-        return Engine(make_pool, resolve_dependencies=not options.disable_dependencies, executor_info=self._info)
+        return Engine(
+            make_pool,
+            resolve_dependencies=not options.disable_dependencies,
+            workers_see_files=self._backend.name == "mpi",
+            executor_info=self._info,
+        )
 
     def _block_pool(self, workers: int, settings: dict[str, Any]) -> Callable[[Dispatcher], BlockPool]:
         spawner = self._backend.for_block(self._resources)

@@ -108,6 +108,7 @@ class Engine:
     Args:
         make_pool: Makes the pool of workers for a dispatcher.
         resolve_dependencies: Wait for futures among the arguments. False: such futures are an error.
+        workers_see_files: The workers run on this machine and see the same files.
         executor_info: Options of the executor, for traces.
     """
 
@@ -116,11 +117,13 @@ class Engine:
         make_pool: Callable[[Dispatcher], Pool],
         *,
         resolve_dependencies: bool = True,
+        workers_see_files: bool = False,
         executor_info: dict[str, Any] | None = None,
     ) -> None:
         self.dispatcher = Dispatcher(payload.load, load_exception, self._on_corruption)
         self.functions = FunctionTable()
         self.resolve_dependencies = resolve_dependencies
+        self._workers_see_files = workers_see_files
         self.executor_info = {} if executor_info is None else executor_info
         self.in_forked_child = False
         self._handles: dict[int, FunctionHandle] = {}
@@ -246,11 +249,11 @@ class Engine:
             function = self.functions.lookup(fn) if self.pool.keeps_functions else None
             if function is None:
                 future.function_name = callable_name(fn)
-                parts = payload.dump_call(0, fn, args, kwargs)
+                parts = payload.dump_call(0, fn, args, kwargs, self._workers_see_files)
                 handle = None
             else:
                 future.function_name = function.name
-                parts = payload.dump_call(function.number, fn, args, kwargs)
+                parts = payload.dump_call(function.number, fn, args, kwargs, self._workers_see_files)
                 handle = self._handles.get(function.number) or self._new_handle(function.number, function.payload)
         except SerializationError as error:
             self.dispatcher.fail(future, without_frames(error))

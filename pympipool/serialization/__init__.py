@@ -1,6 +1,7 @@
 """Convert calls, results and exceptions to bytes and back.
 
     payload.py     calls and results to parts (a pickle and its out-of-band buffers) and back
+    arrays.py      arrays that numpy's own pickle copies: subclasses, masked arrays, datetimes, memmaps
     exceptions.py  exceptions with their tracebacks to parts and back
     by_value.py    cloudpickle's pickler, for what plain pickle cannot do; imported when it is first needed
     classes.py     classes by value, which a result never changes

@@ -29,6 +29,7 @@ def dump(
     buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
     *,
     is_result: bool = False,
+    files_by_name: bool = False,
 ) -> bytes:
     """Pickle any value. Raises the pickler's own exceptions.
 
@@ -36,9 +37,11 @@ def dump(
         value: Any value that cloudpickle can pickle.
         buffer_callback: As for `pickle.Pickler`; None keeps all buffers inside the pickle.
         is_result: The value is a result or an exception. It leaves the classes of the process that loads it unchanged.
+        files_by_name: Large `numpy.memmap` objects travel as file names.
     """
     file = io.BytesIO()
-    (_ResultPickler if is_result else _Pickler)(file, PROTOCOL, buffer_callback).dump(value)
+    pickler = _ResultPickler if is_result else _CallPickler if files_by_name else _Pickler
+    pickler(file, PROTOCOL, buffer_callback).dump(value)
     return file.getvalue()
 
 
@@ -46,7 +49,13 @@ class _Reducers:
     """The current reducers of cloudpickle and `copyreg` by type.
 
     cloudpickle's own table, a ChainMap, gives the same answers but takes 1 us more for each object without a reducer.
+
+    Args:
+        files_by_name: Large `numpy.memmap` objects travel as file names.
     """
+
+    def __init__(self, files_by_name: bool = False) -> None:
+        self._files_by_name = files_by_name
 
     def __getitem__(self, kind: type) -> Callable[..., Any]:
         if kind is types.CodeType:
@@ -57,6 +66,13 @@ class _Reducers:
         for reducers in cloudpickle.Pickler.dispatch_table.maps:
             if kind in reducers:
                 return reducer_of(kind, reducers[kind])  # type: ignore[return-value]  # never None here
+        numpy = sys.modules.get("numpy")
+        array_type: type | None = getattr(numpy, "ndarray", None)
+        if array_type is not None and issubclass(kind, array_type):
+            from pympipool.serialization import arrays
+
+            if arrays.has_plain_pickle(kind):
+                return arrays.reduce_array_or_file if self._files_by_name else arrays.reduce_array
         raise KeyError(kind)
 
 
@@ -81,6 +97,12 @@ class _ResultPickler(_Pickler):
     """The pickler for results and exceptions."""
 
     is_result = True
+
+
+class _CallPickler(_Pickler):
+    """The pickler for calls to workers that see the files of this process."""
+
+    dispatch_table = _Reducers(files_by_name=True)
 
 
 def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:

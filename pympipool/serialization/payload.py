@@ -182,7 +182,11 @@ def dump(value: Any, what: str = "the value") -> list[Part]:
 
 
 def dump_call(
-    number: int, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] | BatchMarker
+    number: int,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | BatchMarker,
+    files_by_name: bool = False,
 ) -> list[Part]:
     """Pickle a call.
 
@@ -191,6 +195,7 @@ def dump_call(
         function: The function; it is part of the pickle only if number is 0.
         args: Positional arguments; the columns of arguments for a batch.
         kwargs: Keyword arguments; `BATCH` or `TRACED_BATCH` for a batch.
+        files_by_name: The worker sees the files of this process: large `numpy.memmap` objects travel as file names.
 
     Returns:
         Parts as from `dump`, of (args, kwargs), or for number 0 of (function, args, kwargs).
@@ -208,8 +213,8 @@ def dump_call(
             return [pickle.dumps((args, kwargs), PROTOCOL)]
     call = (args, kwargs) if number else (function, args, kwargs)
     try:
-        wrapped = _wrap_large(args) if number and not kwargs else None
-        return _dump(call) if wrapped is None else _dump_plain((wrapped, kwargs))
+        wrapped = _wrap_large(args, files_by_name) if number and not kwargs else None
+        return _dump(call, files_by_name=files_by_name) if wrapped is None else _dump_plain((wrapped, kwargs))
     except Exception as error:
         what, value = _find_unpicklable(function, args, kwargs or {})
         raise _dump_error(what, value, error) from error
@@ -276,14 +281,15 @@ def load(parts: Sequence[Any], what: str = "the value") -> Any:
 # ---- pickling ----
 
 
-def _dump(value: object, *, is_result: bool = False) -> list[Part]:
+def _dump(value: object, *, is_result: bool = False, files_by_name: bool = False) -> list[Part]:
     """Pickle with the fastest pickler that is right for the value."""
     if is_plain(value):
         return _dump_plain(value)
     from pympipool.serialization.by_value import dump as dump_by_value
 
     buffers: list[memoryview] = []
-    return [dump_by_value(value, _collector(buffers), is_result=is_result), *buffers]
+    pickled = dump_by_value(value, _collector(buffers), is_result=is_result, files_by_name=files_by_name)
+    return [pickled, *buffers]
 
 
 def _dump_plain(value: object) -> list[Part]:
@@ -309,20 +315,28 @@ def _collector(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], boo
     return keep_in_band
 
 
-def _wrap_large(values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+def _wrap_large(values: tuple[Any, ...], files_by_name: bool = False) -> tuple[Any, ...] | None:
     """Return the values with arrays and long bytes replaced by the form that travels fastest.
 
     Return None if there are other values than these and scalars. Such a value could contain one of the arrays once
     more, and then both must arrive as the same object.
     """
     wrapped: list[Any] = []
-    large: dict[int, _ArrayPayload | _OutOfBandBytes] = {}  # by id, so that a repeated value arrives as one object
+    large: dict[int, Any] = {}  # by id, so that a repeated value arrives as one object
     for value in values:
         kind = type(value)
         if kind is _array_type and _is_simple_array(value):
             wrapped.append(large.setdefault(id(value), _ArrayPayload(value)))
         elif kind not in _scalars:
-            return None
+            if _array_type is None or not issubclass(kind, _array_type):
+                return None
+            if id(value) not in large:
+                from pympipool.serialization.arrays import wrap
+
+                large[id(value)] = wrap(value, files_by_name)
+            if large[id(value)] is None:
+                return None
+            wrapped.append(large[id(value)])
         elif kind is bytes and len(value) >= OUT_OF_BAND_BYTES_MIN:
             wrapped.append(large.setdefault(id(value), _OutOfBandBytes(value)))
         else:
@@ -351,8 +365,11 @@ def is_plain(value: object) -> bool:
             if kind is dict:
                 waiting += item.values()
         elif kind is _array_type:
-            if item.dtype.isbuiltin != 1 or item.dtype.hasobject:
+            dtype = item.dtype
+            if dtype.isbuiltin != 1 or dtype.hasobject:
                 return False
+            if item.nbytes >= IN_BAND_BELOW_BYTES and (dtype.kind in "mM" or not item.flags.contiguous):
+                return False  # numpy's own pickle copies these arrays
         elif _array_type is None and _register_numpy():
             return is_plain(value)
         else:
