@@ -12,9 +12,9 @@ be the same object, so a comparison by identity does not show the change. Functi
 that reach into namespaces or into other functions, are refused too: in a worker that keeps the function, later calls
 would find what an earlier call left behind, which a freshly pickled function would not show.
 
-Not seen, by design: annotations (they do not affect what runs); a file that changes after its module was imported (as
-with all pickling by reference: importlib.reload in the master does not reload in the workers); attributes that library
-code in the worker writes onto a function that it is given.
+Not seen, by design: annotations (they do not affect what runs); a module that was edited and reloaded and that the
+function reaches only through other modules; attributes that library code in the worker writes onto a function that it
+is given.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import Any, NamedTuple, TypeAlias
 import cloudpickle
 
 from pympipool.serialization.by_value import dump as dump_in_band
+from pympipool.serialization.reloads import notice_reload
 
 __all__ = ["MISSING", "FunctionAnalysis", "NotCacheable", "ReachableSubmodules", "cell_content"]
 
@@ -152,10 +153,16 @@ class FunctionAnalysis:
 
     def _add_module(self, module: types.ModuleType) -> None:
         name = module.__name__
-        if name == "__main__" or sys.modules.get(name) is not module or self._is_registered(name):
+        if (
+            name == "__main__"
+            or sys.modules.get(name) is not module
+            or self._is_registered(name)
+            or notice_reload(name)
+        ):
             raise NotCacheable(f"the module {name}, which is pickled by value")
         self.is_by_reference = True
         self._add_reference(sys.modules, name, module)
+        self._add_reference(vars(module), "__spec__", vars(module).get("__spec__", MISSING))  # importlib.reload sets it
         if module.__package__:
             self.packages.add(name)
 

@@ -7,6 +7,7 @@
     classes.py     classes by value, which a result never changes
     reducers.py    what a script defines and pickle cannot store: decorated functions, type aliases, locks of classes
     enums.py       enums by value, with aliases, composite flags and attributes of members
+    reloads.py     modules that were edited and reloaded
 
 The two loaders below stand here because pickles name them by path: a longer name would make each pickle longer.
 """

@@ -20,6 +20,7 @@ import cloudpickle
 
 from pympipool.serialization.classes import reduce_class
 from pympipool.serialization.reducers import ScriptPickler, reducer_of
+from pympipool.serialization.reloads import notice_reload
 
 PROTOCOL = 5
 
@@ -60,6 +61,8 @@ class _Reducers:
     def __getitem__(self, kind: type) -> Callable[..., Any]:
         if kind is types.CodeType:
             return _reduce_code
+        if kind is types.ModuleType:
+            return _reduce_module
         own = reducer_of(kind)
         if own is not None:
             return own
@@ -85,8 +88,14 @@ class _Pickler(ScriptPickler):
     def reducer_override(self, value: Any) -> Any:
         kind = type(value)
         if kind is types.FunctionType:
+            if not self.is_result:
+                notice_reload(value.__module__)
             return super().reducer_override(value)
-        if not issubclass(kind, type) or _is_importable_class(value):
+        if not issubclass(kind, type):
+            return NotImplemented
+        if not self.is_result:
+            notice_reload(value.__module__)
+        if _is_importable_class(value):
             return NotImplemented
         reduced = super().reducer_override(value)
         by_value = type(reduced) is tuple and len(reduced) == 6
@@ -112,6 +121,11 @@ def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
     """
     rebuild, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
     return rebuild, tuple(code.co_filename if argument == "<dynamic-code>" else argument for argument in arguments)
+
+
+def _reduce_module(module: types.ModuleType) -> Any:
+    notice_reload(module.__name__)
+    return cloudpickle.Pickler.dispatch_table[types.ModuleType](module)
 
 
 def _is_importable_class(kind: type) -> bool:

@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 
 from pympipool.execution import function_cache
 from pympipool.execution.function_cache import FUNCTION_CACHE_SIZE, Function, FunctionTable
+from pympipool.serialization import reloads
 
 
 class Notebook:
@@ -362,6 +363,7 @@ def module(tmp_path, monkeypatch):
     (tmp_path / "their_module.py").write_text(textwrap.dedent(source))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "their_module", raising=False)
+    monkeypatch.setattr(reloads, "_seen", {})  # else the module of the next test is an edited one of the same name
     yield importlib.import_module("their_module")
     sys.modules.pop("their_module", None)
 

@@ -1,0 +1,53 @@
+"""Notice modules that were edited and reloaded, and send what they define by value from then on.
+
+A worker that has imported a module keeps it as it was. When the master reloads the module after an edit, a function that
+is pickled by its name would run in its old version there. `importlib.reload`, and with it the autoreload of IPython,
+gives a module a new spec, which this module compares. A reload without an edit changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import cloudpickle
+
+_seen: dict[str, tuple[object, tuple[int, int] | None]] = {}
+"""Spec and version of the file of each module that was pickled by reference, at the time when that was done first."""
+
+
+def notice_reload(name: Any) -> bool:
+    """Have cloudpickle pickle a module by value if it was edited and reloaded after it was first pickled by reference.
+
+    Args:
+        name: The name of the module.
+
+    Returns:
+        True if the module was edited and reloaded.
+    """
+    module = sys.modules.get(name) if isinstance(name, str) else None
+    spec = getattr(module, "__spec__", None)
+    if spec is None or name == "__main__":
+        return False
+    seen = _seen.get(name)
+    if seen is not None and seen[0] is spec:
+        return False
+    version = _version_of(spec)
+    if seen is None or seen[1] == version:
+        _seen[name] = spec, version
+        return False
+    if name not in cloudpickle.list_registry_pickle_by_value():
+        cloudpickle.register_pickle_by_value(module)
+    return True
+
+
+def _version_of(spec: Any) -> tuple[int, int] | None:
+    """Return time of change and size of the source file of a module; None if it has none."""
+    if not getattr(spec, "has_location", False):
+        return None
+    try:
+        status = os.stat(spec.origin)
+    except (OSError, TypeError, ValueError):
+        return None
+    return status.st_mtime_ns, status.st_size
