@@ -17,6 +17,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from pympipool._util.exit_codes import UNKNOWN, exit_code_of_reaped, open_pidfd
+
 Completed: TypeAlias = "subprocess.CompletedProcess[str]"
 
 fork_lock = threading.RLock()
@@ -89,10 +91,18 @@ def run(command: Sequence[str | bytes], *, timeout: float | None = None, stderr:
     process = Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True, errors="replace"
     )
-    with process:
-        try:
-            output = process.communicate(timeout=timeout)
-        except BaseException:
-            process.kill()
-            raise
-    return subprocess.CompletedProcess(command, process.returncode, *output)
+    pidfd = open_pidfd(process.pid)
+    try:
+        with process:
+            try:
+                output = process.communicate(timeout=timeout)
+            except BaseException:
+                process.kill()
+                raise
+        code = exit_code_of_reaped(pidfd)
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)
+    if code is None or code == UNKNOWN:  # subprocess knows it, unless the user's program ignores SIGCHLD
+        code = process.returncode
+    return subprocess.CompletedProcess(command, code, *output)

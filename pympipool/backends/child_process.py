@@ -15,13 +15,19 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
+from time import monotonic
 from typing import BinaryIO, cast
 
-from pympipool._util import subprocesses
+from pympipool._util import exit_codes, subprocesses
 from pympipool.backends.spawner import WorkerProcess
 from pympipool.errors import WorkerStartError
+
+POLL_INTERVAL_S = 0.01
+"""Interval between two checks of a child for which the system has no descriptor, while its end is waited for."""
+
+_LONGEST_POLL_S = 3600.0
+"""Longest wait for a descriptor at once: `poll` takes milliseconds in an int."""
 
 
 class ChildProcess(WorkerProcess):
@@ -56,7 +62,7 @@ class ChildProcess(WorkerProcess):
         self.stderr = cast(BinaryIO, self._process.stderr)
         os.set_blocking(self.stdout.fileno(), False)
         os.set_blocking(self.stderr.fileno(), False)
-        self._descriptor = _open_pidfd(self.pid)
+        self._descriptor = exit_codes.open_pidfd(self.pid)
         self._exit_code: int | None = None
 
     def fileno(self) -> int | None:
@@ -75,22 +81,27 @@ class ChildProcess(WorkerProcess):
             return self._process.poll()
         try:
             end = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:  # other code in this program has waited for it
-            return self._process.poll()
+        except ChildProcessError:  # other code in this program has waited for it, or SIGCHLD is ignored
+            code = exit_codes.exit_code_of_reaped(self._descriptor)
+            self.exit_code_is_known = code != exit_codes.UNKNOWN
+            return code
         if end is None:
             return None
         return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
 
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Wait for the end; return the exit code, or None on timeout."""
-        if self._descriptor is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._exit_code = self._process.wait(timeout_s)
-            return self._exit_code
+        deadline_s = None if timeout_s is None else monotonic() + timeout_s
         poll = select.poll()
-        poll.register(self._descriptor, select.POLLIN)
-        poll.poll(None if timeout_s is None else timeout_s * 1000)
-        return self.poll()
+        if self._descriptor is not None:
+            poll.register(self._descriptor, select.POLLIN)
+        while self.poll() is None:
+            remaining_s = _LONGEST_POLL_S if deadline_s is None else deadline_s - monotonic()
+            if remaining_s <= 0:
+                break
+            limit_s = POLL_INTERVAL_S if self._descriptor is None else _LONGEST_POLL_S
+            poll.poll(min(remaining_s, limit_s) * 1000)
+        return self._exit_code
 
     def terminate(self) -> None:
         """Ask the process, and what it has started, to end (SIGTERM)."""
@@ -113,16 +124,6 @@ class ChildProcess(WorkerProcess):
             self._descriptor = None
         self.stdout.close()
         self.stderr.close()
-
-
-def _open_pidfd(pid: int) -> int | None:
-    """Return a descriptor that becomes readable when the process ends; None where that is not possible."""
-    if sys.platform != "linux":
-        return None
-    try:
-        return os.pidfd_open(pid)
-    except OSError:  # Linux before 5.3, or a sandbox that forbids it
-        return None
 
 
 def _start_failure(program: str, cwd: str | None, error: Exception) -> str:

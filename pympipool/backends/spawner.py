@@ -46,11 +46,14 @@ class WorkerProcess(ABC):
             0 where all ranks run on this host.
         direct_output: The writing ends of stdout and stderr for the ranks on this host, where the launcher is a slow
             way for what ranks print. The ranks get them with their settings. None: ranks print through the launcher.
+        exit_code_is_known: False once the process has ended, and its exit code could not be found out: the user's program
+            has waited for it.
         noisy_exit: True if the launcher writes long messages to stderr when it is ended. These are of no use to the
             user.
     """
 
     delivery_delay_s = 0.0
+    exit_code_is_known = True
     noisy_exit = False
     direct_output: tuple[int, int] | None = None
 
@@ -76,7 +79,8 @@ class WorkerProcess(ABC):
             rank: The rank whose connection ended first. It need not be the rank that ended first: other ranks are
                 killed because of that one, and their connections may end sooner.
         """
-        return rank, self.poll()
+        code = self.poll()
+        return rank, code if self.exit_code_is_known else None
 
     def failed_permanently(self, last_stderr: Iterable[str]) -> bool:
         """Return True if the worker has ended because the request can never be met, so that another try is of no use.

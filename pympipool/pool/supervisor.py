@@ -18,7 +18,7 @@ import itertools
 import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pympipool.backends.spawner import LaunchRequest
+from pympipool.backends.spawner import LaunchRequest, WorkerProcess
 from pympipool.errors import WorkerStartError
 from pympipool.pool.event_loop import EventLoop, Timer
 from pympipool.pool.failures import start_error
@@ -341,7 +341,7 @@ class Supervisor:
             self.loop.unwatch(output.pipe)
             output.drain()
         if worker.first_failed_rank is None:
-            worker.exit_code = worker.process.poll()
+            _, worker.exit_code = WorkerProcess.exit_status_of(worker.process, 0)  # of the process, not of a rank
         else:
             worker.first_failed_rank, worker.exit_code = worker.process.exit_status_of(worker.first_failed_rank)
         worker.process.kill()  # whatever is left of its process group

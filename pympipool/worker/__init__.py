@@ -42,6 +42,10 @@ def main() -> None:
     from pympipool.transport.control_client import connect
 
     signal.signal(signal.SIGINT, _ignore_sigint)
+    if (
+        signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
+    ):  # inherited; programs that calls start would have no exit code
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     config = WorkerConfig.from_environ(os.environ)
     control = connect(config)
     # A duplicate of the descriptor, so that the connection lasts until the process has ended. Python closes the original

@@ -57,6 +57,50 @@ def test_signal_is_reported(start):
     assert child.wait(LIMIT_S) == -signal.SIGSEGV
 
 
+@pytest.fixture(params=["SIGCHLD is ignored", "the program waits for it"])
+def reaped(request):
+    """Take the exit codes of all children away, as a user's program may do; return a function that waits until it has."""
+    if request.param == "SIGCHLD is ignored":
+        former = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        yield lambda child: None
+        signal.signal(signal.SIGCHLD, former)
+    else:
+        yield lambda child: os.waitpid(child.pid, 0)
+
+
+def knows_exit_codes_of_reaped():
+    return tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 15)
+
+
+@needs_pidfd
+@pytest.mark.parametrize(("script", "code"), [("exit 3", 3), ("kill -SEGV $$", -signal.SIGSEGV), ("exit 0", 0)])
+def test_exit_code_is_right_although_reaped(start, reaped, script, code):
+    child = start(f"sleep 0.2; {script}")
+    reaped(child)
+    seen = child.wait(LIMIT_S)
+    if knows_exit_codes_of_reaped():
+        assert (seen, child.exit_status_of(0)) == (code, (0, code))
+    else:
+        assert (seen is not None, child.exit_status_of(0)) == (True, (0, None))
+
+
+def test_exit_code_unknown_without_pidfds(start, reaped, monkeypatch):
+    monkeypatch.setattr("pympipool._util.exit_codes.open_pidfd", lambda pid: None)
+    child = start("sleep 0.2; exit 3")
+    reaped(child)
+    assert child.wait(LIMIT_S) is not None
+    assert child.exit_status_of(0) == (0, None)
+
+
+def test_descendants_are_killed_although_reaped(start, reaped):
+    child = start("sleep 1000 & echo $!; sleep 0.2")
+    grandchild = int(read_line(child.stdout))
+    reaped(child)
+    child.wait(LIMIT_S)
+    child.kill()
+    wait_until(lambda: not is_alive(grandchild))
+
+
 def test_running_worker_has_no_exit_code(start):
     child = start("sleep 1000")
     assert child.poll() is None
@@ -74,7 +118,7 @@ def test_descriptor_becomes_readable_at_the_end(start):
 
 
 def test_wait_works_without_pidfds(start, monkeypatch):
-    monkeypatch.setattr("pympipool.backends.child_process._open_pidfd", lambda pid: None)
+    monkeypatch.setattr("pympipool._util.exit_codes.open_pidfd", lambda pid: None)
     child = start("exit 4")
     assert child.fileno() is None
     assert child.wait(LIMIT_S) == 4

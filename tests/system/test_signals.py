@@ -2,10 +2,12 @@
 
 import os
 import signal
+import subprocess
 import time
 
 import pytest
 
+from pympipool import Executor
 from support.scripts import Script
 from support.timing import quickest
 
@@ -202,3 +204,13 @@ exe.shutdown()
         os.killpg(running.process.pid, signal.SIGINT)
         assert running.wait_for_line("result") == "not interrupted"
         assert running.end()[0] == 0
+
+
+def test_programs_have_exit_codes_if_sigchld_is_ignored():
+    former = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with Executor(max_workers=1, block_allocation=True) as exe:
+            call = exe.submit(lambda: subprocess.run(["sh", "-c", "exit 5"], check=False).returncode)
+            assert call.result(timeout=60) == 5
+    finally:
+        signal.signal(signal.SIGCHLD, former)

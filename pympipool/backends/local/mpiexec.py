@@ -117,7 +117,7 @@ class MpiexecProcess(ChildProcess):
         """
         codes = self._job_output.exit_codes if self._job_output else []
         if rank >= len(codes):
-            return rank, self.poll()
+            return super().exit_status_of(rank)
         ended_first = [other for other, code in enumerate(codes) if code not in _KILLED_WITH_OTHERS]
         if codes[rank] in _KILLED_WITH_OTHERS and len(ended_first) == 1:
             rank = ended_first[0]

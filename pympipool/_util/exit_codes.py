@@ -1,0 +1,51 @@
+"""Exit codes of children that this process cannot wait for any more.
+
+A program that ignores SIGCHLD, or that waits for all its children itself, takes the exit codes of the workers away.
+`waitid` then fails, and `subprocess` reports 0 for a child that has crashed. Since Linux 6.15 a pidfd keeps the exit code.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import sys
+
+_INFO = struct.Struct("=QQ11Ii")
+"""struct pidfd_info of linux/pidfd.h: the mask, 12 fields about the process, its wait status."""
+
+_GET_INFO = 3 << 30 | _INFO.size << 16 | 0xFF << 8 | 11
+"""PIDFD_GET_INFO."""
+
+_HAS_EXIT = 1 << 3
+"""PIDFD_INFO_EXIT, in the mask."""
+
+UNKNOWN = 255
+"""Takes the place of an exit code that cannot be found out: a process that may have failed."""
+
+
+def open_pidfd(pid: int) -> int | None:
+    """Return a descriptor that becomes readable when the process ends; None where that is not possible."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # Linux before 5.3, a sandbox that forbids it, or the process is gone already
+        return None
+
+
+def exit_code_of_reaped(pidfd: int | None) -> int | None:
+    """Return the exit code of a process that was waited for (-N: ended by signal N), or `UNKNOWN`.
+
+    Return None if the system is about to reap it, and does not have the exit code yet.
+    """
+    if pidfd is None:
+        return UNKNOWN
+    info = bytearray(_INFO.size)
+    struct.pack_into("=Q", info, 0, _HAS_EXIT)
+    try:
+        fcntl.ioctl(pidfd, _GET_INFO, info)
+    except OSError:  # Linux before 6.15
+        return UNKNOWN
+    mask, *_, wait_status = _INFO.unpack(info)
+    return os.waitstatus_to_exitcode(wait_status) if mask & _HAS_EXIT else None
