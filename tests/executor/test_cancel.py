@@ -90,7 +90,7 @@ def test_racing_cancel_either_runs_or_cancels_call(make_block_executor):
     assert exe.submit(recorded).result() == kept
 
 
-def test_a_cancelled_call_tells_its_callbacks(busy):
+def test_cancelled_call_runs_its_callbacks(busy):
     exe, _ = busy
     told = []
     call = exe.submit(square, 2)
@@ -101,7 +101,7 @@ def test_a_cancelled_call_tells_its_callbacks(busy):
     assert told == [call, True]
 
 
-def test_whoever_waits_for_a_call_notices_its_cancellation(busy):
+def test_cancellation_wakes_all_waiters(busy):
     exe, _ = busy
     call = exe.submit(square, 2)
     begun = threading.Barrier(2)
@@ -128,7 +128,7 @@ def test_call_queued_behind_running_one_is_cancelled(busy, gate):
     assert exe.submit(square, 2).result() == 4
 
 
-def test_a_call_whose_input_is_cancelled_is_cancelled(busy):
+def test_cancelled_input_cancels_the_call(busy):
     exe, _ = busy
     first = exe.submit(square, 2)
     second = exe.submit(add, first, 1)
@@ -164,7 +164,7 @@ def test_cancelled_calls_do_not_count_as_waiting(busy):
     assert len(exe) == 0
 
 
-def test_the_queue_goes_on_behind_a_cancelled_call(busy, gate):
+def test_queue_continues_after_a_cancelled_call(busy, gate):
     exe, _ = busy
     first, second = exe.submit(square, 1), exe.submit(square, 2)
     assert first.cancel()

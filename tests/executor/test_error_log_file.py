@@ -70,14 +70,14 @@ def test_error_log_does_not_change_the_exception(make_executor, log):
     assert told[0] == told[1]
 
 
-def test_calls_that_return_are_not_written(make_executor, log):
+def test_successful_calls_are_not_logged(make_executor, log):
     exe = make_executor(error_log_file=log)
     assert exe.submit(echo, 3).result() == 3
     assert list(exe.map(echo, range(100 if exe.info["block_allocation"] else 3)))[2] == 2
     assert not log.exists()
 
 
-def test_entries_are_appended_and_whole_whoever_writes(make_executor, many, log):
+def test_concurrent_entries_are_appended_without_mixing(make_executor, many, log):
     log.write_text("what was there before\n")
     exe = make_executor(max_workers=2, error_log_file=str(log))
     count = many(400, 10)
@@ -99,7 +99,7 @@ def test_failed_map_call_is_logged_with_own_arguments(make_executor, log):
     assert log.read_text().count("\n    argument 1: 3\n    argument 2: 0\n") == 2
 
 
-def test_system_exit_of_a_call_is_written(make_executor, log):
+def test_system_exit_of_a_call_is_logged(make_executor, log):
     exe = make_executor(error_log_file=log)
     assert isinstance(exe.submit(leave).exception(), SystemExit)
     assert "SystemExit: leaving\n" in log.read_text()
@@ -114,7 +114,7 @@ def test_each_call_can_have_its_own_file(tmp_path, opened):
     assert [name for name, _ in entries(tmp_path / "all.log")] == ["divide"]
 
 
-def test_large_arguments_are_written_in_few_words(make_block_executor, log):
+def test_large_arguments_are_abbreviated(make_block_executor, log):
     exe = make_block_executor(error_log_file=log)
     large = [
         np.zeros(10**6),
@@ -132,7 +132,7 @@ def test_large_arguments_are_written_in_few_words(make_block_executor, log):
     assert "    and 57 arguments more\n" in text
 
 
-def test_a_repr_that_raises_is_said(make_block_executor, log):
+def test_failing_repr_is_reported(make_block_executor, log):
     exe = make_block_executor(error_log_file=log)
     assert isinstance(exe.submit(refuse, Wordless(), "next").exception(), ValueError)
     assert re.search(r"argument 1: <Wordless .*>\n    argument 2: 'next'\n", log.read_text())
@@ -156,7 +156,7 @@ def test_init_function_values_do_not_shadow_the_option(make_block_executor, log)
 
 
 @pytest.mark.mpi
-def test_each_rank_writes(make_executor, log):
+def test_each_rank_writes_an_entry(make_executor, log):
     exe = make_executor(cores_per_worker=2, error_log_file=log)
     assert isinstance(exe.submit(fail).exception(), ValueError)
     assert sorted(where.split(" of ")[0] for _, where in entries(log)) == ["rank 0", "rank 1"]

@@ -67,7 +67,7 @@ def test_exceptions_arrive_with_type_and_arguments(executor, kind, arguments):
     assert str(error) == str(kind(*arguments))
 
 
-def test_result_raises_what_exception_returns_each_time(executor):
+def test_result_always_raises_the_same_exception(executor):
     call = executor.submit(fail, "once")
     for _ in range(3):
         with pytest.raises(ValueError, match="once") as caught:
@@ -95,7 +95,7 @@ def test_exception_with_lock_arrives_without_lock(executor):
     assert isinstance(error, (HoldsALock, RemoteError))
 
 
-def test_an_exception_that_cannot_be_shown_arrives(executor):
+def test_exception_with_failing_str_arrives(executor):
     assert isinstance(executor.submit(raise_it, Mute).exception(), (Mute, RemoteError))
 
 
@@ -132,7 +132,7 @@ def test_the_remote_traceback_is_shown_with_the_exception(executor):
     assert os.path.join("support", "calls.py") in shown
 
 
-def test_what_caused_an_exception_is_shown_too(executor):
+def test_cause_of_exception_is_shown(executor):
     def work():
         try:
             divide(1, 0)
@@ -160,7 +160,7 @@ def test_notes_and_groups_arrive(executor):
     assert group.exceptions[0].__notes__ == ["the note"]
 
 
-def test_endless_recursion_is_an_exception_of_the_call(executor):
+def test_recursion_error_fails_the_call(executor):
     def recurse(n):
         return recurse(n + 1)
 
@@ -177,7 +177,7 @@ def test_a_very_long_message_arrives(executor):
     assert executor.submit(fail, "x" * 5_000_000).exception().args == ("x" * 5_000_000,)
 
 
-def test_wrong_arguments_are_an_exception_of_the_call(executor):
+def test_wrong_arguments_fail_the_call(executor):
     with pytest.raises(TypeError, match="square"):
         executor.submit(square, 1, 2, 3).result()
 
@@ -263,7 +263,7 @@ def test_function_of_missing_module_fails_only_its_call(executor, monkeypatch):
     assert "only_in_the_master" in str(error)
 
 
-def test_an_argument_whose_repr_fails_is_still_named(executor):
+def test_argument_with_failing_repr_is_named(executor):
     class NoRepr:
         def __repr__(self):
             raise RuntimeError("no words")
@@ -276,7 +276,7 @@ def test_an_argument_whose_repr_fails_is_still_named(executor):
     assert "NoRepr" in str(error)
 
 
-def test_a_circle_of_objects_can_travel(executor):
+def test_cyclic_objects_can_be_sent(executor):
     circle = []
     circle.append(circle)
     result = executor.submit(echo, circle).result()

@@ -129,12 +129,12 @@ def test_changed_defaults_do_not_reach_next_call(executor, notebook):
     assert [executor.submit(notebook["f"]).result() for _ in range(4)] == [1] * 4
 
 
-def test_a_function_that_calls_itself_travels(executor, notebook):
+def test_recursive_function_can_be_submitted(executor, notebook):
     notebook.run("def f(n): return 1 if n < 2 else n * f(n - 1)")
     assert executor.submit(notebook["f"], 5).result() == 120
 
 
-def test_functions_that_call_each_other_travel(executor, notebook):
+def test_mutually_recursive_functions_can_be_submitted(executor, notebook):
     notebook.run("def even(n): return n == 0 or odd(n - 1)\ndef odd(n): return n > 0 and even(n - 1)")
     assert executor.submit(notebook["even"], 10).result() is True
 
@@ -167,7 +167,7 @@ def test_functions_beyond_cache_size_do_not_mix(make_block_executor, notebook):
         assert [call.result() for call in calls] == [1000 + i for i in range(600)]
 
 
-def test_functions_come_and_go_without_getting_mixed_up(executor, notebook):
+def test_short_lived_functions_do_not_mix(executor, notebook):
     for i in range(1000):
         notebook.run(f"def f(x): return x + {i}")  # likely where the one before lay in memory
         assert executor.submit(notebook["f"], 1).result() == 1 + i
@@ -182,7 +182,7 @@ def test_each_call_sees_changed_global(executor, notebook):
     assert [call.result() for call in calls] == list(range(2000))
 
 
-def test_importable_functions_travel_by_name(executor):
+def test_importable_functions_are_sent_by_name(executor):
     assert executor.submit(lambda: square.__module__).result() == "support.calls"
     assert executor.submit(square, 3).result() == 9
 
@@ -303,7 +303,7 @@ with Executor(max_workers=1, block_allocation=True) as exe:
     run_script(script, tmp_path)
 
 
-def test_flags_of_the_interpreter_hold_in_the_workers(tmp_path):
+def test_interpreter_flags_hold_in_workers(tmp_path):
     script = """
 import sys
 from pympipool import Executor
@@ -313,5 +313,5 @@ with Executor(max_workers=1, block_allocation=True) as exe:
     assert run_script(script, tmp_path, command=["-OO", "-X", "utf8", "script.py"]) == "(2, 1)\n"
 
 
-def test_the_same_interpreter_runs_the_workers(executor):
+def test_workers_use_the_same_interpreter(executor):
     assert executor.submit(lambda: (sys.executable, sys.version)).result() == (sys.executable, sys.version)

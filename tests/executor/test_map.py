@@ -26,7 +26,7 @@ def test_several_iterables_end_with_the_shortest(executor):
 
 
 @pytest.mark.parametrize("iterables", [(), ([],), ([1, 2], [])], ids=str)
-def test_nothing_to_do_gives_no_results(executor, iterables):
+def test_empty_iterable_gives_no_results(executor, iterables):
     assert list(executor.map(square, *iterables)) == []
 
 
@@ -132,13 +132,13 @@ def test_stop_iteration_in_call_does_not_shift_results(executor, chunksize):
 
 
 @pytest.mark.parametrize("chunksize", [0, -1])
-def test_chunks_of_nothing_are_refused_at_once(executor, chunksize):
+def test_chunksize_below_one_raises_immediately(executor, chunksize):
     with pytest.raises(ValueError, match="chunksize must be >= 1"):
         executor.map(square, [1], chunksize=chunksize)
 
 
 @pytest.mark.parametrize("chunksize", [1.0, "1"])
-def test_chunks_must_have_a_whole_number_of_calls(executor, chunksize):
+def test_chunksize_must_be_an_integer(executor, chunksize):
     with pytest.raises(TypeError, match="chunksize"):
         executor.map(square, [1], chunksize=chunksize)
 
@@ -152,7 +152,7 @@ def test_results_before_the_failed_chunk_come_first(executor, chunksize):
         list(results)
 
 
-def test_an_iterator_that_failed_is_at_its_end(executor):
+def test_failed_iterator_is_exhausted(executor):
     results = executor.map(divide, [1, 1], [0, 1])
     with pytest.raises(ZeroDivisionError):
         next(results)
@@ -205,7 +205,7 @@ def test_timeout_cancels_the_rest(make_executor, gate, files):
 # ---- time limits ----
 
 
-def test_a_time_limit_that_is_kept_changes_nothing(executor):
+def test_timeout_not_reached_changes_nothing(executor):
     assert list(executor.map(square, range(10), timeout=50)) == [i * i for i in range(10)]
 
 

@@ -165,7 +165,7 @@ def test_a_waiting_call_can_be_cancelled(make_executor, gate, tmp_path):
     assert exe.submit(square, 3).result() == [9, 9]
 
 
-def test_what_ranks_print_reaches_the_user(make_executor, capfd):
+def test_output_of_ranks_reaches_the_user(make_executor, capfd):
     exe = make_executor(cores_per_worker=2)
     exe.submit(lambda: print(f"rank {world().rank}")).result()
     exe.shutdown()
@@ -220,7 +220,7 @@ class TestFailures:
         assert str(error) == f"on purpose on rank {rank}"
         assert f"rank {rank}" in "".join(traceback.format_exception(error))
 
-    def test_exceptions_that_differ_between_ranks_are_all_told(self, mpi_executor):
+    def test_different_exceptions_of_ranks_are_all_reported(self, mpi_executor):
         error = mpi_executor.submit(fail_differently).exception()
         assert isinstance(error, (ValueError, KeyError))
         shown = "".join(traceback.format_exception(error))
@@ -237,7 +237,7 @@ class TestFailures:
     def test_arguments_that_cannot_be_pickled_fail_the_call(self, mpi_executor):
         assert isinstance(mpi_executor.submit(echo, (x for x in "x")).exception(), SerializationError)
 
-    def test_failures_and_results_in_turn_keep_apart(self, mpi_executor):
+    def test_alternating_failures_and_results_do_not_mix(self, mpi_executor):
         calls = [mpi_executor.submit(fail_on, i % 4) for i in range(8)]
         for i, call in enumerate(calls):
             if i % 4 < RANKS:

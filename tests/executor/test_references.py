@@ -70,7 +70,7 @@ def fail_with(*_args):
 
 
 @pytest.mark.parametrize("size_bytes", [10, 100_000, LARGE])
-def test_arguments_are_given_back_when_the_call_ends(executor, size_bytes):
+def test_arguments_are_released_when_call_ends(executor, size_bytes):
     argument = array_of(size_bytes)
     watch = Watch(argument)
     call = executor.submit(take, argument, key=argument)
@@ -80,7 +80,7 @@ def test_arguments_are_given_back_when_the_call_ends(executor, size_bytes):
 
 
 @pytest.mark.parametrize("size_bytes", [10, LARGE])
-def test_arguments_are_given_back_when_the_call_fails(executor, size_bytes):
+def test_arguments_are_released_when_call_fails(executor, size_bytes):
     argument = array_of(size_bytes)
     watch = Watch(argument)
     call = executor.submit(fail_with, argument)
@@ -120,7 +120,7 @@ def test_arguments_of_dependent_call_are_released(executor):
     assert watch.is_gone()
 
 
-def test_a_function_that_carries_data_is_given_back(executor):
+def test_function_with_data_is_released(executor):
     def make():
         data = array_of(LARGE)
         return Watch(data), lambda: len(data)
@@ -142,7 +142,7 @@ def test_object_of_called_method_is_released(executor):
 
 
 @pytest.mark.parametrize("size_bytes", [10, 100_000, LARGE])
-def test_results_are_given_back_with_their_future(executor, size_bytes):
+def test_results_are_released_with_their_future(executor, size_bytes):
     call = executor.submit(array_of, size_bytes)
     watch = Watch(call.result())
     assert watch.reference() is not None
@@ -150,7 +150,7 @@ def test_results_are_given_back_with_their_future(executor, size_bytes):
     assert watch.is_gone()
 
 
-def test_exceptions_are_given_back_with_their_future(executor):
+def test_exceptions_are_released_with_their_future(executor):
     call = executor.submit(raise_no_convergence)
     with contextlib.suppress(NoConvergence):
         call.result()
@@ -171,7 +171,7 @@ def test_unreferenced_future_is_freed_after_its_call(make_executor, gate):
     assert watch.is_gone()
 
 
-def test_callbacks_are_given_back_when_they_have_run(executor):
+def test_callbacks_are_released_after_they_ran(executor):
     class Callback:
         def __init__(self):
             self.called = threading.Event()
@@ -189,7 +189,7 @@ def test_callbacks_are_given_back_when_they_have_run(executor):
     assert call.result() == 4
 
 
-def test_map_keeps_no_result_that_was_consumed(executor):
+def test_map_releases_consumed_results(executor):
     results = executor.map(array_of, [LARGE] * 5)
     for _ in range(5):
         watch = Watch(next(results))
@@ -223,7 +223,7 @@ def test_exiting_worker_keeps_no_result(make_executor, gate):
     gate.open()
 
 
-def test_an_executor_that_was_closed_goes_away():
+def test_closed_executor_is_freed():
     exe = Executor(max_workers=1, block_allocation=True)
     exe.submit(square, 2).result()
     exe.shutdown()
@@ -280,7 +280,7 @@ def test_ranks_keep_neither_arguments_nor_results(make_block_executor):
     assert exe.submit(tracked_alive).result() == [[False] * 6] * 2
 
 
-def test_echoed_arrays_are_given_back_on_both_sides(executor):
+def test_echoed_arrays_are_released_on_both_sides(executor):
     array = array_of(LARGE)
     watches = [Watch(array)]
     call = executor.submit(echo, array)

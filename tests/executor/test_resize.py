@@ -32,7 +32,7 @@ def test_growing_starts_workers(make_block_executor, gate):
     assert len({call.result() for call in calls}) == 3
 
 
-def test_growing_runs_calls_that_wait_already(make_block_executor, gate):
+def test_growing_runs_waiting_calls(make_block_executor, gate):
     exe = make_block_executor(max_workers=1)
     calls = [exe.submit(hold, gate.path) for _ in range(2)]
     gate.wait_until_begun()
@@ -58,7 +58,7 @@ def test_shrinking_ends_idle_workers_and_finishes_calls(make_block_executor, gat
     assert exe.submit(pid).result() == stayed
 
 
-def test_shrinking_lets_all_calls_end_that_have_begun(make_block_executor, gate):
+def test_shrinking_lets_running_calls_finish(make_block_executor, gate):
     exe = make_block_executor(max_workers=2)
     calls = [exe.submit(hold, gate.path) for _ in range(2)]
     gate.wait_until_begun(2)
@@ -79,7 +79,7 @@ def test_prefetched_calls_of_retired_worker_run_elsewhere(make_block_executor):
     wait_until(lambda: len(exe.info["workers"]) == 1)
 
 
-def test_resizing_again_and_again_loses_no_call(make_block_executor):
+def test_repeated_resizing_loses_no_call(make_block_executor):
     exe = make_block_executor(max_workers=2)
     calls = []
     for number in [1, 3, 2, 1, 4, 1, 2, 3, 1, 2]:
@@ -102,7 +102,7 @@ def test_dead_worker_is_replaced_only_while_needed(make_block_executor, gate):
     wait_until(lambda: len(exe.info["workers"]) == 1)
 
 
-def test_a_map_goes_on(make_block_executor):
+def test_map_continues_during_resize(make_block_executor):
     exe = make_block_executor(max_workers=2)
     results = exe.map(square, range(20_000))
     exe.max_workers = 1
@@ -174,13 +174,13 @@ def test_fewer_cores_than_waiting_call_needs_raises(make_gate, opened):
 
 
 @pytest.mark.parametrize("number", [0, -1])
-def test_no_workers_are_an_error(executor, number):
+def test_zero_workers_raise(executor, number):
     with pytest.raises(ValueError, match=f"max_workers must be greater than 0, not {number}"):
         executor.max_workers = number
 
 
 @pytest.mark.parametrize("number", ["2", 1.5, None, True])
-def test_what_is_no_number_is_an_error(executor, number):
+def test_non_integers_raise(executor, number):
     with pytest.raises(TypeError, match="max_workers is"):
         executor.max_workers = number
 
@@ -193,7 +193,7 @@ def test_resize_after_shutdown_raises(make_executor):
 
 
 @pytest.mark.only_at("this machine", reason="schedulers give out devices")
-def test_more_workers_than_gpus_are_an_error(monkeypatch, make_block_executor):
+def test_more_workers_than_gpus_raise(monkeypatch, make_block_executor):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     exe = make_block_executor(max_workers=1, gpus_per_worker=1)
     with pytest.raises(ValueError, match="gpus_per_worker is 1 for each of max_workers=3 workers"):

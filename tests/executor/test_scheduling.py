@@ -114,7 +114,7 @@ def test_per_call_processes_start_in_submission_order(opened, make_gate):
         gates[number].wait_until_begun()
 
 
-def test_idle_workers_all_get_work(make_executor, gate):
+def test_all_idle_workers_get_work(make_executor, gate):
     exe = make_executor(max_workers=3)
     exe.submit(square, 1).result()
     for _ in range(5):
@@ -136,7 +136,7 @@ def test_call_of_unknown_duration_is_not_prefetched(make_block_executor, gate):
 
 
 @pytest.mark.alone
-def test_calls_of_equal_length_are_shared_out(make_block_executor):
+def test_equal_calls_are_distributed_evenly(make_block_executor):
     exe = make_block_executor(max_workers=2)
     while len(exe.info["workers"]) < 2:
         exe.submit(pid).result()

@@ -62,7 +62,7 @@ def test_workers_exit_after_shutdown_without_waiting(make_block_executor, gate):
     assert still_alive([worker]) == []
 
 
-def test_cancel_futures_cancels_what_has_not_begun(make_executor, gate):
+def test_cancel_futures_cancels_waiting_calls(make_executor, gate):
     exe = make_executor()
     running = exe.submit(hold, gate.path, "held")
     gate.wait_until_begun()
@@ -86,7 +86,7 @@ def test_cancel_futures_lets_running_call_finish(make_executor, gate):
     assert all(call.cancelled() for call in waiting)
 
 
-def test_cancel_futures_cancels_calls_that_wait_for_others(make_executor, gate):
+def test_cancel_futures_cancels_dependent_calls(make_executor, gate):
     exe = make_executor()
     running = exe.submit(hold, gate.path, 2)
     dependent = exe.submit(add, running, 1)
@@ -97,7 +97,7 @@ def test_cancel_futures_cancels_calls_that_wait_for_others(make_executor, gate):
     assert running.result() == 2
 
 
-def test_shutdown_waits_for_calls_that_wait_for_others(make_executor, gate):
+def test_shutdown_waits_for_dependent_calls(make_executor, gate):
     exe = make_executor()
     call = exe.submit(hold, gate.path, 0)
     for _ in range(10):
@@ -125,7 +125,7 @@ def test_cancelled_dependent_call_does_not_block_shutdown(make_executor, cancel)
 
 
 @pytest.mark.parametrize("wait", [True, False])
-def test_submit_after_shutdown_is_refused(make_executor, wait):
+def test_submit_after_shutdown_raises(make_executor, wait):
     exe = make_executor()
     exe.submit(square, 1)
     exe.shutdown(wait=wait)
@@ -142,7 +142,7 @@ def test_submit_after_shutdown_raises_while_calls_run(make_executor, gate):
         exe.submit(square, 2)
 
 
-def test_results_can_be_asked_for_after_shutdown(make_executor):
+def test_results_are_available_after_shutdown(make_executor):
     exe = make_executor()
     calls = [exe.submit(square, i) for i in range(10)] + [exe.submit(divmod, 1, 0)]
     exe.shutdown()
@@ -289,7 +289,7 @@ def test_shutdown_waits_for_calls_submitted_by_callbacks(make_executor):
 
 
 @pytest.mark.alone
-def test_shutdown_waits_without_using_the_processor(make_executor):
+def test_waiting_shutdown_uses_no_cpu_time(make_executor):
     def used_s():
         exe = make_executor()
         call = exe.submit(time.sleep, 1.0)

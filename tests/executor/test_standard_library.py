@@ -57,7 +57,7 @@ def test_submit_and_result(either):
     assert (call.done(), call.running(), call.cancelled(), call.cancel()) == (True, False, False, False)
 
 
-def test_states_in_words(either):
+def test_states_in_repr(either):
     call = either.submit(square, 2)
     call.result()
     assert "state=finished returned int" in repr(call)
@@ -132,12 +132,12 @@ def test_map_that_fails(either):
         next(results)
 
 
-def test_map_with_a_chunksize_of_nothing(either):
+def test_map_with_chunksize_zero(either):
     with pytest.raises(ValueError, match="chunksize must be >= 1"):
         either.map(square, [1], chunksize=0)
 
 
-def test_map_that_runs_out_of_time(make, gate):
+def test_map_timeout(make, gate):
     with make(1) as exe:
         results = exe.map(hold_or_square, [gate.path] * 2, range(2), [1] * 2, timeout=0.05)
         gate.wait_until_begun()
@@ -146,7 +146,7 @@ def test_map_that_runs_out_of_time(make, gate):
         gate.open()
 
 
-def test_timeouts_are_the_standard_librarys(either, gate):
+def test_timeout_error_of_standard_library(either, gate):
     call = either.submit(hold, gate.path, "late")
     with pytest.raises(futures.TimeoutError):
         call.result(timeout=0.01)
@@ -239,6 +239,6 @@ def test_calls_run_elsewhere(either):
     assert either.submit(pid).result() != os.getpid()
 
 
-def test_a_worker_that_dies(make):
+def test_worker_death(make):
     with make(1) as exe, pytest.raises(futures.BrokenExecutor):
         exe.submit(os._exit, 1).result()

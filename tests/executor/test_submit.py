@@ -43,7 +43,7 @@ CALLABLES = {
 
 
 @pytest.mark.parametrize("name", CALLABLES)
-def test_everything_that_can_be_called_can_be_submitted(executor, name):
+def test_any_callable_can_be_submitted(executor, name):
     function, arguments, expected = CALLABLES[name]
     assert executor.submit(function, *arguments).result() == expected
 
@@ -54,12 +54,12 @@ def test_a_closure_can_be_submitted(executor):
 
 
 @pytest.mark.parametrize("thing", [None, 3, "square", [square]])
-def test_what_cannot_be_called_is_refused_at_once(executor, thing):
+def test_non_callable_raises_immediately(executor, thing):
     with pytest.raises(TypeError, match="callable"):
         executor.submit(thing)
 
 
-def test_a_call_without_function_is_refused_at_once(executor):
+def test_missing_function_raises_immediately(executor):
     with pytest.raises(TypeError):
         executor.submit()
 
@@ -105,7 +105,7 @@ VALUES = [
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:30])
-def test_values_go_there_and_back_unchanged(executor, value):
+def test_values_return_unchanged(executor, value):
     result = executor.submit(echo, value).result()
     assert result == value
     assert type(result) is type(value)
@@ -113,7 +113,7 @@ def test_values_go_there_and_back_unchanged(executor, value):
 
 @pytest.mark.parametrize("shape", [(), (0,), (7,), (100, 30), (1000, 2000)])
 @pytest.mark.parametrize("dtype", [np.float64, np.int8, np.complex128])
-def test_arrays_go_there_and_back_unchanged(executor, shape, dtype):
+def test_arrays_return_unchanged(executor, shape, dtype):
     array = np.random.default_rng(1).integers(0, 100, shape).astype(dtype)
     result = executor.submit(echo, array).result()
     np.testing.assert_array_equal(result, array)
@@ -146,7 +146,7 @@ def test_many_results_belong_to_their_calls(executor, many):
     assert [call.result() for call in calls] == [i * i for i in range(many(3000, 50))]
 
 
-def test_sizes_around_those_of_records_and_rings_arrive(executor):
+def test_sizes_around_record_and_ring_limits_arrive(executor):
     sizes = [2**power + offset for power in (6, 12, 16, 20, 22) for offset in (-9, -8, -1, 0, 1, 8)]
     calls = [executor.submit(echo, bytes([size % 251]) * size) for size in sizes]
     assert [call.result() for call in calls] == [bytes([size % 251]) * size for size in sizes]
@@ -172,7 +172,7 @@ def test_a_result_is_the_same_object_each_time(executor):
     assert call.result() is call.result()
 
 
-def test_a_call_that_runs_says_so(make_executor, gate):
+def test_running_call_reports_running(make_executor, gate):
     call = make_executor().submit(hold, gate.path, "held")
     gate.wait_until_begun()
     assert call.running()
@@ -226,7 +226,7 @@ def test_a_wait_that_timed_out_can_be_repeated(make_executor, gate):
 # ---- where calls run ----
 
 
-def test_calls_run_in_processes_of_their_own(executor):
+def test_calls_run_in_other_processes(executor):
     assert executor.submit(pid).result() != os.getpid()
 
 
@@ -280,7 +280,7 @@ def test_stdin_of_a_call_is_empty(executor):
         executor.submit(input).result()
 
 
-def test_what_calls_print_reaches_the_user(make_executor, capfd):
+def test_output_of_calls_reaches_the_user(make_executor, capfd):
     exe = make_executor()
     exe.submit(print, "to stdout").result()
     exe.submit(lambda: print("to stderr", file=sys.stderr)).result()
@@ -348,7 +348,7 @@ def test_length_is_number_of_waiting_calls(make_executor, gate, many):
 
 
 @pytest.mark.only_at("this machine", reason="it names the backend")
-def test_info_says_what_the_executor_was_made_with(make_executor):
+def test_info_has_the_options_of_the_executor(make_executor):
     exe = make_executor(max_workers=2)
     assert exe.info["max_workers"] == 2
     assert exe.info["cores_per_worker"] == 1
@@ -389,7 +389,7 @@ def test_repr_describes_executor(make_executor):
     ],
     ids=str,
 )
-def test_wrong_values_raise_at_once_and_leave_nothing(block_allocation, parameters, words):
+def test_wrong_values_raise_immediately_and_leave_nothing(block_allocation, parameters, words):
     before = set(psutil.Process().children())
     with pytest.raises(ValueError, match=words):
         Executor(**parameters, block_allocation=block_allocation)

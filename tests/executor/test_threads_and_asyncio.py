@@ -144,7 +144,7 @@ def test_callbacks_are_called_once_with_the_future(make_executor, gate):
     assert told == [call] * 3
 
 
-def test_callbacks_are_called_although_nobody_waits(executor):
+def test_callbacks_run_without_a_waiting_thread(executor):
     called = threading.Event()
     executor.submit(square, 3).add_done_callback(lambda _: called.set())
     assert called.wait(60)
@@ -163,7 +163,7 @@ def test_callbacks_of_calls_that_fail_are_called(executor):
     assert isinstance(errors[0], ValueError)
 
 
-def test_a_callback_added_later_is_called_at_once(executor):
+def test_callback_added_later_runs_immediately(executor):
     told = []
     call = executor.submit(square, 3)
     call.result()
@@ -171,7 +171,7 @@ def test_a_callback_added_later_is_called_at_once(executor):
     assert told == [(9, threading.current_thread())]
 
 
-def test_a_callback_that_raises_harms_nobody(make_executor, gate, caplog):
+def test_failing_callback_has_no_other_effect(make_executor, gate, caplog):
     exe = make_executor()
     called = threading.Event()
 
@@ -420,7 +420,7 @@ def test_asyncio_gets_the_exceptions_of_calls(executor):
         asyncio.run(main())
 
 
-def test_the_event_loop_goes_on_while_calls_run(make_executor, gate):
+def test_event_loop_runs_during_calls(make_executor, gate):
     exe = make_executor()
 
     async def main():
@@ -435,7 +435,7 @@ def test_the_event_loop_goes_on_while_calls_run(make_executor, gate):
     assert asyncio.run(main()) == "held"
 
 
-def test_what_asyncio_cancels_is_cancelled(make_executor, gate):
+def test_asyncio_cancels_calls(make_executor, gate):
     exe = make_executor()
 
     async def main():
@@ -451,7 +451,7 @@ def test_what_asyncio_cancels_is_cancelled(make_executor, gate):
     assert asyncio.run(main()) == "held"
 
 
-def test_a_time_limit_of_asyncio_is_kept(make_executor, gate):
+def test_asyncio_timeout_is_kept(make_executor, gate):
     exe = make_executor()
 
     async def main():
@@ -463,7 +463,7 @@ def test_a_time_limit_of_asyncio_is_kept(make_executor, gate):
     assert asyncio.run(main()) == 25
 
 
-def test_asyncio_gets_results_in_the_order_they_come(make_executor, gate):
+def test_asyncio_gets_results_in_completion_order(make_executor, gate):
     exe = make_executor(max_workers=2)
 
     async def main():

@@ -26,13 +26,13 @@ def test_wait_for_all_waits_for_all(executor, many):
     assert sorted(call.result() for call in done) == [i * i for i in range(many(300, 20))]
 
 
-def test_wait_for_the_first_returns_while_another_runs(held):
+def test_first_completed_returns_while_another_call_runs(held):
     exe, running = held
     quick = exe.submit(square, 3)
     assert futures.wait([running, quick], return_when=futures.FIRST_COMPLETED) == ({quick}, {running})
 
 
-def test_wait_for_the_first_of_what_runs(held, gate):
+def test_first_completed_of_running_calls(held, gate):
     exe, running = held
     behind = exe.submit(hold, gate.path, "second")
     gate.wait_until_begun()
@@ -56,7 +56,7 @@ def test_first_exception_waits_for_all_without_exception(executor):
     assert futures.wait(calls, return_when=futures.FIRST_EXCEPTION).done == set(calls)
 
 
-def test_wait_gives_up_in_time(held):
+def test_wait_times_out(held):
     exe, running = held
     quick = exe.submit(square, 3)
     assert quick.result() == 9
@@ -81,7 +81,7 @@ def test_as_completed_yields_each_call_once(executor, many):
     assert set(yielded) == set(calls)
 
 
-def test_as_completed_yields_what_is_done_first(held, gate):
+def test_as_completed_yields_in_completion_order(held, gate):
     exe, running = held
     quick = exe.submit(square, 3)
     results = futures.as_completed([running, quick])
@@ -91,7 +91,7 @@ def test_as_completed_yields_what_is_done_first(held, gate):
     assert list(results) == []
 
 
-def test_as_completed_gives_up_in_time(held):
+def test_as_completed_times_out(held):
     exe, running = held
     quick = exe.submit(square, 3)
     assert quick.result() == 9
@@ -101,7 +101,7 @@ def test_as_completed_gives_up_in_time(held):
         next(results)
 
 
-def test_calls_that_fail_are_yielded_too(executor):
+def test_as_completed_yields_failed_calls(executor):
     calls = {executor.submit(fail, str(i)) for i in range(5)}
     assert {str(call.exception()) for call in futures.as_completed(calls)} == {str(i) for i in range(5)}
 

@@ -59,7 +59,7 @@ def test_method_of_dynamic_class_runs_on_worker(executor):
     assert node.result == 3
 
 
-def test_objects_of_such_classes_travel_both_ways(executor):
+def test_objects_of_dynamic_classes_arrive_both_ways(executor):
     class Structure:
         def __init__(self, atoms):
             self.atoms = atoms
@@ -87,7 +87,7 @@ def test_exceptions_of_dynamic_classes_keep_their_attributes(executor):
     assert node.error.steps == 7
 
 
-def test_callbacks_start_what_depends_on_them(executor):
+def test_callbacks_start_dependent_nodes(executor):
     Square = make_node_class("Square", lambda x: x * x)  # noqa: N806
     first, last = Square(3), Square(None)
 
@@ -101,7 +101,7 @@ def test_callbacks_start_what_depends_on_them(executor):
     assert last.result == 81
 
 
-def test_a_cancelled_node_is_told(make_executor, gate):
+def test_cancelled_node_is_notified(make_executor, gate):
     executor = make_executor(1)
     held = executor.submit(hold, gate.path, "held")
     gate.wait_until_begun()

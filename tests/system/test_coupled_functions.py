@@ -75,7 +75,7 @@ def test_future_used_twice_arrives_as_same_object(executor):
     assert second == ([1],)
 
 
-def test_a_container_that_contains_itself_is_no_trap(executor):
+def test_container_that_contains_itself_is_accepted(executor):
     around = [executor.submit(add, 1)]
     around.append(around)
     result = executor.submit(echo, around).result()
@@ -83,19 +83,19 @@ def test_a_container_that_contains_itself_is_no_trap(executor):
     assert result[1] is result
 
 
-def test_what_the_user_gave_stays_as_it_was(executor):
+def test_arguments_of_the_user_are_not_changed(executor):
     future = executor.submit(add, 1)
     given = {"a": [future]}
     executor.submit(echo, given).result()
     assert given == {"a": [future]}
 
 
-def test_map_takes_futures_too(executor):
+def test_map_accepts_futures(executor):
     inputs = [executor.submit(add, i) for i in range(5)]
     assert list(executor.map(square, inputs)) == [0, 1, 4, 9, 16]
 
 
-def test_large_results_go_from_call_to_call(executor):
+def test_large_results_are_passed_between_calls(executor):
     array = np.arange(2_000_000)
     doubled = executor.submit(np.multiply, executor.submit(echo, array), 2)
     np.testing.assert_array_equal(executor.submit(echo, {"x": [doubled]}).result()["x"][0], 2 * array)
@@ -130,7 +130,7 @@ def test_plain_futures_are_waited_for(executor):
     assert waiting.result() == [1, 2]
 
 
-def test_futures_that_are_done_are_replaced_at_once(executor):
+def test_done_futures_are_resolved_immediately(executor):
     assert executor.submit(add, done(1), done(2)).result() == 3
 
 
@@ -160,7 +160,7 @@ def test_calls_submitted_in_reverse_dependency_order_end(make_executor):
     assert first.result() == 3
 
 
-def test_shutdown_waits_for_calls_that_wait_for_others(make_executor):
+def test_shutdown_waits_for_dependent_calls(make_executor):
     exe = make_executor(1)
     chain = exe.submit(add, 0, 1)
     for _ in range(5):
@@ -219,7 +219,7 @@ def test_already_failed_input_fails_call(executor):
         executor.submit(add, 1, first).result()
 
 
-def test_attributes_of_an_inputs_exception_are_there(executor):
+def test_exception_of_input_keeps_its_attributes(executor):
     broken = futures.Future()
     waiting = executor.submit(add, broken, 1)
     broken.set_exception(NoConvergence("no luck", steps=7))
@@ -252,7 +252,7 @@ def test_input_killing_its_worker_fails_dependent_calls(executor):
     assert error.value.__cause__ is lost.exception()
 
 
-def test_a_call_whose_input_is_cancelled_is_cancelled(executor):
+def test_cancelled_input_cancels_the_call(executor):
     first = futures.Future()
     second = executor.submit(add, first, 1)
     third = executor.submit(add, second, 1)
@@ -358,7 +358,7 @@ def test_2500_diamonds_in_a_row_end(block):
     assert top.result() == expected
 
 
-def test_a_chain_across_processes_of_their_own_ends():
+def test_chain_of_per_call_processes_ends():
     with Executor(max_cores=2) as exe:
         chain = [last := exe.submit(os.getpid)]
         chain += [last := exe.submit(calls.pid_after, last) for _ in range(30)]

@@ -58,7 +58,7 @@ def test_script_without_shutdown_ends_after_its_calls(tmp_path, how):
         assert script.survivors() == []
 
 
-def test_a_script_that_only_makes_an_executor_ends(tmp_path):
+def test_script_with_unused_executor_ends(tmp_path):
     run_script("from pympipool import Executor\nexe = Executor(max_workers=2, block_allocation=True)\n", tmp_path)
 
 
@@ -137,7 +137,7 @@ def test_calls_of_unreferenced_executor_finish(block_allocation, gate):
     assert [call.result() for call in calls] == [i * i for i in range(20)]
 
 
-def test_a_forgotten_executor_ends_its_workers(gate):
+def test_unreferenced_executor_ends_its_workers(gate):
     exe = Executor(max_workers=1, block_allocation=True)
     worker = psutil.Process(exe.submit(pid).result())
     reference = weakref.ref(exe)

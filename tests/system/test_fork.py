@@ -56,11 +56,11 @@ def run(body, tmp_path):
     return run_script(START + body, tmp_path)
 
 
-def test_the_parent_goes_on_after_a_fork(tmp_path):
+def test_parent_continues_after_fork(tmp_path):
     run("check(in_child(lambda: True))\nall_is_well()\n", tmp_path)
 
 
-def test_the_parent_goes_on_while_the_child_lives(tmp_path):
+def test_parent_continues_while_child_lives(tmp_path):
     script = """
 reader, writer = os.pipe()
 
@@ -104,7 +104,7 @@ all_is_well()
     run(script, tmp_path)
 
 
-def test_the_child_can_close_the_executor_for_itself(tmp_path):
+def test_shutdown_in_child_affects_only_child(tmp_path):
     script = """
 def close():
     exe.shutdown()

@@ -31,7 +31,7 @@ def test_only_missing_parameters_are_filled(exe):
     assert exe.submit(calls.three, i=2, k=8).result() == (2, 4, 8)
 
 
-def test_a_default_is_weaker_than_the_init_function(exe):
+def test_init_function_overrides_defaults(exe):
     assert exe.submit(calls.with_default, 1).result() == (1, 4)
     assert exe.submit(calls.with_default, 1, j=0).result() == (1, 0)
 
@@ -40,7 +40,7 @@ def test_keyword_only_parameters_are_filled(exe):
     assert exe.submit(calls.keyword_only, 1).result() == (1, 4)
 
 
-def test_functions_with_kwargs_get_nothing_through_them(exe):
+def test_var_keywords_receive_no_init_values(exe):
     assert exe.submit(keywords).result() == {}
     assert exe.submit(keywords, j=1, z=2).result() == {"j": 1, "z": 2}
     assert exe.submit(calls.some_and_kwargs, 1, z=2).result() == (1, 4, {"z": 2})
@@ -52,7 +52,7 @@ def test_functions_without_matching_parameters_are_unaffected(exe):
     assert exe.submit(max, 1, 2).result() == 2
 
 
-def test_methods_partials_lambdas_and_classes_are_filled_too(exe):
+def test_methods_partials_lambdas_and_classes_are_filled(exe):
     import functools
 
     assert exe.submit(lambda i, k: (i, k), 1).result() == (1, 3)
@@ -62,16 +62,16 @@ def test_methods_partials_lambdas_and_classes_are_filled_too(exe):
     assert exe.submit(Base(3), 4).result() == 12
 
 
-def test_map_is_filled_too(exe):
+def test_calls_of_map_are_filled(exe):
     assert list(exe.map(calls.three, range(4))) == [(i, 4, 3) for i in range(4)]
     assert list(exe.map(calls.three, range(4), chunksize=3)) == [(i, 4, 3) for i in range(4)]
 
 
-def test_a_function_that_comes_again_is_filled_again(exe):
+def test_repeated_function_is_filled_again(exe):
     assert [exe.submit(calls.three, i).result() for i in range(5)] == [(i, 4, 3) for i in range(5)]
 
 
-def test_a_parameter_that_nobody_gives_is_missing_still():
+def test_parameter_without_value_is_still_missing():
     with Executor(max_workers=1, block_allocation=True, init_function=lambda: {"k": 3}) as exe:
         with pytest.raises(TypeError, match="'j'"):
             exe.submit(calls.three, 1).result()
@@ -128,7 +128,7 @@ def test_it_runs_on_every_rank():
 
 
 @pytest.mark.mpi
-def test_it_may_let_ranks_speak_with_each_other():
+def test_it_may_use_mpi_communication():
     parameters = {"max_workers": 1, "cores_per_worker": 2, "block_allocation": True}
     with Executor(init_function=calls.sum_over_ranks, **parameters) as exe:
         assert exe.submit(lambda total: total).result() == [1, 1]
@@ -194,7 +194,7 @@ def test_exception_on_one_rank_fails_calls():
     assert "only on rank 1" in str(error)
 
 
-def test_waiting_for_such_calls_ends_in_all_ways():
+def test_all_ways_to_wait_for_failed_calls_end():
     with Executor(max_workers=1, block_allocation=True, init_function=lambda: 1 / 0) as exe:
         submitted = [exe.submit(os.getpid) for _ in range(5)]
         ended, waiting = futures.wait(submitted, timeout=60)

@@ -63,7 +63,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("count", "kind"), [(100, "serial"), pytest.param(8, "mpi", marks=pytest.mark.mpi)], ids=["serial", "mpi"]
 )
-def test_executors_that_were_opened_and_closed_leave_nothing(tmp_path, count, kind):
+def test_opened_and_closed_executors_leave_nothing(tmp_path, count, kind):
     memory, files = shared_memory_files(), temporary_files()
     folder = tmp_path / "temporary"
     folder.mkdir()

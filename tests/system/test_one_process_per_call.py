@@ -54,7 +54,7 @@ def template_of(exe):
 # ---- a process of its own ----
 
 
-def test_each_call_has_a_process_of_its_own(executor):
+def test_each_call_has_its_own_process(executor):
     pids = list(executor.map(pid, range(40)))
     assert len(set(pids)) == 40
     assert os.getpid() not in pids
@@ -68,7 +68,7 @@ def test_the_process_ends_with_its_call(executor):
     assert process.is_running()
 
 
-def test_nothing_is_inherited_from_the_call_before(make_executor, tmp_path):
+def test_nothing_is_inherited_from_previous_call(make_executor, tmp_path):
     exe = make_executor(1)
     before = exe.submit(calls.traces).result()
     left = exe.submit(calls.leave_traces, tmp_path).result()
@@ -76,7 +76,7 @@ def test_nothing_is_inherited_from_the_call_before(make_executor, tmp_path):
     assert exe.submit(calls.traces).result() == before
 
 
-def test_nothing_is_inherited_from_the_users_process(make_executor, tmp_path):
+def test_nothing_is_inherited_from_process_of_user(make_executor, tmp_path):
     """No thread, no open file and no module; the template has one thread."""
     stop = threading.Event()
     thread = threading.Thread(target=stop.wait, name="of the user")
@@ -119,7 +119,7 @@ def test_lock_held_by_user_is_free_in_call(make_executor):
         assert make_executor(1).submit(calls.lock_is_free).result()
 
 
-def test_a_call_sees_the_environment_of_its_time(executor, monkeypatch):
+def test_call_sees_current_environment(executor, monkeypatch):
     assert executor.submit(calls.variable, "SET_LATER").result() is None
     monkeypatch.setenv("SET_LATER", "yes")
     assert executor.submit(calls.variable, "SET_LATER").result() == "yes"
@@ -166,12 +166,12 @@ def test_call_sees_modules_written_after_first_call(make_executor, tmp_path, mon
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1000, 1_000_000, 30_000_000])
-def test_arguments_and_results_of_any_size_travel(executor, size_bytes):
+def test_arguments_and_results_of_any_size_arrive(executor, size_bytes):
     array = np.arange(size_bytes, dtype=np.uint8)
     np.testing.assert_array_equal(executor.submit(echo, array).result(), array)
 
 
-def test_what_a_call_leaves_running_ends_with_it(executor):
+def test_processes_left_by_a_call_end_with_it(executor):
     left = executor.submit(calls.start_a_program).result()
     with contextlib.suppress(psutil.NoSuchProcess):
         assert still_alive([psutil.Process(left)]) == []
@@ -210,7 +210,7 @@ def test_small_and_large_calls_share_max_cores(make_executor, tmp_path):
     assert most_cores(log) <= 3
 
 
-def test_calls_begin_in_the_order_of_their_submission(make_executor, tmp_path):
+def test_calls_start_in_submission_order(make_executor, tmp_path):
     exe = make_executor(1)
     log = tmp_path / "log"
     for future in [exe.submit(calls.work, log, i) for i in range(30)]:
@@ -286,7 +286,7 @@ def test_calls_can_be_cancelled_at_any_moment(make_executor):
 @pytest.mark.parametrize(
     ("how", "exit_code", "word"), [("exit", 3, "exit code 3"), ("SIGKILL", -9, "SIGKILL"), ("SIGSEGV", -11, "SIGSEGV")]
 )
-def test_a_call_that_ends_its_process_fails_alone(executor, how, exit_code, word):
+def test_call_ending_its_process_fails_alone(executor, how, exit_code, word):
     broken, fine = executor.submit(calls.end_self, how), executor.submit(square, 3)
     with pytest.raises(WorkerDied, match=word) as error:
         broken.result()
@@ -335,7 +335,7 @@ def kill_children(template, future, moment):
     return killed
 
 
-def test_a_template_that_is_killed_is_started_again(make_executor):
+def test_killed_forkserver_is_restarted(make_executor):
     exe = make_executor(1)
     template = template_of(exe)
     template.kill()
@@ -364,7 +364,7 @@ def test_call_killing_its_process_can_be_retried(executor, tmp_path):
         executor.submit(calls.end_self, "SIGKILL", resource_dict={"restart_limit": 2}).result()
 
 
-def test_a_call_that_takes_too_long_is_ended(executor):
+def test_call_beyond_run_time_max_is_killed(executor):
     with pytest.raises(TimeoutError, match=r"run_time_max=0.2"):
         executor.submit(calls.never_returns, resource_dict={"run_time_max": 0.2}).result()
     assert executor.submit(square, 8).result() == 64
@@ -409,14 +409,14 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("block", [True, False])
-def test_exit_functions_of_workers_run_to_their_end(tmp_path, block):
+def test_atexit_functions_of_workers_finish(tmp_path, block):
     with Script(AT_EXIT.replace("BLOCK", str(block)), tmp_path) as script:
         code, stdout, stderr = script.end()
     assert code == 0, stderr
     assert sorted(stdout.splitlines()) == [f"last words of {number}" for number in range(3)]
 
 
-def test_what_calls_print_reaches_the_user(tmp_path):
+def test_output_of_calls_reaches_the_user(tmp_path):
     with Script(SCRIPT, tmp_path) as script:
         code, stdout, stderr = script.end()
     assert code == 0, stderr
@@ -473,7 +473,7 @@ with Executor(max_cores=2) as exe:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_nothing_survives_the_users_process(tmp_path, how):
+def test_no_process_survives_process_of_user(tmp_path, how):
     with Script(HANGING, tmp_path) as script:
         script.wait_for_line("begun")
         script.wait_for_line("begun")
@@ -482,7 +482,7 @@ def test_nothing_survives_the_users_process(tmp_path, how):
         assert script.survivors() == []
 
 
-def test_a_fork_of_the_users_process_disturbs_nobody(make_executor):
+def test_fork_of_user_process_is_harmless(make_executor):
     exe = make_executor(1)
     assert exe.submit(square, 2).result() == 4
     child = os.fork()
@@ -492,7 +492,7 @@ def test_a_fork_of_the_users_process_disturbs_nobody(make_executor):
     assert exe.submit(square, 3).result() == 9
 
 
-def test_a_call_that_reads_stdin_sees_its_end(executor):
+def test_stdin_of_a_call_is_empty(executor):
     assert executor.submit(calls.read_stdin).result() == ""
 
 

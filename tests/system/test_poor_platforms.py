@@ -52,7 +52,7 @@ MEMFD_CREATE = {"x86_64": 319, "aarch64": 279}.get(platform.machine())
     sys.platform != "linux" or MEMFD_CREATE is None, reason="knows Linux's system calls on x86-64 and ARM64"
 )
 @pytest.mark.parametrize("shm", ["posix", "file"])
-def test_without_memfd_memory_is_shared_by_other_means(tmp_path, shm):
+def test_memory_is_shared_without_memfd(tmp_path, shm):
     folder = tmp_path / "temporary"
     folder.mkdir()
     script = tmp_path / "script.py"
@@ -85,7 +85,7 @@ def test_without_fork_each_call_gets_fresh_interpreter(monkeypatch):
         assert [call.result() for call in [exe.submit(parent) for _ in range(4)]] == [os.getpid()] * 4
 
 
-def test_where_one_may_fork_a_template_does(monkeypatch):
+def test_forkserver_is_used_where_fork_is_safe(monkeypatch):
     monkeypatch.setenv("PYMPIPOOL_START_METHOD", "fork")
     with Executor(max_cores=2) as exe:
         assert exe.submit(parent).result() != os.getpid()

@@ -11,7 +11,7 @@ QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.py"
 
 
 @pytest.mark.mpi
-def test_the_quickstart_does_real_work_and_shows_it(tmp_path):
+def test_quickstart_prints_real_results(tmp_path):
     printed = run_script(QUICKSTART.read_text(), tmp_path)
     assert re.search(r"3\.14159", printed)
     assert "speed-up" in printed

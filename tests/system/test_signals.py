@@ -118,7 +118,7 @@ def test_ctrl_c_ends_a_program_that_waits(tmp_path, wait):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.alone
-def test_the_end_comes_within_two_seconds(tmp_path, number):
+def test_interrupted_program_ends_within_two_seconds(tmp_path, number):
     os.mkfifo(tmp_path / "begun")
 
     def end_s():
@@ -149,7 +149,7 @@ def test_sigterm_ends_everything(tmp_path, wait):
     assert survivors == []
 
 
-def test_a_hang_up_of_the_terminal_ends_everything(tmp_path):
+def test_sighup_ends_everything(tmp_path):
     code, _, survivors = interrupt(WAITS["for a result"], tmp_path, signal.SIGHUP)
     assert code == -signal.SIGHUP
     assert survivors == []
@@ -176,7 +176,7 @@ except KeyboardInterrupt:
         assert running.wait_for_line("caught") == "8 True"
 
 
-def test_ctrl_c_is_not_seen_by_calls(tmp_path):
+def test_calls_do_not_receive_ctrl_c(tmp_path):
     """A terminal sends SIGINT to all processes of its group; which calls it ends, the master decides."""
     script = """
 exe = Executor(max_workers=1, block_allocation=True)

@@ -32,24 +32,24 @@ def nothing_set(monkeypatch):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_libraries_are_told_how_many_threads_to_use(make_executor, threads):
+def test_thread_count_of_libraries_is_set(make_executor, threads):
     told = make_executor(1, threads_per_core=threads).submit(calls.variables, THREAD_VARIABLES).result()
     assert told == dict.fromkeys(THREAD_VARIABLES, str(threads))
 
 
-def test_libraries_are_told_before_they_are_imported(make_executor):
+def test_thread_count_is_set_before_imports(make_executor):
     """numpy comes with the function; the library behind it reads the variable once, when it is loaded."""
     counts = [make_executor(1, threads_per_core=n).submit(calls.threads_of_numpy).result() for n in (1, 2)]
     assert counts == [1, min(2, os.cpu_count())]
 
 
-def test_what_the_user_has_set_himself_wins(make_executor, monkeypatch):
+def test_variables_set_by_the_user_take_precedence(make_executor, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     told = make_executor(1, threads_per_core=2).submit(calls.variables, THREAD_VARIABLES).result()
     assert told == {**dict.fromkeys(THREAD_VARIABLES, "2"), "OMP_NUM_THREADS": "7"}
 
 
-def test_threads_count_against_nothing_else(make_executor, gate):
+def test_threads_do_not_count_as_cores(make_executor, gate):
     """Two workers of many threads each run at the same time on two cores."""
     exe = make_executor(max_workers=None, max_cores=2, threads_per_core=64)
     held = [exe.submit(hold, gate.path) for _ in range(2)]
@@ -67,14 +67,14 @@ def test_each_call_can_set_its_thread_count():
     assert told == ["2", "5", "2"]
 
 
-def test_the_users_own_environment_stays_as_it_was(make_executor):
+def test_environment_of_user_is_not_changed(make_executor):
     before = dict(os.environ)
     make_executor(1, threads_per_core=2).submit(os.getpid).result()
     assert dict(os.environ) == before
 
 
 @pytest.mark.mpi
-def test_all_ranks_are_told(make_executor):
+def test_thread_count_is_set_on_all_ranks(make_executor):
     exe = make_executor(1, cores_per_worker=2, threads_per_core=3)
     assert exe.submit(calls.variable, "OMP_NUM_THREADS").result() == ["3", "3"]
 
@@ -91,13 +91,13 @@ def hold_all(exe, gate, count, **parameters):
 
 
 @pytest.mark.parametrize("variable", DEVICE_VARIABLES)
-def test_workers_have_devices_of_their_own(make_executor, gate, monkeypatch, variable):
+def test_each_worker_has_its_own_devices(make_executor, gate, monkeypatch, variable):
     monkeypatch.setenv(variable, "0,1,2,3")
     seen = hold_all(make_executor(2, gpus_per_worker=2), gate, 2)
     assert sorted(seen, key=lambda one: one[variable]) == [{variable: "0,1"}, {variable: "2,3"}]
 
 
-def test_devices_are_named_as_the_user_names_them(make_executor, gate, monkeypatch):
+def test_device_names_of_user_are_kept(make_executor, gate, monkeypatch):
     names = ["GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "MIG-GPU-5c89852c/1/0"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(names))
     seen = hold_all(make_executor(2, gpus_per_worker=1), gate, 2)
@@ -126,7 +126,7 @@ def test_replacement_worker_gets_devices_of_killed_worker(monkeypatch):
     assert seen <= {"3", "4"}
 
 
-def test_calls_wait_for_devices_while_others_pass(gate, monkeypatch):
+def test_calls_without_devices_overtake_waiting_ones(gate, monkeypatch):
     """Two cores, but one device: what needs it runs one after the other, what does not runs meanwhile."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     needs_one = {"resource_dict": {"gpus_per_core": 1}}
@@ -143,7 +143,7 @@ def test_calls_wait_for_devices_while_others_pass(gate, monkeypatch):
 
 
 @pytest.mark.parametrize("value", ["", "-1", "NoDevFiles"])
-def test_a_user_who_hides_all_devices_has_none(monkeypatch, value):
+def test_hidden_devices_are_not_available(monkeypatch, value):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
     with pytest.raises(ValueError, match=r"gpus_per_worker is 1.* may use 0"):
         Executor(max_workers=1, gpus_per_worker=1)
