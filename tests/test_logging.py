@@ -1,4 +1,4 @@
-"""The log of the lives of workers: under `pympipool`, at INFO and WARNING, without data of the user."""
+"""Log records about starts and ends of workers: logger `pympipool`, levels INFO and WARNING, no data of the user."""
 
 import logging
 import os
@@ -115,7 +115,7 @@ def test_failed_starts_are_logged_without_worker_output(make_block_executor, ini
     exe = make_block_executor(init_function=init)
     error = exe.submit(echo, 1).exception()
     assert isinstance(error, ValueError if init is refuse else WorkerStartError)
-    assert SECRET in str(error)  # the error itself tells the user
+    assert SECRET in str(error)  # the user learns of it from the exception
     assert messages(log, logging.ERROR)[0].startswith("no worker can be started: ")
 
 

@@ -1,5 +1,6 @@
 """The source keeps its structure, and the pictures of the pages show the source as it is."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "pictures"
+
+
+MAX_WORDS = 8
+"""Maximum number of words of a test name after `test_`."""
 
 
 def test_committed_pictures_are_up_to_date(tmp_path):
@@ -29,3 +34,16 @@ def test_package_root_has_few_entries():
     entries = {file.split("/")[1] for file in files}
     assert "executor.py" in entries
     assert len(entries) <= 25, sorted(entries)
+
+
+def test_test_names_have_few_words():
+    names = [
+        (file, node.name)
+        for folder in ("tests", "benchmarks")
+        for file in (ROOT / folder).rglob("test_*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+    ]
+    assert len(names) > 1000
+    too_long = [f"{file.relative_to(ROOT)}: {name}" for file, name in names if name.count("_") > MAX_WORDS]
+    assert not too_long, f"these names have more than {MAX_WORDS} words after test_: {too_long}"

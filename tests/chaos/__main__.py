@@ -2,10 +2,10 @@
 
     python -m tests.chaos --seconds 3600
 
-Calls of 0 to 50 MB and 0 to 100 ms that return, raise, depend on others or use MPI are submitted from several threads, while
-workers get SIGKILL and SIGSTOP (and later SIGCONT). In the end every future must be done, every result right, failures
-no more than kills, and no process, descriptor, segment or file left, but for what MPICH's proxies leave in /tmp when they
-are killed.
+Several threads submit calls of 0 to 50 MB and 0 to 100 ms that return, raise, depend on others or use MPI, while workers
+get SIGKILL and SIGSTOP (and later SIGCONT). In the end every future must be done and every result correct. There must be
+no more failures than kills. No process, descriptor, segment or file may be left, except for files that MPICH's proxies
+leave in /tmp when they are killed.
 """
 
 from __future__ import annotations
@@ -39,34 +39,34 @@ from support.loopback_tcp import LoopbackTcpBackend
 LARGEST_BYTES = 50_000_000
 LONGEST_S = 0.1
 IN_FLIGHT = 40
-"""Calls that each thread has under way at a time."""
+"""Maximum number of unfinished calls of each thread."""
 
 LIMIT_S = 120.0
-"""How long a call may take after the last kill: what is not done then is lost."""
+"""Seconds that a call may take after the last kill. A call that is not done by then counts as lost."""
 
 
 # ---- what runs in the workers ----
 
 
 def echo(data: Any, seconds: float) -> Any:
-    """Takes its time and returns what it got."""
+    """Sleep, then return the argument."""
     time.sleep(seconds)
     return data
 
 
 def fail(number: int, seconds: float) -> None:
-    """Takes its time and raises."""
+    """Sleep, then raise."""
     time.sleep(seconds)
     raise ValueError(number)
 
 
 def add(a: int, b: int) -> int:
-    """For calls that wait for others."""
+    """Add two values; used by calls that depend on others."""
     return a + b
 
 
 def mean_over_ranks(number: int, seconds: float) -> float:
-    """An MPI function with a collective."""
+    """Return a mean over all ranks, with a collective of MPI."""
     from mpi4py import MPI
 
     time.sleep(seconds)
@@ -78,7 +78,7 @@ def mean_over_ranks(number: int, seconds: float) -> float:
 
 @dataclass
 class Tally:
-    """What came out."""
+    """The counters and errors of a run."""
 
     ended: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -86,18 +86,18 @@ class Tally:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def count(self, what: str) -> None:
-        """One more of this."""
+        """Count one more event of this kind."""
         with self.lock:
             self.ended[what] += 1
 
     def complain(self, what: str) -> None:
-        """A result that is not what it must be."""
+        """Record a wrong result."""
         with self.lock:
             self.wrong.append(what)
 
 
 class Caller(threading.Thread):
-    """Submits random calls and checks what comes of them."""
+    """A submitter of random calls, which checks their results."""
 
     def __init__(self, executor: Executor, kinds: list[str], seed: int, end_s: float, tally: Tally) -> None:
         super().__init__(name=f"caller-{seed}")
@@ -175,7 +175,7 @@ class Caller(threading.Thread):
 
 
 class Killer(threading.Thread):
-    """Kills and stops workers at random."""
+    """A thread that kills and stops workers at random."""
 
     def __init__(self, pause_s: float, seed: int, end_s: float, tally: Tally) -> None:
         super().__init__(name="killer")
@@ -189,7 +189,7 @@ class Killer(threading.Thread):
         while time.monotonic() < self.end_s:
             time.sleep(self.random.expovariate(1 / self.pause_s))
             workers = [child for child in descendants() if is_worker(child)]
-            if self.random.random() < 0.8:  # the young ones less often, or MPI workers would never get old
+            if self.random.random() < 0.8:  # kill young workers less often, or MPI workers would never get old
                 workers = [worker for worker in workers if time.time() - worker.create_time() > 0.7]
             if workers:
                 self._hit(self.random.choice(workers))
@@ -208,7 +208,7 @@ class Killer(threading.Thread):
 
 
 def send(process: psutil.Process, number: int) -> bool:
-    """Whether the process was still there to get the signal."""
+    """Send the signal; return False if the process has ended before."""
     try:
         process.send_signal(number)
     except psutil.NoSuchProcess:
@@ -217,12 +217,12 @@ def send(process: psutil.Process, number: int) -> bool:
 
 
 def descendants() -> list[psutil.Process]:
-    """All processes below this one."""
+    """Return all descendants of this process."""
     return psutil.Process().children(recursive=True)
 
 
 def is_worker(process: psutil.Process) -> bool:
-    """Whether it runs the worker's program, mpiexec and template aside."""
+    """Return True if the process runs the worker's program. mpiexec and the forkserver do not count."""
     try:
         command = " ".join(process.cmdline())
         return "pympipool.worker" in command and "mpiexec" not in command and process.status() != "zombie"
@@ -231,7 +231,7 @@ def is_worker(process: psutil.Process) -> bool:
 
 
 def chaos(seconds: float, seed: int, pause_s: float, backend: str = "auto") -> tuple[Tally, list[str]]:
-    """Run the test; return what came out, and what was left. Only files of this run count as left behind."""
+    """Run the test, and return its tally and its leftovers. Only files of this run count as left behind."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", folder)
         return _chaos(seconds, seed, pause_s, backend, Path(folder))
@@ -271,7 +271,7 @@ def _chaos(seconds: float, seed: int, pause_s: float, backend: str, folder: Path
 
 
 def main() -> int:
-    """Runs the test from the command line; exit code 0 when all promises were kept."""
+    """Run the test from the command line. The exit code is 0 if all guarantees were kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
@@ -297,7 +297,7 @@ def main() -> int:
     print(json.dumps(report, indent=2))
     for complaint in tally.wrong[:20]:
         print(complaint, file=sys.stderr)
-    # An input that died fails the calls that wait for it, two of them here.
+    # A dead input fails the calls that depend on it, here two.
     too_many = died > 3 * tally.kills["SIGKILL"]
     return int(bool(tally.wrong or left or too_many))
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anywhere
 
 @pytest.fixture
 def busy(make_executor, gate):
-    """An executor whose only worker holds at a gate, and the call that does."""
+    """Return an executor whose only worker runs a call that waits at a gate, and that call."""
     exe = make_executor()
     call = exe.submit(hold, gate.path, "held")
     gate.wait_until_begun()

@@ -1,4 +1,4 @@
-"""Classes of the script: a result never changes them, whichever way it takes."""
+"""Classes of the script: a result never changes them, on any path from worker to master."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def script():
 
 @pytest.fixture
 def untouched(script):
-    """The classes of the script are as they were when the test has ended."""
+    """Check after the test that the classes of the script are unchanged."""
     model, failure = kinds = script["Model"], script["Failure"]
     failure.limit = 7
     model.known.append("a")
@@ -71,7 +71,7 @@ def test_result_feeds_a_call_on_another_worker(make_executor, script, size):
     first, second = make_executor(), make_executor()
     model = first.submit(script["make"], size)
     made, length, kind = second.submit(script["made"], model).result()
-    assert (made, length) == (5, size)  # the class as it is here, not as the first worker left it
+    assert (made, length) == (5, size)  # the class as it is in the master, without the changes of the first worker
     assert kind is script["Model"]
     assert type(model.result()) is kind
 

@@ -1,4 +1,4 @@
-"""`error_log_file`: calls that fail are written down where their arguments are, and fail all the same."""
+"""`error_log_file`: the worker logs failed calls with their arguments; the exception still reaches the caller."""
 
 import os
 import re
@@ -58,7 +58,7 @@ def test_failed_call_is_logged_with_arguments_and_traceback(make_executor, log):
     assert "\n    argument 1: 7\n    y: 0\nTraceback (most recent call last):\n" in text
     assert "in divide\n    return x / y" in text
     assert "ZeroDivisionError: division by zero\n" in text
-    assert "errorlog.py" not in text  # the traceback begins where the user's code does
+    assert "errorlog.py" not in text  # the traceback begins with the user's code
 
 
 def test_error_log_does_not_change_the_exception(make_executor, log):

@@ -1,4 +1,4 @@
-"""What fails in a call, or cannot travel, arrives on that call's future; the executor goes on."""
+"""Errors of a call, or of sending it, arrive on the future of that call; the executor continues to work."""
 
 import copy
 import os
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.anywhere
 
 @pytest.fixture(autouse=True)
 def executor_goes_on(executor):
-    """Whatever a call does, the next ones work."""
+    """Check after the test that the executor still runs calls."""
     yield
     assert [executor.submit(square, i).result() for i in range(3)] == [0, 1, 4]
 
@@ -191,7 +191,7 @@ def test_alternating_failures_and_results_do_not_mix(executor, many):
             assert call.result() == 6 / (i % 3)
 
 
-# ---- what cannot travel ----
+# ---- objects that cannot be sent ----
 
 
 def generator():
@@ -318,7 +318,7 @@ def test_exceptions_that_end_programs_end_only_their_call(executor, kind):
         executor.submit(raise_it, kind, "the call").result()
 
 
-# ---- what belongs to this process ----
+# ---- objects that belong to this process ----
 
 
 @pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])

@@ -1,7 +1,7 @@
-"""What runs is what the function is at the moment of its submission, wherever it was defined.
+"""A call runs its function as it is at the moment of submission, wherever it was defined.
 
-Functions of a script or notebook live in `__main__` and change while the program runs: they are redefined, and so are the
-names that they refer to. A worker that kept an old one would be wrong without anybody noticing.
+Functions of a script or notebook live in `__main__` and change while the program runs: they are redefined, and so are
+the names that they refer to. A worker that cached an old version would return wrong results without any error.
 """
 
 import sys
@@ -11,12 +11,12 @@ import pytest
 from support.calls import square
 from support.scripts import run_script
 
-# Only workers that live longer than a call could keep an old function.
+# Only workers that live longer than a call could cache an old function.
 pytestmark = pytest.mark.anywhere(block_allocation=[True])
 
 
 class Notebook:
-    """A namespace like that of a notebook: cells of source are run in it, one after the other."""
+    """A namespace like that of a notebook, in which cells of source run one after the other."""
 
     def __init__(self):
         self.namespace = {"__name__": "__main__", "__builtins__": __builtins__}
@@ -169,7 +169,7 @@ def test_functions_beyond_cache_size_do_not_mix(make_block_executor, notebook):
 
 def test_short_lived_functions_do_not_mix(executor, notebook):
     for i in range(1000):
-        notebook.run(f"def f(x): return x + {i}")  # likely where the one before lay in memory
+        notebook.run(f"def f(x): return x + {i}")  # probably at the memory address of the previous one
         assert executor.submit(notebook["f"], 1).result() == 1 + i
 
 
@@ -234,7 +234,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def project(tmp_path):
-    """A folder as users have them: a script with modules and a package beside it."""
+    """Return a folder like that of a user: a script with modules and a package beside it."""
     folder = tmp_path / "project"
     (folder / "package").mkdir(parents=True)
     (folder / "helper.py").write_text(HELPER)

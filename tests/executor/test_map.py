@@ -1,4 +1,4 @@
-"""`Executor.map`: order, chunks, time limits, and what becomes of the rest when something fails."""
+"""`Executor.map`: order, chunks, timeouts, and cancellation of the remaining calls after a failure."""
 
 from concurrent import futures
 
@@ -159,7 +159,7 @@ def test_failed_iterator_is_exhausted(executor):
     assert list(results) == []
 
 
-# ---- what is cancelled ----
+# ---- cancellation ----
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_timeout_cancels_the_rest(make_executor, gate, files):
     assert not any(file.exists() for file in files)
 
 
-# ---- time limits ----
+# ---- timeouts ----
 
 
 def test_timeout_not_reached_changes_nothing(executor):

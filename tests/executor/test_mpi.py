@@ -20,20 +20,20 @@ RANKS = 2
 
 @pytest.fixture(params=[pytest.param(True, id="block_allocation")], scope="module")
 def block_allocation(request):
-    """Most is tried with block allocation only: a call that starts its own MPI job takes a second."""
+    """Return the modes to test. Most tests use block allocation only: a call with its own MPI job takes a second."""
     return request.param
 
 
 @pytest.fixture(scope="module")
 def mpi_executor(block_allocation):
-    """One worker of two ranks, for tests that leave it as it was."""
+    """An executor with one worker of two ranks, for tests that do not change it."""
     with Executor(max_workers=1, cores_per_worker=RANKS, block_allocation=block_allocation) as exe:
         yield exe
 
 
 @pytest.fixture
 def goes_on(mpi_executor):
-    """Whatever a call does, the next ones work."""
+    """Check after the test that the executor still runs calls."""
     yield
     assert [mpi_executor.submit(rank_and, i).result() for i in range(2)] == [[(0, i), (1, i)] for i in range(2)]
 

@@ -1,4 +1,4 @@
-"""Nobody keeps what a call was given or has returned: neither the master nor the worker."""
+"""Neither master nor worker keeps a reference to arguments and results of calls that have ended."""
 
 import atexit
 import contextlib
@@ -31,7 +31,7 @@ LARGE = 3_000_000
 
 @pytest.fixture(autouse=True)
 def without_collector():
-    """What goes away here goes away by itself, not when the collector happens to run."""
+    """Disable the garbage collector: objects must be freed by their reference count alone."""
     gc.collect()
     gc.disable()
     yield
@@ -39,7 +39,7 @@ def without_collector():
 
 
 class Watch:
-    """Sees whether something is gone: at once, or as soon as who still works with it has finished."""
+    """A check that an object is freed, immediately or when the last thread that uses it has finished."""
 
     def __init__(self, thing):
         self.reference = weakref.ref(thing)
@@ -203,7 +203,7 @@ def test_chunked_map_releases_consumed_results(executor):
         assert watch.is_gone()
 
 
-def test_map_with_chunks_and_futures_keeps_no_consumed_result(executor):
+def test_chunked_map_of_futures_releases_consumed_results(executor):
     results = executor.map(Tracked, [executor.submit(square, 2), 1, 2], chunksize=3)
     for _ in range(3):
         watch = Watch(next(results))

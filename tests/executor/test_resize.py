@@ -1,4 +1,4 @@
-"""`executor.max_workers = n`: more workers, or less, while calls run."""
+"""`executor.max_workers = n`: add or remove workers while calls run."""
 
 import psutil
 import pytest
@@ -26,7 +26,7 @@ def test_growing_starts_workers(make_block_executor, gate):
     exe.submit(square, 1).result()
     exe.max_workers = 3
     calls = [exe.submit(hold, gate.path) for _ in range(3)]
-    gate.wait_until_begun(3)  # at the same time: on three workers
+    gate.wait_until_begun(3)  # all at the same time, so there are three workers
     assert exe.info["max_workers"] == exe.info["max_cores"] == exe.max_workers == 3
     gate.open(3)
     assert len({call.result() for call in calls}) == 3
@@ -170,7 +170,7 @@ def test_fewer_cores_than_waiting_call_needs_raises(make_gate, opened):
     assert waiting.result() == [4, 4]
 
 
-# ---- what cannot be ----
+# ---- invalid values ----
 
 
 @pytest.mark.parametrize("number", [0, -1])

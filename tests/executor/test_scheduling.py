@@ -1,4 +1,4 @@
-"""Who gets a call, and when: in order, to whoever is free, never behind a long one while another worker is idle."""
+"""Scheduling: calls run in order on free workers, and never wait behind a long call while another worker is idle."""
 
 import time
 from collections import Counter
@@ -38,7 +38,7 @@ def test_calls_behind_long_call_run_on_other_worker(make_executor, gate, many):
 
 def test_prefetched_calls_behind_long_call_are_recalled(make_block_executor, make_gate):
     exe = make_block_executor(max_workers=2)
-    # The function is known to be quick, so several calls are sent ahead to each worker.
+    # The function is known to be quick, so each worker prefetches several calls.
     known = [exe.submit(hold_or_square, "", i, -1) for i in range(500)]
     assert [call.result() for call in known] == [i * i for i in range(500)]
     for _ in range(20):
@@ -56,7 +56,7 @@ def test_calls_are_recalled_without_a_waiting_thread(make_block_executor, gate):
     assert [call.result() for call in known] == [i * i for i in range(500)]
     for _ in range(100):
         held, first, second = [exe.submit(hold_or_square, gate.path, i, 0) for i in range(3)]
-        first.result()  # this thread helps to move until then, and sleeps from then on
+        first.result()  # until then this thread makes progress itself; afterwards it sleeps
         assert futures.wait([second], timeout=60).not_done == set()
         gate.open()
         held.result()
@@ -108,7 +108,7 @@ def test_per_call_processes_start_in_submission_order(opened, make_gate):
     calls = [exe.submit(hold, gate.path) for gate in gates]
     gates[0].wait_until_begun()
     gates[1].wait_until_begun()
-    for number, ends in enumerate([0, 2, 1, 3, 5, 4, 6, 8], start=2):  # now the one, now the other worker gets free
+    for number, ends in enumerate([0, 2, 1, 3, 5, 4, 6, 8], start=2):  # the two workers become free in turn
         assert not any(call.running() for call in calls[number:])
         gates[ends].open()
         gates[number].wait_until_begun()
@@ -145,12 +145,12 @@ def test_equal_calls_are_distributed_evenly(make_block_executor):
         ran_by = Counter(call.result() for call in [exe.submit(sleep_and_tell, 0.01) for _ in range(100)])
         return max(ran_by.values())
 
-    assert best(largest_share, 80) < 80  # a half but for what keeps one of them from its core
+    assert best(largest_share, 80) < 80  # 50 on average; more if other programs keep one of the workers from its core
 
 
-@pytest.mark.only_at("this machine", reason="what was sent over a network stays at a worker that is stopped")
-def test_blocked_call_runs_on_restarted_worker(make_block_executor, make_gate):
-    """And nobody waits for a result, or submits another call: all that has to be done is done by our own threads."""
+@pytest.mark.only_at("this machine", reason="a stopped worker does not return calls that were sent over a network")
+def test_call_behind_long_one_runs_on_resumed_worker(make_block_executor, make_gate):
+    """No thread waits for a result or submits another call, so the threads of pympipool must do everything."""
     exe = make_block_executor(max_workers=2)
     while len(exe.info["workers"]) < 2:
         exe.submit(pid).result()
@@ -160,8 +160,8 @@ def test_blocked_call_runs_on_restarted_worker(make_block_executor, make_gate):
         absent.suspend()
         try:
             for call in [exe.submit(square, i) for i in range(20)]:
-                call.result()  # one of them was taken back from the worker that is stopped
-            held = [exe.submit(hold, gate.path) for _ in range(2)]  # both go to the other one
+                call.result()  # one of them was recalled from the stopped worker
+            held = [exe.submit(hold, gate.path) for _ in range(2)]  # both go to the other worker
         finally:
             absent.resume()
         gate.wait_until_begun(2)

@@ -1,4 +1,4 @@
-"""`Executor.shutdown`: what is waited for, what is cancelled, and what is gone afterwards."""
+"""`Executor.shutdown`: which calls it waits for, which it cancels, and that it leaves nothing behind."""
 
 import threading
 import time
@@ -116,7 +116,7 @@ def test_cancelled_dependent_call_does_not_block_shutdown(make_executor, cancel)
     call = exe.submit(add, never, 1)
     if cancel == "the call itself":
         assert call.cancel()
-    too_late = threading.Timer(60, never.cancel)  # so that a failure is no hang
+    too_late = threading.Timer(60, never.cancel)  # so that a failed test does not hang
     too_late.start()
     exe.shutdown(cancel_futures=cancel == "at shutdown")
     assert call.cancelled()

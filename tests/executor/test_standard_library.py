@@ -1,4 +1,4 @@
-"""The same expectations of `ProcessPoolExecutor` and of `pympipool.Executor`, so that differences show."""
+"""The same tests for `ProcessPoolExecutor` and `pympipool.Executor`, to show differences."""
 
 import multiprocessing
 import os
@@ -13,7 +13,7 @@ from support.calls import Base, add, divide, echo, fail, hold, hold_or_square, p
 
 
 def make_process_pool(max_workers):
-    # Not forked: this process has threads.
+    # This process has threads, so it must not fork.
     return futures.ProcessPoolExecutor(max_workers, mp_context=multiprocessing.get_context("spawn"))
 
 

@@ -1,4 +1,4 @@
-"""`Executor.submit`: what may be called, what arrives, and what an executor says of itself."""
+"""`Executor.submit`: callables, arguments and results, futures, and the description of an executor."""
 
 import functools
 import operator
@@ -16,7 +16,7 @@ from support.calls import Base, add, cached_square, echo, hold, keywords, pid, s
 
 pytestmark = pytest.mark.anywhere
 
-# ---- what may be called ----
+# ---- callables ----
 
 CALLABLES = {
     "a function": (square, (3,), 9),
@@ -64,7 +64,7 @@ def test_missing_function_raises_immediately(executor):
         executor.submit()
 
 
-# ---- what arrives ----
+# ---- arguments and results ----
 
 
 def test_positional_and_keyword_arguments_arrive(executor):
@@ -321,7 +321,7 @@ def test_a_call_may_start_threads_and_processes(executor):
     assert executor.submit(work).result() == ([1], "2\n")
 
 
-# ---- what an executor says of itself ----
+# ---- the description of an executor ----
 
 
 def test_an_executor_is_one_of_the_standard_library(executor):
@@ -340,7 +340,7 @@ def test_length_is_number_of_waiting_calls(make_executor, gate, many):
     gate.wait_until_begun()
     count = many(3000, 20)
     calls += [exe.submit(square, i) for i in range(count)]
-    assert count / 3 < len(exe) <= count  # some may lie in the line of the worker
+    assert count / 3 < len(exe) <= count  # the worker may have prefetched some
     gate.open()
     for call in calls:
         call.result()
@@ -423,7 +423,7 @@ def test_missing_folder_raises_without_hanging(block_allocation, tmp_path):
         exe.submit(square, 1).result()
 
 
-# ---- mistakes others made ----
+# ---- mistakes of similar libraries ----
 
 
 @pytest.mark.only_at("this machine", reason="workers elsewhere need a port")

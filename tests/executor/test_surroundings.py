@@ -1,4 +1,4 @@
-"""Calls see the surroundings of the script: its arguments, its import path, and multiprocessing as in a child process."""
+"""Calls see the environment of the script: arguments, import path, and multiprocessing as in a child process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KINDS = {
 
 @pytest.fixture(params=[*list(KINDS)[:2], pytest.param("ranks", marks=pytest.mark.mpi)])
 def run(request):
-    """run(function, *args): the result of a call; of several ranks, rank 1's."""
+    """run(function, *args): return the result of a call, with several ranks that of rank 1."""
     with Executor(**KINDS[request.param]) as exe:
 
         def run(function, *args):

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anywhere
 
 
 def in_threads(count, function):
-    """Runs function(number) in so many threads, all begun at the same moment; their results."""
+    """Run function(number) in this many threads, started at the same moment, and return their results."""
     together = threading.Barrier(count)
 
     def run(number):

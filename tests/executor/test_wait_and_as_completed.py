@@ -1,4 +1,4 @@
-"""`concurrent.futures.wait` and `as_completed` with our futures, alone and among others."""
+"""`concurrent.futures.wait` and `as_completed` with our futures, alone and mixed with other futures."""
 
 from concurrent import futures
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.anywhere
 
 @pytest.fixture
 def held(make_executor, gate):
-    """An executor of two workers, one of which holds, and the call that does."""
+    """Return an executor of two workers, one of which runs a call that waits at a gate, and that call."""
     exe = make_executor(max_workers=2)
     call = exe.submit(hold, gate.path, "held")
     gate.wait_until_begun()

@@ -1,7 +1,7 @@
-"""Workflow managers such as pyiron_workflow: classes made at run time, whose methods run on workers and whose callbacks go on.
+"""Workflow managers such as pyiron_workflow: methods of dynamic classes run on workers, callbacks start the next nodes.
 
-They submit bound methods of objects that no worker can import, put results into the object in a done callback, and start
-from there what depends on it.
+They submit bound methods of objects that no worker can import. A done callback puts the result into the object and
+starts the dependent nodes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from support.calls import hold
 
 
 def make_node_class(name, function):
-    """A class of its own for each function, as decorators of workflow managers make them."""
+    """Return a new class for each function, as decorators of workflow managers do."""
 
     class Node:
         def __init__(self, *arguments):
@@ -26,7 +26,7 @@ def make_node_class(name, function):
             self.ended = threading.Event()
 
         def __getstate__(self):
-            return {"arguments": self.arguments}  # nothing that must stay here
+            return {"arguments": self.arguments}  # holds no objects that must stay in the master
 
         def __setstate__(self, state):
             self.arguments = state["arguments"]

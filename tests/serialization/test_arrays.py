@@ -76,7 +76,7 @@ def sent(array, *others):
 
 
 @LARGE_ARRAYS
-def test_large_arrays_of_all_types_travel_out_of_band(array):
+def test_all_large_arrays_travel_out_of_band(array):
     for arrived in sent(array):
         assert_same(arrived, array)
     parts = dump(array, "the result")

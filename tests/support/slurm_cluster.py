@@ -18,7 +18,7 @@ WANTED = "PYMPIPOOL_TEST_SLURM"
 
 SCRIPTS = Path(__file__).parents[1] / "slurm"
 START_S = 600  # includes the installation of packages
-NO_PACKAGES, ONE_RUNS = "apt-get install", "another SLURM for tests"  # of start-slurm's last words
+NO_PACKAGES, ONE_RUNS = "apt-get install", "another SLURM for tests"  # of the last output of start-slurm
 END_S = 60
 
 

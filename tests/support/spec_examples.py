@@ -284,7 +284,7 @@ with flux.job.FluxExecutor() as flux_exe:
 """
 
 IN_BLOCK = {False: "", True: ", block_allocation=True"}
-"""What stands for the modes in the names of tests."""
+"""Abbreviations of the modes in test ids."""
 
 
 def scripts(backend: str) -> list:
@@ -303,7 +303,7 @@ def scripts(backend: str) -> list:
 
 
 def on_backend(source: str, backend: str, *, in_block: bool = False) -> str:
-    """An example with another backend; with "flux" one for a workstation becomes one without a FluxExecutor."""
+    """Return an example with another backend. With "flux", one for a workstation becomes one without a FluxExecutor."""
     if backend != "flux":
         source = _without_flux_executor(source)
     source = source.replace('backend="mpi"', f'backend="{backend}"')
@@ -319,6 +319,6 @@ def _without_flux_executor(source: str) -> str:
 
 
 def printed_by_gpu_example(host: str | None = None) -> str:
-    """As in the specification, but for the names of the hosts: here both devices are in one."""
+    """Return the output in the specification with other host names: here both devices are in one host."""
     host = host or socket.gethostname()
     return f"[[('/device:GPU:0', '{host}')], [('/device:GPU:1', '{host}')]]"

@@ -71,7 +71,7 @@ class TinyMaster:
     # ---- events ----
 
     def until(self, condition: Any, what: str) -> None:
-        """Handles events until condition() is true."""
+        """Handle events until condition() is true."""
         deadline = time.monotonic() + LIMIT_S
         while not condition():
             left_s = deadline - time.monotonic()
@@ -108,14 +108,14 @@ class TinyMaster:
             self.selector.unregister(pipe)
         self.output[name] += data or b""
 
-    # ---- doings ----
+    # ---- actions ----
 
     def said(self, word: str) -> list[tuple[Any, ...]]:
-        """The frames with this word."""
+        """Return the frames with this word."""
         return [frame for _, frame in self.frames if frame[0] == word]
 
     def ready(self) -> TinyMaster:
-        """Waits until all ranks are ready."""
+        """Wait until all ranks are ready."""
         self.until(lambda: self.said("start_failed") or len(self.said("ready")) == self.ranks, "ready")
         for frame in self.said("start_failed"):
             raise load_exception(frame[1])
@@ -124,33 +124,33 @@ class TinyMaster:
         return self
 
     def failure(self) -> BaseException:
-        """Waits for a rank that cannot start; what it says."""
+        """Wait for a rank that cannot start, and return its error."""
         self.until(lambda: self.said("start_failed"), "a failure")
         return load_exception(self.said("start_failed")[0][1])
 
     def send(self, function: Any, *args: Any, **kwargs: Any) -> int:
-        """Sends a call with its function."""
+        """Send a call with its function."""
         self.next_id += 1
         self.channel.send(ring.CALL, self.next_id, 0, payload.dump_call(0, function, args, kwargs))
         return self.next_id
 
     def send_function(self, number: int, function: Any) -> None:
-        """Sends a function that calls may refer to."""
+        """Send a function that calls may refer to."""
         self.channel.send(ring.FUNCTION, 0, number, payload.dump(function))
 
     def send_call(self, number: int, *args: Any, **kwargs: Any) -> int:
-        """Sends a call that refers to a function."""
+        """Send a call that refers to a function."""
         self.next_id += 1
         self.channel.send(ring.CALL, self.next_id, number, payload.dump_call(number, None, args, kwargs))
         return self.next_id
 
     def end(self) -> int | None:
-        """Sends END and waits for the worker's end; its exit code."""
+        """Send END, wait for the worker to exit, and return its exit code."""
         self.channel.send(ring.END, 0, 0, [b""])
         return self.wait()
 
     def wait(self) -> int | None:
-        """Waits for the worker's end, and for the last of its output; its exit code."""
+        """Wait for the worker to exit and for the rest of its output, and return its exit code."""
         code = self.process.wait(LIMIT_S)
         assert code is not None, f"the worker does not end; frames {self.frames}, output {self.output}"
         watched = self.selector.get_map()
@@ -158,7 +158,7 @@ class TinyMaster:
         return code
 
     def receive(self, timeout_s: float = LIMIT_S) -> tuple[str, int, int, Any]:
-        """The next ("result" or "error", id, run time in ns, value or exception)."""
+        """Return the next ("result" or "error", id, run time in ns, value or exception)."""
         message = self.channel.receive(timeout_s)
         assert message is not None, f"no answer; output {self.output}"
         kind, call, tag, parts = message
@@ -166,14 +166,14 @@ class TinyMaster:
         return _NAMES[kind], call, tag, load(parts)
 
     def result(self) -> Any:
-        """The value of the next answer, which must be a result."""
+        """Return the value of the next answer, which must be a result."""
         kind, _, _, value = self.receive()
         if kind == "error":
             raise value
         return value
 
     def close(self) -> None:
-        """Ends everything at once."""
+        """Kill the worker and close everything immediately."""
         for connection in self.connections.values():
             connection.close()
         self.listener.close()

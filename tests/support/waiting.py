@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 LIMIT_S = 60.0
-"""Seconds that a condition may take to become true. Only what never becomes true takes so long."""
+"""Seconds that a condition may take to become true. Only one that never becomes true takes so long."""
 
 
 def wait_until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:

@@ -1,4 +1,4 @@
-"""Futures as arguments: calls wait for others, in both modes, without polling and without taking a core."""
+"""Futures as arguments: in both modes, calls wait for their inputs without polling and without occupying a core."""
 
 import os
 import sys
@@ -17,14 +17,14 @@ from support.calls import NoConvergence, add, divide, echo, fail, hold, square, 
 from support.timing import quickest
 
 DEEP = 10_000
-"""Calls that depend on each other: ten times what Python allows functions to recurse."""
+"""Number of calls that depend on each other: ten times the recursion limit of Python."""
 
 Point = namedtuple("Point", ["x", "y"])
 
 
 @pytest.fixture(scope="module")
 def block():
-    """Two workers that serve many calls."""
+    """An executor of two workers with block allocation."""
     with Executor(max_workers=2, block_allocation=True) as exe:
         yield exe
 
@@ -152,7 +152,7 @@ def test_call_waiting_for_inputs_occupies_no_core(make_executor, gate, many):
 
 
 def test_calls_submitted_in_reverse_dependency_order_end(make_executor):
-    """The first in line waits for the last: with one core, waiting on that core would be for ever."""
+    """The first call depends on the last one. If it waited on the only core, it would deadlock."""
     exe = make_executor(1)
     last = futures.Future()
     first = exe.submit(add, last, 1)
@@ -308,7 +308,7 @@ def test_a_chain_of_10000_calls_ends(block):
 
 
 def test_chain_of_10000_calls_on_one_future(block):
-    """Nothing runs before all are there, so that the end of the first sets off all others."""
+    """No call runs before all are submitted: the future is resolved last, and starts the whole chain."""
     first = last = futures.Future()
     for _ in range(DEEP):
         last = block.submit(add, last, 1)
@@ -346,7 +346,7 @@ def test_one_call_fans_out_to_10000(block):
 
 
 def test_2500_diamonds_in_a_row_end(block):
-    """Each splits into two calls and joins them again: 2 to the power of 2500 paths, 10000 calls."""
+    """Each diamond splits into two calls and joins them again: 2 to the power of 2500 paths, 10000 calls."""
     top = block.submit(add, 0)
     for _ in range(DEEP // 4):
         left, right = block.submit(add, top, 1), block.submit(add, top, 2)
@@ -387,7 +387,7 @@ def test_concurrent_submit_and_resolve_lose_no_call(block):
 
 @pytest.mark.alone
 def test_chain_of_1000_calls_is_fast(block):
-    """The specified limit; nothing polls."""
+    """The limit of half a second is specified. It can only be kept without polling."""
 
     def chain_s():
         begin = monotonic()

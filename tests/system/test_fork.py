@@ -1,4 +1,4 @@
-"""`fork()` in the user's program, after an executor was made, harms neither side."""
+"""`fork()` in a program that has an executor harms neither parent nor child."""
 
 import os
 import signal
@@ -265,7 +265,7 @@ os.kill(os.getpid(), 9)
 
 
 def test_workers_start_while_other_threads_fork():
-    """A forked child must not keep open what the start of a worker waits for the end of."""
+    """A forked child must not inherit the pipes whose end of file the start of a worker waits for."""
     stop, forks = threading.Event(), threading.Event()
     children = []
 
@@ -294,7 +294,7 @@ def test_workers_start_while_other_threads_fork():
 
 
 def test_child_can_display_executor_of_busy_parent(tmp_path):
-    """The counters are behind a lock, which another thread may have held at the fork."""
+    """A lock protects the counters. Another thread may have held it at the fork."""
     body = """
 import threading
 stop = threading.Event()

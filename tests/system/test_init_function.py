@@ -1,4 +1,4 @@
-"""`init_function`: called once in each worker; what it returns fills parameters that calls were not given."""
+"""`init_function`: runs once in each worker, and returns values for parameters that calls do not pass."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ from support.calls import Base, add, hold, keywords
 
 @pytest.fixture
 def exe():
-    """One worker with j, k and l."""
+    """An executor with one worker, whose init_function returns j, k and l."""
     with Executor(max_workers=1, block_allocation=True, init_function=calls.preset) as exe:
         yield exe
 
@@ -103,7 +103,7 @@ def test_it_runs_again_in_replacement_worker(tmp_path):
 
 
 def test_its_data_stays_in_the_worker():
-    """The same object for each call: loaded once, and never sent."""
+    """Each call gets the same object, which is loaded once and never sent."""
     with Executor(max_workers=1, block_allocation=True, init_function=lambda: {"data": np.zeros(10)}) as exe:
         assert [exe.submit(calls.count_up).result() for _ in range(3)] == [1, 2, 3]
 
@@ -154,7 +154,7 @@ def test_exception_fails_calls_without_endless_restarts(tmp_path):
         for call in [exe.submit(add, 1) for _ in range(10)]:
             with pytest.raises(KeyError, match="no data here") as error:
                 call.result()
-            assert 'raise KeyError("no data here")' in str(error.value.__cause__)  # the traceback in the worker
+            assert 'raise KeyError("no data here")' in str(error.value.__cause__)  # the traceback of the worker
         with pytest.raises(KeyError, match="no data here"):
             exe.submit(add, 1).result()
     assert len(log.read_text().split()) <= 2  # each worker has tried once
@@ -179,7 +179,7 @@ def test_init_function_failing_to_unpickle_fails_calls(tmp_path, monkeypatch):
     (tmp_path / "only_here.py").write_text("def load(): return {'y': 1}")
     import only_here
 
-    monkeypatch.undo()  # the worker does not find it
+    monkeypatch.undo()  # the worker cannot import it
     with Executor(max_workers=1, block_allocation=True, init_function=only_here.load) as exe:
         error = exe.submit(add, 1).exception()
     assert "only_here" in str(error)

@@ -1,4 +1,4 @@
-"""After many executors nothing more is there than before: processes, files, descriptors, threads, memory mappings."""
+"""Many executors leak nothing: no processes, files, descriptors, threads or memory mappings."""
 
 import os
 import threading

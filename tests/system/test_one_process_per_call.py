@@ -1,4 +1,4 @@
-"""Without block allocation: each call has a process of its own, which knows nothing of any other."""
+"""Without block allocation: each call has its own process, which shares no state with any other."""
 
 import contextlib
 import os
@@ -26,13 +26,13 @@ def block_allocation():
 
 
 def read_log(path):
-    """What `calls.work` has written: (nanoseconds, cores taken or given back, name), in the order of time."""
+    """Return the entries of `calls.work`, sorted by time: (nanoseconds, cores occupied or released, name)."""
     lines = [line.split() for line in Path(path).read_text().splitlines()]
     return sorted((int(moment), int(cores), name) for moment, cores, name in lines)
 
 
 def most_cores(path):
-    """Cores that were in use at the same time."""
+    """Return the maximum number of cores that were in use at the same time."""
     used, most = 0, 0
     for _, cores, _ in read_log(path):
         used += cores
@@ -42,12 +42,12 @@ def most_cores(path):
 
 
 def begun(path):
-    """Names of the calls in the order in which they began."""
+    """Return the names of the calls in the order in which they began."""
     return [name for _, cores, name in read_log(path) if cores > 0]
 
 
 def template_of(exe):
-    """The process that forks the workers of an executor."""
+    """Return the forkserver, the process that forks the workers of an executor."""
     return psutil.Process(exe.submit(os.getppid).result())
 
 
@@ -72,12 +72,12 @@ def test_nothing_is_inherited_from_previous_call(make_executor, tmp_path):
     exe = make_executor(1)
     before = exe.submit(calls.traces).result()
     left = exe.submit(calls.leave_traces, tmp_path).result()
-    assert [name for name in before if left[name] == before[name]] == []  # it has really changed all of it
+    assert [name for name in before if left[name] == before[name]] == []  # the call has changed every kind of state
     assert exe.submit(calls.traces).result() == before
 
 
 def test_nothing_is_inherited_from_process_of_user(make_executor, tmp_path):
-    """No thread, no open file and no module; the template has one thread."""
+    """A call inherits no thread, no open file and no module. The forkserver has one thread."""
     stop = threading.Event()
     thread = threading.Thread(target=stop.wait, name="of the user")
     thread.start()
@@ -107,14 +107,14 @@ def test_call_inherits_no_descriptors_of_other_processes(make_executor, gate):
     assert stdout.startswith("pipe:")
     assert stderr.startswith("pipe:")
     to_master = [file for file in others if not file.startswith("/proc/")]
-    assert len(to_master) == 2  # the connection, once more for the watchdog
+    assert len(to_master) == 2  # the connection, and its duplicate for the watchdog
     assert to_master[0] == to_master[1]
     assert to_master[0].startswith("socket:")
     assert held.result()
 
 
 def test_lock_held_by_user_is_free_in_call(make_executor):
-    """In a fork of the user's process it would be held for ever, by a thread that is not there."""
+    """In a fork of the user's process, the lock would stay locked: the thread that holds it does not exist there."""
     with calls.LOCK:
         assert make_executor(1).submit(calls.lock_is_free).result()
 
@@ -241,7 +241,7 @@ def test_small_calls_do_not_starve_large_call(make_executor, gate, tmp_path):
     gate.wait_until_begun()
     large = exe.submit(calls.work_together, log, "large", 2, resource_dict={"cores": 2})
     small = [exe.submit(calls.work, log, i) for i in range(60)]
-    small[5].result()  # they pass, one at a time, as long as the first has the other core
+    small[5].result()  # small calls overtake one at a time, as long as the first call occupies the other core
     gate.open()
     assert large.result() == [2, 2]
     for call in small:
@@ -263,7 +263,7 @@ def test_call_cancelled_in_queue_never_runs(make_executor, gate, tmp_path):
 
 
 def test_calls_can_be_cancelled_at_any_moment(make_executor):
-    """The process of a call that is cancelled while it starts must not wait for ever for its call."""
+    """A process whose call is cancelled while it starts must not wait forever for that call."""
     exe = make_executor(2)
     submitted = []
     for delay in range(60):
@@ -303,7 +303,7 @@ def test_stderr_of_dying_call_is_in_error(executor):
 
 @pytest.mark.parametrize("size_bytes", [8, 50_000_000])
 def test_call_killed_at_any_moment_ends(make_executor, size_bytes):
-    """Before it is ready, while it receives its arguments, while it runs, while it sends its result."""
+    """Kill the process before it is ready, while it receives arguments, while it runs and while it sends its result."""
     exe = make_executor(1)
     template = template_of(exe)
     argument = bytes(size_bytes)
@@ -317,14 +317,14 @@ def test_call_killed_at_any_moment_ends(make_executor, size_bytes):
 
 
 def kill_children(template, future, moment):
-    """Kills the processes of a call, sooner or later after their start, until it is done; how many."""
+    """Kill the processes of a call at different times after their start until it is done; return their number."""
     killed = 0
     end = monotonic() + 60
     while not future.done() and monotonic() < end:
         for child in template.children():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
                 if moment % 3 == 0:
-                    child.suspend()  # what is sent to it now is not received any more
+                    child.suspend()  # the process does not receive the messages that are sent to it now
                 if moment % 3 == 1:
                     child.wait(0.002 * moment)
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""Where memory cannot be shared in the usual ways, or processes must not fork, everything works all the same."""
+"""Everything works where memory cannot be shared in the usual ways, and where processes must not fork."""
 
 import os
 import platform

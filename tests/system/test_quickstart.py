@@ -1,4 +1,4 @@
-"""The first program that a newcomer runs."""
+"""The first program that a new user runs."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end the program and all that it has started."""
+"""Ctrl-C and SIGTERM end the program and all processes that it has started."""
 
 import os
 import signal
@@ -97,7 +97,7 @@ with Executor(max_workers=1, cores_per_worker=2, block_allocation=True) as exe:
 
 
 def interrupt(source, folder, number=signal.SIGINT):
-    """Runs a script, sends the signal once it has begun to wait; exit code, stderr and who outlives it."""
+    """Run a script, send the signal once it waits, and return exit code, stderr and surviving processes."""
     os.mkfifo(folder / "begun")
     with Script(START + source, folder) as script:
         script.wait_for_line("begun")
@@ -177,7 +177,7 @@ except KeyboardInterrupt:
 
 
 def test_calls_do_not_receive_ctrl_c(tmp_path):
-    """A terminal sends SIGINT to all processes of its group; which calls it ends, the master decides."""
+    """A terminal sends SIGINT to all processes of its group, but the master decides which calls end."""
     script = """
 exe = Executor(max_workers=1, block_allocation=True)
 

@@ -1,4 +1,4 @@
-"""Threads and GPUs on one machine: what workers are told through their environment, before anything is imported."""
+"""Threads and GPUs on one machine: workers get them by environment variables, which are set before any import."""
 
 import ctypes
 import os
@@ -23,7 +23,7 @@ DEVICE_VARIABLES = ["CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch):
-    """The user has said nothing himself, whatever the shell of these tests says."""
+    """Remove the variables that the shell of the tests may set, as if the user had set none."""
     for name in [*THREAD_VARIABLES, *DEVICE_VARIABLES]:
         monkeypatch.delenv(name, raising=False)
 
@@ -38,7 +38,7 @@ def test_thread_count_of_libraries_is_set(make_executor, threads):
 
 
 def test_thread_count_is_set_before_imports(make_executor):
-    """numpy comes with the function; the library behind it reads the variable once, when it is loaded."""
+    """The function imports numpy, whose linear algebra library reads the variable once, when it is loaded."""
     counts = [make_executor(1, threads_per_core=n).submit(calls.threads_of_numpy).result() for n in (1, 2)]
     assert counts == [1, min(2, os.cpu_count())]
 
@@ -83,7 +83,7 @@ def test_thread_count_is_set_on_all_ranks(make_executor):
 
 
 def hold_all(exe, gate, count, **parameters):
-    """Devices that `count` calls see which are all there at the same time."""
+    """Run `count` calls at the same time, and return the devices that they see."""
     held = [exe.submit(calls.hold_and_see, gate.path, *DEVICE_VARIABLES, **parameters) for _ in range(count)]
     gate.wait_until_begun(count)
     gate.open(count)
@@ -127,7 +127,7 @@ def test_replacement_worker_gets_devices_of_killed_worker(monkeypatch):
 
 
 def test_calls_without_devices_overtake_waiting_ones(gate, monkeypatch):
-    """Two cores, but one device: what needs it runs one after the other, what does not runs meanwhile."""
+    """With two cores and one device, calls that need it run one after the other, and other calls run meanwhile."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     needs_one = {"resource_dict": {"gpus_per_core": 1}}
     with Executor(max_cores=2) as exe:
@@ -135,7 +135,7 @@ def test_calls_without_devices_overtake_waiting_ones(gate, monkeypatch):
         gate.wait_until_begun()
         second = exe.submit(calls.variable, "CUDA_VISIBLE_DEVICES", **needs_one)
         third = exe.submit(calls.variable, "CUDA_VISIBLE_DEVICES")
-        assert third.result() == "3"  # what the user sees
+        assert third.result() == "3"  # the devices of the user
         assert not second.done()
         gate.open()
         assert second.result() == "3"

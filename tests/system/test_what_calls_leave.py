@@ -1,4 +1,4 @@
-"""What calls leave behind in their worker: threads, exit functions and processes that do not end by themselves."""
+"""Leftovers of calls in their worker: threads, exit functions and processes that do not end by themselves."""
 
 import atexit
 import contextlib
@@ -47,7 +47,7 @@ def leave_a_thread_and_fail():
 
 
 def use_a_pool_of_threads(path):
-    """What the threads have still to do is done when the interpreter ends."""
+    """Leave work in a pool of threads, which finishes it when the interpreter exits."""
     pool = futures.ThreadPoolExecutor(1)
     pool.submit(threading.Event().wait, 0.2)
     pool.submit(Path(path).touch)
@@ -55,12 +55,12 @@ def use_a_pool_of_threads(path):
 
 
 def start_a_program():
-    """It prints nowhere: what waits for the end of our output does not wait for its end."""
+    """Start a program without output, so that the end of our output does not depend on its end."""
     return subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid
 
 
 def closes(exe, *, or_end=()):
-    """Whether an executor can be closed; if not, ends processes so that the test can."""
+    """Return True if shutdown returns. If it does not, kill processes so that the test can end."""
     closing = threading.Thread(target=exe.shutdown)
     closing.start()
     closing.join(LIMIT_S)
@@ -122,7 +122,7 @@ def test_programs_started_by_calls_end_with_worker(ranks, block_allocation):
 
 
 class Gone:
-    """As what stands for a stream in a window that was closed."""
+    """A stand-in for the output stream of a window that was closed."""
 
     def write(self, _text):
         raise RuntimeError("the window is gone")
@@ -132,7 +132,7 @@ class Gone:
 
 
 def test_unwritable_output_loses_only_the_output(monkeypatch):
-    """What is left of it is read when the worker has ended, before its call is."""
+    """The rest of the output is read when the worker has ended, before its call ends."""
     reader, writer = os.pipe()
     os.write(writer, b"last words")
     os.close(writer)
