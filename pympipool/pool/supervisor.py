@@ -22,10 +22,11 @@ from pympipool.backends.spawner import LaunchRequest, WorkerProcess
 from pympipool.errors import WorkerStartError
 from pympipool.pool.event_loop import EventLoop, Timer
 from pympipool.pool.failures import start_error
-from pympipool.pool.surroundings import script_surroundings
+from pympipool.pool.surroundings import pickled_script_object, script_surroundings
 from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, WorkerHandle
 from pympipool.serialization.exceptions import load_exception
 from pympipool.transport.control_server import Connection, HandshakeError, Listener, PeerClosed
+from pympipool.transport.frames import Frame
 from pympipool.transport.shm import ShmLink
 
 if TYPE_CHECKING:
@@ -247,6 +248,8 @@ class Supervisor:
                 self.events.on_rank_error(worker, call)
             case ("resource_tracker",):
                 self._share_resource_tracker(worker, rank)
+            case ("script_object", name):
+                self._answer(worker, rank, ("script_object", pickled_script_object(name)))
             case ("exiting", reason):
                 worker.exit_reason = reason
             case ("host_lost", reason):
@@ -264,8 +267,12 @@ class Supervisor:
         except Exception as error:
             LOGGER.warning("the resource tracker of multiprocessing does not start: %r", error)
             tracker = None
+        self._answer(worker, rank, ("resource_tracker",), () if tracker is None else (tracker,))
+
+    def _answer(self, worker: WorkerHandle, rank: int, frame: Frame, descriptors: tuple[int, ...] = ()) -> None:
+        """Answer a request of a rank."""
         try:
-            worker.connections[rank].send(("resource_tracker",), () if tracker is None else (tracker,))
+            worker.connections[rank].send(frame, descriptors)
         except OSError:
             self._hung_up(worker, rank, worker.connections[rank])
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import Any
 
 from pympipool._util.import_path import import_path
+
+LOGGER = logging.getLogger("pympipool.pool")
+
+_LARGEST_OBJECT = 256 * 1024
+"""Most bytes of the pickle of a class or function that a worker looks up: the supervisor sends it in one go."""
 
 
 def script_surroundings() -> dict[str, Any]:
@@ -21,3 +27,21 @@ def script_surroundings() -> dict[str, Any]:
         "parent": (process.name, os.getpid()),
         "authkey": bytes(process.authkey),
     }
+
+
+def pickled_script_object(name: str) -> bytes | None:
+    """Return the pickle of a class or function of the script; None if `__main__` has none, or it cannot be sent."""
+    from pympipool.serialization.by_value import dump
+
+    value = vars(sys.modules["__main__"]).get(name)
+    if getattr(value, "__module__", None) != "__main__" or not hasattr(value, "__name__"):
+        return None
+    try:
+        pickled = dump(value)
+    except Exception as error:
+        LOGGER.warning("a worker looks for %s of the script, which cannot be pickled: %r", name, error)
+        return None
+    if len(pickled) > _LARGEST_OBJECT:
+        LOGGER.warning("a worker looks for %s of the script, which refers to %s bytes", name, len(pickled))
+        return None
+    return pickled

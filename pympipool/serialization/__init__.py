@@ -9,7 +9,7 @@
     enums.py       enums by value, with aliases, composite flags and attributes of members
     reloads.py     modules that were edited and reloaded
 
-The two loaders below stand here because pickles name them by path: a longer name would make each pickle longer.
+The loaders below stand here because pickles name them by path: a longer name would make each pickle longer.
 """
 
 TYPE_CHECKING = False
@@ -30,3 +30,34 @@ def _unpack(*parts: "Any") -> "Any":
     from pympipool.serialization.payload import load
 
     return load(parts)
+
+
+WORKER_MARK = "__pympipool_worker__"
+"""The name in a worker's `__main__` of a dict: the latest classes of the script that the worker has received, by name."""
+
+
+def _define_function(function: "Any", state: "Any") -> None:
+    """Complete a function that travelled by value. In a worker, a function of the script becomes part of `__main__`.
+
+    There pickle and multiprocessing look for it: they store functions by name.
+    """
+    import sys
+
+    from cloudpickle.cloudpickle import _function_setstate
+
+    _function_setstate(function, state)
+    names = sys.modules["__main__"].__dict__
+    if function.__module__ == "__main__" and WORKER_MARK in names and function.__qualname__.isidentifier():
+        names[function.__qualname__] = function
+
+
+def _define_class(kind: type, state: "Any") -> None:
+    """Complete a class that travelled by value. A worker notes a class of the script under its name."""
+    import sys
+
+    from cloudpickle.cloudpickle import _class_setstate
+
+    _class_setstate(kind, state)
+    classes = sys.modules["__main__"].__dict__.get(WORKER_MARK)
+    if classes is not None and kind.__module__ == "__main__" and kind.__qualname__.isidentifier():
+        classes[kind.__qualname__] = kind

@@ -24,6 +24,8 @@ from typing import Any, TypeAlias
 
 import cloudpickle
 
+from pympipool.serialization import _define_class, _define_function
+
 __all__ = ["ScriptPickler", "reducer_of"]
 
 Reduced: TypeAlias = "str | tuple[Any, ...]"
@@ -279,8 +281,10 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle h
                 return _reduce_dispatcher(value)
             _, slots = reduced[2]
             self._replace_locks(slots["__globals__"])
-        else:
-            self._replace_locks(reduced[2][0])
+            return (*reduced[:5], _define_function)
+        self._replace_locks(reduced[2][0])
+        if reduced[5] is cloudpickle.cloudpickle._class_setstate:
+            return (*reduced[:5], _define_class)
         return reduced
 
     def _replace_locks(self, namespace: dict[str, Any]) -> None:

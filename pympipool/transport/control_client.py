@@ -72,6 +72,7 @@ class WorkerControl:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._lock = allocate_lock()
+        self._request_lock = allocate_lock()
 
     @classmethod
     def connect(cls, config: WorkerConfig) -> WorkerControl:
@@ -117,9 +118,19 @@ class WorkerControl:
 
     def request_resource_tracker(self) -> int | None:
         """Return the descriptor of the resource tracker of the master's multiprocessing; None if it has none to share."""
-        self._send(encode_frame(("resource_tracker",)))
-        _, descriptors = self._receive_frame()
+        _, descriptors = self._request("resource_tracker")
         return descriptors[0] if descriptors else None
+
+    def request_script_object(self, name: str) -> bytes | None:
+        """Return the pickle of a class or function that the script has under this name; None if there is none."""
+        (_, pickled), _ = self._request("script_object", name)
+        return pickled  # type: ignore[no-any-return]
+
+    def _request(self, *frame: str) -> tuple[Frame, list[int]]:
+        """Send a request; return the master's answer. Calls may have threads: one of them asks at a time."""
+        with self._request_lock:
+            self._send(encode_frame(frame))
+            return self._receive_frame()
 
     def _receive_frame(self) -> tuple[Frame, list[int]]:
         """Wait for a frame, and for the descriptors that come with it."""

@@ -1,5 +1,6 @@
 """Makes a worker look like a child process of the script to the functions that run in it.
 
+    control  ─────> __main__: classes and functions of the script                when a call looks them up
     settings ──┬──> sys.argv, sys.path                                           at once
                └──> multiprocessing.process            name, parent, authkey     when a call imports it
     control  ─────> multiprocessing.resource_tracker   the master's tracker      when a call needs it
@@ -12,6 +13,8 @@ from __future__ import annotations
 import os
 import sys
 from _thread import allocate_lock
+
+from pympipool.worker.script_names import make_script_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ def take_over(settings: dict[str, Any], control: Control, identity: tuple[int, .
         control: The connection to the master, which stands for the parent process and is asked for the resource tracker.
         identity: Number of the worker, and for one of several ranks the rank + 1: the identity in multiprocessing.
     """
+    make_script_module(control)
     sys.argv[:] = settings["argv"]
     sys.path[:] = settings["path"]
     actions: dict[str, Callable[[Any], None]] = {
