@@ -34,6 +34,7 @@ cdef class FutureCore:
     cdef unsigned long ending_thread  # runs callbacks, internal ones too, and cannot wait for others of this future
     cdef list callback_waiters  # a lock for each thread that waits until the callbacks have run
     cdef CompletionSource source
+    cdef object kept        # what the call was given, until it has ended
     cdef public object function_name  # for error messages
     cdef readonly long long run_ns    # run time in the worker; 0 until it is known
     cdef public unsigned int rows     # number of calls of a batch; 0 for a single call

@@ -31,6 +31,7 @@ cdef object Condition = threading.Condition
 cdef double CALLBACKS_S = 0.005       # how long callbacks may run before nobody waits for them any longer
 cdef double CALLBACKS_WAIT_S = 0.1    # longest wait for callbacks, for example of many futures
 cdef double CALLBACKS_CHECK_S = 0.001  # interval at which a waiting thread checks if callbacks block
+cdef frozenset PLAIN_TYPES = frozenset((int, float, complex, bool, str, bytes, type(None)))
 cdef dict STATE_NAMES = {
     <int>PENDING: "PENDING",
     <int>RUNNING: "RUNNING",
@@ -160,6 +161,7 @@ cdef class FutureCore:
                 waiter.add_cancelled(self)
             condition.notify_all()
         self.run_internal_callbacks()
+        self.kept = None
         self.run_callbacks()
         return True
 
@@ -249,6 +251,24 @@ cdef class FutureCore:
                     lock.release()
                 self.callback_waiters = None
 
+    # ---- what the call was given ----
+
+    def keep(self, fn, tuple args, kwargs):
+        """Keep a call's function and arguments until the call has ended.
+
+        An argument may stand for something that exists only as long as the argument does: a temporary folder, an object
+        of a Manager. Numbers and strings are not kept, since many calls may wait.
+        """
+        cdef object arg
+        self.kept = fn
+        if kwargs:
+            self.kept = (fn, args, kwargs)
+            return
+        for arg in args:
+            if type(arg) not in PLAIN_TYPES:
+                self.kept = (fn, args)
+                return
+
     # ---- for calls that wait for this one ----
 
     @property
@@ -326,6 +346,7 @@ cdef class FutureCore:
                 self.condition.notify_all()
         if self.internal_callbacks is not None:
             self.run_internal_callbacks()
+        self.kept = None
         return self.callbacks is not None
 
     cdef int finish(self, object value, object error, object parts, bint is_error) except -1:

@@ -73,14 +73,31 @@ def program_command(module: str = "pympipool.worker") -> list[str]:
         module: The module whose `main` is called.
 
     Raises:
-        WorkerStartError: There is no Python interpreter to start.
+        WorkerStartError: There is no Python interpreter to start, or this program was started in place of one.
     """
     if not sys.executable:
         raise WorkerStartError(
             "sys.executable is empty, so there is no Python interpreter to run workers with (is Python embedded in"
             " another program?): set sys.executable to the path of one that can import pympipool"
         )
+    if getattr(sys, "frozen", False) and not _is_python(sys.executable):
+        raise WorkerStartError(
+            f"this program is frozen: sys.executable is {sys.executable!r}, which is no Python interpreter, and would run"
+            " the whole program again in place of each worker. Run the script with Python, or set sys.executable to"
+            " the path of a Python interpreter that can import pympipool"
+        )
+    if "PYMPIPOOL_KEY" in os.environ:
+        raise WorkerStartError(
+            f"this process was started as a worker of an executor, but runs a program that makes executors itself:"
+            f" sys.executable is {sys.executable!r}; it must be the path of a Python interpreter. If it is one, unset"
+            " PYMPIPOOL_KEY"
+        )
     return [sys.executable, *_interpreter_flags(), "-c", BOOTSTRAP.format(module=module)]
+
+
+def _is_python(path: str) -> bool:
+    """Return True if the name of a program is that of a Python interpreter."""
+    return os.path.basename(path).lower().startswith(("python", "pypy"))
 
 
 def _interpreter_flags() -> list[str]:

@@ -258,6 +258,7 @@ class Engine:
         except SerializationError as error:
             self.dispatcher.fail(future, without_frames(error))
             return
+        future.keep(fn, args, kwargs)
         self.pool.submit(future, handle, parts, resources, admitted)
 
     def _new_handle(self, number: int, payload: bytes) -> FunctionHandle:

@@ -27,16 +27,20 @@ def bound_cores() -> int:
 def _cgroup_quota(root: Path) -> float | None:
     """Return the least quota of cores of this process's cgroups; None if there is no quota.
 
-    Only version 2 of the cgroup interface is read. There "cpu.max" holds the quota (or "max") and the period in µs, see
-    the kernel's admin-guide/cgroup-v2. Containers see their own cgroup as the root.
+    In version 2 of the cgroup interface "cpu.max" holds the quota (or "max") and the period in µs, see the kernel's
+    admin-guide/cgroup-v2. In version 1 each has a file, and -1 is no quota (scheduler/sched-bwc). Containers see their
+    own cgroup as the root.
     """
     quotas = []
-    for folder, _ in cgroup_folders(root=root):
+    for folder, version in cgroup_folders("cpu", root):
+        files = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         try:
-            quota, period = (folder / "cpu.max").read_text().split()
-            quotas.append(int(quota) / int(period))
+            quota, period = (number for file in files for number in (folder / file).read_text().split())
+            cores = int(quota) / int(period)
         except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max"
             continue
+        if cores > 0:
+            quotas.append(cores)
     return min(quotas, default=None)
 
 

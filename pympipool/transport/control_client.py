@@ -172,6 +172,10 @@ class WorkerControl:
         """Send the body of a frame that another process has encoded."""
         self._send(with_length(body))
 
+    def release(self) -> None:
+        """Close the descriptor of an ending worker, which would warn of it. The connection lasts by a duplicate."""
+        self._socket.close()
+
     def hang_up(self) -> None:
         """End the connection. Its descriptor stays open for other threads that still use it. From any thread."""
         try:

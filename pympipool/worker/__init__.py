@@ -53,15 +53,18 @@ def main() -> None:
     # before exit functions and MPI_Finalize have run: the master would hang up in response, and the watchdog would kill
     # the process while these still run.
     ring.start_watchdog(os.dup(control.fileno()))
-    if config.ranks == 1:
-        control.send_hello(config, 0)  # before the import, so that the master can answer meanwhile
-        from pympipool.worker import serial
+    try:
+        if config.ranks == 1:
+            control.send_hello(config, 0)  # before the import, so that the master can answer meanwhile
+            from pympipool.worker import serial
 
-        serial.run(config, control)
-    else:
-        from pympipool.worker import mpi
+            serial.run(config, control)
+        else:
+            from pympipool.worker import mpi
 
-        mpi.run(config, control)
+            mpi.run(config, control)
+    finally:
+        control.release()
 
 
 def _ignore_sigint(_number: int, _frame: FrameType | None) -> None:

@@ -37,7 +37,7 @@ def take_over(settings: dict[str, Any], control: Control, identity: tuple[int, .
     sys.argv[:] = settings["argv"]
     sys.path[:] = settings["path"]
     actions: dict[str, Callable[[Any], None]] = {
-        "multiprocessing.process": lambda process: _become_child(process, settings, control.fileno(), identity),
+        "multiprocessing.process": lambda process: _become_child(process, settings, os.dup(control.fileno()), identity),
         "multiprocessing.resource_tracker": lambda module: _share_tracker(module, control),
     }
     for name in list(actions):
@@ -122,7 +122,10 @@ def _share_tracker(module: Any, control: Control) -> None:
             return
         with lock:
             if tracker._fd is None:
-                tracker._fd = request()
+                try:
+                    tracker._fd = request()
+                except (OSError, EOFError):  # this process is ending
+                    pass
             asked = True
 
     def adopt_and_ensure_running() -> None:

@@ -63,6 +63,26 @@ def test_missing_interpreter_is_an_error(monkeypatch):
         program_command()
 
 
+@pytest.mark.parametrize("executable", ["/opt/app/app", "/opt/app/simulate.exe"])
+def test_frozen_program_is_an_error(monkeypatch, executable):
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(sys, "executable", executable)
+    with pytest.raises(WorkerStartError, match=rf"frozen.*{executable}.*set sys\.executable"):
+        program_command()
+
+
+def test_frozen_program_may_name_an_interpreter(monkeypatch):
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python3.11")
+    assert program_command()[0] == "/usr/bin/python3.11"
+
+
+def test_program_in_place_of_a_worker_refuses(monkeypatch):
+    monkeypatch.setenv("PYMPIPOOL_KEY", "ab" * 32)
+    with pytest.raises(WorkerStartError, match=r"started as a worker.*must be the path of a Python interpreter"):
+        program_command()
+
+
 def test_environment_is_the_masters_updated_by_request(monkeypatch):
     monkeypatch.setenv("FROM_THE_MASTER", "1")
     monkeypatch.setenv("FROM_BOTH", "master")

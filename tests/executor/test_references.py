@@ -79,6 +79,45 @@ def test_arguments_are_released_when_call_ends(executor, size_bytes):
     assert watch.is_gone()
 
 
+SUBMISSIONS = {
+    "argument": lambda exe, handle: exe.submit(hold_handle, handle).result,
+    "keyword": lambda exe, handle: exe.submit(hold_handle, handle=handle).result,
+    "nested": lambda exe, handle: exe.submit(hold_handle, [{"of a call": handle}]).result,
+    "method": lambda exe, handle: exe.submit(handle.hold).result,
+    "closure": lambda exe, handle: exe.submit(lambda: handle.hold()).result,
+    "map": lambda exe, handle: exe.map(hold_handle, [handle], chunksize=1).__next__,
+}
+
+
+@pytest.mark.parametrize("submit", SUBMISSIONS.values(), ids=SUBMISSIONS)
+def test_arguments_stay_alive_until_the_call_ends(make_executor, gate, submit):
+    handle = Handle(gate.path)
+    watch = Watch(handle)
+    result = submit(make_executor(), handle)
+    del handle
+    gate.wait_until_begun()
+    assert watch.reference() is not None
+    gate.open(1)
+    result()
+    assert watch.is_gone()
+
+
+class Handle:
+    """Stands for something that exists only as long as this object, as a proxy of a Manager does."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def hold(self):
+        hold(self.path)
+
+
+def hold_handle(handle):
+    while not isinstance(handle, Handle):
+        handle = next(iter(handle.values() if isinstance(handle, dict) else handle))
+    handle.hold()
+
+
 @pytest.mark.parametrize("size_bytes", [10, LARGE])
 def test_arguments_are_released_when_call_fails(executor, size_bytes):
     argument = array_of(size_bytes)

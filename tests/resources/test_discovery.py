@@ -43,6 +43,26 @@ def test_quota_of_parent_cgroups_counts(tmp_path, limits, expected):
     assert discovery._cgroup_quota(tmp_path) == expected
 
 
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({"": ("-1", "100000")}, None),
+        ({"a": ("150000", "100000")}, 1.5),
+        ({"": ("200000", "100000"), "a": ("-1", "100000")}, 2.0),  # as a container sees its own cgroup
+        ({"": ("200000", "100000"), "a": ("50000", "100000")}, 0.5),
+    ],
+)
+def test_quota_of_cgroup_version_1_counts(tmp_path, limits, expected):
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("4:memory:/a\n3:cpu,cpuacct:/a\n0::/\n")
+    for group, (quota, period) in limits.items():
+        folder = tmp_path / "sys/fs/cgroup/cpu" / group
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        (folder / "cpu.cfs_period_us").write_text(f"{period}\n")
+    assert discovery._cgroup_quota(tmp_path) == expected
+
+
 def test_without_cgroup_there_is_no_quota(tmp_path):
     assert discovery._cgroup_quota(tmp_path) is None
 

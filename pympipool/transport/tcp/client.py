@@ -130,6 +130,9 @@ class TcpControl:
         """Tell the master that this process ends now (see `WorkerControl.send_exiting`)."""
         self._send_frame(CONTROL, ("exiting", why))
 
+    def release(self) -> None:
+        """Do nothing: the recall thread uses the connection to the end of the process."""
+
     def _send_frame(self, kind: int, frame: tuple[Any, ...]) -> None:
         with self._stream_lock:
             self._stream.send(kind, 0, 0, [encode_body(frame)])
