@@ -84,7 +84,7 @@ SUBMISSIONS = {
     "keyword": lambda exe, handle: exe.submit(hold_handle, handle=handle).result,
     "nested": lambda exe, handle: exe.submit(hold_handle, [{"of a call": handle}]).result,
     "method": lambda exe, handle: exe.submit(handle.hold).result,
-    "closure": lambda exe, handle: exe.submit(lambda: handle.hold()).result,
+    "closure": lambda exe, handle: exe.submit(lambda: [handle.hold()]).result,
     "map": lambda exe, handle: exe.map(hold_handle, [handle], chunksize=1).__next__,
 }
 
