@@ -77,6 +77,8 @@ class WakeupNotifier:
         """Close the socket."""
         self._socket.close()
 
+    __del__ = close  # else a ResourceWarning at the end of the worker
+
 
 class WakeupListener:
     """Sleeps until another rank of this host sends a wake-up.
@@ -103,6 +105,8 @@ class WakeupListener:
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
+
+    __del__ = close  # else a ResourceWarning at the end of the worker
 
     def sleep(self, timeout_s: float) -> bool:
         """Sleep until a wake-up arrives; return False after timeout_s without one."""
