@@ -47,9 +47,9 @@ test: $(VENV)/.installed-dev
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(FAST) $(PYTEST_ARGS)
 
-# In a copy of the source, whose compiled modules tell of their lines. Only of modules where no line holds the dispatcher's
-# lock: a traced line may wait for the interpreter lock, and whoever has that for the dispatcher's.
-TRACED := $(patsubst %,pympipool/_core/%.pyx,calls future ring sequences trace_buffer)
+# In a copy of the source. Only modules whose code never runs under the dispatcher's lock can report their lines: a traced
+# line may wait for the interpreter lock, while the thread that has it waits for the dispatcher's.
+TRACED := pympipool/_core/ring.pyx pympipool/_core/sequences.pyx
 
 coverage: $(VENV)/.installed-dev
 	rm -rf build/coverage && mkdir -p build/coverage
