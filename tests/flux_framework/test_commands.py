@@ -1,4 +1,4 @@
-"""`pympipool info` and `pympipool check` with a real flux: in an instance, in one that is full or too small, and outside of any."""
+"""`pympipool info` and `pympipool check` with a real flux: in an instance, in a full or small one, and outside any."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from support.processes import marked_processes
 
 @pytest.fixture
 def pympipool(program, make_instance):  # noqa: F811  without a flux there is nothing to be found
-    """pympipool(word, ...): runs the program to its end, where flux's bindings can be found."""
+    """pympipool(word, ...): run the program to its end, with flux's bindings on its path."""
     return functools.partial(program, PYTHONPATH=path_for_scripts(), timeout=170)
 
 
 @pytest.fixture
 def nowhere(one_broker, monkeypatch, tmp_path):
-    """No instance can be reached, though there is a flux."""
+    """Make all instances unreachable, although flux is installed."""
     monkeypatch.setenv("FLUX_URI", f"local://{tmp_path}/nobody")
 
 
 @contextlib.contextmanager
 def all_cores_taken(instance):
-    """Somebody's job has all cores meanwhile; its id."""
+    """Run a foreign job that occupies all cores, and return its id."""
     job = instance.run("submit", f"-n{instance.brokers}", f"-c{instance.cores}", "sleep", "1000").strip()
     instance.run("job", "wait-event", job, "start")
     try:
@@ -139,7 +139,7 @@ def test_info_outside_an_instance_says_why(pympipool, nowhere, monkeypatch):
 
 
 def test_info_in_an_instance_agrees_for_scripts(one_broker, tmp_path):
-    """As users see it: `flux start` makes the instance, and says by FLUX_URI where it is."""
+    """As for users, `flux start` creates the instance and sets FLUX_URI."""
     done = subprocess.run(
         ["flux", "start", sys.executable, "-m", "pympipool", "info", "--json"],
         cwd=tmp_path,

@@ -1,4 +1,4 @@
-"""Whatever is killed, calls end with an error, workers are replaced, and neither jobs nor processes are left."""
+"""After any kill, calls end with an error, workers are replaced, and neither jobs nor processes are left."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def make_executor(instance, opened):
 
 
 def begin(exe, function, *arguments):
-    """Submits a call and waits until it runs."""
+    """Submit a call and wait until it runs."""
     exe.submit(pid).result()
     call = exe.submit(function, *arguments)
     while not call.running():
@@ -109,7 +109,7 @@ def test_no_job_survives_its_master(instance, tmp_path, number, block, given):
 
 @pytest.mark.parametrize("whole_group", [True, False])
 def test_queued_jobs_end_with_the_master(one_broker, tmp_path, whole_group):
-    """The first holds all cores, and what would be freed for the next is taken by somebody else."""
+    """The first call occupies all cores, and a foreign job takes the cores that it frees."""
     source = master(threads=one_broker.cores)
     with script_in(one_broker, source, tmp_path, group=True) as script:
         script.wait_for_line("running")

@@ -1,4 +1,4 @@
-"""The specification's examples in a real flux, as they are printed there; and the submission scripts in examples/flux."""
+"""The examples of the specification in a real flux, with its output, and the submission scripts in examples/flux."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parents[2] / "examples" / "flux"
 
 
 def check_script(source, printed, folder):
-    """Runs a script: prints this and nothing else, and leaves nothing."""
+    """Run a script, and check that it prints exactly this and leaves nothing."""
     with Script(source, folder, variables={"PYTHONPATH": path_for_scripts()}) as script:
         assert script.end() == (0, f"{printed}\n", "")
         assert script.survivors() == []
@@ -40,7 +40,7 @@ def test_gpu_example_prints_a_device_per_worker(one_broker, tmp_path, in_block):
 
 
 def run(*command, folder, **variables):
-    """Runs a program outside of any instance, unless FLUX_URI is among the variables; what it printed."""
+    """Run a program outside any instance, unless FLUX_URI is among the variables, and return its output."""
     done = subprocess.run(
         command,
         cwd=folder,
@@ -93,7 +93,7 @@ def test_submission_script_prints_its_documented_output(tmp_path, name):
 
 
 def test_gpu_script_prints_a_device_per_worker(one_broker, tmp_path):
-    """In an instance that pretends to have devices."""
+    """The instance pretends to have devices."""
     printed = ast.literal_eval(run("python", str(FOLDER / "gpu.py"), folder=tmp_path, FLUX_URI=one_broker.uri))
     assert [host for _, host in printed] == [os.uname().nodename] * 2
     assert {device for device, _ in printed} <= {"0", "1"}

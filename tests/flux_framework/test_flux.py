@@ -1,4 +1,4 @@
-"""Workers that flux starts: with one broker and with two, through a FluxExecutor and without, with and without block allocation."""
+"""Workers that flux starts: with one or two brokers, with and without FluxExecutor, with and without block allocation."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def test_nested_calls_are_jobs_of_the_instance(instance, make_executor, block_al
 
 @MODES
 def test_nested_calls_on_own_cores_need_no_job(one_broker, make_executor, block_allocation):
-    """None could start: the call that waits for them has all cores."""
+    """No job could start, because the waiting call occupies all cores."""
     exe = make_executor(threads_per_core=one_broker.cores, block_allocation=block_allocation)
     assert exe.submit(squares, [1, 2, 3], max_workers=2, backend="mpi").result() == ("mpi", [1, 4, 9])
 

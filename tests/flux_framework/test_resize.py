@@ -1,4 +1,4 @@
-"""`executor.max_workers = n` with flux: jobs come and go, also those that still wait in its queue."""
+"""`executor.max_workers = n` with flux: jobs are started and ended, also those that still wait in the queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pympipool.trace` of calls that get a job each, and of ranks on two brokers; all else is in `interface`."""
+"""`pympipool.trace` of calls that get a job each, and of ranks on two brokers."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_ranks_of_two_brokers_have_their_times(two_brokers, file):
 
 
 def test_trace_has_time_in_the_queue(one_broker, file):
-    """Another job holds all cores for a while."""
+    """Another job occupies all cores for a while."""
     job = one_broker.run("submit", "-n1", f"-c{one_broker.cores}", "sleep", "1000").strip()
     try:
         with trace(file) as seen, Executor(max_cores=1, backend="flux") as exe:

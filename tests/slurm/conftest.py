@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def cluster(running_cluster, monkeypatch, mark):
-    """The hosts, all up. Fails if a test leaves a job, step, process or connection of ours on either of them."""
+    """Start all hosts. Fail if a test leaves a job, step, process or connection of ours on either of them."""
     monkeypatch.setenv("SLURM_CONF", running_cluster.conf)
     running_cluster.repair()
     processes = set(own_processes(mark))
@@ -52,7 +52,7 @@ def second_host(cluster):
 
 @pytest.fixture
 def job(cluster, monkeypatch):
-    """An allocation of the whole cluster."""
+    """Allocate the whole cluster."""
     number = cluster.allocate()
     monkeypatch.setenv("SLURM_JOB_ID", number)
     yield number

@@ -16,7 +16,7 @@ VARIABLES = {"PYTHONPATH": str(Path(pympipool.__file__).parents[1]), "COLUMNS": 
 
 
 def program(folder, *arguments):
-    """Runs the program outside of any job."""
+    """Run the program outside any job."""
     return subprocess.run(
         [sys.executable, "-m", "pympipool", *arguments],
         cwd=folder,
@@ -34,7 +34,7 @@ BOTH_HOSTS = ("--ntasks=16", "--nodes=2")
 
 
 def program_in_job(folder, *arguments, job=ONE_HOST):
-    """Runs the program in a job; its exit code, and what it printed."""
+    """Run the program in a job, and return its exit code and output."""
     command = " ".join([sys.executable, "-m", "pympipool", *arguments])
     done = subprocess.run(
         ["sbatch", "--wait", *job, "--output=out", f"--wrap={command}"],

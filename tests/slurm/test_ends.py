@@ -1,4 +1,4 @@
-"""Whatever is killed, calls end with an error, workers are replaced, and nothing is left."""
+"""After any kill, calls end with an error, workers are replaced, and nothing is left."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.slurm_cluster import Cluster
 from support.timing import quickest
 
 NOTICED_S = 5.0
-"""Within this time the worker must have ended, and its call have failed, when the network between them is gone."""
+"""Seconds after the loss of the network within which the worker must exit and its call must fail."""
 
 
 @pytest.fixture(params=["own host", "second host"])
@@ -48,7 +48,7 @@ def make_executor(job):
 
 
 def begin(exe, function, *arguments):
-    """Submits a call and waits until it runs."""
+    """Submit a call and wait until it runs."""
     exe.submit(pid).result()
     call = exe.submit(function, *arguments)
     while not call.running():
@@ -57,13 +57,13 @@ def begin(exe, function, *arguments):
 
 
 def hold_the_lock(seconds):
-    """User code that lets no other thread of its process run."""
+    """Hold the GIL, so that no other thread of the process can run."""
     ctypes.PyDLL(None).sleep(seconds)
     return "still alive"
 
 
 def workers_elsewhere(mark):
-    """Our processes on the second host: those with another network."""
+    """Return our processes on the second host, which are those in another network namespace."""
     here = os.readlink("/proc/self/ns/net")
     return [one for one in marked_processes(mark) if os.readlink(f"/proc/{one.pid}/ns/net") != here]
 

@@ -46,7 +46,7 @@ def test_submission_script_prints_its_documented_output(cluster, tmp_path, name)
     expected = PRINTED[name].format(first=first, second=second)
 
     def prints_something_else():
-        """Whether one of two workers has done all, which it may when the other one has no core."""
+        """Return True if one of two workers ran all calls, as it may if the other one has no core."""
         done = subprocess.run(
             ["sbatch", "--wait", "--output=out", "--error=err", f"{name}.sbatch"],
             cwd=tmp_path,
@@ -67,7 +67,7 @@ def test_submission_script_prints_its_documented_output(cluster, tmp_path, name)
 
 @pytest.fixture(params=["one host", "second host"])
 def workers_there(request, cluster, job):
-    """The host where the workers are to be."""
+    """Return the host for the workers."""
     host = cluster.first if request.param == "one host" else cluster.second
     if host is None:
         pytest.skip(f"one host only: {cluster.why_no_second}")
@@ -91,7 +91,7 @@ def test_gpu_example_prints_a_device_per_worker(cluster, workers_there, tmp_path
 
 
 def placed(source, host):
-    """The example, with its workers on a certain host."""
+    """Return the example with its workers on a certain host."""
     argument = f'command_line_argument_lst=["--nodelist={host}"]'
     if "command_line_argument_lst=[]" in source:
         return source.replace("command_line_argument_lst=[]", argument, 1)

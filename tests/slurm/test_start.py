@@ -1,4 +1,4 @@
-"""`start-slurm`: there is one SLURM for tests at a time, whoever starts it."""
+"""`start-slurm`: there is one SLURM for tests at a time, no matter which process starts it."""
 
 from __future__ import annotations
 

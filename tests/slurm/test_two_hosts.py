@@ -1,4 +1,4 @@
-"""What an executor shows and writes of workers on another host: traces, logs, cards, and the number of workers."""
+"""Output of an executor about workers on another host: traces, logs, HTML, and the number of workers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from support.waiting import wait_until
 
 MS = 1_000_000
 ALL_OF_A_HOST = {"threads_per_core": 8}
-"""Of the cores that SLURM is told of: so each worker is on a host of its own."""
+"""Resources that occupy all configured cores of a host, so that each worker is on its own host."""
 
 MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
 
@@ -43,7 +43,7 @@ def make_executor(job, second_host, opened):
 
 @pytest.fixture(params=["from the first host", "from the second host"])
 def hosts_of_ranks(request, second_host, cluster: Cluster, monkeypatch, tmp_path):
-    """The hosts of a worker's two ranks, in their order, and the arguments of srun that bring them there."""
+    """Return the hosts of a worker's two ranks in rank order, and the arguments of srun that place them there."""
     hosts = [cluster.first, second_host]
     if request.param == "from the second host":
         hosts.reverse()
@@ -66,7 +66,7 @@ def steps(cluster):
 
 
 def read_valid(path):
-    """The events and the timeline of a file, which must be a valid one."""
+    """Return the events and the timeline of a file, which must be valid."""
     events = json.loads(path.read_text())
     jsonschema.validate(events, SCHEMA)
     check_nesting(events["traceEvents"])
@@ -74,7 +74,7 @@ def read_valid(path):
 
 
 def clocks_apart(exe):
-    """Between which values lies what must be added to the time that a worker tells; exact where the clock is the same."""
+    """Return lower and upper bound of the correction of a worker's clock. They are equal if the clock is the same."""
     before_ns = time.monotonic_ns()
     there_ns = exe.submit(time.monotonic_ns).result()
     after_ns = time.monotonic_ns()
@@ -142,7 +142,7 @@ def test_trace_has_times_of_ranks_on_both_hosts(make_executor, cluster, hosts_of
         worker.host: worker.clock_offset_ns,
         **{host: clock_offset_ns for host, clock_offset_ns, _ in worker.clocks},
     }
-    assert shifts[cluster.first] == 0  # also where rank 0, by which all times of the call are told, is elsewhere
+    assert shifts[cluster.first] == 0  # also if rank 0, whose clock gives all times of the call, is on the other host
     is_another_clock = shifts[cluster.second] != 0
     assert (f"The clocks of {cluster.second} were set" in " ".join(seen.report().split())) is is_another_clock
     for call, result in zip(timeline.calls, results, strict=True):
@@ -234,10 +234,10 @@ def test_resizing_changes_the_number_of_parallel_steps(make_executor, cluster, g
 
 
 def hosts_with_workers(mark):
-    """The hosts with processes of workers, by their networks."""
+    """Return the hosts with worker processes, by their network namespaces."""
     found = set()
     for process in marked_processes(mark):
-        with contextlib.suppress(psutil.Error, OSError):  # it has ended meanwhile
+        with contextlib.suppress(psutil.Error, OSError):  # the process has ended meanwhile
             program, *arguments = process.cmdline()
             if program == sys.executable and "pympipool.worker" in " ".join(arguments):
                 found.add(os.readlink(f"/proc/{process.pid}/ns/net"))
