@@ -78,6 +78,11 @@ def _register_all(dispatcher: Any, state: tuple[list[tuple[type, Callable[..., A
     vars(dispatcher).update(attributes)
 
 
+def _reduce_dispatch_method(value: Any) -> Reduced:
+    """Reduce a `functools.singledispatchmethod` without its cache of methods, which it has in Python 3.13."""
+    return type(value), (value.func,), {"dispatcher": value.dispatcher}
+
+
 def _reduce_cached_property(value: Any) -> Reduced:
     """Reduce a `functools.cached_property` without its lock, which it has before Python 3.12."""
     return type(value), (value.func,), {name: item for name, item in vars(value).items() if name != "lock"}
@@ -189,6 +194,7 @@ def _typing_reducers() -> Iterator[tuple[type, Reducer]]:
 _REDUCERS: dict[type, Reducer] = {
     functools._lru_cache_wrapper: _reduce_lru_cache,
     functools.cached_property: _reduce_cached_property,
+    functools.singledispatchmethod: _reduce_dispatch_method,
     **dict(_typing_reducers()),
     **dict(_sentinels(dataclasses, ("MISSING", "KW_ONLY", "_HAS_DEFAULT_FACTORY"))),
 }
