@@ -1,11 +1,10 @@
-"""Builds the compiled part of pympipool; everything else is said in pyproject.toml.
+"""Build the compiled part of pympipool. Everything else is declared in pyproject.toml.
 
-    csrc/*.c          -> libpmp.a         the data plane, with every warning on
-    pympipool/_core/*.pyx -> *.c -> *.so  one extension module each, linked with libpmp.a
+    csrc/*.c              -> libpmp.a     the data plane, compiled with -Wall -Wextra
+    pympipool/_core/*.pyx -> *.c -> *.so  one extension module for each .pyx, linked with libpmp.a
 
-Each extension module carries its own copy of the C code. That is harmless, because csrc/
-keeps no state outside the structures it is handed, and cheaper than a shared library
-that would have to be found at run time.
+Each extension module has its own copy of the C code. That does no harm, because csrc/ keeps its state in structures
+that its callers pass. A shared library would have to be found at run time.
 
 Environment:
     PYMPIPOOL_PORTABLE_WAIT=1   waits without futexes, as on systems that have none
@@ -29,9 +28,9 @@ MACROS = [("PMP_PORTABLE_WAIT", "1")] if PORTABLE_WAIT else []
 # Hidden symbols: the copies of libpmp in one process must not bind to each other.
 C_FLAGS = ["-std=gnu11", "-O2", "-fvisibility=hidden", "-pthread"]
 WARNINGS = ["-Wall", "-Wextra"]
-# What Cython generates is not ours to tidy up.
+# Warnings about code that Cython generates cannot be mended here.
 GENERATED_CODE = ["-Wno-unused-function"]
-# librt holds shm_open in C libraries older than glibc 2.34, and is empty since.
+# shm_open is in librt before glibc 2.34. In later versions librt is empty.
 LINK_FLAGS = ["-pthread", *(["-lrt"] if sys.platform == "linux" else [])]
 
 C_SOURCES = sorted(str(path) for path in Path("csrc").glob("*.c"))
@@ -41,7 +40,7 @@ CYTHON_HEADERS = sorted(str(path) for path in Path("pympipool/_core").glob("*.px
 
 HOW_TO_GET_A_COMPILER = """
 
-pympipool needs a C compiler and the headers of Python. {problem}
+pympipool needs a C compiler and the header files of Python. {problem}
 Install them with one of
     apt-get install gcc python3-dev
     dnf install gcc python3-devel
@@ -52,19 +51,19 @@ and run the installation again.
 
 
 def missing_for_compilation(command: build_clib | build_ext) -> str | None:
-    """Says what this machine lacks, or None when the fault must be in the code."""
+    """Return what this machine lacks for a compilation, or None if it has everything and the code must be at fault."""
     program = command.compiler.compiler_so[0]
     if shutil.which(program) is None:
-        return f"There is no compiler {program!r} here."
+        return f"The compiler {program!r} was not found."
     folders = command.compiler.include_dirs
     if isinstance(command, build_ext) and not any(Path(folder, "Python.h").exists() for folder in folders):
-        return f"There is no Python.h in any of {folders}."
+        return f"None of these folders has a Python.h: {folders}."
     return None
 
 
 @contextmanager
 def explained_failure(command: build_clib | build_ext) -> Iterator[None]:
-    """Turns a failed compilation into advice when the machine is not equipped for it."""
+    """Replace the error of a failed compilation by advice if the machine lacks a compiler or headers."""
     try:
         yield
     except (CCompilerError, ExecError) as error:
@@ -82,7 +81,7 @@ class BuildDataPlane(build_clib):
 
 class BuildModules(build_ext):
     def run(self):
-        # "build" does this by itself; "build_ext --inplace" alone would not.
+        # The command "build" runs build_clib first, but "build_ext --inplace" alone does not.
         self.run_command("build_clib")
         super().run()
 
@@ -121,6 +120,6 @@ setup(
     ],
     ext_modules=[cython_module(name) for name in CYTHON_MODULES],
     cmdclass={"build_clib": BuildDataPlane, "build_ext": BuildModules},
-    # Objects of the two ways of waiting must not be mixed.
+    # Object files with and without PMP_PORTABLE_WAIT must not be mixed.
     options={"build": {"build_base": "build/portable-wait" if PORTABLE_WAIT else "build"}},
 )
