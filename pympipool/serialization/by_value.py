@@ -120,7 +120,9 @@ def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
     cloudpickle 3.1.3 writes "<dynamic-code>" in place of each file name, which makes its pickles reproducible.
     """
     rebuild, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
-    return rebuild, tuple(code.co_filename if argument == "<dynamic-code>" else argument for argument in arguments)
+    return rebuild, tuple(
+        code.co_filename if isinstance(one, str) and one == "<dynamic-code>" else one for one in arguments
+    )
 
 
 def _reduce_module(module: types.ModuleType) -> Any:
