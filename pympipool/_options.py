@@ -49,6 +49,13 @@ def _optional_positive(name: str, value: Any) -> int | None:
     return None if value is None else positive(name, value)
 
 
+def _restart_or_fail(name: str, value: Any) -> str:
+    """Check what follows the end of a worker that had state."""
+    if value not in ("restart", "fail"):
+        raise ValueError(f"{name} is {value!r}; it must be 'restart' or 'fail'")
+    return str(value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of one executor, checked. `Executor` documents them.
@@ -65,6 +72,7 @@ class Options:
     backend: str = field(metadata={"check": validation.unchecked})  # checked when the backend is chosen
     block_allocation: bool = field(metadata={"check": validation.flag, "in_info": True})
     init_function: Any = field(metadata={"check": validation.unchecked})  # checked by `pickled_init_function`
+    on_worker_replaced: str = field(metadata={"check": _restart_or_fail, "in_info": True})
     disable_dependencies: bool = field(metadata={"check": validation.flag})
     refresh_rate: float = field(metadata={"check": validation.positive_seconds})
     plot_dependency_graph: bool = field(metadata={"check": validation.flag})
@@ -85,6 +93,10 @@ class Options:
             **{name: arguments[name] for name in _SHARED_WITH_CALLS},
         )
         options = cls(resources=resources, **own)
+        if options.on_worker_replaced == "fail" and not options.block_allocation:
+            raise ValueError(
+                "on_worker_replaced='fail' is only for block_allocation=True: without it no worker has state that could be lost"
+            )
         if options.draws_graph and options.disable_dependencies:
             raise ValueError(
                 "plot_dependency_graph=True with disable_dependencies=True: dependencies are what is drawn; leave one of the two"

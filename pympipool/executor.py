@@ -70,6 +70,9 @@ class Executor(futures.Executor):
         init_function: Called once in each worker before its first call (on every rank). Returns a dict; its items are
             passed to calls as the parameters of that name, unless a call sets them itself. Only with
             `block_allocation`.
+        on_worker_replaced: What follows when a worker ends that had state: it had an `init_function`, or had served a call.
+            "restart": a new worker takes its place; the exception of the call that ended it has a note that says so. "fail":
+            all calls that are not running yet, and later ones, fail with BrokenExecutor. Only with `block_allocation`.
         command_line_argument_lst: Additional arguments of srun; only with SLURM.
         pmi_mode: Interface by which the ranks of an MPI job find each other: the `pmi` option of flux's shell
             ("simple", "pmix", ...), or srun's `--mpi` ("pmi2", "pmix", ...). Default: the one that mpi4py's MPI library
@@ -118,6 +121,7 @@ class Executor(futures.Executor):
         backend: str = "auto",
         block_allocation: bool = False,
         init_function: Callable[[], dict[str, Any]] | None = None,
+        on_worker_replaced: str = "restart",
         command_line_argument_lst: Sequence[str] = (),
         pmi_mode: str | None = None,
         disable_dependencies: bool = False,
@@ -165,7 +169,9 @@ class Executor(futures.Executor):
         }
         if options.draws_graph:
             return GraphRecorder(options.plot_dependency_graph_filename)
-        make_pool = self._block_pool(workers, settings) if self._block_allocation else self._per_call_pool(settings)
+        make_pool = (
+            self._block_pool(options, workers, settings) if self._block_allocation else self._per_call_pool(settings)
+        )
         return Engine(
             make_pool,
             resolve_dependencies=not options.disable_dependencies,
@@ -173,12 +179,15 @@ class Executor(futures.Executor):
             executor_info=self._info,
         )
 
-    def _block_pool(self, workers: int, settings: dict[str, Any]) -> Callable[[Dispatcher], BlockPool]:
+    def _block_pool(
+        self, options: _options.Options, workers: int, settings: dict[str, Any]
+    ) -> Callable[[Dispatcher], BlockPool]:
         spawner = self._backend.for_block(self._resources)
         return lambda dispatcher: BlockPool(
             dispatcher,
             spawner,
             max_workers=workers,
+            replaces_state=options.on_worker_replaced == "restart",
             resources=self._resources,
             allocator=self._allocator,
             settings={**settings, "one_call": False},

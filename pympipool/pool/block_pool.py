@@ -15,10 +15,10 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from pympipool.pool.base import IDLE_CHECK_S, BasePool
-from pympipool.pool.failures import log_exit, redacted_summary, start_error, worker_died_error
+from pympipool.pool.failures import log_exit, redacted_summary, start_error, state_lost_error, worker_died_error
 from pympipool.pool.timeouts import watch_run_time
 from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, WorkerHandle
-from pympipool.serialization.exceptions import without_frames
+from pympipool.serialization.exceptions import STATE_LOST_NOTE, add_note, without_frames
 
 if TYPE_CHECKING:
     from pympipool._core.calls import FunctionHandle
@@ -49,6 +49,7 @@ class BlockPool(BasePool["Spawner"]):
         dispatcher: Gets the workers.
         spawner: Starts them.
         max_workers: The number of workers.
+        replaces_state: A worker that had state is replaced when it ends. Otherwise the pool is broken then.
         resources: What each of them needs.
         allocator: Allocates the resources.
         settings: What each rank is sent when it has connected (see docs/design.md).
@@ -62,12 +63,14 @@ class BlockPool(BasePool["Spawner"]):
         spawner: Spawner,
         *,
         max_workers: int,
+        replaces_state: bool,
         resources: Resources,
         allocator: ResourceAllocator[Any],
         settings: dict[str, Any],
     ) -> None:
         super().__init__(dispatcher, spawner, settings)
         self.max_workers = max_workers
+        self.replaces_state = replaces_state
         self.resources = resources
         self.allocator = allocator
         self.broken: BaseException | None = None
@@ -203,12 +206,21 @@ class BlockPool(BasePool["Spawner"]):
     def on_gone(self, worker: WorkerHandle) -> None:
         """Fail the worker's running call, put its other calls back in the queue, and start a new worker."""
         self.allocator.release(worker.assignment)
+        _, ended_calls, _ = self.dispatcher.load_of_workers().get(worker.number, (0, 0, False))
         interrupted = self.dispatcher.remove_dead_worker(worker.number)
         has_served = worker.state_before_end is not State.STARTING
         was_told = self._closing or worker.number in self._retiring
         log_exit(LOGGER, worker, expected=was_told or not has_served)  # `_start_failed` logs workers that did not start
+        has_state = ended_calls > 0 or self.supervisor.settings["init_function"] is not None
+        loses_state = has_served and has_state and not was_told and self.broken is None
         for future in interrupted:
-            self.dispatcher.fail(future, worker.kill_reason or worker_died_error(worker, future))
+            error = worker.kill_reason or worker_died_error(worker, future)
+            if loses_state:
+                add_note(error, STATE_LOST_NOTE)
+            self.dispatcher.fail(future, error)
+        if loses_state and not self.replaces_state:
+            LOGGER.error("worker %d ended with its state, and on_worker_replaced is 'fail'", worker.number)
+            self.broken = state_lost_error(worker)  # calls that run on other workers go on
         if self.broken is not None:
             self.dispatcher.fail_all(self.broken)  # calls that were put back in the queue
         if self._closing:

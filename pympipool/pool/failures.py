@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import BrokenExecutor
 from typing import TYPE_CHECKING, Any
 
 from pympipool.errors import WorkerDied, WorkerStartError
@@ -26,6 +27,14 @@ def worker_died_error(worker: WorkerHandle, future: Future[Any] | None) -> Worke
         last_stderr=tuple(worker.stderr_tail),
         lost_reason=worker.lost_reason,
         function=getattr(future, "function_name", None),
+    )
+
+
+def state_lost_error(worker: WorkerHandle) -> BrokenExecutor:
+    """Return the error of all calls after the end of a worker that had state and is not replaced."""
+    return BrokenExecutor(
+        f"worker {worker.number} has ended, and what init_function and earlier calls had left in its memory is lost. This"
+        " call did not run, because on_worker_replaced='fail'. Start a new Executor, and rebuild the state there"
     )
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 STATE_LOST_NOTE = (
-    "This worker ends and another one takes its place: what init_function and earlier calls have left in its memory is lost"
-    ' (see on_worker_replaced="fail").'
+    "The worker of this call ends, and what init_function and earlier calls have left in its memory is lost; with"
+    ' on_worker_replaced="fail" later calls fail'
 )
 """The note of an exception whose worker had state and is replaced."""
 

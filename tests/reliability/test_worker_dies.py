@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import BrokenExecutor
 
 import psutil
 import pytest
@@ -187,3 +188,46 @@ def test_run_time_max_applies_to_each_call_alone(make_block_executor):
     """The limit applies to each call, not to all of them together."""
     exe = make_block_executor(run_time_max=2.0)
     assert in_time(lambda: [exe.submit(time.sleep, 0.05).result() for _ in range(50)]) == [None] * 50
+
+
+# ---- workers with state ----
+
+
+@pytest.mark.parametrize("state", ["none", "init_function", "an earlier call"])
+def test_note_tells_that_state_is_lost(state):
+    init_function = dict if state == "init_function" else None
+    with Executor(max_workers=1, block_allocation=True, init_function=init_function) as exe:
+        if state == "an earlier call":
+            exe.submit(pid).result(timeout=60)
+        error = exe.submit(leave, 3).exception(timeout=60)
+        assert isinstance(error, WorkerDied)
+        notes = getattr(error, "__notes__", [])
+        assert len(notes) == (state != "none")
+        assert all("is lost" in note for note in notes)
+        assert exe.submit(pid).result(timeout=60)
+
+
+def test_time_limit_that_loses_state_says_so():
+    with Executor(max_workers=1, block_allocation=True, init_function=dict, run_time_max=0.5) as exe:
+        error = exe.submit(time.sleep, 60).exception(timeout=60)
+        assert isinstance(error, TimeoutError)
+        assert "is lost" in error.__notes__[0]
+
+
+def test_later_calls_fail_if_state_is_not_replaced():
+    options = {"block_allocation": True, "on_worker_replaced": "fail"}
+    with Executor(max_workers=1, **options) as exe:
+        assert isinstance(exe.submit(leave, 3).exception(timeout=60), WorkerDied)  # it had no state yet
+        exe.submit(pid).result(timeout=60)
+        assert isinstance(exe.submit(leave, 3).exception(timeout=60), WorkerDied)
+        for call in [exe.submit(pid) for _ in range(3)]:
+            error = call.exception(timeout=60)
+            assert isinstance(error, BrokenExecutor)
+            assert "on_worker_replaced" in str(error)
+
+
+def test_wrong_on_worker_replaced_is_refused():
+    with pytest.raises(ValueError, match="on_worker_replaced is 'never'"):
+        Executor(max_workers=1, block_allocation=True, on_worker_replaced="never")
+    with pytest.raises(ValueError, match="only for block_allocation=True"):
+        Executor(max_workers=1, on_worker_replaced="fail")
