@@ -24,6 +24,7 @@ from __future__ import annotations
 import os
 import sys
 
+from pympipool._core.sequences import all_types_in
 from pympipool._util.cmodules import pickle
 from pympipool._util.reprs import callable_name, safe_repr, summarize_error, type_name
 from pympipool.serialization import _array, _unpack
@@ -238,18 +239,35 @@ def all_immutable(values: Collection[Any]) -> bool:
         values = [value for some in values if type(some) is tuple for value in some]
 
 
-def freeze(result: Any) -> Pickled:
-    """Return a pickled copy of a result, so that later changes to the result have no effect.
+def freeze(result: Any) -> Any:
+    """Return a form of a result for `dump_frozen` that later changes to the result do not affect.
+
+    A copy is enough for containers of immutable values and for arrays: then the results of a batch are one pickle. For
+    small dicts this takes 1 us each instead of 15. Other results are pickled now, each by itself.
 
     Raises:
         SerializationError: The result cannot be pickled.
     """
+    kind = type(result)
+    if kind is dict:
+        if all_types_in(result.values(), IMMUTABLE_TYPES) and all_types_in(result, IMMUTABLE_TYPES):
+            return result.copy()
+    elif kind is list:
+        if all_types_in(result, IMMUTABLE_TYPES):
+            return result.copy()
+    elif kind is tuple or kind is set or kind is frozenset:
+        if all_types_in(result, IMMUTABLE_TYPES):
+            return result.copy() if kind is set else result
+    elif kind is _array_type and _is_simple_array(result):
+        array = result.copy()
+        array.flags.writeable = result.flags.writeable
+        return _ArrayPayload(array)
     pickled, *views = dump(result, "the result")
     return Pickled([pickled, *map(bytes, views)])
 
 
 def dump_frozen(results: list[Any]) -> list[Part]:
-    """Pickle results that are `Pickled`, or of one of the `IMMUTABLE_TYPES`."""
+    """Pickle results, each as `freeze` returned it or of one of the `IMMUTABLE_TYPES`."""
     return _dump_plain(results)
 
 
