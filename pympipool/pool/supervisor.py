@@ -149,11 +149,7 @@ class Supervisor:
         for output in worker.outputs:
             if output.pipe is not None:
                 self.loop.watch(output.pipe, functools.partial(self._forward, output))
-        descriptor = worker.process.fileno()
-        if descriptor is not None:
-            self.loop.watch(descriptor, functools.partial(self._process_ended, worker))
-        else:
-            self.loop.call_later(POLL_INTERVAL_S, lambda: self._poll_process(worker), worker.timers)
+        self._watch_process(worker)
         if not spawner.is_queued:  # a queued worker checks the limit itself: only it knows when its processes started
             self.loop.call_later(request.connect_timeout_s, lambda: self._check_connected(worker), worker.timers)
         return worker
@@ -305,6 +301,23 @@ class Supervisor:
         pipe = output.pipe
         if not output.forward():
             self.loop.unwatch(pipe)
+
+    def _watch_process(self, worker: WorkerHandle) -> None:
+        descriptor = worker.process.fileno()
+        if descriptor is not None:
+            self.loop.watch(descriptor, lambda: self._check_process(worker, descriptor))
+        else:
+            self.loop.call_later(POLL_INTERVAL_S, lambda: self._poll_process(worker), worker.timers)
+
+    def _check_process(self, worker: WorkerHandle, descriptor: int) -> None:
+        """Handle the end of a worker's process, or watch its new descriptor: it may have outlived its parent."""
+        if worker.process.poll() is None and worker.process.fileno() == descriptor:
+            return
+        self.loop.unwatch(descriptor)
+        if worker.process.poll() is None:
+            self._watch_process(worker)
+        else:
+            self._process_ended(worker)
 
     def _poll_process(self, worker: WorkerHandle) -> None:
         if worker.state is State.GONE:

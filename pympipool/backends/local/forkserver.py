@@ -16,15 +16,18 @@ import signal
 import socket
 import subprocess
 from array import array
-from time import monotonic
+from time import monotonic, sleep
 from typing import BinaryIO, cast
 
-from pympipool._util import subprocesses
+from pympipool._util import exit_codes, subprocesses
 from pympipool._util.import_path import import_path
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
 from pympipool.errors import WorkerStartError
 from pympipool.transport.frames import STATUS, encode_frame
+
+POLL_INTERVAL_S = 0.02
+"""Interval at which a worker is checked that has outlived its forkserver, where the system has no pidfd."""
 
 PID_TIMEOUT_S = 10.0
 """Seconds to wait for the process id of a worker that is to be killed while it is being forked."""
@@ -107,11 +110,26 @@ def _current_folder() -> str | None:
         return None
 
 
+def process_runs(pid: int) -> bool:
+    """Return True while a process with this id runs. A zombie does not: in a container, process 1 may never reap it."""
+    try:
+        os.kill(pid, 0)
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] not in (b"Z", b"X")
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    except FileNotFoundError:  # no /proc, as on macOS
+        return not os.path.exists("/proc/self/stat")
+
+
 class ForkedProcess(WorkerProcess):
     """A worker that the forkserver forks, known to the master by its pipes.
 
     The forkserver writes the worker's process id and later its exit code to the status pipe. If the pipe ends without
-    these, the forkserver is gone.
+    the exit code, the forkserver is gone. The worker goes on, and a pidfd shows its end from then on. Its exit code
+    stays unknown before Linux 6.15, as only its parent can learn that.
     """
 
     def __init__(self, stdout: int, stderr: int, status: int) -> None:
@@ -122,15 +140,20 @@ class ForkedProcess(WorkerProcess):
         self.stdout = cast(BinaryIO, os.fdopen(stdout, "rb", buffering=0))
         self.stderr = cast(BinaryIO, os.fdopen(stderr, "rb", buffering=0))
         self._status = status
+        self._pidfd: int | None = None  # of a worker that has outlived its forkserver
+        self._outlived_forkserver = False
         self._exit_code: int | None = None
         self._received = b""
 
     def fileno(self) -> int | None:
-        return self._status
+        return self._pidfd if self._outlived_forkserver else self._status
 
     def poll(self) -> int | None:
         if self._exit_code is None and self._status >= 0:
-            self._read_status()
+            if not self._outlived_forkserver:
+                self._read_status()
+            if self._outlived_forkserver:
+                self._check_process()
         return self._exit_code
 
     def _read_status(self) -> None:
@@ -143,9 +166,26 @@ class ForkedProcess(WorkerProcess):
             (self.pid,) = STATUS.unpack(self._received[: STATUS.size])
         if len(self._received) == 2 * STATUS.size:
             (self._exit_code,) = STATUS.unpack(self._received[STATUS.size :])
+        elif not data and self.pid > 0:
+            self._outlived_forkserver = True
+            self._pidfd = exit_codes.open_pidfd(self.pid)
         elif not data:
+            self._exit_code = -signal.SIGKILL  # it was never forked
+
+    def _check_process(self) -> None:
+        """Notice the end of a worker that has outlived its forkserver, and end what it has started."""
+        if self._pidfd is not None:
+            waiter = select.poll()
+            waiter.register(self._pidfd, select.POLLIN)
+            runs = not waiter.poll(0)
+        else:
+            runs = process_runs(self.pid)
+        if not runs:
+            self._exit_code = exit_codes.exit_code_of_reaped(self._pidfd)
+            if self._exit_code is None:  # it is a zombie, for as long as process 1 likes
+                self._exit_code = exit_codes.UNKNOWN
+            self.exit_code_is_known = self._exit_code != exit_codes.UNKNOWN
             self._signal(signal.SIGKILL)
-            self._exit_code = -signal.SIGKILL
 
     def wait(self, timeout_s: float | None = None) -> int | None:
         deadline = None if timeout_s is None else monotonic() + timeout_s
@@ -157,8 +197,12 @@ class ForkedProcess(WorkerProcess):
         return self._exit_code
 
     def _wait_for_status(self, timeout_s: float | None) -> None:
+        descriptor = self.fileno()
+        if descriptor is None:
+            sleep(POLL_INTERVAL_S)
+            return
         waiter = select.poll()
-        waiter.register(self._status, select.POLLIN)
+        waiter.register(descriptor, select.POLLIN)
         waiter.poll(None if timeout_s is None else timeout_s * 1000)
 
     def terminate(self) -> None:
@@ -184,5 +228,8 @@ class ForkedProcess(WorkerProcess):
         if self._status >= 0:
             os.close(self._status)
             self._status = -1
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
         self.stdout.close()
         self.stderr.close()

@@ -87,18 +87,50 @@ def current_environment():
     return os.environ["PYMPIPOOL_TEST_CURRENT"], os.environ["OMP_NUM_THREADS"]
 
 
-def test_calls_go_on_after_forkserver_dies():
-    """The workers of a dead forkserver are killed, as their exit codes would be lost. Other workers replace them."""
+@pytest.fixture(params=["pidfd", "no pidfd"])
+def pidfd(request, monkeypatch):
+    """With pidfds, and where the system has none."""
+    if request.param == "no pidfd":
+        monkeypatch.setattr("pympipool._util.exit_codes.open_pidfd", lambda pid: None)
+
+
+def test_workers_survive_their_forkserver(pidfd):
     with Executor(max_workers=DIRECT_STARTS + 2, block_allocation=True) as exe:
         pids = pids_of(exe, DIRECT_STARTS + 2)
         running = [exe.submit(hold, 0.5) for _ in range(DIRECT_STARTS + 2)]
-        forked = forked_among(pids)
-        os.kill(forkserver_of(pids).pid, signal.SIGKILL)
-        ends = [call.exception() for call in running]
-        assert all(end is None or isinstance(end, WorkerDied) for end in ends)
-        later = pids_of(exe, DIRECT_STARTS + 2)
-        assert len(later - pids) == 2
-        assert later & pids == pids - forked
+        forkserver_of(pids).kill()
+        assert {call.result() for call in running} <= pids
+        assert pids_of(exe, DIRECT_STARTS + 2) == pids
+    assert not any(is_alive(pid) for pid in pids)
+
+
+def test_worker_without_forkserver_is_replaced_when_it_dies(pidfd):
+    with Executor(max_workers=DIRECT_STARTS + 1, block_allocation=True) as exe:
+        pids = pids_of(exe, DIRECT_STARTS + 1)
+        (forked,) = forked_among(pids)
+        forkserver = forkserver_of(pids)
+        running = [exe.submit(hold, 0.5) for _ in range(DIRECT_STARTS + 1)]
+        forkserver.kill()
+        time.sleep(0.1)
+        os.kill(forked, signal.SIGTERM)
+        (error,) = [call.exception() for call in running if call.exception() is not None]
+        assert isinstance(error, WorkerDied)
+        assert error.pid == forked
+        assert error.exit_code in (None, -signal.SIGTERM)  # before Linux 6.15 only its parent knows
+        (replacement,) = pids_of(exe, DIRECT_STARTS + 1) - pids
+        assert psutil.Process(replacement).ppid() not in (os.getpid(), forkserver.pid)
+
+
+def test_worker_without_forkserver_can_be_stopped():
+    with Executor(max_workers=1, block_allocation=False, run_time_max=2) as exe:
+        call = exe.submit(hold, 60)
+        while not call.running():
+            time.sleep(0.01)
+        (worker,) = [worker["pid"] for worker in exe.info["workers"]]
+        psutil.Process(worker).parent().kill()
+        assert isinstance(call.exception(), TimeoutError)
+        assert exe.submit(hold, 0).result() != worker
+        assert not is_alive(worker)
 
 
 def test_spawn_method_forks_no_worker(monkeypatch):
