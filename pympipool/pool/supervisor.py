@@ -22,7 +22,7 @@ from pympipool.backends.spawner import LaunchRequest, WorkerProcess
 from pympipool.errors import WorkerStartError
 from pympipool.pool.event_loop import EventLoop, Timer
 from pympipool.pool.failures import start_error
-from pympipool.pool.surroundings import pickled_script_object, script_surroundings
+from pympipool.pool.script_context import pickled_script_object, script_context
 from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, WorkerHandle
 from pympipool.serialization.exceptions import load_exception
 from pympipool.transport.control_server import Connection, HandshakeError, Listener, PeerClosed
@@ -210,7 +210,7 @@ class Supervisor:
         self.loop.watch(connection, lambda: self._read(worker, rank, connection))
         output = worker.process.direct_output or ()
         descriptors = (*(worker.link.descriptors() if rank == 0 else ()), *output)
-        settings = {**self.settings, **script_surroundings(), "direct_output": bool(output)}
+        settings = {**self.settings, **script_context(), "direct_output": bool(output)}
         try:
             connection.send(("setup", settings), descriptors)
         except OSError:

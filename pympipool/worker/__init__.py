@@ -6,7 +6,7 @@
         rank_comm.py       messages between the ranks of one worker
         spin_wait.py       how a rank waits for the others without wasting a core
       setup.py             before the first call: settings, init_function, reports of failure
-      surroundings.py      what a worker takes over from the script: arguments, path, multiprocessing
+      script_context.py    what a worker takes over from the script: arguments, path, multiprocessing
       script_names.py      `__main__`: the script's classes and functions, when a call looks them up
       call_runner.py       runs calls, and keeps the functions that calls refer to
         batches.py         many calls of one function that travel as one

@@ -16,7 +16,7 @@ from pympipool._util.reprs import callable_name
 from pympipool.serialization.exceptions import dump_exception
 from pympipool.serialization.payload import load
 from pympipool.worker.call_runner import CallRunner
-from pympipool.worker.surroundings import take_over
+from pympipool.worker.script_context import apply_script_context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def apply_settings(settings: dict[str, Any], control: Control, identity: tuple[i
         retain_malloc_memory()
     if cwd or settings["cwd"] is not None:
         os.chdir(cwd or settings["cwd"])
-    take_over(settings, control, identity)
+    apply_script_context(settings, control, identity)
     for stream in (sys.stdout, sys.stderr):
         # The master forwards the output, so it must arrive line by line and in the encoding that the master expects.
         # Containers often set PYTHONUNBUFFERED: then each word would arrive alone, between the lines of other workers.

@@ -244,7 +244,7 @@ def count_up(data):
     return int(data[0])
 
 
-def surroundings():
+def context_of_worker():
     return {"where": os.getcwd(), "threads": os.environ["OMP_NUM_THREADS"]}
 
 

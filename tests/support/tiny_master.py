@@ -8,7 +8,7 @@ from typing import Any
 
 from pympipool._core import ring
 from pympipool.backends.spawner import LaunchRequest, Spawner
-from pympipool.pool.surroundings import script_surroundings
+from pympipool.pool.script_context import script_context
 from pympipool.serialization import payload
 from pympipool.serialization.exceptions import load_exception
 from pympipool.transport.control_server import Connection, Listener
@@ -40,7 +40,7 @@ class TinyMaster:
     ) -> None:
         self.settings = {
             "cwd": None,
-            **script_surroundings(),
+            **script_context(),
             "init_function": None,
             "one_call": False,
             "direct_output": False,

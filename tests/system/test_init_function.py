@@ -116,7 +116,7 @@ def test_closure_can_be_the_init_function():
 
 def test_it_runs_in_cwd_with_the_workers_environment(tmp_path):
     parameters = {"cwd": tmp_path, "threads_per_core": 3, "block_allocation": True}
-    with Executor(max_workers=1, init_function=calls.surroundings, **parameters) as exe:
+    with Executor(max_workers=1, init_function=calls.context_of_worker, **parameters) as exe:
         assert exe.submit(lambda where, threads: (where, threads)).result() == (str(tmp_path), "3")
 
 

@@ -15,7 +15,7 @@ _LARGEST_OBJECT = 256 * 1024
 """Most bytes of the pickle of a class or function that a worker looks up: the supervisor sends it in one go."""
 
 
-def script_surroundings() -> dict[str, Any]:
+def script_context() -> dict[str, Any]:
     """Return what a worker that starts now takes over from this process (see "settings" in docs/design.md)."""
     # Imported here, when the worker's process is already starting, so that it costs no time.
     from multiprocessing.process import current_process

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pympipool.transport.control_client import Control
 
 
-def take_over(settings: dict[str, Any], control: Control, identity: tuple[int, ...]) -> None:
-    """Take over what the master has sent of the script's surroundings.
+def apply_script_context(settings: dict[str, Any], control: Control, identity: tuple[int, ...]) -> None:
+    """Take over what the master has sent of the context of the script.
 
     Args:
         settings: The master's settings.
