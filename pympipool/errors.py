@@ -41,8 +41,9 @@ class WorkerDied(BrokenExecutor):
     """The worker died while it ran the call. The call may have run in part.
 
     Seen when the function crashed its process (segmentation fault in a compiled library), ended it
-    (`sys.exit`, `os._exit`), or when the system killed it (often because it ran out of memory). Only the call that ran
-    there fails: the executor replaces the worker and continues.
+    (`os._exit`), or when the system killed it (often because it ran out of memory). Only the call that ran
+    there fails: the executor replaces the worker and continues. `sys.exit` is no such end: the call fails with `SystemExit`,
+    as in `concurrent.futures`, and the worker continues.
 
     What to do: read `last_stderr`. Run the function alone in a new Python process with `python -X faulthandler`. After
     a SIGKILL, check how much memory the function needs. For a call that may run twice, set `restart_limit` to retry it.
