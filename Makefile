@@ -1,22 +1,22 @@
-# One command for each thing one wants to do with a fresh clone.
+# One command for each task in a fresh clone.
 #
-#   make demo    real work on all cores, then on two MPI ranks
-#   make test    the whole test suite, in two processes
-#   make test-fast   the tests of each room that take least and tell most: under two minutes on two cores
-#   make coverage   which lines of Python and Cython make test-fast runs, in build/coverage/html
-#   make test-slurm   whatever needs SLURM, with a SLURM that it installs and starts; as root, on Debian or Ubuntu
-#   make lint    style, types, the floors of the source, and C warnings as errors
-#   make docs    the site, into docs/_build/html
-#   make pictures   the pictures of the pages, among them the rooms of the source as its imports have them
-#   make clean   removes what these made
+#   make demo          run real work on all cores, then on two MPI ranks
+#   make test          run the whole test suite, in two processes
+#   make test-fast     run the fastest and most telling tests of each room: under two minutes on two cores
+#   make coverage      measure which lines of Python and Cython make test-fast runs, into build/coverage/html
+#   make test-slurm    run the tests that need SLURM, with a SLURM that it installs and starts; as root, on Debian or Ubuntu
+#   make lint          check style, types, the floors of the source, and C warnings
+#   make docs          build the site, into docs/_build/html
+#   make pictures      draw the pictures of the pages again, among them the rooms of the source
+#   make clean         remove everything that these commands made
 #
-#   make bench         the benchmarks with their peers beside them, into docs/benchmarks.md: some 20 minutes
-#   make bench-quick   the most important of them, into build/benchmarks.md: under 3 minutes
-#   make bench-guard   only whether speed that was reached is still there
+#   make bench         measure with all peers, into docs/benchmarks.md: some 20 minutes
+#   make bench-quick   measure the most important cases, into build/benchmarks.md: under 3 minutes
+#   make bench-guard   check that the speed has not dropped
 #
-# Everything is installed into .venv; nothing needs root. PYTHON chooses the interpreter,
-# VENV the folder, PYTEST_ARGS what pytest is told besides (make test PYTEST_ARGS="-n 0" runs the tests in one process), BENCH_ARGS what the benchmarks are
-# (make bench BENCH_ARGS=--continue goes on with a run that was cut off; --help shows more).
+# Everything is installed into .venv; nothing needs root. PYTHON chooses the interpreter, and VENV the folder.
+# PYTEST_ARGS are further options of pytest (PYTEST_ARGS="-n 0" runs the tests in one process), BENCH_ARGS those of the
+# benchmarks (make bench BENCH_ARGS=--continue resumes an interrupted run; --help shows more).
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -149,6 +149,6 @@ def _check_options(options: Mapping[str, Any]) -> None:
             raise TypeError(f"{name} is {options[name]!r}; it cannot be set: the program is talked with through it")
     if options.get("stderr") == subprocess.PIPE:
         raise ValueError(
-            "stderr is subprocess.PIPE, from which nobody would read; it can be None (then it reaches your terminal),"
+            "stderr is subprocess.PIPE, which no thread would read; it can be None (then it reaches your terminal),"
             " subprocess.STDOUT (then it is a part of the answers) or subprocess.DEVNULL"
         )

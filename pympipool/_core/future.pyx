@@ -13,7 +13,7 @@ for a result. It unpickles a result only when that is read. The attributes that 
 A state change is C code that does not release the GIL, so it needs no lock unless a condition exists. Then it holds the
 condition, as the standard library does.
 
-Whoever has waited for a future finds that its callbacks have run, although another thread runs them: `result`,
+A thread that has waited for a future finds that its callbacks have run, although another thread runs them: `result`,
 `exception`, and the `_condition` that `wait` and `as_completed` take, wait for them (`wait_for_callbacks`).
 """
 
@@ -28,7 +28,7 @@ from concurrent.futures._base import LOGGER
 from time import monotonic
 
 cdef object Condition = threading.Condition
-cdef double CALLBACKS_S = 0.005       # how long callbacks may run before nobody waits for them any longer
+cdef double CALLBACKS_S = 0.005       # time that callbacks may run before threads stop waiting for them
 cdef double CALLBACKS_WAIT_S = 0.1    # longest wait for callbacks, for example of many futures
 cdef double CALLBACKS_CHECK_S = 0.001  # interval at which a waiting thread checks if callbacks block
 cdef frozenset PLAIN_TYPES = frozenset((int, float, complex, bool, str, bytes, type(None)))

@@ -143,7 +143,7 @@ _regions: weakref.WeakKeyDictionary[mmap.mmap, _Region] = weakref.WeakKeyDiction
 def _reduce_file(array: Any) -> tuple[Any, ...] | None:
     """Reduce a memmap to the name and the part of its file; None if the file does not certainly have these bytes.
 
-    A call gets its arguments as copies: what it writes into them is seen by nobody else. So a file that the master has mapped
+    A call gets its arguments as copies: no other process sees what it writes into them. So a file that the master has mapped
     for writing is mapped copy-on-write in the worker. Changes in a memmap of mode "c" are in no file.
     """
     mapping, name = array._mmap, array.filename

@@ -234,7 +234,7 @@ _OF_LOCKS = frozenset({type(threading.Lock()), _RLOCK, threading.Condition, thre
 
 
 class _NewLock:
-    """Takes the place of a lock of the script in a pickle: the worker gets a new one that nobody holds.
+    """Takes the place of a lock of the script in a pickle: the worker gets a new one that no thread holds.
 
     Locks, conditions and objects of `threading.local` arrive new. Events, semaphores, barriers and queues arrive as they
     are, with new locks in them.

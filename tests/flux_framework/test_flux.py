@@ -314,7 +314,7 @@ def test_a_flux_executor_is_for_flux_only(one_broker, flux_executor):
         Executor(max_cores=1, executor=flux_executor, backend="mpi")
 
 
-# ---- surroundings ----
+# ---- environment of the calls ----
 
 
 def test_a_worker_runs_in_its_cwd(make_executor, tmp_path):

@@ -122,7 +122,7 @@ exe.submit(time.sleep, 1000)
         assert running.survivors() == []
 
 
-# ---- executors that nobody refers to ----
+# ---- executors without references ----
 
 
 def test_calls_of_unreferenced_executor_finish(block_allocation, gate):
