@@ -3,7 +3,7 @@
 #   make demo          run real work on all cores, then on two MPI ranks
 #   make test          run the whole test suite, in two processes
 #   make test-fast     run the fastest and most telling tests of each room: under two minutes on two cores
-#   make coverage      measure which lines of Python and Cython make test-fast runs, into build/coverage/html
+#   make coverage      measure which lines of Python make test-fast runs, into build/coverage/html
 #   make test-slurm    run the tests that need SLURM, with a SLURM that it installs and starts; as root, on Debian or Ubuntu
 #   make lint          check style, types, the floors of the source, and C warnings
 #   make docs          build the site, into docs/_build/html
@@ -47,21 +47,14 @@ test: $(VENV)/.installed-dev
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(FAST) $(PYTEST_ARGS)
 
-# In a copy of the source. Only modules whose code never runs under the dispatcher's lock can report their lines: a traced
-# line may wait for the interpreter lock, while the thread that has it waits for the dispatcher's.
-TRACED := pympipool/_core/ring.pyx pympipool/_core/sequences.pyx
-
+# Of Python, in workers too if they end by themselves. Cython's line tracing ends in deadlocks: a traced line may wait for the
+# interpreter lock, while the thread that has it waits for the dispatcher's lock.
 coverage: $(VENV)/.installed-dev
 	rm -rf build/coverage && mkdir -p build/coverage
-	git ls-files -z csrc pympipool tests docs examples '*.md' setup.py pyproject.toml MANIFEST.in LICENSE \
-		| xargs -0 cp --parents -t build/coverage
-	cd build/coverage && sed -i '1s/$$/, linetrace=True/' $(TRACED) \
-		&& CFLAGS=-DCYTHON_TRACE=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace \
-		&& find build -name '*.c' -path '*_core*' -exec cp -t pympipool/_core {} +
-	cd build/coverage && export PYTHONPATH="$$PWD" COVERAGE_RCFILE="$$PWD/pyproject.toml" \
-		&& { $(abspath $(BIN))/python -m coverage run -m pytest $(FAST) $(PYTEST_ARGS) || true; } \
-		&& $(abspath $(BIN))/python -m coverage combine --quiet && $(abspath $(BIN))/python -m coverage html --quiet -d html \
-		&& $(abspath $(BIN))/python -m coverage report
+	export COVERAGE_FILE="$(abspath build/coverage/data)" \
+		&& { $(BIN)/python -m coverage run -m pytest $(FAST) $(PYTEST_ARGS) || true; } \
+		&& $(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage html --quiet -d build/coverage/html \
+		&& $(BIN)/python -m coverage report
 
 test-slurm: $(VENV)/.installed-dev
 	PYMPIPOOL_TEST_SLURM=all $(BIN)/python -m pytest -m slurm tests/slurm tests/executor tests/diagnostics $(PYTEST_ARGS)
