@@ -53,7 +53,7 @@ def wrap(array: Any, files_by_name: bool) -> ReducedArray | None:
 
     Examples:
         >>> import pickle
-        >>> pickle.loads(pickle.dumps(wrap(np.array(["2020-02-03"], "M8[D]"), False)))
+        >>> pickle.loads(pickle.dumps(wrap(np.array(["2020-02-03"], "M8[D]"), False), 5))
         array(['2020-02-03'], dtype='datetime64[D]')
     """
     if type(array) not in _NUMPY_TYPES or array.dtype.hasobject:

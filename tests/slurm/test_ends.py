@@ -204,7 +204,9 @@ except OSError as error:
 def test_strangers_on_another_host_are_refused(make_executor, cluster, job, second_host):
     exe = make_executor(second_host)
     assert exe.submit(square, 2).result() == 4
-    relay = next(one for one in psutil.Process().children() if any("links.relay" in word for word in one.cmdline()))
+    relay = next(
+        one for one in psutil.Process().children() if any("transport.tcp.relay" in word for word in one.cmdline())
+    )
     port = next(one.laddr.port for one in relay.net_connections("tcp") if one.status == psutil.CONN_LISTEN)
     source = STRANGER.format(source=str(Path(sys.modules["pympipool"].__file__).parents[1]))
     done = cluster.on_second(sys.executable, "-c", source, "10.77.0.1", str(port))
