@@ -5,7 +5,9 @@ from __future__ import annotations
 import copyreg
 import functools
 import os
+import tempfile
 import threading
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -14,6 +16,7 @@ from pympipool import Executor
 from pympipool.errors import WorkerStartError
 from support.flux_instance import make_instance, running_one_broker, running_two_brokers  # noqa: F401  fixtures
 from support.gate import Gate
+from support.hang_watch import HangWatch
 from support.leftover_files import forgotten_files, shared_memory_files
 from support.parallel import make_scheduler, turn_of
 from support.places import MODE_IDS, THIS_MACHINE, parametrize_places, workers_at
@@ -45,10 +48,46 @@ def pytest_xdist_make_scheduler(config, log):
     return make_scheduler(config, log)
 
 
+WATCH = pytest.StashKey[HangWatch]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the watch, here because stderr is not captured yet."""
+    runs_no_tests = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
+    if not runs_no_tests and not config.getoption("usepdb") and hasattr(os, "pidfd_open"):
+        config.stash[WATCH] = HangWatch(Path(tempfile.gettempdir()), stderr=2)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if WATCH in config.stash:
+        config.stash[WATCH].close()
+        del config.stash[WATCH]
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item):
     with turn_of(item):
-        return (yield)
+        try:
+            return (yield)
+        finally:
+            if WATCH in item.config.stash:
+                item.config.stash[WATCH].end()
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_timeout_set_timer(item, settings):
+    if WATCH in item.config.stash:
+        item.config.stash[WATCH].begin(item.nodeid, settings.timeout)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Add the stacks to the report of a test that has reached its time limit."""
+    result = yield
+    stacks = item.config.stash[WATCH].report() if result.failed and WATCH in item.config.stash else None
+    if stacks:
+        result.sections.append(("Stacks and states shortly before the time limit", stacks))
+    return result
 
 
 @pytest.hookimpl(tryfirst=True)

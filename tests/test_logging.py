@@ -4,7 +4,6 @@ import logging
 import os
 import re
 import socket
-import subprocess
 import sys
 
 import psutil
@@ -14,6 +13,7 @@ from pympipool import Executor
 from pympipool.errors import WorkerDied, WorkerStartError
 from pympipool.worker.mpi import RANKS_DIVERGED_REASON
 from support.calls import echo, fail, hold, pid
+from support.scripts import run_program
 from support.waiting import wait_until
 
 SECRET = "the data of the user"
@@ -127,7 +127,8 @@ def test_log_is_silent_by_default():
         "    print(type(exe.submit(os._exit, 3).exception()).__name__, exe.submit(abs, -1).result())\n"
         "print([type(handler).__name__ for handler in logging.getLogger('pympipool').handlers], logging.root.handlers)\n"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=True)
+    shown = run_program([sys.executable, "-c", code], timeout_s=50)
+    assert shown.returncode == 0
     assert shown.stdout == "WorkerDied 1\n['NullHandler'] []\n"
     assert shown.stderr == ""
 

@@ -4,7 +4,6 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 import time
 
@@ -13,6 +12,7 @@ import pytest
 from pympipool.backends.child_process import ChildProcess
 from pympipool.errors import WorkerStartError
 from support.processes import is_alive
+from support.scripts import run_program
 from support.waiting import wait_until
 
 LIMIT_S = 30.0
@@ -242,12 +242,9 @@ def test_ctrl_c_does_not_reach_the_child():
         "except KeyboardInterrupt:\n"
         "    print(child.wait(0.2)); child.kill(); print(child.wait(30)); child.close()\n"
     )
-    answer = subprocess.run(
+    answer = run_program(
         [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}\n{master}"],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
+        timeout_s=LIMIT_S,
         start_new_session=True,
-        check=False,
     )
     assert answer.stdout.split() == ["None", "-9"], answer

@@ -11,6 +11,7 @@ import cloudpickle
 import pytest
 
 import pympipool
+from support.scripts import run_program
 
 SOURCE = str(Path(pympipool.__file__).parents[1])
 
@@ -27,16 +28,12 @@ def program(mark, tmp_path_factory):
     folder = tmp_path_factory.mktemp("empty")  # python -m searches the current folder for modules first
 
     def run(*arguments, python=sys.executable, before=None, timeout=150, **variables):
-        return subprocess.run(
+        return run_program(
             [python, "-m", "pympipool", *arguments],
+            timeout_s=timeout,
             cwd=folder,
             env={**os.environ, "PYTHONPATH": SOURCE, "COLUMNS": "1000", **variables},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
             preexec_fn=before,
-            check=False,
         )
 
     return run

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -18,6 +17,7 @@ from pympipool.cli.bench.advice import advice
 from pympipool.cli.bench.measuring import Length, Measured, MpiRanks
 from pympipool.cli.bench.tables import bar, format_measured
 from pympipool.errors import WorkerStartError
+from support.scripts import run_program
 
 
 def parse_options(*arguments: str) -> argparse.Namespace:
@@ -188,7 +188,7 @@ def test_ctrl_c_ends_bench_and_its_workers() -> None:
         except KeyboardInterrupt:
             print("interrupted")
     """)
-    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=50)
+    done = run_program([sys.executable, "-c", script], timeout_s=50)
     assert done.stdout == "interrupted\n", done.stderr
 
 

@@ -18,7 +18,7 @@ import pytest
 import pympipool
 from pympipool.cli.selftest import STEPS
 from support.processes import marked_processes, new_mark, still_alive
-from support.scripts import script_environment
+from support.scripts import communicate, script_environment
 
 NAMES = [step.name for step in STEPS]
 
@@ -189,7 +189,7 @@ def test_ctrl_c_ends_check_and_its_processes():
             time.sleep(0.05)  # there is nothing to wait for
         with contextlib.suppress(psutil.Error):
             os.killpg(check.pid, signal.SIGINT)
-        _, errors = check.communicate(timeout=60)
+        _, errors = communicate(check, 60)
     assert check.returncode == 130
     assert errors == ""
     assert still_alive(marked_processes(mark)) == []

@@ -15,6 +15,7 @@ import pytest
 
 from pympipool import progress
 from support.calls import divide, do, fail, hold, square
+from support.scripts import run_program
 from support.waiting import wait_until
 
 tqdm_auto = pytest.importorskip("tqdm.auto", reason='pip install "pympipool[progress]"')
@@ -218,9 +219,7 @@ with Executor(max_workers=1, block_allocation=True) as exe:
 
 
 def run_script(code, stderr):
-    return subprocess.run(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=50, check=False
-    )
+    return run_program([sys.executable, "-c", code], timeout_s=50, stderr=stderr)
 
 
 def read_all(descriptor):

@@ -4,7 +4,6 @@ import gc
 import os
 import platform
 import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 import pympipool
 from pympipool import Executor
+from support.scripts import run_program
 
 
 def pid():
@@ -161,15 +161,9 @@ def test_300_mb_travel_despite_16_mb_of_shm(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SMALL_SHM)
     command = f"mount -t tmpfs -o size=16m tmpfs /dev/shm && exec {sys.executable} {script}"
+    command = ["unshare", "--mount", "sh", "-c", command]
     source = str(Path(pympipool.__file__).parents[1])
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", command],
-        env={**os.environ, "PYTHONPATH": source},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    done = run_program(command, timeout_s=100, env={**os.environ, "PYTHONPATH": source})
     if "Operation not permitted" in done.stderr:
         pytest.skip("no mount namespaces here: run the tests with CAP_SYS_ADMIN")
     assert done.stdout.strip() == "both ways", done.stderr

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 import pympipool
+from support.hang_report import report
 from support.processes import ENDED_S, MARK, marked_processes, new_mark, still_alive
 
 
@@ -29,6 +30,32 @@ def _as_in_a_terminal(*, group: bool) -> None:
         signal.signal(number, signal.SIG_DFL)
     if group:
         os.setpgrp()
+
+
+def communicate(process: subprocess.Popen[str], timeout_s: float) -> tuple[str, str]:
+    """Wait for the end of a process and return its output. If it hangs, kill it and tell where it was."""
+    try:
+        return process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        stacks = report(process.pid)
+        # The first signal makes faulthandler show the stacks, if it is enabled there, on machines without gdb.
+        for number in (signal.SIGABRT, signal.SIGKILL):
+            process.send_signal(number)
+            try:
+                outputs = process.communicate(timeout=10)
+                break
+            except subprocess.TimeoutExpired:  # or a child of the process has its output open
+                outputs = ("", "")
+        text = "\n".join(filter(None, outputs))
+        raise AssertionError(f"the program did not end within {timeout_s:g} s:\n{stacks}\n{text}") from None
+
+
+def run_program(command: list[str], *, timeout_s: float, **parameters: object) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, as `subprocess.run` does, with its output as text. If it hangs, tell where."""
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **{**pipes, **parameters}) as process:
+        stdout, stderr = communicate(process, timeout_s)
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
 class Script:
@@ -91,7 +118,7 @@ class Script:
 
     def end(self, timeout_s: float = 150) -> tuple[int, str, str]:
         """Wait for the end, and return exit code, stdout and stderr."""
-        stdout, stderr = self.process.communicate(timeout=timeout_s)
+        stdout, stderr = communicate(self.process, timeout_s)
         return self.process.returncode, stdout, stderr
 
     def survivors(self, timeout_s: float = ENDED_S) -> list[str]:

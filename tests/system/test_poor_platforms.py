@@ -3,14 +3,13 @@
 import os
 import platform
 import shutil
-import subprocess
 import sys
 
 import pytest
 
 from pympipool import Executor
 from support.processes import new_mark
-from support.scripts import script_environment
+from support.scripts import run_program, script_environment
 
 NO_MEMFD = """
 import ctypes, errno, struct
@@ -62,14 +61,8 @@ def test_memory_is_shared_without_memfd(tmp_path, shm):
         if os.geteuid() != 0 or shutil.which("unshare") is None:
             pytest.skip("taking /dev/shm away takes root and unshare: run the tests as root")
         launcher = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o ro,size=4k none /dev/shm && exec "$0" "$@"']
-    done = subprocess.run(
-        [*launcher, sys.executable, str(script)],
-        env=script_environment(new_mark(), TMPDIR=str(folder)),
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=50,
-    )
+    environment = script_environment(new_mark(), TMPDIR=str(folder))
+    done = run_program([*launcher, sys.executable, str(script)], timeout_s=50, env=environment)
     if "Operation not permitted" in done.stderr:
         pytest.skip("no mount namespaces here: run the tests with CAP_SYS_ADMIN")
     assert done.stdout.split("\n")[:2] == [shm, "[]"], done.stderr
