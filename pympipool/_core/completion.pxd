@@ -15,13 +15,14 @@ cdef class Completion(CompletionSource):
     cdef uint64_t lost         # number of calls that failed without an answer from a worker
     cdef unsigned long waiting_thread  # identity of the waiting thread that has acquired progress; 0: none has
     cdef object pending_callbacks  # queue of futures whose callbacks must be run; None ends the thread
-    cdef object callback_thread    # runs the callbacks; None until the first callback is due
     cdef unsigned long callback_thread_id    # 0 until it runs
     cdef unsigned long completion_thread_id  # of the thread that sets the results that no caller fetches
+    cdef public unsigned long supervisor_thread_id  # of the thread that watches the workers; set by it
     cdef Recorder recorder         # of the active trace, or None
     cdef public double signal_check_interval_s  # longest sleep of a waiting thread between checks for signals
 
     cdef int progress_until_done(self, FutureCore future, double deadline_s) except -1
+    cdef int deliver_until_done(self, FutureCore future, double deadline_s) except -1
     cdef int progress_once(self) except -1
     cdef int pump(self) except -1
     cdef int deliver(self) except -1

@@ -29,15 +29,20 @@ from pympipool._core.progress_engine cimport (
     request_completion, release_progress, wake_waiting_thread, pump_and_notify, acquire_progress, wait_for_completion,
 )
 
-import logging
 import threading
 from queue import SimpleQueue
 from time import monotonic, sleep
 
-cdef object LOGGER = logging.getLogger("pympipool.dispatch")
+from pympipool._util.service_threads import ServiceLogger
+
+cdef object LOGGER = ServiceLogger("pympipool.dispatch")
 cdef unsigned long MAIN_THREAD = threading.main_thread().ident
 cdef double OTHER_THREAD_S = 0.005  # polling interval of `wait_until_idle` while another thread makes progress
 cdef double SIGNAL_CHECK_INTERVAL_S = 0.1
+cdef double COMPLETION_CHECK_S = 0.002  # polling interval of the completion thread where code in it waits for a future
+cdef str WAITS_FOR_ITSELF = (
+    "code in a thread of this executor (a __del__ that the garbage collector ran there, or a handler of a logger) waits for"
+    " one of its calls, which needs that thread: do not wait there")
 
 
 cdef class Completion(CompletionSource):
@@ -125,8 +130,13 @@ cdef class Completion(CompletionSource):
         if self.in_forked_child:
             raise RuntimeError(
                 "this call was submitted by the process that this one is a fork of: only that one gets its result")
+        if me == self.supervisor_thread_id:
+            raise RuntimeError(WAITS_FOR_ITSELF)
         if self.waiting_thread != 0 and self.waiting_thread != me:
-            return False
+            if me != self.completion_thread_id:
+                return False
+            self.deliver_until_done(future, deadline_s)
+            return True
         cdef bint nested = self.waiting_thread == me  # a signal handler that waits for a future, for example
         self.waiting_thread = me
         acquire_progress(&self.core)
@@ -154,6 +164,13 @@ cdef class Completion(CompletionSource):
                 self.deliver()
             else:
                 PyErr_CheckSignals()
+        return 0
+
+    cdef int deliver_until_done(self, FutureCore future, double deadline_s) except -1:
+        """Wait in the completion thread while another thread makes progress, which leaves results for this thread."""
+        while future.status < CANCELLED and (deadline_s == 0 or monotonic() < deadline_s):
+            self.deliver()
+            sleep(COMPLETION_CHECK_S)
         return 0
 
     cdef int poll(self) except -1:
@@ -303,26 +320,22 @@ cdef class Completion(CompletionSource):
         if future.status == PENDING:
             future.status = RUNNING  # cannot be cancelled from here on
         future.run_ns = call.run_ns
-        parts = parts_of_result(call)
         has_callbacks = False
         try:
+            parts = parts_of_result(call)
             if future.status < CANCELLED:  # otherwise the user has ended it, by set_result for example
                 has_callbacks = future.set_parts(parts, call.is_error)
+        except BaseException as problem:  # no memory for the parts, for example
+            future.set_error(problem.with_traceback(None))
+            has_callbacks = future.callbacks is not None
         finally:
             free_call(call)
         return self.queue_callbacks(future, has_callbacks)
 
     cdef int queue_callbacks(self, FutureCore future, bint has_callbacks) except -1:
         """Queue a future that has ended for the thread that runs callbacks."""
-        if not has_callbacks:
-            return 0
-        if self.callback_thread is None:
-            thread = threading.Thread(
-                target=self._run_callbacks, name="pympipool_callbacks", daemon=True)
-            if self.callback_thread is None:  # checked again: creating the thread may have released the GIL
-                self.callback_thread = thread
-                thread.start()
-        self.pending_callbacks.put(future)
+        if has_callbacks:
+            self.pending_callbacks.put(future)
         return 0
 
     def _run_callbacks(self):
@@ -336,9 +349,15 @@ cdef class Completion(CompletionSource):
             try:
                 future.run_callbacks()
             except BaseException:  # also SystemExit: the callbacks of other futures must run
-                LOGGER.exception("a callback ended its thread")
+                LOGGER.exception("a callback raised what ends a thread elsewhere")
             self.callbacks_since_s = 0
             del future
+
+    cdef int check_may_wait(self) except -1:
+        cdef unsigned long me = PyThread_get_thread_ident()
+        if me == self.supervisor_thread_id or me == self.completion_thread_id:
+            raise RuntimeError(WAITS_FOR_ITSELF)
+        return 0
 
     cdef bint may_wait_for_callbacks(self) except -1:
         """Return False for the threads without which no callback would run, and in a forked child."""

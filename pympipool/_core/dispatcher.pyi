@@ -9,6 +9,7 @@ from pympipool._core.trace_buffer import Recorder
 class Dispatcher:
     doorbells: Segment
     signal_check_interval_s: float
+    supervisor_thread_id: int
     def __init__(
         self,
         load: Callable[[Sequence[Any]], Any],

@@ -34,12 +34,14 @@ from pympipool._core.progress_engine cimport (
     request_completion, wake_waiting_thread, wake_progress_thread, run_progress_thread, pump_and_notify,
 )
 
-import logging
 import threading
+from time import sleep
 
 from pympipool._core.ring import SPIN_NS, doorbell_segment
+from pympipool._util.service_threads import ServiceLogger, ServiceThread
 
-cdef object LOGGER = logging.getLogger("pympipool.dispatch")
+cdef object LOGGER = ServiceLogger("pympipool.dispatch")
+cdef double PAUSE_S = 0.01  # after a failure of the completion thread: a shortage of memory may pass
 
 
 cdef class Dispatcher(Completion):
@@ -91,14 +93,28 @@ cdef class Dispatcher(Completion):
     # ---- threads ----
 
     def start(self):
-        """Start the progress thread and the completion thread."""
-        for target, name in ((self._progress, "pympipool_progress"), (self._complete, "pympipool_completion")):
-            thread = threading.Thread(target=target, name=name, daemon=True)
-            self.threads.append(thread)
-            thread.start()
+        """Start the threads; all of them, or none if one cannot be started.
+
+        Raises:
+            RuntimeError: No more threads can be started.
+        """
+        threads = (
+            ServiceThread("pympipool_progress", self._progress),
+            ServiceThread("pympipool_completion", self._complete),
+            ServiceThread("pympipool_callbacks", self._run_callbacks, may_wait=True),
+        )
+        try:
+            for thread in threads:
+                thread.start()
+                self.threads.append(thread)
+        except BaseException:
+            self.stop()
+            self.pending_callbacks.put(None)
+            self.join()
+            raise
 
     def stop(self):
-        """Make both threads end, and return at once; see `join`. Calls without a result stay without one."""
+        """Make the threads end, and return at once; see `join`. Calls without a result stay without one."""
         self.core.stopping = True
         self.doorbells.close_descriptor()  # no further worker will get it
         wake_progress_thread(&self.core)
@@ -110,33 +126,36 @@ cdef class Dispatcher(Completion):
         for thread in self.threads:
             if thread is not me:
                 thread.join()
-        if self.callback_thread is not None:
-            self.pending_callbacks.put(None)
-            if self.callback_thread is not me:
-                self.callback_thread.join()
 
     def _progress(self):
         with nogil:
             run_progress_thread(&self.core)
 
     def _complete(self):
+        cdef bint stopping = False
         self.completion_thread_id = PyThread_get_thread_ident()
-        while not self.core.stopping:
-            with nogil:
-                pmp_doorbell_arm(&self.core.completion_bell)
-                if not self.core.completion_requested and not self.core.stopping:
-                    pmp_doorbell_sleep(&self.core.completion_bell, -1)
-                pmp_doorbell_disarm(&self.core.completion_bell)
-                self.core.completion_requested = False
-            try:
-                self.deliver()
-                if self.core.corrupt:
-                    self.core.corrupt = False
-                    self.on_corruption()
-            except Exception:  # no failure may end the thread that sets results
-                LOGGER.exception("delivering results failed")
-        self.deliver()
-        self.pending_callbacks.put(None)  # here because `join` may never be called
+        try:
+            while not stopping:
+                with nogil:
+                    pmp_doorbell_arm(&self.core.completion_bell)
+                    if not self.core.completion_requested and not self.core.stopping:
+                        pmp_doorbell_sleep(&self.core.completion_bell, -1)
+                    pmp_doorbell_disarm(&self.core.completion_bell)
+                    self.core.completion_requested = False
+                stopping = self.core.stopping
+                try:
+                    self.deliver()
+                    if self.core.corrupt:
+                        self.core.corrupt = False
+                        self.on_corruption()
+                except BaseException:  # no failure may end the thread that sets results
+                    self.core.completion_requested = True
+                    stopping = False
+                    LOGGER.exception("delivering results failed")
+                    sleep(PAUSE_S)
+        finally:
+            self.completion_thread_id = 0
+            self.pending_callbacks.put(None)  # here because `join` may never be called
 
     # ---- workers ----
 

@@ -16,6 +16,7 @@ cdef class CompletionSource:
     cdef bint is_started(self, FutureCore future) except -1
     cdef int notify_when_done(self, FutureCore future) except -1
     cdef int record_cancelled(self, FutureCore future) except -1
+    cdef int check_may_wait(self) except -1
     cdef bint may_wait_for_callbacks(self) except -1
 
 

@@ -24,9 +24,11 @@ import threading
 from _thread import allocate_lock
 from concurrent.futures import CancelledError, InvalidStateError, TimeoutError
 from concurrent.futures import Future as StandardFuture
-from concurrent.futures._base import LOGGER
 from time import monotonic
 
+from pympipool._util.service_threads import ServiceLogger
+
+cdef object LOGGER = ServiceLogger("concurrent.futures")
 cdef object Condition = threading.Condition
 cdef double CALLBACKS_S = 0.005       # time that callbacks may run before threads stop waiting for them
 cdef double CALLBACKS_WAIT_S = 0.1    # longest wait for callbacks, for example of many futures
@@ -71,6 +73,10 @@ cdef class CompletionSource:
         """Record the end of a traced future that was cancelled."""
         return 0
 
+    cdef int check_may_wait(self) except -1:
+        """Raise RuntimeError if the calling thread is one without which the future may never be done."""
+        return 0
+
     cdef bint may_wait_for_callbacks(self) except -1:
         """Return False if the calling thread must not wait for the callbacks of a future."""
         return True
@@ -95,8 +101,11 @@ cdef class FutureCore:
 
     @property
     def _condition(self):
-        if self.status >= CANCELLED and self.has_callbacks_left():
-            self.wait_for_callbacks(None)
+        if self.status >= CANCELLED:
+            if self.has_callbacks_left():
+                self.wait_for_callbacks(None)
+        elif self.source is not None:
+            self.source.check_may_wait()
         return self.own_condition()
 
     cdef object own_condition(self):
@@ -463,13 +472,20 @@ cdef bint runs_event_loop() except -1:
 
 
 cdef int run_each(list callbacks, object future) except -1:
-    if callbacks is None:
-        return 0
-    for fn in callbacks:
+    """Call each callback, whatever the others raise. Exceptions are logged; KeyboardInterrupt and its like end this call."""
+    interrupt = None
+    for fn in callbacks or ():
         try:
             fn(future)
-        except Exception:
-            LOGGER.exception("exception calling callback for %r", future)
+        except Exception as error:
+            try:
+                LOGGER.exception("exception calling callback for %s", object.__repr__(future))
+            except BaseException as of_handler:
+                interrupt = of_handler
+        except BaseException as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
     return 0
 
 

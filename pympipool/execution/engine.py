@@ -24,6 +24,7 @@ from pympipool._core.calls import FunctionHandle
 from pympipool._core.dispatcher import Dispatcher
 from pympipool._core.future import Future
 from pympipool._util.reprs import callable_name
+from pympipool._util.service_threads import must_not_wait
 from pympipool.errors import SerializationError
 from pympipool.execution import trace_registry
 from pympipool.execution.dependencies import find_futures, resolve, when_all_done
@@ -338,11 +339,13 @@ class Engine:
         """Refuse further calls, and end everything after the last call has ended.
 
         Args:
-            wait: Return only when everything has ended.
+            wait: Return only when everything has ended. Without effect in a service thread of any executor, where the
+                garbage collector may run a `__del__` that closes this one: the end may need that thread.
             cancel: Cancel the calls that no worker has started.
         """
         if self.in_forked_child:
             return
+        wait = wait and not must_not_wait()
         self.dispatcher.close(CLOSED)
         trace_registry.unregister(self)
         if cancel:
@@ -369,6 +372,8 @@ class Engine:
         self.pool.cancel_waiting()
         self.dispatcher.cancel_waiting()
         self.pool.kill()
+        if must_not_wait():
+            return
         self.pool.wait_closed()
         self.dispatcher.join()
         _engines.discard(self)

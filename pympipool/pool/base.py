@@ -104,6 +104,7 @@ class BasePool(ABC, Generic[SpawnerT]):
     def open(self) -> None:
         """Start the supervisor."""
         self.loop.start()
+        self.dispatcher.supervisor_thread_id = self.loop.thread.ident or 0
 
     @abstractmethod
     def resize(self, workers: int, cores: int) -> None:
@@ -162,8 +163,7 @@ class BasePool(ABC, Generic[SpawnerT]):
     def wait_closed(self) -> None:
         """Wait until all workers are gone and the supervisor's thread has ended."""
         self._closed.wait()
-        if threading.current_thread() is not self.loop.thread:
-            self.loop.thread.join()
+        self.loop.thread.join()
 
     def after_fork_in_child(self) -> None:
         """Close in a forked child what it inherited: else workers would not notice the end of the master."""
@@ -184,6 +184,7 @@ class BasePool(ABC, Generic[SpawnerT]):
     def _finish_closing(self) -> None:
         """End everything that is left once no worker is."""
         self.loop.stop()
+        self.dispatcher.supervisor_thread_id = 0
         self.spawner.close()
         self.dispatcher.stop()
         self._closed.set()

@@ -11,9 +11,9 @@ later fail with the reason.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
+from pympipool._util.service_threads import ServiceLogger
 from pympipool.pool.base import IDLE_CHECK_S, BasePool
 from pympipool.pool.failures import log_exit, redacted_summary, start_error, state_lost_error, worker_died_error
 from pympipool.pool.timeouts import watch_run_time
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pympipool.backends.spawner import Spawner
     from pympipool.resources import ResourceAllocator, Resources
 
-LOGGER = logging.getLogger("pympipool.pool")
+LOGGER = ServiceLogger("pympipool.pool")
 
 START_ATTEMPTS = 5
 """Workers that may fail to start in a row before the pool is broken."""

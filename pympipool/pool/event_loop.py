@@ -11,22 +11,29 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import logging
 import selectors
 import socket
-import threading
 from collections import deque
 from collections.abc import Callable, Collection
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
-LOGGER = logging.getLogger("pympipool.pool")
+from pympipool._util.service_threads import ServiceLogger, ServiceThread
+
+LOGGER = ServiceLogger("pympipool.pool")
 
 LONGEST_SLEEP_S = 86_400.0
 """Longest wait of the selector. epoll refuses waits of more than 24 days; waking up once a day costs nothing."""
 
 CANCELLED_TIMERS_MAX = 1000
 """Cancelled timers that may stay in the queue before they are removed from it."""
+
+
+FAILURES_MAX = 20
+"""Failures of the loop itself, one after the other, that it survives: a shortage of memory may pass."""
+
+FAILURE_PAUSE_S = 0.05
+"""Pause after a failure of the loop itself."""
 
 
 class Timer:
@@ -65,9 +72,12 @@ class EventLoop:
     Args:
         name: Name of the thread.
         at_exit: Called in the thread after the last handler.
+        on_crash: Called in the thread with the exception that has ended it, if one has, after `at_exit`.
     """
 
-    def __init__(self, name: str, at_exit: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, at_exit: Callable[[], None], on_crash: Callable[[BaseException], object] | None = None
+    ) -> None:
         self._at_exit = at_exit
         self._selector = selectors.DefaultSelector()
         self._wake_receiver, self._wake_sender = socket.socketpair()
@@ -79,7 +89,7 @@ class EventLoop:
         self._cancelled_timers = 0  # of those in the heap
         self._stopping = False
         self.watch(self._wake_receiver, self._run_calls)
-        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.thread = ServiceThread(name, self._run, on_crash)
 
     # ---- for any thread ----
 
@@ -145,20 +155,32 @@ class EventLoop:
     # ---- the thread ----
 
     def _run(self) -> None:
+        failures = 0
         try:
             while not self._stopping:
-                for key, _ in self._selector.select(self._next_timer_s()):
-                    if self._selector.get_map().get(key.fd) is key:  # an earlier handler may have unwatched it
-                        self._run_handler(key.data)
-                self._run_timers()
+                try:
+                    self._run_once()
+                    failures = 0
+                except BaseException:  # of the selector, or MemoryError: handlers raise nothing
+                    failures += 1
+                    if failures > FAILURES_MAX:
+                        raise
+                    LOGGER.exception("unexpected failure in thread %s", self.thread.name)
+                    sleep(FAILURE_PAUSE_S)
         finally:
             self._at_exit()
+
+    def _run_once(self) -> None:
+        for key, _ in self._selector.select(self._next_timer_s()):
+            if self._selector.get_map().get(key.fd) is key:  # an earlier handler may have unwatched it
+                self._run_handler(key.data)
+        self._run_timers()
 
     def _run_handler(self, handler: Callable[[], None]) -> None:
         """Run one handler. Log what it raises: the thread has to go on, since every worker depends on it."""
         try:
             handler()
-        except Exception:
+        except BaseException:
             LOGGER.exception("unexpected failure in thread %s", self.thread.name)
 
     def _next_timer_s(self) -> float | None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from pympipool.errors import WorkerDied, WorkerStartError
 
 if TYPE_CHECKING:
-    import logging
     from concurrent.futures import Future
 
+    from pympipool._util.service_threads import ServiceLogger
     from pympipool.pool.worker_handle import WorkerHandle
 
 
@@ -38,7 +38,7 @@ def state_lost_error(worker: WorkerHandle) -> BrokenExecutor:
     )
 
 
-def log_exit(logger: logging.Logger, worker: WorkerHandle, *, expected: bool) -> None:
+def log_exit(logger: ServiceLogger, worker: WorkerHandle, *, expected: bool) -> None:
     """Log the end of a worker, as a warning if it was not expected. The message contains no text of user code."""
     if expected:
         logger.info("worker %d ended", worker.number)

@@ -11,10 +11,10 @@ allocator (`pympipool.resources`) decides which call may start when.
 from __future__ import annotations
 
 import functools
-import logging
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pympipool._util.service_threads import ServiceLogger
 from pympipool.pool.base import IDLE_CHECK_S, BasePool
 from pympipool.pool.failures import log_exit, redacted_summary, start_error, worker_died_error
 from pympipool.pool.timeouts import watch_run_time
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pympipool.backends.spawner import Spawner
     from pympipool.resources import Allocation, ResourceAllocator, Resources
 
-LOGGER = logging.getLogger("pympipool.pool")
+LOGGER = ServiceLogger("pympipool.pool")
 
 START_ATTEMPTS = 3
 """Workers that may exit before they have got their call. A worker that reports why it cannot start is not replaced."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from typing import Any
 
 from pympipool._util.import_path import import_path
+from pympipool._util.service_threads import ServiceLogger
 
-LOGGER = logging.getLogger("pympipool.pool")
+LOGGER = ServiceLogger("pympipool.pool")
 
 _LARGEST_OBJECT = 256 * 1024
 """Most bytes of the pickle of a class or function that a worker looks up: the supervisor sends it in one go."""

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pympipool._util.service_threads import ServiceLogger
 from pympipool.backends.spawner import LaunchRequest, WorkerProcess
 from pympipool.errors import WorkerStartError
 from pympipool.pool.event_loop import EventLoop, Timer
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pympipool.pool.output import Output
     from pympipool.resources import Resources
 
-LOGGER = logging.getLogger("pympipool.pool")
+LOGGER = ServiceLogger("pympipool.pool")
 
 HANDSHAKE_TIMEOUT_S = 10.0
 """Time that an unauthenticated connection has to complete the handshake."""

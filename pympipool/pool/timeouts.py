@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
+from pympipool._util.service_threads import ServiceLogger
 from pympipool.serialization.exceptions import load_exception
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pympipool.pool.supervisor import Supervisor
     from pympipool.pool.worker_handle import WorkerHandle
 
-LOGGER = logging.getLogger("pympipool.pool")
+LOGGER = ServiceLogger("pympipool.pool")
 
 COLLECTIVE_GRACE_S = 2.0
 """Time that the other ranks have to return from a call that raised on one rank: they may be stuck in a collective."""
