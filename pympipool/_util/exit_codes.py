@@ -49,3 +49,22 @@ def exit_code_of_reaped(pidfd: int | None) -> int | None:
         return UNKNOWN
     mask, *_, wait_status = _INFO.unpack(info)
     return os.waitstatus_to_exitcode(wait_status) if mask & _HAS_EXIT else None
+
+
+def exit_code_of_zombie(pid: int) -> int | None:
+    """Return the exit code of a process that has ended, and that its parent has not waited for; None if unknown."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            state, *_, wait_status = file.read().rpartition(b") ")[2].split()
+    except OSError:
+        return None
+    return os.waitstatus_to_exitcode(int(wait_status)) if state == b"Z" else None
+
+
+def process_state(pid: int) -> str:
+    """Return the state of a process, as `ps` shows it: "D" for one that waits in the kernel; "?" if unknown."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(") ")[2][:1]
+    except OSError:
+        return "?"

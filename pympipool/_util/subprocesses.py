@@ -1,4 +1,4 @@
-"""Start processes so that a fork in another thread of the user's program cannot interfere.
+"""Start processes so that neither a fork in another thread of the user's program nor its signals can interfere.
 
 A pipe to a child has an end that only the child should hold. If another thread forks between the creation of the pipe
 and the closing of that end in this process, the forked process gets a copy of the end and keeps it open. A thread that
@@ -6,20 +6,27 @@ waits for the end of the pipe then waits until the forked process ends. `subproc
 child's exec. multiprocessing forks like this, and with it every program that uses its pools beside an executor.
 
 So code that creates such pipes holds `fork_lock` meanwhile, which delays forks by a millisecond or two.
+
+Signals that the calling thread has blocked, or that the program ignores, are reset in the new process (`signals.py`).
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
+from pympipool._util import signals
 from pympipool._util.exit_codes import UNKNOWN, exit_code_of_reaped, open_pidfd
 
 Completed: TypeAlias = "subprocess.CompletedProcess[str]"
+
+END_TIMEOUT_S = 1.0
+"""Seconds to wait for the end of a killed process; usually it takes milliseconds."""
 
 fork_lock = threading.RLock()
 """While a thread holds this lock, forks in other threads wait."""
@@ -28,16 +35,47 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=fork_lock.acquire, after_in_parent=fork_lock.release, after_in_child=fork_lock.release)
 
 
-class Popen(subprocess.Popen[Any]):
-    """`subprocess.Popen`, with forks in other threads delayed while the process starts."""
+_unreaped: list[subprocess.Popen[Any]] = []
+"""Killed processes that have not ended yet."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+
+class Popen(subprocess.Popen[Any]):
+    """`subprocess.Popen`, with forks in other threads delayed while the process starts, and with signals reset in it."""
+
+    def __init__(self, command: Sequence[str | bytes], **kwargs: Any) -> None:
+        with_reset = signals.reset_first(command)
+        path = (kwargs.get("env") or os.environ).get("PATH")
+        if with_reset is not command and shutil.which(os.fsdecode(command[0]), path=path) is None:
+            with_reset = command  # the error is to be that of the program itself
         with fork_lock:
-            super().__init__(*args, **kwargs)
+            super().__init__(with_reset, **kwargs)
+        reap_later()
+
+
+def reap_later(*killed: subprocess.Popen[Any]) -> None:
+    """Reap killed processes that have ended by now, and keep the others until another process is started or given up.
+
+    A process that hangs in the kernel ends only when its system call returns, which may be never.
+    """
+    _unreaped[:] = [process for process in (*_unreaped, *killed) if process.poll() is None]
+
+
+def end(process: subprocess.Popen[Any], timeout_s: float = END_TIMEOUT_S) -> None:
+    """Kill a process and reap it; do not wait longer than timeout_s."""
+    process.kill()
+    try:
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        reap_later(process)
 
 
 def popen_with_socket(
-    command: Sequence[str], environment: Mapping[str, str], variable: str, *, stdout: int | None = None
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    variable: str,
+    *,
+    stdout: int | None = None,
+    stderr: IO[bytes] | None = None,
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Start a process in a new session, without input, that is connected to this one by a socket.
 
@@ -46,6 +84,7 @@ def popen_with_socket(
         environment: The environment of the process.
         variable: Name of the environment variable that tells the process the descriptor of its end of the socket.
         stdout: As for `subprocess.Popen`.
+        stderr: As for `subprocess.Popen`.
 
     Returns:
         The process, and this end of the socket.
@@ -60,6 +99,7 @@ def popen_with_socket(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
+                stderr=stderr,
                 env={**environment, variable: str(theirs.fileno())},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,

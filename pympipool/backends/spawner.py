@@ -10,7 +10,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from pympipool.errors import WorkerStartError
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,9 @@ class WorkerProcess(ABC):
             way for what ranks print. The ranks get them with their settings. None: ranks print through the launcher.
         exit_code_is_known: False once the process has ended, and its exit code could not be found out: the user's program
             has waited for it.
+        start_failure: Why its processes could not be started, if a helper was to start them and did not. None: another
+            reason, or they were.
+        kill_timeout_s: Seconds that the processes may take to end after `kill`. Those that take longer hang in the kernel.
         noisy_exit: True if the launcher writes long messages to stderr when it is ended. These are of no use to the
             user.
     """
@@ -55,6 +61,8 @@ class WorkerProcess(ABC):
     delivery_delay_s = 0.0
     exit_code_is_known = True
     noisy_exit = False
+    kill_timeout_s = 5.0
+    start_failure: WorkerStartError | None = None
     direct_output: tuple[int, int] | None = None
 
     pid: int
@@ -133,6 +141,16 @@ class Spawner(ABC):
         Raises:
             WorkerStartError: The processes cannot be started; tells why, and what to do.
         """
+
+    def check_helpers(self) -> float | None:
+        """Replace helper processes that do not answer. Must not wait for them.
+
+        Called after each `start`, and then for as long as it asks for that.
+
+        Returns:
+            The seconds until the next check; None: there is nothing to check until the next `start`.
+        """
+        return None
 
     def close(self) -> None:  # noqa: B027  most spawners have nothing to end
         """End the processes that the spawner keeps running besides workers."""

@@ -19,6 +19,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from pympipool._util.service_threads import ServiceLogger, ServiceThread
+from pympipool.transport.frames import SEND_FLAGS
 
 LOGGER = ServiceLogger("pympipool.pool")
 
@@ -101,7 +102,7 @@ class EventLoop:
         """Call function() in the loop's thread, soon."""
         self._calls.append(function)
         try:
-            self._wake_sender.send(b"\0")
+            self._wake_sender.send(b"\0", SEND_FLAGS)
         except (BlockingIOError, OSError):
             pass  # the thread is about to wake up anyway, or has ended
 

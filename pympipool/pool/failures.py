@@ -65,9 +65,13 @@ def redacted_summary(error: BaseException) -> str:
 
 
 def start_error(worker: WorkerHandle) -> BaseException:
-    """Return why a worker did not get ready: what it reported itself, else how it ended."""
-    return worker.start_error or WorkerStartError(
-        f"worker {worker.number} did not get ready",
-        exit_code=worker.exit_code,
-        last_stderr=tuple(worker.stderr_tail),
+    """Return why a worker did not get ready: what it or its helper reported, else how it ended."""
+    return (
+        worker.start_error
+        or worker.process.start_failure
+        or WorkerStartError(
+            f"worker {worker.number} did not get ready",
+            exit_code=worker.exit_code,
+            last_stderr=tuple(worker.stderr_tail),
+        )
     )

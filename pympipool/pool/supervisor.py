@@ -17,7 +17,10 @@ import functools
 import itertools
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pympipool._util.clocks import CHECK_INTERVAL_S, RunningClock
+from pympipool._util.exit_codes import process_state
 from pympipool._util.service_threads import ServiceLogger
+from pympipool._util.signals import SigpipeBlocked
 from pympipool.backends.spawner import LaunchRequest, WorkerProcess
 from pympipool.errors import WorkerStartError
 from pympipool.pool.event_loop import EventLoop, Timer
@@ -48,6 +51,9 @@ FINAL_READS_MAX = 64
 
 POLL_INTERVAL_S = 0.2
 """Polling interval for processes that no descriptor stands for."""
+
+KILL_CHECK_S = 0.02
+"""Delay of the first check whether a killed worker has ended; doubles with each further check."""
 
 
 class SupervisorEvents(Protocol):
@@ -82,6 +88,7 @@ class Supervisor:
         self.doorbells = doorbells
         self.listener = Listener()
         self.workers: dict[int, WorkerHandle] = {}
+        self._checked_spawners: set[Spawner] = set()  # those for which a timer runs
         self._numbers = itertools.count(1)
         self.loop = EventLoop("pympipool_supervisor", at_exit=self.close)
         self.loop.watch(self.listener, self._accept)
@@ -150,9 +157,23 @@ class Supervisor:
             if output.pipe is not None:
                 self.loop.watch(output.pipe, functools.partial(self._forward, output))
         self._watch_process(worker)
+        self._check_helpers(spawner)
         if not spawner.is_queued:  # a queued worker checks the limit itself: only it knows when its processes started
-            self.loop.call_later(request.connect_timeout_s, lambda: self._check_connected(worker), worker.timers)
+            self._check_connected(worker, RunningClock())
         return worker
+
+    def _check_helpers(self, spawner: Spawner) -> None:
+        """Have a spawner check its helpers, now and for as long as it asks for that."""
+        delay_s = spawner.check_helpers()
+        if delay_s is None or spawner in self._checked_spawners:
+            return
+        self._checked_spawners.add(spawner)
+
+        def check_again() -> None:
+            self._checked_spawners.discard(spawner)
+            self._check_helpers(spawner)
+
+        self.loop.call_later(delay_s, check_again)
 
     def end_worker(self, worker: WorkerHandle, *, reason: BaseException | None = None, grace_s: float = 0.0) -> None:
         """Kill a worker's processes.
@@ -172,6 +193,36 @@ class Supervisor:
             for output in worker.outputs:
                 output.mute()
         worker.process.kill()
+        if not worker.was_killed:
+            worker.was_killed = True
+            self._await_end(worker, RunningClock(), KILL_CHECK_S)
+
+    def _await_end(self, worker: WorkerHandle, since_kill: RunningClock, delay_s: float) -> None:
+        """Notice the end of a killed worker, even if no helper reports it. Give up one that SIGKILL does not end."""
+
+        def check() -> None:
+            self._process_ended(worker)
+            if worker.state is State.GONE:
+                return
+            if since_kill.elapsed() > worker.process.kill_timeout_s and not worker.process_ended:
+                self._abandon(worker)
+            else:
+                self._await_end(worker, since_kill, min(2 * delay_s, CHECK_INTERVAL_S))
+
+        self.loop.call_later(delay_s, check, worker.timers)
+
+    def _abandon(self, worker: WorkerHandle) -> None:
+        """Go on without a worker that hangs in the kernel. It never runs again: SIGKILL is the first thing it will notice."""
+        LOGGER.error(
+            "worker %d is abandoned: %s s after SIGKILL, process %d on %s still exists (state %s). It hangs in the kernel, in a"
+            " file system or a driver, and ends when its system call returns. Its cores are given to other workers",
+            worker.number,
+            f"{worker.process.kill_timeout_s:g}",
+            worker.process.pid,
+            worker.process.host,
+            process_state(worker.process.pid),
+        )
+        self._reap(worker)
 
     # ---- connections ----
 
@@ -259,7 +310,8 @@ class Supervisor:
         from multiprocessing import resource_tracker
 
         try:
-            tracker = resource_tracker.getfd()
+            with SigpipeBlocked():  # it writes to the pipe of a tracker that may have ended
+                tracker = resource_tracker.getfd()
         except Exception as error:
             LOGGER.warning("the resource tracker of multiprocessing does not start: %r", error)
             tracker = None
@@ -272,9 +324,15 @@ class Supervisor:
         except OSError:
             self._hung_up(worker, rank, worker.connections[rank])
 
-    def _check_connected(self, worker: WorkerHandle) -> None:
+    def _check_connected(self, worker: WorkerHandle, since_start: RunningClock) -> None:
+        """Kill a worker that has not connected in time, as far as this process could have noticed it."""
         missing = worker.request.ranks - len(worker.connections)
-        if worker.state is not State.STARTING or missing == 0:
+        if worker.state is not State.STARTING or missing == 0 or worker.was_killed:
+            return
+        left_s = worker.request.connect_timeout_s - since_start.elapsed()
+        if left_s > 0:
+            delay_s = min(left_s, CHECK_INTERVAL_S)
+            self.loop.call_later(delay_s, lambda: self._check_connected(worker, since_start), worker.timers)
             return
         worker.start_error = WorkerStartError(
             f"worker {worker.number} did not start: {missing} of {worker.request.ranks} ranks have not connected within"

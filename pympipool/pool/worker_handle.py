@@ -51,6 +51,7 @@ class WorkerHandle:
         first_failed_rank: The rank whose connection ended first; None while all are connected.
         lost_reason: Why the relay gave a rank up; None if it did not.
         exit_code: Of that rank, else of the process, once the worker is gone (-N: killed by signal N); None if unknown.
+        was_killed: True once its processes were sent SIGKILL.
         process_ended: True once the process has exited. Its last frames may still be on their way.
         stderr_tail: The last lines of its stderr.
         kill_reason: The exception of its call when the pool kills the worker on purpose.
@@ -76,6 +77,7 @@ class WorkerHandle:
         self.first_failed_rank: int | None = None
         self.lost_reason: str | None = None
         self.exit_code: int | None = None
+        self.was_killed = False
         self.process_ended = False
         self.stderr_tail: deque[str] = deque(maxlen=STDERR_LINES)
         self.kill_reason: BaseException | None = None

@@ -34,8 +34,11 @@ _LENGTH = struct.Struct("<I")
 _LINUX_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 _BSD_CREDENTIALS = struct.Struct("II")  # struct xucred begins with: version, uid
 
-STATUS = struct.Struct("<i")
-"""Format of the status pipe of a forked worker: its pid, later its exit code (-N: ended by signal N)."""
+STATUS = struct.Struct("<ii")
+"""Format of the records in the status pipe of a forked worker: its pid, its exit code (-N: ended by signal N)."""
+
+RUNNING = -(2**31)
+"""Takes the place of the exit code in the first record, which the worker itself writes before anything else."""
 
 HELLO_BYTES = _HELLO.size
 LENGTH_BYTES = _LENGTH.size

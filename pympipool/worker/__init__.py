@@ -38,15 +38,13 @@ def main() -> None:
         OSError: The master is gone.
     """
     from pympipool._core import ring
+    from pympipool._util import signals
     from pympipool._util.cmodules import signal
     from pympipool.transport.bootstrap import WorkerConfig
     from pympipool.transport.control_client import connect
 
+    signals.reset()
     signal.signal(signal.SIGINT, _ignore_sigint)
-    if (
-        signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
-    ):  # inherited; programs that calls start would have no exit code
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     config = WorkerConfig.from_environ(os.environ)
     control = connect(config)
     # A duplicate of the descriptor, so that the connection lasts until the process has ended. Python closes the original

@@ -1,7 +1,12 @@
 """The forkserver: a warm process of one thread that forks a worker for each request.
 
-    master ── request, three descriptors ──> forkserver ── fork ──> worker: serves one call, exits
-           <── pid, later exit code (status pipe of that worker) ──┘
+    master ── a byte, four descriptors ──> forkserver ── fork ──> worker: serves calls, exits
+           <── exit code ──────────────────────┘                    │
+           <── pid (status pipe of that worker) ────────────────────┘
+
+A request is in a file, whose descriptor comes first: so the master never waits for the forkserver to read. The others
+are stdout, stderr and the status pipe of the worker. The worker reports its pid itself, so the pid has arrived when the
+pipe ends, even if the forkserver is killed right after the fork.
 
 The forkserver has imported what every worker needs, and nothing else. Because it was started as a fresh interpreter, it has no
 thread, lock or open file of the user's program. Because it runs no calls, a worker finds nothing of earlier calls. When
@@ -20,10 +25,11 @@ import sys
 from array import array
 from typing import NoReturn
 
-from pympipool.transport.frames import LENGTH_BYTES, STATUS, decode_body, decode_length
+from pympipool._util import signals
+from pympipool.transport.frames import RUNNING, STATUS, decode_body
 
-DESCRIPTORS = 3
-"""Descriptors that come with a request: stdout, stderr and status pipe of the worker."""
+DESCRIPTORS = 4
+"""Descriptors that come with a request: the request, stdout, stderr and status pipe of the worker."""
 
 
 class Forkserver:
@@ -76,12 +82,12 @@ class Forkserver:
             os.close(status_pipe)
         else:
             if pid == 0:
+                _write_status(status_pipe, os.getpid(), RUNNING)
                 os.close(status_pipe)
                 self._close_inherited()
                 _set_environment(environment, self.environment)
                 _run_worker(cwd, stdout, stderr)
             self.status_pipes[pid] = status_pipe
-            _write_status(status_pipe, pid)
         os.close(stdout)
         os.close(stderr)
 
@@ -106,21 +112,22 @@ class Forkserver:
                 os.killpg(pid, signal.SIGKILL)  # its children; the id cannot be reused while the worker is a zombie
             _, wait_status = os.waitpid(pid, 0)
             status_pipe = self.status_pipes.pop(pid)
-            _write_status(status_pipe, os.waitstatus_to_exitcode(wait_status))
+            _write_status(status_pipe, pid, os.waitstatus_to_exitcode(wait_status))
             os.close(status_pipe)
 
 
-def _write_status(status_pipe: int, *numbers: int) -> None:
-    """Write integers to a worker's status pipe.
+def _write_status(status_pipe: int, pid: int, exit_code: int) -> None:
+    """Write a record to a worker's status pipe.
 
-    A closed pipe means that the master has exited; the next read of a request detects that.
+    A closed pipe means that the master has exited, or has given the worker up.
     """
     with contextlib.suppress(BrokenPipeError):
-        os.write(status_pipe, b"".join(STATUS.pack(number) for number in numbers))
+        os.write(status_pipe, STATUS.pack(pid, exit_code))
 
 
 def main() -> NoReturn:
     """Run the forkserver on the connection whose descriptor is in the environment."""
+    signals.reset()
     master = socket.socket(fileno=int(os.environ.pop("PYMPIPOOL_FORKSERVER")))
     Forkserver(master).serve()
 
@@ -142,25 +149,20 @@ def _receive_request(master: socket.socket) -> tuple[dict[str, str], str | None,
     """Return environment, working directory, `sys.path` and descriptors of the next worker; None when the master is gone."""
     size = array("i").itemsize * DESCRIPTORS
     try:
-        head, ancillary, _, _ = master.recvmsg(LENGTH_BYTES, socket.CMSG_SPACE(size))
-        descriptors = array("i")
-        for _, _, data in ancillary:
-            descriptors.frombytes(data)
-        head += _receive(master, LENGTH_BYTES - len(head))
-        environment, cwd, path = decode_body(_receive(master, decode_length(head)))
-    except (EOFError, OSError):
+        byte, ancillary, _, _ = master.recvmsg(1, socket.CMSG_SPACE(size))
+    except OSError:
         return None
-    return environment, cwd, path, descriptors.tolist()
-
-
-def _receive(master: socket.socket, size_bytes: int) -> bytes:
-    data = b""
-    while len(data) < size_bytes:
-        more = master.recv(size_bytes - len(data))
-        if not more:
-            raise EOFError("the master hung up")
-        data += more
-    return data
+    if not byte:
+        return None
+    descriptors = array("i")
+    for _, _, data in ancillary:
+        descriptors.frombytes(data)
+    request, *others = descriptors
+    try:
+        environment, cwd, path = decode_body(os.pread(request, os.fstat(request).st_size, 0))
+    finally:
+        os.close(request)
+    return environment, cwd, path, others
 
 
 def _set_environment(wanted: dict[str, str], ours: dict[str, str]) -> None:

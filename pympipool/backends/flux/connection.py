@@ -22,6 +22,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from pympipool.errors import WorkerStartError
+from pympipool.transport.frames import SEND_FLAGS
+
+CLOSE_TIMEOUT_S = 5.0
+"""Seconds that the thread may take to end. It takes longer only if flux does not answer, and then it is left alone."""
 
 CANCEL_TIMEOUT_S = 1.0
 """Seconds that a job may take to end after it is cancelled; then it gets SIGKILL. Measured: 10 ms."""
@@ -127,13 +131,13 @@ class FluxConnection:
     def close(self) -> None:
         """End the thread. Jobs that have not ended are no longer followed."""
         self._call(self._stop)
-        self._thread.join()
+        self._thread.join(CLOSE_TIMEOUT_S)
 
     def _call(self, function: Callable[[], None]) -> None:
         """Have function() called in the connection's thread, soon. Does nothing after the thread's end."""
         self._calls.append(function)
         try:
-            self._sender.send(b"\0")
+            self._sender.send(b"\0", SEND_FLAGS)
         except OSError:
             pass  # the thread is awake already, or has ended
 

@@ -16,6 +16,7 @@ import sys
 from time import monotonic, sleep
 from typing import Any
 
+from pympipool._util import signals, subprocesses
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerStartError
@@ -63,8 +64,7 @@ class JobReaper:
 
     def close(self) -> None:
         """End the process without cancelling any job."""
-        self._process.kill()
-        self._process.wait()
+        subprocesses.end(self._process)
         self.after_fork_in_child()
 
     def after_fork_in_child(self) -> None:
@@ -75,6 +75,7 @@ class JobReaper:
 
 def main() -> None:
     """Run the job reaper for the jobs whose names begin with the program's argument."""
+    signals.reset()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     while os.read(sys.stdin.fileno(), 1):

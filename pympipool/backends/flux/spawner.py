@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from time import time
 from typing import Any, BinaryIO, cast
 
+from pympipool._util.signals import SigpipeBlocked
 from pympipool.backends.flux.connection import FluxConnection, Job
 from pympipool.backends.flux.job_reaper import JobReaper
 from pympipool.backends.flux.jobspec import make_jobspec, pmi_of
@@ -35,6 +36,9 @@ from pympipool.resources import Resources
 
 DELIVERY_DELAY_S = 3.0
 """Seconds after the end of a worker in which messages from other hosts may still arrive through the relay."""
+
+KILL_TIMEOUT_S = 60.0
+"""Seconds that a worker may take to end after it was killed: the scheduler ends it, and may be busy."""
 
 PERMANENT_FAILURES = ("submit", "alloc", "depend", "cancel", "timeout")
 """Types of flux's job exceptions after which no other try is made: it would fail in the same way, or a person ended the
@@ -137,6 +141,7 @@ class FluxProcess(WorkerProcess):
     """
 
     delivery_delay_s = DELIVERY_DELAY_S
+    kill_timeout_s = KILL_TIMEOUT_S
 
     def __init__(self, connection: FluxConnection, jobspec: str, executor: Any, ranks: int) -> None:
         self._has_ranks = ranks > 1
@@ -170,7 +175,8 @@ class FluxProcess(WorkerProcess):
         remaining = memoryview(data)
         while remaining:
             try:
-                remaining = remaining[os.write(self._writers[stream], remaining) :]
+                with SigpipeBlocked():
+                    remaining = remaining[os.write(self._writers[stream], remaining) :]
             except OSError:  # the pool has closed its end
                 return
 

@@ -1,36 +1,61 @@
 """Workers of one process on this host, forked by the forkserver (see `pympipool.worker.forkserver`).
 
     ForkserverSpawner ── request, writing ends of three pipes ──> forkserver ── fork ──> worker
+      ForkedProcess   <── pid, later exit code (forked_process.py) ───┴───────────────────┘
 
 A fork takes a few milliseconds, a fresh interpreter ten times as long. The forkserver is a process that has imported
-what workers need. It starts with the first request, is started again if it dies, and ends when the spawner closes its
-socket.
+what workers need. It starts with the first request, and ends when the spawner closes its socket.
+
+Nothing here waits for the forkserver. It may be stopped, by a debugger for example, or killed. A forkserver that does
+not answer is killed, and each request that it has not answered goes to the next one. Only when several in a row have
+not answered any request do the requests fail, with what the last one has written to stderr.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
-import select
-import signal
 import socket
 import subprocess
+import tempfile
 from array import array
-from time import monotonic, sleep
+from collections import deque
+from time import monotonic
 from typing import BinaryIO, cast
 
-from pympipool._util import exit_codes, subprocesses
+from pympipool._util import subprocesses
+from pympipool._util.clocks import CHECK_INTERVAL_S, RunningClock
 from pympipool._util.import_path import import_path
+from pympipool.backends.local.forked_process import ForkedProcess
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
 from pympipool.errors import WorkerStartError
-from pympipool.transport.frames import STATUS, encode_frame
+from pympipool.transport.frames import SEND_FLAGS, encode_body
 
-POLL_INTERVAL_S = 0.02
-"""Interval at which a worker is checked that has outlived its forkserver, where the system has no pidfd."""
+LOGGER = logging.getLogger("pympipool.backends")
 
-PID_TIMEOUT_S = 10.0
-"""Seconds to wait for the process id of a worker that is to be killed while it is being forked."""
+ANSWER_TIMEOUT_S = 5.0
+"""Seconds after which a forkserver that does not answer is replaced; usually it answers in milliseconds."""
+
+FIRST_ANSWER_TIMEOUT_S = 20.0
+"""Seconds that the first answer of a forkserver may take: it has modules to import, which takes long on a busy cluster."""
+
+FAILURES_MAX = 4
+"""Number of forkservers in a row that end without having answered before the waiting requests fail."""
+
+RESTART_DELAY_S = 0.1
+"""Delay before another forkserver is started after one that has not answered; doubles with each further one."""
+
+EXIT_TIMEOUT_S = 0.2
+"""Seconds that a forkserver may take to end that has closed its connection. Then its exit code is known."""
+
+_STDERR_BYTES = 4096
+"""Bytes from the end of the forkserver's stderr that an error quotes."""
+
+_NO_ROOM = (errno.EAGAIN, errno.ETOOMANYREFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+"""Errors of a request that can be sent later."""
 
 
 class ForkserverSpawner(Spawner):
@@ -38,68 +63,204 @@ class ForkserverSpawner(Spawner):
 
     def __init__(self) -> None:
         self._command = program_command("pympipool.worker.forkserver")
-        self._forkserver: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
+        self._environment: dict[str, str] = {}
+        self._forkserver: Forkserver | None = None
+        self._unsent: deque[ForkedProcess] = deque()
+        self._unanswered: dict[ForkedProcess, Forkserver] = {}
+        self._silence = RunningClock()  # since the last answer, while there are unanswered requests
+        self._failures = 0
+        self._next_start_s = 0.0
+        self._given_up: tuple[Forkserver | None, WorkerStartError] | None = None
 
     def start(self, request: LaunchRequest) -> WorkerProcess:
-        """Request a worker, without waiting until it is forked.
+        """Request a worker, without waiting until it is forked. If no forkserver starts, the worker ends.
 
         Raises:
-            WorkerStartError: The forkserver does not start.
+            OSError: There are no descriptors for the worker's pipes.
             ValueError: The worker has several ranks, which need mpiexec.
         """
         if request.ranks != 1:
             raise ValueError(f"a forked worker has 1 rank, not {request.ranks}; several need MpiexecSpawner")
-        try:
-            return self._send(request)
-        except ConnectionError:
-            self.close()  # the forkserver is gone: retry once, with a new one
-        try:
-            return self._send(request)
-        except OSError as error:
-            raise WorkerStartError(f"the process that forks workers does not start: {error}") from error
-
-    def _send(self, request: LaunchRequest) -> ForkedProcess:
-        environment = worker_environment(request)
-        forkserver = self._socket or self._start_forkserver(environment)
+        self._environment = worker_environment(request)
+        body = encode_body((self._environment, request.cwd or _current_folder(), import_path()))
         with subprocesses.fork_lock:  # no fork of another thread may inherit the writing ends
-            pipes: list[tuple[int, int]] = []
-            try:
-                pipes += (os.pipe() for _ in range(3))
-                frame = encode_frame((environment, request.cwd or _current_folder(), import_path()))
-                descriptors = array("i", [writer for _, writer in pipes])
-                sent = forkserver.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
-                forkserver.sendall(frame[sent:])
-            except BaseException:
-                for reader, _ in pipes:
-                    os.close(reader)
-                raise
-            finally:
-                for _, writer in pipes:
-                    os.close(writer)
-        return ForkedProcess(*(reader for reader, _ in pipes))
+            process = ForkedProcess(self, body)
+            self._unsent.append(process)
+            self._send()
+        return process
 
-    def _start_forkserver(self, environment: dict[str, str]) -> socket.socket:
-        try:
-            self._forkserver, self._socket = subprocesses.popen_with_socket(
-                self._command, environment, "PYMPIPOOL_FORKSERVER"
-            )
-        except OSError as error:
-            raise WorkerStartError(f"the process that forks workers does not start: {error}") from error
-        return self._socket
+    def check_helpers(self) -> float | None:
+        """Replace a forkserver that does not answer, and send the requests that could not be sent before."""
+        if self._forkserver is not None and self._unanswered:
+            limit_s = ANSWER_TIMEOUT_S if self._forkserver.has_answered else FIRST_ANSWER_TIMEOUT_S
+            if self._silence.elapsed() > limit_s:
+                self._replace(limit_s)
+        self._send()
+        if not (self._unsent or self._unanswered):
+            return None
+        if self._forkserver is not None:
+            return CHECK_INTERVAL_S
+        return min(max(self._next_start_s - monotonic(), 0.0) + RESTART_DELAY_S, CHECK_INTERVAL_S)
+
+    # ---- for the processes ----
+
+    def on_answer(self, process: ForkedProcess) -> None:
+        """Take note that a worker was forked."""
+        forkserver = self._unanswered.pop(process, None)
+        if forkserver is not None:
+            forkserver.has_answered = True
+        self._silence.restart()
+        self._failures = 0
+        self._send()
+
+    def on_lost(self, process: ForkedProcess) -> None:
+        """Send a request again whose status pipe has ended without an answer: its forkserver is gone."""
+        forkserver = self._unanswered.pop(process)
+        if forkserver is self._forkserver:
+            self._replace()
+        if self._given_up is not None and forkserver is self._given_up[0]:
+            process.fail(self._given_up[1])
+            return
+        self._unsent.append(process)
+        self._send()
+
+    def withdraw(self, process: ForkedProcess) -> None:
+        """Forget the request of a worker that is not needed any more."""
+        self._unanswered.pop(process, None)
+        with contextlib.suppress(ValueError):
+            self._unsent.remove(process)
+
+    # ---- the forkserver ----
+
+    def _send(self) -> None:
+        """Send as many requests as the forkserver's socket takes; start the forkserver if there is none."""
+        while self._unsent and self._is_running():
+            assert self._forkserver is not None
+            try:
+                self._unsent[0].send_to(self._forkserver)
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    return
+                self._replace()
+                continue
+            if not self._unanswered:
+                self._silence.restart()
+            self._unanswered[self._unsent.popleft()] = self._forkserver
+
+    def _is_running(self) -> bool:
+        """Return True if there is a forkserver. Start one, unless the last one has failed a moment ago."""
+        if self._forkserver is None and monotonic() >= self._next_start_s:
+            try:
+                self._forkserver = Forkserver(self._command, self._environment)
+            except OSError as error:
+                self._count_failure(WorkerStartError(f"the process that forks workers does not start: {error}"), None)
+        return self._forkserver is not None
+
+    def _replace(self, silent_s: float | None = None) -> None:
+        """End the forkserver; the next request starts another one. Its workers go on.
+
+        Args:
+            silent_s: Seconds for which it has not answered; None: it has ended, or is about to.
+        """
+        forkserver, self._forkserver = self._forkserver, None
+        assert forkserver is not None
+        exit_code, last_stderr = forkserver.end(EXIT_TIMEOUT_S if silent_s is None else 0.0)
+        why = "has ended" if silent_s is None else f"has not answered for {silent_s:g} s"
+        if forkserver.has_answered:
+            LOGGER.warning("the process that forks workers (pid %d) %s, and is replaced", forkserver.pid, why)
+        elif silent_s is None:
+            reason = "the process that forks workers does not start"
+            self._count_failure(WorkerStartError(reason, exit_code=exit_code, last_stderr=last_stderr), forkserver)
+        else:
+            reason = f"the process that forks workers does not start: it {why}"
+            self._count_failure(WorkerStartError(reason, last_stderr=last_stderr), forkserver)
+
+    def _count_failure(self, error: WorkerStartError, forkserver: Forkserver | None) -> None:
+        self._failures += 1
+        self._next_start_s = monotonic() + RESTART_DELAY_S * 2 ** (self._failures - 1)
+        LOGGER.warning("attempt %d of %d: %s", self._failures, FAILURES_MAX, error.reason)
+        if self._failures < FAILURES_MAX:
+            return
+        self._failures = 0
+        self._given_up = forkserver, error
+        while self._unsent:
+            self._unsent.popleft().fail(error)
 
     def close(self) -> None:
         """End the forkserver; its workers go on."""
-        self.after_fork_in_child()
-        if self._forkserver is not None:
-            self._forkserver.wait()
-            self._forkserver = None
+        forkserver, self._forkserver = self._forkserver, None
+        if forkserver is not None:
+            forkserver.end()
 
     def after_fork_in_child(self) -> None:
         """Close the connection in a forked child, which cannot wait for the forkserver: that is its parent's child."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        for process in (*self._unsent, *self._unanswered):
+            process.close_writers()
+        if self._forkserver is not None:
+            self._forkserver.close()
+
+
+class Forkserver:
+    """A forkserver as its master sees it.
+
+    Attributes:
+        has_answered: It has forked a worker.
+
+    Raises:
+        OSError: The process cannot be started.
+    """
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self.has_answered = False
+        self._stderr = _memory_file()
+        try:
+            self._process, self._socket = subprocesses.popen_with_socket(
+                command, environment, "PYMPIPOOL_FORKSERVER", stderr=self._stderr
+            )
+        except BaseException:
+            self._stderr.close()
+            raise
+        self._socket.setblocking(False)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def send(self, request: bytes, descriptors: list[int]) -> None:
+        """Send a request and the writing ends of the worker's pipes, or raise OSError at once."""
+        with _memory_file() as file:
+            file.write(request)
+            file.flush()
+            passed = array("i", [file.fileno(), *descriptors])
+            self._socket.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)], SEND_FLAGS)
+
+    def end(self, grace_s: float = 0.0) -> tuple[int | None, list[str]]:
+        """Kill it; return its exit code and the last lines of its stderr.
+
+        Args:
+            grace_s: Seconds that it has to end by itself before.
+        """
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(grace_s)
+        subprocesses.end(self._process)
+        size = os.fstat(self._stderr.fileno()).st_size
+        text = os.pread(self._stderr.fileno(), _STDERR_BYTES, max(size - _STDERR_BYTES, 0))
+        self.close()
+        return self._process.returncode, [line for line in text.decode(errors="replace").splitlines() if line.strip()]
+
+    def close(self) -> None:
+        """Close the connection; the forkserver ends if it is not stopped."""
+        self._socket.close()
+        self._stderr.close()
+
+
+def _memory_file() -> BinaryIO:
+    """Return a new file in memory; where the system has none, a temporary file without a name."""
+    if hasattr(os, "memfd_create"):
+        with contextlib.suppress(OSError):
+            return os.fdopen(os.memfd_create("pympipool_fork_server"), "w+b")
+    return cast(BinaryIO, tempfile.TemporaryFile())
 
 
 def _current_folder() -> str | None:
@@ -108,128 +269,3 @@ def _current_folder() -> str | None:
         return os.getcwd()
     except FileNotFoundError:
         return None
-
-
-def process_runs(pid: int) -> bool:
-    """Return True while a process with this id runs. A zombie does not: in a container, process 1 may never reap it."""
-    try:
-        os.kill(pid, 0)
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b") ")[2][:1] not in (b"Z", b"X")
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    except FileNotFoundError:  # no /proc, as on macOS
-        return not os.path.exists("/proc/self/stat")
-
-
-class ForkedProcess(WorkerProcess):
-    """A worker that the forkserver forks, known to the master by its pipes.
-
-    The forkserver writes the worker's process id and later its exit code to the status pipe. If the pipe ends without
-    the exit code, the forkserver is gone. The worker goes on, and a pidfd shows its end from then on. Its exit code
-    stays unknown before Linux 6.15, as only its parent can learn that.
-    """
-
-    def __init__(self, stdout: int, stderr: int, status: int) -> None:
-        self.pid = 0  # until the forkserver reports it
-        self.host = socket.gethostname()
-        for descriptor in (stdout, stderr, status):
-            os.set_blocking(descriptor, False)
-        self.stdout = cast(BinaryIO, os.fdopen(stdout, "rb", buffering=0))
-        self.stderr = cast(BinaryIO, os.fdopen(stderr, "rb", buffering=0))
-        self._status = status
-        self._pidfd: int | None = None  # of a worker that has outlived its forkserver
-        self._outlived_forkserver = False
-        self._exit_code: int | None = None
-        self._received = b""
-
-    def fileno(self) -> int | None:
-        return self._pidfd if self._outlived_forkserver else self._status
-
-    def poll(self) -> int | None:
-        if self._exit_code is None and self._status >= 0:
-            if not self._outlived_forkserver:
-                self._read_status()
-            if self._outlived_forkserver:
-                self._check_process()
-        return self._exit_code
-
-    def _read_status(self) -> None:
-        try:
-            data = os.read(self._status, 2 * STATUS.size)
-        except BlockingIOError:
-            return
-        self._received += data
-        if len(self._received) >= STATUS.size:
-            (self.pid,) = STATUS.unpack(self._received[: STATUS.size])
-        if len(self._received) == 2 * STATUS.size:
-            (self._exit_code,) = STATUS.unpack(self._received[STATUS.size :])
-        elif not data and self.pid > 0:
-            self._outlived_forkserver = True
-            self._pidfd = exit_codes.open_pidfd(self.pid)
-        elif not data:
-            self._exit_code = -signal.SIGKILL  # it was never forked
-
-    def _check_process(self) -> None:
-        """Notice the end of a worker that has outlived its forkserver, and end what it has started."""
-        if self._pidfd is not None:
-            waiter = select.poll()
-            waiter.register(self._pidfd, select.POLLIN)
-            runs = not waiter.poll(0)
-        else:
-            runs = process_runs(self.pid)
-        if not runs:
-            self._exit_code = exit_codes.exit_code_of_reaped(self._pidfd)
-            if self._exit_code is None:  # it is a zombie, for as long as process 1 likes
-                self._exit_code = exit_codes.UNKNOWN
-            self.exit_code_is_known = self._exit_code != exit_codes.UNKNOWN
-            self._signal(signal.SIGKILL)
-
-    def wait(self, timeout_s: float | None = None) -> int | None:
-        deadline = None if timeout_s is None else monotonic() + timeout_s
-        while self.poll() is None:
-            remaining_s = None if deadline is None else deadline - monotonic()
-            if remaining_s is not None and remaining_s <= 0:
-                return None
-            self._wait_for_status(remaining_s)
-        return self._exit_code
-
-    def _wait_for_status(self, timeout_s: float | None) -> None:
-        descriptor = self.fileno()
-        if descriptor is None:
-            sleep(POLL_INTERVAL_S)
-            return
-        waiter = select.poll()
-        waiter.register(descriptor, select.POLLIN)
-        waiter.poll(None if timeout_s is None else timeout_s * 1000)
-
-    def terminate(self) -> None:
-        self._signal_if_running(signal.SIGTERM)
-
-    def kill(self) -> None:
-        self._signal_if_running(signal.SIGKILL)
-
-    def _signal_if_running(self, number: int) -> None:
-        if self.poll() is None and self.pid == 0:
-            self._wait_for_status(PID_TIMEOUT_S)
-        if self.poll() is None:  # otherwise the process id may belong to another process by now
-            self._signal(number)
-
-    def _signal(self, number: int) -> None:
-        if self.pid <= 0:
-            return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(self.pid, number)  # the process too: right after the fork it does not lead a group yet
-            os.killpg(self.pid, number)
-
-    def close(self) -> None:
-        if self._status >= 0:
-            os.close(self._status)
-            self._status = -1
-        if self._pidfd is not None:
-            os.close(self._pidfd)
-            self._pidfd = None
-        self.stdout.close()
-        self.stderr.close()

@@ -42,6 +42,10 @@ class HybridSpawner(Spawner):
         self._direct_starts_left -= 1
         return worker
 
+    def check_helpers(self) -> float | None:
+        """Replace a forkserver that does not answer."""
+        return self._forkserver.check_helpers()
+
     def close(self) -> None:
         """End the forkserver; its workers go on."""
         self._forkserver.close()

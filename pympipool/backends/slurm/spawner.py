@@ -37,6 +37,9 @@ EXIT_TIMEOUT_S = 1.0
 DELIVERY_DELAY_S = 3.0
 """Seconds after the end of a worker in which messages from other hosts may still arrive through the relay."""
 
+KILL_TIMEOUT_S = 60.0
+"""Seconds that a worker may take to end after it was killed: the scheduler ends it, and may be busy."""
+
 _TRANSIENT_ERRORS = ("timed out", "temporarily", "contact", "onnection", "Job/step already", "Requested nodes are busy")
 """Parts of the error messages of srun after which another try may succeed."""
 
@@ -90,6 +93,7 @@ class SrunProcess(ChildProcess):
     """An srun and its step."""
 
     delivery_delay_s = DELIVERY_DELAY_S
+    kill_timeout_s = KILL_TIMEOUT_S
     noisy_exit = True
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], cwd: str | None, name: str) -> None:

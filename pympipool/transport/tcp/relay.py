@@ -30,6 +30,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, NoReturn
 
 from pympipool._core import ring
+from pympipool._util import signals
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.control_client import WorkerControl
 from pympipool.transport.frames import HELLO_BYTES, decode_hello, encode_body
@@ -345,6 +346,7 @@ def main() -> NoReturn:
     The master sends its address and the key through this socket and receives the relay's addresses. When the socket
     ends, the relay ends.
     """
+    signals.reset()
     master = socket.socket(fileno=int(os.environ.pop("PYMPIPOOL_RELAY")))
     ring.start_watchdog(master.fileno())
     file = master.makefile("rw")

@@ -1,0 +1,244 @@
+"""A worker that the forkserver forks, as the master sees it: three pipes, and a request until it is answered.
+
+request ── sent ──> unanswered ── pid ──> forked ── exit code, or the process has ended ──> gone
+   ▲                    │
+   └── the status pipe has ended without a pid: the forkserver is gone
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import select
+import signal
+import socket
+from time import monotonic
+from typing import BinaryIO, Protocol, cast
+
+from pympipool._util import exit_codes, subprocesses
+from pympipool.backends.spawner import WorkerProcess
+from pympipool.errors import WorkerStartError
+from pympipool.transport.frames import RUNNING, STATUS
+
+POLL_INTERVAL_S = 0.02
+"""Interval at which a worker is checked for which there is no descriptor, while its end is waited for."""
+
+REPORT_TIMEOUT_S = 1.0
+"""Seconds that the forkserver may take to report the end of a killed worker; usually it takes milliseconds."""
+
+
+class Receiver(Protocol):
+    """The forkserver, for requests."""
+
+    def send(self, request: bytes, descriptors: list[int]) -> None:
+        """Send a request and three descriptors, or raise OSError at once."""
+
+
+class Requests(Protocol):
+    """The spawner, which sends the requests."""
+
+    def on_answer(self, process: ForkedProcess) -> None:
+        """Take note that the worker was forked."""
+
+    def on_lost(self, process: ForkedProcess) -> None:
+        """Send the request again: the forkserver is gone."""
+
+    def withdraw(self, process: ForkedProcess) -> None:
+        """Do not send the request any more."""
+
+
+class ForkedProcess(WorkerProcess):
+    """A worker that the forkserver forks.
+
+    The worker writes its process id to the status pipe, and at its end the forkserver adds the exit code. If the pipe
+    ends without the exit code, the forkserver is gone. The worker goes on, and a pidfd shows its end from then on. Its
+    exit code stays unknown before Linux 6.15, as only its parent can learn that.
+
+    Args:
+        requests: The spawner.
+        request: The body of the request.
+
+    Raises:
+        OSError: There are not enough descriptors.
+    """
+
+    def __init__(self, requests: Requests, request: bytes) -> None:
+        self.pid = 0  # until the worker reports it
+        self.host = socket.gethostname()
+        self._requests = requests
+        self._request: bytes | None = request  # None once it is answered
+        pipes: list[tuple[int, int]] = []
+        try:
+            pipes += (os.pipe() for _ in range(3))
+        except OSError:
+            for descriptor in (descriptor for pipe in pipes for descriptor in pipe):
+                os.close(descriptor)
+            raise
+        stdout, stderr, self._status = (reader for reader, _ in pipes)
+        self._writers = [writer for _, writer in pipes]  # of stdout and stderr until there is a worker
+        for reader in (stdout, stderr, self._status):
+            os.set_blocking(reader, False)
+        self.stdout = cast(BinaryIO, os.fdopen(stdout, "rb", buffering=0))
+        self.stderr = cast(BinaryIO, os.fdopen(stderr, "rb", buffering=0))
+        self._pidfd: int | None = None  # of a worker that has outlived its forkserver
+        self._outlived_forkserver = False
+        self._killed = False
+        self._ended_s: float | None = None  # when its end was seen that the forkserver has not reported
+        self._exit_code: int | None = None
+        self._received = b""
+
+    # ---- the request ----
+
+    def send_to(self, forkserver: Receiver) -> None:
+        """Send the request, or raise OSError at once."""
+        assert self._request is not None
+        forkserver.send(self._request, self._writers)
+        os.close(self._writers.pop())  # of the status pipe: its end shows that the forkserver is gone
+
+    def fail(self, error: WorkerStartError) -> None:
+        """Give the request up. The closed status pipe tells the pool."""
+        self.start_failure = copy.copy(error)
+        self._exit_code = 1 if error.exit_code is None else error.exit_code
+        self.close_writers()
+
+    def close_writers(self) -> None:
+        """Close the writing ends of the pipes."""
+        while self._writers:
+            os.close(self._writers.pop())
+
+    def _ask_again(self) -> None:
+        with subprocesses.fork_lock:
+            try:
+                status, writer = os.pipe()
+            except OSError as error:
+                self._requests.withdraw(self)
+                self.fail(WorkerStartError(f"the process that forks workers has ended, and there is no other: {error}"))
+                return
+            os.set_blocking(status, False)
+            os.close(self._status)  # after the new one is open, so that the two are different
+            self._status = status
+            self._writers.append(writer)
+            self._requests.on_lost(self)
+
+    # ---- the worker ----
+
+    def fileno(self) -> int | None:
+        return self._pidfd if self._outlived_forkserver else self._status
+
+    def poll(self) -> int | None:
+        if self._exit_code is None and self._status >= 0:
+            if not self._outlived_forkserver:
+                self._read_status()
+            if self._exit_code is None and (self._outlived_forkserver or self._killed):
+                self._check_process()
+        return self._exit_code
+
+    def _read_status(self) -> None:
+        try:
+            data = os.read(self._status, 2 * STATUS.size)
+        except BlockingIOError:
+            return
+        self._received += data
+        while len(self._received) >= STATUS.size:
+            self._take_record(*STATUS.unpack(self._received[: STATUS.size]))
+            self._received = self._received[STATUS.size :]
+        if data or self._exit_code is not None:
+            return
+        if self.pid > 0:
+            self._outlived_forkserver = True
+            self._pidfd = exit_codes.open_pidfd(self.pid)
+        else:
+            self._ask_again()
+
+    def _take_record(self, pid: int, exit_code: int) -> None:
+        if self._request is not None:
+            self._request = None
+            self.close_writers()
+            self._requests.on_answer(self)
+        self.pid = pid
+        if exit_code != RUNNING:
+            self._exit_code = exit_code
+
+    def _check_process(self) -> None:
+        """Notice the end of a worker that no forkserver reports, and end what the worker has started."""
+        if self._is_running():
+            return
+        if not self._outlived_forkserver:
+            self._ended_s = self._ended_s or monotonic()
+            if monotonic() - self._ended_s < REPORT_TIMEOUT_S:
+                return
+        code = exit_codes.exit_code_of_zombie(self.pid)
+        if code is None:
+            code = exit_codes.exit_code_of_reaped(self._pidfd)
+        self._exit_code = exit_codes.UNKNOWN if code is None else code
+        self.exit_code_is_known = self._exit_code != exit_codes.UNKNOWN
+        self._signal(signal.SIGKILL)
+
+    def _is_running(self) -> bool:
+        if self._pidfd is None:
+            return process_runs(self.pid)
+        waiter = select.poll()
+        waiter.register(self._pidfd, select.POLLIN)
+        return not waiter.poll(0)
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        deadline = None if timeout_s is None else monotonic() + timeout_s
+        while self.poll() is None:
+            if deadline is not None and monotonic() >= deadline:
+                return None
+            waiter = select.poll()
+            descriptor = self.fileno()
+            if descriptor is not None:
+                waiter.register(descriptor, select.POLLIN)
+            waiter.poll(POLL_INTERVAL_S * 1000)
+        return self._exit_code
+
+    def terminate(self) -> None:
+        self._signal_or_withdraw(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._signal_or_withdraw(signal.SIGKILL)
+        self._killed = True
+
+    def _signal_or_withdraw(self, number: int) -> None:
+        """Signal a worker that runs. One that is still to be forked finds no master then, and ends by itself."""
+        if self.poll() is not None:  # the process id may belong to another process by now
+            return
+        if self.pid > 0:
+            self._signal(number)
+            return
+        self._requests.withdraw(self)
+        self._exit_code = -number
+        self.close_writers()
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(self.pid, number)  # the process too: right after the fork it does not lead a group yet
+            os.killpg(self.pid, number)
+
+    def close(self) -> None:
+        self._requests.withdraw(self)
+        self.close_writers()
+        if self._status >= 0:
+            os.close(self._status)
+            self._status = -1
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+        self.stdout.close()
+        self.stderr.close()
+
+
+def process_runs(pid: int) -> bool:
+    """Return True while a process with this id runs. A zombie does not: in a container, process 1 may never reap it."""
+    try:
+        os.kill(pid, 0)
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] not in (b"Z", b"X")
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    except FileNotFoundError:  # no /proc, as on macOS
+        return not os.path.exists("/proc/self/stat")
