@@ -127,11 +127,10 @@ class ForkedProcess(WorkerProcess):
         return self._pidfd if self._outlived_forkserver else self._status
 
     def poll(self) -> int | None:
-        if self._exit_code is None and self._status >= 0:
-            if not self._outlived_forkserver:
-                self._read_status()
-            if self._exit_code is None and (self._outlived_forkserver or self._killed):
-                self._check_process()
+        if self._exit_code is None and self._status >= 0 and not self._outlived_forkserver:
+            self._read_status()
+        if self._exit_code is None and self._status >= 0 and (self._outlived_forkserver or self._killed):
+            self._check_process()
         return self._exit_code
 
     def _read_status(self) -> None:
