@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import socket
 import subprocess
@@ -28,13 +27,14 @@ from typing import BinaryIO, cast
 from pympipool._util import subprocesses
 from pympipool._util.clocks import CHECK_INTERVAL_S, RunningClock
 from pympipool._util.import_path import import_path
+from pympipool._util.service_threads import ServiceLogger
 from pympipool.backends.local.forked_process import ForkedProcess
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
 from pympipool.errors import WorkerStartError
 from pympipool.transport.frames import SEND_FLAGS, encode_body
 
-LOGGER = logging.getLogger("pympipool.backends")
+LOGGER = ServiceLogger("pympipool.backends")
 
 ANSWER_TIMEOUT_S = 5.0
 """Seconds after which a forkserver that does not answer is replaced; usually it answers in milliseconds."""
