@@ -164,6 +164,7 @@ class BasePool(ABC, Generic[SpawnerT]):
         """Wait until all workers are gone and the supervisor's thread has ended."""
         self._closed.wait()
         self.loop.thread.join()
+        self.supervisor.close_streams()
 
     def after_fork_in_child(self) -> None:
         """Close in a forked child what it inherited: else workers would not notice the end of the master."""

@@ -3,7 +3,7 @@
     event loop ◄── listener      a rank connects
                ◄── connections   a rank sends its hello, then "ready", "start_failed", "rank_error" or "exiting"; or hangs up
                ◄── processes     one exits (pidfd)
-               ◄── outputs       stdout and stderr, forwarded to the user's streams
+               ◄── outputs       stdout and stderr, handed to the threads that write to the user's streams
                ◄── timers        deadlines
 
 The supervisor turns what happens into calls of its pool (`SupervisorEvents`), all in this thread, so a pool needs no locks.
@@ -13,7 +13,6 @@ other of the two has `EXIT_GRACE_S` to follow before the supervisor kills the wo
 
 from __future__ import annotations
 
-import functools
 import itertools
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +24,7 @@ from pympipool.backends.spawner import LaunchRequest, WorkerProcess
 from pympipool.errors import WorkerStartError
 from pympipool.pool.event_loop import EventLoop, Timer
 from pympipool.pool.failures import start_error
+from pympipool.pool.output import OutputWriter
 from pympipool.pool.script_context import pickled_script_object, script_context
 from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, WorkerHandle
 from pympipool.serialization.exceptions import load_exception
@@ -35,7 +35,6 @@ from pympipool.transport.shm import ShmLink
 if TYPE_CHECKING:
     from pympipool._core.ring import Segment
     from pympipool.backends.spawner import Spawner
-    from pympipool.pool.output import Output
     from pympipool.resources import Resources
 
 LOGGER = ServiceLogger("pympipool.pool")
@@ -92,6 +91,7 @@ class Supervisor:
         self._numbers = itertools.count(1)
         self.loop = EventLoop("pympipool_supervisor", at_exit=self.close)
         self.loop.watch(self.listener, self._accept)
+        self._writers = {name: OutputWriter(name, self.loop) for name in ("stdout", "stderr")}
 
     # ---- for any thread ----
 
@@ -115,6 +115,11 @@ class Supervisor:
             }
             for worker in list(self.workers.values())
         ]
+
+    def close_streams(self) -> None:
+        """Wait until what workers have printed is written; see `OutputWriter.close`. After the end of the loop's thread."""
+        for writer in self._writers.values():
+            writer.close()
 
     def close(self) -> None:
         """Close all descriptors without sending anything to the workers. Also for forked children."""
@@ -150,12 +155,11 @@ class Supervisor:
             cwd=resources.cwd,
             connect_timeout_s=resources.connect_timeout,
         )
-        worker = WorkerHandle(request, spawner.start(request), link)
+        worker = WorkerHandle(request, spawner.start(request), link, self._writers, self.loop)
         self.workers[number] = worker
         LOGGER.info("worker %d starts (ranks: %d)", number, resources.cores)
         for output in worker.outputs:
-            if output.pipe is not None:
-                self.loop.watch(output.pipe, functools.partial(self._forward, output))
+            output.watch()
         self._watch_process(worker)
         self._check_helpers(spawner)
         if not spawner.is_queued:  # a queued worker checks the limit itself: only it knows when its processes started
@@ -184,6 +188,7 @@ class Supervisor:
         """
         if worker.state is State.GONE:
             return
+        worker.read_output_to_end()
         if grace_s > 0:
             worker.state = State.ENDING
             self.loop.call_later(grace_s, lambda: self.end_worker(worker, reason=reason), worker.timers)
@@ -288,6 +293,7 @@ class Supervisor:
                     self.events.on_ready(worker)
             case ("start_failed", parts):
                 worker.start_error = worker.start_error or load_exception(parts)
+                worker.read_output_to_end()
                 # It exits by itself, unless init_function left a thread behind, or an exit function that never returns.
                 self.loop.call_later(WORKER_EXIT_GRACE_S, lambda: self.end_worker(worker), worker.timers)
             case ("rank_error", raising_rank, call, parts):
@@ -299,6 +305,7 @@ class Supervisor:
                 self._answer(worker, rank, ("script_object", pickled_script_object(name)))
             case ("exiting", reason):
                 worker.exit_reason = reason
+                worker.read_output_to_end()
             case ("host_lost", reason):
                 worker.lost_reason, worker.first_failed_rank = reason, rank
                 worker.process.kill_unreachable()
@@ -346,6 +353,7 @@ class Supervisor:
             return
         if worker.first_failed_rank is None:
             worker.first_failed_rank = rank
+        worker.read_output_to_end()
         if worker.process_ended:
             self._reap_if_disconnected(worker)
             return
@@ -354,11 +362,6 @@ class Supervisor:
             self._poll_process(worker)
 
     # ---- processes and their output ----
-
-    def _forward(self, output: Output) -> None:
-        pipe = output.pipe
-        if not output.forward():
-            self.loop.unwatch(pipe)
 
     def _watch_process(self, worker: WorkerHandle) -> None:
         descriptor = worker.process.fileno()
@@ -416,7 +419,6 @@ class Supervisor:
         for connection in worker.connections.values():
             self._drop(connection)  # ranks that have outlived their launcher are killed by their watchdogs now
         for output in worker.outputs:
-            self.loop.unwatch(output.pipe)
             output.drain()
         if worker.first_failed_rank is None:
             _, worker.exit_code = WorkerProcess.exit_status_of(worker.process, 0)  # of the process, not of a rank

@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 from pympipool.pool.output import Output
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pympipool.backends.spawner import LaunchRequest, WorkerProcess
-    from pympipool.pool.event_loop import Timer
+    from pympipool.pool.event_loop import EventLoop, Timer
+    from pympipool.pool.output import OutputWriter
     from pympipool.transport.control_server import Connection
     from pympipool.transport.shm import ShmLink
 
@@ -61,7 +64,14 @@ class WorkerHandle:
             vain.
     """
 
-    def __init__(self, request: LaunchRequest, process: WorkerProcess, link: ShmLink) -> None:
+    def __init__(
+        self,
+        request: LaunchRequest,
+        process: WorkerProcess,
+        link: ShmLink,
+        writers: Mapping[str, OutputWriter],
+        loop: EventLoop,
+    ) -> None:
         self.request = request
         self.number = request.number
         self.process = process
@@ -83,12 +93,20 @@ class WorkerHandle:
         self.kill_reason: BaseException | None = None
         self.assignment: Any = None
         self.timers: set[Timer] = set()
-        self.outputs = [Output(process.stdout, "stdout", None), Output(process.stderr, "stderr", self.stderr_tail)]
+        self.outputs = [
+            Output(process.stdout, writers["stdout"], None, loop),
+            Output(process.stderr, writers["stderr"], self.stderr_tail, loop),
+        ]
 
     def trace_metadata(self) -> dict[str, Any]:
         """Return what a trace records about the worker: its start (monotonic clock, ns), host and pid of each rank."""
         ranks = [self.ready_ranks[rank] for rank in sorted(self.ready_ranks)]
         return {"started_ns": int(self.started_s * 1e9), "ranks": [(rank["host"], rank["pid"]) for rank in ranks]}
+
+    def read_output_to_end(self) -> None:
+        """Do not let the worker wait until its output is written: it is about to exit."""
+        for output in self.outputs:
+            output.read_to_end()
 
     def release(self) -> None:
         """Release the memory of the link, and the call: references to the handle may live on for a while."""

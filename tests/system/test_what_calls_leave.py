@@ -14,7 +14,8 @@ import pytest
 
 from pympipool import Executor
 from pympipool.pool import block_pool, per_call_pool, supervisor
-from pympipool.pool.output import Output
+from pympipool.pool.event_loop import EventLoop
+from pympipool.pool.output import Output, OutputWriter
 
 LIMIT_S = 30
 
@@ -136,10 +137,14 @@ def test_unwritable_output_loses_only_the_output(monkeypatch):
     reader, writer = os.pipe()
     os.write(writer, b"last words")
     os.close(writer)
-    output = Output(open(reader, "rb", buffering=0), "stdout", None)
+    loop = EventLoop("unused", at_exit=lambda: None)
+    stdout = OutputWriter("stdout", loop)
+    output = Output(open(reader, "rb", buffering=0), stdout, None, loop)
     with monkeypatch.context() as patch:
         patch.setattr("sys.stdout", Gone())
         output.drain()
+        stdout.close()
+    loop.close()
     assert output.pipe is None
 
 

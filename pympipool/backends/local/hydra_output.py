@@ -30,6 +30,12 @@ _SIGNAL = re.compile(rb"EXIT STRING: .*\(signal (\d+)\)")
 
 _CODES_OF_RANKS = re.compile(re.escape(_CODES) + rb"\[[^\]\n]*\] ([\d,]+)")
 
+_REPORT_BYTES_MAX = 1 << 20
+"""Bytes of a report that are kept. A rank that survives for a moment may print behind the report."""
+
+_READS_MAX = 32
+"""Reads in a row that may give nothing but parts of a report, before others get their turn."""
+
 _HOLD_BACK_MIN = {_BEGIN: 20, _CODES: 4}
 """The two ways in which a report may begin. Output that ends with the first bytes of one is held back until more arrives,
 if it ends with at least this many of them. Fewer are never a report, as mpiexec writes 50 bytes at once."""
@@ -46,7 +52,7 @@ class JobOutput(io.RawIOBase):
         super().__init__()
         self._pipe = pipe
         self._held_back = b""
-        self._report: bytes | None = None
+        self._report: bytearray | None = None
 
     @property
     def signal(self) -> int | None:
@@ -69,11 +75,16 @@ class JobOutput(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes | None:
         """Return what the ranks have printed; None if there is no data yet, empty at the end."""
-        while data := self._read(size):
+        for _ in range(_READS_MAX):
+            data = self._read(size)
+            if data is None:
+                return None
+            if not data:
+                break
             printed = self._printed(data)
             if printed:  # otherwise all data is held back or part of the report: read on, as more may be there
                 return printed
-        if data is None:
+        else:
             return None
         rest, self._held_back = self._held_back, b""
         return rest
@@ -84,7 +95,8 @@ class JobOutput(io.RawIOBase):
     def _printed(self, data: bytes) -> bytes:
         if self._report is None:
             return self._split_off_report(self._held_back + data)
-        self._report += data
+        if len(self._report) < _REPORT_BYTES_MAX:
+            self._report += data
         return b""
 
     def _split_off_report(self, data: bytes) -> bytes:
@@ -92,7 +104,7 @@ class JobOutput(io.RawIOBase):
         # Without a match find returns -1, which the modulo turns into the end of data.
         begin, mark = min((data.find(mark) % (len(data) + 1), mark) for mark in _HOLD_BACK_MIN)
         if begin < len(data):
-            self._held_back, self._report = b"", data[begin:]
+            self._held_back, self._report = b"", bytearray(data[begin:])
             return data[:begin].removesuffix(b"\n") if mark is _BEGIN else data[:begin]  # an empty line precedes it
         held = max(_overlap(data, mark, least) for mark, least in _HOLD_BACK_MIN.items())
         split = len(data) - held

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pympipool.backends.local.hydra_output import JobOutput
-from pympipool.pool.output import Output
+from pympipool.pool.event_loop import EventLoop
+from pympipool.pool.output import Output, OutputWriter
 
 REPORT = (
     b"\n===================================================================================\n"
@@ -100,7 +101,11 @@ def test_unfinished_beginning_of_report_reaches_the_user(last, capsys):
     os.write(writer, last)
     os.close(writer)
     os.set_blocking(reader, False)
-    Output(JobOutput(open(reader, "rb", buffering=0)), "stdout", None).drain()
+    loop = EventLoop("unused", at_exit=lambda: None)
+    stdout = OutputWriter("stdout", loop)
+    Output(JobOutput(open(reader, "rb", buffering=0)), stdout, None, loop).drain()
+    stdout.close()
+    loop.close()
     assert capsys.readouterr().out.encode() == last
 
 
