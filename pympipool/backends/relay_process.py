@@ -2,6 +2,9 @@
 
     Relay.environment(request) ── the first request starts the relay ──> the variables with which a worker reaches it
 
+    Relay.check() ── now and then, while there are workers: "?" ──> relay ── "!" ──>
+                  ── no answer for `ANSWER_TIMEOUT_S` ──> the relay is killed; its workers end, and the next starts another
+
 The relay's own program is `pympipool.transport.tcp.relay`.
 """
 
@@ -10,14 +13,30 @@ from __future__ import annotations
 import socket
 import subprocess
 from collections.abc import Mapping
+from time import monotonic
 
 from pympipool._util import subprocesses
+from pympipool._util.service_threads import ServiceLogger
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerStartError
 
 START_TIMEOUT_S = 30.0
 """Seconds that the relay may take to start; usually it takes 0.1 s."""
+
+CHECK_INTERVAL_S = 5.0
+"""Interval between two checks that the relay answers."""
+
+ANSWER_TIMEOUT_S = 15.0
+"""Seconds that the relay may take to answer; usually it takes a millisecond. It may have to be swapped in."""
+
+EXIT_TIMEOUT_S = 1.0
+"""Seconds to wait for the end of a killed relay. One that the kernel cannot end is left."""
+
+PING = b"?"
+"""What the relay answers with one byte (`PING` in its program, which is not imported here)."""
+
+LOGGER = ServiceLogger("pympipool.relay")
 
 
 class Relay:
@@ -32,6 +51,7 @@ class Relay:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._addresses = ""
+        self._asked_s: float | None = None  # when the ping was sent that is not answered yet
 
     def environment(self, request: LaunchRequest) -> dict[str, str]:
         """Return the variables of a worker that may run on another host.
@@ -58,6 +78,7 @@ class Relay:
             raise WorkerStartError(f"the relay to workers on other hosts does not start: {error}") from error
         self._socket = ours
         self._addresses = self._handshake(ours, request.environment)
+        ours.setblocking(False)
 
     def _handshake(self, relay: socket.socket, environment: Mapping[str, str]) -> str:
         relay.settimeout(START_TIMEOUT_S)
@@ -76,12 +97,47 @@ class Relay:
             )
         return rest
 
+    def is_silent(self) -> bool:
+        """Return True if the relay has not answered the ping of an earlier call; otherwise send it the next one."""
+        if self._socket is None:
+            return False
+        try:
+            if self._asked_s is not None and self._socket.recv(64):
+                self._asked_s = None
+            if self._asked_s is None:
+                self._socket.send(PING)
+                self._asked_s = monotonic()
+                return False
+        except BlockingIOError:
+            return True
+        except OSError:  # it has ended, and its workers with it
+            pass
+        return False
+
+    def check(self) -> float | None:
+        """End a relay that has not answered for `ANSWER_TIMEOUT_S`.
+
+        Returns:
+            The seconds until the next check, None if there is no relay.
+        """
+        if self.is_silent() and self._asked_s is not None and monotonic() - self._asked_s > ANSWER_TIMEOUT_S:
+            LOGGER.warning(
+                "the relay to workers on other hosts has not answered for %g s, and is ended with its workers",
+                ANSWER_TIMEOUT_S,
+            )
+            self.close()
+        return None if self._socket is None else CHECK_INTERVAL_S
+
     def close(self) -> None:
         """End the relay, and with it the workers that are connected to it."""
         self.after_fork_in_child()
+        self._asked_s = None
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            try:
+                self._process.wait(EXIT_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                LOGGER.warning("the relay (pid %d) does not end, although it was killed", self._process.pid)
             self._process = None
 
     def after_fork_in_child(self) -> None:

@@ -90,6 +90,10 @@ class WorkerProcess(ABC):
         code = self.poll()
         return rank, code if self.exit_code_is_known else None
 
+    def loss_reason(self) -> str | None:
+        """Return, after the end, why nothing is known of the way in which the ranks ended; None if it is known."""
+        return None
+
     def failed_permanently(self, last_stderr: Iterable[str]) -> bool:
         """Return True if the worker has ended because the request can never be met, so that another try is of no use.
 
@@ -97,6 +101,21 @@ class WorkerProcess(ABC):
             last_stderr: The last lines that the worker wrote to stderr.
         """
         return False
+
+    def has_started(self) -> bool:
+        """Return False while the worker waits in a queue, and its processes do not run.
+
+        Raises:
+            WorkerStartError: The scheduler has lost the request.
+        """
+        return True
+
+    def is_delivering(self) -> bool:
+        """Return True, after the end, if a helper holds up what the ranks sent before their end."""
+        return False
+
+    def on_connected(self) -> None:  # noqa: B027  most spawners need not know
+        """Take note that all ranks have connected to the master."""
 
     @abstractmethod
     def wait(self, timeout_s: float | None = None) -> int | None:
@@ -129,7 +148,8 @@ class Spawner(ABC):
     """A way to start workers.
 
     Attributes:
-        is_queued: True if a worker may wait in a queue, for any time, before its processes start.
+        is_queued: True if a worker may wait in a queue, for any time, before its processes start (see
+            `WorkerProcess.has_started`).
     """
 
     is_queued = False

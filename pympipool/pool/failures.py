@@ -55,7 +55,13 @@ def log_exit(logger: ServiceLogger, worker: WorkerHandle, *, expected: bool) -> 
             redacted_summary(worker.kill_reason),
         )
         return
-    without_output = WorkerDied(worker=worker.number, host=worker.host, pid=worker.pid, exit_code=worker.exit_code)
+    without_output = WorkerDied(
+        worker=worker.number,
+        host=worker.host,
+        pid=worker.pid,
+        exit_code=worker.exit_code,
+        lost_reason=worker.lost_reason,
+    )
     logger.warning("%s", without_output)
 
 
@@ -70,8 +76,8 @@ def start_error(worker: WorkerHandle) -> BaseException:
         worker.start_error
         or worker.process.start_failure
         or WorkerStartError(
-            f"worker {worker.number} did not get ready",
-            exit_code=worker.exit_code,
+            f"worker {worker.number} did not get ready" + (f": {worker.lost_reason}" if worker.lost_reason else ""),
+            exit_code=None if worker.lost_reason else worker.exit_code,
             last_stderr=tuple(worker.stderr_tail),
         )
     )

@@ -130,14 +130,14 @@ class PerCallPool(BasePool[CallSpawners]):
         self.loop.call(self._start_next)
 
     def _call_ended(self, call: QueuedCall, future: StandardFuture[Any]) -> None:
-        """Remove a cancelled call, with its arguments, from the queue. Have the worker of any other call end."""
+        """Remove a cancelled call, with its arguments, from the queue. If it has a worker, have that end."""
         call.future = None
-        if not future.cancelled():
-            self.loop.call(functools.partial(self._end_worker_of_call, call.worker_number))
-        elif self.allocator.withdraw(call):
+        if future.cancelled() and self.allocator.withdraw(call):
             with self._lock:
                 self._unfinished -= 1
             self.dispatcher.wake_waiting_thread()
+        else:
+            self.loop.call(functools.partial(self._end_worker_of_call, call))
 
     def waiting_count(self) -> int:
         """Count the calls that have no worker yet."""
@@ -155,10 +155,9 @@ class PerCallPool(BasePool[CallSpawners]):
         return self._unfinished
 
     def cancel_waiting(self) -> None:
-        """Cancel the calls for which no worker was started yet."""
-        for future in [call.future for call in self.allocator.waiting()]:
-            if future is not None:
-                future.cancel()
+        """Cancel the calls that no worker has begun, also those whose worker is starting or waits in a queue."""
+        for future in self.waiting_futures():
+            future.cancel()
         self.loop.call(self._start_next)
 
     def resize(self, workers: int, cores: int) -> None:
@@ -213,10 +212,14 @@ class PerCallPool(BasePool[CallSpawners]):
             return
         watch_run_time(self.supervisor, self.dispatcher, worker, call.resources.run_time_max)
 
-    def _end_worker_of_call(self, number: int) -> None:
+    def _end_worker_of_call(self, call: QueuedCall) -> None:
         """Kill a worker whose call has ended if it does not exit by itself: else its resources would never be free again."""
-        worker = self.supervisor.workers.get(number)
-        if worker is not None and worker.state is State.SERVING:
+        worker = self.supervisor.workers.get(call.worker_number)
+        if worker is None or worker.assignment is not call:
+            return
+        if worker.state is State.STARTING:  # its call was cancelled
+            self.supervisor.end_worker(worker)
+        elif worker.state is State.SERVING:
             self.supervisor.end_worker(worker, grace_s=WORKER_EXIT_GRACE_S)
 
     def on_gone(self, worker: WorkerHandle) -> None:

@@ -55,6 +55,14 @@ KILL_CHECK_S = 0.02
 """Delay of the first check whether a killed worker has ended; doubles with each further check."""
 
 
+QUEUED_CONNECT_MARGIN_S = 5.0
+"""Time beyond connect_timeout that a worker of a scheduler has to connect. It checks the limit itself, from the start of
+its processes on, and its own message tells more."""
+
+DELIVERY_CHECK_S = 0.5
+"""Polling interval while the last messages of a worker may be on their way."""
+
+
 class SupervisorEvents(Protocol):
     """What a pool does when something happens to a worker; called in the supervisor's thread."""
 
@@ -162,8 +170,7 @@ class Supervisor:
             output.watch()
         self._watch_process(worker)
         self._check_helpers(spawner)
-        if not spawner.is_queued:  # a queued worker checks the limit itself: only it knows when its processes started
-            self._check_connected(worker, RunningClock())
+        self._check_connected(worker, RunningClock(), is_queued=spawner.is_queued)
         return worker
 
     def _check_helpers(self, spawner: Spawner) -> None:
@@ -262,6 +269,8 @@ class Supervisor:
             self._drop(connection)
             return
         worker.connections[rank] = connection
+        if len(worker.connections) == worker.request.ranks:
+            worker.process.on_connected()
         self.loop.unwatch(connection)
         self.loop.watch(connection, lambda: self._read(worker, rank, connection))
         output = worker.process.direct_output or ()
@@ -331,20 +340,36 @@ class Supervisor:
         except OSError:
             self._hung_up(worker, rank, worker.connections[rank])
 
-    def _check_connected(self, worker: WorkerHandle, since_start: RunningClock) -> None:
+    def _check_connected(self, worker: WorkerHandle, since_start: RunningClock, *, is_queued: bool) -> None:
         """Kill a worker that has not connected in time, as far as this process could have noticed it."""
         missing = worker.request.ranks - len(worker.connections)
         if worker.state is not State.STARTING or missing == 0 or worker.was_killed:
             return
-        left_s = worker.request.connect_timeout_s - since_start.elapsed()
-        if left_s > 0:
-            delay_s = min(left_s, CHECK_INTERVAL_S)
-            self.loop.call_later(delay_s, lambda: self._check_connected(worker, since_start), worker.timers)
+        limit_s = worker.request.connect_timeout_s
+        delay_s = limit_s - since_start.elapsed()
+        if is_queued:
+            try:
+                if worker.process.has_started():
+                    delay_s += QUEUED_CONNECT_MARGIN_S
+                else:
+                    since_start.restart()
+                    delay_s = CHECK_INTERVAL_S
+            except WorkerStartError as lost:
+                worker.process.start_failure = lost
+                self.end_worker(worker)
+                return
+        if delay_s > 0:
+            again = functools.partial(self._check_connected, worker, since_start, is_queued=is_queued)
+            self.loop.call_later(min(delay_s, CHECK_INTERVAL_S), again, worker.timers)
             return
-        worker.start_error = WorkerStartError(
+        error = WorkerStartError(
             f"worker {worker.number} did not start: {missing} of {worker.request.ranks} ranks have not connected within"
-            f" connect_timeout={worker.request.connect_timeout_s:g} s"
+            f" connect_timeout={limit_s:g} s"
         )
+        if is_queued:  # the next worker may start on other hosts
+            worker.process.start_failure = error
+        else:
+            worker.start_error = error
         self.end_worker(worker)
 
     def _hung_up(self, worker: WorkerHandle, rank: int, connection: Connection) -> None:
@@ -397,9 +422,19 @@ class Supervisor:
             self.loop.unwatch(descriptor)
         self._reap_if_disconnected(worker)
         if worker.process.delivery_delay_s > 0 and worker.lost_reason is None and worker.state is not State.GONE:
-            self.loop.call_later(worker.process.delivery_delay_s, lambda: self._reap(worker), worker.timers)
+            self._await_delivery(worker, worker.process.delivery_delay_s)
         else:
             self._reap(worker)
+
+    def _await_delivery(self, worker: WorkerHandle, remaining_s: float) -> None:
+        """Reap a worker after its last messages, or when none has arrived for a while, unless they are held up."""
+        if worker.process.is_delivering():
+            remaining_s = worker.process.delivery_delay_s
+        if remaining_s <= 0:
+            self._reap(worker)
+            return
+        check = functools.partial(self._await_delivery, worker, remaining_s - DELIVERY_CHECK_S)
+        self.loop.call_later(DELIVERY_CHECK_S, check, worker.timers)
 
     def _reap_if_disconnected(self, worker: WorkerHandle) -> None:
         """Reap a worker whose process has exited if all its connections have ended too: nothing more can arrive."""
@@ -424,6 +459,7 @@ class Supervisor:
             _, worker.exit_code = WorkerProcess.exit_status_of(worker.process, 0)  # of the process, not of a rank
         else:
             worker.first_failed_rank, worker.exit_code = worker.process.exit_status_of(worker.first_failed_rank)
+        worker.lost_reason = worker.lost_reason or worker.process.loss_reason()
         worker.process.kill()  # whatever is left of its process group
         if worker.state is State.STARTING and worker.process.failed_permanently(worker.stderr_tail):
             worker.start_error = worker.start_error or start_error(worker)

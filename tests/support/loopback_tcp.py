@@ -25,7 +25,11 @@ class LoopbackTcpSpawner(Spawner):
         environment = {**request.environment, **self._relay.environment(request), **hidden}
         process = self._spawner.start(dataclasses.replace(request, environment=environment))
         process.delivery_delay_s = 3.0
+        process.is_delivering = self._relay.is_silent
         return process
+
+    def check_helpers(self):
+        return self._relay.check() or self._spawner.check_helpers()
 
     def close(self):
         self._spawner.close()

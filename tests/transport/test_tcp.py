@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from pympipool import Executor
+from pympipool.backends import relay_process as relay_process_module
 from pympipool.backends.registry import BACKENDS
 from pympipool.backends.relay_process import Relay
 from pympipool.backends.spawner import LaunchRequest
@@ -255,16 +256,46 @@ def test_killed_worker_fails_only_its_call(make_tcp_executor):
     assert exe.submit(square, 2).result() == 4
 
 
+def relay_process():
+    return next(one for one in psutil.Process().children() if "transport.tcp.relay" in " ".join(one.cmdline()))
+
+
 def test_workers_are_replaced_after_relay_is_killed(make_tcp_executor):
     exe = make_tcp_executor()
     first = psutil.Process(exe.submit(pid).result())
-    relays = [
-        child for child in psutil.Process().children() if "pympipool.transport.tcp.relay" in " ".join(child.cmdline())
-    ]
-    for relay in relays:
-        relay.kill()
+    relay_process().kill()
     first.wait(2 * LIMIT_S)
     assert exe.submit(square, 3).result() == 9
+
+
+def test_relay_that_does_not_answer_is_replaced(make_tcp_executor, make_gate, monkeypatch):
+    monkeypatch.setattr(relay_process_module, "ANSWER_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(relay_process_module, "CHECK_INTERVAL_S", 0.2)
+    exe = make_tcp_executor()
+    gate = make_gate()
+    call = exe.submit(hold, gate.path)
+    gate.wait_until_begun()
+    relay_process().suspend()
+    with pytest.raises(WorkerDied):
+        call.result(LIMIT_S)
+    assert exe.submit(square, 3).result(LIMIT_S) == 9
+
+
+def test_result_arrives_when_the_relay_stalls(make_tcp_executor, make_gate):
+    exe = make_tcp_executor(block_allocation=False)
+    gate = make_gate()
+    call = exe.submit(hold, gate.path, 1)
+    gate.wait_until_begun()
+    worker = psutil.Process(exe.info["workers"][0]["pid"])
+    relay = relay_process()
+    relay.suspend()
+    gate.open()
+    with contextlib.suppress(psutil.Error):
+        worker.wait(LIMIT_S)
+    time.sleep(4.0)  # longer than messages may be under way from a relay that answers
+    assert not call.done()
+    relay.resume()
+    assert call.result(LIMIT_S) == 1
 
 
 def test_waiting_call_can_be_cancelled(make_tcp_executor, make_gate):

@@ -63,12 +63,24 @@ class Listener(Protocol):
 class Job:
     """A job as the connection's thread knows it."""
 
-    __slots__ = ("cancelled", "end_timer", "ended", "exit_code", "failure", "future", "id", "listener", "open_logs")
+    __slots__ = (
+        "cancelled",
+        "end_timer",
+        "ended",
+        "exit_code",
+        "failure",
+        "future",
+        "id",
+        "listener",
+        "open_logs",
+        "has_started",
+    )
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
         self.future: Any = None  # of the user's FluxExecutor
         self.id: int | None = None
+        self.has_started = False
         self.exit_code = NEVER_RAN
         self.failure: str | None = None
         self.open_logs = 0
@@ -250,6 +262,7 @@ class FluxConnection:
 
     def _on_event(self, job: Job, name: str, context: dict[str, Any]) -> None:
         if name == "start":
+            job.has_started = True
             self._open_log(job, "guest.exec.eventlog", self._on_shell_event)
         elif name == "finish":
             job.exit_code = _exit_code(context["status"])

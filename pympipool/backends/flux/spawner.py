@@ -86,7 +86,11 @@ class FluxSpawner(Spawner):
             cwd=cwd,
             pmi=self._pmi,
         )
-        return FluxProcess(connection, json.dumps(jobspec), self._resources.executor, request.ranks)
+        return FluxProcess(connection, json.dumps(jobspec), self._resources.executor, request.ranks, self._relay)
+
+    def check_helpers(self) -> float | None:
+        """End a relay that does not answer."""
+        return None if self._relay is None else self._relay.check()
 
     def close(self) -> None:
         """End the relay, the job reaper and the connection to flux."""
@@ -143,8 +147,11 @@ class FluxProcess(WorkerProcess):
     delivery_delay_s = DELIVERY_DELAY_S
     kill_timeout_s = KILL_TIMEOUT_S
 
-    def __init__(self, connection: FluxConnection, jobspec: str, executor: Any, ranks: int) -> None:
+    def __init__(
+        self, connection: FluxConnection, jobspec: str, executor: Any, ranks: int, relay: Relay | None
+    ) -> None:
         self._has_ranks = ranks > 1
+        self._relay = relay
         self._started_s = time()
         self.pid = 0  # no process of this host stands for the job
         self.host = socket.gethostname()
@@ -197,6 +204,14 @@ class FluxProcess(WorkerProcess):
     def poll(self) -> int | None:
         """Return the exit code: 128 + N for signal N, 1 for a job that never ran, None until the job has ended."""
         return self._exit_code
+
+    def has_started(self) -> bool:
+        """Return False while the job waits."""
+        return self._job.has_started
+
+    def is_delivering(self) -> bool:
+        """Return True if the relay does not answer, and so may hold up messages."""
+        return self._relay is not None and self._relay.is_silent()
 
     def failed_permanently(self, last_stderr: Iterable[str]) -> bool:
         """Return True if flux reports that there can be no such job, or if a person has cancelled it."""

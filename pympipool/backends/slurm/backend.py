@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pympipool.backends.base import PROBE_TIMEOUT_S, SchedulerBackend
 from pympipool.backends.slurm import availability
+from pympipool.backends.slurm.job_watch import JobWatch
 
 if TYPE_CHECKING:
     from pympipool.backends.spawner import Spawner
@@ -31,6 +32,7 @@ class SlurmBackend(SchedulerBackend):
     def __init__(self) -> None:
         availability.check_slurm()
         super().__init__()
+        self._jobs = JobWatch(steps="SLURM_JOB_ID" in os.environ)
 
     def available_cores(self) -> int:
         """Return the number of cores of the job.
@@ -57,7 +59,17 @@ class SlurmBackend(SchedulerBackend):
     def _make_spawner(self, resources: Resources) -> Spawner:
         from pympipool.backends.slurm.spawner import SlurmSpawner
 
-        return SlurmSpawner(resources, self._relay_for(resources))
+        return SlurmSpawner(resources, self._relay_for(resources), self._jobs)
+
+    def close(self) -> None:
+        """End the relay, and cancel what killed sruns have left."""
+        super().close()
+        self._jobs.close()
+
+    def after_fork_in_child(self) -> None:
+        """Release in a forked child what belongs to the parent."""
+        super().after_fork_in_child()
+        self._jobs.after_fork_in_child()
 
 
 def cores_of_job(environ: Mapping[str, str]) -> int | None:

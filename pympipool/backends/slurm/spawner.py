@@ -8,27 +8,26 @@ A worker on the master's own host connects to the master's Unix socket, a worker
 is in the environment that srun passes to SLURM's daemons. SLURM stores the environment of batch scripts, but not that
 of steps and interactive jobs. The key is never in the command line, which accounting records.
 
-srun is never trusted alone: it notices a dead host only after a minute, and when it is killed it leaves its step
-running. So a worker ends by itself when it loses the master, and the remains of a step are cancelled by the step's
-name.
+srun is never trusted alone: it notices a dead host only after a minute, it waits for ever for a job that the controller
+has forgotten, and when it is killed it leaves its step running. So a worker ends by itself when it loses the master, the
+controller is asked for the job while the worker has not connected, and what a killed srun may have left is cancelled
+(`job_watch.py`).
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 import signal
-import subprocess
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 
-from pympipool._util.subprocesses import run
 from pympipool.backends.child_process import ChildProcess
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.backends.relay_process import Relay
-from pympipool.backends.slurm.availability import CONTROLLER_TIMEOUT_S
-from pympipool.backends.slurm.srun import end_with_parent_command, srun_command, step_environment
+from pympipool.backends.slurm.job_watch import JobWatch
+from pympipool.backends.slurm.srun import end_with_parent_command, names_own_job, srun_command, step_environment
 from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
+from pympipool.errors import WorkerStartError, describe_exit
 from pympipool.resources import Resources
 
 EXIT_TIMEOUT_S = 1.0
@@ -50,6 +49,7 @@ class SlurmSpawner(Spawner):
     Args:
         resources: What each worker needs.
         relay: For workers on other hosts.
+        jobs: Shared by all spawners of one executor.
 
     Raises:
         WorkerStartError: For several ranks, mpi4py or an MPI library is missing.
@@ -57,8 +57,9 @@ class SlurmSpawner(Spawner):
 
     is_queued = True
 
-    def __init__(self, resources: Resources, relay: Relay) -> None:
+    def __init__(self, resources: Resources, relay: Relay, jobs: JobWatch) -> None:
         self._relay = relay
+        self._jobs = None if names_own_job(resources) else jobs
         self._command = [*srun_command(resources, os.environ), *program_command()]
 
     def start(self, request: LaunchRequest) -> WorkerProcess:
@@ -75,37 +76,73 @@ class SlurmSpawner(Spawner):
                 "PYMPIPOOL_CWD": request.cwd or os.getcwd(),
             }
         )
-        name = f"pympipool-{request.number}-{secrets.token_hex(4)}"
         command = [*end_with_parent_command(), *self._command]
+        if self._jobs is None:
+            return SrunProcess(command, environment, request, self._relay)
+        name = self._jobs.name(request.number)
         index = command.index("srun") + 1
-        return SrunProcess([*command[:index], f"--job-name={name}", *command[index:]], environment, request.cwd, name)
+        command = [*command[:index], f"--job-name={name}", *command[index:]]
+        return NamedSrunProcess(command, environment, request, self._relay, name, self._jobs)
+
+    def check_helpers(self) -> float | None:
+        """End a relay that does not answer."""
+        return self._relay.check()
 
     def close(self) -> None:
-        """End the relay."""
+        """End the relay, and cancel what killed sruns have left."""
         self._relay.close()
+        if self._jobs is not None:
+            self._jobs.close()
 
     def after_fork_in_child(self) -> None:
         """Close the connection to the relay in a forked child."""
         self._relay.after_fork_in_child()
+        if self._jobs is not None:
+            self._jobs.after_fork_in_child()
 
 
 class SrunProcess(ChildProcess):
-    """An srun and its step."""
+    """An srun and its job or step, of which nothing is known but what srun does."""
 
     delivery_delay_s = DELIVERY_DELAY_S
     kill_timeout_s = KILL_TIMEOUT_S
     noisy_exit = True
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], cwd: str | None, name: str) -> None:
-        super().__init__(command, environment, cwd)
-        self._name = name
-        self._job = environment.get("SLURM_JOB_ID")
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], request: LaunchRequest, relay: Relay
+    ) -> None:
+        super().__init__(command, environment, request.cwd)
+        self._relay = relay
         self._kill_timer: threading.Timer | None = None
+        self._is_killed = False
+
+    def exit_status_of(self, rank: int) -> tuple[int, int | None]:
+        """Return the rank, and the exit code that srun reports for the step; None if srun was killed itself."""
+        _, code = super().exit_status_of(rank)
+        return rank, None if self._is_killed or code is None or code < 0 else code
+
+    def loss_reason(self) -> str | None:
+        """Return how srun was killed, if it was: then it says nothing of its step."""
+        code = self.poll()
+        if self._is_killed:
+            return "its connection has ended, and SLURM did not say why within a second; its host may be down"
+        if code is None or code >= 0:
+            return None
+        hint = "; out of memory there?" if code == -signal.SIGKILL else ""
+        return f"its srun on {self.host} (pid {self.pid}) {describe_exit(code)}{hint}"
+
+    def is_delivering(self) -> bool:
+        """Return True if the relay does not answer, and so may hold up messages."""
+        return self._relay.is_silent()
 
     def failed_permanently(self, last_stderr: Iterable[str]) -> bool:
         """Return True if SLURM reports that there can be no such step, and not only that it is busy."""
         errors = [line for line in last_stderr if line.startswith("srun: error: Unable to")]
         return any(not any(text in line for text in _TRANSIENT_ERRORS) for line in errors)
+
+    def has_started(self) -> bool:
+        """Return False: the step may still be waiting."""
+        return False
 
     def kill(self) -> None:
         """Have srun end its step. If srun does not, cancel the step and kill srun."""
@@ -114,6 +151,7 @@ class SrunProcess(ChildProcess):
             return
         if self._kill_timer is not None:
             return  # killing is under way
+        self._is_killed = True
         self.terminate()
         self._signal_group(signal.SIGCONT)  # a stopped srun would not notice
         self._kill_timer = threading.Timer(EXIT_TIMEOUT_S, self._kill_by_force)
@@ -121,19 +159,15 @@ class SrunProcess(ChildProcess):
         try:
             self._kill_timer.start()
         except RuntimeError:  # this interpreter is ending, and starts no more threads
-            super().kill()
+            self._kill_by_force()
 
     def kill_unreachable(self) -> None:
-        """Kill srun, which would wait for an answer for a minute, and cancel its step in another thread."""
-        super().kill()
-        try:
-            threading.Thread(target=cancel, args=(self._name, self._job), daemon=True).start()
-        except RuntimeError:  # this interpreter is ending, and starts no more threads
-            pass
+        """Kill srun, which would wait for an answer for a minute, and cancel its step."""
+        self._kill_by_force()
 
     def _kill_by_force(self) -> None:
+        self._is_killed = True
         super().kill()
-        cancel(self._name, self._job)
 
     def close(self) -> None:
         """Release srun's process id, descriptor and pipes."""
@@ -142,22 +176,50 @@ class SrunProcess(ChildProcess):
         super().close()
 
 
-def cancel(name: str, job: str | None) -> None:
-    """Cancel the step of this name in a job, or without a job the jobs of this name.
+class NamedSrunProcess(SrunProcess):
+    """An srun whose job or step has a name by which SLURM's controller is asked for it."""
 
-    Steps that cannot be reached are left alone.
-    """
-    try:
-        if job is None:
-            _run("scancel", "--quiet", f"--name={name}")
-            return
-        for line in _run("squeue", "--steps", "--noheader", f"--jobs={job}", "--format=%i %j").splitlines():
-            step, _, step_name = line.strip().partition(" ")
-            if step_name == name:
-                _run("scancel", "--quiet", step)
-    except (OSError, subprocess.SubprocessError):
-        pass  # the controller does not answer: the worker ends by itself, as it has lost its master
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        request: LaunchRequest,
+        relay: Relay,
+        name: str,
+        jobs: JobWatch,
+    ) -> None:
+        super().__init__(command, environment, request, relay)
+        self._name = name
+        self._jobs = jobs
+        self._job = jobs.watch(name)
+        self._may_leave_job = True
 
+    def has_started(self) -> bool:
+        """Return False while the job or step waits.
 
-def _run(*command: str) -> str:
-    return run(command, timeout=CONTROLLER_TIMEOUT_S).stdout
+        Raises:
+            WorkerStartError: SLURM's controller does not know it any more.
+        """
+        if self._job.forgotten:
+            raise WorkerStartError(
+                f"SLURM's controller has no job or step named {self._name} any more, while srun still waits for it (was the"
+                " controller restarted without its state?)"
+            )
+        return self._job.is_running
+
+    def on_connected(self) -> None:
+        """Ask for the job no more."""
+        self._may_leave_job = False
+        self._jobs.forget(self._name)
+
+    def _kill_by_force(self) -> None:
+        super()._kill_by_force()
+        self._may_leave_job = True
+        self._jobs.cancel(self._name)
+
+    def close(self) -> None:
+        """Release what belongs to srun. Cancel what it may have left."""
+        code = self.poll()
+        if self._may_leave_job or code is None or code < 0:
+            self._jobs.cancel(self._name)
+        super().close()

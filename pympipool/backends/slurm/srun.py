@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from pympipool._util.subprocesses import run
 from pympipool.backends.mpi_library import Kind, loaded_library
@@ -43,6 +45,10 @@ _JOB_OPTIONS = (
 """Full names of variables that SLURM sets for a whole job, and that srun would take as options of the step."""
 
 
+TASK_EPILOG = Path(__file__).with_name("task_epilog")
+"""Program that SLURM runs after the end of each rank of several."""
+
+
 def srun_command(resources: Resources, environ: Mapping[str, str]) -> list[str]:
     """Return srun and its options for workers that need these resources.
 
@@ -62,6 +68,8 @@ def srun_command(resources: Resources, environ: Mapping[str, str]) -> list[str]:
         command.append("--nodes=1")
     if in_job:
         command.append("--exact")
+    elif os.access(TASK_EPILOG, os.X_OK):
+        command.append(f"--task-epilog={TASK_EPILOG}")
     if resources.gpus_per_core:
         command.append(f"--gpus-per-task={resources.gpus_per_core}")
     elif in_job:
@@ -71,6 +79,20 @@ def srun_command(resources: Resources, environ: Mapping[str, str]) -> list[str]:
     if resources.cwd is not None:
         command.append(f"--chdir={resources.cwd}")
     return [*command, *resources.command_line_argument_lst]
+
+
+_UNSEEN_OPTIONS = ("-J", "--job-name", "-M", "--cluster", "--jobid")
+"""Options of the user with which `squeue` does not find a job by the name that pympipool gives it."""
+
+
+def names_own_job(resources: Resources) -> bool:
+    """Return True if the user's options keep pympipool from asking for a worker's job by its name.
+
+    Examples:
+        >>> names_own_job(Resources(command_line_argument_lst=["--job-name=mine"])), names_own_job(Resources())
+        (True, False)
+    """
+    return any(option.startswith(_UNSEEN_OPTIONS) for option in resources.command_line_argument_lst)
 
 
 def _mpi_plugin(resources: Resources) -> str:

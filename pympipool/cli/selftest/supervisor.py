@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-from pympipool.backends.slurm.spawner import cancel
+from pympipool.backends.slurm.job_watch import cancel_all
 from pympipool.cli.selftest.processes import MARK, is_job_reaper, job_names, marked_processes
 from pympipool.cli.selftest.steps import Outcome, Step
 
@@ -191,8 +191,8 @@ def _end(mark: str) -> None:
     _kill(pid for pid, command in left.items() if not is_job_reaper(command))
     _left(mark, [])  # the job reaper now cancels the jobs in flux's queue, and ends
     _kill(marked_processes(mark))
-    for name in job_names(left.values()):
-        cancel(name, os.environ.get("SLURM_JOB_ID"))
+    for prefix in {name.rpartition("-")[0] for name in job_names(left.values())}:
+        cancel_all(prefix, steps="SLURM_JOB_ID" in os.environ)
 
 
 def _kill(pids: Iterable[int]) -> None:

@@ -90,6 +90,7 @@ class PrefetchQueue:
 
     Attributes:
         idle: True while the worker has no call.
+        is_sending: True while a message of the worker is passed on to the master, which may take time.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class PrefetchQueue:
         self._progress_s = 0.0  # when the running call became the first in flight
         self._run_ns: dict[int, int] = {}
         self.idle = False
+        self.is_sending = False
 
     def forward_next(self) -> None:
         """Wait for a message from either side and forward it.
@@ -251,9 +253,11 @@ class PrefetchQueue:
         self._run_ns[function] = (3 * known_ns + run_ns) // 4
 
     def _send_to_master(self, message: Message) -> None:
+        self.is_sending = True
         while not self._channel.send(*message, POLL_INTERVAL_S):
             if self._has_ended():
                 raise EOFError("the master is gone and does not receive what the worker has sent")
+        self.is_sending = False
 
     # ---- recall ----
 

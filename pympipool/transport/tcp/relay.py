@@ -11,7 +11,8 @@ user's threads and the relay's threads do not wait for each other's interpreter 
 
 `prefetch.py` decides which calls are sent when; `handshake.py` authenticates the ranks.
 
-The relay ends with the master, by its watchdog. When the relay ends, in whatever way, the workers behind it end too.
+The relay ends with the master, by its watchdog. When the relay ends, in whatever way, the workers behind it end too. The
+main thread answers each `PING` of the master, which ends a relay that does not.
 """
 
 from __future__ import annotations
@@ -52,13 +53,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FINAL_MESSAGES_TIMEOUT_S = 2.0
-"""Seconds that the last messages of a rank may take after its process has ended."""
+"""Seconds within which something must arrive of the last messages of a rank after its process has ended."""
 
 UNAUTHENTICATED_MAX = 256
 """Most connections that may be in the handshake at the same time. Further ones are closed at once."""
 
 ACCEPT_RETRY_DELAY_S = 0.05
 """Pause after a failed accept, for example when there is no free descriptor."""
+
+PING = b"?"
+"""Sent by the master on the relay's socket."""
+
+PONG = b"!"
+"""The answer to `PING`."""
 
 _BACKLOG = 1024
 _GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR if sys.platform == "linux" else select.POLLIN
@@ -78,6 +85,7 @@ class RemoteRank:
         self.keepalive = keepalive
         self.control: WorkerControl | None = None
         self.gone = False
+        self._received = 0  # bytes at the last check
         self._queue: PrefetchQueue | None = None
         self._config = config
 
@@ -129,6 +137,13 @@ class RemoteRank:
         """True while the rank has no call."""
         return self._queue is not None and self._queue.idle
 
+    def is_receiving(self) -> bool:
+        """Return True if the rank's thread takes messages from it, or passes them on to the master. From any thread."""
+        if self.gone or self._queue is None:
+            return False
+        before, self._received = self._received, self.stream.received_bytes
+        return self._queue.is_sending or self._received != before
+
     def mark_lost(self) -> None:
         """Tell the master that the rank's host is gone; the master would wait for an exit code otherwise."""
         if self.control is not None:
@@ -159,10 +174,12 @@ class Relay:
     Args:
         config: Address and key of the master.
         local_only: Accept only connections from this host.
+        master: The socket on which the master sends `PING`.
     """
 
-    def __init__(self, config: WorkerConfig, *, local_only: bool) -> None:
+    def __init__(self, config: WorkerConfig, *, local_only: bool, master: socket.socket) -> None:
         self._config = config
+        self._master = master
         self._context = server_context()
         self._listener = socket.create_server(("127.0.0.1" if local_only else "", 0), backlog=_BACKLOG)
         self._unauthenticated = 0
@@ -175,6 +192,7 @@ class Relay:
         self._wake_receiver.setblocking(False)
         self._poll.register(self._listener, select.POLLIN)
         self._poll.register(self._wake_receiver, select.POLLIN)
+        self._poll.register(master, select.POLLIN)
         port = self._listener.getsockname()[1]
         hosts = ["127.0.0.1"] if local_only else own_addresses() or ["127.0.0.1"]
         self.addresses = [f"{host}:{port}" for host in hosts]
@@ -187,6 +205,8 @@ class Relay:
                     self._accept()
                 elif descriptor == self._wake_receiver.fileno():
                     self._wake_receiver.recv(4096)
+                elif descriptor == self._master.fileno():
+                    self._master.sendall(PONG * self._master.recv(64).count(PING))
                 else:
                     self._on_disconnect(descriptor)
             self._end_overdue()
@@ -303,11 +323,14 @@ class Relay:
                 self._ending.append((monotonic() + FINAL_MESSAGES_TIMEOUT_S, remote))  # its thread reads them
 
     def _end_overdue(self) -> None:
-        """Hang up on ranks whose last messages have taken too long."""
+        """Hang up on ranks of which nothing has arrived for too long."""
         now = monotonic()
         for entry in [entry for entry in self._ending if entry[0] <= now]:
             self._ending.remove(entry)
-            entry[1].hang_up()
+            if entry[1].is_receiving():
+                self._ending.append((now + FINAL_MESSAGES_TIMEOUT_S, entry[1]))
+            else:
+                entry[1].hang_up()
 
     def _poll_timeout_ms(self) -> float | None:
         return max(0.0, self._ending[0][0] - monotonic()) * 1000 + 1 if self._ending else None
@@ -352,7 +375,7 @@ def main() -> NoReturn:
     file = master.makefile("rw")
     address, key, local_only = file.readline().split()
     try:
-        relay = Relay(WorkerConfig(address, bytes.fromhex(key), 0, 1, ""), local_only=local_only == "1")
+        relay = Relay(WorkerConfig(address, bytes.fromhex(key), 0, 1, ""), local_only=local_only == "1", master=master)
     except (OSError, ssl.SSLError) as error:
         print(f"failed {error}", file=file, flush=True)
         sys.exit(1)

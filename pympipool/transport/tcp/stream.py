@@ -60,10 +60,14 @@ class Stream:
 
     Args:
         connection: The connection, after its handshake.
+
+    Attributes:
+        received_bytes: Bytes that have arrived so far, for other threads to see if anything arrives.
     """
 
     def __init__(self, connection: ssl.SSLSocket) -> None:
         self._connection = connection
+        self.received_bytes = 0
         self._outgoing = bytearray()
         self._buffer = bytearray(_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
@@ -168,6 +172,7 @@ class Stream:
         count = self._connection.recv_into(view)
         if not count:
             raise EOFError("the peer has ended the connection")
+        self.received_bytes += count
         return count
 
     def hang_up(self) -> None:
