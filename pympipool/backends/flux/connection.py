@@ -70,10 +70,10 @@ class Job:
         "exit_code",
         "failure",
         "future",
+        "has_started",
         "id",
         "listener",
         "open_logs",
-        "has_started",
     )
 
     def __init__(self, listener: Listener) -> None:
