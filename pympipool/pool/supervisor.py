@@ -13,6 +13,7 @@ other of the two has `EXIT_GRACE_S` to follow before the supervisor kills the wo
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import TYPE_CHECKING, Any, Protocol
 
