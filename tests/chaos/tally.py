@@ -1,0 +1,72 @@
+"""How the calls of one thread of the master ended, told to the guardian as lines of JSON.
+
+A line is written in one step and is shorter than what a pipe takes at once, so lines of several threads do not mix,
+and no lock is needed that an interrupt could leave closed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from typing import Any
+
+from chaos.board import Board
+from chaos.calls import Call
+
+TELL_S = 1.0
+"""Interval at which counters are told."""
+
+CALL_S = 90.0
+"""Seconds that a call may take. One that takes longer counts as a hang."""
+
+
+class Tally:
+    """The counters of one thread.
+
+    Args:
+        thread: A name in `board.THREADS`.
+        board: Gets the progress of the thread.
+        report: Descriptor of the pipe to the guardian.
+    """
+
+    def __init__(self, thread: str, board: Board, report: int) -> None:
+        self.thread = thread
+        self.board = board
+        self.counts: Counter[str] = Counter()
+        self._report = report
+        self._told_s = 0.0
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Count events, and note that the thread makes progress."""
+        self.counts[what] += number
+        self.board.step(self.thread)
+        if time.monotonic() > self._told_s + TELL_S:
+            self.tell()
+
+    def tell(self) -> None:
+        """Tell the guardian the counters."""
+        self._told_s = time.monotonic()
+        self._write(tally=dict(self.counts))
+
+    def complain(self, text: str) -> None:
+        """Tell the guardian that a guarantee was not kept."""
+        self._write(complaint=text[:1500])
+
+    def hang(self, text: str) -> None:
+        """Tell the guardian that something hangs, and wait for the end: the guardian shows the stacks and kills all."""
+        self._write(hang=text[:1500])
+        time.sleep(1000)
+
+    def check(self, call: Call) -> None:
+        """Wait for a call, and count how it ended."""
+        ended, complaint = call.check(CALL_S, self.board.was_short_since)
+        if ended == "HANG":
+            self.hang(complaint or "")
+        if complaint:
+            self.complain(complaint)
+        self.count(ended)
+
+    def _write(self, **message: Any) -> None:
+        os.write(self._report, json.dumps({"thread": self.thread, **message}).encode()[:4000] + b"\n")
