@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from pympipool._util import exit_codes
 from pympipool.backends.child_process import ChildProcess
 from pympipool.backends.local.hydra_output import JobOutput
 from pympipool.backends.mpi_library import Kind, find_launcher, loaded_library
@@ -93,10 +94,19 @@ class MpiexecProcess(ChildProcess):
         self._started_s = time.time()
         self._kill_timer: threading.Timer | None = None
         self._ranks: list[int] = []
+        self._agents: dict[int, int | None] = {}  # pidfds, by pid
 
     def add_rank(self, pid: int) -> None:
         """Take the process id of a rank that is ready."""
         self._ranks.append(pid)
+        if not self._agents:
+            self._find_agents()
+
+    def _find_agents(self) -> None:
+        """Remember the agents while they can be found: they are no descendants of mpiexec once that has ended."""
+        for pid in _agents_below(self.pid):
+            if pid not in self._agents:
+                self._agents[pid] = exit_codes.open_pidfd(pid)
 
     def poll(self) -> int | None:
         """Return the exit code of mpiexec, which is that of a rank that failed; None while mpiexec runs.
@@ -124,16 +134,18 @@ class MpiexecProcess(ChildProcess):
         return rank, codes[rank]
 
     def kill(self) -> None:
-        """Kill the ranks and all that they have started, and mpiexec if it does not end soon after them.
+        """Kill the ranks and all that they have started, and mpiexec and its agents if they do not end soon after them.
 
-        After the end of mpiexec, kill what its ranks have left behind.
+        After the end of mpiexec, kill what it has left behind.
         """
         running = self.poll() is None
         if running and self._kill_timer is not None:
             return  # killing is under way
+        if running:
+            self._find_agents()
         ranks = _ranks_below(self.pid) if running else []
         if not ranks:
-            super().kill()
+            self._kill_by_force()
             for rank in self._ranks:
                 _kill_orphans(rank)
             return
@@ -142,17 +154,35 @@ class MpiexecProcess(ChildProcess):
                 os.kill(rank, signal.SIGKILL)
         self.terminate()
         self._signal_group(signal.SIGCONT)  # a stopped mpiexec would not notice
-        self._kill_timer = threading.Timer(CLEANUP_TIMEOUT_S, super().kill)
+        self._signal_agents(signal.SIGCONT)
+        self._kill_timer = threading.Timer(CLEANUP_TIMEOUT_S, self._kill_by_force)
         self._kill_timer.daemon = True
         try:
             self._kill_timer.start()
         except RuntimeError:  # this interpreter is ending, and starts no more threads
-            super().kill()
+            self._kill_by_force()
+
+    def _kill_by_force(self) -> None:
+        super().kill()
+        self._signal_agents(signal.SIGKILL)
+
+    def _signal_agents(self, number: int) -> None:
+        for pid, pidfd in list(self._agents.items()):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if pidfd is not None:
+                    signal.pidfd_send_signal(pidfd, number)
+                elif _is_agent(pid):
+                    os.kill(pid, number)
 
     def close(self) -> None:
-        """Release process id, descriptor and pipes, and remove what a failed job has left in /dev/shm."""
+        """Release process id, descriptors and pipes, and remove what a failed job has left in /dev/shm."""
         if self._kill_timer is not None:
             self._kill_timer.cancel()
+            self._kill_timer.join(CLEANUP_TIMEOUT_S)
+        while self._agents:
+            _, pidfd = self._agents.popitem()
+            if pidfd is not None:
+                os.close(pidfd)
         failed = self.poll() != 0
         super().close()
         if failed:
@@ -176,11 +206,23 @@ def _kill_orphans(leader: int) -> None:
 
 def _ranks_below(launcher: int) -> list[int]:
     """Return the ids of all processes that mpiexec has started, except its agents. Empty where there is no /proc."""
+    return [pid for pid in _all_below(launcher) if not _is_agent(pid)]
+
+
+def _agents_below(launcher: int) -> list[int]:
+    return [pid for pid in _all_below(launcher) if _is_agent(pid)]
+
+
+def _is_agent(pid: int) -> bool:
+    return _read(f"/proc/{pid}/comm").decode(errors="replace").strip() in _AGENTS
+
+
+def _all_below(launcher: int) -> list[int]:
     children_of = _children_of if os.path.exists("/proc/thread-self/children") else _children_of_all().get
     below = list(children_of(launcher) or ())
     for parent in below:
         below += children_of(parent) or ()
-    return [rank for rank in below if _read(f"/proc/{rank}/comm").decode().strip() not in _AGENTS]
+    return below
 
 
 def _children_of(parent: int) -> list[int]:
