@@ -13,25 +13,23 @@ from __future__ import annotations
 import socket
 import subprocess
 from collections.abc import Mapping
-from time import monotonic
 
 from pympipool._util import subprocesses
+from pympipool._util.clocks import CHECK_INTERVAL_S, RunningClock
 from pympipool._util.service_threads import ServiceLogger
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerStartError
+from pympipool.transport.frames import SEND_FLAGS
 
 START_TIMEOUT_S = 30.0
 """Seconds that the relay may take to start; usually it takes 0.1 s."""
 
-CHECK_INTERVAL_S = 5.0
+ASK_INTERVAL_S = 5.0
 """Interval between two checks that the relay answers."""
 
 ANSWER_TIMEOUT_S = 15.0
 """Seconds that the relay may take to answer; usually it takes a millisecond. It may have to be swapped in."""
-
-EXIT_TIMEOUT_S = 1.0
-"""Seconds to wait for the end of a killed relay. One that the kernel cannot end is left."""
 
 PING = b"?"
 """What the relay answers with one byte (`PING` in its program, which is not imported here)."""
@@ -51,7 +49,7 @@ class Relay:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._addresses = ""
-        self._asked_s: float | None = None  # when the ping was sent that is not answered yet
+        self._since_ping: RunningClock | None = None  # of the ping that is not answered yet
 
     def environment(self, request: LaunchRequest) -> dict[str, str]:
         """Return the variables of a worker that may run on another host.
@@ -83,9 +81,9 @@ class Relay:
     def _handshake(self, relay: socket.socket, environment: Mapping[str, str]) -> str:
         relay.settimeout(START_TIMEOUT_S)
         try:
-            with relay.makefile("rw") as file:
-                address, key = environment["PYMPIPOOL_ADDRESS"], environment["PYMPIPOOL_KEY"]
-                print(address, key, int(self._local_only), file=file, flush=True)
+            address, key = environment["PYMPIPOOL_ADDRESS"], environment["PYMPIPOOL_KEY"]
+            relay.sendall(f"{address} {key} {int(self._local_only)}\n".encode(), SEND_FLAGS)
+            with relay.makefile("r") as file:
                 status, _, rest = file.readline().strip().partition(" ")
         except OSError as error:
             status, rest = "failed", str(error)
@@ -102,11 +100,11 @@ class Relay:
         if self._socket is None:
             return False
         try:
-            if self._asked_s is not None and self._socket.recv(64):
-                self._asked_s = None
-            if self._asked_s is None:
-                self._socket.send(PING)
-                self._asked_s = monotonic()
+            if self._since_ping is not None and self._socket.recv(64):
+                self._since_ping = None
+            if self._since_ping is None:
+                self._socket.send(PING, SEND_FLAGS)
+                self._since_ping = RunningClock()
                 return False
         except BlockingIOError:
             return True
@@ -120,24 +118,23 @@ class Relay:
         Returns:
             The seconds until the next check, None if there is no relay.
         """
-        if self.is_silent() and self._asked_s is not None and monotonic() - self._asked_s > ANSWER_TIMEOUT_S:
-            LOGGER.warning(
-                "the relay to workers on other hosts has not answered for %g s, and is ended with its workers",
-                ANSWER_TIMEOUT_S,
-            )
-            self.close()
-        return None if self._socket is None else CHECK_INTERVAL_S
+        if not self.is_silent() or self._since_ping is None:
+            return None if self._socket is None else ASK_INTERVAL_S
+        if self._since_ping.elapsed() < ANSWER_TIMEOUT_S:
+            return CHECK_INTERVAL_S
+        LOGGER.warning(
+            "the relay to workers on other hosts has not answered for %g s, and is ended with its workers",
+            ANSWER_TIMEOUT_S,
+        )
+        self.close()
+        return None
 
     def close(self) -> None:
         """End the relay, and with it the workers that are connected to it."""
         self.after_fork_in_child()
-        self._asked_s = None
+        self._since_ping = None
         if self._process is not None:
-            self._process.kill()
-            try:
-                self._process.wait(EXIT_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                LOGGER.warning("the relay (pid %d) does not end, although it was killed", self._process.pid)
+            subprocesses.end(self._process)
             self._process = None
 
     def after_fork_in_child(self) -> None:

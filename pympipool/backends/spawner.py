@@ -8,9 +8,9 @@ A new way to start workers is one more `Spawner`; the pool knows nothing else of
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 if TYPE_CHECKING:
     from pympipool.errors import WorkerStartError
@@ -144,15 +144,30 @@ class WorkerProcess(ABC):
         """Release process id, descriptors and pipes. To be called after the end; `kill` does nothing from then on."""
 
 
+class Helper(Protocol):
+    """A process that the spawner keeps running besides workers, or the code that asks it."""
+
+    def check(self) -> float | None:
+        """Replace the process if it does not answer. Must not wait for it.
+
+        Called after each `Spawner.start`, and then for as long as this asks for it.
+
+        Returns:
+            The seconds until the next check; None: there is nothing to check until the next start.
+        """
+
+
 class Spawner(ABC):
     """A way to start workers.
 
     Attributes:
         is_queued: True if a worker may wait in a queue, for any time, before its processes start (see
             `WorkerProcess.has_started`).
+        helpers: The processes besides workers that may fail to answer.
     """
 
     is_queued = False
+    helpers: Sequence[Helper] = ()
 
     @abstractmethod
     def start(self, request: LaunchRequest) -> WorkerProcess:
@@ -161,16 +176,6 @@ class Spawner(ABC):
         Raises:
             WorkerStartError: The processes cannot be started; tells why, and what to do.
         """
-
-    def check_helpers(self) -> float | None:
-        """Replace helper processes that do not answer. Must not wait for them.
-
-        Called after each `start`, and then for as long as it asks for that.
-
-        Returns:
-            The seconds until the next check; None: there is nothing to check until the next `start`.
-        """
-        return None
 
     def close(self) -> None:  # noqa: B027  most spawners have nothing to end
         """End the processes that the spawner keeps running besides workers."""

@@ -22,7 +22,7 @@ from pympipool._util.exit_codes import process_state
 from pympipool._util.service_threads import ServiceLogger
 from pympipool._util.signals import SigpipeBlocked
 from pympipool.backends.spawner import LaunchRequest, WorkerProcess
-from pympipool.errors import WorkerStartError
+from pympipool.errors import WorkerStartError, signal_name
 from pympipool.pool.event_loop import EventLoop, Timer
 from pympipool.pool.failures import start_error
 from pympipool.pool.output import OutputWriter
@@ -35,7 +35,7 @@ from pympipool.transport.shm import ShmLink
 
 if TYPE_CHECKING:
     from pympipool._core.ring import Segment
-    from pympipool.backends.spawner import Spawner
+    from pympipool.backends.spawner import Helper, Spawner
     from pympipool.resources import Resources
 
 LOGGER = ServiceLogger("pympipool.pool")
@@ -96,7 +96,7 @@ class Supervisor:
         self.doorbells = doorbells
         self.listener = Listener()
         self.workers: dict[int, WorkerHandle] = {}
-        self._checked_spawners: set[Spawner] = set()  # those for which a timer runs
+        self._checked_helpers: set[Helper] = set()  # those for which a timer runs
         self._numbers = itertools.count(1)
         self.loop = EventLoop("pympipool_supervisor", at_exit=self.close)
         self.loop.watch(self.listener, self._accept)
@@ -170,20 +170,21 @@ class Supervisor:
         for output in worker.outputs:
             output.watch()
         self._watch_process(worker)
-        self._check_helpers(spawner)
+        for helper in spawner.helpers:
+            self._check_helper(helper)
         self._check_connected(worker, RunningClock(), is_queued=spawner.is_queued)
         return worker
 
-    def _check_helpers(self, spawner: Spawner) -> None:
-        """Have a spawner check its helpers, now and for as long as it asks for that."""
-        delay_s = spawner.check_helpers()
-        if delay_s is None or spawner in self._checked_spawners:
+    def _check_helper(self, helper: Helper) -> None:
+        """Have a helper checked, now and for as long as the check asks for that."""
+        delay_s = helper.check()
+        if delay_s is None or helper in self._checked_helpers:
             return
-        self._checked_spawners.add(spawner)
+        self._checked_helpers.add(helper)
 
         def check_again() -> None:
-            self._checked_spawners.discard(spawner)
-            self._check_helpers(spawner)
+            self._checked_helpers.discard(helper)
+            self._check_helper(helper)
 
         self.loop.call_later(delay_s, check_again)
 
@@ -461,6 +462,8 @@ class Supervisor:
         else:
             worker.first_failed_rank, worker.exit_code = worker.process.exit_status_of(worker.first_failed_rank)
         worker.lost_reason = worker.lost_reason or worker.process.loss_reason()
+        if worker.was_killed and signal_name(worker.exit_code) == "SIGKILL":
+            worker.exit_code = None  # our own signal explains nothing
         worker.process.kill()  # whatever is left of its process group
         if worker.state is State.STARTING and worker.process.failed_permanently(worker.stderr_tail):
             worker.start_error = worker.start_error or start_error(worker)

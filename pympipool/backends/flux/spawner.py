@@ -63,6 +63,7 @@ class FluxSpawner(Spawner):
         self._resources = resources
         self._session = session
         self._relay = relay
+        self.helpers = () if relay is None else (relay,)
         self._command = program_command()
         self._pmi = pmi_of(resources)
 
@@ -87,10 +88,6 @@ class FluxSpawner(Spawner):
             pmi=self._pmi,
         )
         return FluxProcess(connection, json.dumps(jobspec), self._resources.executor, request.ranks, self._relay)
-
-    def check_helpers(self) -> float | None:
-        """End a relay that does not answer."""
-        return None if self._relay is None else self._relay.check()
 
     def close(self) -> None:
         """End the relay, the job reaper and the connection to flux."""

@@ -63,6 +63,7 @@ class ForkserverSpawner(Spawner):
 
     def __init__(self) -> None:
         self._command = program_command("pympipool.worker.forkserver")
+        self.helpers = (self,)
         self._environment: dict[str, str] = {}
         self._forkserver: Forkserver | None = None
         self._unsent: deque[ForkedProcess] = deque()
@@ -89,7 +90,7 @@ class ForkserverSpawner(Spawner):
             self._send()
         return process
 
-    def check_helpers(self) -> float | None:
+    def check(self) -> float | None:
         """Replace a forkserver that does not answer, and send the requests that could not be sent before."""
         if self._forkserver is not None and self._unanswered:
             limit_s = ANSWER_TIMEOUT_S if self._forkserver.has_answered else FIRST_ANSWER_TIMEOUT_S

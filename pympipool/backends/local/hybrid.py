@@ -27,6 +27,7 @@ class HybridSpawner(Spawner):
     def __init__(self) -> None:
         self._direct = LocalSpawner()
         self._forkserver = ForkserverSpawner()
+        self.helpers = self._forkserver.helpers
         self._direct_starts_left = DIRECT_STARTS
 
     def start(self, request: LaunchRequest) -> WorkerProcess:
@@ -41,10 +42,6 @@ class HybridSpawner(Spawner):
         worker = self._direct.start(request)
         self._direct_starts_left -= 1
         return worker
-
-    def check_helpers(self) -> float | None:
-        """Replace a forkserver that does not answer."""
-        return self._forkserver.check_helpers()
 
     def close(self) -> None:
         """End the forkserver; its workers go on."""

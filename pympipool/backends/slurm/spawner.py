@@ -59,6 +59,7 @@ class SlurmSpawner(Spawner):
 
     def __init__(self, resources: Resources, relay: Relay, jobs: JobWatch) -> None:
         self._relay = relay
+        self.helpers = (relay,)
         self._jobs = None if names_own_job(resources) else jobs
         self._command = [*srun_command(resources, os.environ), *program_command()]
 
@@ -83,10 +84,6 @@ class SlurmSpawner(Spawner):
         index = command.index("srun") + 1
         command = [*command[:index], f"--job-name={name}", *command[index:]]
         return NamedSrunProcess(command, environment, request, self._relay, name, self._jobs)
-
-    def check_helpers(self) -> float | None:
-        """End a relay that does not answer."""
-        return self._relay.check()
 
     def close(self) -> None:
         """End the relay, and cancel what killed sruns have left."""
