@@ -2,12 +2,13 @@
 
     SrunProcess ── watch(name) ───> thread ── squeue, one query for all, at growing intervals ──> JobState
                 ── cancel(name) ──>        ── scancel, until no job of that name turns up any more
-    close ── a shell script goes on with what is not cancelled yet: the user's program may end now
+    close ── a shell script cancels what is left: the user's program may end now
 
 An srun that waits for its job says nothing, and it waits for ever for a job that the controller has forgotten. An srun
-that is killed may leave its job behind, or even a request for a job that the controller answers later. So each job has
-a name of its own, and the controller is asked by name. A worker that connects within a second, as almost all do, causes
-no query.
+that is killed may leave its job behind, or even a request for a job that the controller answers later. A controller that
+is restarted after a crash may take a job for running that has ended. So each job has a name of its own, the controller
+is asked by name, and jobs without an srun are cancelled. A worker that connects within a second, as almost all do,
+causes no query.
 """
 
 from __future__ import annotations
@@ -52,13 +53,14 @@ _CANCEL_SCRIPT = r"""
     trap '' HUP
     for pause in 0 1 2 4 8 16 32; do
         sleep $pause
-        found=$(squeue --me --noheader $2 --format='%i %j') || continue
+        found=$(squeue --me --noheader $3 --format='%i %j') || continue
         ids=$(printf '%s\n' "$found" | sed -n "s/^ *\([^ ]*\) $1-.*/\1/p")
-        if [ -n "$ids" ]; then scancel --quiet $ids; elif [ $pause -ge 8 ]; then exit; fi
+        if [ -n "$ids" ]; then scancel --quiet $ids; elif [ $pause -ge $2 ]; then exit; fi
     done
 ) >/dev/null 2>&1 &
 """
-"""Shell script that cancels all jobs whose names begin with its first argument, in the background."""
+"""Shell script that cancels all jobs whose names begin with its first argument, in the background. It ends when it finds none
+after a pause of as many seconds as the second argument says."""
 
 
 class JobState:
@@ -106,11 +108,15 @@ class JobWatch:
         self._query += ["--steps"] if steps else []
         self._steps = steps
         self._jobs: dict[str, JobState] = {}  # those that are watched or to be cancelled
+        self._live: set[str] = set()  # the names of those whose srun has not ended
+        self._strays: set[str] = set()  # others that the last answer has listed
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_closed = False
         self._pause_s = FIRST_PAUSE_S
         self._answered_s: float | None = None
+        self._was_silent = False  # the controller has not answered, and what it knows has not been checked since
+        self._is_used = False
 
     def name(self, number: int) -> str:
         """Return the name for the job of a worker."""
@@ -120,18 +126,27 @@ class JobWatch:
         """Ask for a job now and then, until it is forgotten or cancelled."""
         with self._changed:
             job = self._jobs[name] = JobState()
+            self._live.add(name)
+            self._is_used = True
             self._ensure_thread()
         return job
 
-    def forget(self, name: str) -> None:
-        """Ask for a job no more: its worker has connected, or has ended."""
+    def connected(self, name: str) -> None:
+        """Ask for a job no more: its worker has connected."""
         with self._changed:
             self._jobs.pop(name, None)
+
+    def ended(self, name: str) -> None:
+        """Take note that an srun has ended as it should."""
+        with self._changed:
+            self._jobs.pop(name, None)
+            self._live.discard(name)
 
     def cancel(self, name: str) -> None:
         """Cancel the job of this name, if there is one, or if there will be one within seconds."""
         with self._changed:
             job = self._jobs.setdefault(name, JobState())
+            self._live.discard(name)
             if job.cancelled_s is None and not self._is_closed:
                 job.cancelled_s = monotonic()
                 self._ensure_thread()
@@ -140,12 +155,14 @@ class JobWatch:
     def close(self) -> None:
         """End the thread. Another process cancels what is left, since this one may end soon."""
         with self._changed:
-            is_unfinished = any(job.cancelled_s is not None for job in self._jobs.values())
+            if self._is_closed:
+                return
+            is_unfinished = any(job.cancelled_s is not None for job in self._jobs.values()) or self._was_silent
             self._is_closed = True
             self._jobs.clear()
             self._changed.notify()
-        if is_unfinished:
-            cancel_all(self._prefix, steps=self._steps)
+        if self._is_used:
+            cancel_all(self._prefix, steps=self._steps, patient=is_unfinished)
 
     def after_fork_in_child(self) -> None:
         """Forget everything in a forked child: the jobs are the parent's."""
@@ -176,7 +193,7 @@ class JobWatch:
         """Wait until it is time for the next query; return False if there is nothing to ask for."""
         with self._changed:
             begin_s = monotonic()
-            while self._jobs and not self._is_closed:
+            while (self._jobs or self._was_silent) and not self._is_closed:
                 remaining_s = begin_s + self._next_pause_s() - monotonic()
                 if remaining_s <= 0:
                     self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
@@ -222,6 +239,11 @@ class JobWatch:
                     to_cancel.append(number)
                 elif now_s - job.cancelled_s > CANCEL_PERIOD_S:
                     del self._jobs[name]
+            unknown = listed.keys() - self._live - self._jobs.keys()
+            strays = {name for name in unknown if listed[name][1] != "COMPLETING"}
+            to_cancel += [listed[name][0] for name in strays & self._strays]  # not those that are just ending
+            self._strays = strays
+            self._was_silent = bool(strays)
         if to_cancel:
             try:
                 run(["scancel", "--quiet", *to_cancel], timeout=CONTROLLER_TIMEOUT_S)
@@ -235,20 +257,23 @@ class JobWatch:
             LOGGER.warning("SLURM's controller has not answered for %d s; waiting for it", now_s - self._answered_s)
             self._answered_s = None
         with self._changed:
+            self._was_silent = True
             for name, job in list(self._jobs.items()):
                 job.missing_since_s = None
                 if job.cancelled_s is not None and now_s - job.cancelled_s > CANCEL_TIMEOUT_S:
                     del self._jobs[name]
 
 
-def cancel_all(prefix: str, *, steps: bool) -> None:
-    """Cancel all jobs of an executor, in a process that outlives this one for up to a minute.
+def cancel_all(prefix: str, *, steps: bool, patient: bool = True) -> None:
+    """Cancel all jobs of an executor, in a process that may outlive this one.
 
     Args:
         prefix: The beginning of their names, without the worker's number.
         steps: They are steps, not jobs.
+        patient: Look for jobs that turn up later too, for up to a minute. Otherwise end when there are none.
     """
+    least_pause_s = round(CANCEL_PERIOD_S) if patient else 0
     try:
-        run(["sh", "-c", _CANCEL_SCRIPT, "sh", prefix, *(["--steps"] if steps else [])])
+        run(["sh", "-c", _CANCEL_SCRIPT, "sh", prefix, str(least_pause_s), *(["--steps"] if steps else [])])
     except OSError as error:
         LOGGER.warning("jobs of SLURM whose names begin with %s may be left: %s", prefix, error)

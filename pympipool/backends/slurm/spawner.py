@@ -207,7 +207,7 @@ class NamedSrunProcess(SrunProcess):
     def on_connected(self) -> None:
         """Ask for the job no more."""
         self._may_leave_job = False
-        self._jobs.forget(self._name)
+        self._jobs.connected(self._name)
 
     def _kill_by_force(self) -> None:
         super()._kill_by_force()
@@ -219,4 +219,6 @@ class NamedSrunProcess(SrunProcess):
         code = self.poll()
         if self._may_leave_job or code is None or code < 0:
             self._jobs.cancel(self._name)
+        else:
+            self._jobs.ended(self._name)
         super().close()
