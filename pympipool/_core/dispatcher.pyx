@@ -301,6 +301,10 @@ cdef class Dispatcher(Completion):
     def fail_all(self, error):
         """End the waiting calls, and all that will be submitted, with an exception."""
         self.broken = error
+        self.fail_waiting(error)
+
+    def fail_waiting(self, error):
+        """End the waiting calls with an exception."""
         for future in self.drain_waiting(FAILED):
             self.fail(future, error)
 

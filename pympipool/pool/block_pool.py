@@ -4,9 +4,9 @@
                                     on_gone:  the worker's running call fails, a new worker is started
     close ── no new calls; after the last one, workers are told to exit ──> closed
 
-A worker that dies is replaced at once. A worker that dies before it was ready is replaced after a delay that doubles each
-time. When `START_ATTEMPTS` workers in a row do not get ready, the pool is broken: all calls that wait or are submitted
-later fail with the reason.
+A worker that dies is replaced at once. Workers that die before they were ready are replaced after a delay that doubles each
+time. When `START_ATTEMPTS` rounds of starts in a row have brought no worker, the pool is broken: all calls that wait or are
+submitted later fail with the reason. A shortage of the system does not break it (see `shortages.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pympipool._util.service_threads import ServiceLogger
 from pympipool.pool.base import IDLE_CHECK_S, BasePool
 from pympipool.pool.failures import log_exit, redacted_summary, start_error, state_lost_error, worker_died_error
+from pympipool.pool.shortages import Shortage, shortage_error, shortage_of
 from pympipool.pool.timeouts import watch_run_time
 from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, WorkerHandle
 from pympipool.serialization.exceptions import STATE_LOST_NOTE, add_note, without_frames
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
     from pympipool._core.dispatcher import Dispatcher
     from pympipool._core.future import Future
     from pympipool.backends.spawner import Spawner
+    from pympipool.pool.event_loop import Timer
     from pympipool.resources import ResourceAllocator, Resources
 
 LOGGER = ServiceLogger("pympipool.pool")
 
 START_ATTEMPTS = 5
-"""Workers that may fail to start in a row before the pool is broken."""
+"""Rounds of starts in a row that may bring no worker before the pool is broken. All workers that are started before the
+first of them has failed belong to one round: usually they fail for the same reason."""
 
 RESTART_DELAY_S = 0.1
 """Delay before the pool replaces a worker that failed to start; doubles with each further failure."""
@@ -75,7 +78,9 @@ class BlockPool(BasePool["Spawner"]):
         self.allocator = allocator
         self.broken: BaseException | None = None
         self._closing = False
-        self._failed_starts = 0
+        self._failed_rounds = 0  # since a worker was ready
+        self._shortage = Shortage()
+        self._restart: Timer | None = None
         self._retiring: set[int] = set()  # numbers of the workers that `resize` has made redundant
 
     # ---- for any thread ----
@@ -128,6 +133,7 @@ class BlockPool(BasePool["Spawner"]):
 
     def _start_missing(self) -> None:
         while not self._closing and self.broken is None and self._surplus() < 0:
+            start_round = self._failed_rounds
             allocation = self.allocator.allocate(self.resources)
             if allocation is None:
                 return  # a worker that is about to be gone still has the cores
@@ -142,23 +148,43 @@ class BlockPool(BasePool["Spawner"]):
                 self._start_failed(without_frames(error), None)  # its frames refer to a link
                 return
             worker.assignment = allocation
+            worker.start_round = start_round
 
     def on_ready(self, worker: WorkerHandle) -> None:
         """Let the worker serve."""
-        self._failed_starts = 0
+        self._failed_rounds = 0
+        self._shortage.passed()
         self.dispatcher.add_worker(worker.number, worker.link.segment, about=worker.trace_metadata())
         watch_run_time(self.supervisor, self.dispatcher, worker, self.resources.run_time_max)
 
     def _start_failed(self, error: BaseException, worker: WorkerHandle | None) -> None:
-        self._failed_starts += 1
         has_reported_why = worker is not None and worker.start_error is not None
         serving = any(other.state is State.SERVING for other in self.supervisor.workers.values())
-        if (has_reported_why or self._failed_starts >= START_ATTEMPTS) and not serving:
+        shortage = shortage_of(error)
+        if shortage is not None and not has_reported_why:
+            self._wait_out(shortage, error, others_run=serving)
+            return
+        if worker is None or worker.start_round >= self._failed_rounds:  # else its round is counted already
+            self._failed_rounds += 1
+        is_final = self._failed_rounds >= START_ATTEMPTS or (has_reported_why and shortage is None)
+        if is_final and not serving:
             self._mark_broken(error)
             return
         LOGGER.warning("a worker did not start, and is started again: %s", redacted_summary(error))
-        delay_s = min(RESTART_DELAY_S * 2**self._failed_starts, RESTART_DELAY_MAX_S)
-        self.loop.call_later(delay_s, self._start_missing)
+        self._restart_after(min(RESTART_DELAY_S * 2**self._failed_rounds, RESTART_DELAY_MAX_S))
+
+    def _wait_out(self, shortage: str, error: BaseException, *, others_run: bool) -> None:
+        """Try again after a pause. Fail the calls that wait if the shortage lasts too long."""
+        LOGGER.warning("a worker did not start, because the system has too few %s, and is started again", shortage)
+        pause_s = self._shortage.attempt_failed(others_run=others_run)
+        if self._shortage.lasts_too_long:
+            self.dispatcher.fail_waiting(shortage_error(shortage, error))
+        self._restart_after(pause_s)
+
+    def _restart_after(self, delay_s: float) -> None:
+        """Start the missing workers after a delay, unless that is going to happen anyway."""
+        if self._restart is None or self._restart.function is None:
+            self._restart = self.loop.call_later(delay_s, self._start_missing)
 
     def _mark_broken(self, error: BaseException) -> None:
         LOGGER.error("no worker can be started: %s", redacted_summary(error))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pympipool._util.service_threads import ServiceLogger
 from pympipool.pool.base import IDLE_CHECK_S, BasePool
 from pympipool.pool.failures import log_exit, redacted_summary, start_error, worker_died_error
+from pympipool.pool.shortages import Shortage, shortage_error, shortage_of
 from pympipool.pool.timeouts import watch_run_time
 from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, WorkerHandle
 from pympipool.serialization.exceptions import without_frames
@@ -100,6 +101,8 @@ class PerCallPool(BasePool[CallSpawners]):
         super().__init__(dispatcher, spawner, {**settings, "one_call": True})
         self.allocator = allocator
         self._killed = False
+        self._shortage = Shortage()
+        self._is_pausing = False  # no worker is started for a moment, because the system has no room for one
         self._unfinished = 0
         self._lock = threading.Lock()  # protects _unfinished
 
@@ -173,7 +176,7 @@ class PerCallPool(BasePool[CallSpawners]):
 
     def _start_next(self) -> None:
         """Start workers for as many waiting calls as there are free resources."""
-        while (started := self.allocator.next()) is not None:
+        while not self._is_pausing and (started := self.allocator.next()) is not None:
             call, allocation = started
             future = call.future
             if future is None or future.done():  # cancelled while it waited
@@ -182,8 +185,37 @@ class PerCallPool(BasePool[CallSpawners]):
             try:
                 self._start(call, allocation)
             except Exception as error:  # OSError, WorkerStartError; RuntimeError while the interpreter shuts down
-                self.dispatcher.fail(future, without_frames(error))  # its frames refer to a link, and to the call
-                self._finish(allocation)
+                self._start_failed(call, future, allocation, without_frames(error))  # frames refer to link and call
+
+    def _start_failed(
+        self, call: QueuedCall, future: Future[Any], allocation: Allocation, error: BaseException
+    ) -> None:
+        shortage = shortage_of(error)
+        if shortage is None:
+            self.dispatcher.fail(future, error)
+        elif not self._wait_out(shortage):
+            self.dispatcher.fail(future, shortage_error(shortage, error))
+        else:
+            self._retry(call, allocation)
+            return
+        self._finish(allocation)
+
+    def _wait_out(self, shortage: str) -> bool:
+        """Start no worker for a while; return False if the shortage lasts too long for calls to wait."""
+        if self._killed:
+            return False
+        pause_s = self._shortage.attempt_failed(others_run=bool(self.supervisor.workers))
+        if self._shortage.lasts_too_long:
+            return False
+        LOGGER.warning("a worker did not start, because the system has too few %s, and is started again", shortage)
+        if not self._is_pausing:
+            self._is_pausing = True
+            self.loop.call_later(pause_s, self._end_pause)
+        return True
+
+    def _end_pause(self) -> None:
+        self._is_pausing = False
+        self._start_next()
 
     def _start(self, call: QueuedCall, allocation: Allocation) -> None:
         resources = call.resources
@@ -200,6 +232,7 @@ class PerCallPool(BasePool[CallSpawners]):
         """Send the worker its call, unless that was cancelled."""
         call: QueuedCall = worker.assignment
         future = call.future
+        self._shortage.passed()
         if future is None or future.done():
             self.supervisor.end_worker(worker)
             return
@@ -229,21 +262,26 @@ class PerCallPool(BasePool[CallSpawners]):
         assert call.allocation is not None
         log_exit(LOGGER, worker, expected=self._killed or not interrupted)
         if self._count_retry(call, worker, began=bool(interrupted)):
+            LOGGER.info("a call is tried again whose worker is gone")
             self._retry(call, call.allocation)
         else:
             for future in interrupted:
                 self.dispatcher.fail(future, worker.kill_reason or worker_died_error(worker, future))
             if worker.state_before_end is State.STARTING:
                 error = start_error(worker)
+                if worker.start_error is None and (shortage := shortage_of(error)) is not None:
+                    error = shortage_error(shortage, error)
                 waiting = call.future
                 if waiting is not None and not waiting.done():
                     LOGGER.warning("worker %d did not start: %s", worker.number, redacted_summary(error))
                     self.dispatcher.fail(waiting, error)  # without effect if it is cancelled meanwhile
             self._finish(call.allocation)
-        self._start_next()
+        if worker.state_before_end is State.STARTING:
+            self._start_next()
+        else:
+            self._end_pause()  # what the worker had may be what the next one needs
 
     def _retry(self, call: QueuedCall, allocation: Allocation) -> None:
-        LOGGER.info("a call is tried again whose worker is gone")
         try:
             self.allocator.enqueue(call, call.resources)
         except ValueError as error:  # the pool has fewer cores than when the call was submitted
@@ -264,8 +302,13 @@ class PerCallPool(BasePool[CallSpawners]):
         if began:
             call.attempts_left -= 1
             return call.attempts_left >= 0
-        if worker.state_before_end is not State.STARTING or worker.start_error is not None:
+        if worker.state_before_end is not State.STARTING:
             return False
+        shortage = shortage_of(start_error(worker))
+        if worker.start_error is not None and shortage is None:
+            return False
+        if shortage is not None and worker.start_error is None:
+            return self._wait_out(shortage)
         call.starts_left -= 1
         return call.starts_left >= 0
 

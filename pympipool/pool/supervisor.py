@@ -43,6 +43,9 @@ LOGGER = ServiceLogger("pympipool.pool")
 HANDSHAKE_TIMEOUT_S = 10.0
 """Time that an unauthenticated connection has to complete the handshake."""
 
+ACCEPT_PAUSE_S = 0.1
+"""Pause before connections are accepted again after there was no descriptor for one."""
+
 EXIT_GRACE_S = 1.0
 """Time that a worker's process may outlive its connection, or the connection its process."""
 
@@ -164,12 +167,20 @@ class Supervisor:
             cwd=resources.cwd,
             connect_timeout_s=resources.connect_timeout,
         )
-        worker = WorkerHandle(request, spawner.start(request), link, self._writers, self.loop)
+        process = spawner.start(request)
+        try:
+            worker = WorkerHandle(request, process, link, self._writers, self.loop)
+            for output in worker.outputs:
+                output.watch()
+            self._watch_process(worker)
+        except BaseException:  # there is no memory for that
+            for descriptor in (process.stdout, process.stderr, process.fileno()):
+                self.loop.unwatch(descriptor)
+            process.kill()
+            process.close()
+            raise
         self.workers[number] = worker
         LOGGER.info("worker %d starts (ranks: %d)", number, resources.cores)
-        for output in worker.outputs:
-            output.watch()
-        self._watch_process(worker)
         for helper in spawner.helpers:
             self._check_helper(helper)
         self._check_connected(worker, RunningClock(), is_queued=spawner.is_queued)
@@ -241,7 +252,13 @@ class Supervisor:
     # ---- connections ----
 
     def _accept(self) -> None:
-        connection = self.listener.accept()
+        try:
+            connection = self.listener.accept()
+        except OSError as error:  # no descriptor is free: the peer waits, and the listener would stay readable
+            LOGGER.warning("a connection has to wait: %s", error)
+            self.loop.unwatch(self.listener)
+            self.loop.call_later(ACCEPT_PAUSE_S, lambda: self.loop.watch(self.listener, self._accept))
+            return
         if connection is None:
             return
         deadline = self.loop.call_later(HANDSHAKE_TIMEOUT_S, lambda: self._drop(connection))

@@ -48,6 +48,7 @@ class WorkerHandle:
         link: Its segment.
         connections: The control connection of each rank that has authenticated itself.
         ready_ranks: What each rank reported when it was ready: pid, host, rank.
+        start_round: In which round of starts the pool has started it (see `block_pool.START_ATTEMPTS`).
         start_error: The exception that kept the worker from starting, as the worker reported it.
         rank_errors: Exceptions that ranks reported while the call still runs on others: {call: {rank: parts}}.
         exit_reason: Why the worker exits without having been told to, as it reported; None if it did not report that.
@@ -81,6 +82,7 @@ class WorkerHandle:
         self.started_s = monotonic()
         self.connections: dict[int, Connection] = {}
         self.ready_ranks: dict[int, dict[str, Any]] = {}
+        self.start_round = 0
         self.start_error: BaseException | None = None
         self.rank_errors: dict[int, dict[int, list[Any]]] = {}
         self.exit_reason: str | None = None

@@ -13,7 +13,6 @@ nothing, or half a hello, or garbage, costs one descriptor until the caller's ha
 from __future__ import annotations
 
 import contextlib
-import errno
 import hmac
 import os
 import select
@@ -70,7 +69,6 @@ class Listener:
         self._key = bytes.fromhex(self.key)
         self._socket = socket.socket(socket.AF_UNIX)
         self._folder: str | None = None
-        self._reserve = os.open(os.devnull, os.O_RDONLY)
         try:
             self.address = self._bind()
             self._socket.setblocking(False)
@@ -112,6 +110,9 @@ class Listener:
         """Accept a waiting connection; return None if there is none, or if its peer belongs to another user.
 
         A connection of another user is closed unread. If more connections wait, the listener stays readable.
+
+        Raises:
+            OSError: There is no free descriptor. The connection waits, and the listener stays readable.
         """
         peer = self._accept_any()
         if peer is None:
@@ -128,33 +129,10 @@ class Listener:
             return self._socket.accept()[0]
         except (BlockingIOError, ConnectionAbortedError):
             return None
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
-            self._drop_one()
-            return None
-
-    def _drop_one(self) -> None:
-        """Close a waiting connection although this process has no free descriptor to accept it with.
-
-        A waiting connection would keep the listener readable, and the supervisor busy, for as long as there is no free
-        descriptor. When the connection is closed, its worker ends and is started again later.
-        """
-        self._close_reserve()
-        with contextlib.suppress(OSError):  # another thread took the descriptor, or the peer is gone
-            self._socket.accept()[0].close()
-        with contextlib.suppress(OSError):
-            self._reserve = os.open(os.devnull, os.O_RDONLY)
-
-    def _close_reserve(self) -> None:
-        if self._reserve >= 0:
-            os.close(self._reserve)
-            self._reserve = -1
 
     def close(self) -> None:
         """Stop listening. Accepted connections stay open. Closing again has no effect."""
         self._socket.close()
-        self._close_reserve()
         if self._folder is not None:
             import shutil
 

@@ -1,0 +1,117 @@
+"""Shortages: the system has no descriptors, processes, threads or memory for a worker now, and may have some later.
+
+A worker that does not start for such a reason says nothing about the executor. So the pools try again, after pauses that
+grow, for as long as the shortage lasts. Calls that still wait after `SHORTAGE_TIMEOUT_S` fail with its name; the pools go on
+trying, and serve calls again as soon as there is room.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from time import monotonic
+
+from pympipool._util.clocks import RunningClock
+from pympipool.errors import WorkerStartError
+
+SHORTAGE_TIMEOUT_S = 60.0
+"""Time for which calls wait for a shortage to pass while no worker of their executor runs."""
+
+PAUSE_MIN_S = 0.05
+"""Pause before the second attempt; doubles with each further one."""
+
+PAUSE_MAX_S = 1.0
+"""Longest pause between two attempts."""
+
+FORGET_S = 10 * PAUSE_MAX_S
+"""Time without a failed attempt after which the next one is the beginning of another shortage."""
+
+_DESCRIPTORS, _PROCESSES, _MEMORY = "file descriptors (ulimit -n)", "processes or threads (ulimit -u)", "memory"
+
+NAMES = {
+    errno.EMFILE: _DESCRIPTORS,
+    errno.ENFILE: _DESCRIPTORS,
+    errno.ETOOMANYREFS: _DESCRIPTORS,
+    errno.EAGAIN: _PROCESSES,
+    errno.ENOMEM: _MEMORY,
+    errno.ENOBUFS: _MEMORY,
+    errno.ENOSPC: "shared memory (/dev/shm)",
+}
+"""What there is too little of, by the error of a system call that a start needs."""
+
+_TEXTS = {
+    **{os.strerror(number): name for number, name in NAMES.items()},
+    "can't start new thread": _PROCESSES,
+    "MemoryError": _MEMORY,
+}
+"""The same by texts in the messages of launchers, and of interpreters that end while they start."""
+
+_LINES = 5
+"""Last lines of stderr that are searched for a text."""
+
+_CAUSES_MAX = 10
+"""Causes of an error that are followed at most: user code could close the chain to a circle."""
+
+
+def shortage_of(error: BaseException) -> str | None:
+    """Return what there was too little of when a worker did not start; None if it did not start for another reason."""
+    cause: BaseException | None = error
+    for _ in range(_CAUSES_MAX):
+        if isinstance(cause, MemoryError):
+            return _MEMORY
+        if isinstance(cause, OSError) and cause.errno in NAMES:
+            return NAMES[cause.errno]
+        texts = (cause.reason, *cause.last_stderr[-_LINES:]) if isinstance(cause, WorkerStartError) else ()
+        if isinstance(cause, RuntimeError):
+            texts = tuple(map(str, cause.args))
+        for text, name in _TEXTS.items():
+            if any(text in line for line in texts):
+                return name
+        cause = cause and (cause.__cause__ or cause.__context__)
+    return None
+
+
+class Shortage:
+    """The present shortage, if there is one. Only for the supervisor's thread."""
+
+    def __init__(self) -> None:
+        self.passed()
+
+    def passed(self) -> None:
+        """Take note that a worker has started: there is room again."""
+        self._clock: RunningClock | None = None
+        self._pause_s = PAUSE_MIN_S
+        self._last_s = 0.0
+
+    def attempt_failed(self, *, others_run: bool) -> float:
+        """Take note of a failed attempt, and return the pause before the next one in seconds.
+
+        Args:
+            others_run: Workers of the executor run, and may make room when they end. So the time limit begins anew.
+        """
+        if self._clock is None or others_run or monotonic() - self._last_s > FORGET_S:
+            self._clock = RunningClock()
+        self._last_s = monotonic()
+        pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, PAUSE_MAX_S)
+        return pause_s
+
+    @property
+    def lasts_too_long(self) -> bool:
+        """True if calls need not wait any longer."""
+        return self._clock is not None and self._clock.elapsed() > SHORTAGE_TIMEOUT_S
+
+
+def shortage_error(name: str, error: BaseException) -> WorkerStartError:
+    """Return the error of a call for which no worker was started because of a shortage.
+
+    Args:
+        name: What there is too little of.
+        error: The error of the last attempt.
+    """
+    reason = error.reason if isinstance(error, WorkerStartError) else str(error)
+    last_stderr = error.last_stderr if isinstance(error, WorkerStartError) else ()
+    return WorkerStartError(
+        f"no worker could be started for {SHORTAGE_TIMEOUT_S:g} s, because the system has too few {name}: {reason}. Later"
+        " calls are tried again: free some, raise the limit, or use fewer workers",
+        last_stderr=last_stderr,
+    )

@@ -1,0 +1,120 @@
+"""A shortage of the system delays calls, and fails them with its name when it lasts. It never breaks an executor."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pympipool import Executor
+from pympipool.errors import WorkerStartError
+from pympipool.pool import block_pool, shortages
+from pympipool.pool.shortages import Shortage, shortage_error, shortage_of
+from support.scripts import script_environment
+
+DESCRIPTORS = """
+import os, resource, sys, time
+from pympipool import Executor
+from pympipool.errors import WorkerStartError
+from pympipool.pool import shortages
+if __name__ == "__main__":
+    place, free = sys.argv[1], int(sys.argv[2])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    with Executor(backend="mpi", max_workers=1, block_allocation=place == "block") as executor:
+        executor.submit(abs, -1).result()
+        held = []
+        try:
+            while True: held.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError: pass
+        for _ in range(free): os.close(held.pop())
+        if place == "block":
+            executor.submit(os._exit, 1).exception()
+        call = executor.submit(pow, 2, 3)
+        try:
+            assert call.result(timeout=2) and free
+        except TimeoutError: pass
+        shortages.SHORTAGE_TIMEOUT_S = 1
+        error = call.exception()
+        assert free or (isinstance(error, WorkerStartError) and "file descriptors" in str(error)), repr(error)
+        begin = time.process_time()
+        time.sleep(1)
+        assert time.process_time() - begin < 0.5  # nothing spins
+        for descriptor in held: os.close(descriptor)
+        shortages.SHORTAGE_TIMEOUT_S = 60
+        assert executor.submit(pow, 2, 4).result() == 16
+"""
+
+
+@pytest.mark.parametrize("place", ["block", "call"])
+@pytest.mark.parametrize("free", [0, 7, 9], ids=["no-segment", "no-process", "no-connection"])
+def test_executor_serves_again_after_descriptor_shortage(tmp_path, mark, place, free):
+    """The number of free descriptors decides which step of a start fails. With some of them the first call may succeed."""
+    path = tmp_path / "script.py"
+    path.write_text(DESCRIPTORS)
+    command = [sys.executable, str(path), place, str(free)]
+    subprocess.run(command, env=script_environment(mark), check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (OSError(errno.EMFILE, "no pipe"), "file descriptors"),
+        (OSError(errno.ENOSPC, "no shared memory of 5 bytes"), "shared memory"),
+        (RuntimeError("can't start new thread"), "threads"),
+        (MemoryError(), "memory"),
+        (
+            WorkerStartError("it ended", last_stderr=["cannot fork a worker: [Errno 11] " + os.strerror(11)]),
+            "processes",
+        ),
+        (OSError(errno.ENOENT, "no program"), None),
+        (WorkerStartError("it ended", exit_code=1), None),
+        (ValueError("too large"), None),
+    ],
+)
+def test_shortage_is_recognized(error, name):
+    found = shortage_of(error)
+    assert found is None if name is None else name in found
+    try:
+        raise WorkerStartError("cannot start a worker") from error
+    except WorkerStartError as caused:
+        assert shortage_of(caused) == found
+    if name is not None:
+        assert name in str(shortage_error(found, error))
+
+
+def test_circle_of_causes_ends():
+    first, second = ValueError(), ValueError()
+    first.__cause__, second.__cause__ = second, first
+    assert shortage_of(first) is None
+
+
+def test_pauses_grow_while_a_shortage_lasts(monkeypatch):
+    shortage = Shortage()
+    pauses = [shortage.attempt_failed(others_run=False) for _ in range(10)]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == shortages.PAUSE_MAX_S
+    assert not shortage.lasts_too_long
+    monkeypatch.setattr(shortages, "SHORTAGE_TIMEOUT_S", -1)
+    assert shortage.lasts_too_long
+    shortage.passed()
+    assert not shortage.lasts_too_long
+    assert shortage.attempt_failed(others_run=False) == pauses[0]
+
+
+def end_eight_times(path):
+    descriptor = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    os.write(descriptor, b"x")
+    if os.fstat(descriptor).st_size <= 8:
+        os._exit(1)
+
+
+def test_workers_of_one_round_fail_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(block_pool, "START_ATTEMPTS", 3)
+    path = str(tmp_path / "starts")
+    with Executor(
+        backend="mpi", max_workers=8, block_allocation=True, init_function=lambda: end_eight_times(path) or {}
+    ) as executor:
+        assert executor.submit(pow, 2, 3).result() == 8
