@@ -3,6 +3,7 @@
 #   make demo          run real work on all cores, then on two MPI ranks
 #   make test          run the whole test suite, in two processes
 #   make test-fast     run the fastest and most telling tests of each room: under two minutes on two cores
+#   make test-long     run the chaos test for 15 minutes: random kills, stops, interrupts and shortages
 #   make coverage      measure which lines of Python make test-fast runs, into build/coverage/html
 #   make test-slurm    run the tests that need SLURM, with a SLURM that it installs and starts; as root, on Debian or Ubuntu
 #   make lint          check style, types, the floors of the source, and C warnings
@@ -36,13 +37,16 @@ COMPILED := setup.py pyproject.toml \
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: demo test test-fast coverage lint bench docs pictures install clean test-slurm bench-quick bench-guard
+.PHONY: demo test test-fast test-long coverage lint bench docs pictures install clean test-slurm bench-quick bench-guard
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+test-long: $(VENV)/.installed-dev
+	CHAOS_SECONDS=450 $(BIN)/python -m pytest tests/reliability/test_chaos.py -rA $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(FAST) $(PYTEST_ARGS)

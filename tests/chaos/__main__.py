@@ -68,6 +68,7 @@ def print_report(options: Options, verdict: Verdict) -> None:
         "ended": dict(sorted(verdict.counts.items())),
         "blows": dict(sorted(verdict.dealt.items())),
         "complaints": len(verdict.complaints),
+        "complaints of the script, repeated ones too": verdict.all_complaints,
     }
     print(json.dumps(report, indent=2))
     print(verdict.record.curves())

@@ -16,8 +16,10 @@ from chaos.board import GUARDIAN, Board
 from chaos.plan import Blow
 from chaos.processes import MASTER, family
 
-YOUNG_S = 0.7
-"""A process younger than this is spared by most blows."""
+YOUNG_S = {"rank": 3.0, "mpiexec": 3.0, "proxy": 3.0}
+"""Age in seconds below which a process is spared by most blows: it may be starting. MPI takes a second on a busy machine."""
+
+YOUNG_OTHERS_S = 0.7
 
 LARGEST_ROOM_BYTES = 64 << 20
 """Maximum room that a shortage of memory leaves to the master."""
@@ -80,11 +82,11 @@ class Striker:
     # ---- kinds of blows ----
 
     def _kill_or_stop(self, blow: Blow) -> None:
-        old_s = time.time() - YOUNG_S if blow.spares_young else time.time()
+        age_s = YOUNG_S.get(blow.role, YOUNG_OTHERS_S) if blow.spares_young else 0.0
         found = family(self.mark, self.master.pid).items()
         for role in (blow.role, INSTEAD.get(blow.role)):
             processes = [process for process, its_role in found if its_role == role]
-            targets = sorted((p for p in processes if p.create_time() < old_s), key=lambda p: p.pid)
+            targets = sorted((p for p in processes if p.create_time() <= time.time() - age_s), key=lambda p: p.pid)
             if targets:
                 break
         else:

@@ -71,11 +71,12 @@ class Options:
 
 @dataclass
 class Verdict:
-    """The outcome of a run."""
+    """The outcome of a run. `complaints` has one of each kind, `all_complaints` counts all that the master has made."""
 
     counts: Counter[str]
     dealt: Counter[str]
     complaints: list[str]
+    all_complaints: int
     record: Record
     seconds: float
     stderr: str
@@ -89,6 +90,7 @@ class Guardian:
         self.folder = folder
         self.mark = new_mark()
         self.complaints: list[str] = []
+        self.kinds_of_complaints: Counter[str] = Counter()
         self.tallies: dict[str, dict[str, int]] = {}
         self.stdout_bytes = 0
         self.board = Board.create()
@@ -140,6 +142,7 @@ class Guardian:
             self._counts(),
             self.striker.dealt,
             self.complaints,
+            self.kinds_of_complaints.total(),
             self.record,
             round(time.monotonic() - begin_s, 1),
             stderr_text,
@@ -215,7 +218,10 @@ class Guardian:
             time.sleep(TICK_S)
 
     def _complain(self, text: str) -> None:
-        if len(self.complaints) < MOST_COMPLAINTS:
+        """Note a complaint, unless there was one that differs in numbers only."""
+        kind = re.sub(r"\d+", "", text)[:200]
+        self.kinds_of_complaints[kind] += 1
+        if self.kinds_of_complaints[kind] == 1 and len(self.complaints) < MOST_COMPLAINTS:
             self.complaints.append(text)
 
     def _hangs(self, text: str) -> None:
