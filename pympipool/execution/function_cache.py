@@ -9,7 +9,7 @@ call:
     FunctionTable.lookup(function)
       known, and everything it refers to is still the same object ─► its number
       seen for the first time ─► None: many lambdas are called only once
-      else FunctionAnalysis (function_analysis.py): what does it refer to?
+      else Analysis (serialization/analysis.py): what does it refer to?
         only what cannot change unseen ─► snapshot, pickle, next number
         anything else ─► None
 
@@ -25,12 +25,11 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import cloudpickle
-
 from pympipool._core.ring import FUNCTION_CACHE_SIZE
+from pympipool._core.snapshot import Snapshot
 from pympipool._util.reprs import callable_name
-from pympipool.execution.function_analysis import MISSING, FunctionAnalysis, ReachableSubmodules, cell_content
-from pympipool.serialization.by_value import dump as dump_in_band
+from pympipool.serialization.analysis import Analysis
+from pympipool.serialization.by_value import dump_function
 
 __all__ = ["FUNCTION_CACHE_SIZE", "Function", "FunctionTable"]
 
@@ -43,53 +42,20 @@ class Function:
         payload: The function's pickle.
         name: The function's name in messages.
         function: The function itself. Kept alive, so that no other object gets its id.
+        is_current: Returns True if pickling the function would still give the payload. Runs at every call.
     """
 
-    __slots__ = (
-        "_bodies",
-        "_cells",
-        "_references",
-        "_registry",
-        "_submodules",
-        "function",
-        "name",
-        "number",
-        "payload",
-    )
+    __slots__ = ("function", "is_current", "name", "number", "payload")
 
-    def __init__(self, function: Any, analysis: FunctionAnalysis, payload: bytes) -> None:
+    def __init__(self, function: Any, snapshot: Snapshot, payload: bytes) -> None:
         self.number = 0
         self.payload = payload
         self.name = callable_name(function)
         self.function = function
-        self._bodies = tuple(analysis.bodies)
-        self._references = tuple(analysis.references)
-        self._cells = tuple(analysis.cells)
-        self._registry = analysis.registry if analysis.is_by_reference else None
-        self._submodules = ReachableSubmodules(analysis.packages, analysis.names) if analysis.packages else None
+        self.is_current = snapshot.is_current
 
     def __repr__(self) -> str:
         return f"<Function {self.number}: {self.name}, {len(self.payload)} bytes>"
-
-    def is_current(self) -> bool:
-        """Return True if pickling the function would still give the payload. Runs at every call."""
-        for function, code, defaults, attributes in self._bodies:
-            if function.__code__ is not code or function.__defaults__ is not defaults:
-                return False
-            if attributes is None:
-                if function.__kwdefaults__ or function.__dict__:
-                    return False
-            elif not attributes.is_current(function):
-                return False
-        for get, name, value in self._references:
-            if get(name, MISSING) is not value:
-                return False
-        for cell, value in self._cells:
-            if cell_content(cell) is not value:
-                return False
-        if self._registry is not None and self._registry != cloudpickle.list_registry_pickle_by_value():
-            return False
-        return self._submodules is None or self._submodules.are_current()
 
 
 class FunctionTable:
@@ -128,8 +94,8 @@ class FunctionTable:
 
     def _analyze(self, function: Callable[..., Any]) -> Function | None:
         try:
-            analysis = FunctionAnalysis(function)
-            found = Function(function, analysis, dump_in_band(function))
+            analysis = Analysis(function)
+            found = Function(function, analysis.snapshot, dump_function(function, analysis.classes))
         except Exception:  # also if it cannot be pickled: pickling the call raises a better error
             self._refuse(function)
             return None

@@ -4,7 +4,9 @@
     arrays.py      arrays that numpy's own pickle copies: subclasses, masked arrays, datetimes, memmaps
     exceptions.py  exceptions with their tracebacks to parts and back
     by_value.py    cloudpickle's pickler, for what plain pickle cannot do; imported when it is first needed
-    classes.py     classes by value, which a result never changes
+    classes.py     classes by value are received: a result never changes one, a call never has an old one
+    definitions.py     classes by value are sent: each is pickled once, until it changes
+    analysis.py        what the pickle of a function or class depends on; class_analysis.py and code_usage.py are parts of it
     reducers.py    what a script defines and pickle cannot store: decorated functions, type aliases, locks of classes
     enums.py       enums by value, with aliases, composite flags and attributes of members
     reloads.py     modules that were edited and reloaded
@@ -31,6 +33,9 @@ def _unpack(*parts: "Any") -> "Any":
 
     return load(parts)
 
+
+CLASSES_MARK = b"pympipool.serialization.classes"
+"""Bytes that each pickle contains that contains a class by value (see `classes.py`)."""
 
 WORKER_MARK = "__pympipool_worker__"
 """The name in a worker's `__main__` of a dict: the latest classes of the script that the worker has received, by name."""

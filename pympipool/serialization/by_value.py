@@ -13,12 +13,13 @@ import io
 import pickle
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 import cloudpickle
 
 from pympipool.serialization.classes import reduce_class
+from pympipool.serialization.definitions import find_definition, make_definition
 from pympipool.serialization.reducers import ScriptPickler, reducer_of
 from pympipool.serialization.reloads import notice_reload
 
@@ -43,6 +44,45 @@ def dump(
     file = io.BytesIO()
     pickler = _ResultPickler if is_result else _CallPickler if files_by_name else _Pickler
     pickler(file, PROTOCOL, buffer_callback).dump(value)
+    return file.getvalue()
+
+
+def dump_definition(value: object, numbers: Mapping[int, int], *, is_result: bool) -> bytes:
+    """Pickle the definition of a class: in full, with all classes that it refers to.
+
+    Args:
+        value: Contains the class.
+        numbers: The numbers of the definitions of these classes, by id. Annotations of functions may refer to further
+            classes; these leave the classes of the process that loads them unchanged.
+        is_result: The definition belongs to a result.
+    """
+    file = io.BytesIO()
+    pickler = _DefinitionPickler(file, PROTOCOL)
+    pickler.numbers, pickler.is_result = numbers, is_result
+    pickler.dump(value)
+    return file.getvalue()
+
+
+def dump_function(function: object, classes: Iterable[type]) -> bytes:
+    """Pickle a function that is sent once.
+
+    Args:
+        function: The function.
+        classes: All classes that the function refers to and that are pickled by value.
+    """
+    file = io.BytesIO()
+    pickler = _FunctionPickler(file, PROTOCOL)
+    pickler.classes = {id(kind) for kind in classes}
+    pickler.dump(function)
+    return file.getvalue()
+
+
+def dump_in_full(value: object) -> bytes:
+    """Pickle a value without definitions of classes."""
+    file = io.BytesIO()
+    pickler = _DefinitionPickler(file, PROTOCOL)
+    pickler.numbers, pickler.is_result = {}, True
+    pickler.dump(value)
     return file.getvalue()
 
 
@@ -93,13 +133,34 @@ class _Pickler(ScriptPickler):
             return super().reducer_override(value)
         if not issubclass(kind, type):
             return NotImplemented
+        return self.reduce_class(value)
+
+    def reduce_class(self, kind: type) -> Any:
+        """Reduce a class: by its definition, if it has one."""
+        return find_definition(kind, self.is_result) or self._reduce_unknown_class(kind)
+
+    def _reduce_unknown_class(self, kind: type) -> Any:
         if not self.is_result:
-            notice_reload(value.__module__)
-        if _is_importable_class(value):
+            notice_reload(kind.__module__)
+        return self._reduce_in_full(kind, self.is_result, make_definition)
+
+    def _reduce_in_full(
+        self, kind: type, is_result: bool, define: Callable[..., Any] | None = None, number: int = 0
+    ) -> Any:
+        """Reduce a class with all that belongs to it.
+
+        Args:
+            is_result: The class leaves those of the process that loads it unchanged.
+            define: Makes a definition of the class that is used instead, unless it returns None.
+            number: The number of the definition that this is a part of.
+        """
+        if _is_importable_class(kind):
             return NotImplemented
-        reduced = super().reducer_override(value)
-        by_value = type(reduced) is tuple and len(reduced) == 6
-        return reduce_class(value, reduced, self.is_result) if by_value else reduced
+        reduced = super().reducer_override(kind)
+        if type(reduced) is not tuple or len(reduced) != 6:  # not by value
+            return reduced
+        definition = None if define is None else define(kind, is_result)
+        return definition or reduce_class(kind, reduced, is_result, number)
 
 
 class _ResultPickler(_Pickler):
@@ -112,6 +173,30 @@ class _CallPickler(_Pickler):
     """The pickler for calls to workers that see the files of this process."""
 
     dispatch_table = _Reducers(files_by_name=True)
+
+
+class _DefinitionPickler(_Pickler):
+    """The pickler for definitions of classes."""
+
+    numbers: Mapping[int, int]
+
+    def reduce_class(self, kind: type) -> Any:
+        number = self.numbers.get(id(kind), 0)
+        return self._reduce_in_full(kind, self.is_result or not number, number=number)
+
+
+class _FunctionPickler(_Pickler):
+    """The pickler for functions that are sent once."""
+
+    classes: Set[int]
+
+    def reduce_class(self, kind: type) -> Any:
+        if id(kind) not in self.classes:
+            return self._reduce_in_full(kind, is_result=True)
+        definition = find_definition(kind, False) or make_definition(kind, False, at_once=True)
+        if definition is None:
+            raise pickle.PicklingError(f"{kind!r} has no definition")
+        return definition
 
 
 def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:

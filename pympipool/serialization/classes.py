@@ -1,4 +1,4 @@
-"""Send classes by value so that a process never changes a class of its own.
+"""Receive classes that travel by value so that a process never changes a class of its own, and never has an old one.
 
 cloudpickle pickles a class that cannot be imported as an empty class and its state, and gives it an id. A process that
 already has the class of this id applies the state to it. For a worker that is right: a call sees the class as it is in
@@ -9,18 +9,49 @@ script's class back to what they were when the call was submitted. So the state 
     was made here           is left alone      is left alone
     was received before     gets the state     is left alone
     is not known yet        is built           is built
+
+A class usually arrives as the bytes of its definition, with the number of its version (`definitions.py`). In a call the
+definition is unpickled if the class has another version here, or if a call has changed it: each call finds the class as the
+master has it. `_kept` has the number and a snapshot of each class. The snapshot is made when a class arrives for the second
+time: a worker of one call needs none.
 """
 
 from __future__ import annotations
 
 import enum
+import pickle
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from cloudpickle import cloudpickle
 
+from pympipool._core.snapshot import Snapshot
+from pympipool.serialization.analysis import Analysis, NotCacheable
 from pympipool.serialization.enums import reduce_enum
+
+__all__ = ["find_class", "load_class", "reduce_class", "snapshot_of"]
+
+KEPT_MAX = 256
+"""Number of classes that are kept with their numbers. A class that was dropped is defined anew."""
+
+
+class Kept(NamedTuple):
+    """A class that was received with a number.
+
+    Attributes:
+        kind: The class.
+        number: The number of its version.
+        snapshot: Compares it with what it was; None if it was not made yet.
+    """
+
+    kind: type
+    number: int
+    snapshot: Snapshot | None
+
+
+_kept: dict[str, Kept] = {}
+"""The classes that were received with a number, by class id."""
 
 _received: weakref.WeakSet[type] = weakref.WeakSet()
 """Classes that this process has built from pickles."""
@@ -29,18 +60,24 @@ _unfinished: weakref.WeakSet[type] = weakref.WeakSet()
 """Classes of `_received` that have no state yet."""
 
 
-def reduce_class(kind: type, reduced: tuple[Any, ...], is_result: bool) -> tuple[Any, ...]:
-    """Return the reduction of a class that travels by value.
+_own_names: weakref.WeakKeyDictionary[type, frozenset[str]] = weakref.WeakKeyDictionary()
+"""The attributes that a class of `_received` has had without its state."""
+
+
+def reduce_class(kind: type, reduced: tuple[Any, ...], is_result: bool, number: int = 0) -> tuple[Any, ...]:
+    """Return the reduction of a class that travels by value, in full.
 
     Args:
         kind: The class.
         reduced: cloudpickle's reduction of the class: constructor, arguments, state, two times None, state setter.
         is_result: The class belongs to a result or an exception.
+        number: The number of its definition, if it has one.
     """
     if issubclass(kind, enum.Enum):
         reduced = reduce_enum(kind, reduced)
     make, arguments, state, _, _, set_state = reduced
-    return _make, (make, *arguments), (set_state, state), None, None, _complete if is_result else _update
+    arguments = (make, *arguments)
+    return _make, arguments, (set_state, state, number), None, None, _complete if is_result else _update
 
 
 def _make(make: Callable[..., type], *arguments: Any) -> type:
@@ -50,22 +87,95 @@ def _make(make: Callable[..., type], *arguments: Any) -> type:
     if known is not None:
         return known  # type: ignore[no-any-return]  # cloudpickle has no types
     kind = make(*arguments)
+    _own_names[kind] = frozenset(vars(kind))
     _received.add(kind)
     _unfinished.add(kind)
     return kind
 
 
-def _complete(kind: type, state: tuple[Callable[..., Any], Any]) -> None:
+def _complete(kind: type, state: tuple[Callable[..., Any], Any, int]) -> None:
     """Set the state of a class that arrived in a result, if the class is a new one."""
     if kind in _unfinished:
-        set_state, values = state
-        set_state(kind, values)
-        _unfinished.discard(kind)
+        _set_state(kind, state)
 
 
-def _update(kind: type, state: tuple[Callable[..., Any], Any]) -> None:
-    """Set the state of a class that arrived in a call, unless the class was made in this process."""
-    if kind in _received:
-        set_state, values = state
-        set_state(kind, values)
-        _unfinished.discard(kind)
+def _update(kind: type, state: tuple[Callable[..., Any], Any, int]) -> None:
+    """Set the state of a class that arrived in a call, unless the class was made in this process, or has this state."""
+    if kind in _received and not _is_kept(cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS[kind], state[2]):
+        _set_state(kind, state)
+
+
+def _set_state(kind: type, state: tuple[Callable[..., Any], Any, int]) -> None:
+    """Set the attributes of a class that was received, and delete those that calls have added."""
+    set_state, values, _ = state
+    set_state(kind, values)
+    for name in vars(kind).keys() - values[0].keys() - _own_names[kind] - _CACHES:
+        type.__delattr__(kind, name)
+    _unfinished.discard(kind)
+
+
+_CACHES = frozenset({"__slotnames__", "__annotations__", "__annotations_cache__"})
+"""Attributes that Python adds to a class when they are needed."""
+
+
+# ---- definitions ----
+
+
+def load_class(class_id: str, number: int, definition: bytes) -> type:
+    """Return the class of a call.
+
+    Args:
+        class_id: The class id.
+        number: The version of the class.
+        definition: The class with all classes that it refers to, and their numbers.
+    """
+    kept = _kept.get(class_id)
+    if kept is not None and kept.number == number and kept.snapshot is not None and kept.snapshot.is_current():
+        return kept.kind
+    kind: type | None = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(class_id)
+    if kind is not None and kind not in _received:
+        return kind  # it was made here
+    classes: list[tuple[type, int]] = pickle.loads(definition)
+    kind = classes[0][0]
+    snapshot = snapshot_of(kind) if kept is not None and kept.number == number else None
+    for one, its_number in classes:
+        if one in _received:
+            _keep(one, its_number, snapshot)
+    return kind
+
+
+def snapshot_of(value: Any) -> Snapshot | None:
+    """Return a snapshot of a function or class that was received; None if it could change unseen."""
+    try:
+        return Analysis(value, is_received=True).snapshot
+    except NotCacheable:
+        return None
+
+
+def find_class(class_id: str, definition: bytes) -> type:
+    """Return the class of a result: that of this id if there is one.
+
+    Args:
+        class_id: The class id.
+        definition: The class with all classes that it refers to, and their numbers.
+    """
+    kind: type | None = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(class_id)
+    if kind is not None and kind not in _unfinished:
+        return kind
+    classes: list[tuple[type, int]] = pickle.loads(definition)
+    return classes[0][0]
+
+
+def _keep(kind: type, number: int, snapshot: Snapshot | None) -> None:
+    class_id = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS[kind]
+    if snapshot is None and _is_kept(class_id, number):
+        return
+    while len(_kept) >= KEPT_MAX and class_id not in _kept:
+        del _kept[next(iter(_kept))]
+    _kept[class_id] = Kept(kind, number, snapshot)
+
+
+def _is_kept(class_id: str, number: int) -> bool:
+    """Return True if the class of this id has this version and is unchanged."""
+    kept = _kept.get(class_id)
+    return kept is not None and kept.number == number and kept.snapshot is not None and kept.snapshot.is_current()

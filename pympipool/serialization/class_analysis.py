@@ -1,0 +1,250 @@
+"""Find what the pickle of a class depends on, and which instances cannot change (see `analysis.py`).
+
+    attributes ─► methods, properties, constants; the tables that dataclasses, named tuples and enums keep in a class
+    __bases__, metaclass, registered subclasses ─► importable, or classes by value
+
+A class with any other attribute could change unseen: it is pickled anew for each call.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import datetime
+import decimal
+import enum
+import functools
+import inspect
+import logging
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pympipool.serialization.analysis import NotCacheable
+
+if TYPE_CHECKING:
+    from pympipool.serialization.analysis import Analysis
+
+__all__ = ["add_class", "add_object"]
+
+_METACLASSES = frozenset({type, abc.ABCMeta, enum.EnumMeta, type(typing.Protocol)})
+"""Metaclasses that keep nothing outside the attributes of their classes, except what is known here."""
+
+_DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+"""Types of the attributes that Python makes for `__slots__`, `__dict__` and `__weakref__`."""
+
+_UNCHECKED = frozenset({"__slotnames__", "__annotations_cache__", "_abc_impl", "__dict__", "__weakref__"})
+"""Attributes that Python derives from others."""
+
+_UNCHECKED_OF_ENUMS = frozenset(
+    {
+        "_member_names_",
+        "_member_map_",
+        "_value2member_map_",
+        "_hashable_values_",
+        "_unhashable_values_",
+        "_unhashable_values_map_",
+        "_new_member_",
+    }
+)
+"""Attributes of an enum that follow from its members."""
+
+
+def add_class(analysis: Analysis, kind: type) -> None:
+    """Add a class that is pickled by value.
+
+    Raises:
+        NotCacheable: It has something that could change unseen.
+    """
+    attributes = analysis.snapshot.add_class(kind)
+    _add_metaclass(analysis, type(kind))
+    for base in kind.__bases__:
+        analysis.add_value(base)
+    if isinstance(kind, enum.EnumMeta):
+        _add_members(analysis, kind)
+        attributes = {name: value for name, value in attributes.items() if name not in kind.__members__}
+        attributes = {name: value for name, value in attributes.items() if name not in _UNCHECKED_OF_ENUMS}
+    if isinstance(kind, abc.ABCMeta):
+        registry = _Registry(kind)
+        analysis.snapshot.add_check(registry.is_current)
+        for registered in registry.classes():
+            analysis.add_value(registered)
+    for name, value in attributes.items():
+        if name not in _UNCHECKED and not any(vars(base).get(name) is value for base in kind.__bases__):
+            _add_attribute(analysis, name, value)
+
+
+def _add_metaclass(analysis: Analysis, metaclass: type) -> None:
+    if metaclass in _METACLASSES:
+        return
+    analysis.add_value(metaclass)
+    for base in metaclass.__mro__:
+        if base is not object and base not in _METACLASSES and not any(base is known for known in analysis.classes):
+            raise NotCacheable(f"the metaclass {base.__name__}")
+
+
+def _add_attribute(analysis: Analysis, name: str, value: Any) -> None:
+    kind = type(value)
+    if kind is types.FunctionType:
+        analysis.add_method(value)
+    elif kind is classmethod or kind is staticmethod:
+        analysis.add_method(value.__func__)
+    elif kind is property:
+        for part in (value.fget, value.fset, value.fdel, value.__doc__):
+            analysis.add_method(part)
+    elif kind is functools.cached_property:
+        analysis.snapshot.add_dict(vars(value), dict(vars(value)))
+        analysis.add_method(value.func)
+    elif kind in _DESCRIPTORS or kind is _FIELD_GETTER:
+        return
+    elif kind is dict and name in ("__annotations__", "_field_defaults", "__dataclass_fields__"):
+        analysis.snapshot.add_dict(value, dict(value))
+        for item in list(value.values()):
+            analysis.add_value(item)
+    elif kind in (list, dict) and name == "__slots__":
+        return  # read only while the class is made
+    else:
+        analysis.add_value(value)
+
+
+_FIELD_GETTER = type(inspect.getattr_static(typing.NamedTuple("_", [("x", int)]), "x"))
+"""The type of the attributes with which a named tuple gets its fields."""
+
+
+class _Registry:
+    """The classes that were registered as subclasses of an abstract base class."""
+
+    def __init__(self, kind: abc.ABCMeta) -> None:
+        self._kind = kind
+        self._token = abc.get_cache_token()  # another one after each registration anywhere
+        self._ids = {id(registered) for registered in self.classes()}
+
+    def classes(self) -> list[type]:
+        registry, *_ = abc._get_dump(self._kind)  # type: ignore[attr-defined]
+        return [registered for registered in [reference() for reference in registry] if registered is not None]
+
+    def is_current(self) -> bool:
+        token = abc.get_cache_token()
+        if token == self._token:
+            return True
+        if {id(registered) for registered in self.classes()} != self._ids:
+            return False
+        self._token = token
+        return True
+
+
+def _add_members(analysis: Analysis, kind: enum.EnumMeta) -> None:
+    """Add the members of an enum, with aliases, by their names, values and attributes."""
+    analysis.snapshot.add_dict(kind._member_map_, dict(kind._member_map_))
+    for member in kind._member_map_.values():
+        analysis.snapshot.add_dict(vars(member), dict(vars(member)))
+        for name, value in list(vars(member).items()):
+            if value is not kind and name != "_inverted_":
+                analysis.add_value(value)
+
+
+# ---- instances ----
+
+_IMMUTABLE = frozenset(
+    {
+        re.Pattern,
+        logging.Logger,
+        datetime.date,
+        datetime.timedelta,
+        datetime.timezone,
+        decimal.Decimal,
+        range,
+        typing.ForwardRef,
+        type(dataclasses.MISSING),
+        type(getattr(dataclasses, "KW_ONLY", None)),
+        type(getattr(dataclasses, "_HAS_DEFAULT_FACTORY", None)),
+        type(getattr(dataclasses, "_FIELD", None)),
+    }
+)
+"""Types whose instances cannot change, and loggers, which are pickled as their names."""
+
+_TYPE_ALIASES = (types.GenericAlias, types.UnionType, typing._GenericAlias, typing._SpecialGenericAlias)  # type: ignore[attr-defined]
+"""Types of expressions such as `list[int]`, `int | None` and `typing.Optional[int]`."""
+
+
+def add_object(analysis: Analysis, value: Any) -> None:
+    """Add an object that is neither importable nor a constant, module, function or class.
+
+    Raises:
+        NotCacheable: It could change unseen.
+    """
+    kind = type(value)
+    if kind in _IMMUTABLE or _is_numpy_scalar(kind):
+        return
+    if isinstance(value, _TYPE_ALIASES):
+        _add_type_alias(analysis, value)
+    elif kind in _PARTS:
+        for part in _PARTS[kind](value):
+            analysis.add_method(part)
+    elif kind is dataclasses.Field:
+        _add_field(analysis, value)
+    elif kind is _PARAMETERS:
+        analysis.snapshot.add_slots(value)
+    elif isinstance(kind, enum.EnumMeta) and kind._member_map_.get(value._name_) is value:
+        analysis.add_value(kind)
+    else:
+        raise NotCacheable(f"an object of type {kind.__name__}")
+
+
+def _parts_of_method(method: Any) -> tuple[Any, ...]:
+    if not isinstance(method.__self__, type):
+        raise NotCacheable("a bound method")
+    return (method.__self__, getattr(method, "__func__", None))
+
+
+_PARTS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
+    datetime.datetime: lambda value: (value.tzinfo,),
+    datetime.time: lambda value: (value.tzinfo,),
+    typing.TypeVar: lambda value: (value.__bound__, *value.__constraints__),
+    types.MethodDescriptorType: lambda value: (value.__objclass__,),
+    types.WrapperDescriptorType: lambda value: (value.__objclass__,),
+    types.BuiltinFunctionType: _parts_of_method,
+    types.MethodType: _parts_of_method,
+}
+"""What else than constants the instances of these types refer to, without ever changing it."""
+
+
+def _add_type_alias(analysis: Analysis, value: Any) -> None:
+    for part in (getattr(value, "__origin__", None), *getattr(value, "__args__", ())):
+        _add_type_argument(analysis, part)
+    for part in getattr(value, "__metadata__", ()):
+        analysis.add_value(part)
+
+
+def _add_type_argument(analysis: Analysis, part: Any) -> None:
+    for item in part if type(part) is list else [part]:
+        analysis.add_value(item)
+
+
+_PARAMETERS: Any = getattr(dataclasses, "_DataclassParams", None)
+
+_NO_METADATA: Any = getattr(dataclasses, "_EMPTY_METADATA", None)
+"""The metadata of all fields that have none."""
+
+
+def _add_field(analysis: Analysis, field: dataclasses.Field[Any]) -> None:
+    """Add a field of a dataclass. Its default is an attribute of the class, too."""
+    try:
+        analysis.snapshot.add_slots(field)
+    except TypeError as error:
+        raise NotCacheable(str(error)) from error
+    metadata = dict(field.metadata)
+    if field.metadata is not _NO_METADATA:
+        analysis.snapshot.add_dict(field.metadata, metadata)
+    for value in (field.type, field.default, *metadata.keys(), *metadata.values()):
+        analysis.add_value(value)
+    analysis.add_method(field.default_factory)
+
+
+def _is_numpy_scalar(kind: type) -> bool:
+    numpy = sys.modules.get("numpy")
+    generic = getattr(numpy, "generic", None)
+    return generic is not None and issubclass(kind, (numpy.number, numpy.bool_)) and kind.__module__ == "numpy"  # type: ignore[union-attr]
