@@ -9,6 +9,8 @@ This module contains the public names only. Each is imported at its first use: a
 `pympipool.worker`, and must not pay for importing an executor that it never uses.
 """
 
+from pympipool._util import undo_monkey_patches
+
 TYPE_CHECKING = False  # type checkers read it as True; so a worker need not import typing
 if TYPE_CHECKING:
     from pympipool import errors
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Executor", "ShellExecutor", "SubprocessExecutor", "__version__", "errors", "progress", "trace"]
 
 __version__ = "0.9.0.dev0"
+
+undo_monkey_patches()  # before any other module of pympipool is imported
 
 _MODULES = {
     "Executor": "pympipool.executor",

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeAlias, TypeVar, overload
 
 from pympipool import _options
+from pympipool._util import undo_monkey_patches
 from pympipool._util.reprs import callable_name
 from pympipool.backends.registry import Choice, choose, make_backend
 from pympipool.diagnostics import status
@@ -134,6 +135,7 @@ class Executor(futures.Executor):
         plot_dependency_graph_filename: str | os.PathLike[str] | None = None,
     ) -> None:
         self._info: dict[str, Any] = {}
+        undo_monkey_patches()
         options = _options.Options.from_arguments(locals())
         self._resources = options.resources
         self._block_allocation = options.block_allocation

@@ -29,6 +29,7 @@ from pympipool._core.progress_engine cimport (
     request_completion, release_progress, wake_waiting_thread, pump_and_notify, acquire_progress, wait_for_completion,
 )
 
+import sys
 import threading
 from queue import SimpleQueue
 from time import monotonic, sleep
@@ -36,13 +37,19 @@ from time import monotonic, sleep
 from pympipool._util.service_threads import ServiceLogger
 
 cdef object LOGGER = ServiceLogger("pympipool.dispatch")
-cdef unsigned long MAIN_THREAD = threading.main_thread().ident
+cdef unsigned long MAIN_THREAD = find_main_thread()
 cdef double OTHER_THREAD_S = 0.005  # polling interval of `wait_until_idle` while another thread makes progress
 cdef double SIGNAL_CHECK_INTERVAL_S = 0.1
 cdef double COMPLETION_CHECK_S = 0.002  # polling interval of the completion thread where code in it waits for a future
 cdef str WAITS_FOR_ITSELF = (
     "code in a thread of this executor (a __del__ that the garbage collector ran there, or a handler of a logger) waits for"
     " one of its calls, which needs that thread: do not wait there")
+
+
+cdef unsigned long find_main_thread() except 0:
+    """Return the ident of the main thread. With green threads threading has another one: then it is the importing thread."""
+    ident = threading.main_thread().ident
+    return ident if ident in sys._current_frames() else PyThread_get_thread_ident()
 
 
 cdef class Completion(CompletionSource):

@@ -20,16 +20,16 @@ A thread that has waited for a future finds that its callbacks have run, althoug
 from cpython.pythread cimport PyThread_get_thread_ident
 
 import sys
-import threading
 from _thread import allocate_lock
 from concurrent.futures import CancelledError, InvalidStateError, TimeoutError
 from concurrent.futures import Future as StandardFuture
+from threading import Condition
 from time import monotonic
 
 from pympipool._util.service_threads import ServiceLogger
 
 cdef object LOGGER = ServiceLogger("concurrent.futures")
-cdef object Condition = threading.Condition
+cdef object green_threads = None      # the module _util.green_threads, where a library has replaced threads
 cdef double CALLBACKS_S = 0.005       # time that callbacks may run before threads stop waiting for them
 cdef double CALLBACKS_WAIT_S = 0.1    # longest wait for callbacks, for example of many futures
 cdef double CALLBACKS_CHECK_S = 0.001  # interval at which a waiting thread checks if callbacks block
@@ -40,6 +40,12 @@ cdef dict STATE_NAMES = {
     <int>CANCELLED: "CANCELLED_AND_NOTIFIED",
     <int>FINISHED: "FINISHED",
 }
+
+
+def set_green_threads(module):
+    """Let green threads that wait for a future wait by the functions of this module from now on."""
+    global green_threads
+    green_threads = module
 
 
 cdef class CompletionSource:
@@ -129,7 +135,7 @@ cdef class FutureCore:
             waiters = []
             if self.waiters is None:  # checked again: creating it may have released the GIL
                 self.waiters = waiters
-        return self.waiters
+        return self.waiters if green_threads is None else green_threads.waiters_of(self.waiters)
 
     @property
     def _done_callbacks(self):
@@ -166,7 +172,7 @@ cdef class FutureCore:
             self.status = CANCELLED
             if self.submitted_ns != 0:
                 self.source.record_cancelled(self)
-            for waiter in self._waiters:
+            for waiter in self.waiters or ():
                 waiter.add_cancelled(self)
             condition.notify_all()
         self.run_internal_callbacks()
@@ -219,6 +225,8 @@ cdef class FutureCore:
 
     def add_done_callback(self, fn):
         """Call fn(future) when the call has ended or was cancelled; at once if that has happened already."""
+        if green_threads is not None and self.status < CANCELLED:
+            fn = green_threads.callback_in_green_thread(fn)
         self._done_callbacks.append(fn)
         if self.status >= CANCELLED:
             self.run_callbacks()
@@ -395,7 +403,9 @@ cdef class FutureCore:
         if timeout is not None:
             deadline_s = monotonic() + max(<double>timeout, 0.0)
         while self.status < CANCELLED:
-            if self.source is None or not self.source.progress_until(self, deadline_s):
+            if green_threads is not None and green_threads.wait_until_done(self, deadline_s):
+                pass
+            elif self.source is None or not self.source.progress_until(self, deadline_s):
                 self.wait_on_condition(deadline_s)
             if self.status < CANCELLED and deadline_s != 0 and monotonic() >= deadline_s:
                 raise TimeoutError()
@@ -419,7 +429,7 @@ cdef class FutureCore:
         """
         cdef double end_s = monotonic() + (CALLBACKS_WAIT_S if timeout is None else min(<double>timeout, CALLBACKS_WAIT_S))
         cdef double since_s, left_s
-        if self.ending_thread == PyThread_get_thread_ident() or runs_event_loop():
+        if self.ending_thread == PyThread_get_thread_ident() or runs_event_loop() or green_threads is not None:
             return 0
         if self.source is not None and not self.source.may_wait_for_callbacks():
             return 0

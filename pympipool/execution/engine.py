@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pympipool._core.calls import FunctionHandle
 from pympipool._core.dispatcher import Dispatcher
-from pympipool._core.future import Future
+from pympipool._core.future import Future, set_green_threads
+from pympipool._util import green_threads
 from pympipool._util.reprs import callable_name
 from pympipool._util.service_threads import must_not_wait
 from pympipool.errors import SerializationError
@@ -121,6 +122,8 @@ class Engine:
         workers_see_files: bool = False,
         executor_info: dict[str, Any] | None = None,
     ) -> None:
+        if green_threads.are_active():
+            set_green_threads(green_threads)
         self.dispatcher = Dispatcher(payload.load, load_exception, self._on_corruption)
         self.functions = FunctionTable()
         self.resolve_dependencies = resolve_dependencies
@@ -335,6 +338,7 @@ class Engine:
 
     # ---- the end ----
 
+    @green_threads.lets_others_run
     def close(self, *, wait: bool, cancel: bool = False) -> None:
         """Refuse further calls, and end everything after the last call has ended.
 
@@ -361,6 +365,7 @@ class Engine:
             self.dispatcher.join()
             _engines.discard(self)
 
+    @green_threads.lets_others_run
     def kill(self) -> None:
         """End everything now: cancel waiting calls, and kill the workers even while they run calls."""
         if self.in_forked_child:
