@@ -66,11 +66,12 @@ _USER_SETTINGS = ("PMIX_MCA_",)
 """Prefixes of variables that begin like those of `_OUTER_JOB`, but are settings of the user."""
 
 
-def program_command(module: str = "pympipool.worker") -> list[str]:
+def program_command(module: str = "pympipool.worker", title: str = "") -> list[str]:
     """Return the command line of a worker's program.
 
     Args:
         module: The module whose `main` is called.
+        title: A last argument, by which `ps` shows what the process is.
 
     Raises:
         WorkerStartError: There is no Python interpreter to start, or this program was started in place of one.
@@ -92,7 +93,7 @@ def program_command(module: str = "pympipool.worker") -> list[str]:
             f" sys.executable is {sys.executable!r}; it must be the path of a Python interpreter. If it is one, unset"
             " PYMPIPOOL_KEY"
         )
-    return [sys.executable, *_interpreter_flags(), "-c", BOOTSTRAP.format(module=module)]
+    return [sys.executable, *_interpreter_flags(), "-c", BOOTSTRAP.format(module=module), *([title] if title else [])]
 
 
 def _is_python(path: str) -> bool:

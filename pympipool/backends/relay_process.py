@@ -67,7 +67,7 @@ class Relay:
         }
 
     def _start(self, request: LaunchRequest) -> None:
-        command = program_command("pympipool.transport.tcp.relay")
+        command = program_command("pympipool.transport.tcp.relay", "pympipool_relay")
         try:
             self._process, ours = subprocesses.popen_with_socket(
                 command, _relay_environment(request), "PYMPIPOOL_RELAY", stdout=subprocess.DEVNULL

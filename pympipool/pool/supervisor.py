@@ -440,7 +440,10 @@ class Supervisor:
         if descriptor is not None:
             self.loop.unwatch(descriptor)
         self._reap_if_disconnected(worker)
-        if worker.process.delivery_delay_s > 0 and worker.lost_reason is None and worker.state is not State.GONE:
+        if worker.state is State.GONE:
+            return
+        is_expected = worker.lost_reason is None and not worker.was_killed
+        if worker.process.delivery_delay_s > 0 and is_expected:
             self._await_delivery(worker, worker.process.delivery_delay_s)
         else:
             self._reap(worker)

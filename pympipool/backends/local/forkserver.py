@@ -62,7 +62,7 @@ class ForkserverSpawner(Spawner):
     """A spawner whose workers are forked by a forkserver."""
 
     def __init__(self) -> None:
-        self._command = program_command("pympipool.worker.forkserver")
+        self._command = program_command("pympipool.worker.forkserver", "pympipool_fork_server")
         self.helpers = (self,)
         self._environment: dict[str, str] = {}
         self._forkserver: Forkserver | None = None
