@@ -117,8 +117,8 @@ class ChildProcess(WorkerProcess):
                 os.killpg(self.pid, number)
 
     def close(self) -> None:
-        """Release process id, descriptor and pipes."""
-        self._process.poll()
+        """Release process id, descriptor and pipes. A process that SIGKILL does not end is reaped later."""
+        subprocesses.reap_later(self._process)
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -247,6 +247,7 @@ class Supervisor:
             worker.process.host,
             process_state(worker.process.pid),
         )
+        self.loop.unwatch(worker.process.fileno())
         self._reap(worker)
 
     # ---- connections ----

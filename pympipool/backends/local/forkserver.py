@@ -25,7 +25,7 @@ from time import monotonic
 from typing import BinaryIO, cast
 
 from pympipool._util import subprocesses
-from pympipool._util.clocks import CHECK_INTERVAL_S, RunningClock
+from pympipool._util.clocks import RunningClock
 from pympipool._util.import_path import import_path
 from pympipool._util.service_threads import ServiceLogger
 from pympipool.backends.local.forked_process import ForkedProcess
@@ -41,6 +41,9 @@ ANSWER_TIMEOUT_S = 5.0
 
 FIRST_ANSWER_TIMEOUT_S = 20.0
 """Seconds that the first answer of a forkserver may take: it has modules to import, which takes long on a busy cluster."""
+
+CHECK_INTERVAL_S = 0.2
+"""Seconds between two checks of the forkserver while there are unanswered requests."""
 
 FAILURES_MAX = 4
 """Number of forkservers in a row that end without having answered before the waiting requests fail."""
@@ -97,11 +100,7 @@ class ForkserverSpawner(Spawner):
             if self._silence.elapsed() > limit_s:
                 self._replace(limit_s)
         self._send()
-        if not (self._unsent or self._unanswered):
-            return None
-        if self._forkserver is not None:
-            return CHECK_INTERVAL_S
-        return min(max(self._next_start_s - monotonic(), 0.0) + RESTART_DELAY_S, CHECK_INTERVAL_S)
+        return CHECK_INTERVAL_S if self._unsent or self._unanswered else None
 
     # ---- for the processes ----
 

@@ -79,6 +79,21 @@ def test_kill_works_while_mpiexec_is_stopped(master):
     assert none_exists(files)
 
 
+@pytest.mark.parametrize("mpiexec_ends_first", [False, True])
+def test_stopped_agents_end_with_their_worker(master, mpiexec_ends_first):
+    agents = [child for child in psutil.Process(master.process.pid).children() if child.name() in mpiexec._AGENTS]
+    if not agents:
+        pytest.skip("this mpiexec has no agents")
+    for agent in agents:
+        agent.suspend()
+    if mpiexec_ends_first:
+        os.kill(master.process.pid, signal.SIGKILL)
+        assert master.process.wait(LIMIT_S) == -signal.SIGKILL
+    master.process.kill()
+    assert master.process.wait(LIMIT_S) is not None
+    wait_until(lambda: not any(is_alive(agent.pid) for agent in agents))
+
+
 def test_kill_works_twice_and_during_the_start(spawner):
     for pause_s in (0.0, 0.02, 0.1):
         with TinyMaster(spawner, ranks=2) as master:

@@ -1,0 +1,70 @@
+"""Workers whose ends are not noticed in the usual way."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import psutil
+import pytest
+
+from pympipool import Executor
+from pympipool._util import subprocesses
+from pympipool.backends.child_process import ChildProcess
+from support.processes import is_alive
+from support.scripts import Script
+from support.waiting import wait_until
+
+
+@pytest.fixture
+def immortal(monkeypatch):
+    """Let no SIGKILL reach workers that are children of the master, as if they hung in the kernel; return their pids."""
+    pids = []
+    monkeypatch.setattr(ChildProcess, "kill", lambda self: pids.append(self.pid))
+    monkeypatch.setattr(ChildProcess, "kill_timeout_s", 0.3)
+    yield pids
+    monkeypatch.undo()
+    for pid in filter(is_alive, pids):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not any(map(is_alive, pids)))
+    subprocesses.reap_later()
+    assert not any(child.pid in pids for child in psutil.Process().children())
+
+
+def test_worker_that_cannot_be_killed_is_abandoned(immortal, caplog):
+    with Executor(max_workers=1, block_allocation=True, run_time_max=0.2) as exe:
+        call = exe.submit(os.kill, exe.submit(os.getpid).result(), signal.SIGSTOP)
+        assert isinstance(call.exception(30), TimeoutError)
+        assert exe.submit(pow, 2, 3).result(30) == 8
+    assert f"process {immortal[0]} on" in caplog.text
+    assert "is abandoned" in caplog.text
+
+
+def test_interrupted_executor_ends_without_immortal_worker(immortal):
+    exe = Executor(max_workers=1, block_allocation=True)
+    pid = exe.submit(os.getpid).result()
+    call = exe.submit(os.kill, pid, signal.SIGSTOP)
+    wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    exe.__exit__(KeyboardInterrupt, None, None)
+    assert call.exception(30) is not None
+
+
+STOPPED = """
+import os, signal, subprocess, sys, time
+from pympipool import Executor
+me = str(os.getpid())
+with Executor(max_workers=1, cores_per_worker=2, block_allocation=True, connect_timeout=3) as exe:
+    resume = subprocess.Popen(["sh", "-c", "sleep 4; kill -CONT " + me])
+    os.kill(os.getpid(), signal.SIGSTOP)
+    print(exe.submit(pow, 2, 3).result(timeout=60))
+resume.wait()
+"""
+
+
+@pytest.mark.mpi
+def test_connect_timeout_stands_still_while_stopped(tmp_path):
+    with Script(STOPPED, tmp_path) as script:
+        code, stdout, stderr = script.end()
+    assert code == 0, stderr
+    assert stdout == "[8, 8]\n"
+    assert "connect_timeout" not in stderr
