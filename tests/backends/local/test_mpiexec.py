@@ -84,6 +84,8 @@ def test_stopped_agents_end_with_their_worker(master, mpiexec_ends_first):
     agents = [child for child in psutil.Process(master.process.pid).children() if child.name() in mpiexec._AGENTS]
     if not agents:
         pytest.skip("this mpiexec has no agents")
+    for rank in rank_pids(master):
+        master.process.add_rank(rank)
     for agent in agents:
         agent.suspend()
     if mpiexec_ends_first:
