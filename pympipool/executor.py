@@ -340,8 +340,12 @@ class Executor(futures.Executor):
         """Shut down and wait for the calls. After Ctrl-C, kill running calls instead of waiting for them."""
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             self._engine.kill()
-        else:
+            return False
+        try:
             self.shutdown(wait=True)
+        except KeyboardInterrupt:
+            self._engine.kill()
+            raise
         return False
 
     @property

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint64_t
 
 from pympipool._core.future cimport FutureCore, CompletionSource
+from pympipool._core.mailbox cimport Mailbox
 from pympipool._core.types cimport Call, Core
 from pympipool._core.trace_buffer cimport Outcome, Recorder
 
@@ -15,6 +16,8 @@ cdef class Completion(CompletionSource):
     cdef uint64_t lost         # number of calls that failed without an answer from a worker
     cdef unsigned long waiting_thread  # identity of the waiting thread that has acquired progress; 0: none has
     cdef object pending_callbacks  # queue of futures whose callbacks must be run; None ends the thread
+    cdef readonly Mailbox continuations  # what follows from ends of calls; None ends its thread
+    cdef unsigned long continuation_thread_id  # 0 until it runs
     cdef unsigned long callback_thread_id    # 0 until it runs
     cdef unsigned long completion_thread_id  # of the thread that sets the results that no caller fetches
     cdef public unsigned long supervisor_thread_id  # of the thread that watches the workers; set by it
@@ -23,8 +26,10 @@ cdef class Completion(CompletionSource):
 
     cdef int progress_until_done(self, FutureCore future, double deadline_s) except -1
     cdef int deliver_until_done(self, FutureCore future, double deadline_s) except -1
+    cdef int continue_until_done(self, FutureCore future, double deadline_s) except -1
     cdef int progress_once(self) except -1
     cdef int pump(self) except -1
+    cdef bint run_continuation(self, object function) except -1
     cdef int deliver(self) except -1
     cdef int deliver_call(self, Call *call) except -1
     cdef int queue_callbacks(self, FutureCore future, bint has_callbacks) except -1

@@ -7,9 +7,12 @@
     future.running()   ─► is_started
     future.done()      ─► poll
 
-Callbacks of futures run in a thread of their own. A waiting thread may hold locks that a callback needs. And a callback
+Callbacks of users run in a thread of their own. A waiting thread may hold locks that a callback needs. And a callback
 that takes long, or waits for another call, must not delay any other call. Threads that wait for the future wait until its
 callbacks have run, but only for milliseconds (`wait_for_callbacks` in future.pyx).
+
+What follows from the end of a call, such as the start of a call that waited for its result, runs in another thread of its
+own, the continuation thread: there results are unpickled, which may run code of users and take long.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -18,9 +21,11 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from pympipool._core.calls cimport free_call, parts_of_result
-from pympipool._core.future cimport CANCELLED, PENDING, RUNNING, FutureCore, CompletionSource
+from pympipool._core.future cimport FutureCore, CompletionSource
+from pympipool._core.listeners cimport CANCELLED, PENDING, RUNNING
+from pympipool._core.mailbox cimport Mailbox
 from pympipool._core.scheduler cimport is_claimed, recall, worker_of
-from pympipool._core.types cimport Call, Core, Worker, append, pthread_mutex_lock, pthread_mutex_unlock, remove
+from pympipool._core.types cimport Call, Core, Worker, pthread_mutex_lock, pthread_mutex_unlock, remove
 from pympipool._core.pump cimport record_unanswered
 from pympipool._core.trace_buffer cimport CANCELLED as WAS_CANCELLED
 from pympipool._core.trace_buffer cimport FAILED, UNFINISHED, Outcome, Record, record, unique_now_ns
@@ -29,27 +34,18 @@ from pympipool._core.progress_engine cimport (
     request_completion, release_progress, wake_waiting_thread, pump_and_notify, acquire_progress, wait_for_completion,
 )
 
-import sys
-import threading
 from queue import SimpleQueue
 from time import monotonic, sleep
 
 from pympipool._util.service_threads import ServiceLogger
 
 cdef object LOGGER = ServiceLogger("pympipool.dispatch")
-cdef unsigned long MAIN_THREAD = find_main_thread()
 cdef double OTHER_THREAD_S = 0.005  # polling interval of `wait_until_idle` while another thread makes progress
 cdef double SIGNAL_CHECK_INTERVAL_S = 0.1
-cdef double COMPLETION_CHECK_S = 0.002  # polling interval of the completion thread where code in it waits for a future
+cdef double COMPLETION_CHECK_S = 0.002  # polling interval of these service threads where code in them waits for a future
 cdef str WAITS_FOR_ITSELF = (
     "code in a thread of this executor (a __del__ that the garbage collector ran there, or a handler of a logger) waits for"
     " one of its calls, which needs that thread: do not wait there")
-
-
-cdef unsigned long find_main_thread() except 0:
-    """Return the ident of the main thread. With green threads threading has another one: then it is the importing thread."""
-    ident = threading.main_thread().ident
-    return ident if ident in sys._current_frames() else PyThread_get_thread_ident()
 
 
 cdef class Completion(CompletionSource):
@@ -59,6 +55,7 @@ cdef class Completion(CompletionSource):
         self.load_result = load
         self.load_error = load_error
         self.pending_callbacks = SimpleQueue()
+        self.continuations = Mailbox()
         self.signal_check_interval_s = SIGNAL_CHECK_INTERVAL_S
 
     def load(self, parts, is_error):
@@ -84,11 +81,17 @@ cdef class Completion(CompletionSource):
         self.queue_callbacks(future, future.set_error(error))
         wake_waiting_thread(&self.core)
 
+    def cancel(self, FutureCore future not None):
+        """Cancel a future's call if no worker has started it. Its callbacks run in the thread for callbacks."""
+        if future.try_cancel():
+            self.queue_callbacks(future, future.callbacks is not None)
+            wake_waiting_thread(&self.core)
+
     @property
     def unfinished_count(self):
         """Number of calls that wait or run, and of results that are not set on their futures yet."""
         pthread_mutex_lock(&self.core.lock)
-        count = self.core.waiting.length + self.core.done.length + self.core.deferred.length
+        count = self.core.waiting.length + self.core.done.length
         for i in range(self.core.worker_count):
             count += self.core.workers[i].in_flight.length
         pthread_mutex_unlock(&self.core.lock)
@@ -139,6 +142,9 @@ cdef class Completion(CompletionSource):
                 "this call was submitted by the process that this one is a fork of: only that one gets its result")
         if me == self.supervisor_thread_id:
             raise RuntimeError(WAITS_FOR_ITSELF)
+        if me == self.continuation_thread_id:
+            self.continue_until_done(future, deadline_s)
+            return True
         if self.waiting_thread != 0 and self.waiting_thread != me:
             if me != self.completion_thread_id:
                 return False
@@ -180,6 +186,27 @@ cdef class Completion(CompletionSource):
             sleep(COMPLETION_CHECK_S)
         return 0
 
+    cdef int continue_until_done(self, FutureCore future, double deadline_s) except -1:
+        """Wait in the continuation thread, where code of users may run, and go on with what this thread has to do."""
+        while future.status < CANCELLED and (deadline_s == 0 or monotonic() < deadline_s):
+            self.deliver()
+            if self.continuations.is_empty():
+                sleep(COMPLETION_CHECK_S)
+            elif not self.run_continuation(self.continuations.receive()):
+                self.continuations.post(None)  # the thread ends after this wait
+                sleep(COMPLETION_CHECK_S)
+        return 0
+
+    cdef bint run_continuation(self, object function) except -1:
+        """Run a function of the continuation thread, whatever it raises; return False for None, which ends the thread."""
+        if function is None:
+            return False
+        try:
+            function()
+        except BaseException:  # also SystemExit: other calls must go on
+            LOGGER.exception("a call that waits for others could not go on")
+        return True
+
     cdef int poll(self) except -1:
         if self.in_forked_child:
             return 0
@@ -207,6 +234,7 @@ cdef class Completion(CompletionSource):
             record_unanswered(&self.core, NULL, call, WAS_CANCELLED)
         pthread_mutex_unlock(&self.core.lock)
         if is_cancelled:
+            future.status = CANCELLED  # before the call is freed, which may run finalizers of users
             free_call(call)
         return is_cancelled
 
@@ -293,30 +321,17 @@ cdef class Completion(CompletionSource):
         return 0
 
     cdef int deliver(self) except -1:
-        """Set the results that have arrived on their futures.
-
-        Ctrl-C raises an exception in the main thread, between any two steps of Python code. So the main thread sets only
-        results that run no Python code. It leaves futures with callbacks or waiters to the completion thread.
-        """
-        cdef bint is_main = PyThread_get_thread_ident() == MAIN_THREAD
+        """Set the results that have arrived on their futures. Runs no Python code (see `listeners.pyx`)."""
         cdef bint delivered = False
-        cdef bint deferred = False
         cdef Call *call
         while True:
             pthread_mutex_lock(&self.core.lock)
-            call = take_done(&self.core, is_main)
-            if call != NULL and is_main and has_listeners(call):
-                append(&self.core.deferred, call)
-                deferred = True
-                pthread_mutex_unlock(&self.core.lock)
-                continue
+            call = take_done(&self.core)
             pthread_mutex_unlock(&self.core.lock)
             if call == NULL:
                 break
             self.deliver_call(call)
             delivered = True
-        if deferred:
-            request_completion(&self.core)
         if delivered and self.waiting_thread != PyThread_get_thread_ident():
             wake_waiting_thread(&self.core)  # the waiting thread's future may be among them
         return 0
@@ -372,21 +387,10 @@ cdef class Completion(CompletionSource):
         return not self.in_forked_child and me != self.callback_thread_id and me != self.completion_thread_id
 
 
-cdef Call *take_done(Core *core, bint is_main) noexcept:
+cdef Call *take_done(Core *core) noexcept:
     """Return the next call whose result has arrived, or NULL. The caller holds the lock."""
-    cdef Call *call = core.deferred.first
-    if call != NULL and not is_main:
-        remove(&core.deferred, call)
-        return call
-    call = core.done.first
+    cdef Call *call = core.done.first
     if call != NULL:
         remove(&core.done, call)
         core.watched_done -= call.watched
     return call
-
-
-cdef bint has_listeners(Call *call) noexcept:
-    """Return True if setting the result would run Python code. Only reads fields, since the caller holds the lock."""
-    cdef FutureCore future = <FutureCore>call.future
-    return (future.condition is not None or future.internal_callbacks is not None
-            or future.callbacks is not None)

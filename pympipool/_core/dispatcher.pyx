@@ -17,7 +17,9 @@ from pympipool._core.calls cimport (
     FunctionHandle, free_call, free_calls, futures_of, new_call,
 )
 from pympipool._core.completion cimport Completion
-from pympipool._core.future cimport PENDING, FutureCore
+from pympipool._core.future cimport FutureCore
+from pympipool._core.listeners cimport PENDING
+from pympipool._core.mailbox cimport Mailbox
 from pympipool._core.scheduler cimport find_worker, is_claimed, recall
 from pympipool._core.types cimport (
     Call, CallList, Worker, append, prepend, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
@@ -35,12 +37,13 @@ from pympipool._core.progress_engine cimport (
 )
 
 import threading
-from time import sleep
+from time import monotonic, sleep
 
 from pympipool._core.ring import SPIN_NS, doorbell_segment
 from pympipool._util.service_threads import ServiceLogger, ServiceThread
 
 cdef object LOGGER = ServiceLogger("pympipool.dispatch")
+cdef double START_FAILED_S = 5.0  # longest wait for threads that have started, if another one cannot be started
 cdef double PAUSE_S = 0.01  # after a failure of the completion thread: a shortage of memory may pass
 
 
@@ -61,6 +64,7 @@ cdef class Dispatcher(Completion):
     cdef uint64_t next_id
     cdef str closed              # the reason for rejecting new calls; None: they are accepted
     cdef object broken           # the exception that every call ends with; None: calls run
+    cdef bint killed             # every call that is submitted from now on is cancelled
     cdef list threads
 
     def __cinit__(self, load, load_error, on_corruption):
@@ -86,7 +90,6 @@ cdef class Dispatcher(Completion):
             free(self.core.workers[i])
         free_calls(&self.core.waiting)
         free_calls(&self.core.done)
-        free_calls(&self.core.deferred)
         free(self.core.workers)
         pthread_mutex_destroy(&self.core.lock)
 
@@ -101,6 +104,7 @@ cdef class Dispatcher(Completion):
         threads = (
             ServiceThread("pympipool_progress", self._progress),
             ServiceThread("pympipool_completion", self._complete),
+            ServiceThread("pympipool_continuations", self._continue),
             ServiceThread("pympipool_callbacks", self._run_callbacks, may_wait=True),
         )
         try:
@@ -109,8 +113,9 @@ cdef class Dispatcher(Completion):
                 self.threads.append(thread)
         except BaseException:
             self.stop()
+            self.continuations.post(None)
             self.pending_callbacks.put(None)
-            self.join()
+            self.join(START_FAILED_S)
             raise
 
     def stop(self):
@@ -120,16 +125,26 @@ cdef class Dispatcher(Completion):
         wake_progress_thread(&self.core)
         request_completion(&self.core)
 
-    def join(self):
-        """Wait for the end of all threads, and so of all callbacks."""
+    def join(self, double timeout_s):
+        """Wait for the end of all threads, and so of all callbacks; return False if that takes longer than the timeout."""
+        cdef double deadline_s = monotonic() + timeout_s
         me = threading.current_thread()
         for thread in self.threads:
             if thread is not me:
-                thread.join()
+                thread.join(max(deadline_s - monotonic(), 0.0))
+                if thread.is_alive():
+                    return False
+        return True
 
     def _progress(self):
         with nogil:
             run_progress_thread(&self.core)
+
+    def _continue(self):
+        self.continuation_thread_id = PyThread_get_thread_ident()
+        while self.run_continuation(self.continuations.receive()):
+            pass
+        self.continuation_thread_id = 0
 
     def _complete(self):
         cdef bint stopping = False
@@ -155,7 +170,8 @@ cdef class Dispatcher(Completion):
                     sleep(PAUSE_S)
         finally:
             self.completion_thread_id = 0
-            self.pending_callbacks.put(None)  # here because `join` may never be called
+            self.continuations.post(None)  # here because `join` may never be called
+            self.pending_callbacks.put(None)
 
     # ---- workers ----
 
@@ -298,6 +314,36 @@ cdef class Dispatcher(Completion):
         """Reject new calls with this reason, except those that are admitted already."""
         self.closed = reason
 
+    def kill(self, str reason not None):
+        """Reject new calls with this reason, and cancel those that are admitted already and submitted from now on."""
+        self.closed = reason
+        self.killed = True
+
+    def admit(self, dict pending not None, member, Mailbox mailbox not None, function, bint admitted):
+        """Accept a call that another thread will submit: post the function that does so, and count the call.
+
+        This is one step, which no signal handler can interrupt: either the call is accepted and will be submitted, or
+        nothing has happened.
+
+        Args:
+            pending: What has been accepted and is not finished. Gets the member.
+            admitted: Accept the call even if the dispatcher is closed.
+
+        Returns:
+            False if the call must be cancelled: the executor is being killed.
+
+        Raises:
+            RuntimeError: The dispatcher is closed.
+        """
+        if self.killed or self.core.stopping:
+            if admitted:
+                return False
+            raise RuntimeError(self.closed)
+        if self.closed is not None and not admitted:
+            raise RuntimeError(self.closed)
+        mailbox.post_counted(pending, member, function)
+        return True
+
     def fail_all(self, error):
         """End the waiting calls, and all that will be submitted, with an exception."""
         self.broken = error
@@ -338,6 +384,10 @@ cdef class Dispatcher(Completion):
         if future.status != PENDING:
             free_call(call)
             return
+        if admitted and (self.killed or self.core.stopping):
+            free_call(call)
+            self.cancel(future)
+            return
         if self.broken is not None:  # checked again, as below
             free_call(call)
             self.fail(future, self.broken)
@@ -348,7 +398,8 @@ cdef class Dispatcher(Completion):
         Py_INCREF(future)
         call.future = <void *>future
         future.call = call
-        call.watched = future.condition is not None or future.callbacks is not None
+        call.watched = (future.callbacks is not None or future.waiters is not None or future.end_locks is not None
+                        or future.posts is not None)
         if future.submitted_ns != 0:
             self.move_times_to(future, call)
         pthread_mutex_lock(&self.core.lock)
@@ -403,7 +454,7 @@ cdef class Dispatcher(Completion):
             self.recall_all(self.core.workers[i])
         pthread_mutex_unlock(&self.core.lock)
         for future in self.drain_waiting(CANCELLED):
-            (<FutureCore>future).cancel()
+            self.cancel(future)
 
     cdef void recall_all(self, Worker *worker) noexcept:
         """Recall the calls that a worker has not started. The caller holds the lock."""

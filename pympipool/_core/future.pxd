@@ -1,10 +1,6 @@
 """Futures whose state lies in C fields; see future.pyx."""
 
-cdef enum Status:
-    PENDING
-    RUNNING
-    CANCELLED
-    FINISHED
+from pympipool._core.listeners cimport CANCELLED, FINISHED, PENDING, RUNNING, ListenedFuture, Status
 
 
 cdef class CompletionSource:
@@ -20,19 +16,15 @@ cdef class CompletionSource:
     cdef bint may_wait_for_callbacks(self) except -1
 
 
-cdef class FutureCore:
-    cdef Status status
+cdef class FutureCore(ListenedFuture):
     cdef object value       # the result, once it is unpickled
     cdef object error       # the exception, once it is unpickled
     cdef object parts       # the pickled result until it is read, then None
     cdef bint is_error      # parts hold an exception
-    cdef object condition   # created when it is first needed
-    cdef list waiters       # of concurrent.futures.wait and as_completed
     cdef list callbacks
-    cdef list internal_callbacks  # callbacks of pympipool, which run no user code
     cdef int callback_runs  # number of threads that run callbacks now
     cdef double callbacks_since_s  # when they began
-    cdef unsigned long ending_thread  # runs callbacks, internal ones too, and cannot wait for others of this future
+    cdef unsigned long ending_thread  # runs callbacks, and cannot wait for others of this future
     cdef list callback_waiters  # a lock for each thread that waits until the callbacks have run
     cdef CompletionSource source
     cdef object kept        # what the call was given, until it has ended
@@ -46,13 +38,11 @@ cdef class FutureCore:
 
     cdef bint set_parts(self, object parts, bint is_error) except -1
     cdef bint set_error(self, object error) except -1
-    cdef object own_condition(self)
+    cdef bint try_cancel(self) except -1
     cdef bint has_callbacks_left(self) noexcept
     cdef int wait_for_callbacks(self, object timeout) except -1
-    cdef int run_internal_callbacks(self) except -1
     cdef bint end(self, object value, object error, object parts, bint is_error) except -1
     cdef int finish(self, object value, object error, object parts, bint is_error) except -1
     cdef int wait_until_done(self, object timeout) except -1
     cdef int wait(self, object timeout) except -1
-    cdef int wait_on_condition(self, double deadline_s) except -1
     cdef int decode(self) except -1

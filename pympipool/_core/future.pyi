@@ -2,10 +2,12 @@ from collections.abc import Callable
 from concurrent.futures import Future as StandardFuture
 from typing import Any, TypeVar
 
+from pympipool._core.mailbox import Mailbox
+
 T = TypeVar("T")
 
 class Future(StandardFuture[T]):
-    def _add_internal_callback(self, fn: Callable[[StandardFuture[T]], object]) -> None: ...
+    def _post_when_done(self, mailbox: Mailbox, function: Callable[[], object]) -> None: ...
     def keep(self, fn: object, args: tuple[Any, ...], kwargs: object) -> None: ...
     def run_callbacks(self) -> None: ...
     function_name: str | None

@@ -2,16 +2,16 @@
 """The future: a `concurrent.futures.Future` that costs a tenth of a microsecond.
 
 The standard library's future creates a condition, two lists and a dictionary for each call. This one keeps its state in
-C fields. It creates the condition only when a thread waits with `wait` or `as_completed`, or when a second thread waits
-for a result. It unpickles a result only when that is read. The attributes that the standard library's functions use
+C fields. It unpickles a result only when that is read. The attributes that the standard library's functions use
 (`_condition`, `_state`, `_waiters`, ...) are properties over these fields.
 
     submit ── future ──> user: result() ── CompletionSource.progress_until() ──> makes progress while it waits
                  ^
                  └── set_parts(), by the thread that holds the GIL and has received the bytes
 
-A state change is C code that does not release the GIL, so it needs no lock unless a condition exists. Then it holds the
-condition, as the standard library does.
+A state change is C code that neither releases the GIL nor runs Python code, so it needs no lock, and no signal handler can
+interrupt it. That holds for a change and for telling everything that listens (`listeners.pyx`); the callbacks of users
+run afterwards.
 
 A thread that has waited for a future finds that its callbacks have run, although another thread runs them: `result`,
 `exception`, and the `_condition` that `wait` and `as_completed` take, wait for them (`wait_for_callbacks`).
@@ -19,13 +19,15 @@ A thread that has waited for a future finds that its callbacks have run, althoug
 
 from cpython.pythread cimport PyThread_get_thread_ident
 
+from pympipool._core.listeners cimport ListenedFuture
+
 import sys
 from _thread import allocate_lock
 from concurrent.futures import CancelledError, InvalidStateError, TimeoutError
 from concurrent.futures import Future as StandardFuture
-from threading import Condition
 from time import monotonic
 
+from pympipool._core.listeners import FutureCondition, WaiterList
 from pympipool._util.service_threads import ServiceLogger
 
 cdef object LOGGER = ServiceLogger("concurrent.futures")
@@ -64,7 +66,7 @@ cdef class CompletionSource:
         return 0
 
     cdef bint try_cancel(self, FutureCore future) except -1:
-        """Take back the future's call if no worker has started it; return False if one has."""
+        """Take back the future's call, and mark the future as cancelled, if no worker has started it; else return False."""
         return False
 
     cdef bint is_started(self, FutureCore future) except -1:
@@ -92,7 +94,7 @@ cdef class CompletionSource:
         raise NotImplementedError
 
 
-cdef class FutureCore:
+cdef class FutureCore(ListenedFuture):
     """The state and behaviour of `Future`, which also inherits from the standard library's class."""
 
     def __init__(self):
@@ -112,30 +114,18 @@ cdef class FutureCore:
                 self.wait_for_callbacks(None)
         elif self.source is not None:
             self.source.check_may_wait()
-        return self.own_condition()
-
-    cdef object own_condition(self):
-        if self.condition is None:
-            condition = Condition()
-            if self.condition is None:  # checked again: creating it may have released the GIL
-                self.condition = condition
-            if self.status < CANCELLED and self.source is not None:
-                self.source.notify_when_done(self)
-        return self.condition
+        return FutureCondition(self)
 
     @property
     def _state(self):
-        if self.status == PENDING and self.running():
-            return "RUNNING"
+        if self.status == PENDING or self.seen_pending():
+            return "RUNNING" if self.running() else "PENDING"
         return STATE_NAMES[<int>self.status]
 
     @property
     def _waiters(self):
-        if self.waiters is None:
-            waiters = []
-            if self.waiters is None:  # checked again: creating it may have released the GIL
-                self.waiters = waiters
-        return self.waiters if green_threads is None else green_threads.waiters_of(self.waiters)
+        waiters = WaiterList(self)
+        return waiters if green_threads is None else green_threads.waiters_of(waiters)
 
     @property
     def _done_callbacks(self):
@@ -159,25 +149,23 @@ cdef class FutureCore:
 
     def cancel(self):
         """Cancel the call if no worker has started it; return True if it is cancelled."""
-        if self.status == CANCELLED:
-            return True
+        if not self.try_cancel():
+            return self.status == CANCELLED
+        self.run_callbacks()
+        return True
+
+    cdef bint try_cancel(self) except -1:
+        """Cancel the call, without running callbacks of users; return False if it runs, or has ended, or was cancelled."""
         if self.status != PENDING:
             return False
-        if self.call != NULL and self.source is not None and not self.source.try_cancel(self):
-            return False
-        condition = self.own_condition()
-        with condition:
-            if self.status != PENDING:
-                return self.status == CANCELLED
+        if self.call == NULL or self.source is None:
             self.status = CANCELLED
-            if self.submitted_ns != 0:
-                self.source.record_cancelled(self)
-            for waiter in self.waiters or ():
-                waiter.add_cancelled(self)
-            condition.notify_all()
-        self.run_internal_callbacks()
+        elif not self.source.try_cancel(self):
+            return False
+        if self.submitted_ns != 0:
+            self.source.record_cancelled(self)
+        self.tell_listeners()
         self.kept = None
-        self.run_callbacks()
         return True
 
     def cancelled(self):
@@ -194,6 +182,8 @@ cdef class FutureCore:
         """Return True if the call was cancelled or has ended."""
         if self.status < CANCELLED and self.source is not None:
             self.source.poll()
+        if self.status >= CANCELLED and self.observations is not None:
+            self.forget_observation()  # of a wait() that an exception has interrupted
         return self.status >= CANCELLED
 
     def result(self, timeout=None):
@@ -230,21 +220,6 @@ cdef class FutureCore:
         self._done_callbacks.append(fn)
         if self.status >= CANCELLED:
             self.run_callbacks()
-        elif self.source is not None:
-            self.source.notify_when_done(self)
-
-    def _add_internal_callback(self, fn):
-        """Add a callback that runs no user code.
-
-        It is called directly in the thread that ends the future, not in the thread for callbacks.
-        """
-        if self.internal_callbacks is None:
-            internal_callbacks = []
-            if self.internal_callbacks is None:
-                self.internal_callbacks = internal_callbacks
-        self.internal_callbacks.append(fn)
-        if self.status >= CANCELLED:
-            self.run_internal_callbacks()
         elif self.source is not None:
             self.source.notify_when_done(self)
 
@@ -339,7 +314,7 @@ cdef class FutureCore:
         try:
             return self.end(None, None, parts, is_error)
         except InvalidStateError:
-            return False  # the user has ended it while this thread waited for the condition
+            return False  # the user has ended it
 
     cdef bint set_error(self, object error) except -1:
         """End the future with an exception; return True if there are callbacks to run."""
@@ -349,20 +324,8 @@ cdef class FutureCore:
             return False
 
     cdef bint end(self, object value, object error, object parts, bint is_error) except -1:
-        if self.condition is None:
-            self.finish(value, error, parts, is_error)
-        else:
-            with self.condition:
-                self.finish(value, error, parts, is_error)
-                if self.waiters is not None:
-                    for waiter in self.waiters:
-                        if error is not None or is_error:
-                            waiter.add_exception(self)
-                        else:
-                            waiter.add_result(self)
-                self.condition.notify_all()
-        if self.internal_callbacks is not None:
-            self.run_internal_callbacks()
+        self.finish(value, error, parts, is_error)
+        self.tell_listeners()
         self.kept = None
         return self.callbacks is not None
 
@@ -376,14 +339,15 @@ cdef class FutureCore:
         self.status = FINISHED
         return 0
 
-    cdef int run_internal_callbacks(self) except -1:
-        internal_callbacks = self.internal_callbacks
-        self.internal_callbacks = None
-        self.ending_thread = PyThread_get_thread_ident()
-        run_each(internal_callbacks, self)
-        if self.callback_runs == 0:
-            self.ending_thread = 0
+    # ---- for listeners ----
+
+    cdef int expect_end(self) except -1:
+        if self.source is not None:
+            self.source.notify_when_done(self)
         return 0
+
+    cdef bint has_failed(self):
+        return self.status == FINISHED and (self.is_error or self.error is not None)
 
     # ---- waiting and unpickling ----
 
@@ -406,16 +370,9 @@ cdef class FutureCore:
             if green_threads is not None and green_threads.wait_until_done(self, deadline_s):
                 pass
             elif self.source is None or not self.source.progress_until(self, deadline_s):
-                self.wait_on_condition(deadline_s)
+                self.wait_for_end(-1.0 if deadline_s == 0 else max(deadline_s - monotonic(), 0.0))
             if self.status < CANCELLED and deadline_s != 0 and monotonic() >= deadline_s:
                 raise TimeoutError()
-        return 0
-
-    cdef int wait_on_condition(self, double deadline_s) except -1:
-        condition = self.own_condition()
-        with condition:
-            if self.status < CANCELLED:
-                condition.wait(None if deadline_s == 0 else max(deadline_s - monotonic(), 0))
         return 0
 
     cdef bint has_callbacks_left(self) noexcept:

@@ -82,7 +82,6 @@ cdef struct Core:
     int last_used                # index of the worker that got the last call
     CallList waiting             # calls that were not sent to a worker
     CallList done                # calls whose results have arrived and are not set on their futures yet
-    CallList deferred            # calls of `done` that the main thread left to the completion thread
     Py_ssize_t watched_done      # number of watched calls in `done`
     int64_t default_estimate_ns  # estimated run time of calls that carry their function
     uint64_t submitted           # number of calls submitted; a batch counts once

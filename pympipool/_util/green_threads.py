@@ -164,7 +164,7 @@ class _Waiters:
         waiters: The future's own list.
     """
 
-    def __init__(self, hub: _Hub, waiters: list[Any]) -> None:
+    def __init__(self, hub: _Hub, waiters: Any) -> None:
         self._hub = hub
         self._waiters = waiters
 
@@ -172,7 +172,9 @@ class _Waiters:
         self._waiters.append(_Waiter(self._hub, waiter))
 
     def remove(self, waiter: Any) -> None:
-        self._waiters.remove(next(one for one in self._waiters if getattr(one, "waiter", None) is waiter))
+        for one in self._waiters:  # there is none if the future has ended
+            if getattr(one, "waiter", None) is waiter:
+                self._waiters.remove(one)
 
 
 class _Event:
@@ -190,7 +192,7 @@ class _Event:
     add_result = add_exception = add_cancelled = _set
 
 
-def waiters_of(waiters: list[Any]) -> Any:
+def waiters_of(waiters: Any) -> Any:
     """Return an object through which green threads of this thread add waiters to the list and remove them."""
     hub = _hub()
     return waiters if hub is None else _Waiters(hub, waiters)

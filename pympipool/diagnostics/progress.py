@@ -1,7 +1,7 @@
 """Progress bars over calls, drawn by tqdm in terminals and notebooks.
 
     progress(futures)          ─┐
-                                ├─► Bar ◄── step: a future has ended; called by the thread that ends it
+                                ├─► Bar ◄── step: a future has ended; called by the thread for callbacks
     map(..., progress=True)    ─┘
 
 The bar counts calls as they end, in any order, not as their results are requested. Only this module imports tqdm, and
@@ -81,14 +81,15 @@ class Bar:
         self._lock = threading.RLock()  # reentrant: a signal handler may end a future while its thread is in `_step`
         self._remaining = total
         self._failed = 0
+        self._watched: dict[Future[Any], int] = {}  # calls of each future that is not counted yet
         self._bar = tqdm(**{"total": total, "unit": " calls", **options})
         if total == 0:
             self.close()
 
     def watch(self, future: Future[Any], calls: int = 1) -> None:
         """Count calls as soon as their future has ended."""
-        add: Callable[..., None] = getattr(future, "_add_internal_callback", None) or future.add_done_callback
-        add(lambda ended: self._step(ended, calls))
+        self._watched[future] = calls
+        future.add_done_callback(self._step)
 
     def refresh(self) -> None:
         """Redraw the bar with the elapsed time."""
@@ -97,8 +98,11 @@ class Bar:
                 self._bar.refresh()
 
     def close(self) -> None:
-        """Close the bar. It stays as it is."""
+        """Count the calls that have ended by now, and close the bar. It stays as it is."""
         with self._lock:
+            for future in list(self._watched):
+                if future.done():
+                    self._step(future)
             self._remaining = 0
             self._bar.close()
 
@@ -120,9 +124,10 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _step(self, future: Future[Any], calls: int) -> None:
+    def _step(self, future: Future[Any]) -> None:
         with self._lock:
-            if self._remaining <= 0:
+            calls = self._watched.pop(future, 0)
+            if self._remaining <= 0 or calls == 0:
                 return
             if _has_failed(future):
                 self._failed += 1
@@ -196,6 +201,7 @@ class ObservedEngine:
     def __init__(self, engine: Engine, bar: Bar) -> None:
         self._engine = engine
         self._bar = bar
+        self.continuations = engine.continuations
         self.add_pending_source = engine.add_pending_source
         self.remove_pending_source = engine.remove_pending_source
 

@@ -2,7 +2,7 @@
 
     items ─► AdaptiveBatcher: a few batches in flight at a time ─► results, one by one as the user asks for them
                 ▲                            │
-                └── a batch has ended ◄──────┘   its run time determines the size of the next ones
+                └── a batch has ended ◄──────┘   its run time determines the size of the next ones: in the continuation thread
 
 Batches of a given chunksize are submitted all at once. Adaptive batches grow until each takes about `BATCH_S`, and
 shrink towards the end so that all workers finish together. A batch ends with its first exception, and the results
@@ -11,12 +11,13 @@ before it arrive: to the user it makes no difference how calls were packed.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future as StandardFuture
+from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from functools import partial
 from itertools import islice
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +112,13 @@ def one_by_one(
     submit: Callable[..., Future[Any]], fn: Callable[..., Any], columns: ArgumentColumns, deadline_s: float | None
 ) -> Iterator[Any]:
     """Submit all calls now, each by itself. Return an iterator over the results."""
-    pending = deque(submit(fn, *row) for row in columns.rows())
+    pending: deque[Future[Any]] = deque()
+    try:
+        for row in columns.rows():
+            pending.append(submit(fn, *row))
+    except BaseException:
+        _cancel(pending)
+        raise
     return _results(pending, deadline_s)
 
 
@@ -180,14 +187,16 @@ def in_adaptive_batches(
 ) -> Iterator[Any]:
     """Submit batches that take about BATCH_S each, as others end, whether or not the user iterates over the results."""
     batcher = AdaptiveBatcher(engine, fn, columns, workers)
-    batcher.fill()
+    batcher.begin()
     return Results(batcher.results(deadline_s), batcher.stop)
 
 
 class AdaptiveBatcher:
     """Submits the batches of one map, and adapts their size to their run time.
 
-    Used by the thread that iterates over the results, and by the threads that end futures.
+    The user's thread submits the first batches (`begin`). From then on all state belongs to the continuation thread, which
+    submits one batch after the other. The user's thread takes the futures of the batches from a queue (`results`), and
+    sets only `_is_stopped`.
     """
 
     def __init__(self, engine: Engine, fn: Callable[..., Any], columns: ArgumentColumns, workers: int) -> None:
@@ -195,88 +204,134 @@ class AdaptiveBatcher:
         self._fn = fn
         self._columns = columns
         self._count = len(columns)
+        self._in_flight_max = BATCHES_PER_WORKER * workers
         self._workers = workers
         self._next = 0  # first row that was not submitted yet
-        self._in_flight: dict[StandardFuture[Any], int] = {}  # size of each batch
+        self._in_flight: dict[Future[Any], int] = {}  # size of each batch
         self._largest_size = 1
         self._item_s = 0.0  # estimated run time of one call; 0 before the first estimate
-        self._pending: deque[Future[Any]] = deque()
-        self._lock = threading.RLock()
+        self._pending: SimpleQueue[Future[Any] | BaseException | None] = SimpleQueue()  # an exception or None ends it
+        self._is_stopped = False
         self._is_filling = False
         self._is_finished = False
-        engine.add_pending_source(self)
 
     def __len__(self) -> int:
         """Return the number of calls that were not submitted yet."""
-        return self._count - self._next
+        return 0 if self._is_stopped else self._count - self._next
 
-    def fill(self) -> None:
+    # ---- for the user's thread ----
+
+    def begin(self) -> None:
+        """Submit the first batches, and have the continuation thread submit the others."""
+        try:
+            self._submit_some()
+        except BaseException:
+            _cancel(self._in_flight)
+            raise
+        if self._next >= self._count:
+            self._pending.put(None)
+        else:
+            self._engine.add_pending_source(self, self._follow_first)
+
+    def results(self, deadline_s: float | None) -> Iterator[Any]:
+        """Yield the batches in order. If iteration ends early, cancel the rest."""
+        try:
+            while (future := self._next_batch(deadline_s)) is not None:
+                pending, future = [future], None
+                yield _result_of(pending.pop(), deadline_s)
+        finally:
+            self.stop()
+
+    def _next_batch(self, deadline_s: float | None) -> Future[Any] | None:
+        try:
+            batch = self._pending.get(timeout=None if deadline_s is None else max(deadline_s - monotonic(), 0.0))
+        except Empty:
+            raise FutureTimeoutError from None
+        if isinstance(batch, BaseException):
+            raise batch
+        return batch
+
+    def stop(self) -> None:
+        """Submit no more batches, and cancel those in flight."""
+        self.cancel_rest()
+        self._cancel_pending()
+
+    def cancel_rest(self) -> None:
+        """Submit no more batches. The iterator over the results ends with CancelledError where one is missing."""
+        self._is_stopped = True
+        self._engine.continuations.post(self._fill)
+
+    def _cancel_pending(self) -> None:
+        try:
+            while True:
+                batch = self._pending.get_nowait()
+                if batch is not None and not isinstance(batch, BaseException):
+                    batch.cancel()
+        except Empty:
+            return
+
+    # ---- for the continuation thread ----
+
+    def _follow_first(self) -> None:
+        for future in list(self._in_flight):
+            self._follow(future)
+        self._fill()
+
+    def _follow(self, future: Future[Any]) -> None:
+        future._post_when_done(self._engine.continuations, partial(self._on_done, future))
+
+    def _on_done(self, future: Future[Any]) -> None:
+        """Update the estimate, and submit more batches. After a cancelled batch no more are submitted."""
+        size = self._in_flight.pop(future, 0)
+        run_s = future.run_ns / 1e9
+        if size and run_s > 0:
+            item_s = run_s / size
+            self._item_s = item_s if self._item_s == 0.0 else (self._item_s + item_s) / 2
+        if future.cancelled():
+            self._is_stopped = True
+        self._fill()
+
+    def _fill(self) -> None:
         """Submit batches until enough are in flight."""
-        with self._lock:
-            if self._is_filling or self._is_finished:
-                return  # a batch that fails immediately calls back from inside this method
-            self._is_filling = True
-            try:
-                while self._next < self._count and len(self._in_flight) < BATCHES_PER_WORKER * self._workers:
-                    self._submit_next()
-            finally:
-                self._is_filling = False
-            if self._next >= self._count:
-                self._finish()
+        if self._is_finished or self._is_filling:
+            return  # a finalizer that waits for a future lets the thread go on inside of this method
+        self._is_filling = True
+        try:
+            for future in self._submit_some():
+                self._follow(future)
+        except BaseException as error:  # MemoryError, for example
+            self._is_stopped = True
+            self._pending.put(error)
+        finally:
+            self._is_filling = False
+        if self._is_stopped or self._next >= self._count:
+            self._is_finished = True
+            self._pending.put(None if self._next >= self._count else CancelledError())
+            self._engine.remove_pending_source(self)
 
-    def _submit_next(self) -> None:
+    # ---- for the thread that submits ----
+
+    def _submit_some(self) -> list[Future[Any]]:
+        submitted = []
+        while not self._is_stopped and self._next < self._count and len(self._in_flight) < self._in_flight_max:
+            submitted.append(self._submit_next())
+        return submitted
+
+    def _submit_next(self) -> Future[Any]:
         size = self._next_size()
         columns = self._columns.cut(self._next, self._next + size)
         future = self._engine.submit_batch(self._fn, columns, None)
         self._next += size
         self._largest_size = max(self._largest_size, size)
         self._in_flight[future] = size
-        self._pending.append(future)
-        future._add_internal_callback(self._on_done)
+        self._pending.put(future)
+        return future
 
     def _next_size(self) -> int:
         if self._item_s == 0.0:
             return 1
         share = (self._count - self._next) // (SHARES_PER_WORKER * self._workers)
         return max(1, min(int(BATCH_S / self._item_s), GROWTH_MAX * self._largest_size, share))
-
-    def _on_done(self, future: StandardFuture[Any]) -> None:
-        """Update the estimate, once for each batch that has ended, and submit more batches.
-
-        After a cancelled batch no more are submitted.
-        """
-        with self._lock:
-            size = self._in_flight.pop(future, 0)
-            run_s = getattr(future, "run_ns", 0) / 1e9
-            if size and run_s > 0:
-                item_s = run_s / size
-                self._item_s = item_s if self._item_s == 0.0 else (self._item_s + item_s) / 2
-            if future.cancelled():
-                self._next = self._count
-            self.fill()
-
-    def _finish(self) -> None:
-        """Let the executor end: all calls were submitted."""
-        self._is_finished = True
-        self._engine.remove_pending_source(self)
-
-    def results(self, deadline_s: float | None) -> Iterator[Any]:
-        """Yield the batches in order. If iteration ends early, cancel the rest."""
-        try:
-            while self._pending:
-                future = self._pending.popleft()
-                batch = _result_of(future, deadline_s)
-                self._on_done(future)
-                yield batch
-        finally:
-            self.stop()
-
-    def stop(self) -> None:
-        """Submit no more batches, and cancel those in flight."""
-        with self._lock:
-            self._next = self._count
-            self.fill()
-        _cancel(self._pending)
 
 
 def _results(pending: deque[Future[Any]], deadline_s: float | None) -> Iterator[Any]:

@@ -1,17 +1,18 @@
 """Futures as arguments: a call waits for them, and gets their results instead of them.
 
     submit ─► find_futures: none (nearly always) ─► send the call now
-                            some ─► when_all_done ─► all have results ─► resolve ─► send the call
-                                                     one has failed  ─► fail the call with the same exception, immediately
-                                                     one is cancelled ─► cancel the call, immediately
+                            some ─► InputWaiter ─► all have results ─► resolve ─► send the call
+                                                   one has failed  ─► fail the call with the same exception, immediately
+                                                   one is cancelled ─► cancel the call, immediately
 
 Futures are searched for among the arguments and, to any depth, in lists, tuples (also named tuples), sets, frozensets
 and dicts (values and keys), `OrderedDict` and `defaultdict`. Other objects, including dataclasses and subclasses of
 containers, are not searched: only they know what their contents mean. Futures of any executor count, if they are
 instances of `concurrent.futures.Future`; asyncio's futures are not.
 
-Nothing polls: the futures call back. A callback that ends a future calls the callbacks of the calls that wait for it,
-and so on along a chain; `_Trampoline` turns this recursion into a loop, so that a chain may have any length.
+Nothing polls. The end of a future posts a function to the mailbox of the continuation thread, which looks at the calls
+that wait for this future, one after the other. So a chain may have any length, and nothing of this happens in the threads
+of users: what Ctrl-C interrupts there leaves no call half done.
 
 A call whose input failed fails with a copy of the input's exception: `except` clauses written for the function that
 raises it work for everything that is computed from it, as they would if the functions called each other. The
@@ -21,17 +22,19 @@ raises it work for everything that is computed from it, as they would if the fun
 from __future__ import annotations
 
 import copy
-import logging
-import threading
-from collections import OrderedDict, defaultdict, deque
+import functools
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from pympipool._core.sequences import all_types_in
 from pympipool.errors import DependencyError
 
-__all__ = ["find_futures", "resolve", "when_all_done"]
+if TYPE_CHECKING:
+    from pympipool._core.mailbox import Mailbox
+
+__all__ = ["InputWaiter", "find_futures", "resolve"]
 
 Callback: TypeAlias = "Callable[[BaseException | None, bool], object]"
 
@@ -92,87 +95,89 @@ def resolve(
     return tuple(map(replacement.of, args)), {name: replacement.of(value) for name, value in kwargs.items()}
 
 
-def when_all_done(futures: list[Future[Any]], callback: Callback) -> None:
-    """Call back once, as soon as all futures have results, or one of them failed or was cancelled.
-
-    Args:
-        futures: At least one future.
-        callback: Gets (None, False) if all have results. Gets (exception, False) if one failed: a copy of its
-            exception, with the original as `__cause__`. Gets (None, True) if one was cancelled. It runs in the thread
-            that ended the future, or in the calling thread if nothing is left to wait for.
-    """
-    waiter = _Waiter(len(futures), callback)
-    for future in futures:
-        # A callback on our own futures needs no detour through the thread for callbacks of users.
-        add = getattr(future, "_add_internal_callback", None) or future.add_done_callback
-        add(waiter.on_done)
-
-
 # ---- waiting ----
 
 
-class _Waiter:
-    """Waits for several futures by callback."""
+class InputWaiter:
+    """Waits for the inputs of one call. Its state belongs to the thread that reads the mailbox.
 
-    def __init__(self, count: int, callback: Callback) -> None:
-        self._left = count
+    The thread that submits the call makes the waiter, calls `watch`, and at last posts `accept`. An exception before that
+    leaves a waiter that never calls back.
+
+    Args:
+        futures: At least one future.
+        callback: Called once, in the mailbox's thread, as soon as all futures have results or one of them failed or was
+            cancelled. Gets (None, False) if all have results. Gets (exception, False) if one failed: a copy of its
+            exception, with the original as `__cause__`. Gets (None, True) if one was cancelled.
+        mailbox: The mailbox of the thread that calls back.
+    """
+
+    def __init__(self, futures: list[Future[Any]], callback: Callback, mailbox: Mailbox) -> None:
+        self._futures = futures
         self._callback: Callback | None = callback
-        self._lock = threading.Lock()
+        self._mailbox = mailbox
+        self._left = len(futures)
+        self._foreign: set[Future[Any]] = set()  # futures of other classes that are not known to be done
+        self._failed: Future[Any] | None = None  # the first one that has no result
+        self._is_accepted = False
 
-    def on_done(self, future: Future[Any]) -> None:
-        cancelled = future.cancelled()
-        error = None if cancelled else _exception_of(future)
-        with self._lock:
-            self._left -= 1
-            callback = self._callback
-            if callback is None or (self._left and not cancelled and error is None):
-                return
-            self._callback = None  # call it once; the other futures keep nothing of the call alive
-        _trampoline.call(callback, None if error is None else _copy_with_cause(error), cancelled)
+    def watch(self) -> None:
+        """Have the mailbox's thread told of the end of each future."""
+        for future in self._futures:
+            post = getattr(future, "_post_when_done", None)
+            if post is not None:
+                post(self._mailbox, functools.partial(self._on_done, future))
+            else:
+                self._foreign.add(future)
+                future.add_done_callback(functools.partial(self._mailbox.post_with, self._on_foreign_done))
+
+    # ---- in the mailbox's thread ----
+
+    def accept(self) -> None:
+        """Call back from now on, at once if the inputs are done already: the call was submitted."""
+        self._is_accepted = True
+        self._call_back()
+
+    def recheck(self) -> None:
+        """Look again at futures of other classes: an exception may have kept one of them from calling back."""
+        for future in list(self._foreign):
+            if future.done():
+                self._on_foreign_done(future)
+
+    def _on_foreign_done(self, future: Future[Any]) -> None:
+        if future in self._foreign:
+            self._foreign.discard(future)
+            self._on_done(future)
+
+    def _on_done(self, future: Future[Any]) -> None:
+        self._left -= 1
+        if self._failed is None and not getattr(future, "has_result", False):
+            if future.cancelled() or _exception_of(future) is not None:
+                self._failed = future
+        self._call_back()
+
+    def _call_back(self) -> None:
+        callback, failed = self._callback, self._failed
+        if callback is None or not self._is_accepted or (self._left > 0 and failed is None):
+            return
+        self._callback = self._failed = None  # call it once; the other futures keep nothing of the call alive
+        self._futures = []
+        self._foreign.clear()
+        if failed is None:
+            callback(None, False)
+        elif failed.cancelled():
+            callback(None, True)
+        else:
+            error = _exception_of(failed)
+            callback(None if error is None else _copy_with_cause(error), False)
 
 
 def _exception_of(future: Future[Any]) -> BaseException | None:
-    if getattr(future, "has_result", False):
-        return None  # our own futures know that without unpickling the result
     try:
         return future.exception()
-    except Exception as error:  # a future of another class may raise here
+    except BaseException as error:  # unpickling the exception may raise anything, and so may a future of another class
         return error
 
-
-class _Trampoline(threading.local):
-    """Runs callbacks one after another: a callback requested inside another one runs after that has returned."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[tuple[Callback, BaseException | None, bool]] = deque()
-        self._is_running = False
-
-    def call(self, callback: Callback, error: BaseException | None, cancelled: bool) -> None:
-        self._waiting.append((callback, error, cancelled))
-        if self._is_running:
-            return
-        self._is_running = True
-        try:
-            self._run()
-        finally:
-            self._is_running = False
-
-    def _run(self) -> None:
-        interrupt: BaseException | None = None
-        while self._waiting:
-            callback, error, cancelled = self._waiting.popleft()
-            try:
-                callback(error, cancelled)
-            except Exception:  # as the standard library does for callbacks of futures: the others must run
-                logging.getLogger("concurrent.futures").exception("a call that waits for others could not go on")
-            except BaseException as stop:  # Ctrl-C: run the others first, or their calls would wait forever
-                interrupt = stop
-            del callback, error
-        if interrupt is not None:
-            raise interrupt
-
-
-_trampoline = _Trampoline()
 
 _IS_COPY = "_pympipool_copy"
 """Attribute that marks an exception as a copy made by `_copy_with_cause`."""

@@ -13,11 +13,14 @@ executor that the user has dropped; its calls still run to their end, and then e
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
 import weakref
 from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import Future as StandardFuture
+from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pympipool._core.calls import FunctionHandle
@@ -28,15 +31,18 @@ from pympipool._util.reprs import callable_name
 from pympipool._util.service_threads import must_not_wait
 from pympipool.errors import SerializationError
 from pympipool.execution import trace_registry
-from pympipool.execution.dependencies import find_futures, resolve, when_all_done
+from pympipool.execution.dependencies import InputWaiter, find_futures, resolve
 from pympipool.execution.function_cache import FunctionTable
 from pympipool.serialization import payload
 from pympipool.serialization.exceptions import load_exception, without_frames
 
 if TYPE_CHECKING:
+    from pympipool._core.mailbox import Mailbox
     from pympipool._core.trace_buffer import Recorder
     from pympipool.resources import Resources
     from pympipool.serialization.payload import BatchMarker
+
+LOGGER = logging.getLogger("pympipool.pool")
 
 CLOSED = "cannot schedule new futures after shutdown"
 """Message of the error that `submit` raises after `shutdown`; the same as in the standard library."""
@@ -48,6 +54,15 @@ FORWARD_PICKLED_BYTES = 4096
 """Size from which a result is passed on to another call as it came, without unpickling and pickling it in the master.
 
 For a smaller result, unpickling and pickling takes less time."""
+
+KILL_LIMIT_S = 10.0
+"""Longest wait for the end of workers that were killed: SIGKILL does not end a process that hangs in the kernel."""
+
+CLOSE_LIMIT_S = 20.0
+"""Longest wait for the end of workers after the last call: they have `WORKER_EXIT_GRACE_S` to exit, then they are killed."""
+
+THREADS_END_S = 1.0
+"""Shortest time that the threads of an executor have to end after its last worker."""
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -78,16 +93,26 @@ class Pool(Protocol):
     def kill(self) -> None: ...
     def check_corruption(self) -> None: ...
     def after_fork_in_child(self) -> None: ...
-    def wait_closed(self) -> None: ...
+    def wait_closed(self, timeout_s: float) -> bool: ...
+    def describe_rest(self) -> str: ...
     def hosts(self) -> list[dict[str, Any]]: ...
     def states(self) -> list[dict[str, Any]]: ...
     def resize(self, workers: int, cores: int) -> None: ...
 
 
-class BlockedCall:
-    """A call that waits for futures among its arguments."""
+class PendingSource(Sized, Protocol):
+    """Submits calls later that the user has requested already, as `map` does. Its length is the number of these calls."""
 
-    __slots__ = ("args", "fn", "future", "kwargs", "resources")
+    def cancel_rest(self) -> None:
+        """Submit no more calls."""
+
+
+class BlockedCall:
+    """A call that waits for futures among its arguments, its inputs."""
+
+    __slots__ = ("args", "fn", "future", "inputs", "kwargs", "resources")
+
+    inputs: InputWaiter
 
     def __init__(
         self,
@@ -131,8 +156,8 @@ class Engine:
         self.executor_info = {} if executor_info is None else executor_info
         self.in_forked_child = False
         self._handles: dict[int, FunctionHandle] = {}
-        self._blocked: set[BlockedCall] = set()
-        self._pending_sources: set[Sized] = set()
+        self._blocked: dict[BlockedCall, None] = {}
+        self._pending_sources: dict[PendingSource, None] = {}
         self.pool = make_pool(self.dispatcher)
         self.dispatcher.start()
         self.pool.open()
@@ -187,18 +212,24 @@ class Engine:
         self._send(future, fn, columns, marker, resources, admitted=True)
         return future
 
-    def add_pending_source(self, calls: Sized) -> None:
-        """Stay open for calls that the user has requested already and that a source will submit later, as `map` does.
+    def add_pending_source(self, source: PendingSource, start: Callable[[], object]) -> None:
+        """Stay open for calls that a source will submit later.
 
         Args:
-            calls: The source. Its length is the number of calls that it has not submitted yet.
+            start: Called in the continuation thread, in which the source submits its calls.
         """
-        self._pending_sources.add(calls)
+        if not self.dispatcher.admit(self._pending_sources, source, self.dispatcher.continuations, start, True):
+            source.cancel_rest()
 
-    def remove_pending_source(self, calls: Sized) -> None:
-        """Forget a source that has submitted all of its calls (see `add_pending_source`)."""
-        self._pending_sources.remove(calls)
+    def remove_pending_source(self, source: PendingSource) -> None:
+        """Forget a source that will submit no more calls (see `add_pending_source`)."""
+        self._pending_sources.pop(source, None)
         self.dispatcher.wake_waiting_thread()
+
+    @property
+    def continuations(self) -> Mailbox:
+        """The mailbox of the continuation thread, which submits calls that depend on others."""
+        return self.dispatcher.continuations
 
     def resize(self, workers: int, cores: int) -> None:
         """Change the number of workers, or the number of cores that all calls together may use.
@@ -268,8 +299,9 @@ class Engine:
     def _new_handle(self, number: int, payload: bytes) -> FunctionHandle:
         handle = FunctionHandle(number, payload)
         self._handles[number] = handle
-        while len(self._handles) > FUNCTION_HANDLES_MAX:
-            del self._handles[next(iter(self._handles))]
+        if len(self._handles) > FUNCTION_HANDLES_MAX:
+            for oldest in list(self._handles)[: len(self._handles) // 2]:
+                self._handles.pop(oldest, None)
         return handle
 
     # ---- calls that wait for others ----
@@ -280,28 +312,36 @@ class Engine:
                 f"a future is among the arguments of {callable_name(blocked.fn)}(), and"
                 " disable_dependencies=True: pass its result(), or make the executor with disable_dependencies=False"
             )
-        self._blocked.add(blocked)
         if blocked.future.submitted_ns:
             blocked.future.function_name = callable_name(blocked.fn)
             self.dispatcher.record_inputs(blocked.future, inputs)
+        mailbox = self.dispatcher.continuations
+        blocked.inputs = InputWaiter(inputs, partial(self._on_inputs_done, blocked), mailbox)
+        blocked.inputs.watch()
+        if not self.dispatcher.admit(self._blocked, blocked, mailbox, blocked.inputs.accept, False):
+            self.dispatcher.cancel(blocked.future)
 
-        def on_inputs_done(error: BaseException | None, cancelled: bool) -> None:
-            try:
-                self._unblock(blocked, error, cancelled)
-            except Exception as failure:
-                self.dispatcher.fail(blocked.future, failure)
-            finally:
-                self._blocked.discard(blocked)
-                self.dispatcher.wake_waiting_thread()
+    # The following methods run in the continuation thread.
 
-        when_all_done(inputs, on_inputs_done)
+    def _recheck_inputs(self) -> None:
+        for blocked in list(self._blocked):
+            blocked.inputs.recheck()
+
+    def _on_inputs_done(self, blocked: BlockedCall, error: BaseException | None, cancelled: bool) -> None:
+        try:
+            self._unblock(blocked, error, cancelled)
+        except BaseException as failure:  # unpickling an input may raise anything, SystemExit for example
+            self.dispatcher.fail(blocked.future, failure)
+        finally:
+            self._blocked.pop(blocked, None)
+            self.dispatcher.wake_waiting_thread()
 
     def _unblock(self, blocked: BlockedCall, error: BaseException | None, cancelled: bool) -> None:
         """Send a call whose inputs are done. Fail or cancel it if an input failed or was cancelled."""
         if blocked.future.done():
             return  # the user cancelled it meanwhile
         if cancelled:
-            blocked.future.cancel()
+            self.dispatcher.cancel(blocked.future)
         elif error is not None:
             self.dispatcher.fail(blocked.future, error)
         else:
@@ -352,36 +392,54 @@ class Engine:
         wait = wait and not must_not_wait()
         self.dispatcher.close(CLOSED)
         trace_registry.unregister(self)
+        if self._blocked:
+            self.continuations.post(self._recheck_inputs)
         if cancel:
-            for blocked in list(self._blocked):
-                blocked.future.cancel()
-            self.pool.cancel_waiting()
-            self.dispatcher.cancel_waiting()
+            self._cancel_waiting()
+        try:
+            if wait:
+                self.dispatcher.wait_until_idle(self._pending_count)
+        finally:
+            self.pool.close(self._pending_count)
         if wait:
-            self.dispatcher.wait_until_idle(self._pending_count)
-        self.pool.close(self._pending_count)
-        if wait:
-            self.pool.wait_closed()
-            self.dispatcher.join()
-            _engines.discard(self)
+            self._wait_for_end(CLOSE_LIMIT_S)
 
     @green_threads.lets_others_run
     def kill(self) -> None:
         """End everything now: cancel waiting calls, and kill the workers even while they run calls."""
         if self.in_forked_child:
             return
-        self.dispatcher.close(CLOSED)
+        self.request_kill()
         trace_registry.unregister(self)
+        self._cancel_waiting()
+        self._wait_for_end(KILL_LIMIT_S)
+
+    def request_kill(self) -> None:
+        """Have everything ended now, and return at once."""
+        if not self.in_forked_child:
+            self.dispatcher.kill(CLOSED)
+            self.pool.kill()
+
+    def _cancel_waiting(self) -> None:
+        """Cancel the calls that no worker has started. Their callbacks run in the thread for callbacks."""
+        for source in list(self._pending_sources):
+            source.cancel_rest()
         for blocked in list(self._blocked):
-            blocked.future.cancel()
+            self.dispatcher.cancel(blocked.future)
         self.pool.cancel_waiting()
         self.dispatcher.cancel_waiting()
-        self.pool.kill()
+
+    def _wait_for_end(self, limit_s: float) -> None:
+        """Wait for the end of all workers and threads, at most for limit_s, and then name what has not ended."""
         if must_not_wait():
             return
-        self.pool.wait_closed()
-        self.dispatcher.join()
-        _engines.discard(self)
+        deadline_s = monotonic() + limit_s
+        if self.pool.wait_closed(limit_s) and self.dispatcher.join(max(deadline_s - monotonic(), THREADS_END_S)):
+            _engines.discard(self)
+            return
+        LOGGER.error(
+            "the executor has not ended within %g s, and is left to itself: %s", limit_s, self.pool.describe_rest()
+        )
 
     def _on_corruption(self) -> None:
         self.pool.check_corruption()
@@ -404,14 +462,16 @@ def _result_or_pickled(future: StandardFuture[Any]) -> Any:
 def _close_all_at_exit() -> None:
     """Run submitted calls to their end, as the standard library does. After Ctrl-C, kill them."""
     interrupted = issubclass(getattr(sys, "last_type", None) or Exception, KeyboardInterrupt)
-    for engine in list(_engines):
-        if interrupted:
-            engine.kill()
-            continue
-        try:
+    engines = list(_engines)
+    try:
+        for engine in () if interrupted else engines:
             engine.close(wait=True)
-        except KeyboardInterrupt:
-            interrupted = True
+    except KeyboardInterrupt:
+        interrupted = True
+    if interrupted:
+        for engine in engines:  # all of them before any wait, which a further Ctrl-C ends
+            engine.request_kill()
+        for engine in engines:
             engine.kill()
 
 

@@ -75,7 +75,7 @@ class FunctionTable:
         self._seen: dict[int, weakref.ref[Any]] = {}  # functions that were called once, by id(function)
         self._refused: dict[int, weakref.ref[Any]] = {}  # by id(function)
         self._number = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a signal handler may submit calls too
 
     def lookup(self, function: Callable[..., Any]) -> Function | None:
         """Return the function with its number, or None if it must be pickled with this call.

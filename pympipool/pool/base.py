@@ -5,17 +5,22 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from pympipool._core.future import Future
 from pympipool.pool.supervisor import Supervisor
 from pympipool.pool.timeouts import watch_for_stuck_ranks
 
 if TYPE_CHECKING:
     from pympipool._core.calls import FunctionHandle
     from pympipool._core.dispatcher import Dispatcher
-    from pympipool._core.future import Future
     from pympipool.pool.worker_handle import WorkerHandle
     from pympipool.resources import Resources
+
+THREAD_END_S = 1.0
+"""Shortest time that the supervisor's thread has to end after the last worker."""
 
 IDLE_CHECK_S = 0.02
 """Interval between two checks of a condition that nothing signals, such as the end of the last call of a closing pool."""
@@ -56,7 +61,7 @@ class BasePool(ABC, Generic[SpawnerT]):
         self.spawner = spawner
         self.supervisor = Supervisor(self, settings, dispatcher.doorbells)
         self.loop = self.supervisor.loop
-        self._closed = threading.Event()
+        self._closed: Future[None] = Future()  # unlike an Event it holds no lock that Ctrl-C could leave locked
         self._pending: Callable[[], int] = self.unfinished_count
 
     # ---- calls ----
@@ -93,7 +98,7 @@ class BasePool(ABC, Generic[SpawnerT]):
 
     @abstractmethod
     def unfinished_count(self) -> int:
-        """Count the calls that the pool has not finished with, although the dispatcher may have."""
+        """Count the calls that were accepted and have not ended, and that the dispatcher may not have yet."""
 
     @abstractmethod
     def cancel_waiting(self) -> None:
@@ -160,11 +165,26 @@ class BasePool(ABC, Generic[SpawnerT]):
         """Kill the workers now, whatever they are doing; return at once."""
         self.loop.call(self._kill_all)
 
-    def wait_closed(self) -> None:
-        """Wait until all workers are gone and the supervisor's thread has ended."""
-        self._closed.wait()
-        self.loop.thread.join()
+    def wait_closed(self, timeout_s: float) -> bool:
+        """Wait until all workers are gone and the supervisor's thread has ended; return False if that takes longer."""
+        deadline_s = monotonic() + timeout_s
+        try:
+            self._closed.result(timeout_s)
+        except FutureTimeoutError:
+            return False
+        self.loop.thread.join(max(deadline_s - monotonic(), THREAD_END_S))
         self.supervisor.close_streams()
+        return not self.loop.thread.is_alive()
+
+    def describe_rest(self) -> str:
+        """Name everything that has not ended yet, for a message."""
+        workers = [
+            f"worker {state['worker']} (pid {state['pid'] or 'unknown'}, host {', '.join(state['hosts']) or 'unknown'},"
+            f" state {state['state']})"
+            for state in self.states()
+        ]
+        threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("pympipool_")]
+        return "; ".join(workers) or f"threads {', '.join(threads)}"
 
     def after_fork_in_child(self) -> None:
         """Close in a forked child what it inherited: else workers would not notice the end of the master."""
@@ -183,9 +203,11 @@ class BasePool(ABC, Generic[SpawnerT]):
         return self.dispatcher.unfinished_count == 0 and self._pending() == 0
 
     def _finish_closing(self) -> None:
-        """End everything that is left once no worker is."""
+        """End everything that is left once no worker is. A second time, it does nothing."""
+        if self._closed.done():
+            return
         self.loop.stop()
         self.dispatcher.supervisor_thread_id = 0
         self.spawner.close()
         self.dispatcher.stop()
-        self._closed.set()
+        self._closed.set_result(None)

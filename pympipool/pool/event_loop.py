@@ -1,7 +1,7 @@
 """An event loop in a thread of its own: waits for descriptors, timers and functions that other threads hand over.
 
     selector ◄── descriptors      one becomes readable: its handler runs         (`watch`)
-             ◄── wake-up socket   another thread has handed over a function      (`call`)
+             ◄── wake-up socket   another thread has posted a function           (`call`, `mailbox`)
              ◄── next timer       a function is due                              (`call_later`)
 
 All handlers run in the loop's thread, one after the other, so what they share needs no locks.
@@ -13,13 +13,12 @@ import heapq
 import itertools
 import selectors
 import socket
-from collections import deque
 from collections.abc import Callable, Collection
 from time import monotonic, sleep
 from typing import Any
 
+from pympipool._core.mailbox import Mailbox
 from pympipool._util.service_threads import ServiceLogger, ServiceThread
-from pympipool.transport.frames import SEND_FLAGS
 
 LOGGER = ServiceLogger("pympipool.pool")
 
@@ -74,6 +73,9 @@ class EventLoop:
         name: Name of the thread.
         at_exit: Called in the thread after the last handler.
         on_crash: Called in the thread with the exception that has ended it, if one has, after `at_exit`.
+
+    Attributes:
+        mailbox: The functions that other threads want to have called in the loop's thread.
     """
 
     def __init__(
@@ -84,7 +86,7 @@ class EventLoop:
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
-        self._calls: deque[Callable[[], None]] = deque()
+        self.mailbox = Mailbox(self._wake_sender.fileno())
         self._timers: list[tuple[float, int, Timer]] = []  # a heap
         self._timer_numbers = itertools.count()  # two timers that are due at the same time keep their order
         self._cancelled_timers = 0  # of those in the heap
@@ -100,11 +102,7 @@ class EventLoop:
 
     def call(self, function: Callable[[], None]) -> None:
         """Call function() in the loop's thread, soon."""
-        self._calls.append(function)
-        try:
-            self._wake_sender.send(b"\0", SEND_FLAGS)
-        except (BlockingIOError, OSError):
-            pass  # the thread is about to wake up anyway, or has ended
+        self.mailbox.post(function)
 
     # ---- for the loop's thread ----
 
@@ -149,6 +147,7 @@ class EventLoop:
 
     def close(self) -> None:
         """Close the loop's own descriptors, not those that it watches. Also for forked children."""
+        self.mailbox.close()
         self._selector.close()
         self._wake_receiver.close()
         self._wake_sender.close()
@@ -177,7 +176,7 @@ class EventLoop:
                 self._run_handler(key.data)
         self._run_timers()
 
-    def _run_handler(self, handler: Callable[[], None]) -> None:
+    def _run_handler(self, handler: Callable[[], object]) -> None:
         """Run one handler. Log what it raises: the thread has to go on, since every worker depends on it."""
         try:
             handler()
@@ -196,5 +195,6 @@ class EventLoop:
             self._wake_receiver.recv(4096)
         except BlockingIOError:
             pass
-        while self._calls:
-            self._run_handler(self._calls.popleft())
+        self.mailbox.acknowledge()
+        while (function := self.mailbox.take()) is not None:
+            self._run_handler(function)

@@ -1,8 +1,11 @@
 """The pool without block allocation: each call gets a worker of its own.
 
-    submit ─► queue ── cores and GPUs are free ─► worker is started ── ready ─► it gets its call
-                                 ▲                                                   │
-                                 └───────── released when the worker is gone ◄───────┘
+    submit ─► mailbox ─► queue ── cores and GPUs are free ─► worker is started ── ready ─► it gets its call
+                                             ▲                                                  │
+                                             └───────── released when the worker is gone ◄──────┘
+
+The queue belongs to the supervisor's thread. A thread that submits or cancels a call only posts that to the supervisor's
+mailbox, in one step that no signal handler can interrupt.
 
 Workers, links and failures are the same as with block allocation, but a worker serves one call only. The resource
 allocator (`pympipool.resources`) decides which call may start when.
@@ -11,7 +14,6 @@ allocator (`pympipool.resources`) decides which call may start when.
 from __future__ import annotations
 
 import functools
-import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pympipool._util.service_threads import ServiceLogger
@@ -23,8 +25,6 @@ from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, WorkerHandl
 from pympipool.serialization.exceptions import without_frames
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future as StandardFuture
-
     from pympipool._core.calls import FunctionHandle
     from pympipool._core.dispatcher import Dispatcher
     from pympipool._core.future import Future
@@ -54,7 +54,8 @@ class QueuedCall:
     """A call that waits for its worker, or has one.
 
     Attributes:
-        future: Its future; None once that has ended, so that nothing keeps the result while the worker exits.
+        future: Its future; None once the pool knows that it has ended, so that nothing keeps the result while the worker
+            exits.
         attempts_left: How many times the call may be retried when its worker dies while it runs.
         starts_left: How many more workers may be started for it when one does not get ready.
         allocation: Its cores and devices; None before a worker was started.
@@ -101,10 +102,11 @@ class PerCallPool(BasePool[CallSpawners]):
         super().__init__(dispatcher, spawner, {**settings, "one_call": True})
         self.allocator = allocator
         self._killed = False
+        self._closing = False
+        self._checks_later = False  # a timer of `_close_when_idle` is set
         self._shortage = Shortage()
         self._is_pausing = False  # no worker is started for a moment, because the system has no room for one
-        self._unfinished = 0
-        self._lock = threading.Lock()  # protects _unfinished
+        self._unfinished: dict[QueuedCall, None] = {}
 
     # ---- for any thread ----
 
@@ -122,46 +124,31 @@ class PerCallPool(BasePool[CallSpawners]):
             RuntimeError: The executor takes no more calls.
         """
         assert resources is not None
-        with self._lock:
-            if not admitted:
-                self.dispatcher.check_open()
-            self._unfinished += 1
+        self.allocator.check(resources)
         self.dispatcher.mark_ready(future)
         call = QueuedCall(future, parts, resources)
-        self.allocator.enqueue(call, resources)
-        future._add_internal_callback(functools.partial(self._call_ended, call))
-        self.loop.call(self._start_next)
-
-    def _call_ended(self, call: QueuedCall, future: StandardFuture[Any]) -> None:
-        """Remove a cancelled call, with its arguments, from the queue. If it has a worker, have that end."""
-        call.future = None
-        if future.cancelled() and self.allocator.withdraw(call):
-            with self._lock:
-                self._unfinished -= 1
-            self.dispatcher.wake_waiting_thread()
-        else:
-            self.loop.call(functools.partial(self._end_worker_of_call, call))
+        mailbox = self.loop.mailbox
+        future._post_when_done(mailbox, functools.partial(self._call_ended, call))
+        if not self.dispatcher.admit(self._unfinished, call, mailbox, functools.partial(self._accept, call), admitted):
+            self.dispatcher.cancel(future)
 
     def waiting_count(self) -> int:
         """Count the calls that have no worker yet."""
-        return sum(not call.is_done for call in self.allocator.waiting())
+        return sum(call.allocation is None and not call.is_done for call in list(self._unfinished))
 
     def waiting_futures(self) -> list[Future[Any]]:
-        """Return the futures of the calls that have no worker yet, and of those whose worker was started for them."""
-        workers = list(self.supervisor.workers.values())
-        assigned = (worker.assignment for worker in workers if worker.assignment is not None)
-        futures = [call.future for call in (*self.allocator.waiting(), *assigned)]
-        return [future for future in futures if future is not None]
+        """Return the futures of the calls that have not ended; a trace records those that the dispatcher does not have."""
+        futures = [call.future for call in list(self._unfinished)]
+        return [future for future in futures if future is not None and not future.done()]
 
     def unfinished_count(self) -> int:
-        """Count the calls that wait, or whose worker is not gone yet."""
-        return self._unfinished
+        """Count the calls that have not ended, and those of which the pool has not noticed the end."""
+        return len(self._unfinished)
 
     def cancel_waiting(self) -> None:
         """Cancel the calls that no worker has begun, also those whose worker is starting or waits in a queue."""
         for future in self.waiting_futures():
-            future.cancel()
-        self.loop.call(self._start_next)
+            self.dispatcher.cancel(future)
 
     def resize(self, workers: int, cores: int) -> None:
         """Change how many cores all calls may have together; running calls keep theirs until they end.
@@ -169,18 +156,57 @@ class PerCallPool(BasePool[CallSpawners]):
         Raises:
             ValueError: A call that waits asks for more.
         """
+        most = max((call.resources.cores for call in list(self._unfinished) if call.allocation is None), default=0)
+        if most > cores:
+            raise ValueError(f"{cores} cores are too few: a call that waits asks for {most}")
         self.allocator.resize(cores)
         self.loop.call(self._start_next)
 
     # ---- one call after the other, in the supervisor's thread ----
 
+    def _accept(self, call: QueuedCall) -> None:
+        """Queue a call that was submitted, and start it if there is room."""
+        self._enqueue(call)
+        self._start_next()
+
+    def _enqueue(self, call: QueuedCall) -> None:
+        if call.is_done:  # cancelled meanwhile
+            self._forget(call)
+            return
+        try:
+            self.allocator.enqueue(call, call.resources)
+        except ValueError as error:  # the pool has fewer cores than when the call was submitted
+            self._fail(call, error)
+
+    def _call_ended(self, call: QueuedCall) -> None:
+        """Remove a cancelled call, with its arguments, from the queue. If it has a worker, have that end."""
+        call.future = None
+        call.parts = []
+        if not self.allocator.withdraw(call):
+            self._end_worker_of_call(call)
+        self._forget(call)
+
+    def _forget(self, call: QueuedCall) -> None:
+        """Note that a call has ended."""
+        self._unfinished.pop(call, None)
+        self.dispatcher.wake_waiting_thread()
+
+    def _fail(self, call: QueuedCall, error: BaseException) -> None:
+        """Fail a call unless it has ended; that posts `_call_ended`."""
+        if (future := call.future) is not None:
+            self.dispatcher.fail(future, error)
+
     def _start_next(self) -> None:
         """Start workers for as many waiting calls as there are free resources."""
+        for call in self.allocator.withdraw_too_large():  # the pool has become smaller
+            self._fail(
+                call, ValueError(f"the call asks for {call.resources.cores} cores; there are {self.allocator.cores}")
+            )
         while not self._is_pausing and (started := self.allocator.next()) is not None:
             call, allocation = started
             future = call.future
             if future is None or future.done():  # cancelled while it waited
-                self._finish(allocation)
+                self.allocator.release(allocation)
                 continue
             try:
                 self._start(call, allocation)
@@ -191,14 +217,11 @@ class PerCallPool(BasePool[CallSpawners]):
         self, call: QueuedCall, future: Future[Any], allocation: Allocation, error: BaseException
     ) -> None:
         shortage = shortage_of(error)
-        if shortage is None:
-            self.dispatcher.fail(future, error)
-        elif not self._wait_out(shortage):
-            self.dispatcher.fail(future, shortage_error(shortage, error))
-        else:
+        if shortage is not None and self._wait_out(shortage):
             self._retry(call, allocation)
             return
-        self._finish(allocation)
+        self.dispatcher.fail(future, error if shortage is None else shortage_error(shortage, error))
+        self.allocator.release(allocation)
 
     def _wait_out(self, shortage: str) -> bool:
         """Start no worker for a while; return False if the shortage lasts too long for calls to wait."""
@@ -272,24 +295,24 @@ class PerCallPool(BasePool[CallSpawners]):
                 if worker.start_error is None and (shortage := shortage_of(error)) is not None:
                     error = shortage_error(shortage, error)
                 waiting = call.future
-                if waiting is not None and not waiting.done():
+                if waiting is not None and self._killed:
+                    self.dispatcher.cancel(waiting)
+                elif waiting is not None and not waiting.done():
                     LOGGER.warning("worker %d did not start: %s", worker.number, redacted_summary(error))
                     self.dispatcher.fail(waiting, error)  # without effect if it is cancelled meanwhile
-            self._finish(call.allocation)
+            self.allocator.release(call.allocation)
         if worker.state_before_end is State.STARTING:
             self._start_next()
         else:
             self._end_pause()  # what the worker had may be what the next one needs
+        if self._closing and not self.supervisor.workers:
+            self._close_when_idle()
 
     def _retry(self, call: QueuedCall, allocation: Allocation) -> None:
-        try:
-            self.allocator.enqueue(call, call.resources)
-        except ValueError as error:  # the pool has fewer cores than when the call was submitted
-            if (future := call.future) is not None:
-                self.dispatcher.fail(future, error)
-            self._finish(allocation)
-        else:
-            self.allocator.release(allocation)
+        self.allocator.release(allocation)
+        call.allocation = None
+        call.worker_number = 0
+        self._enqueue(call)
 
     def _count_retry(self, call: QueuedCall, worker: WorkerHandle, *, began: bool) -> bool:
         """Return True if a call whose worker is gone may get another worker, and count this attempt.
@@ -312,22 +335,25 @@ class PerCallPool(BasePool[CallSpawners]):
         call.starts_left -= 1
         return call.starts_left >= 0
 
-    def _finish(self, allocation: Allocation) -> None:
-        self.allocator.release(allocation)
-        with self._lock:
-            self._unfinished -= 1
-        self.dispatcher.wake_waiting_thread()
-
     # ---- the end ----
 
     def _close_when_idle(self) -> None:
-        if self._is_idle():
+        self._closing = True
+        if self.supervisor.workers:
+            return  # `on_gone` calls again after the last of them
+        if self._killed or self._is_idle():
             self._finish_closing()
-        else:
-            self.loop.call_later(IDLE_CHECK_S, self._close_when_idle)
+        elif not self._checks_later:
+            self._checks_later = True
+            self.loop.call_later(IDLE_CHECK_S, self._check_again)
+
+    def _check_again(self) -> None:
+        self._checks_later = False
+        self._close_when_idle()
 
     def _kill_all(self) -> None:
         self._killed = True
-        self.loop.call(self._close_when_idle)
+        self.cancel_waiting()
         for worker in list(self.supervisor.workers.values()):
             self.supervisor.end_worker(worker)
+        self._close_when_idle()

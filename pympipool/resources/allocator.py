@@ -9,7 +9,8 @@ that only calls pass it that leave enough for it.
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -22,7 +23,7 @@ PASSES_PER_CORE = 8
 The number is large enough that a machine full of small calls is not drained for every large call, and small enough that
 the wait of a large call is bounded by the time of this many calls per core."""
 
-Ticket = TypeVar("Ticket")
+Ticket = TypeVar("Ticket", bound=Hashable)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,8 @@ class Allocation:
 class ResourceAllocator(Generic[Ticket]):
     """The free cores and devices of an executor, and the queue of calls that wait for them. Thread-safe.
 
-    A ticket stands for a call in the queue.
+    A ticket stands for a call in the queue. `check`, `resize` and `free_cores`, which the threads of users call, take no
+    lock and change at most one attribute. So an exception of a signal handler interrupts no change.
 
     Args:
         cores: The number of cores. Default: those that this process may use.
@@ -80,10 +82,11 @@ class ResourceAllocator(Generic[Ticket]):
         self._counts_devices = counts_devices
         self.cores = available_cores() if cores is None else cores
         self._devices = devices
-        self._free_cores = self.cores
+        self._used_cores = 0
         self._free_devices: list[str] | None = None if devices is None else list(devices.names)
         # A queue for each size, as only the first call of each size can be the next to start.
-        self._queues: dict[tuple[int, int], deque[tuple[int, Ticket, Resources]]] = {}
+        self._queues: dict[tuple[int, int], OrderedDict[int, tuple[Ticket, Resources]]] = {}
+        self._positions: dict[Ticket, tuple[tuple[int, int], int]] = {}  # size and arrival of each queued ticket
         self._arrivals = 0
         self._allocations: set[Allocation] = set()
         self._passes = 0  # how often the ticket that has waited longest was passed
@@ -109,14 +112,15 @@ class ResourceAllocator(Generic[Ticket]):
         """All devices. They are discovered when they are first needed."""
         with self._lock:
             if self._devices is None:
-                self._devices = available_devices()
-                self._free_devices = list(self._devices.names)
+                devices = available_devices()
+                self._free_devices = list(devices.names)
+                self._devices = devices  # last: from now on they count as known
             return self._devices
 
     @property
     def free_cores(self) -> int:
         """The number of free cores. Negative if after `resize` more cores are allocated than there are."""
-        return self._free_cores
+        return self.cores - self._used_cores
 
     def resize(self, cores: int) -> None:
         """Change the number of cores. Existing allocations stay until they are released.
@@ -124,12 +128,10 @@ class ResourceAllocator(Generic[Ticket]):
         Raises:
             ValueError: A queued ticket needs more.
         """
-        with self._lock:
-            most = max((size[0] for size in self._queues), default=0)
-            if most > cores:
-                raise ValueError(f"{cores} cores are too few: a call that waits asks for {most}")
-            self._free_cores += cores - self.cores
-            self.cores = cores
+        most = max((size[0] for size in list(self._queues)), default=0)
+        if most > cores:
+            raise ValueError(f"{cores} cores are too few: a call that waits asks for {most}")
+        self.cores = cores
 
     def allocate(self, resources: Resources) -> Allocation | None:
         """Allocate cores and devices at once, without regard to the queue; return None if too few are free.
@@ -147,7 +149,7 @@ class ResourceAllocator(Generic[Ticket]):
             if allocation not in self._allocations:
                 return
             self._allocations.remove(allocation)
-            self._free_cores += allocation.resources.cores
+            self._used_cores -= allocation.resources.cores
             if allocation.devices and self._free_devices is not None:
                 self._free_devices += allocation.devices
                 self._free_devices.sort(key=self.devices.names.index)
@@ -161,25 +163,27 @@ class ResourceAllocator(Generic[Ticket]):
         self.check(resources)
         with self._lock:
             self._arrivals += 1
-            queue = self._queues.setdefault((resources.cores, self._gpus(resources)), deque())
-            queue.append((self._arrivals, ticket, resources))
+            size = (resources.cores, self._gpus(resources))
+            self._queues.setdefault(size, OrderedDict())[self._arrivals] = (ticket, resources)
+            self._positions[ticket] = (size, self._arrivals)
 
     def next(self) -> tuple[Ticket, Allocation] | None:
         """Remove the next ticket from the queue and return it with its allocation; None if no ticket may start now."""
         with self._lock:
-            if self._free_cores <= 0:
+            if self.free_cores <= 0:
                 return None
             size = self._next_size()
             if size is None:
                 return None
-            _, ticket, resources = self._queues[size].popleft()
+            _, (ticket, resources) = self._queues[size].popitem(last=False)
             if not self._queues[size]:
                 del self._queues[size]
+            del self._positions[ticket]
             return ticket, self._allocate(resources)
 
     def _next_size(self) -> tuple[int, int] | None:
         """Return the size of the ticket that may start now, and count if it passes the one that has waited longest."""
-        sizes = sorted(self._queues, key=lambda size: self._queues[size][0][0])
+        sizes = sorted(self._queues, key=self._first_arrival)
         for size in sizes:
             if not self._fits(*size):
                 continue
@@ -194,38 +198,41 @@ class ResourceAllocator(Generic[Ticket]):
 
     def _leaves_enough(self, size: tuple[int, int], first: tuple[int, int]) -> bool:
         """Return True if an allocation of this size leaves enough for the first size in the queue."""
-        free = (self._free_cores, len(self._free_devices or ()))
+        free = (self.free_cores, len(self._free_devices or ()))
         return all(not taken or have - taken >= needed for taken, needed, have in zip(size, first, free, strict=True))
 
-    def waiting(self) -> list[Ticket]:
-        """Return the queued tickets, in the order in which they came."""
-        with self._lock:
-            entries = [entry for queue in self._queues.values() for entry in queue]
-        return [ticket for _, ticket, _ in sorted(entries, key=lambda entry: entry[0])]
+    def _first_arrival(self, size: tuple[int, int]) -> int:
+        return next(iter(self._queues[size]))
 
     def withdraw(self, ticket: Ticket) -> bool:
         """Remove a ticket from the queue; return False if it is not there any more."""
         with self._lock:
-            for size, queue in self._queues.items():
-                for index, entry in enumerate(queue):
-                    if entry[1] is ticket:
-                        self._passes = 0 if self._is_first(entry) else self._passes
-                        del queue[index]
-                        if not queue:
-                            del self._queues[size]
-                        return True
-        return False
+            if ticket not in self._positions:
+                return False
+            size, arrival = self._positions.pop(ticket)
+            if arrival == min(map(self._first_arrival, self._queues)):
+                self._passes = 0
+            del self._queues[size][arrival]
+            if not self._queues[size]:
+                del self._queues[size]
+            return True
+
+    def withdraw_too_large(self) -> list[Ticket]:
+        """Remove and return the tickets that need more cores than there are since `resize`, even when all are free."""
+        with self._lock:
+            sizes = [size for size in self._queues if size[0] > self.cores]
+            tickets = [ticket for size in sizes for ticket, _ in self._queues[size].values()]
+            for ticket in tickets:
+                self.withdraw(ticket)
+            return tickets
 
     def __len__(self) -> int:
         """Return the number of queued tickets."""
         with self._lock:
             return sum(map(len, self._queues.values()))
 
-    def _is_first(self, entry: tuple[int, Ticket, Resources]) -> bool:
-        return entry[0] == min(queue[0][0] for queue in self._queues.values())
-
     def _fits(self, cores: int, gpus: int) -> bool:
-        return cores <= self._free_cores and (not gpus or gpus <= len(self._free_devices or ()))
+        return cores <= self.free_cores and (not gpus or gpus <= len(self._free_devices or ()))
 
     def _gpus(self, resources: Resources) -> int:
         """Return the number of devices that must be allocated here for these resources."""
@@ -237,7 +244,7 @@ class ResourceAllocator(Generic[Ticket]):
         if gpus and self._free_devices is not None:
             names = tuple(self._free_devices[:gpus])
             del self._free_devices[:gpus]
-        self._free_cores -= resources.cores
+        self._used_cores += resources.cores
         allocation = Allocation(resources, names, self._devices or Devices())
         self._allocations.add(allocation)
         return allocation

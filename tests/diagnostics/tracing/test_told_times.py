@@ -28,7 +28,7 @@ def dispatcher(corrupted):
     dispatcher.start()
     yield dispatcher
     dispatcher.stop()
-    dispatcher.join()
+    assert dispatcher.join(10)
 
 
 @pytest.fixture

@@ -1,0 +1,253 @@
+# cython: language_level=3
+"""The listeners of a future: threads that wait for its end, waiters of the standard library, mailboxes of service threads.
+
+    result() in a second thread ── wait_for_end ──────► end_locks ─┐
+    cf.wait, cf.as_completed    ── _waiters.append ───► waiters   ─┼─ tell_listeners, by the thread that ends the future
+    dependent calls, map, pools ── _post_when_done ───► posts     ─┘
+
+Ending a future runs no Python code and takes no lock, so any thread can do it, the main thread included: no exception of
+a signal handler can strike between its steps, and no lock that was torn elsewhere can block it.
+
+`concurrent.futures.wait` and `as_completed` rely on two locks of the standard library. Ctrl-C at an unlucky moment leaves
+them locked for ever, and the thread that ends a future would wait for them. So both are replaced here:
+
+- Each future has a condition, which is held while a waiter is installed. Ours (`FutureCondition`) excludes nobody. The
+  thread that holds it sees the future as it was when it took the condition, and a waiter that it installs is told of an
+  end that has come since.
+- Each waiter has an event, which the thread that ends a future sets. Ours (`WaiterEvent`) is a queue of the futures that
+  have ended. The waiting thread itself takes them from there and informs its waiter.
+"""
+
+from cpython.pythread cimport PyThread_get_thread_ident
+
+from _thread import allocate_lock
+from concurrent.futures import _base
+from queue import Empty, SimpleQueue
+from time import monotonic
+
+from pympipool._util.service_threads import ServiceLogger
+
+cdef object LOGGER = ServiceLogger("concurrent.futures")
+cdef object Waiter = _base._Waiter
+cdef double LONGEST_WAIT_S = 86_400.0  # locks refuse waits of more than 292 years, and on some systems of a few weeks
+
+
+cdef class ListenedFuture:
+    """The part of a future that knows whom to tell of its end."""
+
+    cdef int expect_end(self) except -1:
+        """Have the result set as soon as it arrives."""
+        return 0
+
+    cdef bint has_failed(self):
+        """Return True if the future has ended with an exception."""
+        return False
+
+    def _post_when_done(self, Mailbox mailbox not None, function):
+        """Post a function to a mailbox when the future has ended; now if it has."""
+        if self.status >= CANCELLED:
+            mailbox.post(function)
+            return
+        if self.posts is None:
+            self.posts = []
+        self.posts.append((mailbox, function))
+        self.expect_end()
+
+    # ---- for concurrent.futures.wait and as_completed ----
+
+    def _observe(self):
+        """From now on let this thread see, by `_state`, whether the future has ended now."""
+        if self.observations is None:
+            self.observations = {}
+        self.observations[PyThread_get_thread_ident()] = self.status >= CANCELLED
+
+    def _stop_observing(self):
+        self.forget_observation()
+
+    cdef int forget_observation(self) except -1:
+        if self.observations is not None:
+            self.observations.pop(PyThread_get_thread_ident(), None)
+            if not self.observations:
+                self.observations = None
+        return 0
+
+    cdef bint seen_pending(self) except -1:
+        """Return True if this thread holds the condition since before the end."""
+        return self.observations is not None and self.observations.get(PyThread_get_thread_ident()) is False
+
+    def _add_waiter(self, waiter):
+        if isinstance(waiter, Waiter) and type(waiter.event) is not WaiterEvent:
+            # No future can have set the old event: the standard library holds the conditions of all futures here.
+            waiter.event = WaiterEvent()
+        if self.status < CANCELLED:
+            if self.waiters is None:
+                self.waiters = []
+            self.waiters.append(waiter)
+            self.expect_end()
+        elif self.seen_pending():
+            self.tell_waiter(waiter)
+
+    def _remove_waiter(self, waiter):
+        if self.waiters is not None and waiter in self.waiters:
+            self.waiters.remove(waiter)
+        event = getattr(waiter, "event", None)
+        if type(event) is WaiterEvent:
+            (<WaiterEvent>event).take_all()
+
+    # ---- the end ----
+
+    cdef bint wait_for_end(self, double timeout_s) except -1:
+        """Wait until another thread ends the future, at most for timeout_s (negative: without limit)."""
+        lock = allocate_lock()
+        lock.acquire()
+        if self.end_locks is None:
+            self.end_locks = []
+        self.end_locks.append(lock)
+        try:
+            self.expect_end()
+            if self.status < CANCELLED:
+                lock.acquire(True, LONGEST_WAIT_S if timeout_s < 0 else min(timeout_s, LONGEST_WAIT_S))
+        finally:
+            if self.end_locks is not None and lock in self.end_locks:
+                self.end_locks.remove(lock)
+        return self.status >= CANCELLED
+
+    cdef int tell_listeners(self) except -1:
+        """Tell all listeners that the future has ended, each once."""
+        cdef Mailbox mailbox
+        locks, waiters, posts = self.end_locks, self.waiters, self.posts
+        self.end_locks = self.waiters = self.posts = None
+        if locks is not None:
+            for lock in locks:
+                lock.release()
+        if waiters is not None:
+            for waiter in waiters:
+                self.tell_waiter(waiter)
+        if posts is not None:
+            for mailbox, function in posts:
+                mailbox.post(function)
+        return 0
+
+    cdef int tell_waiter(self, object waiter) except -1:
+        event = getattr(waiter, "event", None)
+        if type(event) is WaiterEvent:
+            (<WaiterEvent>event).ended.put((waiter, self))
+            return 0
+        try:
+            inform((waiter, self))  # a waiter of another class, such as that of green threads
+        except Exception:
+            LOGGER.exception("a waiter of class %s failed", type(waiter).__name__)
+        return 0
+
+
+cdef class FutureCondition:
+    """What a future has in place of a `threading.Condition`. It excludes nobody (see above)."""
+
+    cdef ListenedFuture future
+
+    def __init__(self, ListenedFuture future not None):
+        self.future = future
+
+    def acquire(self, blocking=True, timeout=-1):
+        self.future._observe()
+        return True
+
+    def release(self):
+        self.future.forget_observation()
+
+    def __enter__(self):
+        self.future._observe()
+        return True
+
+    def __exit__(self, *_):
+        self.future.forget_observation()
+
+    def wait(self, timeout=None):
+        self.future.forget_observation()
+        return self.future.wait_for_end(-1.0 if timeout is None else max(<double>timeout, 0.0))
+
+    def notify(self, n=1):
+        pass
+
+    def notify_all(self):
+        pass
+
+
+cdef class WaiterList:
+    """What a future has in place of its list of waiters."""
+
+    cdef ListenedFuture future
+
+    def __init__(self, ListenedFuture future not None):
+        self.future = future
+
+    def append(self, waiter):
+        self.future._add_waiter(waiter)
+
+    def remove(self, waiter):
+        self.future._remove_waiter(waiter)
+
+    def __len__(self):
+        return 0 if self.future.waiters is None else len(self.future.waiters)
+
+    def __iter__(self):
+        return iter([] if self.future.waiters is None else list(self.future.waiters))
+
+
+cdef class WaiterEvent:
+    """What a waiter of the standard library has in place of its `threading.Event`."""
+
+    cdef object ended  # queue of (waiter, future); None: the event was set by a future of another class
+    cdef bint flag
+
+    def __init__(self):
+        self.ended = SimpleQueue()
+        self.flag = False
+
+    def is_set(self):
+        return self.flag
+
+    def set(self):
+        self.flag = True
+        self.ended.put(None)
+
+    def clear(self):
+        self.flag = False
+
+    def wait(self, timeout=None):
+        """Inform the waiter of futures that have ended until it sets this event; return False after the timeout."""
+        cdef double deadline_s = 0 if timeout is None else monotonic() + <double>timeout
+        while not self.flag:
+            try:
+                entry = self.ended.get(True, None if timeout is None else max(deadline_s - monotonic(), 0.0))
+            except Empty:
+                break
+            inform(entry)
+            del entry
+        self.take_all()
+        return self.flag
+
+    cdef int take_all(self) except -1:
+        """Inform the waiter of all futures that have ended by now."""
+        while True:
+            try:
+                entry = self.ended.get_nowait()
+            except Empty:
+                return 0
+            inform(entry)
+            del entry
+
+
+cdef int inform(object entry) except -1:
+    """Tell a waiter, in the thread that waits, of a future that has ended."""
+    cdef ListenedFuture future
+    if entry is None:
+        return 0
+    waiter, future = entry
+    if future.status == CANCELLED:
+        waiter.add_cancelled(future)
+    elif future.has_failed():
+        waiter.add_exception(future)
+    else:
+        waiter.add_result(future)
+    return 0
