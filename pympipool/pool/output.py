@@ -134,13 +134,17 @@ class OutputWriter:
     def _pending(self) -> int:
         return self._queued - self._written
 
+    def end(self) -> None:
+        """Let the thread end when everything is written. Must be called after the last `put`."""
+        self._texts.put(None)
+
     def close(self) -> None:
         """Wait until everything is written, or until the stream takes nothing for `FLUSH_TIMEOUT_S`.
 
         In the second case the thread goes on in the background. At the end of the interpreter the rest is lost.
         Must be called after the last `put`.
         """
-        self._texts.put(None)
+        self.end()
         if self._thread is None and self._pending:
             self._start()
         thread = self._thread

@@ -141,6 +141,8 @@ class Supervisor:
                 connection.close()
         self.loop.close()
         self.listener.close()
+        for writer in self._writers.values():
+            writer.end()  # here, because nobody may wait for the end of this executor, or not for long
 
     # ---- for the pool, in the supervisor's thread ----
 

@@ -11,6 +11,7 @@ from pympipool import Executor
 from support.calls import add, hold, pid, sleep_and_return, square
 from support.processes import still_alive
 from support.timing import best
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.anywhere
 
@@ -27,6 +28,17 @@ def test_shutdown_waits_for_running_and_waiting_calls(make_executor):
     exe.shutdown()
     assert all(call.done() for call in calls)
     assert [call.result() for call in calls] == list(range(20))
+
+
+@pytest.mark.parametrize("end", ["shutdown", "drop"])
+def test_threads_end_though_no_shutdown_waits(block_allocation, where_workers_are, end):
+    before = set(threading.enumerate())
+    exe = Executor(max_workers=1, block_allocation=block_allocation, **where_workers_are)
+    exe.submit(print, "printed by a worker").result()
+    if end == "shutdown":
+        exe.shutdown(wait=False)
+    del exe
+    wait_until(lambda: set(threading.enumerate()) <= before)  # a thread that is being started cannot be joined
 
 
 @pytest.mark.only_at("this machine", reason="it looks for processes of this machine")
