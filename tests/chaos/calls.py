@@ -179,7 +179,7 @@ class Call:
         if isinstance(error, WorkerDied):
             return "worker died", None
         if was_short and isinstance(error, SHORTAGES):
-            return "failed in a shortage", None
+            return f"failed in a shortage: {kind.__name__}", None
         if isinstance(error, WorkerStartError):
             return "worker died at start", None if "SIGKILL" in str(error) else f"{self.kind} failed with {error!r}"
         return "UNEXPECTED", f"{self.kind} failed with {kind.__name__}: {safe_text(error)}"

@@ -44,7 +44,7 @@ def role_of(process: psutil.Process, master: int) -> str:
     launcher = LAUNCHERS.get(Path(command[0]).name if command else "", "")
     if launcher:
         return launcher
-    role = next((role for text, role in MODULES.items() if text in command[-1:][0]), "") if command else ""
+    role = next((role for text, role in MODULES.items() if text in " ".join(command)), "")
     parent = process.ppid()
     if role == "fork server" and parent != master:
         return "forked worker"

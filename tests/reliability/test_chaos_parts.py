@@ -111,7 +111,7 @@ def test_verdict_on_a_call(call, ending, is_wrong):
 
 def test_shortage_excuses_a_failed_call():
     call = Call("echo", ended(error=MemoryError()), 3)
-    assert call.check(0.01, lambda since: True) == ("failed in a shortage", None)
+    assert call.check(0.01, lambda since: True) == ("failed in a shortage: MemoryError", None)
 
 
 def test_every_kind_of_call_can_be_made():
