@@ -133,12 +133,15 @@ def run(command: Sequence[str | bytes], *, timeout: float | None = None, stderr:
     )
     pidfd = open_pidfd(process.pid)
     try:
-        with process:
-            try:
-                output = process.communicate(timeout=timeout)
-            except BaseException:
-                process.kill()
-                raise
+        try:
+            output = process.communicate(timeout=timeout)
+        except BaseException:
+            end(process)  # it may hang in a driver: nvidia-smi does
+            raise
+        finally:
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
         code = exit_code_of_reaped(pidfd)
     finally:
         if pidfd is not None:

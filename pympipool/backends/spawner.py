@@ -78,6 +78,10 @@ class WorkerProcess(ABC):
     def poll(self) -> int | None:
         """Return the exit code (-N: ended by signal N), or None while the worker runs."""
 
+    def pending_reason(self) -> str:
+        """Return why the processes are not started yet, as the end of a sentence; "" if they are, or nothing is known."""
+        return ""
+
     def exit_status_of(self, rank: int) -> tuple[int, int | None]:
         """Return the rank that ended first, as far as is known here, and its exit code.
 

@@ -364,6 +364,9 @@ class Supervisor:
 
     def _check_connected(self, worker: WorkerHandle, since_start: RunningClock, *, is_queued: bool) -> None:
         """Kill a worker that has not connected in time, as far as this process could have noticed it."""
+        descriptor = worker.process.fileno()
+        if descriptor is not None:  # it may have another one by now: see `ForkedProcess.forkserver_is_lost`
+            self._check_process(worker, descriptor)
         missing = worker.request.ranks - len(worker.connections)
         if worker.state is not State.STARTING or missing == 0 or worker.was_killed:
             return
@@ -386,7 +389,7 @@ class Supervisor:
             return
         error = WorkerStartError(
             f"worker {worker.number} did not start: {missing} of {worker.request.ranks} ranks have not connected within"
-            f" connect_timeout={limit_s:g} s"
+            f" connect_timeout={limit_s:g} s{worker.process.pending_reason()}"
         )
         if is_queued:  # the next worker may start on other hosts
             worker.process.start_failure = error

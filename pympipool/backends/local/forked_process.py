@@ -59,6 +59,10 @@ class ForkedProcess(WorkerProcess):
         requests: The spawner.
         request: The body of the request.
 
+    Attributes:
+        forkserver_is_lost: True for a request that no forkserver will answer. `poll` sends it again. Usually the end of the
+            status pipe shows that already, but the process of the forkserver may hang in the kernel, and hold the pipe.
+
     Raises:
         OSError: There are not enough descriptors.
     """
@@ -85,6 +89,7 @@ class ForkedProcess(WorkerProcess):
         self._outlived_forkserver = False
         self._killed = False
         self._ended_s: float | None = None  # when its end was seen that the forkserver has not reported
+        self.forkserver_is_lost = False
         self._exit_code: int | None = None
         self._received = b""
 
@@ -119,6 +124,7 @@ class ForkedProcess(WorkerProcess):
             os.close(self._status)  # after the new one is open, so that the two are different
             self._status = status
             self._writers.append(writer)
+            self.forkserver_is_lost = False
             self._requests.on_lost(self)
 
     # ---- the worker ----
@@ -137,6 +143,8 @@ class ForkedProcess(WorkerProcess):
         try:
             data = os.read(self._status, 2 * STATUS.size)
         except BlockingIOError:
+            if self.forkserver_is_lost and self.pid == 0:
+                self._ask_again()
             return
         self._received += data
         while len(self._received) >= STATUS.size:
@@ -180,6 +188,9 @@ class ForkedProcess(WorkerProcess):
         waiter = select.poll()
         waiter.register(self._pidfd, select.POLLIN)
         return not waiter.poll(0)
+
+    def pending_reason(self) -> str:
+        return "" if self.pid else ": the process that forks workers has not answered"
 
     def wait(self, timeout_s: float | None = None) -> int | None:
         deadline = None if timeout_s is None else monotonic() + timeout_s

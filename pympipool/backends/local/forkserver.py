@@ -164,6 +164,8 @@ class ForkserverSpawner(Spawner):
         """
         forkserver, self._forkserver = self._forkserver, None
         assert forkserver is not None
+        for process, other in self._unanswered.items():
+            process.forkserver_is_lost = process.forkserver_is_lost or other is forkserver
         exit_code, last_stderr = forkserver.end(EXIT_TIMEOUT_S if silent_s is None else 0.0)
         why = "has ended" if silent_s is None else f"has not answered for {silent_s:g} s"
         if forkserver.has_answered:

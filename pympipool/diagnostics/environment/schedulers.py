@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
+from pympipool._util.subprocesses import run
 from pympipool.backends.flux.availability import size_of_instance
 from pympipool.backends.registry import unavailable_reasons
 from pympipool.backends.slurm.backend import cores_of_job, is_step
@@ -138,15 +139,7 @@ def _output_of(*command: str) -> str:
     if shutil.which(command[0]) is None:
         return ""
     try:
-        return subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=PROGRAM_TIMEOUT_S,
-            check=True,
-        ).stdout
+        done = run(command, timeout=PROGRAM_TIMEOUT_S, stderr=subprocess.STDOUT)
+        return "" if done.returncode else done.stdout
     except (OSError, subprocess.SubprocessError):
         return ""

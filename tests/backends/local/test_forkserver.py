@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from pympipool import Executor
+from pympipool._util import subprocesses
 from pympipool._util.import_path import package_folder
 from pympipool.backends.local import forkserver as module
 from pympipool.backends.local.forkserver import ForkserverSpawner
@@ -190,3 +191,17 @@ def test_exit_code_without_report_is_known(spawner):
     assert worker.poll() in (EXIT_CODE, -signal.SIGKILL)
     worker.close()
     assert os.path.exists(f"/proc/{forkserver.pid}")
+
+
+def test_requests_survive_forkserver_that_cannot_be_killed(exe, short_timeouts, monkeypatch):
+    """A process that hangs in a file system keeps its pipes open, so nothing shows that it is lost."""
+    exe.submit(pow, 2, 3).result()
+    (stopped,) = forkservers()
+    stopped.suspend()
+    monkeypatch.setattr(module.subprocesses, "end", subprocesses.reap_later)
+    assert exe.submit(pow, 2, 4).result() == 16
+    monkeypatch.undo()
+    assert is_alive(stopped.pid)
+    stopped.kill()
+    wait_until(lambda: not is_alive(stopped.pid))
+    subprocesses.reap_later()
