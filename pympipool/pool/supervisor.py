@@ -459,6 +459,8 @@ class Supervisor:
         if worker.process.is_delivering():
             remaining_s = worker.process.delivery_delay_s
         if remaining_s <= 0:
+            if worker.process.poll() == 0:  # not the exit code of processes that are still connected
+                worker.lost_reason = "its launcher has ended, and its connection has not; its host may be down"
             self._reap(worker)
             return
         check = functools.partial(self._await_delivery, worker, remaining_s - DELIVERY_CHECK_S)

@@ -39,7 +39,18 @@ DELIVERY_DELAY_S = 3.0
 KILL_TIMEOUT_S = 60.0
 """Seconds that a worker may take to end after it was killed: the scheduler ends it, and may be busy."""
 
-_TRANSIENT_ERRORS = ("timed out", "temporarily", "contact", "onnection", "Job/step already", "Requested nodes are busy")
+_TRANSIENT_ERRORS = (
+    "timed out",
+    "temporarily",
+    "contact",
+    "onnection",
+    "Job/step already",
+    "Requested nodes are busy",
+    "Memory required by task is not available",  # for a while after a restart of the controller
+    "Protocol authentication error",  # munge does not run, or the clocks differ
+    "Zero Bytes were transmitted",
+    "Invalid node name",  # of a controller that has not read its nodes yet
+)
 """Parts of the error messages of srun after which another try may succeed."""
 
 

@@ -206,10 +206,14 @@ class Relay:
                 elif descriptor == self._wake_receiver.fileno():
                     self._wake_receiver.recv(4096)
                 elif descriptor == self._master.fileno():
-                    self._master.sendall(PONG * self._master.recv(64).count(PING))
+                    self._answer_pings()
                 else:
                     self._on_disconnect(descriptor)
             self._end_overdue()
+
+    def _answer_pings(self) -> None:
+        with contextlib.suppress(OSError):  # the master is gone, and the watchdog is about to end this process
+            self._master.sendall(PONG * self._master.recv(64).count(PING))
 
     # ---- accepting ----
 
