@@ -21,6 +21,10 @@ cdef extern from *:
         return pmp_type(kind)->tp_version_tag;
     }
 
+    static inline int pmp_is_heap_type(PyObject *kind) {
+        return PyType_Check(kind) && (pmp_type(kind)->tp_flags & Py_TPFLAGS_HEAPTYPE) != 0;
+    }
+
     static inline PyObject *pmp_type_name(PyObject *kind) { return ((PyHeapTypeObject *)kind)->ht_name; }
     static inline PyObject *pmp_type_qualname(PyObject *kind) { return ((PyHeapTypeObject *)kind)->ht_qualname; }
     static inline PyObject *pmp_type_bases(PyObject *kind) { return pmp_type(kind)->tp_bases; }
@@ -52,6 +56,7 @@ cdef extern from *:
     static inline Py_ssize_t pmp_slots_size(PyObject *object) { return Py_TYPE(object)->tp_basicsize - sizeof(PyObject); }
     """
     unsigned int pmp_type_version(object kind)
+    bint pmp_is_heap_type(object kind)
     PyObject *pmp_type_name(object kind)
     PyObject *pmp_type_qualname(object kind)
     PyObject *pmp_type_bases(object kind)
@@ -67,6 +72,7 @@ cdef extern from *:
     PyObject *PyDict_GetItemWithError(object dict, object key) except? NULL
 
 from gc import get_referents as _get_referents
+from types import CellType, FunctionType
 
 # Marks a name that is not defined, and an empty closure cell.
 MISSING = object()
@@ -94,6 +100,8 @@ cdef class _Class:
     cdef unsigned int version
 
     def __cinit__(self, kind):
+        if not pmp_is_heap_type(kind):
+            raise TypeError(f"{kind!r} is no class that a class statement made")
         self.kind = kind
         self.name = <object>pmp_type_name(kind)
         self.qualname = <object>pmp_type_qualname(kind)
@@ -149,6 +157,8 @@ cdef class FunctionState:
     cdef object function, name, qualname, module, doc
 
     def __cinit__(self, function):
+        if type(function) is not FunctionType:
+            raise TypeError(f"{function!r} is no function")
         self.function = function
         self.code = function.__code__
         self.defaults = function.__defaults__
@@ -191,8 +201,6 @@ cdef class Snapshot:
         False
     """
 
-    cdef list _functions, _names, _lookups, _cells, _classes, _dicts, _slots, _checks
-
     def __cinit__(self):
         self._functions = []
         self._names = []
@@ -218,6 +226,8 @@ cdef class Snapshot:
 
     def add_cell(self, cell, value):
         """Add the content of a closure cell."""
+        if type(cell) is not CellType:
+            raise TypeError(f"{cell!r} is no cell")
         self._cells.append((cell, value))
 
     def add_class(self, kind):
@@ -245,7 +255,7 @@ cdef class Snapshot:
         """Add a function that returns True as long as what it compares is current."""
         self._checks.append(check)
 
-    def is_current(self):
+    cpdef bint is_current(self) except -1:
         """Return True if everything is still as it was. Runs at every call."""
         cdef tuple one
         cdef PyObject *found

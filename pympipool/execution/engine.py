@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import Future as StandardFuture
 from functools import partial
 from time import monotonic
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pympipool._core.calls import FunctionHandle
@@ -39,6 +40,7 @@ from pympipool.serialization.exceptions import load_exception, without_frames
 if TYPE_CHECKING:
     from pympipool._core.mailbox import Mailbox
     from pympipool._core.trace_buffer import Recorder
+    from pympipool.execution.function_cache import Function
     from pympipool.resources import Resources
     from pympipool.serialization.payload import BatchMarker
 
@@ -282,19 +284,42 @@ class Engine:
         """
         try:
             function = self.functions.lookup(fn) if self.pool.keeps_functions else None
+            parts = None
+            if function is None and self.pool.keeps_functions and kwargs is not None:
+                function, parts = self._dump_method_call(fn, args, kwargs)
             if function is None:
                 future.function_name = callable_name(fn)
                 parts = payload.dump_call(0, fn, args, kwargs, self._workers_see_files)
                 handle = None
             else:
                 future.function_name = function.name
-                parts = payload.dump_call(function.number, fn, args, kwargs, self._workers_see_files)
+                if parts is None:
+                    parts = payload.dump_call(function.number, fn, args, kwargs, self._workers_see_files)
                 handle = self._handles.get(function.number) or self._new_handle(function.number, function.payload)
         except SerializationError as error:
             self.dispatcher.fail(future, without_frames(error))
             return
         future.keep(fn, args, kwargs)
         self.pool.submit(future, handle, parts, resources, admitted)
+
+    def _dump_method_call(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | BatchMarker
+    ) -> tuple[Function | None, list[Any] | None]:
+        """Pickle a call of a bound method as a call of its function, which is sent once, with the instance as an argument.
+
+        Returns:
+            None, None if fn is no such method, or if its function or the instance cannot be sent like this.
+        """
+        if type(fn) is not MethodType or type(kwargs) is not dict or type(fn.__func__) is not FunctionType:
+            return None, None
+        function = self.functions.lookup(fn.__func__)
+        if function is None:
+            return None, None
+        try:
+            arguments = (fn.__self__, *args)
+            return function, payload.dump_call(function.number, fn, arguments, kwargs, self._workers_see_files)
+        except SerializationError:  # pickling the whole call raises a better error
+            return None, None
 
     def _new_handle(self, number: int, payload: bytes) -> FunctionHandle:
         handle = FunctionHandle(number, payload)
@@ -452,9 +477,12 @@ class Engine:
 
 
 def _result_or_pickled(future: StandardFuture[Any]) -> Any:
-    """Return a result to pass on to another call. A large result stays pickled: the master need not unpickle it."""
+    """Return a result to pass on to another call. A large result stays pickled: the master need not unpickle it.
+
+    A result with a class of the script is pickled again: the call has to find the class as it is now.
+    """
     parts = future.pickled_result() if isinstance(future, Future) else None
-    if parts is None or sum(map(len, parts)) < FORWARD_PICKLED_BYTES:
+    if parts is None or sum(map(len, parts)) < FORWARD_PICKLED_BYTES or payload.contains_classes(parts):
         return future.result()
     return payload.Pickled(parts)
 

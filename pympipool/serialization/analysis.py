@@ -145,7 +145,7 @@ class Analysis:
     def _add_class(self, kind: type) -> None:
         from pympipool.serialization.class_analysis import add_class
 
-        if id(kind) not in self._seen:
+        if id(kind) not in self._seen and kind.__flags__ & _HEAP_TYPE:  # others never change, NoneType for one
             self._seen.add(id(kind))
             self.classes.append(kind)
             add_class(self, kind)
@@ -248,6 +248,10 @@ _REGISTRY: set[str] = cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES
 
 _CONSTANTS = frozenset({type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented)})
 """Types whose values cannot change."""
+
+
+_HEAP_TYPE = 1 << 9
+"""Flag of the classes that a class statement made (Py_TPFLAGS_HEAPTYPE)."""
 
 
 def resolve_qualname(module_name: str, qualified_name: str) -> list[tuple[Mapping[str, Any], str, Any]]:

@@ -22,7 +22,7 @@ import enum
 import pickle
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from cloudpickle import cloudpickle
 
@@ -64,6 +64,10 @@ _own_names: weakref.WeakKeyDictionary[type, frozenset[str]] = weakref.WeakKeyDic
 """The attributes that a class of `_received` has had without its state."""
 
 
+State: TypeAlias = "tuple[Callable[..., Any], Any, int, tuple[type, ...]]"
+"""The state of a class as cloudpickle pickles it with its setter, the number of its version, and its base classes."""
+
+
 def reduce_class(kind: type, reduced: tuple[Any, ...], is_result: bool, number: int = 0) -> tuple[Any, ...]:
     """Return the reduction of a class that travels by value, in full.
 
@@ -77,7 +81,7 @@ def reduce_class(kind: type, reduced: tuple[Any, ...], is_result: bool, number: 
         reduced = reduce_enum(kind, reduced)
     make, arguments, state, _, _, set_state = reduced
     arguments = (make, *arguments)
-    return _make, arguments, (set_state, state, number), None, None, _complete if is_result else _update
+    return _make, arguments, (set_state, state, number, kind.__bases__), None, None, _complete if is_result else _update
 
 
 def _make(make: Callable[..., type], *arguments: Any) -> type:
@@ -93,21 +97,23 @@ def _make(make: Callable[..., type], *arguments: Any) -> type:
     return kind
 
 
-def _complete(kind: type, state: tuple[Callable[..., Any], Any, int]) -> None:
+def _complete(kind: type, state: State) -> None:
     """Set the state of a class that arrived in a result, if the class is a new one."""
     if kind in _unfinished:
         _set_state(kind, state)
 
 
-def _update(kind: type, state: tuple[Callable[..., Any], Any, int]) -> None:
+def _update(kind: type, state: State) -> None:
     """Set the state of a class that arrived in a call, unless the class was made in this process, or has this state."""
     if kind in _received and not _is_kept(cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS[kind], state[2]):
         _set_state(kind, state)
 
 
-def _set_state(kind: type, state: tuple[Callable[..., Any], Any, int]) -> None:
+def _set_state(kind: type, state: State) -> None:
     """Set the attributes of a class that was received, and delete those that calls have added."""
-    set_state, values, _ = state
+    set_state, values, _, bases = state
+    if kind.__bases__ != bases:
+        kind.__bases__ = bases
     set_state(kind, values)
     for name in vars(kind).keys() - values[0].keys() - _own_names[kind] - _CACHES:
         type.__delattr__(kind, name)

@@ -1,6 +1,6 @@
 """Pickle the definition of a class that travels by value once, and send these bytes from then on.
 
-    find_definition(kind), make_definition(kind)
+    make_definition(kind)
       seen for the first time ─► None
       known, and everything that it depends on is still the same object ─► its class id, number and definition
       else Analysis (analysis.py): what does it depend on?
@@ -18,17 +18,21 @@ each time (`classes.reduce_class`), which is always right.
 from __future__ import annotations
 
 import itertools
+import pickle
+import pickletools
 import threading
 import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from cloudpickle import cloudpickle
 
+from pympipool._core.instances import Definition, definitions
 from pympipool._core.snapshot import Snapshot
 from pympipool.serialization.analysis import Analysis, NotCacheable
 from pympipool.serialization.classes import find_class, load_class
 
-__all__ = ["find_definition", "make_definition"]
+__all__ = ["make_definition"]
 
 DEFINITIONS_MAX = 256
 """Number of classes whose definitions are kept. A definition keeps its class alive."""
@@ -38,54 +42,13 @@ CHANGES_MAX = 3
 takes longer than pickling the class."""
 
 
-class Definition:
-    """A class with the pickles of its definition.
-
-    Attributes:
-        kind: The class.
-        number: Tells receivers which version of the class this is. Counts from 1 and is never reused.
-        snapshot: Compares the class, and everything that it depends on, with what it was.
-        for_call: How the class is reduced in a call; None if that was not asked for yet.
-        for_result: The same for a result.
-        uses: Number of times that the definition was sent; counted to 2.
-        changes: Number of times that the class was changed before it was used twice.
-    """
-
-    __slots__ = ("changes", "for_call", "for_result", "kind", "number", "snapshot", "uses")
-
-    def __init__(self, kind: type, snapshot: Snapshot, changes: int) -> None:
-        self.kind = kind
-        self.number = next(_numbers)
-        self.snapshot = snapshot
-        self.for_call: tuple[Any, ...] | None = None
-        self.for_result: tuple[Any, ...] | None = None
-        self.uses = 0
-        self.changes = changes
-
-    def __repr__(self) -> str:
-        return f"<Definition {self.number} of {self.kind!r}>"
-
-
 _numbers = itertools.count(1)
-
-_definitions: dict[int, Definition] = {}
-"""The latest definitions, by id of the class."""
 
 _seen: dict[int, weakref.ref[type]] = {}
 """Classes that were seen once, by id."""
 
 _refused: dict[int, weakref.ref[type]] = {}
 """Classes that get no definition, by id. A class stays refused, which is never wrong."""
-
-
-def find_definition(kind: type, is_result: bool) -> tuple[Any, ...] | None:
-    """Return how a class is reduced by its definition; None if it has none that is current."""
-    known = _definitions.get(id(kind))
-    if known is None or not known.snapshot.is_current():
-        return None
-    if known.uses < 2:
-        known.uses += 1
-    return known.for_result if is_result else known.for_call
 
 
 def make_definition(kind: type, is_result: bool, *, at_once: bool = False) -> tuple[Any, ...] | None:
@@ -96,7 +59,7 @@ def make_definition(kind: type, is_result: bool, *, at_once: bool = False) -> tu
     """
     if _contains(_refused, kind):
         return None
-    former = _definitions.get(id(kind))
+    former = definitions.get(id(kind))
     if former is None and not at_once and not _contains(_seen, kind):
         _remember(_seen, kind)
         return None
@@ -109,7 +72,7 @@ def make_definition(kind: type, is_result: bool, *, at_once: bool = False) -> tu
         return _define(kind, changes, is_result)
     except Exception:  # also if it cannot be pickled: pickling the call raises a better error
         _remember(_refused, kind)
-        _definitions.pop(id(kind), None)
+        definitions.pop(id(kind), None)
         return None
 
 
@@ -117,32 +80,49 @@ def _define(kind: type, changes: int, is_result: bool) -> tuple[Any, ...] | None
     from pympipool.serialization.by_value import dump_definition
 
     analysis = Analysis(kind)
-    definitions = [_number(one, analysis.snapshot) for one in analysis.classes]
-    own = next(one for one in definitions if one.kind is kind)
+    numbered = [_number(one, analysis.snapshot) for one in analysis.classes]
+    own = next(one for one in numbered if one.kind is kind)
     own.changes = changes
     own.snapshot = analysis.snapshot  # else that of a class that refers to this one
-    numbers = {id(one.kind): one.number for one in definitions}
-    pickled = dump_definition([(one.kind, one.number) for one in definitions], numbers, is_result=is_result)
+    numbers = {id(one.kind): one.number for one in numbered}
+    pickled = dump_definition([(one.kind, one.number) for one in numbered], numbers, is_result=is_result)
     class_id = cloudpickle._get_or_create_tracker_id(kind)
     if not own.snapshot.is_current():  # another thread is changing something right now
         return None
     if is_result:
         own.for_result = find_class, (class_id, pickled)
+        own.result_opcodes = _opcodes(*own.for_result)
         return own.for_result
     own.for_call = load_class, (class_id, own.number, pickled)
+    own.call_opcodes = _opcodes(*own.for_call)
     return own.for_call
+
+
+def _opcodes(function: Callable[..., type], arguments: tuple[Any, ...]) -> bytes:
+    """Return opcodes that call a function, put what it returns into the memo of the unpickler, and nothing else into it."""
+    pickled = pickle.dumps((function, arguments), 5)
+    body = b"".join(pickled[begin:end] for begin, end in _without(pickled, "PROTO", "FRAME", "MEMOIZE", "STOP"))
+    return body[: -len(pickle.TUPLE2)] + pickle.REDUCE + pickle.MEMOIZE + pickle.POP
+
+
+def _without(pickled: bytes, *names: str) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of each opcode with its argument, without those of these names."""
+    found = [(position or 0, code.name) for code, _, position in pickletools.genops(pickled)]
+    for (begin, name), (end, _) in zip(found, [*found[1:], (len(pickled), "")], strict=True):
+        if name not in names:
+            yield begin, end
 
 
 def _number(kind: type, snapshot: Snapshot) -> Definition:
     """Return the definition of a class that another one refers to; a new one if it has none that is current."""
-    known = _definitions.get(id(kind))
+    known = definitions.get(id(kind))
     if known is not None and known.snapshot.is_current():
         return known
-    definition = Definition(kind, snapshot, 0)
+    definition = Definition(kind, next(_numbers), snapshot, 0)
     with _lock:
-        while len(_definitions) >= DEFINITIONS_MAX:
-            del _definitions[next(iter(_definitions))]
-        _definitions[id(kind)] = definition
+        while len(definitions) >= DEFINITIONS_MAX:
+            del definitions[next(iter(definitions))]
+        definitions[id(kind)] = definition
     return definition
 
 

@@ -79,5 +79,7 @@ def _set_enum_state(kind: Any, state: tuple[Any, ...]) -> None:
     attributes, slots, set_state, extras = state
     set_state(kind, (attributes, slots))
     for name, values in extras.items():
-        if values:
-            vars(kind.__members__[name]).update(values)
+        member = vars(kind.__members__[name])
+        for added in member.keys() - values.keys() - _OWN_ATTRIBUTES:  # by a call in this process
+            del member[added]
+        member.update(values)

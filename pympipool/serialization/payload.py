@@ -24,10 +24,11 @@ from __future__ import annotations
 import os
 import sys
 
+from pympipool._core.instances import definitions
 from pympipool._core.sequences import all_types_in
 from pympipool._util.cmodules import pickle
 from pympipool._util.reprs import callable_name, safe_repr, summarize_error, type_name
-from pympipool.serialization import _array, _unpack
+from pympipool.serialization import CLASSES_MARK, _array, _unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ __all__ = [
     "Part",
     "Pickled",
     "all_immutable",
+    "contains_classes",
     "dump",
     "dump_call",
     "dump_frozen",
@@ -174,6 +176,8 @@ def dump(value: Any, what: str = "the value") -> list[Part]:
     if kind in _scalars and not (kind is bytes and len(value) >= OUT_OF_BAND_BYTES_MIN):
         return [pickle.dumps(value, PROTOCOL)]
     try:
+        if id(kind) in definitions:
+            return _dump_by_value(value, is_result=True)
         wrapped = _wrap_large(value if kind is tuple else (value,))
         if wrapped is None:
             return _dump(value, is_result=True)
@@ -205,6 +209,7 @@ def dump_call(
         SerializationError: An argument, or the function, cannot be pickled. The message names which, the reason and
             the remedy.
     """
+    kind: type | None = None
     if number and not kwargs:
         for value in args:
             kind = type(value)
@@ -214,6 +219,8 @@ def dump_call(
             return [pickle.dumps((args, kwargs), PROTOCOL)]
     call = (args, kwargs) if number else (function, args, kwargs)
     try:
+        if id(kind) in definitions:
+            return _dump_by_value(call, files_by_name=files_by_name)
         wrapped = _wrap_large(args, files_by_name) if number and not kwargs else None
         return _dump(call, files_by_name=files_by_name) if wrapped is None else _dump_plain((wrapped, kwargs))
     except Exception as error:
@@ -271,6 +278,15 @@ def dump_frozen(results: list[Any]) -> list[Part]:
     return _dump_plain(results)
 
 
+def contains_classes(parts: Sequence[Any]) -> bool:
+    """Return True if a pickled value may contain classes by value."""
+    from re import escape, search
+
+    mark = escape(CLASSES_MARK)
+    nested = search(escape(_unpack.__name__.encode()), parts[0]) is not None  # other parts may be pickles, too
+    return any(search(mark, part) for part in (parts if nested else parts[:1]))
+
+
 def load(parts: Sequence[Any], what: str = "the value") -> Any:
     """Rebuild what `dump` or `dump_call` pickled.
 
@@ -303,10 +319,16 @@ def _dump(value: object, *, is_result: bool = False, files_by_name: bool = False
     """Pickle with the fastest pickler that is right for the value."""
     if is_plain(value):
         return _dump_plain(value)
-    from pympipool.serialization.by_value import dump as dump_by_value
+    return _dump_by_value(value, is_result=is_result, files_by_name=files_by_name)
 
+
+def _dump_by_value(value: object, *, is_result: bool = False, files_by_name: bool = False) -> list[Part]:
+    """Pickle with cloudpickle's pickler."""
+    by_value: Any = sys.modules.get(_BY_VALUE)
+    if by_value is None:
+        from pympipool.serialization import by_value
     buffers: list[memoryview] = []
-    pickled = dump_by_value(value, _collector(buffers), is_result=is_result, files_by_name=files_by_name)
+    pickled = by_value.dump(value, _collector(buffers), is_result=is_result, files_by_name=files_by_name)
     return [pickled, *buffers]
 
 

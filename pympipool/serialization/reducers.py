@@ -26,7 +26,7 @@ import cloudpickle
 
 from pympipool.serialization import _define_class, _define_function
 
-__all__ = ["ScriptPickler", "reducer_of"]
+__all__ = ["SCRIPT_REDUCERS", "ScriptPickler", "reducer_of"]
 
 Reduced: TypeAlias = "str | tuple[Any, ...]"
 
@@ -191,7 +191,7 @@ def _typing_reducers() -> Iterator[tuple[type, Reducer]]:
             yield getattr(typing, name), _by_name_or(parts)
 
 
-_REDUCERS: dict[type, Reducer] = {
+SCRIPT_REDUCERS: dict[type, Reducer] = {
     functools._lru_cache_wrapper: _reduce_lru_cache,
     functools.cached_property: _reduce_cached_property,
     functools.singledispatchmethod: _reduce_dispatch_method,
@@ -212,7 +212,7 @@ def reducer_of(kind: type, registered: Reducer | None = None) -> Reducer | None:
         registered: The reducer that cloudpickle or `copyreg` has for the type.
     """
     if registered is None:
-        return _REDUCERS.get(kind)
+        return SCRIPT_REDUCERS.get(kind)
     return _LIBRARY_REDUCERS.get((kind.__module__, kind.__qualname__), registered)
 
 
