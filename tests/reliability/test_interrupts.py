@@ -1,0 +1,160 @@
+"""Ctrl-C, or the exception of any signal handler, at every point of every method: nothing is torn, nothing hangs."""
+
+import sys
+import threading
+from concurrent import futures
+
+import pytest
+
+from pympipool import Executor
+from support import interrupt_rounds
+from support.calls import square
+from support.interrupts import interrupted_everywhere
+from support.scripts import run_program
+from support.waiting import wait_until
+
+LIMIT_S = 20.0
+
+
+@pytest.fixture(params=[False, True], ids=["per_call", "block_allocation"])
+def executor(request):
+    exe = Executor(backend="mpi", max_workers=1, block_allocation=request.param)
+    yield exe
+    end(exe.shutdown)
+
+
+def end(function, *args):
+    """Call a function that ends an executor; fail if it does not return."""
+    thread = threading.Thread(target=function, args=args, daemon=True)
+    thread.start()
+    thread.join(LIMIT_S)
+    assert not thread.is_alive(), "hangs"
+
+
+def is_idle(exe):
+    engine = exe._engine
+    return engine.dispatcher.unfinished_count == 0 and engine._pending_count() == 0
+
+
+def check_everywhere(exe, action, step=1):
+    """Interrupt an action at every point; afterwards nothing may count as unfinished for ever."""
+    count = 0
+    for place in interrupted_everywhere(action, step):
+        count += 1
+        end_given()
+        try:
+            wait_until(lambda: is_idle(exe), LIMIT_S)
+        except AssertionError:
+            pytest.fail(f"an interrupt at {place} leaves something unfinished")
+    end_given()
+    assert count > 0
+    assert exe.submit(square, 3).result(LIMIT_S) == 9
+
+
+def submit_plain(exe):
+    exe.submit(square, 2)
+
+
+def submit_with_inputs(exe):
+    exe.submit(max, [exe.submit(square, 2), exe.submit(square, 3)])
+
+
+GIVEN = []
+"""Futures of the test, which get results after an interrupt."""
+
+
+def end_given():
+    while GIVEN:
+        GIVEN.pop().set_result(2)
+
+
+def submit_with_foreign_input(exe):
+    GIVEN.append(futures.Future())
+    exe.submit(square, GIVEN[-1])
+
+
+def cancel(exe):
+    call = exe.submit(square, 2)
+    call.add_done_callback(str)
+    call.cancel()
+
+
+def ask(exe):
+    call = exe.submit(square, 2)
+    call.add_done_callback(str)
+    call.running(), call.done(), call.cancelled(), repr(call)
+    call.exception(LIMIT_S)
+    call.result(LIMIT_S)
+
+
+def wait(exe):
+    futures.wait([exe.submit(square, i) for i in range(2)], LIMIT_S)
+
+
+def as_completed(exe):
+    for _ in futures.as_completed([exe.submit(square, i) for i in range(2)], LIMIT_S):
+        pass
+
+
+def resize(exe):
+    exe.max_workers = 2
+    exe.max_workers = 1
+
+
+def map_all(exe):
+    list(exe.map(square, range(5), timeout=LIMIT_S))
+
+
+def map_in_chunks(exe):
+    list(exe.map(square, range(4), chunksize=2, timeout=LIMIT_S))
+
+
+def map_and_leave(exe):
+    results = exe.map(square, range(20), timeout=LIMIT_S)
+    next(results)
+    close = getattr(results, "close", None)
+    if close is not None:
+        close()
+
+
+@pytest.mark.parametrize(
+    "action", [submit_plain, submit_with_inputs, submit_with_foreign_input, cancel, ask, wait, as_completed, resize]
+)
+def test_interrupted_method_leaves_nothing_unfinished(executor, action):
+    check_everywhere(executor, lambda: action(executor), 1 if executor.info["block_allocation"] else 5)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Ctrl-C in the end of a generator
+@pytest.mark.parametrize("action", [map_all, map_in_chunks, map_and_leave])
+def test_interrupted_map_leaves_nothing_unfinished(action):
+    with Executor(backend="mpi", max_workers=1, block_allocation=True) as exe:
+        check_everywhere(exe, lambda: action(exe))
+
+
+def test_interrupted_waits_hold_no_lock(executor):
+    calls = [executor.submit(square, i) for i in range(2)]
+    futures.wait(calls, LIMIT_S)
+    for place in interrupted_everywhere(lambda: futures.wait(calls, LIMIT_S)):
+        with futures.ThreadPoolExecutor(1) as threads:
+            assert threads.submit(futures.wait, calls, LIMIT_S).result(LIMIT_S).done == set(calls), place
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt], ids=["shutdown", "kill"])
+@pytest.mark.parametrize("block_allocation", [False, True], ids=["per_call", "block_allocation"])
+def test_interrupted_end_can_be_repeated(block_allocation, error):
+    made = []
+
+    def open_executor():
+        made[:] = [Executor(backend="mpi", max_workers=1, block_allocation=block_allocation)]
+        made[0].submit(square, 2)
+
+    places = interrupted_everywhere(lambda: made[0].__exit__(error, None, None), 5, open_executor)
+    for place in places:
+        end(made[0].__exit__, error, None, None)
+        assert not made[0]._engine.pool.loop.thread.is_alive(), place
+    made[0].shutdown()
+
+
+def test_random_interrupts_let_executors_end():
+    done = run_program([sys.executable, interrupt_rounds.__file__, "30", "1"], timeout_s=200.0)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,173 @@
+"""Interrupts executors at random moments, round after round, in both lifetimes.
+
+    python tests/support/interrupt_rounds.py [rounds [seed]]
+
+In each round the handler of an alarm raises KeyboardInterrupt some time after an executor was made, while methods are
+called again and again. Then the executor is shut down or killed, which must end within a time limit; else the program prints
+the round and all stacks, and exits with 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import concurrent.futures as cf
+import faulthandler
+import os
+import random
+import signal
+import sys
+import threading
+import time
+
+from pympipool import Executor
+
+LIMIT_S = 30.0
+
+
+def plain(exe):
+    exe.submit(pow, 2, 3)
+
+
+def dependent(exe):
+    exe.submit(max, [exe.submit(pow, 2, 3), exe.submit(pow, 2, 4)])
+
+
+def foreign(exe):
+    given = cf.Future()
+    exe.submit(pow, given, 3)
+    given.set_result(2)
+
+
+def mapped(exe):
+    list(exe.map(abs, range(20)))
+
+
+def map_left(exe):
+    exe.map(abs, range(20))
+
+
+def in_chunks(exe):
+    list(exe.map(abs, range(20), chunksize=6))
+
+
+def cancelled(exe):
+    calls = [exe.submit(pow, 2, 3) for _ in range(3)]
+    for call in reversed(calls):
+        call.cancel()
+
+
+def asked(exe):
+    call = exe.submit(pow, 2, 3)
+    call.add_done_callback(str)
+    call.done(), call.running(), repr(call), repr(exe), len(exe)
+    call.exception(10)
+    call.result()
+
+
+def waited(exe):
+    cf.wait([exe.submit(pow, 2, 3) for _ in range(3)])
+
+
+def first_completed(exe):
+    cf.wait([exe.submit(pow, 2, 3) for _ in range(3)], return_when=cf.FIRST_COMPLETED)
+
+
+def completed(exe):
+    list(cf.as_completed([exe.submit(pow, 2, 3) for _ in range(3)]))
+
+
+def awaited(exe):
+    async def ask():
+        await asyncio.wrap_future(exe.submit(pow, 2, 3))
+
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(ask())
+    finally:
+        loop.close()
+
+
+def resized(exe):
+    exe.max_workers = 3
+    exe.max_workers = 2
+
+
+def shut_down(exe):
+    exe.submit(pow, 2, 3)
+    exe.shutdown(wait=random.random() < 0.7, cancel_futures=random.random() < 0.5)
+
+
+def left(exe):
+    with exe:
+        exe.submit(pow, 2, 3)
+
+
+ACTIONS = [
+    plain, dependent, foreign, mapped, map_left, in_chunks, cancelled, asked, waited, first_completed, completed, awaited,
+    resized, shut_down, left,
+]  # fmt: skip
+
+
+def main(rounds: int, seed: int) -> int:
+    random.seed(seed)
+    signal.signal(signal.SIGALRM, interrupt)
+    counts: collections.Counter[str] = collections.Counter()
+    begin_s = time.monotonic()
+    for number in range(rounds):
+        block_allocation = number % 2 == 0
+        exe = Executor(backend="mpi", max_workers=2, block_allocation=block_allocation)
+        action = random.choice(ACTIONS)
+        if block_allocation:
+            exe.submit(pow, 2, 3).result()
+        what = run_interrupted(exe, action)
+        counts[f"{action.__name__}: {what}"] += 1
+        kill = random.random() < 0.5
+        function, args = (exe.__exit__, (KeyboardInterrupt, None, None)) if kill else (exe.shutdown, ())
+        end = threading.Thread(target=function, args=args, daemon=True)
+        end.start()
+        end.join(LIMIT_S)
+        if end.is_alive() or exe._engine.pool.loop.thread.is_alive():
+            word = "kill" if kill else "shutdown"
+            print(
+                f"round {number} of seed {seed}: {action.__name__}, block_allocation={block_allocation}: {word} HANGS"
+            )
+            sys.stdout.flush()
+            faulthandler.dump_traceback()
+            return 1
+    threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("pympipool_")]
+    print(
+        f"{rounds} rounds of seed {seed} in {time.monotonic() - begin_s:.0f} s, 0 hangs, threads left: {len(threads)}"
+    )
+    print(dict(sorted(counts.items())))
+    return bool(threads)
+
+
+armed = False
+
+
+def interrupt(*_):
+    if armed:
+        raise KeyboardInterrupt
+
+
+def run_interrupted(exe, action) -> str:
+    global armed
+    try:
+        armed = True
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.004), 0.003)
+        while True:
+            action(exe)
+    except KeyboardInterrupt:
+        return "interrupted"
+    except RuntimeError as error:
+        return str(error)
+    finally:
+        armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+if __name__ == "__main__":
+    code = main(*map(int, [*sys.argv[1:], *("200", str(random.randrange(10**6)))[len(sys.argv) - 1 :]]))
+    sys.stdout.flush()
+    os._exit(code)
