@@ -121,6 +121,14 @@ class WorkerProcess(ABC):
     def on_connected(self) -> None:  # noqa: B027  most spawners need not know
         """Take note that all ranks have connected to the master."""
 
+    def outage(self, last_stderr: Iterable[str]) -> str | None:
+        """Return, as a sentence, which outage of a scheduler has kept the worker from starting; None: another reason.
+
+        Args:
+            last_stderr: The last lines that the worker wrote to stderr.
+        """
+        return None
+
     @abstractmethod
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Wait for the end; return the exit code, or None on timeout."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pympipool._util.service_threads import ServiceLogger
 from pympipool.pool.base import IDLE_CHECK_S, BasePool
 from pympipool.pool.failures import log_exit, redacted_summary, start_error, state_lost_error, worker_died_error
-from pympipool.pool.shortages import Shortage, shortage_error, shortage_of
+from pympipool.pool.shortages import OutageError, Shortage, shortage_error, shortage_of
 from pympipool.pool.timeouts import watch_run_time
 from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, WorkerHandle
 from pympipool.serialization.exceptions import STATE_LOST_NOTE, add_note, without_frames
@@ -175,8 +175,8 @@ class BlockPool(BasePool["Spawner"]):
 
     def _wait_out(self, shortage: str, error: BaseException, *, others_run: bool) -> None:
         """Try again after a pause. Fail the calls that wait if the shortage lasts too long."""
-        LOGGER.warning("a worker did not start, because the system has too few %s, and is started again", shortage)
-        pause_s = self._shortage.attempt_failed(others_run=others_run)
+        LOGGER.warning("a worker did not start, because %s, and is started again", shortage)
+        pause_s = self._shortage.attempt_failed(others_run=others_run, is_outage=isinstance(error, OutageError))
         if self._shortage.lasts_too_long:
             self.dispatcher.fail_waiting(shortage_error(shortage, error))
         self._restart_after(pause_s)

@@ -6,6 +6,7 @@ from concurrent.futures import BrokenExecutor
 from typing import TYPE_CHECKING, Any
 
 from pympipool.errors import WorkerDied, WorkerStartError
+from pympipool.pool.shortages import OutageError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -72,12 +73,16 @@ def redacted_summary(error: BaseException) -> str:
 
 def start_error(worker: WorkerHandle) -> BaseException:
     """Return why a worker did not get ready: what it or its helper reported, else how it ended."""
-    return (
-        worker.start_error
-        or worker.process.start_failure
-        or WorkerStartError(
-            f"worker {worker.number} did not get ready" + (f": {worker.lost_reason}" if worker.lost_reason else ""),
-            exit_code=None if worker.lost_reason else worker.exit_code,
-            last_stderr=tuple(worker.stderr_tail),
-        )
+    known = worker.start_error or worker.process.start_failure
+    if known is not None:
+        return known
+    last_stderr = tuple(worker.stderr_tail)
+    outage = worker.process.outage(last_stderr)
+    error = (WorkerStartError if outage is None else OutageError)(
+        f"worker {worker.number} did not get ready" + (f": {worker.lost_reason}" if worker.lost_reason else ""),
+        exit_code=None if worker.lost_reason else worker.exit_code,
+        last_stderr=last_stderr,
     )
+    if isinstance(error, OutageError):
+        error.outage = outage or ""
+    return error

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pympipool._util.service_threads import ServiceLogger
 from pympipool.pool.base import IDLE_CHECK_S, BasePool
 from pympipool.pool.failures import log_exit, redacted_summary, start_error, worker_died_error
-from pympipool.pool.shortages import Shortage, shortage_error, shortage_of
+from pympipool.pool.shortages import OutageError, Shortage, shortage_error, shortage_of
 from pympipool.pool.timeouts import watch_run_time
 from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, WorkerHandle
 from pympipool.serialization.exceptions import without_frames
@@ -217,20 +217,21 @@ class PerCallPool(BasePool[CallSpawners]):
         self, call: QueuedCall, future: Future[Any], allocation: Allocation, error: BaseException
     ) -> None:
         shortage = shortage_of(error)
-        if shortage is not None and self._wait_out(shortage):
+        if shortage is not None and self._wait_out(shortage, error):
             self._retry(call, allocation)
             return
         self.dispatcher.fail(future, error if shortage is None else shortage_error(shortage, error))
         self.allocator.release(allocation)
 
-    def _wait_out(self, shortage: str) -> bool:
+    def _wait_out(self, shortage: str, error: BaseException) -> bool:
         """Start no worker for a while; return False if the shortage lasts too long for calls to wait."""
         if self._killed:
             return False
-        pause_s = self._shortage.attempt_failed(others_run=bool(self.supervisor.workers))
+        others_run = any(worker.state is not State.STARTING for worker in self.supervisor.workers.values())
+        pause_s = self._shortage.attempt_failed(others_run=others_run, is_outage=isinstance(error, OutageError))
         if self._shortage.lasts_too_long:
             return False
-        LOGGER.warning("a worker did not start, because the system has too few %s, and is started again", shortage)
+        LOGGER.warning("a worker did not start, because %s, and is started again", shortage)
         if not self._is_pausing:
             self._is_pausing = True
             self.loop.call_later(pause_s, self._end_pause)
@@ -327,11 +328,12 @@ class PerCallPool(BasePool[CallSpawners]):
             return call.attempts_left >= 0
         if worker.state_before_end is not State.STARTING:
             return False
-        shortage = shortage_of(start_error(worker))
+        error = start_error(worker)
+        shortage = shortage_of(error)
         if worker.start_error is not None and shortage is None:
             return False
         if shortage is not None and worker.start_error is None:
-            return self._wait_out(shortage)
+            return self._wait_out(shortage, error)
         call.starts_left -= 1
         return call.starts_left >= 0
 

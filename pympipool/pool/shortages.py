@@ -2,7 +2,8 @@
 
 A worker that does not start for such a reason says nothing about the executor. So the pools try again, after pauses that
 grow, for as long as the shortage lasts. Calls that still wait after `SHORTAGE_TIMEOUT_S` fail with its name; the pools go on
-trying, and serve calls again as soon as there is room.
+trying, and serve calls again as soon as there is room. An outage of a scheduler is such a reason too, but may last longer:
+`OUTAGE_TIMEOUT_S`.
 """
 
 from __future__ import annotations
@@ -17,16 +18,22 @@ from pympipool.errors import WorkerStartError
 SHORTAGE_TIMEOUT_S = 60.0
 """Time for which calls wait for a shortage to pass while no worker of their executor runs."""
 
+OUTAGE_TIMEOUT_S = 300.0
+"""The same for a scheduler that does not answer, or that comes back from a restart."""
+
 PAUSE_MIN_S = 0.05
 """Pause before the second attempt; doubles with each further one."""
 
 PAUSE_MAX_S = 1.0
 """Longest pause between two attempts."""
 
-FORGET_S = 10 * PAUSE_MAX_S
-"""Time without a failed attempt after which the next one is the beginning of another shortage."""
+FORGET_S = 60.0
+"""Time without a failed attempt after which the next one is the beginning of another shortage. An attempt may take long: srun
+waits for the controller of SLURM for 10 s or more."""
 
-_DESCRIPTORS, _PROCESSES, _MEMORY = "file descriptors (ulimit -n)", "processes or threads (ulimit -u)", "memory"
+_DESCRIPTORS = "the system has too few file descriptors (ulimit -n)"
+_PROCESSES = "the system has too few processes or threads (ulimit -u)"
+_MEMORY = "the system has too little memory"
 
 NAMES = {
     errno.EMFILE: _DESCRIPTORS,
@@ -35,9 +42,9 @@ NAMES = {
     errno.EAGAIN: _PROCESSES,
     errno.ENOMEM: _MEMORY,
     errno.ENOBUFS: _MEMORY,
-    errno.ENOSPC: "shared memory (/dev/shm)",
+    errno.ENOSPC: "the system has too little shared memory (/dev/shm)",
 }
-"""What there is too little of, by the error of a system call that a start needs."""
+"""What there is too little of, as a sentence, by the error of a system call that a start needs."""
 
 _TEXTS = {
     **{os.strerror(number): name for number, name in NAMES.items()},
@@ -57,6 +64,8 @@ def shortage_of(error: BaseException) -> str | None:
     """Return what there was too little of when a worker did not start; None if it did not start for another reason."""
     cause: BaseException | None = error
     for _ in range(_CAUSES_MAX):
+        if isinstance(cause, OutageError):
+            return cause.outage
         if isinstance(cause, MemoryError):
             return _MEMORY
         if isinstance(cause, OSError) and cause.errno in NAMES:
@@ -71,6 +80,16 @@ def shortage_of(error: BaseException) -> str | None:
     return None
 
 
+class OutageError(WorkerStartError):
+    """A worker did not start because its scheduler does not answer. Calls never get it: see `shortage_error`.
+
+    Attributes:
+        outage: What does not answer, as a sentence.
+    """
+
+    outage = ""
+
+
 class Shortage:
     """The present shortage, if there is one. Only for the supervisor's thread."""
 
@@ -81,23 +100,28 @@ class Shortage:
         """Take note that a worker has started: there is room again."""
         self._clock: RunningClock | None = None
         self._pause_s = PAUSE_MIN_S
-        self._last_s = 0.0
+        self._last_s = self._begin_s = 0.0
+        self._is_outage = False
 
-    def attempt_failed(self, *, others_run: bool) -> float:
+    def attempt_failed(self, *, others_run: bool, is_outage: bool = False) -> float:
         """Take note of a failed attempt, and return the pause before the next one in seconds.
 
         Args:
             others_run: Workers of the executor run, and may make room when they end. So the time limit begins anew.
+            is_outage: It failed because a scheduler does not answer.
         """
         if self._clock is None or others_run or monotonic() - self._last_s > FORGET_S:
-            self._clock = RunningClock()
+            self._clock, self._begin_s = RunningClock(), monotonic()
         self._last_s = monotonic()
+        self._is_outage = is_outage
         pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, PAUSE_MAX_S)
         return pause_s
 
     @property
     def lasts_too_long(self) -> bool:
         """True if calls need not wait any longer."""
+        if self._is_outage:  # attempts are too rare for a clock that stands still between them
+            return monotonic() - self._begin_s > OUTAGE_TIMEOUT_S
         return self._clock is not None and self._clock.elapsed() > SHORTAGE_TIMEOUT_S
 
 
@@ -105,13 +129,19 @@ def shortage_error(name: str, error: BaseException) -> WorkerStartError:
     """Return the error of a call for which no worker was started because of a shortage.
 
     Args:
-        name: What there is too little of.
+        name: What there is too little of, as a sentence.
         error: The error of the last attempt.
     """
+    if isinstance(error, OutageError):
+        return WorkerStartError(
+            f"no worker could be started for {OUTAGE_TIMEOUT_S:g} s, because {name}: {error.reason}. Later calls are tried"
+            " again",
+            last_stderr=error.last_stderr,
+        )
     reason = error.reason if isinstance(error, WorkerStartError) else str(error)
     last_stderr = error.last_stderr if isinstance(error, WorkerStartError) else ()
     return WorkerStartError(
-        f"no worker could be started for {SHORTAGE_TIMEOUT_S:g} s, because the system has too few {name}: {reason}. Later"
-        " calls are tried again: free some, raise the limit, or use fewer workers",
+        f"no worker could be started for {SHORTAGE_TIMEOUT_S:g} s, because {name}: {reason}. Later calls are"
+        " tried again: free some, raise the limit, or use fewer workers",
         last_stderr=last_stderr,
     )

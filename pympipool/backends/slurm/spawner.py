@@ -39,19 +39,19 @@ DELIVERY_DELAY_S = 3.0
 KILL_TIMEOUT_S = 60.0
 """Seconds that a worker may take to end after it was killed: the scheduler ends it, and may be busy."""
 
-_TRANSIENT_ERRORS = (
-    "timed out",
-    "temporarily",
-    "contact",
-    "onnection",
-    "Job/step already",
-    "Requested nodes are busy",
-    "Memory required by task is not available",  # for a while after a restart of the controller
-    "Protocol authentication error",  # munge does not run, or the clocks differ
-    "Zero Bytes were transmitted",
-    "Invalid node name",  # of a controller that has not read its nodes yet
-)
+_TRANSIENT_ERRORS = ("temporarily", "Job/step already", "Requested nodes are busy")
 """Parts of the error messages of srun after which another try may succeed."""
+
+_OUTAGES = {
+    "Unable to contact": "SLURM's controller does not answer",
+    "timed out": "SLURM does not answer in time",
+    "onnection": "SLURM cannot be reached",
+    "Zero Bytes": "SLURM cannot be reached",
+    "Protocol authentication": "munge does not run, or the clocks of the hosts differ",
+    "Munge": "munge does not answer",
+    "Memory required by task is not available": "SLURM has no memory for it",  # for a while after a restart
+}
+"""What does not work, by parts of the error messages of srun. It may work again later."""
 
 
 class SlurmSpawner(Spawner):
@@ -145,8 +145,14 @@ class SrunProcess(ChildProcess):
 
     def failed_permanently(self, last_stderr: Iterable[str]) -> bool:
         """Return True if SLURM reports that there can be no such step, and not only that it is busy."""
+        transient = (*_TRANSIENT_ERRORS, *_OUTAGES)
         errors = [line for line in last_stderr if line.startswith("srun: error: Unable to")]
-        return any(not any(text in line for text in _TRANSIENT_ERRORS) for line in errors)
+        return any(not any(text in line for text in transient) for line in errors)
+
+    def outage(self, last_stderr: Iterable[str]) -> str | None:
+        """Return what srun reports that does not answer."""
+        errors = [line for line in last_stderr if line.startswith("srun: ")]
+        return next((outage for text, outage in _OUTAGES.items() if any(text in line for line in errors)), None)
 
     def has_started(self) -> bool:
         """Return False: the step may still be waiting."""
