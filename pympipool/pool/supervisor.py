@@ -29,7 +29,7 @@ from pympipool.pool.output import OutputWriter
 from pympipool.pool.script_context import pickled_script_object, script_context
 from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, WorkerHandle
 from pympipool.serialization.exceptions import load_exception
-from pympipool.transport.control_server import Connection, HandshakeError, Listener, PeerClosed
+from pympipool.transport.control_server import SEND_TIMEOUT_S, Connection, HandshakeError, Listener, PeerClosed
 from pympipool.transport.frames import Frame
 from pympipool.transport.shm import ShmLink
 
@@ -54,6 +54,12 @@ FINAL_READS_MAX = 64
 
 POLL_INTERVAL_S = 0.2
 """Polling interval for processes that no descriptor stands for."""
+
+SEND_PATIENCE_S = 0.02
+"""Time that the thread waits at once for a rank to read what is sent to it. A rank that reads makes room in microseconds."""
+
+SEND_RETRY_S = 0.05
+"""Time until the next attempt to send the rest to a rank that does not read."""
 
 KILL_CHECK_S = 0.02
 """Delay of the first check whether a killed worker has ended; doubles with each further check."""
@@ -298,10 +304,7 @@ class Supervisor:
         output = worker.process.direct_output or ()
         descriptors = (*(worker.link.descriptors() if rank == 0 else ()), *output)
         settings = {**self.settings, **script_context(), "direct_output": bool(output)}
-        try:
-            connection.send(("setup", settings), descriptors)
-        except OSError:
-            self._hung_up(worker, rank, connection)
+        self._send(worker, rank, ("setup", settings), descriptors)
 
     def _read(self, worker: WorkerHandle, rank: int, connection: Connection) -> None:
         try:
@@ -333,7 +336,7 @@ class Supervisor:
             case ("resource_tracker",):
                 self._share_resource_tracker(worker, rank)
             case ("script_object", name):
-                self._answer(worker, rank, ("script_object", pickled_script_object(name)))
+                self._send(worker, rank, ("script_object", pickled_script_object(name)))
             case ("exiting", reason):
                 worker.exit_reason = reason
                 worker.read_output_to_end()
@@ -353,14 +356,32 @@ class Supervisor:
         except Exception as error:
             LOGGER.warning("the resource tracker of multiprocessing does not start: %r", error)
             tracker = None
-        self._answer(worker, rank, ("resource_tracker",), () if tracker is None else (tracker,))
+        self._send(worker, rank, ("resource_tracker",), () if tracker is None else (tracker,))
 
-    def _answer(self, worker: WorkerHandle, rank: int, frame: Frame, descriptors: tuple[int, ...] = ()) -> None:
-        """Answer a request of a rank."""
-        try:
-            worker.connections[rank].send(frame, descriptors)
-        except OSError:
-            self._hung_up(worker, rank, worker.connections[rank])
+    def _send(self, worker: WorkerHandle, rank: int, frame: Frame, descriptors: tuple[int, ...] = ()) -> None:
+        """Send a frame to a rank, or as much of it as the rank has room for now, and the rest later."""
+        connection = worker.connections[rank]
+        connection.post(frame, descriptors)
+        unread_for = RunningClock()
+
+        def flush(left_before: int) -> None:
+            if connection.fileno() < 0:
+                return
+            try:
+                left = connection.flush(SEND_PATIENCE_S)
+            except OSError:
+                self._hung_up(worker, rank, connection)
+                return
+            if left != left_before:
+                unread_for.restart()
+            if unread_for.elapsed() > SEND_TIMEOUT_S:
+                LOGGER.warning("worker %d: rank %d left a frame unread for %g s", worker.number, rank, SEND_TIMEOUT_S)
+                self._hung_up(worker, rank, connection)
+            elif left:
+                delay_s = SEND_RETRY_S if left == left_before else 0.0
+                self.loop.call_later(delay_s, lambda: flush(left), worker.timers)
+
+        flush(0)
 
     def _check_connected(self, worker: WorkerHandle, since_start: RunningClock, *, is_queued: bool) -> None:
         """Kill a worker that has not connected in time, as far as this process could have noticed it."""

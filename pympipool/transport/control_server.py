@@ -2,12 +2,12 @@
 
     Listener.accept()                drops a peer of another user before a byte of it is read
       -> Connection.handshake()      reads 48 bytes: is the key right? which worker, which rank?
-        -> Connection.send()         sends the setup frame, with the descriptors of the link
+        -> Connection.post(), flush()       sends the setup frame, with the descriptors of the link
         -> Connection.receive_available()   ready, start_failed, rank_error, ...; EOFError when the rank is gone
 
 All of this is for one thread that waits for many descriptors with `selectors`. Nothing here blocks: a peer that sends
-nothing, or half a hello, or garbage, costs one descriptor until the caller's handshake timeout. The only wait is in
-`send`, for a peer that does not read, and it is bounded.
+nothing, or half a hello, or garbage, costs one descriptor until the caller's handshake timeout. A peer that does not read
+costs `flush` as much time as its caller allows.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import socket
 import sys
 import time
 from array import array
+from collections import deque
 from collections.abc import Sequence
 
 from pympipool._util.import_path import package_folder
@@ -154,6 +155,7 @@ class Connection:
         self._socket = peer
         self._key = key
         self._received = bytearray()
+        self._posted: deque[tuple[memoryview, list[tuple[int, int, array[int]]]]] = deque()
 
     def fileno(self) -> int:
         """Return the descriptor for selectors. It is readable when bytes have arrived, or the peer has hung up."""
@@ -189,7 +191,7 @@ class Connection:
         return worker, rank
 
     def send(self, frame: Frame, descriptors: Sequence[int] = ()) -> None:
-        """Send a frame, and descriptors with it.
+        """Send a frame, and descriptors with it; wait until the peer has room for it.
 
         Raises:
             HandshakeError: The handshake is not complete.
@@ -197,21 +199,49 @@ class Connection:
             TimeoutError: The peer did not read the frame within SEND_TIMEOUT_S. The connection is unusable.
             OSError: The peer is gone.
         """
-        self._check_authenticated()
-        left = memoryview(encode_frame(frame))
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
-        deadline = time.monotonic() + SEND_TIMEOUT_S
-        while left:
-            self._wait_for_room(deadline)
-            sent = self._socket.sendmsg([left], ancillary, SEND_FLAGS)
-            left = left[sent:]
-            ancillary = []  # the descriptors travel with the first bytes
+        self.post(frame, descriptors)
+        if self.flush(SEND_TIMEOUT_S):
+            raise TimeoutError(f"rank {self.rank} of worker {self.worker} left a frame unread for {SEND_TIMEOUT_S} s")
 
-    def _wait_for_room(self, deadline: float) -> None:
+    def post(self, frame: Frame, descriptors: Sequence[int] = ()) -> None:
+        """Have a frame, and descriptors with it, sent by the next `flush`. The descriptors must stay open until then.
+
+        Raises:
+            HandshakeError: The handshake is not complete.
+            ValueError: The frame is too large.
+        """
+        self._check_authenticated()
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
+        self._posted.append((memoryview(encode_frame(frame)), ancillary))
+
+    def flush(self, patience_s: float) -> int:
+        """Send what was posted, as far as the peer has room for it.
+
+        Args:
+            patience_s: Seconds to wait, in all, for the peer to read.
+
+        Returns:
+            The number of bytes that are left.
+
+        Raises:
+            OSError: The peer is gone.
+        """
+        deadline = time.monotonic() + patience_s
+        while self._posted:
+            rest, ancillary = self._posted[0]
+            if not self._has_room(deadline):
+                return sum(len(left) for left, _ in self._posted)
+            rest = rest[self._socket.sendmsg([rest], ancillary, SEND_FLAGS) :]
+            if rest:
+                self._posted[0] = rest, []  # the descriptors travel with the first bytes
+            else:
+                self._posted.popleft()
+        return 0
+
+    def _has_room(self, deadline: float) -> bool:
         poll = select.poll()
         poll.register(self._socket, select.POLLOUT)
-        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise TimeoutError(f"rank {self.rank} of worker {self.worker} left a frame unread for {SEND_TIMEOUT_S} s")
+        return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
     def receive_available(self) -> list[Frame]:
         """Return the frames that have arrived completely since the last call; often none.

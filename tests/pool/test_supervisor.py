@@ -68,3 +68,13 @@ def test_connect_timeout_stands_still_while_stopped(tmp_path):
     assert code == 0, stderr
     assert stdout == "[8, 8]\n"
     assert "connect_timeout" not in stderr
+
+
+def echo_length(data):
+    return len(data)
+
+
+def test_settings_larger_than_a_socket_arrive():
+    data = bytes(20_000_000)
+    with Executor(max_workers=1, block_allocation=True, init_function=lambda: {"data": data}) as exe:
+        assert exe.submit(echo_length).result(30) == 20_000_000

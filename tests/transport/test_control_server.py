@@ -276,6 +276,22 @@ def test_sending_to_a_stalled_peer_times_out(pair, monkeypatch):
     assert time.monotonic() - began > 0.2
 
 
+def test_rest_is_kept_for_stalled_peer(pair):
+    connection, worker = pair
+    connection.post(("setup", bytes(5_000_000)))
+    connection.post(("resource_tracker",))
+    left = connection.flush(0.0)
+    assert 0 < left < 5_000_100
+    assert connection.flush(0.0) == left
+    received = []
+    reader = threading.Thread(target=lambda: received.extend(worker._receive_frame()[0][0] for _ in range(2)))
+    reader.start()
+    while connection.flush(0.1):
+        pass
+    reader.join(30)
+    assert received == ["setup", "resource_tracker"]
+
+
 def test_sending_to_a_closed_peer_raises(pair):
     connection, worker = pair
     worker.close()
