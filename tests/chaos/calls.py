@@ -21,6 +21,9 @@ import numpy as np
 from pympipool.errors import DependencyError, RemoteError, SerializationError, WorkerDied, WorkerStartError
 
 LARGEST_BYTES = 8_000_000
+HUGE_BYTES = 100_000_000
+"""Size of one array in two hundred."""
+
 LONGEST_S = 0.05
 
 # ---- what runs in the workers ----
@@ -225,7 +228,8 @@ def _bytes(kind: str, submit: Submit, chance: random.Random) -> list[Call]:
 
 
 def _array(kind: str, submit: Submit, chance: random.Random) -> list[Call]:
-    size = int(10 ** chance.uniform(0, np.log10(LARGEST_BYTES / 8)))
+    exponent = chance.uniform(0, np.log10(LARGEST_BYTES / 8))
+    size = HUGE_BYTES // 8 if chance.random() < 0.005 else int(10**exponent)
     data = np.arange(size, dtype=np.float64)
     return [Call(kind, submit(echo, data, _seconds(chance)), data)]
 

@@ -17,10 +17,14 @@ from typing import Any
 
 from chaos.board import MASTER
 from chaos.callers import make_patiently
-from chaos.calls import NASTY_KINDS, SERIAL, SHORTAGES, Call, die, echo, make_calls, safe_text
+from chaos.calls import NASTY_KINDS, SERIAL, SHORTAGES, Call, add, die, echo, make_calls, safe_text
 from chaos.tally import CALL_S, Tally
 from pympipool import Executor
 from pympipool.errors import WorkerDied
+
+HAMMER_S = 1.0
+MOST_HAMMERED = {True: 60, False: 8}
+"""Number of calls after which the results are awaited, with and without block allocation."""
 
 
 class Driver:
@@ -48,6 +52,7 @@ class Driver:
 
     def drive(self) -> None:
         """Do rounds until the time is over."""
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
         while True:
             interrupted = False
             begin_s = time.monotonic()
@@ -77,6 +82,7 @@ class Driver:
         """Check that every call of the round is done, however often that is interrupted."""
         while True:
             try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0)
                 self._threads_again()
                 if interrupted:
                     self.tally.count("interrupted rounds")
@@ -117,6 +123,36 @@ class Driver:
             self.calls.pop(0)
 
     # ---- rounds ----
+
+    def interrupted(self) -> None:
+        """Interrupt `hammered` after some milliseconds, and perhaps its end too, by the exception of a signal handler."""
+        again_s = self.chance.choice([0.0, 0.0, self.chance.uniform(0.001, 0.02)])
+        self._hammer(self.chance.uniform(0.0001, 0.03), again_s)
+
+    def hammered(self) -> None:
+        """Submit, map, cancel and wait without pause, so that interrupts hit these and not a wait for a worker."""
+        self._hammer(0.0, 0.0)
+
+    def _hammer(self, interrupt_s: float, again_s: float) -> None:
+        with self._make() as executor:
+            block = executor.info["block_allocation"]
+            if block:
+                self.tally.check(Call("echo", executor.submit(abs, -1), 1))
+            signal.setitimer(signal.ITIMER_REAL, interrupt_s, again_s)
+            end_s = time.monotonic() + HAMMER_S
+            while time.monotonic() < end_s:
+                futures = [executor.submit(abs, -1) for _ in range(3)]
+                dependent = executor.submit(add, futures[0], futures[1])
+                self.calls += [Call("hammered", future, 1, may_be_cancelled=True) for future in futures]
+                self.calls.append(Call("hammered", dependent, 2, may_be_cancelled=True))
+                results = executor.map(abs, range(-5, 0))
+                cf.wait(futures, timeout=0.001)
+                futures[-1].cancel()
+                del results  # cancels what has not begun
+                if len(self.calls) > MOST_HAMMERED[block]:
+                    self._check_all()
+            self._check_all()
+            self.tally.count("hammered")
 
     def plain(self) -> None:
         with self._make() as executor:
@@ -229,6 +265,8 @@ class Driver:
 
 
 ROUNDS = (
+    *["interrupted"] * 20,
+    "hammered",
     "plain",
     "closed_early",
     "cancelled",
