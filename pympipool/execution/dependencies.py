@@ -34,7 +34,7 @@ from pympipool.errors import DependencyError
 if TYPE_CHECKING:
     from pympipool._core.mailbox import Mailbox
 
-__all__ = ["InputWaiter", "find_futures", "resolve"]
+__all__ = ["InputWaiter", "find_futures", "resolve", "result_of"]
 
 Callback: TypeAlias = "Callable[[BaseException | None, bool], object]"
 
@@ -141,7 +141,7 @@ class InputWaiter:
     def recheck(self) -> None:
         """Look again at futures of other classes: an exception may have kept one of them from calling back."""
         for future in list(self._foreign):
-            if future.done():
+            if _is_done(future):
                 self._on_foreign_done(future)
 
     def _on_foreign_done(self, future: Future[Any]) -> None:
@@ -152,7 +152,7 @@ class InputWaiter:
     def _on_done(self, future: Future[Any]) -> None:
         self._left -= 1
         if self._failed is None and not getattr(future, "has_result", False):
-            if future.cancelled() or _exception_of(future) is not None:
+            if _is_cancelled(future) or _exception_of(future) is not None:
                 self._failed = future
         self._call_back()
 
@@ -165,18 +165,47 @@ class InputWaiter:
         self._foreign.clear()
         if failed is None:
             callback(None, False)
-        elif failed.cancelled():
+        elif _is_cancelled(failed):
             callback(None, True)
         else:
             error = _exception_of(failed)
             callback(None if error is None else _copy_with_cause(error), False)
 
 
+def result_of(future: Future[Any]) -> Any:
+    """Return the result of a future that is known to have one."""
+    return future._result if _is_standard(future) else future.result()
+
+
+def _is_done(future: Future[Any]) -> bool:
+    return future._state in _DONE if _is_standard(future) else future.done()
+
+
+def _is_cancelled(future: Future[Any]) -> bool:
+    if _is_standard(future):
+        return future._state in _DONE and future._state != "FINISHED"
+    return future.cancelled()
+
+
 def _exception_of(future: Future[Any]) -> BaseException | None:
+    """Return the exception of a future that is done and was not cancelled."""
     try:
-        return future.exception()
+        return future._exception if _is_standard(future) else future.exception()
     except BaseException as error:  # unpickling the exception may raise anything, and so may a future of another class
         return error
+
+
+_DONE = frozenset({"CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED"})
+
+
+def _is_standard(future: Future[Any]) -> bool:
+    """Return True for futures of the standard library.
+
+    Their methods wait for the future's condition, which an exception of a signal handler may have left locked in the thread
+    of a user. So their attributes are read instead: once a future is done, they do not change any more.
+    """
+    kind = type(future)
+    return kind.result is Future.result and kind.exception is Future.exception
 
 
 _IS_COPY = "_pympipool_copy"

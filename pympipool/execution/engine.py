@@ -32,7 +32,7 @@ from pympipool._util.reprs import callable_name
 from pympipool._util.service_threads import must_not_wait
 from pympipool.errors import SerializationError
 from pympipool.execution import trace_registry
-from pympipool.execution.dependencies import InputWaiter, find_futures, resolve
+from pympipool.execution.dependencies import InputWaiter, find_futures, resolve, result_of
 from pympipool.execution.function_cache import FunctionTable
 from pympipool.serialization import payload
 from pympipool.serialization.exceptions import load_exception, without_frames
@@ -483,7 +483,7 @@ def _result_or_pickled(future: StandardFuture[Any]) -> Any:
     """
     parts = future.pickled_result() if isinstance(future, Future) else None
     if parts is None or sum(map(len, parts)) < FORWARD_PICKLED_BYTES or payload.contains_classes(parts):
-        return future.result()
+        return result_of(future)
     return payload.Pickled(parts)
 
 

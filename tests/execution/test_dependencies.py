@@ -366,6 +366,17 @@ def test_recheck_notices_a_future_that_did_not_call_back():
     assert calls == [(None, False)]
 
 
+def test_locked_condition_of_a_future_delays_nothing():
+    torn, calls = failed(ValueError()), Calls()
+    waiter = InputWaiter([torn], calls, MAILBOX)
+    waiter.watch()
+    with ThreadPoolExecutor(1) as threads:
+        torn._condition.acquire()  # as after Ctrl-C in concurrent.futures.wait()
+        threads.submit(waiter.accept).result(10)
+        torn._condition.release()
+    assert isinstance(calls[0][0], ValueError)
+
+
 def test_pending_inputs_do_not_keep_failed_call_alive():
     class Callback:
         def __call__(self, *_):
