@@ -1,14 +1,18 @@
 """Ctrl-C, or the exception of any signal handler, at every point of every method: nothing is torn, nothing hangs."""
 
+import os
+import signal
 import sys
 import threading
+import time
 from concurrent import futures
 
 import pytest
 
 from pympipool import Executor
+from pympipool.execution import engine
 from support import interrupt_rounds
-from support.calls import square
+from support.calls import hold, square
 from support.interrupts import interrupted_everywhere
 from support.scripts import run_program
 from support.waiting import wait_until
@@ -158,3 +162,35 @@ def test_interrupted_end_can_be_repeated(block_allocation, error):
 def test_random_interrupts_let_executors_end():
     done = run_program([sys.executable, interrupt_rounds.__file__, "30", "1"], timeout_s=200.0)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_end_names_workers_that_have_not_ended(monkeypatch, caplog):
+    exe = Executor(backend="mpi", max_workers=1, block_allocation=True)
+    pid = exe.submit(os.getpid).result(LIMIT_S)
+    with monkeypatch.context() as patches:  # as if the kernel did not end them
+        patches.setattr(engine, "KILL_LIMIT_S", 0.1)
+        patches.setattr(exe._engine.pool, "kill", lambda: None)
+        end(exe.__exit__, KeyboardInterrupt, None, None)
+    assert f"worker 1 (pid {pid}, host" in caplog.text
+    assert "has not ended within 0.1 s" in caplog.text
+    end(exe.__exit__, KeyboardInterrupt, None, None)
+    assert not exe._engine.pool.loop.thread.is_alive()
+
+
+@pytest.mark.parametrize("block_allocation", [False, True], ids=["per_call", "block_allocation"])
+def test_ctrl_c_in_end_of_block_ends_calls(block_allocation, gate):
+    main = threading.main_thread().ident
+
+    def press():
+        gate.wait_until_begun()
+        time.sleep(0.1)  # the main thread is waiting by now
+        signal.pthread_kill(main, signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt), Executor(max_workers=1, block_allocation=block_allocation) as exe:
+        calls = [exe.submit(hold, gate.path), exe.submit(square, 2)]
+    thread.join()
+    assert all(call.done() for call in calls)
+    assert calls[1].cancelled()
+    assert not exe._engine.pool.loop.thread.is_alive()
