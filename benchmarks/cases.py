@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import calls, limits
-from benchmarks.peers import Feature, Peer, Request
+from benchmarks import calls, limits, payloads
+from benchmarks.payloads import PAYLOADS, Payload
+from benchmarks.peers import PAYLOADS_SECTION, Feature, Peer, Request
 from benchmarks.samples import (
     Effort,
     Measure,
@@ -30,7 +31,7 @@ from benchmarks.samples import (
     round_trip,
     submit_rate,
 )
-from benchmarks.units import BYTES, CORES, RATE, SHARE, TIME, TRIPS, Quantity
+from benchmarks.units import BYTES, CORES, RATE, SECONDS, SHARE, TIME, TRIPS, Quantity
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,31 @@ def _efficiency_cases() -> Iterator[Case]:
             )
 
 
+def _payload_cases() -> Iterator[Case]:
+    """Yield cases of what programs really send and return, through each of the ways in which they call an executor."""
+    case = partial(_case, PAYLOADS_SECTION, core=False)
+    in_pool = (Quantity("submit", SECONDS), Quantity("map", SECONDS), Quantity("map, chunksize 100", SECONDS))
+    for payload in PAYLOADS:
+        yield case(payload.title, partial(payloads.in_pool, payload), table="submit and map", quantities=in_pool)
+    for payload in PAYLOADS:
+        if payload.title in payloads.WAYS:
+            yield from _ways(payload)
+
+
+def _ways(payload: Payload) -> Iterator[Case]:
+    case = partial(_case, PAYLOADS_SECTION, payload.title, core=False)
+    for library, measure in (("asyncio", payloads.by_asyncio), ("dask", payloads.by_dask)):
+        if find_spec(library) is not None:
+            yield case(partial(measure, payload), table=library, request=Request(2, needs=Feature.EXECUTOR))
+    if find_spec("joblib") is not None:
+        request = Request(2, needs=Feature.JOBLIB)
+
+        def by_joblib(peer: Peer, effort: Effort) -> Values:
+            return payloads.by_joblib(payload, peer, effort, request.workers)
+
+        yield Case(PAYLOADS_SECTION, payload.title, TIME, request, by_joblib, table="joblib", core=False)
+
+
 def _other_cases() -> Iterator[Case]:
     single_use = Request(block=False, needs=Feature.ONE_PROCESS_PER_CALL)
     yield Case("Start", "first result", TIME, Request(), first_result)
@@ -169,6 +195,7 @@ CASES: tuple[Case, ...] = (
     _case("Round trip", "no-op call", round_trip, quantities=TRIPS, limit=lambda: (limits.spin_round_trip(),)),
     *_rate_cases(),
     *_echo_cases(),
+    *_payload_cases(),
     *_efficiency_cases(),
     *_other_cases(),
 )

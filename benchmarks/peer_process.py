@@ -209,5 +209,10 @@ def serve(peer: Peer, connection: Connection) -> None:
             connection.send((values, error))
 
 
+# As if this process were a user's script. `__mp_main__`: workers that multiprocessing starts afresh run this module too.
+if __name__ in {"__main__", "__mp_main__"}:
+    path = Path(__file__).with_name("script.py")
+    exec(compile(path.read_text(), path, "exec"), globals())
+
 if __name__ == "__main__":
     serve(find_peer(sys.argv[1]), Connection(int(sys.argv[2])))

@@ -15,7 +15,7 @@ import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Flag, auto
@@ -27,6 +27,10 @@ from pympipool import __version__
 
 READY_TIMEOUT_S = 60.0
 """Seconds after which a peer is measured even if not all its workers have answered."""
+
+
+PAYLOADS_SECTION = "Real payloads"
+"""Title of the section in which threads are measured too: they send nothing, so they show what sending costs."""
 
 
 class Handle(Protocol):
@@ -49,6 +53,8 @@ class Feature(Flag):
     FUTURES_AS_ARGUMENTS = auto()
     ONE_PROCESS_PER_CALL = auto()
     MANY_WORKERS = auto()  # 64 workers on a few cores, within seconds
+    EXECUTOR = auto()  # a concurrent.futures.Executor, as asyncio and dask take it
+    JOBLIB = auto()  # a backend of joblib
 
 
 MISSING_FEATURES = {
@@ -56,7 +62,17 @@ MISSING_FEATURES = {
     Feature.FUTURES_AS_ARGUMENTS: "no futures as arguments",
     Feature.ONE_PROCESS_PER_CALL: "no process of its own for each call",
     Feature.MANY_WORKERS: "64 workers take too long to start",
+    Feature.EXECUTOR: "no concurrent.futures.Executor",
+    Feature.JOBLIB: "no backend of joblib",
 }
+
+JOBLIB_BACKENDS = {
+    "pympipool": "pympipool",
+    "multiprocessing.Pool": "multiprocessing",
+    "loky": "loky",
+    "ThreadPoolExecutor": "threading",
+}
+"""The backend of joblib that uses a peer, by the name of the peer."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,7 @@ class Peer:
         make: creates the executor.
         features: the features that it has.
         heavy: True if it takes a second or more to start; it then gets fewer rounds.
+        only_section: the only section of cases in which it is measured; "" if it is measured in all.
     """
 
     name: str
@@ -86,6 +103,7 @@ class Peer:
     make: Callable[[Request], Pool]
     features: Feature = Feature.NOTHING
     heavy: bool = False
+    only_section: str = ""
 
     @property
     def version(self) -> str | None:
@@ -171,6 +189,25 @@ class MultiprocessingPool:
     def shutdown(self) -> None:
         self.pool.close()
         self.pool.join()
+
+
+class MpirePool:
+    def __init__(self, workers: int) -> None:
+        from mpire import WorkerPool
+
+        self.pool = WorkerPool(workers, keep_alive=True)
+
+    def submit(self, fn: Callable[..., Any], *args: Any) -> Handle:
+        return AsyncResultHandle(self.pool.apply_async(fn, args))
+
+    def map(self, fn: Callable[[Any], Any], items: Sequence[Any], chunksize: int | None) -> Iterable[Any]:
+        # A tuple for each item: mpire passes the contents of tuples and dicts as separate arguments.
+        result: list[Any] = self.pool.map(fn, [(item,) for item in items], chunk_size=chunksize)
+        return result
+
+    def shutdown(self) -> None:
+        self.pool.stop_and_join()
+        self.pool.terminate()
 
 
 class DaskPool:
@@ -276,6 +313,10 @@ def make_process_pool(request: Request) -> StandardPool:
     return StandardPool(ProcessPoolExecutor(request.workers))
 
 
+def make_thread_pool(request: Request) -> StandardPool:
+    return StandardPool(ThreadPoolExecutor(request.workers))
+
+
 def make_loky(request: Request) -> StandardPool:
     from loky import ProcessPoolExecutor as LokyExecutor
 
@@ -309,7 +350,12 @@ OURS = Peer(
     "pympipool",
     "pympipool",
     make_ours,
-    Feature.MPI | Feature.FUTURES_AS_ARGUMENTS | Feature.ONE_PROCESS_PER_CALL | Feature.MANY_WORKERS,
+    Feature.MPI
+    | Feature.FUTURES_AS_ARGUMENTS
+    | Feature.ONE_PROCESS_PER_CALL
+    | Feature.MANY_WORKERS
+    | Feature.EXECUTOR
+    | Feature.JOBLIB,
 )
 
 PEERS = (
@@ -318,16 +364,17 @@ PEERS = (
         "multiprocessing.Pool",
         "",
         make_multiprocessing_pool,
-        Feature.ONE_PROCESS_PER_CALL | Feature.MANY_WORKERS,
+        Feature.ONE_PROCESS_PER_CALL | Feature.MANY_WORKERS | Feature.JOBLIB,
     ),
-    Peer("ProcessPoolExecutor", "", make_process_pool, Feature.MANY_WORKERS),
-    Peer("loky", "loky", make_loky, Feature.MANY_WORKERS),
+    Peer("ProcessPoolExecutor", "", make_process_pool, Feature.MANY_WORKERS | Feature.EXECUTOR),
+    Peer("loky", "loky", make_loky, Feature.MANY_WORKERS | Feature.EXECUTOR | Feature.JOBLIB),
+    Peer("mpire", "mpire", lambda request: MpirePool(request.workers), Feature.MANY_WORKERS),
     Peer("mpi4py.futures", "mpi4py", make_mpi4py, heavy=True),
     Peer(
         "executorlib",
         "executorlib",
         make_executorlib,
-        Feature.MPI | Feature.FUTURES_AS_ARGUMENTS | Feature.ONE_PROCESS_PER_CALL,
+        Feature.MPI | Feature.FUTURES_AS_ARGUMENTS | Feature.ONE_PROCESS_PER_CALL | Feature.EXECUTOR,
     ),
     Peer(
         "executorlib, dependencies off",
@@ -338,6 +385,13 @@ PEERS = (
     Peer("dask", "distributed", lambda request: DaskPool(request.workers), Feature.FUTURES_AS_ARGUMENTS, heavy=True),
     Peer("ray", "ray", lambda request: RayPool(request.workers), Feature.FUTURES_AS_ARGUMENTS, heavy=True),
     Peer("parsl", "parsl", lambda request: ParslPool(request.workers), Feature.FUTURES_AS_ARGUMENTS, heavy=True),
+    Peer(
+        "ThreadPoolExecutor",
+        "",
+        make_thread_pool,
+        Feature.EXECUTOR | Feature.JOBLIB,
+        only_section=PAYLOADS_SECTION,
+    ),
 )
 """All peers, in the order of the tables."""
 

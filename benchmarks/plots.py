@@ -22,7 +22,19 @@ INK = "#2b2d42"
 FAINT = "#dfe3ea"
 OURS_COLOR = "#d62839"
 LIMIT_COLOR = "#8d99ae"
-COLORS = ("#1d70a2", "#6fb1d6", "#3a8f5c", "#7b5ea7", "#d98e04", "#f0c36d", "#c2699c", "#7a6c5d", "#9aa63b")
+COLORS = (
+    "#1d70a2",
+    "#6fb1d6",
+    "#3a8f5c",
+    "#7b5ea7",
+    "#d98e04",
+    "#f0c36d",
+    "#c2699c",
+    "#7a6c5d",
+    "#9aa63b",
+    "#4d5361",
+    "#a34a28",
+)
 """Colours of the peers other than pympipool, in the order of `PEERS`."""
 
 STYLE = {

@@ -56,6 +56,8 @@ def compare(
     comparison = Comparison(case)
     available = []
     for peer in peers:
+        if peer.only_section not in {"", case.section}:
+            continue
         reason = peer.unavailable_reason(case.request)
         if reason is None and peer.heavy and not (case.core and effort.heavy_rounds):
             reason = "slow to start: only in core cases of full runs"

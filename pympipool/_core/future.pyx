@@ -245,7 +245,7 @@ cdef class FutureCore(ListenedFuture):
 
     # ---- what the call was given ----
 
-    def keep(self, fn, tuple args, kwargs):
+    def keep(self, fn, args, kwargs):
         """Keep a call's function and arguments until the call has ended.
 
         An argument may stand for something that exists only as long as the argument does: a temporary folder, an object

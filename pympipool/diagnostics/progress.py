@@ -11,13 +11,14 @@ without a bar nothing is observed.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from pympipool.execution.engine import Engine
+    from pympipool.serialization.payload import PackedColumns
 
 T = TypeVar("T")
 
@@ -202,10 +203,11 @@ class ObservedEngine:
         self._engine = engine
         self._bar = bar
         self.continuations = engine.continuations
+        self.workers_see_files = engine.workers_see_files
         self.add_pending_source = engine.add_pending_source
         self.remove_pending_source = engine.remove_pending_source
 
-    def submit_batch(self, fn: Callable[..., Any], columns: tuple[Sequence[Any], ...], resources: Any) -> Future[Any]:
+    def submit_batch(self, fn: Callable[..., Any], columns: PackedColumns, resources: Any) -> Future[Any]:
         """Submit a batch like `Engine.submit_batch`, and count it on the bar."""
         future = self._engine.submit_batch(fn, columns, resources)
         self._bar.watch(future, len(columns[0]))

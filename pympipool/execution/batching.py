@@ -22,14 +22,16 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from pympipool._core.sequences import ConsumingIterator
+from pympipool.errors import SerializationError
 from pympipool.execution.dependencies import find_futures
+from pympipool.serialization.columns import pack
 from pympipool.serialization.exceptions import load_exception
-from pympipool.serialization.payload import all_immutable
 
 if TYPE_CHECKING:
     from pympipool._core.future import Future
     from pympipool.execution.engine import Engine
     from pympipool.resources import Resources
+    from pympipool.serialization.payload import PackedColumns
 
 BATCH_S = 0.004
 """Target run time of a batch: a hundred times the cost of sending it, and short for a thread that waits for it."""
@@ -59,18 +61,6 @@ class ArgumentColumns:
     def have_futures(self) -> bool:
         """Return True if there are futures among the arguments. Then each call must wait for its own."""
         return bool(find_futures(tuple(self.lists), {}))
-
-    def all_immutable(self) -> bool:
-        """Return True if all arguments are immutable.
-
-        The arguments of a batch are one pickle. So an object that two of its calls share is one object in the worker
-        too, and the second call would see changes that the first one made.
-        """
-        return all(map(all_immutable, self.lists))
-
-    def cut(self, begin: int, end: int) -> tuple[Sequence[Any], ...]:
-        """Return the columns of the batch that consists of rows `begin` to `end`."""
-        return tuple(column[begin:end] for column in self.lists)
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """Return an iterator over the arguments of each call."""
@@ -103,9 +93,11 @@ def submit_map(
         return one_by_one(submit, fn, columns, deadline_s)
     if workers is None or resources.run_time_max is not None or resources.restart_limit:
         return one_by_one(submit, fn, columns, deadline_s)
-    if not columns.all_immutable():
+    try:
+        packed = pack(columns.lists, engine.workers_see_files)
+    except SerializationError:  # of one call: the others run
         return one_by_one(submit, fn, columns, deadline_s)
-    return in_adaptive_batches(engine, fn, columns, workers, deadline_s)
+    return in_adaptive_batches(engine, fn, packed, len(columns), workers, deadline_s)
 
 
 def one_by_one(
@@ -143,17 +135,28 @@ def in_chunks(
     are_batches: list[bool] = []
     try:
         for columns in _chunks(iterables, chunksize):
-            if find_futures(columns, {}):
+            packed = _packed(columns, engine)
+            if packed is None:
                 singles = [submit(fn, *row) for row in zip(*columns, strict=True)]
                 pending += singles
                 are_batches += [False] * len(singles)
             else:
-                pending.append(engine.submit_batch(fn, columns, resources))
+                pending.append(engine.submit_batch(fn, packed, resources))
                 are_batches.append(True)
     except BaseException:  # also if an iterable raises
         _cancel(pending)
         raise
     return Results(_results_of_chunks(pending, deque(are_batches), deadline_s), lambda: _cancel(pending))
+
+
+def _packed(columns: tuple[Sequence[Any], ...], engine: Engine) -> PackedColumns | None:
+    """Return the columns of a batch; None if its calls must travel one by one: there are futures, or one call cannot."""
+    if find_futures(columns, {}):
+        return None
+    try:
+        return pack(columns, engine.workers_see_files)
+    except SerializationError:
+        return None
 
 
 def _results_of_chunks(
@@ -183,10 +186,10 @@ def _chunks(iterables: Sequence[Iterable[Any]], chunksize: int) -> Iterator[tupl
 
 
 def in_adaptive_batches(
-    engine: Engine, fn: Callable[..., Any], columns: ArgumentColumns, workers: int, deadline_s: float | None
+    engine: Engine, fn: Callable[..., Any], columns: PackedColumns, count: int, workers: int, deadline_s: float | None
 ) -> Iterator[Any]:
     """Submit batches that take about BATCH_S each, as others end, whether or not the user iterates over the results."""
-    batcher = AdaptiveBatcher(engine, fn, columns, workers)
+    batcher = AdaptiveBatcher(engine, fn, columns, count, workers)
     batcher.begin()
     return Results(batcher.results(deadline_s), batcher.stop)
 
@@ -199,11 +202,13 @@ class AdaptiveBatcher:
     sets only `_is_stopped`.
     """
 
-    def __init__(self, engine: Engine, fn: Callable[..., Any], columns: ArgumentColumns, workers: int) -> None:
+    def __init__(
+        self, engine: Engine, fn: Callable[..., Any], columns: PackedColumns, count: int, workers: int
+    ) -> None:
         self._engine = engine
         self._fn = fn
         self._columns = columns
-        self._count = len(columns)
+        self._count = count
         self._in_flight_max = BATCHES_PER_WORKER * workers
         self._workers = workers
         self._next = 0  # first row that was not submitted yet
@@ -379,9 +384,16 @@ class Results(ConsumingIterator):
         self._cancel()  # closing a generator that was never started does not run its `finally`
 
 
+def _list_of_one(value: Any) -> list[Any]:
+    return [value]
+
+
 def _result_lists(batches: Iterator[Any]) -> Generator[list[Any], None, None]:
     """Yield the list of results of each batch, and raise the exception that ended it."""
     for results, error in batches:
-        yield results
+        if type(results) is list:
+            yield results
+        else:
+            yield from map(_list_of_one, results)  # a loop's variable would keep the last result alive
         if error is not None:
             raise load_exception(error)

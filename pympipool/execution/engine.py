@@ -17,7 +17,7 @@ import logging
 import os
 import sys
 import weakref
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sized
 from concurrent.futures import Future as StandardFuture
 from functools import partial
 from time import monotonic
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from pympipool._core.trace_buffer import Recorder
     from pympipool.execution.function_cache import Function
     from pympipool.resources import Resources
-    from pympipool.serialization.payload import BatchMarker
+    from pympipool.serialization.payload import BatchMarker, PackedColumns
 
 LOGGER = logging.getLogger("pympipool.pool")
 
@@ -154,7 +154,7 @@ class Engine:
         self.dispatcher = Dispatcher(payload.load, load_exception, self._on_corruption)
         self.functions = FunctionTable()
         self.resolve_dependencies = resolve_dependencies
-        self._workers_see_files = workers_see_files
+        self.workers_see_files = workers_see_files
         self.executor_info = {} if executor_info is None else executor_info
         self.in_forked_child = False
         self._handles: dict[int, FunctionHandle] = {}
@@ -198,9 +198,7 @@ class Engine:
             self._send(future, fn, args, kwargs, resources)
         return future
 
-    def submit_batch(
-        self, fn: Callable[..., Any], columns: tuple[Sequence[Any], ...], resources: Resources | None
-    ) -> Future[Any]:
+    def submit_batch(self, fn: Callable[..., Any], columns: PackedColumns, resources: Resources | None) -> Future[Any]:
         """Queue a batch: fn for each row of the columns. Accepted also after `close` (see `add_pending_source`).
 
         Returns:
@@ -289,12 +287,12 @@ class Engine:
                 function, parts = self._dump_method_call(fn, args, kwargs)
             if function is None:
                 future.function_name = callable_name(fn)
-                parts = payload.dump_call(0, fn, args, kwargs, self._workers_see_files)
+                parts = payload.dump_call(0, fn, args, kwargs, self.workers_see_files)
                 handle = None
             else:
                 future.function_name = function.name
                 if parts is None:
-                    parts = payload.dump_call(function.number, fn, args, kwargs, self._workers_see_files)
+                    parts = payload.dump_call(function.number, fn, args, kwargs, self.workers_see_files)
                 handle = self._handles.get(function.number) or self._new_handle(function.number, function.payload)
         except SerializationError as error:
             self.dispatcher.fail(future, without_frames(error))
@@ -317,7 +315,7 @@ class Engine:
             return None, None
         try:
             arguments = (fn.__self__, *args)
-            return function, payload.dump_call(function.number, fn, arguments, kwargs, self._workers_see_files)
+            return function, payload.dump_call(function.number, fn, arguments, kwargs, self.workers_see_files)
         except SerializationError:  # pickling the whole call raises a better error
             return None, None
 

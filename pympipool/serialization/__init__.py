@@ -1,6 +1,7 @@
 """Convert calls, results and exceptions to bytes and back.
 
     payload.py     calls and results to parts (a pickle and its out-of-band buffers) and back
+    columns.py     arguments and results of the calls of a batch, which share nothing
     arrays.py      arrays that numpy's own pickle copies: subclasses, masked arrays, datetimes, memmaps
     exceptions.py  exceptions with their tracebacks to parts and back
     by_value.py    cloudpickle's pickler, for what plain pickle cannot do; imported when it is first needed
@@ -32,6 +33,18 @@ def _unpack(*parts: "Any") -> "Any":
     from pympipool.serialization.payload import load
 
     return load(parts)
+
+
+def _items(array: "Any") -> "list[Any]":
+    """Return the numpy scalars or arrays that travelled as one array (see `columns.ArrayColumn`)."""
+    return list(array) if array.ndim == 1 else [row.copy() for row in array]
+
+
+def _entries(entries: "list[Any]") -> "Any":
+    """Return values that are still pickled (see `columns.Entries`)."""
+    from pympipool.serialization.columns import Entries
+
+    return Entries(entries)
 
 
 CLASSES_MARK = b"pympipool.serialization.classes"

@@ -25,14 +25,13 @@ import os
 import sys
 
 from pympipool._core.instances import definitions
-from pympipool._core.sequences import all_types_in
 from pympipool._util.cmodules import pickle
 from pympipool._util.reprs import callable_name, safe_repr, summarize_error, type_name
 from pympipool.serialization import CLASSES_MARK, _array, _unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, Final, Literal, TypeAlias
 
     from pympipool.errors import SerializationError
@@ -46,16 +45,19 @@ __all__ = [
     "PROTOCOL",
     "TRACED_BATCH",
     "BatchMarker",
+    "PackedColumns",
     "Part",
     "Pickled",
-    "all_immutable",
+    "array_type",
     "contains_classes",
     "dump",
     "dump_call",
-    "dump_frozen",
-    "freeze",
+    "dump_plain",
+    "dump_row",
     "is_plain",
     "load",
+    "numpy_types",
+    "wrap_large",
 ]
 
 Part: TypeAlias = "bytes | memoryview"
@@ -92,11 +94,16 @@ OUT_OF_BAND_BYTES_MIN = 128 * 1024
 Measured for the way to one worker and back, in band and out of band: 100 kB take 32 and 40 us; 200 kB take 54 to 260
 and 60 us, because their memory is returned to the system and allocated again; 1 MB take 1350 and 190 us."""
 
-_scalars: set[type] = {type(None), bool, int, float, complex, str, bytes, bytearray}
+_builtin_scalars = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
+
+_scalars: set[type] = set(_builtin_scalars)
 """Types whose values refer to no other object. `_register_numpy` adds numpy's types once numpy has been imported."""
 
 IMMUTABLE_TYPES: set[type] = _scalars - {bytearray}
 """The types in `_scalars` whose values cannot be changed. Read-only for other modules; grows with `_scalars`."""
+
+_numpy_types: set[type] = set()
+"""The types of numpy among these, and `numpy.ndarray`, once numpy has been imported."""
 
 _array_type: type | None = None
 """`numpy.ndarray`, once numpy has been imported."""
@@ -118,6 +125,16 @@ class Pickled:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _unpack, tuple(pickle.PickleBuffer(part) for part in self.parts)
+
+
+class PackedColumns(tuple["Any", ...]):
+    """The arguments of a batch as `columns.pack` returns them: plain pickle is right for all of them."""
+
+    __slots__ = ()
+
+    def cut(self, begin: int, end: int) -> PackedColumns:
+        """Return the arguments of the calls from number begin to before number end."""
+        return PackedColumns(column[begin:end] for column in self)
 
 
 class _OutOfBandBytes:
@@ -178,10 +195,10 @@ def dump(value: Any, what: str = "the value") -> list[Part]:
     try:
         if id(kind) in definitions:
             return _dump_by_value(value, is_result=True)
-        wrapped = _wrap_large(value if kind is tuple else (value,))
+        wrapped = wrap_large(value if kind is tuple else (value,))
         if wrapped is None:
             return _dump(value, is_result=True)
-        return _dump_plain(wrapped if kind is tuple else wrapped[0])
+        return dump_plain(wrapped if kind is tuple else wrapped[0])
     except Exception as error:
         raise _dump_error(what, value, error) from error
 
@@ -217,65 +234,40 @@ def dump_call(
                 break
         else:
             return [pickle.dumps((args, kwargs), PROTOCOL)]
+    if type(args) is PackedColumns:
+        return _dump_batch(number, function, args, kwargs)
     call = (args, kwargs) if number else (function, args, kwargs)
     try:
         if id(kind) in definitions:
             return _dump_by_value(call, files_by_name=files_by_name)
-        wrapped = _wrap_large(args, files_by_name) if number and not kwargs else None
-        return _dump(call, files_by_name=files_by_name) if wrapped is None else _dump_plain((wrapped, kwargs))
+        wrapped = wrap_large(args, files_by_name) if number and not kwargs else None
+        return _dump(call, files_by_name=files_by_name) if wrapped is None else dump_plain((wrapped, kwargs))
     except Exception as error:
         what, value = _find_unpicklable(function, args, kwargs or {})
         raise _dump_error(what, value, error) from error
 
 
-def all_immutable(values: Collection[Any]) -> bool:
-    """Return True if all values are certainly immutable: numbers, strings, bytes, and tuples of these.
-
-    Examples:
-        >>> all_immutable([1, "two", (3.0, (None, b"5"))]), all_immutable([1, ([],)])
-        (True, False)
-    """
-    if _array_type is None:
-        _register_numpy()
-    while True:
-        kinds = set(map(type, values))
-        if not kinds - {tuple} <= IMMUTABLE_TYPES:
-            return False
-        if tuple not in kinds:
-            return True
-        values = [value for some in values if type(some) is tuple for value in some]
+def _dump_batch(number: int, function: Callable[..., Any], columns: PackedColumns, marker: Any) -> list[Part]:
+    """Pickle a batch as `dump_call` does."""
+    if number:
+        return dump_plain((tuple(columns), marker))
+    try:
+        return _dump((function, Pickled(dump_plain(tuple(columns))), marker))
+    except Exception as error:
+        raise _dump_error(f"the function {callable_name(function)}()", function, error) from error
 
 
-def freeze(result: Any) -> Any:
-    """Return a form of a result for `dump_frozen` that later changes to the result do not affect.
-
-    A copy is enough for containers of immutable values and for arrays: then the results of a batch are one pickle. For
-    small dicts this takes 1 us each instead of 15. Other results are pickled now, each by itself.
+def dump_row(row: tuple[Any, ...], files_by_name: bool) -> list[Part]:
+    """Pickle the arguments of one call of a batch.
 
     Raises:
-        SerializationError: The result cannot be pickled.
+        SerializationError: One of them cannot be pickled.
     """
-    kind = type(result)
-    if kind is dict:
-        if all_types_in(result.values(), IMMUTABLE_TYPES) and all_types_in(result, IMMUTABLE_TYPES):
-            return result.copy()
-    elif kind is list:
-        if all_types_in(result, IMMUTABLE_TYPES):
-            return result.copy()
-    elif kind is tuple or kind is set or kind is frozenset:
-        if all_types_in(result, IMMUTABLE_TYPES):
-            return result.copy() if kind is set else result
-    elif kind is _array_type and _is_simple_array(result):
-        array = result.copy()
-        array.flags.writeable = result.flags.writeable
-        return _ArrayPayload(array)
-    pickled, *views = dump(result, "the result")
-    return Pickled([pickled, *map(bytes, views)])
-
-
-def dump_frozen(results: list[Any]) -> list[Part]:
-    """Pickle results, each as `freeze` returned it or of one of the `IMMUTABLE_TYPES`."""
-    return _dump_plain(results)
+    try:
+        wrapped = wrap_large(row, files_by_name)
+        return _dump(row, files_by_name=files_by_name) if wrapped is None else dump_plain(wrapped)
+    except Exception as error:
+        raise _dump_error("the arguments of a call", row, error) from error
 
 
 def contains_classes(parts: Sequence[Any]) -> bool:
@@ -318,7 +310,7 @@ def load(parts: Sequence[Any], what: str = "the value") -> Any:
 def _dump(value: object, *, is_result: bool = False, files_by_name: bool = False) -> list[Part]:
     """Pickle with the fastest pickler that is right for the value."""
     if is_plain(value):
-        return _dump_plain(value)
+        return dump_plain(value)
     return _dump_by_value(value, is_result=is_result, files_by_name=files_by_name)
 
 
@@ -332,7 +324,8 @@ def _dump_by_value(value: object, *, is_result: bool = False, files_by_name: boo
     return [pickled, *buffers]
 
 
-def _dump_plain(value: object) -> list[Part]:
+def dump_plain(value: object) -> list[Part]:
+    """Pickle a value for which plain pickle is right."""
     buffers: list[memoryview] = []
     return [pickle.dumps(value, PROTOCOL, buffer_callback=_collector(buffers)), *buffers]
 
@@ -355,7 +348,7 @@ def _collector(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], boo
     return keep_in_band
 
 
-def _wrap_large(values: tuple[Any, ...], files_by_name: bool = False) -> tuple[Any, ...] | None:
+def wrap_large(values: tuple[Any, ...], files_by_name: bool = False) -> tuple[Any, ...] | None:
     """Return the values with arrays and long bytes replaced by the form that travels fastest.
 
     Return None if there are other values than these and scalars. Such a value could contain one of the arrays once
@@ -417,6 +410,18 @@ def is_plain(value: object) -> bool:
     return True
 
 
+def array_type() -> type | None:
+    """Return `numpy.ndarray`; None if numpy has not been imported yet."""
+    if _array_type is None:
+        _register_numpy()
+    return _array_type
+
+
+def numpy_types() -> set[type]:
+    """Return the types of arrays and of numpy's scalars; none if numpy has not been imported yet."""
+    return _numpy_types
+
+
 def _register_numpy() -> bool:
     """Add numpy's types to the known types; return False if numpy has not been imported yet."""
     global _array_type
@@ -427,6 +432,7 @@ def _register_numpy() -> bool:
     _scalars.update(getattr(numpy, name) for name in names.split())
     IMMUTABLE_TYPES.update(_scalars - {bytearray})
     _array_type = numpy.ndarray
+    _numpy_types.update(_scalars - _builtin_scalars, {numpy.ndarray})
     return True
 
 

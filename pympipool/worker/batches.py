@@ -1,6 +1,7 @@
 """Batches: calls of one function that travel together, as `Executor.map` makes them.
 
     columns ([1, 2, 3], ["a", "b", "c"]) -> f(1, "a"), f(2, "b"), f(3, "c") -> (results, error)
+    one column of pickles, `Entries`     -> f(*arguments) for each
 
 A batch ends with its first exception. The results before the exception arrive all the same. A result arrives as it was when
 the call returned it, even if a later call of the batch changes the object. So the user sees no difference between a batch
@@ -10,13 +11,15 @@ and single calls.
 from __future__ import annotations
 
 import os
+from itertools import starmap
 from time import monotonic_ns
 
 from pympipool._core.sequences import freeze_all
 from pympipool._util.cmodules import socket
 from pympipool._util.reprs import callable_name
+from pympipool.serialization.columns import Entries, dump_results, freeze
 from pympipool.serialization.exceptions import dump_exception
-from pympipool.serialization.payload import IMMUTABLE_TYPES, Pickled, dump_frozen, freeze
+from pympipool.serialization.payload import IMMUTABLE_TYPES, Pickled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
 Batch: TypeAlias = "tuple[Pickled, list[Any] | None]"
-"""The pickled results, and the parts of the exception that came after them (None: no call raised)."""
+"""The pickled results (a list or `Entries`), and the parts of the exception that came after them (None: no call raised)."""
 
 
 SAMPLE_CALLS = 16
@@ -35,7 +38,7 @@ SHORT_CALL_NS = 10_000
 could not be told apart in a picture of the trace."""
 
 
-def run_each(function: Callable[..., Any], columns: Sequence[Sequence[Any]], stamps: list[int] | None = None) -> Batch:
+def run_each(function: Callable[..., Any], columns: Sequence[Any], stamps: list[int] | None = None) -> Batch:
     """Run function for each row of the columns, in order, until one call raises.
 
     Args:
@@ -44,7 +47,7 @@ def run_each(function: Callable[..., Any], columns: Sequence[Sequence[Any]], sta
     """
     results: list[Any] = []
     error: list[Any] | None = None
-    calls = map(function, *columns)
+    calls = starmap(function, columns[0]) if type(columns[0]) is Entries else map(function, *columns)
     try:
         if stamps is None or not _run_and_time(calls, results, stamps):
             freeze_all(results, calls, IMMUTABLE_TYPES, freeze)  # results before an exception stay in the list
@@ -55,7 +58,7 @@ def run_each(function: Callable[..., Any], columns: Sequence[Sequence[Any]], sta
             )
     except BaseException as raised:  # SystemExit too, as in concurrent.futures
         error = dump_exception(raised, _location())
-    return Pickled(dump_frozen(results)), error
+    return Pickled(dump_results(results)), error
 
 
 def _run_and_time(calls: Iterator[Any], results: list[Any], stamps: list[int]) -> bool:

@@ -19,7 +19,6 @@ from pympipool._core.ring import FUNCTION_CACHE_SIZE
 from pympipool._util.reprs import callable_name
 from pympipool.serialization import CLASSES_MARK
 from pympipool.serialization.payload import BATCH, TRACED_BATCH, load
-from pympipool.worker.batches import run_each
 from pympipool.worker.injection import inject_arguments
 
 TYPE_CHECKING = False
@@ -107,10 +106,10 @@ class CallRunner:
         parts.clear()
         if kwargs:
             return function(*args, **kwargs)
-        if kwargs is BATCH:
-            return run_each(function, args)
-        if kwargs is TRACED_BATCH:
-            return run_each(function, args, self._stamps)
+        if kwargs is BATCH or kwargs is TRACED_BATCH:
+            from pympipool.worker.batches import run_each  # not every worker gets batches
+
+            return run_each(function, args, self._stamps if kwargs is TRACED_BATCH else None)
         return function(*args)
 
 

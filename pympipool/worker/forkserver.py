@@ -139,6 +139,7 @@ def _preload() -> None:
     import pympipool.errors
     import pympipool.serialization.by_value
     import pympipool.transport.control_client
+    import pympipool.worker.batches
     import pympipool.worker.serial  # noqa: F401
 
     gc.collect()

@@ -1,0 +1,170 @@
+"""Batches: what calls get and return travels as copies that no other call of the batch can change."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import threading
+from collections import namedtuple
+
+import pytest
+
+from pympipool.errors import SerializationError
+from pympipool.serialization import payload
+from pympipool.serialization.columns import ArrayColumn, Entries, dump_results, freeze, pack
+from pympipool.worker.batches import run_each
+
+np = pytest.importorskip("numpy", reason="numpy is not installed: pip install numpy")
+
+Point = namedtuple("Point", "x y")
+
+
+def received(*columns):
+    """Return the rows of arguments that a worker gets, and the columns as they travelled."""
+    packed = pack([list(column) for column in columns], files_by_name=False)
+    (arrived, _) = payload.load([bytes(part) for part in payload.dump_call(1, print, packed, payload.BATCH)])
+    rows = []
+    run_each(lambda *row: rows.append(row), arrived)
+    return rows, packed
+
+
+def returned(*results):
+    return list(payload.load([bytes(part) for part in dump_results([freeze(result) for result in results])]))
+
+
+def assert_same(value, other):
+    assert type(value) is type(other)
+    if isinstance(value, np.ndarray):
+        assert value.dtype == other.dtype
+        assert value.shape == other.shape
+        assert value.flags.writeable == other.flags.writeable
+        np.testing.assert_array_equal(value, other)
+    else:
+        assert value == other
+
+
+def read_only(array):
+    array.flags.writeable = False
+    return array
+
+
+COLUMNS = {
+    "numbers": [1, 2.5, None],
+    "tuples": [(1, ("a", b"c")), ()],
+    "numpy scalars": [np.float64(1.5), np.float64(-0.0)],
+    "numpy scalars of several types": [np.float64(1.5), np.int8(3), True],
+    "dicts": [{"a": 1}, {"b": np.float32(2)}, {}],
+    "lists and sets": [[1, 2], {3, 4}, frozenset({5})],
+    "arrays of one shape": [np.arange(3.0), np.ones(3)],
+    "arrays of several shapes": [np.arange(3), np.zeros((2, 2)), np.array(7)],
+    "read-only arrays": [read_only(np.arange(3)), read_only(np.arange(4))],
+    "structured arrays": [np.zeros(2, [("x", "f8"), ("n", "i4")]), np.ones(2, [("x", "f8"), ("n", "i4")])],
+    "arrays of strings": [np.array(["a", "bc"]), np.array(["d", "ef"])],
+    "dates": [np.array(["2020-01-02"], "M8[D]"), np.array(["2021-01-02"], "M8[D]")],
+    "large arrays": [np.arange(50_000.0), np.arange(50_000.0) + 1],
+    "nested": [{"a": [1, {"b": [2]}]}, [[np.arange(2).tolist()]]],
+    "large arrays in a dict": [{"a": np.arange(50_000).tobytes()}, {"a": 1}],
+    "objects": [Point(1, [2]), threading.Lock, functools.partial(operator.add, 1)(2)],
+}
+
+
+@pytest.mark.parametrize("column", COLUMNS.values(), ids=COLUMNS)
+def test_arguments_arrive_unchanged(column):
+    rows, _ = received(column)
+    assert len(rows) == len(column)
+    for (value,), sent in zip(rows, column, strict=True):
+        assert_same(value, sent)
+
+
+@pytest.mark.parametrize("column", COLUMNS.values(), ids=COLUMNS)
+def test_results_arrive_unchanged(column):
+    results = returned(*column)
+    assert len(results) == len(column)
+    for value, sent in zip(results, column, strict=True):
+        assert_same(value, sent)
+
+
+def test_results_of_several_kinds_keep_their_order():
+    mixed = [1, np.arange(3), [1], {"a": [[]]}, np.arange(50_000), "end"]
+    for value, sent in zip(returned(*mixed), mixed, strict=True):
+        assert_same(value, sent)
+
+
+SHARED = {
+    "list": [1],
+    "dict": {"a": 1},
+    "array": np.arange(3),
+    "large array": np.arange(50_000),
+    "nested list": [[1]],
+}
+
+
+@pytest.mark.parametrize("shared", SHARED.values(), ids=SHARED)
+def test_rows_share_no_object(shared):
+    rows, _ = received([shared, shared])
+    (first,), (second,) = rows
+    assert first is not second
+    if isinstance(first, np.ndarray):
+        first[0] = 99
+        assert second[0] != 99
+
+
+@pytest.mark.parametrize("shared", SHARED.values(), ids=SHARED)
+def test_object_stays_shared_within_row(shared):
+    rows, _ = received([shared, 1], [shared, 2])
+    assert rows[0][0] is rows[0][1]
+
+
+def test_arrays_of_one_shape_travel_as_one():
+    _, packed = received([np.arange(3.0) for _ in range(10)])
+    assert isinstance(packed[0], ArrayColumn)
+
+
+def test_later_change_of_argument_is_not_sent():
+    numbers, nested, array = [1], [[1]], np.arange(3)
+    packed = pack([[numbers]], False), pack([[nested]], False), pack([[array]], False)
+    numbers.append(2)
+    nested.append(2)
+    array[:] = 9
+    arrived = [next(iter(payload.load(payload.dump_plain(columns[0])))) for columns in packed]
+    assert arrived[0] == [1]
+    assert arrived[1] == ([[1]],)
+    np.testing.assert_array_equal(arrived[2], [0, 1, 2])
+
+
+def test_result_changed_by_later_call_arrives_unchanged():
+    items, array = [[]], np.zeros(2)
+    frozen = [freeze(items), freeze(array)]
+    items.append(1)
+    array[:] = 1
+    assert_same(payload.load(dump_results(frozen[1:]))[0], np.zeros(2))
+    assert next(iter(payload.load(dump_results(frozen)))) == [[]]
+
+
+def fail_to_load():
+    raise ValueError("not here")
+
+
+class FailsToLoad:
+    def __reduce__(self):
+        return fail_to_load, ()
+
+
+def test_argument_that_cannot_be_loaded_fails_its_own_call():
+    packed = pack([[[[1]], FailsToLoad()]], files_by_name=False)
+    (arrived, _) = payload.load(payload.dump_call(1, print, packed, payload.BATCH))
+    results, error = payload.load(payload.dump(run_each(lambda value: value, arrived)))
+    assert list(results) == [[[1]]]
+    assert error is not None
+
+
+def test_argument_that_cannot_be_pickled_raises():
+    with pytest.raises(SerializationError, match="lock"):
+        pack([[[threading.Lock()]]], files_by_name=False)
+
+
+def test_entries_keep_their_values_alive():
+    value = Point(1, [2])
+    (entries,) = pack([[value]], files_by_name=False)
+    assert isinstance(entries, Entries)
+    assert entries[0:1].values[0][0] is value
