@@ -12,7 +12,7 @@ from pympipool._util.service_threads import ServiceLogger
 LOGGER = ServiceLogger("pympipool.pool")
 
 _LARGEST_OBJECT = 256 * 1024
-"""Most bytes of the pickle of a class or function that a worker looks up: the supervisor sends it in one go."""
+"""Most bytes of the pickle of an object that a worker looks up: the supervisor sends it in one go."""
 
 
 def script_context() -> dict[str, Any]:
@@ -30,14 +30,14 @@ def script_context() -> dict[str, Any]:
 
 
 def pickled_script_object(name: str) -> bytes | None:
-    """Return the pickle of a class or function of the script; None if `__main__` has none, or it cannot be sent."""
+    """Return the pickle of an object of the script by its name; None if `__main__` has none, or it cannot be sent."""
     from pympipool.serialization.by_value import dump
 
-    value = vars(sys.modules["__main__"]).get(name)
-    if getattr(value, "__module__", None) != "__main__" or not hasattr(value, "__name__"):
+    names = vars(sys.modules["__main__"])
+    if name not in names:
         return None
     try:
-        pickled = dump(value)
+        pickled = dump(names[name])
     except Exception as error:
         LOGGER.warning("a worker looks for %s of the script, which cannot be pickled: %r", name, error)
         return None

@@ -82,6 +82,9 @@ OUT_OF_BAND_MAX = 1022
 """Most buffers out of band; further ones stay inside the pickle. It is PMP_PARTS_MAX of csrc/channel.h, less one part
 for the pickle itself and one for the times of a traced call."""
 
+DEFINE_IN_MODULE = "define it in a module"
+"""The remedy for what can be pickled only by its name."""
+
 _PLAIN_ITEMS_MAX = 64
 """Most items, in all containers together, that `is_plain` examines. cloudpickle's pickler is faster for more items;
 its start takes 2 us. Only while it is not imported yet, which takes 15 ms, longer lists of numbers are examined too."""
@@ -460,7 +463,12 @@ def _find_unpicklable(function: object, args: tuple[Any, ...], kwargs: Mapping[s
 def _dump_error(what: str, value: object, error: Exception) -> SerializationError:
     from pympipool.errors import SerializationError
 
+    reason = summarize_error(error)
+    remedy = (
+        ". Pass plain data or a path instead, and open files, connections, locks and generators inside the function"
+    )
+    if DEFINE_IN_MODULE in reason:
+        remedy = ""
     return SerializationError(
-        f"cannot pickle {what}, {safe_repr(value)} of type {type_name(type(value))}: {summarize_error(error)}. Pass plain"
-        " data or a path instead, and open files, connections, locks and generators inside the function"
+        f"cannot pickle {what}, {safe_repr(value)} of type {type_name(type(value))}: {reason}{remedy}"
     )

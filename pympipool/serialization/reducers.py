@@ -10,6 +10,7 @@ An object that can be imported in a worker is still pickled by name. This module
 
 from __future__ import annotations
 
+import ast
 import copyreg
 import dataclasses
 import functools
@@ -25,6 +26,8 @@ from typing import Any, TypeAlias
 import cloudpickle
 
 from pympipool.serialization import _define_class, _define_function
+from pympipool.serialization.references import REDUCERS as REDUCERS_OF_REFERENCES
+from pympipool.serialization.skeletons import reduce_skeleton
 
 __all__ = ["SCRIPT_REDUCERS", "ScriptPickler", "reducer_of"]
 
@@ -195,6 +198,7 @@ SCRIPT_REDUCERS: dict[type, Reducer] = {
     functools._lru_cache_wrapper: _reduce_lru_cache,
     functools.cached_property: _reduce_cached_property,
     functools.singledispatchmethod: _reduce_dispatch_method,
+    **REDUCERS_OF_REFERENCES,
     **dict(_typing_reducers()),
     **dict(_sentinels(dataclasses, ("MISSING", "KW_ONLY", "_HAS_DEFAULT_FACTORY"))),
 }
@@ -263,6 +267,28 @@ def _make_empty(kind: Any) -> Any:
 
 # ---- functions and classes ----
 
+
+def names_in_annotations(function: types.FunctionType) -> dict[str, Any]:
+    """Return the classes, modules and types that string annotations of a function name, for `typing.get_type_hints`."""
+    found: dict[str, Any] = {}
+    for annotation in function.__annotations__.values():
+        if type(annotation) is str:
+            for name in _names_in(annotation):
+                value = function.__globals__.get(name)
+                if isinstance(value, (type, types.ModuleType)) or type(value).__module__ in ("typing", "types"):
+                    found[name] = value
+    return found
+
+
+@functools.lru_cache(maxsize=1024)
+def _names_in(annotation: str) -> frozenset[str]:
+    try:
+        tree = ast.parse(annotation.strip(), mode="eval")
+    except SyntaxError:
+        return frozenset()
+    return frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
+
+
 _DISPATCHER_CODE: types.CodeType = getattr(functools.singledispatch(_make_empty), "__code__")  # noqa: B009
 """The code of all functions that `functools.singledispatch` returns."""
 
@@ -286,12 +312,13 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle h
             if value.__code__ is _DISPATCHER_CODE:
                 return _reduce_dispatcher(value)
             _, slots = reduced[2]
+            slots["__globals__"].update(names_in_annotations(value))
             self._replace_locks(slots["__globals__"])
             return (*reduced[:5], _define_function)
         self._replace_locks(reduced[2][0])
         if reduced[5] is cloudpickle.cloudpickle._class_setstate:
-            return (*reduced[:5], _define_class)
-        return reduced
+            reduced = (*reduced[:5], _define_class)
+        return reduce_skeleton(value, reduced)
 
     def _replace_locks(self, namespace: dict[str, Any]) -> None:
         for name, value in namespace.items():

@@ -10,6 +10,7 @@ the script may define it anew.
 
 from __future__ import annotations
 
+import builtins
 import os
 import sys
 from types import ModuleType
@@ -18,6 +19,7 @@ from pympipool.serialization import WORKER_MARK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from pympipool.transport.control_client import Control
@@ -47,8 +49,59 @@ def make_script_module(control: Control) -> None:
             f"this worker cannot get {name} from the script: define it in a module that both can import"
         )
 
-    module = ModuleType("__main__")
-    module.__dict__["__builtins__"] = __builtins__
-    module.__getattr__ = find  # type: ignore[method-assign]
-    module.__dict__[WORKER_MARK] = received
-    sys.modules["__main__"] = module
+    sys.modules["__main__"] = _ScriptModule(find, received)
+
+
+class _ScriptModule(ModuleType):
+    """The stand-in for the script's module. What is evaluated in its namespace finds the script's names, too.
+
+    `typing.get_type_hints`, for one, evaluates the annotations of a class in the `__dict__` of its module.
+
+    Args:
+        find: Returns an object of the script by its name, or raises AttributeError.
+        received: The classes of the script that the worker has received, by name.
+    """
+
+    def __init__(self, find: Callable[[str], Any], received: dict[str, type]) -> None:
+        names = _Names(find)
+        names.update(__name__="__main__", __doc__=None, __builtins__=_Names(find, vars(builtins)))
+        names[WORKER_MARK] = received
+        object.__setattr__(self, "_names", names)
+
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+        names: dict[str, Any] = self._names
+        return names
+
+    def __getattribute__(self, name: str) -> Any:
+        names = object.__getattribute__(self, "_names")
+        if name in names:
+            return names[name]
+        try:
+            return object.__getattribute__(self, name)
+        except AttributeError:
+            return names.find(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._names[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        if name not in self._names:
+            raise AttributeError(name)
+        del self._names[name]
+
+
+class _Names(dict):  # type: ignore[type-arg]  # generic for type checkers only
+    """A namespace in which the names of the script are found, too."""
+
+    def __init__(self, find: Callable[[str], Any], *args: Any) -> None:
+        super().__init__(*args)
+        self.find = find
+
+    def __missing__(self, name: str) -> Any:
+        if hasattr(builtins, name):
+            raise KeyError(name)
+        try:
+            return self.find(name)
+        except AttributeError:
+            raise KeyError(name) from None

@@ -1,0 +1,89 @@
+"""Reducers for what refers to objects of one process: weak references and context variables.
+
+An object that only a weak reference of the script refers to is dead as soon as the pickle has been loaded.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["REDUCERS"]
+
+
+def _reduce_reference(reference: weakref.ref[Any]) -> tuple[Any, ...]:
+    target = reference()
+    return (_dead_reference, ()) if target is None else (weakref.ref, (target,))
+
+
+class _Target:
+    """Something that a weak reference can refer to."""
+
+
+def _dead_reference() -> weakref.ref[Any]:
+    return weakref.ref(_Target())
+
+
+def _reduce_method(reference: weakref.WeakMethod[Any]) -> tuple[Any, ...]:
+    method = reference()
+    return (_dead_reference, ()) if method is None else (weakref.WeakMethod, (method,))
+
+
+def _reduce_mapping(mapping: Any) -> tuple[Any, ...]:
+    return type(mapping), (), None, None, iter(list(mapping.items()))
+
+
+# ---- context variables ----
+
+_numbers = itertools.count()
+
+_variables: dict[tuple[int, int], contextvars.ContextVar[Any]] = {}
+"""Context variables that this process has pickled or received, by the process that made them and a number."""
+
+_keys: dict[contextvars.ContextVar[Any], tuple[int, int]] = {}
+
+
+def _reduce_variable(variable: contextvars.ContextVar[Any]) -> tuple[Any, ...]:
+    """Reduce a context variable: by its name, its default and the value that it has."""
+    if variable not in _keys:
+        _keys[variable] = key = os.getpid(), next(_numbers)
+        _variables[key] = variable
+    default = contextvars.Context().run(_value_of, variable)
+    return _find_variable, (_keys[variable], variable.name, default), _value_of(variable), None, None, _set_variable
+
+
+def _value_of(variable: contextvars.ContextVar[Any]) -> tuple[Any, ...]:
+    """Return a tuple with the value of a variable; an empty one if it has none."""
+    try:
+        return (variable.get(),)
+    except LookupError:
+        return ()
+
+
+def _find_variable(key: tuple[int, int], name: str, default: tuple[Any, ...]) -> contextvars.ContextVar[Any]:
+    known = _variables.get(key)
+    if known is not None:
+        return known
+    made = contextvars.ContextVar(name, default=default[0]) if default else contextvars.ContextVar(name)
+    _variables[key], _keys[made] = made, key
+    return made
+
+
+def _set_variable(variable: contextvars.ContextVar[Any], value: tuple[Any, ...]) -> None:
+    """Set a variable in the process that has received it, not in the one that made it."""
+    if value and _keys[variable][0] != os.getpid():
+        variable.set(*value)
+
+
+REDUCERS: dict[type, Callable[[Any], Any]] = {
+    weakref.ref: _reduce_reference,
+    weakref.WeakMethod: _reduce_method,
+    weakref.WeakValueDictionary: _reduce_mapping,
+    weakref.WeakKeyDictionary: _reduce_mapping,
+    contextvars.ContextVar: _reduce_variable,
+}
+"""The reducers, by the exact type."""
