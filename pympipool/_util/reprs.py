@@ -42,7 +42,7 @@ def safe_repr(value: object) -> str:
     """Return a short repr of the value, even if its `__repr__` raises."""
     try:
         return _repr.repr(value)
-    except Exception:
+    except BaseException:  # code of the value may raise anything
         return object.__repr__(value)
 
 
@@ -56,7 +56,7 @@ def error_message(error: BaseException) -> str:
     """Return the message of an exception, even if its `__str__` raises."""
     try:
         return str(error)
-    except Exception:
+    except BaseException:  # code of the exception may raise anything
         return "(its message cannot be shown)"
 
 

@@ -24,6 +24,10 @@ from pympipool._core.instances import find_definition
 from pympipool.serialization.classes import find_class, load_class, reduce_class
 from pympipool.serialization.definitions import make_definition
 from pympipool.serialization.reducers import SCRIPT_REDUCERS, ScriptPickler, reducer_of
+from pympipool.serialization.classes import reduce_class
+from pympipool.serialization.definitions import find_definition, make_definition
+from pympipool.serialization.exceptions import reduce_without_init, refuses_attributes
+from pympipool.serialization.reducers import ScriptPickler, reducer_of
 from pympipool.serialization.reloads import notice_reload
 
 PROTOCOL = 5
@@ -111,6 +115,8 @@ class _Reducers:
         for reducers in cloudpickle.Pickler.dispatch_table.maps:
             if kind in reducers:
                 return reducer_of(kind, reducers[kind])  # type: ignore[return-value]  # never None here
+        if refuses_attributes(kind):
+            return reduce_without_init
         numpy = sys.modules.get("numpy")
         array_type: type | None = getattr(numpy, "ndarray", None)
         if array_type is not None and issubclass(kind, array_type):

@@ -2,6 +2,7 @@
 
     master                                                        worker
     load_exception() <- parts ............................... parts <- dump_exception(error, where)
+    copy_exception(error), for each further future that fails with it
 
 An exception travels inside a pickle of strings, so that its name, its message and its traceback arrive even if the
 exception itself cannot be unpickled on the other side. Every worker imports this module at its start, so what only
@@ -33,11 +34,15 @@ __all__ = [
     "STATE_LOST_NOTE",
     "add_note",
     "add_source_lines",
+    "copy_exception",
     "describe_place",
     "dump_exception",
     "format_exception",
     "join_exceptions",
     "load_exception",
+    "reduce_without_init",
+    "refuses_attributes",
+    "summarize_parts",
     "without_frames",
 ]
 
@@ -61,7 +66,7 @@ def dump_exception(error: BaseException, where: str = "", also: Sequence[str] = 
     text = "\n".join([format_exception(error, where), *also])
     try:
         pickled, lost, reason = _dump_faithfully(error)
-    except Exception as problem:  # even reading the attributes of the exception raises
+    except BaseException as problem:  # even reading the attributes of the exception raises
         pickled, lost, reason = None, [], summarize_error(problem)
     if lost:
         text += f"\n(attributes of the exception that cannot be pickled and were left out: {', '.join(lost)})"
@@ -86,7 +91,7 @@ def load_exception(parts: Sequence[Any]) -> BaseException:
         raise SerializationError(f"what arrived is no exception of a call: {summarize_error(problem)}") from problem
     error = _load(type_name, message, pickled, reason)
     cause = RemoteTraceback(add_source_lines(text))
-    BaseException.__setattr__(error, "__cause__", cause)  # a frozen dataclass has a __setattr__ of its own
+    _BASE["__cause__"].__set__(error, cause)  # a frozen dataclass has a __setattr__ of its own
     for note in notes:
         add_note(error, note)
     return error
@@ -118,16 +123,58 @@ def join_exceptions(exceptions: Sequence[Sequence[Any]], note: str = "") -> list
         Parts for `load_exception`.
     """
     first, *others = [pickle.loads(parts[0]) for parts in exceptions]
-    type_name, message, text, pickled, reason = first
+    type_name, message, text, pickled, reason, *notes = first
     text = "\n\n".join([text, *(other[2] for other in others)])
-    notes = [note] if note else []
+    notes += [note] if note else []
     return [pickle.dumps((type_name, message, text, pickled, reason, *notes), PROTOCOL)]
+
+
+def summarize_parts(parts: Sequence[Any]) -> tuple[str, str]:
+    """Return the name of the type and the message of an exception that `dump_exception` pickled, without loading it."""
+    type_name, message, *_ = pickle.loads(parts[0])
+    return type_name, message
 
 
 def add_note(error: BaseException, note: str) -> None:
     """Add a note to an exception, as `BaseException.add_note` of Python 3.11 does."""
-    notes = error.__dict__.get("__notes__")
-    error.__dict__["__notes__"] = [*notes, note] if isinstance(notes, list) else [note]
+    attributes = _dict_of(error)
+    notes = attributes.get("__notes__")
+    attributes["__notes__"] = [*notes, note] if isinstance(notes, list) else [note]
+
+
+def copy_exception(error: BaseException) -> BaseException:
+    """Return a copy of an exception: equal in type, arguments, attributes, notes and cause, but without a traceback.
+
+    An exception belongs to one future: each `raise` of it adds frames, and with them the data of the frames, to its
+    traceback. The copy is made without any code of the exception's class, which may take other arguments than it has
+    passed to its base class, refuse to be changed, or answer to any attribute. Attributes are shared with the original.
+
+    Raises:
+        TypeError: Its arguments were replaced by others that its built-in base class does not take.
+    """
+    args = _BASE["args"].__get__(error)
+    copy = _builtin_base(type(error)).__new__(type(error), *args)
+    for member, value in _members_with_values(error):
+        try:
+            member.__set__(copy, value)
+        except (AttributeError, TypeError):  # read-only: `__new__` has set it
+            pass
+    for name in ("args", "__cause__", "__suppress_context__"):
+        _BASE[name].__set__(copy, _BASE[name].__get__(error))
+    attributes = _dict_of(copy)
+    attributes.update(_dict_of(error))
+    if isinstance(attributes.get("__notes__"), list):
+        attributes["__notes__"] = [*attributes["__notes__"]]
+    return copy
+
+
+_BASE: Any = BaseException.__dict__
+"""The descriptors of what every exception has. They run no code of its class."""
+
+
+def _dict_of(error: BaseException) -> dict[str, Any]:
+    attributes: dict[str, Any] = _BASE["__dict__"].__get__(error)
+    return attributes
 
 
 def describe_place(error: BaseException) -> bytes:
@@ -159,8 +206,8 @@ def format_exception(error: BaseException, where: str = "") -> str:
     try:
         import traceback
 
-        lines = traceback.format_exception(type(error), error, _user_traceback(error.__traceback__))
-    except Exception as problem:  # even formatting the exception raises
+        lines = traceback.format_exception(type(error), error, _user_traceback(_BASE["__traceback__"].__get__(error)))
+    except BaseException as problem:  # even formatting the exception raises
         lines = [f"{type_name(type(error))} (its traceback cannot be shown: {type_name(type(problem))})\n"]
     return "".join([f"In {where}:\n" if where else "", *lines]).rstrip()
 
@@ -190,10 +237,12 @@ def without_frames(error: BaseException) -> BaseException:
     """Return the exception with the traceback of its cause as text. Frames would keep the call's arguments alive."""
     from pympipool.errors import RemoteTraceback
 
-    if error.__cause__ is not None and not isinstance(error.__cause__, RemoteTraceback):
-        error.__cause__ = RemoteTraceback(format_exception(error.__cause__))
-    error.__context__ = None
-    return error.with_traceback(None)
+    cause = _BASE["__cause__"].__get__(error)
+    if cause is not None and not isinstance(cause, RemoteTraceback):
+        _BASE["__cause__"].__set__(error, RemoteTraceback(format_exception(cause)))
+    _BASE["__context__"].__set__(error, None)
+    _BASE["__traceback__"].__set__(error, None)
+    return error
 
 
 # ---- pickling ----
@@ -226,10 +275,25 @@ class _WithoutInit:
     """An exception that is pickled so that it is rebuilt without a call of the `__new__` and `__init__` of its class."""
 
     def __init__(self, error: BaseException, attributes: dict[str, Any]) -> None:
-        self.rebuild_args = (type(error), error.args, attributes)
+        self.rebuild_args = (type(error), _BASE["args"].__get__(error), attributes)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _rebuild, self.rebuild_args
+
+
+def refuses_attributes(kind: type) -> bool:
+    """Return True for a class of exceptions that pickle cannot rebuild since it sets their attributes: frozen dataclasses."""
+    return (
+        issubclass(kind, BaseException)
+        and kind.__setattr__ is not BaseException.__setattr__
+        and kind.__reduce__ is BaseException.__reduce__
+        and kind.__setstate__ is BaseException.__setstate__
+    )
+
+
+def reduce_without_init(error: BaseException) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Reduce an exception so that no code of its class runs when it is rebuilt."""
+    return _WithoutInit(error, _attributes(error)).__reduce__()
 
 
 def _rebuild(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
@@ -248,7 +312,7 @@ def _set_attributes(error: BaseException, attributes: dict[str, Any]) -> None:
         try:
             BaseException.__setattr__(error, name, value)
         except (AttributeError, TypeError):  # there is a property of this name, or a member that is read-only
-            error.__dict__[name] = value
+            _dict_of(error)[name] = value
 
 
 class _Group:
@@ -300,19 +364,24 @@ def _members(error: BaseException, *, of_classes: bool) -> dict[str, Any]:
         of_classes: Only the `__slots__` of its classes. Otherwise also the fields of the built-in class.
     """
     found: dict[str, Any] = {}
+    for member, value in _members_with_values(error):
+        if not of_classes or member.__objclass__.__flags__ & _HEAP_TYPE:
+            found.setdefault(member.__name__, value)
+    return found
+
+
+def _members_with_values(error: BaseException) -> Iterator[tuple[Any, Any]]:
+    """Yield the descriptor and the value of each slot, and of each field of the built-in class."""
     for kind in type(error).__mro__:
-        if of_classes and not kind.__flags__ & _HEAP_TYPE:
-            continue
         for name, member in vars(kind).items():
-            if type(member) is not _MEMBER or name.startswith("__") or name in found:
+            if type(member) is not _MEMBER or name.startswith("__"):
                 continue
             try:
                 value = member.__get__(error, kind)
             except AttributeError:  # no value was set
                 continue
             if value is not None or kind.__flags__ & _HEAP_TYPE:  # a built-in class shows what was not set as None
-                found[name] = value
-    return found
+                yield member, value
 
 
 def _dump_faithfully(error: BaseException) -> tuple[bytes | None, list[str], str]:
@@ -331,7 +400,7 @@ def _dump_faithfully(error: BaseException) -> tuple[bytes | None, list[str], str
             pickled = _dump_in_band(value)
             if _equivalent(error, pickle.loads(pickled), lost):
                 return pickled, lost, ""
-        except Exception as problem:
+        except BaseException as problem:  # code of the exception may raise anything
             reason = reason or summarize_error(problem)
     return None, [], reason or "pickling and unpickling it changes it"
 
@@ -370,7 +439,7 @@ def _with_lost(group: _Group) -> tuple[_Group, list[str]]:
 
 
 def _attributes(error: BaseException) -> dict[str, Any]:
-    return {**_members(error, of_classes=isinstance(error, _GROUPS)), **error.__dict__}
+    return {**_members(error, of_classes=isinstance(error, _GROUPS)), **_dict_of(error)}
 
 
 def _without_unpicklable_attributes(error: BaseException) -> tuple[_WithoutInit, list[str]]:
@@ -388,7 +457,7 @@ def _picklable_attributes(error: BaseException) -> tuple[dict[str, Any], list[st
 def _is_picklable(value: object) -> bool:
     try:
         pickle.loads(_dump_in_band(value))
-    except Exception:
+    except BaseException:
         return False
     return True
 
