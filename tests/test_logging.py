@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import sys
+from concurrent.futures.process import BrokenProcessPool
 
 import psutil
 import pytest
@@ -114,7 +115,7 @@ def test_exceeded_run_time_max_warns(make_executor, gate, log):
 def test_failed_starts_are_logged_without_worker_output(make_block_executor, init, log):
     exe = make_block_executor(init_function=init)
     error = exe.submit(echo, 1).exception()
-    assert isinstance(error, ValueError if init is refuse else WorkerStartError)
+    assert isinstance(error, BrokenProcessPool if init is refuse else WorkerStartError)
     assert SECRET in str(error)  # the user learns of it from the exception
     assert messages(log, logging.ERROR)[0].startswith("no worker can be started: ")
 

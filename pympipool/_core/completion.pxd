@@ -15,6 +15,8 @@ cdef class Completion(CompletionSource):
     cdef object load_error
     cdef uint64_t lost         # number of calls that failed without an answer from a worker
     cdef unsigned long waiting_thread  # identity of the waiting thread that has acquired progress; 0: none has
+    cdef object requests           # deque of functions and arguments, see `call_soon`
+    cdef int running_requests      # number of those that run now: one can wait for another
     cdef object pending_callbacks  # queue of futures whose callbacks must be run; None ends the thread
     cdef readonly Mailbox continuations  # what follows from ends of calls; None ends its thread
     cdef unsigned long continuation_thread_id  # 0 until it runs
@@ -30,6 +32,7 @@ cdef class Completion(CompletionSource):
     cdef int progress_once(self) except -1
     cdef int pump(self) except -1
     cdef bint run_continuation(self, object function) except -1
+    cdef int run_requests(self) except -1
     cdef int deliver(self) except -1
     cdef int deliver_call(self, Call *call) except -1
     cdef int queue_callbacks(self, FutureCore future, bint has_callbacks) except -1

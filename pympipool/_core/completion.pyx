@@ -34,6 +34,7 @@ from pympipool._core.progress_engine cimport (
     request_completion, release_progress, wake_waiting_thread, pump_and_notify, acquire_progress, wait_for_completion,
 )
 
+from collections import deque
 from queue import SimpleQueue
 from time import monotonic, sleep
 
@@ -56,10 +57,13 @@ cdef class Completion(CompletionSource):
         self.load_error = load_error
         self.pending_callbacks = SimpleQueue()
         self.continuations = Mailbox()
+        self.requests = deque()
         self.signal_check_interval_s = SIGNAL_CHECK_INTERVAL_S
 
     def load(self, parts, is_error):
         if type(parts) is not list:
+            if is_error and callable(parts):
+                return parts()
             parts = [parts]
         return self.load_error(parts) if is_error else self.load_result(parts)
 
@@ -72,13 +76,21 @@ cdef class Completion(CompletionSource):
             future.submitted_ns = unique_now_ns()
 
     def fail(self, FutureCore future not None, error):
-        """End a future that has no call any more with an exception."""
+        """End a future that has no call any more with an exception.
+
+        Args:
+            error: The exception, which no other future has. Or a function without arguments that returns it: the thread
+                that reads the exception calls it.
+        """
         if future.status >= CANCELLED:
             return
         future.status = RUNNING  # cannot be cancelled from here on
         self.lost += 1
         self.note(future, FAILED)
-        self.queue_callbacks(future, future.set_error(error))
+        if isinstance(error, BaseException):
+            self.queue_callbacks(future, future.set_error(error))
+        else:
+            self.queue_callbacks(future, future.set_parts(error, True))
         wake_waiting_thread(&self.core)
 
     def cancel(self, FutureCore future not None):
@@ -87,11 +99,40 @@ cdef class Completion(CompletionSource):
             self.queue_callbacks(future, future.callbacks is not None)
             wake_waiting_thread(&self.core)
 
+    def fail_soon(self, FutureCore future not None, error):
+        """End a future like `fail`, but in the completion thread (see `call_soon`)."""
+        self.call_soon(self.fail, future, error)
+
+    def call_soon(self, function, *args):
+        """Call function(*args) in the completion thread.
+
+        For the supervisor, which must not run code of users: the end of a future releases what its call was given, and
+        calls that wait for it are sent.
+        """
+        self.requests.append((function, args))
+        request_completion(&self.core)
+
+    cdef int run_requests(self) except -1:
+        """Do what `call_soon` was given. A request counts as unfinished until it is done."""
+        while self.requests:
+            function, args = self.requests.popleft()
+            self.running_requests += 1
+            try:
+                function(*args)
+            except BaseException:
+                LOGGER.exception("unexpected failure in the completion thread")
+            finally:
+                self.running_requests -= 1
+            function = args = None
+            wake_waiting_thread(&self.core)
+        return 0
+
     @property
     def unfinished_count(self):
         """Number of calls that wait or run, and of results that are not set on their futures yet."""
         pthread_mutex_lock(&self.core.lock)
         count = self.core.waiting.length + self.core.done.length
+        count += len(self.requests) + self.running_requests
         for i in range(self.core.worker_count):
             count += self.core.workers[i].in_flight.length
         pthread_mutex_unlock(&self.core.lock)
@@ -145,11 +186,11 @@ cdef class Completion(CompletionSource):
         if me == self.continuation_thread_id:
             self.continue_until_done(future, deadline_s)
             return True
-        if self.waiting_thread != 0 and self.waiting_thread != me:
-            if me != self.completion_thread_id:
-                return False
+        if me == self.completion_thread_id:
             self.deliver_until_done(future, deadline_s)
             return True
+        if self.waiting_thread != 0 and self.waiting_thread != me:
+            return False
         cdef bint nested = self.waiting_thread == me  # a signal handler that waits for a future, for example
         self.waiting_thread = me
         acquire_progress(&self.core)
@@ -180,9 +221,10 @@ cdef class Completion(CompletionSource):
         return 0
 
     cdef int deliver_until_done(self, FutureCore future, double deadline_s) except -1:
-        """Wait in the completion thread while another thread makes progress, which leaves results for this thread."""
+        """Wait in the completion thread, where code of users waits for a future: go on with what only this thread does."""
         while future.status < CANCELLED and (deadline_s == 0 or monotonic() < deadline_s):
             self.deliver()
+            self.run_requests()
             sleep(COMPLETION_CHECK_S)
         return 0
 
@@ -212,7 +254,10 @@ cdef class Completion(CompletionSource):
             return 0
         self.pump()
         if self.core.done.first != NULL:
-            self.deliver()
+            if PyThread_get_thread_ident() == self.supervisor_thread_id:
+                request_completion(&self.core)
+            else:
+                self.deliver()
         return 0
 
     cdef bint try_cancel(self, FutureCore future) except -1:
@@ -377,7 +422,7 @@ cdef class Completion(CompletionSource):
 
     cdef int check_may_wait(self) except -1:
         cdef unsigned long me = PyThread_get_thread_ident()
-        if me == self.supervisor_thread_id or me == self.completion_thread_id:
+        if me in (self.supervisor_thread_id, self.completion_thread_id, self.continuation_thread_id):
             raise RuntimeError(WAITS_FOR_ITSELF)
         return 0
 

@@ -63,7 +63,7 @@ cdef class Dispatcher(Completion):
     cdef dict worker_metadata    # number of a worker -> its metadata for traces
     cdef uint64_t next_id
     cdef str closed              # the reason for rejecting new calls; None: they are accepted
-    cdef object broken           # the exception that every call ends with; None: calls run
+    cdef object broken           # makes the exception that every call ends with; None: calls run
     cdef bint killed             # every call that is submitted from now on is cancelled
     cdef list threads
 
@@ -160,6 +160,7 @@ cdef class Dispatcher(Completion):
                 stopping = self.core.stopping
                 try:
                     self.deliver()
+                    self.run_requests()
                     if self.core.corrupt:
                         self.core.corrupt = False
                         self.on_corruption()
@@ -344,15 +345,18 @@ cdef class Dispatcher(Completion):
         mailbox.post_counted(pending, member, function)
         return True
 
-    def fail_all(self, error):
-        """End the waiting calls, and all that will be submitted, with an exception."""
-        self.broken = error
-        self.fail_waiting(error)
+    def fail_all(self, make_error):
+        """End the waiting calls, and all that will be submitted, with an exception each, which make_error() returns."""
+        self.broken = make_error
+        self.fail_waiting(make_error)
 
-    def fail_waiting(self, error):
-        """End the waiting calls with an exception."""
+    def fail_waiting(self, make_error):
+        """End the waiting calls soon, with an exception each, which make_error() returns."""
+        self.call_soon(self._fail_waiting, make_error)
+
+    def _fail_waiting(self, make_error):
         for future in self.drain_waiting(FAILED):
-            self.fail(future, error)
+            self.fail(future, make_error)
 
     def submit(self, FutureCore future not None, FunctionHandle function, list parts not None,
                *, attempts=0, worker=None, bint admitted=False):

@@ -282,6 +282,11 @@ cdef class FutureCore(ListenedFuture):
         except Exception:
             return self.result()  # raises the failure, with the traceback that `result` gives it
 
+    @property
+    def pending_error(self):
+        """The function that makes the exception of this future when it is read (see `Completion.fail`), or None."""
+        return self.parts if self.is_error and callable(self.parts) else None
+
     def pickled_result(self):
         """Return the result as it was received, [pickle, *buffers], or None if it was unpickled already."""
         if self.status != FINISHED or self.is_error or self.parts is None:

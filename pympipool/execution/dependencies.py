@@ -2,7 +2,7 @@
 
     submit ─► find_futures: none (nearly always) ─► send the call now
                             some ─► InputWaiter ─► all have results ─► resolve ─► send the call
-                                                   one has failed  ─► fail the call with the same exception, immediately
+                                                   one has failed  ─► fail the call with its InputError, immediately
                                                    one is cancelled ─► cancel the call, immediately
 
 Futures are searched for among the arguments and, to any depth, in lists, tuples (also named tuples), sets, frozensets
@@ -16,7 +16,8 @@ of users: what Ctrl-C interrupts there leaves no call half done.
 
 A call whose input failed fails with a copy of the input's exception: `except` clauses written for the function that
 raises it work for everything that is computed from it, as they would if the functions called each other. The
-`__cause__` of the copy is the exception that was raised first, however long the chain.
+`__cause__` of the copy is the exception that was raised first, however long the chain. The copy is made by the thread that
+reads it: unpickling the input's exception may run any code of the user.
 """
 
 from __future__ import annotations
@@ -26,17 +27,19 @@ import functools
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pympipool._core.sequences import all_types_in
 from pympipool.errors import DependencyError
+from pympipool.serialization.exceptions import add_note, copy_exception
 
 if TYPE_CHECKING:
     from pympipool._core.mailbox import Mailbox
 
-__all__ = ["InputWaiter", "find_futures", "resolve", "result_of"]
+__all__ = ["InputError", "InputWaiter", "find_futures", "has_result", "is_cancelled", "resolve", "result_of"]
 
-Callback: TypeAlias = "Callable[[BaseException | None, bool], object]"
+Callback: TypeAlias = "Callable[[Future[Any] | None], object]"
+
 
 _ATOMIC_TYPES = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
 """Types that contain no futures. Most arguments are of these types."""
@@ -107,8 +110,7 @@ class InputWaiter:
     Args:
         futures: At least one future.
         callback: Called once, in the mailbox's thread, as soon as all futures have results or one of them failed or was
-            cancelled. Gets (None, False) if all have results. Gets (exception, False) if one failed: a copy of its
-            exception, with the original as `__cause__`. Gets (None, True) if one was cancelled.
+            cancelled. Gets None if all have results, else the future that failed or was cancelled.
         mailbox: The mailbox of the thread that calls back.
     """
 
@@ -151,9 +153,8 @@ class InputWaiter:
 
     def _on_done(self, future: Future[Any]) -> None:
         self._left -= 1
-        if self._failed is None and not getattr(future, "has_result", False):
-            if _is_cancelled(future) or _exception_of(future) is not None:
-                self._failed = future
+        if self._failed is None and not has_result(future):
+            self._failed = future
         self._call_back()
 
     def _call_back(self) -> None:
@@ -163,13 +164,25 @@ class InputWaiter:
         self._callback = self._failed = None  # call it once; the other futures keep nothing of the call alive
         self._futures = []
         self._foreign.clear()
-        if failed is None:
-            callback(None, False)
-        elif _is_cancelled(failed):
-            callback(None, True)
-        else:
-            error = _exception_of(failed)
-            callback(None if error is None else _copy_with_cause(error), False)
+        callback(failed)
+
+
+def has_result(future: Future[Any]) -> bool:
+    """Return True if a future, which is done, has neither failed nor was it cancelled."""
+    known: bool | None = getattr(future, "has_result", None)
+    if known is not None:
+        return known  # our own futures know that without unpickling the result
+    try:
+        return not is_cancelled(future) and _exception_of(future) is None
+    except BaseException:  # a future of another class may raise anything
+        return False
+
+
+def is_cancelled(future: Future[Any]) -> bool:
+    """Return True if a future, which is done, was cancelled."""
+    if _is_standard(future):
+        return future._state in _DONE and future._state != "FINISHED"
+    return future.cancelled()
 
 
 def result_of(future: Future[Any]) -> Any:
@@ -181,18 +194,8 @@ def _is_done(future: Future[Any]) -> bool:
     return future._state in _DONE if _is_standard(future) else future.done()
 
 
-def _is_cancelled(future: Future[Any]) -> bool:
-    if _is_standard(future):
-        return future._state in _DONE and future._state != "FINISHED"
-    return future.cancelled()
-
-
 def _exception_of(future: Future[Any]) -> BaseException | None:
-    """Return the exception of a future that is done and was not cancelled."""
-    try:
-        return future._exception if _is_standard(future) else future.exception()
-    except BaseException as error:  # unpickling the exception may raise anything, and so may a future of another class
-        return error
+    return future._exception if _is_standard(future) else future.exception()
 
 
 _DONE = frozenset({"CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED"})
@@ -209,38 +212,45 @@ def _is_standard(future: Future[Any]) -> bool:
 
 
 _IS_COPY = "_pympipool_copy"
-"""Attribute that marks an exception as a copy made by `_copy_with_cause`."""
+"""Attribute that marks an exception as a copy made by `InputError`."""
+
+
+class InputError:
+    """The error of a call whose input has failed. A call returns a new copy of the input's exception.
+
+    Args:
+        future: The input. It has ended with an exception, or its result cannot be unpickled.
+    """
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: Future[Any]) -> None:
+        error_of_input = getattr(future, "pending_error", None)
+        # Along a chain, refer to the call that failed first: else a long one would be followed by recursion.
+        self._future: Future[Any] = error_of_input._future if type(error_of_input) is InputError else future
+
+    def __call__(self) -> BaseException:
+        """Return a copy of the input's exception, whose `__cause__` is the exception that was raised first."""
+        try:
+            error = _exception_of(self._future)
+        except Exception as problem:  # a future of another class may raise here
+            error = problem
+        return _copy_with_cause(error or DependencyError("an input of the call failed"))
 
 
 def _copy_with_cause(error: BaseException) -> BaseException:
-    """Return a copy of an input's exception, whose `__cause__` is the exception that was raised first."""
     origin = error
-    if getattr(error, _IS_COPY, False) and error.__cause__ is not None:
-        origin = error.__cause__
+    cause = BaseException.__dict__["__cause__"].__get__(error)
+    if cause is not None and _IS_COPY in BaseException.__dict__["__dict__"].__get__(error):
+        origin = cause
     try:
-        clone = _clone_exception(origin)
-        if type(clone) is not type(origin) or str(clone) != str(origin):
-            raise TypeError("the copy differs from the original")
-        notes = [*getattr(origin, "__notes__", [])]
-    except Exception:  # its __init__ takes other arguments, or it holds something that cannot be copied
-        clone, notes = DependencyError(f"an input of the call failed: {type(origin).__name__}"), []
-    clone.__dict__[_IS_COPY] = True
-    clone.__dict__["__notes__"] = [*notes, "This is the error of an input; the call itself did not run."]
-    clone.__cause__ = origin
-    return clone
-
-
-def _clone_exception(error: BaseException) -> BaseException:
-    """Return a copy of an exception, made with its own `__reduce_ex__`.
-
-    `copy.copy` would use `copyreg`, where tblib, and with it dask, registers reducers for all exceptions: the copies
-    they make share their attributes with the original.
-    """
-    kind, args, *state = cast("tuple[Any, ...]", error.__reduce_ex__(2))
-    clone: BaseException = kind(*args)
-    if state:
-        clone.__setstate__(*state)
-    return clone
+        copy = copy_exception(origin)
+    except Exception:
+        copy = DependencyError(f"an input of the call failed: {type(origin).__name__}")
+    BaseException.__dict__["__dict__"].__get__(copy)[_IS_COPY] = True
+    BaseException.__dict__["__cause__"].__set__(copy, origin)
+    add_note(copy, "This is the error of an input; the call itself did not run.")
+    return copy
 
 
 # ---- finding and replacing ----

@@ -32,7 +32,15 @@ from pympipool._util.reprs import callable_name
 from pympipool._util.service_threads import must_not_wait
 from pympipool.errors import SerializationError
 from pympipool.execution import trace_registry
-from pympipool.execution.dependencies import InputWaiter, find_futures, resolve, result_of
+from pympipool.execution.dependencies import (
+    InputError,
+    InputWaiter,
+    find_futures,
+    has_result,
+    is_cancelled,
+    resolve,
+    result_of,
+)
 from pympipool.execution.function_cache import FunctionTable
 from pympipool.serialization import payload
 from pympipool.serialization.exceptions import load_exception, without_frames
@@ -350,26 +358,28 @@ class Engine:
         for blocked in list(self._blocked):
             blocked.inputs.recheck()
 
-    def _on_inputs_done(self, blocked: BlockedCall, error: BaseException | None, cancelled: bool) -> None:
+    def _on_inputs_done(self, blocked: BlockedCall, failed: StandardFuture[Any] | None) -> None:
         try:
-            self._unblock(blocked, error, cancelled)
-        except BaseException as failure:  # unpickling an input may raise anything, SystemExit for example
-            self.dispatcher.fail(blocked.future, failure)
+            self._unblock(blocked, failed)
+        except BaseException as problem:  # unpickling an input may raise anything, SystemExit for example
+            inputs = find_futures(blocked.args, blocked.kwargs)
+            failed = next((future for future in inputs if not has_result(future)), None)
+            self.dispatcher.fail(blocked.future, without_frames(problem) if failed is None else InputError(failed))
         finally:
             self._blocked.pop(blocked, None)
             self.dispatcher.wake_waiting_thread()
 
-    def _unblock(self, blocked: BlockedCall, error: BaseException | None, cancelled: bool) -> None:
+    def _unblock(self, blocked: BlockedCall, failed: StandardFuture[Any] | None) -> None:
         """Send a call whose inputs are done. Fail or cancel it if an input failed or was cancelled."""
         if blocked.future.done():
             return  # the user cancelled it meanwhile
-        if cancelled:
-            self.dispatcher.cancel(blocked.future)
-        elif error is not None:
-            self.dispatcher.fail(blocked.future, error)
-        else:
+        if failed is None:
             args, kwargs = resolve(blocked.args, blocked.kwargs, _result_or_pickled)
             self._send(blocked.future, blocked.fn, args, kwargs, blocked.resources, admitted=True)
+        elif is_cancelled(failed):
+            self.dispatcher.cancel(blocked.future)
+        else:
+            self.dispatcher.fail(blocked.future, InputError(failed))
 
     def blocked_count(self) -> int:
         """Return the number of calls that wait for results of others, without those cancelled meanwhile."""

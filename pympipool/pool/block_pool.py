@@ -11,22 +11,36 @@ submitted later fail with the reason. A shortage of the system does not break it
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pympipool._util.service_threads import ServiceLogger
 from pympipool.pool.base import IDLE_CHECK_S, BasePool
-from pympipool.pool.failures import log_exit, redacted_summary, start_error, state_lost_error, worker_died_error
+from pympipool.pool.failures import (
+    init_function_error,
+    log_exit,
+    one_for_each_call,
+    redacted_summary,
+    start_error,
+    state_lost_error,
+    with_note,
+    worker_died_error,
+)
+from pympipool.pool.reported_error import ReportedError
 from pympipool.pool.shortages import OutageError, Shortage, shortage_error, shortage_of
 from pympipool.pool.timeouts import watch_run_time
 from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, WorkerHandle
-from pympipool.serialization.exceptions import STATE_LOST_NOTE, add_note, without_frames
+from pympipool.serialization.exceptions import STATE_LOST_NOTE, without_frames
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pympipool._core.calls import FunctionHandle
     from pympipool._core.dispatcher import Dispatcher
     from pympipool._core.future import Future
     from pympipool.backends.spawner import Spawner
     from pympipool.pool.event_loop import Timer
+    from pympipool.pool.reported_error import Failure
     from pympipool.resources import ResourceAllocator, Resources
 
 LOGGER = ServiceLogger("pympipool.pool")
@@ -76,7 +90,7 @@ class BlockPool(BasePool["Spawner"]):
         self.replaces_state = replaces_state
         self.resources = resources
         self.allocator = allocator
-        self.broken: BaseException | None = None
+        self.broken: Callable[[], BaseException] | None = None  # makes the error of each call
         self._closing = False
         self._failed_rounds = 0  # since a worker was ready
         self._shortage = Shortage()
@@ -157,7 +171,7 @@ class BlockPool(BasePool["Spawner"]):
         self.dispatcher.add_worker(worker.number, worker.link.segment, about=worker.trace_metadata())
         watch_run_time(self.supervisor, self.dispatcher, worker, self.resources.run_time_max)
 
-    def _start_failed(self, error: BaseException, worker: WorkerHandle | None) -> None:
+    def _start_failed(self, error: Failure, worker: WorkerHandle | None) -> None:
         has_reported_why = worker is not None and worker.start_error is not None
         serving = any(other.state is State.SERVING for other in self.supervisor.workers.values())
         shortage = shortage_of(error)
@@ -173,12 +187,12 @@ class BlockPool(BasePool["Spawner"]):
         LOGGER.warning("a worker did not start, and is started again: %s", redacted_summary(error))
         self._restart_after(min(RESTART_DELAY_S * 2**self._failed_rounds, RESTART_DELAY_MAX_S))
 
-    def _wait_out(self, shortage: str, error: BaseException, *, others_run: bool) -> None:
+    def _wait_out(self, shortage: str, error: Failure, *, others_run: bool) -> None:
         """Try again after a pause. Fail the calls that wait if the shortage lasts too long."""
         LOGGER.warning("a worker did not start, because %s, and is started again", shortage)
         pause_s = self._shortage.attempt_failed(others_run=others_run, is_outage=isinstance(error, OutageError))
         if self._shortage.lasts_too_long:
-            self.dispatcher.fail_waiting(shortage_error(shortage, error))
+            self.dispatcher.fail_waiting(partial(shortage_error, shortage, error))
         self._restart_after(pause_s)
 
     def _restart_after(self, delay_s: float) -> None:
@@ -186,12 +200,15 @@ class BlockPool(BasePool["Spawner"]):
         if self._restart is None or self._restart.function is None:
             self._restart = self.loop.call_later(delay_s, self._start_missing)
 
-    def _mark_broken(self, error: BaseException) -> None:
+    def _mark_broken(self, error: Failure) -> None:
         LOGGER.error("no worker can be started: %s", redacted_summary(error))
-        self.broken = error
+        if isinstance(error, ReportedError) and self.supervisor.settings["init_function"] is not None:
+            self.broken = partial(init_function_error, error)
+        else:
+            self.broken = one_for_each_call(error)
         for worker in list(self.supervisor.workers.values()):
             self.supervisor.end_worker(worker)
-        self.dispatcher.fail_all(error)
+        self.dispatcher.fail_all(self.broken)
 
     # ---- resizing ----
 
@@ -242,15 +259,15 @@ class BlockPool(BasePool["Spawner"]):
         for future in interrupted:
             error = worker.kill_reason or worker_died_error(worker, future)
             if loses_state:
-                add_note(error, STATE_LOST_NOTE)
-            self.dispatcher.fail(future, error)
+                error = with_note(error, STATE_LOST_NOTE)
+            self.dispatcher.fail_soon(future, error)
         if loses_state and not self.replaces_state:
             LOGGER.error("worker %d ended with its state, and on_worker_replaced is 'fail'", worker.number)
-            self.broken = state_lost_error(worker)  # calls that run on other workers go on
+            self.broken = partial(state_lost_error, worker.number)  # calls that run on other workers go on
         if self.broken is not None:
             self.dispatcher.fail_all(self.broken)  # calls that were put back in the queue
         if self._closing:
-            self.dispatcher.cancel_waiting()  # there are such calls only after `kill`
+            self.dispatcher.call_soon(self.dispatcher.cancel_waiting)  # there are such calls only after `kill`
             self._close_if_empty()
             return
         if worker.number in self._retiring:

@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 from concurrent.futures import BrokenExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pympipool.errors import WorkerDied, WorkerStartError
+from pympipool.pool.reported_error import ReportedError
 from pympipool.pool.shortages import OutageError
+from pympipool.serialization.exceptions import add_note, copy_exception, join_exceptions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Future
 
     from pympipool._util.service_threads import ServiceLogger
+    from pympipool.pool.reported_error import Failure
     from pympipool.pool.worker_handle import WorkerHandle
+
+
+def with_note(failure: Failure, note: str) -> Failure:
+    """Return a failure with a note added to its exception."""
+    if isinstance(failure, ReportedError):
+        return ReportedError(join_exceptions([failure.parts], note))
+    add_note(failure, note)
+    return failure
+
+
+def one_for_each_call(failure: Failure) -> Callable[[], BaseException]:
+    """Return a function that returns a new exception for each call that a failure ends."""
+    return failure if isinstance(failure, ReportedError) else partial(copy_exception, failure)
+
+
+def init_function_error(reported: ReportedError) -> BaseException:
+    """Return the error of a call on an executor whose init_function has raised; the cause is what it has raised."""
+    from concurrent.futures.process import BrokenProcessPool  # takes 15 ms
+
+    error = BrokenProcessPool(
+        f"init_function failed, so this executor runs no calls: {reported.type_name}: {reported.message}"
+    )
+    error.__cause__ = reported()
+    return error
 
 
 def worker_died_error(worker: WorkerHandle, future: Future[Any] | None) -> WorkerDied:
@@ -31,10 +60,10 @@ def worker_died_error(worker: WorkerHandle, future: Future[Any] | None) -> Worke
     )
 
 
-def state_lost_error(worker: WorkerHandle) -> BrokenExecutor:
-    """Return the error of all calls after the end of a worker that had state and is not replaced."""
+def state_lost_error(number: int) -> BrokenExecutor:
+    """Return the error of a call after the end of a worker, with this number, that had state and is not replaced."""
     return BrokenExecutor(
-        f"worker {worker.number} has ended, and what init_function and earlier calls had left in its memory is lost. This"
+        f"worker {number} has ended, and what init_function and earlier calls had left in its memory is lost. This"
         " call did not run, because on_worker_replaced='fail'. Start a new Executor, and rebuild the state there"
     )
 
@@ -66,12 +95,14 @@ def log_exit(logger: ServiceLogger, worker: WorkerHandle, *, expected: bool) -> 
     logger.warning("%s", without_output)
 
 
-def redacted_summary(error: BaseException) -> str:
+def redacted_summary(error: Failure) -> str:
     """Summarize an error without text of user code, which may contain data: our own reason, else only the error's type."""
+    if isinstance(error, ReportedError):
+        return error.type_name
     return error.reason if isinstance(error, WorkerStartError) else type(error).__name__
 
 
-def start_error(worker: WorkerHandle) -> BaseException:
+def start_error(worker: WorkerHandle) -> Failure:
     """Return why a worker did not get ready: what it or its helper reported, else how it ended."""
     known = worker.start_error or worker.process.start_failure
     if known is not None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pympipool._core.dispatcher import Dispatcher
     from pympipool._core.future import Future
     from pympipool.backends.spawner import Spawner
+    from pympipool.pool.reported_error import Failure
     from pympipool.resources import Allocation, ResourceAllocator, Resources
 
 LOGGER = ServiceLogger("pympipool.pool")
@@ -194,7 +195,7 @@ class PerCallPool(BasePool[CallSpawners]):
     def _fail(self, call: QueuedCall, error: BaseException) -> None:
         """Fail a call unless it has ended; that posts `_call_ended`."""
         if (future := call.future) is not None:
-            self.dispatcher.fail(future, error)
+            self.dispatcher.fail_soon(future, error)
 
     def _start_next(self) -> None:
         """Start workers for as many waiting calls as there are free resources."""
@@ -220,10 +221,10 @@ class PerCallPool(BasePool[CallSpawners]):
         if shortage is not None and self._wait_out(shortage, error):
             self._retry(call, allocation)
             return
-        self.dispatcher.fail(future, error if shortage is None else shortage_error(shortage, error))
+        self.dispatcher.fail_soon(future, error if shortage is None else shortage_error(shortage, error))
         self.allocator.release(allocation)
 
-    def _wait_out(self, shortage: str, error: BaseException) -> bool:
+    def _wait_out(self, shortage: str, error: Failure) -> bool:
         """Start no worker for a while; return False if the shortage lasts too long for calls to wait."""
         if self._killed:
             return False
@@ -290,7 +291,8 @@ class PerCallPool(BasePool[CallSpawners]):
             self._retry(call, call.allocation)
         else:
             for future in interrupted:
-                self.dispatcher.fail(future, worker.kill_reason or worker_died_error(worker, future))
+                error = worker.kill_reason or worker_died_error(worker, future)
+                self.dispatcher.fail_soon(future, error)
             if worker.state_before_end is State.STARTING:
                 error = start_error(worker)
                 if worker.start_error is None and (shortage := shortage_of(error)) is not None:
@@ -300,7 +302,7 @@ class PerCallPool(BasePool[CallSpawners]):
                     self.dispatcher.cancel(waiting)
                 elif waiting is not None and not waiting.done():
                     LOGGER.warning("worker %d did not start: %s", worker.number, redacted_summary(error))
-                    self.dispatcher.fail(waiting, error)  # without effect if it is cancelled meanwhile
+                    self.dispatcher.fail_soon(waiting, error)  # without effect if it is cancelled meanwhile
             self.allocator.release(call.allocation)
         if worker.state_before_end is State.STARTING:
             self._start_next()

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from pympipool._util.import_path import import_path
+from pympipool._util.reprs import summarize_error
 from pympipool._util.service_threads import ServiceLogger
 
 LOGGER = ServiceLogger("pympipool.pool")
@@ -38,8 +39,8 @@ def pickled_script_object(name: str) -> bytes | None:
         return None
     try:
         pickled = dump(names[name])
-    except Exception as error:
-        LOGGER.warning("a worker looks for %s of the script, which cannot be pickled: %r", name, error)
+    except BaseException as error:  # code of the object's class may raise anything
+        LOGGER.warning("a worker looks for %s of the script, which cannot be pickled: %s", name, summarize_error(error))
         return None
     if len(pickled) > _LARGEST_OBJECT:
         LOGGER.warning("a worker looks for %s of the script, which refers to %s bytes", name, len(pickled))

@@ -11,9 +11,14 @@ from __future__ import annotations
 import errno
 import os
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from pympipool._util.clocks import RunningClock
 from pympipool.errors import WorkerStartError
+from pympipool.pool.reported_error import ReportedError
+
+if TYPE_CHECKING:
+    from pympipool.pool.reported_error import Failure
 
 SHORTAGE_TIMEOUT_S = 60.0
 """Time for which calls wait for a shortage to pass while no worker of their executor runs."""
@@ -60,8 +65,15 @@ _CAUSES_MAX = 10
 """Causes of an error that are followed at most: user code could close the chain to a circle."""
 
 
-def shortage_of(error: BaseException) -> str | None:
+_REPORTED_TYPES = frozenset({"OSError", "BlockingIOError", "MemoryError", "RuntimeError"})
+"""Types of an exception that a worker has reported, and that may tell of a shortage by its message."""
+
+
+def shortage_of(error: Failure) -> str | None:
     """Return what there was too little of when a worker did not start; None if it did not start for another reason."""
+    if isinstance(error, ReportedError):
+        text = f"{error.type_name}: {error.message}" if error.type_name in _REPORTED_TYPES else ""
+        return next((name for words, name in _TEXTS.items() if words in text), None)
     cause: BaseException | None = error
     for _ in range(_CAUSES_MAX):
         if isinstance(cause, OutageError):
@@ -125,7 +137,7 @@ class Shortage:
         return self._clock is not None and self._clock.elapsed() > SHORTAGE_TIMEOUT_S
 
 
-def shortage_error(name: str, error: BaseException) -> WorkerStartError:
+def shortage_error(name: str, error: Failure) -> WorkerStartError:
     """Return the error of a call for which no worker was started because of a shortage.
 
     Args:
@@ -138,7 +150,10 @@ def shortage_error(name: str, error: BaseException) -> WorkerStartError:
             " again",
             last_stderr=error.last_stderr,
         )
-    reason = error.reason if isinstance(error, WorkerStartError) else str(error)
+    if isinstance(error, ReportedError):
+        reason = error.message
+    else:
+        reason = error.reason if isinstance(error, WorkerStartError) else str(error)
     last_stderr = error.last_stderr if isinstance(error, WorkerStartError) else ()
     return WorkerStartError(
         f"no worker could be started for {SHORTAGE_TIMEOUT_S:g} s, because {name}: {reason}. Later calls are"

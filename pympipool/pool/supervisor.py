@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pympipool._util.clocks import CHECK_INTERVAL_S, RunningClock
 from pympipool._util.exit_codes import process_state
-from pympipool._util.service_threads import ServiceLogger
+from pympipool._util.service_threads import ServiceLogger, ServiceThread
 from pympipool._util.signals import SigpipeBlocked
 from pympipool.backends.spawner import LaunchRequest, WorkerProcess
 from pympipool.errors import WorkerStartError, signal_name
 from pympipool.pool.event_loop import EventLoop, Timer
 from pympipool.pool.failures import start_error
 from pympipool.pool.output import OutputWriter
+from pympipool.pool.reported_error import ReportedError
 from pympipool.pool.script_context import pickled_script_object, script_context
 from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, WorkerHandle
-from pympipool.serialization.exceptions import load_exception
 from pympipool.transport.control_server import SEND_TIMEOUT_S, Connection, HandshakeError, Listener, PeerClosed
 from pympipool.transport.frames import Frame
 from pympipool.transport.shm import ShmLink
@@ -36,6 +36,7 @@ from pympipool.transport.shm import ShmLink
 if TYPE_CHECKING:
     from pympipool._core.ring import Segment
     from pympipool.backends.spawner import Helper, Spawner
+    from pympipool.pool.reported_error import Failure
     from pympipool.resources import Resources
 
 LOGGER = ServiceLogger("pympipool.pool")
@@ -207,7 +208,7 @@ class Supervisor:
 
         self.loop.call_later(delay_s, check_again)
 
-    def end_worker(self, worker: WorkerHandle, *, reason: BaseException | None = None, grace_s: float = 0.0) -> None:
+    def end_worker(self, worker: WorkerHandle, *, reason: Failure | None = None, grace_s: float = 0.0) -> None:
         """Kill a worker's processes.
 
         Args:
@@ -326,7 +327,7 @@ class Supervisor:
                     LOGGER.info("worker %d is ready on %s (pid %s)", worker.number, worker.host, worker.pid)
                     self.events.on_ready(worker)
             case ("start_failed", parts):
-                worker.start_error = worker.start_error or load_exception(parts)
+                worker.start_error = worker.start_error or ReportedError(parts)
                 worker.read_output_to_end()
                 # It exits by itself, unless init_function left a thread behind, or an exit function that never returns.
                 self.loop.call_later(WORKER_EXIT_GRACE_S, lambda: self.end_worker(worker), worker.timers)
@@ -336,7 +337,7 @@ class Supervisor:
             case ("resource_tracker",):
                 self._share_resource_tracker(worker, rank)
             case ("script_object", name):
-                self._send(worker, rank, ("script_object", pickled_script_object(name)))
+                self._look_up_script_object(worker, rank, name)
             case ("exiting", reason):
                 worker.exit_reason = reason
                 worker.read_output_to_end()
@@ -357,6 +358,19 @@ class Supervisor:
             LOGGER.warning("the resource tracker of multiprocessing does not start: %r", error)
             tracker = None
         self._send(worker, rank, ("resource_tracker",), () if tracker is None else (tracker,))
+
+    def _look_up_script_object(self, worker: WorkerHandle, rank: int, name: str) -> None:
+        """Send a rank a class or function of the script, pickled in a thread of its own: that may run code of the user."""
+
+        def look_up() -> None:
+            pickled = pickled_script_object(name)
+            self.loop.call(lambda: self._send(worker, rank, ("script_object", pickled)))
+
+        try:
+            ServiceThread("pympipool_script_object", look_up, may_wait=True).start()
+        except RuntimeError as error:  # no more threads
+            LOGGER.warning("a worker looks for %s of the script, which cannot be pickled now: %s", name, error)
+            self._send(worker, rank, ("script_object", None))
 
     def _send(self, worker: WorkerHandle, rank: int, frame: Frame, descriptors: tuple[int, ...] = ()) -> None:
         """Send a frame to a rank, or as much of it as the rank has room for now, and the rest later."""

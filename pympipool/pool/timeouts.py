@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pympipool._util.service_threads import ServiceLogger
-from pympipool.serialization.exceptions import load_exception
+from pympipool.pool.reported_error import ReportedError
+from pympipool.serialization.exceptions import join_exceptions
 
 if TYPE_CHECKING:
     from pympipool._core.dispatcher import Dispatcher
@@ -32,10 +33,8 @@ def watch_for_stuck_ranks(supervisor: Supervisor, dispatcher: Dispatcher, worker
             return
         ranks = sorted(errors)
         LOGGER.warning("worker %d: ranks %s raised, the others do not come back", worker.number, ranks)
-        error, *others = (load_exception(errors[rank]) for rank in ranks)
-        for other in others:
-            add_traceback(error, other)
-        supervisor.end_worker(worker, reason=error)
+        reported = ReportedError(join_exceptions([errors[rank] for rank in ranks]))
+        supervisor.end_worker(worker, reason=reported)
 
     if len(worker.rank_errors[call]) == 1:
         supervisor.loop.call_later(COLLECTIVE_GRACE_S, end_if_stuck, worker.timers)
@@ -55,9 +54,3 @@ def watch_run_time(supervisor: Supervisor, dispatcher: Dispatcher, worker: Worke
         supervisor.end_worker(worker, reason=TimeoutError(f"the call ran longer than run_time_max={limit_s} s"))
 
     supervisor.loop.call_later(limit_s, check, worker.timers)
-
-
-def add_traceback(error: BaseException, other: BaseException) -> None:
-    """Append another rank's traceback to the error's own."""
-    if error.__cause__ is not None and other.__cause__ is not None:
-        error.__cause__ = type(error.__cause__)(f"{error.__cause__}\n{other.__cause__}")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pympipool.backends.spawner import LaunchRequest, WorkerProcess
     from pympipool.pool.event_loop import EventLoop, Timer
     from pympipool.pool.output import OutputWriter
+    from pympipool.pool.reported_error import Failure
     from pympipool.transport.control_server import Connection
     from pympipool.transport.shm import ShmLink
 
@@ -83,7 +84,7 @@ class WorkerHandle:
         self.connections: dict[int, Connection] = {}
         self.ready_ranks: dict[int, dict[str, Any]] = {}
         self.start_round = 0
-        self.start_error: BaseException | None = None
+        self.start_error: Failure | None = None
         self.rank_errors: dict[int, dict[int, list[Any]]] = {}
         self.exit_reason: str | None = None
         self.first_failed_rank: int | None = None
@@ -92,7 +93,7 @@ class WorkerHandle:
         self.was_killed = False
         self.process_ended = False
         self.stderr_tail: deque[str] = deque(maxlen=STDERR_LINES)
-        self.kill_reason: BaseException | None = None
+        self.kill_reason: Failure | None = None
         self.assignment: Any = None
         self.timers: set[Timer] = set()
         self.outputs = [

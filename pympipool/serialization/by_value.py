@@ -23,11 +23,8 @@ from pympipool._core import instances
 from pympipool._core.instances import find_definition
 from pympipool.serialization.classes import find_class, load_class, reduce_class
 from pympipool.serialization.definitions import make_definition
-from pympipool.serialization.reducers import SCRIPT_REDUCERS, ScriptPickler, reducer_of
-from pympipool.serialization.classes import reduce_class
-from pympipool.serialization.definitions import find_definition, make_definition
 from pympipool.serialization.exceptions import reduce_without_init, refuses_attributes
-from pympipool.serialization.reducers import ScriptPickler, reducer_of
+from pympipool.serialization.reducers import SCRIPT_REDUCERS, ScriptPickler, reducer_of
 from pympipool.serialization.reloads import notice_reload
 
 PROTOCOL = 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import collections
 import dataclasses
 import gc
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pympipool.errors import DependencyError, RemoteTraceback, WorkerDied
-from pympipool.execution.dependencies import InputWaiter, find_futures, resolve
+from pympipool.execution.dependencies import InputError, InputWaiter, find_futures, resolve
 
 Pair = collections.namedtuple("Pair", "left right")
 
@@ -223,10 +224,10 @@ def when_all_done(futures, callback):
 
 
 class Calls(list):
-    """A callback that records its arguments."""
+    """A callback that records its argument."""
 
-    def __call__(self, error, was_cancelled):
-        self.append((error, was_cancelled))
+    def __call__(self, failed):
+        self.append(failed)
 
 
 def test_callback_runs_once_after_the_last_future():
@@ -236,13 +237,13 @@ def test_callback_runs_once_after_the_last_future():
     for future in futures:
         assert calls == []
         future.set_result(None)
-    assert calls == [(None, False)]
+    assert calls == [None]
 
 
 def test_finished_futures_call_back_immediately():
     calls = Calls()
     when_all_done([done(1), done(2)], calls)
-    assert calls == [(None, False)]
+    assert calls == [None]
 
 
 def test_only_the_first_failure_calls_back():
@@ -252,16 +253,14 @@ def test_only_the_first_failure_calls_back():
     assert len(calls) == 1
     futures[0].set_exception(KeyError("later"))
     futures[2].set_result(1)
-    ((error, was_cancelled),) = calls
-    assert (type(error), str(error), was_cancelled) == (ValueError, "wrong", False)
-    assert error.__cause__ is futures[1].exception()
+    assert calls == [futures[1]]
 
 
 def test_cancelled_input_calls_back_immediately():
     futures, calls = [Future() for _ in range(3)], Calls()
     when_all_done(futures, calls)
     futures[2].cancel()
-    assert calls == [(None, True)]
+    assert calls == [futures[2]]
 
 
 def test_futures_of_other_executors_work():
@@ -283,7 +282,7 @@ def test_concurrent_completions_call_back_once():
                 futures, calls = [Future() for _ in range(8)], Calls()
                 when_all_done(futures, calls)
                 list(threads.map(lambda future: future.set_result(1), futures))
-                assert calls == [(None, False)]
+                assert calls == [None]
     finally:
         sys.setswitchinterval(interval)
 
@@ -296,13 +295,13 @@ def chain(links: int) -> list[Future]:
     futures = [Future() for _ in range(links)]
     for before, after in itertools.pairwise(futures):
 
-        def end(error, was_cancelled, after=after):
-            if was_cancelled:
-                after.cancel()
-            elif error is not None:
-                after.set_exception(error)
-            else:
+        def end(failed, after=after):
+            if failed is None:
                 after.set_result(None)
+            elif failed.cancelled():
+                after.cancel()
+            else:
+                after.set_exception(InputError(failed)())
 
         when_all_done([before], end)
     return futures
@@ -336,7 +335,7 @@ def test_many_inputs_and_diamond_dependencies():
     when_all_done(futures, calls)
     for future in futures:
         future.set_result(1)
-    assert calls == [(None, False)]
+    assert calls == [None]
     top, left, right, bottom = (Future() for _ in range(4))
     when_all_done([left, right], lambda *_: bottom.set_result(4))
     for side in (left, right):
@@ -363,7 +362,7 @@ def test_recheck_notices_a_future_that_did_not_call_back():
     assert calls == []
     waiter.recheck()
     waiter.recheck()
-    assert calls == [(None, False)]
+    assert calls == [None]
 
 
 def test_locked_condition_of_a_future_delays_nothing():
@@ -397,7 +396,7 @@ def test_pending_inputs_do_not_keep_failed_call_alive():
 def error_of(future: Future) -> BaseException:
     calls = Calls()
     when_all_done([future], calls)
-    return calls[0][0]
+    return InputError(calls[0])()
 
 
 @pytest.mark.parametrize(
@@ -437,15 +436,44 @@ class Twisted(Exception):
         super().__init__(f"<{word}>")
 
 
-@pytest.mark.parametrize("origin", [OwnInit(3, unit="mm"), Twisted("word")])
-def test_uncopyable_exception_becomes_cause_of_dependency_error(origin, any_registration):
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    code: int
+
+
+class Refuses(Exception):
+    def __getattr__(self, name):
+        raise KeyError(name)
+
+
+class OwnArgs(Exception):
+    @property
+    def args(self):
+        raise SystemExit(3)
+
+
+KINDS = [OwnInit(3, unit="mm"), Twisted("word"), Frozen(7), Refuses("y"), OwnArgs("z")]
+
+
+@pytest.mark.parametrize("origin", KINDS, ids=lambda one: type(one).__name__)
+def test_exceptions_with_classes_of_any_kind_are_copied(origin, any_registration):
     any_registration(type(origin))
+    error = error_of(failed(origin))
+    assert type(error) is type(origin)
+    assert BaseException.__str__(error) == BaseException.__str__(origin)
+    assert error.__cause__ is origin
+    again = error_of(failed(error))
+    assert again.__cause__ is origin
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no exception groups")
+def test_uncopyable_exception_becomes_cause_of_dependency_error():
+    origin = builtins.ExceptionGroup("several", [ValueError(1)])
+    origin.args = ("too few",)
     error = error_of(failed(origin))
     assert isinstance(error, DependencyError)
     assert error.__cause__ is origin
-    assert type(origin).__name__ in str(error)
-    again = error_of(failed(error))
-    assert again.__cause__ is origin
+    assert "ExceptionGroup" in str(error)
 
 
 def test_misbehaving_future_fails_the_call():
@@ -457,4 +485,4 @@ def test_misbehaving_future_fails_the_call():
     calls = Calls()
     when_all_done([future], calls)
     future.set_result(1)
-    assert isinstance(calls[0][0], LookupError)
+    assert isinstance(InputError(calls[0])(), LookupError)

@@ -464,8 +464,9 @@ def test_an_init_function_that_raises_fails_the_calls(make_block_executor):
         raise LookupError("no data here")
 
     call = make_block_executor(init_function=init).submit(square, 1)
-    with pytest.raises(LookupError, match="no data here"):
+    with pytest.raises(futures.BrokenExecutor, match="no data here") as error:
         call.result()
+    assert isinstance(error.value.__cause__, LookupError)
 
 
 def test_init_function_fills_missing_parameters(make_block_executor):

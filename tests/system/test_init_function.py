@@ -3,6 +3,8 @@
 import os
 import sys
 from concurrent import futures
+from concurrent.futures import BrokenExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -144,18 +146,21 @@ def test_invalid_return_value_fails_calls(name):
     result = WRONG_RESULTS[name]
     with Executor(max_workers=2, block_allocation=True, init_function=lambda: result) as exe:
         for call in [exe.submit(add, 1) for _ in range(3)]:
-            with pytest.raises(TypeError, match="init_function"):
+            with pytest.raises(BrokenExecutor, match="init_function") as error:
                 call.result()
+            assert isinstance(error.value.__cause__, TypeError)
 
 
 def test_exception_fails_calls_without_endless_restarts(tmp_path):
     log = tmp_path / "log"
     with Executor(max_workers=2, block_allocation=True, init_function=calls.failing_preset(log)) as exe:
         for call in [exe.submit(add, 1) for _ in range(10)]:
-            with pytest.raises(KeyError, match="no data here") as error:
+            with pytest.raises(BrokenExecutor, match=r"init_function failed.*KeyError.*no data here") as error:
                 call.result()
-            assert 'raise KeyError("no data here")' in str(error.value.__cause__)  # the traceback of the worker
-        with pytest.raises(KeyError, match="no data here"):
+            cause = error.value.__cause__
+            assert type(cause) is KeyError
+            assert 'raise KeyError("no data here")' in str(cause.__cause__)  # the traceback of the worker
+        with pytest.raises(BrokenProcessPool, match="no data here"):
             exe.submit(add, 1).result()
     assert len(log.read_text().split()) <= 2  # each worker has tried once
 
@@ -190,7 +195,7 @@ def test_exception_on_one_rank_fails_calls():
     parameters = {"max_workers": 1, "cores_per_worker": 2, "block_allocation": True}
     with Executor(init_function=calls.failing_on_rank_1, **parameters) as exe:
         error = exe.submit(add, 1).exception(timeout=50)
-    assert isinstance(error, ValueError)
+    assert isinstance(error.__cause__, ValueError)
     assert "only on rank 1" in str(error)
 
 
@@ -200,5 +205,5 @@ def test_all_ways_to_wait_for_failed_calls_end():
         ended, waiting = futures.wait(submitted, timeout=60)
         assert len(ended) == 5
         assert waiting == set()
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(BrokenExecutor, match="ZeroDivisionError"):
             list(exe.map(add, range(3)))
