@@ -145,7 +145,8 @@ class MpiexecProcess(ChildProcess):
             self._find_agents()
         ranks = _ranks_below(self.pid) if running else []
         if not ranks:
-            self._kill_by_force()
+            super().kill()
+            self._signal_agents(signal.SIGCONT)  # they end without mpiexec, and clean up, unless they are stopped
             for rank in self._ranks:
                 _kill_orphans(rank)
             return
