@@ -5,6 +5,7 @@
 
 #include <assert.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -161,12 +162,14 @@ pmp_buffer_pool *pmp_buffer_pool_create(void)
 
 void *pmp_buffer_new(pmp_buffer_pool *pool, size_t size_bytes)
 {
-    header *head;
-    if (size_bytes < PMP_BUFFER_LARGE) {
-        head = new_small(size_bytes);
-    } else {
-        head = pool != NULL ? find_kept(pool, size_bytes) : NULL;
-        head = head != NULL ? head : map_large(size_bytes);
+    const bool is_large = size_bytes >= PMP_BUFFER_LARGE;
+    header *head = is_large && pool != NULL ? find_kept(pool, size_bytes) : NULL;
+    if (head == NULL) {
+        head = is_large ? map_large(size_bytes) : new_small(size_bytes);
+    }
+    if (head == NULL && pool != NULL) { /* the kept buffers may be what is missing */
+        pmp_buffer_pool_trim(pool);
+        head = is_large ? map_large(size_bytes) : new_small(size_bytes);
     }
     if (head == NULL) {
         return NULL;

@@ -102,11 +102,23 @@ cdef void free_call(Call *call) noexcept:
 
 
 cdef object parts_of_result(Call *call):
-    """Return the parts of a call's result: bytes, or a list of bytes and buffers. Can be called once for each call."""
-    if call.result_count == 1:
-        return part_to_object(&call.result[0], call.result_owned, True)
-    return [part_to_object(&call.result[i], call.result_owned, i == 0)
-            for i in range(call.result_count)]
+    """Return the parts of a call's result: bytes, or a list of bytes and buffers. Can be called once for each call.
+
+    If there is no memory for the result, or was none when it arrived, return its size in bytes.
+    """
+    cdef uint64_t size_bytes = call.lost_bytes
+    cdef uint32_t i
+    if size_bytes == 0:
+        for i in range(call.result_count):
+            size_bytes += call.result[i].size_bytes
+        try:
+            if call.result_count == 1:
+                return part_to_object(&call.result[0], call.result_owned, True)
+            return [part_to_object(&call.result[i], call.result_owned, i == 0)
+                    for i in range(call.result_count)]
+        except MemoryError:
+            pass
+    return size_bytes
 
 
 cdef list futures_of(CallList *calls):

@@ -64,6 +64,8 @@ cdef class Completion(CompletionSource):
         if type(parts) is not list:
             if is_error and callable(parts):
                 return parts()
+            if type(parts) is int:
+                raise MemoryError(f"no memory for a result of {parts} bytes")
             parts = [parts]
         return self.load_error(parts) if is_error else self.load_result(parts)
 
@@ -272,7 +274,7 @@ cdef class Completion(CompletionSource):
             is_cancelled = recall(worker, call)
             if is_cancelled and worker.in_flight.length == 0:
                 pump_and_notify(&self.core)  # the worker is idle now, so no result of it will start the next round
-        elif call.result == NULL:
+        elif call.result == NULL and call.lost_bytes == 0:
             remove(&self.core.waiting, call)
             is_cancelled = True
         if is_cancelled:
@@ -299,7 +301,7 @@ cdef class Completion(CompletionSource):
             return 0
         pthread_mutex_lock(&self.core.lock)
         call.watched = True
-        if call.result != NULL:
+        if call.result != NULL or call.lost_bytes != 0:
             self.core.watched_done += 1
             request_completion(&self.core)
         pthread_mutex_unlock(&self.core.lock)
@@ -391,7 +393,7 @@ cdef class Completion(CompletionSource):
         try:
             parts = parts_of_result(call)
             if future.status < CANCELLED:  # otherwise the user has ended it, by set_result for example
-                has_callbacks = future.set_parts(parts, call.is_error)
+                has_callbacks = future.set_parts(parts, call.is_error or type(parts) is int)
         except BaseException as problem:  # no memory for the parts, for example
             future.set_error(problem.with_traceback(None))
             has_callbacks = future.callbacks is not None

@@ -42,6 +42,10 @@ from time import monotonic, sleep
 from pympipool._core.ring import SPIN_NS, doorbell_segment
 from pympipool._util.service_threads import ServiceLogger, ServiceThread
 
+cdef extern from "<dlfcn.h>" nogil:
+    int RTLD_LAZY
+    void *dlopen(const char *path, int flags)
+
 cdef object LOGGER = ServiceLogger("pympipool.dispatch")
 cdef double START_FAILED_S = 5.0  # longest wait for threads that have started, if another one cannot be started
 cdef double PAUSE_S = 0.01  # after a failure of the completion thread: a shortage of memory may pass
@@ -149,6 +153,10 @@ cdef class Dispatcher(Completion):
     def _complete(self):
         cdef bint stopping = False
         self.completion_thread_id = PyThread_get_thread_ident()
+        with nogil:
+            # glibc loads this library when a thread ends by pthread_exit, as CPython ends threads that take the GIL after
+            # the end of the interpreter. If there is no memory then, glibc aborts the process.
+            dlopen(b"libgcc_s.so.1", RTLD_LAZY)
         try:
             while not stopping:
                 with nogil:

@@ -46,3 +46,4 @@ cdef class FutureCore(ListenedFuture):
     cdef int wait_until_done(self, object timeout) except -1
     cdef int wait(self, object timeout) except -1
     cdef int decode(self) except -1
+    cdef object decoded_error(self)

@@ -142,8 +142,7 @@ cdef class FutureCore(ListenedFuture):
 
     @property
     def _exception(self):
-        self.decode()
-        return self.error
+        return self.decoded_error()
 
     # ---- public methods ----
 
@@ -210,7 +209,13 @@ cdef class FutureCore(ListenedFuture):
     def exception(self, timeout=None):
         """Wait like `result`; return the exception that the call raised, or None if it returned."""
         self.wait_until_done(timeout)
-        self.decode()
+        return self.decoded_error()
+
+    cdef object decoded_error(self):
+        try:
+            self.decode()
+        except MemoryError as error:
+            return error.with_traceback(None)
         return self.error
 
     def add_done_callback(self, fn):
@@ -416,13 +421,20 @@ cdef class FutureCore(ListenedFuture):
         return 0
 
     cdef int decode(self) except -1:
-        """Unpickle the result, once. An exception in unpickling becomes the call's exception."""
+        """Unpickle the result, once. An exception in unpickling becomes the call's exception.
+
+        Raises:
+            MemoryError: There is no memory for the result. It is not kept: there may be memory next time, and the
+                interpreter has a reserve of few such objects for the time when there is none at all.
+        """
         parts = self.parts
         if parts is None:
             return 0
         value = error = None
         try:
             value = self.source.load(parts, self.is_error)
+        except MemoryError:
+            raise
         except Exception as failure:
             error = failure.with_traceback(None)
         if self.parts is None:

@@ -14,7 +14,7 @@ does so and when. No thread waits for the GIL while it holds the lock. Results a
 `completion.pyx` sets them on their futures, with the GIL.
 """
 
-from libc.errno cimport EAGAIN, EBADMSG, ENOMEM
+from libc.errno cimport EAGAIN, EBADMSG
 from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy
@@ -23,17 +23,20 @@ from pympipool._core.scheduler cimport (
     enqueue, estimate, is_claimed, rebalance, requeue, select_worker, update_estimate,
 )
 from pympipool._core.types cimport Call, Core, Function, Worker, append, prepend, remove
-from pympipool._core.trace_buffer cimport RAISED, RETURNED, Outcome, Record, record
+from pympipool._core.trace_buffer cimport FAILED, RAISED, RETURNED, Outcome, Record, record
 from pympipool._core.ring cimport (
     PMP_CALL, PMP_ERROR, PMP_FUNCTION, PMP_FUNCTION_CACHE_SIZE,
-    PMP_RESULT, PMP_RECALLED, PMP_TRACED, pmp_doorbell_ring, pmp_head, pmp_now_ns, pmp_part,
+    PMP_RESULT, PMP_RECALLED, PMP_TRACED, message_bytes, pmp_doorbell_ring, pmp_head, pmp_now_ns, pmp_part,
     pmp_receive, pmp_receive_done, pmp_receiver, pmp_ring_has_record, pmp_send, pmp_sender_has_room,
 )
 
 # ---- from workers: drain ----
 
-cdef int keep_result(Call *call, pmp_receiver *results) noexcept nogil:
-    """Store a received message in its call: take over its buffers, or copy it out of the ring. Errors: -ENOMEM."""
+cdef void keep_result(Call *call, pmp_receiver *results) noexcept nogil:
+    """Store a received message in its call: take over its buffers, or copy it out of the ring.
+
+    If there is no memory for it, the call has `lost_bytes` afterwards.
+    """
     cdef uint32_t count = results.head.part_count
     if results.head.id & PMP_TRACED:
         count -= 1
@@ -42,9 +45,12 @@ cdef int keep_result(Call *call, pmp_receiver *results) noexcept nogil:
     if not results.owned:
         for i in range(count):
             size += (results.parts[i].size_bytes + 7) & ~<uint64_t>7
-    call.result = <pmp_part *>malloc(size)
+    call.is_error = results.head.kind == PMP_ERROR
+    if not results.lost:
+        call.result = <pmp_part *>malloc(size)
     if call.result == NULL:
-        return -ENOMEM
+        call.lost_bytes = max(message_bytes(results), <uint64_t>1)
+        return
     cdef uint8_t *data = <uint8_t *>(call.result + count)
     for i in range(count):
         call.result[i] = results.parts[i]
@@ -56,8 +62,6 @@ cdef int keep_result(Call *call, pmp_receiver *results) noexcept nogil:
             data += (results.parts[i].size_bytes + 7) & ~<uint64_t>7
     call.result_count = count
     call.result_owned = results.owned
-    call.is_error = results.head.kind == PMP_ERROR
-    return 0
 
 
 cdef void record_unanswered(Core *core, Worker *worker, Call *call, Outcome outcome) noexcept nogil:
@@ -99,19 +103,19 @@ cdef int record_answer(Core *core, Worker *worker, Call *call, int64_t now_ns) n
 
 
 cdef int complete(Core *core, Worker *worker, int64_t now_ns) noexcept nogil:
-    """Move the worker's first call in flight, whose result was received, to `done`. Errors: -EBADMSG, -ENOMEM."""
+    """Move the worker's first call in flight, whose result was received, to `done`. Errors: -EBADMSG."""
     cdef pmp_head *head = &worker.results.head
     cdef Call *call = worker.in_flight.first
     if (call == NULL or call.id != head.id or call == worker.sending
             or (head.kind != PMP_RESULT and head.kind != PMP_ERROR)):
         return -EBADMSG
-    if head.id & PMP_TRACED:
+    if worker.results.lost:
+        record_unanswered(core, worker, call, FAILED)
+    elif head.id & PMP_TRACED:
         code = record_answer(core, worker, call, now_ns)
         if code < 0:
             return code
-    code = keep_result(call, &worker.results)
-    if code < 0:
-        return code
+    keep_result(call, &worker.results)
     remove(&worker.in_flight, call)
     worker.in_flight_estimate_ns -= call.estimate_ns
     worker.front_since_ns = now_ns

@@ -83,6 +83,7 @@ cdef extern from "channel.h" nogil:
         pmp_buffer_pool *pool
         c_bool owned
         c_bool busy
+        c_bool lost
     c_bool pmp_fits_record(const pmp_sender *sender, uint32_t part_count, const pmp_part *parts)
     int pmp_send(pmp_sender *sender, const pmp_head *head, const pmp_part *parts,
                  uint64_t *position)
@@ -114,6 +115,7 @@ cdef class Buffer:
 
 cdef pmp_buffer_pool *process_buffer_pool() noexcept nogil
 cdef object part_to_object(pmp_part *part, bint owned, bint as_bytes)
+cdef uint64_t message_bytes(pmp_receiver *receiver) noexcept nogil
 
 
 cdef class Parts:

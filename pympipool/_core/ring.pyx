@@ -200,6 +200,34 @@ cdef object part_to_object(pmp_part *part, bint owned, bint as_bytes):
     return buffer
 
 
+cdef uint64_t message_bytes(pmp_receiver *receiver) noexcept nogil:
+    """Return the size of all parts of the message that was received."""
+    cdef uint64_t total = 0
+    cdef uint32_t i
+    for i in range(receiver.head.part_count):
+        total += receiver.parts[i].size_bytes
+    return total
+
+
+def raise_no_memory(size_bytes):
+    """Raise the error of a message for which there was no memory."""
+    raise MemoryError(f"no memory for a message of {size_bytes} bytes")
+
+
+class LostMessage:
+    """Takes the place of a message for which there was no memory: to unpickle it raises MemoryError.
+
+    Args:
+        size_bytes: The size of the message.
+    """
+
+    def __init__(self, size_bytes):
+        self.size_bytes = size_bytes
+
+    def __reduce__(self):
+        return raise_no_memory, (self.size_bytes,)
+
+
 cdef class Parts:
     """The buffers of a message's parts, exported until this object is deallocated.
 
@@ -309,10 +337,11 @@ cdef class Channel:
             timeout: Seconds; None waits without limit.
 
         Returns:
-            (kind, id, tag, parts), or None after the timeout.
+            (kind, id, tag, parts), or None after the timeout. If there is no memory for the message, parts is the pickle
+            of a `LostMessage`.
 
         Raises:
-            OSError: EBADMSG (the ring is corrupt) or ENOMEM. The channel is unusable afterwards.
+            OSError: EBADMSG, the ring is corrupt. The channel is unusable afterwards.
         """
         cdef int64_t deadline_ns = -1
         if timeout is not None:
@@ -333,11 +362,20 @@ cdef class Channel:
 
     cdef object take_message(self):
         cdef pmp_head head = self.receiver.head
+        cdef uint64_t size_bytes = 0
         try:
+            if self.receiver.lost:
+                raise MemoryError()
             parts = [part_to_object(&self.receiver.parts[i], self.receiver.owned, i == 0)
                      for i in range(head.part_count)]
+        except MemoryError:
+            size_bytes = message_bytes(&self.receiver)
         finally:
             pmp_receive_done(&self.receiver)
+        if size_bytes:  # the memory of the message is free again
+            from _pickle import dumps  # not at import: it would make every start slower
+
+            parts = [dumps(LostMessage(size_bytes), 5)]
         self.received_ns = pmp_now_ns()
         return head.kind, head.id, head.tag, parts
 

@@ -45,6 +45,7 @@ cdef struct Call:
     bint was_recalled     # the call was recalled once from a worker that was too slow to start it
     bint is_error         # the result is an exception
     uint64_t run_ns       # run time as measured by the worker
+    uint64_t lost_bytes   # size of a result for which there was no memory; 0: it is in `result`
     uint32_t result_count
     pmp_part *result      # from malloc; the data of small results lie behind it
     bint result_owned     # the data of each part are a buffer of the pool that the call owns

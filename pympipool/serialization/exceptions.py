@@ -87,6 +87,8 @@ def load_exception(parts: Sequence[Any]) -> BaseException:
 
     try:
         type_name, message, text, pickled, reason, *notes = pickle.loads(parts[0])
+    except MemoryError:
+        raise
     except Exception as problem:
         raise SerializationError(f"what arrived is no exception of a call: {summarize_error(problem)}") from problem
     error = _load(type_name, message, pickled, reason)

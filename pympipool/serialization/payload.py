@@ -202,6 +202,8 @@ def dump(value: Any, what: str = "the value") -> list[Part]:
         if wrapped is None:
             return _dump(value, is_result=True)
         return dump_plain(wrapped if kind is tuple else wrapped[0])
+    except MemoryError as error:
+        raise MemoryError(f"no memory to pickle {what}") from error
     except Exception as error:
         raise _dump_error(what, value, error) from error
 
@@ -245,6 +247,8 @@ def dump_call(
             return _dump_by_value(call, files_by_name=files_by_name)
         wrapped = wrap_large(args, files_by_name) if number and not kwargs else None
         return _dump(call, files_by_name=files_by_name) if wrapped is None else dump_plain((wrapped, kwargs))
+    except MemoryError as error:
+        raise MemoryError(f"no memory to pickle the arguments of {callable_name(function)}()") from error
     except Exception as error:
         what, value = _find_unpicklable(function, args, kwargs or {})
         raise _dump_error(what, value, error) from error
@@ -293,11 +297,14 @@ def load(parts: Sequence[Any], what: str = "the value") -> Any:
     Raises:
         SerializationError: The value cannot be unpickled in this process. The message names the value, the reason and
             the remedy.
+        MemoryError: There is no memory for it.
     """
     try:
         if len(parts) == 1:
             return pickle.loads(parts[0])
         return pickle.loads(parts[0], buffers=[_as_writable(part) for part in parts[1:]])
+    except MemoryError as error:
+        reason = str(error)
     except Exception as error:
         from pympipool.errors import SerializationError
 
@@ -305,6 +312,8 @@ def load(parts: Sequence[Any], what: str = "the value") -> Any:
             f"cannot unpickle {what} in process {os.getpid()}: {summarize_error(error)}. The modules it needs must be "
             "importable there; those that are not can be sent along with cloudpickle.register_pickle_by_value"
         ) from error
+    # Not in the handler: the interpreter has few such objects in reserve, so none may be kept as the context of another.
+    raise MemoryError(reason or f"no memory to unpickle {what} from {sum(map(len, parts))} bytes")
 
 
 # ---- pickling ----

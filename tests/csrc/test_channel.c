@@ -419,11 +419,32 @@ static void malformed_fragments_are_rejected(void)
     CHECK_EQUAL(receive_raw_fragments(0, 2), -EBADMSG); /* for the second part, of one byte */
 }
 
-static void impossible_sizes_are_enomem(void)
+static void impossible_sizes_are_rejected(void)
 {
-    CHECK_EQUAL(receive_raw_fragments(UINT64_MAX, 8), -ENOMEM);
-    CHECK_EQUAL(receive_raw_fragments(UINT64_C(1) << 63, 8), -ENOMEM);
-    CHECK_EQUAL(receive_raw_fragments(UINT64_C(1) << 62, 8), -ENOMEM);
+    CHECK_EQUAL(receive_raw_fragments(UINT64_MAX, 8), -EBADMSG);
+    CHECK_EQUAL(receive_raw_fragments(UINT64_C(1) << 63, 8), -EBADMSG);
+    CHECK_EQUAL(receive_raw_fragments(UINT64_C(1) << 62, 8), -EBADMSG);
+}
+
+/* The largest possible part is larger than any memory. Its fragments, and its second part, are dropped. */
+static void message_without_memory_is_lost(void)
+{
+    static const unsigned char fragment[CAPACITY / 4];
+    const raw_head head = {.kind = PMP_CALL | 1U << IN_FRAGMENTS_SHIFT,
+                           .part_count = 2,
+                           .sizes = {8, UINT64_C(1) << 48}};
+
+    open_channel();
+    push_raw(&head, HEAD + 16);
+    push_raw(fragment, 8);
+    CHECK_EQUAL(pmp_receive(&channel.receiver), -EAGAIN);
+    CHECK(channel.receiver.parts[0].data != NULL);
+    for (int i = 0; i < 100; i++) {
+        push_raw(fragment, CAPACITY / 8);
+        CHECK_EQUAL(pmp_receive(&channel.receiver), -EAGAIN);
+        CHECK(channel.receiver.lost && channel.receiver.parts[0].data == NULL);
+    }
+    close_channel();
 }
 
 /* ---- link ---- */
@@ -522,7 +543,8 @@ int main(void)
     run("malformed heads are rejected", 60, malformed_heads_are_rejected);
     run("one part too many is rejected", 60, one_part_too_many_is_rejected);
     run("malformed fragments are rejected", 60, malformed_fragments_are_rejected);
-    run("impossible sizes are ENOMEM", 60, impossible_sizes_are_enomem);
+    run("impossible sizes are rejected", 60, impossible_sizes_are_rejected);
+    run("message without memory is lost", 60, message_without_memory_is_lost);
     run("a link joins master and worker", 60, link_joins_master_and_worker);
     run("memory without a link is rejected", 60, memory_without_link_is_rejected);
     return 0;

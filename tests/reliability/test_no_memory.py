@@ -1,0 +1,95 @@
+"""Where there is no memory for a message, only its call fails. Workers, other calls and the end of the script are unharmed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from support.scripts import script_environment
+
+MASTER = """
+import resource, sys
+from pympipool import Executor
+def make(size): return bytes(size)
+def mapped():
+    with open("/proc/self/statm") as file: return int(file.read().split()[0]) * resource.getpagesize()
+if __name__ == "__main__":
+    place, size, count, extra = sys.argv[1], *map(int, sys.argv[2:])
+    with Executor(backend="mpi", max_workers=2, block_allocation=place == "block") as executor:
+        executor.submit(pow, 2, 3).result()
+        resource.setrlimit(resource.RLIMIT_AS, (mapped() + extra, resource.RLIM_INFINITY))
+        calls = [executor.submit(make, size) for _ in range(count)]
+        kept, missing, other = [], 0, None
+        for call in calls:
+            try: kept.append(call.result())
+            except MemoryError as error:
+                missing += str(size)[:-3] in str(error)  # the message names about this size
+            except BaseException as error: other = error
+        counts = len(kept) + missing, missing > 0
+        del kept, calls, call
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert other is None, repr(other)
+        assert counts == (count, True), counts
+        assert len(executor.submit(make, size).result()) == size
+"""
+
+AT_THE_END = """
+import resource, sys
+from pympipool import Executor
+def make(size): return bytes(size)
+if __name__ == "__main__":
+    with open("/proc/self/statm") as file: mapped = int(file.read().split()[0]) * resource.getpagesize()
+    executor = Executor(backend="mpi", max_workers=2, block_allocation=True)
+    executor.submit(pow, 2, 3).result()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + (300 << 20), resource.RLIM_INFINITY))
+    calls = [executor.submit(make, 1 << 20) for _ in range(400)]
+    kept = [call for call in calls if call.exception() is None]
+    assert 0 < len(kept) < 400
+"""
+
+WORKER = """
+import os, resource
+from pympipool import Executor
+def limit(extra):
+    with open("/proc/self/statm") as file: mapped = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + extra, resource.RLIM_INFINITY))
+    return os.getpid()
+if __name__ == "__main__":
+    with Executor(backend="mpi", max_workers=1, block_allocation=True) as executor:
+        pid = executor.submit(limit, 30 << 20).result()
+        for argument in (bytes(100 << 20), [bytes(1 << 16)] * 2 + [bytes(50 << 20)]):
+            error = executor.submit(len, argument).exception()
+            assert isinstance(error, MemoryError) and "bytes" in str(error), repr(error)
+        error = executor.submit(bytes, 100 << 20).exception()
+        assert isinstance(error, MemoryError), error
+        assert executor.submit(os.getpid).result() == pid
+"""
+
+
+def run(path, source, mark, *arguments):
+    path.write_text(source)
+    command = [sys.executable, str(path), *map(str, arguments)]
+    environment = script_environment(mark)
+    ended = subprocess.run(command, env=environment, timeout=100, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("place", ["block", "call"])
+@pytest.mark.parametrize(("size", "count", "extra"), [(1_000_000, 80, 40 << 20), (100_000_000, 2, 90 << 20)])
+def test_result_without_memory_fails_its_call(tmp_path, mark, place, size, count, extra):
+    run(tmp_path / "script.py", MASTER, mark, place, size, count, extra)
+
+
+def test_small_results_may_exhaust_memory(tmp_path, mark):
+    run(tmp_path / "script.py", MASTER, mark, "block", 60_000, 2000, 50 << 20)
+
+
+def test_script_without_memory_ends(tmp_path, mark):
+    run(tmp_path / "script.py", AT_THE_END, mark)
+
+
+def test_arguments_without_memory_fail_their_call(tmp_path, mark):
+    run(tmp_path / "script.py", WORKER, mark)
