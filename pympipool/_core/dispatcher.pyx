@@ -116,11 +116,15 @@ cdef class Dispatcher(Completion):
                 thread.start()
                 self.threads.append(thread)
         except BaseException:
-            self.stop()
-            self.continuations.post(None)
-            self.pending_callbacks.put(None)
-            self.join(START_FAILED_S)
+            self.abandon()
             raise
+
+    def abandon(self):
+        """End the threads that run, and wait for that: the executor could not be made."""
+        self.stop()
+        self.continuations.post(None)
+        self.pending_callbacks.put(None)
+        self.join(START_FAILED_S)
 
     def stop(self):
         """Make the threads end, and return at once; see `join`. Calls without a result stay without one."""

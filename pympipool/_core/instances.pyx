@@ -123,7 +123,7 @@ def dump(value, pickler_type, buffer_callback, bint is_result):
 
 
 def reducer_override(self, value):
-    """Reduce functions, classes, and objects of registered types. The method `reducer_override` of a pickler.
+    """Reduce functions, classes, exceptions, and objects of registered types. The method `reducer_override` of a pickler.
 
     Args:
         self: The pickler; it has the methods `reduce_function`, `reduce_class` and `reduce_registered`, and a list `tables` of
@@ -138,6 +138,8 @@ def reducer_override(self, value):
     for table in self.tables:
         if kind in table:
             return self.reduce_registered(value)
+    if PyType_IsSubtype(kind, BaseException):
+        return self.reduce_registered(value)
     array = getattr(sys.modules.get("numpy"), "ndarray", None)
     if array is not None and PyType_IsSubtype(kind, array):
         return self.reduce_registered(value)

@@ -19,6 +19,7 @@ import sys
 import weakref
 from collections.abc import Callable, Sized
 from concurrent.futures import Future as StandardFuture
+from contextlib import ExitStack
 from functools import partial
 from time import monotonic
 from types import FunctionType, MethodType
@@ -87,6 +88,7 @@ class Pool(Protocol):
     keeps_functions: bool
 
     def open(self) -> None: ...
+    def abandon(self) -> None: ...
     def submit(
         self,
         future: Future[Any],
@@ -168,9 +170,13 @@ class Engine:
         self._handles: dict[int, FunctionHandle] = {}
         self._blocked: dict[BlockedCall, None] = {}
         self._pending_sources: dict[PendingSource, None] = {}
-        self.pool = make_pool(self.dispatcher)
-        self.dispatcher.start()
-        self.pool.open()
+        with ExitStack() as undo:  # what was made is ended again, last first, if something cannot be made
+            undo.callback(self.dispatcher.abandon)
+            self.pool = make_pool(self.dispatcher)
+            undo.callback(self.pool.abandon)
+            self.dispatcher.start()
+            self.pool.open()
+            undo.pop_all()
         _engines.add(self)
         trace_registry.register(self)
 

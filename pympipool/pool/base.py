@@ -111,6 +111,11 @@ class BasePool(ABC, Generic[SpawnerT]):
         self.loop.start()
         self.dispatcher.supervisor_thread_id = self.loop.thread.ident or 0
 
+    def abandon(self) -> None:
+        """Release everything, in place of `open` or after it has failed."""
+        self.supervisor.close()
+        self.spawner.close()
+
     @abstractmethod
     def resize(self, workers: int, cores: int) -> None:
         """Change the size of the pool; return at once.

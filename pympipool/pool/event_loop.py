@@ -83,7 +83,11 @@ class EventLoop:
     ) -> None:
         self._at_exit = at_exit
         self._selector = selectors.DefaultSelector()
-        self._wake_receiver, self._wake_sender = socket.socketpair()
+        try:
+            self._wake_receiver, self._wake_sender = socket.socketpair()
+        except OSError:
+            self._selector.close()
+            raise
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
         self.mailbox = Mailbox(self._wake_sender.fileno())

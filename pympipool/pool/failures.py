@@ -6,7 +6,7 @@ from concurrent.futures import BrokenExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pympipool.errors import WorkerDied, WorkerStartError
+from pympipool.errors import WorkerStartError
 from pympipool.pool.reported_error import ReportedError
 from pympipool.pool.shortages import OutageError
 from pympipool.serialization.exceptions import add_note, copy_exception, join_exceptions
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from pympipool._util.service_threads import ServiceLogger
+    from pympipool.errors import WorkerDied
     from pympipool.pool.reported_error import Failure
     from pympipool.pool.worker_handle import WorkerHandle
 
@@ -46,6 +47,8 @@ def init_function_error(reported: ReportedError) -> BaseException:
 
 def worker_died_error(worker: WorkerHandle, future: Future[Any] | None) -> WorkerDied:
     """Return the error of the call that was running on a worker when it died; future=None if none was."""
+    from pympipool.errors import WorkerDied  # not before a worker has died: it takes 15 ms
+
     return WorkerDied(
         worker=worker.number,
         host=worker.host,
@@ -85,6 +88,8 @@ def log_exit(logger: ServiceLogger, worker: WorkerHandle, *, expected: bool) -> 
             redacted_summary(worker.kill_reason),
         )
         return
+    from pympipool.errors import WorkerDied
+
     without_output = WorkerDied(
         worker=worker.number,
         host=worker.host,

@@ -104,11 +104,15 @@ class Supervisor:
         self.events = events
         self.settings = settings
         self.doorbells = doorbells
-        self.listener = Listener()
         self.workers: dict[int, WorkerHandle] = {}
         self._checked_helpers: set[Helper] = set()  # those for which a timer runs
         self._numbers = itertools.count(1)
-        self.loop = EventLoop("pympipool_supervisor", at_exit=self.close)
+        self.listener = Listener()
+        try:
+            self.loop = EventLoop("pympipool_supervisor", at_exit=self.close)
+        except OSError:
+            self.listener.close()
+            raise
         self.loop.watch(self.listener, self._accept)
         self._writers = {name: OutputWriter(name, self.loop) for name in ("stdout", "stderr")}
 

@@ -147,7 +147,7 @@ class _Pickler(ScriptPickler):
         return {}
 
     def reduce_registered(self, value: Any) -> Any:
-        """Reduce an object whose type has a reducer in one of the tables, or an array."""
+        """Reduce an object whose type has a reducer in one of the tables, an array, or an exception."""
         try:
             reduce = self.reducers[type(value)]
         except KeyError:

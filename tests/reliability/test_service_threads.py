@@ -1,0 +1,212 @@
+"""Threads of an executor go on and its calls end, whatever code of users raises there and whatever is short."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import weakref
+from concurrent import futures
+from concurrent.futures.process import BrokenProcessPool
+
+import pytest
+
+import pympipool
+from pympipool import Executor
+from pympipool.errors import WorkerDied
+
+LIMIT_S = 60
+
+
+class EndsOnArrival:
+    """Its pickle raises in the process that has made the executor."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __reduce__(self):
+        return arrive, (self.kind, os.getpid())
+
+
+def arrive(kind, sender):
+    if os.getpid() != sender:
+        raise kind
+
+
+class EndsOnArrivalError(Exception):
+    def __init__(self, kind):
+        super().__init__(kind)
+        self.kind = kind
+
+    def __reduce__(self):
+        return arrive, (self.kind, os.getpid())
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    code: int
+
+
+class Refuses(Exception):
+    def __getattr__(self, name):
+        raise KeyError(name)
+
+
+def make(kind):
+    return EndsOnArrival(kind)
+
+
+def fail(error):
+    raise error
+
+
+def fail_on_arrival(kind):
+    raise EndsOnArrivalError(kind)
+
+
+def use(value):
+    return 1
+
+
+@pytest.mark.parametrize("function", [make, fail_on_arrival])
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+def test_dependent_call_survives_inputs_that_end_programs(executor, function, kind):
+    dependent = executor.submit(use, executor.submit(function, kind))
+    futures.wait([dependent], LIMIT_S)
+    assert dependent.done()
+    seen = threading.Event()
+    executor.submit(abs, -1).add_done_callback(lambda _: seen.set())
+    assert seen.wait(LIMIT_S)
+
+
+@pytest.mark.parametrize("error", [Frozen(7), Refuses("y")], ids=["frozen", "refuses"])
+def test_exceptions_that_refuse_attributes_reach_dependent_calls(executor, error):
+    first = executor.submit(fail, error)
+    assert type(executor.submit(use, first).exception(LIMIT_S)) is type(error)
+    assert type(first.exception(LIMIT_S)) is type(error)
+
+
+def test_callback_that_exits_leaves_others_running(executor):
+    seen = []
+    future = executor.submit(abs, -1)
+    future.add_done_callback(lambda _: sys.exit())
+    future.add_done_callback(seen.append)
+    later = threading.Event()
+    executor.submit(abs, -2).add_done_callback(lambda _: later.set())
+    assert later.wait(LIMIT_S)
+    assert future.result(LIMIT_S) == 1
+    assert seen == [future]
+
+
+def test_logging_handler_that_exits_harms_no_call(make_executor):
+    class Exits(logging.Handler):
+        def emit(self, record):
+            sys.exit()
+
+    handler, logger = Exits(), logging.getLogger("pympipool")
+    logger.addHandler(handler)
+    try:
+        exe = make_executor()
+        assert isinstance(exe.submit(os._exit, 3).exception(LIMIT_S), WorkerDied)
+        assert exe.submit(abs, -1).result(LIMIT_S) == 1
+        exe.shutdown()
+    finally:
+        logger.removeHandler(handler)
+
+
+COLLECTED = """
+import gc, sys, threading, time
+from pympipool import Executor
+ended = threading.Event()
+class Model:
+    def __init__(self):
+        self.exe = Executor(backend="mpi", max_workers=1, block_allocation=True)
+        self.me = self
+    def __del__(self):
+        print(threading.current_thread().name)
+        self.exe.shutdown(wait=True)
+        ended.set()
+gc.disable()
+model = Model()
+model.exe.submit(abs, -1).result()
+loop = model.exe._engine.pool.loop
+completion = model.exe._engine.dispatcher.call_soon
+del model
+loop.call(gc.collect) if sys.argv[1] == "supervisor" else completion(gc.collect)
+sys.exit(not ended.wait(30))
+"""
+
+
+@pytest.mark.parametrize("thread", ["supervisor", "completion"])
+def test_garbage_collector_closes_executor_in_its_thread(thread):
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECTED, thread], check=False, capture_output=True, text=True, timeout=LIMIT_S
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"pympipool_{thread}"
+
+
+class Data:
+    """Something to watch."""
+
+
+def raise_import_error():
+    raise ImportError("no module named simulation")
+
+
+def test_broken_executor_keeps_no_frames_of_callers():
+    def call(exe):
+        data = Data()
+        with pytest.raises(BrokenProcessPool, match="init_function failed") as error:
+            exe.submit(abs, 1).result(LIMIT_S)
+        assert isinstance(error.value.__cause__, ImportError)
+        return weakref.ref(data), id(error.value)
+
+    with Executor(max_workers=1, block_allocation=True, init_function=raise_import_error) as exe:
+        kept = [call(exe)[0] for _ in range(10)]
+        gc.collect()
+        assert [one() for one in kept] == [None] * 10
+        errors = [exe.submit(abs, 1).exception(LIMIT_S) for _ in range(2)]
+    assert errors[0] is not errors[1]
+    assert errors[0].__cause__ is not errors[1].__cause__
+    assert str(errors[0]) == str(errors[1])
+
+
+@pytest.mark.parametrize("room", range(5))
+def test_executor_without_threads_leaves_nothing(monkeypatch, room):
+    name = "_start_joinable_thread" if hasattr(threading, "_start_joinable_thread") else "_start_new_thread"
+    start, left = getattr(threading, name), [room]
+
+    def limited(*args, **kwargs):
+        if left[0] <= 0:
+            raise RuntimeError("can't start new thread")
+        left[0] -= 1
+        return start(*args, **kwargs)
+
+    Executor(max_workers=1, block_allocation=True).shutdown()  # what is opened once and kept
+    gc.collect()
+    threads, descriptors = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(threading, name, limited)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        Executor(max_workers=1, block_allocation=True)
+    monkeypatch.undo()
+    gc.collect()
+    assert {one for one in threading.enumerate() if one.is_alive()} <= threads
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
+
+
+def test_worker_died_is_a_broken_process_pool():
+    assert issubclass(pympipool.errors.WorkerDied, BrokenProcessPool)
+    error = pickle.loads(pickle.dumps(WorkerDied(worker=3, exit_code=-9)))
+    assert type(error) is WorkerDied
+    assert error.signal == "SIGKILL"
+
+
+def test_importing_executor_imports_no_process_pool():
+    code = "import sys, pympipool.executor; sys.exit('concurrent.futures.process' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=LIMIT_S).returncode == 0
