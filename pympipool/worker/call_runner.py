@@ -56,7 +56,11 @@ class CallRunner:
         self._script: dict[str, Any] | None = None  # the functions of the script that `__main__` has got
 
     def remember(self, number: int, parts: Sequence[Any]) -> None:
-        """Keep a function for the calls that refer to it. If it cannot be unpickled, these calls fail with that error."""
+        """Keep a function for the calls that refer to it.
+
+        If it cannot be unpickled, each of these calls tries again, and fails with the error of its own attempt: a module
+        that is missing may appear on the file system of this host later.
+        """
         script: dict[str, Any] | None = None
         origin: Origin | None = None
         names = sys.modules["__main__"].__dict__
@@ -69,11 +73,15 @@ class CallRunner:
             function = self._wrap(function)
         except Exception as error:
             function = _raising(error)
+            origin = _never, bytes(parts[0])
         self._functions[number % FUNCTION_CACHE_SIZE] = number, function, script, origin
         self._script = None
 
     def _restore(self, number: int, pickled: bytes) -> Callable[..., Any]:
-        """Unpickle a function again after it, or a class that it refers to, was changed."""
+        """Unpickle a function again after it, or a class that it refers to, was changed, or if it could not be unpickled."""
+        importlib = sys.modules.get("importlib")
+        if importlib is not None:  # a module may have appeared in a folder that was searched a moment ago
+            importlib.invalidate_caches()
         self.remember(number, [pickled])
         return self._functions[number % FUNCTION_CACHE_SIZE][1]
 

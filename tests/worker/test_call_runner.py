@@ -90,3 +90,16 @@ def test_init_values_reach_both_kinds_of_calls():
     calls.remember(1, dump(lambda x, k: (x, k)))
     assert calls.run(1, dump_call(1, None, (1,), {})) == (1, 3)
     assert calls.run(0, dump_call(0, lambda k: k, (), {})) == 3
+
+
+def test_function_is_unpickled_again_after_failure(calls, tmp_path, monkeypatch):
+    """Its module may come to the host's file system later."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    pickled = b"cappearing_later\nanswer\n."
+    calls.remember(5, [pickled])
+    for _ in range(2):
+        with pytest.raises(SerializationError, match="No module named 'appearing_later'"):
+            calls.run(5, dump_call(5, None, (), {}))
+    (tmp_path / "appearing_later.py").write_text("def answer(): return 42")
+    assert calls.run(5, dump_call(5, None, (), {})) == 42
+    assert calls.run(5, dump_call(5, None, (), {})) == 42
