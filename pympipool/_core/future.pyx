@@ -19,6 +19,8 @@ A thread that has waited for a future finds that its callbacks have run, althoug
 
 from cpython.pythread cimport PyThread_get_thread_ident
 
+from pympipool._core.own_frames cimport pmp_result_without_frames
+
 from pympipool._core.listeners cimport ListenedFuture
 
 import sys
@@ -477,3 +479,5 @@ class Future(FutureCore, StandardFuture):
     """The future that `Executor.submit` returns: a `concurrent.futures.Future`."""
 
     __slots__ = ()
+
+    result = pmp_result_without_frames(FutureCore, FutureCore.result)

@@ -1,6 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """The loops of `Executor.map` over single items, at the speed of C."""
 
+from pympipool._core.own_frames cimport pmp_hide_frames_of_next
+
 
 def all_types_in(values not None, kinds not None):
     """Return True if the type of every value is one of these. A subclass of one does not count.
@@ -80,3 +82,9 @@ cdef class ConsumingIterator:
         self.items[self.position] = None
         self.position += 1
         return item
+
+
+def without_own_frames(kind):
+    """Decorate a subclass of `ConsumingIterator`: what it raises has no frames of ours in its traceback."""
+    pmp_hide_frames_of_next(kind, ConsumingIterator)
+    return kind

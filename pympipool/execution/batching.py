@@ -21,7 +21,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from pympipool._core.sequences import ConsumingIterator
+from pympipool._core.sequences import ConsumingIterator, without_own_frames
 from pympipool.errors import SerializationError
 from pympipool.execution.dependencies import find_futures
 from pympipool.serialization.columns import pack
@@ -367,6 +367,7 @@ def _result_of(future: Future[Any], deadline_s: float | None) -> Any:
         del future, result
 
 
+@without_own_frames
 class Results(ConsumingIterator):
     """An iterator over the results of batches, call by call.
 
