@@ -9,7 +9,7 @@ cdef extern from *:
     #include <frameobject.h>
     #include <string.h>
 
-    /* Removes the frames of compiled modules, and of the generators of map, at the outer end of the current exception's traceback. */
+    /* Removes frames of compiled modules, and of the generators of map, at the outer end of the traceback. */
     static void pmp_hide_own_frames(void) {
         PyObject *type, *value, *traceback;
         PyErr_Fetch(&type, &value, &traceback);
@@ -43,7 +43,7 @@ cdef extern from *:
         return item;
     }
 
-    /* Lets the iterators of a class raise without our frames. Its base class was compiled by Cython and has `__next__`. */
+    /* Lets iterators of a class raise without our frames. Its base class was compiled by Cython. */
     static inline void pmp_hide_frames_of_next(PyObject *type, PyObject *compiled) {
         pmp_compiled_next = ((PyTypeObject *)compiled)->tp_iternext;
         ((PyTypeObject *)type)->tp_iternext = pmp_next;
