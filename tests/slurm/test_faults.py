@@ -1,0 +1,214 @@
+"""Parts of SLURM, hosts and helpers that are killed, stopped, cut off or late. Calls end, and nothing is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+
+import psutil
+import pytest
+
+from pympipool import Executor
+from pympipool.backends.slurm import job_watch
+from pympipool.errors import WorkerDied, WorkerStartError
+from support.calls import hold, square
+from support.slurm_cluster import everything_is_wanted
+from support.waiting import wait_until
+
+MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
+LONG = pytest.mark.skipif(not everything_is_wanted(), reason="takes a minute: make test-slurm")
+
+
+@pytest.fixture
+def make_executor(cluster, second_host, opened):
+    def make(max_cores=1, **parameters):
+        options = {"command_line_argument_lst": [f"--nodelist={second_host}"], "connect_timeout": 20.0, **parameters}
+        opened.append(Executor(max_cores=max_cores, backend="slurm", **options))
+        return opened[-1]
+
+    return make
+
+
+@pytest.fixture
+def occupied(cluster, second_host):
+    """Occupy the second host, so that jobs wait for it."""
+    command = ["srun", f"--nodelist={second_host}", "--exclusive", "--ntasks=1", "--job-name=other", "sleep", "300"]
+    environment = {**os.environ, "SLURM_CONF": cluster.conf}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as blocker:
+        wait_until(lambda: "RUNNING" in cluster.run("squeue", "--noheader", "--name=other", "--format=%T"))
+        yield
+        cluster.run("scancel", "--name=other")
+        blocker.wait()
+
+
+def waiting_jobs(cluster):
+    return [name for name in names_of_jobs(cluster, "PENDING") if name.startswith("pympipool")]
+
+
+def names_of_jobs(cluster, *states):
+    options = [f"--states={','.join(states)}"] if states else []
+    return cluster.run("squeue", "--noheader", *options, "--format=%j").split()
+
+
+def sruns():
+    return [child for child in psutil.Process().children() if child.name() == "srun"]
+
+
+def kill_controller(cluster):
+    os.kill(int((cluster.folder / "slurmctld.pid").read_text()), signal.SIGKILL)
+
+
+def start_controller(cluster):
+    cluster.run("slurmctld", "-f", cluster.conf)
+
+
+# ---- the queue ----
+
+
+@MODES
+@pytest.mark.parametrize("way", ["cancel", "shutdown", "shutdown without waiting"])
+def test_waiting_calls_leave_the_queue(make_executor, cluster, occupied, block_allocation, way):
+    exe = make_executor(2, block_allocation=block_allocation)
+    calls = [exe.submit(square, i) for i in range(3)]
+    wait_until(lambda: len(waiting_jobs(cluster)) == 2)
+    if way == "cancel":
+        assert all(call.cancel() for call in calls)
+        exe.shutdown()
+    else:
+        exe.shutdown(wait=way == "shutdown", cancel_futures=True)
+    assert all(call.cancelled() for call in calls)
+    wait_until(lambda: waiting_jobs(cluster) == [])
+
+
+@MODES
+def test_job_that_the_controller_forgets_is_requested_again(
+    make_executor, cluster, second_host, block_allocation, monkeypatch
+):
+    monkeypatch.setattr(job_watch, "FORGOTTEN_AFTER_S", 3.0)
+    monkeypatch.setattr(job_watch, "LONGEST_PAUSE_S", 2.0)
+    exe = make_executor(block_allocation=block_allocation)
+    cluster.run("scontrol", "update", f"NodeName={second_host}", "State=DRAIN", "Reason=test")
+    try:
+        call = exe.submit(square, 3)
+        wait_until(lambda: waiting_jobs(cluster))
+        kill_controller(cluster)
+        for file in (cluster.folder / "state").glob("job_state*"):
+            file.unlink()
+        start_controller(cluster)
+    finally:
+        cluster.run("scontrol", "update", f"NodeName={second_host}", "State=RESUME")
+    assert call.result(timeout=150) == 9
+
+
+# ---- starts ----
+
+
+@MODES
+def test_killed_srun_leaves_no_job(make_executor, cluster, block_allocation):
+    exe = make_executor(2, block_allocation=block_allocation)
+    stop, killed = threading.Event(), set()
+
+    def kill_young():
+        while not stop.wait(0.005):
+            for srun in sruns():
+                if srun.pid not in killed:
+                    killed.add(srun.pid)
+                    time.sleep(0.02 * (len(killed) % 6))
+                    srun.kill()
+
+    thread = threading.Thread(target=kill_young)
+    thread.start()
+    calls = [exe.submit(square, i) for i in range(6)]
+    wait_until(lambda: len(killed) >= 6 or all(call.done() for call in calls))
+    stop.set()
+    thread.join()
+    for call in calls:
+        assert isinstance(call.exception(timeout=60), (WorkerDied, WorkerStartError, type(None)))
+    exe.shutdown()
+    wait_until(lambda: names_of_jobs(cluster) == [])
+
+
+@MODES
+@pytest.mark.alone
+def test_worker_cut_off_before_it_connects_is_replaced(make_executor, cluster, block_allocation, tmp_path):
+    prolog = tmp_path / "prolog"
+    prolog.write_text("#!/bin/sh\nsleep 2\n")
+    prolog.chmod(0o755)
+    options = [f"--nodelist={cluster.second}", f"--task-prolog={prolog}"]
+    exe = make_executor(block_allocation=block_allocation, connect_timeout=4.0, command_line_argument_lst=options)
+    call = exe.submit(square, 3)
+    wait_until(lambda: "pympipool" in cluster.run("squeue", "--noheader", "--steps", "--format=%j"))
+    cluster.cut_off()
+    first = sruns()
+    wait_until(lambda: not any(srun.is_running() for srun in first))
+    cluster.repair()
+    assert call.result(timeout=150) == 9
+
+
+@LONG
+@MODES
+def test_controller_outage_is_waited_out(make_executor, cluster, block_allocation):
+    exe = make_executor(4, block_allocation=block_allocation)
+    assert list(exe.map(square, range(4))) == [0, 1, 4, 9]
+    kill_controller(cluster)
+    for srun in sruns():
+        srun.kill()
+    calls = [exe.submit(square, i) for i in range(8)]
+    time.sleep(40)
+    start_controller(cluster)
+    assert [call.result(timeout=150) for call in calls] == [i * i for i in range(8)]
+
+
+# ---- messages ----
+
+
+def test_killed_srun_is_named_and_no_worker_blamed(make_executor, gate):
+    exe = make_executor()
+    call = exe.submit(hold, gate.path)
+    gate.wait_until_begun()
+    sruns()[0].kill()
+    error = call.exception(timeout=60)
+    assert isinstance(error, WorkerDied)
+    assert error.exit_code is None
+    assert "its srun on" in str(error)
+    assert "died of SIGKILL" in error.lost_reason
+
+
+def test_dead_host_is_not_told_as_out_of_memory(make_executor, cluster, gate):
+    exe = make_executor()
+    call = exe.submit(hold, gate.path)
+    gate.wait_until_begun()
+    cluster.end_second()
+    error = call.exception(timeout=60)
+    assert isinstance(error, WorkerDied)
+    assert "out of memory" not in str(error)
+    assert "its host may be down" in str(error)
+    exe.shutdown(cancel_futures=True)
+
+
+# ---- helpers ----
+
+
+@LONG
+@MODES
+def test_stopped_relay_is_replaced(make_executor, gate, block_allocation):
+    exe = make_executor(block_allocation=block_allocation)
+    call = exe.submit(hold, gate.path)
+    gate.wait_until_begun()
+    relay = next(one for one in psutil.Process().children() if "transport.tcp.relay" in " ".join(one.cmdline()))
+    relay.suspend()
+    assert isinstance(call.exception(timeout=60), WorkerDied)
+    assert exe.submit(square, 3).result(timeout=60) == 9
+
+
+@pytest.mark.mpi
+def test_files_of_killed_ranks_are_removed_on_other_host(make_executor, cluster):
+    left = "/dev/shm/mpich_shm_left_by_a_rank"
+    cluster.on_second("touch", left)
+    exe = make_executor(2, cores_per_worker=2)
+    assert exe.submit(square, 3).result() == [9, 9]
+    exe.shutdown()
+    assert cluster.on_second("ls", left).returncode != 0
