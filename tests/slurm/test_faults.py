@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import threading
 import time
@@ -57,14 +56,6 @@ def sruns():
     return [child for child in psutil.Process().children() if child.name() == "srun"]
 
 
-def kill_controller(cluster):
-    os.kill(int((cluster.folder / "slurmctld.pid").read_text()), signal.SIGKILL)
-
-
-def start_controller(cluster):
-    cluster.run("slurmctld", "-f", cluster.conf)
-
-
 # ---- the queue ----
 
 
@@ -94,12 +85,12 @@ def test_job_that_the_controller_forgets_is_requested_again(
     try:
         call = exe.submit(square, 3)
         wait_until(lambda: waiting_jobs(cluster))
-        kill_controller(cluster)
+        cluster.kill_controller()
         for file in (cluster.folder / "state").glob("job_state*"):
             file.unlink()
-        start_controller(cluster)
+        cluster.start_controller()
     finally:
-        cluster.run("scontrol", "update", f"NodeName={second_host}", "State=RESUME")
+        cluster.run("scontrol", "update", f"NodeName={second_host}", "State=RESUME", check=False)
     assert call.result(timeout=150) == 9
 
 
@@ -153,12 +144,12 @@ def test_worker_cut_off_before_it_connects_is_replaced(make_executor, cluster, b
 def test_controller_outage_is_waited_out(make_executor, cluster, block_allocation):
     exe = make_executor(4, block_allocation=block_allocation)
     assert list(exe.map(square, range(4))) == [0, 1, 4, 9]
-    kill_controller(cluster)
+    cluster.kill_controller()
     for srun in sruns():
         srun.kill()
     calls = [exe.submit(square, i) for i in range(8)]
     time.sleep(40)
-    start_controller(cluster)
+    cluster.start_controller()
     assert [call.result(timeout=150) for call in calls] == [i * i for i in range(8)]
 
 

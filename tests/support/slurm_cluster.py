@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from support.processes import MARK
+from support.waiting import wait_until
 
 WANTED = "PYMPIPOOL_TEST_SLURM"
 """Environment variable that enables tests with SLURM. They take minutes; as root they install and start a SLURM."""
@@ -122,6 +124,17 @@ class Cluster:
             check=True,
         )
         return done.stderr.split("Granted job allocation")[1].split()[0]
+
+    def kill_controller(self) -> None:
+        """Kill slurmctld, and wait until it is gone."""
+        pid = (self.folder / "slurmctld.pid").read_text().strip()
+        os.kill(int(pid), signal.SIGKILL)
+        wait_until(lambda: not os.path.exists(f"/proc/{pid}"))
+
+    def start_controller(self) -> None:
+        """Start slurmctld again."""
+        environment = {**environment_of_daemons(), "SLURM_CONF": self.conf}
+        subprocess.run(["slurmctld", "-f", self.conf], env=environment, check=True, timeout=60)
 
     # ---- the second host ----
 

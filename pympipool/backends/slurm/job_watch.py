@@ -151,6 +151,9 @@ class JobWatch:
                 job.cancelled_s = monotonic()
                 self._ensure_thread()
                 self._changed.notify()
+            is_late = self._is_closed
+        if is_late:  # the last worker of a pool is released after the pool has closed
+            cancel_all(self._prefix, steps=self._steps)
 
     def close(self) -> None:
         """End the thread. Another process cancels what is left, since this one may end soon."""

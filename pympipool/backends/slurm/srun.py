@@ -66,10 +66,10 @@ def srun_command(resources: Resources, environ: Mapping[str, str]) -> list[str]:
     in_job = "SLURM_JOB_ID" in environ
     if ranks == 1:
         command.append("--nodes=1")
-    if in_job:
-        command.append("--exact")
     elif os.access(TASK_EPILOG, os.X_OK):
         command.append(f"--task-epilog={TASK_EPILOG}")
+    if in_job:
+        command.append("--exact")
     if resources.gpus_per_core:
         command.append(f"--gpus-per-task={resources.gpus_per_core}")
     elif in_job:

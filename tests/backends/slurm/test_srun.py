@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import mmap
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from pympipool.backends.mpi_library import Library
 from pympipool.backends.slurm import srun
-from pympipool.backends.slurm.srun import srun_command, step_environment
+from pympipool.backends.slurm.spawner import SrunProcess
+from pympipool.backends.slurm.srun import names_own_job, srun_command, step_environment
 from pympipool.resources import Resources
 
 IN_JOB = {"SLURM_JOB_ID": "7"}
@@ -47,3 +52,47 @@ def test_step_gets_its_share_of_the_memory():
     assert step_environment(job) == {"SLURM_CPUS_ON_NODE": "4", "SLURM_MEM_PER_CPU": "2000"}
     whole_node = {"SLURM_MEM_PER_NODE": "0", "SLURM_CPUS_ON_NODE": "4"}
     assert step_environment(whole_node) == whole_node
+
+
+@pytest.mark.parametrize("option", ["--job-name=mine", "-J", "--clusters=other", "-Mother", "--jobid=7"])
+def test_job_with_name_of_user_is_not_asked_for(option):
+    assert names_own_job(Resources(command_line_argument_lst=[option]))
+    assert not names_own_job(Resources(command_line_argument_lst=["--nodelist=node2"]))
+
+
+def test_only_workers_of_several_ranks_have_an_epilog(monkeypatch):
+    monkeypatch.setattr(srun, "loaded_library", lambda: Library("MPICH Version: 5", ""))
+    assert f"--task-epilog={srun.TASK_EPILOG}" in srun_command(Resources(cores=2), {})
+    assert not any(option.startswith("--task-epilog") for option in srun_command(Resources(), {}))
+
+
+def test_epilog_removes_files_that_nothing_maps(mark):
+    left, used = (Path(f"/dev/shm/mpich_shm_{name}_{mark}") for name in ("left", "used"))
+    try:
+        left.touch()
+        used.write_bytes(bytes(4096))
+        with used.open("r+b") as file, mmap.mmap(file.fileno(), 4096):
+            subprocess.run([srun.TASK_EPILOG], check=True, timeout=60)
+        assert not left.exists()
+        assert used.exists()
+    finally:
+        left.unlink(missing_ok=True)
+        used.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("message", "is_permanent", "outage"),
+    [
+        ("Unable to create step for job 7: More processors requested than permitted", True, None),
+        ("Unable to create step for job 7: Memory required by task is not available", False, "memory"),
+        ("Unable to allocate resources: Unable to contact slurm controller (connect failure)", False, "controller"),
+        ("Unable to allocate resources: Socket timed out on send/recv operation", False, "in time"),
+        ("Unable to create step for job 7: Requested nodes are busy", False, None),
+        ("Application launch failed: Communication connection failure", False, "reached"),
+    ],
+)
+def test_outages_are_not_final(message, is_permanent, outage):
+    process = object.__new__(SrunProcess)
+    assert process.failed_permanently([f"srun: error: {message}"]) == is_permanent
+    found = process.outage([f"srun: error: {message}"])
+    assert found is None if outage is None else outage in found
