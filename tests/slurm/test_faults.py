@@ -202,4 +202,4 @@ def test_files_of_killed_ranks_are_removed_on_other_host(make_executor, cluster)
     exe = make_executor(2, cores_per_worker=2)
     assert exe.submit(square, 3).result() == [9, 9]
     exe.shutdown()
-    assert cluster.on_second("ls", left).returncode != 0
+    wait_until(lambda: cluster.on_second("ls", left).returncode != 0)
