@@ -109,7 +109,8 @@ class ShellExecutor(futures.Executor):
 
         Returns:
             The future of the answer, with its newlines. If the program ends before it has answered, the future fails
-            with `subprocess.CalledProcessError`, which has the exit code and the output until then.
+            with `subprocess.CalledProcessError`, which has the exit code and the output until then. If the program cannot
+            be started, it fails with the error of `subprocess.Popen`, FileNotFoundError for example.
 
         Raises:
             TypeError, ValueError: An argument is wrong, or both conditions are missing.

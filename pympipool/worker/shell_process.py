@@ -82,17 +82,26 @@ def start(command: tuple[Any, ...], options: Mapping[str, Any]) -> dict[str, Any
         command: Positional arguments of `subprocess.Popen`.
         options: Keyword arguments of `subprocess.Popen`.
 
-    Raises:
-        OSError, TypeError, ValueError: `subprocess.Popen` raises it.
+    Returns:
+        The arguments of `ask`. If the program cannot be started, the error takes its place, and each call raises it.
     """
     with_pipes: dict[str, Any] = {**options, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    program = subprocess.Popen(*command, **with_pipes)
+    try:
+        program = subprocess.Popen(*command, **with_pipes)
+    except (OSError, TypeError, ValueError, subprocess.SubprocessError) as error:
+        return {"program": error, "feeder": None}
     feeder = StdinFeeder(cast(TextIO, program.stdin))
     atexit.register(end, program, feeder)
     return {"program": program, "feeder": feeder}
 
 
-def ask(text: str, lines: int | None, pattern: str | None, program: subprocess.Popen[str], feeder: StdinFeeder) -> str:
+def ask(
+    text: str,
+    lines: int | None,
+    pattern: str | None,
+    program: subprocess.Popen[str] | Exception,
+    feeder: StdinFeeder | None,
+) -> str:
     """Feed the program and read its answer.
 
     Args:
@@ -108,8 +117,12 @@ def ask(text: str, lines: int | None, pattern: str | None, program: subprocess.P
     Raises:
         subprocess.CalledProcessError: The program has ended or closed its stdout. The error has the exit code and the part of
             the answer that was read.
+        OSError, TypeError, ValueError, subprocess.SubprocessError: The program could not be started.
     """
+    if isinstance(program, Exception):
+        raise program.with_traceback(None)
     assert program.stdout is not None
+    assert feeder is not None
     feeder.feed(text)
     answer: list[str] = []
     while len(answer) != lines:

@@ -352,7 +352,7 @@ def test_waiter_that_was_not_accepted_never_calls_back():
     assert calls == []
 
 
-def test_recheck_notices_a_future_that_did_not_call_back():
+def test_recheck_notices_future_without_callback():
     torn, calls = Future(), Calls()
     waiter = InputWaiter([torn], calls, MAILBOX)
     waiter.watch()

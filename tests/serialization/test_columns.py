@@ -150,7 +150,7 @@ class FailsToLoad:
         return fail_to_load, ()
 
 
-def test_argument_that_cannot_be_loaded_fails_its_own_call():
+def test_unloadable_argument_fails_its_own_call():
     packed = pack([[[[1]], FailsToLoad()]], files_by_name=False)
     (arrived, _) = payload.load(payload.dump_call(1, print, packed, payload.BATCH))
     results, error = payload.load(payload.dump(run_each(lambda value: value, arrived)))

@@ -213,7 +213,7 @@ def look(*_):
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_change_in_a_call_does_not_reach_the_next(other_process, what):
+def test_change_in_call_stays_in_call(other_process, what):
     names = define_in_main(f"{WORKER}def change(*_):\n    {CHANGES[what]}\n")
     kind, look = names["Kind"], names["look"]
     for _ in range(4):
