@@ -40,10 +40,10 @@ import resource, sys
 from pympipool import Executor
 def make(size): return bytes(size)
 if __name__ == "__main__":
-    with open("/proc/self/statm") as file: mapped = int(file.read().split()[0]) * resource.getpagesize()
     executor = Executor(backend="mpi", max_workers=2, block_allocation=True)
     executor.submit(pow, 2, 3).result()
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + (300 << 20), resource.RLIM_INFINITY))
+    with open("/proc/self/statm") as file: mapped = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + (100 << 20), resource.RLIM_INFINITY))
     calls = [executor.submit(make, 1 << 20) for _ in range(400)]
     kept = [call for call in calls if call.exception() is None]
     assert 0 < len(kept) < 400
