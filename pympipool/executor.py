@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import types
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from functools import partial
@@ -156,8 +155,6 @@ class Executor(futures.Executor):
             "max_cores": cores,
         }
         self._checked_function: object = None
-        self._finalizer = weakref.finalize(self, self._engine.close, wait=False)
-        self._finalizer.atexit = False  # at exit the engine is closed too, and waits
 
     def _check_devices(self, gpus_per_worker: int, workers: int) -> None:
         """Raise ValueError if there are too few GPUs for the workers that run at the same time."""
@@ -179,6 +176,7 @@ class Executor(futures.Executor):
             resolve_dependencies=not options.disable_dependencies,
             workers_see_files=self._backend.name == "mpi",
             executor_info=self._info,
+            owner=self,
         )
 
     def _block_pool(

@@ -83,9 +83,11 @@ class Pool(Protocol):
 
     Attributes:
         keeps_functions: True if workers outlive a call, so that each function needs to be sent only once.
+        mailbox: The mailbox of the supervisor.
     """
 
     keeps_functions: bool
+    mailbox: Mailbox
 
     def open(self) -> None: ...
     def abandon(self) -> None: ...
@@ -149,12 +151,14 @@ class Engine:
         resolve_dependencies: Wait for futures among the arguments. False: such futures are an error.
         workers_see_files: The workers run on this machine and see the same files.
         executor_info: Options of the executor, for traces.
+        owner: The executor. When Python collects it, the engine is closed.
     """
 
     def __init__(
         self,
         make_pool: Callable[[Dispatcher], Pool],
         *,
+        owner: object,
         resolve_dependencies: bool = True,
         workers_see_files: bool = False,
         executor_info: dict[str, Any] | None = None,
@@ -176,9 +180,11 @@ class Engine:
             undo.callback(self.pool.abandon)
             self.dispatcher.start()
             self.pool.open()
+            _engines.add(self)
+            trace_registry.register(self)
+            # The callback runs no Python code in the thread that drops the executor, so that Ctrl-C cannot interrupt it.
+            self._owner = weakref.ref(owner, partial(self.pool.mailbox.post_with, self._owner_is_gone))
             undo.pop_all()
-        _engines.add(self)
-        trace_registry.register(self)
 
     def hosts(self) -> list[dict[str, Any]]:
         """Return number, host and process id of rank 0, and hosts of all ranks, for each worker that serves calls."""
@@ -401,7 +407,14 @@ class Engine:
 
     def _pending_count(self) -> int:
         """Return 0 if no more calls will reach the dispatcher."""
-        return len(self._pending_sources) + self.blocked_count() + self.pool.unfinished_count()
+        return len(self._pending_sources) + self._has_blocked() + self.pool.unfinished_count()
+
+    def _has_blocked(self) -> bool:
+        """Return True if a call waits for results of others. It is asked often, so it counts none of them."""
+        try:
+            return any(not blocked.future.done() for blocked in self._blocked)
+        except RuntimeError:  # the continuation thread has changed the dict meanwhile
+            return True
 
     # ---- for a trace ----
 
@@ -479,6 +492,9 @@ class Engine:
         LOGGER.error(
             "the executor has not ended within %g s, and is left to itself: %s", limit_s, self.pool.describe_rest()
         )
+
+    def _owner_is_gone(self, _: object) -> None:
+        self.close(wait=False)
 
     def _on_corruption(self) -> None:
         self.pool.check_corruption()

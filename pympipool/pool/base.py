@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 THREAD_END_S = 1.0
 """Shortest time that the supervisor's thread has to end after the last worker."""
 
+ABANDON_S = 5.0
+"""Longest wait for the end of a pool whose executor could not be made."""
+
 IDLE_CHECK_S = 0.02
 """Interval between two checks of a condition that nothing signals, such as the end of the last call of a closing pool."""
 
@@ -52,6 +55,7 @@ class BasePool(ABC, Generic[SpawnerT]):
 
     Attributes:
         keeps_functions: A worker serves several calls, so it is worth sending a function once.
+        mailbox: The mailbox of the supervisor's thread.
     """
 
     keeps_functions: bool
@@ -61,6 +65,7 @@ class BasePool(ABC, Generic[SpawnerT]):
         self.spawner = spawner
         self.supervisor = Supervisor(self, settings, dispatcher.doorbells)
         self.loop = self.supervisor.loop
+        self.mailbox = self.loop.mailbox
         self._closed: Future[None] = Future()  # unlike an Event it holds no lock that Ctrl-C could leave locked
         self._pending: Callable[[], int] = self.unfinished_count
 
@@ -112,9 +117,13 @@ class BasePool(ABC, Generic[SpawnerT]):
         self.dispatcher.supervisor_thread_id = self.loop.thread.ident or 0
 
     def abandon(self) -> None:
-        """Release everything, in place of `open` or after it has failed."""
-        self.supervisor.close()
-        self.spawner.close()
+        """Release everything, in place of `open`, after it has failed, or if the executor could not be made."""
+        if self.loop.thread.is_alive():
+            self.kill()
+            self.wait_closed(ABANDON_S)
+        else:
+            self.supervisor.close()
+            self.spawner.close()
 
     @abstractmethod
     def resize(self, workers: int, cores: int) -> None:

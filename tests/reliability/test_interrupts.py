@@ -1,5 +1,6 @@
 """Ctrl-C, or the exception of any signal handler, at every point of every method: nothing is torn, nothing hangs."""
 
+import gc
 import os
 import signal
 import sys
@@ -194,3 +195,20 @@ def test_ctrl_c_in_end_of_block_ends_calls(block_allocation, gate):
     assert all(call.done() for call in calls)
     assert calls[1].cancelled()
     assert not exe._engine.pool.loop.thread.is_alive()
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # sockets that the garbage collector closes
+@pytest.mark.parametrize("block_allocation", [False, True], ids=["per_call", "block_allocation"])
+def test_interrupted_constructor_leaves_no_thread(block_allocation):
+    def make():
+        Executor(backend="mpi", max_workers=1, block_allocation=block_allocation)
+
+    before = threading.active_count()
+    for place in interrupted_everywhere(make, step=5):
+        try:
+            wait_until(lambda: threading.active_count() <= before, LIMIT_S)
+        except AssertionError:
+            pytest.fail(f"an interrupt at {place} leaves threads: {threading.enumerate()}")
+    gc.collect()
