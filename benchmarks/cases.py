@@ -29,6 +29,7 @@ from benchmarks.samples import (
     one_process_per_call,
     pending_memory,
     round_trip,
+    script_call,
     submit_rate,
 )
 from benchmarks.units import BYTES, CORES, RATE, SECONDS, SHARE, TIME, TRIPS, Quantity
@@ -87,6 +88,13 @@ def _rate_cases() -> Iterator[Case]:
     yield case("map, 2 workers", partial(map_rate, max_calls=20_000, chunksize=None), request=Request(2))
     chunked = partial(map_rate, max_calls=200_000, chunksize=1000)
     yield case("map with chunksize 1000, 2 workers", chunked, request=Request(2))
+
+
+def _script_cases() -> Iterator[Case]:
+    """Yield cases with classes that the script defines."""
+    for title in ("instance", "bound method", "result", "method with such a result"):
+        measure = partial(script_call, case=title)
+        yield _case("Classes of the script", title, measure, quantities=TRIPS)
 
 
 def _array(size_bytes: int) -> Any:
@@ -193,6 +201,7 @@ def _other_cases() -> Iterator[Case]:
 
 CASES: tuple[Case, ...] = (
     _case("Round trip", "no-op call", round_trip, quantities=TRIPS, limit=lambda: (limits.spin_round_trip(),)),
+    *_script_cases(),
     *_rate_cases(),
     *_echo_cases(),
     *_payload_cases(),

@@ -49,6 +49,7 @@ Measure = Callable[[Pool, Effort], Values]
 
 def in_open_pool(request: Request, measure: Measure) -> Callable[[Peer, Effort], Values]:
     def sample(peer: Peer, effort: Effort) -> Values:
+        calls.define_script()  # before workers are forked: those of the standard library find it by name
         with peer.opened(request) as pool:
             return measure(pool, effort)
 
@@ -92,6 +93,13 @@ def trip_times(trip: Callable[[], object], effort: Effort, max_calls: int, trial
 
 def round_trip(pool: Pool, effort: Effort) -> Values:
     times = trip_times(lambda: pool.submit(calls.noop, 1).result(), effort, max_calls=10_000, trial_calls=20)
+    return times[len(times) // 2], times[int(0.99 * len(times))]
+
+
+def script_call(pool: Pool, effort: Effort, case: str) -> Values:
+    """Return p50 and p99 of the round trips of a call with a class of the script."""
+    fn, *args = calls.call_of_script(case)
+    times = trip_times(lambda: pool.submit(fn, *args).result(), effort, max_calls=10_000, trial_calls=20)
     return times[len(times) // 2], times[int(0.99 * len(times))]
 
 

@@ -41,6 +41,12 @@ def _targets() -> Iterator[Target]:
     trip = "round-trip-no-op-call"
     yield Target("round trip of a no-op call, p50", trip, {POOL: 10, STANDARD: 25})
     yield Target("round trip of a no-op call, p99", trip, {POOL: 10, STANDARD: 10}, quantity=1)
+    for what, name in (
+        ("an instance of a class of the script as argument", "instance"),
+        ("a bound method of such an instance", "bound-method"),
+        ("such an instance as result", "result"),
+    ):
+        yield Target(f"call with {what}, p50", f"classes-of-the-script-{name}", {POOL: 5})
     yield Target("`map` over 200 000 no-ops, chunksize 1000", "rate-map-with-chunksize-1000-2-workers", {POOL: 1})
     yield Target("`map` without a chunksize", "rate-map-2-workers", {STANDARD: 20})
     for size in ("8 MB", "100 MB"):

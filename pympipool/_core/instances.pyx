@@ -8,7 +8,6 @@ these classes already, and what it writes comes after their definitions. It asks
 """
 
 import sys
-from io import BytesIO
 from types import FunctionType
 
 from cpython.type cimport PyType_Check, PyType_IsSubtype
@@ -21,6 +20,7 @@ definitions = {}
 cdef dict _definitions = definitions
 cdef object _PROTOCOL = 5
 cdef bytes _PROTO = b"\x80\x05"
+cdef object _array_type = None  # numpy.ndarray, once numpy has been imported
 cdef int _DEPTH_MAX = 4
 cdef Py_ssize_t _ITEMS_MAX = 8
 
@@ -96,6 +96,15 @@ cdef int _find_classes(object value, list found, bint is_result, int depth) exce
     return 0
 
 
+cdef class Sink:
+    """The file of a pickler: a list of what was written."""
+
+    cdef list written
+
+    def write(self, data):
+        self.written.append(data)
+
+
 def dump(value, pickler_type, buffer_callback, bint is_result):
     """Pickle a value.
 
@@ -106,28 +115,29 @@ def dump(value, pickler_type, buffer_callback, bint is_result):
         is_result: The value is a result.
     """
     cdef list found = []
+    cdef Sink sink = Sink.__new__(Sink)
     cdef Definition definition
     cdef dict memo
-    file = BytesIO()
-    pickler = pickler_type(file, _PROTOCOL, True, buffer_callback)
+    sink.written = []
+    pickler = pickler_type(sink, _PROTOCOL, True, buffer_callback)
     _find_classes(value, found, is_result, _DEPTH_MAX)
     if found:
         memo = {}
-        file.write(_PROTO)
+        sink.written.append(_PROTO)
         for definition in found:
             memo[id(definition.kind)] = (len(memo), definition.kind)
-            file.write(definition.result_opcodes if is_result else definition.call_opcodes)
+            sink.written.append(definition.result_opcodes if is_result else definition.call_opcodes)
         pickler.memo = memo
     pickler.dump(value)
-    return file.getvalue()
+    return sink.written[0] if len(sink.written) == 1 else b"".join(sink.written)
 
 
 def reducer_override(self, value):
     """Reduce functions, classes, exceptions, and objects of registered types. The method `reducer_override` of a pickler.
 
     Args:
-        self: The pickler; it has the methods `reduce_function`, `reduce_class` and `reduce_registered`, and a list `tables` of
-            dicts by type.
+        self: The pickler; it has the methods `reduce_function`, `reduce_class` and `reduce_registered`, and a tuple `tables`
+            of dicts by type.
         value: Any object.
     """
     cdef object kind = type(value)
@@ -135,12 +145,14 @@ def reducer_override(self, value):
         return self.reduce_function(value)
     if PyType_Check(value):
         return self.reduce_class(value)
-    for table in self.tables:
-        if kind in table:
+    for table in <tuple?>self.tables:
+        if kind in <dict?>table:
             return self.reduce_registered(value)
     if PyType_IsSubtype(kind, BaseException):
         return self.reduce_registered(value)
-    array = getattr(sys.modules.get("numpy"), "ndarray", None)
-    if array is not None and PyType_IsSubtype(kind, array):
+    global _array_type
+    if _array_type is None:
+        _array_type = getattr(sys.modules.get("numpy"), "ndarray", None)
+    if _array_type is not None and PyType_IsSubtype(kind, _array_type):
         return self.reduce_registered(value)
     return NotImplemented

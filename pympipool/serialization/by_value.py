@@ -131,6 +131,7 @@ class _Pickler(ScriptPickler):
     """
 
     __init__ = pickle.Pickler.__init__
+    dump = pickle.Pickler.dump
     reducer_override = instances.reducer_override
     dispatch_table: Mapping[type, Any] = {}  # see `reduce_registered`
     tables = (*cloudpickle.Pickler.dispatch_table.maps, SCRIPT_REDUCERS)

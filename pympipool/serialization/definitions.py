@@ -22,6 +22,7 @@ import pickle
 import pickletools
 import threading
 import weakref
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -85,7 +86,9 @@ def _define(kind: type, changes: int, is_result: bool) -> tuple[Any, ...] | None
     own.changes = changes
     own.snapshot = analysis.snapshot  # else that of a class that refers to this one
     numbers = {id(one.kind): one.number for one in numbered}
-    pickled = dump_definition([(one.kind, one.number) for one in numbered], numbers, is_result=is_result)
+    pickled = zlib.compress(
+        dump_definition([(one.kind, one.number) for one in numbered], numbers, is_result=is_result), 1
+    )
     class_id = cloudpickle._get_or_create_tracker_id(kind)
     if not own.snapshot.is_current():  # another thread is changing something right now
         return None
