@@ -49,7 +49,7 @@ def dump(
     try:
         return instances.dump(value, pickler, buffer_callback, is_result)
     except RecursionError as error:
-        raise pickle.PicklingError("it is nested too deeply") from error
+        raise pickle.PicklingError("it is nested so deeply that it exceeds the limit of recursion") from error
 
 
 def dump_definition(value: object, numbers: Mapping[int, int], *, is_result: bool) -> bytes:
