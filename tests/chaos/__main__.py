@@ -75,7 +75,7 @@ def print_report(options: Options, verdict: Verdict) -> None:
     for complaint in verdict.complaints:
         print(complaint)
     if verdict.complaints:
-        print(f"the last lines of stderr:\n{verdict.stderr[-3000:]}")
+        print(f"the last lines of stderr:\n{verdict.stderr[-12000:]}")
 
 
 if __name__ == "__main__":
