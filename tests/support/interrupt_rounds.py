@@ -168,12 +168,13 @@ def run_interrupted(exe, action) -> str:
     try:
         armed = True
         signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.004), 0.003)
-        while True:
-            action(exe)
+        try:
+            while True:
+                action(exe)
+        except RuntimeError as error:
+            return str(error)
     except KeyboardInterrupt:
         return "interrupted"
-    except RuntimeError as error:
-        return str(error)
     finally:
         armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
