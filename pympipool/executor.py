@@ -285,12 +285,10 @@ class Executor(futures.Executor):
 
         Args:
             timeout: Seconds from now until the last result must have arrived. Default: no limit.
-            chunksize: Number of calls that are sent together, in one pickle. An object that several of these calls
-                share is one object in the worker, and each call sees the changes that an earlier one made to it.
-                Default: 1. But with block allocation, if all arguments are numbers, strings, and tuples of these, as
-                many calls as take a few milliseconds, by their measured run time. Calls on several cores are always
-                sent one by one. `run_time_max` and `restart_limit` apply to the calls of a chunk as a whole, so with
-                them the default is 1.
+            chunksize: Number of calls that are sent together. Default: 1, and with block allocation as many calls as take
+                a few milliseconds, by their measured run time. Calls on several cores are always sent one by one.
+                `run_time_max` and `restart_limit` apply to the calls of a chunk as a whole, so with them the default
+                is 1. However calls are sent, they share no arguments.
             progress: Show a tqdm progress bar that counts the calls that have ended. A string is shown before the bar
                 instead of the name of the function.
 

@@ -183,7 +183,7 @@ def test_method_of_an_unpicklable_instance_names_the_function(make_block_executo
         exe.submit(point.scaled).result()
 
 
-def test_large_result_brings_no_old_class_to_another_call(make_block_executor, changing):
+def test_large_result_brings_no_old_class(make_block_executor, changing):
     exe = make_block_executor()
     names = changing
     exec("def big(): return [Point(1), 'x' * 100_000]\ndef made(value): return type(value[0]).made\n", names)
@@ -196,7 +196,7 @@ def test_large_result_brings_no_old_class_to_another_call(make_block_executor, c
 
 
 @pytest.mark.mpi
-def test_several_ranks_find_classes_as_the_script_has_them(changing):
+def test_several_ranks_find_current_classes(changing):
     point = changing["Point"](2)
     with Executor(max_workers=1, cores_per_worker=2, block_allocation=True) as exe:
         for scale in (1, 10):

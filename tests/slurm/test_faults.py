@@ -168,7 +168,7 @@ def test_killed_srun_is_named_and_no_worker_blamed(make_executor, gate):
     assert "died of SIGKILL" in error.lost_reason
 
 
-def test_dead_host_is_not_told_as_out_of_memory(make_executor, cluster, gate):
+def test_dead_host_is_not_shortage_of_memory(make_executor, cluster, gate):
     exe = make_executor()
     call = exe.submit(hold, gate.path)
     gate.wait_until_begun()
@@ -196,7 +196,7 @@ def test_stopped_relay_is_replaced(make_executor, gate, block_allocation):
 
 
 @pytest.mark.mpi
-def test_files_of_killed_ranks_are_removed_on_other_host(make_executor, cluster):
+def test_files_of_killed_ranks_are_removed(make_executor, cluster):
     left = "/dev/shm/mpich_shm_left_by_a_rank"
     cluster.on_second("touch", left)
     exe = make_executor(2, cores_per_worker=2)

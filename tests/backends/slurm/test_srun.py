@@ -55,7 +55,7 @@ def test_step_gets_its_share_of_the_memory():
 
 
 @pytest.mark.parametrize("option", ["--job-name=mine", "-J", "--clusters=other", "-Mother", "--jobid=7"])
-def test_job_with_name_of_user_is_not_asked_for(option):
+def test_job_named_by_user_is_not_queried(option):
     assert names_own_job(Resources(command_line_argument_lst=[option]))
     assert not names_own_job(Resources(command_line_argument_lst=["--nodelist=node2"]))
 
