@@ -142,7 +142,7 @@ cdef class Completion(CompletionSource):
 
     def wait_until_idle(self, pending):
         """Make progress until no call waits or runs, and pending() is 0 too."""
-        while self.unfinished_count > 0 or pending() > 0:
+        while pending() > 0 or self.unfinished_count > 0:  # in this order: calls move from there to here
             if self.waiting_thread != 0 and self.waiting_thread != PyThread_get_thread_ident():
                 sleep(OTHER_THREAD_S)
                 continue
@@ -397,9 +397,11 @@ cdef class Completion(CompletionSource):
         except BaseException as problem:  # no memory for the parts, for example
             future.set_error(problem.with_traceback(None))
             has_callbacks = future.callbacks is not None
+        try:
+            self.queue_callbacks(future, has_callbacks)
         finally:
-            free_call(call)
-        return self.queue_callbacks(future, has_callbacks)
+            free_call(call)  # may run user code, as the last reference to the arguments may go
+        return 0
 
     cdef int queue_callbacks(self, FutureCore future, bint has_callbacks) except -1:
         """Queue a future that has ended for the thread that runs callbacks."""

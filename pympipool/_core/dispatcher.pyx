@@ -291,10 +291,11 @@ cdef class Dispatcher(Completion):
             call.position = UINT64_MAX
         self.free_worker(worker)
         pthread_mutex_unlock(&self.core.lock)
+        futures = futures_of(&victims)  # at once: the futures refer to calls that are in no list any more
         self.segments.pop(number, None)
         self.worker_metadata.pop(number, {})["gone_ns"] = pmp_now_ns()
         self.pump()
-        return futures_of(&victims)
+        return futures
 
     cdef void free_worker(self, Worker *worker) noexcept:
         """Take a worker off the list and free it. The caller holds the lock."""

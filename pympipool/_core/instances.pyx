@@ -102,7 +102,7 @@ cdef class Sink:
     cdef list written
 
     def write(self, data):
-        self.written.append(data)
+        self.written.append(data if type(data) is bytes else bytes(data))  # a bytearray can change before the end
 
 
 def dump(value, pickler_type, buffer_callback, bint is_result):

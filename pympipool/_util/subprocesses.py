@@ -57,7 +57,8 @@ def reap_later(*killed: subprocess.Popen[Any]) -> None:
 
     A process that hangs in the kernel ends only when its system call returns, which may be never.
     """
-    _unreaped[:] = [process for process in (*_unreaped, *killed) if process.poll() is None]
+    with fork_lock:
+        _unreaped[:] = [process for process in (*_unreaped, *killed) if process.poll() is None]
 
 
 def end(process: subprocess.Popen[Any], timeout_s: float = END_TIMEOUT_S) -> None:
@@ -112,13 +113,20 @@ def popen_with_socket(
     return process, ours
 
 
-def run(command: Sequence[str | bytes], *, timeout: float | None = None, stderr: int = subprocess.PIPE) -> Completed:
+def run(
+    command: Sequence[str | bytes],
+    *,
+    timeout: float | None = None,
+    stderr: int = subprocess.PIPE,
+    env: Mapping[str, str] | None = None,
+) -> Completed:
     r"""Run a program without input and return its output as text. Forks in other threads wait while it starts.
 
     Args:
         command: Program and arguments.
         timeout: Seconds that the program may take.
         stderr: Where its error messages go, as for `subprocess.run`.
+        env: Its environment. Default: that of this process.
 
     Raises:
         subprocess.TimeoutExpired: The program did not end in time. It has been killed.
@@ -129,7 +137,7 @@ def run(command: Sequence[str | bytes], *, timeout: float | None = None, stderr:
         'hello\n'
     """
     process = Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True, errors="replace"
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True, errors="replace", env=env
     )
     pidfd = open_pidfd(process.pid)
     try:

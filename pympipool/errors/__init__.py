@@ -1,7 +1,7 @@
 """All exceptions of pympipool that users can see.
 
 Each is a subclass of the standard library's exception for the same kind of failure, so code written for
-`concurrent.futures` catches it without knowing pympipool:
+`concurrent.futures` catches it without knowing pympipool::
 
     concurrent.futures.BrokenExecutor
         WorkerStartError      workers cannot be started

@@ -6,10 +6,13 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from pympipool._core.future import Future
+from pympipool._util.service_threads import ServiceLogger
+from pympipool.pool.failures import supervisor_crash_error
 from pympipool.pool.supervisor import Supervisor
 from pympipool.pool.timeouts import watch_for_stuck_ranks
 
@@ -19,8 +22,13 @@ if TYPE_CHECKING:
     from pympipool.pool.worker_handle import WorkerHandle
     from pympipool.resources import Resources
 
+LOGGER = ServiceLogger("pympipool.pool")
+
 THREAD_END_S = 1.0
 """Shortest time that the supervisor's thread has to end after the last worker."""
+
+CRASH_WAIT_S = 1.0
+"""Wait for the end of each worker that was killed because the supervisor has ended."""
 
 ABANDON_S = 5.0
 """Longest wait for the end of a pool whose executor could not be made."""
@@ -214,7 +222,8 @@ class BasePool(ABC, Generic[SpawnerT]):
         """Kill all workers and close the pool."""
 
     def _is_idle(self) -> bool:
-        return self.dispatcher.unfinished_count == 0 and self._pending() == 0
+        # in the order in which calls pass through: a call that moves on in between is counted in either place
+        return self._pending() == 0 and self.dispatcher.unfinished_count == 0
 
     def _finish_closing(self) -> None:
         """End everything that is left once no worker is. A second time, it does nothing."""
@@ -222,6 +231,37 @@ class BasePool(ABC, Generic[SpawnerT]):
             return
         self.loop.stop()
         self.dispatcher.supervisor_thread_id = 0
-        self.spawner.close()
-        self.dispatcher.stop()
-        self._closed.set_result(None)
+        try:
+            self.spawner.close()
+        finally:
+            self.dispatcher.stop()
+            self._closed.set_result(None)
+
+    def on_crash(self, error: BaseException) -> None:
+        """Fail all calls after the end of the supervisor: nothing watches workers any more."""
+        make_error = partial(supervisor_crash_error, type(error).__name__)
+        self.dispatcher.supervisor_thread_id = 0
+        self.dispatcher.close(str(make_error()))
+        self.dispatcher.fail_all(make_error)
+        for worker in list(self.supervisor.workers.values()):
+            try:
+                worker.process.kill()
+            except Exception:
+                LOGGER.exception("worker %d may be left", worker.number)
+            for future in self.dispatcher.remove_dead_worker(worker.number):
+                self.dispatcher.fail_soon(future, make_error)
+        for future in self.waiting_futures():
+            self.dispatcher.fail_soon(future, make_error)
+        self.dispatcher.call_soon(self._end_after_crash)
+
+    def _end_after_crash(self) -> None:
+        for worker in list(self.supervisor.workers.values()):
+            worker.process.wait(CRASH_WAIT_S)
+            worker.process.close()
+            worker.release()
+        self.supervisor.workers.clear()
+        self._forget_all()
+        self._finish_closing()
+
+    def _forget_all(self) -> None:
+        """Count no call as unfinished any more."""

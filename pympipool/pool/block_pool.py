@@ -257,10 +257,11 @@ class BlockPool(BasePool["Spawner"]):
         has_state = ended_calls > 0 or self.supervisor.settings["init_function"] is not None
         loses_state = has_served and has_state and not was_told and self.broken is None
         for future in interrupted:
-            error = worker.kill_reason or worker_died_error(worker, future)
-            if loses_state:
-                error = with_note(error, STATE_LOST_NOTE)
-            self.dispatcher.fail_soon(future, error)
+            note = STATE_LOST_NOTE if loses_state else None
+            reason = worker.kill_reason
+            if reason is not None and note is not None:
+                reason = with_note(reason, note)
+            self.dispatcher.fail_soon(future, reason or worker_died_error(worker, future, note))
         if loses_state and not self.replaces_state:
             LOGGER.error("worker %d ended with its state, and on_worker_replaced is 'fail'", worker.number)
             self.broken = partial(state_lost_error, worker.number)  # calls that run on other workers go on
@@ -294,6 +295,7 @@ class BlockPool(BasePool["Spawner"]):
 
     def _kill_all(self) -> None:
         self._closing = True
+        self.dispatcher.call_soon(self.dispatcher.cancel_waiting)
         for worker in list(self.supervisor.workers.values()):
             self.supervisor.end_worker(worker)
         self._close_if_empty()

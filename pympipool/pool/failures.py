@@ -45,21 +45,40 @@ def init_function_error(reported: ReportedError) -> BaseException:
     return error
 
 
-def worker_died_error(worker: WorkerHandle, future: Future[Any] | None) -> WorkerDied:
-    """Return the error of the call that was running on a worker when it died; future=None if none was."""
+def worker_died_error(worker: WorkerHandle, future: Future[Any], note: str | None = None) -> Callable[[], WorkerDied]:
+    """Return a function that returns the error of the call that was running on a worker when it died.
+
+    The thread that reads the error calls it. The supervisor must not fail here, not even if the system has no descriptor for
+    the import that the error needs.
+    """
+    facts = {
+        "worker": worker.number,
+        "host": worker.host,
+        "pid": worker.pid,
+        "rank": worker.first_failed_rank if worker.request.ranks > 1 else None,
+        # with a lost reason it is that of a launcher, which knows nothing of the lost rank
+        "exit_code": None if worker.lost_reason else worker.exit_code,
+        "last_stderr": tuple(worker.stderr_tail),
+        "lost_reason": worker.lost_reason,
+        "function": getattr(future, "function_name", None),
+    }
+    return partial(_worker_died, facts, note)
+
+
+def _worker_died(facts: dict[str, Any], note: str | None) -> WorkerDied:
     from pympipool.errors import WorkerDied  # not before a worker has died: it takes 15 ms
 
-    return WorkerDied(
-        worker=worker.number,
-        host=worker.host,
-        pid=worker.pid,
-        rank=worker.first_failed_rank if worker.request.ranks > 1 else None,
-        exit_code=None
-        if worker.lost_reason
-        else worker.exit_code,  # else a launcher's, which knows nothing of the lost rank
-        last_stderr=tuple(worker.stderr_tail),
-        lost_reason=worker.lost_reason,
-        function=getattr(future, "function_name", None),
+    error = WorkerDied(**facts)
+    if note is not None:
+        add_note(error, note)
+    return error
+
+
+def supervisor_crash_error(reason: str) -> BrokenExecutor:
+    """Return the error of all calls of an executor whose supervisor has ended."""
+    return BrokenExecutor(
+        f"the thread that watches the workers of this executor has ended by an unexpected failure ({reason}), and its workers"
+        " with it. The log has the traceback. Start a new Executor"
     )
 
 
@@ -88,8 +107,11 @@ def log_exit(logger: ServiceLogger, worker: WorkerHandle, *, expected: bool) -> 
             redacted_summary(worker.kill_reason),
         )
         return
-    from pympipool.errors import WorkerDied
-
+    try:
+        from pympipool.errors import WorkerDied
+    except Exception as problem:  # no descriptor or memory for the import, for example
+        logger.warning("worker %d on %s (pid %s) died (%r)", worker.number, worker.host, worker.pid, problem)
+        return
     without_output = WorkerDied(
         worker=worker.number,
         host=worker.host,

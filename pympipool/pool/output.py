@@ -24,6 +24,8 @@ from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
+from pympipool._util.service_threads import ServiceThread
+
 if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable
@@ -120,7 +122,7 @@ class OutputWriter:
     def _start(self) -> None:
         if self._thread is not None:
             return
-        thread = threading.Thread(target=self._run, name=f"pympipool_{self.name}", daemon=True)
+        thread = ServiceThread(f"pympipool_{self.name}", self._run)
         try:
             thread.start()
         except (RuntimeError, MemoryError):  # no room for a thread: the text waits

@@ -157,7 +157,8 @@ class PerCallPool(BasePool[CallSpawners]):
         Raises:
             ValueError: A call that waits asks for more.
         """
-        most = max((call.resources.cores for call in list(self._unfinished) if call.allocation is None), default=0)
+        waiting = (call for call in list(self._unfinished) if call.allocation is None and not call.is_done)
+        most = max((call.resources.cores for call in waiting), default=0)
         if most > cores:
             raise ValueError(f"{cores} cores are too few: a call that waits asks for {most}")
         self.allocator.resize(cores)
@@ -181,6 +182,7 @@ class PerCallPool(BasePool[CallSpawners]):
 
     def _call_ended(self, call: QueuedCall) -> None:
         """Remove a cancelled call, with its arguments, from the queue. If it has a worker, have that end."""
+        self.dispatcher.call_soon(_release, call.future, call.parts)
         call.future = None
         call.parts = []
         if not self.allocator.withdraw(call):
@@ -291,15 +293,14 @@ class PerCallPool(BasePool[CallSpawners]):
             self._retry(call, call.allocation)
         else:
             for future in interrupted:
-                error = worker.kill_reason or worker_died_error(worker, future)
-                self.dispatcher.fail_soon(future, error)
+                self.dispatcher.fail_soon(future, worker.kill_reason or worker_died_error(worker, future))
             if worker.state_before_end is State.STARTING:
                 error = start_error(worker)
                 if worker.start_error is None and (shortage := shortage_of(error)) is not None:
                     error = shortage_error(shortage, error)
                 waiting = call.future
                 if waiting is not None and self._killed:
-                    self.dispatcher.cancel(waiting)
+                    self.dispatcher.call_soon(self.dispatcher.cancel, waiting)
                 elif waiting is not None and not waiting.done():
                     LOGGER.warning("worker %d did not start: %s", worker.number, redacted_summary(error))
                     self.dispatcher.fail_soon(waiting, error)  # without effect if it is cancelled meanwhile
@@ -357,7 +358,14 @@ class PerCallPool(BasePool[CallSpawners]):
 
     def _kill_all(self) -> None:
         self._killed = True
-        self.cancel_waiting()
+        self.dispatcher.call_soon(self.cancel_waiting)
         for worker in list(self.supervisor.workers.values()):
             self.supervisor.end_worker(worker)
         self._close_when_idle()
+
+    def _forget_all(self) -> None:
+        self._unfinished.clear()
+
+
+def _release(*_: object) -> None:
+    """Drop the last references to a result and to the arguments: in the completion thread, as user code may run then."""

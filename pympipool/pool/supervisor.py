@@ -86,6 +86,9 @@ class SupervisorEvents(Protocol):
     def on_gone(self, worker: WorkerHandle) -> None:
         """The worker is gone, for whatever reason."""
 
+    def on_crash(self, error: BaseException) -> None:
+        """The supervisor has ended by an unexpected failure."""
+
 
 class Supervisor:
     """Starts workers, and follows each of them until it is gone.
@@ -109,7 +112,7 @@ class Supervisor:
         self._numbers = itertools.count(1)
         self.listener = Listener()
         try:
-            self.loop = EventLoop("pympipool_supervisor", at_exit=self.close)
+            self.loop = EventLoop("pympipool_supervisor", at_exit=self.close, on_crash=events.on_crash)
         except OSError:
             self.listener.close()
             raise

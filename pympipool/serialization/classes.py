@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, TypeAlias
 from cloudpickle import cloudpickle
 
 from pympipool._core.snapshot import Snapshot
-from pympipool.serialization.analysis import Analysis, NotCacheable
+from pympipool.serialization.analysis import Analysis
 from pympipool.serialization.enums import reduce_enum
 
 __all__ = ["find_class", "load_class", "reduce_class", "snapshot_of"]
@@ -158,7 +158,7 @@ def snapshot_of(value: Any) -> Snapshot | None:
     """Return a snapshot of a function or class that was received; None if it could change unseen."""
     try:
         return Analysis(value, is_received=True).snapshot
-    except NotCacheable:
+    except Exception:  # NotCacheable, or what user code raises here and not in the master: it is unpickled each time
         return None
 
 

@@ -305,7 +305,7 @@ def _stack(arrays: Sequence[Any]) -> Any:
     for array in arrays:
         if array.shape != shape or (array.dtype is not dtype and array.dtype != dtype) or not array.flags.writeable:
             return None
-    return np.stack(arrays)
+    return np.stack(arrays, out=np.empty((len(arrays), *shape), dtype))  # without out, a dtype may change
 
 
 def _wrap(array: Any, copy: bool = False) -> Any:

@@ -124,7 +124,7 @@ def _number(kind: type, snapshot: Snapshot) -> Definition:
     definition = Definition(kind, next(_numbers), snapshot, 0)
     with _lock:
         while len(definitions) >= DEFINITIONS_MAX:
-            del definitions[next(iter(definitions))]
+            definitions.pop(next(iter(definitions)), None)
         definitions[id(kind)] = definition
     return definition
 

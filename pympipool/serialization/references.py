@@ -46,6 +46,9 @@ _variables: dict[tuple[int, int], contextvars.ContextVar[Any]] = {}
 
 _keys: dict[contextvars.ContextVar[Any], tuple[int, int]] = {}
 
+_tokens: dict[contextvars.ContextVar[Any], contextvars.Token[Any]] = {}
+"""For each received variable that has a value: what restores the state without one."""
+
 
 def _reduce_variable(variable: contextvars.ContextVar[Any]) -> tuple[Any, ...]:
     """Reduce a context variable: by its name, its default and the value that it has."""
@@ -75,8 +78,13 @@ def _find_variable(key: tuple[int, int], name: str, default: tuple[Any, ...]) ->
 
 def _set_variable(variable: contextvars.ContextVar[Any], value: tuple[Any, ...]) -> None:
     """Set a variable in the process that has received it, not in the one that made it."""
-    if value and _keys[variable][0] != os.getpid():
-        variable.set(*value)
+    if _keys[variable][0] == os.getpid():
+        return
+    token = _tokens.pop(variable, None)
+    if token is not None:
+        variable.reset(token)  # what an earlier call has received, or has set itself
+    if value:
+        _tokens[variable] = variable.set(*value)
 
 
 REDUCERS: dict[type, Callable[[Any], Any]] = {

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -105,14 +106,18 @@ def _defines_hook(kind: type) -> bool:
     return "__init_subclass__" in vars(kind) and bool(kind.__flags__ & _HEAP_TYPE)
 
 
+_hook_lock = threading.RLock()
+
+
 @contextlib.contextmanager
 def _without_hook(kind: type) -> Iterator[None]:
-    hook = vars(kind)["__init_subclass__"]
-    type.__setattr__(kind, "__init_subclass__", lambda **_: None)
-    try:
-        yield
-    finally:
-        type.__setattr__(kind, "__init_subclass__", hook)
+    with _hook_lock:
+        hook = vars(kind)["__init_subclass__"]
+        type.__setattr__(kind, "__init_subclass__", lambda **_: None)
+        try:
+            yield
+        finally:
+            type.__setattr__(kind, "__init_subclass__", hook)
 
 
 # ---- ctypes ----

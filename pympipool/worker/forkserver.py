@@ -82,7 +82,8 @@ class Forkserver:
             os.close(status_pipe)
         else:
             if pid == 0:
-                _write_status(status_pipe, os.getpid(), RUNNING)
+                if not _write_status(status_pipe, os.getpid(), RUNNING):
+                    os._exit(0)  # another forkserver has got the request
                 os.close(status_pipe)
                 self._close_inherited()
                 _set_environment(environment, self.environment)
@@ -116,13 +117,17 @@ class Forkserver:
             os.close(status_pipe)
 
 
-def _write_status(status_pipe: int, pid: int, exit_code: int) -> None:
+def _write_status(status_pipe: int, pid: int, exit_code: int) -> bool:
     """Write a record to a worker's status pipe.
 
-    A closed pipe means that the master has exited, or has given the worker up.
+    Returns:
+        False if the pipe is closed: the master has exited, or has given the worker up.
     """
-    with contextlib.suppress(BrokenPipeError):
+    try:
         os.write(status_pipe, STATUS.pack(pid, exit_code))
+    except BrokenPipeError:
+        return False
+    return True
 
 
 def main() -> NoReturn:

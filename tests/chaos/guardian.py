@@ -12,7 +12,6 @@ import os
 import re
 import resource
 import select
-import signal
 import subprocess
 import sys
 import tempfile
@@ -95,6 +94,7 @@ class Guardian:
         self.stdout_bytes = 0
         self.board = Board.create()
         self._unread = b""
+        self._has_killed = False
 
     def run(self) -> Verdict:
         """Run the test."""
@@ -231,6 +231,7 @@ class Guardian:
             self._kill()
 
     def _kill(self) -> None:
+        self._has_killed = True
         self.master.kill()
         self.master.wait()
 
@@ -242,7 +243,7 @@ class Guardian:
         self._read_report(reader)
         os.close(reader)
         self.master.stdout.close()
-        if self.master.returncode not in {0, -signal.SIGKILL}:
+        if self.master.returncode != 0 and not self._has_killed:
             self._complain(f"the master ended with exit code {self.master.returncode}")
 
     def _judge_leftovers(self, files_before: set[Path]) -> None:

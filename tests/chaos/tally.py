@@ -69,4 +69,9 @@ class Tally:
         self.count(ended)
 
     def _write(self, **message: Any) -> None:
-        os.write(self._report, json.dumps({"thread": self.thread, **message}).encode()[:4000] + b"\n")
+        cut = {name: _short(value) for name, value in message.items()}  # a pipe takes up to 4096 bytes in one piece
+        os.write(self._report, json.dumps({"thread": self.thread, **cut}).encode() + b"\n")
+
+
+def _short(value: Any) -> Any:
+    return value.encode("ascii", "replace")[:1500].decode() if isinstance(value, str) else value

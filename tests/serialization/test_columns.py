@@ -168,3 +168,15 @@ def test_entries_keep_their_values_alive():
     (entries,) = pack([[value]], files_by_name=False)
     assert isinstance(entries, Entries)
     assert entries[0:1].values[0][0] is value
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [">f8", np.dtype("i1,V3,i4,V1")[["f0", "f2"]], np.dtype("i1,f8", align=True)],
+    ids=["swapped", "gaps", "aligned"],
+)
+def test_stacked_arrays_keep_their_dtype(dtype):
+    arrays = [np.zeros(3, dtype), np.ones(3, dtype)]
+    rows, _ = received(arrays)
+    assert [array.dtype for (array,) in rows] == [np.dtype(dtype)] * 2
+    assert [array.dtype.itemsize for array in returned(*arrays)] == [np.dtype(dtype).itemsize] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
@@ -104,11 +105,12 @@ def test_killed_srun_leaves_no_job(make_executor, cluster, block_allocation):
 
     def kill_young():
         while not stop.wait(0.005):
-            for srun in sruns():
-                if srun.pid not in killed:
-                    killed.add(srun.pid)
-                    time.sleep(0.02 * (len(killed) % 6))
-                    srun.kill()
+            with contextlib.suppress(psutil.Error):  # an srun may end in between
+                for srun in sruns():
+                    if srun.pid not in killed:
+                        killed.add(srun.pid)
+                        time.sleep(0.02 * (len(killed) % 6))
+                        srun.kill()
 
     thread = threading.Thread(target=kill_young)
     thread.start()
@@ -116,6 +118,7 @@ def test_killed_srun_leaves_no_job(make_executor, cluster, block_allocation):
     wait_until(lambda: len(killed) >= 6 or all(call.done() for call in calls))
     stop.set()
     thread.join()
+    assert killed
     for call in calls:
         assert isinstance(call.exception(timeout=60), (WorkerDied, WorkerStartError, type(None)))
     exe.shutdown()

@@ -81,7 +81,7 @@ class HangWatch:
     def _send(self, *command: object) -> None:
         try:
             os.write(self._commands, json.dumps(command).encode() + b"\n")
-        except BrokenPipeError:  # somebody has killed the watch
+        except BrokenPipeError:  # the watch was killed
             pass
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support.processes import MARK
+from support.processes import MARK, is_alive
 from support.waiting import wait_until
 
 WANTED = "PYMPIPOOL_TEST_SLURM"
@@ -129,7 +129,7 @@ class Cluster:
         """Kill slurmctld, and wait until it is gone."""
         pid = (self.folder / "slurmctld.pid").read_text().strip()
         os.kill(int(pid), signal.SIGKILL)
-        wait_until(lambda: not os.path.exists(f"/proc/{pid}"))
+        wait_until(lambda: not is_alive(int(pid)))  # process 1 of a container may never reap it
 
     def start_controller(self) -> None:
         """Start slurmctld again."""
@@ -165,6 +165,8 @@ class Cluster:
         """Restore network and second host after a test has damaged them."""
         if self.second is None:
             return
+        if not is_alive(int((self.folder / "slurmctld.pid").read_text())):
+            self.start_controller()
         subprocess.run(["ip", "link", "set", "slurm0p2", "up"], check=False, timeout=60, capture_output=True)
         states = self.run("sinfo", "-h", "-N", "-o", "%N %T", check=False)
         if not os.path.exists(f"/proc/{self._second_pid()}") or "down" in states or "*" in states:

@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from pympipool._util.service_threads import ServiceThread
 from pympipool.errors import WorkerStartError
 from pympipool.transport.frames import SEND_FLAGS
 
@@ -101,7 +102,7 @@ class FluxConnection:
         self._receiver.setblocking(False)
         self._sender.setblocking(False)
         self._handle: Any = None
-        self._thread = threading.Thread(target=self._run, name="pympipool_flux", daemon=True)
+        self._thread = ServiceThread("pympipool_flux", self._run)
         self._thread.start()
 
     # ---- for any thread ----
@@ -158,7 +159,7 @@ class FluxConnection:
     def _run(self) -> None:
         try:
             self._run_reactor()
-        except Exception as error:
+        except BaseException as error:  # also what a `__del__` raises that the garbage collector runs here
             self._on_lost(str(error) or type(error).__name__)
         else:
             self._on_lost("the executor has closed its connection")

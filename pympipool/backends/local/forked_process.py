@@ -180,7 +180,8 @@ class ForkedProcess(WorkerProcess):
             code = exit_codes.exit_code_of_reaped(self._pidfd)
         self._exit_code = exit_codes.UNKNOWN if code is None else code
         self.exit_code_is_known = self._exit_code != exit_codes.UNKNOWN
-        self._signal(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)  # what it has started; its own id may belong to another process by now
 
     def _is_running(self) -> bool:
         if self._pidfd is None:

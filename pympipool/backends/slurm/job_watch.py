@@ -13,6 +13,7 @@ causes no query.
 
 from __future__ import annotations
 
+import os
 import secrets
 import subprocess
 import threading
@@ -51,9 +52,10 @@ _WAITING = ("PENDING", "CONFIGURING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "
 _CANCEL_SCRIPT = r"""
 (
     trap '' HUP
+    unset $(env | sed -n 's/^\(SQUEUE_[A-Z0-9_]*\)=.*/\1/p')
     for pause in 0 1 2 4 8 16 32; do
         sleep $pause
-        found=$(squeue --me --noheader $3 --format='%i %j') || continue
+        found=$(squeue --me --all --noheader $3 --format='%i %j') || continue
         ids=$(printf '%s\n' "$found" | sed -n "s/^ *\([^ ]*\) $1-.*/\1/p")
         if [ -n "$ids" ]; then scancel --quiet $ids; elif [ $pause -ge $2 ]; then exit; fi
     done
@@ -104,7 +106,7 @@ class JobWatch:
 
     def __init__(self, *, steps: bool) -> None:
         self._prefix = f"pympipool-{secrets.token_hex(6)}"
-        self._query = ["squeue", "--me", "--noheader", f"--format=%i %j {'RUNNING' if steps else '%T'}"]
+        self._query = ["squeue", "--me", "--all", "--noheader", f"--format=%i %j {'RUNNING' if steps else '%T'}"]
         self._query += ["--steps"] if steps else []
         self._steps = steps
         self._jobs: dict[str, JobState] = {}  # those that are watched or to be cancelled
@@ -128,7 +130,7 @@ class JobWatch:
             job = self._jobs[name] = JobState()
             self._live.add(name)
             self._is_used = True
-            self._ensure_thread()
+            self._start_thread()
         return job
 
     def connected(self, name: str) -> None:
@@ -149,11 +151,18 @@ class JobWatch:
             self._live.discard(name)
             if job.cancelled_s is None and not self._is_closed:
                 job.cancelled_s = monotonic()
-                self._ensure_thread()
+                self._start_thread()
                 self._changed.notify()
             is_late = self._is_closed
         if is_late:  # the last worker of a pool is released after the pool has closed
             cancel_all(self._prefix, steps=self._steps)
+
+    def ensure_thread(self) -> None:
+        """Start the thread again if it could not be started while the system had no more threads."""
+        if self._thread is None:
+            with self._changed:
+                if self._jobs:
+                    self._start_thread()
 
     def close(self) -> None:
         """End the thread. Another process cancels what is left, since this one may end soon."""
@@ -175,13 +184,13 @@ class JobWatch:
 
     # ---- the thread ----
 
-    def _ensure_thread(self) -> None:
+    def _start_thread(self) -> None:
         if self._thread is not None or self._is_closed:
             return
         thread = ServiceThread("pympipool_slurm", self._run)
         try:
             thread.start()
-        except RuntimeError:  # the system has no more threads: the next call of this method tries again
+        except RuntimeError:  # the system has no more threads: `ensure_thread` tries again
             return
         self._thread, self._pause_s, self._answered_s = thread, FIRST_PAUSE_S, None
 
@@ -217,7 +226,7 @@ class JobWatch:
             for job in self._jobs.values():
                 job.is_asked_for = job.cancelled_s is not None
         try:
-            answer = run(self._query, timeout=CONTROLLER_TIMEOUT_S)
+            answer = run(self._query, timeout=CONTROLLER_TIMEOUT_S, env=_without_filters())
         except (OSError, subprocess.SubprocessError):
             return None
         if answer.returncode != 0:
@@ -267,6 +276,11 @@ class JobWatch:
                     del self._jobs[name]
 
 
+def _without_filters() -> dict[str, str]:
+    """Return this process's environment without the variables with which users hide jobs from `squeue`."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
+
+
 def cancel_all(prefix: str, *, steps: bool, patient: bool = True) -> None:
     """Cancel all jobs of an executor, in a process that may outlive this one.
 
@@ -276,7 +290,8 @@ def cancel_all(prefix: str, *, steps: bool, patient: bool = True) -> None:
         patient: Look for jobs that turn up later too, for up to a minute. Otherwise end when there are none.
     """
     least_pause_s = round(CANCEL_PERIOD_S) if patient else 0
+    script = ["sh", "-c", _CANCEL_SCRIPT, "sh", prefix, str(least_pause_s), *(["--steps"] if steps else [])]
     try:
-        run(["sh", "-c", _CANCEL_SCRIPT, "sh", prefix, str(least_pause_s), *(["--steps"] if steps else [])])
-    except OSError as error:
+        run(script, timeout=CONTROLLER_TIMEOUT_S)
+    except (OSError, subprocess.SubprocessError) as error:
         LOGGER.warning("jobs of SLURM whose names begin with %s may be left: %s", prefix, error)

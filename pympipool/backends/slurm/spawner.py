@@ -187,6 +187,8 @@ class SrunProcess(ChildProcess):
         """Release srun's process id, descriptor and pipes."""
         if self._kill_timer is not None:
             self._kill_timer.cancel()
+            if self._kill_timer.is_alive():
+                self._kill_timer.join(EXIT_TIMEOUT_S)  # it may be about to signal the id that is released here
         super().close()
 
 
@@ -205,7 +207,12 @@ class NamedSrunProcess(SrunProcess):
         super().__init__(command, environment, request, relay)
         self._name = name
         self._jobs = jobs
-        self._job = jobs.watch(name)
+        try:
+            self._job = jobs.watch(name)
+        except BaseException:
+            super().kill()
+            super().close()
+            raise
         self._may_leave_job = True
 
     def has_started(self) -> bool:
@@ -214,6 +221,7 @@ class NamedSrunProcess(SrunProcess):
         Raises:
             WorkerStartError: SLURM's controller does not know it any more.
         """
+        self._jobs.ensure_thread()
         if self._job.forgotten:
             raise WorkerStartError(
                 f"SLURM's controller has no job or step named {self._name} any more, while srun still waits for it (was the"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -44,6 +45,9 @@ _JOB_OPTIONS = (
 )
 """Full names of variables that SLURM sets for a whole job, and that srun would take as options of the step."""
 
+
+SETPRIV_TIMEOUT_S = 5.0
+"""Seconds that a trial of setpriv may take."""
 
 TASK_EPILOG = Path(__file__).with_name("task_epilog")
 """Program that SLURM runs after the end of each rank of several."""
@@ -131,5 +135,8 @@ def end_with_parent_command() -> Sequence[str]:
     if setpriv is None:
         return ()
     command = (setpriv, "--pdeathsig", "TERM")
-    tried = run([*command, "true"])
+    try:
+        tried = run([*command, "true"], timeout=SETPRIV_TIMEOUT_S)
+    except (OSError, subprocess.SubprocessError):
+        return ()
     return command if tried.returncode == 0 else ()
