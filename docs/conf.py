@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pympipool
+import pympipool.errors.worker_died  # autodoc looks for what it defines, and so for its lazy definition
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
@@ -12,6 +13,7 @@ project = "pympipool"
 author = "The pympipool authors"
 copyright = f"2026, {author}"  # noqa: A001  the name that Sphinx wants
 version = release = pympipool.__version__
+pympipool.errors.WorkerDied  # noqa: B018  defines it
 
 extensions = [
     "myst_nb",  # Markdown, and notebooks that the build runs

@@ -182,7 +182,6 @@ class PerCallPool(BasePool[CallSpawners]):
 
     def _call_ended(self, call: QueuedCall) -> None:
         """Remove a cancelled call, with its arguments, from the queue. If it has a worker, have that end."""
-        self.dispatcher.call_soon(_release, call.future, call.parts)
         call.future = None
         call.parts = []
         if not self.allocator.withdraw(call):
@@ -365,7 +364,3 @@ class PerCallPool(BasePool[CallSpawners]):
 
     def _forget_all(self) -> None:
         self._unfinished.clear()
-
-
-def _release(*_: object) -> None:
-    """Drop the last references to a result and to the arguments: in the completion thread, as user code may run then."""

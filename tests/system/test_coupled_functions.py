@@ -15,6 +15,7 @@ from pympipool.errors import RemoteTraceback, SerializationError, WorkerDied
 from support import process_calls as calls
 from support.calls import NoConvergence, add, divide, echo, fail, hold, square, touch
 from support.timing import quickest
+from support.waiting import wait_until
 
 DEEP = 10_000
 """Number of calls that depend on each other: ten times the recursion limit of Python."""
@@ -269,7 +270,7 @@ def test_cancelled_dependent_call_never_runs(executor, tmp_path):
     second = executor.submit(touch, first)
     third = executor.submit(add, second, 1)
     assert second.cancel()
-    assert third.cancelled()
+    wait_until(third.cancelled)
     first.set_result(tmp_path / "ran")
     assert executor.submit(add, 1, 1).result() == 2
     assert not (tmp_path / "ran").exists()
@@ -332,7 +333,7 @@ def test_chain_of_10000_calls_is_cancelled(block):
     chain = [last := block.submit(add, last, 1) for _ in range(DEEP)]
     first.cancel()
     first.set_running_or_notify_cancel()
-    assert all(call.cancelled() for call in chain)
+    wait_until(lambda: all(call.cancelled() for call in chain))
 
 
 def test_10000_calls_fan_into_one(block):

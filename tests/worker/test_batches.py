@@ -13,7 +13,7 @@ def results_of(function, count=3):
     parts = dump(run_each(function, [list(range(count))]))
     results, error = load([parts[0], *map(bytearray, parts[1:])])
     assert error is None
-    return results
+    return list(results)
 
 
 def put(container, number):

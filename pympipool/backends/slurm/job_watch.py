@@ -37,6 +37,9 @@ CANCEL_PAUSE_S = 1.0
 CANCEL_PERIOD_S = 8.0
 """Seconds for which a job that is to be cancelled is looked for: the request of a killed srun may still be under way."""
 
+CLOSING_PAUSE_S = 4
+"""Last pause, in seconds, of the script that looks for such jobs after the end of an executor: 7 s in all."""
+
 CANCEL_TIMEOUT_S = 300.0
 """Seconds after which a job is given up that cannot be cancelled, because the controller does not answer."""
 
@@ -53,7 +56,7 @@ _CANCEL_SCRIPT = r"""
 (
     trap '' HUP
     unset $(env | sed -n 's/^\(SQUEUE_[A-Z0-9_]*\)=.*/\1/p')
-    for pause in 0 1 2 4 8 16 32; do
+    for pause in 0 1 2 4 8 16; do
         sleep $pause
         found=$(squeue --me --all --noheader $3 --format='%i %j') || continue
         ids=$(printf '%s\n' "$found" | sed -n "s/^ *\([^ ]*\) $1-.*/\1/p")
@@ -287,9 +290,9 @@ def cancel_all(prefix: str, *, steps: bool, patient: bool = True) -> None:
     Args:
         prefix: The beginning of their names, without the worker's number.
         steps: They are steps, not jobs.
-        patient: Look for jobs that turn up later too, for up to a minute. Otherwise end when there are none.
+        patient: Look for jobs that turn up later too, for some seconds. Otherwise end when there are none.
     """
-    least_pause_s = round(CANCEL_PERIOD_S) if patient else 0
+    least_pause_s = CLOSING_PAUSE_S if patient else 0
     script = ["sh", "-c", _CANCEL_SCRIPT, "sh", prefix, str(least_pause_s), *(["--steps"] if steps else [])]
     try:
         run(script, timeout=CONTROLLER_TIMEOUT_S)
