@@ -143,8 +143,11 @@ class PerCallPool(BasePool[CallSpawners]):
         return [future for future in futures if future is not None and not future.done()]
 
     def unfinished_count(self) -> int:
-        """Count the calls that have not ended, and those of which the pool has not noticed the end."""
-        return len(self._unfinished)
+        """Count the calls that have not ended, and those of which the pool has not noticed the end.
+
+        A closed pool has ended all calls. It notices no more ends, since its loop has stopped.
+        """
+        return 0 if self._closed.done() else len(self._unfinished)
 
     def cancel_waiting(self) -> None:
         """Cancel the calls that no worker has begun, also those whose worker is starting or waits in a queue."""
@@ -299,7 +302,7 @@ class PerCallPool(BasePool[CallSpawners]):
                     error = shortage_error(shortage, error)
                 waiting = call.future
                 if waiting is not None and self._killed:
-                    self.dispatcher.call_soon(self.dispatcher.cancel, waiting)
+                    self.dispatcher.cancel(waiting)
                 elif waiting is not None and not waiting.done():
                     LOGGER.warning("worker %d did not start: %s", worker.number, redacted_summary(error))
                     self.dispatcher.fail_soon(waiting, error)  # without effect if it is cancelled meanwhile
@@ -357,7 +360,7 @@ class PerCallPool(BasePool[CallSpawners]):
 
     def _kill_all(self) -> None:
         self._killed = True
-        self.dispatcher.call_soon(self.cancel_waiting)
+        self.cancel_waiting()  # now: `_call_ended` of each call must be posted before the loop stops
         for worker in list(self.supervisor.workers.values()):
             self.supervisor.end_worker(worker)
         self._close_when_idle()
