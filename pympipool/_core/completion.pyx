@@ -121,7 +121,7 @@ cdef class Completion(CompletionSource):
             self.running_requests += 1
             try:
                 function(*args)
-            except BaseException:
+            except BaseException:  # also SystemExit of user code: the thread has to set the results of other calls
                 LOGGER.exception("unexpected failure in the completion thread")
             finally:
                 self.running_requests -= 1

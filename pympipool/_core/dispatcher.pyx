@@ -115,7 +115,7 @@ cdef class Dispatcher(Completion):
             for thread in threads:
                 thread.start()
                 self.threads.append(thread)
-        except BaseException:
+        except BaseException:  # no more threads, or Ctrl-C: those that run must end
             self.abandon()
             raise
 

@@ -53,7 +53,7 @@ cdef class Mailbox:
         pending[member] = None
         try:
             self.post(function)
-        except BaseException:
+        except BaseException:  # no memory, for example: the call is not accepted, so it must not be counted
             pending.pop(member, None)
             raise
         return 0

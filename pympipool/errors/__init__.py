@@ -55,7 +55,8 @@ class WorkerStartError(BrokenExecutor):
     """The workers of the executor cannot be started: they end, or do not connect, again and again.
 
     Seen when the Python interpreter of the workers is broken, `mpiexec` or mpi4py is missing or one does not match the
-    other, or `init_function` ends the process. Waiting calls fail with it, and the executor accepts no more calls.
+    other, or `init_function` ends the process. Waiting calls and later ones fail with it. After a
+    shortage, such as no free descriptors, later calls are tried again.
 
     What to do: read the message, which says what was tried and how it ended, and `last_stderr`, which has the output of
     the worker.

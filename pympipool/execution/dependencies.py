@@ -245,7 +245,7 @@ def _copy_with_cause(error: BaseException) -> BaseException:
         origin = cause
     try:
         copy = copy_exception(origin)
-    except Exception:
+    except Exception:  # the exception cannot be copied, whatever its class has done to that
         copy = DependencyError(f"an input of the call failed: {type(origin).__name__}")
     BaseException.__dict__["__dict__"].__get__(copy)[_IS_COPY] = True
     BaseException.__dict__["__cause__"].__set__(copy, origin)

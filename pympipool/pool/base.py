@@ -246,7 +246,7 @@ class BasePool(ABC, Generic[SpawnerT]):
         for worker in list(self.supervisor.workers.values()):
             try:
                 worker.process.kill()
-            except Exception:
+            except Exception:  # the other workers must be killed too
                 LOGGER.exception("worker %d may be left", worker.number)
             for future in self.dispatcher.remove_dead_worker(worker.number):
                 self.dispatcher.fail_soon(future, make_error)

@@ -184,7 +184,7 @@ class EventLoop:
         """Run one handler. Log what it raises: the thread has to go on, since every worker depends on it."""
         try:
             handler()
-        except BaseException:
+        except BaseException:  # also what a `__del__` raises that the garbage collector runs here
             LOGGER.exception("unexpected failure in thread %s", self.thread.name)
 
     def _next_timer_s(self) -> float | None:

@@ -219,7 +219,7 @@ class Forkserver:
             self._process, self._socket = subprocesses.popen_with_socket(
                 command, environment, "PYMPIPOOL_FORKSERVER", stderr=self._stderr
             )
-        except BaseException:
+        except BaseException:  # whatever it is, the caller gets it
             self._stderr.close()
             raise
         self._socket.setblocking(False)

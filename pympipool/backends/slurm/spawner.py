@@ -209,7 +209,7 @@ class NamedSrunProcess(SrunProcess):
         self._jobs = jobs
         try:
             self._job = jobs.watch(name)
-        except BaseException:
+        except BaseException:  # no memory, for example: nothing would end this srun any more
             super().kill()
             super().close()
             raise

@@ -111,7 +111,7 @@ def test_worker_without_forkserver_is_replaced_when_it_dies(pidfd):
         forkserver = forkserver_of(pids)
         running = [exe.submit(hold, 0.5) for _ in range(DIRECT_STARTS + 1)]
         forkserver.kill()
-        time.sleep(0.1)
+        time.sleep(0.1)  # the master notices the end of the forkserver meanwhile; if not yet, the test covers less
         os.kill(forked, signal.SIGTERM)
         (error,) = [call.exception() for call in running if call.exception() is not None]
         assert isinstance(error, WorkerDied)

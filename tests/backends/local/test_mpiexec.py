@@ -83,7 +83,7 @@ def test_kill_works_while_mpiexec_is_stopped(master):
 def test_stopped_agents_end_with_their_worker(master, mpiexec_ends_first):
     agents = [child for child in psutil.Process(master.process.pid).children() if child.name() in mpiexec._AGENTS]
     if not agents:
-        pytest.skip("this mpiexec has no agents")
+        pytest.skip("this mpiexec has no agents: install MPICH, whose mpiexec has (pip install mpich)")
     for rank in rank_pids(master):
         master.process.add_rank(rank)
     for agent in agents:
