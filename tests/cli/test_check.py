@@ -102,10 +102,12 @@ def test_check_needs_no_mpiexec_in_path(program):
     assert verdicts(done) == {"mpi": "works"}
 
 
-def test_too_few_open_files_end_the_check(program):
-    done = program("check", before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (14, 14)))
+def test_check_names_shortage_of_open_files(program):
+    """The executor would wait for longer than the step may take."""
+    limit = ("--limit", "8")
+    done = program("check", *limit, before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (14, 14)))
     assert verdicts(done) == {"serial": "FAILS"}
-    assert "Too many open files" in text_of(done)
+    assert "the system has too few file descriptors" in text_of(done)
     assert "this process may open 14 files" in text_of(done)  # with the remedy
     assert done.returncode == 1
 

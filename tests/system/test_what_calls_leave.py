@@ -95,7 +95,7 @@ def test_worker_hanging_at_start_is_killed():
     done, _ = futures.wait([call], LIMIT_S)
     for process in before if not done else ():
         process.kill()
-    assert isinstance(call.exception(), ValueError)
+    assert isinstance(call.exception().__cause__, ValueError)
     assert done
     exe.shutdown()
 
@@ -168,4 +168,4 @@ def test_failed_rank_with_closed_output_ends(monkeypatch):
         for process in psutil.Process().children(recursive=True) if not done else ():
             process.kill()
         assert done
-        assert isinstance(call.exception(), ValueError)
+        assert isinstance(call.exception().__cause__, ValueError)

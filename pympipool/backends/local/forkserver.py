@@ -258,10 +258,12 @@ class Forkserver:
 
 
 def _memory_file() -> BinaryIO:
-    """Return a new file in memory; where the system has none, a temporary file without a name."""
+    """Return a new file in memory that only this user may open; where the system has none, a temporary file without a name."""
     if hasattr(os, "memfd_create"):
         with contextlib.suppress(OSError):
-            return os.fdopen(os.memfd_create("pympipool_fork_server"), "w+b")
+            file = os.fdopen(os.memfd_create("pympipool_fork_server"), "w+b")
+            os.fchmod(file.fileno(), 0o600)  # the system creates it with all permissions for everybody
+            return file
     return cast(BinaryIO, tempfile.TemporaryFile())
 
 

@@ -1,19 +1,32 @@
 """Try one step: `python -m pympipool.cli.selftest STEP BACKEND CORES DESCRIPTOR`.
 
-It writes JSON objects to the descriptor, one per line: what it is doing, and at the end the outcome.
+It writes JSON objects to the descriptor, one per line: what it is doing, warnings of pympipool, and at the end the outcome.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 
 from pympipool.cli.selftest.processes import MARK, job_names, marked_processes
 from pympipool.cli.selftest.steps import STEPS, CheckFailed, Outcome, Target, Unavailable, kill_this_script
+
+
+class _Warnings(logging.Handler):
+    """Reports the warnings of pympipool: why a step waits."""
+
+    def __init__(self, report: Callable[..., None]) -> None:
+        super().__init__(logging.WARNING)
+        self._report = report
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._report(warning=record.getMessage())
 
 
 def main(name: str, backend: str, cores: str, descriptor: str) -> None:
@@ -35,6 +48,7 @@ def main(name: str, backend: str, cores: str, descriptor: str) -> None:
         def report(**data: object) -> None:
             print(json.dumps(data), file=reports)
 
+        logging.getLogger("pympipool").addHandler(_Warnings(report))
         try:
             message = step.attempt(Target(backend, int(cores), lambda activity: report(activity=activity)))
         except Unavailable as error:

@@ -83,10 +83,9 @@ def _judge(reports: dict[str, Any], seconds: float) -> tuple[Outcome, str]:
     """Return the outcome and the message of a step from its reports."""
     if "outcome" not in reports:
         end = "did not end" if reports["timed_out"] else f"ended by itself (exit code {reports['code']})"
-        return (
-            Outcome.FAILS,
-            f"it {end} after {seconds:.0f} s, while {reports.get('activity', 'its script was starting')}",
-        )
+        warning = f" ({reports['warning']})" if "warning" in reports else ""
+        activity = reports.get("activity", "its script was starting")
+        return Outcome.FAILS, f"it {end} after {seconds:.0f} s, while {activity}{warning}"
     outcome, message = Outcome(reports["outcome"]), reports["message"]
     if reports["timed_out"] and outcome is Outcome.WORKS:
         return Outcome.FAILS, f"it works ({message}), but then its script did not end within {seconds:.0f} s"
