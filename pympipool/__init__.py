@@ -16,10 +16,22 @@ if TYPE_CHECKING:
     from pympipool import errors
     from pympipool.diagnostics.progress import progress
     from pympipool.diagnostics.tracing.session import trace
+    from pympipool.execution.derived_futures import batched, get_item_from_future, split_future
     from pympipool.executor import Executor
     from pympipool.shell import ShellExecutor, SubprocessExecutor
 
-__all__ = ["Executor", "ShellExecutor", "SubprocessExecutor", "__version__", "errors", "progress", "trace"]
+__all__ = [
+    "Executor",
+    "ShellExecutor",
+    "SubprocessExecutor",
+    "__version__",
+    "batched",
+    "errors",
+    "get_item_from_future",
+    "progress",
+    "split_future",
+    "trace",
+]
 
 __version__ = "0.9.0.dev0"
 
@@ -29,8 +41,11 @@ _MODULES = {
     "Executor": "pympipool.executor",
     "ShellExecutor": "pympipool.shell",
     "SubprocessExecutor": "pympipool.shell",
+    "batched": "pympipool.execution.derived_futures",
     "errors": "pympipool.errors",
+    "get_item_from_future": "pympipool.execution.derived_futures",
     "progress": "pympipool.diagnostics.progress",
+    "split_future": "pympipool.execution.derived_futures",
     "trace": "pympipool.diagnostics.tracing.session",
 }
 

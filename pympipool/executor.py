@@ -23,6 +23,7 @@ from pympipool.diagnostics import status
 from pympipool.diagnostics.graph import GraphRecorder, NullBackend
 from pympipool.diagnostics.progress import bar_options, with_progress
 from pympipool.execution.batching import ArgumentColumns, one_by_one, submit_map
+from pympipool.execution.derived_futures import batched
 from pympipool.execution.engine import Engine
 from pympipool.pool.block_pool import BlockPool
 from pympipool.pool.per_call_pool import PerCallPool
@@ -317,6 +318,11 @@ class Executor(futures.Executor):
             return submit_all(iterables, self.submit, self._engine)
         columns = ArgumentColumns(iterables)
         return with_progress(partial(submit_all, columns.lists), self.submit, self._engine, len(columns), options)
+
+    @staticmethod
+    def batched(iterable: Iterable[futures.Future[Any]], n: int) -> list[futures.Future[list[Any]]]:
+        """Return futures of lists of n results, in the order in which the calls end (see `pympipool.batched`)."""
+        return batched(iterable, n)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse further calls, and end the workers after the last call has ended.

@@ -36,7 +36,16 @@ from pympipool.serialization.exceptions import add_note, copy_exception
 if TYPE_CHECKING:
     from pympipool._core.mailbox import Mailbox
 
-__all__ = ["InputError", "InputWaiter", "find_futures", "has_result", "is_cancelled", "resolve", "result_of"]
+__all__ = [
+    "InputError",
+    "InputWaiter",
+    "copy_error",
+    "find_futures",
+    "has_result",
+    "is_cancelled",
+    "resolve",
+    "result_of",
+]
 
 Callback: TypeAlias = "Callable[[Future[Any] | None], object]"
 
@@ -231,14 +240,19 @@ class InputError:
 
     def __call__(self) -> BaseException:
         """Return a copy of the input's exception, whose `__cause__` is the exception that was raised first."""
-        try:
-            error = _exception_of(self._future)
-        except Exception as problem:  # a future of another class may raise here
-            error = problem
-        return _copy_with_cause(error or DependencyError("an input of the call failed"))
+        return copy_error(self._future, "This is the error of an input; the call itself did not run.")
 
 
-def _copy_with_cause(error: BaseException) -> BaseException:
+def copy_error(future: Future[Any], note: str) -> BaseException:
+    """Return a copy of the exception of a future, with a note. Its `__cause__` is the exception that was raised first."""
+    try:
+        error = _exception_of(future)
+    except Exception as problem:  # a future of another class may raise here
+        error = problem
+    return _copy_with_cause(error or DependencyError("an input of the call failed"), note)
+
+
+def _copy_with_cause(error: BaseException, note: str) -> BaseException:
     origin = error
     cause = BaseException.__dict__["__cause__"].__get__(error)
     if cause is not None and _IS_COPY in BaseException.__dict__["__dict__"].__get__(error):
@@ -249,7 +263,7 @@ def _copy_with_cause(error: BaseException) -> BaseException:
         copy = DependencyError(f"an input of the call failed: {type(origin).__name__}")
     BaseException.__dict__["__dict__"].__get__(copy)[_IS_COPY] = True
     BaseException.__dict__["__cause__"].__set__(copy, origin)
-    add_note(copy, "This is the error of an input; the call itself did not run.")
+    add_note(copy, note)
     return copy
 
 
