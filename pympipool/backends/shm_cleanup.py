@@ -1,8 +1,11 @@
-"""Removes the files that killed MPI ranks leave in /dev/shm.
+"""Removes the files that killed MPI ranks leave in /dev/shm, and killed agents of MPICH's mpiexec in /tmp.
 
 An MPI library creates a file in /dev/shm for the memory that its ranks share, and removes the file in MPI_Finalize. A
 rank that is ready has removed it already (see `worker/mpi.py`). A rank that is killed in MPI_Init leaves it behind, and
 with it megabytes of memory.
+
+An agent of MPICH describes the hardware to its ranks in a file, and removes the file at its end. An agent that is killed,
+or whose mpiexec is, leaves it behind.
 """
 
 from __future__ import annotations
@@ -15,6 +18,13 @@ from pathlib import Path
 
 _FOLDER = Path("/dev/shm")
 _PREFIXES = ("mpich_shm_", "ucx_shm_posix_", "sm_segment.", "vader_segment.")  # MPICH, UCX, Open MPI 5 and 4
+
+_TOPOLOGY_FILES = "hydra_hwloc_xmlfile_*"
+_AGENT = "hydra_pmi_proxy"
+
+CLOCK_MARGIN_S = 1.0
+"""Seconds by which the start of an agent and the creation of a file must differ. The clocks of processes and files have
+steps of some milliseconds; a step of the system's clock may be larger."""
 
 SETTLE_S = 0.2
 """Seconds to wait before a file without a mapping counts as stale: a process may have created it and not mapped it
@@ -31,7 +41,8 @@ def remove_stale_shm(since_s: float) -> None:
     """
     if sys.platform != "linux":
         return
-    found = [path for path in _own_files() if _created_s(path) >= since_s - 1]
+    own = (path for path in _own_files(_FOLDER, "*") if path.name.startswith(_PREFIXES))
+    found = [path for path in own if _created_s(path) >= since_s - 1]
     if not found:
         return
     time.sleep(SETTLE_S)
@@ -42,12 +53,40 @@ def remove_stale_shm(since_s: float) -> None:
                 path.unlink()
 
 
-def _own_files() -> list[Path]:
+def remove_stale_topology(folder: Path = Path("/tmp")) -> None:
+    """Remove this user's descriptions of the hardware that are older than each running agent: theirs have ended.
+
+    The files do not tell whose they are. So one that a younger agent's end leaves is removed by a later call.
+    """
+    if sys.platform != "linux":
+        return
+    found = _own_files(folder, _TOPOLOGY_FILES)
+    first_start_s = min(_starts_of_agents(), default=float("inf")) if found else 0.0
+    for path in found:
+        if _created_s(path) < first_start_s - CLOCK_MARGIN_S:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _starts_of_agents() -> list[float]:
+    """Return when the running agents of this host were started, as `time.time()`."""
+    begin_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    starts = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            head, _, fields = file.read_text(errors="replace").rpartition(") ")
+            state, *_ = words = fields.split()
+            if head.endswith(f"({_AGENT}") and state not in "ZX":
+                starts.append(begin_s + int(words[19]) / os.sysconf("SC_CLK_TCK"))
+    return starts
+
+
+def _own_files(folder: Path, pattern: str) -> list[Path]:
     files = []
     with contextlib.suppress(OSError):
-        for path in _FOLDER.iterdir():
+        for path in folder.glob(pattern):
             with contextlib.suppress(OSError):
-                if path.name.startswith(_PREFIXES) and path.stat().st_uid == os.geteuid():
+                if path.lstat().st_uid == os.geteuid():
                     files.append(path)
     return files
 

@@ -53,6 +53,7 @@ class WorkerProcess(ABC):
             has waited for it.
         start_failure: Why its processes could not be started, if a helper was to start them and did not. None: another
             reason, or they were.
+        exit_grace_s: Seconds that the processes may outlive the connection of a rank before they are killed.
         kill_timeout_s: Seconds that the processes may take to end after `kill`. Those that take longer hang in the kernel.
         noisy_exit: True if the launcher writes long messages to stderr when it is ended. These are of no use to the
             user.
@@ -61,6 +62,7 @@ class WorkerProcess(ABC):
     delivery_delay_s = 0.0
     exit_code_is_known = True
     noisy_exit = False
+    exit_grace_s = 1.0
     kill_timeout_s = 5.0
     start_failure: WorkerStartError | None = None
     direct_output: tuple[int, int] | None = None

@@ -8,7 +8,7 @@
 
 The supervisor turns what happens into calls of its pool (`SupervisorEvents`), all in this thread, so a pool needs no locks.
 A worker is gone when its process has exited or, where a process cannot be waited for, when its connection has ended. The
-other of the two has `EXIT_GRACE_S` to follow before the supervisor kills the worker.
+other of the two has a moment to follow before the supervisor kills the worker (`WorkerProcess.exit_grace_s`).
 """
 
 from __future__ import annotations
@@ -46,9 +46,6 @@ HANDSHAKE_TIMEOUT_S = 10.0
 
 ACCEPT_PAUSE_S = 0.1
 """Pause before connections are accepted again after there was no descriptor for one."""
-
-EXIT_GRACE_S = 1.0
-"""Time that a worker's process may outlive its connection, or the connection its process."""
 
 FINAL_READS_MAX = 64
 """Reads from a connection whose process has exited, at most."""
@@ -449,7 +446,7 @@ class Supervisor:
         if worker.process_ended:
             self._reap_if_disconnected(worker)
             return
-        self.loop.call_later(EXIT_GRACE_S, lambda: self.end_worker(worker), worker.timers)
+        self.loop.call_later(worker.process.exit_grace_s, lambda: self.end_worker(worker), worker.timers)
         if worker.process.fileno() is None:
             self._poll_process(worker)
 

@@ -1,14 +1,19 @@
-"""Only files that MPI libraries left behind are removed: those of this job that no process maps."""
+"""Only files that MPI libraries and launchers left behind are removed: those that no process maps or has created."""
 
 import mmap
 import os
+import shutil
+import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 
 import pytest
 
-from pympipool.backends.shm_cleanup import remove_stale_shm
+from pympipool.backends import shm_cleanup
+from pympipool.backends.shm_cleanup import CLOCK_MARGIN_S, remove_stale_shm, remove_stale_topology
+from pympipool.backends.slurm.srun import TASK_EPILOG
 
 SHM = Path("/dev/shm")
 
@@ -37,6 +42,55 @@ def test_mapped_file_stays(file):
     assert file.exists()
 
 
+def run_epilog():
+    subprocess.run([TASK_EPILOG], check=True, timeout=60)
+
+
+def test_task_epilog_removes_unmapped_files(file):
+    run_epilog()
+    assert file.exists() == file.name.startswith("unrelated_")
+
+
+def test_task_epilog_keeps_mapped_files(file):
+    with open(file, "r+b") as opened, mmap.mmap(opened.fileno(), 4096):
+        run_epilog()
+    assert file.exists()
+
+
 def test_file_older_than_the_job_stays(file):
     remove_stale_shm(os.stat(file).st_ctime + 60)
     assert file.exists()
+
+
+# ---- descriptions of the hardware ----
+
+
+@pytest.fixture
+def agent(tmp_path, monkeypatch):
+    """Return a process that is taken for an agent of mpiexec, started some time after an older file was made."""
+    monkeypatch.setattr(shm_cleanup, "_AGENT", "agent_of_test")
+    program = shutil.copy(shutil.which("sleep"), tmp_path / "agent_of_test")
+    (tmp_path / "hydra_hwloc_xmlfile_older").touch()
+    time.sleep(CLOCK_MARGIN_S + 0.5)  # files and processes are told apart by their times
+    with subprocess.Popen([program, "60"]) as process:
+        yield process
+        process.kill()
+
+
+def test_topology_of_a_running_agent_stays(agent, tmp_path):
+    ours, other = tmp_path / "hydra_hwloc_xmlfile_ours", tmp_path / "unrelated"
+    ours.touch()
+    other.touch()
+    remove_stale_topology(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "agent_of_test",
+        "hydra_hwloc_xmlfile_ours",
+        "unrelated",
+    ]
+
+
+def test_topology_without_agents_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(shm_cleanup, "_AGENT", "no program has this name")
+    (tmp_path / "hydra_hwloc_xmlfile_left").touch()
+    remove_stale_topology(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -198,7 +198,6 @@ def test_stopped_relay_is_replaced(make_executor, gate, block_allocation):
     assert exe.submit(square, 3).result(timeout=60) == 9
 
 
-@LONG
 @pytest.mark.mpi
 def test_files_of_killed_ranks_are_removed(make_executor, cluster):
     left = "/dev/shm/mpich_shm_left_by_a_rank"

@@ -22,7 +22,7 @@ from pympipool.backends.child_process import ChildProcess
 from pympipool.backends.local.hydra_output import JobOutput
 from pympipool.backends.mpi_library import Kind, find_launcher, loaded_library
 from pympipool.backends.program import program_command, worker_environment
-from pympipool.backends.shm_cleanup import remove_stale_shm
+from pympipool.backends.shm_cleanup import remove_stale_shm, remove_stale_topology
 from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
 
 CLEANUP_TIMEOUT_S = 1.0
@@ -176,7 +176,7 @@ class MpiexecProcess(ChildProcess):
                     os.kill(pid, number)
 
     def close(self) -> None:
-        """Release process id, descriptors and pipes, and remove what a failed job has left in /dev/shm."""
+        """Release process id, descriptors and pipes, and remove the files that a failed job has left."""
         if self._kill_timer is not None:
             self._kill_timer.cancel()
             self._kill_timer.join(CLEANUP_TIMEOUT_S)
@@ -188,6 +188,7 @@ class MpiexecProcess(ChildProcess):
         super().close()
         if failed:
             remove_stale_shm(self._started_s)
+            remove_stale_topology()
 
 
 def _kill_orphans(leader: int) -> None:

@@ -31,7 +31,10 @@ from pympipool.errors import WorkerStartError, describe_exit
 from pympipool.resources import Resources
 
 EXIT_TIMEOUT_S = 1.0
-"""Seconds that srun may take to end after it is asked to; measured: 50 ms."""
+"""Seconds that srun may take to end after its worker, or after it is asked to; measured: 50 ms."""
+
+RANKS_EXIT_TIMEOUT_S = 4.0
+"""The same for several ranks. After each of them SLURM runs `task_epilog`, and an srun that is ended sooner ends that too."""
 
 DELIVERY_DELAY_S = 3.0
 """Seconds after the end of a worker in which messages from other hosts may still arrive through the relay."""
@@ -121,6 +124,7 @@ class SrunProcess(ChildProcess):
     ) -> None:
         super().__init__(command, environment, request.cwd)
         self._relay = relay
+        self.exit_grace_s = EXIT_TIMEOUT_S if request.ranks == 1 else RANKS_EXIT_TIMEOUT_S
         self._kill_timer: threading.Timer | None = None
         self._is_killed = False
 
@@ -133,7 +137,7 @@ class SrunProcess(ChildProcess):
         """Return how srun was killed, if it was: then it says nothing of its step."""
         code = self.poll()
         if self._is_killed:
-            return "its connection has ended, and SLURM did not say why within a second; its host may be down"
+            return f"its connection has ended, and SLURM did not say why within {self.exit_grace_s:g} s; its host may be down"
         if code is None or code >= 0:
             return None
         hint = "; out of memory there?" if code == -signal.SIGKILL else ""
@@ -168,7 +172,7 @@ class SrunProcess(ChildProcess):
         self._is_killed = True
         self.terminate()
         self._signal_group(signal.SIGCONT)  # a stopped srun would not notice
-        self._kill_timer = threading.Timer(EXIT_TIMEOUT_S, self._kill_by_force)
+        self._kill_timer = threading.Timer(self.exit_grace_s, self._kill_by_force)
         self._kill_timer.daemon = True
         try:
             self._kill_timer.start()
