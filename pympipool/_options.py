@@ -117,19 +117,24 @@ class Options:
         Raises:
             ValueError: The options contradict each other, or there are too few cores for one worker.
         """
-        workers, cores, cores_per_worker = self.max_workers, self.max_cores, self.cores_per_worker
-        if workers is not None and cores is not None and workers * cores_per_worker != cores:
+        workers, cores, needed = self.max_workers, self.max_cores, self.resources.total_cores
+        threads = self.resources.threads_per_core
+        if workers is not None and cores is not None and workers * needed != cores:
+            and_threads = f" and threads_per_core={threads}" if threads > 1 else ""
             raise ValueError(
-                f"max_workers={workers} with cores_per_worker={cores_per_worker} is {workers * cores_per_worker} cores, but"
-                f" max_cores is {cores}: give one of the two"
+                f"max_workers={workers} with cores_per_worker={self.cores_per_worker}{and_threads} is {workers * needed} cores,"
+                f" but max_cores is {cores}: give one of the two"
             )
         if workers is not None:
-            return workers, workers * cores_per_worker
+            return workers, workers * needed
         limit = "max_cores" if cores is not None else "the cores that this process may use: give max_cores for more"
         cores = available_cores() if cores is None else cores
-        if cores_per_worker > cores:
-            raise ValueError(f"cores_per_worker is {cores_per_worker}; it must be at most {cores}, {limit}")
-        return cores // cores_per_worker, cores
+        if needed > cores:
+            with_threads = f" with threads_per_core={threads}, {needed} cores together" if threads > 1 else ""
+            raise ValueError(
+                f"cores_per_worker is {self.cores_per_worker}{with_threads}; it must be at most {cores}, {limit}"
+            )
+        return cores // needed, cores
 
     def info(self) -> dict[str, Any]:
         """Return the options that `Executor.info` reports."""

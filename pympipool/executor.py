@@ -53,11 +53,13 @@ class Executor(futures.Executor):
 
     Args:
         max_workers: Number of workers, as in the standard library.
-        max_cores: Total number of cores: the number of workers times `cores_per_worker`. Give one of the two.
+        max_cores: Total number of cores: the number of workers times `cores_per_worker` times `threads_per_core`. Give one
+            of `max_workers` and `max_cores`.
             Default: the cores that this process may use.
         cores_per_worker: MPI ranks of each worker, each on its own core. With 2 or more the result of a call is the
             list of the return values of its ranks, in rank order.
-        threads_per_core: Threads that numerical libraries may use in each rank.
+        threads_per_core: Cores of each rank, for the threads of numerical libraries, or for programs that it starts. A
+            worker that is one process on 4 cores has `threads_per_core=4`.
         gpus_per_worker: GPUs of each worker, visible to no other worker; a multiple of `cores_per_worker`.
         oversubscribe: Let MPI start more ranks than there are cores.
         cwd: Working directory of the workers. Default: the master's.
@@ -365,7 +367,7 @@ class Executor(futures.Executor):
 
     @property
     def max_workers(self) -> int:
-        """Number of workers. Without block allocation: of calls on `cores_per_worker` cores that run at the same time.
+        """Number of workers. Without block allocation: of calls on the cores of one worker that run at the same time.
 
         Can be set. Additional workers start immediately. Surplus workers end: idle ones first, the others after their
         call.
@@ -385,7 +387,7 @@ class Executor(futures.Executor):
     @max_workers.setter
     def max_workers(self, number: int) -> None:
         number = _options.positive("max_workers", number)
-        cores = number * self._info["cores_per_worker"]
+        cores = number * self._resources.total_cores
         if self._block_allocation:
             self._check_devices(self._info["gpus_per_worker"], number)
         self._engine.resize(number, cores)

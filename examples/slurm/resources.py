@@ -11,7 +11,7 @@ def calc(*values):
 
 with Executor(
     max_cores=4,  # cores of the job
-    threads_per_core=1,  # threads that numerical libraries may use in each call
+    threads_per_core=1,  # cores of each rank, for threads of numerical libraries
     backend="slurm",
 ) as exe:
     os.makedirs("results", exist_ok=True)

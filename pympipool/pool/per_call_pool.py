@@ -161,7 +161,7 @@ class PerCallPool(BasePool[CallSpawners]):
             ValueError: A call that waits asks for more.
         """
         waiting = (call for call in list(self._unfinished) if call.allocation is None and not call.is_done)
-        most = max((call.resources.cores for call in waiting), default=0)
+        most = max((call.resources.total_cores for call in waiting), default=0)
         if most > cores:
             raise ValueError(f"{cores} cores are too few: a call that waits asks for {most}")
         self.allocator.resize(cores)
@@ -205,7 +205,8 @@ class PerCallPool(BasePool[CallSpawners]):
         """Start workers for as many waiting calls as there are free resources."""
         for call in self.allocator.withdraw_too_large():  # the pool has become smaller
             self._fail(
-                call, ValueError(f"the call asks for {call.resources.cores} cores; there are {self.allocator.cores}")
+                call,
+                ValueError(f"the call asks for {call.resources.total_cores} cores; there are {self.allocator.cores}"),
             )
         while not self._is_pausing and (started := self.allocator.next()) is not None:
             call, allocation = started

@@ -98,8 +98,14 @@ class ResourceAllocator(Generic[Ticket]):
         Raises:
             ValueError: They exceed what there is, even when all is free.
         """
-        if resources.cores > self.cores:
-            raise ValueError(f"cores is {resources.cores}; it must be at most {self.cores}, the executor's max_cores")
+        if resources.total_cores > self.cores:
+            threads = resources.threads_per_core
+            of_threads = (
+                f" with threads_per_core={threads}, {resources.total_cores} cores together" if threads > 1 else ""
+            )
+            raise ValueError(
+                f"cores is {resources.cores}{of_threads}; it must be at most {self.cores}, the executor's max_cores"
+            )
         if self._gpus(resources) > 0 and resources.gpus > len(self.devices.names):
             raise ValueError(
                 f"gpus_per_core is {resources.gpus_per_core} with {resources.cores} cores, {resources.gpus} GPUs "
@@ -141,7 +147,7 @@ class ResourceAllocator(Generic[Ticket]):
         """
         self.check(resources)
         with self._lock:
-            return self._allocate(resources) if self._fits(resources.cores, self._gpus(resources)) else None
+            return self._allocate(resources) if self._fits(resources.total_cores, self._gpus(resources)) else None
 
     def release(self, allocation: Allocation) -> None:
         """Make allocated cores and devices free again. A second release does nothing."""
@@ -149,7 +155,7 @@ class ResourceAllocator(Generic[Ticket]):
             if allocation not in self._allocations:
                 return
             self._allocations.remove(allocation)
-            self._used_cores -= allocation.resources.cores
+            self._used_cores -= allocation.resources.total_cores
             if allocation.devices and self._free_devices is not None:
                 self._free_devices += allocation.devices
                 self._free_devices.sort(key=self.devices.names.index)
@@ -163,7 +169,7 @@ class ResourceAllocator(Generic[Ticket]):
         self.check(resources)
         with self._lock:
             self._arrivals += 1
-            size = (resources.cores, self._gpus(resources))
+            size = (resources.total_cores, self._gpus(resources))
             self._queues.setdefault(size, OrderedDict())[self._arrivals] = (ticket, resources)
             self._positions[ticket] = (size, self._arrivals)
 
@@ -244,7 +250,7 @@ class ResourceAllocator(Generic[Ticket]):
         if gpus and self._free_devices is not None:
             names = tuple(self._free_devices[:gpus])
             del self._free_devices[:gpus]
-        self._used_cores += resources.cores
+        self._used_cores += resources.total_cores
         allocation = Allocation(resources, names, self._devices or Devices())
         self._allocations.add(allocation)
         return allocation

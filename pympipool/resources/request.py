@@ -29,8 +29,8 @@ class Resources:
     Args:
         cores: MPI ranks that run the call together, each on its own core. With 2 or more the result is the list of what
             the ranks returned.
-        threads_per_core: Threads that numerical libraries use in each rank (see `threads_environment`). It does not
-            change the number of cores, which is counted by ranks.
+        threads_per_core: Cores of each rank: so many threads do numerical libraries use in it (see `threads_environment`), or
+            so many processes may it start.
         gpus_per_core: GPUs for each rank. With 0, a rank sees the GPUs that the user's environment makes visible.
         oversubscribe: Allow MPI to start more ranks than it finds cores. pympipool counts cores in the same way as
             without it.
@@ -125,6 +125,11 @@ class Resources:
             if key not in _PARAMETERS:
                 raise ValueError(_unknown_key(key))
         return replace(default, **resource_dict) if resource_dict else default
+
+    @property
+    def total_cores(self) -> int:
+        """The number of cores of all ranks together, by which an executor counts: a core for each thread."""
+        return self.cores * self.threads_per_core
 
     @property
     def gpus(self) -> int:

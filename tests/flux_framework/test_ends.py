@@ -110,7 +110,7 @@ def test_no_job_survives_its_master(instance, tmp_path, number, block, given):
 @pytest.mark.parametrize("whole_group", [True, False])
 def test_queued_jobs_end_with_the_master(one_broker, tmp_path, whole_group):
     """The first call occupies all cores, and a foreign job takes the cores that it frees."""
-    source = master(threads=one_broker.cores)
+    source = master(threads=one_broker.cores, cores=3 * one_broker.cores)
     with script_in(one_broker, source, tmp_path, group=True) as script:
         script.wait_for_line("running")
         while len(one_broker.active_jobs()) < 3:

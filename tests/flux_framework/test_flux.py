@@ -242,7 +242,7 @@ def test_a_missing_program_is_named_by_flux(make_executor, block_allocation, mon
 
 @MODES
 def test_job_cancelled_in_queue_fails_its_call(make_on_one, one_broker, block_allocation):
-    filler = make_on_one(threads_per_core=one_broker.cores, block_allocation=True)
+    filler = make_on_one(one_broker.cores, threads_per_core=one_broker.cores, block_allocation=True)
     assert filler.submit(square, 2).result() == 4
     call = make_on_one(block_allocation=block_allocation).submit(square, 3)
     one_broker.run("cancel", *one_broker.wait_for_jobs("S"))
@@ -276,7 +276,7 @@ def test_worker_that_ignores_sigterm_still_ends(make_executor, gate):
 
 
 def test_calls_that_wait_are_cancelled_with_their_jobs(make_on_one, one_broker, gate):
-    exe = make_on_one(2 * one_broker.cores, threads_per_core=one_broker.cores)
+    exe = make_on_one(3 * one_broker.cores, threads_per_core=one_broker.cores)
     calls = [exe.submit(hold, gate.path, number) for number in range(3)]
     gate.wait_until_begun()
     one_broker.wait_for_jobs("S", 2)

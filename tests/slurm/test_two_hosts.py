@@ -161,7 +161,7 @@ def test_trace_has_times_of_ranks_on_both_hosts(make_executor, cluster, hosts_of
 
 
 def test_workers_are_shown_with_their_hosts(make_executor, cluster, gate):
-    exe = make_executor(2, **ALL_OF_A_HOST)
+    exe = make_executor(16, **ALL_OF_A_HOST)
     held = exe.submit(hold, gate.path)
     gate.wait_until_begun()
     wait_until(lambda: len(exe.info["workers"]) == 2)
@@ -192,7 +192,7 @@ def test_worker_on_both_hosts_is_listed_with_both(make_executor, hosts_of_ranks)
 
 
 def test_steps_come_and_go_with_workers(make_executor, cluster, mark):
-    exe = make_executor(1, **ALL_OF_A_HOST)
+    exe = make_executor(8, **ALL_OF_A_HOST)
     for number in [2, 1, 2, 1]:
         exe.max_workers = number
         assert list(exe.map(square, range(100))) == [i * i for i in range(100)]
@@ -203,7 +203,7 @@ def test_steps_come_and_go_with_workers(make_executor, cluster, mark):
 
 
 def test_a_worker_too_many_ends_after_its_call(make_executor, cluster, gate):
-    exe = make_executor(2, **ALL_OF_A_HOST)
+    exe = make_executor(16, **ALL_OF_A_HOST)
     calls = [exe.submit(hold, gate.path, i) for i in range(2)]
     gate.wait_until_begun(2)
     exe.max_workers = 1

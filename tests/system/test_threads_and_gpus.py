@@ -9,6 +9,7 @@ from pympipool import Executor
 from support import process_calls as calls
 from support.calls import hold
 from support.scripts import run_script
+from support.waiting import LIMIT_S
 
 THREAD_VARIABLES = [
     "OMP_NUM_THREADS",
@@ -49,17 +50,54 @@ def test_variables_set_by_the_user_take_precedence(make_executor, monkeypatch):
     assert told == {**dict.fromkeys(THREAD_VARIABLES, "2"), "OMP_NUM_THREADS": "7"}
 
 
-def test_threads_do_not_count_as_cores(make_executor, gate):
-    """Two workers of many threads each run at the same time on two cores."""
-    exe = make_executor(max_workers=None, max_cores=2, threads_per_core=64)
-    held = [exe.submit(hold, gate.path) for _ in range(2)]
-    gate.wait_until_begun(2)
-    gate.open(2)
-    assert len({call.result() for call in held}) == 2
+@pytest.mark.parametrize(
+    ("parameters", "workers"),
+    [
+        ({"max_cores": 4, "threads_per_core": 2}, 2),
+        ({"max_cores": 7, "threads_per_core": 2}, 3),
+        ({"max_cores": 12, "threads_per_core": 2, "cores_per_worker": 3}, 2),
+        ({"max_workers": 2, "max_cores": 8, "threads_per_core": 4}, 2),
+    ],
+)
+def test_threads_count_as_cores(parameters, workers):
+    with Executor(**parameters, backend="mpi") as exe:
+        assert (exe.max_workers, exe.info["max_cores"]) == (workers, parameters["max_cores"])
+
+
+def test_max_workers_counts_threads_of_cores(make_executor):
+    exe = make_executor(max_workers=3, threads_per_core=4)
+    assert exe.info["max_cores"] == 12
+    exe.max_workers = 2
+    assert exe.info["max_cores"] == 8
+
+
+def test_calls_wait_for_cores_of_threads(gate):
+    """On two cores, a call of two threads waits until the call before it has ended."""
+    with Executor(max_cores=2) as exe:
+        held = exe.submit(hold, gate.path)
+        gate.wait_until_begun(1)
+        wide = exe.submit(calls.variable, "OMP_NUM_THREADS", resource_dict={"threads_per_core": 2})
+        narrow = exe.submit(os.getpid)  # overtakes it on the core that is free
+        narrow.result(LIMIT_S)
+        assert not wide.running()
+        gate.open(1)
+        held.result(LIMIT_S)
+        assert wide.result(LIMIT_S) == "2"
+
+
+def test_too_many_threads_are_refused():
+    with Executor(max_cores=2) as exe, pytest.raises(ValueError, match="threads_per_core=3, 3 cores together; .* 2"):
+        exe.submit(os.getpid, resource_dict={"threads_per_core": 3})
+    with pytest.raises(
+        ValueError, match="cores_per_worker is 2 with threads_per_core=2, 4 cores together; .* at most 3"
+    ):
+        Executor(max_cores=3, cores_per_worker=2, threads_per_core=2)
+    with pytest.raises(ValueError, match="max_workers=2 with cores_per_worker=1 and threads_per_core=2 is 4 cores"):
+        Executor(max_workers=2, max_cores=2, threads_per_core=2)
 
 
 def test_each_call_can_set_its_thread_count():
-    with Executor(max_cores=2, threads_per_core=2) as exe:
+    with Executor(max_cores=5, threads_per_core=2) as exe:
         told = [
             exe.submit(calls.variable, "OMP_NUM_THREADS", resource_dict=resources).result()
             for resources in ({}, {"threads_per_core": 5}, {"cores": 1})
