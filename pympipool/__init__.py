@@ -33,7 +33,7 @@ __all__ = [
     "trace",
 ]
 
-__version__ = "0.9.0.dev0"
+__version__ = "1.0.0.dev0"
 
 undo_monkey_patches()  # before any other module of pympipool is imported
 

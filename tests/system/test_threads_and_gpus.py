@@ -86,10 +86,10 @@ def test_calls_wait_for_cores_of_threads(gate):
 
 
 def test_too_many_threads_are_refused():
-    with Executor(max_cores=2) as exe, pytest.raises(ValueError, match="threads_per_core=3, 3 cores together; .* 2"):
+    with Executor(max_cores=2) as exe, pytest.raises(ValueError, match=r"threads_per_core=3, 3 cores together; .* 2"):
         exe.submit(os.getpid, resource_dict={"threads_per_core": 3})
     with pytest.raises(
-        ValueError, match="cores_per_worker is 2 with threads_per_core=2, 4 cores together; .* at most 3"
+        ValueError, match=r"cores_per_worker is 2 with threads_per_core=2, 4 cores together; .* at most 3"
     ):
         Executor(max_cores=3, cores_per_worker=2, threads_per_core=2)
     with pytest.raises(ValueError, match="max_workers=2 with cores_per_worker=1 and threads_per_core=2 is 4 cores"):
