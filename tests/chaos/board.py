@@ -18,7 +18,8 @@ THREADS = ("driver", "block", "call", "mpi")
 GUARDIAN, MASTER = 0, 1
 """Who makes a shortage. Each has a number of its own: the time at which its last shortage ended, or infinity."""
 
-_FIRST_THREAD = 2
+_BEGIN = 2
+_FIRST_THREAD = 3
 GRACE_S = 2.0
 """Seconds after a shortage in which its effects may still be seen."""
 
@@ -42,6 +43,17 @@ class Board:
         board = cls(descriptor)
         board._numbers[GUARDIAN] = board._numbers[MASTER] = float("-inf")
         return board
+
+    # ---- the begin: blows come after it only ----
+
+    def begin(self) -> None:
+        """Note that the master is ready for blows."""
+        self._numbers[_BEGIN] = time.monotonic()
+
+    @property
+    def begin_s(self) -> float:
+        """The time at which the master was ready; 0 before."""
+        return self._numbers[_BEGIN]
 
     # ---- progress of the master's threads; 0 for a thread that does not run ----
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from chaos.calls import SHORTAGES, Call, make_calls, safe_text
@@ -36,7 +36,7 @@ class Caller(threading.Thread):
     """
 
     def __init__(
-        self, tally: Tally, seed: int, end_s: float, kinds: list[str], pause_s: float, **parameters: Any
+        self, tally: Tally, seed: int, end_s: float, kinds: Sequence[str], pause_s: float, **parameters: Any
     ) -> None:
         super().__init__(name=f"caller-{tally.thread}")
         self.tally = tally

@@ -1,7 +1,7 @@
 """The calls of the chaos test: functions that workers run, and for each kind of call how it must end.
 
 `make_calls(kind, submit, chance)` submits the calls of one kind, and returns what must become of them. `Call.check`
-compares. The classes at the top are as unpleasant as objects of users can be.
+compares.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from pympipool.errors import DependencyError, RemoteError, SerializationError, WorkerDied, WorkerStartError
+from support.nasty_exceptions import Frozen, NoText, OwnArgs, Refuses
 
 LARGEST_BYTES = 8_000_000
 HUGE_BYTES = 100_000_000
@@ -39,38 +40,7 @@ class Quits:
         return sys.exit, (self.number,)
 
 
-@dataclass(frozen=True)
-class Frozen(Exception):
-    """An exception whose attributes cannot be set, not even its traceback."""
-
-    number: int
-
-
-class GetattrRaises(Exception):
-    """An exception that raises when it is asked for an attribute that it does not have."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise RuntimeError(f"no attribute {name}, and no AttributeError either")
-
-
-class ArgsIsProperty(Exception):
-    """An exception whose arguments cannot be read."""
-
-    @property
-    def args(self) -> Any:
-        raise RuntimeError("no arguments")
-
-
-class ReprQuits(Exception):
-    """An exception that has no text."""
-
-    def __str__(self) -> str:
-        raise SystemExit("no text")
-
-    __repr__ = __str__
-
-
-NASTY = (Frozen, GetattrRaises, ArgsIsProperty, ReprQuits)
+NASTY = (Frozen, Refuses, OwnArgs, NoText)
 
 
 def echo(data: Any, seconds: float) -> Any:
@@ -336,6 +306,9 @@ KINDS: dict[str, Callable[[str, Submit, random.Random], list[Call]]] = {
 
 SERIAL = [kind for kind in KINDS if not kind.startswith("mpi")]
 """Kinds for workers of one process."""
+
+RANKS = ("mpi", "mpi", "mpi raise")
+"""Kinds for workers of two ranks."""
 
 NASTY_KINDS = ("callback", "nasty exception", "nasty result", "unpicklable", "die")
 """Kinds that `--no-nasty` leaves out."""

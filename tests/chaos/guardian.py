@@ -12,6 +12,7 @@ import os
 import re
 import resource
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,12 +28,20 @@ from chaos.plan import ROLES, WEIGHTS, plan
 from chaos.processes import family
 from chaos.record import Record
 from chaos.tally import CALL_S
+from support.hang_report import STACKS_S
 from support.hang_report import report as hang_report
 from support.leftover_files import forgotten_files, shared_memory_files
 from support.processes import MARK, marked_processes, new_mark, still_alive
 
 HANG_S = CALL_S + 30.0
 """Seconds without progress after which a thread of the master counts as hanging. No single step takes longer."""
+
+START_S = 60.0
+END_S = HANG_S + 30.0
+"""Limits of the master's start, and of its end after the last blow."""
+
+LONGEST_BESIDE_S = START_S + END_S + STACKS_S + 60.0
+"""Seconds that a run may take beside those of its blows, with a report of a hang and the search for leftovers."""
 
 LIMITS = {
     resource.RLIMIT_AS: 6 << 30,
@@ -101,11 +110,11 @@ class Guardian:
         options = self.options
         files_before = shared_memory_files()
         reader, writer = os.pipe()
-        begin_s = time.monotonic()
+        start_s = time.monotonic()
         threads = [name for name in options.threads if name != "mpi" or options.mpi]
         settings = {
             "seed": options.seed,
-            "end_s": begin_s + options.seconds,
+            "seconds": options.seconds,
             "mpi": options.mpi,
             "over_tcp": options.over_tcp,
             "nasty": options.nasty,
@@ -130,7 +139,8 @@ class Guardian:
         self.record = Record(self.master.pid)
         self.striker = Striker(self.mark, self.master.pid, self.board, LIMITS)
         try:
-            self._deal_out(begin_s, reader)
+            if self._wait_for_begin(reader):
+                self._deal_out(self.board.begin_s, reader)
             self._wait_for_end(reader)
         finally:
             self.striker.undo_all()
@@ -144,7 +154,7 @@ class Guardian:
             self.complaints,
             self.kinds_of_complaints.total(),
             self.record,
-            round(time.monotonic() - begin_s, 1),
+            round(time.monotonic() - start_s, 1),
             stderr_text,
         )
 
@@ -157,6 +167,16 @@ class Guardian:
         return {**os.environ, **single, "PYTHONPATH": paths, MARK: self.mark, "TMPDIR": str(temporary)}
 
     # ---- the run ----
+
+    def _wait_for_begin(self, reader: int) -> bool:
+        """Wait until the master is ready for blows; return False if it ends before."""
+        deadline_s = time.monotonic() + START_S
+        while not self.board.begin_s:
+            if time.monotonic() > deadline_s:
+                self._hangs(f"the master is not ready after {START_S:g} s")
+            if not self._tick(reader):
+                return False
+        return True
 
     def _deal_out(self, begin_s: float, reader: int) -> None:
         """Deal out all blows."""
@@ -173,16 +193,16 @@ class Guardian:
 
     def _has(self, role: str) -> bool:
         """Return True if there are processes of this role in this mode."""
-        by_thread = {"rank": "mpi", "mpiexec": "mpi", "proxy": "mpi"}
-        return role not in by_thread or (self.options.mpi and by_thread[role] in self.options.threads)
+        of_mpi = role in ("rank", "mpiexec", "proxy")
+        return not of_mpi or (self.options.mpi and not {"mpi", "driver"}.isdisjoint(self.options.threads))
 
     def _wait_for_end(self, reader: int) -> None:
         """The blows are over: the master must finish all calls and end."""
         self.striker.undo_all()
-        deadline_s = time.monotonic() + 3 * HANG_S
+        deadline_s = time.monotonic() + END_S
         while self.master.poll() is None and self._tick(reader):
             if time.monotonic() > deadline_s:
-                self._hangs("the master does not end")
+                self._hangs(f"the master does not end within {END_S:g} s")
 
     def _tick(self, reader: int) -> bool:
         """Read what the master says, look whether it hangs, and return False when it has ended or was killed."""
@@ -275,7 +295,8 @@ class Guardian:
 
 
 def set_limits() -> None:
-    """Set the limits, in the new process."""
+    """Set the limits, in the new process, and ignore Ctrl-C until the script handles it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for limit, value in LIMITS.items():
         _, hard = resource.getrlimit(limit)
         allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)

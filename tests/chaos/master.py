@@ -11,7 +11,6 @@ import faulthandler
 import gc
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -22,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from chaos.board import Board
 from chaos.callers import Caller
-from chaos.calls import NASTY_KINDS, SERIAL
+from chaos.calls import NASTY_KINDS, RANKS, SERIAL
 from chaos.rounds import Driver
 from chaos.tally import Tally
 from pympipool.backends.registry import BACKENDS
@@ -37,7 +36,7 @@ class Settings:
 
     Attributes:
         seed: Of all choices.
-        end_s: Time of `time.monotonic` at which the last calls are submitted.
+        seconds: Time from the start of the threads to the submission of the last calls.
         mpi: True to have a worker of two ranks too.
         over_tcp: True to let workers use the relay, as if they were on another host.
         nasty: False to leave out what is unpleasant.
@@ -48,7 +47,7 @@ class Settings:
     """
 
     seed: int
-    end_s: float
+    seconds: float
     mpi: bool
     over_tcp: bool
     nasty: bool
@@ -59,9 +58,8 @@ class Settings:
 
 
 def main() -> None:
-    """Run until `end_s`, and report what is left."""
+    """Run for the time given, and report what is left."""
     faulthandler.enable()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     settings = Settings(**json.loads(sys.argv[1]))
     board = Board(settings.board)
     if settings.over_tcp:
@@ -74,14 +72,15 @@ def main() -> None:
     per_thread = {
         "block": (kinds, {"max_workers": 2, "block_allocation": True}),
         "call": ([kind for kind in kinds if kind != "bytes"], {"max_cores": 1}),
-        "mpi": (["mpi", "mpi", "mpi raise"], {"max_cores": 2, "cores_per_worker": 2, "block_allocation": True}),
+        "mpi": (RANKS, {"max_cores": 2, "cores_per_worker": 2, "block_allocation": True}),
     }
     before = _open_descriptors()
+    end_s = time.monotonic() + settings.seconds
     callers = [
         Caller(
             tallies[name],
             settings.seed,
-            settings.end_s,
+            end_s,
             per_thread[name][0],
             settings.pause_s,
             backend=backend,
@@ -94,7 +93,19 @@ def main() -> None:
         caller.start()
     tally = tallies.get("driver") or Tally("driver", board, settings.report)
     if "driver" in tallies:
-        Driver(tally, settings.seed, settings.end_s, settings.nasty, backend, settings.pause_s * 5).drive()
+        driver = Driver(
+            tally,
+            settings.seed,
+            end_s,
+            mpi=settings.mpi,
+            nasty=settings.nasty,
+            backend=backend,
+            pause_s=settings.pause_s * 5,
+        )
+        board.begin()
+        driver.drive()
+    else:
+        board.begin()
     tally.tell()
     board.end("driver")
     for caller in callers:
@@ -104,6 +115,8 @@ def main() -> None:
 
 def _complain_of_leftovers(tally: Tally, before: dict[str, str]) -> None:
     """Report threads and descriptors that stay though all executors are closed."""
+    while tally.board.was_short_since(time.monotonic()):
+        time.sleep(0.1)
     deadline_s = time.monotonic() + ENDED_S
     while True:
         gc.collect()

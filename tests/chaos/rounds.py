@@ -1,7 +1,8 @@
 """Executors that are made and closed in all ways, in the main thread, where interrupts arrive.
 
 In each round an executor is made, gets some calls, and is closed; afterwards every call must be done. An interrupt
-ends the round wherever it hits, and the next round must work all the same.
+ends the round wherever it hits, and the next round must work all the same. Between two rounds the signals arrive too, but
+their handler raises nothing: this code is not what is tested.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from chaos.board import MASTER
 from chaos.callers import make_patiently
-from chaos.calls import NASTY_KINDS, SERIAL, SHORTAGES, Call, add, die, echo, make_calls, safe_text
+from chaos.calls import NASTY_KINDS, RANKS, SERIAL, SHORTAGES, Call, add, die, echo, make_calls, safe_text
 from chaos.tally import CALL_S, Tally
 from pympipool import Executor
 from pympipool.errors import WorkerDied
 
+INTERRUPTS = (signal.SIGINT, signal.SIGALRM)
 HAMMER_S = 1.0
 MOST_HAMMERED = {True: 60, False: 8}
 """Number of calls after which the results are awaited, with and without block allocation."""
@@ -34,65 +36,74 @@ class Driver:
         tally: Of the main thread.
         seed: Of its choices.
         end_s: Time at which the last round begins.
+        mpi: False to leave out workers of two ranks.
         nasty: False to leave out the unpleasant calls and rounds.
         backend: Of the executors.
         pause_s: Mean pause between two rounds, s.
     """
 
-    def __init__(self, tally: Tally, seed: int, end_s: float, nasty: bool, backend: str, pause_s: float) -> None:
+    def __init__(
+        self, tally: Tally, seed: int, end_s: float, *, mpi: bool, nasty: bool, backend: str, pause_s: float
+    ) -> None:
         self.tally = tally
         self.chance = random.Random(f"{seed} driver")
         self.end_s = end_s
         self.backend = backend
         self.pause_s = pause_s
         self.kinds = [kind for kind in SERIAL if nasty or kind not in NASTY_KINDS]
-        self.rounds = [getattr(self, name) for name in ROUNDS if nasty or name not in NASTY_ROUNDS]
+        left_out = (*(() if nasty else NASTY_ROUNDS), *(() if mpi else ("on_ranks",)))
+        self.rounds = [getattr(self, name) for name in ROUNDS if name not in left_out]
         self.calls: list[Call] = []
         self.round = ""
+        self._raises = False  # True while the handler of signals raises
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
     def drive(self) -> None:
-        """Do rounds until the time is over."""
-        signal.signal(signal.SIGALRM, signal.default_int_handler)
-        while True:
-            interrupted = False
+        """Do rounds until the time is over. From then on signals are ignored."""
+        for number in INTERRUPTS:
+            signal.signal(number, self._interrupt)
+        while time.monotonic() < self.end_s:
             begin_s = time.monotonic()
+            if self.pause_s:
+                time.sleep(self.chance.expovariate(1 / self.pause_s))
+            ended = "rounds"
             try:
-                if time.monotonic() > self.end_s:
-                    break
-                self.calls = []
-                if self.pause_s:
-                    time.sleep(self.chance.expovariate(1 / self.pause_s))
-                round_ = self.chance.choice(self.rounds)
-                self.round = round_.__name__
-                round_()
-                self.tally.count("rounds")
+                self._do_round(self.chance.choice(self.rounds))
             except KeyboardInterrupt:
-                interrupted = True
+                ended = "interrupted rounds"
             except SHORTAGES as error:
                 if not self.tally.board.was_short_since(begin_s):
                     self._complain(error)
             except BaseException as error:
                 self._complain(error)
-            self._after_round(interrupted)
+            self._after_round()
+            self.tally.count(ended)
+        for number in INTERRUPTS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _do_round(self, round_: Callable[[], None]) -> None:
+        self.round = round_.__name__
+        try:
+            self._raises = True
+            round_()
+        finally:
+            self._raises = False  # the first instruction here: no handler runs before it
+
+    def _interrupt(self, *_: object) -> None:
+        """Raise what Ctrl-C raises, in a round. Handles SIGINT and SIGALRM."""
+        if self._raises:
+            raise KeyboardInterrupt
 
     def _complain(self, error: BaseException) -> None:
         self.tally.complain(f"round {self.round}: {type(error).__name__}: {safe_text(error)}")
 
-    def _after_round(self, interrupted: bool) -> None:
-        """Check that every call of the round is done, however often that is interrupted."""
-        while True:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 0.0)
-                self._threads_again()
-                if interrupted:
-                    self.tally.count("interrupted rounds")
-                    interrupted = False
-                while self.calls:
-                    self._must_be_done(self.calls[-1])
-                    self.calls.pop()
-                return
-            except KeyboardInterrupt:
-                pass
+    def _after_round(self) -> None:
+        """Undo what an interrupt has kept the round from undoing, and check that every call of the round is done."""
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        self._threads_again()
+        while self.calls:
+            self._must_be_done(self.calls.pop())
 
     def _threads_again(self) -> None:
         """End the shortage of threads, if there is one."""
@@ -100,14 +111,17 @@ class Driver:
         self.tally.board.end_shortage(MASTER)
 
     def _must_be_done(self, call: Call) -> None:
-        try:
-            call.future.exception(timeout=CALL_S)
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # also what unpickling raises
-            if call.future.done():
-                return
-            self.tally.hang(f"round {self.round}: {call.kind} is not done {CALL_S:g} s after the round")
+        deadline_s = time.monotonic() + CALL_S
+        while not call.future.done():
+            try:
+                call.future.exception(timeout=max(deadline_s - time.monotonic(), 0.0))
+            except KeyboardInterrupt:
+                raise
+            except MemoryError:
+                time.sleep(0.1)
+            except BaseException:  # also what unpickling raises
+                if not call.future.done():
+                    self.tally.hang(f"round {self.round}: {call.kind} is not done {CALL_S:g} s after the round")
 
     # ---- parts of rounds ----
 
@@ -115,9 +129,13 @@ class Driver:
         parameters = {"block_allocation": self.chance.random() < 0.5, "max_workers": 1, **parameters}
         return make_patiently(self.tally, {"backend": self.backend, **parameters})
 
-    def _submit(self, executor: Executor, number: int) -> None:
+    def _make_ranks(self) -> Executor:
+        """Make an executor whose worker has two ranks."""
+        return self._make(max_workers=None, max_cores=2, cores_per_worker=2)
+
+    def _submit(self, executor: Executor, number: int, kinds: Sequence[str] = ()) -> None:
         for _ in range(number):
-            self.calls += make_calls(self.chance.choice(self.kinds), executor.submit, self.chance)
+            self.calls += make_calls(self.chance.choice(kinds or self.kinds), executor.submit, self.chance)
 
     def _check_all(self) -> None:
         while self.calls:
@@ -230,13 +248,31 @@ class Driver:
             for call in self.calls[1:]:
                 self._must_be_done(call)
 
+    def on_ranks(self) -> None:
+        """Use a worker of two ranks, end it in one of several ways, and perhaps interrupt that at any time."""
+        interrupt_s = self.chance.choice([0.0, self.chance.uniform(0.0001, 2.0)])
+        again_s = self.chance.choice([0.0, self.chance.uniform(0.001, 0.02)])
+        signal.setitimer(signal.ITIMER_REAL, interrupt_s, again_s)
+        executor = self._make_ranks()
+        self._submit(executor, 3, RANKS)
+        end = self.chance.choice(["exit", "early", "cancel", "drop"])
+        if end == "exit":
+            with executor:
+                self._check_all()
+        elif end == "early":
+            executor.shutdown(wait=False)
+        elif end == "cancel":
+            executor.shutdown(cancel_futures=True)
+            for call in self.calls:
+                call.may_be_cancelled = True
+        del executor
+        self._check_all()
+
     def with_signals_blocked(self) -> None:
         blocked = {signal.SIGCHLD, signal.SIGTERM, signal.SIGPIPE, signal.SIGUSR1}
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
-        try:
-            executor = self._make()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)  # until the executor is made, or the round is interrupted
+        executor = self._make()
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         with executor:
             self._submit(executor, 6)
             self._check_all()
@@ -278,6 +314,7 @@ ROUNDS = (
     "mapped",
     "resized",
     "beyond_time_limit",
+    *["on_ranks"] * 3,
     "with_signals_blocked",
     "failing_init",
     "without_threads",

@@ -6,6 +6,7 @@ and no lock is needed that an interrupt could leave closed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -40,8 +41,9 @@ class Tally:
 
     def count(self, what: str, number: int = 1) -> None:
         """Count events, and note that the thread makes progress."""
-        self.counts[what] += number
         self.board.step(self.thread)
+        with contextlib.suppress(MemoryError):  # one event more or less
+            self.counts[what] += number
         if time.monotonic() > self._told_s + TELL_S:
             self.tell()
 
@@ -69,8 +71,14 @@ class Tally:
         self.count(ended)
 
     def _write(self, **message: Any) -> None:
-        cut = {name: _short(value) for name, value in message.items()}  # a pipe takes up to 4096 bytes in one piece
-        os.write(self._report, json.dumps({"thread": self.thread, **cut}).encode() + b"\n")
+        while True:
+            try:
+                cut = {name: _short(value) for name, value in message.items()}
+                line = json.dumps({"thread": self.thread, **cut}).encode() + b"\n"
+                os.write(self._report, line)  # a pipe takes up to 4096 bytes in one piece
+                return
+            except MemoryError:  # the shortage passes
+                time.sleep(0.1)
 
 
 def _short(value: Any) -> Any:

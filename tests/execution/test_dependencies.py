@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from pympipool.errors import DependencyError, RemoteTraceback, WorkerDied
 from pympipool.execution.dependencies import InputError, InputWaiter, find_futures, resolve
+from support.nasty_exceptions import Frozen, OwnArgs, Refuses
 
 Pair = collections.namedtuple("Pair", "left right")
 
@@ -434,22 +435,6 @@ class OwnInit(Exception):
 class Twisted(Exception):
     def __init__(self, word):
         super().__init__(f"<{word}>")
-
-
-@dataclasses.dataclass(frozen=True)
-class Frozen(Exception):
-    code: int
-
-
-class Refuses(Exception):
-    def __getattr__(self, name):
-        raise KeyError(name)
-
-
-class OwnArgs(Exception):
-    @property
-    def args(self):
-        raise SystemExit(3)
 
 
 KINDS = [OwnInit(3, unit="mm"), Twisted("word"), Frozen(7), Refuses("y"), OwnArgs("z")]

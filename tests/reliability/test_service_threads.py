@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import logging
 import os
@@ -19,6 +18,7 @@ import pytest
 import pympipool
 from pympipool import Executor
 from pympipool.errors import WorkerDied
+from support.nasty_exceptions import Frozen, Refuses
 
 LIMIT_S = 60
 
@@ -45,16 +45,6 @@ class EndsOnArrivalError(Exception):
 
     def __reduce__(self):
         return arrive, (self.kind, os.getpid())
-
-
-@dataclasses.dataclass(frozen=True)
-class Frozen(Exception):
-    code: int
-
-
-class Refuses(Exception):
-    def __getattr__(self, name):
-        raise KeyError(name)
 
 
 def make(kind):

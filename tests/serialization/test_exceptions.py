@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gc
 import linecache
 import os
@@ -26,6 +25,7 @@ from pympipool.serialization.payload import (
     dump,
     load,
 )
+from support.nasty_exceptions import Frozen
 from support.pickling import define_in_main
 
 
@@ -97,11 +97,6 @@ class OwnOSError(OSError):
     def __init__(self, path, *, why):
         super().__init__(2, "no such folder", path)
         self.why = why
-
-
-@dataclasses.dataclass(frozen=True)
-class Frozen(Exception):
-    code: int
 
 
 def caught(error: BaseException) -> BaseException:

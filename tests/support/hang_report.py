@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -27,6 +28,9 @@ MOST_PROCESSES = 12
 
 GDB_S = 40
 """Seconds that gdb may take for one process."""
+
+STACKS_S = 90
+"""Seconds that the stacks of all processes may take. Those of further processes are left out."""
 
 FRAMES = 40
 """Number of C frames of each thread that are looked at, the innermost first. Those of the interpreter are left out."""
@@ -56,7 +60,10 @@ def report(*pids: int) -> str:
     if shutil.which("gdb") is None:
         parts.append("no stacks of these processes: there is no gdb here (apt-get install gdb)")
     else:
-        parts += [_stacks(pid) for pid in family[:MOST_PROCESSES]]
+        deadline_s = time.monotonic() + STACKS_S
+        for pid in family[:MOST_PROCESSES]:
+            left_s = deadline_s - time.monotonic()
+            parts.append(_stacks(pid, min(left_s, GDB_S)) if left_s > 1 else f"---- process {pid}: no time is left")
     return "\n".join(parts)
 
 
@@ -104,7 +111,7 @@ def _state(pid: int) -> str:
     return "\n".join(lines)
 
 
-def _stacks(pid: int) -> str:
+def _stacks(pid: int, limit_s: float) -> str:
     """Return the Python stacks and the C stacks of a process, as gdb shows them."""
     if _fields(PROC / str(pid)).get("State", "Z").startswith(("Z", "X")):
         return f"---- process {pid} has ended"
@@ -121,7 +128,7 @@ def _stacks(pid: int) -> str:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                timeout=GDB_S,
+                timeout=limit_s,
                 check=False,
             )
         output.seek(0)
