@@ -27,6 +27,7 @@ from pympipool.execution.derived_futures import batched
 from pympipool.execution.engine import Engine
 from pympipool.pool.block_pool import BlockPool
 from pympipool.pool.per_call_pool import PerCallPool
+from pympipool.pool.serial_engine import SerialEngine
 from pympipool.resources import ResourceAllocator, Resources
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ class Executor(futures.Executor):
             effect on workers of this machine: they connect without a host name or address.
         backend: Where workers run: "mpi" on this machine, "flux" and "slurm" wherever these start them. "auto" selects
             flux if an instance can be reached or `executor` is given, else SLURM if its controller answers, else this
-            machine. `info` tells why a backend was skipped.
+            machine. `info` tells why a backend was skipped. "serial" starts no workers: each call runs in this process
+            while it is submitted, for debuggers.
         block_allocation: Workers start once and serve many calls: for short calls, and for data that is loaded once.
         init_function: Called once in each worker before its first call (on every rank). Returns a dict; its items are
             passed to calls as the parameters of that name, unless a call sets them itself. Only with
@@ -164,13 +166,15 @@ class Executor(futures.Executor):
         if gpus_per_worker and not self._backend.assigns_devices:
             _options.check_devices(gpus_per_worker, workers, len(self._allocator.devices.names))
 
-    def _make_engine(self, options: _options.Options, workers: int) -> Engine | GraphRecorder:
+    def _make_engine(self, options: _options.Options, workers: int) -> Engine | GraphRecorder | SerialEngine:
         settings = {
             "cwd": None,
             "init_function": _options.pickled_init_function(options.init_function, options.block_allocation),
         }
         if options.draws_graph:
             return GraphRecorder(options.plot_dependency_graph_filename)
+        if self._backend.name == "serial":
+            return SerialEngine(options.init_function, resolve_dependencies=not options.disable_dependencies)
         make_pool = (
             self._block_pool(options, workers, settings) if self._block_allocation else self._per_call_pool(settings)
         )
@@ -314,7 +318,7 @@ class Executor(futures.Executor):
         workers = int(self._info["max_workers"]) if self._block_allocation else None
         submit_all = partial(submit_map, fn, self._resources, workers, chunksize, deadline_s)
         options = bar_options(progress, callable_name(fn))
-        if isinstance(self._engine, GraphRecorder):
+        if not isinstance(self._engine, Engine):  # there are no workers to send batches to
             return one_by_one(self.submit, fn, ArgumentColumns(iterables), deadline_s)
         if options is None:
             return submit_all(iterables, self.submit, self._engine)
@@ -415,12 +419,12 @@ class Executor(futures.Executor):
         """Return a line with the options, the workers, and the numbers of waiting, running and ended calls."""
         if not self._info:
             return "<Executor that was not started>"
-        if isinstance(self._engine, GraphRecorder):
+        if not isinstance(self._engine, Engine):
             return repr(self._engine)
         return status.as_text(status.snapshot(self._engine, self._info))
 
     def _repr_html_(self) -> str:
         """Return the same as a card for notebooks. An executor that draws its calls returns the graph."""
-        if isinstance(self._engine, GraphRecorder):
+        if not isinstance(self._engine, Engine):
             return self._engine._repr_html_()
         return status.as_html(status.snapshot(self._engine, self._info))

@@ -16,6 +16,7 @@ from pympipool._util.reprs import did_you_mean
 from pympipool.backends.base import Backend
 from pympipool.backends.flux import backend as flux
 from pympipool.backends.local.backend import LocalBackend
+from pympipool.backends.serial import SerialBackend
 from pympipool.backends.slurm import backend as slurm
 
 __all__ = ["AUTO_ORDER", "BACKENDS", "Choice", "choose", "make_backend", "unavailable_reasons"]
@@ -24,6 +25,7 @@ BACKENDS: dict[str, Callable[[], Backend]] = {
     "flux": flux.FluxBackend,
     "slurm": slurm.SlurmBackend,
     "mpi": LocalBackend,
+    "serial": SerialBackend,
 }
 
 AUTO_ORDER: dict[str, Callable[[], str | None]] = {

@@ -9,6 +9,7 @@
     base.py           what both pools have in common
     block_pool.py     a fixed number of workers that serve many calls
     per_call_pool.py  a worker for each call
+    serial_engine.py  no worker: calls run in the thread that submits them
 
 A pool knows processes, connections and futures. What a call means and how its bytes travel is the dispatcher's part.
 """

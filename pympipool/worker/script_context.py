@@ -34,6 +34,8 @@ def apply_script_context(settings: dict[str, Any], control: Control, identity: t
         identity: Number of the worker, and for one of several ranks the rank + 1: the identity in multiprocessing.
     """
     make_script_module(control)
+    if sys.breakpointhook is sys.__breakpointhook__ and not os.environ.get("PYTHONBREAKPOINT"):
+        sys.breakpointhook = _refuse_breakpoint
     sys.argv[:] = settings["argv"]
     sys.path[:] = settings["path"]
     actions: dict[str, Callable[[Any], None]] = {
@@ -44,6 +46,13 @@ def apply_script_context(settings: dict[str, Any], control: Control, identity: t
         if name in sys.modules:  # a sitecustomize has imported it
             actions.pop(name)(sys.modules[name])
     sys.meta_path.insert(0, _ImportWatcher(actions))
+
+
+def _refuse_breakpoint(*_args: Any, **_kwargs: Any) -> None:
+    """Raise RuntimeError: a debugger would read from a terminal that a worker has not got."""
+    raise RuntimeError(
+        'breakpoint() in a worker, which has no terminal: Executor(backend="serial") runs calls in the script\'s own process'
+    )
 
 
 class _ImportWatcher:

@@ -92,7 +92,15 @@ def make_call_runner(
     if settings["init_function"] is None:
         return CallRunner({}, stamps, error_log)
     init_function = load([settings["init_function"]], "the init_function")
-    init_values = init_function()
+    return CallRunner(check_init_values(init_function, init_function()), stamps, error_log)
+
+
+def check_init_values(init_function: Callable[[], Any], init_values: Any) -> dict[str, Any]:
+    """Return what an init_function has returned.
+
+    Raises:
+        TypeError: It is not a dict with strings as keys.
+    """
     if not isinstance(init_values, dict):
         raise TypeError(
             f"init_function {callable_name(init_function)}() returned {_short_repr(init_values)}; it must return a dict of"
@@ -104,7 +112,7 @@ def make_call_runner(
                 f"init_function {callable_name(init_function)}() returned a dict with the key {_short_repr(name)}; its keys"
                 " must be strings, the names of parameters"
             )
-    return CallRunner(init_values, stamps, error_log)
+    return init_values
 
 
 def describe(worker: int, rank: int | None = None) -> str:

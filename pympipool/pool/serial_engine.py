@@ -1,0 +1,152 @@
+"""The engine of `backend="serial"`: it runs each call at once, in the thread that submits it.
+
+    submit ─► wait for futures among the arguments ─► check that the call can be pickled ─► run it ─► a future that is done
+
+For debuggers, profilers and coverage: breakpoints, prints and post-mortem analysis work as in a plain function call. What
+workers would refuse or hide is refused and hidden here too: a call or a result that cannot be pickled is an error, and
+arguments and results are copies.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from concurrent import futures
+from typing import TYPE_CHECKING, Any
+
+from pympipool._core.future import Future
+from pympipool._util.reprs import callable_name
+from pympipool.execution.dependencies import InputError, find_futures, has_result, is_cancelled, resolve
+from pympipool.serialization import payload
+from pympipool.worker.injection import inject_arguments
+from pympipool.worker.setup import check_init_values
+
+if TYPE_CHECKING:
+    from pympipool.resources import Resources
+
+
+class SerialEngine:
+    """Runs the calls of one executor in the threads that submit them.
+
+    Args:
+        init_function: Called once, before the first call; its items are passed to calls.
+        resolve_dependencies: Wait for futures among the arguments. False: such futures are an error.
+    """
+
+    def __init__(self, init_function: Callable[[], Any] | None, *, resolve_dependencies: bool) -> None:
+        self.is_open = True
+        self._init_function = init_function
+        self._init_values: dict[str, Any] | None = None if init_function is not None else {}
+        self._resolve_dependencies = resolve_dependencies
+        self._ended = self._failed = 0
+
+    def submit(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], resources: Resources | None = None
+    ) -> Future[Any]:
+        """Run a call, and return its future, which is done.
+
+        Raises:
+            RuntimeError: After `close`.
+            TypeError: fn is not callable, or a future is among the arguments of an engine that does not resolve them.
+            KeyboardInterrupt: Ctrl-C, while the call runs.
+        """
+        self.check_usable(fn)
+        future: Future[Any] = Future()
+        inputs = find_futures(args, kwargs)
+        if inputs and not self._resolve_dependencies:
+            raise TypeError(
+                f"a future is among the arguments of {callable_name(fn)}(), and disable_dependencies=True: pass its result(), or"
+                " make the executor with disable_dependencies=False"
+            )
+        futures.wait(inputs)
+        failed = next((one for one in inputs if not has_result(one)), None)
+        if failed is not None and is_cancelled(failed):
+            future.cancel()
+            future.set_running_or_notify_cancel()
+            return future
+        future.set_running_or_notify_cancel()
+        try:
+            if failed is None:
+                args, kwargs = resolve(args, kwargs)
+                future.set_result(self._run(fn, args, kwargs, resources))
+            else:
+                self._failed += 1
+                future.set_exception(InputError(failed)())
+        except KeyboardInterrupt:
+            raise  # as from a plain function call
+        except BaseException as error:  # SystemExit too, as in a worker
+            self._failed += 1
+            future.set_exception(error)
+        self._ended += 1
+        return future
+
+    def _run(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], resources: Resources | None
+    ) -> Any:
+        payload.dump_call(0, fn, args, kwargs, True)  # raises if it cannot be pickled
+        args, kwargs = _copied((args, kwargs))
+        function = inject_arguments(fn, self._values())
+        folder = None if resources is None else resources.cwd
+        before = os.getcwd() if folder is not None else None
+        try:
+            if folder is not None:
+                os.chdir(folder)
+            result = function(*args, **kwargs)
+        finally:
+            if before is not None:
+                os.chdir(before)
+        payload.dump(result, "the result")
+        return _copied(result)
+
+    def _values(self) -> dict[str, Any]:
+        if self._init_values is None and self._init_function is not None:
+            self._init_values = check_init_values(self._init_function, self._init_function())
+        return self._init_values or {}
+
+    def check_usable(self, fn: Callable[..., Any]) -> None:
+        """Raise RuntimeError after `close`, TypeError if fn is not callable."""
+        self.check_open()
+        if not callable(fn):
+            raise TypeError(f"fn is {fn!r}; it must be callable")
+
+    def check_open(self) -> None:
+        """Raise RuntimeError after `close`."""
+        if not self.is_open:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    def resize(self, workers: int, cores: int) -> None:
+        """Do nothing: there are no workers."""
+        self.check_open()
+
+    def hosts(self) -> list[dict[str, Any]]:
+        """Return no hosts: there are no workers."""
+        return []
+
+    def waiting_count(self) -> int:
+        """Return 0: a submitted call has run."""
+        return 0
+
+    def close(self, *, wait: bool = True, cancel: bool = False) -> None:
+        """Refuse further calls."""
+        self.is_open = False
+
+    def kill(self) -> None:
+        """Refuse further calls."""
+        self.is_open = False
+
+    def __repr__(self) -> str:
+        state = "open" if self.is_open else "shut down"
+        done = self._ended - self._failed
+        return f"<Executor backend='serial', runs calls in this process; {done} done, {self._failed} failed; {state}>"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{repr(self)[1:-1]}</code>"
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of arguments or of a result, as a worker and the master have copies. What pickle cannot copy is shared."""
+    try:
+        return pickle.loads(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
+    except Exception:  # a function or class that is sent by value, for example; any class may raise anything
+        return value
