@@ -41,6 +41,7 @@ def main() -> int:
     )
     parser.add_argument("--threads", default=",".join(THREADS), help="threads of the script, default: %(default)s")
     parser.add_argument("--csv", type=Path, help="file for memory, descriptors and threads once a second")
+    parser.add_argument("--stderr", type=Path, help="file for everything that the script writes to stderr")
     arguments = parser.parse_args()
     options = Options(
         seconds=arguments.seconds,
@@ -54,6 +55,8 @@ def main() -> int:
         threads=[thread for thread in THREADS if thread in arguments.threads.split(",")],
     )
     verdict = chaos(options)
+    if arguments.stderr:
+        arguments.stderr.write_text(verdict.stderr)
     if arguments.csv:
         verdict.record.write(arguments.csv)
     print_report(options, verdict)

@@ -140,9 +140,12 @@ class Striker:
         """Give the limit back, also to the processes that were started meanwhile and have inherited it."""
         self._short.discard(limit)
         full = (self.limits[limit], self.limits[limit])
-        for process in [self.master, *family(self.mark, self.master.pid)]:
-            with contextlib.suppress(OSError):
-                resource.prlimit(process.pid, limit, full)
+        are_short = True
+        while are_short:  # again if there were any: they may have started others since they were listed
+            are_short = False
+            for process in [self.master, *family(self.mark, self.master.pid)]:
+                with contextlib.suppress(OSError):
+                    are_short |= resource.prlimit(process.pid, limit, full) != full
         if not self._short:
             self.board.end_shortage(GUARDIAN)
 

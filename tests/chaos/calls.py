@@ -100,8 +100,9 @@ def die() -> None:
 
 # ---- what the master expects ----
 
-SHORTAGES = (MemoryError, OSError, RuntimeError, BrokenExecutor)
-"""What a call may fail with while something is short."""
+SHORTAGES = (MemoryError, OSError, RuntimeError, BrokenExecutor, SerializationError, RemoteError)
+"""What a call may fail with while something is short. Workers that start meanwhile inherit the limits, and may fail to
+import what a call needs."""
 
 
 @dataclass

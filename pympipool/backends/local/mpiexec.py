@@ -160,7 +160,7 @@ class MpiexecProcess(ChildProcess):
         self._kill_timer.daemon = True
         try:
             self._kill_timer.start()
-        except RuntimeError:  # this interpreter is ending, and starts no more threads
+        except RuntimeError:  # this interpreter is ending, or the system has no thread left
             self._kill_by_force()
 
     def _kill_by_force(self) -> None:
@@ -179,7 +179,8 @@ class MpiexecProcess(ChildProcess):
         """Release process id, descriptors and pipes, and remove the files that a failed job has left."""
         if self._kill_timer is not None:
             self._kill_timer.cancel()
-            self._kill_timer.join(CLEANUP_TIMEOUT_S)
+            if self._kill_timer.is_alive():  # it was never started if there were no threads left
+                self._kill_timer.join(CLEANUP_TIMEOUT_S)
         while self._agents:
             _, pidfd = self._agents.popitem()
             if pidfd is not None:

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -103,6 +104,22 @@ def test_kill_works_twice_and_during_the_start(spawner):
             master.process.kill()
             master.process.kill()
             assert master.process.wait(LIMIT_S) is not None
+
+
+def test_close_releases_everything_if_no_thread_starts(spawner, monkeypatch):
+    def refuse(timer):
+        raise RuntimeError("can't start new thread")
+
+    with TinyMaster(spawner, ranks=2).ready() as master:
+        for rank in rank_pids(master):
+            master.process.add_rank(rank)
+        pidfds = [master.process.fileno(), *master.process._agents.values()]
+        monkeypatch.setattr(threading.Timer, "start", refuse)
+        master.process.kill()
+        assert master.process.wait(LIMIT_S) is not None
+    for pidfd in pidfds:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(pidfd)
 
 
 def test_mpiexec_that_outlives_its_ranks_is_killed(master, monkeypatch):
