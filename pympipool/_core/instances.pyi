@@ -1,9 +1,10 @@
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 from pympipool._core.snapshot import Snapshot
 
+IN_BAND_BELOW_BYTES: int
+OUT_OF_BAND_MAX: int
 definitions: dict[int, Definition]
 
 class Definition:
@@ -19,10 +20,9 @@ class Definition:
     def __init__(self, kind: type, number: int, snapshot: Snapshot, changes: int) -> None: ...
 
 def find_definition(kind: type, is_result: bool) -> tuple[Any, ...] | None: ...
-def dump(
-    value: object,
-    pickler_type: type[pickle.Pickler],
-    buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
-    is_result: bool,
-) -> bytes: ...
-def reducer_override(self: Any, value: Any) -> Any: ...
+
+class Buffers:
+    def __init__(self, parts: list[memoryview]) -> None: ...
+    def __call__(self, buffer: pickle.PickleBuffer) -> bool: ...
+
+def dump(value: object, pickler_type: type[pickle.Pickler], is_result: bool, out_of_band: bool) -> list[Any]: ...

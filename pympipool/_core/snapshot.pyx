@@ -9,27 +9,12 @@ A snapshot keeps what it was told to compare alive. So no other object can take 
 from cpython.object cimport PyObject
 from libc.string cimport memcmp
 
+from pympipool._core.python_types cimport (
+    pmp_is_heap_type, pmp_type_bases, pmp_type_dict, pmp_type_name, pmp_type_qualname, pmp_type_version,
+)
+
 cdef extern from *:
     """
-    #define pmp_type(kind) ((PyTypeObject *)(kind))
-
-    static inline unsigned int pmp_type_version(PyObject *kind) {
-    #if PY_VERSION_HEX < 0x030D0000
-        if (!(pmp_type(kind)->tp_flags & Py_TPFLAGS_VALID_VERSION_TAG))
-            return 0;
-    #endif
-        return pmp_type(kind)->tp_version_tag;
-    }
-
-    static inline int pmp_is_heap_type(PyObject *kind) {
-        return PyType_Check(kind) && (pmp_type(kind)->tp_flags & Py_TPFLAGS_HEAPTYPE) != 0;
-    }
-
-    static inline PyObject *pmp_type_name(PyObject *kind) { return ((PyHeapTypeObject *)kind)->ht_name; }
-    static inline PyObject *pmp_type_qualname(PyObject *kind) { return ((PyHeapTypeObject *)kind)->ht_qualname; }
-    static inline PyObject *pmp_type_bases(PyObject *kind) { return pmp_type(kind)->tp_bases; }
-    static inline PyObject *pmp_type_dict(PyObject *kind) { return pmp_type(kind)->tp_dict; }
-
     #define pmp_function(function) ((PyFunctionObject *)(function))
 
     static inline int pmp_function_has(PyObject *f, PyObject *code, PyObject *defaults) {
@@ -55,12 +40,6 @@ cdef extern from *:
     static inline char *pmp_slots(PyObject *object) { return (char *)object + sizeof(PyObject); }
     static inline Py_ssize_t pmp_slots_size(PyObject *object) { return Py_TYPE(object)->tp_basicsize - sizeof(PyObject); }
     """
-    unsigned int pmp_type_version(object kind)
-    bint pmp_is_heap_type(object kind)
-    PyObject *pmp_type_name(object kind)
-    PyObject *pmp_type_qualname(object kind)
-    PyObject *pmp_type_bases(object kind)
-    PyObject *pmp_type_dict(object kind)
     bint pmp_function_has(object function, object code, object defaults)
     PyObject *pmp_function_kwdefaults(object function)
     PyObject *pmp_function_dict(object function)

@@ -1,7 +1,7 @@
 """Pickle any value; by value what cannot be imported elsewhere, such as functions and classes of `__main__`.
 
-This is cloudpickle's pickler, with faster answers to two questions: does this type have a reducer of its own, and can
-this class be imported? Where the answer is not certain, cloudpickle decides.
+This is cloudpickle's pickler, with faster answers to two questions (`_core/reductions.pyx`): does this type have a reducer of its
+own, and can this function or class be imported? Where the answer is not certain, cloudpickle decides.
 
 This is a separate module because importing cloudpickle takes as long as everything else that a worker imports. It is
 imported when the first value needs it.
@@ -21,33 +21,38 @@ import cloudpickle
 
 from pympipool._core import instances
 from pympipool._core.instances import find_definition
+from pympipool._core.reductions import Reductions, reducer_override
 from pympipool.serialization.classes import find_class, load_class, reduce_class
 from pympipool.serialization.definitions import make_definition
 from pympipool.serialization.exceptions import reduce_without_init, refuses_attributes
-from pympipool.serialization.reducers import SCRIPT_REDUCERS, ScriptPickler, reducer_of
-from pympipool.serialization.reloads import notice_reload
+from pympipool.serialization.reducers import SCRIPT_REDUCERS, ScriptPickler, reducer_of_library
+from pympipool.serialization.reloads import SPECS, notice_reload
 
 PROTOCOL = 5
 
 
-def dump(
-    value: object,
-    buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
-    *,
-    is_result: bool = False,
-    files_by_name: bool = False,
-) -> bytes:
-    """Pickle any value. Raises the pickler's own exceptions.
+def dump(value: object, *, is_result: bool = False) -> bytes:
+    """Pickle any value that cloudpickle can pickle into one bytes object. Raises the pickler's own exceptions.
 
     Args:
-        value: Any value that cloudpickle can pickle.
-        buffer_callback: As for `pickle.Pickler`; None keeps all buffers inside the pickle.
-        is_result: The value is a result or an exception. It leaves the classes of the process that loads it unchanged.
+        value: The value.
+        is_result: It is a result or an exception. It leaves the classes of the process that loads it unchanged.
+    """
+    pickled: bytes = instances.dump(value, _ResultPickler if is_result else _Pickler, is_result, False)[0]
+    return pickled
+
+
+def dump_parts(value: object, is_result: bool, files_by_name: bool) -> list[Any]:
+    """Pickle any value that cloudpickle can pickle. Return the pickle and its out-of-band buffers.
+
+    Args:
+        value: The value.
+        is_result: As for `dump`.
         files_by_name: Large `numpy.memmap` objects travel as file names.
     """
     pickler = _ResultPickler if is_result else _CallPickler if files_by_name else _Pickler
     try:
-        return instances.dump(value, pickler, buffer_callback, is_result)
+        return instances.dump(value, pickler, is_result, True)
     except RecursionError as error:
         raise pickle.PicklingError("it is nested so deeply that it exceeds the limit of recursion") from error
 
@@ -91,37 +96,33 @@ def dump_in_full(value: object) -> bytes:
     return file.getvalue()
 
 
-class _Reducers:
-    """The current reducers of cloudpickle and `copyreg` by type.
+def _reducer_of(kind: type, registered: Any, *, files_by_name: bool = False) -> Any:
+    """Return the reducer for instances of a class; None if pickle's own way is right.
 
     Args:
+        registered: The reducer that is registered for the class, or None.
         files_by_name: Large `numpy.memmap` objects travel as file names.
     """
+    if registered is not None:
+        return reducer_of_library(kind) or registered
+    if refuses_attributes(kind):
+        return reduce_without_init
+    array_type: type | None = getattr(sys.modules.get("numpy"), "ndarray", None)
+    if array_type is not None and issubclass(kind, array_type):
+        from pympipool.serialization import arrays
 
-    def __init__(self, files_by_name: bool = False) -> None:
-        self._files_by_name = files_by_name
+        if arrays.has_plain_pickle(kind):
+            return arrays.reduce_array_or_file if files_by_name else arrays.reduce_array
+    return None
 
-    def __getitem__(self, kind: type) -> Callable[..., Any]:
-        if kind is types.CodeType:
-            return _reduce_code
-        if kind is types.ModuleType:
-            return _reduce_module
-        own = reducer_of(kind)
-        if own is not None:
-            return own
-        for reducers in cloudpickle.Pickler.dispatch_table.maps:
-            if kind in reducers:
-                return reducer_of(kind, reducers[kind])  # type: ignore[return-value]  # never None here
-        if refuses_attributes(kind):
-            return reduce_without_init
-        numpy = sys.modules.get("numpy")
-        array_type: type | None = getattr(numpy, "ndarray", None)
-        if array_type is not None and issubclass(kind, array_type):
-            from pympipool.serialization import arrays
 
-            if arrays.has_plain_pickle(kind):
-                return arrays.reduce_array_or_file if self._files_by_name else arrays.reduce_array
-        raise KeyError(kind)
+def _reductions(is_result: bool = False, files_by_name: bool = False) -> Reductions:
+    own: dict[Any, Any] = {types.CodeType: _reduce_code, types.ModuleType: _reduce_module, **SCRIPT_REDUCERS}
+    tables: Any = (own, *cloudpickle.Pickler.dispatch_table.maps)
+    find_reducer = functools.partial(_reducer_of, files_by_name=files_by_name)
+    return Reductions(
+        tables, find_reducer, cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES, None if is_result else SPECS
+    )
 
 
 class _Pickler(ScriptPickler):
@@ -132,10 +133,9 @@ class _Pickler(ScriptPickler):
 
     __init__ = pickle.Pickler.__init__
     dump = pickle.Pickler.dump
-    reducer_override = instances.reducer_override
-    dispatch_table: Mapping[type, Any] = {}  # see `reduce_registered`
-    tables = (*cloudpickle.Pickler.dispatch_table.maps, SCRIPT_REDUCERS)
-    reducers = _Reducers()
+    reducer_override = reducer_override
+    dispatch_table: Mapping[type, Any] = {}  # see `_reductions`
+    reductions: Reductions
     is_result = False
     proto = PROTOCOL
 
@@ -146,14 +146,6 @@ class _Pickler(ScriptPickler):
     @functools.cached_property
     def _stand_ins(self) -> dict[int, Any]:  # type: ignore[override]  # ScriptPickler sets it
         return {}
-
-    def reduce_registered(self, value: Any) -> Any:
-        """Reduce an object whose type has a reducer in one of the tables, an array, or an exception."""
-        try:
-            reduce = self.reducers[type(value)]
-        except KeyError:
-            return NotImplemented
-        return reduce(value)
 
     def reduce_function(self, function: types.FunctionType) -> Any:
         if function is load_class or function is find_class:
@@ -181,8 +173,6 @@ class _Pickler(ScriptPickler):
             define: Makes a definition of the class that is used instead, unless it returns None.
             number: The number of the definition that this is a part of.
         """
-        if _is_importable_class(kind):
-            return NotImplemented
         reduced = super().reducer_override(kind)
         if type(reduced) is not tuple or len(reduced) != 6:  # not by value
             return reduced
@@ -198,8 +188,6 @@ class _ResultPickler(_Pickler):
 
 class _CallPickler(_Pickler):
     """The pickler for calls to workers that see the files of this process."""
-
-    reducers = _Reducers(files_by_name=True)
 
 
 class _DefinitionPickler(_Pickler):
@@ -242,13 +230,6 @@ def _reduce_module(module: types.ModuleType) -> Any:
     return cloudpickle.Pickler.dispatch_table[types.ModuleType](module)
 
 
-def _is_importable_class(kind: type) -> bool:
-    """Return True if a class can certainly be pickled by reference; False if cloudpickle has to decide."""
-    name: object = kind.__module__  # the author of the class may have put anything there
-    module = sys.modules.get(name) if isinstance(name, str) else None
-    return (
-        type(module) is types.ModuleType
-        and name != "__main__"
-        and module.__dict__.get(kind.__qualname__) is kind
-        and not cloudpickle.list_registry_pickle_by_value()
-    )
+_Pickler.reductions = _reductions()
+_ResultPickler.reductions = _reductions(is_result=True)
+_CallPickler.reductions = _reductions(files_by_name=True)

@@ -24,7 +24,7 @@ from __future__ import annotations
 import os
 import sys
 
-from pympipool._core.instances import definitions
+from pympipool._core.instances import IN_BAND_BELOW_BYTES, OUT_OF_BAND_MAX, Buffers, definitions
 from pympipool._util.cmodules import pickle
 from pympipool._util.reprs import callable_name, safe_repr, summarize_error, type_name
 from pympipool.serialization import CLASSES_MARK, _array, _unpack
@@ -71,16 +71,6 @@ TRACED_BATCH: Final = False
 """Takes the place of `BATCH` in a batch that a trace records."""
 
 BatchMarker: TypeAlias = "Literal[False] | None"
-
-IN_BAND_BELOW_BYTES = 16 * 1024
-"""Buffers smaller than this stay inside the pickle.
-
-Measured with numpy arrays, for dump, load and two copies on the way: up to 16 KiB in band and out of band take 11 us
-each; 64 KiB take 13 us out of band and 16 us in band, 256 KiB take 24 us and 540 us."""
-
-OUT_OF_BAND_MAX = 1022
-"""Most buffers out of band; further ones stay inside the pickle. It is PMP_PARTS_MAX of csrc/channel.h, less one part
-for the pickle itself and one for the times of a traced call."""
 
 DEFINE_IN_MODULE = "define it in a module"
 """The remedy for what can be pickled only by its name."""
@@ -197,7 +187,7 @@ def dump(value: Any, what: str = "the value") -> list[Part]:
         return [pickle.dumps(value, PROTOCOL)]
     try:
         if id(kind) in definitions:
-            return _dump_by_value(value, is_result=True)
+            return _dump_by_value(value, True)
         wrapped = wrap_large(value if kind is tuple else (value,))
         if wrapped is None:
             return _dump(value, is_result=True)
@@ -244,7 +234,7 @@ def dump_call(
     call = (args, kwargs) if number else (function, args, kwargs)
     try:
         if id(kind) in definitions:
-            return _dump_by_value(call, files_by_name=files_by_name)
+            return _dump_by_value(call, False, files_by_name)
         wrapped = wrap_large(args, files_by_name) if number and not kwargs else None
         return _dump(call, files_by_name=files_by_name) if wrapped is None else dump_plain((wrapped, kwargs))
     except MemoryError as error:
@@ -319,45 +309,24 @@ def load(parts: Sequence[Any], what: str = "the value") -> Any:
 # ---- pickling ----
 
 
-def _dump(value: object, *, is_result: bool = False, files_by_name: bool = False) -> list[Part]:
+def _dump(value: object, is_result: bool = False, files_by_name: bool = False) -> list[Part]:
     """Pickle with the fastest pickler that is right for the value."""
-    if is_plain(value):
-        return dump_plain(value)
-    return _dump_by_value(value, is_result=is_result, files_by_name=files_by_name)
+    return dump_plain(value) if is_plain(value) else _dump_by_value(value, is_result, files_by_name)
 
 
-def _dump_by_value(value: object, *, is_result: bool = False, files_by_name: bool = False) -> list[Part]:
+def _dump_by_value(value: object, is_result: bool, files_by_name: bool = False) -> list[Part]:
     """Pickle with cloudpickle's pickler."""
     by_value: Any = sys.modules.get(_BY_VALUE)
     if by_value is None:
         from pympipool.serialization import by_value
-    buffers: list[memoryview] = []
-    pickled = by_value.dump(value, _collector(buffers), is_result=is_result, files_by_name=files_by_name)
-    return [pickled, *buffers]
+    parts: list[Part] = by_value.dump_parts(value, is_result, files_by_name)
+    return parts
 
 
 def dump_plain(value: object) -> list[Part]:
     """Pickle a value for which plain pickle is right."""
     buffers: list[memoryview] = []
-    return [pickle.dumps(value, PROTOCOL, buffer_callback=_collector(buffers)), *buffers]
-
-
-def _collector(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
-    """Return a `buffer_callback` that appends the buffers that go out of band, and keeps the others in the pickle."""
-
-    def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
-        if len(buffers) >= OUT_OF_BAND_MAX:
-            return True
-        try:
-            view = buffer.raw()
-        except BufferError:  # not contiguous; numpy never passes such a buffer
-            return True
-        if view.nbytes < IN_BAND_BELOW_BYTES:
-            return True
-        buffers.append(view)
-        return False
-
-    return keep_in_band
+    return [pickle.dumps(value, PROTOCOL, buffer_callback=Buffers(buffers)), *buffers]
 
 
 def wrap_large(values: tuple[Any, ...], files_by_name: bool = False) -> tuple[Any, ...] | None:

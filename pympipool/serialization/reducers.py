@@ -1,7 +1,7 @@
 """Reducers for objects of a script that pickle stores by name, or not at all, but that have no name in a worker.
 
-    by_value._Reducers ─► reducer_of(type)    objects of the standard library and of numpy, by their type
-    by_value._Pickler  ─► ScriptPickler       functions of functools.singledispatch, locks of the script,
+    by_value._reducer_of ─► SCRIPT_REDUCERS   objects of the standard library and of numpy, by their type
+    by_value._Pickler ─► ScriptPickler        functions of functools.singledispatch, locks of the script,
                                               names in annotations that are strings
 
 An object that can be imported in a worker is still pickled by name. This module is imported only together with
@@ -29,7 +29,7 @@ from pympipool.serialization import _define_class, _define_function
 from pympipool.serialization.references import REDUCERS as REDUCERS_OF_REFERENCES
 from pympipool.serialization.skeletons import reduce_skeleton
 
-__all__ = ["SCRIPT_REDUCERS", "ScriptPickler", "reducer_of"]
+__all__ = ["SCRIPT_REDUCERS", "ScriptPickler", "reducer_of_library"]
 
 Reduced: TypeAlias = "str | tuple[Any, ...]"
 
@@ -208,16 +208,9 @@ _LIBRARY_REDUCERS: dict[tuple[str, str], Reducer] = {("numpy", "ufunc"): _reduce
 """Reducers of types of libraries that this module does not import, in place of those that the library registered."""
 
 
-def reducer_of(kind: type, registered: Reducer | None = None) -> Reducer | None:
-    """Return the reducer of a type, or None.
-
-    Args:
-        kind: The type.
-        registered: The reducer that cloudpickle or `copyreg` has for the type.
-    """
-    if registered is None:
-        return SCRIPT_REDUCERS.get(kind)
-    return _LIBRARY_REDUCERS.get((kind.__module__, kind.__qualname__), registered)
+def reducer_of_library(kind: type) -> Reducer | None:
+    """Return the reducer that replaces the one that a library has registered for its type, or None."""
+    return _LIBRARY_REDUCERS.get((kind.__module__, kind.__qualname__))
 
 
 # ---- locks ----

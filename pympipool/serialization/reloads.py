@@ -13,8 +13,11 @@ from typing import Any
 
 import cloudpickle
 
-_seen: dict[str, tuple[object, tuple[int, int] | None]] = {}
-"""Spec and version of the file of each module that was pickled by reference, at the time when that was done first."""
+SPECS: dict[str, Any] = {}
+"""The spec of each module that was pickled by reference. A reload that changes nothing gives it a new one."""
+
+_versions: dict[str, tuple[int, int] | None] = {}
+"""The version of the file of each of these modules, at the time when that was done first."""
 
 
 def notice_reload(name: Any) -> bool:
@@ -30,12 +33,11 @@ def notice_reload(name: Any) -> bool:
     spec = getattr(module, "__spec__", None)
     if spec is None or name == "__main__":
         return False
-    seen = _seen.get(name)
-    if seen is not None and seen[0] is spec:
+    if SPECS.get(name) is spec:
         return False
     version = _version_of(spec)
-    if seen is None or seen[1] == version:
-        _seen[name] = spec, version
+    if _versions.setdefault(name, version) == version:
+        SPECS[name] = spec
         return False
     if name not in cloudpickle.list_registry_pickle_by_value():
         cloudpickle.register_pickle_by_value(module)
