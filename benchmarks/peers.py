@@ -301,7 +301,9 @@ def make_ours(request: Request) -> StandardPool:
     from pympipool import Executor as PympipoolExecutor
 
     return StandardPool(
-        PympipoolExecutor(max_workers=request.workers, cores_per_worker=request.ranks, block_allocation=request.block)
+        PympipoolExecutor(
+            max_cores=request.workers * request.ranks, cores_per_worker=request.ranks, block_allocation=request.block
+        )
     )
 
 

@@ -9,10 +9,14 @@ This module contains the public names only. Each is imported at its first use: a
 `pympipool.worker`, and must not pay for importing an executor that it never uses.
 """
 
+import sys as _sys
+
 from pympipool._util import undo_monkey_patches
 
 TYPE_CHECKING = False  # type checkers read it as True; so a worker need not import typing
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from pympipool import errors
     from pympipool.diagnostics.progress import progress
     from pympipool.diagnostics.tracing.session import trace
@@ -54,6 +58,10 @@ def __getattr__(name: str) -> object:
     """Import a public name at its first use (PEP 562)."""
     module_name = _MODULES.get(name)
     if module_name is None:
+        if not name.startswith("_"):  # programs probe for such names; it may also be a module that is not imported yet
+            former_names = _former_names()
+            if name in former_names.ROOT:
+                return former_names.lookup(__name__, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_suggestion(name)}")
     from importlib import import_module
 
@@ -69,6 +77,25 @@ def _suggestion(name: str) -> str:
     from pympipool._util.reprs import did_you_mean
 
     return did_you_mean(name, __all__)
+
+
+def _former_names() -> "ModuleType":
+    from importlib import import_module
+
+    return import_module("pympipool._former_names")
+
+
+class _FormerModules:
+    """Finds modules of pympipool 0.8, after all other finders."""
+
+    @staticmethod
+    def find_spec(name: str, _path: object, _target: object = None) -> object:
+        if not name.startswith("pympipool."):
+            return None
+        return _former_names().find_spec(name)
+
+
+_sys.meta_path.append(_FormerModules)  # type: ignore[arg-type]  # it is all that the import system needs
 
 
 def __dir__() -> list[str]:

@@ -162,19 +162,63 @@ def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def suggest_parameter(init: Callable[P, T]) -> Callable[P, T]:
-    """Return an `__init__` whose error about an unknown parameter suggests the most similar one."""
+    """Return an `__init__` whose error about an unknown parameter suggests the one that is meant.
+
+    That of `Executor` accepts more arguments without their names, as version 0.8 did, with a DeprecationWarning.
+    """
     names = [*inspect.signature(init).parameters][1:]
+    accepts_former_order = "max_cores" in names
 
     @functools.wraps(init)
     def checked(*args: P.args, **kwargs: P.kwargs) -> T:
         for name in kwargs:
             if name not in names:
-                meant = did_you_mean(name, names) or "."
+                meant = _meant_parameter(name, names) or did_you_mean(name, names) or "."
                 kind = type(args[0]).__name__
                 raise TypeError(f"{kind}() has no parameter {name!r}{meant} It has: {', '.join(names)}")
+        if accepts_former_order and len(args) > 2:
+            from pympipool._former_names import name_positional
+
+            args, kwargs = args[:1], name_positional(args[1:], kwargs)  # type: ignore[assignment]
+        if accepts_former_order and "cores_per_worker" in kwargs and type(args[0]).__init__ is checked:
+            _warn_if_counted_differently(*args[1:], **kwargs)
         return init(*args, **kwargs)
 
     return checked
+
+
+def _warn_if_counted_differently(
+    max_workers: Any = None, *, cores_per_worker: Any, max_cores: Any = None, **_others: Any
+) -> None:
+    """Warn where version 0.8 would have started another number of workers."""
+    if isinstance(max_workers, int) and isinstance(cores_per_worker, int) and max_cores is None:
+        if max_workers > 1 and cores_per_worker > 1:
+            from pympipool._former_names import warn_of_count
+
+            warn_of_count(max_workers, cores_per_worker)
+
+
+_FOREIGN_NAMES = {
+    **dict.fromkeys(
+        ("n_jobs", "n_workers", "num_workers", "processes", "num_processes", "nprocs", "num_cpus"), "max_workers"
+    ),
+    **dict.fromkeys(("cores", "cores_per_call", "ranks", "num_ranks", "ntasks"), "cores_per_worker"),
+    **dict.fromkeys(("threads", "num_threads", "threads_per_worker", "cpus_per_task"), "threads_per_core"),
+    **dict.fromkeys(("gpus", "num_gpus", "gpus_per_core", "gpus_per_task"), "gpus_per_worker"),
+    "openmpi_oversubscribe": "oversubscribe",
+    "slurm_cmd_args": "command_line_argument_lst",
+    "flux_executor": "executor",
+    "flux_executor_pmi_mode": "pmi_mode",
+    **dict.fromkeys(("timeout", "walltime", "time_limit"), "run_time_max"),
+    **dict.fromkeys(("working_directory", "workdir", "directory"), "cwd"),
+}
+"""Parameters of similar classes (of multiprocessing, joblib, dask, ray, executorlib), and what they are called here."""
+
+
+def _meant_parameter(name: str, names: list[str]) -> str:
+    """Return a suggestion for a parameter that other classes have; "" for others."""
+    meant = _FOREIGN_NAMES.get(name)
+    return f"; here it is called {meant!r}." if meant in names else ""
 
 
 def _gpus_per_core(gpus_per_worker: int, cores_per_worker: int) -> int:

@@ -14,6 +14,8 @@ from pympipool.executor import Executor
 if TYPE_CHECKING:
     import os
 
+__path__: list[str] = []  # it was a package once: see `pympipool._former_names`
+
 __all__ = ["PyMPIExecutor"]
 
 

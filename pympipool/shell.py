@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ShellExecutor", "SubprocessExecutor"]
 
+__path__: list[str] = []  # it was a package once: see `pympipool._former_names`
+
 
 class SubprocessExecutor(futures.Executor):
     r"""An executor that runs command lines. The future of each command line returns its output.

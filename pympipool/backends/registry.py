@@ -9,6 +9,7 @@ To add a backend, see the docstring of `pympipool.backends`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -77,6 +78,11 @@ def choose(name: str, executor: Any = None) -> Choice:
             return _choose_automatically()
         flux.check_executor(executor)
         name = "flux"
+    if name == "local":
+        warnings.warn(
+            "backend='local' is a name of pympipool 0.8; write backend='mpi'", DeprecationWarning, stacklevel=4
+        )
+        name = "mpi"
     if name not in BACKENDS:
         raise ValueError(f"backend is {name!r}; it can be {', '.join(map(repr, known))}{did_you_mean(name, known)}")
     return Choice(name, {})

@@ -141,7 +141,7 @@ def test_result_can_be_argument_of_next_call(mpi_executor):
 
 
 def test_two_workers_of_two_ranks_run_concurrently(make_executor, gate):
-    exe = make_executor(max_workers=2, cores_per_worker=2)
+    exe = make_executor(max_workers=None, max_cores=4, cores_per_worker=2)
     calls = [exe.submit(hold, gate.path) for _ in range(2)]
     gate.wait_until_begun(4)
     gate.open(4)

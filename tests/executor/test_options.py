@@ -402,6 +402,7 @@ def test_defaults_use_all_cores_of_this_machine(block_allocation):
         ({"max_cores": 4, "max_workers": 2, "cores_per_worker": 2}, 2, 4),
     ],
 )
+@pytest.mark.filterwarnings("ignore:max_workers=2 with cores_per_worker=2:FutureWarning")
 def test_cores_are_workers_times_cores_per_worker(parameters, workers, cores):
     with Executor(**parameters) as exe:
         assert (exe.info["max_workers"], exe.info["max_cores"]) == (workers, cores)

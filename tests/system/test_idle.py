@@ -15,7 +15,7 @@ IDLE_S = 5.0
 @pytest.mark.mpi
 @pytest.mark.alone
 def test_idle_mpi_workers_use_below_two_percent():
-    with Executor(max_workers=2, cores_per_worker=2, block_allocation=True) as exe:
+    with Executor(max_cores=4, cores_per_worker=2, block_allocation=True) as exe:
         calls = [exe.submit(pid) for _ in range(20)]
         ranks = {process for call in calls for process in call.result()}
         # sleeps for the duration of the measurement, not to wait for an event
