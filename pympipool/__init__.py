@@ -59,7 +59,7 @@ def __getattr__(name: str) -> object:
     module_name = _MODULES.get(name)
     if module_name is None:
         if not name.startswith("_"):  # programs probe for such names; it may also be a module that is not imported yet
-            former_names = _former_names()
+            former_names = _names_of_before()
             if name in former_names.ROOT:
                 return former_names.lookup(__name__, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_suggestion(name)}")
@@ -79,7 +79,7 @@ def _suggestion(name: str) -> str:
     return did_you_mean(name, __all__)
 
 
-def _former_names() -> "ModuleType":
+def _names_of_before() -> "ModuleType":
     from importlib import import_module
 
     return import_module("pympipool._former_names")
@@ -92,7 +92,7 @@ class _FormerModules:
     def find_spec(name: str, _path: object, _target: object = None) -> object:
         if not name.startswith("pympipool."):
             return None
-        return _former_names().find_spec(name)
+        return _names_of_before().find_spec(name)
 
 
 _sys.meta_path.append(_FormerModules)  # type: ignore[arg-type]  # it is all that the import system needs
