@@ -80,6 +80,7 @@ def test_job_that_the_controller_forgets_is_requested_again(
     make_executor, cluster, second_host, block_allocation, monkeypatch
 ):
     monkeypatch.setattr(job_watch, "FORGOTTEN_AFTER_S", 3.0)
+    monkeypatch.setattr(job_watch, "NEVER_KNOWN_AFTER_S", 3.0)
     monkeypatch.setattr(job_watch, "LONGEST_PAUSE_S", 2.0)
     exe = make_executor(block_allocation=block_allocation)
     cluster.run("scontrol", "update", f"NodeName={second_host}", "State=DRAIN", "Reason=test")

@@ -44,7 +44,11 @@ CANCEL_TIMEOUT_S = 300.0
 """Seconds after which a job is given up that cannot be cancelled, because the controller does not answer."""
 
 FORGOTTEN_AFTER_S = 10.0
-"""Seconds for which the controller must have answered without a job before that job counts as forgotten."""
+"""Seconds for which the controller must have answered without a job that it has listed before, until that job counts as
+forgotten."""
+
+NEVER_KNOWN_AFTER_S = 60.0
+"""The same for a job that it has never listed. A busy controller takes its time to note a request."""
 
 SILENCE_WARNING_S = 60.0
 """Seconds for which the controller may be silent before that is logged."""
@@ -73,13 +77,15 @@ class JobState:
 
     Attributes:
         is_running: True if its processes run.
+        was_listed: True if the controller has known it.
         forgotten: True if the controller knows it no longer, or has never known it.
     """
 
-    __slots__ = ("cancelled_s", "forgotten", "is_asked_for", "is_running", "missing_since_s")
+    __slots__ = ("cancelled_s", "forgotten", "is_asked_for", "is_running", "missing_since_s", "was_listed")
 
     def __init__(self) -> None:
         self.is_running = False
+        self.was_listed = False
         self.forgotten = False
         self.missing_since_s: float | None = None  # of the first of the last answers, none of which listed it
         self.cancelled_s: float | None = None  # since when it is to be cancelled
@@ -94,9 +100,11 @@ class JobState:
         """
         if answer is None:
             self.missing_since_s = self.missing_since_s or now_s
-            self.forgotten = (self.is_running or not waits_unseen) and now_s - self.missing_since_s >= FORGOTTEN_AFTER_S
+            limit_s = FORGOTTEN_AFTER_S if self.was_listed else NEVER_KNOWN_AFTER_S
+            self.forgotten = (self.was_listed or not waits_unseen) and now_s - self.missing_since_s >= limit_s
             return
         self.missing_since_s = None
+        self.was_listed = True
         self.is_running = answer not in _WAITING
 
 

@@ -33,6 +33,7 @@ def controller(tmp_path, monkeypatch):
     for name in ("FIRST_PAUSE_S", "LONGEST_PAUSE_S", "CANCEL_PAUSE_S"):
         monkeypatch.setattr(job_watch, name, 0.02)
     monkeypatch.setattr(job_watch, "FORGOTTEN_AFTER_S", 0.1)
+    monkeypatch.setattr(job_watch, "NEVER_KNOWN_AFTER_S", 0.1)
     monkeypatch.setattr(job_watch, "CANCEL_PERIOD_S", 0.1)
     fake = Controller()
     fake.answer()
@@ -57,6 +58,23 @@ def test_waiting_job_starts_and_is_forgotten(controller, jobs):
     wait_until(lambda: job.is_running)
     assert not job.forgotten
     controller.answer()
+    wait_until(lambda: job.forgotten)
+
+
+def test_job_listed_late_is_waited_for_longer(controller, jobs, monkeypatch):
+    monkeypatch.setattr(job_watch, "NEVER_KNOWN_AFTER_S", 60.0)
+    name = jobs.name(1)
+    job = jobs.watch(name)
+    wait_until(lambda: len(controller.calls("squeue")) > 20)
+    assert not job.forgotten
+    controller.answer(f"7 {name} PENDING")
+    wait_until(lambda: job.was_listed)
+    controller.answer()
+    wait_until(lambda: job.forgotten)
+
+
+def test_job_never_listed_is_forgotten(jobs):
+    job = jobs.watch(jobs.name(1))
     wait_until(lambda: job.forgotten)
 
 
