@@ -172,15 +172,15 @@ class BlockPool(BasePool["Spawner"]):
         watch_run_time(self.supervisor, self.dispatcher, worker, self.resources.run_time_max)
 
     def _start_failed(self, error: Failure, worker: WorkerHandle | None) -> None:
-        has_reported_why = worker is not None and worker.start_error is not None
         serving = any(other.state is State.SERVING for other in self.supervisor.workers.values())
         shortage = shortage_of(error)
-        if shortage is not None and not has_reported_why:
+        if shortage is not None:
             self._wait_out(shortage, error, others_run=serving)
             return
         if worker is None or worker.start_round >= self._failed_rounds:  # else its round is counted already
             self._failed_rounds += 1
-        is_final = self._failed_rounds >= START_ATTEMPTS or (has_reported_why and shortage is None)
+        has_reported_why = worker is not None and worker.start_error is not None
+        is_final = self._failed_rounds >= START_ATTEMPTS or has_reported_why
         if is_final and not serving:
             self._mark_broken(error)
             return

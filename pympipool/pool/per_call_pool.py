@@ -299,14 +299,14 @@ class PerCallPool(BasePool[CallSpawners]):
                 self.dispatcher.fail_soon(future, worker.kill_reason or worker_died_error(worker, future))
             if worker.state_before_end is State.STARTING:
                 error = start_error(worker)
-                if worker.start_error is None and (shortage := shortage_of(error)) is not None:
-                    error = shortage_error(shortage, error)
+                shortage = shortage_of(error)
                 waiting = call.future
                 if waiting is not None and self._killed:
                     self.dispatcher.cancel(waiting)
                 elif waiting is not None and not waiting.done():
                     LOGGER.warning("worker %d did not start: %s", worker.number, redacted_summary(error))
-                    self.dispatcher.fail_soon(waiting, error)  # without effect if it is cancelled meanwhile
+                    reason = error if shortage is None else functools.partial(shortage_error, shortage, error)
+                    self.dispatcher.fail_soon(waiting, reason)  # without effect if it is cancelled meanwhile
             self.allocator.release(call.allocation)
         if worker.state_before_end is State.STARTING:
             self._start_next()
@@ -336,10 +336,10 @@ class PerCallPool(BasePool[CallSpawners]):
             return False
         error = start_error(worker)
         shortage = shortage_of(error)
-        if worker.start_error is not None and shortage is None:
-            return False
-        if shortage is not None and worker.start_error is None:
+        if shortage is not None:
             return self._wait_out(shortage, error)
+        if worker.start_error is not None:
+            return False
         call.starts_left -= 1
         return call.starts_left >= 0
 

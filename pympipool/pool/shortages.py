@@ -65,8 +65,9 @@ _CAUSES_MAX = 10
 """Causes of an error that are followed at most: user code could close the chain to a circle."""
 
 
-_REPORTED_TYPES = frozenset({"OSError", "BlockingIOError", "MemoryError", "RuntimeError"})
-"""Types of an exception that a worker has reported, and that may tell of a shortage by its message."""
+_REPORTED_TYPES = frozenset({"OSError", "BlockingIOError", "ImportError", "MemoryError", "RuntimeError"})
+"""Types of an exception that a worker has reported, and that may tell of a shortage by its message. The supervisor does not
+unpickle the exception, so a subclass of the user's is none of them."""
 
 
 def shortage_of(error: Failure) -> str | None:
@@ -140,6 +141,8 @@ class Shortage:
 def shortage_error(name: str, error: Failure) -> WorkerStartError:
     """Return the error of a call for which no worker was started because of a shortage.
 
+    It unpickles what a worker has reported, so the thread calls it that reads the error.
+
     Args:
         name: What there is too little of, as a sentence.
         error: The error of the last attempt.
@@ -150,13 +153,16 @@ def shortage_error(name: str, error: Failure) -> WorkerStartError:
             " again",
             last_stderr=error.last_stderr,
         )
+    cause = None
     if isinstance(error, ReportedError):
-        reason = error.message
+        reason, cause = f"{error.type_name}: {error.message}", error()
     else:
         reason = error.reason if isinstance(error, WorkerStartError) else str(error)
     last_stderr = error.last_stderr if isinstance(error, WorkerStartError) else ()
-    return WorkerStartError(
+    failure = WorkerStartError(
         f"no worker could be started for {SHORTAGE_TIMEOUT_S:g} s, because {name}: {reason}. Later calls are"
         " tried again: free some, raise the limit, or use fewer workers",
         last_stderr=last_stderr,
     )
+    failure.__cause__ = cause
+    return failure

@@ -10,8 +10,9 @@ import sys
 import pytest
 
 from pympipool import Executor
+from pympipool._options import pickled_init_function
 from pympipool.errors import WorkerStartError
-from pympipool.pool import block_pool, shortages
+from pympipool.pool import block_pool, per_call_pool, shortages
 from pympipool.pool.shortages import Shortage, shortage_error, shortage_of
 from support.scripts import script_environment
 
@@ -102,6 +103,50 @@ def test_pauses_grow_while_a_shortage_lasts(monkeypatch):
     shortage.passed()
     assert not shortage.lasts_too_long
     assert shortage.attempt_failed(others_run=False) == pauses[0]
+
+
+def raise_three_times(path, error):
+    descriptor = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    os.write(descriptor, b"x")
+    if os.fstat(descriptor).st_size <= 3:
+        raise error
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("block", "error"),
+    [(True, OSError(errno.EMFILE, os.strerror(errno.EMFILE))), (False, RuntimeError("can't start new thread"))],
+    ids=["block", "call"],
+)
+def test_shortage_that_a_worker_reports_is_waited_out(tmp_path, monkeypatch, block, error):
+    for pool in (block_pool, per_call_pool):
+        monkeypatch.setattr(pool, "START_ATTEMPTS", 2)
+
+    def init_function():
+        return raise_three_times(str(tmp_path / "starts"), error)
+
+    options = {"init_function": init_function} if block else {}
+    with Executor(backend="mpi", max_workers=1, block_allocation=block, **options) as executor:
+        if not block:  # nothing else fails in such a worker as easily
+            executor._engine.pool.supervisor.settings["init_function"] = pickled_init_function(init_function, True)
+        assert executor.submit(pow, 2, 3).result() == 8
+
+
+@pytest.mark.parametrize("block", [True, False], ids=["block", "call"])
+def test_shortage_that_a_worker_reports_is_the_cause(monkeypatch, block):
+    monkeypatch.setattr(shortages, "SHORTAGE_TIMEOUT_S", 0.5)
+
+    def init_function():
+        raise MemoryError("no room for the model")
+
+    options = {"init_function": init_function} if block else {}
+    with Executor(backend="mpi", max_workers=1, block_allocation=block, **options) as executor:
+        if not block:
+            executor._engine.pool.supervisor.settings["init_function"] = pickled_init_function(init_function, True)
+        error = executor.submit(pow, 2, 3).exception()
+    assert isinstance(error, WorkerStartError)
+    assert "too little memory: MemoryError: no room for the model" in str(error)
+    assert isinstance(error.__cause__, MemoryError)
 
 
 def end_eight_times(path):
