@@ -51,6 +51,11 @@ class Relay:
         self._addresses = ""
         self._since_ping: RunningClock | None = None  # of the ping that is not answered yet
 
+    @property
+    def pid(self) -> int | None:
+        """The id of the relay's process, None if it does not run."""
+        return None if self._process is None or self._process.poll() is not None else self._process.pid
+
     def environment(self, request: LaunchRequest) -> dict[str, str]:
         """Return the variables of a worker that may run on another host.
 

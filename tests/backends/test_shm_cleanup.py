@@ -13,7 +13,6 @@ import pytest
 
 from pympipool.backends import shm_cleanup
 from pympipool.backends.shm_cleanup import CLOCK_MARGIN_S, remove_stale_shm, remove_stale_topology
-from pympipool.backends.slurm.srun import TASK_EPILOG
 
 SHM = Path("/dev/shm")
 
@@ -39,21 +38,6 @@ def test_unmapped_file_is_removed(file):
 def test_mapped_file_stays(file):
     with open(file, "r+b") as opened, mmap.mmap(opened.fileno(), 4096):
         remove_stale_shm(file.stat().st_ctime)
-    assert file.exists()
-
-
-def run_epilog():
-    subprocess.run([TASK_EPILOG], check=True, timeout=60)
-
-
-def test_task_epilog_removes_unmapped_files(file):
-    run_epilog()
-    assert file.exists() == file.name.startswith("unrelated_")
-
-
-def test_task_epilog_keeps_mapped_files(file):
-    with open(file, "r+b") as opened, mmap.mmap(opened.fileno(), 4096):
-        run_epilog()
     assert file.exists()
 
 

@@ -187,15 +187,30 @@ def test_dead_host_is_not_shortage_of_memory(make_executor, cluster, gate):
 # ---- helpers ----
 
 
+def find_relay():
+    return next(one for one in psutil.Process().children() if "transport.tcp.relay" in " ".join(one.cmdline()))
+
+
+def test_killed_relay_is_named_and_no_worker_blamed(make_executor, gate):
+    exe = make_executor()
+    call = exe.submit(hold, gate.path)
+    gate.wait_until_begun()
+    relay = find_relay()
+    relay.kill()
+    error = call.exception(timeout=60)
+    assert isinstance(error, WorkerDied)
+    assert f"(pid {relay.pid}), through which it was connected, has ended" in str(error)
+    assert error.exit_code is None
+
+
 @LONG
 @MODES
 def test_stopped_relay_is_replaced(make_executor, gate, block_allocation):
     exe = make_executor(block_allocation=block_allocation)
     call = exe.submit(hold, gate.path)
     gate.wait_until_begun()
-    relay = next(one for one in psutil.Process().children() if "transport.tcp.relay" in " ".join(one.cmdline()))
-    relay.suspend()
-    assert isinstance(call.exception(timeout=60), WorkerDied)
+    find_relay().suspend()
+    assert "did not answer" in str(call.exception(timeout=60))
     assert exe.submit(square, 3).result(timeout=60) == 9
 
 

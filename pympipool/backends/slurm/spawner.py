@@ -42,6 +42,9 @@ DELIVERY_DELAY_S = 3.0
 KILL_TIMEOUT_S = 60.0
 """Seconds that a worker may take to end after it was killed: the scheduler ends it, and may be busy."""
 
+_KILLED = 128 + signal.SIGKILL
+"""Exit code of an srun whose worker was ended by SIGKILL, also by its own watchdog when it had lost the master."""
+
 _TRANSIENT_ERRORS = ("temporarily", "Job/step already", "Requested nodes are busy")
 """Parts of the error messages of srun after which another try may succeed."""
 
@@ -50,6 +53,7 @@ _OUTAGES = {
     "timed out": "SLURM does not answer in time",
     "onnection": "SLURM cannot be reached",
     "Zero Bytes": "SLURM cannot be reached",
+    "missing socket": "SLURM cannot be reached",  # munged has been killed, or does not answer
     "Protocol authentication": "munge does not run, or the clocks of the hosts differ",
     "Munge": "munge does not answer",
     "Memory required by task is not available": "SLURM has no memory for it",  # for a while after a restart
@@ -124,6 +128,7 @@ class SrunProcess(ChildProcess):
     ) -> None:
         super().__init__(command, environment, request.cwd)
         self._relay = relay
+        self._relay_pid = relay.pid
         self.exit_grace_s = EXIT_TIMEOUT_S if request.ranks == 1 else RANKS_EXIT_TIMEOUT_S
         self._kill_timer: threading.Timer | None = None
         self._is_killed = False
@@ -134,8 +139,13 @@ class SrunProcess(ChildProcess):
         return rank, None if self._is_killed or code is None or code < 0 else code
 
     def loss_reason(self) -> str | None:
-        """Return how srun was killed, if it was: then it says nothing of its step."""
+        """Return how srun was killed, if it was: then it says nothing of its step. Or return that the relay has ended."""
         code = self.poll()
+        if code == _KILLED and self._relay.pid != self._relay_pid:
+            return (
+                f"the relay on {self.host} (pid {self._relay_pid}), through which it was connected, has ended, or did not"
+                " answer and was ended; out of memory there?"
+            )
         if self._is_killed:
             return f"its connection has ended, and SLURM did not say why within {self.exit_grace_s:g} s; its host may be down"
         if code is None or code >= 0:

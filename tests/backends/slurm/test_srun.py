@@ -88,6 +88,10 @@ def test_epilog_removes_files_that_nothing_maps(mark):
         ("Unable to allocate resources: Unable to contact slurm controller (connect failure)", False, "controller"),
         ("Unable to allocate resources: Socket timed out on send/recv operation", False, "in time"),
         ("Unable to create step for job 7: Requested nodes are busy", False, None),
+        ("Unable to create step for job 7: Requested node configuration is not available", True, None),
+        ("Unable to allocate resources: Unexpected missing socket error", False, "reached"),
+        ("Unable to confirm allocation for job 7: Unexpected missing socket error", False, "reached"),
+        ("Unable to confirm allocation for job 7: Protocol authentication error", False, "munge"),
         ("Application launch failed: Communication connection failure", False, "reached"),
     ],
 )
