@@ -10,5 +10,5 @@ cdef class FunctionHandle:
 cdef Call *new_call(list parts) except NULL
 cdef void free_call(Call *call) noexcept
 cdef void free_calls(CallList *calls) noexcept
-cdef list futures_of(CallList *calls)
+cdef void take_futures(CallList *calls, list futures) noexcept
 cdef object parts_of_result(Call *call)

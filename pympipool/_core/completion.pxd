@@ -3,7 +3,7 @@
 from libc.stdint cimport uint64_t
 
 from pympipool._core.future cimport FutureCore, CompletionSource
-from pympipool._core.mailbox cimport Mailbox
+from pympipool._core.mailbox cimport EntryQueue, Mailbox, Post
 from pympipool._core.types cimport Call, Core
 from pympipool._core.trace_buffer cimport Outcome, Recorder
 
@@ -15,10 +15,10 @@ cdef class Completion(CompletionSource):
     cdef object load_error
     cdef uint64_t lost         # number of calls that failed without an answer from a worker
     cdef unsigned long waiting_thread  # identity of the waiting thread that has acquired progress; 0: none has
-    cdef object requests           # deque of functions and arguments, see `call_soon`
+    cdef Mailbox requests          # for the completion thread, see `call_soon`
     cdef int running_requests      # number of those that run now: one can wait for another
-    cdef object pending_callbacks  # queue of futures whose callbacks must be run; None ends the thread
-    cdef readonly Mailbox continuations  # what follows from ends of calls; None ends its thread
+    cdef EntryQueue ended          # futures whose callbacks must be run
+    cdef readonly Mailbox continuations  # what follows from ends of calls
     cdef unsigned long continuation_thread_id  # 0 until it runs
     cdef unsigned long callback_thread_id    # 0 until it runs
     cdef unsigned long completion_thread_id  # of the thread that sets the results that no caller fetches
@@ -31,10 +31,13 @@ cdef class Completion(CompletionSource):
     cdef int continue_until_done(self, FutureCore future, double deadline_s) except -1
     cdef int progress_once(self) except -1
     cdef int pump(self) except -1
-    cdef bint run_continuation(self, object function) except -1
-    cdef int run_requests(self) except -1
-    cdef int deliver(self) except -1
-    cdef int deliver_call(self, Call *call) except -1
-    cdef int queue_callbacks(self, FutureCore future, bint has_callbacks) except -1
-    cdef int note(self, FutureCore future, Outcome outcome) except -1
+    cdef void run_posted(self, Post post) noexcept
+    cdef void run_requests(self) noexcept
+    cdef void deliver(self) noexcept
+    cdef void deliver_call(self, Call *call) noexcept
+    cdef void try_to_cancel(self, FutureCore future) noexcept
+    cdef void fail_with(self, FutureCore future, object error) noexcept
+    cdef void end_waiting(self, Outcome outcome, object make_error) noexcept
+    cdef void end_call(self, Call *call, Outcome outcome, object make_error) noexcept
+    cdef void note(self, FutureCore future, Outcome outcome) noexcept
     cdef int move_times_to(self, FutureCore future, Call *call) except -1

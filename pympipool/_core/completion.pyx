@@ -22,8 +22,8 @@ from libc.string cimport memset
 
 from pympipool._core.calls cimport free_call, parts_of_result
 from pympipool._core.future cimport FutureCore, CompletionSource
-from pympipool._core.listeners cimport CANCELLED, PENDING, RUNNING
-from pympipool._core.mailbox cimport Mailbox
+from pympipool._core.listeners cimport CANCELLED, PENDING, RUNNING, now_s
+from pympipool._core.mailbox cimport EntryQueue, Mailbox, Post, run_until_there_is_memory
 from pympipool._core.scheduler cimport is_claimed, recall, worker_of
 from pympipool._core.types cimport Call, Core, Worker, pthread_mutex_lock, pthread_mutex_unlock, remove
 from pympipool._core.pump cimport record_unanswered
@@ -34,8 +34,7 @@ from pympipool._core.progress_engine cimport (
     request_completion, release_progress, wake_waiting_thread, pump_and_notify, acquire_progress, wait_for_completion,
 )
 
-from collections import deque
-from queue import SimpleQueue
+from functools import partial
 from time import monotonic, sleep
 
 from pympipool._util.service_threads import ServiceLogger
@@ -55,9 +54,9 @@ cdef class Completion(CompletionSource):
     def __cinit__(self, load, load_error, *_):
         self.load_result = load
         self.load_error = load_error
-        self.pending_callbacks = SimpleQueue()
+        self.ended = EntryQueue()
         self.continuations = Mailbox()
-        self.requests = deque()
+        self.requests = Mailbox()
         self.signal_check_interval_s = SIGNAL_CHECK_INTERVAL_S
 
     def load(self, parts, is_error):
@@ -84,21 +83,30 @@ cdef class Completion(CompletionSource):
             error: The exception, which no other future has. Or a function without arguments that returns it: the thread
                 that reads the exception calls it.
         """
+        self.fail_with(future, error)
+
+    cdef void fail_with(self, FutureCore future, object error) noexcept:
         if future.status >= CANCELLED:
             return
         future.status = RUNNING  # cannot be cancelled from here on
         self.lost += 1
         self.note(future, FAILED)
         if isinstance(error, BaseException):
-            self.queue_callbacks(future, future.set_error(error))
+            has_callbacks = future.set_error(error)
         else:
-            self.queue_callbacks(future, future.set_parts(error, True))
+            has_callbacks = future.set_parts(error, True)
+        if has_callbacks:
+            self.ended.put(future)
         wake_waiting_thread(&self.core)
 
     def cancel(self, FutureCore future not None):
         """Cancel a future's call if no worker has started it. Its callbacks run in the thread for callbacks."""
+        self.try_to_cancel(future)
+
+    cdef void try_to_cancel(self, FutureCore future) noexcept:
         if future.try_cancel():
-            self.queue_callbacks(future, future.callbacks is not None)
+            if future.callbacks is not None:
+                self.ended.put(future)
             wake_waiting_thread(&self.core)
 
     def fail_soon(self, FutureCore future not None, error):
@@ -106,35 +114,39 @@ cdef class Completion(CompletionSource):
         self.call_soon(self.fail, future, error)
 
     def call_soon(self, function, *args):
-        """Call function(*args) in the completion thread.
+        """Call function(*args) in the completion thread; again, if it raises MemoryError.
 
         For the supervisor, which must not run code of users: the end of a future releases what its call was given, and
         calls that wait for it are sent.
         """
-        self.requests.append((function, args))
+        self.requests.post(partial(function, *args) if args else function)
         request_completion(&self.core)
 
-    cdef int run_requests(self) except -1:
+    cdef void run_requests(self) noexcept:
         """Do what `call_soon` was given. A request counts as unfinished until it is done."""
-        while self.requests:
-            function, args = self.requests.popleft()
+        while self.requests.first is not None:
             self.running_requests += 1
-            try:
-                function(*args)
-            except BaseException:  # also SystemExit of user code: the thread has to set the results of other calls
-                LOGGER.exception("unexpected failure in the completion thread")
-            finally:
-                self.running_requests -= 1
-            function = args = None
+            self.run_posted(<Post>self.requests.pop())
+            self.running_requests -= 1
             wake_waiting_thread(&self.core)
-        return 0
+
+    cdef void run_posted(self, Post post) noexcept:
+        """Run a function that was posted, whatever it raises: other calls must go on.
+
+        What belongs to a call fails the call, and nothing is raised. So what is raised here is a shortage of memory before
+        anything could be done, or a fault of ours.
+        """
+        try:
+            run_until_there_is_memory(post.function)
+        except BaseException:  # also SystemExit of user code, of a finalizer for example
+            LOGGER.exception("unexpected failure in a thread of an executor")
 
     @property
     def unfinished_count(self):
         """Number of calls that wait or run, and of results that are not set on their futures yet."""
         pthread_mutex_lock(&self.core.lock)
         count = self.core.waiting.length + self.core.done.length
-        count += len(self.requests) + self.running_requests
+        count += self.requests.length + self.running_requests
         for i in range(self.core.worker_count):
             count += self.core.workers[i].in_flight.length
         pthread_mutex_unlock(&self.core.lock)
@@ -234,22 +246,11 @@ cdef class Completion(CompletionSource):
         """Wait in the continuation thread, where code of users may run, and go on with what this thread has to do."""
         while future.status < CANCELLED and (deadline_s == 0 or monotonic() < deadline_s):
             self.deliver()
-            if self.continuations.is_empty():
-                sleep(COMPLETION_CHECK_S)
-            elif not self.run_continuation(self.continuations.receive()):
-                self.continuations.post(None)  # the thread ends after this wait
+            if self.continuations.first is not None:
+                self.run_posted(<Post>self.continuations.pop())
+            else:
                 sleep(COMPLETION_CHECK_S)
         return 0
-
-    cdef bint run_continuation(self, object function) except -1:
-        """Run a function of the continuation thread, whatever it raises; return False for None, which ends the thread."""
-        if function is None:
-            return False
-        try:
-            function()
-        except BaseException:  # also SystemExit: other calls must go on
-            LOGGER.exception("a call that waits for others could not go on")
-        return True
 
     cdef int poll(self) except -1:
         if self.in_forked_child:
@@ -281,8 +282,9 @@ cdef class Completion(CompletionSource):
             record_unanswered(&self.core, NULL, call, WAS_CANCELLED)
         pthread_mutex_unlock(&self.core.lock)
         if is_cancelled:
-            future.status = CANCELLED  # before the call is freed, which may run finalizers of users
-            free_call(call)
+            future.status = CANCELLED
+            future.tell_listeners()
+            free_call(call)  # last, because it may run finalizers of users
         return is_cancelled
 
     cdef bint is_started(self, FutureCore future) except -1:
@@ -327,26 +329,33 @@ cdef class Completion(CompletionSource):
         for future in futures:
             self.note(future, UNFINISHED)
 
-    cdef int record_cancelled(self, FutureCore future) except -1:
-        return self.note(future, WAS_CANCELLED)
+    cdef void record_cancelled(self, FutureCore future) noexcept:
+        self.note(future, WAS_CANCELLED)
 
-    cdef int note(self, FutureCore future, Outcome outcome) except -1:
+    cdef void note(self, FutureCore future, Outcome outcome) noexcept:
         """Record the end of a call that was never submitted to the dispatcher."""
         cdef Record entry
+        cdef bint is_complete = False
         if future.submitted_ns == 0 or future.times_moved or self.recorder is None or self.in_forked_child:
-            return 0
+            return
         memset(&entry, 0, sizeof(entry))
         entry.times.submitted_ns = future.submitted_ns
         entry.times.ready_ns = future.ready_ns
-        entry.times.name = self.recorder.index_of_name(future.function_name)
+        try:
+            entry.times.name = self.recorder.index_of_name(future.function_name)
+            is_complete = True
+        except MemoryError:
+            pass
         entry.times.size = future.rows or 1
         entry.received_ns = pmp_now_ns()
         entry.outcome = outcome
         pthread_mutex_lock(&self.core.lock)
         if self.core.recording != NULL:
-            record(self.core.recording, &entry, NULL)
+            if is_complete:
+                record(self.core.recording, &entry, NULL)
+            else:
+                self.core.recording.dropped += 1
         pthread_mutex_unlock(&self.core.lock)
-        return 0
 
     cdef int move_times_to(self, FutureCore future, Call *call) except -1:
         """Copy a future's times to its call. From here on they are recorded with the call."""
@@ -367,7 +376,7 @@ cdef class Completion(CompletionSource):
         pthread_mutex_unlock(&self.core.lock)
         return 0
 
-    cdef int deliver(self) except -1:
+    cdef void deliver(self) noexcept:
         """Set the results that have arrived on their futures. Runs no Python code (see `listeners.pyx`)."""
         cdef bint delivered = False
         cdef Call *call
@@ -381,48 +390,82 @@ cdef class Completion(CompletionSource):
             delivered = True
         if delivered and self.waiting_thread != PyThread_get_thread_ident():
             wake_waiting_thread(&self.core)  # the waiting thread's future may be among them
-        return 0
 
-    cdef int deliver_call(self, Call *call) except -1:
+    cdef void deliver_call(self, Call *call) noexcept:
         cdef FutureCore future = <FutureCore>call.future
+        cdef bint is_error = call.is_error
         future.call = NULL
         if future.status == PENDING:
             future.status = RUNNING  # cannot be cancelled from here on
         future.run_ns = call.run_ns
-        has_callbacks = False
-        try:
-            parts = parts_of_result(call)
-            if future.status < CANCELLED:  # otherwise the user has ended it, by set_result for example
-                has_callbacks = future.set_parts(parts, call.is_error or type(parts) is int)
-        except BaseException as problem:  # no memory for the parts, for example
-            future.set_error(problem.with_traceback(None))
-            has_callbacks = future.callbacks is not None
-        try:
-            self.queue_callbacks(future, has_callbacks)
-        finally:
-            free_call(call)  # may run user code, as the last reference to the arguments may go
-        return 0
+        if future.status < CANCELLED:  # otherwise the user has ended it, by set_result for example
+            try:
+                parts = parts_of_result(call)
+                is_error = is_error or type(parts) is int
+            except BaseException:  # no memory, not even for the size of the result: the reader gets MemoryError()
+                parts = MemoryError
+                is_error = True
+            if future.set_parts(parts, is_error):
+                self.ended.put(future)
+        free_call(call)  # may run user code, as the last reference to the arguments may go
 
-    cdef int queue_callbacks(self, FutureCore future, bint has_callbacks) except -1:
-        """Queue a future that has ended for the thread that runs callbacks."""
-        if has_callbacks:
-            self.pending_callbacks.put(future)
-        return 0
+    cdef void end_waiting(self, Outcome outcome, object make_error) noexcept:
+        """End the calls that wait now: each leaves the list when its future ends.
+
+        Args:
+            outcome: For traces: CANCELLED or FAILED.
+            make_error: Makes the exception of each failed call.
+        """
+        cdef Py_ssize_t left = self.core.waiting.length
+        cdef Call *call
+        while left > 0:
+            left -= 1
+            pthread_mutex_lock(&self.core.lock)
+            call = self.core.waiting.first
+            if call != NULL:
+                remove(&self.core.waiting, call)
+                record_unanswered(&self.core, NULL, call, outcome)
+            pthread_mutex_unlock(&self.core.lock)
+            if call == NULL:
+                return
+            self.end_call(call, outcome, make_error)
+
+    cdef void end_call(self, Call *call, Outcome outcome, object make_error) noexcept:
+        """Cancel or fail the future of a call that is in no list any more, and free the call."""
+        cdef FutureCore future = <FutureCore>call.future
+        future.call = NULL
+        if outcome == FAILED:
+            self.fail_with(future, make_error)
+        else:
+            self.try_to_cancel(future)
+        free_call(call)  # last, because it may run finalizers of users
 
     def _run_callbacks(self):
+        cdef FutureCore future
         self.callback_thread_id = PyThread_get_thread_ident()
         while True:
-            future = self.pending_callbacks.get()
+            future = <FutureCore>self.ended.receive_entry()
             if future is None:
-                self.callback_thread_id = 0
-                return
-            self.callbacks_since_s = monotonic()
+                break
+            self.callbacks_since_s = now_s()
             try:
                 future.run_callbacks()
             except BaseException:  # also SystemExit: the callbacks of other futures must run
                 LOGGER.exception("a callback raised what ends a thread elsewhere")
             self.callbacks_since_s = 0
-            del future
+            future = None
+        self.callback_thread_id = 0
+
+    def _continue(self):
+        cdef Post post
+        self.continuation_thread_id = PyThread_get_thread_ident()
+        while True:
+            post = <Post>self.continuations.receive_entry()
+            if post is None:
+                break
+            self.run_posted(post)
+            post = None
+        self.continuation_thread_id = 0
 
     cdef int check_may_wait(self) except -1:
         cdef unsigned long me = PyThread_get_thread_ident()

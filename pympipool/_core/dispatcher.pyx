@@ -14,15 +14,15 @@ from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 
 from pympipool._core.calls cimport (
-    FunctionHandle, free_call, free_calls, futures_of, new_call,
+    FunctionHandle, free_call, free_calls, new_call, take_futures,
 )
 from pympipool._core.completion cimport Completion
 from pympipool._core.future cimport FutureCore
 from pympipool._core.listeners cimport PENDING
-from pympipool._core.mailbox cimport Mailbox
+from pympipool._core.mailbox cimport Mailbox, Post
 from pympipool._core.scheduler cimport find_worker, is_claimed, recall
 from pympipool._core.types cimport (
-    Call, CallList, Worker, append, prepend, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
+    Call, CallList, Core, Worker, append, prepend, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
     pthread_mutex_unlock, remove,
 )
 from pympipool._core.pump cimport drain, record_unanswered, send_reserved
@@ -37,18 +37,16 @@ from pympipool._core.progress_engine cimport (
 )
 
 import threading
-from time import monotonic, sleep
+from time import monotonic
 
 from pympipool._core.ring import SPIN_NS, doorbell_segment
-from pympipool._util.service_threads import ServiceLogger, ServiceThread
+from pympipool._util.service_threads import ServiceThread
 
 cdef extern from "<dlfcn.h>" nogil:
     int RTLD_LAZY
     void *dlopen(const char *path, int flags)
 
-cdef object LOGGER = ServiceLogger("pympipool.dispatch")
 cdef double START_FAILED_S = 5.0  # longest wait for threads that have started, if another one cannot be started
-cdef double PAUSE_S = 0.01  # after a failure of the completion thread: a shortage of memory may pass
 
 
 cdef class Dispatcher(Completion):
@@ -122,8 +120,8 @@ cdef class Dispatcher(Completion):
     def abandon(self):
         """End the threads that run, and wait for that: the executor could not be made."""
         self.stop()
-        self.continuations.post(None)
-        self.pending_callbacks.put(None)
+        self.continuations.end()
+        self.ended.end()
         self.join(START_FAILED_S)
 
     def stop(self):
@@ -148,14 +146,9 @@ cdef class Dispatcher(Completion):
         with nogil:
             run_progress_thread(&self.core)
 
-    def _continue(self):
-        self.continuation_thread_id = PyThread_get_thread_ident()
-        while self.run_continuation(self.continuations.receive()):
-            pass
-        self.continuation_thread_id = 0
-
     def _complete(self):
         cdef bint stopping = False
+        cdef Post on_corruption = self.requests.prepare(self.on_corruption)
         self.completion_thread_id = PyThread_get_thread_ident()
         with nogil:
             # glibc loads this library when a thread ends by pthread_exit, as CPython ends threads that take the GIL after
@@ -170,21 +163,15 @@ cdef class Dispatcher(Completion):
                     pmp_doorbell_disarm(&self.core.completion_bell)
                     self.core.completion_requested = False
                 stopping = self.core.stopping
-                try:
-                    self.deliver()
-                    self.run_requests()
-                    if self.core.corrupt:
-                        self.core.corrupt = False
-                        self.on_corruption()
-                except BaseException:  # no failure may end the thread that sets results
-                    self.core.completion_requested = True
-                    stopping = False
-                    LOGGER.exception("delivering results failed")
-                    sleep(PAUSE_S)
+                self.deliver()
+                self.run_requests()
+                if self.core.corrupt:
+                    self.core.corrupt = False
+                    self.run_posted(on_corruption)
         finally:
             self.completion_thread_id = 0
-            self.continuations.post(None)  # here because `join` may never be called
-            self.pending_callbacks.put(None)
+            self.continuations.end()  # here because `join` may never be called
+            self.ended.end()
 
     # ---- workers ----
 
@@ -200,6 +187,24 @@ cdef class Dispatcher(Completion):
         Raises:
             OSError: The segment is not a link.
         """
+        cdef object key = number
+        metadata = {**(about or {}), "ready_ns": pmp_now_ns(), "gone_ns": 0}
+        self.segments[key] = link
+        try:
+            self.worker_metadata[key] = metadata
+            if self.recorder is not None:
+                self.recorder.workers[key] = metadata
+            self.open_worker(number, link, reserved)  # last: from now on the worker gets calls
+        except BaseException:
+            self.segments.pop(key, None)
+            self.worker_metadata.pop(key, None)
+            raise
+        self.pump()
+        wake_progress_thread(&self.core)  # with two workers there are deadlines, which no doorbell announces
+        wake_waiting_thread(&self.core)
+
+    cdef int open_worker(self, uint64_t number, Segment link, bint reserved) except -1:
+        """Open the worker's rings and add the worker to the list."""
         cdef Worker *worker = <Worker *>calloc(1, sizeof(Worker))
         cdef Worker **grown
         if worker == NULL:
@@ -221,15 +226,10 @@ cdef class Dispatcher(Completion):
             self.core.worker_count += 1
         pthread_mutex_unlock(&self.core.lock)
         if grown == NULL:
+            pmp_receiver_close(&worker.results)
             free(worker)
             raise MemoryError()
-        self.segments[number] = link
-        self.worker_metadata[number] = {**(about or {}), "ready_ns": pmp_now_ns(), "gone_ns": 0}
-        if self.recorder is not None:
-            self.recorder.workers[number] = self.worker_metadata[number]
-        self.pump()
-        wake_progress_thread(&self.core)  # with two workers there are deadlines, which no doorbell announces
-        wake_waiting_thread(&self.core)
+        return 0
 
     def retire_worker(self, uint64_t number):
         """Send the worker no more calls, recall those it has not started, and tell it to exit after the one it runs.
@@ -265,35 +265,36 @@ cdef class Dispatcher(Completion):
 
         Returns:
             The futures of the calls that the worker had started and that have no retry left: one or none.
+
+        Raises:
+            MemoryError: The worker is still there: call this again.
         """
+        cdef object key = number
+        cdef Worker *worker
         cdef Call *call
-        cdef CallList victims
-        victims.first = victims.last = NULL
-        victims.length = victims.rows = 0
+        cdef CallList calls
+        cdef Py_ssize_t count
         pthread_mutex_lock(&self.core.lock)
         worker = find_worker(&self.core, number)
+        count = 0 if worker == NULL else requeue_calls(&self.core, worker)
+        pthread_mutex_unlock(&self.core.lock)
         if worker == NULL:
-            pthread_mutex_unlock(&self.core.lock)
             return []
-        if not worker.failure:
-            drain(&self.core, worker)
-        while worker.in_flight.last != NULL:
-            call = worker.in_flight.last
-            remove(&worker.in_flight, call)
-            if not worker.reserved and (not is_claimed(worker, call) or call == worker.sending):
-                prepend(&self.core.waiting, call)
-            elif call.attempts_left > 0:
-                call.attempts_left -= 1
-                prepend(&self.core.waiting, call)
-            else:
-                record_unanswered(&self.core, worker, call, FAILED)
-                prepend(&victims, call)
-            call.position = UINT64_MAX
+        futures = [None] * count
+        if key in self.worker_metadata:
+            self.worker_metadata[key]["gone_ns"] = pmp_now_ns()
+        # No failure from here on.
+        pthread_mutex_lock(&self.core.lock)
+        calls = worker.in_flight
+        call = calls.first
+        while call != NULL:
+            record_unanswered(&self.core, worker, call, FAILED)
+            call = call.next
         self.free_worker(worker)
         pthread_mutex_unlock(&self.core.lock)
-        futures = futures_of(&victims)  # at once: the futures refer to calls that are in no list any more
-        self.segments.pop(number, None)
-        self.worker_metadata.pop(number, {})["gone_ns"] = pmp_now_ns()
+        take_futures(&calls, futures)
+        self.segments.pop(key, None)
+        self.worker_metadata.pop(key, None)
         self.pump()
         return futures
 
@@ -368,8 +369,7 @@ cdef class Dispatcher(Completion):
         self.call_soon(self._fail_waiting, make_error)
 
     def _fail_waiting(self, make_error):
-        for future in self.drain_waiting(FAILED):
-            self.fail(future, make_error)
+        self.end_waiting(FAILED, make_error)
 
     def submit(self, FutureCore future not None, FunctionHandle function, list parts not None,
                *, attempts=0, worker=None, bint admitted=False):
@@ -412,13 +412,17 @@ cdef class Dispatcher(Completion):
         if self.closed is not None and not admitted:  # checked again: creating the call may have released the GIL
             free_call(call)
             raise RuntimeError(self.closed)
+        try:
+            if future.submitted_ns != 0:
+                self.move_times_to(future, call)
+        except BaseException:  # no memory
+            free_call(call)
+            raise
         Py_INCREF(future)
         call.future = <void *>future
         future.call = call
         call.watched = (future.callbacks is not None or future.waiters is not None or future.end_locks is not None
                         or future.posts is not None)
-        if future.submitted_ns != 0:
-            self.move_times_to(future, call)
         pthread_mutex_lock(&self.core.lock)
         self.next_id += 1
         call.id = self.next_id | (PMP_TRACED if future.submitted_ns != 0 else 0)
@@ -470,8 +474,7 @@ cdef class Dispatcher(Completion):
         for i in range(self.core.worker_count):
             self.recall_all(self.core.workers[i])
         pthread_mutex_unlock(&self.core.lock)
-        for future in self.drain_waiting(CANCELLED):
-            self.cancel(future)
+        self.end_waiting(CANCELLED, None)
 
     cdef void recall_all(self, Worker *worker) noexcept:
         """Recall the calls that a worker has not started. The caller holds the lock."""
@@ -483,17 +486,6 @@ cdef class Dispatcher(Completion):
                 return
             prepend(&self.core.waiting, call)
             call = previous
-
-    cdef list drain_waiting(self, Outcome outcome):
-        """Remove all waiting calls and record this outcome for them; return their futures."""
-        cdef CallList calls
-        pthread_mutex_lock(&self.core.lock)
-        self.record_all(&self.core.waiting, outcome)
-        calls = self.core.waiting
-        self.core.waiting.first = self.core.waiting.last = NULL
-        self.core.waiting.length = self.core.waiting.rows = 0
-        pthread_mutex_unlock(&self.core.lock)
-        return futures_of(&calls)
 
     @property
     def waiting_count(self):
@@ -552,7 +544,38 @@ cdef class Dispatcher(Completion):
             for i in range(count):
                 copies[i] = self.core.workers[i][0]
         pthread_mutex_unlock(&self.core.lock)
-        load = {copies[i].number: (copies[i].in_flight.length, copies[i].ended, copies[i].failure != 0)
-                for i in range(count)}
-        free(copies)
-        return load
+        if copies == NULL:
+            raise MemoryError()
+        try:
+            return {copies[i].number: (copies[i].in_flight.length, copies[i].ended, copies[i].failure != 0)
+                    for i in range(count)}
+        finally:
+            free(copies)
+
+
+cdef Py_ssize_t requeue_calls(Core *core, Worker *worker) noexcept nogil:
+    """Receive what a dead worker has sent; let the calls wait again that it has not started, or that may be retried.
+
+    The caller holds the lock.
+
+    Returns:
+        The number of the other calls, which stay in flight.
+    """
+    cdef Call *call
+    cdef Call *previous
+    cdef bint is_started
+    worker.retired = True
+    if not worker.failure:
+        drain(core, worker)
+    call = worker.in_flight.last
+    while call != NULL:
+        previous = call.previous
+        is_started = worker.reserved or (is_claimed(worker, call) and call != worker.sending)
+        if not is_started or call.attempts_left > 0:
+            call.attempts_left -= is_started
+            call.position = UINT64_MAX
+            remove(&worker.in_flight, call)
+            prepend(&core.waiting, call)
+        call = previous
+    worker.sending = NULL
+    return worker.in_flight.length

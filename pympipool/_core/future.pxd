@@ -11,7 +11,7 @@ cdef class CompletionSource:
     cdef bint try_cancel(self, FutureCore future) except -1
     cdef bint is_started(self, FutureCore future) except -1
     cdef int notify_when_done(self, FutureCore future) except -1
-    cdef int record_cancelled(self, FutureCore future) except -1
+    cdef void record_cancelled(self, FutureCore future) noexcept
     cdef int check_may_wait(self) except -1
     cdef bint may_wait_for_callbacks(self) except -1
 

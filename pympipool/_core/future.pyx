@@ -10,8 +10,8 @@ C fields. It unpickles a result only when that is read. The attributes that the 
                  └── set_parts(), by the thread that holds the GIL and has received the bytes
 
 A state change is C code that neither releases the GIL nor runs Python code, so it needs no lock, and no signal handler can
-interrupt it. That holds for a change and for telling everything that listens (`listeners.pyx`); the callbacks of users
-run afterwards.
+interrupt it. It allocates nothing, so that it cannot fail either. That holds for a change and for telling everything that
+listens (`listeners.pyx`); the callbacks of users run afterwards.
 
 A thread that has waited for a future finds that its callbacks have run, although another thread runs them: `result`,
 `exception`, and the `_condition` that `wait` and `as_completed` take, wait for them (`wait_for_callbacks`).
@@ -21,7 +21,7 @@ from cpython.pythread cimport PyThread_get_thread_ident
 
 from pympipool._core.own_frames cimport pmp_result_without_frames
 
-from pympipool._core.listeners cimport ListenedFuture
+from pympipool._core.listeners cimport ListenedFuture, now_s
 
 import sys
 from _thread import allocate_lock
@@ -68,7 +68,7 @@ cdef class CompletionSource:
         return 0
 
     cdef bint try_cancel(self, FutureCore future) except -1:
-        """Take back the future's call, and mark the future as cancelled, if no worker has started it; else return False."""
+        """Take back the future's call, and cancel the future, if no worker has started it; else return False."""
         return False
 
     cdef bint is_started(self, FutureCore future) except -1:
@@ -79,9 +79,8 @@ cdef class CompletionSource:
         """Set the result of this future as soon as it arrives: a callback or another thread waits for it."""
         return 0
 
-    cdef int record_cancelled(self, FutureCore future) except -1:
+    cdef void record_cancelled(self, FutureCore future) noexcept:
         """Record the end of a traced future that was cancelled."""
-        return 0
 
     cdef int check_may_wait(self) except -1:
         """Raise RuntimeError if the calling thread is one without which the future may never be done."""
@@ -163,9 +162,9 @@ cdef class FutureCore(ListenedFuture):
             self.status = CANCELLED
         elif not self.source.try_cancel(self):
             return False
+        self.tell_listeners()
         if self.submitted_ns != 0:
             self.source.record_cancelled(self)
-        self.tell_listeners()
         self.kept = None
         return True
 
@@ -237,7 +236,7 @@ cdef class FutureCore(ListenedFuture):
             return
         self.callbacks = None
         if self.callback_runs == 0:
-            self.callbacks_since_s = monotonic()
+            self.callbacks_since_s = now_s()
         self.callback_runs += 1
         self.ending_thread = PyThread_get_thread_ident()
         try:

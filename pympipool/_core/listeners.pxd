@@ -1,6 +1,6 @@
 """What is told when a future ends; see listeners.pyx."""
 
-from pympipool._core.mailbox cimport Mailbox
+from pympipool._core.mailbox cimport Entry, EntryQueue
 
 cdef enum Status:
     PENDING
@@ -9,11 +9,24 @@ cdef enum Status:
     FINISHED
 
 
-cdef class ListenedFuture:
+cdef class WaiterEvent:
+    cdef EntryQueue ended  # of Listener
+    cdef bint flag
+
+    cdef int take_all(self) except -1
+
+
+cdef class Listener(Entry):
+    cdef object waiter
+    cdef WaiterEvent event      # None: the waiter is of another class, such as that of green threads
+    cdef ListenedFuture future  # once it has ended
+
+
+cdef class ListenedFuture(Entry):
     cdef Status status
     cdef list end_locks     # a lock for each thread that waits in `wait_for_end`
-    cdef list waiters       # of concurrent.futures.wait and as_completed
-    cdef list posts         # (mailbox, function) for each function that is posted at the end
+    cdef list waiters       # a Listener for each waiter of concurrent.futures.wait and as_completed
+    cdef list posts         # a Post for each function that is posted at the end
     cdef dict observations  # identity of a thread that holds `_condition` -> True if the future had ended by then
 
     cdef int expect_end(self) except -1
@@ -21,5 +34,8 @@ cdef class ListenedFuture:
     cdef bint seen_pending(self) except -1
     cdef int forget_observation(self) except -1
     cdef bint wait_for_end(self, double timeout_s) except -1
-    cdef int tell_listeners(self) except -1
-    cdef int tell_waiter(self, object waiter) except -1
+    cdef void tell_listeners(self) noexcept
+    cdef void tell_waiter(self, Listener listener) noexcept
+
+
+cdef double now_s() noexcept

@@ -5,8 +5,9 @@
     cf.wait, cf.as_completed    ── _waiters.append ───► waiters   ─┼─ tell_listeners, by the thread that ends the future
     dependent calls, map, pools ── _post_when_done ───► posts     ─┘
 
-Ending a future runs no Python code and takes no lock, so any thread can do it, the main thread included: no exception of
-a signal handler can strike between its steps, and no lock that was torn elsewhere can block it.
+Ending a future runs no Python code, takes no lock and allocates nothing, so any thread can do it, the main thread
+included: no exception of a signal handler can strike between its steps, no lock that was torn elsewhere can block it, and
+no shortage of memory can leave a listener untold. What each listener gets was made when it was added.
 
 `concurrent.futures.wait` and `as_completed` rely on two locks of the standard library. Ctrl-C at an unlucky moment leaves
 them locked for ever, and the thread that ends a future would wait for them. So both are replaced here:
@@ -18,21 +19,29 @@ them locked for ever, and the thread that ends a future would wait for them. So 
   have ended. The waiting thread itself takes them from there and informs its waiter.
 """
 
+from cpython.exc cimport PyErr_SetInterrupt
 from cpython.pythread cimport PyThread_get_thread_ident
 
+from pympipool._core.mailbox cimport Entry, EntryQueue, Mailbox, Post
+from pympipool._core.ring cimport pmp_now_ns
+
+import threading
 from _thread import allocate_lock
 from concurrent.futures import _base
-from queue import Empty, SimpleQueue
-from time import monotonic
 
 from pympipool._util.service_threads import ServiceLogger
 
 cdef object LOGGER = ServiceLogger("concurrent.futures")
 cdef object Waiter = _base._Waiter
+cdef double FOREVER_S = 1e15  # as a deadline
 cdef double LONGEST_WAIT_S = 86_400.0  # locks refuse waits of more than 292 years, and on some systems of a few weeks
 
 
-cdef class ListenedFuture:
+cdef class Listener(Entry):
+    """A waiter of the standard library that is told of the end of one future."""
+
+
+cdef class ListenedFuture(Entry):
     """The part of a future that knows whom to tell of its end."""
 
     cdef int expect_end(self) except -1:
@@ -48,9 +57,10 @@ cdef class ListenedFuture:
         if self.status >= CANCELLED:
             mailbox.post(function)
             return
+        post = mailbox.prepare(function)
         if self.posts is None:
             self.posts = []
-        self.posts.append((mailbox, function))
+        self.posts.append(post)
         self.expect_end()
 
     # ---- for concurrent.futures.wait and as_completed ----
@@ -79,17 +89,25 @@ cdef class ListenedFuture:
         if isinstance(waiter, Waiter) and type(waiter.event) is not WaiterEvent:
             # No future can have set the old event: the standard library holds the conditions of all futures here.
             waiter.event = WaiterEvent()
+        event = getattr(waiter, "event", None)
+        listener = <Listener>Listener.__new__(Listener)
+        listener.waiter = waiter
+        if type(event) is WaiterEvent:
+            listener.event = <WaiterEvent>event
         if self.status < CANCELLED:
             if self.waiters is None:
                 self.waiters = []
-            self.waiters.append(waiter)
+            self.waiters.append(listener)
             self.expect_end()
         elif self.seen_pending():
-            self.tell_waiter(waiter)
+            self.tell_waiter(listener)
 
     def _remove_waiter(self, waiter):
-        if self.waiters is not None and waiter in self.waiters:
-            self.waiters.remove(waiter)
+        cdef Listener listener
+        for listener in self.waiters or ():
+            if listener.waiter is waiter:
+                self.waiters.remove(listener)
+                break
         event = getattr(waiter, "event", None)
         if type(event) is WaiterEvent:
             (<WaiterEvent>event).take_all()
@@ -112,32 +130,38 @@ cdef class ListenedFuture:
                 self.end_locks.remove(lock)
         return self.status >= CANCELLED
 
-    cdef int tell_listeners(self) except -1:
-        """Tell all listeners that the future has ended, each once."""
-        cdef Mailbox mailbox
+    cdef void tell_listeners(self) noexcept:
+        """Tell all listeners that the future has ended, each once; last those that run code of other libraries."""
+        cdef Post post
+        cdef Listener listener
         locks, waiters, posts = self.end_locks, self.waiters, self.posts
         self.end_locks = self.waiters = self.posts = None
         if locks is not None:
             for lock in locks:
                 lock.release()
-        if waiters is not None:
-            for waiter in waiters:
-                self.tell_waiter(waiter)
         if posts is not None:
-            for mailbox, function in posts:
-                mailbox.post(function)
-        return 0
+            for post in posts:
+                post.mailbox.send(post)
+        if waiters is not None:
+            for listener in waiters:
+                if listener.event is not None:
+                    self.tell_waiter(listener)
+            for listener in waiters:
+                if listener.event is None:
+                    self.tell_waiter(listener)
 
-    cdef int tell_waiter(self, object waiter) except -1:
-        event = getattr(waiter, "event", None)
-        if type(event) is WaiterEvent:
-            (<WaiterEvent>event).ended.put((waiter, self))
-            return 0
+    cdef void tell_waiter(self, Listener listener) noexcept:
+        listener.future = self
+        if listener.event is not None:
+            listener.event.ended.put(listener)
+            return
         try:
-            inform((waiter, self))  # a waiter of another class, such as that of green threads
-        except Exception:
-            LOGGER.exception("a waiter of class %s failed", type(waiter).__name__)
-        return 0
+            inform(listener)
+        except BaseException as problem:
+            if isinstance(problem, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                PyErr_SetInterrupt()  # Ctrl-C is raised again when this future, and what ends together with it, has ended
+            else:
+                LOGGER.exception("a waiter of class %s failed", type(listener.waiter).__name__)
 
 
 cdef class FutureCondition:
@@ -191,17 +215,14 @@ cdef class WaiterList:
         return 0 if self.future.waiters is None else len(self.future.waiters)
 
     def __iter__(self):
-        return iter([] if self.future.waiters is None else list(self.future.waiters))
+        return iter([(<Listener>listener).waiter for listener in self.future.waiters or ()])
 
 
 cdef class WaiterEvent:
     """What a waiter of the standard library has in place of its `threading.Event`."""
 
-    cdef object ended  # queue of (waiter, future); None: the event was set by a future of another class
-    cdef bint flag
-
     def __init__(self):
-        self.ended = SimpleQueue()
+        self.ended = EntryQueue()
         self.flag = False
 
     def is_set(self):
@@ -209,41 +230,38 @@ cdef class WaiterEvent:
 
     def set(self):
         self.flag = True
-        self.ended.put(None)
+        self.ended.ring()
 
     def clear(self):
         self.flag = False
 
     def wait(self, timeout=None):
         """Inform the waiter of futures that have ended until it sets this event; return False after the timeout."""
-        cdef double deadline_s = 0 if timeout is None else monotonic() + <double>timeout
+        cdef double deadline_s = FOREVER_S if timeout is None else now_s() + <double>timeout
+        cdef Listener listener
         while not self.flag:
-            try:
-                entry = self.ended.get(True, None if timeout is None else max(deadline_s - monotonic(), 0.0))
-            except Empty:
+            listener = <Listener>self.ended.wait_for_entry(deadline_s)
+            if listener is not None:
+                inform(listener)
+            elif not self.flag and now_s() >= deadline_s:
                 break
-            inform(entry)
-            del entry
+            listener = None
         self.take_all()
         return self.flag
 
     cdef int take_all(self) except -1:
         """Inform the waiter of all futures that have ended by now."""
+        cdef Listener listener
         while True:
-            try:
-                entry = self.ended.get_nowait()
-            except Empty:
+            listener = <Listener>self.ended.pop()
+            if listener is None:
                 return 0
-            inform(entry)
-            del entry
+            inform(listener)
 
 
-cdef int inform(object entry) except -1:
+cdef int inform(Listener listener) except -1:
     """Tell a waiter, in the thread that waits, of a future that has ended."""
-    cdef ListenedFuture future
-    if entry is None:
-        return 0
-    waiter, future = entry
+    waiter, future = listener.waiter, listener.future
     if future.status == CANCELLED:
         waiter.add_cancelled(future)
     elif future.has_failed():
@@ -251,3 +269,8 @@ cdef int inform(object entry) except -1:
     else:
         waiter.add_result(future)
     return 0
+
+
+cdef double now_s() noexcept:
+    """Return the time of `time.monotonic`."""
+    return pmp_now_ns() / 1e9

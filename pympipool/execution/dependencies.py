@@ -124,23 +124,21 @@ class InputWaiter:
     """
 
     def __init__(self, futures: list[Future[Any]], callback: Callback, mailbox: Mailbox) -> None:
-        self._futures = futures
+        self._pending = {id(future): future for future in futures}  # not known to be done
         self._callback: Callback | None = callback
         self._mailbox = mailbox
-        self._left = len(futures)
-        self._foreign: set[Future[Any]] = set()  # futures of other classes that are not known to be done
         self._failed: Future[Any] | None = None  # the first one that has no result
         self._is_accepted = False
 
     def watch(self) -> None:
         """Have the mailbox's thread told of the end of each future."""
-        for future in self._futures:
+        for future in list(self._pending.values()):
+            on_done = functools.partial(self._on_done, future)
             post = getattr(future, "_post_when_done", None)
             if post is not None:
-                post(self._mailbox, functools.partial(self._on_done, future))
+                post(self._mailbox, on_done)
             else:
-                self._foreign.add(future)
-                future.add_done_callback(functools.partial(self._mailbox.post_with, self._on_foreign_done))
+                future.add_done_callback(self._mailbox.prepare(on_done).send)
 
     # ---- in the mailbox's thread ----
 
@@ -151,29 +149,28 @@ class InputWaiter:
 
     def recheck(self) -> None:
         """Look again at futures of other classes: an exception may have kept one of them from calling back."""
-        for future in list(self._foreign):
-            if _is_done(future):
-                self._on_foreign_done(future)
-
-    def _on_foreign_done(self, future: Future[Any]) -> None:
-        if future in self._foreign:
-            self._foreign.discard(future)
-            self._on_done(future)
+        for future in list(self._pending.values()):
+            if not hasattr(future, "_post_when_done") and _is_done(future):
+                self._on_done(future)
 
     def _on_done(self, future: Future[Any]) -> None:
-        self._left -= 1
-        if self._failed is None and not has_result(future):
+        """Note that a future is done. The second time, as after MemoryError, that makes no difference."""
+        if self._failed is None and self._callback is not None and not has_result(future):
             self._failed = future
+        self._pending.pop(id(future), None)
         self._call_back()
 
     def _call_back(self) -> None:
         callback, failed = self._callback, self._failed
-        if callback is None or not self._is_accepted or (self._left > 0 and failed is None):
+        if callback is None or not self._is_accepted or (self._pending and failed is None):
             return
         self._callback = self._failed = None  # call it once; the other futures keep nothing of the call alive
-        self._futures = []
-        self._foreign.clear()
-        callback(failed)
+        try:
+            callback(failed)
+        except MemoryError:  # it could not even be called; it will be when this method is called again
+            self._callback, self._failed = callback, failed
+            raise
+        self._pending.clear()
 
 
 def has_result(future: Future[Any]) -> bool:

@@ -183,7 +183,7 @@ class Engine:
             _engines.add(self)
             trace_registry.register(self)
             # The callback runs no Python code in the thread that drops the executor, so that Ctrl-C cannot interrupt it.
-            self._owner = weakref.ref(owner, partial(self.pool.mailbox.post_with, self._owner_is_gone))
+            self._owner = weakref.ref(owner, self.pool.mailbox.prepare(self._owner_is_gone).send)
             undo.pop_all()
 
     def hosts(self) -> list[dict[str, Any]]:
@@ -374,12 +374,19 @@ class Engine:
         try:
             self._unblock(blocked, failed)
         except BaseException as problem:  # unpickling an input may raise anything, SystemExit for example
-            inputs = find_futures(blocked.args, blocked.kwargs)
-            failed = next((future for future in inputs if not has_result(future)), None)
-            self.dispatcher.fail(blocked.future, without_frames(problem) if failed is None else InputError(failed))
+            try:
+                error = self._error_of_input(blocked, problem)
+            except BaseException:  # no memory for more
+                error = problem
+            self.dispatcher.fail(blocked.future, error)
         finally:
             self._blocked.pop(blocked, None)
             self.dispatcher.wake_waiting_thread()
+
+    def _error_of_input(self, blocked: BlockedCall, problem: BaseException) -> BaseException | InputError:
+        inputs = find_futures(blocked.args, blocked.kwargs)
+        failed = next((future for future in inputs if not has_result(future)), None)
+        return without_frames(problem) if failed is None else InputError(failed)
 
     def _unblock(self, blocked: BlockedCall, failed: StandardFuture[Any] | None) -> None:
         """Send a call whose inputs are done. Fail or cancel it if an input failed or was cancelled."""
@@ -493,7 +500,7 @@ class Engine:
             "the executor has not ended within %g s, and is left to itself: %s", limit_s, self.pool.describe_rest()
         )
 
-    def _owner_is_gone(self, _: object) -> None:
+    def _owner_is_gone(self) -> None:
         self.close(wait=False)
 
     def _on_corruption(self) -> None:

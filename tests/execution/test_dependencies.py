@@ -188,6 +188,18 @@ def test_resolving_nested_values_matches_a_simple_model(tree):
 # ---- waiting ----
 
 
+class Post:
+    """Stands for a function that will be posted."""
+
+    def __init__(self, mailbox, function):
+        self.mailbox = mailbox
+        self.function = function
+
+    def send(self, _):
+        self.mailbox.functions.append(self.function)
+        self.mailbox.run()
+
+
 class Mailbox:
     """Stands for the mailbox of the continuation thread: runs one function after the other, in the thread that posts."""
 
@@ -195,9 +207,8 @@ class Mailbox:
         self.functions = collections.deque()
         self.lock = threading.Lock()
 
-    def post_with(self, function, argument):
-        self.functions.append(lambda: function(argument))
-        self.run()
+    def prepare(self, function):
+        return Post(self, function)
 
     def run(self):
         while self.functions and self.lock.acquire(blocking=False):
