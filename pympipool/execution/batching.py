@@ -17,10 +17,10 @@ from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
 from itertools import islice
-from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from pympipool._core.future import Future
 from pympipool._core.sequences import ConsumingIterator, without_own_frames
 from pympipool.errors import SerializationError
 from pympipool.execution.dependencies import find_futures
@@ -28,7 +28,6 @@ from pympipool.serialization.columns import pack
 from pympipool.serialization.exceptions import load_exception
 
 if TYPE_CHECKING:
-    from pympipool._core.future import Future
     from pympipool.execution.engine import Engine
     from pympipool.resources import Resources
     from pympipool.serialization.payload import PackedColumns
@@ -89,6 +88,7 @@ def submit_map(
     if chunksize is not None and chunksize > 1 and resources.cores == 1:
         return in_chunks(engine, submit, fn, iterables, resources, chunksize, deadline_s)
     columns = ArgumentColumns(iterables)
+    engine.check_open()  # an iterable may have closed the executor
     if resources.cores > 1 or chunksize == 1 or columns.have_futures():
         return one_by_one(submit, fn, columns, deadline_s)
     if workers is None or resources.run_time_max is not None or resources.restart_limit:
@@ -135,14 +135,15 @@ def in_chunks(
     are_batches: list[bool] = []
     try:
         for columns in _chunks(iterables, chunksize):
+            engine.check_open()  # an iterable may have closed the executor
             packed = _packed(columns, engine)
-            if packed is None:
-                singles = [submit(fn, *row) for row in zip(*columns, strict=True)]
-                pending += singles
-                are_batches += [False] * len(singles)
-            else:
+            if packed is not None:
                 pending.append(engine.submit_batch(fn, packed, resources))
                 are_batches.append(True)
+                continue
+            for row in zip(*columns, strict=True):
+                pending.append(submit(fn, *row))
+                are_batches.append(False)
     except BaseException:  # also if an iterable raises
         _cancel(pending)
         raise
@@ -215,8 +216,11 @@ class AdaptiveBatcher:
         self._in_flight: dict[Future[Any], int] = {}  # size of each batch
         self._largest_size = 1
         self._item_s = 0.0  # estimated run time of one call; 0 before the first estimate
-        self._pending: SimpleQueue[Future[Any] | BaseException | None] = SimpleQueue()  # an exception or None ends it
+        self._batches: deque[Future[Any] | BaseException | None] = deque()  # to be read; an exception or None ends it
+        self._news = self._new_news()  # ends when something is added there
+        self._error: BaseException | None = None  # why no more batches are submitted
         self._is_stopped = False
+        self._wants_fill = False
         self._is_filling = False
         self._is_finished = False
 
@@ -230,13 +234,13 @@ class AdaptiveBatcher:
         """Submit the first batches, and have the continuation thread submit the others."""
         try:
             self._submit_some()
+            if self._next >= self._count:
+                self._add(None)
+            else:
+                self._engine.add_pending_source(self, self._follow_first)
         except BaseException:
             _cancel(self._in_flight)
             raise
-        if self._next >= self._count:
-            self._pending.put(None)
-        else:
-            self._engine.add_pending_source(self, self._follow_first)
 
     def results(self, deadline_s: float | None) -> Iterator[Any]:
         """Yield the batches in order. If iteration ends early, cancel the rest."""
@@ -248,10 +252,12 @@ class AdaptiveBatcher:
             self.stop()
 
     def _next_batch(self, deadline_s: float | None) -> Future[Any] | None:
-        try:
-            batch = self._pending.get(timeout=None if deadline_s is None else max(deadline_s - monotonic(), 0.0))
-        except Empty:
-            raise FutureTimeoutError from None
+        news = self._news
+        while not self._batches:
+            # A future of ours, since code of users may run in a thread of the executor: there it goes on with its work meanwhile.
+            news.result(None if deadline_s is None else max(deadline_s - monotonic(), 0.0))
+            news = self._news
+        batch = self._batches.popleft()
         if isinstance(batch, BaseException):
             raise batch
         return batch
@@ -267,13 +273,10 @@ class AdaptiveBatcher:
         self._engine.continuations.post(self._fill)
 
     def _cancel_pending(self) -> None:
-        try:
-            while True:
-                batch = self._pending.get_nowait()
-                if batch is not None and not isinstance(batch, BaseException):
-                    batch.cancel()
-        except Empty:
-            return
+        while self._batches:
+            batch = self._batches.popleft()
+            if isinstance(batch, Future):
+                batch.cancel()
 
     # ---- for the continuation thread ----
 
@@ -297,22 +300,34 @@ class AdaptiveBatcher:
         self._fill()
 
     def _fill(self) -> None:
-        """Submit batches until enough are in flight."""
-        if self._is_finished or self._is_filling:
-            return  # a finalizer that waits for a future lets the thread go on inside of this method
-        self._is_filling = True
-        try:
-            for future in self._submit_some():
-                self._follow(future)
-        except BaseException as error:  # MemoryError, for example
-            self._is_stopped = True
-            self._pending.put(error)
-        finally:
-            self._is_filling = False
-        if self._is_stopped or self._next >= self._count:
-            self._is_finished = True
-            self._pending.put(None if self._next >= self._count else CancelledError())
-            self._engine.remove_pending_source(self)
+        """Submit batches until enough are in flight.
+
+        The thread may get here inside of this method: pickling the function, or a finalizer, may run code of users that waits
+        for a future. The outer call then does what the inner one wants.
+        """
+        self._wants_fill = True
+        while self._wants_fill and not self._is_filling and not self._is_finished:
+            self._wants_fill = False
+            self._is_filling = True
+            try:
+                for future in self._submit_some():
+                    self._follow(future)
+            except BaseException as error:  # MemoryError, or what code of users raises
+                self._error = error
+                self._is_stopped = True
+            finally:
+                self._is_filling = False
+        if (self._is_stopped or self._next >= self._count) and not self._is_filling and not self._is_finished:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Tell the user's thread that no more batches come. This may be repeated, as after MemoryError."""
+        if self._error is None and self._next < self._count:
+            self._error = CancelledError()
+        self._add(self._error)
+        self._engine.remove_pending_source(self)
+        self._is_finished = True
+        self._error = None  # it refers to frames, and these to this object
 
     # ---- for the thread that submits ----
 
@@ -326,11 +341,28 @@ class AdaptiveBatcher:
         size = self._next_size()
         columns = self._columns.cut(self._next, self._next + size)
         future = self._engine.submit_batch(self._fn, columns, None)
+        try:
+            self._in_flight[future] = size
+            self._add(future)
+        except BaseException:  # no memory, or Ctrl-C in the user's thread
+            future.cancel()
+            raise
         self._next += size
         self._largest_size = max(self._largest_size, size)
-        self._in_flight[future] = size
-        self._pending.put(future)
         return future
+
+    def _add(self, batch: Future[Any] | BaseException | None) -> None:
+        """Add to what the user's thread reads, and wake it; both or neither."""
+        news, next_news = self._news, self._new_news()
+        self._batches.append(batch)
+        self._news = next_news
+        news.set_result(None)
+        self._engine.dispatcher.wake_waiting_thread()
+
+    def _new_news(self) -> Future[None]:
+        news: Future[None] = Future()
+        self._engine.dispatcher.adopt(news)
+        return news
 
     def _next_size(self) -> int:
         if self._item_s == 0.0:
