@@ -60,26 +60,29 @@ class Caller(threading.Thread):
 
     def _submit_calls(self, executor: Executor) -> None:
         pending: list[Call] = []
-        while time.monotonic() < self.end_s:
+        is_over = False
+        while pending or not is_over:
             begin_s = time.monotonic()
+            is_over = begin_s >= self.end_s
             try:
-                if self.map_items and self.chance.random() < 0.02:
+                if is_over:
+                    pass
+                elif self.map_items and self.chance.random() < 0.02:
                     self._map(executor)
                 else:
                     pending += make_calls(self.chance.choice(self.kinds), executor.submit, self.chance)
+                while len(pending) >= (1 if is_over else IN_FLIGHT):
+                    self.tally.check(pending[0])
+                    pending.pop(0)
             except SHORTAGES as error:
                 self.refused(error, begin_s)
-            while len(pending) >= IN_FLIGHT:
-                self.tally.check(pending.pop(0))
-            if self.pause_s:
+            if self.pause_s and not is_over:
                 time.sleep(self.chance.expovariate(1 / self.pause_s))
-        while pending:
-            self.tally.check(pending.pop(0))
 
     def refused(self, error: BaseException, begin_s: float) -> None:
-        """Judge an exception of `submit`: only a shortage excuses it."""
+        """Judge an exception of `submit`, or of the check of a call: only a shortage excuses it."""
         if not self.tally.board.was_short_since(begin_s):
-            self.tally.complain(f"submit of {self.name} raised {type(error).__name__}: {safe_text(error)}")
+            self.tally.complain(f"{self.name} raised {type(error).__name__}: {safe_text(error)}")
         self.tally.count("refused in a shortage")
         time.sleep(0.2)
 

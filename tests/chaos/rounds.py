@@ -8,6 +8,7 @@ their handler raises nothing: this code is not what is tested.
 from __future__ import annotations
 
 import concurrent.futures as cf
+import contextlib
 import gc
 import random
 import signal
@@ -76,7 +77,8 @@ class Driver:
                     self._complain(error)
             except BaseException as error:
                 self._complain(error)
-            self._after_round()
+            while not self._after_round():
+                time.sleep(0.1)
             self.tally.count(ended)
         for number in INTERRUPTS:
             signal.signal(number, signal.SIG_IGN)
@@ -97,13 +99,20 @@ class Driver:
     def _complain(self, error: BaseException) -> None:
         self.tally.complain(f"round {self.round}: {type(error).__name__}: {safe_text(error)}")
 
-    def _after_round(self) -> None:
-        """Undo what an interrupt has kept the round from undoing, and check that every call of the round is done."""
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
-        self._threads_again()
-        while self.calls:
-            self._must_be_done(self.calls.pop())
+    def _after_round(self) -> bool:
+        """Undo what an interrupt has kept the round from undoing, and check that every call of the round is done.
+
+        Return False if there was no memory for that.
+        """
+        with contextlib.suppress(MemoryError):
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+            self._threads_again()
+            while self.calls:
+                self._must_be_done(self.calls[-1])
+                self.calls.pop()
+            return True
+        return False
 
     def _threads_again(self) -> None:
         """End the shortage of threads, if there is one."""
@@ -115,10 +124,8 @@ class Driver:
         while not call.future.done():
             try:
                 call.future.exception(timeout=max(deadline_s - time.monotonic(), 0.0))
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, MemoryError):
                 raise
-            except MemoryError:
-                time.sleep(0.1)
             except BaseException:  # also what unpickling raises
                 if not call.future.done():
                     self.tally.hang(f"round {self.round}: {call.kind} is not done {CALL_S:g} s after the round")

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 
-from pympipool import Executor
+from pympipool import Executor, batched, split_future
 
 LIMIT_S = 30.0
 
@@ -105,6 +105,27 @@ def resized(exe):
     exe.max_workers = 2
 
 
+def made(exe):
+    other = Executor(backend="mpi", max_workers=1, block_allocation=exe.info["block_allocation"])
+    with other:
+        other.submit(pow, 2, 3)
+
+
+def dropped(exe):
+    Executor(backend="mpi", max_workers=1, block_allocation=exe.info["block_allocation"]).submit(pow, 2, 3)
+
+
+def shown(exe):
+    exe.submit(pow, 2, 3)
+    exe.info, exe.max_workers, len(exe), repr(exe), exe._repr_html_()
+
+
+def joined(exe):
+    calls = [exe.submit(divmod, 7, 3) for _ in range(2)]
+    exe.submit(len, batched(calls, 2)[0]).result()
+    split_future(calls[0], 2)[1].result()
+
+
 def shut_down(exe):
     exe.submit(pow, 2, 3)
     exe.shutdown(wait=random.random() < 0.7, cancel_futures=random.random() < 0.5)
@@ -117,7 +138,7 @@ def left(exe):
 
 ACTIONS = [
     plain, dependent, foreign, mapped, map_left, in_chunks, cancelled, asked, waited, first_completed, completed, awaited,
-    resized, shut_down, left,
+    resized, made, dropped, shown, joined, shut_down, left,
 ]  # fmt: skip
 
 
@@ -147,7 +168,11 @@ def main(rounds: int, seed: int) -> int:
             sys.stdout.flush()
             faulthandler.dump_traceback()
             return 1
-    threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("pympipool_")]
+    deadline_s = time.monotonic() + LIMIT_S
+    while threads := [thread.name for thread in threading.enumerate() if thread.name.startswith("pympipool_")]:
+        if time.monotonic() > deadline_s:  # those of executors that were dropped need a moment
+            break
+        time.sleep(0.1)
     print(
         f"{rounds} rounds of seed {seed} in {time.monotonic() - begin_s:.0f} s, 0 hangs, threads left: {len(threads)}"
     )
