@@ -196,7 +196,9 @@ class Supervisor:
         LOGGER.info("worker %d starts (ranks: %d)", number, resources.cores)
         for helper in spawner.helpers:
             self._check_helper(helper)
-        self._check_connected(worker, RunningClock(), is_queued=spawner.is_queued)
+        # Soon, not now: its process may have ended already, and the pool does not know the worker yet.
+        check = functools.partial(self._check_connected, worker, RunningClock(), is_queued=spawner.is_queued)
+        self.loop.call_later(0.0, check, worker.timers)
         return worker
 
     def _check_helper(self, helper: Helper) -> None:

@@ -11,6 +11,8 @@ import pytest
 from pympipool import Executor
 from pympipool._util import subprocesses
 from pympipool.backends.child_process import ChildProcess
+from pympipool.backends.local.direct import LocalSpawner
+from pympipool.backends.local.forkserver import ForkserverSpawner
 from support.processes import is_alive
 from support.scripts import Script
 from support.waiting import wait_until
@@ -78,3 +80,21 @@ def test_settings_larger_than_a_socket_arrive():
     data = bytes(20_000_000)
     with Executor(max_workers=1, block_allocation=True, init_function=lambda: {"data": data}) as exe:
         assert exe.submit(echo_length).result(30) == 20_000_000
+
+
+@pytest.mark.parametrize("block_allocation", [False, True], ids=["per_call", "block_allocation"])
+def test_worker_that_ends_at_once_is_replaced(block_allocation, monkeypatch):
+    spawner = LocalSpawner if block_allocation else ForkserverSpawner
+    start, ended = spawner.start, []
+
+    def start_and_kill(self, request):
+        process = start(self, request)
+        if not ended:
+            process.kill()
+            ended.append(process.wait(30))
+        return process
+
+    monkeypatch.setattr(spawner, "start", start_and_kill)
+    with Executor(max_workers=1, block_allocation=block_allocation) as exe:
+        assert exe.submit(pow, 2, 3).result(30) == 8
+    assert ended == [-signal.SIGKILL]
