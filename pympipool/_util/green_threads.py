@@ -49,6 +49,8 @@ class _Hub:
         self._receiver.setblocking(False)
         self._sender.setblocking(False)
         self._pid = os.getpid()
+        self._wake_up = _WakeUp(self._receiver.fileno())
+        self._waits = 0
         _spawn(self._run)
 
     def call(self, function: Callable[[], object]) -> None:
@@ -59,13 +61,23 @@ class _Hub:
         except OSError:  # full, so the green thread is about to run
             pass
 
+    def begin_wait(self) -> None:
+        """Note that a green thread waits for a call, or a callback for its end, until `end_wait`. Only in the hub's thread."""
+        self._waits += 1
+        self._wake_up.keep_hub_running(True)
+
+    def end_wait(self) -> None:
+        """Note that one of those has ended."""
+        self._waits -= 1
+        self._wake_up.keep_hub_running(self._waits > 0)
+
     def is_usable(self) -> bool:
         """Return False in a forked child, where the parent's green threads do not run."""
         return self._pid == os.getpid()
 
     def _run(self) -> None:
         while True:
-            _wait_readable(self._receiver.fileno())
+            self._wake_up.wait()
             try:
                 self._receiver.recv(4096)
             except BlockingIOError:
@@ -85,15 +97,32 @@ def _spawn(function: Callable[[], object]) -> None:
         eventlet.spawn_n(function)
 
 
-def _wait_readable(descriptor: int) -> None:
-    if _library == "gevent":
-        from gevent.socket import wait_read
+class _WakeUp:
+    """Waits in a green thread until a descriptor is readable."""
 
-        wait_read(descriptor)
-    else:
-        from eventlet.hubs import trampoline
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._watcher: Any = None
+        if _library == "gevent":
+            from gevent import get_hub
 
-        trampoline(descriptor, read=True)
+            self._watcher = get_hub().loop.io(descriptor, 1, ref=False)
+
+    def keep_hub_running(self, keeps: bool) -> None:
+        """Say if the hub must go on. gevent's ends when nothing is waited for, `gevent.wait` with it; eventlet's never does."""
+        if self._watcher is not None and self._watcher.ref != keeps:
+            self._watcher.ref = keeps
+
+    def wait(self) -> None:
+        """Wait."""
+        if self._watcher is not None:
+            from gevent import get_hub
+
+            get_hub().wait(self._watcher)
+        else:
+            from eventlet.hubs import trampoline
+
+            trampoline(self._descriptor, read=True)
 
 
 def _runs_green_threads() -> bool:
@@ -169,9 +198,11 @@ class _Waiters:
         self._waiters = waiters
 
     def append(self, waiter: Any) -> None:
+        self._hub.begin_wait()
         self._waiters.append(_Waiter(self._hub, waiter))
 
     def remove(self, waiter: Any) -> None:
+        self._hub.end_wait()
         for one in self._waiters:  # there is none if the future has ended
             if getattr(one, "waiter", None) is waiter:
                 self._waiters.remove(one)
@@ -207,7 +238,8 @@ def wait_until_done(future: Any, deadline_s: float) -> bool:
     Returns:
         False, at once, in a thread without green threads.
     """
-    if _hub() is None:
+    hub = _hub()
+    if hub is None:
         return False
     event = _Event()
     waiters = future._waiters
@@ -226,10 +258,14 @@ def wait_until_done(future: Any, deadline_s: float) -> bool:
 def callback_in_green_thread(fn: Callable[[Any], object]) -> Callable[[Any], object]:
     """Return a callback for a future that calls fn in a green thread of this thread."""
     hub = _hub()
-    return fn if hub is None else lambda future: hub.call(partial(_run_callback, fn, future))
+    if hub is None:
+        return fn
+    hub.begin_wait()
+    return lambda future: hub.call(partial(_run_callback, hub, fn, future))
 
 
-def _run_callback(fn: Callable[[Any], object], future: Any) -> None:
+def _run_callback(hub: _Hub, fn: Callable[[Any], object], future: Any) -> None:
+    hub.end_wait()
     try:
         fn(future)
     except Exception:
@@ -264,7 +300,11 @@ def _run_in_real_thread(hub: _Hub, function: Callable[[], None]) -> None:
             errors.append(error)
         hub.call(partial(event._set, None))
 
-    _originals("_thread").start_new_thread(run, ())
-    event.wait()
+    hub.begin_wait()
+    try:
+        _originals("_thread").start_new_thread(run, ())
+        event.wait()
+    finally:
+        hub.end_wait()
     if errors:
         raise errors[0]

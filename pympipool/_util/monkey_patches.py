@@ -195,18 +195,24 @@ def _replace_names(module: ModuleType) -> None:
             if bases != value.__bases__:
                 value.__bases__ = bases
         else:
-            vars(module)[name] = _original_object(value)
+            vars(module)[name] = _original_object(value, name)
 
 
-def _original_object(value: Any) -> Any:
-    """Return the object of a copy for a function or class of a standard module or a patch; other objects unchanged."""
+def _original_object(value: Any, alias: str = "") -> Any:
+    """Return the object of a copy for a function or class of a standard module or a patch; other objects unchanged.
+
+    Args:
+        alias: A name that the object may have in the standard module besides its own: gevent's class of locks has replaced
+            the function `allocate_lock` and the class `LockType`.
+    """
     if not isinstance(value, (type, FunctionType, type(len))):
         return value
     module, name = str(value.__module__), value.__name__
     if module.partition(".")[0] in _LIBRARIES:
         for standard in (*_C_MODULES, *_PYTHON_MODULES):
-            if vars(sys.modules.get(standard, builtins)).get(name) is value:
-                return getattr(original(standard), name)
+            for known in (alias, name):
+                if vars(sys.modules.get(standard, builtins)).get(known) is value:
+                    return getattr(original(standard), known)
         return value
     copy = original(module)
     return value if copy is None else getattr(copy, name, value)

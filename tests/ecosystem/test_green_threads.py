@@ -118,6 +118,25 @@ def test_callbacks_run_in_green_threads(full_patch, tmp_path):
     assert run_script(full_patch + CALLBACKS, tmp_path) == "late\n[True]\n"
 
 
+GEVENT_WAIT = """
+import gevent
+from pympipool import Executor
+seen = []
+with Executor(max_workers=1, backend="mpi", block_allocation=True) as exe:
+    exe.submit(pow, 2, 3).result()
+    assert gevent.wait(timeout=60)
+    assert gevent.get_hub().join(timeout=60)
+    other = gevent.spawn(lambda: seen.append(exe.submit(pow, 2, 3).result()))
+    exe.submit(pow, 2, 4).add_done_callback(lambda call: seen.append(call.result()))
+    assert gevent.wait(timeout=60)
+print(sorted(seen))
+"""
+
+
+def test_gevent_wait_ends_after_last_call(tmp_path):
+    assert run_script(patch_by("gevent") + GEVENT_WAIT, tmp_path) == "[8, 16]\n"
+
+
 def test_unknown_patch_of_threads_is_refused(tmp_path):
     source = """
 import _thread, sys, types
