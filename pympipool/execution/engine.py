@@ -171,6 +171,7 @@ class Engine:
         self.workers_see_files = workers_see_files
         self.executor_info = {} if executor_info is None else executor_info
         self.in_forked_child = False
+        self._was_killed = False
         self._handles: dict[int, FunctionHandle] = {}
         self._blocked: dict[BlockedCall, None] = {}
         self._pending_sources: dict[PendingSource, None] = {}
@@ -449,11 +450,13 @@ class Engine:
         if self.in_forked_child:
             return
         wait = wait and not must_not_wait()
+        if self._was_killed:  # perhaps not to the end: `kill` may have been interrupted
+            self.request_kill()
         self.dispatcher.close(CLOSED)
         trace_registry.unregister(self)
         if self._blocked:
             self.continuations.post(self._recheck_inputs)
-        if cancel:
+        if cancel or self._was_killed:
             self._cancel_waiting()
         try:
             if wait:
@@ -476,6 +479,7 @@ class Engine:
     def request_kill(self) -> None:
         """Have everything ended now, and return at once."""
         if not self.in_forked_child:
+            self._was_killed = True
             self.dispatcher.kill(CLOSED)
             self.pool.kill()
 

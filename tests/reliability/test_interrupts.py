@@ -1,5 +1,6 @@
 """Ctrl-C, or the exception of any signal handler, at every point of every method: nothing is torn, nothing hangs."""
 
+import operator
 import os
 import signal
 import sys
@@ -176,6 +177,24 @@ def test_end_names_workers_that_have_not_ended(monkeypatch, caplog):
     assert "has not ended within 0.1 s" in caplog.text
     end(exe.__exit__, KeyboardInterrupt, None, None)
     assert not exe._engine.pool.loop.thread.is_alive()
+
+
+@pytest.mark.parametrize("step", ["pool.kill", "_cancel_waiting"])
+def test_shutdown_finishes_interrupted_kill(executor, gate, monkeypatch, step):
+    calls = [executor.submit(hold, gate.path), executor.submit(square, 2), executor.submit(square, futures.Future())]
+    gate.wait_until_begun()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    target, _, name = f"_engine.{step}".rpartition(".")
+    with monkeypatch.context() as patches:
+        patches.setattr(operator.attrgetter(target)(executor), name, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            executor.__exit__(KeyboardInterrupt, None, None)
+    end(executor.shutdown)
+    assert all(call.done() for call in calls)
+    assert all(call.cancelled() for call in calls[1:])
 
 
 @pytest.mark.parametrize("block_allocation", [False, True], ids=["per_call", "block_allocation"])
