@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from pympipool import Executor
+from pympipool._util.service_threads import flush_records
 from pympipool.errors import WorkerDied, WorkerStartError
 from pympipool.worker.mpi import RANKS_DIVERGED_REASON
 from support.calls import echo, fail, hold, pid
@@ -51,6 +52,7 @@ def log(caplog):
 
 
 def messages(log, level=None):
+    flush_records()
     records = [record for record in log.records if level is None or record.levelno == level]
     return [
         re.sub(r" on \S+ \(pid \d+\)", " on HOST", re.sub(r"worker \d+", "worker N", r.getMessage())) for r in records

@@ -1,17 +1,39 @@
 """Threads that work for executors: what is raised there ends none of them unnoticed, and none waits for itself.
 
+    service thread ── ServiceLogger ──> record ──> queue ──> thread "pympipool_log" ──> handlers of the user
+
 User code reaches these threads too: the garbage collector runs `__del__` in any thread, the handlers of loggers belong
 to the user, and what a call has returned is unpickled where another call needs it. So each loop of such a thread expects
 any exception, SystemExit and KeyboardInterrupt included, and what waits for an executor asks `must_not_wait` first.
+
+Handlers of loggers may block too: nobody reads stderr, or Ctrl-S was pressed. So these threads only make the records. The
+handlers run in a thread that exists from the first record to the end of the executor.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from time import monotonic, sleep
 from typing import Any
+
+RECORDS_MAX = 1000
+"""Log records that may wait for handlers that block, before further records are dropped."""
+
+START_LIMIT_S = 0.5
+"""Longest wait for a thread to begin when a signal handler has raised while it was started. Usually it begins in 0.1 ms."""
+
+FLUSH_LIMIT_S = 1.0
+"""Longest time for which the end of an executor, and of the interpreter, waits for handlers of loggers."""
+
+FLUSH_CHECK_S = 0.0005
+"""Interval between two checks whether the handlers have got all records."""
 
 
 class ServiceThread(threading.Thread):
@@ -37,6 +59,20 @@ class ServiceThread(threading.Thread):
         self._function: Callable[[], object] | None = target
         self._on_crash = on_crash
 
+    def start(self) -> None:
+        """Start the thread. If a signal handler raises meanwhile, this raises too, when the thread has begun or never will."""
+        try:
+            super().start()
+        except (RuntimeError, MemoryError):  # there is no room for a thread
+            raise
+        except (
+            BaseException
+        ):  # Ctrl-C, perhaps while `start` waits for the thread to begin: who undoes that must see it
+            deadline_s = monotonic() + START_LIMIT_S
+            while not self.is_alive() and monotonic() < deadline_s:
+                sleep(FLUSH_CHECK_S)
+            raise
+
     def run(self) -> None:
         """Call the target. If it raises, log that and call `on_crash`."""
         function, on_crash = self._function, self._on_crash
@@ -57,7 +93,7 @@ def must_not_wait() -> bool:
 
 
 class ServiceLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # generic for type checkers only
-    """A logger for service threads. There it drops what the user's handlers raise.
+    """A logger for service threads. There it does not wait for the user's handlers, and drops what they raise.
 
     Args:
         name: Name of the logger.
@@ -67,17 +103,137 @@ class ServiceLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # generic
         super().__init__(logging.getLogger(name), {})
 
     def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
-        """Log a message, like `logging.Logger.log`."""
+        """Log a message, like `logging.Logger.log`. In a service thread the handlers get it a moment later."""
         if not self.isEnabledFor(level):
             return
+        stacklevel = kwargs.pop("stacklevel", 1) + 1
+        if not must_not_wait():
+            self.logger.log(level, msg, *args, stacklevel=stacklevel, **kwargs)
+            return
         try:
-            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
-            self.logger.log(level, msg, *args, **kwargs)
+            if _has_handler(self.logger):
+                _records.put(self.logger, self._make_record(level, msg, args, stacklevel + 1, **kwargs))
         except BaseException as problem:
-            if not isinstance(threading.current_thread(), ServiceThread):
-                raise
-            if logging.raiseExceptions and sys.__stderr__ is not None:  # as handlers do with what they raise themselves
-                print(f"a handler of the logger {self.name} raised {type(problem).__name__}", file=sys.__stderr__)
+            _report(self.logger, problem)
 
+    def _make_record(
+        self, level: int, msg: object, args: tuple[Any, ...], stacklevel: int, exc_info: object = None
+    ) -> logging.LogRecord:
+        file, line, function, _ = self.logger.findCaller(False, stacklevel)
+        raised = sys.exc_info() if exc_info else None
+        record: logging.LogRecord = self.logger.makeRecord(
+            self.logger.name, level, file, line, msg, args, raised, function
+        )
+        return record
+
+
+def _has_handler(logger: logging.Logger) -> bool:
+    """Return False if nothing would be done with a record."""
+    handlers: list[logging.Handler] = []
+    current: logging.Logger | None = logger
+    while current is not None:
+        handlers += current.handlers
+        current = current.parent if current.propagate else None
+    return not handlers or not all(isinstance(handler, logging.NullHandler) for handler in handlers)
+
+
+def _report(logger: logging.Logger, problem: BaseException) -> None:
+    """Tell that a handler has raised, as handlers do with what they raise themselves."""
+    if logging.raiseExceptions and sys.__stderr__ is not None:
+        with suppress(OSError, ValueError):  # stderr is closed
+            print(f"a handler of the logger {logger.name} raised {type(problem).__name__}", file=sys.__stderr__)
+
+
+class _Records:
+    """Log records on their way from service threads to the user's handlers, which may block."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[tuple[logging.Logger, logging.LogRecord] | list[bool]] = SimpleQueue()
+        self._thread: ServiceThread | None = None
+        self._starting = threading.Lock()  # it is only tried, so nothing waits for it
+        self._dropped = 0
+
+    def put(self, logger: logging.Logger, record: logging.LogRecord) -> None:
+        """Have the handlers called soon. If they block, count the record and drop it."""
+        if self._queue.qsize() >= RECORDS_MAX:
+            self._dropped += 1
+            return
+        self._queue.put((logger, record))
+        if self._thread is None and self._starting.acquire(blocking=False):
+            try:
+                thread = ServiceThread("pympipool_log", self._run, may_wait=True)
+                self._thread = thread
+                thread.start()
+            except RuntimeError:  # no more threads: the next record tries again, or `flush` calls the handlers
+                self._thread = None
+            finally:
+                self._starting.release()
+
+    def flush(self) -> None:
+        """Wait until the handlers have got all records, and the thread has ended; at most `FLUSH_LIMIT_S`."""
+        thread, deadline_s = self._thread, monotonic() + FLUSH_LIMIT_S
+        if threading.current_thread() is thread or (thread is None and self._queue.empty()):
+            return
+        if thread is None:  # none could be started
+            self._handle_waiting()
+            return
+        mark: list[bool] = []
+        self._queue.put(mark)
+        while not mark and monotonic() < deadline_s:
+            sleep(FLUSH_CHECK_S)
+        if mark and self._thread is not thread:
+            thread.join(max(deadline_s - monotonic(), 0.0))
+
+    def _run(self) -> None:
+        """Call the handlers until there are no more records, and `flush` was called."""
+        while True:
+            entry = self._queue.get()
+            if not isinstance(entry, list):
+                self._handle(*entry)
+                continue
+            if self._queue.empty():
+                self._thread = None
+                if self._queue.empty():  # still: later records start another thread
+                    entry.append(True)
+                    return
+            entry.append(True)
+
+    def _handle_waiting(self) -> None:
+        try:
+            while True:
+                entry = self._queue.get_nowait()
+                if not isinstance(entry, list):
+                    self._handle(*entry)
+        except Empty:
+            pass
+
+    def _handle(self, logger: logging.Logger, record: logging.LogRecord) -> None:
+        """Call the handlers with one record, whatever they raise, and tell how many were dropped before."""
+        try:
+            logger.handle(record)
+            if self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                LOGGER.warning("%d or more log records were dropped, because a handler of the log blocked", dropped)
+        except BaseException as problem:  # also SystemExit: the handlers get the other records
+            _report(logger, problem)
+
+
+_records = _Records()
+
+
+def flush_records() -> None:
+    """Wait until the handlers of loggers have got what service threads have logged, at most `FLUSH_LIMIT_S`."""
+    _records.flush()
+
+
+def _forget_records() -> None:
+    """Begin anew in a forked child: the records are the parent's, and the thread runs there."""
+    global _records
+    _records = _Records()
+
+
+atexit.register(flush_records)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_records)
 
 LOGGER = ServiceLogger("pympipool")

@@ -30,7 +30,7 @@ from pympipool._core.dispatcher import Dispatcher
 from pympipool._core.future import Future, set_green_threads
 from pympipool._util import green_threads
 from pympipool._util.reprs import callable_name
-from pympipool._util.service_threads import must_not_wait
+from pympipool._util.service_threads import flush_records, must_not_wait
 from pympipool.errors import SerializationError
 from pympipool.execution import trace_registry
 from pympipool.execution.dependencies import (
@@ -497,7 +497,11 @@ class Engine:
         if must_not_wait():
             return
         deadline_s = monotonic() + limit_s
-        if self.pool.wait_closed(limit_s) and self.dispatcher.join(max(deadline_s - monotonic(), THREADS_END_S)):
+        has_ended = self.pool.wait_closed(limit_s) and self.dispatcher.join(
+            max(deadline_s - monotonic(), THREADS_END_S)
+        )
+        flush_records()
+        if has_ended:
             _engines.discard(self)
             return
         LOGGER.error(

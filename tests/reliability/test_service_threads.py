@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +18,7 @@ import pytest
 
 import pympipool
 from pympipool import Executor
+from pympipool._util import service_threads
 from pympipool.errors import WorkerDied
 from support.nasty_exceptions import Frozen, Refuses
 
@@ -109,6 +111,93 @@ def test_logging_handler_that_exits_harms_no_call(make_executor):
         logger.removeHandler(handler)
 
 
+class Blocks(logging.Handler):
+    """A handler whose stream takes nothing until the test allows it."""
+
+    def __init__(self):
+        super().__init__()
+        self.may_go_on = threading.Event()
+        self.records = []
+
+    def emit(self, record):
+        self.may_go_on.wait(LIMIT_S)
+        self.records.append(record)
+
+
+@pytest.fixture
+def blocked():
+    handler, logger = Blocks(), logging.getLogger("pympipool")
+    logger.addHandler(handler)
+    yield handler
+    handler.may_go_on.set()
+    logger.removeHandler(handler)
+    service_threads.flush_records()
+
+
+def test_logging_handler_that_blocks_delays_no_call(blocked, make_executor):
+    exe = make_executor(run_time_max=0.5)
+    assert isinstance(exe.submit(os._exit, 3).exception(LIMIT_S), WorkerDied)
+    assert isinstance(exe.submit(time.sleep, 100).exception(LIMIT_S), TimeoutError)
+    assert exe.submit(abs, -1).result(LIMIT_S) == 1
+    exe.shutdown()
+    assert not exe._engine.pool.loop.thread.is_alive()
+    blocked.may_go_on.set()
+    service_threads.flush_records()
+    died = next(record for record in blocked.records if record.levelno == logging.WARNING)
+    assert "ended with exit code 3" in died.getMessage()
+    assert died.threadName == "pympipool_supervisor"
+    assert died.filename == "failures.py"
+    assert "pympipool_log" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_dropped_log_records_are_counted(blocked, monkeypatch):
+    monkeypatch.setattr(service_threads, "RECORDS_MAX", 2)
+
+    def log():
+        for number in range(10):
+            service_threads.LOGGER.warning("record %d", number)
+
+    thread = service_threads.ServiceThread("pympipool_tested", log)
+    thread.start()
+    thread.join(LIMIT_S)
+    blocked.may_go_on.set()
+    service_threads.flush_records()
+    messages = [record.getMessage() for record in blocked.records]
+    assert messages[0] == "record 0"
+    assert any("log records were dropped" in message for message in messages)
+
+
+UNREAD_STDERR = """
+import logging, os, sys, time
+logging.basicConfig(level=logging.DEBUG)
+from pympipool import Executor
+with Executor(max_workers=1, block_allocation=True, run_time_max=1) as exe:
+    sys.__stderr__.flush()
+    os.set_blocking(2, True)
+    free = os.dup(2)
+    os.set_blocking(free, False)
+    try:
+        while True:
+            os.write(free, b"x" * 4096)
+    except BlockingIOError:
+        os.set_blocking(2, True)
+    assert isinstance(exe.submit(time.sleep, 100).exception(30), TimeoutError)
+    assert exe.submit(abs, -1).result(30) == 1
+print("good", flush=True)
+os._exit(0)  # the interpreter's end waits for stderr
+"""
+
+
+def test_unread_stderr_of_log_stops_nothing():
+    with subprocess.Popen(
+        [sys.executable, "-c", UNREAD_STDERR], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as script:
+        try:
+            assert script.stdout.readline() == "good\n"
+        finally:
+            script.kill()
+
+
 COLLECTED = """
 import gc, sys, threading, time
 from pympipool import Executor
@@ -188,6 +277,21 @@ def test_executor_without_threads_leaves_nothing(monkeypatch, room):
     gc.collect()
     assert {one for one in threading.enumerate() if one.is_alive()} <= threads
     assert len(os.listdir("/proc/self/fd")) <= descriptors
+
+
+def test_interrupted_start_of_thread_waits_for_it(monkeypatch):
+    may_end = threading.Event()
+    thread = service_threads.ServiceThread("pympipool_tested", may_end.wait)
+
+    def interrupt(timeout=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(thread._started, "wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        thread.start()
+    assert thread.is_alive()
+    may_end.set()
+    thread.join(LIMIT_S)
 
 
 def test_worker_died_is_a_broken_process_pool():
