@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from pympipool.backends.relay_process import Relay
-    from pympipool.backends.spawner import Spawner
+    from pympipool.backends.spawner import LaunchRequest, Spawner
     from pympipool.resources import Resources
 
 PROBE_TIMEOUT_S = 3.0
@@ -52,6 +52,9 @@ class Backend(Protocol):
     def for_call(self, resources: Resources) -> Spawner:
         """Return the spawner of a worker for a single call (see `for_block`)."""
 
+    def prepare(self, request: LaunchRequest) -> bool:
+        """Start the processes that the spawners share (see `Spawner.prepare`)."""
+
     def close(self) -> None:
         """End the processes and threads that the spawners share."""
 
@@ -89,6 +92,10 @@ class SchedulerBackend(ABC):
         if self._relay is None:
             self._relay = Relay(local_only=resources.hostname_localhost)
         return self._relay
+
+    def prepare(self, request: LaunchRequest) -> bool:
+        """Start the relay, if there is to be one; return False while it starts."""
+        return self._relay is None or self._relay.prepare(request)
 
     def close(self) -> None:
         """End the relay."""

@@ -1,6 +1,7 @@
 """Starts and ends the relay, through which workers on other hosts reach the master.
 
-    Relay.environment(request) ── the first request starts the relay ──> the variables with which a worker reaches it
+    Relay.prepare(request) ── starts the relay; again and again, until it has answered ──> True
+    Relay.environment(request) ──> the variables with which a worker reaches it
 
     Relay.check() ── now and then, while there are workers: "?" ──> relay ── "!" ──>
                   ── no answer for `ANSWER_TIMEOUT_S` ──> the relay is killed; its workers end, and the next starts another
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-from collections.abc import Mapping
 
 from pympipool._util import subprocesses
 from pympipool._util.clocks import CHECK_INTERVAL_S, RunningClock
@@ -23,7 +23,7 @@ from pympipool.errors import WorkerStartError
 from pympipool.transport.frames import SEND_FLAGS
 
 START_TIMEOUT_S = 30.0
-"""Seconds that the relay may take to start; usually it takes 0.1 s."""
+"""Seconds that the relay may take to start; usually it takes 0.1 s. Nothing waits for it meanwhile but its workers."""
 
 ASK_INTERVAL_S = 5.0
 """Interval between two checks that the relay answers."""
@@ -48,7 +48,10 @@ class Relay:
         self._local_only = local_only
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
-        self._addresses = ""
+        self._addresses = ""  # until the relay is ready
+        self._answer = b""  # what has arrived of it
+        self._failure: str | Exception | None = None  # why the last one does not start
+        self._since_start = RunningClock()
         self._since_ping: RunningClock | None = None  # of the ping that is not answered yet
 
     @property
@@ -56,15 +59,36 @@ class Relay:
         """The id of the relay's process, None if it does not run."""
         return None if self._process is None or self._process.poll() is not None else self._process.pid
 
+    def prepare(self, request: LaunchRequest) -> bool:
+        """Start the relay, without waiting for it; return False while it starts.
+
+        Args:
+            request: With the master's address and key.
+        """
+        try:
+            if self._addresses and self._process is not None and self._process.poll() is not None:
+                self.close()
+            if self._process is None and self._failure is None:
+                self._start(request)
+            elif not self._addresses and self._failure is None:
+                self._failure = self._receive_addresses()
+        except Exception as error:  # OSError, WorkerStartError, MemoryError: `environment` raises it
+            self._failure = error
+        return bool(self._addresses) or self._failure is not None
+
     def environment(self, request: LaunchRequest) -> dict[str, str]:
-        """Return the variables of a worker that may run on another host.
+        """Return the variables of a worker that may run on another host. To be called when `prepare` has returned True.
 
         Raises:
-            WorkerStartError: The relay does not start; tells why.
+            WorkerStartError: The relay does not start; tells why. The next `prepare` starts another.
         """
-        if self._process is None or self._process.poll() is not None:
+        if not self._addresses:
+            reason = self._failure or "it has ended"
             self.close()
-            self._start(request)
+            raise WorkerStartError(
+                f"the relay to workers on other hosts does not start: {reason}. Workers of this host only need none:"
+                ' backend="mpi"'
+            ) from (reason if isinstance(reason, Exception) else None)
         return {
             "PYMPIPOOL_TCP": self._addresses,
             "PYMPIPOOL_HOST": socket.gethostname(),
@@ -72,37 +96,36 @@ class Relay:
         }
 
     def _start(self, request: LaunchRequest) -> None:
+        """Start the process, and send it what it needs."""
         command = program_command("pympipool.transport.tcp.relay", "pympipool_relay")
-        try:
-            self._process, ours = subprocesses.popen_with_socket(
-                command, _relay_environment(request), "PYMPIPOOL_RELAY", stdout=subprocess.DEVNULL
-            )
-        except OSError as error:
-            raise WorkerStartError(f"the relay to workers on other hosts does not start: {error}") from error
-        self._socket = ours
-        self._addresses = self._handshake(ours, request.environment)
-        ours.setblocking(False)
+        address, key = request.environment["PYMPIPOOL_ADDRESS"], request.environment["PYMPIPOOL_KEY"]
+        self._process, self._socket = subprocesses.popen_with_socket(
+            command, _relay_environment(request), "PYMPIPOOL_RELAY", stdout=subprocess.DEVNULL
+        )
+        self._since_start = RunningClock()
+        self._socket.setblocking(False)
+        self._socket.sendall(f"{address} {key} {int(self._local_only)}\n".encode(), SEND_FLAGS)
 
-    def _handshake(self, relay: socket.socket, environment: Mapping[str, str]) -> str:
-        relay.settimeout(START_TIMEOUT_S)
+    def _receive_addresses(self) -> str | None:
+        """Receive what has arrived of the relay's answer; return why it does not start, or None."""
+        assert self._socket is not None
         try:
-            address, key = environment["PYMPIPOOL_ADDRESS"], environment["PYMPIPOOL_KEY"]
-            relay.sendall(f"{address} {key} {int(self._local_only)}\n".encode(), SEND_FLAGS)
-            with relay.makefile("r") as file:
-                status, _, rest = file.readline().strip().partition(" ")
-        except OSError as error:
-            status, rest = "failed", str(error)
+            received = self._socket.recv(4096)
+        except BlockingIOError:
+            is_late = self._since_start.elapsed() > START_TIMEOUT_S
+            return f"it has not answered within {START_TIMEOUT_S:g} s" if is_late else None
+        self._answer += received
+        if received and not self._answer.endswith(b"\n"):
+            return None
+        status, _, rest = self._answer.decode().strip().partition(" ")
         if status != "ready":
-            self.close()
-            raise WorkerStartError(
-                f"the relay to workers on other hosts does not start: {rest or 'it ended at once'}. Workers of this"
-                ' host only need none: backend="mpi"'
-            )
-        return rest
+            return rest or "it ended at once"
+        self._addresses = rest
+        return None
 
     def is_silent(self) -> bool:
         """Return True if the relay has not answered the ping of an earlier call; otherwise send it the next one."""
-        if self._socket is None:
+        if self._socket is None or not self._addresses:
             return False
         try:
             if self._since_ping is not None and self._socket.recv(64):
@@ -138,6 +161,7 @@ class Relay:
         """End the relay, and with it the workers that are connected to it."""
         self.after_fork_in_child()
         self._since_ping = None
+        self._addresses, self._answer, self._failure = "", b"", None
         if self._process is not None:
             subprocesses.end(self._process)
             self._process = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pympipool.resources import available_cores
 
 if TYPE_CHECKING:
-    from pympipool.backends.spawner import Spawner
+    from pympipool.backends.spawner import LaunchRequest, Spawner
     from pympipool.resources import Resources
 
 
@@ -34,6 +34,10 @@ class SerialBackend:
         raise NotImplementedError
 
     for_call = for_block
+
+    def prepare(self, request: LaunchRequest) -> bool:
+        """Raise NotImplementedError: no worker is ever started."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Do nothing: nothing was started."""

@@ -183,6 +183,17 @@ class Spawner(ABC):
     is_queued = False
     helpers: Sequence[Helper] = ()
 
+    def prepare(self, request: LaunchRequest) -> bool:
+        """Start what workers need besides their own processes, without waiting for it.
+
+        Args:
+            request: With the master's address and key.
+
+        Returns:
+            False while it starts: `start` must not be called yet.
+        """
+        return True
+
     @abstractmethod
     def start(self, request: LaunchRequest) -> WorkerProcess:
         """Start the processes of a worker, without waiting for them.

@@ -74,6 +74,9 @@ class BasePool(ABC, Generic[SpawnerT]):
         self.supervisor = Supervisor(self, settings, dispatcher.doorbells)
         self.loop = self.supervisor.loop
         self.mailbox = self.loop.mailbox
+        self._is_closing = False  # `close` was called
+        self._is_killed = False  # `kill` was called
+        self._checks_later = False  # a timer of `_close_later` is set
         self._closed: Future[None] = Future()  # unlike an Event it holds no lock that Ctrl-C could leave locked
         self._pending: Callable[[], int] = self.unfinished_count
 
@@ -164,7 +167,23 @@ class BasePool(ABC, Generic[SpawnerT]):
 
     @abstractmethod
     def on_gone(self, worker: WorkerHandle) -> None:
-        """Release what a worker had, and decide about its calls."""
+        """Release what a worker had, and decide about its calls.
+
+        If this raises, it is called again. So each step must find what an earlier call has done already.
+        """
+
+    def on_failure(self) -> None:
+        """Do again what a handler may have left undone, whichever it was."""
+        if self._is_killed:
+            self._kill_all()
+        elif self._is_closing:
+            self._close_when_idle()
+        self._kill_corrupt()
+        self._resume()
+
+    @abstractmethod
+    def _resume(self) -> None:
+        """Start the workers that are missing, and find the calls that nothing would look at again."""
 
     def _kill_corrupt(self) -> None:
         for number in self.dispatcher.corrupt_workers():
@@ -181,10 +200,12 @@ class BasePool(ABC, Generic[SpawnerT]):
             pending: Counts the calls that the dispatcher does not know yet.
         """
         self._pending = pending
+        self._is_closing = True
         self.loop.call(self._close_when_idle)
 
     def kill(self) -> None:
         """Kill the workers now, whatever they are doing; return at once."""
+        self._is_killed = True
         self.loop.call(self._kill_all)
 
     def wait_closed(self, timeout_s: float) -> bool:
@@ -217,6 +238,16 @@ class BasePool(ABC, Generic[SpawnerT]):
     def _close_when_idle(self) -> None:
         """Close the pool, or check again later if there are calls."""
 
+    def _close_later(self) -> None:
+        """Call `_close_when_idle` again in a moment."""
+        if not self._checks_later:
+            self.loop.call_later(IDLE_CHECK_S, self._check_again)
+            self._checks_later = True
+
+    def _check_again(self) -> None:
+        self._checks_later = False
+        self._close_when_idle()
+
     @abstractmethod
     def _kill_all(self) -> None:
         """Kill all workers and close the pool."""
@@ -243,25 +274,30 @@ class BasePool(ABC, Generic[SpawnerT]):
         self.dispatcher.supervisor_thread_id = 0
         self.dispatcher.close(str(make_error()))
         self.dispatcher.fail_all(make_error)
-        for worker in list(self.supervisor.workers.values()):
+        for worker in self._known_workers():
             try:
                 worker.process.kill()
             except Exception:  # the other workers must be killed too
                 LOGGER.exception("worker %d may be left", worker.number)
-            for future in self.dispatcher.remove_dead_worker(worker.number):
+            for future in [*worker.interrupted, *self.dispatcher.remove_dead_worker(worker.number)]:
                 self.dispatcher.fail_soon(future, make_error)
         for future in self.waiting_futures():
             self.dispatcher.fail_soon(future, make_error)
         self.dispatcher.call_soon(self._end_after_crash)
 
     def _end_after_crash(self) -> None:
-        for worker in list(self.supervisor.workers.values()):
+        for worker in self._known_workers():
             worker.process.wait(CRASH_WAIT_S)
             worker.process.close()
             worker.release()
         self.supervisor.workers.clear()
+        self.supervisor.reaped.clear()
         self._forget_all()
         self._finish_closing()
+
+    def _known_workers(self) -> list[WorkerHandle]:
+        """Return all workers whose end was not dealt with."""
+        return [*self.supervisor.workers.values(), *self.supervisor.reaped.values()]
 
     def _forget_all(self) -> None:
         """Count no call as unfinished any more."""

@@ -91,11 +91,10 @@ class BlockPool(BasePool["Spawner"]):
         self.resources = resources
         self.allocator = allocator
         self.broken: Callable[[], BaseException] | None = None  # makes the error of each call
-        self._closing = False
+        self._ends_all = False  # there are no more calls: workers end, and none is started
         self._failed_rounds = 0  # since a worker was ready
         self._shortage = Shortage()
         self._restart: Timer | None = None
-        self._retiring: set[int] = set()  # numbers of the workers that `resize` has made redundant
 
     # ---- for any thread ----
 
@@ -146,7 +145,9 @@ class BlockPool(BasePool["Spawner"]):
     # ---- starting ----
 
     def _start_missing(self) -> None:
-        while not self._closing and self.broken is None and self._surplus() < 0:
+        while not self._ends_all and self.broken is None and self._surplus() < 0:
+            if not self.supervisor.is_prepared(self.spawner, self._start_missing):
+                return
             start_round = self._failed_rounds
             allocation = self.allocator.allocate(self.resources)
             if allocation is None:
@@ -157,7 +158,7 @@ class BlockPool(BasePool["Spawner"]):
                     self.resources,
                     {**self.resources.threads_environment(), **allocation.environment()},
                 )
-            except Exception as error:  # OSError, WorkerStartError; RuntimeError while the interpreter shuts down
+            except BaseException as error:  # OSError, WorkerStartError; RuntimeError while the interpreter shuts down
                 self.allocator.release(allocation)
                 self._start_failed(without_frames(error), None)  # its frames refer to a link
                 return
@@ -166,9 +167,9 @@ class BlockPool(BasePool["Spawner"]):
 
     def on_ready(self, worker: WorkerHandle) -> None:
         """Let the worker serve."""
+        self.dispatcher.add_worker(worker.number, worker.link.segment, about=worker.trace_metadata())
         self._failed_rounds = 0
         self._shortage.passed()
-        self.dispatcher.add_worker(worker.number, worker.link.segment, about=worker.trace_metadata())
         watch_run_time(self.supervisor, self.dispatcher, worker, self.resources.run_time_max)
 
     def _start_failed(self, error: Failure, worker: WorkerHandle | None) -> None:
@@ -206,57 +207,67 @@ class BlockPool(BasePool["Spawner"]):
             self.broken = partial(init_function_error, error)
         else:
             self.broken = one_for_each_call(error)
+        self._end_broken()
+
+    def _end_broken(self) -> None:
+        assert self.broken is not None
+        self.dispatcher.fail_all(self.broken)
         for worker in list(self.supervisor.workers.values()):
             self.supervisor.end_worker(worker)
-        self.dispatcher.fail_all(self.broken)
+
+    def _resume(self) -> None:
+        if self.broken is not None and not any(
+            worker.state is State.SERVING for worker in self.supervisor.workers.values()
+        ):  # calls that run on other workers go on
+            self._end_broken()
+        self._rescale()
 
     # ---- resizing ----
 
     def _surplus(self) -> int:
-        return len(self.supervisor.workers) - len(self._retiring) - self.max_workers
+        return sum(not worker.is_retiring for worker in self.supervisor.workers.values()) - self.max_workers
 
     def _rescale(self) -> None:
         self._start_missing()
-        if self._closing or self._surplus() <= 0:
+        if self._ends_all or self._surplus() <= 0:
             return
         load = self.dispatcher.load_of_workers()
-        workers = [worker for number, worker in self.supervisor.workers.items() if number not in self._retiring]
+        workers = [worker for worker in self.supervisor.workers.values() if not worker.is_retiring]
         workers.sort(key=lambda worker: load[worker.number][0] if worker.number in load else -1)  # -1: not ready yet
         for worker in workers[: self._surplus()]:
             LOGGER.info("worker %d is one too many now, and ends", worker.number)
-            self._retiring.add(worker.number)
-            if worker.state is State.SERVING:
-                self._retire(worker)
-            else:
-                self.supervisor.end_worker(worker)
+            worker.is_retiring = True
+            end = self._retire if worker.state is State.SERVING else self.supervisor.end_worker
+            self.loop.run(partial(end, worker), worker.handlers)
 
     def _retire(self, worker: WorkerHandle) -> None:
         """Tell a worker to exit after its running call, as soon as its ring has room for the message."""
         if self.dispatcher.retire_worker(worker.number):
             self._kill_when_idle(worker)
         else:
-            self.loop.call_later(IDLE_CHECK_S, lambda: self._retire(worker), worker.timers)
+            self.loop.call_later(IDLE_CHECK_S, lambda: self._retire(worker), worker.handlers)
 
     def _kill_when_idle(self, worker: WorkerHandle) -> None:
         """Kill a worker that has finished its last call and does not exit."""
         if self.dispatcher.current_call(worker.number) == 0:
             self.supervisor.end_worker(worker, grace_s=WORKER_EXIT_GRACE_S)
         else:
-            self.loop.call_later(RETIRED_CHECK_S, lambda: self._kill_when_idle(worker), worker.timers)
+            self.loop.call_later(RETIRED_CHECK_S, lambda: self._kill_when_idle(worker), worker.handlers)
 
     # ---- the end of one worker ----
 
     def on_gone(self, worker: WorkerHandle) -> None:
         """Fail the worker's running call, put its other calls back in the queue, and start a new worker."""
         self.allocator.release(worker.assignment)
-        _, ended_calls, _ = self.dispatcher.load_of_workers().get(worker.number, (0, 0, False))
-        interrupted = self.dispatcher.remove_dead_worker(worker.number)
+        if worker.number in (load := self.dispatcher.load_of_workers()):
+            worker.ended_calls = load[worker.number][1]
+        worker.interrupted += self.dispatcher.remove_dead_worker(worker.number)
         has_served = worker.state_before_end is not State.STARTING
-        was_told = self._closing or worker.number in self._retiring
+        was_told = self._ends_all or worker.is_retiring
         log_exit(LOGGER, worker, expected=was_told or not has_served)  # `_start_failed` logs workers that did not start
-        has_state = ended_calls > 0 or self.supervisor.settings["init_function"] is not None
+        has_state = worker.ended_calls > 0 or self.supervisor.settings["init_function"] is not None
         loses_state = has_served and has_state and not was_told and self.broken is None
-        for future in interrupted:
+        for future in worker.interrupted:
             note = STATE_LOST_NOTE if loses_state else None
             reason = worker.kill_reason
             if reason is not None and note is not None:
@@ -267,14 +278,10 @@ class BlockPool(BasePool["Spawner"]):
             self.broken = partial(state_lost_error, worker.number)  # calls that run on other workers go on
         if self.broken is not None:
             self.dispatcher.fail_all(self.broken)  # calls that were put back in the queue
-        if self._closing:
+        if self._ends_all:
             self.dispatcher.call_soon(self.dispatcher.cancel_waiting)  # there are such calls only after `kill`
             self._close_if_empty()
-            return
-        if worker.number in self._retiring:
-            self._retiring.remove(worker.number)
-            self._start_missing()  # the pool may have been enlarged again
-        elif has_served:
+        elif has_served or worker.is_retiring:  # the pool may have been enlarged again
             self._start_missing()
         elif self.broken is None:
             self._start_failed(start_error(worker), worker)
@@ -282,19 +289,18 @@ class BlockPool(BasePool["Spawner"]):
     # ---- the end of all ----
 
     def _close_when_idle(self) -> None:
-        if self._closing:
+        if not self._ends_all and not self._is_idle():
+            self._close_later()
             return
-        if not self._is_idle():
-            self.loop.call_later(IDLE_CHECK_S, self._close_when_idle)
-            return
-        self._closing = True
+        self._ends_all = True
         for worker in list(self.supervisor.workers.values()):
-            told = worker.state is State.SERVING and self.dispatcher.retire_worker(worker.number)
-            self.supervisor.end_worker(worker, grace_s=WORKER_EXIT_GRACE_S if told else 0.0)
+            if worker.state is not State.ENDING:
+                told = worker.state is State.SERVING and self.dispatcher.retire_worker(worker.number)
+                self.supervisor.end_worker(worker, grace_s=WORKER_EXIT_GRACE_S if told else 0.0)
         self._close_if_empty()
 
     def _kill_all(self) -> None:
-        self._closing = True
+        self._ends_all = True
         self.dispatcher.call_soon(self.dispatcher.cancel_waiting)
         for worker in list(self.supervisor.workers.values()):
             self.supervisor.end_worker(worker)

@@ -5,6 +5,9 @@
              ◄── next timer       a function is due                              (`call_later`)
 
 All handlers run in the loop's thread, one after the other, so what they share needs no locks.
+
+A handler that raises, for lack of memory for example, may leave something half done that nothing else would finish. So the
+loop notes the failure in the handler's group, and then calls `on_failure`, until that does not raise.
 """
 
 from __future__ import annotations
@@ -30,10 +33,23 @@ CANCELLED_TIMERS_MAX = 1000
 
 
 FAILURES_MAX = 20
-"""Failures of the loop itself, one after the other, that it survives: a shortage of memory may pass."""
+"""Failures of the loop itself, or of `on_failure`, one after the other, that it survives: a shortage of memory may pass."""
 
 FAILURE_PAUSE_S = 0.05
-"""Pause after a failure of the loop itself."""
+"""Pause after the first of these failures; doubles with each further one."""
+
+FAILURE_PAUSE_MAX_S = 1.0
+"""Longest pause after one of these failures."""
+
+
+class HandlerGroup(set["Timer"]):
+    """Handlers that belong together, such as those of one worker, and their timers that have not run yet.
+
+    Attributes:
+        failure: What a handler of the group has raised last; None if none has.
+    """
+
+    failure: BaseException | None = None
 
 
 class Timer:
@@ -46,7 +62,7 @@ class Timer:
 
     __slots__ = ("function", "group")
 
-    def __init__(self, function: Callable[[], None], group: set[Timer] | None) -> None:
+    def __init__(self, function: Callable[[], None], group: HandlerGroup | None) -> None:
         self.function: Callable[[], None] | None = function
         self.group = group
         if group is not None:
@@ -73,15 +89,22 @@ class EventLoop:
         name: Name of the thread.
         at_exit: Called in the thread after the last handler.
         on_crash: Called in the thread with the exception that has ended it, if one has, after `at_exit`.
+        on_failure: Called after a handler has raised, to finish what it has left undone. It is called again if it raises.
 
     Attributes:
         mailbox: The functions that other threads want to have called in the loop's thread.
     """
 
     def __init__(
-        self, name: str, at_exit: Callable[[], None], on_crash: Callable[[BaseException], object] | None = None
+        self,
+        name: str,
+        at_exit: Callable[[], None],
+        on_crash: Callable[[BaseException], object] | None = None,
+        on_failure: Callable[[], object] = lambda: None,
     ) -> None:
         self._at_exit = at_exit
+        self._on_failure = on_failure
+        self._has_failed = False  # a handler has, and `on_failure` has not finished what it left
         self._selector = selectors.DefaultSelector()
         try:
             self._wake_receiver, self._wake_sender = socket.socketpair()
@@ -110,12 +133,8 @@ class EventLoop:
 
     # ---- for the loop's thread ----
 
-    def call_later(self, delay_s: float, function: Callable[[], None], group: set[Timer] | None = None) -> Timer:
-        """Call function() after delay_s seconds.
-
-        Args:
-            group: Timers that are going to be cancelled together; the new one joins them.
-        """
+    def call_later(self, delay_s: float, function: Callable[[], None], group: HandlerGroup | None = None) -> Timer:
+        """Call function() after delay_s seconds, as a handler of a group, if there is one."""
         timer = Timer(function, group)
         heapq.heappush(self._timers, (monotonic() + delay_s, next(self._timer_numbers), timer))
         return timer
@@ -130,9 +149,9 @@ class EventLoop:
             heapq.heapify(self._timers)
             self._cancelled_timers = 0
 
-    def watch(self, readable: Any, handler: Callable[[], None]) -> None:
+    def watch(self, readable: Any, handler: Callable[[], None], group: HandlerGroup | None = None) -> None:
         """Call handler() whenever a descriptor, or an object with `fileno()`, is readable."""
-        self._selector.register(readable, selectors.EVENT_READ, handler)
+        self._selector.register(readable, selectors.EVENT_READ, (handler, group))
 
     def unwatch(self, readable: Any) -> None:
         """Stop watching; harmless if it is not watched or closed already."""
@@ -144,6 +163,17 @@ class EventLoop:
     def watched(self) -> list[Any]:
         """Return everything that is watched: nothing once the loop is closed."""
         return [key.fileobj for key in (self._selector.get_map() or {}).values()]
+
+    def run(self, handler: Callable[[], object], group: HandlerGroup | None = None) -> None:
+        """Run a handler. Log and note what it raises: the thread has to go on, since every worker depends on it."""
+        try:
+            handler()
+        except BaseException as error:  # also what a `__del__` raises that the garbage collector runs here
+            self._has_failed = True
+            if group is not None:
+                group.failure = error
+            LOGGER.exception("unexpected failure in thread %s", self.thread.name)
+            BaseException.with_traceback(error, None)  # its frames would keep in memory what the handler worked with
 
     def stop(self) -> None:
         """End the thread after the handlers that are due now."""
@@ -164,35 +194,33 @@ class EventLoop:
             while not self._stopping:
                 try:
                     self._run_once()
+                    if self._has_failed:
+                        self._has_failed = False
+                        self._on_failure()
                     failures = 0
-                except BaseException:  # of the selector, or MemoryError: handlers raise nothing
+                except BaseException:  # of the selector or of `on_failure`, or MemoryError: handlers raise nothing
+                    self._has_failed = True
                     failures += 1
                     if failures > FAILURES_MAX:
                         raise
                     LOGGER.exception("unexpected failure in thread %s", self.thread.name)
-                    sleep(FAILURE_PAUSE_S)
+                    sleep(min(FAILURE_PAUSE_S * 2 ** (failures - 1), FAILURE_PAUSE_MAX_S))
         finally:
             self._at_exit()
 
     def _run_once(self) -> None:
-        for key, _ in self._selector.select(self._next_timer_s()):
+        for key, _ in self._selector.select(0.0 if self._has_failed else self._next_timer_s()):
             if self._selector.get_map().get(key.fd) is key:  # an earlier handler may have unwatched it
-                self._run_handler(key.data)
+                self.run(*key.data)
         self._run_timers()
-
-    def _run_handler(self, handler: Callable[[], object]) -> None:
-        """Run one handler. Log what it raises: the thread has to go on, since every worker depends on it."""
-        try:
-            handler()
-        except BaseException:  # also what a `__del__` raises that the garbage collector runs here
-            LOGGER.exception("unexpected failure in thread %s", self.thread.name)
 
     def _next_timer_s(self) -> float | None:
         return min(max(self._timers[0][0] - monotonic(), 0.0), LONGEST_SLEEP_S) if self._timers else None
 
     def _run_timers(self) -> None:
         while self._timers and self._timers[0][0] <= monotonic():
-            self._run_handler(heapq.heappop(self._timers)[2].run)
+            timer = heapq.heappop(self._timers)[2]
+            self.run(timer.run, timer.group)
 
     def _run_calls(self) -> None:
         try:
@@ -201,4 +229,4 @@ class EventLoop:
             pass
         self.mailbox.acknowledge()
         while (function := self.mailbox.take()) is not None:
-            self._run_handler(function)
+            self.run(function)

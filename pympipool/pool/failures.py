@@ -143,4 +143,5 @@ def start_error(worker: WorkerHandle) -> Failure:
     )
     if isinstance(error, OutageError):
         error.outage = outage or ""
+    error.__cause__ = worker.handlers.failure
     return error

@@ -20,6 +20,7 @@ import select
 import stat
 import sys
 import threading
+from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable
 
-    from pympipool.pool.event_loop import EventLoop
+    from pympipool.pool.event_loop import EventLoop, HandlerGroup
 
 READ_BYTES = 1 << 16
 """Bytes that one read takes from a pipe at most."""
@@ -117,7 +118,7 @@ class OutputWriter:
     def _resume(self) -> None:
         paused, self._paused = self._paused, []
         for function in paused:
-            function()
+            self._loop.run(function)
 
     def _start(self) -> None:
         if self._thread is not None:
@@ -320,15 +321,22 @@ class Output:
         writer: Writes to the master's stream of that name.
         last_lines: Collects the last lines; None if they are not needed.
         loop: Waits for output.
+        group: The group of its handlers.
     """
 
     def __init__(
-        self, pipe: BinaryIO | None, writer: OutputWriter, last_lines: deque[str] | None, loop: EventLoop
+        self,
+        pipe: BinaryIO | None,
+        writer: OutputWriter,
+        last_lines: deque[str] | None,
+        loop: EventLoop,
+        group: HandlerGroup | None = None,
     ) -> None:
         self.pipe = pipe
         self._writer = writer
         self._last_lines = None if last_lines is None else LastLines(last_lines)
         self._loop = loop
+        self._group = group
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._muted = False
         self._is_watched = False
@@ -337,7 +345,7 @@ class Output:
     def watch(self) -> None:
         """Forward what arrives from now on."""
         if self.pipe is not None and not self._is_watched:
-            self._loop.watch(self.pipe, self._forward)
+            self._loop.watch(self.pipe, self._forward, self._group)
             self._is_watched = True
 
     def read_to_end(self) -> None:
@@ -372,7 +380,7 @@ class Output:
             self._unwatch()
         if self._is_watched and self._writer.is_full and not self._is_exiting:
             self._unwatch()
-            self._writer.call_when_emptier(self.watch)
+            self._writer.call_when_emptier(partial(self._loop.run, self.watch, self._group))
 
     def _unwatch(self) -> None:
         if self._is_watched:

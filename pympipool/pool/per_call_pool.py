@@ -17,7 +17,7 @@ import functools
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pympipool._util.service_threads import ServiceLogger
-from pympipool.pool.base import IDLE_CHECK_S, BasePool
+from pympipool.pool.base import BasePool
 from pympipool.pool.failures import log_exit, redacted_summary, start_error, worker_died_error
 from pympipool.pool.shortages import OutageError, Shortage, shortage_error, shortage_of
 from pympipool.pool.timeouts import watch_run_time
@@ -25,10 +25,12 @@ from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, WorkerHandl
 from pympipool.serialization.exceptions import without_frames
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pympipool._core.calls import FunctionHandle
     from pympipool._core.dispatcher import Dispatcher
     from pympipool._core.future import Future
-    from pympipool.backends.spawner import Spawner
+    from pympipool.backends.spawner import LaunchRequest, Spawner
     from pympipool.pool.reported_error import Failure
     from pympipool.resources import Allocation, ResourceAllocator, Resources
 
@@ -44,6 +46,9 @@ class CallSpawners(Protocol):
     def for_call(self, resources: Resources) -> Spawner:
         """Return the spawner for a call with these resources."""
 
+    def prepare(self, request: LaunchRequest) -> bool:
+        """Start what workers need besides their own processes; return False while it starts."""
+
     def close(self) -> None:
         """End the processes that the spawners keep running besides workers."""
 
@@ -57,18 +62,32 @@ class QueuedCall:
     Attributes:
         future: Its future; None once the pool knows that it has ended, so that nothing keeps the result while the worker
             exits.
+        is_accepted: The supervisor knows it.
+        is_settled: Its future ends without further help: the call was sent to its worker, or is about to fail.
         attempts_left: How many times the call may be retried when its worker dies while it runs.
         starts_left: How many more workers may be started for it when one does not get ready.
         allocation: Its cores and devices; None before a worker was started.
         worker_number: The number of the last worker that was started for it.
     """
 
-    __slots__ = ("allocation", "attempts_left", "future", "parts", "resources", "starts_left", "worker_number")
+    __slots__ = (
+        "allocation",
+        "attempts_left",
+        "future",
+        "is_accepted",
+        "is_settled",
+        "parts",
+        "resources",
+        "starts_left",
+        "worker_number",
+    )
 
     def __init__(self, future: Future[Any], parts: list[Any], resources: Resources) -> None:
         self.future: Future[Any] | None = future
         self.parts = parts
         self.resources = resources
+        self.is_accepted = False
+        self.is_settled = False
         self.attempts_left = resources.restart_limit
         self.starts_left = START_ATTEMPTS - 1
         self.allocation: Allocation | None = None
@@ -102,9 +121,6 @@ class PerCallPool(BasePool[CallSpawners]):
     ) -> None:
         super().__init__(dispatcher, spawner, {**settings, "one_call": True})
         self.allocator = allocator
-        self._killed = False
-        self._closing = False
-        self._checks_later = False  # a timer of `_close_when_idle` is set
         self._shortage = Shortage()
         self._is_pausing = False  # no worker is started for a moment, because the system has no room for one
         self._unfinished: dict[QueuedCall, None] = {}
@@ -171,6 +187,9 @@ class PerCallPool(BasePool[CallSpawners]):
 
     def _accept(self, call: QueuedCall) -> None:
         """Queue a call that was submitted, and start it if there is room."""
+        if call.is_accepted:
+            return
+        call.is_accepted = True
         self._enqueue(call)
         self._start_next()
 
@@ -196,10 +215,11 @@ class PerCallPool(BasePool[CallSpawners]):
         self._unfinished.pop(call, None)
         self.dispatcher.wake_waiting_thread()
 
-    def _fail(self, call: QueuedCall, error: BaseException) -> None:
+    def _fail(self, call: QueuedCall, error: Failure | Callable[[], BaseException]) -> None:
         """Fail a call unless it has ended; that posts `_call_ended`."""
         if (future := call.future) is not None:
             self.dispatcher.fail_soon(future, error)
+            call.is_settled = True
 
     def _start_next(self) -> None:
         """Start workers for as many waiting calls as there are free resources."""
@@ -208,30 +228,55 @@ class PerCallPool(BasePool[CallSpawners]):
                 call,
                 ValueError(f"the call asks for {call.resources.total_cores} cores; there are {self.allocator.cores}"),
             )
-        while not self._is_pausing and (started := self.allocator.next()) is not None:
-            call, allocation = started
-            future = call.future
-            if future is None or future.done():  # cancelled while it waited
-                self.allocator.release(allocation)
+        while not self._is_pausing and len(self.allocator) > 0 and self._is_prepared():
+            started = self.allocator.next()
+            if started is None:
+                return
+            call, call.allocation = started
+            if call.is_done:  # cancelled while it waited
+                self.allocator.release(call.allocation)
                 continue
             try:
-                self._start(call, allocation)
-            except Exception as error:  # OSError, WorkerStartError; RuntimeError while the interpreter shuts down
-                self._start_failed(call, future, allocation, without_frames(error))  # frames refer to link and call
+                self._start(call, call.allocation)
+            except BaseException as error:  # OSError, WorkerStartError; RuntimeError while the interpreter shuts down
+                self._start_failed(call, without_frames(error))  # its frames refer to the link and the call
 
-    def _start_failed(
-        self, call: QueuedCall, future: Future[Any], allocation: Allocation, error: BaseException
-    ) -> None:
+    def _is_prepared(self) -> bool:
+        return self.supervisor.is_prepared(self.spawner, self._start_next)
+
+    def _start_failed(self, call: QueuedCall, error: Failure) -> None:
         shortage = shortage_of(error)
         if shortage is not None and self._wait_out(shortage, error):
-            self._retry(call, allocation)
+            self._retry(call)
             return
-        self.dispatcher.fail_soon(future, error if shortage is None else shortage_error(shortage, error))
-        self.allocator.release(allocation)
+        self._fail(call, error if shortage is None else shortage_error(shortage, error))
+        self._release(call)
+
+    def _release(self, call: QueuedCall) -> None:
+        if call.allocation is not None:
+            self.allocator.release(call.allocation)
+
+    def _resume(self) -> None:
+        for call in list(self._unfinished):
+            if not call.is_accepted:
+                self.loop.call(functools.partial(self._accept, call))
+            elif call.is_done:
+                self._call_ended(call)
+            elif self._is_lost(call):
+                LOGGER.warning("a call is started again that a failure has left without a worker")
+                self._retry(call)
+        self._end_pause()
+
+    def _is_lost(self, call: QueuedCall) -> bool:
+        """Return True if nothing would look at the call again: a handler that has raised had taken it out of the queue."""
+        if call.is_settled or self.allocator.is_queued(call):
+            return False
+        worker = self.supervisor.workers.get(call.worker_number)
+        return worker is None or worker.assignment is not call
 
     def _wait_out(self, shortage: str, error: Failure) -> bool:
         """Start no worker for a while; return False if the shortage lasts too long for calls to wait."""
-        if self._killed:
+        if self._is_killed:
             return False
         others_run = any(worker.state is not State.STARTING for worker in self.supervisor.workers.values())
         pause_s = self._shortage.attempt_failed(others_run=others_run, is_outage=isinstance(error, OutageError))
@@ -239,8 +284,8 @@ class PerCallPool(BasePool[CallSpawners]):
             return False
         LOGGER.warning("a worker did not start, because %s, and is started again", shortage)
         if not self._is_pausing:
-            self._is_pausing = True
             self.loop.call_later(pause_s, self._end_pause)
+            self._is_pausing = True
         return True
 
     def _end_pause(self) -> None:
@@ -254,7 +299,6 @@ class PerCallPool(BasePool[CallSpawners]):
             resources,
             {**resources.threads_environment(), **allocation.environment()},
         )
-        call.allocation = allocation
         call.worker_number = worker.number
         worker.assignment = call
 
@@ -262,12 +306,13 @@ class PerCallPool(BasePool[CallSpawners]):
         """Send the worker its call, unless that was cancelled."""
         call: QueuedCall = worker.assignment
         future = call.future
-        self._shortage.passed()
         if future is None or future.done():
             self.supervisor.end_worker(worker)
             return
         self.dispatcher.add_worker(worker.number, worker.link.segment, reserved=True, about=worker.trace_metadata())
         self.dispatcher.submit(future, None, call.parts, worker=worker.number, admitted=True)
+        call.is_settled = True
+        self._shortage.passed()
         if call.attempts_left == 0:
             call.parts = []  # the future keeps them as long as they are needed
         if future.cancelled():  # since the check above: nothing was sent, so the worker would wait forever
@@ -288,37 +333,42 @@ class PerCallPool(BasePool[CallSpawners]):
     def on_gone(self, worker: WorkerHandle) -> None:
         """Release the worker's resources. A call that it did not finish fails or is retried."""
         call: QueuedCall = worker.assignment
-        interrupted = self.dispatcher.remove_dead_worker(worker.number)
-        assert call.allocation is not None
-        log_exit(LOGGER, worker, expected=self._killed or not interrupted)
-        if self._count_retry(call, worker, began=bool(interrupted)):
-            LOGGER.info("a call is tried again whose worker is gone")
-            self._retry(call, call.allocation)
-        else:
-            for future in interrupted:
-                self.dispatcher.fail_soon(future, worker.kill_reason or worker_died_error(worker, future))
-            if worker.state_before_end is State.STARTING:
-                error = start_error(worker)
-                shortage = shortage_of(error)
-                waiting = call.future
-                if waiting is not None and self._killed:
-                    self.dispatcher.cancel(waiting)
-                elif waiting is not None and not waiting.done():
-                    LOGGER.warning("worker %d did not start: %s", worker.number, redacted_summary(error))
-                    reason = error if shortage is None else functools.partial(shortage_error, shortage, error)
-                    self.dispatcher.fail_soon(waiting, reason)  # without effect if it is cancelled meanwhile
-            self.allocator.release(call.allocation)
+        worker.interrupted += self.dispatcher.remove_dead_worker(worker.number)
+        log_exit(LOGGER, worker, expected=self._is_killed or not worker.interrupted)
+        if call.worker_number == worker.number:  # else it is queued again already
+            self._retry_or_end(call, worker)
         if worker.state_before_end is State.STARTING:
             self._start_next()
         else:
             self._end_pause()  # what the worker had may be what the next one needs
-        if self._closing and not self.supervisor.workers:
+        if (self._is_closing or self._is_killed) and not self.supervisor.workers:
             self._close_when_idle()
 
-    def _retry(self, call: QueuedCall, allocation: Allocation) -> None:
-        self.allocator.release(allocation)
+    def _retry_or_end(self, call: QueuedCall, worker: WorkerHandle) -> None:
+        """Queue a call again whose worker is gone, or have it end."""
+        if self._count_retry(call, worker, began=bool(worker.interrupted)):
+            LOGGER.info("a call is tried again whose worker is gone")
+            self._retry(call)
+            return
+        for future in worker.interrupted:
+            self.dispatcher.fail_soon(future, worker.kill_reason or worker_died_error(worker, future))
+        if not call.is_settled and not call.is_done:  # it was not sent
+            error = worker.kill_reason or start_error(worker)
+            shortage = shortage_of(error)
+            if self._is_killed and call.future is not None:
+                self.dispatcher.cancel(call.future)
+            else:
+                LOGGER.warning("worker %d did not start: %s", worker.number, redacted_summary(error))
+                reason = error if shortage is None else functools.partial(shortage_error, shortage, error)
+                self._fail(call, reason)  # without effect if it is cancelled meanwhile
+        self._release(call)
+
+    def _retry(self, call: QueuedCall) -> None:
+        """Queue a call again that has lost its worker."""
+        self._release(call)
         call.allocation = None
         call.worker_number = 0
+        call.is_settled = False
         self._enqueue(call)
 
     def _count_retry(self, call: QueuedCall, worker: WorkerHandle, *, began: bool) -> bool:
@@ -327,12 +377,12 @@ class PerCallPool(BasePool[CallSpawners]):
         Args:
             began: The call had begun on the worker.
         """
-        if self._killed or call.is_done or worker.kill_reason is not None:
+        if self._is_killed or call.is_done or worker.kill_reason is not None:
             return False
         if began:
             call.attempts_left -= 1
             return call.attempts_left >= 0
-        if worker.state_before_end is not State.STARTING:
+        if call.is_settled:
             return False
         error = start_error(worker)
         shortage = shortage_of(error)
@@ -346,21 +396,14 @@ class PerCallPool(BasePool[CallSpawners]):
     # ---- the end ----
 
     def _close_when_idle(self) -> None:
-        self._closing = True
         if self.supervisor.workers:
             return  # `on_gone` calls again after the last of them
-        if self._killed or self._is_idle():
+        if self._is_killed or self._is_idle():
             self._finish_closing()
-        elif not self._checks_later:
-            self._checks_later = True
-            self.loop.call_later(IDLE_CHECK_S, self._check_again)
-
-    def _check_again(self) -> None:
-        self._checks_later = False
-        self._close_when_idle()
+        else:
+            self._close_later()
 
     def _kill_all(self) -> None:
-        self._killed = True
         self.cancel_waiting()  # now: `_call_ended` of each call must be posted before the loop stops
         for worker in list(self.supervisor.workers.values()):
             self.supervisor.end_worker(worker)

@@ -7,6 +7,7 @@
                ◄── timers        deadlines
 
 The supervisor turns what happens into calls of its pool (`SupervisorEvents`), all in this thread, so a pool needs no locks.
+If anything raises there, for lack of memory for example, the worker that it happened to is ended, and the pool is told of that.
 A worker is gone when its process has exited or, where a process cannot be waited for, when its connection has ended. The
 other of the two has a moment to follow before the supervisor kills the worker (`WorkerProcess.exit_grace_s`).
 """
@@ -34,6 +35,8 @@ from pympipool.transport.frames import Frame
 from pympipool.transport.shm import ShmLink
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pympipool._core.ring import Segment
     from pympipool.backends.spawner import Helper, Spawner
     from pympipool.pool.reported_error import Failure
@@ -59,6 +62,9 @@ SEND_PATIENCE_S = 0.02
 SEND_RETRY_S = 0.05
 """Time until the next attempt to send the rest to a rank that does not read."""
 
+PREPARE_CHECK_S = 0.01
+"""Polling interval while helpers of workers start."""
+
 KILL_CHECK_S = 0.02
 """Delay of the first check whether a killed worker has ended; doubles with each further check."""
 
@@ -69,6 +75,13 @@ its processes on, and its own message tells more."""
 
 DELIVERY_CHECK_S = 0.5
 """Polling interval while the last messages of a worker may be on their way."""
+
+
+class Preparable(Protocol):
+    """What the supervisor asks before workers are started."""
+
+    def prepare(self, request: LaunchRequest) -> bool:
+        """Start what workers need besides their own processes; return False while it starts."""
 
 
 class SupervisorEvents(Protocol):
@@ -82,6 +95,9 @@ class SupervisorEvents(Protocol):
 
     def on_gone(self, worker: WorkerHandle) -> None:
         """The worker is gone, for whatever reason."""
+
+    def on_failure(self) -> None:
+        """Something has raised in this thread: finish what may be left undone. Called again if this raises."""
 
     def on_crash(self, error: BaseException) -> None:
         """The supervisor has ended by an unexpected failure."""
@@ -98,6 +114,7 @@ class Supervisor:
     Attributes:
         loop: Its thread.
         workers: The workers that are not gone, by number.
+        reaped: The workers that are gone, and whose end the pool has not dealt with.
     """
 
     def __init__(self, events: SupervisorEvents, settings: dict[str, Any], doorbells: Segment) -> None:
@@ -105,15 +122,18 @@ class Supervisor:
         self.settings = settings
         self.doorbells = doorbells
         self.workers: dict[int, WorkerHandle] = {}
+        self.reaped: dict[int, WorkerHandle] = {}
         self._checked_helpers: set[Helper] = set()  # those for which a timer runs
         self._numbers = itertools.count(1)
         self.listener = Listener()
         try:
-            self.loop = EventLoop("pympipool_supervisor", at_exit=self.close, on_crash=events.on_crash)
+            self.loop = EventLoop("pympipool_supervisor", self.close, events.on_crash, self._repair)
         except OSError:
             self.listener.close()
             raise
-        self.loop.watch(self.listener, self._accept)
+        self._helper_request = LaunchRequest(0, environment=self.listener.environment(0, 1))
+        self._preparation: Timer | None = None
+        self._watch_listener()
         self._writers = {name: OutputWriter(name, self.loop) for name in ("stdout", "stderr")}
 
     # ---- for any thread ----
@@ -157,6 +177,14 @@ class Supervisor:
 
     # ---- for the pool, in the supervisor's thread ----
 
+    def is_prepared(self, spawner: Preparable, start: Callable[[], None]) -> bool:
+        """Return True if workers can be started. If helpers of them start first, call start() soon."""
+        if spawner.prepare(self._helper_request):
+            return True
+        if self._preparation is None or self._preparation.function is None:
+            self._preparation = self.loop.call_later(PREPARE_CHECK_S, start)
+        return False
+
     def start_worker(self, spawner: Spawner, resources: Resources, environment: dict[str, str]) -> WorkerHandle:
         """Start a worker, and do not wait for it.
 
@@ -186,19 +214,19 @@ class Supervisor:
             for output in worker.outputs:
                 output.watch()
             self._watch_process(worker)
+            for helper in spawner.helpers:
+                self._check_helper(helper)
+            check = functools.partial(self._check_connected, worker, RunningClock(), is_queued=spawner.is_queued)
+            self.workers[number] = worker
+            self.loop.call_later(0.0, check, worker.handlers)  # not now: the pool does not know the worker yet
         except BaseException:  # there is no memory for that
+            self.workers.pop(number, None)
             for descriptor in (process.stdout, process.stderr, process.fileno()):
                 self.loop.unwatch(descriptor)
             process.kill()
             process.close()
             raise
-        self.workers[number] = worker
         LOGGER.info("worker %d starts (ranks: %d)", number, resources.cores)
-        for helper in spawner.helpers:
-            self._check_helper(helper)
-        # Soon, not now: its process may have ended already, and the pool does not know the worker yet.
-        check = functools.partial(self._check_connected, worker, RunningClock(), is_queued=spawner.is_queued)
-        self.loop.call_later(0.0, check, worker.timers)
         return worker
 
     def _check_helper(self, helper: Helper) -> None:
@@ -223,19 +251,20 @@ class Supervisor:
         """
         if worker.state is State.GONE:
             return
-        worker.read_output_to_end()
         if grace_s > 0:
+            self.loop.call_later(grace_s, lambda: self.end_worker(worker, reason=reason), worker.handlers)
             worker.state = State.ENDING
-            self.loop.call_later(grace_s, lambda: self.end_worker(worker, reason=reason), worker.timers)
+            worker.read_output_to_end()
             return
         worker.kill_reason = worker.kill_reason or reason
         if worker.process.noisy_exit:
             for output in worker.outputs:
                 output.mute()
         worker.process.kill()
-        if not worker.was_killed:
-            worker.was_killed = True
-            self._await_end(worker, RunningClock(), KILL_CHECK_S)
+        worker.killed_for = worker.killed_for or RunningClock()
+        if worker.end_check is None or worker.end_check.function is None:
+            self._await_end(worker, worker.killed_for, KILL_CHECK_S)
+        worker.read_output_to_end()
 
     def _await_end(self, worker: WorkerHandle, since_kill: RunningClock, delay_s: float) -> None:
         """Notice the end of a killed worker, even if no helper reports it. Give up one that SIGKILL does not end."""
@@ -249,7 +278,28 @@ class Supervisor:
             else:
                 self._await_end(worker, since_kill, min(2 * delay_s, CHECK_INTERVAL_S))
 
-        self.loop.call_later(delay_s, check, worker.timers)
+        worker.end_check = self.loop.call_later(delay_s, check, worker.handlers)
+
+    def _repair(self) -> None:
+        """End the workers that something has failed for, and have the pool finish what is left undone."""
+        for worker in list(self.workers.values()):
+            if worker.handlers.failure is not None:
+                self._end_failed(worker, type(worker.handlers.failure).__name__)
+        for worker in list(self.reaped.values()):
+            self._report_gone(worker)
+        self._watch_listener()
+        self.events.on_failure()
+
+    def _end_failed(self, worker: WorkerHandle, failure: str) -> None:
+        """End a worker after a failure of this thread: what was to be done for it is not done, and nothing else would do it."""
+        if worker.lost_reason is None:
+            worker.lost_reason = (
+                f"the master failed to handle an event of it ({failure}), and has ended it; the log tells more"
+            )
+            LOGGER.error("worker %d is ended, because of a failure of the master (%s)", worker.number, failure)
+        self.end_worker(worker)
+        if worker.process_ended:
+            self._reap(worker)
 
     def _abandon(self, worker: WorkerHandle) -> None:
         """Go on without a worker that hangs in the kernel. It never runs again: SIGKILL is the first thing it will notice."""
@@ -267,13 +317,17 @@ class Supervisor:
 
     # ---- connections ----
 
+    def _watch_listener(self) -> None:
+        if self.listener not in self.loop.watched():
+            self.loop.watch(self.listener, self._accept)
+
     def _accept(self) -> None:
         try:
             connection = self.listener.accept()
         except OSError as error:  # no descriptor is free: the peer waits, and the listener would stay readable
             LOGGER.warning("a connection has to wait: %s", error)
+            self.loop.call_later(ACCEPT_PAUSE_S, self._watch_listener)
             self.loop.unwatch(self.listener)
-            self.loop.call_later(ACCEPT_PAUSE_S, lambda: self.loop.watch(self.listener, self._accept))
             return
         if connection is None:
             return
@@ -285,6 +339,13 @@ class Supervisor:
         connection.close()
 
     def _handshake(self, connection: Connection, deadline: Timer) -> None:
+        try:
+            self._authenticate(connection, deadline)
+        except BaseException:  # its worker ends with it
+            self._drop(connection)
+            raise
+
+    def _authenticate(self, connection: Connection, deadline: Timer) -> None:
         try:
             hello = connection.handshake()
         except (HandshakeError, OSError, EOFError) as error:
@@ -304,10 +365,14 @@ class Supervisor:
             self._drop(connection)
             return
         worker.connections[rank] = connection
+        self.loop.run(lambda: self._greet(worker, rank, connection), worker.handlers)
+
+    def _greet(self, worker: WorkerHandle, rank: int, connection: Connection) -> None:
+        """Send an authenticated rank what it needs, and listen to it."""
         if len(worker.connections) == worker.request.ranks:
             worker.process.on_connected()
         self.loop.unwatch(connection)
-        self.loop.watch(connection, lambda: self._read(worker, rank, connection))
+        self.loop.watch(connection, lambda: self._read(worker, rank, connection), worker.handlers)
         output = worker.process.direct_output or ()
         descriptors = (*(worker.link.descriptors() if rank == 0 else ()), *output)
         settings = {**self.settings, **script_context(), "direct_output": bool(output)}
@@ -331,12 +396,16 @@ class Supervisor:
                     worker.state = State.SERVING
                     worker.link.handed_over()
                     LOGGER.info("worker %d is ready on %s (pid %s)", worker.number, worker.host, worker.pid)
-                    self.events.on_ready(worker)
+                    try:
+                        self.events.on_ready(worker)
+                    except BaseException:
+                        worker.state = State.STARTING  # it never served
+                        raise
             case ("start_failed", parts):
                 worker.start_error = worker.start_error or ReportedError(parts)
                 worker.read_output_to_end()
                 # It exits by itself, unless init_function left a thread behind, or an exit function that never returns.
-                self.loop.call_later(WORKER_EXIT_GRACE_S, lambda: self.end_worker(worker), worker.timers)
+                self.loop.call_later(WORKER_EXIT_GRACE_S, lambda: self.end_worker(worker), worker.handlers)
             case ("rank_error", raising_rank, call, parts):
                 worker.rank_errors.setdefault(call, {})[raising_rank] = parts
                 self.events.on_rank_error(worker, call)
@@ -370,7 +439,8 @@ class Supervisor:
 
         def look_up() -> None:
             pickled = pickled_script_object(name)
-            self.loop.call(lambda: self._send(worker, rank, ("script_object", pickled)))
+            send = functools.partial(self._send, worker, rank, ("script_object", pickled))
+            self.loop.call(lambda: self.loop.run(send, worker.handlers))
 
         try:
             ServiceThread("pympipool_script_object", look_up, may_wait=True).start()
@@ -399,7 +469,7 @@ class Supervisor:
                 self._hung_up(worker, rank, connection)
             elif left:
                 delay_s = SEND_RETRY_S if left == left_before else 0.0
-                self.loop.call_later(delay_s, lambda: flush(left), worker.timers)
+                self.loop.call_later(delay_s, lambda: flush(left), worker.handlers)
 
         flush(0)
 
@@ -426,7 +496,7 @@ class Supervisor:
                 return
         if delay_s > 0:
             again = functools.partial(self._check_connected, worker, since_start, is_queued=is_queued)
-            self.loop.call_later(min(delay_s, CHECK_INTERVAL_S), again, worker.timers)
+            self.loop.call_later(min(delay_s, CHECK_INTERVAL_S), again, worker.handlers)
             return
         error = WorkerStartError(
             f"worker {worker.number} did not start: {missing} of {worker.request.ranks} ranks have not connected within"
@@ -448,7 +518,7 @@ class Supervisor:
         if worker.process_ended:
             self._reap_if_disconnected(worker)
             return
-        self.loop.call_later(worker.process.exit_grace_s, lambda: self.end_worker(worker), worker.timers)
+        self.loop.call_later(worker.process.exit_grace_s, lambda: self.end_worker(worker), worker.handlers)
         if worker.process.fileno() is None:
             self._poll_process(worker)
 
@@ -457,9 +527,9 @@ class Supervisor:
     def _watch_process(self, worker: WorkerHandle) -> None:
         descriptor = worker.process.fileno()
         if descriptor is not None:
-            self.loop.watch(descriptor, lambda: self._check_process(worker, descriptor))
+            self.loop.watch(descriptor, lambda: self._check_process(worker, descriptor), worker.handlers)
         else:
-            self.loop.call_later(POLL_INTERVAL_S, lambda: self._poll_process(worker), worker.timers)
+            self.loop.call_later(POLL_INTERVAL_S, lambda: self._poll_process(worker), worker.handlers)
 
     def _check_process(self, worker: WorkerHandle, descriptor: int) -> None:
         """Handle the end of a worker's process, or watch its new descriptor: it may have outlived its parent."""
@@ -475,7 +545,7 @@ class Supervisor:
         if worker.state is State.GONE:
             return
         if worker.process.poll() is None:
-            self.loop.call_later(POLL_INTERVAL_S, lambda: self._poll_process(worker), worker.timers)
+            self.loop.call_later(POLL_INTERVAL_S, lambda: self._poll_process(worker), worker.handlers)
         else:
             self._process_ended(worker)
 
@@ -505,7 +575,7 @@ class Supervisor:
             self._reap(worker)
             return
         check = functools.partial(self._await_delivery, worker, remaining_s - DELIVERY_CHECK_S)
-        self.loop.call_later(DELIVERY_CHECK_S, check, worker.timers)
+        self.loop.call_later(DELIVERY_CHECK_S, check, worker.handlers)
 
     def _reap_if_disconnected(self, worker: WorkerHandle) -> None:
         """Reap a worker whose process has exited if all its connections have ended too: nothing more can arrive."""
@@ -520,8 +590,20 @@ class Supervisor:
             self._reap(worker)
 
     def _reap(self, worker: WorkerHandle) -> None:
+        """Find out how a worker has ended, and tell the pool that it is gone."""
         if worker.state is State.GONE:
             return
+        try:
+            self._examine_end(worker)
+        except BaseException:  # without memory less is known of its end; it is gone all the same
+            LOGGER.exception("the end of worker %d could not be examined", worker.number)
+        self.reaped[worker.number] = worker
+        worker.state_before_end = worker.state
+        worker.state = State.GONE
+        del self.workers[worker.number]
+        self._report_gone(worker)
+
+    def _examine_end(self, worker: WorkerHandle) -> None:
         for connection in worker.connections.values():
             self._drop(connection)  # ranks that have outlived their launcher are killed by their watchdogs now
         for output in worker.outputs:
@@ -536,12 +618,13 @@ class Supervisor:
         worker.process.kill()  # whatever is left of its process group
         if worker.state is State.STARTING and worker.process.failed_permanently(worker.stderr_tail):
             worker.start_error = worker.start_error or start_error(worker)
-        worker.state_before_end = worker.state
-        worker.state = State.GONE
-        del self.workers[worker.number]
-        self.loop.cancel(worker.timers)
+
+    def _report_gone(self, worker: WorkerHandle) -> None:
+        """Have the pool deal with the end of a worker. If that raises, it is done again: see `_repair`."""
+        self.loop.cancel(worker.handlers)
+        self.events.on_gone(worker)
+        del self.reaped[worker.number]
         try:
-            self.events.on_gone(worker)
-        finally:
             worker.process.close()
+        finally:
             worker.release()

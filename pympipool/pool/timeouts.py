@@ -37,7 +37,7 @@ def watch_for_stuck_ranks(supervisor: Supervisor, dispatcher: Dispatcher, worker
         supervisor.end_worker(worker, reason=reported)
 
     if len(worker.rank_errors[call]) == 1:
-        supervisor.loop.call_later(COLLECTIVE_GRACE_S, end_if_stuck, worker.timers)
+        supervisor.loop.call_later(COLLECTIVE_GRACE_S, end_if_stuck, worker.handlers)
 
 
 def watch_run_time(supervisor: Supervisor, dispatcher: Dispatcher, worker: WorkerHandle, limit_s: float | None) -> None:
@@ -48,9 +48,9 @@ def watch_run_time(supervisor: Supervisor, dispatcher: Dispatcher, worker: Worke
     def check() -> None:
         running_s = dispatcher.running_time(worker.number)
         if running_s < limit_s:
-            supervisor.loop.call_later(max(limit_s - running_s, SHORTEST_CHECK_S), check, worker.timers)
+            supervisor.loop.call_later(max(limit_s - running_s, SHORTEST_CHECK_S), check, worker.handlers)
             return
         LOGGER.warning("worker %d: its call runs longer than run_time_max=%s s", worker.number, limit_s)
         supervisor.end_worker(worker, reason=TimeoutError(f"the call ran longer than run_time_max={limit_s} s"))
 
-    supervisor.loop.call_later(limit_s, check, worker.timers)
+    supervisor.loop.call_later(limit_s, check, worker.handlers)

@@ -12,11 +12,14 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from pympipool.pool.event_loop import HandlerGroup
 from pympipool.pool.output import Output
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pympipool._core.future import Future
+    from pympipool._util.clocks import RunningClock
     from pympipool.backends.spawner import LaunchRequest, WorkerProcess
     from pympipool.pool.event_loop import EventLoop, Timer
     from pympipool.pool.output import OutputWriter
@@ -56,14 +59,18 @@ class WorkerHandle:
         first_failed_rank: The rank whose connection ended first; None while all are connected.
         lost_reason: Why the relay gave a rank up; None if it did not.
         exit_code: Of that rank, else of the process, once the worker is gone (-N: killed by signal N); None if unknown.
-        was_killed: True once its processes were sent SIGKILL.
+        killed_for: The time since its processes were first sent SIGKILL; None before.
+        end_check: The timer that looks whether it has ended since.
         process_ended: True once the process has exited. Its last frames may still be on their way.
         stderr_tail: The last lines of its stderr.
         kill_reason: The exception of its call when the pool kills the worker on purpose.
         state_before_end: Its state before it was gone.
         assignment: What the pool uses the worker for: its allocation, or the single call that it was started for.
-        timers: Its timers. They are cancelled when the worker is gone: they would keep it in memory, and wake the thread in
-            vain.
+        handlers: The group of the handlers of what happens to it. If one fails, the worker is ended. Its timers are cancelled
+            when the worker is gone: they would keep it in memory, and wake the thread in vain.
+        interrupted: The futures of the calls that it had begun when it was gone.
+        ended_calls: The number of calls that had ended on it when it was gone.
+        is_retiring: True once the pool has made it redundant.
     """
 
     def __init__(
@@ -90,15 +97,19 @@ class WorkerHandle:
         self.first_failed_rank: int | None = None
         self.lost_reason: str | None = None
         self.exit_code: int | None = None
-        self.was_killed = False
+        self.killed_for: RunningClock | None = None
+        self.end_check: Timer | None = None
         self.process_ended = False
         self.stderr_tail: deque[str] = deque(maxlen=STDERR_LINES)
         self.kill_reason: Failure | None = None
         self.assignment: Any = None
-        self.timers: set[Timer] = set()
+        self.handlers = HandlerGroup()
+        self.interrupted: list[Future[Any]] = []
+        self.ended_calls = 0
+        self.is_retiring = False
         self.outputs = [
-            Output(process.stdout, writers["stdout"], None, loop),
-            Output(process.stderr, writers["stderr"], self.stderr_tail, loop),
+            Output(process.stdout, writers["stdout"], None, loop, self.handlers),
+            Output(process.stderr, writers["stderr"], self.stderr_tail, loop, self.handlers),
         ]
 
     def trace_metadata(self) -> dict[str, Any]:
@@ -112,9 +123,15 @@ class WorkerHandle:
             output.read_to_end()
 
     def release(self) -> None:
-        """Release the memory of the link, and the call: references to the handle may live on for a while."""
+        """Release the memory of the link, and the calls: references to the handle may live on for a while."""
         del self.link
         self.assignment = None
+        self.interrupted = []
+
+    @property
+    def was_killed(self) -> bool:
+        """True once its processes were sent SIGKILL."""
+        return self.killed_for is not None
 
     @property
     def hosts(self) -> list[str]:

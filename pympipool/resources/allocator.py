@@ -210,6 +210,10 @@ class ResourceAllocator(Generic[Ticket]):
     def _first_arrival(self, size: tuple[int, int]) -> int:
         return next(iter(self._queues[size]))
 
+    def is_queued(self, ticket: Ticket) -> bool:
+        """Return True if the ticket is in the queue."""
+        return ticket in self._positions
+
     def withdraw(self, ticket: Ticket) -> bool:
         """Remove a ticket from the queue; return False if it is not there any more."""
         with self._lock:
@@ -250,7 +254,7 @@ class ResourceAllocator(Generic[Ticket]):
         if gpus and self._free_devices is not None:
             names = tuple(self._free_devices[:gpus])
             del self._free_devices[:gpus]
-        self._used_cores += resources.total_cores
         allocation = Allocation(resources, names, self._devices or Devices())
         self._allocations.add(allocation)
+        self._used_cores += resources.total_cores  # last: there may be no memory for the others
         return allocation

@@ -6,8 +6,9 @@ import threading
 
 import pytest
 
+from pympipool._util.service_threads import flush_records
 from pympipool.pool import event_loop
-from pympipool.pool.event_loop import EventLoop, Timer
+from pympipool.pool.event_loop import EventLoop, HandlerGroup
 
 TIMEOUT_S = 30.0
 
@@ -38,6 +39,7 @@ def test_handler_that_raises_does_not_end_the_thread(loop, events, caplog):
     loop.call(lambda: 1 / 0)
     loop.call(lambda: events.put("next"))
     assert events.get(timeout=TIMEOUT_S) == "next"
+    flush_records()
     assert "unexpected failure in thread tested_loop" in caplog.text
 
 
@@ -51,7 +53,7 @@ def test_timers_run_in_order_of_time(loop, events):
 
 
 def test_cancelled_group_of_timers_does_not_run(loop, events):
-    group: set[Timer] = set()
+    group = HandlerGroup()
 
     def schedule():
         loop.call_later(0.0, lambda: events.put("cancelled"), group)
@@ -66,7 +68,7 @@ def test_cancelled_group_of_timers_does_not_run(loop, events):
 
 def test_cancelled_timers_are_removed_from_the_queue(loop, events, monkeypatch):
     monkeypatch.setattr(event_loop, "CANCELLED_TIMERS_MAX", 10)
-    group: set[Timer] = set()
+    group = HandlerGroup()
 
     def schedule():
         for _ in range(11):

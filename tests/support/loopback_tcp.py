@@ -21,6 +21,9 @@ class LoopbackTcpSpawner(Spawner):
         self._relay = relay
         self.helpers = (*spawner.helpers, relay)
 
+    def prepare(self, request):
+        return self._relay.prepare(request)
+
     def start(self, request):
         hidden = {"PYMPIPOOL_ADDRESS": UNREACHABLE_ADDRESS}
         environment = {**request.environment, **self._relay.environment(request), **hidden}
@@ -52,6 +55,9 @@ class LoopbackTcpBackend(LocalBackend):
 
     def for_call(self, resources):
         return LoopbackTcpSpawner(super().for_call(resources), self._relay)
+
+    def prepare(self, request):
+        return self._relay.prepare(request)
 
     def close(self):
         super().close()

@@ -8,6 +8,7 @@ import secrets
 import signal
 import socket
 import ssl
+import sys
 import threading
 import time
 
@@ -36,6 +37,7 @@ from support.calls import echo, fail, hold, pid, square
 from support.loopback_tcp import UNREACHABLE_ADDRESS, LoopbackTcpBackend
 from support.scripts import Script
 from support.timing import best
+from support.waiting import wait_until
 
 LIMIT_S = 30.0
 
@@ -57,7 +59,9 @@ def relay(listener):
     """The address of a relay, and the key that its workers know."""
     relay = Relay(local_only=True)
     environment = listener.environment(1, 1)
-    variables = relay.environment(LaunchRequest(1, environment=environment))
+    request = LaunchRequest(1, environment=environment)
+    wait_until(lambda: relay.prepare(request))
+    variables = relay.environment(request)
     host, _, port = variables["PYMPIPOOL_TCP"].partition(":")
     yield (host, int(port)), bytes.fromhex(environment["PYMPIPOOL_KEY"])
     relay.close()
@@ -278,6 +282,26 @@ def test_relay_that_does_not_answer_is_replaced(make_tcp_executor, make_gate, mo
     relay_process().suspend()
     with pytest.raises(WorkerDied):
         call.result(LIMIT_S)
+    assert exe.submit(square, 3).result(LIMIT_S) == 9
+
+
+@pytest.mark.parametrize("block_allocation", [True, False])
+def test_relay_that_does_not_start_delays_nothing_else(make_tcp_executor, monkeypatch, block_allocation):
+    monkeypatch.setattr(relay_process_module, "START_TIMEOUT_S", 3.0)
+    with monkeypatch.context() as patches:
+        patches.setattr(
+            relay_process_module, "program_command", lambda *_: [sys.executable, "-c", "import time; time.sleep(100)"]
+        )
+        exe = make_tcp_executor(block_allocation=block_allocation)
+        call, other = exe.submit(square, 3), exe.submit(square, 4)
+        wait_until(lambda: exe._engine.pool.spawner._relay._process is not None)
+        answered = threading.Event()
+        exe._engine.pool.loop.call(answered.set)
+        assert answered.wait(2.0)
+        if not block_allocation:
+            assert other.cancel()
+            with pytest.raises(WorkerStartError, match="it has not answered within 3 s"):
+                call.result(LIMIT_S)
     assert exe.submit(square, 3).result(LIMIT_S) == 9
 
 

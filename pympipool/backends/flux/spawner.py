@@ -67,6 +67,10 @@ class FluxSpawner(Spawner):
         self._command = program_command()
         self._pmi = pmi_of(resources)
 
+    def prepare(self, request: LaunchRequest) -> bool:
+        """Start the relay; return False while it starts."""
+        return self._relay is None or self._relay.prepare(request)
+
     def start(self, request: LaunchRequest) -> WorkerProcess:
         """Submit the job of a worker.
 

@@ -19,7 +19,7 @@ from pympipool.resources import available_cores
 if TYPE_CHECKING:
     from pympipool.backends.local.forkserver import ForkserverSpawner
     from pympipool.backends.local.mpiexec import MpiexecSpawner
-    from pympipool.backends.spawner import Spawner
+    from pympipool.backends.spawner import LaunchRequest, Spawner
     from pympipool.resources import Resources
 
 
@@ -89,6 +89,10 @@ class LocalBackend:
         if self._mpiexec is None:
             self._mpiexec = MpiexecSpawner()
         return self._mpiexec
+
+    def prepare(self, request: LaunchRequest) -> bool:
+        """Return True: requests to the fork server wait until it has started."""
+        return True
 
     def close(self) -> None:
         """End the forkserver."""

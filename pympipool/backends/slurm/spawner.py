@@ -81,6 +81,10 @@ class SlurmSpawner(Spawner):
         self._jobs = None if names_own_job(resources) else jobs
         self._command = [*srun_command(resources, os.environ), *program_command()]
 
+    def prepare(self, request: LaunchRequest) -> bool:
+        """Start the relay; return False while it starts."""
+        return self._relay.prepare(request)
+
     def start(self, request: LaunchRequest) -> WorkerProcess:
         """Start srun for a worker.
 

@@ -18,7 +18,7 @@ from pympipool.execution.dependencies import find_futures
 from pympipool.resources import available_cores
 
 if TYPE_CHECKING:
-    from pympipool.backends.spawner import Spawner
+    from pympipool.backends.spawner import LaunchRequest, Spawner
     from pympipool.resources import Resources
 
 NO_RESULT = (
@@ -53,6 +53,10 @@ class NullBackend:
         raise NotImplementedError
 
     for_call = for_block
+
+    def prepare(self, request: LaunchRequest) -> bool:
+        """Raise NotImplementedError: no worker is ever started."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Do nothing: nothing runs."""
