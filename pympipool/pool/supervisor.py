@@ -2,7 +2,8 @@
 
     event loop ◄── listener      a rank connects
                ◄── connections   a rank sends its hello, then "ready", "start_failed", "rank_error" or "exiting"; or hangs up
-               ◄── processes     one exits (pidfd)
+                                 (`connections.py`)
+               ◄── processes     one exits (pidfd), or does not (`worker_ends.py`)
                ◄── outputs       stdout and stderr, handed to the threads that write to the user's streams
                ◄── timers        deadlines
 
@@ -18,20 +19,20 @@ import functools
 import itertools
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pympipool._util.clocks import CHECK_INTERVAL_S, RunningClock
-from pympipool._util.exit_codes import process_state
+from pympipool._util.clocks import RunningClock
 from pympipool._util.service_threads import ServiceLogger, ServiceThread
 from pympipool._util.signals import SigpipeBlocked
 from pympipool.backends.spawner import LaunchRequest, WorkerProcess
-from pympipool.errors import WorkerStartError, signal_name
+from pympipool.errors import signal_name
+from pympipool.pool.connections import ControlConnections
 from pympipool.pool.event_loop import EventLoop, Timer
 from pympipool.pool.failures import start_error
 from pympipool.pool.output import OutputWriter
 from pympipool.pool.reported_error import ReportedError
 from pympipool.pool.script_context import pickled_script_object, script_context
+from pympipool.pool.worker_ends import ProcessWatch
 from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, WorkerHandle
-from pympipool.transport.control_server import SEND_TIMEOUT_S, Connection, HandshakeError, Listener, PeerClosed
-from pympipool.transport.frames import Frame
+from pympipool.transport.control_server import Connection, Listener
 from pympipool.transport.shm import ShmLink
 
 if TYPE_CHECKING:
@@ -44,37 +45,8 @@ if TYPE_CHECKING:
 
 LOGGER = ServiceLogger("pympipool.pool")
 
-HANDSHAKE_TIMEOUT_S = 10.0
-"""Time that an unauthenticated connection has to complete the handshake."""
-
-ACCEPT_PAUSE_S = 0.1
-"""Pause before connections are accepted again after there was no descriptor for one."""
-
-FINAL_READS_MAX = 64
-"""Reads from a connection whose process has exited, at most."""
-
-POLL_INTERVAL_S = 0.2
-"""Polling interval for processes that no descriptor stands for."""
-
-SEND_PATIENCE_S = 0.02
-"""Time that the thread waits at once for a rank to read what is sent to it. A rank that reads makes room in microseconds."""
-
-SEND_RETRY_S = 0.05
-"""Time until the next attempt to send the rest to a rank that does not read."""
-
 PREPARE_CHECK_S = 0.01
 """Polling interval while helpers of workers start."""
-
-KILL_CHECK_S = 0.02
-"""Delay of the first check whether a killed worker has ended; doubles with each further check."""
-
-
-QUEUED_CONNECT_MARGIN_S = 5.0
-"""Time beyond connect_timeout that a worker of a scheduler has to connect. It checks the limit itself, from the start of
-its processes on, and its own message tells more."""
-
-DELIVERY_CHECK_S = 0.5
-"""Polling interval while the last messages of a worker may be on their way."""
 
 
 class Preparable(Protocol):
@@ -133,7 +105,9 @@ class Supervisor:
             raise
         self._helper_request = LaunchRequest(0, environment=self.listener.environment(0, 1))
         self._preparation: Timer | None = None
-        self._watch_listener()
+        self._connections = ControlConnections(self.listener, self.loop, self)
+        self._processes = ProcessWatch(self.loop, self._connections, self)
+        self._connections.listen()
         self._writers = {name: OutputWriter(name, self.loop) for name in ("stdout", "stderr")}
 
     # ---- for any thread ----
@@ -213,10 +187,12 @@ class Supervisor:
             worker = WorkerHandle(request, process, link, self._writers, self.loop)
             for output in worker.outputs:
                 output.watch()
-            self._watch_process(worker)
+            self._processes.watch(worker)
             for helper in spawner.helpers:
                 self._check_helper(helper)
-            check = functools.partial(self._check_connected, worker, RunningClock(), is_queued=spawner.is_queued)
+            check = functools.partial(
+                self._processes.check_connected, worker, RunningClock(), is_queued=spawner.is_queued
+            )
             self.workers[number] = worker
             self.loop.call_later(0.0, check, worker.handlers)  # not now: the pool does not know the worker yet
         except BaseException:  # there is no memory for that
@@ -261,24 +237,8 @@ class Supervisor:
             for output in worker.outputs:
                 output.mute()
         worker.process.kill()
-        worker.killed_for = worker.killed_for or RunningClock()
-        if worker.end_check is None or worker.end_check.function is None:
-            self._await_end(worker, worker.killed_for, KILL_CHECK_S)
+        self._processes.await_end(worker)
         worker.read_output_to_end()
-
-    def _await_end(self, worker: WorkerHandle, since_kill: RunningClock, delay_s: float) -> None:
-        """Notice the end of a killed worker, even if no helper reports it. Give up one that SIGKILL does not end."""
-
-        def check() -> None:
-            self._process_ended(worker)
-            if worker.state is State.GONE:
-                return
-            if since_kill.elapsed() > worker.process.kill_timeout_s and not worker.process_ended:
-                self._abandon(worker)
-            else:
-                self._await_end(worker, since_kill, min(2 * delay_s, CHECK_INTERVAL_S))
-
-        worker.end_check = self.loop.call_later(delay_s, check, worker.handlers)
 
     def _repair(self) -> None:
         """End the workers that something has failed for, and have the pool finish what is left undone."""
@@ -287,7 +247,7 @@ class Supervisor:
                 self._end_failed(worker, type(worker.handlers.failure).__name__)
         for worker in list(self.reaped.values()):
             self._report_gone(worker)
-        self._watch_listener()
+        self._connections.listen()
         self.events.on_failure()
 
     def _end_failed(self, worker: WorkerHandle, failure: str) -> None:
@@ -299,95 +259,25 @@ class Supervisor:
             LOGGER.error("worker %d is ended, because of a failure of the master (%s)", worker.number, failure)
         self.end_worker(worker)
         if worker.process_ended:
-            self._reap(worker)
+            self.reap(worker)
 
-    def _abandon(self, worker: WorkerHandle) -> None:
-        """Go on without a worker that hangs in the kernel. It never runs again: SIGKILL is the first thing it will notice."""
-        LOGGER.error(
-            "worker %d is abandoned: %s s after SIGKILL, process %d on %s still exists (state %s). It hangs in the kernel, in a"
-            " file system or a driver, and ends when its system call returns. Its cores are given to other workers",
-            worker.number,
-            f"{worker.process.kill_timeout_s:g}",
-            worker.process.pid,
-            worker.process.host,
-            process_state(worker.process.pid),
-        )
-        self.loop.unwatch(worker.process.fileno())
-        self._reap(worker)
+    # ---- what ranks do ----
 
-    # ---- connections ----
-
-    def _watch_listener(self) -> None:
-        if self.listener not in self.loop.watched():
-            self.loop.watch(self.listener, self._accept)
-
-    def _accept(self) -> None:
-        try:
-            connection = self.listener.accept()
-        except OSError as error:  # no descriptor is free: the peer waits, and the listener would stay readable
-            LOGGER.warning("a connection has to wait: %s", error)
-            self.loop.call_later(ACCEPT_PAUSE_S, self._watch_listener)
-            self.loop.unwatch(self.listener)
-            return
-        if connection is None:
-            return
-        deadline = self.loop.call_later(HANDSHAKE_TIMEOUT_S, lambda: self._drop(connection))
-        self.loop.watch(connection, lambda: self._handshake(connection, deadline))
-
-    def _drop(self, connection: Connection) -> None:
-        self.loop.unwatch(connection)
-        connection.close()
-
-    def _handshake(self, connection: Connection, deadline: Timer) -> None:
-        try:
-            self._authenticate(connection, deadline)
-        except BaseException:  # its worker ends with it
-            self._drop(connection)
-            raise
-
-    def _authenticate(self, connection: Connection, deadline: Timer) -> None:
-        try:
-            hello = connection.handshake()
-        except (HandshakeError, OSError, EOFError) as error:
-            if isinstance(error, PeerClosed):
-                LOGGER.info("a connection ended before its hello: usually of a worker that was killed while it started")
-            else:
-                LOGGER.warning("dropped a connection that is not from one of our workers: %s", error)
-            self.loop.cancel((deadline,))
-            self._drop(connection)
-            return
-        if hello is None:
-            return
-        self.loop.cancel((deadline,))
-        number, rank = hello
-        worker = self.workers.get(number)
-        if worker is None or rank >= worker.request.ranks or rank in worker.connections:
-            self._drop(connection)
-            return
-        worker.connections[rank] = connection
-        self.loop.run(lambda: self._greet(worker, rank, connection), worker.handlers)
-
-    def _greet(self, worker: WorkerHandle, rank: int, connection: Connection) -> None:
-        """Send an authenticated rank what it needs, and listen to it."""
+    def on_connected(self, worker: WorkerHandle, rank: int) -> None:
+        """Send a rank what it needs."""
         if len(worker.connections) == worker.request.ranks:
             worker.process.on_connected()
-        self.loop.unwatch(connection)
-        self.loop.watch(connection, lambda: self._read(worker, rank, connection), worker.handlers)
         output = worker.process.direct_output or ()
         descriptors = (*(worker.link.descriptors() if rank == 0 else ()), *output)
         settings = {**self.settings, **script_context(), "direct_output": bool(output)}
-        self._send(worker, rank, ("setup", settings), descriptors)
+        self._connections.send(worker, rank, ("setup", settings), descriptors)
 
-    def _read(self, worker: WorkerHandle, rank: int, connection: Connection) -> None:
-        try:
-            frames = connection.receive_available()
-        except (EOFError, OSError):
-            self._hung_up(worker, rank, connection)
-            return
-        for frame in frames:
-            self._handle_frame(worker, rank, frame)
+    def on_hung_up(self, worker: WorkerHandle, rank: int) -> None:
+        """Have a worker end that has lost a rank."""
+        self._processes.check_hung_up(worker, rank)
 
-    def _handle_frame(self, worker: WorkerHandle, rank: int, frame: tuple[Any, ...]) -> None:
+    def on_frame(self, worker: WorkerHandle, rank: int, frame: tuple[Any, ...]) -> None:
+        """Do what a rank asks for, and note what it reports."""
         match frame:
             case ("ready", rank_info):
                 worker.ready_ranks[rank] = rank_info
@@ -432,164 +322,25 @@ class Supervisor:
         except Exception as error:
             LOGGER.warning("the resource tracker of multiprocessing does not start: %r", error)
             tracker = None
-        self._send(worker, rank, ("resource_tracker",), () if tracker is None else (tracker,))
+        self._connections.send(worker, rank, ("resource_tracker",), () if tracker is None else (tracker,))
 
     def _look_up_script_object(self, worker: WorkerHandle, rank: int, name: str) -> None:
         """Send a rank a class or function of the script, pickled in a thread of its own: that may run code of the user."""
 
         def look_up() -> None:
             pickled = pickled_script_object(name)
-            send = functools.partial(self._send, worker, rank, ("script_object", pickled))
+            send = functools.partial(self._connections.send, worker, rank, ("script_object", pickled))
             self.loop.call(lambda: self.loop.run(send, worker.handlers))
 
         try:
             ServiceThread("pympipool_script_object", look_up, may_wait=True).start()
         except RuntimeError as error:  # no more threads
             LOGGER.warning("a worker looks for %s of the script, which cannot be pickled now: %s", name, error)
-            self._send(worker, rank, ("script_object", None))
+            self._connections.send(worker, rank, ("script_object", None))
 
-    def _send(self, worker: WorkerHandle, rank: int, frame: Frame, descriptors: tuple[int, ...] = ()) -> None:
-        """Send a frame to a rank, or as much of it as the rank has room for now, and the rest later."""
-        connection = worker.connections[rank]
-        connection.post(frame, descriptors)
-        unread_for = RunningClock()
+    # ---- the end of a worker ----
 
-        def flush(left_before: int) -> None:
-            if connection.fileno() < 0:
-                return
-            try:
-                left = connection.flush(SEND_PATIENCE_S)
-            except OSError:
-                self._hung_up(worker, rank, connection)
-                return
-            if left != left_before:
-                unread_for.restart()
-            if unread_for.elapsed() > SEND_TIMEOUT_S:
-                LOGGER.warning("worker %d: rank %d left a frame unread for %g s", worker.number, rank, SEND_TIMEOUT_S)
-                self._hung_up(worker, rank, connection)
-            elif left:
-                delay_s = SEND_RETRY_S if left == left_before else 0.0
-                self.loop.call_later(delay_s, lambda: flush(left), worker.handlers)
-
-        flush(0)
-
-    def _check_connected(self, worker: WorkerHandle, since_start: RunningClock, *, is_queued: bool) -> None:
-        """Kill a worker that has not connected in time, as far as this process could have noticed it."""
-        descriptor = worker.process.fileno()
-        if descriptor is not None:  # it may have another one by now: see `ForkedProcess.forkserver_is_lost`
-            self._check_process(worker, descriptor)
-        missing = worker.request.ranks - len(worker.connections)
-        if worker.state is not State.STARTING or missing == 0 or worker.was_killed:
-            return
-        limit_s = worker.request.connect_timeout_s
-        delay_s = limit_s - since_start.elapsed()
-        if is_queued:
-            try:
-                if worker.process.has_started():
-                    delay_s += QUEUED_CONNECT_MARGIN_S
-                else:
-                    since_start.restart()
-                    delay_s = CHECK_INTERVAL_S
-            except WorkerStartError as lost:
-                worker.process.start_failure = lost
-                self.end_worker(worker)
-                return
-        if delay_s > 0:
-            again = functools.partial(self._check_connected, worker, since_start, is_queued=is_queued)
-            self.loop.call_later(min(delay_s, CHECK_INTERVAL_S), again, worker.handlers)
-            return
-        error = WorkerStartError(
-            f"worker {worker.number} did not start: {missing} of {worker.request.ranks} ranks have not connected within"
-            f" connect_timeout={limit_s:g} s{worker.process.pending_reason()}"
-        )
-        if is_queued:  # the next worker may start on other hosts
-            worker.process.start_failure = error
-        else:
-            worker.start_error = error
-        self.end_worker(worker)
-
-    def _hung_up(self, worker: WorkerHandle, rank: int, connection: Connection) -> None:
-        self._drop(connection)
-        if worker.state is State.GONE:
-            return
-        if worker.first_failed_rank is None:
-            worker.first_failed_rank = rank
-        worker.read_output_to_end()
-        if worker.process_ended:
-            self._reap_if_disconnected(worker)
-            return
-        self.loop.call_later(worker.process.exit_grace_s, lambda: self.end_worker(worker), worker.handlers)
-        if worker.process.fileno() is None:
-            self._poll_process(worker)
-
-    # ---- processes and their output ----
-
-    def _watch_process(self, worker: WorkerHandle) -> None:
-        descriptor = worker.process.fileno()
-        if descriptor is not None:
-            self.loop.watch(descriptor, lambda: self._check_process(worker, descriptor), worker.handlers)
-        else:
-            self.loop.call_later(POLL_INTERVAL_S, lambda: self._poll_process(worker), worker.handlers)
-
-    def _check_process(self, worker: WorkerHandle, descriptor: int) -> None:
-        """Handle the end of a worker's process, or watch its new descriptor: it may have outlived its parent."""
-        if worker.process.poll() is None and worker.process.fileno() == descriptor:
-            return
-        self.loop.unwatch(descriptor)
-        if worker.process.poll() is None:
-            self._watch_process(worker)
-        else:
-            self._process_ended(worker)
-
-    def _poll_process(self, worker: WorkerHandle) -> None:
-        if worker.state is State.GONE:
-            return
-        if worker.process.poll() is None:
-            self.loop.call_later(POLL_INTERVAL_S, lambda: self._poll_process(worker), worker.handlers)
-        else:
-            self._process_ended(worker)
-
-    def _process_ended(self, worker: WorkerHandle) -> None:
-        if worker.process_ended or worker.process.poll() is None:
-            return
-        worker.process_ended = True
-        descriptor = worker.process.fileno()
-        if descriptor is not None:
-            self.loop.unwatch(descriptor)
-        self._reap_if_disconnected(worker)
-        if worker.state is State.GONE:
-            return
-        is_expected = worker.lost_reason is None and not worker.was_killed
-        if worker.process.delivery_delay_s > 0 and is_expected:
-            self._await_delivery(worker, worker.process.delivery_delay_s)
-        else:
-            self._reap(worker)
-
-    def _await_delivery(self, worker: WorkerHandle, remaining_s: float) -> None:
-        """Reap a worker after its last messages, or when none has arrived for a while, unless they are held up."""
-        if worker.process.is_delivering():
-            remaining_s = worker.process.delivery_delay_s
-        if remaining_s <= 0:
-            if worker.process.poll() == 0:  # not the exit code of processes that are still connected
-                worker.lost_reason = "its launcher has ended, and its connection has not; its host may be down"
-            self._reap(worker)
-            return
-        check = functools.partial(self._await_delivery, worker, remaining_s - DELIVERY_CHECK_S)
-        self.loop.call_later(DELIVERY_CHECK_S, check, worker.handlers)
-
-    def _reap_if_disconnected(self, worker: WorkerHandle) -> None:
-        """Reap a worker whose process has exited if all its connections have ended too: nothing more can arrive."""
-        for rank, connection in list(worker.connections.items()):
-            for _ in range(
-                FINAL_READS_MAX
-            ):  # frames, then the hang-up, unless a surviving child holds the connection open
-                if connection.fileno() < 0:
-                    break
-                self._read(worker, rank, connection)
-        if all(connection.fileno() < 0 for connection in worker.connections.values()):
-            self._reap(worker)
-
-    def _reap(self, worker: WorkerHandle) -> None:
+    def reap(self, worker: WorkerHandle) -> None:
         """Find out how a worker has ended, and tell the pool that it is gone."""
         if worker.state is State.GONE:
             return
@@ -605,7 +356,9 @@ class Supervisor:
 
     def _examine_end(self, worker: WorkerHandle) -> None:
         for connection in worker.connections.values():
-            self._drop(connection)  # ranks that have outlived their launcher are killed by their watchdogs now
+            self._connections.drop(
+                connection
+            )  # ranks that have outlived their launcher are killed by their watchdogs now
         for output in worker.outputs:
             output.drain()
         if worker.first_failed_rank is None:
@@ -627,4 +380,6 @@ class Supervisor:
         try:
             worker.process.close()
         finally:
+            for connection in worker.connections.values():
+                connection.close()
             worker.release()
