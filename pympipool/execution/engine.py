@@ -12,18 +12,14 @@ executor that the user has dropped; its calls still run to their end, and then e
 
 from __future__ import annotations
 
-import atexit
 import logging
-import os
-import sys
 import weakref
-from collections.abc import Callable, Sized
-from concurrent.futures import Future as StandardFuture
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from time import monotonic
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pympipool._core.calls import FunctionHandle
 from pympipool._core.dispatcher import Dispatcher
@@ -33,16 +29,10 @@ from pympipool._util.reprs import callable_name
 from pympipool._util.service_threads import flush_records, must_not_wait
 from pympipool.errors import SerializationError
 from pympipool.execution import trace_registry
-from pympipool.execution.dependencies import (
-    InputError,
-    InputWaiter,
-    find_futures,
-    has_result,
-    is_cancelled,
-    resolve,
-    result_of,
-)
+from pympipool.execution.blocked_calls import BlockedCall, BlockedCalls
+from pympipool.execution.dependencies import find_futures
 from pympipool.execution.function_cache import FunctionTable
+from pympipool.execution.open_engines import open_engines
 from pympipool.serialization import payload
 from pympipool.serialization.exceptions import load_exception, without_frames
 
@@ -50,6 +40,7 @@ if TYPE_CHECKING:
     from pympipool._core.mailbox import Mailbox
     from pympipool._core.trace_buffer import Recorder
     from pympipool.execution.function_cache import Function
+    from pympipool.execution.interfaces import PendingSource, Pool
     from pympipool.resources import Resources
     from pympipool.serialization.payload import BatchMarker, PackedColumns
 
@@ -61,11 +52,6 @@ CLOSED = "cannot schedule new futures after shutdown"
 FUNCTION_HANDLES_MAX = 1024
 """Number of function pickles that an engine keeps. The table of functions keeps fewer functions alive."""
 
-FORWARD_PICKLED_BYTES = 4096
-"""Size from which a result is passed on to another call as it came, without unpickling and pickling it in the master.
-
-For a smaller result, unpickling and pickling takes less time."""
-
 KILL_LIMIT_S = 10.0
 """Longest wait for the end of workers that were killed: SIGKILL does not end a process that hangs in the kernel."""
 
@@ -74,73 +60,6 @@ CLOSE_LIMIT_S = 20.0
 
 THREADS_END_S = 1.0
 """Shortest time that the threads of an executor have to end after its last worker."""
-
-_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-
-
-class Pool(Protocol):
-    """The interface between an engine and its pool of workers (see `pympipool.pool`).
-
-    Attributes:
-        keeps_functions: True if workers outlive a call, so that each function needs to be sent only once.
-        mailbox: The mailbox of the supervisor.
-    """
-
-    keeps_functions: bool
-    mailbox: Mailbox
-
-    def open(self) -> None: ...
-    def abandon(self) -> None: ...
-    def submit(
-        self,
-        future: Future[Any],
-        function: FunctionHandle | None,
-        parts: list[Any],
-        resources: Resources | None,
-        admitted: bool,
-    ) -> None: ...
-    def waiting_count(self) -> int: ...
-    def waiting_futures(self) -> list[Future[Any]]: ...
-    def unfinished_count(self) -> int: ...
-    def cancel_waiting(self) -> None: ...
-    def close(self, pending: Callable[[], int]) -> None: ...
-    def kill(self) -> None: ...
-    def check_corruption(self) -> None: ...
-    def after_fork_in_child(self) -> None: ...
-    def wait_closed(self, timeout_s: float) -> bool: ...
-    def describe_rest(self) -> str: ...
-    def hosts(self) -> list[dict[str, Any]]: ...
-    def states(self) -> list[dict[str, Any]]: ...
-    def resize(self, workers: int, cores: int) -> None: ...
-
-
-class PendingSource(Sized, Protocol):
-    """Submits calls later that the user has requested already, as `map` does. Its length is the number of these calls."""
-
-    def cancel_rest(self) -> None:
-        """Submit no more calls."""
-
-
-class BlockedCall:
-    """A call that waits for futures among its arguments, its inputs."""
-
-    __slots__ = ("args", "fn", "future", "inputs", "kwargs", "resources")
-
-    inputs: InputWaiter
-
-    def __init__(
-        self,
-        future: Future[Any],
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        resources: Resources | None,
-    ) -> None:
-        self.future = future
-        self.fn = fn
-        self.args = args
-        self.kwargs = kwargs
-        self.resources = resources
 
 
 class Engine:
@@ -173,7 +92,7 @@ class Engine:
         self.in_forked_child = False
         self._was_killed = False
         self._handles: dict[int, FunctionHandle] = {}
-        self._blocked: dict[BlockedCall, None] = {}
+        self._blocked = BlockedCalls(self.dispatcher, partial(self._send, admitted=True))
         self._pending_sources: dict[PendingSource, None] = {}
         with ExitStack() as undo:  # what was made is ended again, last first, if something cannot be made
             undo.callback(self.dispatcher.abandon)
@@ -181,7 +100,7 @@ class Engine:
             undo.callback(self.pool.abandon)
             self.dispatcher.start()
             self.pool.open()
-            _engines.add(self)
+            open_engines.add(self)
             trace_registry.register(self)
             # The callback runs no Python code in the thread that drops the executor, so that Ctrl-C cannot interrupt it.
             self._owner = weakref.ref(owner, self.pool.mailbox.prepare(self._owner_is_gone).send)
@@ -214,7 +133,8 @@ class Engine:
         self.dispatcher.adopt(future)
         inputs = find_futures(args, kwargs)
         if inputs:
-            self._submit_when_ready(BlockedCall(future, fn, args, kwargs, resources), inputs)
+            self._check_resolves(fn)
+            self._blocked.add(BlockedCall(future, fn, args, kwargs, resources), inputs)
         else:
             self._send(future, fn, args, kwargs, resources)
         return future
@@ -348,62 +268,18 @@ class Engine:
                 self._handles.pop(oldest, None)
         return handle
 
-    # ---- calls that wait for others ----
-
-    def _submit_when_ready(self, blocked: BlockedCall, inputs: list[StandardFuture[Any]]) -> None:
+    def _check_resolves(self, fn: Callable[..., Any]) -> None:
         if not self.resolve_dependencies:
             raise TypeError(
-                f"a future is among the arguments of {callable_name(blocked.fn)}(), and"
+                f"a future is among the arguments of {callable_name(fn)}(), and"
                 " disable_dependencies=True: pass its result(), or make the executor with disable_dependencies=False"
             )
-        if blocked.future.submitted_ns:
-            blocked.future.function_name = callable_name(blocked.fn)
-            self.dispatcher.record_inputs(blocked.future, inputs)
-        mailbox = self.dispatcher.continuations
-        blocked.inputs = InputWaiter(inputs, partial(self._on_inputs_done, blocked), mailbox)
-        blocked.inputs.watch()
-        if not self.dispatcher.admit(self._blocked, blocked, mailbox, blocked.inputs.accept, False):
-            self.dispatcher.cancel(blocked.future)
 
-    # The following methods run in the continuation thread.
-
-    def _recheck_inputs(self) -> None:
-        for blocked in list(self._blocked):
-            blocked.inputs.recheck()
-
-    def _on_inputs_done(self, blocked: BlockedCall, failed: StandardFuture[Any] | None) -> None:
-        try:
-            self._unblock(blocked, failed)
-        except BaseException as problem:  # unpickling an input may raise anything, SystemExit for example
-            try:
-                error = self._error_of_input(blocked, problem)
-            except BaseException:  # no memory for more
-                error = problem
-            self.dispatcher.fail(blocked.future, error)
-        finally:
-            self._blocked.pop(blocked, None)
-            self.dispatcher.wake_waiting_thread()
-
-    def _error_of_input(self, blocked: BlockedCall, problem: BaseException) -> BaseException | InputError:
-        inputs = find_futures(blocked.args, blocked.kwargs)
-        failed = next((future for future in inputs if not has_result(future)), None)
-        return without_frames(problem) if failed is None else InputError(failed)
-
-    def _unblock(self, blocked: BlockedCall, failed: StandardFuture[Any] | None) -> None:
-        """Send a call whose inputs are done. Fail or cancel it if an input failed or was cancelled."""
-        if blocked.future.done():
-            return  # the user cancelled it meanwhile
-        if failed is None:
-            args, kwargs = resolve(blocked.args, blocked.kwargs, _result_or_pickled)
-            self._send(blocked.future, blocked.fn, args, kwargs, blocked.resources, admitted=True)
-        elif is_cancelled(failed):
-            self.dispatcher.cancel(blocked.future)
-        else:
-            self.dispatcher.fail(blocked.future, InputError(failed))
+    # ---- counts ----
 
     def blocked_count(self) -> int:
         """Return the number of calls that wait for results of others, without those cancelled meanwhile."""
-        return sum(not blocked.future.done() for blocked in list(self._blocked))
+        return self._blocked.count()
 
     def waiting_count(self) -> int:
         """Return the number of submitted calls that were not sent to a worker yet."""
@@ -415,14 +291,7 @@ class Engine:
 
     def _pending_count(self) -> int:
         """Return 0 if no more calls will reach the dispatcher."""
-        return len(self._pending_sources) + self._has_blocked() + self.pool.unfinished_count()
-
-    def _has_blocked(self) -> bool:
-        """Return True if a call waits for results of others. It is asked often, so it counts none of them."""
-        try:
-            return any(not blocked.future.done() for blocked in self._blocked)
-        except RuntimeError:  # the continuation thread has changed the dict meanwhile
-            return True
+        return len(self._pending_sources) + self._blocked.has_any() + self.pool.unfinished_count()
 
     # ---- for a trace ----
 
@@ -432,7 +301,7 @@ class Engine:
         Args:
             recorder: None stops recording. Calls that have not ended by then count as unfinished.
         """
-        self.dispatcher.record_unfinished([blocked.future for blocked in list(self._blocked)])
+        self.dispatcher.record_unfinished(self._blocked.futures())
         self.dispatcher.record_unfinished(self.pool.waiting_futures())
         self.dispatcher.record(recorder)
 
@@ -454,8 +323,7 @@ class Engine:
             self.request_kill()
         self.dispatcher.close(CLOSED)
         trace_registry.unregister(self)
-        if self._blocked:
-            self.continuations.post(self._recheck_inputs)
+        self._blocked.recheck()
         if cancel or self._was_killed:
             self._cancel_waiting()
         try:
@@ -487,8 +355,7 @@ class Engine:
         """Cancel the calls that no worker has started. Their callbacks run in the thread for callbacks."""
         for source in list(self._pending_sources):
             source.cancel_rest()
-        for blocked in list(self._blocked):
-            self.dispatcher.cancel(blocked.future)
+        self._blocked.cancel()
         self.pool.cancel_waiting()
         self.dispatcher.cancel_waiting()
 
@@ -502,7 +369,7 @@ class Engine:
         )
         flush_records()
         if has_ended:
-            _engines.discard(self)
+            open_engines.discard(self)
             return
         LOGGER.error(
             "the executor has not ended within %g s, and is left to itself: %s", limit_s, self.pool.describe_rest()
@@ -519,40 +386,3 @@ class Engine:
         self.in_forked_child = True
         self.dispatcher.after_fork_in_child()
         self.pool.after_fork_in_child()
-
-
-def _result_or_pickled(future: StandardFuture[Any]) -> Any:
-    """Return a result to pass on to another call. A large result stays pickled: the master need not unpickle it.
-
-    A result with a class of the script is pickled again: the call has to find the class as it is now.
-    """
-    parts = future.pickled_result() if isinstance(future, Future) else None
-    if parts is None or sum(map(len, parts)) < FORWARD_PICKLED_BYTES or payload.contains_classes(parts):
-        return result_of(future)
-    return payload.Pickled(parts)
-
-
-def _close_all_at_exit() -> None:
-    """Run submitted calls to their end, as the standard library does. After Ctrl-C, kill them."""
-    interrupted = issubclass(getattr(sys, "last_type", None) or Exception, KeyboardInterrupt)
-    engines = list(_engines)
-    try:
-        for engine in () if interrupted else engines:
-            engine.close(wait=True)
-    except KeyboardInterrupt:
-        interrupted = True
-    if interrupted:
-        for engine in engines:  # all of them before any wait, which a further Ctrl-C ends
-            engine.request_kill()
-        for engine in engines:
-            engine.kill()
-
-
-def _after_fork_in_child() -> None:
-    for engine in list(_engines):
-        engine.after_fork_in_child()
-
-
-atexit.register(_close_all_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

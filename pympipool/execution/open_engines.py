@@ -1,0 +1,40 @@
+"""The engines that have not ended: they end with the interpreter, and a forked child releases what it inherits of them."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import weakref
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pympipool.execution.engine import Engine
+
+open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _close_all_at_exit() -> None:
+    """Run submitted calls to their end, as the standard library does. After Ctrl-C, kill them."""
+    interrupted = issubclass(getattr(sys, "last_type", None) or Exception, KeyboardInterrupt)
+    engines = list(open_engines)
+    try:
+        for engine in () if interrupted else engines:
+            engine.close(wait=True)
+    except KeyboardInterrupt:
+        interrupted = True
+    if interrupted:
+        for engine in engines:  # all of them before any wait, which a further Ctrl-C ends
+            engine.request_kill()
+        for engine in engines:
+            engine.kill()
+
+
+def _after_fork_in_child() -> None:
+    for engine in list(open_engines):
+        engine.after_fork_in_child()
+
+
+atexit.register(_close_all_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
