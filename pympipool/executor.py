@@ -25,8 +25,7 @@ from pympipool.diagnostics.progress import bar_options, with_progress
 from pympipool.execution.batching import ArgumentColumns, one_by_one, submit_map
 from pympipool.execution.derived_futures import batched
 from pympipool.execution.engine import Engine
-from pympipool.pool.block_pool import BlockPool
-from pympipool.pool.per_call_pool import PerCallPool
+from pympipool.pool.factory import pool_maker
 from pympipool.pool.serial_engine import SerialEngine
 from pympipool.resources import ResourceAllocator, Resources
 
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     import os
     from types import TracebackType
 
-    from pympipool._core.dispatcher import Dispatcher
     from pympipool._core.future import Future
     from pympipool.backends.base import Backend
 
@@ -55,8 +53,7 @@ class Executor(futures.Executor):
     Args:
         max_workers: Number of workers, as in the standard library.
         max_cores: Total number of cores: the number of workers times `cores_per_worker` times `threads_per_core`. Give one
-            of `max_workers` and `max_cores`.
-            Default: the cores that this process may use.
+            of `max_workers` and `max_cores`. Default: the cores that this process may use.
         cores_per_worker: MPI ranks of each worker, each on its own core. With 2 or more the result of a call is the
             list of the return values of its ranks, in rank order.
         threads_per_core: Cores of each rank, for the threads of numerical libraries, or for programs that it starts. A
@@ -167,42 +164,18 @@ class Executor(futures.Executor):
             _options.check_devices(gpus_per_worker, workers, len(self._allocator.devices.names))
 
     def _make_engine(self, options: _options.Options, workers: int) -> Engine | GraphRecorder | SerialEngine:
-        settings = {
-            "cwd": None,
-            "init_function": _options.pickled_init_function(options.init_function, options.block_allocation),
-        }
+        init_function = _options.pickled_init_function(options.init_function, options.block_allocation)
         if options.draws_graph:
             return GraphRecorder(options.plot_dependency_graph_filename)
         if self._backend.name == "serial":
             return SerialEngine(options.init_function, resolve_dependencies=not options.disable_dependencies)
-        make_pool = (
-            self._block_pool(options, workers, settings) if self._block_allocation else self._per_call_pool(settings)
-        )
         return Engine(
-            make_pool,
+            pool_maker(options, self._backend, self._allocator, workers, init_function),
             resolve_dependencies=not options.disable_dependencies,
             workers_see_files=self._backend.name == "mpi",
             executor_info=self._info,
             owner=self,
         )
-
-    def _block_pool(
-        self, options: _options.Options, workers: int, settings: dict[str, Any]
-    ) -> Callable[[Dispatcher], BlockPool]:
-        spawner = self._backend.for_block(self._resources)
-        return lambda dispatcher: BlockPool(
-            dispatcher,
-            spawner,
-            max_workers=workers,
-            replaces_state=options.on_worker_replaced == "restart",
-            resources=self._resources,
-            allocator=self._allocator,
-            settings={**settings, "one_call": False},
-        )
-
-    def _per_call_pool(self, settings: dict[str, Any]) -> Callable[[Dispatcher], PerCallPool]:
-        self._backend.for_call(self._resources)  # raises now if something is not installed, not at the first call
-        return lambda dispatcher: PerCallPool(dispatcher, self._backend, self._allocator, settings)
 
     # The overloads are for type checkers and editors. They check arguments against the signature of fn, except in two
     # cases. One of the first three arguments is a future: it stands for its result. Or there is a resource_dict: PEP

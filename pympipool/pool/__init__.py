@@ -9,6 +9,7 @@
     timeouts.py       time limits of calls and ranks
     failures.py       why a worker ended, as an exception and for the log
     base.py           what both pools have in common
+    factory.py        makes the pool of an executor
     block_pool.py     a fixed number of workers that serve many calls
     per_call_pool.py  a worker for each call
     serial_engine.py  no worker: calls run in the thread that submits them

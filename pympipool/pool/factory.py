@@ -1,0 +1,46 @@
+"""Makes the pool of an executor: of block allocation, or with a worker for each call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pympipool.pool.block_pool import BlockPool
+from pympipool.pool.per_call_pool import PerCallPool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pympipool._core.dispatcher import Dispatcher
+    from pympipool._options import Options
+    from pympipool.backends.base import Backend
+    from pympipool.resources import ResourceAllocator
+
+
+def pool_maker(
+    options: Options, backend: Backend, allocator: ResourceAllocator[Any], workers: int, init_function: bytes | None
+) -> Callable[[Dispatcher], BlockPool | PerCallPool]:
+    """Return a function that makes the pool for a dispatcher.
+
+    Args:
+        options: The executor's.
+        workers: The number of workers of block allocation.
+        init_function: Its pickle.
+
+    Raises:
+        WorkerStartError: Something that the workers need is not installed.
+    """
+    resources = options.resources
+    settings = {"cwd": None, "init_function": init_function}
+    if not options.block_allocation:
+        backend.for_call(resources)  # raises now if something is not installed, not at the first call
+        return lambda dispatcher: PerCallPool(dispatcher, backend, allocator, settings)
+    spawner = backend.for_block(resources)
+    return lambda dispatcher: BlockPool(
+        dispatcher,
+        spawner,
+        max_workers=workers,
+        replaces_state=options.on_worker_replaced == "restart",
+        resources=resources,
+        allocator=allocator,
+        settings={**settings, "one_call": False},
+    )
