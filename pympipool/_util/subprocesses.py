@@ -47,9 +47,9 @@ class Popen(subprocess.Popen[Any]):
         path = (kwargs.get("env") or os.environ).get("PATH")
         if with_reset is not command and shutil.which(os.fsdecode(command[0]), path=path) is None:
             with_reset = command  # the error is to be that of the program itself
+        reap_later()  # before the start: if it fails, nothing else would know the process
         with fork_lock:
             super().__init__(with_reset, **kwargs)
-        reap_later()
 
 
 def reap_later(*killed: subprocess.Popen[Any]) -> None:

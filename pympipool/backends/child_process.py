@@ -60,10 +60,16 @@ class ChildProcess(WorkerProcess):
         self.host = socket.gethostname()
         self.stdout = cast(BinaryIO, self._process.stdout)
         self.stderr = cast(BinaryIO, self._process.stderr)
-        os.set_blocking(self.stdout.fileno(), False)
-        os.set_blocking(self.stderr.fileno(), False)
-        self._descriptor = exit_codes.open_pidfd(self.pid)
+        self._descriptor: int | None = None
         self._exit_code: int | None = None
+        try:
+            os.set_blocking(self.stdout.fileno(), False)
+            os.set_blocking(self.stderr.fileno(), False)
+            self._descriptor = exit_codes.open_pidfd(self.pid)
+        except BaseException:  # no memory, for example: nothing else would end it
+            ChildProcess.kill(self)
+            ChildProcess.close(self)
+            raise
 
     def fileno(self) -> int | None:
         """Return a descriptor that becomes readable at the end; None where the system has no pidfd."""

@@ -38,12 +38,12 @@ def use(**options):
     assert not exe._engine.pool.loop.thread.is_alive()
 
 
-@pytest.mark.parametrize(("block_allocation", "first"), [(True, 0), (True, 6), (False, 0), (False, 6)])
-def test_failing_supervisor_loses_no_call(block_allocation, first):
+@pytest.mark.parametrize("block_allocation", [True, False])
+def test_failing_supervisor_loses_no_call(block_allocation):
     use(block_allocation=block_allocation)
     subprocesses.reap_later()
     children = {child.pid for child in psutil.Process().children()}
-    for places in failing_everywhere(lambda: use(block_allocation=block_allocation), first=first, step=13):
+    for places in failing_everywhere(lambda: use(block_allocation=block_allocation), step=11):
         subprocesses.reap_later()
         wait_until(lambda: {child.pid for child in psutil.Process().children()} <= children)
         assert not [one for one in threading.enumerate() if one.name == "pympipool_supervisor"], places

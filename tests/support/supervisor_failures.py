@@ -15,14 +15,13 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-import pympipool.backends
 import pympipool.pool
 
-FOLDERS = tuple(str(Path(module.__file__ or "").parent) for module in (pympipool.pool, pympipool.backends))
-"""Functions in the files of these folders fail."""
+FOLDER = str(Path(pympipool.pool.__file__ or "").parent)
+"""Functions in the files of this folder fail."""
 
-LOOP = {"_run", "_run_once", "run", "_next_timer_s", "_run_timers", "_run_calls", "close"}
-"""Functions of the event loop that call the handlers, and do not fail."""
+NEVER = {"_run", "_run_once", "run", "_next_timer_s", "_run_timers", "_run_calls", "close"}
+"""Functions that do not fail: those of the event loop that call the handlers, and the last one of the thread."""
 
 
 class Failure:
@@ -53,9 +52,7 @@ class Failure:
         if threading.current_thread().name != "pympipool_supervisor" or self.times_left == 0:
             sys.settrace(None)
             return
-        if not code.co_filename.startswith(FOLDERS) or (
-            code.co_filename.endswith("event_loop.py") and code.co_name in LOOP
-        ):
+        if not code.co_filename.startswith(FOLDER) or code.co_name in NEVER:
             return
         if not self.places:
             self.calls[code] += 1
