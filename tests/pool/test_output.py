@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pympipool import Executor
 from pympipool.pool import output
 from pympipool.pool.event_loop import EventLoop
-from pympipool.pool.output import LINE_CHARS_MAX, LastLines, Output, OutputWriter
+from pympipool.pool.last_lines import LINE_CHARS_MAX, LastLines
+from pympipool.pool.output import Output, OutputWriter
 from support.scripts import script_environment
 from support.waiting import wait_until
 
