@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pympipool._util.clocks import RunningClock
@@ -140,14 +141,19 @@ class Supervisor:
 
     def close(self) -> None:
         """Close all descriptors without sending anything to the workers. Also for forked children."""
-        authenticated = [connection for worker in self.workers.values() for connection in worker.connections.values()]
-        for connection in [*authenticated, *self.loop.watched()]:
-            if isinstance(connection, Connection):
-                connection.close()
-        self.loop.close()
-        self.listener.close()
-        for writer in self._writers.values():
-            writer.end()  # here, because nobody may wait for the end of this executor, or not for long
+        with ExitStack() as steps:  # all of them, last first, also if one raises
+            for writer in self._writers.values():
+                steps.callback(
+                    writer.end
+                )  # here, because nobody may wait for the end of this executor, or not for long
+            steps.callback(self.listener.close)
+            steps.callback(self.loop.close)
+            authenticated = [
+                connection for worker in self.workers.values() for connection in worker.connections.values()
+            ]
+            for connection in [*authenticated, *self.loop.watched()]:
+                if isinstance(connection, Connection):
+                    connection.close()
 
     # ---- for the pool, in the supervisor's thread ----
 
