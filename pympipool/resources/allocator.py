@@ -57,8 +57,9 @@ class Allocation:
 class ResourceAllocator(Generic[Ticket]):
     """The free cores and devices of an executor, and the queue of calls that wait for them. Thread-safe.
 
-    A ticket stands for a call in the queue. `check`, `resize` and `free_cores`, which the threads of users call, take no
-    lock and change at most one attribute. So an exception of a signal handler interrupts no change.
+    A ticket stands for a call in the queue. `check`, `devices`, `resize` and `free_cores`, which the threads of users call,
+    take no lock and change at most one attribute. So an exception of a signal handler interrupts no change, and a slow
+    discovery of devices delays no other thread. Which devices are free is derived from the allocations.
 
     Args:
         cores: The number of cores. Default: those that this process may use.
@@ -83,7 +84,6 @@ class ResourceAllocator(Generic[Ticket]):
         self.cores = available_cores() if cores is None else cores
         self._devices = devices
         self._used_cores = 0
-        self._free_devices: list[str] | None = None if devices is None else list(devices.names)
         # A queue for each size, as only the first call of each size can be the next to start.
         self._queues: dict[tuple[int, int], OrderedDict[int, tuple[Ticket, Resources]]] = {}
         self._positions: dict[Ticket, tuple[tuple[int, int], int]] = {}  # size and arrival of each queued ticket
@@ -116,12 +116,9 @@ class ResourceAllocator(Generic[Ticket]):
     @property
     def devices(self) -> Devices:
         """All devices. They are discovered when they are first needed."""
-        with self._lock:
-            if self._devices is None:
-                devices = available_devices()
-                self._free_devices = list(devices.names)
-                self._devices = devices  # last: from now on they count as known
-            return self._devices
+        if self._devices is None:
+            self._devices = available_devices()  # two threads that come here at once find the same
+        return self._devices
 
     @property
     def free_cores(self) -> int:
@@ -156,9 +153,6 @@ class ResourceAllocator(Generic[Ticket]):
                 return
             self._allocations.remove(allocation)
             self._used_cores -= allocation.resources.total_cores
-            if allocation.devices and self._free_devices is not None:
-                self._free_devices += allocation.devices
-                self._free_devices.sort(key=self.devices.names.index)
 
     def enqueue(self, ticket: Ticket, resources: Resources) -> None:
         """Put a ticket at the end of the queue.
@@ -181,11 +175,13 @@ class ResourceAllocator(Generic[Ticket]):
             size = self._next_size()
             if size is None:
                 return None
-            _, (ticket, resources) = self._queues[size].popitem(last=False)
+            ticket, resources = next(iter(self._queues[size].values()))
+            allocation = self._allocate(resources)  # first: without memory for it, the ticket keeps its place
+            self._queues[size].popitem(last=False)
             if not self._queues[size]:
                 del self._queues[size]
             del self._positions[ticket]
-            return ticket, self._allocate(resources)
+            return ticket, allocation
 
     def _next_size(self) -> tuple[int, int] | None:
         """Return the size of the ticket that may start now, and count if it passes the one that has waited longest."""
@@ -204,7 +200,7 @@ class ResourceAllocator(Generic[Ticket]):
 
     def _leaves_enough(self, size: tuple[int, int], first: tuple[int, int]) -> bool:
         """Return True if an allocation of this size leaves enough for the first size in the queue."""
-        free = (self.free_cores, len(self._free_devices or ()))
+        free = (self.free_cores, len(self._free_devices()))
         return all(not taken or have - taken >= needed for taken, needed, have in zip(size, first, free, strict=True))
 
     def _first_arrival(self, size: tuple[int, int]) -> int:
@@ -242,19 +238,24 @@ class ResourceAllocator(Generic[Ticket]):
             return sum(map(len, self._queues.values()))
 
     def _fits(self, cores: int, gpus: int) -> bool:
-        return cores <= self.free_cores and (not gpus or gpus <= len(self._free_devices or ()))
+        return cores <= self.free_cores and (not gpus or gpus <= len(self._free_devices()))
+
+    def _free_devices(self) -> list[str]:
+        """Return the names of the devices that no allocation has, in the order of `devices`."""
+        if self._devices is None:
+            return []
+        used = {name for allocation in self._allocations for name in allocation.devices}
+        return [name for name in self._devices.names if name not in used]
 
     def _gpus(self, resources: Resources) -> int:
         """Return the number of devices that must be allocated here for these resources."""
         return resources.gpus if self._counts_devices else 0
 
     def _allocate(self, resources: Resources) -> Allocation:
-        names: tuple[str, ...] = ()
         gpus = self._gpus(resources)
-        if gpus and self._free_devices is not None:
-            names = tuple(self._free_devices[:gpus])
-            del self._free_devices[:gpus]
+        names = tuple(self._free_devices()[:gpus]) if gpus else ()
         allocation = Allocation(resources, names, self._devices or Devices())
+        used_cores = self._used_cores + resources.total_cores
         self._allocations.add(allocation)
-        self._used_cores += resources.total_cores  # last: there may be no memory for the others
+        self._used_cores = used_cores
         return allocation

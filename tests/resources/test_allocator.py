@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from pympipool.resources import Devices, ResourceAllocator, Resources
 from pympipool.resources import allocator as allocator_module
 from pympipool.resources.allocator import PASSES_PER_CORE
+from support.interrupts import interrupted_everywhere
+from support.no_memory import run_without_memory
 
 TWO_GPUS = Devices("CUDA_VISIBLE_DEVICES", ("0", "GPU-b"))
 
@@ -186,3 +189,49 @@ def test_many_threads_lose_no_core():
     assert allocator.free_cores == 4
     assert min(most) >= 0
     assert allocator.allocate(Resources(cores=2, gpus_per_core=1)).devices == TWO_GPUS.names
+
+
+def test_slow_discovery_delays_no_other_thread(monkeypatch):
+    started, found = threading.Event(), threading.Event()
+
+    def discover():
+        started.set()
+        assert found.wait(30)
+        return TWO_GPUS
+
+    monkeypatch.setattr(allocator_module, "available_devices", discover)
+    allocator = ResourceAllocator(cores=2)
+    with ThreadPoolExecutor(2) as threads:
+        checked = threads.submit(allocator.check, Resources(gpus_per_core=1))
+        assert started.wait(30)
+        try:
+            threads.submit(allocator.enqueue, "plain", Resources()).result(30)
+            assert threads.submit(allocator.next).result(30)[0] == "plain"
+        finally:
+            found.set()
+        checked.result(30)
+
+
+def test_interrupted_check_shares_no_device(monkeypatch):
+    monkeypatch.setattr(allocator_module, "available_devices", lambda: TWO_GPUS)
+    resources, allocators = Resources(gpus_per_core=1), []
+    places = interrupted_everywhere(
+        lambda: allocators[-1].check(resources), prepare=lambda: allocators.append(ResourceAllocator(cores=4))
+    )
+    assert len(list(places)) >= 3
+    for allocator in allocators:
+        allocations = [allocator.allocate(resources) for _ in range(3)]
+        assert [allocation and allocation.devices for allocation in allocations] == [("0",), ("GPU-b",), None]
+
+
+def test_ticket_keeps_its_place_without_memory():
+    for first in range(30):
+        allocator = ResourceAllocator(cores=2, devices=TWO_GPUS)
+        allocator.enqueue("first", Resources(cores=2, gpus_per_core=1))
+        started = [None]
+
+        def start(allocator=allocator, started=started):
+            started[0] = allocator.next()
+
+        run_without_memory(start, first, 1) or start()
+        assert started[0][1].devices == TWO_GPUS.names
