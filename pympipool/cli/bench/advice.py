@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pympipool._util.formatting import format_bytes, format_rate, format_seconds
 from pympipool.cli.bench.measuring import CHUNKSIZE, Measured
-from pympipool.execution.batching import BATCH_S
+from pympipool.execution.adaptive_batches import BATCH_S
 
 ACCEPTED_LOSS = 0.05
 """Share of the time of all cores that may be lost before another setting is advised."""
