@@ -11,6 +11,7 @@ The relay's own program is `pympipool.transport.tcp.relay`.
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 
@@ -33,6 +34,9 @@ ANSWER_TIMEOUT_S = 15.0
 
 PING = b"?"
 """What the relay answers with one byte (`PING` in its program, which is not imported here)."""
+
+_KILLED = 128 + signal.SIGKILL
+"""Exit code of launchers for a worker that SIGKILL has ended, also its own watchdog when it had lost the master."""
 
 LOGGER = ServiceLogger("pympipool.relay")
 
@@ -156,6 +160,20 @@ class Relay:
         )
         self.close()
         return None
+
+    def loss_reason(self, pid: int | None, exit_code: int | None) -> str | None:
+        """Return that a relay has ended, if that explains the end of its worker.
+
+        Args:
+            pid: The id of the relay's process when the worker was started.
+            exit_code: The exit code of the worker's launcher.
+        """
+        if pid is None or pid == self.pid or exit_code != _KILLED:
+            return None
+        return (
+            f"the relay on {socket.gethostname()} (pid {pid}), through which it was connected, has ended, or did not answer"
+            " and was ended; out of memory there?"
+        )
 
     def close(self) -> None:
         """End the relay, and with it the workers that are connected to it."""

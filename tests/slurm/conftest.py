@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pympipool.backends.slurm import job_watch
 from support.places import SCHEDULER_TIMEOUT_S
 from support.processes import own_processes, still_alive
 from support.slurm_cluster import END_S, WANTED
@@ -34,6 +35,7 @@ def pytest_collection_modifyitems(items):
 def cluster(running_cluster, monkeypatch, mark):
     """Start all hosts. Fail if a test leaves a job, step, process or connection of ours on either of them."""
     monkeypatch.setenv("SLURM_CONF", running_cluster.conf)
+    monkeypatch.setattr(job_watch, "CLOSING_PAUSE_S", 1)  # every test waits for the end of its script
     running_cluster.repair()
     processes = set(own_processes(mark))
     yield running_cluster

@@ -100,7 +100,8 @@ def test_job_that_the_controller_forgets_is_requested_again(
 
 
 @MODES
-def test_killed_srun_leaves_no_job(make_executor, cluster, block_allocation):
+def test_killed_srun_leaves_no_job(make_executor, cluster, block_allocation, monkeypatch):
+    monkeypatch.setattr(job_watch, "CLOSING_PAUSE_S", 4)  # as it is: requests of killed sruns may be under way
     exe = make_executor(2, block_allocation=block_allocation)
     stop, killed = threading.Event(), set()
 

@@ -67,6 +67,20 @@ def relay(listener):
     relay.close()
 
 
+def test_ended_relay_explains_killed_workers_only(listener):
+    relay = Relay(local_only=True)
+    request = LaunchRequest(1, environment=listener.environment(1, 1))
+    relay.environment(request)
+    first = relay.pid
+    assert relay.loss_reason(first, 137) is None
+    relay.close()
+    relay.environment(request)
+    assert f"(pid {first}), through which it was connected, has ended" in relay.loss_reason(first, 137)
+    assert relay.loss_reason(first, 1) is None
+    assert relay.loss_reason(relay.pid, 137) is None
+    relay.close()
+
+
 @pytest.fixture
 def make_tcp_executor():
     executors = []

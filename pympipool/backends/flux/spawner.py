@@ -153,6 +153,7 @@ class FluxProcess(WorkerProcess):
     ) -> None:
         self._has_ranks = ranks > 1
         self._relay = relay
+        self._relay_pid = None if relay is None else relay.pid
         self._started_s = time()
         self.pid = 0  # no process of this host stands for the job
         self.host = socket.gethostname()
@@ -213,6 +214,10 @@ class FluxProcess(WorkerProcess):
     def is_delivering(self) -> bool:
         """Return True if the relay does not answer, and so may hold up messages."""
         return self._relay is not None and self._relay.is_silent()
+
+    def loss_reason(self) -> str | None:
+        """Return that the relay has ended, if it has."""
+        return None if self._relay is None else self._relay.loss_reason(self._relay_pid, self._exit_code)
 
     def failed_permanently(self, last_stderr: Iterable[str]) -> bool:
         """Return True if flux reports that there can be no such job, or if a person has cancelled it."""

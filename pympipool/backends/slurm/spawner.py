@@ -42,9 +42,6 @@ DELIVERY_DELAY_S = 3.0
 KILL_TIMEOUT_S = 60.0
 """Seconds that a worker may take to end after it was killed: the scheduler ends it, and may be busy."""
 
-_KILLED = 128 + signal.SIGKILL
-"""Exit code of an srun whose worker was ended by SIGKILL, also by its own watchdog when it had lost the master."""
-
 _TRANSIENT_ERRORS = ("temporarily", "Job/step already", "Requested nodes are busy")
 """Parts of the error messages of srun after which another try may succeed."""
 
@@ -145,11 +142,8 @@ class SrunProcess(ChildProcess):
     def loss_reason(self) -> str | None:
         """Return how srun was killed, if it was: then it says nothing of its step. Or return that the relay has ended."""
         code = self.poll()
-        if code == _KILLED and self._relay.pid != self._relay_pid:
-            return (
-                f"the relay on {self.host} (pid {self._relay_pid}), through which it was connected, has ended, or did not"
-                " answer and was ended; out of memory there?"
-            )
+        if (lost := self._relay.loss_reason(self._relay_pid, code)) is not None:
+            return lost
         if self._is_killed:
             return f"its connection has ended, and SLURM did not say why within {self.exit_grace_s:g} s; its host may be down"
         if code is None or code >= 0:
