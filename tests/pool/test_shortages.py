@@ -12,7 +12,7 @@ import pytest
 from pympipool import Executor
 from pympipool._options import pickled_init_function
 from pympipool.errors import WorkerStartError
-from pympipool.pool import block_pool, per_call_pool, shortages
+from pympipool.pool import block_pool, queued_call, shortages
 from pympipool.pool.shortages import Shortage, shortage_error, shortage_of
 from support.scripts import script_environment
 
@@ -119,7 +119,7 @@ def raise_three_times(path, error):
     ids=["block", "call"],
 )
 def test_shortage_that_a_worker_reports_is_waited_out(tmp_path, monkeypatch, block, error):
-    for pool in (block_pool, per_call_pool):
+    for pool in (block_pool, queued_call):
         monkeypatch.setattr(pool, "START_ATTEMPTS", 2)
 
     def init_function():
