@@ -104,10 +104,10 @@ class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         """Return the number of calls that run at the same time. -1 means all workers, -2 all but one, None the default.
 
         Raises:
-            ValueError: n_jobs is 0.
+            ValueError: n_jobs is 0, in the words of joblib's own backends.
         """
         if n_jobs == 0:
-            raise ValueError("n_jobs is 0; it must be a number of workers, or -1 for all")
+            raise ValueError("n_jobs == 0 in Parallel has no meaning: give a number of workers, or -1 for all")
         if n_jobs is None:
             n_jobs = self.default_n_jobs
         most = available_cores() if self._user_executor is None else self._user_executor.max_workers

@@ -72,7 +72,7 @@ def test_default_executor_is_created_and_closed():
 def test_effective_n_jobs_is_limited_by_workers(executor):
     backend = ExecutorBackend(executor)
     assert [backend.effective_n_jobs(n) for n in (-1, -2, 1, 2, 50)] == [2, 1, 1, 2, 2]
-    with pytest.raises(ValueError, match="n_jobs is 0"):
+    with pytest.raises(ValueError, match="n_jobs == 0 in Parallel has no meaning"):
         backend.effective_n_jobs(0)
 
 
