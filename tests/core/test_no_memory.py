@@ -12,6 +12,7 @@ from pympipool._core.calls import FunctionHandle
 from pympipool._core.dispatcher import Dispatcher
 from pympipool._core.future import Future
 from pympipool._core.mailbox import Mailbox
+from pympipool._util.service_threads import flush_records
 from pympipool.serialization import payload
 from pympipool.serialization.exceptions import load_exception
 from support.no_memory import run_without_memory
@@ -121,6 +122,7 @@ def dispatcher():
     yield running
     running.stop()
     assert running.join(LIMIT_S)
+    flush_records()
 
 
 @pytest.mark.parametrize("kind", [MemoryError, SystemExit, KeyboardInterrupt, ValueError])
