@@ -52,46 +52,14 @@ def increment_first(array: Any) -> Any:
     return array
 
 
-SCRIPT = """
-from dataclasses import dataclass
-
-@dataclass
-class Point:
-    x: float = 1.0
-    y: float = 2.0
-    name: str = "a"
-
-    def norm(self):
-        return abs(self.x) + abs(self.y)
-
-    def moved(self, by):
-        return Point(self.x + by, self.y + by, self.name)
-
-def x_of(point):
-    return point.x
-
-def point_at(x):
-    return Point(x, x)
-"""
-"""What a script may define. It is run in `__main__`: what belongs there cannot be imported by a worker that was started
-afresh."""
-
-
-def define_script() -> dict[str, Any]:
-    """Define in `__main__` what a script may define, once, and return its names."""
-    names = sys.modules["__main__"].__dict__
-    if "x_of" not in names:
-        exec(SCRIPT, names)
-    return names
-
-
 def call_of_script(case: str) -> tuple[Any, ...]:
-    """Return a function of the script and its arguments."""
-    names = define_script()
-    point = names["Point"]()
-    return {
-        "instance": (names["x_of"], point),
+    """Return a function of the script (see `script.py`) and its arguments."""
+    script: Any = sys.modules["__main__"]
+    point = script.Point()
+    calls: dict[str, tuple[Any, ...]] = {
+        "instance": (script.x_of, point),
         "bound method": (point.norm,),
-        "result": (names["point_at"], 1.5),
+        "result": (script.point_at, 1.5),
         "method with such a result": (point.moved, 1.5),
-    }[case]
+    }
+    return calls[case]

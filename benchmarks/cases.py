@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,27 @@ def _frame(size_bytes: int) -> Any:
     return pd.DataFrame(_array(size_bytes).reshape(-1, 10), columns=list("abcdefghij"))
 
 
+def _dates(size_bytes: int) -> Any:
+    return np.arange(size_bytes // 8).astype("M8[s]")
+
+
+def _masked(size_bytes: int) -> Any:
+    array = np.ma.masked_array(_array(size_bytes))
+    array[::100] = np.ma.masked
+    return array
+
+
+@cache
+def _file_of_array(size_bytes: int) -> Any:
+    file = NamedTemporaryFile(prefix="pympipool-bench-")  # removed when this process ends
+    _array(size_bytes).tofile(file.name)
+    return file
+
+
+def _memmap(size_bytes: int) -> Any:
+    return np.memmap(_file_of_array(size_bytes).name, dtype=float, mode="r+")
+
+
 def _echo_cases() -> Iterator[Case]:
     def case(table: str, title: str, make: Callable[[int], Any], size_bytes: int = 0, *, core: bool = False) -> Case:
         """Return a case. It calls make only when it takes a sample: values of 100 MB are not created at import."""
@@ -135,6 +157,8 @@ def _echo_cases() -> Iterator[Case]:
         yield case("float64 arrays", title, _array, size_bytes, core=size_bytes == 8_000_000)
     yield case("other values", "int", lambda _: 12345)
     yield case("other values", "dict of dicts of arrays, 8 MB", _nested, 8_000_000)
+    for title, make in (("datetime64 array", _dates), ("masked array", _masked), ("memmap of a file", _memmap)):
+        yield case("other values", f"{title}, 8 MB", make, 8_000_000)
     if find_spec("pandas") is not None:
         yield case("other values", "pandas frame, 8 MB", _frame, 8_000_000)
 

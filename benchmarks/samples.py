@@ -49,7 +49,6 @@ Measure = Callable[[Pool, Effort], Values]
 
 def in_open_pool(request: Request, measure: Measure) -> Callable[[Peer, Effort], Values]:
     def sample(peer: Peer, effort: Effort) -> Values:
-        calls.define_script()  # before workers are forked: those of the standard library find it by name
         with peer.opened(request) as pool:
             return measure(pool, effort)
 

@@ -14,6 +14,29 @@ import numpy as np
 
 
 @dataclasses.dataclass
+class Point:
+    """A small object, for the time that a class of the script adds to a call."""
+
+    x: float = 1.0
+    y: float = 2.0
+    name: str = "a"
+
+    def norm(self) -> float:
+        return abs(self.x) + abs(self.y)
+
+    def moved(self, by: float) -> Point:
+        return Point(self.x + by, self.y + by, self.name)
+
+
+def x_of(point: Point) -> float:
+    return point.x
+
+
+def point_at(x: float) -> Point:
+    return Point(x, x)
+
+
+@dataclasses.dataclass
 class Structure:
     """One input of a workflow, as scripts define it."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from benchmarks.payloads import PAYLOADS
 from benchmarks.peers import OURS
 from benchmarks.rounds import Comparison
 from benchmarks.units import format_ratio
@@ -52,6 +53,13 @@ def _targets() -> Iterator[Target]:
     for size in ("8 MB", "100 MB"):
         name = f"echo-of-float64-arrays-{size.lower().replace(' ', '-')}"
         yield Target(f"echo of {size} of float64", name, {WITHOUT_DEPENDENCIES: 4, STANDARD: 10})
+    for array in ("datetime64 array", "masked array", "memmap of a file"):
+        name = f"echo-of-other-values-{array.replace(' ', '-')}-8-mb"
+        yield Target(f"echo of a {array} of 8 MB", name, {STANDARD: 5})
+    for payload in PAYLOADS:
+        name = f"real-payloads-submit-and-map-{payload.title.lower().replace(' ', '-')}"
+        yield Target(f"{payload.title} through `submit`", name, {POOL: 1})
+        yield Target(f"{payload.title} through `map` with chunksize 100", name, {POOL: 1}, quantity=2)
     yield Target("calls of 1 ms on 2 workers", "efficiency-2-workers-that-compute-calls-of-1-ms", {}, share=0.97)
     yield Target(
         "calls of 10 ms of sleep on 64 workers", "efficiency-64-workers-that-sleep-calls-of-10-ms", {}, share=0.90
