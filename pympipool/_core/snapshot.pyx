@@ -58,13 +58,24 @@ MISSING = object()
 
 cdef object _type_attribute = type.__getattribute__
 
-# Names that Python itself adds to the namespace of a class when they are needed.
-cdef frozenset _CACHES = frozenset({"__slotnames__", "__annotations_cache__"})
+# Attributes that Python itself adds to a class when they are needed; `__annotations__` only if it is empty.
+ADDED_TO_CLASSES = frozenset({"__slotnames__", "__annotations__", "__annotations_cache__"})
+
+# The same for members of an enum: `~member` is kept.
+ADDED_TO_MEMBERS = frozenset({"_inverted_"})
+
+cdef frozenset _ADDED_TO_CLASSES = ADDED_TO_CLASSES
+cdef frozenset _ADDED_TO_MEMBERS = ADDED_TO_MEMBERS
 
 
-cdef bint _is_cache(object name, object value):
+def is_heap_type(kind):
+    """Return True for a class that a class statement made."""
+    return pmp_is_heap_type(kind)
+
+
+cdef bint _is_added(object name, object value):
     """Return True if Python adds this attribute to a class by itself when it is needed."""
-    return name in _CACHES or (name == "__annotations__" and type(value) is dict and not value)
+    return name in _ADDED_TO_CLASSES and (name != "__annotations__" or (type(value) is dict and not value))
 
 
 cdef class _Class:
@@ -108,12 +119,12 @@ cdef class _Class:
             before = PyDict_GetItemWithError(self.attributes, name)
             if before == <PyObject *>value:
                 found += 1
-            elif not _is_cache(name, value):
+            elif not _is_added(name, value):
                 return False
         if found == len(self.attributes):
             return True
         for name, value in self.attributes.items():
-            if name not in now and not _is_cache(name, value):
+            if name not in now and not _is_added(name, value):
                 return False
         return True
 
@@ -219,6 +230,12 @@ cdef class Snapshot:
         """Add all items of a mapping."""
         self._dicts.append((mapping, items))
 
+    def add_member(self, dict attributes not None):
+        """Add the attributes of a member of an enum. Return those that are compared."""
+        compared = {name: value for name, value in attributes.items() if name not in _ADDED_TO_MEMBERS}
+        self._dicts.append((attributes, compared, _ADDED_TO_MEMBERS))
+        return compared
+
     def add_slots(self, one):
         """Add the values of an object that has `__slots__` and no `__dict__`.
 
@@ -255,7 +272,7 @@ cdef class Snapshot:
             if not (<_Class>kind).is_current():
                 return False
         for one in self._dicts:
-            if not holds_exactly(one[0], <dict>one[1]):
+            if not (holds_exactly(one[0], <dict>one[1]) if len(one) == 2 else _holds_besides(one[0], one[1], one[2])):
                 return False
         for one in self._slots:
             if memcmp(pmp_slots(one[0]), <char *><bytes>one[1], len(<bytes>one[1])) != 0:
@@ -264,6 +281,19 @@ cdef class Snapshot:
             if not check():
                 return False
         return True
+
+
+cdef bint _holds_besides(dict mapping, dict items, frozenset ignored) except -1:
+    """Return True if a dict has exactly these items, besides those with ignored keys."""
+    cdef PyObject *found
+    for key, value in mapping.items():
+        found = PyDict_GetItemWithError(items, key)
+        if found != <PyObject *>value and key not in ignored:
+            return False
+    for key in items:
+        if key not in mapping:
+            return False
+    return True
 
 
 cpdef bint holds_exactly(mapping, dict items) except -1:

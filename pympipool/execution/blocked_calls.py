@@ -23,7 +23,8 @@ from pympipool.execution.dependencies import (
     result_of,
 )
 from pympipool.serialization import payload
-from pympipool.serialization.exceptions import without_frames
+from pympipool.serialization.plain import Pickled
+from pympipool.serialization.tracebacks import without_frames
 
 if TYPE_CHECKING:
     from concurrent.futures import Future as StandardFuture
@@ -155,4 +156,4 @@ def _result_or_pickled(future: StandardFuture[Any]) -> Any:
     parts = future.pickled_result() if isinstance(future, Future) else None
     if parts is None or sum(map(len, parts)) < FORWARD_PICKLED_BYTES or payload.contains_classes(parts):
         return result_of(future)
-    return payload.Pickled(parts)
+    return Pickled(parts)

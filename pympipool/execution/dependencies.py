@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pympipool._core.sequences import all_types_in
 from pympipool.errors import DependencyError
-from pympipool.serialization.exceptions import add_note, copy_exception
+from pympipool.serialization.exception_forms import copy_exception
+from pympipool.serialization.exceptions import add_note
 
 if TYPE_CHECKING:
     from pympipool._core.mailbox import Mailbox

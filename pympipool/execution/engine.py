@@ -34,7 +34,8 @@ from pympipool.execution.dependencies import find_futures
 from pympipool.execution.function_cache import FunctionTable
 from pympipool.execution.open_engines import open_engines
 from pympipool.serialization import payload
-from pympipool.serialization.exceptions import load_exception, without_frames
+from pympipool.serialization.exceptions import load_exception
+from pympipool.serialization.tracebacks import without_frames
 
 if TYPE_CHECKING:
     from pympipool._core.mailbox import Mailbox

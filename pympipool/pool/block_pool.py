@@ -30,7 +30,8 @@ from pympipool.pool.reported_error import ReportedError
 from pympipool.pool.shortages import OutageError, Shortage, shortage_error, shortage_of
 from pympipool.pool.timeouts import watch_run_time
 from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, WorkerHandle
-from pympipool.serialization.exceptions import STATE_LOST_NOTE, without_frames
+from pympipool.serialization.exceptions import STATE_LOST_NOTE
+from pympipool.serialization.tracebacks import without_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable

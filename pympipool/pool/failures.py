@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pympipool.errors import WorkerStartError
 from pympipool.pool.reported_error import ReportedError
 from pympipool.pool.shortages import OutageError
-from pympipool.serialization.exceptions import add_note, copy_exception, join_exceptions
+from pympipool.serialization.exception_forms import copy_exception
+from pympipool.serialization.exceptions import add_note, join_exceptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,14 +1,18 @@
 """Convert calls, results and exceptions to bytes and back.
 
     payload.py     calls and results to parts (a pickle and its out-of-band buffers) and back
+    plain.py       values for which plain pickle is right
     columns.py     arguments and results of the calls of a batch, which share nothing
     arrays.py      arrays that numpy's own pickle copies: subclasses, masked arrays, datetimes, memmaps
     exceptions.py  exceptions with their tracebacks to parts and back
+    exception_forms.py  the ways to pickle an exception so that it arrives unchanged; tracebacks.py: its traceback as text
     by_value.py    cloudpickle's pickler, for what plain pickle cannot do; imported when it is first needed
     classes.py     classes by value are received: a result never changes one, a call never has an old one
     definitions.py     classes by value are sent: each is pickled once, until it changes
     analysis.py        what the pickle of a function or class depends on; class_analysis.py and code_usage.py are parts of it
     reducers.py    what a script defines and pickle cannot store: decorated functions, type aliases, locks of classes
+    skeletons.py   classes by value that are made empty first: slots, hooks of base classes, ctypes, msgspec
+    references.py  weak references and context variables
     enums.py       enums by value, with aliases, composite flags and attributes of members
     reloads.py     modules that were edited and reloaded
 
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def _array(buffer: "Any", kind: str, shape: "tuple[int, ...] | None" = None) -> "Any":
-    """Return an array in the memory of the buffer (see `payload._ArrayPayload`)."""
+    """Return an array in the memory of the buffer (see `plain._ArrayPayload`)."""
     from numpy import frombuffer
 
     array = frombuffer(buffer, kind)
@@ -29,7 +33,7 @@ def _array(buffer: "Any", kind: str, shape: "tuple[int, ...] | None" = None) -> 
 
 
 def _unpack(*parts: "Any") -> "Any":
-    """Unpickle a value that travelled pickled (see `payload.Pickled`)."""
+    """Unpickle a value that travelled pickled (see `plain.Pickled`)."""
     from pympipool.serialization.payload import load
 
     return load(parts)
@@ -51,7 +55,8 @@ CLASSES_MARK = b"pympipool.serialization.classes"
 """Bytes that each pickle contains that contains a class by value (see `classes.py`)."""
 
 WORKER_MARK = "__pympipool_worker__"
-"""The name in a worker's `__main__` of a dict: the latest classes of the script that the worker has received, by name."""
+"""The name in a worker's `__main__` of two dicts: the latest classes of the script that the worker has received, by name, and the
+functions of the script that `__main__` has got for the call that runs."""
 
 
 def _define_function(function: "Any", state: "Any") -> None:
@@ -65,8 +70,10 @@ def _define_function(function: "Any", state: "Any") -> None:
 
     _function_setstate(function, state)
     names = sys.modules["__main__"].__dict__
-    if function.__module__ == "__main__" and WORKER_MARK in names and function.__qualname__.isidentifier():
-        names[function.__qualname__] = function
+    _, functions = names.get(WORKER_MARK, (None, None))
+    if functions is not None and function.__module__ == "__main__" and function.__qualname__.isidentifier():
+        names[function.__qualname__] = functions[function.__qualname__] = function
+        functions[""] = None  # tells the worker that one has arrived, also if it had one of this name
 
 
 def _define_class(kind: type, state: "Any") -> None:
@@ -76,6 +83,6 @@ def _define_class(kind: type, state: "Any") -> None:
     from cloudpickle.cloudpickle import _class_setstate
 
     _class_setstate(kind, state)
-    classes = sys.modules["__main__"].__dict__.get(WORKER_MARK)
+    classes, _ = sys.modules["__main__"].__dict__.get(WORKER_MARK, (None, None))
     if classes is not None and kind.__module__ == "__main__" and kind.__qualname__.isidentifier():
         classes[kind.__qualname__] = kind

@@ -31,7 +31,7 @@ from typing import Any
 
 import cloudpickle
 
-from pympipool._core.snapshot import MISSING, FunctionState, Snapshot
+from pympipool._core.snapshot import MISSING, FunctionState, Snapshot, is_heap_type
 from pympipool.serialization.code_usage import code_usage, nested_code
 from pympipool.serialization.reloads import notice_reload
 
@@ -145,7 +145,7 @@ class Analysis:
     def _add_class(self, kind: type) -> None:
         from pympipool.serialization.class_analysis import add_class
 
-        if id(kind) not in self._seen and kind.__flags__ & _HEAP_TYPE:  # others never change, NoneType for one
+        if id(kind) not in self._seen and is_heap_type(kind):  # others never change, NoneType for one
             self._seen.add(id(kind))
             self.classes.append(kind)
             add_class(self, kind)
@@ -184,7 +184,7 @@ class Analysis:
         for value in (*(state.defaults or ()), *state.kwdefaults.values(), *state.attributes.values()):
             self.add_value(value)
         for name, cell in zip(state.code.co_freevars, function.__closure__ or (), strict=False):
-            content = self._add_cell(cell, is_constant=name == "repr_running" and state.code in _GUARDED_REPRS)
+            content = self._add_cell(cell, is_constant=_is_constant(name, state.code))
             if name in uses.stored_on:
                 self._stored_on.add(id(content))
 
@@ -248,10 +248,6 @@ _REGISTRY: set[str] = cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES
 
 _CONSTANTS = frozenset({type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented)})
 """Types whose values cannot change."""
-
-
-_HEAP_TYPE = 1 << 9
-"""Flag of the classes that a class statement made (Py_TPFLAGS_HEAPTYPE)."""
 
 
 def resolve_qualname(module_name: str, qualified_name: str) -> list[tuple[Mapping[str, Any], str, Any]]:
@@ -319,6 +315,14 @@ class ReachableSubmodules:
             for prefix in self._prefixes
             if name.startswith(prefix) and self._names.issuperset(name[len(prefix) :].split("."))
         )
+
+
+def _is_constant(variable: str, code: types.CodeType) -> bool:
+    """Return True for a closure variable whose content stays as it is, although its type does not tell.
+
+    `__classdict__` is the namespace of a class that is being made, for the annotations of the class since Python 3.14.
+    """
+    return variable == "__classdict__" or (variable == "repr_running" and code in _GUARDED_REPRS)
 
 
 def _guarded_reprs() -> frozenset[types.CodeType]:

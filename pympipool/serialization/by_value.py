@@ -24,7 +24,7 @@ from pympipool._core.instances import find_definition
 from pympipool._core.reductions import Reductions, reducer_override
 from pympipool.serialization.classes import find_class, load_class, reduce_class
 from pympipool.serialization.definitions import make_definition
-from pympipool.serialization.exceptions import reduce_without_init, refuses_attributes
+from pympipool.serialization.exception_forms import reduce_without_init, refuses_attributes
 from pympipool.serialization.reducers import SCRIPT_REDUCERS, ScriptPickler, reducer_of_library
 from pympipool.serialization.reloads import SPECS, notice_reload
 

@@ -23,6 +23,7 @@ import typing
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pympipool._core.snapshot import ADDED_TO_CLASSES
 from pympipool.serialization.analysis import NotCacheable
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _METACLASSES = frozenset({type, abc.ABCMeta, enum.EnumMeta, type(typing.Protocol
 _DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 """Types of the attributes that Python makes for `__slots__`, `__dict__` and `__weakref__`."""
 
-_UNCHECKED = frozenset({"__slotnames__", "__annotations_cache__", "_abc_impl", "__dict__", "__weakref__"})
+_UNCHECKED = (ADDED_TO_CLASSES - {"__annotations__"}) | {"_abc_impl", "__dict__", "__weakref__"}
 """Attributes that Python derives from others."""
 
 _UNCHECKED_OF_ENUMS = frozenset(
@@ -140,9 +141,8 @@ def _add_members(analysis: Analysis, kind: enum.EnumMeta) -> None:
     """Add the members of an enum, with aliases, by their names, values and attributes."""
     analysis.snapshot.add_dict(kind._member_map_, dict(kind._member_map_))
     for member in kind._member_map_.values():
-        analysis.snapshot.add_dict(vars(member), dict(vars(member)))
-        for name, value in list(vars(member).items()):
-            if value is not kind and name != "_inverted_":
+        for value in analysis.snapshot.add_member(vars(member)).values():
+            if value is not kind:
                 analysis.add_value(value)
 
 

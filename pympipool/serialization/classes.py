@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from cloudpickle import cloudpickle
 
-from pympipool._core.snapshot import Snapshot
+from pympipool._core.snapshot import ADDED_TO_CLASSES, Snapshot
 from pympipool.serialization.analysis import Analysis
 from pympipool.serialization.enums import reduce_enum
 
@@ -57,8 +57,8 @@ _kept: dict[str, Kept] = {}
 _received: weakref.WeakSet[type] = weakref.WeakSet()
 """Classes that this process has built from pickles."""
 
-_unfinished: weakref.WeakSet[type] = weakref.WeakSet()
-"""Classes of `_received` that have no state yet."""
+_unfinished: dict[int, weakref.ref[type]] = {}
+"""Classes of `_received` that have no state yet, by id. It is nearly always empty."""
 
 
 _KNOWN: dict[str, weakref.ref[type]] = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.data
@@ -97,13 +97,19 @@ def _make(make: Callable[..., type], *arguments: Any) -> type:
     kind = make(*arguments)
     _own_names[kind] = frozenset(vars(kind))
     _received.add(kind)
-    _unfinished.add(kind)
+    number = id(kind)
+    _unfinished[number] = weakref.ref(kind, lambda _: _unfinished.pop(number, None))
     return kind
+
+
+def _is_unfinished(kind: type) -> bool:
+    reference = _unfinished.get(id(kind))
+    return reference is not None and reference() is kind
 
 
 def _complete(kind: type, state: State) -> None:
     """Set the state of a class that arrived in a result, if the class is a new one."""
-    if kind in _unfinished:
+    if _is_unfinished(kind):
         _set_state(kind, state)
 
 
@@ -119,13 +125,9 @@ def _set_state(kind: type, state: State) -> None:
     if kind.__bases__ != bases:
         kind.__bases__ = bases
     set_state(kind, values)
-    for name in vars(kind).keys() - values[0].keys() - _own_names[kind] - _CACHES:
+    for name in vars(kind).keys() - values[0].keys() - _own_names[kind] - ADDED_TO_CLASSES:
         type.__delattr__(kind, name)
-    _unfinished.discard(kind)
-
-
-_CACHES = frozenset({"__slotnames__", "__annotations__", "__annotations_cache__"})
-"""Attributes that Python adds to a class when they are needed."""
+    _unfinished.pop(id(kind), None)
 
 
 # ---- definitions ----
@@ -171,7 +173,7 @@ def find_class(class_id: str, definition: bytes) -> type:
     """
     reference = _KNOWN.get(class_id)
     kind: type | None = None if reference is None else reference()
-    if kind is not None and (len(_unfinished) == 0 or kind not in _unfinished):
+    if kind is not None and not (_unfinished and _is_unfinished(kind)):
         return kind
     classes: list[tuple[type, int]] = pickle.loads(zlib.decompress(definition))
     return classes[0][0]

@@ -21,10 +21,12 @@ import itertools
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, TypeAlias
 
+from pympipool._core.instances import IN_BAND_BELOW_BYTES
 from pympipool._core.sequences import all_types_in, freeze_all
 from pympipool._util.cmodules import pickle
-from pympipool.serialization import _entries, _items, payload
-from pympipool.serialization.payload import IMMUTABLE_TYPES, IN_BAND_BELOW_BYTES, PROTOCOL, PackedColumns
+from pympipool.serialization import _entries, _items, payload, plain
+from pympipool.serialization.payload import PackedColumns
+from pympipool.serialization.plain import IMMUTABLE_TYPES, PROTOCOL
 
 __all__ = ["ArrayColumn", "Entries", "dump_results", "freeze", "pack"]
 
@@ -96,7 +98,7 @@ class _PlainPickler(pickle.Pickler):
     """Pickles what plain pickle can pickle rightly and inside the pickle, and raises `_Nested` for anything else."""
 
     def reducer_override(self, value: Any) -> Any:
-        if payload.is_plain(value) and getattr(value, "nbytes", 0) < IN_BAND_BELOW_BYTES:
+        if plain.is_plain(value) and getattr(value, "nbytes", 0) < IN_BAND_BELOW_BYTES:
             return NotImplemented
         raise _Nested
 
@@ -108,7 +110,7 @@ def all_immutable(values: Collection[Any]) -> bool:
         >>> all_immutable([1, "two", (3.0, (None, b"5"))]), all_immutable([1, ([],)])
         (True, False)
     """
-    payload.array_type()  # adds numpy's scalars to the immutable types
+    plain.array_type()  # adds numpy's scalars to the immutable types
     while True:
         kinds = set(map(type, values))
         if not kinds - {tuple} <= IMMUTABLE_TYPES:
@@ -159,7 +161,7 @@ def _copies(column: Sequence[Any]) -> Any:
 
 
 def _copy_or_array(value: Any) -> Any:
-    if type(value) is payload.array_type() and _has_plain_data(value):
+    if type(value) is plain.array_type() and _has_plain_data(value):
         return value
     copied = _copy(value)
     if copied is None:
@@ -209,24 +211,29 @@ def freeze(result: Any) -> Any:
     copied = _copy(result)
     if copied is not None:
         return copied
-    file = io.BytesIO()
-    try:
-        _PlainPickler(file, PROTOCOL).dump(result)
-    except Exception:  # more than plain pickle can do
-        pickled, *views = payload.dump(result, "the result")
-        return _PickledResult((pickled, *map(bytes, views)) if views else pickled)
-    return _PickledResult(file.getvalue())
+    if type(result) in _CONTAINERS:
+        file = io.BytesIO()
+        try:
+            _PlainPickler(file, PROTOCOL).dump(result)
+            return _PickledResult(file.getvalue())
+        except Exception:  # more than plain pickle can do
+            pass
+    pickled, *views = payload.dump(result, "the result")
+    return _PickledResult((pickled, *map(bytes, views)) if views else pickled)
 
 
-def dump_results(results: list[Any]) -> list[payload.Part]:
+_CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
+
+
+def dump_results(results: list[Any]) -> list[plain.Part]:
     """Pickle results, each as `freeze` returned it or of one of the `IMMUTABLE_TYPES`: as a list or as `Entries`."""
     if _PickledResult not in set(map(type, results)):
-        return payload.dump_plain(_as_column(results))
+        return plain.dump_plain(_as_column(results))
     entries = [
         one.entry if type(one) is _PickledResult else pickle.dumps(_wrap(one) if _is_array(one) else one, PROTOCOL)
         for one in results
     ]
-    return payload.dump_plain(
+    return plain.dump_plain(
         Entries([one if type(one) is bytes else (one[0], *map(pickle.PickleBuffer, one[1:])) for one in entries])
     )
 
@@ -246,7 +253,7 @@ def _copy(value: Any) -> Any:
     elif kind is tuple or kind is frozenset:
         if all_types_in(value, IMMUTABLE_TYPES):
             return value
-    elif kind is payload.array_type() and _has_plain_data(value):
+    elif kind is plain.array_type() and _has_plain_data(value):
         array = value.copy()
         array.flags.writeable = value.flags.writeable
         return array
@@ -254,7 +261,7 @@ def _copy(value: Any) -> Any:
 
 
 def _is_array(value: Any) -> bool:
-    return type(value) is payload.array_type()
+    return type(value) is plain.array_type()
 
 
 def _has_plain_data(array: Any) -> bool:
@@ -273,9 +280,9 @@ def _as_column(values: Sequence[Any], copy: bool = False) -> Any:
         values: Immutable values, copies of containers, and arrays.
         copy: The arrays are the user's own. Those that travel inside the pickle are copied.
     """
-    array_type = payload.array_type()
+    array_type = plain.array_type()
     kinds = set(map(type, values))
-    if array_type is None or kinds.isdisjoint(payload.numpy_types()):
+    if array_type is None or kinds.isdisjoint(plain.numpy_types()):
         return values
     if len(kinds) == 1:
         stacked = _stack(values) if array_type in kinds else _scalars(values, *kinds)
@@ -311,5 +318,5 @@ def _stack(arrays: Sequence[Any]) -> Any:
 def _wrap(array: Any, copy: bool = False) -> Any:
     if copy and array.nbytes < IN_BAND_BELOW_BYTES:
         array = _copy(array)
-    wrapped = payload.wrap_large((array,))
+    wrapped = plain.wrap_large((array,))
     return array if wrapped is None else wrapped[0]

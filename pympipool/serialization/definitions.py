@@ -118,18 +118,18 @@ def _without(pickled: bytes, *names: str) -> Iterator[tuple[int, int]]:
 
 def _number(kind: type, snapshot: Snapshot) -> Definition:
     """Return the definition of a class that another one refers to; a new one if it has none that is current."""
-    known = definitions.get(id(kind))
-    if known is not None and known.snapshot.is_current():
-        return known
-    definition = Definition(kind, next(_numbers), snapshot, 0)
     with _lock:
+        known = definitions.get(id(kind))
+        if known is not None and known.snapshot.is_current():
+            return known
+        definition = Definition(kind, next(_numbers), snapshot, 0)
         while len(definitions) >= DEFINITIONS_MAX:
             definitions.pop(next(iter(definitions)), None)
         definitions[id(kind)] = definition
     return definition
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # reentrant: a comparison may run code of the user, which may pickle
 
 
 def _remember(classes: dict[int, weakref.ref[type]], kind: type) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 
 from cloudpickle import cloudpickle
 
-_OWN_ATTRIBUTES = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_"})
-"""Attributes that the enum itself gives to its members."""
+from pympipool._core.snapshot import ADDED_TO_MEMBERS
+
+_OWN_ATTRIBUTES = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_"}) | ADDED_TO_MEMBERS
+"""Attributes that the enum, or Python, gives to the members."""
 
 
 def reduce_enum(kind: Any, reduced: tuple[Any, ...]) -> tuple[Any, ...]:

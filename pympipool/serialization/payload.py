@@ -24,10 +24,20 @@ from __future__ import annotations
 import os
 import sys
 
-from pympipool._core.instances import IN_BAND_BELOW_BYTES, OUT_OF_BAND_MAX, Buffers, definitions
+from pympipool._core.instances import definitions
 from pympipool._util.cmodules import pickle
 from pympipool._util.reprs import callable_name, safe_repr, summarize_error, type_name
-from pympipool.serialization import CLASSES_MARK, _array, _unpack
+from pympipool.serialization import CLASSES_MARK, _unpack
+from pympipool.serialization.plain import (
+    OUT_OF_BAND_BYTES_MIN,
+    PROTOCOL,
+    SCALARS,
+    Part,
+    Pickled,
+    dump_plain,
+    is_plain,
+    wrap_large,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,31 +48,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BATCH",
-    "IMMUTABLE_TYPES",
-    "IN_BAND_BELOW_BYTES",
-    "OUT_OF_BAND_BYTES_MIN",
-    "OUT_OF_BAND_MAX",
-    "PROTOCOL",
     "TRACED_BATCH",
     "BatchMarker",
     "PackedColumns",
-    "Part",
-    "Pickled",
-    "array_type",
     "contains_classes",
     "dump",
     "dump_call",
-    "dump_plain",
     "dump_row",
-    "is_plain",
     "load",
-    "numpy_types",
-    "wrap_large",
 ]
-
-Part: TypeAlias = "bytes | memoryview"
-
-PROTOCOL = 5
 
 BATCH: Final = None
 """Takes the place of the keyword arguments in a batch: many calls of one function, whose arguments are columns."""
@@ -75,49 +69,7 @@ BatchMarker: TypeAlias = "Literal[False] | None"
 DEFINE_IN_MODULE = "define it in a module"
 """The remedy for what can be pickled only by its name."""
 
-_PLAIN_ITEMS_MAX = 64
-"""Most items, in all containers together, that `is_plain` examines. cloudpickle's pickler is faster for more items;
-its start takes 2 us. Only while it is not imported yet, which takes 15 ms, longer lists of numbers are examined too."""
-
 _BY_VALUE = "pympipool.serialization.by_value"
-
-OUT_OF_BAND_BYTES_MIN = 128 * 1024
-"""Objects of type bytes of at least this size travel out of band if they are an argument, or the whole result.
-
-Measured for the way to one worker and back, in band and out of band: 100 kB take 32 and 40 us; 200 kB take 54 to 260
-and 60 us, because their memory is returned to the system and allocated again; 1 MB take 1350 and 190 us."""
-
-_builtin_scalars = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
-
-_scalars: set[type] = set(_builtin_scalars)
-"""Types whose values refer to no other object. `_register_numpy` adds numpy's types once numpy has been imported."""
-
-IMMUTABLE_TYPES: set[type] = _scalars - {bytearray}
-"""The types in `_scalars` whose values cannot be changed. Read-only for other modules; grows with `_scalars`."""
-
-_numpy_types: set[type] = set()
-"""The types of numpy among these, and `numpy.ndarray`, once numpy has been imported."""
-
-_array_type: type | None = None
-"""`numpy.ndarray`, once numpy has been imported."""
-
-
-class Pickled:
-    """A pickled value that takes the value's place in arguments or results. Loading it returns the value.
-
-    For results that are only passed to another call: they are not unpickled on the way.
-
-    Args:
-        parts: As from `dump`. They are stored without a copy.
-    """
-
-    __slots__ = ("parts",)
-
-    def __init__(self, parts: Sequence[Any]) -> None:
-        self.parts = parts
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _unpack, tuple(pickle.PickleBuffer(part) for part in self.parts)
 
 
 class PackedColumns(tuple["Any", ...]):
@@ -128,40 +80,6 @@ class PackedColumns(tuple["Any", ...]):
     def cut(self, begin: int, end: int) -> PackedColumns:
         """Return the arguments of the calls from number begin to before number end."""
         return PackedColumns(column[begin:end] for column in self)
-
-
-class _OutOfBandBytes:
-    """A bytes object that travels out of band. Loading it returns the bytes.
-
-    Without this, pickling copies the bytes into the pickle and unpickling copies them out of it, each time into newly
-    allocated memory. Not for a bytearray: its owner may write into it while the call waits.
-    """
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: bytes) -> None:
-        self.value = value
-
-    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
-        return bytes, (pickle.PickleBuffer(self.value),)
-
-
-class _ArrayPayload:
-    """A contiguous numeric array. Loading it returns the array.
-
-    numpy's own pickle has more opcodes for the dtype of an array alone than this one has in total, and each of them is
-    resolved when it is loaded. That takes twice as long.
-    """
-
-    __slots__ = ("array",)
-
-    def __init__(self, array: Any) -> None:
-        self.array = array
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        array = self.array
-        shape = () if array.ndim == 1 else (array.shape,)
-        return _array, (pickle.PickleBuffer(array), array.dtype.str, *shape)
 
 
 def dump(value: Any, what: str = "the value") -> list[Part]:
@@ -183,7 +101,7 @@ def dump(value: Any, what: str = "the value") -> list[Part]:
         4
     """
     kind = type(value)
-    if kind in _scalars and not (kind is bytes and len(value) >= OUT_OF_BAND_BYTES_MIN):
+    if kind in SCALARS and not (kind is bytes and len(value) >= OUT_OF_BAND_BYTES_MIN):
         return [pickle.dumps(value, PROTOCOL)]
     try:
         if id(kind) in definitions:
@@ -225,7 +143,7 @@ def dump_call(
     if number and not kwargs:
         for value in args:
             kind = type(value)
-            if kind not in _scalars or (kind is bytes and len(value) >= OUT_OF_BAND_BYTES_MIN):
+            if kind not in SCALARS or (kind is bytes and len(value) >= OUT_OF_BAND_BYTES_MIN):
                 break
         else:
             return [pickle.dumps((args, kwargs), PROTOCOL)]
@@ -321,100 +239,6 @@ def _dump_by_value(value: object, is_result: bool, files_by_name: bool = False) 
         from pympipool.serialization import by_value
     parts: list[Part] = by_value.dump_parts(value, is_result, files_by_name)
     return parts
-
-
-def dump_plain(value: object) -> list[Part]:
-    """Pickle a value for which plain pickle is right."""
-    buffers: list[memoryview] = []
-    return [pickle.dumps(value, PROTOCOL, buffer_callback=Buffers(buffers)), *buffers]
-
-
-def wrap_large(values: tuple[Any, ...], files_by_name: bool = False) -> tuple[Any, ...] | None:
-    """Return the values with arrays and long bytes replaced by the form that travels fastest.
-
-    Return None if there are other values than these and scalars. Such a value could contain one of the arrays once
-    more, and then both must arrive as the same object.
-    """
-    wrapped: list[Any] = []
-    large: dict[int, Any] = {}  # by id, so that a repeated value arrives as one object
-    for value in values:
-        kind = type(value)
-        if kind is _array_type and _is_simple_array(value):
-            wrapped.append(large.setdefault(id(value), _ArrayPayload(value)))
-        elif kind not in _scalars:
-            if _array_type is None or not issubclass(kind, _array_type):
-                return None
-            if id(value) not in large:
-                from pympipool.serialization.arrays import wrap
-
-                large[id(value)] = wrap(value, files_by_name)
-            if large[id(value)] is None:
-                return None
-            wrapped.append(large[id(value)])
-        elif kind is bytes and len(value) >= OUT_OF_BAND_BYTES_MIN:
-            wrapped.append(large.setdefault(id(value), _OutOfBandBytes(value)))
-        else:
-            wrapped.append(value)
-    return tuple(wrapped)
-
-
-def _is_simple_array(array: Any) -> bool:
-    """Return True if the name of the dtype describes it completely, and the array is contiguous and not empty."""
-    return array.dtype.isbuiltin == 1 and array.dtype.kind in "biufc" and array.size > 0 and array.flags.c_contiguous
-
-
-def is_plain(value: object) -> bool:
-    """Return True if plain pickle is certainly right for the value: it refers to no function and no class."""
-    waiting: list[Any] = [value]
-    for item in waiting:  # the loop appends to the list
-        kind = type(item)
-        if kind in _scalars or kind is Pickled:
-            continue
-        if kind is tuple or kind is list or kind is dict or kind is set or kind is frozenset:
-            if len(item) + len(waiting) > _PLAIN_ITEMS_MAX:
-                if kind is dict or _BY_VALUE in sys.modules or not _scalars.issuperset(map(type, item)):
-                    return False
-                continue
-            waiting += item
-            if kind is dict:
-                waiting += item.values()
-        elif kind is _array_type:
-            dtype = item.dtype
-            if dtype.isbuiltin != 1 or dtype.hasobject:
-                return False
-            if item.nbytes >= IN_BAND_BELOW_BYTES and (dtype.kind in "mM" or not item.flags.contiguous):
-                return False  # numpy's own pickle copies these arrays
-        elif _array_type is None and _register_numpy():
-            return is_plain(value)
-        else:
-            return False
-    return True
-
-
-def array_type() -> type | None:
-    """Return `numpy.ndarray`; None if numpy has not been imported yet."""
-    if _array_type is None:
-        _register_numpy()
-    return _array_type
-
-
-def numpy_types() -> set[type]:
-    """Return the types of arrays and of numpy's scalars; none if numpy has not been imported yet."""
-    return _numpy_types
-
-
-def _register_numpy() -> bool:
-    """Add numpy's types to the known types; return False if numpy has not been imported yet."""
-    global _array_type
-    numpy = sys.modules.get("numpy")
-    if numpy is None or not (hasattr(numpy, "ndarray") and hasattr(numpy, "complex128")):  # or only half imported
-        return False
-    names = "bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128"
-    _scalars.update(getattr(numpy, name) for name in names.split())
-    IMMUTABLE_TYPES.update(_scalars - {bytearray})
-    _array_type = numpy.ndarray
-    _numpy_types.update(_scalars - _builtin_scalars, {numpy.ndarray})
-    return True
 
 
 def _as_writable(part: Any) -> Any:

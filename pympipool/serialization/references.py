@@ -41,6 +41,9 @@ def _reduce_mapping(mapping: Any) -> tuple[Any, ...]:
 
 _numbers = itertools.count()
 
+VARIABLES_MAX = 1024
+"""Number of context variables that are kept. One that was dropped arrives as another object."""
+
 _variables: dict[tuple[int, int], contextvars.ContextVar[Any]] = {}
 """Context variables that this process has pickled or received, by the process that made them and a number."""
 
@@ -53,8 +56,7 @@ _tokens: dict[contextvars.ContextVar[Any], contextvars.Token[Any]] = {}
 def _reduce_variable(variable: contextvars.ContextVar[Any]) -> tuple[Any, ...]:
     """Reduce a context variable: by its name, its default and the value that it has."""
     if variable not in _keys:
-        _keys[variable] = key = os.getpid(), next(_numbers)
-        _variables[key] = variable
+        _keep((os.getpid(), next(_numbers)), variable)
     default = contextvars.Context().run(_value_of, variable)
     return _find_variable, (_keys[variable], variable.name, default), _value_of(variable), None, None, _set_variable
 
@@ -72,13 +74,21 @@ def _find_variable(key: tuple[int, int], name: str, default: tuple[Any, ...]) ->
     if known is not None:
         return known
     made = contextvars.ContextVar(name, default=default[0]) if default else contextvars.ContextVar(name)
-    _variables[key], _keys[made] = made, key
+    _keep(key, made)
     return made
+
+
+def _keep(key: tuple[int, int], variable: contextvars.ContextVar[Any]) -> None:
+    while len(_variables) >= VARIABLES_MAX:
+        dropped = _variables.pop(next(iter(_variables)))
+        _keys.pop(dropped, None)
+        _tokens.pop(dropped, None)
+    _variables[key], _keys[variable] = variable, key
 
 
 def _set_variable(variable: contextvars.ContextVar[Any], value: tuple[Any, ...]) -> None:
     """Set a variable in the process that has received it, not in the one that made it."""
-    if _keys[variable][0] == os.getpid():
+    if variable not in _keys or _keys[variable][0] == os.getpid():
         return
     token = _tokens.pop(variable, None)
     if token is not None:

@@ -21,12 +21,10 @@ from typing import Any
 
 from cloudpickle import cloudpickle
 
+from pympipool._core.snapshot import is_heap_type
 from pympipool.serialization.payload import DEFINE_IN_MODULE
 
 __all__ = ["reduce_skeleton"]
-
-_HEAP_TYPE = 1 << 9
-"""Flag of the classes that a class statement made (Py_TPFLAGS_HEAPTYPE)."""
 
 
 def reduce_skeleton(kind: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -103,7 +101,7 @@ def _call_without_hooks(bases: tuple[Any, ...], build: Callable[[], Any]) -> Any
 
 
 def _defines_hook(kind: type) -> bool:
-    return "__init_subclass__" in vars(kind) and bool(kind.__flags__ & _HEAP_TYPE)
+    return "__init_subclass__" in vars(kind) and is_heap_type(kind)
 
 
 _hook_lock = threading.RLock()

@@ -19,7 +19,7 @@ from pympipool._util.cmodules import socket
 from pympipool._util.reprs import callable_name
 from pympipool.serialization.columns import Entries, dump_results, freeze
 from pympipool.serialization.exceptions import dump_exception
-from pympipool.serialization.payload import IMMUTABLE_TYPES, Pickled
+from pympipool.serialization.plain import IMMUTABLE_TYPES, Pickled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

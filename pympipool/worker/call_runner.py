@@ -4,11 +4,12 @@ A function travels once, together with a number; later calls carry only the numb
 number n in slot n modulo `FUNCTION_CACHE_SIZE`, and drop the function that was there before. So they agree about what
 the worker has without exchanging messages about it.
 
-A function may refer to classes of the script, and calls may change them. Then the function is compared with a snapshot before
-each call, and unpickled again if it, or a class, is no longer what was sent: each call finds them as the master has them.
+A function is compared with a snapshot before each call, and unpickled again if it is no longer what was sent: a call has reloaded
+its module, has left something in its globals, or has changed a class of the script that it refers to. So each call finds its
+function as if it had just been sent.
 
-pickle and multiprocessing store functions of the script by name. So before a call `__main__` gets the functions that came with
-the function of the call.
+pickle and multiprocessing store functions of the script by name. So during a call `__main__` has the functions that came with the
+function and the arguments of the call, and no others.
 """
 
 from __future__ import annotations
@@ -16,23 +17,44 @@ from __future__ import annotations
 import sys
 
 from pympipool._core.ring import FUNCTION_CACHE_SIZE
+from pympipool._core.snapshot import Snapshot
 from pympipool._util.reprs import callable_name
-from pympipool.serialization import CLASSES_MARK
+from pympipool.serialization import CLASSES_MARK, WORKER_MARK
 from pympipool.serialization.payload import BATCH, TRACED_BATCH, load
 from pympipool.worker.injection import inject_arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any, NoReturn, TypeAlias
+    from typing import Any, NoReturn
 
     from pympipool.worker.error_log import ErrorLog
 
-    Slot: TypeAlias = "tuple[int, Callable[..., Any], dict[str, Any] | None, Origin | None]"
-    """The number of a function, the function, the functions of the script that came with it, and its origin."""
 
-    Origin: TypeAlias = "tuple[Callable[[], bool], bytes]"
-    """For a function that refers to classes: a function that returns True if nothing has changed them, and its pickle."""
+_NO_SCRIPT: dict[str, Any] = {}
+
+
+class Kept:
+    """A function that calls refer to.
+
+    Attributes:
+        number: The number by which they refer to it.
+        function: The function as it is called.
+        script: The functions of the script that came with it, by name.
+        is_current: Returns True as long as the function is what was sent.
+        pickled: Its pickle.
+        has_classes: The pickle contains classes of the script.
+    """
+
+    __slots__ = ("function", "has_classes", "is_current", "number", "pickled", "script")
+
+    def __init__(self, number: int, function: Callable[..., Any], pickled: bytes = b"") -> None:
+        self.number = number
+        self.function = function
+        self.script = _NO_SCRIPT
+        self.is_current = _never
+        self.pickled = pickled
+        self.has_classes = CLASSES_MARK in pickled
 
 
 class CallRunner:
@@ -44,7 +66,7 @@ class CallRunner:
         error_log: Where failed calls are logged; None: nowhere.
     """
 
-    __slots__ = ("_error_log", "_functions", "_init_values", "_script", "_stamps")
+    __slots__ = ("_arrived", "_error_log", "_functions", "_init_values", "_script", "_stamps")
 
     def __init__(
         self, init_values: Mapping[str, Any], stamps: list[int] | None = None, error_log: ErrorLog | None = None
@@ -52,8 +74,11 @@ class CallRunner:
         self._init_values = init_values
         self._stamps = stamps
         self._error_log = error_log
-        self._functions: list[Slot] = [(0, _empty_slot, None, None)] * FUNCTION_CACHE_SIZE
-        self._script: dict[str, Any] | None = None  # the functions of the script that `__main__` has got
+        self._functions: list[Kept] = [Kept(0, _empty_slot)] * FUNCTION_CACHE_SIZE
+        _, self._arrived = sys.modules["__main__"].__dict__.get(WORKER_MARK, (None, {}))
+        self._script: dict[str, Any] | None = (
+            None  # the functions of the script that `__main__` has, if it has no others
+        )
 
     def remember(self, number: int, parts: Sequence[Any]) -> None:
         """Keep a function for the calls that refer to it.
@@ -61,29 +86,42 @@ class CallRunner:
         If it cannot be unpickled, each of these calls tries again, and fails with the error of its own attempt: a module
         that is missing may appear on the file system of this host later.
         """
-        script: dict[str, Any] | None = None
-        origin: Origin | None = None
-        names = sys.modules["__main__"].__dict__
-        before = names.copy()
-        try:
-            function = load(parts, "the function")
-            script = {name: value for name, value in names.items() if before.get(name) is not value} or None
-            if CLASSES_MARK in bytes(parts[0]):
-                origin = _origin_of(function, bytes(parts[0]))
-            function = self._wrap(function)
-        except Exception as error:
-            function = _raising(error)
-            origin = _never, bytes(parts[0])
-        self._functions[number % FUNCTION_CACHE_SIZE] = number, function, script, origin
-        self._script = None
+        self._leave_script()
+        self._unpickle(number, bytes(parts[0]))
 
-    def _restore(self, number: int, pickled: bytes) -> Callable[..., Any]:
-        """Unpickle a function again after it, or a class that it refers to, was changed, or if it could not be unpickled."""
+    def _unpickle(self, number: int, pickled: bytes) -> Kept:
+        kept = self._functions[number % FUNCTION_CACHE_SIZE] = Kept(number, _empty_slot, pickled)
+        try:
+            function = load([pickled], "the function")
+            kept.script = {name: value for name, value in self._arrived.items() if name} or _NO_SCRIPT
+            kept.is_current = _snapshot_of(function, kept.has_classes)
+            kept.function = self._wrap(function)
+        except Exception as error:
+            kept.function, kept.is_current = _raising(error), _never
+        return kept
+
+    def _restore(self, kept: Kept) -> Kept:
+        """Unpickle a function again that is no longer what was sent, or could not be unpickled."""
         importlib = sys.modules.get("importlib")
-        if importlib is not None:  # a module may have appeared in a folder that was searched a moment ago
-            importlib.invalidate_caches()
-        self.remember(number, [pickled])
-        return self._functions[number % FUNCTION_CACHE_SIZE][1]
+        if importlib is not None and kept.is_current is _never:
+            importlib.invalidate_caches()  # a module may have appeared in a folder that was searched a moment ago
+        self._script = None
+        return self._unpickle(kept.number, kept.pickled)
+
+    def _enter_script(self, script: dict[str, Any]) -> None:
+        """Have `__main__` contain these functions of the script, and no others."""
+        self._leave_script()
+        sys.modules["__main__"].__dict__.update(script)
+        self._arrived.update(script)
+        self._script = script
+
+    def _leave_script(self) -> None:
+        names = sys.modules["__main__"].__dict__
+        for name, function in self._arrived.items():
+            if names.get(name, self) is function:
+                del names[name]
+        self._arrived.clear()
+        self._script = None
 
     def _wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
         wrapped = inject_arguments(function, self._init_values)
@@ -96,39 +134,89 @@ class CallRunner:
         `TRACED_BATCH` takes the place of the keyword arguments, and the positional ones are columns.
         """
         if number == 0:
-            self._script = None
+            self._leave_script()
             function, args, kwargs = load(parts, "the call")
             function = self._wrap(function)
+            kept = None
         else:
+            kept = self._functions[number % FUNCTION_CACHE_SIZE]
+            if kept.script is not self._script or len(self._arrived) != len(kept.script):
+                self._enter_script(kept.script)
             args, kwargs = load(parts, "the arguments")
-            known, function, script, origin = self._functions[number % FUNCTION_CACHE_SIZE]
-            if known != number:
+            if kept.number != number:
                 raise RuntimeError(
-                    f"a call refers to function {number}, but that slot holds {known}: a bug in pympipool"
+                    f"a call refers to function {number}, but that slot holds {kept.number}: a bug in pympipool"
                 )
-            if origin is not None and not origin[0]():
-                function = self._restore(number, origin[1])
-            elif script is not self._script:
-                self._script = script
-                sys.modules["__main__"].__dict__.update(script or {})
+            if not kept.is_current():
+                kept = self._restore(kept)
+            function = kept.function
         parts.clear()
         if kwargs:
             return function(*args, **kwargs)
         if kwargs is BATCH or kwargs is TRACED_BATCH:
             from pympipool.worker.batches import run_each  # not every worker gets batches
 
+            if kept is not None and kept.has_classes:
+                function = self._checked(kept)
             return run_each(function, args, self._stamps if kwargs is TRACED_BATCH else None)
         return function(*args)
 
+    def _checked(self, kept: Kept) -> Callable[..., Any]:
+        """Return a function that compares the kept one with what was sent at each call."""
+        function = kept.function
 
-def _origin_of(function: Callable[..., Any], pickled: bytes) -> Origin:
-    from pympipool.serialization.classes import snapshot_of
+        def call(*args: Any) -> Any:
+            nonlocal kept, function
+            if not kept.is_current():
+                kept = self._restore(kept)
+                function = kept.function
+            return function(*args)
 
-    snapshot = snapshot_of(function)
-    return _never if snapshot is None else snapshot.is_current, pickled
+        call.__qualname__ = getattr(function, "__qualname__", call.__qualname__)
+        return call
+
+
+def _snapshot_of(function: Any, has_classes: bool) -> Callable[[], bool]:
+    """Return a function that returns True as long as a function is what was sent."""
+    if has_classes:
+        from pympipool.serialization.classes import snapshot_of
+
+        snapshot = snapshot_of(function)
+        return _never_current if snapshot is None else snapshot.is_current
+    snapshot = Snapshot()
+    _add(snapshot, function, set())
+    return snapshot.is_current
+
+
+def _add(snapshot: Snapshot, value: Any, seen: set[int]) -> None:
+    """Add a function or class to a snapshot: where its module has it, or its globals and what they refer to."""
+    if not isinstance(value, _BY_NAME) or id(value) in seen:
+        return
+    seen.add(id(value))
+    module, name = value.__module__, value.__qualname__
+    names = getattr(sys.modules.get(module), "__dict__", None) if type(module) is str else None
+    if module != "__main__" and type(names) is dict and names.get(name) is value:
+        snapshot.add_name(names, name, value)
+    elif type(value) is _Function:
+        snapshot.add_function(value)
+        namespace = value.__globals__
+        if id(namespace) not in seen:
+            seen.add(id(namespace))
+            snapshot.add_dict(namespace, dict(namespace))
+            for other in list(namespace.values()):
+                _add(snapshot, other, seen)
+
+
+_Function: Any = type(lambda: None)
+_BY_NAME: Any = (_Function, type(len), type)
+"""Types of what is pickled by its name, if a module has it under this name."""
 
 
 def _never() -> bool:
+    return False
+
+
+def _never_current() -> bool:
     return False
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pympipool.serialization.exceptions import format_exception
+from pympipool.serialization.tracebacks import format_exception
 
 ARGUMENT_CHARACTERS = 400
 """Characters of one argument's repr that are logged. A longer repr is cut in the middle."""

@@ -20,8 +20,10 @@ from time import monotonic_ns
 
 from pympipool._core.ring import CALL, END, ERROR, FUNCTION, RESULT, TRACED
 from pympipool._util.cmodules import signal
-from pympipool.serialization.exceptions import STATE_LOST_NOTE, describe_place, dump_exception, join_exceptions
-from pympipool.serialization.payload import Pickled, dump
+from pympipool.serialization.exceptions import STATE_LOST_NOTE, dump_exception, join_exceptions
+from pympipool.serialization.payload import dump
+from pympipool.serialization.plain import Pickled
+from pympipool.serialization.tracebacks import describe_place
 from pympipool.worker.call_runner import CallRunner
 from pympipool.worker.rank_comm import Message, OtherRank, RootRank
 from pympipool.worker.setup import apply_settings, describe, make_call_runner, redirect_output, report_error

@@ -363,7 +363,8 @@ def module(tmp_path, monkeypatch):
     (tmp_path / "their_module.py").write_text(textwrap.dedent(source))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "their_module", raising=False)
-    monkeypatch.setattr(reloads, "_seen", {})  # else the module of the next test is an edited one of the same name
+    for kept in (reloads.SPECS, reloads._versions):  # else the module of the next test is an edited one of the same name
+        monkeypatch.delitem(kept, "their_module", raising=False)
     yield importlib.import_module("their_module")
     sys.modules.pop("their_module", None)
 

@@ -10,7 +10,7 @@ from collections import namedtuple
 import pytest
 
 from pympipool.errors import SerializationError
-from pympipool.serialization import payload
+from pympipool.serialization import payload, plain
 from pympipool.serialization.columns import ArrayColumn, Entries, dump_results, freeze, pack
 from pympipool.worker.batches import run_each
 
@@ -126,7 +126,7 @@ def test_later_change_of_argument_is_not_sent():
     numbers.append(2)
     nested.append(2)
     array[:] = 9
-    arrived = [next(iter(payload.load(payload.dump_plain(columns[0])))) for columns in packed]
+    arrived = [next(iter(payload.load(plain.dump_plain(columns[0])))) for columns in packed]
     assert arrived[0] == [1]
     assert arrived[1] == ([[1]],)
     np.testing.assert_array_equal(arrived[2], [0, 1, 2])

@@ -85,6 +85,37 @@ def test_class_that_can_change_unseen_has_none(other_process, source):
     assert other_process.run(lambda kind: kind.__name__, names["Kind"]) == "Kind"
 
 
+def test_inverted_flag_is_no_change_of_its_class():
+    names = define_in_main("import enum\nclass Kind(enum.Flag):\n    A = 1\n    B = 2\n")
+    kind = names["Kind"]
+    for _ in range(3):
+        dump(kind.A)
+    number = definitions[id(kind)].number
+    assert ~kind.A is kind.B
+    dump(kind.A)
+    assert definitions[id(kind)].number == number
+    assert definitions[id(kind)].snapshot.is_current()
+    kind.A.colour = "red"
+    assert not definitions[id(kind)].snapshot.is_current()
+
+
+def test_threads_agree_on_one_definition():
+    kind = define_in_main("class Kind:\n    x = 1\n")["Kind"]
+    dump(kind())
+    numbers = set()
+
+    def pickle_it():
+        dump(kind())
+        numbers.add(definitions[id(kind)].number)
+
+    threads = [threading.Thread(target=pickle_it) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(numbers) == 1
+
+
 def test_instances_need_no_new_definition(other_process):
     names = define_in_main(f"{CACHEABLE['dataclass']}def same(*some): return some\n")
     kind = names["Kind"]

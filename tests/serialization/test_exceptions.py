@@ -19,12 +19,13 @@ import pytest
 import pympipool
 from pympipool._core.sequences import freeze_all
 from pympipool.errors import RemoteError, RemoteTraceback, SerializationError
-from pympipool.serialization import exceptions
-from pympipool.serialization.exceptions import add_source_lines, dump_exception, format_exception, load_exception
+from pympipool.serialization import exception_forms
+from pympipool.serialization.exceptions import dump_exception, load_exception
 from pympipool.serialization.payload import (
     dump,
     load,
 )
+from pympipool.serialization.tracebacks import add_source_lines, format_exception
 from support.nasty_exceptions import Frozen
 from support.pickling import define_in_main
 
@@ -139,7 +140,7 @@ def test_exceptions_arrive_with_type_message_and_attributes(error, any_registrat
         assert isinstance(arrived, RemoteError)
         return
     assert type(arrived) is type(error)
-    strip = exceptions._without_addresses
+    strip = exception_forms._without_addresses
     assert strip(str(arrived)) == strip(str(error))
     assert vars(arrived).keys() == vars(error).keys()
     assert isinstance(arrived.__cause__, RemoteTraceback)

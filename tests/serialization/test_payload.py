@@ -15,17 +15,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pympipool._core.instances import IN_BAND_BELOW_BYTES, OUT_OF_BAND_MAX
 from pympipool.errors import SerializationError
-from pympipool.serialization import by_value, payload
+from pympipool.serialization import by_value, payload, plain
 from pympipool.serialization.payload import (
-    IN_BAND_BELOW_BYTES,
-    OUT_OF_BAND_BYTES_MIN,
-    OUT_OF_BAND_MAX,
-    Pickled,
     dump,
     dump_call,
     load,
 )
+from pympipool.serialization.plain import OUT_OF_BAND_BYTES_MIN, Pickled
 from support.pickling import round_trip
 
 # ---- values ----
@@ -235,9 +233,11 @@ def test_pickling_does_not_import_numpy():
 
 
 def test_numpy_imported_late_is_noticed(monkeypatch):
-    monkeypatch.setattr(payload, "_array_type", None)
-    monkeypatch.setattr(payload, "_scalars", {int})
-    monkeypatch.setattr(by_value, "dump", None)
+    known = {int}
+    monkeypatch.setattr(plain, "_array_type", None)
+    for module in (plain, payload):
+        monkeypatch.setattr(module, "SCALARS", known)
+    monkeypatch.setattr(by_value, "dump_parts", None)
     assert round_trip(np.float64(2)) == 2
     assert round_trip(np.arange(2)).tolist() == [0, 1]
 

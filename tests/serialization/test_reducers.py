@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextvars
 import sys
 import threading
 
 import pytest
 
 from pympipool.errors import SerializationError
+from pympipool.serialization import references
+from pympipool.serialization.payload import dump, load
 from support.pickling import define_in_main
 
 CALLS = {
@@ -146,3 +149,10 @@ def test_cached_functions_of_modules_travel_by_name(other_process):
 def test_lock_as_argument_raises_clear_error(other_process):
     with pytest.raises(SerializationError, match="locks and generators inside the function"):
         other_process.run(repr, threading.Lock())
+
+
+def test_few_context_variables_are_kept(monkeypatch):
+    monkeypatch.setattr(references, "VARIABLES_MAX", 10)
+    for number in range(30):
+        load(dump([contextvars.ContextVar(str(number), default=number)]))
+    assert len(references._variables) == len(references._keys) <= 10

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import gc
+import importlib
+import sys
 import weakref
 
 import pytest
 
 from pympipool.errors import SerializationError
 from pympipool.serialization.payload import dump, dump_call
-from pympipool.worker.call_runner import FUNCTION_CACHE_SIZE, CallRunner
+from pympipool.worker.call_runner import FUNCTION_CACHE_SIZE, CallRunner, Kept
+from support.pickling import define_in_main
 
 
 class Thing:
@@ -76,7 +79,8 @@ def test_no_reference_to_a_call_is_kept(calls):
             made.append(weakref.ref(thing))
             return thing
 
-        calls._functions[1] = (1, function, None, None)
+        calls._functions[1] = Kept(1, function)
+        calls._functions[1].is_current = lambda: True
         result = calls.run(1, dump_call(1, None, (Thing(),), {}))
         assert made[0]() is result
         del result
@@ -90,6 +94,46 @@ def test_init_values_reach_both_kinds_of_calls():
     calls.remember(1, dump(lambda x, k: (x, k)))
     assert calls.run(1, dump_call(1, None, (1,), {})) == (1, 3)
     assert calls.run(0, dump_call(0, lambda k: k, (), {})) == 3
+
+
+def script_function(source, name="f"):
+    names = define_in_main(source)
+    return dump(names[name])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import warnings\ndef f(): warnings.warn('careful'); return len(f.__globals__)\n",
+        "import functools\ndef f():\n    n = getattr(f, 'n', 0)\n    functools.update_wrapper(f, type('X', (), {'n': n + 1}), ['n'], [])\n    return n\n",  # noqa: E501
+        "def helper(): pass\ndef f():\n    n = len(vars(helper))\n    vars(helper)[n] = n\n    return n\n",
+        "def f():\n    names = getattr(f, '__glo' + 'bals__')\n    names['n'] = names.get('n', 0) + 1\n    return names['n']\n",
+    ],
+    ids=["warnings", "attribute", "attribute of another", "globals"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_calls_leave_in_their_function_is_gone(calls, source):
+    calls.remember(5, script_function(source))
+    assert len({calls.run(5, dump_call(5, None, (), {})) for _ in range(4)}) == 1
+
+
+@pytest.mark.parametrize(
+    "source", ["", "from pympipool_test_reloaded import g\ndef f(): return g()\n"], ids=["module", "script"]
+)
+def test_module_reloaded_by_a_call_is_used(calls, tmp_path, monkeypatch, source):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.delitem(sys.modules, "pympipool_test_reloaded", raising=False)
+    path = tmp_path / "pympipool_test_reloaded.py"
+    path.write_text("def g(): return 1\n")
+    importlib.invalidate_caches()
+    module = importlib.import_module("pympipool_test_reloaded")
+    calls.remember(5, script_function(source) if source else dump(module.g))
+    for _ in range(3):
+        assert calls.run(5, dump_call(5, None, (), {})) == 1
+    path.write_text("def g(): return 2  # edited\n")
+    importlib.reload(module)
+    assert calls.run(5, dump_call(5, None, (), {})) == 2
 
 
 def test_function_is_unpickled_again_after_failure(calls, tmp_path, monkeypatch):

@@ -78,6 +78,42 @@ print("right")
     assert run_script(script, tmp_path) == "right\n"
 
 
+def test_redefined_function_is_loaded_as_it_is_now(tmp_path):
+    script = """
+import pickle
+from pympipool import Executor
+
+def version():
+    return 1
+
+def load(pickled):
+    return pickle.loads(pickled)()
+
+def call(function):
+    return function()
+
+def outer():
+    return version(), pickle.loads(pickle.dumps(version)) is version
+
+with Executor(max_workers=1, block_allocation=True, backend="mpi") as exe:
+    by_name = pickle.dumps(version)
+    for _ in range(3):
+        assert exe.submit(outer).result() == (1, True)
+        assert exe.submit(call, version).result() == 1
+        assert exe.submit(load, by_name).result() == 1
+
+    def version():
+        return 2
+
+    assert exe.submit(load, by_name).result() == 2
+    for _ in range(3):
+        assert exe.submit(outer).result() == (2, True)
+        assert exe.submit(load, by_name).result() == 2
+print("right")
+"""
+    assert run_script(script, tmp_path) == "right\n"
+
+
 def test_names_that_cannot_be_pickled_do_not_hang(tmp_path):
     script = """
 import sys
