@@ -51,6 +51,12 @@ def _entries(entries: "list[Any]") -> "Any":
     return Entries(entries)
 
 
+def empty_cache(wrapper: "Any") -> bool:
+    """Empty the cache of a function of `functools.lru_cache` before a call, as if the function had just been sent."""
+    wrapper.cache_clear()
+    return True
+
+
 CLASSES_MARK = b"pympipool.serialization.classes"
 """Bytes that each pickle contains that contains a class by value (see `classes.py`)."""
 

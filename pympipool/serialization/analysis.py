@@ -32,6 +32,7 @@ from typing import Any
 import cloudpickle
 
 from pympipool._core.snapshot import MISSING, FunctionState, Snapshot, is_heap_type
+from pympipool.serialization import empty_cache
 from pympipool.serialization.code_usage import code_usage, nested_code
 from pympipool.serialization.reloads import notice_reload
 
@@ -63,6 +64,7 @@ class Analysis:
     def __init__(self, value: Any, *, is_received: bool = False) -> None:
         self.snapshot = Snapshot()
         self.classes: list[type] = []
+        self._is_received = is_received
         self._packages: set[str] = set()
         self._names: set[str] = set()  # all names in the code
         self._stored: set[str] = set()  # attributes that the code sets on any object
@@ -82,13 +84,15 @@ class Analysis:
                 self._add_class(value)
             elif type(value) is types.FunctionType:
                 self._add_function(value)
+            elif type(value) is functools._lru_cache_wrapper:
+                self._add_cached_function(value)
             else:
                 raise NotCacheable("neither importable nor a function or class")
         if not self.classes and self._refusal:
             raise NotCacheable(self._refusal)
         if self._handles_functions and self._may_change_functions():
             raise NotCacheable("it may change a function that stays in the worker")
-        self._finish(is_received)
+        self._finish()
 
     def _may_change_functions(self) -> bool:
         """Return True if the code may set an attribute of a function that is pickled by value.
@@ -101,12 +105,12 @@ class Analysis:
             return True
         return any(not self._stored.isdisjoint(state.attributes) for state in self._functions.values())
 
-    def _finish(self, is_received: bool) -> None:
+    def _finish(self) -> None:
         """Add to the snapshot what is known only at the end."""
         asks_for_names = not self._names.isdisjoint(_DESCRIPTIVE_NAMES)
         for state in self._functions.values():
             state.compares_names = asks_for_names or bool(state.kwdefaults or state.attributes)
-        if is_received:
+        if self._is_received:
             return
         if self._is_by_reference:
             self.snapshot.add_check(functools.partial(operator.eq, _REGISTRY, self._registry))
@@ -130,6 +134,8 @@ class Analysis:
             if kind is types.FunctionType:
                 self._handles_functions = True
                 self._add_function(value)
+            elif kind is functools._lru_cache_wrapper:
+                self._add_cached_function(value)
             elif issubclass(kind, type):
                 self._add_class(value)
             else:
@@ -187,6 +193,15 @@ class Analysis:
             content = self._add_cell(cell, is_constant=_is_constant(name, state.code))
             if name in uses.stored_on:
                 self._stored_on.add(id(content))
+
+    def _add_cached_function(self, wrapper: Any) -> None:
+        """Check what `functools.lru_cache` returned. Its cache does not travel: each call starts with an empty one."""
+        attributes = dict(vars(wrapper))
+        self.snapshot.add_dict(vars(wrapper), attributes)
+        if self._is_received:
+            self.snapshot.add_check(functools.partial(empty_cache, wrapper))
+        for name in attributes.keys() - {"__annotations__", "cache_parameters"}:
+            self.add_method(attributes[name])
 
     def _add_cell(self, cell: types.CellType, is_constant: bool) -> Any:
         try:

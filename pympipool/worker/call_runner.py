@@ -15,11 +15,12 @@ function and the arguments of the call, and no others.
 from __future__ import annotations
 
 import sys
+from _functools import _lru_cache_wrapper  # type: ignore[import-not-found]  # typeshed has no stub of it
 
 from pympipool._core.ring import FUNCTION_CACHE_SIZE
 from pympipool._core.snapshot import Snapshot
 from pympipool._util.reprs import callable_name
-from pympipool.serialization import CLASSES_MARK, WORKER_MARK
+from pympipool.serialization import CLASSES_MARK, WORKER_MARK, empty_cache
 from pympipool.serialization.payload import BATCH, TRACED_BATCH, load
 from pympipool.worker.injection import inject_arguments
 
@@ -197,6 +198,10 @@ def _add(snapshot: Snapshot, value: Any, seen: set[int]) -> None:
     names = getattr(sys.modules.get(module), "__dict__", None) if type(module) is str else None
     if module != "__main__" and type(names) is dict and names.get(name) is value:
         snapshot.add_name(names, name, value)
+    elif type(value) is _lru_cache_wrapper:
+        snapshot.add_check(lambda: empty_cache(value))
+        snapshot.add_dict(vars(value), dict(vars(value)))
+        _add(snapshot, vars(value).get("__wrapped__"), seen)
     elif type(value) is _Function:
         snapshot.add_function(value)
         namespace = value.__globals__
@@ -208,7 +213,7 @@ def _add(snapshot: Snapshot, value: Any, seen: set[int]) -> None:
 
 
 _Function: Any = type(lambda: None)
-_BY_NAME: Any = (_Function, type(len), type)
+_BY_NAME: Any = (_Function, _lru_cache_wrapper, type(len), type)
 """Types of what is pickled by its name, if a module has it under this name."""
 
 

@@ -70,6 +70,8 @@ def test_function_gets_number_at_second_lookup(table):
 CONSTANT = {
     "nothing": "def f(x): return x",
     "a lambda": "f = lambda x: x",
+    "a cache": "import functools\n@functools.lru_cache\ndef g(x): return x\ndef f(x): return g(x)",
+    "itself cached": "import functools\n@functools.lru_cache\ndef f(x): return x",
     "numbers, strings and tuples": "A, B, C = 1, 'two', (3.0, (None, b'x'), ...)\ndef f(x): return A, B, C",
     "defaults": "def f(x, y=2, *, z=(3, 'a')): return y, z",
     "a module": "import math\ndef f(x): return math.sqrt(x)",
@@ -153,8 +155,6 @@ CHANGEABLE = {
     "a list used in a nested function": "L = [1]\ndef f(x):\n    def g(): return L\n    return g()",
     "a list used in a nested class": "L = [1]\ndef f(x):\n    class A:\n        y = L\n    return A.y",
     "a list in a default of another function": "def g(x, l=[]): return l\ndef f(x): return g(x)",
-    "a cache": "import functools\n@functools.lru_cache\ndef g(x): return x\ndef f(x): return g(x)",
-    "itself cached": "import functools\n@functools.lru_cache\ndef f(x): return x",
     "main": "import __main__\ndef f(x): return __main__",
     "a module made by hand": "import types\nm = types.ModuleType('made')\ndef f(x): return m",
 }
@@ -295,6 +295,8 @@ EDITS = {
     "an imported function exchanged": ("from math import sqrt as g\ndef f(x): return g(x)", "from math import exp as g"),
     "an imported class by one's own": (
         "from fractions import Fraction\ndef f(x): return Fraction(x)", "class Fraction(float): pass"),
+    "a cached function's global": ("import functools\nN = 1\n@functools.cache\ndef g(): return N\ndef f(x): return g()", "N = 2"),
+    "a cached function": ("import functools\n@functools.cache\ndef g(): return 1\ndef f(x): return g()", "g = functools.cache(lambda: 2)"),
     "an operator's function": ("N = 1\nf = lambda x: x + N", "N = 3"),
     "globals, by exec": ("N = 1\ndef f(x): return N", "exec('N = 2', globals())"),
     "the name of the module": ("def f(x): return __name__", "__name__ = 'other'"),
@@ -363,7 +365,10 @@ def module(tmp_path, monkeypatch):
     (tmp_path / "their_module.py").write_text(textwrap.dedent(source))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "their_module", raising=False)
-    for kept in (reloads.SPECS, reloads._versions):  # else the module of the next test is an edited one of the same name
+    for kept in (
+        reloads.SPECS,
+        reloads._versions,
+    ):  # else the module of the next test is an edited one of the same name
         monkeypatch.delitem(kept, "their_module", raising=False)
     yield importlib.import_module("their_module")
     sys.modules.pop("their_module", None)

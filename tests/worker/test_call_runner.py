@@ -104,14 +104,13 @@ def script_function(source, name="f"):
 @pytest.mark.parametrize(
     "source",
     [
-        "import warnings\ndef f(): warnings.warn('careful'); return len(f.__globals__)\n",
+        "import functools\n@functools.cache\ndef table(): return []\ndef f(): table().append(1); return len(table())\n",
         "import functools\ndef f():\n    n = getattr(f, 'n', 0)\n    functools.update_wrapper(f, type('X', (), {'n': n + 1}), ['n'], [])\n    return n\n",  # noqa: E501
         "def helper(): pass\ndef f():\n    n = len(vars(helper))\n    vars(helper)[n] = n\n    return n\n",
         "def f():\n    names = getattr(f, '__glo' + 'bals__')\n    names['n'] = names.get('n', 0) + 1\n    return names['n']\n",
     ],
-    ids=["warnings", "attribute", "attribute of another", "globals"],
+    ids=["cache", "attribute", "attribute of another", "globals"],
 )
-@pytest.mark.filterwarnings("ignore")
 def test_what_calls_leave_in_their_function_is_gone(calls, source):
     calls.remember(5, script_function(source))
     assert len({calls.run(5, dump_call(5, None, (), {})) for _ in range(4)}) == 1
