@@ -197,15 +197,14 @@ class ResultsWithProgress(Iterator[T]):
 
 
 class ObservedEngine:
-    """The part of an engine that a map uses to submit batches; reports the batches to a bar."""
+    """An engine as a map uses it, which reports the batches to a bar."""
 
     def __init__(self, engine: Engine, bar: Bar) -> None:
         self._engine = engine
         self._bar = bar
-        self.continuations = engine.continuations
-        self.workers_see_files = engine.workers_see_files
-        self.add_pending_source = engine.add_pending_source
-        self.remove_pending_source = engine.remove_pending_source
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
 
     def submit_batch(self, fn: Callable[..., Any], columns: PackedColumns, resources: Any) -> Future[Any]:
         """Submit a batch like `Engine.submit_batch`, and count it on the bar."""

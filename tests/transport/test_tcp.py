@@ -70,10 +70,12 @@ def relay(listener):
 def test_ended_relay_explains_killed_workers_only(listener):
     relay = Relay(local_only=True)
     request = LaunchRequest(1, environment=listener.environment(1, 1))
+    wait_until(lambda: relay.prepare(request))
     relay.environment(request)
     first = relay.pid
     assert relay.loss_reason(first, 137) is None
     relay.close()
+    wait_until(lambda: relay.prepare(request))
     relay.environment(request)
     assert f"(pid {first}), through which it was connected, has ended" in relay.loss_reason(first, 137)
     assert relay.loss_reason(first, 1) is None

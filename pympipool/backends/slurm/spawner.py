@@ -30,11 +30,9 @@ from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
 from pympipool.errors import WorkerStartError, describe_exit
 from pympipool.resources import Resources
 
-EXIT_TIMEOUT_S = 1.0
-"""Seconds that srun may take to end after its worker, or after it is asked to; measured: 50 ms."""
-
-RANKS_EXIT_TIMEOUT_S = 4.0
-"""The same for several ranks. After each of them SLURM runs `task_epilog`, and an srun that is ended sooner ends that too."""
+EXIT_TIMEOUT_S = 4.0
+"""Seconds that srun may take to end after its worker, or after it is asked to; measured: 50 ms. On a busy host it needs more: what
+the worker has printed last is on its way, and SLURM runs `task_epilog` after each of several ranks."""
 
 DELIVERY_DELAY_S = 3.0
 """Seconds after the end of a worker in which messages from other hosts may still arrive through the relay."""
@@ -122,6 +120,7 @@ class SrunProcess(ChildProcess):
 
     delivery_delay_s = DELIVERY_DELAY_S
     kill_timeout_s = KILL_TIMEOUT_S
+    exit_grace_s = EXIT_TIMEOUT_S
     noisy_exit = True
 
     def __init__(
@@ -130,7 +129,6 @@ class SrunProcess(ChildProcess):
         super().__init__(command, environment, request.cwd)
         self._relay = relay
         self._relay_pid = relay.pid
-        self.exit_grace_s = EXIT_TIMEOUT_S if request.ranks == 1 else RANKS_EXIT_TIMEOUT_S
         self._kill_timer: threading.Timer | None = None
         self._is_killed = False
 
@@ -145,7 +143,9 @@ class SrunProcess(ChildProcess):
         if (lost := self._relay.loss_reason(self._relay_pid, code)) is not None:
             return lost
         if self._is_killed:
-            return f"its connection has ended, and SLURM did not say why within {self.exit_grace_s:g} s; its host may be down"
+            return (
+                f"its connection has ended, and SLURM did not say why within {EXIT_TIMEOUT_S:g} s; its host may be down"
+            )
         if code is None or code >= 0:
             return None
         hint = "; out of memory there?" if code == -signal.SIGKILL else ""
@@ -180,7 +180,7 @@ class SrunProcess(ChildProcess):
         self._is_killed = True
         self.terminate()
         self._signal_group(signal.SIGCONT)  # a stopped srun would not notice
-        self._kill_timer = threading.Timer(self.exit_grace_s, self._kill_by_force)
+        self._kill_timer = threading.Timer(EXIT_TIMEOUT_S, self._kill_by_force)
         self._kill_timer.daemon = True
         try:
             self._kill_timer.start()
@@ -200,7 +200,7 @@ class SrunProcess(ChildProcess):
         if self._kill_timer is not None:
             self._kill_timer.cancel()
             if self._kill_timer.is_alive():
-                self._kill_timer.join(EXIT_TIMEOUT_S)  # it may be about to signal the id that is released here
+                self._kill_timer.join(1.0)  # it may be about to signal the id that is released here
         super().close()
 
 
