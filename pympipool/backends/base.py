@@ -10,6 +10,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
+from pympipool.resources import available_cores
+
 if TYPE_CHECKING:
     from pympipool.backends.relay_process import Relay
     from pympipool.backends.spawner import LaunchRequest, Spawner
@@ -60,6 +62,32 @@ class Backend(Protocol):
 
     def after_fork_in_child(self) -> None:
         """Close in a forked child what the child has inherited, and leave the processes to the parent."""
+
+
+class WorkerlessBackend:
+    """Base class of backends that start no worker: calls are drawn, or run in the script's own process."""
+
+    assigns_devices = True  # calls see the devices that the script sees
+
+    def available_cores(self) -> int:
+        """Return the number of cores that this process may use."""
+        return available_cores()
+
+    def for_block(self, resources: Resources) -> Spawner:
+        """Raise NotImplementedError: no worker is ever started."""
+        raise NotImplementedError
+
+    for_call = for_block
+
+    def prepare(self, request: LaunchRequest) -> bool:
+        """Raise NotImplementedError: no worker is ever started."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Do nothing: nothing was started."""
+
+    def after_fork_in_child(self) -> None:
+        """Do nothing: nothing was inherited."""
 
 
 class SchedulerBackend(ABC):

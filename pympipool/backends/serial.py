@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pympipool.resources import available_cores
+from pympipool.backends.base import WorkerlessBackend
 
 if TYPE_CHECKING:
-    from pympipool.backends.spawner import LaunchRequest, Spawner
     from pympipool.resources import Resources
 
 
-class SerialBackend:
+class SerialBackend(WorkerlessBackend):
     """The backend of an executor without workers. Parameters for schedulers are accepted, so that scripts need no change."""
 
     name = "serial"
-    assigns_devices = True  # calls see the devices that the script sees
-
-    def available_cores(self) -> int:
-        """Return the number of cores that this process may use."""
-        return available_cores()
 
     def check(self, resources: Resources) -> None:
         """Raise ValueError for calls of several ranks: there is one process."""
@@ -28,19 +22,3 @@ class SerialBackend:
                 f"cores is {resources.cores}; backend 'serial' runs calls in this process, which is one rank: use 1 core, or"
                 " backend='mpi'"
             )
-
-    def for_block(self, resources: Resources) -> Spawner:
-        """Raise NotImplementedError: no worker is ever started."""
-        raise NotImplementedError
-
-    for_call = for_block
-
-    def prepare(self, request: LaunchRequest) -> bool:
-        """Raise NotImplementedError: no worker is ever started."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Do nothing: nothing was started."""
-
-    def after_fork_in_child(self) -> None:
-        """Do nothing: nothing was inherited."""

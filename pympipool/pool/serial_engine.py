@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pympipool._core.future import Future
 from pympipool._util.reprs import callable_name
 from pympipool.execution.dependencies import InputError, find_futures, has_result, is_cancelled, resolve
+from pympipool.execution.workerless import WorkerlessEngine
 from pympipool.serialization import payload
 from pympipool.worker.injection import inject_arguments
 from pympipool.worker.setup import check_init_values
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from pympipool.resources import Resources
 
 
-class SerialEngine:
+class SerialEngine(WorkerlessEngine):
     """Runs the calls of one executor in the threads that submit them.
 
     Args:
@@ -35,7 +36,6 @@ class SerialEngine:
     """
 
     def __init__(self, init_function: Callable[[], Any] | None, *, resolve_dependencies: bool) -> None:
-        self.is_open = True
         self._init_function = init_function
         self._init_values: dict[str, Any] | None = None if init_function is not None else {}
         self._resolve_dependencies = resolve_dependencies
@@ -104,34 +104,11 @@ class SerialEngine:
             self._init_values = check_init_values(self._init_function, self._init_function())
         return self._init_values or {}
 
-    def check_usable(self, fn: Callable[..., Any]) -> None:
-        """Raise RuntimeError after `close`, TypeError if fn is not callable."""
-        self.check_open()
-        if not callable(fn):
-            raise TypeError(f"fn is {fn!r}; it must be callable")
-
-    def check_open(self) -> None:
-        """Raise RuntimeError after `close`."""
-        if not self.is_open:
-            raise RuntimeError("cannot schedule new futures after shutdown")
-
-    def resize(self, workers: int, cores: int) -> None:
-        """Do nothing: there are no workers."""
-        self.check_open()
-
-    def hosts(self) -> list[dict[str, Any]]:
-        """Return no hosts: there are no workers."""
-        return []
-
     def waiting_count(self) -> int:
         """Return 0: a submitted call has run."""
         return 0
 
     def close(self, *, wait: bool = True, cancel: bool = False) -> None:
-        """Refuse further calls."""
-        self.is_open = False
-
-    def kill(self) -> None:
         """Refuse further calls."""
         self.is_open = False
 

@@ -77,7 +77,7 @@ class Caller(threading.Thread):
             except SHORTAGES as error:
                 self.refused(error, begin_s)
             if self.pause_s and not is_over:
-                time.sleep(self.chance.expovariate(1 / self.pause_s))
+                time.sleep(self.chance.expovariate(1 / self.pause_s))  # the pace of the calls
 
     def refused(self, error: BaseException, begin_s: float) -> None:
         """Judge an exception of `submit`, or of the check of a call: only a shortage excuses it."""

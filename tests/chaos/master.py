@@ -116,7 +116,7 @@ def main() -> None:
 def _complain_of_leftovers(tally: Tally, before: dict[str, str]) -> None:
     """Report threads and descriptors that stay though all executors are closed."""
     while tally.board.was_short_since(time.monotonic()):
-        time.sleep(0.1)
+        time.sleep(0.1)  # polls shared memory, which another process writes
     deadline_s = time.monotonic() + ENDED_S
     while True:
         gc.collect()

@@ -78,7 +78,7 @@ class Driver:
             except BaseException as error:
                 self._complain(error)
             while not self._after_round():
-                time.sleep(0.1)
+                time.sleep(0.1)  # until a shortage that another process makes has passed
             self.tally.count(ended)
         for number in INTERRUPTS:
             signal.signal(number, signal.SIG_IGN)

@@ -77,8 +77,8 @@ class Tally:
                 line = json.dumps({"thread": self.thread, **cut}).encode() + b"\n"
                 os.write(self._report, line)  # a pipe takes up to 4096 bytes in one piece
                 return
-            except MemoryError:  # the shortage passes
-                time.sleep(0.1)
+            except MemoryError:
+                time.sleep(0.1)  # until a shortage that another process makes has passed
 
 
 def _short(value: Any) -> Any:

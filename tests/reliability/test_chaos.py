@@ -54,7 +54,7 @@ script = os.getpid()
 if os.fork() == 0:
     while os.getppid() == script:
         os.kill(script, signal.SIGINT)
-        time.sleep(0.0003)
+        time.sleep(0.0003)  # the pace of the interrupts
     os._exit(0)
 tally = Tally("driver", Board.create(), os.open(os.devnull, os.O_WRONLY))
 end_s = time.monotonic() + 1.5

@@ -172,7 +172,7 @@ def main(rounds: int, seed: int) -> int:
     while threads := [thread.name for thread in threading.enumerate() if thread.name.startswith("pympipool_")]:
         if time.monotonic() > deadline_s:  # those of executors that were dropped need a moment
             break
-        time.sleep(0.1)
+        time.sleep(0.1)  # polls: threads of executors that nobody refers to cannot be joined
     print(
         f"{rounds} rounds of seed {seed} in {time.monotonic() - begin_s:.0f} s, 0 hangs, threads left: {len(threads)}"
     )

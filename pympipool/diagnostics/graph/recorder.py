@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from pympipool._core.future import Future
 from pympipool._util.reprs import callable_name
+from pympipool.backends.base import WorkerlessBackend
 from pympipool.backends.registry import BACKENDS, make_backend
 from pympipool.diagnostics.graph.nodes import Node, summarize_arguments
 from pympipool.diagnostics.graph.svg import as_svg
 from pympipool.execution.dependencies import find_futures
-from pympipool.resources import available_cores
+from pympipool.execution.workerless import WorkerlessEngine
 
 if TYPE_CHECKING:
-    from pympipool.backends.spawner import LaunchRequest, Spawner
     from pympipool.resources import Resources
 
 NO_RESULT = (
@@ -27,45 +27,23 @@ NO_RESULT = (
 )
 
 
-class NullBackend:
+class NullBackend(WorkerlessBackend):
     """The backend of an executor that draws calls. It accepts everything, because a drawing needs no installed backend.
 
     Args:
         name: Name of the backend that the executor was made for.
     """
 
-    assigns_devices = True  # no device is ever assigned
-
     def __init__(self, name: str) -> None:
         if name not in ["auto", *BACKENDS]:
             make_backend(name)  # raises an error that names the mistake
         self.name = name
 
-    def available_cores(self) -> int:
-        """Return the number of cores that this process may use."""
-        return available_cores()
-
     def check(self, resources: Resources) -> None:
         """Accept all resources."""
 
-    def for_block(self, resources: Resources) -> Spawner:
-        """Raise NotImplementedError: no worker is ever started."""
-        raise NotImplementedError
 
-    for_call = for_block
-
-    def prepare(self, request: LaunchRequest) -> bool:
-        """Raise NotImplementedError: no worker is ever started."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Do nothing: nothing runs."""
-
-    def after_fork_in_child(self) -> None:
-        """Do nothing: nothing was inherited."""
-
-
-class GraphRecorder:
+class GraphRecorder(WorkerlessEngine):
     """Records the calls of an executor instead of an engine that runs them, and draws them when it is closed.
 
     Args:
@@ -82,7 +60,6 @@ class GraphRecorder:
                 "plot_dependency_graph=True draws in notebooks; elsewhere, set plot_dependency_graph_filename='graph.svg'"
             )
         self.nodes: list[Node] = []
-        self.is_open = True
         self._numbers: dict[StandardFuture[Any], int] = {}
         self._lock = threading.Lock()
 
@@ -110,25 +87,6 @@ class GraphRecorder:
             self._numbers[future] = len(self.nodes) - 1
         return self._numbers[future]
 
-    def check_usable(self, fn: Callable[..., Any]) -> None:
-        """Raise an error if fn cannot be submitted now."""
-        self.check_open()
-        if not callable(fn):
-            raise TypeError(f"fn is {fn!r}; it must be callable")
-
-    def check_open(self) -> None:
-        """Raise RuntimeError after `close`."""
-        if not self.is_open:
-            raise RuntimeError("cannot schedule new futures after shutdown")
-
-    def resize(self, workers: int, cores: int) -> None:
-        """Do nothing: there are no workers."""
-        self.check_open()
-
-    def hosts(self) -> list[dict[str, Any]]:
-        """Return no hosts: there are no workers."""
-        return []
-
     def waiting_count(self) -> int:
         """Return the number of recorded calls."""
         return len(self.nodes)
@@ -146,10 +104,6 @@ class GraphRecorder:
             from IPython.display import display
 
             display(self)  # type: ignore[no-untyped-call]
-
-    def kill(self) -> None:
-        """Close the recorder without drawing."""
-        self.is_open = False
 
     def __repr__(self) -> str:
         calls = f"{len(self.nodes)} calls" if len(self.nodes) != 1 else "1 call"
