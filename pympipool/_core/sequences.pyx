@@ -24,6 +24,25 @@ def all_types_in(values not None, kinds not None):
     return True
 
 
+def types_in(values not None):
+    """Return the set of the types of the values.
+
+    Args:
+        values: Any collection.
+
+    Examples:
+        >>> types_in([1, True, 2]) == {int, bool}
+        True
+    """
+    cdef set kinds = set()
+    cdef object seen = None
+    for value in values:
+        if type(value) is not seen:
+            seen = type(value)
+            kinds.add(seen)
+    return kinds
+
+
 def freeze_all(list results not None, values, kinds not None, freeze not None):
     """Append all values to the results: unchanged if their type is one of these, otherwise as freeze(value) returns them.
 

@@ -22,7 +22,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from pympipool._core.instances import IN_BAND_BELOW_BYTES
-from pympipool._core.sequences import all_types_in, freeze_all
+from pympipool._core.sequences import all_types_in, freeze_all, types_in
 from pympipool._util.cmodules import pickle
 from pympipool.serialization import _entries, _items, payload, plain
 from pympipool.serialization.payload import PackedColumns
@@ -112,7 +112,7 @@ def all_immutable(values: Collection[Any]) -> bool:
     """
     plain.array_type()  # adds numpy's scalars to the immutable types
     while True:
-        kinds = set(map(type, values))
+        kinds = types_in(values)
         if not kinds - {tuple} <= IMMUTABLE_TYPES:
             return False
         if tuple not in kinds:
@@ -145,7 +145,7 @@ def pack(columns: Sequence[Sequence[Any]], files_by_name: bool) -> PackedColumns
     if not any(one is other for pair in pairs for one, other in zip(*pair, strict=True)):
         try:
             return PackedColumns(
-                _as_column(column) if immutable else _copies(column)
+                _as_column(column, types_in(column)) if immutable else _copies(column)
                 for column, immutable in zip(columns, are_immutable, strict=True)
             )
         except _Nested:
@@ -157,7 +157,7 @@ def pack(columns: Sequence[Sequence[Any]], files_by_name: bool) -> PackedColumns
 def _copies(column: Sequence[Any]) -> Any:
     copies: list[Any] = []
     freeze_all(copies, iter(column), IMMUTABLE_TYPES, _copy_or_array)
-    return _as_column(copies, copy=True)
+    return _as_column(copies, types_in(copies), copy=True)
 
 
 def _copy_or_array(value: Any) -> Any:
@@ -227,8 +227,9 @@ _CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
 
 def dump_results(results: list[Any]) -> list[plain.Part]:
     """Pickle results, each as `freeze` returned it or of one of the `IMMUTABLE_TYPES`: as a list or as `Entries`."""
-    if _PickledResult not in set(map(type, results)):
-        return plain.dump_plain(_as_column(results))
+    kinds = types_in(results)
+    if _PickledResult not in kinds:
+        return plain.dump_plain(_as_column(results, kinds))
     entries = [
         one.entry if type(one) is _PickledResult else pickle.dumps(_wrap(one) if _is_array(one) else one, PROTOCOL)
         for one in results
@@ -273,15 +274,15 @@ def _has_plain_data(array: Any) -> bool:
     )  # fmt: skip
 
 
-def _as_column(values: Sequence[Any], copy: bool = False) -> Any:
+def _as_column(values: Sequence[Any], kinds: set[type], copy: bool = False) -> Any:
     """Return values in the form that travels fastest.
 
     Args:
         values: Immutable values, copies of containers, and arrays.
+        kinds: The types of the values.
         copy: The arrays are the user's own. Those that travel inside the pickle are copied.
     """
     array_type = plain.array_type()
-    kinds = set(map(type, values))
     if array_type is None or kinds.isdisjoint(plain.numpy_types()):
         return values
     if len(kinds) == 1:

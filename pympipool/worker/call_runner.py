@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any, NoReturn
 
+    from pympipool.worker.batches import Batch
     from pympipool.worker.error_log import ErrorLog
 
 
@@ -67,7 +68,7 @@ class CallRunner:
         error_log: Where failed calls are logged; None: nowhere.
     """
 
-    __slots__ = ("_arrived", "_error_log", "_functions", "_init_values", "_script", "_stamps")
+    __slots__ = ("_arrived", "_error_log", "_functions", "_init_values", "_run_each", "_script", "_stamps")
 
     def __init__(
         self, init_values: Mapping[str, Any], stamps: list[int] | None = None, error_log: ErrorLog | None = None
@@ -76,6 +77,7 @@ class CallRunner:
         self._stamps = stamps
         self._error_log = error_log
         self._functions: list[Kept] = [Kept(0, _empty_slot)] * FUNCTION_CACHE_SIZE
+        self._run_each: Callable[..., Batch] | None = None
         _, self._arrived = sys.modules["__main__"].__dict__.get(WORKER_MARK, (None, {}))
         self._script: dict[str, Any] | None = (
             None  # the functions of the script that `__main__` has, if it has no others
@@ -155,11 +157,13 @@ class CallRunner:
         if kwargs:
             return function(*args, **kwargs)
         if kwargs is BATCH or kwargs is TRACED_BATCH:
-            from pympipool.worker.batches import run_each  # not every worker gets batches
+            if self._run_each is None:
+                from pympipool.worker.batches import run_each  # not every worker gets batches
 
+                self._run_each = run_each
             if kept is not None and kept.has_classes:
                 function = self._checked(kept)
-            return run_each(function, args, self._stamps if kwargs is TRACED_BATCH else None)
+            return self._run_each(function, args, self._stamps if kwargs is TRACED_BATCH else None)
         return function(*args)
 
     def _checked(self, kept: Kept) -> Callable[..., Any]:
