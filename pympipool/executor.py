@@ -25,6 +25,7 @@ from pympipool.diagnostics.progress import bar_options, with_progress
 from pympipool.execution.batching import ArgumentColumns, one_by_one, submit_map
 from pympipool.execution.derived_futures import batched
 from pympipool.execution.engine import Engine
+from pympipool.pool.base import TERMINATION_GRACE_S
 from pympipool.pool.factory import pool_maker
 from pympipool.pool.serial_engine import SerialEngine
 from pympipool.resources import ResourceAllocator, Resources
@@ -303,14 +304,41 @@ class Executor(futures.Executor):
         """Return futures of lists of n results, in the order in which the calls end (see `pympipool.batched`)."""
         return batched(iterable, n)
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, kill_workers: bool = False) -> None:
         """Refuse further calls, and end the workers after the last call has ended.
 
         Args:
             wait: Return only when all workers have ended.
             cancel_futures: Cancel the calls that no worker has started.
+            kill_workers: Do not wait for calls: cancel those that no worker has started, and kill the workers (see
+                `kill_workers`).
         """
-        self._engine.close(wait=wait, cancel=cancel_futures)
+        if kill_workers:
+            self._engine.kill(wait=wait)
+        else:
+            self._engine.close(wait=wait, cancel=cancel_futures)
+
+    def kill_workers(self) -> None:
+        """Shut down now, whatever runs: kill the workers, and return when they have ended.
+
+        Calls that no worker has started are cancelled. Those that run fail with WorkerDied.
+
+        Examples:
+            >>> import time
+            >>> exe = Executor(max_workers=1)
+            >>> call = exe.submit(time.sleep, 60)
+            >>> exe.kill_workers()
+            >>> call.done()
+            True
+        """
+        self._engine.kill()
+
+    def terminate_workers(self) -> None:
+        """Shut down now like `kill_workers`, but give what runs the chance to tidy up.
+
+        The workers are sent SIGTERM, which a function can handle. Those that have not ended 5 s later are killed.
+        """
+        self._engine.kill(grace_s=TERMINATION_GRACE_S)
 
     def __exit__(
         self,

@@ -336,21 +336,27 @@ class Engine:
             self._wait_for_end(CLOSE_LIMIT_S)
 
     @green_threads.lets_others_run
-    def kill(self) -> None:
-        """End everything now: cancel waiting calls, and kill the workers even while they run calls."""
+    def kill(self, *, wait: bool = True, grace_s: float = 0.0) -> None:
+        """End everything now: cancel waiting calls, and kill the workers even while they run calls.
+
+        Args:
+            wait: Return only when everything has ended.
+            grace_s: Send the workers SIGTERM now, and kill those that have not ended after this time.
+        """
         if self.in_forked_child:
             return
-        self.request_kill()
+        self.request_kill(grace_s)
         trace_registry.unregister(self)
         self._cancel_waiting()
-        self._wait_for_end(KILL_LIMIT_S)
+        if wait:
+            self._wait_for_end(grace_s + KILL_LIMIT_S)
 
-    def request_kill(self) -> None:
-        """Have everything ended now, and return at once."""
+    def request_kill(self, grace_s: float = 0.0) -> None:
+        """Have everything ended now, and return at once (see `kill`)."""
         if not self.in_forked_child:
             self._was_killed = True
             self.dispatcher.kill(CLOSED)
-            self.pool.kill()
+            self.pool.kill(grace_s=grace_s)
 
     def _cancel_waiting(self) -> None:
         """Cancel the calls that no worker has started. Their callbacks run in the thread for callbacks."""

@@ -34,6 +34,6 @@ class WorkerlessEngine:
         """Return no hosts: there are no workers."""
         return []
 
-    def kill(self) -> None:
+    def kill(self, *, wait: bool = True, grace_s: float = 0.0) -> None:
         """Refuse further calls. Nothing else is to be ended."""
         self.is_open = False

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from pympipool._core.future import Future
 from pympipool._util.service_threads import ServiceLogger
-from pympipool.pool.failures import supervisor_crash_error
+from pympipool.pool.failures import supervisor_crash_error, worker_died_error
 from pympipool.pool.supervisor import Supervisor
 from pympipool.pool.timeouts import watch_for_stuck_ranks
+from pympipool.pool.worker_handle import State
 
 if TYPE_CHECKING:
     from pympipool._core.calls import FunctionHandle
@@ -29,6 +30,13 @@ THREAD_END_S = 1.0
 
 CRASH_WAIT_S = 1.0
 """Wait for the end of each worker that was killed because the supervisor has ended."""
+
+TERMINATION_GRACE_S = 5.0
+"""Time between SIGTERM and SIGKILL for workers that are terminated: functions may have handlers that tidy up."""
+
+ENDED_ON_REQUEST = (
+    "its executor has ended it, by kill_workers(), terminate_workers(), shutdown(kill_workers=True) or after Ctrl-C"
+)
 
 ABANDON_S = 5.0
 """Longest wait for the end of a pool whose executor could not be made."""
@@ -76,6 +84,7 @@ class BasePool(ABC, Generic[SpawnerT]):
         self.mailbox = self.loop.mailbox
         self._is_closing = False  # `close` was called
         self._is_killed = False  # `kill` was called
+        self._kill_grace_s = 0.0  # of the last call of it
         self._checks_later = False  # a timer of `_close_later` is set
         self._closed: Future[None] = Future()  # unlike an Event it holds no lock that Ctrl-C could leave locked
         self._pending: Callable[[], int] = self.unfinished_count
@@ -203,8 +212,13 @@ class BasePool(ABC, Generic[SpawnerT]):
         self._is_closing = True
         self.loop.call(self._close_when_idle)
 
-    def kill(self) -> None:
-        """Kill the workers now, whatever they are doing; return at once."""
+    def kill(self, *, grace_s: float = 0.0) -> None:
+        """Kill the workers now, whatever they are doing; return at once.
+
+        Args:
+            grace_s: Send them SIGTERM now, and kill those that have not ended after this time.
+        """
+        self._kill_grace_s = grace_s
         self._is_killed = True
         self.loop.call(self._kill_all)
 
@@ -251,6 +265,20 @@ class BasePool(ABC, Generic[SpawnerT]):
     @abstractmethod
     def _kill_all(self) -> None:
         """Kill all workers and close the pool."""
+
+    def _end_killed(self, worker: WorkerHandle) -> None:
+        """End a worker as `kill` was asked to."""
+        if self._kill_grace_s > 0 and worker.state is not State.ENDING:
+            worker.process.terminate()
+        self.supervisor.end_worker(worker, grace_s=self._kill_grace_s)
+
+    def _death_error(
+        self, worker: WorkerHandle, future: Future[Any], note: str | None = None
+    ) -> Callable[[], BaseException]:
+        """Return a function that makes the error of a call whose worker has ended while it ran."""
+        if self._is_killed and worker.lost_reason is None:
+            worker.lost_reason = ENDED_ON_REQUEST
+        return worker_died_error(worker, future, note)
 
     def _is_idle(self) -> bool:
         # in the order in which calls pass through: a call that moves on in between is counted in either place

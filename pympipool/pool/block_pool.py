@@ -24,7 +24,6 @@ from pympipool.pool.failures import (
     start_error,
     state_lost_error,
     with_note,
-    worker_died_error,
 )
 from pympipool.pool.reported_error import ReportedError
 from pympipool.pool.shortages import OutageError, Shortage, shortage_error, shortage_of
@@ -273,7 +272,7 @@ class BlockPool(BasePool["Spawner"]):
             reason = worker.kill_reason
             if reason is not None and note is not None:
                 reason = with_note(reason, note)
-            self.dispatcher.fail_soon(future, reason or worker_died_error(worker, future, note))
+            self.dispatcher.fail_soon(future, reason or self._death_error(worker, future, note))
         if loses_state and not self.replaces_state:
             LOGGER.error("worker %d ended with its state, and on_worker_replaced is 'fail'", worker.number)
             self.broken = partial(state_lost_error, worker.number)  # calls that run on other workers go on
@@ -304,7 +303,7 @@ class BlockPool(BasePool["Spawner"]):
         self._ends_all = True
         self.dispatcher.call_soon(self.dispatcher.cancel_waiting)
         for worker in list(self.supervisor.workers.values()):
-            self.supervisor.end_worker(worker)
+            self._end_killed(worker)
         self._close_if_empty()
 
     def _close_if_empty(self) -> None:

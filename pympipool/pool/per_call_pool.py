@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pympipool._util.service_threads import ServiceLogger
 from pympipool.pool.base import BasePool
-from pympipool.pool.failures import log_exit, redacted_summary, start_error, worker_died_error
+from pympipool.pool.failures import log_exit, redacted_summary, start_error
 from pympipool.pool.queued_call import QueuedCall
 from pympipool.pool.shortages import OutageError, Shortage, shortage_error, shortage_of
 from pympipool.pool.timeouts import watch_run_time
@@ -305,7 +305,7 @@ class PerCallPool(BasePool[CallSpawners]):
             self._retry(call)
             return
         for future in worker.interrupted:
-            self.dispatcher.fail_soon(future, worker.kill_reason or worker_died_error(worker, future))
+            self.dispatcher.fail_soon(future, worker.kill_reason or self._death_error(worker, future))
         if not call.is_settled and not call.is_done:  # it was not sent
             error = worker.kill_reason or start_error(worker)
             shortage = shortage_of(error)
@@ -360,7 +360,7 @@ class PerCallPool(BasePool[CallSpawners]):
     def _kill_all(self) -> None:
         self.cancel_waiting()  # now: `_call_ended` of each call must be posted before the loop stops
         for worker in list(self.supervisor.workers.values()):
-            self.supervisor.end_worker(worker)
+            self._end_killed(worker)
         self._close_when_idle()
 
     def _forget_all(self) -> None:
