@@ -2,15 +2,14 @@
 
 from libc.stdint cimport uint64_t
 
-from pympipool._core.future cimport FutureCore, CompletionSource
+from pympipool._core.call_traces cimport CallTraces
+from pympipool._core.future cimport FutureCore
 from pympipool._core.mailbox cimport EntryQueue, Mailbox, Post
-from pympipool._core.types cimport Call, Core
-from pympipool._core.trace_buffer cimport Outcome, Recorder
+from pympipool._core.types cimport Call
+from pympipool._core.trace_buffer cimport Outcome
 
 
-cdef class Completion(CompletionSource):
-    cdef Core core
-    cdef bint in_forked_child  # this process is a fork of the one that submitted the calls
+cdef class Completion(CallTraces):
     cdef object load_result
     cdef object load_error
     cdef uint64_t lost         # number of calls that failed without an answer from a worker
@@ -23,7 +22,6 @@ cdef class Completion(CompletionSource):
     cdef unsigned long callback_thread_id    # 0 until it runs
     cdef unsigned long completion_thread_id  # of the thread that sets the results that no caller fetches
     cdef public unsigned long supervisor_thread_id  # of the thread that watches the workers; set by it
-    cdef Recorder recorder         # of the active trace, or None
     cdef public double signal_check_interval_s  # longest sleep of a waiting thread between checks for signals
 
     cdef int progress_until_done(self, FutureCore future, double deadline_s) except -1
@@ -39,5 +37,3 @@ cdef class Completion(CompletionSource):
     cdef void fail_with(self, FutureCore future, object error) noexcept
     cdef void end_waiting(self, Outcome outcome, object make_error) noexcept
     cdef void end_call(self, Call *call, Outcome outcome, object make_error) noexcept
-    cdef void note(self, FutureCore future, Outcome outcome) noexcept
-    cdef int move_times_to(self, FutureCore future, Call *call) except -1

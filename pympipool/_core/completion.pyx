@@ -7,29 +7,26 @@
     future.running()   ─► is_started
     future.done()      ─► poll
 
-Callbacks of users run in a thread of their own. A waiting thread may hold locks that a callback needs. And a callback
-that takes long, or waits for another call, must not delay any other call. Threads that wait for the future wait until its
-callbacks have run, but only for milliseconds (`wait_for_callbacks` in future.pyx).
-
-What follows from the end of a call, such as the start of a call that waited for its result, runs in another thread of its
-own, the continuation thread: there results are unpickled, which may run code of users and take long.
+Callbacks of users run in a thread of their own (`callbacks.pyx`). What follows from the end of a call, such as the start of
+a call that waited for its result, runs in another thread of its own, the continuation thread: there results are unpickled,
+which may run code of users and take long.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport int64_t
-from libc.string cimport memset
 
+from pympipool._core.call_traces cimport CallTraces
 from pympipool._core.calls cimport free_call, parts_of_result
-from pympipool._core.future cimport FutureCore, CompletionSource
-from pympipool._core.listeners cimport CANCELLED, PENDING, RUNNING, now_s
+from pympipool._core.future cimport FutureCore
+from pympipool._core.listeners cimport CANCELLED, PENDING, RUNNING
 from pympipool._core.mailbox cimport EntryQueue, Mailbox, Post, run_until_there_is_memory
 from pympipool._core.scheduler cimport is_claimed, recall, worker_of
 from pympipool._core.types cimport Call, Core, Worker, pthread_mutex_lock, pthread_mutex_unlock, remove
 from pympipool._core.pump cimport record_unanswered
 from pympipool._core.trace_buffer cimport CANCELLED as WAS_CANCELLED
-from pympipool._core.trace_buffer cimport FAILED, UNFINISHED, Outcome, Record, record, unique_now_ns
-from pympipool._core.ring cimport pmp_doorbell_ring, pmp_now_ns
+from pympipool._core.trace_buffer cimport FAILED, Outcome, unique_now_ns
+from pympipool._core.ring cimport pmp_doorbell_ring
 from pympipool._core.progress_engine cimport (
     request_completion, release_progress, wake_waiting_thread, pump_and_notify, acquire_progress, wait_for_completion,
 )
@@ -48,7 +45,7 @@ cdef str WAITS_FOR_ITSELF = (
     " one of its calls, which needs that thread: do not wait there")
 
 
-cdef class Completion(CompletionSource):
+cdef class Completion(CallTraces):
     """The part of a `Dispatcher` that deals with futures."""
 
     def __cinit__(self, load, load_error, *_):
@@ -310,64 +307,6 @@ cdef class Completion(CompletionSource):
         pmp_doorbell_ring(&self.core.short_sleep_bell)  # a thread that waits need not wait for the end of a short sleep
         return 0
 
-    # ---- for a trace ----
-
-    def mark_ready(self, FutureCore future not None):
-        """Note for a trace that a call only waits for the worker that will be started for it."""
-        if future.submitted_ns != 0:
-            future.ready_ns = pmp_now_ns()
-
-    def record_inputs(self, FutureCore future not None, inputs):
-        """Record which calls a call waits for."""
-        if self.recorder is not None and future.submitted_ns != 0:
-            self.recorder.inputs[future.submitted_ns] = [
-                (<FutureCore>one).submitted_ns for one in inputs
-                if isinstance(one, FutureCore) and (<FutureCore>one).submitted_ns != 0]
-
-    def record_unfinished(self, futures):
-        """Record calls that were never submitted to the dispatcher."""
-        for future in futures:
-            self.note(future, UNFINISHED)
-
-    cdef void record_cancelled(self, FutureCore future) noexcept:
-        self.note(future, WAS_CANCELLED)
-
-    cdef void note(self, FutureCore future, Outcome outcome) noexcept:
-        """Record the end of a call that was never submitted to the dispatcher."""
-        cdef Record entry
-        cdef bint is_complete = False
-        if future.submitted_ns == 0 or future.times_moved or self.recorder is None or self.in_forked_child:
-            return
-        memset(&entry, 0, sizeof(entry))
-        entry.times.submitted_ns = future.submitted_ns
-        entry.times.ready_ns = future.ready_ns
-        try:
-            entry.times.name = self.recorder.index_of_name(future.function_name)
-            is_complete = True
-        except MemoryError:
-            pass
-        entry.times.size = future.rows or 1
-        entry.received_ns = pmp_now_ns()
-        entry.outcome = outcome
-        pthread_mutex_lock(&self.core.lock)
-        if self.core.recording != NULL:
-            if is_complete:
-                record(self.core.recording, &entry, NULL)
-            else:
-                self.core.recording.dropped += 1
-        pthread_mutex_unlock(&self.core.lock)
-
-    cdef int move_times_to(self, FutureCore future, Call *call) except -1:
-        """Copy a future's times to its call. From here on they are recorded with the call."""
-        if self.recorder is None:
-            return 0
-        call.times.name = self.recorder.index_of_name(future.function_name)
-        call.times.size = future.rows or 1
-        call.times.ready_ns = future.ready_ns or pmp_now_ns()
-        call.times.submitted_ns = future.submitted_ns
-        future.times_moved = True
-        return 0
-
     # ---- results ----
 
     cdef int pump(self) except -1:
@@ -439,33 +378,6 @@ cdef class Completion(CompletionSource):
         else:
             self.try_to_cancel(future)
         free_call(call)  # last, because it may run finalizers of users
-
-    def _run_callbacks(self):
-        cdef FutureCore future
-        self.callback_thread_id = PyThread_get_thread_ident()
-        while True:
-            future = <FutureCore>self.ended.receive_entry()
-            if future is None:
-                break
-            self.callbacks_since_s = now_s()
-            try:
-                future.run_callbacks()
-            except BaseException:  # also SystemExit: the callbacks of other futures must run
-                LOGGER.exception("a callback raised what ends a thread elsewhere")
-            self.callbacks_since_s = 0
-            future = None
-        self.callback_thread_id = 0
-
-    def _continue(self):
-        cdef Post post
-        self.continuation_thread_id = PyThread_get_thread_ident()
-        while True:
-            post = <Post>self.continuations.receive_entry()
-            if post is None:
-                break
-            self.run_posted(post)
-            post = None
-        self.continuation_thread_id = 0
 
     cdef int check_may_wait(self) except -1:
         cdef unsigned long me = PyThread_get_thread_ident()

@@ -1,11 +1,10 @@
 """Futures whose state lies in C fields; see future.pyx."""
 
-from pympipool._core.listeners cimport CANCELLED, FINISHED, PENDING, RUNNING, ListenedFuture, Status
+from pympipool._core.callbacks cimport CallbackThread, FutureWithCallbacks
+from pympipool._core.listeners cimport CANCELLED, FINISHED, PENDING, RUNNING, Status
 
 
-cdef class CompletionSource:
-    cdef double callbacks_since_s  # when the thread for callbacks began those of the present future; 0: it runs none
-
+cdef class CompletionSource(CallbackThread):
     cdef bint progress_until(self, FutureCore future, double deadline_s) except -1
     cdef int poll(self) except -1
     cdef bint try_cancel(self, FutureCore future) except -1
@@ -13,19 +12,13 @@ cdef class CompletionSource:
     cdef int notify_when_done(self, FutureCore future) except -1
     cdef void record_cancelled(self, FutureCore future) noexcept
     cdef int check_may_wait(self) except -1
-    cdef bint may_wait_for_callbacks(self) except -1
 
 
-cdef class FutureCore(ListenedFuture):
+cdef class FutureCore(FutureWithCallbacks):
     cdef object value       # the result, once it is unpickled
     cdef object error       # the exception, once it is unpickled
     cdef object parts       # the pickled result until it is read, then None
     cdef bint is_error      # parts hold an exception
-    cdef list callbacks
-    cdef int callback_runs  # number of threads that run callbacks now
-    cdef double callbacks_since_s  # when they began
-    cdef unsigned long ending_thread  # runs callbacks, and cannot wait for others of this future
-    cdef list callback_waiters  # a lock for each thread that waits until the callbacks have run
     cdef CompletionSource source
     cdef object kept        # what the call was given, until it has ended
     cdef public object function_name  # for error messages
@@ -39,11 +32,10 @@ cdef class FutureCore(ListenedFuture):
     cdef bint set_parts(self, object parts, bint is_error) except -1
     cdef bint set_error(self, object error) except -1
     cdef bint try_cancel(self) except -1
-    cdef bint has_callbacks_left(self) noexcept
-    cdef int wait_for_callbacks(self, object timeout) except -1
     cdef bint end(self, object value, object error, object parts, bint is_error) except -1
     cdef int finish(self, object value, object error, object parts, bint is_error) except -1
     cdef int wait_until_done(self, object timeout) except -1
+    cdef int settle_callbacks(self, object timeout) except -1
     cdef int wait(self, object timeout) except -1
     cdef int decode(self) except -1
     cdef object decoded_error(self)

@@ -14,29 +14,20 @@ interrupt it. It allocates nothing, so that it cannot fail either. That holds fo
 listens (`listeners.pyx`); the callbacks of users run afterwards.
 
 A thread that has waited for a future finds that its callbacks have run, although another thread runs them: `result`,
-`exception`, and the `_condition` that `wait` and `as_completed` take, wait for them (`wait_for_callbacks`).
+`exception`, and the `_condition` that `wait` and `as_completed` take, wait for them (`callbacks.pyx`).
 """
-
-from cpython.pythread cimport PyThread_get_thread_ident
 
 from pympipool._core.own_frames cimport pmp_result_without_frames
 
-from pympipool._core.listeners cimport ListenedFuture, now_s
+from pympipool._core.callbacks cimport CallbackThread, FutureWithCallbacks
 
-import sys
-from _thread import allocate_lock
 from concurrent.futures import CancelledError, InvalidStateError, TimeoutError
 from concurrent.futures import Future as StandardFuture
 from time import monotonic
 
 from pympipool._core.listeners import FutureCondition, WaiterList
-from pympipool._util.service_threads import ServiceLogger
 
-cdef object LOGGER = ServiceLogger("concurrent.futures")
 cdef object green_threads = None      # the module _util.green_threads, where a library has replaced threads
-cdef double CALLBACKS_S = 0.005       # time that callbacks may run before threads stop waiting for them
-cdef double CALLBACKS_WAIT_S = 0.1    # longest wait for callbacks, for example of many futures
-cdef double CALLBACKS_CHECK_S = 0.001  # interval at which a waiting thread checks if callbacks block
 cdef frozenset PLAIN_TYPES = frozenset((int, float, complex, bool, str, bytes, type(None)))
 cdef dict STATE_NAMES = {
     <int>PENDING: "PENDING",
@@ -52,7 +43,7 @@ def set_green_threads(module):
     green_threads = module
 
 
-cdef class CompletionSource:
+cdef class CompletionSource(CallbackThread):
     """The origin of a future's result, with the requests that a future makes to it."""
 
     cdef bint progress_until(self, FutureCore future, double deadline_s) except -1:
@@ -86,16 +77,12 @@ cdef class CompletionSource:
         """Raise RuntimeError if the calling thread is one without which the future may never be done."""
         return 0
 
-    cdef bint may_wait_for_callbacks(self) except -1:
-        """Return False if the calling thread must not wait for the callbacks of a future."""
-        return True
-
     def load(self, parts, is_error):
         """Unpickle the result, or the exception, that was given to set_parts."""
         raise NotImplementedError
 
 
-cdef class FutureCore(ListenedFuture):
+cdef class FutureCore(FutureWithCallbacks):
     """The state and behaviour of `Future`, which also inherits from the standard library's class."""
 
     def __init__(self):
@@ -111,8 +98,7 @@ cdef class FutureCore(ListenedFuture):
     @property
     def _condition(self):
         if self.status >= CANCELLED:
-            if self.has_callbacks_left():
-                self.wait_for_callbacks(None)
+            self.settle_callbacks(None)
         elif self.source is not None:
             self.source.check_may_wait()
         return FutureCondition(self)
@@ -228,26 +214,6 @@ cdef class FutureCore(ListenedFuture):
             self.run_callbacks()
         elif self.source is not None:
             self.source.notify_when_done(self)
-
-    def run_callbacks(self):
-        """Run each callback once, also when several threads call this."""
-        callbacks = self.callbacks
-        if callbacks is None:
-            return
-        self.callbacks = None
-        if self.callback_runs == 0:
-            self.callbacks_since_s = now_s()
-        self.callback_runs += 1
-        self.ending_thread = PyThread_get_thread_ident()
-        try:
-            run_each(callbacks, self)
-        finally:
-            self.callback_runs -= 1
-            if self.callback_runs == 0:
-                self.ending_thread = 0
-                for lock in self.callback_waiters or ():
-                    lock.release()
-                self.callback_waiters = None
 
     # ---- what the call was given ----
 
@@ -366,10 +332,15 @@ cdef class FutureCore(ListenedFuture):
         """Wait until the future is done and its callbacks have run; raise TimeoutError or CancelledError."""
         if self.status < CANCELLED:
             self.wait(timeout)
-        if self.has_callbacks_left():
-            self.wait_for_callbacks(timeout)
+        self.settle_callbacks(timeout)
         if self.status == CANCELLED:
             raise CancelledError()
+        return 0
+
+    cdef int settle_callbacks(self, object timeout) except -1:
+        """Wait until the callbacks of this future, which is done, have run."""
+        if self.has_callbacks_left() and green_threads is None:
+            self.wait_for_callbacks(self.source, timeout)
         return 0
 
     cdef int wait(self, object timeout) except -1:
@@ -384,41 +355,6 @@ cdef class FutureCore(ListenedFuture):
                 self.wait_for_end(-1.0 if deadline_s == 0 else max(deadline_s - monotonic(), 0.0))
             if self.status < CANCELLED and deadline_s != 0 and monotonic() >= deadline_s:
                 raise TimeoutError()
-        return 0
-
-    cdef bint has_callbacks_left(self) noexcept:
-        """Return True if callbacks wait for their thread, or run."""
-        return self.callback_runs != 0 or (self.callbacks is not None and len(self.callbacks) != 0)
-
-    cdef int wait_for_callbacks(self, object timeout) except -1:
-        """Wait until the callbacks of this future, which is done, have run; not for callbacks that block.
-
-        A thread on which the callbacks depend does not wait, and neither does the thread of an event loop: it must not block.
-        """
-        cdef double end_s = monotonic() + (CALLBACKS_WAIT_S if timeout is None else min(<double>timeout, CALLBACKS_WAIT_S))
-        cdef double since_s, left_s
-        if self.ending_thread == PyThread_get_thread_ident() or runs_event_loop() or green_threads is not None:
-            return 0
-        if self.source is not None and not self.source.may_wait_for_callbacks():
-            return 0
-        lock = allocate_lock()
-        lock.acquire()
-        if self.callback_waiters is None:
-            self.callback_waiters = []
-        self.callback_waiters.append(lock)
-        try:
-            while self.has_callbacks_left():
-                if self.callback_runs != 0:
-                    since_s = self.callbacks_since_s
-                else:
-                    since_s = 0 if self.source is None else self.source.callbacks_since_s
-                left_s = (end_s if since_s == 0 else min(end_s, since_s + CALLBACKS_S)) - monotonic()
-                if left_s <= 0:
-                    break
-                lock.acquire(True, min(left_s, CALLBACKS_CHECK_S))
-        finally:
-            if self.callback_waiters is not None and lock in self.callback_waiters:
-                self.callback_waiters.remove(lock)
         return 0
 
     cdef int decode(self) except -1:
@@ -448,30 +384,6 @@ cdef class FutureCore(ListenedFuture):
             self.value = value
         self.parts = None
         return 0
-
-
-cdef bint runs_event_loop() except -1:
-    """Return True if the calling thread runs an event loop of asyncio."""
-    events = sys.modules.get("asyncio.events")
-    return events is not None and events._get_running_loop() is not None
-
-
-cdef int run_each(list callbacks, object future) except -1:
-    """Call each callback, whatever the others raise. Exceptions are logged; KeyboardInterrupt and its like end this call."""
-    interrupt = None
-    for fn in callbacks or ():
-        try:
-            fn(future)
-        except Exception as error:
-            try:
-                LOGGER.exception("exception calling callback for %s", object.__repr__(future))
-            except BaseException as of_handler:
-                interrupt = of_handler
-        except BaseException as error:
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
-    return 0
 
 
 class Future(FutureCore, StandardFuture):

@@ -1,0 +1,15 @@
+"""The workers of a dispatcher; see workers.pyx."""
+
+from libc.stdint cimport uint64_t
+
+from pympipool._core.completion cimport Completion
+from pympipool._core.ring cimport Segment
+from pympipool._core.types cimport Worker
+
+
+cdef class Workers(Completion):
+    cdef dict segments  # number of a worker -> Segment: keeps its memory mapped
+
+    cdef int open_worker(self, uint64_t number, Segment link, bint reserved) except -1
+    cdef void free_worker(self, Worker *worker) noexcept
+    cdef void recall_all(self, Worker *worker) noexcept

@@ -1,0 +1,241 @@
+# cython: language_level=3
+"""The workers of a dispatcher: added, retired, removed when they have died, and asked what they do."""
+
+from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+
+from pympipool._core.calls cimport take_futures
+from pympipool._core.completion cimport Completion
+from pympipool._core.progress_engine cimport pump_and_notify, wake_progress_thread, wake_waiting_thread
+from pympipool._core.pump cimport drain, record_unanswered
+from pympipool._core.ring cimport (
+    PMP_END, Segment, process_buffer_pool, pmp_doorbell_ring, pmp_head, pmp_link_open_master, pmp_now_ns, pmp_part,
+    pmp_receiver_close, pmp_send, raise_errno,
+)
+from pympipool._core.scheduler cimport find_worker, is_claimed, recall
+from pympipool._core.trace_buffer cimport FAILED
+from pympipool._core.types cimport (
+    Call, CallList, Core, Worker, prepend, pthread_mutex_lock, pthread_mutex_unlock, remove,
+)
+
+
+cdef class Workers(Completion):
+    """The part of a `Dispatcher` that deals with workers."""
+
+    def __cinit__(self, *_):
+        self.segments = {}
+
+    def add_worker(self, uint64_t number, Segment link not None, *, bint reserved=False, dict about=None):
+        """Open the master's side of a worker's link. The worker gets calls from now on.
+
+        Args:
+            number: Identifies the worker; never reused.
+            link: The worker's segment.
+            reserved: Send the worker only the call that is submitted with its number.
+            about: Metadata of the worker for traces.
+
+        Raises:
+            OSError: The segment is not a link.
+        """
+        cdef object key = number
+        metadata = {**(about or {}), "ready_ns": pmp_now_ns(), "gone_ns": 0}
+        self.segments[key] = link
+        try:
+            self.worker_metadata[key] = metadata
+            if self.recorder is not None:
+                self.recorder.workers[key] = metadata
+            self.open_worker(number, link, reserved)  # last: from now on the worker gets calls
+        except BaseException:
+            self.segments.pop(key, None)
+            self.worker_metadata.pop(key, None)
+            raise
+        self.pump()
+        wake_progress_thread(&self.core)  # with two workers there are deadlines, which no doorbell announces
+        wake_waiting_thread(&self.core)
+
+    cdef int open_worker(self, uint64_t number, Segment link, bint reserved) except -1:
+        """Open the worker's rings and add the worker to the list."""
+        cdef Worker *worker = <Worker *>calloc(1, sizeof(Worker))
+        cdef Worker **grown
+        if worker == NULL:
+            raise MemoryError()
+        code = pmp_link_open_master(link.memory(), link.shm.size_bytes, &worker.calls,
+                                    &worker.results, &worker.bell)
+        if code < 0:
+            free(worker)
+            raise_errno(code, "the segment is no link")
+        worker.results.pool = process_buffer_pool()
+        worker.number = number
+        worker.reserved = reserved
+        pthread_mutex_lock(&self.core.lock)
+        grown = <Worker **>realloc(
+            self.core.workers, (self.core.worker_count + 1) * sizeof(Worker *))
+        if grown != NULL:
+            self.core.workers = grown
+            grown[self.core.worker_count] = worker
+            self.core.worker_count += 1
+        pthread_mutex_unlock(&self.core.lock)
+        if grown == NULL:
+            pmp_receiver_close(&worker.results)
+            free(worker)
+            raise MemoryError()
+        return 0
+
+    def retire_worker(self, uint64_t number):
+        """Send the worker no more calls, recall those it has not started, and tell it to exit after the one it runs.
+
+        Returns:
+            False if the worker's ring has no room for that message. The worker must then be ended in another way.
+        """
+        cdef pmp_head head
+        cdef pmp_part part
+        cdef int code = -1
+        head.kind = PMP_END
+        head.part_count = 1
+        head.id = head.tag = 0
+        part.data = NULL
+        part.size_bytes = 0
+        pthread_mutex_lock(&self.core.lock)
+        worker = find_worker(&self.core, number)
+        if worker != NULL:
+            worker.retired = True
+            self.recall_all(worker)
+            pump_and_notify(&self.core)
+            if worker.sending == NULL:
+                code = pmp_send(&worker.calls, &head, &part, NULL)
+                pmp_doorbell_ring(worker.bell)
+        pthread_mutex_unlock(&self.core.lock)
+        return code == 0
+
+    def remove_dead_worker(self, uint64_t number):
+        """Remove a worker that is dead.
+
+        The results that the worker had sent are received. The calls that it had not started go to the front of the
+        waiting calls.
+
+        Returns:
+            The futures of the calls that the worker had started and that have no retry left: one or none.
+
+        Raises:
+            MemoryError: The worker is still there: call this again.
+        """
+        cdef object key = number
+        cdef Worker *worker
+        cdef Call *call
+        cdef CallList calls
+        cdef Py_ssize_t count
+        pthread_mutex_lock(&self.core.lock)
+        worker = find_worker(&self.core, number)
+        count = 0 if worker == NULL else requeue_calls(&self.core, worker)
+        pthread_mutex_unlock(&self.core.lock)
+        if worker == NULL:
+            return []
+        futures = [None] * count
+        if key in self.worker_metadata:
+            self.worker_metadata[key]["gone_ns"] = pmp_now_ns()
+        # No failure from here on.
+        pthread_mutex_lock(&self.core.lock)
+        calls = worker.in_flight
+        call = calls.first
+        while call != NULL:
+            record_unanswered(&self.core, worker, call, FAILED)
+            call = call.next
+        self.free_worker(worker)
+        pthread_mutex_unlock(&self.core.lock)
+        take_futures(&calls, futures)
+        self.segments.pop(key, None)
+        self.worker_metadata.pop(key, None)
+        self.pump()
+        return futures
+
+    cdef void free_worker(self, Worker *worker) noexcept:
+        """Take a worker off the list and free it. The caller holds the lock."""
+        cdef int i = 0
+        while self.core.workers[i] != worker:
+            i += 1
+        self.core.worker_count -= 1
+        self.core.workers[i] = self.core.workers[self.core.worker_count]
+        self.core.last_used = 0
+        pmp_receiver_close(&worker.results)
+        free(worker)
+
+    def corrupt_workers(self):
+        """Return the numbers of the workers whose rings hold invalid data."""
+        return [number for number, (_, _, failed) in self.load_of_workers().items() if failed]
+
+    cdef void recall_all(self, Worker *worker) noexcept:
+        """Recall the calls that a worker has not started. The caller holds the lock."""
+        cdef Call *call = worker.in_flight.last
+        cdef Call *previous
+        while call != NULL:
+            previous = call.previous
+            if not recall(worker, call):
+                return
+            prepend(&self.core.waiting, call)
+            call = previous
+
+    def current_call(self, uint64_t number):
+        """Return the id of the worker's first call in flight, or 0."""
+        pthread_mutex_lock(&self.core.lock)
+        worker = find_worker(&self.core, number)
+        id = 0 if worker == NULL or worker.in_flight.first == NULL else worker.in_flight.first.id
+        pthread_mutex_unlock(&self.core.lock)
+        return id
+
+    def running_time(self, uint64_t number):
+        """Return the seconds since the worker started the call that it runs, or 0 if it runs none."""
+        cdef int64_t started_ns = 0
+        pthread_mutex_lock(&self.core.lock)
+        worker = find_worker(&self.core, number)
+        if (worker != NULL and worker.in_flight.first != NULL
+                and is_claimed(worker, worker.in_flight.first)):
+            started_ns = worker.front_since_ns
+        pthread_mutex_unlock(&self.core.lock)
+        return 0.0 if started_ns == 0 else (pmp_now_ns() - started_ns) / 1e9
+
+    def load_of_workers(self):
+        """Return {number: (calls in flight, calls that ended there, True if the worker's ring holds invalid data)}."""
+        cdef Worker *copies
+        cdef int count = 0
+        pthread_mutex_lock(&self.core.lock)
+        copies = <Worker *>malloc(self.core.worker_count * sizeof(Worker) or 1)
+        if copies != NULL:
+            count = self.core.worker_count
+            for i in range(count):
+                copies[i] = self.core.workers[i][0]
+        pthread_mutex_unlock(&self.core.lock)
+        if copies == NULL:
+            raise MemoryError()
+        try:
+            return {copies[i].number: (copies[i].in_flight.length, copies[i].ended, copies[i].failure != 0)
+                    for i in range(count)}
+        finally:
+            free(copies)
+
+
+cdef Py_ssize_t requeue_calls(Core *core, Worker *worker) noexcept nogil:
+    """Receive what a dead worker has sent; let the calls wait again that it has not started, or that may be retried.
+
+    The caller holds the lock.
+
+    Returns:
+        The number of the other calls, which stay in flight.
+    """
+    cdef Call *call
+    cdef Call *previous
+    cdef bint is_started
+    worker.retired = True
+    if not worker.failure:
+        drain(core, worker)
+    call = worker.in_flight.last
+    while call != NULL:
+        previous = call.previous
+        is_started = worker.reserved or (is_claimed(worker, call) and call != worker.sending)
+        if not is_started or call.attempts_left > 0:
+            call.attempts_left -= is_started
+            call.position = UINT64_MAX
+            remove(&worker.in_flight, call)
+            prepend(&core.waiting, call)
+        call = previous
+    worker.sending = NULL
+    return worker.in_flight.length
