@@ -29,12 +29,14 @@ from pympipool._util.reprs import did_you_mean
 from pympipool.errors import SerializationError
 from pympipool.resources import Resources, validation
 from pympipool.serialization.by_value import dump as dump_by_value
+from pympipool.serialization.payload import dump
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 INIT_FUNCTION_MAX_BYTES = 60 << 20
-"""Size limit of a pickled init_function. It is sent in a frame of the control connection, with other settings."""
+"""Size limit of a pickled init_function, and of an initializer with its arguments. They are sent in a frame of the control
+connection, with other settings."""
 
 
 def positive(name: str, value: Any) -> int:
@@ -56,6 +58,19 @@ def _restart_or_fail(name: str, value: Any) -> str:
     return str(value)
 
 
+def _arguments(name: str, value: Any) -> tuple[Any, ...]:
+    """Check the arguments of a function."""
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{name} is {value!r}; it must be a tuple of arguments, such as ({value!r},)")
+    return tuple(value)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}, of type {type(value).__name__}; it must be a str")
+    return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of one executor, checked. `Executor` documents them.
@@ -72,6 +87,9 @@ class Options:
     backend: str = field(metadata={"check": validation.unchecked})  # checked when the backend is chosen
     block_allocation: bool = field(metadata={"check": validation.flag, "in_info": True})
     init_function: Any = field(metadata={"check": validation.unchecked})  # checked by `pickled_init_function`
+    initializer: Any = field(metadata={"check": validation.unchecked})  # checked by `pickled_initializer`
+    initargs: tuple[Any, ...] = field(metadata={"check": _arguments})
+    thread_name_prefix: str = field(metadata={"check": _text})
     on_worker_replaced: str = field(metadata={"check": _restart_or_fail, "in_info": True})
     disable_dependencies: bool = field(metadata={"check": validation.flag})
     refresh_rate: float = field(metadata={"check": validation.positive_seconds})
@@ -240,35 +258,41 @@ def check_devices(gpus_per_worker: int, workers: int, devices: int) -> None:
         )
 
 
-def takes_resource_dict(fn: Any) -> bool:
-    """Return True if a function has a parameter called resource_dict, which submit() takes for itself.
-
-    Reads code objects only: `inspect.signature` takes fifty times as long.
-    """
-    while fn is not None:
-        if isinstance(fn, functools.partial):
-            if "resource_dict" in fn.keywords:
-                return False  # the partial function has its value already
-            fn = fn.func
-        code = getattr(_called(fn), "__code__", None)
-        if code is not None and "resource_dict" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
-            return True
-        fn = getattr(fn, "__wrapped__", None)
-    return False
-
-
-def _called(fn: Any) -> Any:
-    """Return the function that runs when fn is called: fn, the `__init__` of a class, or an instance's `__call__`."""
-    if isinstance(fn, type):
-        return getattr(fn, "__init__", None)
-    return fn if hasattr(fn, "__code__") else getattr(type(fn), "__call__", None)  # noqa: B004  its code is wanted
-
-
 def check_chunksize(chunksize: Any) -> int:
     """Check the number of calls in a batch of a map."""
     if not isinstance(chunksize, bool) and isinstance(chunksize, int) and chunksize < 1:
         raise ValueError("chunksize must be >= 1.")  # the message of the standard library
     return int(Resources.check("cores", chunksize, "chunksize"))
+
+
+def pickled_start_functions(options: Options) -> dict[str, Any]:
+    """Return the functions that run at the start of a worker as they are sent there (see `pickled_initializer`)."""
+    return {
+        "initializer": pickled_initializer(options.initializer, options.initargs),
+        "init_function": pickled_init_function(options.init_function, options.block_allocation),
+    }
+
+
+def pickled_initializer(initializer: Any, arguments: tuple[Any, ...]) -> list[bytes] | None:
+    """Return an initializer with its arguments as they are sent to workers; None if there is none.
+
+    Raises:
+        TypeError: It is not callable.
+        ValueError: The pickle is too large.
+        SerializationError: It cannot be pickled, or one of its arguments cannot.
+    """
+    if initializer is None:
+        return None
+    if not callable(initializer):
+        raise TypeError(f"initializer is {initializer!r}; it must be callable")
+    parts = [bytes(part) for part in dump((initializer, arguments), "the initializer and its arguments")]
+    size_bytes = sum(map(len, parts))
+    if size_bytes > INIT_FUNCTION_MAX_BYTES:
+        raise ValueError(
+            f"initializer {initializer!r} and its initargs have {size_bytes} bytes when pickled; at most"
+            f" {INIT_FUNCTION_MAX_BYTES} can be sent: let it load the data itself"
+        )
+    return parts
 
 
 def pickled_init_function(init_function: Any, block_allocation: bool) -> bytes | None:

@@ -29,6 +29,7 @@ from pympipool.pool.base import TERMINATION_GRACE_S
 from pympipool.pool.factory import pool_maker
 from pympipool.pool.serial_engine import SerialEngine
 from pympipool.resources import ResourceAllocator, Resources
+from pympipool.worker.injection import takes_parameter
 
 if TYPE_CHECKING:
     import os
@@ -73,9 +74,18 @@ class Executor(futures.Executor):
         init_function: Called once in each worker before its first call (on every rank). Returns a dict; its items are
             passed to calls as the parameters of that name, unless a call sets them itself. Only with
             `block_allocation`.
-        on_worker_replaced: What follows when a worker ends that had state: it had an `init_function`, or had served a call.
-            "restart": a new worker takes its place; the exception of the call that ended it has a note that says so. "fail":
-            all calls that are not running yet, and later ones, fail with BrokenExecutor. Only with `block_allocation`.
+        initializer: Called once in each worker before its first call (on every rank). The globals that it sets are seen by the
+            calls. If it raises, calls fail with BrokenProcessPool, and the cause is what it has raised.
+        initargs: Its arguments.
+        mp_context: How processes start, as a context or a name of multiprocessing: "spawn" starts each worker as a fresh
+            interpreter, "forkserver" and "fork" fork a process that was started afresh (never the script's own process).
+            Only for workers of one core on this machine; the others are always started afresh. Default: the environment
+            variable PYMPIPOOL_START_METHOD, else "forkserver" on Linux and "spawn" elsewhere.
+        thread_name_prefix: Names the thread in which a worker runs its calls: the prefix, "_" and the worker's id.
+        on_worker_replaced: What follows when a worker ends that had state: it had an `initializer` or an `init_function`, or
+            had served a call. "restart": a new worker takes its place; the exception of the call that ended it has a note
+            that says so. "fail": all calls that are not running yet, and later ones, fail with BrokenExecutor. Only with
+            `block_allocation`.
         command_line_argument_lst: Additional arguments of srun; only with SLURM.
         pmi_mode: Interface by which the ranks of an MPI job find each other: the `pmi` option of flux's shell
             ("simple", "pmix", ...), or srun's `--mpi` ("pmi2", "pmix", ...). Default: the one that mpi4py's MPI library
@@ -124,6 +134,10 @@ class Executor(futures.Executor):
         backend: str = "auto",
         block_allocation: bool = False,
         init_function: Callable[[], dict[str, Any]] | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        mp_context: Any = None,
+        thread_name_prefix: str = "",
         on_worker_replaced: str = "restart",
         command_line_argument_lst: Sequence[str] = (),
         pmi_mode: str | None = None,
@@ -165,13 +179,13 @@ class Executor(futures.Executor):
             _options.check_devices(gpus_per_worker, workers, len(self._allocator.devices.names))
 
     def _make_engine(self, options: _options.Options, workers: int) -> Engine | GraphRecorder | SerialEngine:
-        init_function = _options.pickled_init_function(options.init_function, options.block_allocation)
+        start_functions = _options.pickled_start_functions(options)
         if options.draws_graph:
             return GraphRecorder(options.plot_dependency_graph_filename)
         if self._backend.name == "serial":
-            return SerialEngine(options.init_function, resolve_dependencies=not options.disable_dependencies)
+            return SerialEngine(options)
         return Engine(
-            pool_maker(options, self._backend, self._allocator, workers, init_function),
+            pool_maker(options, self._backend, self._allocator, workers, start_functions),
             resolve_dependencies=not options.disable_dependencies,
             workers_see_files=self._backend.name == "mpi",
             executor_info=self._info,
@@ -216,7 +230,8 @@ class Executor(futures.Executor):
         call is sent: do not change them before the call has ended.
 
         Args:
-            fn: Any callable; must not have a parameter called `resource_dict`.
+            fn: Any callable; must not have a parameter called `resource_dict`. A parameter called `worker_id` gets, if the
+                call does not set it, a small number that no other running worker has: 0 to n-1 with n workers.
             resource_dict: Resources of this call. They override those of the executor; not with `block_allocation`.
                 Keys are the parameters of `pympipool.resources.Resources`.
 
@@ -245,7 +260,7 @@ class Executor(futures.Executor):
         return self._engine.submit(fn, args, kwargs, resources)
 
     def _check_function(self, fn: Callable[..., Any]) -> None:
-        if _options.takes_resource_dict(fn):
+        if takes_parameter(fn, "resource_dict"):
             raise ValueError(
                 f"{fn!r} has a parameter called resource_dict, which submit() takes for itself: rename the parameter"
             )

@@ -17,9 +17,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from pympipool._options import pickled_initializer
 from pympipool.executor import Executor
 from pympipool.resources import available_cores
-from pympipool.worker.initializer import pickled_initializer, run_initializer
+from pympipool.worker.initializer import set_environment
 
 try:
     import joblib
@@ -91,7 +92,7 @@ class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
                 " cores_per_worker=1"
             )
         for name, value, remedy in (
-            ("initializer", initializer, "init_function"),
+            ("initializer", initializer, "initializer"),
             ("inner_max_num_threads", self.inner_max_num_threads, "threads_per_core"),
         ):
             if value is not None:
@@ -149,15 +150,15 @@ class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
     ) -> Executor:
         threads = self.inner_max_num_threads
         environment = {} if threads is None else dict.fromkeys(self.MAX_NUM_THREADS_VARS, str(threads))
-        init_function = None
-        if environment or initializer is not None:
-            pickled = pickled_initializer(initializer, initargs)
-            init_function = functools.partial(run_initializer, environment, pickled)
+        if environment:  # set before the initializer is unpickled, which may import a numerical library
+            initargs = (environment, pickled_initializer(initializer, initargs))
+            initializer = set_environment
         return Executor(
             max_workers=workers,
             threads_per_core=threads or max(1, available_cores() // workers),
             block_allocation=True,
-            init_function=init_function,
+            initializer=initializer,
+            initargs=initargs,
         )
 
     def submit(self, func: Callable[[], Any], callback: Callable[[Future[Any]], None] | None = None) -> Future[Any]:

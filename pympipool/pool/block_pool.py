@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from pympipool._util.service_threads import ServiceLogger
 from pympipool.pool.base import IDLE_CHECK_S, BasePool
 from pympipool.pool.failures import (
-    init_function_error,
     log_exit,
     one_for_each_call,
     redacted_summary,
@@ -25,12 +24,12 @@ from pympipool.pool.failures import (
     state_lost_error,
     with_note,
 )
-from pympipool.pool.reported_error import ReportedError
 from pympipool.pool.shortages import OutageError, Shortage, shortage_error, shortage_of
 from pympipool.pool.timeouts import watch_run_time
 from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, WorkerHandle
 from pympipool.serialization.exceptions import STATE_LOST_NOTE
 from pympipool.serialization.tracebacks import without_frames
+from pympipool.worker.setup import has_start_functions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -203,10 +202,7 @@ class BlockPool(BasePool["Spawner"]):
 
     def _mark_broken(self, error: Failure) -> None:
         LOGGER.error("no worker can be started: %s", redacted_summary(error))
-        if isinstance(error, ReportedError) and self.supervisor.settings["init_function"] is not None:
-            self.broken = partial(init_function_error, error)
-        else:
-            self.broken = one_for_each_call(error)
+        self.broken = one_for_each_call(error)
         self._end_broken()
 
     def _end_broken(self) -> None:
@@ -265,7 +261,7 @@ class BlockPool(BasePool["Spawner"]):
         has_served = worker.state_before_end is not State.STARTING
         was_told = self._ends_all or worker.is_retiring
         log_exit(LOGGER, worker, expected=was_told or not has_served)  # `_start_failed` logs workers that did not start
-        has_state = worker.ended_calls > 0 or self.supervisor.settings["init_function"] is not None
+        has_state = worker.ended_calls > 0 or has_start_functions(self.supervisor.settings)
         loses_state = has_served and has_state and not was_told and self.broken is None
         for future in worker.interrupted:
             note = STATE_LOST_NOTE if loses_state else None

@@ -17,20 +17,24 @@ if TYPE_CHECKING:
 
 
 def pool_maker(
-    options: Options, backend: Backend, allocator: ResourceAllocator[Any], workers: int, init_function: bytes | None
+    options: Options,
+    backend: Backend,
+    allocator: ResourceAllocator[Any],
+    workers: int,
+    start_functions: dict[str, Any],
 ) -> Callable[[Dispatcher], BlockPool | PerCallPool]:
     """Return a function that makes the pool for a dispatcher.
 
     Args:
         options: The executor's.
         workers: The number of workers of block allocation.
-        init_function: Its pickle.
+        start_functions: The pickles of initializer and init_function, or None.
 
     Raises:
         WorkerStartError: Something that the workers need is not installed.
     """
     resources = options.resources
-    settings = {"cwd": None, "init_function": init_function}
+    settings = {"cwd": None, **start_functions, "thread_name_prefix": options.thread_name_prefix}
     if not options.block_allocation:
         backend.for_call(resources)  # raises now if something is not installed, not at the first call
         return lambda dispatcher: PerCallPool(dispatcher, backend, allocator, settings)

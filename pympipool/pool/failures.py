@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def with_note(failure: Failure, note: str) -> Failure:
     """Return a failure with a note added to its exception."""
     if isinstance(failure, ReportedError):
-        return ReportedError(join_exceptions([failure.parts], note))
+        return ReportedError(join_exceptions([failure.parts], note), failure.function)
     add_note(failure, note)
     return failure
 
@@ -33,17 +33,6 @@ def with_note(failure: Failure, note: str) -> Failure:
 def one_for_each_call(failure: Failure) -> Callable[[], BaseException]:
     """Return a function that returns a new exception for each call that a failure ends."""
     return failure if isinstance(failure, ReportedError) else partial(copy_exception, failure)
-
-
-def init_function_error(reported: ReportedError) -> BaseException:
-    """Return the error of a call on an executor whose init_function has raised; the cause is what it has raised."""
-    from concurrent.futures.process import BrokenProcessPool  # takes 15 ms
-
-    error = BrokenProcessPool(
-        f"init_function failed, so this executor runs no calls: {reported.type_name}: {reported.message}"
-    )
-    error.__cause__ = reported()
-    return error
 
 
 def worker_died_error(worker: WorkerHandle, future: Future[Any], note: str | None = None) -> Callable[[], WorkerDied]:

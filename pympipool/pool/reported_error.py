@@ -15,18 +15,33 @@ class ReportedError:
 
     Args:
         parts: What the worker has sent.
+        function: The name of the parameter by which the user gave the function that has raised it, if that is not a call:
+            "initializer" or "init_function".
 
     Raises:
         Exception: They are not from `dump_exception`.
     """
 
-    def __init__(self, parts: Sequence[Any]) -> None:
+    def __init__(self, parts: Sequence[Any], function: str = "") -> None:
         self.type_name, self.message = summarize_parts(parts)
         self.parts = parts
+        self.function = function
+
+    def load(self) -> BaseException:
+        """Return the exception as it was raised."""
+        return load_exception(self.parts)
 
     def __call__(self) -> BaseException:
-        """Return the exception."""
-        return load_exception(self.parts)
+        """Return the exception; if it is not that of a call, as the cause of a BrokenProcessPool."""
+        if not self.function:
+            return self.load()
+        from concurrent.futures.process import BrokenProcessPool  # takes 15 ms
+
+        error = BrokenProcessPool(
+            f"{self.function} failed, so its worker runs no calls: {self.type_name}: {self.message}"
+        )
+        error.__cause__ = self.load()
+        return error
 
 
 Failure: TypeAlias = "BaseException | ReportedError"

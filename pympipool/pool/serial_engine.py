@@ -24,6 +24,7 @@ from pympipool.worker.injection import inject_arguments
 from pympipool.worker.setup import check_init_values
 
 if TYPE_CHECKING:
+    from pympipool._options import Options
     from pympipool.resources import Resources
 
 
@@ -31,14 +32,13 @@ class SerialEngine(WorkerlessEngine):
     """Runs the calls of one executor in the threads that submit them.
 
     Args:
-        init_function: Called once, before the first call; its items are passed to calls.
-        resolve_dependencies: Wait for futures among the arguments. False: such futures are an error.
+        options: Those of the executor. Its initializer and init_function run once, before the first call.
     """
 
-    def __init__(self, init_function: Callable[[], Any] | None, *, resolve_dependencies: bool) -> None:
-        self._init_function = init_function
-        self._init_values: dict[str, Any] | None = None if init_function is not None else {}
-        self._resolve_dependencies = resolve_dependencies
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._init_values: dict[str, Any] | None = None
+        self._resolve_dependencies = not options.disable_dependencies
         self._ended = self._failed = 0
 
     def submit(
@@ -100,9 +100,24 @@ class SerialEngine(WorkerlessEngine):
         return _copied(result)
 
     def _values(self) -> dict[str, Any]:
-        if self._init_values is None and self._init_function is not None:
-            self._init_values = check_init_values(self._init_function, self._init_function())
-        return self._init_values or {}
+        """Run the initializer and init_function before the first call. Return what is passed to calls.
+
+        Raises:
+            BrokenProcessPool: One of them has raised.
+        """
+        if self._init_values is not None:
+            return self._init_values
+        name, initializer, init_function = "initializer", self._options.initializer, self._options.init_function
+        try:
+            if initializer is not None:
+                initializer(*_copied(self._options.initargs))
+            name = "init_function"
+            self._init_values = {} if init_function is None else check_init_values(init_function, init_function())
+        except Exception as error:
+            from concurrent.futures.process import BrokenProcessPool
+
+            raise BrokenProcessPool(f"{name} failed, so no call runs: {type(error).__name__}: {error}") from error
+        return self._init_values
 
     def waiting_count(self) -> int:
         """Return 0: a submitted call has run."""

@@ -155,7 +155,7 @@ def shortage_error(name: str, error: Failure) -> WorkerStartError:
         )
     cause = None
     if isinstance(error, ReportedError):
-        reason, cause = f"{error.type_name}: {error.message}", error()
+        reason, cause = f"{error.type_name}: {error.message}", error.load()
     else:
         reason = error.reason if isinstance(error, WorkerStartError) else str(error)
     last_stderr = error.last_stderr if isinstance(error, WorkerStartError) else ()

@@ -191,6 +191,7 @@ class Supervisor:
         process = spawner.start(request)
         try:
             worker = WorkerHandle(request, process, link, self._writers, self.loop)
+            worker.worker_id = self._free_worker_id()
             for output in worker.outputs:
                 output.watch()
             self._processes.watch(worker)
@@ -210,6 +211,11 @@ class Supervisor:
             raise
         LOGGER.info("worker %d starts (ranks: %d)", number, resources.cores)
         return worker
+
+    def _free_worker_id(self) -> int:
+        """Return the smallest id that no worker has."""
+        used = {worker.worker_id for worker in self.workers.values()}
+        return next(number for number in itertools.count() if number not in used)
 
     def _check_helper(self, helper: Helper) -> None:
         """Have a helper checked, now and for as long as the check asks for that."""
@@ -275,7 +281,12 @@ class Supervisor:
             worker.process.on_connected()
         output = worker.process.direct_output or ()
         descriptors = (*(worker.link.descriptors() if rank == 0 else ()), *output)
-        settings = {**self.settings, **script_context(), "direct_output": bool(output)}
+        settings = {
+            **self.settings,
+            **script_context(),
+            "worker_id": worker.worker_id,
+            "direct_output": bool(output),
+        }
         self._connections.send(worker, rank, ("setup", settings), descriptors)
 
     def on_hung_up(self, worker: WorkerHandle, rank: int) -> None:
@@ -297,8 +308,8 @@ class Supervisor:
                     except BaseException:
                         worker.state = State.STARTING  # it never served
                         raise
-            case ("start_failed", parts):
-                worker.start_error = worker.start_error or ReportedError(parts)
+            case ("start_failed", parts, function):
+                worker.start_error = worker.start_error or ReportedError(parts, function)
                 worker.read_output_to_end()
                 # It exits by itself, unless init_function left a thread behind, or an exit function that never returns.
                 self.loop.call_later(WORKER_EXIT_GRACE_S, lambda: self.end_worker(worker), worker.handlers)

@@ -48,6 +48,7 @@ class WorkerHandle:
 
     Attributes:
         request: What it was started with.
+        worker_id: The id that calls see: a small number that no other running worker has.
         process: Its process (of an MPI worker: mpiexec).
         link: Its segment.
         connections: The control connection of each rank that has authenticated itself.
@@ -83,6 +84,7 @@ class WorkerHandle:
     ) -> None:
         self.request = request
         self.number = request.number
+        self.worker_id = 0
         self.process = process
         self.link = link
         self.state = State.STARTING

@@ -46,6 +46,8 @@ class Resources:
             master. Time in a scheduler's queue does not count.
         error_log_file: A file to which workers append each call that raises: function, arguments (a few hundred
             characters of each) and traceback. For workers on other hosts it must be in a shared folder.
+        mp_context: How the process of a worker on this machine starts: "spawn" (a fresh interpreter), "forkserver" or "fork"
+            (a fork of a fresh interpreter), or a context of multiprocessing. None: as PYMPIPOOL_START_METHOD says.
 
     Raises:
         TypeError: A value has a wrong type.
@@ -73,6 +75,7 @@ class Resources:
     connect_timeout: float = field(default=60.0, metadata={"check": validation.positive_seconds})
     error_log_file: str | None = field(default=None, metadata={"check": validation.writable_file})
     pmi_mode: str | None = field(default=None, metadata={"check": validation.optional_name})
+    mp_context: Any = field(default=None, metadata={"check": validation.optional_start_method})
 
     def __post_init__(self) -> None:
         for name in _PARAMETERS:

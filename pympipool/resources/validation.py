@@ -11,6 +11,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+START_METHODS = ("spawn", "forkserver", "fork")
+"""The start methods of multiprocessing."""
+
 
 def count(least: int) -> Callable[[str, Any], int]:
     """Return a check for integers of at least `least`. It accepts numpy's integers, and refuses bools."""
@@ -118,3 +121,18 @@ def optional_name(name: str, value: Any) -> str | None:
 def unchecked(name: str, value: Any) -> Any:  # noqa: ARG001
     """Return the value as it is. The backend that takes the value checks it."""
     return value
+
+
+def optional_start_method(name: str, value: Any) -> str | None:
+    """Check a start method of multiprocessing, or one of its contexts. Return the method; None is allowed."""
+    method = value
+    if value is not None and not isinstance(value, str):
+        try:
+            method = value.get_start_method()
+        except Exception:  # it is something else
+            raise TypeError(
+                f"{name} is {value!r}; it must be a context of multiprocessing, such as multiprocessing.get_context('spawn')"
+            ) from None
+    if method not in (None, *START_METHODS):
+        raise ValueError(f"{name} is {method!r}; it can be {', '.join(map(repr, START_METHODS))}")
+    return method  # type: ignore[no-any-return]  # it is one of the above

@@ -61,8 +61,8 @@ CLASSES_MARK = b"pympipool.serialization.classes"
 """Bytes that each pickle contains that contains a class by value (see `classes.py`)."""
 
 WORKER_MARK = "__pympipool_worker__"
-"""The name in a worker's `__main__` of two dicts: the latest classes of the script that the worker has received, by name, and the
-functions of the script that `__main__` has got for the call that runs."""
+"""The name in a worker's `__main__` of three dicts: the latest classes of the script that the worker has received, by name; the
+functions of the script that `__main__` has got for the call that runs; and by module, the globals that the initializer has set."""
 
 
 def _define_function(function: "Any", state: "Any") -> None:
@@ -76,7 +76,9 @@ def _define_function(function: "Any", state: "Any") -> None:
 
     _function_setstate(function, state)
     names = sys.modules["__main__"].__dict__
-    _, functions = names.get(WORKER_MARK, (None, None))
+    _, functions, initialized = names.get(WORKER_MARK, (None, None, None))
+    if initialized and function.__module__ in initialized:
+        function.__globals__.update(initialized[function.__module__])
     if functions is not None and function.__module__ == "__main__" and function.__qualname__.isidentifier():
         names[function.__qualname__] = functions[function.__qualname__] = function
         functions[""] = None  # tells the worker that one has arrived, also if it had one of this name
@@ -89,6 +91,6 @@ def _define_class(kind: type, state: "Any") -> None:
     from cloudpickle.cloudpickle import _class_setstate
 
     _class_setstate(kind, state)
-    classes, _ = sys.modules["__main__"].__dict__.get(WORKER_MARK, (None, None))
+    classes, *_ = sys.modules["__main__"].__dict__.get(WORKER_MARK, (None,))
     if classes is not None and kind.__module__ == "__main__" and kind.__qualname__.isidentifier():
         classes[kind.__qualname__] = kind

@@ -152,9 +152,13 @@ class WorkerControl:
         """Tell the master that serving begins."""
         self._send(encode_frame(("ready", {"pid": os.getpid(), "host": socket.gethostname(), "rank": rank})))
 
-    def send_start_failed(self, parts: Sequence[Any]) -> None:
-        """Tell the master why this rank cannot serve: the parts of an exception."""
-        self._send(encode_frame(("start_failed", [bytes(part) for part in parts])))
+    def send_start_failed(self, parts: Sequence[Any], function: str = "") -> None:
+        """Tell the master why this rank cannot serve: the parts of an exception.
+
+        Args:
+            function: The parameter of the user's function that has raised it; "": none.
+        """
+        self._send(encode_frame(("start_failed", [bytes(part) for part in parts], function)))
 
     def send_rank_error(self, rank: int, call: int, parts: Sequence[Any]) -> None:
         """Tell the master that this rank's call raised, while the other ranks may wait for it in a collective.

@@ -64,21 +64,36 @@ class CallRunner:
 
     Args:
         init_values: The result of init_function: arguments for all functions that have parameters of these names.
+        worker_id: The worker's id, for functions that ask for it.
         stamps: Gets the times at which the calls of a traced batch ended; they are sent with the answer.
         error_log: Where failed calls are logged; None: nowhere.
     """
 
-    __slots__ = ("_arrived", "_error_log", "_functions", "_init_values", "_run_each", "_script", "_stamps")
+    __slots__ = (
+        "_arrived",
+        "_error_log",
+        "_functions",
+        "_init_values",
+        "_run_each",
+        "_script",
+        "_stamps",
+        "_worker_id",
+    )
 
     def __init__(
-        self, init_values: Mapping[str, Any], stamps: list[int] | None = None, error_log: ErrorLog | None = None
+        self,
+        init_values: Mapping[str, Any],
+        stamps: list[int] | None = None,
+        error_log: ErrorLog | None = None,
+        worker_id: int = 0,
     ) -> None:
         self._init_values = init_values
+        self._worker_id = worker_id
         self._stamps = stamps
         self._error_log = error_log
         self._functions: list[Kept] = [Kept(0, _empty_slot)] * FUNCTION_CACHE_SIZE
         self._run_each: Callable[..., Batch] | None = None
-        _, self._arrived = sys.modules["__main__"].__dict__.get(WORKER_MARK, (None, {}))
+        _, self._arrived, _ = sys.modules["__main__"].__dict__.get(WORKER_MARK, (None, {}, None))
         self._script: dict[str, Any] | None = (
             None  # the functions of the script that `__main__` has, if it has no others
         )
@@ -127,7 +142,7 @@ class CallRunner:
         self._script = None
 
     def _wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        wrapped = inject_arguments(function, self._init_values)
+        wrapped = inject_arguments(function, self._init_values, self._worker_id)
         return wrapped if self._error_log is None else self._error_log.wrap(wrapped, callable_name(function))
 
     def run(self, number: int, parts: list[Any]) -> Any:

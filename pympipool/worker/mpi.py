@@ -26,7 +26,15 @@ from pympipool.serialization.plain import Pickled
 from pympipool.serialization.tracebacks import describe_place
 from pympipool.worker.call_runner import CallRunner
 from pympipool.worker.rank_comm import Message, OtherRank, RootRank
-from pympipool.worker.setup import apply_settings, describe, make_call_runner, redirect_output, report_error
+from pympipool.worker.setup import (
+    apply_settings,
+    describe,
+    has_start_functions,
+    make_call_runner,
+    redirect_output,
+    report_error,
+    report_start_failed,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,7 +80,7 @@ def run(config: WorkerConfig, control: Control) -> None:
         descriptors = redirect_output(settings, descriptors)
         serve = _prepare(config, control, rank, location, settings, descriptors)
     except BaseException as error:
-        report_error(control.send_start_failed, error, location)
+        report_start_failed(control, error, location)
         _exit_without_finalize()
     control.send_ready(rank)
     try:
@@ -96,7 +104,7 @@ def _prepare(
         channel = control.open_channel(descriptors)
         root = RootRank(join_world(config, rank))
         runner = _make_runner(config, settings, control, rank, location)
-        return functools.partial(serve_root, channel, root, runner, has_state=settings["init_function"] is not None)
+        return functools.partial(serve_root, channel, root, runner, has_state=has_start_functions(settings))
     other = OtherRank(join_world(config, rank))
     return functools.partial(serve_other, other, _make_runner(config, settings, control, rank, location))
 
@@ -220,7 +228,7 @@ def serve_root(channel: Link, ranks: RootRank, runner: RankRunner, *, one_call: 
     has ended.
 
     Args:
-        has_state: The worker had an init_function.
+        has_state: The worker had an initializer or an init_function.
     """
     while True:
         message = Message(*channel.receive())  # type: ignore[misc]  # without a timeout it is never None

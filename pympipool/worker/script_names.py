@@ -65,7 +65,7 @@ class _ScriptModule(ModuleType):
     def __init__(self, find: Callable[[str], Any], received: dict[str, type]) -> None:
         names = _Names(find)
         names.update(__name__="__main__", __doc__=None, __builtins__=_Names(find, vars(builtins)))
-        names[WORKER_MARK] = received, {}
+        names[WORKER_MARK] = received, {}, {}
         object.__setattr__(self, "_names", names)
 
     @property

@@ -15,7 +15,7 @@ from pympipool._core.ring import CALL, ERROR, FUNCTION, RESULT
 from pympipool.serialization.exceptions import dump_exception
 from pympipool.serialization.payload import dump
 from pympipool.worker.call_runner import CallRunner
-from pympipool.worker.setup import apply_settings, describe, make_call_runner, redirect_output, report_error
+from pympipool.worker.setup import apply_settings, describe, make_call_runner, redirect_output, report_start_failed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def run(config: WorkerConfig, control: Control) -> None:
         apply_settings(settings, control, (config.worker,), config.cwd)
         runner = make_call_runner(settings, channel.stamps, config.error_log_file, location)
     except BaseException as error:
-        report_error(control.send_start_failed, error, location)
+        report_start_failed(control, error, location)
         sys.exit(1)
     control.send_ready(0)
     serve(channel, runner, location, one_call=settings["one_call"])

@@ -1,7 +1,7 @@
-"""What a worker does before its first call: apply the master's settings, run `init_function`, report failures.
+"""What a worker does before its first call: apply the master's settings, run the user's functions, report failures.
 
-settings -> cwd, sys.argv, sys.path, streams -> init_function() -> CallRunner
-     any exception ----------------------------------> ("start_failed", parts) to the master
+settings -> cwd, sys.argv, sys.path, streams -> initializer() -> init_function() -> CallRunner
+     any exception ---------------------------------------------------> ("start_failed", parts, function) to the master
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from pympipool.transport.control_client import Control
 
 
+class StartFunctionError(Exception):
+    """A function of the user that runs before the first call has raised. The argument is the name of the parameter, the cause is
+    what it has raised."""
+
+
 def apply_settings(settings: dict[str, Any], control: Control, identity: tuple[int, ...], cwd: str = "") -> None:
     """Make this process look like the master to the functions that will run in it.
 
@@ -43,6 +48,10 @@ def apply_settings(settings: dict[str, Any], control: Control, identity: tuple[i
     if cwd or settings["cwd"] is not None:
         os.chdir(cwd or settings["cwd"])
     apply_script_context(settings, control, identity)
+    if settings["thread_name_prefix"]:
+        from threading import main_thread
+
+        main_thread().name = f"{settings['thread_name_prefix']}_{settings['worker_id']}"
     for stream in (sys.stdout, sys.stderr):
         # The master forwards the output, so it must arrive line by line and in the encoding that the master expects.
         # Containers often set PYTHONUNBUFFERED: then each word would arrive alone, between the lines of other workers.
@@ -72,7 +81,7 @@ def redirect_output(settings: dict[str, Any], descriptors: list[int]) -> list[in
 def make_call_runner(
     settings: dict[str, Any], stamps: list[int] | None = None, error_log_file: str = "", location: str = ""
 ) -> CallRunner:
-    """Run init_function, if there is one, and return the runner whose calls get its result.
+    """Run the initializer and init_function, if there are any, and return the runner whose calls get the result of the latter.
 
     Args:
         settings: The master's settings.
@@ -81,18 +90,41 @@ def make_call_runner(
         location: Worker, rank, host and process id, for the log.
 
     Raises:
-        TypeError: init_function does not return a dict with strings as keys.
-        Exception: What init_function raises.
+        StartFunctionError: One of the two has raised, or init_function does not return a dict with strings as keys.
     """
     error_log = None
     if error_log_file:
         from pympipool.worker.error_log import ErrorLog
 
         error_log = ErrorLog(error_log_file, location)
-    if settings["init_function"] is None:
-        return CallRunner({}, stamps, error_log)
-    init_function = load([settings["init_function"]], "the init_function")
-    return CallRunner(check_init_values(init_function, init_function()), stamps, error_log)
+    init_values = run_start_functions(settings) if has_start_functions(settings) else {}
+    return CallRunner(init_values, stamps, error_log, settings["worker_id"])
+
+
+def has_start_functions(settings: Mapping[str, Any]) -> bool:
+    """Return True if functions of the user run before the first call, and leave state in the worker."""
+    return settings["initializer"] is not None or settings["init_function"] is not None
+
+
+def run_start_functions(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Run the initializer and init_function. Return what init_function returns; an empty dict if there is none.
+
+    Raises:
+        StartFunctionError: One of them has raised.
+    """
+    from pympipool.worker.initializer import call_and_keep_globals, run_initializer
+
+    name = "initializer"
+    try:
+        if settings["initializer"] is not None:
+            run_initializer(settings["initializer"])
+        name = "init_function"
+        if settings["init_function"] is None:
+            return {}
+        init_function = load([settings["init_function"]], "the init_function")
+        return check_init_values(init_function, call_and_keep_globals(init_function))
+    except BaseException as error:  # SystemExit too
+        raise StartFunctionError(name) from error
 
 
 def check_init_values(init_function: Callable[[], Any], init_values: Any) -> dict[str, Any]:
@@ -119,6 +151,14 @@ def describe(worker: int, rank: int | None = None) -> str:
     """Describe this rank: where an exception was raised, as the first line of its traceback."""
     name = f"worker {worker}" if rank is None else f"rank {rank} of worker {worker}"
     return f"{name} (host {socket.gethostname()}, pid {os.getpid()})"
+
+
+def report_start_failed(control: Control, error: BaseException, location: str) -> None:
+    """Tell the master why this rank cannot serve."""
+    function = ""
+    if isinstance(error, StartFunctionError) and error.__cause__ is not None:
+        function, error = error.args[0], error.__cause__
+    report_error(lambda parts: control.send_start_failed(parts, function), error, location)
 
 
 def report_error(send: Callable[[Sequence[Any]], None], error: BaseException, location: str) -> list[Any]:

@@ -203,7 +203,7 @@ def test_inner_max_num_threads_overrides_the_environment(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "remedy"), [(INITIALIZER, "init_function"), ({"inner_max_num_threads": 2}, "threads_per_core")]
+    ("options", "remedy"), [(INITIALIZER, "initializer"), ({"inner_max_num_threads": 2}, "threads_per_core")]
 )
 def test_worker_options_with_open_executor_are_refused(executor, options, remedy):
     with (

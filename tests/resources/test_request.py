@@ -29,6 +29,7 @@ def test_defaults_are_those_of_the_specification():
         "restart_limit": 0,
         "connect_timeout": 60.0,
         "error_log_file": None,
+        "mp_context": None,
     }
 
 

@@ -41,7 +41,10 @@ class TinyMaster:
         self.settings = {
             "cwd": None,
             **script_context(),
+            "initializer": None,
             "init_function": None,
+            "thread_name_prefix": "",
+            "worker_id": 0,
             "one_call": False,
             "direct_output": False,
             **settings,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
@@ -132,8 +133,9 @@ def test_init_function_runs_once():
 def test_wrong_init_function_fails_its_calls():
     with Executor(backend="serial", block_allocation=True, init_function=lambda: 3) as exe:
         future = exe.submit(add, 1)
-    with pytest.raises(TypeError, match="must return a dict"):
+    with pytest.raises(BrokenProcessPool, match=r"init_function failed, .* must return a dict") as error:
         future.result()
+    assert type(error.value.__cause__) is TypeError
 
 
 def test_cwd_lasts_for_the_call(tmp_path):

@@ -78,7 +78,11 @@ def test_frames_of_a_rank_arrive(pair):
     assert word == "ready"
     assert said["rank"] == 1
     assert said["host"] == socket.gethostname()
-    assert others == [("rank_error", 1, 12, [b"a", b"b", b"c"]), ("start_failed", [b"d"]), ("exiting", "no more to do")]
+    assert others == [
+        ("rank_error", 1, 12, [b"a", b"b", b"c"]),
+        ("start_failed", [b"d"], ""),
+        ("exiting", "no more to do"),
+    ]
 
 
 def test_too_large_exception_frame_is_refused_before_sending(pair):

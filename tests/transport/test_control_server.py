@@ -207,7 +207,7 @@ def test_last_frames_arrive_before_end_of_connection(pair):
     connection, worker = pair
     worker.send_start_failed([b"why"])
     worker.close()
-    assert drain(connection) == [("start_failed", [b"why"])]
+    assert drain(connection) == [("start_failed", [b"why"], "")]
     with pytest.raises(EOFError, match="rank 1 of worker 3"):
         connection.receive_available()
 

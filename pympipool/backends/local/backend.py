@@ -4,7 +4,7 @@
     one core, one call      ForkserverSpawner; LocalSpawner where processes must not fork
     several cores           MpiexecSpawner
 
-The environment variable PYMPIPOOL_START_METHOD can forbid forks.
+The parameter `mp_context` and the environment variable PYMPIPOOL_START_METHOD can forbid forks.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class LocalBackend:
         """
         if resources.cores > 1:
             return self._mpi_spawner()
-        if start_method(os.environ) == "spawn":
+        if start_method(os.environ, resources.mp_context) == "spawn":
             from pympipool.backends.local.direct import LocalSpawner
 
             return LocalSpawner()
@@ -77,7 +77,7 @@ class LocalBackend:
         """
         from pympipool.backends.local.forkserver import ForkserverSpawner
 
-        if resources.cores > 1 or start_method(os.environ) == "spawn":
+        if resources.cores > 1 or start_method(os.environ, resources.mp_context) == "spawn":
             return self.for_block(resources)
         if self._forkserver is None:
             self._forkserver = ForkserverSpawner()
@@ -105,11 +105,11 @@ class LocalBackend:
             self._forkserver.after_fork_in_child()
 
 
-def start_method(environ: Mapping[str, str]) -> str:
+def start_method(environ: Mapping[str, str], wanted: str | None = None) -> str:
     """Return how processes for single calls, and further workers of one core, are started: "fork" or "spawn".
 
-    PYMPIPOOL_START_METHOD decides. The default is "fork" on Linux and "spawn" elsewhere: what macOS's libraries keep
-    running does not survive a fork, which is why multiprocessing spawns there too
+    The wish of the user decides, then PYMPIPOOL_START_METHOD. The default is "fork" on Linux and "spawn" elsewhere: what
+    macOS's libraries keep running does not survive a fork, which is why multiprocessing spawns there too
     (https://docs.python.org/3/library/multiprocessing.html), and Windows has no fork.
 
     Raises:
@@ -119,6 +119,8 @@ def start_method(environ: Mapping[str, str]) -> str:
         >>> start_method({"PYMPIPOOL_START_METHOD": "spawn"})
         'spawn'
     """
+    if wanted is not None:
+        return "spawn" if wanted == "spawn" else "fork"
     method = environ.get("PYMPIPOOL_START_METHOD") or ("fork" if sys.platform == "linux" else "spawn")
     if method not in ("fork", "spawn"):
         raise ValueError(f"PYMPIPOOL_START_METHOD is {method!r}; it can be 'fork' or 'spawn'")

@@ -118,9 +118,9 @@ class TcpControl:
         """Tell the master that serving begins."""
         self._send_frame(READY, ("ready", {"pid": os.getpid(), "host": socket.gethostname(), "rank": rank}))
 
-    def send_start_failed(self, parts: Sequence[Any]) -> None:
-        """Tell the master why this rank cannot serve: the parts of an exception."""
-        self._send_frame(CONTROL, ("start_failed", [bytes(part) for part in parts]))
+    def send_start_failed(self, parts: Sequence[Any], function: str = "") -> None:
+        """Tell the master why this rank cannot serve (see `WorkerControl.send_start_failed`)."""
+        self._send_frame(CONTROL, ("start_failed", [bytes(part) for part in parts], function))
 
     def send_rank_error(self, rank: int, call: int, parts: Sequence[Any]) -> None:
         """Tell the master that this rank's call raised (see `WorkerControl.send_rank_error`)."""
