@@ -3,6 +3,8 @@
 Executor(...) ─► Options: check the options ─► Backend: starts workers ─► pool of workers ─► Engine over the pool
 submit, map   ─► check the function and its resources ─► Engine: the way of the call to a worker and back
 shutdown      ─► Engine: end everything after the last call
+
+Engines that few scripts use are imported where they are made, so that a first result comes sooner.
 """
 
 from __future__ import annotations
@@ -20,14 +22,11 @@ from pympipool._util import undo_monkey_patches
 from pympipool._util.reprs import callable_name
 from pympipool.backends.registry import Choice, choose, make_backend
 from pympipool.diagnostics import status
-from pympipool.diagnostics.graph import GraphRecorder, NullBackend
 from pympipool.diagnostics.progress import bar_options, with_progress
 from pympipool.execution.batching import ArgumentColumns, one_by_one, submit_map
-from pympipool.execution.derived_futures import batched
 from pympipool.execution.engine import Engine
 from pympipool.pool.base import TERMINATION_GRACE_S
 from pympipool.pool.factory import pool_maker
-from pympipool.pool.serial_engine import SerialEngine
 from pympipool.resources import ResourceAllocator, Resources
 from pympipool.worker.injection import takes_parameter
 
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
 
     from pympipool._core.future import Future
     from pympipool.backends.base import Backend
+    from pympipool.diagnostics.graph import GraphRecorder
+    from pympipool.pool.serial_engine import SerialEngine
 
     Awaited: TypeAlias = "futures.Future[Any] | Iterable[futures.Future[Any]] | Mapping[Any, futures.Future[Any]]"
 
@@ -156,7 +157,7 @@ class Executor(futures.Executor):
         self._resources = options.resources
         self._block_allocation = options.block_allocation
         choice = Choice(backend, {}) if options.draws_graph else choose(backend, executor)
-        self._backend: Backend = NullBackend(backend) if options.draws_graph else make_backend(choice.name)
+        self._backend = self._make_backend(options, choice.name)
         self._backend.check(self._resources)
         workers, cores = options.count_workers(self._backend.available_cores)
         self._allocator: ResourceAllocator[Any] = ResourceAllocator(
@@ -178,11 +179,22 @@ class Executor(futures.Executor):
         if gpus_per_worker and not self._backend.assigns_devices:
             _options.check_devices(gpus_per_worker, workers, len(self._allocator.devices.names))
 
+    def _make_backend(self, options: _options.Options, name: str) -> Backend:
+        if not options.draws_graph:
+            return make_backend(name)
+        from pympipool.diagnostics.graph import NullBackend
+
+        return NullBackend(name)
+
     def _make_engine(self, options: _options.Options, workers: int) -> Engine | GraphRecorder | SerialEngine:
         start_functions = _options.pickled_start_functions(options)
         if options.draws_graph:
+            from pympipool.diagnostics.graph import GraphRecorder
+
             return GraphRecorder(options.plot_dependency_graph_filename)
         if self._backend.name == "serial":
+            from pympipool.pool.serial_engine import SerialEngine
+
             return SerialEngine(options)
         return Engine(
             pool_maker(options, self._backend, self._allocator, workers, start_functions),
@@ -317,6 +329,8 @@ class Executor(futures.Executor):
     @staticmethod
     def batched(iterable: Iterable[futures.Future[Any]], n: int) -> list[futures.Future[list[Any]]]:
         """Return futures of lists of n results, in the order in which the calls end (see `pympipool.batched`)."""
+        from pympipool.execution.derived_futures import batched
+
         return batched(iterable, n)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, kill_workers: bool = False) -> None:

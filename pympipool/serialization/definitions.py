@@ -17,13 +17,13 @@ each time (`classes.reduce_class`), which is always right.
 
 from __future__ import annotations
 
+import io
 import itertools
 import pickle
-import pickletools
 import threading
 import weakref
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from cloudpickle import cloudpickle
@@ -103,17 +103,14 @@ def _define(kind: type, changes: int, is_result: bool) -> tuple[Any, ...] | None
 
 def _opcodes(function: Callable[..., type], arguments: tuple[Any, ...]) -> bytes:
     """Return opcodes that call a function, put what it returns into the memo of the unpickler, and nothing else into it."""
-    pickled = pickle.dumps((function, arguments), 5)
-    body = b"".join(pickled[begin:end] for begin, end in _without(pickled, "PROTO", "FRAME", "MEMOIZE", "STOP"))
-    return body[: -len(pickle.TUPLE2)] + pickle.REDUCE + pickle.MEMOIZE + pickle.POP
-
-
-def _without(pickled: bytes, *names: str) -> Iterator[tuple[int, int]]:
-    """Yield begin and end of each opcode with its argument, without those of these names."""
-    found = [(position or 0, code.name) for code, _, position in pickletools.genops(pickled)]
-    for (begin, name), (end, _) in zip(found, [*found[1:], (len(pickled), "")], strict=True):
-        if name not in names:
-            yield begin, end
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, 3)  # the last protocol without frames
+    pickler.fast = True  # without the memo
+    pickler.dump((function, arguments))
+    pickled = file.getvalue()
+    return (
+        pickled[len(pickle.PROTO) + 1 : -len(pickle.TUPLE2 + pickle.STOP)] + pickle.REDUCE + pickle.MEMOIZE + pickle.POP
+    )
 
 
 def _number(kind: type, snapshot: Snapshot) -> Definition:

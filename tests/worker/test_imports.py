@@ -1,4 +1,4 @@
-"""The modules that a worker imports: each costs time until the first result, and memory in every worker."""
+"""The modules that a worker imports, and the script: each costs time until the first result, and memory in every worker."""
 
 from __future__ import annotations
 
@@ -85,3 +85,19 @@ def test_worker_without_free_descriptors_still_answers(start):
     master.send(eval, "1 + 1")
     assert master.result() == 2
     assert master.end() == 0
+
+
+def test_first_result_needs_few_modules():
+    code = (
+        "from pympipool import Executor\n"
+        "with Executor(max_workers=1, block_allocation=True, backend='mpi') as exe: exe.submit(sum, [1]).result()\n"
+        f"print({MODULES})"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    imported = set(said.stdout.split()) - modules_of_bare_python()
+    assert "pympipool.pool.block_pool" in imported
+    others = (
+        "pickletools random secrets tempfile pympipool.backends.slurm.job_watch pympipool.diagnostics.graph"
+        " pympipool.execution.derived_futures pympipool.pool.serial_engine"
+    )
+    assert imported.intersection(others.split()) == set()

@@ -18,7 +18,6 @@ import errno
 import os
 import socket
 import subprocess
-import tempfile
 from array import array
 from collections import deque
 from time import monotonic
@@ -264,6 +263,8 @@ def _memory_file() -> BinaryIO:
             file = os.fdopen(os.memfd_create("pympipool_fork_server"), "w+b")
             os.fchmod(file.fileno(), 0o600)  # the system creates it with all permissions for everybody
             return file
+    import tempfile  # only here: it takes longer to import than an executor to start
+
     return cast(BinaryIO, tempfile.TemporaryFile())
 
 

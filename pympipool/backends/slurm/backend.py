@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from pympipool.backends.base import PROBE_TIMEOUT_S, SchedulerBackend
 from pympipool.backends.slurm import availability
-from pympipool.backends.slurm.job_watch import JobWatch
 
 if TYPE_CHECKING:
     from pympipool.backends.spawner import Spawner
@@ -30,6 +29,8 @@ class SlurmBackend(SchedulerBackend):
     name = "slurm"
 
     def __init__(self) -> None:
+        from pympipool.backends.slurm.job_watch import JobWatch  # only here, as other backends do not need it
+
         availability.check_slurm()
         super().__init__()
         self._jobs = JobWatch(steps="SLURM_JOB_ID" in os.environ)
