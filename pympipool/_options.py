@@ -295,6 +295,15 @@ def pickled_initializer(initializer: Any, arguments: tuple[Any, ...]) -> list[by
     return parts
 
 
+def check_buffersize(buffersize: Any) -> int:
+    """Check the number of calls of a map that are submitted before their results are taken."""
+    if isinstance(buffersize, bool) or not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer or None")  # the messages of the standard library
+    if buffersize < 1:
+        raise ValueError("buffersize must be None or > 0")
+    return buffersize
+
+
 def pickled_init_function(init_function: Any, block_allocation: bool) -> bytes | None:
     """Return the init_function as it is sent to workers.
 

@@ -23,11 +23,14 @@ from pympipool._util.reprs import callable_name
 from pympipool.backends.registry import Choice, choose, make_backend
 from pympipool.diagnostics import status
 from pympipool.diagnostics.progress import bar_options, with_progress
-from pympipool.execution.batching import ArgumentColumns, one_by_one, submit_map
+from pympipool.execution.batching import MapOptions, submit_map
 from pympipool.execution.engine import Engine
+from pympipool.execution.map_arguments import Arguments
+from pympipool.execution.map_results import result_of
 from pympipool.pool.base import TERMINATION_GRACE_S
 from pympipool.pool.factory import pool_maker
 from pympipool.resources import ResourceAllocator, Resources
+from pympipool.resources.validation import flag
 from pympipool.worker.injection import takes_parameter
 
 if TYPE_CHECKING:
@@ -281,15 +284,17 @@ class Executor(futures.Executor):
     def map(
         self,
         fn: Callable[..., T],
-        *iterables: Iterable[Any],
+        *iterables: Iterable[Any] | futures.Future[Any],
         timeout: float | None = None,
         chunksize: int | None = None,
+        buffersize: int | None = None,
+        unordered: bool = False,
         progress: bool | str = False,
     ) -> Iterator[T]:
         """Return an iterator like map(fn, *iterables), but run the calls on the workers.
 
         This method exhausts the iterables and submits all calls, whether or not the caller iterates. The iterator waits
-        for the results, in order.
+        for the results, in order. An iterable may be the future of one: this method waits for it.
 
         Args:
             timeout: Seconds from now until the last result must have arrived. Default: no limit.
@@ -297,34 +302,85 @@ class Executor(futures.Executor):
                 a few milliseconds, by their measured run time. Calls on several cores are always sent one by one.
                 `run_time_max` and `restart_limit` apply to the calls of a chunk as a whole, so with them the default
                 is 1. However calls are sent, they share no arguments.
+            buffersize: Read the iterables only as far as results are taken: so many calls are submitted whose results the
+                caller has not taken, with `chunksize` so many chunks. The iterables may be endless. Without `chunksize`, calls
+                are sent one by one. Default: no limit.
+            unordered: Return results as they come, instead of in the order of the arguments.
             progress: Show a tqdm progress bar that counts the calls that have ended. A string is shown before the bar
                 instead of the name of the function.
 
         Raises:
-            ValueError, TypeError: chunksize is not a positive integer.
+            ValueError, TypeError: chunksize or buffersize is not a positive integer.
             ImportError: progress needs tqdm, which is not installed.
             concurrent.futures.TimeoutError: While iterating, after the timeout.
-            Exception: While iterating, the exception of a call. The calls after it are cancelled.
+            Exception: While iterating, the exception of a call. The calls after it are cancelled. A note tells how many
+                results had come.
 
         Examples:
             >>> with Executor(max_workers=2, block_allocation=True) as exe:
             ...     list(exe.map(pow, [1, 2, 3], [2, 2, 2]))
             [1, 4, 9]
         """
+        options = self._map_options(fn, timeout, chunksize, buffersize, unordered)
+        return self._map(fn, Arguments([self._items(one, options) for one in iterables]), options, progress)
+
+    def starmap(
+        self,
+        fn: Callable[..., T],
+        iterable: Iterable[Iterable[Any]] | futures.Future[Any],
+        *,
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        unordered: bool = False,
+        progress: bool | str = False,
+    ) -> Iterator[T]:
+        """Return an iterator over fn(*arguments) for the arguments in iterable; everything else is as in `map`.
+
+        Examples:
+            >>> with Executor(max_workers=2, block_allocation=True) as exe:
+            ...     list(exe.starmap(pow, [(2, 3), (2, 5, 7)]))
+            [8, 4]
+        """
+        options = self._map_options(fn, timeout, chunksize, buffersize, unordered)
+        return self._map(fn, Arguments((), self._items(iterable, options)), options, progress)
+
+    def _map_options(
+        self,
+        fn: Callable[..., Any],
+        timeout: float | None,
+        chunksize: int | None,
+        buffersize: int | None,
+        unordered: bool,
+    ) -> MapOptions:
         deadline_s = None if timeout is None else monotonic() + timeout
         if chunksize is not None:
             chunksize = _options.check_chunksize(chunksize)
+        if buffersize is not None:
+            buffersize = _options.check_buffersize(buffersize)
+        flag("unordered", unordered)
         self._check_function(fn)
         self._engine.check_usable(fn)
         workers = int(self._info["max_workers"]) if self._block_allocation else None
-        submit_all = partial(submit_map, fn, self._resources, workers, chunksize, deadline_s)
-        options = bar_options(progress, callable_name(fn))
+        return MapOptions(self._resources, workers, chunksize, buffersize, unordered, deadline_s)
+
+    def _items(self, iterable: Iterable[Any] | futures.Future[Any], options: MapOptions) -> Iterable[Any]:
+        if not isinstance(iterable, futures.Future):
+            return iterable
+        self._engine.check_resolves("map")
+        return result_of(iterable, options.deadline_s)  # type: ignore[no-any-return]
+
+    def _map(
+        self, fn: Callable[..., Any], arguments: Arguments, options: MapOptions, progress: bool | str
+    ) -> Iterator[Any]:
+        bar = bar_options(progress, callable_name(fn))
+        submit_all = partial(submit_map, fn, options, arguments)
         if not isinstance(self._engine, Engine):  # there are no workers to send batches to
-            return one_by_one(self.submit, fn, ArgumentColumns(iterables), deadline_s)
-        if options is None:
-            return submit_all(iterables, self.submit, self._engine)
-        columns = ArgumentColumns(iterables)
-        return with_progress(partial(submit_all, columns.lists), self.submit, self._engine, len(columns), options)
+            return submit_all(self.submit, None)
+        if bar is None:
+            return submit_all(self.submit, self._engine)
+        total = arguments.count() if options.buffersize is None else None
+        return with_progress(submit_all, self.submit, self._engine, total, bar)
 
     @staticmethod
     def batched(iterable: Iterable[futures.Future[Any]], n: int) -> list[futures.Future[list[Any]]]:

@@ -10,6 +10,7 @@ without a bar nothing is observed.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
@@ -70,17 +71,17 @@ class Bar:
     """A progress bar over calls. Any thread may end the calls; the bar closes itself with the last one.
 
     Args:
-        total: Number of calls.
+        total: Number of calls; None if it is not known.
         options: As for `tqdm.auto.tqdm`.
 
     Raises:
         ImportError: tqdm is not installed.
     """
 
-    def __init__(self, total: int, options: dict[str, Any]) -> None:
+    def __init__(self, total: int | None, options: dict[str, Any]) -> None:
         tqdm = _tqdm()
         self._lock = threading.RLock()  # reentrant: a signal handler may end a future while its thread is in `_step`
-        self._remaining = total
+        self._remaining: float = math.inf if total is None else total
         self._failed = 0
         self._watched: dict[Future[Any], int] = {}  # calls of each future that is not counted yet
         self._bar = tqdm(**{"total": total, "unit": " calls", **options})
@@ -217,7 +218,7 @@ def with_progress(
     make_results: Callable[[Callable[..., Any], Engine], Iterator[T]],
     submit: Callable[..., Future[Any]],
     engine: Engine,
-    total: int,
+    total: int | None,
     options: dict[str, Any],
 ) -> Iterator[T]:
     """Run a map with a progress bar, and return its results.
@@ -226,7 +227,7 @@ def with_progress(
         make_results: Starts the map, with a function that submits one call and an engine that submits batches.
         submit: Submits one call.
         engine: Submits batches.
-        total: Number of calls.
+        total: Number of calls; None if it is not known.
         options: Options of `Bar`.
     """
     bar = MapBar(total, options)

@@ -9,15 +9,15 @@ Batches grow until each takes about `BATCH_S`, and shrink towards the end so tha
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pympipool._core.future import Future
+from pympipool.execution.arrivals import Arrivals
 
 if TYPE_CHECKING:
+    from pympipool._core.future import Future
     from pympipool.execution.engine import Engine
     from pympipool.serialization.payload import PackedColumns
 
@@ -38,12 +38,27 @@ class AdaptiveBatcher:
     """Submits the batches of one map, and adapts their size to their run time.
 
     The user's thread submits the first batches (`begin`). From then on all state belongs to the continuation thread, which
-    submits one batch after the other. The user's thread takes the futures of the batches from a queue (`take`), and
+    submits one batch after the other. The user's thread takes the futures of the batches from a queue (`next`), and
     sets only `_is_stopped`.
+
+    Args:
+        engine: Submits the batches.
+        fn: The function.
+        columns: The arguments of its calls.
+        count: Number of calls.
+        workers: Number of workers.
+        unordered: `next` returns batches in the order in which they end, instead of the order of their calls.
     """
 
     def __init__(
-        self, engine: Engine, fn: Callable[..., Any], columns: PackedColumns, count: int, workers: int
+        self,
+        engine: Engine,
+        fn: Callable[..., Any],
+        columns: PackedColumns,
+        count: int,
+        workers: int,
+        *,
+        unordered: bool = False,
     ) -> None:
         self._engine = engine
         self._fn = fn
@@ -55,8 +70,10 @@ class AdaptiveBatcher:
         self._in_flight: dict[Future[Any], int] = {}  # size of each batch
         self._largest_size = 1
         self._item_s = 0.0  # estimated run time of one call; 0 before the first estimate
-        self._batches: deque[Future[Any] | BaseException | None] = deque()  # to be read; an exception or None ends it
-        self._news = self._new_news()  # ends when something is added there
+        self._unordered = unordered
+        self._batches: Arrivals[Future[Any] | BaseException | None] = Arrivals(
+            engine.dispatcher
+        )  # exception, None: end
         self._error: BaseException | None = None  # why no more batches are submitted
         self._is_stopped = False
         self._wants_fill = False
@@ -73,8 +90,8 @@ class AdaptiveBatcher:
         """Submit the first batches, and have the continuation thread submit the others."""
         try:
             self._submit_some()
-            if self._next >= self._count:
-                self._add(None)
+            if self._next >= self._count and not self._in_flight_must_end:
+                self._batches.put(None)
             else:
                 self._engine.add_pending_source(self, self._follow_first)
         except BaseException:
@@ -82,21 +99,9 @@ class AdaptiveBatcher:
                 future.cancel()
             raise
 
-    @property
-    def news(self) -> Future[None]:
-        """A future that ends when `take` has something to return, or has had.
-
-        It is one of ours, since code of users may run in a thread of the executor: there it goes on with its work meanwhile.
-        """
-        return self._news
-
-    def has_more(self) -> bool:
-        """Return True if `take` has something to return now."""
-        return bool(self._batches)
-
-    def take(self) -> Future[Any] | None:
-        """Return the future of the next batch, or None after the last; raise what has ended the map."""
-        batch = self._batches.popleft()
+    def next(self, deadline_s: float | None) -> Future[Any] | None:
+        """Wait for the next batch, and return its future, or None after the last; raise what has ended the map."""
+        batch = self._batches.get(deadline_s)
         if isinstance(batch, BaseException):
             raise batch
         return batch
@@ -104,18 +109,13 @@ class AdaptiveBatcher:
     def stop(self) -> None:
         """Submit no more batches, and cancel those in flight."""
         self.cancel_rest()
-        self._cancel_pending()
+        for future in list(self._in_flight):
+            future.cancel()
 
     def cancel_rest(self) -> None:
         """Submit no more batches. The iterator over the results ends with CancelledError where one is missing."""
         self._is_stopped = True
         self._engine.continuations.post(self._fill)
-
-    def _cancel_pending(self) -> None:
-        while self._batches:
-            batch = self._batches.popleft()
-            if isinstance(batch, Future):
-                batch.cancel()
 
     # ---- for the continuation thread ----
 
@@ -129,6 +129,8 @@ class AdaptiveBatcher:
 
     def _on_done(self, future: Future[Any]) -> None:
         """Update the estimate, and submit more batches. After a cancelled batch no more are submitted."""
+        if self._unordered and future in self._in_flight:
+            self._batches.put(future)
         size = self._in_flight.pop(future, 0)
         run_s = future.run_ns / 1e9
         if size and run_s > 0:
@@ -156,14 +158,20 @@ class AdaptiveBatcher:
                 self._is_stopped = True
             finally:
                 self._is_filling = False
-        if (self._is_stopped or self._next >= self._count) and not self._is_filling and not self._is_finished:
+        is_last = self._is_stopped or self._next >= self._count
+        if is_last and not (self._in_flight_must_end or self._is_filling or self._is_finished):
             self._finish()
+
+    @property
+    def _in_flight_must_end(self) -> bool:
+        """True if batches in flight have yet to be told to the user's thread, before the end of all."""
+        return self._unordered and bool(self._in_flight)
 
     def _finish(self) -> None:
         """Tell the user's thread that no more batches come. This may be repeated, as after MemoryError."""
         if self._error is None and self._next < self._count:
             self._error = CancelledError()
-        self._add(self._error)
+        self._batches.put(self._error)
         self._engine.remove_pending_source(self)
         self._is_finished = True
         self._error = None  # it refers to frames, and these to this object
@@ -182,26 +190,14 @@ class AdaptiveBatcher:
         future = self._engine.submit_batch(self._fn, columns, None)
         try:
             self._in_flight[future] = size
-            self._add(future)
+            if not self._unordered:
+                self._batches.put(future)
         except BaseException:  # no memory, or Ctrl-C in the user's thread
             future.cancel()
             raise
         self._next += size
         self._largest_size = max(self._largest_size, size)
         return future
-
-    def _add(self, batch: Future[Any] | BaseException | None) -> None:
-        """Add to what the user's thread reads, and wake it; both or neither."""
-        news, next_news = self._news, self._new_news()
-        self._batches.append(batch)
-        self._news = next_news
-        news.set_result(None)
-        self._engine.dispatcher.wake_waiting_thread()
-
-    def _new_news(self) -> Future[None]:
-        news: Future[None] = Future()
-        self._engine.dispatcher.adopt(news)
-        return news
 
     def _next_size(self) -> int:
         if self._item_s == 0.0:

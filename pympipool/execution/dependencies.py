@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "InputError",
     "InputWaiter",
+    "check_resolves",
     "copy_error",
     "find_futures",
     "has_result",
@@ -106,6 +107,15 @@ def resolve(
     search = _FutureSearch([*args, *kwargs.values()])
     replacement = _Replacement(search.holders(), result_of)
     return tuple(map(replacement.of, args)), {name: replacement.of(value) for name, value in kwargs.items()}
+
+
+def check_resolves(resolves: bool, name: str) -> None:
+    """Raise TypeError if futures must not be among the arguments of a function, with this name."""
+    if not resolves:
+        raise TypeError(
+            f"a future is among the arguments of {name}(), and disable_dependencies=True: pass its result(), or make the"
+            " executor with disable_dependencies=False"
+        )
 
 
 # ---- waiting ----

@@ -30,7 +30,7 @@ from pympipool._util.service_threads import flush_records, must_not_wait
 from pympipool.errors import SerializationError
 from pympipool.execution import trace_registry
 from pympipool.execution.blocked_calls import BlockedCall, BlockedCalls
-from pympipool.execution.dependencies import find_futures
+from pympipool.execution.dependencies import check_resolves, find_futures
 from pympipool.execution.function_cache import FunctionTable
 from pympipool.execution.open_engines import open_engines
 from pympipool.serialization import payload
@@ -134,7 +134,7 @@ class Engine:
         self.dispatcher.adopt(future)
         inputs = find_futures(args, kwargs)
         if inputs:
-            self._check_resolves(fn)
+            self.check_resolves(callable_name(fn))
             self._blocked.add(BlockedCall(future, fn, args, kwargs, resources), inputs)
         else:
             self._send(future, fn, args, kwargs, resources)
@@ -269,12 +269,9 @@ class Engine:
                 self._handles.pop(oldest, None)
         return handle
 
-    def _check_resolves(self, fn: Callable[..., Any]) -> None:
-        if not self.resolve_dependencies:
-            raise TypeError(
-                f"a future is among the arguments of {callable_name(fn)}(), and"
-                " disable_dependencies=True: pass its result(), or make the executor with disable_dependencies=False"
-            )
+    def check_resolves(self, name: str) -> None:
+        """Raise TypeError if a future must not be among the arguments of a function, with this name."""
+        check_resolves(self.resolve_dependencies, name)
 
     # ---- counts ----
 

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pympipool.execution.dependencies import check_resolves
+
 
 class WorkerlessEngine:
     """The parts of an engine that concern workers, for one that has none.
 
     Attributes:
         is_open: True while calls can be submitted.
+        resolve_dependencies: False: futures among the arguments are an error.
     """
 
     is_open = True
+    resolve_dependencies = True
+
+    def check_resolves(self, name: str) -> None:
+        """Raise TypeError if a future must not be among the arguments of a function, with this name."""
+        check_resolves(self.resolve_dependencies, name)
 
     def check_usable(self, fn: Callable[..., Any]) -> None:
         """Raise RuntimeError after `close`, TypeError if fn is not callable."""

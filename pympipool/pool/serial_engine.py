@@ -38,7 +38,7 @@ class SerialEngine(WorkerlessEngine):
     def __init__(self, options: Options) -> None:
         self._options = options
         self._init_values: dict[str, Any] | None = None
-        self._resolve_dependencies = not options.disable_dependencies
+        self.resolve_dependencies = not options.disable_dependencies
         self._ended = self._failed = 0
 
     def submit(
@@ -54,11 +54,8 @@ class SerialEngine(WorkerlessEngine):
         self.check_usable(fn)
         future: Future[Any] = Future()
         inputs = find_futures(args, kwargs)
-        if inputs and not self._resolve_dependencies:
-            raise TypeError(
-                f"a future is among the arguments of {callable_name(fn)}(), and disable_dependencies=True: pass its result(), or"
-                " make the executor with disable_dependencies=False"
-            )
+        if inputs:
+            self.check_resolves(callable_name(fn))
         futures.wait(inputs)
         failed = next((one for one in inputs if not has_result(one)), None)
         if failed is not None and is_cancelled(failed):
