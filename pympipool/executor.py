@@ -81,6 +81,8 @@ class Executor(futures.Executor):
         initializer: Called once in each worker before its first call (on every rank). The globals that it sets are seen by the
             calls. If it raises, calls fail with BrokenProcessPool, and the cause is what it has raised.
         initargs: Its arguments.
+        max_tasks_per_child: Number of calls after which a worker exits and a new one takes its place. A chunk of `map` counts
+            as one call. Default: no limit. Without `block_allocation` each worker serves one call anyway.
         mp_context: How processes start, as a context or a name of multiprocessing: "spawn" starts each worker as a fresh
             interpreter, "forkserver" and "fork" fork a process that was started afresh (never the script's own process).
             Only for workers of one core on this machine; the others are always started afresh. Default: the environment
@@ -140,6 +142,7 @@ class Executor(futures.Executor):
         init_function: Callable[[], dict[str, Any]] | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        max_tasks_per_child: int | None = None,
         mp_context: Any = None,
         thread_name_prefix: str = "",
         on_worker_replaced: str = "restart",
@@ -159,6 +162,7 @@ class Executor(futures.Executor):
         options = _options.Options.from_arguments(locals())
         self._resources = options.resources
         self._block_allocation = options.block_allocation
+        self._may_batch = options.block_allocation and options.max_tasks_per_child is None
         choice = Choice(backend, {}) if options.draws_graph else choose(backend, executor)
         self._backend = self._make_backend(options, choice.name)
         self._backend.check(self._resources)
@@ -300,8 +304,8 @@ class Executor(futures.Executor):
             timeout: Seconds from now until the last result must have arrived. Default: no limit.
             chunksize: Number of calls that are sent together. Default: 1, and with block allocation as many calls as take
                 a few milliseconds, by their measured run time. Calls on several cores are always sent one by one.
-                `run_time_max` and `restart_limit` apply to the calls of a chunk as a whole, so with them the default
-                is 1. However calls are sent, they share no arguments.
+                `run_time_max`, `restart_limit` and `max_tasks_per_child` apply to a chunk as a whole, so with them the
+                default is 1. However calls are sent, they share no arguments.
             buffersize: Read the iterables only as far as results are taken: so many calls are submitted whose results the
                 caller has not taken, with `chunksize` so many chunks. The iterables may be endless. Without `chunksize`, calls
                 are sent one by one. Default: no limit.
@@ -361,7 +365,7 @@ class Executor(futures.Executor):
         flag("unordered", unordered)
         self._check_function(fn)
         self._engine.check_usable(fn)
-        workers = int(self._info["max_workers"]) if self._block_allocation else None
+        workers = int(self._info["max_workers"]) if self._may_batch else None
         return MapOptions(self._resources, workers, chunksize, buffersize, unordered, deadline_s)
 
     def _items(self, iterable: Iterable[Any] | futures.Future[Any], options: MapOptions) -> Iterable[Any]:

@@ -174,6 +174,9 @@ class BasePool(ABC, Generic[SpawnerT]):
         """Kill the worker if its other ranks do not return from a call that raised on one."""
         watch_for_stuck_ranks(self.supervisor, self.dispatcher, worker, call)
 
+    def on_last_call(self, worker: WorkerHandle) -> None:
+        """Do nothing: the pool knows how many calls a worker serves."""
+
     @abstractmethod
     def on_gone(self, worker: WorkerHandle) -> None:
         """Release what a worker had, and decide about its calls.

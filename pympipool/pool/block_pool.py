@@ -4,7 +4,8 @@
                                     on_gone:  the worker's running call fails, a new worker is started
     close ── no new calls; after the last one, workers are told to exit ──> closed
 
-A worker that dies is replaced at once. Workers that die before they were ready are replaced after a delay that doubles each
+A worker that has begun its last call (`max_tasks_per_child`) gets no more calls, and is replaced when it has exited. A worker
+that dies is replaced at once. Workers that die before they were ready are replaced after a delay that doubles each
 time. When `START_ATTEMPTS` rounds of starts in a row have brought no worker, the pool is broken: all calls that wait or are
 submitted later fail with the reason. A shortage of the system does not break it (see `shortages.py`).
 """
@@ -235,6 +236,11 @@ class BlockPool(BasePool["Spawner"]):
             worker.is_retiring = True
             end = self._retire if worker.state is State.SERVING else self.supervisor.end_worker
             self.loop.run(partial(end, worker), worker.handlers)
+
+    def on_last_call(self, worker: WorkerHandle) -> None:
+        """Send the worker no more calls. Another one takes its place when it is gone."""
+        worker.is_retiring = True
+        self._retire(worker)
 
     def _retire(self, worker: WorkerHandle) -> None:
         """Tell a worker to exit after its running call, as soon as its ring has room for the message."""

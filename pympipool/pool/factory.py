@@ -46,5 +46,5 @@ def pool_maker(
         replaces_state=options.on_worker_replaced == "restart",
         resources=resources,
         allocator=allocator,
-        settings={**settings, "one_call": False},
+        settings={**settings, "max_calls": options.max_tasks_per_child or 0, "announces_last": True},
     )

@@ -73,7 +73,7 @@ class PerCallPool(BasePool[CallSpawners]):
         allocator: ResourceAllocator[QueuedCall],
         settings: dict[str, Any],
     ) -> None:
-        super().__init__(dispatcher, spawner, {**settings, "one_call": True})
+        super().__init__(dispatcher, spawner, {**settings, "max_calls": 1, "announces_last": False})
         self.allocator = allocator
         self._shortage = Shortage()
         self._is_pausing = False  # no worker is started for a moment, because the system has no room for one

@@ -66,6 +66,9 @@ class SupervisorEvents(Protocol):
     def on_rank_error(self, worker: WorkerHandle, call: int) -> None:
         """A rank reported that the call raised there; its exception is in `worker.rank_errors[call]`."""
 
+    def on_last_call(self, worker: WorkerHandle) -> None:
+        """The worker begins its last call, and will then exit."""
+
     def on_gone(self, worker: WorkerHandle) -> None:
         """The worker is gone, for whatever reason."""
 
@@ -320,6 +323,8 @@ class Supervisor:
                 self._share_resource_tracker(worker, rank)
             case ("script_object", name):
                 self._look_up_script_object(worker, rank, name)
+            case ("last_call",):
+                self.events.on_last_call(worker)
             case ("exiting", reason):
                 worker.exit_reason = reason
                 worker.read_output_to_end()

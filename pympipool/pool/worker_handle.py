@@ -71,7 +71,7 @@ class WorkerHandle:
             when the worker is gone: they would keep it in memory, and wake the thread in vain.
         interrupted: The futures of the calls that it had begun when it was gone.
         ended_calls: The number of calls that had ended on it when it was gone.
-        is_retiring: True once the pool has made it redundant.
+        is_retiring: True once it is to exit after its running call: it is redundant, or has begun its last call.
     """
 
     def __init__(

@@ -6,7 +6,7 @@
       .send_hello(config, rank)         hello
       .receive_setup()                  settings, and for rank 0 the descriptors of the link
       .open_channel(descriptors)        the channel of the link
-      .send_ready() .send_start_failed() .send_rank_error() .send_exiting()    what the master must know besides results
+      .send_ready() .send_start_failed() .send_rank_error() .send_last_call() .send_exiting()   besides results
 
 All operations block: a rank has nothing else to do meanwhile, and its watchdog ends it when the master is gone.
 """
@@ -167,6 +167,10 @@ class WorkerControl:
             ValueError: The exception is larger than a frame may be. Nothing was sent.
         """
         self._send(encode_frame(("rank_error", rank, call, [bytes(part) for part in parts])))
+
+    def send_last_call(self) -> None:
+        """Tell the master that this process begins its last call, and will then exit."""
+        self._send(encode_frame(("last_call",)))
 
     def send_exiting(self, why: str) -> None:
         """Tell the master that this process ends now without having been told to, and why."""

@@ -30,6 +30,7 @@ from pympipool.worker.setup import (
     apply_settings,
     describe,
     has_start_functions,
+    last_call_announcement,
     make_call_runner,
     redirect_output,
     report_error,
@@ -84,7 +85,7 @@ def run(config: WorkerConfig, control: Control) -> None:
         _exit_without_finalize()
     control.send_ready(rank)
     try:
-        serve(one_call=settings["one_call"])
+        serve(calls_left=settings["max_calls"])
     except BaseException:
         sys.excepthook(*sys.exc_info())
         _exit_without_finalize()
@@ -104,7 +105,14 @@ def _prepare(
         channel = control.open_channel(descriptors)
         root = RootRank(join_world(config, rank))
         runner = _make_runner(config, settings, control, rank, location)
-        return functools.partial(serve_root, channel, root, runner, has_state=has_start_functions(settings))
+        return functools.partial(
+            serve_root,
+            channel,
+            root,
+            runner,
+            announce_last=last_call_announcement(settings, control),
+            has_state=has_start_functions(settings),
+        )
     other = OtherRank(join_world(config, rank))
     return functools.partial(serve_other, other, _make_runner(config, settings, control, rank, location))
 
@@ -221,31 +229,45 @@ class RankRunner:
         self._control.send_exiting(reason)
 
 
-def serve_root(channel: Link, ranks: RootRank, runner: RankRunner, *, one_call: bool, has_state: bool = False) -> None:
+def serve_root(
+    channel: Link,
+    ranks: RootRank,
+    runner: RankRunner,
+    *,
+    calls_left: int,
+    announce_last: Callable[[], None] | None = None,
+    has_state: bool = False,
+) -> None:
     """Serve on rank 0: share each message of the channel, and answer a call with the combined answers of all ranks.
 
-    Serves until END, until the only call has been answered, or until ranks have diverged. Keeps no reference to a call that
+    Serves until END, until the last call has been answered, or until ranks have diverged. Keeps no reference to a call that
     has ended.
 
     Args:
+        calls_left: The number of calls until the last; 0: there is no limit.
+        announce_last: Called before the last call.
         has_state: The worker had an initializer or an init_function.
     """
     while True:
         message = Message(*channel.receive())  # type: ignore[misc]  # without a timeout it is never None
         ranks.share(message)
         if message.kind == CALL:
+            calls_left -= 1
+            is_last = calls_left == 0
+            if is_last and announce_last is not None:
+                announce_last()
             answers = [runner.run(message), *ranks.collect()]
             if message.call & TRACED:
                 record_times(channel, answers)
             diverged = ranks_diverged(answers)
-            channel.answer(*combine_answers(answers, STATE_LOST_NOTE if diverged and has_state else ""))
-            has_state = not one_call
+            channel.answer(*combine_answers(answers, STATE_LOST_NOTE if diverged and has_state and not is_last else ""))
+            has_state = True
             if diverged:
                 runner.announce_exit(RANKS_DIVERGED_REASON)
-                if not one_call:
+                if not is_last:
                     ranks.share(Message(END, 0, 0, [b""]))
                 _exit_within(FINALIZE_TIMEOUT_S)
-            if diverged or one_call:
+            if diverged or is_last:
                 return
             del answers
         elif message.kind == FUNCTION:
@@ -255,13 +277,14 @@ def serve_root(channel: Link, ranks: RootRank, runner: RankRunner, *, one_call: 
         del message  # release it before waiting for the next one
 
 
-def serve_other(ranks: OtherRank, runner: RankRunner, *, one_call: bool) -> None:
+def serve_other(ranks: OtherRank, runner: RankRunner, *, calls_left: int) -> None:
     """Serve on every other rank: run the calls that rank 0 shares."""
     while True:
         message = ranks.receive()
         if message.kind == CALL:
             ranks.answer(runner.run(message))
-            if one_call:
+            calls_left -= 1
+            if calls_left == 0:
                 return
         elif message.kind == FUNCTION:
             runner.calls.remember(message.tag, message.parts)

@@ -15,10 +15,19 @@ from pympipool._core.ring import CALL, ERROR, FUNCTION, RESULT
 from pympipool.serialization.exceptions import dump_exception
 from pympipool.serialization.payload import dump
 from pympipool.worker.call_runner import CallRunner
-from pympipool.worker.setup import apply_settings, describe, make_call_runner, redirect_output, report_start_failed
+from pympipool.worker.setup import (
+    apply_settings,
+    describe,
+    last_call_announcement,
+    make_call_runner,
+    redirect_output,
+    report_start_failed,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pympipool.transport.bootstrap import WorkerConfig
     from pympipool.transport.control_client import Control, Link
 
@@ -40,15 +49,25 @@ def run(config: WorkerConfig, control: Control) -> None:
         report_start_failed(control, error, location)
         sys.exit(1)
     control.send_ready(0)
-    serve(channel, runner, location, one_call=settings["one_call"])
+    serve(channel, runner, location, settings["max_calls"], last_call_announcement(settings, control))
 
 
-def serve(channel: Link, runner: CallRunner, location: str, *, one_call: bool) -> None:
-    """Serve until END, or until the only call has been answered. Keep no reference to a call that has ended."""
+def serve(
+    channel: Link, runner: CallRunner, location: str, calls_left: int, announce_last: Callable[[], None] | None
+) -> None:
+    """Serve until END, or until the last call has been answered. Keep no reference to a call that has ended.
+
+    Args:
+        calls_left: The number of calls until the last; 0: there is no limit.
+        announce_last: Called before the last call.
+    """
     receive, send, run_call = channel.receive, channel.answer, runner.run
     while True:
         kind, call, tag, parts = receive()  # type: ignore[misc]  # without a timeout it is never None
         if kind == CALL:
+            calls_left -= 1
+            if calls_left == 0 and announce_last is not None:
+                announce_last()
             try:
                 answer = dump(run_call(tag, parts), "the result")
                 kind = RESULT
@@ -56,7 +75,7 @@ def serve(channel: Link, runner: CallRunner, location: str, *, one_call: bool) -
                 answer = dump_exception(error, location)
                 kind = ERROR
             send(kind, call, answer)
-            if one_call:
+            if calls_left == 0:
                 return
             del parts, answer  # release them before waiting for the next message
         elif kind == FUNCTION:

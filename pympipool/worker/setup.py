@@ -101,6 +101,11 @@ def make_call_runner(
     return CallRunner(init_values, stamps, error_log, settings["worker_id"])
 
 
+def last_call_announcement(settings: Mapping[str, Any], control: Control) -> Callable[[], None] | None:
+    """Return what rank 0 does before its last call; None if the master knows that it is the last."""
+    return control.send_last_call if settings["announces_last"] else None
+
+
 def has_start_functions(settings: Mapping[str, Any]) -> bool:
     """Return True if functions of the user run before the first call, and leave state in the worker."""
     return settings["initializer"] is not None or settings["init_function"] is not None

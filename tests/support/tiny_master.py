@@ -45,7 +45,8 @@ class TinyMaster:
             "init_function": None,
             "thread_name_prefix": "",
             "worker_id": 0,
-            "one_call": False,
+            "max_calls": 0,
+            "announces_last": False,
             "direct_output": False,
             **settings,
         }

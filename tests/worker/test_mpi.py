@@ -323,7 +323,7 @@ def test_one_call_worker_does_not_hang_in_finalize(start_mpi):
 
         atexit.register(time.sleep, 1000)
 
-    master = start_mpi(one_call=True).ready()
+    master = start_mpi(max_calls=1).ready()
     master.send(leave_unread)
     assert str(master.receive()[3]) == "does not receive"
     assert master.wait() != 0
@@ -502,7 +502,7 @@ def test_end_message_ends_all_ranks_cleanly(start_mpi):
 
 
 def test_one_call_worker_ends_all_its_ranks(start_mpi):
-    master = start_mpi(one_call=True).ready()
+    master = start_mpi(max_calls=1).ready()
     master.send(whoami, 1)
     assert master.result() == [(1, 2, 0), (1, 2, 1)]
     assert master.wait() == 0

@@ -157,14 +157,14 @@ def test_end_message_ends_the_worker_normally(start):
 
 
 def test_one_call_worker_ends_after_its_call(start):
-    master = start(one_call=True).ready()
+    master = start(max_calls=1).ready()
     master.send(len, "abc")
     assert master.result() == 3
     assert master.wait() == 0
 
 
 def test_one_call_worker_accepts_functions_before_its_call(start):
-    master = start(one_call=True).ready()
+    master = start(max_calls=1).ready()
     master.send_function(1, lambda: 5)
     master.send_call(1)
     assert master.result() == 5

@@ -4,7 +4,7 @@
       .send_hello(config, rank)     hello
       .receive_setup()              settings
       .open_channel()               TcpChannel: receive and answer, as of `ring.Channel`
-      .send_ready() .send_start_failed() .send_rank_error() .send_exiting()   as of `WorkerControl`
+      .send_ready() .send_start_failed() .send_rank_error() .send_last_call() .send_exiting()   as of `WorkerControl`
 
 The loops that serve calls see the same interface as on the master's own host. The connection belongs to the main
 thread, except while that thread runs a call. During that time another thread answers requests to recall prefetched
@@ -33,7 +33,7 @@ from pympipool.transport.tcp.handshake import (
     client_handshake,
 )
 from pympipool.transport.tcp.sockets import enable_keepalive, set_nodelay
-from pympipool.transport.tcp.stream import CONTROL, HELLO, READY, RECALLED, RESUME, Message, Stream
+from pympipool.transport.tcp.stream import CONTROL, HELLO, NO_MORE_CALLS, READY, RECALLED, RESUME, Message, Stream
 
 ADDRESS_TIMEOUT_S = 3.0
 """Seconds to wait for one address before the next one is tried."""
@@ -126,16 +126,20 @@ class TcpControl:
         """Tell the master that this rank's call raised (see `WorkerControl.send_rank_error`)."""
         self._send_frame(CONTROL, ("rank_error", rank, call, [bytes(part) for part in parts]))
 
+    def send_last_call(self) -> None:
+        """Tell the master and the relay that this process begins its last call (see `WorkerControl.send_last_call`)."""
+        self._send_frame(NO_MORE_CALLS, ("last_call",), calls_left=1)
+
     def send_exiting(self, why: str) -> None:
-        """Tell the master that this process ends now (see `WorkerControl.send_exiting`)."""
-        self._send_frame(CONTROL, ("exiting", why))
+        """Tell the master and the relay that this process ends now (see `WorkerControl.send_exiting`)."""
+        self._send_frame(NO_MORE_CALLS, ("exiting", why))
 
     def release(self) -> None:
         """Do nothing: the recall thread uses the connection to the end of the process."""
 
-    def _send_frame(self, kind: int, frame: tuple[Any, ...]) -> None:
+    def _send_frame(self, kind: int, frame: tuple[Any, ...], *, calls_left: int = 0) -> None:
         with self._stream_lock:
-            self._stream.send(kind, 0, 0, [encode_body(frame)])
+            self._stream.send(kind, calls_left, 0, [encode_body(frame)])
 
 
 class TcpChannel:

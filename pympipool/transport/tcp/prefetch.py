@@ -28,7 +28,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from pympipool._core import ring
-from pympipool.transport.tcp.stream import CONTROL, RECALL, RECALLED, RESUME, Message
+from pympipool.transport.tcp.stream import CONTROL, NO_MORE_CALLS, RECALL, RECALLED, RESUME, Message
 
 if TYPE_CHECKING:
     from typing import Any
@@ -112,6 +112,7 @@ class PrefetchQueue:
         self._prefetched_bytes = 0
         self._function_bytes = 0  # of the functions that were sent before the next call
         self._recall_requested = False
+        self._takes_no_more = False  # the worker is about to exit by itself
         self._returning = False  # calls were returned, and the master may not have received them yet
         self._progress_s = 0.0  # when the running call became the first in flight
         self._run_ns: dict[int, int] = {}
@@ -125,7 +126,7 @@ class PrefetchQueue:
             OSError, EOFError: The worker is gone.
             ValueError: The worker sent an invalid message.
         """
-        if self._in_flight:
+        if self._in_flight or self._takes_no_more:
             self._prefetch()
             self._await_answer()
         else:
@@ -171,6 +172,7 @@ class PrefetchQueue:
     def _has_prefetch_room(self) -> bool:
         return (
             self._held is None
+            and not self._takes_no_more
             and not self._recall_requested
             and self._in_flight_ns < PREFETCH_NS
             and len(self._in_flight) < PREFETCH_CALLS_MAX
@@ -223,6 +225,8 @@ class PrefetchQueue:
         if answer[0] == RECALLED:
             self._on_recalled(answer[1])
         elif answer[0] >= CONTROL:
+            if answer[0] == NO_MORE_CALLS:
+                self._return_rest(answer[1])
             self._forward(answer[3][0])
         else:
             self._end_call(answer)
@@ -294,8 +298,14 @@ class PrefetchQueue:
             self._return(self._held[1])
             self._held = None
 
-    def _return_all_but_first(self) -> None:
-        while len(self._in_flight) > 1:
+    def _return_rest(self, calls_left: int) -> None:
+        """Return all calls but the first ones to the master: the worker will exit before it has begun them."""
+        self._takes_no_more = True
+        self._return_held()
+        self._return_all_but_first(calls_left)
+
+    def _return_all_but_first(self, count: int = 1) -> None:
+        while len(self._in_flight) > count:
             call = self._in_flight.pop()
             self._in_flight_ns -= call.estimate_ns
             self._prefetched_bytes -= call.size_bytes

@@ -38,6 +38,10 @@ RECALLED = CONTROL + 3
 RESUME = CONTROL + 4
 """Kind of the relay's answer to `RECALLED`. The rank runs the calls that follow it again."""
 
+NO_MORE_CALLS = CONTROL + 5
+"""A kind of message for a control frame of a worker that is about to exit by itself. The id is the number of calls that it runs
+before, of those that were sent to it: one or none."""
+
 RECALL = b"b"
 """Sent to a rank over the keepalive connection: return the prefetched calls that have not begun."""
 
