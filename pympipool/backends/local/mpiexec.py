@@ -14,12 +14,18 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 from typing import BinaryIO, cast
 
 from pympipool._util import exit_codes
 from pympipool.backends.child_process import ChildProcess
 from pympipool.backends.local.hydra_output import JobOutput
+from pympipool.backends.local.job_processes import (
+    agents_below,
+    end_processes_with,
+    is_agent,
+    kill_orphans,
+    ranks_below,
+)
 from pympipool.backends.mpi_library import Kind, find_launcher, loaded_library
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.backends.shm_cleanup import remove_stale_shm, remove_stale_topology
@@ -50,8 +56,8 @@ _KILLED_WITH_OTHERS = (0, -signal.SIGKILL)
 """Exit codes that mpiexec reports for ranks that it has killed because another rank ended. 0: it has not waited for the
 rank."""
 
-_AGENTS = ("hydra_pmi_proxy", "prted", "orted")
-"""Names of processes between mpiexec and the ranks. They end when the ranks have ended."""
+_OF_LAUNCH = ("PYMPIPOOL_KEY", "PYMPIPOOL_WORKER")
+"""Variables that together belong to one launch: ranks and agents are known by them when mpiexec has ended."""
 
 
 class MpiexecSpawner(Spawner):
@@ -94,6 +100,8 @@ class MpiexecProcess(ChildProcess):
         self._started_s = time.time()
         self._kill_timer: threading.Timer | None = None
         self._ranks: list[int] = []
+        self._ranks_expected = int(environment.get("PYMPIPOOL_RANKS", 0))
+        self._variables = [f"{name}={environment[name]}" for name in _OF_LAUNCH if name in environment]
         self._agents: dict[int, int | None] = {}  # pidfds, by pid
 
     def add_rank(self, pid: int) -> None:
@@ -104,7 +112,7 @@ class MpiexecProcess(ChildProcess):
 
     def _find_agents(self) -> None:
         """Remember the agents while they can be found: they are no descendants of mpiexec once that has ended."""
-        for pid in _agents_below(self.pid):
+        for pid in agents_below(self.pid):
             if pid not in self._agents:
                 self._agents[pid] = exit_codes.open_pidfd(pid)
 
@@ -143,12 +151,12 @@ class MpiexecProcess(ChildProcess):
             return  # killing is under way
         if running:
             self._find_agents()
-        ranks = _ranks_below(self.pid) if running else []
+        ranks = ranks_below(self.pid) if running else []
         if not ranks:
             super().kill()
             self._signal_agents(signal.SIGCONT)  # they end without mpiexec, and clean up, unless they are stopped
             for rank in self._ranks:
-                _kill_orphans(rank)
+                kill_orphans(rank)
             return
         for rank in ranks:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -172,7 +180,7 @@ class MpiexecProcess(ChildProcess):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 if pidfd is not None:
                     signal.pidfd_send_signal(pidfd, number)
-                elif _is_agent(pid):
+                elif is_agent(pid):
                     os.kill(pid, number)
 
     def close(self) -> None:
@@ -188,76 +196,7 @@ class MpiexecProcess(ChildProcess):
         failed = self.poll() != 0
         super().close()
         if failed:
+            if len(self._ranks) < self._ranks_expected:  # ranks may be starting yet, and create files
+                end_processes_with(self._variables, CLEANUP_TIMEOUT_S)
             remove_stale_shm(self._started_s)
             remove_stale_topology()
-
-
-def _kill_orphans(leader: int) -> None:
-    """Kill the processes of a group whose leader, a rank, has ended.
-
-    As long as the group exists, the system gives its id to no other process. A group whose leader is alive is left
-    alone: if the leader is a rank, the rank's watchdog ends it together with its group.
-    """
-    try:
-        os.kill(leader, 0)
-    except ProcessLookupError:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(leader, signal.SIGKILL)
-    except PermissionError:  # the id belongs to a process of another user by now
-        pass
-
-
-def _ranks_below(launcher: int) -> list[int]:
-    """Return the ids of all processes that mpiexec has started, except its agents. Empty where there is no /proc."""
-    return [pid for pid in _all_below(launcher) if not _is_agent(pid)]
-
-
-def _agents_below(launcher: int) -> list[int]:
-    return [pid for pid in _all_below(launcher) if _is_agent(pid)]
-
-
-def _is_agent(pid: int) -> bool:
-    return _read(f"/proc/{pid}/comm").decode(errors="replace").strip() in _AGENTS
-
-
-def _all_below(launcher: int) -> list[int]:
-    children_of = _children_of if os.path.exists("/proc/thread-self/children") else _children_of_all().get
-    below = list(children_of(launcher) or ())
-    for parent in below:
-        below += children_of(parent) or ()
-    return below
-
-
-def _children_of(parent: int) -> list[int]:
-    """Return the children of one process, as the kernel lists them.
-
-    A scan of all processes would take milliseconds, and far longer where other threads keep the interpreter busy: each
-    read of a file releases the GIL, and has to wait for it afterwards.
-    """
-    children: list[int] = []
-    with contextlib.suppress(OSError):  # the process has ended meanwhile
-        for thread in os.listdir(f"/proc/{parent}/task"):
-            children += map(int, _read(f"/proc/{parent}/task/{thread}/children").split())
-    return children
-
-
-def _children_of_all() -> dict[int, list[int]]:
-    """Return the children of each process. For kernels that do not list the children of one process."""
-    children: dict[int, list[int]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        _, _, fields = _read(f"{folder}/stat").rpartition(b") ")
-        if fields:
-            children.setdefault(int(fields.split()[1]), []).append(int(folder.name))
-    return children
-
-
-def _read(path: str) -> bytes:
-    """Return the content of a small file in /proc; empty if its process has ended."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            return os.read(descriptor, 1 << 16)
-        finally:
-            os.close(descriptor)
-    except OSError:
-        return b""

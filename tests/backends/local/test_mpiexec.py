@@ -11,11 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pympipool.backends.local import mpiexec
+from pympipool.backends.local import job_processes, mpiexec
+from pympipool.backends.local.job_processes import ranks_below
 from pympipool.backends.local.mpiexec import MpiexecProcess, MpiexecSpawner
 from pympipool.backends.mpi_library import Kind
 from pympipool.backends.spawner import LaunchRequest
-from support.mpi_jobs import files_of, none_exists, rank_pids
+from support.mpi_jobs import files_of, none_exists, rank_pids, shared_files
 from support.processes import is_alive
 from support.tiny_master import LIMIT_S, TinyMaster
 from support.waiting import wait_until
@@ -82,7 +83,7 @@ def test_kill_works_while_mpiexec_is_stopped(master):
 
 @pytest.mark.parametrize("mpiexec_ends_first", [False, True])
 def test_stopped_agents_end_with_their_worker(master, mpiexec_ends_first):
-    agents = [child for child in psutil.Process(master.process.pid).children() if child.name() in mpiexec._AGENTS]
+    agents = [child for child in psutil.Process(master.process.pid).children() if child.name() in job_processes._AGENTS]
     if not agents:
         pytest.skip("this mpiexec has no agents: install MPICH, whose mpiexec has (pip install mpich)")
     for rank in rank_pids(master):
@@ -106,6 +107,21 @@ def test_kill_works_twice_and_during_the_start(spawner):
             assert master.process.wait(LIMIT_S) is not None
 
 
+@pytest.mark.parametrize("stops", [False, True], ids=["running", "stopped"])
+def test_starting_ranks_without_mpiexec_leave_nothing(spawner, stops):
+    with TinyMaster(spawner, ranks=2) as master:
+        master.until(lambda: shared_files(ranks_below(master.process.pid)), "the start of MPI")
+        ranks = ranks_below(master.process.pid)
+        for rank in ranks if stops else ():
+            os.kill(rank, signal.SIGSTOP)
+        files = shared_files(ranks)
+        os.kill(master.process.pid, signal.SIGKILL)
+        assert master.process.wait(LIMIT_S) == -signal.SIGKILL
+        master.process.kill()
+    assert not any(map(is_alive, ranks))
+    assert none_exists(files)
+
+
 def test_close_releases_everything_if_no_thread_starts(spawner, monkeypatch):
     def refuse(timer):
         raise RuntimeError("can't start new thread")
@@ -125,7 +141,7 @@ def test_close_releases_everything_if_no_thread_starts(spawner, monkeypatch):
 def test_mpiexec_that_outlives_its_ranks_is_killed(master, monkeypatch):
     monkeypatch.setattr(mpiexec, "CLEANUP_TIMEOUT_S", 0.2)
     monkeypatch.setattr(type(master.process), "terminate", lambda self: None)
-    monkeypatch.setattr(mpiexec, "_ranks_below", lambda pid: [master.process.pid + 10_000_000])
+    monkeypatch.setattr(mpiexec, "ranks_below", lambda pid: [master.process.pid + 10_000_000])
     master.process.kill()
     assert master.process.wait(LIMIT_S) == -signal.SIGKILL
 
@@ -301,9 +317,9 @@ def family():
 def test_all_descendants_of_mpiexec_are_found(family, monkeypatch, ask_for_each):
     parent, below = family
     monkeypatch.setattr(os.path, "exists", lambda _path: ask_for_each)
-    assert set(mpiexec._ranks_below(parent)) == below
-    monkeypatch.setattr(mpiexec, "_AGENTS", ("sh",))
-    assert len(mpiexec._ranks_below(parent)) == 4
+    assert set(ranks_below(parent)) == below
+    monkeypatch.setattr(job_processes, "_AGENTS", ("sh",))
+    assert len(ranks_below(parent)) == 4
 
 
 def test_unrelated_processes_are_not_read(family, monkeypatch):
@@ -312,8 +328,8 @@ def test_unrelated_processes_are_not_read(family, monkeypatch):
         pytest.skip("this kernel does not tell the children of a process: CONFIG_PROC_CHILDREN")
     parent, below = family
     paths = []
-    read = mpiexec._read
-    monkeypatch.setattr(mpiexec, "_read", lambda path: (paths.append(path), read(path))[1])
+    read = job_processes._read
+    monkeypatch.setattr(job_processes, "_read", lambda path: (paths.append(path), read(path))[1])
     monkeypatch.setattr(Path, "read_text", lambda path: pytest.fail(f"{path} was read"))
-    mpiexec._ranks_below(parent)
+    ranks_below(parent)
     assert {int(path.split("/")[2]) for path in paths} == {parent, *below}
