@@ -2,7 +2,7 @@
 """The mailbox of a service thread: other threads post functions to it, and the service thread calls them.
 
     post ─► queue ─► receive: the service thread sleeps until there is a function
-      └──► descriptor ─► a selector wakes the service thread, which takes the functions one by one
+      └──► descriptor ─► a selector wakes the service thread, which calls the functions one by one
 
 CPython runs signal handlers in the main thread only, and only between two bytecodes. So a handler's exception, Ctrl-C for
 example, cannot interrupt a function of this module: it runs no bytecode. Either a function is posted and its thread will be
@@ -193,13 +193,17 @@ cdef class Mailbox(EntryQueue):
         """Return True if there is no function now."""
         return self.first is None
 
-    def take(self):
-        """Return the next function, or None if there is none now."""
-        post = <Post>self.pop()
+    def peek(self):
+        """Return the next function, which stays in the mailbox, or None if there is none now."""
+        post = <Post>self.first
         return None if post is None else post.function
 
+    def drop(self):
+        """Remove the next function."""
+        self.pop()
+
     def acknowledge(self):
-        """Note that the thread has read the descriptor. It must take all functions afterwards."""
+        """Note that the thread has read the descriptor. It must call all functions afterwards."""
         self.is_written = False
 
     def close(self):

@@ -99,12 +99,13 @@ class Engine:
             undo.callback(self.dispatcher.abandon)
             self.pool = make_pool(self.dispatcher)
             undo.callback(self.pool.abandon)
-            self.dispatcher.start()
-            self.pool.open()
-            open_engines.add(self)
-            trace_registry.register(self)
+            # Ctrl-C may end `undo` too. So the first thread is the one that ends all of them when the owner is dropped.
             # The callback runs no Python code in the thread that drops the executor, so that Ctrl-C cannot interrupt it.
             self._owner = weakref.ref(owner, self.pool.mailbox.prepare(self._owner_is_gone).send)
+            self.pool.open()
+            self.dispatcher.start()
+            open_engines.add(self)
+            trace_registry.register(self)
             undo.pop_all()
 
     def hosts(self) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ import itertools
 import selectors
 import socket
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from time import monotonic, sleep
 from typing import Any
 
@@ -118,7 +119,7 @@ class EventLoop:
         self._timer_numbers = itertools.count()  # two timers that are due at the same time keep their order
         self._cancelled_timers = 0  # of those in the heap
         self._stopping = False
-        self.watch(self._wake_receiver, self._run_calls)
+        self.watch(self._wake_receiver, self._acknowledge_wake_up)
         self.thread = ServiceThread(name, self._run, on_crash)
 
     # ---- for any thread ----
@@ -172,7 +173,8 @@ class EventLoop:
             self._has_failed = True
             if group is not None:
                 group.failure = error
-            LOGGER.exception("unexpected failure in thread %s", self.thread.name)
+            with suppress(BaseException):  # there may be no memory for the message either
+                LOGGER.exception("unexpected failure in thread %s", self.thread.name)
             BaseException.with_traceback(error, None)  # its frames would keep in memory what the handler worked with
 
     def stop(self) -> None:
@@ -209,24 +211,35 @@ class EventLoop:
             self._at_exit()
 
     def _run_once(self) -> None:
-        for key, _ in self._selector.select(0.0 if self._has_failed else self._next_timer_s()):
+        for key, _ in self._selector.select(self._longest_wait_s()):
             if self._selector.get_map().get(key.fd) is key:  # an earlier handler may have unwatched it
                 self.run(*key.data)
+        self._run_posted()
         self._run_timers()
 
-    def _next_timer_s(self) -> float | None:
+    def _longest_wait_s(self) -> float | None:
+        if self._has_failed or not self.mailbox.is_empty():  # functions that a failure has left there wake nothing
+            return 0.0
         return min(max(self._timers[0][0] - monotonic(), 0.0), LONGEST_SLEEP_S) if self._timers else None
 
-    def _run_timers(self) -> None:
-        while self._timers and self._timers[0][0] <= monotonic():
-            timer = heapq.heappop(self._timers)[2]
-            self.run(timer.run, timer.group)
-
-    def _run_calls(self) -> None:
+    def _acknowledge_wake_up(self) -> None:
         try:
             self._wake_receiver.recv(4096)
         except BlockingIOError:
             pass
         self.mailbox.acknowledge()
-        while (function := self.mailbox.take()) is not None:
+
+    # A function or a timer is removed after it has run: without memory its call may fail before it has begun.
+
+    def _run_posted(self) -> None:
+        while (function := self.mailbox.peek()) is not None:
             self.run(function)
+            self.mailbox.drop()
+
+    def _run_timers(self) -> None:
+        while self._timers and self._timers[0][0] <= monotonic():
+            _, _, timer = self._timers[0]
+            if timer.function is None:  # it has run, or was cancelled
+                heapq.heappop(self._timers)
+            else:
+                self.run(timer.run, timer.group)

@@ -43,6 +43,27 @@ def test_handler_that_raises_does_not_end_the_thread(loop, events, caplog):
     assert "unexpected failure in thread tested_loop" in caplog.text
 
 
+@pytest.mark.parametrize("method", ["call", "call_later"])
+def test_function_that_cannot_begin_is_called_later(loop, events, monkeypatch, method):
+    monkeypatch.setattr(event_loop, "FAILURE_PAUSE_S", 0.0)
+    failures = [MemoryError("injected"), MemoryError("injected")]
+    run = loop.run
+
+    def run_with_failures(handler, group=None):
+        if failures and handler not in watching:
+            raise failures.pop()
+        run(handler, group)
+
+    watching = [key.data[0] for key in loop._selector.get_map().values()]
+    monkeypatch.setattr(loop, "run", run_with_failures)
+    schedule = loop.call if method == "call" else lambda function: loop.call(lambda: loop.call_later(0.0, function))
+    for name in ("first", "second"):
+        schedule(lambda name=name: events.put(name))
+    assert [events.get(timeout=TIMEOUT_S) for _ in range(2)] == ["first", "second"]
+    assert not failures
+    flush_records()
+
+
 def test_timers_run_in_order_of_time(loop, events):
     def schedule():
         loop.call_later(0.02, lambda: events.put("late"))

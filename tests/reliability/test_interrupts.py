@@ -236,3 +236,19 @@ def test_interrupted_constructor_leaves_no_thread():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONWARNINGS": ""}
     done = run_program([sys.executable, "-c", CONSTRUCTORS], timeout_s=150.0, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("block_allocation", [False, True], ids=["per_call", "block_allocation"])
+def test_twice_interrupted_constructor_leaves_no_thread(block_allocation, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with monkeypatch.context() as patches:
+        patches.setattr(engine.trace_registry, "register", interrupt)
+        patches.setattr(engine.ExitStack, "__exit__", interrupt)  # nothing of what was made is ended there
+        try:
+            Executor(backend="mpi", max_workers=1, block_allocation=block_allocation)
+        except KeyboardInterrupt:
+            pass
+    wait_until(lambda: threading.active_count() == before, LIMIT_S)

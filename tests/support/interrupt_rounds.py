@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import concurrent.futures as cf
+import contextlib
 import faulthandler
 import os
 import random
@@ -20,7 +21,7 @@ import sys
 import threading
 import time
 
-from pympipool import Executor, batched, split_future
+from pympipool import Executor, batched, get_item_from_future, progress, split_future, trace
 
 LIMIT_S = 30.0
 
@@ -34,6 +35,7 @@ def dependent(exe):
 
 
 GIVEN: list[cf.Future] = []
+TRACES: list[trace] = []
 
 
 def foreign(exe):
@@ -44,7 +46,10 @@ def foreign(exe):
 
 
 def end_given():
-    """Set the results that an interrupt has kept from being set: executors wait for them."""
+    """Set the results that an interrupt has kept from being set: executors wait for them. End traces likewise."""
+    while TRACES:
+        with contextlib.suppress(RuntimeError):  # it has not begun, or has ended
+            TRACES.pop().stop()
     while GIVEN:
         given = GIVEN.pop()
         if not given.done():
@@ -123,7 +128,61 @@ def shown(exe):
 def joined(exe):
     calls = [exe.submit(divmod, 7, 3) for _ in range(2)]
     exe.submit(len, batched(calls, 2)[0]).result()
+    exe.submit(len, exe.batched(calls, 2)[0])
     split_future(calls[0], 2)[1].result()
+    exe.submit(abs, get_item_from_future(calls[1], 0)).result()
+
+
+def timed_out(exe):
+    calls = [exe.submit(time.sleep, 0.002) for _ in range(3)]
+    for ask in (calls[2].result, calls[2].exception):
+        with contextlib.suppress(TimeoutError):
+            ask(timeout=0.0005)
+    cf.wait(calls, timeout=0.0005)
+    with contextlib.suppress(TimeoutError):
+        list(cf.as_completed(calls, timeout=0.0005))
+    with contextlib.suppress(TimeoutError):
+        list(exe.map(time.sleep, [0.002] * 3, timeout=0.0005))
+
+
+def map_closed(exe):
+    results = exe.map(abs, range(20))
+    next(results)
+    results.close()
+
+
+def failing(exe):
+    calls = [exe.submit(divmod, 1, 0), exe.submit(abs, "text")]
+    exe.submit(abs, calls[0]).exception()
+    cf.wait(calls, return_when=cf.FIRST_EXCEPTION)
+
+
+def run_in_loop(exe):
+    async def ask():
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(*(loop.run_in_executor(exe, pow, 2, 3) for _ in range(3)), return_exceptions=True)
+
+    asyncio.run(ask())
+
+
+def with_bars(exe):
+    progress([exe.submit(pow, 2, 3)], disable=True)
+    list(exe.map(abs, range(20), progress=True))
+
+
+def traced(exe):
+    record = trace()
+    TRACES.append(record)
+    with record:
+        exe.submit(pow, 2, 3).result()
+    record.summary()
+
+
+def in_this_process(exe):
+    with Executor(backend="serial") as serial:
+        call = serial.submit(pow, 2, 3)
+        serial.submit(pow, call, 3).result()
+        list(serial.map(abs, range(3)))
 
 
 def shut_down(exe):
@@ -137,8 +196,9 @@ def left(exe):
 
 
 ACTIONS = [
-    plain, dependent, foreign, mapped, map_left, in_chunks, cancelled, asked, waited, first_completed, completed, awaited,
-    resized, made, dropped, shown, joined, shut_down, left,
+    plain, dependent, foreign, mapped, map_left, map_closed, in_chunks, cancelled, asked, failing, timed_out, waited,
+    first_completed, completed, awaited, run_in_loop, resized, made, dropped, shown, joined, with_bars, traced,
+    in_this_process, shut_down, left,
 ]  # fmt: skip
 
 
@@ -173,9 +233,7 @@ def main(rounds: int, seed: int) -> int:
         if time.monotonic() > deadline_s:  # those of executors that were dropped need a moment
             break
         time.sleep(0.1)  # polls: threads of executors that nobody refers to cannot be joined
-    print(
-        f"{rounds} rounds of seed {seed} in {time.monotonic() - begin_s:.0f} s, 0 hangs, threads left: {len(threads)}"
-    )
+    print(f"{rounds} rounds of seed {seed} in {time.monotonic() - begin_s:.0f} s, 0 hangs, threads left: {threads}")
     print(dict(sorted(counts.items())))
     return bool(threads)
 
@@ -192,7 +250,7 @@ def run_interrupted(exe, action) -> str:
     global armed
     try:
         armed = True
-        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.004), 0.003)
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, random.choice([0.004, 0.03])), 0.003)
         try:
             while True:
                 action(exe)
