@@ -28,6 +28,7 @@ from typing import Any, ParamSpec, TypeVar
 from pympipool._util.reprs import did_you_mean
 from pympipool.errors import SerializationError
 from pympipool.resources import Resources, validation
+from pympipool.resources.request import translate
 from pympipool.serialization.by_value import dump as dump_by_value
 from pympipool.serialization.payload import dump
 
@@ -105,6 +106,7 @@ class Options:
             TypeError: An option has a wrong type.
             ValueError: An option is out of range, or two options contradict each other.
         """
+        arguments = _with_resource_dict(arguments)
         own = {name: check(name, arguments[name]) for name, check in _CHECKS.items()}
         resources = Resources(
             cores=own["cores_per_worker"],
@@ -172,7 +174,36 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
 _SHARED_WITH_CALLS = [one.name for one in fields(Resources) if one.name not in ("cores", "gpus_per_core")]
 """Options that have the same name in `Executor` and in `Resources`."""
 
-OPTION_NAMES = frozenset({*_CHECKS, *_SHARED_WITH_CALLS})
+OPTION_NAMES = frozenset({*_CHECKS, *_SHARED_WITH_CALLS, "resource_dict"})
+
+
+def _with_resource_dict(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with those of a resource_dict as parameters of their own.
+
+    Raises:
+        TypeError: The resource_dict is no dict.
+        ValueError: It has an unknown key, or an option was given there and as a parameter, with another value.
+    """
+    resource_dict = arguments["resource_dict"]
+    if resource_dict is None:
+        return dict(arguments)
+    if not isinstance(resource_dict, Mapping):
+        raise TypeError(f"resource_dict is {resource_dict!r}; it must be a dict")
+    defaults = {one.name: one.default for one in fields(Resources)}
+    found = Resources.translated(resource_dict)
+    if "cores" in found:
+        found["cores_per_worker"] = found.pop("cores")
+    if "gpus_per_core" in found:
+        cores = found.get("cores_per_worker", arguments["cores_per_worker"])
+        gpus = Resources.check("gpus_per_core", found.pop("gpus_per_core"))
+        found["gpus_per_worker"] = gpus * Resources.check("cores", cores)
+    for name, value in found.items():
+        default = {"cores_per_worker": 1, "gpus_per_worker": 0}.get(name, defaults.get(name))
+        if arguments[name] not in (default, value):
+            raise ValueError(
+                f"{name} is {arguments[name]!r}, and resource_dict is {resource_dict!r}: give it in one of the two places"
+            )
+    return {**arguments, **found}
 
 
 def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,6 +221,8 @@ def suggest_parameter(init: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(init)
     def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+        if "resource_dict" in names and not kwargs.keys() <= set(names):
+            kwargs = translate(kwargs, names, f"{type(args[0]).__name__}()")  # type: ignore[assignment]
         for name in kwargs:
             if name not in names:
                 meant = _meant_parameter(name, names) or did_you_mean(name, names) or "."
@@ -199,7 +232,7 @@ def suggest_parameter(init: Callable[P, T]) -> Callable[P, T]:
             from pympipool._former_names import name_positional
 
             args, kwargs = args[:1], name_positional(args[1:], kwargs)  # type: ignore[assignment]
-        if accepts_former_order and "cores_per_worker" in kwargs and type(args[0]).__init__ is checked:
+        if accepts_former_order and type(args[0]).__init__ is checked:
             _warn_if_counted_differently(*args[1:], **kwargs)
         return init(*args, **kwargs)
 
@@ -207,9 +240,16 @@ def suggest_parameter(init: Callable[P, T]) -> Callable[P, T]:
 
 
 def _warn_if_counted_differently(
-    max_workers: Any = None, *, cores_per_worker: Any, max_cores: Any = None, **_others: Any
+    max_workers: Any = None,
+    *,
+    cores_per_worker: Any = 1,
+    max_cores: Any = None,
+    resource_dict: Any = None,
+    **_others: Any,
 ) -> None:
-    """Warn where version 0.8 would have started another number of workers."""
+    """Warn where version 0.8 or executorlib would have started another number of workers."""
+    if isinstance(resource_dict, Mapping):
+        cores_per_worker = resource_dict.get("cores", cores_per_worker)
     if isinstance(max_workers, int) and isinstance(cores_per_worker, int) and max_cores is None:
         if max_workers > 1 and cores_per_worker > 1:
             from pympipool._former_names import warn_of_count
@@ -224,14 +264,10 @@ _FOREIGN_NAMES = {
     **dict.fromkeys(("cores", "cores_per_call", "ranks", "num_ranks", "ntasks"), "cores_per_worker"),
     **dict.fromkeys(("threads", "num_threads", "threads_per_worker", "cpus_per_task"), "threads_per_core"),
     **dict.fromkeys(("gpus", "num_gpus", "gpus_per_core", "gpus_per_task"), "gpus_per_worker"),
-    "openmpi_oversubscribe": "oversubscribe",
-    "slurm_cmd_args": "command_line_argument_lst",
-    "flux_executor": "executor",
-    "flux_executor_pmi_mode": "pmi_mode",
     **dict.fromkeys(("timeout", "walltime", "time_limit"), "run_time_max"),
     **dict.fromkeys(("working_directory", "workdir", "directory"), "cwd"),
 }
-"""Parameters of similar classes (of multiprocessing, joblib, dask, ray, executorlib), and what they are called here."""
+"""Parameters of similar classes (of multiprocessing, joblib, dask, ray), and what they are called here."""
 
 
 def _meant_parameter(name: str, names: list[str]) -> str:

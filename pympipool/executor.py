@@ -60,6 +60,8 @@ class Executor(futures.Executor):
         max_workers: Number of workers, as in the standard library.
         max_cores: Total number of cores: the number of workers times `cores_per_worker` times `threads_per_core`. Give one
             of `max_workers` and `max_cores`. Default: the cores that this process may use.
+        resource_dict: Resources of each call, unless `submit` overrides them: the same as the parameters of this name here,
+            with `cores` for `cores_per_worker` and `gpus_per_core`. As in executorlib.
         cores_per_worker: MPI ranks of each worker, each on its own core. With 2 or more the result of a call is the
             list of the return values of its ranks, in rank order.
         threads_per_core: Cores of each rank, for the threads of numerical libraries, or for programs that it starts. A
@@ -130,6 +132,7 @@ class Executor(futures.Executor):
         max_workers: int | None = None,
         *,
         max_cores: int | None = None,
+        resource_dict: Mapping[str, Any] | None = None,
         cores_per_worker: int = 1,
         threads_per_core: int = 1,
         gpus_per_worker: int = 0,
@@ -163,7 +166,7 @@ class Executor(futures.Executor):
         self._resources = options.resources
         self._block_allocation = options.block_allocation
         self._may_batch = options.block_allocation and options.max_tasks_per_child is None
-        choice = Choice(backend, {}) if options.draws_graph else choose(backend, executor)
+        choice = Choice(backend, {}) if options.draws_graph else choose(backend, options.resources.executor)
         self._backend = self._make_backend(options, choice.name)
         self._backend.check(self._resources)
         workers, cores = options.count_workers(self._backend.available_cores)

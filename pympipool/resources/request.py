@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -124,10 +124,20 @@ class Resources:
             return default
         if not isinstance(resource_dict, Mapping):
             raise TypeError(f"resource_dict is {resource_dict!r}; it must be a dict")
-        for key in resource_dict:
+        return replace(default, **cls.translated(resource_dict)) if resource_dict else default
+
+    @staticmethod
+    def translated(resource_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters in a resource_dict by their names here (see `translate`).
+
+        Raises:
+            ValueError: There is no such parameter.
+        """
+        parameters = translate(resource_dict, _PARAMETERS, "resource_dict")
+        for key in parameters:
             if key not in _PARAMETERS:
                 raise ValueError(_unknown_key(key))
-        return replace(default, **resource_dict) if resource_dict else default
+        return parameters
 
     @property
     def total_cores(self) -> int:
@@ -156,6 +166,66 @@ class Resources:
 
 
 _PARAMETERS: dict[str, Callable[[str, Any], Any]] = {one.name: one.metadata["check"] for one in fields(Resources)}
+
+
+_ALIASES = {
+    "openmpi_oversubscribe": "oversubscribe",
+    "slurm_cmd_args": "command_line_argument_lst",
+    "flux_executor": "executor",
+    "flux_executor_pmi_mode": "pmi_mode",
+}
+"""Parameters of executorlib that have other names here."""
+
+_NO_CACHE = "results are kept in futures, not in files"
+_NO_TEMPLATES = "srun or flux starts workers without a submission script; the script itself may be a job of the cluster"
+_NOT_HERE: dict[str, tuple[Any, str]] = {
+    "cache_directory": (None, _NO_CACHE),
+    "cache_key": (None, _NO_CACHE),
+    "export_workflow_filename": (None, "plot_dependency_graph_filename draws the graph of the calls"),
+    "log_obj_size": (False, "pympipool.trace() records what calls take"),
+    "wait": (True, "shutdown(wait=False) does not wait for the calls"),
+    "pysqa_config_directory": (None, _NO_TEMPLATES),
+    "submission_template": (None, _NO_TEMPLATES),
+    "flux_executor_nesting": (False, "a call that needs flux can start its own instance, by `flux start`"),
+    "flux_log_files": (False, "what workers print arrives in the script"),
+    "num_nodes": (None, "with SLURM, give --nodes in command_line_argument_lst"),
+    "exclusive": (False, "with SLURM, give --exclusive in command_line_argument_lst"),
+    "priority": (None, "calls start in the order in which they are submitted"),
+}
+"""Parameters of executorlib that do not exist here: the value that asks for nothing, and what there is instead."""
+
+
+def translate(arguments: Mapping[str, Any], known: Container[str], place: str) -> dict[str, Any]:
+    """Return arguments with the names that they have here. What executorlib calls differently is translated.
+
+    A parameter of executorlib that does not exist here is dropped if its value asks for nothing.
+
+    Args:
+        arguments: By name. Unknown names are left alone.
+        known: The names that exist here.
+        place: Where the arguments were given, for messages.
+
+    Raises:
+        ValueError: A parameter does not exist here, or was given by both names.
+
+    Examples:
+        >>> translate({"slurm_cmd_args": ["--mem=0"], "cache_directory": None}, (), "Executor()")
+        {'command_line_argument_lst': ['--mem=0']}
+    """
+    translated: dict[str, Any] = {}
+    for given, value in arguments.items():
+        name = given if given in known else _ALIASES.get(given, given)
+        if name != given and name in arguments:
+            raise ValueError(f"{place} has {given!r} and {name!r}, which are the same: leave one of the two")
+        if given not in known and given in _NOT_HERE:
+            nothing, instead = _NOT_HERE[given]
+            if value is not None and value != nothing:
+                raise ValueError(
+                    f"{place} has {given}={value!r}, a parameter of executorlib that does not exist here: {instead}"
+                )
+        else:
+            translated[name] = value
+    return translated
 
 
 def _unknown_key(key: Any) -> str:

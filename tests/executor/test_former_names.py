@@ -125,8 +125,6 @@ def test_caller_is_registered_for_pickling_by_value(tmp_path, monkeypatch):
         ("n_jobs", "max_workers"),
         ("processes", "max_workers"),
         ("cores", "cores_per_worker"),
-        ("openmpi_oversubscribe", "oversubscribe"),
-        ("slurm_cmd_args", "command_line_argument_lst"),
         ("threads_per_worker", "threads_per_core"),
     ],
 )

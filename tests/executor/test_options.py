@@ -519,7 +519,7 @@ def test_unknown_parameter_suggests_the_most_similar(nothing_starts, name, meant
 def test_unknown_parameter_lists_all_parameters(nothing_starts):
     with pytest.raises(TypeError) as error:
         Executor(colour="red")
-    assert_message(error, "Executor() has no parameter 'colour'.", "max_workers, max_cores, cores_per_worker")
+    assert_message(error, "Executor() has no parameter 'colour'.", "max_workers, max_cores, resource_dict")
     assert "did you mean" not in str(error.value)
 
 
