@@ -21,9 +21,9 @@ from pympipool._core.calls cimport free_call, parts_of_result
 from pympipool._core.future cimport FutureCore
 from pympipool._core.listeners cimport CANCELLED, PENDING, RUNNING
 from pympipool._core.mailbox cimport EntryQueue, Mailbox, Post, run_until_there_is_memory
-from pympipool._core.scheduler cimport is_claimed, recall, worker_of
+from pympipool._core.scheduler cimport is_claimed, recall, recall_all, worker_of
 from pympipool._core.types cimport Call, Core, Worker, pthread_mutex_lock, pthread_mutex_unlock, remove
-from pympipool._core.pump cimport record_unanswered
+from pympipool._core.pump cimport drain, record_unanswered
 from pympipool._core.trace_buffer cimport CANCELLED as WAS_CANCELLED
 from pympipool._core.trace_buffer cimport FAILED, Outcome, unique_now_ns
 from pympipool._core.ring cimport pmp_doorbell_ring
@@ -101,7 +101,7 @@ cdef class Completion(CallTraces):
         self.try_to_cancel(future)
 
     cdef void try_to_cancel(self, FutureCore future) noexcept:
-        if future.try_cancel():
+        if future.try_cancel(False):
             if future.callbacks is not None:
                 self.ended.put(future)
             wake_waiting_thread(&self.core)
@@ -260,15 +260,23 @@ cdef class Completion(CallTraces):
                 self.deliver()
         return 0
 
-    cdef bint try_cancel(self, FutureCore future) except -1:
+    cdef bint try_cancel(self, FutureCore future, bint force) except -1:
         cdef Call *call = <Call *>future.call
         cdef Worker *worker
         cdef bint is_cancelled = False
+        cdef bint was_ended = False
         if self.in_forked_child:
             return False
         pthread_mutex_lock(&self.core.lock)
         worker = worker_of(&self.core, call)
-        if worker != NULL:
+        if force and worker != NULL and is_claimed(worker, call):
+            was_ended = condemn(&self.core, worker, call)
+            worker = worker_of(&self.core, call)
+        if was_ended:
+            record_unanswered(&self.core, worker, call, WAS_CANCELLED)
+            call.times.submitted_ns = 0
+            request_completion(&self.core)
+        elif worker != NULL:
             is_cancelled = recall(worker, call)
             if is_cancelled and worker.in_flight.length == 0:
                 pump_and_notify(&self.core)  # the worker is idle now, so no result of it will start the next round
@@ -278,11 +286,12 @@ cdef class Completion(CallTraces):
         if is_cancelled:
             record_unanswered(&self.core, NULL, call, WAS_CANCELLED)
         pthread_mutex_unlock(&self.core.lock)
-        if is_cancelled:
+        if is_cancelled or was_ended:
             future.status = CANCELLED
             future.tell_listeners()
+        if is_cancelled:
             free_call(call)  # last, because it may run finalizers of users
-        return is_cancelled
+        return is_cancelled or was_ended
 
     cdef bint is_started(self, FutureCore future) except -1:
         cdef Call *call = <Call *>future.call
@@ -389,6 +398,28 @@ cdef class Completion(CallTraces):
         """Return False for the threads without which no callback would run, and in a forked child."""
         cdef unsigned long me = PyThread_get_thread_ident()
         return not self.in_forked_child and me != self.callback_thread_id and me != self.completion_thread_id
+
+
+cdef bint condemn(Core *core, Worker *worker, Call *call) noexcept nogil:
+    """Have a worker killed for a call that it runs. Its other calls wait again. The caller holds the lock.
+
+    The worker answers a call before it begins the next one. So if it had begun another call when the others were recalled, the
+    answer is found after that.
+
+    Returns:
+        False if the call has ended by now, or does not run.
+    """
+    cdef bint was_retired = worker.retired
+    worker.retired = True
+    recall_all(core, worker)
+    if not worker.failure:
+        drain(core, worker)
+    if worker_of(core, call) == worker:
+        call.cancelled = worker.condemned = core.kill_requested = True
+    else:
+        worker.retired = was_retired
+    pump_and_notify(core)
+    return call.cancelled
 
 
 cdef Call *take_done(Core *core) noexcept:

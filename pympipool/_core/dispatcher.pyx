@@ -17,7 +17,7 @@ from pympipool._core.calls cimport FunctionHandle, free_call, free_calls, new_ca
 from pympipool._core.future cimport FutureCore
 from pympipool._core.listeners cimport PENDING, now_s
 from pympipool._core.mailbox cimport Mailbox, Post
-from pympipool._core.scheduler cimport find_worker, is_claimed
+from pympipool._core.scheduler cimport find_worker, is_claimed, recall_all
 from pympipool._core.types cimport (
     Call, Worker, append, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
@@ -53,11 +53,11 @@ cdef class Dispatcher(Workers):
     Args:
         load: Unpickles a result from its parts (a list of bytes-like objects).
         load_error: Unpickles an exception from its parts.
-        on_corruption: Called without arguments, in the completion thread, when a worker's ring holds invalid data
-            (see `corrupt_workers`).
+        on_kill_requested: Called without arguments, in the completion thread, when a worker must be killed (see
+            `workers_to_kill`).
     """
 
-    cdef object on_corruption
+    cdef object on_kill_requested
     cdef readonly Segment doorbells
     cdef uint64_t next_id
     cdef str closed              # the reason for rejecting new calls; None: they are accepted
@@ -65,7 +65,7 @@ cdef class Dispatcher(Workers):
     cdef bint killed             # every call that is submitted from now on is cancelled
     cdef list threads
 
-    def __cinit__(self, load, load_error, on_corruption):
+    def __cinit__(self, load, load_error, on_kill_requested):
         self.doorbells = doorbell_segment()
         cdef pmp_doorbell *bells = <pmp_doorbell *>self.doorbells.memory()
         self.core.progress_bell = &bells[0]
@@ -76,7 +76,7 @@ cdef class Dispatcher(Workers):
         self.core.core_count = usable_cores()
         if pthread_mutex_init(&self.core.lock, NULL) != 0:
             raise MemoryError("no mutex")
-        self.on_corruption = on_corruption
+        self.on_kill_requested = on_kill_requested
         self.threads = []
 
     def __dealloc__(self):
@@ -142,7 +142,7 @@ cdef class Dispatcher(Workers):
 
     def _complete(self):
         cdef bint stopping = False
-        cdef Post on_corruption = self.requests.prepare(self.on_corruption)
+        cdef Post on_kill_requested = self.requests.prepare(self.on_kill_requested)
         self.completion_thread_id = PyThread_get_thread_ident()
         with nogil:
             # glibc loads this library when a thread ends by pthread_exit, as CPython ends threads that take the GIL after
@@ -159,9 +159,9 @@ cdef class Dispatcher(Workers):
                 stopping = self.core.stopping
                 self.deliver()
                 self.run_requests()
-                if self.core.corrupt:
-                    self.core.corrupt = False
-                    self.run_posted(on_corruption)
+                if self.core.kill_requested:
+                    self.core.kill_requested = False
+                    self.run_posted(on_kill_requested)
         finally:
             self.completion_thread_id = 0
             self.continuations.end()  # here because `join` may never be called
@@ -323,7 +323,7 @@ cdef class Dispatcher(Workers):
         """Cancel all calls that no worker has started."""
         pthread_mutex_lock(&self.core.lock)
         for i in range(self.core.worker_count):
-            self.recall_all(self.core.workers[i])
+            recall_all(&self.core, self.core.workers[i])
         pthread_mutex_unlock(&self.core.lock)
         self.end_waiting(CANCELLED, None)
 

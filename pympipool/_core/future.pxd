@@ -7,7 +7,7 @@ from pympipool._core.listeners cimport CANCELLED, FINISHED, PENDING, RUNNING, St
 cdef class CompletionSource(CallbackThread):
     cdef bint progress_until(self, FutureCore future, double deadline_s) except -1
     cdef int poll(self) except -1
-    cdef bint try_cancel(self, FutureCore future) except -1
+    cdef bint try_cancel(self, FutureCore future, bint force) except -1
     cdef bint is_started(self, FutureCore future) except -1
     cdef int notify_when_done(self, FutureCore future) except -1
     cdef void record_cancelled(self, FutureCore future) noexcept
@@ -31,7 +31,7 @@ cdef class FutureCore(FutureWithCallbacks):
 
     cdef bint set_parts(self, object parts, bint is_error) except -1
     cdef bint set_error(self, object error) except -1
-    cdef bint try_cancel(self) except -1
+    cdef bint try_cancel(self, bint force) except -1
     cdef bint end(self, object value, object error, object parts, bint is_error) except -1
     cdef int finish(self, object value, object error, object parts, bint is_error) except -1
     cdef int wait_until_done(self, object timeout) except -1

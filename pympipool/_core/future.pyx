@@ -58,8 +58,12 @@ cdef class CompletionSource(CallbackThread):
         """Set the results that have arrived on their futures, without waiting."""
         return 0
 
-    cdef bint try_cancel(self, FutureCore future) except -1:
-        """Take back the future's call, and cancel the future, if no worker has started it; else return False."""
+    cdef bint try_cancel(self, FutureCore future, bint force) except -1:
+        """Take back the future's call, and cancel the future, if no worker has started it; else return False.
+
+        Args:
+            force: If a worker runs the call, have the worker killed, and cancel the future.
+        """
         return False
 
     cdef bint is_started(self, FutureCore future) except -1:
@@ -133,20 +137,25 @@ cdef class FutureCore(FutureWithCallbacks):
 
     # ---- public methods ----
 
-    def cancel(self):
-        """Cancel the call if no worker has started it; return True if it is cancelled."""
-        if not self.try_cancel():
+    def cancel(self, *, bint force=False):
+        """Cancel the call if no worker has started it; return True if it is cancelled.
+
+        Args:
+            force: Cancel the call also if a worker runs it: the worker is killed, with all its ranks, and replaced. Calls
+                that were sent to the same worker run on another one.
+        """
+        if not self.try_cancel(force):
             return self.status == CANCELLED
         self.run_callbacks()
         return True
 
-    cdef bint try_cancel(self) except -1:
+    cdef bint try_cancel(self, bint force) except -1:
         """Cancel the call, without running callbacks of users; return False if it runs, or has ended, or was cancelled."""
         if self.status != PENDING:
             return False
         if self.call == NULL or self.source is None:
             self.status = CANCELLED
-        elif not self.source.try_cancel(self):
+        elif not self.source.try_cancel(self, force):
             return False
         self.tell_listeners()
         if self.submitted_ns != 0:

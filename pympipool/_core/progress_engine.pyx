@@ -41,11 +41,11 @@ cdef void pump_and_notify(Core *core) noexcept nogil:
     pump(core)
     if (core.waiting_thread_untimed if core.progress_acquired else core.progress_thread_untimed) and next_deadline_ns(core) >= 0:
         announce_deadline(core)
-    if core.done.first == NULL and not core.corrupt:
+    if core.done.first == NULL and not core.kill_requested:
         return
     if core.progress_acquired:
         pmp_doorbell_ring(core.waiting_thread_bell)
-    elif core.watched_done or core.corrupt:
+    elif core.watched_done or core.kill_requested:
         request_completion(core)
 
 
@@ -198,7 +198,7 @@ cdef int wait_for_completion(Core *core, int64_t timeout_ns) noexcept nogil:
         core.waiting_thread_untimed = tick < 0
         spinner = select_spinner(core)
         pthread_mutex_unlock(&core.lock)
-        if core.corrupt:
+        if core.kill_requested:
             request_completion(core)
         if done:
             return 1

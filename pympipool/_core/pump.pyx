@@ -169,7 +169,7 @@ cdef int drain(Core *core, Worker *worker) noexcept nogil:
             break
         if code < 0:
             worker.failure = code
-            core.corrupt = True
+            core.kill_requested = True
             break
     pmp_doorbell_ring(worker.bell)  # the worker may be waiting for room
     return worker.failure

@@ -14,6 +14,7 @@ cdef void enqueue(Worker *worker, Call *call, uint64_t position) noexcept nogil
 
 cdef bint is_claimed(Worker *worker, Call *call) noexcept nogil
 cdef bint recall(Worker *worker, Call *call) noexcept nogil
+cdef void recall_all(Core *core, Worker *worker) noexcept nogil
 cdef Call *requeue(Core *core, Worker *worker, Call *call) noexcept nogil
 cdef void rebalance(Core *core, int64_t now_ns) noexcept nogil
 cdef int64_t next_deadline_ns(Core *core) noexcept nogil

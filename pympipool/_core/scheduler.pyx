@@ -217,6 +217,18 @@ cdef bint recall(Worker *worker, Call *call) noexcept nogil:
     return True
 
 
+cdef void recall_all(Core *core, Worker *worker) noexcept nogil:
+    """Recall the calls that a worker has not started; they wait again."""
+    cdef Call *call = worker.in_flight.last
+    cdef Call *previous
+    while call != NULL:
+        previous = call.previous
+        if not recall(worker, call):
+            return
+        prepend(&core.waiting, call)
+        call = previous
+
+
 cdef bint is_idle(Worker *worker) noexcept nogil:
     """Return True if the worker has no calls in flight and may get some."""
     return worker.in_flight.length == 0 and not worker.reserved and not worker.retired and not worker.failure

@@ -44,6 +44,7 @@ cdef struct Call:
     int64_t estimate_ns   # estimated run time and overhead
     bint was_recalled     # the call was recalled once from a worker that was too slow to start it
     bint is_error         # the result is an exception
+    bint cancelled        # the future has ended, and the worker that runs the call is to be killed
     uint64_t run_ns       # run time as measured by the worker
     uint64_t lost_bytes   # size of a result for which there was no memory; 0: it is in `result`
     uint32_t result_count
@@ -70,6 +71,7 @@ cdef struct Worker:
     Call *sending                  # the call in flight of which some fragments are not sent yet, or NULL
     bint reserved                  # the worker runs only the call that it was started for
     bint retired                   # the worker gets no more calls
+    bint condemned                 # the worker is to be killed, because the call that it runs was cancelled
     bint unresponsive              # the worker did not start a call that it was woken for; see `is_responsive`
     int failure                    # negative errno: the worker's ring holds invalid data
     uint64_t ended                 # number of calls with a result, each call of a batch counted by itself
@@ -105,7 +107,7 @@ cdef struct Core:
     bint waiting_thread_untimed   # the waiting thread sleeps without a deadline for calls: no call could be late
     bint recheck_requested        # the waiting thread must check its future again
     bint completion_requested     # the completion thread must check `done`
-    bint corrupt                  # a worker's ring holds invalid data
+    bint kill_requested           # a worker must be killed: see `Workers.workers_to_kill`
     bint stopping
 
 

@@ -11,5 +11,5 @@ cdef class Workers(Completion):
     cdef dict segments  # number of a worker -> Segment: keeps its memory mapped
 
     cdef int open_worker(self, uint64_t number, Segment link, bint reserved) except -1
+    cdef dict copy_states(self)
     cdef void free_worker(self, Worker *worker) noexcept
-    cdef void recall_all(self, Worker *worker) noexcept

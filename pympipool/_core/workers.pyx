@@ -12,7 +12,7 @@ from pympipool._core.ring cimport (
     PMP_END, Segment, process_buffer_pool, pmp_doorbell_ring, pmp_head, pmp_link_open_master, pmp_now_ns, pmp_part,
     pmp_receiver_close, pmp_send, raise_errno,
 )
-from pympipool._core.scheduler cimport find_worker, is_claimed, recall
+from pympipool._core.scheduler cimport find_worker, is_claimed, recall_all
 from pympipool._core.trace_buffer cimport FAILED
 from pympipool._core.types cimport (
     Call, CallList, Core, Worker, prepend, pthread_mutex_lock, pthread_mutex_unlock, remove,
@@ -99,7 +99,7 @@ cdef class Workers(Completion):
         worker = find_worker(&self.core, number)
         if worker != NULL:
             worker.retired = True
-            self.recall_all(worker)
+            recall_all(&self.core, worker)
             pump_and_notify(&self.core)
             if worker.sending == NULL:
                 code = pmp_send(&worker.calls, &head, &part, NULL)
@@ -114,7 +114,8 @@ cdef class Workers(Completion):
         waiting calls.
 
         Returns:
-            The futures of the calls that the worker had started and that have no retry left: one or none.
+            The futures of the calls that the worker had started and that have no retry left: one or none. It may have been
+            cancelled.
 
         Raises:
             MemoryError: The worker is still there: call this again.
@@ -159,20 +160,14 @@ cdef class Workers(Completion):
         pmp_receiver_close(&worker.results)
         free(worker)
 
-    def corrupt_workers(self):
-        """Return the numbers of the workers whose rings hold invalid data."""
-        return [number for number, (_, _, failed) in self.load_of_workers().items() if failed]
+    def workers_to_kill(self):
+        """Return the workers that must be killed.
 
-    cdef void recall_all(self, Worker *worker) noexcept:
-        """Recall the calls that a worker has not started. The caller holds the lock."""
-        cdef Call *call = worker.in_flight.last
-        cdef Call *previous
-        while call != NULL:
-            previous = call.previous
-            if not recall(worker, call):
-                return
-            prepend(&self.core.waiting, call)
-            call = previous
+        Returns:
+            (number, True if the call that it runs was cancelled, False if its ring holds invalid data) of each of them.
+        """
+        return [(number, condemned) for number, (_, _, failed, condemned) in self.copy_states().items()
+                if failed or condemned]
 
     def current_call(self, uint64_t number):
         """Return the id of the worker's first call in flight, or 0."""
@@ -194,7 +189,11 @@ cdef class Workers(Completion):
         return 0.0 if started_ns == 0 else (pmp_now_ns() - started_ns) / 1e9
 
     def load_of_workers(self):
-        """Return {number: (calls in flight, calls that ended there, True if the worker's ring holds invalid data)}."""
+        """Return {number: (calls in flight, calls that ended there)}."""
+        return {number: state[:2] for number, state in self.copy_states().items()}
+
+    cdef dict copy_states(self):
+        """Return {number: (calls in flight, calls that ended there, ring holds invalid data, worker is condemned)}."""
         cdef Worker *copies
         cdef int count = 0
         pthread_mutex_lock(&self.core.lock)
@@ -207,7 +206,8 @@ cdef class Workers(Completion):
         if copies == NULL:
             raise MemoryError()
         try:
-            return {copies[i].number: (copies[i].in_flight.length, copies[i].ended, copies[i].failure != 0)
+            return {copies[i].number: (copies[i].in_flight.length, copies[i].ended, copies[i].failure != 0,
+                                       bool(copies[i].condemned))
                     for i in range(count)}
         finally:
             free(copies)
@@ -231,7 +231,9 @@ cdef Py_ssize_t requeue_calls(Core *core, Worker *worker) noexcept nogil:
     while call != NULL:
         previous = call.previous
         is_started = worker.reserved or (is_claimed(worker, call) and call != worker.sending)
-        if not is_started or call.attempts_left > 0:
+        # a call that another host has begun after the end of the cancelled one, before the worker was killed, is not lost
+        is_started = is_started and not worker.condemned
+        if not call.cancelled and (not is_started or call.attempts_left > 0):
             call.attempts_left -= is_started
             call.position = UINT64_MAX
             remove(&worker.in_flight, call)

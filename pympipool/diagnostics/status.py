@@ -81,7 +81,7 @@ def snapshot(engine: Engine, info: Mapping[str, Any]) -> ExecutorStatus:
     if engine.in_forked_child:  # its counters and locks are in the state they had at the fork
         return ExecutorStatus(info, (), 0, 0, 0, 0, 0.0, "of another process")
     load = engine.dispatcher.load_of_workers()
-    workers = [_worker(state, *load.get(state["worker"], (0, 0, False))[:2]) for state in engine.pool.states()]
+    workers = [_worker(state, *load.get(state["worker"], (0, 0))) for state in engine.pool.states()]
     waiting, running, returned, lost, raised, span_s = engine.dispatcher.statistics()
     starting = sum(worker.state == "starting" for worker in workers)
     waiting += engine.blocked_count() + engine.unsubmitted_count() + engine.pool.waiting_count()

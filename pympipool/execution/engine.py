@@ -85,7 +85,7 @@ class Engine:
     ) -> None:
         if green_threads.are_active():
             set_green_threads(green_threads)
-        self.dispatcher = Dispatcher(payload.load, load_exception, self._on_corruption)
+        self.dispatcher = Dispatcher(payload.load, load_exception, self._on_kill_requested)
         self.functions = FunctionTable()
         self.resolve_dependencies = resolve_dependencies
         self.workers_see_files = workers_see_files
@@ -383,8 +383,8 @@ class Engine:
     def _owner_is_gone(self) -> None:
         self.close(wait=False)
 
-    def _on_corruption(self) -> None:
-        self.pool.check_corruption()
+    def _on_kill_requested(self) -> None:
+        self.pool.kill_requested_workers()
 
     def after_fork_in_child(self) -> None:
         """Release everything inherited, in a forked child, so that neither process affects the other."""

@@ -154,9 +154,9 @@ class BasePool(ABC, Generic[SpawnerT]):
             cores: The cores of all workers together.
         """
 
-    def check_corruption(self) -> None:
-        """Kill the workers whose rings contain invalid data."""
-        self.loop.call(self._kill_corrupt)
+    def kill_requested_workers(self) -> None:
+        """Kill the workers that the dispatcher wants to be killed (see `Dispatcher.workers_to_kill`)."""
+        self.loop.call(self._kill_requested)
 
     def hosts(self) -> list[dict[str, Any]]:
         """Describe each serving worker (see `Supervisor.describe_workers`)."""
@@ -190,18 +190,22 @@ class BasePool(ABC, Generic[SpawnerT]):
             self._kill_all()
         elif self._is_closing:
             self._close_when_idle()
-        self._kill_corrupt()
+        self._kill_requested()
         self._resume()
 
     @abstractmethod
     def _resume(self) -> None:
         """Start the workers that are missing, and find the calls that nothing would look at again."""
 
-    def _kill_corrupt(self) -> None:
-        for number in self.dispatcher.corrupt_workers():
+    def _kill_requested(self) -> None:
+        for number, is_cancelled in self.dispatcher.workers_to_kill():
             worker = self.supervisor.workers.get(number)
-            if worker is not None:
-                self.supervisor.end_worker(worker)
+            if worker is None:
+                continue
+            if is_cancelled and not worker.runs_cancelled:
+                LOGGER.info("worker %d is killed, because the call that it runs is cancelled", number)
+            worker.runs_cancelled = is_cancelled
+            self.supervisor.end_worker(worker)
 
     # ---- the end ----
 

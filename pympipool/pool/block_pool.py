@@ -266,7 +266,10 @@ class BlockPool(BasePool["Spawner"]):
         worker.interrupted += self.dispatcher.remove_dead_worker(worker.number)
         has_served = worker.state_before_end is not State.STARTING
         was_told = self._ends_all or worker.is_retiring
-        log_exit(LOGGER, worker, expected=was_told or not has_served)  # `_start_failed` logs workers that did not start
+        is_expected = (
+            was_told or worker.runs_cancelled or not has_served
+        )  # `_start_failed` logs those that did not start
+        log_exit(LOGGER, worker, expected=is_expected)
         has_state = worker.ended_calls > 0 or has_start_functions(self.supervisor.settings)
         loses_state = has_served and has_state and not was_told and self.broken is None
         for future in worker.interrupted:

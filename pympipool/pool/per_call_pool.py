@@ -288,7 +288,7 @@ class PerCallPool(BasePool[CallSpawners]):
         """Release the worker's resources. A call that it did not finish fails or is retried."""
         call: QueuedCall = worker.assignment
         worker.interrupted += self.dispatcher.remove_dead_worker(worker.number)
-        log_exit(LOGGER, worker, expected=self._is_killed or not worker.interrupted)
+        log_exit(LOGGER, worker, expected=self._is_killed or worker.runs_cancelled or not worker.interrupted)
         if call.worker_number == worker.number:  # else it is queued again already
             self._retry_or_end(call, worker)
         if worker.state_before_end is State.STARTING:

@@ -72,6 +72,7 @@ class WorkerHandle:
         interrupted: The futures of the calls that it had begun when it was gone.
         ended_calls: The number of calls that had ended on it when it was gone.
         is_retiring: True once it is to exit after its running call: it is redundant, or has begun its last call.
+        runs_cancelled: It is killed because the user has cancelled the call that it runs.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class WorkerHandle:
         self.interrupted: list[Future[Any]] = []
         self.ended_calls = 0
         self.is_retiring = False
+        self.runs_cancelled = False
         self.outputs = [
             Output(process.stdout, writers["stdout"], None, loop, self.handlers),
             Output(process.stderr, writers["stderr"], self.stderr_tail, loop, self.handlers),

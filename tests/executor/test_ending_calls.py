@@ -1,15 +1,18 @@
 """Calls that run are ended: with all workers of an executor, or one by one."""
 
 import os
+import random
 import signal
+import time
 from concurrent import futures
 
+import numpy as np
 import psutil
 import pytest
 
 from pympipool import Executor
 from pympipool.errors import WorkerDied
-from support.calls import hold, square
+from support.calls import echo, hold, square
 from support.processes import still_alive
 
 pytestmark = pytest.mark.anywhere
@@ -115,3 +118,142 @@ def test_executor_without_workers_closes():
     with Executor(backend="serial") as exe:
         exe.terminate_workers()
         exe.shutdown(kill_workers=True)
+
+
+# ---- one call ----
+
+
+def add_line(path, line):
+    """Append a line to a file, so that calls can be counted that have run."""
+    with open(path, "a") as file:
+        file.write(f"{line}\n")
+    return line
+
+
+def add_line_and_hold(path, gate):
+    add_line(path, "begun")
+    hold(gate)
+
+
+def loaded():
+    return {"y": 1}
+
+
+def begun(exe, gate, ranks=1):
+    call = exe.submit(hold, gate.path)
+    gate.wait_until_begun(ranks)
+    return call
+
+
+def test_forced_cancel_ends_a_running_call(make_executor, gate):
+    exe = make_executor()
+    call = begun(exe, gate)
+    dependent = exe.submit(square, call)
+    told = []
+    call.add_done_callback(told.append)
+    assert not call.cancel()
+    assert call.cancel(force=True)
+    assert (call.cancelled(), call.done(), call.running(), told) == (True, True, False, [call])
+    with pytest.raises(futures.CancelledError):
+        call.result()
+    with pytest.raises(futures.CancelledError):
+        dependent.result()
+    assert call.cancel(force=True)
+    assert exe.submit(square, 3).result() == 9
+
+
+def test_forced_cancel_of_other_calls_is_a_plain_one(make_executor, gate):
+    exe = make_executor()
+    ended = exe.submit(square, 2)
+    assert ended.result() == 4
+    assert not ended.cancel(force=True)
+    assert ended.result() == 4
+    running = begun(exe, gate)
+    waiting = exe.submit(square, 3)
+    assert waiting.cancel(force=True)
+    gate.open()
+    assert running.result() is not None
+    with Executor(backend="serial") as serial:
+        assert not serial.submit(square, 2).cancel(force=True)
+
+
+@pytest.mark.only_at("this machine", "tcp", reason="other hosts may not see the file")
+def test_calls_behind_the_cancelled_one_run_once(make_block_executor, gate, tmp_path):
+    exe = make_block_executor()
+    for _ in range(20):
+        exe.submit(add_line, tmp_path / "warm", 0).result()  # so that calls of this function are sent ahead
+    call = begun(exe, gate)
+    others = [exe.submit(add_line, tmp_path / "lines", number) for number in range(50)]
+    assert call.cancel(force=True)
+    assert [other.result() for other in others] == list(range(50))
+    assert sorted(map(int, (tmp_path / "lines").read_text().split())) == list(range(50))
+
+
+def test_racing_forced_cancel_harms_no_other_call(make_block_executor):
+    exe = make_block_executor(max_workers=2)
+    chosen = random.Random(3)
+    for _ in range(25):
+        calls = [exe.submit(square, number) for number in range(30)]
+        time.sleep(chosen.random() * 0.002)
+        cancelled = chosen.sample(calls, 3)
+        for call in cancelled:
+            call.cancel(force=True)
+        assert all(call.result() == number**2 for number, call in enumerate(calls) if not call.cancelled())
+        assert {call for call in calls if call.cancelled()} <= set(cancelled)
+
+
+@pytest.mark.only_at("this machine", "tcp", reason="other hosts may not see the file")
+def test_cancelled_call_is_not_retried(make_executor, gate, tmp_path):
+    exe = make_executor(restart_limit=3)
+    call = exe.submit(add_line_and_hold, tmp_path / "lines", gate.path)
+    gate.wait_until_begun()
+    assert call.cancel(force=True)
+    exe.shutdown()
+    assert (tmp_path / "lines").read_text() == "begun\n"
+
+
+@pytest.mark.mpi
+def test_forced_cancel_ends_all_ranks(make_executor, gate):
+    exe = make_executor(cores_per_worker=2)
+    call = begun(exe, gate, ranks=2)
+    assert call.cancel(force=True)
+    assert exe.submit(square, 3).result() == [9, 9]
+
+
+@pytest.mark.only_at("this machine", reason="it looks for processes of this machine")
+def test_worker_of_a_cancelled_call_is_killed(make_executor, gate):
+    exe = make_executor()
+    call = begun(exe, gate)
+    worker = psutil.Process(exe.info["workers"][0]["pid"])
+    call.cancel(force=True)
+    exe.shutdown()
+    assert still_alive([worker]) == []
+
+
+def test_large_call_is_cancelled_while_it_is_sent(make_executor, gate):
+    exe = make_executor()
+    running = begun(exe, gate)
+    large = exe.submit(echo, np.ones(20_000_000))
+    behind = exe.submit(square, 4)
+    assert large.cancel(force=True)
+    running.cancel(force=True)
+    assert behind.result() == 16
+
+
+def test_state_that_must_not_be_lost_ends_the_executor(make_block_executor, gate):
+    exe = make_block_executor(init_function=loaded, on_worker_replaced="fail")
+    call = begun(exe, gate)
+    assert call.cancel(force=True)
+    with pytest.raises(futures.BrokenExecutor, match="on_worker_replaced='fail'"):
+        exe.submit(square, 2).result()
+
+
+@pytest.mark.only_at("this machine", reason="it reads the log of this process")
+def test_forced_cancel_is_no_warning(make_executor, gate, caplog):
+    exe = make_executor()
+    call = begun(exe, gate)
+    with caplog.at_level("INFO", "pympipool"):
+        call.cancel(force=True)
+        exe.shutdown()
+    assert "the call that it runs is cancelled" in caplog.text
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]

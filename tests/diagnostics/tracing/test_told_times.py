@@ -92,7 +92,7 @@ def test_answer_without_requested_times_is_corrupt(dispatcher, worker, corrupted
     _, call, _, _ = worker.receive(LIMIT_S)
     worker.send(ring.RESULT, call, 5, parts)
     assert corrupted.wait(LIMIT_S)
-    assert dispatcher.corrupt_workers() == [1]
+    assert dispatcher.workers_to_kill() == [(1, False)]
 
 
 def test_submission_times_are_unique(dispatcher):
