@@ -62,8 +62,9 @@ class Executor(futures.Executor):
             of `max_workers` and `max_cores`. Default: the cores that this process may use.
         resource_dict: Resources of each call, unless `submit` overrides them: the same as the parameters of this name here,
             with `cores` for `cores_per_worker` and `gpus_per_core`. As in executorlib.
-        cores_per_worker: MPI ranks of each worker, each on its own core. With 2 or more the result of a call is the
-            list of the return values of its ranks, in rank order.
+        cores_per_worker: MPI ranks of each worker, each on its own core.
+        result_of: "all": with 2 or more ranks the result of a call is the list of their return values, in rank order. "root":
+            it is the return value of rank 0; those of the others are not sent.
         threads_per_core: Cores of each rank, for the threads of numerical libraries, or for programs that it starts. A
             worker that is one process on 4 cores has `threads_per_core=4`.
         gpus_per_worker: GPUs of each worker, visible to no other worker; a multiple of `cores_per_worker`.
@@ -134,6 +135,7 @@ class Executor(futures.Executor):
         max_cores: int | None = None,
         resource_dict: Mapping[str, Any] | None = None,
         cores_per_worker: int = 1,
+        result_of: str = "all",
         threads_per_core: int = 1,
         gpus_per_worker: int = 0,
         oversubscribe: bool = False,

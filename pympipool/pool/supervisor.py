@@ -186,6 +186,7 @@ class Supervisor:
             environment={
                 **environment,
                 **({"PYMPIPOOL_ERROR_LOG": resources.error_log_file} if resources.error_log_file else {}),
+                **({"PYMPIPOOL_RESULT_OF": resources.result_of} if resources.result_of != "all" else {}),
                 **self.listener.environment(number, resources.cores),
             },
             cwd=resources.cwd,

@@ -28,7 +28,9 @@ class Resources:
 
     Args:
         cores: MPI ranks that run the call together, each on its own core. With 2 or more the result is the list of what
-            the ranks returned.
+            the ranks returned, unless `result_of` says otherwise.
+        result_of: "all": with 2 or more cores, the result is the list of what the ranks returned, in rank order. "root": it
+            is what rank 0 returned; what the others return is not sent, and need not be picklable.
         threads_per_core: Cores of each rank: so many threads do numerical libraries use in it (see `threads_environment`), or
             so many processes may it start.
         gpus_per_core: GPUs for each rank. With 0, a rank sees the GPUs that the user's environment makes visible.
@@ -74,6 +76,7 @@ class Resources:
     restart_limit: int = field(default=0, metadata={"check": validation.count(0), "in_info": True})
     connect_timeout: float = field(default=60.0, metadata={"check": validation.positive_seconds})
     error_log_file: str | None = field(default=None, metadata={"check": validation.writable_file})
+    result_of: str = field(default="all", metadata={"check": validation.one_of("all", "root"), "in_info": True})
     pmi_mode: str | None = field(default=None, metadata={"check": validation.optional_name})
     mp_context: Any = field(default=None, metadata={"check": validation.optional_start_method})
 

@@ -111,6 +111,19 @@ def string_tuple(name: str, value: Any) -> tuple[str, ...]:
     raise TypeError(f"{name} is {value!r}, of type {type(value).__name__}; it must be a list of str, one per argument")
 
 
+def one_of(*values: str) -> Callable[[str, Any], str]:
+    """Return a check for a word that is one of these."""
+
+    def check(name: str, value: Any) -> str:
+        if not isinstance(value, str) or value not in values:
+            raise (ValueError if isinstance(value, str) else TypeError)(
+                f"{name} is {value!r}; it must be {' or '.join(map(repr, values))}"
+            )
+        return value
+
+    return check
+
+
 def optional_name(name: str, value: Any) -> str | None:
     """Check a name whose meaning only the backend knows; None is allowed."""
     if value is None or (isinstance(value, str) and value):

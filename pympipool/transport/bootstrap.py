@@ -26,6 +26,7 @@ _VARIABLES = (
     "PYMPIPOOL_CONNECT_S",
     "PYMPIPOOL_CWD",
     "PYMPIPOOL_ERROR_LOG",
+    "PYMPIPOOL_RESULT_OF",
 )
 _REQUIRED = _VARIABLES[:4]
 
@@ -44,6 +45,7 @@ class WorkerConfig:
         connect_timeout_s: Seconds to keep trying to reach the relay.
         cwd: The working directory to change to where the launcher cannot be relied on to set it, else "".
         error_log_file: Path of the file to which failed calls are written, "" for none.
+        root_only: The result of a call is that of rank 0, not a list of those of all ranks.
     """
 
     __slots__ = (
@@ -55,6 +57,7 @@ class WorkerConfig:
         "launcher",
         "master_host",
         "ranks",
+        "root_only",
         "tcp_addresses",
         "worker",
     )
@@ -72,6 +75,7 @@ class WorkerConfig:
         connect_timeout_s: float = 60.0,
         cwd: str = "",
         error_log_file: str = "",
+        root_only: bool = False,
     ) -> None:
         self.address = address
         self.key = key
@@ -83,6 +87,7 @@ class WorkerConfig:
         self.connect_timeout_s = connect_timeout_s
         self.cwd = cwd
         self.error_log_file = error_log_file
+        self.root_only = root_only
 
     @classmethod
     def from_environ(cls, environ: MutableMapping[str, str]) -> WorkerConfig:
@@ -109,4 +114,5 @@ class WorkerConfig:
             connect_timeout_s=float(variables["PYMPIPOOL_CONNECT_S"] or 60.0),
             cwd=variables["PYMPIPOOL_CWD"],
             error_log_file=variables["PYMPIPOOL_ERROR_LOG"],
+            root_only=variables["PYMPIPOOL_RESULT_OF"] == "root",
         )

@@ -121,7 +121,7 @@ def _make_runner(
     config: WorkerConfig, settings: dict[str, Any], control: Control, rank: int, location: str
 ) -> RankRunner:
     calls = make_call_runner(settings, None, config.error_log_file, location)
-    return RankRunner(calls, control, rank, location)
+    return RankRunner(calls, control, rank, location, root_only=config.root_only)
 
 
 _MPIEXEC_REMEDY = (
@@ -196,10 +196,14 @@ class RankRunner:
         control: The control connection of this rank.
         rank: The number of this rank.
         location: Worker, rank, host and process id, for tracebacks.
+        root_only: The result of a call is that of rank 0. Other ranks answer with None when a call has returned.
     """
 
-    def __init__(self, calls: CallRunner, control: Control, rank: int, location: str) -> None:
+    def __init__(
+        self, calls: CallRunner, control: Control, rank: int, location: str, *, root_only: bool = False
+    ) -> None:
         self.calls = calls
+        self.root_only = root_only
         self._control = control
         self._rank = rank
         self._location = location
@@ -218,7 +222,7 @@ class RankRunner:
             answer = [*report_error(send, error, self._location), describe_place(error)]
         else:
             try:
-                answer = dump(result, "the result")
+                answer = dump(None if self.root_only and self._rank > 0 else result, "the result")
                 kind = RESULT
             except BaseException as error:  # no other rank waits for this one: the function has returned
                 answer = [*dump_exception(error, self._location), _RETURNED]
@@ -260,7 +264,8 @@ def serve_root(
             if message.call & TRACED:
                 record_times(channel, answers)
             diverged = ranks_diverged(answers)
-            channel.answer(*combine_answers(answers, STATE_LOST_NOTE if diverged and has_state and not is_last else ""))
+            note = STATE_LOST_NOTE if diverged and has_state and not is_last else ""
+            channel.answer(*combine_answers(answers, note, root_only=runner.root_only))
             has_state = True
             if diverged:
                 runner.announce_exit(RANKS_DIVERGED_REASON)
@@ -299,17 +304,23 @@ def record_times(channel: Link, answers: Sequence[Message]) -> None:
         channel.stamps.extend((answer.start_ns, answer.start_ns + answer.tag))
 
 
-def combine_answers(answers: Sequence[Message], note: str = "") -> tuple[int, int, list[Any], int]:
+def combine_answers(
+    answers: Sequence[Message], note: str = "", *, root_only: bool = False
+) -> tuple[int, int, list[Any], int]:
     """Combine the answers of all ranks: the results in rank order, or the exception of the lowest rank that raised.
 
     The results are not unpickled here but in the master.
 
     Args:
         note: A note for the exception.
+        root_only: The result is that of rank 0 alone.
     """
     run_time_ns = max(answer.tag for answer in answers)
     raised = [answer.parts for answer in answers if answer.kind == ERROR]
-    parts = join_exceptions(raised, note) if raised else dump([Pickled(answer.parts) for answer in answers])
+    if raised:
+        parts = join_exceptions(raised, note)
+    else:
+        parts = answers[0].parts if root_only else dump([Pickled(answer.parts) for answer in answers])
     return ERROR if raised else RESULT, answers[0].call, parts, run_time_ns
 
 

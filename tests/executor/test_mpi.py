@@ -291,3 +291,37 @@ def test_mpiexec_killed_during_start_prints_nothing(capfd):
         threading.Event().wait(number * 0.004)
         exe.shutdown()
     assert capfd.readouterr() == ("", "")
+
+
+# ---- result_of ----
+
+
+def unpicklable_but_on_root(value):
+    return value if world().rank == 0 else threading.Lock()
+
+
+@pytest.mark.parametrize("block_allocation", [False, True], indirect=True)
+def test_result_of_root_is_that_of_rank_0(make_executor):
+    exe = make_executor(cores_per_worker=RANKS, result_of="root")
+    assert exe.submit(rank_and, "value").result() == (0, "value")
+    assert exe.submit(unpicklable_but_on_root, 3).result() == 3
+    assert list(exe.map(rank_and, range(2))) == [(0, 0), (0, 1)]
+    array = np.arange(300_000)
+    assert (exe.submit(echo, array).result() == array).all()
+    with pytest.raises(ValueError, match="rank 1"):
+        exe.submit(fail_on_rank_1).result()
+    assert exe.info["result_of"] == "root"
+
+
+def test_single_call_selects_whose_result_it_wants():
+    with Executor(max_cores=RANKS) as exe:
+        root, every, one = (
+            exe.submit(rank_and, 1, resource_dict=resources)
+            for resources in ({"cores": RANKS, "result_of": "root"}, {"cores": RANKS}, {"result_of": "root"})
+        )
+        assert (root.result(), every.result(), one.result()) == ((0, 1), [(0, 1), (1, 1)], (0, 1))
+
+
+def fail_on_rank_1():
+    if world().rank == 1:
+        raise ValueError("rank 1")

@@ -30,6 +30,7 @@ def test_defaults_are_those_of_the_specification():
         "connect_timeout": 60.0,
         "error_log_file": None,
         "mp_context": None,
+        "result_of": "all",
     }
 
 
