@@ -83,7 +83,7 @@ _REMOVED = {
 }
 """Names that do not work any more, and what to write."""
 
-ROOT = {*_EXECUTORS, *_REMOVED}
+ROOT = {*_EXECUTORS, *_REMOVED, "create_executor", "ExecutorWithDependencies"}
 """Former names in the root of the package."""
 
 POSITIONAL = (
@@ -125,7 +125,13 @@ class _Loader:
         def look_up(name: str) -> Any:
             if name in known or name in _REMOVED:
                 return lookup(module.__name__, name)
-            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+            if name.startswith("_"):  # programs probe for such names
+                raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+            raise ImportError(
+                f"{module.__name__}.{name}: if pympipool 0.8 had it, it was internal, and nothing takes its place. All that"
+                " programs need is in pympipool: from pympipool import Executor",
+                name=module.__name__,
+            )
 
         module.__getattr__ = look_up  # type: ignore[method-assign]
 

@@ -159,12 +159,13 @@ class Options:
 
     def info(self) -> dict[str, Any]:
         """Return the options that `Executor.info` reports."""
-        return {
+        values = {
             one.name: getattr(holder, one.name)
             for holder in (self, self.resources)
             for one in fields(holder)
             if one.metadata.get("in_info")
         }
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
@@ -379,12 +380,14 @@ class ExecutorInfo(dict[str, Any]):
     """
 
     def __missing__(self, key: str) -> Any:
+        if key in _REMOVED_KEYS:
+            raise KeyError(f"{key}: a key of pympipool 0.8, which info no longer has")
         if key not in _FORMER_KEYS:
             raise KeyError(key)
         return self._former(key)
 
     def __contains__(self, key: object) -> bool:
-        return super().__contains__(_FORMER_KEYS.get(key, key))
+        return super().__contains__(key) or key in _FORMER_KEYS
 
     def get(self, key: str, default: Any = None) -> Any:
         if key in _FORMER_KEYS:
@@ -392,12 +395,19 @@ class ExecutorInfo(dict[str, Any]):
         return super().get(key, default)
 
     def _former(self, key: str) -> Any:
-        name = _FORMER_KEYS[key]
+        name, value = _FORMER_KEYS[key]
         warnings.warn(f"info[{key!r}] is now info[{name!r}]", DeprecationWarning, stacklevel=3)
-        return self[name]
+        return value(self)
 
     def copy(self) -> ExecutorInfo:
         return ExecutorInfo(self)
 
 
-_FORMER_KEYS: dict[Any, str] = {"passed_over": "skipped_backends"}
+_FORMER_KEYS: dict[Any, tuple[str, Callable[[Mapping[str, Any]], Any]]] = {
+    "passed_over": ("skipped_backends", lambda info: info["skipped_backends"]),
+    "cores": ("cores_per_worker", lambda info: info["cores_per_worker"]),
+    "gpus_per_core": ("gpus_per_worker", lambda info: info["gpus_per_worker"] // info["cores_per_worker"]),
+}
+"""Former keys: the present one, and what the former key returned."""
+
+_REMOVED_KEYS = frozenset({"executor", "init_function", "interface_class"})

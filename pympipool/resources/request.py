@@ -70,8 +70,10 @@ class Resources:
     oversubscribe: bool = field(default=False, metadata={"check": validation.flag, "in_info": True})
     cwd: str | None = field(default=None, metadata={"check": validation.existing_folder, "in_info": True})
     executor: Any = field(default=None, metadata={"check": validation.unchecked})
-    hostname_localhost: bool = field(default=False, metadata={"check": validation.optional_flag})
-    command_line_argument_lst: tuple[str, ...] = field(default=(), metadata={"check": validation.string_tuple})
+    hostname_localhost: bool = field(default=False, metadata={"check": validation.optional_flag, "in_info": True})
+    command_line_argument_lst: tuple[str, ...] = field(
+        default=(), metadata={"check": validation.string_tuple, "in_info": True}
+    )
     run_time_max: float | None = field(default=None, metadata={"check": validation.optional_seconds, "in_info": True})
     restart_limit: int = field(default=0, metadata={"check": validation.count(0), "in_info": True})
     connect_timeout: float = field(default=60.0, metadata={"check": validation.positive_seconds})

@@ -9,6 +9,7 @@ import pytest
 
 import pympipool
 from pympipool import Executor
+from support.scripts import run_script
 from support.waiting import LIMIT_S
 
 
@@ -66,6 +67,100 @@ def test_names_that_never_were_are_not_found():
         importlib.import_module("pympipool.mpi.nothing")
     with pytest.raises(AttributeError, match="did you mean 'Executor'"):
         pympipool.Exekutor  # noqa: B018  the access is tested
+
+
+def test_internal_names_of_former_modules_are_explained():
+    module = importlib.import_module("pympipool.shared.executorbase")
+    with pytest.raises(ImportError, match=r"ExecutorBase: .* it was internal"):
+        module.ExecutorBase  # noqa: B018  the access is tested
+    assert not hasattr(module, "__wrapped__")
+
+
+PROGRAM = """
+import pympipool
+from pympipool import Executor, ExecutorWithDependencies, ShellExecutor, SubprocessExecutor, create_executor
+from pympipool.scheduler import create_executor
+from pympipool.scheduler.mpi import PyMPIExecutor, PyMPIStepExecutor
+from pympipool.shared.dependencies import ExecutorWithDependencies
+from pympipool.shared.executorbase import cloudpickle_register
+from pympipool.shell.executor import SubprocessExecutor
+from pympipool.shell.interactive import ShellExecutor
+
+cloudpickle_register(ind=1)
+
+def total(*args):
+    return sum(*args)
+
+def shifted(i, j, k):
+    return i + j + k
+
+def presets():
+    return {"j": 4, "k": 3, "l": 2}
+
+def ranks(i):
+    from mpi4py import MPI
+    return i, MPI.COMM_WORLD.Get_size(), MPI.COMM_WORLD.Get_rank()
+
+with Executor(max_cores=1, backend="mpi", hostname_localhost=True) as exe:
+    print(exe.submit(sum, [1, 1], resource_dict={"cores": 1}).result())
+
+with Executor(max_cores=2, backend="mpi") as exe:
+    calls = [exe.submit(total, [2, n]) for n in (1, 2, 3, 4)]
+    print([call.result() for call in calls], list(exe.map(total, [[2, 1], [2, 2]])))
+
+with Executor(
+    max_cores=2, cores_per_worker=1, threads_per_core=1, gpus_per_worker=0, oversubscribe=False, cwd=".",
+    executor=None, hostname_localhost=False, backend="mpi", block_allocation=False, init_function=None,
+    command_line_argument_lst=[], disable_dependencies=False, refresh_rate=0.01,
+) as exe:
+    resource_dict = {
+        "cores": 1, "threads_per_core": 1, "gpus_per_core": 0, "oversubscribe": False, "cwd": ".", "executor": None,
+        "hostname_localhost": False, "command_line_argument_lst": [],
+    }
+    first = exe.submit(shifted, 1, j=2, k=0, resource_dict=resource_dict)
+    print(exe.submit(shifted, 1, j=first, k=0, resource_dict={"cores": 1}).result())
+
+with Executor(max_cores=1, init_function=presets, backend="mpi", block_allocation=True) as exe:
+    print(exe.submit(shifted, 2, j=5).result(), exe.info["cores"], exe.info["cwd"], exe.info["max_workers"])
+
+with PyMPIExecutor(max_workers=1, cores_per_worker=2, hostname_localhost=True) as exe:
+    info = exe.info
+    print(exe.submit(ranks, 3).result(), info["cores"], info["hostname_localhost"], info["oversubscribe"])
+
+with PyMPIStepExecutor(max_cores=2) as exe:
+    print(exe.submit(ranks, 4, resource_dict={"cores": 2}).result(), exe.info["max_cores"])
+
+with create_executor(max_cores=2, cores_per_worker=2, backend="mpi") as exe:
+    print(exe.submit(ranks, 5).result())
+
+with ExecutorWithDependencies(max_cores=1, backend="mpi", refresh_rate=0.1) as exe:
+    print(exe.submit(total, [exe.submit(total, [1, 2]), 3]).result())
+
+with SubprocessExecutor(max_workers=2) as exe:
+    print(exe.submit(["echo", "test"], universal_newlines=True).result(), end="")
+
+with ShellExecutor(["cat"], universal_newlines=True) as exe:
+    print(exe.submit(string_input="4", lines_to_read=1, stop_read_pattern=None).result(), end="")
+"""
+"""Uses what the documentation of pympipool 0.8.3 shows, on one machine, and each import path that it had."""
+
+OUTPUT = """
+2
+[3, 4, 5, 6] [3, 4]
+4
+10 1 None 1
+[(3, 2, 0), (3, 2, 1)] 2 True False
+[(4, 2, 0), (4, 2, 1)] 2
+[(5, 2, 0), (5, 2, 1)]
+6
+test
+4
+"""
+
+
+@pytest.mark.mpi
+def test_program_of_0_8_runs_unchanged(tmp_path):
+    assert run_script(PROGRAM, tmp_path) == OUTPUT.lstrip()
 
 
 def test_arguments_without_names_work():

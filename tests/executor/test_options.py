@@ -368,6 +368,12 @@ def test_former_key_of_info_warns_and_works():
     with pytest.warns(DeprecationWarning, match="skipped_backends"):
         assert info.get("passed_over") == {}
     assert "passed_over" in info
+    with pytest.warns(DeprecationWarning, match="cores_per_worker"):
+        assert info["cores"] == 1
+    with pytest.warns(DeprecationWarning, match="gpus_per_worker"):
+        assert info["gpus_per_core"] == 0
+    with pytest.raises(KeyError, match=r"init_function: a key of pympipool 0\.8"):
+        info["init_function"]
     assert "passed_ever" not in info
     with pytest.raises(KeyError, match="passed_ever"):
         info["passed_ever"]
