@@ -10,6 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
 
 /* Linux reports that the peer is gone with POLLRDHUP, if that is requested. POLLHUP is reported
  * everywhere without a request. POLLIN is not requested: other code reads the data. */
@@ -73,4 +76,12 @@ int pmp_watchdog_start(int descriptor)
     error = create_blocked(&attributes, descriptor);
     pthread_attr_destroy(&attributes);
     return error;
+}
+
+int pmp_end_with_parent(int parent_pid)
+{
+#ifdef PR_SET_PDEATHSIG
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+#endif
+    return getppid() == parent_pid ? 0 : -ESRCH;
 }

@@ -107,6 +107,10 @@ class Executor(futures.Executor):
         restart_limit: Number of retries of a call whose worker died while it ran.
         connect_timeout: Seconds from the start of a worker until it must have connected. Waiting in a scheduler's queue
             does not count.
+        preload: Names of modules that calls need, such as ("numpy", "ase"). They are imported once, in the process that forks
+            workers for single calls, and need not be imported by each call. Default: learned from the first calls, for
+            those modules of Python and of installed packages that are safe to fork with. (): none. No effect on calls with
+            several ranks, and on those that flux or SLURM start.
         error_log_file: A file to which workers append each call that raises: function, arguments (in a few hundred
             characters each) and traceback. For workers on other hosts it must lie in a shared folder.
         plot_dependency_graph: Draw the graph of the calls instead of running them, in the notebook, when the executor
@@ -158,6 +162,7 @@ class Executor(futures.Executor):
         run_time_max: float | None = None,
         restart_limit: int = 0,
         connect_timeout: float = 60.0,
+        preload: Sequence[str] | None = None,
         error_log_file: str | os.PathLike[str] | None = None,
         plot_dependency_graph: bool = False,
         plot_dependency_graph_filename: str | os.PathLike[str] | None = None,

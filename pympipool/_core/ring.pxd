@@ -100,6 +100,7 @@ cdef extern from "channel.h" nogil:
 
 cdef extern from "watchdog.h" nogil:
     int pmp_watchdog_start(int descriptor)
+    int pmp_end_with_parent(int parent_pid)
 
 
 cdef class Segment:

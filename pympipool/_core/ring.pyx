@@ -141,6 +141,13 @@ def start_watchdog(int descriptor):
         raise_errno(code, "the watchdog did not start")
 
 
+def end_with_parent(int parent_pid):
+    """Have this forked process killed when its parent ends; raise ProcessLookupError if that has happened already."""
+    code = pmp_end_with_parent(parent_pid)
+    if code < 0:
+        raise_errno(code, "the parent has ended")
+
+
 cdef pmp_buffer_pool *buffer_pool = pmp_buffer_pool_create()
 
 

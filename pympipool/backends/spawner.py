@@ -26,6 +26,7 @@ class LaunchRequest:
         environment: Variables that are set in addition to the master's environment: those of a worker's program (see
             docs/design.md), and those of the user.
         cwd: The folder that the worker runs in; None: the master's.
+        preload: Modules that processes which fork workers import before; None: those that calls have imported.
         connect_timeout_s: Seconds that its ranks may take, from the start of their processes, until they have connected.
     """
 
@@ -33,6 +34,7 @@ class LaunchRequest:
     ranks: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
     cwd: str | None = None
+    preload: tuple[str, ...] | None = None
     connect_timeout_s: float = 60.0
 
 

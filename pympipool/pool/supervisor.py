@@ -190,6 +190,7 @@ class Supervisor:
                 **self.listener.environment(number, resources.cores),
             },
             cwd=resources.cwd,
+            preload=resources.preload,
             connect_timeout_s=resources.connect_timeout,
         )
         process = spawner.start(request)

@@ -46,6 +46,9 @@ class Resources:
         restart_limit: Number of retries of a call whose worker dies while the call runs.
         connect_timeout: Seconds that a worker may take, from the start of its processes, until it has connected to the
             master. Time in a scheduler's queue does not count.
+        preload: Names of modules that calls need, such as ("numpy", "ase"). They are imported once, in the process that forks
+            workers for single calls, and need not be imported by each call. None: pympipool learns them from the first
+            calls: those modules of Python and of installed packages that are safe to fork with. (): none.
         error_log_file: A file to which workers append each call that raises: function, arguments (a few hundred
             characters of each) and traceback. For workers on other hosts it must be in a shared folder.
         mp_context: How the process of a worker on this machine starts: "spawn" (a fresh interpreter), "forkserver" or "fork"
@@ -79,6 +82,7 @@ class Resources:
     connect_timeout: float = field(default=60.0, metadata={"check": validation.positive_seconds})
     error_log_file: str | None = field(default=None, metadata={"check": validation.writable_file})
     result_of: str = field(default="all", metadata={"check": validation.one_of("all", "root"), "in_info": True})
+    preload: tuple[str, ...] | None = field(default=None, metadata={"check": validation.module_names})
     pmi_mode: str | None = field(default=None, metadata={"check": validation.optional_name})
     mp_context: Any = field(default=None, metadata={"check": validation.optional_start_method})
 

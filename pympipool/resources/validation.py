@@ -5,9 +5,11 @@ Each check takes the name and the value of a parameter, and returns the value in
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import operator
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -108,7 +110,7 @@ def string_tuple(name: str, value: Any) -> tuple[str, ...]:
     """Check a list or tuple of strings. Return a tuple."""
     if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
         return tuple(value)
-    raise TypeError(f"{name} is {value!r}, of type {type(value).__name__}; it must be a list of str, one per argument")
+    raise TypeError(f"{name} is {value!r}, of type {type(value).__name__}; it must be a list of str")
 
 
 def one_of(*values: str) -> Callable[[str, Any], str]:
@@ -149,3 +151,17 @@ def optional_start_method(name: str, value: Any) -> str | None:
     if method not in (None, *START_METHODS):
         raise ValueError(f"{name} is {method!r}; it can be {', '.join(map(repr, START_METHODS))}")
     return method  # type: ignore[no-any-return]  # it is one of the above
+
+
+def module_names(name: str, value: Any) -> tuple[str, ...] | None:
+    """Check names of modules that can be imported, without importing them; None is allowed."""
+    if value is None:
+        return None
+    names = string_tuple(name, value)
+    for module in names:
+        package = module.partition(".")[0]
+        if package == "mpi4py":
+            raise ValueError(f"{name} names {module!r}: MPI cannot be started before a fork; leave it to the calls")
+        if not package.isidentifier() or (package not in sys.modules and importlib.util.find_spec(package) is None):
+            raise ValueError(f"{name} names {module!r}, but there is no module {package!r} in sys.path")
+    return names

@@ -13,6 +13,8 @@
         injection.py       arguments that come from init_function
         error_log.py       failed calls, logged for the user
       forkserver.py        a warm process that forks workers of one call each
+        preloading.py      forks of it that have imported what calls import
+        imports.py         which modules calls import, and which of them are safe to fork with
       shell_process.py     in the worker of a ShellExecutor: its external program
       probes.py            what `pympipool bench` and `pympipool check` run in workers
 

@@ -8,7 +8,8 @@ A request is in a file, whose descriptor comes first: so the master never waits 
 are stdout, stderr and the status pipe of the worker. The worker reports its pid itself, so the pid has arrived when the
 pipe ends, even if the forkserver is killed right after the fork.
 
-The forkserver has imported what every worker needs, and nothing else. Because it was started as a fresh interpreter, it has no
+The forkserver has imported what every worker needs, and nothing else. What calls import is imported in forks of it, which
+serve requests like it (see preloading.py). Because it was started as a fresh interpreter, it has no
 thread, lock or open file of the user's program. Because it runs no calls, a worker finds nothing of earlier calls. When
 the master hangs up, the forkserver exits; its workers have watchdogs of their own.
 """
@@ -23,13 +24,33 @@ import signal
 import socket
 import sys
 from array import array
-from typing import NoReturn
+from collections.abc import Callable
+from typing import NamedTuple, NoReturn
 
 from pympipool._util import signals
 from pympipool.transport.frames import RUNNING, STATUS, decode_body
+from pympipool.worker.imports import report_imports, reseed
+from pympipool.worker.preloading import Preloading
 
 DESCRIPTORS = 4
 """Descriptors that come with a request: the request, stdout, stderr and status pipe of the worker."""
+
+
+class Request(NamedTuple):
+    """A request of the master for a worker.
+
+    Attributes:
+        environment, cwd: Those of the worker.
+        path: `sys.path`.
+        preload: Names of modules to import before forks; None: those that calls have imported.
+        descriptors: The request itself, and stdout, stderr and status pipe of the worker.
+    """
+
+    environment: dict[str, str]
+    cwd: str | None
+    path: list[str]
+    preload: tuple[str, ...] | None
+    descriptors: list[int]
 
 
 class Forkserver:
@@ -37,14 +58,27 @@ class Forkserver:
 
     Args:
         master: The connection over which requests come.
+        reporter: In a preloaded process, the socket for reports of what calls import.
+        target: In a preloaded process, the number of its target.
     """
 
-    def __init__(self, master: socket.socket) -> None:
+    def __init__(self, master: socket.socket, reporter: socket.socket | None = None, target: int = 0) -> None:
         self.master = master
         self.environment = dict(os.environ)
         self.status_pipes: dict[int, int] = {}  # by the pid of the worker
         self.wakeup_pipe = os.pipe()
-        self.is_warm = False
+        self.poll = select.poll()
+        self.is_preloaded = self.is_warm = reporter is not None
+        self.is_open = True
+        self.target = target
+        self.known_modules = frozenset(sys.modules)
+        self.preloading: Preloading | None = None
+        if reporter is None:
+            self.preloading = Preloading(
+                self._watch, self.poll.unregister, self._serve_preloaded, self._close_inherited
+            )
+            reporter = self.preloading.reporter
+        self.reporter = reporter
         for descriptor in self.wakeup_pipe:
             os.set_blocking(descriptor, False)
 
@@ -53,26 +87,63 @@ class Forkserver:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self.wakeup_pipe[1])
-        poll = select.poll()
-        poll.register(self.master, select.POLLIN)
-        poll.register(self.wakeup_pipe[0], select.POLLIN)
-        while True:
-            ready = [descriptor for descriptor, _ in poll.poll()]
-            if self.wakeup_pipe[0] in ready:
-                os.read(self.wakeup_pipe[0], 4096)
-                self._reap_workers()
-            if self.master.fileno() in ready:
-                self._fork_worker()
+        master = self.master.fileno()
+        self._watch(master)
+        self._watch(self.wakeup_pipe[0])
+        while self.is_open or self.status_pipes:
+            for descriptor, _ in self.poll.poll():
+                if descriptor == self.wakeup_pipe[0]:
+                    os.read(descriptor, 4096)
+                    self._reap_workers()
+                elif descriptor == master:
+                    self._serve_request()
+                elif self.preloading is not None:
+                    self.preloading.on_readable(descriptor)
+        os._exit(0)
 
-    def _fork_worker(self) -> None:
+    def _watch(self, descriptor: int) -> None:
+        self.poll.register(descriptor, select.POLLIN)
+
+    def _serve_preloaded(self, requests: socket.socket, target: int) -> NoReturn:
+        """Serve requests in a preloaded process, which was forked for that."""
+        gc.collect()
+        gc.freeze()
+        Forkserver(requests, self.reporter, target).serve()
+
+    def _serve_request(self) -> None:
+        """Fork a worker, or have it forked by a preloaded process."""
         request = _receive_request(self.master)
         if request is None:
-            os._exit(0)
-        environment, cwd, path, (stdout, stderr, status_pipe) = request
+            self.is_open = False
+            self.poll.unregister(self.master)
+            if not self.is_preloaded:  # the master is gone, and so will the workers be
+                os._exit(0)
+            return
         if not self.is_warm:
-            sys.path[:] = path  # workers must import the same modules as the master
+            sys.path[:] = request.path  # workers must import the same modules as the master
             _preload()
             self.is_warm = True
+            self.known_modules = frozenset(sys.modules)
+        target = None
+        if self.preloading is not None:
+            target = self.preloading.target_for(request.environment, request.path, request.preload)
+            self._write_notices(request.descriptors[2])
+        if target is not None and target.forward(request.descriptors):
+            os.close(request.descriptors[3])
+        else:
+            self._fork_worker(request, self.target if target is None else target.number)
+        for descriptor in request.descriptors[:3]:
+            os.close(descriptor)
+
+    def _write_notices(self, stderr: int) -> None:
+        """Write what the user must know of preloaded modules to the stderr of a worker."""
+        assert self.preloading is not None
+        while self.preloading.notices:
+            with contextlib.suppress(OSError):
+                os.write(stderr, self.preloading.notices.pop(0).encode())
+
+    def _fork_worker(self, request: Request, target: int) -> None:
+        _, stdout, stderr, status_pipe = request.descriptors
         try:
             pid = os.fork()
         except OSError as error:
@@ -85,12 +156,18 @@ class Forkserver:
                 if not _write_status(status_pipe, os.getpid(), RUNNING):
                     os._exit(0)  # another forkserver has got the request
                 os.close(status_pipe)
+                os.close(request.descriptors[0])
                 self._close_inherited()
-                _set_environment(environment, self.environment)
-                _run_worker(cwd, stdout, stderr)
+                _set_environment(request.environment, self.environment)
+                if self.is_preloaded:
+                    reseed()
+                _run_worker(request.cwd, stdout, stderr, lambda: self._report_imports(request, target))
             self.status_pipes[pid] = status_pipe
-        os.close(stdout)
-        os.close(stderr)
+
+    def _report_imports(self, request: Request, target: int) -> None:
+        """Tell from a worker what its call has imported, if that is to be learned."""
+        if request.preload is None:
+            report_imports(self.reporter, target, self.known_modules)
 
     def _close_inherited(self) -> None:
         """Close in the forked worker what belongs to the forkserver."""
@@ -98,6 +175,8 @@ class Forkserver:
         for descriptor in (*self.status_pipes.values(), *self.wakeup_pipe):
             os.close(descriptor)
         self.master.close()
+        if self.preloading is not None:
+            self.preloading.close()
 
     def _reap_workers(self) -> None:
         """Reap the workers that have exited, and report their exit codes to the master."""
@@ -112,9 +191,10 @@ class Forkserver:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)  # its children; the id cannot be reused while the worker is a zombie
             _, wait_status = os.waitpid(pid, 0)
-            status_pipe = self.status_pipes.pop(pid)
-            _write_status(status_pipe, pid, os.waitstatus_to_exitcode(wait_status))
-            os.close(status_pipe)
+            status_pipe = self.status_pipes.pop(pid, None)
+            if status_pipe is not None:  # otherwise a preloaded process
+                _write_status(status_pipe, pid, os.waitstatus_to_exitcode(wait_status))
+                os.close(status_pipe)
 
 
 def _write_status(status_pipe: int, pid: int, exit_code: int) -> bool:
@@ -151,8 +231,8 @@ def _preload() -> None:
     gc.freeze()
 
 
-def _receive_request(master: socket.socket) -> tuple[dict[str, str], str | None, list[str], list[int]] | None:
-    """Return environment, working directory, `sys.path` and descriptors of the next worker; None when the master is gone."""
+def _receive_request(master: socket.socket) -> Request | None:
+    """Return the next request; None when the master is gone."""
     size = array("i").itemsize * DESCRIPTORS
     try:
         byte, ancillary, _, _ = master.recvmsg(1, socket.CMSG_SPACE(size))
@@ -163,12 +243,9 @@ def _receive_request(master: socket.socket) -> tuple[dict[str, str], str | None,
     descriptors = array("i")
     for _, _, data in ancillary:
         descriptors.frombytes(data)
-    request, *others = descriptors
-    try:
-        environment, cwd, path = decode_body(os.pread(request, os.fstat(request).st_size, 0))
-    finally:
-        os.close(request)
-    return environment, cwd, path, others
+    file = descriptors[0]
+    environment, cwd, path, preload = decode_body(os.pread(file, os.fstat(file).st_size, 0))
+    return Request(environment, cwd, path, preload, [*descriptors])
 
 
 def _set_environment(wanted: dict[str, str], ours: dict[str, str]) -> None:
@@ -180,7 +257,7 @@ def _set_environment(wanted: dict[str, str], ours: dict[str, str]) -> None:
             os.environ[name] = value
 
 
-def _run_worker(cwd: str | None, stdout: int, stderr: int) -> NoReturn:
+def _run_worker(cwd: str | None, stdout: int, stderr: int, after_call: Callable[[], None]) -> NoReturn:
     """Set up the forked process as requested, run the worker program, and exit."""
     code = 1
     try:
@@ -193,6 +270,7 @@ def _run_worker(cwd: str | None, stdout: int, stderr: int) -> NoReturn:
         from pympipool.worker import main as serve
 
         serve()
+        after_call()
         code = 0
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)

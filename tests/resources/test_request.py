@@ -28,6 +28,7 @@ def test_defaults_are_those_of_the_specification():
         "run_time_max": None,
         "restart_limit": 0,
         "connect_timeout": 60.0,
+        "preload": None,
         "error_log_file": None,
         "mp_context": None,
         "result_of": "all",

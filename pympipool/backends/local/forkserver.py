@@ -85,7 +85,7 @@ class ForkserverSpawner(Spawner):
         if request.ranks != 1:
             raise ValueError(f"a forked worker has 1 rank, not {request.ranks}; several need MpiexecSpawner")
         self._environment = worker_environment(request)
-        body = encode_body((self._environment, request.cwd or _current_folder(), import_path()))
+        body = encode_body((self._environment, request.cwd or _current_folder(), import_path(), request.preload))
         with subprocesses.fork_lock:  # no fork of another thread may inherit the writing ends
             process = ForkedProcess(self, body)
             self._unsent.append(process)

@@ -9,6 +9,8 @@ file lookups. A fork takes 2 ms, but the forkserver has to be started first.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pympipool.backends.local.direct import LocalSpawner
 from pympipool.backends.local.forkserver import ForkserverSpawner
 from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
@@ -38,7 +40,7 @@ class HybridSpawner(Spawner):
             ValueError: The worker has several ranks, which need mpiexec.
         """
         if self._direct_starts_left == 0:
-            return self._forkserver.start(request)
+            return self._forkserver.start(replace(request, preload=request.preload or ()))  # their calls import once
         worker = self._direct.start(request)
         self._direct_starts_left -= 1
         return worker
