@@ -19,16 +19,22 @@
 The loaders below stand here because pickles name them by path: a longer name would make each pickle longer.
 """
 
+import copyreg
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+_frombuffer: "Any" = None
+
 
 def _array(buffer: "Any", kind: str, shape: "tuple[int, ...] | None" = None) -> "Any":
     """Return an array in the memory of the buffer (see `plain._ArrayPayload`)."""
-    from numpy import frombuffer
+    global _frombuffer
+    if _frombuffer is None:
+        from numpy import frombuffer as _frombuffer
 
-    array = frombuffer(buffer, kind)
+    array = _frombuffer(buffer, kind)
     return array if shape is None else array.reshape(shape)
 
 
@@ -58,7 +64,7 @@ def empty_cache(wrapper: "Any") -> bool:
 
 
 CLASSES_MARK = b"pympipool.serialization.classes"
-"""Bytes that each pickle contains that contains a class by value (see `classes.py`)."""
+"""Bytes that each pickle contains that contains a class by value: the name of `classes.py`, or the beginning of a definition."""
 
 WORKER_MARK = "__pympipool_worker__"
 """The name in a worker's `__main__` of three dicts: the latest classes of the script that the worker has received, by name; the
@@ -94,3 +100,19 @@ def _define_class(kind: type, state: "Any") -> None:
     classes, *_ = sys.modules["__main__"].__dict__.get(WORKER_MARK, (None,))
     if classes is not None and kind.__module__ == "__main__" and kind.__qualname__.isidentifier():
         classes[kind.__qualname__] = kind
+
+
+_LOADERS = (
+    ("pympipool.serialization", "_array"),
+    ("pympipool.serialization", "_items"),
+    ("pympipool.serialization", "_entries"),
+    ("pympipool.serialization.arrays", "_array_of"),
+    ("pympipool.serialization.classes", "load_class"),
+    ("pympipool.serialization.classes", "find_class"),
+)
+"""Functions for which pickles have a number in place of the name: a name is imported, which takes 1 us."""
+
+_FIRST_NUMBER = 0x706D7000
+
+for _number, (_module, _name) in enumerate(_LOADERS, _FIRST_NUMBER):
+    copyreg.add_extension(_module, _name, _number)

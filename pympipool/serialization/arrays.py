@@ -21,6 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.ma.core import MaskedArray
 
+from pympipool._core.instances import IN_BAND_BELOW_BYTES
+from pympipool.serialization import _array
+
 BY_NAME_BYTES_MIN = 1024 * 1024
 """Memmaps of at least this size travel as a file name. Measured on one worker: a copy of 1 MB takes 190 us; finding the file
 and mapping it takes 60 to 150 us."""
@@ -29,6 +32,9 @@ _NUMPY_TYPES = (np.ndarray, np.memmap, np.recarray, np.matrix, MaskedArray)
 
 _KINDS = "biufcMmSUV"
 """The kinds of dtypes (`dtype.kind`) whose values lie in the memory of the array."""
+
+_NUMBERS = "biufc"
+"""The kinds of dtypes that their `str` describes completely."""
 
 _NUMBER_MAX = 23
 """The largest `dtype.num` of numpy's own dtypes. Others may refer to memory outside of the array."""
@@ -70,7 +76,7 @@ def has_plain_pickle(kind: type) -> bool:
     return all(getattr(kind, name, None) is getattr(np.ndarray, name, None) for name in _PICKLE_METHODS)
 
 
-def reduce_array_or_file(array: Any) -> tuple[Any, ...]:
+def reduce_array_or_file(array: Any) -> Any:
     """Reduce an array to what pickle needs to rebuild it; a memmap to its file, if there is one."""
     if type(array) is np.memmap and array.nbytes >= BY_NAME_BYTES_MIN:
         reduced = _reduce_file(array)
@@ -79,9 +85,13 @@ def reduce_array_or_file(array: Any) -> tuple[Any, ...]:
     return reduce_array(array)
 
 
-def reduce_array(array: Any) -> tuple[Any, ...]:
+def reduce_array(array: Any) -> Any:
     """Reduce an array to what pickle needs to rebuild it, with its data as an out-of-band buffer."""
     kind = type(array)
+    if kind is np.ndarray:
+        reduced = _reduce_simple(array)
+        if reduced is not None:
+            return reduced
     if kind is MaskedArray and _has_simple_data(array):
         mask = None if array._mask is np.ma.nomask else array._mask
         data = array.view(np.ndarray)
@@ -89,7 +99,7 @@ def reduce_array(array: Any) -> tuple[Any, ...]:
     dtype = array.dtype
     is_simple = dtype.kind in _KINDS and 0 <= dtype.num <= _NUMBER_MAX and not dtype.hasobject
     if not is_simple or array.size == 0 or dtype.itemsize == 0 or kind is MaskedArray:
-        return array.__reduce_ex__(5)  # type: ignore[no-any-return]
+        return array.__reduce_ex__(5)
     plain = array.view(np.ndarray)
     is_fortran = array.flags.f_contiguous and not array.flags.c_contiguous
     if is_fortran:
@@ -101,6 +111,24 @@ def reduce_array(array: Any) -> tuple[Any, ...]:
     data = plain.reshape(-1).view(np.uint8)
     kind_and_order = () if kind is np.ndarray and not is_fortran else (kind, "F" if is_fortran else "C")
     return _array_of, (PickleBuffer(data), dtype, array.shape, *kind_and_order)
+
+
+def _reduce_simple(array: Any) -> Any:
+    """Reduce an array of numbers in a third of the time; return None for others.
+
+    Most of the time would go to the dtype, which numpy pickles anew for each array.
+    """
+    dtype = array.dtype
+    if dtype.hasobject:
+        return NotImplemented  # by numpy
+    flags = array.flags
+    if not (dtype.kind in _NUMBERS and dtype.num <= _NUMBER_MAX and flags.c_contiguous and dtype.metadata is None):
+        return None
+    if not array.size:
+        return None
+    # a buffer costs 1 us more; what is read-only stays so with it
+    data = bytearray(array.data) if array.nbytes < IN_BAND_BELOW_BYTES and flags.writeable else PickleBuffer(array)
+    return (_array, (data, dtype.str)) if array.ndim == 1 else (_array, (data, dtype.str, array.shape))
 
 
 def _array_of(buffer: Any, dtype: Any, shape: tuple[int, ...], kind: type = np.ndarray, order: Any = "C") -> Any:

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, TypeAlias
 from cloudpickle import cloudpickle
 
 from pympipool._core.snapshot import ADDED_TO_CLASSES, Snapshot
+from pympipool.serialization import CLASSES_MARK
 from pympipool.serialization.analysis import Analysis
 from pympipool.serialization.enums import reduce_enum
 
@@ -139,7 +140,7 @@ def load_class(class_id: str, number: int, definition: bytes) -> type:
     Args:
         class_id: The class id.
         number: The version of the class.
-        definition: The class with all classes that it refers to, and their numbers; compressed, as it is seldom needed.
+        definition: See `_unpickle`.
     """
     kept = _kept.get(class_id)
     if kept is not None and kept.number == number and kept.snapshot is not None and kept.snapshot.is_current():
@@ -147,13 +148,22 @@ def load_class(class_id: str, number: int, definition: bytes) -> type:
     kind: type | None = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(class_id)
     if kind is not None and kind not in _received:
         return kind  # it was made here
-    classes: list[tuple[type, int]] = pickle.loads(zlib.decompress(definition))
+    classes: list[tuple[type, int]] = _unpickle(definition)
     kind = classes[0][0]
     snapshot = snapshot_of(kind) if kept is not None and kept.number == number else None
     for one, its_number in classes:
         if one in _received:
             _keep(one, its_number, snapshot)
     return kind
+
+
+def _unpickle(definition: bytes) -> list[tuple[type, int]]:
+    """Unpickle a class with all classes that it refers to, and their numbers.
+
+    Args:
+        definition: `CLASSES_MARK` and the pickle; compressed, as it is seldom needed.
+    """
+    return pickle.loads(zlib.decompress(memoryview(definition)[len(CLASSES_MARK) :]))  # type: ignore[no-any-return]
 
 
 def snapshot_of(value: Any) -> Snapshot | None:
@@ -169,13 +179,13 @@ def find_class(class_id: str, definition: bytes) -> type:
 
     Args:
         class_id: The class id.
-        definition: The class with all classes that it refers to, and their numbers; compressed, as it is seldom needed.
+        definition: See `_unpickle`.
     """
     reference = _KNOWN.get(class_id)
     kind: type | None = None if reference is None else reference()
     if kind is not None and not (_unfinished and _is_unfinished(kind)):
         return kind
-    classes: list[tuple[type, int]] = pickle.loads(zlib.decompress(definition))
+    classes: list[tuple[type, int]] = _unpickle(definition)
     return classes[0][0]
 
 

@@ -30,6 +30,7 @@ from cloudpickle import cloudpickle
 
 from pympipool._core.instances import Definition, definitions
 from pympipool._core.snapshot import Snapshot
+from pympipool.serialization import CLASSES_MARK
 from pympipool.serialization.analysis import Analysis, NotCacheable
 from pympipool.serialization.classes import find_class, load_class
 
@@ -86,7 +87,7 @@ def _define(kind: type, changes: int, is_result: bool) -> tuple[Any, ...] | None
     own.changes = changes
     own.snapshot = analysis.snapshot  # else that of a class that refers to this one
     numbers = {id(one.kind): one.number for one in numbered}
-    pickled = zlib.compress(
+    pickled = CLASSES_MARK + zlib.compress(
         dump_definition([(one.kind, one.number) for one in numbered], numbers, is_result=is_result), 1
     )
     class_id = cloudpickle._get_or_create_tracker_id(kind)

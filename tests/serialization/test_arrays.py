@@ -91,6 +91,26 @@ def test_small_arrays_of_all_types_arrive_unchanged(array):
         assert_same(arrived, small)
 
 
+@pytest.mark.parametrize("writable", [True, False])
+@pytest.mark.parametrize("kind", ["?", "<i4", ">i4", "u8", "f2", "<f8", ">f8", "g", "c8", "O"])
+def test_arrays_of_numbers_arrive_unchanged(kind, writable):
+    for array in (np.array(-1), np.arange(3), np.ones((2, 3)), np.ones((2, 3)).T, np.zeros((0, 2)), np.ones(COUNT)):
+        array = array.astype(kind)  # noqa: PLW2901
+        array.flags.writeable = writable
+        arrived = load([part if i == 0 else bytearray(part) for i, part in enumerate(dump([array, len]))])[0]
+        assert (arrived.dtype.str, arrived.shape) == (array.dtype.str, array.shape)
+        assert arrived.flags.writeable == writable or (not array.size or kind == "O")
+        assert np.array_equal(arrived, array)
+
+
+def test_loaders_travel_by_number():
+    """A name is imported each time that it is unpickled."""
+    pickled = dump([np.arange(3), len])[0]
+    assert b"_array" not in pickled
+    copyreg.clear_extension_cache()
+    assert np.array_equal(load([pickled])[0], np.arange(3))
+
+
 def test_read_only_arrays_arrive_read_only():
     array = np.arange(COUNT).astype("M8[s]")
     array.flags.writeable = False
