@@ -12,6 +12,7 @@ import pytest
 
 import pympipool
 from pympipool import Executor, ShellExecutor, SubprocessExecutor
+from pympipool.backends.mpi_library import find_launcher, loaded_library
 from pympipool.errors import WorkerStartError
 from pympipool.flux import PyFluxExecutor
 from pympipool.mpi import PyMPIExecutor
@@ -343,3 +344,95 @@ def test_older_executors_check_their_parameters(executor_class):
         executor_class(1, "2")
     with pytest.raises(TypeError, match="max_cores"):
         executor_class(max_cores=1)  # an option of Executor only
+
+
+# ---- resources of programs ----
+
+
+def count_at_once(folder, path):
+    """Return a command that notes in a folder how many such commands run at the same time."""
+    return [sys.executable, "-c", RUN_AT_ONCE, str(folder), str(path)]
+
+
+RUN_AT_ONCE = """
+import os, sys, time
+folder, maximum = sys.argv[1:]
+mine = os.path.join(folder, str(os.getpid()))
+open(mine, "w").close()
+time.sleep(0.2)
+with open(maximum, "a") as file:
+    print(len(os.listdir(folder)), file=file)
+os.remove(mine)
+"""
+
+
+@pytest.mark.parametrize("resources", [{"cores": 2}, {"threads_per_core": 2}], ids=["cores", "threads"])
+def test_cores_of_commands_are_counted(tmp_path, resources):
+    folder = tmp_path / "running"
+    folder.mkdir()
+    with SubprocessExecutor(max_cores=2, block_allocation=False) as exe:
+        command = count_at_once(folder, tmp_path / "counts")
+        for future in [exe.submit(command, resource_dict=resources) for _ in range(3)]:
+            future.result()
+    assert (tmp_path / "counts").read_text().split() == ["1", "1", "1"]
+
+
+def test_command_is_one_process_whatever_its_cores():
+    with SubprocessExecutor(max_cores=2, block_allocation=False, resource_dict={"cores": 2}) as exe:
+        assert exe.submit(["echo", "once"], text=True).result() == "once\n"
+
+
+@pytest.mark.parametrize("block_allocation", [False, True])
+def test_threads_of_command_are_set(monkeypatch, block_allocation):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    resources = {"cores": 1, "threads_per_core": 2}
+    with SubprocessExecutor(max_cores=2, block_allocation=block_allocation, resource_dict=resources) as exe:
+        assert exe.submit("echo $OMP_NUM_THREADS", shell=True, text=True).result() == "2\n"
+
+
+def test_gpus_of_command_are_its_own(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    show = "echo $CUDA_VISIBLE_DEVICES; sleep 0.3"
+    with SubprocessExecutor(max_cores=2, block_allocation=False, resource_dict={"gpus_per_core": 1}) as exe:
+        futures_ = [exe.submit(show, shell=True, text=True) for _ in range(2)]
+        assert {future.result() for future in futures_} == {"3\n", "5\n"}
+
+
+def test_program_of_shell_has_resources(monkeypatch, tmp_path):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with ShellExecutor(["sh"], resource_dict={"threads_per_core": 2, "cwd": tmp_path}) as exe:
+        assert exe.submit("echo $OMP_NUM_THREADS $PWD", lines_to_read=1).result() == f"2 {tmp_path}\n"
+
+
+def test_environment_that_command_gets_is_kept():
+    with SubprocessExecutor(resource_dict={"threads_per_core": 1}) as exe:
+        assert exe.submit("/usr/bin/env", env={"ONLY": "this"}, text=True).result() == "ONLY=this\n"
+
+
+def test_time_limit_of_command(tmp_path):
+    with SubprocessExecutor(max_cores=1, block_allocation=False) as exe:
+        future = exe.submit(["sleep", "60"], resource_dict={"run_time_max": 0.3})
+        with pytest.raises(TimeoutError):
+            future.result()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"cores_per_worker": 2}, "give resource_dict"),
+        ({"init_function": dict}, "commands take none"),
+        ({"resource_dict": {"cores": 0}}, "cores is 0"),
+        ({"backend": "pbs"}, "pbs"),
+        ({"no_such": 1}, "no parameter 'no_such'"),
+    ],
+)
+def test_wrong_option_of_commands_is_refused(options, told):
+    with pytest.raises((TypeError, ValueError), match=told):
+        SubprocessExecutor(**options)
+
+
+def test_mpi_program_runs_in_reserved_cores():
+    program = "from mpi4py import MPI; print(MPI.COMM_WORLD.Get_size())"
+    command = [find_launcher(loaded_library()).path, "-n", "2", sys.executable, "-c", program]
+    with SubprocessExecutor(max_cores=2, block_allocation=False) as exe:
+        assert exe.submit(command, text=True, resource_dict={"cores": 2}).result().split() == ["2", "2"]

@@ -1,4 +1,8 @@
-"""The external program of a `pympipool.ShellExecutor`, which lives as long as the executor's worker.
+"""External programs in workers: command lines, and the one program of a `pympipool.ShellExecutor`.
+
+    check_output(...)          a call: runs a command line to its end
+
+A program of a `ShellExecutor` lives as long as the executor's worker:
 
     start(...)                 init_function: starts the program, returns it and its feeder as arguments for all calls
     ask(text, ..., program)    a call: writes text to the program's stdin, reads lines from its stdout
@@ -10,11 +14,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import queue
 import select
 import subprocess
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TextIO, cast
 
 EXIT_GRACE_S = 1.0
@@ -75,17 +81,48 @@ class StdinFeeder:
             self._stdin.close()
 
 
-def start(command: tuple[Any, ...], options: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Environment:
+    """The environment of a program.
+
+    Attributes:
+        base: That of the script; None: that of the worker, which a scheduler has started for the program.
+        variables: Set in addition.
+        assigned: Names of variables that the worker has, and the program gets.
+    """
+
+    base: Mapping[str, str] | None
+    variables: Mapping[str, str]
+    assigned: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, str]:
+        """Return all variables, in a worker."""
+        assigned = {name: os.environ[name] for name in self.assigned if name in os.environ}
+        return {**(os.environ if self.base is None else self.base), **self.variables, **assigned}
+
+
+def check_output(command: tuple[Any, ...], options: Mapping[str, Any], environment: Environment) -> Any:
+    """Run a command line and return its output, as `subprocess.check_output` does."""
+    return subprocess.check_output(*command, **{"env": environment.as_dict(), **options})
+
+
+def start(command: tuple[Any, ...], options: Mapping[str, Any], environment: Environment) -> dict[str, Any]:
     """Start the program.
 
     Args:
         command: Positional arguments of `subprocess.Popen`.
         options: Keyword arguments of `subprocess.Popen`.
+        environment: The program's, unless the options have one.
 
     Returns:
         The arguments of `ask`. If the program cannot be started, the error takes its place, and each call raises it.
     """
-    with_pipes: dict[str, Any] = {**options, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with_pipes: dict[str, Any] = {
+        "env": environment.as_dict(),
+        **options,
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+    }
     try:
         program = subprocess.Popen(*command, **with_pipes)
     except (OSError, TypeError, ValueError, subprocess.SubprocessError) as error:

@@ -21,6 +21,7 @@ PRINTED = {
     "gpu": "['{first}', '{second}']\n",
     "data": "10\n",
     "coupled": "4\n",
+    "program": "[['2', '2'], ['2', '2']]\n",
     "resources": "(3, 1)\n(3, 2, 'results')\n",
 }
 
