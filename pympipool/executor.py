@@ -289,6 +289,10 @@ class Executor(futures.Executor):
         return self._engine.submit(fn, args, kwargs, resources)
 
     def _check_function(self, fn: Callable[..., Any]) -> None:
+        if type(fn) is types.MethodType:  # a new object for each call
+            fn = fn.__func__
+            if fn is self._checked_function:
+                return
         if takes_parameter(fn, "resource_dict"):
             raise ValueError(
                 f"{fn!r} has a parameter called resource_dict, which submit() takes for itself: rename the parameter"

@@ -224,10 +224,12 @@ class Engine:
             admitted: Accept the call also after `close`: the user requested it before.
         """
         try:
-            function = self.functions.lookup(fn) if self.pool.keeps_functions else None
-            parts = None
-            if function is None and self.pool.keeps_functions and kwargs is not None:
-                function, parts = self._dump_method_call(fn, args, kwargs)
+            function = parts = None
+            if type(fn) is MethodType:
+                if self.pool.keeps_functions:
+                    function, parts = self._dump_method_call(fn, args, kwargs)
+            elif self.pool.keeps_functions:
+                function = self.functions.lookup(fn)
             if function is None:
                 future.function_name = callable_name(fn)
                 parts = payload.dump_call(0, fn, args, kwargs, self.workers_see_files)
@@ -244,14 +246,14 @@ class Engine:
         self.pool.submit(future, handle, parts, resources, admitted)
 
     def _dump_method_call(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | BatchMarker
+        self, fn: MethodType, args: tuple[Any, ...], kwargs: dict[str, Any] | BatchMarker
     ) -> tuple[Function | None, list[Any] | None]:
         """Pickle a call of a bound method as a call of its function, which is sent once, with the instance as an argument.
 
         Returns:
-            None, None if fn is no such method, or if its function or the instance cannot be sent like this.
+            None, None for a batch, or if the method's function or the instance cannot be sent like this.
         """
-        if type(fn) is not MethodType or type(kwargs) is not dict or type(fn.__func__) is not FunctionType:
+        if type(kwargs) is not dict or type(fn.__func__) is not FunctionType:
             return None, None
         function = self.functions.lookup(fn.__func__)
         if function is None:
