@@ -122,6 +122,8 @@ def run(
 ) -> Completed:
     r"""Run a program without input and return its output as text. Forks in other threads wait while it starts.
 
+    Ctrl-C, which comes in the main thread, does not wait for the program. A thread of its own ends it when its time is over.
+
     Args:
         command: Program and arguments.
         timeout: Seconds that the program may take.
@@ -136,6 +138,33 @@ def run(
         >>> run(["echo", "hello"]).stdout
         'hello\n'
     """
+    if threading.current_thread() is not threading.main_thread():
+        return _run(command, timeout, stderr, env)
+    from pympipool._util.service_threads import ServiceThread  # workers run no programs, and need not import it
+
+    outcome: list[Completed | BaseException] = []
+
+    def run_here() -> None:
+        try:
+            outcome.append(_run(command, timeout, stderr, env))
+        except BaseException as error:  # the main thread gets it
+            outcome.append(error)
+
+    thread = ServiceThread("pympipool_program", run_here, may_wait=True)
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads
+        return _run(command, timeout, stderr, env)
+    thread.join()
+    result = outcome.pop()
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def _run(
+    command: Sequence[str | bytes], timeout: float | None, stderr: int, env: Mapping[str, str] | None
+) -> Completed:
     process = Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True, errors="replace", env=env
     )

@@ -314,11 +314,17 @@ class BasePool(ABC, Generic[SpawnerT]):
                 worker.process.kill()
             except Exception:  # the other workers must be killed too
                 LOGGER.exception("worker %d may be left", worker.number)
-            for future in [*worker.interrupted, *self.dispatcher.remove_dead_worker(worker.number)]:
+            for future in self._take_interrupted(worker):
                 self.dispatcher.fail_soon(future, make_error)
         for future in self.waiting_futures():
             self.dispatcher.fail_soon(future, make_error)
         self.dispatcher.call_soon(self._end_after_crash)
+
+    def _take_interrupted(self, worker: WorkerHandle) -> list[Future[Any]]:
+        """Remove a dead worker from the dispatcher; return the futures of the calls that it had begun, also a second time."""
+        removed = self.dispatcher.remove_dead_worker(worker.number)
+        worker.interrupted = removed or worker.interrupted  # allocates nothing: without memory they would be lost
+        return worker.interrupted
 
     def _end_after_crash(self) -> None:
         for worker in self._known_workers():

@@ -263,7 +263,7 @@ class BlockPool(BasePool["Spawner"]):
         self.allocator.release(worker.assignment)
         if worker.number in (load := self.dispatcher.load_of_workers()):
             worker.ended_calls = load[worker.number][1]
-        worker.interrupted += self.dispatcher.remove_dead_worker(worker.number)
+        self._take_interrupted(worker)
         has_served = worker.state_before_end is not State.STARTING
         was_told = self._ends_all or worker.is_retiring
         is_expected = (

@@ -287,7 +287,7 @@ class PerCallPool(BasePool[CallSpawners]):
     def on_gone(self, worker: WorkerHandle) -> None:
         """Release the worker's resources. A call that it did not finish fails or is retried."""
         call: QueuedCall = worker.assignment
-        worker.interrupted += self.dispatcher.remove_dead_worker(worker.number)
+        self._take_interrupted(worker)
         log_exit(LOGGER, worker, expected=self._is_killed or worker.runs_cancelled or not worker.interrupted)
         if call.worker_number == worker.number:  # else it is queued again already
             self._retry_or_end(call, worker)

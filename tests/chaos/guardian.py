@@ -215,7 +215,7 @@ class Guardian:
             self._read_report(reader)
         if self.record.is_due():
             sample = self.record.take(len(family(self.mark, self.master.pid)))
-            if sample is not None and (sample.memory_mb > MOST_MEMORY_MB or sample.processes > MOST_PROCESSES):
+            if sample is not None and (sample.resident_mb > MOST_MEMORY_MB or sample.processes > MOST_PROCESSES):
                 self.complaints.append(f"GROWN: beyond all limits: {sample}")
                 self._kill()
         thread, pause_s = self.board.longest_pause()

@@ -7,6 +7,8 @@ It is started by `guardian`, which gives it limits, and deals out the blows. SET
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import faulthandler
 import gc
 import json
@@ -74,6 +76,7 @@ def main() -> None:
         "call": ([kind for kind in kinds if kind != "bytes"], {"max_cores": 1}),
         "mpi": (RANKS, {"max_cores": 2, "cores_per_worker": 2, "block_allocation": True}),
     }
+    threading.Thread(target=give_memory_back, name="give-memory-back", daemon=True).start()
     before = _open_descriptors()
     end_s = time.monotonic() + settings.seconds
     callers = [
@@ -111,6 +114,19 @@ def main() -> None:
     for caller in callers:
         caller.join()
     _complain_of_leftovers(tally, before)
+
+
+def give_memory_back() -> None:
+    """Have malloc give back what it keeps of freed memory, once a second.
+
+    glibc has up to 8 heaps for each core, and each thread of each executor takes one. Each of them keeps what was its most, so
+    the memory of the process creeps for a long time, as if something leaked.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    while trim is not None:
+        with contextlib.suppress(MemoryError):
+            trim(0)
+        time.sleep(1.0)  # the pace
 
 
 def _complain_of_leftovers(tally: Tally, before: dict[str, str]) -> None:

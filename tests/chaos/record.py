@@ -1,13 +1,17 @@
 """The master's memory, descriptors and threads once a second: a table, small curves as text, and whether they stay.
 
-Memory goes up and down with the calls. What must not rise is the floor, the smallest value of a part of the run.
+Memory goes up and down with the calls. What must not rise is the floor, the smallest value of a part of the run. Two kinds of
+memory are no leak, and are not counted: what the buffer pool keeps and has offered to the system (MADV_FREE), and what
+malloc keeps, which the master gives back each second (`master.give_memory_back`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import os
+import statistics
 import time
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -22,6 +26,18 @@ ALLOWED_GROWTH = {"memory_mb": (1.25, 40.0), "descriptors": (1.0, 16.0), "thread
 SHORTEST = 40
 """Number of samples below which growth is not judged."""
 
+WARM_UP_S = 120.0
+"""Time in which memory still grows: modules are imported, caches fill, workers of all kinds start for the first time."""
+
+FLOOR_S = 15.0
+"""Length of the parts of a run whose floors show whether memory creeps."""
+
+FLOORS_MIN = 10
+"""Number of floors below which that is not judged."""
+
+MOST_CREEP_MB = 4.0
+"""How much the floor may rise from the end of the warm-up to the end, along the line through all floors."""
+
 
 @dataclass
 class Sample:
@@ -29,6 +45,7 @@ class Sample:
 
     seconds: float
     memory_mb: float
+    resident_mb: float
     descriptors: int
     threads: int
     processes: int
@@ -55,12 +72,13 @@ class Record:
         """Add a sample and return it; None if the master has ended."""
         self._next_s = time.monotonic() + SAMPLE_S
         with contextlib.suppress(OSError, KeyError, ValueError):
-            lines = (self._folder / "status").read_text().splitlines()
-            status = dict(line.split(":", 1) for line in lines)
+            status = self._read("status")
+            memory = self._read("smaps_rollup")
             self.samples.append(
                 Sample(
                     round(time.monotonic() - self._begin_s, 1),
-                    round(int(status["VmRSS"].split()[0]) / 1024, 1),
+                    round((_kilobytes(memory["Rss"]) - _kilobytes(memory["LazyFree"])) / 1024, 1),
+                    round(_kilobytes(status["VmRSS"]) / 1024, 1),
                     len(os.listdir(self._folder / "fd")),
                     int(status["Threads"]),
                     processes,
@@ -68,6 +86,10 @@ class Record:
             )
             return self.samples[-1]
         return None
+
+    def _read(self, name: str) -> dict[str, str]:
+        lines = (self._folder / name).read_text().splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line)
 
     def write(self, path: Path) -> None:
         """Write all samples as a table."""
@@ -98,7 +120,27 @@ class Record:
             first, last = self.floors(name)
             if last > first * factor + addition:
                 complaints.append(f"GROWN: {name} was at least {first:g} at first and {last:g} in the end")
+        creep_mb = self.creep_mb()
+        if creep_mb is not None and creep_mb > MOST_CREEP_MB:
+            complaints.append(
+                f"GROWN: memory creeps: its floor has risen by {creep_mb:.1f} MB after the first {WARM_UP_S:g} s"
+            )
         return complaints
+
+    def creep_mb(self) -> float | None:
+        """Return by how much the floor of memory has risen since the warm-up; None if the run was too short for that.
+
+        The slope is the median of the slopes between all pairs of floors: single large arrays do not change it.
+        """
+        floors: dict[int, float] = {}
+        for sample in self.samples:
+            part = int((sample.seconds - WARM_UP_S) // FLOOR_S)
+            if part >= 0:
+                floors[part] = min(sample.memory_mb, floors.get(part, sample.memory_mb))
+        if len(floors) < FLOORS_MIN:
+            return None
+        slopes = [(floors[b] - floors[a]) / (b - a) for a, b in itertools.combinations(sorted(floors), 2)]
+        return statistics.median(slopes) * (max(floors) - min(floors))
 
     def floors(self, name: str) -> tuple[float, float]:
         """Return the smallest value of the second quarter and of the last one."""
@@ -108,3 +150,7 @@ class Record:
 
     def _values(self, name: str) -> list[float]:
         return [getattr(sample, name) for sample in self.samples]
+
+
+def _kilobytes(text: str) -> int:
+    return int(text.split(maxsplit=1)[0])

@@ -63,7 +63,7 @@ def test_thread_without_progress_is_found():
 
 def record_of(memory):
     record = Record(os.getpid())
-    record.samples = [Sample(float(i), mb, 10, 5, 3) for i, mb in enumerate(memory)]
+    record.samples = [Sample(float(i), mb, mb, 10, 5, 3) for i, mb in enumerate(memory)]
     return record
 
 
@@ -75,13 +75,26 @@ def test_growth_of_the_floor_is_a_failure():
     assert record_of([1.0, 1000.0]).growth() == []  # too short to tell
 
 
+def test_creeping_memory_is_a_failure():
+    waves = [20.0 * (i % 50 > 40) for i in range(900)]  # large arrays, now and then
+    warm_up = [min(i, 60) * 0.5 for i in range(900)]
+    flat = [base + wave for base, wave in zip(warm_up, waves, strict=True)]
+    assert record_of(flat).growth() == []
+    assert record_of([*flat[:-60], *(value + 100 for value in flat[-60:])]).growth() == []  # one more large array
+    creeping = [value + i / 60 for i, value in enumerate(flat)]
+    assert ["creeps" in text for text in record_of(creeping).growth()] == [True]
+    assert record_of(creeping[:200]).creep_mb() is None  # too short to tell
+
+
 def test_record_is_written_as_a_table(tmp_path):
     record = Record(os.getpid())
     assert record.is_due()
     assert record.take(3).memory_mb > 5
     assert not record.is_due()
     record.write(tmp_path / "table.csv")
-    assert (tmp_path / "table.csv").read_text().startswith("seconds,memory_mb,descriptors,threads,processes\n")
+    assert (
+        (tmp_path / "table.csv").read_text().startswith("seconds,memory_mb,resident_mb,descriptors,threads,processes\n")
+    )
 
 
 def ended(value=None, error=None):

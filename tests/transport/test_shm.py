@@ -24,6 +24,21 @@ def open_descriptors():
     return set(os.listdir("/proc/self/fd"))
 
 
+def test_descriptor_is_closed_once(monkeypatch):
+    segment, closed = ring.doorbell_segment(), []
+
+    def close(descriptor):
+        closed.append(descriptor)
+        segment.close_descriptor()  # as another thread may do meanwhile
+
+    descriptor = segment.fileno()
+    with monkeypatch.context() as patches:
+        patches.setattr(os, "close", close)
+        segment.close_descriptor()
+    assert closed == [descriptor]
+    os.close(descriptor)
+
+
 def test_messages_travel_both_ways(doorbells):
     link = ShmLink(doorbells)
     worker = open_channel(copies(link.descriptors()))

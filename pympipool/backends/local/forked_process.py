@@ -75,7 +75,7 @@ class ForkedProcess(WorkerProcess):
         pipes: list[tuple[int, int]] = []
         try:
             pipes += (os.pipe() for _ in range(3))
-        except OSError:
+        except BaseException:
             for descriptor in (descriptor for pipe in pipes for descriptor in pipe):
                 os.close(descriptor)
             raise

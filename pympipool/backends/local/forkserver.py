@@ -88,8 +88,13 @@ class ForkserverSpawner(Spawner):
         body = encode_body((self._environment, request.cwd or _current_folder(), import_path(), request.preload))
         with subprocesses.fork_lock:  # no fork of another thread may inherit the writing ends
             process = ForkedProcess(self, body)
-            self._unsent.append(process)
-            self._send()
+            try:
+                self._unsent.append(process)
+                self._send()
+            except BaseException:  # no memory, for example: nothing else would know the worker
+                process.kill()
+                process.close()
+                raise
         return process
 
     def check(self) -> float | None:
@@ -135,16 +140,21 @@ class ForkserverSpawner(Spawner):
         """Send as many requests as the forkserver's socket takes; start the forkserver if there is none."""
         while self._unsent and self._is_running():
             assert self._forkserver is not None
+            process = self._unsent[0]
+            if not self._unanswered:
+                self._silence.restart()
+            self._unanswered[process] = self._forkserver  # before it is sent: afterwards there may be no memory
             try:
-                self._unsent[0].send_to(self._forkserver)
-            except OSError as error:
+                process.send_to(self._forkserver)
+            except BaseException as error:
+                del self._unanswered[process]
+                if not isinstance(error, OSError):
+                    raise
                 if error.errno in _NO_ROOM:
                     return
                 self._replace()
                 continue
-            if not self._unanswered:
-                self._silence.restart()
-            self._unanswered[self._unsent.popleft()] = self._forkserver
+            self._unsent.popleft()
 
     def _is_running(self) -> bool:
         """Return True if there is a forkserver. Start one, unless the last one has failed a moment ago."""

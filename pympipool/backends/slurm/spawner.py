@@ -162,7 +162,9 @@ class SrunProcess(ChildProcess):
         return any(not any(text in line for text in transient) for line in errors)
 
     def outage(self, last_stderr: Iterable[str]) -> str | None:
-        """Return what srun reports that does not answer."""
+        """Return what srun reports that does not answer; None if it reports a final error too, which came later."""
+        if self.failed_permanently(last_stderr := list(last_stderr)):
+            return None
         errors = [line for line in last_stderr if line.startswith("srun: ")]
         return next((outage for text, outage in _OUTAGES.items() if any(text in line for line in errors)), None)
 

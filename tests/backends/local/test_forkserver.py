@@ -155,6 +155,22 @@ def test_withdrawn_request_starts_no_worker(spawner):
     assert spawner.check() is None
 
 
+def test_request_without_memory_leaves_nothing(spawner, monkeypatch):
+    wait_for([spawner.start(request(1))], spawner)
+    before = set(os.listdir("/proc/self/fd"))
+
+    def refuse(*_):
+        raise MemoryError("injected")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(module.Forkserver, "send", refuse)
+        with pytest.raises(MemoryError):
+            spawner.start(request(2))
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert spawner.check() is None  # it asks for no worker that nothing knows
+    assert wait_for([spawner.start(request(3))], spawner) == [EXIT_CODE]
+
+
 @pytest.fixture
 def broken_import(monkeypatch, tmp_path):
     """Workers cannot import a module that they need."""

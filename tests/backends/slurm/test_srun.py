@@ -100,3 +100,14 @@ def test_outages_are_not_final(message, is_permanent, outage):
     assert process.failed_permanently([f"srun: error: {message}"]) == is_permanent
     found = process.outage([f"srun: error: {message}"])
     assert found is None if outage is None else outage in found
+
+
+def test_final_error_is_no_outage():
+    process = object.__new__(SrunProcess)
+    lines = [
+        "srun: error: Unable to contact slurm controller (connect failure)",
+        "srun: error: Unable to allocate resources: Invalid partition name specified",
+    ]
+    assert process.outage(lines[:1]) is not None
+    assert process.failed_permanently(lines)
+    assert process.outage(iter(lines)) is None
