@@ -32,6 +32,7 @@ from pympipool.execution import trace_registry
 from pympipool.execution.blocked_calls import BlockedCall, BlockedCalls
 from pympipool.execution.dependencies import check_resolves, find_futures
 from pympipool.execution.function_cache import FunctionTable
+from pympipool.execution.large_payloads import LARGE_BYTES, LargePayloads
 from pympipool.execution.open_engines import open_engines
 from pympipool.serialization import payload
 from pympipool.serialization.exceptions import load_exception
@@ -92,6 +93,7 @@ class Engine:
         self.executor_info = {} if executor_info is None else executor_info
         self.in_forked_child = False
         self._was_killed = False
+        self._large_payloads = LargePayloads()
         self._handles: dict[int, FunctionHandle] = {}
         self._blocked = BlockedCalls(self.dispatcher, partial(self._send, admitted=True))
         self._pending_sources: dict[PendingSource, None] = {}
@@ -239,7 +241,9 @@ class Engine:
                 if parts is None:
                     parts = payload.dump_call(function.number, fn, args, kwargs, self.workers_see_files)
                 handle = self._handles.get(function.number) or self._new_handle(function.number, function.payload)
-        except SerializationError as error:
+            if len(parts) > 1 or len(parts[0]) > LARGE_BYTES:
+                self._large_payloads.check(fn, args, kwargs, parts)
+        except (SerializationError, Warning) as error:  # the user may have warnings raised
             self.dispatcher.fail(future, without_frames(error))
             return
         future.keep(fn, args, kwargs)

@@ -1,0 +1,92 @@
+"""Warn once for each function that sends the same large data with each call.
+
+One or two large calls are no habit: data must travel at least once. So the third large call of a function is looked at. The
+function itself may carry the data, in its globals, its closure or the object that it is a method of; or it gets the same array
+again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pympipool._util.formatting import format_bytes
+from pympipool._util.reprs import callable_name
+from pympipool.serialization import payload
+
+LARGE_BYTES = 10 << 20
+"""Size from which data counts as large. To copy so much into a worker's memory takes a few milliseconds."""
+
+REMEDY = "load it in init_function (with block_allocation=True)"
+
+FUNCTIONS_MAX = 256
+"""Number of functions that are remembered."""
+
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+
+CALLS = 3
+"""The large call of a function that is looked at."""
+
+_WARNED = None
+
+
+class LargePayloads:
+    """The functions of one executor that were called with large data."""
+
+    def __init__(self) -> None:
+        # By the function's name: its large calls, and weak references to the arrays of the last of them; `_WARNED` is the end.
+        self._seen: dict[str, tuple[int, list[weakref.ref[Any]] | None]] = {}
+
+    def check(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, parts: Sequence[Any]) -> None:
+        """Warn if a call sends large data again.
+
+        Args:
+            fn: The function.
+            args: Its arguments; of a batch the columns.
+            kwargs: Its keyword arguments; of a batch the marker.
+            parts: The pickled call.
+        """
+        size_bytes = _size(parts)
+        if size_bytes < LARGE_BYTES:
+            return
+        name = callable_name(fn)
+        count, former = self._seen.get(name, (0, []))
+        if former is _WARNED:
+            return
+        if len(self._seen) >= FUNCTIONS_MAX:
+            self._seen.clear()
+        arrays = list(_large_arrays(args, kwargs))
+        self._seen[name] = count + 1, [weakref.ref(one) for one in arrays]
+        if count + 1 < CALLS:
+            return
+        carried_bytes = size_bytes - _size(payload.dump_call(1, fn, args, kwargs))
+        short_name = name.rpartition("<locals>.")[2]
+        repeated_bytes = sum(one.nbytes for one in arrays if any(reference() is one for reference in former))
+        if carried_bytes >= LARGE_BYTES:
+            self._warn(name, f"{short_name}() carries data, {format_bytes(carried_bytes)}, with each call: {REMEDY}")
+        elif repeated_bytes:
+            self._warn(
+                name, f"{short_name}() gets the same data, {format_bytes(repeated_bytes)}, with each call: {REMEDY}"
+            )
+
+    def _warn(self, name: str, message: str) -> None:
+        self._seen[name] = 0, _WARNED
+        level, frame = 1, sys._getframe()
+        while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+            level, frame = level + 1, frame.f_back
+        warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def _size(parts: Sequence[Any]) -> int:
+    return sum(memoryview(part).nbytes for part in parts)
+
+
+def _large_arrays(args: tuple[Any, ...], kwargs: Any) -> Iterator[Any]:
+    """Yield the large arrays among the arguments of a call."""
+    for value in (*args, *(kwargs.values() if isinstance(kwargs, dict) else ())):
+        if type(value).__name__ == "ndarray" and value.nbytes >= LARGE_BYTES:
+            yield value
