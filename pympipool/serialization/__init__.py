@@ -50,11 +50,11 @@ def _items(array: "Any") -> "list[Any]":
     return list(array) if array.ndim == 1 else [row.copy() for row in array]
 
 
-def _entries(entries: "list[Any]") -> "Any":
+def _entries(entries: "list[Any]", prefix: bytes = b"") -> "Any":
     """Return values that are still pickled (see `columns.Entries`)."""
     from pympipool.serialization.columns import Entries
 
-    return Entries(entries)
+    return Entries(entries, prefix=prefix)
 
 
 def empty_cache(wrapper: "Any") -> bool:

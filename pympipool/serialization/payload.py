@@ -179,6 +179,8 @@ def dump_row(row: tuple[Any, ...], files_by_name: bool) -> list[Part]:
         SerializationError: One of them cannot be pickled.
     """
     try:
+        if not definitions.keys().isdisjoint(map(id, map(type, row))):
+            return _dump_by_value(row, False, files_by_name)
         wrapped = wrap_large(row, files_by_name)
         return _dump(row, files_by_name=files_by_name) if wrapped is None else dump_plain(wrapped)
     except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import random
 import threading
 from collections import namedtuple
 
@@ -180,3 +181,25 @@ def test_stacked_arrays_keep_their_dtype(dtype):
     rows, _ = received(arrays)
     assert [array.dtype for (array,) in rows] == [np.dtype(dtype)] * 2
     assert [array.dtype.itemsize for array in returned(*arrays)] == [np.dtype(dtype).itemsize] * 2
+
+
+@pytest.mark.parametrize(
+    "pickles", [[], [b"one"], [b"once", b"one", b"on"], [b"", b"one"], [b"same"] * 3, [b"one", (b"two", b"buffer")]]
+)
+def test_entries_arrive_with_their_common_beginning(pickles):
+    arrived = payload.load(plain.dump_plain(Entries(pickles)))
+    again = payload.load(plain.dump_plain(arrived[: len(arrived)]))
+    for entries in (arrived, again):
+        assert [entries.prefix + one if type(one) is bytes else one for one in entries.entries] == pickles
+
+
+def test_definition_travels_once_for_a_batch():
+    namespace = {"__name__": "__main__", "noise": random.Random(1).randbytes(10_000)}
+    exec("class Point:\n    text = noise\n    def __init__(self, x): self.x = x", namespace)
+    points = [namespace["Point"](number) for number in range(100)]
+    for _ in range(3):  # a class gets a definition when it is seen for the second time
+        (column,) = pack([points], False)
+        results = dump_results([freeze(point) for point in points])
+    for pickled in (plain.dump_plain(column), results):
+        assert [len(pickled), len(pickled[0]) < 20_000] == [1, True]
+        assert [(one[0] if type(one) is tuple else one).x for one in payload.load(pickled)] == list(range(100))
