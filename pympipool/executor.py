@@ -29,6 +29,7 @@ from pympipool.execution.map_arguments import Arguments
 from pympipool.execution.map_results import result_of
 from pympipool.pool.base import TERMINATION_GRACE_S
 from pympipool.pool.factory import pool_maker
+from pympipool.pool.start_functions import pickled_start_functions
 from pympipool.resources import ResourceAllocator, Resources
 from pympipool.resources.validation import flag
 from pympipool.worker.injection import takes_parameter
@@ -204,7 +205,7 @@ class Executor(futures.Executor):
         return NullBackend(name)
 
     def _make_engine(self, options: _options.Options, workers: int) -> Engine | GraphRecorder | SerialEngine:
-        start_functions = _options.pickled_start_functions(options)
+        start_functions = pickled_start_functions(options)
         if options.draws_graph:
             from pympipool.diagnostics.graph import GraphRecorder
 

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from pympipool._options import pickled_initializer
 from pympipool.executor import Executor
+from pympipool.pool.start_functions import pickled_initializer
 from pympipool.resources import available_cores
 from pympipool.worker.initializer import set_environment
 

@@ -27,7 +27,7 @@ def run_initializer(pickled: list[bytes]) -> None:
     """Run an initializer.
 
     Args:
-        pickled: The function and its arguments, as from `_options.pickled_initializer`.
+        pickled: The function and its arguments, as from `pool.start_functions.pickled_initializer`.
     """
     initializer, arguments = load(pickled, "the initializer")
     call_and_keep_globals(initializer, *arguments)

@@ -10,10 +10,10 @@ import sys
 import pytest
 
 from pympipool import Executor
-from pympipool._options import pickled_init_function
 from pympipool.errors import WorkerStartError
 from pympipool.pool import block_pool, queued_call, shortages
 from pympipool.pool.shortages import Shortage, shortage_error, shortage_of
+from pympipool.pool.start_functions import pickled_init_function
 from support.scripts import script_environment
 
 DESCRIPTORS = """

@@ -1,0 +1,78 @@
+"""The user's functions that run at the start of a worker, as they are sent there: `initializer` and `init_function`.
+
+The worker runs them in `pympipool.worker.initializer`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pympipool.errors import SerializationError
+from pympipool.serialization.by_value import dump as dump_by_value
+from pympipool.serialization.payload import dump
+
+if TYPE_CHECKING:
+    from pympipool._options import Options
+
+INIT_FUNCTION_MAX_BYTES = 60 << 20
+"""Size limit of a pickled init_function, and of an initializer with its arguments. They are sent in a frame of the control
+connection, with other settings."""
+
+
+def pickled_start_functions(options: Options) -> dict[str, Any]:
+    """Return the functions that run at the start of a worker as they are sent there (see `pickled_initializer`)."""
+    return {
+        "initializer": pickled_initializer(options.initializer, options.initargs),
+        "init_function": pickled_init_function(options.init_function, options.block_allocation),
+    }
+
+
+def pickled_initializer(initializer: Any, arguments: tuple[Any, ...]) -> list[bytes] | None:
+    """Return an initializer with its arguments as they are sent to workers; None if there is none.
+
+    Raises:
+        TypeError: It is not callable.
+        ValueError: The pickle is too large.
+        SerializationError: It cannot be pickled, or one of its arguments cannot.
+    """
+    if initializer is None:
+        return None
+    if not callable(initializer):
+        raise TypeError(f"initializer is {initializer!r}; it must be callable")
+    parts = [bytes(part) for part in dump((initializer, arguments), "the initializer and its arguments")]
+    size_bytes = sum(map(len, parts))
+    if size_bytes > INIT_FUNCTION_MAX_BYTES:
+        raise ValueError(
+            f"initializer {initializer!r} and its initargs have {size_bytes} bytes when pickled; at most"
+            f" {INIT_FUNCTION_MAX_BYTES} can be sent: let it load the data itself"
+        )
+    return parts
+
+
+def pickled_init_function(init_function: Any, block_allocation: bool) -> bytes | None:
+    """Return the init_function as it is sent to workers.
+
+    Raises:
+        TypeError: It is not callable.
+        ValueError: There is no block allocation, or the pickle is too large.
+        SerializationError: It cannot be pickled.
+    """
+    if init_function is None:
+        return None
+    if not callable(init_function):
+        raise TypeError(f"init_function is {init_function!r}; it must be a function that returns a dict")
+    if not block_allocation:
+        raise ValueError(
+            "init_function is only for block_allocation=True: without it each call has a process of its own, into which"
+            " nothing can be loaded before"
+        )
+    try:
+        pickled = dump_by_value(init_function)
+    except Exception as error:
+        raise SerializationError(f"init_function {init_function!r} cannot be pickled: {error}") from error
+    if len(pickled) > INIT_FUNCTION_MAX_BYTES:
+        raise ValueError(
+            f"init_function {init_function!r} has {len(pickled)} bytes when pickled, with all it refers to; at most"
+            f" {INIT_FUNCTION_MAX_BYTES} can be sent: let it load the data itself"
+        )
+    return pickled
