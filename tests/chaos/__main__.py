@@ -77,7 +77,7 @@ def print_report(options: Options, verdict: Verdict) -> None:
     print(verdict.record.curves())
     creep_mb = verdict.record.creep_mb()
     if creep_mb is not None:
-        print(f"the floor of memory has risen by {creep_mb:.1f} MB since the warm-up")
+        print(f"the floor of the heap has risen by {creep_mb:.1f} MB since the warm-up")
     for complaint in verdict.complaints:
         print(complaint)
     if verdict.complaints:

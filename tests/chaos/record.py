@@ -1,8 +1,12 @@
 """The master's memory, descriptors and threads once a second: a table, small curves as text, and whether they stay.
 
-Memory goes up and down with the calls. What must not rise is the floor, the smallest value of a part of the run. Two kinds of
-memory are no leak, and are not counted: what the buffer pool keeps and has offered to the system (MADV_FREE), and what
-malloc keeps, which the master gives back each second (`master.give_memory_back`).
+Memory goes up and down with the calls. What must not rise is the floor, the smallest value of a part of the run.
+
+memory_mb     without what the buffer pool has offered to the system (MADV_FREE)
+heap_mb       without the memory of large arrays and messages: the buffer pool keeps up to 8 of them
+resident_mb   all of it, as `ps` shows it
+
+What malloc keeps of freed memory is in none of them: the master gives it back each second (`master.give_memory_back`).
 """
 
 from __future__ import annotations
@@ -45,6 +49,7 @@ class Sample:
 
     seconds: float
     memory_mb: float
+    heap_mb: float
     resident_mb: float
     descriptors: int
     threads: int
@@ -72,13 +77,15 @@ class Record:
         """Add a sample and return it; None if the master has ended."""
         self._next_s = time.monotonic() + SAMPLE_S
         with contextlib.suppress(OSError, KeyError, ValueError):
-            status = self._read("status")
-            memory = self._read("smaps_rollup")
+            lines = (self._folder / "status").read_text().splitlines()
+            status = dict(line.split(":", 1) for line in lines)
+            memory_kb, heap_kb = self._memory_kb()
             self.samples.append(
                 Sample(
                     round(time.monotonic() - self._begin_s, 1),
-                    round((_kilobytes(memory["Rss"]) - _kilobytes(memory["LazyFree"])) / 1024, 1),
-                    round(_kilobytes(status["VmRSS"]) / 1024, 1),
+                    round(memory_kb / 1024, 1),
+                    round(heap_kb / 1024, 1),
+                    round(int(status["VmRSS"].split(maxsplit=1)[0]) / 1024, 1),
                     len(os.listdir(self._folder / "fd")),
                     int(status["Threads"]),
                     processes,
@@ -87,9 +94,19 @@ class Record:
             return self.samples[-1]
         return None
 
-    def _read(self, name: str) -> dict[str, str]:
-        lines = (self._folder / name).read_text().splitlines()
-        return dict(line.split(":", 1) for line in lines if ":" in line)
+    def _memory_kb(self) -> tuple[int, int]:
+        """Return the memory of all mappings, and of those for which no huge pages were requested."""
+        memory_kb = heap_kb = mapping_kb = 0
+        for line in (self._folder / "smaps").read_text().splitlines():
+            name, _, rest = line.partition(":")
+            if name == "Rss":
+                mapping_kb = int(rest.split(maxsplit=1)[0])
+            elif name == "LazyFree":
+                mapping_kb -= int(rest.split(maxsplit=1)[0])
+            elif name == "VmFlags":  # the last line of a mapping
+                memory_kb += mapping_kb
+                heap_kb += 0 if "hg" in rest.split() else mapping_kb
+        return memory_kb, heap_kb
 
     def write(self, path: Path) -> None:
         """Write all samples as a table."""
@@ -128,7 +145,7 @@ class Record:
         return complaints
 
     def creep_mb(self) -> float | None:
-        """Return by how much the floor of memory has risen since the warm-up; None if the run was too short for that.
+        """Return by how much the floor of the heap has risen since the warm-up; None if the run was too short for that.
 
         The slope is the median of the slopes between all pairs of floors: single large arrays do not change it.
         """
@@ -136,7 +153,7 @@ class Record:
         for sample in self.samples:
             part = int((sample.seconds - WARM_UP_S) // FLOOR_S)
             if part >= 0:
-                floors[part] = min(sample.memory_mb, floors.get(part, sample.memory_mb))
+                floors[part] = min(sample.heap_mb, floors.get(part, sample.heap_mb))
         if len(floors) < FLOORS_MIN:
             return None
         slopes = [(floors[b] - floors[a]) / (b - a) for a, b in itertools.combinations(sorted(floors), 2)]
@@ -150,7 +167,3 @@ class Record:
 
     def _values(self, name: str) -> list[float]:
         return [getattr(sample, name) for sample in self.samples]
-
-
-def _kilobytes(text: str) -> int:
-    return int(text.split(maxsplit=1)[0])

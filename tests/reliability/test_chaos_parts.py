@@ -63,7 +63,7 @@ def test_thread_without_progress_is_found():
 
 def record_of(memory):
     record = Record(os.getpid())
-    record.samples = [Sample(float(i), mb, mb, 10, 5, 3) for i, mb in enumerate(memory)]
+    record.samples = [Sample(float(i), mb, mb, mb, 10, 5, 3) for i, mb in enumerate(memory)]
     return record
 
 
@@ -93,7 +93,9 @@ def test_record_is_written_as_a_table(tmp_path):
     assert not record.is_due()
     record.write(tmp_path / "table.csv")
     assert (
-        (tmp_path / "table.csv").read_text().startswith("seconds,memory_mb,resident_mb,descriptors,threads,processes\n")
+        (tmp_path / "table.csv")
+        .read_text()
+        .startswith("seconds,memory_mb,heap_mb,resident_mb,descriptors,threads,processes\n")
     )
 
 
