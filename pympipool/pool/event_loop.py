@@ -152,7 +152,11 @@ class EventLoop:
 
     def watch(self, readable: Any, handler: Callable[[], None], group: HandlerGroup | None = None) -> None:
         """Call handler() whenever a descriptor, or an object with `fileno()`, is readable."""
-        self._selector.register(readable, selectors.EVENT_READ, (handler, group))
+        try:
+            self._selector.register(readable, selectors.EVENT_READ, (handler, group))
+        except KeyError:  # its number was that of a descriptor that was closed while it was watched
+            self._selector.unregister(readable)
+            self._selector.register(readable, selectors.EVENT_READ, (handler, group))
 
     def unwatch(self, readable: Any) -> None:
         """Stop watching; harmless if it is not watched or closed already."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import queue
 import socket
 import threading
@@ -112,3 +113,30 @@ def test_watched_descriptor_calls_its_handler(loop, events):
         loop.call(lambda: loop.watch(ours, read))
         theirs.send(b"x")
         assert events.get(timeout=TIMEOUT_S) == b"x"
+
+
+def test_number_of_closed_descriptor_is_watched_again(loop, events):
+    numbers, opened = [], set()
+
+    def use_number_again():
+        number, writer = os.pipe()
+        loop.watch(number, lambda: events.put("old"))
+        os.close(number)
+        os.close(writer)
+        reader, writer = os.pipe()
+        os.dup2(reader, number)  # usually it has that number already
+        numbers.append(number)
+        opened.update((number, reader, writer))
+        loop.watch(number, lambda: events.put(os.read(number, 10)))
+        os.write(writer, b"new")
+
+    def close():
+        loop.unwatch(numbers[0])
+        for descriptor in opened:
+            os.close(descriptor)
+        events.put("closed")
+
+    loop.call(use_number_again)
+    assert events.get(timeout=TIMEOUT_S) == b"new"
+    loop.call(close)
+    assert events.get(timeout=TIMEOUT_S) == "closed"
