@@ -30,7 +30,7 @@ from pympipool.execution.map_results import result_of
 from pympipool.pool.base import TERMINATION_GRACE_S
 from pympipool.pool.factory import pool_maker
 from pympipool.pool.start_functions import pickled_start_functions
-from pympipool.resources import ResourceAllocator, Resources
+from pympipool.resources import OF_CALLS, ResourceAllocator, Resources
 from pympipool.resources.validation import flag
 from pympipool.worker.injection import takes_parameter
 
@@ -106,6 +106,10 @@ class Executor(futures.Executor):
         run_time_max: Time limit of a call in seconds. After it the worker is ended, and the call fails with
             TimeoutError. Default: no limit.
         restart_limit: Number of retries of a call whose worker died while it ran.
+        retries: Number of retries of a call that failed with an exception of one of the types `retry_on`. `future.attempts`
+            counts the attempts, `future.retried_errors` are the exceptions of all but the last.
+        retry_on: Exception types, one or a tuple. Default: Exception, so all but SystemExit and the like.
+        retry_delay: Seconds from a failure to the next attempt. Meanwhile the call has no worker, and can be cancelled.
         connect_timeout: Seconds from the start of a worker until it must have connected. Waiting in a scheduler's queue
             does not count.
         preload: Names of modules that calls need, such as ("numpy", "ase"). They are imported once, in the process that forks
@@ -162,6 +166,9 @@ class Executor(futures.Executor):
         refresh_rate: float = 0.01,
         run_time_max: float | None = None,
         restart_limit: int = 0,
+        retries: int = 0,
+        retry_on: type[BaseException] | Sequence[type[BaseException]] = (Exception,),
+        retry_delay: float = 0.0,
         connect_timeout: float = 60.0,
         preload: Sequence[str] | None = None,
         error_log_file: str | os.PathLike[str] | None = None,
@@ -262,7 +269,8 @@ class Executor(futures.Executor):
         Args:
             fn: Any callable; must not have a parameter called `resource_dict`. A parameter called `worker_id` gets, if the
                 call does not set it, a small number that no other running worker has: 0 to n-1 with n workers.
-            resource_dict: Resources of this call. They override those of the executor; not with `block_allocation`.
+            resource_dict: Resources of this call. They override those of the executor; with `block_allocation` only `retries`,
+                `retry_on` and `retry_delay`.
                 Keys are the parameters of `pympipool.resources.Resources`.
 
         Raises:
@@ -280,7 +288,7 @@ class Executor(futures.Executor):
         resources = self._resources
         if resource_dict is not None:
             resources = Resources.from_dict(resource_dict, resources)
-            if self._block_allocation and resource_dict:
+            if self._block_allocation and not OF_CALLS.issuperset(resource_dict):
                 raise ValueError(
                     f"resource_dict is {resource_dict!r}; with block_allocation=True all workers are alike: set the"
                     " resources on the executor, or use block_allocation=False"
@@ -318,7 +326,8 @@ class Executor(futures.Executor):
         Args:
             timeout: Seconds from now until the last result must have arrived. Default: no limit.
             chunksize: Number of calls that are sent together. Default: 1, and with block allocation as many calls as take
-                a few milliseconds, by their measured run time. Calls on several cores are always sent one by one.
+                a few milliseconds, by their measured run time. Calls on several cores, and calls with `retries`, are always sent
+                one by one.
                 `run_time_max`, `restart_limit` and `max_tasks_per_child` apply to a chunk as a whole, so with them the
                 default is 1. However calls are sent, they share no arguments.
             buffersize: Read the iterables only as far as results are taken: so many calls are submitted whose results the

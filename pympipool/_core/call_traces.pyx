@@ -97,7 +97,10 @@ cdef class CallTraces(CompletionSource):
         """Copy a future's times to its call. From here on they are recorded with the call."""
         if self.recorder is None:
             return 0
-        call.times.name = self.recorder.index_of_name(future.function_name)
+        name = future.function_name
+        if future.attempts > 1:
+            name = f"{name} (attempt {future.attempts})"
+        call.times.name = self.recorder.index_of_name(name)
         call.times.size = future.rows or 1
         call.times.ready_ns = future.ready_ns or pmp_now_ns()
         call.times.submitted_ns = future.submitted_ns

@@ -16,6 +16,8 @@ cdef class Completion(CallTraces):
     cdef unsigned long waiting_thread  # identity of the waiting thread that has acquired progress; 0: none has
     cdef Mailbox requests          # for the completion thread, see `call_soon`
     cdef int running_requests      # number of those that run now: one can wait for another
+    cdef int delivering            # number of results that are being set on their futures
+    cdef int retrying              # number of calls that have failed, may be retried, and have not ended
     cdef EntryQueue ended          # futures whose callbacks must be run
     cdef readonly Mailbox continuations  # what follows from ends of calls
     cdef unsigned long continuation_thread_id  # 0 until it runs
@@ -32,6 +34,7 @@ cdef class Completion(CallTraces):
     cdef void run_posted(self, Post post) noexcept
     cdef void run_requests(self) noexcept
     cdef void deliver(self) noexcept
+    cdef bint hand_over(self, FutureCore future, object parts) noexcept
     cdef void deliver_call(self, Call *call) noexcept
     cdef void try_to_cancel(self, FutureCore future) noexcept
     cdef void fail_with(self, FutureCore future, object error) noexcept

@@ -106,6 +106,10 @@ cdef class Completion(CallTraces):
                 self.ended.put(future)
             wake_waiting_thread(&self.core)
 
+    cdef bint hand_over(self, FutureCore future, object parts) noexcept:
+        """Leave the failure of a call that may be retried to the continuation thread; return False for other calls."""
+        return False
+
     def fail_soon(self, FutureCore future not None, error):
         """End a future like `fail`, but in the completion thread (see `call_soon`)."""
         self.call_soon(self.fail, future, error)
@@ -143,7 +147,7 @@ cdef class Completion(CallTraces):
         """Number of calls that wait or run, and of results that are not set on their futures yet."""
         pthread_mutex_lock(&self.core.lock)
         count = self.core.waiting.length + self.core.done.length
-        count += self.requests.length + self.running_requests
+        count += self.requests.length + self.running_requests + self.delivering + self.retrying
         for i in range(self.core.worker_count):
             count += self.core.workers[i].in_flight.length
         pthread_mutex_unlock(&self.core.lock)
@@ -331,10 +335,12 @@ cdef class Completion(CallTraces):
         while True:
             pthread_mutex_lock(&self.core.lock)
             call = take_done(&self.core)
+            self.delivering += call != NULL
             pthread_mutex_unlock(&self.core.lock)
             if call == NULL:
                 break
             self.deliver_call(call)
+            self.delivering -= 1
             delivered = True
         if delivered and self.waiting_thread != PyThread_get_thread_ident():
             wake_waiting_thread(&self.core)  # the waiting thread's future may be among them
@@ -353,7 +359,7 @@ cdef class Completion(CallTraces):
             except BaseException:  # no memory, not even for the size of the result: the reader gets MemoryError()
                 parts = MemoryError
                 is_error = True
-            if future.set_parts(parts, is_error):
+            if not (is_error and self.hand_over(future, parts)) and future.set_parts(parts, is_error):
                 self.ended.put(future)
         free_call(call)  # may run user code, as the last reference to the arguments may go
 

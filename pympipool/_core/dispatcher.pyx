@@ -303,7 +303,7 @@ cdef class Dispatcher(Workers):
         call.future = <void *>future
         future.call = call
         call.watched = (future.callbacks is not None or future.waiters is not None or future.end_locks is not None
-                        or future.posts is not None)
+                        or future.posts is not None or future.on_failure is not None)
         pthread_mutex_lock(&self.core.lock)
         self.next_id += 1
         call.id = self.next_id | (PMP_TRACED if future.submitted_ns != 0 else 0)

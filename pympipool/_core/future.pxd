@@ -1,6 +1,7 @@
 """Futures whose state lies in C fields; see future.pyx."""
 
 from pympipool._core.callbacks cimport CallbackThread, FutureWithCallbacks
+from pympipool._core.mailbox cimport Post
 from pympipool._core.listeners cimport CANCELLED, FINISHED, PENDING, RUNNING, Status
 
 
@@ -27,6 +28,11 @@ cdef class FutureCore(FutureWithCallbacks):
     cdef readonly long long submitted_ns  # of a traced call, see Times in trace_buffer.pxd; otherwise 0
     cdef long long ready_ns
     cdef bint times_moved   # the call has a copy of the times, and its end is recorded with them
+    cdef public object retry          # the state of a call that may be retried (see execution/retries.py), or None
+    cdef Post on_failure    # posted when the call has failed, instead of the end of the future; None: the future ends
+    cdef bint counts_as_retried  # it has failed, may be retried, and is unfinished for the dispatcher
+    cdef public int attempts
+    cdef list failures      # the exceptions of attempts that were followed by another one, or None
     cdef void *call         # belongs to the source; NULL if there is none
 
     cdef bint set_parts(self, object parts, bint is_error) except -1

@@ -89,6 +89,9 @@ cdef class CompletionSource(CallbackThread):
 cdef class FutureCore(FutureWithCallbacks):
     """The state and behaviour of `Future`, which also inherits from the standard library's class."""
 
+    def __cinit__(self):
+        self.attempts = 1
+
     def __init__(self):
         pass  # in place of the standard library's, which would create the objects that this class avoids
 
@@ -160,7 +163,7 @@ cdef class FutureCore(FutureWithCallbacks):
         self.tell_listeners()
         if self.submitted_ns != 0:
             self.source.record_cancelled(self)
-        self.kept = None
+        self.kept = self.retry = self.on_failure = None
         return True
 
     def cancelled(self):
@@ -223,6 +226,22 @@ cdef class FutureCore(FutureWithCallbacks):
             self.run_callbacks()
         elif self.source is not None:
             self.source.notify_when_done(self)
+
+    # ---- retries ----
+
+    @property
+    def retried_errors(self):
+        """The exceptions of the attempts that were followed by another one, oldest first."""
+        return list(self.failures or ())
+
+    def add_failure(self, error):
+        """Note that the call is tried again that has failed with this exception."""
+        self.failures = [*(self.failures or ()), error]
+        self.attempts += 1
+
+    def failure(self):
+        """Return the exception with which the last attempt of a call has failed that may be retried."""
+        return self.source.load(self.parts, True)
 
     # ---- what the call was given ----
 
@@ -312,7 +331,7 @@ cdef class FutureCore(FutureWithCallbacks):
     cdef bint end(self, object value, object error, object parts, bint is_error) except -1:
         self.finish(value, error, parts, is_error)
         self.tell_listeners()
-        self.kept = None
+        self.kept = self.retry = self.on_failure = None
         return self.callbacks is not None
 
     cdef int finish(self, object value, object error, object parts, bint is_error) except -1:

@@ -2,12 +2,12 @@
 
 from libc.stdint cimport uint64_t
 
-from pympipool._core.completion cimport Completion
+from pympipool._core.attempts cimport Attempts
 from pympipool._core.ring cimport Segment
 from pympipool._core.types cimport Worker
 
 
-cdef class Workers(Completion):
+cdef class Workers(Attempts):
     cdef dict segments  # number of a worker -> Segment: keeps its memory mapped
 
     cdef int open_worker(self, uint64_t number, Segment link, bint reserved) except -1

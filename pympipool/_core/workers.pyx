@@ -5,7 +5,7 @@ from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 
 from pympipool._core.calls cimport take_futures
-from pympipool._core.completion cimport Completion
+from pympipool._core.attempts cimport Attempts
 from pympipool._core.progress_engine cimport pump_and_notify, wake_progress_thread, wake_waiting_thread
 from pympipool._core.pump cimport drain, record_unanswered
 from pympipool._core.ring cimport (
@@ -19,7 +19,7 @@ from pympipool._core.types cimport (
 )
 
 
-cdef class Workers(Completion):
+cdef class Workers(Attempts):
     """The part of a `Dispatcher` that deals with workers."""
 
     def __cinit__(self, *_):

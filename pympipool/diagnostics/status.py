@@ -84,7 +84,9 @@ def snapshot(engine: Engine, info: Mapping[str, Any]) -> ExecutorStatus:
     workers = [_worker(state, *load.get(state["worker"], (0, 0))) for state in engine.pool.states()]
     waiting, running, returned, lost, raised, span_s = engine.dispatcher.statistics()
     starting = sum(worker.state == "starting" for worker in workers)
-    waiting += engine.blocked_count() + engine.unsubmitted_count() + engine.pool.waiting_count()
+    waiting += (
+        engine.blocked_count() + engine.retrying_count() + engine.unsubmitted_count() + engine.pool.waiting_count()
+    )
     return ExecutorStatus(
         info=info,
         workers=tuple(sorted(workers, key=lambda worker: (worker.location, worker.number))),

@@ -49,7 +49,8 @@ class MapOptions:
     @property
     def batch_size(self) -> int:
         """The size of the batches that the user wants; 1: single calls, or batches as measured."""
-        return self.chunksize if self.chunksize is not None and self.resources.cores == 1 else 1
+        is_single = self.chunksize is None or self.resources.cores > 1 or self.resources.retries > 0
+        return 1 if is_single or self.chunksize is None else self.chunksize
 
     @property
     def may_adapt(self) -> bool:
@@ -61,6 +62,7 @@ class MapOptions:
             and self.resources.cores == 1
             and self.resources.run_time_max is None
             and not self.resources.restart_limit
+            and not self.resources.retries
         )
 
 

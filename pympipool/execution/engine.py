@@ -34,6 +34,7 @@ from pympipool.execution.dependencies import check_resolves, find_futures
 from pympipool.execution.function_cache import FunctionTable
 from pympipool.execution.large_payloads import LARGE_BYTES, LargePayloads
 from pympipool.execution.open_engines import open_engines
+from pympipool.execution.retries import Retries
 from pympipool.serialization import payload
 from pympipool.serialization.exceptions import load_exception
 from pympipool.serialization.tracebacks import without_frames
@@ -101,6 +102,7 @@ class Engine:
             undo.callback(self.dispatcher.abandon)
             self.pool = make_pool(self.dispatcher)
             undo.callback(self.pool.abandon)
+            self._retries = Retries(self.dispatcher, self.pool)
             # Ctrl-C may end `undo` too. So the first thread is the one that ends all of them when the owner is dropped.
             # The callback runs no Python code in the thread that drops the executor, so that Ctrl-C cannot interrupt it.
             self._owner = weakref.ref(owner, self.pool.mailbox.prepare(self._owner_is_gone).send)
@@ -135,6 +137,8 @@ class Engine:
         self.check_usable(fn)
         future: Future[Any] = Future()
         self.dispatcher.adopt(future)
+        if resources is not None and resources.retries:
+            self._retries.prepare(future, resources)
         inputs = find_futures(args, kwargs)
         if inputs:
             self.check_resolves(callable_name(fn))
@@ -246,6 +250,8 @@ class Engine:
         except (SerializationError, Warning) as error:  # the user may have warnings raised
             self.dispatcher.fail(future, without_frames(error))
             return
+        if future.retry is not None:
+            future.retry.call = handle, parts
         future.keep(fn, args, kwargs)
         self.pool.submit(future, handle, parts, resources, admitted)
 
@@ -286,9 +292,13 @@ class Engine:
         """Return the number of calls that wait for results of others, without those cancelled meanwhile."""
         return self._blocked.count()
 
+    def retrying_count(self) -> int:
+        """Return the number of calls that wait for their next attempt."""
+        return self._retries.count()
+
     def waiting_count(self) -> int:
         """Return the number of submitted calls that were not sent to a worker yet."""
-        return self.blocked_count() + self.pool.waiting_count() + self.dispatcher.waiting_count
+        return self.blocked_count() + self.retrying_count() + self.pool.waiting_count() + self.dispatcher.waiting_count
 
     def unsubmitted_count(self) -> int:
         """Return the number of calls that pending sources have not submitted yet (see `add_pending_source`)."""
@@ -306,7 +316,7 @@ class Engine:
         Args:
             recorder: None stops recording. Calls that have not ended by then count as unfinished.
         """
-        self.dispatcher.record_unfinished(self._blocked.futures())
+        self.dispatcher.record_unfinished([*self._blocked.futures(), *self._retries.futures()])
         self.dispatcher.record_unfinished(self.pool.waiting_futures())
         self.dispatcher.record(recorder)
 
@@ -367,6 +377,7 @@ class Engine:
         for source in list(self._pending_sources):
             source.cancel_rest()
         self._blocked.cancel()
+        self._retries.cancel()
         self.pool.cancel_waiting()
         self.dispatcher.cancel_waiting()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from pympipool._core.future import Future
 from pympipool._util.service_threads import ServiceLogger
-from pympipool.pool.failures import supervisor_crash_error, worker_died_error
+from pympipool.pool.failures import supervisor_crash_error, with_note, worker_died_error
 from pympipool.pool.supervisor import Supervisor
 from pympipool.pool.timeouts import watch_for_stuck_ranks
 from pympipool.pool.worker_handle import State
@@ -86,6 +86,7 @@ class BasePool(ABC, Generic[SpawnerT]):
         self._is_killed = False  # `kill` was called
         self._kill_grace_s = 0.0  # of the last call of it
         self._checks_later = False  # a timer of `_close_later` is set
+        self._delayed: dict[Callable[[], object], None] = {}  # see `call_later`
         self._closed: Future[None] = Future()  # unlike an Event it holds no lock that Ctrl-C could leave locked
         self._pending: Callable[[], int] = self.unfinished_count
 
@@ -128,6 +129,24 @@ class BasePool(ABC, Generic[SpawnerT]):
     @abstractmethod
     def cancel_waiting(self) -> None:
         """Cancel the calls that wait here."""
+
+    def call_later(self, delay_s: float, function: Callable[[], object]) -> None:
+        """Have a function called after a delay; at once if the supervisor fails, so that it is not lost.
+
+        Args:
+            function: It must not wait for anything. It is called in the supervisor's thread.
+        """
+        self._delayed[function] = None
+
+        def start_timer() -> None:
+            self.loop.call_later(delay_s, partial(self._call_delayed, function))
+
+        self.loop.call(start_timer)
+
+    def _call_delayed(self, function: Callable[[], object]) -> None:
+        if function in self._delayed:
+            function()
+            del self._delayed[function]
 
     # ---- workers ----
 
@@ -191,6 +210,8 @@ class BasePool(ABC, Generic[SpawnerT]):
         elif self._is_closing:
             self._close_when_idle()
         self._kill_requested()
+        for function in list(self._delayed):  # its timer may not have been set
+            self._call_delayed(function)
         self._resume()
 
     @abstractmethod
@@ -287,6 +308,17 @@ class BasePool(ABC, Generic[SpawnerT]):
             worker.lost_reason = ENDED_ON_REQUEST
         return worker_died_error(worker, future, note)
 
+    def _fail_interrupted(self, worker: WorkerHandle, note: str | None = None) -> None:
+        """Fail the calls that had begun on a worker that is gone. What the pool has killed it for may be a reason to retry."""
+        reason = worker.kill_reason
+        if reason is not None and note is not None:
+            reason = with_note(reason, note)
+        for future in worker.interrupted:
+            if reason is not None:
+                self.dispatcher.call_soon(self.dispatcher.fail_attempt, future, reason)
+            else:
+                self.dispatcher.fail_soon(future, self._death_error(worker, future, note))
+
     def _is_idle(self) -> bool:
         # in the order in which calls pass through: a call that moves on in between is counted in either place
         return self._pending() == 0 and self.dispatcher.unfinished_count == 0
@@ -318,6 +350,8 @@ class BasePool(ABC, Generic[SpawnerT]):
                 self.dispatcher.fail_soon(future, make_error)
         for future in self.waiting_futures():
             self.dispatcher.fail_soon(future, make_error)
+        for function in list(self._delayed):
+            self._call_delayed(function)
         self.dispatcher.call_soon(self._end_after_crash)
 
     def _take_interrupted(self, worker: WorkerHandle) -> list[Future[Any]]:

@@ -23,7 +23,6 @@ from pympipool.pool.failures import (
     redacted_summary,
     start_error,
     state_lost_error,
-    with_note,
 )
 from pympipool.pool.shortages import OutageError, Shortage, shortage_error, shortage_of
 from pympipool.pool.timeouts import watch_run_time
@@ -272,12 +271,7 @@ class BlockPool(BasePool["Spawner"]):
         log_exit(LOGGER, worker, expected=is_expected)
         has_state = worker.ended_calls > 0 or has_start_functions(self.supervisor.settings)
         loses_state = has_served and has_state and not was_told and self.broken is None
-        for future in worker.interrupted:
-            note = STATE_LOST_NOTE if loses_state else None
-            reason = worker.kill_reason
-            if reason is not None and note is not None:
-                reason = with_note(reason, note)
-            self.dispatcher.fail_soon(future, reason or self._death_error(worker, future, note))
+        self._fail_interrupted(worker, STATE_LOST_NOTE if loses_state else None)
         if loses_state and not self.replaces_state:
             LOGGER.error("worker %d ended with its state, and on_worker_replaced is 'fail'", worker.number)
             self.broken = partial(state_lost_error, worker.number)  # calls that run on other workers go on

@@ -99,7 +99,10 @@ class PerCallPool(BasePool[CallSpawners]):
         self.dispatcher.mark_ready(future)
         call = QueuedCall(future, parts, resources)
         mailbox = self.loop.mailbox
-        future._post_when_done(mailbox, functools.partial(self._call_ended, call))
+        end_attempt = functools.partial(self._call_ended, call)
+        future._post_when_done(mailbox, end_attempt)
+        if future.retry is not None:
+            future.retry.end_attempt = functools.partial(mailbox.post, end_attempt)
         if not self.dispatcher.admit(self._unfinished, call, mailbox, functools.partial(self._accept, call), admitted):
             self.dispatcher.cancel(future)
 
@@ -304,8 +307,7 @@ class PerCallPool(BasePool[CallSpawners]):
             LOGGER.info("a call is tried again whose worker is gone")
             self._retry(call)
             return
-        for future in worker.interrupted:
-            self.dispatcher.fail_soon(future, worker.kill_reason or self._death_error(worker, future))
+        self._fail_interrupted(worker)
         if not call.is_settled and not call.is_done:  # it was not sent
             error = worker.kill_reason or start_error(worker)
             shortage = shortage_of(error)

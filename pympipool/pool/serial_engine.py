@@ -13,6 +13,7 @@ import os
 import pickle
 from collections.abc import Callable
 from concurrent import futures
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from pympipool._core.future import Future
@@ -66,7 +67,7 @@ class SerialEngine(WorkerlessEngine):
         try:
             if failed is None:
                 args, kwargs = resolve(args, kwargs)
-                future.set_result(self._run(fn, args, kwargs, resources))
+                future.set_result(self._run_and_retry(future, fn, args, kwargs, resources))
             else:
                 self._failed += 1
                 future.set_exception(InputError(failed)())
@@ -77,6 +78,25 @@ class SerialEngine(WorkerlessEngine):
             future.set_exception(error)
         self._ended += 1
         return future
+
+    def _run_and_retry(
+        self,
+        future: Future[Any],
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        resources: Resources | None,
+    ) -> Any:
+        while True:
+            try:
+                return self._run(fn, args, kwargs, resources)
+            except BaseException as error:
+                if resources is None or future.attempts > resources.retries or isinstance(error, KeyboardInterrupt):
+                    raise
+                if not isinstance(error, resources.retry_on):
+                    raise
+                future.add_failure(error)
+                sleep(resources.retry_delay)
 
     def _run(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], resources: Resources | None

@@ -14,10 +14,11 @@ All other packages import the names below from here.
 
 from pympipool.resources.allocator import Allocation, ResourceAllocator
 from pympipool.resources.discovery import Devices, available_cores, available_devices, bound_cores, cgroup_folders
-from pympipool.resources.request import Resources
+from pympipool.resources.request import OF_CALLS, Resources
 from pympipool.resources.validation import positive_seconds
 
 __all__ = [
+    "OF_CALLS",
     "Allocation",
     "Devices",
     "ResourceAllocator",

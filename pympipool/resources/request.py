@@ -44,6 +44,11 @@ class Resources:
             "pmix", ...) starts them. None: what the MPI library that mpi4py loads needs.
         run_time_max: Seconds that the call may run before it fails with TimeoutError. None: no limit.
         restart_limit: Number of retries of a call whose worker dies while the call runs.
+        retries: Number of times that the call is tried again when it has failed with one of `retry_on`. Deaths of workers count
+            for `restart_limit` instead.
+        retry_on: The exception types after which the call is tried again, one or a tuple; also those of which it raises a
+            subclass.
+        retry_delay: Seconds between a failure and the next attempt. Meanwhile the call has neither worker nor cores.
         connect_timeout: Seconds that a worker may take, from the start of its processes, until it has connected to the
             master. Time in a scheduler's queue does not count.
         preload: Names of modules that calls need, such as ("numpy", "ase"). They are imported once, in the process that forks
@@ -79,6 +84,13 @@ class Resources:
     )
     run_time_max: float | None = field(default=None, metadata={"check": validation.optional_seconds, "in_info": True})
     restart_limit: int = field(default=0, metadata={"check": validation.count(0), "in_info": True})
+    retries: int = field(default=0, metadata={"check": validation.count(0), "in_info": True, "of_calls": True})
+    retry_on: tuple[type[BaseException], ...] = field(
+        default=(Exception,), metadata={"check": validation.exception_types, "of_calls": True}
+    )
+    retry_delay: float = field(
+        default=0.0, metadata={"check": validation.seconds_or_zero, "in_info": True, "of_calls": True}
+    )
     connect_timeout: float = field(default=60.0, metadata={"check": validation.positive_seconds})
     error_log_file: str | None = field(default=None, metadata={"check": validation.writable_file})
     result_of: str = field(default="all", metadata={"check": validation.one_of("all", "root"), "in_info": True})
@@ -173,6 +185,9 @@ class Resources:
         inherited = os.environ if environment is None else environment
         return {name: str(self.threads_per_core) for name in THREAD_VARIABLES if name not in inherited}
 
+
+OF_CALLS = frozenset(one.name for one in fields(Resources) if one.metadata.get("of_calls"))
+"""Parameters that do not concern the worker: with block allocation too, each call can have its own."""
 
 _PARAMETERS: dict[str, Callable[[str, Any], Any]] = {one.name: one.metadata["check"] for one in fields(Resources)}
 

@@ -106,6 +106,23 @@ def optional_seconds(name: str, value: Any) -> float | None:
     return None if value is None else positive_seconds(name, value, ", or None for no limit")
 
 
+def seconds_or_zero(name: str, value: Any) -> float:
+    """Check a duration; 0 is allowed."""
+    return 0.0 if not is_bool(value) and value == 0 else positive_seconds(name, value, ", or 0")
+
+
+def exception_types(name: str, value: Any) -> tuple[type[BaseException], ...]:
+    """Check one exception type, or a list or tuple of them. Return a tuple."""
+    types = (value,) if isinstance(value, type) else value
+    if not isinstance(types, (list, tuple)) or not all(
+        isinstance(one, type) and issubclass(one, BaseException) for one in types
+    ):
+        raise TypeError(
+            f"{name} is {value!r}; it must be an exception type, such as OSError, or a tuple of exception types"
+        )
+    return tuple(types)
+
+
 def string_tuple(name: str, value: Any) -> tuple[str, ...]:
     """Check a list or tuple of strings. Return a tuple."""
     if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):

@@ -162,7 +162,7 @@ def test_forced_cancel_ends_a_running_call(make_executor, gate):
     assert exe.submit(square, 3).result() == 9
 
 
-def test_forced_cancel_of_other_calls_is_a_plain_one(make_executor, gate):
+def test_forced_cancel_of_others_is_plain(make_executor, gate):
     exe = make_executor()
     ended = exe.submit(square, 2)
     assert ended.result() == 4
@@ -240,7 +240,7 @@ def test_large_call_is_cancelled_while_it_is_sent(make_executor, gate):
     assert behind.result() == 16
 
 
-def test_state_that_must_not_be_lost_ends_the_executor(make_block_executor, gate):
+def test_lost_state_ends_the_executor(make_block_executor, gate):
     exe = make_block_executor(init_function=loaded, on_worker_replaced="fail")
     call = begun(exe, gate)
     assert call.cancel(force=True)

@@ -86,6 +86,9 @@ WRONG_TYPES = {
     "refresh_rate": [*NO_SECONDS, None],
     "run_time_max": NO_SECONDS,
     "restart_limit": NO_INTEGER,
+    "retries": NO_INTEGER,
+    "retry_on": ["OSError", 1, OSError("an instance"), [OSError, "ValueError"], int],
+    "retry_delay": [*NO_SECONDS, None],
     "connect_timeout": [*NO_SECONDS, None],
 }
 
@@ -103,6 +106,8 @@ WRONG_VALUES = {
     "refresh_rate": [(0, "positive"), (-0.1, "positive"), (float("inf"), "finite")],
     "run_time_max": [(0, "positive"), (-1, "positive"), (float("inf"), "finite")],
     "restart_limit": [(-1, "at least 0")],
+    "retries": [(-1, "at least 0")],
+    "retry_delay": [(-1, "positive"), (float("inf"), "finite")],
     "connect_timeout": [(0, "positive"), (-1, "positive"), (float("inf"), "finite")],
 }
 

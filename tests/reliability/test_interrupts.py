@@ -85,6 +85,16 @@ def cancel(exe):
     call.cancel()
 
 
+def cancel_by_force(exe):
+    call = exe.submit(square, 2)
+    call.cancel(force=True)
+
+
+def retry(exe):
+    call = exe.submit(divmod, 1, 0, resource_dict={"retries": 1})
+    call.exception(LIMIT_S)
+
+
 def ask(exe):
     call = exe.submit(square, 2)
     call.add_done_callback(str)
@@ -115,6 +125,15 @@ def map_in_chunks(exe):
     list(exe.map(square, range(4), chunksize=2, timeout=LIMIT_S))
 
 
+def map_unordered(exe):
+    list(exe.map(square, range(5), unordered=True, timeout=LIMIT_S))
+    list(exe.map(square, range(5), unordered=True, chunksize=2, timeout=LIMIT_S))
+
+
+def map_buffered(exe):
+    list(exe.map(square, range(5), buffersize=2, timeout=LIMIT_S))
+
+
 def map_and_leave(exe):
     results = exe.map(square, range(20), timeout=LIMIT_S)
     next(results)
@@ -124,14 +143,18 @@ def map_and_leave(exe):
 
 
 @pytest.mark.parametrize(
-    "action", [submit_plain, submit_with_inputs, submit_with_foreign_input, cancel, ask, wait, as_completed, resize]
+    "action",
+    [
+        *(submit_plain, submit_with_inputs, submit_with_foreign_input, cancel, cancel_by_force, retry, ask, wait),
+        *(as_completed, resize),
+    ],
 )
 def test_interrupted_method_leaves_nothing_unfinished(executor, action):
     check_everywhere(executor, lambda: action(executor), 1 if executor.info["block_allocation"] else 5)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Ctrl-C in the end of a generator
-@pytest.mark.parametrize("action", [map_all, map_in_chunks, map_and_leave])
+@pytest.mark.parametrize("action", [map_all, map_in_chunks, map_unordered, map_buffered, map_and_leave])
 def test_interrupted_map_leaves_nothing_unfinished(action):
     with Executor(backend="mpi", max_workers=1, block_allocation=True) as exe:
         check_everywhere(exe, lambda: action(exe))
