@@ -194,7 +194,7 @@ def test_end_names_workers_that_have_not_ended(monkeypatch, caplog):
     pid = exe.submit(os.getpid).result(LIMIT_S)
     with monkeypatch.context() as patches:  # as if the kernel did not end them
         patches.setattr(engine, "KILL_LIMIT_S", 0.1)
-        patches.setattr(exe._engine.pool, "kill", lambda: None)
+        patches.setattr(exe._engine.pool, "kill", lambda **_: None)
         end(exe.__exit__, KeyboardInterrupt, None, None)
     assert f"worker 1 (pid {pid}, host" in caplog.text
     assert "has not ended within 0.1 s" in caplog.text
