@@ -108,6 +108,7 @@ class Engine:
             self._owner = weakref.ref(owner, self.pool.mailbox.prepare(self._owner_is_gone).send)
             self.pool.open()
             self.dispatcher.start()
+            self.pool.start_workers()  # after all threads: the start of a thread waits while another one is busy
             open_engines.add(self)
             trace_registry.register(self)
             undo.pop_all()

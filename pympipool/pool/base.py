@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from pympipool._core.future import Future
 from pympipool._util.service_threads import ServiceLogger
-from pympipool.pool.failures import supervisor_crash_error, with_note, worker_died_error
+from pympipool.pool.failures import import_for_failures, supervisor_crash_error, with_note, worker_died_error
 from pympipool.pool.supervisor import Supervisor
 from pympipool.pool.timeouts import watch_for_stuck_ranks
 from pympipool.pool.worker_handle import State
@@ -37,6 +37,9 @@ TERMINATION_GRACE_S = 5.0
 ENDED_ON_REQUEST = (
     "its executor has ended it, by kill_workers(), terminate_workers(), shutdown(kill_workers=True) or after Ctrl-C"
 )
+
+IMPORT_DELAY_S = 0.25
+"""Time after the start of an executor at which the supervisor imports what failures need: the first result must not wait."""
 
 ABANDON_S = 5.0
 """Longest wait for the end of a pool whose executor could not be made."""
@@ -154,6 +157,13 @@ class BasePool(ABC, Generic[SpawnerT]):
         """Start the supervisor."""
         self.loop.start()
         self.dispatcher.supervisor_thread_id = self.loop.thread.ident or 0
+        self.loop.call(self._import_later)
+
+    def _import_later(self) -> None:
+        self.loop.call_later(IMPORT_DELAY_S, import_for_failures)
+
+    def start_workers(self) -> None:
+        """Do nothing: workers are started for calls."""
 
     def abandon(self) -> None:
         """Release everything, in place of `open`, after it has failed, or if the executor could not be made."""

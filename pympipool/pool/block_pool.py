@@ -97,9 +97,8 @@ class BlockPool(BasePool["Spawner"]):
 
     # ---- for any thread ----
 
-    def open(self) -> None:
-        """Start the supervisor and the workers."""
-        super().open()
+    def start_workers(self) -> None:
+        """Start all workers."""
         self.loop.call(self._start_missing)
 
     def submit(

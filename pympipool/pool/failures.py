@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import BrokenExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -55,8 +56,21 @@ def worker_died_error(worker: WorkerHandle, future: Future[Any], note: str | Non
     return partial(_worker_died, facts, note)
 
 
+def import_for_failures() -> None:
+    """Import what this and other service threads need once something has failed.
+
+    In CPython 3.11 an import that Ctrl-C interrupts in the main thread may leave its lock held, and each other thread that
+    imports the same module then waits for ever. In a service thread no signal handler runs.
+    """
+    with contextlib.suppress(Exception):  # no memory, for example: then the import is tried again where it is needed
+        from concurrent.futures import process  # noqa: F401
+        from multiprocessing import resource_tracker  # noqa: F401
+
+        from pympipool.errors import WorkerDied  # noqa: F401
+
+
 def _worker_died(facts: dict[str, Any], note: str | None) -> WorkerDied:
-    from pympipool.errors import WorkerDied  # not before a worker has died: it takes 15 ms
+    from pympipool.errors import WorkerDied  # takes 15 ms, so scripts do not wait for it; see `import_for_failures`
 
     error = WorkerDied(**facts)
     if note is not None:

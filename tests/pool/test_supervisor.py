@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -98,3 +100,18 @@ def test_worker_that_ends_at_once_is_replaced(block_allocation, monkeypatch):
     with Executor(max_workers=1, block_allocation=block_allocation) as exe:
         assert exe.submit(pow, 2, 3).result(30) == 8
     assert ended == [-signal.SIGKILL]
+
+
+def test_modules_for_failures_are_imported_early():
+    code = (
+        "import sys, time\n"
+        "from pympipool import Executor\n"
+        "with Executor(max_workers=1) as exe:\n"
+        "    wanted = {'pympipool.errors.worker_died', 'multiprocessing.resource_tracker', 'concurrent.futures.process'}\n"
+        "    exe.submit(abs, 1).result()\n"
+        "    deadline = time.monotonic() + 30\n"
+        "    while not wanted <= sys.modules.keys() and time.monotonic() < deadline: time.sleep(0.01)\n"
+        "    print(sorted(wanted - sys.modules.keys()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[]\n"

@@ -207,7 +207,7 @@ def test_shutdown_finishes_interrupted_kill(executor, gate, monkeypatch, step):
     calls = [executor.submit(hold, gate.path), executor.submit(square, 2), executor.submit(square, futures.Future())]
     gate.wait_until_begun()
 
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     target, _, name = f"_engine.{step}".rpartition(".")
