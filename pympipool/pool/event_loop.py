@@ -182,7 +182,10 @@ class EventLoop:
             BaseException.with_traceback(error, None)  # its frames would keep in memory what the handler worked with
 
     def stop(self) -> None:
-        """End the thread after the handlers that are due now."""
+        """Run no more functions and timers, and end the thread after the handlers that are due now.
+
+        Nothing may be asked of what was closed with the loop: it would wait there for ever.
+        """
         self._stopping = True
 
     def close(self) -> None:
@@ -236,12 +239,12 @@ class EventLoop:
     # A function or a timer is removed after it has run: without memory its call may fail before it has begun.
 
     def _run_posted(self) -> None:
-        while (function := self.mailbox.peek()) is not None:
+        while not self._stopping and (function := self.mailbox.peek()) is not None:
             self.run(function)
             self.mailbox.drop()
 
     def _run_timers(self) -> None:
-        while self._timers and self._timers[0][0] <= monotonic():
+        while not self._stopping and self._timers and self._timers[0][0] <= monotonic():
             _, _, timer = self._timers[0]
             if timer.function is None:  # it has run, or was cancelled
                 heapq.heappop(self._timers)

@@ -30,9 +30,12 @@ def immortal(monkeypatch):
     monkeypatch.undo()
     for pid in filter(is_alive, pids):
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not any(map(is_alive, pids)))
-    subprocesses.reap_later()
-    assert not any(child.pid in pids for child in psutil.Process().children())
+
+    def are_reaped():  # again: a process can be waited for only when its last thread has ended
+        subprocesses.reap_later()
+        return not any(child.pid in pids for child in psutil.Process().children())
+
+    wait_until(are_reaped)
 
 
 def test_worker_that_cannot_be_killed_is_abandoned(immortal, caplog):
