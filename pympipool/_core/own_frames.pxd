@@ -19,7 +19,7 @@ cdef extern from *:
             PyCodeObject *code = PyFrame_GetCode(entry->tb_frame);
             const char *name = PyUnicode_AsUTF8(code->co_filename);
             int is_own = name != NULL && (strncmp(name, "pympipool/_core/", 16) == 0 ||
-                                          strstr(name, "/pympipool/execution/batching.py") != NULL);
+                                          strstr(name, "/pympipool/execution/map_results.py") != NULL);
             Py_DECREF(code);
             if (!is_own)
                 break;

@@ -314,7 +314,7 @@ class BasePool(ABC, Generic[SpawnerT]):
         self, worker: WorkerHandle, future: Future[Any], note: str | None = None
     ) -> Callable[[], BaseException]:
         """Return a function that makes the error of a call whose worker has ended while it ran."""
-        if self._is_killed and worker.lost_reason is None:
+        if self._is_killed and (worker.was_killed or worker.lost_reason is None):
             worker.lost_reason = ENDED_ON_REQUEST
         return worker_died_error(worker, future, note)
 

@@ -49,6 +49,11 @@ def random_number():
     return float(np.random.random())
 
 
+def the_forkserver():
+    (forkserver,) = [child for child in psutil.Process().children() if "pympipool_fork_server" in child.cmdline()]
+    return forkserver
+
+
 def is_preloaded(exe, name):
     return exe.submit(modules_at_start, name).result()[0]
 
@@ -70,7 +75,7 @@ def test_empty_preload_imports_nothing():
     with Executor(max_workers=1, preload=()) as exe:
         for _ in range(3):
             exe.submit(import_numpy).result()
-        (forkserver,) = psutil.Process().children()
+        forkserver = the_forkserver()
         assert not is_preloaded(exe, "numpy")
         wait_until(lambda: forkserver.children() == [])
 
@@ -126,7 +131,7 @@ def test_slow_import_delays_no_call(module):
     module("endless", "import time; time.sleep(1000)")
     with Executor(max_workers=1, preload=["endless"]) as exe:
         assert [exe.submit(abs, -1).result() for _ in range(3)] == [1, 1, 1]
-        (forkserver,) = psutil.Process().children()
+        forkserver = the_forkserver()
         (importing,) = forkserver.children()
     wait_until(lambda: not importing.is_running())
 
@@ -162,7 +167,7 @@ def test_preloaded_process_ends_with_killed_forkserver(module):
     name = module("named", "")
     with Executor(max_workers=1, preload=[name]) as exe:
         wait_until(lambda: is_preloaded(exe, name))
-        (forkserver,) = psutil.Process().children()
+        forkserver = the_forkserver()
         (preloaded,) = forkserver.children()
         forkserver.kill()
         wait_until(lambda: not preloaded.is_running() or preloaded.status() == psutil.STATUS_ZOMBIE)
