@@ -425,7 +425,7 @@ def test_output_of_calls_reaches_the_user(tmp_path):
         assert f"raw {i}\n" in stdout
         assert f"no end {i}" in stdout
         assert f"error {i}\n" in stderr
-    assert "45\n" in stdout
+    assert "45" in stdout  # where Python writes without buffers, output of a call may come before the end of this line
 
 
 def test_output_arrives_in_order_before_shutdown_returns(make_executor, capsys):
