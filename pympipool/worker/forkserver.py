@@ -134,6 +134,8 @@ class Forkserver:
             self._fork_worker(request, self.target if target is None else target.number)
         for descriptor in request.descriptors[:3]:
             os.close(descriptor)
+        if target is not None and self.preloading is not None:
+            self.preloading.start_missing(target)
 
     def _write_notices(self, stderr: int) -> None:
         """Write what the user must know of preloaded modules to the stderr of a worker."""

@@ -85,9 +85,12 @@ class Preloading:
             return None
         if target is None and len(self._targets) < PROCESSES_MAX:
             target = self._targets[key] = _Target(len(self._targets), key, list(preload or ()))
-            if preload:
-                self._start(target)
         return target
+
+    def start_missing(self, target: _Target) -> None:
+        """Start the process of a target that has none. No request may be open: the process would inherit its descriptors."""
+        if target.process is None:
+            self._start(target)
 
     def on_readable(self, descriptor: int) -> None:
         """Read a report of a worker, or what a preloaded process has to tell."""
@@ -108,7 +111,9 @@ class Preloading:
             self._start(target)
         elif target.starting is process:
             target.starting = None
-            if message:  # otherwise an import has ended it
+            if not message:  # an import has ended it, and would end the next one
+                target.modules = []
+            else:
                 problem = message.decode(errors="replace")
                 target.refuse(problem)
                 if target.preload:
@@ -133,11 +138,14 @@ class Preloading:
         if target.starting is not None or not target.modules or target.starts >= STARTS_MAX:
             return
         target.starts += 1
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         parent = os.getpid()
         try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError:  # a shortage; the next request tries again
+            return
+        try:
             pid = os.fork()
-        except OSError:  # a shortage; the next report tries again
+        except OSError:
             ours.close()
             theirs.close()
             return

@@ -194,7 +194,7 @@ def test_racing_forced_cancel_harms_no_other_call(make_block_executor):
     chosen = random.Random(3)
     for _ in range(25):
         calls = [exe.submit(square, number) for number in range(30)]
-        time.sleep(chosen.random() * 0.002)
+        time.sleep(chosen.random() * 0.002)  # the call may be before, in or after its run
         cancelled = chosen.sample(calls, 3)
         for call in cancelled:
             call.cancel(force=True)

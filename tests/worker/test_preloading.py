@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -132,7 +133,10 @@ def test_slow_import_delays_no_call(module):
     with Executor(max_workers=1, preload=["endless"]) as exe:
         assert [exe.submit(abs, -1).result() for _ in range(3)] == [1, 1, 1]
         forkserver = the_forkserver()
+        wait_until(lambda: len(forkserver.children()) == 1)
         (importing,) = forkserver.children()
+        opened = {file.name: os.readlink(file) for file in Path(f"/proc/{importing.pid}/fd").iterdir()}
+        assert [file for number, file in opened.items() if int(number) > 2 and file.startswith("pipe:")] == []
     wait_until(lambda: not importing.is_running())
 
 
