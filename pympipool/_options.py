@@ -258,7 +258,7 @@ _FOREIGN_NAMES = {
     **dict.fromkeys(("cores", "cores_per_call", "ranks", "num_ranks", "ntasks"), "cores_per_worker"),
     **dict.fromkeys(("threads", "num_threads", "threads_per_worker", "cpus_per_task"), "threads_per_core"),
     **dict.fromkeys(("gpus", "num_gpus", "gpus_per_core", "gpus_per_task"), "gpus_per_worker"),
-    **dict.fromkeys(("timeout", "walltime", "time_limit"), "run_time_max"),
+    **dict.fromkeys(("timeout", "walltime"), "run_time_max"),
     **dict.fromkeys(("working_directory", "workdir", "directory"), "cwd"),
 }
 """Parameters of similar classes (of multiprocessing, joblib, dask, ray), and what they are called here."""

@@ -118,6 +118,15 @@ class Executor(futures.Executor):
             several ranks, and on those that flux or SLURM start.
         error_log_file: A file to which workers append each call that raises: function, arguments (in a few hundred
             characters each) and traceback. For workers on other hosts it must lie in a shared folder.
+        num_nodes: Number of nodes that the ranks of a worker are spread over; only with SLURM.
+        exclusive: Each worker has its nodes for itself: `num_nodes`, by default one inside a job of SLURM. Only with SLURM.
+        priority: Priority of a worker's job in the queue, from 1; only with SLURM, outside of a job, and for its operators.
+        partition: Partition of a worker's job; only with SLURM, outside of a job.
+        account: Account that a worker's job is charged to; only with SLURM, outside of a job.
+        time_limit: Seconds after which the scheduler ends a worker, whatever it does; only with SLURM. Default: what
+            `run_time_max` needs if each call has its own worker, else as the scheduler is configured.
+        flux_log_files: A parameter of executorlib, for which this executor has nothing yet.
+        executor_nesting: A parameter of executorlib, for which this executor has nothing yet.
         plot_dependency_graph: Draw the graph of the calls instead of running them, in the notebook, when the executor
             is shut down; `result()` raises RuntimeError.
         plot_dependency_graph_filename: Draw the graph to this file (SVG) instead of the notebook.
@@ -172,6 +181,14 @@ class Executor(futures.Executor):
         connect_timeout: float = 60.0,
         preload: Sequence[str] | None = None,
         error_log_file: str | os.PathLike[str] | None = None,
+        num_nodes: int | None = None,
+        exclusive: bool | None = False,
+        priority: int | None = None,
+        partition: str | None = None,
+        account: str | None = None,
+        time_limit: float | None = None,
+        flux_log_files: bool = False,
+        executor_nesting: bool = False,
         plot_dependency_graph: bool = False,
         plot_dependency_graph_filename: str | os.PathLike[str] | None = None,
     ) -> None:

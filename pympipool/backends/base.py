@@ -8,6 +8,7 @@ A backend makes the spawners of one executor and keeps what they share: a forkse
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from pympipool.resources import available_cores
@@ -103,8 +104,8 @@ class SchedulerBackend(ABC):
     def _make_spawner(self, resources: Resources) -> Spawner: ...
 
     def for_block(self, resources: Resources) -> Spawner:
-        """Return the spawner that starts a job, or a step of one, for each worker."""
-        return self.for_call(resources)
+        """Return the spawner that starts a job, or a step of one, for each worker, which lasts for any number of calls."""
+        return self.for_call(replace(resources, run_time_max=None))
 
     def for_call(self, resources: Resources) -> Spawner:
         """Return the spawner that starts a job, or a step of one, for each call."""

@@ -19,6 +19,10 @@ THREAD_VARIABLES = (
 )
 """The variables that set the number of threads of numerical libraries (OpenMP, OpenBLAS, MKL, Accelerate, numexpr)."""
 
+DURATION_MARGIN_S = 60.0
+"""Seconds that a scheduler is asked for in addition to `run_time_max` and the time to connect, so that a call which takes too long
+ends by `run_time_max`, with its error."""
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -37,11 +41,22 @@ class Resources:
         oversubscribe: Allow MPI to start more ranks than it finds cores. pympipool counts cores in the same way as
             without it.
         cwd: Working directory, which must exist. None: the master's.
-        executor: The `flux.job.FluxExecutor` to submit to. Only for the flux backend.
+        executor: The `flux.job.FluxExecutor` to submit to. Only with flux.
         hostname_localhost: Workers connect to "localhost" instead of the host's name, which may not resolve on macOS.
-        command_line_argument_lst: Further arguments for `srun`. Only for the SLURM backend.
+        command_line_argument_lst: Further arguments for `srun`. Only with SLURM.
         pmi_mode: How the ranks of an MPI job find each other, where flux ("simple", "pmix", ...) or SLURM ("pmi2",
             "pmix", ...) starts them. None: what the MPI library that mpi4py loads needs.
+        num_nodes: Number of nodes that the ranks are spread over, at least one rank on each. Only with SLURM.
+        exclusive: Have whole nodes, which nothing else uses meanwhile: `num_nodes`, by default one inside a job of SLURM.
+            Only with SLURM.
+        priority: The priority of the worker's job in the queue; 1 or more, where larger numbers start earlier. Only with
+            SLURM outside of a job, for its operators.
+        partition: The partition of the worker's job. Only with SLURM, outside of a job.
+        account: The account that the worker's job is charged to. Only with SLURM, outside of a job.
+        time_limit: Seconds after which the scheduler ends the worker, whatever it does. None: with `run_time_max`, and
+            a worker for each call, that and the time to start; else the scheduler's default. Only with SLURM.
+        flux_log_files: Not supported.
+        executor_nesting: Not supported.
         run_time_max: Seconds that the call may run before it fails with TimeoutError. None: no limit.
         restart_limit: Number of retries of a call whose worker dies while the call runs.
         retries: Number of times that the call is tried again when it has failed with one of `retry_on`. Deaths of workers count
@@ -95,8 +110,16 @@ class Resources:
     error_log_file: str | None = field(default=None, metadata={"check": validation.writable_file})
     result_of: str = field(default="all", metadata={"check": validation.one_of("all", "root"), "in_info": True})
     preload: tuple[str, ...] | None = field(default=None, metadata={"check": validation.module_names})
-    pmi_mode: str | None = field(default=None, metadata={"check": validation.optional_name})
+    pmi_mode: str | None = field(default=None, metadata={"check": validation.optional_name("pmix")})
     mp_context: Any = field(default=None, metadata={"check": validation.optional_start_method})
+    num_nodes: int | None = field(default=None, metadata={"check": validation.optional_count})
+    exclusive: bool = field(default=False, metadata={"check": validation.optional_flag})
+    priority: int | None = field(default=None, metadata={"check": validation.optional_count})
+    partition: str | None = field(default=None, metadata={"check": validation.optional_name("debug")})
+    account: str | None = field(default=None, metadata={"check": validation.optional_name("physics")})
+    time_limit: float | None = field(default=None, metadata={"check": validation.optional_seconds})
+    flux_log_files: bool = field(default=False, metadata={"check": validation.optional_flag})
+    executor_nesting: bool = field(default=False, metadata={"check": validation.optional_flag})
 
     def __post_init__(self) -> None:
         for name in _PARAMETERS:
@@ -160,10 +183,39 @@ class Resources:
                 raise ValueError(_unknown_key(key))
         return parameters
 
+    def check_backend(self, backend: str) -> None:
+        """Raise ValueError for a parameter that a backend does not have, and for more nodes than ranks.
+
+        Examples:
+            >>> Resources(partition="debug").check_backend("mpi")
+            Traceback (most recent call last):
+                ...
+            ValueError: partition is 'debug'; backend 'mpi' takes none, only 'slurm' does: leave it out
+        """
+        for name, (only, hint) in _ONLY.items():
+            value = getattr(self, name)
+            if backend in only or value == _DEFAULTS[name]:
+                continue
+            others = f", only {' and '.join(map(repr, only))} do{'es' if len(only) == 1 else ''}" if only else ""
+            value = list(value) if isinstance(value, tuple) else value
+            raise ValueError(f"{name} is {value!r}; backend {backend!r} takes none{others}: {hint}")
+        if self.num_nodes is not None and self.num_nodes > self.cores:
+            raise ValueError(
+                f"num_nodes is {self.num_nodes} with {self.cores} core{'s' * (self.cores > 1)}; each node needs at least one rank:"
+                " use more cores, or fewer nodes"
+            )
+
     @property
     def total_cores(self) -> int:
         """The number of cores of all ranks together, by which an executor counts: a core for each thread."""
         return self.cores * self.threads_per_core
+
+    @property
+    def call_duration_s(self) -> float | None:
+        """Seconds that a scheduler is asked for, for a worker that serves one call. None: as long as its rules allow."""
+        if self.time_limit is not None or self.run_time_max is None:
+            return self.time_limit
+        return self.connect_timeout + self.run_time_max + DURATION_MARGIN_S
 
     @property
     def gpus(self) -> int:
@@ -186,6 +238,27 @@ class Resources:
         return {name: str(self.threads_per_core) for name in THREAD_VARIABLES if name not in inherited}
 
 
+_ONLY: dict[str, tuple[tuple[str, ...], str]] = {
+    "oversubscribe": (
+        ("mpi", "slurm"),
+        "flux gives each core to one rank at a time; leave it False, or use fewer cores",
+    ),
+    "executor": (("flux",), "it is for a flux.job.FluxExecutor"),
+    "command_line_argument_lst": (("slurm",), "it is for SLURM's srun"),
+    "pmi_mode": (("slurm", "flux"), "ranks are started by the mpiexec of their MPI library, which needs none"),
+    "num_nodes": (("slurm",), "there is no choice of nodes; leave it out"),
+    "exclusive": (("slurm",), "leave it out; with max_workers=1 one call runs at a time"),
+    "priority": (("slurm",), "calls start in the order in which they are submitted; leave it out"),
+    "partition": (("slurm",), "leave it out"),
+    "account": (("slurm",), "leave it out"),
+    "time_limit": (("slurm",), "use run_time_max, which limits each call on every backend"),
+    "flux_log_files": ((), "what workers print arrives in the script; leave it out"),
+    "executor_nesting": ((), "a call that needs flux can start its own instance, by `flux start`; leave it out"),
+}
+"""Parameters that not all backends have: the backends that have it, and a hint for users of the others."""
+
+_DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Resources)}
+
 OF_CALLS = frozenset(one.name for one in fields(Resources) if one.metadata.get("of_calls"))
 """Parameters that do not concern the worker: with block allocation too, each call can have its own."""
 
@@ -197,6 +270,7 @@ _ALIASES = {
     "slurm_cmd_args": "command_line_argument_lst",
     "flux_executor": "executor",
     "flux_executor_pmi_mode": "pmi_mode",
+    "flux_executor_nesting": "executor_nesting",
 }
 """Parameters of executorlib that have other names here."""
 
@@ -210,11 +284,6 @@ _NOT_HERE: dict[str, tuple[Any, str]] = {
     "wait": (True, "shutdown(wait=False) does not wait for the calls"),
     "pysqa_config_directory": (None, _NO_TEMPLATES),
     "submission_template": (None, _NO_TEMPLATES),
-    "flux_executor_nesting": (False, "a call that needs flux can start its own instance, by `flux start`"),
-    "flux_log_files": (False, "what workers print arrives in the script"),
-    "num_nodes": (None, "with SLURM, give --nodes in command_line_argument_lst"),
-    "exclusive": (False, "with SLURM, give --exclusive in command_line_argument_lst"),
-    "priority": (None, "calls start in the order in which they are submitted"),
 }
 """Parameters of executorlib that do not exist here: the value that asks for nothing, and what there is instead."""
 

@@ -34,6 +34,11 @@ def count(least: int) -> Callable[[str, Any], int]:
     return check
 
 
+def optional_count(name: str, value: Any) -> int | None:
+    """Check an integer of at least 1; None is allowed."""
+    return None if value is None else count(1)(name, value)
+
+
 def is_bool(value: Any) -> bool:
     """Return True for a bool of Python or of numpy. The name of numpy's class depends on the version of numpy."""
     return type(value).__name__ in ("bool", "bool_")
@@ -143,11 +148,17 @@ def one_of(*values: str) -> Callable[[str, Any], str]:
     return check
 
 
-def optional_name(name: str, value: Any) -> str | None:
-    """Check a name whose meaning only the backend knows; None is allowed."""
-    if value is None or (isinstance(value, str) and value):
-        return value
-    raise (ValueError if value == "" else TypeError)(f"{name} is {value!r}; it must be a word like 'pmix', or None")
+def optional_name(example: str) -> Callable[[str, Any], str | None]:
+    """Return a check for a name whose meaning only the backend knows; None is allowed."""
+
+    def check(name: str, value: Any) -> str | None:
+        if value is None or (isinstance(value, str) and value):
+            return value
+        raise (ValueError if value == "" else TypeError)(
+            f"{name} is {value!r}; it must be a word like {example!r}, or None"
+        )
+
+    return check
 
 
 def unchecked(name: str, value: Any) -> Any:  # noqa: ARG001

@@ -49,6 +49,9 @@ def test_gpus_of_resource_dict_are_per_core(monkeypatch):
         ({"export_workflow_filename": "w.json"}, ValueError, "plot_dependency_graph_filename"),
         ({"log_obj_size": True}, ValueError, r"pympipool\.trace\(\)"),
         ({"wait": False}, ValueError, r"shutdown\(wait=False\)"),
+        ({"num_nodes": 2}, ValueError, "num_nodes is 2; backend 'mpi' takes none, only"),
+        ({"resource_dict": {"priority": 3}}, ValueError, "priority is 3; backend 'mpi' takes none, only"),
+        ({"flux_executor_nesting": True}, ValueError, "executor_nesting is True; backend 'mpi' takes none"),
         ({"pysqa_config_directory": "c"}, ValueError, "srun or flux starts workers"),
     ],
 )
@@ -60,7 +63,14 @@ def test_other_values_raise_with_a_remedy(parameters, kind, words):
 def test_defaults_of_executorlib_are_accepted():
     neutral = {
         "cache_directory": None,
-        "resource_dict": {"cores": 1, "threads_per_core": 1, "gpus_per_core": 0, "cwd": None, "cache_key": None},
+        "resource_dict": {
+            "cores": 1,
+            "threads_per_core": 1,
+            "gpus_per_core": 0,
+            "cwd": None,
+            "cache_key": None,
+            "exclusive": None,
+        },
         "hostname_localhost": None,
         "export_workflow_filename": None,
         "log_obj_size": False,

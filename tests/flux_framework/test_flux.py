@@ -292,8 +292,8 @@ def test_calls_that_wait_are_cancelled_with_their_jobs(make_on_one, one_broker, 
 @pytest.mark.parametrize(
     ("parameters", "error", "says"),
     [
-        ({"oversubscribe": True}, ValueError, "oversubscribe is True; flux gives each core to one rank"),
-        ({"command_line_argument_lst": ["--exclusive"]}, ValueError, "it is for srun"),
+        ({"oversubscribe": True}, ValueError, "oversubscribe is True; backend 'flux' takes none"),
+        ({"command_line_argument_lst": ["--exclusive"]}, ValueError, "it is for SLURM's srun"),
         ({"executor": object()}, TypeError, "must be a flux.job.FluxExecutor"),
         ({"executor": object(), "backend": "auto"}, TypeError, "must be a flux.job.FluxExecutor"),
         ({"pmi_mode": 2}, TypeError, "pmi_mode is 2"),

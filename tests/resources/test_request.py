@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pympipool.resources import Resources
-from pympipool.resources.request import THREAD_VARIABLES
+from pympipool.resources.request import DURATION_MARGIN_S, THREAD_VARIABLES
 
 
 def test_defaults_are_those_of_the_specification():
@@ -35,6 +35,14 @@ def test_defaults_are_those_of_the_specification():
         "error_log_file": None,
         "mp_context": None,
         "result_of": "all",
+        "num_nodes": None,
+        "exclusive": False,
+        "priority": None,
+        "partition": None,
+        "account": None,
+        "time_limit": None,
+        "flux_log_files": False,
+        "executor_nesting": False,
     }
 
 
@@ -83,6 +91,12 @@ WRONG_TYPES = {
     "command_line_argument_lst": ["-p debug", None, [1], {"-p"}],
     "run_time_max": [True, "3", [1], float("nan")],
     "restart_limit": [True, None, 1.0],
+    "num_nodes": [True, 1.0, "2"],
+    "exclusive": [1, "node"],
+    "priority": [True, "high"],
+    "partition": [1, ["debug"]],
+    "account": [1],
+    "time_limit": [True, "1:00"],
 }
 WRONG_VALUES = {
     "cores": [0, -1],
@@ -90,6 +104,9 @@ WRONG_VALUES = {
     "gpus_per_core": [-1],
     "run_time_max": [0, -1.5, float("inf")],
     "restart_limit": [-1],
+    "num_nodes": [0],
+    "priority": [0, -1],
+    "time_limit": [0, float("inf")],
     "cwd": ["/no/such/directory", "", __file__, pathlib.Path("/no/such")],
 }
 
@@ -123,6 +140,49 @@ def test_values_are_normalized(tmp_path, monkeypatch):
     assert pickle.loads(pickle.dumps(kept)) == kept
     with pytest.raises(dataclasses.FrozenInstanceError):
         kept.cores = 3
+
+
+OF_SOME_BACKENDS = [
+    ("mpi", "executor", object(), "only 'flux' does"),
+    ("slurm", "executor", object(), "it is for a flux.job.FluxExecutor"),
+    ("mpi", "command_line_argument_lst", ["--mem=0"], "only 'slurm' does: it is for SLURM's srun"),
+    ("flux", "command_line_argument_lst", ["--mem=0"], "it is for SLURM's srun"),
+    ("mpi", "pmi_mode", "pmix", "only 'slurm' and 'flux' do"),
+    ("flux", "oversubscribe", True, "flux gives each core to one rank at a time"),
+    ("mpi", "num_nodes", 1, "there is no choice of nodes"),
+    ("mpi", "exclusive", True, "max_workers=1"),
+    ("mpi", "priority", 16, "calls start in the order in which they are submitted"),
+    ("mpi", "partition", "debug", "only 'slurm' does: leave it out"),
+    ("mpi", "account", "physics", "leave it out"),
+    ("mpi", "time_limit", 60.0, "use run_time_max"),
+    ("mpi", "flux_log_files", True, "what workers print arrives in the script"),
+    ("slurm", "executor_nesting", True, "flux start"),
+]
+
+
+@pytest.mark.parametrize(("backend", "name", "value", "words"), OF_SOME_BACKENDS)
+def test_parameter_that_backend_lacks_raises(backend, name, value, words):
+    with pytest.raises(ValueError, match=f"^{name} is ") as caught:
+        Resources(**{name: value}).check_backend(backend)
+    text = str(caught.value)
+    assert f"{name} is {value!r}; backend {backend!r} takes none" in text
+    assert words in text
+
+
+@pytest.mark.parametrize("backend", ["mpi", "slurm", "flux"])
+def test_every_backend_takes_the_defaults(backend):
+    Resources().check_backend(backend)
+
+
+def test_each_node_needs_a_rank():
+    with pytest.raises(ValueError, match="num_nodes is 3 with 2 cores; each node needs at least one rank"):
+        Resources(cores=2, num_nodes=3).check_backend("slurm")
+
+
+def test_duration_leaves_time_for_the_whole_call():
+    assert Resources().call_duration_s is None
+    assert Resources(run_time_max=10, connect_timeout=20).call_duration_s == 30 + DURATION_MARGIN_S
+    assert Resources(run_time_max=1000, time_limit=60).call_duration_s == 60
 
 
 def test_thread_variables_keep_values_of_the_user(monkeypatch):

@@ -35,23 +35,14 @@ class FluxBackend(SchedulerBackend):
         return self._size.cores
 
     def check(self, resources: Resources) -> None:
-        """Raise ValueError for parameters that only SLURM understands, and for more ranks than cores.
+        """Raise ValueError for parameters that flux does not have.
 
         Raises:
             TypeError: resources.executor is not a FluxExecutor.
         """
         if resources.executor is not None:
             check_executor(resources.executor)
-        if resources.oversubscribe:
-            raise ValueError(
-                "oversubscribe is True; flux gives each core to one rank at a time, so backend 'flux' cannot start more"
-                " ranks than there are cores: leave it False, or use fewer cores"
-            )
-        if resources.command_line_argument_lst:
-            raise ValueError(
-                f"command_line_argument_lst is {list(resources.command_line_argument_lst)!r}; it is for srun, with SLURM:"
-                " backend 'flux' takes none"
-            )
+        resources.check_backend(self.name)
 
     def _make_spawner(self, resources: Resources) -> Spawner:
         from pympipool.backends.flux.spawner import FluxSpawner

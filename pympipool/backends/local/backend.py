@@ -39,20 +39,7 @@ class LocalBackend:
 
     def check(self, resources: Resources) -> None:
         """Raise ValueError for parameters that only a scheduler understands."""
-        if resources.executor is not None:
-            raise ValueError(
-                f"executor is {resources.executor!r}; backend 'mpi' takes none: it is for a flux.job.FluxExecutor, with flux"
-            )
-        if resources.command_line_argument_lst:
-            raise ValueError(
-                f"command_line_argument_lst is {list(resources.command_line_argument_lst)!r}; it is for srun, with SLURM:"
-                " backend 'mpi' takes none"
-            )
-        if resources.pmi_mode is not None:
-            raise ValueError(
-                f"pmi_mode is {resources.pmi_mode!r}; it is for flux and SLURM: backend 'mpi' starts ranks with the mpiexec of"
-                " their MPI library, which needs none"
-            )
+        resources.check_backend(self.name)
 
     def for_block(self, resources: Resources) -> Spawner:
         """Return the spawner of workers that serve many calls.

@@ -29,11 +29,13 @@ class SlurmBackend(SchedulerBackend):
     name = "slurm"
 
     def __init__(self) -> None:
-        from pympipool.backends.slurm.job_watch import JobWatch  # only here, as other backends do not need it
+        from pympipool.backends.slurm.duration import PartitionLimits  # only here, as other backends do not need it
+        from pympipool.backends.slurm.job_watch import JobWatch
 
         availability.check_slurm()
         super().__init__()
         self._jobs = JobWatch(steps="SLURM_JOB_ID" in os.environ)
+        self._limits = PartitionLimits()
 
     def available_cores(self) -> int:
         """Return the number of cores of the job.
@@ -50,17 +52,26 @@ class SlurmBackend(SchedulerBackend):
         return cores
 
     def check(self, resources: Resources) -> None:
-        """Raise ValueError for parameters that only flux understands."""
-        if resources.executor is not None:
-            raise ValueError(
-                f"executor is {resources.executor!r}; backend 'slurm' takes none: it is for a flux.job.FluxExecutor,"
-                " with flux"
-            )
+        """Raise ValueError for parameters that SLURM does not have, or that a step has from its job.
+
+        Asks SLURM for the longest times of its partitions, if they matter.
+        """
+        from pympipool.backends.slurm.srun import PARAMETERS_OF_JOBS
+
+        resources.check_backend(self.name)
+        job = os.environ.get("SLURM_JOB_ID")
+        for name in PARAMETERS_OF_JOBS if job is not None else ():
+            if (value := getattr(resources, name)) is not None:
+                raise ValueError(
+                    f"{name} is {value!r}; this script runs in job {job} of SLURM, and its workers are steps of that job, which"
+                    f" have the {name} of the job: give it to sbatch or salloc, or run the script outside of a job"
+                )
+        self._limits.learn(resources, os.environ)
 
     def _make_spawner(self, resources: Resources) -> Spawner:
         from pympipool.backends.slurm.spawner import SlurmSpawner
 
-        return SlurmSpawner(resources, self._relay_for(resources), self._jobs)
+        return SlurmSpawner(resources, self._relay_for(resources), self._jobs, self._limits)
 
     def close(self) -> None:
         """End the relay, and cancel what killed sruns have left."""

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pympipool.backends.child_process import ChildProcess
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.backends.relay_process import Relay
+from pympipool.backends.slurm.duration import PartitionLimits
 from pympipool.backends.slurm.job_watch import JobWatch
 from pympipool.backends.slurm.srun import end_with_parent_command, names_own_job, srun_command, step_environment
 from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
@@ -63,6 +64,7 @@ class SlurmSpawner(Spawner):
         resources: What each worker needs.
         relay: For workers on other hosts.
         jobs: Shared by all spawners of one executor.
+        limits: The longest times that may be asked for.
 
     Raises:
         WorkerStartError: For several ranks, mpi4py or an MPI library is missing.
@@ -70,11 +72,12 @@ class SlurmSpawner(Spawner):
 
     is_queued = True
 
-    def __init__(self, resources: Resources, relay: Relay, jobs: JobWatch) -> None:
+    def __init__(self, resources: Resources, relay: Relay, jobs: JobWatch, limits: PartitionLimits) -> None:
         self._relay = relay
         self.helpers = (relay,)
         self._jobs = None if names_own_job(resources) else jobs
-        self._command = [*srun_command(resources, os.environ), *program_command()]
+        srun, *options = srun_command(resources, os.environ)
+        self._command = [srun, *limits.option(resources, os.environ), *options, *program_command()]
 
     def prepare(self, request: LaunchRequest) -> bool:
         """Start the relay; return False while it starts."""

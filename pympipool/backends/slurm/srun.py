@@ -46,6 +46,9 @@ _JOB_OPTIONS = (
 """Full names of variables that SLURM sets for a whole job, and that srun would take as options of the step."""
 
 
+PARAMETERS_OF_JOBS = ("partition", "account", "priority")
+"""Parameters that a job of SLURM can have, and a step cannot."""
+
 SETPRIV_TIMEOUT_S = 5.0
 """Seconds that a trial of setpriv may take."""
 
@@ -65,15 +68,25 @@ def srun_command(resources: Resources, environ: Mapping[str, str]) -> list[str]:
         ['srun', '--quiet', '--ntasks=1', '--cpus-per-task=2']
     """
     ranks = resources.cores
-    command = ["srun", "--quiet", f"--ntasks={ranks}", f"--cpus-per-task={resources.threads_per_core}"]
-    command += ["--kill-on-bad-exit=1", "--input=none", f"--mpi={_mpi_plugin(resources)}"]
     in_job = "SLURM_JOB_ID" in environ
-    if ranks == 1:
-        command.append("--nodes=1")
-    elif os.access(TASK_EPILOG, os.X_OK):
+    takes_whole_nodes = in_job and resources.exclusive  # a step does without --exact, which --cpus-per-task implies
+    command = ["srun", "--quiet", f"--ntasks={ranks}"]
+    if not takes_whole_nodes:
+        command.append(f"--cpus-per-task={resources.threads_per_core}")
+    elif resources.threads_per_core > 1:
+        command.append("--cpu-bind=none")  # otherwise a rank may be bound to one core
+    command += ["--kill-on-bad-exit=1", "--input=none", f"--mpi={_mpi_plugin(resources)}"]
+    if resources.num_nodes is not None or ranks == 1 or takes_whole_nodes:
+        command.append(f"--nodes={resources.num_nodes or 1}")
+    if ranks > 1 and os.access(TASK_EPILOG, os.X_OK):
         command.append(f"--task-epilog={TASK_EPILOG}")
-    if in_job:
+    if in_job and not takes_whole_nodes:
         command.append("--exact")
+    elif not in_job and resources.exclusive:
+        command.append("--exclusive")
+    for name in PARAMETERS_OF_JOBS:
+        if (value := getattr(resources, name)) is not None:
+            command.append(f"--{name}={value}")
     if resources.gpus_per_core:
         command.append(f"--gpus-per-task={resources.gpus_per_core}")
     elif in_job:

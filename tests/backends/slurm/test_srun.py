@@ -30,6 +30,23 @@ def test_step_without_devices_takes_no_devices_of_job():
     assert "--gres=none" not in with_devices
 
 
+def test_step_of_whole_nodes_counts_no_cores(monkeypatch):
+    monkeypatch.setattr(srun, "loaded_library", lambda: Library("MPICH Version: 5", ""))
+    step = srun_command(Resources(cores=4, threads_per_core=2, exclusive=True), IN_JOB)
+    assert {"--nodes=1", "--cpu-bind=none"} <= set(step)
+    assert not any(option.startswith(("--exact", "--exclusive", "--cpus-per-task")) for option in step)
+    job = srun_command(Resources(cores=4, threads_per_core=2, exclusive=True), {})
+    assert {"--exclusive", "--cpus-per-task=2"} <= set(job)
+    assert not any(option.startswith("--nodes") for option in job)
+
+
+def test_terms_of_scheduler_become_options(monkeypatch):
+    monkeypatch.setattr(srun, "loaded_library", lambda: Library("MPICH Version: 5", ""))
+    resources = Resources(cores=4, num_nodes=2, partition="debug", account="physics", priority=5)
+    options = {"--nodes=2", "--partition=debug", "--account=physics", "--priority=5"}
+    assert options <= set(srun_command(resources, {}))
+
+
 def test_arguments_of_the_user_come_last():
     assert srun_command(Resources(command_line_argument_lst=["-p", "debug"]), {})[-2:] == ["-p", "debug"]
 
