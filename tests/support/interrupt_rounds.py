@@ -195,10 +195,46 @@ def left(exe):
         exe.submit(pow, 2, 3)
 
 
+def killed(exe):
+    exe.submit(pow, 2, 3)
+    exe.kill_workers() if random.random() < 0.5 else exe.terminate_workers()
+
+
+def shut_down_by_force(exe):
+    exe.submit(pow, 2, 3)
+    exe.shutdown(wait=random.random() < 0.7, kill_workers=True)
+
+
+def cancelled_by_force(exe):
+    call = exe.submit(time.sleep, 0.01)
+    time.sleep(random.random() * 0.005)  # it may run by then
+    call.cancel(force=True)
+    call.cancelled() or call.exception()
+
+
+def retried(exe):
+    retries = {"retries": 2, "retry_on": (ZeroDivisionError,), "retry_delay": random.choice([0, 0.001])}
+    call = exe.submit(divmod, 1, 0, resource_dict=retries)
+    call.exception(10)
+    call.attempts, call.retried_errors
+
+
+def map_unordered(exe):
+    list(exe.map(abs, range(20), unordered=True))
+    list(exe.starmap(pow, [(2, 3)] * 5))
+
+
+def map_buffered(exe):
+    results = exe.map(abs, iter(int, 1), buffersize=4)
+    for _ in range(10):
+        next(results)
+    results.close()
+
+
 ACTIONS = [
     plain, dependent, foreign, mapped, map_left, map_closed, in_chunks, cancelled, asked, failing, timed_out, waited,
     first_completed, completed, awaited, run_in_loop, resized, made, dropped, shown, joined, with_bars, traced,
-    in_this_process, shut_down, left,
+    in_this_process, shut_down, left, killed, shut_down_by_force, cancelled_by_force, retried, map_unordered, map_buffered,
 ]  # fmt: skip
 
 
