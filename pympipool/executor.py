@@ -315,6 +315,8 @@ class Executor(futures.Executor):
         return self._engine.submit(fn, args, kwargs, resources)
 
     def _check_function(self, fn: Callable[..., Any]) -> None:
+        if type(fn) is types.BuiltinFunctionType:  # its parameters are not known
+            return
         if type(fn) is types.MethodType:  # a new object for each call
             fn = fn.__func__
             if fn is self._checked_function:

@@ -29,6 +29,7 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from pympipool._core.plain_values import consists_of
 from pympipool._core.sequences import all_types_in
 from pympipool.errors import DependencyError
 from pympipool.serialization.exception_forms import copy_exception
@@ -70,13 +71,12 @@ def find_futures(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Futur
         >>> find_futures((1, "two"), {})
         []
     """
-    for value in args:
+    if consists_of(args, _ATOMIC_TYPES) and (not kwargs or consists_of(kwargs, _ATOMIC_TYPES)):
+        return []
+    values = [*args, *kwargs.values()]
+    for value in values:
         if type(value) not in _ATOMIC_TYPES and isinstance(value, _SEARCHED):
-            return _FutureSearch([*args, *kwargs.values()]).futures
-    if kwargs:
-        for value in kwargs.values():
-            if type(value) not in _ATOMIC_TYPES and isinstance(value, _SEARCHED):
-                return _FutureSearch([*args, *kwargs.values()]).futures
+            return _FutureSearch(values).futures
     return []
 
 

@@ -25,6 +25,7 @@ import os
 import sys
 
 from pympipool._core.instances import definitions
+from pympipool._core.plain_values import consists_of
 from pympipool._util.cmodules import pickle
 from pympipool._util.reprs import callable_name, safe_repr, summarize_error, type_name
 from pympipool.serialization import CLASSES_MARK, _unpack
@@ -100,9 +101,9 @@ def dump(value: Any, what: str = "the value") -> list[Part]:
         >>> load(dump([1, "two", lambda x: x + 3]))[2](1)
         4
     """
-    kind = type(value)
-    if kind in SCALARS and not (kind is bytes and len(value) >= OUT_OF_BAND_BYTES_MIN):
+    if consists_of(value, SCALARS, OUT_OF_BAND_BYTES_MIN):
         return [pickle.dumps(value, PROTOCOL)]
+    kind = type(value)
     try:
         if id(kind) in definitions:
             return _dump_by_value(value, True)
@@ -139,19 +140,13 @@ def dump_call(
         SerializationError: An argument, or the function, cannot be pickled. The message names which, the reason and
             the remedy.
     """
-    kind: type | None = None
-    if number and not kwargs:
-        for value in args:
-            kind = type(value)
-            if kind not in SCALARS or (kind is bytes and len(value) >= OUT_OF_BAND_BYTES_MIN):
-                break
-        else:
-            return [pickle.dumps((args, kwargs), PROTOCOL)]
+    call = (args, kwargs) if number else (function, args, kwargs)
+    if number and consists_of(call, SCALARS, OUT_OF_BAND_BYTES_MIN):
+        return [pickle.dumps(call, PROTOCOL)]
     if type(args) is PackedColumns:
         return _dump_batch(number, function, args, kwargs)
-    call = (args, kwargs) if number else (function, args, kwargs)
     try:
-        if id(kind) in definitions:
+        if _has_instances(args):
             return _dump_by_value(call, False, files_by_name)
         wrapped = wrap_large(args, files_by_name) if number and not kwargs else None
         return _dump(call, files_by_name=files_by_name) if wrapped is None else dump_plain((wrapped, kwargs))
@@ -179,7 +174,7 @@ def dump_row(row: tuple[Any, ...], files_by_name: bool) -> list[Part]:
         SerializationError: One of them cannot be pickled.
     """
     try:
-        if not definitions.keys().isdisjoint(map(id, map(type, row))):
+        if _has_instances(row):
             return _dump_by_value(row, False, files_by_name)
         wrapped = wrap_large(row, files_by_name)
         return _dump(row, files_by_name=files_by_name) if wrapped is None else dump_plain(wrapped)
@@ -241,6 +236,11 @@ def _dump_by_value(value: object, is_result: bool, files_by_name: bool = False) 
         from pympipool.serialization import by_value
     parts: list[Part] = by_value.dump_parts(value, is_result, files_by_name)
     return parts
+
+
+def _has_instances(values: tuple[Any, ...]) -> bool:
+    """Return True if some of the values are instances of classes that go by value."""
+    return bool(definitions) and not definitions.keys().isdisjoint(map(id, map(type, values)))
 
 
 def _as_writable(part: Any) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 
 from pympipool._core.instances import IN_BAND_BELOW_BYTES, Buffers
+from pympipool._core.plain_values import consists_of
 from pympipool._util.cmodules import pickle
 from pympipool.serialization import _array, _unpack
 
@@ -157,6 +158,8 @@ def _is_simple_array(array: Any) -> bool:
 
 def is_plain(value: object) -> bool:
     """Return True if plain pickle is certainly right for the value: it refers to no function and no class."""
+    if consists_of(value, SCALARS):
+        return True
     waiting: list[Any] = [value]
     for item in waiting:  # the loop appends to the list
         kind = type(item)

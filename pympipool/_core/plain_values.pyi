@@ -1,0 +1,3 @@
+from collections.abc import Set
+
+def consists_of(value: object, kinds: Set[type], bytes_below: int = ...) -> bool: ...
