@@ -216,7 +216,7 @@ def retried(exe):
     retries = {"retries": 2, "retry_on": (ZeroDivisionError,), "retry_delay": random.choice([0, 0.001])}
     call = exe.submit(divmod, 1, 0, resource_dict=retries)
     call.exception(10)
-    call.attempts, call.retried_errors
+    repr([call.attempts, call.retried_errors])
 
 
 def map_unordered(exe):

@@ -90,6 +90,8 @@ def test_worker_without_free_descriptors_still_answers(start):
 def test_first_result_needs_few_modules():
     code = (
         "from pympipool import Executor\n"
+        "from pympipool.pool import base\n"
+        "base.IMPORT_DELAY_S = 60\n"  # what failures need is imported later, which a busy machine may reach
         "with Executor(max_workers=1, block_allocation=True, backend='mpi') as exe: exe.submit(sum, [1]).result()\n"
         f"print({MODULES})"
     )
