@@ -82,7 +82,7 @@ class Options:
     block_allocation: bool = field(metadata={"check": validation.flag, "in_info": True})
     init_function: Any = field(metadata={"check": validation.unchecked})  # checked by `pickled_init_function`
     initializer: Any = field(metadata={"check": validation.unchecked})  # checked by `pickled_initializer`
-    max_tasks_per_child: int | None = field(metadata={"check": _optional_positive})
+    max_tasks_per_child: int | None = field(metadata={"check": _optional_positive, "in_info": True})
     initargs: tuple[Any, ...] = field(metadata={"check": _arguments})
     thread_name_prefix: str = field(metadata={"check": _text})
     on_worker_replaced: str = field(metadata={"check": _restart_or_fail, "in_info": True})

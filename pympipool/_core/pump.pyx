@@ -15,15 +15,15 @@ does so and when. No thread waits for the GIL while it holds the lock. Results a
 """
 
 from libc.errno cimport EAGAIN, EBADMSG
-from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport UINT16_MAX, UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from pympipool._core.scheduler cimport (
     enqueue, estimate, is_claimed, rebalance, requeue, select_worker, update_estimate,
 )
 from pympipool._core.types cimport Call, Core, Function, Worker, append, prepend, remove
-from pympipool._core.trace_buffer cimport FAILED, RAISED, RETURNED, Outcome, Record, record
+from pympipool._core.trace_buffer cimport FAILED, IMPORT_STAMPS, RAISED, RETURNED, Outcome, Record, record
 from pympipool._core.ring cimport (
     PMP_CALL, PMP_ERROR, PMP_FUNCTION, PMP_FUNCTION_CACHE_SIZE,
     PMP_RESULT, PMP_RECALLED, PMP_TRACED, message_bytes, pmp_doorbell_ring, pmp_head, pmp_now_ns, pmp_part,
@@ -64,17 +64,23 @@ cdef void keep_result(Call *call, pmp_receiver *results) noexcept nogil:
     call.result_owned = results.owned
 
 
+cdef uint64_t total_bytes(const pmp_part *parts, uint32_t count) noexcept nogil:
+    cdef uint64_t size_bytes = 0
+    for i in range(count):
+        size_bytes += parts[i].size_bytes
+    return size_bytes
+
+
 cdef void record_unanswered(Core *core, Worker *worker, Call *call, Outcome outcome) noexcept nogil:
     """Record the end of a traced call that no worker has answered. The caller holds the lock; worker may be NULL."""
     cdef Record entry
     if call.times.submitted_ns == 0 or core.recording == NULL:
         return
+    memset(&entry, 0, sizeof(entry))
     entry.times = call.times
-    entry.started_ns = entry.ended_ns = 0
     entry.received_ns = pmp_now_ns()
-    entry.worker = 0
+    entry.argument_bytes = total_bytes(call.parts, call.part_count)
     entry.outcome = outcome
-    entry.stamp_count = 0
     if worker != NULL:
         entry.worker = worker.number
         if is_claimed(worker, call):
@@ -87,7 +93,10 @@ cdef int record_answer(Core *core, Worker *worker, Call *call, int64_t now_ns) n
     cdef Record entry
     cdef pmp_part *sent_times = &worker.results.parts[worker.results.head.part_count - 1]
     cdef int64_t *stamps = <int64_t *>sent_times.data
-    if worker.results.head.part_count < 2 or sent_times.size_bytes < 16 or sent_times.size_bytes % 8:
+    cdef uint64_t count = sent_times.size_bytes // 8
+    if worker.results.head.part_count < 2 or count < 3 or sent_times.size_bytes % 8:
+        return -EBADMSG
+    if stamps[2] < 0 or stamps[2] > UINT16_MAX or 3 + IMPORT_STAMPS * <uint64_t>stamps[2] > count:
         return -EBADMSG
     if core.recording == NULL or call.times.submitted_ns == 0:
         return 0
@@ -96,9 +105,12 @@ cdef int record_answer(Core *core, Worker *worker, Call *call, int64_t now_ns) n
     entry.ended_ns = stamps[1]
     entry.received_ns = now_ns if now_ns > stamps[1] else pmp_now_ns()
     entry.worker = worker.number
+    entry.argument_bytes = total_bytes(call.parts, call.part_count)
+    entry.result_bytes = total_bytes(worker.results.parts, worker.results.head.part_count - 1)
     entry.outcome = RAISED if worker.results.head.kind == PMP_ERROR else RETURNED
-    entry.stamp_count = <uint32_t>(sent_times.size_bytes // 8 - 2)
-    record(core.recording, &entry, stamps + 2)
+    entry.import_count = <uint16_t>stamps[2]
+    entry.stamp_count = <uint32_t>(count - 3)
+    record(core.recording, &entry, stamps + 3)
     return 0
 
 

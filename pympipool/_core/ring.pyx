@@ -46,6 +46,7 @@ RING_CAPACITY = 1 << 19
 
 SPIN_NS = 100_000  # longest spinning before a sleep; about the cost of a round trip in which both sides sleep
 cdef int64_t NS_PER_S = 1_000_000_000
+cdef bytes NO_IMPORTS = bytes(sizeof(int64_t))  # what `import_times.take` returns if there were none
 
 
 cdef int raise_errno(int code, str what) except -1:
@@ -295,6 +296,8 @@ cdef class Channel:
     cdef pmp_spinner spinner
     cdef int64_t received_ns      # time at which the last message was received
     cdef readonly list stamps     # further times of a traced call, ns; sent with the answer and then cleared
+    cdef public bint times_imports  # measure what traced calls import
+    cdef object import_times        # the module that does; None until the first traced call
 
     def __cinit__(self, Segment link not None, Segment doorbells not None):
         self.link = link
@@ -384,8 +387,19 @@ cdef class Channel:
             from _pickle import dumps  # not at import: it would make every start slower
 
             parts = [dumps(LostMessage(size_bytes), 5)]
+        if head.id & PMP_TRACED and self.times_imports:
+            self.start_import_times()
         self.received_ns = pmp_now_ns()
         return head.kind, head.id, head.tag, parts
+
+    cdef int start_import_times(self) except -1:
+        if self.import_times is None:
+            from pympipool._core import import_times
+
+            import_times.start()
+            self.import_times = import_times
+        self.import_times.take()  # what was imported between calls
+        return 0
 
     def send(self, int kind, uint64_t id, uint64_t tag, parts, timeout=None):
         """Send a message; return when its last byte is in the ring.
@@ -406,7 +420,7 @@ cdef class Channel:
         return self.send_parts(kind, id, tag, Parts(parts), deadline_ns)
 
     def answer(self, int kind, uint64_t id, parts, int64_t run_ns=-1):
-        """Send the answer to the call that was received last. If the call is traced, its times and `stamps` are added.
+        """Send the answer to the call that was received last. If the call is traced, its times, imports and `stamps` are added.
 
         Args:
             kind: RESULT or ERROR.
@@ -423,11 +437,9 @@ cdef class Channel:
         if id & PMP_TRACED:
             times[0] = self.received_ns
             times[1] = ended_ns
-            if self.stamps:
-                sent_times = (<char *>times)[:sizeof(times)] + self.taken_stamps()
-                held.append(<char *>sent_times, len(sent_times))
-            else:
-                held.append(times, sizeof(times))
+            imports = NO_IMPORTS if self.import_times is None else self.import_times.take()
+            sent_times = (<char *>times)[:sizeof(times)] + imports + self.taken_stamps()
+            held.append(<char *>sent_times, len(sent_times))
         self.send_parts(kind, id, run_ns, held, -1)
 
     cdef bytes taken_stamps(self):

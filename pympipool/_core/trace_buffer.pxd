@@ -1,7 +1,7 @@
 """Records of traced calls; see trace_buffer.pyx."""
 
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 cdef enum Outcome:
     UNFINISHED
@@ -27,8 +27,15 @@ cdef struct Record:
     int64_t ended_ns      # by the worker's clock
     int64_t received_ns   # when the master received the result, or ended the call
     uint64_t worker       # 0: none
-    uint32_t outcome
-    uint32_t stamp_count  # number of further times from the worker; these are stored in the order of the records
+    uint64_t argument_bytes  # size of the pickled call: arguments, and the function unless it was sent before
+    uint64_t result_bytes    # size of the pickled result
+    uint16_t outcome
+    uint16_t import_count    # number of packages that were imported; the stamps begin with IMPORT_STAMPS for each
+    uint32_t stamp_count     # number of further numbers from the worker; these are stored in the order of the records
+
+
+cpdef enum:
+    IMPORT_STAMPS = 5  # the time of a package, and 32 bytes of its name
 
 
 cdef struct Chunk

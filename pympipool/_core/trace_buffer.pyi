@@ -2,6 +2,7 @@ from typing import Any
 
 RECORD_FORMAT: str
 OUTCOMES: tuple[str, ...]
+IMPORT_STAMPS: int
 
 class Recorder:
     workers: dict[int, dict[str, Any]]

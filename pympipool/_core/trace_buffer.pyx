@@ -14,10 +14,11 @@ from libc.string cimport memcpy
 
 from pympipool._core.ring cimport pmp_now_ns
 
-RECORD_FORMAT = "=qqqIIqqqQII"
+RECORD_FORMAT = "=qqqIIqqqQQQHHI"
 """Format of a record, for `struct`.
 
-The fields are: submitted, ready, sent, name, size, started, ended, received, worker, outcome, stamp count.
+The fields are: submitted, ready, sent, name, size, started, ended, received, worker, argument bytes, result bytes, outcome,
+import count, stamp count.
 """
 
 OUTCOMES = ("unfinished", "returned", "raised", "cancelled", "failed")

@@ -146,7 +146,9 @@ class WorkerControl:
 
     def open_channel(self, descriptors: Sequence[int]) -> Channel:
         """Return the channel on which calls arrive and results are sent (see `shm.open_channel`)."""
-        return open_channel(descriptors)
+        channel = open_channel(descriptors)
+        channel.times_imports = True
+        return channel
 
     def send_ready(self, rank: int) -> None:
         """Tell the master that serving begins."""

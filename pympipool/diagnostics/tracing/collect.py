@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from pympipool._core.trace_buffer import RECORD_FORMAT, Recorder
+from pympipool._core.trace_buffer import IMPORT_STAMPS, RECORD_FORMAT, Recorder
 from pympipool.diagnostics.tracing.timeline import (
     CANCELLED,
     ERROR,
@@ -37,6 +37,12 @@ from pympipool.diagnostics.tracing.timeline import (
 
 OUTCOMES = (UNFINISHED, RETURNED, ERROR, CANCELLED, LOST)
 """Names of the outcomes, in the order of the enum `Outcome` in _core/trace_buffer.pxd."""
+
+IMPORT_MIN_NS = 1_000_000
+"""Shortest import that a timeline names. Most modules of the standard library take less."""
+
+OWN_PACKAGE = "cloudpickle"
+"""Imported by each worker when a function of a script arrives. A timeline does not name it: users have not asked for it."""
 
 Bounds = tuple[float, float]
 """Lowest and highest number of ns that must be added to the times of a clock."""
@@ -113,7 +119,10 @@ def _calls(recorder: Recorder, executor: int, start_ns: int) -> Iterator[tuple[i
         ended,
         received,
         worker,
+        argument_bytes,
+        result_bytes,
         outcome,
+        import_count,
         count,
     ) in struct.iter_unpack(RECORD_FORMAT, recorder.records()):
         call = Call(
@@ -129,15 +138,30 @@ def _calls(recorder: Recorder, executor: int, start_ns: int) -> Iterator[tuple[i
             since(started),
             since(ended),
             received - start_ns if outcome else None,
+            argument_bytes=argument_bytes or None,
+            result_bytes=result_bytes or None,
+            imports_ns=_imports(stamps[position : position + import_count * IMPORT_STAMPS]),
         )
         if count:
             times_ns = [stamp - start_ns for stamp in stamps[position : position + count]]
+            del times_ns[: import_count * IMPORT_STAMPS]
             position += count
             if worker in recorder.workers and len(recorder.workers[worker].get("ranks", ())) > 1:
                 call.ranks_ns = tuple(zip(times_ns[::2], times_ns[1::2], strict=True))
             else:
                 call.items_ns = tuple(times_ns)
         yield submitted, call
+
+
+def _imports(stamps: array[int]) -> dict[str, int]:
+    """Return the packages that a call imported, each with the time in ns."""
+    imports = {}
+    for position in range(0, len(stamps), IMPORT_STAMPS):
+        time_ns, *name = stamps[position : position + IMPORT_STAMPS]
+        package = array("q", name).tobytes().rstrip(b"\0").decode(errors="replace")
+        if time_ns >= IMPORT_MIN_NS and package != OWN_PACKAGE:
+            imports[package] = time_ns
+    return imports
 
 
 # ---- clocks ----

@@ -197,6 +197,12 @@ def _call(call: Call, name: str, threads: _Threads) -> Iterator[str]:
             args += f',"{event}_us":{time_ns / 1000}'
     if call.inputs is not None:
         args += f',"inputs":{list(call.inputs)}'
+    for size, size_bytes in (("argument", call.argument_bytes), ("result", call.result_bytes)):
+        if size_bytes is not None:
+            args += f',"{size}_bytes":{size_bytes}'
+    if call.imports_ns:
+        imports_us = {package: time_ns / 1000 for package, time_ns in call.imports_ns.items()}
+        args += f',"imports_us":{json.dumps(imports_us)}'
     where = f'"pid":{call.executor},"tid":{thread}'
     if call.started_ns is None:
         at_ns = call.submitted_ns if call.received_ns is None else call.received_ns

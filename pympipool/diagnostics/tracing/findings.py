@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from pympipool._util.formatting import format_count, format_duration, format_share
+from pympipool._util.formatting import format_bytes, format_count, format_duration, format_share
 from pympipool.diagnostics.tracing.summary import ExecutorSummary, Summary
 from pympipool.diagnostics.tracing.timeline import ERROR, LOST, UNFINISHED
+from pympipool.execution.large_payloads import LARGE_BYTES, REMEDY
 
 WORTH_SAYING = 0.15
 """Smallest share of the time that is reported."""
 
 MANY_CALLS = 10
 """Smallest number of calls from which anything is concluded about calls in general."""
+
+
+OTHERS = "others"
+"""Name under which a worker reports all packages of a call beyond the first few (see `_core/import_times.pyx`)."""
+
+PACKAGES_MAX = 3
+"""Largest number of packages that a finding names."""
+
+LARGE_MESSAGES_MIN = 3
+"""Smallest number of messages with large data that is reported: data must travel at least once."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +44,12 @@ class Finding:
 
 def find_findings(summary: Summary) -> list[Finding]:
     """Return the findings for a trace, the most important first."""
-    found = list(_about_calls(summary))
+    found = [*_about_calls(summary), *_large_data(summary)]
     for executor in summary.executors:
         prefix = f"executor {executor.number}: " if len(summary.executors) > 1 else ""
         for find in (
             _own_processes,
+            _imports,
             _short_calls,
             _transfer,
             _pickling,
@@ -86,6 +98,56 @@ def _own_processes(executor: ExecutorSummary) -> Iterator[Finding]:
         f" {format_duration(run.median_ns)} of work",
         "create the executor with block_allocation=True: its workers start once",
     )
+
+
+def _imports(executor: ExecutorSummary) -> Iterator[Finding]:
+    """Look at the later calls: of modules that are imported once, nothing is left to gain."""
+    imports_ns = sum(executor.late_imports_ns.values())
+    if imports_ns <= WORTH_SAYING * executor.late_run_ns:
+        return
+    packages = [name for name in executor.late_imports_ns if name != OTHERS][:PACKAGES_MAX]
+    yield Finding(
+        imports_ns / executor.late_run_ns,
+        f"calls import modules again and again ({', '.join(packages)}): for {format_share(imports_ns / executor.late_run_ns)} of"
+        " the time that the later half of them ran",
+        _import_remedy(executor, packages),
+    )
+
+
+def _import_remedy(executor: ExecutorSummary, packages: Sequence[str]) -> str:
+    if executor.is_block:
+        return "let each worker run more calls (max_tasks_per_child), or use fewer workers: each of them imports once"
+    block = "create the executor with block_allocation=True: its workers import once"
+    info = executor.info
+    is_forked = info.get("cores_per_worker") == 1 and info.get("backend") == "mpi" and info.get("mp_context") != "spawn"
+    preload = info.get("preload") or ()
+    if not is_forked or set(packages) <= set(preload):
+        return block
+    named = ", ".join(f'"{name}"' for name in dict.fromkeys([*preload, *packages]))
+    return f"import them once, before the processes of calls are forked, with preload=[{named}]; or {block}"
+
+
+def _large_data(summary: Summary) -> Iterator[Finding]:
+    for function in summary.functions:
+        if function.messages < LARGE_MESSAGES_MIN:
+            continue
+        for size_bytes, verb, remedy in (
+            (
+                function.argument_bytes,
+                "carries",
+                f"if it is the same data each time, {REMEDY}; or send the name of a file",
+            ),
+            (
+                function.result_bytes,
+                "returns",
+                "return only what is needed, or save it and return the name of the file",
+            ),
+        ):
+            if size_bytes is not None and size_bytes >= LARGE_BYTES:
+                calls = format_count(function.calls, "call")
+                yield Finding(
+                    0.5, f"each call of {function.name}() {verb} {format_bytes(size_bytes)} ({calls})", remedy
+                )
 
 
 def _short_calls(executor: ExecutorSummary) -> Iterator[Finding]:

@@ -120,4 +120,7 @@ def _call(event: dict[str, Any]) -> Call:
         ended_ns=_end_ns(event) if has_ended else None,
         received_ns=optional_ns("received_us"),
         inputs=None if inputs is None else tuple(inputs),
+        argument_bytes=args.get("argument_bytes"),
+        result_bytes=args.get("result_bytes"),
+        imports_ns={package: _ns(time_us) for package, time_us in args.get("imports_us", {}).items()},
     )

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from pympipool._util.formatting import format_count, format_duration, format_share
+from pympipool._util.formatting import format_bytes, format_count, format_duration, format_share
 from pympipool.diagnostics.tracing.findings import find_findings
 from pympipool.diagnostics.tracing.summary import Distribution, ExecutorSummary, Summary
 from pympipool.diagnostics.tracing.timeline import Worker
@@ -25,6 +25,7 @@ STAGE_NAMES = {
     "queued": "waits behind another on its worker",
     "dispatch": "on its way to the worker",
     "run": "runs",
+    "imports": "  of that: imports modules",
     "return": "its result on its way back",
     "overhead": "overhead: no function runs",
 }
@@ -94,15 +95,19 @@ def _headed(title: str, rows: Rows) -> Iterator[str]:
 
 
 def _functions(summary: Summary) -> Rows:
-    rows: Rows = [("", "calls", "median", "longest", "total")]
+    rows: Rows = [("", "calls", "median", "longest", "total", "imports", "arguments", "result")]
     for function in summary.functions[:ROWS_MAX]:
         times = (function.median_ns, function.longest_ns, function.total_ns)
-        rows.append((_short(function.name), f"{function.calls}", *map(format_duration, times)))
+        imports = format_duration(function.import_ns) if function.import_ns else ""
+        sizes = [
+            "" if size is None else format_bytes(size) for size in (function.argument_bytes, function.result_bytes)
+        ]
+        rows.append((_short(function.name), f"{function.calls}", *map(format_duration, times), imports, *sizes))
     others = summary.functions[ROWS_MAX:]
     if others:
         total_ns = sum(function.total_ns for function in others)
         calls = sum(function.calls for function in others)
-        rows.append((f"{len(others)} others", f"{calls}", "", "", format_duration(total_ns)))
+        rows.append((f"{len(others)} others", f"{calls}", "", "", format_duration(total_ns), "", "", ""))
     return rows
 
 

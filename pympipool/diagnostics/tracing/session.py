@@ -45,7 +45,7 @@ class trace(ContextDecorator):  # noqa: N801  it is used like `open`
         path: The file to write; with the ending ".gz" it is compressed. None writes no file: `summary`, `plot` and
             `write` still work.
         max_calls: Number of calls that are recorded for each executor. Calls that end after them are only counted. Each
-            call takes 80 bytes of memory until the end, and about 500 bytes in the file.
+            call takes 90 bytes of memory until the end, and about 600 bytes in the file.
 
     Raises:
         OSError: At the start: the folder does not exist, or nothing can be written there. At the end: the file could

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pympipool.diagnostics.tracing.timeline import Call, Timeline
 from pympipool.diagnostics.tracing.utilization import Utilization, work_span, worker_utilizations
@@ -19,7 +20,7 @@ from pympipool.diagnostics.tracing.utilization import Utilization, work_span, wo
 LONGEST = 5
 """Number of the longest calls that a summary names."""
 
-STAGES = ("inputs", "pickling", "worker", "start", "queued", "dispatch", "run", "return", "overhead")
+STAGES = ("inputs", "pickling", "worker", "start", "queued", "dispatch", "run", "imports", "return", "overhead")
 """Stages of a call.
 
 inputs: it waits for the results of other calls.
@@ -29,6 +30,7 @@ start: its process starts (without block allocation).
 queued: it was sent to a worker, and waits there until the call before it has ended.
 dispatch: it is on its way to the worker.
 run: it runs.
+imports: the part of that in which it imports modules. Only calls that do are counted.
 return: its result is on its way back.
 overhead: the sum of the stages in which no function runs: pickling, start, dispatch, return.
 """
@@ -58,7 +60,11 @@ class Distribution:
 class FunctionSummary:
     """The calls of one function that ran.
 
-    The run time of a message of several calls is shared out evenly among them.
+    Run time and sizes of a message of several calls are shared out evenly among them.
+
+    Attributes:
+        argument_bytes, result_bytes: Median size of what was sent and received for a call; None in traces of earlier versions.
+        import_ns: Time in which its calls imported modules, in total.
     """
 
     name: str
@@ -67,6 +73,9 @@ class FunctionSummary:
     total_ns: int
     median_ns: int
     longest_ns: int
+    argument_bytes: int | None
+    result_bytes: int | None
+    import_ns: int
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,9 @@ class ExecutorSummary:
         tail_ns: Time at the end in which less than half of its workers ran calls.
         queue_max: Maximum number of calls that were ready at the same time and not started.
         ranks_wait: Share of the time of MPI workers in which ranks waited for the slowest rank.
+        info: Its parameters.
+        late_run_ns: Run time of the later half of its calls. The first calls of workers import what is imported once.
+        late_imports_ns: Packages that these calls imported, each with the time that took.
     """
 
     number: int
@@ -100,6 +112,9 @@ class ExecutorSummary:
     tail_ns: int
     queue_max: int
     ranks_wait: float
+    info: dict[str, Any]
+    late_run_ns: int
+    late_imports_ns: dict[str, int]
 
     def idle(self, reason: str = "idle_ns") -> float:
         """Return the share of its workers' lives in which they were idle, in total or for one reason of `Utilization`."""
@@ -158,8 +173,26 @@ def _functions(calls: Sequence[Call]) -> list[FunctionSummary]:
         each = Distribution.of(call.run_ns // call.size for call in own)
         total_ns = sum(call.run_ns for call in own)
         count = sum(call.size for call in own)
-        functions.append(FunctionSummary(name, count, len(own), total_ns, each.median_ns, each.longest_ns))
+        functions.append(
+            FunctionSummary(
+                name,
+                count,
+                len(own),
+                total_ns,
+                each.median_ns,
+                each.longest_ns,
+                _median_size((call.argument_bytes, call.size) for call in own),
+                _median_size((call.result_bytes, call.size) for call in own),
+                sum(call.import_ns for call in own),
+            )
+        )
     return sorted(functions, key=lambda function: -function.total_ns)
+
+
+def _median_size(sizes: Iterable[tuple[int | None, int]]) -> int | None:
+    """Return the median size of a call, from the bytes and the number of calls of each message."""
+    known = sorted(size_bytes // count for size_bytes, count in sizes if size_bytes is not None)
+    return known[len(known) // 2] if known else None
 
 
 def _of_executor(timeline: Timeline, number: int) -> ExecutorSummary:
@@ -170,6 +203,11 @@ def _of_executor(timeline: Timeline, number: int) -> ExecutorSummary:
     path = longest_path(calls)
     packed = {call.name for call in calls if call.size > 1}
     every, single = _stages(timeline, number, calls, packed)
+    late_calls = sorted((call for call in calls if call.ended_ns is not None), key=lambda call: call.started_ns or 0)
+    late_calls = late_calls[len(late_calls) // 2 :]
+    late_imports: Counter[str] = Counter()
+    for call in late_calls:
+        late_imports.update(call.imports_ns)
     return ExecutorSummary(
         number,
         executor.is_block,
@@ -183,6 +221,9 @@ def _of_executor(timeline: Timeline, number: int) -> ExecutorSummary:
         _tail_ns(calls, len(workers)),
         _queue_max(calls),
         _ranks_wait(calls),
+        executor.info,
+        sum(call.run_ns for call in late_calls),
+        dict(late_imports.most_common()),
     )
 
 
@@ -228,6 +269,8 @@ def _stages(
         }
         if not is_block:
             took["start"] = start_ns
+        if call.import_ns:
+            took["imports"] = call.import_ns
         for times in (every,) if call.name in packed else (every, single):
             for name, time_ns in took.items():
                 times[name].append(time_ns)

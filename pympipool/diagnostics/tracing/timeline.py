@@ -42,6 +42,11 @@ class Call:
         inputs: Numbers of the calls whose results it needs, as far as they are in the trace; None if it needs none.
         items_ns: End of each call in the message, if they were long enough to be told apart.
         ranks_ns: Start and end on each rank of an MPI worker.
+        argument_bytes: Size of what was sent: the pickled arguments, and the function unless the worker had it. None in traces
+            of earlier versions, and for calls that were not pickled.
+        result_bytes: Size of the pickled result or exception; None if there is no answer.
+        imports_ns: Packages that the call imported, each with the time that took; of an MPI worker on rank 0. They are those that
+            the call asked for: the time of numpy counts for ase, if ase imports it.
     """
 
     number: int
@@ -59,11 +64,19 @@ class Call:
     inputs: tuple[int, ...] | None = None
     items_ns: tuple[int, ...] = ()
     ranks_ns: tuple[tuple[int, int], ...] = ()
+    argument_bytes: int | None = None
+    result_bytes: int | None = None
+    imports_ns: dict[str, int] = field(default_factory=dict)
 
     @property
     def run_ns(self) -> int:
         """The run time; 0 if the call did not run, or its end is unknown."""
         return 0 if self.started_ns is None or self.ended_ns is None else self.ended_ns - self.started_ns
+
+    @property
+    def import_ns(self) -> int:
+        """The part of the run time in which the call imported modules."""
+        return min(sum(self.imports_ns.values()), self.run_ns)
 
 
 @dataclass(slots=True)

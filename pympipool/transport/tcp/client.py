@@ -21,6 +21,7 @@ import struct
 import threading
 from collections.abc import Sequence
 from time import monotonic, monotonic_ns, sleep
+from types import ModuleType
 from typing import Any
 
 from pympipool._core.ring import CALL, TRACED
@@ -159,6 +160,7 @@ class TcpChannel:
         self._unresumed_recalls = 0  # recalls that were answered and that the relay has not resumed from yet
         self._received_ns = 0
         self.stamps: list[int] = []
+        self._import_times: ModuleType | None = None  # measures what traced calls import
         stream_lock.acquire()
         threading.Thread(target=self._serve_recalls, args=(keepalive,), name="pympipool_recall", daemon=True).start()
 
@@ -173,6 +175,8 @@ class TcpChannel:
                 return message
             elif not self._unresumed_recalls:
                 self._running = message[1]
+                if self._running & TRACED:
+                    self._start_import_times()
                 self._received_ns = monotonic_ns()
                 self._stream_lock.release()
                 if self._recall_requested:
@@ -180,17 +184,26 @@ class TcpChannel:
                 return message
 
     def answer(self, kind: int, id: int, parts: Sequence[Any], run_ns: int = -1) -> None:  # noqa: A002  as on a channel
-        """Send the answer to the call that has begun; for a traced call with its times and `stamps`.
+        """Send the answer to the call that has begun; for a traced call with its times, imports and `stamps`.
 
         Returns when the last byte is on its way.
         """
         begun_ns, ended_ns = self._received_ns, monotonic_ns()
         if id & TRACED:
-            times = (begun_ns, ended_ns, *self.stamps)
-            parts = [*parts, struct.pack(f"={len(times)}q", *times)]
+            assert self._import_times is not None
+            stamps = struct.pack(f"={len(self.stamps)}q", *self.stamps)
+            parts = [*parts, struct.pack("=2q", begun_ns, ended_ns) + self._import_times.take() + stamps]
             self.stamps.clear()
         self._stream_lock.acquire()
         self._stream.send(kind, id, ended_ns - begun_ns if run_ns < 0 else run_ns, parts)
+
+    def _start_import_times(self) -> None:
+        if self._import_times is None:
+            from pympipool._core import import_times
+
+            import_times.start()
+            self._import_times = import_times
+        self._import_times.take()  # what was imported between calls
 
     def _serve_recalls(self, keepalive: socket.socket) -> None:
         """Answer the relay's requests to recall calls; the main function of the recall thread."""

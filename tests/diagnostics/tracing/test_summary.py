@@ -18,8 +18,10 @@ from support.timing import best
 
 MS = 1_000_000
 
+ON_THIS_MACHINE = {"backend": "mpi", "cores_per_worker": 1, "mp_context": None}
 
-def make_timeline(calls, *, workers=2, length=1000, block=True, lives=None):
+
+def make_timeline(calls, *, workers=2, length=1000, block=True, lives=None, info=None):
     """Make a trace from times in ms.
 
     Calls: (worker, submitted, ready, sent, started, ended, received, other attributes).
@@ -30,7 +32,7 @@ def make_timeline(calls, *, workers=2, length=1000, block=True, lives=None):
         length * MS,
         "master",
         17,
-        [ExecutorRecord(1, {"block_allocation": block, "max_workers": workers})],
+        [ExecutorRecord(1, {"block_allocation": block, "max_workers": workers, **ON_THIS_MACHINE, **(info or {})})],
         [
             Worker(1, number, (("node", 100 + number),), started * MS, ready * MS, gone * MS)
             for number, started, ready, gone in lives
@@ -135,6 +137,8 @@ def test_single_call_is_no_critical_path():
     assert longest_path(make_timeline([(1, 0, 0, 0, 0, 100, 100, {})]).calls) == ()
 
 
+REPEATED_IMPORTS = [(n, 0, 0, 0, 0, 100, 100, {"imports_ns": {"ase": 50 * MS}}) for n in range(1, 5)]
+
 FINDINGS = {
     "block_allocation=True": make_timeline(
         [(n, n * 50, n * 50, n * 50 + 40, n * 50 + 40, n * 50 + 45, n * 50 + 45, {}) for n in range(1, 15)],
@@ -170,10 +174,42 @@ FINDINGS = {
         make_timeline([]),
         calls=[Call(1, "f", 1, 0, 1, "unfinished", 0, 0, None, None, None, None)],
     ),
+    'with preload=["ase"]': make_timeline(
+        REPEATED_IMPORTS,
+        block=False,
+        lives=[(n, 0, 0, 100) for n in range(1, 5)],
+        info={"preload": None},
+    ),
+    "let each worker run more calls (max_tasks_per_child)": make_timeline(REPEATED_IMPORTS, workers=4),
+    "each call of f() carries 80 MB (3 calls)": make_timeline(
+        [(1, 0, 0, n * 100, n * 100, n * 100 + 90, n * 100 + 90, {"argument_bytes": 80_000_000}) for n in range(3)]
+    ),
+    "each call of f() returns 80 MB (3 calls)": make_timeline(
+        [(1, 0, 0, n * 100, n * 100, n * 100 + 90, n * 100 + 90, {"result_bytes": 80_000_000}) for n in range(3)]
+    ),
     "raise max_calls": dataclasses.replace(make_timeline([(1, 0, 0, 0, 0, 1000, 1000, {})]), dropped=3),
     "look at what their futures raise": make_timeline([(1, 0, 0, 0, 0, 1000, 1000, {})]),
 }
 FINDINGS["look at what their futures raise"].calls[0].outcome = "error"
+
+
+@pytest.mark.parametrize(
+    "info", [{"backend": "slurm"}, {"cores_per_worker": 2}, {"mp_context": "spawn"}, {"preload": ["ase"]}], ids=str
+)
+def test_preload_is_advised_only_where_it_helps(info):
+    lives = [(n, 0, 0, 100) for n in range(1, 5)]
+    advice = remedies(make_timeline(REPEATED_IMPORTS, block=False, lives=lives, info=info))
+    assert "calls import modules again and again (ase): for 50 % of the time" in advice
+    assert "block_allocation=True: its workers import once" in advice
+    assert "preload" not in advice
+
+
+def test_imports_of_first_calls_are_no_finding():
+    calls = [(1, 0, 0, 0, n * 100, n * 100 + 100, n * 100 + 100, {}) for n in range(4)]
+    calls[0][-1]["imports_ns"] = {"ase": 90 * MS}
+    timeline = make_timeline(calls, workers=1, length=400)
+    assert "import" not in remedies(timeline)
+    assert summarize(timeline).functions[0].import_ns == 90 * MS
 
 
 @pytest.mark.parametrize("remedy", FINDINGS)

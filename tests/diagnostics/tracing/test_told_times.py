@@ -79,13 +79,27 @@ def test_times_and_stamps_arrive_beside_results(dispatcher, worker):
     found = records(recorder)
     assert [record[-1] for record in found] == [0, 3, 1, 0]
     assert struct.unpack("4q", recorder.stamps()) == (1, 2, 3, 4)
-    for submitted, ready, sent, _, _, started, ended, received, number, _, _ in found:
+    for submitted, ready, sent, _, _, started, ended, received, number, *_ in found:
         times = [submitted, ready, sent, started, ended, received, monotonic_ns()]
         assert times == sorted(times)
         assert number == 1
 
 
-@pytest.mark.parametrize("parts", [[b"x"], [b"x", b""], [b"x", bytes(8)], [b"x", bytes(17)]])
+def test_sizes_of_call_and_result_are_recorded(dispatcher, worker):
+    recorder = Recorder(10)
+    dispatcher.record(recorder)
+    future = submit(dispatcher)
+    _, call, _, parts = worker.receive(LIMIT_S)
+    answer = payload.dump(b"x" * 1000)
+    worker.answer(ring.RESULT, call, answer)
+    future.result(LIMIT_S)
+    [record] = records(recorder)
+    assert record[9:11] == (sum(map(len, parts)), sum(map(len, answer)))
+
+
+@pytest.mark.parametrize(
+    "parts", [[b"x"], [b"x", b""], [b"x", bytes(16)], [b"x", bytes(25)], [b"x", struct.pack("7q", 1, 2, 1, 0, 0, 0, 0)]]
+)
 def test_answer_without_requested_times_is_corrupt(dispatcher, worker, corrupted, parts):
     dispatcher.record(Recorder(10))
     submit(dispatcher)
