@@ -112,6 +112,21 @@ def test_time_limit_beyond_partition_is_refused(make_executor, short_partition):
         call.result(timeout=60)
 
 
+@MODES
+def test_job_that_never_starts_fails(make_executor, cluster, short_partition, block_allocation):
+    everything = cluster.allocate()
+    try:
+        call = make_executor(partition=short_partition, time_limit=120, block_allocation=block_allocation).submit(
+            square, 1
+        )
+        wait_until(lambda: "PENDING" in cluster.run("squeue", "--noheader", "--partition=short", "--format=%T"))
+        cluster.run("scontrol", "update", "PartitionName=short", "MaxTime=1")
+        with pytest.raises(WorkerStartError, match=r"will never start .*\(PartitionTimeLimit\).*smaller time_limit"):
+            call.result(timeout=60)
+    finally:
+        cluster.run("scancel", everything)
+
+
 # ---- inside a job ----
 
 
@@ -164,5 +179,7 @@ def test_slurm_ends_worker_after_time_limit(make_executor, gate, block_allocatio
     exe = make_executor(time_limit=1, block_allocation=block_allocation)
     call = exe.submit(hold, gate.path)
     gate.wait_until_begun()
-    assert isinstance(call.exception(timeout=150), WorkerDied)
+    error = call.exception(timeout=150)
+    assert isinstance(error, WorkerDied)
+    assert "DUE TO TIME LIMIT" in str(error)
     assert exe.submit(square, 3).result(timeout=60) == 9

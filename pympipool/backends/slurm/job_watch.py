@@ -14,6 +14,7 @@ causes no query.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import subprocess
 import threading
@@ -56,6 +57,10 @@ SILENCE_WARNING_S = 60.0
 _WAITING = ("PENDING", "CONFIGURING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
 """States of a job whose processes do not run."""
 
+_NEVER = re.compile("PartitionTimeLimit|MaxWall")
+"""Reasons of SLURM for which a job waits until an administrator changes something: it asks for more time than its partition,
+account or quality of service allows."""
+
 _CANCEL_SCRIPT = r"""
 (
     trap '' HUP
@@ -79,23 +84,26 @@ class JobState:
         is_running: True if its processes run.
         was_listed: True if the controller has known it.
         forgotten: True if the controller knows it no longer, or has never known it.
+        refusal: The reason why it will never start, in SLURM's words; "" if it may.
     """
 
-    __slots__ = ("cancelled_s", "forgotten", "is_asked_for", "is_running", "missing_since_s", "was_listed")
+    __slots__ = ("cancelled_s", "forgotten", "is_asked_for", "is_running", "missing_since_s", "refusal", "was_listed")
 
     def __init__(self) -> None:
         self.is_running = False
         self.was_listed = False
         self.forgotten = False
+        self.refusal = ""
         self.missing_since_s: float | None = None  # of the first of the last answers, none of which listed it
         self.cancelled_s: float | None = None  # since when it is to be cancelled
         self.is_asked_for = False  # there was a query since then
 
-    def update(self, answer: str | None, now_s: float, *, waits_unseen: bool) -> None:
+    def update(self, answer: str | None, now_s: float, reason: str = "", *, waits_unseen: bool) -> None:
         """Take an answer of the controller.
 
         Args:
             answer: The state of the job, None if it is not listed.
+            reason: Why it is in that state.
             waits_unseen: The controller does not list what waits.
         """
         if answer is None:
@@ -106,6 +114,7 @@ class JobState:
         self.missing_since_s = None
         self.was_listed = True
         self.is_running = answer not in _WAITING
+        self.refusal = reason if answer == "PENDING" and _NEVER.search(reason) else ""
 
 
 class JobWatch:
@@ -117,7 +126,8 @@ class JobWatch:
 
     def __init__(self, *, steps: bool) -> None:
         self._prefix = f"pympipool-{secrets.token_hex(6)}"
-        self._query = ["squeue", "--me", "--all", "--noheader", f"--format=%i %j {'RUNNING' if steps else '%T'}"]
+        self._query = ["squeue", "--me", "--all", "--noheader"]
+        self._query += [f"--format=%i %j {'RUNNING' if steps else '%T %r'}"]
         self._query += ["--steps"] if steps else []
         self._steps = steps
         self._jobs: dict[str, JobState] = {}  # those that are watched or to be cancelled
@@ -231,8 +241,8 @@ class JobWatch:
             return self._pause_s
         return CANCEL_PAUSE_S if all(job.is_asked_for for job in cancelled) else 0.0
 
-    def _ask(self) -> dict[str, tuple[str, str]] | None:
-        """Return id and state of each job of this executor by name; None if the controller does not answer."""
+    def _ask(self) -> dict[str, tuple[str, str, str]] | None:
+        """Return id, state and its reason for each job of this executor by name; None if the controller does not answer."""
         with self._changed:
             for job in self._jobs.values():
                 job.is_asked_for = job.cancelled_s is not None
@@ -243,9 +253,9 @@ class JobWatch:
         if answer.returncode != 0:
             return None
         lines = (line.split() for line in answer.stdout.splitlines() if self._prefix in line)
-        return {words[1]: (words[0], words[2]) for words in lines if len(words) == 3}
+        return {words[1]: (words[0], words[2], " ".join(words[3:])) for words in lines if len(words) >= 3}
 
-    def _update(self, listed: dict[str, tuple[str, str]] | None) -> None:
+    def _update(self, listed: dict[str, tuple[str, str, str]] | None) -> None:
         now_s = monotonic()
         if listed is None:
             self._not_answered(now_s)
@@ -254,8 +264,8 @@ class JobWatch:
         with self._changed:
             to_cancel = []
             for name, job in list(self._jobs.items()):
-                number, state = listed.get(name, (None, None))
-                job.update(state, now_s, waits_unseen=self._steps)
+                number, state, reason = listed.get(name, (None, None, ""))
+                job.update(state, now_s, reason, waits_unseen=self._steps)
                 if job.cancelled_s is None:
                     continue
                 if number is not None:

@@ -236,15 +236,24 @@ class NamedSrunProcess(SrunProcess):
         """Return False while the job or step waits.
 
         Raises:
-            WorkerStartError: SLURM's controller does not know it any more.
+            WorkerStartError: SLURM's controller does not know it any more, or will never start it.
         """
         self._jobs.ensure_thread()
+        if self._job.refusal:
+            raise WorkerStartError(
+                f"SLURM will never start the job {self._name} ({self._job.refusal}), which asks for more time than is allowed: give"
+                " a smaller time_limit or run_time_max, or another partition"
+            )
         if self._job.forgotten:
             raise WorkerStartError(
                 f"SLURM's controller has no job or step named {self._name} any more, while srun still waits for it (was the"
                 " controller restarted without its state?)"
             )
         return self._job.is_running
+
+    def failed_permanently(self, last_stderr: Iterable[str]) -> bool:
+        """Return True if SLURM can start no such job."""
+        return bool(self._job.refusal) or super().failed_permanently(last_stderr)
 
     def on_connected(self) -> None:
         """Ask for the job no more."""

@@ -61,6 +61,20 @@ def test_waiting_job_starts_and_is_forgotten(controller, jobs):
     wait_until(lambda: job.forgotten)
 
 
+@pytest.mark.parametrize("reason", ["PartitionTimeLimit", "QOSMaxWallDurationPerJobLimit"])
+def test_job_with_too_much_time_never_starts(controller, jobs, reason):
+    name = jobs.name(1)
+    controller.answer(f"7 {name} PENDING ReqNodeNotAvail, UnavailableNodes:node2")
+    job = jobs.watch(name)
+    wait_until(lambda: job.was_listed)
+    assert job.refusal == ""
+    controller.answer(f"7 {name} PENDING {reason}")
+    wait_until(lambda: job.refusal == reason)
+    controller.answer(f"7 {name} RUNNING None")
+    wait_until(lambda: job.is_running)
+    assert job.refusal == ""
+
+
 def test_job_listed_late_is_waited_for_longer(controller, jobs, monkeypatch):
     monkeypatch.setattr(job_watch, "NEVER_KNOWN_AFTER_S", 60.0)
     name = jobs.name(1)
