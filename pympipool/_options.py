@@ -259,6 +259,9 @@ _FOREIGN_NAMES = {
     **dict.fromkeys(("threads", "num_threads", "threads_per_worker", "cpus_per_task"), "threads_per_core"),
     **dict.fromkeys(("gpus", "num_gpus", "gpus_per_core", "gpus_per_task"), "gpus_per_worker"),
     **dict.fromkeys(("timeout", "walltime"), "run_time_max"),
+    **dict.fromkeys(("nodes", "nnodes", "nodes_per_worker"), "num_nodes"),
+    "queue": "partition",
+    "project": "account",
     **dict.fromkeys(("working_directory", "workdir", "directory"), "cwd"),
 }
 """Parameters of similar classes (of multiprocessing, joblib, dask, ray), and what they are called here."""

@@ -221,6 +221,7 @@ def test_caller_is_registered_for_pickling_by_value(tmp_path, monkeypatch):
         ("processes", "max_workers"),
         ("cores", "cores_per_worker"),
         ("threads_per_worker", "threads_per_core"),
+        ("queue", "partition"),
     ],
 )
 def test_parameters_of_other_classes_are_known(name, meant):
