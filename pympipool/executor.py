@@ -84,7 +84,8 @@ class Executor(futures.Executor):
             `block_allocation`.
         initializer: Called once in each worker before its first call (on every rank). The globals that it sets are seen by the
             calls. If it raises, calls fail with BrokenProcessPool, and the cause is what it has raised.
-        initargs: Its arguments.
+        initargs: Its arguments. Queues, locks, events and shared values of multiprocessing are shared with workers on this machine,
+            if they were made by a context that does not fork, such as multiprocessing.get_context("spawn").
         max_tasks_per_child: Number of calls after which a worker exits and a new one takes its place. A chunk of `map` counts
             as one call. Default: no limit. Without `block_allocation` each worker serves one call anyway.
         mp_context: How processes start, as a context or a name of multiprocessing: "spawn" starts each worker as a fresh
@@ -229,7 +230,7 @@ class Executor(futures.Executor):
         return NullBackend(name)
 
     def _make_engine(self, options: _options.Options, workers: int) -> Engine | GraphRecorder | SerialEngine:
-        start_functions = pickled_start_functions(options)
+        start_functions = pickled_start_functions(options, inherits=self._backend.name in ("mpi", "serial"))
         if options.draws_graph:
             from pympipool.diagnostics.graph import GraphRecorder
 

@@ -5,9 +5,11 @@ The worker runs them in `pympipool.worker.initializer`.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from pympipool.errors import SerializationError
+from pympipool.pool.inheritance import Inheritance
 from pympipool.serialization.by_value import dump as dump_by_value
 from pympipool.serialization.payload import dump
 
@@ -19,16 +21,28 @@ INIT_FUNCTION_MAX_BYTES = 60 << 20
 connection, with other settings."""
 
 
-def pickled_start_functions(options: Options) -> dict[str, Any]:
-    """Return the functions that run at the start of a worker as they are sent there (see `pickled_initializer`)."""
+def pickled_start_functions(options: Options, *, inherits: bool) -> dict[str, Any]:
+    """Return the functions that run at the start of a worker as they are sent there (see `pickled_initializer`).
+
+    Args:
+        inherits: The workers are processes of this machine, which can inherit objects of multiprocessing.
+    """
+    inheritance = Inheritance(options.initargs) if inherits and options.initargs else None
     return {
-        "initializer": pickled_initializer(options.initializer, options.initargs),
+        "initializer": pickled_initializer(options.initializer, options.initargs, inheritance),
+        "inheritance": inheritance,
         "init_function": pickled_init_function(options.init_function, options.block_allocation),
     }
 
 
-def pickled_initializer(initializer: Any, arguments: tuple[Any, ...]) -> list[bytes] | None:
+def pickled_initializer(
+    initializer: Any, arguments: tuple[Any, ...], inheritance: Inheritance | None = None
+) -> list[bytes] | None:
     """Return an initializer with its arguments as they are sent to workers; None if there is none.
+
+    Args:
+        inheritance: Collects what the workers must inherit for objects of multiprocessing among the arguments; None: such
+            objects are an error.
 
     Raises:
         TypeError: It is not callable.
@@ -39,7 +53,11 @@ def pickled_initializer(initializer: Any, arguments: tuple[Any, ...]) -> list[by
         return None
     if not callable(initializer):
         raise TypeError(f"initializer is {initializer!r}; it must be callable")
-    parts = [bytes(part) for part in dump((initializer, arguments), "the initializer and its arguments")]
+    try:
+        with contextlib.nullcontext() if inheritance is None else inheritance.pickling():
+            parts = [bytes(part) for part in dump((initializer, arguments), "the initializer and its arguments")]
+    except SerializationError as error:
+        raise _named(error, arguments, inheritance) from error.__cause__
     size_bytes = sum(map(len, parts))
     if size_bytes > INIT_FUNCTION_MAX_BYTES:
         raise ValueError(
@@ -47,6 +65,29 @@ def pickled_initializer(initializer: Any, arguments: tuple[Any, ...]) -> list[by
             f" {INIT_FUNCTION_MAX_BYTES} can be sent: let it load the data itself"
         )
     return parts
+
+
+def _named(
+    error: SerializationError, arguments: tuple[Any, ...], inheritance: Inheritance | None
+) -> SerializationError:
+    """Return an error that names the object of multiprocessing that cannot be sent; the same error if there is none."""
+    for number, argument in enumerate(arguments):
+        if not type(argument).__module__.startswith("multiprocessing."):
+            continue
+        remedy = "make it with multiprocessing.Manager()"
+        if inheritance is None:
+            return SerializationError(
+                f"initargs[{number}] is {argument!r}, which only processes of this machine can inherit: {remedy}"
+            )
+        try:
+            with inheritance.pickling():
+                dump(argument)
+        except SerializationError:
+            return SerializationError(
+                f"initargs[{number}] is {argument!r}, which workers cannot inherit: {error.__cause__}. Make it with"
+                f" multiprocessing.get_context('spawn'), or {remedy}"
+            )
+    return error
 
 
 def pickled_init_function(init_function: Any, block_allocation: bool) -> bytes | None:

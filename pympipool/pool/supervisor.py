@@ -285,12 +285,15 @@ class Supervisor:
         if len(worker.connections) == worker.request.ranks:
             worker.process.on_connected()
         output = worker.process.direct_output or ()
-        descriptors = (*(worker.link.descriptors() if rank == 0 else ()), *output)
+        inheritance = self.settings["inheritance"]
+        inherited = () if inheritance is None else inheritance.descriptors
+        descriptors = (*inherited, *(worker.link.descriptors() if rank == 0 else ()), *output)
         settings = {
             **self.settings,
             **script_context(),
             "worker_id": worker.worker_id,
             "direct_output": bool(output),
+            "inheritance": len(inherited),
         }
         self._connections.send(worker, rank, ("setup", settings), descriptors)
 

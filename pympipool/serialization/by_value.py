@@ -105,6 +105,11 @@ def _reducer_of(kind: type, registered: Any, *, files_by_name: bool = False) -> 
     """
     if registered is not None:
         return reducer_of_library(kind) or registered
+    if kind.__module__ in _MULTIPROCESSING:
+        return _reducer_of_multiprocessing(kind)
+    ctypes: Any = sys.modules.get("_ctypes")
+    if ctypes is not None and issubclass(kind, ctypes._SimpleCData.__base__):
+        return _reduce_ctypes
     if refuses_attributes(kind):
         return reduce_without_init
     array_type: type | None = getattr(sys.modules.get("numpy"), "ndarray", None)
@@ -114,6 +119,25 @@ def _reducer_of(kind: type, registered: Any, *, files_by_name: bool = False) -> 
         if arrays.has_plain_pickle(kind):
             return arrays.reduce_array_or_file if files_by_name else arrays.reduce_array
     return None
+
+
+_MULTIPROCESSING = ("multiprocessing.connection", "multiprocessing.heap")
+"""Modules whose objects have descriptors, and are pickled with reducers that only multiprocessing's own pickler knows."""
+
+
+def _reducer_of_multiprocessing(kind: type) -> Any:
+    from multiprocessing.reduction import ForkingPickler
+
+    return ForkingPickler._extra_reducers.get(kind)  # type: ignore[attr-defined]  # there is no public way
+
+
+def _reduce_ctypes(value: Any) -> Any:
+    """Reduce a value of ctypes: to the memory that it shares with other processes, or to its content."""
+    if not hasattr(value, "_wrapper"):
+        return value.__reduce_ex__(PROTOCOL)
+    from multiprocessing.sharedctypes import reduce_ctype  # type: ignore[attr-defined]  # ForkingPickler calls it
+
+    return reduce_ctype(value)
 
 
 def _reductions(is_result: bool = False, files_by_name: bool = False) -> Reductions:

@@ -20,6 +20,7 @@ from _thread import allocate_lock
 from pympipool._util.cmodules import socket
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.frames import (
+    DESCRIPTORS_MAX,
     LENGTH_BYTES,
     SEND_FLAGS,
     ProtocolError,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     Control: TypeAlias = "WorkerControl | TcpControl"
     Link: TypeAlias = "Channel | TcpChannel"
 
-_DESCRIPTORS_MAX = 4
 _DESCRIPTOR_BYTES = struct.calcsize("i")
 _RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
@@ -134,7 +134,7 @@ class WorkerControl:
 
     def _receive_frame(self) -> tuple[Frame, list[int]]:
         """Wait for a frame, and for the descriptors that come with it."""
-        room = socket.CMSG_SPACE(_DESCRIPTORS_MAX * _DESCRIPTOR_BYTES)
+        room = socket.CMSG_SPACE(DESCRIPTORS_MAX * _DESCRIPTOR_BYTES)
         head, ancillary, _, _ = self._socket.recvmsg(LENGTH_BYTES, room, _RECEIVE_FLAGS)
         descriptors: list[int] = []
         for level, kind, data in ancillary:

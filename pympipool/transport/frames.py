@@ -26,6 +26,12 @@ KEY_BYTES = 32
 FRAME_LIMIT = 64 << 20
 """Most bytes of one frame. Settings and exceptions are small, and calls do not travel here."""
 
+INHERITED_DESCRIPTORS_MAX = 240
+"""Most descriptors of objects of multiprocessing that are sent with the settings. Linux sends up to 253 with one message."""
+
+DESCRIPTORS_MAX = INHERITED_DESCRIPTORS_MAX + 4
+"""Most descriptors that come with a frame: also those of the link, and of stdout and stderr."""
+
 SEND_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
 """Flags for sending: a peer that is gone raises an error, even if the user has set SIGPIPE to end the program."""
 

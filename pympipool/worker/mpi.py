@@ -32,9 +32,9 @@ from pympipool.worker.setup import (
     has_start_functions,
     last_call_announcement,
     make_call_runner,
-    redirect_output,
     report_error,
     report_start_failed,
+    take_descriptors,
 )
 
 TYPE_CHECKING = False
@@ -78,7 +78,7 @@ def run(config: WorkerConfig, control: Control) -> None:
     control.send_hello(config, rank)
     settings, descriptors = control.receive_setup()
     try:
-        descriptors = redirect_output(settings, descriptors)
+        descriptors = take_descriptors(settings, descriptors)
         serve = _prepare(config, control, rank, location, settings, descriptors)
     except BaseException as error:
         report_start_failed(control, error, location)

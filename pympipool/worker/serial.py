@@ -20,8 +20,8 @@ from pympipool.worker.setup import (
     describe,
     last_call_announcement,
     make_call_runner,
-    redirect_output,
     report_start_failed,
+    take_descriptors,
 )
 
 TYPE_CHECKING = False
@@ -41,7 +41,7 @@ def run(config: WorkerConfig, control: Control) -> None:
     location = describe(config.worker)
     settings, descriptors = control.receive_setup()
     try:
-        descriptors = redirect_output(settings, descriptors)
+        descriptors = take_descriptors(settings, descriptors)
         channel = control.open_channel(descriptors)
         apply_settings(settings, control, (config.worker,), config.cwd)
         runner = make_call_runner(settings, channel.stamps, config.error_log_file, location)

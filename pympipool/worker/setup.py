@@ -59,16 +59,21 @@ def apply_settings(settings: dict[str, Any], control: Control, identity: tuple[i
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True, write_through=False)
 
 
-def redirect_output(settings: dict[str, Any], descriptors: list[int]) -> list[int]:
-    """Redirect stdout and stderr to the descriptors that the master has sent for them, if it has.
+def take_descriptors(settings: dict[str, Any], descriptors: list[int]) -> list[int]:
+    """Keep the descriptors that this process inherits, and redirect stdout and stderr to those that are for them.
 
     Args:
         settings: The master's settings.
         descriptors: All descriptors that came with the settings.
 
     Returns:
-        The descriptors that are for something else.
+        The other descriptors, those of the link.
     """
+    if settings["inheritance"]:
+        from pympipool.worker.inherited import InheritedDescriptor
+
+        InheritedDescriptor.received = descriptors[: settings["inheritance"]]
+        descriptors = descriptors[settings["inheritance"] :]
     if not settings["direct_output"] or not descriptors:
         return descriptors
     *others, stdout, stderr = descriptors

@@ -48,6 +48,7 @@ class TinyMaster:
             "max_calls": 0,
             "announces_last": False,
             "direct_output": False,
+            "inheritance": 0,
             **settings,
         }
         self.ranks = ranks
