@@ -44,6 +44,7 @@ cdef struct Chunk
 cdef struct Recording:
     Chunk *first
     Chunk *last
+    int64_t since_ns
     uint64_t count
     uint64_t limit
     uint64_t dropped      # number of records beyond the limit, or for which there was no memory

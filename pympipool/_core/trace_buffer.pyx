@@ -66,8 +66,13 @@ cdef bint append_stamps(Recording *recording, const int64_t *stamps, size_t coun
 
 
 cdef void record(Recording *recording, const Record *what, const int64_t *stamps) noexcept nogil:
-    """Store a record with its what.stamp_count stamps; beyond the limit only count it. The caller holds the lock."""
+    """Store a record with its what.stamp_count stamps; beyond the limit only count it. The caller holds the lock.
+
+    A call that was submitted before belongs to an earlier trace, which has ended without it.
+    """
     cdef Chunk *chunk = recording.last
+    if what.times.submitted_ns < recording.since_ns:
+        return
     if recording.count >= recording.limit:
         recording.dropped += 1
         return
@@ -101,6 +106,7 @@ cdef class Recorder:
 
     def __cinit__(self, uint64_t limit):
         self.recording.limit = limit
+        self.recording.since_ns = unique_now_ns()
         self.numbers = {}
         self.workers = {}
         self.inputs = {}

@@ -1,5 +1,6 @@
 """Ctrl-C, or the exception of any signal handler, at every point of every method: nothing is torn, nothing hangs."""
 
+import contextlib
 import operator
 import os
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pympipool import Executor
+from pympipool import Executor, trace
 from pympipool.execution import engine
 from support import interrupt_rounds
 from support.calls import hold, square
@@ -168,6 +169,23 @@ def test_interrupted_waits_hold_no_lock(executor):
             assert threads.submit(futures.wait, calls, LIMIT_S).result(LIMIT_S).done == set(calls), place
 
 
+def test_interrupted_trace_ends_and_another_begins(executor):
+    records = []
+
+    def record():
+        records[:] = [trace()]
+        with records[0]:
+            executor.submit(square, 2).result(LIMIT_S)
+
+    for place in interrupted_everywhere(record):
+        with contextlib.suppress(RuntimeError):  # it had not begun, or had ended
+            for begun in records:
+                begun.stop()
+        with trace() as another:
+            executor.submit(square, 3).result(LIMIT_S)
+        assert [call.outcome for call in another.timeline.calls] == ["returned"], place
+
+
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt], ids=["shutdown", "kill"])
 @pytest.mark.parametrize("block_allocation", [False, True], ids=["per_call", "block_allocation"])
 def test_interrupted_end_can_be_repeated(block_allocation, error):
@@ -241,7 +259,7 @@ def test_ctrl_c_in_end_of_block_ends_calls(block_allocation, gate):
 
 CONSTRUCTORS = """
 import sys, threading, time
-from pympipool import Executor
+from pympipool import Executor, trace
 from support.interrupts import interrupted_everywhere
 before = threading.active_count()
 for block_allocation in (False, True):

@@ -88,13 +88,18 @@ class trace(ContextDecorator):  # noqa: N801  it is used like `open`
         self._recorders, self._timeline = [], None
         self._start_time = datetime.now(timezone.utc).astimezone()
         self._start_ns = monotonic_ns()
-        other = trace_registry.start(self)
-        if other is not None:
-            raise RuntimeError(
-                f"{other!r} records already, and there can be one trace at a time: it sees the calls of all executors"
-            )
-        self._recording_pid = os.getpid()
-        atexit.register(self._stop_at_exit)
+        self._recording_pid = os.getpid()  # before it records, so that `stop` works whatever Ctrl-C has interrupted
+        try:
+            other = trace_registry.start(self)
+            if other is not None:
+                raise RuntimeError(
+                    f"{other!r} records already, and there can be one trace at a time: it sees the calls of all executors"
+                )
+            atexit.register(self._stop_at_exit)
+        except BaseException:
+            self._end_recording()
+            self._recording_pid = 0
+            raise
         return self
 
     def add_engine(self, engine: TracedEngine) -> None:
@@ -115,20 +120,23 @@ class trace(ContextDecorator):  # noqa: N801  it is used like `open`
         """
         if self._recording_pid != os.getpid():  # also in a forked child: only the parent records
             raise RuntimeError(f"{self!r} does not record: start() it first")
-        trace_registry.stop(self)
-        self._recording_pid = 0
-        atexit.unregister(self._stop_at_exit)
-        for engine, _ in self._recorders:
-            engine.record(None)
+        self._end_recording()
         duration_ns = monotonic_ns() - self._start_ns
         recorded = [RecordedExecutor(recorder, engine.executor_info) for engine, recorder in self._recorders]
-        self._recorders = []
         start_time = self._start_time.isoformat(timespec="milliseconds")
         empty = Timeline(start_time, duration_ns, socket.gethostname(), os.getpid())
         self._timeline = collect(recorded, empty, self._start_ns)
+        self._recording_pid = 0  # last, so that an interrupted stop may be repeated
+        self._recorders = []
         if self.path is not None:
             self.write(self.path)
         return self._timeline
+
+    def _end_recording(self) -> None:
+        trace_registry.stop(self)
+        atexit.unregister(self._stop_at_exit)
+        for engine, _ in self._recorders:
+            engine.record(None)
 
     def _stop_at_exit(self) -> None:
         if self._recording_pid == os.getpid():
