@@ -59,7 +59,7 @@ cdef class Reductions:
         self.specs = specs
         self.kinds = {}
 
-    cdef bint is_importable(self, value) except -1:
+    cpdef bint is_importable(self, value) except -1:
         """Return True if a function or class can certainly be pickled by its name; False if the pickler has to decide."""
         if self.by_value:
             return False
@@ -76,6 +76,13 @@ cdef class Reductions:
         if PyDict_GetItemWithError(names, path) != <PyObject *>value:
             return False
         return self.specs is None or self.specs.get(name, self) is (<dict>names).get("__spec__")
+
+    def is_inert(self, kind):
+        """Return True if instances of a class are their `__dict__`, and if no code of the class runs when a copy of one is made,
+        pickled, unpickled or dropped."""
+        if not self.look_up(kind).is_simple or kind.__new__ is not object.__new__:
+            return False
+        return _attribute(kind, "__setstate__") is None and _attribute(kind, "__del__") is None
 
     cdef _Kind look_up(self, kind):
         cdef object registered = None

@@ -1,13 +1,10 @@
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 def all_types_in(values: Iterable[object], kinds: Set[type]) -> bool: ...
 def types_in(values: Iterable[object]) -> set[type]: ...
-def freeze_all(
-    results: list[Any], values: Iterator[Any], kinds: Set[type], freeze: Callable[[Any], object]
-) -> None: ...
 
 class ConsumingIterator:
     def __init__(self, lists: Iterator[list[Any]]) -> None: ...

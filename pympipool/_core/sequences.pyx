@@ -43,31 +43,6 @@ def types_in(values not None):
     return kinds
 
 
-def freeze_all(list results not None, values, kinds not None, freeze not None):
-    """Append all values to the results: unchanged if their type is one of these, otherwise as freeze(value) returns them.
-
-    Args:
-        results: Keeps what was appended so far if the iterator or freeze raises.
-        values: An iterator.
-        kinds: A set of types.
-        freeze: Called with each value of another type.
-
-    Examples:
-        >>> frozen = []
-        >>> freeze_all(frozen, iter([1, [2], "3"]), {int, str}, repr)
-        >>> frozen
-        [1, '[2]', '3']
-    """
-    cdef object seen = None  # the type of the last value that was appended unchanged
-    for value in values:
-        if type(value) is not seen:
-            if type(value) in kinds:
-                seen = type(value)
-            else:
-                value = freeze(value)
-        results.append(value)
-
-
 cdef class ConsumingIterator:
     """An iterator over the items of lists that removes each item from its list, so that no returned item is kept alive.
 

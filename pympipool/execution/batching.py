@@ -116,7 +116,7 @@ def _batches(
     """Submit each chunk as a batch, or call by call if it cannot be one."""
     for chunk in chunks:
         engine.check_open()  # an iterable may have closed the executor
-        packed = chunk.packed(engine.workers_see_files)
+        packed = chunk.packed(engine.workers_see_files, for_now=True)
         if packed is not None:
             yield engine.submit_batch(fn, packed, resources), len(chunk)
         else:

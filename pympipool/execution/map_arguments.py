@@ -26,7 +26,7 @@ class Chunk:
         rows: The arguments of each call, without columns.
     """
 
-    def __init__(self, columns: Sequence[Sequence[Any]] | None, rows: Sequence[tuple[Any, ...]] = ()) -> None:
+    def __init__(self, columns: Sequence[list[Any]] | None, rows: Sequence[tuple[Any, ...]] = ()) -> None:
         self._columns = columns
         self._rows = rows
 
@@ -37,12 +37,16 @@ class Chunk:
         """Return an iterator over the arguments of each call."""
         return iter(self._rows) if self._columns is None else zip(*self._columns, strict=True)
 
-    def packed(self, workers_see_files: bool) -> PackedColumns | None:
-        """Return the columns as a batch has them. None if the calls must travel one by one: there are futures, or one cannot."""
+    def packed(self, workers_see_files: bool, *, for_now: bool = False) -> PackedColumns | None:
+        """Return the columns as a batch has them. None if the calls must travel one by one: there are futures, or one cannot.
+
+        Args:
+            for_now: All are submitted at once, as one batch.
+        """
         if self._columns is None or find_futures(tuple(self._columns), {}):
             return None
         try:
-            return pack(self._columns, workers_see_files)
+            return pack(self._columns, workers_see_files, for_now=for_now)
         except SerializationError:
             return None
 

@@ -3,6 +3,7 @@
     payload.py     calls and results to parts (a pickle and its out-of-band buffers) and back
     plain.py       values for which plain pickle is right
     columns.py     arguments and results of the calls of a batch, which share nothing
+    copying.py     what can be copied in place of being pickled one by one
     arrays.py      arrays that numpy's own pickle copies: subclasses, masked arrays, datetimes, memmaps
     exceptions.py  exceptions with their tracebacks to parts and back
     exception_forms.py  the ways to pickle an exception so that it arrives unchanged; tracebacks.py: its traceback as text
@@ -57,6 +58,15 @@ def _entries(entries: "list[Any]", prefix: bytes = b"") -> "Any":
     return Entries(entries, prefix=prefix)
 
 
+def _rows(*parts: "Any") -> "Any":
+    """Return the arguments of calls, copies of instances among them (see `columns.Rows`)."""
+    from pympipool.serialization.columns import Rows
+    from pympipool.serialization.payload import load
+
+    kinds, columns = load(parts)
+    return Rows(columns, kinds)
+
+
 def empty_cache(wrapper: "Any") -> bool:
     """Empty the cache of a function of `functools.lru_cache` before a call, as if the function had just been sent."""
     wrapper.cache_clear()
@@ -106,6 +116,7 @@ _LOADERS = (
     ("pympipool.serialization", "_array"),
     ("pympipool.serialization", "_items"),
     ("pympipool.serialization", "_entries"),
+    ("pympipool.serialization", "_rows"),
     ("pympipool.serialization.arrays", "_array_of"),
     ("pympipool.serialization.classes", "load_class"),
     ("pympipool.serialization.classes", "find_class"),

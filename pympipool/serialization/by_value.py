@@ -96,6 +96,24 @@ def dump_in_full(value: object) -> bytes:
     return file.getvalue()
 
 
+def is_inert(kind: type, is_result: bool, defines: bool) -> bool:
+    """Return True if a copy of an instance's `__dict__` is a copy of the instance, and if its class needs not be pickled.
+
+    Args:
+        kind: The class.
+        is_result: The instance belongs to a result.
+        defines: A class that is seen for the first time gets a definition.
+    """
+    reductions = (_ResultPickler if is_result else _Pickler).reductions
+    if not reductions.is_inert(kind):
+        return False
+    if reductions.is_importable(kind) or find_definition(kind, is_result):
+        return True
+    if cloudpickle.cloudpickle._should_pickle_by_reference(kind):
+        return False
+    return make_definition(kind, is_result, at_once=defines) is not None
+
+
 def _reducer_of(kind: type, registered: Any, *, files_by_name: bool = False) -> Any:
     """Return the reducer for instances of a class; None if pickle's own way is right.
 

@@ -22,7 +22,7 @@ import enum
 import pickle
 import weakref
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from cloudpickle import cloudpickle
@@ -44,11 +44,13 @@ class Kept(NamedTuple):
     Attributes:
         kind: The class.
         number: The number of its version.
+        definition: What it was made from.
         snapshot: Compares it with what it was; None if it was not made yet.
     """
 
     kind: type
     number: int
+    definition: bytes
     snapshot: Snapshot | None
 
 
@@ -153,8 +155,33 @@ def load_class(class_id: str, number: int, definition: bytes) -> type:
     snapshot = snapshot_of(kind) if kept is not None and kept.number == number else None
     for one, its_number in classes:
         if one in _received:
-            _keep(one, its_number, snapshot)
+            _keep(one, its_number, definition, snapshot)
     return kind
+
+
+def is_received(kind: type) -> bool:
+    """Return True if this process has the class from a pickle."""
+    return kind in _received
+
+
+def watch(kinds: Sequence[type]) -> tuple[list[Snapshot | None], Callable[[], list[Snapshot | None]]]:
+    """Return snapshots of classes that were received with a number, and what restores the classes and returns new snapshots."""
+    ids = [cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS[kind] for kind in kinds]
+
+    def restore() -> list[Snapshot | None]:
+        for class_id in ids:
+            if class_id in _kept:
+                load_class(class_id, _kept[class_id].number, _kept[class_id].definition)
+        return snapshots()
+
+    def snapshots() -> list[Snapshot | None]:
+        return [_kept[class_id].snapshot for class_id in ids if class_id in _kept]
+
+    for class_id in ids:
+        kept = _kept.get(class_id)
+        if kept is not None and kept.snapshot is None:
+            _kept[class_id] = kept._replace(snapshot=snapshot_of(kept.kind))
+    return snapshots(), restore
 
 
 def _unpickle(definition: bytes) -> list[tuple[type, int]]:
@@ -189,13 +216,13 @@ def find_class(class_id: str, definition: bytes) -> type:
     return classes[0][0]
 
 
-def _keep(kind: type, number: int, snapshot: Snapshot | None) -> None:
+def _keep(kind: type, number: int, definition: bytes, snapshot: Snapshot | None) -> None:
     class_id = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS[kind]
     if snapshot is None and _is_kept(class_id, number):
         return
     while len(_kept) >= KEPT_MAX and class_id not in _kept:
         del _kept[next(iter(_kept))]
-    _kept[class_id] = Kept(kind, number, snapshot)
+    _kept[class_id] = Kept(kind, number, definition, snapshot)
 
 
 def _is_kept(class_id: str, number: int) -> bool:

@@ -3,7 +3,7 @@
     arguments, in columns; results, in one column
 
     numbers, strings, tuples of these      ─► as they are
-    flat containers                        ─► copies
+    containers, instances                  ─► copies (`copying.py`), all in one pickle; instances of arguments: `Rows`
     arrays and numpy scalars               ─► copies; one array, if all are of the same type and shape: `ArrayColumn`
     anything else                          ─► a pickle for each call: `Entries`
 
@@ -16,19 +16,19 @@ This module is imported with the first batch.
 
 from __future__ import annotations
 
-import io
-import itertools
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, TypeAlias
 
+from pympipool._core.copies import WatchedRows
 from pympipool._core.instances import IN_BAND_BELOW_BYTES
-from pympipool._core.sequences import all_types_in, freeze_all, types_in
+from pympipool._core.sequences import ConsumingIterator, types_in
 from pympipool._util.cmodules import pickle
-from pympipool.serialization import _entries, _items, payload, plain
+from pympipool.serialization import _entries, _items, _rows, payload, plain
+from pympipool.serialization.copying import argument_copier, copied_array
 from pympipool.serialization.payload import PackedColumns
-from pympipool.serialization.plain import IMMUTABLE_TYPES, PROTOCOL
+from pympipool.serialization.plain import IMMUTABLE_TYPES
 
-__all__ = ["ArrayColumn", "Entries", "dump_results", "freeze", "pack"]
+__all__ = ["ArrayColumn", "Entries", "Rows", "dump_results", "freeze", "pack", "taking"]
 
 Entry: TypeAlias = "bytes | tuple[Any, ...]"
 """A pickle, or a pickle with its out-of-band buffers."""
@@ -96,6 +96,51 @@ class Entries:
         return (payload.load((prefix + entry,) if type(entry) is bytes else entry) for entry in self.entries)
 
 
+class Rows:
+    """The arguments of calls, instances of classes among them.
+
+    A call that changes one of the classes does not change it for the next call, as if each call had travelled by itself.
+
+    Args:
+        columns: Copies: a sequence for each parameter.
+        kinds: The classes of the instances.
+    """
+
+    __slots__ = ("columns", "kinds")
+
+    def __init__(self, columns: Sequence[Any], kinds: Sequence[type]) -> None:
+        self.columns = columns
+        self.kinds = kinds
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    def __getitem__(self, rows: slice) -> Rows:
+        return Rows([column[rows] for column in self.columns], self.kinds)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from pympipool.serialization import by_value
+
+        parts = by_value.dump_parts((self.kinds, self.columns), False, False)
+        return _rows, tuple(map(pickle.PickleBuffer, parts))
+
+    def iterators(self) -> list[Iterator[Any]]:
+        """Return an iterator over each column. That of the first restores the classes, if this process has received them."""
+        from pympipool.serialization import classes
+
+        first, *others = map(taking, self.columns)
+        received = [kind for kind in self.kinds if classes.is_received(kind)]
+        return [WatchedRows(first, *classes.watch(received)) if received else first, *others]
+
+
+def taking(column: list[Any]) -> Iterator[Any]:
+    """Return an iterator over a column that was received, which keeps no value that was taken and can change.
+
+    So a call that returns its argument returns something that nothing else refers to, and that needs no copy.
+    """
+    return iter(column) if type(column[0]) in IMMUTABLE_TYPES else ConsumingIterator(iter([column]))
+
+
 def _common_prefix(pickles: Sequence[Any]) -> bytes:
     """Return the bytes with which all pickles begin: mostly the definition of a class of the script, 2 kB.
 
@@ -112,19 +157,6 @@ def _common_prefix(pickles: Sequence[Any]) -> bytes:
         else:
             high = middle - 1
     return bytes(first[:low])
-
-
-class _Nested(Exception):
-    """A value is no immutable value, flat container or array of numbers."""
-
-
-class _PlainPickler(pickle.Pickler):
-    """Pickles what plain pickle can pickle rightly and inside the pickle, and raises `_Nested` for anything else."""
-
-    def reducer_override(self, value: Any) -> Any:
-        if plain.is_plain(value) and getattr(value, "nbytes", 0) < IN_BAND_BELOW_BYTES:
-            return NotImplemented
-        raise _Nested
 
 
 def all_immutable(values: Collection[Any]) -> bool:
@@ -147,12 +179,13 @@ def all_immutable(values: Collection[Any]) -> bool:
 # ---- arguments ----
 
 
-def pack(columns: Sequence[Sequence[Any]], files_by_name: bool) -> PackedColumns:
+def pack(columns: Sequence[list[Any]], files_by_name: bool, *, for_now: bool = False) -> PackedColumns:
     """Return the columns in a form in which no two rows share an object that can change.
 
     Args:
         columns: The arguments of the calls: a sequence for each parameter, all of the same length.
         files_by_name: The workers see the files of this process (see `payload.dump_call`).
+        for_now: They are pickled at once: there is no need for copies of objects that no two rows share.
 
     Raises:
         SerializationError: An argument cannot be pickled.
@@ -165,50 +198,19 @@ def pack(columns: Sequence[Sequence[Any]], files_by_name: bool) -> PackedColumns
     """
     are_immutable = [all_immutable(column) for column in columns]
     changeable = [column for column, immutable in zip(columns, are_immutable, strict=True) if not immutable]
-    pairs = itertools.combinations(changeable, 2)
-    if not any(one is other for pair in pairs for one, other in zip(*pair, strict=True)):
-        try:
-            return PackedColumns(
-                _as_column(column, types_in(column)) if immutable else _copies(column)
-                for column, immutable in zip(columns, are_immutable, strict=True)
-            )
-        except _Nested:
-            pass
+    copier = argument_copier(len(columns[0]))
+    copies = changeable if for_now and copier.are_separate(changeable) else copier.copy_rows(changeable)
+    if copies is not None:
+        waiting = iter(copies)
+        packed = [
+            _as_column(column, types_in(column))
+            if immutable
+            else _as_column(copied := next(waiting), types_in(copied), copy=True)
+            for column, immutable in zip(columns, are_immutable, strict=True)
+        ]
+        return PackedColumns(packed if not copier.kinds else (Rows(packed, tuple(copier.kinds)),))
     rows = list(zip(*columns, strict=True))
-    return PackedColumns((Entries(list(_pickled_rows(rows, files_by_name)), rows),))
-
-
-def _copies(column: Sequence[Any]) -> Any:
-    copies: list[Any] = []
-    freeze_all(copies, iter(column), IMMUTABLE_TYPES, _copy_or_array)
-    return _as_column(copies, types_in(copies), copy=True)
-
-
-def _copy_or_array(value: Any) -> Any:
-    if type(value) is plain.array_type() and _has_plain_data(value):
-        return value
-    copied = _copy(value)
-    if copied is None:
-        raise _Nested
-    return copied
-
-
-def _pickled_rows(rows: Sequence[Any], files_by_name: bool) -> Iterator[Entry]:
-    """Yield the pickle of each row."""
-    file = io.BytesIO()
-    pickler = _PlainPickler(file, PROTOCOL)
-    done = 0
-    try:
-        for row in rows:
-            pickler.dump(row)
-            yield file.getvalue()
-            done += 1
-            file.seek(0)
-            file.truncate()
-            pickler.clear_memo()
-    except Exception:  # more than plain pickle can do: so are the other rows, usually
-        for row in rows[done:]:
-            yield _entry(payload.dump_row(row, files_by_name))
+    return PackedColumns((Entries([_entry(payload.dump_row(row, files_by_name)) for row in rows], rows),))
 
 
 def _entry(parts: Sequence[Any]) -> Entry:
@@ -227,75 +229,31 @@ class _PickledResult:
 
 
 def freeze(result: Any) -> Any:
-    """Return a form of a result for `dump_results` that later changes to the result do not affect.
+    """Return a result that has no copy in a form for `dump_results` that later changes to the result do not affect.
 
     Raises:
         SerializationError: The result cannot be pickled.
     """
-    copied = _copy(result)
-    if copied is not None:
-        return copied
-    if type(result) in _CONTAINERS:
-        file = io.BytesIO()
-        try:
-            _PlainPickler(file, PROTOCOL).dump(result)
-            return _PickledResult(file.getvalue())
-        except Exception:  # more than plain pickle can do
-            pass
     pickled, *views = payload.dump(result, "the result")
     return _PickledResult((pickled, *map(bytes, views)) if views else pickled)
 
 
-_CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
+def dump_results(results: list[Any], has_instances: bool = False) -> list[plain.Part]:
+    """Pickle results as a list or as `Entries`.
 
-
-def dump_results(results: list[Any]) -> list[plain.Part]:
-    """Pickle results, each as `freeze` returned it or of one of the `IMMUTABLE_TYPES`: as a list or as `Entries`."""
+    Args:
+        results: Immutable values, copies, and what `freeze` has returned.
+        has_instances: There are instances of classes among the copies.
+    """
     kinds = types_in(results)
     if _PickledResult not in kinds:
-        return plain.dump_plain(_as_column(results, kinds))
-    entries = [
-        one.entry if type(one) is _PickledResult else pickle.dumps(_wrap(one) if _is_array(one) else one, PROTOCOL)
-        for one in results
-    ]
-    return plain.dump_plain(
-        Entries([one if type(one) is bytes else (one[0], *map(pickle.PickleBuffer, one[1:])) for one in entries])
-    )
+        column = _as_column(results, kinds)
+        return payload.dump_copies(column) if has_instances else plain.dump_plain(column)
+    entries = [one.entry if type(one) is _PickledResult else _entry(payload.dump(one)) for one in results]
+    return plain.dump_plain(Entries(entries))
 
 
 # ---- both ----
-
-
-def _copy(value: Any) -> Any:
-    """Return a copy of a container of immutable values or of an array; None for other values."""
-    kind = type(value)
-    if kind is dict:
-        if all_types_in(value.values(), IMMUTABLE_TYPES) and all_types_in(value, IMMUTABLE_TYPES):
-            return value.copy()
-    elif kind is list or kind is set:
-        if all_types_in(value, IMMUTABLE_TYPES):
-            return value.copy()
-    elif kind is tuple or kind is frozenset:
-        if all_types_in(value, IMMUTABLE_TYPES):
-            return value
-    elif kind is plain.array_type() and _has_plain_data(value):
-        array = value.copy()
-        array.flags.writeable = value.flags.writeable
-        return array
-    return None
-
-
-def _is_array(value: Any) -> bool:
-    return type(value) is plain.array_type()
-
-
-def _has_plain_data(array: Any) -> bool:
-    """Return True if an array is contiguous and consists of its data and a dtype of numpy's own, without objects."""
-    dtype = array.dtype
-    return (
-        array.flags.c_contiguous and array.size > 0 and not dtype.hasobject and dtype.kind in "biufcSUV"
-        and 0 <= dtype.num <= 23 and dtype.metadata is None  # 23: the last of numpy's own numbers
-    )  # fmt: skip
 
 
 def _as_column(values: Sequence[Any], kinds: set[type], copy: bool = False) -> Any:
@@ -342,6 +300,6 @@ def _stack(arrays: Sequence[Any]) -> Any:
 
 def _wrap(array: Any, copy: bool = False) -> Any:
     if copy and array.nbytes < IN_BAND_BELOW_BYTES:
-        array = _copy(array)
+        array = copied_array(array, False)
     wrapped = plain.wrap_large((array,))
     return array if wrapped is None else wrapped[0]

@@ -55,6 +55,7 @@ __all__ = [
     "contains_classes",
     "dump",
     "dump_call",
+    "dump_copies",
     "dump_row",
     "load",
 ]
@@ -180,6 +181,11 @@ def dump_row(row: tuple[Any, ...], files_by_name: bool) -> list[Part]:
         return _dump(row, files_by_name=files_by_name) if wrapped is None else dump_plain(wrapped)
     except Exception as error:
         raise _dump_error("the arguments of a call", row, error) from error
+
+
+def dump_copies(results: object) -> list[Part]:
+    """Pickle results of a batch in one pickle: copies that share nothing, instances of classes among them."""
+    return _dump_by_value(results, True)
 
 
 def contains_classes(parts: Sequence[Any]) -> bool:

@@ -1,7 +1,7 @@
 """Batches: calls of one function that travel together, as `Executor.map` makes them.
 
     columns ([1, 2, 3], ["a", "b", "c"]) -> f(1, "a"), f(2, "b"), f(3, "c") -> (results, error)
-    one column of pickles, `Entries`     -> f(*arguments) for each
+    one column of rows: `Rows`, or their pickles: `Entries` -> f(*arguments) for each
 
 A batch ends with its first exception. The results before the exception arrive all the same. A result arrives as it was when
 the call returned it, even if a later call of the batch changes the object. So the user sees no difference between a batch
@@ -11,20 +11,22 @@ and single calls.
 from __future__ import annotations
 
 import os
-from itertools import starmap
+from itertools import islice, starmap
 from time import monotonic_ns
 
-from pympipool._core.sequences import freeze_all
 from pympipool._util.cmodules import socket
 from pympipool._util.reprs import callable_name
-from pympipool.serialization.columns import Entries, dump_results, freeze
+from pympipool.serialization.columns import Entries, Rows, dump_results, freeze, taking
+from pympipool.serialization.copying import result_copier
 from pympipool.serialization.exceptions import dump_exception
-from pympipool.serialization.plain import IMMUTABLE_TYPES, Pickled
+from pympipool.serialization.plain import Pickled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any, TypeAlias
+
+    from pympipool._core.copies import Copier
 
 Batch: TypeAlias = "tuple[Pickled, list[Any] | None]"
 """The pickled results (a list or `Entries`), and the parts of the exception that came after them (None: no call raised)."""
@@ -47,21 +49,26 @@ def run_each(function: Callable[..., Any], columns: Sequence[Any], stamps: list[
     """
     results: list[Any] = []
     error: list[Any] | None = None
-    calls = starmap(function, columns[0]) if type(columns[0]) is Entries else map(function, *columns)
+    count = len(columns[0])
+    copier = result_copier(count)
+    if type(columns[0]) is Entries:
+        calls: Iterator[Any] = starmap(function, columns[0])
+    else:
+        calls = map(function, *(columns[0].iterators() if type(columns[0]) is Rows else map(taking, columns)))
     try:
-        if stamps is None or not _run_and_time(calls, results, stamps):
-            freeze_all(results, calls, IMMUTABLE_TYPES, freeze)  # results before an exception stay in the list
-        if len(results) < len(columns[0]):
+        if stamps is None or not _run_and_time(calls, results, stamps, copier):
+            copier.freeze_all(results, calls, freeze)  # results before an exception stay in the list
+        if len(results) < count:
             raise RuntimeError(
                 f"{callable_name(function)}() raised StopIteration, as next() does at the end of an iterator: catch it, or give"
                 " next() a default; here it would have taken its place out of the results"
             )
     except BaseException as raised:  # SystemExit too, as in concurrent.futures
         error = dump_exception(raised, _location())
-    return Pickled(dump_results(results)), error
+    return Pickled(dump_results(results, has_instances=bool(copier.kinds))), error
 
 
-def _run_and_time(calls: Iterator[Any], results: list[Any], stamps: list[int]) -> bool:
+def _run_and_time(calls: Iterator[Any], results: list[Any], stamps: list[int], copier: Copier) -> bool:
     """Run and time all calls. If the first ones are short, stop after them and discard the times.
 
     Returns:
@@ -69,8 +76,11 @@ def _run_and_time(calls: Iterator[Any], results: list[Any], stamps: list[int]) -
     """
     are_short = False
     start_ns = monotonic_ns()
-    for result in calls:
-        results.append(result if type(result) in IMMUTABLE_TYPES else freeze(result))
+    while True:
+        count = len(results)
+        copier.freeze_all(results, islice(calls, 1), freeze)
+        if len(results) == count:
+            break
         stamps.append(monotonic_ns())
         if len(results) == SAMPLE_CALLS and stamps[-1] - start_ns < SAMPLE_CALLS * SHORT_CALL_NS:
             are_short = True

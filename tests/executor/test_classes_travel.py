@@ -23,6 +23,9 @@ def make(size=0): return Model(b"x" * size)
 def fail(): raise Failure("x")
 def made(model): return type(model).made, len(model.payload), Model
 def same(x): return x
+def count(model):
+    type(model).made += 1
+    return type(model).made
 """
 
 
@@ -63,6 +66,15 @@ def test_results_and_exceptions_leave_classes_alone(executor, script, any_regist
 @pytest.mark.usefixtures("untouched")
 def test_results_of_a_map_leave_classes_alone(executor, script):
     assert {type(one) for one in executor.map(script["make"], range(50), chunksize=7)} == {script["Model"]}
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("chunksize", [None, 5])
+def test_calls_of_map_find_class_of_master(executor, script, chunksize):
+    model = script["Model"]
+    models = [model.__new__(model) for _ in range(20)]
+    for _ in range(2):
+        assert list(executor.map(script["count"], models, chunksize=chunksize)) == [6] * 20
 
 
 @pytest.mark.anywhere

@@ -6,13 +6,15 @@ import functools
 import operator
 import random
 import threading
+import weakref
 from collections import namedtuple
 
 import pytest
 
 from pympipool.errors import SerializationError
 from pympipool.serialization import payload, plain
-from pympipool.serialization.columns import ArrayColumn, Entries, dump_results, freeze, pack
+from pympipool.serialization.columns import ArrayColumn, Entries, Rows, dump_results, freeze, pack
+from pympipool.serialization.copying import result_copier
 from pympipool.worker.batches import run_each
 
 np = pytest.importorskip("numpy", reason="numpy is not installed: pip install numpy")
@@ -29,8 +31,15 @@ def received(*columns):
     return rows, packed
 
 
+def frozen(results):
+    """Return results as a worker keeps them until the end of the batch, and True if there are instances among them."""
+    copier, kept = result_copier(8), []
+    copier.freeze_all(kept, iter(results), freeze)
+    return kept, bool(copier.kinds)
+
+
 def returned(*results):
-    return list(payload.load([bytes(part) for part in dump_results([freeze(result) for result in results])]))
+    return list(payload.load([bytes(part) for part in dump_results(*frozen(results))]))
 
 
 def assert_same(value, other):
@@ -116,6 +125,127 @@ def test_object_stays_shared_within_row(shared):
     assert rows[0][0] is rows[0][1]
 
 
+class Node:
+    """An instance that is its `__dict__`."""
+
+    def __init__(self, **attributes):
+        self.__dict__.update(attributes)
+
+    def __eq__(self, other):
+        return type(other) is Node and vars(self) == vars(other)
+
+    __hash__ = object.__hash__
+
+
+NODES = {
+    "nested": lambda: Node(number=1, items=[1, {"a": {2}}], child=Node(name="x", tags=("y", [3]))),
+    "array": lambda: Node(values=np.arange(3.0).tolist(), more=np.float64(2)),
+    "in a container": lambda: {"nodes": [Node(number=1)], "empty": Node()},
+}
+
+
+@pytest.mark.parametrize("make", NODES.values(), ids=NODES)
+def test_instances_arrive_unchanged(make):
+    nodes = [make() for _ in range(10)]
+    for for_now in (False, True):
+        packed = pack([nodes, list(range(10))], False, for_now=for_now)
+        assert type(packed[0]) is Rows
+        assert type(packed[0][2:4]) is Rows
+        (arrived, _) = payload.load(payload.dump_call(1, print, packed, payload.BATCH))
+        rows = [*zip(*arrived[0].iterators(), strict=True)]
+        assert rows == [(make(), number) for number in range(10)]
+    assert returned(*nodes) == nodes
+
+
+def test_instance_that_contains_itself_arrives():
+    node = Node(items=[])
+    node.items += [node, node.items]
+    (((arrived,),), packed), (result,) = received([node]), returned(node)
+    assert type(packed[0]) is Rows
+    for one in (arrived, result):
+        assert one.items[0] is one
+        assert one.items[1] is one.items
+
+
+def test_rows_share_no_part_of_instances():
+    part = Node(items=[1])
+    nodes = [Node(part=part), Node(part=part)]
+    for for_now in (False, True):
+        (packed,) = pack([nodes], False, for_now=for_now)
+        assert (
+            len({id(node.part) for node in packed.columns[0]} | {id(node.part.items) for node in packed.columns[0]})
+            == 4
+        )
+    first, second = returned(*nodes)
+    assert first.part is not second.part
+
+
+def test_object_shared_by_columns_stays_shared():
+    part = [1]
+    rows, packed = received([Node(part=part)], [[part]])
+    assert type(packed[0]) is Rows
+    assert rows[0][0].part is rows[0][1][0]
+
+
+class CodeRuns(Node):
+    """Copies of instances would run code."""
+
+    def __del__(self):
+        ENDS.append(1)
+
+
+ENDS = []
+
+
+def test_instances_with_finalizer_are_not_copied():
+    one = CodeRuns(number=1)
+    (packed,) = pack([[one] * 8], False)
+    assert isinstance(packed, Entries)
+    assert frozen([one])[1] is False
+    assert ENDS == []
+
+
+def changed_by_next_call(keep):
+    """Return results of two calls of a batch, the second of which changes what `keep` finds of the first."""
+    kept = []
+
+    def call(number):
+        if number:
+            kept[0]().items.append(number)
+            return None
+        node = Node(items=[0])
+        kept.append(keep(node))
+        return node
+
+    arrived = payload.load(payload.dump(run_each(call, [[0, 1]])[0]))
+    return next(iter(arrived)).items
+
+
+KEEPS = {
+    "reference": lambda node: lambda: node,
+    "weak reference": weakref.ref,
+    "its dict": lambda node: functools.partial(lambda names: Node(items=names["items"]), vars(node)),
+    "part of it": lambda node: functools.partial(lambda items: Node(items=items), node.items),
+}
+
+
+@pytest.mark.parametrize("keep", KEEPS.values(), ids=KEEPS)
+def test_result_that_call_keeps_is_copied(keep):
+    assert changed_by_next_call(keep) == [0]
+
+
+def test_result_without_other_references_is_not_copied():
+    addresses = []
+
+    def call(_):
+        node = Node(items=[0])
+        addresses.append((id(node), id(node.items)))
+        return node
+
+    results, _ = frozen(map(call, [1]))
+    assert [(id(node), id(node.items)) for node in results] == addresses
+
+
 def test_arrays_of_one_shape_travel_as_one():
     _, packed = received([np.arange(3.0) for _ in range(10)])
     assert isinstance(packed[0], ArrayColumn)
@@ -129,17 +259,17 @@ def test_later_change_of_argument_is_not_sent():
     array[:] = 9
     arrived = [next(iter(payload.load(plain.dump_plain(columns[0])))) for columns in packed]
     assert arrived[0] == [1]
-    assert arrived[1] == ([[1]],)
+    assert arrived[1] == [[1]]
     np.testing.assert_array_equal(arrived[2], [0, 1, 2])
 
 
 def test_result_changed_by_later_call_arrives_unchanged():
     items, array = [[]], np.zeros(2)
-    frozen = [freeze(items), freeze(array)]
+    kept, _ = frozen([items, array])
     items.append(1)
     array[:] = 1
-    assert_same(payload.load(dump_results(frozen[1:]))[0], np.zeros(2))
-    assert next(iter(payload.load(dump_results(frozen)))) == [[]]
+    assert_same(payload.load(dump_results(kept[1:]))[0], np.zeros(2))
+    assert next(iter(payload.load(dump_results(kept)))) == [[]]
 
 
 def fail_to_load():
@@ -199,7 +329,8 @@ def test_definition_travels_once_for_a_batch():
     points = [namespace["Point"](number) for number in range(100)]
     for _ in range(3):  # a class gets a definition when it is seen for the second time
         (column,) = pack([points], False)
-        results = dump_results([freeze(point) for point in points])
+        results = dump_results(*frozen(points))
     for pickled in (plain.dump_plain(column), results):
         assert [len(pickled), len(pickled[0]) < 20_000] == [1, True]
-        assert [(one[0] if type(one) is tuple else one).x for one in payload.load(pickled)] == list(range(100))
+        arrived = payload.load(pickled)
+        assert [one.x for one in (arrived.columns[0] if type(arrived) is Rows else arrived)] == list(range(100))

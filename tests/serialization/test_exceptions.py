@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import pympipool
-from pympipool._core.sequences import freeze_all
+from pympipool._core.copies import NO_COPY, Copier
 from pympipool.errors import RemoteError, RemoteTraceback, SerializationError
 from pympipool.serialization import exception_forms
 from pympipool.serialization.exceptions import dump_exception, load_exception
@@ -280,10 +280,10 @@ def test_the_traceback_has_no_frames_of_compiled_modules():
         return 1 / value
 
     with pytest.raises(ZeroDivisionError) as caught_here:
-        freeze_all([], map(fail, [0]), {int}, repr)
+        Copier({int}, lambda kind: NO_COPY, None).freeze_all([], map(fail, [0]), repr)
     own_frame = caught_here.value.__traceback__
     text = format_exception(caught_here.value.with_traceback(own_frame.tb_next))
-    assert "sequences.pyx" not in text
+    assert "copies.pyx" not in text
     assert "in fail" in text
 
 
