@@ -14,6 +14,7 @@ import collections
 import concurrent.futures as cf
 import contextlib
 import faulthandler
+import gc
 import os
 import random
 import signal
@@ -264,6 +265,7 @@ def main(rounds: int, seed: int) -> int:
             sys.stdout.flush()
             faulthandler.dump_traceback()
             return 1
+    gc.collect()  # executors that were dropped may be in the frames of an interrupt, which refer to each other
     deadline_s = time.monotonic() + LIMIT_S
     while threads := [thread.name for thread in threading.enumerate() if thread.name.startswith("pympipool_")]:
         if time.monotonic() > deadline_s:  # those of executors that were dropped need a moment
