@@ -292,22 +292,6 @@ def check_devices(gpus_per_worker: int, workers: int, devices: int) -> None:
         )
 
 
-def check_chunksize(chunksize: Any) -> int:
-    """Check the number of calls in a batch of a map."""
-    if not isinstance(chunksize, bool) and isinstance(chunksize, int) and chunksize < 1:
-        raise ValueError("chunksize must be >= 1.")  # the message of the standard library
-    return int(Resources.check("cores", chunksize, "chunksize"))
-
-
-def check_buffersize(buffersize: Any) -> int:
-    """Check the number of calls of a map that are submitted before their results are taken."""
-    if isinstance(buffersize, bool) or not isinstance(buffersize, int):
-        raise TypeError("buffersize must be an integer or None")  # the messages of the standard library
-    if buffersize < 1:
-        raise ValueError("buffersize must be None or > 0")
-    return buffersize
-
-
 class ExecutorInfo(dict[str, Any]):
     """The dict that `Executor.info` returns. Its former keys still work, with a DeprecationWarning.
 

@@ -14,7 +14,6 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from functools import partial
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeAlias, TypeVar, overload
 
 from pympipool import _options
@@ -23,15 +22,12 @@ from pympipool._util.reprs import callable_name
 from pympipool.backends.registry import Choice, choose, make_backend
 from pympipool.diagnostics import status
 from pympipool.diagnostics.progress import bar_options, with_progress
-from pympipool.execution.batching import MapOptions, submit_map
 from pympipool.execution.engine import Engine
-from pympipool.execution.map_arguments import Arguments
-from pympipool.execution.map_results import result_of
+from pympipool.execution.map_calls import MapCalls
 from pympipool.pool.base import TERMINATION_GRACE_S
 from pympipool.pool.factory import pool_maker
 from pympipool.pool.start_functions import pickled_start_functions
 from pympipool.resources import OF_CALLS, ResourceAllocator, Resources
-from pympipool.resources.validation import flag
 from pympipool.worker.injection import takes_parameter
 
 if TYPE_CHECKING:
@@ -41,6 +37,7 @@ if TYPE_CHECKING:
     from pympipool._core.future import Future
     from pympipool.backends.base import Backend
     from pympipool.diagnostics.graph import GraphRecorder
+    from pympipool.execution.map_arguments import Arguments
     from pympipool.pool.serial_engine import SerialEngine
 
     Awaited: TypeAlias = "futures.Future[Any] | Iterable[futures.Future[Any]] | Mapping[Any, futures.Future[Any]]"
@@ -369,8 +366,8 @@ class Executor(futures.Executor):
             ...     list(exe.map(pow, [1, 2, 3], [2, 2, 2]))
             [1, 4, 9]
         """
-        options = self._map_options(fn, timeout, chunksize, buffersize, unordered)
-        return self._map(fn, Arguments([self._items(one, options) for one in iterables]), options, progress)
+        calls = self._new_map(fn, timeout=timeout, chunksize=chunksize, buffersize=buffersize, unordered=unordered)
+        return self._submit_map(calls, calls.columns(iterables), progress)
 
     def starmap(
         self,
@@ -390,45 +387,19 @@ class Executor(futures.Executor):
             ...     list(exe.starmap(pow, [(2, 3), (2, 5, 7)]))
             [8, 4]
         """
-        options = self._map_options(fn, timeout, chunksize, buffersize, unordered)
-        return self._map(fn, Arguments((), self._items(iterable, options)), options, progress)
+        calls = self._new_map(fn, timeout=timeout, chunksize=chunksize, buffersize=buffersize, unordered=unordered)
+        return self._submit_map(calls, calls.rows(iterable), progress)
 
-    def _map_options(
-        self,
-        fn: Callable[..., Any],
-        timeout: float | None,
-        chunksize: int | None,
-        buffersize: int | None,
-        unordered: bool,
-    ) -> MapOptions:
-        deadline_s = None if timeout is None else monotonic() + timeout
-        if chunksize is not None:
-            chunksize = _options.check_chunksize(chunksize)
-        if buffersize is not None:
-            buffersize = _options.check_buffersize(buffersize)
-        flag("unordered", unordered)
+    def _new_map(self, fn: Callable[..., Any], **options: Any) -> MapCalls:
         self._check_function(fn)
-        self._engine.check_usable(fn)
         workers = int(self._info["max_workers"]) if self._may_batch else None
-        return MapOptions(self._resources, workers, chunksize, buffersize, unordered, deadline_s)
+        return MapCalls(fn, self._engine, self._resources, workers, **options)
 
-    def _items(self, iterable: Iterable[Any] | futures.Future[Any], options: MapOptions) -> Iterable[Any]:
-        if not isinstance(iterable, futures.Future):
-            return iterable
-        self._engine.check_resolves("map")
-        return result_of(iterable, options.deadline_s)  # type: ignore[no-any-return]
-
-    def _map(
-        self, fn: Callable[..., Any], arguments: Arguments, options: MapOptions, progress: bool | str
-    ) -> Iterator[Any]:
-        bar = bar_options(progress, callable_name(fn))
-        submit_all = partial(submit_map, fn, options, arguments)
-        if not isinstance(self._engine, Engine):  # there are no workers to send batches to
-            return submit_all(self.submit, None)
-        if bar is None:
-            return submit_all(self.submit, self._engine)
-        total = arguments.count() if options.buffersize is None else None
-        return with_progress(submit_all, self.submit, self._engine, total, bar)
+    def _submit_map(self, calls: MapCalls, arguments: Arguments, progress: bool | str) -> Iterator[Any]:
+        bar = bar_options(progress, callable_name(calls.fn))
+        if bar is None or not isinstance(self._engine, Engine):  # without workers calls end while they are submitted
+            return calls.submit(arguments, self.submit)
+        return with_progress(partial(calls.submit, arguments), self.submit, self._engine, calls.count(arguments), bar)
 
     @staticmethod
     def batched(iterable: Iterable[futures.Future[Any]], n: int) -> list[futures.Future[list[Any]]]:
