@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, field, fields, replace
+from copy import copy
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pympipool._util.reprs import did_you_mean
@@ -122,8 +123,10 @@ class Resources:
     executor_nesting: bool = field(default=False, metadata={"check": validation.optional_flag})
 
     def __post_init__(self) -> None:
-        for name in _PARAMETERS:
-            object.__setattr__(self, name, self.check(name, getattr(self, name)))
+        for name, default in _DEFAULTS.items():
+            value = getattr(self, name)
+            if value is not default:  # which has the right form
+                object.__setattr__(self, name, self.check(name, value))
 
     @staticmethod
     def check(parameter: str, value: Any, name: str = "") -> Any:
@@ -168,7 +171,12 @@ class Resources:
             return default
         if not isinstance(resource_dict, Mapping):
             raise TypeError(f"resource_dict is {resource_dict!r}; it must be a dict")
-        return replace(default, **cls.translated(resource_dict)) if resource_dict else default
+        if not resource_dict:
+            return default
+        own = copy(default)
+        for name, value in cls.translated(resource_dict).items():
+            object.__setattr__(own, name, cls.check(name, value))
+        return own
 
     @staticmethod
     def translated(resource_dict: Mapping[str, Any]) -> dict[str, Any]:
