@@ -33,7 +33,7 @@ import cloudpickle
 
 from pympipool._core.snapshot import MISSING, FunctionState, Snapshot, is_heap_type
 from pympipool.serialization import empty_cache
-from pympipool.serialization.code_usage import code_usage, nested_code
+from pympipool.serialization.code_usage import DISPATCHER_CODE, OWN_ATTRIBUTES, code_usage, nested_code
 from pympipool.serialization.reloads import notice_reload
 
 __all__ = ["Analysis", "NotCacheable"]
@@ -76,6 +76,7 @@ class Analysis:
         self._seen: set[int] = set()  # ids of modules and of classes by value
         self._located: set[int] = set()  # ids of importable objects
         self._handles_functions = False  # True if the code refers to a function that is pickled by value
+        self._dispatches = False  # True if there is a function of functools.singledispatch
         self._changes_objects = False
         self._calls_setattr = False
         self._refusal = ""  # why a function cannot be cached if the worker does not compare it
@@ -85,13 +86,15 @@ class Analysis:
             elif type(value) is types.FunctionType:
                 self._add_function(value)
             elif type(value) is functools._lru_cache_wrapper:
-                self._add_cached_function(value)
+                self._add_wrapper(value)
             else:
                 raise NotCacheable("neither importable nor a function or class")
         if not self.classes and self._refusal:
             raise NotCacheable(self._refusal)
         if self._handles_functions and self._may_change_functions():
             raise NotCacheable("it may change a function that stays in the worker")
+        if self._dispatches and "register" in self._names:
+            raise NotCacheable("it may register an implementation that stays in the worker")
         self._finish()
 
     def _may_change_functions(self) -> bool:
@@ -135,7 +138,7 @@ class Analysis:
                 self._handles_functions = True
                 self._add_function(value)
             elif kind is functools._lru_cache_wrapper:
-                self._add_cached_function(value)
+                self._add_wrapper(value)
             elif issubclass(kind, type):
                 self._add_class(value)
             else:
@@ -166,6 +169,9 @@ class Analysis:
     def _add_function(self, function: types.FunctionType) -> None:
         if id(function) in self._functions:
             return
+        if function.__code__ is DISPATCHER_CODE:
+            self._add_dispatcher(function)
+            return
         state = self.snapshot.add_function(function)
         self._functions[id(function)] = state
         uses = code_usage(state.code)
@@ -194,13 +200,30 @@ class Analysis:
             if name in uses.stored_on:
                 self._stored_on.add(id(content))
 
-    def _add_cached_function(self, wrapper: Any) -> None:
-        """Check what `functools.lru_cache` returned. Its cache does not travel: each call starts with an empty one."""
+    def _add_dispatcher(self, dispatcher: Any) -> None:
+        """Check what `functools.singledispatch` returned: its implementations and their types. Its cache does not travel."""
+        if id(dispatcher) in self._seen:
+            return
+        self._seen.add(id(dispatcher))
+        self._dispatches = True
+        registry: Mapping[Any, Any] = dispatcher.registry
+        implementations = dict(registry)
+        self.snapshot.add_dict(registry, implementations)
+        for kind, function in implementations.items():
+            self.add_value(kind)
+            self.add_method(function)
+        self._add_wrapper(dispatcher)
+
+    def _add_wrapper(self, wrapper: Any) -> None:
+        """Check a wrapper of functools with the function in it.
+
+        The cache of `functools.lru_cache` does not travel: each call starts with an empty one.
+        """
         attributes = dict(vars(wrapper))
         self.snapshot.add_dict(vars(wrapper), attributes)
-        if self._is_received:
+        if self._is_received and type(wrapper) is functools._lru_cache_wrapper:
             self.snapshot.add_check(functools.partial(empty_cache, wrapper))
-        for name in attributes.keys() - {"__annotations__", "cache_parameters"}:
+        for name in attributes.keys() - {"__annotations__", *OWN_ATTRIBUTES} | {"__wrapped__"}:
             self.add_method(attributes[name])
 
     def _add_cell(self, cell: types.CellType, is_constant: bool) -> Any:

@@ -8,7 +8,13 @@ import types
 from collections.abc import Iterator
 from typing import NamedTuple
 
-__all__ = ["CodeUsage", "code_usage", "nested_code"]
+__all__ = ["DISPATCHER_CODE", "OWN_ATTRIBUTES", "CodeUsage", "code_usage", "nested_code"]
+
+DISPATCHER_CODE: types.CodeType = getattr(functools.singledispatch(iter), "__code__")  # noqa: B009
+"""The code of all functions that `functools.singledispatch` returns."""
+
+OWN_ATTRIBUTES = frozenset({"__wrapped__", "cache_parameters", "register", "dispatch", "registry", "_clear_cache"})
+"""The attributes that functools gives its wrappers."""
 
 
 class CodeUsage(NamedTuple):

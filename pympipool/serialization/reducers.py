@@ -26,6 +26,7 @@ from typing import Any, TypeAlias
 import cloudpickle
 
 from pympipool.serialization import _define_class, _define_function
+from pympipool.serialization.code_usage import DISPATCHER_CODE, OWN_ATTRIBUTES
 from pympipool.serialization.references import REDUCERS as REDUCERS_OF_REFERENCES
 from pympipool.serialization.skeletons import reduce_skeleton
 
@@ -64,8 +65,7 @@ def _make_lru_cache(function: Callable[..., Any], parameters: dict[str, Any]) ->
 
 def _attributes_of(wrapper: Any) -> dict[str, Any]:
     """Return the attributes that the user or another decorator has set on a wrapper of functools."""
-    own = {"__wrapped__", "cache_parameters", "register", "dispatch", "registry", "_clear_cache"}
-    return {name: value for name, value in vars(wrapper).items() if name not in own}
+    return {name: value for name, value in vars(wrapper).items() if name not in OWN_ATTRIBUTES}
 
 
 def _reduce_dispatcher(dispatcher: Any) -> Reduced:
@@ -282,10 +282,6 @@ def _names_in(annotation: str) -> frozenset[str]:
     return frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
 
 
-_DISPATCHER_CODE: types.CodeType = getattr(functools.singledispatch(_make_empty), "__code__")  # noqa: B009
-"""The code of all functions that `functools.singledispatch` returns."""
-
-
 class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     """cloudpickle's pickler, which also pickles what functions and classes of a script commonly refer to.
 
@@ -302,7 +298,7 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle h
         if type(reduced) is not tuple or len(reduced) != 6:  # not by value
             return reduced
         if type(value) is types.FunctionType:
-            if value.__code__ is _DISPATCHER_CODE:
+            if value.__code__ is DISPATCHER_CODE:
                 return _reduce_dispatcher(value)
             _, slots = reduced[2]
             slots["__globals__"].update(names_in_annotations(value))

@@ -67,11 +67,22 @@ def test_function_gets_number_at_second_lookup(table):
     assert table.lookup(f) is found
 
 
+DISPATCHER = """
+import functools
+N = 1
+@functools.singledispatch
+def g(x): return N
+@g.register
+def _(x: int): return x, N
+"""
+
 CONSTANT = {
     "nothing": "def f(x): return x",
     "a lambda": "f = lambda x: x",
     "a cache": "import functools\n@functools.lru_cache\ndef g(x): return x\ndef f(x): return g(x)",
     "itself cached": "import functools\n@functools.lru_cache\ndef f(x): return x",
+    "a dispatcher": f"{DISPATCHER}def f(x): return g(x)",
+    "itself a dispatcher": f"{DISPATCHER}f = g",
     "numbers, strings and tuples": "A, B, C = 1, 'two', (3.0, (None, b'x'), ...)\ndef f(x): return A, B, C",
     "defaults": "def f(x, y=2, *, z=(3, 'a')): return y, z",
     "a module": "import math\ndef f(x): return math.sqrt(x)",
@@ -181,6 +192,7 @@ REMEMBERS = {
     "an attribute of another function": "def g(): pass\ndef f(x):\n    g.n = getattr(g, 'n', 0) + 1\n    return g.n",
     "an attribute, by setattr": "def f(x):\n    setattr(f, 'n', getattr(f, 'n', 0) + 1)\n    return f.n",
     "an attribute, by __dict__": "def f(x):\n    f.__dict__['n'] = f.__dict__.get('n', 0) + 1\n    return f.n",
+    "an implementation": f"{DISPATCHER}def f(x):\n    g.register(int, lambda x: 2)\n    return g(x)",
     "its namespace": "def f(x):\n    globals()['n'] = globals().get('n', 0) + 1\n    return n",
     "its namespace, by exec": "def f(x):\n    exec('global n; n = 1')\n    return n",
     "its namespace, by another name": "from builtins import exec as run\ndef f(x):\n    f.__globals__['n'] = 1",
@@ -297,6 +309,8 @@ EDITS = {
         "from fractions import Fraction\ndef f(x): return Fraction(x)", "class Fraction(float): pass"),
     "a cached function's global": ("import functools\nN = 1\n@functools.cache\ndef g(): return N\ndef f(x): return g()", "N = 2"),
     "a cached function": ("import functools\n@functools.cache\ndef g(): return 1\ndef f(x): return g()", "g = functools.cache(lambda: 2)"),
+    "a dispatcher's global": (f"{DISPATCHER}def f(x): return g(x)", "N = 2"),
+    "a dispatcher's implementation": (f"{DISPATCHER}f = g", "for kind in (object, int): g.register(kind, lambda x: 2)"),
     "an operator's function": ("N = 1\nf = lambda x: x + N", "N = 3"),
     "globals, by exec": ("N = 1\ndef f(x): return N", "exec('N = 2', globals())"),
     "the name of the module": ("def f(x): return __name__", "__name__ = 'other'"),
