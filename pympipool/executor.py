@@ -116,15 +116,19 @@ class Executor(futures.Executor):
             several ranks, and on those that flux or SLURM start.
         error_log_file: A file to which workers append each call that raises: function, arguments (in a few hundred
             characters each) and traceback. For workers on other hosts it must lie in a shared folder.
-        num_nodes: Number of nodes that the ranks of a worker are spread over; only with SLURM.
-        exclusive: Each worker has its nodes for itself: `num_nodes`, by default one inside a job of SLURM. Only with SLURM.
-        priority: Priority of a worker's job in the queue, from 1; only with SLURM, outside of a job, and for its operators.
-        partition: Partition of a worker's job; only with SLURM, outside of a job.
-        account: Account that a worker's job is charged to; only with SLURM, outside of a job.
-        time_limit: Seconds after which the scheduler ends a worker, whatever it does; only with SLURM. Default: what
+        num_nodes: Number of nodes that the ranks of a worker are spread over; only with SLURM and flux.
+        exclusive: Each worker has its nodes for itself: `num_nodes`, by default one with flux and inside a job of SLURM. Only
+            with SLURM and flux.
+        priority: Priority of a worker's job in the queue, from 1. With flux its urgency, up to 31 (default: 16); with SLURM
+            only outside of a job, and for its operators.
+        partition: Partition of a worker's job, or its queue with flux; with SLURM only outside of a job.
+        account: Account that a worker's job is charged to, or the bank with flux; with SLURM only outside of a job.
+        time_limit: Seconds after which the scheduler ends a worker, whatever it does; only with SLURM and flux. Default: what
             `run_time_max` needs if each call has its own worker, else as the scheduler is configured.
-        flux_log_files: A parameter of executorlib, for which this executor has nothing yet.
-        executor_nesting: A parameter of executorlib, for which this executor has nothing yet.
+        flux_log_files: Workers print to the files flux_N.out and flux_N.err in their working directory, where N is the number
+            of the worker, instead of to the script's output. Only with flux.
+        executor_nesting: Each worker has a flux instance of its own, to which executors in its calls submit their jobs. Only
+            with flux, and with one core per worker (`threads_per_core` sets the cores of the instance).
         plot_dependency_graph: Draw the graph of the calls instead of running them, in the notebook, when the executor
             is shut down; `result()` raises RuntimeError.
         plot_dependency_graph_filename: Draw the graph to this file (SVG) instead of the notebook.

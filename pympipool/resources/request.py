@@ -47,17 +47,19 @@ class Resources:
         command_line_argument_lst: Further arguments for `srun`. Only with SLURM.
         pmi_mode: How the ranks of an MPI job find each other, where flux ("simple", "pmix", ...) or SLURM ("pmi2",
             "pmix", ...) starts them. None: what the MPI library that mpi4py loads needs.
-        num_nodes: Number of nodes that the ranks are spread over, at least one rank on each. Only with SLURM.
-        exclusive: Have whole nodes, which nothing else uses meanwhile: `num_nodes`, by default one inside a job of SLURM.
-            Only with SLURM.
-        priority: The priority of the worker's job in the queue; 1 or more, where larger numbers start earlier. Only with
-            SLURM outside of a job, for its operators.
-        partition: The partition of the worker's job. Only with SLURM, outside of a job.
-        account: The account that the worker's job is charged to. Only with SLURM, outside of a job.
+        num_nodes: Number of nodes that the ranks are spread over, at least one rank on each. Only with SLURM and flux.
+        exclusive: Have whole nodes, which nothing else uses meanwhile: `num_nodes`, by default one with flux and inside a job
+            of SLURM. Only with SLURM and flux.
+        priority: The priority of the worker's job in the queue; 1 or more, where larger numbers start earlier. With flux the
+            urgency, up to 31, of which 16 is the default. With SLURM only outside of a job, for its operators.
+        partition: The partition of the worker's job, or its queue with flux. With SLURM only outside of a job.
+        account: The account that the worker's job is charged to, or the bank with flux. With SLURM only outside of a job.
         time_limit: Seconds after which the scheduler ends the worker, whatever it does. None: with `run_time_max`, and
-            a worker for each call, that and the time to start; else the scheduler's default. Only with SLURM.
-        flux_log_files: Not supported.
-        executor_nesting: Not supported.
+            a worker for each call, that and the time to start; else the scheduler's default. Only with SLURM and flux.
+        flux_log_files: Write the worker's output to the files flux_N.out and flux_N.err in its working directory, where N is
+            its number, instead of to the script's output. Only with flux.
+        executor_nesting: Start a flux instance for the worker, which has the worker's cores and GPUs. The jobs of the calls, and
+            of the executors in them, are those of this instance. Only with flux, and with one rank.
         run_time_max: Seconds that the call may run before it fails with TimeoutError. None: no limit.
         restart_limit: Number of retries of a call whose worker dies while the call runs.
         retries: Number of times that the call is tried again when it has failed with one of `retry_on`. Deaths of workers count
@@ -198,7 +200,7 @@ class Resources:
             >>> Resources(partition="debug").check_backend("mpi")
             Traceback (most recent call last):
                 ...
-            ValueError: partition is 'debug'; backend 'mpi' takes none, only 'slurm' does: leave it out
+            ValueError: partition is 'debug'; backend 'mpi' takes none, only 'slurm' and 'flux' do: leave it out
         """
         for name, (only, hint) in _ONLY.items():
             value = getattr(self, name)
@@ -254,14 +256,14 @@ _ONLY: dict[str, tuple[tuple[str, ...], str]] = {
     "executor": (("flux",), "it is for a flux.job.FluxExecutor"),
     "command_line_argument_lst": (("slurm",), "it is for SLURM's srun"),
     "pmi_mode": (("slurm", "flux"), "ranks are started by the mpiexec of their MPI library, which needs none"),
-    "num_nodes": (("slurm",), "there is no choice of nodes; leave it out"),
-    "exclusive": (("slurm",), "leave it out; with max_workers=1 one call runs at a time"),
-    "priority": (("slurm",), "calls start in the order in which they are submitted; leave it out"),
-    "partition": (("slurm",), "leave it out"),
-    "account": (("slurm",), "leave it out"),
-    "time_limit": (("slurm",), "use run_time_max, which limits each call on every backend"),
-    "flux_log_files": ((), "what workers print arrives in the script; leave it out"),
-    "executor_nesting": ((), "a call that needs flux can start its own instance, by `flux start`; leave it out"),
+    "num_nodes": (("slurm", "flux"), "there is no choice of nodes; leave it out"),
+    "exclusive": (("slurm", "flux"), "leave it out; with max_workers=1 one call runs at a time"),
+    "priority": (("slurm", "flux"), "calls start in the order in which they are submitted; leave it out"),
+    "partition": (("slurm", "flux"), "leave it out"),
+    "account": (("slurm", "flux"), "leave it out"),
+    "time_limit": (("slurm", "flux"), "use run_time_max, which limits each call on every backend"),
+    "flux_log_files": (("flux",), "what workers print arrives in the script; leave it out"),
+    "executor_nesting": (("flux",), "a call that needs flux can start its own instance, by `flux start`; leave it out"),
 }
 """Parameters that not all backends have: the backends that have it, and a hint for users of the others."""
 

@@ -119,6 +119,16 @@ def test_other_mpiexec_in_path_is_reported(program, programs_called, tmp_path):
     assert found["mpi"]["mpiexec"] in message
 
 
+def test_two_names_of_one_mpiexec_are_reported_nowhere(program, tmp_path):
+    found = json.loads(program("info", "--json").stdout)
+    if found["mpi"]["mpiexec"] is None:
+        pytest.skip('no MPI here: pip install "pympipool[mpich]"')
+    shutil.copy(found["mpi"]["mpiexec"], tmp_path / "mpiexec")
+    found = json.loads(program("info", "--json", PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}").stdout)
+    assert found["mpi"]["mpiexec_in_path"] == str(tmp_path / "mpiexec")
+    assert not [issue for issue in found["issues"] if "in PATH" in issue["message"]]
+
+
 def test_too_few_open_files_are_serious(find_issue):
     def limit_open_files():
         resource.setrlimit(resource.RLIMIT_NOFILE, (40, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))

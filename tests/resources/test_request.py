@@ -152,7 +152,7 @@ OF_SOME_BACKENDS = [
     ("mpi", "num_nodes", 1, "there is no choice of nodes"),
     ("mpi", "exclusive", True, "max_workers=1"),
     ("mpi", "priority", 16, "calls start in the order in which they are submitted"),
-    ("mpi", "partition", "debug", "only 'slurm' does: leave it out"),
+    ("mpi", "partition", "debug", "only 'slurm' and 'flux' do: leave it out"),
     ("mpi", "account", "physics", "leave it out"),
     ("mpi", "time_limit", 60.0, "use run_time_max"),
     ("mpi", "flux_log_files", True, "what workers print arrives in the script"),

@@ -83,12 +83,14 @@ class FluxInstance:
         folder: Folder of its files; it is created.
         brokers: Number of brokers, each with `cores` cores and two GPUs.
         cores: Number of cores of each broker.
+        configuration: Further lines of its configuration, in TOML.
     """
 
-    def __init__(self, folder: Path, brokers: int, cores: int = 8) -> None:
+    def __init__(self, folder: Path, brokers: int, cores: int = 8, configuration: str = "") -> None:
         self.folder = folder
         self.brokers = brokers
         self.cores = cores
+        self.configuration = configuration
         self.uri = ""
         self._life: int | None = None
 
@@ -97,7 +99,7 @@ class FluxInstance:
         self.folder.mkdir(parents=True)
         initrc = self.folder / "initrc.lua"
         initrc.write_text(BINDS_TO_NO_CORE.format(default=_ask("config", "builtin", "shell_initrc")))
-        (self.folder / "flux.toml").write_text(CONFIGURATION.format(folder=self.folder))
+        (self.folder / "flux.toml").write_text(CONFIGURATION.format(folder=self.folder) + self.configuration)
         hosts = ",".join([os.uname().nodename] * self.brokers)
         resources = _ask("R", "encode", f"-r{_first(self.brokers)}", f"-c{_first(self.cores)}", "-g0-1", f"-H{hosts}")
         (self.folder / "R").write_text(resources)
@@ -205,8 +207,9 @@ def make_instance(tmp_path_factory):
         pytest.skip(problem)
     instances = []
 
-    def make(brokers, cores=8):
-        instances.append(FluxInstance(tmp_path_factory.mktemp("flux") / "instance", brokers, cores))
+    def make(brokers, cores=8, configuration=""):
+        folder = tmp_path_factory.mktemp("flux") / "instance"
+        instances.append(FluxInstance(folder, brokers, cores, configuration))
         instances[-1].start()
         return instances[-1]
 

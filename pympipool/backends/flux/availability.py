@@ -10,11 +10,13 @@ import errno
 import importlib
 import importlib.util
 import os
+import socket
 import sys
 import threading
 from time import monotonic, sleep
 from typing import Any, NamedTuple
 
+from pympipool.backends.flux.duration import DurationLimits
 from pympipool.errors import WorkerStartError
 
 BROKER_TIMEOUT_S = 10.0
@@ -37,11 +39,13 @@ class Size(NamedTuple):
 
     Attributes:
         hosts: The names of the hosts in flux's notation, such as "node[1-3]".
+        durations: The times that its queues allow.
     """
 
     cores: int
     gpus: int
     hosts: str
+    durations: DurationLimits
 
 
 def unavailable_reason(timeout_s: float = BROKER_TIMEOUT_S) -> str | None:
@@ -106,10 +110,21 @@ def _ask(answers: list[Size | str], deadline: float) -> None:
         handle = flux.Flux()
         _wait_for_service(handle, "job-ingest", deadline)
         _wait_for_service(handle, "job-info", deadline)
-        up = resource_list(handle).get().up
-        answers.append(Size(int(up.ncores), int(up.ngpus), str(up.nodelist)))
+        resources = resource_list(handle).get()
+        durations = DurationLimits(_configuration(handle), float(resources.all.expiration))
+        up = resources.up
+        answers.append(Size(int(up.ncores), int(up.ngpus), str(up.nodelist), durations))
     except OSError as error:
         answers.append(f"no flux instance can be reached ({error.strerror or error})")
+
+
+def _configuration(handle: Any) -> dict[str, Any]:
+    """Return the configuration of the instance; an empty one if flux does not tell."""
+    try:
+        configuration: dict[str, Any] = handle.rpc("config.get").get()
+    except OSError:
+        return {}
+    return configuration
 
 
 def _wait_for_service(handle: Any, name: str, deadline: float) -> None:
@@ -127,15 +142,16 @@ def _wait_for_service(handle: Any, name: str, deadline: float) -> None:
 
 
 def is_on_one_host() -> bool:
-    """Return True if the whole instance is one broker in this process's network.
+    """Return True if the whole instance is one broker on this host, in this process's network.
 
-    Then no worker can be on another host.
+    Then no worker can be on another host. On another host, a process of this one may have the number of the broker.
     """
     import flux
 
     try:
         handle = flux.Flux()
-        broker = handle.attr_get("broker.pid")
-        return handle.attr_get("size") == "1" and os.path.samefile("/proc/self/ns/net", f"/proc/{broker}/ns/net")
+        if handle.attr_get("size") != "1" or handle.attr_get("hostname") != socket.gethostname():
+            return False
+        return os.path.samefile("/proc/self/ns/net", f"/proc/{handle.attr_get('broker.pid')}/ns/net")
     except OSError:
         return False

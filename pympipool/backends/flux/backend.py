@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from pympipool.backends.spawner import Spawner
     from pympipool.resources import Resources
 
+URGENCY_MAX = 31
+"""The largest urgency of a job of flux."""
+
 
 class FluxBackend(SchedulerBackend):
     """Workers that flux starts as jobs of the instance that the script runs in, or can reach.
@@ -43,11 +46,21 @@ class FluxBackend(SchedulerBackend):
         if resources.executor is not None:
             check_executor(resources.executor)
         resources.check_backend(self.name)
+        if resources.priority is not None and resources.priority > URGENCY_MAX:
+            raise ValueError(
+                f"priority is {resources.priority}; with flux it is the urgency of a job, at most {URGENCY_MAX}"
+            )
+        if resources.executor_nesting and resources.cores > 1:
+            raise ValueError(
+                f"executor_nesting is True with {resources.cores} cores; a worker with a flux instance of its own is one process:"
+                " use cores=1, and threads_per_core for the cores of its instance"
+            )
 
     def _make_spawner(self, resources: Resources) -> Spawner:
         from pympipool.backends.flux.spawner import FluxSpawner
 
-        return FluxSpawner(resources, self._session, self._relay_for(resources) if self._has_other_hosts else None)
+        relay = self._relay_for(resources) if self._has_other_hosts else None
+        return FluxSpawner(resources, self._session, relay, self._size.durations)
 
     def close(self) -> None:
         """End the relay, the job reaper and the connection to flux."""

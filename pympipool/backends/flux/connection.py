@@ -3,7 +3,7 @@
     FluxConnection.submit(jobspec, listener) ─► job id ─► events of the job:
                                             start ─► shell.init ─► the job's output ─► listener.on_output
                                             finish, exception, the last event ───────► listener.on_end
-    FluxConnection.cancel(job) ──────────────────► cancelled; after CANCEL_TIMEOUT_S SIGKILL
+    FluxConnection.cancel(job) ──────────────────► cancelled; after a timeout SIGKILL
 
 A handle of flux may only be used by the thread that made it, so that thread does the work of all other threads
 (`_call`). Jobs are submitted through the user's `flux.job.FluxExecutor` if there is one, else by this thread. In either
@@ -18,7 +18,7 @@ import signal
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from pympipool._util.service_threads import ServiceThread
@@ -29,7 +29,7 @@ CLOSE_TIMEOUT_S = 5.0
 """Seconds that the thread may take to end. It takes longer only if flux does not answer, and then it is left alone."""
 
 CANCEL_TIMEOUT_S = 1.0
-"""Seconds that a job may take to end after it is cancelled; then it gets SIGKILL. Measured: 10 ms."""
+"""Seconds that a job of a worker may take to end after it is cancelled; then it gets SIGKILL. Measured: 10 ms."""
 
 OUTPUT_TIMEOUT_S = 5.0
 """Seconds that the output of a job may take to arrive after its last event. Measured: 1 ms."""
@@ -65,6 +65,7 @@ class Job:
     """A job as the connection's thread knows it."""
 
     __slots__ = (
+        "cancel_timeout_s",
         "cancelled",
         "end_timer",
         "ended",
@@ -77,8 +78,9 @@ class Job:
         "open_logs",
     )
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, cancel_timeout_s: float) -> None:
         self.listener = listener
+        self.cancel_timeout_s = cancel_timeout_s
         self.future: Any = None  # of the user's FluxExecutor
         self.id: int | None = None
         self.has_started = False
@@ -107,26 +109,37 @@ class FluxConnection:
 
     # ---- for any thread ----
 
-    def submit(self, jobspec: str, listener: Listener, executor: Any = None) -> Job:
+    def submit(
+        self,
+        jobspec: str,
+        listener: Listener,
+        executor: Any = None,
+        *,
+        urgency: int | None = None,
+        cancel_timeout_s: float = CANCEL_TIMEOUT_S,
+    ) -> Job:
         """Submit a job, and do not wait until flux accepts it.
 
         Args:
             jobspec: As JSON.
             listener: Receives the output and the end of the job.
             executor: The `flux.job.FluxExecutor` to submit it to.
+            urgency: The urgency of the job, up to 31; None: flux's default, 16.
+            cancel_timeout_s: Seconds that the job may take to end after it is cancelled.
 
         Raises:
             WorkerStartError: The executor takes no more jobs, or the instance is gone.
         """
-        job = Job(listener)
+        job = Job(listener, cancel_timeout_s)
+        options = {} if urgency is None else {"urgency": urgency}
         with self._lock:
             if self._lost is not None:
                 raise WorkerStartError(f"the flux instance is gone: {self._lost}")
             if executor is not None:
-                job.future = _submit_to(executor, jobspec)
+                job.future = _submit_to(executor, jobspec, options)
             self._jobs.add(job)
         if job.future is None:
-            self._call(functools.partial(self._submit, job, jobspec))
+            self._call(functools.partial(self._submit, job, jobspec, options))
         else:
             # The first callback is not called if the submission fails at this moment. Often both are called.
             job.future.add_jobid_callback(lambda _: self._call(functools.partial(self._on_job_id, job)))
@@ -199,14 +212,14 @@ class FluxConnection:
 
     # ---- the start of a job ----
 
-    def _submit(self, job: Job, jobspec: str) -> None:
+    def _submit(self, job: Job, jobspec: str, options: Mapping[str, int]) -> None:
         from flux.job.submit import submit_async
 
         if job.cancelled:
             self._finish(job)
             return
         try:
-            submit_async(self._handle, jobspec).then(self._on_submitted, job)
+            submit_async(self._handle, jobspec, **options).then(self._on_submitted, job)
         except OSError as error:
             self._fail(job, "submit", str(error))
 
@@ -317,7 +330,7 @@ class FluxConnection:
         from flux.job.kill import cancel_async
 
         cancel_async(self._handle, job.id).then(_ignore_failure)
-        self._call_later(CANCEL_TIMEOUT_S, functools.partial(self._signal, job, signal.SIGKILL))
+        self._call_later(job.cancel_timeout_s, functools.partial(self._signal, job, signal.SIGKILL))
 
     def _signal(self, job: Job, number: int) -> None:
         from flux.job.kill import kill_async
@@ -330,9 +343,9 @@ class FluxConnection:
         return self._handle.timer_watcher_create(delay_s, lambda *_: function()).start()
 
 
-def _submit_to(executor: Any, jobspec: str) -> Any:
+def _submit_to(executor: Any, jobspec: str, options: Mapping[str, int]) -> Any:
     try:
-        return executor.submit(jobspec)
+        return executor.submit(jobspec, **options)
     except RuntimeError as error:
         raise WorkerStartError(
             f"{executor!r} takes no more jobs ({error}): it must stay open as long as the pympipool.Executor"

@@ -5,6 +5,7 @@ It is made without flux, so that it can be tested without flux.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,9 @@ from pympipool.resources import Resources
 _PMI = {Kind.HYDRA: None, Kind.OPEN_MPI: "pmix"}
 """The `pmi` option of flux's shell with which the ranks of a library find each other. None: flux's own choice."""
 
+_OF_INSTANCES = {"per-resource": {"type": "node"}, "mpi": "none", "exit-timeout": "none"}
+"""Options of flux's shell for a job that is a flux instance: one broker on each node. `flux alloc` sets the same."""
+
 
 def make_jobspec(
     resources: Resources,
@@ -24,6 +28,8 @@ def make_jobspec(
     environment: Mapping[str, str],
     cwd: str,
     pmi: str | None = None,
+    duration_s: float = 0.0,
+    log_file: str | None = None,
 ) -> dict[str, Any]:
     """Return the jobspec of a worker, version 1 (flux RFC 25).
 
@@ -34,6 +40,8 @@ def make_jobspec(
         environment: The job's whole environment. Variables that are not UTF-8 are left out, as JSON cannot hold them.
         cwd: The folder that the job runs in.
         pmi: The `pmi` option of flux's shell: how the ranks find each other. None: flux's own choice.
+        duration_s: Seconds after which flux ends the job. 0: as flux is configured.
+        log_file: Path, without ".out" and ".err", of the files that get the output. None: it goes to the master.
 
     Examples:
         >>> jobspec = make_jobspec(
@@ -52,19 +60,43 @@ def make_jobspec(
         options["exit-on-error"] = 1
     if pmi is not None:
         options["pmi"] = pmi
+    if log_file is not None:
+        streams = {"stdout": f"{log_file}.out", "stderr": f"{log_file}.err"}
+        options["output"] = {name: {"type": "file", "path": path} for name, path in streams.items()}
+    if resources.executor_nesting:
+        command = ["flux", "broker", *command]
+        options.update(_OF_INSTANCES)
     system: dict[str, Any] = {
-        "duration": 0,
+        "duration": duration_s,
         "cwd": cwd,
         "environment": {key: value for key, value in environment.items() if _is_utf8(key) and _is_utf8(value)},
         "job": {"name": name},
         "shell": {"options": options},
     }
+    if resources.partition is not None:
+        system["queue"] = resources.partition
+    if resources.account is not None:
+        system["bank"] = resources.account
+    layout, count = _layout(resources, slot)
     return {
         "version": 1,
-        "resources": [{"type": "slot", "count": resources.cores, "with": slot, "label": "task"}],
-        "tasks": [{"command": list(command), "slot": "task", "count": {"per_slot": 1}}],
+        "resources": [layout],
+        "tasks": [{"command": list(command), "slot": "task", "count": count}],
         "attributes": {"system": system},
     }
+
+
+def _layout(resources: Resources, slot: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return the slots of the ranks, within nodes if the user asks for nodes, and how many tasks there are."""
+    slots: dict[str, Any] = {"type": "slot", "count": resources.cores, "with": slot, "label": "task"}
+    if resources.num_nodes is None and not resources.exclusive:
+        return slots, {"per_slot": 1}
+    nodes = resources.num_nodes or 1
+    slots["count"] = math.ceil(resources.cores / nodes)  # on each node
+    node: dict[str, Any] = {"type": "node", "count": nodes, "with": [slots]}
+    if resources.exclusive:
+        node["exclusive"] = True
+    return node, {"per_slot": 1} if resources.cores % nodes == 0 else {"total": resources.cores}
 
 
 def _is_utf8(value: str) -> bool:

@@ -22,10 +22,11 @@ import signal
 import socket
 from collections.abc import Iterable
 from time import time
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from pympipool._util.signals import SigpipeBlocked
-from pympipool.backends.flux.connection import FluxConnection, Job
+from pympipool.backends.flux.connection import CANCEL_TIMEOUT_S, FluxConnection, Job
+from pympipool.backends.flux.duration import DurationLimits
 from pympipool.backends.flux.job_reaper import JobReaper
 from pympipool.backends.flux.jobspec import make_jobspec, pmi_of
 from pympipool.backends.program import program_command, worker_environment
@@ -40,6 +41,10 @@ DELIVERY_DELAY_S = 3.0
 KILL_TIMEOUT_S = 60.0
 """Seconds that a worker may take to end after it was killed: the scheduler ends it, and may be busy."""
 
+INSTANCE_END_S = 15.0
+"""Seconds that the flux instance of a worker may take to end, after the worker or when it is cancelled. Measured: 1 to 5 s.
+One that gets SIGKILL leaves its folder in TMPDIR."""
+
 PERMANENT_FAILURES = ("submit", "alloc", "depend", "cancel", "timeout")
 """Types of flux's job exceptions after which no other try is made: it would fail in the same way, or a person ended the
 job on purpose. For other types ("exec", for example) not even flux knows."""
@@ -52,6 +57,7 @@ class FluxSpawner(Spawner):
         resources: What each worker needs, and the FluxExecutor to submit to, or None.
         session: Shared by all spawners of one executor.
         relay: For workers on other hosts; None where there are no other hosts.
+        durations: The times that the instance allows.
 
     Raises:
         WorkerStartError: For several ranks, mpi4py or an MPI library is missing.
@@ -59,10 +65,13 @@ class FluxSpawner(Spawner):
 
     is_queued = True
 
-    def __init__(self, resources: Resources, session: FluxSession, relay: Relay | None) -> None:
+    def __init__(
+        self, resources: Resources, session: FluxSession, relay: Relay | None, durations: DurationLimits
+    ) -> None:
         self._resources = resources
         self._session = session
         self._relay = relay
+        self._durations = durations
         self.helpers = () if relay is None else (relay,)
         self._command = program_command()
         self._pmi = pmi_of(resources)
@@ -90,8 +99,10 @@ class FluxSpawner(Spawner):
             environment=environment,
             cwd=cwd,
             pmi=self._pmi,
+            duration_s=self._durations.seconds(self._resources),
+            log_file=os.path.join(cwd, f"flux_{request.number}") if self._resources.flux_log_files else None,
         )
-        return FluxProcess(connection, json.dumps(jobspec), self._resources.executor, request.ranks, self._relay)
+        return FluxProcess(connection, json.dumps(jobspec), self._resources, self._relay)
 
     def close(self) -> None:
         """End the relay, the job reaper and the connection to flux."""
@@ -148,10 +159,10 @@ class FluxProcess(WorkerProcess):
     delivery_delay_s = DELIVERY_DELAY_S
     kill_timeout_s = KILL_TIMEOUT_S
 
-    def __init__(
-        self, connection: FluxConnection, jobspec: str, executor: Any, ranks: int, relay: Relay | None
-    ) -> None:
-        self._has_ranks = ranks > 1
+    def __init__(self, connection: FluxConnection, jobspec: str, resources: Resources, relay: Relay | None) -> None:
+        self._has_ranks = resources.cores > 1
+        if resources.executor_nesting:
+            self.exit_grace_s, self.noisy_exit = INSTANCE_END_S, True
         self._relay = relay
         self._relay_pid = None if relay is None else relay.pid
         self._started_s = time()
@@ -163,15 +174,22 @@ class FluxProcess(WorkerProcess):
         stdout, stdout_writer = os.pipe()
         stderr, stderr_writer = os.pipe()
         self._writers = {"stdout": stdout_writer, "stderr": stderr_writer}
-        # Ranks on this host print here directly: flux stores each printed line, and passes on only 2000 a second.
-        self.direct_output = (stdout_writer, stderr_writer)
+        if not resources.flux_log_files:
+            # Ranks on this host print here directly: flux stores each printed line, and passes on only 2000 a second.
+            self.direct_output = (stdout_writer, stderr_writer)
         for descriptor in (stdout, stderr):
             os.set_blocking(descriptor, False)
         self.stdout = cast(BinaryIO, os.fdopen(stdout, "rb", buffering=0))
         self.stderr = cast(BinaryIO, os.fdopen(stderr, "rb", buffering=0))
         self._connection = connection
         try:
-            self._job: Job = connection.submit(jobspec, self, executor)
+            self._job: Job = connection.submit(
+                jobspec,
+                self,
+                resources.executor,
+                urgency=resources.priority,
+                cancel_timeout_s=INSTANCE_END_S if resources.executor_nesting else CANCEL_TIMEOUT_S,
+            )
         except BaseException:
             self.on_end(0, None)
             self.close()

@@ -97,7 +97,7 @@ def _of_mpi(mpi: Mpi, machine: Machine) -> Iterator[Issue]:
     if mpi.error is not None:
         yield Issue(mpi.error, serious=mpi.installed)
         return
-    if mpi.mpiexec_in_path not in (None, mpi.mpiexec):
+    if mpi.another_in_path:
         yield Issue(
             f"the mpiexec in PATH is {mpi.mpiexec_in_path}; pympipool uses {mpi.mpiexec}, which belongs to the library that"
             " mpi4py loads",

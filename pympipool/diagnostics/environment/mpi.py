@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import importlib.util
 import shutil
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ class Mpi:
         mpiexec: Launcher that belongs to the library, so that the ranks it starts find each other; None if there is
             none.
         mpiexec_in_path: First mpiexec in PATH.
+        another_in_path: True if that is another program than `mpiexec`. MPICH has the same one under two names.
         error: Reason why functions on several cores cannot run, with a remedy; None if they can.
     """
 
@@ -31,6 +33,7 @@ class Mpi:
     kind: str | None = None
     mpiexec: str | None = None
     mpiexec_in_path: str | None = None
+    another_in_path: bool = False
     error: str | None = None
 
 
@@ -43,6 +46,14 @@ def probe_mpi() -> Mpi:
         return Mpi(installed, mpiexec_in_path=in_path, error=str(error))
     known = (installed, library.version, library.path or None, library.kind.value)
     try:
-        return Mpi(*known, mpiexec=find_launcher(library).path, mpiexec_in_path=in_path)
+        mpiexec = find_launcher(library).path
     except WorkerStartError as error:
         return Mpi(*known, mpiexec_in_path=in_path, error=str(error))
+    return Mpi(*known, mpiexec=mpiexec, mpiexec_in_path=in_path, another_in_path=_is_another(in_path, mpiexec))
+
+
+def _is_another(in_path: str | None, mpiexec: str) -> bool:
+    try:
+        return in_path is not None and not filecmp.cmp(in_path, mpiexec, shallow=False)
+    except OSError:  # one of the two may be run, and not be read
+        return in_path != mpiexec

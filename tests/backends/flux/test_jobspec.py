@@ -54,13 +54,33 @@ GOLDEN = [
         ),
         id="all at once",
     ),
-    pytest.param({"run_time_max": 5.0, "restart_limit": 2}, golden(1, [CORE], {}), id="parameters that flux ignores"),
+    pytest.param({"restart_limit": 2, "retries": 1}, golden(1, [CORE], {}), id="parameters that flux ignores"),
 ]
 
 
 @pytest.mark.parametrize(("parameters", "expected"), GOLDEN)
 def test_resources_make_expected_jobspec(parameters, expected):
     assert jobspec_for(Resources(**parameters)) == expected
+
+
+@pytest.mark.parametrize(
+    ("parameters", "node", "slots", "tasks"),
+    [
+        ({"cores": 4, "num_nodes": 2}, {"count": 2}, 2, {"per_slot": 1}),
+        ({"cores": 5, "num_nodes": 2}, {"count": 2}, 3, {"total": 5}),
+        ({"cores": 2, "exclusive": True}, {"count": 1, "exclusive": True}, 2, {"per_slot": 1}),
+    ],
+)
+def test_nodes_contain_the_slots(parameters, node, slots, tasks):
+    made = jobspec_for(Resources(**parameters))
+    slot = {"type": "slot", "count": slots, "with": [CORE], "label": "task"}
+    assert made["resources"] == [{"type": "node", "with": [slot], **node}]
+    assert made["tasks"][0]["count"] == tasks
+
+
+def test_queue_and_bank_are_those_of_user():
+    system = jobspec_for(Resources(partition="debug", account="physics"))["attributes"]["system"]
+    assert (system["queue"], system["bank"]) == ("debug", "physics")
 
 
 def test_pmi_is_a_shell_option():
