@@ -196,9 +196,11 @@ class MpirePool:
         from mpire import WorkerPool
 
         self.pool = WorkerPool(workers, keep_alive=True)
+        # In mpire 2.10, the first map after an apply passes wrong arguments.
+        self.pool_for_apply = WorkerPool(workers, keep_alive=True)
 
     def submit(self, fn: Callable[..., Any], *args: Any) -> Handle:
-        return AsyncResultHandle(self.pool.apply_async(fn, args))
+        return AsyncResultHandle(self.pool_for_apply.apply_async(fn, args))
 
     def map(self, fn: Callable[[Any], Any], items: Sequence[Any], chunksize: int | None) -> Iterable[Any]:
         # A tuple for each item: mpire passes the contents of tuples and dicts as separate arguments.
@@ -206,8 +208,9 @@ class MpirePool:
         return result
 
     def shutdown(self) -> None:
-        self.pool.stop_and_join()
-        self.pool.terminate()
+        for pool in (self.pool, self.pool_for_apply):
+            pool.stop_and_join()
+            pool.terminate()
 
 
 class DaskPool:
