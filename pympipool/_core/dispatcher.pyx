@@ -25,12 +25,12 @@ from pympipool._core.pump cimport send_reserved
 from pympipool._core.trace_buffer cimport CANCELLED, FAILED
 from pympipool._core.ring cimport (
     PMP_TRACED, Segment, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm, pmp_doorbell_sleep, pmp_now_ns,
-    pmp_receiver_close, pmp_spinner_init, usable_cores,
+    pmp_spinner_init, usable_cores,
 )
 from pympipool._core.progress_engine cimport (
     request_completion, wake_progress_thread, run_progress_thread, pump_and_notify,
 )
-from pympipool._core.workers cimport Workers
+from pympipool._core.workers cimport Workers, close_worker
 
 import threading
 from time import monotonic
@@ -81,9 +81,8 @@ cdef class Dispatcher(Workers):
 
     def __dealloc__(self):
         for i in range(self.core.worker_count):
-            pmp_receiver_close(&self.core.workers[i].results)
             free_calls(&self.core.workers[i].in_flight)
-            free(self.core.workers[i])
+            close_worker(self.core.workers[i])
         free_calls(&self.core.waiting)
         free_calls(&self.core.done)
         free(self.core.workers)

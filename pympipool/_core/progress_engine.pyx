@@ -19,12 +19,13 @@ result wakes. tests/csrc/doorbell.pml is the model of acquiring and releasing pr
 from libc.errno cimport EINTR
 from libc.stdint cimport int64_t, uint64_t
 
+from pympipool._core.answers cimport has_answer
 from pympipool._core.scheduler cimport next_deadline_ns
 from pympipool._core.types cimport Core, pthread_mutex_lock, pthread_mutex_trylock, pthread_mutex_unlock
 from pympipool._core.pump cimport pump
 from pympipool._core.ring cimport (
     c_bool, pmp_doorbell_arm, pmp_doorbell_disarm, pmp_doorbell_ring, pmp_doorbell_sleep,
-    pmp_now_ns, pmp_ring_has_record, pmp_sender_has_room, pmp_spinner, pmp_wait,
+    pmp_now_ns, pmp_sender_has_room, pmp_spinner, pmp_wait,
 )
 
 cdef extern from "<stdatomic.h>" nogil:
@@ -71,8 +72,7 @@ cdef c_bool has_work(void *context) noexcept nogil:
     for i in range(core.worker_count):
         if news:
             break
-        news = (pmp_ring_has_record(&core.workers[i].results.consumer)
-                and not core.workers[i].failure) or (
+        news = (has_answer(core.workers[i]) and not core.workers[i].failure) or (
             core.workers[i].sending != NULL and pmp_sender_has_room(&core.workers[i].calls))
     pthread_mutex_unlock(&core.lock)
     return news
@@ -161,9 +161,11 @@ cdef void release_progress(Core *core) noexcept nogil:
 cdef bint may_stall_worker(Core *core) noexcept nogil:
     """Return True if a worker may soon have nothing to do unless messages are moved. The caller holds the lock."""
     for i in range(core.worker_count):
-        if (core.workers[i].sending != NULL or core.workers[i].results.busy
-                or core.workers[i].in_flight.length == 1):
+        if core.workers[i].sending != NULL or core.workers[i].in_flight.length == 1:
             return True
+        for rank in range(core.workers[i].rank_count):
+            if core.workers[i].results[rank].busy:
+                return True
     return False
 
 

@@ -3,6 +3,7 @@
 from pympipool._core.types cimport Call, Core, Worker
 from pympipool._core.trace_buffer cimport Outcome
 
+cdef void ring_worker(Worker *worker) noexcept nogil
 cdef int drain(Core *core, Worker *worker) noexcept nogil
 cdef void pump(Core *core) noexcept nogil
 cdef bint send_reserved(Core *core, Worker *worker, Call *call) noexcept nogil

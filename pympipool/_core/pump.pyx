@@ -15,61 +15,29 @@ does so and when. No thread waits for the GIL while it holds the lock. Results a
 """
 
 from libc.errno cimport EAGAIN, EBADMSG
-from libc.stdint cimport UINT16_MAX, UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport malloc
-from libc.string cimport memcpy, memset
+from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
+from libc.string cimport memset
 
+from pympipool._core.answers cimport (
+    check_answer, forget_answer, has_answer, keep_answer, receive_answer, record_times, total_bytes,
+)
 from pympipool._core.scheduler cimport (
     enqueue, estimate, is_claimed, rebalance, requeue, select_worker, update_estimate,
 )
 from pympipool._core.types cimport Call, Core, Function, Worker, append, prepend, remove
-from pympipool._core.trace_buffer cimport FAILED, IMPORT_STAMPS, RAISED, RETURNED, Outcome, Record, record
+from pympipool._core.trace_buffer cimport FAILED, Outcome, Record, record
 from pympipool._core.ring cimport (
-    PMP_CALL, PMP_ERROR, PMP_FUNCTION, PMP_FUNCTION_CACHE_SIZE,
-    PMP_RESULT, PMP_RECALLED, PMP_TRACED, message_bytes, pmp_doorbell_ring, pmp_head, pmp_now_ns, pmp_part,
-    pmp_receive, pmp_receive_done, pmp_receiver, pmp_ring_has_record, pmp_send, pmp_sender_has_room,
+    PMP_CALL, PMP_FUNCTION, PMP_FUNCTION_CACHE_SIZE, PMP_RECALLED, PMP_TRACED, pmp_doorbell_ring, pmp_head, pmp_now_ns,
+    pmp_send, pmp_sender_has_room,
 )
 
+cdef void ring_worker(Worker *worker) noexcept nogil:
+    """Wake the ranks of a worker that sleep."""
+    for i in range(worker.rank_count):
+        pmp_doorbell_ring(&worker.bells[i])
+
+
 # ---- from workers: drain ----
-
-cdef void keep_result(Call *call, pmp_receiver *results) noexcept nogil:
-    """Store a received message in its call: take over its buffers, or copy it out of the ring.
-
-    If there is no memory for it, the call has `lost_bytes` afterwards.
-    """
-    cdef uint32_t count = results.head.part_count
-    if results.head.id & PMP_TRACED:
-        count -= 1
-    cdef size_t size = count * sizeof(pmp_part)
-    cdef uint32_t i
-    if not results.owned:
-        for i in range(count):
-            size += (results.parts[i].size_bytes + 7) & ~<uint64_t>7
-    call.is_error = results.head.kind == PMP_ERROR
-    if not results.lost:
-        call.result = <pmp_part *>malloc(size)
-    if call.result == NULL:
-        call.lost_bytes = max(message_bytes(results), <uint64_t>1)
-        return
-    cdef uint8_t *data = <uint8_t *>(call.result + count)
-    for i in range(count):
-        call.result[i] = results.parts[i]
-        if results.owned:
-            results.parts[i].data = NULL
-        else:
-            memcpy(data, results.parts[i].data, results.parts[i].size_bytes)
-            call.result[i].data = data
-            data += (results.parts[i].size_bytes + 7) & ~<uint64_t>7
-    call.result_count = count
-    call.result_owned = results.owned
-
-
-cdef uint64_t total_bytes(const pmp_part *parts, uint32_t count) noexcept nogil:
-    cdef uint64_t size_bytes = 0
-    for i in range(count):
-        size_bytes += parts[i].size_bytes
-    return size_bytes
-
 
 cdef void record_unanswered(Core *core, Worker *worker, Call *call, Outcome outcome) noexcept nogil:
     """Record the end of a traced call that no worker has answered. The caller holds the lock; worker may be NULL."""
@@ -88,53 +56,23 @@ cdef void record_unanswered(Core *core, Worker *worker, Call *call, Outcome outc
     record(core.recording, &entry, NULL)
 
 
-cdef int record_answer(Core *core, Worker *worker, Call *call, int64_t now_ns) noexcept nogil:
-    """Record a traced call with the times that its worker sent in the last part of the answer. Errors: -EBADMSG."""
-    cdef Record entry
-    cdef pmp_part *sent_times = &worker.results.parts[worker.results.head.part_count - 1]
-    cdef int64_t *stamps = <int64_t *>sent_times.data
-    cdef uint64_t count = sent_times.size_bytes // 8
-    if worker.results.head.part_count < 2 or count < 3 or sent_times.size_bytes % 8:
-        return -EBADMSG
-    if stamps[2] < 0 or stamps[2] > UINT16_MAX or 3 + IMPORT_STAMPS * <uint64_t>stamps[2] > count:
-        return -EBADMSG
-    if core.recording == NULL or call.times.submitted_ns == 0:
-        return 0
-    entry.times = call.times
-    entry.started_ns = stamps[0]
-    entry.ended_ns = stamps[1]
-    entry.received_ns = now_ns if now_ns > stamps[1] else pmp_now_ns()
-    entry.worker = worker.number
-    entry.argument_bytes = total_bytes(call.parts, call.part_count)
-    entry.result_bytes = total_bytes(worker.results.parts, worker.results.head.part_count - 1)
-    entry.outcome = RAISED if worker.results.head.kind == PMP_ERROR else RETURNED
-    entry.import_count = <uint16_t>stamps[2]
-    entry.stamp_count = <uint32_t>(count - 3)
-    record(core.recording, &entry, stamps + 3)
-    return 0
-
-
 cdef int complete(Core *core, Worker *worker, int64_t now_ns) noexcept nogil:
-    """Move the worker's first call in flight, whose result was received, to `done`. Errors: -EBADMSG."""
-    cdef pmp_head *head = &worker.results.head
+    """Move the worker's first call in flight, which all ranks have answered, to `done`. Errors: -EBADMSG."""
     cdef Call *call = worker.in_flight.first
-    if (call == NULL or call.id != head.id or call == worker.sending
-            or (head.kind != PMP_RESULT and head.kind != PMP_ERROR)):
+    cdef bint lost
+    if call == NULL or call == worker.sending or check_answer(worker, call, &lost) < 0:
         return -EBADMSG
-    if worker.results.lost:
+    if lost:
         record_unanswered(core, worker, call, FAILED)
-    elif head.id & PMP_TRACED:
-        code = record_answer(core, worker, call, now_ns)
-        if code < 0:
-            return code
-    keep_result(call, &worker.results)
+    elif call.id & PMP_TRACED:
+        record_times(core, worker, call, now_ns)
+    keep_answer(worker, call, lost)
     remove(&worker.in_flight, call)
     worker.in_flight_estimate_ns -= call.estimate_ns
     worker.front_since_ns = now_ns
     worker.ended += call.rows
     worker.unresponsive = False
-    call.run_ns = head.tag
-    update_estimate(core, call, <int64_t>head.tag)
+    update_estimate(core, call, <int64_t>call.run_ns)
     append(&core.done, call)
     core.returned += call.rows
     core.failed += call.is_error
@@ -150,7 +88,7 @@ cdef int on_recalled(Core *core, Worker *worker) noexcept nogil:
     The calls behind it are requeued first, so that calls keep their order.
     """
     cdef Call *call = worker.in_flight.last
-    while call != NULL and call.id != worker.results.head.id:
+    while call != NULL and call.id != worker.results[0].head.id:
         call = call.previous
     if call == NULL or call == worker.sending or worker.reserved:
         return -EBADMSG
@@ -170,20 +108,20 @@ cdef int drain(Core *core, Worker *worker) noexcept nogil:
     cdef int64_t now_ns = pmp_now_ns()
     cdef int code
     while True:
-        code = pmp_receive(&worker.results)
+        code = receive_answer(worker)
         if code == 0:
-            if worker.results.head.kind == PMP_RECALLED:
+            if worker.results[0].head.kind == PMP_RECALLED and worker.rank_count == 1:
                 code = on_recalled(core, worker)
             else:
                 code = complete(core, worker, now_ns)
-            pmp_receive_done(&worker.results)
+            forget_answer(worker)
         if code == -EAGAIN:
             break
         if code < 0:
             worker.failure = code
             core.kill_requested = True
             break
-    pmp_doorbell_ring(worker.bell)  # the worker may be waiting for room
+    ring_worker(worker)  # the worker may be waiting for room
     return worker.failure
 
 
@@ -232,7 +170,7 @@ cdef bint send_call(Worker *worker, Call *call) noexcept nogil:
         call.position = position
     else:
         enqueue(worker, call, position)
-    pmp_doorbell_ring(worker.bell)
+    ring_worker(worker)
     return True
 
 
@@ -275,7 +213,7 @@ cdef void pump(Core *core) noexcept nogil:
     cdef int64_t now_ns
     for i in range(core.worker_count):
         worker = core.workers[i]
-        if pmp_ring_has_record(&worker.results.consumer) and not worker.failure:
+        if has_answer(worker) and not worker.failure:
             drain(core, worker)
     now_ns = pmp_now_ns()
     if core.worker_count > 1:

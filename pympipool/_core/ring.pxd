@@ -52,8 +52,17 @@ cdef extern from "ring.h" nogil:
     c_bool pmp_ring_is_empty(const pmp_producer *producer)
     c_bool pmp_ring_has_record(const pmp_consumer *consumer)
 
+cdef extern from "ranks.h" nogil:
+    ctypedef struct pmp_ranks:
+        uint32_t count
+        uint32_t rank
+    c_bool pmp_ranks_end(pmp_ranks *ranks, uint64_t outcome)
+    c_bool pmp_ranks_have_ended(const pmp_ranks *ranks)
+    c_bool pmp_ranks_agree(const pmp_ranks *ranks)
+
 cdef extern from "channel.h" nogil:
     enum:
+        PMP_RANKS_MAX
         PMP_PARTS_MAX
         PMP_FUNCTION_CACHE_SIZE
         PMP_PREFETCH_NS
@@ -80,6 +89,7 @@ cdef extern from "channel.h" nogil:
         pmp_consumer consumer
         pmp_head head
         pmp_part *parts
+        c_bool complete
         pmp_buffer_pool *pool
         c_bool owned
         c_bool busy
@@ -91,12 +101,13 @@ cdef extern from "channel.h" nogil:
     int pmp_receive(pmp_receiver *receiver)
     void pmp_receive_done(pmp_receiver *receiver)
     void pmp_receiver_close(pmp_receiver *receiver)
-    size_t pmp_link_footprint(uint64_t capacity)
-    int pmp_link_init(void *memory, size_t size_bytes, uint64_t capacity)
-    int pmp_link_open_master(void *memory, size_t size_bytes, pmp_sender *calls,
-                             pmp_receiver *results, pmp_doorbell **bell)
-    int pmp_link_open_worker(void *memory, size_t size_bytes, pmp_receiver *calls,
-                             pmp_sender *results, pmp_doorbell **bell)
+    size_t pmp_link_footprint(uint64_t capacity, uint32_t rank_count)
+    int pmp_link_init(void *memory, size_t size_bytes, uint64_t capacity, uint32_t rank_count)
+    int pmp_link_rank_count(void *memory, size_t size_bytes)
+    int pmp_link_open_master(void *memory, size_t size_bytes, uint32_t rank_count, pmp_sender *calls,
+                             pmp_receiver *results, pmp_doorbell **bells)
+    int pmp_link_open_worker(void *memory, size_t size_bytes, uint32_t rank, pmp_receiver *calls,
+                             pmp_sender *results, pmp_doorbell **bells, pmp_ranks *ranks)
 
 cdef extern from "watchdog.h" nogil:
     int pmp_watchdog_start(int descriptor)

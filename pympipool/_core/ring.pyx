@@ -29,6 +29,9 @@ ERROR = PMP_ERROR
 RECALLED = PMP_RECALLED
 TRACED = PMP_TRACED
 
+RANKS_MAX = PMP_RANKS_MAX
+"""Largest number of ranks that a link may have."""
+
 PARTS_MAX = PMP_PARTS_MAX
 """Largest number of parts of one message, the pickle included."""
 
@@ -122,10 +125,12 @@ cdef class Segment:
         return self.shm.address
 
 
-def link_segment(Py_ssize_t capacity=RING_CAPACITY):
-    """Return a new segment that holds a link with two rings of capacity bytes each."""
-    cdef Segment segment = Segment(pmp_link_footprint(capacity))
-    code = pmp_link_init(segment.memory(), segment.shm.size_bytes, capacity)
+def link_segment(Py_ssize_t capacity=RING_CAPACITY, uint32_t ranks=1):
+    """Return a new segment that holds a link: a ring for calls, and a ring for the results of each rank, of capacity bytes each."""
+    if not 1 <= ranks <= PMP_RANKS_MAX:
+        raise ValueError(f"ranks is {ranks}; it must be between 1 and {PMP_RANKS_MAX}")
+    cdef Segment segment = Segment(pmp_link_footprint(capacity, ranks))
+    code = pmp_link_init(segment.memory(), segment.shm.size_bytes, capacity, ranks)
     if code < 0:
         raise_errno(code, f"no link with rings of {capacity} bytes")
     return segment
@@ -273,44 +278,71 @@ cdef c_bool has_record(void *context) noexcept nogil:
     return pmp_ring_has_record(&(<pmp_receiver *>context).consumer)
 
 
+cdef struct Awaited:
+    # What a rank waits for.
+    pmp_receiver *calls
+    pmp_ranks *ranks
+
+
+cdef c_bool may_begin(void *context) noexcept nogil:
+    """Return True if all ranks have ended the last call, and there is another one or none will be served any more."""
+    cdef Awaited *awaited = <Awaited *>context
+    return (pmp_ranks_have_ended(awaited.ranks)
+            and (pmp_ring_has_record(&awaited.calls.consumer) or not pmp_ranks_agree(awaited.ranks)))
+
+
+cdef c_bool have_ended(void *context) noexcept nogil:
+    return pmp_ranks_have_ended((<Awaited *>context).ranks)
+
+
 cdef c_bool has_room(void *context) noexcept nogil:
     return pmp_sender_has_room(<pmp_sender *>context)
 
 
 cdef class Channel:
-    """The worker's side of a link.
+    """The worker's side of a link: that of one rank.
+
+    Of several ranks, each receives every call. None begins a call before all have answered the one before.
 
     Args:
         link: The segment of this worker.
         doorbells: The segment with the master's two doorbells.
+        rank: This rank.
     """
 
     cdef Segment link
     cdef Segment doorbells
     cdef pmp_receiver receiver
     cdef pmp_sender sender
+    cdef pmp_ranks ranks
+    cdef pmp_doorbell *rank_bells  # of all ranks
+    cdef Awaited awaited
     cdef pmp_doorbell *own_bell
     cdef pmp_doorbell *peer_bells
     cdef int peer_bell_count
     cdef bint rings_after_message  # a worker may wait for room for its next result; a master never does
     cdef pmp_spinner spinner
+    cdef bint is_ending           # the ranks wait for each other after this call, in `ranks_agree`
     cdef int64_t received_ns      # time at which the last message was received
     cdef readonly list stamps     # further times of a traced call, ns; sent with the answer and then cleared
     cdef public bint times_imports  # measure what traced calls import
     cdef object import_times        # the module that does; None until the first traced call
 
-    def __cinit__(self, Segment link not None, Segment doorbells not None):
+    def __cinit__(self, Segment link not None, Segment doorbells not None, uint32_t rank=0):
         self.link = link
         self.doorbells = doorbells
         pmp_spinner_init(&self.spinner, spin_limit_ns())
         self.stamps = []
-        self.open()
+        self.open(rank)
 
-    cdef int open(self) except -1:
-        code = pmp_link_open_worker(self.link.memory(), self.link.shm.size_bytes,
-                                    &self.receiver, &self.sender, &self.own_bell)
+    cdef int open(self, uint32_t rank) except -1:
+        code = pmp_link_open_worker(self.link.memory(), self.link.shm.size_bytes, rank,
+                                    &self.receiver, &self.sender, &self.rank_bells, &self.ranks)
         if code < 0:
             raise_errno(code, "the segment is no link of this version of pympipool")
+        self.own_bell = &self.rank_bells[rank]
+        self.awaited.calls = &self.receiver
+        self.awaited.ranks = &self.ranks
         self.receiver.pool = buffer_pool
         self.peer_bells = <pmp_doorbell *>self.doorbells.memory()
         self.peer_bell_count = 2
@@ -320,9 +352,25 @@ cdef class Channel:
         if self.link is not None:
             pmp_receiver_close(&self.receiver)
 
+    @property
+    def rank_count(self):
+        """Number of ranks that the link has."""
+        return self.ranks.count
+
     cdef void ring_peer(self) noexcept nogil:
         for i in range(self.peer_bell_count):
             pmp_doorbell_ring(&self.peer_bells[i])
+
+    cdef void end_call(self, uint64_t outcome) noexcept nogil:
+        """Announce the end of a call on this rank. The last rank wakes the master, and the ranks that have something to do."""
+        cdef uint32_t rank
+        if not pmp_ranks_end(&self.ranks, outcome):
+            return
+        self.ring_peer()
+        if may_begin(&self.awaited) or self.is_ending:
+            for rank in range(self.ranks.count):
+                if rank != self.ranks.rank:
+                    pmp_doorbell_ring(&self.rank_bells[rank])
 
     cdef int wait(self, c_bool (*ready)(void *) noexcept nogil, void *context,
                   int64_t deadline_ns) except -1:
@@ -349,7 +397,7 @@ cdef class Channel:
 
         Returns:
             (kind, id, tag, parts), or None after the timeout. If there is no memory for the message, parts is the pickle
-            of a `LostMessage`.
+            of a `LostMessage`. None also if the last call had different outcomes on the ranks: no further call may begin.
 
         Raises:
             OSError: EBADMSG, the ring is corrupt. The channel is unusable afterwards.
@@ -358,6 +406,9 @@ cdef class Channel:
         if timeout is not None:
             deadline_ns = pmp_now_ns() + <int64_t>(timeout * NS_PER_S)
         while True:
+            if self.ranks.count > 1 and (not self.wait(may_begin, &self.awaited, deadline_ns)
+                                         or not pmp_ranks_agree(&self.ranks)):
+                return None
             code = pmp_receive(&self.receiver)
             if code == 0:
                 message = self.take_message()
@@ -368,8 +419,13 @@ cdef class Channel:
                 raise_errno(code, "receiving failed")
             if self.receiver.busy:
                 self.ring_peer()  # the peer may be waiting for room for its next fragment
-            if not self.wait(has_record, &self.receiver, deadline_ns):
+            if self.ranks.count <= 1 and not self.wait(has_record, &self.receiver, deadline_ns):
                 return None
+
+    def ranks_agree(self):
+        """Wait until the last call has ended on all ranks; return False if its outcomes differ."""
+        self.wait(have_ended, &self.awaited, -1)
+        return bool(pmp_ranks_agree(&self.ranks))
 
     cdef object take_message(self):
         cdef pmp_head head = self.receiver.head
@@ -419,7 +475,7 @@ cdef class Channel:
             deadline_ns = pmp_now_ns() + <int64_t>(timeout * NS_PER_S)
         return self.send_parts(kind, id, tag, Parts(parts), deadline_ns)
 
-    def answer(self, int kind, uint64_t id, parts, int64_t run_ns=-1):
+    def answer(self, int kind, uint64_t id, parts, int64_t run_ns=-1, uint64_t outcome=0, bint is_last=False):
         """Send the answer to the call that was received last. If the call is traced, its times, imports and `stamps` are added.
 
         Args:
@@ -427,6 +483,8 @@ cdef class Channel:
             id: Of the call.
             parts: Bytes-like objects.
             run_ns: Run time of the call. Default: the time since the call was received.
+            outcome: How the call has ended, to be compared with the other ranks: 48 bits.
+            is_last: The ranks wait for each other after this call even if there is no other one: see `ranks_agree`.
         """
         cdef Parts held = Parts(parts)
         cdef int64_t times[2]
@@ -441,6 +499,9 @@ cdef class Channel:
             sent_times = (<char *>times)[:sizeof(times)] + imports + self.taken_stamps()
             held.append(<char *>sent_times, len(sent_times))
         self.send_parts(kind, id, run_ns, held, -1)
+        if self.ranks.count > 1:
+            self.is_ending = is_last
+            self.end_call(outcome)
 
     cdef bytes taken_stamps(self):
         """Return the stamps as int64 in bytes, and clear them."""
@@ -460,7 +521,7 @@ cdef class Channel:
         head.tag = tag
         while True:
             code = pmp_send(&self.sender, &head, held.parts, NULL)
-            if code == 0 or self.sender.busy:
+            if self.sender.busy or (code == 0 and self.ranks.count <= 1):  # of several ranks, the last one rings: `end_call`
                 self.ring_peer()
             if code == 0:
                 return True
@@ -478,10 +539,10 @@ cdef class MasterChannel(Channel):
     """The master's side of a single link, for tools and tests; without a dispatcher."""
 
     def __cinit__(self, Segment link not None, Segment doorbells not None):
-        self.open()  # again: the base class has called its own `open`
+        self.open(0)  # again: the base class has called its own `open`
 
-    cdef int open(self) except -1:
-        code = pmp_link_open_master(self.link.memory(), self.link.shm.size_bytes,
+    cdef int open(self, uint32_t rank) except -1:
+        code = pmp_link_open_master(self.link.memory(), self.link.shm.size_bytes, 1,
                                     &self.sender, &self.receiver, &self.peer_bells)
         if code < 0:
             raise_errno(code, "the segment is no link of this version of pympipool")

@@ -62,9 +62,10 @@ cdef struct CallList:
 
 cdef struct Worker:
     uint64_t number
-    pmp_sender calls
-    pmp_receiver results
-    pmp_doorbell *bell
+    int rank_count
+    pmp_sender calls               # each rank receives each call
+    pmp_receiver *results          # one for each rank; they lie behind the struct
+    pmp_doorbell *bells            # one for each rank
     CallList in_flight             # calls that were sent and have no result yet, in the order of sending
     int64_t in_flight_estimate_ns  # sum of their estimates
     int64_t front_since_ns         # time at which the first call in flight became the first

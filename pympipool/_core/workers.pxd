@@ -7,6 +7,9 @@ from pympipool._core.ring cimport Segment
 from pympipool._core.types cimport Worker
 
 
+cdef void close_worker(Worker *worker) noexcept
+
+
 cdef class Workers(Attempts):
     cdef dict segments  # number of a worker -> Segment: keeps its memory mapped
 

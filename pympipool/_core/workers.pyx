@@ -7,10 +7,10 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from pympipool._core.calls cimport take_futures
 from pympipool._core.attempts cimport Attempts
 from pympipool._core.progress_engine cimport pump_and_notify, wake_progress_thread, wake_waiting_thread
-from pympipool._core.pump cimport drain, record_unanswered
+from pympipool._core.pump cimport drain, record_unanswered, ring_worker
 from pympipool._core.ring cimport (
-    PMP_END, Segment, process_buffer_pool, pmp_doorbell_ring, pmp_head, pmp_link_open_master, pmp_now_ns, pmp_part,
-    pmp_receiver_close, pmp_send, raise_errno,
+    PMP_END, Segment, process_buffer_pool, pmp_head, pmp_link_open_master, pmp_link_rank_count, pmp_now_ns, pmp_part,
+    pmp_receiver, pmp_receiver_close, pmp_send, raise_errno,
 )
 from pympipool._core.scheduler cimport find_worker, is_claimed, recall_all
 from pympipool._core.trace_buffer cimport FAILED
@@ -55,16 +55,24 @@ cdef class Workers(Attempts):
 
     cdef int open_worker(self, uint64_t number, Segment link, bint reserved) except -1:
         """Open the worker's rings and add the worker to the list."""
-        cdef Worker *worker = <Worker *>calloc(1, sizeof(Worker))
         cdef Worker **grown
+        cdef Worker *worker
+        cdef int code
+        cdef int rank_count = pmp_link_rank_count(link.memory(), link.shm.size_bytes)
+        if rank_count < 0:
+            raise_errno(rank_count, "the segment is no link")
+        worker = <Worker *>calloc(1, sizeof(Worker) + rank_count * sizeof(pmp_receiver))
         if worker == NULL:
             raise MemoryError()
-        code = pmp_link_open_master(link.memory(), link.shm.size_bytes, &worker.calls,
-                                    &worker.results, &worker.bell)
+        worker.results = <pmp_receiver *>(worker + 1)
+        worker.rank_count = rank_count
+        code = pmp_link_open_master(link.memory(), link.shm.size_bytes, rank_count, &worker.calls,
+                                    worker.results, &worker.bells)
         if code < 0:
             free(worker)
             raise_errno(code, "the segment is no link")
-        worker.results.pool = process_buffer_pool()
+        for rank in range(rank_count):
+            worker.results[rank].pool = process_buffer_pool()
         worker.number = number
         worker.reserved = reserved
         pthread_mutex_lock(&self.core.lock)
@@ -76,8 +84,7 @@ cdef class Workers(Attempts):
             self.core.worker_count += 1
         pthread_mutex_unlock(&self.core.lock)
         if grown == NULL:
-            pmp_receiver_close(&worker.results)
-            free(worker)
+            close_worker(worker)
             raise MemoryError()
         return 0
 
@@ -103,7 +110,7 @@ cdef class Workers(Attempts):
             pump_and_notify(&self.core)
             if worker.sending == NULL:
                 code = pmp_send(&worker.calls, &head, &part, NULL)
-                pmp_doorbell_ring(worker.bell)
+                ring_worker(worker)
         pthread_mutex_unlock(&self.core.lock)
         return code == 0
 
@@ -157,8 +164,7 @@ cdef class Workers(Attempts):
         self.core.worker_count -= 1
         self.core.workers[i] = self.core.workers[self.core.worker_count]
         self.core.last_used = 0
-        pmp_receiver_close(&worker.results)
-        free(worker)
+        close_worker(worker)
 
     def workers_to_kill(self):
         """Return the workers that must be killed.
@@ -211,6 +217,13 @@ cdef class Workers(Attempts):
                     for i in range(count)}
         finally:
             free(copies)
+
+
+cdef void close_worker(Worker *worker) noexcept:
+    """Free a worker and the messages that are only partly received."""
+    for rank in range(worker.rank_count):
+        pmp_receiver_close(&worker.results[rank])
+    free(worker)
 
 
 cdef Py_ssize_t requeue_calls(Core *core, Worker *worker) noexcept nogil:

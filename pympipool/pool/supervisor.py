@@ -20,6 +20,7 @@ import itertools
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pympipool._core.ring import RANKS_MAX
 from pympipool._util.clocks import RunningClock
 from pympipool._util.service_threads import ServiceLogger, ServiceThread
 from pympipool._util.signals import SigpipeBlocked
@@ -179,7 +180,7 @@ class Supervisor:
             WorkerStartError, OSError: Its process cannot be started, or there is no memory for its link.
         """
         number = next(self._numbers)
-        link = ShmLink(self.doorbells)
+        link = ShmLink(self.doorbells, resources.cores if spawner.is_local and resources.cores <= RANKS_MAX else 1)
         request = LaunchRequest(
             number=number,
             ranks=resources.cores,
@@ -287,7 +288,7 @@ class Supervisor:
         output = worker.process.direct_output or ()
         inheritance = self.settings["inheritance"]
         inherited = () if inheritance is None else inheritance.descriptors
-        descriptors = (*inherited, *(worker.link.descriptors() if rank == 0 else ()), *output)
+        descriptors = (*inherited, *worker.link.descriptors(rank), *output)
         settings = {
             **self.settings,
             **script_context(),

@@ -69,6 +69,9 @@ def dump_exception(error: BaseException, where: str = "", also: Sequence[str] = 
 def load_exception(parts: Sequence[Any]) -> BaseException:
     """Rebuild what `dump_exception` pickled.
 
+    Args:
+        parts: One part; or those of several ranks that raised in the same call, and a note, which may be empty.
+
     Returns:
         The exception, with a `RemoteTraceback` as its `__cause__`. A `RemoteError` in its place if the exception could
         not be pickled in the worker or cannot be unpickled here (for example because its class cannot be imported).
@@ -79,6 +82,9 @@ def load_exception(parts: Sequence[Any]) -> BaseException:
     from pympipool.errors import RemoteTraceback, SerializationError
 
     try:
+        if len(parts) > 1:
+            *raised, note = parts
+            parts = join_exceptions([[part] for part in raised], str(note, "utf-8"))
         type_name, message, text, pickled, reason, *notes = pickle.loads(parts[0])
     except MemoryError:
         raise

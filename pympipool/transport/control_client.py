@@ -4,7 +4,7 @@
     connect(config)                     returns a WorkerControl if the master is on this host, else a TcpControl
     WorkerControl.connect(config)       checks that the listener belongs to the same user
       .send_hello(config, rank)         hello
-      .receive_setup()                  settings, and for rank 0 the descriptors of the link
+      .receive_setup()                  settings, and the descriptors of the link if this rank uses it
       .open_channel(descriptors)        the channel of the link
       .send_ready() .send_start_failed() .send_rank_error() .send_last_call() .send_exiting()   besides results
 
@@ -144,10 +144,10 @@ class WorkerControl:
         head += self._receive(LENGTH_BYTES - len(head))
         return decode_body(self._receive(decode_length(head))), descriptors
 
-    def open_channel(self, descriptors: Sequence[int]) -> Channel:
+    def open_channel(self, descriptors: Sequence[int], rank: int = 0) -> Channel:
         """Return the channel on which calls arrive and results are sent (see `shm.open_channel`)."""
-        channel = open_channel(descriptors)
-        channel.times_imports = True
+        channel = open_channel(descriptors, rank)
+        channel.times_imports = rank == 0
         return channel
 
     def send_ready(self, rank: int) -> None:

@@ -1,12 +1,12 @@
-"""The link of one worker on this host: a segment with a ring for calls and a ring for results.
+"""The link of one worker on this host: a segment with a ring for calls, and a ring for the results of each rank.
 
-    master: ShmLink(doorbells)         creates the segment
-              .descriptors()           travel with the setup frame to rank 0
-              .handed_over()           from here on only the mappings keep the memory alive
-    worker: open_channel(descriptors)  maps the segments
+    master: ShmLink(doorbells, ranks)        creates the segment
+              .descriptors(rank)             travel with the setup frame to each rank that uses the link
+              .handed_over()                 from here on only the mappings keep the memory alive
+    worker: open_channel(descriptors, rank)  maps the segments
 
-That rank 0 could map the segment proves that it runs on the same host. When both sides have ended, in whatever way,
-the memory is gone: it never had a name.
+That a rank could map the segment proves that it runs on the same host. When both sides have ended, in whatever way,
+the memory is gone: it never had a name. If some of a worker's ranks may be on other hosts, the link is that of rank 0 alone.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class ShmLink:
 
     Args:
         doorbells: The segment with the master's doorbells, the same one for all workers.
+        ranks: The number of ranks that use the link: the first ones of the worker.
         capacity: Bytes of each ring, a power of two.
 
     Attributes:
@@ -32,29 +33,30 @@ class ShmLink:
         OSError: There is not enough memory for the segment (ENOSPC, ENOMEM), or no free descriptor (EMFILE).
     """
 
-    def __init__(self, doorbells: ring.Segment, capacity: int = ring.RING_CAPACITY) -> None:
-        self.segment = ring.link_segment(capacity)
+    def __init__(self, doorbells: ring.Segment, ranks: int = 1, capacity: int = ring.RING_CAPACITY) -> None:
+        self.segment = ring.link_segment(capacity, ranks)
         self._doorbells = doorbells
+        self._ranks = ranks
 
-    def descriptors(self) -> tuple[int, int]:
-        """Return the descriptors that rank 0 needs: the link's segment, the master's doorbells."""
-        return self.segment.fileno(), self._doorbells.fileno()
+    def descriptors(self, rank: int = 0) -> tuple[int, ...]:
+        """Return the descriptors that a rank needs: the link's segment, the master's doorbells. None without the link."""
+        return (self.segment.fileno(), self._doorbells.fileno()) if rank < self._ranks else ()
 
     def handed_over(self) -> None:
         """Close the descriptor of the link: no other process needs it. That of the doorbells serves further workers."""
         self.segment.close_descriptor()
 
 
-def open_channel(descriptors: Sequence[int]) -> ring.Channel:
-    """Return the worker's side of the link behind two descriptors. The descriptors are closed.
+def open_channel(descriptors: Sequence[int], rank: int = 0) -> ring.Channel:
+    """Return a rank's side of the link behind two descriptors. The descriptors are closed.
 
     Raises:
         ValueError: There are not exactly two descriptors.
         OSError: The descriptors are not those of a link of this version of pympipool.
     """
     if len(descriptors) != 2:
-        raise ValueError(f"rank 0 was given {len(descriptors)} descriptors; it needs two: link, doorbells")
+        raise ValueError(f"rank {rank} was given {len(descriptors)} descriptors; it needs two: link, doorbells")
     link, doorbells = (ring.Segment.attach(descriptor) for descriptor in descriptors)
     link.close_descriptor()
     doorbells.close_descriptor()
-    return ring.Channel(link, doorbells)
+    return ring.Channel(link, doorbells, rank)

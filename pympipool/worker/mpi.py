@@ -1,8 +1,9 @@
 """A worker of several ranks: every rank runs every call, and the results come back as a list in rank order.
 
-    master --- CALL ---> rank 0 -- share --> rank 1 ... N-1
-                         run                 run
-    master <-- RESULT -- rank 0 <- answer -- rank 1 ... N-1
+    all ranks on the master's host: `serve`        ranks may be on other hosts: `serve_root`, `serve_other`
+    master --- CALL ---> rank 0 ... N-1            master --- CALL ---> rank 0 -- share --> rank 1 ... N-1
+                         run                                            run                 run
+    master <-- RESULT -- rank 0 ... N-1            master <-- RESULT -- rank 0 <- answer -- rank 1 ... N-1
 
 Each rank has its own control connection, for its watchdog and to report that its call raised. A rank reports that at once,
 because the other ranks may wait for it in a collective forever. If they do, the master kills the worker. If they do not, all
@@ -18,7 +19,7 @@ import os
 import sys
 from time import monotonic_ns
 
-from pympipool._core.ring import CALL, END, ERROR, FUNCTION, RESULT, TRACED
+from pympipool._core.ring import CALL, END, ERROR, FUNCTION, RESULT, TRACED, Channel
 from pympipool._util.cmodules import signal
 from pympipool.serialization.exceptions import STATE_LOST_NOTE, dump_exception, join_exceptions
 from pympipool.serialization.payload import dump
@@ -101,8 +102,17 @@ def _prepare(
 ) -> Callable[..., None]:
     """Do everything that can fail before the first call. Return the function that serves calls."""
     apply_settings(settings, control, (config.worker, rank + 1), config.cwd)
-    if rank == 0:
-        channel = control.open_channel(descriptors)
+    channel = control.open_channel(descriptors, rank) if rank == 0 or descriptors else None
+    if isinstance(channel, Channel) and channel.rank_count > 1:
+        join_world(config, rank)
+        return functools.partial(
+            serve,
+            channel,
+            _make_runner(config, settings, control, rank, location),
+            announce_last=last_call_announcement(settings, control) if rank == 0 else None,
+            has_state=has_start_functions(settings),
+        )
+    if channel is not None:
         root = RootRank(join_world(config, rank))
         runner = _make_runner(config, settings, control, rank, location)
         return functools.partial(
@@ -203,9 +213,9 @@ class RankRunner:
         self, calls: CallRunner, control: Control, rank: int, location: str, *, root_only: bool = False
     ) -> None:
         self.calls = calls
+        self.rank = rank
         self.root_only = root_only
         self._control = control
-        self._rank = rank
         self._location = location
 
     def run(self, message: Message) -> Message:
@@ -218,11 +228,11 @@ class RankRunner:
         try:
             result = self.calls.run(message.tag, message.parts)
         except BaseException as error:  # SystemExit too, as in concurrent.futures
-            send = functools.partial(self._control.send_rank_error, self._rank, message.call)
+            send = functools.partial(self._control.send_rank_error, self.rank, message.call)
             answer = [*report_error(send, error, self._location), describe_place(error)]
         else:
             try:
-                answer = dump(None if self.root_only and self._rank > 0 else result, "the result")
+                answer = dump(None if self.root_only and self.rank > 0 else result, "the result")
                 kind = RESULT
             except BaseException as error:  # no other rank waits for this one: the function has returned
                 answer = [*dump_exception(error, self._location), _RETURNED]
@@ -231,6 +241,74 @@ class RankRunner:
     def announce_exit(self, reason: str) -> None:
         """Tell the master that this worker exits without having been told to."""
         self._control.send_exiting(reason)
+
+
+def serve(
+    channel: Channel,
+    runner: RankRunner,
+    *,
+    calls_left: int,
+    announce_last: Callable[[], None] | None = None,
+    has_state: bool = False,
+) -> None:
+    """Serve on a rank of a worker all of whose ranks use the link: each receives every call, and answers it itself.
+
+    Serves until END, until the last call has been answered, or until ranks have diverged. Keeps no reference to a call that
+    has ended.
+
+    Args:
+        calls_left: The number of calls until the last; 0: there is no limit.
+        announce_last: Called before the last call.
+        has_state: The worker had an initializer or an init_function.
+    """
+    while True:
+        received = channel.receive()
+        if received is None:
+            end_diverged(runner)
+            return
+        message = Message(*received)
+        if message.kind == CALL:
+            calls_left -= 1
+            is_last = calls_left == 0
+            if is_last and announce_last is not None:
+                announce_last()
+            answer = runner.run(message)
+            outcome = 0
+            if answer.kind == ERROR:
+                outcome = outcome_of(answer.parts[1])
+                answer.parts.append(STATE_LOST_NOTE.encode() if has_state and not is_last else b"")
+            elif runner.root_only and runner.rank > 0:
+                answer = answer._replace(parts=[b""])
+            if message.call & TRACED:
+                channel.stamps.extend((answer.start_ns, answer.start_ns + answer.tag))
+            channel.answer(answer.kind, answer.call, answer.parts, answer.tag, outcome, is_last)
+            if is_last:
+                if not channel.ranks_agree():
+                    end_diverged(runner)
+                return
+            has_state = True
+            del answer
+        elif message.kind == FUNCTION:
+            runner.calls.remember(message.tag, message.parts)
+        else:
+            return
+        del message, received  # release it before waiting for the next one
+
+
+def outcome_of(place: bytes) -> int:
+    """Return a number for the place at which a call ended on a rank: 0 if its function returned."""
+    if place == _RETURNED:
+        return 0
+    from _blake2 import blake2b
+
+    return int.from_bytes(blake2b(place, digest_size=6).digest(), "little") or 1
+
+
+def end_diverged(runner: RankRunner) -> None:
+    """Tell the master that the worker exits because its ranks have diverged, and give it limited time to do so."""
+    if runner.rank == 0:
+        runner.announce_exit(RANKS_DIVERGED_REASON)
+        _exit_within(FINALIZE_TIMEOUT_S)
 
 
 def serve_root(

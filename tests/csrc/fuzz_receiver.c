@@ -25,8 +25,8 @@ static struct {
 /* A ring that ends where its memory ends, so that the sanitizer sees a step too far. */
 static unsigned char *new_ring(void)
 {
-    unsigned char *const memory = guarded_memory(pmp_ring_footprint(CAPACITY));
-    CHECK_EQUAL(pmp_ring_init(memory, CAPACITY), 0);
+    unsigned char *const memory = guarded_memory(pmp_ring_footprint(CAPACITY, 1));
+    CHECK_EQUAL(pmp_ring_init(memory, CAPACITY, 1), 0);
     return memory;
 }
 
@@ -90,7 +90,7 @@ static void receive_all(pmp_receiver *receiver, int limit)
 static bool open_receiver(pmp_receiver *receiver, unsigned char *memory)
 {
     memset(receiver, 0, sizeof *receiver);
-    return pmp_consumer_open(&receiver->consumer, memory, pmp_ring_footprint(CAPACITY)) == 0;
+    return pmp_consumer_open(&receiver->consumer, memory, pmp_ring_footprint(CAPACITY, 1), 0) == 0;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size_bytes);
@@ -149,7 +149,7 @@ static void make_sound_input(uint8_t *input, uint64_t *random)
 
     memcpy(memory + HEAD_AT, &start, 8);
     memcpy(memory + TAIL_AT, &start, 8);
-    CHECK_EQUAL(pmp_producer_open(&sender.producer, memory, pmp_ring_footprint(CAPACITY)), 0);
+    CHECK_EQUAL(pmp_producer_open(&sender.producer, memory, pmp_ring_footprint(CAPACITY, 1)), 0);
     for (uint64_t messages = 1 + next_random(random) % 8; messages > 0; messages--) {
         if (!sender.busy) {
             push_message(&sender, random);

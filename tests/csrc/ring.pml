@@ -2,7 +2,7 @@
  *
  *     spin -a ring.pml && cc -O2 -DSAFETY -o pan pan.c && ./pan
  *
- * The claim: every record is received once with its own bytes, or revoked once, never both.
+ * The claim: every record is received once by each of the two consumers with its own bytes, or revoked once, never both.
  *
  * The ring has two places, so that it is full and every place is used again. Positions count
  * records. The producer's stores go into its store buffer, which is emptied at any time
@@ -10,18 +10,19 @@
  * soon as the buffer has nothing more for the same variable; it is no fence.
  *
  * Each of these must make the check fail, or it would prove nothing:
- *     -DNO_RELEASE  -DPLAIN_CLAIM  -DPLAIN_REVOKE  -DNO_CHECK_OF_TAIL
+ *     -DNO_RELEASE  -DPLAIN_CLAIM  -DPLAIN_REVOKE  -DNO_CHECK_OF_TAIL  -DONE_TAIL  -DSKIP_CLAIMED
  */
 
 #define PLACES 2
 #define RECORDS 4
+#define CONSUMERS 2
 
-/* Variables: the payload and the state of each place, and head; tail is the consumer's. */
+/* Variables: the payload and the state of each place, and head; a tail is its consumer's. */
 #define PAYLOAD(place) (place)
 #define STATE(place) (PLACES + (place))
 #define HEAD (2 * PLACES)
 byte memory[2 * PLACES + 1];
-byte tail; /* not buffered: stored late, it would only make the ring look fuller */
+byte tails[CONSUMERS]; /* not buffered: stored late, they would only make the ring look fuller */
 
 #define READY 1
 #define CLAIMED 2
@@ -29,7 +30,7 @@ byte tail; /* not buffered: stored late, it would only make the ring look fuller
 
 chan buffer = [3] of { byte, byte }; /* variable, value */
 
-byte received[RECORDS];
+byte received[RECORDS * CONSUMERS];
 byte revoked[RECORDS];
 
 active proctype memory_system()
@@ -68,7 +69,10 @@ inline compare_then_store(variable, from, to, swapped)
 
 inline publish(position)
 {
-    position - tail < PLACES;
+    position - tails[0] < PLACES;
+#ifndef ONE_TAIL
+    position - tails[1] < PLACES;
+#endif
     buffer!PAYLOAD(position % PLACES)(position);
     buffer!STATE(position % PLACES)(READY);
     buffer!HEAD(position + 1)
@@ -78,7 +82,7 @@ inline revoke(position, swapped)
 {
     swapped = true;
 #ifndef NO_CHECK_OF_TAIL
-    swapped = (tail <= position);
+    swapped = (tails[0] <= position || tails[1] <= position);
 #endif
     if
     :: swapped ->
@@ -114,30 +118,34 @@ active proctype producer()
     od
 }
 
-active proctype consumer()
+active [CONSUMERS] proctype consumer()
 {
-    byte place;
+    byte me = _pid - 2, place;
     bool swapped;
     do
-    :: tail < RECORDS ->
-        memory[HEAD] > tail;
-        place = tail % PLACES;
+    :: tails[me] < RECORDS ->
+        memory[HEAD] > tails[me];
+        place = tails[me] % PLACES;
+        swapped = false;
         if
         :: memory[STATE(place)] == READY ->
 #ifdef PLAIN_CLAIM
-            compare_then_store(STATE(place), READY, CLAIMED, swapped);
+            compare_then_store(STATE(place), READY, CLAIMED, swapped)
 #else
-            compare_and_swap(STATE(place), READY, CLAIMED, swapped);
+            compare_and_swap(STATE(place), READY, CLAIMED, swapped)
 #endif
-            if
-            :: swapped ->
-                assert(memory[PAYLOAD(place)] == tail);
-                received[tail]++
-            :: else
-            fi
-        :: else -> assert(memory[STATE(place)] == REVOKED)
+        :: else
         fi;
-        tail++
+#ifndef SKIP_CLAIMED
+        swapped = (swapped || memory[STATE(place)] == CLAIMED); /* for all consumers */
+#endif
+        if
+        :: swapped ->
+            assert(memory[PAYLOAD(place)] == tails[me]);
+            received[tails[me] * CONSUMERS + me]++
+        :: else -> assert(memory[STATE(place)] != READY)
+        fi;
+        tails[me]++
     :: else -> break
     od
 }
@@ -147,6 +155,7 @@ active proctype claim()
     byte position;
     timeout;
     for (position : 0 .. RECORDS - 1) {
-        assert(received[position] + revoked[position] == 1)
+        assert(received[position * CONSUMERS] + revoked[position] == 1);
+        assert(received[position * CONSUMERS + 1] + revoked[position] == 1)
     }
 }

@@ -2,26 +2,38 @@
  *
  * usage: stress_channel threads|processes MESSAGES
  *
- * The worker sends every call back as a result. The master has many calls under way, takes some
- * of them back, and must get each of the others back as it was, in order. */
+ * The worker, of one rank or several, sends every call back as a result from each rank. The master has many calls under
+ * way, takes some of them back, and must get each of the others back as it was from each rank, in order. No rank begins a
+ * call before all have ended the one before. */
 #include "support.h"
+
+#include <stdatomic.h>
 
 #include "../../csrc/channel.h"
 
-enum { CAPACITY = PMP_LINK_CAPACITY_MIN, UNDER_WAY = 64, PARTS = 6, PART_LIMIT = 5 * CAPACITY };
+enum {
+    CAPACITY = PMP_LINK_CAPACITY_MIN,
+    UNDER_WAY = 64,
+    PARTS = 6,
+    PART_LIMIT = 5 * CAPACITY,
+    RANKS_MAX = 3
+};
 
 /* Lies in shared memory. */
 typedef struct {
     pmp_doorbell master_bell;
     uint64_t message_count;
+    uint32_t rank_count;
+    _Atomic uint32_t next_rank;
     _Alignas(64) unsigned char link[];
 } course;
 
 typedef struct {
     pmp_sender sender;
     pmp_receiver receiver;
-    pmp_doorbell *worker_bell, *master_bell;
+    pmp_doorbell *worker_bells, *master_bell;
     pmp_spinner spinner;
+    pmp_ranks ranks;
 } side;
 
 /* The parts of message number n: mostly small or empty, 1 message of 128 larger than the ring. */
@@ -69,9 +81,10 @@ static void check_message(const pmp_receiver *receiver, uint64_t number)
 
 /* ---- the worker ---- */
 
-static bool has_record(void *context)
+static bool may_begin(void *context)
 {
-    return pmp_ring_has_record(&((side *)context)->receiver.consumer);
+    const side *const worker = context;
+    return pmp_ring_has_record(&worker->receiver.consumer) && pmp_ranks_have_ended(&worker->ranks);
 }
 
 static bool has_room(void *context)
@@ -81,11 +94,14 @@ static bool has_room(void *context)
 
 static void wait_for_message(side *worker)
 {
-    int error;
-    while ((error = pmp_receive(&worker->receiver)) != 0) {
+    int error = -EAGAIN;
+    while (error != 0) {
         CHECK_EQUAL(error, -EAGAIN);
         pmp_doorbell_ring(worker->master_bell);
-        CHECK_EQUAL(pmp_wait(worker->worker_bell, &worker->spinner, has_record, worker, -1), 0);
+        CHECK_EQUAL(pmp_wait(&worker->worker_bells[worker->ranks.rank], &worker->spinner, may_begin,
+                             worker, -1),
+                    0);
+        error = pmp_receive(&worker->receiver);
     }
 }
 
@@ -97,9 +113,26 @@ static void send_back(side *worker)
     while ((error = pmp_send(&worker->sender, &head, worker->receiver.parts, NULL)) != 0) {
         CHECK_EQUAL(error, -EAGAIN);
         pmp_doorbell_ring(worker->master_bell);
-        CHECK_EQUAL(pmp_wait(worker->worker_bell, &worker->spinner, has_room, worker, -1), 0);
+        CHECK_EQUAL(pmp_wait(&worker->worker_bells[worker->ranks.rank], &worker->spinner, has_room,
+                             worker, -1),
+                    0);
     }
-    pmp_doorbell_ring(worker->master_bell);
+}
+
+/* Only the last rank to end a call rings: the master, and the others. */
+static void end_call(course *shared, side *worker)
+{
+    const uint64_t number = worker->receiver.head.id;
+    pmp_receive_done(&worker->receiver);
+    if (pmp_ranks_end(&worker->ranks, number)) {
+        CHECK(pmp_ranks_agree(&worker->ranks));
+        pmp_doorbell_ring(worker->master_bell);
+        for (uint32_t rank = 0; rank < shared->rank_count; rank++) {
+            if (may_begin(worker)) {
+                pmp_doorbell_ring(&worker->worker_bells[rank]);
+            }
+        }
+    }
 }
 
 static void work(course *shared)
@@ -108,8 +141,9 @@ static void work(course *shared)
     CHECK(worker != NULL);
     worker->master_bell = &shared->master_bell;
     pmp_spinner_init(&worker->spinner, 20000);
-    CHECK_EQUAL(pmp_link_open_worker(shared->link, pmp_link_footprint(CAPACITY), &worker->receiver,
-                                     &worker->sender, &worker->worker_bell),
+    CHECK_EQUAL(pmp_link_open_worker(shared->link, pmp_link_footprint(CAPACITY, shared->rank_count),
+                                     atomic_fetch_add(&shared->next_rank, 1), &worker->receiver,
+                                     &worker->sender, &worker->worker_bells, &worker->ranks),
                 0);
     for (;;) {
         wait_for_message(worker);
@@ -117,8 +151,7 @@ static void work(course *shared)
             break;
         }
         send_back(worker);
-        pmp_receive_done(&worker->receiver);
-        pmp_doorbell_ring(worker->master_bell);
+        end_call(shared, worker);
     }
     pmp_receive_done(&worker->receiver);
     free(worker);
@@ -140,6 +173,8 @@ static int work_in_process(void *argument)
 
 typedef struct {
     side own;
+    uint32_t rank_count;
+    pmp_receiver results[RANKS_MAX];
     pmp_part parts[PARTS];
     uint64_t message_count;
     uint64_t sent, received, revoked; /* numbers below these are sent; received or revoked */
@@ -151,6 +186,13 @@ typedef struct {
 static bool may_send(const master *state)
 {
     return state->sent < state->message_count && state->sent - state->received < UNDER_WAY;
+}
+
+static void ring_worker(const master *state)
+{
+    for (uint32_t rank = 0; rank < state->rank_count; rank++) {
+        pmp_doorbell_ring(&state->own.worker_bells[rank]);
+    }
 }
 
 /* Returns whether it got on. */
@@ -166,7 +208,7 @@ static bool send_next(master *state)
         state->prepared = true;
     }
     const int error = pmp_send(&state->own.sender, &head, state->parts, &position);
-    pmp_doorbell_ring(state->own.worker_bell);
+    ring_worker(state);
     if (error != 0) {
         CHECK_EQUAL(error, -EAGAIN);
         return false;
@@ -204,25 +246,33 @@ static void pass_revoked(master *state)
 
 static bool receive_next(master *state)
 {
-    pmp_receiver *const receiver = &state->own.receiver;
-    const int error = pmp_receive(receiver);
-    if (error != 0) {
-        CHECK_EQUAL(error, -EAGAIN);
-        pmp_doorbell_ring(state->own.worker_bell);
-        return false;
+    bool all = true;
+    for (uint32_t rank = 0; rank < state->rank_count; rank++) {
+        const int error = pmp_receive(&state->results[rank]);
+        CHECK(error == 0 || error == -EAGAIN);
+        all = all && error == 0;
     }
-    pass_revoked(state);
-    check_message(receiver, state->received++);
-    pmp_receive_done(receiver);
-    pmp_doorbell_ring(state->own.worker_bell);
-    return true;
+    if (all) {
+        pass_revoked(state);
+        for (uint32_t rank = 0; rank < state->rank_count; rank++) {
+            check_message(&state->results[rank], state->received);
+            pmp_receive_done(&state->results[rank]);
+        }
+        state->received++;
+    }
+    ring_worker(state);
+    return all;
 }
 
 static bool can_get_on(void *context)
 {
     const master *const state = context;
-    return (may_send(state) && pmp_sender_has_room(&state->own.sender)) ||
-           pmp_ring_has_record(&state->own.receiver.consumer);
+    bool has_answer = false;
+    for (uint32_t rank = 0; rank < state->rank_count; rank++) {
+        const pmp_receiver *const results = &state->results[rank];
+        has_answer = has_answer || (!results->complete && pmp_ring_has_record(&results->consumer));
+    }
+    return has_answer || (may_send(state) && pmp_sender_has_room(&state->own.sender));
 }
 
 static void exchange(master *state)
@@ -240,14 +290,15 @@ static void exchange(master *state)
     }
 }
 
-static void say_end(side *own)
+static void say_end(master *state)
 {
+    side *const own = &state->own;
     const pmp_head head = {PMP_END, 1, 0, 0};
     const pmp_part nothing = {NULL, 0};
     while (pmp_send(&own->sender, &head, &nothing, NULL) != 0) {
         CHECK_EQUAL(pmp_wait(own->master_bell, &own->spinner, has_room, own, -1), 0);
     }
-    pmp_doorbell_ring(own->worker_bell);
+    ring_worker(state);
 }
 
 static void lead(course *shared)
@@ -261,11 +312,13 @@ static void lead(course *shared)
         state->parts[part].data = malloc(PART_LIMIT);
         CHECK(state->parts[part].data != NULL);
     }
-    CHECK_EQUAL(pmp_link_open_master(shared->link, pmp_link_footprint(CAPACITY), &state->own.sender,
-                                     &state->own.receiver, &state->own.worker_bell),
+    state->rank_count = shared->rank_count;
+    CHECK_EQUAL(pmp_link_open_master(shared->link, pmp_link_footprint(CAPACITY, shared->rank_count),
+                                     shared->rank_count, &state->own.sender, state->results,
+                                     &state->own.worker_bells),
                 0);
     exchange(state);
-    say_end(&state->own);
+    say_end(state);
     printf("%llu revoked ", (unsigned long long)state->revoked);
     CHECK(state->revoked > 0);
     for (int part = 0; part < PARTS; part++) {
@@ -277,20 +330,32 @@ static void lead(course *shared)
 static uint64_t message_count;
 static bool in_threads;
 
+static uint32_t rank_count;
+
 static void stress(void)
 {
-    course *const shared = shared_memory(sizeof(course) + pmp_link_footprint(CAPACITY));
-    shared->message_count = message_count;
-    CHECK_EQUAL(pmp_link_init(shared->link, pmp_link_footprint(CAPACITY), CAPACITY), 0);
-    if (in_threads) {
-        const pthread_t thread = start_thread(work_in_thread, shared);
-        lead(shared);
-        join_thread(thread);
-        return;
+    const size_t size_bytes = pmp_link_footprint(CAPACITY, rank_count);
+    course *const shared = shared_memory(sizeof(course) + size_bytes);
+    pthread_t threads[RANKS_MAX];
+    pid_t children[RANKS_MAX];
+    shared->message_count = message_count / rank_count;
+    shared->rank_count = rank_count;
+    CHECK_EQUAL(pmp_link_init(shared->link, size_bytes, CAPACITY, rank_count), 0);
+    for (uint32_t rank = 0; rank < rank_count; rank++) {
+        if (in_threads) {
+            threads[rank] = start_thread(work_in_thread, shared);
+        } else {
+            children[rank] = start_child(work_in_process, shared);
+        }
     }
-    const pid_t child = start_child(work_in_process, shared);
     lead(shared);
-    CHECK_EQUAL(wait_for_child(child), 0);
+    for (uint32_t rank = 0; rank < rank_count; rank++) {
+        if (in_threads) {
+            join_thread(threads[rank]);
+        } else {
+            CHECK_EQUAL(wait_for_child(children[rank]), 0);
+        }
+    }
 }
 
 int main(int argument_count, char **arguments)
@@ -302,8 +367,10 @@ int main(int argument_count, char **arguments)
     }
     in_threads = strcmp(arguments[1], "threads") == 0;
     message_count = strtoull(arguments[2], NULL, 10);
-    snprintf(sentence, sizeof sentence, "%llu messages there and back between two %s",
-             (unsigned long long)message_count, arguments[1]);
-    run(sentence, 600, stress);
+    for (rank_count = 1; rank_count <= RANKS_MAX; rank_count++) {
+        snprintf(sentence, sizeof sentence, "%llu messages to %u ranks in %s and back",
+                 (unsigned long long)message_count / rank_count, rank_count, arguments[1]);
+        run(sentence, 600, stress);
+    }
     return 0;
 }

@@ -1,20 +1,23 @@
-/* Producer and consumer race for the same records: one takes them back, one claims them.
+/* A producer and two consumers race for the same records: one takes them back, the others claim them.
  *
  * usage: stress_revoke threads|processes RECORDS
  *
- * At the end every record was either received once or revoked once, never both, never neither. */
+ * At the end every record was either received once by each consumer or revoked once, never both, never neither. */
 #include "support.h"
+
+#include <stdatomic.h>
 
 #include "../../csrc/doorbell.h"
 #include "../../csrc/ring.h"
 
-enum { CAPACITY = 1024, WINDOW = 32 };
+enum { CAPACITY = 1024, WINDOW = 32, CONSUMERS = 2 };
 
 /* Lies in shared memory. */
 typedef struct {
-    pmp_doorbell producer_bell, consumer_bell;
+    pmp_doorbell producer_bell, consumer_bells[CONSUMERS];
     uint64_t record_count;
-    unsigned char *received; /* by number: how often */
+    unsigned char *received[CONSUMERS]; /* by number: how often */
+    _Atomic uint32_t next_consumer;
     unsigned char *revoked;
     _Alignas(64) unsigned char ring[];
 } course;
@@ -46,7 +49,9 @@ static uint64_t push(course *shared, pmp_producer *producer, pmp_spinner *spinne
     memcpy(payload, &number, 8);
     fill_bytes((unsigned char *)payload + 8, size_of(number) - 8, mix(number));
     const uint64_t position = pmp_ring_commit(producer);
-    pmp_doorbell_ring(&shared->consumer_bell);
+    for (uint32_t i = 0; i < CONSUMERS; i++) {
+        pmp_doorbell_ring(&shared->consumer_bells[i]);
+    }
     return position;
 }
 
@@ -77,7 +82,8 @@ static void produce(course *shared)
     uint64_t positions[WINDOW], random = 0;
 
     pmp_spinner_init(&spinner, 20000);
-    CHECK_EQUAL(pmp_producer_open(&producer, shared->ring, pmp_ring_footprint(CAPACITY)), 0);
+    CHECK_EQUAL(pmp_producer_open(&producer, shared->ring, pmp_ring_footprint(CAPACITY, CONSUMERS)),
+                0);
     for (uint64_t number = 0; number < shared->record_count; number++) {
         positions[number % WINDOW] = push(shared, &producer, &spinner, number);
         /* From no time to some 100 ns, so that the consumer is at every point of its work. */
@@ -90,7 +96,7 @@ static void produce(course *shared)
     push(shared, &producer, &spinner, shared->record_count); /* says that this was all */
 }
 
-static uint64_t receive(course *shared, pmp_consumer *consumer, pmp_spinner *spinner)
+static uint64_t receive(course *shared, pmp_consumer *consumer, pmp_spinner *spinner, uint32_t me)
 {
     const void *payload;
     uint32_t size_bytes;
@@ -99,7 +105,7 @@ static uint64_t receive(course *shared, pmp_consumer *consumer, pmp_spinner *spi
     while ((error = pmp_ring_next(consumer, &payload, &size_bytes)) != 0) {
         CHECK_EQUAL(error, -EAGAIN);
         pmp_doorbell_ring(&shared->producer_bell); /* revoked records may have made room */
-        CHECK_EQUAL(pmp_wait(&shared->consumer_bell, spinner, has_record, consumer, -1), 0);
+        CHECK_EQUAL(pmp_wait(&shared->consumer_bells[me], spinner, has_record, consumer, -1), 0);
     }
     memcpy(&number, payload, 8);
     CHECK_EQUAL(size_bytes, size_of(number));
@@ -114,12 +120,14 @@ static void consume(course *shared)
     pmp_consumer consumer;
     pmp_spinner spinner;
     uint64_t number, next = 0;
+    const uint32_t me = atomic_fetch_add(&shared->next_consumer, 1);
 
     pmp_spinner_init(&spinner, 20000);
-    CHECK_EQUAL(pmp_consumer_open(&consumer, shared->ring, pmp_ring_footprint(CAPACITY)), 0);
-    while ((number = receive(shared, &consumer, &spinner)) != shared->record_count) {
+    CHECK_EQUAL(
+        pmp_consumer_open(&consumer, shared->ring, pmp_ring_footprint(CAPACITY, CONSUMERS), me), 0);
+    while ((number = receive(shared, &consumer, &spinner, me)) != shared->record_count) {
         CHECK(number >= next && number < shared->record_count); /* in order */
-        shared->received[number]++;
+        shared->received[me][number]++;
         next = number + 1;
     }
 }
@@ -128,7 +136,9 @@ static void check_each_exactly_once(const course *shared)
 {
     uint64_t revoked_count = 0;
     for (uint64_t number = 0; number < shared->record_count; number++) {
-        CHECK_EQUAL(shared->received[number] + shared->revoked[number], 1);
+        for (uint32_t i = 0; i < CONSUMERS; i++) {
+            CHECK_EQUAL(shared->received[i][number] + shared->revoked[number], 1);
+        }
         revoked_count += shared->revoked[number];
     }
     printf("%llu revoked ", (unsigned long long)revoked_count);
@@ -136,17 +146,17 @@ static void check_each_exactly_once(const course *shared)
     CHECK(revoked_count > 0 && revoked_count < shared->record_count);
 }
 
-static void *produce_in_thread(void *argument)
+static void *consume_in_thread(void *argument)
 {
     use_core(1);
-    produce(argument);
+    consume(argument);
     return NULL;
 }
 
-static int produce_in_process(void *argument)
+static int consume_in_process(void *argument)
 {
     use_core(1);
-    produce(argument);
+    consume(argument);
     return 0;
 }
 
@@ -155,19 +165,25 @@ static bool in_threads;
 
 static void race(void)
 {
-    course *const shared = shared_memory(sizeof(course) + pmp_ring_footprint(CAPACITY));
+    course *const shared = shared_memory(sizeof(course) + pmp_ring_footprint(CAPACITY, CONSUMERS));
     shared->record_count = record_count;
-    shared->received = shared_memory(record_count);
     shared->revoked = shared_memory(record_count);
-    CHECK_EQUAL(pmp_ring_init(shared->ring, CAPACITY), 0);
+    for (uint32_t i = 0; i < CONSUMERS; i++) {
+        shared->received[i] = shared_memory(record_count);
+    }
+    CHECK_EQUAL(pmp_ring_init(shared->ring, CAPACITY, CONSUMERS), 0);
     if (in_threads) {
-        const pthread_t thread = start_thread(produce_in_thread, shared);
-        consume(shared);
-        join_thread(thread);
+        const pthread_t first = start_thread(consume_in_thread, shared);
+        const pthread_t second = start_thread(consume_in_thread, shared);
+        produce(shared);
+        join_thread(first);
+        join_thread(second);
     } else {
-        const pid_t child = start_child(produce_in_process, shared);
-        consume(shared);
-        CHECK_EQUAL(wait_for_child(child), 0);
+        const pid_t first = start_child(consume_in_process, shared);
+        const pid_t second = start_child(consume_in_process, shared);
+        produce(shared);
+        CHECK_EQUAL(wait_for_child(first), 0);
+        CHECK_EQUAL(wait_for_child(second), 0);
     }
     check_each_exactly_once(shared);
 }
@@ -182,7 +198,7 @@ int main(int argument_count, char **arguments)
     in_threads = strcmp(arguments[1], "threads") == 0;
     record_count = strtoull(arguments[2], NULL, 10);
     use_core(0);
-    snprintf(sentence, sizeof sentence, "%llu records between two %s, received or revoked",
+    snprintf(sentence, sizeof sentence, "%llu records from one to two %s, received or revoked",
              (unsigned long long)record_count, arguments[1]);
     run(sentence, 600, race);
     return 0;

@@ -18,12 +18,12 @@ static fixture channel;
 
 static void open_channel_of(uint64_t capacity)
 {
-    const size_t size_bytes = pmp_ring_footprint(capacity);
+    const size_t size_bytes = pmp_ring_footprint(capacity, 1);
     memset(&channel, 0, sizeof channel);
     channel.memory = guarded_memory(size_bytes);
-    CHECK_EQUAL(pmp_ring_init(channel.memory, capacity), 0);
+    CHECK_EQUAL(pmp_ring_init(channel.memory, capacity, 1), 0);
     CHECK_EQUAL(pmp_producer_open(&channel.sender.producer, channel.memory, size_bytes), 0);
-    CHECK_EQUAL(pmp_consumer_open(&channel.receiver.consumer, channel.memory, size_bytes), 0);
+    CHECK_EQUAL(pmp_consumer_open(&channel.receiver.consumer, channel.memory, size_bytes, 0), 0);
 }
 
 static void open_channel(void)
@@ -465,18 +465,19 @@ static void send_and_expect(pmp_sender *sender, pmp_receiver *receiver, uint64_t
 static void link_joins_master_and_worker(void)
 {
     const uint64_t capacity = PMP_LINK_CAPACITY_MIN;
-    const size_t size_bytes = pmp_link_footprint(capacity);
+    const size_t size_bytes = pmp_link_footprint(capacity, 1);
     void *const memory = guarded_memory(size_bytes);
     pmp_sender master_sender, worker_sender;
     pmp_doorbell *seen_by_master, *seen_by_worker;
+    pmp_ranks ranks;
 
-    CHECK_EQUAL(pmp_link_init(memory, size_bytes, capacity), 0);
-    CHECK_EQUAL(
-        pmp_link_open_master(memory, size_bytes, &master_sender, &master_receiver, &seen_by_master),
-        0);
-    CHECK_EQUAL(
-        pmp_link_open_worker(memory, size_bytes, &worker_receiver, &worker_sender, &seen_by_worker),
-        0);
+    CHECK_EQUAL(pmp_link_init(memory, size_bytes, capacity, 1), 0);
+    CHECK_EQUAL(pmp_link_open_master(memory, size_bytes, 1, &master_sender, &master_receiver,
+                                     &seen_by_master),
+                0);
+    CHECK_EQUAL(pmp_link_open_worker(memory, size_bytes, 0, &worker_receiver, &worker_sender,
+                                     &seen_by_worker, &ranks),
+                0);
     CHECK(seen_by_master == seen_by_worker);
     CHECK_EQUAL((uintptr_t)seen_by_master % 64, 0);
     send_and_expect(&master_sender, &worker_receiver, 1);
@@ -492,26 +493,28 @@ static void expect_no_link(void *memory, size_t size_bytes)
 {
     pmp_sender sender;
     pmp_doorbell *bell;
-    CHECK_EQUAL(pmp_link_open_master(memory, size_bytes, &sender, &master_receiver, &bell),
+    pmp_ranks ranks;
+    CHECK_EQUAL(pmp_link_open_master(memory, size_bytes, 1, &sender, &master_receiver, &bell),
                 -EINVAL);
-    CHECK_EQUAL(pmp_link_open_worker(memory, size_bytes, &worker_receiver, &sender, &bell),
-                -EINVAL);
+    CHECK_EQUAL(
+        pmp_link_open_worker(memory, size_bytes, 0, &worker_receiver, &sender, &bell, &ranks),
+        -EINVAL);
 }
 
 static void memory_without_link_is_rejected(void)
 {
     const uint64_t capacity = PMP_LINK_CAPACITY_MIN;
-    const size_t size_bytes = pmp_link_footprint(capacity);
+    const size_t size_bytes = pmp_link_footprint(capacity, 1);
     uint64_t *const memory = guarded_memory(size_bytes);
     /* magic, version, capacity; magic and capacity of the first ring */
-    static const size_t words[] = {0, 1, 2, 16, 18};
+    static const size_t words[] = {0, 1, 2, 24, 26};
 
-    CHECK_EQUAL(pmp_link_init(memory, size_bytes, capacity / 2), -EINVAL);
-    CHECK_EQUAL(pmp_link_init(memory, size_bytes, capacity + 8), -EINVAL);
-    CHECK_EQUAL(pmp_link_init(memory, size_bytes, UINT64_MAX), -EINVAL);
-    CHECK_EQUAL(pmp_link_init(memory, size_bytes - 1, capacity), -EINVAL);
+    CHECK_EQUAL(pmp_link_init(memory, size_bytes, capacity / 2, 1), -EINVAL);
+    CHECK_EQUAL(pmp_link_init(memory, size_bytes, capacity + 8, 1), -EINVAL);
+    CHECK_EQUAL(pmp_link_init(memory, size_bytes, UINT64_MAX, 1), -EINVAL);
+    CHECK_EQUAL(pmp_link_init(memory, size_bytes - 1, capacity, 1), -EINVAL);
     expect_no_link(memory, size_bytes);
-    CHECK_EQUAL(pmp_link_init(memory, size_bytes, capacity), 0);
+    CHECK_EQUAL(pmp_link_init(memory, size_bytes, capacity, 1), 0);
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
         const uint64_t right = memory[words[i]];
         static const uint64_t wrong[] = {0, 2 * PMP_LINK_CAPACITY_MIN, UINT64_MAX};

@@ -25,15 +25,15 @@ static uint64_t *word_at(fixture *ring, size_t offset)
 static void open_both(fixture *ring)
 {
     CHECK_EQUAL(pmp_producer_open(&ring->producer, ring->memory, ring->size_bytes), 0);
-    CHECK_EQUAL(pmp_consumer_open(&ring->consumer, ring->memory, ring->size_bytes), 0);
+    CHECK_EQUAL(pmp_consumer_open(&ring->consumer, ring->memory, ring->size_bytes, 0), 0);
 }
 
 /* An empty ring whose next record begins at this position. */
 static fixture new_ring_at(uint64_t position)
 {
-    fixture ring = {.size_bytes = pmp_ring_footprint(CAPACITY)};
+    fixture ring = {.size_bytes = pmp_ring_footprint(CAPACITY, 1)};
     ring.memory = guarded_memory(ring.size_bytes);
-    CHECK_EQUAL(pmp_ring_init(ring.memory, CAPACITY), 0);
+    CHECK_EQUAL(pmp_ring_init(ring.memory, CAPACITY, 1), 0);
     *word_at(&ring, HEAD_AT) = position;
     *word_at(&ring, TAIL_AT) = position;
     open_both(&ring);
@@ -90,7 +90,7 @@ static void new_ring_is_empty(void)
     CHECK(pmp_ring_has_room(&ring.producer, LIMIT));
     CHECK_EQUAL(next_error(&ring), -EAGAIN);
     CHECK_EQUAL(pmp_ring_record_limit(CAPACITY), LIMIT);
-    CHECK_EQUAL(pmp_ring_footprint(CAPACITY) % 64, 0);
+    CHECK_EQUAL(pmp_ring_footprint(CAPACITY, 1) % 64, 0);
     free(ring.memory);
 }
 
@@ -100,7 +100,7 @@ static void init_rejects_capacities(void)
         0, 1, 128, 255, 257, 384, UINT64_C(1) << 32, UINT64_MAX, (UINT64_C(1) << 31) + 8};
     fixture ring = new_ring();
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
-        CHECK_EQUAL(pmp_ring_init(ring.memory, wrong[i]), -EINVAL);
+        CHECK_EQUAL(pmp_ring_init(ring.memory, wrong[i], 1), -EINVAL);
     }
     free(ring.memory);
 }
@@ -108,7 +108,7 @@ static void init_rejects_capacities(void)
 static void expect_no_ring(fixture *ring, size_t available)
 {
     CHECK_EQUAL(pmp_producer_open(&ring->producer, ring->memory, available), -EINVAL);
-    CHECK_EQUAL(pmp_consumer_open(&ring->consumer, ring->memory, available), -EINVAL);
+    CHECK_EQUAL(pmp_consumer_open(&ring->consumer, ring->memory, available, 0), -EINVAL);
 }
 
 static void open_rejects_memory_without_ring(void)

@@ -111,7 +111,7 @@ class TcpControl:
             raise ProtocolError(f"the master sent a {word!r} frame where a setup was expected")
         return fields[0], []
 
-    def open_channel(self, _descriptors: Sequence[int]) -> TcpChannel:
+    def open_channel(self, _descriptors: Sequence[int], _rank: int = 0) -> TcpChannel:
         """Return the channel on which calls arrive and results are sent."""
         return TcpChannel(self._stream, self._keepalive, self._stream_lock)
 

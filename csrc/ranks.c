@@ -1,0 +1,53 @@
+#include "ranks.h"
+
+#include <assert.h>
+#include <stdatomic.h>
+
+/* A word: the number of calls modulo 2^16, then the outcome. Two ranks differ by one call at most. */
+#define OUTCOME_BITS 48
+#define OUTCOME_MASK ((UINT64_C(1) << OUTCOME_BITS) - 1)
+
+static_assert(sizeof(pmp_rank_word) == 64, "the layout is shared between processes");
+
+/* Returns how many calls a word is ahead of this rank. */
+static int16_t calls_ahead(const pmp_ranks *ranks, uint64_t word)
+{
+    return (int16_t)(uint16_t)((word >> OUTCOME_BITS) - (ranks->own >> OUTCOME_BITS));
+}
+
+static uint64_t load_word(const pmp_ranks *ranks, uint32_t rank)
+{
+    return atomic_load_explicit(&ranks->words[rank].ended, memory_order_acquire);
+}
+
+bool pmp_ranks_end(pmp_ranks *ranks, uint64_t outcome)
+{
+    const uint64_t count = (ranks->own >> OUTCOME_BITS) + 1;
+
+    ranks->own = count << OUTCOME_BITS | (outcome & OUTCOME_MASK);
+    atomic_store_explicit(&ranks->words[ranks->rank].ended, ranks->own, memory_order_release);
+    /* Of two ranks that store at the same time, at least one sees the other's word. */
+    atomic_thread_fence(memory_order_seq_cst);
+    return pmp_ranks_have_ended(ranks);
+}
+
+bool pmp_ranks_have_ended(const pmp_ranks *ranks)
+{
+    for (uint32_t rank = 0; rank < ranks->count; rank++) {
+        if (rank != ranks->rank && calls_ahead(ranks, load_word(ranks, rank)) < 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool pmp_ranks_agree(const pmp_ranks *ranks)
+{
+    for (uint32_t rank = 0; rank < ranks->count; rank++) {
+        const uint64_t word = rank != ranks->rank ? load_word(ranks, rank) : ranks->own;
+        if (word != ranks->own && calls_ahead(ranks, word) == 0) {
+            return false;
+        }
+    }
+    return true;
+}
