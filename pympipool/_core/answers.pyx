@@ -10,14 +10,14 @@ Nothing is unpickled here. The list of the values of several ranks is a pickle t
 ranks are for `serialization.exceptions.load_exception`.
 """
 
-from libc.errno cimport EAGAIN, EBADMSG
+from libc.errno cimport EBADMSG
 from libc.stdint cimport UINT16_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from pympipool._core.ring cimport (
     PMP_ERROR, PMP_RESULT, PMP_TRACED, message_bytes, pmp_buffer_free, pmp_buffer_new, pmp_now_ns, pmp_part,
-    pmp_receive, pmp_receive_done, pmp_receiver, pmp_ring_has_record, process_buffer_pool,
+    pmp_receiver, process_buffer_pool,
 )
 from pympipool._core.trace_buffer cimport IMPORT_STAMPS, RAISED, RETURNED, Record, record
 from pympipool._core.types cimport Call, Core, Worker
@@ -43,35 +43,6 @@ cdef extern from *:
 cdef enum:
     RANK_STAMPS = 2     # of several ranks, each sends when it began and ended the call
     PARTS_OF_ERROR = 3  # what a rank of several sends of an exception: itself, the place where it was raised, a note
-
-
-# ---- receiving ----
-
-cdef bint has_answer(Worker *worker) noexcept nogil:
-    """Return True if a rank has sent something that was not received yet. A rank that has answered has to wait for the others."""
-    for i in range(worker.rank_count):
-        if not worker.results[i].complete and pmp_ring_has_record(&worker.results[i].consumer):
-            return True
-    return False
-
-
-cdef int receive_answer(Worker *worker) noexcept nogil:
-    """Receive what the ranks have sent; return 0 when all have answered. Errors: -EAGAIN (not all have), -EBADMSG."""
-    cdef int result = 0
-    cdef int code
-    for i in range(worker.rank_count):
-        code = pmp_receive(&worker.results[i])
-        if code < 0 and code != -EAGAIN:
-            return code
-        if code < 0:
-            result = code
-    return result
-
-
-cdef void forget_answer(Worker *worker) noexcept nogil:
-    """Release the messages that `receive_answer` has received."""
-    for i in range(worker.rank_count):
-        pmp_receive_done(&worker.results[i])
 
 
 # ---- the parts of a result ----
@@ -166,7 +137,7 @@ cdef void write_pickle(Worker *worker, uint8_t *to) noexcept nogil:
 
 cdef void collect_values(Worker *worker, Result *result, pmp_part *pickle) noexcept nogil:
     """Collect the parts of the list of the ranks' values. `pickle` has its size, and then also its data."""
-    if worker.rank_count == 1 or has_no_value(&worker.results[1]):
+    if has_no_value(&worker.results[1]):
         add_parts(result, &worker.results[0])
         return
     add_part(result, pickle, False)
@@ -210,18 +181,44 @@ cdef void collect_errors(Worker *worker, Result *result) noexcept nogil:
 
 
 cdef void collect(Worker *worker, Call *call, Result *result, pmp_part *pickle) noexcept nogil:
-    if call.is_error and worker.rank_count > 1:
+    if call.is_error:
         collect_errors(worker, result)
     else:
         collect_values(worker, result, pickle)
 
 
+cdef bint keep_message(pmp_receiver *answer, Call *call) noexcept nogil:
+    """Store the parts of the only rank's answer in the call; return False if there is no memory for them."""
+    cdef uint32_t count = count_of(answer)
+    cdef size_t size = count * sizeof(pmp_part)
+    cdef uint8_t *data
+    cdef uint32_t i
+    if not answer.owned:
+        for i in range(count):
+            size += padded(answer.parts[i].size_bytes)
+    call.result = <pmp_part *>malloc(size)
+    if call.result == NULL:
+        return False
+    data = <uint8_t *>(call.result + count)
+    for i in range(count):
+        call.result[i] = answer.parts[i]
+        if answer.owned:
+            answer.parts[i].data = NULL
+        else:
+            call.result[i].data = data
+            copy(data, &answer.parts[i])
+            data += padded(answer.parts[i].size_bytes)
+    call.result_count = count
+    call.result_owned = answer.owned
+    return True
+
+
 cdef bint keep_parts(Worker *worker, Call *call) noexcept nogil:
-    """Store the parts of the answer in the call; return False if there is no memory for them."""
+    """Store the parts of several ranks' answers in the call; return False if there is no memory for them."""
     cdef Result result = Result(NULL, 0, 0, NULL, False, False)
     cdef pmp_part pickle
     pickle.data = NULL
-    pickle.size_bytes = pickle_bytes(worker) if worker.rank_count > 1 else 0
+    pickle.size_bytes = pickle_bytes(worker)
     collect(worker, call, &result, &pickle)
     cdef size_t behind = 0 if result.owned else result.bytes
     result.parts = <pmp_part *>malloc(result.count * sizeof(pmp_part) + behind)
@@ -229,12 +226,11 @@ cdef bint keep_parts(Worker *worker, Call *call) noexcept nogil:
         return False
     result.data = <uint8_t *>(result.parts + result.count)
     result.count = 0
-    if worker.rank_count > 1:
-        pickle.data = malloc(pickle.size_bytes)
-        if pickle.data == NULL:
-            free(result.parts)
-            return False
-        write_pickle(worker, <uint8_t *>pickle.data)
+    pickle.data = malloc(pickle.size_bytes)
+    if pickle.data == NULL:
+        free(result.parts)
+        return False
+    write_pickle(worker, <uint8_t *>pickle.data)
     collect(worker, call, &result, &pickle)
     free(pickle.data)
     if result.failed:
@@ -354,7 +350,7 @@ cdef int check_answer(Worker *worker, Call *call, bint *lost) noexcept nogil:
 
 cdef void keep_answer(Worker *worker, Call *call, bint lost) noexcept nogil:
     """Store in a call what all ranks have answered. If there is no memory for it, the call has `lost_bytes` afterwards."""
-    if not lost and keep_parts(worker, call):
+    if not lost and (keep_message(worker.results, call) if worker.rank_count == 1 else keep_parts(worker, call)):
         return
     call.lost_bytes = 1
     for i in range(worker.rank_count):
