@@ -200,6 +200,11 @@ def test_garbage_closes_the_connection(relay, said):
             pass
 
 
+def test_tls_needs_no_file(monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", "/does/not/exist")  # what a killed relay would leave in a folder
+    assert isinstance(handshake.server_context(), ssl.SSLContext)
+
+
 def test_peer_without_the_key_is_dropped(relay):
     address, _ = relay
     with pytest.raises((AuthenticationError, OSError)):

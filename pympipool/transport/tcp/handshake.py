@@ -23,8 +23,10 @@ same machine.
 from __future__ import annotations
 
 import hmac
+import os
 import socket
 import ssl
+import sys
 from time import monotonic
 
 from pympipool.transport.tcp.stream import Stream
@@ -67,13 +69,14 @@ def server_context() -> ssl.SSLContext:
     Raises:
         ssl.SSLError: Python's OpenSSL lacks the ciphers.
     """
-    import tempfile  # only here: it would make the start of every worker on another host slower
-
     context = _restrict(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:  # load_dh_params accepts only a file
-        file.write(_GROUP)
-        file.flush()
-        context.load_dh_params(file.name)
+    reader, writer = os.pipe()  # load_dh_params accepts only a file; a pipe leaves none if this process is killed
+    try:
+        with open(writer, "w") as group:
+            group.write(_GROUP)
+        context.load_dh_params(f"/{'proc/self' if sys.platform == 'linux' else 'dev'}/fd/{reader}")
+    finally:
+        os.close(reader)
     return context
 
 
