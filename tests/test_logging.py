@@ -13,7 +13,7 @@ import pytest
 from pympipool import Executor
 from pympipool._util.service_threads import flush_records
 from pympipool.errors import WorkerDied, WorkerStartError
-from pympipool.worker.mpi import RANKS_DIVERGED_REASON
+from pympipool.worker.rank_runner import RANKS_DIVERGED_REASON
 from support.calls import echo, fail, hold, pid
 from support.scripts import run_program
 from support.waiting import wait_until

@@ -2,8 +2,10 @@
 
     main()                 configuration from the environment -> connection to the master -> watchdog
       serial.py            one process: the loop that receives calls and sends results
-      mpi.py               N ranks: rank 0 shares each call with the other ranks and collects their results
-        rank_comm.py       messages between the ranks of one worker
+      mpi.py               N ranks: start, and the loop of ranks that all share memory with the master
+        rank_runner.py     runs a call on one rank
+        shared_calls.py    ranks on several hosts: rank 0 shares each call with the others and collects their results
+        rank_comm.py       messages between these ranks
         spin_wait.py       how a rank waits for the others without wasting a core
       setup.py             before the first call: settings, init_function, reports of failure
       script_context.py    what a worker takes over from the script: arguments, path, multiprocessing

@@ -13,7 +13,8 @@ from pympipool.backends.mpi_library import Kind, loaded_library
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.errors import SerializationError, WorkerStartError
 from pympipool.serialization.exceptions import load_exception
-from pympipool.worker.mpi import RANKS_DIVERGED_REASON, launched_rank
+from pympipool.worker.mpi import launched_rank
+from pympipool.worker.rank_runner import RANKS_DIVERGED_REASON
 from support.mpi_jobs import files_of, none_exists, rank_pids
 from support.processes import is_alive
 from support.timing import best

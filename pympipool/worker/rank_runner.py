@@ -1,0 +1,106 @@
+"""Running a call on one rank of a worker, and what follows if its ranks end it in different ways."""
+
+from __future__ import annotations
+
+import functools
+from collections import namedtuple
+from time import monotonic_ns
+
+from pympipool._core.ring import ERROR, RESULT
+from pympipool._util.cmodules import signal
+from pympipool.serialization.exceptions import dump_exception
+from pympipool.serialization.payload import dump
+from pympipool.serialization.tracebacks import describe_place
+from pympipool.worker.setup import report_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pympipool.transport.control_client import Control
+    from pympipool.worker.call_runner import CallRunner
+
+FINALIZE_TIMEOUT_S = 2
+"""Time that ranks that have diverged have to exit. MPI_Finalize may wait forever for a message that another rank received."""
+
+RANKS_DIVERGED_REASON = (
+    "a call raised on some of its ranks only, or at different places, which may have left messages between them for the"
+    " next call"
+)
+
+RETURNED = b""
+"""The place at which a call ended on a rank if its function returned there."""
+
+
+class Message(namedtuple("Message", "kind call tag parts start_ns", defaults=(0,))):
+    """A message as on a channel (see `pympipool._core.ring`).
+
+    An answer also has the time at which its rank started the call, by that rank's monotonic clock in ns.
+    """
+
+    __slots__ = ()
+
+
+class RankRunner:
+    """Runs calls on this rank, and reports those that raise to the master.
+
+    Args:
+        calls: Runs the calls.
+        control: The control connection of this rank.
+        rank: The number of this rank.
+        location: Worker, rank, host and process id, for tracebacks.
+        root_only: The result of a call is that of rank 0. Other ranks answer with None when a call has returned.
+    """
+
+    def __init__(
+        self, calls: CallRunner, control: Control, rank: int, location: str, *, root_only: bool = False
+    ) -> None:
+        self.calls = calls
+        self.rank = rank
+        self.root_only = root_only
+        self._control = control
+        self._location = location
+
+    def run(self, message: Message) -> Message:
+        """Run a call and return the answer. Empties the parts of the message.
+
+        An error has one part more than the exception: the place at which the call ended on this rank.
+        """
+        start_ns = monotonic_ns()
+        kind = ERROR
+        try:
+            result = self.calls.run(message.tag, message.parts)
+        except BaseException as error:  # SystemExit too, as in concurrent.futures
+            send = functools.partial(self._control.send_rank_error, self.rank, message.call)
+            answer = [*report_error(send, error, self._location), describe_place(error)]
+        else:
+            try:
+                answer = dump(None if self.root_only and self.rank > 0 else result, "the result")
+                kind = RESULT
+            except BaseException as error:  # no other rank waits for this one: the function has returned
+                answer = [*dump_exception(error, self._location), RETURNED]
+        return Message(kind, message.call, monotonic_ns() - start_ns, answer, start_ns)
+
+    def announce_exit(self, reason: str) -> None:
+        """Tell the master that this worker exits without having been told to."""
+        self._control.send_exiting(reason)
+
+
+def outcome_of(place: bytes) -> int:
+    """Return a number for the place at which a call ended on a rank: 0 if its function returned."""
+    if place == RETURNED:
+        return 0
+    from _blake2 import blake2b
+
+    return int.from_bytes(blake2b(place, digest_size=6).digest(), "little") or 1
+
+
+def end_diverged(runner: RankRunner) -> None:
+    """Tell the master that the worker exits because its ranks have diverged, and give it limited time to do so."""
+    if runner.rank == 0:
+        runner.announce_exit(RANKS_DIVERGED_REASON)
+        exit_within(FINALIZE_TIMEOUT_S)
+
+
+def exit_within(limit_s: int) -> None:
+    """Kill this process after limit_s, and with it the worker, if it has not exited before: MPI_Finalize may not return."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(limit_s)
