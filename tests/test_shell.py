@@ -35,7 +35,7 @@ while True:
         print("bye")
         sys.exit(7)
     if "complain" in user_input:
-        sys.stderr.write("a complaint\n")  # in one piece, which print does not do when unbuffered
+        sys.stderr.write("a complaint\\n")  # in one piece, which print does not do when unbuffered
     count(iterations=int(user_input.split()[0]))
 """
 

@@ -61,13 +61,11 @@ cdef class Reductions:
 
     cpdef bint is_importable(self, value) except -1:
         """Return True if a function or class can certainly be pickled by its name; False if the pickler has to decide."""
-        if self.by_value:
-            return False
         try:
             name, path = value.__module__, value.__qualname__
         except Exception:
             return False
-        if type(name) is not str or type(path) is not str or name == "__main__":
+        if type(name) is not str or type(path) is not str or name == "__main__" or self.may_go_by_value(name):
             return False
         module = sys.modules.get(name)
         if type(module) is not ModuleType:
@@ -76,6 +74,16 @@ cdef class Reductions:
         if PyDict_GetItemWithError(names, path) != <PyObject *>value:
             return False
         return self.specs is None or self.specs.get(name, self) is (<dict>names).get("__spec__")
+
+    cdef bint may_go_by_value(self, name) except -1:
+        """Return True if a module of this name, or a package that contains it, is registered to be pickled by value."""
+        if not self.by_value:
+            return False
+        while name:
+            if name in self.by_value:
+                return True
+            name = name.rpartition(".")[0]
+        return False
 
     def is_inert(self, kind):
         """Return True if instances of a class are their `__dict__`, and if no code of the class runs when a copy of one is made,

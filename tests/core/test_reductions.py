@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import copyreg
 import importlib
+import json
 import pickle
 import sys
 import types
+from fractions import Fraction
 
 import cloudpickle
 import pytest
@@ -105,3 +107,15 @@ def test_functions_of_reloaded_modules_travel_by_value(tmp_path, monkeypatch):
         assert len(by_value.dump(importlib.reload)) < 100
     finally:
         cloudpickle.unregister_pickle_by_value(module)
+
+
+def test_only_modules_by_value_are_not_importable():
+    reductions = by_value._Pickler.reductions
+    by_value.dump([Fraction, json.JSONDecoder])  # from now on their modules are known
+    cloudpickle.register_pickle_by_value(json)
+    try:
+        assert reductions.is_importable(Fraction)
+        assert not reductions.is_importable(json.JSONDecoder)  # of json.decoder
+    finally:
+        cloudpickle.unregister_pickle_by_value(json)
+    assert reductions.is_importable(json.JSONDecoder)
