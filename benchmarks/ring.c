@@ -180,9 +180,9 @@ static void drain(side *me)
 
 static void open_side(side *me, void *to, void *from)
 {
-    const size_t footprint = pmp_ring_footprint(CAPACITY);
+    const size_t footprint = pmp_ring_footprint(CAPACITY, 1);
     if (pmp_producer_open(&me->to, to, footprint) != 0 ||
-        pmp_consumer_open(&me->from, from, footprint) != 0) {
+        pmp_consumer_open(&me->from, from, footprint, 0) != 0) {
         fail("opening a ring");
     }
 }
@@ -190,9 +190,9 @@ static void open_side(side *me, void *to, void *from)
 /* Runs `here` in this process and `there` in another one; returns the ns that `here` took. */
 static int64_t run_two(void (*here)(side *), void (*there)(side *), uint32_t size_bytes, long count)
 {
-    void *const forth = map_shared(pmp_ring_footprint(CAPACITY));
-    void *const back = map_shared(pmp_ring_footprint(CAPACITY));
-    if (pmp_ring_init(forth, CAPACITY) != 0 || pmp_ring_init(back, CAPACITY) != 0) {
+    void *const forth = map_shared(pmp_ring_footprint(CAPACITY, 1));
+    void *const back = map_shared(pmp_ring_footprint(CAPACITY, 1));
+    if (pmp_ring_init(forth, CAPACITY, 1) != 0 || pmp_ring_init(back, CAPACITY, 1) != 0) {
         fail("making a ring");
     }
     side me = {.flags = map_shared(sizeof(flags)),
@@ -237,11 +237,11 @@ static int64_t copy(size_t size_bytes, long count)
 static int64_t run_alone(uint32_t size_bytes, long count, int is_popped)
 {
     const uint64_t capacity = UINT64_C(1) << 22;
-    void *const memory = map_shared(pmp_ring_footprint(capacity));
+    void *const memory = map_shared(pmp_ring_footprint(capacity, 1));
     side me = {.buffer = allocate(size_bytes + 1), .size_bytes = size_bytes};
-    if (pmp_ring_init(memory, capacity) != 0 ||
-        pmp_producer_open(&me.to, memory, pmp_ring_footprint(capacity)) != 0 ||
-        pmp_consumer_open(&me.from, memory, pmp_ring_footprint(capacity)) != 0) {
+    if (pmp_ring_init(memory, capacity, 1) != 0 ||
+        pmp_producer_open(&me.to, memory, pmp_ring_footprint(capacity, 1)) != 0 ||
+        pmp_consumer_open(&me.from, memory, pmp_ring_footprint(capacity, 1), 0) != 0) {
         fail("making a ring");
     }
     const int64_t start_ns = pmp_now_ns();
