@@ -90,7 +90,7 @@ class MapCalls:
         if not isinstance(iterable, futures.Future):
             return iterable
         self._engine.check_resolves("map")
-        return result_of(iterable, self._options.deadline_s)  # type: ignore[no-any-return]
+        return result_of(iterable, self._options.deadline_s)  # type: ignore[no-any-return]  # what a future holds is not known
 
 
 def check_chunksize(chunksize: Any) -> int:

@@ -96,7 +96,7 @@ class trace(ContextDecorator):  # noqa: N801  it is used like `open`
                     f"{other!r} records already, and there can be one trace at a time: it sees the calls of all executors"
                 )
             atexit.register(self._stop_at_exit)
-        except BaseException:
+        except BaseException:  # Ctrl-C too, of which the one who has no trace yet could undo nothing
             self._end_recording()
             self._recording_pid = 0
             raise
