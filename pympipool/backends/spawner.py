@@ -179,12 +179,10 @@ class Spawner(ABC):
     Attributes:
         is_queued: True if a worker may wait in a queue, for any time, before its processes start (see
             `WorkerProcess.has_started`).
-        is_local: True if all ranks of its workers run on this host.
         helpers: The processes besides workers that may fail to answer.
     """
 
     is_queued = False
-    is_local = False
     helpers: Sequence[Helper] = ()
 
     def prepare(self, request: LaunchRequest) -> bool:

@@ -3,6 +3,7 @@
     event_loop.py     a thread that waits for descriptors, timers and functions from other threads
     supervisor.py     starts workers and handles everything that happens to them, in that thread
     connections.py    the control connections of workers
+    rank_services.py  what ranks are sent: settings, the link, what they ask for
     worker_ends.py    how the ends of workers are noticed
     worker_handle.py  a worker as its pool sees it
     output.py         what a worker prints, forwarded to the user

@@ -49,7 +49,7 @@ class RankEvents(Protocol):
     def workers(self) -> Mapping[int, WorkerHandle]: ...
 
     def on_connected(self, worker: WorkerHandle, rank: int) -> None:
-        """A rank has authenticated itself."""
+        """A rank has authenticated itself. It is in `worker.connections`."""
 
     def on_frame(self, worker: WorkerHandle, rank: int, frame: tuple[Any, ...]) -> None:
         """A rank has sent a frame."""

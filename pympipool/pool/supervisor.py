@@ -20,18 +20,16 @@ import itertools
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pympipool._core.ring import RANKS_MAX
 from pympipool._util.clocks import RunningClock
-from pympipool._util.service_threads import ServiceLogger, ServiceThread
-from pympipool._util.signals import SigpipeBlocked
+from pympipool._util.service_threads import ServiceLogger
 from pympipool.backends.spawner import LaunchRequest, WorkerProcess
 from pympipool.errors import signal_name
 from pympipool.pool.connections import ControlConnections
 from pympipool.pool.event_loop import EventLoop, Timer
 from pympipool.pool.failures import start_error
 from pympipool.pool.output import OutputWriter
+from pympipool.pool.rank_services import RankServices
 from pympipool.pool.reported_error import ReportedError
-from pympipool.pool.script_context import pickled_script_object, script_context
 from pympipool.pool.worker_ends import ProcessWatch
 from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, WorkerHandle
 from pympipool.transport.control_server import Connection, Listener
@@ -112,6 +110,7 @@ class Supervisor:
         self._preparation: Timer | None = None
         self._connections = ControlConnections(self.listener, self.loop, self)
         self._processes = ProcessWatch(self.loop, self._connections, self)
+        self._services = RankServices(self._connections, self.loop, settings, doorbells)
         self._connections.listen()
         self._writers = {name: OutputWriter(name, self.loop) for name in ("stdout", "stderr")}
 
@@ -180,7 +179,7 @@ class Supervisor:
             WorkerStartError, OSError: Its process cannot be started, or there is no memory for its link.
         """
         number = next(self._numbers)
-        link = ShmLink(self.doorbells, resources.cores if spawner.is_local and resources.cores <= RANKS_MAX else 1)
+        link = ShmLink(self.doorbells)
         request = LaunchRequest(
             number=number,
             ranks=resources.cores,
@@ -282,21 +281,10 @@ class Supervisor:
     # ---- what ranks do ----
 
     def on_connected(self, worker: WorkerHandle, rank: int) -> None:
-        """Send a rank what it needs."""
+        """Send the ranks of a worker what they need, once all have connected: only then is known which run on this host."""
         if len(worker.connections) == worker.request.ranks:
             worker.process.on_connected()
-        output = worker.process.direct_output or ()
-        inheritance = self.settings["inheritance"]
-        inherited = () if inheritance is None else inheritance.descriptors
-        descriptors = (*inherited, *worker.link.descriptors(rank), *output)
-        settings = {
-            **self.settings,
-            **script_context(),
-            "worker_id": worker.worker_id,
-            "direct_output": bool(output),
-            "inheritance": len(inherited),
-        }
-        self._connections.send(worker, rank, ("setup", settings), descriptors)
+            self._services.send_settings(worker)
 
     def on_hung_up(self, worker: WorkerHandle, rank: int) -> None:
         """Have a worker end that has lost a rank."""
@@ -326,9 +314,9 @@ class Supervisor:
                 worker.rank_errors.setdefault(call, {})[raising_rank] = parts
                 self.events.on_rank_error(worker, call)
             case ("resource_tracker",):
-                self._share_resource_tracker(worker, rank)
+                self._services.send_resource_tracker(worker, rank)
             case ("script_object", name):
-                self._look_up_script_object(worker, rank, name)
+                self._services.send_script_object(worker, rank, name)
             case ("last_call",):
                 self.events.on_last_call(worker)
             case ("exiting", reason):
@@ -339,32 +327,6 @@ class Supervisor:
                 worker.process.kill_unreachable()
             case _:
                 LOGGER.warning("worker %d: unknown frame %r", worker.number, frame[:1])
-
-    def _share_resource_tracker(self, worker: WorkerHandle, rank: int) -> None:
-        """Send a rank the descriptor of this process's resource tracker; none if the tracker does not start."""
-        from multiprocessing import resource_tracker
-
-        try:
-            with SigpipeBlocked():  # it writes to the pipe of a tracker that may have ended
-                tracker = resource_tracker.getfd()
-        except Exception as error:
-            LOGGER.warning("the resource tracker of multiprocessing does not start: %r", error)
-            tracker = None
-        self._connections.send(worker, rank, ("resource_tracker",), () if tracker is None else (tracker,))
-
-    def _look_up_script_object(self, worker: WorkerHandle, rank: int, name: str) -> None:
-        """Send a rank a class or function of the script, pickled in a thread of its own: that may run code of the user."""
-
-        def look_up() -> None:
-            pickled = pickled_script_object(name)
-            send = functools.partial(self._connections.send, worker, rank, ("script_object", pickled))
-            self.loop.call(lambda: self.loop.run(send, worker.handlers))
-
-        try:
-            ServiceThread("pympipool_script_object", look_up, may_wait=True).start()
-        except RuntimeError as error:  # no more threads
-            LOGGER.warning("a worker looks for %s of the script, which cannot be pickled now: %s", name, error)
-            self._connections.send(worker, rank, ("script_object", None))
 
     # ---- the end of a worker ----
 

@@ -100,12 +100,12 @@ class WorkerControl:
         """Return the descriptor of the connection, for the watchdog."""
         return self._socket.fileno()
 
-    def send_hello(self, config: WorkerConfig, rank: int) -> None:
-        """Send the hello: the key, the worker's number and this rank."""
-        self._send(encode_hello(config.key, config.worker, rank))
+    def send_hello(self, config: WorkerConfig, rank: int, *, is_relayed: bool = False) -> None:
+        """Send the hello: the key, the worker's number and this rank, for which the relay may stand in."""
+        self._send(encode_hello(config.key, config.worker, rank, is_relayed=is_relayed))
 
     def receive_setup(self) -> tuple[dict[str, Any], list[int]]:
-        """Wait for the settings, and for the descriptors that rank 0 receives with them.
+        """Wait for the settings, which come when all ranks have connected, and for the descriptors that come with them.
 
         Raises:
             EOFError: The master hung up, so it does not accept this rank.

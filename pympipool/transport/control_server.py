@@ -1,7 +1,7 @@
 """The master's end of the control connections: authenticate the ranks, exchange frames with them.
 
     Listener.accept()                drops a peer of another user before a byte of it is read
-      -> Connection.handshake()      reads 48 bytes: is the key right? which worker, which rank?
+      -> Connection.handshake()      reads 49 bytes: is the key right? which worker, which rank, on which host?
         -> Connection.post(), flush()       sends the setup frame, with the descriptors of the link
         -> Connection.receive_available()   ready, start_failed, rank_error, ...; EOFError when the rank is gone
 
@@ -147,11 +147,14 @@ class Connection:
     Attributes:
         worker: Number of the worker; -1 before the handshake.
         rank: Rank within the worker; -1 before the handshake.
+        is_relayed: True if the relay stands in for the rank. Otherwise the rank runs on this host: no other process reaches
+            the listener.
     """
 
     def __init__(self, peer: socket.socket, key: bytes) -> None:
         self.worker = -1
         self.rank = -1
+        self.is_relayed = False
         self._socket = peer
         self._key = key
         self._received = bytearray()
@@ -183,11 +186,11 @@ class Connection:
             raise HandshakeError(f"the peer's first bytes are not {MAGIC!r}")
         if len(self._received) < HELLO_BYTES:
             return None
-        _, key, worker, rank = decode_hello(self._received)
+        _, key, worker, rank, is_relayed = decode_hello(self._received)
         if not hmac.compare_digest(key, self._key):
             raise HandshakeError("the peer does not know the key of this executor")
         self._received.clear()
-        self.worker, self.rank = worker, rank
+        self.worker, self.rank, self.is_relayed = worker, rank, is_relayed
         return worker, rank
 
     def send(self, frame: Frame, descriptors: Sequence[int] = ()) -> None:

@@ -1,6 +1,6 @@
 """The format of what travels over a control connection; shared by its two ends.
 
-    worker -> master    hello, once: 48 bytes       magic | key | worker | rank
+    worker -> master    hello, once: 49 bytes       magic | key | worker | rank | relayed
     both directions     frames: u32 length, then a pickle of a tuple (word, ...)
 
 The hello has a fixed size and is no pickle, so nothing is unpickled from an unauthenticated connection. Frames are read
@@ -35,7 +35,7 @@ DESCRIPTORS_MAX = INHERITED_DESCRIPTORS_MAX + 4
 SEND_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
 """Flags for sending: a peer that is gone raises an error, even if the user has set SIGPIPE to end the program."""
 
-_HELLO = struct.Struct(f"<8s{KEY_BYTES}sII")
+_HELLO = struct.Struct(f"<8s{KEY_BYTES}sII?")
 _LENGTH = struct.Struct("<I")
 _LINUX_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 _BSD_CREDENTIALS = struct.Struct("II")  # struct xucred begins with: version, uid
@@ -54,15 +54,15 @@ class ProtocolError(ConnectionError):
     """The peer sent something that is no frame, or a frame that is too large."""
 
 
-def encode_hello(key: bytes, worker: int, rank: int) -> bytes:
-    """Return the first bytes that a worker sends."""
-    return _HELLO.pack(MAGIC, key, worker, rank)
+def encode_hello(key: bytes, worker: int, rank: int, *, is_relayed: bool = False) -> bytes:
+    """Return the first bytes that a worker sends, or the relay in its place."""
+    return _HELLO.pack(MAGIC, key, worker, rank, is_relayed)
 
 
-def decode_hello(hello: bytes | bytearray) -> tuple[bytes, bytes, int, int]:
-    """Return magic, key, worker and rank as the peer claims them. Nothing is checked here."""
-    magic, key, worker, rank = _HELLO.unpack(hello)
-    return magic, key, worker, rank
+def decode_hello(hello: bytes | bytearray) -> tuple[bytes, bytes, int, int, bool]:
+    """Return magic, key, worker, rank, and True if it comes from the relay, as the peer claims them. Nothing is checked here."""
+    magic, key, worker, rank, is_relayed = _HELLO.unpack(hello)
+    return magic, key, worker, rank, is_relayed
 
 
 def encode_frame(frame: Frame) -> bytes:

@@ -6,7 +6,7 @@
     worker: open_channel(descriptors, rank)  maps the segments
 
 That a rank could map the segment proves that it runs on the same host. When both sides have ended, in whatever way,
-the memory is gone: it never had a name. If some of a worker's ranks may be on other hosts, the link is that of rank 0 alone.
+the memory is gone: it never had a name. If one of a worker's ranks runs on another host, the link is that of rank 0 alone.
 """
 
 from __future__ import annotations

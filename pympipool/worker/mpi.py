@@ -1,6 +1,6 @@
 """A worker of several ranks: every rank runs every call, and the results come back as a list in rank order.
 
-    all ranks on the master's host: `serve`        ranks may be on other hosts: shared_calls.py
+    all ranks on the master's host: `serve`        a rank is on another host: shared_calls.py
     master --- CALL ---> rank 0 ... N-1            master --- CALL ---> rank 0 -- share --> rank 1 ... N-1
                          run                                            run                 run
     master <-- RESULT -- rank 0 ... N-1            master <-- RESULT -- rank 0 <- answer -- rank 1 ... N-1
@@ -52,15 +52,19 @@ def run(config: WorkerConfig, control: Control) -> None:
 
     If this rank cannot start, tell the master why and end the process with exit code 1.
     """
+    world = None
     rank = launched_rank(os.environ)
     if rank is None:
         from mpi4py import MPI
 
-        rank = MPI.COMM_WORLD.Get_rank()
+        world = MPI.COMM_WORLD
+        rank = world.Get_rank()
     location = describe(config.worker, rank)
     control.send_hello(config, rank)
-    settings, descriptors = control.receive_setup()
     try:
+        if world is not None:  # settings come when all ranks have connected, each with another number
+            check_world(config, rank, world)
+        settings, descriptors = control.receive_setup()
         descriptors = take_descriptors(settings, descriptors)
         serve = _prepare(config, control, rank, location, settings, descriptors)
     except BaseException as error:
@@ -155,7 +159,19 @@ def join_world(config: WorkerConfig, rank: int) -> MPI.Intracomm:
         ) from error
     world = MPI.COMM_WORLD
     _unlink_segments(world)
+    check_world(config, rank, world)
+    return world
+
+
+def check_world(config: WorkerConfig, rank: int, world: MPI.Intracomm) -> None:
+    """Check that the ranks have found each other.
+
+    Raises:
+        WorkerStartError: mpi4py belongs to another MPI than the launcher.
+    """
     if world.Get_size() != config.ranks or world.Get_rank() != rank:
+        from mpi4py import MPI
+
         from pympipool.errors import WorkerStartError
 
         library = MPI.Get_library_version().split("\n")[0].strip("\0 ")
@@ -164,7 +180,6 @@ def join_world(config: WorkerConfig, rank: int) -> MPI.Intracomm:
             f" rank {world.Get_rank()} of {world.Get_size()} in the eyes of the MPI library that mpi4py has loaded:"
             f" {library}. {_MPIEXEC_REMEDY if config.launcher else _SCHEDULER_REMEDY}"
         )
-    return world
 
 
 def _unlink_segments(world: MPI.Intracomm) -> None:

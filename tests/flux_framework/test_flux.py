@@ -17,7 +17,7 @@ from pympipool.backends.flux.jobspec import make_jobspec
 from pympipool.backends.registry import BACKENDS, choose, make_backend, unavailable_reasons
 from pympipool.errors import WorkerDied, WorkerStartError
 from pympipool.flux import PyFluxExecutor
-from support.calls import fail, hold, pid, square
+from support.calls import fail, hold, pid, square, way_of_calls
 from support.loopback_tcp import FluxOverTcp
 from support.timing import in_time
 
@@ -124,6 +124,22 @@ def test_the_old_name_still_works(one_broker, flux_executor):
 def test_worker_on_master_host_uses_shared_memory(make_executor):
     exe = make_executor(block_allocation=True)
     assert psutil.Process(exe.submit(pid).result()).net_connections("tcp") == []
+
+
+@MODES
+@pytest.mark.mpi
+def test_ranks_on_master_host_share_ring(make_executor, block_allocation):
+    exe = make_executor(2, cores_per_worker=2, block_allocation=block_allocation)
+    assert exe.submit(way_of_calls).result() == ["ring", "ring"]
+
+
+@MODES
+@pytest.mark.mpi
+def test_ranks_on_another_host_use_mpi(two_brokers, monkeypatch, block_allocation):
+    monkeypatch.setitem(BACKENDS, "flux over tcp", FluxOverTcp)
+    parameters = {"cores_per_worker": 2, "block_allocation": block_allocation}
+    with Executor(max_cores=2, backend="flux over tcp", **parameters) as exe:
+        assert exe.submit(way_of_calls).result() == ["MPI", "MPI"]
 
 
 def test_single_host_instance_opens_no_port(make_on_one):

@@ -14,7 +14,7 @@ import pytest
 from pympipool import Executor
 from pympipool.backends.registry import make_backend
 from pympipool.errors import WorkerDied, WorkerStartError
-from support.calls import echo, fail, hold, pid, square
+from support.calls import echo, fail, hold, pid, square, way_of_calls
 
 MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
 
@@ -94,6 +94,14 @@ def test_calls_run_side_by_side(make_executor, job, gate):
 def test_ranks_find_each_other(make_executor, job, block_allocation):
     exe = make_executor(2, cores_per_worker=2, block_allocation=block_allocation)
     assert [(rank, size) for _, rank, size in exe.submit(place).result()] == [(0, 2), (1, 2)]
+
+
+@MODES
+@pytest.mark.mpi
+def test_ranks_on_master_host_share_ring(make_executor, job, cluster, block_allocation):
+    arguments = [f"--nodelist={cluster.first}", "--nodes=1"]
+    exe = make_executor(2, cores_per_worker=2, block_allocation=block_allocation, command_line_argument_lst=arguments)
+    assert exe.submit(way_of_calls).result() == ["ring", "ring"]
 
 
 def test_exceptions_arrive(make_executor, job):
@@ -237,6 +245,14 @@ def test_ranks_on_two_hosts_find_each_other(make_executor, job, second_host, clu
     places = exe.submit(place).result()
     assert [(rank, size) for _, rank, size in places] == [(rank, 4) for rank in range(4)]
     assert {host for host, _, _ in places} == {socket.gethostname(), second_host}
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_ranks_on_second_host_use_mpi(make_executor, job, second_host, hosts):
+    arguments = [f"--nodelist={second_host}", f"--nodes={hosts}"]
+    exe = make_executor(2, cores_per_worker=2, block_allocation=True, command_line_argument_lst=arguments)
+    assert exe.submit(way_of_calls).result() == ["MPI", "MPI"]
 
 
 @pytest.mark.mpi

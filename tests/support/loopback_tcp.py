@@ -14,7 +14,13 @@ UNREACHABLE_ADDRESS = "@no listener has this address"
 
 
 class LoopbackTcpSpawner(Spawner):
-    """Starts workers with another spawner, and replaces the master's own address so that they must use the relay."""
+    """Starts workers with another spawner, and replaces the master's own address so that they must use the relay.
+
+    Attributes:
+        hides_address: False to leave the address as it is: workers may use either.
+    """
+
+    hides_address = True
 
     def __init__(self, spawner: Spawner, relay: Relay) -> None:
         self._spawner = spawner
@@ -25,7 +31,7 @@ class LoopbackTcpSpawner(Spawner):
         return self._relay.prepare(request)
 
     def start(self, request):
-        hidden = {"PYMPIPOOL_ADDRESS": UNREACHABLE_ADDRESS}
+        hidden = {"PYMPIPOOL_ADDRESS": UNREACHABLE_ADDRESS} if self.hides_address else {}
         environment = {**request.environment, **self._relay.environment(request), **hidden}
         process = self._spawner.start(dataclasses.replace(request, environment=environment))
         process.delivery_delay_s = 3.0

@@ -13,6 +13,7 @@ from pympipool.serialization import payload
 from pympipool.serialization.exceptions import load_exception
 from pympipool.transport.control_server import Connection, Listener
 from pympipool.transport.shm import ShmLink
+from support.ranks_channel import RanksChannel
 
 LIMIT_S = 50.0
 
@@ -21,6 +22,10 @@ _NAMES = {ring.RESULT: "result", ring.ERROR: "error"}
 
 class TinyMaster:
     """A master that starts one worker and talks to it. Every wait has a time limit.
+
+    Args:
+        link_ranks: The number of ranks that use the link: one, or all.
+        sends_settings: Answer the hello of each rank with its settings.
 
     Attributes:
         frames: frames from the ranks, [(rank, frame), ...].
@@ -36,6 +41,8 @@ class TinyMaster:
         ranks: int = 1,
         environment: dict[str, str] | None = None,
         folder: str | None = None,
+        link_ranks: int = 1,
+        sends_settings: bool = True,
         **settings: Any,
     ) -> None:
         self.settings = {
@@ -52,15 +59,16 @@ class TinyMaster:
             **settings,
         }
         self.ranks = ranks
+        self.sends_settings = sends_settings
         self.listener = Listener()
-        self.doorbells = ring.doorbell_segment()
-        self.link = ShmLink(self.doorbells)
+        self.channel: ring.MasterChannel | RanksChannel | None = RanksChannel() if link_ranks > 1 else None
+        self.doorbells = self.channel.doorbells if self.channel else ring.doorbell_segment()
+        self.link = ShmLink(self.doorbells, link_ranks)
         self.connections: dict[int, Connection] = {}
         self.frames: list[tuple[int, tuple[Any, ...]]] = []
         self.gone: list[int] = []
         self.output = {"stdout": b"", "stderr": b""}
         self.next_id = 0
-        self.channel: ring.MasterChannel | None = None
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.listener, selectors.EVENT_READ, self._accept)
         variables = self.listener.environment(self.NUMBER, ranks)
@@ -98,7 +106,8 @@ class TinyMaster:
         assert rank not in self.connections
         self.connections[rank] = connection
         self.selector.modify(connection, selectors.EVENT_READ, lambda: self._take(rank, connection))
-        connection.send(("setup", self.settings), self.link.descriptors() if rank == 0 else ())
+        if self.sends_settings:
+            connection.send(("setup", self.settings), self.link.descriptors(rank))
 
     def _take(self, rank: int, connection: Connection) -> None:
         try:
@@ -124,7 +133,10 @@ class TinyMaster:
         self.until(lambda: self.said("start_failed") or len(self.said("ready")) == self.ranks, "ready")
         for frame in self.said("start_failed"):
             raise load_exception(frame[1])
-        self.channel = ring.MasterChannel(self.link.segment, self.doorbells)
+        if self.channel:
+            self.channel.open(self.link.segment)
+        else:
+            self.channel = ring.MasterChannel(self.link.segment, self.doorbells)
         self.link.handed_over()
         return self
 

@@ -66,7 +66,15 @@ def test_handshake_with_the_key_returns_worker_and_rank(listener, unauthenticate
     peer.sendall(encode_hello(bytes.fromhex(listener.key), 4711, 3))
     assert wait_readable(connection)
     assert connection.handshake() == (4711, 3)
-    assert (connection.worker, connection.rank) == (4711, 3)
+    assert (connection.worker, connection.rank, connection.is_relayed) == (4711, 3, False)
+
+
+def test_hello_tells_if_rank_is_relayed(listener, unauthenticated):
+    peer, connection = unauthenticated
+    peer.sendall(encode_hello(bytes.fromhex(listener.key), 1, 2, is_relayed=True))
+    assert wait_readable(connection)
+    assert connection.handshake() == (1, 2)
+    assert connection.is_relayed
 
 
 def test_hello_may_arrive_byte_by_byte(listener, unauthenticated):

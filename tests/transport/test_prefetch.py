@@ -6,11 +6,13 @@ import os
 import signal
 import time
 
+import psutil
 import pytest
 
 from pympipool import Executor
 from pympipool.backends.registry import BACKENDS
 from pympipool.errors import WorkerDied
+from pympipool.worker.mpi import launched_rank
 from support.calls import hold, pid
 from support.loopback_tcp import LoopbackTcpBackend
 
@@ -20,13 +22,19 @@ LONG_S = 0.006
 """Longer than a call should have to wait behind one that was expected to be short."""
 
 
+@pytest.fixture(params=[1, pytest.param(2, marks=pytest.mark.mpi)], ids=["serial", "ranks"])
+def ranks(request):
+    return request.param
+
+
 @pytest.fixture
-def make_executor(monkeypatch):
+def make_executor(monkeypatch, ranks):
     monkeypatch.setitem(BACKENDS, "tcp", LoopbackTcpBackend)
     executors = []
 
-    def make(max_workers, **parameters):
-        executors.append(Executor(max_workers=max_workers, backend="tcp", block_allocation=True, **parameters))
+    def make(max_workers):
+        parameters = {"cores_per_worker": ranks, "result_of": "root", "block_allocation": True}
+        executors.append(Executor(max_workers=max_workers, backend="tcp", **parameters))
         return executors[-1]
 
     yield make
@@ -35,13 +43,15 @@ def make_executor(monkeypatch):
 
 
 class Log:
-    """A file to which each call writes its number when it runs."""
+    """A file to which each call writes its number when it runs, on the first rank."""
 
     def __init__(self, path):
         self.path = str(path)
         self.write(-1)
 
     def write(self, number):
+        if launched_rank(os.environ):
+            return
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(descriptor, f"{number}\n".encode())
         os.close(descriptor)
@@ -56,8 +66,10 @@ def log(tmp_path):
     return Log(tmp_path / "log")
 
 
-def run(log, number, sleep_s=0.0, end=None, gate=None):
+def run(log, number, sleep_s=0.0, end=None, gate=None, stop=None):
     log.write(number)
+    if stop is not None and not launched_rank(os.environ):
+        os.kill(stop, signal.SIGSTOP)
     if gate is not None:
         hold(gate)
     if sleep_s:
@@ -67,6 +79,29 @@ def run(log, number, sleep_s=0.0, end=None, gate=None):
     elif end is not None:
         os._exit(end)
     return number
+
+
+def is_sent_ahead(exe, log, relay):
+    """Have a call stop the relay; return True if a call behind it runs, which must have been sent before."""
+    stopping = 100 * (1 + len(log.numbers()))
+    calls = [exe.submit(run, log, stopping + i - 60, stop=relay.pid if i == 60 else None) for i in range(120)]
+    deadline_s = time.monotonic() + LIMIT_S
+    while relay.status() != psutil.STATUS_STOPPED:
+        assert time.monotonic() < deadline_s
+    deadline_s = time.monotonic() + 1.0
+    while stopping + 1 not in log.numbers() and time.monotonic() < deadline_s:
+        pass
+    is_ahead = stopping + 1 in log.numbers()
+    relay.resume()
+    assert [call.result() for call in calls] == [stopping + i - 60 for i in range(120)]
+    return is_ahead
+
+
+def test_short_calls_are_sent_ahead(make_executor, log):
+    exe = make_executor(1)
+    assert [exe.submit(run, log, -2).result() for _ in range(50)] == [-2] * 50
+    relay = next(one for one in psutil.Process().children() if "transport.tcp.relay" in " ".join(one.cmdline()))
+    assert any(is_sent_ahead(exe, log, relay) for _ in range(20))  # not if the relay gets no core at that moment
 
 
 def test_recalled_calls_keep_their_order(make_executor, log):
@@ -93,7 +128,7 @@ def test_dead_worker_fails_only_the_running_call(make_executor, log, end):
     assert sorted(log.numbers())[50:] == list(range(600))
 
 
-def test_calls_behind_a_long_call_can_be_cancelled(make_executor, log, make_gate):
+def test_calls_behind_a_long_call_can_be_cancelled(make_executor, log, make_gate, ranks):
     exe = make_executor(1)
     assert [exe.submit(run, log, -2).result() for _ in range(50)] == [-2] * 50
     gate = make_gate()
@@ -104,7 +139,7 @@ def test_calls_behind_a_long_call_can_be_cancelled(make_executor, log, make_gate
         while not call.cancel():  # succeeds as soon as the call was recalled
             assert time.monotonic() < deadline_s
     assert not long.done()
-    gate.open()
+    gate.open(ranks)
     assert long.result() == 0
     assert exe.submit(run, log, 30).result() == 30
     assert log.numbers()[50:] == [0, 30]

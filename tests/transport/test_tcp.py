@@ -34,7 +34,7 @@ from pympipool.transport.tcp.handshake import (
     receive_token,
 )
 from support.calls import echo, fail, hold, pid, square
-from support.loopback_tcp import UNREACHABLE_ADDRESS, LoopbackTcpBackend
+from support.loopback_tcp import UNREACHABLE_ADDRESS, LoopbackTcpBackend, LoopbackTcpSpawner
 from support.scripts import Script
 from support.timing import best
 from support.waiting import wait_until
@@ -102,6 +102,29 @@ def connect(address):
     return peer
 
 
+def test_relay_drops_rank_that_ends_before_settings(relay, listener):
+    """It may wait for them while other ranks of its worker start."""
+    (host, port), key = relay
+    config = WorkerConfig(UNREACHABLE_ADDRESS, key, 1, 2, "", tcp_addresses=[f"{host}:{port}"])
+    control = TcpControl.connect(config)
+    control.send_hello(config, 1)
+    connections = []
+    wait_until(lambda: connections.append(listener.accept()) or connections[-1])
+    wait_until(connections[-1].handshake)
+    assert connections[-1].is_relayed
+    control._keepalive.close()
+    wait_until(lambda: has_hung_up(connections[-1]))
+    control._stream.close()
+    connections[-1].close()
+
+
+def has_hung_up(connection):
+    try:
+        return bool(connection.receive_available())
+    except EOFError:
+        return True
+
+
 def is_dropped(peer):
     try:
         return peer.recv(1) == b""
@@ -144,15 +167,10 @@ def test_mpi_worker_may_run_on_another_host(make_tcp_executor):
 
 
 def test_worker_on_masters_host_uses_no_tcp(monkeypatch, make_tcp_executor):
-    monkeypatch.setattr("support.loopback_tcp.LoopbackTcpSpawner.start", _start_with_both_addresses)
+    monkeypatch.setattr(LoopbackTcpSpawner, "hides_address", False)
     exe = make_tcp_executor()
     connections = psutil.Process(exe.submit(pid).result()).net_connections("tcp")
     assert connections == []
-
-
-def _start_with_both_addresses(self, order):
-    environment = {**order.environment, **self._relay.environment(order)}
-    return self._spawner.start(LaunchRequest(order.number, order.ranks, environment, order.cwd))
 
 
 def test_local_executor_opens_no_port():

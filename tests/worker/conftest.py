@@ -14,10 +14,16 @@ def start():
         yield factory
 
 
+@pytest.fixture(params=["ring", "MPI"], scope="module")
+def way(request):
+    """How the ranks of a worker get their calls: on a ring for all of them, or from rank 0 by MPI."""
+    return request.param
+
+
 @pytest.fixture
-def start_mpi():
+def start_mpi(way):
     """Start workers of two ranks, or of the given number."""
-    with _Factory(MpiexecSpawner, ranks=2) as factory:
+    with _Factory(MpiexecSpawner, ranks=2, way=way) as factory:
         yield factory
 
 
@@ -29,9 +35,9 @@ def worker():
 
 
 @pytest.fixture(scope="module")
-def mpi_worker():
+def mpi_worker(way):
     """A worker of two ranks that many tests share; none changes its state."""
-    with TinyMaster(MpiexecSpawner(), ranks=2).ready() as master:
+    with TinyMaster(MpiexecSpawner(), ranks=2, link_ranks=2 if way == "ring" else 1).ready() as master:
         yield master
 
 
@@ -43,7 +49,10 @@ class _Factory:
 
     def __call__(self, **parameters):
         """Return a master whose worker was started, without waiting until it is ready."""
-        self.masters.append(TinyMaster(self.spawner(), **{**self.parameters, **parameters}))
+        parameters = {**self.parameters, **parameters}
+        if parameters.pop("way", "MPI") == "ring":
+            parameters["link_ranks"] = parameters["ranks"]
+        self.masters.append(TinyMaster(self.spawner(), **parameters))
         return self.masters[-1]
 
     def __enter__(self):

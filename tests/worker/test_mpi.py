@@ -422,6 +422,19 @@ def test_unconnected_ranks_explain_the_mismatch(start_mpi):
     assert master.wait() == 1
 
 
+def test_ranks_that_are_alone_report_before_settings(start_mpi):
+    """Without a launcher's variables each is rank 0 of its own world. So not all ranks connect, and no settings come."""
+
+    class NoLauncher:
+        def start(self, order):
+            return ChildProcess(program_command(), worker_environment(order), None)
+
+    start_mpi.spawner = NoLauncher
+    master = start_mpi(sends_settings=False)
+    assert "this is rank 0 of them, but rank 0 of 1 in the eyes" in str(master.failure())
+    assert master.wait() == 1
+
+
 @pytest.mark.parametrize("name", ["PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "FLUX_TASK_RANK"])
 def test_rank_is_read_from_launcher_variables(name):
     assert launched_rank({name: "3"}) == 3

@@ -67,8 +67,6 @@ class MpiexecSpawner(Spawner):
         WorkerStartError: mpi4py, an MPI library or the mpiexec that belongs to it is missing.
     """
 
-    is_local = True
-
     def __init__(self) -> None:
         self._command = program_command()
         library = loaded_library()

@@ -103,17 +103,17 @@ class RemoteRank:
         if kind != HELLO or len(parts[0]) != HELLO_BYTES:
             raise AuthenticationError("the first message is no hello")
         self.stream.set_timeout(None)  # from here on the keepalive connection tells whether the rank is there
-        _, _, worker, rank = decode_hello(parts[0])
+        _, _, worker, rank, _ = decode_hello(parts[0])
         config = WorkerConfig(self._config.address, self._config.key, worker, ranks=1, launcher="")
         self.control = control = WorkerControl.connect(config)
-        control.send_hello(config, rank)
+        control.send_hello(config, rank, is_relayed=True)
+        on_connected(self)  # before the settings, which come when the last rank has connected
         settings, descriptors = control.receive_setup()
         if settings["direct_output"]:  # for ranks of this host only
             *descriptors, stdout, stderr = descriptors
             os.close(stdout)
             os.close(stderr)
         channel = open_channel(descriptors) if rank == 0 else None
-        on_connected(self)
         self.stream.send(CONTROL, 0, 0, [encode_body(("setup", settings))])
         while True:
             kind, _, _, parts = self.stream.receive()

@@ -1,0 +1,98 @@
+"""What the master sends to the ranks of a worker: settings and link at the start, and later what they ask for.
+
+all ranks have connected ──► send_settings: on this host, all of them? ──► settings, and the descriptors of the link
+("resource_tracker",)    ──► send_resource_tracker
+("script_object", name)  ──► send_script_object
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from pympipool._core.ring import RANKS_MAX
+from pympipool._util.service_threads import ServiceLogger, ServiceThread
+from pympipool._util.signals import SigpipeBlocked
+from pympipool.pool.script_context import pickled_script_object, script_context
+from pympipool.transport.shm import ShmLink
+
+if TYPE_CHECKING:
+    from pympipool._core.ring import Segment
+    from pympipool.pool.connections import ControlConnections
+    from pympipool.pool.event_loop import EventLoop
+    from pympipool.pool.worker_handle import WorkerHandle
+
+LOGGER = ServiceLogger("pympipool.pool")
+
+
+class RankServices:
+    """Sends to the ranks of one executor's workers. Only for the supervisor's thread.
+
+    Args:
+        connections: The connections to them.
+        loop: Runs what other threads have prepared.
+        settings: What each rank is sent when its worker has connected (see docs/design.md).
+        doorbells: The segment with the master's doorbells.
+    """
+
+    def __init__(
+        self, connections: ControlConnections, loop: EventLoop, settings: dict[str, Any], doorbells: Segment
+    ) -> None:
+        self._connections = connections
+        self._loop = loop
+        self._settings = settings
+        self._doorbells = doorbells
+
+    def send_settings(self, worker: WorkerHandle) -> None:
+        """Send all ranks of a worker their settings, and the link to those that use it."""
+        if self._may_share_link(worker):
+            try:
+                worker.link = ShmLink(self._doorbells, worker.request.ranks)
+            except OSError as error:
+                LOGGER.warning("worker %d: rank 0 shares its calls by MPI, which is slower: %s", worker.number, error)
+        output = worker.process.direct_output or ()
+        inheritance = self._settings["inheritance"]
+        inherited = () if inheritance is None else inheritance.descriptors
+        settings = {
+            **self._settings,
+            **script_context(),
+            "worker_id": worker.worker_id,
+            "direct_output": bool(output),
+            "inheritance": len(inherited),
+        }
+        link = worker.link  # the worker has none any more if one of its connections turns out to have been the last
+        for rank in worker.connections:
+            descriptors = (*inherited, *link.descriptors(rank), *output)
+            self._connections.send(worker, rank, ("setup", settings), descriptors)
+
+    def _may_share_link(self, worker: WorkerHandle) -> bool:
+        """Return True for a worker of several ranks, all on this host."""
+        if not 1 < worker.request.ranks <= RANKS_MAX:
+            return False
+        return not any(connection.is_relayed for connection in worker.connections.values())
+
+    def send_resource_tracker(self, worker: WorkerHandle, rank: int) -> None:
+        """Send a rank the descriptor of this process's resource tracker; none if the tracker does not start."""
+        from multiprocessing import resource_tracker
+
+        try:
+            with SigpipeBlocked():  # it writes to the pipe of a tracker that may have ended
+                tracker = resource_tracker.getfd()
+        except Exception as error:
+            LOGGER.warning("the resource tracker of multiprocessing does not start: %r", error)
+            tracker = None
+        self._connections.send(worker, rank, ("resource_tracker",), () if tracker is None else (tracker,))
+
+    def send_script_object(self, worker: WorkerHandle, rank: int, name: str) -> None:
+        """Send a rank a class or function of the script, pickled in a thread of its own: that may run code of the user."""
+
+        def look_up() -> None:
+            pickled = pickled_script_object(name)
+            send = functools.partial(self._connections.send, worker, rank, ("script_object", pickled))
+            self._loop.call(lambda: self._loop.run(send, worker.handlers))
+
+        try:
+            ServiceThread("pympipool_script_object", look_up, may_wait=True).start()
+        except RuntimeError as error:  # no more threads
+            LOGGER.warning("a worker looks for %s of the script, which cannot be pickled now: %s", name, error)
+            self._connections.send(worker, rank, ("script_object", None))
