@@ -34,7 +34,7 @@ def make_executor(monkeypatch, ranks):
 
     def make(max_workers):
         parameters = {"cores_per_worker": ranks, "result_of": "root", "block_allocation": True}
-        executors.append(Executor(max_workers=max_workers, backend="tcp", **parameters))
+        executors.append(Executor(max_cores=max_workers * ranks, backend="tcp", **parameters))
         return executors[-1]
 
     yield make
