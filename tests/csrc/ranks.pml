@@ -17,9 +17,7 @@
  * something (they can only help).
  */
 
-#ifndef RANKS
 #define RANKS 2
-#endif
 #define CALLS 2
 
 /* ---- memory ---- */
@@ -77,16 +75,6 @@ inline ring(bell)
     fi
 }
 
-inline ring_others()
-{
-    for (other : 0 .. RANKS - 1) {
-        if
-        :: other != me -> ring(ARMED(other))
-        :: else
-        fi
-    }
-}
-
 inline begin_sleep(bell)
 {
     atomic { DRAINED(bell); in_futex[bell] = (memory[bell] == 1) }
@@ -97,16 +85,10 @@ inline begin_sleep(bell)
 byte done;  /* calls that the master has all answers of */
 byte gone;  /* ranks that have left */
 
-/* pmp_ranks_have_ended: one word after the other */
+/* pmp_ranks_have_ended. Of two ranks each reads one word of another. */
 inline check_ended(found)
 {
-    found = true;
-    for (other : 0 .. RANKS - 1) {
-        if
-        :: other != me && memory[WORD(other)] < ended -> found = false; break
-        :: else
-        fi
-    }
+    found = (memory[WORD(1 - me)] >= ended)
 }
 
 /* After the last call a rank waits for the others, in `ranks_agree`; before, for them and another call, in `receive`. */
@@ -121,7 +103,7 @@ inline check_ready(found)
 
 active [RANKS] proctype rank()
 {
-    byte me = _pid - BUFFERS, ended, other;
+    byte me = _pid - BUFFERS, ended;
     bool found;
     do
     :: true ->
@@ -159,47 +141,42 @@ active [RANKS] proctype rank()
             ring(MASTER_ARMED);
             if
 #ifndef NO_RING_FOR_RANKS
-            :: ended < CALLS && memory[HEAD] > ended -> ring_others()
+            :: ended < CALLS && memory[HEAD] > ended -> ring(ARMED(1 - me))
 #endif
 #ifndef NO_RING_AT_END
-            :: ended == CALLS -> ring_others()
+            :: ended == CALLS -> ring(ARMED(1 - me))
 #endif
             :: else
             fi
         :: else
         fi
     od;
-    d_step { gone++; found = false }
+    atomic { gone++; found = false }
 }
 
 /* Sends calls at any time. */
 active proctype caller()
 {
-    byte me = RANKS, other, sent;
+    byte sent;
     do
     :: sent < CALLS ->
         sent++;
         store(HEAD, sent);
         DRAINED(HEAD);
-        ring_others()
+        ring(ARMED(0));
+        ring(ARMED(1))
     :: else -> break
     od
 }
 
 inline check_answers(found)
 {
-    found = true;
-    for (other : 0 .. RANKS - 1) {
-        if
-        :: memory[ANSWERS(other)] <= done -> found = false; break
-        :: else
-        fi
-    }
+    found = (memory[ANSWERS(0)] > done);
+    found = (found && memory[ANSWERS(1)] > done)
 }
 
 active proctype master()
 {
-    byte other;
     bool found;
     do
     :: done < CALLS ->
