@@ -181,6 +181,7 @@ cdef class Copier:
                     one = self._copy(value, 0)
                     value = freeze(value) if one is NotImplemented else one
             results.append(value)
+        self._begin_row()  # nothing else refers to the copies from now on
 
     def are_separate(self, columns not None):
         """Return True if no two objects in columns are the same, except immutable ones, and all could be copied.

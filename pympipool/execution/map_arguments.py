@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pympipool.errors import SerializationError
 from pympipool.execution.dependencies import find_futures
-from pympipool.serialization.columns import pack
+from pympipool.serialization.columns import pack, transpose
 
 if TYPE_CHECKING:
     from pympipool.serialization.payload import PackedColumns
@@ -43,7 +43,12 @@ class Chunk:
         Args:
             for_now: All are submitted at once, as one batch.
         """
-        if self._columns is None or find_futures(tuple(self._columns), {}):
+        if self._columns is None:
+            return None
+        packed = transpose(self._columns)
+        if packed is not None:
+            return packed
+        if find_futures(tuple(self._columns), {}):
             return None
         try:
             return pack(self._columns, workers_see_files, for_now=for_now)

@@ -58,6 +58,20 @@ def _entries(entries: "list[Any]", prefix: bytes = b"") -> "Any":
     return Entries(entries, prefix=prefix)
 
 
+def _records(form: "Any", count: int) -> "Any":
+    """Return values of one shape that travelled as columns of what they consist of (see `columns.Records`)."""
+    from pympipool.serialization.columns import Records
+
+    return Records(form, count)
+
+
+def _built_records(form: "Any", count: int) -> "list[Any]":
+    """Return the same values as a list."""
+    from pympipool._core.records import rows_of
+
+    return rows_of(form, count)
+
+
 def _rows(*parts: "Any") -> "Any":
     """Return the arguments of calls, copies of instances among them (see `columns.Rows`)."""
     from pympipool.serialization.columns import Rows
@@ -117,6 +131,8 @@ _LOADERS = (
     ("pympipool.serialization", "_items"),
     ("pympipool.serialization", "_entries"),
     ("pympipool.serialization", "_rows"),
+    ("pympipool.serialization", "_records"),
+    ("pympipool.serialization", "_built_records"),
     ("pympipool.serialization.arrays", "_array_of"),
     ("pympipool.serialization.classes", "load_class"),
     ("pympipool.serialization.classes", "find_class"),

@@ -16,7 +16,7 @@ from pympipool._core.instances import IN_BAND_BELOW_BYTES
 from pympipool.serialization import plain
 from pympipool.serialization.plain import IMMUTABLE_TYPES
 
-__all__ = ["argument_copier", "copied_array", "result_copier"]
+__all__ = ["COPIES_MIN", "argument_copier", "copied_array", "find_way", "has_plain_data", "result_copier"]
 
 COPIES_MIN = 4
 """Smallest number of calls for which a class gets a definition at once."""
@@ -24,12 +24,12 @@ COPIES_MIN = 4
 
 def argument_copier(count: int) -> Copier:
     """Return what copies the arguments of so many calls."""
-    return Copier(IMMUTABLE_TYPES, partial(_find_way, False, count >= COPIES_MIN), _array_of_argument)
+    return Copier(IMMUTABLE_TYPES, partial(find_way, False, count >= COPIES_MIN), _array_of_argument)
 
 
 def result_copier(count: int) -> Copier:
     """Return what copies the results of so many calls."""
-    return Copier(IMMUTABLE_TYPES, partial(_find_way, True, count >= COPIES_MIN), copied_array)
+    return Copier(IMMUTABLE_TYPES, partial(find_way, True, count >= COPIES_MIN), copied_array)
 
 
 def copied_array(array: Any, is_nested: bool) -> Any:
@@ -37,7 +37,7 @@ def copied_array(array: Any, is_nested: bool) -> Any:
 
     A large array travels faster out of band.
     """
-    if not _has_plain_data(array) or (is_nested and array.nbytes >= IN_BAND_BELOW_BYTES):
+    if not has_plain_data(array) or (is_nested and array.nbytes >= IN_BAND_BELOW_BYTES):
         return NotImplemented
     copied = array.copy()
     copied.flags.writeable = array.flags.writeable
@@ -48,10 +48,10 @@ def _array_of_argument(array: Any, is_nested: bool) -> Any:
     """Return as `copied_array`, but the array itself if it is the argument: arrays are copied when all are known."""
     if is_nested:
         return copied_array(array, True)
-    return array if _has_plain_data(array) else NotImplemented
+    return array if has_plain_data(array) else NotImplemented
 
 
-def _has_plain_data(array: Any) -> bool:
+def has_plain_data(array: Any) -> bool:
     """Return True if an array is contiguous and consists of its data and a dtype of numpy's own, without objects."""
     dtype = array.dtype
     return (
@@ -60,7 +60,7 @@ def _has_plain_data(array: Any) -> bool:
     )  # fmt: skip
 
 
-def _find_way(is_result: bool, defines: bool, kind: type) -> int:
+def find_way(is_result: bool, defines: bool, kind: type) -> int:
     """Return how instances of a type are copied.
 
     Args:

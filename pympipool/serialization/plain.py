@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
 __all__ = [
+    "ATOMS",
     "IMMUTABLE_TYPES",
     "OUT_OF_BAND_BYTES_MIN",
     "PROTOCOL",
@@ -54,7 +55,10 @@ _builtin_scalars = frozenset({type(None), bool, int, float, complex, str, bytes,
 SCALARS: set[type] = set(_builtin_scalars)
 """Types whose values refer to no other object. `_register_numpy` adds numpy's types once numpy has been imported."""
 
-IMMUTABLE_TYPES: set[type] = SCALARS - {bytearray}
+ATOMS: frozenset[type] = _builtin_scalars - {bytearray}
+"""Python's own immutable types whose values refer to no other object."""
+
+IMMUTABLE_TYPES: set[type] = set(ATOMS)
 """The types in `SCALARS` whose values cannot be changed. Read-only for other modules; grows with `SCALARS`."""
 
 _numpy_types: set[type] = set()

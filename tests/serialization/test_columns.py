@@ -13,7 +13,7 @@ import pytest
 
 from pympipool.errors import SerializationError
 from pympipool.serialization import payload, plain
-from pympipool.serialization.columns import ArrayColumn, Entries, Rows, dump_results, freeze, pack
+from pympipool.serialization.columns import ArrayColumn, Entries, Records, Rows, dump_results, freeze, pack, transpose
 from pympipool.serialization.copying import result_copier
 from pympipool.worker.batches import run_each
 
@@ -123,6 +123,34 @@ def test_rows_share_no_object(shared):
 def test_object_stays_shared_within_row(shared):
     rows, _ = received([shared, 1], [shared, 2])
     assert rows[0][0] is rows[0][1]
+
+
+ONE_SHAPE = {
+    "dicts": lambda i: {"id": i, "cell": [[1.0, 0.0], [0.0, float(i)]], "tags": ["a"] * (i % 3)},
+    "arrays": lambda i: {"positions": np.full((2, 3), float(i)), "count": np.int64(i)},
+    "read-only arrays": lambda i: [read_only(np.arange(i + 1))],
+}
+
+
+@pytest.mark.parametrize("make", ONE_SHAPE.values(), ids=ONE_SHAPE)
+def test_values_of_one_shape_arrive_unchanged(make):
+    sent = [make(i) for i in range(8)]
+    packed = transpose([list(range(8)), sent])
+    assert type(packed[1]) is Records
+    (arrived, _) = payload.load([bytes(part) for part in payload.dump_call(1, print, packed.cut(2, 6), payload.BATCH)])
+    rows = []
+    run_each(lambda *row: rows.append(row), arrived)
+    assert [i for i, _ in rows] == [2, 3, 4, 5]
+    for (i, value), back in zip(rows, returned(*[make(i) for i in range(2, 6)]), strict=True):
+        for one in (value, back):
+            for part, original in zip(*(x.values() if type(x) is dict else x for x in (one, sent[i])), strict=True):
+                assert_same(part, original)
+
+
+def test_arrays_keep_the_order_of_fortran():
+    sent = [[np.asfortranarray(np.full((2, 3), i))] for i in range(8)]
+    assert transpose([sent]) is None
+    assert all(array.flags.f_contiguous for ((array,),) in received(sent)[0])
 
 
 class Node:
