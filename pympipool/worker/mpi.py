@@ -17,10 +17,11 @@ import contextlib
 import functools
 import os
 import sys
+from time import monotonic_ns
 
 from pympipool._core.ring import CALL, ERROR, FUNCTION, TRACED, Channel
 from pympipool.serialization.exceptions import STATE_LOST_NOTE
-from pympipool.worker.rank_runner import Message, RankRunner, end_diverged, outcome_of
+from pympipool.worker.rank_runner import RankRunner, end_diverged, outcome_of
 from pympipool.worker.setup import (
     apply_settings,
     describe,
@@ -216,38 +217,38 @@ def serve(
         announce_last: Called before the last call.
         has_state: The worker had an initializer or an init_function.
     """
+    receive, send, run_call = channel.receive, channel.answer, runner.run
     while True:
-        received = channel.receive()
+        received = receive()
         if received is None:
             end_diverged(runner)
             return
-        message = Message(*received)
-        if message.kind == CALL:
+        kind, call, tag, parts = received
+        if kind == CALL:
             calls_left -= 1
             is_last = calls_left == 0
             if is_last and announce_last is not None:
                 announce_last()
-            answer = runner.run(message)
+            start_ns = monotonic_ns() if call & TRACED else 0
+            kind, answer = run_call(call, tag, parts)
             outcome = 0
-            if answer.kind == ERROR:
-                outcome = outcome_of(answer.parts[1])
-                answer.parts.append(STATE_LOST_NOTE.encode() if has_state and not is_last else b"")
-            elif runner.root_only and runner.rank > 0:
-                answer = answer._replace(parts=[b""])
-            if message.call & TRACED:
-                channel.stamps.extend((answer.start_ns, answer.start_ns + answer.tag))
-            channel.answer(answer.kind, answer.call, answer.parts, answer.tag, outcome, is_last)
+            if kind == ERROR:
+                outcome = outcome_of(answer[1])
+                answer.append(STATE_LOST_NOTE.encode() if has_state and not is_last else b"")
+            if start_ns:
+                channel.stamps.extend((start_ns, monotonic_ns()))
+            send(kind, call, answer, -1, outcome, is_last)
             if is_last:
                 if not channel.ranks_agree():
                     end_diverged(runner)
                 return
             has_state = True
             del answer
-        elif message.kind == FUNCTION:
-            runner.calls.remember(message.tag, message.parts)
+        elif kind == FUNCTION:
+            runner.calls.remember(tag, parts)
         else:
             return
-        del message, received  # release it before waiting for the next one
+        del parts, received  # release them before waiting for the next message
 
 
 def _exit_without_finalize() -> NoReturn:

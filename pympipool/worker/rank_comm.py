@@ -13,9 +13,9 @@ from buffer to buffer. All messages go over a duplicated communicator, so that t
 from __future__ import annotations
 
 import struct
+from collections import namedtuple
 from time import monotonic_ns
 
-from pympipool.worker.rank_runner import Message
 from pympipool.worker.spin_wait import AdaptiveWaiter, WakeupNotifier, make_listener
 
 TYPE_CHECKING = False
@@ -38,6 +38,15 @@ _HEAD = struct.Struct("<IIQQQQ")  # kind, part count, call, tag, start (ns), awa
 _SIZE_BYTES = 8
 
 _MESSAGE, _ANSWER, _PART = 1, 2, 3  # tags of MPI messages
+
+
+class Message(namedtuple("Message", "kind call tag parts start_ns", defaults=(0,))):
+    """A message as on a channel (see `pympipool._core.ring`).
+
+    An answer also has the time at which its rank started the call, by that rank's monotonic clock in ns.
+    """
+
+    __slots__ = ()
 
 
 def pack(message: Message, awake_until_ns: int = 0) -> tuple[bytes, Sequence[Any]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections import namedtuple
-from time import monotonic_ns
 
 from pympipool._core.ring import ERROR, RESULT
 from pympipool._util.cmodules import signal
@@ -15,6 +13,8 @@ from pympipool.worker.setup import report_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pympipool.transport.control_client import Control
     from pympipool.worker.call_runner import CallRunner
 
@@ -30,15 +30,6 @@ RETURNED = b""
 """The place at which a call ended on a rank if its function returned there."""
 
 
-class Message(namedtuple("Message", "kind call tag parts start_ns", defaults=(0,))):
-    """A message as on a channel (see `pympipool._core.ring`).
-
-    An answer also has the time at which its rank started the call, by that rank's monotonic clock in ns.
-    """
-
-    __slots__ = ()
-
-
 class RankRunner:
     """Runs calls on this rank, and reports those that raise to the master.
 
@@ -47,7 +38,7 @@ class RankRunner:
         control: The control connection of this rank.
         rank: The number of this rank.
         location: Worker, rank, host and process id, for tracebacks.
-        root_only: The result of a call is that of rank 0. Other ranks answer with None when a call has returned.
+        root_only: The result of a call is that of rank 0. Other ranks answer with an empty part when a call has returned.
     """
 
     def __init__(
@@ -56,28 +47,33 @@ class RankRunner:
         self.calls = calls
         self.rank = rank
         self.root_only = root_only
+        self._is_silent = root_only and rank > 0
         self._control = control
         self._location = location
 
-    def run(self, message: Message) -> Message:
-        """Run a call and return the answer. Empties the parts of the message.
+    def run(self, call: int, number: int, parts: list[Any]) -> tuple[int, list[Any]]:
+        """Run a call. Empties its parts.
 
-        An error has one part more than the exception: the place at which the call ended on this rank.
+        Args:
+            call: The id of the call.
+            number: The number of its function.
+            parts: Its arguments.
+
+        Returns:
+            RESULT and the parts of the result, or ERROR and those of the exception with one more: the place at which the call
+            ended on this rank.
         """
-        start_ns = monotonic_ns()
-        kind = ERROR
         try:
-            result = self.calls.run(message.tag, message.parts)
+            result = self.calls.run(number, parts)
         except BaseException as error:  # SystemExit too, as in concurrent.futures
-            send = functools.partial(self._control.send_rank_error, self.rank, message.call)
-            answer = [*report_error(send, error, self._location), describe_place(error)]
-        else:
-            try:
-                answer = dump(None if self.root_only and self.rank > 0 else result, "the result")
-                kind = RESULT
-            except BaseException as error:  # no other rank waits for this one: the function has returned
-                answer = [*dump_exception(error, self._location), RETURNED]
-        return Message(kind, message.call, monotonic_ns() - start_ns, answer, start_ns)
+            send = functools.partial(self._control.send_rank_error, self.rank, call)
+            return ERROR, [*report_error(send, error, self._location), describe_place(error)]
+        if self._is_silent:
+            return RESULT, [b""]
+        try:
+            return RESULT, dump(result, "the result")
+        except BaseException as error:  # no other rank waits for this one: the function has returned
+            return ERROR, [*dump_exception(error, self._location), RETURNED]
 
     def announce_exit(self, reason: str) -> None:
         """Tell the master that this worker exits without having been told to."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from time import monotonic_ns
+
 from pympipool._core.ring import CALL, END, ERROR, FUNCTION, RESULT, TRACED
 from pympipool.serialization.exceptions import STATE_LOST_NOTE, join_exceptions
 from pympipool.serialization.payload import dump
 from pympipool.serialization.plain import Pickled
-from pympipool.worker.rank_comm import OtherRank, RootRank
-from pympipool.worker.rank_runner import FINALIZE_TIMEOUT_S, RANKS_DIVERGED_REASON, RETURNED, Message, exit_within
+from pympipool.worker.rank_comm import Message, OtherRank, RootRank
+from pympipool.worker.rank_runner import FINALIZE_TIMEOUT_S, RANKS_DIVERGED_REASON, RETURNED, exit_within
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def serve_root(
             is_last = calls_left == 0
             if is_last and announce_last is not None:
                 announce_last()
-            answers = [runner.run(message), *ranks.collect()]
+            answers = [run(runner, message), *ranks.collect()]
             if message.call & TRACED:
                 record_times(channel, answers)
             diverged = ranks_diverged(answers)
@@ -72,7 +74,7 @@ def serve_other(ranks: OtherRank, runner: RankRunner, *, calls_left: int) -> Non
     while True:
         message = ranks.receive()
         if message.kind == CALL:
-            ranks.answer(runner.run(message))
+            ranks.answer(run(runner, message))
             calls_left -= 1
             if calls_left == 0:
                 return
@@ -81,6 +83,13 @@ def serve_other(ranks: OtherRank, runner: RankRunner, *, calls_left: int) -> Non
         else:
             return
         del message
+
+
+def run(runner: RankRunner, message: Message) -> Message:
+    """Run a call and return the answer of this rank."""
+    start_ns = monotonic_ns()
+    kind, parts = runner.run(message.call, message.tag, message.parts)
+    return Message(kind, message.call, monotonic_ns() - start_ns, parts, start_ns)
 
 
 def record_times(channel: Link, answers: Sequence[Message]) -> None:
