@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+import threading
 import time
 from typing import Any
 
@@ -27,10 +27,10 @@ def sleep(seconds: float) -> float:
     return time.perf_counter() - start
 
 
-def sleep_and_pid(seconds: float) -> int:
-    """Return the pid of the worker. The sleep lets other workers take calls too."""
+def sleep_and_thread(seconds: float) -> int:
+    """Return the system's id of the thread that runs this. The sleep lets other workers take calls too."""
     time.sleep(seconds)
-    return os.getpid()
+    return threading.get_native_id()
 
 
 def increment(value: int) -> int:

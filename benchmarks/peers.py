@@ -22,7 +22,7 @@ from enum import Flag, auto
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
-from benchmarks.calls import noop, sleep_and_pid
+from benchmarks.calls import noop, sleep_and_thread
 from pympipool import __version__
 
 READY_TIMEOUT_S = 60.0
@@ -145,7 +145,7 @@ def wait_until_ready(pool: Pool, request: Request) -> None:
     workers: set[Any] = set()
     deadline_s = time.monotonic() + READY_TIMEOUT_S
     while len(workers) < request.workers and time.monotonic() < deadline_s:
-        answers = [pool.submit(sleep_and_pid, 0.005) for _ in range(2 * request.workers)]
+        answers = [pool.submit(sleep_and_thread, 0.005) for _ in range(2 * request.workers)]
         workers.update(str(answer.result()) for answer in answers)
 
 

@@ -49,7 +49,7 @@ cdef class Attempts(Completion):
         """End a future with the failure of its last attempt."""
         if future.status == PENDING:
             if future.set_parts(future.parts, True):
-                self.ended.put(future)
+                self.queue_callbacks(future)
             wake_waiting_thread(&self.core)
 
     def begin_attempt(self, FutureCore future not None, error, function):

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint64_t
 
 from pympipool._core.call_traces cimport CallTraces
+from pympipool._core.event_loops cimport LoopQueue
 from pympipool._core.future cimport FutureCore
 from pympipool._core.mailbox cimport EntryQueue, Mailbox, Post
 from pympipool._core.types cimport Call
@@ -19,6 +20,7 @@ cdef class Completion(CallTraces):
     cdef int delivering            # number of results that are being set on their futures
     cdef int retrying              # number of calls that have failed, may be retried, and have not ended
     cdef EntryQueue ended          # futures whose callbacks must be run
+    cdef LoopQueue loop_queue      # futures whose callbacks an event loop runs; None: no loop has waited for one yet
     cdef readonly Mailbox continuations  # what follows from ends of calls
     cdef unsigned long continuation_thread_id  # 0 until it runs
     cdef unsigned long callback_thread_id    # 0 until it runs
@@ -37,6 +39,7 @@ cdef class Completion(CallTraces):
     cdef bint hand_over(self, FutureCore future, object parts) noexcept
     cdef void deliver_call(self, Call *call) noexcept
     cdef void try_to_cancel(self, FutureCore future) noexcept
+    cdef void queue_callbacks(self, FutureCore future) noexcept
     cdef void fail_with(self, FutureCore future, object error) noexcept
     cdef void end_waiting(self, Outcome outcome, object make_error) noexcept
     cdef void end_call(self, Call *call, Outcome outcome, object make_error) noexcept

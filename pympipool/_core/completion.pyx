@@ -6,6 +6,7 @@
     future.cancel()    ─► try_cancel
     future.running()   ─► is_started
     future.done()      ─► poll
+    await of asyncio   ─► progress_for_loop (see event_loops.pyx)
 
 Callbacks of users run in a thread of their own (`callbacks.pyx`). What follows from the end of a call, such as the start of
 a call that waited for its result, runs in another thread of its own, the continuation thread: there results are unpickled,
@@ -18,6 +19,7 @@ from libc.stdint cimport int64_t
 
 from pympipool._core.call_traces cimport CallTraces
 from pympipool._core.calls cimport free_call, parts_of_result
+from pympipool._core.event_loops cimport is_of_asyncio, new_loop_queue, running_loop
 from pympipool._core.future cimport FutureCore
 from pympipool._core.listeners cimport CANCELLED, PENDING, RUNNING
 from pympipool._core.mailbox cimport EntryQueue, Mailbox, Post, run_until_there_is_memory
@@ -28,7 +30,8 @@ from pympipool._core.trace_buffer cimport CANCELLED as WAS_CANCELLED
 from pympipool._core.trace_buffer cimport FAILED, Outcome, unique_now_ns
 from pympipool._core.ring cimport pmp_doorbell_ring
 from pympipool._core.progress_engine cimport (
-    request_completion, release_progress, wake_waiting_thread, pump_and_notify, acquire_progress, wait_for_completion,
+    acquire_progress, make_progress_briefly, note_late_result, pump_and_notify, release_progress, request_completion,
+    wait_for_completion, wake_waiting_thread,
 )
 
 from functools import partial
@@ -93,8 +96,13 @@ cdef class Completion(CallTraces):
         else:
             has_callbacks = future.set_parts(error, True)
         if has_callbacks:
-            self.ended.put(future)
+            self.queue_callbacks(future)
         wake_waiting_thread(&self.core)
+
+    cdef void queue_callbacks(self, FutureCore future) noexcept:
+        """Have the callbacks of a future run, which has ended, by the thread for callbacks or by an event loop."""
+        queue = self.ended if future.loop_queue is None else future.loop_queue
+        queue.put(future)
 
     def cancel(self, FutureCore future not None):
         """Cancel a future's call if no worker has started it. Its callbacks run in the thread for callbacks."""
@@ -103,7 +111,7 @@ cdef class Completion(CallTraces):
     cdef void try_to_cancel(self, FutureCore future) noexcept:
         if future.try_cancel(False):
             if future.callbacks is not None:
-                self.ended.put(future)
+                self.queue_callbacks(future)
             wake_waiting_thread(&self.core)
 
     cdef bint hand_over(self, FutureCore future, object parts) noexcept:
@@ -317,8 +325,56 @@ cdef class Completion(CallTraces):
             self.core.watched_done += 1
             request_completion(&self.core)
         pthread_mutex_unlock(&self.core.lock)
-        pmp_doorbell_ring(&self.core.short_sleep_bell)  # a thread that waits need not wait for the end of a short sleep
+        if not self.core.poll_expected:
+            pmp_doorbell_ring(&self.core.short_sleep_bell)  # a waiting thread need not wait for the end of a short sleep
         return 0
+
+    # ---- event loops ----
+
+    cdef EntryQueue queue_of_loop(self, object callback):
+        loop = running_loop()
+        if loop is None or self.in_forked_child or not is_of_asyncio(callback):
+            return None
+        queue = self.loop_queue
+        if queue is None or queue.loop is not loop:
+            if queue is not None and not queue.loop.is_closed():
+                return None  # of two loops that run at the same time, one has the queue
+            queue = new_loop_queue(loop, self)
+            if queue is None:
+                return None
+            self.loop_queue = queue
+        queue.schedule()
+        return queue
+
+    cdef void expect_poll(self) noexcept:
+        self.core.poll_expected = True
+
+    cdef bint progress_for_loop(self, bint may_spin) except -1:
+        cdef bint has_results
+        if self.in_forked_child:
+            return False
+        self.core.poll_expected = False
+        self.core.polls += 1
+        if not may_spin or self.waiting_thread != 0:
+            note_late_result(&self.core)
+            self.pump()
+            has_results = self.core.done.first != NULL
+            self.deliver()
+            return has_results
+        self.waiting_thread = PyThread_get_thread_ident()
+        acquire_progress(&self.core)
+        try:
+            with nogil:
+                has_results = make_progress_briefly(&self.core)
+            if has_results:
+                self.deliver()
+        finally:
+            self.waiting_thread = 0
+            release_progress(&self.core)
+        return has_results
+
+    cdef bint has_unfinished(self) except -1:
+        return self.unfinished_count > 0
 
     # ---- results ----
 
@@ -360,7 +416,7 @@ cdef class Completion(CallTraces):
                 parts = MemoryError
                 is_error = True
             if not (is_error and self.hand_over(future, parts)) and future.set_parts(parts, is_error):
-                self.ended.put(future)
+                self.queue_callbacks(future)
         free_call(call)  # may run user code, as the last reference to the arguments may go
 
     cdef void end_waiting(self, Outcome outcome, object make_error) noexcept:

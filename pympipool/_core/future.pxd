@@ -1,7 +1,7 @@
 """Futures whose state lies in C fields; see future.pyx."""
 
 from pympipool._core.callbacks cimport CallbackThread, FutureWithCallbacks
-from pympipool._core.mailbox cimport Post
+from pympipool._core.mailbox cimport EntryQueue, Post
 from pympipool._core.listeners cimport CANCELLED, FINISHED, PENDING, RUNNING, Status
 
 
@@ -13,6 +13,10 @@ cdef class CompletionSource(CallbackThread):
     cdef int notify_when_done(self, FutureCore future) except -1
     cdef void record_cancelled(self, FutureCore future) noexcept
     cdef int check_may_wait(self) except -1
+    cdef EntryQueue queue_of_loop(self, object callback)
+    cdef void expect_poll(self) noexcept
+    cdef bint progress_for_loop(self, bint may_spin) except -1
+    cdef bint has_unfinished(self) except -1
 
 
 cdef class FutureCore(FutureWithCallbacks):
@@ -21,6 +25,7 @@ cdef class FutureCore(FutureWithCallbacks):
     cdef object parts       # the pickled result until it is read, then None
     cdef bint is_error      # parts hold an exception
     cdef CompletionSource source
+    cdef EntryQueue loop_queue  # of the event loop that has added all callbacks, and runs them; None: a thread runs them
     cdef object kept        # what the call was given, until it has ended
     cdef public object function_name  # for error messages
     cdef readonly long long run_ns    # run time in the worker; 0 until it is known

@@ -81,6 +81,23 @@ cdef class CompletionSource(CallbackThread):
         """Raise RuntimeError if the calling thread is one without which the future may never be done."""
         return 0
 
+    # ---- for the thread of an event loop, see event_loops.pyx ----
+
+    cdef EntryQueue queue_of_loop(self, object callback):
+        """Return the queue of futures whose callbacks the loop of this thread runs; None: a thread of its own runs this one."""
+        return None
+
+    cdef void expect_poll(self) noexcept:
+        """Leave progress to the loop: it will call `progress_for_loop` soon."""
+
+    cdef bint progress_for_loop(self, bint may_spin) except -1:
+        """Set the results that have arrived, or arrive within microseconds; return True if there were any."""
+        return False
+
+    cdef bint has_unfinished(self) except -1:
+        """Return True if calls wait or run."""
+        return False
+
     def load(self, parts, is_error):
         """Unpickle the result, or the exception, that was given to set_parts."""
         raise NotImplementedError
@@ -221,6 +238,9 @@ cdef class FutureCore(FutureWithCallbacks):
         """Call fn(future) when the call has ended or was cancelled; at once if that has happened already."""
         if green_threads is not None and self.status < CANCELLED:
             fn = green_threads.callback_in_green_thread(fn)
+        self.loop_queue = None
+        if self.status < CANCELLED and self.source is not None and not self.callbacks:
+            self.loop_queue = self.source.queue_of_loop(fn)
         self._done_callbacks.append(fn)
         if self.status >= CANCELLED:
             self.run_callbacks()
@@ -367,7 +387,7 @@ cdef class FutureCore(FutureWithCallbacks):
 
     cdef int settle_callbacks(self, object timeout) except -1:
         """Wait until the callbacks of this future, which is done, have run."""
-        if self.has_callbacks_left() and green_threads is None:
+        if self.has_callbacks_left() and self.loop_queue is None and green_threads is None:
             self.wait_for_callbacks(self.source, timeout)
         return 0
 

@@ -12,6 +12,8 @@ cdef void wake_progress_thread(Core *core) noexcept nogil
 
 cdef void acquire_progress(Core *core) noexcept nogil
 cdef int wait_for_completion(Core *core, int64_t timeout_ns) noexcept nogil
+cdef bint make_progress_briefly(Core *core) noexcept nogil
+cdef void note_late_result(Core *core) noexcept nogil
 cdef void release_progress(Core *core) noexcept nogil
 cdef void wake_waiting_thread(Core *core) noexcept nogil
 

@@ -10,6 +10,8 @@ Three kinds of threads do rounds of `pump.pump`:
                           (`acquire_progress`) without waking it: it disarms `progress_bell` and sleeps on a doorbell of
                           its own, `waiting_thread_bell`. When it stops (`release_progress`) it arms `progress_bell`
                           again and checks for work once more.
+    the thread of an event loop  does rounds for microseconds while coroutines wait for calls (`make_progress_briefly`).
+                          Meanwhile the progress thread does short sleeps, too.
     a submitting thread   does one round in `submit`.
 
 So a round trip of one call in one thread needs no other thread, and for every call there is always a thread that its
@@ -25,7 +27,7 @@ from pympipool._core.types cimport Core, pthread_mutex_lock, pthread_mutex_trylo
 from pympipool._core.pump cimport pump
 from pympipool._core.ring cimport (
     c_bool, pmp_doorbell_arm, pmp_doorbell_disarm, pmp_doorbell_ring, pmp_doorbell_sleep,
-    pmp_now_ns, pmp_sender_has_room, pmp_spinner, pmp_wait,
+    pmp_now_ns, pmp_sender_has_room, pmp_spin, pmp_spin_failed, pmp_spinner, pmp_wait,
 )
 
 cdef extern from "<stdatomic.h>" nogil:
@@ -34,6 +36,7 @@ cdef extern from "<stdatomic.h>" nogil:
 
 cdef enum:
     SHORT_SLEEP_NS = 1_000_000
+    LONGEST_POLL_NS = 200_000
     BUSY_SUBMITS = 32  # calls submitted during one short sleep above which more calls are expected
 
 
@@ -46,7 +49,7 @@ cdef void pump_and_notify(Core *core) noexcept nogil:
         return
     if core.progress_acquired:
         pmp_doorbell_ring(core.waiting_thread_bell)
-    elif core.watched_done or core.kill_requested:
+    elif (core.watched_done and not core.poll_expected) or core.kill_requested:
         request_completion(core)
 
 
@@ -102,6 +105,7 @@ cdef void sleep_until_rung(Core *core, int64_t timeout_ns) noexcept nogil:
 cdef void run_progress_thread(Core *core) noexcept nogil:
     """Run the progress thread until `stopping` is set."""
     cdef uint64_t submitted = 0
+    cdef uint64_t polls = 0
     cdef bint undelivered = False
     cdef int64_t tick
     cdef bint busy
@@ -112,8 +116,9 @@ cdef void run_progress_thread(Core *core) noexcept nogil:
             request_completion(core)  # no thread has fetched these results during a short sleep
         undelivered = core.done.first != NULL
         tick = next_deadline_ns(core)
-        busy = core.submitted - submitted > BUSY_SUBMITS
+        busy = core.submitted - submitted > BUSY_SUBMITS or core.polls != polls or core.poll_expected
         submitted = core.submitted
+        polls = core.polls
         core.progress_thread_untimed = tick < 0 and not (core.progress_acquired or busy or undelivered)
         pthread_mutex_unlock(&core.lock)
         if core.progress_acquired or busy or undelivered:
@@ -215,6 +220,32 @@ cdef int wait_for_completion(Core *core, int64_t timeout_ns) noexcept nogil:
         code = pmp_wait(core.waiting_thread_bell, spinner, has_work, core, left_ns)
         if code == -EINTR:
             return code
+
+
+cdef bint make_progress_briefly(Core *core) noexcept nogil:
+    """Make progress until a call is done, as long as it pays to spin; return True if a call is done."""
+    cdef int64_t start_ns = pmp_now_ns()
+    cdef pmp_spinner *spinner
+    cdef bint done = False
+    while True:
+        pthread_mutex_lock(&core.lock)
+        pump(core)
+        done = core.done.first != NULL
+        spinner = select_spinner(core)
+        pthread_mutex_unlock(&core.lock)
+        if core.kill_requested:
+            request_completion(core)
+        if done or pmp_now_ns() - start_ns > LONGEST_POLL_NS or not pmp_spin(spinner, has_work, core):
+            break
+    core.failed_poll_ns = 0 if done else start_ns
+    return done
+
+
+cdef void note_late_result(Core *core) noexcept nogil:
+    """Note that a result has come after `make_progress_briefly` has given up: maybe that should have tried longer."""
+    if core.failed_poll_ns != 0:
+        pmp_spin_failed(&core.waiting_thread_spinner, pmp_now_ns() - core.failed_poll_ns)
+        core.failed_poll_ns = 0
 
 
 cdef void wake_waiting_thread(Core *core) noexcept nogil:

@@ -105,6 +105,9 @@ cdef struct Core:
     bint progress_thread_asleep   # the progress thread sleeps on progress_bell, or is about to
     bint progress_thread_untimed  # the progress thread sleeps without a timeout: no call could be late
     bint progress_acquired        # a waiting thread makes progress in place of the progress thread
+    bint poll_expected            # the thread of an event loop will make progress soon
+    uint64_t polls                # number of times that it has done so
+    int64_t failed_poll_ns        # time of the last one if no result has arrived since; 0: one has
     bint waiting_thread_untimed   # the waiting thread sleeps without a deadline for calls: no call could be late
     bint recheck_requested        # the waiting thread must check its future again
     bint completion_requested     # the completion thread must check `done`

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+from concurrent import futures
 
 import pytest
 
 from ecosystem.calls import fail_at, square
 from support.calls import hold
+from support.waiting import LIMIT_S, wait_until
 
 
 def test_run_in_executor_awaits_a_call(executor):
@@ -60,3 +63,114 @@ def test_as_completed_yields_calls_as_they_end(executor):
         return {await call for call in asyncio.as_completed(calls)}
 
     assert asyncio.run(main()) == {0, 1, 4, 9, 16, 25}
+
+
+# ---- threads ----
+
+
+def test_users_callbacks_do_not_run_in_the_loop(make_executor):
+    executor = make_executor()
+
+    async def main():
+        threads = []
+        call = executor.submit(square, 3)
+        call.add_done_callback(lambda _: threads.append(threading.get_ident()))
+        assert await asyncio.wrap_future(call) == 9
+        other = executor.submit(square, 4)
+        awaited = asyncio.wrap_future(other)
+        other.add_done_callback(lambda _: threads.append(threading.get_ident()))
+        assert await awaited == 16
+        return threads
+
+    threads = asyncio.run(main())
+    executor.shutdown()
+    assert len(threads) == 2
+    assert threading.get_ident() not in threads
+
+
+def test_a_blocked_loop_delays_no_other_thread(executor, make_gate):
+    gates = [make_gate(), make_gate()]
+    ended = threading.Event()
+
+    async def main():
+        awaited = asyncio.get_running_loop().run_in_executor(executor, square, 5)
+        for gate in gates:
+            executor.submit(hold, gate.path).add_done_callback(lambda _: ended.set())
+            gate.open()
+            assert ended.wait(LIMIT_S)  # the loop is blocked here
+            ended.clear()
+        return await awaited
+
+    assert asyncio.run(main()) == 25
+
+
+def test_loops_of_two_threads_at_the_same_time(executor):
+    async def main(start):
+        loop = asyncio.get_running_loop()
+        values = [await loop.run_in_executor(executor, square, i) for i in range(start, start + 50)]
+        return values + await asyncio.gather(*(loop.run_in_executor(executor, square, i) for i in range(50)))
+
+    with futures.ThreadPoolExecutor(2) as threads:
+        results = list(threads.map(lambda start: asyncio.run(main(start)), (0, 100)))
+    for start, result in zip((0, 100), results, strict=True):
+        assert result == [i * i for i in range(start, start + 50)] + [i * i for i in range(50)]
+
+
+# ---- the end of loops ----
+
+
+def test_many_loops_leave_no_descriptors(executor):
+    async def main():
+        return await asyncio.get_running_loop().run_in_executor(executor, square, 7)
+
+    assert asyncio.run(main()) == 49
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        assert asyncio.run(main()) == 49
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+
+def test_result_after_the_end_of_the_loop(executor, gate):
+    async def main():
+        call = executor.submit(hold, gate.path, "held")
+        asyncio.wrap_future(call).cancelled()  # adds a callback
+        gate.wait_until_begun()
+        return call
+
+    call = asyncio.run(main())
+    gate.open()
+    assert call.result(LIMIT_S) == "held"
+    assert executor.submit(square, 2).result(LIMIT_S) == 4
+
+
+def test_the_loop_stops_and_runs_again(executor, gate):
+    loop = asyncio.new_event_loop()
+
+    async def begin():
+        return asyncio.wrap_future(executor.submit(hold, gate.path, "held"))
+
+    try:
+        awaited = loop.run_until_complete(begin())
+        gate.open()
+        assert loop.run_until_complete(asyncio.wait_for(awaited, LIMIT_S)) == "held"
+    finally:
+        loop.close()
+
+
+def test_cancelled_task_cancels_its_waiting_call(make_executor, gate):
+    executor = make_executor(max_workers=1)
+    held = executor.submit(hold, gate.path, "held")
+    gate.wait_until_begun()
+
+    async def main():
+        call = executor.submit(hold, gate.path)  # waits: the worker has prefetched it at most
+        task = asyncio.ensure_future(asyncio.wrap_future(call))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        return call
+
+    call = asyncio.run(main())
+    assert call.cancelled()
+    gate.open()
+    assert held.result(LIMIT_S) == "held"

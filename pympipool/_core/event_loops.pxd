@@ -1,0 +1,23 @@
+"""Futures that coroutines wait for; see event_loops.pyx."""
+
+from pympipool._core.future cimport CompletionSource
+from pympipool._core.mailbox cimport EntryQueue
+
+
+cdef class LoopQueue(EntryQueue):
+    cdef object loop
+    cdef CompletionSource source
+    cdef int descriptor       # the loop waits until it is readable
+    cdef int other_end        # of a pipe; -1: the descriptor is an eventfd
+    cdef bint is_written
+    cdef bint is_scheduled    # the loop will call `poll`
+    cdef bint is_running      # callbacks are run now, also of futures that are put meanwhile
+
+    cdef void wake(self) noexcept
+    cdef int schedule(self) except -1
+    cdef int run(self, bint may_spin) except -1
+
+
+cdef object running_loop()
+cdef bint is_of_asyncio(object callback)
+cdef LoopQueue new_loop_queue(object loop, CompletionSource source)

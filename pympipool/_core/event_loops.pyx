@@ -1,0 +1,121 @@
+# cython: language_level=3
+"""Futures that coroutines wait for: the thread of an event loop of asyncio makes progress itself, and runs their callbacks.
+
+    asyncio.wrap_future(future) ─► add_done_callback ─► schedule ─► poll: progress for microseconds ─┐
+    a call that takes longer: another thread sets its result ─► put ─► descriptor ─► on_readable ────┴─► callbacks
+
+Without this, a result would be received by the progress thread, set by the completion thread, handed to the thread for
+callbacks, and by that to the loop: each of them has to be woken, and three of them need the GIL that the loop holds.
+
+Only callbacks of asyncio run in the loop's thread. They do no more than schedule a function of the loop. Those of users may
+take long, and would block the loop.
+"""
+
+from posix.unistd cimport write
+
+from pympipool._core.future cimport CompletionSource, FutureCore
+from pympipool._core.mailbox cimport Entry, EntryQueue
+
+import os
+import sys
+
+from pympipool._util.service_threads import ServiceLogger
+
+cdef object LOGGER = ServiceLogger("concurrent.futures")
+cdef unsigned long long ONE = 1
+cdef int READ_BYTES = 4096
+
+
+cdef object running_loop():
+    """Return the event loop that runs in the calling thread, or None."""
+    events = sys.modules.get("asyncio.events")
+    return None if events is None else events._get_running_loop()
+
+
+cdef bint is_of_asyncio(object callback):
+    """Return True if a callback only schedules what follows in its event loop."""
+    return getattr(callback, "__module__", None) == "asyncio.futures"
+
+
+cdef LoopQueue new_loop_queue(object loop, CompletionSource source):
+    """Return the queue of an event loop, which runs in the calling thread; None if it cannot watch a descriptor."""
+    cdef LoopQueue queue = LoopQueue.__new__(LoopQueue)
+    queue.loop = loop
+    queue.source = source
+    try:
+        if hasattr(os, "eventfd"):
+            queue.descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        else:
+            queue.descriptor, queue.other_end = os.pipe()
+            os.set_blocking(queue.descriptor, False)
+            os.set_blocking(queue.other_end, False)
+        loop.add_reader(queue.descriptor, queue.on_readable)
+    except (OSError, NotImplementedError):  # no descriptor is left, or the loop has no such function
+        return None
+    return queue
+
+
+cdef class LoopQueue(EntryQueue):
+    """Futures that have ended, whose callbacks the thread of an event loop runs."""
+
+    def __cinit__(self):
+        self.descriptor = self.other_end = -1
+
+    def __dealloc__(self):
+        for descriptor in (self.descriptor, self.other_end):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    # ---- for any thread ----
+
+    cdef void put(self, Entry entry) noexcept:
+        EntryQueue.put(self, entry)
+        if not (self.is_running or self.is_written):
+            self.wake()
+
+    cdef void wake(self) noexcept:
+        """Have the loop call `on_readable`."""
+        self.is_written = True
+        write(self.descriptor if self.other_end < 0 else self.other_end, &ONE, sizeof(ONE))
+
+    # ---- for the loop's thread ----
+
+    cdef int schedule(self) except -1:
+        """Have the loop call `poll` after what it has to do now."""
+        if not self.is_scheduled:
+            self.loop.call_soon(self.poll)
+            self.is_scheduled = True
+            self.source.expect_poll()
+        return 0
+
+    def poll(self):
+        """Make progress for microseconds, and run the callbacks of futures that have ended."""
+        self.is_scheduled = False
+        self.run(True)
+
+    def on_readable(self):
+        """Run the callbacks of futures that other threads have ended."""
+        self.is_written = False
+        try:
+            os.read(self.descriptor, READ_BYTES)
+        except BlockingIOError:
+            pass
+        self.run(False)
+
+    cdef int run(self, bint may_spin) except -1:
+        cdef bint has_ended
+        self.is_running = True
+        try:
+            has_ended = self.source.progress_for_loop(may_spin) or self.first is not None
+            while self.first is not None:
+                try:
+                    (<FutureCore>self.pop()).run_callbacks()
+                except Exception:
+                    LOGGER.exception("exception calling the callbacks of a future")
+        finally:
+            self.is_running = False
+            if self.first is not None:  # Ctrl-C
+                self.wake()
+        if has_ended and self.source.has_unfinished():
+            self.schedule()
+        return 0
