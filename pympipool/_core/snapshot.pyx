@@ -177,6 +177,27 @@ cdef bint _is_same_dict(PyObject *mapping, dict items) except -1:
     return holds_exactly(<object>mapping, items)
 
 
+cdef class _Items:
+    """A list or a set with its items, in their order. A set that does not change keeps its order."""
+
+    cdef object container
+    cdef tuple items
+
+    def __cinit__(self, container):
+        self.container = container
+        self.items = tuple(container)
+
+    def __call__(self):
+        cdef Py_ssize_t i = 0
+        if len(self.container) != len(self.items):
+            return False
+        for item in self.container:
+            if i >= len(self.items) or item is not self.items[i]:
+                return False
+            i += 1
+        return True
+
+
 cdef class Snapshot:
     """Objects as they were when they were added.
 
@@ -246,6 +267,12 @@ cdef class Snapshot:
             raise TypeError(f"an object of type {type(one).__name__} has more than slots")
         values = _get_referents(one)
         self._slots.append((one, pmp_slots(one)[:pmp_slots_size(one)], values))
+
+    def add_items(self, container):
+        """Add the items of a list or a set. Return them."""
+        cdef _Items added = _Items(container)
+        self._checks.append(added)
+        return added.items
 
     def add_check(self, check):
         """Add a function that returns True as long as what it compares is current."""

@@ -9,7 +9,8 @@
 
 A function or class can be cached if it refers only to numbers, strings, bytes and tuples of these; to modules, importable
 functions and classes; and to functions and classes for which the same holds. Lists, dicts, arrays and instances can change
-and still be the same object, so a comparison by identity does not show the change. Functions that write globals or closure
+and still be the same object, so a comparison by identity does not show the change. Those that are attributes of classes are
+compared item by item. Functions that write globals or closure
 cells, or that reach into namespaces or into other functions, are refused too: in a worker that keeps the function, later
 calls would find what an earlier call left behind, which a freshly pickled function would not show. Attributes of classes
 may be written: a worker compares the classes that it keeps with a snapshot of its own.
@@ -26,7 +27,7 @@ import operator
 import pickle
 import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import cloudpickle
@@ -36,7 +37,7 @@ from pympipool.serialization import empty_cache
 from pympipool.serialization.code_usage import DISPATCHER_CODE, OWN_ATTRIBUTES, code_usage, nested_code
 from pympipool.serialization.reloads import notice_reload
 
-__all__ = ["Analysis", "NotCacheable"]
+__all__ = ["CONSTANTS", "Analysis", "NotCacheable"]
 
 LARGEST_CONSTANT = 1 << 20
 """Length limit of the strings, bytes and tuples that a cached function may refer to: the cache keeps them alive."""
@@ -123,7 +124,7 @@ class Analysis:
     def add_value(self, value: Any) -> None:
         """Check an object that a function or class refers to. The caller records the reference itself."""
         kind = type(value)
-        if kind in _CONSTANTS:
+        if kind in CONSTANTS:
             if kind in (str, bytes) and len(value) > LARGEST_CONSTANT:
                 raise NotCacheable("a long string")
         elif kind is tuple or kind is frozenset:
@@ -159,6 +160,17 @@ class Analysis:
             self.classes.append(kind)
             add_class(self, kind)
 
+    def is_known(self, value: object) -> bool:
+        """Return True for an object for which `is_new` was called."""
+        return id(value) in self._seen
+
+    def is_new(self, value: object) -> bool:
+        """Return True at the first time for an object that the snapshot keeps alive."""
+        if id(value) in self._seen:
+            return False
+        self._seen.add(id(value))
+        return True
+
     def add_method(self, function: Any) -> None:
         """Check a function that is an attribute of a class."""
         if type(function) is types.FunctionType and not self._locate(function):
@@ -186,17 +198,18 @@ class Analysis:
         self._is_by_reference |= function.__module__ != "__main__"
         self._changes_objects |= uses.changes_objects
         self._calls_setattr |= uses.calls_setattr
+        add_value = self._adder_for(function)
         for name in uses.globals:
             value = namespace.get(name, MISSING)
             self._add_name(namespace, name, value)
             if name in uses.stored_on:
                 self._stored_on.add(id(value))
             if value is not MISSING:  # else it is a builtin, or not defined yet
-                self.add_value(value)
+                add_value(value)
         for value in (*(state.defaults or ()), *state.kwdefaults.values(), *state.attributes.values()):
             self.add_value(value)
         for name, cell in zip(state.code.co_freevars, function.__closure__ or (), strict=False):
-            content = self._add_cell(cell, is_constant=_is_constant(name, state.code))
+            content = self._add_cell(cell, add_value, is_constant=_is_constant(name, state.code))
             if name in uses.stored_on:
                 self._stored_on.add(id(content))
 
@@ -226,14 +239,23 @@ class Analysis:
         for name in attributes.keys() - {"__annotations__", *OWN_ATTRIBUTES} | {"__wrapped__"}:
             self.add_method(attributes[name])
 
-    def _add_cell(self, cell: types.CellType, is_constant: bool) -> Any:
+    def _adder_for(self, function: types.FunctionType) -> Callable[[Any], None]:
+        """Return the method that adds what a function refers to."""
+        if self.classes:
+            from pympipool.serialization.class_analysis import add_content, is_of_attrs
+
+            if is_of_attrs(function):
+                return functools.partial(add_content, self)
+        return self.add_value
+
+    def _add_cell(self, cell: types.CellType, add_value: Callable[[Any], None], is_constant: bool) -> Any:
         try:
             content = cell.cell_contents
         except ValueError:
             raise NotCacheable("an empty closure cell") from None
         self.snapshot.add_cell(cell, content)
         if not is_constant:
-            self.add_value(content)
+            add_value(content)
         return content
 
     def _add_module(self, module: types.ModuleType) -> None:
@@ -284,7 +306,7 @@ class Analysis:
 _REGISTRY: set[str] = cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES
 """The modules that cloudpickle pickles by value, as it keeps them itself."""
 
-_CONSTANTS = frozenset({type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented)})
+CONSTANTS = frozenset({type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented)})
 """Types whose values cannot change."""
 
 

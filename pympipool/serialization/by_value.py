@@ -96,6 +96,11 @@ def dump_in_full(value: object) -> bytes:
     return file.getvalue()
 
 
+def is_only_attributes(kind: type) -> bool:
+    """Return True if a copy of an instance's `__dict__` is a copy of the instance, and no code of its class runs for it."""
+    return _Pickler.reductions.is_inert(kind)  # type: ignore[no-any-return]  # there are no stubs of compiled modules
+
+
 def is_inert(kind: type, is_result: bool, defines: bool) -> bool:
     """Return True if a copy of an instance's `__dict__` is a copy of the instance, and if its class needs not be pickled.
 

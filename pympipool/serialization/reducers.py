@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import copyreg
 import dataclasses
+import enum
 import functools
 import gc
 import queue
@@ -26,6 +27,7 @@ from typing import Any, TypeAlias
 import cloudpickle
 
 from pympipool.serialization import _define_class, _define_function
+from pympipool.serialization.analysis import CONSTANTS
 from pympipool.serialization.code_usage import DISPATCHER_CODE, OWN_ATTRIBUTES
 from pympipool.serialization.references import REDUCERS as REDUCERS_OF_REFERENCES
 from pympipool.serialization.skeletons import reduce_skeleton
@@ -282,6 +284,34 @@ def _names_in(annotation: str) -> frozenset[str]:
     return frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
 
 
+_DERIVED = frozenset(
+    {
+        *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__slots__"),
+        *("__firstlineno__", "__static_attributes__", "__abstractmethods__", "_abc_impl"),
+    }
+)
+"""Attributes that a class statement makes."""
+
+
+def _overrides(kind: type) -> dict[str, Any]:
+    """Return the attributes that a base class has, too, with the same value: cloudpickle takes them for inherited ones.
+
+    The base class may get another value later. An object that can change stays one object only if the base class, too, travels by
+    value.
+    """
+    if isinstance(kind, enum.EnumMeta):
+        return {}
+    return {
+        name: value
+        for name, value in vars(kind).items()
+        if name not in _DERIVED
+        and any(
+            vars(base).get(name, vars) is value and (type(value) in CONSTANTS or not _is_importable(base))
+            for base in kind.__bases__
+        )
+    }
+
+
 class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     """cloudpickle's pickler, which also pickles what functions and classes of a script commonly refer to.
 
@@ -304,6 +334,7 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle h
             slots["__globals__"].update(names_in_annotations(value))
             self._replace_locks(slots["__globals__"])
             return (*reduced[:5], _define_function)
+        reduced[2][0].update(_overrides(value))
         self._replace_locks(reduced[2][0])
         if reduced[5] is cloudpickle.cloudpickle._class_setstate:
             reduced = (*reduced[:5], _define_class)

@@ -6,12 +6,14 @@
 - `__slots__` have an effect only while the class is made.
 - `__init_subclass__`, and `__new__` and `__init__` of a metaclass, have run in the script. What they have changed travels, so
   those that travel by value do not run again. Those that can be imported do: they may register the class.
+- pydantic makes validators from annotations, which contain the class itself. They are made again when they are first used.
 - `ctypes` and msgspec make descriptors from the fields of a class, which no pickle can contain.
 """
 
 from __future__ import annotations
 
 import contextlib
+import operator
 import sys
 import threading
 import types
@@ -45,6 +47,8 @@ def reduce_skeleton(kind: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
         raise TypeError(f"{kind.__qualname__} is a mapped class of SQLAlchemy, which exists once: {DEFINE_IN_MODULE}")
     if library == "msgspec":
         return _reduce_struct(kind, arguments, state, set_state)
+    if "__pydantic_decorators__" in vars(kind):
+        return _reduce_pydantic(kind, reduced)
     if "ctypes" in sys.modules:
         reduced = _reduce_ctypes_type(kind, reduced)
         if len(reduced) != 6:
@@ -58,28 +62,38 @@ def reduce_skeleton(kind: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def make_class(
-    metaclass: Any, name: str, bases: tuple[Any, ...], namespace: dict[str, Any], class_id: str, _more: None
+    metaclass: Any,
+    name: str,
+    bases: tuple[Any, ...],
+    namespace: dict[str, Any],
+    class_id: str,
+    keywords: dict[str, Any] | None,
 ) -> Any:
     """Return a class without attributes, but with its slots.
 
     Args:
         metaclass: None: that of the base classes.
+        keywords: Arguments of the class statement.
     """
     namespace = {sys.intern(key): value for key, value in namespace.items()}  # as cloudpickle does
 
     def build() -> Any:
-        return _build(metaclass, name, bases, namespace)
+        return _build(metaclass, name, bases, namespace, keywords)
 
     return cloudpickle._lookup_class_or_track(class_id, _call_without_hooks(bases, build))
 
 
-def _build(metaclass: Any, name: str, bases: tuple[Any, ...], namespace: dict[str, Any]) -> Any:
+def _build(
+    metaclass: Any, name: str, bases: tuple[Any, ...], namespace: dict[str, Any], keywords: dict[str, Any] | None
+) -> Any:
+    keywords = dict(keywords or {})
     if metaclass is not None and metaclass in cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS:
         importable: Any = next(
             one for one in metaclass.__mro__ if one not in cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS
         )
-        return importable.__new__(metaclass, name, bases, dict(namespace))
-    keywords = {} if metaclass is None else {"metaclass": metaclass}
+        return importable.__new__(metaclass, name, bases, dict(namespace), **keywords)
+    if metaclass is not None:
+        keywords["metaclass"] = metaclass
     return types.new_class(name, bases, keywords, lambda attributes: attributes.update(namespace))
 
 
@@ -165,6 +179,43 @@ def _define_structure(kind: Any, state: tuple[Any, ...]) -> None:
         kind._fields_ = attributes["_fields_"]
 
 
+# ---- pydantic ----
+
+_GENERATED = frozenset(
+    f"__pydantic_{name}__" for name in ("core_schema", "validator", "serializer", "complete", "setattr_handlers")
+) | {"__signature__"}
+"""Attributes that pydantic makes when it completes a class."""
+
+
+def _reduce_pydantic(kind: Any, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the reduction of a model or dataclass of pydantic, without what pydantic generates.
+
+    A generic model with arguments is made by indexing: pydantic keeps one class for each combination of arguments.
+    """
+    _, arguments, (attributes, slots), _, _, set_state = reduced
+    is_model = isinstance(vars(kind).get("__pydantic_generic_metadata__"), dict)
+    if is_model and kind.__pydantic_generic_metadata__["origin"] is not None:
+        generic = kind.__pydantic_generic_metadata__
+        return operator.getitem, (generic["origin"], generic["args"])
+    generated = {name: None for name in attributes if name in _GENERATED}  # their names stay in the state
+    attributes = {name: value for name, value in attributes.items() if name not in generated}
+    metaclass, name, bases, namespace, class_id, _ = arguments
+    if is_model:
+        arguments = (metaclass, name, bases, namespace, class_id, {"defer_build": True})
+    return make_class, arguments, (attributes | generated, slots, set_state), None, None, _define_pydantic
+
+
+def _define_pydantic(kind: Any, state: tuple[Any, ...]) -> None:
+    attributes, slots, set_state = state
+    set_state(kind, ({name: value for name, value in attributes.items() if name not in _GENERATED}, slots))
+    if not isinstance(vars(kind).get("__pydantic_generic_metadata__"), dict):
+        from pydantic.dataclasses import rebuild_dataclass
+
+        rebuild_dataclass(kind, force=True, raise_errors=False)
+    elif kind.__pydantic_complete__:  # it has an older state, and has been used
+        kind.model_rebuild(force=True, raise_errors=False)
+
+
 # ---- msgspec ----
 
 _OPTIONS = (
@@ -244,5 +295,8 @@ def _make_struct(
             vars(made[0])["__post_init__"](instance)
 
         namespace["__post_init__"] = post_init
-    made.append(metaclass(name, bases, namespace, **options))
+    resolved = types.resolve_bases(bases)
+    if resolved is not bases:
+        namespace["__orig_bases__"] = bases
+    made.append(metaclass(name, resolved, namespace, **options))
     return cloudpickle._lookup_class_or_track(class_id, made[0])

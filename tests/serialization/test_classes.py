@@ -57,6 +57,23 @@ def test_enum_members_arrive_as_the_own_members(other_process, source):
     assert everything_of(names) == before
 
 
+def test_override_that_equals_its_base_stays(other_process):
+    names = define_in_main("""
+class Base:
+    number, items = 1, []
+    def method(self): return 1
+class Kind(Base):
+    number, items, method = 1, Base.items, Base.method
+def call():
+    Base.number, Base.items, Base.method = 2, None, None
+    return Kind.number, Kind.items, Kind().method()
+def shares(): return Kind.items is Base.items
+""")
+    for _ in range(3):
+        assert other_process.run(names["call"]) == (1, [], 1)
+        assert other_process.run(names["shares"])
+
+
 def test_class_changes_in_a_call_stay_there(other_process):
     names = define_in_main("class Kind:\n    made = 0\ndef count():\n    Kind.made += 1\n    return Kind.made, Kind\n")
     mine = names["Kind"]

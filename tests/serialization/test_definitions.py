@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+import sys
 import threading
 import weakref
 
@@ -41,20 +42,32 @@ CACHEABLE = {
     "exception": "class Kind(ValueError):\n    def __init__(self, x=1):\n        super().__init__(x)\n        self.x = x\n",
     "local": "def outer():\n    n = 3\n    class Kind:\n        def m(self): return n, Kind\n    return Kind\nKind = outer()\n",
     "builtin base": "class Kind(dict):\n    def m(self): return len(self)\n",
+    "list": "class Kind:\n    known = [1, [2]]\n",
+    "dict and set": "class Kind:\n    known = {'a': [1, {2, 3}]}\n    names = {'x', 'y'}\n",
+    "dict that contains itself": "class Kind:\n    known = {}\nKind.known['all'] = Kind.known\n",
+    "base with a list": "class Base:\n    known = []\nclass Kind(Base): pass\n",
+    "class with a list": "class Other:\n    known = []\nclass Kind:\n    def m(self): return Other\n",
+    "registry": "class Kind:\n    known = {}\n    def __init_subclass__(cls): cls.known[cls.__name__] = cls\nclass Sub(Kind): pass\n",
+    "instance": "class Other:\n    def __init__(self): self.x = [1]\nclass Kind:\n    other = Other()\n",
+    "descriptor of the script": "class D:\n    def __set_name__(self, owner, name): self.owner, self.name = owner, name\n    def __get__(self, *_): return 1\nclass Kind:\n    x = D()\n",
+    "partial functions": "import functools\ndef f(*x): return x\nclass Kind:\n    def m(self, x): return x\n    n = functools.partialmethod(m, 1)\n    p = staticmethod(functools.partial(f, [1], x=2))\n    q = functools.partial(f, [1], x=2)\n",
+    "InitVar and ClassVar": f"{DATACLASS}import typing\n@dataclass\nclass Kind:\n    known: typing.ClassVar[dict] = {{'a': [1]}}\n    x: 'dataclasses.InitVar[int]' = 1\n    def __post_init__(self, x): pass\n".replace(
+        "import typing", "import dataclasses, typing"
+    ),
+    "path": "import fractions, pathlib, uuid\nP = pathlib.Path('a')\nclass Kind:\n    ids = [uuid.UUID(int=1), fractions.Fraction(1, 2), pathlib.PurePosixPath('b')]\n    def m(self): return P\n",
 }
 
 NOT_CACHEABLE = {
-    "list": "class Kind:\n    known = []\n",
-    "dict": "class Kind:\n    known = {}\n",
     "global list": "L = []\nclass Kind:\n    def m(self): return L\n",
-    "instance": "class Other: pass\nclass Kind:\n    other = Other()\n",
-    "class with a list": "class Other:\n    known = []\nclass Kind:\n    def m(self): return Other\n",
-    "base with a list": "class Base:\n    known = []\nclass Kind(Base): pass\n",
     "global that it writes": "N = 0\nclass Kind:\n    def m(self):\n        global N\n        N += 1\n",
     "function whose attribute it sets": "def helper(): pass\nhelper.n = 0\nclass Kind:\n    def m(self): helper.n += 1\n",
     "function that gets an attribute": "def helper(): pass\nclass Kind:\n    def m(self): helper.n = 1\n",
     "lock": "import threading\nclass Kind:\n    lock = threading.Lock()\n",
-    "foreign descriptor": "class D:\n    def __get__(self, *_): return 1\nclass Kind:\n    x = D()\n",
+    "list of a base class": "class Base:\n    known = []\nclass Kind(Base):\n    known = Base.known\n",
+    "list of another class": "class Other:\n    known = []\nclass Kind:\n    mine = Other.known\n    def m(self): return Other\n",
+    "long list": "class Kind:\n    known = list(range(1000))\n",
+    "instance that reduces itself": "class Other:\n    def __reduce__(self): return Other, ()\nclass Kind:\n    other = Other()\n",
+    "partial function of a list": "import functools\nf = functools.partial(print, [])\nclass Kind:\n    def m(self): f()\n",
 }
 
 
@@ -83,6 +96,17 @@ def test_class_that_can_change_unseen_has_none(other_process, source):
     settle(names["Kind"])
     assert id(names["Kind"]) not in definitions
     assert other_process.run(lambda kind: kind.__name__, names["Kind"]) == "Kind"
+
+
+def test_list_that_a_function_may_change_gets_none(other_process, monkeypatch):
+    names = define_in_main(
+        "L = []\nclass Kind:\n    known = L\n    def m(self): self.known.append(1)\ndef call(one):\n    one.m()\n    return L\n"
+    )
+    monkeypatch.setattr(sys.modules["__main__"], "L", names["L"], raising=False)
+    settle(names["Kind"])
+    assert id(names["Kind"]) not in definitions
+    for _ in range(3):
+        assert other_process.run(names["call"], names["Kind"]()) == [1]
 
 
 def test_inverted_flag_is_no_change_of_its_class():
@@ -164,6 +188,13 @@ EDITS = {
     "attribute of a member": ("import enum\nclass Kind(enum.Enum):\n    A = 1\nKind.A.x = 1", "Kind.A.x", "Kind.A.x = 2"),
     "attribute to a list": ("class Kind: x = 1", "Kind.x", "Kind.x = [1]"),
     "list in place": ("class Kind: x = [1]", "Kind.x", "Kind.x.append(2)"),
+    "item of a list": ("class Kind: x = [1]", "Kind.x", "Kind.x[0] = True"),
+    "dict in place": ("class Kind: x = {'a': 1}", "Kind.x", "Kind.x['a'] = 2"),
+    "set in place": ("class Kind: x = {1}", "Kind.x", "Kind.x.add(2)"),
+    "nested in place": ("class Kind: x = {'a': [({1},)]}", "Kind.x", "Kind.x['a'][0][0].add(2)"),
+    "attribute of an instance": ("class Other: pass\nclass Kind: x = Other()\nKind.x.y = 1", "Kind.x.y", "Kind.x.y = 2"),
+    "class of an instance": ("class Other: y = 1\nclass Kind: x = Other()", "Kind.x.y", "Other.y = 2"),
+    "keyword of a partial function": ("import functools\nclass Kind: x = functools.partial(dict, a=1)", "Kind.x()", "Kind.x.keywords['a'] = 2"),
     "slot": ("class Kind:\n    __slots__ = ('x',)\n    def m(self): return 1", "Kind().m()", "Kind.m = lambda self: 2"),
     "module exchanged": ("import math as m\nclass Kind:\n    def f(self): return m.sqrt(4)", "Kind().f()", "import cmath as m"),
 }  # fmt: skip
@@ -216,6 +247,9 @@ CHANGES = {
     "other class": "Other.x = 5",
     "helper": "helper.__code__ = (lambda: 5).__code__",
     "annotations": "Kind.__annotations__['y'] = 5",
+    "list": "Kind.known.append(5)",
+    "item in a dict": "Kind.table['a'][0].add(5)",
+    "attribute of an instance": "Kind.other.x = 5",
     "member": "Colour.RED.x = 5; Colour.m = lambda self: 5",
 }
 
@@ -234,12 +268,15 @@ class Colour(enum.Enum):
 class Kind(Base):
     x = 2
     y: int = 1
+    known = []
+    table = {'a': [{1}]}
+    other = Other()
     def m(self, d=1):
         try: return later
         except NameError: return N, d, Other.x, helper(), Colour.RED.m(), getattr(Colour.RED, "x", None)
 Kind.m.unit = 1
 def look(*_):
-    return Kind.x, Base.x, Other.x, getattr(Kind, "more", None), Kind().m(), Kind().b(), Kind.m.unit, Kind.__annotations__, Kind.__bases__
+    return Kind.x, Base.x, Other.x, getattr(Kind, "more", None), Kind().m(), Kind().b(), Kind.m.unit, Kind.__annotations__, Kind.__bases__, Kind.known, Kind.table, Kind.other.x
 """
 
 
@@ -281,7 +318,7 @@ def test_definitions_are_bounded():
 
 
 def test_class_without_definition_is_not_kept_alive():
-    kind = define_in_main("class Kind: known = []")["Kind"]
+    kind = define_in_main("import threading\nclass Kind: lock = threading.Lock()")["Kind"]
     watched = weakref.ref(kind)
     settle(kind)
     once = define_in_main("class Kind: pass")["Kind"]

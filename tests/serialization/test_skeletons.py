@@ -1,5 +1,7 @@
 """Classes of a script that need more than an empty class and its attributes, in a real script and a real worker."""
 
+# ruff: noqa: E501  a case reads best on one line
+
 from __future__ import annotations
 
 import importlib.util
@@ -163,8 +165,14 @@ CASES = {
 """
 
 MSGSPEC = """
+import typing
 import msgspec
 from pympipool import Executor
+
+T = typing.TypeVar("T")
+
+class Box(msgspec.Struct, typing.Generic[T]):
+    item: T
 
 class Base(msgspec.Struct):
     x: int
@@ -183,10 +191,130 @@ def same(value):
 
 CASES = {
     "argument": (same, (Sub(x=1),), Sub(x=1)),
+    "generic": (lambda: msgspec.json.decode(b'{"item": [1]}', type=Box[list]), (), Box([1])),
     "made in a call": (lambda: Sub(x=2).clone(), (), Sub(x=2)),
     "post init": (lambda: Sub(x=3).seen, (), 3),
     "encoded": (lambda: msgspec.json.encode(Sub(x=1)), (), msgspec.json.encode(Sub(x=1))),
     "decoded": (lambda: msgspec.json.decode(b'{"x": 4}', type=Base), (), Base(4)),
+}
+"""
+
+PYDANTIC = """
+import functools, typing
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, RootModel, ValidationError, computed_field, field_validator
+from pydantic.dataclasses import dataclass
+from pympipool import Executor
+T = typing.TypeVar("T")
+
+class Model(BaseModel):
+    x: int = Field(gt=0)
+    name: str = "a"
+    _seen: list = PrivateAttr(default_factory=lambda: [1])
+    @field_validator("name")
+    @classmethod
+    def check(cls, value):
+        return value.upper()
+    @computed_field
+    @property
+    def double(self) -> int:
+        return 2 * self.x
+
+class Outer(BaseModel):
+    model_config = ConfigDict(frozen=True)
+    model: Model
+    models: dict[str, Model] = {}
+
+class Tree(BaseModel):
+    value: int
+    items: "list[Tree]" = []
+
+class Box(BaseModel, typing.Generic[T]):
+    item: T
+
+class Numbers(RootModel[list[int]]): ...
+
+class Sub(Model):
+    more: int = 3
+    def total(self):
+        return self.x + self.more
+
+@dataclass
+class Point:
+    x: int
+    model: Model = Field(default_factory=lambda: Model(x=1))
+
+OUTER = Outer(model=Model(x=1), models={"a": Model(x=2)})
+
+def same(value):
+    return value
+
+def error(kind, **values):
+    try:
+        kind(**values)
+    except ValidationError as error:
+        return error.error_count(), error.errors()[0]["loc"]
+
+CASES = {
+    "argument": (same, (OUTER,), OUTER),
+    "made in a call": (lambda: Outer(model={"x": "1"}, models={"a": {"x": 2, "name": "a"}}), (), Outer(model=Model(x=1), models={"a": {"x": 2, "name": "A"}})),
+    "validated": (error, (Model,), (1, ("x",))),
+    "decorators": (lambda: (Model(x=1, name="b").name, Model(x=1).double, Model(x=1)._seen), (), ("B", 2, [1])),
+    "frozen": (lambda: hash(OUTER.model_copy(update={"model": 1, "models": ()})) is not None, (), True),
+    "tree": (lambda: Tree(value=1, items=[{"value": 2}]), (), Tree(value=1, items=[Tree(value=2)])),
+    "generic": (lambda box: (type(box) is Box[int], Box[str](item="a"), box), (Box[int](item=1),), (True, Box[str](item="a"), Box[int](item=1))),
+    "root": (lambda: Numbers(["1"]).root, (), [1]),
+    "subclass": (lambda: Sub(x="1").total(), (), 4),
+    "subclass made in a call": (lambda: type("More", (Model,), {"__annotations__": {"y": int}})(x=1, y="2").y, (), 2),
+    "dataclass": (lambda point: (Point(x="2"), point), (Point(x=1),), (Point(x=2), Point(x=1))),
+    "json": (lambda: Outer.model_validate_json(OUTER.model_dump_json()), (), OUTER),
+    "schema": (Outer.model_json_schema, (), Outer.model_json_schema()),
+}
+"""
+
+ATTRS = """
+import functools
+import attrs
+from pympipool import Executor
+
+@attrs.define
+class Base:
+    x: int = attrs.field(validator=attrs.validators.gt(0), converter=int)
+    items: list = attrs.field(factory=list)
+    @functools.cached_property
+    def twice(self):
+        return 2 * self.x
+    def again(self):
+        return __class__(self.x)
+
+@attrs.frozen(kw_only=True)
+class Sub(Base):
+    more: int = 3
+
+@attrs.define(slots=False, order=True)
+class Plain:
+    _x: int = 1
+
+@attrs.define
+class Failure(Exception):
+    text: str
+    code: int = 0
+
+def error(value):
+    try:
+        Base(value)
+    except ValueError:
+        return "bad"
+
+def same(value):
+    return value
+
+CASES = {
+    "argument": (same, ([Base(1), Sub(x=1), Plain(2)],), [Base(1), Sub(x=1), Plain(2)]),
+    "made in a call": (lambda: [Base("1").again(), attrs.evolve(Sub(x=1), more=4), Plain() < Plain(2)], (), [Base(1), Sub(x=1, more=4), True]),
+    "cached": (lambda: Base(2).twice, (), 4),
+    "validated": (error, (-1,), "bad"),
+    "fields": (lambda: [field.name for field in attrs.fields(Sub)], (), ["x", "items", "more"]),
+    "exception": (lambda: (Failure("a", 1).code, Failure("a").text), (), (1, "a")),
 }
 """
 
@@ -204,6 +332,12 @@ def needs(package):
 def test_msgspec_structs_arrive_complete(tmp_path):
     needs("msgspec")
     assert run_script(MSGSPEC + RUN, tmp_path) == "good\n"
+
+
+@pytest.mark.parametrize(("package", "source"), [("pydantic", PYDANTIC), ("attrs", ATTRS)])
+def test_classes_of_libraries_arrive_complete(package, source, tmp_path):
+    needs(package)
+    assert run_script(source + RUN, tmp_path) == "good\n"
 
 
 def test_mapped_classes_belong_into_a_module(tmp_path):
