@@ -266,7 +266,7 @@ CASES = {
     "subclass": (lambda: Sub(x="1").total(), (), 4),
     "subclass made in a call": (lambda: type("More", (Model,), {"__annotations__": {"y": int}})(x=1, y="2").y, (), 2),
     "dataclass": (lambda point: (Point(x="2"), point), (Point(x=1),), (Point(x=2), Point(x=1))),
-    "json": (lambda: Outer.model_validate_json(OUTER.model_dump_json()), (), OUTER),
+    "json": (lambda: Outer.model_validate_json(OUTER.model_dump_json()), (), Outer.model_validate_json(OUTER.model_dump_json())),
     "schema": (Outer.model_json_schema, (), Outer.model_json_schema()),
 }
 """
