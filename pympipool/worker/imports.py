@@ -106,6 +106,8 @@ def report_imports(reporter: socket.socket, number: int, known: frozenset[str]) 
         number: That of the target.
         known: The modules that were imported before the call.
     """
+    if len(sys.modules) - len(known) < LEARNED_MODULES_MIN:  # to look at each would copy the pages that modules are on
+        return
     folders = _package_folders()
     names = []
     for name, module in list(sys.modules.items()):
