@@ -29,7 +29,7 @@ from pympipool._util.cmodules import pickle
 from pympipool.serialization import _built_records, _entries, _items, _records, _rows, payload, plain
 from pympipool.serialization.copying import COPIES_MIN, argument_copier, copied_array, find_way, has_plain_data
 from pympipool.serialization.payload import PackedColumns
-from pympipool.serialization.plain import IMMUTABLE_TYPES
+from pympipool.serialization.plain import ATOMS, IMMUTABLE_TYPES
 
 __all__ = ["ArrayColumn", "Entries", "Records", "Rows", "dump_results", "freeze", "pack", "taking", "transpose"]
 
@@ -228,14 +228,17 @@ def transpose(columns: Sequence[list[Any]]) -> PackedColumns | None:
         [[1, 2, 3, 4], [[1], [2], [], [4]]]
         >>> transpose([[1, 2, 3, 4], [{5}, {6}, {7}, {8}]])
     """
+    are_atoms = [all_types_in(column, ATOMS) for column in columns]
+    if all(are_atoms):
+        return PackedColumns(columns)
     count = len(columns[0])
     if count < COPIES_MIN:
         return None
     transposer = _transposer(False, count)
     packed: list[Any] = []
     changeable: list[list[Any]] = []
-    for column in columns:
-        form = column if all_types_in(column, plain.ATOMS) else transposer.form_of(column)
+    for column, is_atoms in zip(columns, are_atoms, strict=True):
+        form = column if is_atoms else transposer.form_of(column)
         if form is None:
             return None
         if type(form) is tuple:
@@ -306,19 +309,22 @@ def freeze(result: Any) -> Any:
     return _PickledResult((pickled, *map(bytes, views)) if views else pickled)
 
 
-def dump_results(results: list[Any], has_instances: bool = False) -> list[plain.Part]:
-    """Pickle results as a list or as `Entries`.
+def dump_results(results: list[Any], error: list[Any] | None, has_instances: bool = False) -> list[plain.Part]:
+    """Pickle (results, error), with the results as a list or as `Entries`.
 
     Args:
         results: Immutable values, copies, and what `freeze` has returned.
+        error: The parts of an exception (see `exceptions.py`), or None.
         has_instances: There are instances of classes among the copies.
     """
     kinds = types_in(results)
+    if kinds <= ATOMS:
+        return plain.dump_plain((results, error))
     if _PickledResult not in kinds:
-        column = _as_records(results, kinds) or _as_column(results, kinds)
-        return payload.dump_copies(column) if has_instances else plain.dump_plain(column)
+        batch = _as_records(results, kinds) or _as_column(results, kinds), error
+        return payload.dump_copies(batch) if has_instances else plain.dump_plain(batch)
     entries = [one.entry if type(one) is _PickledResult else _entry(payload.dump(one)) for one in results]
-    return plain.dump_plain(Entries(entries))
+    return plain.dump_plain((Entries(entries), error))
 
 
 def _as_records(results: list[Any], kinds: set[type]) -> Records | None:

@@ -88,7 +88,7 @@ def dump(value: Any, what: str = "the value") -> list[Part]:
     """Pickle a result.
 
     Args:
-        value: Any value that cloudpickle can pickle.
+        value: Any value that cloudpickle can pickle, or a `Pickled` one.
         what: A description of the value for the error message, for example "the result of solve()".
 
     Returns:
@@ -105,6 +105,8 @@ def dump(value: Any, what: str = "the value") -> list[Part]:
     if consists_of(value, SCALARS, OUT_OF_BAND_BYTES_MIN):
         return [pickle.dumps(value, PROTOCOL)]
     kind = type(value)
+    if kind is Pickled:
+        return list(value.parts)
     try:
         if id(kind) in definitions:
             return _dump_by_value(value, True)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from pympipool._core.copies import Copier
 
-Batch: TypeAlias = "tuple[Pickled, list[Any] | None]"
-"""The pickled results (a list or `Entries`), and the parts of the exception that came after them (None: no call raised)."""
+Batch: TypeAlias = "Pickled"
+"""The results (a list or `Entries`), and the parts of the exception that came after them (None: no call raised)."""
 
 
 SAMPLE_CALLS = 16
@@ -65,7 +65,7 @@ def run_each(function: Callable[..., Any], columns: Sequence[Any], stamps: list[
             )
     except BaseException as raised:  # SystemExit too, as in concurrent.futures
         error = dump_exception(raised, _location())
-    return Pickled(dump_results(results, has_instances=bool(copier.kinds))), error
+    return Pickled(dump_results(results, error, has_instances=bool(copier.kinds)))
 
 
 def _run_and_time(calls: Iterator[Any], results: list[Any], stamps: list[int], copier: Copier) -> bool:

@@ -38,8 +38,14 @@ def frozen(results):
     return kept, bool(copier.kinds)
 
 
+def dumped(kept, has_instances=False):
+    return dump_results(kept, None, has_instances)
+
+
 def returned(*results):
-    return list(payload.load([bytes(part) for part in dump_results(*frozen(results))]))
+    arrived, error = payload.load([bytes(part) for part in dumped(*frozen(results))])
+    assert error is None
+    return list(arrived)
 
 
 def assert_same(value, other):
@@ -245,7 +251,7 @@ def changed_by_next_call(keep):
         kept.append(keep(node))
         return node
 
-    arrived = payload.load(payload.dump(run_each(call, [[0, 1]])[0]))
+    arrived, _ = payload.load(payload.dump(run_each(call, [[0, 1]])))
     return next(iter(arrived)).items
 
 
@@ -296,8 +302,8 @@ def test_result_changed_by_later_call_arrives_unchanged():
     kept, _ = frozen([items, array])
     items.append(1)
     array[:] = 1
-    assert_same(payload.load(dump_results(kept[1:]))[0], np.zeros(2))
-    assert next(iter(payload.load(dump_results(kept)))) == [[]]
+    assert_same(payload.load(dumped(kept[1:]))[0][0], np.zeros(2))
+    assert next(iter(payload.load(dumped(kept))[0])) == [[]]
 
 
 def fail_to_load():
@@ -357,8 +363,8 @@ def test_definition_travels_once_for_a_batch():
     points = [namespace["Point"](number) for number in range(100)]
     for _ in range(3):  # a class gets a definition when it is seen for the second time
         (column,) = pack([points], False)
-        results = dump_results(*frozen(points))
-    for pickled in (plain.dump_plain(column), results):
+        results = dumped(*frozen(points))
+    for pickled in (plain.dump_plain((column, None)), results):
         assert [len(pickled), len(pickled[0]) < 20_000] == [1, True]
-        arrived = payload.load(pickled)
+        arrived, _ = payload.load(pickled)
         assert [one.x for one in (arrived.columns[0] if type(arrived) is Rows else arrived)] == list(range(100))

@@ -130,9 +130,8 @@ def test_batch_records_end_of_each_call():
         ends.append(monotonic_ns())
         return number
 
-    packed, error = run_each(work, [range(2 * SAMPLE_CALLS)], stamps)
-    assert payload.load(packed.parts) == list(range(2 * SAMPLE_CALLS))
-    assert error is None
+    packed = run_each(work, [range(2 * SAMPLE_CALLS)], stamps)
+    assert payload.load(packed.parts) == (list(range(2 * SAMPLE_CALLS)), None)
     assert len(stamps) == 2 * SAMPLE_CALLS
     assert all(end <= stamp for end, stamp in zip(ends, stamps, strict=True))
     assert all(stamp <= end for end, stamp in zip(ends[1:], stamps, strict=False))
@@ -141,8 +140,9 @@ def test_batch_records_end_of_each_call():
 @pytest.mark.parametrize("stamps", [None, []], ids=["plain", "traced"])
 @pytest.mark.parametrize("before", [1, SAMPLE_CALLS + 1])
 def test_stop_iteration_ends_a_batch(before, stamps):
-    packed, error = run_each(next, [[*(iter([i]) for i in range(before)), iter([]), iter([-1])]], stamps)
-    assert payload.load(packed.parts) == list(range(before))
+    packed = run_each(next, [[*(iter([i]) for i in range(before)), iter([]), iter([-1])]], stamps)
+    results, error = payload.load(packed.parts)
+    assert results == list(range(before))
     with pytest.raises(RuntimeError, match=r"next\(\) raised StopIteration"):
         raise load_exception(error)
 
@@ -154,10 +154,10 @@ def test_traced_batch_pickles_mutable_results_at_once():
         last[:] = [number]
         return last
 
-    packed, _ = run_each(remember, [range(2 * SAMPLE_CALLS)], [])
-    assert payload.load(packed.parts) == [[number] for number in range(2 * SAMPLE_CALLS)]
+    packed = run_each(remember, [range(2 * SAMPLE_CALLS)], [])
+    assert payload.load(packed.parts) == ([[number] for number in range(2 * SAMPLE_CALLS)], None)
 
 
 def test_untraced_batch_returns_same_results():
-    packed, error = run_each(abs, [[-1, 2]])
-    assert (payload.load(packed.parts), error) == ([1, 2], None)
+    packed = run_each(abs, [[-1, 2]])
+    assert payload.load(packed.parts) == ([1, 2], None)
