@@ -65,7 +65,7 @@ def _text(name: str, value: Any) -> str:
     return value
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)  # each function that it makes delays the import
 class Options:
     """The options of one executor, checked. `Executor` documents them.
 

@@ -13,7 +13,6 @@ Signals that the calling thread has blocked, or that the program ignores, are re
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import threading
@@ -44,9 +43,11 @@ class Popen(subprocess.Popen[Any]):
 
     def __init__(self, command: Sequence[str | bytes], **kwargs: Any) -> None:
         with_reset = signals.reset_first(command)
-        path = (kwargs.get("env") or os.environ).get("PATH")
-        if with_reset is not command and shutil.which(os.fsdecode(command[0]), path=path) is None:
-            with_reset = command  # the error is to be that of the program itself
+        if with_reset is not command:
+            from shutil import which  # only here: it brings three libraries for compression
+
+            if which(os.fsdecode(command[0]), path=(kwargs.get("env") or os.environ).get("PATH")) is None:
+                with_reset = command  # the error is to be that of the program itself
         reap_later()  # before the start: if it fails, nothing else would know the process
         with fork_lock:
             super().__init__(with_reset, **kwargs)

@@ -1,10 +1,10 @@
-"""The registry of backends: a class for each name, and the choice that "auto" makes.
+"""The registry of backends: a factory for each name, and the choice that "auto" makes.
 
     choose(name, executor) --> Choice: the name of a backend, and why "auto" skipped those before it
     make_backend(name) ------> Backend: makes the spawners of one executor
     unavailable_reasons() ---> for each backend why it cannot be used here, or None
 
-To add a backend, see the docstring of `pympipool.backends`.
+A backend is imported when it is asked for. To add one, see the docstring of `pympipool.backends`.
 """
 
 from __future__ import annotations
@@ -15,23 +15,51 @@ from typing import Any, NamedTuple
 
 from pympipool._util.reprs import did_you_mean
 from pympipool.backends.base import Backend
-from pympipool.backends.flux import backend as flux
 from pympipool.backends.local.backend import LocalBackend
-from pympipool.backends.serial import SerialBackend
-from pympipool.backends.slurm import backend as slurm
 
 __all__ = ["AUTO_ORDER", "BACKENDS", "Choice", "choose", "make_backend", "unavailable_reasons"]
 
+
+def _flux_backend() -> Backend:
+    from pympipool.backends.flux.backend import FluxBackend
+
+    return FluxBackend()
+
+
+def _slurm_backend() -> Backend:
+    from pympipool.backends.slurm.backend import SlurmBackend
+
+    return SlurmBackend()
+
+
+def _serial_backend() -> Backend:
+    from pympipool.backends.serial import SerialBackend
+
+    return SerialBackend()
+
+
+def _why_not_flux() -> str | None:
+    from pympipool.backends.flux.backend import unavailable_reason
+
+    return unavailable_reason()
+
+
+def _why_not_slurm() -> str | None:
+    from pympipool.backends.slurm.backend import unavailable_reason
+
+    return unavailable_reason()
+
+
 BACKENDS: dict[str, Callable[[], Backend]] = {
-    "flux": flux.FluxBackend,
-    "slurm": slurm.SlurmBackend,
+    "flux": _flux_backend,
+    "slurm": _slurm_backend,
     "mpi": LocalBackend,
-    "serial": SerialBackend,
+    "serial": _serial_backend,
 }
 
 AUTO_ORDER: dict[str, Callable[[], str | None]] = {
-    "flux": flux.unavailable_reason,
-    "slurm": slurm.unavailable_reason,
+    "flux": _why_not_flux,
+    "slurm": _why_not_slurm,
     "mpi": lambda: None,
 }
 """The backends that "auto" tries, in this order, each with the function that returns why it cannot be used here."""
@@ -76,7 +104,9 @@ def choose(name: str, executor: Any = None) -> Choice:
     if name == "auto":
         if executor is None:
             return _choose_automatically()
-        flux.check_executor(executor)
+        from pympipool.backends.flux.backend import check_executor
+
+        check_executor(executor)
         name = "flux"
     if name == "local":
         warnings.warn(

@@ -244,18 +244,16 @@ def with_progress(
         raise
 
 
-def bar_options(progress: Any, name: str) -> dict[str, Any] | None:
-    """Return the options of the bar for `map(progress=...)`; None for no bar.
+def bar_options(progress: Any, name: str) -> dict[str, Any]:
+    """Return the options of the bar for `map(progress=...)`.
 
     Args:
-        progress: True for a bar with the name, a string for a bar with that description, or False.
+        progress: True for a bar with the name, a string for a bar with that description.
         name: Name of the mapped function.
 
     Raises:
         TypeError: progress is neither a bool nor a string.
     """
-    if progress is False:
-        return None
     if progress is not True and not isinstance(progress, str):
         raise TypeError(f"progress is {progress!r}; it must be True, False, or a text to show before the bar")
     return {"desc": name if progress is True else progress}

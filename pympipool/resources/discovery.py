@@ -7,15 +7,17 @@ import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeAlias
 
 from pympipool._util.subprocesses import run
+
+StrPath: TypeAlias = "str | os.PathLike[str]"
 
 
 def available_cores() -> int:
     """Return the number of cores that this process may use: those it is bound to, within the quota of its cgroup."""
     bound = bound_cores()
-    quota = _cgroup_quota(Path("/"))
+    quota = _cgroup_quota("/")
     return max(1, min(bound, bound if quota is None else math.ceil(quota)))
 
 
@@ -24,7 +26,7 @@ def bound_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _cgroup_quota(root: Path) -> float | None:
+def _cgroup_quota(root: StrPath) -> float | None:
     """Return the least quota of cores of this process's cgroups; None if there is no quota.
 
     In version 2 of the cgroup interface "cpu.max" holds the quota (or "max") and the period in µs, see the kernel's
@@ -35,7 +37,7 @@ def _cgroup_quota(root: Path) -> float | None:
     for folder, version in cgroup_folders("cpu", root):
         files = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         try:
-            quota, period = (number for file in files for number in (folder / file).read_text().split())
+            quota, period = (number for file in files for number in _read(folder, file).split())
             cores = int(quota) / int(period)
         except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max"
             continue
@@ -44,7 +46,7 @@ def _cgroup_quota(root: Path) -> float | None:
     return min(quotas, default=None)
 
 
-def cgroup_folders(controller: str | None = None, root: Path = Path("/")) -> Iterator[tuple[Path, int]]:
+def cgroup_folders(controller: str | None = None, root: StrPath = "/") -> Iterator[tuple[str, int]]:
     """Yield the folders of this process's cgroups and of those above them, each with the version of its interface.
 
     Version 2 of the cgroup interface has one tree, version 1 has one for each controller (the kernel's
@@ -55,20 +57,20 @@ def cgroup_folders(controller: str | None = None, root: Path = Path("/")) -> Ite
         root: The root of the file system.
     """
     try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        lines = _read(root, "proc/self/cgroup").splitlines()
     except OSError:
         return
-    top = root / "sys/fs/cgroup"
+    top = os.path.join(root, "sys/fs/cgroup")
     for line in lines:
         number, controllers, path = line.split(":", 2)
         if number == "0":
             tree, version = top, 2
         elif controller is not None and controller in controllers.split(","):
-            tree, version = top / controller, 1
+            tree, version = os.path.join(top, controller), 1
         else:
             continue
-        group = tree / path.lstrip("/")
-        yield from ((folder, version) for folder in (group, *group.parents) if folder.is_relative_to(tree))
+        names = [name for name in path.split("/") if name]
+        yield from ((os.path.join(tree, *names[:depth]), version) for depth in range(len(names), -1, -1))
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE
 the variable of HIP comes first."""
 
 
-def available_devices(environment: Mapping[str, str] | None = None, root: Path = Path("/")) -> Devices:
+def available_devices(environment: Mapping[str, str] | None = None, root: StrPath = "/") -> Devices:
     """Return the GPUs that this process may use.
 
     They come from the first of `DEVICE_VARIABLES` that is set. Without one they are NVIDIA's GPUs as the driver lists
@@ -127,12 +129,12 @@ def _visible(value: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _count_nvidia(root: Path) -> int:
+def _count_nvidia(root: StrPath) -> int:
     try:
-        return len(list((root / "proc/driver/nvidia/gpus").iterdir()))
+        return len(os.listdir(os.path.join(root, "proc/driver/nvidia/gpus")))
     except OSError:
         pass
-    if root != Path("/"):
+    if os.fspath(root) != "/":
         return 0
     try:  # in the Windows Subsystem for Linux the driver has no such folder
         listed = run(["nvidia-smi", "-L"], timeout=10)
@@ -141,13 +143,20 @@ def _count_nvidia(root: Path) -> int:
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
-def _count_amd(root: Path) -> int:
+def _count_amd(root: StrPath) -> int:
     """Count the nodes of AMD's compute driver that have shaders. CPUs are nodes too, but have no shaders."""
     count = 0
-    for properties in (root / "sys/class/kfd/kfd/topology/nodes").glob("*/properties"):
+    nodes = os.path.join(root, "sys/class/kfd/kfd/topology/nodes")
+    for node in os.listdir(nodes) if os.path.isdir(nodes) else ():
         try:
-            lines = properties.read_text().splitlines()
+            lines = _read(nodes, node, "properties").splitlines()
         except OSError:  # a device that this process may not use
             continue
         count += any(line.startswith("simd_count ") and line != "simd_count 0" for line in lines)
     return count
+
+
+def _read(folder: StrPath, *names: str) -> str:
+    """Return the text of a file. pathlib could do that too, but takes as long to import as a twentieth of the package."""
+    with open(os.path.join(folder, *names)) as file:
+        return file.read()

@@ -13,12 +13,12 @@ costs `flush` as much time as its caller allows.
 from __future__ import annotations
 
 import contextlib
-import hmac
 import os
 import select
 import socket
 import sys
 import time
+from _operator import _compare_digest as compare_digest  # that of hmac, which loads OpenSSL
 from array import array
 from collections import deque
 from collections.abc import Sequence
@@ -187,7 +187,7 @@ class Connection:
         if len(self._received) < HELLO_BYTES:
             return None
         _, key, worker, rank, is_relayed = decode_hello(self._received)
-        if not hmac.compare_digest(key, self._key):
+        if not compare_digest(key, self._key):
             raise HandshakeError("the peer does not know the key of this executor")
         self._received.clear()
         self.worker, self.rank, self.is_relayed = worker, rank, is_relayed

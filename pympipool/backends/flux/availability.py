@@ -14,10 +14,12 @@ import socket
 import sys
 import threading
 from time import monotonic, sleep
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pympipool.backends.flux.duration import DurationLimits
 from pympipool.errors import WorkerStartError
+
+if TYPE_CHECKING:
+    from pympipool.backends.flux.duration import DurationLimits
 
 BROKER_TIMEOUT_S = 10.0
 """Seconds that the broker may take to answer. A broker that has just started does not know all of its services at
@@ -105,6 +107,8 @@ def _ask_broker(timeout_s: float) -> Size | str:
 def _ask(answers: list[Size | str], deadline: float) -> None:
     import flux
     from flux.resource import resource_list
+
+    from pympipool.backends.flux.duration import DurationLimits  # only here, as most machines have no flux
 
     try:
         handle = flux.Flux()

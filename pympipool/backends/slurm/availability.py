@@ -7,7 +7,6 @@ several executors one after the other.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from time import monotonic
 from typing import NamedTuple
@@ -65,8 +64,10 @@ def unavailable_reason(timeout_s: float = CONTROLLER_TIMEOUT_S) -> str | None:
 
 
 def _probe(timeout_s: float) -> str | None:
+    from shutil import which  # only here: it brings three libraries for compression
+
     for program in ("srun", "squeue", "scancel"):
-        if shutil.which(program) is None:
+        if which(program) is None:
             return f"there is no program {program!r} in PATH"
     configuration = os.environ.get("SLURM_CONF")
     if configuration is not None and not os.path.exists(configuration):  # SLURM itself would retry for a minute

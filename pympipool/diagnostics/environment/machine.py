@@ -235,7 +235,7 @@ def _lowest_limit(controller: str, name: str, name_in_v1: str) -> int | None:
     limits = []
     for folder, version in cgroup_folders(controller):
         with contextlib.suppress(OSError, ValueError):  # there is no such file, or it has "max"
-            limits.append(int((folder / (name if version == 2 else name_in_v1)).read_text()))
+            limits.append(int(Path(folder, name if version == 2 else name_in_v1).read_text()))
     return min((limit for limit in limits if limit < UNLIMITED), default=None)
 
 
