@@ -12,8 +12,11 @@ nobody else can reach the parts of a value: what a call has just returned often 
 
 from cpython.object cimport PyObject
 
-from pympipool._core.python_types cimport pmp_dict_of, pmp_set_dict, pmp_type_version
+from pympipool._core.python_types cimport pmp_dict_of, pmp_type_version
 from pympipool._core.snapshot cimport Snapshot
+
+cdef extern from "Python.h":
+    int PyObject_GenericSetAttr(object one, object name, object value) except -1
 
 cdef extern from *:
     """
@@ -348,7 +351,8 @@ cdef class Copier:
         cdef bint is_flat = True
         if owner is not items:
             result = _new(type(owner))
-            pmp_set_dict(result, copied)
+            # not PyObject_GenericSetDict: since Python 3.13 it leaves the inline values of the instance in force
+            PyObject_GenericSetAttr(result, "__dict__", copied)
         if not self._remember(owner, result, depth):
             return NotImplemented
         for key, item in copied.items():

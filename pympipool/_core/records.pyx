@@ -22,7 +22,10 @@ from cpython.object cimport PyObject
 from sys import intern as _intern
 
 from pympipool._core.copies import COPY_ARRAY, COPY_DICT
-from pympipool._core.python_types cimport pmp_dict_of, pmp_set_dict
+from pympipool._core.python_types cimport pmp_dict_of
+
+cdef extern from "Python.h":
+    int PyObject_GenericSetAttr(object one, object name, object value) except -1
 
 cdef extern from *:
     """
@@ -333,7 +336,8 @@ cdef class _Instances(_Dicts):
 
     cdef object build(self, Py_ssize_t i):
         built = _new(self.kind)
-        pmp_set_dict(built, _Dicts.build(self, i))
+        # not PyObject_GenericSetDict: since Python 3.13 it leaves the inline values of the instance in force
+        PyObject_GenericSetAttr(built, "__dict__", _Dicts.build(self, i))
         return built
 
 
