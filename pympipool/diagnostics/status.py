@@ -226,7 +226,7 @@ def _numbers(status: ExecutorStatus) -> str:
 
 
 def _grouped(count: int) -> str:
-    return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    return f"{count:,}".replace(",", "\u202f")  # a narrow space, without its name: that imports unicodedata
 
 
 def _hosts(status: ExecutorStatus) -> str:

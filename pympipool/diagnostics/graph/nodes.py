@@ -12,7 +12,7 @@ from typing import Any
 MERGE_MIN = 4
 """Minimum number of calls of the same function with the same inputs and dependents that are drawn as one box."""
 
-FUTURE_SIGN = "\N{UPWARDS ARROW}"
+FUTURE_SIGN = "\u2191"  # an arrow upwards; its name would import unicodedata
 """Character for a future among the arguments."""
 
 
