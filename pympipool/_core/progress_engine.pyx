@@ -26,7 +26,7 @@ from pympipool._core.scheduler cimport next_deadline_ns
 from pympipool._core.types cimport Core, pthread_mutex_lock, pthread_mutex_trylock, pthread_mutex_unlock
 from pympipool._core.pump cimport pump
 from pympipool._core.ring cimport (
-    c_bool, pmp_doorbell_arm, pmp_doorbell_disarm, pmp_doorbell_ring, pmp_doorbell_sleep,
+    PMP_POLLS_WITH_PAUSE, c_bool, pmp_doorbell_arm, pmp_doorbell_disarm, pmp_doorbell_ring, pmp_doorbell_sleep,
     pmp_now_ns, pmp_sender_has_room, pmp_spin, pmp_spin_failed, pmp_spinner, pmp_wait,
 )
 
@@ -178,9 +178,12 @@ cdef pmp_spinner *select_spinner(Core *core) noexcept nogil:
     """Return the spinner for the next wait. The caller holds the lock.
 
     It pays to spin up to the limit if there is a core to spare, or if a worker waits for the master. Otherwise the core is
-    of more use to a worker, and no worker loses time if the master sleeps.
+    of more use to a worker, and no worker loses time if the master sleeps. Without a core to spare, a rank may need the one
+    that spins, so that it yields at once.
     """
-    if core.core_count > 1 and (core.worker_count < core.core_count or may_stall_worker(core)):
+    cdef bint has_spare_core = core.rank_count < core.core_count
+    if core.core_count > 1 and (has_spare_core or may_stall_worker(core)):
+        core.waiting_thread_spinner.polls_with_pause = PMP_POLLS_WITH_PAUSE if has_spare_core else 0
         return &core.waiting_thread_spinner
     return &core.no_spin_spinner
 

@@ -1,7 +1,7 @@
 """Declarations of csrc for Cython, and the classes of ring.pyx that other modules use."""
 
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 cdef extern from "<stdbool.h>" nogil:
     ctypedef bint c_bool "bool"
@@ -33,6 +33,8 @@ cdef extern from "doorbell.h" nogil:
         int64_t budget_ns
         int64_t max_ns
         int64_t near_miss_ns
+        int32_t polls_with_pause
+    int32_t PMP_POLLS_WITH_PAUSE
     void pmp_doorbell_ring(pmp_doorbell *bell)
     void pmp_doorbell_arm(pmp_doorbell *bell)
     void pmp_doorbell_disarm(pmp_doorbell *bell)

@@ -340,6 +340,8 @@ cdef class Channel:
                                     &self.receiver, &self.sender, &self.rank_bells, &self.ranks)
         if code < 0:
             raise_errno(code, "the segment is no link of this version of pympipool")
+        if self.ranks.count >= (os.cpu_count() or 1):
+            self.spinner.polls_with_pause = 0  # another rank, or the master, needs the core
         self.own_bell = &self.rank_bells[rank]
         self.awaited.calls = &self.receiver
         self.awaited.ranks = &self.ranks

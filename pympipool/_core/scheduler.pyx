@@ -153,7 +153,7 @@ cdef bint is_idle_soon(Core *core, Worker *worker, Call *call, int64_t now_ns) n
     A call that was recalled before goes to an idle worker if there is one: the expectation was wrong for it once, and
     it has waited enough.
     """
-    cdef int64_t wake_ns = WAKE_NS if core.worker_count < core.core_count else OVERSUBSCRIBED_WAKE_NS
+    cdef int64_t wake_ns = WAKE_NS if core.rank_count < core.core_count else OVERSUBSCRIBED_WAKE_NS
     return (not call.was_recalled and worker.in_flight.length > 0
             and worker.in_flight_estimate_ns + call.estimate_ns < wake_ns and now_ns - worker.front_since_ns < wake_ns
             and accepts_calls(worker) and fits_record(worker, call))

@@ -83,6 +83,7 @@ cdef struct Core:
     pthread_mutex_t lock
     Worker **workers
     int worker_count
+    int rank_count               # of all workers together
     int last_used                # index of the worker that got the last call
     CallList waiting             # calls that were not sent to a worker
     CallList done                # calls whose results have arrived and are not set on their futures yet

@@ -82,6 +82,7 @@ cdef class Workers(Attempts):
             self.core.workers = grown
             grown[self.core.worker_count] = worker
             self.core.worker_count += 1
+            self.core.rank_count += rank_count
         pthread_mutex_unlock(&self.core.lock)
         if grown == NULL:
             close_worker(worker)
@@ -162,6 +163,7 @@ cdef class Workers(Attempts):
         while self.core.workers[i] != worker:
             i += 1
         self.core.worker_count -= 1
+        self.core.rank_count -= worker.rank_count
         self.core.workers[i] = self.core.workers[self.core.worker_count]
         self.core.last_used = 0
         close_worker(worker)
