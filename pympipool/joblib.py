@@ -4,7 +4,7 @@
       -> joblib packs calls of less than 0.2 s into batches ──> ExecutorBackend.submit ──> Executor.submit
       <- retrieve_result_callback <──────────────────────────── when the future is done
 
-    the loop ends           -> terminate: the backend's own executor is shut down
+    the loop ends           -> terminate: the backend's own executor waits for another loop for IDLE_S, then it is shut down
     the loop is left early  -> abort_everything: the backend's own executor is killed
 
 Importing this module registers the backend "pympipool".
@@ -13,6 +13,9 @@ Importing this module registers the backend "pympipool".
 from __future__ import annotations
 
 import functools
+import os
+import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -30,6 +33,56 @@ except ImportError as error:
 
 __all__ = ["ExecutorBackend"]
 
+IDLE_S = 30.0
+"""Seconds for which the workers of a loop that has ended wait for another one: to start, they import joblib, for half a second."""
+
+
+class _IdleExecutor:
+    """The executor of the last loop that has ended, for the next loop that needs one like it."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[object, Executor, threading.Timer] | None = None
+
+    def keep(self, likeness: object, executor: Executor) -> None:
+        """Keep an executor for IDLE_S. The one that was kept before is shut down."""
+        timer = threading.Timer(IDLE_S, self._end, (executor,))
+        timer.daemon = True
+        self.end()
+        self._kept = (likeness, executor, timer)
+        timer.start()
+
+    def take(self, likeness: object) -> Executor | None:
+        """Return the executor that is kept, if it is like this; else None."""
+        kept = self._kept
+        if kept is None or kept[0] != likeness:
+            return None
+        self._kept = None
+        kept[2].cancel()
+        return kept[1]
+
+    def end(self) -> None:
+        """Shut the executor down that is kept."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept[2].cancel()
+            kept[1].shutdown(wait=False)
+
+    def _end(self, executor: Executor) -> None:
+        if self._kept is not None and self._kept[1] is executor:
+            self.end()
+
+
+_idle = _IdleExecutor()
+
+
+def _surroundings() -> tuple[Any, ...]:
+    """Return what workers take over from the script when they start."""
+    try:
+        folder = os.getcwd()
+    except OSError:  # it was removed
+        folder = ""
+    return os.getpid(), folder, tuple(map(str, sys.path)), dict(os.environ)
+
 
 class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  # joblib has no types
     """The joblib backend "pympipool": it runs the calls of `joblib.Parallel` on an executor.
@@ -41,7 +94,8 @@ class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
 
     Args:
         executor: An `Executor` whose calls return one value (cores_per_worker=1). It stays open. Default: a new
-            executor with block allocation for the duration of the loop, with n_jobs workers.
+            executor with block allocation, with n_jobs workers. It is kept for another loop, for 30 s, unless there is an
+            initializer or the loop was left early.
         initializer: Called in each worker of the backend's own executor before its first call.
         initargs: Arguments of the initializer.
         nesting_level: Set by joblib.
@@ -80,6 +134,7 @@ class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         self._initializer = initializer
         self._initargs = initargs
         self._make_executor: Callable[[], Executor] | None = None
+        self._likeness: object = None  # of the backend's own executor, if another loop may use it
         self._running: set[Future[Any]] = set()
         self._check_executor(executor, initializer)
 
@@ -149,6 +204,10 @@ class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         self, workers: int, initializer: Callable[..., Any] | None, initargs: tuple[Any, ...]
     ) -> Executor:
         threads = self.inner_max_num_threads
+        self._likeness = None if initializer is not None else (workers, threads, *_surroundings())
+        executor = None if self._likeness is None else _idle.take(self._likeness)
+        if executor is not None:
+            return executor
         environment = {} if threads is None else dict.fromkeys(self.MAX_NUM_THREADS_VARS, str(threads))
         if environment:  # set before the initializer is unpickled, which may import a numerical library
             initargs = (environment, pickled_initializer(initializer, initargs))
@@ -195,10 +254,13 @@ class ExecutorBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             future.cancel()
 
     def terminate(self) -> None:
-        """Close the executor, unless it belongs to the user. Forget the run times of this loop."""
+        """Keep the executor for another loop, or close it, unless it belongs to the user. Forget the run times of this loop."""
         if self._user_executor is None and self._executor is not None:
             executor, self._executor = self._executor, None
-            executor.shutdown(wait=not self._running)  # calls still running belong to another loop on this backend
+            if self._running or self._likeness is None:
+                executor.shutdown(wait=not self._running)  # calls still running belong to another loop on this backend
+            else:
+                _idle.keep(self._likeness, executor)
         self.reset_batch_stats()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import _thread
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -13,12 +15,20 @@ import pytest
 from ecosystem.calls import fail_at, sleep_and_pid, square
 from ecosystem.needs import package
 from pympipool import Executor
+from support.waiting import LIMIT_S, wait_until
 
 joblib = package("joblib")
 
 from joblib import Parallel, delayed, effective_n_jobs, parallel_config  # noqa: E402
 
+import pympipool.joblib  # noqa: E402
 from pympipool.joblib import ExecutorBackend  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def end_idle_workers():
+    yield
+    pympipool.joblib._idle.end()
 
 
 @pytest.fixture
@@ -61,12 +71,49 @@ def test_the_executor_stays_open(executor):
     assert executor.submit(square, 3).result() == 9
 
 
-def test_default_executor_is_created_and_closed():
+def pids_of_workers(**options):
+    """Return the pids of the workers of a loop on the backend's own executor."""
+    with parallel_config("pympipool", n_jobs=2, **options):
+        return set(Parallel()(delayed(sleep_and_pid)(0.05) for _ in range(4)))
+
+
+def end_of_processes(pids):
+    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+
+
+def test_workers_of_a_loop_serve_the_next_one(monkeypatch):
+    first = pids_of_workers()
     with Parallel(n_jobs=2, backend="pympipool") as parallel:
-        first = set(parallel(delayed(sleep_and_pid)(0.05) for _ in range(4)))
-        again = set(parallel(delayed(sleep_and_pid)(0.05) for _ in range(4)))
-    assert first & again  # the same workers
-    assert not any(os.path.exists(f"/proc/{pid}") for pid in first | again)
+        assert first & set(parallel(delayed(sleep_and_pid)(0.05) for _ in range(4)))
+    monkeypatch.setattr(pympipool.joblib, "IDLE_S", 0.05)
+    last = pids_of_workers()
+    assert first & last
+    end_of_processes(first | last)
+
+
+def test_changed_environment_gets_new_workers(monkeypatch):
+    first = pids_of_workers()
+    monkeypatch.setenv("LOOP_STATE", "changed")
+    monkeypatch.setattr(pympipool.joblib, "IDLE_S", 0.05)
+    with parallel_config("pympipool", n_jobs=2):
+        assert Parallel()([delayed(environment)("LOOP_STATE")] * 2) == ["changed"] * 2
+    end_of_processes(first)
+
+
+def test_workers_with_initializer_serve_one_loop():
+    first = pids_of_workers(**INITIALIZER)
+    assert not first & pids_of_workers(**INITIALIZER)
+    end_of_processes(first)
+
+
+def test_idle_workers_end_with_the_script():
+    script = (
+        "import os, joblib, pympipool.joblib\n"
+        "with joblib.parallel_config('pympipool', n_jobs=2):\n"
+        "    print(*set(joblib.Parallel()(joblib.delayed(os.getpid)() for _ in range(8))))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=LIMIT_S, check=True)
+    end_of_processes(ended.stdout.split())
 
 
 def test_effective_n_jobs_is_limited_by_workers(executor):
