@@ -1,20 +1,15 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from pympipool._core.separation import Separator
 from pympipool._core.snapshot import Snapshot
 
-NO_COPY: int
-COPY_DICT: int
-COPY_ARRAY: int
-
-class Copier:
-    kinds: set[type]
+class Copier(Separator):
     def __init__(
         self, immutable: set[type], find_way: Callable[[type], int], copy_array: Callable[[Any, bool], Any]
     ) -> None: ...
     def copy(self, value: Any) -> Any: ...
     def copy_rows(self, columns: Sequence[Sequence[Any]]) -> list[list[Any]] | None: ...
-    def are_separate(self, columns: Sequence[Sequence[Any]]) -> bool: ...
     def freeze_all(self, results: list[Any], values: Iterator[Any], freeze: Callable[[Any], object]) -> None: ...
 
 class WatchedRows:

@@ -7,113 +7,35 @@
     anything else ─► NotImplemented
 
 A copy runs no code of the user. What a value contains twice, its copy contains twice, too. There is no need for a copy where
-nobody else can reach the parts of a value: what a call has just returned often has no other references (`_is_separate`).
+nobody else can reach the parts of a value (`separation.pyx`).
 """
 
 from cpython.object cimport PyObject
 
-from pympipool._core.python_types cimport pmp_dict_of, pmp_type_version
+from pympipool._core.python_types cimport pmp_dict_of
+from pympipool._core.separation cimport DEPTH_MAX, Separator, WAY_COPY_DICT, WAY_NO_COPY
 from pympipool._core.snapshot cimport Snapshot
 
 cdef extern from "Python.h":
     int PyObject_GenericSetAttr(object one, object name, object value) except -1
-
-cdef extern from *:
-    """
-    /* A set of addresses. */
-    typedef struct { void **slots; size_t size, used; } pmp_addresses;
-
-    static int pmp_addresses_add(pmp_addresses *set, void *address);
-
-    static int pmp_addresses_grow(pmp_addresses *set) {
-        pmp_addresses larger = {NULL, set->size ? 4 * set->size : 256, 0};
-        larger.slots = PyMem_Calloc(larger.size, sizeof(void *));
-        if (!larger.slots)
-            return -1;
-        for (size_t i = 0; i < set->size; i++)
-            if (set->slots[i])
-                pmp_addresses_add(&larger, set->slots[i]);
-        PyMem_Free(set->slots);
-        *set = larger;
-        return 0;
-    }
-
-    /* Return 1 if the address is new, 0 if it is not, -1 if there is no memory. */
-    static int pmp_addresses_add(pmp_addresses *set, void *address) {
-        if (2 * set->used >= set->size && pmp_addresses_grow(set) < 0)
-            return -1;
-        size_t i = ((size_t)address >> 4) * 0x9E3779B97F4A7C15u >> 20;
-        for (i &= set->size - 1; set->slots[i]; i = (i + 1) & (set->size - 1))
-            if (set->slots[i] == address)
-                return 0;
-        set->slots[i] = address;
-        set->used++;
-        return 1;
-    }
-
-    static void pmp_addresses_clear(pmp_addresses *set) {
-        PyMem_Free(set->slots);
-        *set = (pmp_addresses){NULL, 0, 0};
-    }
-
-    static inline int pmp_has_weak_references(PyObject *one) {
-        return PyType_SUPPORTS_WEAKREFS(Py_TYPE(one)) && *PyObject_GET_WEAKREFS_LISTPTR(one) != NULL;
-    }
-
-    static inline Py_ssize_t pmp_references(PyObject *one) { return Py_REFCNT(one); }
-    """
-    ctypedef struct pmp_addresses:
-        pass
-    int pmp_addresses_add(pmp_addresses *addresses, void *address)
-    void pmp_addresses_clear(pmp_addresses *addresses)
-    bint pmp_has_weak_references(PyObject *one)
-    Py_ssize_t pmp_references(PyObject *one)
-    PyObject *pmp_type_of "(PyObject *)Py_TYPE" (PyObject *one)
-    Py_ssize_t PyList_GET_SIZE(PyObject *items)
-    Py_ssize_t PyTuple_GET_SIZE(PyObject *items)
-    PyObject *PyList_GET_ITEM(PyObject *items, Py_ssize_t i)
-    PyObject *PyTuple_GET_ITEM(PyObject *items, Py_ssize_t i)
-    bint PyDict_Next(PyObject *items, Py_ssize_t *position, PyObject **key, PyObject **value)
-    int PySet_Contains(object items, PyObject *key) except -1
-
-# How values of a type are copied, as `find_way` returns it.
-NO_COPY = 0
-COPY_DICT = 1
-COPY_ARRAY = 2
-
-cdef int _NO_COPY = NO_COPY
-cdef int _COPY_DICT = COPY_DICT
-cdef int _COPY_ARRAY = COPY_ARRAY
-
 # Most objects that can change, in one row. Pickling such a row by itself costs little more than copying it.
 cdef Py_ssize_t _OBJECTS_MAX = 64
-cdef int _DEPTH_MAX = 16
 
 cdef object _new = object.__new__
-cdef object _type_attribute = type.__getattribute__
 
 
-cdef class _Way:
-    """How values of a type are copied, as long as the type has this version."""
-
-    cdef object kind
-    cdef int way
-    cdef unsigned int version
-
-
-cdef class Copier:
+cdef class Copier(Separator):
     """Copies values, rows of values, and what calls return.
 
     Args:
-        immutable: The types whose values cannot be changed; it may grow.
-        find_way: Gets any other type. Returns `COPY_DICT` if a copy of the `__dict__` is a copy of the instance, `COPY_ARRAY`
-            if copy_array can copy some of its values, else `NO_COPY`.
+        immutable, find_way: As of `Separator`.
         copy_array: Gets a value, and if it is part of another one. Returns a copy, or NotImplemented.
 
     Attributes:
         kinds: The classes of all instances that were copied.
 
     Examples:
+        >>> from pympipool._core.separation import NO_COPY
         >>> copier = Copier({int}, lambda kind: NO_COPY, None)
         >>> items = [1]
         >>> first, second = copier.copy([items, items])
@@ -121,24 +43,16 @@ cdef class Copier:
         (True, False, NotImplemented)
     """
 
-    cdef set immutable
-    cdef object find_way, copy_array
-    cdef dict ways
+    cdef object copy_array
     cdef list originals, copies
     cdef bint remembers_all
-    cdef bint is_owned
-    cdef pmp_addresses addresses
-    cdef readonly set kinds
 
     def __init__(self, set immutable not None, find_way, copy_array):
-        self.immutable = immutable
-        self.find_way = find_way
+        super().__init__(immutable, find_way)
         self.copy_array = copy_array
-        self.ways = {}
         self.originals = []
         self.copies = []
         self.remembers_all = False
-        self.kinds = set()
 
     def copy(self, value):
         """Return a copy of a value; NotImplemented if there is none."""
@@ -179,107 +93,12 @@ cdef class Copier:
             if type(value) is not seen:
                 if type(value) in self.immutable:
                     seen = type(value)
-                elif not self._is_separate(<PyObject *>value, 0):
+                elif not self.is_separate(<PyObject *>value, 0):
                     self._begin_row()
                     one = self._copy(value, 0)
                     value = freeze(value) if one is NotImplemented else one
             results.append(value)
         self._begin_row()  # nothing else refers to the copies from now on
-
-    def are_separate(self, columns not None):
-        """Return True if no two objects in columns are the same, except immutable ones, and all could be copied.
-
-        Args:
-            columns: Lists.
-        """
-        cdef Py_ssize_t i
-        self.is_owned = False
-        try:
-            for column in columns:
-                for i in range(len(<list>column)):
-                    if not self._is_separate(PyList_GET_ITEM(<PyObject *>column, i), 0):
-                        return False
-        finally:
-            pmp_addresses_clear(&self.addresses)
-        return True
-
-    cdef bint _is_separate(self, PyObject *value, int depth) except -1:
-        """Return True if a value needs no copy: no object in it that can change is referred to from elsewhere.
-
-        While `is_owned`, this is known from the numbers of references; else no object may have been seen before. Arrays are
-        always copied. Nothing here makes a new object, so that no finalizer of the user runs, which could change the value.
-        """
-        cdef PyObject *kind = pmp_type_of(value)
-        cdef PyObject *item
-        cdef PyObject *seen = NULL
-        cdef Py_ssize_t i = 0
-        if PySet_Contains(self.immutable, kind):
-            return True
-        if depth > _DEPTH_MAX or not self._claim(value):
-            return False
-        if kind == <PyObject *>list:
-            while i < PyList_GET_SIZE(value):
-                item = PyList_GET_ITEM(value, i)
-                i += 1
-                if pmp_type_of(item) == seen:
-                    continue
-                if PySet_Contains(self.immutable, pmp_type_of(item)):
-                    seen = pmp_type_of(item)
-                elif not self._is_separate(item, depth + 1):
-                    return False
-            return True
-        if kind == <PyObject *>tuple:
-            while i < PyTuple_GET_SIZE(value):
-                item = PyTuple_GET_ITEM(value, i)
-                i += 1
-                if not self._is_separate(item, depth + 1):
-                    return False
-            return True
-        if kind == <PyObject *>dict:
-            return self._are_items_separate(value, depth)
-        if kind == <PyObject *>set or kind == <PyObject *>frozenset:
-            return self._are_immutable(<object>value, depth)
-        return self._is_instance_separate(value, <object>kind, depth)
-
-    cdef bint _claim(self, PyObject *one) except -1:
-        """Return True if nothing else refers to an object, as far as known."""
-        cdef int added
-        if self.is_owned:
-            return pmp_references(one) == 1
-        added = pmp_addresses_add(&self.addresses, one)
-        if added < 0:
-            raise MemoryError
-        return added
-
-    cdef bint _are_items_separate(self, PyObject *items, int depth) except -1:
-        cdef PyObject *key
-        cdef PyObject *item
-        cdef PyObject *seen = NULL
-        cdef Py_ssize_t position = 0
-        while PyDict_Next(items, &position, &key, &item):
-            if pmp_type_of(key) != <PyObject *>str and not self._is_immutable(<object>key, depth):
-                return False
-            if pmp_type_of(item) == seen:
-                continue
-            if PySet_Contains(self.immutable, pmp_type_of(item)):
-                seen = pmp_type_of(item)
-            elif not self._is_separate(item, depth + 1):
-                return False
-        return True
-
-    cdef bint _is_instance_separate(self, PyObject *value, kind, int depth) except -1:
-        if self._way_of(kind) != _COPY_DICT or pmp_has_weak_references(value):
-            return False
-        cdef object items = pmp_dict_of(<object>value)
-        if type(items) is not dict or (self.is_owned and pmp_references(<PyObject *>items) != 2):
-            return False
-        return self._are_items_separate(<PyObject *>items, depth)
-
-    cdef bint _are_immutable(self, items, int depth) except -1:
-        for item in items:
-            if not self._is_immutable(item, depth):
-                return False
-        return True
 
     cdef int _begin_row(self) except -1:
         if self.originals:
@@ -300,7 +119,7 @@ cdef class Copier:
         cdef Py_ssize_t i
         if kind in self.immutable:
             return value
-        if depth > _DEPTH_MAX:
+        if depth > DEPTH_MAX:
             return NotImplemented
         for i in range(len(self.originals)):
             if self.originals[i] is value:  # an array that is shared and not copied would arrive as two
@@ -356,7 +175,7 @@ cdef class Copier:
         if not self._remember(owner, result, depth):
             return NotImplemented
         for key, item in copied.items():
-            if type(key) is not str and not self._is_immutable(key, depth):
+            if type(key) is not str and not self.is_immutable(key, depth):
                 return NotImplemented
             if type(item) is seen:
                 continue
@@ -372,17 +191,6 @@ cdef class Copier:
                 return NotImplemented
             copied[key] = item
         return result
-
-    cdef bint _is_immutable(self, value, int depth) except -1:
-        """Return True for an immutable value, and for a tuple of such values."""
-        if type(value) is not tuple:
-            return type(value) in self.immutable
-        if depth > _DEPTH_MAX:
-            return False
-        for item in <tuple>value:
-            if not self._is_immutable(item, depth + 1):
-                return False
-        return True
 
     cdef object _copy_tuple(self, tuple value, int depth):
         cdef list copied = None
@@ -404,7 +212,7 @@ cdef class Copier:
         return result if self._remember(value, result, 1) else NotImplemented
 
     cdef object _copy_set(self, value, int depth):
-        if not self._are_immutable(value, depth):
+        if not self.are_immutable(value, depth):
             return NotImplemented
         if type(value) is frozenset:
             return value
@@ -412,34 +220,16 @@ cdef class Copier:
         return copied if self._remember(value, copied, depth) else NotImplemented
 
     cdef object _copy_object(self, value, kind, int depth):
-        cdef int way = self._way_of(kind)
-        if way == _COPY_DICT:
+        cdef int way = self.way_of(kind)
+        if way == WAY_COPY_DICT:
             items = pmp_dict_of(value)
             return self._copy_dict(<dict>items, value, depth) if type(items) is dict else NotImplemented
-        if way == _NO_COPY:
+        if way == WAY_NO_COPY:
             return NotImplemented
         copied = self.copy_array(value, depth > 0)
         if copied is NotImplemented or self._remember(value, copied, depth):
             return copied
         return NotImplemented
-
-    cdef int _way_of(self, kind) except -1:
-        cdef _Way known = self.ways.get(id(kind))
-        if known is None or known.version == 0 or known.version != pmp_type_version(kind):
-            known = self._learn(kind)
-        return known.way
-
-    cdef _Way _learn(self, kind):
-        cdef _Way known = _Way.__new__(_Way)
-        known.kind = kind
-        known.way = self.find_way(kind)
-        if known.way == _COPY_DICT:
-            self.kinds.add(kind)
-        _type_attribute(kind, "__sizeof__")  # a look-up gives a class a version
-        known.version = pmp_type_version(kind)
-        self.ways[id(kind)] = known
-        return known
-
 
 cdef class WatchedRows:
     """An iterator over rows that restores classes that the calls between two rows have changed.

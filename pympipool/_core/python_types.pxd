@@ -37,10 +37,6 @@ cdef extern from *:
     }
 
     static inline PyObject *pmp_dict_of(PyObject *instance) { return PyObject_GenericGetDict(instance, NULL); }
-
-    static inline int pmp_set_dict(PyObject *instance, PyObject *dict) {
-        return PyObject_GenericSetDict(instance, dict, NULL);
-    }
     """
     unsigned int pmp_type_version(object kind)
     bint pmp_is_heap_type(object kind)
@@ -51,4 +47,3 @@ cdef extern from *:
     PyObject *pmp_type_mro(object kind)
     bint pmp_has_only_dict(object kind)
     object pmp_dict_of(object instance)
-    int pmp_set_dict(object instance, object dict) except -1

@@ -21,7 +21,7 @@ from cpython.object cimport PyObject
 
 from sys import intern as _intern
 
-from pympipool._core.copies import COPY_ARRAY, COPY_DICT
+from pympipool._core.separation import COPY_ARRAY, COPY_DICT
 from pympipool._core.python_types cimport pmp_dict_of
 
 cdef extern from "Python.h":

@@ -11,8 +11,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from pympipool._core.copies import COPY_ARRAY, COPY_DICT, NO_COPY, Copier
+from pympipool._core.copies import Copier
 from pympipool._core.instances import IN_BAND_BELOW_BYTES
+from pympipool._core.separation import COPY_ARRAY, COPY_DICT, NO_COPY
 from pympipool.serialization import plain
 from pympipool.serialization.plain import IMMUTABLE_TYPES
 

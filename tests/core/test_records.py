@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from pympipool._core.copies import COPY_DICT, NO_COPY
 from pympipool._core.records import RowIterator, Transposer, cut, rows_of
+from pympipool._core.separation import COPY_DICT, NO_COPY
 from pympipool.serialization.plain import ATOMS
 
 

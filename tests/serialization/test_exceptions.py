@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 import pympipool
-from pympipool._core.copies import NO_COPY, Copier
+from pympipool._core.copies import Copier
+from pympipool._core.separation import NO_COPY
 from pympipool.errors import RemoteError, RemoteTraceback, SerializationError
 from pympipool.serialization import exception_forms
 from pympipool.serialization.exceptions import dump_exception, load_exception
