@@ -194,9 +194,11 @@ def _payload_cases() -> Iterator[Case]:
 
 def _ways(payload: Payload) -> Iterator[Case]:
     case = partial(_case, PAYLOADS_SECTION, payload.title, core=False)
-    for library, measure in (("asyncio", payloads.by_asyncio), ("dask", payloads.by_dask)):
-        if find_spec(library) is not None:
-            yield case(partial(measure, payload), table=library, request=Request(2, needs=Feature.EXECUTOR))
+    request = Request(2, needs=Feature.EXECUTOR)
+    awaited = (Quantity("gather", SECONDS), Quantity("one by one", SECONDS))
+    yield case(partial(payloads.by_asyncio, payload), table="asyncio", request=request, quantities=awaited)
+    if find_spec("dask") is not None:
+        yield case(partial(payloads.by_dask, payload), table="dask", request=request)
     if find_spec("joblib") is not None:
         request = Request(2, needs=Feature.JOBLIB)
 
@@ -206,6 +208,10 @@ def _ways(payload: Payload) -> Iterator[Case]:
         yield Case(PAYLOADS_SECTION, payload.title, TIME, request, by_joblib, table="joblib", core=False)
 
 
+def _echo_of_ranks(pool: Any, effort: Effort) -> Values:
+    return echo(pool, effort, _array(8_000_000), are_written=False)  # the result is a list
+
+
 def _other_cases() -> Iterator[Case]:
     single_use = Request(block=False, needs=Feature.ONE_PROCESS_PER_CALL)
     yield Case("Start", "first result", TIME, Request(), first_result)
@@ -213,6 +219,9 @@ def _other_cases() -> Iterator[Case]:
     for ranks in (2, 4):
         request = Request(ranks=ranks, needs=Feature.MPI)
         yield _case("MPI functions", f"round trip, {ranks} ranks", round_trip, quantities=TRIPS, request=request)
+    two_ranks = partial(_case, "MPI functions", request=Request(ranks=2, needs=Feature.MPI))
+    yield two_ranks("submit, 2 ranks", submit_rate, table="rate", quantities=(Quantity("rate", RATE),))
+    yield two_ranks("8 MB, 2 ranks", _echo_of_ranks, table="echo of an array")
     with_futures = Request(needs=Feature.FUTURES_AS_ARGUMENTS)
     yield _case("Futures as arguments", "chain of 1000 calls", chain, request=with_futures)
     yield _case("Futures as arguments", "fan-in of 1000 calls", fan_in, request=with_futures)

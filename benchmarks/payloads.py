@@ -126,13 +126,22 @@ def in_pool(payload: Payload, pool: Pool, effort: Effort) -> Values:
 
 
 def by_asyncio(payload: Payload, pool: Pool, effort: Effort) -> Values:
-    """Return the seconds per call by `run_in_executor` and `gather`."""
+    """Return the seconds per call by `run_in_executor`, of many with `gather`, and of one awaited after the other."""
 
     async def gather(function: Callable[[Any], Any], items: Sequence[Any]) -> None:
         loop = asyncio.get_running_loop()
         await asyncio.gather(*(loop.run_in_executor(pool.executor, function, item) for item in items))
 
-    return (_seconds_per_call(payload, effort, lambda function, items: asyncio.run(gather(function, items))),)
+    async def one_by_one(function: Callable[[Any], Any], items: Sequence[Any]) -> None:
+        loop = asyncio.get_running_loop()
+        for item in items:
+            await loop.run_in_executor(pool.executor, function, item)
+
+    ways = (gather, one_by_one)
+    return tuple(
+        _seconds_per_call(payload, effort, lambda function, items, way=way: asyncio.run(way(function, items)))  # type: ignore[misc]
+        for way in ways
+    )
 
 
 def by_dask(payload: Payload, pool: Pool, effort: Effort) -> Values:

@@ -102,12 +102,12 @@ def script_call(pool: Pool, effort: Effort, case: str) -> Values:
     return times[len(times) // 2], times[int(0.99 * len(times))]
 
 
-def echo(pool: Pool, effort: Effort, value: Any) -> Values:
-    """Send a value to the worker and back. Both sides write into arrays."""
-    is_array = isinstance(value, np.ndarray)
+def echo(pool: Pool, effort: Effort, value: Any, are_written: bool = True) -> Values:
+    """Send a value to the worker and back. Both sides write into arrays, if `are_written`."""
+    is_written = are_written and isinstance(value, np.ndarray)
 
     def trip() -> None:
-        if is_array:
+        if is_written:
             calls.increment_first(pool.submit(calls.increment_first, value).result())
         else:
             pool.submit(calls.noop, value).result()

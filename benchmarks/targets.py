@@ -12,6 +12,7 @@ from benchmarks.units import format_ratio
 
 POOL = "multiprocessing.Pool"
 STANDARD = "ProcessPoolExecutor"
+THREADS = "ThreadPoolExecutor"
 EXECUTORLIB = "executorlib"
 WITHOUT_DEPENDENCIES = "executorlib, dependencies off"
 
@@ -68,8 +69,15 @@ def _targets() -> Iterator[Target]:
     yield Target(
         "function of 2 MPI ranks, round trip p50",
         "mpi-functions-round-trip-2-ranks",
-        {WITHOUT_DEPENDENCIES: 4, EXECUTORLIB: 50},
+        {WITHOUT_DEPENDENCIES: 25, EXECUTORLIB: 50},
     )
+    yield Target(
+        "rate of no-op submits to 2 MPI ranks", "mpi-functions-rate-submit-2-ranks", {WITHOUT_DEPENDENCIES: 30}
+    )
+    yield Target(
+        "echo of 8 MB to 2 MPI ranks", "mpi-functions-echo-of-an-array-8-mb-2-ranks", {WITHOUT_DEPENDENCIES: 12}
+    )
+    yield Target("one call awaited after the other by asyncio", "real-payloads-asyncio-int", {THREADS: 2}, quantity=1)
     yield Target("chain of 1000 dependent calls", "futures-as-arguments-chain-of-1000-calls", {EXECUTORLIB: 100})
     yield Target("first result with block allocation", "start-first-result", {EXECUTORLIB: 2})
 
