@@ -165,6 +165,8 @@ cdef class Dispatcher(Workers):
             self.completion_thread_id = 0
             self.continuations.end()  # here because `join` may never be called
             self.ended.end()
+            if self.loop_queue is not None:
+                self.loop_queue.end()
 
     def _run_callbacks(self):
         cdef FutureCore future

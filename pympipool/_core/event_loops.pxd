@@ -13,7 +13,9 @@ cdef class LoopQueue(EntryQueue):
     cdef bint is_scheduled    # the loop will call `poll`
     cdef bint is_running      # callbacks are run now, also of futures that are put meanwhile
 
+    cdef void close_descriptors(self) noexcept
     cdef void wake(self) noexcept
+    cdef void call_in_loop(self, function) noexcept
     cdef int schedule(self) except -1
     cdef int run(self, bint may_spin) except -1
 

@@ -11,13 +11,14 @@ Only callbacks of asyncio run in the loop's thread. They do no more than schedul
 take long, and would block the loop.
 """
 
-from posix.unistd cimport write
+from posix.unistd cimport close, write
 
 from pympipool._core.future cimport CompletionSource, FutureCore
 from pympipool._core.mailbox cimport Entry, EntryQueue
 
 import os
 import sys
+from types import FunctionType
 
 from pympipool._util.service_threads import ServiceLogger
 
@@ -34,7 +35,7 @@ cdef object running_loop():
 
 cdef bint is_of_asyncio(object callback):
     """Return True if a callback only schedules what follows in its event loop."""
-    return getattr(callback, "__module__", None) == "asyncio.futures"
+    return type(callback) is FunctionType and callback.__module__ == "asyncio.futures"
 
 
 cdef LoopQueue new_loop_queue(object loop, CompletionSource source):
@@ -62,9 +63,14 @@ cdef class LoopQueue(EntryQueue):
         self.descriptor = self.other_end = -1
 
     def __dealloc__(self):
-        for descriptor in (self.descriptor, self.other_end):
-            if descriptor >= 0:
-                os.close(descriptor)
+        self.close_descriptors()
+
+    cdef void close_descriptors(self) noexcept:
+        if self.descriptor >= 0:
+            close(self.descriptor)
+        if self.other_end >= 0:
+            close(self.other_end)
+        self.descriptor = self.other_end = -1
 
     # ---- for any thread ----
 
@@ -74,9 +80,25 @@ cdef class LoopQueue(EntryQueue):
             self.wake()
 
     cdef void wake(self) noexcept:
-        """Have the loop call `on_readable`."""
+        """Have the loop run the callbacks of futures that have ended."""
         self.is_written = True
-        write(self.descriptor if self.other_end < 0 else self.other_end, &ONE, sizeof(ONE))
+        if self.has_ended:
+            self.call_in_loop(self.on_readable)  # the loop does not watch the descriptor any more
+        else:
+            write(self.descriptor if self.other_end < 0 else self.other_end, &ONE, sizeof(ONE))
+
+    cdef void end(self) noexcept:
+        """Have the loop forget this queue: the threads of the dispatcher end."""
+        self.has_ended = True
+        self.call_in_loop(self.forget)
+
+    cdef void call_in_loop(self, function) noexcept:
+        try:
+            self.loop.call_soon_threadsafe(function)
+        except RuntimeError:  # the loop is closed, and nobody waits there any more
+            pass
+        except BaseException:
+            LOGGER.exception("an event loop was not told that calls have ended")
 
     # ---- for the loop's thread ----
 
@@ -96,10 +118,18 @@ cdef class LoopQueue(EntryQueue):
     def on_readable(self):
         """Run the callbacks of futures that other threads have ended."""
         self.is_written = False
-        try:
-            os.read(self.descriptor, READ_BYTES)
-        except BlockingIOError:
-            pass
+        if self.descriptor >= 0:
+            try:
+                os.read(self.descriptor, READ_BYTES)
+            except BlockingIOError:
+                pass
+        self.run(False)
+
+    def forget(self):
+        """Leave the loop, after the callbacks of futures that have ended."""
+        if self.descriptor >= 0:
+            self.loop.remove_reader(self.descriptor)
+            self.close_descriptors()
         self.run(False)
 
     cdef int run(self, bint may_spin) except -1:

@@ -106,6 +106,7 @@ cdef void run_progress_thread(Core *core) noexcept nogil:
     """Run the progress thread until `stopping` is set."""
     cdef uint64_t submitted = 0
     cdef uint64_t polls = 0
+    cdef bint was_expected = False
     cdef bint undelivered = False
     cdef int64_t tick
     cdef bint busy
@@ -118,6 +119,9 @@ cdef void run_progress_thread(Core *core) noexcept nogil:
         tick = next_deadline_ns(core)
         busy = core.submitted - submitted > BUSY_SUBMITS or core.polls != polls or core.poll_expected
         submitted = core.submitted
+        if core.poll_expected and was_expected and core.polls == polls:
+            core.poll_expected = False  # the event loop is blocked, or has stopped
+        was_expected = core.poll_expected
         polls = core.polls
         core.progress_thread_untimed = tick < 0 and not (core.progress_acquired or busy or undelivered)
         pthread_mutex_unlock(&core.lock)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
+import time
 from concurrent import futures
+from pathlib import Path
 
 import pytest
 
 from ecosystem.calls import fail_at, square
+from pympipool import Executor
 from support.calls import hold
 from support.waiting import LIMIT_S, wait_until
 
@@ -128,6 +132,57 @@ def test_many_loops_leave_no_descriptors(executor):
     for _ in range(5):
         assert asyncio.run(main()) == 49
     wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+
+def test_executors_of_one_loop_leave_nothing(make_executor):
+    async def main():
+        counts = []
+        for _ in range(6):
+            executor = make_executor()
+            assert await asyncio.get_running_loop().run_in_executor(executor, square, 7) == 49
+            await asyncio.get_running_loop().run_in_executor(None, executor.shutdown)
+            await asyncio.sleep(0.01)
+            counts.append(len(os.listdir("/proc/self/fd")))
+        return counts
+
+    counts = asyncio.run(main())
+    assert counts[-1] <= counts[1]
+
+
+def test_dropped_executor_ends_while_the_loop_runs():
+    async def main():
+        executor = Executor(max_workers=1, block_allocation=True)
+        pid = await asyncio.get_running_loop().run_in_executor(executor, os.getpid)
+        del executor
+        gc.collect()
+        await asyncio.get_running_loop().run_in_executor(None, wait_until, lambda: not os.path.exists(f"/proc/{pid}"))
+
+    asyncio.run(main())
+
+
+def sleeps_of_threads():
+    """Return how often the threads of this process have gone to sleep."""
+    statuses = [status.read_text() for status in Path("/proc/self/task").glob("*/status")]
+    return sum(int(text.split("\nvoluntary_ctxt_switches:")[1].split()[0]) for text in statuses)
+
+
+def test_executor_is_idle_after_a_loop(make_executor):
+    executor = make_executor()
+
+    async def main():
+        loop.stop()  # after this step, before it polls
+        asyncio.wrap_future(executor.submit(square, 3)).cancelled()  # adds a callback
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+    loop.close()
+
+    def is_idle():
+        before = sleeps_of_threads()
+        time.sleep(0.2)  # in which a thread that naps would be counted some 150 times
+        return sleeps_of_threads() - before < 20
+
+    wait_until(is_idle)
 
 
 def test_result_after_the_end_of_the_loop(executor, gate):
