@@ -4,7 +4,8 @@ Executor(...) ─► Options: check the options ─► Backend: starts workers �
 submit, map   ─► check the function and its resources ─► Engine: the way of the call to a worker and back
 shutdown      ─► Engine: end everything after the last call
 
-What few scripts use, or none before its first result, is imported where it is used, so that this result comes sooner.
+What few scripts use is imported where it is used, so that a first result comes sooner. What a forked child may use is imported
+here: it would wait for ever for an import that another thread had begun before the fork.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from pympipool import _options
 from pympipool._util import undo_monkey_patches
 from pympipool._util.reprs import callable_name
 from pympipool.backends.registry import Choice, choose, make_backend
+from pympipool.diagnostics import status
 from pympipool.execution.engine import Engine
+from pympipool.execution.map_calls import MapCalls
 from pympipool.pool.base import TERMINATION_GRACE_S
 from pympipool.pool.factory import pool_maker
 from pympipool.pool.start_functions import pickled_start_functions
@@ -35,7 +38,6 @@ if TYPE_CHECKING:
     from pympipool.backends.base import Backend
     from pympipool.diagnostics.graph import GraphRecorder
     from pympipool.execution.map_arguments import Arguments
-    from pympipool.execution.map_calls import MapCalls
     from pympipool.pool.serial_engine import SerialEngine
 
     Awaited: TypeAlias = "futures.Future[Any] | Iterable[futures.Future[Any]] | Mapping[Any, futures.Future[Any]]"
@@ -393,8 +395,6 @@ class Executor(futures.Executor):
         return self._submit_map(calls, calls.rows(iterable), progress)
 
     def _new_map(self, fn: Callable[..., Any], **options: Any) -> MapCalls:
-        from pympipool.execution.map_calls import MapCalls
-
         self._check_function(fn)
         workers = int(self._info["max_workers"]) if self._may_batch else None
         return MapCalls(fn, self._engine, self._resources, workers, **options)
@@ -534,14 +534,10 @@ class Executor(futures.Executor):
             return "<Executor that was not started>"
         if not isinstance(self._engine, Engine):
             return repr(self._engine)
-        from pympipool.diagnostics import status
-
         return status.as_text(status.snapshot(self._engine, self._info))
 
     def _repr_html_(self) -> str:
         """Return the same as a card for notebooks. An executor that draws its calls returns the graph."""
         if not isinstance(self._engine, Engine):
             return self._engine._repr_html_()
-        from pympipool.diagnostics import status
-
         return status.as_html(status.snapshot(self._engine, self._info))

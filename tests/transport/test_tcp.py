@@ -344,7 +344,8 @@ def test_relay_that_does_not_start_delays_nothing_else(make_tcp_executor, monkey
     assert exe.submit(square, 3).result(LIMIT_S) == 9
 
 
-def test_result_arrives_when_the_relay_stalls(make_tcp_executor, make_gate):
+def test_result_arrives_when_the_relay_stalls(make_tcp_executor, make_gate, monkeypatch):
+    monkeypatch.setattr(relay_process_module, "ANSWER_TIMEOUT_S", LIMIT_S)  # not replaced meanwhile
     exe = make_tcp_executor(block_allocation=False)
     gate = make_gate()
     call = exe.submit(hold, gate.path, 1)
