@@ -64,7 +64,7 @@ class _ScriptModule(ModuleType):
 
     def __init__(self, find: Callable[[str], Any], received: dict[str, type]) -> None:
         names = _Names(find)
-        names.update(__name__="__main__", __doc__=None, __builtins__=_Names(find, vars(builtins)))
+        names.update(__name__="__main__", __doc__=None, __builtins__=_Builtins(find))
         names[WORKER_MARK] = received, {}, {}
         object.__setattr__(self, "_names", names)
 
@@ -105,3 +105,19 @@ class _Names(dict):  # type: ignore[type-arg]  # generic for type checkers only
             return self.find(name)
         except AttributeError:
             raise KeyError(name) from None
+
+
+class _Builtins(_Names):
+    """The builtins, and the names of the script.
+
+    A copy of the builtins would have 150 references, each of which copies the page of its object in a process that was forked.
+    """
+
+    def __init__(self, find: Callable[[str], Any]) -> None:
+        super().__init__(find, {"__import__": builtins.__import__})  # import statements look for it without __missing__
+
+    def __missing__(self, name: str) -> Any:
+        try:
+            return getattr(builtins, name)
+        except AttributeError:
+            return super().__missing__(name)
