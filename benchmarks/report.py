@@ -52,14 +52,15 @@ EXPLANATIONS = {
     " executor before; and the time of a call that runs in a process started for it.",
     "MPI functions": "One call at a time. It runs on all ranks of a worker and returns a list.",
     "Real payloads": "What programs send and return: the time of a call of many, with two workers. Where another process-based"
-    " executor may be ahead, the reasons are these. *Row of a frame*: each row is pickled by itself, so that no call sees"
-    " what another one does to an index that all rows share; the others pickle that index once for each chunk, and the"
-    " calls of a chunk share it. *Bound method*: before each call the worker compares the class with what was sent, as a call"
-    " before may have changed it. *int through `map`*: the first batches are small, since nothing is known yet about the"
-    " run time of the calls; Pool divides the calls evenly at once, however long they run. *joblib*: its loops poll for results"
-    " every 10 ms, and double the size of their batches from one call on, which is most of the time of a short loop. Our"
-    " workers are no forks of the script, and import joblib before their first call, so that fewer calls fit into the"
-    " time of a sample.",
+    " executor may be ahead, the reasons are these. *Row of a frame*: each row is pickled by itself, so that no"
+    " call sees what another one does to an index that all rows share; the others pickle that index once for"
+    " each chunk, and the calls of a chunk share it. *Bound method, dataclass*: before each call the worker"
+    " compares the class with what was sent, as a call before may have changed it. *int through `map`*: the"
+    " first batches are small, since nothing is known yet about the run time of the calls; Pool divides the"
+    " calls evenly at once, however long they run. *joblib*: its loops poll for results every 10 ms, and double"
+    " the size of their batches from one call on, which is most of the time of a short loop. Our workers are no"
+    " forks of the script, and import joblib before their first call, so that fewer calls fit into the time of"
+    " a sample.",
     "Futures as arguments": "A chain, in which each call takes the future of the call before it; and a call that takes"
     " the futures of 1000 other calls.",
     "Cost of waiting": "Memory of the master for each pending call; CPU time of idle executors.",
