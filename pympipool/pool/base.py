@@ -155,9 +155,12 @@ class BasePool(ABC, Generic[SpawnerT]):
 
     def open(self) -> None:
         """Start the supervisor."""
-        self.loop.call_later(IMPORT_DELAY_S, import_for_failures)  # before its thread is, which posting this would wake
         self.loop.start()
         self.dispatcher.supervisor_thread_id = self.loop.thread.ident or 0
+        self.loop.call(self._import_later)
+
+    def _import_later(self) -> None:
+        self.loop.call_later(IMPORT_DELAY_S, import_for_failures)
 
     def start_workers(self) -> None:
         """Do nothing: workers are started for calls."""
