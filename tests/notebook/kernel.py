@@ -77,13 +77,13 @@ class Kernel:
 
         Args:
             code: The source of the cell.
-            until: Wait after the end of the cell until this text was printed.
+            until: Wait after the end of the cell until this text was printed, to stdout or stderr.
             interrupt_at: Interrupt the cell, as the notebook's stop button does, as soon as this text was printed.
         """
         cell = Cell()
         number = self.client.execute(code)
         deadline = monotonic() + CELL_S
-        while not (cell.is_idle and until in cell.stdout):
+        while not (cell.is_idle and until in cell.stdout + cell.stderr):
             left_s = max(deadline - monotonic(), 0)
             try:
                 message = self.client.get_iopub_msg(timeout=min(left_s, SILENCE_S))

@@ -9,8 +9,11 @@ import pytest
 
 from support.scripts import script_environment
 
+# Scripts import concurrent.futures.process first: executors do so soon after their start, and in a shortage modules of the
+# standard library that it imports print what they could not load.
+
 MASTER = """
-import resource, sys
+import concurrent.futures.process, resource, sys
 from pympipool import Executor
 def make(size): return bytes(size)
 def mapped():
@@ -36,7 +39,7 @@ if __name__ == "__main__":
 """
 
 AT_THE_END = """
-import resource, sys
+import concurrent.futures.process, resource, sys
 from pympipool import Executor
 def make(size): return bytes(size)
 if __name__ == "__main__":
