@@ -24,14 +24,18 @@ if __name__ == "__main__":
         executor.submit(pow, 2, 3).result()
         resource.setrlimit(resource.RLIMIT_AS, (mapped() + extra, resource.RLIM_INFINITY))
         calls = [executor.submit(make, size) for _ in range(count)]
-        kept, missing, other = [], 0, None
-        for call in calls:
-            try: kept.append(call.result())
+        kept, received, missing, other = [], 0, 0, None
+        while calls:
+            call = calls.pop(0)
+            try:
+                kept.append(call.result())
+                received += 1
             except MemoryError as error:
                 missing += str(size)[:-3] in str(error)  # the message names about this size
+                del kept[:4]  # else there is no room for the memory of a new worker, which is waited for
             except BaseException as error: other = error
-        counts = len(kept) + missing, missing > 0
-        del kept, calls, call
+        counts = received + missing, missing > 0
+        del kept, call
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         assert other is None, repr(other)
         assert counts == (count, True), counts
