@@ -37,7 +37,7 @@ COMPILED := setup.py pyproject.toml \
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: demo test test-fast test-long coverage lint bench docs pictures install clean test-slurm bench-quick bench-guard
+.PHONY: demo test test-fast test-long coverage lint bench docs pictures install install-all clean test-slurm bench-quick bench-guard
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/quickstart.py
@@ -93,6 +93,9 @@ pictures: $(VENV)/.installed-dev
 
 install: $(VENV)/.installed-dev
 
+# Compiles once for all of `make docs` and the commands of developers.
+install-all: $(VENV)/.installed-all
+
 $(VENV)/.installed-dev: $(COMPILED) | $(BIN)/python
 	@echo "Compiling and installing into $(VENV), with everything for development ..."
 	@$(INSTALL) ".[dev]"
@@ -102,6 +105,11 @@ $(VENV)/.installed-docs: $(COMPILED) | $(BIN)/python
 	@echo "Compiling and installing into $(VENV), with what builds the site ..."
 	@$(INSTALL) ".[docs]"
 	@touch $@
+
+$(VENV)/.installed-all: $(COMPILED) | $(BIN)/python
+	@echo "Compiling and installing into $(VENV), with everything for development and the site ..."
+	@$(INSTALL) ".[dev,docs]"
+	@touch $(VENV)/.installed-demo $(VENV)/.installed-dev $(VENV)/.installed-docs $@
 
 $(VENV)/.installed-bench: $(COMPILED) | $(BIN)/python
 	@echo "Compiling and installing into $(VENV), with the executors to compare with ..."

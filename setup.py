@@ -14,7 +14,10 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -86,8 +89,32 @@ class BuildModules(build_ext):
         super().run()
 
     def build_extensions(self):
+        """Compile the modules side by side, each in a process: half of the time is Cython's, which holds the GIL."""
+        self.check_extensions_list(self.extensions)
+        compiled = [False] * len(self.extensions)
+        pool = ProcessPoolExecutor(os.cpu_count(), get_context("fork"), share_command, (self,))
+        with suppress(BrokenProcessPool), pool:
+            for number, done in enumerate(pool.map(compiles, range(len(self.extensions)))):
+                compiled[number] = done
         with explained_failure(self):
-            super().build_extensions()
+            for extension, done in zip(self.extensions, compiled, strict=True):
+                if not done:  # fails again here, where the error need not be pickled
+                    self.build_extension(extension)
+
+
+def share_command(command: BuildModules) -> None:
+    """Keep the command in a process that it forked."""
+    compiles.command = command
+
+
+def compiles(number: int) -> bool:
+    """Return True if the extension module of this number could be compiled."""
+    command = compiles.command
+    try:
+        command.build_extension(command.extensions[number])
+    except Exception:
+        return False
+    return True
 
 
 def cython_module(name: str) -> Extension:
