@@ -26,18 +26,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_frombuffer: "Any" = None
-
-
-def _array(buffer: "Any", kind: str, shape: "tuple[int, ...] | None" = None) -> "Any":
-    """Return an array in the memory of the buffer (see `plain._ArrayPayload`)."""
-    global _frombuffer
-    if _frombuffer is None:
-        from numpy import frombuffer as _frombuffer
-
-    array = _frombuffer(buffer, kind)
-    return array if shape is None else array.reshape(shape)
-
 
 def _unpack(*parts: "Any") -> "Any":
     """Unpickle a value that travelled pickled (see `plain.Pickled`)."""
@@ -127,7 +115,7 @@ def _define_class(kind: type, state: "Any") -> None:
 
 
 _LOADERS = (
-    ("pympipool.serialization", "_array"),
+    ("pympipool._core.plain_values", "load_array"),
     ("pympipool.serialization", "_items"),
     ("pympipool.serialization", "_entries"),
     ("pympipool.serialization", "_rows"),
@@ -139,7 +127,7 @@ _LOADERS = (
 )
 """Functions for which pickles have a number in place of the name: a name is imported, which takes 1 us."""
 
-_FIRST_NUMBER = 0x706D7000
+_FIRST_NUMBER = ARRAY_NUMBER = 0x706D7000
 
 for _number, (_module, _name) in enumerate(_LOADERS, _FIRST_NUMBER):
     copyreg.add_extension(_module, _name, _number)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.ma.core import MaskedArray
 
 from pympipool._core.instances import IN_BAND_BELOW_BYTES
-from pympipool.serialization import _array
+from pympipool._core.plain_values import load_array
 
 BY_NAME_BYTES_MIN = 1024 * 1024
 """Memmaps of at least this size travel as a file name. Measured on one worker: a copy of 1 MB takes 190 us; finding the file
@@ -128,7 +128,7 @@ def _reduce_simple(array: Any) -> Any:
         return None
     # a buffer costs 1 us more; what is read-only stays so with it
     data = bytearray(array.data) if array.nbytes < IN_BAND_BELOW_BYTES and flags.writeable else PickleBuffer(array)
-    return (_array, (data, dtype.str)) if array.ndim == 1 else (_array, (data, dtype.str, array.shape))
+    return (load_array, (data, dtype.str) if array.ndim == 1 else (data, dtype.str, array.shape))
 
 
 def _array_of(buffer: Any, dtype: Any, shape: tuple[int, ...], kind: type = np.ndarray, order: Any = "C") -> Any:

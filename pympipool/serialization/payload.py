@@ -12,7 +12,7 @@ Which pickler is used? Plain pickle stores functions and classes of `__main__` b
 its own `__main__`, wrongly or not at all. cloudpickle stores them by value and is right for everything, but slow. So:
 
 1. Values made of numbers, strings, small containers and numeric arrays refer to no function or class. They go through
-   plain pickle, which takes a fraction of a microsecond.
+   plain pickle, which takes a fraction of a microsecond; arrays of numbers through `_core/plain_values.pyx`.
 2. Everything else goes through the pickler of `by_value`, which is cloudpickle's.
 
 Every worker imports this module at its start. What only some workers need (cloudpickle, pympipool.errors) is imported
@@ -25,13 +25,12 @@ import os
 import sys
 
 from pympipool._core.instances import definitions
-from pympipool._core.plain_values import consists_of
+from pympipool._core.plain_values import dump_plain_value
 from pympipool._util.cmodules import pickle
 from pympipool._util.reprs import callable_name, safe_repr, summarize_error, type_name
 from pympipool.serialization import CLASSES_MARK, _unpack
 from pympipool.serialization.plain import (
     OUT_OF_BAND_BYTES_MIN,
-    PROTOCOL,
     SCALARS,
     Part,
     Pickled,
@@ -102,12 +101,13 @@ def dump(value: Any, what: str = "the value") -> list[Part]:
         >>> load(dump([1, "two", lambda x: x + 3]))[2](1)
         4
     """
-    if consists_of(value, SCALARS, OUT_OF_BAND_BYTES_MIN):
-        return [pickle.dumps(value, PROTOCOL)]
     kind = type(value)
     if kind is Pickled:
         return list(value.parts)
     try:
+        parts = dump_plain_value(value, SCALARS, OUT_OF_BAND_BYTES_MIN)
+        if parts is not None:
+            return parts
         if id(kind) in definitions:
             return _dump_by_value(value, True)
         wrapped = wrap_large(value if kind is tuple else (value,))
@@ -144,11 +144,12 @@ def dump_call(
             the remedy.
     """
     call = (args, kwargs) if number else (function, args, kwargs)
-    if number and consists_of(call, SCALARS, OUT_OF_BAND_BYTES_MIN):
-        return [pickle.dumps(call, PROTOCOL)]
     if type(args) is PackedColumns:
         return _dump_batch(number, function, args, kwargs)
     try:
+        parts = dump_plain_value(call, SCALARS, OUT_OF_BAND_BYTES_MIN) if number else None
+        if parts is not None:
+            return parts
         if _has_instances(args):
             return _dump_by_value(call, False, files_by_name)
         wrapped = wrap_large(args, files_by_name) if number and not kwargs else None
@@ -177,6 +178,9 @@ def dump_row(row: tuple[Any, ...], files_by_name: bool) -> list[Part]:
         SerializationError: One of them cannot be pickled.
     """
     try:
+        parts = dump_plain_value(row, SCALARS, OUT_OF_BAND_BYTES_MIN)
+        if parts is not None:
+            return parts
         if _has_instances(row):
             return _dump_by_value(row, False, files_by_name)
         wrapped = wrap_large(row, files_by_name)

@@ -12,9 +12,9 @@ from __future__ import annotations
 import sys
 
 from pympipool._core.instances import IN_BAND_BELOW_BYTES, Buffers
-from pympipool._core.plain_values import consists_of
+from pympipool._core.plain_values import consists_of, register_arrays
 from pympipool._util.cmodules import pickle
-from pympipool.serialization import _array, _unpack
+from pympipool.serialization import ARRAY_NUMBER, _unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,6 +61,9 @@ ATOMS: frozenset[type] = _builtin_scalars - {bytearray}
 IMMUTABLE_TYPES: set[type] = set(ATOMS)
 """The types in `SCALARS` whose values cannot be changed. Read-only for other modules; grows with `SCALARS`."""
 
+_NUMBER_CODES = "?bBhHiIlLqQpPefdgFDG"
+"""The codes of numpy's own types of numbers. What `numpy.dtype` returns for them is one object each, in native byte order."""
+
 _numpy_types: set[type] = set()
 """The types of numpy among these, and `numpy.ndarray`, once numpy has been imported."""
 
@@ -102,24 +105,6 @@ class _OutOfBandBytes:
         return bytes, (pickle.PickleBuffer(self.value),)
 
 
-class _ArrayPayload:
-    """A contiguous numeric array. Loading it returns the array.
-
-    numpy's own pickle has more opcodes for the dtype of an array alone than this one has in total, and each of them is
-    resolved when it is loaded. That takes twice as long.
-    """
-
-    __slots__ = ("array",)
-
-    def __init__(self, array: Any) -> None:
-        self.array = array
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        array = self.array
-        shape = () if array.ndim == 1 else (array.shape,)
-        return _array, (pickle.PickleBuffer(array), array.dtype.str, *shape)
-
-
 def dump_plain(value: object) -> list[Part]:
     """Pickle a value for which plain pickle is right."""
     buffers: list[memoryview] = []
@@ -130,15 +115,13 @@ def wrap_large(values: tuple[Any, ...], files_by_name: bool = False) -> tuple[An
     """Return the values with arrays and long bytes replaced by the form that travels fastest.
 
     Return None if there are other values than these and scalars. Such a value could contain one of the arrays once
-    more, and then both must arrive as the same object.
+    more, and then both must arrive as the same object. Arrays of numbers come here only if `dump_plain_value` does not know them.
     """
     wrapped: list[Any] = []
     large: dict[int, Any] = {}  # by id, so that a repeated value arrives as one object
     for value in values:
         kind = type(value)
-        if kind is _array_type and _is_simple_array(value):
-            wrapped.append(large.setdefault(id(value), _ArrayPayload(value)))
-        elif kind not in SCALARS:
+        if kind not in SCALARS:
             if _array_type is None or not issubclass(kind, _array_type):
                 return None
             if id(value) not in large:
@@ -153,11 +136,6 @@ def wrap_large(values: tuple[Any, ...], files_by_name: bool = False) -> tuple[An
         else:
             wrapped.append(value)
     return tuple(wrapped)
-
-
-def _is_simple_array(array: Any) -> bool:
-    """Return True if the name of the dtype describes it completely, and the array is contiguous and not empty."""
-    return array.dtype.isbuiltin == 1 and array.dtype.kind in "biufc" and array.size > 0 and array.flags.c_contiguous
 
 
 def is_plain(value: object) -> bool:
@@ -217,4 +195,5 @@ def _register_numpy() -> bool:
     IMMUTABLE_TYPES.update(SCALARS - {bytearray})
     _array_type = numpy.ndarray
     _numpy_types.update(SCALARS - _builtin_scalars, {numpy.ndarray})
+    register_arrays(numpy, [numpy.dtype(code) for code in _NUMBER_CODES], ARRAY_NUMBER)
     return True

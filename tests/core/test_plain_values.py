@@ -1,13 +1,16 @@
-"""`consists_of` recognizes plain values, and nothing that only looks like one."""
+"""Plain values are recognized, and nothing that only looks like one; arrays among them are pickled with their data."""
 
 import concurrent.futures as cf
+import pickle
 from collections import OrderedDict, namedtuple
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from hypothesis import given
 
-from pympipool._core.plain_values import consists_of
+from pympipool._core.plain_values import consists_of, dump_plain_value
+from pympipool.serialization.plain import is_plain
 
 KINDS = {type(None), bool, int, float, str, bytes}
 CONTAINERS = (tuple, list, dict, set, frozenset)
@@ -81,3 +84,36 @@ def test_runs_no_code_of_a_metaclass():
             raise AssertionError("called")
 
     assert not consists_of([Meta("Kind", (), {})()], KINDS)
+
+
+@pytest.mark.parametrize("count", [5, 10_000])
+@pytest.mark.parametrize("is_writable", [True, False])
+def test_arrays_in_containers_arrive_as_they_were(count, is_writable):
+    assert is_plain(np.ones(1))  # arrays are known from here on
+    array = np.arange(count, dtype="f4").reshape(-1, 5)
+    array.flags.writeable = is_writable
+    pickled, *buffers = dump_plain_value({"a": [array, 1.5], "b": (array, "text", array[:1])}, KINDS)
+    arrived = pickle.loads(pickled, buffers=buffers)
+    assert arrived["a"][0] is arrived["b"][0]
+    for got, sent in ((arrived["a"][0], array), (arrived["b"][2], array[:1])):
+        assert got.dtype == sent.dtype
+        assert got.flags.writeable == is_writable
+        assert np.array_equal(got, sent)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros(0),
+        np.ones((2, 3)).T,
+        np.ones(6)[::2],
+        np.ones(3, np.dtype(float).newbyteorder()),
+        np.ones(3, np.dtype(float, metadata={"unit": "eV"})),
+        np.ones(3, "M8[s]"),
+        np.array([print]),
+        np.ones(3).view(np.recarray),
+    ],
+)
+def test_other_arrays_are_left_to_others(array):
+    assert is_plain(np.ones(1))
+    assert dump_plain_value([1, array], KINDS) is None
