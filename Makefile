@@ -1,7 +1,7 @@
 # One command for each task in a fresh clone.
 #
 #   make demo          run real work on all cores, then on two MPI ranks
-#   make test          run the whole test suite, in two processes
+#   make test          run the whole test suite, in three processes
 #   make test-fast     run the fastest and most telling tests of each room: under two minutes on two cores
 #   make test-long     run the chaos test for 15 minutes: random kills, stops, interrupts and shortages
 #   make coverage      measure which lines of Python make test-fast runs, into build/coverage/html
@@ -43,7 +43,7 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 3 $(PYTEST_ARGS)
 
 test-long: $(VENV)/.installed-dev
 	CHAOS_SECONDS=450 $(BIN)/python -m pytest tests/reliability/test_chaos.py -rA $(PYTEST_ARGS)

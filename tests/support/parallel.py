@@ -1,7 +1,8 @@
-"""Test runs in several processes (`pytest -n 2`, as `make test` does).
+"""Test runs in several processes (`pytest -n 3`, as `make test` does).
 
 Each process takes one module after the other. Tests with the same SLURM or flux all go to one process: there can be
 one SLURM for tests at a time. While a test that is marked `alone` runs, the other processes pause between two tests.
+The tests of SLURM wait most of the time, so that three processes keep two cores busy.
 
 A test waits outside of its time limit, on two locks that processes take in this order:
 
@@ -24,6 +25,9 @@ SCHEDULERS = {
     "flux": re.compile(r"^tests/flux_framework/|[\[-]flux (one broker|two brokers|over tcp)[\]-]"),
 }
 """The tests of one process, as their ids tell."""
+
+LONGEST = ("slurm", "tests/reliability/test_chaos.py")
+"""Modules that begin before all others: the last one would keep one process busy after the others have ended."""
 
 
 @contextmanager
@@ -55,5 +59,11 @@ def make_scheduler(config, log):
                 if ids.search(nodeid):
                     return name
             return super()._split_scope(nodeid)
+
+        def _assign_work_unit(self, node):
+            waiting = [scope for scope in LONGEST if scope in self.workqueue]
+            if waiting:
+                self.workqueue.move_to_end(waiting[0], last=False)
+            super()._assign_work_unit(node)
 
     return ByModule(config, log)
