@@ -31,9 +31,9 @@ static void forget(pmp_shm *segment)
     segment->descriptor = -1;
 }
 
-static int map(pmp_shm *segment, int descriptor, size_t size_bytes)
+static int map(pmp_shm *segment, int descriptor, size_t size_bytes, int protection)
 {
-    void *const address = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+    void *const address = mmap(NULL, size_bytes, protection, MAP_SHARED, descriptor, 0);
     if (address == MAP_FAILED) {
         return -errno;
     }
@@ -162,25 +162,63 @@ static bool could_shrink(int descriptor)
 
 #endif
 
-static int fill(pmp_shm *segment, int descriptor, size_t size_bytes)
+static int write_all(int descriptor, const char *bytes, size_t count, size_t offset)
+{
+    while (count > 0) {
+        const ssize_t written = pwrite(descriptor, bytes, count, (off_t)offset);
+        if (written < 0 && errno != EINTR) {
+            return -errno;
+        }
+        if (written > 0) {
+            bytes += written;
+            count -= (size_t)written;
+            offset += (size_t)written;
+        }
+    }
+    return 0;
+}
+
+static int write_contents(int descriptor, const struct iovec *contents, int count)
+{
+    size_t offset = 0;
+
+    for (int i = 0; i < count; i++) {
+        const int error = write_all(descriptor, contents[i].iov_base, contents[i].iov_len, offset);
+        if (error != 0) {
+            return error;
+        }
+        offset += contents[i].iov_len;
+    }
+    return 0;
+}
+
+/* contents NULL: zeroes. */
+static int fill(pmp_shm *segment, int descriptor, size_t size_bytes, const struct iovec *contents,
+                int count)
 {
     if (ftruncate(descriptor, (off_t)size_bytes) != 0) {
         return -errno;
     }
-    int error = reserve_pages(descriptor, size_bytes);
+    int error = contents == NULL ? reserve_pages(descriptor, size_bytes)
+                                 : write_contents(descriptor, contents, count);
     if (error == 0) {
         error = seal(descriptor);
     }
-    return error != 0 ? error : map(segment, descriptor, size_bytes);
+    if (error != 0) {
+        return error;
+    }
+    return map(segment, descriptor, size_bytes,
+               contents == NULL ? PROT_READ | PROT_WRITE : PROT_READ);
 }
 
-static int create(pmp_shm *segment, int (*open_source)(void), size_t size_bytes)
+static int create(pmp_shm *segment, int (*open_source)(void), size_t size_bytes,
+                  const struct iovec *contents, int count)
 {
     const int descriptor = open_source();
     if (descriptor < 0) {
         return descriptor;
     }
-    const int error = fill(segment, descriptor, size_bytes);
+    const int error = fill(segment, descriptor, size_bytes, contents, count);
     if (error != 0) {
         close(descriptor);
     }
@@ -196,7 +234,8 @@ static bool is_beyond_memory(size_t size_bytes, size_t page)
            (pages > 0 && size_bytes / page >= (size_t)pages);
 }
 
-int pmp_shm_create(pmp_shm *segment, size_t size_bytes, enum pmp_shm_kind kind)
+static int create_best(pmp_shm *segment, size_t size_bytes, enum pmp_shm_kind kind,
+                       const struct iovec *contents, int count)
 {
     static int (*const sources[])(void) = {open_memfd, open_posix, open_file};
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -213,7 +252,8 @@ int pmp_shm_create(pmp_shm *segment, size_t size_bytes, enum pmp_shm_kind kind)
         if (kind != PMP_SHM_BEST && kind != (enum pmp_shm_kind)i) {
             continue;
         }
-        const int error = create(segment, sources[i], (size_bytes + page - 1) / page * page);
+        const int error =
+            create(segment, sources[i], (size_bytes + page - 1) / page * page, contents, count);
         if (error == 0) {
             return 0;
         }
@@ -224,7 +264,34 @@ int pmp_shm_create(pmp_shm *segment, size_t size_bytes, enum pmp_shm_kind kind)
     return first_error;
 }
 
-static int check_and_map(pmp_shm *segment, int descriptor)
+int pmp_shm_create(pmp_shm *segment, size_t size_bytes, enum pmp_shm_kind kind)
+{
+    return create_best(segment, size_bytes, kind, NULL, 0);
+}
+
+int pmp_shm_store(pmp_shm *segment, const struct iovec *contents, int count)
+{
+    size_t size_bytes = 0;
+
+    for (int i = 0; i < count; i++) {
+        if (contents[i].iov_len > PTRDIFF_MAX - size_bytes) {
+            forget(segment);
+            return -ENOMEM;
+        }
+        size_bytes += contents[i].iov_len;
+    }
+    return create_best(segment, size_bytes, PMP_SHM_BEST, contents, count);
+}
+
+int pmp_shm_overwrite(const pmp_shm *segment, const void *bytes, size_t count, size_t offset)
+{
+    if (offset > segment->size_bytes || count > segment->size_bytes - offset) {
+        return -EINVAL;
+    }
+    return write_all(segment->descriptor, bytes, count, offset);
+}
+
+static int check_and_map(pmp_shm *segment, int descriptor, int protection)
 {
     const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
     struct stat status;
@@ -244,20 +311,30 @@ static int check_and_map(pmp_shm *segment, int descriptor)
     if (fcntl(descriptor, F_SETFD, FD_CLOEXEC) != 0) {
         return -errno;
     }
-    return map(segment, descriptor, (size_t)status.st_size);
+    return map(segment, descriptor, (size_t)status.st_size, protection);
 }
 
-int pmp_shm_attach(pmp_shm *segment, int descriptor)
+static int attach(pmp_shm *segment, int descriptor, int protection)
 {
     forget(segment);
     if (descriptor < 0) {
         return -EBADF;
     }
-    const int error = check_and_map(segment, descriptor);
+    const int error = check_and_map(segment, descriptor, protection);
     if (error != 0) {
         close(descriptor);
     }
     return error;
+}
+
+int pmp_shm_attach(pmp_shm *segment, int descriptor)
+{
+    return attach(segment, descriptor, PROT_READ | PROT_WRITE);
+}
+
+int pmp_shm_attach_readonly(pmp_shm *segment, int descriptor)
+{
+    return attach(segment, descriptor, PROT_READ);
 }
 
 void pmp_shm_close(pmp_shm *segment)

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from pympipool.diagnostics.tracing.session import trace
     from pympipool.execution.derived_futures import batched, get_item_from_future, split_future
     from pympipool.executor import Executor
+    from pympipool.serialization.shared import Shared, share
     from pympipool.shell import ShellExecutor, SubprocessExecutor
 
 __all__ = [
     "Executor",
+    "Shared",
     "ShellExecutor",
     "SubprocessExecutor",
     "__version__",
@@ -33,6 +35,7 @@ __all__ = [
     "errors",
     "get_item_from_future",
     "progress",
+    "share",
     "split_future",
     "trace",
 ]
@@ -43,12 +46,14 @@ undo_monkey_patches()  # before any other module of pympipool is imported
 
 _MODULES = {
     "Executor": "pympipool.executor",
+    "Shared": "pympipool.serialization.shared",
     "ShellExecutor": "pympipool.shell",
     "SubprocessExecutor": "pympipool.shell",
     "batched": "pympipool.execution.derived_futures",
     "errors": "pympipool.errors",
     "get_item_from_future": "pympipool.execution.derived_futures",
     "progress": "pympipool.diagnostics.progress",
+    "share": "pympipool.serialization.shared",
     "split_future": "pympipool.execution.derived_futures",
     "trace": "pympipool.diagnostics.tracing.session",
 }

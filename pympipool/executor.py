@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pympipool.diagnostics.graph import GraphRecorder
     from pympipool.execution.map_arguments import Arguments
     from pympipool.pool.serial_engine import SerialEngine
+    from pympipool.serialization.shared import Shared
 
     Awaited: TypeAlias = "futures.Future[Any] | Iterable[futures.Future[Any]] | Mapping[Any, futures.Future[Any]]"
 
@@ -408,6 +409,13 @@ class Executor(futures.Executor):
         if not isinstance(self._engine, Engine):  # without workers calls end while they are submitted
             return calls.submit(arguments, self.submit)
         return with_progress(partial(calls.submit, arguments), self.submit, self._engine, calls.count(arguments), bar)
+
+    @staticmethod
+    def share(obj: T) -> Shared[T]:
+        """Put an object into shared memory, once for all calls, workers and ranks of this host (see `pympipool.share`)."""
+        from pympipool.serialization.shared import share
+
+        return share(obj)
 
     @staticmethod
     def batched(iterable: Iterable[futures.Future[Any]], n: int) -> list[futures.Future[list[Any]]]:

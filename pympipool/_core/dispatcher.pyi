@@ -5,10 +5,12 @@ from pympipool._core.calls import FunctionHandle
 from pympipool._core.future import Future
 from pympipool._core.mailbox import Mailbox
 from pympipool._core.ring import Segment
+from pympipool._core.shared_memory import Announcer
 from pympipool._core.trace_buffer import Recorder
 
 class Dispatcher:
     doorbells: Segment
+    notices: Announcer
     signal_check_interval_s: float
     supervisor_thread_id: int
     def __init__(

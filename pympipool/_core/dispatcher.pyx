@@ -9,7 +9,7 @@ the results that no waiting thread fetches; the continuation thread and the thre
 """
 
 from cpython.pythread cimport PyThread_get_thread_ident
-from cpython.ref cimport Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free
 
@@ -25,12 +25,12 @@ from pympipool._core.pump cimport send_reserved
 from pympipool._core.trace_buffer cimport CANCELLED, FAILED
 from pympipool._core.ring cimport (
     PMP_TRACED, Segment, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm, pmp_doorbell_sleep, pmp_now_ns,
-    pmp_spinner_init, usable_cores,
+    pmp_spinner_init, notices_in, usable_cores,
 )
 from pympipool._core.progress_engine cimport (
     request_completion, wake_progress_thread, run_progress_thread, pump_and_notify,
 )
-from pympipool._core.workers cimport Workers, close_worker
+from pympipool._core.workers cimport Notices, Workers, close_worker
 
 import threading
 from time import monotonic
@@ -76,10 +76,18 @@ cdef class Dispatcher(Workers):
         self.core.core_count = usable_cores()
         if pthread_mutex_init(&self.core.lock, NULL) != 0:
             raise MemoryError("no mutex")
+        cdef Notices notices = Notices.__new__(Notices)
+        notices.core = &self.core
+        notices.board = notices_in(self.doorbells)
+        Py_INCREF(notices)
+        self.core.notices = <void *>notices
         self.on_kill_requested = on_kill_requested
         self.threads = []
 
     def __dealloc__(self):
+        if self.core.notices != NULL:
+            (<Notices>self.core.notices).core = NULL
+            Py_DECREF(<object>self.core.notices)
         for i in range(self.core.worker_count):
             free_calls(&self.core.workers[i].in_flight)
             close_worker(self.core.workers[i])

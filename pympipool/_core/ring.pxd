@@ -6,6 +6,11 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 cdef extern from "<stdbool.h>" nogil:
     ctypedef bint c_bool "bool"
 
+cdef extern from "<sys/uio.h>" nogil:
+    ctypedef struct iovec "struct iovec":
+        void *iov_base
+        size_t iov_len
+
 cdef extern from "shm.h" nogil:
     ctypedef struct pmp_shm:
         void *address
@@ -16,6 +21,9 @@ cdef extern from "shm.h" nogil:
         PMP_SHM_POSIX
     int pmp_shm_create(pmp_shm *segment, size_t size_bytes, pmp_shm_kind kind)
     int pmp_shm_attach(pmp_shm *segment, int descriptor)
+    int pmp_shm_store(pmp_shm *segment, const iovec *contents, int count)
+    int pmp_shm_overwrite(const pmp_shm *segment, const void *bytes, size_t count, size_t offset)
+    int pmp_shm_attach_readonly(pmp_shm *segment, int descriptor)
     void pmp_shm_close(pmp_shm *segment)
 
 cdef extern from "buffer_pool.h" nogil:
@@ -29,6 +37,10 @@ cdef extern from "buffer_pool.h" nogil:
 cdef extern from "doorbell.h" nogil:
     ctypedef struct pmp_doorbell:
         pass
+    ctypedef struct pmp_notices:
+        pass
+    void pmp_notices_add(pmp_notices *notices)
+    uint32_t pmp_notices_count(const pmp_notices *notices)
     ctypedef struct pmp_spinner:
         int64_t budget_ns
         int64_t max_ns
@@ -129,6 +141,7 @@ cdef class Buffer:
     cdef Py_ssize_t size
 
 
+cdef pmp_notices *notices_in(Segment doorbells) except NULL
 cdef pmp_buffer_pool *process_buffer_pool() noexcept nogil
 cdef object part_to_object(pmp_part *part, bint owned, bint as_bytes)
 cdef uint64_t message_bytes(pmp_receiver *receiver) noexcept nogil

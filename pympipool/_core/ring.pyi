@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 CALL: int
@@ -39,6 +39,7 @@ def retain_malloc_memory() -> None: ...
 
 class Channel:
     times_imports: bool
+    on_notice: Callable[[], None] | None
     @property
     def stamps(self) -> list[int]: ...
     @property

@@ -137,8 +137,13 @@ def link_segment(Py_ssize_t capacity=RING_CAPACITY, uint32_t ranks=1):
 
 
 def doorbell_segment():
-    """Return a new segment for the two doorbells of a master."""
-    return Segment(2 * sizeof(pmp_doorbell))
+    """Return a new segment for what all workers of a master see: its two doorbells, and its notices."""
+    return Segment(2 * sizeof(pmp_doorbell) + sizeof(pmp_notices))
+
+
+cdef pmp_notices *notices_in(Segment doorbells) except NULL:
+    """Return the notices in the segment with the master's doorbells."""
+    return <pmp_notices *>(<pmp_doorbell *>doorbells.memory() + 2)
 
 
 def start_watchdog(int descriptor):
@@ -274,21 +279,31 @@ cdef class Parts:
         free(self.views)
 
 
-cdef c_bool has_record(void *context) noexcept nogil:
-    return pmp_ring_has_record(&(<pmp_receiver *>context).consumer)
-
-
 cdef struct Awaited:
     # What a rank waits for.
     pmp_receiver *calls
     pmp_ranks *ranks
+    pmp_notices *notices
+    uint32_t notices_seen
+
+
+cdef c_bool has_notice(Awaited *awaited) noexcept nogil:
+    return pmp_notices_count(awaited.notices) != awaited.notices_seen
+
+
+cdef c_bool has_news(void *context) noexcept nogil:
+    cdef Awaited *awaited = <Awaited *>context
+    return pmp_ring_has_record(&awaited.calls.consumer) or has_notice(awaited)
+
+
+cdef c_bool has_call(Awaited *awaited) noexcept nogil:
+    """Return True if all ranks have ended the last call, and there is another one or none will be served any more."""
+    return (pmp_ranks_have_ended(awaited.ranks)
+            and (pmp_ring_has_record(&awaited.calls.consumer) or not pmp_ranks_agree(awaited.ranks)))
 
 
 cdef c_bool may_begin(void *context) noexcept nogil:
-    """Return True if all ranks have ended the last call, and there is another one or none will be served any more."""
-    cdef Awaited *awaited = <Awaited *>context
-    return (pmp_ranks_have_ended(awaited.ranks)
-            and (pmp_ring_has_record(&awaited.calls.consumer) or not pmp_ranks_agree(awaited.ranks)))
+    return has_call(<Awaited *>context) or has_notice(<Awaited *>context)
 
 
 cdef c_bool have_ended(void *context) noexcept nogil:
@@ -325,6 +340,7 @@ cdef class Channel:
     cdef bint is_ending           # the ranks wait for each other after this call, in `ranks_agree`
     cdef int64_t received_ns      # time at which the last message was received
     cdef readonly list stamps     # further times of a traced call, ns; sent with the answer and then cleared
+    cdef public object on_notice  # called without arguments when the master has announced something; None: nothing is
     cdef public bint times_imports  # measure what traced calls import
     cdef object import_times        # the module that does; None until the first traced call
 
@@ -345,6 +361,8 @@ cdef class Channel:
         self.own_bell = &self.rank_bells[rank]
         self.awaited.calls = &self.receiver
         self.awaited.ranks = &self.ranks
+        self.awaited.notices = notices_in(self.doorbells)
+        self.awaited.notices_seen = pmp_notices_count(self.awaited.notices)
         self.receiver.pool = buffer_pool
         self.peer_bells = <pmp_doorbell *>self.doorbells.memory()
         self.peer_bell_count = 2
@@ -369,7 +387,7 @@ cdef class Channel:
         if not pmp_ranks_end(&self.ranks, outcome):
             return
         self.ring_peer()
-        if may_begin(&self.awaited) or self.is_ending:
+        if has_call(&self.awaited) or self.is_ending:
             for rank in range(self.ranks.count):
                 if rank != self.ranks.rank:
                     pmp_doorbell_ring(&self.rank_bells[rank])
@@ -408,9 +426,15 @@ cdef class Channel:
         if timeout is not None:
             deadline_ns = pmp_now_ns() + <int64_t>(timeout * NS_PER_S)
         while True:
-            if self.ranks.count > 1 and (not self.wait(may_begin, &self.awaited, deadline_ns)
-                                         or not pmp_ranks_agree(&self.ranks)):
-                return None
+            if has_notice(&self.awaited):
+                self.take_notice()
+            if self.ranks.count > 1:
+                if not self.wait(may_begin, &self.awaited, deadline_ns):
+                    return None
+                if not has_call(&self.awaited):
+                    continue
+                if not pmp_ranks_agree(&self.ranks):
+                    return None
             code = pmp_receive(&self.receiver)
             if code == 0:
                 message = self.take_message()
@@ -421,8 +445,14 @@ cdef class Channel:
                 raise_errno(code, "receiving failed")
             if self.receiver.busy:
                 self.ring_peer()  # the peer may be waiting for room for its next fragment
-            if self.ranks.count <= 1 and not self.wait(has_record, &self.receiver, deadline_ns):
+            if self.ranks.count <= 1 and not self.wait(has_news, &self.awaited, deadline_ns):
                 return None
+
+    cdef int take_notice(self) except -1:
+        self.awaited.notices_seen = pmp_notices_count(self.awaited.notices)
+        if self.on_notice is not None:
+            self.on_notice()
+        return 0
 
     def ranks_agree(self):
         """Wait until the last call has ended on all ranks; return False if its outcomes differ."""
@@ -549,6 +579,8 @@ cdef class MasterChannel(Channel):
         if code < 0:
             raise_errno(code, "the segment is no link of this version of pympipool")
         self.receiver.pool = buffer_pool
+        self.awaited.calls = &self.receiver
+        self.awaited.notices = notices_in(self.doorbells)
         self.peer_bell_count = 1
         self.rings_after_message = True
         self.own_bell = <pmp_doorbell *>self.doorbells.memory()

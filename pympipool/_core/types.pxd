@@ -95,6 +95,7 @@ cdef struct Core:
     int64_t first_ns             # time of the first submission; 0: none yet
     int64_t last_ns              # time of the last result
     Recording *recording         # the active trace; NULL: there is none
+    void *notices                # a counted reference to what wakes workers after an announcement: see `workers.Notices`
     pmp_doorbell *progress_bell        # rung by workers; the progress thread sleeps on it
     pmp_doorbell *waiting_thread_bell  # rung by workers; the waiting thread that has acquired progress sleeps on it
     pmp_doorbell short_sleep_bell      # interrupts a short sleep of the progress thread

@@ -3,11 +3,17 @@
 from libc.stdint cimport uint64_t
 
 from pympipool._core.attempts cimport Attempts
-from pympipool._core.ring cimport Segment
-from pympipool._core.types cimport Worker
+from pympipool._core.ring cimport Segment, pmp_notices
+from pympipool._core.shared_memory cimport Announcer
+from pympipool._core.types cimport Core, Worker
 
 
 cdef void close_worker(Worker *worker) noexcept
+
+
+cdef class Notices(Announcer):
+    cdef Core *core          # NULL: the dispatcher is gone
+    cdef pmp_notices *board  # in the segment with the master's doorbells
 
 
 cdef class Workers(Attempts):

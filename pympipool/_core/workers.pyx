@@ -9,7 +9,8 @@ from pympipool._core.attempts cimport Attempts
 from pympipool._core.progress_engine cimport pump_and_notify, wake_progress_thread, wake_waiting_thread
 from pympipool._core.pump cimport drain, record_unanswered, ring_worker
 from pympipool._core.ring cimport (
-    PMP_END, Segment, process_buffer_pool, pmp_head, pmp_link_open_master, pmp_link_rank_count, pmp_now_ns, pmp_part,
+    PMP_END, Segment, process_buffer_pool, pmp_head, pmp_link_open_master, pmp_link_rank_count, pmp_notices_add,
+    pmp_now_ns, pmp_part,
     pmp_receiver, pmp_receiver_close, pmp_send, raise_errno,
 )
 from pympipool._core.scheduler cimport find_worker, is_claimed, recall_all
@@ -19,11 +20,29 @@ from pympipool._core.types cimport (
 )
 
 
+cdef class Notices(Announcer):
+    """Tells all workers of a dispatcher that shared data have ended."""
+
+    cdef void announce(self) noexcept:
+        if self.core == NULL:
+            return
+        pthread_mutex_lock(&self.core.lock)
+        pmp_notices_add(self.board)
+        for i in range(self.core.worker_count):
+            ring_worker(self.core.workers[i])
+        pthread_mutex_unlock(&self.core.lock)
+
+
 cdef class Workers(Attempts):
     """The part of a `Dispatcher` that deals with workers."""
 
     def __cinit__(self, *_):
         self.segments = {}
+
+    @property
+    def notices(self):
+        """Tells the workers of the end of shared data."""
+        return <Notices>self.core.notices
 
     def add_worker(self, uint64_t number, Segment link not None, *, bint reserved=False, dict about=None):
         """Open the master's side of a worker's link. The worker gets calls from now on.

@@ -82,7 +82,7 @@ class BasePool(ABC, Generic[SpawnerT]):
     def __init__(self, dispatcher: Dispatcher, spawner: SpawnerT, settings: dict[str, Any]) -> None:
         self.dispatcher = dispatcher
         self.spawner = spawner
-        self.supervisor = Supervisor(self, settings, dispatcher.doorbells)
+        self.supervisor = Supervisor(self, settings, dispatcher)
         self.loop = self.supervisor.loop
         self.mailbox = self.loop.mailbox
         self._is_closing = False  # `close` was called

@@ -3,6 +3,7 @@
 all ranks have connected ──► send_settings: on this host, all of them? ──► settings, and the descriptors of the link
 ("resource_tracker",)    ──► send_resource_tracker
 ("script_object", name)  ──► send_script_object
+("shared", key)          ──► send_shared
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pympipool.pool.script_context import pickled_script_object, script_context
 from pympipool.transport.shm import ShmLink
 
 if TYPE_CHECKING:
-    from pympipool._core.ring import Segment
+    from pympipool._core.dispatcher import Dispatcher
     from pympipool.pool.connections import ControlConnections
     from pympipool.pool.event_loop import EventLoop
     from pympipool.pool.worker_handle import WorkerHandle
@@ -32,22 +33,22 @@ class RankServices:
         connections: The connections to them.
         loop: Runs what other threads have prepared.
         settings: What each rank is sent when its worker has connected (see docs/design.md).
-        doorbells: The segment with the master's doorbells.
+        dispatcher: Has the master's doorbells, and tells workers of the end of shared data.
     """
 
     def __init__(
-        self, connections: ControlConnections, loop: EventLoop, settings: dict[str, Any], doorbells: Segment
+        self, connections: ControlConnections, loop: EventLoop, settings: dict[str, Any], dispatcher: Dispatcher
     ) -> None:
         self._connections = connections
         self._loop = loop
         self._settings = settings
-        self._doorbells = doorbells
+        self._dispatcher = dispatcher
 
     def send_settings(self, worker: WorkerHandle) -> None:
         """Send all ranks of a worker their settings, and the link to those that use it."""
         if self._may_share_link(worker):
             try:
-                worker.link = ShmLink(self._doorbells, worker.request.ranks)
+                worker.link = ShmLink(self._dispatcher.doorbells, worker.request.ranks)
             except OSError as error:
                 LOGGER.warning("worker %d: rank 0 shares its calls by MPI, which is slower: %s", worker.number, error)
         output = worker.process.direct_output or ()
@@ -96,3 +97,14 @@ class RankServices:
         except RuntimeError as error:  # no more threads
             LOGGER.warning("a worker looks for %s of the script, which cannot be pickled now: %s", name, error)
             self._connections.send(worker, rank, ("script_object", None))
+
+    def send_shared(self, worker: WorkerHandle, rank: int, key: bytes) -> None:
+        """Send a rank a descriptor of the memory of shared data; none if they have been released."""
+        from pympipool.serialization import shared
+
+        found = shared.find(key)
+        if found is None or found.owner is None:
+            self._connections.send(worker, rank, ("shared",))
+            return
+        found.owner.add_announcer(self._dispatcher.notices)
+        self._connections.send(worker, rank, ("shared",), (found.mapping.fileno(),))

@@ -20,7 +20,7 @@ from pympipool._core.future import Future
 from pympipool._util.reprs import callable_name
 from pympipool.execution.dependencies import InputError, find_futures, has_result, is_cancelled, resolve
 from pympipool.execution.workerless import WorkerlessEngine
-from pympipool.serialization import payload
+from pympipool.serialization import SHARED_MARK, payload
 from pympipool.worker.injection import inject_arguments
 from pympipool.worker.setup import check_init_values
 
@@ -101,8 +101,11 @@ class SerialEngine(WorkerlessEngine):
     def _run(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], resources: Resources | None
     ) -> Any:
-        payload.dump_call(0, fn, args, kwargs, True)  # raises if it cannot be pickled
-        args, kwargs = _copied((args, kwargs))
+        parts = payload.dump_call(0, fn, args, kwargs, True)  # raises if it cannot be pickled
+        if SHARED_MARK in parts[0]:
+            fn, args, kwargs = payload.load(parts)
+        else:
+            args, kwargs = _copied((args, kwargs))
         function = inject_arguments(fn, self._values())
         folder = None if resources is None else resources.cwd
         before = os.getcwd() if folder is not None else None

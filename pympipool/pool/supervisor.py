@@ -38,7 +38,7 @@ from pympipool.transport.shm import ShmLink
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pympipool._core.ring import Segment
+    from pympipool._core.dispatcher import Dispatcher
     from pympipool.backends.spawner import Helper, Spawner
     from pympipool.pool.reported_error import Failure
     from pympipool.resources import Resources
@@ -84,7 +84,7 @@ class Supervisor:
     Args:
         events: The pool.
         settings: What a rank is sent when it has connected (see docs/design.md).
-        doorbells: The segment with the master's doorbells.
+        dispatcher: Has the master's doorbells.
 
     Attributes:
         loop: Its thread.
@@ -92,10 +92,10 @@ class Supervisor:
         reaped: The workers that are gone, and whose end the pool has not dealt with.
     """
 
-    def __init__(self, events: SupervisorEvents, settings: dict[str, Any], doorbells: Segment) -> None:
+    def __init__(self, events: SupervisorEvents, settings: dict[str, Any], dispatcher: Dispatcher) -> None:
         self.events = events
         self.settings = settings
-        self.doorbells = doorbells
+        self.dispatcher = dispatcher
         self.workers: dict[int, WorkerHandle] = {}
         self.reaped: dict[int, WorkerHandle] = {}
         self._checked_helpers: set[Helper] = set()  # those for which a timer runs
@@ -110,7 +110,7 @@ class Supervisor:
         self._preparation: Timer | None = None
         self._connections = ControlConnections(self.listener, self.loop, self)
         self._processes = ProcessWatch(self.loop, self._connections, self)
-        self._services = RankServices(self._connections, self.loop, settings, doorbells)
+        self._services = RankServices(self._connections, self.loop, settings, dispatcher)
         self._connections.listen()
         self._writers = {name: OutputWriter(name, self.loop) for name in ("stdout", "stderr")}
 
@@ -179,7 +179,7 @@ class Supervisor:
             WorkerStartError, OSError: Its process cannot be started, or there is no memory for its link.
         """
         number = next(self._numbers)
-        link = ShmLink(self.doorbells)
+        link = ShmLink(self.dispatcher.doorbells)
         request = LaunchRequest(
             number=number,
             ranks=resources.cores,
@@ -317,6 +317,8 @@ class Supervisor:
                 self._services.send_resource_tracker(worker, rank)
             case ("script_object", name):
                 self._services.send_script_object(worker, rank, name)
+            case ("shared", key):
+                self._services.send_shared(worker, rank, key)
             case ("last_call",):
                 self.events.on_last_call(worker)
             case ("exiting", reason):

@@ -16,6 +16,7 @@
     references.py  weak references and context variables
     enums.py       enums by value, with aliases, composite flags and attributes of members
     reloads.py     modules that were edited and reloaded
+    shared.py      objects in shared memory, which many calls use
 
 The loaders below stand here because pickles name them by path: a longer name would make each pickle longer.
 """
@@ -25,6 +26,18 @@ import copyreg
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+master: "tuple[Any, int]" = (None, 0)
+"""In a worker, its connection to the master, and its pid: from there shared data come (see `shared.py`)."""
+
+
+def drop_released() -> None:
+    """Forget shared data that have ended. A worker's channel calls it when the master announces that some have."""
+    import sys
+
+    shared = sys.modules.get("pympipool.serialization.shared")
+    if shared is not None:
+        shared.drop_released()
 
 
 def _unpack(*parts: "Any") -> "Any":
@@ -77,6 +90,9 @@ def empty_cache(wrapper: "Any") -> bool:
 
 CLASSES_MARK = b"pympipool.serialization.classes"
 """Bytes that each pickle contains that contains a class by value: the name of `classes.py`, or the beginning of a definition."""
+
+SHARED_MARK = b"pympipool.serialization.shared"
+"""Bytes that each pickle of a call contains that has a shared object among its arguments: the name of `shared.py`."""
 
 WORKER_MARK = "__pympipool_worker__"
 """The name in a worker's `__main__` of three dicts: the latest classes of the script that the worker has received, by name; the

@@ -22,6 +22,7 @@ import cloudpickle
 from pympipool._core import instances
 from pympipool._core.instances import find_definition
 from pympipool._core.reductions import Reductions, reducer_override
+from pympipool.serialization import SHARED_MARK
 from pympipool.serialization.classes import find_class, load_class, reduce_class
 from pympipool.serialization.definitions import make_definition
 from pympipool.serialization.exception_forms import reduce_without_init, refuses_attributes
@@ -73,6 +74,22 @@ def dump_definition(value: object, numbers: Mapping[int, int], *, is_result: boo
     return file.getvalue()
 
 
+def dump_shared(value: object) -> list[Any]:
+    """Pickle what calls will share. Return the pickle and its out-of-band buffers: all of them, also small ones."""
+    file, buffers = io.BytesIO(), []
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        try:
+            view = buffer.raw()
+        except BufferError:  # not contiguous
+            return True
+        buffers.append(view)
+        return False
+
+    _Pickler(file, PROTOCOL, buffer_callback=keep).dump(value)
+    return [file.getbuffer(), *buffers]
+
+
 def dump_function(function: object, classes: Iterable[type]) -> bytes:
     """Pickle a function that is sent once.
 
@@ -119,13 +136,16 @@ def is_inert(kind: type, is_result: bool, defines: bool) -> bool:
     return make_definition(kind, is_result, at_once=defines) is not None
 
 
-def _reducer_of(kind: type, registered: Any, *, files_by_name: bool = False) -> Any:
+def _reducer_of(kind: type, registered: Any, *, is_result: bool = False, files_by_name: bool = False) -> Any:
     """Return the reducer for instances of a class; None if pickle's own way is right.
 
     Args:
         registered: The reducer that is registered for the class, or None.
+        is_result: They belong to a result.
         files_by_name: Large `numpy.memmap` objects travel as file names.
     """
+    if kind.__module__ == _SHARED and not is_result:
+        return getattr(kind, "reduce_for_call", None)
     if registered is not None:
         return reducer_of_library(kind) or registered
     if kind.__module__ in _MULTIPROCESSING:
@@ -143,6 +163,8 @@ def _reducer_of(kind: type, registered: Any, *, files_by_name: bool = False) -> 
             return arrays.reduce_array_or_file if files_by_name else arrays.reduce_array
     return None
 
+
+_SHARED = SHARED_MARK.decode()
 
 _MULTIPROCESSING = ("multiprocessing.connection", "multiprocessing.heap")
 """Modules whose objects have descriptors, and are pickled with reducers that only multiprocessing's own pickler knows."""
@@ -166,7 +188,7 @@ def _reduce_ctypes(value: Any) -> Any:
 def _reductions(is_result: bool = False, files_by_name: bool = False) -> Reductions:
     own: dict[Any, Any] = {types.CodeType: _reduce_code, types.ModuleType: _reduce_module, **SCRIPT_REDUCERS}
     tables: Any = (own, *cloudpickle.Pickler.dispatch_table.maps)
-    find_reducer = functools.partial(_reducer_of, files_by_name=files_by_name)
+    find_reducer = functools.partial(_reducer_of, is_result=is_result, files_by_name=files_by_name)
     return Reductions(
         tables, find_reducer, cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES, None if is_result else SPECS
     )

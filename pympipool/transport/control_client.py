@@ -18,6 +18,7 @@ import struct
 from _thread import allocate_lock
 
 from pympipool._util.cmodules import socket
+from pympipool.serialization import drop_released
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.frames import (
     DESCRIPTORS_MAX,
@@ -126,7 +127,12 @@ class WorkerControl:
         (_, pickled), _ = self._request("script_object", name)
         return pickled  # type: ignore[no-any-return]
 
-    def _request(self, *frame: str) -> tuple[Frame, list[int]]:
+    def request_shared(self, key: bytes) -> int | None:
+        """Return a descriptor of the memory of shared data; None if they have been released."""
+        _, descriptors = self._request("shared", key)
+        return descriptors[0] if descriptors else None
+
+    def _request(self, *frame: str | bytes) -> tuple[Frame, list[int]]:
         """Send a request; return the master's answer. Calls may have threads: one of them asks at a time."""
         with self._request_lock:
             self._send(encode_frame(frame))
@@ -148,6 +154,7 @@ class WorkerControl:
         """Return the channel on which calls arrive and results are sent (see `shm.open_channel`)."""
         channel = open_channel(descriptors, rank)
         channel.times_imports = rank == 0
+        channel.on_notice = drop_released
         return channel
 
     def send_ready(self, rank: int) -> None:

@@ -10,6 +10,7 @@ import io
 import os
 import sys
 
+from pympipool import serialization
 from pympipool._core.ring import retain_malloc_memory
 from pympipool._util.cmodules import socket
 from pympipool._util.reprs import callable_name
@@ -48,6 +49,7 @@ def apply_settings(settings: dict[str, Any], control: Control, identity: tuple[i
     if cwd or settings["cwd"] is not None:
         os.chdir(cwd or settings["cwd"])
     apply_script_context(settings, control, identity)
+    serialization.master = control, os.getpid()
     if settings["thread_name_prefix"]:
         from threading import main_thread
 

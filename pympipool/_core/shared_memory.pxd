@@ -1,0 +1,28 @@
+"""Memory of shared data; see shared_memory.pyx."""
+
+from libc.stdint cimport uint8_t, uint32_t
+
+from pympipool._core.ring cimport pmp_shm
+
+
+cdef struct Header:
+    uint8_t mark[8]
+    uint32_t released
+    uint32_t part_count
+    # uint64_t sizes[part_count] follow
+
+
+cdef class Announcer:
+    cdef void announce(self) noexcept
+
+
+cdef class Mapping:
+    cdef pmp_shm shm
+
+    cdef Header *header(self) except NULL
+
+
+cdef class Owner:
+    cdef readonly Mapping mapping
+    cdef list announcers
+    cdef long pid

@@ -1,0 +1,190 @@
+# cython: language_level=3
+"""The memory of shared data: written once, and mapped read-only by every process that uses it.
+
+    header: mark | released | number of parts | size of each part        parts, each at a multiple of 64 bytes
+
+    owner                                          user of the data, in another process
+    Mapping.store(parts) ── descriptor ──────────► Mapping.attach(descriptor)
+    Owner: with it the data end ─► released = 1 ─► Mapping.is_released
+                                └► announce() ───► whoever sleeps wakes, and looks at what it has mapped
+
+A mapping is not closed: it lasts as long as there is a view of it. So nobody uses memory that is gone.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_CONTIG_RO, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy
+
+from pympipool._core.ring cimport (
+    iovec, pmp_shm_attach_readonly, pmp_shm_close, pmp_shm_overwrite, pmp_shm_store, raise_errno,
+)
+
+import os
+
+cdef extern from "<unistd.h>" nogil:
+    long getpid()
+
+cdef enum:
+    ALIGNMENT = 64  # of each part, bytes: arrays start at cache lines
+
+cdef bytes MARK = b"pmpdata1"
+cdef uint8_t[ALIGNMENT] PADDING
+cdef uint32_t RELEASED = 1
+
+
+cdef inline size_t padded(size_t size) noexcept:
+    return (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+
+
+cdef class Announcer:
+    """Wakes processes that may use shared data."""
+
+    cdef void announce(self) noexcept:
+        pass
+
+
+cdef class Mapping:
+    """The memory of shared data in this process, readable through the buffer protocol."""
+
+    def __cinit__(self):
+        self.shm.descriptor = -1
+
+    @staticmethod
+    def store(parts):
+        """Write parts into new memory.
+
+        Args:
+            parts: Objects with contiguous memory.
+
+        Raises:
+            OSError: ENOSPC or ENOMEM, there is not enough memory; EMFILE, no descriptor is free.
+        """
+        cdef Py_ssize_t count = len(parts)
+        cdef Py_ssize_t held = 0
+        cdef size_t header_bytes = padded(sizeof(Header) + count * sizeof(uint64_t))
+        cdef Mapping mapping = Mapping.__new__(Mapping)
+        cdef Header *header = <Header *>calloc(1, header_bytes)
+        cdef Py_buffer *views = <Py_buffer *>calloc(count + 1, sizeof(Py_buffer))
+        cdef iovec *contents = <iovec *>calloc(1 + 2 * count, sizeof(iovec))
+        cdef uint64_t *sizes = <uint64_t *>(header + 1)
+        cdef uint64_t total = header_bytes
+        cdef int code
+        try:
+            if header == NULL or views == NULL or contents == NULL:
+                raise MemoryError()
+            memcpy(header.mark, <char *>MARK, sizeof(header.mark))
+            header.part_count = count
+            contents[0].iov_base, contents[0].iov_len = header, header_bytes
+            for part in parts:
+                PyObject_GetBuffer(part, &views[held], PyBUF_CONTIG_RO)
+                held += 1
+                size = views[held - 1].len
+                sizes[held - 1] = size
+                total += padded(size)
+                contents[2 * held - 1].iov_base, contents[2 * held - 1].iov_len = views[held - 1].buf, size
+                contents[2 * held].iov_base, contents[2 * held].iov_len = PADDING, padded(size) - size
+            with nogil:
+                code = pmp_shm_store(&mapping.shm, contents, 1 + 2 * count)
+            if code < 0:
+                raise_errno(code, f"no shared memory of {total} bytes")
+        finally:
+            for i in range(held):
+                PyBuffer_Release(&views[i])
+            free(header)
+            free(views)
+            free(contents)
+        return mapping
+
+    @staticmethod
+    def attach(int descriptor):
+        """Map the memory behind a descriptor, which is closed.
+
+        Raises:
+            OSError: The descriptor is none of shared data, or there is no room for the mapping.
+        """
+        cdef Mapping mapping = Mapping.__new__(Mapping)
+        code = pmp_shm_attach_readonly(&mapping.shm, descriptor)
+        if code < 0:
+            raise_errno(code, f"descriptor {descriptor} is none of shared data")
+        mapping.parts()
+        mapping.close_descriptor()
+        return mapping
+
+    cdef Header *header(self) except NULL:
+        cdef Header *header = <Header *>self.shm.address
+        if self.shm.size_bytes < sizeof(Header) or memcmp(header.mark, <char *>MARK, sizeof(header.mark)) != 0:
+            raise OSError("the memory holds no shared data of this version of pympipool")
+        return header
+
+    def parts(self):
+        """Return read-only views of the parts."""
+        cdef Header *header = self.header()
+        cdef uint64_t *sizes = <uint64_t *>(header + 1)
+        cdef uint64_t begin = sizeof(Header) + <uint64_t>header.part_count * sizeof(uint64_t)
+        if begin > self.shm.size_bytes:
+            raise OSError("the memory of shared data is damaged")
+        begin = padded(begin)
+        whole = memoryview(self)
+        views = []
+        for i in range(header.part_count):
+            if begin > self.shm.size_bytes or sizes[i] > self.shm.size_bytes - begin:
+                raise OSError("the memory of shared data is damaged")
+            views.append(whole[begin:begin + sizes[i]])
+            begin += padded(sizes[i])
+        return views
+
+    @property
+    def is_released(self):
+        """True if the owner of the data has given them up."""
+        return (<volatile uint32_t *>&self.header().released)[0] == RELEASED
+
+    @property
+    def size_bytes(self):
+        """Bytes of memory."""
+        return self.shm.size_bytes
+
+    def fileno(self):
+        """Return the descriptor, -1 if it is closed."""
+        return self.shm.descriptor
+
+    def close_descriptor(self):
+        """Close the descriptor; the memory stays mapped."""
+        cdef int descriptor = self.shm.descriptor
+        self.shm.descriptor = -1  # before `close`, which lets other threads run
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.shm.address, self.shm.size_bytes, 1, flags)
+
+    def __dealloc__(self):
+        pmp_shm_close(&self.shm)
+
+
+@cython.no_gc_clear  # __dealloc__ needs the attributes
+cdef class Owner:
+    """Ends shared data when it ends itself. Its end runs no Python code: neither Ctrl-C nor an exception stops it half-way.
+
+    Args:
+        mapping: The memory of the data.
+    """
+
+    def __cinit__(self, Mapping mapping not None):
+        self.mapping = mapping
+        self.announcers = []
+        self.pid = getpid()
+
+    def add_announcer(self, Announcer announcer not None):
+        """Have the processes told of the end of the data that this announcer reaches."""
+        if announcer not in self.announcers:
+            self.announcers.append(announcer)
+
+    def __dealloc__(self):
+        cdef Announcer announcer
+        if self.mapping is None or self.pid != getpid():  # a fork of the owner
+            return
+        pmp_shm_overwrite(&self.mapping.shm, &RELEASED, sizeof(RELEASED), 8)
+        for announcer in self.announcers:
+            announcer.announce()

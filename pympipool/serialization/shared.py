@@ -1,0 +1,218 @@
+"""Data that many calls use: pickled once, and one copy in the memory of a host.
+
+    master                                               worker
+    share(obj) ─► Shared ─► SharedObject: Mapping.store
+    a call with the Shared ── its key ────────────────►  load_value(key) ─► has it? the object
+                                                         └► no: asks the master ─► descriptor ─► Mapping.attach ─► unpickled
+    no handle and no call is left: Owner ends ── notice ─►  drop_released
+
+The object's large data are out-of-band buffers of the pickle, which arrays use where they lie. A process keeps what it has mapped
+until the owner gives it up, and longer where somebody still has an array of it.
+
+This module is imported with the first shared object.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, Generic, TypeVar, cast
+from weakref import WeakValueDictionary
+
+from pympipool import serialization
+from pympipool._core.shared_memory import Mapping, Owner
+from pympipool._util.cmodules import pickle
+from pympipool._util.formatting import format_bytes
+from pympipool._util.reprs import safe_repr, summarize_error, type_name
+
+__all__ = ["Shared", "share"]
+
+T = TypeVar("T")
+
+KEY_BYTES = 16
+
+CHECKED_BYTES = 64 << 20
+"""Size from which the memory that is available is looked at before. The system would rather kill a process than refuse it."""
+
+
+class SharedObject:
+    """A shared object in this process: the owner's, or one that was mapped for calls.
+
+    Attributes:
+        key: Names it in all processes.
+        mapping: Its memory.
+        owner: Ends it for all processes; None: this process does not own it.
+    """
+
+    __slots__ = ("__weakref__", "_value", "key", "mapping", "owner")
+
+    def __init__(self, key: bytes, mapping: Mapping, owner: Owner | None) -> None:
+        self.key = key
+        self.mapping = mapping
+        self.owner = owner
+        self._value: Any = self  # not unpickled yet
+        _objects[key] = self
+
+    def value(self) -> Any:
+        """Return the object, which is unpickled once.
+
+        Raises:
+            SerializationError: It cannot be unpickled in this process.
+        """
+        if self._value is self:
+            parts = self.mapping.parts()
+            try:
+                self._value = pickle.loads(parts[0], buffers=parts[1:])
+            except Exception as error:
+                from pympipool.errors import SerializationError
+
+                raise SerializationError(
+                    f"cannot unpickle shared data in process {os.getpid()}: {summarize_error(error)}. The modules it needs"
+                    " must be importable there"
+                ) from error
+        return self._value
+
+
+_objects: WeakValueDictionary[bytes, SharedObject] = WeakValueDictionary()
+"""All of this process."""
+
+_mapped: dict[bytes, SharedObject] = {}
+"""Those that this process has mapped for calls, until their owner gives them up."""
+
+
+class Shared(Generic[T]):
+    """A handle of an object in shared memory, made by `share`.
+
+    A call that gets it, anywhere among its arguments, gets the object in its place. The memory is released when no handle is left,
+    and no call that was submitted with one.
+
+    Attributes:
+        nbytes: Bytes of shared memory that the object takes.
+    """
+
+    __slots__ = ("_object", "_type_name", "nbytes")
+
+    def __init__(self, shared_object: SharedObject, type_name: str) -> None:
+        self._object = shared_object
+        self._type_name = type_name
+        self.nbytes = shared_object.mapping.size_bytes
+
+    @property
+    def value(self) -> T:
+        """The object as calls get it: its arrays are read-only views of the shared memory."""
+        return cast(T, self._object.value())
+
+    def reduce_for_call(self) -> tuple[Any, ...]:
+        """Reduce it to what gives a call the object."""
+        return load_value, (self._object.key,)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _load_handle, (self._object.key, self._type_name)
+
+    def __repr__(self) -> str:
+        return f"<Shared {self._type_name}, {format_bytes(self.nbytes)}>"
+
+
+def share(obj: T) -> Shared[T]:
+    """Put an object into shared memory, once for all calls, workers and ranks of this host.
+
+    Args:
+        obj: Anything that can be pickled: arrays, data frames, dicts of arrays. Its arrays arrive read-only; what calls change in
+            lists and dicts of it, later calls on the same worker see.
+
+    Returns:
+        A handle. Pass it to calls, also inside of containers, closures and `init_function`; they get the object.
+
+    Raises:
+        SerializationError: It cannot be pickled.
+        MemoryError: There is not enough memory for it.
+
+    Examples:
+        >>> from pympipool import Executor, share
+        >>> table = share(list(range(100_000)))
+        >>> with Executor(max_workers=1) as exe:
+        ...     exe.submit(max, table).result()
+        99999
+    """
+    if isinstance(obj, Shared):
+        return obj
+    from pympipool.serialization.by_value import dump_shared
+
+    try:
+        parts = dump_shared(obj)
+    except Exception as error:
+        from pympipool.errors import SerializationError
+
+        raise SerializationError(
+            f"cannot share {safe_repr(obj)} of type {type_name(type(obj))}: {summarize_error(error)}"
+        ) from error
+    size_bytes = sum(memoryview(part).nbytes for part in parts)
+    _check_memory(size_bytes)
+    try:
+        mapping = Mapping.store(parts)
+    except OSError as error:
+        raise MemoryError(
+            f"no memory to share {safe_repr(obj)} of type {type_name(type(obj))}: {error.strerror}. Drop what is shared and"
+            " not needed any more"
+        ) from error
+    return Shared(SharedObject(os.urandom(KEY_BYTES), mapping, Owner(mapping)), type_name(type(obj)))
+
+
+def _check_memory(size_bytes: int) -> None:
+    if size_bytes < CHECKED_BYTES or sys.platform != "linux":
+        return
+    with open("/proc/meminfo") as file:
+        figures = dict(line.split(":") for line in file)
+    available_bytes = int(figures["MemAvailable"].split()[0]) << 10
+    if size_bytes > available_bytes:
+        raise MemoryError(
+            f"no memory to share {format_bytes(size_bytes)}: {format_bytes(available_bytes)} are available on this host"
+        )
+
+
+def find(key: bytes) -> SharedObject | None:
+    """Return the object of a key that this process owns; None if it has been released."""
+    found = _objects.get(key)
+    return found if found is not None and found.owner is not None else None
+
+
+def load_value(key: bytes) -> Any:
+    """Return the shared object of a key: a loader, which pickles name by its path.
+
+    Raises:
+        RuntimeError: It has been released, or this process cannot get it.
+    """
+    found = _objects.get(key)
+    if found is None:
+        drop_released()
+        found = _mapped[key] = SharedObject(key, Mapping.attach(_request(key)), None)
+    return found.value()
+
+
+def _load_handle(key: bytes, name: str) -> Shared[Any]:
+    found = find(key)
+    if found is None:
+        raise RuntimeError(f"the shared {name} has been released, or belongs to another process")
+    return Shared(found, name)
+
+
+def _request(key: bytes) -> int:
+    """Return a descriptor of the memory of a shared object, from the master."""
+    control, pid = serialization.master
+    request = getattr(control, "request_shared", None)
+    if request is None or pid != os.getpid():
+        raise RuntimeError(
+            f"process {os.getpid()} cannot get shared data: only a worker on the host of the script can, and a process that it"
+            " forks has what the worker had"
+        )
+    descriptor = request(key)
+    if descriptor is None:
+        raise RuntimeError("the shared data of this call have been released: keep the handle until the call has ended")
+    return cast(int, descriptor)
+
+
+def drop_released() -> None:
+    """Forget the objects whose owners have given them up."""
+    for key, kept in list(_mapped.items()):
+        if kept.mapping.is_released:
+            _mapped.pop(key, None)
