@@ -24,5 +24,5 @@ cdef class Mapping:
 
 cdef class Owner:
     cdef readonly Mapping mapping
-    cdef list announcers
+    cdef tuple announcers  # not a list: the garbage collector would empty it before __dealloc__
     cdef long pid

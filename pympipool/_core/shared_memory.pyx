@@ -173,13 +173,13 @@ cdef class Owner:
 
     def __cinit__(self, Mapping mapping not None):
         self.mapping = mapping
-        self.announcers = []
+        self.announcers = ()
         self.pid = getpid()
 
     def add_announcer(self, Announcer announcer not None):
         """Have the processes told of the end of the data that this announcer reaches."""
         if announcer not in self.announcers:
-            self.announcers.append(announcer)
+            self.announcers += (announcer,)
 
     def __dealloc__(self):
         cdef Announcer announcer

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from typing import Any, Generic, TypeVar, cast
 from weakref import WeakValueDictionary
 
@@ -42,14 +43,18 @@ class SharedObject:
         key: Names it in all processes.
         mapping: Its memory.
         owner: Ends it for all processes; None: this process does not own it.
+        parts: The shared objects that are part of it; they live as long as it does.
     """
 
-    __slots__ = ("__weakref__", "_value", "key", "mapping", "owner")
+    __slots__ = ("__weakref__", "_value", "key", "mapping", "owner", "parts")
 
-    def __init__(self, key: bytes, mapping: Mapping, owner: Owner | None) -> None:
+    def __init__(
+        self, key: bytes, mapping: Mapping, owner: Owner | None = None, parts: tuple[SharedObject, ...] = ()
+    ) -> None:
         self.key = key
         self.mapping = mapping
         self.owner = owner
+        self.parts = parts
         self._value: Any = self  # not unpickled yet
         _objects[key] = self
 
@@ -75,6 +80,9 @@ class SharedObject:
 
 _objects: WeakValueDictionary[bytes, SharedObject] = WeakValueDictionary()
 """All of this process."""
+
+_pickled = threading.local()
+"""The list `parts` gets the shared objects that are part of what this thread pickles to share it."""
 
 _mapped: dict[bytes, SharedObject] = {}
 """Those that this process has mapped for calls, until their owner gives them up."""
@@ -104,6 +112,9 @@ class Shared(Generic[T]):
 
     def reduce_for_call(self) -> tuple[Any, ...]:
         """Reduce it to what gives a call the object."""
+        found = getattr(_pickled, "parts", None)
+        if found is not None:
+            found.append(self._object)
         return load_value, (self._object.key,)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -138,14 +149,17 @@ def share(obj: T) -> Shared[T]:
         return obj
     from pympipool.serialization.by_value import dump_shared
 
+    outer, _pickled.parts = getattr(_pickled, "parts", None), []
     try:
-        parts = dump_shared(obj)
+        parts, inner = dump_shared(obj), tuple(_pickled.parts)
     except Exception as error:
         from pympipool.errors import SerializationError
 
         raise SerializationError(
             f"cannot share {safe_repr(obj)} of type {type_name(type(obj))}: {summarize_error(error)}"
         ) from error
+    finally:
+        _pickled.parts = outer
     size_bytes = sum(memoryview(part).nbytes for part in parts)
     _check_memory(size_bytes)
     try:
@@ -155,7 +169,7 @@ def share(obj: T) -> Shared[T]:
             f"no memory to share {safe_repr(obj)} of type {type_name(type(obj))}: {error.strerror}. Drop what is shared and"
             " not needed any more"
         ) from error
-    return Shared(SharedObject(os.urandom(KEY_BYTES), mapping, Owner(mapping)), type_name(type(obj)))
+    return Shared(SharedObject(os.urandom(KEY_BYTES), mapping, Owner(mapping), inner), type_name(type(obj)))
 
 
 def _check_memory(size_bytes: int) -> None:
@@ -185,7 +199,7 @@ def load_value(key: bytes) -> Any:
     found = _objects.get(key)
     if found is None:
         drop_released()
-        found = _mapped[key] = SharedObject(key, Mapping.attach(_request(key)), None)
+        found = _mapped[key] = SharedObject(key, Mapping.attach(_request(key)))
     return found.value()
 
 

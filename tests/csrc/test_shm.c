@@ -283,6 +283,33 @@ static void full_dev_shm_is_an_error_and_no_sigbus(void)
 
 #endif
 
+static int write_to(void *address)
+{
+    signal(SIGSEGV, SIG_DFL); /* not the report of a sanitizer */
+    *(volatile char *)address = 'x';
+    return 0;
+}
+
+static void stored_contents_are_read_only(void)
+{
+    static const char first[] = "first", second[] = "second";
+    const struct iovec contents[] = {{(void *)first, 5}, {NULL, 0}, {(void *)second, 6}};
+    pmp_shm segment, attached;
+
+    CHECK_EQUAL(pmp_shm_store(&segment, contents, 3), 0);
+    CHECK(memcmp(segment.address, "firstsecond\0", 12) == 0);
+    CHECK_EQUAL(pmp_shm_attach_readonly(&attached, dup(segment.descriptor)), 0);
+    CHECK_EQUAL(pmp_shm_overwrite(&segment, "F", 1, 0), 0);
+    CHECK(memcmp(attached.address, "Firstsecond\0", 12) == 0);
+    CHECK_EQUAL(pmp_shm_overwrite(&segment, "F", 1, segment.size_bytes), -EINVAL);
+    const pid_t child = start_child(write_to, attached.address);
+    const int status = wait_for_child(child);
+    CHECK(WIFSIGNALED(status));
+    pmp_shm_close(&segment);
+    pmp_shm_close(&attached);
+    CHECK_EQUAL(pmp_shm_store(&segment, contents, 0), -EINVAL);
+}
+
 int main(void)
 {
     run("a new segment is zeroed, private and has no name", 60,
@@ -293,6 +320,7 @@ int main(void)
     run("another process writes into a segment", 60, other_process_writes_into_it);
     run("create rejects invalid arguments", 60, create_rejects_invalid_arguments);
     run("attach rejects descriptors of other kinds", 60, attach_rejects_other_descriptors);
+    run("stored contents are read-only, except for overwriting", 60, stored_contents_are_read_only);
 #ifdef __linux__
     run("a memfd is sealed", 60, memfd_is_sealed);
     run("a memfd that could shrink is rejected", 60, memfd_that_could_shrink_is_rejected);
