@@ -66,6 +66,7 @@ class Interrupt:
     def _enter_frame(self, frame: FrameType, event: str, arg: Any) -> Any:
         if self.place is not None or not frame.f_code.co_filename.startswith(FOLDERS):
             return None
+        frame.f_trace = self._trace  # Python 3.13 heeds the next line only if there is a trace function already
         frame.f_trace_opcodes = True
         return self._trace
 
