@@ -26,9 +26,6 @@ from typing import Any
 RECORDS_MAX = 1000
 """Log records that may wait for handlers that block, before further records are dropped."""
 
-START_LIMIT_S = 0.5
-"""Longest wait for a thread to begin when a signal handler has raised while it was started. Usually it begins in 0.1 ms."""
-
 FLUSH_LIMIT_S = 1.0
 """Longest time for which the end of an executor, and of the interpreter, waits for handlers of loggers."""
 
@@ -36,8 +33,49 @@ FLUSH_CHECK_S = 0.0005
 """Interval between two checks whether the handlers have got all records."""
 
 
+class _Begun:
+    """Set by a thread that has begun, in place of its Event.
+
+    `Thread.start` waits for that Event, which takes longer than all the rest of a start. And an interrupted wait for an Event
+    may raise an error of its own.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def is_set(self) -> bool:
+        """Return True if the thread has begun."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Note that the thread has begun."""
+        self._is_set = True
+        self._gate.release()
+
+    def _at_fork_reinit(self) -> None:
+        """Do nothing: a thread that forks has begun, and the others end by the fork."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Do not wait (see `wait_set`)."""
+        return True
+
+    def wait_set(self, timeout: float | None = None) -> bool:
+        """Wait until the thread has begun; return False if that takes longer."""
+        if self._is_set:
+            return True
+        has_begun = self._gate.acquire(timeout=-1 if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX))
+        if has_begun:
+            self._gate.release()
+        return has_begun
+
+
 class ServiceThread(threading.Thread):
     """A thread that works for an executor.
+
+    Ctrl-C may end `start` when the thread is about to begin, and nothing tells whether it will. So one step decides whether
+    it runs its target: what is the first to set `_decision`, the thread or `revoke`.
 
     Args:
         name: Name of the thread.
@@ -56,22 +94,48 @@ class ServiceThread(threading.Thread):
     ) -> None:
         super().__init__(name=name, daemon=True)
         self.may_wait = may_wait
+        self._started = _Begun()
+        self._will_begin = False
         self._function: Callable[[], object] | None = target
         self._on_crash = on_crash
+        self._decision: dict[str, str] = {}  # "by": "thread" or "revoke", whichever was first
 
     def start(self) -> None:
-        """Start the thread. If a signal handler raises meanwhile, this raises too, when the thread has begun or never will."""
+        """Start the thread, and do not wait until it has begun. If a signal handler raises meanwhile, revoke it."""
         try:
             super().start()
-        except (RuntimeError, MemoryError):  # there is no room for a thread
+            self._will_begin = True
+        except BaseException:  # there is no room for a thread, or Ctrl-C
+            self.revoke()
             raise
-        except (
-            BaseException
-        ):  # Ctrl-C, perhaps while `start` waits for the thread to begin: who undoes that must see it
-            deadline_s = monotonic() + START_LIMIT_S
-            while not self.is_alive() and monotonic() < deadline_s:
-                sleep(FLUSH_CHECK_S)
-            raise
+
+    def revoke(self) -> bool:
+        """Have the thread do nothing, if it has not begun; return False if it has: then it does all of its work."""
+        if self._decision.setdefault("by", "revoke") == "thread":
+            return False
+        threading._limbo.pop(self, None)  # type: ignore[attr-defined]  # where threads are listed that have not begun
+        return True
+
+    def _bootstrap(self) -> None:
+        """Begin, unless the thread was revoked: the first that runs in it."""
+        if self._decision.setdefault("by", "thread") == "thread":
+            super()._bootstrap()  # type: ignore[misc]
+        else:
+            self.revoke()  # Ctrl-C may have ended that, too
+
+    def wait_begun(self, timeout: float | None = None) -> bool:
+        """Wait until a thread that was started has begun; return False if that takes longer."""
+        return self._started.wait_set(timeout)
+
+    def is_alive(self) -> bool:
+        """Return True if the thread was started, and has not ended."""
+        return super().is_alive() or (self._will_begin and not self._started.is_set())
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the end of the thread, at most for a time."""
+        deadline_s = monotonic() + (timeout or 0.0)
+        if not self._will_begin or self.wait_begun(timeout):
+            super().join(None if timeout is None else max(deadline_s - monotonic(), 0.0))
 
     def run(self) -> None:
         """Call the target. If it raises, log that and call `on_crash`."""

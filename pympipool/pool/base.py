@@ -167,12 +167,12 @@ class BasePool(ABC, Generic[SpawnerT]):
 
     def abandon(self) -> None:
         """Release everything, in place of `open`, after it has failed, or if the executor could not be made."""
-        if self.loop.thread.is_alive():
-            self.kill()
-            self.wait_closed(ABANDON_S)
-        else:
+        if self.loop.thread.revoke():
             self.supervisor.close()
             self.spawner.close()
+        else:  # it ends everything, also if Ctrl-C ends this
+            self.kill()
+            self.wait_closed(ABANDON_S)
 
     @abstractmethod
     def resize(self, workers: int, cores: int) -> None:

@@ -125,8 +125,9 @@ class EventLoop:
     # ---- for any thread ----
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread, and wait until it has begun."""
         self.thread.start()
+        self.thread.wait_begun()
 
     def call(self, function: Callable[[], None]) -> None:
         """Call function() in the loop's thread, soon."""

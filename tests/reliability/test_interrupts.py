@@ -1,6 +1,7 @@
 """Ctrl-C, or the exception of any signal handler, at every point of every method: nothing is torn, nothing hangs."""
 
 import contextlib
+import gc
 import operator
 import os
 import signal
@@ -16,7 +17,7 @@ from pympipool import Executor, trace
 from pympipool.execution import engine
 from support import interrupt_rounds
 from support.calls import hold, square
-from support.interrupts import interrupted_everywhere
+from support.interrupts import Interrupt, interrupted_everywhere
 from support.scripts import run_program
 from support.waiting import wait_until
 
@@ -260,7 +261,7 @@ def test_ctrl_c_in_end_of_block_ends_calls(block_allocation, gate):
 CONSTRUCTORS = """
 import sys, threading, time
 from pympipool import Executor, trace
-from support.interrupts import interrupted_everywhere
+from support.interrupts import Interrupt, interrupted_everywhere
 before = threading.active_count()
 for block_allocation in (False, True):
     for place in interrupted_everywhere(lambda: Executor(max_workers=1, block_allocation=block_allocation), 5):
@@ -293,3 +294,39 @@ def test_twice_interrupted_constructor_leaves_no_thread(block_allocation, monkey
         except KeyboardInterrupt:
             pass
     wait_until(lambda: threading.active_count() == before, LIMIT_S)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sockets that the collector closes
+@pytest.mark.parametrize(("name", "step"), [("pympipool_supervisor", 1), ("pympipool_callbacks", 9)])
+def test_interrupted_cleanup_of_constructor_leaves_no_thread(name, step, monkeypatch):
+    """Ctrl-C ends the start of a thread before it has begun, and a second one strikes at each point of the clean-up."""
+    before = threading.active_count()
+    start = threading.Thread.start
+
+    def interrupted_start(thread):
+        if thread.name != name:
+            return start(thread)
+        begin = thread._bootstrap
+        thread._bootstrap = lambda: (may_begin.wait(), begin())
+        start(thread)
+        second.__enter__()
+        raise KeyboardInterrupt
+
+    for number in range(0, 1000, step):
+        second, may_begin = Interrupt(number), threading.Event()
+        with monkeypatch.context() as patches, contextlib.suppress(KeyboardInterrupt):
+            patches.setattr(threading.Thread, "start", interrupted_start)
+            try:
+                Executor(backend="mpi", max_workers=1, block_allocation=True)
+            finally:
+                second.__exit__()
+                may_begin.set()
+        if step > 1:
+            gc.collect()  # the executor may be in the frames of the interrupts, which refer to each other
+        try:
+            wait_until(lambda: threading.active_count() == before, 5.0)
+        except AssertionError:
+            pytest.fail(f"an interrupt at {second.place} leaves {threading.enumerate()}")
+        if second.place is None:
+            break
+    assert number > 0

@@ -21,6 +21,7 @@ from pympipool import Executor
 from pympipool._util import service_threads
 from pympipool.errors import WorkerDied
 from support.nasty_exceptions import Frozen, Refuses
+from support.waiting import wait_until
 
 LIMIT_S = 60
 
@@ -279,9 +280,9 @@ def test_executor_without_threads_leaves_nothing(monkeypatch, room):
     assert len(os.listdir("/proc/self/fd")) <= descriptors
 
 
-def test_interrupted_start_of_thread_waits_for_it(monkeypatch):
-    may_end = threading.Event()
-    thread = service_threads.ServiceThread("pympipool_tested", may_end.wait)
+def test_interrupted_start_runs_thread_or_revokes_it(monkeypatch):
+    runs = []
+    thread = service_threads.ServiceThread("pympipool_tested", lambda: runs.append(1))
 
     def interrupt(timeout=None):
         raise KeyboardInterrupt
@@ -289,9 +290,35 @@ def test_interrupted_start_of_thread_waits_for_it(monkeypatch):
     monkeypatch.setattr(thread._started, "wait", interrupt)
     with pytest.raises(KeyboardInterrupt):
         thread.start()
+    wait_until(lambda: thread not in threading.enumerate())
+    assert thread.revoke() == (not runs)
+
+
+def test_thread_whose_start_is_interrupted_is_forgotten(monkeypatch):
+    thread = service_threads.ServiceThread("pympipool_tested", list)
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    for name in ("_start_new_thread", "_start_joinable_thread"):
+        monkeypatch.setattr(service_threads.threading, name, interrupt, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        thread.start()
+    assert thread not in threading.enumerate()
+
+
+def test_thread_that_has_not_begun_is_alive(monkeypatch):
+    may_begin = threading.Event()
+    thread = service_threads.ServiceThread("pympipool_tested", may_begin.wait)
+    begin = thread._bootstrap
+    monkeypatch.setattr(thread, "_bootstrap", lambda: (may_begin.wait(), begin()))
+    thread.start()
+    thread.join(0.001)
     assert thread.is_alive()
-    may_end.set()
-    thread.join(LIMIT_S)
+    assert not thread.wait_begun(0.001)
+    may_begin.set()
+    thread.join()
+    assert not thread.is_alive()
 
 
 def test_worker_died_is_a_broken_process_pool():
