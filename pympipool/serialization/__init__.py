@@ -91,9 +91,6 @@ def empty_cache(wrapper: "Any") -> bool:
 CLASSES_MARK = b"pympipool.serialization.classes"
 """Bytes that each pickle contains that contains a class by value: the name of `classes.py`, or the beginning of a definition."""
 
-SHARED_MARK = b"pympipool.serialization.shared"
-"""Bytes that each pickle of a call contains that has a shared object among its arguments: the name of `shared.py`."""
-
 WORKER_MARK = "__pympipool_worker__"
 """The name in a worker's `__main__` of three dicts: the latest classes of the script that the worker has received, by name; the
 functions of the script that `__main__` has got for the call that runs; and by module, the globals that the initializer has set."""
@@ -140,6 +137,7 @@ _LOADERS = (
     ("pympipool.serialization.arrays", "_array_of"),
     ("pympipool.serialization.classes", "load_class"),
     ("pympipool.serialization.classes", "find_class"),
+    ("pympipool.serialization.shared", "load_value"),
 )
 """Functions for which pickles have a number in place of the name: a name is imported, which takes 1 us."""
 
@@ -147,3 +145,6 @@ _FIRST_NUMBER = ARRAY_NUMBER = 0x706D7000
 
 for _number, (_module, _name) in enumerate(_LOADERS, _FIRST_NUMBER):
     copyreg.add_extension(_module, _name, _number)
+
+SHARED_MARK = b"\x84" + _number.to_bytes(4, "little")
+"""Bytes that each pickle of a call contains that has a shared object among its arguments: its loader, the last one (EXT4)."""

@@ -22,7 +22,6 @@ import cloudpickle
 from pympipool._core import instances
 from pympipool._core.instances import find_definition
 from pympipool._core.reductions import Reductions, reducer_override
-from pympipool.serialization import SHARED_MARK
 from pympipool.serialization.classes import find_class, load_class, reduce_class
 from pympipool.serialization.definitions import make_definition
 from pympipool.serialization.exception_forms import reduce_without_init, refuses_attributes
@@ -144,8 +143,8 @@ def _reducer_of(kind: type, registered: Any, *, is_result: bool = False, files_b
         is_result: They belong to a result.
         files_by_name: Large `numpy.memmap` objects travel as file names.
     """
-    if kind.__module__ == _SHARED and not is_result:
-        return getattr(kind, "reduce_for_call", None)
+    if kind.__module__ == _SHARED and is_result:
+        return getattr(kind, "reduce_as_handle", None)
     if registered is not None:
         return reducer_of_library(kind) or registered
     if kind.__module__ in _MULTIPROCESSING:
@@ -164,7 +163,7 @@ def _reducer_of(kind: type, registered: Any, *, is_result: bool = False, files_b
     return None
 
 
-_SHARED = SHARED_MARK.decode()
+_SHARED = "pympipool.serialization.shared"
 
 _MULTIPROCESSING = ("multiprocessing.connection", "multiprocessing.heap")
 """Modules whose objects have descriptors, and are pickled with reducers that only multiprocessing's own pickler knows."""

@@ -29,7 +29,7 @@ from pympipool._util.cmodules import pickle
 from pympipool.serialization import _built_records, _entries, _items, _records, _rows, payload, plain
 from pympipool.serialization.copying import COPIES_MIN, argument_copier, copied_array, find_way, has_plain_data
 from pympipool.serialization.payload import PackedColumns
-from pympipool.serialization.plain import ATOMS, IMMUTABLE_TYPES
+from pympipool.serialization.plain import ATOMS, CALL_IMMUTABLE_TYPES, IMMUTABLE_TYPES
 
 __all__ = ["ArrayColumn", "Entries", "Records", "Rows", "dump_results", "freeze", "pack", "taking", "transpose"]
 
@@ -198,7 +198,7 @@ def _common_prefix(pickles: Sequence[Any]) -> bytes:
 
 
 def all_immutable(values: Collection[Any]) -> bool:
-    """Return True if all values are certainly immutable: numbers, strings, bytes, and tuples of these.
+    """Return True if all arguments are certainly immutable: numbers, strings, bytes, and tuples of these.
 
     Examples:
         >>> all_immutable([1, "two", (3.0, (None, b"5"))]), all_immutable([1, ([],)])
@@ -207,7 +207,7 @@ def all_immutable(values: Collection[Any]) -> bool:
     plain.array_type()  # adds numpy's scalars to the immutable types
     while True:
         kinds = types_in(values)
-        if not kinds - {tuple} <= IMMUTABLE_TYPES:
+        if not kinds - {tuple} <= CALL_IMMUTABLE_TYPES:
             return False
         if tuple not in kinds:
             return True

@@ -15,7 +15,7 @@ from pympipool._core.copies import Copier
 from pympipool._core.instances import IN_BAND_BELOW_BYTES
 from pympipool._core.separation import COPY_ARRAY, COPY_DICT, NO_COPY
 from pympipool.serialization import plain
-from pympipool.serialization.plain import IMMUTABLE_TYPES
+from pympipool.serialization.plain import CALL_IMMUTABLE_TYPES, IMMUTABLE_TYPES
 
 __all__ = ["COPIES_MIN", "argument_copier", "copied_array", "find_way", "has_plain_data", "result_copier"]
 
@@ -25,7 +25,7 @@ COPIES_MIN = 4
 
 def argument_copier(count: int) -> Copier:
     """Return what copies the arguments of so many calls."""
-    return Copier(IMMUTABLE_TYPES, partial(find_way, False, count >= COPIES_MIN), _array_of_argument)
+    return Copier(CALL_IMMUTABLE_TYPES, partial(find_way, False, count >= COPIES_MIN), _array_of_argument)
 
 
 def result_copier(count: int) -> Copier:

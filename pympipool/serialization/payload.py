@@ -30,6 +30,7 @@ from pympipool._util.cmodules import pickle
 from pympipool._util.reprs import callable_name, safe_repr, summarize_error, type_name
 from pympipool.serialization import CLASSES_MARK, _unpack
 from pympipool.serialization.plain import (
+    CALL_SCALARS,
     OUT_OF_BAND_BYTES_MIN,
     SCALARS,
     Part,
@@ -147,7 +148,7 @@ def dump_call(
     if type(args) is PackedColumns:
         return _dump_batch(number, function, args, kwargs)
     try:
-        parts = dump_plain_value(call, SCALARS, OUT_OF_BAND_BYTES_MIN) if number else None
+        parts = dump_plain_value(call, CALL_SCALARS, OUT_OF_BAND_BYTES_MIN) if number else None
         if parts is not None:
             return parts
         if _has_instances(args):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ATOMS",
+    "CALL_IMMUTABLE_TYPES",
+    "CALL_SCALARS",
     "IMMUTABLE_TYPES",
     "OUT_OF_BAND_BYTES_MIN",
     "PROTOCOL",
@@ -63,6 +65,13 @@ IMMUTABLE_TYPES: set[type] = set(ATOMS)
 
 _NUMBER_CODES = "?bBhHiIlLqQpPefdgFDG"
 """The codes of numpy's own types of numbers. What `numpy.dtype` returns for them is one object each, in native byte order."""
+
+CALL_SCALARS: set[type] = set(SCALARS)
+"""`SCALARS`, and the handles of shared objects once there are any. In a call, such a handle refers to no other object; in a result,
+plain pickle would put the object in its place."""
+
+CALL_IMMUTABLE_TYPES: set[type] = set(IMMUTABLE_TYPES)
+"""The same with `IMMUTABLE_TYPES`."""
 
 _numpy_types: set[type] = set()
 """The types of numpy among these, and `numpy.ndarray`, once numpy has been imported."""
@@ -193,6 +202,8 @@ def _register_numpy() -> bool:
     names = "bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128"
     SCALARS.update(getattr(numpy, name) for name in names.split())
     IMMUTABLE_TYPES.update(SCALARS - {bytearray})
+    CALL_SCALARS.update(SCALARS)
+    CALL_IMMUTABLE_TYPES.update(IMMUTABLE_TYPES)
     _array_type = numpy.ndarray
     _numpy_types.update(SCALARS - _builtin_scalars, {numpy.ndarray})
     register_arrays(numpy, [numpy.dtype(code) for code in _NUMBER_CODES], ARRAY_NUMBER)

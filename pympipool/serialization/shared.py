@@ -25,6 +25,7 @@ from pympipool._core.shared_memory import Mapping, Owner
 from pympipool._util.cmodules import pickle
 from pympipool._util.formatting import format_bytes
 from pympipool._util.reprs import safe_repr, summarize_error, type_name
+from pympipool.serialization.plain import CALL_IMMUTABLE_TYPES, CALL_SCALARS
 
 __all__ = ["Shared", "share"]
 
@@ -110,18 +111,28 @@ class Shared(Generic[T]):
         """The object as calls get it: its arrays are read-only views of the shared memory."""
         return cast(T, self._object.value())
 
-    def reduce_for_call(self) -> tuple[Any, ...]:
-        """Reduce it to what gives a call the object."""
+    def reduce_as_handle(self) -> tuple[Any, ...]:
+        """Reduce it for a result of a call."""
+        return _load_handle, (self._object.key, self._type_name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
         found = getattr(_pickled, "parts", None)
         if found is not None:
             found.append(self._object)
         return load_value, (self._object.key,)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _load_handle, (self._object.key, self._type_name)
+    def __copy__(self) -> Shared[T]:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Shared[T]:
+        return self
 
     def __repr__(self) -> str:
         return f"<Shared {self._type_name}, {format_bytes(self.nbytes)}>"
+
+
+CALL_SCALARS.add(Shared)
+CALL_IMMUTABLE_TYPES.add(Shared)
 
 
 def share(obj: T) -> Shared[T]:
