@@ -85,6 +85,7 @@ class Options:
     max_tasks_per_child: int | None = field(metadata={"check": _optional_positive, "in_info": True})
     initargs: tuple[Any, ...] = field(metadata={"check": _arguments})
     thread_name_prefix: str = field(metadata={"check": _text})
+    share_above: int | None = field(metadata={"check": validation.optional_count, "in_info": True})
     on_worker_replaced: str = field(metadata={"check": _restart_or_fail, "in_info": True})
     disable_dependencies: bool = field(metadata={"check": validation.flag})
     refresh_rate: float = field(metadata={"check": validation.positive_seconds})

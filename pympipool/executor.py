@@ -95,6 +95,10 @@ class Executor(futures.Executor):
             had served a call. "restart": a new worker takes its place; the exception of the call that ended it has a note
             that says so. "fail": all calls that are not running yet, and later ones, fail with BrokenExecutor. Only with
             `block_allocation`.
+        share_above: Size in bytes from which an array that several calls get is not sent with each of them: from the third call on,
+            if it has not changed, they get a copy in shared memory, each as if it were its own. Before each call a digest shows
+            if the array has changed; then it is sent anew. None: arrays are sent with each call. It has no effect on workers that
+            SLURM or flux start.
         command_line_argument_lst: Additional arguments of srun; only with SLURM.
         pmi_mode: Interface by which the ranks of an MPI job find each other: the `pmi` option of flux's shell
             ("simple", "pmix", ...), or srun's `--mpi` ("pmi2", "pmix", ...). Default: the one that mpi4py's MPI library
@@ -172,6 +176,7 @@ class Executor(futures.Executor):
         mp_context: Any = None,
         thread_name_prefix: str = "",
         on_worker_replaced: str = "restart",
+        share_above: int | None = 4 << 20,
         command_line_argument_lst: Sequence[str] = (),
         pmi_mode: str | None = None,
         disable_dependencies: bool = False,
@@ -245,6 +250,7 @@ class Executor(futures.Executor):
             pool_maker(options, self._backend, self._allocator, workers, start_functions),
             resolve_dependencies=not options.disable_dependencies,
             workers_see_files=self._backend.name == "mpi",
+            share_above=options.share_above if self._backend.name == "mpi" else None,
             executor_info=self._info,
             owner=self,
         )

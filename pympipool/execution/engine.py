@@ -72,6 +72,7 @@ class Engine:
         make_pool: Makes the pool of workers for a dispatcher.
         resolve_dependencies: Wait for futures among the arguments. False: such futures are an error.
         workers_see_files: The workers run on this machine and see the same files.
+        share_above: The size, in bytes, from which an array that many calls get is shared. None: none is.
         executor_info: Options of the executor, for traces.
         owner: The executor. When Python collects it, the engine is closed.
     """
@@ -83,6 +84,7 @@ class Engine:
         owner: object,
         resolve_dependencies: bool = True,
         workers_see_files: bool = False,
+        share_above: int | None = None,
         executor_info: dict[str, Any] | None = None,
     ) -> None:
         if green_threads.are_active():
@@ -94,7 +96,7 @@ class Engine:
         self.executor_info = {} if executor_info is None else executor_info
         self.in_forked_child = False
         self._was_killed = False
-        self._large_payloads = LargePayloads()
+        self._large_payloads = LargePayloads(share_above)
         self._handles: dict[int, FunctionHandle] = {}
         self._blocked = BlockedCalls(self.dispatcher, partial(self._send, admitted=True))
         self._pending_sources: dict[PendingSource, None] = {}
@@ -231,7 +233,7 @@ class Engine:
             admitted: Accept the call also after `close`: the user requested it before.
         """
         try:
-            function = parts = None
+            function = parts = copies = None
             if type(fn) is MethodType:
                 if self.pool.keeps_functions:
                     function, parts = self._dump_method_call(fn, args, kwargs)
@@ -247,13 +249,13 @@ class Engine:
                     parts = payload.dump_call(function.number, fn, args, kwargs, self.workers_see_files)
                 handle = self._handles.get(function.number) or self._new_handle(function.number, function.payload)
             if len(parts) > 1 or len(parts[0]) > LARGE_BYTES:
-                self._large_payloads.check(fn, args, kwargs, parts)
+                parts, copies = self._large_payloads.share_or_warn(fn, args, kwargs, parts)
         except (SerializationError, Warning) as error:  # the user may have warnings raised
             self.dispatcher.fail(future, without_frames(error))
             return
         if future.retry is not None:
             future.retry.call = handle, parts
-        future.keep(fn, args, kwargs)
+        future.keep((fn, copies) if copies else fn, args, kwargs)
         self.pool.submit(future, handle, parts, resources, admitted)
 
     def _dump_method_call(
@@ -338,6 +340,7 @@ class Engine:
         if self._was_killed:  # perhaps not to the end: `kill` may have been interrupted
             self.request_kill()
         self.dispatcher.close(CLOSED)
+        self._large_payloads.clear()
         trace_registry.unregister(self)
         self._blocked.recheck()
         if cancel or self._was_killed:
@@ -371,6 +374,7 @@ class Engine:
         if not self.in_forked_child:
             self._was_killed = True
             self.dispatcher.kill(CLOSED)
+            self._large_payloads.clear()
             self.pool.kill(grace_s=grace_s)
 
     def _cancel_waiting(self) -> None:

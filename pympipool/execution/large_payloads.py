@@ -1,8 +1,8 @@
-"""Warn once for each function that sends the same large data with each call.
+"""Share large data that many calls get; warn once for each function that sends such data with each call all the same.
 
-One or two large calls are no habit: data must travel at least once. So the third large call of a function is looked at. The
-function itself may carry the data, in its globals, its closure or the object that it is a method of; or it gets the same array
-again.
+What can be shared is recognized by `recognition.py`. The rest is the subject of the warning. One or two large calls are no
+habit: data must travel at least once. So the third large call of a function is looked at. The function itself may carry the
+data, in its globals, its closure or the object that it is a method of; or it gets the same array again.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import Any
 
 from pympipool._util.formatting import format_bytes
 from pympipool._util.reprs import callable_name
+from pympipool.execution.recognition import RecognizedArrays
 from pympipool.serialization import payload
 
 LARGE_BYTES = 10 << 20
 """Size from which data counts as large. To copy so much into a worker's memory takes a few milliseconds."""
 
-REMEDY = "load it in init_function (with block_allocation=True)"
+REMEDY = "pass a handle, share(...), or load it in init_function (with block_allocation=True)"
 
 FUNCTIONS_MAX = 256
 """Number of functions that are remembered."""
@@ -35,21 +36,43 @@ _WARNED = None
 
 
 class LargePayloads:
-    """The functions of one executor that were called with large data."""
+    """The large data that calls of one executor have got.
 
-    def __init__(self) -> None:
+    Args:
+        share_above: The size, in bytes, from which an array is shared when it is recognized. None: none is.
+    """
+
+    def __init__(self, share_above: int | None = None) -> None:
+        self._arrays = None if share_above is None else RecognizedArrays(share_above)
         # By the function's name: its large calls, and weak references to the arrays of the last of them; `_WARNED` is the end.
         self._seen: dict[str, tuple[int, list[weakref.ref[Any]] | None]] = {}
 
-    def check(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, parts: Sequence[Any]) -> None:
-        """Warn if a call sends large data again.
+    def share_or_warn(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, parts: list[Any]
+    ) -> tuple[list[Any], list[Any]]:
+        """Share what is recognized, and warn if a call sends large data again.
 
         Args:
             fn: The function.
             args: Its arguments; of a batch the columns.
             kwargs: Its keyword arguments; of a batch the marker.
             parts: The pickled call.
+
+        Returns:
+            The pickled call as it is sent, and what must be kept until it has ended.
         """
+        copies: list[Any] = []
+        if self._arrays is not None:
+            parts, copies = self._arrays.replace(parts)
+        self._check(fn, args, kwargs, parts)
+        return parts, copies
+
+    def clear(self) -> None:
+        """Forget the shared data that no call needs."""
+        if self._arrays is not None:
+            self._arrays.clear()
+
+    def _check(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, parts: Sequence[Any]) -> None:
         size_bytes = _size(parts)
         if size_bytes < LARGE_BYTES:
             return

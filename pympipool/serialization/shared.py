@@ -6,6 +6,8 @@
                                                          └► no: asks the master ─► descriptor ─► Mapping.attach ─► unpickled
     no handle and no call is left: Owner ends ── notice ─►  drop_released
 
+    MemoryCopy(memory of an array) ── its key ─────────►  load_copy(key) ─► mapped for each call, copy-on-write, or copied
+
 The object's large data are out-of-band buffers of the pickle, which arrays use where they lie. A process keeps what it has mapped
 until the owner gives it up, and longer where somebody still has an array of it.
 
@@ -17,11 +19,12 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from pympipool import serialization
-from pympipool._core.shared_memory import Mapping, Owner
+from pympipool._core.shared_memory import Mapping, Owner, Usage
 from pympipool._util.cmodules import pickle
 from pympipool._util.formatting import format_bytes
 from pympipool._util.reprs import safe_repr, summarize_error, type_name
@@ -45,9 +48,10 @@ class SharedObject:
         mapping: Its memory.
         owner: Ends it for all processes; None: this process does not own it.
         parts: The shared objects that are part of it; they live as long as it does.
+        usage: How much calls use of the memory that they get as their own.
     """
 
-    __slots__ = ("__weakref__", "_value", "key", "mapping", "owner", "parts")
+    __slots__ = ("__weakref__", "_value", "key", "mapping", "owner", "parts", "usage")
 
     def __init__(
         self, key: bytes, mapping: Mapping, owner: Owner | None = None, parts: tuple[SharedObject, ...] = ()
@@ -56,6 +60,7 @@ class SharedObject:
         self.mapping = mapping
         self.owner = owner
         self.parts = parts
+        self.usage = Usage()
         self._value: Any = self  # not unpickled yet
         _objects[key] = self
 
@@ -171,16 +176,29 @@ def share(obj: T) -> Shared[T]:
         ) from error
     finally:
         _pickled.parts = outer
-    size_bytes = sum(memoryview(part).nbytes for part in parts)
-    _check_memory(size_bytes)
     try:
-        mapping = Mapping.store(parts)
+        shared_object = _store(parts, inner)
     except OSError as error:
         raise MemoryError(
             f"no memory to share {safe_repr(obj)} of type {type_name(type(obj))}: {error.strerror}. Drop what is shared and"
             " not needed any more"
         ) from error
-    return Shared(SharedObject(os.urandom(KEY_BYTES), mapping, Owner(mapping), inner), type_name(type(obj)))
+    return Shared(shared_object, type_name(type(obj)))
+
+
+def _store(parts: Sequence[Any], inner: tuple[SharedObject, ...] = ()) -> SharedObject:
+    """Write parts into new shared memory, which this process owns.
+
+    Args:
+        parts: Contiguous memory.
+        inner: As for `SharedObject`.
+
+    Raises:
+        MemoryError, OSError: There is not enough memory for them.
+    """
+    _check_memory(sum(memoryview(part).nbytes for part in parts))
+    mapping = Mapping.store(parts)
+    return SharedObject(os.urandom(KEY_BYTES), mapping, Owner(mapping), inner)
 
 
 def _check_memory(size_bytes: int) -> None:
@@ -207,11 +225,15 @@ def load_value(key: bytes) -> Any:
     Raises:
         RuntimeError: It has been released, or this process cannot get it.
     """
+    return _load(key).value()
+
+
+def _load(key: bytes, keep_descriptor: bool = False) -> SharedObject:
     found = _objects.get(key)
     if found is None:
         drop_released()
-        found = _mapped[key] = SharedObject(key, Mapping.attach(_request(key)))
-    return found.value()
+        found = _mapped[key] = SharedObject(key, Mapping.attach(_request(key), keep_descriptor))
+    return found
 
 
 def _load_handle(key: bytes, name: str) -> Shared[Any]:
@@ -234,6 +256,65 @@ def _request(key: bytes) -> int:
     if descriptor is None:
         raise RuntimeError("the shared data of this call have been released: keep the handle until the call has ended")
     return cast(int, descriptor)
+
+
+# ---- copies of memory that many calls get ----
+
+
+class MemoryCopy:
+    """A copy of memory, which takes its place in pickles of calls. Each call that gets it may write what it gets: it is its own.
+
+    Args:
+        data: Contiguous memory.
+
+    Raises:
+        MemoryError, OSError: There is not enough memory for a copy.
+    """
+
+    __slots__ = ("_object",)
+
+    def __init__(self, data: Any) -> None:
+        self._object = _store([data])
+
+    @property
+    def data(self) -> memoryview:
+        """The copy, read-only."""
+        return self._object.mapping.parts()[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load_copy, (self._object.key,)
+
+
+class PickledWithCopies:
+    """A pickled value some of whose buffers are replaced by a `MemoryCopy`. Loading it returns the value.
+
+    Args:
+        parts: As for `plain.Pickled`.
+    """
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = parts
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load_with_copies, tuple(
+            part if type(part) is MemoryCopy else pickle.PickleBuffer(part) for part in self.parts
+        )
+
+
+def load_with_copies(pickled: Any, *buffers: Any) -> Any:
+    """Return the value of a `PickledWithCopies`: a loader."""
+    return pickle.loads(pickled, buffers=buffers)
+
+
+def load_copy(key: bytes) -> memoryview:
+    """Return memory with the contents of a `MemoryCopy` that belongs to the caller: a loader, as `load_value`."""
+    found = _load(key, keep_descriptor=True)
+    return found.mapping.own_copy(found.usage)
+
+
+# ---- the end ----
 
 
 def drop_released() -> None:
