@@ -8,6 +8,7 @@ module takes calls, and runs the threads: the progress thread, which never takes
 the results that no waiting thread fetches; the continuation thread and the thread for callbacks (see `completion.pyx`).
 """
 
+cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint64_t
@@ -47,6 +48,7 @@ cdef extern from "<dlfcn.h>" nogil:
 cdef double START_FAILED_S = 5.0  # longest wait for threads that have started, if another one cannot be started
 
 
+@cython.no_gc_clear  # shared data that end with it still ring its workers, in the memory that its attributes keep
 cdef class Dispatcher(Workers):
     """Gives calls to workers and results to futures.
 

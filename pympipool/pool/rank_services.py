@@ -60,6 +60,7 @@ class RankServices:
             "worker_id": worker.worker_id,
             "direct_output": bool(output),
             "inheritance": len(inherited),
+            "shared": None,
         }
         link = worker.link  # the worker has none any more if one of its connections turns out to have been the last
         for rank in worker.connections:

@@ -101,11 +101,10 @@ class SerialEngine(WorkerlessEngine):
     def _run(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], resources: Resources | None
     ) -> Any:
-        parts = payload.dump_call(0, fn, args, kwargs, True)  # raises if it cannot be pickled
-        if SHARED_MARK in parts[0]:
-            fn, args, kwargs = payload.load(parts)
-        else:
-            args, kwargs = _copied((args, kwargs))
+        payload.dump_call(0, fn, args, kwargs, True)  # raises if it cannot be pickled
+        fn = _with_shared(fn)
+        parts = payload.dump_call(1, fn, args, kwargs, True)
+        args, kwargs = payload.load(parts) if SHARED_MARK in parts[0] else _copied((args, kwargs))
         function = inject_arguments(fn, self._values())
         folder = None if resources is None else resources.cwd
         before = os.getcwd() if folder is not None else None
@@ -130,9 +129,13 @@ class SerialEngine(WorkerlessEngine):
         name, initializer, init_function = "initializer", self._options.initializer, self._options.init_function
         try:
             if initializer is not None:
-                initializer(*_copied(self._options.initargs))
+                initargs = self._options.initargs
+                copied = _with_shared(initargs)
+                initializer(*(copied if copied is not initargs else _copied(initargs)))
             name = "init_function"
-            self._init_values = {} if init_function is None else check_init_values(init_function, init_function())
+            self._init_values = (
+                {} if init_function is None else check_init_values(init_function, _with_shared(init_function)())
+            )
         except Exception as error:
             from concurrent.futures.process import BrokenProcessPool
 
@@ -162,3 +165,9 @@ def _copied(value: Any) -> Any:
         return pickle.loads(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
     except Exception:  # a function or class that is sent by value, for example; any class may raise anything
         return value
+
+
+def _with_shared(value: Any) -> Any:
+    """Return a copy that has shared objects in the place of their handles; the value itself if there are none."""
+    parts = payload.dump_call(0, value, (), {})
+    return payload.load(parts)[0] if SHARED_MARK in parts[0] else value

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from pympipool.errors import SerializationError
 from pympipool.pool.inheritance import Inheritance
+from pympipool.serialization import shared_objects
 from pympipool.serialization.by_value import dump as dump_by_value
-from pympipool.serialization.payload import dump
+from pympipool.serialization.payload import dump, dump_for_start
 
 if TYPE_CHECKING:
     from pympipool._options import Options
@@ -26,12 +27,18 @@ def pickled_start_functions(options: Options, *, inherits: bool) -> dict[str, An
 
     Args:
         inherits: The workers are processes of this machine, which can inherit objects of multiprocessing.
+
+    Returns:
+        Their pickles, and what is not sent but kept as long as workers start: "inheritance", and "shared", the shared objects.
     """
     inheritance = Inheritance(options.initargs) if inherits and options.initargs else None
+    initializer = pickled_initializer(options.initializer, options.initargs, inheritance)
+    init_function = pickled_init_function(options.init_function, options.block_allocation)
     return {
-        "initializer": pickled_initializer(options.initializer, options.initargs, inheritance),
+        "initializer": initializer,
         "inheritance": inheritance,
-        "init_function": pickled_init_function(options.init_function, options.block_allocation),
+        "init_function": init_function,
+        "shared": shared_objects([one for one in (initializer and initializer[0], init_function) if one is not None]),
     }
 
 
@@ -55,7 +62,7 @@ def pickled_initializer(
         raise TypeError(f"initializer is {initializer!r}; it must be callable")
     try:
         with contextlib.nullcontext() if inheritance is None else inheritance.pickling():
-            parts = [bytes(part) for part in dump((initializer, arguments), "the initializer and its arguments")]
+            parts = list(map(bytes, dump_for_start((initializer, arguments), "the initializer and its arguments")))
     except SerializationError as error:
         raise _named(error, arguments, inheritance) from error.__cause__
     size_bytes = sum(map(len, parts))

@@ -31,13 +31,30 @@ master: "tuple[Any, int]" = (None, 0)
 """In a worker, its connection to the master, and its pid: from there shared data come (see `shared.py`)."""
 
 
+release_functions: "Any" = None
+"""In a worker, a function that forgets the functions that only the last call needed."""
+
+
 def drop_released() -> None:
-    """Forget shared data that have ended. A worker's channel calls it when the master announces that some have."""
+    """Forget shared data that have ended. A worker's channel calls it between calls when the master announces that some have."""
     import sys
 
     shared = sys.modules.get("pympipool.serialization.shared")
     if shared is not None:
-        shared.drop_released()
+        if release_functions is not None:
+            release_functions()
+        if shared.drop_released():
+            import gc
+
+            gc.collect()  # of objects that refer to each other
+
+
+def shared_objects(pickles: "list[Any]") -> "list[Any]":
+    """Return the shared data of this process to which pickles refer."""
+    import sys
+
+    shared = sys.modules.get("pympipool.serialization.shared")
+    return [] if shared is None else shared.objects_in(pickles)
 
 
 def _unpack(*parts: "Any") -> "Any":

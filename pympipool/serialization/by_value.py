@@ -57,6 +57,12 @@ def dump_parts(value: object, is_result: bool, files_by_name: bool) -> list[Any]
         raise pickle.PicklingError("it is nested so deeply that it exceeds the limit of recursion") from error
 
 
+def dump_for_start(value: object) -> list[Any]:
+    """Pickle what runs at the start of a worker: as a result, but handles of shared data give the objects, as in a call."""
+    parts: list[Any] = instances.dump(value, _StartPickler, True, True)
+    return parts
+
+
 def dump_definition(value: object, numbers: Mapping[int, int], *, is_result: bool) -> bytes:
     """Pickle the definition of a class: in full, with all classes that it refers to.
 
@@ -184,10 +190,10 @@ def _reduce_ctypes(value: Any) -> Any:
     return reduce_ctype(value)
 
 
-def _reductions(is_result: bool = False, files_by_name: bool = False) -> Reductions:
+def _reductions(is_result: bool = False, files_by_name: bool = False, for_start: bool = False) -> Reductions:
     own: dict[Any, Any] = {types.CodeType: _reduce_code, types.ModuleType: _reduce_module, **SCRIPT_REDUCERS}
     tables: Any = (own, *cloudpickle.Pickler.dispatch_table.maps)
-    find_reducer = functools.partial(_reducer_of, is_result=is_result, files_by_name=files_by_name)
+    find_reducer = functools.partial(_reducer_of, is_result=is_result and not for_start, files_by_name=files_by_name)
     return Reductions(
         tables, find_reducer, cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES, None if is_result else SPECS
     )
@@ -254,6 +260,10 @@ class _ResultPickler(_Pickler):
     is_result = True
 
 
+class _StartPickler(_ResultPickler):
+    """The pickler for what runs at the start of a worker."""
+
+
 class _CallPickler(_Pickler):
     """The pickler for calls to workers that see the files of this process."""
 
@@ -300,4 +310,5 @@ def _reduce_module(module: types.ModuleType) -> Any:
 
 _Pickler.reductions = _reductions()
 _ResultPickler.reductions = _reductions(is_result=True)
+_StartPickler.reductions = _reductions(is_result=True, for_start=True)
 _CallPickler.reductions = _reductions(files_by_name=True)

@@ -56,6 +56,7 @@ __all__ = [
     "dump",
     "dump_call",
     "dump_copies",
+    "dump_for_start",
     "dump_row",
     "load",
 ]
@@ -117,6 +118,16 @@ def dump(value: Any, what: str = "the value") -> list[Part]:
         return dump_plain(wrapped if kind is tuple else wrapped[0])
     except MemoryError as error:
         raise MemoryError(f"no memory to pickle {what}") from error
+    except Exception as error:
+        raise _dump_error(what, value, error) from error
+
+
+def dump_for_start(value: tuple[Any, ...], what: str) -> list[Part]:
+    """Pickle a function that runs at the start of a worker, with its arguments. Otherwise as `dump`."""
+    from pympipool.serialization import by_value
+
+    try:
+        return by_value.dump_for_start(value)
     except Exception as error:
         raise _dump_error(what, value, error) from error
 

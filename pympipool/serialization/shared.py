@@ -17,9 +17,10 @@ This module is imported with the first shared object.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Generic, TypeVar, cast
 from weakref import WeakValueDictionary
 
@@ -38,6 +39,8 @@ KEY_BYTES = 16
 
 CHECKED_BYTES = 64 << 20
 """Size from which the memory that is available is looked at before. The system would rather kill a process than refuse it."""
+
+_NOT_LOADED: Any = object()
 
 
 class SharedObject:
@@ -61,7 +64,7 @@ class SharedObject:
         self.owner = owner
         self.parts = parts
         self.usage = Usage()
-        self._value: Any = self  # not unpickled yet
+        self._value: Any = _NOT_LOADED
         _objects[key] = self
 
     def value(self) -> Any:
@@ -70,7 +73,7 @@ class SharedObject:
         Raises:
             SerializationError: It cannot be unpickled in this process.
         """
-        if self._value is self:
+        if self._value is _NOT_LOADED:
             parts = self.mapping.parts()
             try:
                 self._value = pickle.loads(parts[0], buffers=parts[1:])
@@ -168,6 +171,10 @@ def share(obj: T) -> Shared[T]:
     outer, _pickled.parts = getattr(_pickled, "parts", None), []
     try:
         parts, inner = dump_shared(obj), tuple(_pickled.parts)
+    except MemoryError as error:
+        raise MemoryError(
+            f"no memory to pickle {safe_repr(obj)} of type {type_name(type(obj))}, which is shared"
+        ) from error
     except Exception as error:
         from pympipool.errors import SerializationError
 
@@ -229,7 +236,7 @@ def load_value(key: bytes) -> Any:
 
 
 def _load(key: bytes, keep_descriptor: bool = False) -> SharedObject:
-    found = _objects.get(key)
+    found = _mapped.get(key) or _objects.get(key)
     if found is None:
         drop_released()
         found = _mapped[key] = SharedObject(key, Mapping.attach(_request(key), keep_descriptor))
@@ -317,8 +324,20 @@ def load_copy(key: bytes) -> memoryview:
 # ---- the end ----
 
 
-def drop_released() -> None:
-    """Forget the objects whose owners have given them up."""
-    for key, kept in list(_mapped.items()):
-        if kept.mapping.is_released:
-            _mapped.pop(key, None)
+def drop_released() -> bool:
+    """Forget the objects whose owners have given them up. Return True if the memory of one is still used."""
+    released = [_mapped.pop(key).mapping for key, kept in list(_mapped.items()) if kept.mapping.is_released]
+    return any(sys.getrefcount(mapping) > _REFERENCES for mapping in released)
+
+
+_REFERENCES = 3
+"""References to a mapping that nobody uses: of the list, the variable, and the argument."""
+
+
+_KEYS = re.compile(b"(?=C%c(.{%d}))" % (KEY_BYTES, KEY_BYTES), re.DOTALL)
+
+
+def objects_in(pickles: Iterable[Any]) -> list[SharedObject]:
+    """Return the shared objects of this process to which pickles refer."""
+    keys = {key for pickled in pickles for key in _KEYS.findall(pickled)}
+    return [found for found in map(_objects.get, keys) if found is not None]

@@ -17,6 +17,7 @@ from __future__ import annotations
 import sys
 from _functools import _lru_cache_wrapper  # type: ignore[import-not-found]  # typeshed has no stub of it
 
+from pympipool import serialization
 from pympipool._core.ring import FUNCTION_CACHE_SIZE
 from pympipool._core.snapshot import Snapshot
 from pympipool._util.reprs import callable_name
@@ -97,6 +98,7 @@ class CallRunner:
         self._script: dict[str, Any] | None = (
             None  # the functions of the script that `__main__` has, if it has no others
         )
+        serialization.release_functions = self._leave_script  # a function of the last call refers to what the call got
 
     def remember(self, number: int, parts: Sequence[Any]) -> None:
         """Keep a function for the calls that refer to it.

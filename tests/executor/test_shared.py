@@ -199,3 +199,49 @@ def test_sharing_a_handle_returns_it():
     rows = share(ROWS)
     assert share(rows) is rows
     assert isinstance(rows, Shared)
+
+
+def set_rows(rows):
+    global initialized_rows
+    initialized_rows = rows
+
+
+def initialized_row_sum(number):
+    return float(initialized_rows[number].sum())
+
+
+@pytest.mark.parametrize("options", [{"block_allocation": True}, {}, {"backend": "serial"}])
+def test_initializer_gets_shared_object(options):
+    with Executor(max_workers=1, initializer=set_rows, initargs=(share(ROWS),), **options) as exe:
+        assert exe.submit(initialized_row_sum, 3).result() == row_sum(ROWS, 3)
+        if options.get("block_allocation"):
+            with pytest.raises(WorkerDied):
+                exe.submit(os.kill, exe.submit(os.getpid).result(), signal.SIGKILL).result()
+        assert exe.submit(initialized_row_sum, 4).result() == row_sum(
+            ROWS, 4
+        )  # the executor keeps what new workers need
+
+
+def test_handle_alone_keeps_memory():
+    gc.disable()  # no collection is needed
+    try:
+        before = len(shared_memory_of("self"))
+        share(ROWS)
+        assert len(shared_memory_of("self")) == before
+    finally:
+        gc.enable()
+
+
+def test_worker_collects_released_cycles(executor):
+    cycle = [ROWS]
+    cycle.append(cycle)
+    shared, pid = share(cycle), executor.submit(os.getpid).result()
+    pids = {executor.submit(lambda nested: (nested[1][0].sum(), os.getpid())[1], shared).result() for _ in range(8)}
+    del shared
+    wait_until(lambda: not any(map(shared_memory_of, {pid, *pids})))
+
+
+def test_serial_call_keeps_its_globals():
+    with Executor(backend="serial") as exe:
+        exe.submit(keep, share(ROWS)).result()
+    assert read_kept() == ROWS[3].tolist()
