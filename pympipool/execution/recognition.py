@@ -15,17 +15,17 @@ when its owner makes it writable again. Only the memory of a bytes object does n
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from pympipool._core.digest import address_of, digest
 from pympipool.serialization.plain import array_type, dump_plain
 
 COPIES_MAX = 64
 """Most copies of one executor. Each takes a file descriptor here and in each worker that uses it."""
 
 PAUSE_MAX = 64
-"""Most calls for which an array is sent without a look. A digest takes a sixth of the time that it takes to send the array."""
+"""Most calls for which an array is sent without a look. A digest takes a part of the time that it takes to send the array."""
 
 PLACES_MAX = 256
 """Most parts of one array that are remembered."""
@@ -89,10 +89,18 @@ class RecognizedArrays:
 
     Args:
         share_above: The size of a large array, bytes.
+
+    Raises:
+        ImportError: xxhash is not installed.
     """
 
     def __init__(self, share_above: int) -> None:
         self._share_above = share_above
+        try:
+            from xxhash import xxh3_128_digest
+        except ImportError:
+            raise ImportError('share_above needs the package xxhash: pip install "pympipool[share]"') from None
+        self._digest: Callable[[Any], bytes] = xxh3_128_digest
         self._owners: dict[int, _Owner] = {}  # by id of the array
         self._with_copy: dict[_Memory, None] = {}  # the latest one last
 
@@ -138,7 +146,7 @@ class RecognizedArrays:
         if known is None or known.reference() is not owner:
             known = _Owner(weakref.ref(owner, partial(self._forget, id(owner))), owner.nbytes)
             self._owners[id(owner)] = known
-        place = address_of(part), part.nbytes
+        place = _address_of(part), part.nbytes
         memory = known.parts.get(place)
         if memory is None:
             if len(known.parts) >= PLACES_MAX:
@@ -151,7 +159,7 @@ class RecognizedArrays:
             memory.pause -= 1
             return None
         former, copy = memory.found
-        current = b"" if type(owner.base) is bytes else digest(part)
+        current = b"" if type(owner.base) is bytes else self._digest(part)
         if current != former:
             self._with_copy.pop(memory, None)
             memory.note_change(current)
@@ -173,7 +181,7 @@ class RecognizedArrays:
             memory.pause = PAUSE_MAX
             return None
         # Another thread may have written to the array meanwhile: so the digest is that of the copy.
-        memory.found = (memory.found[0] and digest(copy.data)), copy
+        memory.found = (memory.found[0] and self._digest(copy.data)), copy
         self._with_copy[memory] = None
         return copy
 
@@ -200,3 +208,9 @@ class RecognizedArrays:
         del self._owners[number]
         for memory in list(known.parts.values()):
             self._with_copy.pop(memory, None)
+
+
+def _address_of(memory: memoryview) -> int:
+    from numpy import frombuffer
+
+    return int(frombuffer(memory, "B").__array_interface__["data"][0])
