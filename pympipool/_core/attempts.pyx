@@ -66,6 +66,7 @@ cdef class Attempts(Completion):
         future.add_failure(error)
         future.on_failure = post
         future.parts = None
+        future.shared = None
         future.is_error = False
         future.submitted_ns = submitted_ns
         future.ready_ns = 0

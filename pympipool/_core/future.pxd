@@ -27,6 +27,7 @@ cdef class FutureCore(FutureWithCallbacks):
     cdef CompletionSource source
     cdef EntryQueue loop_queue  # of the event loop that has added all callbacks, and runs them; None: a thread runs them
     cdef object kept        # what the call was given, until it has ended
+    cdef readonly dict shared  # {number of the worker: what the call has shared for its result}, or None
     cdef public object function_name  # for error messages
     cdef readonly long long run_ns    # run time in the worker; 0 until it is known
     cdef public unsigned int rows     # number of calls of a batch; 0 for a single call

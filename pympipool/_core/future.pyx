@@ -180,7 +180,7 @@ cdef class FutureCore(FutureWithCallbacks):
         self.tell_listeners()
         if self.submitted_ns != 0:
             self.source.record_cancelled(self)
-        self.kept = self.retry = self.on_failure = None
+        self.kept = self.retry = self.on_failure = self.shared = None
         return True
 
     def cancelled(self):
@@ -281,6 +281,22 @@ cdef class FutureCore(FutureWithCallbacks):
                 self.kept = (fn, args)
                 return
 
+    # ---- what the call returns ----
+
+    def keep_shared(self, worker, shared_object):
+        """Keep what the call has put into shared memory for its result, as long as this future exists.
+
+        The result, which may never be unpickled, has only the key of it.
+
+        Args:
+            worker: The number of the worker that runs the call. If another one ran it before, that has died.
+        """
+        if self.status >= CANCELLED:
+            return
+        if self.shared is None or worker not in self.shared:
+            self.shared = {worker: []}
+        self.shared[worker].append(shared_object)
+
     # ---- for calls that wait for this one ----
 
     @property
@@ -352,6 +368,8 @@ cdef class FutureCore(FutureWithCallbacks):
         self.finish(value, error, parts, is_error)
         self.tell_listeners()
         self.kept = self.retry = self.on_failure = None
+        if parts is None or is_error:
+            self.shared = None
         return self.callbacks is not None
 
     cdef int finish(self, object value, object error, object parts, bint is_error) except -1:

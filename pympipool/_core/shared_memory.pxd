@@ -26,3 +26,4 @@ cdef class Owner:
     cdef readonly Mapping mapping
     cdef tuple announcers  # not a list: the garbage collector would empty it before __dealloc__
     cdef long pid
+    cdef bint handed_over   # another process owns the data

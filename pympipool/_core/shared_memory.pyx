@@ -51,6 +51,7 @@ cdef uint64_t os_page_bytes = os.sysconf("SC_PAGESIZE")
 cdef bytes MARK = b"pmpdata1"
 cdef uint8_t[ALIGNMENT] PADDING
 cdef uint32_t RELEASED = 1
+cdef uint32_t IN_USE = 0
 
 
 cdef inline size_t padded(size_t size) noexcept:
@@ -121,7 +122,7 @@ cdef class Mapping:
         """Map the memory behind a descriptor, which is closed.
 
         Args:
-            keep_descriptor: Close it with the mapping; `copy_on_write` needs it.
+            keep_descriptor: Close it with the mapping: further processes need it, or `copy_on_write`.
 
         Raises:
             OSError: The descriptor is none of shared data, or there is no room for the mapping.
@@ -270,16 +271,23 @@ cdef class Owner:
         self.mapping = mapping
         self.announcers = ()
         self.pid = getpid()
+        if mapping.is_released:  # by an owner before this one
+            pmp_shm_overwrite(&mapping.shm, &IN_USE, sizeof(IN_USE), 8)
 
     def add_announcer(self, Announcer announcer not None):
         """Have the processes told of the end of the data that this announcer reaches."""
         if announcer not in self.announcers:
             self.announcers += (announcer,)
 
+    def hand_over(self, bint handed_over=True):
+        """Leave the end of the data to another process; False: take it back."""
+        self.handed_over = handed_over
+
     def __dealloc__(self):
         cdef Announcer announcer
         if self.mapping is None or self.pid != getpid():  # a fork of the owner
             return
-        pmp_shm_overwrite(&self.mapping.shm, &RELEASED, sizeof(RELEASED), 8)
+        if not self.handed_over:
+            pmp_shm_overwrite(&self.mapping.shm, &RELEASED, sizeof(RELEASED), 8)
         for announcer in self.announcers:
             announcer.announce()

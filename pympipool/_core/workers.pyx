@@ -6,6 +6,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 
 from pympipool._core.calls cimport take_futures
 from pympipool._core.attempts cimport Attempts
+from pympipool._core.future cimport FutureCore
 from pympipool._core.progress_engine cimport pump_and_notify, wake_progress_thread, wake_waiting_thread
 from pympipool._core.pump cimport drain, record_unanswered, ring_worker
 from pympipool._core.ring cimport (
@@ -203,6 +204,22 @@ cdef class Workers(Attempts):
         id = 0 if worker == NULL or worker.in_flight.first == NULL else worker.in_flight.first.id
         pthread_mutex_unlock(&self.core.lock)
         return id
+
+    def keep_shared(self, uint64_t number, shared_object):
+        """Have the future of the call that a worker runs keep what the call has put into shared memory for its result.
+
+        The worker waits for that. So when its answers have been received, this call is the first in flight.
+        """
+        cdef FutureCore future = None
+        pthread_mutex_lock(&self.core.lock)
+        worker = find_worker(&self.core, number)
+        if worker != NULL:
+            pump_and_notify(&self.core)
+            if worker.in_flight.first != NULL and not worker.condemned:
+                future = <FutureCore>worker.in_flight.first.future
+        pthread_mutex_unlock(&self.core.lock)
+        if future is not None:
+            future.keep_shared(number, shared_object)
 
     def running_time(self, uint64_t number):
         """Return the seconds since the worker started the call that it runs, or 0 if it runs none."""

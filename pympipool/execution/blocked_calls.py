@@ -151,9 +151,10 @@ class BlockedCalls:
 def _result_or_pickled(future: StandardFuture[Any]) -> Any:
     """Return a result to pass on to another call. A large result stays pickled: the master need not unpickle it.
 
-    A result with a class of the script is pickled again: the call has to find the class as it is now.
+    A result with a class of the script is pickled again: the call has to find the class as it is now. So is one with a handle of
+    shared data: the call gets the object.
     """
     parts = future.pickled_result() if isinstance(future, Future) else None
-    if parts is None or sum(map(len, parts)) < FORWARD_PICKLED_BYTES or payload.contains_classes(parts):
+    if parts is None or sum(map(len, parts)) < FORWARD_PICKLED_BYTES or payload.must_be_unpickled(parts):
         return result_of(future)
     return Pickled(parts)

@@ -119,6 +119,9 @@ class Submission:
         self._submitted = 0
         self.total: int | None = None
         self._error: Exception | None = None
+        self._shared: object = (
+            None  # the shared data in the results of the batch that is read, which are unpickled one by one
+        )
         try:
             self._submit(ahead)
         except BaseException:  # of an iterable, for example
@@ -134,7 +137,7 @@ class Submission:
                 raise self._error
         finally:
             self._unread.cancel()
-            self._calls = self._error = None
+            self._calls = self._error = self._shared = None
 
     def cancel(self) -> None:
         """Cancel the calls that have not begun."""
@@ -143,6 +146,7 @@ class Submission:
     def _next(self, deadline_s: float | None) -> tuple[Any, Any]:
         future, size = self._unread.next(deadline_s)
         result = result_of(future, deadline_s)
+        self._shared = getattr(future, "shared", None)
         del future
         try:
             self._submit(1)

@@ -4,6 +4,7 @@ all ranks have connected ──► send_settings: on this host, all of them? ─
 ("resource_tracker",)    ──► send_resource_tracker
 ("script_object", name)  ──► send_script_object
 ("shared", key)          ──► send_shared
+("keep_shared", key, ..) ──► keep_shared, for the result of the call that the rank runs
 """
 
 from __future__ import annotations
@@ -73,6 +74,18 @@ class RankServices:
             return False
         return not any(connection.is_relayed for connection in worker.connections.values())
 
+    def answer(self, worker: WorkerHandle, rank: int, frame: tuple[Any, ...]) -> None:
+        """Answer a request of a rank."""
+        match frame:
+            case ("resource_tracker",):
+                self.send_resource_tracker(worker, rank)
+            case ("script_object", name):
+                self.send_script_object(worker, rank, name)
+            case ("shared", key):
+                self.send_shared(worker, rank, key)
+            case ("keep_shared", key, part_keys):
+                self.keep_shared(worker, rank, key, part_keys)
+
     def send_resource_tracker(self, worker: WorkerHandle, rank: int) -> None:
         """Send a rank the descriptor of this process's resource tracker; none if the tracker does not start."""
         from multiprocessing import resource_tracker
@@ -109,3 +122,15 @@ class RankServices:
             return
         found.owner.add_announcer(self._dispatcher.notices)
         self._connections.send(worker, rank, ("shared",), (found.mapping.fileno(),))
+
+    def keep_shared(self, worker: WorkerHandle, rank: int, key: bytes, part_keys: list[bytes]) -> None:
+        """Own what a call has put into shared memory for its result, whose descriptor has come with the rank's request."""
+        from pympipool.serialization import shared
+
+        problem = ""
+        try:
+            kept = shared.adopt(key, worker.connections[rank].take_descriptor(), part_keys)
+            self._dispatcher.keep_shared(worker.number, kept)
+        except (OSError, MemoryError) as error:  # no descriptor is free, for example
+            problem = str(error) or type(error).__name__
+        self._connections.send(worker, rank, ("keep_shared", problem))

@@ -20,7 +20,7 @@ from pympipool._core.future import Future
 from pympipool._util.reprs import callable_name
 from pympipool.execution.dependencies import InputError, find_futures, has_result, is_cancelled, resolve
 from pympipool.execution.workerless import WorkerlessEngine
-from pympipool.serialization import SHARED_MARK, payload
+from pympipool.serialization import HANDLE_MARK, SHARED_MARK, payload
 from pympipool.worker.injection import inject_arguments
 from pympipool.worker.setup import check_init_values
 
@@ -115,8 +115,8 @@ class SerialEngine(WorkerlessEngine):
         finally:
             if before is not None:
                 os.chdir(before)
-        payload.dump(result, "the result")
-        return _copied(result)
+        parts = payload.dump(result, "the result")
+        return payload.load(parts) if HANDLE_MARK in parts[0] else _copied(result)
 
     def _values(self) -> dict[str, Any]:
         """Run the initializer and init_function before the first call. Return what is passed to calls.

@@ -313,12 +313,8 @@ class Supervisor:
             case ("rank_error", raising_rank, call, parts):
                 worker.rank_errors.setdefault(call, {})[raising_rank] = parts
                 self.events.on_rank_error(worker, call)
-            case ("resource_tracker",):
-                self._services.send_resource_tracker(worker, rank)
-            case ("script_object", name):
-                self._services.send_script_object(worker, rank, name)
-            case ("shared", key):
-                self._services.send_shared(worker, rank, key)
+            case ("resource_tracker" | "script_object" | "shared" | "keep_shared", *_):
+                self._services.answer(worker, rank, frame)
             case ("last_call",):
                 self.events.on_last_call(worker)
             case ("exiting", reason):

@@ -108,6 +108,9 @@ def empty_cache(wrapper: "Any") -> bool:
 CLASSES_MARK = b"pympipool.serialization.classes"
 """Bytes that each pickle contains that contains a class by value: the name of `classes.py`, or the beginning of a definition."""
 
+HANDLE_MARK = b"pympipool.serialization.shared"
+"""Bytes that each pickle of a result contains that has a handle of a shared object: the name of `shared.py`."""
+
 WORKER_MARK = "__pympipool_worker__"
 """The name in a worker's `__main__` of three dicts: the latest classes of the script that the worker has received, by name; the
 functions of the script that `__main__` has got for the call that runs; and by module, the globals that the initializer has set."""

@@ -22,6 +22,7 @@ import cloudpickle
 from pympipool._core import instances
 from pympipool._core.instances import find_definition
 from pympipool._core.reductions import Reductions, reducer_override
+from pympipool.serialization import HANDLE_MARK
 from pympipool.serialization.classes import find_class, load_class, reduce_class
 from pympipool.serialization.definitions import make_definition
 from pympipool.serialization.exception_forms import reduce_without_init, refuses_attributes
@@ -169,7 +170,7 @@ def _reducer_of(kind: type, registered: Any, *, is_result: bool = False, files_b
     return None
 
 
-_SHARED = "pympipool.serialization.shared"
+_SHARED = HANDLE_MARK.decode()
 
 _MULTIPROCESSING = ("multiprocessing.connection", "multiprocessing.heap")
 """Modules whose objects have descriptors, and are pickled with reducers that only multiprocessing's own pickler knows."""

@@ -28,7 +28,7 @@ from pympipool._core.instances import definitions
 from pympipool._core.plain_values import dump_plain_value
 from pympipool._util.cmodules import pickle
 from pympipool._util.reprs import callable_name, safe_repr, summarize_error, type_name
-from pympipool.serialization import CLASSES_MARK, _unpack
+from pympipool.serialization import CLASSES_MARK, HANDLE_MARK, _unpack
 from pympipool.serialization.plain import (
     CALL_SCALARS,
     OUT_OF_BAND_BYTES_MIN,
@@ -52,13 +52,13 @@ __all__ = [
     "TRACED_BATCH",
     "BatchMarker",
     "PackedColumns",
-    "contains_classes",
     "dump",
     "dump_call",
     "dump_copies",
     "dump_for_start",
     "dump_row",
     "load",
+    "must_be_unpickled",
 ]
 
 BATCH: Final = None
@@ -206,11 +206,11 @@ def dump_copies(results: object) -> list[Part]:
     return _dump_by_value(results, True)
 
 
-def contains_classes(parts: Sequence[Any]) -> bool:
-    """Return True if a pickled value may contain classes by value."""
+def must_be_unpickled(parts: Sequence[Any]) -> bool:
+    """Return True if a pickled result may contain what is another thing in a call: classes by value, handles of shared data."""
     from re import escape, search
 
-    mark = escape(CLASSES_MARK)
+    mark = b"|".join(map(escape, (CLASSES_MARK, HANDLE_MARK)))
     nested = search(escape(_unpack.__name__.encode()), parts[0]) is not None  # other parts may be pickles, too
     return any(search(mark, part) for part in (parts if nested else parts[:1]))
 

@@ -8,6 +8,9 @@
 
     MemoryCopy(memory of an array) ── its key ─────────►  load_copy(key) ─► mapped for each call, copy-on-write, or copied
 
+    result with a Shared: adopt ◄── descriptor ──────────── Shared.reduce_as_handle
+      the call's future owns it until its handle is unpickled
+
 The object's large data are out-of-band buffers of the pickle, which arrays use where they lie. A process keeps what it has mapped
 until the owner gives it up, and longer where somebody still has an array of it.
 
@@ -16,6 +19,7 @@ This module is imported with the first shared object.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -120,8 +124,10 @@ class Shared(Generic[T]):
         return cast(T, self._object.value())
 
     def reduce_as_handle(self) -> tuple[Any, ...]:
-        """Reduce it for a result of a call."""
-        return _load_handle, (self._object.key, self._type_name)
+        """Reduce it for a result of a call. The master owns the object from now on, if it can; else it gets the data."""
+        if serialization.master[0] is None or hand_over(self._object):
+            return _load_handle, (self._object.key, self._type_name)
+        return share, (self.value,)
 
     def __reduce__(self) -> tuple[Any, ...]:
         found = getattr(_pickled, "parts", None)
@@ -224,6 +230,47 @@ def find(key: bytes) -> SharedObject | None:
     """Return the object of a key that this process owns; None if it has been released."""
     found = _objects.get(key)
     return found if found is not None and found.owner is not None else None
+
+
+def adopt(key: bytes, descriptor: int, part_keys: Sequence[bytes]) -> SharedObject:
+    """Own an object that a call has put into shared memory for its result. Closes the descriptor, or keeps it.
+
+    Args:
+        key: Its key.
+        descriptor: Of its memory.
+        part_keys: The keys of those that are part of it, and that were adopted before.
+
+    Raises:
+        OSError: The descriptor is none of shared data, or is missing: there was no room for it.
+    """
+    if descriptor < 0:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    found = find(key)
+    if found is not None:  # it was part of a result before
+        os.close(descriptor)
+        return found
+    mapping = Mapping.attach(descriptor, keep_descriptor=True)
+    return SharedObject(key, mapping, Owner(mapping), tuple(filter(None, map(find, part_keys))))
+
+
+def hand_over(shared_object: SharedObject) -> bool:
+    """Have the master own an object that the running call returns; return False if it cannot: it is on another host.
+
+    Raises:
+        OSError: It has no descriptor free.
+    """
+    control, pid = serialization.master
+    request = getattr(control, "hand_over_shared", None)
+    owner = shared_object.owner
+    if request is None or pid != os.getpid() or owner is None:
+        return False
+    if not all(map(hand_over, shared_object.parts)):
+        return False
+    owner.hand_over()  # first: whatever happens then, two owners never end the same data
+    if request(shared_object.key, shared_object.mapping.fileno(), [part.key for part in shared_object.parts]):
+        return True
+    owner.hand_over(False)
+    return False
 
 
 def load_value(key: bytes) -> Any:

@@ -74,6 +74,7 @@ class WorkerControl:
         self._socket = connection
         self._lock = allocate_lock()
         self._request_lock = allocate_lock()
+        self._has_link = False
 
     @classmethod
     def connect(cls, config: WorkerConfig) -> WorkerControl:
@@ -132,10 +133,31 @@ class WorkerControl:
         _, descriptors = self._request("shared", key)
         return descriptors[0] if descriptors else None
 
-    def _request(self, *frame: str | bytes) -> tuple[Frame, list[int]]:
+    def hand_over_shared(self, key: bytes, descriptor: int, part_keys: list[bytes]) -> bool:
+        """Have the master keep what the running call has put into shared memory for its result.
+
+        Args:
+            key: Names it.
+            descriptor: Of its memory.
+            part_keys: Name those that are part of it, which the master keeps already.
+
+        Returns:
+            False if this rank sends its answers through another one: then the master does not know which call it runs.
+
+        Raises:
+            OSError: The master cannot keep it.
+        """
+        if not self._has_link:
+            return False
+        (_, problem), _ = self._request("keep_shared", key, part_keys, descriptors=(descriptor,))
+        if problem:
+            raise OSError(f"the master cannot keep shared data: {problem}")
+        return True
+
+    def _request(self, *frame: Any, descriptors: tuple[int, ...] = ()) -> tuple[Frame, list[int]]:
         """Send a request; return the master's answer. Calls may have threads: one of them asks at a time."""
         with self._request_lock:
-            self._send(encode_frame(frame))
+            self._send(encode_frame(frame), descriptors)
             return self._receive_frame()
 
     def _receive_frame(self) -> tuple[Frame, list[int]]:
@@ -155,6 +177,7 @@ class WorkerControl:
         channel = open_channel(descriptors, rank)
         channel.times_imports = rank == 0
         channel.on_notice = drop_released
+        self._has_link = True
         return channel
 
     def send_ready(self, rank: int) -> None:
@@ -204,8 +227,12 @@ class WorkerControl:
         """Hang up. A worker never does so: its watchdog waits on the connection to the end."""
         self._socket.close()
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes, descriptors: tuple[int, ...] = ()) -> None:
         with self._lock:  # a call may have threads, and one of them may ask for the resource tracker
+            if descriptors:
+                packed = struct.pack(f"{len(descriptors)}i", *descriptors)
+                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, packed)]
+                data = data[self._socket.sendmsg([data], ancillary, SEND_FLAGS) :]
             self._socket.sendall(data, SEND_FLAGS)
 
     def _receive(self, size_bytes: int) -> bytearray:

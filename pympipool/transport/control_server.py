@@ -16,6 +16,7 @@ import contextlib
 import os
 import select
 import socket
+import struct
 import sys
 import time
 from _operator import _compare_digest as compare_digest  # that of hmac, which loads OpenSSL
@@ -31,6 +32,7 @@ from pympipool.transport.frames import (
     MAGIC,
     SEND_FLAGS,
     Frame,
+    ProtocolError,
     decode_body,
     decode_hello,
     decode_length,
@@ -43,6 +45,9 @@ SEND_TIMEOUT_S = 10.0
 
 _BACKLOG = 1024  # ranks that may connect at once while the master is busy
 _RECEIVE_BYTES = 1 << 16
+_DESCRIPTOR_BYTES = struct.calcsize("i")
+_DESCRIPTORS_ROOM = socket.CMSG_SPACE(_DESCRIPTOR_BYTES)  # a rank sends one with a request, and waits for the answer
+_RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _RECEIVE_BUDGET = 16 * _RECEIVE_BYTES  # most bytes read from one connection in a row, so that others get their turn
 
 
@@ -158,6 +163,7 @@ class Connection:
         self._socket = peer
         self._key = key
         self._received = bytearray()
+        self._descriptor = -1  # one that has arrived and that was not taken
         self._posted: deque[tuple[memoryview, list[tuple[int, int, array[int]]]]] = deque()
 
     def fileno(self) -> int:
@@ -175,7 +181,10 @@ class Connection:
             PeerClosed: The peer hung up before it sent a byte. Close the connection.
         """
         try:
-            self._received += self._receive(HELLO_BYTES - len(self._received))
+            hello = self._socket.recv(HELLO_BYTES - len(self._received))
+            if not hello:
+                raise EOFError("end of the connection")
+            self._received += hello
         except BlockingIOError:
             return None
         except (OSError, EOFError) as error:
@@ -262,6 +271,8 @@ class Connection:
                 self._received += self._receive(_RECEIVE_BYTES)
         except BlockingIOError:
             pass
+        except ProtocolError:
+            raise
         except (EOFError, ConnectionError):
             hung_up = True
         frames = self._take_frames()
@@ -284,10 +295,26 @@ class Connection:
         return frames
 
     def _receive(self, most_bytes: int) -> bytes:
-        data = self._socket.recv(most_bytes)
+        data, ancillary, _, _ = self._socket.recvmsg(most_bytes, _DESCRIPTORS_ROOM, _RECEIVE_FLAGS)
+        for level, kind, numbers in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                self._add_descriptors([number for (number,) in struct.iter_unpack("i", numbers)])
         if not data:
             raise EOFError("end of the connection")
         return data
+
+    def _add_descriptors(self, descriptors: list[int]) -> None:
+        if len(descriptors) == 1 and self._descriptor < 0:
+            self._descriptor = descriptors[0]
+            return
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise ProtocolError("the peer sent descriptors that no frame announces")
+
+    def take_descriptor(self) -> int:
+        """Return the descriptor that came with a frame, for the caller to close; -1: there was none, or no room for it."""
+        descriptor, self._descriptor = self._descriptor, -1
+        return descriptor
 
     def _check_authenticated(self) -> None:
         if self.worker < 0:
@@ -296,3 +323,6 @@ class Connection:
     def close(self) -> None:
         """Hang up. If the rank at the other end is still alive, its watchdog ends it."""
         self._socket.close()
+        descriptor = self.take_descriptor()
+        if descriptor >= 0:
+            os.close(descriptor)

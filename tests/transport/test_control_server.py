@@ -38,6 +38,14 @@ class Trap:
         return Path.touch, (self.mark,)
 
 
+def wait_for_frames(connection, count=1):
+    frames = []
+    while len(frames) < count:
+        wait_readable(connection, LIMIT_S)
+        frames += connection.receive_available()
+    return frames
+
+
 @pytest.fixture
 def trap(tmp_path):
     """A frame that must not be unpickled, and a function that tells if it was."""
@@ -273,6 +281,32 @@ def test_settings_larger_than_socket_buffer_arrive_with_descriptors(pair, tmp_pa
     assert not any(os.get_inheritable(descriptor) for descriptor in descriptors)
     for descriptor in descriptors:
         os.close(descriptor)
+
+
+def test_descriptor_comes_with_its_frame(pair, tmp_path):
+    connection, worker = pair
+    sent = os.open(tmp_path, os.O_RDONLY)
+    worker._send(encode_frame(("keep_shared", b"key", [])), (sent,))
+    assert wait_for_frames(connection) == [("keep_shared", b"key", [])]
+    received = connection.take_descriptor()
+    assert connection.take_descriptor() == -1
+    assert os.path.sameopenfile(sent, received)
+    assert not os.get_inheritable(received)
+    os.close(received)
+    os.close(sent)
+
+
+def test_descriptors_without_request_are_closed(pair):
+    connection, worker = pair
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for _ in range(2):
+            worker._send(encode_frame(("ready", {})), (theirs.fileno(),))
+        with pytest.raises(ProtocolError, match="no frame announces"):
+            wait_for_frames(connection, 3)
+        connection.close()
+        theirs.close()
+        assert ours.recv(1) == b""
 
 
 def test_sending_to_a_stalled_peer_times_out(pair, monkeypatch):
