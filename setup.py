@@ -14,10 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
-from multiprocessing import get_context
+from contextlib import contextmanager
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -89,32 +86,24 @@ class BuildModules(build_ext):
         super().run()
 
     def build_extensions(self):
-        """Compile the modules side by side, each in a process: half of the time is Cython's, which holds the GIL."""
+        """Compile the modules in forked processes, side by side: half of the time is Cython's, which holds the GIL."""
         self.check_extensions_list(self.extensions)
-        compiled = [False] * len(self.extensions)
-        pool = ProcessPoolExecutor(os.cpu_count(), get_context("fork"), share_command, (self,))
-        with suppress(BrokenProcessPool), pool:
-            for number, done in enumerate(pool.map(compiles, range(len(self.extensions)))):
-                compiled[number] = done
+        count = (os.cpu_count() or 1) if hasattr(os, "fork") else 1
+        processes = [self._compile_in_fork(self.extensions[number::count]) for number in range(count) if count > 1]
+        for process in processes:
+            os.waitpid(process, 0)
         with explained_failure(self):
-            for extension, done in zip(self.extensions, compiled, strict=True):
-                if not done:  # fails again here, where the error need not be pickled
+            super().build_extensions()  # what no process could compile; the error is raised here
+
+    def _compile_in_fork(self, extensions):
+        process = os.fork()
+        if process == 0:
+            try:
+                for extension in extensions:
                     self.build_extension(extension)
-
-
-def share_command(command: BuildModules) -> None:
-    """Keep the command in a process that it forked."""
-    compiles.command = command
-
-
-def compiles(number: int) -> bool:
-    """Return True if the extension module of this number could be compiled."""
-    command = compiles.command
-    try:
-        command.build_extension(command.extensions[number])
-    except Exception:
-        return False
-    return True
+            finally:
+                os._exit(0)
+        return process
 
 
 def cython_module(name: str) -> Extension:
