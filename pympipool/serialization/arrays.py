@@ -85,17 +85,26 @@ def reduce_array_or_file(array: Any) -> Any:
     return reduce_array(array)
 
 
-def reduce_array(array: Any) -> Any:
-    """Reduce an array to what pickle needs to rebuild it, with its data as an out-of-band buffer."""
+def reduce_array(array: Any, *, in_band: bool = True) -> Any:
+    """Reduce an array to what pickle needs to rebuild it, with its data as an out-of-band buffer.
+
+    Args:
+        in_band: The data of a small array may stay in the pickle.
+    """
     kind = type(array)
     if kind is np.ndarray:
-        reduced = _reduce_simple(array)
+        reduced = _reduce_simple(array, in_band)
         if reduced is not None:
             return reduced
     if kind is MaskedArray and _has_simple_data(array):
         mask = None if array._mask is np.ma.nomask else array._mask
         data = array.view(np.ndarray)
-        return _masked_array, (ReducedArray(reduce_array(data)), mask, array._fill_value, array._hardmask)
+        return _masked_array, (
+            ReducedArray(reduce_array(data, in_band=in_band)),
+            mask,
+            array._fill_value,
+            array._hardmask,
+        )
     dtype = array.dtype
     is_simple = dtype.kind in _KINDS and 0 <= dtype.num <= _NUMBER_MAX and not dtype.hasobject
     if not is_simple or array.size == 0 or dtype.itemsize == 0 or kind is MaskedArray:
@@ -113,7 +122,7 @@ def reduce_array(array: Any) -> Any:
     return _array_of, (PickleBuffer(data), dtype, array.shape, *kind_and_order)
 
 
-def _reduce_simple(array: Any) -> Any:
+def _reduce_simple(array: Any, in_band: bool) -> Any:
     """Reduce an array of numbers in a third of the time; return None for others.
 
     Most of the time would go to the dtype, which numpy pickles anew for each array.
@@ -127,7 +136,8 @@ def _reduce_simple(array: Any) -> Any:
     if not array.size:
         return None
     # a buffer costs 1 us more; what is read-only stays so with it
-    data = bytearray(array.data) if array.nbytes < IN_BAND_BELOW_BYTES and flags.writeable else PickleBuffer(array)
+    stays = in_band and array.nbytes < IN_BAND_BELOW_BYTES and flags.writeable
+    data = bytearray(array.data) if stays else PickleBuffer(array)
     return (load_array, (data, dtype.str) if array.ndim == 1 else (data, dtype.str, array.shape))
 
 

@@ -92,7 +92,7 @@ def dump_shared(value: object) -> list[Any]:
         buffers.append(view)
         return False
 
-    _Pickler(file, PROTOCOL, buffer_callback=keep).dump(value)
+    _SharedPickler(file, PROTOCOL, buffer_callback=keep).dump(value)
     return [file.getbuffer(), *buffers]
 
 
@@ -142,13 +142,16 @@ def is_inert(kind: type, is_result: bool, defines: bool) -> bool:
     return make_definition(kind, is_result, at_once=defines) is not None
 
 
-def _reducer_of(kind: type, registered: Any, *, is_result: bool = False, files_by_name: bool = False) -> Any:
+def _reducer_of(
+    kind: type, registered: Any, *, is_result: bool = False, files_by_name: bool = False, in_band: bool = True
+) -> Any:
     """Return the reducer for instances of a class; None if pickle's own way is right.
 
     Args:
         registered: The reducer that is registered for the class, or None.
         is_result: They belong to a result.
         files_by_name: Large `numpy.memmap` objects travel as file names.
+        in_band: The data of small arrays may stay in the pickle.
     """
     if kind.__module__ == _SHARED and is_result:
         return getattr(kind, "reduce_as_handle", None)
@@ -166,6 +169,8 @@ def _reducer_of(kind: type, registered: Any, *, is_result: bool = False, files_b
         from pympipool.serialization import arrays
 
         if arrays.has_plain_pickle(kind):
+            if not in_band:
+                return functools.partial(arrays.reduce_array, in_band=False)
             return arrays.reduce_array_or_file if files_by_name else arrays.reduce_array
     return None
 
@@ -191,10 +196,14 @@ def _reduce_ctypes(value: Any) -> Any:
     return reduce_ctype(value)
 
 
-def _reductions(is_result: bool = False, files_by_name: bool = False, for_start: bool = False) -> Reductions:
+def _reductions(
+    is_result: bool = False, files_by_name: bool = False, for_start: bool = False, in_band: bool = True
+) -> Reductions:
     own: dict[Any, Any] = {types.CodeType: _reduce_code, types.ModuleType: _reduce_module, **SCRIPT_REDUCERS}
     tables: Any = (own, *cloudpickle.Pickler.dispatch_table.maps)
-    find_reducer = functools.partial(_reducer_of, is_result=is_result and not for_start, files_by_name=files_by_name)
+    find_reducer = functools.partial(
+        _reducer_of, is_result=is_result and not for_start, files_by_name=files_by_name, in_band=in_band
+    )
     return Reductions(
         tables, find_reducer, cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES, None if is_result else SPECS
     )
@@ -265,6 +274,10 @@ class _StartPickler(_ResultPickler):
     """The pickler for what runs at the start of a worker."""
 
 
+class _SharedPickler(_Pickler):
+    """The pickler for shared objects: the data of all arrays are buffers, which arrive read-only."""
+
+
 class _CallPickler(_Pickler):
     """The pickler for calls to workers that see the files of this process."""
 
@@ -312,4 +325,5 @@ def _reduce_module(module: types.ModuleType) -> Any:
 _Pickler.reductions = _reductions()
 _ResultPickler.reductions = _reductions(is_result=True)
 _StartPickler.reductions = _reductions(is_result=True, for_start=True)
+_SharedPickler.reductions = _reductions(in_band=False)
 _CallPickler.reductions = _reductions(files_by_name=True)

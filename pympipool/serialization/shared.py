@@ -162,6 +162,7 @@ def share(obj: T) -> Shared[T]:
     Raises:
         SerializationError: It cannot be pickled.
         MemoryError: There is not enough memory for it.
+        OSError: No file descriptor is free: each shared object takes one.
 
     Examples:
         >>> from pympipool import Executor, share
@@ -192,6 +193,12 @@ def share(obj: T) -> Shared[T]:
     try:
         shared_object = _store(parts, inner)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise OSError(
+                error.errno,
+                f"no descriptor is free to share {safe_repr(obj)}: each shared object takes one. Share a list or dict of many"
+                " objects instead of each, or raise the limit (ulimit -n)",
+            ) from error
         raise MemoryError(
             f"no memory to share {safe_repr(obj)} of type {type_name(type(obj))}: {error.strerror}. Drop what is shared and"
             " not needed any more"

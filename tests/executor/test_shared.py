@@ -2,6 +2,7 @@
 
 import gc
 import os
+import resource
 import signal
 import threading
 
@@ -113,6 +114,18 @@ def test_value_is_read_only_view():
     assert repr(rows) == "<Shared dict, 483 kB>"
 
 
+@pytest.mark.parametrize(
+    "array",
+    [np.arange(3.0), np.arange(10)[::2], np.ones((2, 3), order="F"), np.array(["a"]), np.ma.array([1, 2], mask=[0, 1])],
+    ids=["small", "strided", "fortran", "strings", "masked"],
+)
+def test_arrays_of_any_kind_are_read_only(array):
+    shared = share({"array": array}).value["array"]
+    assert type(shared) is type(array)
+    assert np.array_equal(shared, array)
+    assert not shared.flags.writeable
+
+
 def test_object_is_unpickled_once_per_worker(executor):
     rows = share({"rows": ROWS})
     executor.max_workers = 1
@@ -193,6 +206,19 @@ def test_what_cannot_be_shared_is_said(tmp_path):
     sparse = np.memmap(tmp_path / "sparse", "u1", "w+", shape=1 << 40)
     with pytest.raises(MemoryError, match=r"1100 GB.* are available on this host"):
         share(sparse)
+
+
+def test_missing_descriptor_is_named():
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    share(ROWS)  # imports what it needs
+    free = os.dup(0)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        with pytest.raises(OSError, match="no descriptor is free to share 5: each shared object takes one"):
+            share(5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        os.close(free)
 
 
 def test_sharing_a_handle_returns_it():
