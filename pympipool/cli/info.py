@@ -9,12 +9,14 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
-from pympipool._util.formatting import format_memory
+from pympipool._util.formatting import format_bytes, format_count, format_memory
 from pympipool.cli.text import format_issues, wrap
 from pympipool.diagnostics.environment import Environment, Issue, probe
 from pympipool.diagnostics.environment.machine import Folder, Machine
 from pympipool.diagnostics.environment.schedulers import Schedulers
+from pympipool.diagnostics.environment.shared_data import SharedData
 
 HELP = "show what is found here (MPI, SLURM, flux, GPUs, cores, limits), and what is wrong"
 
@@ -41,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     for title, lines in (
         (f"pympipool {found.installation.pympipool}", _installation(found)),
-        ("This machine", _machine(found.machine)),
+        ("This machine", chain(_machine(found.machine), _shared_data(found.shared_data))),
         ("MPI", _mpi(found)),
         ("Backends", _backends(found.schedulers)),
     ):
@@ -88,6 +90,12 @@ def _open_files(machine: Machine) -> str:
         return "any number open at a time"
     most = "any number" if limits.open_files_max is None else str(limits.open_files_max)
     return f"{limits.open_files} open at a time, which may be raised to {most}"
+
+
+def _shared_data(shared: SharedData) -> Lines:
+    if shared.count:
+        holders = ", ".join(map(str, shared.pids))
+        yield "shared data", f"{format_count(shared.count, 'object')}, {format_bytes(shared.size)}, held by {holders}"
 
 
 def _folder(folder: Folder | None) -> str:

@@ -7,13 +7,14 @@ The counters exist anyway (see `Dispatcher.statistics`): only showing them takes
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from pympipool._util.formatting import format_count, format_two_digits
+from pympipool._util.formatting import format_bytes, format_count, format_two_digits
 
 if TYPE_CHECKING:
     from pympipool.execution.engine import Engine
@@ -64,6 +65,8 @@ class ExecutorStatus:
         failed: Number of calls that have raised, that could not be sent, or whose worker died.
         calls_per_s: Number of ended calls, divided by the time from the first submission to the last end.
         state: "open", "shut down", or "of another process" in a fork of the process that made the executor.
+        shared_count: Number of shared objects of this process, for whatever executor.
+        shared_bytes: Their shared memory.
     """
 
     info: Mapping[str, Any]
@@ -74,6 +77,15 @@ class ExecutorStatus:
     failed: int
     calls_per_s: float
     state: str
+    shared_count: int = 0
+    shared_bytes: int = 0
+
+    @property
+    def shared(self) -> str:
+        """What this process shares, as text; "" if nothing."""
+        if not self.shared_count:
+            return ""
+        return f"{format_count(self.shared_count, 'shared object')}, {format_bytes(self.shared_bytes)}"
 
 
 def snapshot(engine: Engine, info: Mapping[str, Any]) -> ExecutorStatus:
@@ -87,6 +99,8 @@ def snapshot(engine: Engine, info: Mapping[str, Any]) -> ExecutorStatus:
     waiting += (
         engine.blocked_count() + engine.retrying_count() + engine.unsubmitted_count() + engine.pool.waiting_count()
     )
+    shared: Any = sys.modules.get("pympipool.serialization.shared")
+    shared_count, shared_bytes = (0, 0) if shared is None else shared.count_owned()
     return ExecutorStatus(
         info=info,
         workers=tuple(sorted(workers, key=lambda worker: (worker.location, worker.number))),
@@ -97,6 +111,8 @@ def snapshot(engine: Engine, info: Mapping[str, Any]) -> ExecutorStatus:
         failed=raised + lost,
         calls_per_s=returned / span_s if span_s > 0 else 0.0,
         state="open" if engine.is_open else "shut down",
+        shared_count=shared_count,
+        shared_bytes=shared_bytes,
     )
 
 
@@ -125,7 +141,8 @@ def as_text(status: ExecutorStatus) -> str:
         hosts = sorted({host for worker in status.workers for host in worker.hosts})
         where = format_count(len(status.workers), "worker") + (f" on {_list_hosts(hosts)}" if hosts else "")
     counts = f"{status.running} running, {status.waiting} waiting, {status.done} done, {status.failed} failed"
-    return f"<Executor {made_with}: {where}; {counts}; {format_two_digits(status.calls_per_s)} calls/s>"
+    shared = f"; {status.shared}" if status.shared else ""
+    return f"<Executor {made_with}: {where}; {counts}; {format_two_digits(status.calls_per_s)} calls/s{shared}>"
 
 
 def _list_hosts(hosts: Sequence[str]) -> str:
@@ -203,6 +220,7 @@ def _header(status: ExecutorStatus) -> str:
     cores = f" of {info['cores_per_worker']} cores" if info["cores_per_worker"] > 1 else ""
     facts = [f"backend {info['backend']}", f"at most {format_count(info['max_workers'], 'worker')}{cores}"]
     facts.append("block allocation" if info["block_allocation"] else "one process per call")
+    facts += [status.shared] if status.shared else []
     state = f'<i class="{status.state.split()[0]}">{status.state}</i>'
     return f"<header><b>Executor</b><span>{escape(' · '.join(facts))}</span>{state}</header>"
 

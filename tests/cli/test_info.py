@@ -13,6 +13,7 @@ import pytest
 
 import pympipool
 from pympipool.backends.mpi_library import loaded_library
+from pympipool.diagnostics.environment.shared_data import probe_shared_data
 from pympipool.resources import available_cores
 
 SERIOUS = {True: "What is wrong", False: "Worth knowing"}
@@ -59,6 +60,16 @@ def test_text_has_the_facts(program, facts):
         assert fact in text
     for issue in found["issues"]:
         assert issue["message"].split()[0] in text[text.index(SERIOUS[issue["serious"]]) :]
+
+
+def test_shared_data_are_shown_with_their_process(program, facts):
+    handle = pympipool.share(bytes(1_000_000))
+    shared, text = facts()["shared_data"], program("info").stdout  # those of other programs are counted, too
+    assert os.getpid() in shared["pids"]
+    assert shared["size"] >= handle.nbytes
+    assert str(os.getpid()) in text.partition("shared data")[2].partition("\n")[0]
+    del handle
+    assert os.getpid() not in probe_shared_data().pids
 
 
 def test_text_fits_the_terminal(program):

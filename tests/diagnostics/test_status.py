@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from pympipool import Executor
+from pympipool import Executor, share
 from pympipool.diagnostics.status import ROWS_MAX, TILES_MAX, ExecutorStatus, Worker, as_html, as_text
 from support.calls import divide, fail, hold, square
 from support.waiting import wait_until
@@ -113,6 +113,15 @@ def test_repr_of_executor_that_was_not_started():
     with pytest.raises(TypeError):
         exe.__init__(max_workers="2")
     assert repr(exe) == "<Executor that was not started>"
+
+
+def test_shared_data_are_shown(executor):
+    assert "shared object" not in repr(executor)
+    handle = share(bytes(1_000_000))
+    assert repr(executor).endswith("; 1 shared object, 1 MB>")
+    assert " · 1 shared object, 1 MB</span>" in executor._repr_html_()
+    del handle
+    assert "shared object" not in executor._repr_html_()
 
 
 # ---- the card ----

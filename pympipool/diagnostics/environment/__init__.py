@@ -2,7 +2,8 @@
 
     machine.py      Python, processors, memory, limits, GPUs ─┐
     mpi.py          the MPI library and its mpiexec          ─┼─► Environment ─► issues.py: what is wrong, and the remedy
-    schedulers.py   SLURM, flux, what "auto" takes           ─┘
+    schedulers.py   SLURM, flux, what "auto" takes           ─┤
+    shared_data.py  the shared data of this host             ─┘
 
 Probing changes nothing and raises nothing. A fact that cannot be found out is None, or the reason as text. Each probe
 has a timeout, so `probe` also ends on a machine where a scheduler hangs.
@@ -16,6 +17,7 @@ from pympipool.diagnostics.environment.issues import Issue, find_issues
 from pympipool.diagnostics.environment.machine import Installation, Machine, probe_installation, probe_machine
 from pympipool.diagnostics.environment.mpi import Mpi, probe_mpi
 from pympipool.diagnostics.environment.schedulers import Schedulers, probe_schedulers
+from pympipool.diagnostics.environment.shared_data import SharedData, probe_shared_data
 
 __all__ = ["Environment", "Issue", "probe"]
 
@@ -29,6 +31,7 @@ class Environment:
         machine: This machine, and the part of it that this process may use.
         mpi: The MPI library and its mpiexec.
         schedulers: SLURM, flux, and the backend that "auto" takes.
+        shared_data: What processes of pympipool share on this host.
         issues: Everything that is wrong or worth knowing.
     """
 
@@ -36,6 +39,7 @@ class Environment:
     machine: Machine
     mpi: Mpi
     schedulers: Schedulers
+    shared_data: SharedData
     issues: tuple[Issue, ...]
 
 
@@ -48,4 +52,4 @@ def probe() -> Environment:
         True
     """
     facts = probe_installation(), probe_machine(), probe_mpi(), probe_schedulers()
-    return Environment(*facts, issues=tuple(find_issues(*facts)))
+    return Environment(*facts, probe_shared_data(), issues=tuple(find_issues(*facts)))
