@@ -7,14 +7,14 @@ The counters exist anyway (see `Dispatcher.statistics`): only showing them takes
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from pympipool._util.formatting import format_bytes, format_count, format_two_digits
+from pympipool._util.formatting import format_count, format_two_digits
+from pympipool.serialization import describe_shared
 
 if TYPE_CHECKING:
     from pympipool.execution.engine import Engine
@@ -65,8 +65,7 @@ class ExecutorStatus:
         failed: Number of calls that have raised, that could not be sent, or whose worker died.
         calls_per_s: Number of ended calls, divided by the time from the first submission to the last end.
         state: "open", "shut down", or "of another process" in a fork of the process that made the executor.
-        shared_count: Number of shared objects of this process, for whatever executor.
-        shared_bytes: Their shared memory.
+        shared: What this process shares, for whatever executor, as text; "" if nothing.
     """
 
     info: Mapping[str, Any]
@@ -77,15 +76,7 @@ class ExecutorStatus:
     failed: int
     calls_per_s: float
     state: str
-    shared_count: int = 0
-    shared_bytes: int = 0
-
-    @property
-    def shared(self) -> str:
-        """What this process shares, as text; "" if nothing."""
-        if not self.shared_count:
-            return ""
-        return f"{format_count(self.shared_count, 'shared object')}, {format_bytes(self.shared_bytes)}"
+    shared: str = ""
 
 
 def snapshot(engine: Engine, info: Mapping[str, Any]) -> ExecutorStatus:
@@ -99,8 +90,6 @@ def snapshot(engine: Engine, info: Mapping[str, Any]) -> ExecutorStatus:
     waiting += (
         engine.blocked_count() + engine.retrying_count() + engine.unsubmitted_count() + engine.pool.waiting_count()
     )
-    shared: Any = sys.modules.get("pympipool.serialization.shared")
-    shared_count, shared_bytes = (0, 0) if shared is None else shared.count_owned()
     return ExecutorStatus(
         info=info,
         workers=tuple(sorted(workers, key=lambda worker: (worker.location, worker.number))),
@@ -111,8 +100,7 @@ def snapshot(engine: Engine, info: Mapping[str, Any]) -> ExecutorStatus:
         failed=raised + lost,
         calls_per_s=returned / span_s if span_s > 0 else 0.0,
         state="open" if engine.is_open else "shut down",
-        shared_count=shared_count,
-        shared_bytes=shared_bytes,
+        shared=describe_shared(),
     )
 
 

@@ -20,7 +20,7 @@ from pympipool._core.future import Future
 from pympipool._util.reprs import callable_name
 from pympipool.execution.dependencies import InputError, find_futures, has_result, is_cancelled, resolve
 from pympipool.execution.workerless import WorkerlessEngine
-from pympipool.serialization import HANDLE_MARK, SHARED_MARK, payload
+from pympipool.serialization import HANDLE_MARK, SHARED_MARK, describe_shared, payload
 from pympipool.worker.injection import inject_arguments
 from pympipool.worker.setup import check_init_values
 
@@ -153,7 +153,8 @@ class SerialEngine(WorkerlessEngine):
     def __repr__(self) -> str:
         state = "open" if self.is_open else "shut down"
         done = self._ended - self._failed
-        return f"<Executor backend='serial', runs calls in this process; {done} done, {self._failed} failed; {state}>"
+        parts = f"{done} done, {self._failed} failed", state, describe_shared()
+        return f"<Executor backend='serial', runs calls in this process; {'; '.join(filter(None, parts))}>"
 
     def _repr_html_(self) -> str:
         return f"<code>{repr(self)[1:-1]}</code>"

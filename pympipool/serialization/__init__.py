@@ -57,6 +57,14 @@ def shared_objects(pickles: "list[Any]") -> "list[Any]":
     return [] if shared is None else shared.objects_in(pickles)
 
 
+def describe_shared() -> str:
+    """Return how many objects this process shares, and their size, as text; "" if none."""
+    import sys
+
+    shared = sys.modules.get("pympipool.serialization.shared")
+    return "" if shared is None else str(shared.describe_owned())
+
+
 def _unpack(*parts: "Any") -> "Any":
     """Unpickle a value that travelled pickled (see `plain.Pickled`)."""
     from pympipool.serialization.payload import load

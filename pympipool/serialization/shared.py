@@ -31,7 +31,7 @@ from weakref import WeakValueDictionary
 from pympipool import serialization
 from pympipool._core.shared_memory import Mapping, Owner, Usage
 from pympipool._util.cmodules import pickle
-from pympipool._util.formatting import format_bytes
+from pympipool._util.formatting import format_bytes, format_count
 from pympipool._util.reprs import safe_repr, summarize_error, type_name
 from pympipool.serialization.plain import CALL_IMMUTABLE_TYPES, CALL_SCALARS
 
@@ -388,10 +388,11 @@ _REFERENCES = 3
 """References to a mapping that nobody uses: of the list, the variable, and the argument."""
 
 
-def count_owned() -> tuple[int, int]:
-    """Return the number of living objects that this process owns, and their bytes of shared memory."""
+def describe_owned() -> str:
+    """Return how many objects this process owns, and their bytes of shared memory, as text; "" if none."""
     owned = [one for reference in _objects.valuerefs() if (one := reference()) is not None and one.owner is not None]
-    return len(owned), sum(one.mapping.size_bytes for one in owned)
+    size_bytes = sum(one.mapping.size_bytes for one in owned)
+    return f"{format_count(len(owned), 'shared object')}, {format_bytes(size_bytes)}" if owned else ""
 
 
 _KEYS = re.compile(b"(?=C%c(.{%d}))" % (KEY_BYTES, KEY_BYTES), re.DOTALL)

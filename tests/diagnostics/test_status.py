@@ -119,6 +119,8 @@ def test_shared_data_are_shown(executor):
     assert "shared object" not in repr(executor)
     handle = share(bytes(1_000_000))
     assert repr(executor).endswith("; 1 shared object, 1 MB>")
+    with Executor(backend="serial") as serial:
+        assert repr(serial).endswith("; open; 1 shared object, 1 MB>")
     assert " · 1 shared object, 1 MB</span>" in executor._repr_html_()
     del handle
     assert "shared object" not in executor._repr_html_()
