@@ -1,8 +1,11 @@
 """Benchmarks of the executor. The same run measures its peers and the limits of the machine.
 
-peers         pympipool and other executors behind one interface
+pools         executors behind one interface
+peers         pympipool and its peers
 calls         the functions that workers run
 samples       how to take a sample
+payloads      what programs send and return
+shared_data   data that many calls read, shared as each peer does
 cases         what to measure, on any peer
 limits        the limits of the machine (ring.c)
 idle          CPU time of idle processes and of other programs

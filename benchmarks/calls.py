@@ -33,6 +33,31 @@ def sleep_and_thread(seconds: float) -> int:
     return threading.get_native_id()
 
 
+def max_of_row(row: int, array: Any) -> float:
+    return float(array[row].max())
+
+
+def max_of_shared_row(array: Any, row: int) -> float:
+    """Do the same for mpire, which passes the shared objects first."""
+    return max_of_row(row, array)
+
+
+def noop_with_shared(_array: Any, value: Any) -> Any:
+    return value
+
+
+_kept: dict[str, Any] = {}
+
+
+def keep(array: Any) -> None:
+    """Keep an array in this process: an initializer."""
+    _kept["array"] = array
+
+
+def max_of_kept_row(row: int) -> float:
+    return max_of_row(row, _kept["array"])
+
+
 def increment(value: int) -> int:
     return value + 1
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import calls, limits, payloads
+from benchmarks import calls, limits, payloads, shared_data
 from benchmarks.payloads import PAYLOADS, Payload
-from benchmarks.peers import PAYLOADS_SECTION, Feature, Peer, Request
+from benchmarks.peers import PAYLOADS_SECTION, SHARED_SECTION, Feature, Peer, Request
 from benchmarks.samples import (
     Effort,
     Measure,
@@ -212,6 +212,12 @@ def _echo_of_ranks(pool: Any, effort: Effort) -> Values:
     return echo(pool, effort, _array(8_000_000), are_written=False)  # the result is a list
 
 
+def _shared_case() -> Case:
+    """Return the case of many calls that each read a row of one large array."""
+    quantities = (Quantity("time", SECONDS), Quantity("share of the rate of no-op calls", SHARE))
+    return Case(SHARED_SECTION, "1000 calls", quantities, shared_data.REQUEST, shared_data.many_calls)
+
+
 def _other_cases() -> Iterator[Case]:
     single_use = Request(block=False, needs=Feature.ONE_PROCESS_PER_CALL)
     yield Case("Start", "first result", TIME, Request(), first_result)
@@ -238,6 +244,7 @@ CASES: tuple[Case, ...] = (
     *_rate_cases(),
     *_echo_cases(),
     *_payload_cases(),
+    _shared_case(),
     *_efficiency_cases(),
     *_other_cases(),
 )

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import calls, limits
-from benchmarks.peers import Peer, Pool, Request
+from benchmarks.peers import Peer, Request
+from benchmarks.pools import Pool
 
 Sample = Callable[[Pool], float]
 """Measures an open executor and returns seconds; less is better."""

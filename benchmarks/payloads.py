@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import calls
-from benchmarks.peers import JOBLIB_BACKENDS, Peer, Pool
+from benchmarks.peers import JOBLIB_BACKENDS, Peer
+from benchmarks.pools import Pool
 from benchmarks.samples import Effort, Values, affordable_calls, seconds_of
 
 MAX_CALLS = 20_000

@@ -1,28 +1,34 @@
 """Pympipool and its peers behind one small interface.
 
-    peer.unavailable_reason(request)        why the peer cannot be measured here, or None
-    with peer.opened(request) as pool:      all workers have started and answered
-        pool.submit(noop, 1).result()
-        list(pool.map(noop, items, chunksize=1000))
-
-The measured times include the work of an adapter. So an adapter uses the executor's own methods unchanged if they have
-this signature.
+peer.unavailable_reason(request)        why the peer cannot be measured here, or None
+with peer.opened(request) as pool:      all workers have started and answered
+    pool.submit(noop, 1).result()
+    list(pool.map(noop, items, chunksize=1000))
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Flag, auto
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Protocol
+from typing import Any
 
 from benchmarks.calls import noop, sleep_and_thread
+from benchmarks.pools import (
+    DaskPool,
+    JoblibPool,
+    MpirePool,
+    MultiprocessingPool,
+    ParslPool,
+    Pool,
+    RayPool,
+    StandardPool,
+)
 from pympipool import __version__
 
 READY_TIMEOUT_S = 60.0
@@ -32,17 +38,8 @@ READY_TIMEOUT_S = 60.0
 PAYLOADS_SECTION = "Real payloads"
 """Title of the section in which threads are measured too: they send nothing, so they show what sending costs."""
 
-
-class Handle(Protocol):
-    def result(self) -> Any: ...
-
-
-class Pool(Protocol):
-    @property
-    def submit(self) -> Callable[..., Handle]: ...
-
-    def map(self, fn: Callable[[Any], Any], items: Sequence[Any], chunksize: int | None) -> Iterable[Any]: ...
-    def shutdown(self) -> None: ...
+SHARED_SECTION = "Shared data"
+"""Title of the section in which joblib itself is a peer."""
 
 
 class Feature(Flag):
@@ -55,6 +52,7 @@ class Feature(Flag):
     MANY_WORKERS = auto()  # 64 workers on a few cores, within seconds
     EXECUTOR = auto()  # a concurrent.futures.Executor, as asyncio and dask take it
     JOBLIB = auto()  # a backend of joblib
+    SHARED_DATA = auto()  # data that its calls read, sent once (see `shared_data`)
 
 
 MISSING_FEATURES = {
@@ -64,6 +62,7 @@ MISSING_FEATURES = {
     Feature.MANY_WORKERS: "64 workers take too long to start",
     Feature.EXECUTOR: "no concurrent.futures.Executor",
     Feature.JOBLIB: "no backend of joblib",
+    Feature.SHARED_DATA: "no data that calls share",
 }
 
 JOBLIB_BACKENDS = {
@@ -149,154 +148,6 @@ def wait_until_ready(pool: Pool, request: Request) -> None:
         workers.update(str(answer.result()) for answer in answers)
 
 
-# ---- adapters ----
-
-
-class StandardPool:
-    """An executor with the interface of concurrent.futures."""
-
-    def __init__(self, executor: Any) -> None:
-        self.executor = executor
-        self.submit = executor.submit
-
-    def map(self, fn: Callable[[Any], Any], items: Sequence[Any], chunksize: int | None) -> Iterable[Any]:
-        return self.executor.map(fn, items) if chunksize is None else self.executor.map(fn, items, chunksize=chunksize)
-
-    def shutdown(self) -> None:
-        self.executor.shutdown()
-
-
-class AsyncResultHandle:
-    """A result of apply_async, whose method get is called result as in the other executors."""
-
-    __slots__ = ("result",)
-
-    def __init__(self, applied: Any) -> None:
-        self.result = applied.get
-
-
-class MultiprocessingPool:
-    def __init__(self, pool: Any) -> None:
-        self.pool = pool
-
-    def submit(self, fn: Callable[..., Any], *args: Any) -> Handle:
-        return AsyncResultHandle(self.pool.apply_async(fn, args))
-
-    def map(self, fn: Callable[[Any], Any], items: Sequence[Any], chunksize: int | None) -> Iterable[Any]:
-        result: list[Any] = self.pool.map(fn, items, chunksize)
-        return result
-
-    def shutdown(self) -> None:
-        self.pool.close()
-        self.pool.join()
-
-
-class MpirePool:
-    def __init__(self, workers: int) -> None:
-        from mpire import WorkerPool
-
-        self.pool = WorkerPool(workers, keep_alive=True)
-        # In mpire 2.10, the first map after an apply passes wrong arguments.
-        self.pool_for_apply = WorkerPool(workers, keep_alive=True)
-
-    def submit(self, fn: Callable[..., Any], *args: Any) -> Handle:
-        return AsyncResultHandle(self.pool_for_apply.apply_async(fn, args))
-
-    def map(self, fn: Callable[[Any], Any], items: Sequence[Any], chunksize: int | None) -> Iterable[Any]:
-        # A tuple for each item: mpire passes the contents of tuples and dicts as separate arguments.
-        result: list[Any] = self.pool.map(fn, [(item,) for item in items], chunk_size=chunksize)
-        return result
-
-    def shutdown(self) -> None:
-        for pool in (self.pool, self.pool_for_apply):
-            pool.stop_and_join()
-            pool.terminate()
-
-
-class DaskPool:
-    def __init__(self, workers: int) -> None:
-        from distributed import Client, LocalCluster
-
-        self.cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
-        self.client = Client(self.cluster)
-
-    def submit(self, fn: Callable[..., Any], *args: Any) -> Handle:
-        handle: Handle = self.client.submit(fn, *args, pure=False)  # with pure=True, equal calls would run once
-        return handle
-
-    def map(self, fn: Callable[[Any], Any], items: Sequence[Any], chunksize: int | None) -> Iterable[Any]:
-        result: list[Any] = self.client.gather(self.client.map(fn, items, pure=False, batch_size=chunksize))
-        return result
-
-    def shutdown(self) -> None:
-        self.client.close()
-        self.cluster.close()
-
-
-class RayHandle:
-    __slots__ = ("reference",)
-
-    def __init__(self, reference: Any) -> None:
-        self.reference = reference
-
-    def result(self) -> Any:
-        import ray
-
-        return ray.get(self.reference)
-
-
-class RayPool:
-    def __init__(self, workers: int) -> None:
-        import ray
-
-        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="error")
-        self.remote: dict[Callable[..., Any], Any] = {}
-
-    def submit(self, fn: Callable[..., Any], *args: Any) -> Handle:
-        import ray
-
-        if fn not in self.remote:
-            self.remote[fn] = ray.remote(fn)
-        return RayHandle(self.remote[fn].remote(*(arg.reference if type(arg) is RayHandle else arg for arg in args)))
-
-    def map(self, fn: Callable[[Any], Any], items: Sequence[Any], chunksize: int | None) -> Iterable[Any]:
-        return [call.result() for call in [self.submit(fn, item) for item in items]]
-
-    def shutdown(self) -> None:
-        import ray
-
-        ray.shutdown()
-
-
-class ParslPool:
-    def __init__(self, workers: int) -> None:
-        import parsl
-        from parsl.executors import HighThroughputExecutor
-
-        self.folder = tempfile.TemporaryDirectory(prefix="pympipool-bench-")
-        executor = HighThroughputExecutor(max_workers_per_node=workers, address="127.0.0.1")
-        self.kernel = parsl.load(parsl.Config(executors=[executor], run_dir=self.folder.name))
-        self.apps: dict[Callable[..., Any], Any] = {}
-
-    def submit(self, fn: Callable[..., Any], *args: Any) -> Handle:
-        import parsl
-
-        if fn not in self.apps:
-            self.apps[fn] = parsl.python_app(fn, data_flow_kernel=self.kernel)
-        handle: Handle = self.apps[fn](*args)
-        return handle
-
-    def map(self, fn: Callable[[Any], Any], items: Sequence[Any], chunksize: int | None) -> Iterable[Any]:
-        return [call.result() for call in [self.submit(fn, item) for item in items]]
-
-    def shutdown(self) -> None:
-        import parsl
-
-        self.kernel.cleanup()
-        parsl.clear()
-        self.folder.cleanup()
-
-
 # ---- the peers ----
 
 
@@ -334,15 +185,15 @@ def make_mpi4py(request: Request) -> StandardPool:
     return StandardPool(MPIPoolExecutor(request.workers))
 
 
-def make_executorlib(request: Request, *, disable_dependencies: bool = False) -> StandardPool:
+def make_executorlib(request: Request, **options: Any) -> StandardPool:
     from executorlib import SingleNodeExecutor
 
     executor: Executor = SingleNodeExecutor(
         max_cores=request.workers * request.ranks,
         resource_dict={"cores": request.ranks},
         block_allocation=request.block,
-        disable_dependencies=disable_dependencies,
         hostname_localhost=True,
+        **options,
     )
     return StandardPool(executor)
 
@@ -360,7 +211,8 @@ OURS = Peer(
     | Feature.ONE_PROCESS_PER_CALL
     | Feature.MANY_WORKERS
     | Feature.EXECUTOR
-    | Feature.JOBLIB,
+    | Feature.JOBLIB
+    | Feature.SHARED_DATA,
 )
 
 PEERS = (
@@ -369,26 +221,47 @@ PEERS = (
         "multiprocessing.Pool",
         "",
         make_multiprocessing_pool,
-        Feature.ONE_PROCESS_PER_CALL | Feature.MANY_WORKERS | Feature.JOBLIB,
+        Feature.ONE_PROCESS_PER_CALL | Feature.MANY_WORKERS | Feature.JOBLIB | Feature.SHARED_DATA,
     ),
-    Peer("ProcessPoolExecutor", "", make_process_pool, Feature.MANY_WORKERS | Feature.EXECUTOR),
-    Peer("loky", "loky", make_loky, Feature.MANY_WORKERS | Feature.EXECUTOR | Feature.JOBLIB),
-    Peer("mpire", "mpire", lambda request: MpirePool(request.workers), Feature.MANY_WORKERS),
-    Peer("mpi4py.futures", "mpi4py", make_mpi4py, heavy=True),
+    Peer("ProcessPoolExecutor", "", make_process_pool, Feature.MANY_WORKERS | Feature.EXECUTOR | Feature.SHARED_DATA),
+    Peer(
+        "loky",
+        "loky",
+        make_loky,
+        Feature.MANY_WORKERS | Feature.EXECUTOR | Feature.JOBLIB | Feature.SHARED_DATA,
+    ),
+    Peer("mpire", "mpire", lambda request: MpirePool(request.workers), Feature.MANY_WORKERS | Feature.SHARED_DATA),
+    Peer("mpi4py.futures", "mpi4py", make_mpi4py, Feature.SHARED_DATA, heavy=True),
     Peer(
         "executorlib",
         "executorlib",
         make_executorlib,
-        Feature.MPI | Feature.FUTURES_AS_ARGUMENTS | Feature.ONE_PROCESS_PER_CALL | Feature.EXECUTOR,
+        Feature.MPI
+        | Feature.FUTURES_AS_ARGUMENTS
+        | Feature.ONE_PROCESS_PER_CALL
+        | Feature.EXECUTOR
+        | Feature.SHARED_DATA,
     ),
     Peer(
         "executorlib, dependencies off",
         "executorlib",
         make_executorlib_without_dependencies,
-        Feature.MPI | Feature.ONE_PROCESS_PER_CALL,
+        Feature.MPI | Feature.ONE_PROCESS_PER_CALL | Feature.SHARED_DATA,
     ),
-    Peer("dask", "distributed", lambda request: DaskPool(request.workers), Feature.FUTURES_AS_ARGUMENTS, heavy=True),
-    Peer("ray", "ray", lambda request: RayPool(request.workers), Feature.FUTURES_AS_ARGUMENTS, heavy=True),
+    Peer(
+        "dask",
+        "distributed",
+        lambda request: DaskPool(request.workers),
+        Feature.FUTURES_AS_ARGUMENTS | Feature.SHARED_DATA,
+        heavy=True,
+    ),
+    Peer(
+        "ray",
+        "ray",
+        lambda request: RayPool(request.workers),
+        Feature.FUTURES_AS_ARGUMENTS | Feature.SHARED_DATA,
+        heavy=True,
+    ),
     Peer("parsl", "parsl", lambda request: ParslPool(request.workers), Feature.FUTURES_AS_ARGUMENTS, heavy=True),
     Peer(
         "ThreadPoolExecutor",
@@ -396,6 +269,13 @@ PEERS = (
         make_thread_pool,
         Feature.EXECUTOR | Feature.JOBLIB,
         only_section=PAYLOADS_SECTION,
+    ),
+    Peer(
+        "joblib",
+        "joblib",
+        lambda request: JoblibPool(request.workers),
+        Feature.SHARED_DATA,
+        only_section=SHARED_SECTION,
     ),
 )
 """All peers, in the order of the tables."""

@@ -34,6 +34,7 @@ COLORS = (
     "#9aa63b",
     "#4d5361",
     "#a34a28",
+    "#3aa6a0",
 )
 """Colours of the peers other than pympipool, in the order of `PEERS`."""
 

@@ -61,6 +61,12 @@ EXPLANATIONS = {
     " the size of their batches from one call on, which is most of the time of a short loop. Our workers are no"
     " forks of the script, and import joblib before their first call, so that fewer calls fit into the time of"
     " a sample.",
+    "Shared data": "Each of 1000 calls on two workers reads one row of an array of 80 MB, each time another row. The time"
+    " without what sends the array, and the rate as a share of that of 1000 no-op calls of the same executor. Each executor"
+    " sends the array once, as its documentation says: pympipool `share`; Pool, ProcessPoolExecutor, loky and mpi4py an"
+    " `initializer` that sets a global, which the workers of the first two inherit by fork; mpire `shared_objects`, which"
+    " they inherit, too; executorlib `init_function`; dask `scatter(broadcast=True)`; ray `put`; joblib a memmap of a file"
+    " that `joblib.dump` has written.",
     "Futures as arguments": "A chain, in which each call takes the future of the call before it; and a call that takes"
     " the futures of 1000 other calls.",
     "Cost of waiting": "Memory of the master for each pending call; CPU time of idle executors.",

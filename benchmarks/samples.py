@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import calls, idle
-from benchmarks.peers import Peer, Pool, Request
+from benchmarks.peers import Peer, Request
+from benchmarks.pools import Pool
 
 Values = tuple[float, ...]
 """One value for each quantity of a case."""

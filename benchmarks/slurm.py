@@ -18,7 +18,8 @@ from contextlib import contextmanager, nullcontext
 
 from benchmarks import limits
 from benchmarks.pairs import add_repository_to_pythonpath, compare, round_trip
-from benchmarks.peers import Peer, Request, StandardPool
+from benchmarks.peers import Peer, Request
+from benchmarks.pools import StandardPool
 
 FACTOR = 1.5
 """Largest allowed ratio of the time under SLURM to the local time."""

@@ -14,6 +14,8 @@ POOL = "multiprocessing.Pool"
 STANDARD = "ProcessPoolExecutor"
 THREADS = "ThreadPoolExecutor"
 EXECUTORLIB = "executorlib"
+JOBLIB = "joblib"
+RAY = "ray"
 WITHOUT_DEPENDENCIES = "executorlib, dependencies off"
 
 
@@ -27,6 +29,7 @@ class Target:
         peers: for each peer, how many times better pympipool must be; empty for a target with a share.
         share: smallest share to reach, 0 to 1.
         quantity: index of the quantity of the case.
+        share_of: what the share is a share of.
     """
 
     description: str
@@ -34,6 +37,7 @@ class Target:
     peers: Mapping[str, float]
     share: float = 0.0
     quantity: int = 0
+    share_of: str = "wall time × workers"
 
 
 def _targets() -> Iterator[Target]:
@@ -61,6 +65,9 @@ def _targets() -> Iterator[Target]:
         name = f"real-payloads-submit-and-map-{payload.title.lower().replace(' ', '-')}"
         yield Target(f"{payload.title} through `submit`", name, {POOL: 1})
         yield Target(f"{payload.title} through `map` with chunksize 100", name, {POOL: 1}, quantity=2)
+    shared = "shared-data-1000-calls"
+    yield Target("1000 calls that read a row of a shared array of 80 MB", shared, {JOBLIB: 10, RAY: 20})
+    yield Target("rate of such calls", shared, {}, share=2 / 3, quantity=1, share_of="rate of no-op calls")
     yield Target("calls of 1 ms on 2 workers", "efficiency-2-workers-that-compute-calls-of-1-ms", {}, share=0.97)
     yield Target(
         "calls of 10 ms of sleep on 64 workers", "efficiency-64-workers-that-sleep-calls-of-10-ms", {}, share=0.90
@@ -105,7 +112,7 @@ def _rows(target: Target, comparison: Comparison) -> Iterator[str]:
         spread = f"{min(ours):.3f} – {max(ours):.3f}"
         yield _row(
             target.description,
-            "wall time × workers",
+            target.share_of,
             f"{target.share:.2f}",
             f"{reached:.3f}",
             spread,

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from benchmarks import limits
 from benchmarks.pairs import add_repository_to_pythonpath, call_time, compare, echo_of_8_mb, round_trip
-from benchmarks.peers import Peer, Request, StandardPool, find_peer
+from benchmarks.peers import Peer, Request, find_peer
+from benchmarks.pools import StandardPool
 
 WANTED = {
     "no-op calls, many at once": (call_time, 3.0),

@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks import report
+from benchmarks import report, shared_data
 from benchmarks.cases import CASES, find_case
 from benchmarks.peer_process import PeerProcess, PeerProcesses, SampleFailed
-from benchmarks.peers import OURS, find_peer
+from benchmarks.peers import OURS, PEERS, Feature, find_peer
 from benchmarks.results import Conditions, Results
 from benchmarks.rounds import Comparison, compare
 from benchmarks.samples import Effort
@@ -107,6 +107,10 @@ def test_target_names_existing_case_and_peers(target) -> None:
     assert bool(target.peers) != bool(target.share)
     for peer in target.peers:
         assert not case.request.needs & ~find_peer(peer).features
+
+
+def test_peers_that_share_data_have_ways() -> None:
+    assert set(shared_data.WAYS) == {peer.name for peer in PEERS if Feature.SHARED_DATA in peer.features}
 
 
 def test_case_names_are_unique() -> None:
