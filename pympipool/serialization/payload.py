@@ -237,6 +237,8 @@ def load(parts: Sequence[Any], what: str = "the value") -> Any:
     except Exception as error:
         from pympipool.errors import SerializationError
 
+        if isinstance(error, SerializationError):  # of shared data in the value: it says what to do
+            raise
         raise SerializationError(
             f"cannot unpickle {what} in process {os.getpid()}: {summarize_error(error)}. The modules it needs must be "
             "importable there; those that are not can be sent along with cloudpickle.register_pickle_by_value"

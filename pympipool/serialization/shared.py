@@ -284,7 +284,7 @@ def load_value(key: bytes) -> Any:
     """Return the shared object of a key: a loader, which pickles name by its path.
 
     Raises:
-        RuntimeError: It has been released, or this process cannot get it.
+        SerializationError: It has been released, or this process cannot get it; or it cannot be unpickled here.
     """
     return _load(key).value()
 
@@ -300,7 +300,9 @@ def _load(key: bytes, keep_descriptor: bool = False) -> SharedObject:
 def _load_handle(key: bytes, name: str) -> Shared[Any]:
     found = find(key)
     if found is None:
-        raise RuntimeError(f"the shared {name} has been released, or belongs to another process")
+        from pympipool.errors import SerializationError
+
+        raise SerializationError(f"the shared {name} has been released, or belongs to another process")
     return Shared(found, name)
 
 
@@ -309,13 +311,19 @@ def _request(key: bytes) -> int:
     control, pid = serialization.master
     request = getattr(control, "request_shared", None)
     if request is None or pid != os.getpid():
-        raise RuntimeError(
+        from pympipool.errors import SerializationError
+
+        raise SerializationError(
             f"process {os.getpid()} cannot get shared data: only a worker on the host of the script can, and a process that it"
             " forks has what the worker had"
         )
     descriptor = request(key)
     if descriptor is None:
-        raise RuntimeError("the shared data of this call have been released: keep the handle until the call has ended")
+        from pympipool.errors import SerializationError
+
+        raise SerializationError(
+            "the shared data of this call have been released: keep the handle until the call has ended"
+        )
     return cast(int, descriptor)
 
 
