@@ -34,6 +34,7 @@ from pympipool._core.sequences import all_types_in
 from pympipool.errors import DependencyError
 from pympipool.serialization.exception_forms import copy_exception
 from pympipool.serialization.exceptions import add_note
+from pympipool.serialization.plain import CALL_SCALARS
 
 if TYPE_CHECKING:
     from pympipool._core.mailbox import Mailbox
@@ -53,9 +54,6 @@ __all__ = [
 Callback: TypeAlias = "Callable[[Future[Any] | None], object]"
 
 
-_ATOMIC_TYPES = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
-"""Types that contain no futures. Most arguments are of these types."""
-
 _MAPPINGS = (dict, OrderedDict, defaultdict)
 _COLLECTIONS = (list, tuple, set, frozenset)
 _SEARCHED = (Future, list, tuple, set, frozenset, dict)
@@ -71,11 +69,11 @@ def find_futures(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Futur
         >>> find_futures((1, "two"), {})
         []
     """
-    if consists_of(args, _ATOMIC_TYPES) and (not kwargs or consists_of(kwargs, _ATOMIC_TYPES)):
+    if consists_of(args, CALL_SCALARS) and (not kwargs or consists_of(kwargs, CALL_SCALARS)):
         return []
     values = [*args, *kwargs.values()]
     for value in values:
-        if type(value) not in _ATOMIC_TYPES and isinstance(value, _SEARCHED):
+        if type(value) not in CALL_SCALARS and isinstance(value, _SEARCHED):
             return _FutureSearch(values).futures
     return []
 
@@ -306,10 +304,10 @@ class _FutureSearch:
             self._visit_items(container.values(), id(container))
 
     def _visit_items(self, values: Collection[Any], parent: int) -> None:
-        if all_types_in(values, _ATOMIC_TYPES):
+        if all_types_in(values, CALL_SCALARS):
             return
         for value in values:
-            if type(value) not in _ATOMIC_TYPES:
+            if type(value) not in CALL_SCALARS:
                 self._add(value, parent)
 
     def _add(self, value: Any, parent: int) -> None:
