@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pympipool._core.future import Future
 from pympipool._util.reprs import callable_name
+from pympipool.errors import SerializationError
 from pympipool.execution.dependencies import InputError, find_futures, has_result, is_cancelled, resolve
 from pympipool.execution.workerless import WorkerlessEngine
 from pympipool.serialization import HANDLE_MARK, SHARED_MARK, describe_shared, payload
@@ -170,5 +171,8 @@ def _copied(value: Any) -> Any:
 
 def _with_shared(value: Any) -> Any:
     """Return a copy that has shared objects in the place of their handles; the value itself if there are none."""
-    parts = payload.dump_call(0, value, (), {})
+    try:
+        parts = payload.dump_call(0, value, (), {})
+    except SerializationError:  # objects of multiprocessing, which workers inherit
+        return value
     return payload.load(parts)[0] if SHARED_MARK in parts[0] else value
