@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copyreg
 import functools
+import gc
 import os
 import tempfile
 import threading
@@ -14,6 +15,7 @@ import pytest
 
 from pympipool import Executor
 from pympipool.errors import WorkerStartError
+from pympipool.serialization import describe_shared
 from support.flux_instance import make_instance, running_one_broker, running_two_brokers  # noqa: F401  fixtures
 from support.gate import Gate
 from support.hang_watch import HangWatch
@@ -110,7 +112,7 @@ def mark():
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_is_left(mark):
-    """Fail if a module of tests leaves a process, a thread or shared memory behind."""
+    """Fail if a module of tests leaves a process, a thread, shared memory or shared data behind."""
     processes = {process.pid for process in own_processes(mark)}
     threads = set(threading.enumerate())
     files = shared_memory_files()
@@ -122,6 +124,9 @@ def nothing_is_left(mark):
         thread.join(ENDED_S)
     assert [thread for thread in new if thread.is_alive()] == []
     assert forgotten_files(shared_memory_files, files) == set()
+    if describe_shared():
+        gc.collect()  # of handles in garbage that refers to itself
+    assert describe_shared() == ""
 
 
 @pytest.fixture(params=["class", "copyreg"])

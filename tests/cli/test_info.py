@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -69,6 +70,7 @@ def test_shared_data_are_shown_with_their_process(program, facts):
     assert shared["size"] >= handle.nbytes
     assert str(os.getpid()) in text.partition("shared data")[2].partition("\n")[0]
     del handle
+    gc.collect()  # handles of other tests
     assert os.getpid() not in probe_shared_data().pids
 
 

@@ -1,5 +1,6 @@
 """The status of an executor: its numbers, its line, and valid HTML on its card."""
 
+import gc
 import re
 from html.parser import HTMLParser
 
@@ -116,6 +117,7 @@ def test_repr_of_executor_that_was_not_started():
 
 
 def test_shared_data_are_shown(executor):
+    gc.collect()  # handles of other tests
     assert "shared object" not in repr(executor)
     handle = share(bytes(1_000_000))
     assert repr(executor).endswith("; 1 shared object, 1 MB>")
