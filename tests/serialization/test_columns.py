@@ -215,6 +215,7 @@ def test_rows_share_no_part_of_instances():
 
 
 def test_object_shared_by_columns_stays_shared():
+    received([Node() for _ in range(20)])  # so Node has a definition, as a class that is used once has not
     part = [1]
     rows, packed = received([Node(part=part)], [[part]])
     assert type(packed[0]) is Rows
