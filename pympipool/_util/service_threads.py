@@ -119,7 +119,7 @@ class ServiceThread(threading.Thread):
     def _bootstrap(self) -> None:
         """Begin, unless the thread was revoked: the first that runs in it."""
         if self._decision.setdefault("by", "thread") == "thread":
-            super()._bootstrap()  # type: ignore[misc]
+            super()._bootstrap()  # type: ignore[misc]  # typeshed does not have it
         else:
             self.revoke()  # Ctrl-C may have ended that, too
 

@@ -81,7 +81,7 @@ class SharedObject:
             parts = self.mapping.parts()
             try:
                 self._value = pickle.loads(parts[0], buffers=parts[1:])
-            except Exception as error:
+            except Exception as error:  # code of the user's classes may raise anything
                 from pympipool.errors import SerializationError
 
                 raise SerializationError(
@@ -182,7 +182,7 @@ def share(obj: T) -> Shared[T]:
         raise MemoryError(
             f"no memory to pickle {safe_repr(obj)} of type {type_name(type(obj))}, which is shared"
         ) from error
-    except Exception as error:
+    except Exception as error:  # code of the user's classes may raise anything
         from pympipool.errors import SerializationError
 
         raise SerializationError(
