@@ -12,13 +12,14 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from pympipool import Shared, share
 from pympipool.errors import DependencyError, RemoteError, SerializationError, WorkerDied, WorkerStartError
 from support.nasty_exceptions import Frozen, NoText, OwnArgs, Refuses
 
@@ -27,6 +28,9 @@ HUGE_BYTES = 100_000_000
 """Size of one array in two hundred."""
 
 LONGEST_S = 0.05
+
+ROW_NUMBERS = 100
+MOST_ROWS = 10_000
 
 # ---- what runs in the workers ----
 
@@ -99,6 +103,22 @@ def die() -> None:
     os._exit(3)
 
 
+def read_row(data: dict[str, Any], row: int, seconds: float) -> Any:
+    """Return a row of a shared table and what is pickled beside it."""
+    time.sleep(seconds)
+    return np.append(data["table"][row], data["number"])
+
+
+def share_table(number: int, rows: int, seconds: float) -> Shared[dict[str, Any]]:
+    time.sleep(seconds)
+    return share(table_of(number, rows))
+
+
+def table_of(number: int, rows: int) -> dict[str, Any]:
+    """Make what is shared: each number in it tells which table it belongs to."""
+    return {"table": np.full((rows, ROW_NUMBERS), float(number)), "number": number}
+
+
 # ---- what the master expects ----
 
 SHORTAGES = (MemoryError, OSError, RuntimeError, BrokenExecutor, SerializationError, RemoteError)
@@ -139,6 +159,8 @@ class Call:
             if isinstance(error, TimeoutError) and not self.future.done():
                 return "HANG", f"{self.kind} is not done after {limit_s:g} s"
             return self._check_error(error, was_short_since(self.submitted_s))
+        if isinstance(result, Shared):
+            result = result.value["number"]
         if self.raises or not np.array_equal(result, self.value):
             wanted = f"{_name(self.raises)}" if self.raises else f"{self.value!s:.80}"
             return "WRONG", f"{self.kind} returned {result!s:.80}, not {wanted}"
@@ -277,9 +299,34 @@ def _die(kind: str, submit: Submit, chance: random.Random) -> list[Call]:
     return [Call(kind, submit(die), raises=(WorkerDied,))]
 
 
+def _shared(kind: str, submit: Submit, chance: random.Random) -> list[Call]:
+    """Make calls that read shared data, and drop the handle while they are under way."""
+    number = _number(chance)
+    handle = share(table_of(number, _rows(chance)))
+    row = [float(number)] * (ROW_NUMBERS + 1)
+    return [Call(kind, submit(read_row, handle, -1, _seconds(chance)), row) for _ in range(chance.randrange(1, 6))]
+
+
+def _shared_result(kind: str, submit: Submit, chance: random.Random) -> list[Call]:
+    """Make a call that shares its result, and calls that read it."""
+    number = _number(chance)
+    future = submit(share_table, number, _rows(chance), _seconds(chance))
+    row = [float(number)] * (ROW_NUMBERS + 1)
+    readers = [Call(kind, submit(read_row, future, 0, 0.0), row) for _ in range(chance.randrange(3))]
+    return [*readers, Call(kind, future, number)]
+
+
+def _rows(chance: random.Random) -> int:
+    return int(MOST_ROWS ** chance.random())
+
+
 def _mpi(kind: str, submit: Submit, chance: random.Random) -> list[Call]:
     number = _number(chance)
     return [Call(kind, submit(mean_over_ranks, number, _seconds(chance)), [float(number)] * 2)]
+
+
+def _mpi_shared(kind: str, submit: Submit, chance: random.Random) -> list[Call]:
+    return [Call(kind, call.future, [call.value] * 2) for call in _shared(kind, submit, chance)]
 
 
 def _mpi_raise(kind: str, submit: Submit, chance: random.Random) -> list[Call]:
@@ -303,15 +350,24 @@ KINDS: dict[str, Callable[[str, Submit, random.Random], list[Call]]] = {
     "nasty result": _nasty_result,
     "unpicklable": _unpicklable,
     "die": _die,
+    "shared": _shared,
+    "shared result": _shared_result,
     "mpi": _mpi,
+    "mpi shared": _mpi_shared,
     "mpi raise": _mpi_raise,
 }
 
 SERIAL = [kind for kind in KINDS if not kind.startswith("mpi")]
 """Kinds for workers of one process."""
 
-RANKS = ("mpi", "mpi", "mpi raise")
+RANKS = ("mpi", "mpi", "mpi shared", "mpi raise")
 """Kinds for workers of two ranks."""
+
+
+def kinds_for(kinds: Sequence[str], backend: str) -> list[str]:
+    """Return those of some kinds whose calls work with a backend: shared data do not reach other hosts."""
+    return [kind for kind in kinds if backend != "tcp" or "shared" not in kind]
+
 
 NASTY_KINDS = ("callback", "nasty exception", "nasty result", "unpicklable", "die")
 """Kinds that `--no-nasty` leaves out."""
