@@ -48,6 +48,8 @@ logging.getLogger("pympipool").addHandler(logging.NullHandler())  # the user dec
 T = TypeVar("T")
 P = ParamSpec("P")
 
+_NO_CODE = object()
+
 
 class Executor(futures.Executor):
     """An executor that runs Python functions, serial or MPI-parallel, in separate processes.
@@ -223,7 +225,7 @@ class Executor(futures.Executor):
             "max_workers": workers,
             "max_cores": cores,
         }
-        self._checked_function: object = None
+        self._checked_code: object = _NO_CODE
 
     def _check_devices(self, gpus_per_worker: int, workers: int) -> None:
         """Raise ValueError if there are too few GPUs for the workers that run at the same time."""
@@ -310,7 +312,7 @@ class Executor(futures.Executor):
             ...     exe.submit(max, [first, 7], resource_dict={"run_time_max": 60}).result()
             32
         """
-        if fn is not self._checked_function:
+        if getattr(fn, "__code__", None) is not self._checked_code:
             self._check_function(fn)
         resources = self._resources
         if resource_dict is not None:
@@ -329,13 +331,14 @@ class Executor(futures.Executor):
             return
         if type(fn) is types.MethodType:  # a new object for each call
             fn = fn.__func__
-            if fn is self._checked_function:
+            if getattr(fn, "__code__", None) is self._checked_code:
                 return
         if takes_parameter(fn, "resource_dict"):
             raise ValueError(
                 f"{fn!r} has a parameter called resource_dict, which submit() takes for itself: rename the parameter"
             )
-        self._checked_function = fn if isinstance(fn, types.FunctionType) and fn.__closure__ is None else None
+        # Not the function, which would keep its data alive. What has attributes may have a signature of its own.
+        self._checked_code = fn.__code__ if isinstance(fn, types.FunctionType) and not fn.__dict__ else _NO_CODE
 
     def map(
         self,

@@ -69,6 +69,19 @@ def fail_with(*_args):
 # ---- in the master ----
 
 
+def test_function_of_last_call_is_released(executor):
+    data = array_of(LARGE)
+
+    def function(data=data):
+        return data.size
+
+    watch = Watch(function)
+    call = executor.submit(function)
+    del function
+    assert call.result() == LARGE
+    assert watch.is_gone()
+
+
 @pytest.mark.parametrize("size_bytes", [10, 100_000, LARGE])
 def test_arguments_are_released_when_call_ends(executor, size_bytes):
     argument = array_of(size_bytes)
