@@ -13,7 +13,7 @@ All other packages import the names below from here.
 """
 
 from pympipool.resources.allocator import Allocation, ResourceAllocator
-from pympipool.resources.discovery import Devices, available_cores, available_devices, bound_cores, cgroup_folders
+from pympipool.resources.discovery import Devices, available_cores, available_devices, bound_cores
 from pympipool.resources.request import OF_CALLS, Resources
 from pympipool.resources.validation import positive_seconds
 
@@ -26,6 +26,5 @@ __all__ = [
     "available_cores",
     "available_devices",
     "bound_cores",
-    "cgroup_folders",
     "positive_seconds",
 ]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
+from pympipool._util.cgroups import StrPath, cgroup_folders, read_text
 from pympipool._util.subprocesses import run
-
-StrPath: TypeAlias = "str | os.PathLike[str]"
 
 
 def available_cores() -> int:
@@ -30,47 +28,19 @@ def _cgroup_quota(root: StrPath) -> float | None:
     """Return the least quota of cores of this process's cgroups; None if there is no quota.
 
     In version 2 of the cgroup interface "cpu.max" holds the quota (or "max") and the period in µs, see the kernel's
-    admin-guide/cgroup-v2. In version 1 each has a file, and -1 is no quota (scheduler/sched-bwc). Containers see their
-    own cgroup as the root.
+    admin-guide/cgroup-v2. In version 1 each has a file, and -1 is no quota (scheduler/sched-bwc).
     """
     quotas = []
     for folder, version in cgroup_folders("cpu", root):
         files = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         try:
-            quota, period = (number for file in files for number in _read(folder, file).split())
+            quota, period = (number for file in files for number in read_text(folder, file).split())
             cores = int(quota) / int(period)
         except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max"
             continue
         if cores > 0:
             quotas.append(cores)
     return min(quotas, default=None)
-
-
-def cgroup_folders(controller: str | None = None, root: StrPath = "/") -> Iterator[tuple[str, int]]:
-    """Yield the folders of this process's cgroups and of those above them, each with the version of its interface.
-
-    Version 2 of the cgroup interface has one tree, version 1 has one for each controller (the kernel's
-    admin-guide/cgroup-v2 and cgroup-v1).
-
-    Args:
-        controller: The controller whose tree of version 1 to include; None: version 2 only.
-        root: The root of the file system.
-    """
-    try:
-        lines = _read(root, "proc/self/cgroup").splitlines()
-    except OSError:
-        return
-    top = os.path.join(root, "sys/fs/cgroup")
-    for line in lines:
-        number, controllers, path = line.split(":", 2)
-        if number == "0":
-            tree, version = top, 2
-        elif controller is not None and controller in controllers.split(","):
-            tree, version = os.path.join(top, controller), 1
-        else:
-            continue
-        names = [name for name in path.split("/") if name]
-        yield from ((os.path.join(tree, *names[:depth]), version) for depth in range(len(names), -1, -1))
 
 
 @dataclass(frozen=True)
@@ -149,14 +119,8 @@ def _count_amd(root: StrPath) -> int:
     nodes = os.path.join(root, "sys/class/kfd/kfd/topology/nodes")
     for node in os.listdir(nodes) if os.path.isdir(nodes) else ():
         try:
-            lines = _read(nodes, node, "properties").splitlines()
+            lines = read_text(nodes, node, "properties").splitlines()
         except OSError:  # a device that this process may not use
             continue
         count += any(line.startswith("simd_count ") and line != "simd_count 0" for line in lines)
     return count
-
-
-def _read(folder: StrPath, *names: str) -> str:
-    """Return the text of a file. pathlib could do that too, but takes as long to import as a twentieth of the package."""
-    with open(os.path.join(folder, *names)) as file:
-        return file.read()

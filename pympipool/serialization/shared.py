@@ -30,6 +30,7 @@ from weakref import WeakValueDictionary
 
 from pympipool import serialization
 from pympipool._core.shared_memory import Mapping, Owner, Usage
+from pympipool._util.cgroups import memory_left, read_text
 from pympipool._util.cmodules import pickle
 from pympipool._util.formatting import format_bytes, format_count
 from pympipool._util.reprs import safe_repr, summarize_error, type_name
@@ -224,12 +225,14 @@ def _store(parts: Sequence[Any], inner: tuple[SharedObject, ...] = ()) -> Shared
 def _check_memory(size_bytes: int) -> None:
     if size_bytes < CHECKED_BYTES or sys.platform != "linux":
         return
-    with open("/proc/meminfo") as file:
-        figures = dict(line.split(":") for line in file)
-    available_bytes = int(figures["MemAvailable"].split()[0]) << 10
+    figures = dict(line.split(":") for line in read_text("/proc/meminfo").splitlines())
+    available = [(int(figures["MemAvailable"].split()[0]) << 10, "on this host")]
+    if (left := memory_left()) is not None:
+        available.append((left, "within the limit of this job or container (its cgroup)"))
+    available_bytes, where = min(available)
     if size_bytes > available_bytes:
         raise MemoryError(
-            f"no memory to share {format_bytes(size_bytes)}: {format_bytes(available_bytes)} are available on this host"
+            f"no memory to share {format_bytes(size_bytes)}: {format_bytes(available_bytes)} are available {where}"
         )
 
 

@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pympipool
-from pympipool.resources import Resources, available_cores, available_devices, bound_cores, cgroup_folders
+from pympipool._util.cgroups import UNLIMITED, cgroup_folders
+from pympipool.resources import Resources, available_cores, available_devices, bound_cores
 
 PACKAGES = ("cloudpickle", "mpi4py", "numpy", "flux-python")
 """Packages whose versions explain what works and what does not."""
@@ -24,12 +25,6 @@ SHARED_MEMORY = Path("/dev/shm")
 _THREAD_VARIABLES = tuple(Resources().threads_environment({}))
 
 _RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
-
-UNLIMITED = 1 << 60
-"""Numbers from here on mean "no limit".
-
-Version 1 of the cgroup interface writes the largest multiple of a page that it can hold.
-"""
 
 
 @dataclass(frozen=True)
@@ -227,11 +222,7 @@ def _limits() -> Limits:
 
 
 def _lowest_limit(controller: str, name: str, name_in_v1: str) -> int | None:
-    """Return the lowest number in the files of this name in this process's cgroups; None if there is no number.
-
-    Version 2 of the cgroup interface has one tree, version 1 has one tree for each controller (the kernel's
-    admin-guide/cgroup-v2 and cgroup-v1).
-    """
+    """Return the lowest number in the files of this name in this process's cgroups; None if there is no number."""
     limits = []
     for folder, version in cgroup_folders(controller):
         with contextlib.suppress(OSError, ValueError):  # there is no such file, or it has "max"
