@@ -121,7 +121,7 @@ class RecognizedArrays:
                     copies.append(copy)
         if not copies:
             return parts, []
-        from pympipool.serialization.shared import PickledWithCopies
+        from pympipool.serialization.memory_copies import PickledWithCopies
 
         return dump_plain(PickledWithCopies(replaced)), copies
 
@@ -172,7 +172,7 @@ class RecognizedArrays:
         return copy
 
     def _copy(self, part: memoryview, memory: _Memory, owner: _Owner) -> Any:
-        from pympipool.serialization.shared import MemoryCopy
+        from pympipool.serialization.memory_copies import MemoryCopy
 
         self._make_room(memory, owner)
         try:

@@ -16,7 +16,7 @@
     references.py  weak references and context variables
     enums.py       enums by value, with aliases, composite flags and attributes of members
     reloads.py     modules that were edited and reloaded
-    shared.py      objects in shared memory, which many calls use
+    shared.py      objects in shared memory, which many calls use; memory_copies.py: copies there of arrays that calls got before
 
 The loaders below stand here because pickles name them by path: a longer name would make each pickle longer.
 """

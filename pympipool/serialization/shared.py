@@ -6,13 +6,12 @@
                                                          └► no: asks the master ─► descriptor ─► Mapping.attach ─► unpickled
     no handle and no call is left: Owner ends ── notice ─►  drop_released
 
-    MemoryCopy(memory of an array) ── its key ─────────►  load_copy(key) ─► mapped for each call, copy-on-write, or copied
-
     result with a Shared: adopt ◄── descriptor ──────────── Shared.reduce_as_handle
       the call's future owns it until its handle is unpickled
 
 The object's large data are out-of-band buffers of the pickle, which arrays use where they lie. A process keeps what it has mapped
-until the owner gives it up, and longer where somebody still has an array of it.
+until the owner gives it up, and longer where somebody still has an array of it. `memory_copies.py` has the other use of
+this memory: copies of arrays that are recognized.
 
 This module is imported with the first shared object.
 """
@@ -192,7 +191,7 @@ def share(obj: T) -> Shared[T]:
     finally:
         _pickled.parts = outer
     try:
-        shared_object = _store(parts, inner)
+        shared_object = store(parts, inner)
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise OSError(
@@ -207,7 +206,7 @@ def share(obj: T) -> Shared[T]:
     return Shared(shared_object, type_name(type(obj)))
 
 
-def _store(parts: Sequence[Any], inner: tuple[SharedObject, ...] = ()) -> SharedObject:
+def store(parts: Sequence[Any], inner: tuple[SharedObject, ...] = ()) -> SharedObject:
     """Write parts into new shared memory, which this process owns.
 
     Args:
@@ -289,10 +288,18 @@ def load_value(key: bytes) -> Any:
     Raises:
         SerializationError: It has been released, or this process cannot get it; or it cannot be unpickled here.
     """
-    return _load(key).value()
+    return load(key).value()
 
 
-def _load(key: bytes, keep_descriptor: bool = False) -> SharedObject:
+def load(key: bytes, keep_descriptor: bool = False) -> SharedObject:
+    """Return the shared object of a key, which this process maps if it has not done so.
+
+    Args:
+        keep_descriptor: The memory will be mapped again.
+
+    Raises:
+        SerializationError: It has been released, or this process cannot get it.
+    """
     found = _mapped.get(key) or _objects.get(key)
     if found is None:
         drop_released()
@@ -328,62 +335,6 @@ def _request(key: bytes) -> int:
             "the shared data of this call have been released: keep the handle until the call has ended"
         )
     return cast(int, descriptor)
-
-
-# ---- copies of memory that many calls get ----
-
-
-class MemoryCopy:
-    """A copy of memory, which takes its place in pickles of calls. Each call that gets it may write what it gets: it is its own.
-
-    Args:
-        data: Contiguous memory.
-
-    Raises:
-        MemoryError, OSError: There is not enough memory for a copy.
-    """
-
-    __slots__ = ("_object",)
-
-    def __init__(self, data: Any) -> None:
-        self._object = _store([data])
-
-    @property
-    def data(self) -> memoryview:
-        """The copy, read-only."""
-        return self._object.mapping.parts()[0]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return load_copy, (self._object.key,)
-
-
-class PickledWithCopies:
-    """A pickled value some of whose buffers are replaced by a `MemoryCopy`. Loading it returns the value.
-
-    Args:
-        parts: As for `plain.Pickled`.
-    """
-
-    __slots__ = ("parts",)
-
-    def __init__(self, parts: Sequence[Any]) -> None:
-        self.parts = parts
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return load_with_copies, tuple(
-            part if type(part) is MemoryCopy else pickle.PickleBuffer(part) for part in self.parts
-        )
-
-
-def load_with_copies(pickled: Any, *buffers: Any) -> Any:
-    """Return the value of a `PickledWithCopies`: a loader."""
-    return pickle.loads(pickled, buffers=buffers)
-
-
-def load_copy(key: bytes) -> memoryview:
-    """Return memory with the contents of a `MemoryCopy` that belongs to the caller: a loader, as `load_value`."""
-    found = _load(key, keep_descriptor=True)
-    return found.mapping.own_copy(found.usage)
 
 
 # ---- the end ----

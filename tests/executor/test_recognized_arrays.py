@@ -19,18 +19,18 @@ LAST = SIZE - 1
 @pytest.fixture(autouse=True)
 def copies(monkeypatch):
     """The copies in shared memory that the executors of a test make."""
-    from pympipool.serialization import shared
+    from pympipool.serialization import memory_copies
 
     kept = []
 
-    class MemoryCopy(shared.MemoryCopy):
+    class MemoryCopy(memory_copies.MemoryCopy):
         __slots__ = ("__weakref__",)
 
         def __init__(self, data):
             super().__init__(data)
             kept.append(self._object.key)
 
-    monkeypatch.setattr(shared, "MemoryCopy", MemoryCopy)
+    monkeypatch.setattr(memory_copies, "MemoryCopy", MemoryCopy)
     return kept
 
 
@@ -265,7 +265,7 @@ def test_full_memory_sends_as_before(exe, copies, monkeypatch):
     def refuse(parts):
         raise MemoryError
 
-    monkeypatch.setattr("pympipool.serialization.shared._store", refuse)
+    monkeypatch.setattr("pympipool.serialization.memory_copies.store", refuse)
     array = np.zeros(SIZE)
     assert recognized(exe, lambda: exe.submit(item, array), 5) == [0.0] * 5
     assert copies == []
