@@ -100,8 +100,8 @@ class Executor(futures.Executor):
         share_above: Size in bytes from which an array that several calls get is not sent with each of them: from the third call on,
             if it has not changed, they get a copy in shared memory, each as if it were its own. Before each call a digest shows
             if the array has changed; then it is sent anew. It pays for arrays of tens of MB of which calls read a little; calls
-            that use all of an array take longer with it. It needs `pip install "pympipool[share]"`. It has no effect on workers
-            that SLURM or flux start. Default: None, arrays are sent with each call.
+            that use all of an array take longer with it. It needs `pip install "pympipool[share]"`. Default: None, arrays are
+            sent with each call.
         command_line_argument_lst: Additional arguments of srun; only with SLURM.
         pmi_mode: Interface by which the ranks of an MPI job find each other: the `pmi` option of flux's shell
             ("simple", "pmix", ...), or srun's `--mpi` ("pmi2", "pmix", ...). Default: the one that mpi4py's MPI library
@@ -253,7 +253,7 @@ class Executor(futures.Executor):
             pool_maker(options, self._backend, self._allocator, workers, start_functions),
             resolve_dependencies=not options.disable_dependencies,
             workers_see_files=self._backend.name == "mpi",
-            share_above=options.share_above if self._backend.name == "mpi" else None,
+            share_above=options.share_above,
             executor_info=self._info,
             owner=self,
         )

@@ -31,6 +31,9 @@ master: "tuple[Any, int]" = (None, 0)
 """In a worker, its connection to the master, and its pid: from there shared data come (see `shared.py`)."""
 
 
+ended_keys: "set[bytes]" = set()
+"""In a worker on another host, the keys of shared data that have ended, and whose memory there does not say so."""
+
 release_functions: "Any" = None
 """In a worker, a function that forgets the functions that only the last call needed."""
 

@@ -216,12 +216,13 @@ def store(parts: Sequence[Any], inner: tuple[SharedObject, ...] = ()) -> SharedO
     Raises:
         MemoryError, OSError: There is not enough memory for them.
     """
-    _check_memory(sum(memoryview(part).nbytes for part in parts))
+    check_memory(sum(memoryview(part).nbytes for part in parts))
     mapping = Mapping.store(parts)
     return SharedObject(os.urandom(KEY_BYTES), mapping, Owner(mapping), inner)
 
 
-def _check_memory(size_bytes: int) -> None:
+def check_memory(size_bytes: int) -> None:
+    """Raise MemoryError if this host, or the limit of this job, has less memory available, and the size is large."""
     if size_bytes < CHECKED_BYTES or sys.platform != "linux":
         return
     figures = dict(line.split(":") for line in read_text("/proc/meminfo").splitlines())
@@ -324,8 +325,8 @@ def _request(key: bytes) -> int:
         from pympipool.errors import SerializationError
 
         raise SerializationError(
-            f"process {os.getpid()} cannot get shared data: only a worker on the host of the script can, and a process that it"
-            " forks has what the worker had"
+            f"process {os.getpid()} cannot get shared data: only a worker of the script that shares them can, and a process"
+            " that it forks has what the worker had"
         )
     descriptor = request(key)
     if descriptor is None:
@@ -342,7 +343,11 @@ def _request(key: bytes) -> int:
 
 def drop_released() -> bool:
     """Forget the objects whose owners have given them up. Return True if the memory of one is still used."""
-    released = [_mapped.pop(key).mapping for key, kept in list(_mapped.items()) if kept.mapping.is_released]
+    ended = set(serialization.ended_keys)
+    released = [
+        _mapped.pop(key).mapping for key, kept in list(_mapped.items()) if kept.mapping.is_released or key in ended
+    ]
+    serialization.ended_keys.difference_update(ended)
     return any(sys.getrefcount(mapping) > _REFERENCES for mapping in released)
 
 

@@ -133,6 +133,10 @@ class WorkerControl:
         _, descriptors = self._request("shared", key)
         return descriptors[0] if descriptors else None
 
+    def drop_released(self) -> None:
+        """Drop the shared data that have ended. Between calls, for ranks that have no channel; the channel does so by itself."""
+        drop_released()
+
     def hand_over_shared(self, key: bytes, descriptor: int, part_keys: list[bytes]) -> bool:
         """Have the master keep what the running call has put into shared memory for its result.
 

@@ -75,6 +75,10 @@ class RankRunner:
         except BaseException as error:  # no other rank waits for this one: the function has returned
             return ERROR, [*dump_exception(error, self._location), RETURNED]
 
+    def drop_released(self) -> None:
+        """Drop the shared data that have ended, on a rank that has no channel to be told by."""
+        self._control.drop_released()
+
     def announce_exit(self, reason: str) -> None:
         """Tell the master that this worker exits without having been told to."""
         self._control.send_exiting(reason)

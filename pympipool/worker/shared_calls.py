@@ -83,6 +83,7 @@ def serve_other(ranks: OtherRank, runner: RankRunner, *, calls_left: int) -> Non
         else:
             return
         del message
+        runner.drop_released()
 
 
 def run(runner: RankRunner, message: Message) -> Message:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import pympipool
-from pympipool.errors import SerializationError
 from pympipool.serialization import shared
 from support.calls import hold
 from support.waiting import wait_until
@@ -65,22 +64,13 @@ def test_map_returns_handles(executor, many):
     assert [int(handle.value[0]) for handle in handles] == list(range(count))
 
 
+@pytest.mark.anywhere
 def test_handles_and_futures_are_arguments(executor):
     first = executor.submit(shared_range, 1)
     second = executor.submit(raise_one, first)
     third = executor.submit(raise_one, second.result())
     del first, second
     assert executor.submit(is_view, third, 3).result()
-
-
-@pytest.mark.anywhere
-@pytest.mark.only_at("tcp", reason="it is about workers on other hosts")
-def test_other_hosts_name_their_limit(executor):
-    handle = pympipool.share(np.zeros(10))
-    error = executor.submit(len, handle).exception()
-    assert isinstance(error, SerializationError)
-    assert "only a worker on the host of the script can" in str(error)
-    assert "must be importable" not in str(error)
 
 
 def test_parts_stay_with_their_whole(executor):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import psutil
+
 from pympipool.backends.flux.backend import FluxBackend
 from pympipool.backends.local.backend import LocalBackend
 from pympipool.backends.relay_process import Relay
@@ -11,6 +13,11 @@ from pympipool.backends.spawner import Spawner
 
 UNREACHABLE_ADDRESS = "@no listener has this address"
 """An address that exists on no host."""
+
+
+def relay_process() -> psutil.Process:
+    """Return the relay of the only executor that has one."""
+    return next(one for one in psutil.Process().children() if "transport.tcp.relay" in " ".join(one.cmdline()))
 
 
 class LoopbackTcpSpawner(Spawner):

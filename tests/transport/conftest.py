@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import pytest
 
+from pympipool.backends.relay_process import Relay
+from pympipool.backends.spawner import LaunchRequest
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.control_client import WorkerControl
 from pympipool.transport.control_server import Listener
+from support.waiting import wait_until
 from transport.connections import accept_from, connect_to, wait_readable
 
 
@@ -13,6 +16,19 @@ def listener():
     listener = Listener()
     yield listener
     listener.close()
+
+
+@pytest.fixture
+def relay(listener):
+    """The address of a relay, and the key that its workers know."""
+    relay = Relay(local_only=True)
+    environment = listener.environment(1, 1)
+    request = LaunchRequest(1, environment=environment)
+    wait_until(lambda: relay.prepare(request))
+    variables = relay.environment(request)
+    host, _, port = variables["PYMPIPOOL_TCP"].partition(":")
+    yield (host, int(port)), bytes.fromhex(environment["PYMPIPOOL_KEY"])
+    relay.close()
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from pympipool.backends.relay_process import Relay
 from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerDied, WorkerStartError
 from pympipool.transport.bootstrap import WorkerConfig
-from pympipool.transport.control_server import Listener
 from pympipool.transport.tcp import handshake
 from pympipool.transport.tcp.client import TcpControl, UnreachableError
 from pympipool.transport.tcp.handshake import (
@@ -34,7 +33,7 @@ from pympipool.transport.tcp.handshake import (
     receive_token,
 )
 from support.calls import echo, fail, hold, pid, square
-from support.loopback_tcp import UNREACHABLE_ADDRESS, LoopbackTcpBackend, LoopbackTcpSpawner
+from support.loopback_tcp import UNREACHABLE_ADDRESS, LoopbackTcpBackend, LoopbackTcpSpawner, relay_process
 from support.scripts import Script
 from support.timing import best
 from support.waiting import wait_until
@@ -45,26 +44,6 @@ LIMIT_S = 30.0
 @pytest.fixture(autouse=True)
 def backend(monkeypatch):
     monkeypatch.setitem(BACKENDS, "tcp", LoopbackTcpBackend)
-
-
-@pytest.fixture
-def listener():
-    listener = Listener()
-    yield listener
-    listener.close()
-
-
-@pytest.fixture
-def relay(listener):
-    """The address of a relay, and the key that its workers know."""
-    relay = Relay(local_only=True)
-    environment = listener.environment(1, 1)
-    request = LaunchRequest(1, environment=environment)
-    wait_until(lambda: relay.prepare(request))
-    variables = relay.environment(request)
-    host, _, port = variables["PYMPIPOOL_TCP"].partition(":")
-    yield (host, int(port)), bytes.fromhex(environment["PYMPIPOOL_KEY"])
-    relay.close()
 
 
 def test_ended_relay_explains_killed_workers_only(listener):
@@ -297,10 +276,6 @@ def test_killed_worker_fails_only_its_call(make_tcp_executor):
     with pytest.raises(WorkerDied, match="SIGKILL"):
         exe.submit(lambda: os.kill(os.getpid(), signal.SIGKILL)).result()
     assert exe.submit(square, 2).result() == 4
-
-
-def relay_process():
-    return next(one for one in psutil.Process().children() if "transport.tcp.relay" in " ".join(one.cmdline()))
 
 
 def test_workers_are_replaced_after_relay_is_killed(make_tcp_executor):

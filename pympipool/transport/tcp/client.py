@@ -4,6 +4,7 @@
       .send_hello(config, rank)     hello
       .receive_setup()              settings
       .open_channel()               TcpChannel: receive and answer, as of `ring.Channel`
+      .request_shared()             shared data, over a connection of their own (shared_copies.py)
       .send_ready() .send_start_failed() .send_rank_error() .send_last_call() .send_exiting()   as of `WorkerControl`
 
 The loops that serve calls see the same interface as on the master's own host. The connection belongs to the main
@@ -14,12 +15,13 @@ calls; these requests arrive on the keepalive connection.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import ssl
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic, monotonic_ns, sleep
 from types import ModuleType
 from typing import Any
@@ -28,11 +30,13 @@ from pympipool._core.ring import CALL, TRACED
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.frames import KEY_BYTES, ProtocolError, decode_body, encode_body, encode_hello
 from pympipool.transport.tcp.handshake import (
+    DATA_MAGIC,
     HANDSHAKE_TIMEOUT_S,
     KEEPALIVE_MAGIC,
     client_context,
     client_handshake,
 )
+from pympipool.transport.tcp.shared_copies import SharedCopies
 from pympipool.transport.tcp.sockets import enable_keepalive, set_nodelay
 from pympipool.transport.tcp.stream import CONTROL, HELLO, NO_MORE_CALLS, READY, RECALLED, RESUME, Message, Stream
 
@@ -56,11 +60,13 @@ class TcpControl:
     Args:
         stream: The connection for messages, after its handshake.
         keepalive: The keepalive connection.
+        connect: Opens a connection for shared data.
     """
 
-    def __init__(self, stream: Stream, keepalive: socket.socket) -> None:
+    def __init__(self, stream: Stream, keepalive: socket.socket, connect: Callable[[], Stream]) -> None:
         self._stream = stream
         self._keepalive = keepalive
+        self._copies = SharedCopies(connect)
         self._stream_lock = threading.RLock()
         # The relay has this rank killed when the connection ends. So the connection must last as long as the process,
         # and longer than Python's objects: those are gone while exit functions still run and MPI is still to be
@@ -82,7 +88,8 @@ class TcpControl:
             failures: dict[str, Exception] = {}
             for address in config.tcp_addresses:
                 try:
-                    return cls(*_connect(address, config, context, deadline))
+                    stream, keepalive, token = _connect(address, config, context, deadline)
+                    return cls(stream, keepalive, functools.partial(_connect_for_data, address, config, context, token))
                 except (OSError, EOFError) as error:
                     failures[address] = error
             refusals += all(isinstance(error, ConnectionRefusedError) for error in failures.values())
@@ -113,7 +120,19 @@ class TcpControl:
 
     def open_channel(self, _descriptors: Sequence[int], _rank: int = 0) -> TcpChannel:
         """Return the channel on which calls arrive and results are sent."""
-        return TcpChannel(self._stream, self._keepalive, self._stream_lock)
+        return TcpChannel(self._stream, self._keepalive, self._stream_lock, self._copies)
+
+    def request_shared(self, key: bytes) -> int | None:
+        """Return a descriptor of memory of this host with shared data; None if they have been released.
+
+        Raises:
+            SerializationError, MemoryError, OSError: See `SharedCopies.request`.
+        """
+        return self._copies.request(key)
+
+    def drop_released(self) -> None:
+        """Drop the shared data that have ended. Between calls, for ranks that have no channel; the channel does so by itself."""
+        self._copies.drop_ended()
 
     def send_ready(self, rank: int) -> None:
         """Tell the master that serving begins."""
@@ -150,10 +169,14 @@ class TcpChannel:
         stream: The connection.
         keepalive: The keepalive connection, on which the relay asks to recall calls.
         stream_lock: Held by the thread that may use the stream. The main thread releases it only while it runs a call.
+        copies: The shared data of this process.
     """
 
-    def __init__(self, stream: Stream, keepalive: socket.socket, stream_lock: threading.RLock) -> None:
+    def __init__(
+        self, stream: Stream, keepalive: socket.socket, stream_lock: threading.RLock, copies: SharedCopies
+    ) -> None:
         self._stream = stream
+        self._copies = copies
         self._stream_lock = stream_lock
         self._running = 0  # id of the running call, or of the last one
         self._recall_requested = False
@@ -167,6 +190,7 @@ class TcpChannel:
     def receive(self) -> Message:
         """Wait for the next message and return it. A call counts as begun from here on. Recalled calls are skipped."""
         while True:
+            self._copies.await_call(self._stream)
             message = self._stream.receive()
             kind = message[0]
             if kind == RESUME:
@@ -230,8 +254,8 @@ class TcpChannel:
 
 def _connect(
     address: str, config: WorkerConfig, context: ssl.SSLContext, deadline: float
-) -> tuple[Stream, socket.socket]:
-    """Open both connections to a relay; it has to prove the executor's key."""
+) -> tuple[Stream, socket.socket, bytes]:
+    """Open both connections to a relay, which has to prove the executor's key. Return them, and the token of this rank."""
     host, _, port = address.rpartition(":")
     timeout_s = max(min(ADDRESS_TIMEOUT_S, deadline - monotonic()), 0.1)
     connection = socket.create_connection((host, int(port)), timeout_s)
@@ -251,7 +275,22 @@ def _connect(
     keepalive.sendall(KEEPALIVE_MAGIC + token)
     keepalive.settimeout(None)
     stream.set_timeout(None)
-    return stream, keepalive
+    return stream, keepalive, token
+
+
+def _connect_for_data(address: str, config: WorkerConfig, context: ssl.SSLContext, token: bytes) -> Stream:
+    """Open a connection for shared data to the relay that has given this rank its token."""
+    host, _, port = address.rpartition(":")
+    connection = socket.create_connection((host, int(port)), HANDSHAKE_TIMEOUT_S)
+    try:
+        set_nodelay(connection)
+        connection.sendall(DATA_MAGIC + token)
+        stream, _ = client_handshake(connection, context, config.key)
+    except BaseException:
+        connection.close()
+        raise
+    stream.set_timeout(None)
+    return stream
 
 
 def _why_unreachable(config: WorkerConfig, failures: dict[str, Exception]) -> str:

@@ -5,6 +5,7 @@
                          <-- proof of the worker ---
                          --- proof of the master, token -->
     receive_token()      <-- KEEPALIVE_MAGIC, token ---  a second connection: the keepalive connection
+    receive_token()      <-- DATA_MAGIC, token --------  one for shared data, when the rank needs them: then as the first
 
 The connection is TLS with an anonymous key exchange: no certificate has to be made, stored or distributed.
 Authentication happens inside it: each side sends an HMAC, made with the executor's key, over a value that is unique to
@@ -37,8 +38,11 @@ HANDSHAKE_TIMEOUT_S = 10.0
 KEEPALIVE_MAGIC = b"pmplife1"
 """First bytes of a keepalive connection; its token follows. A TLS handshake begins with 0x16 instead."""
 
+DATA_MAGIC = b"pmpdata1"
+"""First bytes of a connection for shared data; the token of its rank follows, and then a handshake as that of the rank."""
+
 TOKEN_BYTES = 16
-"""Size of the token that assigns a keepalive connection to its rank."""
+"""Size of the token that assigns further connections to their rank."""
 
 _WORKER, _MASTER = b"pympipool worker", b"pympipool master"
 _PROOF_BYTES = 32
@@ -106,7 +110,7 @@ def client_handshake(connection: socket.socket, context: ssl.SSLContext, key: by
     """Perform the rank's side of the handshake.
 
     Returns:
-        The stream, and the token with which the rank must open its keepalive connection next.
+        The stream, and the token with which the rank must open its keepalive connection next, and opens one for shared data.
 
     Raises:
         AuthenticationError: The listener is not this rank's master.
@@ -144,17 +148,18 @@ def server_handshake(connection: socket.socket, context: ssl.SSLContext, key: by
     return Stream(tls)
 
 
-def receive_token(connection: socket.socket) -> bytes:
-    """Receive the token of a new keepalive connection.
+def receive_token(connection: socket.socket) -> tuple[bytes, bytes]:
+    """Receive the first bytes of a further connection of a rank: `KEEPALIVE_MAGIC` or `DATA_MAGIC`, and the rank's token.
 
     Raises:
-        AuthenticationError: The connection is no keepalive connection.
+        AuthenticationError: The connection is of no rank.
         OSError: The peer is gone, or the time is over.
     """
     received = _receive_exactly(connection, len(KEEPALIVE_MAGIC) + TOKEN_BYTES)
-    if not received.startswith(KEEPALIVE_MAGIC):
-        raise AuthenticationError(f"the peer's first bytes are not {KEEPALIVE_MAGIC!r}")
-    return received[len(KEEPALIVE_MAGIC) :]
+    magic, token = received[:-TOKEN_BYTES], received[-TOKEN_BYTES:]
+    if magic not in (KEEPALIVE_MAGIC, DATA_MAGIC):
+        raise AuthenticationError(f"the peer's first bytes are {magic!r}, which no rank sends")
+    return magic, token
 
 
 def _binding(tls: ssl.SSLSocket) -> bytes:

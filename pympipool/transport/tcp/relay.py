@@ -9,7 +9,8 @@ To the master a relayed rank is like any other: the relay connects to the master
 worker's ring, and forwards what either side sends. So neither the dispatcher nor the pool knows about networks, and the
 user's threads and the relay's threads do not wait for each other's interpreter lock.
 
-`remote_rank.py` has the threads, `prefetch.py` decides which calls are sent when, `handshake.py` authenticates the ranks.
+`remote_rank.py` has the threads, `prefetch.py` decides which calls are sent when, `handshake.py` authenticates the ranks, and
+`shared_source.py` sends the ranks shared data.
 
 The relay ends with the master, by its watchdog. When the relay ends, in whatever way, the workers behind it end too. The
 main thread answers each `PING` of the master, which ends a relay that does not.
@@ -28,12 +29,13 @@ import ssl
 import sys
 import threading
 from time import monotonic, sleep
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pympipool._core import ring
 from pympipool._util import signals
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.tcp.handshake import (
+    DATA_MAGIC,
     HANDSHAKE_TIMEOUT_S,
     KEEPALIVE_MAGIC,
     TOKEN_BYTES,
@@ -43,7 +45,11 @@ from pympipool.transport.tcp.handshake import (
     server_handshake,
 )
 from pympipool.transport.tcp.remote_rank import RemoteRank
+from pympipool.transport.tcp.shared_source import SharedSource
 from pympipool.transport.tcp.sockets import enable_keepalive, own_addresses, set_nodelay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FINAL_MESSAGES_TIMEOUT_S = 2.0
 """Seconds within which something must arrive of the last messages of a rank after its process has ended."""
@@ -80,6 +86,8 @@ class Relay:
         self._listener = socket.create_server(("127.0.0.1" if local_only else "", 0), backlog=_BACKLOG)
         self._unauthenticated = 0
         self._expected: dict[bytes, tuple[threading.Event, list[socket.socket]]] = {}  # keepalive connections, by token
+        self._ranks: dict[bytes, RemoteRank] = {}  # by token
+        self._shared = SharedSource()
         self._poll = select.poll()
         self._watched: dict[int, RemoteRank] = {}
         self._ending: list[tuple[float, RemoteRank]] = []  # ranks whose last messages are being read, with deadlines
@@ -134,22 +142,32 @@ class Relay:
     def _receive(self, connection: socket.socket) -> None:
         """Serve one connection; the main function of a thread.
 
-        The thread of a keepalive connection ends soon, that of a rank ends with the rank.
+        The thread of a keepalive connection ends soon, the others end with the rank.
         """
-        remote = None
+        serve: Callable[[], None] | None = None
         try:
             connection.settimeout(HANDSHAKE_TIMEOUT_S)
-            if connection.recv(1, socket.MSG_PEEK) == KEEPALIVE_MAGIC[:1]:
-                self._attach_keepalive(connection)
-                return
-            remote = self._authenticate(connection)
+            serve = self._admit(connection)
         except (OSError, EOFError, ssl.SSLError):
             connection.close()
         finally:
             with self._lock:
                 self._unauthenticated -= 1
-        if remote is None:
-            return
+        if serve is not None:
+            serve()
+
+    def _admit(self, connection: socket.socket) -> Callable[[], None] | None:
+        """Find out what a connection is for. Return the function that serves it; None if nobody has to."""
+        if connection.recv(1, socket.MSG_PEEK) != KEEPALIVE_MAGIC[:1]:
+            remote = self._authenticate(connection)
+            return lambda: self._serve(remote)
+        magic, token = receive_token(connection)
+        if magic == DATA_MAGIC:
+            return self._attach_data(connection, token)
+        self._attach_keepalive(connection, token)
+        return None
+
+    def _serve(self, remote: RemoteRank) -> None:
         try:
             remote.serve(self._watch)
         finally:
@@ -170,11 +188,25 @@ class Relay:
         finally:
             with self._lock:
                 self._expected.pop(token, None)
-        return RemoteRank(stream, keepalives[0], self._config)
+        remote = RemoteRank(stream, keepalives[0], self._config, token)
+        with self._lock:
+            self._ranks[token] = remote
+        return remote
 
-    def _attach_keepalive(self, connection: socket.socket) -> None:
+    def _attach_data(self, connection: socket.socket, token: bytes) -> Callable[[], None]:
+        """Perform the handshake of a connection for shared data."""
+        with self._lock:
+            remote = self._ranks.get(token)
+        if remote is None:
+            raise AuthenticationError("no rank has this token")
+        set_nodelay(connection)
+        stream = server_handshake(connection, self._context, self._config.key, token)
+        stream.set_timeout(None)  # from here on the keepalive connection tells whether the rank is there
+        remote.attach_data(stream)
+        return lambda: self._shared.serve(stream, remote)
+
+    def _attach_keepalive(self, connection: socket.socket, token: bytes) -> None:
         """Hand a new keepalive connection to the thread of its rank."""
-        token = receive_token(connection)
         with self._lock:
             known = [expected for expected in self._expected if hmac.compare_digest(expected, token)]
             attached, keepalives = self._expected.pop(known[0]) if known else (None, None)
@@ -197,6 +229,7 @@ class Relay:
 
     def _forget(self, remote: RemoteRank) -> None:
         with self._lock:
+            del self._ranks[remote.token]
             for descriptor in [number for number, other in self._watched.items() if other is remote]:
                 self._unwatch(descriptor)
             remote.close()
@@ -257,7 +290,7 @@ def _process_has_ended(keepalive: socket.socket) -> bool:
 
 
 def _allow_many_descriptors() -> None:
-    """Raise the limit of open descriptors to its maximum. Each rank takes three, and the usual limit is a thousand."""
+    """Raise the limit of open descriptors to its maximum. Each rank takes three or four, and the usual limit is a thousand."""
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # the system announces more than it grants
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))

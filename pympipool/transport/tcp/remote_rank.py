@@ -4,7 +4,7 @@
            ◄── control ── RemoteRank ────┘
                               ▲ keepalive connection: the end of the process, and of the host
 
-A thread of the relay serves each rank.
+A thread of the relay serves each rank. Another one serves its connection for shared data, if it has one (`shared_source.py`).
 """
 
 from __future__ import annotations
@@ -35,13 +35,16 @@ class RemoteRank:
         stream: The rank's connection, after its handshake.
         keepalive: The keepalive connection; it tells of the end of the rank's process, and of its host.
         config: Address and key of the master. Worker number and rank come with the hello.
+        token: Assigns further connections to this rank.
     """
 
-    def __init__(self, stream: Stream, keepalive: socket.socket, config: WorkerConfig) -> None:
+    def __init__(self, stream: Stream, keepalive: socket.socket, config: WorkerConfig, token: bytes) -> None:
         self.stream = stream
         self.keepalive = keepalive
+        self.token = token
         self.control: WorkerControl | None = None
         self.gone = False
+        self._data: Stream | None = None  # the connection for shared data
         self._received = 0  # bytes at the last check
         self._queue: PrefetchQueue | None = None
         self._config = config
@@ -108,10 +111,20 @@ class RemoteRank:
                 self.control.forward(encode_body(("host_lost", f"its host has not answered for {HOST_GONE_S} s")))
         self.hang_up()
 
+    def attach_data(self, stream: Stream) -> None:
+        """Have a connection for shared data end with this rank, in place of one before it. From any thread."""
+        before, self._data = self._data, stream
+        if before is not None:
+            before.hang_up()
+        if self.gone:
+            stream.hang_up()
+
     def hang_up(self) -> None:
         """End all connections, and so the rank. From any thread."""
         self.gone = True
         self.stream.hang_up()
+        if self._data is not None:
+            self._data.hang_up()
         with contextlib.suppress(OSError):  # it has ended already
             self.keepalive.shutdown(socket.SHUT_RDWR)
         if self.control is not None:

@@ -42,6 +42,25 @@ NO_MORE_CALLS = CONTROL + 5
 """A kind of message for a control frame of a worker that is about to exit by itself. The id is the number of calls that it runs
 before, of those that were sent to it: one or none."""
 
+WANTED = CONTROL + 6
+"""Kind of a rank's question for shared data. Parts: the key, the identity of the rank's host, and the place at which the rank has
+not found them; b"": none was tried. The kinds from here to `ENDED` are for connections of shared data."""
+
+PLACE = CONTROL + 7
+"""Kind of an answer to `WANTED`: another process of the rank's host has the data. The part says where."""
+
+PIECE = CONTROL + 8
+"""Kind of the messages that bring the data to a rank. The id says where the piece begins, the tag how many bytes all have."""
+
+MISSING = CONTROL + 9
+"""Kind of the answer that there are no data. The part says why; b"": they have been released."""
+
+STORED = CONTROL + 10
+"""Kind of what a rank says when it has the data. Parts: the key, and the place where other processes find them; b"": nowhere."""
+
+ENDED = CONTROL + 11
+"""Kind of the notice that the owner has given up shared data. The parts are their keys."""
+
 RECALL = b"b"
 """Sent to a rank over the keepalive connection: return the prefetched calls that have not begun."""
 
@@ -121,13 +140,18 @@ class Stream:
             self._connection.sendall(self._outgoing)
             self._outgoing.clear()
 
-    def wait(self, timeout_s: float) -> bool:
+    @property
+    def is_buffered(self) -> bool:
+        """True if `receive` finds the beginning of a message in this process's own memory, so that no poll shows it."""
+        return self._begin < self._end or self._connection.pending() > 0
+
+    def wait(self, timeout_s: float | None) -> bool:
         """Wait until `receive` finds the beginning of a message. The rest of the message may arrive later."""
-        if self._begin < self._end or self._connection.pending():
+        if self.is_buffered:
             return True
         poll = select.poll()
         poll.register(self._connection, select.POLLIN)
-        return bool(poll.poll(timeout_s * 1000))
+        return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
 
     def receive(self) -> Message:
         """Wait for the next message and return it. Its parts are writable and belong to the caller.
