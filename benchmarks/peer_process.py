@@ -7,7 +7,7 @@
 A peer process lives on for the next case and sleeps meanwhile. If a sample takes too long or the peer process has died,
 the suite kills the process and everything that it has started. The next sample starts a new one.
 
-python -m benchmarks.peer_process PEER FD      runs the peer process; FD is a socket
+python -m benchmarks.peer_process PEER PATH    runs the peer process; PATH is the suite's socket, since launchers close descriptors
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -31,6 +31,9 @@ from benchmarks.samples import Effort, Values
 
 SAMPLE_TIMEOUT_S = 60.0
 """Seconds after which a sample counts as hanging."""
+
+EXIT_TIMEOUT_S = 15.0
+"""Seconds within which a peer process must exit when the suite asks for it."""
 
 POLL_INTERVAL_S = 0.5
 """Interval in which the suite checks that a silent peer process is still alive."""
@@ -49,18 +52,20 @@ class PeerProcess:
 
     def __init__(self, peer: Peer) -> None:
         self._errors: IO[bytes] = tempfile.TemporaryFile(prefix="pympipool-bench-")
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.peer_process", peer.name, str(theirs.fileno())],
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=self._errors,  # keeps the output of peers out of the output of the suite
-                stderr=self._errors,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C reaches the suite only, which ends its peer processes
-            )
-        self._connection = Connection(ours.detach())
+        self._folder = tempfile.TemporaryDirectory(prefix="pympipool-bench-")
+        path = os.path.join(self._folder.name, "suite")
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen(1)
+        self._connection: Connection | None = None
+        self._process = subprocess.Popen(
+            [*peer.launcher, sys.executable, "-m", "benchmarks.peer_process", peer.name, path],
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=self._errors,  # keeps the output of peers out of the output of the suite
+            stderr=self._errors,
+            start_new_session=True,  # Ctrl-C reaches the suite only, which ends its peer processes
+        )
 
     def sample(self, case_name: str, effort: Effort, timeout_s: float = SAMPLE_TIMEOUT_S) -> Values:
         """Take a sample.
@@ -68,24 +73,28 @@ class PeerProcess:
         Raises:
             SampleFailed: the peer raised, hung or died. If it hung or died, this peer process cannot be used again.
         """
+        deadline_s = time.monotonic() + timeout_s
         try:
+            if self._connection is None:
+                self._wait_for(self._listener, deadline_s, timeout_s)
+                self._connection = Connection(self._listener.accept()[0].detach())
             self._connection.send((case_name, effort))
-            values, error = self._receive(time.monotonic() + timeout_s, timeout_s)
+            self._wait_for(self._connection, deadline_s, timeout_s)
+            values, error = self._connection.recv()
         except (EOFError, OSError) as lost:
             raise SampleFailed(self._describe_death()) from lost
         if error is not None:
             raise SampleFailed(error)
         return values
 
-    def _receive(self, deadline_s: float, timeout_s: float) -> tuple[Values, str | None]:
-        while not self._connection.poll(POLL_INTERVAL_S):
+    def _wait_for(self, source: socket.socket | Connection, deadline_s: float, timeout_s: float) -> None:
+        """Wait until there is something to read, or to accept."""
+        while not wait([source], POLL_INTERVAL_S):
             if self._process.poll() is not None:
-                raise EOFError  # recv would not notice: remaining workers keep the connection open
+                raise EOFError  # a read would not notice: remaining workers keep the connection open
             if time.monotonic() > deadline_s:
                 self.kill()
                 raise SampleFailed(f"not done within {timeout_s:.0f} s")
-        answer: tuple[Values, str | None] = self._connection.recv()
-        return answer
 
     def _describe_death(self) -> str:
         """Return the reason why the process has died or closed its connection, with its last line of output."""
@@ -110,10 +119,10 @@ class PeerProcess:
         return self._process.poll() is None
 
     def close(self) -> None:
-        """End the process: ask it to exit, and kill it if it has not exited after 5 s."""
-        self._connection.close()
+        """End the process: ask it to exit, and kill it if it does not."""
+        self._close_sockets()
         try:
-            self._process.wait(5)
+            self._process.wait(EXIT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             pass
         self.kill()
@@ -128,8 +137,14 @@ class PeerProcess:
         except ProcessLookupError:
             pass
         self._process.wait()
-        self._connection.close()
+        self._close_sockets()
         self._errors.close()
+        self._folder.cleanup()
+
+    def _close_sockets(self) -> None:
+        self._listener.close()
+        if self._connection is not None:
+            self._connection.close()
 
 
 class PeerProcesses:
@@ -215,4 +230,6 @@ if __name__ in {"__main__", "__mp_main__"}:
     exec(compile(path.read_text(), path, "exec"), globals())
 
 if __name__ == "__main__":
-    serve(find_peer(sys.argv[1]), Connection(int(sys.argv[2])))
+    suite = socket.socket(socket.AF_UNIX)
+    suite.connect(sys.argv[2])
+    serve(find_peer(sys.argv[1]), Connection(suite.detach()))

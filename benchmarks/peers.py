@@ -94,6 +94,7 @@ class Peer:
         make: creates the executor.
         features: the features that it has.
         heavy: True if it takes a second or more to start; it then gets fewer rounds.
+        launcher: the command under which its process runs.
         only_section: the only section of cases in which it is measured; "" if it is measured in all.
     """
 
@@ -102,6 +103,7 @@ class Peer:
     make: Callable[[Request], Pool]
     features: Feature = Feature.NOTHING
     heavy: bool = False
+    launcher: tuple[str, ...] = ()
     only_section: str = ""
 
     @property
@@ -185,6 +187,18 @@ def make_mpi4py(request: Request) -> StandardPool:
     return StandardPool(MPIPoolExecutor(request.workers))
 
 
+DRAGON_LAUNCHER = ("sh", "-c", 'dragon --single-node-override "$@"; exit $?', "sh")
+"""Its launcher waits for ever if it is the leader of a session, so the shell is that."""
+
+
+def make_dragon(request: Request) -> MultiprocessingPool:
+    """Make a pool whose processes talk over channels in shared memory. DragonHPC puts it in the place of the standard one."""
+    import dragon  # noqa: F401  it registers the start method
+
+    multiprocessing.set_start_method("dragon", force=True)
+    return MultiprocessingPool(multiprocessing.Pool(request.workers))
+
+
 def make_executorlib(request: Request, **options: Any) -> StandardPool:
     from executorlib import SingleNodeExecutor
 
@@ -248,6 +262,7 @@ PEERS = (
         make_executorlib_without_dependencies,
         Feature.MPI | Feature.ONE_PROCESS_PER_CALL | Feature.SHARED_DATA,
     ),
+    Peer("dragonhpc", "dragonhpc", make_dragon, heavy=True, launcher=DRAGON_LAUNCHER),
     Peer(
         "dask",
         "distributed",

@@ -35,6 +35,7 @@ COLORS = (
     "#4d5361",
     "#a34a28",
     "#3aa6a0",
+    "#b04a6e",
 )
 """Colours of the peers other than pympipool, in the order of `PEERS`."""
 
