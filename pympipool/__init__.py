@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pympipool.execution.derived_futures import batched, get_item_from_future, split_future
     from pympipool.executor import Executor
     from pympipool.serialization.shared import Shared, share
+    from pympipool.serialization.shared_arrays import shared_array
     from pympipool.shell import ShellExecutor, SubprocessExecutor
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "get_item_from_future",
     "progress",
     "share",
+    "shared_array",
     "split_future",
     "trace",
 ]
@@ -54,6 +56,7 @@ _MODULES = {
     "get_item_from_future": "pympipool.execution.derived_futures",
     "progress": "pympipool.diagnostics.progress",
     "share": "pympipool.serialization.shared",
+    "shared_array": "pympipool.serialization.shared_arrays",
     "split_future": "pympipool.execution.derived_futures",
     "trace": "pympipool.diagnostics.tracing.session",
 }

@@ -1,10 +1,10 @@
 # cython: language_level=3
-"""The memory of shared data: written once, and mapped read-only by every process that uses it.
+"""The memory of shared data: written once, and mapped read-only by every process that uses it; that of shared arrays writable.
 
-    header: mark | released | number of parts | size of each part        parts, each at a multiple of 64 bytes
+    header: mark | released | number of parts | is writable | size of each part        parts, each at a multiple of 64 bytes
 
     owner                                          user of the data, in another process
-    Mapping.store(parts) ── descriptor ──────────► Mapping.attach(descriptor)
+    Mapping.store(parts), Mapping.fill(array) ── descriptor ──────────► Mapping.attach(descriptor)
     Owner: with it the data end ─► released = 1 ─► Mapping.is_released
                                 └► announce() ───► whoever sleeps wakes, and looks at what it has mapped
 
@@ -16,8 +16,9 @@ from cpython.buffer cimport PyBUF_CONTIG_RO, PyBuffer_FillInfo, PyBuffer_Release
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
+from pympipool._core.plain_values cimport add_shared_range, remove_shared_range
 from pympipool._core.ring cimport (
     Buffer, iovec, pmp_buffer_new, pmp_shm_attach_readonly, pmp_shm_close, pmp_shm_overwrite, pmp_shm_store, process_buffer_pool,
     raise_errno,
@@ -40,8 +41,21 @@ cdef extern from "<sys/mman.h>" nogil:
     void *MAP_FAILED
     void *mmap(void *address, size_t size, int protection, int flags, int descriptor, long offset)
     int munmap(void *address, size_t size)
+    int mprotect(void *address, size_t size, int protection)
+    int madvise(void *address, size_t size, int advice)
+
+cdef extern from *:
+    """
+    #if !defined(MADV_POPULATE_READ) && defined(__linux__)
+    #define MADV_POPULATE_READ 22 /* Linux 5.14; older kernels answer EINVAL */
+    #elif !defined(MADV_POPULATE_READ)
+    #define MADV_POPULATE_READ MADV_WILLNEED
+    #endif
+    """
+    int MADV_POPULATE_READ
 
 cdef enum:
+    LENGTH_MAX = 0x7FFFFFFF
     ALIGNMENT = 64  # of each part, bytes: arrays start at cache lines
 
     SAMPLED = 64  # pages that are looked at when a call ends
@@ -118,11 +132,53 @@ cdef class Mapping:
         return mapping
 
     @staticmethod
+    def fill(uint64_t size_bytes, bytes pattern not None):
+        """Create memory of one part that every process may write, and write a pattern into it, again and again.
+
+        Its pages are written, not only reserved: other processes map pages with contents at a third of the time.
+
+        Args:
+            size_bytes: Of the part.
+            pattern: Not empty.
+
+        Raises:
+            MemoryError: There is no memory for it.
+            OSError: As of `store`.
+        """
+        cdef uint64_t header_bytes = padded(sizeof(Header) + sizeof(uint64_t)), written = 0
+        cdef size_t count = 1 + (size_bytes + len(pattern) - 1) // len(pattern)
+        cdef Mapping mapping = Mapping.__new__(Mapping)
+        cdef uint8_t[ALIGNMENT] start
+        cdef Header *header = <Header *>start
+        cdef iovec *contents = <iovec *>calloc(count, sizeof(iovec))
+        cdef size_t i
+        cdef int code
+        if contents == NULL or count > LENGTH_MAX:
+            free(contents)
+            raise MemoryError(f"no memory for a shared array of {size_bytes} bytes")
+        memset(start, 0, ALIGNMENT)
+        memcpy(header.mark, <char *>MARK, sizeof(header.mark))
+        header.part_count = header.is_writable = 1
+        (<uint64_t *>(header + 1))[0] = size_bytes
+        contents[0].iov_base, contents[0].iov_len = start, header_bytes
+        for i in range(1, count):
+            contents[i].iov_base, contents[i].iov_len = <char *>pattern, min(<uint64_t>len(pattern), size_bytes - written)
+            written += contents[i].iov_len
+        with nogil:
+            code = pmp_shm_store(&mapping.shm, contents, count)
+        free(contents)
+        if code < 0:
+            raise_errno(code, f"no shared memory of {size_bytes} bytes")
+        mapping.allow_writing()
+        return mapping
+
+    @staticmethod
     def attach(int descriptor, bint keep_descriptor=False):
         """Map the memory behind a descriptor, which is closed.
 
         Args:
-            keep_descriptor: Close it with the mapping: further processes need it, or `copy_on_write`.
+            keep_descriptor: Close it with the mapping: `own_copy` needs it. That of writable memory is always kept, since
+                further processes need it.
 
         Raises:
             OSError: The descriptor is none of shared data, or there is no room for the mapping.
@@ -132,9 +188,16 @@ cdef class Mapping:
         if code < 0:
             raise_errno(code, f"descriptor {descriptor} is none of shared data")
         mapping.parts()
-        if not keep_descriptor:
+        if mapping.is_writable:
+            mapping.allow_writing()
+        elif not keep_descriptor:
             mapping.close_descriptor()
         return mapping
+
+    cdef int allow_writing(self) except -1:
+        if mprotect(self.shm.address, self.shm.size_bytes, PROT_READ | PROT_WRITE) != 0:
+            raise_errno(-errno, "shared memory cannot be written")
+        return 0
 
     cdef Header *header(self) except NULL:
         cdef Header *header = <Header *>self.shm.address
@@ -142,8 +205,37 @@ cdef class Mapping:
             raise OSError("the memory holds no shared data of this version of pympipool")
         return header
 
+    cdef char *first_part(self) noexcept:
+        return <char *>self.shm.address + padded(sizeof(Header) + sizeof(uint64_t))
+
+    def recognize_arrays(self, bytes key not None):
+        """Have arrays in this memory, which is writable, be recognized as parts of the shared array of this key."""
+        add_shared_range(self.first_part(), (<uint64_t *>(self.header() + 1))[0], key)
+
+    def populate(self, uint64_t begin, uint64_t end):
+        """Have a part of the memory mapped before it is used, all pages at once: that takes a third of the time.
+
+        Args:
+            begin, end: Positions in the first part, bytes.
+        """
+        cdef size_t count = self.shm.size_bytes // os_page_bytes
+        cdef uint64_t before = self.first_part() - <char *>self.shm.address
+        cdef uint64_t first = (before + begin) // os_page_bytes, last = (before + end + os_page_bytes - 1) // os_page_bytes
+        if self.populated == NULL:
+            self.populated = <uint8_t *>calloc(count, 1)
+        if self.populated == NULL or end <= begin or last > count:
+            return
+        while first < last and self.populated[first]:
+            first += 1
+        while first < last and self.populated[last - 1]:
+            last -= 1
+        if first < last:
+            with nogil:
+                madvise(<char *>self.shm.address + first * os_page_bytes, (last - first) * os_page_bytes, MADV_POPULATE_READ)
+            memset(&self.populated[first], 1, last - first)
+
     def parts(self):
-        """Return read-only views of the parts."""
+        """Return views of the parts, read-only unless the memory is writable."""
         cdef Header *header = self.header()
         cdef uint64_t *sizes = <uint64_t *>(header + 1)
         cdef uint64_t begin = sizeof(Header) + <uint64_t>header.part_count * sizeof(uint64_t)
@@ -199,6 +291,11 @@ cdef class Mapping:
         return (<volatile uint32_t *>&self.header().released)[0] == RELEASED
 
     @property
+    def is_writable(self):
+        """True for the memory of a shared array."""
+        return self.header().is_writable != 0
+
+    @property
     def size_bytes(self):
         """Bytes of memory."""
         return self.shm.size_bytes
@@ -218,7 +315,33 @@ cdef class Mapping:
         PyBuffer_FillInfo(view, self, self.shm.address, self.shm.size_bytes, 1, flags)
 
     def __dealloc__(self):
+        if self.shm.address != NULL:
+            remove_shared_range(self.first_part())
+        free(self.populated)
         pmp_shm_close(&self.shm)
+
+
+@cython.no_gc_clear  # arrays use the memory that its attributes keep, also while the garbage collector breaks cycles
+cdef class ArrayMemory:
+    """The memory of a shared array, as the base of arrays in it.
+
+    Args:
+        shared_object: Lives as long as there is an array in the memory.
+        mapping: Its memory, which is writable.
+    """
+
+    cdef object shared_object
+    cdef Mapping mapping
+
+    def __cinit__(self, shared_object, Mapping mapping not None):
+        if not mapping.is_writable:
+            raise ValueError("the memory is read-only")
+        self.shared_object = shared_object
+        self.mapping = mapping
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        size = (<uint64_t *>(self.mapping.header() + 1))[0]
+        PyBuffer_FillInfo(view, self, self.mapping.first_part(), size, 0, flags)
 
 
 cdef class Usage:
@@ -265,13 +388,15 @@ cdef class Owner:
 
     Args:
         mapping: The memory of the data.
+        handed_over: As for `hand_over`.
     """
 
-    def __cinit__(self, Mapping mapping not None):
+    def __cinit__(self, Mapping mapping not None, bint handed_over=False):
         self.mapping = mapping
         self.announcers = ()
         self.pid = getpid()
-        if mapping.is_released:  # by an owner before this one
+        self.handed_over = handed_over
+        if not handed_over and mapping.is_released:  # by an owner before this one
             pmp_shm_overwrite(&mapping.shm, &IN_USE, sizeof(IN_USE), 8)
 
     def add_announcer(self, Announcer announcer not None):

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from pympipool._core.plain_values import shared_place
 from pympipool._util.formatting import format_bytes
 from pympipool._util.reprs import callable_name
 from pympipool.execution.recognition import RecognizedArrays
@@ -109,7 +110,7 @@ def _size(parts: Sequence[Any]) -> int:
 
 
 def _large_arrays(args: tuple[Any, ...], kwargs: Any) -> Iterator[Any]:
-    """Yield the large arrays among the arguments of a call."""
+    """Yield the large arrays that are sent among the arguments of a call."""
     for value in (*args, *(kwargs.values() if isinstance(kwargs, dict) else ())):
-        if type(value).__name__ == "ndarray" and value.nbytes >= LARGE_BYTES:
+        if type(value).__name__ == "ndarray" and value.nbytes >= LARGE_BYTES and shared_place(value) is None:
             yield value

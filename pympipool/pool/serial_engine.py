@@ -21,7 +21,7 @@ from pympipool._util.reprs import callable_name
 from pympipool.errors import SerializationError
 from pympipool.execution.dependencies import InputError, find_futures, has_result, is_cancelled, resolve
 from pympipool.execution.workerless import WorkerlessEngine
-from pympipool.serialization import HANDLE_MARK, SHARED_MARK, describe_shared, payload
+from pympipool.serialization import describe_shared, has_shared, payload
 from pympipool.worker.injection import inject_arguments
 from pympipool.worker.setup import check_init_values
 
@@ -105,7 +105,7 @@ class SerialEngine(WorkerlessEngine):
         payload.dump_call(0, fn, args, kwargs, True)  # raises if it cannot be pickled
         fn = _with_shared(fn)
         parts = payload.dump_call(1, fn, args, kwargs, True)
-        args, kwargs = payload.load(parts) if SHARED_MARK in parts[0] else _copied((args, kwargs))
+        args, kwargs = payload.load(parts) if has_shared(parts[0]) else _copied((args, kwargs))
         function = inject_arguments(fn, self._values())
         folder = None if resources is None else resources.cwd
         before = os.getcwd() if folder is not None else None
@@ -117,7 +117,7 @@ class SerialEngine(WorkerlessEngine):
             if before is not None:
                 os.chdir(before)
         parts = payload.dump(result, "the result")
-        return payload.load(parts) if HANDLE_MARK in parts[0] else _copied(result)
+        return payload.load(parts) if has_shared(parts[0]) else _copied(result)
 
     def _values(self) -> dict[str, Any]:
         """Run the initializer and init_function before the first call. Return what is passed to calls.
@@ -175,4 +175,4 @@ def _with_shared(value: Any) -> Any:
         parts = payload.dump_call(0, value, (), {})
     except SerializationError:  # objects of multiprocessing, which workers inherit
         return value
-    return payload.load(parts)[0] if SHARED_MARK in parts[0] else value
+    return payload.load(parts)[0] if has_shared(parts[0]) else value

@@ -17,6 +17,7 @@
     enums.py       enums by value, with aliases, composite flags and attributes of members
     reloads.py     modules that were edited and reloaded
     shared.py      objects in shared memory, which many calls use; memory_copies.py: copies there of arrays that calls got before
+    shared_arrays.py   arrays in shared memory that calls write
 
 The loaders below stand here because pickles name them by path: a longer name would make each pickle longer.
 """
@@ -168,6 +169,7 @@ _LOADERS = (
     ("pympipool.serialization.arrays", "_array_of"),
     ("pympipool.serialization.classes", "load_class"),
     ("pympipool.serialization.classes", "find_class"),
+    ("pympipool.serialization.shared_arrays", "load_view"),
     ("pympipool.serialization.shared", "load_value"),
 )
 """Functions for which pickles have a number in place of the name: a name is imported, which takes 1 us."""
@@ -177,5 +179,16 @@ _FIRST_NUMBER = ARRAY_NUMBER = 0x706D7000
 for _number, (_module, _name) in enumerate(_LOADERS, _FIRST_NUMBER):
     copyreg.add_extension(_module, _name, _number)
 
-SHARED_MARK = b"\x84" + _number.to_bytes(4, "little")
-"""Bytes that each pickle of a call contains that has a shared object among its arguments: its loader, the last one (EXT4)."""
+_SHARED_MARKS = [b"\x84" + number.to_bytes(4, "little") for number in (_number - 1, _number)]
+"""Bytes of the loaders of shared arrays and of shared objects, the last ones, in pickles (EXT4)."""
+
+
+def has_shared(pickled: "Any") -> bool:
+    """Return True if a pickle of a call, or of a result, may have something in shared memory.
+
+    Args:
+        pickled: An object with the buffer protocol.
+    """
+    from re import escape, search
+
+    return search(b"|".join(map(escape, (*_SHARED_MARKS, HANDLE_MARK))), pickled) is not None

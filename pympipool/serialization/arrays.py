@@ -2,6 +2,7 @@
 
     memory: a contiguous array of any type without objects -> buffer, dtype, shape -> the same type of array
     a file: numpy.memmap, as an argument                   -> name of the file, position -> a mapping of the same bytes
+    a shared array, or a view of it                        -> its place in shared memory -> a view of the same memory
 
 numpy pickles out of band only arrays that support the buffer protocol and are no instance of a subclass. datetime64 and
 timedelta64, recarrays, masked arrays, memmaps and arrays of the user's subclasses are copied into the pickle, which takes ten
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.ma.core import MaskedArray
 
 from pympipool._core.instances import IN_BAND_BELOW_BYTES
-from pympipool._core.plain_values import load_array
+from pympipool._core.plain_values import load_array, shared_place
 
 BY_NAME_BYTES_MIN = 1024 * 1024
 """Memmaps of at least this size travel as a file name. Measured on one worker: a copy of 1 MB takes 190 us; finding the file
@@ -54,8 +55,13 @@ class ReducedArray:
         return self.reduced
 
 
-def wrap(array: Any, files_by_name: bool) -> ReducedArray | None:
+def wrap(array: Any, files_by_name: bool, is_result: bool = False) -> ReducedArray | None:
     """Return an array in a form that plain pickle pickles out of band; None if it may refer to functions or classes.
+
+    Args:
+        array: The array.
+        files_by_name: A large `numpy.memmap` travels as a file name.
+        is_result: It belongs to a result.
 
     Examples:
         >>> import pickle
@@ -66,7 +72,7 @@ def wrap(array: Any, files_by_name: bool) -> ReducedArray | None:
         return None
     if type(array) is MaskedArray and not _has_simple_data(array):
         return None
-    return ReducedArray((reduce_array_or_file if files_by_name else reduce_array)(array))
+    return ReducedArray(reduce_array_or_file(array) if files_by_name else reduce_array(array, is_result=is_result))
 
 
 def has_plain_pickle(kind: type) -> bool:
@@ -85,22 +91,32 @@ def reduce_array_or_file(array: Any) -> Any:
     return reduce_array(array)
 
 
-def reduce_array(array: Any, *, in_band: bool = True) -> Any:
-    """Reduce an array to what pickle needs to rebuild it, with its data as an out-of-band buffer.
+def reduce_array(array: Any, *, in_band: bool = True, is_result: bool = False, copies_shared: bool = False) -> Any:
+    """Reduce an array to what pickle needs to rebuild it: its data as an out-of-band buffer, or its place in a shared array.
 
     Args:
         in_band: The data of a small array may stay in the pickle.
+        is_result: The array belongs to a result.
+        copies_shared: The data of shared arrays count as those of any other.
     """
     kind = type(array)
+    if kind is not MaskedArray and not copies_shared and shared_place(array) is not None:
+        from pympipool.serialization.shared_arrays import reduce_view
+
+        reduced = reduce_view(array, is_result)
+        if reduced is not None:
+            return reduced
     if kind is np.ndarray:
         reduced = _reduce_simple(array, in_band)
         if reduced is not None:
             return reduced
     if kind is MaskedArray and _has_simple_data(array):
         mask = None if array._mask is np.ma.nomask else array._mask
-        data = array.view(np.ndarray)
+        data: Any = array.view(np.ndarray)
+        if mask is not None and shared_place(mask) is not None:
+            mask = ReducedArray(reduce_array(mask, in_band=in_band, is_result=is_result, copies_shared=copies_shared))
         return _masked_array, (
-            ReducedArray(reduce_array(data, in_band=in_band)),
+            ReducedArray(reduce_array(data, in_band=in_band, is_result=is_result, copies_shared=copies_shared)),
             mask,
             array._fill_value,
             array._hardmask,

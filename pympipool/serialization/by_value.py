@@ -37,9 +37,9 @@ def dump(value: object, *, is_result: bool = False) -> bytes:
 
     Args:
         value: The value.
-        is_result: It is a result or an exception. It leaves the classes of the process that loads it unchanged.
+        is_result: It is an exception. It leaves the classes of the process that loads it unchanged, and keeps no shared memory.
     """
-    pickled: bytes = instances.dump(value, _ResultPickler if is_result else _Pickler, is_result, False)[0]
+    pickled: bytes = instances.dump(value, _ExceptionPickler if is_result else _Pickler, is_result, False)[0]
     return pickled
 
 
@@ -143,7 +143,13 @@ def is_inert(kind: type, is_result: bool, defines: bool) -> bool:
 
 
 def _reducer_of(
-    kind: type, registered: Any, *, is_result: bool = False, files_by_name: bool = False, in_band: bool = True
+    kind: type,
+    registered: Any,
+    *,
+    is_result: bool = False,
+    files_by_name: bool = False,
+    in_band: bool = True,
+    copies_shared: bool = False,
 ) -> Any:
     """Return the reducer for instances of a class; None if pickle's own way is right.
 
@@ -152,6 +158,7 @@ def _reducer_of(
         is_result: They belong to a result.
         files_by_name: Large `numpy.memmap` objects travel as file names.
         in_band: The data of small arrays may stay in the pickle.
+        copies_shared: The data of shared arrays are pickled.
     """
     if kind.__module__ == _SHARED and is_result:
         return getattr(kind, "reduce_as_handle", None)
@@ -169,8 +176,9 @@ def _reducer_of(
         from pympipool.serialization import arrays
 
         if arrays.has_plain_pickle(kind):
-            if not in_band:
-                return functools.partial(arrays.reduce_array, in_band=False)
+            if is_result or not in_band:
+                options = {"in_band": in_band, "is_result": is_result, "copies_shared": copies_shared}
+                return functools.partial(arrays.reduce_array, **options)
             return arrays.reduce_array_or_file if files_by_name else arrays.reduce_array
     return None
 
@@ -197,12 +205,20 @@ def _reduce_ctypes(value: Any) -> Any:
 
 
 def _reductions(
-    is_result: bool = False, files_by_name: bool = False, for_start: bool = False, in_band: bool = True
+    is_result: bool = False,
+    files_by_name: bool = False,
+    for_start: bool = False,
+    in_band: bool = True,
+    copies_shared: bool = False,
 ) -> Reductions:
     own: dict[Any, Any] = {types.CodeType: _reduce_code, types.ModuleType: _reduce_module, **SCRIPT_REDUCERS}
     tables: Any = (own, *cloudpickle.Pickler.dispatch_table.maps)
     find_reducer = functools.partial(
-        _reducer_of, is_result=is_result and not for_start, files_by_name=files_by_name, in_band=in_band
+        _reducer_of,
+        is_result=is_result and not for_start,
+        files_by_name=files_by_name,
+        in_band=in_band,
+        copies_shared=copies_shared,
     )
     return Reductions(
         tables, find_reducer, cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES, None if is_result else SPECS
@@ -265,9 +281,13 @@ class _Pickler(ScriptPickler):
 
 
 class _ResultPickler(_Pickler):
-    """The pickler for results and exceptions."""
+    """The pickler for results."""
 
     is_result = True
+
+
+class _ExceptionPickler(_ResultPickler):
+    """The pickler for exceptions."""
 
 
 class _StartPickler(_ResultPickler):
@@ -324,6 +344,7 @@ def _reduce_module(module: types.ModuleType) -> Any:
 
 _Pickler.reductions = _reductions()
 _ResultPickler.reductions = _reductions(is_result=True)
+_ExceptionPickler.reductions = _reductions(is_result=True, copies_shared=True)
 _StartPickler.reductions = _reductions(is_result=True, for_start=True)
 _SharedPickler.reductions = _reductions(in_band=False)
 _CallPickler.reductions = _reductions(files_by_name=True)

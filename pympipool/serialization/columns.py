@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 
 from pympipool._core.copies import WatchedRows
 from pympipool._core.instances import IN_BAND_BELOW_BYTES
+from pympipool._core.plain_values import shared_place
 from pympipool._core.records import RowIterator, Transposer, cut
 from pympipool._core.sequences import ConsumingIterator, all_types_in, types_in
 from pympipool._util.cmodules import pickle
@@ -351,7 +352,8 @@ def _copy_arrays(arrays: list[Any]) -> ArrayColumn | list[Any] | None:
     """Return copies of small arrays; None if some are large, or more than data."""
     dtype = arrays[0].dtype
     if has_plain_data(arrays[0]) and all(
-        (array.dtype is dtype and array.flags.c_contiguous) or has_plain_data(array) for array in arrays
+        (array.dtype is dtype and array.flags.c_contiguous and shared_place(array) is None) or has_plain_data(array)
+        for array in arrays
     ):
         stacked = _stack(arrays)
         if stacked is not None:

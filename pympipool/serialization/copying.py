@@ -13,6 +13,7 @@ from typing import Any
 
 from pympipool._core.copies import Copier
 from pympipool._core.instances import IN_BAND_BELOW_BYTES
+from pympipool._core.plain_values import shared_place
 from pympipool._core.separation import COPY_ARRAY, COPY_DICT, NO_COPY
 from pympipool.serialization import plain
 from pympipool.serialization.plain import CALL_IMMUTABLE_TYPES, IMMUTABLE_TYPES
@@ -53,8 +54,13 @@ def _array_of_argument(array: Any, is_nested: bool) -> Any:
 
 
 def has_plain_data(array: Any) -> bool:
-    """Return True if an array is contiguous and consists of its data and a dtype of numpy's own, without objects."""
+    """Return True if an array is contiguous and consists of its data and a dtype of numpy's own, without objects.
+
+    The data of an array in shared memory are not its own.
+    """
     dtype = array.dtype
+    if shared_place(array) is not None:
+        return False
     return (
         array.flags.c_contiguous and array.size > 0 and not dtype.hasobject and dtype.kind in "biufcSUV"
         and 0 <= dtype.num <= 23 and dtype.metadata is None  # 23: the last of numpy's own numbers

@@ -28,7 +28,7 @@ from pympipool._core.instances import definitions
 from pympipool._core.plain_values import dump_plain_value
 from pympipool._util.cmodules import pickle
 from pympipool._util.reprs import callable_name, safe_repr, summarize_error, type_name
-from pympipool.serialization import CLASSES_MARK, HANDLE_MARK, _unpack
+from pympipool.serialization import CLASSES_MARK, _unpack, has_shared
 from pympipool.serialization.plain import (
     CALL_SCALARS,
     OUT_OF_BAND_BYTES_MIN,
@@ -112,7 +112,7 @@ def dump(value: Any, what: str = "the value") -> list[Part]:
             return parts
         if id(kind) in definitions:
             return _dump_by_value(value, True)
-        wrapped = wrap_large(value if kind is tuple else (value,))
+        wrapped = wrap_large(value if kind is tuple else (value,), is_result=True)
         if wrapped is None:
             return _dump(value, is_result=True)
         return dump_plain(wrapped if kind is tuple else wrapped[0])
@@ -207,12 +207,14 @@ def dump_copies(results: object) -> list[Part]:
 
 
 def must_be_unpickled(parts: Sequence[Any]) -> bool:
-    """Return True if a pickled result may contain what is another thing in a call: classes by value, handles of shared data."""
+    """Return True if a pickled result may contain what must not be passed on as it is: classes by value, shared data."""
     from re import escape, search
 
-    mark = b"|".join(map(escape, (CLASSES_MARK, HANDLE_MARK)))
+    def has_mark(part: Any) -> bool:
+        return has_shared(part) or search(escape(CLASSES_MARK), part) is not None
+
     nested = search(escape(_unpack.__name__.encode()), parts[0]) is not None  # other parts may be pickles, too
-    return any(search(mark, part) for part in (parts if nested else parts[:1]))
+    return any(map(has_mark, parts if nested else parts[:1]))
 
 
 def load(parts: Sequence[Any], what: str = "the value") -> Any:

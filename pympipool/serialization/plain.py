@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 
 from pympipool._core.instances import IN_BAND_BELOW_BYTES, Buffers
-from pympipool._core.plain_values import consists_of, register_arrays
+from pympipool._core.plain_values import consists_of, register_arrays, shared_place
 from pympipool._util.cmodules import pickle
 from pympipool.serialization import ARRAY_NUMBER, _unpack
 
@@ -120,7 +120,7 @@ def dump_plain(value: object) -> list[Part]:
     return [pickle.dumps(value, PROTOCOL, buffer_callback=Buffers(buffers)), *buffers]
 
 
-def wrap_large(values: tuple[Any, ...], files_by_name: bool = False) -> tuple[Any, ...] | None:
+def wrap_large(values: tuple[Any, ...], files_by_name: bool = False, is_result: bool = False) -> tuple[Any, ...] | None:
     """Return the values with arrays and long bytes replaced by the form that travels fastest.
 
     Return None if there are other values than these and scalars. Such a value could contain one of the arrays once
@@ -136,7 +136,7 @@ def wrap_large(values: tuple[Any, ...], files_by_name: bool = False) -> tuple[An
             if id(value) not in large:
                 from pympipool.serialization.arrays import wrap
 
-                large[id(value)] = wrap(value, files_by_name)
+                large[id(value)] = wrap(value, files_by_name, is_result)
             if large[id(value)] is None:
                 return None
             wrapped.append(large[id(value)])
@@ -170,7 +170,7 @@ def is_plain(value: object) -> bool:
                 waiting += item.values()
         elif kind is _array_type:
             dtype = item.dtype
-            if dtype.isbuiltin != 1 or dtype.hasobject:
+            if dtype.isbuiltin != 1 or dtype.hasobject or shared_place(item) is not None:
                 return False
             if item.nbytes >= IN_BAND_BELOW_BYTES and (dtype.kind in "mM" or not item.flags.contiguous):
                 return False  # numpy's own pickle copies these arrays

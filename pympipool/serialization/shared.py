@@ -10,8 +10,8 @@
       the call's future owns it until its handle is unpickled
 
 The object's large data are out-of-band buffers of the pickle, which arrays use where they lie. A process keeps what it has mapped
-until the owner gives it up, and longer where somebody still has an array of it. `memory_copies.py` has the other use of
-this memory: copies of arrays that are recognized.
+until the owner gives it up, and longer where somebody still has an array of it. Other uses of this memory are in
+`memory_copies.py` (copies of arrays that are recognized) and `shared_arrays.py` (arrays that calls write).
 
 This module is imported with the first shared object.
 """
@@ -53,7 +53,7 @@ class SharedObject:
     Attributes:
         key: Names it in all processes.
         mapping: Its memory.
-        owner: Ends it for all processes; None: this process does not own it.
+        owner: Ends it for all processes. If the process does not own it, None; for an array, one that tells the calls' own workers.
         parts: The shared objects that are part of it; they live as long as it does.
         usage: How much calls use of the memory that they get as their own.
     """
@@ -69,6 +69,8 @@ class SharedObject:
         self.parts = parts
         self.usage = Usage()
         self._value: Any = _NOT_LOADED
+        if mapping.is_writable:
+            mapping.recognize_arrays(key)
         _objects[key] = self
 
     def value(self) -> Any:
@@ -130,9 +132,7 @@ class Shared(Generic[T]):
         return share, (self.value,)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        found = getattr(_pickled, "parts", None)
-        if found is not None:
-            found.append(self._object)
+        note_part(self._object)
         return load_value, (self._object.key,)
 
     def __copy__(self) -> Shared[T]:
@@ -143,6 +143,13 @@ class Shared(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<Shared {self._type_name}, {format_bytes(self.nbytes)}>"
+
+
+def note_part(shared_object: SharedObject) -> None:
+    """Note that what this thread pickles refers to a shared object, if that is to be shared itself."""
+    found = getattr(_pickled, "parts", None)
+    if found is not None:
+        found.append(shared_object)
 
 
 CALL_SCALARS.add(Shared)
@@ -193,17 +200,19 @@ def share(obj: T) -> Shared[T]:
     try:
         shared_object = store(parts, inner)
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise OSError(
-                error.errno,
-                f"no descriptor is free to share {safe_repr(obj)}: each shared object takes one. Share a list or dict of many"
-                " objects instead of each, or raise the limit (ulimit -n)",
-            ) from error
-        raise MemoryError(
-            f"no memory to share {safe_repr(obj)} of type {type_name(type(obj))}: {error.strerror}. Drop what is shared and"
-            " not needed any more"
-        ) from error
+        raise no_room(error, f"{safe_repr(obj)} of type {type_name(type(obj))}") from error
     return Shared(shared_object, type_name(type(obj)))
+
+
+def no_room(error: OSError, what: str) -> OSError | MemoryError:
+    """Return the exception for the user if there was no room in shared memory."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return OSError(
+            error.errno,
+            f"no descriptor is free to share {what}: each shared object takes one. Share a list or dict of many objects, or a"
+            " larger array, instead of each, or raise the limit (ulimit -n)",
+        )
+    return MemoryError(f"no memory to share {what}: {error.strerror}. Drop what is shared and not needed any more")
 
 
 def store(parts: Sequence[Any], inner: tuple[SharedObject, ...] = ()) -> SharedObject:
@@ -217,7 +226,11 @@ def store(parts: Sequence[Any], inner: tuple[SharedObject, ...] = ()) -> SharedO
         MemoryError, OSError: There is not enough memory for them.
     """
     check_memory(sum(memoryview(part).nbytes for part in parts))
-    mapping = Mapping.store(parts)
+    return own(Mapping.store(parts), inner)
+
+
+def own(mapping: Mapping, inner: tuple[SharedObject, ...] = ()) -> SharedObject:
+    """Return new shared memory as a shared object of this process."""
     return SharedObject(os.urandom(KEY_BYTES), mapping, Owner(mapping), inner)
 
 
@@ -237,7 +250,7 @@ def check_memory(size_bytes: int) -> None:
 
 
 def find(key: bytes) -> SharedObject | None:
-    """Return the object of a key that this process owns; None if it has been released."""
+    """Return the object of a key that this process can give to others; None if it has been released."""
     found = _objects.get(key)
     return found if found is not None and found.owner is not None else None
 
@@ -253,12 +266,13 @@ def adopt(key: bytes, descriptor: int, part_keys: Sequence[bytes]) -> SharedObje
     Raises:
         OSError: The descriptor is none of shared data, or is missing: there was no room for it.
     """
+    found = find(key)
+    if found is not None:  # it was part of a result before, or is an array that the call had got
+        if descriptor >= 0:
+            os.close(descriptor)
+        return found
     if descriptor < 0:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    found = find(key)
-    if found is not None:  # it was part of a result before
-        os.close(descriptor)
-        return found
     mapping = Mapping.attach(descriptor, keep_descriptor=True)
     return SharedObject(key, mapping, Owner(mapping), tuple(filter(None, map(find, part_keys))))
 
@@ -276,10 +290,11 @@ def hand_over(shared_object: SharedObject) -> bool:
         return False
     if not all(map(hand_over, shared_object.parts)):
         return False
+    was_handed_over = owner.handed_over
     owner.hand_over()  # first: whatever happens then, two owners never end the same data
     if request(shared_object.key, shared_object.mapping.fileno(), [part.key for part in shared_object.parts]):
         return True
-    owner.hand_over(False)
+    owner.hand_over(was_handed_over)
     return False
 
 
@@ -304,7 +319,8 @@ def load(key: bytes, keep_descriptor: bool = False) -> SharedObject:
     found = _mapped.get(key) or _objects.get(key)
     if found is None:
         drop_released()
-        found = _mapped[key] = SharedObject(key, Mapping.attach(_request(key), keep_descriptor))
+        mapping = Mapping.attach(_request(key), keep_descriptor)
+        found = _mapped[key] = SharedObject(key, mapping, Owner(mapping, True) if mapping.is_writable else None)
     return found
 
 
@@ -357,7 +373,8 @@ _REFERENCES = 3
 
 def describe_owned() -> str:
     """Return how many objects this process owns, and their bytes of shared memory, as text; "" if none."""
-    owned = [one for reference in _objects.valuerefs() if (one := reference()) is not None and one.owner is not None]
+    objects = filter(None, [reference() for reference in _objects.valuerefs()])
+    owned = [one for one in objects if one.owner is not None and not one.owner.handed_over]
     size_bytes = sum(one.mapping.size_bytes for one in owned)
     return f"{format_count(len(owned), 'shared object')}, {format_bytes(size_bytes)}" if owned else ""
 

@@ -222,7 +222,7 @@ def test_missing_descriptor_is_named():
     free = os.dup(0)
     resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
     try:
-        with pytest.raises(OSError, match="no descriptor is free to share 5: each shared object takes one"):
+        with pytest.raises(OSError, match="no descriptor is free to share 5 of type int: each shared object takes one"):
             share(5)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)

@@ -11,7 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from pympipool import Executor, share
+from pympipool import Executor, share, shared_array
+from pympipool._core.plain_values import shared_place
 from pympipool.backends.registry import BACKENDS
 from pympipool.errors import SerializationError, WorkerDied
 from pympipool.serialization import shared
@@ -153,6 +154,21 @@ def test_result_that_stays_is_passed_on(start):
     field = exe.submit(lambda: share(ROWS + 1))
     assert exe.submit(row_sum, field, 2).result() == row_sum(ROWS + 1, 2)
     assert exe.submit(row_sum_in_thread, field.result(), 3).result() == row_sum(ROWS + 1, 3)
+
+
+def test_shared_array_is_written_where_script_is(start):
+    exe = start(1)
+    array = shared_array((2, 3), fill=1)
+    for view in (array, array[1]):
+        error = exe.submit(np.sum, view).exception()
+        assert isinstance(error, SerializationError)
+        assert "can be written only where the script is: have calls on other hosts return what they compute" in str(
+            error
+        )
+    assert exe.submit(np.sum, array.copy()).result() == 6
+    new = exe.submit(lambda: shared_array(3, fill=4)).result()
+    assert shared_place(new) is not None
+    assert new.tolist() == [4, 4, 4]
 
 
 def test_missing_memory_names_host_and_remedy(start):

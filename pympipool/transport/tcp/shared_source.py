@@ -155,6 +155,11 @@ class _Connection:
             mapping = Mapping.attach(descriptor)
         except OSError as error:
             raise SerializationError(f"the relay beside the script cannot map shared data: {error}") from error
+        if mapping.is_writable:
+            raise SerializationError(
+                "a shared array can be written only where the script is: have calls on other hosts return what they compute, and"
+                " put it into the array in the script; or pass a copy, array.copy()"
+            )
         with self._changed:
             found = self._objects.setdefault(key, SentObject(mapping))
             found.holders.add(self._stream)
