@@ -12,7 +12,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -362,11 +362,6 @@ SERIAL = [kind for kind in KINDS if not kind.startswith("mpi")]
 
 RANKS = ("mpi", "mpi", "mpi shared", "mpi raise")
 """Kinds for workers of two ranks."""
-
-
-def kinds_for(kinds: Sequence[str], backend: str) -> list[str]:
-    """Return those of some kinds whose calls work with a backend: shared data do not reach other hosts."""
-    return [kind for kind in kinds if backend != "tcp" or "shared" not in kind]
 
 
 NASTY_KINDS = ("callback", "nasty exception", "nasty result", "unpicklable", "die")

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from chaos.board import Board
 from chaos.callers import Caller
-from chaos.calls import NASTY_KINDS, RANKS, SERIAL, kinds_for
+from chaos.calls import NASTY_KINDS, RANKS, SERIAL
 from chaos.rounds import Driver
 from chaos.tally import Tally
 from pympipool.backends.registry import BACKENDS
@@ -70,11 +70,11 @@ def main() -> None:
         BACKENDS["tcp"] = LoopbackTcpBackend
     backend = "tcp" if settings.over_tcp else "auto"
     tallies = {name: Tally(name, board, settings.report) for name in settings.threads}
-    kinds = [kind for kind in kinds_for(SERIAL, backend) if settings.nasty or kind not in NASTY_KINDS]
+    kinds = [kind for kind in SERIAL if settings.nasty or kind not in NASTY_KINDS]
     per_thread = {
         "block": (kinds, {"max_workers": 2, "block_allocation": True}),
         "call": ([kind for kind in kinds if kind != "bytes"], {"max_cores": 1}),
-        "mpi": (kinds_for(RANKS, backend), {"max_cores": 2, "cores_per_worker": 2, "block_allocation": True}),
+        "mpi": (RANKS, {"max_cores": 2, "cores_per_worker": 2, "block_allocation": True}),
     }
     threading.Thread(target=give_memory_back, name="give-memory-back", daemon=True).start()
     before = _open_descriptors()

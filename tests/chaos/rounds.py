@@ -19,7 +19,7 @@ from typing import Any
 
 from chaos.board import MASTER
 from chaos.callers import make_patiently
-from chaos.calls import NASTY_KINDS, RANKS, SERIAL, SHORTAGES, Call, add, die, echo, kinds_for, make_calls, safe_text
+from chaos.calls import NASTY_KINDS, RANKS, SERIAL, SHORTAGES, Call, add, die, echo, make_calls, safe_text
 from chaos.tally import CALL_S, Tally
 from pympipool import Executor, share
 from pympipool.errors import WorkerDied
@@ -51,7 +51,7 @@ class Driver:
         self.end_s = end_s
         self.backend = backend
         self.pause_s = pause_s
-        self.kinds = [kind for kind in kinds_for(SERIAL, backend) if nasty or kind not in NASTY_KINDS]
+        self.kinds = [kind for kind in SERIAL if nasty or kind not in NASTY_KINDS]
         left_out = (*(() if nasty else NASTY_ROUNDS), *(() if mpi else ("on_ranks",)))
         self.rounds = [getattr(self, name) for name in ROUNDS if name not in left_out]
         self.calls: list[Call] = []
@@ -170,8 +170,8 @@ class Driver:
             while time.monotonic() < end_s:
                 futures = [executor.submit(abs, -1) for _ in range(3)]
                 dependent = executor.submit(add, futures[0], futures[1])
-                if "shared" in self.kinds:
-                    self.calls.append(Call("hammered", executor.submit(len, share([1, 2])), 2, may_be_cancelled=True))
+                shared = executor.submit(len, share([1, 2]))
+                self.calls.append(Call("hammered", shared, 2, may_be_cancelled=True))
                 self.calls += [Call("hammered", future, 1, may_be_cancelled=True) for future in futures]
                 self.calls.append(Call("hammered", dependent, 2, may_be_cancelled=True))
                 results = executor.map(abs, range(-5, 0))
@@ -263,7 +263,7 @@ class Driver:
         again_s = self.chance.choice([0.0, self.chance.uniform(0.001, 0.02)])
         signal.setitimer(signal.ITIMER_REAL, interrupt_s, again_s)
         executor = self._make_ranks()
-        self._submit(executor, 3, kinds_for(RANKS, self.backend))
+        self._submit(executor, 3, RANKS)
         end = self.chance.choice(["exit", "early", "cancel", "drop"])
         if end == "exit":
             with executor:
