@@ -337,12 +337,20 @@ int pmp_shm_attach_readonly(pmp_shm *segment, int descriptor)
     return attach(segment, descriptor, PROT_READ);
 }
 
+void pmp_shm_close_descriptor(pmp_shm *segment)
+{
+    if (segment->descriptor >= 0) {
+        close(segment->descriptor);
+        segment->descriptor = -1;
+    }
+}
+
 void pmp_shm_close(pmp_shm *segment)
 {
     if (segment->address == NULL) {
         return;
     }
     munmap(segment->address, segment->size_bytes);
-    close(segment->descriptor);
+    pmp_shm_close_descriptor(segment);
     forget(segment);
 }

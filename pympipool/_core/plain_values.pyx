@@ -15,14 +15,12 @@ Arrays in shared memory that calls write are not recognized: their data must not
 from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer
 from cpython.dict cimport PyDict_Next
 from cpython.ref cimport PyObject
-from libc.stdint cimport uint8_t, uintptr_t
-from libc.stdlib cimport realloc
-from libc.string cimport memcpy, memmove
 
 from _io import BytesIO
 from _pickle import PickleBuffer, Pickler, dumps
 
 from pympipool._core.instances import IN_BAND_BELOW_BYTES
+from pympipool._core.shared_ranges cimport is_in_shared_array
 
 cdef extern from "Python.h":
     Py_ssize_t PY_SSIZE_T_MAX
@@ -33,7 +31,6 @@ cdef enum:
     ITEMS_MAX = 256
     DEPTH_MAX = 16
     LENGTH_MAX = 0x7FFFFFFF
-    KEY_BYTES = 16  # of shared data: see `serialization/shared.py`
 
 cdef object _PROTOCOL = 5
 cdef Py_ssize_t _IN_BAND_BELOW_BYTES = IN_BAND_BELOW_BYTES
@@ -82,79 +79,6 @@ def load_array(buffer, kind, shape=None):
     return array if shape is None else array.reshape(shape)
 
 
-# ---- arrays in shared memory ----
-
-cdef extern from *:
-    """
-    /* The begin of an array of numpy: PyArrayObject_fields in numpy/ndarraytypes.h, a part of its ABI. */
-    typedef struct {
-        PyObject_HEAD
-        char *data;
-    } pmp_array_fields;
-
-    static inline uintptr_t pmp_array_address(PyObject *array) { return (uintptr_t)((pmp_array_fields *)array)->data; }
-    """
-    uintptr_t pmp_array_address(object array)
-
-cdef struct SharedRange:
-    uintptr_t begin
-    uintptr_t end
-    uint8_t key[KEY_BYTES]
-
-cdef SharedRange *_ranges = NULL
-cdef Py_ssize_t _range_count = 0
-
-
-cdef int add_shared_range(const void *begin, size_t size_bytes, bytes key) except -1:
-    """Have arrays in a part of this process's memory be recognized as parts of the shared array of this key."""
-    global _ranges, _range_count
-    if len(key) != KEY_BYTES:
-        raise ValueError(f"a key of {len(key)} bytes")
-    ranges = <SharedRange *>realloc(_ranges, (_range_count + 1) * sizeof(SharedRange))
-    if ranges == NULL:
-        raise MemoryError("no memory to note a shared array")
-    _ranges = ranges
-    _ranges[_range_count].begin = <uintptr_t>begin
-    _ranges[_range_count].end = <uintptr_t>begin + size_bytes
-    memcpy(_ranges[_range_count].key, <char *>key, KEY_BYTES)
-    _range_count += 1
-    return 0
-
-
-cdef void remove_shared_range(const void *begin) noexcept:
-    """Forget a part of the memory, before it is used for something else. Does nothing if it was not added."""
-    global _range_count
-    cdef Py_ssize_t i
-    for i in range(_range_count):
-        if _ranges[i].begin == <uintptr_t>begin:
-            _range_count -= 1
-            memmove(&_ranges[i], &_ranges[i + 1], (_range_count - i) * sizeof(SharedRange))
-            return
-
-
-cdef inline SharedRange *_shared_range(array) noexcept:
-    cdef Py_ssize_t i
-    for i in range(_range_count):
-        if _ranges[i].begin <= pmp_array_address(array) < _ranges[i].end:
-            return &_ranges[i]
-    return NULL
-
-
-def shared_place(array):
-    """Return where an array lies in a shared array, whoever made it a view of that; None for any other array.
-
-    Args:
-        array: A `numpy.ndarray`, or an instance of a subclass.
-
-    Returns:
-        The key of the shared array, and the position of the array's first item in it, bytes.
-    """
-    found = _shared_range(array) if _range_count else NULL
-    if found == NULL:
-        return None
-    return (<char *>found.key)[:KEY_BYTES], pmp_array_address(array) - found.begin
-
-
 cdef Py_ssize_t _number_of(dtype) noexcept:
     """Return the place of a dtype among those that are known, or -1. An equal one may have metadata, so it is another."""
     cdef Py_ssize_t i
@@ -166,7 +90,7 @@ cdef Py_ssize_t _number_of(dtype) noexcept:
 
 cdef bint _note_array(array, list arrays) except -1:
     """Append an array to arrays, unless it is there; return False if it has no known dtype, or lies in a shared array."""
-    if (_range_count and _shared_range(array) != NULL) or _number_of(array.dtype) < 0:
+    if is_in_shared_array(array) or _number_of(array.dtype) < 0:
         return False
     for other in arrays:
         if other is array:

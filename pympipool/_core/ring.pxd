@@ -24,6 +24,7 @@ cdef extern from "shm.h" nogil:
     int pmp_shm_store(pmp_shm *segment, const iovec *contents, int count)
     int pmp_shm_overwrite(const pmp_shm *segment, const void *bytes, size_t count, size_t offset)
     int pmp_shm_attach_readonly(pmp_shm *segment, int descriptor)
+    void pmp_shm_close_descriptor(pmp_shm *segment)
     void pmp_shm_close(pmp_shm *segment)
 
 cdef extern from "buffer_pool.h" nogil:

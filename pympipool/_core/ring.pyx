@@ -111,10 +111,7 @@ cdef class Segment:
 
     def close_descriptor(self):
         """Close the descriptor; the memory stays mapped."""
-        cdef int descriptor = self.shm.descriptor
-        self.shm.descriptor = -1  # before `close`, which lets other threads run: one of them may call this too
-        if descriptor >= 0:
-            os.close(descriptor)
+        pmp_shm_close_descriptor(&self.shm)
 
     def __dealloc__(self):
         pmp_shm_close(&self.shm)

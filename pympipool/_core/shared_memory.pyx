@@ -3,8 +3,8 @@
 
     header: mark | released | number of parts | is writable | size of each part        parts, each at a multiple of 64 bytes
 
-    owner                                          user of the data, in another process
-    Mapping.store(parts), Mapping.fill(array) ── descriptor ──────────► Mapping.attach(descriptor)
+    owner                                                        user of the data, in another process
+    Mapping.store(parts), Mapping.fill(pattern) ── descriptor ─► Mapping.attach(descriptor)
     Owner: with it the data end ─► released = 1 ─► Mapping.is_released
                                 └► announce() ───► whoever sleeps wakes, and looks at what it has mapped
 
@@ -18,11 +18,11 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
-from pympipool._core.plain_values cimport add_shared_range, remove_shared_range
 from pympipool._core.ring cimport (
-    Buffer, iovec, pmp_buffer_new, pmp_shm_attach_readonly, pmp_shm_close, pmp_shm_overwrite, pmp_shm_store, process_buffer_pool,
-    raise_errno,
+    Buffer, iovec, pmp_buffer_new, pmp_shm_attach_readonly, pmp_shm_close, pmp_shm_close_descriptor, pmp_shm_overwrite,
+    pmp_shm_store, process_buffer_pool, raise_errno,
 )
+from pympipool._core.shared_ranges cimport add_shared_range, remove_shared_range
 
 import os
 
@@ -306,10 +306,7 @@ cdef class Mapping:
 
     def close_descriptor(self):
         """Close the descriptor; the memory stays mapped."""
-        cdef int descriptor = self.shm.descriptor
-        self.shm.descriptor = -1  # before `close`, which lets other threads run
-        if descriptor >= 0:
-            os.close(descriptor)
+        pmp_shm_close_descriptor(&self.shm)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, self.shm.address, self.shm.size_bytes, 1, flags)

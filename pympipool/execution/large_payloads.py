@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pympipool._core.plain_values import shared_place
+from pympipool._core.shared_ranges import shared_place
 from pympipool._util.formatting import format_bytes
 from pympipool._util.reprs import callable_name
 from pympipool.execution.recognition import RecognizedArrays

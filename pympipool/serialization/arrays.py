@@ -23,7 +23,8 @@ import numpy as np
 from numpy.ma.core import MaskedArray
 
 from pympipool._core.instances import IN_BAND_BELOW_BYTES
-from pympipool._core.plain_values import load_array, shared_place
+from pympipool._core.plain_values import load_array
+from pympipool._core.shared_ranges import shared_place
 
 BY_NAME_BYTES_MIN = 1024 * 1024
 """Memmaps of at least this size travel as a file name. Measured on one worker: a copy of 1 MB takes 190 us; finding the file

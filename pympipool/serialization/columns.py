@@ -23,9 +23,9 @@ from typing import Any, TypeAlias
 
 from pympipool._core.copies import WatchedRows
 from pympipool._core.instances import IN_BAND_BELOW_BYTES
-from pympipool._core.plain_values import shared_place
 from pympipool._core.records import RowIterator, Transposer, cut
 from pympipool._core.sequences import ConsumingIterator, all_types_in, types_in
+from pympipool._core.shared_ranges import shared_place
 from pympipool._util.cmodules import pickle
 from pympipool.serialization import _built_records, _entries, _items, _records, _rows, payload, plain
 from pympipool.serialization.copying import COPIES_MIN, argument_copier, copied_array, find_way, has_plain_data

@@ -13,8 +13,8 @@ from typing import Any
 
 from pympipool._core.copies import Copier
 from pympipool._core.instances import IN_BAND_BELOW_BYTES
-from pympipool._core.plain_values import shared_place
 from pympipool._core.separation import COPY_ARRAY, COPY_DICT, NO_COPY
+from pympipool._core.shared_ranges import shared_place
 from pympipool.serialization import plain
 from pympipool.serialization.plain import CALL_IMMUTABLE_TYPES, IMMUTABLE_TYPES
 

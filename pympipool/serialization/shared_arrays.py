@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from pympipool import serialization
-from pympipool._core.plain_values import shared_place
 from pympipool._core.shared_memory import ArrayMemory, Mapping
+from pympipool._core.shared_ranges import shared_place
 from pympipool._util.formatting import format_bytes
 from pympipool._util.reprs import safe_repr
 from pympipool.serialization import shared

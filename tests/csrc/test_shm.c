@@ -98,12 +98,20 @@ static void no_name_is_left(void)
 
 static void check_close(enum pmp_shm_kind kind)
 {
-    pmp_shm segment = new_segment(SIZE, kind);
+    pmp_shm segment = new_segment(SIZE, kind), mapped = new_segment(SIZE, kind);
     const int descriptor = segment.descriptor;
     pmp_shm_close(&segment);
     CHECK(segment.address == NULL && segment.descriptor == -1);
     CHECK(!is_open(descriptor));
     pmp_shm_close(&segment);
+
+    const int other = mapped.descriptor;
+    pmp_shm_close_descriptor(&mapped);
+    CHECK(!is_open(other) && mapped.descriptor == -1);
+    fill_bytes(mapped.address, SIZE, 3);
+    pmp_shm_close_descriptor(&mapped);
+    pmp_shm_close(&mapped);
+    CHECK(mapped.address == NULL);
 }
 
 static void closing_twice_does_nothing(void)

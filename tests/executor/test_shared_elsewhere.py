@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pympipool import Executor, share, shared_array
-from pympipool._core.plain_values import shared_place
+from pympipool._core.shared_ranges import shared_place
 from pympipool.backends.registry import BACKENDS
 from pympipool.errors import SerializationError, WorkerDied
 from pympipool.serialization import shared

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pympipool import share, shared_array
-from pympipool._core.plain_values import shared_place
 from pympipool._core.shared_memory import ArrayMemory
+from pympipool._core.shared_ranges import shared_place
 from pympipool.serialization import describe_shared, has_shared, payload, shared
 from pympipool.serialization.memory_copies import MemoryCopy
 

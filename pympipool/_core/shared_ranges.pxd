@@ -1,5 +1,6 @@
-"""Recognize plain values, and what is none: arrays in shared memory; see plain_values.pyx."""
+"""Know which memory of this process belongs to shared arrays; see shared_ranges.pyx."""
 
 
+cdef bint is_in_shared_array(array) noexcept
 cdef int add_shared_range(const void *begin, size_t size_bytes, bytes key) except -1
 cdef void remove_shared_range(const void *begin) noexcept

@@ -1,0 +1,3 @@
+from typing import Any
+
+def shared_place(array: Any) -> tuple[bytes, int] | None: ...

@@ -1,0 +1,90 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Know which memory of this process belongs to shared arrays: calls get arrays there by their place, not by their data.
+
+    a shared array is mapped ─► add_shared_range          its memory is about to be unmapped ─► remove_shared_range
+    an array is pickled ─► its first item lies in one of the ranges? ─► key of the shared array, position in it
+
+So a view is recognized whoever has made it. An array keeps the memory that it lies in, so no range is that of memory that is gone.
+"""
+
+from libc.stdint cimport uint8_t, uintptr_t
+from libc.stdlib cimport realloc
+from libc.string cimport memcpy, memmove
+
+cdef enum:
+    KEY_BYTES = 16  # of shared data: see `serialization/shared.py`
+
+cdef extern from *:
+    """
+    /* The begin of an array of numpy: PyArrayObject_fields in numpy/ndarraytypes.h, a part of its ABI. */
+    typedef struct {
+        PyObject_HEAD
+        char *data;
+    } pmp_array_fields;
+
+    static inline uintptr_t pmp_array_address(PyObject *array) { return (uintptr_t)((pmp_array_fields *)array)->data; }
+    """
+    uintptr_t pmp_array_address(object array)
+
+cdef struct SharedRange:
+    uintptr_t begin
+    uintptr_t end
+    uint8_t key[KEY_BYTES]
+
+cdef SharedRange *_ranges = NULL
+cdef Py_ssize_t _range_count = 0
+
+
+cdef bint is_in_shared_array(array) noexcept:
+    """Return True if the first item of an array of numpy lies in a shared array."""
+    return _range_count != 0 and _shared_range(array) != NULL
+
+
+cdef int add_shared_range(const void *begin, size_t size_bytes, bytes key) except -1:
+    """Have arrays in a part of this process's memory be recognized as parts of the shared array of this key."""
+    global _ranges, _range_count
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"a key of {len(key)} bytes")
+    ranges = <SharedRange *>realloc(_ranges, (_range_count + 1) * sizeof(SharedRange))
+    if ranges == NULL:
+        raise MemoryError("no memory to note a shared array")
+    _ranges = ranges
+    _ranges[_range_count].begin = <uintptr_t>begin
+    _ranges[_range_count].end = <uintptr_t>begin + size_bytes
+    memcpy(_ranges[_range_count].key, <char *>key, KEY_BYTES)
+    _range_count += 1
+    return 0
+
+
+cdef void remove_shared_range(const void *begin) noexcept:
+    """Forget a part of the memory, before it is used for something else. Does nothing if it was not added."""
+    global _range_count
+    cdef Py_ssize_t i
+    for i in range(_range_count):
+        if _ranges[i].begin == <uintptr_t>begin:
+            _range_count -= 1
+            memmove(&_ranges[i], &_ranges[i + 1], (_range_count - i) * sizeof(SharedRange))
+            return
+
+
+cdef inline SharedRange *_shared_range(array) noexcept:
+    cdef Py_ssize_t i
+    for i in range(_range_count):
+        if _ranges[i].begin <= pmp_array_address(array) < _ranges[i].end:
+            return &_ranges[i]
+    return NULL
+
+
+def shared_place(array):
+    """Return where an array lies in a shared array, whoever made it a view of that; None for any other array.
+
+    Args:
+        array: A `numpy.ndarray`, or an instance of a subclass.
+
+    Returns:
+        The key of the shared array, and the position of the array's first item in it, bytes.
+    """
+    found = _shared_range(array) if _range_count else NULL
+    if found == NULL:
+        return None
+    return (<char *>found.key)[:KEY_BYTES], pmp_array_address(array) - found.begin
