@@ -379,6 +379,32 @@ cdef class PrivateMapping:
             munmap(self.address, self.size_bytes)
 
 
+cdef uint64_t _owned_bytes = 0  # of this process
+cdef uint64_t _most_owned_bytes = 0
+
+
+cdef void _count_owned(Mapping mapping, bint is_owned) noexcept:
+    global _owned_bytes, _most_owned_bytes
+    if is_owned:
+        _owned_bytes += mapping.shm.size_bytes
+        _most_owned_bytes = max(_most_owned_bytes, _owned_bytes)
+    else:
+        _owned_bytes -= mapping.shm.size_bytes
+
+
+def most_owned_bytes(bint from_now=False):
+    """Return the most bytes of shared memory that this process has owned at a time.
+
+    Args:
+        from_now: Forget what was before, for the next time.
+    """
+    global _most_owned_bytes
+    most = _most_owned_bytes
+    if from_now:
+        _most_owned_bytes = _owned_bytes
+    return most
+
+
 @cython.no_gc_clear  # __dealloc__ needs the attributes
 cdef class Owner:
     """Ends shared data when it ends itself. Its end runs no Python code: neither Ctrl-C nor an exception stops it half-way.
@@ -393,6 +419,8 @@ cdef class Owner:
         self.announcers = ()
         self.pid = getpid()
         self.handed_over = handed_over
+        if not handed_over:
+            _count_owned(mapping, True)
         if not handed_over and mapping.is_released:  # by an owner before this one
             pmp_shm_overwrite(&mapping.shm, &IN_USE, sizeof(IN_USE), 8)
 
@@ -403,6 +431,8 @@ cdef class Owner:
 
     def hand_over(self, bint handed_over=True):
         """Leave the end of the data to another process; False: take it back."""
+        if handed_over != self.handed_over:
+            _count_owned(self.mapping, not handed_over)
         self.handed_over = handed_over
 
     def __dealloc__(self):
@@ -410,6 +440,7 @@ cdef class Owner:
         if self.mapping is None or self.pid != getpid():  # a fork of the owner
             return
         if not self.handed_over:
+            _count_owned(self.mapping, False)
             pmp_shm_overwrite(&self.mapping.shm, &RELEASED, sizeof(RELEASED), 8)
         for announcer in self.announcers:
             announcer.announce()

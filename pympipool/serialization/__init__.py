@@ -69,6 +69,14 @@ def describe_shared() -> str:
     return "" if shared is None else str(shared.describe_owned())
 
 
+def most_shared_bytes(from_now: bool = False) -> int:
+    """Return the most bytes that this process has shared at a time; from_now: forget what was before, for the next time."""
+    import sys
+
+    memory = sys.modules.get("pympipool._core.shared_memory")
+    return 0 if memory is None else int(memory.most_owned_bytes(from_now))
+
+
 def _unpack(*parts: "Any") -> "Any":
     """Unpickle a value that travelled pickled (see `plain.Pickled`)."""
     from pympipool.serialization.payload import load

@@ -87,6 +87,7 @@ def _without_calls(timeline: Timeline) -> Timeline:
         timeline.workers,
         [],
         timeline.dropped,
+        timeline.shared_bytes,
     )
 
 

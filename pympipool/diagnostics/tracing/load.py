@@ -76,6 +76,7 @@ def _timeline(header: dict[str, Any], events: list[dict[str, Any]]) -> Timeline:
         [_worker(worker) for worker in header["workers"]],
         [calls[number] for number in sorted(calls)],
         header["dropped"],
+        header.get("shared_bytes", 0),  # traces of earlier versions have none
     )
 
 

@@ -43,6 +43,8 @@ def _lines(summary: Summary) -> Iterator[str]:
     start = datetime.fromisoformat(timeline.start_time)
     yield f"{format_duration(timeline.duration_ns)} on {start:%Y-%m-%d at %H:%M:%S}, master on {timeline.host}"
     yield _of_calls(summary)
+    if timeline.shared_bytes:
+        yield f"shared data: at most {format_bytes(timeline.shared_bytes)} at a time"
     if not summary.calls:
         return
     yield from _headed("Functions", _functions(summary))

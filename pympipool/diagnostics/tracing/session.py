@@ -22,6 +22,7 @@ from pympipool.diagnostics.tracing.collect import RecordedExecutor, collect
 from pympipool.diagnostics.tracing.export import write
 from pympipool.diagnostics.tracing.timeline import LIMIT, Timeline
 from pympipool.execution import trace_registry
+from pympipool.serialization import most_shared_bytes
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -88,6 +89,7 @@ class trace(ContextDecorator):  # noqa: N801  it is used like `open`
         self._recorders, self._timeline = [], None
         self._start_time = datetime.now(timezone.utc).astimezone()
         self._start_ns = monotonic_ns()
+        most_shared_bytes(from_now=True)
         self._recording_pid = os.getpid()  # before it records, so that `stop` works whatever Ctrl-C has interrupted
         try:
             other = trace_registry.start(self)
@@ -124,7 +126,8 @@ class trace(ContextDecorator):  # noqa: N801  it is used like `open`
         duration_ns = monotonic_ns() - self._start_ns
         recorded = [RecordedExecutor(recorder, engine.executor_info) for engine, recorder in self._recorders]
         start_time = self._start_time.isoformat(timespec="milliseconds")
-        empty = Timeline(start_time, duration_ns, socket.gethostname(), os.getpid())
+        shared_bytes = most_shared_bytes()
+        empty = Timeline(start_time, duration_ns, socket.gethostname(), os.getpid(), shared_bytes=shared_bytes)
         self._timeline = collect(recorded, empty, self._start_ns)
         self._recording_pid = 0  # last, so that an interrupted stop may be repeated
         self._recorders = []

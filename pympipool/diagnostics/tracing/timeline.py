@@ -154,6 +154,7 @@ class Timeline:
         workers: Their workers.
         calls: Their calls, in the order of submission.
         dropped: Number of calls beyond the limit of the trace, which were counted but not recorded.
+        shared_bytes: The most bytes of data that the script shared at a time (`pympipool.share` and `shared_array`).
     """
 
     start_time: str
@@ -164,6 +165,7 @@ class Timeline:
     workers: list[Worker] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     dropped: int = 0
+    shared_bytes: int = 0
 
     @property
     def begun(self) -> str:

@@ -11,8 +11,9 @@ import jsonschema
 import pytest
 
 import pympipool
-from pympipool import Executor, trace
+from pympipool import Executor, share, trace
 from pympipool.diagnostics.tracing.load import read
+from pympipool.diagnostics.tracing.report import format_report
 from pympipool.errors import SerializationError, WorkerDied
 from support.calls import add, echo, fail, hold, sleep_and_return, square
 from support.timing import best
@@ -379,6 +380,22 @@ def test_more_calls_than_one_chunk_of_records(make_block_executor):
     assert len(seen.timeline.calls) == 20_000
     assert all(call.outcome == "returned" for call in seen.timeline.calls)
     assert [call.number for call in seen.timeline.calls] == list(range(1, 20_001))
+
+
+def test_shared_data_of_trace_are_counted(make_executor, file, check_file):
+    before = share(bytes(8_000_000))
+    with make_executor() as exe:
+        exe.submit(len, before).result()
+        assert before.nbytes >= 8_000_000
+        del before
+        with trace(file) as seen:
+            for _ in range(3):
+                one = share(bytes(1_000_000))
+                assert exe.submit(len, one).result() == 1_000_000
+                del one  # no two at a time
+    check_file(seen)
+    assert 1_000_000 <= seen.timeline.shared_bytes < 1_100_000
+    assert "shared data: at most 1 MB at a time" in format_report(seen.summary())
 
 
 def test_public_name_is_exported():
