@@ -76,6 +76,11 @@ def inode_of(descriptor):
     return os.fstat(descriptor).st_ino
 
 
+def receive_all(stream):
+    while stream.received_bytes < len(LARGE):
+        stream.receive()
+
+
 @pytest.mark.parametrize("size", [0, 1, PIECE_BYTES - 64, PIECE_BYTES, 3 * PIECE_BYTES + 5])
 def test_data_arrive_whole(ranks, size):
     data = os.urandom(size)
@@ -92,11 +97,13 @@ def test_second_rank_maps_memory_of_first(ranks):
     assert bytes(Mapping.attach(descriptor).parts()[0]) == b"data"
 
 
-def test_memory_that_cannot_be_opened_comes_again(ranks):
+def test_memory_that_cannot_be_opened_comes_again(ranks, tmp_path):
     first, second = ranks
     first.get(Mapping.store([b"data"]))
-    with open("/dev/zero") as other:
-        os.dup2(other.fileno(), first.copies._held[KEY])
+    os.mkfifo(tmp_path / "pipe")
+    pipe = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)  # to open it for reading would block
+    os.dup2(pipe, first.copies._held[KEY])
+    os.close(pipe)
     assert bytes(Mapping.attach(second.request().result(LIMIT_S)).parts()[0]) == b"data"
 
 
@@ -192,6 +199,19 @@ def test_unknown_token_gets_nothing(relay):
     with socket.create_connection(address, LIMIT_S) as peer:
         peer.sendall(DATA_MAGIC + bytes(TOKEN_BYTES))
         assert peer.recv(1) == b""
+
+
+def test_relay_sends_no_more_to_lost_rank(ranks):
+    rank = ranks[0]
+    stream = rank.copies._connect()
+    stream.send(WANTED, 0, 0, [KEY, b"host", b""])
+    rank.answer(Mapping.store([LARGE]))
+    assert stream.wait(LIMIT_S)
+    rank.master.close()
+    assert rank.control._stream.wait(LIMIT_S)  # its end
+    with pytest.raises((EOFError, OSError)):
+        receive_all(stream)
+    stream.close()
 
 
 def test_relay_hangs_up_with_rank(ranks):
