@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from pympipool._core.calls import FunctionHandle
 from pympipool._core.dispatcher import Dispatcher
 from pympipool._core.future import Future, set_green_threads
+from pympipool._core.pickle_writer import dump_small_call
 from pympipool._util import green_threads
 from pympipool._util.reprs import callable_name
 from pympipool._util.service_threads import flush_records, must_not_wait
@@ -37,6 +38,7 @@ from pympipool.execution.open_engines import open_engines
 from pympipool.execution.retries import Retries
 from pympipool.serialization import payload
 from pympipool.serialization.exceptions import load_exception
+from pympipool.serialization.plain import CALL_SCALARS
 from pympipool.serialization.tracebacks import without_frames
 
 if TYPE_CHECKING:
@@ -142,12 +144,15 @@ class Engine:
         self.dispatcher.adopt(future)
         if resources is not None and resources.retries:
             self._retries.prepare(future, resources)
-        inputs = find_futures(args, kwargs)
+        parts = None
+        if self.pool.keeps_functions and type(fn) is not MethodType:
+            parts = dump_small_call(args, kwargs, CALL_SCALARS)
+        inputs = find_futures(args, kwargs) if parts is None else None
         if inputs:
             self.check_resolves(callable_name(fn))
             self._blocked.add(BlockedCall(future, fn, args, kwargs, resources), inputs)
         else:
-            self._send(future, fn, args, kwargs, resources)
+            self._send(future, fn, args, kwargs, resources, parts=parts)
         return future
 
     def submit_batch(self, fn: Callable[..., Any], columns: PackedColumns, resources: Resources | None) -> Future[Any]:
@@ -225,15 +230,17 @@ class Engine:
         kwargs: dict[str, Any] | BatchMarker,
         resources: Resources | None,
         admitted: bool = False,
+        parts: list[Any] | None = None,
     ) -> None:
         """Pickle a call and hand it to the pool. If it cannot be pickled, fail its future.
 
         Args:
             kwargs: Keyword arguments; `payload.BATCH` or `payload.TRACED_BATCH` for a batch.
             admitted: Accept the call also after `close`: the user requested it before.
+            parts: The pickled arguments, if they are small. They are used if the function has a number.
         """
         try:
-            function = parts = copies = None
+            function = copies = None
             if type(fn) is MethodType:
                 if self.pool.keeps_functions:
                     function, parts = self._dump_method_call(fn, args, kwargs)

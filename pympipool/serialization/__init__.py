@@ -168,7 +168,7 @@ def _define_class(kind: type, state: "Any") -> None:
 
 
 _LOADERS = (
-    ("pympipool._core.plain_values", "load_array"),
+    ("pympipool._core.array_opcodes", "load_array"),
     ("pympipool.serialization", "_items"),
     ("pympipool.serialization", "_entries"),
     ("pympipool.serialization", "_rows"),
@@ -186,6 +186,9 @@ _FIRST_NUMBER = ARRAY_NUMBER = 0x706D7000
 
 for _number, (_module, _name) in enumerate(_LOADERS, _FIRST_NUMBER):
     copyreg.add_extension(_module, _name, _number)
+
+SHARED_NUMBER = _number
+"""The number of `load_value`, the last one."""
 
 _SHARED_MARKS = [b"\x84" + number.to_bytes(4, "little") for number in (_number - 1, _number)]
 """Bytes of the loaders of shared arrays and of shared objects, the last ones, in pickles (EXT4)."""

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.ma.core import MaskedArray
 
+from pympipool._core.array_opcodes import load_array
 from pympipool._core.instances import IN_BAND_BELOW_BYTES
-from pympipool._core.plain_values import load_array
 from pympipool._core.shared_ranges import shared_place
 
 BY_NAME_BYTES_MIN = 1024 * 1024

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import sys
 
+from pympipool._core.array_opcodes import register_arrays
 from pympipool._core.instances import IN_BAND_BELOW_BYTES, Buffers
-from pympipool._core.plain_values import consists_of, register_arrays
+from pympipool._core.plain_values import consists_of
 from pympipool._core.shared_ranges import shared_place
 from pympipool._util.cmodules import pickle
 from pympipool.serialization import ARRAY_NUMBER, _unpack

@@ -28,6 +28,7 @@ from typing import Any, Generic, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from pympipool import serialization
+from pympipool._core.pickle_writer import register_handles
 from pympipool._core.shared_memory import Mapping, Owner, Usage
 from pympipool._util.cgroups import memory_left, read_text
 from pympipool._util.cmodules import pickle
@@ -154,6 +155,7 @@ def note_part(shared_object: SharedObject) -> None:
 
 CALL_SCALARS.add(Shared)
 CALL_IMMUTABLE_TYPES.add(Shared)
+register_handles(Shared, serialization.SHARED_NUMBER)
 
 
 def share(obj: T) -> Shared[T]:

@@ -1,0 +1,6 @@
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+def register_arrays(module: ModuleType, dtypes: Iterable[Any], number: int) -> None: ...
+def load_array(buffer: Any, kind: str, shape: tuple[int, ...] | None = None) -> Any: ...

@@ -1,0 +1,154 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Write arrays of numbers into pickles, and load them.
+
+    array ─► load_array(data, "<f8", shape), the data in the pickle, or out of band if they are large
+
+numpy pickles the dtype anew with each array, and a Python function has to say that the data may leave the pickle. That takes ten
+times as long as copying the data of a small array. Arrays in shared memory that calls write are not recognized: their data must
+not be pickled (`serialization/shared_arrays.py`).
+"""
+
+from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.object cimport PyObject
+from libc.stdint cimport uint32_t
+from libc.string cimport memcpy
+
+from _pickle import PickleBuffer
+
+from pympipool._core.instances import IN_BAND_BELOW_BYTES
+from pympipool._core.opcodes cimport (
+    BINBYTES, BININT, BYTEARRAY8, EXT4, MARK, MEMOIZE, NEXT_BUFFER, POP, READONLY_BUFFER, REDUCE, SHORT_BINUNICODE, TUPLE, TUPLE2,
+    TUPLE3, Pickle, begin, release, room_for, write_number, write_opcode,
+)
+from pympipool._core.shared_ranges cimport is_in_shared_array
+
+cdef enum:
+    LENGTH_MAX = 0x7FFFFFFF
+
+cdef Py_ssize_t _IN_BAND_BELOW_BYTES = IN_BAND_BELOW_BYTES
+cdef object _array_type = None  # numpy.ndarray, once numpy has been imported
+cdef list _dtypes = []  # the dtypes that are known, and for each of them the opcodes of its name
+cdef list _dtype_opcodes = []
+cdef uint32_t _loader = 0  # the number of `load_array`
+cdef object _from_buffer = None  # numpy.frombuffer
+cdef dict _dtypes_by_name = {}
+
+
+def register_arrays(module, dtypes not None, uint32_t number):
+    """Have arrays be recognized too.
+
+    Args:
+        module: numpy.
+        dtypes: The dtypes of arrays that are recognized, each one object. Their `str` must describe them completely.
+        number: Of `load_array` in the registry of extensions of `copyreg`.
+    """
+    global _array_type, _loader
+    for dtype in dtypes:
+        name = dtype.str.encode()
+        _dtypes.append(dtype)
+        _dtype_opcodes.append(bytes([SHORT_BINUNICODE, len(name)]) + name)
+    _loader = number
+    _array_type = module.ndarray
+
+
+def load_array(buffer, kind, shape=None):
+    """Return an array in the memory of a buffer.
+
+    Args:
+        buffer: The data. An array in read-only memory is read-only.
+        kind: The `str` of the dtype.
+        shape: Default: one dimension.
+    """
+    global _from_buffer
+    dtype = _dtypes_by_name.get(kind)
+    if dtype is None:
+        import numpy
+
+        _from_buffer = numpy.frombuffer
+        dtype = _dtypes_by_name[kind] = numpy.dtype(kind)
+    array = _from_buffer(buffer, dtype)
+    return array if shape is None else array.reshape(shape)
+
+
+cdef Py_ssize_t number_of(dtype) noexcept:
+    """Return the place of a dtype among those that are known, or -1. An equal one may have metadata, so it is another."""
+    cdef Py_ssize_t i
+    for i in range(len(_dtypes)):
+        if <PyObject *>dtype == <PyObject *>_dtypes[i]:
+            return i
+    return -1
+
+
+cdef bint is_array_of_numbers(value):
+    """Return True if a value is an array of a known dtype, of no subclass, and does not lie in a shared array."""
+    return type(value) is _array_type and not is_in_shared_array(value) and number_of(value.dtype) >= 0
+
+
+cdef bint write_array(Pickle *pickle, array, list parts) except -1:
+    """Write an array of numbers; return False if it is empty, or not in C order."""
+    cdef Py_buffer view
+    cdef bytes dtype = <bytes>_dtype_opcodes[number_of(array.dtype)]
+    cdef int i
+    PyObject_GetBuffer(array, &view, PyBUF_STRIDES)
+    try:
+        if view.len == 0 or not PyBuffer_IsContiguous(&view, c"C"):
+            return False
+        write_number(pickle, EXT4, _loader, 4)
+        if view.len >= _IN_BAND_BELOW_BYTES:
+            parts.append(array)
+            write_opcode(pickle, NEXT_BUFFER)
+            if view.readonly:
+                write_opcode(pickle, READONLY_BUFFER)
+        else:
+            if view.readonly:
+                write_number(pickle, BINBYTES, view.len, 4)
+            else:
+                write_number(pickle, BYTEARRAY8, view.len, 8)
+            memcpy(room_for(pickle, view.len), view.buf, view.len)
+        memcpy(room_for(pickle, len(dtype)), <char *>dtype, len(dtype))
+        if view.ndim == 1:
+            write_opcode(pickle, TUPLE2)
+        else:
+            write_opcode(pickle, MARK)
+            for i in range(view.ndim):
+                if view.shape[i] > LENGTH_MAX:
+                    return False
+                write_number(pickle, BININT, view.shape[i], 4)
+            write_opcode(pickle, TUPLE)
+            write_opcode(pickle, TUPLE3)
+        write_opcode(pickle, REDUCE)
+    finally:
+        PyBuffer_Release(&view)
+    return True
+
+
+cdef bytes write_arrays(list arrays, list parts):
+    """Return opcodes that put arrays into the memo of the unpickler; None if one of the arrays cannot be written here.
+
+    Args:
+        arrays: They satisfy `is_array_of_numbers`.
+        parts: Gets the data of large ones; parts[0] is left alone.
+    """
+    cdef Pickle pickle
+    cdef bytes opcodes
+    begin(&pickle, 0)
+    try:
+        for array in arrays:
+            if not write_array(&pickle, array, parts):
+                return None
+            write_opcode(&pickle, MEMOIZE)
+            write_opcode(&pickle, POP)
+        opcodes = PyBytes_FromStringAndSize(<char *>pickle.data, pickle.size_bytes)
+    finally:
+        release(&pickle)
+    show_memory(parts)
+    return opcodes
+
+
+cdef int show_memory(list parts) except -1:
+    """Replace the arrays behind the first part by views of their memory. The garbage collector may run."""
+    cdef Py_ssize_t i
+    for i in range(1, len(parts)):
+        parts[i] = PickleBuffer(parts[i]).raw()
+    return 0
