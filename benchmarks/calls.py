@@ -66,6 +66,16 @@ def sum_of(*values: int) -> int:
     return sum(values)
 
 
+def new_row(number: int, length: int) -> Any:
+    import numpy as np
+
+    return np.full(length, float(number))
+
+
+def write_row(row: Any, number: int) -> None:
+    row[:] = number
+
+
 def writable(array: Any) -> Any:
     """Return the array itself, or the copy that a user needs if the array arrived read-only."""
     return array if array.flags.writeable else array.copy()

@@ -33,7 +33,7 @@ from benchmarks.samples import (
     script_call,
     submit_rate,
 )
-from benchmarks.units import BYTES, CORES, RATE, SECONDS, SHARE, TIME, TRIPS, Quantity
+from benchmarks.units import BYTES, CORES, RATE, SECONDS, SHARE, TIME, TIMES, TRIPS, Quantity
 
 
 @dataclass(frozen=True)
@@ -212,10 +212,13 @@ def _echo_of_ranks(pool: Any, effort: Effort) -> Values:
     return echo(pool, effort, _array(8_000_000), are_written=False)  # the result is a list
 
 
-def _shared_case() -> Case:
-    """Return the case of many calls that each read a row of one large array."""
+def _shared_cases() -> Iterator[Case]:
+    """Yield cases of many calls that each read, or write, a row of one large array."""
     quantities = (Quantity("time", SECONDS), Quantity("share of the rate of no-op calls", SHARE))
-    return Case(SHARED_SECTION, "1000 calls", quantities, shared_data.REQUEST, shared_data.many_calls)
+    yield Case(SHARED_SECTION, "1000 calls", quantities, shared_data.REQUEST, shared_data.many_calls)
+    quantities = (Quantity("time", SECONDS), Quantity("rate, compared with returned rows", TIMES))
+    request, sample = shared_data.WRITE_REQUEST, shared_data.many_writes
+    yield Case(SHARED_SECTION, "2000 calls", quantities, request, sample, table="rows written in place")
 
 
 def _other_cases() -> Iterator[Case]:
@@ -244,7 +247,7 @@ CASES: tuple[Case, ...] = (
     *_rate_cases(),
     *_echo_cases(),
     *_payload_cases(),
-    _shared_case(),
+    *_shared_cases(),
     *_efficiency_cases(),
     *_other_cases(),
 )

@@ -53,6 +53,7 @@ class Feature(Flag):
     EXECUTOR = auto()  # a concurrent.futures.Executor, as asyncio and dask take it
     JOBLIB = auto()  # a backend of joblib
     SHARED_DATA = auto()  # data that its calls read, sent once (see `shared_data`)
+    SHARED_ARRAYS = auto()  # arrays that its calls write in place
 
 
 MISSING_FEATURES = {
@@ -63,6 +64,7 @@ MISSING_FEATURES = {
     Feature.EXECUTOR: "no concurrent.futures.Executor",
     Feature.JOBLIB: "no backend of joblib",
     Feature.SHARED_DATA: "no data that calls share",
+    Feature.SHARED_ARRAYS: "no arrays of its own that calls write in place",
 }
 
 JOBLIB_BACKENDS = {
@@ -226,7 +228,8 @@ OURS = Peer(
     | Feature.MANY_WORKERS
     | Feature.EXECUTOR
     | Feature.JOBLIB
-    | Feature.SHARED_DATA,
+    | Feature.SHARED_DATA
+    | Feature.SHARED_ARRAYS,
 )
 
 PEERS = (

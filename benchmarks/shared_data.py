@@ -1,8 +1,10 @@
-"""Data that many calls read: a large array, which each peer sends once, as its documentation says.
+"""Data that many calls use: a large array that they read, and one that they write.
 
     WAYS[peer.name] ─► read(rows), noop(rows) ─► seconds of 1000 calls, and their rate as a share of that of no-op calls
+    pympipool: calls that write rows of a shared array, calls that return them ─► seconds of 2000 calls of each kind
 
-Sending the array is not measured. Each call reads another row: one that its worker may not have touched before.
+Each peer sends the array that is read once, as its documentation says, which is not measured. Each call reads another row: one
+that its worker may not have touched before.
 """
 
 from __future__ import annotations
@@ -32,6 +34,10 @@ REPEATS = 4
 SHAPE = (10_000, 1000)
 """More rows than calls: no row is read twice."""
 
+WRITE_REQUEST = Request(2, needs=Feature.SHARED_ARRAYS)
+WRITES = 2000
+RESULT_SHAPE = (WRITES, 10_000)
+
 Run = Callable[[Sequence[int]], Sequence[float]]
 """Makes a call for each row, and returns their results."""
 
@@ -58,6 +64,37 @@ def many_calls(peer: Peer, effort: Effort) -> Values:
                 of_run.append(seconds_of(partial(run, run_all, count)))
     read_s, noop_s = map(statistics.median, times)
     return read_s / count * CALLS, noop_s / read_s
+
+
+def many_writes(peer: Peer, effort: Effort) -> Values:
+    """Return the seconds of 2000 calls that each write a row of an array, and how often as fast that is as to return the row.
+
+    The script copies rows that are returned into an array. It has used all pages of both arrays before. Workers map what they write
+    when they write it first.
+    """
+    from pympipool import shared_array
+
+    shared, own = shared_array(RESULT_SHAPE), np.ones(RESULT_SHAPE)
+    times: tuple[list[float], list[float]] = ([], [])
+    with peer.opened(WRITE_REQUEST) as pool:
+
+        def write(count: int) -> None:
+            for handle in [pool.submit(calls.write_row, shared[i], i) for i in range(count)]:
+                handle.result()
+
+        def fetch(count: int) -> None:
+            for i, handle in enumerate([pool.submit(calls.new_row, i, RESULT_SHAPE[1]) for i in range(count)]):
+                own[i] = handle.result()
+
+        count = min(affordable_calls(WRITES, effort, run) for run in (write, fetch))
+        shared[:] = own[:] = -1.0
+        while not times[0] or (len(times[0]) < REPEATS and sum(times[0]) < effort.budget_s):
+            for run, of_run in zip((write, fetch), times, strict=True):
+                of_run.append(seconds_of(partial(run, count)))
+        if shared[:count, -1].tolist() != list(range(count)) or not np.array_equal(shared[:count], own[:count]):
+            raise RuntimeError("calls have written wrong rows")
+    write_s, fetch_s = map(statistics.median, times)
+    return write_s / count * WRITES, fetch_s / write_s
 
 
 # ---- the ways ----

@@ -68,6 +68,8 @@ def _targets() -> Iterator[Target]:
     shared = "shared-data-1000-calls"
     yield Target("1000 calls that read a row of a shared array of 80 MB", shared, {JOBLIB: 10, RAY: 20})
     yield Target("rate of such calls", shared, {}, share=2 / 3, quantity=1, share_of="rate of no-op calls")
+    written = "shared-data-rows-written-in-place-2000-calls"
+    yield Target("rows of 80 kB written in place", written, {}, share=5, quantity=1, share_of="returned rows")
     yield Target("calls of 1 ms on 2 workers", "efficiency-2-workers-that-compute-calls-of-1-ms", {}, share=0.97)
     yield Target(
         "calls of 10 ms of sleep on 64 workers", "efficiency-64-workers-that-sleep-calls-of-10-ms", {}, share=0.90

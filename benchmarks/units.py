@@ -28,6 +28,7 @@ def format_ratio(times: float) -> str:
 SECONDS = Unit(False, format_seconds)
 RATE = Unit(True, format_rate)
 BYTES = Unit(False, format_bytes)
+TIMES = Unit(True, lambda value: f"{value:.1f} ×")
 SHARE = Unit(True, lambda value: f"{value:.3f}")
 CORES = Unit(False, lambda value: f"{100 * value:.3g} %")
 
