@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from pympipool import errors
+    from pympipool.caching.reading import get_cache_data, get_future_from_cache
     from pympipool.diagnostics.progress import progress
     from pympipool.diagnostics.tracing.session import trace
     from pympipool.execution.derived_futures import batched, get_item_from_future, split_future
@@ -34,6 +35,8 @@ __all__ = [
     "__version__",
     "batched",
     "errors",
+    "get_cache_data",
+    "get_future_from_cache",
     "get_item_from_future",
     "progress",
     "share",
@@ -53,6 +56,8 @@ _MODULES = {
     "SubprocessExecutor": "pympipool.shell",
     "batched": "pympipool.execution.derived_futures",
     "errors": "pympipool.errors",
+    "get_cache_data": "pympipool.caching.reading",
+    "get_future_from_cache": "pympipool.caching.reading",
     "get_item_from_future": "pympipool.execution.derived_futures",
     "progress": "pympipool.diagnostics.progress",
     "share": "pympipool.serialization.shared",

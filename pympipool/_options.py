@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -59,6 +60,17 @@ def _arguments(name: str, value: Any) -> tuple[Any, ...]:
     return tuple(value)
 
 
+def _optional_path(name: str, value: Any) -> str | None:
+    """Check the path of a directory, which need not exist; None is allowed."""
+    if value is None:
+        return None
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
+        raise TypeError(f"{name} is {value!r}, of type {type(value).__name__}; it must be a path")
+    if not os.fspath(value):
+        raise ValueError(f"{name} is ''; name a directory, or leave it out")
+    return os.fspath(value)
+
+
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} is {value!r}, of type {type(value).__name__}; it must be a str")
@@ -86,6 +98,7 @@ class Options:
     initargs: tuple[Any, ...] = field(metadata={"check": _arguments})
     thread_name_prefix: str = field(metadata={"check": _text})
     share_above: int | None = field(metadata={"check": validation.optional_count, "in_info": True})
+    cache_directory: str | None = field(metadata={"check": _optional_path, "in_info": True})
     on_worker_replaced: str = field(metadata={"check": _restart_or_fail, "in_info": True})
     disable_dependencies: bool = field(metadata={"check": validation.flag})
     refresh_rate: float = field(metadata={"check": validation.positive_seconds})
@@ -166,7 +179,12 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     one.name: one.metadata["check"] for one in fields(Options) if one.name != "resources"
 }
 
-_SHARED_WITH_CALLS = [one.name for one in fields(Resources) if one.name not in ("cores", "gpus_per_core")]
+_OF_CALLS_ONLY = ("cache", "cache_key")
+"""Parameters of `Resources` that an executor does not have: it has `cache_directory`."""
+
+_SHARED_WITH_CALLS = [
+    one.name for one in fields(Resources) if one.name not in ("cores", "gpus_per_core", *_OF_CALLS_ONLY)
+]
 """Options that have the same name in `Executor` and in `Resources`."""
 
 OPTION_NAMES = frozenset({*_CHECKS, *_SHARED_WITH_CALLS, "resource_dict"})
@@ -186,6 +204,12 @@ def _with_resource_dict(arguments: Mapping[str, Any]) -> dict[str, Any]:
         raise TypeError(f"resource_dict is {resource_dict!r}; it must be a dict")
     defaults = {one.name: one.default for one in fields(Resources)}
     found = Resources.translated(resource_dict)
+    for name in _OF_CALLS_ONLY:
+        value = found.pop(name, defaults[name])
+        if value != defaults[name]:
+            raise ValueError(
+                f"the resource_dict of Executor() has {name}={value!r}, which is for single calls: give it to submit()"
+            )
     if "cores" in found:
         found["cores_per_worker"] = found.pop("cores")
     if "gpus_per_core" in found:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from pympipool._core.future import Future
     from pympipool.backends.base import Backend
+    from pympipool.caching.calls import CachedCalls
     from pympipool.diagnostics.graph import GraphRecorder
     from pympipool.execution.map_arguments import Arguments
     from pympipool.pool.serial_engine import SerialEngine
@@ -102,6 +103,9 @@ class Executor(futures.Executor):
             if the array has changed; then it is sent anew. It pays for arrays of tens of MB of which calls read a little; calls
             that use all of an array take longer with it. It needs `pip install "pympipool[share]"`. Default: None, arrays are
             sent with each call.
+        cache_directory: A directory that keeps the results of calls. A call that was made before, by this script or an earlier
+            run of it, with the same function and arguments, is answered from there. So a script that was interrupted goes on
+            where it was. It is made if there is none; nobody else may be able to write to it. See docs/caching.md.
         command_line_argument_lst: Additional arguments of srun; only with SLURM.
         pmi_mode: Interface by which the ranks of an MPI job find each other: the `pmi` option of flux's shell
             ("simple", "pmix", ...), or srun's `--mpi` ("pmi2", "pmix", ...). Default: the one that mpi4py's MPI library
@@ -180,6 +184,7 @@ class Executor(futures.Executor):
         thread_name_prefix: str = "",
         on_worker_replaced: str = "restart",
         share_above: int | None = None,
+        cache_directory: str | os.PathLike[str] | None = None,
         command_line_argument_lst: Sequence[str] = (),
         pmi_mode: str | None = None,
         disable_dependencies: bool = False,
@@ -218,6 +223,10 @@ class Executor(futures.Executor):
         )
         self._check_devices(options.gpus_per_worker, workers if self._block_allocation else 1)
         self._engine = self._make_engine(options, workers)
+        self._submit = self._engine.submit
+        self._cache: CachedCalls | None = None
+        if options.cache_directory is not None and not options.draws_graph:
+            self._use_cache(options)
         self._info |= {
             "backend": self._backend.name,
             "skipped_backends": choice.skipped,
@@ -257,6 +266,21 @@ class Executor(futures.Executor):
             executor_info=self._info,
             owner=self,
         )
+
+    def _use_cache(self, options: _options.Options) -> None:
+        """Answer calls from a cache, and run only those that it does not know."""
+        from pympipool.caching.calls import CachedCalls
+        from pympipool.caching.writer import close_writers
+        from pympipool.execution.open_engines import after_end
+
+        start = options.init_function, options.initializer, options.initargs
+        try:
+            self._cache = CachedCalls(options.cache_directory or "", self._engine, self, start)
+        except BaseException:
+            self._engine.close(wait=True)
+            raise
+        self._submit = self._cache.submit
+        after_end[close_writers] = None
 
     # The overloads are for type checkers and editors. They check arguments against the signature of fn, except in two
     # cases. One of the first three arguments is a future: it stands for its result. Or there is a resource_dict: PEP
@@ -299,7 +323,7 @@ class Executor(futures.Executor):
             fn: Any callable; must not have a parameter called `resource_dict`. A parameter called `worker_id` gets, if the
                 call does not set it, a small number that no other running worker has: 0 to n-1 with n workers.
             resource_dict: Resources of this call. They override those of the executor; with `block_allocation` only `retries`,
-                `retry_on` and `retry_delay`.
+                `retry_on`, `retry_delay`, `cache` and `cache_key`.
                 Keys are the parameters of `pympipool.resources.Resources`.
 
         Raises:
@@ -324,7 +348,7 @@ class Executor(futures.Executor):
                 )
             self._backend.check(resources)
             self._allocator.check(resources)
-        return self._engine.submit(fn, args, kwargs, resources)
+        return self._submit(fn, args, kwargs, resources)
 
     def _check_function(self, fn: Callable[..., Any]) -> None:
         if type(fn) is types.BuiltinFunctionType:  # its parameters are not known
@@ -349,6 +373,7 @@ class Executor(futures.Executor):
         buffersize: int | None = None,
         unordered: bool = False,
         progress: bool | str = False,
+        cache: bool = True,
     ) -> Iterator[T]:
         """Return an iterator like map(fn, *iterables), but run the calls on the workers.
 
@@ -368,6 +393,8 @@ class Executor(futures.Executor):
             unordered: Return results as they come, instead of in the order of the arguments.
             progress: Show a tqdm progress bar that counts the calls that have ended. A string is shown before the bar
                 instead of the name of the function.
+            cache: With a `cache_directory`, look there for the result of each call, and keep it there. Such calls are sent one
+                by one.
 
         Raises:
             ValueError, TypeError: chunksize or buffersize is not a positive integer.
@@ -381,8 +408,9 @@ class Executor(futures.Executor):
             ...     list(exe.map(pow, [1, 2, 3], [2, 2, 2]))
             [1, 4, 9]
         """
-        calls = self._new_map(fn, timeout=timeout, chunksize=chunksize, buffersize=buffersize, unordered=unordered)
-        return self._submit_map(calls, calls.columns(iterables), progress)
+        options = {"timeout": timeout, "chunksize": chunksize, "buffersize": buffersize, "unordered": unordered}
+        calls = self._new_map(fn, cache, options)
+        return self._submit_map(calls, calls.columns(iterables), progress, cache)
 
     def starmap(
         self,
@@ -394,6 +422,7 @@ class Executor(futures.Executor):
         buffersize: int | None = None,
         unordered: bool = False,
         progress: bool | str = False,
+        cache: bool = True,
     ) -> Iterator[T]:
         """Return an iterator over fn(*arguments) for the arguments in iterable; everything else is as in `map`.
 
@@ -402,23 +431,28 @@ class Executor(futures.Executor):
             ...     list(exe.starmap(pow, [(2, 3), (2, 5, 7)]))
             [8, 4]
         """
-        calls = self._new_map(fn, timeout=timeout, chunksize=chunksize, buffersize=buffersize, unordered=unordered)
-        return self._submit_map(calls, calls.rows(iterable), progress)
+        options = {"timeout": timeout, "chunksize": chunksize, "buffersize": buffersize, "unordered": unordered}
+        calls = self._new_map(fn, cache, options)
+        return self._submit_map(calls, calls.rows(iterable), progress, cache)
 
-    def _new_map(self, fn: Callable[..., Any], **options: Any) -> MapCalls:
+    def _new_map(self, fn: Callable[..., Any], cache: bool, options: dict[str, Any]) -> MapCalls:
         self._check_function(fn)
         workers = int(self._info["max_workers"]) if self._may_batch else None
-        return MapCalls(fn, self._engine, self._resources, workers, **options)
+        is_cached = Resources.check("cache", cache) and self._cache is not None
+        return MapCalls(fn, self._engine, self._resources, workers, one_by_one=is_cached, **options)
 
-    def _submit_map(self, calls: MapCalls, arguments: Arguments, progress: bool | str) -> Iterator[Any]:
+    def _submit_map(self, calls: MapCalls, arguments: Arguments, progress: bool | str, cache: bool) -> Iterator[Any]:
+        submit = self.submit
+        if self._cache is not None and not cache:
+            submit = partial(self.submit, resource_dict={"cache": False})
         if progress is False:
-            return calls.submit(arguments, self.submit)
+            return calls.submit(arguments, submit)
         from pympipool.diagnostics.progress import bar_options, with_progress
 
         bar = bar_options(progress, callable_name(calls.fn))
         if not isinstance(self._engine, Engine):  # without workers calls end while they are submitted
-            return calls.submit(arguments, self.submit)
-        return with_progress(partial(calls.submit, arguments), self.submit, self._engine, calls.count(arguments), bar)
+            return calls.submit(arguments, submit)
+        return with_progress(partial(calls.submit, arguments), submit, self._engine, calls.count(arguments), bar)
 
     @staticmethod
     def share(obj: T) -> Shared[T]:
@@ -444,9 +478,11 @@ class Executor(futures.Executor):
                 `kill_workers`).
         """
         if kill_workers:
-            self._engine.kill(wait=wait)
-        else:
-            self._engine.close(wait=wait, cancel=cancel_futures)
+            self._kill(wait=wait)
+            return
+        self._engine.close(wait=wait, cancel=cancel_futures)
+        if self._cache is not None:
+            self._cache.close(wait=wait)
 
     def kill_workers(self) -> None:
         """Shut down now, whatever runs: kill the workers, and return when they have ended.
@@ -461,14 +497,19 @@ class Executor(futures.Executor):
             >>> call.done()
             True
         """
-        self._engine.kill()
+        self._kill()
+
+    def _kill(self, wait: bool = True, grace_s: float = 0.0) -> None:
+        self._engine.kill(wait=wait, grace_s=grace_s)
+        if self._cache is not None:
+            self._cache.close(wait=wait)
 
     def terminate_workers(self) -> None:
         """Shut down now like `kill_workers`, but give what runs the chance to tidy up.
 
         The workers are sent SIGTERM, which a function can handle. Those that have not ended 5 s later are killed.
         """
-        self._engine.kill(grace_s=TERMINATION_GRACE_S)
+        self._kill(grace_s=TERMINATION_GRACE_S)
 
     def __exit__(
         self,
@@ -478,12 +519,12 @@ class Executor(futures.Executor):
     ) -> Literal[False]:
         """Shut down and wait for the calls. After Ctrl-C, kill running calls instead of waiting for them."""
         if kind is not None and issubclass(kind, KeyboardInterrupt):
-            self._engine.kill()
+            self._kill()
             return False
         try:
             self.shutdown(wait=True)
         except KeyboardInterrupt:
-            self._engine.kill()
+            self._kill()
             raise
         return False
 

@@ -34,6 +34,7 @@ cdef class FutureCore(FutureWithCallbacks):
     cdef readonly long long submitted_ns  # of a traced call, see Times in trace_buffer.pxd; otherwise 0
     cdef long long ready_ns
     cdef bint times_moved   # the call has a copy of the times, and its end is recorded with them
+    cdef public object cache_entry    # of a call whose result is cached (see caching/entries.py), or None
     cdef public object retry          # the state of a call that may be retried (see execution/retries.py), or None
     cdef Post on_failure    # posted when the call has failed, instead of the end of the future; None: the future ends
     cdef bint counts_as_retried  # it has failed, may be retried, and is unfinished for the dispatcher

@@ -314,7 +314,7 @@ cdef class FutureCore(FutureWithCallbacks):
         if parts is None or self.is_error:
             return self.result()
         try:
-            return self.source.load(parts, False)
+            return self.source.load(parts if self.cache_entry is None else self.cache_entry.take(parts, True), False)
         except Exception:
             return self.result()  # raises the failure, with the traceback that `result` gives it
 
@@ -327,9 +327,16 @@ cdef class FutureCore(FutureWithCallbacks):
         """Return the result as it was received, [pickle, *buffers], or None if it was unpickled already."""
         if self.status != FINISHED or self.is_error or self.parts is None:
             return None
-        return self.parts if type(self.parts) is list else [self.parts]
+        parts = self.parts if self.cache_entry is None else self.cache_entry.take(self.parts, False)
+        return parts if type(parts) is list else [parts]
 
     # ---- setting results ----
+
+    def answer(self, CompletionSource source not None, parts):
+        """End a future that has no call with a pickled result. The source unpickles it when it is read."""
+        self.source = source
+        if self.set_parts(parts, False):
+            self.run_callbacks()
 
     def set_running_or_notify_cancel(self):
         """Mark the future as running; return False if it was cancelled."""
@@ -435,7 +442,10 @@ cdef class FutureCore(FutureWithCallbacks):
             return 0
         value = error = None
         try:
-            value = self.source.load(parts, self.is_error)
+            if self.cache_entry is not None and not self.is_error:
+                value = self.source.load(self.cache_entry.take(parts, True), False)
+            else:
+                value = self.source.load(parts, self.is_error)
         except MemoryError:
             raise
         except Exception as failure:

@@ -13,6 +13,10 @@ Each is a subclass of the standard library's exception for the same kind of fail
         RemoteError           replaces an exception that cannot be sent to the master
         RemoteTraceback       the worker's traceback, as `__cause__` of an exception that was sent
         DependencyError       replaces the exception of a failed input if that cannot be copied
+    RuntimeError
+        CacheError            a cached result was removed or damaged after its call had been answered
+    UserWarning
+        CacheWarning          results are not cached; the message says why
 
 An exception that a call raises arrives in the master with its own type. A call that takes longer than its
 `run_time_max` fails with the builtin `TimeoutError`. A call whose input failed fails with an exception of the input's
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
     from pympipool.errors.worker_died import WorkerDied as WorkerDied
 
 __all__ = [
+    "CacheError",
+    "CacheWarning",
     "DependencyError",
     "RemoteError",
     "RemoteTraceback",
@@ -155,6 +161,25 @@ class DependencyError(Exception):
     whose `__cause__` is the original. This exception replaces the copy if the original cannot be copied.
 
     What to do: look at `__cause__`, the exception of the call that failed first.
+    """
+
+
+class CacheError(RuntimeError):
+    """A cached result cannot be read any more.
+
+    Seen when its file was removed or damaged after the call had been answered from it.
+
+    What to do: submit the call again. It runs then, as the entry is gone from the cache.
+    """
+
+
+class CacheWarning(UserWarning):
+    """Results are not cached; the calls run all the same.
+
+    Seen when the result of a function may depend on something that cannot be compared between sessions, such as an open file,
+    and when results cannot be written, as on a full disk.
+
+    What to do: the message names it. `resource_dict={"cache_key": ...}` gives a call a name of its own.
     """
 
 

@@ -37,6 +37,7 @@ class MapOptions:
         buffersize: Number of calls or batches that are submitted and not read; None: all calls are submitted now.
         unordered: Results are returned as they come.
         deadline_s: When the last result must have arrived (monotonic clock, s); None: no limit.
+        one_by_one: No calls are sent together.
     """
 
     resources: Resources
@@ -45,11 +46,12 @@ class MapOptions:
     buffersize: int | None
     unordered: bool
     deadline_s: float | None
+    one_by_one: bool = False
 
     @property
     def batch_size(self) -> int:
         """The size of the batches that the user wants; 1: single calls, or batches as measured."""
-        is_single = self.chunksize is None or self.resources.cores > 1 or self.resources.retries > 0
+        is_single = self.one_by_one or self.chunksize is None or self.resources.cores > 1 or self.resources.retries > 0
         return 1 if is_single or self.chunksize is None else self.chunksize
 
     @property
@@ -57,6 +59,7 @@ class MapOptions:
         """True if the size of the batches may follow the run time of the calls."""
         return (
             self.workers is not None
+            and not self.one_by_one
             and self.chunksize is None
             and self.buffersize is None
             and self.resources.cores == 1

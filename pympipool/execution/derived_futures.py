@@ -45,7 +45,7 @@ def get_item_from_future(future: Future[Any], key: Any) -> Future[Any]:
         3
     """
     _check_future("future", future)
-    return _derived(future, lambda: future.result()[key])
+    return _derived(future, lambda: future.result()[key], "item", key)
 
 
 def split_future(future: Future[Any], n: int) -> list[Future[Any]]:
@@ -75,7 +75,7 @@ def split_future(future: Future[Any], n: int) -> list[Future[Any]]:
             raise ValueError(f"split_future() was asked for {n} items, but the result has {len(result)}")
         return result[index]
 
-    return [_derived(future, partial(item, index)) for index in range(n)]
+    return [_derived(future, partial(item, index), "split", (n, index)) for index in range(n)]
 
 
 def batched(futures: Iterable[Future[Any]], n: int) -> list[Future[list[Any]]]:
@@ -132,8 +132,22 @@ class _Batch:
             _end(self.future, self._sources, lambda: [future.result() for future in self._sources])
 
 
-def _derived(source: Future[Any], make_result: Callable[[], Any]) -> Future[Any]:
-    derived: Future[Any] = Future()
+class DerivedFuture(Future[Any]):
+    """A future of an item of a result.
+
+    Attributes:
+        derived_from: The key of the call, and how the item is made of its result. That tells what a call depends on which gets
+            this future (see `pympipool.caching`). None: the call has no key.
+    """
+
+    derived_from: tuple[Any, ...] | None = None
+
+
+def _derived(source: Future[Any], make_result: Callable[[], Any], *how: Any) -> Future[Any]:
+    derived = DerivedFuture()
+    entry = getattr(source, "cache_entry", None)
+    key = getattr(source, "derived_from", None) if entry is None else entry.key
+    derived.derived_from = None if key is None else (key, *how)
     source.add_done_callback(lambda _: _end(derived, [source], make_result))
     return derived
 

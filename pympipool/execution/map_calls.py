@@ -32,6 +32,7 @@ class MapCalls:
         resources: What each call needs.
         workers: Number of workers that serve many calls; None if each call has its own worker.
         timeout, chunksize, buffersize, unordered: As of `Executor.map`.
+        one_by_one: Never send calls together.
 
     Raises:
         ValueError, TypeError: An option is wrong, or fn is not callable.
@@ -49,6 +50,7 @@ class MapCalls:
         chunksize: int | None,
         buffersize: int | None,
         unordered: bool,
+        one_by_one: bool = False,
     ) -> None:
         deadline_s = None if timeout is None else monotonic() + timeout
         if chunksize is not None:
@@ -59,7 +61,7 @@ class MapCalls:
         engine.check_usable(fn)
         self.fn = fn
         self._engine = engine
-        self._options = MapOptions(resources, workers, chunksize, buffersize, unordered, deadline_s)
+        self._options = MapOptions(resources, workers, chunksize, buffersize, unordered, deadline_s, one_by_one)
 
     def columns(self, iterables: Iterable[Iterable[Any] | futures.Future[Any]]) -> Arguments:
         """Return the arguments of calls from an iterable for each parameter. Those that are futures are waited for."""

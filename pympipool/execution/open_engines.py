@@ -6,6 +6,7 @@ import atexit
 import os
 import sys
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,11 +14,22 @@ if TYPE_CHECKING:
 
 open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
+after_end: dict[Callable[[], None], None] = {}
+"""Functions that are called when the interpreter ends, after all engines have ended."""
+
 
 def _close_all_at_exit() -> None:
     """Run submitted calls to their end, as the standard library does. After Ctrl-C, kill them."""
     interrupted = issubclass(getattr(sys, "last_type", None) or Exception, KeyboardInterrupt)
     engines = list(open_engines)
+    try:
+        _close_all(engines, interrupted)
+    finally:
+        for function in after_end:
+            function()
+
+
+def _close_all(engines: list[Engine], interrupted: bool) -> None:
     try:
         for engine in () if interrupted else engines:
             engine.close(wait=True)

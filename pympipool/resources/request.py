@@ -72,6 +72,9 @@ class Resources:
         preload: Names of modules that calls need, such as ("numpy", "ase"). They are imported once, in the process that forks
             workers for single calls, and need not be imported by each call. None: pympipool learns them from the first
             calls: those modules of Python and of installed packages that are safe to fork with. (): none.
+        cache: Look for the result in the `cache_directory` of the executor, and keep it there. Without effect if there is none.
+        cache_key: A name for the call in the cache, in place of the key that is made of function and arguments: whatever
+            was returned under this name is the result.
         error_log_file: A file to which workers append each call that raises: function, arguments (a few hundred
             characters of each) and traceback. For workers on other hosts it must be in a shared folder.
         mp_context: How the process of a worker on this machine starts: "spawn" (a fresh interpreter), "forkserver" or "fork"
@@ -109,6 +112,8 @@ class Resources:
     retry_delay: float = field(
         default=0.0, metadata={"check": validation.seconds_or_zero, "in_info": True, "of_calls": True}
     )
+    cache: bool = field(default=True, metadata={"check": validation.flag, "of_calls": True})
+    cache_key: str | None = field(default=None, metadata={"check": validation.optional_text, "of_calls": True})
     connect_timeout: float = field(default=60.0, metadata={"check": validation.positive_seconds})
     error_log_file: str | None = field(default=None, metadata={"check": validation.writable_file})
     result_of: str = field(default="all", metadata={"check": validation.one_of("all", "root"), "in_info": True})
@@ -284,11 +289,10 @@ _ALIASES = {
 }
 """Parameters of executorlib that have other names here."""
 
-_NO_CACHE = "results are kept in futures, not in files"
 _NO_TEMPLATES = "srun or flux starts workers without a submission script; the script itself may be a job of the cluster"
 _NOT_HERE: dict[str, tuple[Any, str]] = {
-    "cache_directory": (None, _NO_CACHE),
-    "cache_key": (None, _NO_CACHE),
+    "cache_directory": (None, "it is a parameter of Executor(), for all of its calls"),
+    "cache_key": (None, "submit() takes it, in the resource_dict of one call"),
     "export_workflow_filename": (None, "plot_dependency_graph_filename draws the graph of the calls"),
     "log_obj_size": (False, "pympipool.trace() records what calls take"),
     "wait": (True, "shutdown(wait=False) does not wait for the calls"),

@@ -56,6 +56,17 @@ def optional_flag(name: str, value: Any) -> bool:
     return False if value is None else flag(name, value)
 
 
+def optional_text(name: str, value: Any) -> str | None:
+    """Check a text that is not empty; None is allowed."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}, of type {type(value).__name__}; it must be a str")
+    if not value:
+        raise ValueError(f"{name} is ''; it must not be empty")
+    return str(value)
+
+
 def existing_folder(name: str, value: Any) -> str | None:
     """Check a directory, which must exist; None is allowed. Return its absolute path."""
     if value is None:

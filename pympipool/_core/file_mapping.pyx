@@ -1,0 +1,49 @@
+# cython: language_level=3
+"""Files that are mapped into memory, without a descriptor that stays open: `mmap.mmap` keeps one for each mapping.
+
+The memory may be written; what is written stays in this process. A mapping lasts as long as there is a view of it, and the file
+may be removed meanwhile.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBuffer_FillInfo
+from libc.errno cimport errno
+
+from pympipool._core.ring cimport raise_errno
+
+cdef extern from "<sys/mman.h>" nogil:
+    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_NORESERVE
+    void *MAP_FAILED
+    void *mmap(void *address, size_t size, int protection, int flags, int descriptor, long offset)
+    int munmap(void *address, size_t size)
+
+
+@cython.no_gc_clear  # __dealloc__ needs the attributes
+cdef class FileMapping:
+    """The memory of a file, through the buffer protocol.
+
+    Args:
+        descriptor: Of the file; it may be closed afterwards.
+        size_bytes: The size of the file, at least 1.
+
+    Raises:
+        OSError: There is no room for the mapping.
+    """
+
+    cdef void *address
+    cdef size_t size_bytes
+
+    def __cinit__(self, int descriptor, size_t size_bytes):
+        cdef void *address
+        with nogil:
+            address = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, descriptor, 0)
+        if address == MAP_FAILED:
+            raise_errno(-errno, f"no room to map a file of {size_bytes} bytes")
+        self.address, self.size_bytes = address, size_bytes
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.address, self.size_bytes, 0, flags)
+
+    def __dealloc__(self):
+        if self.address != NULL:
+            munmap(self.address, self.size_bytes)

@@ -1,0 +1,17 @@
+"""Results on disk: a call that was made before, with the same function and arguments, is answered without running it.
+
+    calls.py       stands before an engine: key, lookup, and either a future that is done or a call whose result is stored
+    keys.py        the key of a call, made of
+    functions.py     what the function does: its code and all that this refers to; code.py: code without line numbers
+    modules.py       the modules that it refers to
+    values.py        its arguments
+    store.py       a cache directory: what is looked up, written and removed
+    directory.py     whose it is, and on what file system
+    index.py         small results, and where the others are: SQLite
+    files.py         large results, a file each
+    entries.py     what a future has of its cached result
+    writer.py      the thread that writes results
+    reading.py     the results of a directory for users
+
+A worker imports nothing of this, and neither does a script without a cache.
+"""

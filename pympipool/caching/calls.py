@@ -1,0 +1,146 @@
+"""Calls before they reach an engine: those that were made before are answered from disk.
+
+    submit ─► key ─► store ─┬─ found ─────► a future that is done; nothing runs
+                            └─ not found ─► the engine ─► a call, whose result the writer stores when it has ended
+
+A call that is not cached, because it has no key or the user says so, goes to the engine.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pympipool._util.reprs import callable_name
+from pympipool.caching.entries import UnwrittenEntry, stored_future
+from pympipool.caching.keys import Keys, is_plain, key_of_name
+from pympipool.caching.store import Store
+from pympipool.caching.values import KeylessFutureError, UnhashableError
+from pympipool.caching.writer import Writer
+from pympipool.errors import CacheWarning
+from pympipool.serialization import payload
+
+if TYPE_CHECKING:
+    from pympipool._core.future import Future
+    from pympipool.caching.interfaces import CallEngine
+    from pympipool.resources import Resources
+
+__all__ = ["CachedCalls"]
+
+
+class CachedCalls:
+    """The calls of one executor that are cached.
+
+    Args:
+        directory: The cache directory.
+        engine: Runs the calls that are not found.
+        owner: The executor. When Python collects it, the cache is closed after the last call.
+        start: What runs in each worker before its first call: functions and their arguments.
+
+    Raises:
+        OSError: The directory cannot be made or read; another user can write to it.
+        ValueError: It has results of another version of pympipool.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], engine: CallEngine, owner: object, start: Any) -> None:
+        self._engine = engine
+        self._keys: Keys | None = None
+        self._warned: set[str] = set()
+        try:
+            self._keys = Keys(start, takes_futures=engine.resolve_dependencies)
+        except UnhashableError as error:
+            self._warn("", f"no result is cached: workers begin with {error}")
+        self._store = Store(directory)
+        try:
+            self._writer = Writer(self._store)
+        except BaseException:
+            self._store.close()
+            raise
+        self._writer.close_with(owner)
+
+    def submit(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], resources: Resources | None = None
+    ) -> Future[Any]:
+        """Answer a call, or have the engine run it.
+
+        Raises:
+            RuntimeError: After the end of the executor.
+            TypeError: fn is not callable, or a future is among the arguments of an engine that does not resolve them.
+        """
+        self._engine.check_usable(fn)
+        key = None if resources is None else self._key(fn, args, kwargs, resources)
+        if key is None or resources is None:
+            return self._engine.submit(fn, args, kwargs, resources)
+        found = self._store.find(key)
+        if found is None and self._writer.is_about_to_write(key):
+            self._writer.flush()
+            found = self._store.find(key)
+        if found is not None:
+            return stored_future(key, self._store, found)
+        future = self._engine.submit(fn, args, kwargs, resources)
+        entry = UnwrittenEntry(key, callable_name(fn), self._description(args, kwargs, resources))
+        if future.done() and future.has_result and future.pickled_result() is None:  # without workers
+            entry.parts = [bytes(part) for part in payload.dump(future.result())]
+        self._writer.follow(future, entry)
+        return future
+
+    def _key(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], resources: Resources
+    ) -> bytes | None:
+        """Return the key of a call; None if it is not cached."""
+        if self._writer.problem:
+            self._warn("", self._writer.problem)
+        if not resources.cache:
+            return None
+        if resources.cache_key is not None:
+            return key_of_name(resources.cache_key)
+        if self._keys is None:
+            return None
+        try:
+            return self._keys.of_call(fn, args, kwargs, resources.cores, resources.result_of)
+        except KeylessFutureError:
+            return None
+        except UnhashableError as error:
+            name = callable_name(fn)
+            self._warn(name, f"calls of {name}() are not cached whose results may depend on {error}")
+        except Exception as error:  # code of the user's classes may raise anything; the engine raises a better error
+            name = callable_name(fn)
+            self._warn(name, f"calls of {name}() are not cached that have no key: {error!r}")
+        return None
+
+    @staticmethod
+    def _description(args: tuple[Any, ...], kwargs: dict[str, Any], resources: Resources) -> Any:
+        """Return what describes the arguments of a call: it must not change until it is written."""
+        if resources.cache_key is not None:
+            return resources.cache_key
+        if not kwargs and is_plain(args):
+            return args, kwargs
+        return ", ".join([*map(_short, args), *(f"{name}={_short(value)}" for name, value in kwargs.items())])
+
+    def _warn(self, about: str, text: str) -> None:
+        """Warn once about a function, or about all of the cache."""
+        if about not in self._warned:
+            self._warned.add(about)
+            warnings.warn(
+                f"{text}. Give such calls a name by resource_dict={{'cache_key': ...}}, or turn this off by 'cache': False"
+                if about
+                else text,
+                CacheWarning,
+                stacklevel=4,
+            )
+
+    def close(self, *, wait: bool) -> None:
+        """End the cache after the last call; with wait, return when all results are written."""
+        self._writer.close(wait=wait)
+        if self._writer.problem:
+            self._warn("", self._writer.problem)
+
+
+def _short(value: Any) -> str:
+    """Return a short text for an argument, without the contents of objects."""
+    if is_plain((value,)):
+        return repr(value)[:80]
+    shape = getattr(value, "shape", None)
+    return f"<{type(value).__name__}{'' if shape is None else f' {shape}'}>"

@@ -1,0 +1,114 @@
+"""What a future has of its cached result. The future asks it for the bytes that are to be unpickled (`take`).
+
+    UnwrittenEntry   a call that runs, or has ended: its result will be written
+    StoredEntry      a call that was answered from disk
+
+A user may change an array in place as soon as the result is read. Its buffers may be those that are about to be written. So as
+long as they are not, the user gets a copy of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pympipool._core.future import CompletionSource, Future
+from pympipool.errors import CacheError
+from pympipool.serialization import payload
+
+if TYPE_CHECKING:
+    from pympipool.caching.store import Store
+
+__all__ = ["StoredEntry", "UnwrittenEntry", "stored_future"]
+
+
+class UnwrittenEntry:
+    """The entry of a call that was not answered.
+
+    Args:
+        key: The key of the call.
+        function: The name of the function.
+        arguments: Describes the arguments; a tuple of small plain values, or text.
+
+    Attributes:
+        parts: The pickled result, once it has been asked for and until it is written.
+    """
+
+    __slots__ = ("arguments", "function", "is_written", "key", "parts")
+
+    def __init__(self, key: bytes, function: str, arguments: Any) -> None:
+        self.key = key
+        self.function = function
+        self.arguments = arguments
+        self.parts: Any = None
+        self.is_written = False
+
+    def take(self, parts: Any, is_value: bool) -> Any:
+        """Return the parts of the result to unpickle (is_value), or to send on."""
+        if self.is_written:
+            return parts
+        self.parts = parts
+        if is_value and type(parts) is list and len(parts) > 1:
+            return [parts[0], *map(bytearray, parts[1:])]
+        return parts
+
+    def finish(self) -> None:
+        """Forget the result: it was written, or will not be."""
+        self.is_written = True
+        self.parts = self.arguments = None
+
+
+class StoredEntry:
+    """The entry of a call that was answered.
+
+    Args:
+        key: The key of the call.
+        store: Where its result is.
+        size_bytes: The size of the file of a large result.
+    """
+
+    __slots__ = ("_size_bytes", "_store", "key")
+
+    def __init__(self, key: bytes, store: Store, size_bytes: int) -> None:
+        self.key = key
+        self._store = store
+        self._size_bytes = size_bytes
+
+    def take(self, parts: Any, is_value: bool) -> Any:
+        """Return the parts of the result.
+
+        Raises:
+            CacheError: The file was removed or damaged since the call was answered.
+        """
+        if parts is not self:  # a small result
+            return parts
+        try:
+            return self._store.files.read(self.key, self._size_bytes)
+        except (OSError, ValueError) as error:
+            self._store.remove([self.key])
+            raise CacheError(
+                f"the cached result {self.key.hex()} in {self._store.path!r} cannot be read any more: {error}. It was removed;"
+                " submit the call again"
+            ) from error
+
+
+class _Loader(CompletionSource):
+    """Unpickles stored results."""
+
+    def load(self, parts: Any, is_error: bool) -> Any:
+        return payload.load(parts if type(parts) is list else [parts], "a cached result")
+
+
+_LOADER = _Loader()
+
+
+def stored_future(key: bytes, store: Store, found: bytes | int) -> Future[Any]:
+    """Return a future that is done, and reads its result when it is asked for it.
+
+    Args:
+        found: What `Store.find` has returned.
+    """
+    future: Future[Any] = Future()
+    entry = StoredEntry(key, store, found if isinstance(found, int) else 0)
+    future.cache_entry = entry
+    future.answer(_LOADER, found if isinstance(found, bytes) else entry)
+    return future

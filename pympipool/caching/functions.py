@@ -1,0 +1,157 @@
+"""Digest functions and classes by all that determines what they do.
+
+    importable              ─► the module, with its contents (modules.py), and the name there
+    of a script, a notebook,
+    or another function     ─► code, defaults, attributes, closure, and the values of the globals that the code names:
+                               functions and classes among them in the same way
+    a class of a script     ─► bases and all attributes
+
+Not seen: annotations of functions, which do not run; what a function reads from files or the environment; attributes of modules
+that the script has changed, since workers import the modules anew.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+from pympipool._util.reprs import callable_name
+from pympipool.caching.code import add_code
+from pympipool.caching.modules import add_imports, add_module_named
+from pympipool.caching.values import UnhashableError
+from pympipool.serialization.analysis import resolve_qualname
+from pympipool.serialization.code_usage import DISPATCHER_CODE, OWN_ATTRIBUTES, code_usage
+
+if TYPE_CHECKING:
+    from pympipool.caching.values import Hasher
+
+__all__ = ["add_class", "add_function", "add_special"]
+
+_NOT_OF_CLASSES = (
+    "__dict__ __weakref__ __module__ __firstlineno__ __static_attributes__ __annotations_cache__ _abc_impl __orig_bases__"
+    " __abstractmethods__ __slotnames__"
+)
+"""Attributes of classes that do not tell what they do, or that follow from the others; some in an order of the session."""
+
+
+def add_function(hasher: Hasher, function: types.FunctionType) -> None:
+    """Add a function.
+
+    Raises:
+        UnhashableError: It refers to something that has no digest.
+    """
+    if _add_located(hasher, function):
+        return
+    if function.__code__ is DISPATCHER_CODE:
+        _add_wrapper(hasher, function, {"registry": dict(function.registry)})  # type: ignore[attr-defined]
+        return
+    name = callable_name(function)
+    code = function.__code__
+    hasher.feed(b"function")
+    add_code(hasher, code)
+    defaults = function.__defaults__ or ()
+    variables = code.co_varnames[: code.co_argcount][code.co_argcount - len(defaults) :]
+    hasher.add_named(b"defaults", dict(zip(variables, defaults, strict=True)), f"the default of {{}} of {name}()")
+    hasher.add_named(b"kwdefaults", function.__kwdefaults__ or {}, f"the default of {{}} of {name}()")
+    hasher.add_named(b"attributes", vars(function), f"the attribute {{}} of {name}()")
+    hasher.add_named(b"closure", _closure(function), f"the variable {{}} around {name}()")
+    uses = code_usage(code)
+    found = {key: function.__globals__[key] for key in uses.globals if key in function.__globals__}
+    add_imports(hasher, code)
+    _add_submodules(hasher, [*found.values()], uses.names)
+    hasher.add_named(b"globals", found, f"the global {{}} of {name}()")
+
+
+def _closure(function: types.FunctionType) -> dict[str, Any]:
+    contents = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        try:
+            contents[name] = cell.cell_contents
+        except ValueError:  # it is empty
+            continue
+        if name in {"__class__", "__classdict__"}:  # of a method: the class has the method
+            contents[name] = getattr(contents[name], "__qualname__", None)
+    return contents
+
+
+def _add_submodules(hasher: Hasher, values: list[Any], names: frozenset[str]) -> None:
+    """Add submodules that code reaches through packages: `import a.b` makes only `a` a global."""
+    packages = [value.__name__ for value in values if isinstance(value, types.ModuleType)]
+    for package in sorted(packages):
+        reached = [package]
+        while reached:
+            module = reached.pop()
+            for name in sorted(names):
+                submodule = f"{module}.{name}"
+                if submodule in sys.modules:
+                    add_module_named(hasher, submodule)
+                    reached.append(submodule)
+
+
+def add_class(hasher: Hasher, kind: type) -> None:
+    """Add a class.
+
+    Raises:
+        UnhashableError: It refers to something that has no digest.
+    """
+    if _add_located(hasher, kind):
+        return
+    hasher.text(b"class", kind.__name__)
+    hasher.add_all(b"bases", (type(kind), *kind.__bases__))
+    attributes = {name: value for name, value in vars(kind).items() if name not in _NOT_OF_CLASSES.split()}
+    hasher.add_named(b"attributes", attributes, f"the attribute {{}} of the class {kind.__name__}")
+
+
+def add_special(hasher: Hasher, value: Any) -> bool:
+    """Add an object that pickle cannot store, but that functions and classes have; return False for others."""
+    if isinstance(value, (staticmethod, classmethod)):
+        hasher.add_all(type(value).__name__.encode(), (value.__func__,))
+    elif type(value) is property:
+        hasher.add_all(b"property", (value.fget, value.fset, value.fdel))
+    elif type(value) is functools.cached_property:  # it has a lock until Python 3.11
+        hasher.add_all(b"property", (value.func,))
+    elif type(value) is functools._lru_cache_wrapper:
+        if not _add_located(hasher, value):
+            _add_wrapper(hasher, value, {})
+    elif type(value) in (types.MemberDescriptorType, types.GetSetDescriptorType):
+        hasher.text(b"member", value.__name__)
+    elif type(value) is types.BuiltinFunctionType and isinstance(value.__self__, (types.ModuleType, type(None))):
+        if not _add_located(hasher, value):
+            raise UnhashableError(f"{value!r}, which its module does not have")
+    elif type(value) is types.CellType:
+        try:
+            hasher.add_all(b"cell", (value.cell_contents,))
+        except ValueError:
+            hasher.feed(b"cell")
+    else:
+        return False
+    return True
+
+
+def _add_wrapper(hasher: Hasher, wrapper: Any, content: dict[str, Any]) -> None:
+    """Add a wrapper of functools, without its cache."""
+    attributes = {name: value for name, value in vars(wrapper).items() if name not in OWN_ATTRIBUTES - {"__wrapped__"}}
+    attributes.pop("__annotations__", None)
+    hasher.text(b"wrapper", type(wrapper).__name__)
+    parameters = getattr(wrapper, "cache_parameters", None)
+    hasher.add(None if parameters is None else parameters())
+    for kind, function in content.get("registry", {}).items():
+        hasher.add(kind)
+        hasher.add(function)
+    hasher.add_named(b"attributes", attributes, f"the attribute {{}} of {callable_name(wrapper)}()")
+
+
+def _add_located(hasher: Hasher, value: Any) -> bool:
+    """Add a function or class as its module and its name there; return False if it is not found there."""
+    module_name = getattr(value, "__module__", None)
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+    if type(module_name) is not str or type(name) is not str or module_name == "__main__":
+        return False
+    path = resolve_qualname(module_name, name)
+    if not path or path[-1][2] is not value:
+        return False
+    hasher.text(b"importable", name)
+    add_module_named(hasher, module_name)
+    return True

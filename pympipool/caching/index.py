@@ -1,0 +1,197 @@
+"""The index of a cache directory: one file of SQLite with the small results, and what is known of all.
+
+Scripts may use it at once. A writer that was killed leaves no lock: those of SQLite end with their process.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, suppress
+from time import sleep
+from typing import Any, NamedTuple
+from zlib import crc32
+
+from pympipool.caching.directory import Directory
+from pympipool.serialization import _LOADERS
+
+__all__ = ["COLUMNS", "FORMAT", "Index", "Row"]
+
+FORMAT = crc32(repr((1, _LOADERS)).encode()) & 0x7FFFFFFF
+"""Names how results are stored. Pickles of results have numbers in place of the names of functions that load them."""
+
+BUSY_TIMEOUT_S = 30.0
+"""Longest wait for another script that writes."""
+
+LOCKED_PAUSE_S = 0.05
+LOCKED_TRIES = 600
+"""Pause between two tries to open a file that another script makes, and their number."""
+
+_TABLE = """CREATE TABLE IF NOT EXISTS results (
+    key BLOB PRIMARY KEY,
+    value BLOB,
+    crc INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    boot BLOB NOT NULL,
+    function TEXT NOT NULL,
+    arguments TEXT NOT NULL,
+    created REAL NOT NULL,
+    run_ns INTEGER NOT NULL
+) WITHOUT ROWID"""
+
+
+class Row(NamedTuple):
+    """A result.
+
+    Attributes:
+        key: The key of the call.
+        value: The pickle of a small result; None: the result is in a file.
+        crc: The checksum of the value.
+        size: Bytes of the pickle, or of the file.
+        boot: Which boot of which host has written it.
+        function: The name of the function.
+        arguments: The arguments, as text; or the name that the user has given as `cache_key`.
+        created: When it was written (s since 1970).
+        run_ns: How long the call has run in the worker (ns).
+    """
+
+    key: bytes
+    value: bytes | None
+    crc: int
+    size: int
+    boot: bytes
+    function: str
+    arguments: str
+    created: float
+    run_ns: int
+
+
+COLUMNS = ", ".join(Row._fields)
+_FIND = "SELECT value, crc, size, boot FROM results WHERE key = ?"
+_INSERT = f"INSERT OR REPLACE INTO results ({COLUMNS}) VALUES ({', '.join('?' * len(Row._fields))})"
+
+
+class Index:
+    """The index of a cache directory. Any thread may use it.
+
+    Args:
+        directory: The directory.
+
+    Raises:
+        ValueError: Another version of pympipool has written the results.
+        sqlite3.Error: The file cannot be opened.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self._path = os.path.join(directory.path, "index.sqlite")
+        self._is_shared = directory.is_shared
+        self._lock = threading.Lock()
+        self._reader = self._open()
+        self._writer: sqlite3.Connection | None = None
+
+    def _open(self) -> sqlite3.Connection:
+        """Open the file; begin anew if it is none of SQLite's."""
+        try:
+            return self._connect()
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError:
+            for suffix in ("-wal", "-shm", "-journal"):
+                with suppress(OSError):
+                    os.unlink(self._path + suffix)
+            os.replace(self._path, self._path + ".damaged")
+            return self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        connection = sqlite3.connect(
+            self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=16
+        )
+        try:
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        for _ in range(LOCKED_TRIES):
+            try:
+                version = connection.execute("PRAGMA user_version").fetchone()[0]
+                self._set_journal(connection)
+                break
+            except sqlite3.OperationalError as error:  # another script makes the file, for which SQLite does not wait
+                if "locked" not in str(error):
+                    raise
+                sleep(LOCKED_PAUSE_S)
+        else:
+            raise sqlite3.OperationalError(f"{self._path!r} is locked by another process")
+        if version not in (0, FORMAT):
+            raise ValueError(
+                f"{os.path.dirname(self._path)!r} has results of another version of pympipool, which this one cannot read: use"
+                " another cache_directory, or remove this one"
+            )
+        if version == 0:
+            connection.execute(_TABLE)
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
+
+    def _set_journal(self, connection: sqlite3.Connection) -> None:
+        if self._is_shared:
+            connection.execute("PRAGMA journal_mode = TRUNCATE")
+            connection.execute("PRAGMA synchronous = FULL")
+        else:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+
+    def find(self, key: bytes) -> tuple[bytes | None, int, int, bytes] | None:
+        """Return value, crc, size and boot of a result; None if there is none."""
+        found: tuple[bytes | None, int, int, bytes] | None = self._reader.execute(_FIND, (key,)).fetchone()
+        return found
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Add results, all or none.
+
+        Raises:
+            sqlite3.Error: There is no room, or another script has written for longer than `BUSY_TIMEOUT_S`.
+        """
+        self._change(_INSERT, rows)
+
+    def remove(self, keys: Iterable[bytes]) -> None:
+        """Remove results, all or none."""
+        self._change("DELETE FROM results WHERE key = ?", [(key,) for key in keys])
+
+    def _change(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        with self._lock:
+            if self._writer is None:
+                self._writer = self._connect()
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                self._writer.executemany(statement, rows)
+                self._writer.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    def rows(self) -> Iterator[Row]:
+        """Yield all results, in the order in which they were written."""
+        for values in self._reader.execute(f"SELECT {COLUMNS} FROM results ORDER BY created, key"):
+            yield Row(*values)
+
+    def row(self, key: bytes) -> Row | None:
+        """Return a result; None if there is none."""
+        values = self._reader.execute(f"SELECT {COLUMNS} FROM results WHERE key = ?", (key,)).fetchone()
+        return None if values is None else Row(*values)
+
+    def vacuum(self) -> None:
+        """Give the room of removed results back to the file system."""
+        with closing(self._connect()) as writer:
+            writer.execute("VACUUM")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._reader.close()
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,57 @@
+"""Results as they are stored, and arguments as they are shown."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from pympipool._util.reprs import safe_repr
+from pympipool.serialization import has_shared, payload
+
+if TYPE_CHECKING:
+    from pympipool._core.future import Future
+    from pympipool.caching.entries import UnwrittenEntry
+
+__all__ = ["describe", "storable_parts"]
+
+DESCRIPTION_MAX = 200
+"""Longest text that describes the arguments of a call."""
+
+
+def storable_parts(entry: UnwrittenEntry, future: Future[Any]) -> list[Any] | None:
+    """Return the parts of a result that can be read in another session; None if the call has failed, or was cancelled.
+
+    Raises:
+        ValueError: The result has shared data, which end with this session.
+        Exception: The result cannot be unpickled or pickled.
+    """
+    if not future.has_result:
+        return None
+    parts = entry.parts if entry.parts is not None else future.pickled_result()
+    if parts is None:  # the user has set the result
+        return None
+    parts = parts if type(parts) is list else [parts]
+    if not payload.must_be_unpickled(parts):
+        return parts
+    if any(map(has_shared, parts)):
+        raise ValueError("it has shared data, which end with this session")
+    return _by_reference(payload.load([*map(bytearray, parts)]))
+
+
+def _by_reference(value: Any) -> list[Any]:
+    """Pickle a value with classes of the script by their names: a later session has classes of its own."""
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        pickled = pickle.dumps(value, 5, buffer_callback=buffers.append)
+        return [pickled, *(buffer.raw() for buffer in buffers)]
+    except Exception:  # a class in a function, which has no name
+        return payload.dump(value, "a result")
+
+
+def describe(arguments: Any) -> str:
+    """Return a short text for the arguments of a call: (args, kwargs), or the text itself."""
+    if isinstance(arguments, str):
+        return arguments
+    args, kwargs = arguments
+    texts = [*map(safe_repr, args), *(f"{name}={safe_repr(value)}" for name, value in kwargs.items())]
+    return ", ".join(texts)[:DESCRIPTION_MAX]

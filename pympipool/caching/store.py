@@ -1,0 +1,130 @@
+"""A cache directory: results are found, written and removed.
+
+    index.sqlite       small results, and what is known of all
+    results/ab/abcd... large results
+
+A file is written before its row, and removed after it: a file without a row is found by nobody, and is overwritten.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from time import time
+from typing import Any
+from zlib import crc32
+
+from pympipool.caching import directory as directories
+from pympipool.caching.files import ResultFiles
+from pympipool.caching.index import Index, Row
+
+__all__ = ["SMALL_BYTES", "Store"]
+
+SMALL_BYTES = 4096
+"""Size up to which a result is kept in the index."""
+
+
+class Store:
+    """The results in a directory.
+
+    Args:
+        directory: The directory.
+        create: Make it if there is none.
+
+    Raises:
+        OSError: It cannot be made or read; another user can write to it.
+        ValueError: It has results of another version of pympipool.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, create: bool = True) -> None:
+        checked = directories.prepare(directory, create=create)
+        self.path = checked.path
+        self.is_shared = checked.is_shared
+        if not create and not os.path.exists(os.path.join(self.path, "index.sqlite")):
+            raise FileNotFoundError(f"{self.path!r} has no cached results; name the cache_directory of an Executor")
+        self.files = ResultFiles(os.path.join(self.path, "results"), maps=not self.is_shared)
+        try:
+            self.index = Index(checked)
+        except sqlite3.Error as error:
+            raise OSError(f"cannot open the cache in {self.path!r}: {error}") from error
+
+    def find(self, key: bytes) -> bytes | int | None:
+        """Look for a result. What is damaged is removed.
+
+        Returns:
+            The pickle of a small result, the size of the file of a large one, None if there is none.
+        """
+        try:
+            found = self.index.find(key)
+        except sqlite3.Error:  # the call runs instead
+            return None
+        if found is None:
+            return None
+        value, crc, size, boot = found
+        if value is not None:
+            if crc32(value) == crc:
+                return value
+        elif boot != b"" and boot == boot_id():
+            if self.files.check(key, size):
+                return size
+        else:
+            with suppress(OSError, ValueError):
+                self.files.read(key, size, in_full=True)
+                return size
+        self.remove([key])
+        return None
+
+    def write(self, entries: Iterable[tuple[bytes, Sequence[Any], str, str, int]]) -> None:
+        """Add results: for each its key, parts, function, arguments, and the run time in ns.
+
+        Raises:
+            OSError, sqlite3.Error: There is no room, for example.
+        """
+        rows, boot = [], boot_id()
+        for key, parts, function, arguments, run_ns in entries:
+            value, size = None, memoryview(parts[0]).nbytes
+            if len(parts) == 1 and size <= SMALL_BYTES:
+                value = bytes(parts[0])
+            else:
+                size = self.files.write(key, parts)
+            crc = 0 if value is None else crc32(value)
+            rows.append(Row(key, value, crc, size, boot, function, arguments, time(), run_ns))
+        self.index.write(rows)
+
+    def remove(self, keys: Sequence[bytes]) -> None:
+        """Remove results."""
+        with suppress(sqlite3.Error):
+            self.index.remove(keys)
+            for key in keys:
+                self.files.remove(key)
+
+    def verify(self) -> Iterator[tuple[Row, bool]]:
+        """Yield each result, and True if it is what was written; remove the others."""
+        for row in list(self.index.rows()):
+            is_whole = False
+            if row.value is not None:
+                is_whole = crc32(row.value) == row.crc
+            else:
+                with suppress(OSError, ValueError):
+                    self.files.read(row.key, row.size, in_full=True)
+                    is_whole = True
+            if not is_whole:
+                self.remove([row.key])
+            yield row, is_whole
+
+    def close(self) -> None:
+        """Close the index."""
+        self.index.close()
+
+
+@functools.cache
+def boot_id() -> bytes:
+    """Return what tells this boot of this host from all others; b"" if that is not known."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return bytes.fromhex(file.read().strip().replace("-", ""))
+    except (OSError, ValueError):
+        return b""

@@ -1,0 +1,198 @@
+"""The thread that writes results to disk.
+
+    a call begins ─┐
+    a call ends   ─┴─► mailbox ─► the thread wakes, waits PAUSE_S for more, and writes all that has ended in one transaction
+
+A killed script loses what ended within the last PAUSE_S, and the calls that ran. Where writing fails, as on a full disk, the
+calls go on, and the user is warned once.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import weakref
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from pympipool._core.future import Future
+from pympipool._core.mailbox import Mailbox
+from pympipool._util.service_threads import ServiceLogger, ServiceThread, must_not_wait
+from pympipool.caching.results import describe, storable_parts
+
+if TYPE_CHECKING:
+    from pympipool.caching.entries import UnwrittenEntry
+    from pympipool.caching.store import Store
+
+__all__ = ["Writer", "close_writers"]
+
+LOGGER = ServiceLogger("pympipool.cache")
+
+PAUSE_S = 0.05
+"""How long results wait for others, with which they are written."""
+
+SHARED_PAUSE_S = 0.5
+"""The same on a network file system, where a transaction takes tens of milliseconds."""
+
+FLUSH_LIMIT_S = 60.0
+"""Longest wait for results to be written at the end of an executor."""
+
+open_writers: weakref.WeakSet[Writer] = weakref.WeakSet()
+
+
+class Writer:
+    """Writes the results of calls.
+
+    Args:
+        store: Where it writes them.
+
+    Attributes:
+        problem: Why results were not written; "" if all were.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.problem = ""
+        self._pause_s = SHARED_PAUSE_S if store.is_shared else PAUSE_S
+        self._unfinished: dict[UnwrittenEntry, None] = {}  # the calls whose results are not written
+        self._by_key: dict[bytes, Future[Any]] = {}  # their futures
+        self._ended: list[tuple[UnwrittenEntry, Future[Any]]] = []
+        self._flushed: list[Future[None]] = []
+        self._is_closed = self._is_hurried = False
+        self._pid = os.getpid()
+        self._reading, self._writing = socket.socketpair()
+        self._writing.setblocking(False)
+        self._mailbox = Mailbox(self._writing.fileno())
+        self._thread = ServiceThread("pympipool_cache", self._run)
+        try:
+            self._thread.start()
+        except BaseException:
+            self._reading.close()
+            self._writing.close()
+            raise
+        open_writers.add(self)
+
+    # ---- for any thread ----
+
+    def follow(self, future: Future[Any], entry: UnwrittenEntry) -> None:
+        """Write the result of a call when it has ended."""
+        self._by_key[entry.key] = future
+        future.cache_entry = entry
+        self._mailbox.post_counted(self._unfinished, entry, partial(self._watch, entry, future))  # both, or neither
+
+    def close_with(self, owner: object) -> None:
+        """Have the thread end after the last call when Python collects an executor. The callback runs no Python code there."""
+        self._owner = weakref.ref(owner, self._mailbox.prepare(self._close).send)
+
+    def is_about_to_write(self, key: bytes) -> bool:
+        """Return True if a call with this key has returned, and its result is not written."""
+        future = self._by_key.get(key)
+        return future is not None and future.done() and future.has_result
+
+    def flush(self) -> None:
+        """Wait until the results of all calls that have ended are written, at most `FLUSH_LIMIT_S`."""
+        if self._pid != os.getpid() or must_not_wait() or not self._thread.is_alive():
+            return
+        flushed: Future[None] = Future()
+        self._mailbox.post(partial(self._flushed.append, flushed))
+        self._hurry()
+        deadline_s = monotonic() + FLUSH_LIMIT_S
+        while self._thread.is_alive() and monotonic() < deadline_s:
+            with suppress(FutureTimeoutError):
+                flushed.result(0.5)
+                return
+
+    def close(self, *, wait: bool) -> None:
+        """End the thread after the last call."""
+        if self._pid != os.getpid():
+            return
+        self._mailbox.post(self._close)
+        self._hurry()
+        if wait:
+            self.flush()
+            if not self._unfinished and not must_not_wait():
+                self._thread.join(FLUSH_LIMIT_S)
+
+    def _hurry(self) -> None:
+        """Have the thread write now what has ended."""
+        self._is_hurried = True
+        with suppress(OSError):  # the thread has just ended, or has much to read
+            self._writing.send(b"\0")
+
+    # ---- in the thread ----
+
+    def _run(self) -> None:
+        try:
+            while not (self._is_closed and not self._unfinished):
+                self._reading.settimeout(None)
+                self._reading.recv(1)
+                if not self._is_closed and not self._is_hurried:
+                    self._reading.settimeout(self._pause_s)
+                    with suppress(TimeoutError):
+                        self._reading.recv(1)  # until `flush` or `close` sends another byte
+                self._is_hurried = False
+                self._mailbox.acknowledge()
+                self._receive()
+                self._write()
+                self._tell_flushed()
+        finally:
+            self._mailbox.close()
+            self._receive()
+            self._tell_flushed()
+            self._reading.close()
+            self._writing.close()
+            self._store.close()
+
+    def _receive(self) -> None:
+        while (function := self._mailbox.peek()) is not None:
+            self._mailbox.drop()
+            function()
+
+    def _tell_flushed(self) -> None:
+        flushed, self._flushed = self._flushed, []
+        for future in flushed:
+            future.set_result(None)
+
+    def _close(self) -> None:
+        self._is_closed = True
+
+    def _watch(self, entry: UnwrittenEntry, future: Future[Any]) -> None:
+        future._post_when_done(self._mailbox, partial(self._on_end, entry, future))
+
+    def _on_end(self, entry: UnwrittenEntry, future: Future[Any]) -> None:
+        self._ended.append((entry, future))
+
+    def _write(self) -> None:
+        """Write what has ended."""
+        ended, self._ended = self._ended, []
+        rows = []
+        for entry, future in ended:
+            try:
+                parts = storable_parts(entry, future)
+            except BaseException as problem:  # unpickling may run any code of the user
+                LOGGER.warning("the result of %s() was not cached: %r", entry.function, problem)
+                parts = None
+            if parts is not None:
+                rows.append((entry.key, parts, entry.function, describe(entry.arguments), future.run_ns))
+        try:
+            if rows:
+                self._store.write(rows)
+        except (OSError, sqlite3.Error, MemoryError) as problem:
+            self.problem = self.problem or f"results are not cached in {self._store.path!r}: {problem}"
+            LOGGER.warning("%s", self.problem)
+        finally:
+            for entry, future in ended:
+                entry.finish()
+                self._unfinished.pop(entry, None)
+                if self._by_key.get(entry.key) is future:  # else the call was made again
+                    del self._by_key[entry.key]
+
+
+def close_writers() -> None:
+    """Write what the calls of executors have returned that have ended with the interpreter."""
+    for writer in list(open_writers):
+        writer.close(wait=True)

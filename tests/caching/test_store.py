@@ -1,0 +1,314 @@
+"""A cache directory: who may use it, what is damaged in it, and what happens when there is no room."""
+
+import os
+import sqlite3
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pympipool import Executor
+from pympipool.caching import directory, store
+from pympipool.caching.index import FORMAT
+from pympipool.caching.store import Store
+from pympipool.errors import CacheError, CacheWarning
+from pympipool.serialization import payload
+
+KEY = bytes(range(20))
+OTHER_KEY = bytes(range(1, 21))
+
+
+@pytest.fixture
+def cache(tmp_path):
+    made = Store(tmp_path / "cache")
+    yield made
+    made.close()
+
+
+def large():
+    return {"a": np.arange(30_000), "b": np.ones(7, dtype="u1"), "c": "text"}
+
+
+def write(cache, key, value):
+    cache.write([(key, payload.dump(value), "function", "arguments", 5)])
+
+
+def file_of(cache, key=KEY):
+    return Path(cache.files.path(key))
+
+
+def read(cache, key=KEY):
+    found = cache.find(key)
+    if isinstance(found, int):
+        return payload.load(cache.files.read(key, found))
+    return None if found is None else payload.load([found])
+
+
+# ---- what is written is read ----
+
+
+@pytest.mark.parametrize(
+    "value", [None, 1, "text" * 3000, b"\0" * 5000, list(range(100)), [np.arange(5)] * 3], ids=type
+)
+def test_what_is_written_is_read(cache, value):
+    write(cache, KEY, value)
+    assert str(read(cache)) == str(value)
+    assert cache.find(OTHER_KEY) is None
+
+
+def test_large_arrays_are_mapped_and_private(cache):
+    write(cache, KEY, large())
+    first = read(cache)
+    assert (first["a"] == np.arange(30_000)).all()
+    first["a"][:] = 0
+    first["b"][:] = 0
+    assert (read(cache)["a"] == np.arange(30_000)).all()
+    assert read(cache)["a"].ctypes.data % 64 == 0
+
+
+def test_arrays_stay_when_their_file_is_removed(cache):
+    write(cache, KEY, large())
+    value = read(cache)
+    cache.remove([KEY])
+    assert (value["a"] == np.arange(30_000)).all()
+    assert read(cache) is None
+    assert not file_of(cache).exists()
+
+
+def test_results_are_replaced(cache):
+    write(cache, KEY, large())
+    value = read(cache)
+    write(cache, KEY, "another")
+    assert read(cache) == "another"
+    assert (value["a"] == np.arange(30_000)).all()
+
+
+# ---- what is damaged is missing ----
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def empty(path):
+    os.truncate(path, 0)
+
+
+def change_first(path):
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+
+
+def change_pickle(path):
+    content = bytearray(path.read_bytes())
+    content[content.index(b"text")] ^= 1
+    path.write_bytes(content)
+
+
+def change_sizes(path):
+    content = bytearray(path.read_bytes())
+    content[24:32] = (1 << 62).to_bytes(8, "little")
+    path.write_bytes(content)
+
+
+def change_count(path):
+    content = bytearray(path.read_bytes())
+    content[8:16] = b"\xff" * 8
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, empty, os.unlink, change_first, change_pickle, change_sizes, change_count])
+def test_a_damaged_file_is_missing_and_removed(cache, damage):
+    write(cache, KEY, large())
+    damage(file_of(cache))
+    assert cache.find(KEY) is None
+    assert cache.index.row(KEY) is None
+    assert not file_of(cache).exists()
+    write(cache, KEY, large())
+    assert read(cache)["c"] == "text"
+
+
+def change_last(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_results_of_other_boots_are_checked_in_full(cache, monkeypatch):
+    write(cache, KEY, large())
+    change_last(file_of(cache))
+    assert cache.find(KEY) is not None
+    monkeypatch.setattr(store, "boot_id", lambda: b"another")
+    assert cache.find(KEY) is None
+    write(cache, KEY, large())
+    monkeypatch.undo()
+    assert read(cache)["c"] == "text"
+
+
+def test_verify_finds_damaged_arrays(cache):
+    write(cache, KEY, large())
+    write(cache, OTHER_KEY, large())
+    change_last(file_of(cache))
+    assert {row.key: is_whole for row, is_whole in cache.verify()} == {KEY: False, OTHER_KEY: True}
+    assert cache.find(KEY) is None
+
+
+def test_a_damaged_small_result_is_missing(cache, tmp_path):
+    write(cache, KEY, "small")
+    with sqlite3.connect(tmp_path / "cache" / "index.sqlite") as connection:
+        connection.execute("UPDATE results SET value = ?", (b"no pickle",))
+    connection.close()
+    assert cache.find(KEY) is None
+
+
+def test_an_index_that_is_none_begins_anew(tmp_path):
+    (tmp_path / "cache").mkdir(mode=0o700)
+    (tmp_path / "cache" / "index.sqlite").write_bytes(b"no index of SQLite" * 1000)
+    (tmp_path / "cache" / "index.sqlite").chmod(0o600)
+    made = Store(tmp_path / "cache")
+    write(made, KEY, 1)
+    assert read(made) == 1
+    made.close()
+    assert (tmp_path / "cache" / "index.sqlite.damaged").exists()
+
+
+def test_results_of_another_version_are_refused(tmp_path):
+    Store(tmp_path / "cache").close()
+    with sqlite3.connect(tmp_path / "cache" / "index.sqlite") as connection:
+        connection.execute(f"PRAGMA user_version = {FORMAT ^ 1}")
+    connection.close()
+    with pytest.raises(ValueError, match="another version of pympipool"):
+        Store(tmp_path / "cache")
+
+
+def test_damage_after_the_answer_is_an_error(tmp_path):
+    options = {"max_workers": 1, "block_allocation": True, "cache_directory": tmp_path / "cache"}
+    with Executor(**options) as exe:
+        exe.submit(np.arange, 50_000).result()
+    with Executor(**options) as exe:
+        future = exe.submit(np.arange, 50_000)
+        for path in (tmp_path / "cache" / "results").glob("*/*"):
+            path.unlink()
+        with pytest.raises(CacheError, match="submit the call again"):
+            future.result()
+        assert exe.submit(np.arange, 50_000).result()[-1] == 49_999
+
+
+# ---- several writers ----
+
+
+def test_many_threads_and_stores_write_at_once(tmp_path):
+    errors = []
+
+    def work(number):
+        try:
+            own = Store(tmp_path / "cache")
+            for index in range(30):
+                key = bytes([number, index]) * 10
+                write(own, key, large() if index % 10 == 0 else (number, index))
+                assert read(own, key) is not None
+            own.close()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    made = Store(tmp_path / "cache")
+    assert sum(is_whole for _, is_whole in made.verify()) == 180
+    made.close()
+
+
+def test_network_file_systems_get_another_journal(tmp_path, monkeypatch):
+    monkeypatch.setattr(directory, "_file_system", lambda path: "nfs4")
+    made = Store(tmp_path / "cache")
+    assert made.is_shared
+    write(made, KEY, 1)
+    assert read(made) == 1
+    assert not list((tmp_path / "cache").glob("*-shm"))
+    made.close()
+
+
+def test_the_file_system_of_a_path_is_found():
+    assert directory._file_system("/proc/self") == "proc"
+    assert directory._file_system("/proc") == "proc"
+    assert directory._file_system("/process") != "proc"
+
+
+# ---- whose directory it is ----
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o722])
+def test_directories_others_can_write_are_refused(tmp_path, mode):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(mode)
+    with pytest.raises(PermissionError, match=f"mode {mode:o}.*chmod go-w"):
+        Executor(max_workers=1, cache_directory=tmp_path / "cache")
+    (tmp_path / "cache").chmod(0o755)
+    Executor(max_workers=1, cache_directory=tmp_path / "cache").shutdown()
+
+
+def test_an_index_others_can_write_is_refused(tmp_path):
+    Store(tmp_path / "cache").close()
+    (tmp_path / "cache" / "index.sqlite").chmod(0o666)
+    with pytest.raises(PermissionError, match=r"index\.sqlite.*mode 666"):
+        Store(tmp_path / "cache")
+
+
+def test_a_directory_of_another_user_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    (tmp_path / "cache").mkdir()
+    with pytest.raises(PermissionError, match=r"belongs to the user with number.*of your own"):
+        Store(tmp_path / "cache")
+
+
+def test_a_link_inside_is_refused(tmp_path):
+    (tmp_path / "cache").mkdir(mode=0o700)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "cache" / "results").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PermissionError, match="symbolic link"):
+        Store(tmp_path / "cache")
+
+
+def test_links_to_own_directories_are_followed(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "cache")
+    Store(tmp_path / "link").close()
+    assert (tmp_path / "cache" / "index.sqlite").exists()
+
+
+def test_a_file_is_no_directory(tmp_path):
+    (tmp_path / "cache").touch()
+    with pytest.raises(NotADirectoryError, match="name a directory"):
+        Store(tmp_path / "cache")
+
+
+def test_files_are_for_the_user_only(cache):
+    write(cache, KEY, large())
+    for path in (*Path(cache.path).rglob("*"), Path(cache.path)):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+# ---- no room ----
+
+
+def test_a_full_disk_ends_no_call(tmp_path, monkeypatch):
+    def no_room(descriptor, blocks):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("pympipool.caching.files._write_all", no_room)
+    with Executor(max_workers=1, block_allocation=True, cache_directory=tmp_path / "cache") as exe:
+        assert exe.submit(np.arange, 50_000).result()[-1] == 49_999
+        exe._cache._writer.flush()
+        with pytest.warns(CacheWarning, match="not cached in .*cache.*No space left"):
+            future = exe.submit(np.arange, 50_001)
+        assert future.result()[-1] == 50_000
+        assert exe.submit(np.arange, 50_002).result()[-1] == 50_001  # no further warning
+    assert not list((tmp_path / "cache" / "results").glob("*/*"))
+    monkeypatch.undo()
+    with Executor(max_workers=1, block_allocation=True, cache_directory=tmp_path / "cache") as exe:
+        assert exe.submit(np.arange, 50_000).result()[-1] == 49_999

@@ -1,0 +1,369 @@
+"""Digests of arguments: equal for equal values, different for all others, none for what differs in each session."""
+
+import collections
+import dataclasses
+import datetime
+import decimal
+import enum
+import fractions
+import functools
+import logging
+import operator
+import os
+import pathlib
+import random
+import re
+import subprocess
+import sys
+import threading
+import uuid
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+
+from pympipool import share, shared_array
+from pympipool.caching.keys import Keys
+from pympipool.caching.values import KeylessFutureError, UnhashableError, digest_of
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: object = None
+
+
+class Color(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+
+class Slotted:
+    __slots__ = ("a",)
+
+    def __init__(self, a):
+        self.a = a
+
+
+class Stack(list):
+    pass
+
+
+class Named(set):
+    name = ""
+
+
+Pair = collections.namedtuple("Pair", "a b")
+
+
+def generator():
+    yield 1
+
+
+def labelled(name):
+    made = Named({1, 2})
+    made.name = name
+    return made
+
+
+# All of these differ from each other.
+DIFFERENT = [
+    *[
+        None,
+        True,
+        False,
+        0,
+        1,
+        -1,
+        2,
+        255,
+        256,
+        -256,
+        1 << 64,
+        0.0,
+        -0.0,
+        1.0,
+        float("nan"),
+        float("inf"),
+        1j,
+        complex(0.0, -0.0),
+    ],
+    *["", "a", "1", "ab", "\ud800", b"", b"a", b"1", bytearray(b"a"), ..., NotImplemented],
+    *[
+        (),
+        [],
+        {},
+        set(),
+        frozenset(),
+        (1,),
+        [1],
+        {1},
+        frozenset({1}),
+        {1: 1},
+        {1: 2},
+        {"1": 1},
+        {1: 1, 2: 2},
+        {2: 2, 1: 1},
+    ],
+    *[(1, 2), (2, 1), ((1,), 2), (1, (2,)), ("ab", "c"), ("a", "bc"), [[1], [2]], [[1, 2]], {"a", "b"}, {"a", "c"}],
+    *[
+        range(3),
+        range(4),
+        range(0, 3, 2),
+        slice(3),
+        slice(0, 3),
+        Pair(1, 2),
+        Pair(2, 1),
+        Stack([1]),
+        labelled("a"),
+        labelled("b"),
+    ],
+    *[
+        Point(1),
+        Point(2),
+        Point(1, [1]),
+        Color.RED,
+        Color.BLUE,
+        Slotted(1),
+        Slotted(2),
+        Point,
+        Slotted,
+        Color,
+        int,
+        Exception,
+    ],
+    *[len, max, operator.add, os.path.join, str.upper, str.lower, generator, labelled, functools.partial(pow, 2)],
+    *[
+        functools.partial(pow, 3),
+        Point(1).__eq__,
+        operator.itemgetter(1),
+        operator.itemgetter(2),
+        os,
+        os.path,
+        re,
+        np,
+        np.linalg,
+    ],
+    *[pathlib.PurePosixPath("a"), pathlib.PurePosixPath("b"), datetime.date(2020, 1, 1), datetime.datetime(2020, 1, 1)],
+    *[
+        datetime.timedelta(1),
+        decimal.Decimal(1),
+        decimal.Decimal("1.0"),
+        fractions.Fraction(1, 2),
+        uuid.UUID(int=1),
+        re.compile("a"),
+    ],
+    *[re.compile("a", re.IGNORECASE), collections.OrderedDict(a=1), collections.Counter("aab"), collections.deque([1])],
+    *[
+        collections.deque([1], 2),
+        collections.defaultdict(int),
+        collections.defaultdict(list),
+        random.Random(1),
+        random.Random(2),
+    ],
+    *[
+        ValueError("a"),
+        ValueError("b"),
+        TypeError("a"),
+        logging.getLogger("a"),
+        lambda x: x,
+        lambda x: x + 1,
+        lambda x: x + 1.0,
+    ],
+    *[
+        np.arange(3),
+        np.arange(4),
+        np.arange(3.0),
+        np.arange(3, dtype="i4"),
+        np.arange(3, dtype=">i8"),
+        np.zeros((2, 3)),
+        np.zeros((3, 2)),
+    ],
+    *[
+        np.zeros((2, 3), order="F"),
+        np.zeros(0),
+        np.zeros((0, 1)),
+        np.array(1),
+        np.int64(1),
+        np.int32(1),
+        np.float64(1),
+        np.bool_(True),
+    ],
+    *[
+        np.array(["a"]),
+        np.array(["a"], dtype=object),
+        np.array([[1], "a"], dtype=object),
+        np.array(["2020"], dtype="M8[Y]"),
+    ],
+    *[
+        np.array(["2020"], dtype="M8[D]"),
+        np.zeros(2, [("a", "i4")]),
+        np.zeros(2, [("b", "i4")]),
+        np.dtype("i4"),
+        np.dtype("f4"),
+    ],
+    *[
+        np.ma.array([1, 2], mask=[0, 1]),
+        np.ma.array([1, 2], mask=[1, 0]),
+        np.zeros(100_000),
+        np.ones(100_000),
+        np.random.default_rng(1),
+    ],
+]
+
+# The values of each of these are equal.
+EQUAL = {
+    "strings that were made in other ways": ("abc" * 3, "".join(["abc"] * 3)),
+    "large integers": (10**30, int("1" + "0" * 30)),
+    "sets in another order": ({"a", "b", "c"}, {"c", "b", "a"}),
+    "frozensets of tuples": (frozenset({("a", 1), ("b", 2)}), frozenset({("b", 2), ("a", 1)})),
+    "tuples that share an item, and do not": ((("a", 1),) * 2, (("a", 1), ("a", 1))),
+    "a copy of an array": (np.arange(9), np.arange(9).copy()),
+    "an array and a view of every second item": (np.arange(0, 10, 2), np.arange(10)[::2]),
+    "a large array and one that is a part of a larger one": (np.arange(50_000), np.arange(100_000)[:50_000]),
+    "instances": (Point(1, {"a": [2]}), Point(1, {"a": [2]})),
+}
+
+WITHOUT_DIGEST = {
+    "an open file": lambda: open(os.devnull),
+    "a lock": threading.Lock,
+    "a generator": generator,
+    "a socket": lambda: __import__("socket").socket(),
+    "a list of locks": lambda: [1, threading.Lock()],
+    "an instance that holds a lock": lambda: Point(1, threading.Lock()),
+    "a function whose global is a lock": lambda: function_with_lock,
+    "an iterator over a generator": lambda: map(abs, generator()),
+    "a thread": threading.current_thread,
+    "a view of an array that calls may write": lambda: shared_array(10)[3:],
+    "a module that no worker can import": lambda: type(os)("nowhere"),
+}
+
+LOCK = threading.Lock()
+exec("def function_with_lock(x):\n    return LOCK, x\n")  # by value: the module does not have it under its name
+function_with_lock = functools.partial(eval("function_with_lock"))
+function_with_lock.func.__qualname__ = "nowhere"
+
+
+def test_different_values_have_different_digests():
+    digests = {}
+    for value in DIFFERENT:
+        other = digests.setdefault(digest_of(value), value)
+        assert other is value, f"{value!r} has the digest of {other!r}"
+
+
+@pytest.mark.parametrize("values", EQUAL.values(), ids=EQUAL)
+def test_equal_values_have_equal_digests(values):
+    assert digest_of(values[0]) == digest_of(values[1])
+
+
+@pytest.mark.parametrize("make", WITHOUT_DIGEST.values(), ids=WITHOUT_DIGEST)
+def test_values_of_one_session_have_no_digest(make):
+    value = make()
+    with pytest.raises(UnhashableError):
+        digest_of(value)
+    getattr(value, "close", int)()
+
+
+def test_shared_data_have_the_digest_of_the_object():
+    assert digest_of(share([1, 2])) == digest_of(share([1, 2])) != digest_of(share([1, 3]))
+
+
+def test_digests_follow_changes_of_mutable_values():
+    values = {"a": [np.zeros(100_000)]}
+    before = digest_of(values)
+    values["a"][0][77_777] = 1
+    assert digest_of(values) != before
+
+
+def test_values_may_contain_themselves():
+    first, second = [1], [1]
+    first.append(first)
+    second.append(second)
+    assert digest_of(first) == digest_of(second) != digest_of([1, [1]])
+
+
+def test_one_list_twice_differs_from_two_lists():
+    one = [1]
+    assert digest_of([one, one]) != digest_of([[1], [1]])
+
+
+def test_deeply_nested_values_have_no_digest():
+    value = []
+    for _ in range(100_000):
+        value = [value]
+    with pytest.raises(UnhashableError, match="deep"):
+        digest_of(value)
+
+
+def test_futures_without_key_raise_their_own_error():
+    with pytest.raises(KeylessFutureError):
+        digest_of({"a": [Future()]})
+
+
+def test_keyword_order_counts_only_where_functions_see_it():
+    keys = Keys()
+
+    def named(a, b):
+        return a
+
+    def any_names(**names):
+        return names
+
+    assert keys.of_call(named, (), {"a": 1, "b": 2}, 1, "all") == keys.of_call(named, (), {"b": 2, "a": 1}, 1, "all")
+    assert keys.of_call(any_names, (), {"a": 1, "b": 2}, 1, "all") != keys.of_call(
+        any_names, (), {"b": 2, "a": 1}, 1, "all"
+    )
+
+
+PLAIN = [None, True, 1, 0, 1.0, 0.0, -0.0, "1", b"1", 1j, "", 1 << 70, -1, float("inf")]
+
+
+def test_plain_arguments_have_different_keys():
+    keys = Keys()
+    arguments = [
+        *((value,) for value in PLAIN),
+        *((value, 1) for value in PLAIN),
+        (),
+        ([1],),
+        ((1,),),
+        ({1},),
+        ({1: 1},),
+    ]
+    assert len({keys.of_call(abs, args, {}, 1, "all") for args in arguments}) == len(arguments)
+
+
+def test_calls_on_several_ranks_have_other_keys():
+    keys = Keys()
+    calls = [(1, "all"), (2, "all"), (2, "root"), (3, "all")]
+    assert len({keys.of_call(abs, (1,), {}, *call) for call in calls}) == 4
+
+
+def test_keys_depend_on_initializers():
+    starts = [None, (generator, None, ()), (None, generator, ()), (None, generator, (1,))]
+    assert len({Keys(start).of_call(abs, (1,), {}, 1, "all") for start in starts}) == 4
+
+
+PROGRAM = """
+import datetime, pathlib, sys
+import numpy
+from pympipool.caching.values import digest_of
+class Point:
+    def __init__(self): self.names = {"x", "y", "z"}
+from pympipool.caching.keys import Keys
+print(Keys().of_call(abs, ({"a", "b", "c"}, [{"d", "e"}]), {"x": {"f", "g"}}, 1, "all").hex())
+print(digest_of({"a", "b", 3}, Point(), numpy.arange(3), {"k": {frozenset("abc")}}, pathlib.Path("x"), Point).hex())
+"""
+
+
+def test_digests_are_the_same_in_all_sessions():
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            text=True,
+            check=True,
+            stdout=subprocess.PIPE,
+        ).stdout
+        for seed in ("1", "2", "random")
+    }
+    assert len(outputs) == 1
