@@ -194,6 +194,33 @@ def test_lost_connection_is_opened_again(ranks):
     assert rank.copies._held == {}
 
 
+def test_data_come_again_if_connection_is_cut(ranks, monkeypatch):
+    rank = ranks[0]
+    receive = rank.copies._receive
+
+    def cut_once(stream):
+        monkeypatch.undo()
+        stream.hang_up()
+        return receive(stream)
+
+    monkeypatch.setattr(rank.copies, "_receive", cut_once)
+    requested = rank.request()
+    rank.answer(Mapping.store([LARGE]))
+    rank.answer(Mapping.store([LARGE]))
+    assert len(Mapping.attach(requested.result(LIMIT_S)).parts()[0]) == len(LARGE)
+
+
+def test_relay_that_is_gone_is_named(ranks):
+    rank = ranks[0]
+    rank.copies._connect = refuse
+    with pytest.raises(SerializationError, match="cannot get shared data from the host of the script: refused"):
+        rank.request().result(LIMIT_S)
+
+
+def refuse():
+    raise ConnectionRefusedError("refused")
+
+
 def test_unknown_token_gets_nothing(relay):
     address, _ = relay
     with socket.create_connection(address, LIMIT_S) as peer:

@@ -111,20 +111,18 @@ class SharedCopies:
 
     def _request(self, key: bytes) -> int | str | None:
         """Return a descriptor; None: the data have been released; a text: why there are none."""
-        try:
-            if self._stream is not None:
-                try:
-                    return self._ask(self._stream, key)
-                except _LOST:
-                    self._hang_up()  # something between the hosts may have forgotten it while it was idle
-            self._stream = self._connect()
-            return self._ask(self._stream, key)
-        except _LOST as error:
-            self._hang_up()
-            return f"cannot get shared data from the host of the script: {str(error) or type(error).__name__}"
-        except BaseException:
-            self._hang_up()  # there may be more to come of this answer
-            raise
+        reason = ""
+        for _ in range(2):  # something between the hosts may have forgotten the connection while it was idle
+            try:
+                self._stream = self._stream or self._connect()
+                return self._ask(self._stream, key)
+            except _LOST as error:
+                self._hang_up()
+                reason = str(error) or type(error).__name__
+            except BaseException:
+                self._hang_up()  # there may be more to come of this answer
+                raise
+        return f"cannot get shared data from the host of the script: {reason}"
 
     def _ask(self, stream: Stream, key: bytes) -> int | str | None:
         self._host = self._host or _identity_of_host()
