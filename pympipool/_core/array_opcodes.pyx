@@ -2,35 +2,38 @@
 """Write arrays of numbers into pickles, and load them.
 
     array ─► load_array(data, "<f8", shape), the data in the pickle, or out of band if they are large
+    array in a shared array ─► load_view(key, position, shape, strides, "<f8", may be written), in a call
 
 numpy pickles the dtype anew with each array, and a Python function has to say that the data may leave the pickle. That takes ten
-times as long as copying the data of a small array. Arrays in shared memory that calls write are not recognized: their data must
-not be pickled (`serialization/shared_arrays.py`).
+times as long as copying the data of a small array.
 """
 
 from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from _pickle import PickleBuffer
 
 from pympipool._core.instances import IN_BAND_BELOW_BYTES
 from pympipool._core.opcodes cimport (
-    BINBYTES, BININT, BYTEARRAY8, EXT4, MARK, MEMOIZE, NEXT_BUFFER, POP, READONLY_BUFFER, REDUCE, SHORT_BINUNICODE, TUPLE, TUPLE2,
-    TUPLE3, Pickle, begin, release, room_for, write_number, write_opcode,
+    BINBYTES, BININT, BYTEARRAY8, EXT4, MARK, MEMOIZE, NEWFALSE, NEWTRUE, NEXT_BUFFER, POP, READONLY_BUFFER, REDUCE,
+    SHORT_BINBYTES, SHORT_BINUNICODE, TUPLE, TUPLE2, TUPLE3, Pickle, begin, release, room_for, write_data, write_integer,
+    write_number, write_opcode,
 )
-from pympipool._core.shared_ranges cimport is_in_shared_array
+from pympipool._core.shared_ranges cimport find_place, is_in_shared_array
 
 cdef enum:
     LENGTH_MAX = 0x7FFFFFFF
+    KEY_BYTES = 16
 
 cdef Py_ssize_t _IN_BAND_BELOW_BYTES = IN_BAND_BELOW_BYTES
 cdef object _array_type = None  # numpy.ndarray, once numpy has been imported
 cdef list _dtypes = []  # the dtypes that are known, and for each of them the opcodes of its name
 cdef list _dtype_opcodes = []
 cdef uint32_t _loader = 0  # the number of `load_array`
+cdef uint32_t _view_loader = 0  # the number of `load_view`
 cdef object _from_buffer = None  # numpy.frombuffer
 cdef dict _dtypes_by_name = {}
 
@@ -50,6 +53,16 @@ def register_arrays(module, dtypes not None, uint32_t number):
         _dtype_opcodes.append(bytes([SHORT_BINUNICODE, len(name)]) + name)
     _loader = number
     _array_type = module.ndarray
+
+
+def register_views(uint32_t number):
+    """Have arrays in shared arrays be written.
+
+    Args:
+        number: Of `load_view` in the registry of extensions of `copyreg`.
+    """
+    global _view_loader
+    _view_loader = number
 
 
 def load_array(buffer, kind, shape=None):
@@ -121,6 +134,46 @@ cdef bint write_array(Pickle *pickle, array, list parts) except -1:
     finally:
         PyBuffer_Release(&view)
     return True
+
+
+cdef bint write_view(Pickle *pickle, value) except -1:
+    """Write the place of an array of numbers in a shared array; return False if it does not lie in one."""
+    cdef Py_buffer view
+    cdef const void *key = NULL
+    cdef uint64_t position = 0
+    cdef Py_ssize_t number
+    cdef bytes dtype
+    if type(value) is not _array_type or not find_place(value, &key, &position):
+        return False
+    number = number_of(value.dtype)
+    if number < 0:
+        return False
+    dtype = <bytes>_dtype_opcodes[number]
+    PyObject_GetBuffer(value, &view, PyBUF_STRIDES)
+    try:
+        write_number(pickle, EXT4, _view_loader, 4)
+        write_opcode(pickle, MARK)
+        write_data(pickle, SHORT_BINBYTES, BINBYTES, key, KEY_BYTES)
+        write_integer(pickle, position)
+        write_numbers(pickle, view.shape, view.ndim)
+        write_numbers(pickle, view.strides, view.ndim)
+        memcpy(room_for(pickle, len(dtype)), <char *>dtype, len(dtype))
+        write_opcode(pickle, NEWFALSE if view.readonly else NEWTRUE)
+        write_opcode(pickle, TUPLE)
+        write_opcode(pickle, REDUCE)
+    finally:
+        PyBuffer_Release(&view)
+    return True
+
+
+cdef int write_numbers(Pickle *pickle, const Py_ssize_t *numbers, int count) except -1:
+    """Write a tuple of numbers."""
+    cdef int i
+    write_opcode(pickle, MARK)
+    for i in range(count):
+        write_integer(pickle, numbers[i])
+    write_opcode(pickle, TUPLE)
+    return 0
 
 
 cdef bytes write_arrays(list arrays, list parts):

@@ -14,7 +14,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uint32_t
 
-from pympipool._core.array_opcodes cimport is_array_of_numbers, show_memory, write_array
+from pympipool._core.array_opcodes cimport is_array_of_numbers, show_memory, write_array, write_view
 from pympipool._core.opcodes cimport (
     APPENDS, BINBYTES, BINGET, BINUNICODE, EMPTY_DICT, EMPTY_LIST, EMPTY_TUPLE, EXT4, KNOWN_MAX, MARK, MEMOIZE, NEWFALSE, NEWTRUE,
     NONE, PROTO, REDUCE, SETITEMS, SHORT_BINBYTES, SHORT_BINUNICODE, STOP, TUPLE, TUPLE1, TUPLE2, Pickle, begin, release,
@@ -153,7 +153,14 @@ cdef bint write_value(Pickle *pickle, PyObject *value, kinds, int depth, list pa
         return depth < DEPTH_MAX and write_container(pickle, value, kinds, depth + 1, parts)
     if kind == _handle_type:
         return PySet_Contains(kinds, kind) and write_handle(pickle, <object>value)
-    return is_array_of_numbers(<object>value) and write_array(pickle, <object>value, parts) and note(pickle, value)
+    if is_array_of_numbers(<object>value):
+        return write_array(pickle, <object>value, parts) and note(pickle, value)
+    return are_of_call(kinds) and write_view(pickle, <object>value) and note(pickle, value)
+
+
+cdef inline bint are_of_call(kinds) except -1:
+    """Return True for the types of values in calls. What is in shared memory travels otherwise in results."""
+    return _handle_type != NULL and PySet_Contains(kinds, _handle_type)
 
 
 cdef bint write_container(Pickle *pickle, PyObject *value, kinds, int depth, list parts) except -1:

@@ -7,7 +7,7 @@
 So a view is recognized whoever has made it. An array keeps the memory that it lies in, so no range is that of memory that is gone.
 """
 
-from libc.stdint cimport uint8_t, uintptr_t
+from libc.stdint cimport uint8_t, uint64_t, uintptr_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memmove
 
@@ -75,6 +75,15 @@ cdef inline SharedRange *_shared_range(array) noexcept:
     return NULL
 
 
+cdef bint find_place(array, const void **key, uint64_t *position) noexcept:
+    """Find where an array lies in a shared array, as `shared_place`; return False for any other array."""
+    found = _shared_range(array) if _range_count else NULL
+    if found != NULL:
+        key[0] = found.key
+        position[0] = pmp_array_address(array) - found.begin
+    return found != NULL
+
+
 def shared_place(array):
     """Return where an array lies in a shared array, whoever made it a view of that; None for any other array.
 
@@ -84,7 +93,6 @@ def shared_place(array):
     Returns:
         The key of the shared array, and the position of the array's first item in it, bytes.
     """
-    found = _shared_range(array) if _range_count else NULL
-    if found == NULL:
-        return None
-    return (<char *>found.key)[:KEY_BYTES], pmp_array_address(array) - found.begin
+    cdef const void *key = NULL
+    cdef uint64_t position = 0
+    return ((<const char *>key)[:KEY_BYTES], position) if find_place(array, &key, &position) else None

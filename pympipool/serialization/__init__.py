@@ -187,11 +187,11 @@ _FIRST_NUMBER = ARRAY_NUMBER = 0x706D7000
 for _number, (_module, _name) in enumerate(_LOADERS, _FIRST_NUMBER):
     copyreg.add_extension(_module, _name, _number)
 
-SHARED_NUMBER = _number
-"""The number of `load_value`, the last one."""
+VIEW_NUMBER, SHARED_NUMBER = _number - 1, _number
+"""The numbers of `load_view` and `load_value`, the last ones."""
 
-_SHARED_MARKS = [b"\x84" + number.to_bytes(4, "little") for number in (_number - 1, _number)]
-"""Bytes of the loaders of shared arrays and of shared objects, the last ones, in pickles (EXT4)."""
+_SHARED_MARKS = [b"\x84" + number.to_bytes(4, "little") for number in (VIEW_NUMBER, SHARED_NUMBER)]
+"""Bytes of these loaders in pickles (EXT4)."""
 
 
 def has_shared(pickled: "Any") -> bool:

@@ -190,7 +190,7 @@ def dump_row(row: tuple[Any, ...], files_by_name: bool) -> list[Part]:
         SerializationError: One of them cannot be pickled.
     """
     try:
-        parts = dump_plain_value(row, SCALARS, OUT_OF_BAND_BYTES_MIN)
+        parts = dump_plain_value(row, CALL_SCALARS, OUT_OF_BAND_BYTES_MIN)
         if parts is not None:
             return parts
         if _has_instances(row):

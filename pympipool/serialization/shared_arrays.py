@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from pympipool import serialization
+from pympipool._core.array_opcodes import register_views
 from pympipool._core.shared_memory import ArrayMemory, Mapping
 from pympipool._core.shared_ranges import shared_place
 from pympipool._util.formatting import format_bytes
@@ -31,6 +32,8 @@ from pympipool.serialization import shared
 from pympipool.serialization.arrays import ReducedArray, reduce_array
 
 __all__ = ["load_view", "reduce_view", "shared_array"]
+
+register_views(serialization.VIEW_NUMBER)
 
 PATTERN_BYTES = 1 << 20
 """About the size of what is written into new memory again and again."""
