@@ -12,7 +12,7 @@ import shutil
 
 import pytest
 
-from benchmarks import limits
+from benchmarks import limits, scale
 from benchmarks.cases import find_case
 from benchmarks.idle import BUSY_SHARE, busy_share
 from benchmarks.peer_process import PeerProcesses
@@ -64,6 +64,21 @@ def test_large_array_echo_beats_standard_library_tenfold(peer_processes: PeerPro
 @pytest.mark.parametrize("workers", ["1-worker", "2-workers"])
 def test_submit_rate_beats_standard_library_fivefold(workers: str, peer_processes: PeerProcesses) -> None:
     assert reaches(5, f"rate-submit-{workers}", peer_processes)
+
+
+def test_many_workers_cost_little_per_call() -> None:
+    """Processor time of this process, with 500 workers and with one, in alternating rounds."""
+    most = 1.3
+    with scale.started(1) as one, scale.started(500) as many:
+        for _ in range(ATTEMPTS):
+            scale.measure_in_turns([one, many], {"one by one": scale.one_by_one, "burst": scale.burst})
+            cost = {way: many.per_call_s[way] / one.per_call_s[way] for way in one.per_call_s}
+            if max(cost.values()) <= most:
+                return
+    busy = busy_share()
+    if busy > BUSY_SHARE:
+        pytest.skip(f"{cost}, but other programs use {busy:.0%} of the machine: run it alone")
+    pytest.fail(f"times the processor time of a call with one worker: {cost}; expected at most {most}")
 
 
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="callgrind is not installed: apt-get install valgrind")

@@ -23,9 +23,10 @@ from pympipool._core.event_loops cimport is_of_asyncio, new_loop_queue, running_
 from pympipool._core.future cimport FutureCore
 from pympipool._core.listeners cimport CANCELLED, PENDING, RUNNING
 from pympipool._core.mailbox cimport EntryQueue, Mailbox, Post, run_until_there_is_memory
-from pympipool._core.scheduler cimport is_claimed, recall, recall_all, worker_of
+from pympipool._core.scheduler cimport is_claimed, recall, recall_all
 from pympipool._core.types cimport Call, Core, Worker, pthread_mutex_lock, pthread_mutex_unlock, remove
 from pympipool._core.pump cimport drain, record_unanswered
+from pympipool._core.worker_sets cimport update_worker
 from pympipool._core.trace_buffer cimport CANCELLED as WAS_CANCELLED
 from pympipool._core.trace_buffer cimport FAILED, Outcome, unique_now_ns
 from pympipool._core.ring cimport pmp_doorbell_ring
@@ -156,8 +157,7 @@ cdef class Completion(CallTraces):
         pthread_mutex_lock(&self.core.lock)
         count = self.core.waiting.length + self.core.done.length
         count += self.requests.length + self.running_requests + self.delivering + self.retrying
-        for i in range(self.core.worker_count):
-            count += self.core.workers[i].in_flight.length
+        count += self.core.in_flight
         pthread_mutex_unlock(&self.core.lock)
         return count
 
@@ -280,16 +280,16 @@ cdef class Completion(CallTraces):
         if self.in_forked_child:
             return False
         pthread_mutex_lock(&self.core.lock)
-        worker = worker_of(&self.core, call)
+        worker = call.worker
         if force and worker != NULL and is_claimed(worker, call):
             was_ended = condemn(&self.core, worker, call)
-            worker = worker_of(&self.core, call)
+            worker = call.worker
         if was_ended:
             record_unanswered(&self.core, worker, call, WAS_CANCELLED)
             call.times.submitted_ns = 0
             request_completion(&self.core)
         elif worker != NULL:
-            is_cancelled = recall(worker, call)
+            is_cancelled = recall(&self.core, call)
             if is_cancelled and worker.in_flight.length == 0:
                 pump_and_notify(&self.core)  # the worker is idle now, so no result of it will start the next round
         elif call.result == NULL and call.lost_bytes == 0:
@@ -310,7 +310,7 @@ cdef class Completion(CallTraces):
         if self.in_forked_child:
             return False
         pthread_mutex_lock(&self.core.lock)
-        worker = worker_of(&self.core, call)
+        worker = call.worker
         is_started = worker != NULL and is_claimed(worker, call)
         pthread_mutex_unlock(&self.core.lock)
         return is_started
@@ -473,13 +473,15 @@ cdef bint condemn(Core *core, Worker *worker, Call *call) noexcept nogil:
     """
     cdef bint was_retired = worker.retired
     worker.retired = True
+    update_worker(core, worker)
     recall_all(core, worker)
     if not worker.failure:
         drain(core, worker)
-    if worker_of(core, call) == worker:
+    if call.worker == worker:
         call.cancelled = worker.condemned = core.kill_requested = True
     else:
         worker.retired = was_retired
+        update_worker(core, worker)
     pump_and_notify(core)
     return call.cancelled
 

@@ -26,7 +26,7 @@ from pympipool._core.pump cimport send_reserved
 from pympipool._core.trace_buffer cimport CANCELLED, FAILED
 from pympipool._core.ring cimport (
     PMP_TRACED, Segment, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm, pmp_doorbell_sleep, pmp_now_ns,
-    pmp_spinner_init, notices_in, usable_cores,
+    pmp_spinner_init, news_in, notices_in, usable_cores,
 )
 from pympipool._core.progress_engine cimport (
     request_completion, wake_progress_thread, run_progress_thread, pump_and_notify,
@@ -72,6 +72,7 @@ cdef class Dispatcher(Workers):
         cdef pmp_doorbell *bells = <pmp_doorbell *>self.doorbells.memory()
         self.core.progress_bell = &bells[0]
         self.core.waiting_thread_bell = &bells[1]
+        self.core.news = news_in(self.doorbells)
         pmp_spinner_init(&self.core.waiting_thread_spinner, SPIN_NS)
         pmp_spinner_init(&self.core.no_spin_spinner, SPIN_NS)
         self.core.no_spin_spinner.near_miss_ns = 0
@@ -96,6 +97,9 @@ cdef class Dispatcher(Workers):
         free_calls(&self.core.waiting)
         free_calls(&self.core.done)
         free(self.core.workers)
+        free(self.core.slots)
+        free(self.core.with_one.workers)
+        free(self.core.with_several.workers)
         pthread_mutex_destroy(&self.core.lock)
 
     # ---- threads ----

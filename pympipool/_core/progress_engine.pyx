@@ -21,13 +21,12 @@ result wakes. tests/csrc/doorbell.pml is the model of acquiring and releasing pr
 from libc.errno cimport EINTR
 from libc.stdint cimport int64_t, uint64_t
 
-from pympipool._core.answers cimport has_answer
 from pympipool._core.scheduler cimport next_deadline_ns
 from pympipool._core.types cimport Core, pthread_mutex_lock, pthread_mutex_trylock, pthread_mutex_unlock
-from pympipool._core.pump cimport pump
+from pympipool._core.pump cimport has_news, pump
 from pympipool._core.ring cimport (
     PMP_POLLS_WITH_PAUSE, c_bool, pmp_doorbell_arm, pmp_doorbell_disarm, pmp_doorbell_ring, pmp_doorbell_sleep,
-    pmp_now_ns, pmp_sender_has_room, pmp_spin, pmp_spin_failed, pmp_spinner, pmp_wait,
+    pmp_now_ns, pmp_spin, pmp_spin_failed, pmp_spinner, pmp_wait,
 )
 
 cdef extern from "<stdatomic.h>" nogil:
@@ -71,12 +70,7 @@ cdef c_bool has_work(void *context) noexcept nogil:
         return True
     if pthread_mutex_trylock(&core.lock) != 0:
         return True
-    news = core.done.first != NULL
-    for i in range(core.worker_count):
-        if news:
-            break
-        news = (has_answer(core.workers[i]) and not core.workers[i].failure) or (
-            core.workers[i].sending != NULL and pmp_sender_has_room(&core.workers[i].calls))
+    news = core.done.first != NULL or has_news(core)
     pthread_mutex_unlock(&core.lock)
     return news
 
@@ -167,17 +161,6 @@ cdef void release_progress(Core *core) noexcept nogil:
         pmp_doorbell_ring(core.progress_bell)
 
 
-cdef bint may_stall_worker(Core *core) noexcept nogil:
-    """Return True if a worker may soon have nothing to do unless messages are moved. The caller holds the lock."""
-    for i in range(core.worker_count):
-        if core.workers[i].sending != NULL or core.workers[i].in_flight.length == 1:
-            return True
-        for rank in range(core.workers[i].rank_count):
-            if core.workers[i].results[rank].busy:
-                return True
-    return False
-
-
 cdef pmp_spinner *select_spinner(Core *core) noexcept nogil:
     """Return the spinner for the next wait. The caller holds the lock.
 
@@ -186,7 +169,7 @@ cdef pmp_spinner *select_spinner(Core *core) noexcept nogil:
     that spins, so that it yields at once.
     """
     cdef bint has_spare_core = core.rank_count < core.core_count
-    if core.core_count > 1 and (has_spare_core or may_stall_worker(core)):
+    if core.core_count > 1 and (has_spare_core or core.stalling > 0):
         core.waiting_thread_spinner.polls_with_pause = PMP_POLLS_WITH_PAUSE if has_spare_core else 0
         return &core.waiting_thread_spinner
     return &core.no_spin_spinner

@@ -6,5 +6,8 @@ from pympipool._core.trace_buffer cimport Outcome
 cdef void ring_worker(Worker *worker) noexcept nogil
 cdef int drain(Core *core, Worker *worker) noexcept nogil
 cdef void pump(Core *core) noexcept nogil
+cdef bint has_news(Core *core) noexcept nogil
+cdef void watch(Core *core, Worker *worker) noexcept nogil
+cdef void unwatch(Core *core, Worker *worker) noexcept nogil
 cdef bint send_reserved(Core *core, Worker *worker, Call *call) noexcept nogil
 cdef void record_unanswered(Core *core, Worker *worker, Call *call, Outcome outcome) noexcept nogil

@@ -9,26 +9,30 @@
     deliver ◄────────│  done   │◄──── drain: receive ────────┘◄─────── ring ◄──┘
                      └─────────┘
 
+A round looks at the rings of the few workers that it watches, and at those of workers that have set their bit in `Core.news`: see
+csrc/news.h.
+
 `pump` does one round of this. Any thread that holds `core.lock` may call it; `progress_engine.pyx` decides which thread
 does so and when. No thread waits for the GIL while it holds the lock. Results are only added to `done` here;
 `completion.pyx` sets them on their futures, with the GIL.
 """
 
 from libc.errno cimport EAGAIN, EBADMSG
-from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
+from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from pympipool._core.answers cimport (
     check_answer, forget_answer, has_answer, keep_answer, receive_answer, record_times, total_bytes,
 )
 from pympipool._core.scheduler cimport (
-    enqueue, estimate, is_claimed, rebalance, requeue, select_worker, update_estimate,
+    dequeue, enqueue, estimate, is_claimed, rebalance, requeue, select_worker, set_front, update_estimate,
 )
-from pympipool._core.types cimport Call, Core, Function, Worker, append, prepend, remove
+from pympipool._core.types cimport WATCHED_MAX, Call, Core, Function, Worker, append, prepend, remove
+from pympipool._core.worker_sets cimport update_worker
 from pympipool._core.trace_buffer cimport FAILED, Outcome, Record, record
 from pympipool._core.ring cimport (
-    PMP_CALL, PMP_FUNCTION, PMP_FUNCTION_CACHE_SIZE, PMP_RECALLED, PMP_TRACED, pmp_doorbell_ring, pmp_head, pmp_now_ns,
-    pmp_send, pmp_sender_has_room,
+    PMP_CALL, PMP_FUNCTION, PMP_FUNCTION_CACHE_SIZE, PMP_RECALLED, PMP_TRACED, pmp_doorbell_ring, pmp_head,
+    pmp_news_clear, pmp_news_next, pmp_now_ns, pmp_send, pmp_sender_has_room,
 )
 
 cdef void ring_worker(Worker *worker) noexcept nogil:
@@ -67,9 +71,8 @@ cdef int complete(Core *core, Worker *worker, int64_t now_ns) noexcept nogil:
     elif call.id & PMP_TRACED:
         record_times(core, worker, call, now_ns)
     keep_answer(worker, call, lost)
-    remove(&worker.in_flight, call)
-    worker.in_flight_estimate_ns -= call.estimate_ns
-    worker.front_since_ns = now_ns
+    dequeue(core, call)
+    set_front(worker, now_ns)
     worker.ended += call.rows
     worker.unresponsive = False
     update_estimate(core, call, <int64_t>call.run_ns)
@@ -93,10 +96,9 @@ cdef int on_recalled(Core *core, Worker *worker) noexcept nogil:
     if call == NULL or call == worker.sending or worker.reserved:
         return -EBADMSG
     while worker.in_flight.last != call:
-        if requeue(core, worker, worker.in_flight.last) == NULL:
+        if requeue(core, worker.in_flight.last) == NULL:
             break
-    remove(&worker.in_flight, call)
-    worker.in_flight_estimate_ns -= call.estimate_ns
+    dequeue(core, call)
     call.position = UINT64_MAX
     call.was_recalled = True
     prepend(&core.waiting, call)
@@ -121,6 +123,10 @@ cdef int drain(Core *core, Worker *worker) noexcept nogil:
             worker.failure = code
             core.kill_requested = True
             break
+    worker.receiving = False
+    for i in range(worker.rank_count):
+        worker.receiving = worker.receiving or worker.results[i].busy
+    update_worker(core, worker)
     ring_worker(worker)  # the worker may be waiting for room
     return worker.failure
 
@@ -143,7 +149,7 @@ cdef bint send_function(Worker *worker, Call *call) noexcept nogil:
     return code == 0
 
 
-cdef bint send_call(Worker *worker, Call *call) noexcept nogil:
+cdef bint send_call(Core *core, Worker *worker, Call *call) noexcept nogil:
     """Send a call, or its next fragments; return False if no part of it could be sent.
 
     The call is in flight as soon as any part of it was sent.
@@ -169,7 +175,8 @@ cdef bint send_call(Worker *worker, Call *call) noexcept nogil:
     if resumed:
         call.position = position
     else:
-        enqueue(worker, call, position)
+        enqueue(core, worker, call, position)
+    update_worker(core, worker)
     ring_worker(worker)
     return True
 
@@ -178,20 +185,16 @@ cdef bint send_reserved(Core *core, Worker *worker, Call *call) noexcept nogil:
     """Send a call to the worker that was started for it; return False if there was no room. It cannot be recalled."""
     call.estimate_ns = estimate(core, call)
     call.times.sent_ns = pmp_now_ns()
-    if not send_call(worker, call):
+    if not send_call(core, worker, call):
         return False
     call.position = UINT64_MAX
     return True
 
 
 cdef void dispatch_waiting(Core *core, int64_t now_ns) noexcept nogil:
-    """Send the next fragments of large calls, then waiting calls as long as there are workers for them."""
+    """Send waiting calls as long as there are workers for them."""
     cdef Worker *worker
     cdef Call *call
-    for i in range(core.worker_count):
-        worker = core.workers[i]
-        if worker.sending != NULL and pmp_sender_has_room(&worker.calls):
-            send_call(worker, worker.sending)
     while core.waiting.first != NULL:
         call = core.waiting.first
         call.estimate_ns = estimate(core, call)
@@ -200,22 +203,101 @@ cdef void dispatch_waiting(Core *core, int64_t now_ns) noexcept nogil:
             return
         remove(&core.waiting, call)
         call.times.sent_ns = now_ns
-        if not send_call(worker, call):
+        if not send_call(core, worker, call):
             prepend(&core.waiting, call)
             return
 
 
+# ---- which workers have news ----
+
+cdef bint may_serve(Worker *worker) noexcept nogil:
+    """Return True if `serve` would do something."""
+    return (has_answer(worker) and not worker.failure) or (
+        worker.sending != NULL and pmp_sender_has_room(&worker.calls))
+
+
+cdef void serve(Core *core, Worker *worker) noexcept nogil:
+    """Receive what a worker has sent, and send the next fragments of a large call."""
+    if has_answer(worker) and not worker.failure:
+        drain(core, worker)
+    if worker.sending != NULL and pmp_sender_has_room(&worker.calls):
+        send_call(core, worker, worker.sending)
+
+
+cdef bint has_news(Core *core) noexcept nogil:
+    """Return True if a round would serve a worker."""
+    for i in range(core.watched_count):
+        if may_serve(core.watched[i]):
+            return True
+    return pmp_news_next(core.news, core.watched_slots, 0, core.slot_count) < core.slot_count
+
+
+cdef void set_watched(Core *core, Worker *worker, int index) noexcept nogil:
+    core.watched[index] = worker
+    core.watched_slots[worker.slot // 64] |= <uint64_t>1 << (worker.slot % 64)
+    worker.watched = True
+
+
+cdef void clear_watched(Core *core, Worker *worker) noexcept nogil:
+    """Have the worker announce its news again. What it has sent without that must be looked for afterwards."""
+    core.watched_slots[worker.slot // 64] &= ~(<uint64_t>1 << (worker.slot % 64))
+    worker.watched = False
+    pmp_news_clear(core.news, worker.slot)
+
+
+cdef void watch(Core *core, Worker *worker) noexcept nogil:
+    """Look at a worker's rings in every round from now on. If there are many, the one watched longest is not watched any more."""
+    cdef int index = core.watched_count
+    cdef Worker *other
+    if index < WATCHED_MAX:
+        core.watched_count += 1
+        set_watched(core, worker, index)
+        return
+    index = core.next_unwatched
+    core.next_unwatched = (index + 1) % WATCHED_MAX
+    other = core.watched[index]
+    set_watched(core, worker, index)
+    clear_watched(core, other)
+    serve(core, other)
+
+
+cdef void unwatch(Core *core, Worker *worker) noexcept nogil:
+    """Look at a worker's rings no more: the worker has ended."""
+    cdef int index = 0
+    if not worker.watched:
+        return
+    while core.watched[index] != worker:
+        index += 1
+    core.watched_count -= 1
+    core.watched[index] = core.watched[core.watched_count]
+    core.next_unwatched = 0
+    clear_watched(core, worker)
+
+
 # ---- one round ----
+
+cdef void serve_workers(Core *core) noexcept nogil:
+    """Serve the workers that have news."""
+    cdef uint32_t slot
+    cdef Worker *worker
+    for i in range(core.watched_count):
+        serve(core, core.watched[i])
+    slot = pmp_news_next(core.news, core.watched_slots, 0, core.slot_count)
+    while slot < core.slot_count:
+        worker = core.slots[slot]
+        if worker == NULL:
+            pmp_news_clear(core.news, slot)  # of a worker that has ended
+        else:
+            watch(core, worker)
+            serve(core, worker)
+        slot = pmp_news_next(core.news, core.watched_slots, slot + 1, core.slot_count)
+
 
 cdef void pump(Core *core) noexcept nogil:
     """Do one round: receive results, recall calls that would wait too long, send calls. The caller holds the lock."""
-    cdef Worker *worker
     cdef int64_t now_ns
-    for i in range(core.worker_count):
-        worker = core.workers[i]
-        if has_answer(worker) and not worker.failure:
-            drain(core, worker)
+    serve_workers(core)
     now_ns = pmp_now_ns()
-    if core.worker_count > 1:
+    if core.worker_count > 1 and now_ns >= core.rebalance_ns and now_ns >= core.next_rebalance_ns:
         rebalance(core, now_ns)
     dispatch_waiting(core, now_ns)

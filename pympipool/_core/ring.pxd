@@ -49,6 +49,7 @@ cdef extern from "doorbell.h" nogil:
         int32_t polls_with_pause
     int32_t PMP_POLLS_WITH_PAUSE
     void pmp_doorbell_ring(pmp_doorbell *bell)
+    void pmp_doorbell_ring_after_fence(pmp_doorbell *bell)
     void pmp_doorbell_arm(pmp_doorbell *bell)
     void pmp_doorbell_disarm(pmp_doorbell *bell)
     int pmp_doorbell_sleep(pmp_doorbell *bell, int64_t timeout_ns)
@@ -58,6 +59,16 @@ cdef extern from "doorbell.h" nogil:
     int pmp_wait(pmp_doorbell *bell, pmp_spinner *spinner,
                  c_bool (*ready)(void *) noexcept nogil, void *context, int64_t timeout_ns)
     int64_t pmp_now_ns()
+
+cdef extern from "news.h" nogil:
+    enum:
+        PMP_NEWS_SLOTS
+        PMP_NEWS_WORDS
+    ctypedef struct pmp_news:
+        pass
+    void pmp_news_add(pmp_news *news, uint32_t slot)
+    void pmp_news_clear(pmp_news *news, uint32_t slot)
+    uint32_t pmp_news_next(const pmp_news *news, const uint64_t *watched, uint32_t first, uint32_t slot_count)
 
 cdef extern from "ring.h" nogil:
     ctypedef struct pmp_producer:
@@ -121,10 +132,11 @@ cdef extern from "channel.h" nogil:
     size_t pmp_link_footprint(uint64_t capacity, uint32_t rank_count)
     int pmp_link_init(void *memory, size_t size_bytes, uint64_t capacity, uint32_t rank_count)
     int pmp_link_rank_count(void *memory, size_t size_bytes)
-    int pmp_link_open_master(void *memory, size_t size_bytes, uint32_t rank_count, pmp_sender *calls,
+    int pmp_link_open_master(void *memory, size_t size_bytes, uint32_t rank_count, uint32_t slot, pmp_sender *calls,
                              pmp_receiver *results, pmp_doorbell **bells)
     int pmp_link_open_worker(void *memory, size_t size_bytes, uint32_t rank, pmp_receiver *calls,
                              pmp_sender *results, pmp_doorbell **bells, pmp_ranks *ranks)
+    uint32_t pmp_link_slot(void *memory)
 
 cdef extern from "watchdog.h" nogil:
     int pmp_watchdog_start(int descriptor)
@@ -143,6 +155,7 @@ cdef class Buffer:
 
 
 cdef pmp_notices *notices_in(Segment doorbells) except NULL
+cdef pmp_news *news_in(Segment doorbells) except NULL
 cdef pmp_buffer_pool *process_buffer_pool() noexcept nogil
 cdef object part_to_object(pmp_part *part, bint owned, bint as_bytes)
 cdef uint64_t message_bytes(pmp_receiver *receiver) noexcept nogil

@@ -134,13 +134,18 @@ def link_segment(Py_ssize_t capacity=RING_CAPACITY, uint32_t ranks=1):
 
 
 def doorbell_segment():
-    """Return a new segment for what all workers of a master see: its two doorbells, and its notices."""
-    return Segment(2 * sizeof(pmp_doorbell) + sizeof(pmp_notices))
+    """Return a new segment for what all workers of a master see: its two doorbells, its notices, and what is new of each worker."""
+    return Segment(2 * sizeof(pmp_doorbell) + sizeof(pmp_notices) + sizeof(pmp_news))
 
 
 cdef pmp_notices *notices_in(Segment doorbells) except NULL:
     """Return the notices in the segment with the master's doorbells."""
     return <pmp_notices *>(<pmp_doorbell *>doorbells.memory() + 2)
+
+
+cdef pmp_news *news_in(Segment doorbells) except NULL:
+    """Return the news of all workers in the segment with the master's doorbells."""
+    return <pmp_news *>(notices_in(doorbells) + 1)
 
 
 def start_watchdog(int descriptor):
@@ -332,6 +337,7 @@ cdef class Channel:
     cdef pmp_doorbell *own_bell
     cdef pmp_doorbell *peer_bells
     cdef int peer_bell_count
+    cdef pmp_news *peer_news       # where a worker announces what it has sent
     cdef bint rings_after_message  # a worker may wait for room for its next result; a master never does
     cdef pmp_spinner spinner
     cdef bint is_ending           # the ranks wait for each other after this call, in `ranks_agree`
@@ -363,6 +369,7 @@ cdef class Channel:
         self.receiver.pool = buffer_pool
         self.peer_bells = <pmp_doorbell *>self.doorbells.memory()
         self.peer_bell_count = 2
+        self.peer_news = news_in(self.doorbells)
         return 0
 
     def __dealloc__(self):
@@ -375,8 +382,9 @@ cdef class Channel:
         return self.ranks.count
 
     cdef void ring_peer(self) noexcept nogil:
+        pmp_news_add(self.peer_news, pmp_link_slot(self.link.shm.address))
         for i in range(self.peer_bell_count):
-            pmp_doorbell_ring(&self.peer_bells[i])
+            pmp_doorbell_ring_after_fence(&self.peer_bells[i])
 
     cdef void end_call(self, uint64_t outcome) noexcept nogil:
         """Announce the end of a call on this rank. The last rank wakes the master, and the ranks that have something to do."""
@@ -571,7 +579,7 @@ cdef class MasterChannel(Channel):
         self.open(0)  # again: the base class has called its own `open`
 
     cdef int open(self, uint32_t rank) except -1:
-        code = pmp_link_open_master(self.link.memory(), self.link.shm.size_bytes, 1,
+        code = pmp_link_open_master(self.link.memory(), self.link.shm.size_bytes, 1, 0,
                                     &self.sender, &self.receiver, &self.peer_bells)
         if code < 0:
             raise_errno(code, "the segment is no link of this version of pympipool")

@@ -7,7 +7,7 @@
 A call goes to the first of these that applies:
 
 1. the worker used last, if its calls in flight take less time than waking another worker would
-2. an idle worker
+2. an idle worker: of several the one that was used last
 3. the worker whose calls in flight have the smallest estimated time, as long as that is about a millisecond or only one
    call is sent ahead; so workers never wait for the master
 
@@ -15,12 +15,19 @@ A call goes to the first of these that applies:
 not start, because the worker was stopped or gets no core. Such a worker is unresponsive: other workers are preferred
 until it has noticed the recall.
 
+Nothing here looks at all workers for each call: `worker_sets.pxd` knows which ones are idle or have calls. `rebalance` looks at
+those that have calls which may have to be recalled. It is called when one of these calls is due, and never takes more
+than a small part of the time.
+
 The caller of every function here holds the lock.
 """
 
-from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
+from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint64_t
 
-from pympipool._core.types cimport Call, Core, Worker, append, prepend, remove
+from pympipool._core.types cimport Call, Core, Worker, WorkerHeap, append, prepend, remove
+from pympipool._core.worker_sets cimport (
+    RECALL_AFTER_NS, UNRESPONSIVE_NS, accepts_calls, join_at_end, leave_heap, leave_list, update_worker,
+)
 from pympipool._core.ring cimport (
     PMP_OVERDUE_NS, PMP_PREFETCH_NS, pmp_fits_record, pmp_now_ns, pmp_ring_claimed, pmp_ring_is_empty, pmp_ring_revoke,
 )
@@ -49,15 +56,14 @@ cdef enum:
     # of sending the next call only after a result would not be felt.
     PREFETCH_ONE_NS = 20 * MILLISECOND
 
-    # Largest number of calls in flight at one worker. Over TCP it is smaller: the calls must fit into the kernels' buffers.
-    IN_FLIGHT_MAX = 1024
+    # Number of unresponsive workers that are checked at a time: there may be hundreds.
+    RESPONSE_CHECKS = 8
 
-    # Run time after which a call no longer counts as short: calls behind it are recalled if another worker is idle.
-    RECALL_AFTER_NS = 200 * MICROSECOND
+    # `rebalance` looks at many workers if many have calls. It takes at most this part of all time ...
+    REBALANCE_SHARE = 16
 
-    # A call that was not started for this long is recalled. Waking up takes longer only if the worker was
-    # stopped, or has no core.
-    UNRESPONSIVE_NS = 5 * MILLISECOND
+    # ... and is called at most that often.
+    REBALANCE_INTERVAL_NS = 50 * MICROSECOND
 
 
 # ---- workers ----
@@ -67,18 +73,6 @@ cdef Worker *find_worker(Core *core, uint64_t number) noexcept nogil:
     for i in range(core.worker_count):
         if core.workers[i].number == number:
             return core.workers[i]
-    return NULL
-
-
-cdef Worker *worker_of(Core *core, Call *call) noexcept nogil:
-    """Return the worker at which the call is in flight, or NULL."""
-    cdef Call *other
-    for i in range(core.worker_count):
-        other = core.workers[i].in_flight.first
-        while other != NULL:
-            if other == call:
-                return core.workers[i]
-            other = other.next
     return NULL
 
 
@@ -113,13 +107,35 @@ cdef int64_t estimate(Core *core, Call *call) noexcept nogil:
 
 # ---- selection ----
 
-cdef void enqueue(Worker *worker, Call *call, uint64_t position) noexcept nogil:
-    """Add a call that was sent to the worker's calls in flight. UINT64_MAX as position: it cannot be recalled."""
+cdef void set_front(Worker *worker, int64_t now_ns) noexcept nogil:
+    """Note that another call is the first in flight from now on."""
+    worker.front_since_ns = now_ns
+    worker.front_claimed = worker.front_overdue = False
+
+
+cdef void enqueue(Core *core, Worker *worker, Call *call, uint64_t position) noexcept nogil:
+    """Add a call that was sent to the worker's calls in flight. UINT64_MAX as position: it cannot be recalled.
+
+    The caller calls `update_worker`, here and in `dequeue`.
+    """
     if worker.in_flight.length == 0:
-        worker.front_since_ns = pmp_now_ns()
+        set_front(worker, pmp_now_ns())
     call.position = position
+    call.worker = worker
     append(&worker.in_flight, call)
     worker.in_flight_estimate_ns += call.estimate_ns
+    core.in_flight += 1
+
+
+cdef void dequeue(Core *core, Call *call) noexcept nogil:
+    """Remove a call from its worker's calls in flight."""
+    cdef Worker *worker = call.worker
+    if call == worker.in_flight.first:
+        worker.front_claimed = worker.front_overdue = False
+    call.worker = NULL
+    remove(&worker.in_flight, call)
+    worker.in_flight_estimate_ns -= call.estimate_ns
+    core.in_flight -= 1
 
 
 cdef bint fits_record(Worker *worker, Call *call) noexcept nogil:
@@ -129,22 +145,14 @@ cdef bint fits_record(Worker *worker, Call *call) noexcept nogil:
                  or pmp_fits_record(&worker.calls, 1, &call.function.part)))
 
 
+cdef int64_t overdue_after_ns(Worker *worker) noexcept nogil:
+    """Return how long the worker's first call may run before no other call should wait behind it, ns."""
+    return max(2 * worker.in_flight.first.estimate_ns, <int64_t>PMP_OVERDUE_NS)
+
+
 cdef bint is_overdue(Worker *worker, int64_t now_ns) noexcept nogil:
     """Return True if the call that this worker runs takes so long that no other call should wait behind it."""
-    cdef int64_t limit_ns = 2 * worker.in_flight.first.estimate_ns
-    return now_ns - worker.front_since_ns > (limit_ns if limit_ns > PMP_OVERDUE_NS else PMP_OVERDUE_NS)
-
-
-cdef bint is_responsive(Worker *worker) noexcept nogil:
-    """Return False as long as a worker has not gone past a call that it did not start and that was recalled."""
-    if worker.unresponsive and pmp_ring_is_empty(&worker.calls.producer):
-        worker.unresponsive = False
-    return not worker.unresponsive
-
-
-cdef bint accepts_calls(Worker *worker) noexcept nogil:
-    """Return True if calls may be sent to the worker."""
-    return not (worker.reserved or worker.retired or worker.failure or worker.sending != NULL)
+    return now_ns - worker.front_since_ns > overdue_after_ns(worker)
 
 
 cdef bint is_idle_soon(Core *core, Worker *worker, Call *call, int64_t now_ns) noexcept nogil:
@@ -159,40 +167,63 @@ cdef bint is_idle_soon(Core *core, Worker *worker, Call *call, int64_t now_ns) n
             and accepts_calls(worker) and fits_record(worker, call))
 
 
+cdef Worker *idle_worker(Core *core) noexcept nogil:
+    """Return the idle worker that was used last and would start a call at once, or NULL.
+
+    An unresponsive worker counts as idle again when it has gone past the call that it did not start.
+    """
+    cdef Worker *worker
+    cdef int left = RESPONSE_CHECKS
+    while core.idle.first == NULL and core.unresponsive.first != NULL and left > 0:
+        left -= 1
+        worker = core.unresponsive.first
+        if pmp_ring_is_empty(&worker.calls.producer):
+            worker.unresponsive = False
+            update_worker(core, worker)
+        elif worker.next == NULL:
+            break
+        else:  # the next check begins with another one
+            leave_list(worker)
+            join_at_end(&core.unresponsive, worker)
+    return core.idle.first
+
+
+cdef Worker *least_loaded(WorkerHeap *heap, int64_t now_ns) noexcept nogil:
+    """Return the worker with the smallest estimate in flight that is not overdue, or NULL."""
+    while heap.count > 0 and is_overdue(heap.workers[0], now_ns):
+        heap.workers[0].front_overdue = True
+        leave_heap(heap.workers[0])
+    return heap.workers[0] if heap.count > 0 else NULL
+
+
+cdef Worker *prefetching_worker(Core *core, Call *call, int64_t now_ns) noexcept nogil:
+    """Return the worker with the smallest estimate in flight, or NULL if the call must not be sent ahead."""
+    cdef Worker *best = least_loaded(&core.with_one, now_ns)
+    cdef Worker *other = least_loaded(&core.with_several, now_ns)
+    if best != NULL and (best.in_flight_estimate_ns + call.estimate_ns > PMP_PREFETCH_NS
+                         and best.in_flight_estimate_ns > PREFETCH_ONE_NS):
+        best = NULL
+    if other != NULL and other.in_flight_estimate_ns + call.estimate_ns <= PMP_PREFETCH_NS and (
+            best == NULL or other.in_flight_estimate_ns < best.in_flight_estimate_ns):
+        best = other
+    return best if best != NULL and fits_record(best, call) else NULL
+
+
 cdef Worker *select_worker(Core *core, Call *call, int64_t now_ns) noexcept nogil:
     """Return the worker to send a call to now, or NULL if the call must wait.
 
-    The order of preference is: the worker used last if it is idle or soon will be (it is awake and its caches are warm),
-    another idle worker, the worker with the smallest estimate in flight, an unresponsive worker.
+    The order of preference is: the worker used last if it will be idle soon (it is awake and its caches are warm), the idle
+    worker that was used last, the worker with the smallest estimate in flight, an unresponsive worker.
     """
-    cdef Worker *best = NULL
-    cdef Worker *unresponsive = NULL
     cdef Worker *worker
-    cdef int i, index
-    if core.last_used < core.worker_count and is_idle_soon(core, core.workers[core.last_used], call, now_ns):
-        return core.workers[core.last_used]
-    for i in range(core.worker_count):
-        index = core.last_used + i
-        if index >= core.worker_count:
-            index -= core.worker_count
-        worker = core.workers[index]
-        if not accepts_calls(worker):
-            continue
-        if worker.in_flight.length == 0:
-            if not is_responsive(worker):
-                unresponsive = worker
-                continue
-            core.last_used = index
-            return worker
-        if best != NULL and worker.in_flight_estimate_ns >= best.in_flight_estimate_ns:
-            continue
-        if worker.in_flight_estimate_ns + call.estimate_ns > PMP_PREFETCH_NS and (
-                worker.in_flight.length > 1 or worker.in_flight_estimate_ns > PREFETCH_ONE_NS):
-            continue
-        if worker.in_flight.length >= IN_FLIGHT_MAX or not fits_record(worker, call) or is_overdue(worker, now_ns):
-            continue
-        best = worker
-    return best if best != NULL else unresponsive
+    if core.last_used != NULL and is_idle_soon(core, core.last_used, call, now_ns):
+        return core.last_used
+    worker = idle_worker(core)
+    if worker != NULL:
+        core.last_used = worker
+        return worker
+    worker = prefetching_worker(core, call, now_ns)
+    return worker if worker != NULL else core.unresponsive.first
 
 
 # ---- recall ----
@@ -203,17 +234,18 @@ cdef bint is_claimed(Worker *worker, Call *call) noexcept nogil:
             or pmp_ring_claimed(&worker.calls.producer, call.position))
 
 
-cdef bint recall(Worker *worker, Call *call) noexcept nogil:
-    """Take a call back from its worker; return False if the worker has started it.
+cdef bint recall(Core *core, Call *call) noexcept nogil:
+    """Take a call in flight back from its worker; return False if the worker has started it.
 
     A recalled call is in no list; the caller adds it to one.
     """
+    cdef Worker *worker = call.worker
     if call.position == UINT64_MAX:
         return False
     if pmp_ring_revoke(&worker.calls.producer, call.position) != 0:
         return False
-    remove(&worker.in_flight, call)
-    worker.in_flight_estimate_ns -= call.estimate_ns
+    dequeue(core, call)
+    update_worker(core, worker)
     return True
 
 
@@ -223,85 +255,102 @@ cdef void recall_all(Core *core, Worker *worker) noexcept nogil:
     cdef Call *previous
     while call != NULL:
         previous = call.previous
-        if not recall(worker, call):
+        if not recall(core, call):
             return
         prepend(&core.waiting, call)
         call = previous
 
 
-cdef bint is_idle(Worker *worker) noexcept nogil:
-    """Return True if the worker has no calls in flight and may get some."""
-    return worker.in_flight.length == 0 and not worker.reserved and not worker.retired and not worker.failure
-
-
-cdef bint has_idle_worker(Core *core) noexcept nogil:
-    """Return True if a worker has no calls in flight and may get some."""
-    for i in range(core.worker_count):
-        if is_idle(core.workers[i]):
-            return True
-    return False
-
-
-cdef bint has_responsive_idle(Core *core) noexcept nogil:
-    """Return True if there is a worker that would start a call at once."""
-    for i in range(core.worker_count):
-        if is_idle(core.workers[i]) and is_responsive(core.workers[i]):
-            return True
-    return False
-
-
-cdef void rebalance(Core *core, int64_t now_ns) noexcept nogil:
-    """Recall calls that are behind a long call, and calls that an unresponsive worker does not start."""
-    cdef bint idle = has_responsive_idle(core)
-    cdef Worker *worker
-    cdef Call *call
-    for i in range(core.worker_count):
-        worker = core.workers[i]
-        if worker.reserved or worker.in_flight.length == 0:
-            continue
-        if not (idle and now_ns - worker.front_since_ns > RECALL_AFTER_NS) and not is_overdue(worker, now_ns):
-            continue
-        if worker.in_flight.length == 1 and not idle:
-            continue
-        call = worker.in_flight.last
-        while call != worker.in_flight.first:
-            call = requeue(core, worker, call)
-            if call == NULL:
-                break
-        else:
-            if idle and now_ns - worker.front_since_ns > UNRESPONSIVE_NS:
-                requeue(core, worker, call)
-                worker.unresponsive = worker.in_flight.length == 0
-
-
-cdef Call *requeue(Core *core, Worker *worker, Call *call) noexcept nogil:
+cdef Call *requeue(Core *core, Call *call) noexcept nogil:
     """Recall a call and move it to the front of the waiting calls.
 
     Returns:
         The call before it at the worker; NULL if there is none, or if the worker has started the call.
     """
     cdef Call *previous = call.previous
-    if not recall(worker, call):
+    if not recall(core, call):
         return NULL
     call.was_recalled = True
     prepend(&core.waiting, call)
     return previous
 
 
+cdef int64_t recall_time_ns(Worker *worker, bint idle) noexcept nogil:
+    """Return the time at which the worker's calls are to be recalled that are behind its first one.
+
+    Args:
+        idle: Another worker would start them at once.
+    """
+    return worker.front_since_ns + (<int64_t>RECALL_AFTER_NS if idle else overdue_after_ns(worker))
+
+
+cdef void recall_waiting(Core *core, Worker *worker, bint may_recall_first) noexcept nogil:
+    """Recall the calls behind the worker's first one; if all of them are, and if wanted, that one too."""
+    cdef Call *call = worker.in_flight.last
+    while call != worker.in_flight.first:
+        call = requeue(core, call)
+        if call == NULL:
+            return
+    if may_recall_first:
+        requeue(core, call)
+        worker.unresponsive = worker.in_flight.length == 0
+        update_worker(core, worker)
+
+
+cdef bint note_if_claimed(Worker *worker) noexcept nogil:
+    """Return True if the worker has started its only call; then it leaves the list `unclaimed`."""
+    if not is_claimed(worker, worker.in_flight.first):
+        return False
+    worker.front_claimed = True
+    leave_list(worker)
+    return True
+
+
+cdef void rebalance(Core *core, int64_t now_ns) noexcept nogil:
+    """Recall calls that are behind a long call, and calls that an unresponsive worker does not start."""
+    cdef Worker *worker
+    cdef Worker *following
+    cdef int64_t next_ns = INT64_MAX
+    cdef bint idle = idle_worker(core) != NULL
+    core.rebalance_ns = INT64_MAX
+    following = core.several.first
+    while following != NULL:
+        worker = following
+        following = worker.next
+        if now_ns > recall_time_ns(worker, idle):
+            recall_waiting(core, worker, idle and now_ns - worker.front_since_ns > UNRESPONSIVE_NS)
+        if worker.in_flight.length > 1:
+            next_ns = min(next_ns, recall_time_ns(worker, idle))
+    following = core.unclaimed.first if idle else NULL
+    while following != NULL:
+        worker = following
+        following = worker.next
+        if note_if_claimed(worker):
+            continue
+        if now_ns - worker.front_since_ns > UNRESPONSIVE_NS:
+            recall_waiting(core, worker, True)
+        else:
+            next_ns = min(next_ns, worker.front_since_ns + UNRESPONSIVE_NS)
+    core.rebalance_ns = min(core.rebalance_ns, next_ns)
+    core.next_rebalance_ns = now_ns + max(<int64_t>REBALANCE_INTERVAL_NS, REBALANCE_SHARE * (pmp_now_ns() - now_ns))
+
+
+cdef bint has_unclaimed(Core *core) noexcept nogil:
+    """Return True if a worker has one call in flight and has not started it."""
+    while core.unclaimed.first != NULL and note_if_claimed(core.unclaimed.first):
+        pass
+    return core.unclaimed.first != NULL
+
+
 cdef int64_t next_deadline_ns(Core *core) noexcept nogil:
     """Return the time, in ns from now, after which a call may be late without a doorbell being rung; -1: never.
 
-    A thread that sleeps must wake up after this time and call `rebalance`.
+    A thread that sleeps must wake up after this time and do a round.
     """
-    cdef Worker *worker
-    if core.waiting.first != NULL and has_idle_worker(core):
+    if core.waiting.first != NULL and (core.idle.first != NULL or core.unresponsive.first != NULL):
         return PMP_OVERDUE_NS  # the worker's ring is full of recalled calls, which the worker skips without ringing
     if core.worker_count < 2:
         return -1
-    for i in range(core.worker_count):
-        worker = core.workers[i]
-        if worker.in_flight.length > 1:
-            return RECALL_AFTER_NS if has_responsive_idle(core) else PMP_OVERDUE_NS
-        if worker.in_flight.length == 1 and not is_claimed(worker, worker.in_flight.first):
-            return PMP_OVERDUE_NS
-    return -1
+    if core.several.first != NULL:
+        return RECALL_AFTER_NS if idle_worker(core) != NULL else PMP_OVERDUE_NS
+    return PMP_OVERDUE_NS if has_unclaimed(core) else -1

@@ -1,13 +1,14 @@
 """The C structures of the dispatcher: calls, functions, workers, and the state that its threads share.
 
 Every field of `Core`, and of the structures that it points to, is guarded by `Core.lock` unless its comment says
-otherwise. The lists of calls are doubly linked through the calls themselves; a call is in at most one list.
+otherwise. The lists of calls are doubly linked through the calls themselves; a call is in at most one list. So are the lists
+of workers; `worker_sets.pxd` decides in which of them a worker is.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pympipool._core.ring cimport (
-    PMP_FUNCTION_CACHE_SIZE, pmp_doorbell, pmp_part, pmp_receiver, pmp_sender, pmp_spinner,
+    PMP_FUNCTION_CACHE_SIZE, PMP_NEWS_WORDS, pmp_doorbell, pmp_news, pmp_part, pmp_receiver, pmp_sender, pmp_spinner,
 )
 from pympipool._core.trace_buffer cimport Recording, Times
 
@@ -21,6 +22,10 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_unlock(pthread_mutex_t *mutex)
 
 
+cdef enum:
+    WATCHED_MAX = 8  # number of workers whose rings every round looks at; of the others it looks at those with news
+
+
 cdef struct Function:
     uint64_t number
     int64_t references   # changed with the GIL held
@@ -28,9 +33,13 @@ cdef struct Function:
     pmp_part part        # the function's pickle, which lies behind the struct
 
 
+cdef struct Worker
+
+
 cdef struct Call:
     Call *next
     Call *previous
+    Worker *worker        # at which the call is in flight, or NULL
     uint64_t id           # with PMP_TRACED set if the call is traced
     void *future          # a counted reference to the FutureCore
     void *arguments       # a counted reference to the object that holds large arguments, or NULL
@@ -60,8 +69,25 @@ cdef struct CallList:
     Py_ssize_t rows       # number of calls with each call of a batch counted by itself
 
 
+cdef struct WorkerList:
+    Worker *first
+    Worker *last
+
+
+cdef struct WorkerHeap:
+    Worker **workers  # the one with the smallest estimate in flight is the first; has room for all workers
+    int count
+
+
 cdef struct Worker:
+    Worker *next
+    Worker *previous
+    WorkerList *list               # the list that the worker is in, or NULL
+    WorkerHeap *heap               # the heap that the worker is in, or NULL
+    int heap_index
     uint64_t number
+    uint32_t slot                  # its bit in `Core.news`
+    bint watched                   # every round looks at its rings
     int rank_count
     pmp_sender calls               # each rank receives each call
     pmp_receiver *results          # one for each rank; they lie behind the struct
@@ -69,7 +95,11 @@ cdef struct Worker:
     CallList in_flight             # calls that were sent and have no result yet, in the order of sending
     int64_t in_flight_estimate_ns  # sum of their estimates
     int64_t front_since_ns         # time at which the first call in flight became the first
+    bint front_claimed             # the worker is known to have started it
+    bint front_overdue             # it is known to take so long that no other call should wait behind it
     Call *sending                  # the call in flight of which some fragments are not sent yet, or NULL
+    bint receiving                 # some fragments of an answer have arrived, and some have not
+    bint may_stall                 # counted in `Core.stalling`
     bint reserved                  # the worker runs only the call that it was started for
     bint retired                   # the worker gets no more calls
     bint condemned                 # the worker is to be killed, because the call that it runs was cancelled
@@ -84,7 +114,24 @@ cdef struct Core:
     Worker **workers
     int worker_count
     int rank_count               # of all workers together
-    int last_used                # index of the worker that got the last call
+    Worker **slots               # the worker of each slot, or NULL
+    uint32_t slot_count          # number of slots of which some were used
+    pmp_news *news               # the slots of workers that have sent something; beside the doorbells
+    Worker *watched[WATCHED_MAX]
+    int watched_count
+    int next_unwatched           # index in `watched` of the worker that is watched longest
+    uint64_t watched_slots[PMP_NEWS_WORDS]
+    Worker *last_used            # the worker that got the last call, or NULL
+    WorkerList idle              # workers that may get a call and have none, the one that was used last first
+    WorkerList unresponsive      # the same, but they did not start a call that they were woken for
+    WorkerList unclaimed         # workers with one call in flight that they are not known to have started
+    WorkerList several           # workers with more than one call in flight
+    WorkerHeap with_one          # workers that may get another call before they are idle, and have one
+    WorkerHeap with_several      # the same, with more than one
+    int stalling                 # number of workers that may soon have nothing to do unless messages are moved
+    int64_t rebalance_ns         # `rebalance` would find nothing before this time
+    int64_t next_rebalance_ns    # it is not called before this time, so that it never takes much of all time
+    Py_ssize_t in_flight         # calls in flight at all workers
     CallList waiting             # calls that were not sent to a worker
     CallList done                # calls whose results have arrived and are not set on their futures yet
     Py_ssize_t watched_done      # number of watched calls in `done`

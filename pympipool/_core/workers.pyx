@@ -1,24 +1,26 @@
 # cython: language_level=3
 """The workers of a dispatcher: added, retired, removed when they have died, and asked what they do."""
 
-from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
+from libc.errno cimport ENOMEM, EUSERS
+from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 
 from pympipool._core.calls cimport take_futures
 from pympipool._core.attempts cimport Attempts
 from pympipool._core.future cimport FutureCore
 from pympipool._core.progress_engine cimport pump_and_notify, wake_progress_thread, wake_waiting_thread
-from pympipool._core.pump cimport drain, record_unanswered, ring_worker
+from pympipool._core.pump cimport drain, record_unanswered, ring_worker, unwatch, watch
 from pympipool._core.ring cimport (
-    PMP_END, Segment, process_buffer_pool, pmp_head, pmp_link_open_master, pmp_link_rank_count, pmp_notices_add,
-    pmp_now_ns, pmp_part,
-    pmp_receiver, pmp_receiver_close, pmp_send, raise_errno,
+    PMP_END, PMP_NEWS_SLOTS, Segment, process_buffer_pool, pmp_head, pmp_link_open_master, pmp_link_rank_count,
+    pmp_notices_add, pmp_now_ns, pmp_part, pmp_receiver, pmp_receiver_close,
+    pmp_send, raise_errno,
 )
-from pympipool._core.scheduler cimport find_worker, is_claimed, recall_all
+from pympipool._core.scheduler cimport dequeue, find_worker, is_claimed, recall_all
 from pympipool._core.trace_buffer cimport FAILED
 from pympipool._core.types cimport (
-    Call, CallList, Core, Worker, prepend, pthread_mutex_lock, pthread_mutex_unlock, remove,
+    WATCHED_MAX, Call, CallList, Core, Worker, prepend, pthread_mutex_lock, pthread_mutex_unlock,
 )
+from pympipool._core.worker_sets cimport leave_sets, update_worker
 
 
 cdef class Notices(Announcer):
@@ -55,7 +57,7 @@ cdef class Workers(Attempts):
             about: Metadata of the worker for traces.
 
         Raises:
-            OSError: The segment is not a link.
+            OSError: The segment is not a link, or there are as many workers as one executor can have on this host.
         """
         cdef object key = number
         metadata = {**(about or {}), "ready_ns": pmp_now_ns(), "gone_ns": 0}
@@ -75,7 +77,6 @@ cdef class Workers(Attempts):
 
     cdef int open_worker(self, uint64_t number, Segment link, bint reserved) except -1:
         """Open the worker's rings and add the worker to the list."""
-        cdef Worker **grown
         cdef Worker *worker
         cdef int code
         cdef int rank_count = pmp_link_rank_count(link.memory(), link.shm.size_bytes)
@@ -86,27 +87,29 @@ cdef class Workers(Attempts):
             raise MemoryError()
         worker.results = <pmp_receiver *>(worker + 1)
         worker.rank_count = rank_count
-        code = pmp_link_open_master(link.memory(), link.shm.size_bytes, rank_count, &worker.calls,
-                                    worker.results, &worker.bells)
-        if code < 0:
-            free(worker)
-            raise_errno(code, "the segment is no link")
-        for rank in range(rank_count):
-            worker.results[rank].pool = process_buffer_pool()
         worker.number = number
         worker.reserved = reserved
         pthread_mutex_lock(&self.core.lock)
-        grown = <Worker **>realloc(
-            self.core.workers, (self.core.worker_count + 1) * sizeof(Worker *))
-        if grown != NULL:
-            self.core.workers = grown
-            grown[self.core.worker_count] = worker
-            self.core.worker_count += 1
-            self.core.rank_count += rank_count
+        code = -ENOMEM
+        if has_room_for_worker(&self.core):
+            worker.slot = free_slot(&self.core)
+            code = -EUSERS
+        if code == -EUSERS and worker.slot < PMP_NEWS_SLOTS:
+            code = pmp_link_open_master(link.memory(), link.shm.size_bytes, rank_count, worker.slot, &worker.calls,
+                                        worker.results, &worker.bells)
+        if code == 0:
+            for rank in range(rank_count):
+                worker.results[rank].pool = process_buffer_pool()
+            insert_worker(&self.core, worker)
         pthread_mutex_unlock(&self.core.lock)
-        if grown == NULL:
-            close_worker(worker)
+        if code < 0:
+            free(worker)
+        if code == -ENOMEM:
             raise MemoryError()
+        if code == -EUSERS:
+            raise_errno(code, f"an executor can have {PMP_NEWS_SLOTS} workers on this host")
+        if code < 0:
+            raise_errno(code, "the segment is no link")
         return 0
 
     def retire_worker(self, uint64_t number):
@@ -127,6 +130,7 @@ cdef class Workers(Attempts):
         worker = find_worker(&self.core, number)
         if worker != NULL:
             worker.retired = True
+            update_worker(&self.core, worker)
             recall_all(&self.core, worker)
             pump_and_notify(&self.core)
             if worker.sending == NULL:
@@ -168,7 +172,9 @@ cdef class Workers(Attempts):
         call = calls.first
         while call != NULL:
             record_unanswered(&self.core, worker, call, FAILED)
+            call.worker = NULL
             call = call.next
+        self.core.in_flight -= calls.length
         self.free_worker(worker)
         pthread_mutex_unlock(&self.core.lock)
         take_futures(&calls, futures)
@@ -185,7 +191,11 @@ cdef class Workers(Attempts):
         self.core.worker_count -= 1
         self.core.rank_count -= worker.rank_count
         self.core.workers[i] = self.core.workers[self.core.worker_count]
-        self.core.last_used = 0
+        self.core.slots[worker.slot] = NULL
+        if self.core.last_used == worker:
+            self.core.last_used = NULL
+        leave_sets(&self.core, worker)
+        unwatch(&self.core, worker)
         close_worker(worker)
 
     def workers_to_kill(self):
@@ -204,6 +214,14 @@ cdef class Workers(Attempts):
         id = 0 if worker == NULL or worker.in_flight.first == NULL else worker.in_flight.first.id
         pthread_mutex_unlock(&self.core.lock)
         return id
+
+    def ended_calls(self, uint64_t number):
+        """Return the number of calls that have ended at a worker, or 0 if there is no such worker."""
+        pthread_mutex_lock(&self.core.lock)
+        worker = find_worker(&self.core, number)
+        ended = 0 if worker == NULL else worker.ended
+        pthread_mutex_unlock(&self.core.lock)
+        return ended
 
     def keep_shared(self, uint64_t number, shared_object):
         """Have the future of the call that a worker runs keep what the call has put into shared memory for its result.
@@ -257,6 +275,40 @@ cdef class Workers(Attempts):
             free(copies)
 
 
+cdef bint has_room_for_worker(Core *core) noexcept nogil:
+    """Return True if the arrays of workers have room for one more, or have got it. The caller holds the lock."""
+    cdef void **arrays[4]
+    cdef void *grown
+    arrays[:] = [<void **>&core.workers, <void **>&core.slots, <void **>&core.with_one.workers,
+                 <void **>&core.with_several.workers]
+    for i in range(4):
+        grown = realloc(arrays[i][0], (max(core.worker_count, <int>core.slot_count) + 1) * sizeof(Worker *))
+        if grown == NULL:
+            return False
+        arrays[i][0] = grown
+    return True
+
+
+cdef uint32_t free_slot(Core *core) noexcept nogil:
+    """Return the first slot that no worker has."""
+    cdef uint32_t slot = 0
+    while slot < core.slot_count and core.slots[slot] != NULL:
+        slot += 1
+    return slot
+
+
+cdef void insert_worker(Core *core, Worker *worker) noexcept nogil:
+    """Add a worker that is open to all arrays and sets. There is room; the caller holds the lock."""
+    core.workers[core.worker_count] = worker
+    core.worker_count += 1
+    core.rank_count += worker.rank_count
+    core.slots[worker.slot] = worker
+    core.slot_count = max(core.slot_count, worker.slot + 1)
+    update_worker(core, worker)
+    if core.watched_count < WATCHED_MAX:
+        watch(core, worker)
+
+
 cdef void close_worker(Worker *worker) noexcept:
     """Free a worker and the messages that are only partly received."""
     for rank in range(worker.rank_count):
@@ -287,8 +339,9 @@ cdef Py_ssize_t requeue_calls(Core *core, Worker *worker) noexcept nogil:
         if not call.cancelled and (not is_started or call.attempts_left > 0):
             call.attempts_left -= is_started
             call.position = UINT64_MAX
-            remove(&worker.in_flight, call)
+            dequeue(core, call)
             prepend(&core.waiting, call)
         call = previous
     worker.sending = NULL
+    update_worker(core, worker)
     return worker.in_flight.length

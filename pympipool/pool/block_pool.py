@@ -259,8 +259,7 @@ class BlockPool(BasePool["Spawner"]):
     def on_gone(self, worker: WorkerHandle) -> None:
         """Fail the worker's running call, put its other calls back in the queue, and start a new worker."""
         self.allocator.release(worker.assignment)
-        if worker.number in (load := self.dispatcher.load_of_workers()):
-            worker.ended_calls = load[worker.number][1]
+        worker.ended_calls = self.dispatcher.ended_calls(worker.number) or worker.ended_calls
         self._take_interrupted(worker)
         has_served = worker.state_before_end is not State.STARTING
         was_told = self._ends_all or worker.is_retiring

@@ -5,58 +5,12 @@ import time
 
 import pytest
 
-from pympipool._core import ring
-from pympipool._core.calls import FunctionHandle
-from pympipool._core.dispatcher import Dispatcher
-from pympipool._core.future import Future
-from pympipool.serialization import payload
-from pympipool.serialization.exceptions import load_exception
-
-LIMIT_S = 30.0
-SHORT_NS = 100
-
-
-class Workers:
-    """A dispatcher without threads, the workers' sides of its links, and a function that it knows to be short."""
-
-    def __init__(self, count):
-        self.dispatcher = Dispatcher(payload.load, load_exception, lambda: None)
-        self.function = FunctionHandle(1, b"of no matter")
-        links = [ring.link_segment() for _ in range(count)]
-        for number, link in enumerate(links, start=1):
-            self.dispatcher.add_worker(number, link)
-        self.channels = [ring.Channel(link, self.dispatcher.doorbells) for link in links]
-        for _ in range(10):
-            call = self.submit()
-            for channel in self.channels:
-                self.answer(channel, self.take(channel))
-            assert call.result(LIMIT_S) is None
-
-    def submit(self):
-        future = Future()
-        self.dispatcher.adopt(future)
-        self.dispatcher.submit(future, self.function, payload.dump_call(1, print, (), {}))
-        return future
-
-    def take(self, channel, limit_s=0.0):
-        """Return the id of the call that a worker receives next, or None."""
-        while (message := channel.receive(limit_s)) is not None:
-            if message[0] == ring.CALL:
-                return message[1]
-        return None
-
-    def take_all(self, channel):
-        """Return the ids of all calls in flight at a worker."""
-        return list(iter(lambda: self.take(channel), None))
-
-    def answer(self, channel, call):
-        if call is not None:
-            channel.send(ring.RESULT, call, SHORT_NS, payload.dump(None))
+from support.link_workers import LIMIT_S, LinkWorkers
 
 
 def test_short_call_stays_with_last_used_worker():
     """Waking the idle worker would take longer. Timing decides how soon one call follows the other, so the test retries."""
-    workers = Workers(2)
+    workers = LinkWorkers(2)
     deadline = time.monotonic() + LIMIT_S
     in_flight = []
     while in_flight != [2, 0]:
@@ -73,12 +27,12 @@ def test_short_call_stays_with_last_used_worker():
 
 @pytest.mark.parametrize("count", [2, 16])
 def test_recalled_calls_go_to_all_idle_workers(count):
-    workers = Workers(count)
+    workers = LinkWorkers(count)
     for _ in range(5):
         calls = [workers.submit() for _ in range(count)]
         begun = {channel: workers.take(channel) for channel in workers.channels}
         time.sleep(0.01)  # twice the time after which a call that is not started is recalled
-        calls[0].done()  # one round
+        workers.pump()
         for channel, call in begun.items():
             begun[channel] = call or workers.take(channel)
         assert None not in begun.values()
@@ -90,7 +44,7 @@ def test_recalled_calls_go_to_all_idle_workers(count):
 
 def test_waiting_thread_recalls_call_that_does_not_start():
     """The dispatcher runs without its threads, so no other thread can notice it."""
-    workers = Workers(3)
+    workers = LinkWorkers(3)
     workers.dispatcher.signal_check_interval_s = 10 * LIMIT_S  # until then it only wakes up if it is woken
     held = workers.submit()
     names = [workers.take(channel) for channel in workers.channels]
@@ -98,8 +52,9 @@ def test_waiting_thread_recalls_call_that_does_not_start():
     waiting = threading.Thread(target=held.result, args=(10 * LIMIT_S,))
     waiting.start()
     time.sleep(0.1)  # it sleeps by now; if it does not sleep yet, the test covers less, and passes
-    stranded = workers.submit()  # sent to the next worker, which does not receive
-    channel = workers.channels[holder - 1]
+    stranded = workers.submit()  # sent to another worker, which does not receive
+    first = next(number - 1 for number, count in workers.in_flight().items() if count and number - 1 != holder)
+    channel = workers.channels[3 - holder - first]
     taken = workers.take(channel, LIMIT_S)
     workers.answer(workers.channels[holder], names[holder])
     waiting.join(LIMIT_S)

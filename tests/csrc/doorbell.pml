@@ -1,4 +1,4 @@
-/* The doorbell's protocol (csrc/doorbell.h) under weak memory, checked exhaustively:
+/* The protocols of the doorbell (csrc/doorbell.h) and of news (csrc/news.h) under weak memory, checked exhaustively:
  *
  *     spin -a doorbell.pml && cc -O2 -DSAFETY -o pan pan.c && ./pan
  *
@@ -9,7 +9,11 @@
  * threads see it only when it leaves the buffer, at any time. The thread itself
  * continues meanwhile: neither its loads nor its stores to other variables wait. A fence waits
  * until all of the thread's buffers are empty. This is weaker than x86, where stores leave
- * in order. An exchange acts on memory itself and empties no buffer.
+ * in order. An exchange acts on memory itself and empties no buffer. Setting and clearing a bit of news may take effect
+ * late, like a store.
+ *
+ * News: the rings that the master watches are looked at in each round, and of the others those whose bit is set. The master may
+ * stop watching a ring in any round.
  *
  * WITH_WAITING_THREAD also models the master (pympipool/_core/progress_engine.pyx): the progress thread sleeps on
  * its doorbell. A waiting thread takes its place: it disarms that doorbell and sleeps on one of its own. When it
@@ -17,6 +21,7 @@
  *
  * Each of these must make the check fail, or it would prove nothing:
  *     -DNO_FENCE_IN_ARM  -DNO_FENCE_IN_RING  -DNO_CHECK_AFTER_ARM  -DNO_COMPARE_IN_SLEEP
+ *     -DNO_FENCE_AFTER_NEWS  -DNO_FENCE_IN_CLEAR  -DNO_LOOK_AFTER_CLEAR
  *     and with -DWITH_WAITING_THREAD:  -DRELEASE_DOES_NOT_ARM  -DRELEASE_DOES_NOT_CHECK
  *
  * Not modelled: timeouts of sleeps (they can only help), and threads that submit calls and make progress
@@ -33,6 +38,9 @@
 #endif
 #define WORK 2   /* units of work that each of them publishes */
 #define VISITS 2 /* of the waiting thread */
+#ifndef CHANGES
+#define CHANGES 2 /* how often the master stops watching a ring */
+#endif
 
 /* ---- memory ---- */
 
@@ -43,9 +51,12 @@
 #define PROGRESS_ARMED_BY_WAITING 4 /* the same variable, stored by the waiting thread through a buffer of its own */
 #define WAITING_ARMED 5 /* by the waiting thread */
 #define PROGRESS_ACQUIRED 6 /* by the waiting thread */
-#define BUFFERS 7
+#define NEWS(ringer) (7 + (ringer)) /* by the ringer, which sets its bit */
+#define NEWS_CLEARED(ringer) (9 + (ringer)) /* the same variable, stored by the thread that has the lock */
+#define BUFFERS 11
 
-#define variable_of(buffer_) ((buffer_) == PROGRESS_ARMED_BY_WAITING -> PROGRESS_ARMED : (buffer_))
+#define variable_of(buffer_) \
+    ((buffer_) == PROGRESS_ARMED_BY_WAITING -> PROGRESS_ARMED : ((buffer_) >= NEWS_CLEARED(0) -> (buffer_) - 2 : (buffer_)))
 
 byte memory[BUFFERS];
 chan buffer[BUFFERS] = [2] of { byte };
@@ -56,7 +67,8 @@ inline store(where, value)
 }
 
 /* True when all stores of the thread have left its buffers. */
-#define DRAINED_RINGER (len(buffer[me]) == 0)
+#define DRAINED_RINGER (len(buffer[HEAD(me)]) + len(buffer[NEWS(me)]) == 0)
+#define DRAINED_NEWS (len(buffer[NEWS_CLEARED(0)]) + len(buffer[NEWS_CLEARED(1)]) == 0)
 #define DRAINED_PROGRESS (len(buffer[PROGRESS_THREAD_ASLEEP]) + len(buffer[PROGRESS_ARMED]) == 0)
 #define DRAINED_WAITING \
     (len(buffer[PROGRESS_ARMED_BY_WAITING]) + len(buffer[WAITING_ARMED]) + len(buffer[PROGRESS_ACQUIRED]) == 0)
@@ -136,17 +148,58 @@ inline end_sleep(in_futex)
 
 /* ---- work ---- */
 
-byte done[2]; /* under the lock */
+/* Under the lock. */
+byte done[2];
+bool unwatched[2]; /* the ring is looked at only if its bit is set */
+byte changes = CHANGES; /* how often the master may still stop watching a ring */
 bool locked;
+
+inline look(ringer_)
+{
+    done[ringer_] = memory[HEAD(ringer_)]
+}
+
+inline stop_watching(ringer_)
+{
+    changes--;
+    unwatched[ringer_] = true;
+    store(NEWS_CLEARED(ringer_), 0);
+#ifndef NO_FENCE_IN_CLEAR
+    DRAINED_NEWS;
+#endif
+#ifndef NO_LOOK_AFTER_CLEAR
+    look(ringer_)
+#endif
+}
+
+inline serve(ringer_)
+{
+    if
+    :: !unwatched[ringer_] -> look(ringer_)
+    :: unwatched[ringer_] && memory[NEWS(ringer_)] == 1 ->
+        unwatched[ringer_] = false;
+        look(ringer_)
+    :: else
+    fi;
+    if
+    :: !unwatched[ringer_] && changes > 0 -> stop_watching(ringer_)
+    :: true
+    fi
+}
 
 /* Unlocking is a release: everything stored before is seen by the thread that locks next. */
 inline pump(drained)
 {
     atomic { !locked -> locked = true }
-    done[0] = memory[HEAD(0)];
-    done[1] = memory[HEAD(1)];
-    atomic { drained -> locked = false }
+    serve(0);
+#if RINGERS > 1
+    serve(1);
+#endif
+    atomic { drained && DRAINED_NEWS -> locked = false }
 }
+
+#define HAS_NEWS(ringer_) \
+    (unwatched[ringer_] -> memory[NEWS(ringer_)] == 1 : memory[HEAD(ringer_)] != done[ringer_])
 
 /* Finds work also when that cannot be known, because another thread has the lock. */
 inline check_for_work(found, drained)
@@ -154,8 +207,8 @@ inline check_for_work(found, drained)
     if
     :: locked -> found = true
     :: atomic { !locked -> locked = true }
-        found = (memory[HEAD(0)] != done[0]);
-        found = (found || memory[HEAD(1)] != done[1]);
+        found = HAS_NEWS(0);
+        found = (found || HAS_NEWS(1));
         atomic { drained -> locked = false }
     fi
 }
@@ -172,6 +225,14 @@ active [RINGERS] proctype ringer()
 #ifndef NO_FENCE_IN_RING
         DRAINED_RINGER;
 #endif
+        if
+        :: memory[NEWS(me)] == 0 ->
+            store(NEWS(me), 1);
+#ifndef NO_FENCE_AFTER_NEWS
+            DRAINED_RINGER
+#endif
+        :: else
+        fi;
         ring(PROGRESS_ARMED, progress_in_futex, asleep);
 #ifdef WITH_WAITING_THREAD
         ring(WAITING_ARMED, waiting_in_futex, asleep)

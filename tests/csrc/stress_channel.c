@@ -314,7 +314,7 @@ static void lead(course *shared)
     }
     state->rank_count = shared->rank_count;
     CHECK_EQUAL(pmp_link_open_master(shared->link, pmp_link_footprint(CAPACITY, shared->rank_count),
-                                     shared->rank_count, &state->own.sender, state->results,
+                                     shared->rank_count, 0, &state->own.sender, state->results,
                                      &state->own.worker_bells),
                 0);
     exchange(state);

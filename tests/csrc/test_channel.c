@@ -472,12 +472,13 @@ static void link_joins_master_and_worker(void)
     pmp_ranks ranks;
 
     CHECK_EQUAL(pmp_link_init(memory, size_bytes, capacity, 1), 0);
-    CHECK_EQUAL(pmp_link_open_master(memory, size_bytes, 1, &master_sender, &master_receiver,
+    CHECK_EQUAL(pmp_link_open_master(memory, size_bytes, 1, 4711, &master_sender, &master_receiver,
                                      &seen_by_master),
                 0);
     CHECK_EQUAL(pmp_link_open_worker(memory, size_bytes, 0, &worker_receiver, &worker_sender,
                                      &seen_by_worker, &ranks),
                 0);
+    CHECK_EQUAL(pmp_link_slot(memory), 4711);
     CHECK(seen_by_master == seen_by_worker);
     CHECK_EQUAL((uintptr_t)seen_by_master % 64, 0);
     send_and_expect(&master_sender, &worker_receiver, 1);
@@ -494,7 +495,7 @@ static void expect_no_link(void *memory, size_t size_bytes)
     pmp_sender sender;
     pmp_doorbell *bell;
     pmp_ranks ranks;
-    CHECK_EQUAL(pmp_link_open_master(memory, size_bytes, 1, &sender, &master_receiver, &bell),
+    CHECK_EQUAL(pmp_link_open_master(memory, size_bytes, 1, 0, &sender, &master_receiver, &bell),
                 -EINVAL);
     CHECK_EQUAL(
         pmp_link_open_worker(memory, size_bytes, 0, &worker_receiver, &sender, &bell, &ranks),

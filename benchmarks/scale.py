@@ -1,0 +1,126 @@
+"""What a call costs the script's process with few and with many workers: python -m benchmarks.scale [WORKERS ...]
+
+The executors live side by side in one process and take turns, so that a disturbance meets all of them. Of each figure the
+smallest of all rounds counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.idle import cores_used
+from pympipool import Executor
+
+WORKERS = (1, 10, 100, 500)
+ONE_BY_ONE = 2000
+BURST = 10_000
+READY_LIMIT_S = 120.0
+
+
+def no_op(*_: object) -> None:
+    """Do nothing."""
+
+
+def processor_s() -> float:
+    """Return the processor time that all threads of this process have used."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def one_by_one(executor: Any) -> int:
+    """Wait for each call before the next is submitted; return how many there were."""
+    for _ in range(ONE_BY_ONE):
+        executor.submit(no_op).result()
+    return ONE_BY_ONE
+
+
+def burst(executor: Any) -> int:
+    """Submit many calls, then wait for all of them; return how many there were."""
+    futures = [executor.submit(no_op) for _ in range(BURST)]
+    for future in futures:
+        future.result()
+    return BURST
+
+
+def short_sleeps(executor: Any) -> int:
+    """Keep every worker busy with calls that need no processor; return how many calls there were."""
+    count = 4 * executor.info["max_workers"]
+    futures = [executor.submit(time.sleep, 0.02) for _ in range(count)]
+    for future in futures:
+        future.result()
+    return count
+
+
+WAYS: dict[str, Callable[[Any], int]] = {"one by one": one_by_one, "burst": burst, "sleeps of 20 ms": short_sleeps}
+
+
+@dataclass
+class Measured:
+    """What was measured with an executor.
+
+    Attributes:
+        executor: The executor.
+        workers: Number of its workers.
+        ready_s: Seconds until all of them have started.
+        start_s: Processor time of this process for the start of all workers.
+        per_call_s: Processor time of this process per call, for each way.
+    """
+
+    executor: Any
+    workers: int
+    ready_s: float
+    start_s: float
+    per_call_s: dict[str, float] = field(default_factory=dict)
+
+
+@contextmanager
+def started(workers: int) -> Iterator[Measured]:
+    """Start an executor, and wait until all its workers are ready."""
+    used_s, start = processor_s(), time.monotonic()
+    with Executor(max_workers=workers, max_cores=workers, block_allocation=True, backend="mpi") as executor:
+        while (ready := len(executor.info["workers"])) < workers:
+            if time.monotonic() - start > READY_LIMIT_S:
+                raise TimeoutError(f"after {READY_LIMIT_S:g} s, {ready} of {workers} workers are ready")
+            time.sleep(0.02)
+        yield Measured(executor, workers, time.monotonic() - start, processor_s() - used_s)
+
+
+def cost(way: Callable[[Any], int], executor: Any) -> float:
+    """Return the processor time of this process per call, in seconds."""
+    used_s = processor_s()
+    count = way(executor)
+    return (processor_s() - used_s) / count
+
+
+def measure_in_turns(measured: Sequence[Measured], ways: Mapping[str, Callable[[Any], int]], rounds: int = 7) -> None:
+    """Measure some executors in turns, and note the smallest cost of each."""
+    for _ in range(rounds):
+        for name, way in ways.items():
+            for one in measured:
+                one.per_call_s[name] = min(one.per_call_s.get(name, float("inf")), cost(way, one.executor))
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
+    parser.add_argument("workers", metavar="WORKERS", type=int, nargs="*", default=WORKERS)
+    options = parser.parse_args(words)
+    with ExitStack() as stack:
+        measured = [stack.enter_context(started(count)) for count in options.workers]
+        print(f"all {sum(options.workers)} workers and this process, idle: {cores_used(2.0):.4f} of a core")
+        measure_in_turns(measured, WAYS)
+        start = time.monotonic()
+    print(f"the end of all: {time.monotonic() - start:.2f} s")
+    print(f"{'workers':>8}{'ready':>10}{'start, each':>13}" + "".join(f"{name:>18}" for name in WAYS))
+    for one in measured:
+        costs = (f"{one.per_call_s[name] * 1e6:15.2f} us" for name in WAYS)
+        print(f"{one.workers:8}{one.ready_s:8.2f} s{one.start_s / one.workers * 1e3:10.2f} ms" + "".join(costs))
+
+
+if __name__ == "__main__":
+    main()
