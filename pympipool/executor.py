@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import types
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from functools import partial
@@ -27,7 +28,7 @@ from pympipool.execution.map_calls import MapCalls
 from pympipool.pool.base import TERMINATION_GRACE_S
 from pympipool.pool.factory import pool_maker
 from pympipool.pool.start_functions import pickled_start_functions
-from pympipool.resources import OF_CALLS, ResourceAllocator, Resources
+from pympipool.resources import OF_CALLS, ResourceAllocator, Resources, raise_limits
 from pympipool.worker.injection import takes_parameter
 
 if TYPE_CHECKING:
@@ -222,6 +223,8 @@ class Executor(futures.Executor):
             cores=cores, counts_devices=not self._backend.assigns_devices
         )
         self._check_devices(options.gpus_per_worker, workers if self._block_allocation else 1)
+        if self._backend.name != "serial" and not options.draws_graph:
+            self._make_room_for(workers, stacklevel=4)  # there is a wrapper around this method
         self._engine = self._make_engine(options, workers)
         self._submit = self._engine.submit
         self._cache: CachedCalls | None = None
@@ -240,6 +243,11 @@ class Executor(futures.Executor):
         """Raise ValueError if there are too few GPUs for the workers that run at the same time."""
         if gpus_per_worker and not self._backend.assigns_devices:
             _options.check_devices(gpus_per_worker, workers, len(self._allocator.devices.names))
+
+    def _make_room_for(self, workers: int, stacklevel: int) -> None:
+        """Raise limits of this process for so many workers. Warn the user's line if they do not fit even so."""
+        for problem in raise_limits(workers, self._resources.cores):
+            warnings.warn(problem, RuntimeWarning, stacklevel=stacklevel)
 
     def _make_backend(self, options: _options.Options, name: str) -> Backend:
         if not options.draws_graph:
@@ -566,6 +574,8 @@ class Executor(futures.Executor):
         cores = number * self._resources.total_cores
         if self._block_allocation:
             self._check_devices(self._info["gpus_per_worker"], number)
+        if self._backend.name != "serial":
+            self._make_room_for(number, stacklevel=3)
         self._engine.resize(number, cores)
         self._info.update(max_workers=number, max_cores=cores)
 

@@ -11,15 +11,7 @@ from dataclasses import dataclass
 from pympipool.diagnostics.environment.machine import Installation, Machine
 from pympipool.diagnostics.environment.mpi import Mpi
 from pympipool.diagnostics.environment.schedulers import Schedulers
-
-FILES_PER_WORKER = 5
-"""File descriptors that an executor holds for each worker.
-
-Measured: 5 for a serial worker, 6 for an MPI worker of two ranks.
-"""
-
-FILES_BESIDE = 64
-"""File descriptors for everything else: the interpreter, the executor, and the files of scripts and libraries."""
+from pympipool.resources import FILES_BESIDE, FILES_PER_WORKER
 
 SHARED_MEMORY_MIN = 16 << 20
 """Bytes that should be free in /dev/shm. MPICH 5 takes 1 MB of it for a job of two ranks, other MPI libraries more."""
@@ -64,13 +56,11 @@ def _of_installation(installation: Installation) -> Iterator[Issue]:
 def _of_limits(machine: Machine) -> Iterator[Issue]:
     limits, cores = machine.limits, machine.cores.usable
     needed = FILES_BESIDE + FILES_PER_WORKER * cores
-    if limits.open_files is not None and limits.open_files < needed:
-        can_raise = limits.open_files_max is None or limits.open_files_max >= needed
+    most = limits.open_files_max  # executors raise the soft limit themselves
+    if most is not None and most < needed:
         yield Issue(
-            f"this process may open {limits.open_files} files; workers on {cores} cores need about {needed}",
-            f"ulimit -n {needed}"
-            if can_raise
-            else f"ask for a higher limit than {limits.open_files_max} (limits.conf)",
+            f"this process may open {most} files; workers on {cores} cores need about {needed}",
+            f"ask for a higher hard limit than {most} (limits.conf)",
         )
     if limits.processes is not None and limits.processes < 2 * cores + 16:
         yield Issue(
