@@ -14,6 +14,7 @@ import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
+from time import time
 from typing import Any
 from zlib import crc32
 
@@ -23,6 +24,14 @@ __all__ = ["ResultFiles"]
 
 MAGIC = b"PMPcache"
 _HEAD = struct.Struct("<8sQII")
+
+UNFINISHED = "unfinished"
+"""Folder of the files that are being written."""
+
+UNFINISHED_S = 3600
+"""Age from which such a file is one that a killed script has left: none takes so long to write."""
+
+_numbers = count()
 
 ALIGNMENT = 64
 """Buffers begin at multiples of a cache line."""
@@ -45,7 +54,6 @@ class ResultFiles:
     def __init__(self, folder: str, *, maps: bool = True) -> None:
         self.folder = folder
         self._maps = maps
-        self._numbers = count()
 
     def path(self, key: bytes) -> str:
         """Return the file of a key."""
@@ -72,15 +80,14 @@ class ResultFiles:
             padding = -position % ALIGNMENT if number else 0
             blocks += [bytes(padding), part]
             position += padding + len(part)
-        path = self.path(key)
-        temporary = f"{path}.{os.getpid()}.{next(self._numbers)}.tmp"
+        temporary = os.path.join(self.folder, UNFINISHED, f"{os.uname().nodename}.{os.getpid()}.{next(_numbers)}")
         try:
             descriptor = _create(temporary)
             try:
                 _write_all(descriptor, [block for block in blocks if len(block)])
             finally:
                 os.close(descriptor)
-            os.rename(temporary, path)
+            _rename(temporary, self.path(key))
         except BaseException:
             with suppress(OSError):
                 os.unlink(temporary)
@@ -143,6 +150,14 @@ class ResultFiles:
         finally:
             os.close(descriptor)
 
+    def remove_unfinished(self) -> None:
+        """Remove the files that killed scripts have left."""
+        with suppress(OSError), os.scandir(os.path.join(self.folder, UNFINISHED)) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    if entry.stat().st_mtime < time() - UNFINISHED_S:
+                        os.unlink(entry.path)
+
     def remove(self, key: bytes) -> None:
         """Remove the file of a key, if there is one."""
         with suppress(OSError):
@@ -192,10 +207,22 @@ def _create(path: str) -> int:
     try:
         return os.open(path, flags, 0o600)
     except FileNotFoundError:
-        for folder in (os.path.dirname(os.path.dirname(path)), os.path.dirname(path)):
-            with suppress(FileExistsError):
-                os.mkdir(folder, 0o700)  # os.makedirs would give its mode to the last one only
+        _make_folders(path)
         return os.open(path, flags, 0o600)
+
+
+def _rename(path: str, new_path: str) -> None:
+    try:
+        os.rename(path, new_path)
+    except FileNotFoundError:
+        _make_folders(new_path)
+        os.rename(path, new_path)
+
+
+def _make_folders(path: str) -> None:
+    for folder in (os.path.dirname(os.path.dirname(path)), os.path.dirname(path)):
+        with suppress(FileExistsError):
+            os.mkdir(folder, 0o700)  # os.makedirs would give its mode to the last one only
 
 
 def _write_all(descriptor: int, blocks: list[Any]) -> None:

@@ -46,6 +46,7 @@ class Store:
         if not create and not os.path.exists(os.path.join(self.path, "index.sqlite")):
             raise FileNotFoundError(f"{self.path!r} has no cached results; name the cache_directory of an Executor")
         self.files = ResultFiles(os.path.join(self.path, "results"), maps=not self.is_shared)
+        self.files.remove_unfinished()
         try:
             self.index = Index(checked)
         except sqlite3.Error as error:

@@ -196,6 +196,19 @@ def test_damage_after_the_answer_is_an_error(tmp_path):
         assert exe.submit(np.arange, 50_000).result()[-1] == 49_999
 
 
+def test_what_killed_scripts_left_is_removed(tmp_path):
+    made = Store(tmp_path / "cache")
+    write(made, KEY, large())
+    made.close()
+    old, new = (tmp_path / "cache" / "results" / "unfinished" / name for name in ("host.1.1", "host.2.1"))
+    for path in (old, new):
+        path.write_bytes(b"half of a result")
+    os.utime(old, (0, 0))
+    Store(tmp_path / "cache").close()
+    assert not old.exists()
+    assert new.exists()
+
+
 # ---- several writers ----
 
 
