@@ -32,6 +32,8 @@ CALL_S = 0.001
 ARRAY_ITEMS = 125_000
 ROUNDS = 3
 
+Use = Callable[[np.ndarray], None]
+
 
 def wait_and_square(x: int) -> int:
     time.sleep(CALL_S)
@@ -88,46 +90,53 @@ def overhead(calls: int = 5000) -> None:
 # ---- arrays ----
 
 
-def ours(path: str, results: int) -> float:
+def ours(path: str, results: int, use: Use) -> float:
     with Executor(max_workers=2, block_allocation=True, cache_directory=path) as exe:
-        return submitted(exe, results)
+        return submitted(exe, results, use)
 
 
-def executorlibs(path: str, results: int) -> float:
+def executorlibs(path: str, results: int, use: Use) -> float:
     from executorlib import SingleNodeExecutor
 
     with SingleNodeExecutor(max_workers=2, block_allocation=True, cache_directory=path) as exe:
-        return submitted(exe, results)
+        return submitted(exe, results, use)
 
 
-def submitted(exe: Any, results: int) -> float:
+def submitted(exe: Any, results: int, use: Use) -> float:
     """Return the seconds from the first submit until all results are read and written, with workers that have started."""
     for future in [exe.submit(abs, number) for number in range(2)]:
         future.result()
     start_s = time.perf_counter()
-    for future in [exe.submit(make_array, x) for x in range(results)]:
-        touch(future.result())
-    exe.shutdown()
+    futures = [exe.submit(make_array, x) for x in range(results)]
+    is_read = futures[0].done()
+    while futures:
+        use(futures.pop().result())  # no result is kept
+    if not is_read:
+        exe.shutdown()  # all results are written
     return time.perf_counter() - start_s
 
 
-def joblibs(path: str, results: int, mmap_mode: str | None = None) -> float:
+def joblibs(path: str, results: int, use: Use, mmap_mode: str | None = None) -> float:
     from joblib import Memory
 
     cached = Memory(path, verbose=0, mmap_mode=mmap_mode).cache(make_array)
     start_s = time.perf_counter()
     for x in range(results):
-        touch(cached(x))
+        use(cached(x))
     return time.perf_counter() - start_s
 
 
-def touch(array: np.ndarray) -> None:
+def last_item(array: np.ndarray) -> None:
+    assert array[-1] == array[0]
+
+
+def each_page(array: np.ndarray) -> None:
     """Read an item of each page, since a mapped file is read as it is used."""
     assert array[::512].max() == array[-1]
 
 
 def arrays(results: int = 1000) -> None:
-    subjects: dict[str, Callable[[str, int], float]] = {"pympipool": ours}
+    subjects: dict[str, Callable[[str, int, Use], float]] = {"pympipool": ours}
     if importlib.util.find_spec("joblib"):
         subjects |= {"joblib.Memory": joblibs, "joblib.Memory, mmap_mode='c'": partial(joblibs, mmap_mode="c")}
     if importlib.util.find_spec("executorlib"):
@@ -135,11 +144,14 @@ def arrays(results: int = 1000) -> None:
     times: dict[str, list[float]] = {}
     for name, subject in subjects.items():
         with folder() as path:
-            times[name] = [subject(path, results) for _ in range(3)]
-    print(f"{results} results of 1 MB: seconds to write and to read, and as multiples of pympipool's")
-    for name, (write, *reads) in times.items():
-        ratios = write / times["pympipool"][0], min(reads) / min(times["pympipool"][1:])
-        print(f"  {name:30} write {write:7.3f} ({ratios[0]:5.1f} ×)   read {min(reads):7.3f} ({ratios[1]:5.1f} ×)")
+            times[name] = [
+                subject(path, results, use) for use in (each_page, last_item, last_item, each_page, each_page)
+            ]
+    print(f"{results} results of 1 MB, in seconds, and as multiples of pympipool's:")
+    measured = {name: (write, min(reads[:2]), min(reads[2:])) for name, (write, *reads) in times.items()}
+    for name, figures in measured.items():
+        texts = [f"{s:7.3f} ({s / ours_s:4.1f} ×)" for s, ours_s in zip(figures, measured["pympipool"], strict=True)]
+        print(f"  {name:30} write {texts[0]}  read one item {texts[1]}  read each page {texts[2]}")
 
 
 # ---- kills ----
