@@ -285,6 +285,8 @@ def test_values_may_contain_themselves():
 def test_one_list_twice_differs_from_two_lists():
     one = [1]
     assert digest_of([one, one]) != digest_of([[1], [1]])
+    keys = Keys()
+    assert keys.of_call(max, (one, one), {}, 1, "all") != keys.of_call(max, ([1], [1]), {}, 1, "all")
 
 
 def test_deeply_nested_values_have_no_digest():
@@ -350,7 +352,8 @@ from pympipool.caching.values import digest_of
 class Point:
     def __init__(self): self.names = {"x", "y", "z"}
 from pympipool.caching.keys import Keys
-print(Keys().of_call(abs, ({"a", "b", "c"}, [{"d", "e"}]), {"x": {"f", "g"}}, 1, "all").hex())
+print(Keys().of_call(abs, ({"a", "b", "c"}, [{"d", "e"}]), {}, 1, "all").hex())
+print(Keys().of_call(abs, (1, "a"), {"x": {"f", "g"}}, 1, "all").hex())
 print(digest_of({"a", "b", 3}, Point(), numpy.arange(3), {"k": {frozenset("abc")}}, pathlib.Path("x"), Point).hex())
 """
 
