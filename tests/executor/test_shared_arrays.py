@@ -160,12 +160,12 @@ def test_map_writes_rows(any_executor, chunksize):
     assert array[:, 7].tolist() == list(range(20))
 
 
-def test_map_writes_rows_in_containers(executor):
+@pytest.mark.parametrize("begin", [0, 1])
+def test_map_writes_rows_in_containers(executor, begin):
     array = shared_array((20, 8), int)
-    list(
-        executor.map(lambda item: fill(item["row"], item["value"]), [{"row": array[i], "value": i} for i in range(20)])
-    )
-    assert array[:, 7].tolist() == list(range(20))
+    items = [{"row": array[i] if i >= begin else np.zeros(8, int), "value": i + 1} for i in range(20)]
+    list(executor.map(lambda item: fill(item["row"], item["value"]), items))
+    assert array[begin:, 7].tolist() == list(range(begin + 1, 21))
 
 
 def test_result_is_same_memory(any_executor):

@@ -2,13 +2,14 @@
 
 import copy
 import gc
+import os
 import pickle
 import resource
 
 import numpy as np
 import pytest
 
-from pympipool import share, shared_array
+from pympipool import serialization, share, shared_array
 from pympipool._core.shared_memory import ArrayMemory
 from pympipool._core.shared_ranges import shared_place
 from pympipool.serialization import describe_shared, has_shared, payload, shared
@@ -204,6 +205,29 @@ def test_exception_has_copy_of_array():
     assert load_exception(parts).args[0].tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("is_foreign", [False, True])
+def test_data_are_sent_if_master_cannot_keep_memory(monkeypatch, is_foreign):
+    """As on a rank that answers through another one: the memory stays with its owner."""
+
+    class Control:
+        asked = 0
+
+        def hand_over_shared(self, *_request):
+            self.asked += 1
+            return False
+
+    array, control = shared_array(3, fill=4), Control()
+    owner = shared.find(shared_place(array)[0]).owner
+    owner.hand_over(is_foreign)
+    monkeypatch.setattr(serialization, "master", (control, os.getpid()))
+    got = payload.load(payload.dump(array))
+    assert control.asked == 1
+    assert owner.handed_over == is_foreign
+    array[...] = 5
+    assert got.tolist() == [4, 4, 4]
+    assert (shared_place(got) is None) == is_foreign
+
+
 def test_memory_of_other_shared_data_is_read_only():
     found = MemoryCopy(np.ones(3))._object
     with pytest.raises(ValueError, match="read-only"):
@@ -232,8 +256,6 @@ def test_what_is_wrong_is_said_at_once(arguments, error, message):
 
 
 def test_missing_descriptor_is_named():
-    import os
-
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.dup(0)
     resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
