@@ -19,10 +19,10 @@ from collections.abc import Mapping
 from concurrent import futures
 from typing import TYPE_CHECKING, Any
 
+from pympipool._util.devices import DEVICE_VARIABLES
 from pympipool.backends.registry import choose
 from pympipool.executor import Executor
 from pympipool.resources import Resources
-from pympipool.resources.discovery import DEVICE_VARIABLES
 from pympipool.worker import shell_process
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ The relay's own program is `pympipool.transport.tcp.relay`.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from pympipool._util.service_threads import ServiceLogger
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerStartError
+from pympipool.transport.fork_requests import receive_descriptors
 from pympipool.transport.frames import SEND_FLAGS
 
 START_TIMEOUT_S = 30.0
@@ -32,8 +34,14 @@ ASK_INTERVAL_S = 5.0
 ANSWER_TIMEOUT_S = 15.0
 """Seconds that the relay may take to answer; usually it takes a millisecond. It may have to be swapped in."""
 
+SILENT_AFTER_S = 0.2
+"""Seconds after which a relay that has not answered counts as silent; usually it answers in a millisecond."""
+
 PING = b"?"
-"""What the relay answers with one byte (`PING` in its program, which is not imported here)."""
+"""What the relay answers with `PONG` (both are those of its program, which is not imported here)."""
+
+PONG = b"!"
+"""The relay's answer to `PING`. Other bytes come with the descriptor of a connection to an agent."""
 
 _KILLED = 128 + signal.SIGKILL
 """Exit code of launchers for a worker that SIGKILL has ended, also its own watchdog when it had lost the master."""
@@ -57,6 +65,7 @@ class Relay:
         self._failure: str | Exception | None = None  # why the last one does not start
         self._since_start = RunningClock()
         self._since_ping: RunningClock | None = None  # of the ping that is not answered yet
+        self._agents: list[socket.socket] = []  # connections to agents, until they are accepted
 
     @property
     def pid(self) -> int | None:
@@ -128,12 +137,11 @@ class Relay:
         return None
 
     def is_silent(self) -> bool:
-        """Return True if the relay has not answered the ping of an earlier call; otherwise send it the next one."""
+        """Return True if the relay has not answered a ping for a while; send it the next one if it has answered all."""
         if self._socket is None or not self._addresses:
             return False
         try:
-            if self._since_ping is not None and self._socket.recv(64):
-                self._since_ping = None
+            self._receive()
             if self._since_ping is None:
                 self._socket.send(PING, SEND_FLAGS)
                 self._since_ping = RunningClock()
@@ -141,8 +149,32 @@ class Relay:
         except BlockingIOError:
             return True
         except OSError:  # it has ended, and its workers with it
-            pass
-        return False
+            return False
+        return self._since_ping.elapsed() > SILENT_AFTER_S
+
+    def _receive(self) -> None:
+        """Receive what the relay has sent: answers to pings, and connections to agents.
+
+        Raises:
+            OSError: The relay has ended.
+        """
+        assert self._socket is not None
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data, descriptors = receive_descriptors(self._socket, 64)
+                if not data:
+                    raise ConnectionError("the relay has ended")
+                if PONG in data:
+                    self._since_ping = None
+                self._agents += (socket.socket(fileno=descriptor) for descriptor in descriptors)
+
+    def accept_agents(self) -> list[socket.socket]:
+        """Return the connections to agents that have reached the relay since the last call."""
+        if self._addresses and self._socket is not None:
+            with contextlib.suppress(OSError):  # it has ended
+                self._receive()
+        accepted, self._agents = self._agents, []
+        return accepted
 
     def check(self) -> float | None:
         """End a relay that has not answered for `ANSWER_TIMEOUT_S`.
@@ -186,6 +218,8 @@ class Relay:
 
     def after_fork_in_child(self) -> None:
         """Close the connection to the relay in a forked child."""
+        while self._agents:
+            self._agents.pop().close()
         if self._socket is not None:
             self._socket.close()
             self._socket = None

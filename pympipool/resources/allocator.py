@@ -14,7 +14,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from pympipool.resources.discovery import DEVICE_VARIABLES, Devices, available_cores, available_devices
+from pympipool._util.devices import DEVICE_VARIABLES
+from pympipool.resources.discovery import Devices, available_cores, available_devices
 from pympipool.resources.request import Resources
 
 PASSES_PER_CORE = 8

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pympipool._util.cgroups import StrPath, cgroup_folders, read_text
+from pympipool._util.devices import assigned_devices
 from pympipool._util.subprocesses import run
 
 
@@ -60,11 +61,6 @@ class Devices:
         return {self.variable: ",".join(names)}
 
 
-DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
-"""The variables of NVIDIA's CUDA, AMD's ROCm and Intel's oneAPI. HIP numbers the devices that ROCR leaves visible, so
-the variable of HIP comes first."""
-
-
 def available_devices(environment: Mapping[str, str] | None = None, root: StrPath = "/") -> Devices:
     """Return the GPUs that this process may use.
 
@@ -76,27 +72,13 @@ def available_devices(environment: Mapping[str, str] | None = None, root: StrPat
         root: The root of the file system.
     """
     variables = os.environ if environment is None else environment
-    for variable in DEVICE_VARIABLES:
-        if variable in variables:
-            return Devices(variable, _visible(variables[variable]))
+    assigned = assigned_devices(variables)
+    if assigned is not None:
+        return Devices(*assigned)
     count = _count_nvidia(root)
     if count:
         return Devices("CUDA_VISIBLE_DEVICES", tuple(map(str, range(count))))
     return Devices("ROCR_VISIBLE_DEVICES", tuple(map(str, range(_count_amd(root)))))
-
-
-def _visible(value: str) -> tuple[str, ...]:
-    """Return the devices that a variable lists.
-
-    The list ends before the first invalid name, which is -1 by convention.
-    """
-    names = []
-    for name in value.split(","):
-        name = name.strip()  # noqa: PLW2901
-        if not name or name.startswith("-") or name == "NoDevFiles":  # SLURM sets this where there are no devices
-            break
-        names.append(name)
-    return tuple(names)
 
 
 def _count_nvidia(root: StrPath) -> int:

@@ -23,17 +23,14 @@ import select
 import signal
 import socket
 import sys
-from array import array
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
 from pympipool._util import signals
+from pympipool.transport.fork_requests import read_body, receive_request
 from pympipool.transport.frames import RUNNING, STATUS, decode_body
 from pympipool.worker.imports import report_imports, reseed
 from pympipool.worker.preloading import Preloading
-
-DESCRIPTORS = 4
-"""Descriptors that come with a request: the request, stdout, stderr and status pipe of the worker."""
 
 
 class Request(NamedTuple):
@@ -235,19 +232,11 @@ def _preload() -> None:
 
 def _receive_request(master: socket.socket) -> Request | None:
     """Return the next request; None when the master is gone."""
-    size = array("i").itemsize * DESCRIPTORS
-    try:
-        byte, ancillary, _, _ = master.recvmsg(1, socket.CMSG_SPACE(size))
-    except OSError:
+    descriptors = receive_request(master)
+    if descriptors is None:
         return None
-    if not byte:
-        return None
-    descriptors = array("i")
-    for _, _, data in ancillary:
-        descriptors.frombytes(data)
-    file = descriptors[0]
-    environment, cwd, path, preload = decode_body(os.pread(file, os.fstat(file).st_size, 0))
-    return Request(environment, cwd, path, preload, [*descriptors])
+    environment, cwd, path, preload = decode_body(read_body(descriptors[0]))
+    return Request(environment, cwd, path, preload, descriptors)
 
 
 def _set_environment(wanted: dict[str, str], ours: dict[str, str]) -> None:

@@ -168,7 +168,7 @@ def _is_srun(process):
 
 
 def test_sruns_never_exceed_cores(make_executor, job):
-    exe = make_executor(4)
+    exe = make_executor(4, mp_context="spawn")
     calls = [exe.submit(square, i) for i in range(60)]
     most = 0
     while not all(call.done() for call in calls):

@@ -144,7 +144,7 @@ def test_parameter_of_jobs_is_refused_in_job(make_executor, job, name, value, bl
     [({"run_time_max": 30}, "00:03:00"), ({"run_time_max": 30, "time_limit": 61}, "00:02:00"), ({}, "UNLIMITED")],
 )
 def test_run_time_max_is_time_of_step(held, cluster, job, parameters, limit):
-    assert of_step(cluster, held(**parameters))["TimeLimit"] == limit
+    assert of_step(cluster, held(**parameters, mp_context="spawn"))["TimeLimit"] == limit
 
 
 @MODES

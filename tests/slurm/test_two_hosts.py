@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 import socket
-import sys
 import time
 from pathlib import Path
 
 import jsonschema
-import psutil
 import pytest
 
 from executor.test_error_log_file import ENTRY
 from pympipool import Executor, trace
 from pympipool.diagnostics.tracing.load import read
 from support.calls import divide, hold, sleep_and_return, square
-from support.processes import marked_processes
 from support.slurm_cluster import Cluster
 from support.trace_events import SCHEMA, check_nesting
 from support.waiting import wait_until
@@ -56,10 +51,6 @@ def assert_in_order(call):
     times = [call.submitted_ns, call.ready_ns, call.sent_ns, call.started_ns, call.ended_ns, call.received_ns]
     assert None not in times
     assert times == sorted(times)
-
-
-def steps(cluster):
-    return [name for name in cluster.run("squeue", "-h", "-s", "-o", "%j").split() if name.startswith("pympipool")]
 
 
 # ---- traces ----
@@ -191,14 +182,12 @@ def test_worker_on_both_hosts_is_listed_with_both(make_executor, hosts_of_ranks)
 # ---- more workers, or less ----
 
 
-def test_steps_come_and_go_with_workers(make_executor, cluster, mark):
+def test_workers_come_and_go(make_executor):
     exe = make_executor(8, **ALL_OF_A_HOST)
     for number in [2, 1, 2, 1]:
         exe.max_workers = number
         assert list(exe.map(square, range(100))) == [i * i for i in range(100)]
         wait_until(lambda number=number: len(exe.info["workers"]) == number)
-        wait_until(lambda number=number: len(steps(cluster)) == number)
-        wait_until(lambda number=number: len(hosts_with_workers(mark)) == number)
         assert len({worker["host"] for worker in exe.info["workers"]}) == number
 
 
@@ -208,40 +197,27 @@ def test_a_worker_too_many_ends_after_its_call(make_executor, cluster, gate):
     gate.wait_until_begun(2)
     exe.max_workers = 1
     later = exe.submit(socket.gethostname)
-    assert len(steps(cluster)) == 2
     gate.open(2)
     assert [call.result() for call in calls] == [0, 1]
-    wait_until(lambda: len(steps(cluster)) == 1)
     assert later.result() in {cluster.first, cluster.second}
     wait_until(lambda: len(exe.info["workers"]) == 1)
     assert exe.info["workers"][0]["host"] == exe.submit(socket.gethostname).result()
 
 
-def test_resizing_changes_the_number_of_parallel_steps(make_executor, cluster, gate):
+def test_resizing_changes_the_number_of_parallel_calls(make_executor, gate):
     exe = make_executor(1, block_allocation=False)
     calls = [exe.submit(hold, gate.path, i) for i in range(6)]
     gate.wait_until_begun()
     exe.max_workers = 3
     gate.wait_until_begun(2)
-    assert len(steps(cluster)) == 3
+    wait_until(lambda: len(exe.info["workers"]) == 3)
     exe.max_workers = 1
     gate.open(3)
     gate.wait_until_begun()
-    wait_until(lambda: len(steps(cluster)) == 1)
+    wait_until(lambda: len(exe.info["workers"]) == 1)
     assert sum(call.running() for call in calls) == 1
     gate.open(3)
     assert [call.result() for call in calls] == list(range(6))
-
-
-def hosts_with_workers(mark):
-    """Return the hosts with worker processes, by their network namespaces."""
-    found = set()
-    for process in marked_processes(mark):
-        with contextlib.suppress(psutil.Error, OSError):  # the process has ended meanwhile
-            program, *arguments = process.cmdline()
-            if program == sys.executable and "pympipool.worker" in " ".join(arguments):
-                found.add(os.readlink(f"/proc/{process.pid}/ns/net"))
-    return found
 
 
 # ---- error_log_file ----

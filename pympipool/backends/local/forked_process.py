@@ -153,10 +153,14 @@ class ForkedProcess(WorkerProcess):
         if data or self._exit_code is not None:
             return
         if self.pid > 0:
-            self._outlived_forkserver = True
-            self._pidfd = exit_codes.open_pidfd(self.pid)
+            self._lose_forkserver()
         else:
             self._ask_again()
+
+    def _lose_forkserver(self) -> None:
+        """Watch a worker that has outlived its forkserver."""
+        self._outlived_forkserver = True
+        self._pidfd = exit_codes.open_pidfd(self.pid)
 
     def _take_record(self, pid: int, exit_code: int) -> None:
         if self._request is not None:

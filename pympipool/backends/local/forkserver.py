@@ -16,12 +16,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import socket
 import subprocess
-from array import array
 from collections import deque
 from time import monotonic
-from typing import BinaryIO, cast
 
 from pympipool._util import subprocesses
 from pympipool._util.clocks import RunningClock
@@ -31,7 +28,8 @@ from pympipool.backends.local.forked_process import ForkedProcess
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
 from pympipool.errors import WorkerStartError
-from pympipool.transport.frames import SEND_FLAGS, encode_body
+from pympipool.transport.fork_requests import memory_file, send_request
+from pympipool.transport.frames import encode_body
 
 LOGGER = ServiceLogger("pympipool.backends")
 
@@ -223,7 +221,7 @@ class Forkserver:
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self.has_answered = False
-        self._stderr = _memory_file()
+        self._stderr = memory_file()
         try:
             self._process, self._socket = subprocesses.popen_with_socket(
                 command, environment, "PYMPIPOOL_FORKSERVER", stderr=self._stderr
@@ -240,11 +238,7 @@ class Forkserver:
 
     def send(self, request: bytes, descriptors: list[int]) -> None:
         """Send a request and the writing ends of the worker's pipes, or raise OSError at once."""
-        with _memory_file() as file:
-            file.write(request)
-            file.flush()
-            passed = array("i", [file.fileno(), *descriptors])
-            self._socket.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)], SEND_FLAGS)
+        send_request(self._socket, request, descriptors)
 
     def end(self, grace_s: float = 0.0) -> tuple[int | None, list[str]]:
         """Kill it; return its exit code and the last lines of its stderr.
@@ -264,18 +258,6 @@ class Forkserver:
         """Close the connection; the forkserver ends if it is not stopped."""
         self._socket.close()
         self._stderr.close()
-
-
-def _memory_file() -> BinaryIO:
-    """Return a new file in memory that only this user may open; where the system has none, a temporary file without a name."""
-    if hasattr(os, "memfd_create"):
-        with contextlib.suppress(OSError):
-            file = os.fdopen(os.memfd_create("pympipool_fork_server"), "w+b")
-            os.fchmod(file.fileno(), 0o600)  # the system creates it with all permissions for everybody
-            return file
-    import tempfile  # only here: it takes longer to import than an executor to start
-
-    return cast(BinaryIO, tempfile.TemporaryFile())
 
 
 def _current_folder() -> str | None:

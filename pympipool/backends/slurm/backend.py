@@ -11,6 +11,7 @@ from pympipool.backends.base import PROBE_TIMEOUT_S, SchedulerBackend
 from pympipool.backends.slurm import availability
 
 if TYPE_CHECKING:
+    from pympipool.backends.agent.agents import Agents
     from pympipool.backends.spawner import Spawner
     from pympipool.resources import Resources
 
@@ -36,6 +37,7 @@ class SlurmBackend(SchedulerBackend):
         super().__init__()
         self._jobs = JobWatch(steps="SLURM_JOB_ID" in os.environ)
         self._limits = PartitionLimits()
+        self._agents: Agents | None = None
 
     def available_cores(self) -> int:
         """Return the number of cores of the job.
@@ -69,18 +71,37 @@ class SlurmBackend(SchedulerBackend):
         self._limits.learn(resources, os.environ)
 
     def _make_spawner(self, resources: Resources) -> Spawner:
+        from pympipool.backends.agent.spawner import AgentSpawner
+        from pympipool.backends.slurm.agents import can_fork
         from pympipool.backends.slurm.spawner import SlurmSpawner
 
-        return SlurmSpawner(resources, self._relay_for(resources), self._jobs, self._limits)
+        spawner = SlurmSpawner(resources, self._relay_for(resources), self._jobs, self._limits)
+        if not can_fork(resources, os.environ):
+            return spawner
+        return AgentSpawner(resources, self._agents_for(resources), spawner)
+
+    def _agents_for(self, resources: Resources) -> Agents:
+        """Return the executor's agents. They are started with the first worker."""
+        from pympipool.backends.agent.agents import Agents
+        from pympipool.backends.slurm.agents import SrunLauncher
+
+        if self._agents is None:
+            relay = self._relay_for(resources)
+            self._agents = Agents(SrunLauncher(relay, self._jobs), relay)
+        return self._agents
 
     def close(self) -> None:
-        """End the relay, and cancel what killed sruns have left."""
+        """End the agents and the relay, and cancel what killed sruns have left."""
+        if self._agents is not None:
+            self._agents.close()
         super().close()
         self._jobs.close()
 
     def after_fork_in_child(self) -> None:
         """Release in a forked child what belongs to the parent."""
         super().after_fork_in_child()
+        if self._agents is not None:
+            self._agents.after_fork_in_child()
         self._jobs.after_fork_in_child()
 
 

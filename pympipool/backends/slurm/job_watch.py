@@ -141,9 +141,9 @@ class JobWatch:
         self._was_silent = False  # the controller has not answered, and what it knows has not been checked since
         self._is_used = False
 
-    def name(self, number: int) -> str:
-        """Return the name for the job of a worker."""
-        return f"{self._prefix}-{number}"
+    def name(self, label: object) -> str:
+        """Return the name for the job of a worker, whose number is the label, or of agents."""
+        return f"{self._prefix}-{label}"
 
     def watch(self, name: str) -> JobState:
         """Ask for a job now and then, until it is forgotten or cancelled."""

@@ -78,24 +78,10 @@ class TcpControl:
         """Connect to the master's relay.
 
         Raises:
-            UnreachableError: No address works within `config.connect_timeout_s`. The message names the addresses, the
-                reasons and the remedy.
+            UnreachableError: No address works in time (see `open_connections`).
         """
-        context = client_context()
-        deadline = monotonic() + config.connect_timeout_s
-        refusals = 0
-        while True:
-            failures: dict[str, Exception] = {}
-            for address in config.tcp_addresses:
-                try:
-                    stream, keepalive, token = _connect(address, config, context, deadline)
-                    return cls(stream, keepalive, functools.partial(_connect_for_data, address, config, context, token))
-                except (OSError, EOFError) as error:
-                    failures[address] = error
-            refusals += all(isinstance(error, ConnectionRefusedError) for error in failures.values())
-            if monotonic() + RETRY_DELAY_S > deadline or refusals >= REFUSALS_MAX:
-                raise UnreachableError(_why_unreachable(config, failures))
-            sleep(RETRY_DELAY_S)
+        stream, keepalive, connect_for_data = open_connections(config)
+        return cls(stream, keepalive, connect_for_data)
 
     def fileno(self) -> int:
         """Return the descriptor of the keepalive connection, for the watchdog."""
@@ -252,6 +238,33 @@ class TcpChannel:
                 self._stream_lock.release()
 
 
+def open_connections(config: WorkerConfig) -> tuple[Stream, socket.socket, Callable[[], Stream]]:
+    """Connect to the master's relay.
+
+    Returns:
+        The connection for messages, the keepalive connection, and a function that opens a connection for shared data.
+
+    Raises:
+        UnreachableError: No address works within `config.connect_timeout_s`. The message names the addresses, the
+            reasons and the remedy.
+    """
+    context = client_context()
+    deadline = monotonic() + config.connect_timeout_s
+    refusals = 0
+    while True:
+        failures: dict[str, Exception] = {}
+        for address in config.tcp_addresses:
+            try:
+                stream, keepalive, token = _connect(address, config, context, deadline)
+                return stream, keepalive, functools.partial(_connect_for_data, address, config, context, token)
+            except (OSError, EOFError) as error:
+                failures[address] = error
+        refusals += all(isinstance(error, ConnectionRefusedError) for error in failures.values())
+        if monotonic() + RETRY_DELAY_S > deadline or refusals >= REFUSALS_MAX:
+            raise UnreachableError(_why_unreachable(config, failures))
+        sleep(RETRY_DELAY_S)
+
+
 def _connect(
     address: str, config: WorkerConfig, context: ssl.SSLContext, deadline: float
 ) -> tuple[Stream, socket.socket, bytes]:
@@ -294,13 +307,14 @@ def _connect_for_data(address: str, config: WorkerConfig, context: ssl.SSLContex
 
 
 def _why_unreachable(config: WorkerConfig, failures: dict[str, Exception]) -> str:
+    sender = f"worker {config.worker}" if config.worker else "the agent"
     tried = "; ".join(f"{address}: {error}" for address, error in failures.items()) or "no address was given"
     if failures and all(isinstance(error, ConnectionRefusedError) for error in failures.values()):
         limit = "no process listens there: the master has ended, or something between the hosts refuses connections"
     else:
         limit = f"within connect_timeout={config.connect_timeout_s:g} s"
     return (
-        f"worker {config.worker} on host {socket.gethostname()} cannot connect to the master on host"
+        f"{sender} on host {socket.gethostname()} cannot connect to the master on host"
         f" {config.master_host}, {limit} ({tried}). Hosts must be able to open TCP connections to the host where the"
         " script runs: run it on a node of the cluster, or have its firewall let the nodes in; with"
         " hostname_localhost=True only workers on the master's own host can connect"

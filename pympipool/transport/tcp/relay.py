@@ -34,6 +34,8 @@ from typing import TYPE_CHECKING, NoReturn
 from pympipool._core import ring
 from pympipool._util import signals
 from pympipool.transport.bootstrap import WorkerConfig
+from pympipool.transport.fork_requests import pass_descriptors
+from pympipool.transport.tcp.agent_link import AgentLink
 from pympipool.transport.tcp.handshake import (
     DATA_MAGIC,
     HANDSHAKE_TIMEOUT_S,
@@ -47,6 +49,7 @@ from pympipool.transport.tcp.handshake import (
 from pympipool.transport.tcp.remote_rank import RemoteRank
 from pympipool.transport.tcp.shared_source import SharedSource
 from pympipool.transport.tcp.sockets import enable_keepalive, own_addresses, set_nodelay
+from pympipool.transport.tcp.stream import AGENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +68,9 @@ PING = b"?"
 
 PONG = b"!"
 """The answer to `PING`."""
+
+AGENT_CONNECTED = b"+"
+"""Sent to the master with the descriptor of a connection to an agent."""
 
 _BACKLOG = 1024
 _GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR if sys.platform == "linux" else select.POLLIN
@@ -89,8 +95,10 @@ class Relay:
         self._ranks: dict[bytes, RemoteRank] = {}  # by token
         self._shared = SharedSource()
         self._poll = select.poll()
-        self._watched: dict[int, RemoteRank] = {}
-        self._ending: list[tuple[float, RemoteRank]] = []  # ranks whose last messages are being read, with deadlines
+        self._watched: dict[int, RemoteRank | AgentLink] = {}
+        self._ending: list[
+            tuple[float, RemoteRank | AgentLink]
+        ] = []  # ranks whose last messages are being read, with deadlines
         self._lock = threading.Lock()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
@@ -167,14 +175,14 @@ class Relay:
         self._attach_keepalive(connection, token)
         return None
 
-    def _serve(self, remote: RemoteRank) -> None:
+    def _serve(self, remote: RemoteRank | AgentLink) -> None:
         try:
             remote.serve(self._watch)
         finally:
             self._forget(remote)
 
-    def _authenticate(self, connection: socket.socket) -> RemoteRank:
-        """Perform the handshake with a rank, and wait for its keepalive connection."""
+    def _authenticate(self, connection: socket.socket) -> RemoteRank | AgentLink:
+        """Perform the handshake with a rank or an agent, and wait for its keepalive connection."""
         set_nodelay(connection)
         token = secrets.token_bytes(TOKEN_BYTES)
         attached, keepalives = threading.Event(), list[socket.socket]()
@@ -188,10 +196,23 @@ class Relay:
         finally:
             with self._lock:
                 self._expected.pop(token, None)
-        remote = RemoteRank(stream, keepalives[0], self._config, token)
+        try:
+            stream.set_timeout(HANDSHAKE_TIMEOUT_S)
+            hello = stream.receive()
+        except BaseException:
+            stream.close()
+            keepalives[0].close()
+            raise
+        if hello[0] == AGENT:
+            return AgentLink(stream, keepalives[0], hello[3][0], self._offer_agent)
+        remote = RemoteRank(stream, keepalives[0], self._config, token, hello)
         with self._lock:
             self._ranks[token] = remote
         return remote
+
+    def _offer_agent(self, connection: socket.socket) -> None:
+        """Give the master its end of the connection to an agent."""
+        pass_descriptors(self._master, AGENT_CONNECTED, [connection.fileno()])
 
     def _attach_data(self, connection: socket.socket, token: bytes) -> Callable[[], None]:
         """Perform the handshake of a connection for shared data."""
@@ -219,7 +240,7 @@ class Relay:
 
     # ---- noticing the end ----
 
-    def _watch(self, remote: RemoteRank) -> None:
+    def _watch(self, remote: RemoteRank | AgentLink) -> None:
         assert remote.control is not None
         with self._lock:
             for watched in (remote.keepalive, remote.control):
@@ -227,9 +248,10 @@ class Relay:
                 self._poll.register(watched.fileno(), _GONE)
         self._wake()
 
-    def _forget(self, remote: RemoteRank) -> None:
+    def _forget(self, remote: RemoteRank | AgentLink) -> None:
         with self._lock:
-            del self._ranks[remote.token]
+            if isinstance(remote, RemoteRank):
+                del self._ranks[remote.token]
             for descriptor in [number for number, other in self._watched.items() if other is remote]:
                 self._unwatch(descriptor)
             remote.close()

@@ -22,7 +22,7 @@ from pympipool.transport.shm import open_channel
 from pympipool.transport.tcp.handshake import AuthenticationError
 from pympipool.transport.tcp.prefetch import PrefetchQueue
 from pympipool.transport.tcp.sockets import HOST_GONE_S
-from pympipool.transport.tcp.stream import CONTROL, HELLO, READY, Stream
+from pympipool.transport.tcp.stream import CONTROL, HELLO, READY, Message, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,9 +36,12 @@ class RemoteRank:
         keepalive: The keepalive connection; it tells of the end of the rank's process, and of its host.
         config: Address and key of the master. Worker number and rank come with the hello.
         token: Assigns further connections to this rank.
+        hello: The rank's first message.
     """
 
-    def __init__(self, stream: Stream, keepalive: socket.socket, config: WorkerConfig, token: bytes) -> None:
+    def __init__(
+        self, stream: Stream, keepalive: socket.socket, config: WorkerConfig, token: bytes, hello: Message
+    ) -> None:
         self.stream = stream
         self.keepalive = keepalive
         self.token = token
@@ -48,6 +51,7 @@ class RemoteRank:
         self._received = 0  # bytes at the last check
         self._queue: PrefetchQueue | None = None
         self._config = config
+        self._hello = hello
 
     def serve(self, on_connected: Callable[[RemoteRank], None]) -> None:
         """Run until either side is gone."""
@@ -59,7 +63,7 @@ class RemoteRank:
             self.hang_up()
 
     def _serve(self, on_connected: Callable[[RemoteRank], None]) -> None:
-        kind, _, _, parts = self.stream.receive()
+        kind, _, _, parts = self._hello
         if kind != HELLO or len(parts[0]) != HELLO_BYTES:
             raise AuthenticationError("the first message is no hello")
         self.stream.set_timeout(None)  # from here on the keepalive connection tells whether the rank is there

@@ -61,6 +61,22 @@ STORED = CONTROL + 10
 ENDED = CONTROL + 11
 """Kind of the notice that the owner has given up shared data. The parts are their keys."""
 
+AGENT = CONTROL + 12
+"""Kind of the first message of an agent, in the place of `HELLO`. Its only part is the frame that describes its host."""
+
+PIPE = CONTROL + 13
+"""Kind of a message of an agent with what a worker has written to a pipe; b"" is the end. The id is the worker's number, the
+tag that of the pipe: 0 stdout, 1 stderr, `STATUS_PIPE`."""
+
+STATUS_PIPE = 2
+"""Number of the pipe with the records of a worker's status (`frames.STATUS`)."""
+
+PAUSE = CONTROL + 14
+"""Kind of a message to an agent: read no more of a worker's pipe, which has the id and tag of `PIPE`."""
+
+GO_ON = CONTROL + 15
+"""Kind of a message to an agent: read a paused pipe again."""
+
 RECALL = b"b"
 """Sent to a rank over the keepalive connection: return the prefetched calls that have not begun."""
 

@@ -1,0 +1,298 @@
+"""The agents of one executor: launched once, they fork workers on their hosts.
+
+    submit(process) ──> waiting ── a host has room ──> unanswered ── pid ──> forked ── close ──> release: room again
+                          ▲                                │
+                          └──────── the agent is gone ─────┘
+
+    check ── launch ──> srun ... agent ──> relay ──> accept: a host more
+
+Nothing here waits: `check` is called again and again while there is something to wait for. An agent that ends, or does not
+answer, is given up with its workers. The next worker that finds no room has agents launched on the hosts that lack one.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pympipool._util.clocks import RunningClock
+from pympipool._util.service_threads import ServiceLogger
+from pympipool.backends.agent.host import AgentHost
+from pympipool.backends.agent.launch import END_TIMEOUT_S, Launch, LaunchFailure
+from pympipool.backends.agent.process import AgentProcess
+from pympipool.backends.program import worker_environment
+from pympipool.backends.spawner import LaunchRequest
+from pympipool.errors import WorkerStartError
+
+if TYPE_CHECKING:
+    from pympipool.backends.agent.launcher import Launcher
+    from pympipool.backends.local.forked_process import ForkedProcess
+    from pympipool.backends.relay_process import Relay
+
+LOGGER = ServiceLogger("pympipool.backends")
+
+ANSWER_TIMEOUT_S = 10.0
+"""Seconds after which an agent that does not answer is given up; usually it answers in milliseconds."""
+
+FIRST_ANSWER_TIMEOUT_S = 30.0
+"""Seconds that the first answer of an agent may take: its forkserver has modules to import."""
+
+LAUNCH_CHECK_S = 0.01
+"""Seconds between two checks while agents start."""
+
+CHECK_INTERVAL_S = 0.2
+"""Seconds between two checks while workers wait for room or an answer."""
+
+FAILURES_MAX = 2
+"""Launches in a row that may bring no agent, until workers are started without agents."""
+
+RELAUNCH_PAUSE_S = 1.0
+"""Pause before another launch after one that has failed, or whose agent has ended; doubles with each further failure."""
+
+RELAUNCH_PAUSE_MAX_S = 60.0
+"""Longest such pause."""
+
+_OF_MASTER = ("PYMPIPOOL_ADDRESS", "PYMPIPOOL_KEY", "PYMPIPOOL_PATH")
+
+
+class Agents:
+    """The agents of one executor. Only for the supervisor's thread.
+
+    Args:
+        launcher: Starts them.
+        relay: They connect to it.
+
+    Attributes:
+        is_unusable: True if agents do not start here, so that workers must be started without them.
+    """
+
+    def __init__(self, launcher: Launcher, relay: Relay) -> None:
+        self.launcher = launcher
+        self.relay = relay
+        self.is_unusable = False
+        self._request: LaunchRequest | None = None
+        self._base: dict[str, str] = {}
+        self._hosts: dict[str, AgentHost] = {}
+        self._known: set[str] = set()  # the names of all hosts that have had an agent
+        self._waiting: dict[AgentProcess, None] = {}
+        self._orphans: set[ForkedProcess] = set()  # requests to lost agents, until their processes notice that
+        self._launches: list[Launch] = []
+        self._launch_count = 0
+        self._failures = 0
+        self._pause_s = 0.0
+        self._since_failure = RunningClock()
+
+    def changes(self, request: LaunchRequest, environment: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+        """Return the variables of a worker that differ from those of agents, and the names of those that it has not.
+
+        Args:
+            request: The worker's request; agents get address and key of the master from the first one.
+            environment: The worker's environment.
+        """
+        if self._request is None:
+            master = {name: request.environment[name] for name in _OF_MASTER}
+            self._request = LaunchRequest(0, environment={**master, "PYMPIPOOL_WORKER": "0", "PYMPIPOOL_RANKS": "1"})
+            base = self.launcher.environment(worker_environment(self._request))
+            self._base = {name: value for name, value in base.items() if not name.startswith("PYMPIPOOL_")}
+        changed = {name: value for name, value in environment.items() if self._base.get(name) != value}
+        return changed, [name for name in self._base if name not in environment]
+
+    def submit(self, process: AgentProcess) -> None:
+        """Have a worker forked as soon as a host has room for it."""
+        self._waiting[process] = None
+
+    def check(self) -> float | None:
+        """Do what has become possible: accept agents, send requests, launch missing agents, give up silent ones.
+
+        Returns:
+            The seconds until the next check; None: there is nothing to wait for.
+        """
+        self._accept()
+        for host in list(self._hosts.values()):
+            self.check_host(host)
+        self._check_launches()
+        self._dispatch()
+        if self._waiting:
+            self._launch_missing()
+            return LAUNCH_CHECK_S if self._launches_pending else CHECK_INTERVAL_S
+        is_unsettled = self._orphans or any(host.unanswered for host in self._hosts.values())
+        return CHECK_INTERVAL_S if is_unsettled else None
+
+    # ---- for the processes ----
+
+    def on_answer(self, process: ForkedProcess) -> None:
+        """Take note that a worker was forked, or has ended."""
+        assert isinstance(process, AgentProcess)
+        if process.agent is not None:
+            process.agent.unanswered.discard(process)
+            process.agent.has_answered = True
+            process.agent.silence.restart()
+
+    def on_lost(self, process: ForkedProcess) -> None:
+        """Send a request again that an agent has not answered which is gone."""
+        assert isinstance(process, AgentProcess)
+        host, process.agent = process.agent, None
+        self._orphans.discard(process)
+        self._waiting[process] = None
+        if host is not None:
+            host.unanswered.discard(process)
+            self._drop(host, "has ended")
+
+    def withdraw(self, process: ForkedProcess) -> None:
+        """Forget the request of a worker that is not needed any more."""
+        assert isinstance(process, AgentProcess)
+        self._waiting.pop(process, None)
+        self._orphans.discard(process)
+        if process.agent is not None:
+            process.agent.unanswered.discard(process)
+
+    def release(self, process: AgentProcess) -> None:
+        """Give the slots of a worker that is gone to another one."""
+        if process.agent is not None:
+            process.agent.release(process)
+            self._dispatch()
+
+    # ---- hosts ----
+
+    def can_fit(self, cores: int, gpus: int) -> bool:
+        """Return False if no host has so many cores and devices, even when all are free. True while no host is known."""
+        return not self._hosts or any(cores <= host.cores and gpus <= host.gpus for host in self._hosts.values())
+
+    def _accept(self) -> None:
+        for connection in self.relay.accept_agents():
+            try:
+                host = AgentHost(connection)
+            except (OSError, ValueError, LookupError):  # it has ended already
+                connection.close()
+                continue
+            if host.name in self._hosts:
+                self._drop(self._hosts[host.name], "has been replaced")
+            self._hosts[host.name] = host
+            self._known.add(host.name)
+            self._failures, self._pause_s = 0, 0.0
+            for launch in self._launches:
+                launch.agent_connected(host.name)
+            LOGGER.info("agent on %s (pid %d): %d cores, %d GPUs", host.name, host.agent_pid, host.cores, host.gpus)
+
+    def check_host(self, host: AgentHost) -> None:
+        """Give an agent up that has ended, or does not answer."""
+        if not host.is_connected():
+            self._drop(host, "has ended")
+        elif host.unanswered:
+            limit_s = ANSWER_TIMEOUT_S if host.has_answered else FIRST_ANSWER_TIMEOUT_S
+            if host.silence.elapsed() > limit_s:
+                self._drop(host, f"has not answered for {limit_s:g} s")
+
+    def _drop(self, host: AgentHost, why: str) -> None:
+        """Give an agent up. Its workers and its unanswered requests notice that by their status pipes."""
+        if self._hosts.get(host.name) is not host:
+            return
+        del self._hosts[host.name]
+        for process in host.unanswered:
+            if process.pid == 0:
+                process.forkserver_is_lost = True
+                self._orphans.add(process)
+        host.close()
+        LOGGER.warning("the agent on %s (pid %d) %s", host.name, host.agent_pid, why)
+
+    def _dispatch(self) -> None:
+        """Send waiting requests to hosts that have room, this host first."""
+        own = os.uname().nodename
+        for process in list(self._waiting):
+            if not self.can_fit(process.cores, process.gpus):
+                self._refuse(process)
+                continue
+            for host in sorted(self._hosts.values(), key=lambda host: (host.name != own, host.name)):
+                if host.has_room(process) and self._send(process, host):
+                    break
+
+    def _refuse(self, process: AgentProcess) -> None:
+        """Fail a worker that fits no host that is known. The next attempt is made without agents."""
+        del self._waiting[process]
+        needs = f"{process.cores} cores and {process.gpus} GPUs"
+        error = WorkerStartError(f"no host with an agent has {needs}, which worker {process.number} needs")
+        process.fail_launch(LaunchFailure(error, None, is_permanent=False))
+
+    def _send(self, process: AgentProcess, host: AgentHost) -> bool:
+        try:
+            process.send_to_agent(host)
+        except OSError:  # it is gone, or there is no room for now: the next check tells
+            return False
+        del self._waiting[process]
+        host.allocate(process)
+        host.expect_answer(process)
+        return True
+
+    # ---- launches ----
+
+    @property
+    def _launches_pending(self) -> bool:
+        return any(not launch.is_connected for launch in self._launches)
+
+    def _launch_missing(self) -> None:
+        """Launch agents on all hosts of the job, or on those that have lost theirs."""
+        if self._launches_pending or self._since_failure.elapsed() < self._pause_s:
+            return
+        missing = sorted(self._known - self._hosts.keys())
+        if self._known and not missing:
+            return
+        assert self._request is not None
+        self._launch_count += 1
+        request = replace(self._request, number=self._launch_count)
+        environment = {**worker_environment(request), **self.relay.environment(request)}
+        if self.launcher.cores_variable:
+            environment["PYMPIPOOL_CORES_VARIABLE"] = self.launcher.cores_variable
+        self._pause_s = self._pause_s or RELAUNCH_PAUSE_S
+        self._since_failure.restart()
+        try:
+            process = self.launcher.start(request, self.launcher.environment(environment), missing or None)
+        except WorkerStartError as error:
+            self._failed(LaunchFailure(error, None, is_permanent=False))
+            return
+        self._launches.append(Launch(process, missing or None))
+
+    def _check_launches(self) -> None:
+        for launch in list(self._launches):
+            failure = launch.check()
+            if failure is None and launch.process.poll() is None:
+                continue
+            self._launches.remove(launch)
+            launch.end(0.0)
+            if not launch.is_connected:
+                self._failed(failure or launch.failure())
+
+    def _failed(self, failure: LaunchFailure) -> None:
+        """Fail the workers that wait, unless other agents can serve them."""
+        self._pause_s = min(max(2 * self._pause_s, RELAUNCH_PAUSE_S), RELAUNCH_PAUSE_MAX_S)
+        self._since_failure.restart()
+        LOGGER.warning("agents do not start: %s", failure.error.reason)
+        if self._hosts:
+            return
+        self._pause_s = 0.0  # the pool has its own pauses
+        if failure.outage is None:
+            self._failures += 1
+        if self._failures >= FAILURES_MAX and not self.is_unusable:
+            self.is_unusable = True
+            LOGGER.warning("workers are started without agents from now on, which takes longer")
+        waiting, self._waiting = self._waiting, {}
+        for process in waiting:
+            process.fail_launch(failure)
+
+    # ---- the end ----
+
+    def close(self) -> None:
+        """End the agents."""
+        self.after_fork_in_child()
+        self._hosts.clear()
+        launches, self._launches = self._launches, []
+        for launch in launches:
+            launch.end(END_TIMEOUT_S)
+
+    def after_fork_in_child(self) -> None:
+        """Close the connections to agents in a forked child."""
+        unanswered = (process for host in self._hosts.values() for process in host.unanswered)
+        for process in (*self._waiting, *self._orphans, *unanswered):
+            process.close_writers()
+        for host in self._hosts.values():
+            host.close()

@@ -1,0 +1,109 @@
+"""One launch of agents as its master sees it: the launcher's process, until an agent has connected, and its end."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from pympipool._util.clocks import RunningClock
+from pympipool.errors import WorkerStartError
+
+if TYPE_CHECKING:
+    from pympipool.backends.spawner import WorkerProcess
+
+LAUNCH_TIMEOUT_S = 70.0
+"""Seconds that agents may take to connect after their launcher has started them: more than they try to (`connect_timeout`)."""
+
+END_TIMEOUT_S = 0.2
+"""Seconds that a launcher has to end by itself after its agents at the end of the executor; usually it takes 50 ms."""
+
+EXIT_TIMEOUT_S = 1.0
+"""Seconds that it may take to end after it was asked to."""
+
+_STDERR_BYTES = 1 << 16
+_STDERR_LINES = 20
+
+
+class LaunchFailure(NamedTuple):
+    """Why agents did not start.
+
+    Attributes:
+        error: The error of a worker that has waited for them.
+        outage: Which outage of a scheduler was the reason; None: another one.
+        is_permanent: Another launch is of no use.
+    """
+
+    error: WorkerStartError
+    outage: str | None
+    is_permanent: bool
+
+
+class Launch:
+    """A launcher's process, and the hosts on which it is to start agents (None: all)."""
+
+    def __init__(self, process: WorkerProcess, hosts: Sequence[str] | None) -> None:
+        self.process = process
+        self.is_connected = False
+        self._hosts = hosts
+        self._since_start = RunningClock()
+        self._stderr = b""
+
+    def agent_connected(self, host: str) -> None:
+        """Take note that an agent has connected."""
+        if not self.is_connected and (self._hosts is None or host in self._hosts):
+            self.is_connected = True
+            self.process.on_connected()
+
+    def check(self) -> LaunchFailure | None:
+        """Return why no agent will connect; None while one may."""
+        if self.is_connected:
+            return None
+        self._read()
+        try:
+            if not self.process.has_started():
+                self._since_start.restart()
+        except WorkerStartError as error:
+            return LaunchFailure(error, None, is_permanent=False)
+        if self._since_start.elapsed() < LAUNCH_TIMEOUT_S:
+            return None
+        return LaunchFailure(
+            WorkerStartError(f"no agent has connected within {LAUNCH_TIMEOUT_S:g} s", last_stderr=self._lines),
+            None,
+            is_permanent=False,
+        )
+
+    def failure(self) -> LaunchFailure:
+        """Return why no agent has connected. To be called after the end of the process."""
+        lines = self._lines
+        error = WorkerStartError(
+            "the agents, which start workers on the hosts of the job, do not start",
+            exit_code=self.process.poll(),
+            last_stderr=lines,
+        )
+        return LaunchFailure(error, self.process.outage(lines), self.process.failed_permanently(lines))
+
+    @property
+    def _lines(self) -> tuple[str, ...]:
+        return tuple(self._stderr.decode(errors="replace").splitlines()[-_STDERR_LINES:])
+
+    def _read(self) -> None:
+        for stream in (self.process.stdout, self.process.stderr):
+            with contextlib.suppress(ValueError):  # it is closed
+                while data := stream.read(_STDERR_BYTES):
+                    if stream is self.process.stderr:
+                        self._stderr = (self._stderr + data)[-_STDERR_BYTES:]
+
+    def end(self, grace_s: float) -> None:
+        """End the process; its agents end too.
+
+        Args:
+            grace_s: Seconds that it has to end by itself before.
+        """
+        self._read()
+        if self.process.wait(grace_s) is None:
+            self.process.kill()
+        if grace_s and self.process.wait(EXIT_TIMEOUT_S) is None:  # it waits for a host that does not answer
+            self.process.kill_unreachable()
+            self.process.wait(EXIT_TIMEOUT_S)
+        self.process.close()

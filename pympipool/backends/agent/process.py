@@ -1,0 +1,128 @@
+"""A worker that an agent forks: as one that the forkserver of this host forks, but signals go through the agent."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from pympipool._util import exit_codes
+from pympipool.backends.local.forked_process import ForkedProcess
+from pympipool.transport.frames import encode_body
+
+if TYPE_CHECKING:
+    from pympipool.backends.agent.agents import Agents
+    from pympipool.backends.agent.host import AgentHost
+    from pympipool.backends.agent.launch import LaunchFailure
+
+DELIVERY_DELAY_S = 3.0
+"""Seconds after the end of a worker in which messages from other hosts may still arrive through the relay."""
+
+LOST_DELIVERY_DELAY_S = 0.5
+"""The same after the end of its agent: it runs on without one, until the master hangs up."""
+
+KILL_TIMEOUT_S = 20.0
+"""Seconds that a worker may take to end after it was killed: its host may be gone, and that takes a while to be known."""
+
+
+class AgentProcess(ForkedProcess):
+    """A worker that an agent forks, as soon as a host has room for it. It is lost when its agent ends.
+
+    Args:
+        agents: The agents, which send the requests.
+        request: The body of the request.
+        number: The worker's number.
+        cores: The number of cores that it occupies on its host.
+        gpus: The number of devices.
+
+    Attributes:
+        agent: The host with the agent that has got the request; None while the worker waits for a host.
+
+    Raises:
+        OSError: There are not enough descriptors.
+    """
+
+    delivery_delay_s = DELIVERY_DELAY_S
+    kill_timeout_s = KILL_TIMEOUT_S
+    exit_grace_s = 2.0
+
+    def __init__(self, agents: Agents, request: bytes, number: int, cores: int, gpus: int) -> None:
+        super().__init__(agents, request)
+        self.number = number
+        self.cores = cores
+        self.gpus = gpus
+        self.agent: AgentHost | None = None
+        self._agents = agents
+        self._loss: str | None = None
+        self._failure: LaunchFailure | None = None
+
+    def send_to_agent(self, agent: AgentHost) -> None:
+        """Send the request to the agent of a host, or raise OSError at once."""
+        self.send_to(agent)
+        self.agent = agent
+        self.host = agent.name
+
+    def fail_launch(self, failure: LaunchFailure) -> None:
+        """Give the request up: there is no agent that could serve it."""
+        self._failure = failure
+        self.fail(failure.error)
+        if failure.outage is not None:
+            self.start_failure = None  # `outage` tells it
+
+    def outage(self, last_stderr: Iterable[str]) -> str | None:
+        return None if self._failure is None else self._failure.outage
+
+    def failed_permanently(self, last_stderr: Iterable[str]) -> bool:
+        return self._failure is not None and self._failure.is_permanent
+
+    def has_started(self) -> bool:
+        return self.agent is not None
+
+    def pending_reason(self) -> str:
+        if self.pid or self.agent is None:
+            return ""
+        return f": the agent on {self.host} (pid {self.agent.agent_pid}) has not answered"
+
+    def loss_reason(self) -> str | None:
+        return self._loss
+
+    def is_delivering(self) -> bool:
+        return self._loss is None and self._agents.relay.is_silent()
+
+    def kill_unreachable(self) -> None:
+        """Give a worker up whose host does not answer. It ends there by itself, without its master."""
+        self.kill()
+        if self.poll() is None:
+            self._lose_forkserver()
+
+    def _lose_forkserver(self) -> None:
+        """Take a worker for lost whose agent is gone."""
+        assert self.agent is not None
+        self._loss = (
+            f"the agent on {self.host} (pid {self.agent.agent_pid}), which had started it, has ended or does not answer"
+        )
+        self._exit_code = exit_codes.UNKNOWN
+        self.exit_code_is_known = False
+        self.delivery_delay_s = LOST_DELIVERY_DELAY_S
+
+    def _take_record(self, pid: int, exit_code: int) -> None:
+        super()._take_record(pid, exit_code)
+        self._agents.on_answer(self)
+
+    def _check_process(self) -> None:
+        """Give the agent up that does not tell the end of a killed worker."""
+        if self.agent is None:
+            return
+        self._agents.check_host(self.agent)
+        if not self.agent.is_connected() and self._exit_code is None:
+            self._lose_forkserver()
+
+    def _signal(self, number: int) -> None:
+        if self.agent is not None:
+            self.agent.expect_answer(self)
+            with contextlib.suppress(OSError):  # the agent is gone, and the end of the status pipe tells it
+                self.agent.send(encode_body(("signal", self.number, number)), [])
+
+    def close(self) -> None:
+        super().close()
+        self._agents.release(self)

@@ -1,0 +1,81 @@
+"""Workers of one process that agents fork on the hosts of a job, in milliseconds each."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pympipool._util import subprocesses
+from pympipool._util.import_path import import_path
+from pympipool.backends.agent.process import AgentProcess
+from pympipool.backends.program import worker_environment
+from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
+from pympipool.transport.frames import encode_body
+
+if TYPE_CHECKING:
+    from pympipool.backends.agent.agents import Agents
+    from pympipool.resources import Resources
+
+
+class AgentSpawner(Spawner):
+    """A spawner whose workers are forked by agents.
+
+    Args:
+        resources: What each worker needs.
+        agents: Shared by all spawners of one executor.
+        without_agents: The spawner of such workers where agents do not start, or no host has room for such a worker.
+    """
+
+    is_queued = True
+
+    def __init__(self, resources: Resources, agents: Agents, without_agents: Spawner) -> None:
+        self._resources = resources
+        self._agents = agents
+        self._without_agents = without_agents
+        self.helpers = (agents.relay, agents)
+
+    def prepare(self, request: LaunchRequest) -> bool:
+        """Start the relay; return False while it starts."""
+        return self._agents.relay.prepare(request)
+
+    def start(self, request: LaunchRequest) -> WorkerProcess:
+        """Request a worker, without waiting until a host has room for it.
+
+        Raises:
+            OSError: There are no descriptors for the worker's pipes.
+            WorkerStartError: The relay does not start.
+        """
+        cores, gpus = self._resources.total_cores, self._resources.gpus
+        if self._agents.is_unusable or not self._agents.can_fit(cores, gpus):
+            return self._without_agents.start(request)
+        launcher = self._agents.launcher
+        environment = launcher.environment(
+            {
+                **worker_environment(request),
+                **self._agents.relay.environment(request),
+                "PYMPIPOOL_CWD": request.cwd or os.getcwd(),
+            }
+        )
+        environment.update(launcher.worker_variables(self._resources))
+        changed, removed = self._agents.changes(request, environment)
+        body = encode_body(("fork", request.number, changed, removed, import_path(), request.preload, gpus))
+        with subprocesses.fork_lock:  # no fork of another thread may inherit the writing ends
+            process = AgentProcess(self._agents, body, request.number, cores, gpus)
+            try:
+                self._agents.submit(process)
+            except BaseException:  # no memory, for example: nothing else would know the worker
+                process.kill()
+                process.close()
+                raise
+        return process
+
+    def close(self) -> None:
+        """End the agents and the relay, and what the other spawner has left."""
+        self._agents.close()
+        self._agents.relay.close()
+        self._without_agents.close()
+
+    def after_fork_in_child(self) -> None:
+        """Close in a forked child the connections, which stay the parent's."""
+        self._agents.after_fork_in_child()
+        self._without_agents.after_fork_in_child()

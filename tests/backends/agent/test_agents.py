@@ -1,0 +1,287 @@
+"""Agents on two hosts, which this machine plays: they fork workers, are killed and stopped, or do not start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+import pympipool
+from pympipool import Executor
+from pympipool.backends.agent import agents as module
+from pympipool.backends.registry import BACKENDS
+from pympipool.errors import WorkerDied, WorkerStartError
+from support.calls import hold, pid, square
+from support.loopback_agents import CORES, LoopbackAgentsBackend
+from support.processes import own_processes, still_alive
+from support.scripts import Script
+from support.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(120)
+
+MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
+
+
+@pytest.fixture
+def make_executor(monkeypatch, opened):
+    monkeypatch.setitem(BACKENDS, "agents", LoopbackAgentsBackend)
+
+    def make(max_cores=2 * CORES, **parameters):
+        opened.append(Executor(backend="agents", max_cores=max_cores, **parameters))
+        return opened[-1], LoopbackAgentsBackend.made[-1]
+
+    yield make
+    LoopbackAgentsBackend.made.clear()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(mark, monkeypatch):
+    monkeypatch.setattr(module, "RELAUNCH_PAUSE_S", 0.1)
+    before = set(own_processes(mark))
+    yield
+    assert still_alive([process for process in own_processes(mark) if process not in before]) == []
+
+
+def host_and_parent(gate=None):
+    if gate is not None:
+        hold(gate)
+    return socket.gethostname(), os.getppid()
+
+
+def seen(gate, name):
+    hold(gate)
+    return socket.gethostname(), os.environ.get(name)
+
+
+def variable(name):
+    return os.environ.get(name)
+
+
+def write(text, to_stderr=False):
+    print(text, file=sys.stderr if to_stderr else sys.stdout)
+
+
+def die(text):
+    print(text, file=sys.stderr)
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def agents_of(backend):
+    return {name: psutil.Process(host.agent_pid) for name, host in backend.agents._hosts.items()}
+
+
+# ---- workers ----
+
+
+@MODES
+def test_workers_are_forked_on_all_hosts_as_many_as_fit(make_executor, gate, block_allocation):
+    exe, backend = make_executor(block_allocation=block_allocation)
+    calls = [exe.submit(host_and_parent, gate.path) for _ in range(2 * CORES)]
+    gate.wait_until_begun(2 * CORES)
+    gate.open(2 * CORES)
+    places = [call.result() for call in calls]
+    assert sorted(host for host, _ in places) == ["one"] * CORES + ["two"] * CORES
+    assert len(set(places)) == 2  # one forkserver for each host
+    assert backend.launcher.launches == [None]
+
+
+def test_workers_with_threads_occupy_that_many_cores(make_executor, gate):
+    exe, _ = make_executor(block_allocation=False, resource_dict={"threads_per_core": CORES // 2 + 1})
+    calls = [exe.submit(seen, gate.path, "OMP_NUM_THREADS") for _ in range(2)]
+    gate.wait_until_begun(2)
+    gate.open(2)
+    assert sorted(call.result() for call in calls) == [("one", str(CORES // 2 + 1)), ("two", str(CORES // 2 + 1))]
+
+
+def test_gpus_are_those_of_the_host_and_given_to_one_call(make_executor, gate):
+    exe, _ = make_executor(block_allocation=False)
+    calls = [exe.submit(seen, gate.path, "CUDA_VISIBLE_DEVICES", resource_dict={"gpus_per_core": 1}) for _ in range(4)]
+    gate.wait_until_begun(4)
+    without = exe.submit(variable, "CUDA_VISIBLE_DEVICES")
+    assert without.result() == ""
+    gate.open(4)
+    assert sorted(call.result() for call in calls) == [("one", "0"), ("one", "1"), ("two", "0"), ("two", "1")]
+    again = exe.submit(variable, "CUDA_VISIBLE_DEVICES", resource_dict={"gpus_per_core": 2})
+    assert again.result() == "0,1"
+
+
+def test_environment_is_that_of_the_master_when_the_worker_starts(make_executor, monkeypatch):
+    monkeypatch.setenv("EARLY", "1")
+    exe, _ = make_executor(block_allocation=False)
+    assert exe.submit(variable, "EARLY").result() == "1"
+    monkeypatch.delenv("EARLY")
+    monkeypatch.setenv("LATE", "2")
+    assert [exe.submit(variable, name).result() for name in ("EARLY", "LATE", "PYMPIPOOL_KEY")] == [None, "2", None]
+
+
+def test_output_arrives_whole_while_nobody_reads(make_executor, capfd):
+    exe, _ = make_executor(block_allocation=False)
+    text = "x" * 99 + "\n"
+    calls = [exe.submit(write, text * 20_000, to_stderr) for to_stderr in (True, False)]
+    for call in calls:
+        call.result()
+    exe.shutdown()
+    out, err = capfd.readouterr()
+    assert (out.count(text), err.count(text)) == (20_000, 20_000)
+
+
+def test_death_is_told_with_signal_host_and_last_words(make_executor):
+    exe, _ = make_executor(block_allocation=False)
+    error = exe.submit(die, "my last words").exception()
+    assert isinstance(error, WorkerDied)
+    assert error.exit_code == -signal.SIGSEGV
+    assert error.host in {"one", "two"}
+    assert "my last words" in str(error)
+
+
+def test_calls_of_a_process_each_are_forked_fast(make_executor):
+    exe, _ = make_executor(block_allocation=False)
+    assert len(set(exe.map(pid, range(60)))) == 60
+
+
+def test_waiting_worker_of_a_cancelled_call_gets_no_slot(make_executor, gate):
+    exe, backend = make_executor(4 * CORES, block_allocation=False)  # more than the hosts have
+    calls = [exe.submit(hold, gate.path, i) for i in range(2 * CORES)]
+    gate.wait_until_begun(2 * CORES)
+    waiting = [exe.submit(square, i) for i in range(2)]
+    wait_until(lambda: len(backend.agents._waiting) == 2)
+    assert waiting[0].cancel()
+    wait_until(lambda: len(backend.agents._waiting) == 1)
+    gate.open(2 * CORES)
+    assert [call.result() for call in calls] == list(range(2 * CORES))
+    assert waiting[1].result() == 1
+
+
+# ---- failures ----
+
+
+@MODES
+@pytest.mark.parametrize("victim", ["agent", "forkserver"])
+def test_killed_agent_loses_its_workers_and_is_replaced(make_executor, gate, block_allocation, victim):
+    exe, backend = make_executor(block_allocation=block_allocation)
+    calls = [exe.submit(hold, gate.path, i) for i in range(2 * CORES)]
+    gate.wait_until_begun(2 * CORES)
+    agent = agents_of(backend)["two"]
+    workers = [psutil.Process(worker["pid"]) for worker in exe.info["workers"] if worker["host"] == "two"]
+    (agent if victim == "agent" else agent.children()[0]).kill()
+    wait_until(lambda: sum(call.done() for call in calls) == CORES)
+    for call in calls:
+        if call.done():
+            error = call.exception()
+            assert isinstance(error, WorkerDied)
+            assert f"the agent on two (pid {agent.pid})" in str(error)
+    assert still_alive(workers) == []  # they would take what the gate has for the others
+    gate.open(CORES)
+    wait_until(lambda: all(call.done() for call in calls))
+    again = [exe.submit(host_and_parent, gate.path) for _ in range(2 * CORES)]
+    gate.wait_until_begun(2 * CORES)
+    gate.open(2 * CORES)
+    assert {call.result()[0] for call in again} == {"one", "two"}
+    assert backend.launcher.launches == [None, ["two"]]
+
+
+def test_stopped_agent_is_given_up(make_executor, gate, monkeypatch):
+    monkeypatch.setattr(module, "ANSWER_TIMEOUT_S", 1.0)
+    exe, backend = make_executor(block_allocation=False)
+    assert list(exe.map(square, range(8))) == [i * i for i in range(8)]
+    wait_until(lambda: len(agents_of(backend)) == 2)
+    stopped = agents_of(backend)
+    for agent in stopped.values():
+        agent.suspend()
+    try:
+        assert exe.submit(square, 3).result(timeout=60) == 9
+    finally:
+        for agent in stopped.values():
+            agent.kill()
+
+
+def test_killed_relay_ends_agents_and_the_next_call_has_new_ones(make_executor, gate):
+    exe, backend = make_executor(block_allocation=False)
+    call = exe.submit(hold, gate.path)
+    gate.wait_until_begun()
+    os.kill(backend._relay.pid, signal.SIGKILL)
+    assert isinstance(call.exception(timeout=60), WorkerDied)
+    assert exe.submit(square, 3).result(timeout=60) == 9
+    assert backend.launcher.launches == [None, None] or set(backend.launcher.launches[1]) <= {"one", "two"}
+
+
+def test_failed_launches_are_told_and_then_agents_are_done_without(make_executor):
+    exe, backend = make_executor(block_allocation=False)
+    backend.launcher.broken = "echo no such host >&2; exit 3"
+    assert exe.submit(square, 3).result(timeout=60) == 9
+    assert backend.agents.is_unusable
+    assert len(backend.launcher.launches) == module.FAILURES_MAX
+
+
+@MODES
+def test_worker_that_fits_no_host_is_started_without_agents(make_executor, block_allocation):
+    exe, backend = make_executor(block_allocation=block_allocation, resource_dict={"gpus_per_core": 3})
+    assert exe.submit(square, 3).result(timeout=60) == 9
+    assert not backend.agents.is_unusable
+
+
+def test_reason_of_a_failed_launch_reaches_the_caller(make_executor, monkeypatch):
+    monkeypatch.setattr(module, "FAILURES_MAX", 100)
+    exe, backend = make_executor(block_allocation=False)
+    backend.launcher.broken = "echo no such host >&2; exit 3"
+    error = exe.submit(square, 3).exception(timeout=60)
+    assert isinstance(error, WorkerStartError)
+    assert "no such host" in str(error)
+
+
+def test_executor_that_ends_while_agents_start_leaves_nothing(make_executor):
+    exe, _ = make_executor()
+    exe.shutdown(wait=False, cancel_futures=True)
+
+
+MASTER = """
+import os, signal, sys, time
+import pympipool
+from pympipool import Executor
+from pympipool.backends.registry import BACKENDS
+from support.loopback_agents import LoopbackAgentsBackend
+BACKENDS["agents"] = LoopbackAgentsBackend
+if __name__ == "__main__":
+    exe = Executor(backend="agents", max_cores=8, block_allocation={block_allocation})
+    for _ in range(8):
+        exe.submit(time.sleep, 600)
+    while len(exe.info["workers"]) < 8:
+        time.sleep(0.01)
+    print("served", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@MODES
+def test_nothing_survives_a_killed_master(tmp_path, block_allocation):
+    source = MASTER.format(block_allocation=block_allocation)
+    tests = str(Path(__file__).parents[2])
+    path = os.pathsep.join([str(Path(pympipool.__file__).parents[1]), tests])
+    with Script(source, tmp_path, variables={"PYTHONPATH": path}) as script:
+        code, stdout, _ = script.end()
+        assert (code, stdout) == (-signal.SIGKILL, "served\n")
+        assert script.survivors() == []
+
+
+def test_many_threads_submit_while_agents_are_killed(make_executor):
+    exe, backend = make_executor(block_allocation=False, resource_dict={"restart_limit": 20})
+    results = []
+
+    def submit(first):
+        results.extend(exe.submit(square, i).result(timeout=100) for i in range(first, first + 15))
+
+    threads = [threading.Thread(target=submit, args=(first,)) for first in (0, 100)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        wait_until(lambda: agents_of(backend))
+        next(iter(agents_of(backend).values())).kill()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == sorted(i * i for first in (0, 100) for i in range(first, first + 15))
