@@ -52,7 +52,7 @@ def kill_agent(cluster, exe, host):
 
 
 @MODES
-def test_one_srun_starts_the_agents_of_all_hosts(make_executor, cluster, job, gate, block_allocation):
+def test_one_srun_starts_agents_on_all_hosts(make_executor, cluster, job, gate, block_allocation):
     exe = make_executor(block_allocation=block_allocation)
     calls = [exe.submit(of_worker, gate.path) for _ in range(16)]
     gate.wait_until_begun(16)
@@ -84,7 +84,7 @@ def names_of_steps(cluster):
     return [name for name in cluster.run("squeue", "-h", "-s", "-o", "%j").split() if name.startswith("pympipool")]
 
 
-def test_call_with_what_only_a_step_has_gets_one(make_executor, cluster, gate):
+def test_call_with_time_limit_gets_a_step(make_executor, cluster, gate):
     exe = make_executor(block_allocation=False)
     call = exe.submit(hold, gate.path, resource_dict={"time_limit": 100})
     gate.wait_until_begun()
@@ -125,7 +125,7 @@ def hold_on_host(gate):
 
 
 @MODES
-def test_calls_of_a_cut_off_host_are_lost_and_others_go_on(make_executor, cluster, gate, block_allocation):
+def test_host_cut_off_loses_its_calls_only(make_executor, cluster, gate, block_allocation):
     exe = make_executor(block_allocation=block_allocation, resource_dict={"threads_per_core": 8})
     calls = [exe.submit(hold_on_host, gate.path) for _ in range(2)]
     gate.wait_until_begun(2)

@@ -80,7 +80,7 @@ def agents_of(backend):
 
 
 @MODES
-def test_workers_are_forked_on_all_hosts_as_many_as_fit(make_executor, gate, block_allocation):
+def test_hosts_get_as_many_workers_as_fit(make_executor, gate, block_allocation):
     exe, backend = make_executor(block_allocation=block_allocation)
     calls = [exe.submit(host_and_parent, gate.path) for _ in range(2 * CORES)]
     gate.wait_until_begun(2 * CORES)
@@ -91,7 +91,7 @@ def test_workers_are_forked_on_all_hosts_as_many_as_fit(make_executor, gate, blo
     assert backend.launcher.launches == [None]
 
 
-def test_workers_with_threads_occupy_that_many_cores(make_executor, gate):
+def test_workers_occupy_a_core_for_each_thread(make_executor, gate):
     exe, _ = make_executor(block_allocation=False, resource_dict={"threads_per_core": CORES // 2 + 1})
     calls = [exe.submit(seen, gate.path, "OMP_NUM_THREADS") for _ in range(2)]
     gate.wait_until_begun(2)
@@ -99,7 +99,7 @@ def test_workers_with_threads_occupy_that_many_cores(make_executor, gate):
     assert sorted(call.result() for call in calls) == [("one", str(CORES // 2 + 1)), ("two", str(CORES // 2 + 1))]
 
 
-def test_gpus_are_those_of_the_host_and_given_to_one_call(make_executor, gate):
+def test_each_gpu_of_a_host_has_one_call(make_executor, gate):
     exe, _ = make_executor(block_allocation=False)
     calls = [exe.submit(seen, gate.path, "CUDA_VISIBLE_DEVICES", resource_dict={"gpus_per_core": 1}) for _ in range(4)]
     gate.wait_until_begun(4)
@@ -111,7 +111,7 @@ def test_gpus_are_those_of_the_host_and_given_to_one_call(make_executor, gate):
     assert again.result() == "0,1"
 
 
-def test_environment_is_that_of_the_master_when_the_worker_starts(make_executor, monkeypatch):
+def test_worker_has_the_present_environment_of_master(make_executor, monkeypatch):
     monkeypatch.setenv("EARLY", "1")
     exe, _ = make_executor(block_allocation=False)
     assert exe.submit(variable, "EARLY").result() == "1"
@@ -120,7 +120,7 @@ def test_environment_is_that_of_the_master_when_the_worker_starts(make_executor,
     assert [exe.submit(variable, name).result() for name in ("EARLY", "LATE", "PYMPIPOOL_KEY")] == [None, "2", None]
 
 
-def test_output_arrives_whole_while_nobody_reads(make_executor, capfd):
+def test_large_output_arrives_whole(make_executor, capfd):
     exe, _ = make_executor(block_allocation=False)
     text = "x" * 99 + "\n"
     calls = [exe.submit(write, text * 20_000, to_stderr) for to_stderr in (True, False)]
@@ -131,7 +131,7 @@ def test_output_arrives_whole_while_nobody_reads(make_executor, capfd):
     assert (out.count(text), err.count(text)) == (20_000, 20_000)
 
 
-def test_death_is_told_with_signal_host_and_last_words(make_executor):
+def test_death_is_told_with_signal_and_words(make_executor):
     exe, _ = make_executor(block_allocation=False)
     error = exe.submit(die, "my last words").exception()
     assert isinstance(error, WorkerDied)
@@ -140,12 +140,12 @@ def test_death_is_told_with_signal_host_and_last_words(make_executor):
     assert "my last words" in str(error)
 
 
-def test_calls_of_a_process_each_are_forked_fast(make_executor):
+def test_each_call_has_its_own_process(make_executor):
     exe, _ = make_executor(block_allocation=False)
     assert len(set(exe.map(pid, range(60)))) == 60
 
 
-def test_waiting_worker_of_a_cancelled_call_gets_no_slot(make_executor, gate):
+def test_cancelled_call_waits_for_no_slot(make_executor, gate):
     exe, backend = make_executor(4 * CORES, block_allocation=False)  # more than the hosts have
     calls = [exe.submit(hold, gate.path, i) for i in range(2 * CORES)]
     gate.wait_until_begun(2 * CORES)
@@ -163,7 +163,7 @@ def test_waiting_worker_of_a_cancelled_call_gets_no_slot(make_executor, gate):
 
 @MODES
 @pytest.mark.parametrize("victim", ["agent", "forkserver"])
-def test_killed_agent_loses_its_workers_and_is_replaced(make_executor, gate, block_allocation, victim):
+def test_killed_agent_loses_workers_and_is_replaced(make_executor, gate, block_allocation, victim):
     exe, backend = make_executor(block_allocation=block_allocation)
     calls = [exe.submit(hold, gate.path, i) for i in range(2 * CORES)]
     gate.wait_until_begun(2 * CORES)
@@ -201,7 +201,7 @@ def test_stopped_agent_is_given_up(make_executor, gate, monkeypatch):
             agent.kill()
 
 
-def test_killed_relay_ends_agents_and_the_next_call_has_new_ones(make_executor, gate):
+def test_killed_relay_and_agents_are_replaced(make_executor, gate):
     exe, backend = make_executor(block_allocation=False)
     call = exe.submit(hold, gate.path)
     gate.wait_until_begun()
@@ -211,7 +211,7 @@ def test_killed_relay_ends_agents_and_the_next_call_has_new_ones(make_executor, 
     assert backend.launcher.launches == [None, None] or set(backend.launcher.launches[1]) <= {"one", "two"}
 
 
-def test_failed_launches_are_told_and_then_agents_are_done_without(make_executor):
+def test_after_failed_launches_workers_start_without_agents(make_executor):
     exe, backend = make_executor(block_allocation=False)
     backend.launcher.broken = "echo no such host >&2; exit 3"
     assert exe.submit(square, 3).result(timeout=60) == 9
@@ -220,13 +220,13 @@ def test_failed_launches_are_told_and_then_agents_are_done_without(make_executor
 
 
 @MODES
-def test_worker_that_fits_no_host_is_started_without_agents(make_executor, block_allocation):
+def test_worker_too_large_for_hosts_starts_without_agents(make_executor, block_allocation):
     exe, backend = make_executor(block_allocation=block_allocation, resource_dict={"gpus_per_core": 3})
     assert exe.submit(square, 3).result(timeout=60) == 9
     assert not backend.agents.is_unusable
 
 
-def test_reason_of_a_failed_launch_reaches_the_caller(make_executor, monkeypatch):
+def test_reason_of_failed_launch_reaches_the_caller(make_executor, monkeypatch):
     monkeypatch.setattr(module, "FAILURES_MAX", 100)
     exe, backend = make_executor(block_allocation=False)
     backend.launcher.broken = "echo no such host >&2; exit 3"
@@ -235,7 +235,7 @@ def test_reason_of_a_failed_launch_reaches_the_caller(make_executor, monkeypatch
     assert "no such host" in str(error)
 
 
-def test_executor_that_ends_while_agents_start_leaves_nothing(make_executor):
+def test_executor_may_end_while_agents_start(make_executor):
     exe, _ = make_executor()
     exe.shutdown(wait=False, cancel_futures=True)
 
@@ -269,7 +269,7 @@ def test_nothing_survives_a_killed_master(tmp_path, block_allocation):
         assert script.survivors() == []
 
 
-def test_many_threads_submit_while_agents_are_killed(make_executor):
+def test_threads_submit_while_agents_are_killed(make_executor):
     exe, backend = make_executor(block_allocation=False, resource_dict={"restart_limit": 20})
     results = []
 
