@@ -9,7 +9,8 @@
     mpi_library.py    which MPI library mpi4py loads, and the mpiexec that belongs to it
     shm_cleanup.py    removes the files that killed MPI ranks leave in /dev/shm
     local/            backend "mpi": this machine
-    slurm/            backend "slurm": one srun for each worker
+    agent/            workers that agents fork: one process on each host, started once
+    slurm/            backend "slurm": agents, or one srun for each worker
     flux/             backend "flux": one flux job for each worker
 
 A spawner never sees a call or a link. The pool knows a backend only through `Backend`, `Spawner` and `WorkerProcess`.

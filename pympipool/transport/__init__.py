@@ -4,6 +4,7 @@
     frames.py           the format of the control connection: hello, frames, user ids
     control_server.py   the master's end: a listener, and one connection for each rank
     control_client.py   the worker's end of the control connection
+    fork_requests.py    requests for forked workers: to a fork server, and through the relay to an agent
     shm.py              the link to a worker on this host: a segment with two rings, both ends
     tcp/                the link to a worker on another host
 

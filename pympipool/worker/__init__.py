@@ -14,7 +14,8 @@
         batches.py         many calls of one function that travel as one
         injection.py       arguments that come from init_function
         error_log.py       failed calls, logged for the user
-      forkserver.py        a warm process that forks workers of one call each
+      forkserver.py        a warm process that forks workers
+      agent.py             on another host: a forkserver, and what connects it with the master
         preloading.py      forks of it that have imported what calls import
         imports.py         which modules calls import, and which of them are safe to fork with
       shell_process.py     in the worker of a ShellExecutor: its external program

@@ -8,5 +8,6 @@ relay.py          the master's end: a process that represents the workers of oth
 remote_rank.py    one of these workers' ranks in the relay
 shared_source.py  what the relay sends of shared data, and to whom
 shared_copies.py  the shared data that a worker has got
+agent_link.py     one agent in the relay
 prefetch.py       which calls the relay sends ahead, and how it recalls them
 """
