@@ -59,7 +59,7 @@ def add_function(hasher: Hasher, function: types.FunctionType) -> None:
     hasher.add_named(b"closure", _closure(function), f"the variable {{}} around {name}()")
     uses = code_usage(code)
     found = {key: function.__globals__[key] for key in uses.globals if key in function.__globals__}
-    add_imports(hasher, code)
+    add_imports(hasher, code, function.__globals__.get("__package__"))
     _add_submodules(hasher, [*found.values()], uses.names)
     hasher.add_named(b"globals", found, f"the global {{}} of {name}()")
 
@@ -71,8 +71,8 @@ def _closure(function: types.FunctionType) -> dict[str, Any]:
             contents[name] = cell.cell_contents
         except ValueError:  # it is empty
             continue
-        if name in {"__class__", "__classdict__"}:  # of a method: the class has the method
-            contents[name] = getattr(contents[name], "__qualname__", None)
+        if name == "__classdict__":  # of a method: the class has the same
+            contents[name] = None
     return contents
 
 

@@ -47,9 +47,10 @@ class Keys:
 
     def __init__(self, start: Any = None, *, takes_futures: bool = True) -> None:
         self._takes_futures = takes_futures
+        self._version = version_of_files(now=True)
         self._base = hashlib.blake2b(digest_size=DIGEST_BYTES)
         self._base.update(b"1 %d.%d " % sys.version_info[:2] + digest_of(start))
-        self._functions = FunctionDigests()
+        self._functions = FunctionDigests(self._version)
 
     def of_call(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], cores: int, result_of: str
@@ -74,6 +75,7 @@ class Keys:
         code = getattr(fn, "__code__", None)
         hasher = Hasher()
         hasher.takes_futures = self._takes_futures
+        hasher.version = self._version
         try:
             hasher.feed(b"args", b"%d" % len(args))
             for number, value in enumerate(args, start=1):
@@ -97,9 +99,14 @@ def key_of_name(name: str) -> bytes:
 
 
 class FunctionDigests:
-    """The digests of functions. A digest is kept as long as nothing has changed that the function refers to."""
+    """The digests of functions. A digest is kept as long as nothing has changed that the function refers to.
 
-    def __init__(self) -> None:
+    Args:
+        version: That of `Hasher`.
+    """
+
+    def __init__(self, version: int) -> None:
+        self._version = version
         self._known: dict[int, tuple[Any, Callable[[], bool] | None, int, bytes]] = {}
 
     def digest(self, fn: Callable[..., Any]) -> bytes:
@@ -114,12 +121,12 @@ class FunctionDigests:
             if is_current is not None and is_current() and version == version_of_files():
                 return digest
         if type(fn) is functools.partial:
-            return digest_of(self.digest(fn.func), fn.args, fn.keywords, vars(fn))
+            return digest_of(self.digest(fn.func), fn.args, fn.keywords, vars(fn), version=self._version)
         if type(fn) is types.MethodType:
-            return digest_of(self.digest(fn.__func__), fn.__self__)
+            return digest_of(self.digest(fn.__func__), fn.__self__, version=self._version)
         version = version_of_files()
         is_current = None if known is not None and known[1] is None else _comparison(fn)
-        digest = digest_of(fn)
+        digest = digest_of(fn, version=self._version)
         if len(self._known) >= FUNCTIONS_MAX:
             self._known.clear()
         self._known[id(fn)] = fn, is_current, version, digest

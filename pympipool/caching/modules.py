@@ -5,7 +5,8 @@
     any other               ─► the compiled code of the file, without line numbers, and of all modules that it imports,
                                also inside of functions
 
-No module is imported for this. A digest is kept until one of the files has changed, which is looked for once a second.
+No module is imported for this. A digest is kept until one of the files has changed, which is looked for once a second. After that,
+calls of the executors that were made before have no key: their workers may have imported what the file was, or what it is.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import sys
 import sysconfig
 import types
 from collections.abc import Iterator
+from contextlib import suppress
 from hashlib import blake2b
 from importlib import util
-from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
+from importlib.machinery import EXTENSION_SUFFIXES
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pympipool.caching.values import DIGEST_BYTES, Hasher, UnhashableError
 from pympipool.serialization.code_usage import nested_code
@@ -36,6 +38,9 @@ CHECK_INTERVAL_S = 1.0
 """Shortest time between two checks whether files have changed."""
 
 _Stamp = tuple[int, int, int]
+
+_IMPORTERS = frozenset({"import_module", "__import__"})
+"""Functions that import modules. Those are seen whose names are constants."""
 
 
 def add_module(hasher: Hasher, module: types.ModuleType) -> None:
@@ -57,29 +62,59 @@ def add_module_named(hasher: Hasher, name: str) -> None:
         UnhashableError: It has no file.
     """
     hasher.text(b"module", name)
-    hasher.feed(b"contents", _modules.digest(name))
+    _add_contents(hasher, name)
 
 
-def add_imports(hasher: Hasher, code: types.CodeType) -> None:
-    """Add the modules that code imports when it runs. Those that do not exist now have only their names."""
-    for name in _imports_of_code(code):
+def _add_contents(hasher: Hasher, name: str) -> None:
+    digest, changed, version = _modules.digest(name)
+    if version > hasher.version:
+        raise UnhashableError(f"the module {changed}, which has changed since the executor was made")
+    hasher.feed(b"contents", digest)
+
+
+def add_imports(hasher: Hasher, code: types.CodeType, package: str | None) -> None:
+    """Add the modules that code imports when it runs. Those that do not exist now have only their names.
+
+    Args:
+        package: The package of the code, for relative imports.
+    """
+    for name in _imports_of_code(code, package or ""):
         hasher.text(b"import", name)
         if _exists(name):
-            hasher.feed(b"contents", _modules.digest(name))
+            _add_contents(hasher, name)
 
 
 @functools.lru_cache(maxsize=1024)
-def _imports_of_code(code: types.CodeType) -> tuple[str, ...]:
-    names = set()
+def _imports_of_code(code: types.CodeType, package: str) -> tuple[str, ...]:
+    names: set[str] = set()
     for part in nested_code(code):
-        imported = ""
+        imported, level, previous = "", 0, None
         for instruction in dis.get_instructions(part):
-            if instruction.opname == "IMPORT_NAME":
-                imported = instruction.argval
+            if instruction.opname == "EXTENDED_ARG":
+                continue
+            if instruction.opname == "IMPORT_NAME":  # the level is loaded, then the names, then this
+                imported = _absolute(instruction.argval, level, package)
                 names.add(imported)
             elif instruction.opname == "IMPORT_FROM" and imported:
                 names.add(f"{imported}.{instruction.argval}")
-    return tuple(sorted(names))
+            level, previous = previous if type(previous) is int else 0, instruction.argval
+        if _IMPORTERS.intersection(part.co_names):
+            names.update(constant for constant in part.co_consts if type(constant) is str and _is_name(constant))
+    return tuple(sorted(names - {""}))
+
+
+def _absolute(name: str, level: int, package: str) -> str:
+    """Return the name of a module for `import`; "" if a relative one leads out of the package."""
+    if not level:
+        return name
+    try:
+        return util.resolve_name("." * level + name, package)
+    except ImportError:
+        return ""
+
+
+def _is_name(text: str) -> bool:
+    return all(part.isidentifier() for part in text.split("."))
 
 
 def _exists(name: str) -> bool:
@@ -90,13 +125,16 @@ class _Modules:
     """The digests of modules."""
 
     def __init__(self) -> None:
-        self._digests: dict[str, bytes] = {}
+        self._digests: dict[str, tuple[bytes, str, int]] = {}
         self._stamps: dict[str, _Stamp] = {}  # of all files that were read
+        self._contents: dict[
+            str, tuple[bytes, int]
+        ] = {}  # of each module: digest, and the version since which it has this
         self._next_check_s = 0.0
         self.version = 0  # counts changes
 
-    def digest(self, name: str) -> bytes:
-        """Return the digest of a module with all that it imports."""
+    def digest(self, name: str) -> tuple[bytes, str, int]:
+        """Return the digest of a module with all that it imports, which of these has changed last, and the version then."""
         self.check()
         found = self._digests.get(name)
         if found is None:
@@ -108,13 +146,17 @@ class _Modules:
             for leaf in sorted(leaves):
                 hasher.text(b"module", leaf)
                 hasher.feed(b"contents", leaves[leaf])
-            found = self._digests[name] = hasher.digest()
+            changed = max(leaves, key=self._version_of, default=name)
+            found = self._digests[name] = hasher.digest(), changed, self._version_of(changed)
         return found
 
-    def check(self) -> None:
+    def _version_of(self, name: str) -> int:
+        return self._contents.get(name, (b"", 0))[1]
+
+    def check(self, *, now: bool = False) -> None:
         """Forget all digests if a file has changed."""
         now_s = monotonic()
-        if now_s < self._next_check_s:
+        if now_s < self._next_check_s and not now:
             return
         self._next_check_s = now_s + CHECK_INTERVAL_S
         if any(_stamp(path) != stamp for path, stamp in self._stamps.items()):
@@ -128,45 +170,40 @@ class _Modules:
         while waiting:
             name = waiting.pop()
             top, dot, _ = name.partition(".")
-            if (
-                name in leaves
-                or installed(top) in leaves
-                or top in sys.stdlib_module_names
-                or top in sys.builtin_module_names
-            ):
+            if name in leaves or installed(top) in leaves or _is_of_python(top):
                 continue
             origin = _origin(name)
             if origin is None:
                 continue
             if top == "pympipool" or origin.startswith(_installed_folders()):
                 leaves[installed(top)] = _distribution(top)
-            elif origin.endswith(".py"):
+            else:
                 leaves[name], imported = self._read(name, origin)
                 waiting += imported
-            else:
-                leaves[name] = self._bytes_of(origin)
+                if leaves[name] != self._contents.setdefault(name, (leaves[name], 0))[0]:
+                    self._contents[name] = leaves[name], self.version
             waiting += [name.rpartition(".")[0]] if dot else []
 
     def _read(self, name: str, path: str) -> tuple[bytes, list[str]]:
         """Return the digest of the code of a file, and the names of the modules that it imports."""
+        if not path:  # a package without a file
+            return b"", []
         self._stamps[path] = _stamp(path)
         try:
             with open(path, "rb") as file:
-                tree = ast.parse(file.read())
-            hasher = Hasher()
+                content = file.read()
+        except OSError:  # it is in an archive, for example
+            raise UnhashableError(f"the module {name}, whose file cannot be read") from None
+        hasher = Hasher()
+        try:
+            if not path.endswith(".py"):
+                raise ValueError("it is compiled")
+            tree = ast.parse(content)
             hasher.add(compile(tree, "", "exec", dont_inherit=True))
-        except (OSError, SyntaxError, ValueError):  # it is being edited; what cannot be imported fails in the worker
-            return self._bytes_of(path), []
+        except (SyntaxError, ValueError):  # or it is being edited; what cannot be imported fails in the worker
+            return blake2b(content, digest_size=DIGEST_BYTES).digest(), []
         is_package = os.path.basename(path) == "__init__.py"
         return hasher.digest(), [*_imports(tree, name if is_package else name.rpartition(".")[0])]
-
-    def _bytes_of(self, path: str) -> bytes:
-        self._stamps[path] = _stamp(path)
-        try:
-            with open(path, "rb") as file:
-                return blake2b(file.read(), digest_size=DIGEST_BYTES).digest()
-        except OSError:
-            return b""
 
 
 def installed(package: str) -> str:
@@ -177,9 +214,13 @@ def installed(package: str) -> str:
 _modules = _Modules()
 
 
-def version_of_files() -> int:
-    """Return a number that is another one after the files of modules have changed that were digested."""
-    _modules.check()
+def version_of_files(*, now: bool = False) -> int:
+    """Return a number that is a larger one after the files of modules have changed that were digested.
+
+    Args:
+        now: Look for changes even if this was done less than `CHECK_INTERVAL_S` ago.
+    """
+    _modules.check(now=now)
     return _modules.version
 
 
@@ -197,14 +238,14 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                try:
-                    base = util.resolve_name("." * node.level + base, package)
-                except ImportError:
-                    continue
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            base = _absolute(node.module or "", node.level, package)
+            if base:
+                yield base
+                yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = getattr(node.func, "attr", getattr(node.func, "id", None))
+            if called in _IMPORTERS and type(node.args[0].value) is str and _is_name(node.args[0].value):
+                yield node.args[0].value
 
 
 def _origin(name: str) -> str | None:
@@ -217,14 +258,41 @@ def _origin(name: str) -> str | None:
         path = None
         parts = name.split(".")
         for depth in range(len(parts)):
-            spec = PathFinder.find_spec(".".join(parts[: depth + 1]), path)
+            spec = _find_spec(".".join(parts[: depth + 1]), path)
             if spec is None:
                 return None
             path = spec.submodule_search_locations
             if path is None and depth + 1 < len(parts):
                 return None
-    origin = (spec.origin if spec is not None and spec.has_location else None) or ""
+    if spec is None or not spec.has_location:
+        return "" if spec is not None and spec.submodule_search_locations is not None else None
+    origin = spec.origin or ""
     return os.path.realpath(origin) if origin.endswith((".py", *EXTENSION_SUFFIXES)) else origin
+
+
+def _find_spec(name: str, path: Any) -> ModuleSpec | None:
+    """Return the spec of a module that is not imported; projects that are installed as editable have finders of their own."""
+    for finder in sys.meta_path:
+        with suppress(Exception):  # they are of any package
+            spec = finder.find_spec(name, path)
+            if spec is not None:
+                return spec
+    return None
+
+
+@functools.cache
+def _is_of_python(top: str) -> bool:
+    """Return True for modules of Python itself, but not for one of the user's that has the name of one of these."""
+    if top in sys.builtin_module_names:
+        return True
+    if top not in sys.stdlib_module_names:
+        return False
+    origin = _origin(top)
+    return not origin or origin.startswith(_folders("stdlib", "platstdlib")) or not os.path.isfile(origin)
+
+
+def _folders(*kinds: str) -> tuple[str, ...]:
+    return tuple(os.path.realpath(sysconfig.get_path(kind)) + os.sep for kind in kinds)
 
 
 @functools.cache

@@ -54,6 +54,7 @@ class Hasher:
 
     Attributes:
         takes_futures: Futures stand for their results; else they have no digest.
+        version: Modules whose files have changed later have no digest; see `modules.version_of_files`.
     """
 
     def __init__(self, parent: Hasher | None = None) -> None:
@@ -61,6 +62,7 @@ class Hasher:
         self._numbers: dict[int, int] = {} if parent is None else dict(parent._numbers)
         self._kept: list[Any] = []  # so that no id is reused
         self.takes_futures: bool = True if parent is None else parent.takes_futures
+        self.version: int = sys.maxsize if parent is None else parent.version
 
     def digest(self) -> bytes:
         """Return the digest of all that was added."""
@@ -136,8 +138,11 @@ class Hasher:
         return True
 
 
-def digest_of(*values: Any) -> bytes:
+def digest_of(*values: Any, version: int = sys.maxsize) -> bytes:
     """Return the digest of values.
+
+    Args:
+        version: That of `Hasher`.
 
     Raises:
         UnhashableError: One of them has none.
@@ -149,6 +154,7 @@ def digest_of(*values: Any) -> bytes:
         False
     """
     hasher = Hasher()
+    hasher.version = version
     try:
         hasher.add_all(b"values", values)
     except RecursionError:
@@ -295,7 +301,7 @@ def _add_reduced(hasher: Hasher, value: Any) -> None:
     except Exception as error:  # any class may raise anything
         raise UnhashableError(f"an object of type {type_name(kind)}, which pickle refuses ({error})") from None
     if isinstance(reduced, str):
-        hasher.text(b"global", f"{getattr(value, '__module__', None)}:{reduced}")
+        _add_global(hasher, value, reduced)
         return
     stored: list[Any] = [*reduced, None, None, None]
     function, arguments, state, items, pairs = stored[:5]
@@ -310,3 +316,15 @@ def _add_reduced(hasher: Hasher, value: Any) -> None:
         raise
     except UnhashableError as error:
         raise UnhashableError(f"an object of type {type_name(kind)} that holds {error}") from None
+
+
+def _add_global(hasher: Hasher, value: Any, name: str) -> None:
+    """Add an object that pickle stores as its name in a module, such as a compiled function, and the module."""
+    from pympipool.caching.modules import add_module_named
+
+    module = pickle.whichmodule(value, name)  # type: ignore[attr-defined]
+    hasher.text(b"global", name)
+    if module == "__main__":
+        hasher.add_all(b"instance", (type(value), getattr(value, "__dict__", None)))
+    else:
+        add_module_named(hasher, module)

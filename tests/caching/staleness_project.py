@@ -4,11 +4,14 @@ SCRIPT = '''\
 import dataclasses
 import enum
 import functools
+import importlib
 
 import numpy as np
 
 import module
 import package.part
+import profile
+import singleton
 from module import from_module
 
 SCALE = 2
@@ -108,6 +111,16 @@ def make(n):
     return closure
 
 
+class Alone:
+    value = 27
+
+    @staticmethod
+    def static(x):
+        return __class__.value
+
+
+alone = Alone.static
+ONLY = singleton.ONLY
 closed = make(19)
 partly = functools.partial(pow, exp=20)
 twice = lambda x: x * 21
@@ -122,7 +135,8 @@ def f(x, y=22, *, z=23):
         values.append(Model().method(x) + Model.static(x) + Model.of_class(x).doubled + Base().inherited(x))
         values.append(Point().x + Color.RED.value + MODEL.offset + decorated(x) + memoized(x) + dispatched(x))
         values.append(closed(x) + partly(x) + twice(x) + nested(x) + y + z + f.attribute)
-        values.append(module.function(x) + from_module(x) + package.part.function(x))
+        values.append(module.function(x) + from_module(x) + package.part.function(x) + profile.value)
+        values.append(alone(x) + ONLY.value + importlib.import_module('dynamically').value)
     except ValueError:
         from lazily import value
 
@@ -150,6 +164,18 @@ def from_module(x):
 ''',
     "imported.py": "CONSTANT = 32\n",
     "lazily.py": "value = 33\n",
+    "dynamically.py": "value = 36\n",
+    "profile.py": "value = 37\n",
+    "singleton.py": """\
+class Singleton:
+    value = 38
+
+    def __reduce__(self):
+        return "ONLY"
+
+
+ONLY = Singleton()
+""",
     "package/__init__.py": "LEVEL = 34\n",
     "package/part.py": "from . import LEVEL, other\n\n\ndef function(x):\n    return x + LEVEL + other.VALUE\n",
     "package/other.py": "VALUE = 35\n",
