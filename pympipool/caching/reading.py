@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,6 +91,8 @@ def opened(cache_directory: str | os.PathLike[str]) -> Iterator[Store]:
     store = Store(cache_directory, create=False)
     try:
         yield store
+    except sqlite3.Error as error:
+        raise OSError(f"the index of the cache in {store.path!r} is damaged: {error}; remove the directory") from error
     finally:
         store.close()
 

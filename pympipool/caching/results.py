@@ -51,7 +51,7 @@ def _by_reference(value: Any) -> list[Any]:
 def describe(arguments: Any) -> str:
     """Return a short text for the arguments of a call: (args, kwargs), or the text itself."""
     if isinstance(arguments, str):
-        return arguments
+        return arguments.encode("utf-8", "backslashreplace").decode()  # SQLite refuses half of a surrogate pair
     args, kwargs = arguments
     texts = [*map(safe_repr, args), *(f"{name}={safe_repr(value)}" for name, value in kwargs.items())]
     return ", ".join(texts)[:DESCRIPTION_MAX]

@@ -66,7 +66,7 @@ class Store:
             return None
         value, crc, size, boot = found
         if value is not None:
-            if crc32(value) == crc:
+            if type(value) is bytes and crc32(value) == crc:
                 return value
         elif boot != b"" and boot == boot_id():
             if self.files.check(key, size):
@@ -107,7 +107,7 @@ class Store:
         for row in list(self.index.rows()):
             is_whole = False
             if row.value is not None:
-                is_whole = crc32(row.value) == row.crc
+                is_whole = type(row.value) is bytes and crc32(row.value) == row.crc
             else:
                 with suppress(OSError, ValueError):
                     self.files.read(row.key, row.size, in_full=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sqlite3
 import weakref
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
@@ -181,7 +180,7 @@ class Writer:
         try:
             if rows:
                 self._store.write(rows)
-        except (OSError, sqlite3.Error, MemoryError) as problem:
+        except Exception as problem:  # whatever it is: the thread goes on
             self.problem = self.problem or f"results are not cached in {self._store.path!r}: {problem}"
             LOGGER.warning("%s", self.problem)
         finally:

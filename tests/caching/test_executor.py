@@ -199,6 +199,14 @@ def test_calls_can_be_named(make_executor, counter):
     assert counter.value() == 1
 
 
+def test_any_text_is_a_name(make_executor, counter):
+    named = {"cache_key": "half of a pair: \udc80"}
+    for _ in range(2):
+        with make_executor() as exe:
+            assert exe.submit(square, 3, str(counter), resource_dict=named).result() == 9
+    assert counter.value() == 1
+
+
 def test_a_call_can_do_without_the_cache(make_executor, counter):
     for _ in range(2):
         with make_executor() as exe:

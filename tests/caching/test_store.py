@@ -155,10 +155,11 @@ def test_verify_finds_damaged_arrays(cache):
     assert cache.find(KEY) is None
 
 
-def test_a_damaged_small_result_is_missing(cache, tmp_path):
+@pytest.mark.parametrize("value", [b"no pickle", "no bytes", 3], ids=repr)
+def test_a_damaged_small_result_is_missing(cache, tmp_path, value):
     write(cache, KEY, "small")
     with sqlite3.connect(tmp_path / "cache" / "index.sqlite") as connection:
-        connection.execute("UPDATE results SET value = ?", (b"no pickle",))
+        connection.execute("UPDATE results SET value = ?", (value,))
     connection.close()
     assert cache.find(KEY) is None
 
@@ -309,9 +310,10 @@ def test_files_are_for_the_user_only(cache):
 # ---- no room ----
 
 
-def test_a_full_disk_ends_no_call(tmp_path, monkeypatch):
+@pytest.mark.parametrize("problem", [OSError(28, os.strerror(28)), TypeError("No space left")], ids=["no room", "any"])
+def test_a_full_disk_ends_no_call(tmp_path, monkeypatch, problem):
     def no_room(descriptor, blocks):
-        raise OSError(28, os.strerror(28))
+        raise problem
 
     monkeypatch.setattr("pympipool.caching.files._write_all", no_room)
     with Executor(max_workers=1, block_allocation=True, cache_directory=tmp_path / "cache") as exe:

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import sqlite3
 import time
 from pathlib import Path
 
@@ -131,3 +132,14 @@ def test_get_future_from_cache(folder):
     assert (pympipool.get_future_from_cache(folder, key).result() == np.arange(50_000)).all()
     with pytest.raises(KeyError, match="nothing"):
         get_future_from_cache(folder, "nothing")
+
+
+def test_a_damaged_index_is_named(folder, capsys):
+    connection = sqlite3.connect(os.path.join(folder, "index.sqlite"))
+    connection.execute("ALTER TABLE results RENAME COLUMN created TO damaged")
+    connection.close()
+    code, out, err = run(capsys, "list", "-d", folder)
+    assert (code, out) == (1, "")
+    assert "is damaged: no such column: created; remove the directory" in err
+    with pytest.raises(OSError, match="is damaged"):
+        get_cache_data(folder)
