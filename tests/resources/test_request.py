@@ -32,6 +32,8 @@ def test_defaults_are_those_of_the_specification():
         "retry_delay": 0.0,
         "connect_timeout": 60.0,
         "preload": None,
+        "cache": True,
+        "cache_key": None,
         "error_log_file": None,
         "mp_context": None,
         "result_of": "all",
