@@ -87,7 +87,7 @@ class Index:
     def __init__(self, directory: Directory) -> None:
         self._path = os.path.join(directory.path, "index.sqlite")
         self._is_shared = directory.is_shared
-        self._lock = threading.Lock()
+        self._lock, self._find_lock = threading.RLock(), threading.RLock()  # finalizers may call in the midst
         self._reader = self._open()
         self._writer: sqlite3.Connection | None = None
 
@@ -147,7 +147,8 @@ class Index:
 
     def find(self, key: bytes) -> tuple[bytes | None, int, int, bytes] | None:
         """Return value, crc, size and boot of a result; None if there is none."""
-        found: tuple[bytes | None, int, int, bytes] | None = self._reader.execute(_FIND, (key,)).fetchone()
+        with self._find_lock:  # two threads may get one statement, and the second sets its key before the first runs it
+            found: tuple[bytes | None, int, int, bytes] | None = self._reader.execute(_FIND, (key,)).fetchone()
         return found
 
     def write(self, rows: Iterable[Row]) -> None:

@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +237,14 @@ def test_many_threads_and_stores_write_at_once(tmp_path):
     made = Store(tmp_path / "cache")
     assert sum(is_whole for _, is_whole in made.verify()) == 180
     made.close()
+
+
+def test_threads_find_what_they_ask_for(cache):
+    keys = [bytes([number]) * 20 for number in range(100)]
+    cache.write([(key, [key], "f", "", 0) for key in keys])
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(cache.find, keys * 50))
+    assert found == keys * 50
 
 
 def test_network_file_systems_get_another_journal(tmp_path, monkeypatch):
