@@ -118,10 +118,10 @@ class RankServices:
 
         found = shared.find(key)
         if found is None or found.owner is None:
-            self._connections.send(worker, rank, ("shared",))
+            self._connections.send(worker, rank, ("shared", False))
             return
         found.owner.add_announcer(self._dispatcher.notices)
-        self._connections.send(worker, rank, ("shared",), (found.mapping.fileno(),))
+        self._connections.send(worker, rank, ("shared", True), (found.mapping.fileno(),))
 
     def keep_shared(self, worker: WorkerHandle, rank: int, key: bytes, part_keys: list[bytes]) -> None:
         """Own what a call has put into shared memory for its result, whose descriptor has come with the rank's request."""

@@ -13,6 +13,7 @@ All operations block: a rank has nothing else to do meanwhile, and its watchdog 
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from _thread import allocate_lock
@@ -129,8 +130,17 @@ class WorkerControl:
         return pickled  # type: ignore[no-any-return]
 
     def request_shared(self, key: bytes) -> int | None:
-        """Return a descriptor of the memory of shared data; None if they have been released."""
-        _, descriptors = self._request("shared", key)
+        """Return a descriptor of the memory of shared data; None if they have been released.
+
+        Raises:
+            OSError: This process has no descriptor free.
+        """
+        (_, is_there), descriptors = self._request("shared", key)
+        if is_there and not descriptors:  # the system drops those for which there is no room
+            raise OSError(
+                errno.EMFILE,
+                f"process {os.getpid()} has no descriptor free for shared data: raise the limit (ulimit -n)",
+            )
         return descriptors[0] if descriptors else None
 
     def drop_released(self) -> None:

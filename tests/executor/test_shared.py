@@ -229,6 +229,32 @@ def test_missing_descriptor_is_named():
         os.close(free)
 
 
+def take_descriptors():
+    """Leave this worker no descriptor."""
+    global kept
+    import numpy.random  # noqa: F401  what unpickling needs
+
+    free = os.dup(0)
+    os.close(free)
+    kept = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, kept[1]))
+
+
+def give_descriptors_back():
+    resource.setrlimit(resource.RLIMIT_NOFILE, kept)
+
+
+def test_missing_descriptor_of_worker_is_named():
+    with Executor(max_workers=1, block_allocation=True) as exe:
+        before, after = share(ROWS), share(ROWS)
+        assert exe.submit(row_sum, before, 2).result() == ROWS[2].sum()  # the worker imports what it needs
+        exe.submit(take_descriptors).result()
+        with pytest.raises(Exception, match="has no descriptor free for shared data"):
+            exe.submit(row_sum, after, 2).result()
+        exe.submit(give_descriptors_back).result()
+        assert exe.submit(row_sum, after, 2).result() == ROWS[2].sum()
+
+
 def test_sharing_a_handle_returns_it():
     rows = share(ROWS)
     assert share(rows) is rows

@@ -46,7 +46,7 @@ class Rank:
         """Answer the relay's question as the master does."""
         assert wait_readable(self.master)
         assert self.master.receive_available() == [("shared", KEY)]
-        self.master.send(("shared",), () if mapping is None else (mapping.fileno(),))
+        self.master.send(("shared", mapping is not None), () if mapping is None else (mapping.fileno(),))
 
     def get(self, mapping):
         """Return the memory that the rank gets."""
