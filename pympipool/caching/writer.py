@@ -97,7 +97,7 @@ class Writer:
         if self._pid != os.getpid() or must_not_wait() or not self._thread.is_alive():
             return
         flushed: Future[None] = Future()
-        self._mailbox.post(partial(self._flushed.append, flushed))
+        self._mailbox.post(lambda: self._flushed.append(flushed))  # to the list of that time: the thread replaces it
         self._hurry()
         deadline_s = monotonic() + FLUSH_LIMIT_S
         while self._thread.is_alive() and monotonic() < deadline_s:
