@@ -1,10 +1,11 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Know which memory of this process belongs to shared arrays: calls get arrays there by their place, not by their data.
 
     a shared array is mapped ─► add_shared_range          its memory is about to be unmapped ─► remove_shared_range
     an array is pickled ─► its first item lies in one of the ranges? ─► key of the shared array, position in it
 
 So a view is recognized whoever has made it. An array keeps the memory that it lies in, so no range is that of memory that is gone.
+The ranges are sorted by address: a process may have thousands, and each array that is pickled is looked up.
 """
 
 from libc.stdint cimport uint8_t, uint64_t, uintptr_t
@@ -49,9 +50,11 @@ cdef int add_shared_range(const void *begin, size_t size_bytes, bytes key) excep
     if ranges == NULL:
         raise MemoryError("no memory to note a shared array")
     _ranges = ranges
-    _ranges[_range_count].begin = <uintptr_t>begin
-    _ranges[_range_count].end = <uintptr_t>begin + size_bytes
-    memcpy(_ranges[_range_count].key, <char *>key, KEY_BYTES)
+    place = _ranges_up_to(<uintptr_t>begin)
+    memmove(&_ranges[place + 1], &_ranges[place], (_range_count - place) * sizeof(SharedRange))
+    _ranges[place].begin = <uintptr_t>begin
+    _ranges[place].end = <uintptr_t>begin + size_bytes
+    memcpy(_ranges[place].key, <char *>key, KEY_BYTES)
     _range_count += 1
     return 0
 
@@ -59,20 +62,28 @@ cdef int add_shared_range(const void *begin, size_t size_bytes, bytes key) excep
 cdef void remove_shared_range(const void *begin) noexcept:
     """Forget a part of the memory, before it is used for something else. Does nothing if it was not added."""
     global _range_count
-    cdef Py_ssize_t i
-    for i in range(_range_count):
-        if _ranges[i].begin == <uintptr_t>begin:
-            _range_count -= 1
-            memmove(&_ranges[i], &_ranges[i + 1], (_range_count - i) * sizeof(SharedRange))
-            return
+    cdef Py_ssize_t last = _ranges_up_to(<uintptr_t>begin) - 1
+    if last >= 0 and _ranges[last].begin == <uintptr_t>begin:
+        _range_count -= 1
+        memmove(&_ranges[last], &_ranges[last + 1], (_range_count - last) * sizeof(SharedRange))
+
+
+cdef inline Py_ssize_t _ranges_up_to(uintptr_t address) noexcept:
+    """Return how many ranges begin at an address or before it."""
+    cdef Py_ssize_t low = 0, high = _range_count, middle
+    while low < high:
+        middle = (low + high) // 2
+        if _ranges[middle].begin <= address:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 cdef inline SharedRange *_shared_range(array) noexcept:
-    cdef Py_ssize_t i
-    for i in range(_range_count):
-        if _ranges[i].begin <= pmp_array_address(array) < _ranges[i].end:
-            return &_ranges[i]
-    return NULL
+    cdef uintptr_t address = pmp_array_address(array)
+    cdef Py_ssize_t last = _ranges_up_to(address) - 1
+    return &_ranges[last] if last >= 0 and address < _ranges[last].end else NULL
 
 
 cdef bint find_place(array, const void **key, uint64_t *position) noexcept:

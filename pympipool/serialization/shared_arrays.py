@@ -91,7 +91,7 @@ def shared_array(shape: int | Sequence[int], dtype: Any = float, fill: Any = Non
     if size_bytes > sys.maxsize:
         raise MemoryError(f"no memory to share {described}. Make it smaller, or share parts of it one after the other")
     shared.check_memory(size_bytes)
-    pattern = np.zeros(max(PATTERN_BYTES // max(kind.itemsize, 1), 1), kind)
+    pattern = np.zeros(max(min(PATTERN_BYTES, size_bytes) // max(kind.itemsize, 1), 1), kind)
     if value is not None and not value.ndim:
         pattern[:] = value
     try:

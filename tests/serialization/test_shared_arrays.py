@@ -4,6 +4,7 @@ import copy
 import gc
 import os
 import pickle
+import random
 import resource
 
 import numpy as np
@@ -30,6 +31,24 @@ def as_argument(array):
 
 def is_in(view, array):
     return view.size == 0 or np.may_share_memory(view, array)
+
+
+def test_each_of_many_arrays_is_recognized():
+    """They are looked up by address; some end before others, in any order."""
+    arrays = [shared_array(3, fill=number) for number in range(200)]
+    for number in random.Random(1).sample(range(200), 100):
+        arrays[number] = None
+    arrays += [shared_array(3, fill=number) for number in range(200, 250)]
+    assert shared_place(np.zeros(3)) is None
+    places = {}
+    for number, array in enumerate(arrays):
+        if array is not None:
+            key, position = shared_place(array[2:])
+            assert position == 16
+            places[key] = number
+            assert as_argument(array[::-1]).tolist() == [number] * 3
+            assert is_in(as_argument(array[1:]), array)
+    assert len(places) == 150
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
