@@ -24,6 +24,7 @@ from pympipool.serialization import payload
 
 if TYPE_CHECKING:
     from pympipool._core.future import Future
+    from pympipool.caching.entries import Entry
     from pympipool.caching.interfaces import CallEngine
     from pympipool.resources import Resources
 
@@ -70,7 +71,8 @@ class CachedCalls:
             TypeError: fn is not callable, or a future is among the arguments of an engine that does not resolve them.
         """
         self._engine.check_usable(fn)
-        key = None if resources is None else self._key(fn, args, kwargs, resources)
+        inputs: list[Entry] = []
+        key = None if resources is None else self._key(fn, args, kwargs, resources, inputs)
         if key is None or resources is None:
             return self._engine.submit(fn, args, kwargs, resources)
         found = self._store.find(key)
@@ -80,16 +82,21 @@ class CachedCalls:
         if found is not None:
             return stored_future(key, self._store, found)
         future = self._engine.submit(fn, args, kwargs, resources)
-        entry = UnwrittenEntry(key, callable_name(fn), self._description(args, kwargs, resources))
+        entry = UnwrittenEntry(key, callable_name(fn), self._description(args, kwargs, resources), inputs)
         if future.done() and future.has_result and future.pickled_result() is None:  # without workers
-            entry.parts = [bytes(part) for part in payload.dump(future.result())]
+            entry.keep([bytes(part) for part in payload.dump(future.result())])
         self._writer.follow(future, entry)
         return future
 
     def _key(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], resources: Resources
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        resources: Resources,
+        inputs: list[Entry],
     ) -> bytes | None:
-        """Return the key of a call; None if it is not cached."""
+        """Return the key of a call, and note the entries of its inputs; None if it is not cached."""
         if self._writer.problem:
             self._warn("", self._writer.problem)
         if not resources.cache:
@@ -99,7 +106,7 @@ class CachedCalls:
         if self._keys is None:
             return None
         try:
-            return self._keys.of_call(fn, args, kwargs, resources.cores, resources.result_of)
+            return self._keys.of_call(fn, args, kwargs, resources.cores, resources.result_of, inputs)
         except KeylessFutureError:
             return None
         except UnhashableError as error:

@@ -9,16 +9,18 @@ long as they are not, the user gets a copy of them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pympipool._core.future import CompletionSource, Future
 from pympipool.errors import CacheError
-from pympipool.serialization import payload
+from pympipool.serialization import has_shared, payload
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pympipool.caching.store import Store
 
-__all__ = ["StoredEntry", "UnwrittenEntry", "stored_future"]
+__all__ = ["Entry", "StoredEntry", "UnwrittenEntry", "stored_future"]
 
 
 class UnwrittenEntry:
@@ -28,25 +30,35 @@ class UnwrittenEntry:
         key: The key of the call.
         function: The name of the function.
         arguments: Describes the arguments; a tuple of small plain values, or text.
+        inputs: The entries of the calls whose results are among the arguments.
 
     Attributes:
         parts: The pickled result, once it has been asked for and until it is written.
+        is_shared: The result has shared data. Known before a call that gets the result is sent.
     """
 
-    __slots__ = ("arguments", "function", "is_written", "key", "parts")
+    __slots__ = ("arguments", "function", "inputs", "is_shared", "is_written", "key", "parts")
 
-    def __init__(self, key: bytes, function: str, arguments: Any) -> None:
+    def __init__(self, key: bytes, function: str, arguments: Any, inputs: Sequence[Entry] = ()) -> None:
         self.key = key
         self.function = function
         self.arguments = arguments
+        self.inputs = inputs
         self.parts: Any = None
-        self.is_written = False
+        self.is_shared = self.is_written = False
+
+    def keep(self, parts: Any) -> None:
+        """Keep the parts of the result until they are written."""
+        if self.parts is None:
+            as_list = parts if type(parts) is list else [parts]
+            self.is_shared = payload.must_be_unpickled(as_list) and any(map(has_shared, as_list))
+        self.parts = parts
 
     def take(self, parts: Any, is_value: bool) -> Any:
         """Return the parts of the result to unpickle (is_value), or to send on."""
         if self.is_written:
             return parts
-        self.parts = parts
+        self.keep(parts)
         if is_value and type(parts) is list and len(parts) > 1:
             return [parts[0], *map(bytearray, parts[1:])]
         return parts
@@ -55,6 +67,7 @@ class UnwrittenEntry:
         """Forget the result: it was written, or will not be."""
         self.is_written = True
         self.parts = self.arguments = None
+        self.inputs = ()
 
 
 class StoredEntry:
@@ -67,6 +80,8 @@ class StoredEntry:
     """
 
     __slots__ = ("_size_bytes", "_store", "key")
+
+    is_shared = False  # such results are not stored
 
     def __init__(self, key: bytes, store: Store, size_bytes: int) -> None:
         self.key = key
@@ -89,6 +104,9 @@ class StoredEntry:
                 f"the cached result {self.key.hex()} in {self._store.path!r} cannot be read any more: {error}. It was removed;"
                 " submit the call again"
             ) from error
+
+
+Entry: TypeAlias = "UnwrittenEntry | StoredEntry"
 
 
 class _Loader(CompletionSource):

@@ -15,13 +15,16 @@ import marshal
 import sys
 import types
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pympipool._core.sequences import all_types_in
 from pympipool._core.snapshot import Snapshot
 from pympipool.caching.modules import version_of_files
 from pympipool.caching.values import DIGEST_BYTES, Hasher, UnhashableError, digest_of
 from pympipool.serialization.analysis import Analysis
+
+if TYPE_CHECKING:
+    from pympipool.caching.entries import Entry
 
 __all__ = ["Keys", "is_plain", "key_of_name"]
 
@@ -53,9 +56,18 @@ class Keys:
         self._functions = FunctionDigests(self._version)
 
     def of_call(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], cores: int, result_of: str
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        cores: int,
+        result_of: str,
+        inputs: list[Entry] | None = None,
     ) -> bytes:
         """Return the key of a call.
+
+        Args:
+            inputs: Gets the entries of the calls whose results are among the arguments.
 
         Raises:
             UnhashableError: The function or an argument has no digest.
@@ -67,15 +79,18 @@ class Keys:
         if not kwargs and is_plain(args):
             hasher.update(b"plain" + marshal.dumps(args, _MARSHAL_VERSION))
         else:
-            hasher.update(b"other" + self._digest_of_arguments(fn, args, kwargs))
+            hasher.update(b"other" + self._digest_of_arguments(fn, args, kwargs, inputs))
         return hasher.digest()
 
-    def _digest_of_arguments(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+    def _digest_of_arguments(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: list[Entry] | None
+    ) -> bytes:
         """Return the digest of arguments. The order of keyword arguments counts for functions that take any of them."""
         code = getattr(fn, "__code__", None)
         hasher = Hasher()
         hasher.takes_futures = self._takes_futures
         hasher.version = self._version
+        hasher.inputs = [] if inputs is None else inputs
         try:
             hasher.feed(b"args", b"%d" % len(args))
             for number, value in enumerate(args, start=1):

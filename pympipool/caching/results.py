@@ -6,7 +6,7 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from pympipool._util.reprs import safe_repr
-from pympipool.serialization import has_shared, payload
+from pympipool.serialization import payload
 
 if TYPE_CHECKING:
     from pympipool._core.future import Future
@@ -22,7 +22,7 @@ def storable_parts(entry: UnwrittenEntry, future: Future[Any]) -> list[Any] | No
     """Return the parts of a result that can be read in another session; None if the call has failed, or was cancelled.
 
     Raises:
-        ValueError: The result has shared data, which end with this session.
+        ValueError: The result, or that of another call which this call got, has shared data, which end with this session.
         Exception: The result cannot be unpickled or pickled.
     """
     if not future.has_result:
@@ -31,10 +31,12 @@ def storable_parts(entry: UnwrittenEntry, future: Future[Any]) -> list[Any] | No
     if parts is None:  # the user has set the result
         return None
     parts = parts if type(parts) is list else [parts]
+    if entry.is_shared:
+        raise ValueError("it has shared data, which end with this session")
+    if any(one.is_shared for one in entry.inputs):
+        raise ValueError("its arguments have shared data, which the call may have written")
     if not payload.must_be_unpickled(parts):
         return parts
-    if any(map(has_shared, parts)):
-        raise ValueError("it has shared data, which end with this session")
     return _by_reference(payload.load([*map(bytearray, parts)]))
 
 

@@ -23,10 +23,13 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pympipool._core.shared_ranges import shared_place
 from pympipool._util.reprs import type_name
+
+if TYPE_CHECKING:
+    from pympipool.caching.entries import Entry
 
 __all__ = ["DIGEST_BYTES", "Hasher", "KeylessFutureError", "UnhashableError", "digest_of"]
 
@@ -55,6 +58,7 @@ class Hasher:
     Attributes:
         takes_futures: Futures stand for their results; else they have no digest.
         version: Modules whose files have changed later have no digest; see `modules.version_of_files`.
+        inputs: The entries of the calls of these futures.
     """
 
     def __init__(self, parent: Hasher | None = None) -> None:
@@ -63,6 +67,7 @@ class Hasher:
         self._kept: list[Any] = []  # so that no id is reused
         self.takes_futures: bool = True if parent is None else parent.takes_futures
         self.version: int = sys.maxsize if parent is None else parent.version
+        self.inputs: list[Entry] = [] if parent is None else parent.inputs
 
     def digest(self) -> bytes:
         """Return the digest of all that was added."""
@@ -269,6 +274,7 @@ def _add_future(hasher: Hasher, future: Future[Any]) -> None:
     origin: tuple[Any, ...] | None = getattr(future, "derived_from", None) if entry is None else (entry.key,)
     if origin is None or not hasher.takes_futures:
         raise KeylessFutureError("a future whose call has no key")
+    hasher.inputs.append(future.source_entry if entry is None else entry)  # type: ignore[attr-defined]
     hasher.add_all(b"future", origin)
 
 

@@ -138,9 +138,11 @@ class DerivedFuture(Future[Any]):
     Attributes:
         derived_from: The key of the call, and how the item is made of its result. That tells what a call depends on which gets
             this future (see `pympipool.caching`). None: the call has no key.
+        source_entry: The `cache_entry` of the call.
     """
 
     derived_from: tuple[Any, ...] | None = None
+    source_entry: Any = None
 
 
 def _derived(source: Future[Any], make_result: Callable[[], Any], *how: Any) -> Future[Any]:
@@ -148,6 +150,7 @@ def _derived(source: Future[Any], make_result: Callable[[], Any], *how: Any) -> 
     entry = getattr(source, "cache_entry", None)
     key = getattr(source, "derived_from", None) if entry is None else entry.key
     derived.derived_from = None if key is None else (key, *how)
+    derived.source_entry = getattr(source, "source_entry", None) if entry is None else entry
     source.add_done_callback(lambda _: _end(derived, [source], make_result))
     return derived
 

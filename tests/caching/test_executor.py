@@ -327,6 +327,28 @@ def test_calls_that_write_shared_arrays_run(make_block):
     assert list(array) == [0, 2, 0]
 
 
+@pytest.mark.parametrize(
+    "select", [lambda future: future, lambda future: [future], lambda future: split_future(future, 2)[1]]
+)
+def test_calls_that_write_shared_arrays_of_other_calls_run(make_executor, select):
+    def make():
+        return shared_array(3), shared_array(3)
+
+    def write(array):
+        while type(array) is not np.ndarray:
+            array = array[-1]
+        array += 1
+
+    for _ in range(2):
+        with make_executor() as exe:
+            for _ in range(2):
+                made = exe.submit(make)
+                exe.submit(write, select(made)).result()
+                assert list(made.result()[1]) == [1, 1, 1]
+                exe.submit(write, select(made)).result()
+                assert list(made.result()[1]) == [2, 2, 2]
+
+
 def test_instances_of_classes_of_functions_are_cached(make_block, counter):
     class Local:
         def __init__(self, x):
