@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pympipool._core.future import Future
 from pympipool._core.mailbox import Mailbox
-from pympipool._util.service_threads import ServiceLogger, ServiceThread, must_not_wait
+from pympipool._util.service_threads import ServiceLogger, ServiceThread, flush_records, must_not_wait
 from pympipool.caching.results import describe, storable_parts
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ class Writer:
             self.flush()
             if not self._unfinished and not must_not_wait():
                 self._thread.join(FLUSH_LIMIT_S)
+            flush_records()
 
     def _hurry(self) -> None:
         """Have the thread write now what has ended."""
@@ -173,7 +174,7 @@ class Writer:
             try:
                 parts = storable_parts(entry, future)
             except BaseException as problem:  # unpickling may run any code of the user
-                LOGGER.warning("the result of %s() was not cached: %r", entry.function, problem)
+                LOGGER.warning("the result of %s() was not cached: %s", entry.function, repr(problem))
                 parts = None
             if parts is not None:
                 rows.append((entry.key, parts, entry.function, describe(entry.arguments), future.run_ns))
