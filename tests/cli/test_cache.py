@@ -15,6 +15,12 @@ from pympipool import Executor, cli, get_cache_data, get_future_from_cache
 from pympipool.caching.store import Store
 
 
+def calls_in(folder, **options):
+    """Return the dicts of get_cache_data, also where another test has imported pandas."""
+    calls = get_cache_data(folder, **options)
+    return calls if isinstance(calls, list) else calls.to_dict("records")
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A cache directory with four results."""
@@ -50,7 +56,7 @@ def test_list_for_programs(folder, capsys):
 
 
 def test_show(folder, capsys):
-    (key,) = [call["key"] for call in get_cache_data(folder) if call["arguments"] == "2, 5"]
+    (key,) = [call["key"] for call in calls_in(folder) if call["arguments"] == "2, 5"]
     for name, result in ((key, "32"), (key[:10], "32"), ("a power", "128")):
         code, out, _ = run(capsys, "show", name, "-d", folder)
         assert code == 0
@@ -77,7 +83,7 @@ def test_prune(folder, capsys):
     store.index.write([row._replace(created=row.created - 90_000) for row in store.index.rows() if row.value is None])
     store.close()
     assert run(capsys, "prune", "--older", "1d", "-d", folder)[1].startswith("1 result removed, 40")
-    assert len(get_cache_data(folder)) == 3
+    assert len(calls_in(folder)) == 3
     assert not list(Path(folder, "results").glob("*/*"))
 
 
@@ -110,12 +116,11 @@ def test_a_directory_without_a_cache_is_named(action, capsys, tmp_path):
 
 
 def test_get_cache_data_tells_all(folder):
-    calls = get_cache_data(folder)
-    calls = calls if isinstance(calls, list) else calls.to_dict("records")
+    calls = calls_in(folder)
     assert [call["function"] for call in calls] == ["pow", "arange", "pow", "sorted"]
     assert calls[0]["result"] == 32
     assert (calls[1]["result"] == np.arange(50_000)).all()
-    assert "result" not in get_cache_data(folder, results=False)[0]
+    assert "result" not in calls_in(folder, results=False)[0]
 
 
 def test_get_cache_data_makes_a_data_frame(folder):
@@ -128,7 +133,7 @@ def test_get_future_from_cache(folder):
     future = get_future_from_cache(folder, "a power")
     assert future.done()
     assert future.result() == 128
-    key = get_cache_data(folder, results=False)[1]["key"]
+    key = calls_in(folder, results=False)[1]["key"]
     assert (pympipool.get_future_from_cache(folder, key).result() == np.arange(50_000)).all()
     with pytest.raises(KeyError, match="nothing"):
         get_future_from_cache(folder, "nothing")
