@@ -330,7 +330,7 @@ def test_calls_that_write_shared_arrays_run(make_block):
 @pytest.mark.parametrize(
     "select", [lambda future: future, lambda future: [future], lambda future: split_future(future, 2)[1]]
 )
-def test_calls_that_write_shared_arrays_of_other_calls_run(make_executor, select):
+def test_calls_that_write_shared_results_are_not_answered(make_executor, select):
     def make():
         return shared_array(3), shared_array(3)
 

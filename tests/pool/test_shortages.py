@@ -45,7 +45,11 @@ if __name__ == "__main__":
         assert time.process_time() - begin < 0.5  # nothing spins
         for descriptor in held: os.close(descriptor)
         shortages.SHORTAGE_TIMEOUT_S = 60
-        assert executor.submit(pow, 2, 4).result() == 16
+        try:
+            result = executor.submit(pow, 2, 4).result()
+        except WorkerStartError:  # by an attempt that had begun in the shortage
+            result = executor.submit(pow, 2, 4).result()
+        assert result == 16
 """
 
 
