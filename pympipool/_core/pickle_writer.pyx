@@ -114,7 +114,7 @@ cdef list write_plain_value(value, kinds):
     try:
         write_number(&pickle, PROTO, 5, 1)
         return finish(&pickle, parts) if write_value(&pickle, <PyObject *>value, kinds, 0, parts) else None
-    except Exception:
+    except Exception:  # as above: pickle, which is tried next, raises the error that the user should see
         return None
     finally:
         release(&pickle)
