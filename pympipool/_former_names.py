@@ -76,7 +76,7 @@ _REMOVED = {
     "Pool": "use Executor(...).map, or multiprocessing.Pool",
     "MPISpawnPool": "use Executor(cores_per_worker=..., block_allocation=True).map",
     "PoolExecutor": "use Executor(max_workers=..., block_allocation=True)",
-    "FileExecutor": "nothing takes its place yet: results are kept in futures, not in files",
+    "FileExecutor": "use Executor(cache_directory=...), which keeps results on disk",
     "SocketInterface": "nothing takes its place: messages no longer travel over ZeroMQ",
     "RaisingThread": "use concurrent.futures.ThreadPoolExecutor",
     "cancel_items_in_queue": "use Executor.shutdown(cancel_futures=True)",
