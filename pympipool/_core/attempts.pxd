@@ -1,7 +1,7 @@
 """Calls that are tried again after a failure; see attempts.pyx."""
 
-from pympipool._core.completion cimport Completion
+from pympipool._core.future_requests cimport FutureRequests
 
 
-cdef class Attempts(Completion):
+cdef class Attempts(FutureRequests):
     pass

@@ -7,7 +7,7 @@
 From its first failure until the end of its future such a call counts as unfinished (`retrying`).
 """
 
-from pympipool._core.future cimport FutureCore
+from pympipool._core.future_core cimport FutureCore
 from pympipool._core.listeners cimport CANCELLED, PENDING
 from pympipool._core.progress_engine cimport wake_waiting_thread
 from pympipool._core.trace_buffer cimport unique_now_ns
@@ -15,7 +15,7 @@ from pympipool._core.trace_buffer cimport unique_now_ns
 from functools import partial
 
 
-cdef class Attempts(Completion):
+cdef class Attempts(FutureRequests):
     """The part of a `Dispatcher` that deals with failures after which a call may be tried again."""
 
     def may_retry(self, FutureCore future not None, function):

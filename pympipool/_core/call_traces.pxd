@@ -1,6 +1,6 @@
 """What a dispatcher records of its calls; see call_traces.pyx."""
 
-from pympipool._core.future cimport FutureCore, CompletionSource
+from pympipool._core.future_core cimport FutureCore, CompletionSource
 from pympipool._core.trace_buffer cimport Outcome, Recorder
 from pympipool._core.types cimport Call, CallList, Core
 

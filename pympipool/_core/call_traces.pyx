@@ -7,7 +7,7 @@ of futures whose calls are not submitted yet, and records the end of those that 
 
 from libc.string cimport memset
 
-from pympipool._core.future cimport FutureCore, CompletionSource
+from pympipool._core.future_core cimport FutureCore, CompletionSource
 from pympipool._core.pump cimport record_unanswered
 from pympipool._core.ring cimport pmp_now_ns
 from pympipool._core.trace_buffer cimport CANCELLED, UNFINISHED, Outcome, Record, Recorder, record

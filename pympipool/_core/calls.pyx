@@ -11,7 +11,7 @@ from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from pympipool._core.future cimport FutureCore
+from pympipool._core.future_core cimport FutureCore
 from pympipool._core.types cimport Call, CallList, Function
 from pympipool._core.ring cimport Parts, part_to_object, pmp_buffer_free, pmp_part
 

@@ -3,11 +3,10 @@
 from libc.stdint cimport uint64_t
 
 from pympipool._core.call_traces cimport CallTraces
-from pympipool._core.event_loops cimport LoopQueue
-from pympipool._core.future cimport FutureCore
+from pympipool._core.future_core cimport FutureCore
 from pympipool._core.mailbox cimport EntryQueue, Mailbox, Post
-from pympipool._core.types cimport Call
 from pympipool._core.trace_buffer cimport Outcome
+from pympipool._core.types cimport Call
 
 
 cdef class Completion(CallTraces):
@@ -20,18 +19,8 @@ cdef class Completion(CallTraces):
     cdef int delivering            # number of results that are being set on their futures
     cdef int retrying              # number of calls that have failed, may be retried, and have not ended
     cdef EntryQueue ended          # futures whose callbacks must be run
-    cdef LoopQueue loop_queue      # futures whose callbacks an event loop runs; None: no loop has waited for one yet
     cdef readonly Mailbox continuations  # what follows from ends of calls
-    cdef unsigned long continuation_thread_id  # 0 until it runs
-    cdef unsigned long callback_thread_id    # 0 until it runs
-    cdef unsigned long completion_thread_id  # of the thread that sets the results that no caller fetches
-    cdef public unsigned long supervisor_thread_id  # of the thread that watches the workers; set by it
-    cdef public double signal_check_interval_s  # longest sleep of a waiting thread between checks for signals
 
-    cdef int progress_until_done(self, FutureCore future, double deadline_s) except -1
-    cdef int deliver_until_done(self, FutureCore future, double deadline_s) except -1
-    cdef int continue_until_done(self, FutureCore future, double deadline_s) except -1
-    cdef int progress_once(self) except -1
     cdef int pump(self) except -1
     cdef void run_posted(self, Post post) noexcept
     cdef void run_requests(self) noexcept

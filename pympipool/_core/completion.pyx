@@ -1,56 +1,36 @@
 # cython: language_level=3
-"""Sets results on futures, and serves the requests of futures: the dispatcher as users' threads see it.
+"""Sets results on futures, and ends futures whose calls get none.
 
     done (of pump.pyx) ─► deliver: sets the bytes on the future ─► unpickled by the thread that reads the result
-    future.result()    ─► progress_until: the waiting thread makes progress itself until its future is done
-    future.cancel()    ─► try_cancel
-    future.running()   ─► is_started
-    future.done()      ─► poll
-    await of asyncio   ─► progress_for_loop (see event_loops.pyx)
+    a call fails, or is cancelled ─► fail, cancel
+    code of users would run ─► call_soon: the completion thread does it
 
 Callbacks of users run in a thread of their own (`callbacks.pyx`). What follows from the end of a call, such as the start of
 a call that waited for its result, runs in another thread of its own, the continuation thread: there results are unpickled,
 which may run code of users and take long.
 """
 
-from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport PyThread_get_thread_ident
-from libc.stdint cimport int64_t
 
 from pympipool._core.call_traces cimport CallTraces
 from pympipool._core.calls cimport free_call, parts_of_result
-from pympipool._core.event_loops cimport is_of_asyncio, new_loop_queue, running_loop
-from pympipool._core.future cimport FutureCore
+from pympipool._core.future_core cimport FutureCore
 from pympipool._core.listeners cimport CANCELLED, PENDING, RUNNING
 from pympipool._core.mailbox cimport EntryQueue, Mailbox, Post, run_until_there_is_memory
-from pympipool._core.scheduler cimport is_claimed, recall, recall_all
-from pympipool._core.types cimport Call, Core, Worker, pthread_mutex_lock, pthread_mutex_unlock, remove
-from pympipool._core.pump cimport drain, record_unanswered
-from pympipool._core.worker_sets cimport update_worker
-from pympipool._core.trace_buffer cimport CANCELLED as WAS_CANCELLED
+from pympipool._core.progress_engine cimport pump_and_notify, request_completion, wake_waiting_thread
+from pympipool._core.pump cimport record_unanswered
 from pympipool._core.trace_buffer cimport FAILED, Outcome, unique_now_ns
-from pympipool._core.ring cimport pmp_doorbell_ring
-from pympipool._core.progress_engine cimport (
-    acquire_progress, make_progress_briefly, note_late_result, pump_and_notify, release_progress, request_completion,
-    wait_for_completion, wake_waiting_thread,
-)
+from pympipool._core.types cimport Call, Core, pthread_mutex_lock, pthread_mutex_unlock, remove
 
 from functools import partial
-from time import monotonic, sleep
 
 from pympipool._util.service_threads import ServiceLogger
 
 cdef object LOGGER = ServiceLogger("pympipool.dispatch")
-cdef double OTHER_THREAD_S = 0.005  # polling interval of `wait_until_idle` while another thread makes progress
-cdef double SIGNAL_CHECK_INTERVAL_S = 0.1
-cdef double COMPLETION_CHECK_S = 0.002  # polling interval of these service threads where code in them waits for a future
-cdef str WAITS_FOR_ITSELF = (
-    "code in a thread of this executor (a __del__ that the garbage collector ran there, or a handler of a logger) waits for"
-    " one of its calls, which needs that thread: do not wait there")
 
 
 cdef class Completion(CallTraces):
-    """The part of a `Dispatcher` that deals with futures."""
+    """The part of a `Dispatcher` that ends futures."""
 
     def __cinit__(self, load, load_error, *_):
         self.load_result = load
@@ -58,7 +38,6 @@ cdef class Completion(CallTraces):
         self.ended = EntryQueue()
         self.continuations = Mailbox()
         self.requests = Mailbox()
-        self.signal_check_interval_s = SIGNAL_CHECK_INTERVAL_S
 
     def load(self, parts, is_error):
         if type(parts) is not list:
@@ -161,14 +140,6 @@ cdef class Completion(CallTraces):
         pthread_mutex_unlock(&self.core.lock)
         return count
 
-    def wait_until_idle(self, pending):
-        """Make progress until no call waits or runs, and pending() is 0 too."""
-        while pending() > 0 or self.unfinished_count > 0:  # in this order: calls move from there to here
-            if self.waiting_thread != 0 and self.waiting_thread != PyThread_get_thread_ident():
-                sleep(OTHER_THREAD_S)
-                continue
-            self.progress_once()
-
     def after_fork_in_child(self):
         """Detach a forked child from the state that its parent goes on using."""
         self.in_forked_child = True
@@ -176,205 +147,6 @@ cdef class Completion(CallTraces):
     def wake_waiting_thread(self):
         """Make the waiting thread that makes progress check again if it can stop waiting."""
         wake_waiting_thread(&self.core)
-
-    cdef int progress_once(self) except -1:
-        """Make progress as the waiting thread once, for at most `signal_check_interval_s`."""
-        cdef unsigned long me = PyThread_get_thread_ident()
-        cdef bint nested = self.waiting_thread == me  # called in a signal handler, for example
-        cdef int code
-        self.waiting_thread = me
-        acquire_progress(&self.core)
-        try:
-            with nogil:
-                code = wait_for_completion(&self.core, <int64_t>(self.signal_check_interval_s * 1e9))
-            if code == 1:
-                self.deliver()
-            else:
-                PyErr_CheckSignals()
-        finally:
-            if not nested:
-                self.waiting_thread = 0
-                release_progress(&self.core)
-        return 0
-
-    # ---- requests of futures ----
-
-    cdef bint progress_until(self, FutureCore future, double deadline_s) except -1:
-        cdef unsigned long me = PyThread_get_thread_ident()
-        if self.in_forked_child:
-            raise RuntimeError(
-                "this call was submitted by the process that this one is a fork of: only that one gets its result")
-        if me == self.supervisor_thread_id:
-            raise RuntimeError(WAITS_FOR_ITSELF)
-        if me == self.continuation_thread_id:
-            self.continue_until_done(future, deadline_s)
-            return True
-        if me == self.completion_thread_id:
-            self.deliver_until_done(future, deadline_s)
-            return True
-        if self.waiting_thread != 0 and self.waiting_thread != me:
-            return False
-        cdef bint nested = self.waiting_thread == me  # a signal handler that waits for a future, for example
-        self.waiting_thread = me
-        acquire_progress(&self.core)
-        try:
-            self.progress_until_done(future, deadline_s)
-        finally:
-            if not nested:
-                self.waiting_thread = 0
-                release_progress(&self.core)
-        return True
-
-    cdef int progress_until_done(self, FutureCore future, double deadline_s) except -1:
-        cdef double timeout_s = self.signal_check_interval_s
-        cdef int64_t timeout_ns
-        cdef int code
-        while future.status < CANCELLED:
-            if deadline_s != 0:
-                timeout_s = min(self.signal_check_interval_s, deadline_s - monotonic())
-                if timeout_s <= 0:
-                    return 0
-            timeout_ns = <int64_t>(timeout_s * 1e9)
-            with nogil:
-                code = wait_for_completion(&self.core, timeout_ns)
-            if code == 1:
-                self.deliver()
-            else:
-                PyErr_CheckSignals()
-        return 0
-
-    cdef int deliver_until_done(self, FutureCore future, double deadline_s) except -1:
-        """Wait in the completion thread, where code of users waits for a future: go on with what only this thread does."""
-        while future.status < CANCELLED and (deadline_s == 0 or monotonic() < deadline_s):
-            self.deliver()
-            self.run_requests()
-            sleep(COMPLETION_CHECK_S)
-        return 0
-
-    cdef int continue_until_done(self, FutureCore future, double deadline_s) except -1:
-        """Wait in the continuation thread, where code of users may run, and go on with what this thread has to do."""
-        while future.status < CANCELLED and (deadline_s == 0 or monotonic() < deadline_s):
-            self.deliver()
-            if self.continuations.first is not None:
-                self.run_posted(<Post>self.continuations.pop())
-            else:
-                sleep(COMPLETION_CHECK_S)
-        return 0
-
-    cdef int poll(self) except -1:
-        if self.in_forked_child:
-            return 0
-        self.pump()
-        if self.core.done.first != NULL:
-            if PyThread_get_thread_ident() == self.supervisor_thread_id:
-                request_completion(&self.core)
-            else:
-                self.deliver()
-        return 0
-
-    cdef bint try_cancel(self, FutureCore future, bint force) except -1:
-        cdef Call *call = <Call *>future.call
-        cdef Worker *worker
-        cdef bint is_cancelled = False
-        cdef bint was_ended = False
-        if self.in_forked_child:
-            return False
-        pthread_mutex_lock(&self.core.lock)
-        worker = call.worker
-        if force and worker != NULL and is_claimed(worker, call):
-            was_ended = condemn(&self.core, worker, call)
-            worker = call.worker
-        if was_ended:
-            record_unanswered(&self.core, worker, call, WAS_CANCELLED)
-            call.times.submitted_ns = 0
-            request_completion(&self.core)
-        elif worker != NULL:
-            is_cancelled = recall(&self.core, call)
-            if is_cancelled and worker.in_flight.length == 0:
-                pump_and_notify(&self.core)  # the worker is idle now, so no result of it will start the next round
-        elif call.result == NULL and call.lost_bytes == 0:
-            remove(&self.core.waiting, call)
-            is_cancelled = True
-        if is_cancelled:
-            record_unanswered(&self.core, NULL, call, WAS_CANCELLED)
-        pthread_mutex_unlock(&self.core.lock)
-        if is_cancelled or was_ended:
-            future.status = CANCELLED
-            future.tell_listeners()
-        if is_cancelled:
-            free_call(call)  # last, because it may run finalizers of users
-        return is_cancelled or was_ended
-
-    cdef bint is_started(self, FutureCore future) except -1:
-        cdef Call *call = <Call *>future.call
-        if self.in_forked_child:
-            return False
-        pthread_mutex_lock(&self.core.lock)
-        worker = call.worker
-        is_started = worker != NULL and is_claimed(worker, call)
-        pthread_mutex_unlock(&self.core.lock)
-        return is_started
-
-    cdef int notify_when_done(self, FutureCore future) except -1:
-        cdef Call *call = <Call *>future.call
-        if call == NULL or call.watched or self.in_forked_child:
-            return 0
-        pthread_mutex_lock(&self.core.lock)
-        call.watched = True
-        if call.result != NULL or call.lost_bytes != 0:
-            self.core.watched_done += 1
-            request_completion(&self.core)
-        pthread_mutex_unlock(&self.core.lock)
-        if not self.core.poll_expected:
-            pmp_doorbell_ring(&self.core.short_sleep_bell)  # a waiting thread need not wait for the end of a short sleep
-        return 0
-
-    # ---- event loops ----
-
-    cdef EntryQueue queue_of_loop(self, object callback):
-        loop = running_loop()
-        if loop is None or self.in_forked_child or not is_of_asyncio(callback):
-            return None
-        queue = self.loop_queue
-        if queue is None or queue.loop is not loop:
-            if queue is not None and not queue.loop.is_closed():
-                return None  # of two loops that run at the same time, one has the queue
-            queue = new_loop_queue(loop, self)
-            if queue is None:
-                return None
-            self.loop_queue = queue
-        queue.schedule()
-        return queue
-
-    cdef void expect_poll(self) noexcept:
-        self.core.poll_expected = True
-
-    cdef bint progress_for_loop(self, bint may_spin) except -1:
-        cdef bint has_results
-        if self.in_forked_child:
-            return False
-        self.core.poll_expected = False
-        self.core.polls += 1
-        if not may_spin or self.waiting_thread != 0:
-            note_late_result(&self.core)
-            self.pump()
-            has_results = self.core.done.first != NULL
-            self.deliver()
-            return has_results
-        self.waiting_thread = PyThread_get_thread_ident()
-        acquire_progress(&self.core)
-        try:
-            with nogil:
-                has_results = make_progress_briefly(&self.core)
-            if has_results:
-                self.deliver()
-        finally:
-            self.waiting_thread = 0
-            release_progress(&self.core)
-        return has_results
-
-    cdef bint has_unfinished(self) except -1:
-        return self.unfinished_count > 0
 
     # ---- results ----
 
@@ -449,41 +221,6 @@ cdef class Completion(CallTraces):
         else:
             self.try_to_cancel(future)
         free_call(call)  # last, because it may run finalizers of users
-
-    cdef int check_may_wait(self) except -1:
-        cdef unsigned long me = PyThread_get_thread_ident()
-        if me in (self.supervisor_thread_id, self.completion_thread_id, self.continuation_thread_id):
-            raise RuntimeError(WAITS_FOR_ITSELF)
-        return 0
-
-    cdef bint may_wait_for_callbacks(self) except -1:
-        """Return False for the threads without which no callback would run, and in a forked child."""
-        cdef unsigned long me = PyThread_get_thread_ident()
-        return not self.in_forked_child and me != self.callback_thread_id and me != self.completion_thread_id
-
-
-cdef bint condemn(Core *core, Worker *worker, Call *call) noexcept nogil:
-    """Have a worker killed for a call that it runs. Its other calls wait again. The caller holds the lock.
-
-    The worker answers a call before it begins the next one. So if it had begun another call when the others were recalled, the
-    answer is found after that.
-
-    Returns:
-        False if the call has ended by now, or does not run.
-    """
-    cdef bint was_retired = worker.retired
-    worker.retired = True
-    update_worker(core, worker)
-    recall_all(core, worker)
-    if not worker.failure:
-        drain(core, worker)
-    if call.worker == worker:
-        call.cancelled = worker.condemned = core.kill_requested = True
-    else:
-        worker.retired = was_retired
-        update_worker(core, worker)
-    pump_and_notify(core)
-    return call.cancelled
 
 
 cdef Call *take_done(Core *core) noexcept:

@@ -3,9 +3,10 @@
 
     submit(future, function, parts) ─► Call ─► pump.pyx: waiting, in flight, rings ─► done ─► deliver
 
-`pump.pyx` moves messages and touches no Python object; `completion.pyx` deals with futures, `workers.pyx` with workers. This
-module takes calls, and runs the threads: the progress thread, which never takes the GIL; the completion thread, which sets
-the results that no waiting thread fetches; the continuation thread and the thread for callbacks (see `completion.pyx`).
+`pump.pyx` moves messages and touches no Python object; `completion.pyx` and `future_requests.pyx` deal with futures, and
+`workers.pyx` with workers. This module takes calls, and runs the threads: the progress thread, which never takes the GIL; the
+completion thread, which sets the results that no waiting thread fetches; the continuation thread and the thread for callbacks
+(see `completion.pyx`).
 """
 
 cimport cython
@@ -15,7 +16,7 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport free
 
 from pympipool._core.calls cimport FunctionHandle, free_call, free_calls, new_call
-from pympipool._core.future cimport FutureCore
+from pympipool._core.future_core cimport FutureCore
 from pympipool._core.listeners cimport PENDING, now_s
 from pympipool._core.mailbox cimport Mailbox, Post
 from pympipool._core.scheduler cimport find_worker, is_claimed, recall_all

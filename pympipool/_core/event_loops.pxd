@@ -1,6 +1,6 @@
 """Futures that coroutines wait for; see event_loops.pyx."""
 
-from pympipool._core.future cimport CompletionSource
+from pympipool._core.future_core cimport CompletionSource
 from pympipool._core.mailbox cimport EntryQueue
 
 

@@ -13,7 +13,7 @@ take long, and would block the loop.
 
 from posix.unistd cimport close, write
 
-from pympipool._core.future cimport CompletionSource, FutureCore
+from pympipool._core.future_core cimport CompletionSource, FutureCore
 from pympipool._core.mailbox cimport Entry, EntryQueue
 
 import os

@@ -2,12 +2,10 @@ from collections.abc import Callable
 from concurrent.futures import Future as StandardFuture
 from typing import Any, TypeVar
 
+from pympipool._core.future_core import CompletionSource
 from pympipool._core.mailbox import Mailbox
 
 T = TypeVar("T")
-
-class CompletionSource:
-    def load(self, parts: Any, is_error: bool) -> Any: ...
 
 class Future(StandardFuture[T]):
     def _post_when_done(self, mailbox: Mailbox, function: Callable[[], object]) -> None: ...
@@ -37,5 +35,3 @@ class Future(StandardFuture[T]):
     def answer(self, source: CompletionSource, parts: object) -> None: ...
     def pickled_result(self) -> list[Any] | None: ...
     def uncached_result(self, timeout: float | None = ...) -> T: ...
-
-def set_green_threads(module: object) -> None: ...

@@ -7,7 +7,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 
 from pympipool._core.calls cimport take_futures
 from pympipool._core.attempts cimport Attempts
-from pympipool._core.future cimport FutureCore
+from pympipool._core.future_core cimport FutureCore
 from pympipool._core.progress_engine cimport pump_and_notify, wake_progress_thread, wake_waiting_thread
 from pympipool._core.pump cimport drain, record_unanswered, ring_worker, unwatch, watch
 from pympipool._core.ring cimport (

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pympipool._core.future import CompletionSource, Future
+from pympipool._core.future import Future
+from pympipool._core.future_core import CompletionSource
 from pympipool.errors import CacheError
 from pympipool.serialization import has_shared, payload
 

@@ -2,7 +2,7 @@
 
 Engine.submit ─► BlockedCalls.add ─► InputWaiter: told by each input when it has ended
 │ in the continuation thread
-Engine._send  ◄── arguments with the results ◄────────┘
+Sender.send  ◄── arguments with the results ◄────────┘
 """
 
 from __future__ import annotations

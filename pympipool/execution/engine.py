@@ -18,33 +18,29 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from time import monotonic
-from types import FunctionType, MethodType
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
-from pympipool._core.calls import FunctionHandle
 from pympipool._core.dispatcher import Dispatcher
-from pympipool._core.future import Future, set_green_threads
+from pympipool._core.future import Future
+from pympipool._core.future_core import set_green_threads
 from pympipool._core.pickle_writer import dump_small_call
 from pympipool._util import green_threads
 from pympipool._util.reprs import callable_name
 from pympipool._util.service_threads import flush_records, must_not_wait
-from pympipool.errors import SerializationError
 from pympipool.execution import trace_registry
 from pympipool.execution.blocked_calls import BlockedCall, BlockedCalls
 from pympipool.execution.dependencies import check_resolves, find_futures
-from pympipool.execution.function_cache import FunctionTable
-from pympipool.execution.large_payloads import LARGE_BYTES, LargePayloads
 from pympipool.execution.open_engines import open_engines
 from pympipool.execution.retries import Retries
+from pympipool.execution.sending import Sender
 from pympipool.serialization import payload
 from pympipool.serialization.exceptions import load_exception
 from pympipool.serialization.plain import CALL_SCALARS
-from pympipool.serialization.tracebacks import without_frames
 
 if TYPE_CHECKING:
     from pympipool._core.mailbox import Mailbox
     from pympipool._core.trace_buffer import Recorder
-    from pympipool.execution.function_cache import Function
     from pympipool.execution.interfaces import PendingSource, Pool
     from pympipool.resources import Resources
     from pympipool.serialization.payload import BatchMarker, PackedColumns
@@ -53,9 +49,6 @@ LOGGER = logging.getLogger("pympipool.pool")
 
 CLOSED = "cannot schedule new futures after shutdown"
 """Message of the error that `submit` raises after `shutdown`; the same as in the standard library."""
-
-FUNCTION_HANDLES_MAX = 1024
-"""Number of function pickles that an engine keeps. The table of functions keeps fewer functions alive."""
 
 KILL_LIMIT_S = 10.0
 """Longest wait for the end of workers that were killed: SIGKILL does not end a process that hangs in the kernel."""
@@ -92,20 +85,18 @@ class Engine:
         if green_threads.are_active():
             set_green_threads(green_threads)
         self.dispatcher = Dispatcher(payload.load, load_exception, self._on_kill_requested)
-        self.functions = FunctionTable()
         self.resolve_dependencies = resolve_dependencies
         self.workers_see_files = workers_see_files
         self.executor_info = {} if executor_info is None else executor_info
         self.in_forked_child = False
         self._was_killed = False
-        self._large_payloads = LargePayloads(share_above)
-        self._handles: dict[int, FunctionHandle] = {}
-        self._blocked = BlockedCalls(self.dispatcher, partial(self._send, admitted=True))
         self._pending_sources: dict[PendingSource, None] = {}
         with ExitStack() as undo:  # what was made is ended again, last first, if something cannot be made
             undo.callback(self.dispatcher.abandon)
             self.pool = make_pool(self.dispatcher)
             undo.callback(self.pool.abandon)
+            self._sender = Sender(self.dispatcher, self.pool, workers_see_files, share_above)
+            self._blocked = BlockedCalls(self.dispatcher, partial(self._sender.send, admitted=True))
             self._retries = Retries(self.dispatcher, self.pool)
             # Ctrl-C may end `undo` too. So the first thread is the one that ends all of them when the owner is dropped.
             # The callback runs no Python code in the thread that drops the executor, so that Ctrl-C cannot interrupt it.
@@ -152,7 +143,7 @@ class Engine:
             self.check_resolves(callable_name(fn))
             self._blocked.add(BlockedCall(future, fn, args, kwargs, resources), inputs)
         else:
-            self._send(future, fn, args, kwargs, resources, parts=parts)
+            self._sender.send(future, fn, args, kwargs, resources, parts=parts)
         return future
 
     def submit_batch(self, fn: Callable[..., Any], columns: PackedColumns, resources: Resources | None) -> Future[Any]:
@@ -166,7 +157,7 @@ class Engine:
         self.dispatcher.adopt(future)
         is_traced = future.submitted_ns != 0
         marker: BatchMarker = payload.TRACED_BATCH if is_traced else payload.BATCH
-        self._send(future, fn, columns, marker, resources, admitted=True)
+        self._sender.send(future, fn, columns, marker, resources, admitted=True)
         return future
 
     def add_pending_source(self, source: PendingSource, start: Callable[[], object]) -> None:
@@ -221,76 +212,6 @@ class Engine:
                 "this executor belongs to the process that made it, and this is a fork of it: make an Executor here"
             )
         self.dispatcher.check_open()
-
-    def _send(
-        self,
-        future: Future[Any],
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any] | BatchMarker,
-        resources: Resources | None,
-        admitted: bool = False,
-        parts: list[Any] | None = None,
-    ) -> None:
-        """Pickle a call and hand it to the pool. If it cannot be pickled, fail its future.
-
-        Args:
-            kwargs: Keyword arguments; `payload.BATCH` or `payload.TRACED_BATCH` for a batch.
-            admitted: Accept the call also after `close`: the user requested it before.
-            parts: The pickled arguments, if they are small. They are used if the function has a number.
-        """
-        try:
-            function = copies = None
-            if type(fn) is MethodType:
-                if self.pool.keeps_functions:
-                    function, parts = self._dump_method_call(fn, args, kwargs)
-            elif self.pool.keeps_functions:
-                function = self.functions.lookup(fn)
-            if function is None:
-                future.function_name = callable_name(fn)
-                parts = payload.dump_call(0, fn, args, kwargs, self.workers_see_files)
-                handle = None
-            else:
-                future.function_name = function.name
-                if parts is None:
-                    parts = payload.dump_call(function.number, fn, args, kwargs, self.workers_see_files)
-                handle = self._handles.get(function.number) or self._new_handle(function.number, function.payload)
-            if len(parts) > 1 or len(parts[0]) > LARGE_BYTES:
-                parts, copies = self._large_payloads.share_or_warn(fn, args, kwargs, parts)
-        except (SerializationError, Warning) as error:  # the user may have warnings raised
-            self.dispatcher.fail(future, without_frames(error))
-            return
-        if future.retry is not None:
-            future.retry.call = handle, parts
-        future.keep((fn, copies) if copies else fn, args, kwargs)
-        self.pool.submit(future, handle, parts, resources, admitted)
-
-    def _dump_method_call(
-        self, fn: MethodType, args: tuple[Any, ...], kwargs: dict[str, Any] | BatchMarker
-    ) -> tuple[Function | None, list[Any] | None]:
-        """Pickle a call of a bound method as a call of its function, which is sent once, with the instance as an argument.
-
-        Returns:
-            None, None for a batch, or if the method's function or the instance cannot be sent like this.
-        """
-        if type(kwargs) is not dict or type(fn.__func__) is not FunctionType:
-            return None, None
-        function = self.functions.lookup(fn.__func__)
-        if function is None:
-            return None, None
-        try:
-            arguments = (fn.__self__, *args)
-            return function, payload.dump_call(function.number, fn, arguments, kwargs, self.workers_see_files)
-        except SerializationError:  # pickling the whole call raises a better error
-            return None, None
-
-    def _new_handle(self, number: int, payload: bytes) -> FunctionHandle:
-        handle = FunctionHandle(number, payload)
-        self._handles[number] = handle
-        if len(self._handles) > FUNCTION_HANDLES_MAX:
-            for oldest in list(self._handles)[: len(self._handles) // 2]:
-                self._handles.pop(oldest, None)
-        return handle
 
     def check_resolves(self, name: str) -> None:
         """Raise TypeError if a future must not be among the arguments of a function, with this name."""
@@ -347,7 +268,7 @@ class Engine:
         if self._was_killed:  # perhaps not to the end: `kill` may have been interrupted
             self.request_kill()
         self.dispatcher.close(CLOSED)
-        self._large_payloads.clear()
+        self._sender.large_payloads.clear()
         trace_registry.unregister(self)
         self._blocked.recheck()
         if cancel or self._was_killed:
@@ -381,7 +302,7 @@ class Engine:
         if not self.in_forked_child:
             self._was_killed = True
             self.dispatcher.kill(CLOSED)
-            self._large_payloads.clear()
+            self._sender.large_payloads.clear()
             self.pool.kill(grace_s=grace_s)
 
     def _cancel_waiting(self) -> None:

@@ -14,7 +14,7 @@ SIZE = 20_000
 
 @pytest.fixture(autouse=True)
 def low_limit(monkeypatch):
-    for module in ("large_payloads", "engine"):
+    for module in ("large_payloads", "sending"):
         monkeypatch.setattr(f"pympipool.execution.{module}.LARGE_BYTES", 100_000)
 
 

@@ -178,7 +178,7 @@ def test_read_only_array_may_change(exe, copies):
 
 def test_array_in_bytes_needs_no_digest(exe, copies, monkeypatch):
     array = np.frombuffer(bytes(8 * SIZE))
-    monkeypatch.setattr(exe._engine._large_payloads._arrays, "_digest", None)
+    monkeypatch.setattr(exe._engine._sender.large_payloads._arrays, "_digest", None)
     assert recognized(exe, lambda: exe.submit(item, array)) == [0.0] * 3
     assert len(copies) == 1
 

@@ -1,4 +1,4 @@
-"""Futures whose state lies in C fields; see future.pyx."""
+"""Futures whose state lies in C fields; see future_core.pyx."""
 
 from pympipool._core.callbacks cimport CallbackThread, FutureWithCallbacks
 from pympipool._core.mailbox cimport EntryQueue, Post
@@ -52,3 +52,7 @@ cdef class FutureCore(FutureWithCallbacks):
     cdef int wait(self, object timeout) except -1
     cdef int decode(self) except -1
     cdef object decoded_error(self)
+    cdef str state_name(self)
+
+
+cdef object active_green_threads()

@@ -1,0 +1,6 @@
+from typing import Any
+
+class CompletionSource:
+    def load(self, parts: Any, is_error: bool) -> Any: ...
+
+def set_green_threads(module: object) -> None: ...
