@@ -14,13 +14,12 @@ A mapping is not closed: it lasts as long as there is a view of it. So nobody us
 cimport cython
 from cpython.buffer cimport PyBUF_CONTIG_RO, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport errno
-from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from pympipool._core.ring cimport (
-    Buffer, iovec, pmp_buffer_new, pmp_shm_attach_readonly, pmp_shm_close, pmp_shm_close_descriptor, pmp_shm_overwrite,
-    pmp_shm_store, process_buffer_pool, raise_errno,
+    iovec, pmp_shm_attach_readonly, pmp_shm_close, pmp_shm_close_descriptor, pmp_shm_overwrite, pmp_shm_store, raise_errno,
 )
 from pympipool._core.shared_ranges cimport add_shared_range, remove_shared_range
 
@@ -29,18 +28,8 @@ import os
 cdef extern from "<unistd.h>" nogil:
     long getpid()
 
-    Py_ssize_t pread(int descriptor, void *to, size_t size, long offset)
-    int close_file "close"(int descriptor)
-
-cdef extern from "<fcntl.h>" nogil:
-    int O_RDONLY, O_CLOEXEC
-    int open_file "open"(const char *path, int flags)
-
 cdef extern from "<sys/mman.h>" nogil:
-    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_NORESERVE
-    void *MAP_FAILED
-    void *mmap(void *address, size_t size, int protection, int flags, int descriptor, long offset)
-    int munmap(void *address, size_t size)
+    int PROT_READ, PROT_WRITE
     int mprotect(void *address, size_t size, int protection)
     int madvise(void *address, size_t size, int advice)
 
@@ -57,9 +46,6 @@ cdef extern from *:
 cdef enum:
     LENGTH_MAX = 0x7FFFFFFF
     ALIGNMENT = 64  # of each part, bytes: arrays start at cache lines
-
-    SAMPLED = 64  # pages that are looked at when a call ends
-    PROBED = 32  # after so many copies, the next call shows if they are still needed
 
 cdef uint64_t os_page_bytes = os.sysconf("SC_PAGESIZE")
 cdef bytes MARK = b"pmpdata1"
@@ -177,8 +163,8 @@ cdef class Mapping:
         """Map the memory behind a descriptor, which is closed.
 
         Args:
-            keep_descriptor: Close it with the mapping: `own_copy` needs it. That of writable memory is always kept, since
-                further processes need it.
+            keep_descriptor: Close it with the mapping: `own_copy` of private_copies.pyx needs it. That of writable memory is
+                always kept, since further processes need it.
 
         Raises:
             OSError: The descriptor is none of shared data, or there is no room for the mapping.
@@ -251,40 +237,6 @@ cdef class Mapping:
             begin += padded(sizes[i])
         return views
 
-    def own_copy(self, Usage usage not None):
-        """Return a view of the only part that may be written. What is written is in this view alone.
-
-        Its pages are copied when they are written, which is cheap for few pages. All at once are cheaper if many are used.
-
-        Args:
-            usage: How much of such views was used.
-
-        Raises:
-            MemoryError: There is no memory for a copy.
-            OSError: There is no room for the mapping, or the descriptor is closed.
-        """
-        (part,) = self.parts()
-        cdef Buffer buffer
-        cdef size_t begin = padded(sizeof(Header) + sizeof(uint64_t))
-        cdef PrivateMapping private = PrivateMapping.__new__(PrivateMapping)
-        usage.views += 1
-        if usage.is_high and usage.views % PROBED:
-            buffer = Buffer.__new__(Buffer)
-            buffer.data, buffer.size = pmp_buffer_new(process_buffer_pool(), part.nbytes), part.nbytes
-            if buffer.data == NULL:
-                raise MemoryError(f"no {part.nbytes} bytes for a copy of shared data")
-            with nogil:
-                memcpy(buffer.data, <char *>self.shm.address + begin, buffer.size)
-            return memoryview(buffer)
-        private.usage = usage
-        private.address = mmap(NULL, self.shm.size_bytes, PROT_READ | PROT_WRITE,
-                               MAP_PRIVATE | MAP_NORESERVE, self.shm.descriptor, 0)
-        if private.address == MAP_FAILED:
-            private.address = NULL
-            raise_errno(-errno, f"no room to map {self.shm.size_bytes} bytes of shared data")
-        private.size_bytes = self.shm.size_bytes
-        return memoryview(private)[begin:begin + part.nbytes]
-
     @property
     def is_released(self):
         """True if the owner of the data has given them up."""
@@ -339,44 +291,6 @@ cdef class ArrayMemory:
     def __getbuffer__(self, Py_buffer *view, int flags):
         size = (<uint64_t *>(self.mapping.header() + 1))[0]
         PyBuffer_FillInfo(view, self, self.mapping.first_part(), size, 0, flags)
-
-
-cdef class Usage:
-    """How much of the views of some shared data was used."""
-
-    cdef unsigned long views
-    cdef bint is_high
-
-
-@cython.no_gc_clear  # __dealloc__ needs the attribute
-cdef class PrivateMapping:
-    """Memory of shared data that one call may write."""
-
-    cdef void *address
-    cdef size_t size_bytes
-    cdef Usage usage
-
-    def __getbuffer__(self, Py_buffer *view, int flags):
-        PyBuffer_FillInfo(view, self, self.address, self.size_bytes, 0, flags)
-
-    cdef bint is_much_used(self) noexcept:
-        """Return True if more than a quarter of the pages were used, by a sample of them."""
-        cdef uint64_t page = os_page_bytes, pages = self.size_bytes // page, entry
-        cdef int used = 0
-        cdef int pagemap = open_file("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)
-        if pagemap < 0:  # not on this system
-            return False
-        for i in range(SAMPLED):
-            number = <uintptr_t>self.address // page + pages * i // SAMPLED
-            if pread(pagemap, &entry, sizeof(entry), number * sizeof(entry)) == sizeof(entry) and entry >> 63:
-                used += 1
-        close_file(pagemap)
-        return used * 4 > SAMPLED
-
-    def __dealloc__(self):
-        if self.address != NULL:
-            self.usage.is_high = self.is_much_used()
-            munmap(self.address, self.size_bytes)
 
 
 cdef uint64_t _owned_bytes = 0  # of this process

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pympipool._core.private_copies import Usage, own_copy
 from pympipool._util.cmodules import pickle
 from pympipool.serialization.shared import load, store
 
@@ -66,4 +67,6 @@ def load_with_copies(pickled: Any, *buffers: Any) -> Any:
 def load_copy(key: bytes) -> memoryview:
     """Return memory with the contents of a `MemoryCopy` that belongs to the caller: a loader, as `load_value`."""
     found = load(key, keep_descriptor=True)
-    return found.mapping.own_copy(found.usage)
+    if found.usage is None:
+        found.usage = Usage()
+    return own_copy(found.mapping, found.usage)

@@ -24,17 +24,20 @@ import re
 import sys
 import threading
 from collections.abc import Iterable, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from pympipool import serialization
 from pympipool._core.pickle_writer import register_handles
-from pympipool._core.shared_memory import Mapping, Owner, Usage
+from pympipool._core.shared_memory import Mapping, Owner
 from pympipool._util.cgroups import memory_left, read_text
 from pympipool._util.cmodules import pickle
 from pympipool._util.formatting import format_bytes, format_count
 from pympipool._util.reprs import safe_repr, summarize_error, type_name
 from pympipool.serialization.plain import CALL_IMMUTABLE_TYPES, CALL_SCALARS
+
+if TYPE_CHECKING:
+    from pympipool._core.private_copies import Usage
 
 __all__ = ["Shared", "share"]
 
@@ -56,7 +59,7 @@ class SharedObject:
         mapping: Its memory.
         owner: Ends it for all processes. If the process does not own it, None; for an array, one that tells the calls' own workers.
         parts: The shared objects that are part of it; they live as long as it does.
-        usage: How much calls use of the memory that they get as their own.
+        usage: How much calls use of the memory that they get as their own (see memory_copies.py). None: no call got any.
     """
 
     __slots__ = ("__weakref__", "_value", "key", "mapping", "owner", "parts", "usage")
@@ -68,7 +71,7 @@ class SharedObject:
         self.mapping = mapping
         self.owner = owner
         self.parts = parts
-        self.usage = Usage()
+        self.usage: Usage | None = None
         self._value: Any = _NOT_LOADED
         if mapping.is_writable:
             mapping.recognize_arrays(key)
