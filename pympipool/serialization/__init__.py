@@ -2,7 +2,7 @@
 
     payload.py     calls and results to parts (a pickle and its out-of-band buffers) and back
     plain.py       values for which plain pickle is right
-    columns.py     arguments and results of the calls of a batch, which share nothing
+    columns.py     arguments and results of the calls of a batch, which share nothing; column_forms.py: how they travel
     copying.py     what can be copied in place of being pickled one by one
     arrays.py      arrays that numpy's own pickle copies: subclasses, masked arrays, datetimes, memmaps
     exceptions.py  exceptions with their tracebacks to parts and back
@@ -85,20 +85,20 @@ def _unpack(*parts: "Any") -> "Any":
 
 
 def _items(array: "Any") -> "list[Any]":
-    """Return the numpy scalars or arrays that travelled as one array (see `columns.ArrayColumn`)."""
+    """Return the numpy scalars or arrays that travelled as one array (see `column_forms.ArrayColumn`)."""
     return list(array) if array.ndim == 1 else [row.copy() for row in array]
 
 
 def _entries(entries: "list[Any]", prefix: bytes = b"") -> "Any":
-    """Return values that are still pickled (see `columns.Entries`)."""
-    from pympipool.serialization.columns import Entries
+    """Return values that are still pickled (see `column_forms.Entries`)."""
+    from pympipool.serialization.column_forms import Entries
 
     return Entries(entries, prefix=prefix)
 
 
 def _records(form: "Any", count: int) -> "Any":
-    """Return values of one shape that travelled as columns of what they consist of (see `columns.Records`)."""
-    from pympipool.serialization.columns import Records
+    """Return values of one shape that travelled as columns of what they consist of (see `column_forms.Records`)."""
+    from pympipool.serialization.column_forms import Records
 
     return Records(form, count)
 
@@ -111,8 +111,8 @@ def _built_records(form: "Any", count: int) -> "list[Any]":
 
 
 def _rows(*parts: "Any") -> "Any":
-    """Return the arguments of calls, copies of instances among them (see `columns.Rows`)."""
-    from pympipool.serialization.columns import Rows
+    """Return the arguments of calls, copies of instances among them (see `column_forms.Rows`)."""
+    from pympipool.serialization.column_forms import Rows
     from pympipool.serialization.payload import load
 
     kinds, columns = load(parts)

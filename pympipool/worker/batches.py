@@ -16,7 +16,8 @@ from time import monotonic_ns
 
 from pympipool._util.cmodules import socket
 from pympipool._util.reprs import callable_name
-from pympipool.serialization.columns import Entries, Rows, dump_results, freeze, taking
+from pympipool.serialization.column_forms import Entries, Rows, taking
+from pympipool.serialization.columns import dump_results, freeze
 from pympipool.serialization.copying import result_copier
 from pympipool.serialization.exceptions import dump_exception
 from pympipool.serialization.plain import Pickled

@@ -13,7 +13,8 @@ import pytest
 
 from pympipool.errors import SerializationError
 from pympipool.serialization import payload, plain
-from pympipool.serialization.columns import ArrayColumn, Entries, Records, Rows, dump_results, freeze, pack, transpose
+from pympipool.serialization.column_forms import ArrayColumn, Entries, Records, Rows
+from pympipool.serialization.columns import dump_results, freeze, pack, transpose
 from pympipool.serialization.copying import result_copier
 from pympipool.worker.batches import run_each
 
