@@ -10,7 +10,7 @@ The pickler is told that it has pickled the arrays in front already. So an array
 """
 
 from cpython.dict cimport PyDict_Next
-from cpython.ref cimport PyObject
+from cpython.object cimport PyObject, PyTypeObject
 
 from _io import BytesIO
 from _pickle import Pickler, dumps
@@ -20,7 +20,7 @@ from pympipool._core.pickle_writer cimport write_plain_value
 
 cdef extern from "Python.h":
     Py_ssize_t PY_SSIZE_T_MAX
-    PyObject *Py_TYPE(object value)
+    PyTypeObject *Py_TYPE(object value)
     int PySet_Contains(object kinds, object kind) except -1
 
 cdef enum:
@@ -77,7 +77,7 @@ cdef bint _consists_of(value, kinds, Py_ssize_t bytes_below, int depth, Py_ssize
         _note_array(value, arrays)
         return True
     # The hash of a class with a metaclass may be Python code.
-    return Py_TYPE(kind) == <PyObject *>type and PySet_Contains(kinds, kind)
+    return <PyObject *>Py_TYPE(kind) == <PyObject *>type and PySet_Contains(kinds, kind)
 
 
 def consists_of(value, kinds not None, Py_ssize_t bytes_below=PY_SSIZE_T_MAX):
