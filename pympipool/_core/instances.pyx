@@ -16,7 +16,7 @@ from pympipool._core.snapshot cimport Snapshot
 # 24 us and 540 us.
 IN_BAND_BELOW_BYTES = 16 * 1024
 
-# Most buffers out of band; further ones stay inside the pickle. It is PMP_PARTS_MAX of csrc/channel.h, less one part for the
+# Most buffers out of band; further ones stay inside the pickle. It is PMP_PARTS_MAX of csrc/message.h, less one part for the
 # pickle itself and one for the times of a traced call.
 OUT_OF_BAND_MAX = 1022
 

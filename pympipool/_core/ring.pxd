@@ -88,9 +88,8 @@ cdef extern from "ranks.h" nogil:
     c_bool pmp_ranks_have_ended(const pmp_ranks *ranks)
     c_bool pmp_ranks_agree(const pmp_ranks *ranks)
 
-cdef extern from "channel.h" nogil:
+cdef extern from "message.h" nogil:
     enum:
-        PMP_RANKS_MAX
         PMP_PARTS_MAX
         PMP_FUNCTION_CACHE_SIZE
         PMP_PREFETCH_NS
@@ -110,9 +109,17 @@ cdef extern from "channel.h" nogil:
     ctypedef struct pmp_part:
         void *data
         uint64_t size_bytes
+
+cdef extern from "sender.h" nogil:
     ctypedef struct pmp_sender:
         pmp_producer producer
         c_bool busy
+    c_bool pmp_fits_record(const pmp_sender *sender, uint32_t part_count, const pmp_part *parts)
+    int pmp_send(pmp_sender *sender, const pmp_head *head, const pmp_part *parts,
+                 uint64_t *position)
+    c_bool pmp_sender_has_room(const pmp_sender *sender)
+
+cdef extern from "receiver.h" nogil:
     ctypedef struct pmp_receiver:
         pmp_consumer consumer
         pmp_head head
@@ -122,13 +129,13 @@ cdef extern from "channel.h" nogil:
         c_bool owned
         c_bool busy
         c_bool lost
-    c_bool pmp_fits_record(const pmp_sender *sender, uint32_t part_count, const pmp_part *parts)
-    int pmp_send(pmp_sender *sender, const pmp_head *head, const pmp_part *parts,
-                 uint64_t *position)
-    c_bool pmp_sender_has_room(const pmp_sender *sender)
     int pmp_receive(pmp_receiver *receiver)
     void pmp_receive_done(pmp_receiver *receiver)
     void pmp_receiver_close(pmp_receiver *receiver)
+
+cdef extern from "link.h" nogil:
+    enum:
+        PMP_RANKS_MAX
     size_t pmp_link_footprint(uint64_t capacity, uint32_t rank_count)
     int pmp_link_init(void *memory, size_t size_bytes, uint64_t capacity, uint32_t rank_count)
     int pmp_link_rank_count(void *memory, size_t size_bytes)

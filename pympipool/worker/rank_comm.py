@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 PACKET_BYTES = 16 * 1024
-"""Size of a packet: room for the sizes of as many parts as a message may have (csrc/channel.h: 1024), and for small parts."""
+"""Size of a packet: room for the sizes of as many parts as a message may have (csrc/message.h: 1024), and for small parts."""
 
 NOTIFY_AGAIN_NS = 5_000_000
 """Time after which rank 0 wakes sleeping ranks again if its message has not arrived everywhere."""

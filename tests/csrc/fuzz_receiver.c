@@ -9,8 +9,8 @@
  * For libFuzzer: clang -DPMP_LIBFUZZER -fsanitize=fuzzer,address,undefined fuzz_receiver.c ... */
 #include "support.h"
 
-#include "../../csrc/channel.h"
 #include "../../csrc/doorbell.h"
+#include "../../csrc/link.h"
 
 #include <stdatomic.h>
 

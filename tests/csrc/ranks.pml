@@ -1,4 +1,4 @@
-/* Who wakes whom when a call has ended on the ranks of a worker (csrc/ranks.h, Channel.end_call in pympipool/_core/ring.pyx)
+/* Who wakes whom when a call has ended on the ranks of a worker (csrc/ranks.h, Channel.end_call in pympipool/_core/channel.pyx)
  * under weak memory, checked exhaustively:
  *
  *     spin -a ranks.pml && cc -O2 -DSAFETY -o pan pan.c && ./pan

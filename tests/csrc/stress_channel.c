@@ -9,7 +9,7 @@
 
 #include <stdatomic.h>
 
-#include "../../csrc/channel.h"
+#include "../../csrc/link.h"
 
 enum {
     CAPACITY = PMP_LINK_CAPACITY_MIN,

@@ -3,7 +3,7 @@
  * rings. */
 #include "support.h"
 
-#include "../../csrc/channel.h"
+#include "../../csrc/link.h"
 
 enum { CAPACITY = 4096, LIMIT = CAPACITY / 2 - 8, HEAD = 24, IN_FRAGMENTS_SHIFT = 31 };
 

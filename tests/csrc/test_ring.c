@@ -5,7 +5,7 @@
 
 #include "../../csrc/ring.h"
 
-/* As in ring.c. */
+/* As in ring_layout.h. */
 enum { READY = 1, CLAIMED, REVOKED, WRAP, NO_STATE };
 
 enum { CAPACITY = 256, LIMIT = CAPACITY / 2 - 8, HEAD_AT = 64, TAIL_AT = 128, RECORDS_AT = 192 };

@@ -6,7 +6,7 @@
 
     message: head (kind, part count, id, tag) | size of each part | parts
 
-Messages have the form of those on a ring (csrc/channel.h). Frames of the control connection travel in the same stream,
+Messages have the form of those on a ring (csrc/message.h). Frames of the control connection travel in the same stream,
 with kinds of their own. `handshake.py` opens the connection.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CONTROL = 1 << 16
-"""Kind of a message whose only part is the body of a control frame. The kinds of csrc/channel.h are small numbers."""
+"""Kind of a message whose only part is the body of a control frame. The kinds of csrc/message.h are small numbers."""
 
 READY = CONTROL + 1
 """Kind of the message with the control frame "ready": serving begins."""
@@ -81,7 +81,7 @@ RECALL = b"b"
 """Sent to a rank over the keepalive connection: return the prefetched calls that have not begun."""
 
 Message: TypeAlias = tuple[int, int, int, list[Any]]
-"""Kind, id, tag, parts; as from `ring.Channel`."""
+"""Kind, id, tag, parts; as from `channel.Channel`."""
 
 _HEAD = struct.Struct("<IIQQ")  # kind, part count, id, tag
 _SIZE_BYTES = 8
