@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, TypeAlias
 
-    from pympipool._core.ring import Channel
+    from pympipool._core.channel import Channel
     from pympipool.transport.frames import Frame
     from pympipool.transport.tcp.client import TcpChannel, TcpControl
 

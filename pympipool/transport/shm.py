@@ -12,6 +12,7 @@ the memory is gone: it never had a name. If one of a worker's ranks runs on anot
 from __future__ import annotations
 
 from pympipool._core import ring
+from pympipool._core.channel import Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class ShmLink:
         self.segment.close_descriptor()
 
 
-def open_channel(descriptors: Sequence[int], rank: int = 0) -> ring.Channel:
+def open_channel(descriptors: Sequence[int], rank: int = 0) -> Channel:
     """Return a rank's side of the link behind two descriptors. The descriptors are closed.
 
     Raises:
@@ -59,4 +60,4 @@ def open_channel(descriptors: Sequence[int], rank: int = 0) -> ring.Channel:
     link, doorbells = (ring.Segment.attach(descriptor) for descriptor in descriptors)
     link.close_descriptor()
     doorbells.close_descriptor()
-    return ring.Channel(link, doorbells, rank)
+    return Channel(link, doorbells, rank)

@@ -19,7 +19,8 @@ import os
 import sys
 from time import monotonic_ns
 
-from pympipool._core.ring import CALL, ERROR, FUNCTION, TRACED, Channel
+from pympipool._core.channel import Channel
+from pympipool._core.ring import CALL, ERROR, FUNCTION, TRACED
 from pympipool.serialization.exceptions import STATE_LOST_NOTE
 from pympipool.worker.rank_runner import RankRunner, end_diverged, outcome_of
 from pympipool.worker.setup import (

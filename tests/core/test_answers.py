@@ -5,6 +5,7 @@ import struct
 import pytest
 
 from pympipool._core import ring
+from pympipool._core.channel import Channel
 from pympipool._core.dispatcher import Dispatcher
 from pympipool._core.future import Future
 from pympipool._core.trace_buffer import RECORD_FORMAT, Recorder
@@ -24,7 +25,7 @@ class Master:
         self.dispatcher = Dispatcher(payload.load, load_exception, lambda: None)
         link = ring.link_segment(ranks=ranks)
         self.dispatcher.add_worker(1, link)
-        self.ranks = [ring.Channel(link, self.dispatcher.doorbells, rank) for rank in range(ranks)]
+        self.ranks = [Channel(link, self.dispatcher.doorbells, rank) for rank in range(ranks)]
 
     def submit(self, *args):
         future = Future()
@@ -203,4 +204,4 @@ def test_link_has_one_rank_at_least(ranks):
 
 def test_rank_beyond_the_link_is_refused(master):
     with pytest.raises(OSError, match="no link"):
-        ring.Channel(ring.link_segment(ranks=2), master.dispatcher.doorbells, 2)
+        Channel(ring.link_segment(ranks=2), master.dispatcher.doorbells, 2)

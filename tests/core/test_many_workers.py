@@ -8,6 +8,7 @@ import pytest
 
 from pympipool._core import ring
 from pympipool._core.calls import FunctionHandle
+from pympipool._core.channel import Channel
 from support.link_workers import LIMIT_S, LinkWorkers
 
 COUNT = 40
@@ -172,7 +173,7 @@ def test_slot_number_comes_with_first_call():
     """A worker that has opened its link before the master has given it a slot announces its news in the right one."""
     workers = LinkWorkers(1, SMALL)
     link = ring.link_segment(SMALL)
-    channel = ring.Channel(link, workers.dispatcher.doorbells)
+    channel = Channel(link, workers.dispatcher.doorbells)
     for number in range(2, COUNT):
         workers.add(number, SMALL)
     workers.dispatcher.add_worker(COUNT, link)

@@ -9,6 +9,7 @@ import pytest
 
 from pympipool._core import ring
 from pympipool._core.calls import FunctionHandle
+from pympipool._core.channel import Channel
 from pympipool._core.dispatcher import Dispatcher
 from pympipool._core.future import Future
 from pympipool._core.mailbox import Mailbox
@@ -43,7 +44,7 @@ class Master:
     def add_worker(self):
         self.link = ring.link_segment()
         self.dispatcher.add_worker(1, self.link)
-        return ring.Channel(self.link, self.dispatcher.doorbells)
+        return Channel(self.link, self.dispatcher.doorbells)
 
     def told(self):
         """Return the futures of whose end the listeners were told."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pympipool._core import ring
 from pympipool._core.calls import FunctionHandle
+from pympipool._core.channel import Channel
 from pympipool._core.dispatcher import Dispatcher
 from pympipool._core.future import Future
 from pympipool.serialization import payload
@@ -37,7 +38,7 @@ class LinkWorkers:
         """Add a worker and return its side of the link."""
         link = ring.link_segment(capacity)
         self.dispatcher.add_worker(number, link)
-        return ring.Channel(link, self.dispatcher.doorbells)
+        return Channel(link, self.dispatcher.doorbells)
 
     def pump(self):
         """Do one round."""

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from pympipool._core import ring
+from pympipool._core.channel import MasterChannel
 from pympipool.backends.spawner import LaunchRequest, Spawner
 from pympipool.pool.script_context import script_context
 from pympipool.serialization import payload
@@ -61,7 +62,7 @@ class TinyMaster:
         self.ranks = ranks
         self.sends_settings = sends_settings
         self.listener = Listener()
-        self.channel: ring.MasterChannel | RanksChannel | None = RanksChannel() if link_ranks > 1 else None
+        self.channel: MasterChannel | RanksChannel | None = RanksChannel() if link_ranks > 1 else None
         self.doorbells = self.channel.doorbells if self.channel else ring.doorbell_segment()
         self.link = ShmLink(self.doorbells, link_ranks)
         self.connections: dict[int, Connection] = {}
@@ -136,7 +137,7 @@ class TinyMaster:
         if self.channel:
             self.channel.open(self.link.segment)
         else:
-            self.channel = ring.MasterChannel(self.link.segment, self.doorbells)
+            self.channel = MasterChannel(self.link.segment, self.doorbells)
         self.link.handed_over()
         return self
 

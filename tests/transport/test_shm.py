@@ -5,6 +5,7 @@ import os
 import pytest
 
 from pympipool._core import ring
+from pympipool._core.channel import MasterChannel
 from pympipool.transport.shm import ShmLink, open_channel
 
 LIMIT_S = 30.0
@@ -38,7 +39,7 @@ def test_descriptor_is_closed_once():
 def test_messages_travel_both_ways(doorbells):
     link = ShmLink(doorbells)
     worker = open_channel(copies(link.descriptors()))
-    master = ring.MasterChannel(link.segment, doorbells)
+    master = MasterChannel(link.segment, doorbells)
     master.send(ring.CALL, 1, 2, [b"call"])
     assert worker.receive(LIMIT_S) == (ring.CALL, 1, 2, [b"call"])
     worker.send(ring.RESULT, 1, 3, [b"result"])
@@ -51,7 +52,7 @@ def test_link_works_after_its_descriptors_are_closed(doorbells):
     worker = open_channel(copies(link.descriptors()))
     link.handed_over()
     assert open_descriptors() == before
-    master = ring.MasterChannel(link.segment, doorbells)
+    master = MasterChannel(link.segment, doorbells)
     master.send(ring.END, 0, 0, [b""])
     assert worker.receive(LIMIT_S)[0] == ring.END
 

@@ -3,7 +3,7 @@
     TcpControl.connect(config)      to the first of the master's addresses where the listener proves the executor's key
       .send_hello(config, rank)     hello
       .receive_setup()              settings
-      .open_channel()               TcpChannel: receive and answer, as of `ring.Channel`
+      .open_channel()               TcpChannel: receive and answer, as of `channel.Channel`
       .request_shared()             shared data, over a connection of their own (shared_copies.py)
       .send_ready() .send_start_failed() .send_rank_error() .send_last_call() .send_exiting()   as of `WorkerControl`
 
@@ -149,7 +149,7 @@ class TcpControl:
 
 
 class TcpChannel:
-    """Messages to and from the master, as of `ring.Channel`. For the thread that creates it.
+    """Messages to and from the master, as of `channel.Channel`. For the thread that creates it.
 
     Args:
         stream: The connection.

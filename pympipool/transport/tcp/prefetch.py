@@ -33,6 +33,7 @@ from pympipool.transport.tcp.stream import CONTROL, NO_MORE_CALLS, RECALL, RECAL
 if TYPE_CHECKING:
     from typing import Any
 
+    from pympipool._core.channel import Channel
     from pympipool.transport.tcp.stream import Stream
 
 POLL_INTERVAL_S = 1.0
@@ -95,7 +96,7 @@ class PrefetchQueue:
 
     def __init__(
         self,
-        channel: ring.Channel,
+        channel: Channel,
         stream: Stream,
         keepalive: socket.socket,
         forward: Callable[[bytes], None],

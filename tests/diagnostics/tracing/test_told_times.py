@@ -7,6 +7,7 @@ from time import monotonic_ns
 import pytest
 
 from pympipool._core import ring
+from pympipool._core.channel import Channel
 from pympipool._core.dispatcher import Dispatcher
 from pympipool._core.future import Future
 from pympipool._core.trace_buffer import RECORD_FORMAT, Recorder
@@ -36,7 +37,7 @@ def worker(dispatcher):
     """The worker's side of a link to the dispatcher."""
     link = ring.link_segment()
     dispatcher.add_worker(1, link)
-    return ring.Channel(link, dispatcher.doorbells)
+    return Channel(link, dispatcher.doorbells)
 
 
 def submit(dispatcher):
