@@ -247,13 +247,15 @@ cdef class Dispatcher(Workers):
         Raises:
             RuntimeError: The dispatcher is closed.
         """
+        post = mailbox.prepare(function)  # first, because the garbage collector may let another thread close the dispatcher
         if self.killed or self.core.stopping:
             if admitted:
                 return False
             raise RuntimeError(self.closed)
         if self.closed is not None and not admitted:
             raise RuntimeError(self.closed)
-        mailbox.post_counted(pending, member, function)
+        pending[member] = None
+        mailbox.send(post)
         return True
 
     def fail_all(self, make_error):

@@ -7,7 +7,9 @@
 
 Ending a future runs no Python code, takes no lock and allocates nothing, so any thread can do it, the main thread
 included: no exception of a signal handler can strike between its steps, no lock that was torn elsewhere can block it, and
-no shortage of memory can leave a listener untold. What each listener gets was made when it was added.
+no shortage of memory can leave a listener untold. What each listener gets was made when it was added. Until Python 3.11, the
+garbage collector runs in any allocation, and lets other threads run; so nothing is allocated between the look at a future's
+state and the step that depends on it.
 
 `concurrent.futures.wait` and `as_completed` rely on two locks of the standard library. Ctrl-C at an unlucky moment leaves
 them locked for ever, and the thread that ends a future would wait for them. So both are replaced here:
@@ -54,21 +56,24 @@ cdef class ListenedFuture(Entry):
 
     def _post_when_done(self, Mailbox mailbox not None, function):
         """Post a function to a mailbox when the future has ended; now if it has."""
-        if self.status >= CANCELLED:
-            mailbox.post(function)
-            return
         post = mailbox.prepare(function)
+        posts = [post]  # all is allocated before the look at the state: the garbage collector may let another thread end it
+        if self.status >= CANCELLED:
+            mailbox.send(post)
+            return
         if self.posts is None:
-            self.posts = []
-        self.posts.append(post)
+            self.posts = posts
+        else:
+            self.posts.append(post)
         self.expect_end()
 
     # ---- for concurrent.futures.wait and as_completed ----
 
     def _observe(self):
         """From now on let this thread see, by `_state`, whether the future has ended now."""
+        observations = {}  # allocated before the look at the attribute, as in `_post_when_done`
         if self.observations is None:
-            self.observations = {}
+            self.observations = observations
         self.observations[PyThread_get_thread_ident()] = self.status >= CANCELLED
 
     def _stop_observing(self):
@@ -94,10 +99,12 @@ cdef class ListenedFuture(Entry):
         listener.waiter = waiter
         if type(event) is WaiterEvent:
             listener.event = <WaiterEvent>event
+        waiters = [listener]  # allocated before the look at the state, as in `_post_when_done`
         if self.status < CANCELLED:
             if self.waiters is None:
-                self.waiters = []
-            self.waiters.append(listener)
+                self.waiters = waiters
+            else:
+                self.waiters.append(listener)
             self.expect_end()
         elif self.seen_pending():
             self.tell_waiter(listener)
@@ -118,9 +125,11 @@ cdef class ListenedFuture(Entry):
         """Wait until another thread ends the future, at most for timeout_s (negative: without limit)."""
         lock = allocate_lock()
         lock.acquire()
+        locks = [lock]
         if self.end_locks is None:
-            self.end_locks = []
-        self.end_locks.append(lock)
+            self.end_locks = locks
+        else:
+            self.end_locks.append(lock)
         try:
             self.expect_end()
             if self.status < CANCELLED:
