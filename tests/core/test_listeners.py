@@ -47,7 +47,7 @@ ALLOCATIONS = range(1, 12)
 
 
 @pytest.mark.parametrize("n", ALLOCATIONS)
-def test_mailbox_is_told_of_an_end_that_comes_while_it_is_noted(n):
+def test_end_while_a_mailbox_is_noted_is_told(n):
     future, mailbox = Future(), Mailbox()
     with collecting_at(n, partial(future.set_result, None)):
         future._post_when_done(mailbox, print)
@@ -57,7 +57,7 @@ def test_mailbox_is_told_of_an_end_that_comes_while_it_is_noted(n):
 
 
 @pytest.mark.parametrize("n", ALLOCATIONS)
-def test_two_mailboxes_are_told_that_are_noted_at_the_same_time(n):
+def test_mailboxes_noted_at_one_time_are_both_told(n):
     future, first, second = Future(), Mailbox(), Mailbox()
     noted = []
     with collecting_at(n, lambda: noted.append(future._post_when_done(second, print))):
@@ -68,7 +68,7 @@ def test_two_mailboxes_are_told_that_are_noted_at_the_same_time(n):
 
 
 @pytest.mark.parametrize("n", range(1, 40))
-def test_wait_returns_if_the_end_comes_while_it_begins(n):
+def test_end_while_a_wait_begins_is_seen(n):
     future = Future()
     late = threading.Timer(0.1, lambda: future.done() or future.set_result(None))
     late.start()
