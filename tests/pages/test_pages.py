@@ -29,6 +29,21 @@ def test_links_lead_to_files_that_exist(page):
     assert [link for link in links(page) if not (page.parent / link.partition("#")[0]).exists()] == []
 
 
+SEARCHED = (
+    "retry cache checkpoint resume interrupt deadlock memory random reproducibility dashboard dataframe LAMMPS ASE VASP debug"
+    " login_node partition account walltime timeout oversubscription threads actor seed pdb coverage MPI GPU"
+)
+"""What users look for, and must find on a page for users."""
+
+
+@pytest.mark.parametrize("words", SEARCHED.split())
+def test_search_finds_a_page_for_users(words):
+    inside = ("decisions", "design.md", "benchmarks.md")
+    texts = [page.read_text(encoding="utf-8") for page in pages() if not {page.name, page.parent.name} & {*inside}]
+    wanted = re.compile(rf"\b{words.replace('_', ' ')}\b", re.IGNORECASE)
+    assert any(wanted.search(text) for text in texts)
+
+
 SHELL = "\n".join(block.text for block in all_blocks("sh", "shell", "bash"))
 
 
