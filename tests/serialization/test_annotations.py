@@ -45,5 +45,8 @@ def test_pickling_keeps_annotations_of_the_script_lazy():
 
 
 def test_class_refers_to_itself_in_an_annotation(other_process):
-    names = define_in_main("class Kind:\n    next: Kind | None = None\ndef look(kind): return kind.__annotations__['next'] == (kind | None)")
+    names = define_in_main(
+        "class Kind:\n    next: Kind | None = None\n"
+        "def look(kind): return kind.__annotations__['next'] == (kind | None)\n"
+    )
     assert other_process.run(names["look"], names["Kind"])
