@@ -1,6 +1,8 @@
 """What a call costs the script's process with few and with many workers: python -m benchmarks.scale [WORKERS ...]
 
-The executors live side by side in one process and take turns, so that a disturbance meets all of them. Of each figure the
+With `--nodes N --workers-per-node W` the workers are simulated, on nodes that only pretend to run them (`simulated_nodes.py`),
+and compared with a single one. The executors live side by side in one process and take turns, so that a disturbance meets all of
+them. Of each figure the
 smallest of all rounds counts.
 """
 
@@ -80,10 +82,10 @@ class Measured:
 
 
 @contextmanager
-def started(workers: int) -> Iterator[Measured]:
+def started(workers: int, backend: str = "mpi") -> Iterator[Measured]:
     """Start an executor, and wait until all its workers are ready."""
     used_s, start = processor_s(), time.monotonic()
-    with Executor(max_workers=workers, max_cores=workers, block_allocation=True, backend="mpi") as executor:
+    with Executor(max_workers=workers, max_cores=workers, block_allocation=True, backend=backend) as executor:
         while (ready := len(executor.info["workers"])) < workers:
             if time.monotonic() - start > READY_LIMIT_S:
                 raise TimeoutError(f"after {READY_LIMIT_S:g} s, {ready} of {workers} workers are ready")
@@ -106,10 +108,67 @@ def measure_in_turns(measured: Sequence[Measured], ways: Mapping[str, Callable[[
                 one.per_call_s[name] = min(one.per_call_s.get(name, float("inf")), cost(way, one.executor))
 
 
+@contextmanager
+def simulated(nodes: int, workers: int, call_s: float, latency_s: float) -> Iterator[Measured]:
+    """Start an executor with workers on nodes that only pretend."""
+    from benchmarks.pairs import add_repository_to_pythonpath
+    from benchmarks.simulated_nodes import SimulatedBackend
+    from pympipool.backends.registry import BACKENDS
+
+    add_repository_to_pythonpath()
+
+    class Backend(SimulatedBackend):
+        pass
+
+    Backend.nodes, Backend.workers, Backend.call_s, Backend.latency_s = nodes, workers, call_s, latency_s
+    BACKENDS["simulated"] = Backend
+    with started(nodes * workers, "simulated") as measured:
+        yield measured
+
+
+def efficiency(executor: Any, workers: int, call_s: float) -> float:
+    """Return how much of the time all workers were busy, with four calls for each."""
+    start = time.monotonic()
+    futures = [executor.submit(no_op) for _ in range(4 * workers)]
+    for future in futures:
+        future.result()
+    return 4 * call_s / (time.monotonic() - start)
+
+
+def simulate(nodes: int, workers: int, latency_s: float) -> None:
+    """Measure simulated workers, and print what was found."""
+    count = nodes * workers
+    ways = {name: WAYS[name] for name in ("one by one", "burst")}
+    with simulated(1, 1, 0.0, latency_s) as one, simulated(nodes, workers, 0.0, latency_s) as all_:
+        print(f"{nodes} nodes with {workers} workers each: ready after {all_.ready_s:.2f} s")
+        measure_in_turns([one, all_], ways, rounds=5)
+        for name in ways:
+            few, many = one.per_call_s[name], all_.per_call_s[name]
+            print(
+                f"{name:>12}: {many * 1e6:.2f} us of processor time a call, {many / few:.2f} times those with one worker"
+            )
+        best_s = min(_burst_s(all_.executor) for _ in range(5))
+        print(f"{'':>12}  {BURST / best_s:.0f} calls/s")
+    with simulated(nodes, workers, 1.0, latency_s) as all_:
+        print(f"calls of 1 s: efficiency {efficiency(all_.executor, count, 1.0):.3f}")
+
+
+def _burst_s(executor: Any) -> float:
+    start = time.monotonic()
+    burst(executor)
+    return time.monotonic() - start
+
+
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("workers", metavar="WORKERS", type=int, nargs="*", default=WORKERS)
+    parser.add_argument("--nodes", type=int, default=0, help="simulate so many nodes")
+    parser.add_argument("--workers-per-node", type=int, default=100, help="default: 100")
+    parser.add_argument("--latency", type=float, default=0.0, metavar="S", help="of the simulated network, one way")
     options = parser.parse_args(words)
+    if options.nodes:
+        simulate(options.nodes, options.workers_per_node, options.latency)
+        return
     with ExitStack() as stack:
         measured = [stack.enter_context(started(count)) for count in options.workers]
         print(f"all {sum(options.workers)} workers and this process, idle: {cores_used(2.0):.4f} of a core")
