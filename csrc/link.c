@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define LINK_MAGIC   UINT64_C(0x6b6e696c30706d70) /* "pmp0link" */
-#define LINK_VERSION 3
+#define LINK_VERSION 4
 
 static_assert(sizeof(pmp_head) + 8 * PMP_PARTS_MAX <= PMP_LINK_CAPACITY_MIN / 2 - 8,
               "the largest head must fit into a record of the smallest link");
@@ -18,6 +18,7 @@ typedef struct {
     uint32_t rank_count;
     uint64_t capacity;
     _Atomic uint32_t slot;
+    _Atomic uint32_t shares_bell, awaits_room;
     _Alignas(64) pmp_doorbell bells[];
 } shared_link;
 
@@ -75,6 +76,9 @@ int pmp_link_init(void *memory, size_t size_bytes, uint64_t capacity, uint32_t r
     link->version = LINK_VERSION;
     link->rank_count = rank_count;
     link->capacity = capacity;
+    atomic_init(&link->slot, PMP_NO_SLOT);
+    atomic_init(&link->shares_bell, 0);
+    atomic_init(&link->awaits_room, 0);
     return 0;
 }
 
@@ -153,4 +157,34 @@ uint32_t pmp_link_slot(void *memory)
 {
     shared_link *const link = memory;
     return atomic_load_explicit(&link->slot, memory_order_relaxed);
+}
+
+void pmp_link_share_bell(void *memory)
+{
+    shared_link *const link = memory;
+    /* Relaxed: the message after which the master opens the link publishes it. */
+    atomic_store_explicit(&link->shares_bell, 1, memory_order_relaxed);
+}
+
+bool pmp_link_shares_bell(void *memory)
+{
+    shared_link *const link = memory;
+    return atomic_load_explicit(&link->shares_bell, memory_order_relaxed) != 0;
+}
+
+void pmp_link_await_room(void *memory)
+{
+    shared_link *const link = memory;
+    atomic_store_explicit(&link->awaits_room, 1, memory_order_relaxed);
+    /* The wish is visible before this thread looks at the ring. Pairs with the fence below: either the master sees the wish, or
+     * this thread sees the room. */
+    atomic_thread_fence(memory_order_seq_cst);
+}
+
+bool pmp_link_awaits_room(void *memory)
+{
+    shared_link *const link = memory;
+    atomic_thread_fence(memory_order_seq_cst);
+    return atomic_load_explicit(&link->awaits_room, memory_order_relaxed) != 0 &&
+           atomic_exchange_explicit(&link->awaits_room, 0, memory_order_relaxed) != 0;
 }

@@ -42,7 +42,23 @@ int pmp_link_open_master(void *memory, size_t size_bytes, uint32_t rank_count, u
 int pmp_link_open_worker(void *memory, size_t size_bytes, uint32_t rank, pmp_receiver *calls,
                          pmp_sender *results, pmp_doorbell **bells, pmp_ranks *ranks);
 
-/* Returns the slot that the master has given to a link that a worker has opened. */
+/* The slot of a link that the master has not opened. */
+#define PMP_NO_SLOT UINT32_MAX
+
+/* Returns the slot that the master has given to a link that a worker has opened, or PMP_NO_SLOT. */
 uint32_t pmp_link_slot(void *memory);
+
+/* Has the master announce what it does on this link in the news of its relay, and ring the relay's doorbell instead of that of the
+ * rank. For the worker's side, before the master opens the link. */
+void pmp_link_share_bell(void *memory);
+
+/* Returns true if pmp_link_share_bell was called. */
+bool pmp_link_shares_bell(void *memory);
+
+/* Has the master ring once after it has received results. For the relay, which must look afterwards whether there is room already. */
+void pmp_link_await_room(void *memory);
+
+/* Returns true if the relay is to be rung now: after pmp_link_await_room, once. For the master, after it has received results. */
+bool pmp_link_awaits_room(void *memory);
 
 #endif

@@ -15,8 +15,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pympipool._core.ring cimport (
     PMP_TRACED, Parts, Segment, c_bool, message_bytes, news_in, notices_in, part_to_object, pmp_doorbell,
-    pmp_doorbell_ring, pmp_doorbell_ring_after_fence, pmp_head, pmp_link_open_master, pmp_link_open_worker, pmp_link_slot,
-    pmp_news, pmp_news_add, pmp_notices, pmp_notices_count, pmp_now_ns, pmp_ranks, pmp_ranks_agree, pmp_ranks_end,
+    pmp_doorbell_ring, pmp_doorbell_ring_after_fence, pmp_head, pmp_link_await_room, pmp_link_open_master, pmp_link_open_worker,
+    pmp_link_slot, pmp_news, pmp_news_add, pmp_notices, pmp_notices_count, pmp_now_ns, pmp_ranks, pmp_ranks_agree, pmp_ranks_end,
     pmp_ranks_have_ended, pmp_receive, pmp_receive_done, pmp_receiver, pmp_receiver_close, pmp_ring_has_record,
     pmp_ring_is_empty, pmp_send, pmp_sender, pmp_sender_has_room, pmp_spinner, pmp_spinner_init, pmp_wait,
     process_buffer_pool, raise_errno,
@@ -342,6 +342,13 @@ cdef class Channel:
                 raise_errno(code, "sending failed")
             if not self.wait(has_room, &self.sender, deadline_ns):
                 return False
+
+    def await_room(self):
+        """Have the master ring when it has received what was sent. Look afterwards whether it has done so already.
+
+        For a link of a `LinkGroup`. The masters of other links ring always.
+        """
+        pmp_link_await_room(self.link.shm.address)
 
     def is_drained(self):
         """Return True if the other side has received and processed all that was sent."""

@@ -27,7 +27,7 @@ from pympipool._core.pump cimport send_reserved
 from pympipool._core.trace_buffer cimport CANCELLED, FAILED
 from pympipool._core.ring cimport (
     PMP_TRACED, Segment, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm, pmp_doorbell_sleep, pmp_now_ns,
-    pmp_spinner_init, news_in, notices_in, usable_cores,
+    pmp_spinner_init, news_in, notices_in, relay_bell_in, relay_news_in, usable_cores,
 )
 from pympipool._core.progress_engine cimport (
     request_completion, wake_progress_thread, run_progress_thread, pump_and_notify,
@@ -74,6 +74,8 @@ cdef class Dispatcher(Workers):
         self.core.progress_bell = &bells[0]
         self.core.waiting_thread_bell = &bells[1]
         self.core.news = news_in(self.doorbells)
+        self.core.relay_bell = relay_bell_in(self.doorbells)
+        self.core.relay_news = relay_news_in(self.doorbells)
         pmp_spinner_init(&self.core.waiting_thread_spinner, SPIN_NS)
         pmp_spinner_init(&self.core.no_spin_spinner, SPIN_NS)
         self.core.no_spin_spinner.near_miss_ns = 0
@@ -348,10 +350,7 @@ cdef class Dispatcher(Workers):
     @property
     def waiting_count(self):
         """Number of calls that were not sent to a worker yet."""
-        pthread_mutex_lock(&self.core.lock)
-        count = self.core.waiting.length
-        pthread_mutex_unlock(&self.core.lock)
-        return count
+        return self.core.waiting.length
 
     def statistics(self):
         """Return how many calls are in which state. Each call of a batch counts.

@@ -140,7 +140,8 @@ cdef class FutureRequests(Completion):
     cdef int poll(self) except -1:
         if self.in_forked_child:
             return 0
-        if self.pump():
+        self.pump()
+        if self.core.done.first != NULL:
             if PyThread_get_thread_ident() == self.supervisor_thread_id:
                 request_completion(&self.core)
             else:
@@ -232,7 +233,8 @@ cdef class FutureRequests(Completion):
         self.core.polls += 1
         if not may_spin or self.waiting_thread != 0:
             note_late_result(&self.core)
-            has_results = self.pump()
+            self.pump()
+            has_results = self.core.done.first != NULL
             self.deliver()
             return has_results
         self.waiting_thread = PyThread_get_thread_ident()

@@ -31,12 +31,17 @@ from pympipool._core.types cimport WATCHED_MAX, Call, Core, Function, Worker, ap
 from pympipool._core.worker_sets cimport update_worker
 from pympipool._core.trace_buffer cimport FAILED, Outcome, Record, record
 from pympipool._core.ring cimport (
-    PMP_CALL, PMP_FUNCTION, PMP_FUNCTION_CACHE_SIZE, PMP_RECALLED, PMP_TRACED, pmp_doorbell_ring, pmp_head,
-    pmp_news_clear, pmp_news_next, pmp_now_ns, pmp_send, pmp_sender_has_room,
+    PMP_CALL, PMP_FUNCTION, PMP_FUNCTION_CACHE_SIZE, PMP_RECALLED, PMP_TRACED, pmp_doorbell_ring,
+    pmp_doorbell_ring_after_fence, pmp_head, pmp_link_awaits_room, pmp_news_add, pmp_news_clear, pmp_news_next, pmp_now_ns,
+    pmp_send, pmp_sender_has_room,
 )
 
 cdef void ring_worker(Worker *worker) noexcept nogil:
-    """Wake the ranks of a worker that sleep."""
+    """Wake the ranks of a worker that sleep, or the relay for it."""
+    if worker.relay_bell != NULL:
+        pmp_news_add(worker.relay_news, worker.slot)
+        pmp_doorbell_ring_after_fence(worker.relay_bell)
+        return
     for i in range(worker.rank_count):
         pmp_doorbell_ring(&worker.bells[i])
 
@@ -127,7 +132,8 @@ cdef int drain(Core *core, Worker *worker) noexcept nogil:
     for i in range(worker.rank_count):
         worker.receiving = worker.receiving or worker.results[i].busy
     update_worker(core, worker)
-    ring_worker(worker)  # the worker may be waiting for room
+    if worker.relay_bell == NULL or pmp_link_awaits_room(worker.link):
+        ring_worker(worker)  # it may be waiting for room
     return worker.failure
 
 

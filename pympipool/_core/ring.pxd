@@ -143,7 +143,12 @@ cdef extern from "link.h" nogil:
                              pmp_receiver *results, pmp_doorbell **bells)
     int pmp_link_open_worker(void *memory, size_t size_bytes, uint32_t rank, pmp_receiver *calls,
                              pmp_sender *results, pmp_doorbell **bells, pmp_ranks *ranks)
+    const uint32_t PMP_NO_SLOT
     uint32_t pmp_link_slot(void *memory)
+    void pmp_link_share_bell(void *memory)
+    c_bool pmp_link_shares_bell(void *memory)
+    void pmp_link_await_room(void *memory)
+    c_bool pmp_link_awaits_room(void *memory)
 
 cdef extern from "watchdog.h" nogil:
     int pmp_watchdog_start(int descriptor)
@@ -163,6 +168,8 @@ cdef class Buffer:
 
 cdef pmp_notices *notices_in(Segment doorbells) except NULL
 cdef pmp_news *news_in(Segment doorbells) except NULL
+cdef pmp_doorbell *relay_bell_in(Segment doorbells) except NULL
+cdef pmp_news *relay_news_in(Segment doorbells) except NULL
 cdef pmp_buffer_pool *process_buffer_pool() noexcept nogil
 cdef object part_to_object(pmp_part *part, bint owned, bint as_bytes)
 cdef uint64_t message_bytes(pmp_receiver *receiver) noexcept nogil

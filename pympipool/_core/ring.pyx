@@ -119,8 +119,12 @@ def link_segment(Py_ssize_t capacity=RING_CAPACITY, uint32_t ranks=1):
 
 
 def doorbell_segment():
-    """Return a new segment for what all workers of a master see: its two doorbells, its notices, and what is new of each worker."""
-    return Segment(2 * sizeof(pmp_doorbell) + sizeof(pmp_notices) + sizeof(pmp_news))
+    """Return a new segment for what all workers of a master see.
+
+    It has the master's two doorbells, its notices, and what is new of each worker; and for the relay a doorbell, and what is new
+    for each of the workers behind it that share this doorbell.
+    """
+    return Segment(3 * sizeof(pmp_doorbell) + sizeof(pmp_notices) + 2 * sizeof(pmp_news))
 
 
 cdef pmp_notices *notices_in(Segment doorbells) except NULL:
@@ -131,6 +135,16 @@ cdef pmp_notices *notices_in(Segment doorbells) except NULL:
 cdef pmp_news *news_in(Segment doorbells) except NULL:
     """Return the news of all workers in the segment with the master's doorbells."""
     return <pmp_news *>(notices_in(doorbells) + 1)
+
+
+cdef pmp_doorbell *relay_bell_in(Segment doorbells) except NULL:
+    """Return the relay's doorbell in the segment with those of the master."""
+    return <pmp_doorbell *>(news_in(doorbells) + 1)
+
+
+cdef pmp_news *relay_news_in(Segment doorbells) except NULL:
+    """Return the relay's news: what the master has done on links that share the relay's doorbell."""
+    return <pmp_news *>(relay_bell_in(doorbells) + 1)
 
 
 def start_watchdog(int descriptor):

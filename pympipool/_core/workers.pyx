@@ -12,8 +12,8 @@ from pympipool._core.progress_engine cimport pump_and_notify, wake_progress_thre
 from pympipool._core.pump cimport drain, record_unanswered, ring_worker, unwatch, watch
 from pympipool._core.ring cimport (
     PMP_END, PMP_NEWS_SLOTS, Segment, process_buffer_pool, pmp_head, pmp_link_open_master, pmp_link_rank_count,
-    pmp_notices_add, pmp_now_ns, pmp_part, pmp_receiver, pmp_receiver_close,
-    pmp_send, raise_errno,
+    pmp_link_shares_bell, pmp_notices_add, pmp_now_ns, pmp_part, pmp_receiver, pmp_receiver_close, pmp_send,
+    raise_errno,
 )
 from pympipool._core.scheduler cimport dequeue, find_worker, is_claimed, recall_all
 from pympipool._core.trace_buffer cimport FAILED
@@ -89,6 +89,10 @@ cdef class Workers(Attempts):
         worker.rank_count = rank_count
         worker.number = number
         worker.reserved = reserved
+        worker.link = link.memory()
+        if pmp_link_shares_bell(worker.link):
+            worker.relay_bell = self.core.relay_bell
+            worker.relay_news = self.core.relay_news
         pthread_mutex_lock(&self.core.lock)
         code = -ENOMEM
         if has_room_for_worker(&self.core):

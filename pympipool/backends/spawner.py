@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
+from pympipool._core.ring import RING_CAPACITY
+
 if TYPE_CHECKING:
     from pympipool.errors import WorkerStartError
 
@@ -180,9 +182,11 @@ class Spawner(ABC):
         is_queued: True if a worker may wait in a queue, for any time, before its processes start (see
             `WorkerProcess.has_started`).
         helpers: The processes besides workers that may fail to answer.
+        ring_capacity: Bytes of each ring of a worker, until it turns out that it runs on this host.
     """
 
     is_queued = False
+    ring_capacity = RING_CAPACITY
     helpers: Sequence[Helper] = ()
 
     def prepare(self, request: LaunchRequest) -> bool:

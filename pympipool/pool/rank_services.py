@@ -9,10 +9,11 @@ all ranks have connected ──► send_settings: on this host, all of them? ─
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import TYPE_CHECKING, Any
 
-from pympipool._core.ring import RANKS_MAX
+from pympipool._core.ring import RANKS_MAX, RING_CAPACITY
 from pympipool._util.service_threads import ServiceLogger, ServiceThread
 from pympipool._util.signals import SigpipeBlocked
 from pympipool.pool.script_context import pickled_script_object, script_context
@@ -52,6 +53,8 @@ class RankServices:
                 worker.link = ShmLink(self._dispatcher.doorbells, worker.request.ranks)
             except OSError as error:
                 LOGGER.warning("worker %d: rank 0 shares its calls by MPI, which is slower: %s", worker.number, error)
+        elif worker.request.ranks == 1:
+            self._widen_link(worker)
         output = worker.process.direct_output or ()
         inheritance = self._settings["inheritance"]
         inherited = () if inheritance is None else inheritance.descriptors
@@ -67,6 +70,12 @@ class RankServices:
         for rank in worker.connections:
             descriptors = (*inherited, *link.descriptors(rank), *output)
             self._connections.send(worker, rank, ("setup", settings), descriptors)
+
+    def _widen_link(self, worker: WorkerHandle) -> None:
+        """Give a worker of this host rings of full size, if it was expected on another."""
+        if worker.link.capacity < RING_CAPACITY and not any(one.is_relayed for one in worker.connections.values()):
+            with contextlib.suppress(OSError):  # small rings are slower for large messages only
+                worker.link = ShmLink(self._dispatcher.doorbells)
 
     def _may_share_link(self, worker: WorkerHandle) -> bool:
         """Return True for a worker of several ranks, all on this host."""

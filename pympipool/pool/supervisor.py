@@ -179,7 +179,7 @@ class Supervisor:
             WorkerStartError, OSError: Its process cannot be started, or there is no memory for its link.
         """
         number = next(self._numbers)
-        link = ShmLink(self.dispatcher.doorbells)
+        link = ShmLink(self.dispatcher.doorbells, capacity=spawner.ring_capacity)
         request = LaunchRequest(
             number=number,
             ranks=resources.cores,

@@ -8,6 +8,8 @@ worker, and the worker removes them as soon as it has read them.
 
 from __future__ import annotations
 
+import os
+
 from pympipool.transport.frames import KEY_BYTES
 
 TYPE_CHECKING = False
@@ -27,6 +29,7 @@ _VARIABLES = (
     "PYMPIPOOL_CWD",
     "PYMPIPOOL_ERROR_LOG",
     "PYMPIPOOL_RESULT_OF",
+    "PYMPIPOOL_AGENT",
 )
 _REQUIRED = _VARIABLES[:4]
 
@@ -45,11 +48,14 @@ class WorkerConfig:
         connect_timeout_s: Seconds to keep trying to reach the relay.
         cwd: The working directory to change to where the launcher cannot be relied on to set it, else "".
         error_log_file: Path of the file to which failed calls are written, "" for none.
+        agent_sockets: Descriptors of two connections to the agent that has started the worker, for messages and for requests to
+            recall calls; empty if none has.
         root_only: The result of a call is that of rank 0, not a list of those of all ranks.
     """
 
     __slots__ = (
         "address",
+        "agent_sockets",
         "connect_timeout_s",
         "cwd",
         "error_log_file",
@@ -76,6 +82,7 @@ class WorkerConfig:
         cwd: str = "",
         error_log_file: str = "",
         root_only: bool = False,
+        agent_sockets: Sequence[int] = (),
     ) -> None:
         self.address = address
         self.key = key
@@ -88,6 +95,7 @@ class WorkerConfig:
         self.cwd = cwd
         self.error_log_file = error_log_file
         self.root_only = root_only
+        self.agent_sockets = tuple(agent_sockets)
 
     @classmethod
     def from_environ(cls, environ: MutableMapping[str, str]) -> WorkerConfig:
@@ -115,4 +123,11 @@ class WorkerConfig:
             cwd=variables["PYMPIPOOL_CWD"],
             error_log_file=variables["PYMPIPOOL_ERROR_LOG"],
             root_only=variables["PYMPIPOOL_RESULT_OF"] == "root",
+            agent_sockets=_agent_sockets(variables["PYMPIPOOL_AGENT"]),
         )
+
+
+def _agent_sockets(variable: str) -> list[int]:
+    """Return the descriptors in a variable that is for the process with the id before them, and for no child of it."""
+    pid, *descriptors = map(int, variable.split() or ["0"])
+    return descriptors if pid == os.getpid() else []

@@ -52,7 +52,9 @@ _RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 def connect(config: WorkerConfig) -> WorkerControl | TcpControl:
-    """Connect to the master: over its Unix socket if that works, which proves that it is on this host, else over TCP.
+    """Connect to the master: over its Unix socket if that works, which proves that it is on this host.
+
+    Otherwise through the agent that has started this process, or over TCP.
 
     Raises:
         OSError: The master is gone, or cannot be reached from here.
@@ -61,11 +63,14 @@ def connect(config: WorkerConfig) -> WorkerControl | TcpControl:
     if not config.tcp_addresses:
         return WorkerControl.connect(config)
     try:
-        return WorkerControl.connect(config)
+        control = WorkerControl.connect(config)
     except (ConnectionRefusedError, FileNotFoundError):  # no such socket on this host: the master is on another one
         from pympipool.transport.tcp.client import TcpControl
 
-        return TcpControl.connect(config)
+        return TcpControl.through_agent(config) if config.agent_sockets else TcpControl.connect(config)
+    for descriptor in config.agent_sockets:
+        os.close(descriptor)
+    return control
 
 
 class WorkerControl:

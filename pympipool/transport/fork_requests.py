@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import BinaryIO
 
-_DESCRIPTORS_MAX = 4
-"""Most descriptors of a request: the body, and stdout, stderr and status pipe of a worker."""
+_DESCRIPTORS_MAX = 6
+"""Most descriptors of a request: the body, stdout, stderr and status pipe of a worker, and its two connections to an agent."""
 
 _RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 

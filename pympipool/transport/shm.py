@@ -28,6 +28,7 @@ class ShmLink:
         capacity: Bytes of each ring, a power of two.
 
     Attributes:
+        capacity: As above.
         segment: The memory of the link, for the dispatcher; it lives as long as there is a reference to it.
 
     Raises:
@@ -35,6 +36,7 @@ class ShmLink:
     """
 
     def __init__(self, doorbells: ring.Segment, ranks: int = 1, capacity: int = ring.RING_CAPACITY) -> None:
+        self.capacity = capacity
         self.segment = ring.link_segment(capacity, ranks)
         self._doorbells = doorbells
         self._ranks = ranks

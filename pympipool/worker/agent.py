@@ -1,17 +1,18 @@
 """The agent: the program that starts the workers of one host, for a master on this or another host.
 
-    relay ── CONTROL: fork, signal ──> agent ── request, pipes ──> forkserver ── fork ──> worker
-          <── PIPE: output, status ───       <── stdout, stderr, status pipe of each worker ──┘
+    relay ── REQUEST: fork, signal ───> agent ── request, pipes, connections ──> forkserver ── fork ──> worker
+          <── DATA: output, status ────       <── stdout, stderr, status pipe ────────────────────────────┤
+          <── DATA: messages ─────────>       <── messages ───────────────────────────────────────────────┘
 
 A launcher starts it once on each host. It reports cores and devices of its host, has its forkserver (see `forkserver.py`),
-a child process, fork workers, assigns them devices, and forwards what they print and how they end. The workers connect to
-the master by themselves. When the master is gone, the agent ends, and with it the forkserver; its workers have watchdogs.
+a child process, fork workers, assigns them devices, and forwards what they print, how they end, and what they and the master send
+to each other: all over one connection (`transport/tcp/agent_stream.py`). When that is cut off, the workers go on, and the agent
+connects again. When the master is gone, the agent ends, and with it the forkserver and the workers.
 """
 
 from __future__ import annotations
 
-import contextlib
-import encodings.idna  # noqa: F401  used by each worker for the address that it connects to
+import encodings.idna  # noqa: F401  used for the address that a worker connects to for shared data
 import os
 import select
 import signal
@@ -22,75 +23,179 @@ from pympipool._core import ring
 from pympipool._util import signals
 from pympipool._util.devices import assigned_devices
 from pympipool.transport.bootstrap import WorkerConfig
-from pympipool.transport.fork_requests import send_request
-from pympipool.transport.frames import RUNNING, STATUS, decode_body, encode_body
+from pympipool.transport.frames import STATUS, decode_body, encode_body
+from pympipool.transport.tcp import agent_stream
+from pympipool.transport.tcp.agent_stream import DATA, MESSAGES, PAUSE, RECALLS, REQUEST, RESUME, AgentStream, Frame
 from pympipool.transport.tcp.client import open_connections
 from pympipool.transport.tcp.handshake import client_context
-from pympipool.transport.tcp.stream import AGENT, CONTROL, GO_ON, PAUSE, PIPE, STATUS_PIPE, Stream
+from pympipool.transport.tcp.sockets import process_has_ended
+from pympipool.transport.tcp.stream import AGENT
+from pympipool.worker.agent_worker import UNREAD_MAX_BYTES, AgentWorker
 from pympipool.worker.forkserver import Forkserver
 
-READ_BYTES = 1 << 14
-"""Bytes that one read takes from a pipe at most: as much as one TLS record holds."""
-
 FINAL_READS_MAX = 64
-"""Reads from a pipe after the end of its worker, at most. Only a surviving child of the worker could print more."""
+"""Reads of a stream after the end of its worker, at most. Only a surviving child of the worker could write more."""
+
+RECONNECT_TIMEOUT_S = 20.0
+"""Seconds that an agent tries to connect again: longer than the relay waits for that, which refuses it then."""
+
+
+class AgentConnection:
+    """The agent's connection to the relay, which is opened again when the network was cut off.
+
+    Args:
+        config: Addresses and key of the master.
+        report: Describes this host.
+
+    Attributes:
+        frames: What is sent and received.
+        keepalive: The keepalive connection; it ends with the relay's process, or when the network is cut off.
+
+    Raises:
+        OSError: The master cannot be reached from here.
+    """
+
+    def __init__(self, config: WorkerConfig, report: dict[str, object]) -> None:
+        self._config = config
+        self._report = encode_body(("agent", report))
+        self._name = b""
+        self.frames = AgentStream()
+        self.keepalive = self._connect()
+
+    def _connect(self) -> socket.socket:
+        stream, keepalive, _, _ = open_connections(self._config)
+        stream.send(AGENT, 0, self.frames.received_bytes, [self._report, self._name])
+        _, _, received_bytes, (name,) = stream.receive()
+        self._name = bytes(name)
+        self.frames.detach()  # only now: the end of the old connection would tell that this process has ended
+        connection, rest = stream.detach()
+        self.frames.attach(connection, rest, received_bytes)  # type: ignore[arg-type]
+        return keepalive
+
+    def reconnect(self) -> None:
+        """Connect again, if the relay has not ended.
+
+        Raises:
+            OSError, EOFError: The relay has ended, has given this agent up, or cannot be reached.
+        """
+        if select.select([self.keepalive], [], [], 0)[0] and process_has_ended(self.keepalive):
+            raise EOFError("the relay has ended")
+        self._config.connect_timeout_s = RECONNECT_TIMEOUT_S
+        keepalive = self._connect()
+        self.keepalive.close()
+        self.keepalive = keepalive
 
 
 class Agent:
     """The agent's loop.
 
     Args:
-        stream: The connection to the relay.
+        connection: The connection to the relay.
         forkserver: The connection to the forkserver.
+        devices: The name of the variable for devices, and those of this host; "": there are none.
     """
 
-    def __init__(self, stream: Stream, forkserver: socket.socket) -> None:
-        self._stream = stream
+    def __init__(
+        self, connection: AgentConnection, forkserver: socket.socket, devices: tuple[str, tuple[str, ...]]
+    ) -> None:
+        self._connection = connection
+        self._frames = connection.frames
         self._forkserver = forkserver
         self._environment = dict(os.environ)
-        self._device_variable, self._devices = assigned_devices(os.environ) or ("", ())
-        self._workers: dict[int, _Worker] = {}  # by number
-        self._pipes: dict[int, tuple[_Worker, int]] = {}  # by descriptor
+        self._device_variable, self._devices = devices
+        self._workers: dict[int, AgentWorker] = {}  # by number
+        self._sources: dict[int, tuple[AgentWorker, int]] = {}  # by descriptor
+        self._events: dict[int, int] = {}  # what is waited for, of descriptors of workers
         self._poll = select.poll()
-        self._poll.register(stream.fileno(), select.POLLIN)
-        self._poll.register(forkserver, select.POLLIN)
+        self._master_poll = select.poll()  # of all but workers
+        self._watches_writing = False
+        for poll in (self._poll, self._master_poll):
+            poll.register(forkserver, select.POLLIN)
+        self._watch_connection()
 
-    def run(self, cores: int) -> NoReturn:
-        """Report this host's cores and devices, then serve until the master or the forkserver is gone."""
-        report = {"host": socket.gethostname(), "pid": os.getpid(), "cores": cores, "gpus": len(self._devices)}
-        self._stream.send(AGENT, 0, 0, [encode_body(("agent", report))])
+    def run(self) -> NoReturn:
+        """Serve until the master or the forkserver is gone."""
         while True:
-            ready = [] if self._stream.wait(0) else [descriptor for descriptor, _ in self._poll.poll()]
-            if self._forkserver.fileno() in ready:  # it sends nothing, so it has ended
-                os._exit(1)
-            if self._stream.wait(0):
-                self._take_message()
-            elif self._may_send():
-                for descriptor in ready:
-                    if descriptor in self._pipes:
-                        self._forward(*self._pipes[descriptor])
+            poll = self._master_poll if self._frames.is_full else self._poll
+            events = poll.poll(0 if self._frames.is_buffered else None)
+            try:
+                self._serve(events)
+                self._frames.flush()
+            except EOFError:
+                os._exit(0)
+            except OSError:
+                self._reconnect()
+            if self._frames.is_waiting != self._watches_writing:
+                self._watches_writing = not self._watches_writing
+                for poll in (self._poll, self._master_poll):
+                    poll.modify(self._frames.fileno(), select.POLLIN | select.POLLOUT * self._watches_writing)
 
-    def _may_send(self) -> bool:
-        """Wait until the relay takes more, or has sent something: neither side may wait for the other to read."""
-        waiter = select.poll()
-        waiter.register(self._stream.fileno(), select.POLLIN | select.POLLOUT)
-        return any(event & select.POLLOUT for _, event in waiter.poll())
+    def _serve(self, events: list[tuple[int, int]]) -> None:
+        """Do what has become possible.
+
+        Raises:
+            EOFError: The relay or the forkserver has ended.
+            OSError: The connection to the relay is lost.
+        """
+        is_received = self._frames.is_buffered
+        for descriptor, event in events:
+            if descriptor == self._frames.fileno():
+                is_received = is_received or bool(event & ~select.POLLOUT)
+            elif descriptor == self._connection.keepalive.fileno():
+                raise ConnectionError("the keepalive connection has ended")
+            elif descriptor == self._forkserver.fileno():  # it sends nothing, so it has ended
+                raise EOFError("the forkserver has ended")
+            elif descriptor in self._sources:
+                worker, stream = self._sources[descriptor]
+                if event & select.POLLOUT:
+                    self._send(worker, b"")
+                if event & ~select.POLLOUT:
+                    self._forward(worker, stream)
+        if is_received:
+            for frame in self._frames.receive():
+                self._take_frame(frame)
+
+    # ---- the connection ----
+
+    def _watch_connection(self) -> None:
+        for poll in (self._poll, self._master_poll):
+            poll.register(self._frames.fileno(), select.POLLIN)
+            poll.register(self._connection.keepalive, select.POLLIN)
+
+    def _reconnect(self) -> None:
+        """Connect to the relay again, while the workers go on; end this process if that fails."""
+        for poll in (self._poll, self._master_poll):
+            poll.unregister(self._frames.fileno())
+            poll.unregister(self._connection.keepalive)
+        try:
+            self._connection.reconnect()
+        except (OSError, EOFError, ValueError):
+            os._exit(1)
+        self._watches_writing = False
+        self._watch_connection()
 
     # ---- what the master asks for ----
 
-    def _take_message(self) -> None:
-        kind, number, pipe, parts = self._stream.receive()
-        if kind == CONTROL:
-            match decode_body(parts[0]):
+    def _take_frame(self, frame: Frame) -> None:
+        kind, stream, number, data = frame
+        worker = self._workers.get(number)
+        if kind == REQUEST:
+            match decode_body(data):
                 case ("fork", number, changed, removed, path, preload, gpus):
                     self._fork(number, changed, removed, (path, preload), gpus)
-                case ("signal", number, signal_number):
-                    if number in self._workers:
-                        self._workers[number].send_signal(signal_number)
-        elif kind in {PAUSE, GO_ON} and number in self._workers:
-            descriptor = self._workers[number].pipes.get(pipe)
-            if descriptor is not None:
-                self._poll.modify(descriptor, select.POLLIN if kind == GO_ON else 0)
+                case ("signal", number, signal_number) if worker is not None:
+                    worker.send_signal(signal_number)
+        elif worker is None:
+            return  # it has ended
+        elif kind == DATA and stream == MESSAGES:
+            if data:
+                self._send(worker, data)
+            elif MESSAGES in worker.sources:
+                self._close(worker, MESSAGES)
+        elif kind == DATA and stream == RECALLS:
+            worker.request_recall(data)
+        elif kind in {PAUSE, RESUME} and stream in worker.sources:
+            self._watch(worker, stream, select.POLLIN, is_on=kind == RESUME)
 
     def _fork(
         self, number: int, changed: dict[str, str], removed: list[str], imports: tuple[object, ...], gpus: int
@@ -110,91 +215,65 @@ class Agent:
         environment.update(changed)
         if self._device_variable:
             environment[self._device_variable] = ",".join(devices)
-        pipes: list[tuple[int, int]] = []
-        worker = _Worker(number, devices)
+        worker = AgentWorker(number, devices)
         try:
-            pipes += (os.pipe() for _ in range(3))
-            send_request(self._forkserver, encode_body((environment, None, *imports)), [writer for _, writer in pipes])
+            worker.request(self._forkserver, encode_body((environment, None, *imports)))
         except OSError as error:
-            for reader, _ in pipes:
-                os.close(reader)
-            self._send(worker, 1, f"cannot fork a worker: {error}\n".encode())
-            self._send(worker, STATUS_PIPE, STATUS.pack(0, 1))
-            for kind in range(3):
-                self._send(worker, kind, b"")
+            self._frames.put(DATA, agent_stream.STDERR, number, f"cannot fork a worker: {error}\n".encode())
+            self._frames.put(DATA, agent_stream.STATUS, number, STATUS.pack(0, 1))
+            for stream in (agent_stream.STDOUT, agent_stream.STDERR, agent_stream.STATUS, MESSAGES):
+                self._frames.put(DATA, stream, number)
             return
-        finally:
-            for _, writer in pipes:
-                os.close(writer)
         self._workers[number] = worker
-        for kind, (reader, _) in enumerate(pipes):
-            os.set_blocking(reader, False)
-            worker.pipes[kind] = reader
-            self._pipes[reader] = worker, kind
-            self._poll.register(reader, select.POLLIN)
+        for stream, descriptor in worker.sources.items():
+            self._sources[descriptor] = worker, stream
+            self._events[descriptor] = select.POLLIN
+            self._poll.register(descriptor, select.POLLIN)
 
-    # ---- what workers write ----
+    # ---- workers ----
 
-    def _forward(self, worker: _Worker, kind: int) -> bool:
-        """Forward what a worker has written to a pipe; return False if there was nothing."""
-        descriptor = worker.pipes.get(kind)
-        if descriptor is None:
+    def _watch(self, worker: AgentWorker, stream: int, event: int, *, is_on: bool) -> None:
+        descriptor = worker.sources[stream]
+        events = self._events[descriptor]
+        wanted = events | event if is_on else events & ~event
+        if wanted != events:
+            self._events[descriptor] = wanted
+            self._poll.modify(descriptor, wanted)
+
+    def _send(self, worker: AgentWorker, data: bytes) -> None:
+        """Send messages to a worker, or what it had no room for before."""
+        left = worker.send(data)
+        if MESSAGES in worker.sources:
+            self._watch(worker, MESSAGES, select.POLLOUT, is_on=left > 0)
+        if worker.is_paused != (left > UNREAD_MAX_BYTES if not worker.is_paused else left > 0):
+            worker.is_paused = not worker.is_paused
+            self._frames.put(PAUSE if worker.is_paused else RESUME, MESSAGES, worker.number)
+
+    def _forward(self, worker: AgentWorker, stream: int) -> bool:
+        """Forward what a worker has written to a stream; return False if there was nothing."""
+        data = worker.read(stream)
+        if data is None:
             return False
-        try:
-            data = os.read(descriptor, READ_BYTES)
-        except BlockingIOError:
-            return False
-        if kind == STATUS_PIPE and worker.take_status(data):
-            for output in range(STATUS_PIPE):  # all of it comes before the end
+        if stream == agent_stream.STATUS and worker.take_status(data):
+            for other in (agent_stream.STDOUT, agent_stream.STDERR, MESSAGES):  # all of them come before the end
                 for _ in range(FINAL_READS_MAX):
-                    if not self._forward(worker, output):
+                    if not self._forward(worker, other):
                         break
-        self._send(worker, kind, data)
+            if MESSAGES in worker.sources:  # a child of the worker may hold it open
+                self._frames.put(DATA, MESSAGES, worker.number)
+                self._close(worker, MESSAGES)
+        self._frames.put(DATA, stream, worker.number, data)
         if not data:
-            self._close(worker, kind)
+            self._close(worker, stream)
         return bool(data)
 
-    def _send(self, worker: _Worker, kind: int, data: bytes) -> None:
-        self._stream.send(PIPE, worker.number, kind, [data])
-
-    def _close(self, worker: _Worker, kind: int) -> None:
-        descriptor = worker.pipes.pop(kind)
+    def _close(self, worker: AgentWorker, stream: int) -> None:
+        descriptor = worker.sources[stream]
         self._poll.unregister(descriptor)
-        del self._pipes[descriptor]
-        os.close(descriptor)
-        if not worker.pipes:
+        del self._sources[descriptor], self._events[descriptor]
+        worker.close_source(stream)
+        if not worker.sources:
             del self._workers[worker.number]
-
-
-class _Worker:
-    """A worker as its agent sees it: the reading ends of its pipes, and its devices until it has ended."""
-
-    def __init__(self, number: int, devices: list[str]) -> None:
-        self.number = number
-        self.devices = devices
-        self.pipes: dict[int, int] = {}
-        self._pid = 0  # while it runs, and the forkserver has told it
-        self._signal = 0  # that is to be sent when the pid is known
-        self._has_ended = False
-
-    def take_status(self, records: bytes) -> bool:
-        """Take records of the status pipe; return True if the worker has ended."""
-        for pid, exit_code in STATUS.iter_unpack(records[: len(records) // STATUS.size * STATUS.size]):
-            self._has_ended = exit_code != RUNNING
-            self._pid = 0 if self._has_ended else pid
-            if self._pid and self._signal:
-                self.send_signal(self._signal)
-        if self._has_ended or not records:
-            self.devices = []
-        return self._has_ended
-
-    def send_signal(self, number: int) -> None:
-        """Signal the worker and its process group, as soon as it is there."""
-        self._signal = number
-        if self._pid:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(self._pid, number)  # the process too: right after the fork it does not lead a group yet
-                os.killpg(self._pid, number)
 
 
 def main() -> NoReturn:
@@ -207,9 +286,14 @@ def main() -> NoReturn:
     cores = os.environ.get(os.environ.pop("PYMPIPOOL_CORES_VARIABLE", ""), "")
     config = WorkerConfig.from_environ(os.environ)
     forkserver = _start_forkserver()
-    stream, keepalive, _ = open_connections(config)
-    ring.start_watchdog(keepalive.fileno())
-    Agent(stream, forkserver).run(int(cores) if cores.isdigit() else _available_cores())
+    devices = assigned_devices(os.environ) or ("", ())
+    report = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "cores": int(cores) if cores.isdigit() else _available_cores(),
+        "gpus": len(devices[1]),
+    }
+    Agent(AgentConnection(config, report), forkserver, devices).run()
 
 
 def _available_cores() -> int:

@@ -1,6 +1,6 @@
 """The forkserver: a warm process of one thread that forks a worker for each request.
 
-    master ── a byte, four descriptors ──> forkserver ── fork ──> worker: serves calls, exits
+    master ── a byte, descriptors ───────> forkserver ── fork ──> worker: serves calls, exits
            <── exit code ──────────────────────┘                    │
            <── pid (status pipe of that worker) ────────────────────┘
 
@@ -40,7 +40,8 @@ class Request(NamedTuple):
         environment, cwd: Those of the worker.
         path: `sys.path`.
         preload: Names of modules to import before forks; None: those that calls have imported.
-        descriptors: The request itself, and stdout, stderr and status pipe of the worker.
+        descriptors: The request itself, and stdout, stderr and status pipe of the worker; from an agent also the worker's two
+            connections to it.
     """
 
     environment: dict[str, str]
@@ -129,7 +130,7 @@ class Forkserver:
             os.close(request.descriptors[3])
         else:
             self._fork_worker(request, self.target if target is None else target.number)
-        for descriptor in request.descriptors[:3]:
+        for descriptor in request.descriptors[:3] + request.descriptors[4:]:
             os.close(descriptor)
         if target is not None and self.preloading is not None:
             self.preloading.start_missing(target)
@@ -142,7 +143,7 @@ class Forkserver:
                 os.write(stderr, self.preloading.notices.pop(0).encode())
 
     def _fork_worker(self, request: Request, target: int) -> None:
-        _, stdout, stderr, status_pipe = request.descriptors
+        _, stdout, stderr, status_pipe, *agent_sockets = request.descriptors
         try:
             pid = os.fork()
         except OSError as error:
@@ -158,6 +159,8 @@ class Forkserver:
                 os.close(request.descriptors[0])
                 self._close_inherited()
                 _set_environment(request.environment, self.environment)
+                if agent_sockets:
+                    os.environ["PYMPIPOOL_AGENT"] = " ".join(map(str, (os.getpid(), *agent_sockets)))
                 if self.is_preloaded:
                     reseed()
                 _run_worker(request.cwd, stdout, stderr, lambda: self._report_imports(request, target))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 
 import psutil
 import pytest
@@ -140,6 +141,25 @@ def test_host_cut_off_loses_its_calls_only(make_executor, cluster, gate, block_a
     (other,) = [call for call in calls if call is not lost]
     assert other.result(timeout=60) == cluster.first
     assert exe.submit(socket.gethostname).result(timeout=60) == cluster.first
+
+
+@MODES
+@pytest.mark.parametrize("duration_s", [3, 8])  # the kernels notice it after 4 s
+def test_short_cut_off_loses_nothing(make_executor, cluster, gate, block_allocation, duration_s):
+    exe = make_executor(block_allocation=block_allocation, resource_dict={"threads_per_core": 8})
+    calls = [exe.submit(hold_on_host, gate.path) for _ in range(2)]
+    gate.wait_until_begun(2)
+    wait_until(lambda: len(exe.info["workers"]) == 2)
+    workers = {worker["pid"] for worker in exe.info["workers"]}
+    cluster.cut_off()
+    gate.open(2)  # a result and the end of a worker are on their way meanwhile
+    behind = [exe.submit(square, i) for i in range(20)]
+    time.sleep(duration_s)
+    cluster.connect_again()
+    assert {call.result(timeout=60) for call in calls} == {cluster.first, cluster.second}
+    assert [call.result(timeout=60) for call in behind] == [i * i for i in range(20)]
+    if block_allocation:
+        assert {worker["pid"] for worker in exe.info["workers"]} == workers
 
 
 def test_killed_worker_is_told_by_its_signal(make_executor):

@@ -25,27 +25,30 @@ class LoopbackLauncher(Launcher):
         names: The hosts of the job.
         broken: What a launch does instead, as a command of the shell; "": it works.
         launches: The hosts of each launch, None for all.
+        code: What the agents run first.
     """
 
     cores_variable = "CORES_OF_TEST_HOST"
     names = ("one", "two")
 
-    def __init__(self) -> None:
+    def __init__(self, code: str = "") -> None:
         self.broken = ""
+        self.code = code
         self.launches: list[list[str] | None] = []
 
     def start(self, request, environment, hosts):
         self.launches.append(hosts)
-        script = "".join(f"{shlex.join(command_of(name))} & " for name in hosts or self.names) + "wait"
+        script = "".join(f"{shlex.join(command_of(name, self.code))} & " for name in hosts or self.names) + "wait"
         environment = {**environment, self.cores_variable: str(CORES), "CUDA_VISIBLE_DEVICES": "0,1"}
         return ChildProcess(["sh", "-c", self.broken or script], environment, None)
 
 
-def command_of(host):
+def command_of(host, more=""):
     """Return the command of an agent that takes this host for another one."""
     command = agent_command()
     code = command.index("-c") + 1
     command[code] = f"import socket; socket.gethostname = lambda: {host!r}\n{command[code]}"
+    command[code] = command[code].replace("from pympipool.worker.agent", f"{more}\nfrom pympipool.worker.agent")
     return command
 
 
@@ -64,16 +67,18 @@ class LoopbackAgentsBackend(LocalBackend):
 
     Attributes:
         made: All backends that were made, the last one last.
+        agent_code: What the agents run first.
     """
 
     name = "agents"
     assigns_devices = True
     made: list[LoopbackAgentsBackend] = []  # noqa: RUF012
+    agent_code = ""
 
     def __init__(self):
         super().__init__()
         self._relay = Relay(local_only=True)
-        self.launcher = LoopbackLauncher()
+        self.launcher = LoopbackLauncher(self.agent_code)
         self.agents = Agents(self.launcher, self._relay)
         self.made.append(self)
 

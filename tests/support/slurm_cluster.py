@@ -157,6 +157,10 @@ class Cluster:
         """Cut the network of the second host."""
         subprocess.run(["ip", "link", "set", "slurm0p2", "down"], check=True, timeout=60)
 
+    def connect_again(self) -> None:
+        """End a `cut_off`."""
+        subprocess.run(["ip", "link", "set", "slurm0p2", "up"], check=True, timeout=60)
+
     def end_second(self) -> None:
         """End the second host with everything on it."""
         os.kill(int(self._second_pid()), 15)

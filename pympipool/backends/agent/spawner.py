@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pympipool.resources import Resources
 
 
+RING_CAPACITY = 1 << 16
+"""Bytes of each ring of a worker on another host: the network, not the ring, limits large messages, and there may be thousands."""
+
+
 class AgentSpawner(Spawner):
     """A spawner whose workers are forked by agents.
 
@@ -27,6 +31,7 @@ class AgentSpawner(Spawner):
     """
 
     is_queued = True
+    ring_capacity = RING_CAPACITY
 
     def __init__(self, resources: Resources, agents: Agents, without_agents: Spawner) -> None:
         self._resources = resources

@@ -1,11 +1,13 @@
-"""An agent of another host as the relay sees it: requests of the master go there, and what its workers write comes back.
+"""The relay's half of an agent: requests of the master go there, and the streams of its workers come from there.
 
-    master ── request: body, three pipes ──> AgentLink ── CONTROL: body ───────────────> agent
-           <── pipes of the worker ─────────           <── PIPE: worker, pipe, bytes ───
-                                                        ── PAUSE, GO_ON: worker, pipe ─>
+    master ── request: body, three pipes ──> AgentLink ── REQUEST: body ─────────────> agent ── fork ──> worker
+           <── pipes of a worker ─────────── AgentPipes <── DATA: stdout, stderr, status ──
+           <── ring, control connection ──── AgentRank  <── DATA: messages ──────────────>
 
-So the master sees an agent as it sees a forkserver of its own host. A thread of the relay serves each agent. A pipe that the
-master does not read is paused. When either side is gone, all pipes end, which tells the master that their workers are lost.
+So the master sees an agent as it sees a forkserver of its own host, and a worker behind it as one that is connected by itself. A
+thread of the relay serves each agent with all its workers. While the network is cut off, all is kept; the agent connects again, and
+both sides send what the other has not received. When either side is gone, all pipes end, which tells the master that the
+workers are lost.
 """
 
 from __future__ import annotations
@@ -14,211 +16,313 @@ import contextlib
 import os
 import select
 import socket
-from collections import deque
+import threading
+from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from pympipool.transport.fork_requests import read_body, receive_request
 from pympipool.transport.frames import decode_body, with_length
-from pympipool.transport.tcp.stream import CONTROL, GO_ON, PAUSE, PIPE, STATUS_PIPE, Stream
+from pympipool.transport.tcp.agent_pipes import AgentPipes
+from pympipool.transport.tcp.agent_rank import AgentRank
+from pympipool.transport.tcp.agent_stream import DATA, MESSAGES, PAUSE, REQUEST, RESUME, STATUS, AgentStream, Frame
+from pympipool.transport.tcp.handshake import AuthenticationError
+from pympipool.transport.tcp.sockets import HOST_GONE_S, process_has_ended
+from pympipool.transport.tcp.stream import AGENT, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from typing import Protocol
 
-BUFFER_BYTES = 1 << 16
-"""Bytes that wait for the master to read a pipe, before the agent is asked to pause it."""
+    from pympipool.transport.bootstrap import WorkerConfig
+    from pympipool.transport.tcp.call_forwarder import CallForwarder
+
+    class Registry(Protocol):
+        """What the relay does for its agents."""
+
+        config: WorkerConfig
+        calls: CallForwarder
+
+        def offer_agent(self, connection: socket.socket) -> None:
+            """Give the master its end of the connection to an agent."""
+
+        def new_token(self) -> bytes:
+            """Return a token for a rank or an agent."""
+
+        def add_rank(self, rank: AgentRank) -> None:
+            """Accept connections for shared data of this rank."""
+
+        def remove_rank(self, rank: AgentRank) -> None:
+            """Accept no more of them."""
+
+
+RECONNECT_TIMEOUT_S = 10.0
+"""Seconds within which an agent whose host does not answer must connect again; then its workers are lost."""
 
 
 class AgentLink:
     """The connection between the master and one agent.
 
     Args:
-        stream: The agent's connection, after its handshake.
-        keepalive: The keepalive connection; it tells of the end of the agent's process, and of its host.
+        name: The name by which the agent connects again.
         report: The frame in which the agent describes its host, for the master.
-        offer: Gives the master's end of a socket pair to the master.
+        relay: The relay.
 
     Attributes:
-        idle: True: nothing of an agent that has ended is worth waiting for.
+        calls: Waits for the calls to all workers.
+        frames: The connection to the agent.
     """
 
-    idle = True
-
-    def __init__(
-        self, stream: Stream, keepalive: socket.socket, report: bytes, offer: Callable[[socket.socket], None]
-    ) -> None:
-        self.stream = stream
-        self.keepalive = keepalive
-        self.control: RequestSocket | None = None
+    def __init__(self, name: bytes, report: bytes, relay: Registry) -> None:
+        self.name = name
+        self.calls = relay.calls
+        self.frames = AgentStream()
         self._report = report
-        self._offer = offer
-        self._gone = False
+        self._relay = relay
+        self._keepalive: socket.socket | None = None
+        self._cut_off_s = inf  # since when the agent's host does not answer
+        self._lock = threading.Lock()  # protects all of this
+        self._ranks: dict[int, AgentRank] = {}  # by the number of the worker
+        self._controls: dict[int, AgentRank] = {}  # by the descriptor of the control connection
+        self._scheduled: dict[AgentRank, None] = {}  # those that have something to send to the worker, in turns
+        self._recalls: dict[AgentRank, float] = {}  # when calls are to be recalled from workers
+        self._next_recall_s = inf  # not before this time
+        self._watches_writing = False
         self._poll = select.poll()
-        self._pipes: dict[tuple[int, int], _Pipe] = {}  # by worker and pipe
-        self._by_descriptor: dict[int, _Pipe] = {}  # those that are full
+        self._pipes = AgentPipes(self._poll, self.frames.put)
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        for end in (self._wake_receiver, self._wake_sender):
+            end.setblocking(False)
+        self._poll.register(self._wake_receiver, select.POLLIN)
+        self.is_closed = False
 
-    def serve(self, on_connected: Callable[[AgentLink], None]) -> None:
+    # ---- the connection ----
+
+    def attach(self, stream: Stream, keepalive: socket.socket, received_bytes: int) -> None:
+        """Go on over a new connection, and tell the agent that. From any thread.
+
+        Args:
+            stream: The connection, after its handshake.
+            keepalive: Tells of the end of the agent's process, and of its host.
+            received_bytes: What the agent has received over earlier connections.
+
+        Raises:
+            OSError: It has ended already.
+            AuthenticationError: This link has been given up.
+        """
+        with self._lock:
+            if self.is_closed:
+                raise AuthenticationError("the agent has been given up")
+            self._detach()
+            stream.send(AGENT, 0, self.frames.received_bytes, [self.name])
+            connection, rest = stream.detach()
+            self.frames.attach(connection, rest, received_bytes)  # type: ignore[arg-type]
+            self._keepalive, self._cut_off_s, self._watches_writing = keepalive, inf, False
+            self._poll.register(self.frames.fileno(), select.POLLIN)
+            self._poll.register(keepalive, select.POLLIN)
+        self._wake()
+
+    def _detach(self) -> None:
+        """Close the connection, and keep what it was to carry."""
+        if self._keepalive is None:
+            return
+        self._poll.unregister(self.frames.fileno())
+        self._poll.unregister(self._keepalive)
+        self.frames.detach()
+        self._keepalive.close()
+        self._keepalive = None
+        self._watches_writing = False
+        self._cut_off_s = monotonic()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):  # it has been woken already, or has ended
+            self._wake_sender.send(b"\0")
+
+    # ---- the thread ----
+
+    def serve(self) -> None:
         """Run until either side is gone."""
-        try:
-            self._serve(on_connected)
-        except (OSError, EOFError, ValueError):
-            pass  # either side is gone
-        finally:
-            for pipe in self._pipes.values():
-                pipe.close()
-            self.hang_up()
-
-    def _serve(self, on_connected: Callable[[AgentLink], None]) -> None:
-        self.stream.set_timeout(None)  # from here on the keepalive connection tells whether the agent is there
         ours, theirs = socket.socketpair()
-        self.control = RequestSocket(ours)
-        with theirs:
-            ours.sendall(with_length(self._report))
-            self._offer(theirs)
-        on_connected(self)
-        self._poll.register(self.stream.fileno(), select.POLLIN)
-        self._poll.register(ours, select.POLLIN)
-        while not self._gone:
-            ready = [] if self.stream.wait(0) else [number for number, _ in self._poll.poll()]
-            if ours.fileno() in ready and not self._forward_request(ours):
-                return
-            for number in ready:
-                if (pipe := self._by_descriptor.get(number)) is not None:
-                    self._write(pipe)
-            if self.stream.wait(0):
-                self._take_message()
+        with ours:
+            try:
+                with theirs:
+                    ours.sendall(with_length(self._report))
+                    self._relay.offer_agent(theirs)
+                self._poll.register(ours, select.POLLIN)
+                while True:
+                    events = self._poll.poll(self._timeout_ms())
+                    with self._lock:
+                        self._serve_events(ours, events)
+            except (OSError, EOFError, ValueError):
+                pass  # either side is gone
+            finally:
+                with self._lock:
+                    self._close()
 
-    def _forward_request(self, master: socket.socket) -> bool:
-        """Forward a request of the master; return False if the master has hung up."""
+    def _serve_events(self, master: socket.socket, events: Sequence[tuple[int, int]]) -> None:
+        connection = self.frames.fileno()
+        for descriptor, event in events:
+            if descriptor == self._wake_receiver.fileno():
+                self._wake_receiver.recv(4096)
+            elif descriptor == master.fileno():
+                self._forward_request(master)
+            elif descriptor == connection:
+                self._receive()
+            elif self._keepalive is not None and descriptor == self._keepalive.fileno():
+                self._on_keepalive_end(self._keepalive)
+            elif descriptor in self._controls:
+                self._serve_rank(self._controls[descriptor], _take_setup)
+            elif event & select.POLLNVAL == 0:
+                self._pipes.on_writable(descriptor)
+        if self.frames.is_buffered:
+            self._receive()
+        self._request_recalls()
+        self._flush()
+        if self._cut_off_s + RECONNECT_TIMEOUT_S < monotonic():
+            silence_s = HOST_GONE_S + RECONNECT_TIMEOUT_S
+            for rank in self._ranks.values():
+                rank.report_host_lost(f"its host has not answered for {silence_s:g} s")
+            raise EOFError("the agent's host does not answer")
+
+    def _timeout_ms(self) -> float | None:
+        if self.frames.is_buffered:
+            return 0
+        due_s = min(self._next_recall_s, self._cut_off_s + RECONNECT_TIMEOUT_S)
+        return None if due_s == inf else max(0.0, due_s - monotonic()) * 1000 + 1
+
+    def _on_keepalive_end(self, keepalive: socket.socket) -> None:
+        if process_has_ended(keepalive):
+            raise EOFError("the agent has ended")
+        self._detach()
+
+    def _forward_request(self, master: socket.socket) -> None:
+        """Forward a request of the master."""
         descriptors = receive_request(master)
         if descriptors is None:
-            return False
+            raise EOFError("the master has hung up")
         file, *pipes = descriptors
         body = read_body(file)
         os.close(file)
         _, worker, *_ = decode_body(body)
-        for kind, descriptor in enumerate(pipes):
-            self._pipes[worker, kind] = _Pipe(worker, kind, descriptor)
-        self.stream.send(CONTROL, 0, 0, [body])
-        return True
+        if pipes:
+            self._pipes.add(worker, pipes)
+            self._ranks[worker] = AgentRank(worker, self, self._relay.config, self._relay.new_token())
+        self.frames.put(REQUEST, 0, worker, body)
 
-    def _take_message(self) -> None:
-        kind, worker, number, parts = self.stream.receive()
-        if kind != PIPE:
-            raise ConnectionError(f"the agent sent a message of kind {kind}")
-        pipe = self._pipes.get((worker, number))
-        if pipe is None:
-            return
-        pipe.waiting.append(parts[0])
-        self._write(pipe)
-        if number != STATUS_PIPE and pipe.size > BUFFER_BYTES and not pipe.is_paused:
-            pipe.is_paused = True
-            self.stream.send(PAUSE, worker, number, [])
+    # ---- from the agent ----
 
-    def _write(self, pipe: _Pipe) -> None:
-        """Write what waits for a pipe, as much as it takes."""
-        if pipe.kind == STATUS_PIPE and self._output_waits(pipe.worker):
-            return  # the master reads the output to its end when the status says that the worker has ended
-        is_open = pipe.flush()
-        is_watched = pipe.descriptor in self._by_descriptor
-        if pipe.waiting and not is_watched:
-            self._by_descriptor[pipe.descriptor] = pipe
-            self._poll.register(pipe.descriptor, select.POLLOUT)
-        elif is_watched and not pipe.waiting:
-            del self._by_descriptor[pipe.descriptor]
-            self._poll.unregister(pipe.descriptor)
-        if pipe.is_paused and not pipe.waiting:
-            pipe.is_paused = False
-            self.stream.send(GO_ON, pipe.worker, pipe.kind, [])
-        if not is_open:
-            del self._pipes[pipe.worker, pipe.kind]
-            pipe.close()
-        status = self._pipes.get((pipe.worker, STATUS_PIPE))
-        if status is not None and status is not pipe and status.waiting:
-            self._write(status)
-
-    def _output_waits(self, worker: int) -> bool:
-        outputs = (self._pipes.get((worker, kind)) for kind in range(STATUS_PIPE))
-        return any(pipe is not None and pipe.waiting for pipe in outputs)
-
-    def is_receiving(self) -> bool:
-        """Return False: nothing of an agent that has ended is worth waiting for."""
-        return False
-
-    def mark_lost(self) -> None:
-        """Hang up on the agent of a host that is gone: the master sees the pipes end."""
-        self.hang_up()
-
-    def hang_up(self) -> None:
-        """End all connections, and so the agent. From any thread."""
-        self._gone = True
-        self.stream.hang_up()
-        with contextlib.suppress(OSError):  # it has ended already
-            self.keepalive.shutdown(socket.SHUT_RDWR)
-        if self.control is not None:
-            self.control.hang_up()
-
-    def close(self) -> None:
-        """Close the descriptors, after the thread has ended."""
-        self.stream.close()
-        self.keepalive.close()
-        if self.control is not None:
-            self.control.close()
-
-
-class RequestSocket:
-    """The relay's end of the socket pair over which the master sends requests to one agent."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._socket = connection
-
-    def fileno(self) -> int:
-        """Return the descriptor; it hangs up when the master gives the agent up."""
-        return self._socket.fileno()
-
-    def hang_up(self) -> None:
-        """End the connection. From any thread."""
-        with contextlib.suppress(OSError):  # it has ended already
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """Close the descriptor."""
-        self._socket.close()
-
-
-class _Pipe:
-    """The writing end of a pipe to the master, and what waits for it. b"" is the end."""
-
-    def __init__(self, worker: int, kind: int, descriptor: int) -> None:
-        self.worker, self.kind, self.descriptor = worker, kind, descriptor
-        self.waiting: deque[bytes | bytearray] = deque()
-        self.is_paused = False
-        os.set_blocking(descriptor, False)
-
-    @property
-    def size(self) -> int:
-        """Bytes that wait."""
-        return sum(map(len, self.waiting))
-
-    def flush(self) -> bool:
-        """Write as much as the pipe takes; return False at its end."""
+    def _receive(self) -> None:
         try:
-            while self.waiting:
-                data = self.waiting[0]
-                if not data:
-                    self.waiting.clear()
-                    return False
-                written = os.write(self.descriptor, data)
-                if written < len(data):
-                    self.waiting[0] = data[written:]
-                else:
-                    self.waiting.popleft()
-        except BlockingIOError:
-            pass
-        except OSError:  # the master has given the worker up
-            self.waiting.clear()
-            return False
-        return True
+            for frame in self.frames.receive():
+                self._take_frame(frame)
+        except EOFError:
+            raise
+        except OSError:  # the keepalive connection tells what has happened
+            self._detach()
 
-    def close(self) -> None:
-        """Close the descriptor."""
-        os.close(self.descriptor)
+    def _take_frame(self, frame: Frame) -> None:
+        kind, stream, worker, data = frame
+        rank = self._ranks.get(worker)
+        if kind == DATA and stream <= STATUS:
+            self._pipes.write(worker, stream, data)
+        elif rank is None:
+            return  # it has ended
+        elif kind == DATA and stream == MESSAGES:
+            self._serve_rank(rank, lambda rank: rank.take_data(data))
+        elif kind in {PAUSE, RESUME}:
+            rank.is_paused = kind == PAUSE
+            self.schedule(rank)
+
+    # ---- workers ----
+
+    def on_connected(self, rank: AgentRank) -> None:
+        """Wait for what the master sends to a rank, or for the end of its connection."""
+        assert rank.control is not None
+        self._controls[rank.control.fileno()] = rank
+        self._poll.register(rank.control.fileno(), select.POLLIN)
+        self._relay.add_rank(rank)
+
+    def forward_calls(self, ranks: Sequence[AgentRank]) -> None:
+        """Forward what the master has put on the rings of workers. From any thread."""
+        with self._lock:
+            for rank in ranks:
+                if not rank.gone:
+                    self._serve_rank(rank, AgentRank.forward_calls)
+            with contextlib.suppress(OSError):  # the thread sees it too
+                self._flush()
+            is_new = self._next_recall_s < inf
+        if is_new:
+            self._wake()
+
+    def _serve_rank(self, rank: AgentRank, serve: Callable[[AgentRank], None]) -> None:
+        """Do something for a worker, and end it if that fails."""
+        try:
+            serve(rank)
+        except (OSError, EOFError, ValueError):
+            self._end(rank)
+            return
+        due_s = rank.recall_due_s
+        if due_s < inf:
+            self._recalls[rank] = due_s
+            self._next_recall_s = min(self._next_recall_s, due_s)
+        else:
+            self._recalls.pop(rank, None)
+
+    def _request_recalls(self) -> None:
+        now = monotonic()
+        if now < self._next_recall_s:
+            return
+        self._next_recall_s = inf
+        for rank, due_s in list(self._recalls.items()):
+            if due_s <= now:
+                self._serve_rank(rank, AgentRank.recall)
+            else:
+                self._next_recall_s = min(self._next_recall_s, due_s)
+
+    def _end(self, rank: AgentRank) -> None:
+        """End a worker at the master and at its agent; its pipes go on."""
+        if self._ranks.pop(rank.number, None) is None:
+            return
+        self._recalls.pop(rank, None)
+        self._scheduled.pop(rank, None)
+        if rank.control is not None and self._controls.pop(rank.control.fileno(), None) is not None:
+            self._poll.unregister(rank.control.fileno())
+            self._relay.remove_rank(rank)
+        rank.close()
+        self.frames.put(DATA, MESSAGES, rank.number)
+
+    # ---- to the agent ----
+
+    def schedule(self, rank: AgentRank) -> None:
+        """Have the messages to a worker sent, in turns with those to others."""
+        self._scheduled[rank] = None
+
+    def _flush(self) -> None:
+        while self._scheduled and not self.frames.is_full:
+            rank = next(iter(self._scheduled))
+            del self._scheduled[rank]
+            piece = rank.take_slice()
+            if piece is not None:
+                self.frames.put(DATA, MESSAGES, rank.number, piece)
+                self._scheduled[rank] = None
+        self.frames.flush()
+        if self.frames.is_waiting != self._watches_writing:
+            self._watches_writing = self.frames.is_waiting
+            self._poll.modify(self.frames.fileno(), select.POLLIN | select.POLLOUT * self._watches_writing)
+            self._wake()
+
+    # ---- the end ----
+
+    def _close(self) -> None:
+        """Hang up on the agent, which then ends, and on the master, for all workers."""
+        self.is_closed = True
+        for rank in list(self._ranks.values()):
+            self._end(rank)
+        self._pipes.close()
+        self._detach()
+        self._wake_receiver.close()
+        self._wake_sender.close()
+
+
+def _take_setup(rank: AgentRank) -> None:
+    rank.take_setup()

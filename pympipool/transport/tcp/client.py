@@ -1,6 +1,7 @@
 """The rank's end of a link to a master on another host.
 
     TcpControl.connect(config)      to the first of the master's addresses where the listener proves the executor's key
+    TcpControl.through_agent(config)  over the connections to the agent that has started this worker
       .send_hello(config, rank)     hello
       .receive_setup()              settings
       .open_channel()               TcpChannel: receive and answer, as of `channel.Channel`
@@ -60,13 +61,17 @@ class TcpControl:
     Args:
         stream: The connection for messages, after its handshake.
         keepalive: The keepalive connection.
-        connect: Opens a connection for shared data.
+        connect: Opens a connection for shared data, given the token of this rank.
+        token: The token; b"": it comes with the settings.
     """
 
-    def __init__(self, stream: Stream, keepalive: socket.socket, connect: Callable[[], Stream]) -> None:
+    def __init__(
+        self, stream: Stream, keepalive: socket.socket, connect: Callable[[bytes], Stream], token: bytes = b""
+    ) -> None:
         self._stream = stream
         self._keepalive = keepalive
-        self._copies = SharedCopies(connect)
+        self._token = token
+        self._copies = SharedCopies(lambda: connect(self._token))
         self._stream_lock = threading.RLock()
         # The relay has this rank killed when the connection ends. So the connection must last as long as the process,
         # and longer than Python's objects: those are gone while exit functions still run and MPI is still to be
@@ -80,11 +85,17 @@ class TcpControl:
         Raises:
             UnreachableError: No address works in time (see `open_connections`).
         """
-        stream, keepalive, connect_for_data = open_connections(config)
-        return cls(stream, keepalive, connect_for_data)
+        stream, keepalive, address, token = open_connections(config)
+        return cls(stream, keepalive, functools.partial(_connect_for_data, (address,), config), token)
+
+    @classmethod
+    def through_agent(cls, config: WorkerConfig) -> TcpControl:
+        """Use the connections to the agent of this host, which leads to the relay."""
+        messages, recalls = (socket.socket(fileno=descriptor) for descriptor in config.agent_sockets)
+        return cls(Stream(messages), recalls, functools.partial(_connect_for_data, config.tcp_addresses, config))
 
     def fileno(self) -> int:
-        """Return the descriptor of the keepalive connection, for the watchdog."""
+        """Return the descriptor of the keepalive connection, or that to the agent in its place, for the watchdog."""
         return self._keepalive.fileno()
 
     def send_hello(self, config: WorkerConfig, rank: int) -> None:
@@ -100,6 +111,8 @@ class TcpControl:
         """
         kind, _, _, parts = self._stream.receive()
         word, *fields = decode_body(parts[0])
+        if len(parts) > 1:
+            self._token = bytes(parts[1])
         if kind != CONTROL or word != "setup" or len(fields) != 1:
             raise ProtocolError(f"the master sent a {word!r} frame where a setup was expected")
         return fields[0], []
@@ -238,11 +251,11 @@ class TcpChannel:
                 self._stream_lock.release()
 
 
-def open_connections(config: WorkerConfig) -> tuple[Stream, socket.socket, Callable[[], Stream]]:
+def open_connections(config: WorkerConfig) -> tuple[Stream, socket.socket, str, bytes]:
     """Connect to the master's relay.
 
     Returns:
-        The connection for messages, the keepalive connection, and a function that opens a connection for shared data.
+        The connection for messages, the keepalive connection, the address, and the token of this process.
 
     Raises:
         UnreachableError: No address works within `config.connect_timeout_s`. The message names the addresses, the
@@ -256,7 +269,7 @@ def open_connections(config: WorkerConfig) -> tuple[Stream, socket.socket, Calla
         for address in config.tcp_addresses:
             try:
                 stream, keepalive, token = _connect(address, config, context, deadline)
-                return stream, keepalive, functools.partial(_connect_for_data, address, config, context, token)
+                return stream, keepalive, address, token
             except (OSError, EOFError) as error:
                 failures[address] = error
         refusals += all(isinstance(error, ConnectionRefusedError) for error in failures.values())
@@ -291,14 +304,22 @@ def _connect(
     return stream, keepalive, token
 
 
-def _connect_for_data(address: str, config: WorkerConfig, context: ssl.SSLContext, token: bytes) -> Stream:
-    """Open a connection for shared data to the relay that has given this rank its token."""
+def _connect_for_data(addresses: Sequence[str], config: WorkerConfig, token: bytes) -> Stream:
+    """Open a connection for shared data to the relay that has given this rank its token, at the first address that works."""
+    *others, last = addresses
+    for address in others:
+        with contextlib.suppress(OSError, EOFError):
+            return _connect_to_address_for_data(address, config, token)
+    return _connect_to_address_for_data(last, config, token)
+
+
+def _connect_to_address_for_data(address: str, config: WorkerConfig, token: bytes) -> Stream:
     host, _, port = address.rpartition(":")
     connection = socket.create_connection((host, int(port)), HANDSHAKE_TIMEOUT_S)
     try:
         set_nodelay(connection)
         connection.sendall(DATA_MAGIC + token)
-        stream, _ = client_handshake(connection, context, config.key)
+        stream, _ = client_handshake(connection, client_context(), config.key)
     except BaseException:
         connection.close()
         raise

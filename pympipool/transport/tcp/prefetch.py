@@ -21,14 +21,13 @@ first time, or for long, is alone on its way. The calls behind it can be cancell
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections import deque
 from collections.abc import Callable
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from pympipool._core import ring
-from pympipool.transport.tcp.stream import CONTROL, NO_MORE_CALLS, RECALL, RECALLED, RESUME, Message
+from pympipool.transport.tcp.stream import CONTROL, NO_MORE_CALLS, RECALLED, RESUME, Message
 
 if TYPE_CHECKING:
     from typing import Any
@@ -85,7 +84,7 @@ class PrefetchQueue:
     Args:
         channel: The worker's side of its ring.
         stream: The connection to the worker.
-        keepalive: The keepalive connection, to request a recall.
+        request_recall: Asks the worker for a recall.
         forward: Called with the bodies of control frames that come from the worker.
         has_ended: Return True if one of the sides is gone; called now and then.
 
@@ -98,13 +97,13 @@ class PrefetchQueue:
         self,
         channel: Channel,
         stream: Stream,
-        keepalive: socket.socket,
+        request_recall: Callable[[], None],
         forward: Callable[[bytes], None],
         has_ended: Callable[[], bool],
     ) -> None:
         self._channel = channel
         self._stream = stream
-        self._keepalive = keepalive
+        self._ask_for_recall = request_recall
         self._forward = forward
         self._has_ended = has_ended
         self._in_flight: deque[SentCall] = deque()
@@ -275,8 +274,7 @@ class PrefetchQueue:
         self._return_held()
         if len(self._in_flight) > 1:
             self._recall_requested = True
-            with contextlib.suppress(BlockingIOError):  # earlier requests are still unread: one more adds nothing
-                self._keepalive.send(RECALL, socket.MSG_DONTWAIT)
+            self._ask_for_recall()
         else:
             self._stop_prefetching()
 

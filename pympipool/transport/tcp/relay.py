@@ -5,12 +5,14 @@
     control connection  <--->                                      <--->  TcpControl
                                main thread: listens, watches the connections for their end
 
+    rings of all workers of a host  <--->  AgentLink: a thread  <--->  agent of that host  <--->  workers
+
 To the master a relayed rank is like any other: the relay connects to the master's Unix socket in its place, maps the
 worker's ring, and forwards what either side sends. So neither the dispatcher nor the pool knows about networks, and the
 user's threads and the relay's threads do not wait for each other's interpreter lock.
 
-`remote_rank.py` has the threads, `prefetch.py` decides which calls are sent when, `handshake.py` authenticates the ranks, and
-`shared_source.py` sends the ranks shared data.
+`remote_rank.py` and `agent_link.py` have the threads, `prefetch.py` decides which calls are sent when, `handshake.py`
+authenticates the ranks, and `shared_source.py` sends them shared data.
 
 The relay ends with the master, by its watchdog. When the relay ends, in whatever way, the workers behind it end too. The
 main thread answers each `PING` of the master, which ends a relay that does not.
@@ -36,6 +38,7 @@ from pympipool._util import signals
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.fork_requests import pass_descriptors
 from pympipool.transport.tcp.agent_link import AgentLink
+from pympipool.transport.tcp.call_forwarder import CallForwarder
 from pympipool.transport.tcp.handshake import (
     DATA_MAGIC,
     HANDSHAKE_TIMEOUT_S,
@@ -48,11 +51,15 @@ from pympipool.transport.tcp.handshake import (
 )
 from pympipool.transport.tcp.remote_rank import RemoteRank
 from pympipool.transport.tcp.shared_source import SharedSource
-from pympipool.transport.tcp.sockets import enable_keepalive, own_addresses, set_nodelay
+from pympipool.transport.tcp.sockets import enable_keepalive, own_addresses, process_has_ended, set_nodelay
 from pympipool.transport.tcp.stream import AGENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pympipool.transport.tcp.agent_rank import AgentRank
+    from pympipool.transport.tcp.relayed_rank import RelayedRank
+    from pympipool.transport.tcp.stream import Message, Stream
 
 FINAL_MESSAGES_TIMEOUT_S = 2.0
 """Seconds within which something must arrive of the last messages of a rank after its process has ended."""
@@ -86,19 +93,19 @@ class Relay:
     """
 
     def __init__(self, config: WorkerConfig, *, local_only: bool, master: socket.socket) -> None:
-        self._config = config
+        self.config = config
+        self.calls = CallForwarder()
         self._master = master
         self._context = server_context()
         self._listener = socket.create_server(("127.0.0.1" if local_only else "", 0), backlog=_BACKLOG)
         self._unauthenticated = 0
         self._expected: dict[bytes, tuple[threading.Event, list[socket.socket]]] = {}  # keepalive connections, by token
-        self._ranks: dict[bytes, RemoteRank] = {}  # by token
+        self._ranks: dict[bytes, RelayedRank] = {}  # by token
+        self._agents: dict[bytes, AgentLink] = {}  # by name
         self._shared = SharedSource()
         self._poll = select.poll()
-        self._watched: dict[int, RemoteRank | AgentLink] = {}
-        self._ending: list[
-            tuple[float, RemoteRank | AgentLink]
-        ] = []  # ranks whose last messages are being read, with deadlines
+        self._watched: dict[int, RemoteRank] = {}
+        self._ending: list[tuple[float, RemoteRank]] = []  # ranks whose last messages are being read, with deadlines
         self._lock = threading.Lock()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
@@ -167,29 +174,28 @@ class Relay:
     def _admit(self, connection: socket.socket) -> Callable[[], None] | None:
         """Find out what a connection is for. Return the function that serves it; None if nobody has to."""
         if connection.recv(1, socket.MSG_PEEK) != KEEPALIVE_MAGIC[:1]:
-            remote = self._authenticate(connection)
-            return lambda: self._serve(remote)
+            return self._authenticate(connection)
         magic, token = receive_token(connection)
         if magic == DATA_MAGIC:
             return self._attach_data(connection, token)
         self._attach_keepalive(connection, token)
         return None
 
-    def _serve(self, remote: RemoteRank | AgentLink) -> None:
+    def _serve(self, remote: RemoteRank) -> None:
         try:
             remote.serve(self._watch)
         finally:
             self._forget(remote)
 
-    def _authenticate(self, connection: socket.socket) -> RemoteRank | AgentLink:
+    def _authenticate(self, connection: socket.socket) -> Callable[[], None] | None:
         """Perform the handshake with a rank or an agent, and wait for its keepalive connection."""
         set_nodelay(connection)
-        token = secrets.token_bytes(TOKEN_BYTES)
+        token = self.new_token()
         attached, keepalives = threading.Event(), list[socket.socket]()
         with self._lock:
             self._expected[token] = attached, keepalives
         try:
-            stream = server_handshake(connection, self._context, self._config.key, token)
+            stream = server_handshake(connection, self._context, self.config.key, token)
             if not attached.wait(HANDSHAKE_TIMEOUT_S):
                 stream.close()
                 raise AuthenticationError("a rank did not open its keepalive connection")
@@ -199,18 +205,56 @@ class Relay:
         try:
             stream.set_timeout(HANDSHAKE_TIMEOUT_S)
             hello = stream.receive()
+            if hello[0] == AGENT:
+                return self._attach_agent(stream, keepalives[0], hello)
         except BaseException:
             stream.close()
             keepalives[0].close()
             raise
-        if hello[0] == AGENT:
-            return AgentLink(stream, keepalives[0], hello[3][0], self._offer_agent)
-        remote = RemoteRank(stream, keepalives[0], self._config, token, hello)
-        with self._lock:
-            self._ranks[token] = remote
-        return remote
+        remote = RemoteRank(stream, keepalives[0], self.config, token, hello)
+        self.add_rank(remote)
+        return lambda: self._serve(remote)
 
-    def _offer_agent(self, connection: socket.socket) -> None:
+    # ---- agents ----
+
+    def _attach_agent(self, stream: Stream, keepalive: socket.socket, hello: Message) -> Callable[[], None] | None:
+        """Take the connection of a new agent, or another one of an agent that was cut off."""
+        _, _, received_bytes, (report, name) = hello
+        with self._lock:
+            link = self._agents.get(bytes(name))
+        if link is not None:
+            link.attach(stream, keepalive, received_bytes)
+            return None
+        if name:
+            raise AuthenticationError("the agent has been given up")
+        new_link = AgentLink(self.new_token(), bytes(report), self)
+        new_link.attach(stream, keepalive, received_bytes)
+        with self._lock:
+            self._agents[new_link.name] = new_link
+        return lambda: self._serve_agent(new_link)
+
+    def _serve_agent(self, link: AgentLink) -> None:
+        try:
+            link.serve()
+        finally:
+            with self._lock:
+                del self._agents[link.name]
+
+    def new_token(self) -> bytes:
+        """Return a token that nobody can guess."""
+        return secrets.token_bytes(TOKEN_BYTES)
+
+    def add_rank(self, rank: RemoteRank | AgentRank) -> None:
+        """Accept connections for shared data of a rank."""
+        with self._lock:
+            self._ranks[rank.token] = rank
+
+    def remove_rank(self, rank: RemoteRank | AgentRank) -> None:
+        """Accept no more of them."""
+        with self._lock:
+            del self._ranks[rank.token]
+
+    def offer_agent(self, connection: socket.socket) -> None:
         """Give the master its end of the connection to an agent."""
         pass_descriptors(self._master, AGENT_CONNECTED, [connection.fileno()])
 
@@ -221,7 +265,7 @@ class Relay:
         if remote is None:
             raise AuthenticationError("no rank has this token")
         set_nodelay(connection)
-        stream = server_handshake(connection, self._context, self._config.key, token)
+        stream = server_handshake(connection, self._context, self.config.key, token)
         stream.set_timeout(None)  # from here on the keepalive connection tells whether the rank is there
         remote.attach_data(stream)
         return lambda: self._shared.serve(stream, remote)
@@ -240,7 +284,7 @@ class Relay:
 
     # ---- noticing the end ----
 
-    def _watch(self, remote: RemoteRank | AgentLink) -> None:
+    def _watch(self, remote: RemoteRank) -> None:
         assert remote.control is not None
         with self._lock:
             for watched in (remote.keepalive, remote.control):
@@ -248,10 +292,9 @@ class Relay:
                 self._poll.register(watched.fileno(), _GONE)
         self._wake()
 
-    def _forget(self, remote: RemoteRank | AgentLink) -> None:
+    def _forget(self, remote: RemoteRank) -> None:
+        self.remove_rank(remote)
         with self._lock:
-            if isinstance(remote, RemoteRank):
-                del self._ranks[remote.token]
             for descriptor in [number for number, other in self._watched.items() if other is remote]:
                 self._unwatch(descriptor)
             remote.close()
@@ -270,7 +313,7 @@ class Relay:
             self._unwatch(descriptor)
             if descriptor != remote.keepalive.fileno():
                 remote.hang_up()
-            elif not _process_has_ended(remote.keepalive):
+            elif not process_has_ended(remote.keepalive):
                 remote.mark_lost()
             elif remote.idle:
                 remote.hang_up()
@@ -299,16 +342,6 @@ def _is_gone(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, _GONE)
     return bool(poll.poll(0))
-
-
-def _process_has_ended(keepalive: socket.socket) -> bool:
-    """Return True if the process at the other end has closed the connection, False if its host is gone."""
-    try:
-        return keepalive.recv(1, socket.MSG_DONTWAIT) == b""
-    except ConnectionResetError:  # its host has answered
-        return True
-    except OSError:
-        return False
 
 
 def _allow_many_descriptors() -> None:

@@ -1,4 +1,4 @@
-"""A rank of another host as the relay sees it: it has a control connection to the master, and uses the worker's ring.
+"""A rank of another host with a connection to the relay of its own. It has a control connection to the master, and uses a ring.
 
     master ◄── ring ────► PrefetchQueue ─┬─ stream ────► rank
            ◄── control ── RemoteRank ────┘
@@ -10,25 +10,24 @@ A thread of the relay serves each rank. Another one serves its connection for sh
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import ssl
 from typing import TYPE_CHECKING
 
-from pympipool.transport.bootstrap import WorkerConfig
-from pympipool.transport.control_client import WorkerControl
-from pympipool.transport.frames import HELLO_BYTES, decode_hello, encode_body
+from pympipool.transport.frames import encode_body
 from pympipool.transport.shm import open_channel
-from pympipool.transport.tcp.handshake import AuthenticationError
 from pympipool.transport.tcp.prefetch import PrefetchQueue
+from pympipool.transport.tcp.relayed_rank import RelayedRank
 from pympipool.transport.tcp.sockets import HOST_GONE_S
-from pympipool.transport.tcp.stream import CONTROL, HELLO, READY, Message, Stream
+from pympipool.transport.tcp.stream import CONTROL, READY, RECALL, Message, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pympipool.transport.bootstrap import WorkerConfig
 
-class RemoteRank:
+
+class RemoteRank(RelayedRank):
     """One rank on another host; a thread forwards what the rank and the master send to each other.
 
     Args:
@@ -42,15 +41,11 @@ class RemoteRank:
     def __init__(
         self, stream: Stream, keepalive: socket.socket, config: WorkerConfig, token: bytes, hello: Message
     ) -> None:
+        super().__init__(config, token)
         self.stream = stream
         self.keepalive = keepalive
-        self.token = token
-        self.control: WorkerControl | None = None
-        self.gone = False
-        self._data: Stream | None = None  # the connection for shared data
         self._received = 0  # bytes at the last check
         self._queue: PrefetchQueue | None = None
-        self._config = config
         self._hello = hello
 
     def serve(self, on_connected: Callable[[RemoteRank], None]) -> None:
@@ -63,29 +58,25 @@ class RemoteRank:
             self.hang_up()
 
     def _serve(self, on_connected: Callable[[RemoteRank], None]) -> None:
-        kind, _, _, parts = self._hello
-        if kind != HELLO or len(parts[0]) != HELLO_BYTES:
-            raise AuthenticationError("the first message is no hello")
         self.stream.set_timeout(None)  # from here on the keepalive connection tells whether the rank is there
-        _, _, worker, rank, _ = decode_hello(parts[0])
-        config = WorkerConfig(self._config.address, self._config.key, worker, ranks=1, launcher="")
-        self.control = control = WorkerControl.connect(config)
-        control.send_hello(config, rank, is_relayed=True)
+        control, rank = self.connect(self._hello)
         on_connected(self)  # before the settings, which come when the last rank has connected
-        settings, descriptors = control.receive_setup()
-        if settings["direct_output"]:  # for ranks of this host only
-            *descriptors, stdout, stderr = descriptors
-            os.close(stdout)
-            os.close(stderr)
+        settings, descriptors = self.receive_setup()
         channel = open_channel(descriptors) if rank == 0 else None
         self.stream.send(CONTROL, 0, 0, [encode_body(("setup", settings))])
         while True:
             kind, _, _, parts = self.stream.receive()
             control.forward(parts[0])
             if kind == READY and channel is not None:
-                self._queue = PrefetchQueue(channel, self.stream, self.keepalive, control.forward, lambda: self.gone)
+                self._queue = PrefetchQueue(
+                    channel, self.stream, self._request_recall, control.forward, lambda: self.gone
+                )
                 self._relay_calls(self._queue)
                 return
+
+    def _request_recall(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # earlier requests are still unread: one more adds nothing
+            self.keepalive.send(RECALL, socket.MSG_DONTWAIT)
 
     def _relay_calls(self, queue: PrefetchQueue) -> None:
         try:
@@ -109,34 +100,19 @@ class RemoteRank:
         return self._queue.is_sending or self._received != before
 
     def mark_lost(self) -> None:
-        """Tell the master that the rank's host is gone; the master would wait for an exit code otherwise."""
-        if self.control is not None:
-            with contextlib.suppress(OSError):
-                self.control.forward(encode_body(("host_lost", f"its host has not answered for {HOST_GONE_S} s")))
+        """Tell the master that the rank's host is gone, and hang up."""
+        self.report_host_lost(f"its host has not answered for {HOST_GONE_S} s")
         self.hang_up()
-
-    def attach_data(self, stream: Stream) -> None:
-        """Have a connection for shared data end with this rank, in place of one before it. From any thread."""
-        before, self._data = self._data, stream
-        if before is not None:
-            before.hang_up()
-        if self.gone:
-            stream.hang_up()
 
     def hang_up(self) -> None:
         """End all connections, and so the rank. From any thread."""
-        self.gone = True
+        super().hang_up()
         self.stream.hang_up()
-        if self._data is not None:
-            self._data.hang_up()
         with contextlib.suppress(OSError):  # it has ended already
             self.keepalive.shutdown(socket.SHUT_RDWR)
-        if self.control is not None:
-            self.control.hang_up()
 
     def close(self) -> None:
         """Close the descriptors, after the thread has ended."""
         self.stream.close()
         self.keepalive.close()
-        if self.control is not None:
-            self.control.close()
+        super().close()

@@ -23,7 +23,7 @@ from pympipool.errors import SerializationError
 from pympipool.transport.tcp.stream import ENDED, MISSING, PIECE, PLACE, STORED, WANTED
 
 if TYPE_CHECKING:
-    from pympipool.transport.tcp.remote_rank import RemoteRank
+    from pympipool.transport.tcp.relayed_rank import RelayedRank
     from pympipool.transport.tcp.stream import Stream
 
 PIECE_BYTES = 1 << 20
@@ -83,7 +83,7 @@ class SharedSource:
         self.changed = threading.Condition()  # protects all that the connections share
         self.objects: dict[bytes, SentObject] = {}
 
-    def serve(self, stream: Stream, remote: RemoteRank) -> None:
+    def serve(self, stream: Stream, remote: RelayedRank) -> None:
         """Answer what a rank asks over its connection, until the connection ends; for the thread of this connection."""
         connection = _Connection(self, stream, remote)
         try:
@@ -98,7 +98,7 @@ class SharedSource:
 class _Connection:
     """The connection of one rank for shared data."""
 
-    def __init__(self, source: SharedSource, stream: Stream, remote: RemoteRank) -> None:
+    def __init__(self, source: SharedSource, stream: Stream, remote: RelayedRank) -> None:
         self._changed = source.changed
         self._objects = source.objects
         self._stream = stream

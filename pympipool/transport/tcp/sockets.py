@@ -28,6 +28,16 @@ def enable_keepalive(connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, HOST_GONE_S * 1000)
 
 
+def process_has_ended(keepalive: socket.socket) -> bool:
+    """Return True if the process at the other end has closed a connection that has ended, False if its host is gone."""
+    try:
+        return keepalive.recv(1, socket.MSG_DONTWAIT) == b""
+    except ConnectionResetError:  # its host has answered
+        return True
+    except OSError:
+        return False
+
+
 def own_addresses() -> list[str]:
     """Return the IPv4 addresses under which other hosts may reach this one, the most likely first, without loopback."""
     found: list[str] = []

@@ -21,7 +21,7 @@ from pympipool._core.ring import new_buffer
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 CONTROL = 1 << 16
 """Kind of a message whose only part is the body of a control frame. The kinds of csrc/message.h are small numbers."""
@@ -62,23 +62,12 @@ ENDED = CONTROL + 11
 """Kind of the notice that the owner has given up shared data. The parts are their keys."""
 
 AGENT = CONTROL + 12
-"""Kind of the first message of an agent, in the place of `HELLO`. Its only part is the frame that describes its host."""
-
-PIPE = CONTROL + 13
-"""Kind of a message of an agent with what a worker has written to a pipe; b"" is the end. The id is the worker's number, the
-tag that of the pipe: 0 stdout, 1 stderr, `STATUS_PIPE`."""
-
-STATUS_PIPE = 2
-"""Number of the pipe with the records of a worker's status (`frames.STATUS`)."""
-
-PAUSE = CONTROL + 14
-"""Kind of a message to an agent: read no more of a worker's pipe, which has the id and tag of `PIPE`."""
-
-GO_ON = CONTROL + 15
-"""Kind of a message to an agent: read a paused pipe again."""
+"""Kind of the first message of an agent, in the place of `HELLO`, and of the relay's answer. The tag is the number of bytes of the
+agent's frames that the sender has received. Parts: the frame that describes the agent's host, and the name of the connection, which
+is empty for a new agent; in the answer the name alone. From then on the connection carries the frames of `agent_stream.py`."""
 
 RECALL = b"b"
-"""Sent to a rank over the keepalive connection: return the prefetched calls that have not begun."""
+"""Sent to a rank over the keepalive connection, or through its agent: return the prefetched calls that have not begun."""
 
 Message: TypeAlias = tuple[int, int, int, list[Any]]
 """Kind, id, tag, parts; as from `channel.Channel`."""
@@ -98,14 +87,15 @@ class Stream:
     Large parts are sent from, and received into, their own memory.
 
     Args:
-        connection: The connection, after its handshake.
+        connection: The connection, after its handshake; or one to the agent of this host.
 
     Attributes:
         received_bytes: Bytes that have arrived so far, for other threads to see if anything arrives.
     """
 
-    def __init__(self, connection: ssl.SSLSocket) -> None:
+    def __init__(self, connection: ssl.SSLSocket | socket.socket) -> None:
         self._connection = connection
+        self._pending: Callable[[], int] = getattr(connection, "pending", _nothing_pending)
         self.received_bytes = 0
         self._outgoing = bytearray()
         self._buffer = bytearray(_BUFFER_BYTES)
@@ -137,7 +127,7 @@ class Stream:
         """
         outgoing = self._outgoing
         sizes = [len(part) for part in parts]
-        outgoing += _HEAD.pack(kind, len(parts), id, tag) + struct.pack(f"<{len(sizes)}Q", *sizes)
+        outgoing += encode_head(kind, id, tag, sizes)
         for part, size in zip(parts, sizes, strict=True):
             if len(outgoing) + size > _COALESCE_MAX_BYTES:
                 self.flush()
@@ -159,7 +149,7 @@ class Stream:
     @property
     def is_buffered(self) -> bool:
         """True if `receive` finds the beginning of a message in this process's own memory, so that no poll shows it."""
-        return self._begin < self._end or self._connection.pending() > 0
+        return self._begin < self._end or self._pending() > 0
 
     def wait(self, timeout_s: float | None) -> bool:
         """Wait until `receive` finds the beginning of a message. The rest of the message may arrive later."""
@@ -227,6 +217,89 @@ class Stream:
         except OSError:
             pass  # the connection has ended already
 
+    def detach(self) -> tuple[ssl.SSLSocket | socket.socket, bytes]:
+        """Return the connection, and what has arrived and was not received. Use the stream no more."""
+        return self._connection, bytes(self._view[self._begin : self._end])
+
     def close(self) -> None:
         """Close the descriptor."""
         self._connection.close()
+
+
+class MessageParser:
+    """Puts messages together from slices of a stream."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._head: tuple[int, int, int] | None = None  # of the message whose parts arrive
+        self._sizes: tuple[int, ...] = ()
+        self._parts: list[Any] = []
+        self._large: tuple[Any, memoryview] | None = None  # a part, and the rest of it that is missing
+
+    def feed(self, data: bytes | memoryview) -> Iterator[Message]:
+        """Yield the messages that end with a slice."""
+        if self._large is not None:
+            data = self._fill_large(data)
+        self._buffer += data
+        while self._has_head() and self._has_parts():
+            assert self._head is not None
+            yield (*self._head, self._parts)
+            self._head = None
+
+    def _has_head(self) -> bool:
+        if self._head is not None:
+            return True
+        buffer = self._buffer
+        if len(buffer) < _HEAD.size:
+            return False
+        kind, count, id_, tag = _HEAD.unpack_from(buffer)
+        end = _HEAD.size + count * _SIZE_BYTES
+        if len(buffer) < end:
+            return False
+        self._sizes = struct.unpack_from(f"<{count}Q", buffer, _HEAD.size)
+        self._head, self._parts = (kind, id_, tag), []
+        del buffer[:end]
+        return True
+
+    def _has_parts(self) -> bool:
+        buffer, parts = self._buffer, self._parts
+        while len(parts) < len(self._sizes):
+            size = self._sizes[len(parts)]
+            if size > _COALESCE_MAX_BYTES:
+                if self._large is not None or not self._has_large(size):
+                    return False
+                continue
+            if len(buffer) < size:
+                return False
+            parts.append(buffer[:size])
+            del buffer[:size]
+        return True
+
+    def _has_large(self, size: int) -> bool:
+        """Move what has arrived of a large part into its place; return True if it is complete."""
+        part = new_buffer(size)
+        self._large = part, memoryview(part)
+        arrived, self._buffer = self._buffer, bytearray()
+        self._buffer += self._fill_large(arrived)
+        return self._large is None
+
+    def _fill_large(self, data: bytes | bytearray | memoryview) -> memoryview:
+        """Copy into a large part what belongs to it; return the rest."""
+        assert self._large is not None
+        part, missing = self._large
+        arrived = memoryview(data)
+        count = min(len(arrived), len(missing))
+        missing[:count] = arrived[:count]
+        self._large = (part, missing[count:]) if count < len(missing) else None
+        if self._large is None:
+            self._parts.append(part)
+        return arrived[count:]
+
+
+def encode_head(kind: int, id: int, tag: int, sizes: Sequence[int]) -> bytes:  # noqa: A002  as on a channel
+    """Return what goes before the parts of a message."""
+    return _HEAD.pack(kind, len(sizes), id, tag) + struct.pack(f"<{len(sizes)}Q", *sizes)
+
+
+def _nothing_pending() -> int:
+    return 0

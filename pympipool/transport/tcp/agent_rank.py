@@ -1,0 +1,175 @@
+"""A worker behind an agent as the relay sees it: it has a control connection to the master, and uses the worker's ring.
+
+    master ◄── ring ────► PolledPrefetchQueue ─┬─ messages in slices ──► AgentLink ──► agent ──► worker
+           ◄── control ── AgentRank ───────────┘
+
+It has no thread, and waits for nothing: the link of the agent calls it when something has arrived, and `CallForwarder` when the
+master has sent calls. Whoever calls it holds the lock of the link.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf
+from typing import TYPE_CHECKING
+
+from pympipool.transport.frames import encode_body
+from pympipool.transport.tcp.agent_stream import DATA, MESSAGES, PAUSE, RECALLS, RESUME, SLICE_BYTES
+from pympipool.transport.tcp.polled_prefetch import PolledPrefetchQueue
+from pympipool.transport.tcp.relayed_rank import RelayedRank
+from pympipool.transport.tcp.stream import CONTROL, READY, RECALL, MessageParser, encode_head
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from pympipool._core.channel import Channel
+    from pympipool.transport.bootstrap import WorkerConfig
+    from pympipool.transport.tcp.agent_link import AgentLink
+    from pympipool.transport.tcp.stream import Message
+
+ANSWERS_MAX_BYTES = 1 << 20
+"""Bytes of answers for which the master has no room, before the agent is asked to read no more of the worker."""
+
+
+class AgentRank(RelayedRank):
+    """One worker that an agent has forked.
+
+    Args:
+        number: The worker's number.
+        link: The connection to its agent.
+        config: Address and key of the master.
+        token: Assigns a connection for shared data to this worker.
+
+    Attributes:
+        is_paused: The agent has no room for further messages to the worker.
+    """
+
+    def __init__(self, number: int, link: AgentLink, config: WorkerConfig, token: bytes) -> None:
+        super().__init__(config, token)
+        self.number = number
+        self.link = link
+        self.is_paused = False
+        self._parser = MessageParser()
+        self._outgoing: deque[bytearray | memoryview] = deque()  # messages to the worker, in pieces
+        self._channel: Channel | None = None
+        self._queue: PolledPrefetchQueue | None = None
+        self._is_ending = False  # the worker has ended, and the master has no room yet for its last answers
+        self._has_paused = False  # the agent was asked to read no more of it
+
+    # ---- from the worker ----
+
+    def take_data(self, data: bytes) -> None:
+        """Take a slice of the worker's messages; b"" is their end.
+
+        Raises:
+            OSError, EOFError, ValueError: Either side is gone, or the worker has sent something invalid.
+        """
+        if not data:
+            self._is_ending = True
+            if self._queue is not None:
+                self._queue.end()
+            self._check_answers()
+            return
+        for message in self._parser.feed(data):
+            self._take_message(message)
+        self._check_answers()
+
+    def _take_message(self, message: Message) -> None:
+        if self._queue is not None:
+            self._queue.take_message(message)
+        elif self.control is None:
+            self.connect(message)
+            self.link.on_connected(self)
+        else:
+            self.control.forward(message[3][0])
+            if message[0] == READY and self._channel is not None:
+                self._queue = PolledPrefetchQueue(
+                    self._channel, self, self._request_recall, self.control.forward, lambda: self.gone
+                )
+                self._queue.forward_calls()
+
+    def _check_answers(self) -> None:
+        """Pause a worker that answers faster than the master reads. End one that has ended and whose answers are read."""
+        waiting = 0 if self._queue is None else self._queue.answer_bytes
+        if self._is_ending and not waiting:
+            raise EOFError("the worker has ended")
+        if self._has_paused != (waiting > ANSWERS_MAX_BYTES if not self._has_paused else waiting > 0):
+            self._has_paused = not self._has_paused
+            self.link.frames.put(PAUSE if self._has_paused else RESUME, MESSAGES, self.number)
+
+    # ---- from the master ----
+
+    def take_setup(self) -> None:
+        """Receive the settings, the only thing that comes over the control connection, and send them to the worker.
+
+        Raises:
+            OSError, EOFError: The master has hung up.
+        """
+        settings, (link, doorbells) = self.receive_setup()
+        self._channel = self.link.calls.open(link, doorbells, self)
+        self.put(CONTROL, 0, 0, [encode_body(("setup", settings)), self.token])
+
+    def forward_calls(self) -> None:
+        """Forward what the master has put on the ring, and answers for which it has made room.
+
+        Raises:
+            OSError, EOFError, ValueError: Either side is gone.
+        """
+        if self._queue is not None:
+            self._queue.forward_calls()
+            self._check_answers()
+
+    @property
+    def recall_due_s(self) -> float:
+        """The time at which calls are to be recalled from the worker; infinite if none are."""
+        return inf if self._queue is None else self._queue.recall_due_s
+
+    def recall(self) -> None:
+        """Ask the worker for the calls that wait there."""
+        if self._queue is not None:
+            self._queue.recall()
+
+    # ---- to the worker: used by the queue as a `Stream` ----
+
+    def put(self, kind: int, id: int, tag: int, parts: Sequence[Any]) -> None:  # noqa: A002
+        """Queue a message for the worker."""
+        sizes = [len(part) for part in parts]
+        self._append(encode_head(kind, id, tag, sizes))
+        for part, size in zip(parts, sizes, strict=True):
+            if size > SLICE_BYTES:
+                self._outgoing.append(memoryview(part))
+            else:
+                self._append(part)
+        self.link.schedule(self)
+
+    send = put
+
+    def flush(self) -> None:
+        """Do nothing: the link sends what was put."""
+
+    def _append(self, data: bytes | bytearray) -> None:
+        last = self._outgoing[-1] if self._outgoing else None
+        if isinstance(last, bytearray) and len(last) + len(data) <= SLICE_BYTES:
+            last += data
+        else:
+            self._outgoing.append(bytearray(data))
+
+    def take_slice(self) -> bytearray | memoryview | None:
+        """Return the next bytes for the worker; None if there are none, or the agent has no room for them."""
+        if self.is_paused or not self._outgoing:
+            return None
+        piece = self._outgoing.popleft()
+        if len(piece) > SLICE_BYTES:
+            self._outgoing.appendleft(piece[SLICE_BYTES:])
+            piece = piece[:SLICE_BYTES]
+        return piece
+
+    def _request_recall(self) -> None:
+        self.link.frames.put(DATA, RECALLS, self.number, RECALL)
+
+    def close(self) -> None:
+        """Hang up at the master, and close the descriptors."""
+        self.hang_up()
+        self.link.calls.remove(self)
+        super().close()

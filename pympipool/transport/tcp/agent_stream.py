@@ -1,0 +1,217 @@
+"""The one connection between an agent and the relay, which carries the streams of all workers of the agent's host.
+
+    relay                                                     agent
+    AgentStream.put(), flush()  ── frame, frame, ... ──>      AgentStream.receive()
+
+    frame: head (kind, stream, worker, size) | up to `SLICE_BYTES` bytes
+
+What a worker writes is cut into slices, so that the workers take turns. Nothing here blocks. Both sides count the bytes that they
+have received, and keep what they have sent until the other side says that it has received it (`ACKNOWLEDGED`). So the frames
+survive the connection: after `attach` to another one, what the other side has not received is sent again, and nothing twice.
+"""
+
+from __future__ import annotations
+
+import ssl
+import struct
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REQUEST = 1
+"""Kind of a frame of the relay: a request of the master, as a pickle of a tuple."""
+
+DATA = 2
+"""Kind of a frame with bytes of a worker's stream; no bytes: its end."""
+
+PAUSE = 3
+"""Kind of a frame that asks to send no more of a worker's stream for now."""
+
+RESUME = 4
+"""Kind of a frame that ends a pause."""
+
+ACKNOWLEDGED = 5
+"""Kind of a frame that tells how many bytes have been received in all."""
+
+STDOUT, STDERR, STATUS, MESSAGES, RECALLS = range(5)
+"""The streams of a worker: what it prints, the records of its status pipe, its messages (see `stream.py`), and the relay's
+requests to recall calls."""
+
+SLICE_BYTES = 1 << 16
+"""Most bytes of a slice: a small call waits so long behind a large one, 0.2 ms."""
+
+WAITING_MAX_BYTES = 1 << 18
+"""Bytes that may wait to be sent before their sources are read no more."""
+
+ACKNOWLEDGE_BYTES = 1 << 16
+"""Bytes after which the other side is told that they have arrived."""
+
+_RECEIVE_BYTES = 1 << 14  # a TLS record
+_RECEIVED_MAX_BYTES = 1 << 20  # in a row, so that sending gets its turn
+_SEGMENT_BYTES = 1 << 16
+_HEAD = struct.Struct("<HHII")
+_COUNT = struct.Struct("<Q")
+
+
+class Frame(NamedTuple):
+    """A frame, as it was put."""
+
+    kind: int
+    stream: int
+    worker: int
+    data: bytes
+
+
+class AgentStream:
+    """Frames over a connection that may be replaced. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self._connection: ssl.SSLSocket | None = None
+        self._segments = deque([bytearray()])  # what was not acknowledged
+        self._acknowledged = 0  # bytes of the first segment that are acknowledged nevertheless
+        self._segment, self._offset = 0, 0  # where the bytes begin that were not sent over this connection
+        self._waiting_bytes = 0  # their number
+        self._acknowledged_bytes = 0  # of all that was put
+        self._incoming = bytearray()
+        self._buffer = memoryview(bytearray(_RECEIVE_BYTES))
+        self._told_bytes = 0
+        self.received_bytes = 0
+
+    def attach(self, connection: ssl.SSLSocket, rest: bytes, peer_received_bytes: int) -> None:
+        """Go on over a new connection.
+
+        Args:
+            connection: The connection, after its handshake. It does not block any more.
+            rest: What has arrived on it already.
+            peer_received_bytes: The `received_bytes` of the other side.
+
+        Raises:
+            ValueError: The other side cannot have received so much, or has forgotten what it had.
+        """
+        unacknowledged = sum(map(len, self._segments)) - self._acknowledged
+        if not 0 <= peer_received_bytes - self._acknowledged_bytes <= unacknowledged:
+            raise ValueError(f"the other side has received {peer_received_bytes} bytes, which cannot be")
+        connection.setblocking(False)
+        self._connection = connection
+        self._acknowledge(peer_received_bytes)
+        self._segment, self._offset = 0, self._acknowledged
+        self._waiting_bytes = sum(map(len, self._segments)) - self._acknowledged
+        self._take(rest)
+
+    def detach(self) -> None:
+        """Close the connection, and keep what it has not carried."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def fileno(self) -> int:
+        """Return the descriptor of the connection; -1: there is none."""
+        return -1 if self._connection is None else self._connection.fileno()
+
+    # ---- sending ----
+
+    def put(self, kind: int, stream: int, worker: int, data: bytes | bytearray | memoryview = b"") -> None:
+        """Queue a frame for the next `flush`. A slice has up to `SLICE_BYTES` bytes; a request may have more."""
+        segment = self._segments[-1]
+        if len(segment) >= _SEGMENT_BYTES:
+            segment = bytearray()
+            self._segments.append(segment)
+        segment += _HEAD.pack(kind, stream, worker, len(data))
+        segment += data
+        self._waiting_bytes += _HEAD.size + len(data)
+
+    @property
+    def is_full(self) -> bool:
+        """True if so much waits to be sent that nothing should be added."""
+        return self._waiting_bytes > WAITING_MAX_BYTES
+
+    @property
+    def is_waiting(self) -> bool:
+        """True if something waits for the connection to take more."""
+        return self._waiting_bytes > 0 and self._connection is not None
+
+    def flush(self) -> None:
+        """Send as much as the connection takes.
+
+        Raises:
+            OSError: The connection has ended.
+        """
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            while self._waiting_bytes:
+                segment = self._segments[self._segment]
+                if self._offset == len(segment):
+                    self._segment, self._offset = self._segment + 1, 0
+                    continue
+                with memoryview(segment) as outgoing:
+                    count = connection.send(outgoing[self._offset :])
+                self._offset += count
+                self._waiting_bytes -= count
+        except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            pass
+
+    def _acknowledge(self, received_bytes: int) -> None:
+        self._acknowledged += received_bytes - self._acknowledged_bytes
+        self._acknowledged_bytes = received_bytes
+        while len(self._segments) > 1 and self._acknowledged >= len(self._segments[0]):
+            self._acknowledged -= len(self._segments.popleft())
+            self._segment, self._offset = (self._segment - 1, self._offset) if self._segment else (0, 0)
+
+    # ---- receiving ----
+
+    def receive(self) -> Iterator[Frame]:
+        """Yield the frames that have arrived, as far as they are complete.
+
+        Raises:
+            EOFError: The other side has ended the connection.
+            OSError: The connection has ended.
+        """
+        connection = self._connection
+        if connection is None:
+            return
+        yield from self._take_frames()
+        limit = self.received_bytes + _RECEIVED_MAX_BYTES
+        while self.received_bytes < limit:
+            try:
+                size = connection.recv_into(self._buffer)
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                break
+            if not size:
+                raise EOFError("the other side has ended the connection")
+            self._take(self._buffer[:size])
+            yield from self._take_frames()
+        if self.received_bytes - self._told_bytes >= ACKNOWLEDGE_BYTES:
+            self._told_bytes = self.received_bytes
+            self.put(ACKNOWLEDGED, 0, 0, _COUNT.pack(self.received_bytes))
+
+    @property
+    def is_buffered(self) -> bool:
+        """True if more has arrived than the descriptor shows."""
+        return self._connection is not None and self._connection.pending() > 0
+
+    def _take(self, data: bytes | memoryview) -> None:
+        self._incoming += data
+        self.received_bytes += len(data)
+
+    def _take_frames(self) -> Iterator[Frame]:
+        incoming = self._incoming
+        position = 0
+        try:
+            while len(incoming) - position >= _HEAD.size:
+                kind, stream, worker, size = _HEAD.unpack_from(incoming, position)
+                end = position + _HEAD.size + size
+                if len(incoming) < end:
+                    break
+                with memoryview(incoming) as arrived:
+                    data = bytes(arrived[position + _HEAD.size : end])
+                position = end
+                if kind == ACKNOWLEDGED:
+                    self._acknowledge(_COUNT.unpack(data)[0])
+                else:
+                    yield Frame(kind, stream, worker, data)
+        finally:
+            del incoming[:position]

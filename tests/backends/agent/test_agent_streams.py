@@ -1,0 +1,151 @@
+"""What workers and the master send to each other travels over the one connection of the agent."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import psutil
+import pytest
+
+from pympipool import Executor
+from pympipool.backends.registry import BACKENDS
+from support.calls import hold, pid, square
+from support.loopback_agents import CORES, LoopbackAgentsBackend
+from support.loopback_tcp import relay_process
+from support.processes import own_processes, still_alive
+from support.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(120)
+
+MB = 1 << 20
+
+LOSING_AGENT = """
+import signal
+from pympipool.transport.tcp.agent_stream import AgentStream as Stream
+flush, receive, state = Stream.flush, Stream.receive, {"lost": False, "failed": False}
+def lossy_flush(self):
+    if state["failed"]:
+        state.update(lost=False, failed=False)
+        raise ConnectionError("the network was cut off")
+    if not state["lost"]:
+        flush(self)
+Stream.flush = lossy_flush
+Stream.receive = lambda self: iter(()) if state["lost"] else receive(self)
+signal.signal(signal.SIGUSR1, lambda *_: state.update(lost=True))
+signal.signal(signal.SIGUSR2, lambda *_: state.update(failed=True))
+"""
+"""Code of an agent that neither sends nor receives after SIGUSR1, and loses its connection after SIGUSR2."""
+
+
+@pytest.fixture
+def make_executor(monkeypatch, opened, mark):
+    monkeypatch.setitem(BACKENDS, "agents", LoopbackAgentsBackend)
+    before = set(own_processes(mark))
+
+    def make(max_cores, code="", **parameters):
+        monkeypatch.setattr(LoopbackAgentsBackend, "agent_code", code)
+        opened.append(Executor(backend="agents", max_cores=max_cores, block_allocation=True, **parameters))
+        wait_until(lambda: len(opened[-1].info["workers"]) == max_cores)
+        return opened[-1], LoopbackAgentsBackend.made[-1]
+
+    yield make
+    for exe in opened:
+        exe.shutdown(cancel_futures=True)
+    LoopbackAgentsBackend.made.clear()
+    assert still_alive([process for process in own_processes(mark) if process not in before]) == []
+
+
+def agent_on(backend, host):
+    return psutil.Process(backend.agents._hosts[host].agent_pid)
+
+
+def pids(exe):
+    return {worker["pid"] for worker in exe.info["workers"]}
+
+
+def same(value):
+    return value
+
+
+def test_one_connection_carries_all_workers_of_a_host(make_executor):
+    exe, _ = make_executor(2 * CORES)
+    assert list(exe.map(square, range(100))) == [i * i for i in range(100)]
+    connections = [one for one in relay_process().net_connections("tcp") if one.status == psutil.CONN_ESTABLISHED]
+    assert len(connections) == 4  # an encrypted one and a keepalive connection for each of the two hosts
+    assert relay_process().num_threads() < 2 * CORES
+
+
+@pytest.mark.parametrize("size", [0, 100, 1 << 14, (1 << 16) - 40, 1 << 16, 5_000_000])
+def test_arrays_of_any_size_travel_through_agents(make_executor, size):
+    exe, _ = make_executor(1)
+    array = np.arange(size, dtype="u1")
+    back = exe.submit(same, array).result()
+    assert (back == array).all()
+    back[:1] = 7
+
+
+def test_worker_that_reads_nothing_delays_no_other(make_executor, gate, tmp_path):
+    exe, backend = make_executor(2)
+    agent = agent_on(backend, "one")
+    held = exe.submit(tell_pid_and_hold, tmp_path / "pid", gate.path)
+    gate.wait_until_begun()
+    before = agent.memory_info().rss
+    (stopped,) = pids(exe) - {int((tmp_path / "pid").read_text())}
+    os.kill(stopped, signal.SIGSTOP)
+    large = exe.submit(same, bytes(64 * MB))
+    wait_until(large.running)
+    gate.open()
+    other = held.result()
+    assert {exe.submit(pid).result() for _ in range(50)} == {other}
+    assert agent.memory_info().rss - before < 16 * MB
+    os.kill(stopped, signal.SIGCONT)
+    assert large.result() == bytes(64 * MB)
+
+
+def tell_pid_and_hold(path, gate):
+    path.write_text(str(os.getpid()))
+    return hold(gate)
+
+
+def test_result_that_nobody_reads_delays_no_other(make_executor):
+    exe, _ = make_executor(4)
+    large = [exe.submit(np.zeros, 4 * MB) for _ in range(8)]
+    small = [exe.submit(square, i) for i in range(200)]
+    assert [call.result() for call in small] == [i * i for i in range(200)]
+    assert [len(call.result()) for call in large] == [4 * MB] * 8
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_calls_survive_lost_connections(make_executor, gate, tmp_path, times):
+    exe, backend = make_executor(CORES, LOSING_AGENT)
+    workers = pids(exe)
+    agent = agent_on(backend, "one")
+    for _ in range(times):
+        before = [exe.submit(hold, gate.path, bytes(200_000 + i)) for i in range(CORES)]
+        gate.wait_until_begun(CORES)
+        agent.send_signal(signal.SIGUSR1)
+        gate.open(CORES)  # their results, and the calls that follow, do not arrive
+        behind = [exe.submit(append, tmp_path / "ran", i) for i in range(50)]
+        agent.send_signal(signal.SIGUSR2)
+        assert [len(call.result()) for call in before] == [200_000 + i for i in range(CORES)]
+        assert [call.result() for call in behind] == list(range(50))
+    assert sorted((tmp_path / "ran").read_text().split()) == sorted([str(i) for i in range(50)] * times)
+    assert pids(exe) == workers
+    assert agent.is_running()
+
+
+def append(path, number):
+    with open(path, "a") as file:
+        file.write(f"{number}\n")
+    return number
+
+
+def test_agent_that_the_relay_has_given_up_ends(make_executor):
+    exe, backend = make_executor(1, LOSING_AGENT)
+    agent = agent_on(backend, "one")
+    agent.send_signal(signal.SIGUSR1)
+    backend.agents._hosts["one"].close()  # the relay hangs up
+    wait_until(lambda: not agent.is_running())
+    assert exe.submit(square, 3).result() == 9  # of another worker
