@@ -59,14 +59,21 @@ def lead_to_pages(app: Sphinx, name: str, source: list[str]) -> None:
 
 
 def show_examples(app: Sphinx, name: str, source: list[str]) -> None:
-    """Add each program of examples/ to the page of examples, under the first line of its docstring."""
+    """Show each program of examples/ on the page of examples, in the place of the list that leads to them."""
     if name != "examples":
         return
+    source[0] = source[0].partition("\n- [")[0]
     programs = sorted(Path(app.srcdir, "../examples").glob("*.py"), key=lambda path: (path.stem != "quickstart", path))
     for path in programs:
         says = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
         include = f"```{{literalinclude}} ../examples/{path.name}\n:language: python\n```"
         source[0] += f"\n## {path.name}\n\n{says}\n\n{include}\n"
+
+
+def show_changes(_app: Sphinx, name: str, source: list[str]) -> None:
+    """Put the list of changes in the place of the page that leads to it."""
+    if name == "changes":
+        source[0] = "```{include} ../CHANGES.md\n:relative-docs: docs/\n```\n"
 
 
 def without_missing_pages(app: Sphinx, name: str, source: list[str]) -> None:
@@ -109,6 +116,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", lead_to_pages)
     app.connect("source-read", without_missing_pages)
     app.connect("source-read", show_examples)
+    app.connect("source-read", show_changes)
     app.connect("autodoc-process-docstring", keep_stars, priority=400)  # before napoleon
     app.connect("html-page-context", offer_notebook)
     app.connect("build-finished", write_notebooks)

@@ -21,7 +21,7 @@ cdef class Completion(CallTraces):
     cdef EntryQueue ended          # futures whose callbacks must be run
     cdef readonly Mailbox continuations  # what follows from ends of calls
 
-    cdef int pump(self) except -1
+    cdef bint pump(self) noexcept
     cdef void run_posted(self, Post post) noexcept
     cdef void run_requests(self) noexcept
     cdef void deliver(self) noexcept

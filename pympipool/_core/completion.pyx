@@ -150,11 +150,13 @@ cdef class Completion(CallTraces):
 
     # ---- results ----
 
-    cdef int pump(self) except -1:
+    cdef bint pump(self) noexcept:
+        """Do one round; return True if there are results to deliver."""
         pthread_mutex_lock(&self.core.lock)
         pump_and_notify(&self.core)
+        cdef bint has_results = self.core.done.first != NULL
         pthread_mutex_unlock(&self.core.lock)
-        return 0
+        return has_results
 
     cdef void deliver(self) noexcept:
         """Set the results that have arrived on their futures. Runs no Python code (see `listeners.pyx`)."""

@@ -350,7 +350,10 @@ cdef class Dispatcher(Workers):
     @property
     def waiting_count(self):
         """Number of calls that were not sent to a worker yet."""
-        return self.core.waiting.length
+        pthread_mutex_lock(&self.core.lock)
+        count = self.core.waiting.length
+        pthread_mutex_unlock(&self.core.lock)
+        return count
 
     def statistics(self):
         """Return how many calls are in which state. Each call of a batch counts.

@@ -140,8 +140,7 @@ cdef class FutureRequests(Completion):
     cdef int poll(self) except -1:
         if self.in_forked_child:
             return 0
-        self.pump()
-        if self.core.done.first != NULL:
+        if self.pump():
             if PyThread_get_thread_ident() == self.supervisor_thread_id:
                 request_completion(&self.core)
             else:
@@ -233,8 +232,7 @@ cdef class FutureRequests(Completion):
         self.core.polls += 1
         if not may_spin or self.waiting_thread != 0:
             note_late_result(&self.core)
-            self.pump()
-            has_results = self.core.done.first != NULL
+            has_results = self.pump()
             self.deliver()
             return has_results
         self.waiting_thread = PyThread_get_thread_ident()

@@ -66,7 +66,7 @@ cdef c_bool has_work(void *context) noexcept nogil:
     """Return True if a round of `pump` would do something, or if that cannot be known because the lock is taken."""
     cdef Core *core = <Core *>context
     cdef bint news
-    if core.done.first != NULL or (core.progress_acquired and core.recheck_requested):
+    if core.progress_acquired and core.recheck_requested:
         return True
     if pthread_mutex_trylock(&core.lock) != 0:
         return True

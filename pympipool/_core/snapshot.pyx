@@ -58,8 +58,8 @@ MISSING = object()
 
 cdef object _type_attribute = type.__getattribute__
 
-# Attributes that Python itself adds to a class when they are needed; `__annotations__` only if it is empty.
-ADDED_TO_CLASSES = frozenset({"__slotnames__", "__annotations__", "__annotations_cache__"})
+# Attributes that Python itself adds to a class when they are needed; those with annotations only if there are none.
+ADDED_TO_CLASSES = frozenset({"__slotnames__", "__annotations__", "__annotations_cache__", "__annotate_func__"})
 
 # The same for members of an enum: `~member` is kept.
 ADDED_TO_MEMBERS = frozenset({"_inverted_"})
@@ -75,7 +75,8 @@ def is_heap_type(kind):
 
 cdef bint _is_added(object name, object value):
     """Return True if Python adds this attribute to a class by itself when it is needed."""
-    return name in _ADDED_TO_CLASSES and (name != "__annotations__" or (type(value) is dict and not value))
+    return name in _ADDED_TO_CLASSES and (
+        name == "__slotnames__" or value is None or (type(value) is dict and not value))
 
 
 cdef class _Class:

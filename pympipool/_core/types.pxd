@@ -22,6 +22,18 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_unlock(pthread_mutex_t *mutex)
 
 
+cdef extern from *:
+    """
+    typedef _Atomic(int) pmp_shared_flag;
+    typedef _Atomic(int64_t) pmp_shared_time;
+    typedef _Atomic(uint64_t) pmp_shared_count;
+    """
+    # For fields that threads read and write without the lock. Each load and each store is sequentially consistent.
+    ctypedef bint shared_flag "pmp_shared_flag"
+    ctypedef int64_t shared_time "pmp_shared_time"
+    ctypedef uint64_t shared_count "pmp_shared_count"
+
+
 cdef enum:
     WATCHED_MAX = 8  # number of workers whose rings every round looks at; of the others it looks at those with news
 
@@ -156,17 +168,17 @@ cdef struct Core:
     pmp_spinner no_spin_spinner  # replaces waiting_thread_spinner while a worker needs the core more than the master
     int core_count               # number of cores that this process may use
     # The following fields are also read, and some of them written, without the lock; see progress_engine.pyx.
-    bint progress_thread_asleep   # the progress thread sleeps on progress_bell, or is about to
-    bint progress_thread_untimed  # the progress thread sleeps without a timeout: no call could be late
-    bint progress_acquired        # a waiting thread makes progress in place of the progress thread
-    bint poll_expected            # the thread of an event loop will make progress soon
-    uint64_t polls                # number of times that it has done so
-    int64_t failed_poll_ns        # time of the last one if no result has arrived since; 0: one has
-    bint waiting_thread_untimed   # the waiting thread sleeps without a deadline for calls: no call could be late
-    bint recheck_requested        # the waiting thread must check its future again
-    bint completion_requested     # the completion thread must check `done`
-    bint kill_requested           # a worker must be killed: see `Workers.workers_to_kill`
-    bint stopping
+    shared_flag progress_thread_asleep   # the progress thread sleeps on progress_bell, or is about to
+    shared_flag progress_thread_untimed  # the progress thread sleeps without a timeout: no call could be late
+    shared_flag progress_acquired        # a waiting thread makes progress in place of the progress thread
+    shared_flag poll_expected            # the thread of an event loop will make progress soon
+    shared_count polls                   # number of times that it has done so
+    shared_time failed_poll_ns           # time of the last one if no result has arrived since; 0: one has
+    shared_flag waiting_thread_untimed   # the waiting thread sleeps without a deadline for calls: no call could be late
+    shared_flag recheck_requested        # the waiting thread must check its future again
+    shared_flag completion_requested     # the completion thread must check `done`
+    shared_flag kill_requested           # a worker must be killed: see `Workers.workers_to_kill`
+    shared_flag stopping
 
 
 cdef inline void append(CallList *calls, Call *call) noexcept nogil:

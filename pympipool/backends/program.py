@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
 
 from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerStartError
@@ -108,6 +109,9 @@ def _interpreter_flags() -> list[str]:
     for name, value in sys._xoptions.items():
         if name not in _OWN_OPTIONS:
             flags += ["-X", name if value is True else f"{name}={value}"]
+    if sysconfig.get_config_var("Py_GIL_DISABLED") and "gil" not in sys._xoptions and "PYTHON_GIL" not in os.environ:
+        # A free-threaded Python takes the GIL again for the compiled modules. Asked for it, it does so without a warning.
+        flags += ["-X", "gil=1"]
     return flags
 
 

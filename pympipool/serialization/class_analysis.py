@@ -27,8 +27,8 @@ import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pympipool._core.snapshot import ADDED_TO_CLASSES
 from pympipool.serialization.analysis import NotCacheable
+from pympipool.serialization.annotations import CACHE, evaluate_annotations
 
 if TYPE_CHECKING:
     from pympipool.serialization.analysis import Analysis
@@ -46,7 +46,7 @@ _METACLASSES_BY_NAME = frozenset(
 _DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 """Types of the attributes that Python makes for `__slots__`, `__dict__` and `__weakref__`."""
 
-_UNCHECKED = (ADDED_TO_CLASSES - {"__annotations__"}) | {"_abc_impl", "__dict__", "__weakref__"}
+_UNCHECKED = frozenset({"__slotnames__", "_abc_impl", "__dict__", "__weakref__"})
 """Attributes that Python derives from others."""
 
 _UNCHECKED_OF_ENUMS = frozenset(
@@ -69,6 +69,7 @@ def add_class(analysis: Analysis, kind: type) -> None:
     Raises:
         NotCacheable: It has something that could change unseen.
     """
+    evaluate_annotations(kind)
     attributes = analysis.snapshot.add_class(kind)
     _add_metaclass(analysis, type(kind))
     for base in kind.__bases__:
@@ -129,7 +130,7 @@ def _add_attribute(analysis: Analysis, owner: type, name: str, value: Any) -> No
         analysis.add_method(value.func)
     elif kind in _DESCRIPTORS or kind is _FIELD_GETTER:
         return
-    elif kind is dict and name in ("__annotations__", "_field_defaults", "__dataclass_fields__"):
+    elif kind is dict and name in ("__annotations__", CACHE, "_field_defaults", "__dataclass_fields__"):
         analysis.snapshot.add_dict(value, dict(value))
         for item in list(value.values()):
             analysis.add_value(item)

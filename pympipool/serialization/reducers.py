@@ -11,6 +11,7 @@ An object that can be imported in a worker is still pickled by name. This module
 from __future__ import annotations
 
 import ast
+import builtins
 import copyreg
 import dataclasses
 import enum
@@ -28,6 +29,12 @@ import cloudpickle
 
 from pympipool.serialization import _define_class, _define_function
 from pympipool.serialization.analysis import CONSTANTS
+from pympipool.serialization.annotations import (
+    annotations_of,
+    evaluate_annotations,
+    has_annotations,
+    with_text_annotations,
+)
 from pympipool.serialization.code_usage import DISPATCHER_CODE, OWN_ATTRIBUTES
 from pympipool.serialization.references import REDUCERS as REDUCERS_OF_REFERENCES
 from pympipool.serialization.skeletons import reduce_skeleton
@@ -172,9 +179,12 @@ def _set_alias(alias: Any, value: Any) -> None:
 
 
 def _sentinels(module: types.ModuleType, names: Iterable[str]) -> Iterator[tuple[type, Reducer]]:
-    """Yield reducers for objects that exist once, in a module, and that are compared with `is`."""
+    """Yield reducers for objects that exist once, in a module, and that are compared with `is`.
+
+    Since Python 3.15 most have one type, which pickles them by name.
+    """
     for name in names:
-        if hasattr(module, name):
+        if hasattr(module, name) and not hasattr(builtins, "sentinel"):
             yield type(getattr(module, name)), functools.partial(_name_of_sentinel, name)
 
 
@@ -266,7 +276,7 @@ def _make_empty(kind: Any) -> Any:
 def names_in_annotations(function: types.FunctionType) -> dict[str, Any]:
     """Return the classes, modules and types that string annotations of a function name, for `typing.get_type_hints`."""
     found: dict[str, Any] = {}
-    for annotation in function.__annotations__.values():
+    for annotation in annotations_of(function).values():
         if type(annotation) is str:
             for name in _names_in(annotation):
                 value = function.__globals__.get(name)
@@ -324,7 +334,12 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle h
         self._stand_ins: dict[int, Any] = {}  # by id of the lock
 
     def reducer_override(self, value: Any) -> Any:
-        reduced = super().reducer_override(value)
+        try:
+            reduced = super().reducer_override(value)
+        except Exception:
+            if type(value) is not types.FunctionType or has_annotations(value):
+                raise
+            reduced = self._dynamic_function_reduce(with_text_annotations(value))
         if type(reduced) is not tuple or len(reduced) != 6:  # not by value
             return reduced
         if type(value) is types.FunctionType:
@@ -334,7 +349,7 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle h
             slots["__globals__"].update(names_in_annotations(value))
             self._replace_locks(slots["__globals__"])
             return (*reduced[:5], _define_function)
-        reduced[2][0].update(_overrides(value))
+        reduced[2][0].update(_overrides(value), **evaluate_annotations(value))
         self._replace_locks(reduced[2][0])
         if reduced[5] is cloudpickle.cloudpickle._class_setstate:
             reduced = (*reduced[:5], _define_class)

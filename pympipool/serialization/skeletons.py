@@ -24,6 +24,7 @@ from typing import Any
 from cloudpickle import cloudpickle
 
 from pympipool._core.snapshot import is_heap_type
+from pympipool.serialization.annotations import annotations_of
 from pympipool.serialization.payload import DEFINE_IN_MODULE
 
 __all__ = ["reduce_skeleton"]
@@ -240,7 +241,7 @@ def _reduce_struct(kind: Any, arguments: Any, state: Any, set_state: Any) -> tup
     """Return the reduction of a `msgspec.Struct`: fields with defaults first, then its other attributes."""
     metaclass, name, bases, namespace, class_id, _ = arguments
     names, encoded, defaults = kind.__struct_fields__, kind.__struct_encode_fields__, kind.__struct_defaults__
-    annotations = vars(kind).get("__annotations__", {})
+    annotations = annotations_of(kind)
     default_of = dict(zip(reversed(names), reversed(defaults), strict=False))
     own = [one for one in names if one in annotations]
     fields = [(one, encoded[names.index(one)], *_default_parts(default_of, one)) for one in own]

@@ -75,7 +75,7 @@ class _ScriptModule(ModuleType):
 
     def __getattribute__(self, name: str) -> Any:
         names = object.__getattribute__(self, "_names")
-        if name in names:
+        if dict.__contains__(names, name):
             return names[name]
         try:
             return object.__getattribute__(self, name)
@@ -86,7 +86,7 @@ class _ScriptModule(ModuleType):
         self._names[name] = value
 
     def __delattr__(self, name: str) -> None:
-        if name not in self._names:
+        if not dict.__contains__(self._names, name):
             raise AttributeError(name)
         del self._names[name]
 
@@ -105,6 +105,16 @@ class _Names(dict):  # type: ignore[type-arg]  # generic for type checkers only
             return self.find(name)
         except AttributeError:
             raise KeyError(name) from None
+
+    def __contains__(self, name: object) -> bool:
+        """Return True for names of the script, too: since Python 3.14 `typing.get_type_hints` looks them up like this."""
+        if dict.__contains__(self, name):
+            return True
+        try:
+            self[name]
+        except KeyError:
+            return False
+        return True
 
 
 class _Builtins(_Names):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import sysconfig
 
 import pytest
 
@@ -55,6 +56,19 @@ def test_worker_has_same_interpreter_flags(flags):
 
 def test_flags_for_a_single_process_are_dropped():
     assert flags_of("-X", "importtime=0") == flags_of()
+
+
+@pytest.mark.parametrize(
+    ("disabled", "setting", "flags"), [(1, None, ["-X", "gil=1"]), (1, "0", []), (0, None, []), (None, None, [])]
+)
+def test_workers_of_free_threaded_python_have_the_gil(monkeypatch, disabled, setting, flags):
+    monkeypatch.setattr(sysconfig, "get_config_var", {"Py_GIL_DISABLED": disabled}.get)
+    monkeypatch.delenv("PYTHON_GIL", raising=False)
+    if setting is not None:
+        monkeypatch.setenv("PYTHON_GIL", setting)
+    command = program_command()
+    assert command[command.index("-c") - len(flags) : command.index("-c")] == flags
+    assert ("gil=1" in command) == bool(flags)
 
 
 def test_missing_interpreter_is_an_error(monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+import pympipool
 from pympipool import errors
 from pympipool.cli import COMMANDS
 from support.page_blocks import ROOT, all_blocks, pages
@@ -27,6 +28,40 @@ def links(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", READ, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files_that_exist(page):
     assert [link for link in links(page) if not (page.parent / link.partition("#")[0]).exists()] == []
+
+
+def test_reference_lists_all_public_names():
+    table = (ROOT / "docs" / "api.md").read_text(encoding="utf-8").partition("\n## ")[0]
+    assert {name for name in pympipool.__all__ if f"`{name}`" not in table} == {"__version__"}
+
+
+def test_page_of_examples_lists_all_of_them():
+    page = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
+    assert {path.name for path in (ROOT / "examples").glob("*.py") if f"../examples/{path.name}" not in page} == set()
+
+
+SHOWN = re.compile(r"\[([\w/]+\.\w+)\]\(\S+\):\n\n```\w+\n(.*?\n)```", re.DOTALL)
+
+
+def test_submission_scripts_are_shown_as_they_are():
+    shown = SHOWN.findall((ROOT / "docs" / "howto" / "submission-scripts.md").read_text(encoding="utf-8"))
+    assert len(shown) >= 8
+    assert [name for name, text in shown if (ROOT / "examples" / name).read_text(encoding="utf-8") != text] == []
+
+
+SEARCHED = (
+    "retry cache checkpoint resume interrupt deadlock memory random reproducibility dashboard dataframe LAMMPS ASE VASP debug"
+    " login_node partition account walltime timeout oversubscription threads actor seed pdb coverage MPI GPU"
+)
+"""What users look for, and must find on a page for users."""
+
+
+@pytest.mark.parametrize("words", SEARCHED.split())
+def test_search_finds_a_page_for_users(words):
+    inside = ("decisions", "design.md", "benchmarks.md")
+    texts = [page.read_text(encoding="utf-8") for page in pages() if not {page.name, page.parent.name} & {*inside}]
+    wanted = re.compile(rf"\b{words.replace('_', ' ')}\b", re.IGNORECASE)
+    assert any(wanted.search(text) for text in texts)
 
 
 SHELL = "\n".join(block.text for block in all_blocks("sh", "shell", "bash"))

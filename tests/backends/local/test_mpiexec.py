@@ -290,6 +290,29 @@ def test_exit_status_is_of_first_rank_to_end(statuses, lost, end):
         process.close()
 
 
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [
+        ("9,768,9", 3),
+        ("9,11,9", -signal.SIGSEGV),
+        ("9,9,9", -signal.SIGKILL),
+        ("9,0,9", -signal.SIGKILL),
+        ("65280,9", 255),
+    ],
+)
+def test_exit_code_of_intel_mpi_is_reported(statuses, code):
+    """Its mpiexec returns 255 for all bad ends."""
+    codes = f"[mpiexec@{socket.gethostname()}] Exit codes: [localhost:0] {statuses}"
+    process = MpiexecProcess(["sh", "-c", f"echo '{codes}'; exit 255"], dict(os.environ), None, Kind.HYDRA)
+    try:
+        assert process.wait(LIMIT_S) == 255
+        while process.stdout.read(1000) != b"":
+            pass
+        assert process.poll() == code
+    finally:
+        process.close()
+
+
 def test_without_report_exit_status_is_of_mpiexec():
     process = MpiexecProcess(["sh", "-c", "exit 5"], dict(os.environ), None, Kind.HYDRA)
     try:
