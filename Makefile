@@ -6,6 +6,7 @@
 #   make test-long     run the chaos test for 15 minutes: random kills, stops, interrupts and shortages
 #   make coverage      measure which lines of Python make test-fast runs, into build/coverage/html
 #   make test-slurm    run the tests that need SLURM, with a SLURM that it installs and starts; as root, on Debian or Ubuntu
+#   make test-hosts    run the tests with hosts that are reached by ssh, mpiexec and Grid Engine, which it makes; as root, on Debian
 #   make lint          check style, types, the floors of the source, and C warnings
 #   make docs          build the site, into docs/_build/html
 #   make pictures      draw the pictures of the pages again, among them the rooms of the source
@@ -37,7 +38,7 @@ COMPILED := setup.py pyproject.toml \
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: demo test test-fast test-long coverage lint bench docs pictures install install-all clean test-slurm bench-quick bench-guard
+.PHONY: demo test test-fast test-long coverage lint bench docs pictures install install-all clean test-slurm test-hosts bench-quick bench-guard
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/quickstart.py
@@ -62,6 +63,9 @@ coverage: $(VENV)/.installed-dev
 
 test-slurm: $(VENV)/.installed-dev
 	PYMPIPOOL_TEST_SLURM=all $(BIN)/python -m pytest -m slurm tests/slurm tests/executor tests/diagnostics $(PYTEST_ARGS)
+
+test-hosts: $(VENV)/.installed-dev
+	PYMPIPOOL_TEST_HOSTS=all $(BIN)/python -m pytest tests/hosts $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

@@ -27,7 +27,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ParamSpec, TypeVar
 
 from pympipool._util.reprs import did_you_mean
-from pympipool.resources import Resources, validation
+from pympipool.resources import Host, Resources, validation
+from pympipool.resources.hosts import checked_hosts
 from pympipool.resources.request import translate
 
 P = ParamSpec("P")
@@ -94,6 +95,7 @@ class Options:
     block_allocation: bool = field(metadata={"check": validation.flag, "in_info": True})
     init_function: Any = field(metadata={"check": validation.unchecked})  # checked by `pickled_init_function`
     initializer: Any = field(metadata={"check": validation.unchecked})  # checked by `pickled_initializer`
+    hosts: tuple[Host, ...] | None = field(metadata={"check": checked_hosts, "in_info": True})
     max_tasks_per_child: int | None = field(metadata={"check": _optional_positive, "in_info": True})
     initargs: tuple[Any, ...] = field(metadata={"check": _arguments})
     thread_name_prefix: str = field(metadata={"check": _text})

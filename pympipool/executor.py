@@ -76,10 +76,14 @@ class Executor(futures.Executor):
         executor: A `flux.job.FluxExecutor` to submit to; only with flux. It must stay open as long as this executor.
         hostname_localhost: Workers connect to "localhost" only, so SLURM can start them on this host only. It has no
             effect on workers of this machine: they connect without a host name or address.
-        backend: Where workers run: "mpi" on this machine, "flux" and "slurm" wherever these start them. "auto" selects
-            flux if an instance can be reached or `executor` is given, else SLURM if its controller answers, else this
-            machine. `info` tells why a backend was skipped. "serial" starts no workers: each call runs in this process
-            while it is submitted, for debuggers.
+        backend: Where workers run: "mpi" on this machine, "flux" and "slurm" wherever these start them, "ssh" on `hosts`, "pbs",
+            "lsf" and "gridengine" on the hosts of the job that the script runs in. "auto" selects ssh if `hosts` is given, flux
+            if an instance can be reached or `executor` is given, else SLURM if its controller answers, else the scheduler
+            whose job this is, else this machine. `info` tells why a backend was skipped. "serial" starts no workers: each
+            call runs in this process while it is submitted, for debuggers.
+        hosts: Names of hosts that ssh reaches without a question, such as ["a", "b:8"], or the path of a host file with a
+            name in each line. The number is that of the cores to use there; without it, all that your processes may use.
+            See docs/hosts.md.
         block_allocation: Workers start once and serve many calls: for short calls, and for data that is loaded once.
         init_function: Called once in each worker before its first call (on every rank). Returns a dict; its items are
             passed to calls as the parameters of that name, unless a call sets them itself. Only with
@@ -107,7 +111,7 @@ class Executor(futures.Executor):
         cache_directory: A directory that keeps the results of calls. A call that was made before, by this script or an earlier
             run of it, with the same function and arguments, is answered from there. So a script that was interrupted goes on
             where it was. It is made if there is none; nobody else may be able to write to it. See docs/caching.md.
-        command_line_argument_lst: Additional arguments of srun; only with SLURM.
+        command_line_argument_lst: Additional arguments of srun, or of ssh; only with SLURM and ssh.
         pmi_mode: Interface by which the ranks of an MPI job find each other: the `pmi` option of flux's shell
             ("simple", "pmix", ...), or srun's `--mpi` ("pmi2", "pmix", ...). Default: the one that mpi4py's MPI library
             needs.
@@ -176,6 +180,7 @@ class Executor(futures.Executor):
         executor: Any = None,
         hostname_localhost: bool | None = False,
         backend: str = "auto",
+        hosts: Sequence[str] | str | os.PathLike[str] | None = None,
         block_allocation: bool = False,
         init_function: Callable[[], dict[str, Any]] | None = None,
         initializer: Callable[..., object] | None = None,
@@ -215,7 +220,9 @@ class Executor(futures.Executor):
         self._resources = options.resources
         self._block_allocation = options.block_allocation
         self._may_batch = options.block_allocation and options.max_tasks_per_child is None
-        choice = Choice(backend, {}) if options.draws_graph else choose(backend, options.resources.executor)
+        choice = (
+            Choice(backend, {}) if options.draws_graph else choose(backend, options.resources.executor, options.hosts)
+        )
         self._backend = self._make_backend(options, choice.name)
         self._backend.check(self._resources)
         workers, cores = options.count_workers(self._backend.available_cores)
@@ -251,7 +258,7 @@ class Executor(futures.Executor):
 
     def _make_backend(self, options: _options.Options, name: str) -> Backend:
         if not options.draws_graph:
-            return make_backend(name)
+            return make_backend(name, options.hosts, options.resources.command_line_argument_lst)
         from pympipool.diagnostics.graph import NullBackend
 
         return NullBackend(name)

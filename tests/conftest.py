@@ -24,6 +24,7 @@ from support.parallel import make_scheduler, turn_of
 from support.places import MODE_IDS, THIS_MACHINE, parametrize_places, workers_at
 from support.processes import ENDED_S, MARK, new_mark, own_processes, still_alive
 from support.slurm_cluster import running_cluster  # noqa: F401  a fixture
+from support.ssh_hosts import running_hosts  # noqa: F401  a fixture
 
 hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

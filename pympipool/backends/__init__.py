@@ -11,6 +11,7 @@
     local/            backend "mpi": this machine
     agent/            workers that agents fork: one process on each host, started once
     slurm/            backend "slurm": agents, or one srun for each worker
+    hosts/            backends "ssh", "pbs", "lsf", "gridengine": agents on hosts that are known by name
     flux/             backend "flux": one flux job for each worker
 
 A spawner never sees a call or a link. The pool knows a backend only through `Backend`, `Spawner` and `WorkerProcess`.

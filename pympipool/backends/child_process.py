@@ -37,17 +37,25 @@ class ChildProcess(WorkerProcess):
         command: Program and arguments.
         environment: The whole environment of the process.
         cwd: The folder that it runs in; None: the master's.
+        stdin: What it reads, as for `subprocess.Popen`.
 
     Raises:
         WorkerStartError: The system cannot start the command.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], cwd: str | None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        cwd: str | None,
+        *,
+        stdin: int = subprocess.DEVNULL,
+    ) -> None:
         try:
             self._process = subprocesses.Popen(
                 command,
                 bufsize=0,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=environment,

@@ -152,6 +152,23 @@ def find_launcher(library: Library) -> Launcher:
     )
 
 
+def find_any_launcher() -> Launcher:
+    """Return the mpiexec of the site: the first in PATH, else one beside Python.
+
+    Raises:
+        WorkerStartError: There is none.
+    """
+    search = map(Path, os.environ.get("PATH", os.defpath).split(os.pathsep))
+    for folder in dict.fromkeys([*search, Path(sys.executable).parent]):
+        for path in (folder / name for name in ("mpiexec", "mpiexec.hydra", "mpirun")):
+            if path.is_file() and os.access(path, os.X_OK) and (kind := _kind_of(str(path))) is not None:
+                return Launcher(str(path), kind)
+    raise WorkerStartError(
+        "there is no mpiexec of MPICH, Intel MPI or Open MPI in PATH, which starts an agent on each host of the job: load"
+        ' the MPI of this cluster, or pip install "pympipool[mpich]"'
+    )
+
+
 def _candidates(library: Library) -> Iterator[Path]:
     """Yield the programs that could be the mpiexec of a library, most likely first."""
     near = [folder / "bin" for folder in list(Path(library.path).parents)[1:4]] if library.path else []

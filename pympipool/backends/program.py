@@ -77,6 +77,15 @@ def program_command(module: str = "pympipool.worker", title: str = "") -> list[s
     Raises:
         WorkerStartError: There is no Python interpreter to start, or this program was started in place of one.
     """
+    return [*interpreter_command(), "-c", BOOTSTRAP.format(module=module), *([title] if title else [])]
+
+
+def interpreter_command() -> list[str]:
+    """Return this interpreter with the flags that it was called with, as far as they change what a program does.
+
+    Raises:
+        WorkerStartError: There is no Python interpreter to start, or this program was started in place of one.
+    """
     if not sys.executable:
         raise WorkerStartError(
             "sys.executable is empty, so there is no Python interpreter to run workers with (is Python embedded in"
@@ -94,7 +103,7 @@ def program_command(module: str = "pympipool.worker", title: str = "") -> list[s
             f" sys.executable is {sys.executable!r}; it must be the path of a Python interpreter. If it is one, unset"
             " PYMPIPOOL_KEY"
         )
-    return [sys.executable, *_interpreter_flags(), "-c", BOOTSTRAP.format(module=module), *([title] if title else [])]
+    return [sys.executable, *_interpreter_flags()]
 
 
 def _is_python(path: str) -> bool:

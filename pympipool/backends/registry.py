@@ -9,15 +9,24 @@ A backend is imported when it is asked for. To add one, see the docstring of `py
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pympipool._util.reprs import did_you_mean
 from pympipool.backends.base import Backend
 from pympipool.backends.local.backend import LocalBackend
 
+if TYPE_CHECKING:
+    from pympipool.resources import Host
+
 __all__ = ["AUTO_ORDER", "BACKENDS", "Choice", "choose", "make_backend", "unavailable_reasons"]
+
+
+JOB_BACKENDS = ("pbs", "lsf", "gridengine")
+"""The backends of jobs whose hosts the environment tells (see `hosts/schedulers.py`)."""
 
 
 def _flux_backend() -> Backend:
@@ -38,6 +47,25 @@ def _serial_backend() -> Backend:
     return SerialBackend()
 
 
+def _ssh_backend(hosts: Sequence[Host] | None = None, arguments: Sequence[str] = ()) -> Backend:
+    from pympipool.backends.hosts.backend import ssh_backend
+
+    return ssh_backend(hosts, arguments)
+
+
+def _job_backend(name: str) -> Backend:
+    from pympipool.backends.hosts.backend import job_backend
+    from pympipool.backends.hosts.schedulers import SCHEDULERS
+
+    return job_backend(SCHEDULERS[name])
+
+
+def _why_not_job(name: str) -> str | None:
+    from pympipool.backends.hosts.schedulers import SCHEDULERS
+
+    return SCHEDULERS[name].unavailable_reason(os.environ)
+
+
 def _why_not_flux() -> str | None:
     from pympipool.backends.flux.backend import unavailable_reason
 
@@ -53,6 +81,8 @@ def _why_not_slurm() -> str | None:
 BACKENDS: dict[str, Callable[[], Backend]] = {
     "flux": _flux_backend,
     "slurm": _slurm_backend,
+    **{name: partial(_job_backend, name) for name in JOB_BACKENDS},
+    "ssh": _ssh_backend,
     "mpi": LocalBackend,
     "serial": _serial_backend,
 }
@@ -60,6 +90,7 @@ BACKENDS: dict[str, Callable[[], Backend]] = {
 AUTO_ORDER: dict[str, Callable[[], str | None]] = {
     "flux": _why_not_flux,
     "slurm": _why_not_slurm,
+    **{name: partial(_why_not_job, name) for name in JOB_BACKENDS},
     "mpi": lambda: None,
 }
 """The backends that "auto" tries, in this order, each with the function that returns why it cannot be used here."""
@@ -87,12 +118,13 @@ class Choice(NamedTuple):
     skipped: dict[str, str]
 
 
-def choose(name: str, executor: Any = None) -> Choice:
+def choose(name: str, executor: Any = None, hosts: Sequence[Host] | None = None) -> Choice:
     """Return the backend that a name stands for.
 
     Args:
         name: The name of a backend, or "auto".
         executor: The FluxExecutor that the user has given, or None. With one, "auto" takes flux.
+        hosts: The hosts that the user has named, or None. With them, "auto" takes ssh.
 
     Raises:
         TypeError: name is not a string, or executor is not a FluxExecutor.
@@ -101,7 +133,14 @@ def choose(name: str, executor: Any = None) -> Choice:
     known = ["auto", *BACKENDS]
     if not isinstance(name, str):
         raise TypeError(f"backend is {name!r}; it must be one of {', '.join(map(repr, known))}")
+    if hosts is not None and (executor is not None or name not in ("auto", "ssh")):
+        other = "executor is a FluxExecutor" if executor is not None else f"backend is {name!r}"
+        raise ValueError(
+            f"hosts is {[host.name for host in hosts]}, and {other}; only backend 'ssh' takes hosts: leave one of the two out"
+        )
     if name == "auto":
+        if hosts is not None:
+            return Choice("ssh", {})
         if executor is None:
             return _choose_automatically()
         from pympipool.backends.flux.backend import check_executor
@@ -128,12 +167,18 @@ def _choose_automatically() -> Choice:
     raise AssertionError("the backend of this machine is always available")
 
 
-def make_backend(name: str) -> Backend:
+def make_backend(name: str, hosts: Sequence[Host] | None = None, arguments: Sequence[str] = ()) -> Backend:
     """Return a new backend for a name (see `choose`).
+
+    Args:
+        name: The name.
+        hosts: The hosts of backend "ssh".
+        arguments: The options of its ssh.
 
     Raises:
         TypeError: name is not a string.
         ValueError: There is no such backend.
         WorkerStartError: Software that the backend needs is not available.
     """
-    return BACKENDS[choose(name).name]()
+    name = choose(name, hosts=hosts).name
+    return _ssh_backend(hosts, arguments) if hosts is not None else BACKENDS[name]()

@@ -112,6 +112,10 @@ class WorkerProcess(ABC):
         """
         return False
 
+    def launch_failure(self, last_stderr: Sequence[str]) -> str:
+        """Return, for what was to start an agent, why none has connected, with the remedy; "": nothing more is known."""
+        return ""
+
     def has_started(self) -> bool:
         """Return False while the worker waits in a queue, and its processes do not run.
 

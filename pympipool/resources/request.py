@@ -44,7 +44,7 @@ class Resources:
         cwd: Working directory, which must exist. None: the master's.
         executor: The `flux.job.FluxExecutor` to submit to. Only with flux.
         hostname_localhost: Workers connect to "localhost" instead of the host's name, which may not resolve on macOS.
-        command_line_argument_lst: Further arguments for `srun`. Only with SLURM.
+        command_line_argument_lst: Further arguments for `srun`, or for ssh. Only with SLURM and ssh.
         pmi_mode: How the ranks of an MPI job find each other, where flux ("simple", "pmix", ...) or SLURM ("pmi2",
             "pmix", ...) starts them. None: what the MPI library that mpi4py loads needs.
         num_nodes: Number of nodes that the ranks are spread over, at least one rank on each. Only with SLURM and flux.
@@ -260,7 +260,7 @@ _ONLY: dict[str, tuple[tuple[str, ...], str]] = {
         "flux gives each core to one rank at a time; leave it False, or use fewer cores",
     ),
     "executor": (("flux",), "it is for a flux.job.FluxExecutor"),
-    "command_line_argument_lst": (("slurm",), "it is for SLURM's srun"),
+    "command_line_argument_lst": (("slurm", "ssh"), "it is for SLURM's srun, and for ssh"),
     "pmi_mode": (("slurm", "flux"), "ranks are started by the mpiexec of their MPI library, which needs none"),
     "num_nodes": (("slurm", "flux"), "there is no choice of nodes; leave it out"),
     "exclusive": (("slurm", "flux"), "leave it out; with max_workers=1 one call runs at a time"),

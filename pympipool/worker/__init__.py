@@ -18,6 +18,7 @@
       agent.py             on another host: a forkserver, and what connects it with the master
         preloading.py      forks of it that have imported what calls import
         imports.py         which modules calls import, and which of them are safe to fork with
+      job.py               on another host: an MPI job, as the child of a fork of its forkserver
       shell_process.py     in the worker of a ShellExecutor: its external program
       probes.py            what `pympipool bench` and `pympipool check` run in workers
 
@@ -49,6 +50,10 @@ def main() -> None:
     from pympipool.transport.control_client import connect
 
     signals.reset()
+    if job := os.environ.pop("PYMPIPOOL_JOB", ""):
+        from pympipool.worker.job import run
+
+        run(job)
     signal.signal(signal.SIGINT, _ignore_sigint)
     config = WorkerConfig.from_environ(os.environ)
     control = connect(config)

@@ -276,19 +276,23 @@ class Agent:
             del self._workers[worker.number]
 
 
-def main() -> NoReturn:
+def main(host: str = "", slots: int | None = None) -> NoReturn:
     """Run the agent in the environment that a launcher made for it.
+
+    Args:
+        host: The name by which the master knows this host; "": its own.
+        slots: The number of cores for workers; None: the environment tells, or they are those that this process may use.
 
     Raises:
         OSError: The master is gone, or cannot be reached from here.
     """
     signals.reset()
-    cores = os.environ.get(os.environ.pop("PYMPIPOOL_CORES_VARIABLE", ""), "")
+    cores = str(slots or os.environ.get(os.environ.pop("PYMPIPOOL_CORES_VARIABLE", ""), ""))
     config = WorkerConfig.from_environ(os.environ)
     forkserver = _start_forkserver()
     devices = assigned_devices(os.environ) or ("", ())
     report = {
-        "host": socket.gethostname(),
+        "host": host or socket.gethostname(),
         "pid": os.getpid(),
         "cores": int(cores) if cores.isdigit() else _available_cores(),
         "gpus": len(devices[1]),

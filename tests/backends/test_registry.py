@@ -25,7 +25,7 @@ def test_auto_reports_skipped_backends(monkeypatch):
     monkeypatch.setenv("PATH", "")
     name, skipped = choose("auto")
     assert name == "mpi"
-    assert list(skipped) == ["flux", "slurm"]
+    assert list(skipped) == ["flux", "slurm", "pbs", "lsf", "gridengine"]
     assert "bindings are not installed" in skipped["flux"]
     with Executor(max_cores=1) as exe:
         assert exe.info["skipped_backends"] == skipped

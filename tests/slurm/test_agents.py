@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from pympipool import Executor
-from pympipool.backends.agent import agents as module
+from pympipool.backends.agent import launches
 from pympipool.errors import WorkerDied
 from support.calls import hold, pid, square
 from support.processes import is_alive
@@ -23,7 +23,7 @@ MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_a
 
 @pytest.fixture
 def make_executor(job, second_host, opened, monkeypatch):
-    monkeypatch.setattr(module, "RELAUNCH_PAUSE_S", 0.1)
+    monkeypatch.setattr(launches, "RELAUNCH_PAUSE_S", 0.1)
 
     def make(max_cores=16, **parameters):
         opened.append(Executor(backend="slurm", max_cores=max_cores, **parameters))

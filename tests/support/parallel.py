@@ -22,6 +22,7 @@ import pytest
 
 SCHEDULERS = {
     "slurm": re.compile(r"^tests/slurm/|[\[-](slurm|second host)[\]-]"),
+    "hosts": re.compile(r"^tests/hosts/"),
     "flux": re.compile(r"^tests/flux_framework/|[\[-]flux (one broker|two brokers|over tcp)[\]-]"),
 }
 """The tests of one process, as their ids tell."""

@@ -2,6 +2,7 @@
 
     launcher.py   what starts one program on each host: the interface that each scheduler has a small file for
     launch.py     one launch, until an agent has connected
+    launches.py   the launches of one executor, and the pauses after failed ones
     agents.py     the agents of one executor: launches them, gives workers to hosts that have room, replaces lost agents
     host.py       one agent, and the slots of its host
     process.py    a worker that an agent forks

@@ -13,13 +13,12 @@ answer, is given up with its workers. The next worker that finds no room has age
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pympipool._util.clocks import RunningClock
 from pympipool._util.service_threads import ServiceLogger
 from pympipool.backends.agent.host import AgentHost
-from pympipool.backends.agent.launch import END_TIMEOUT_S, Launch, LaunchFailure
+from pympipool.backends.agent.launch import LaunchFailure
+from pympipool.backends.agent.launches import Launches
 from pympipool.backends.agent.process import AgentProcess
 from pympipool.backends.program import worker_environment
 from pympipool.backends.spawner import LaunchRequest
@@ -47,12 +46,6 @@ CHECK_INTERVAL_S = 0.2
 FAILURES_MAX = 2
 """Launches in a row that may bring no agent, until workers are started without agents."""
 
-RELAUNCH_PAUSE_S = 1.0
-"""Pause before another launch after one that has failed, or whose agent has ended; doubles with each further failure."""
-
-RELAUNCH_PAUSE_MAX_S = 60.0
-"""Longest such pause."""
-
 _OF_MASTER = ("PYMPIPOOL_ADDRESS", "PYMPIPOOL_KEY", "PYMPIPOOL_PATH")
 
 
@@ -74,14 +67,10 @@ class Agents:
         self._request: LaunchRequest | None = None
         self._base: dict[str, str] = {}
         self._hosts: dict[str, AgentHost] = {}
-        self._known: set[str] = set()  # the names of all hosts that have had an agent
         self._waiting: dict[AgentProcess, None] = {}
         self._orphans: set[ForkedProcess] = set()  # requests to lost agents, until their processes notice that
-        self._launches: list[Launch] = []
-        self._launch_count = 0
+        self._launches = Launches(launcher, relay)
         self._failures = 0
-        self._pause_s = 0.0
-        self._since_failure = RunningClock()
 
     def changes(self, request: LaunchRequest, environment: dict[str, str]) -> tuple[dict[str, str], list[str]]:
         """Return the variables of a worker that differ from those of agents, and the names of those that it has not.
@@ -111,11 +100,12 @@ class Agents:
         self._accept()
         for host in list(self._hosts.values()):
             self.check_host(host)
-        self._check_launches()
+        for failure in self._launches.check():
+            self._failed(failure)
         self._dispatch()
         if self._waiting:
             self._launch_missing()
-            return LAUNCH_CHECK_S if self._launches_pending else CHECK_INTERVAL_S
+            return LAUNCH_CHECK_S if self._launches.are_pending else CHECK_INTERVAL_S
         is_unsettled = self._orphans or any(host.unanswered for host in self._hosts.values())
         return CHECK_INTERVAL_S if is_unsettled else None
 
@@ -159,6 +149,14 @@ class Agents:
         """Return False if no host has so many cores and devices, even when all are free. True while no host is known."""
         return not self._hosts or any(cores <= host.cores and gpus <= host.gpus for host in self._hosts.values())
 
+    def misfit(self, cores: int, gpus: int) -> str:
+        """Return why no host has room for a worker, as a sentence."""
+        hosts = ", ".join(f"{host.name} has {host.cores} and {host.gpus}" for host in self._hosts.values())
+        return (
+            f"a worker needs {cores} cores and {gpus} GPUs of one host, and no host has as many ({hosts}): use fewer for each"
+            " worker"
+        )
+
     def _accept(self) -> None:
         for connection in self.relay.accept_agents():
             try:
@@ -169,10 +167,8 @@ class Agents:
             if host.name in self._hosts:
                 self._drop(self._hosts[host.name], "has been replaced")
             self._hosts[host.name] = host
-            self._known.add(host.name)
-            self._failures, self._pause_s = 0, 0.0
-            for launch in self._launches:
-                launch.agent_connected(host.name)
+            self._failures = 0
+            self._launches.agent_connected(host.name)
             LOGGER.info("agent on %s (pid %d): %d cores, %d GPUs", host.name, host.agent_pid, host.cores, host.gpus)
 
     def check_host(self, host: AgentHost) -> None:
@@ -210,9 +206,8 @@ class Agents:
     def _refuse(self, process: AgentProcess) -> None:
         """Fail a worker that fits no host that is known. The next attempt is made without agents."""
         del self._waiting[process]
-        needs = f"{process.cores} cores and {process.gpus} GPUs"
-        error = WorkerStartError(f"no host with an agent has {needs}, which worker {process.number} needs")
-        process.fail_launch(LaunchFailure(error, None, is_permanent=False))
+        error = WorkerStartError(self.misfit(process.cores, process.gpus))
+        process.fail_launch(LaunchFailure(error, None, is_permanent=self.launcher.is_only_way))
 
     def _send(self, process: AgentProcess, host: AgentHost) -> bool:
         try:
@@ -226,53 +221,21 @@ class Agents:
 
     # ---- launches ----
 
-    @property
-    def _launches_pending(self) -> bool:
-        return any(not launch.is_connected for launch in self._launches)
-
     def _launch_missing(self) -> None:
-        """Launch agents on all hosts of the job, or on those that have lost theirs."""
-        if self._launches_pending or self._since_failure.elapsed() < self._pause_s:
-            return
-        missing = sorted(self._known - self._hosts.keys())
-        if self._known and not missing:
-            return
+        """Launch agents on all hosts of the job, or on those that have none."""
         assert self._request is not None
-        self._launch_count += 1
-        request = replace(self._request, number=self._launch_count)
-        environment = {**worker_environment(request), **self.relay.environment(request)}
-        if self.launcher.cores_variable:
-            environment["PYMPIPOOL_CORES_VARIABLE"] = self.launcher.cores_variable
-        self._pause_s = self._pause_s or RELAUNCH_PAUSE_S
-        self._since_failure.restart()
-        try:
-            process = self.launcher.start(request, self.launcher.environment(environment), missing or None)
-        except WorkerStartError as error:
-            self._failed(LaunchFailure(error, None, is_permanent=False))
-            return
-        self._launches.append(Launch(process, missing or None))
-
-    def _check_launches(self) -> None:
-        for launch in list(self._launches):
-            failure = launch.check()
-            if failure is None and launch.process.poll() is None:
-                continue
-            self._launches.remove(launch)
-            launch.end(0.0)
-            if not launch.is_connected:
-                self._failed(failure or launch.failure())
+        for failure in self._launches.start_missing(self._request, self._hosts.keys()):
+            self._failed(failure)
 
     def _failed(self, failure: LaunchFailure) -> None:
         """Fail the workers that wait, unless other agents can serve them."""
-        self._pause_s = min(max(2 * self._pause_s, RELAUNCH_PAUSE_S), RELAUNCH_PAUSE_MAX_S)
-        self._since_failure.restart()
-        LOGGER.warning("agents do not start: %s", failure.error.reason)
-        if self._hosts:
+        LOGGER.warning("agents do not start: %s", failure.error)
+        if self._hosts or self._launches.are_pending:
             return
-        self._pause_s = 0.0  # the pool has its own pauses
+        self._launches.end_pauses()
         if failure.outage is None:
             self._failures += 1
-        if self._failures >= FAILURES_MAX and not self.is_unusable:
+        if self._failures >= FAILURES_MAX and not self.is_unusable and not self.launcher.is_only_way:
             self.is_unusable = True
             LOGGER.warning("workers are started without agents from now on, which takes longer")
         waiting, self._waiting = self._waiting, {}
@@ -285,9 +248,7 @@ class Agents:
         """End the agents."""
         self.after_fork_in_child()
         self._hosts.clear()
-        launches, self._launches = self._launches, []
-        for launch in launches:
-            launch.end(END_TIMEOUT_S)
+        self._launches.close()
 
     def after_fork_in_child(self) -> None:
         """Close the connections to agents in a forked child."""

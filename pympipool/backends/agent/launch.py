@@ -45,13 +45,13 @@ class Launch:
     def __init__(self, process: WorkerProcess, hosts: Sequence[str] | None) -> None:
         self.process = process
         self.is_connected = False
-        self._hosts = hosts
+        self.hosts = hosts
         self._since_start = RunningClock()
         self._stderr = b""
 
     def agent_connected(self, host: str) -> None:
         """Take note that an agent has connected."""
-        if not self.is_connected and (self._hosts is None or host in self._hosts):
+        if not self.is_connected and (self.hosts is None or host in self.hosts):
             self.is_connected = True
             self.process.on_connected()
 
@@ -76,10 +76,11 @@ class Launch:
     def failure(self) -> LaunchFailure:
         """Return why no agent has connected. To be called after the end of the process."""
         lines = self._lines
+        reason = self.process.launch_failure(lines)
         error = WorkerStartError(
-            "the agents, which start workers on the hosts of the job, do not start",
-            exit_code=self.process.poll(),
-            last_stderr=lines,
+            reason or "the agents, which start workers on the hosts of the job, do not start",
+            exit_code=None if reason else self.process.poll(),
+            last_stderr=() if lines and lines[-1] in reason else lines,
         )
         return LaunchFailure(error, self.process.outage(lines), self.process.failed_permanently(lines))
 

@@ -24,9 +24,13 @@ class Launcher(ABC):
     Attributes:
         cores_variable: Name of the environment variable that tells the number of the job's cores on each host; "" if there is
             none: those that the agent may use.
+        hosts: The names of the hosts, if they are known: each is launched by itself. None: one launch starts all agents.
+        is_only_way: True if workers cannot be started without agents.
     """
 
     cores_variable = ""
+    hosts: Sequence[str] | None = None
+    is_only_way = False
 
     @abstractmethod
     def start(

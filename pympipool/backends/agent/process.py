@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from pympipool._util import exit_codes
 from pympipool.backends.local.forked_process import ForkedProcess
+from pympipool.backends.local.hydra_output import JobOutput
 from pympipool.transport.frames import encode_body
 
 if TYPE_CHECKING:
@@ -126,3 +128,23 @@ class AgentProcess(ForkedProcess):
     def close(self) -> None:
         super().close()
         self._agents.release(self)
+
+
+class AgentJobProcess(AgentProcess):
+    """A job that an agent starts for a worker: mpiexec, or a fresh interpreter. It ends what it has started, when asked to."""
+
+    noisy_exit = True  # as of `MpiexecProcess`
+
+    def __init__(self, agents: Agents, request: bytes, number: int, cores: int, gpus: int) -> None:
+        super().__init__(agents, request, number, cores, gpus)
+        self._job_output = JobOutput(self.stdout)
+        self.stdout = cast(BinaryIO, self._job_output)
+
+    def poll(self) -> int | None:
+        """Return the exit code: a rank that signal N has ended is N with MPICH, and -N once `stdout` has been read."""
+        code = super().poll()
+        return -code if code is not None and self._job_output.signal == code else code
+
+    def _signal(self, number: int) -> None:
+        """Ask the job to end: it kills its ranks within a second, which would survive it if it were killed."""
+        super()._signal(signal.SIGTERM)

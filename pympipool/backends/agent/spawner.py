@@ -1,19 +1,24 @@
-"""Workers of one process that agents fork on the hosts of a job, in milliseconds each."""
+"""Workers that agents start on their hosts: forks, in milliseconds each; MPI jobs and fresh interpreters as children of forks."""
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING
 
 from pympipool._util import subprocesses
 from pympipool._util.import_path import import_path
-from pympipool.backends.agent.process import AgentProcess
+from pympipool.backends.agent.process import AgentJobProcess, AgentProcess
 from pympipool.backends.program import worker_environment
 from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
+from pympipool.errors import WorkerStartError
 from pympipool.transport.frames import encode_body
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pympipool.backends.agent.agents import Agents
+    from pympipool.backends.agent.jobs import Job
     from pympipool.resources import Resources
 
 
@@ -22,21 +27,26 @@ RING_CAPACITY = 1 << 16
 
 
 class AgentSpawner(Spawner):
-    """A spawner whose workers are forked by agents.
+    """A spawner whose workers are started by agents.
 
     Args:
         resources: What each worker needs.
         agents: Shared by all spawners of one executor.
-        without_agents: The spawner of such workers where agents do not start, or no host has room for such a worker.
+        without_agents: The spawner of such workers where agents do not start, or no host has room for such a worker. None:
+            there is none, and such workers fail.
+        job: What agents start for a worker in place of a fork. None: a fork.
     """
 
     is_queued = True
     ring_capacity = RING_CAPACITY
 
-    def __init__(self, resources: Resources, agents: Agents, without_agents: Spawner) -> None:
+    def __init__(
+        self, resources: Resources, agents: Agents, without_agents: Spawner | None, job: Job | None = None
+    ) -> None:
         self._resources = resources
         self._agents = agents
         self._without_agents = without_agents
+        self._job = job
         self.helpers = (agents.relay, agents)
 
     def prepare(self, request: LaunchRequest) -> bool:
@@ -48,11 +58,27 @@ class AgentSpawner(Spawner):
 
         Raises:
             OSError: There are no descriptors for the worker's pipes.
-            WorkerStartError: The relay does not start.
+            WorkerStartError: The relay does not start, or no host can ever have room.
         """
         cores, gpus = self._resources.total_cores, self._resources.gpus
         if self._agents.is_unusable or not self._agents.can_fit(cores, gpus):
+            if self._without_agents is None:
+                raise WorkerStartError(self._agents.misfit(cores, gpus))
             return self._without_agents.start(request)
+        body = self._request_body(request, gpus)
+        kind: Callable[..., AgentProcess] = AgentProcess if self._job is None else AgentJobProcess
+        with subprocesses.fork_lock:  # no fork of another thread may inherit the writing ends
+            process = kind(self._agents, body, request.number, cores, gpus)
+            try:
+                self._agents.submit(process)
+            except BaseException:  # no memory, for example: nothing else would know the worker
+                process.kill()
+                process.close()
+                raise
+        return process
+
+    def _request_body(self, request: LaunchRequest, gpus: int) -> bytes:
+        """Return what the agent gets: how the worker's environment differs from its own, and what to import."""
         launcher = self._agents.launcher
         environment = launcher.environment(
             {
@@ -62,25 +88,21 @@ class AgentSpawner(Spawner):
             }
         )
         environment.update(launcher.worker_variables(self._resources))
+        if self._job is not None:
+            environment = self._job.environment(environment)
+            environment["PYMPIPOOL_JOB"] = json.dumps([self._job.command, self._job.cleanup])
         changed, removed = self._agents.changes(request, environment)
-        body = encode_body(("fork", request.number, changed, removed, import_path(), request.preload, gpus))
-        with subprocesses.fork_lock:  # no fork of another thread may inherit the writing ends
-            process = AgentProcess(self._agents, body, request.number, cores, gpus)
-            try:
-                self._agents.submit(process)
-            except BaseException:  # no memory, for example: nothing else would know the worker
-                process.kill()
-                process.close()
-                raise
-        return process
+        return encode_body(("fork", request.number, changed, removed, import_path(), request.preload, gpus))
 
     def close(self) -> None:
         """End the agents and the relay, and what the other spawner has left."""
         self._agents.close()
         self._agents.relay.close()
-        self._without_agents.close()
+        if self._without_agents is not None:
+            self._without_agents.close()
 
     def after_fork_in_child(self) -> None:
         """Close in a forked child the connections, which stay the parent's."""
         self._agents.after_fork_in_child()
-        self._without_agents.after_fork_in_child()
+        if self._without_agents is not None:
+            self._without_agents.after_fork_in_child()

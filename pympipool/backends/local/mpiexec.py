@@ -14,6 +14,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from typing import BinaryIO, cast
 
 from pympipool._util import exit_codes
@@ -26,7 +27,7 @@ from pympipool.backends.local.job_processes import (
     kill_orphans,
     ranks_below,
 )
-from pympipool.backends.mpi_library import Kind, find_launcher, loaded_library
+from pympipool.backends.mpi_library import Kind, Launcher, find_launcher, loaded_library
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.backends.shm_cleanup import remove_stale_shm, remove_stale_topology
 from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
@@ -91,11 +92,20 @@ class MpiexecSpawner(Spawner):
             WorkerStartError: The system cannot start mpiexec.
         """
         path, kind = self._launcher
-        environment = {**_LOCAL_ONLY, **_NOT_BOUND, **worker_environment(request), "PYMPIPOOL_LAUNCHER": path}
-        if kind is Kind.OPEN_MPI and os.geteuid() == 0:
-            environment = {**_ALLOW_ROOT, **environment}
-        options = _OPTIONS[kind].format(ranks=request.ranks).split()
+        environment = local_job_environment(self._launcher, worker_environment(request))
+        options = local_job_options(kind, request.ranks)
         return MpiexecProcess([path, *self._more_options, *options, *self._command], environment, request.cwd, kind)
+
+
+def local_job_options(kind: Kind, ranks: int) -> list[str]:
+    """Return the options with which mpiexec starts ranks on its own host alone."""
+    return _OPTIONS[kind].format(ranks=ranks).split()
+
+
+def local_job_environment(launcher: Launcher, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of an mpiexec that starts ranks on its own host alone, made from that of a worker."""
+    as_root = _ALLOW_ROOT if launcher.kind is Kind.OPEN_MPI and os.geteuid() == 0 else {}
+    return {**_LOCAL_ONLY, **_NOT_BOUND, **as_root, **environment, "PYMPIPOOL_LAUNCHER": launcher.path}
 
 
 class MpiexecProcess(ChildProcess):

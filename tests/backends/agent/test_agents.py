@@ -15,6 +15,7 @@ import pytest
 import pympipool
 from pympipool import Executor
 from pympipool.backends.agent import agents as module
+from pympipool.backends.agent import launches
 from pympipool.backends.registry import BACKENDS
 from pympipool.errors import WorkerDied, WorkerStartError
 from support.calls import hold, pid, square
@@ -42,7 +43,7 @@ def make_executor(monkeypatch, opened):
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(mark, monkeypatch):
-    monkeypatch.setattr(module, "RELAUNCH_PAUSE_S", 0.1)
+    monkeypatch.setattr(launches, "RELAUNCH_PAUSE_S", 0.1)
     before = set(own_processes(mark))
     yield
     assert still_alive([process for process in own_processes(mark) if process not in before]) == []

@@ -1,0 +1,150 @@
+"""The launches of the agents of one executor: one for all hosts of a job, or one for each host.
+
+start_missing ── launcher.start ──> Launch ── agent_connected ──> it stands for the agents until they end
+                                      └────── check: it has failed ──> a pause, before these hosts are launched again
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pympipool._util.clocks import RunningClock
+from pympipool.backends.agent.launch import END_TIMEOUT_S, Launch, LaunchFailure
+from pympipool.backends.program import worker_environment
+from pympipool.errors import WorkerStartError
+
+if TYPE_CHECKING:
+    from pympipool.backends.agent.launcher import Launcher
+    from pympipool.backends.relay_process import Relay
+    from pympipool.backends.spawner import LaunchRequest
+
+RELAUNCH_PAUSE_S = 1.0
+"""Pause before another launch after one that has failed, or whose agent has ended; doubles with each further failure."""
+
+RELAUNCH_PAUSE_MAX_S = 60.0
+"""Longest such pause."""
+
+_ALL = ""
+"""Stands for all hosts, where one launch starts all agents."""
+
+
+class Launches:
+    """The launches of one executor. Only for the supervisor's thread.
+
+    Args:
+        launcher: Starts agents.
+        relay: They connect to it.
+    """
+
+    def __init__(self, launcher: Launcher, relay: Relay) -> None:
+        self._launcher = launcher
+        self._relay = relay
+        self._launches: list[Launch] = []
+        self._count = 0
+        self._known: set[str] = set()  # the names of all hosts that have had an agent
+        self._pauses: dict[str, _Pause] = {}  # by host
+
+    @property
+    def are_pending(self) -> bool:
+        """True if a launch may still bring agents."""
+        return any(not launch.is_connected for launch in self._launches)
+
+    def agent_connected(self, host: str) -> None:
+        """Take note that an agent has connected."""
+        self._known.add(host)
+        self._pauses.pop(host if self._launcher.hosts is not None else _ALL, None)
+        for launch in self._launches:
+            launch.agent_connected(host)
+
+    def start_missing(self, request: LaunchRequest, connected: Collection[str]) -> list[LaunchFailure]:
+        """Launch agents on the hosts that lack one, except where a launch is under way or has just failed.
+
+        Args:
+            request: What an agent needs to know of the master.
+            connected: The hosts that have an agent.
+
+        Returns:
+            The failures of launches that could not even begin.
+        """
+        failures = []
+        for name, hosts in self._missing(connected):
+            pause = self._pauses.setdefault(name, _Pause())
+            if pause.is_over():
+                pause.begin()
+                if (failure := self._start(request, hosts)) is not None:
+                    pause.extend()
+                    failures.append(failure)
+        return failures
+
+    def _missing(self, connected: Collection[str]) -> list[tuple[str, Sequence[str] | None]]:
+        """Return what is to be launched: the name of the pause, and the hosts; None: all."""
+        if self._launcher.hosts is not None:
+            starting = {host for launch in self._launches if not launch.is_connected for host in launch.hosts or ()}
+            return [(host, [host]) for host in self._launcher.hosts if host not in connected and host not in starting]
+        missing = sorted(self._known.difference(connected))
+        if self.are_pending or (self._known and not missing):
+            return []
+        return [(_ALL, missing or None)]
+
+    def _start(self, request: LaunchRequest, hosts: Sequence[str] | None) -> LaunchFailure | None:
+        self._count += 1
+        request = replace(request, number=self._count)
+        environment = {**worker_environment(request), **self._relay.environment(request)}
+        if self._launcher.cores_variable:
+            environment["PYMPIPOOL_CORES_VARIABLE"] = self._launcher.cores_variable
+        try:
+            process = self._launcher.start(request, self._launcher.environment(environment), hosts)
+        except (WorkerStartError, OSError) as error:
+            failed = error if isinstance(error, WorkerStartError) else WorkerStartError(f"agents do not start: {error}")
+            return LaunchFailure(failed, None, is_permanent=False)
+        self._launches.append(Launch(process, hosts))
+        return None
+
+    def check(self) -> list[LaunchFailure]:
+        """Return the failures of launches that have ended, or take too long, without an agent."""
+        failures = []
+        for launch in list(self._launches):
+            failure = launch.check()
+            if failure is None and launch.process.poll() is None:
+                continue
+            self._launches.remove(launch)
+            launch.end(0.0)
+            if not launch.is_connected:
+                for name in (launch.hosts or [_ALL]) if self._launcher.hosts is not None else [_ALL]:
+                    self._pauses.setdefault(name, _Pause()).extend()
+                failures.append(failure or launch.failure())
+        return failures
+
+    def end_pauses(self) -> None:
+        """Launch at once when the next worker needs it: the pool has its own pauses."""
+        self._pauses.clear()
+
+    def close(self) -> None:
+        """End all launches, and with them the agents."""
+        launches, self._launches = self._launches, []
+        for launch in launches:
+            launch.end(END_TIMEOUT_S)
+
+
+class _Pause:
+    """The time in which no other launch begins."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._since = RunningClock()
+
+    def is_over(self) -> bool:
+        """Return True if a launch may begin."""
+        return self._since.elapsed() >= self._seconds
+
+    def begin(self) -> None:
+        """Take note that a launch begins."""
+        self._seconds = self._seconds or RELAUNCH_PAUSE_S
+        self._since.restart()
+
+    def extend(self) -> None:
+        """Take note that it has failed."""
+        self._seconds = min(max(2 * self._seconds, RELAUNCH_PAUSE_S), RELAUNCH_PAUSE_MAX_S)
+        self._since.restart()

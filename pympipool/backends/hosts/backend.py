@@ -1,0 +1,144 @@
+"""Backends "ssh", "pbs", "lsf" and "gridengine": agents start workers on hosts that are known by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pympipool.backends.base import SchedulerBackend
+from pympipool.backends.hosts.shells import Shell, Ssh, is_this_host
+from pympipool.errors import WorkerStartError
+
+if TYPE_CHECKING:
+    from pympipool.backends.agent.agents import Agents
+    from pympipool.backends.hosts.scheduler import Scheduler
+    from pympipool.backends.spawner import Spawner
+    from pympipool.resources import Host, Resources
+
+
+class HostsBackend(SchedulerBackend):
+    """Workers that agents start on a list of hosts.
+
+    Args:
+        name: The name by which users choose it.
+        hosts: The hosts, all with the number of their slots.
+        shell: Starts the agents.
+        arguments: Options of the user for the shell, with which it was made.
+        hidden: Variables that tell of the job.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        hosts: Sequence[Host],
+        shell: Shell,
+        *,
+        arguments: Sequence[str] = (),
+        hidden: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self._hosts = hosts
+        self._shell = shell
+        self._arguments = tuple(arguments)
+        self._hidden = hidden
+        self._agents: Agents | None = None
+
+    def available_cores(self) -> int:
+        """Return the number of slots of all hosts."""
+        return sum(host.slots or 1 for host in self._hosts)
+
+    def check(self, resources: Resources) -> None:
+        """Raise ValueError for what these hosts do not have."""
+        resources.check_backend(self.name)
+        largest = max(self._hosts, key=lambda host: host.slots or 1)
+        if resources.total_cores > (largest.slots or 1):
+            threads = f" with threads_per_core={resources.threads_per_core}" if resources.threads_per_core > 1 else ""
+            raise ValueError(
+                f"a worker of {resources.cores} cores{threads} needs {resources.total_cores} cores of one host, and the largest,"
+                f" {largest.name}, has {largest.slots}; with backend {self.name!r} the ranks of a worker are on one host"
+            )
+        far = [host.name for host in self._hosts if not is_this_host(host.name)]
+        if resources.hostname_localhost and far:
+            raise ValueError(
+                f"hostname_localhost is True, and host {far[0]} is another one, which could not connect: leave one of them out"
+            )
+        if self.name == "ssh" and resources.command_line_argument_lst != self._arguments:
+            raise ValueError(
+                f"command_line_argument_lst is {list(resources.command_line_argument_lst)}; the options of ssh are those of the"
+                " executor, and calls cannot have others"
+            )
+
+    def _make_spawner(self, resources: Resources) -> Spawner:
+        from pympipool.backends.agent.jobs import fresh_interpreter, mpi_job
+        from pympipool.backends.agent.spawner import AgentSpawner
+        from pympipool.backends.local.backend import start_method
+
+        job = None
+        if resources.cores > 1:
+            job = mpi_job(resources.cores)
+        elif start_method(os.environ, resources.mp_context) == "spawn":
+            job = fresh_interpreter()
+        return AgentSpawner(resources, self._agents_for(resources), None, job)
+
+    def _agents_for(self, resources: Resources) -> Agents:
+        """Return the executor's agents. They are started with the first worker."""
+        from pympipool.backends.agent.agents import Agents
+        from pympipool.backends.hosts.launcher import HostLauncher
+
+        if self._agents is None:
+            launcher = HostLauncher(self._hosts, self._shell, self._hidden)
+            self._agents = Agents(launcher, self._relay_for(resources))
+        return self._agents
+
+    def close(self) -> None:
+        """End the agents and the relay."""
+        if self._agents is not None:
+            self._agents.close()
+        super().close()
+
+    def after_fork_in_child(self) -> None:
+        """Release in a forked child what belongs to the parent."""
+        super().after_fork_in_child()
+        if self._agents is not None:
+            self._agents.after_fork_in_child()
+
+
+def ssh_backend(hosts: Sequence[Host] | None, arguments: Sequence[str] = ()) -> HostsBackend:
+    """Return the backend of hosts that are reached by ssh. Asks each of them what it has.
+
+    Args:
+        hosts: The hosts that the user has named.
+        arguments: Options of the user for ssh.
+
+    Raises:
+        ValueError: There are no hosts.
+        WorkerStartError: A host cannot be used; tells why.
+    """
+    from pympipool.backends.hosts.questions import ask
+
+    if not hosts:
+        raise ValueError(
+            "backend is 'ssh' without hosts; name them: hosts=['a', 'b:8'], or hosts='path of a host file'"
+        )
+    shell = Ssh(arguments)
+    answers = ask(hosts, shell)
+    known = [host if host.slots else host._replace(slots=answers[host.name].cores) for host in hosts]
+    return HostsBackend("ssh", known, shell, arguments=arguments)
+
+
+def job_backend(scheduler: Scheduler) -> HostsBackend:
+    """Return the backend of the hosts of the job that this process runs in.
+
+    Raises:
+        WorkerStartError: It runs in no job, or its hosts are not known, or what starts programs on them is missing.
+    """
+    problem = scheduler.unavailable_reason(os.environ)
+    if problem is not None:
+        raise WorkerStartError(
+            f"backend {scheduler.backend!r} cannot be used: {problem}; run the script in a job ({scheduler.submit}), or use"
+            " backend='mpi' for this machine alone"
+        )
+    hosts = scheduler.hosts_of_job(os.environ)
+    return HostsBackend(scheduler.backend, hosts, scheduler.shell(), hidden=scheduler.variables)

@@ -1,0 +1,81 @@
+"""What is started on another host: its command, which everybody there can read, and its input, which nobody can."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import pympipool
+from pympipool._util.devices import DEVICE_VARIABLES
+from pympipool.backends.hosts import remote_start
+from pympipool.backends.program import interpreter_command
+from pympipool.transport.fork_requests import memory_file
+
+HOST_VARIABLES = frozenset(
+    {
+        *DEVICE_VARIABLES,
+        "DBUS_SESSION_BUS_ADDRESS",
+        "DISPLAY",
+        "HOST",
+        "HOSTNAME",
+        "SSH_AGENT_PID",
+        "SSH_AUTH_SOCK",
+        "SSH_CLIENT",
+        "SSH_CONNECTION",
+        "SSH_TTY",
+        "TMPDIR",
+        "WAYLAND_DISPLAY",
+        "XAUTHORITY",
+        "XDG_RUNTIME_DIR",
+        "XDG_SESSION_ID",
+    }
+)
+"""Variables that belong to a host: each keeps its own."""
+
+_AT_START = ("LD_", "DYLD_", "PYTHON", "LANG", "LC_", "MALLOC_", "GLIBC_TUNABLES")
+"""Prefixes of variables that take effect when a process starts, and so must be in its command."""
+
+_READ_PROGRAM = (
+    "import sys; sys.path[:] = filter(None, sys.path); i = sys.stdin.buffer; exec(i.read(int(i.readline())))"
+)
+
+
+def command(environment: Mapping[str, str]) -> list[str]:
+    """Return the command that reads its program from stdin (see `program_input`)."""
+    early = [f"{name}={value}" for name, value in environment.items() if name.startswith(_AT_START)]
+    return ["env", *early, *interpreter_command(), "-c", _READ_PROGRAM, "pympipool_agent"]
+
+
+def program_input(
+    environment: Mapping[str, str], *, name: str, slots: int | None, is_question: bool = False
+) -> BinaryIO:
+    """Return a file in memory with what the program reads: its source, and its settings with the key.
+
+    Args:
+        environment: The environment of the agent.
+        name: The name by which the master knows the host.
+        slots: The number of cores for workers; None: those that the agent may use.
+        is_question: True: there is to be no agent, only an answer what the host has.
+    """
+    settings = {
+        "environment": {key: value for key, value in environment.items() if key not in HOST_VARIABLES},
+        "kept": sorted(HOST_VARIABLES),
+        "module": "pympipool.worker.agent",
+        "cwd": os.getcwd(),
+        "path": environment.get("PYMPIPOOL_PATH") or str(Path(pympipool.__file__).parents[1]),
+        "python": platform.python_version(),
+        "version": pympipool.__version__,
+        "name": name,
+        "slots": slots,
+        "is_question": is_question,
+    }
+    source = inspect.getsource(remote_start).encode()
+    file = memory_file()
+    file.write(b"%d\n%b%b\n" % (len(source), source, json.dumps(settings).encode()))
+    file.seek(0)
+    return file
