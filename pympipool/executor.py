@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import types
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from functools import partial
@@ -23,6 +24,7 @@ from pympipool._util import undo_monkey_patches
 from pympipool._util.reprs import callable_name
 from pympipool.backends.registry import Choice, choose, make_backend
 from pympipool.diagnostics import status
+from pympipool.diagnostics.live.report import report
 from pympipool.execution.engine import Engine
 from pympipool.execution.map_calls import MapCalls
 from pympipool.pool.base import TERMINATION_GRACE_S
@@ -273,7 +275,7 @@ class Executor(futures.Executor):
             from pympipool.pool.serial_engine import SerialEngine
 
             return SerialEngine(options)
-        return Engine(
+        engine = Engine(
             pool_maker(options, self._backend, self._allocator, workers, start_functions),
             resolve_dependencies=not options.disable_dependencies,
             workers_see_files=self._backend.name == "mpi",
@@ -281,6 +283,8 @@ class Executor(futures.Executor):
             executor_info=self._info,
             owner=self,
         )
+        engine.pool.show(partial(report, weakref.ref(engine), self._info))
+        return engine
 
     def _use_cache(self, options: _options.Options) -> None:
         """Answer calls from a cache, and run only those that it does not know."""

@@ -1,6 +1,7 @@
 # cython: language_level=3
 """The workers of a dispatcher: added, retired, removed when they have died, and asked what they do."""
 
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport ENOMEM, EUSERS
 from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -21,6 +22,12 @@ from pympipool._core.types cimport (
     WATCHED_MAX, Call, CallList, Core, Worker, prepend, pthread_mutex_lock, pthread_mutex_unlock,
 )
 from pympipool._core.worker_sets cimport leave_sets, update_worker
+
+
+cdef struct Running:
+    uint64_t number
+    int64_t since_ns
+    void *future
 
 
 cdef class Notices(Announcer):
@@ -257,6 +264,36 @@ cdef class Workers(Attempts):
     def load_of_workers(self):
         """Return {number: (calls in flight, calls that ended there)}."""
         return {number: state[:2] for number, state in self.copy_states().items()}
+
+    def running_calls(self):
+        """Return {number: (name of the function, seconds since the call was sent, or the one before ended)} of busy workers."""
+        cdef Running *running
+        cdef Running *one
+        cdef Worker *worker
+        cdef int count = 0
+        pthread_mutex_lock(&self.core.lock)
+        running = <Running *>malloc(self.core.worker_count * sizeof(Running) or 1)
+        if running != NULL:
+            for i in range(self.core.worker_count):
+                worker = self.core.workers[i]
+                if worker.in_flight.first != NULL and worker.in_flight.first.future != NULL:
+                    one = &running[count]
+                    one.number, one.since_ns, one.future = worker.number, worker.front_since_ns, worker.in_flight.first.future
+                    Py_INCREF(<object>one.future)  # here, because the call may end; nothing is allocated with the lock held
+                    count += 1
+        pthread_mutex_unlock(&self.core.lock)
+        if running == NULL:
+            raise MemoryError()
+        found = {}
+        try:
+            for i in range(count):
+                seconds = (pmp_now_ns() - running[i].since_ns) / 1e9
+                found[running[i].number] = (<FutureCore>running[i].future).function_name, seconds
+        finally:
+            for i in range(count):
+                Py_DECREF(<object>running[i].future)
+            free(running)
+        return found
 
     cdef dict copy_states(self):
         """Return {number: (calls in flight, calls that ended there, ring holds invalid data, worker is condemned)}."""

@@ -191,6 +191,10 @@ class BasePool(ABC, Generic[SpawnerT]):
         """Describe each serving worker (see `Supervisor.describe_workers`)."""
         return self.supervisor.describe_workers()
 
+    def show(self, report: Callable[[], bytes]) -> None:
+        """Let viewers see what a function returns (see `Supervisor.show`)."""
+        self.supervisor.show(report)
+
     def states(self) -> list[dict[str, Any]]:
         """Describe each worker and its state (see `Supervisor.worker_states`)."""
         return self.supervisor.worker_states()

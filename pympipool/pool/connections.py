@@ -2,6 +2,7 @@
 
 listener ─► handshake: which worker, which rank? ─► RankEvents.on_connected
 frame ─► RankEvents.on_frame
+a viewer, in place of a rank ─► its answer is the status of the executor
 hang-up ─► RankEvents.on_hung_up
 """
 
@@ -11,10 +12,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pympipool._util.clocks import RunningClock
 from pympipool._util.service_threads import ServiceLogger
-from pympipool.transport.control_server import SEND_TIMEOUT_S, Connection, HandshakeError, Listener, PeerClosed
+from pympipool.transport.control_server import (
+    SEND_TIMEOUT_S,
+    Connection,
+    HandshakeError,
+    Listener,
+    PeerClosed,
+    ViewerHello,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pympipool.pool.event_loop import EventLoop, Timer
     from pympipool.pool.worker_handle import WorkerHandle
@@ -65,7 +73,12 @@ class ControlConnections:
         listener: Accepts them.
         loop: Waits for them.
         events: The supervisor.
+
+    Attributes:
+        report: Returns the status of the executor for viewers.
     """
+
+    report: Callable[[], bytes] | None = None
 
     def __init__(self, listener: Listener, loop: EventLoop, events: RankEvents) -> None:
         self._listener = listener
@@ -105,7 +118,10 @@ class ControlConnections:
         try:
             hello = connection.handshake()
         except (HandshakeError, OSError, EOFError) as error:
-            if isinstance(error, PeerClosed):
+            if isinstance(error, ViewerHello):
+                if self.report is not None:
+                    connection.answer(self.report())
+            elif isinstance(error, PeerClosed):
                 LOGGER.info("a connection ended before its hello: usually of a worker that was killed while it started")
             else:
                 LOGGER.warning("dropped a connection that is not from one of our workers: %s", error)

@@ -116,6 +116,10 @@ class Supervisor:
 
     # ---- for any thread ----
 
+    def show(self, report: Callable[[], bytes]) -> None:
+        """Let viewers see what a function returns: see `diagnostics/live`. The function is called in the supervisor's thread."""
+        self._connections.report = report
+
     def describe_workers(self) -> list[dict[str, Any]]:
         """Describe each serving worker: its number, what its rank 0 reported, and the hosts of all its ranks."""
         return [

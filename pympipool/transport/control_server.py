@@ -31,6 +31,7 @@ from pympipool.transport.frames import (
     LENGTH_BYTES,
     MAGIC,
     SEND_FLAGS,
+    VIEWER_MAGIC,
     Frame,
     ProtocolError,
     decode_body,
@@ -57,6 +58,10 @@ class HandshakeError(ConnectionError):
 
 class PeerClosed(HandshakeError):
     """The peer hung up before it sent a byte. It may be a worker of this executor that was killed at that moment."""
+
+
+class ViewerHello(HandshakeError):
+    """The peer is no worker: it wants to see the status of this executor (see `Connection.answer`)."""
 
 
 class Listener:
@@ -179,6 +184,7 @@ class Connection:
         Raises:
             HandshakeError: The hello is wrong, or the peer hung up. Close the connection.
             PeerClosed: The peer hung up before it sent a byte. Close the connection.
+            ViewerHello: The peer is a viewer. Answer, and close the connection.
         """
         try:
             hello = self._socket.recv(HELLO_BYTES - len(self._received))
@@ -191,7 +197,9 @@ class Connection:
             if not self._received:
                 raise PeerClosed("the peer hung up without a word") from error
             raise HandshakeError(f"the peer hung up before its hello was complete: {error}") from error
-        if not MAGIC.startswith(self._received[: len(MAGIC)]):
+        if self._received == VIEWER_MAGIC:
+            raise ViewerHello("the peer is a viewer")
+        if not MAGIC.startswith(self._received[: len(MAGIC)]) and not VIEWER_MAGIC.startswith(self._received):
             raise HandshakeError(f"the peer's first bytes are not {MAGIC!r}")
         if len(self._received) < HELLO_BYTES:
             return None
@@ -201,6 +209,11 @@ class Connection:
         self._received.clear()
         self.worker, self.rank, self.is_relayed = worker, rank, is_relayed
         return worker, rank
+
+    def answer(self, status: bytes) -> None:
+        """Send a status to a viewer, as far as there is room for it: who does not read it, or sends more, gets no other."""
+        with contextlib.suppress(OSError):
+            self._socket.send(status, SEND_FLAGS)
 
     def send(self, frame: Frame, descriptors: Sequence[int] = ()) -> None:
         """Send a frame, and descriptors with it; wait until the peer has room for it.

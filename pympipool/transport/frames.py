@@ -1,6 +1,7 @@
 """The format of what travels over a control connection; shared by its two ends.
 
     worker -> master    hello, once: 49 bytes       magic | key | worker | rank | relayed
+    viewer -> master    in place of a hello: 8 bytes; the answer is a status in JSON, and the end of the connection
     both directions     frames: u32 length, then a pickle of a tuple (word, ...)
 
 The hello has a fixed size and is no pickle, so nothing is unpickled from an unauthenticated connection. Frames are read
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 Frame: TypeAlias = "tuple[Any, ...]"
 
 MAGIC = b"pmpool01"
+
+VIEWER_MAGIC = b"pmpview1"
+"""First and only bytes of a viewer: a process of the same user that wants to see the status of the executor, as JSON."""
+
 KEY_BYTES = 32
 
 FRAME_LIMIT = 64 << 20
