@@ -11,10 +11,20 @@ import sys
 import types
 from typing import Any
 
-__all__ = ["CACHE", "annotations_of", "evaluate_annotations", "has_annotations", "with_text_annotations"]
+__all__ = [
+    "CACHE",
+    "NAMESPACE_CELL",
+    "annotations_of",
+    "evaluate_annotations",
+    "has_annotations",
+    "with_text_annotations",
+]
 
 CACHE = "__annotations_cache__"
 """The attribute in which a class has its annotations since Python 3.14, once they have been read."""
+
+NAMESPACE_CELL = "__classdictcell__"
+"""What a class statement hands to the metaclass for lazy annotations. `typing.NamedTuple` leaves it in the class."""
 
 _ARE_LAZY = sys.version_info >= (3, 14)
 
@@ -33,12 +43,11 @@ def evaluate_annotations(kind: type) -> dict[str, Any]:
     """Have a class keep its annotations among its attributes, where snapshots see changes of them.
 
     Returns:
-        What the state of the class needs besides its attributes.
+        The attribute with which they travel, if Python evaluates them only when they are read.
     """
-    if not _ARE_LAZY or vars(kind).get("__annotate_func__") is None or CACHE in vars(kind):
+    if not _ARE_LAZY or (vars(kind).get("__annotate_func__") is None and CACHE not in vars(kind)):
         return {}
-    annotations = annotations_of(kind)
-    return {} if CACHE in vars(kind) else {CACHE: annotations}
+    return {CACHE: annotations_of(kind)}
 
 
 def with_text_annotations(function: types.FunctionType) -> types.FunctionType:

@@ -28,7 +28,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pympipool.serialization.analysis import NotCacheable
-from pympipool.serialization.annotations import CACHE, evaluate_annotations
+from pympipool.serialization.annotations import CACHE, NAMESPACE_CELL, evaluate_annotations
 
 if TYPE_CHECKING:
     from pympipool.serialization.analysis import Analysis
@@ -46,7 +46,7 @@ _METACLASSES_BY_NAME = frozenset(
 _DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 """Types of the attributes that Python makes for `__slots__`, `__dict__` and `__weakref__`."""
 
-_UNCHECKED = frozenset({"__slotnames__", "_abc_impl", "__dict__", "__weakref__"})
+_UNCHECKED = frozenset({"__slotnames__", NAMESPACE_CELL, "_abc_impl", "__dict__", "__weakref__"})
 """Attributes that Python derives from others."""
 
 _UNCHECKED_OF_ENUMS = frozenset(
@@ -182,7 +182,7 @@ def add_content(analysis: Analysis, value: Any) -> None:
         _add_items(analysis, value.keywords)
         _add_items(analysis, vars(value))
         _add_all(analysis, (value.func, value.args))
-    elif _is_simple(kind):
+    elif kind is functools.partialmethod or _is_simple(kind):
         analysis.add_value(kind)
         _add_items(analysis, vars(value))
     else:

@@ -30,6 +30,7 @@ import cloudpickle
 from pympipool.serialization import _define_class, _define_function
 from pympipool.serialization.analysis import CONSTANTS
 from pympipool.serialization.annotations import (
+    NAMESPACE_CELL,
     annotations_of,
     evaluate_annotations,
     has_annotations,
@@ -100,6 +101,15 @@ def _reduce_cached_property(value: Any) -> Reduced:
     return type(value), (value.func,), {name: item for name, item in vars(value).items() if name != "lock"}
 
 
+def _reduce_partial_method(value: Any) -> Reduced:
+    """Reduce a `functools.partialmethod`, which pickle cannot make without its function since Python 3.14."""
+    return _make_partial_method, (type(value), value.func, value.args, value.keywords)
+
+
+def _make_partial_method(kind: Any, function: Any, arguments: Any, keywords: Any) -> Any:
+    return kind(function, *arguments, **keywords)
+
+
 def _reduce_ufunc(ufunc: Any) -> Reduced:
     """Reduce a ufunc as numpy does; one of `numpy.frompyfunc` by the Python function in it."""
     if not ufunc.__name__.endswith(" (vectorized)"):
@@ -151,7 +161,8 @@ def _type_var_tuple_parts(value: Any) -> tuple[Any, ...]:
 
 def _type_alias_parts(value: Any) -> tuple[Any, ...]:
     if value.__type_params__:
-        return _make_generic_alias, (type(value), value.__name__, value.__value__, value.__type_params__)
+        parts = type(value), value.__name__, value.__value__, value.__type_params__
+        return _make_generic_alias, (*parts, value.__module__)
     return _make_lazy_alias, (value.__name__, value.__module__), value.__value__, None, None, _set_alias
 
 
@@ -159,8 +170,10 @@ _lazy_aliases: dict[int, dict[str, Any]] = {}
 """The globals of aliases whose value is not set yet, by id of the alias."""
 
 
-def _make_generic_alias(kind: Any, name: str, value: Any, parameters: tuple[Any, ...]) -> Any:
-    return kind(name, value, type_params=parameters)
+def _make_generic_alias(kind: Any, name: str, value: Any, parameters: tuple[Any, ...], module: str) -> Any:
+    """Return a type alias. It takes the module of the code that makes it."""
+    namespace = {"__name__": module, "kind": kind, "name": name, "value": value, "parameters": parameters}
+    return eval("kind(name, value, type_params=parameters)", namespace)
 
 
 def _make_lazy_alias(name: str, module: str) -> Any:
@@ -210,6 +223,7 @@ SCRIPT_REDUCERS: dict[type, Reducer] = {
     functools._lru_cache_wrapper: _reduce_lru_cache,
     functools.cached_property: _reduce_cached_property,
     functools.singledispatchmethod: _reduce_dispatch_method,
+    functools.partialmethod: _reduce_partial_method,
     **REDUCERS_OF_REFERENCES,
     **dict(_typing_reducers()),
     **dict(_sentinels(dataclasses, ("MISSING", "KW_ONLY", "_HAS_DEFAULT_FACTORY"))),
@@ -350,6 +364,7 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle h
             self._replace_locks(slots["__globals__"])
             return (*reduced[:5], _define_function)
         reduced[2][0].update(_overrides(value), **evaluate_annotations(value))
+        reduced[2][0].pop(NAMESPACE_CELL, None)
         self._replace_locks(reduced[2][0])
         if reduced[5] is cloudpickle.cloudpickle._class_setstate:
             reduced = (*reduced[:5], _define_class)

@@ -37,6 +37,7 @@ def test_results_leave_the_classes_of_the_script_alone(other_process, kind):
     names = define_in_main(f"HELPER = 1\n{KINDS[kind]}\ndef make(*_):\n    return [Kind(), Kind, {{'a': Kind}}]\n")
     mine = names["Kind"]
     mine()  # abstract base classes and slots cache what they look up
+    assert mine.__annotations__ is not None  # since Python 3.14 a class keeps them when they are first read, as here
     before = everything_of(names)
     for _ in range(2):
         one, arrived, nested = other_process.run(names["make"], mine)

@@ -119,7 +119,7 @@ ALIAS = """
 type Pair[T] = tuple[T, T]
 type Tree = list[Tree] | int
 def call(): return Tree.__name__, str(Tree.__value__), str(Pair[int]), Tree.__value__.__args__[0].__args__[0] is Tree
-wanted = 'Tree', 'list[Tree] | int', 'Pair[int]', True
+wanted = "Tree", str(list[Tree] | int), str(Pair[int]), True
 """
 
 

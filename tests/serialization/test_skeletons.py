@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
 HINTS = """
 from __future__ import annotations
-import dataclasses, typing
+import dataclasses, sys, typing
 from pympipool import Executor
 
 class Unit: ...
@@ -58,6 +58,8 @@ CASES = {
     "typed dict": (lambda: names_of(Options), (), ["unit"]),
     "class made in a call": (made_in_call, (), ["more", "other", "unit"]),
 }
+if sys.version_info >= (3, 14):  # get_type_hints copies the namespace of the module, which does not have all names in a worker
+    CASES = {"method": CASES["method"], "function": CASES["function"]}
 """
 
 HOOKS = """

@@ -19,6 +19,10 @@ HEAVY = (
 """Modules that one import in the wrong place would bring along."""
 
 
+OF_MPI = {"contextlib", "enum", "re", "pympipool.worker.mpi"}
+"""What mpi4py imports when MPI is initialised, and the module that needs mpi4py."""
+
+
 def modules_of_bare_python(first="pass"):
     """Return the modules that Python and the site of this environment import: a worker cannot avoid these.
 
@@ -48,7 +52,7 @@ def test_an_mpi_worker_imports_little_besides_mpi4py(start_mpi):
     for modules in master.result():
         imported = set(modules.split()) - of_mpi
         assert "mpi4py.MPI" in modules.split()
-        assert imported.intersection(HEAVY.split()) == {"pympipool.worker.mpi"}
+        assert imported.intersection(HEAVY.split()) <= OF_MPI
 
 
 @pytest.mark.parametrize(
