@@ -10,6 +10,8 @@
 #   make lint          check style, types, the floors of the source, and C warnings
 #   make docs          build the site, into docs/_build/html
 #   make pictures      draw the pictures of the pages again, among them the rooms of the source
+#   make wheels        build the source distribution and a wheel for each Python at hand, and try each without a compiler
+#   make release-check try all that a release needs, and publish nothing
 #   make clean         remove everything that these commands made
 #
 #   make bench         measure with all peers, into docs/benchmarks.md: some 20 minutes
@@ -38,7 +40,8 @@ COMPILED := setup.py pyproject.toml \
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: demo test test-fast test-long coverage lint bench docs pictures install install-all clean test-slurm test-hosts bench-quick bench-guard
+.PHONY: demo test test-fast test-long coverage lint bench docs pictures install install-all clean test-slurm test-hosts bench-quick bench-guard \
+	wheels release-check
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/quickstart.py
@@ -97,8 +100,15 @@ pictures: $(VENV)/.installed-dev
 
 install: $(VENV)/.installed-dev
 
-# Compiles once for all of `make docs` and the commands of developers.
-install-all: $(VENV)/.installed-all
+# PYTHONS chooses some: make wheels PYTHONS="python3.12 python3.14".
+wheels: $(VENV)/.installed-release
+	$(BIN)/python tools/wheels.py $(PYTHONS)
+
+release-check: $(VENV)/.installed-release
+	$(BIN)/python tools/release_check.py
+
+# Compiles once for all of `make docs`, `make wheels` and the commands of developers.
+install-all: $(VENV)/.installed-release
 
 $(VENV)/.installed-dev: $(COMPILED) | $(BIN)/python
 	@echo "Compiling and installing into $(VENV), with everything for development ..."
@@ -110,9 +120,9 @@ $(VENV)/.installed-docs: $(COMPILED) | $(BIN)/python
 	@$(INSTALL) ".[docs]"
 	@touch $@
 
-$(VENV)/.installed-all: $(COMPILED) | $(BIN)/python
-	@echo "Compiling and installing into $(VENV), with everything for development and the site ..."
-	@$(INSTALL) ".[dev,docs]"
+$(VENV)/.installed-release: $(COMPILED) | $(BIN)/python
+	@echo "Compiling and installing into $(VENV), with everything for development, the site and releases ..."
+	@$(INSTALL) ".[release]"
 	@touch $(VENV)/.installed-demo $(VENV)/.installed-dev $(VENV)/.installed-docs $@
 
 $(VENV)/.installed-bench: $(COMPILED) | $(BIN)/python
@@ -129,7 +139,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) build docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	rm -f pympipool/_core/*.so pympipool/_core/*.c
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	if [ -f tests/csrc/Makefile ]; then $(MAKE) -C tests/csrc clean; fi

@@ -26,12 +26,24 @@ UNKNOWN = 255
 
 def open_pidfd(pid: int) -> int | None:
     """Return a descriptor that becomes readable when the process ends; None where that is not possible."""
-    if sys.platform != "linux":
-        return None
     try:
-        return os.pidfd_open(pid)
+        return os.pidfd_open(pid) if sys.platform == "linux" else _open_kqueue(pid)
     except OSError:  # Linux before 5.3, a sandbox that forbids it, or the process is gone already
         return None
+
+
+def _open_kqueue(pid: int) -> int | None:
+    """Return the descriptor of a kqueue whose only event is the end of the process."""
+    if sys.platform != "linux":
+        import select
+
+        queue = select.kqueue()
+        try:
+            queue.control([select.kevent(pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT)], 0)
+            return os.dup(queue.fileno())  # the object closes its own one
+        finally:
+            queue.close()
+    return None
 
 
 def exit_code_of_reaped(pidfd: int | None) -> int | None:

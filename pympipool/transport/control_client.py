@@ -16,6 +16,8 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import sys
+import time
 from _thread import allocate_lock
 
 from pympipool._util.cmodules import socket
@@ -50,6 +52,9 @@ if TYPE_CHECKING:
 _DESCRIPTOR_BYTES = struct.calcsize("i")
 _RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
+_REFUSED_MAX = 100
+"""Attempts to connect on macOS, 0.02 s apart. It refuses at once while as many ranks wait as the system allows (128)."""
+
 
 def connect(config: WorkerConfig) -> WorkerControl | TcpControl:
     """Connect to the master: over its Unix socket if that works, which proves that it is on this host.
@@ -73,6 +78,23 @@ def connect(config: WorkerConfig) -> WorkerControl | TcpControl:
     return control
 
 
+def _connect(address: str) -> socket.socket:
+    """Connect to a Unix socket. While too many others wait there, this waits too."""
+    attempts = _REFUSED_MAX if sys.platform == "darwin" else 1
+    while True:
+        attempts -= 1
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(address)
+        except BaseException as error:
+            connection.close()
+            if not isinstance(error, ConnectionRefusedError) or attempts <= 0:
+                raise
+            time.sleep(0.02)
+        else:
+            return connection
+
+
 class WorkerControl:
     """The connection of this rank to the master."""
 
@@ -91,9 +113,8 @@ class WorkerControl:
             PermissionError: Another user listens at the address.
         """
         address = config.address
-        connection = socket.socket(socket.AF_UNIX)
+        connection = _connect(f"\0{address[1:]}" if address.startswith("@") else address)
         try:
-            connection.connect(f"\0{address[1:]}" if address.startswith("@") else address)
             uid = peer_uid(connection)
             if uid != os.geteuid():
                 raise PermissionError(

@@ -45,6 +45,7 @@ SEND_TIMEOUT_S = 10.0
 """Seconds that a peer may leave a frame unread before `send` raises."""
 
 _BACKLOG = 1024  # ranks that may connect at once while the master is busy
+_TEMPORARY_FOLDER_MAX = 76  # bytes, so that /pympipool-12345678/control behind it fits into the 104 of macOS
 _RECEIVE_BYTES = 1 << 16
 _DESCRIPTOR_BYTES = struct.calcsize("i")
 _DESCRIPTORS_ROOM = socket.CMSG_SPACE(_DESCRIPTOR_BYTES)  # a rank sends one with a request, and waits for the answer
@@ -93,7 +94,9 @@ class Listener:
         if sys.platform != "linux":
             import tempfile
 
-            self._folder = tempfile.mkdtemp(prefix="pympipool-")  # mode 0700
+            # The address of a Unix socket has 104 bytes on macOS, and a folder for temporary files there may be long.
+            is_short = len(os.fsencode(tempfile.gettempdir())) <= _TEMPORARY_FOLDER_MAX
+            self._folder = tempfile.mkdtemp(prefix="pympipool-", dir=None if is_short else "/tmp")  # mode 0700
             path = os.path.join(self._folder, "control")
             self._socket.bind(path)
             return path

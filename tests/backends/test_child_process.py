@@ -126,6 +126,43 @@ def test_wait_works_without_pidfds(start, monkeypatch):
     assert running.wait(0.05) is None
 
 
+class PidfdQueue:
+    """A kqueue as far as it is used, by an epoll of pidfds: both are descriptors that become readable."""
+
+    def __init__(self):
+        self.epoll = select.epoll()
+        self.fileno, self.pidfds = self.epoll.fileno, []
+
+    def control(self, changes, count):
+        assert count == 0
+        for pid, kind, flags, notes in changes:
+            assert (kind, flags, notes) == ("proc", "add", "exit")
+            self.pidfds.append(os.pidfd_open(pid))
+            self.epoll.register(self.pidfds[-1], select.EPOLLIN)
+
+    def close(self):
+        self.epoll.close()
+
+
+@needs_pidfd
+def test_end_is_noticed_by_a_kqueue(start, monkeypatch):
+    queues = []
+    names = {"KQ_FILTER_PROC": "proc", "KQ_EV_ADD": "add", "KQ_NOTE_EXIT": "exit", "kevent": lambda *change: change}
+    for name, value in names.items():
+        monkeypatch.setattr(select, name, value, raising=False)
+    monkeypatch.setattr(select, "kqueue", lambda: queues.append(PidfdQueue()) or queues[-1], raising=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "darwin")
+        child = start("sleep 1000")
+    assert select.select([child.fileno()], [], [], 0)[0] == []
+    child.kill()
+    assert select.select([child.fileno()], [], [], LIMIT_S)[0] == [child.fileno()]
+    assert child.wait(LIMIT_S) == -signal.SIGKILL
+    for queue in queues:
+        for pidfd in queue.pidfds:
+            os.close(pidfd)
+
+
 def test_output_is_read_without_blocking(start):
     child = start("echo out; echo err >&2; read x; sleep 1000")
     assert read_line(child.stdout) == "out"

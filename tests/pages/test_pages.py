@@ -15,7 +15,7 @@ from pympipool import errors
 from pympipool.cli import COMMANDS
 from support.page_blocks import ROOT, all_blocks, pages
 
-READ = [*pages(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGES.md"]
+READ = [*pages(), *(ROOT / f"{name}.md" for name in ("CONTRIBUTING", "CHANGES", "SECURITY", "CODE_OF_CONDUCT"))]
 
 
 def links(page: Path) -> list[str]:

@@ -7,6 +7,7 @@ import resource
 import socket
 import stat
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -370,6 +371,17 @@ def test_other_platforms_use_a_private_temporary_folder(monkeypatch):
     peer.close()
     listener.close()
     assert not path.parent.exists()
+
+
+def test_long_temporary_folders_are_not_used(monkeypatch, tmp_path):
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "darwin")
+        listener = Listener()
+    assert listener.address.startswith("/tmp/pympipool-")
+    listener.close()
 
 
 def test_accept_without_a_connection_returns_none(listener):
