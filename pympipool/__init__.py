@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from pympipool.serialization.shared import Shared, share
     from pympipool.serialization.shared_arrays import shared_array
     from pympipool.shell import ShellExecutor, SubprocessExecutor
+    from pympipool.slurm import SlurmClusterExecutor
 
 __all__ = [
     "Executor",
     "Shared",
     "ShellExecutor",
+    "SlurmClusterExecutor",
     "SubprocessExecutor",
     "__version__",
     "batched",
@@ -53,6 +55,7 @@ _MODULES = {
     "Executor": "pympipool.executor",
     "Shared": "pympipool.serialization.shared",
     "ShellExecutor": "pympipool.shell",
+    "SlurmClusterExecutor": "pympipool.slurm",
     "SubprocessExecutor": "pympipool.shell",
     "batched": "pympipool.execution.derived_futures",
     "errors": "pympipool.errors",

@@ -101,6 +101,7 @@ class Options:
     thread_name_prefix: str = field(metadata={"check": _text})
     share_above: int | None = field(metadata={"check": validation.optional_count, "in_info": True})
     cache_directory: str | None = field(metadata={"check": _optional_path, "in_info": True})
+    detached: bool = field(metadata={"check": validation.flag, "in_info": True})
     on_worker_replaced: str = field(metadata={"check": _restart_or_fail, "in_info": True})
     disable_dependencies: bool = field(metadata={"check": validation.flag})
     refresh_rate: float = field(metadata={"check": validation.positive_seconds})

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeAlias, 
 from pympipool import _options
 from pympipool._util import undo_monkey_patches
 from pympipool._util.reprs import callable_name
+from pympipool.backends.base import WorkerlessBackend
 from pympipool.backends.registry import Choice, choose, make_backend
 from pympipool.diagnostics import status
 from pympipool.diagnostics.live.report import report
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from pympipool._core.future import Future
     from pympipool.backends.base import Backend
     from pympipool.caching.calls import CachedCalls
+    from pympipool.detached.engine import DetachedEngine
     from pympipool.diagnostics.graph import GraphRecorder
     from pympipool.execution.map_arguments import Arguments
     from pympipool.pool.serial_engine import SerialEngine
@@ -113,6 +115,9 @@ class Executor(futures.Executor):
         cache_directory: A directory that keeps the results of calls. A call that was made before, by this script or an earlier
             run of it, with the same function and arguments, is answered from there. So a script that was interrupted goes on
             where it was. It is made if there is none; nobody else may be able to write to it. See docs/caching.md.
+        detached: Each call is a job of its own that outlives the script: of SLURM, or with backend="local" of a supervisor on
+            this machine. The same script run again finds its results in the `cache_directory`, waits for what is queued or
+            runs, and submits what is missing. A `map` is one job array, a chunk of it one task. See docs/detached.md.
         command_line_argument_lst: Additional arguments of srun, or of ssh; only with SLURM and ssh.
         pmi_mode: Interface by which the ranks of an MPI job find each other: the `pmi` option of flux's shell
             ("simple", "pmix", ...), or srun's `--mpi` ("pmi2", "pmix", ...). Default: the one that mpi4py's MPI library
@@ -144,6 +149,8 @@ class Executor(futures.Executor):
         account: Account that a worker's job is charged to, or the bank with flux; with SLURM only outside of a job.
         time_limit: Seconds after which the scheduler ends a worker, whatever it does; only with SLURM and flux. Default: what
             `run_time_max` needs if each call has its own worker, else as the scheduler is configured.
+        submission_template: The script of a job, or its path: `{{command}}` stands for what the job runs. Only with `detached` and
+            SLURM.
         flux_log_files: Workers print to the files flux_N.out and flux_N.err in their working directory, where N is the number
             of the worker, instead of to the script's output. Only with flux.
         executor_nesting: Each worker has a flux instance of its own, to which executors in its calls submit their jobs. Only
@@ -193,6 +200,7 @@ class Executor(futures.Executor):
         on_worker_replaced: str = "restart",
         share_above: int | None = None,
         cache_directory: str | os.PathLike[str] | None = None,
+        detached: bool = False,
         command_line_argument_lst: Sequence[str] = (),
         pmi_mode: str | None = None,
         disable_dependencies: bool = False,
@@ -211,6 +219,7 @@ class Executor(futures.Executor):
         partition: str | None = None,
         account: str | None = None,
         time_limit: float | None = None,
+        submission_template: str | None = None,
         flux_log_files: bool = False,
         executor_nesting: bool = False,
         plot_dependency_graph: bool = False,
@@ -222,9 +231,7 @@ class Executor(futures.Executor):
         self._resources = options.resources
         self._block_allocation = options.block_allocation
         self._may_batch = options.block_allocation and options.max_tasks_per_child is None
-        choice = (
-            Choice(backend, {}) if options.draws_graph else choose(backend, options.resources.executor, options.hosts)
-        )
+        choice = self._choose(options)
         self._backend = self._make_backend(options, choice.name)
         self._backend.check(self._resources)
         workers, cores = options.count_workers(self._backend.available_cores)
@@ -232,12 +239,12 @@ class Executor(futures.Executor):
             cores=cores, counts_devices=not self._backend.assigns_devices
         )
         self._check_devices(options.gpus_per_worker, workers if self._block_allocation else 1)
-        if self._backend.name != "serial" and not options.draws_graph:
+        if not isinstance(self._backend, WorkerlessBackend):
             self._make_room_for(workers, stacklevel=4)  # there is a wrapper around this method
         self._engine = self._make_engine(options, workers)
         self._submit = self._engine.submit
         self._cache: CachedCalls | None = None
-        if options.cache_directory is not None and not options.draws_graph:
+        if options.cache_directory is not None and not options.draws_graph and not options.detached:
             self._use_cache(options)
         self._info |= {
             "backend": self._backend.name,
@@ -258,19 +265,39 @@ class Executor(futures.Executor):
         for problem in raise_limits(workers, self._resources.cores):
             warnings.warn(problem, RuntimeWarning, stacklevel=stacklevel)
 
+    @staticmethod
+    def _choose(options: _options.Options) -> Choice:
+        if options.draws_graph:
+            return Choice(options.backend, {})
+        if not options.detached:
+            return choose(options.backend, options.resources.executor, options.hosts)
+        from pympipool.detached.backend import choose_scheduler
+
+        return Choice(choose_scheduler(options), {})
+
     def _make_backend(self, options: _options.Options, name: str) -> Backend:
+        if options.detached and not options.draws_graph:
+            from pympipool.detached.backend import DetachedBackend
+
+            return DetachedBackend(name)
         if not options.draws_graph:
             return make_backend(name, options.hosts, options.resources.command_line_argument_lst)
         from pympipool.diagnostics.graph import NullBackend
 
         return NullBackend(name)
 
-    def _make_engine(self, options: _options.Options, workers: int) -> Engine | GraphRecorder | SerialEngine:
+    def _make_engine(
+        self, options: _options.Options, workers: int
+    ) -> Engine | GraphRecorder | SerialEngine | DetachedEngine:
         start_functions = pickled_start_functions(options, inherits=self._backend.name in ("mpi", "serial"))
         if options.draws_graph:
             from pympipool.diagnostics.graph import GraphRecorder
 
             return GraphRecorder(options.plot_dependency_graph_filename)
+        if options.detached:
+            from pympipool.detached.engine import DetachedEngine
+
+            return DetachedEngine(options, self._backend.name, self._allocator.cores, self)
         if self._backend.name == "serial":
             from pympipool.pool.serial_engine import SerialEngine
 
@@ -461,6 +488,8 @@ class Executor(futures.Executor):
         return MapCalls(fn, self._engine, self._resources, workers, one_by_one=is_cached, **options)
 
     def _submit_map(self, calls: MapCalls, arguments: Arguments, progress: bool | str, cache: bool) -> Iterator[Any]:
+        if self._info["detached"]:
+            return self._submit_detached(calls, arguments, cache)
         submit = self.submit
         if self._cache is not None and not cache:
             submit = partial(self.submit, resource_dict={"cache": False})
@@ -472,6 +501,12 @@ class Executor(futures.Executor):
         if not isinstance(self._engine, Engine):  # without workers calls end while they are submitted
             return calls.submit(arguments, submit)
         return with_progress(partial(calls.submit, arguments), submit, self._engine, calls.count(arguments), bar)
+
+    def _submit_detached(self, calls: MapCalls, arguments: Arguments, cache: bool) -> Iterator[Any]:
+        engine: Any = self._engine
+        if not cache:
+            raise ValueError("cache is False; a detached call is known by its key in the cache: leave it out")
+        return calls.submit_together(arguments, engine.submit_map)
 
     @staticmethod
     def share(obj: T) -> Shared[T]:
@@ -538,14 +573,21 @@ class Executor(futures.Executor):
     ) -> Literal[False]:
         """Shut down and wait for the calls. After Ctrl-C, kill running calls instead of waiting for them."""
         if kind is not None and issubclass(kind, KeyboardInterrupt):
-            self._kill()
+            self._end_interrupted()
             return False
         try:
             self.shutdown(wait=True)
         except KeyboardInterrupt:
-            self._kill()
+            self._end_interrupted()
             raise
         return False
+
+    def _end_interrupted(self) -> None:
+        """End what ends with the script after Ctrl-C: not the jobs of detached calls."""
+        if self._info["detached"]:
+            self.shutdown(wait=False)
+        else:
+            self._kill()
 
     @property
     def info(self) -> dict[str, Any]:
@@ -585,7 +627,7 @@ class Executor(futures.Executor):
         cores = number * self._resources.total_cores
         if self._block_allocation:
             self._check_devices(self._info["gpus_per_worker"], number)
-        if self._backend.name != "serial":
+        if not isinstance(self._backend, WorkerlessBackend):
             self._make_room_for(number, stacklevel=3)
         self._engine.resize(number, cores)
         self._info.update(max_workers=number, max_cores=cores)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
+from collections.abc import Mapping
 
 from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerStartError
@@ -130,13 +131,14 @@ def worker_environment(request: LaunchRequest) -> dict[str, str]:
     If the master is itself a rank of an MPI job, its workers are not ranks of that job. The variables that would make
     them look like ranks of it are left out.
     """
-    environment = {}
-    for name in list(os.environ):  # another thread may change the environment meanwhile
-        value = os.environ.get(name)
-        if value is not None and not _belongs_to_outer_job(name):
-            environment[name] = value
-    environment.update(request.environment)
-    return environment
+    environment = {name: os.environ.get(name) for name in list(os.environ)}  # another thread may change it meanwhile
+    known = {name: value for name, value in environment.items() if value is not None}
+    return {**without_outer_job(known), **request.environment}
+
+
+def without_outer_job(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without the variables that tell a process its place in an MPI job."""
+    return {name: value for name, value in environment.items() if not _belongs_to_outer_job(name)}
 
 
 def _belongs_to_outer_job(name: str) -> bool:

@@ -52,7 +52,7 @@ def prepare(directory: str | os.PathLike[str], *, create: bool = True) -> Direct
             pass
     status = os.stat(path)
     _check(path, status)
-    for name in ("results", "index.sqlite", "index.sqlite-wal"):
+    for name in ("results", "detached", "index.sqlite", "index.sqlite-wal"):
         try:
             _check_owner(os.path.join(path, name), os.lstat(os.path.join(path, name)))
         except FileNotFoundError:

@@ -2,6 +2,7 @@
 
     UnwrittenEntry   a call that runs, or has ended: its result will be written
     StoredEntry      a call that was answered from disk
+    PendingEntry     a detached call, whose job writes its result
 
 A user may change an array in place as soon as the result is read. Its buffers may be those that are about to be written. So as
 long as they are not, the user gets a copy of them.
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from pympipool.caching.store import Store
 
-__all__ = ["Entry", "StoredEntry", "UnwrittenEntry", "stored_future"]
+__all__ = ["Entry", "PendingEntry", "StoredEntry", "UnwrittenEntry", "answer", "stored_future"]
 
 
 class UnwrittenEntry:
@@ -107,7 +108,26 @@ class StoredEntry:
             ) from error
 
 
-Entry: TypeAlias = "UnwrittenEntry | StoredEntry"
+class PendingEntry:
+    """The entry of a call whose result another process will write.
+
+    Args:
+        key: The key of the call.
+    """
+
+    __slots__ = ("key",)
+
+    is_shared = False
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+
+    def take(self, parts: Any, is_value: bool) -> Any:
+        """Return the parts of the result."""
+        return parts
+
+
+Entry: TypeAlias = "UnwrittenEntry | StoredEntry | PendingEntry"
 
 
 class _Loader(CompletionSource):
@@ -127,7 +147,16 @@ def stored_future(key: bytes, store: Store, found: bytes | int) -> Future[Any]:
         found: What `Store.find` has returned.
     """
     future: Future[Any] = Future()
+    answer(future, key, store, found)
+    return future
+
+
+def answer(future: Future[Any], key: bytes, store: Store, found: bytes | int) -> None:
+    """End a future with a stored result, which is read when it is asked for.
+
+    Args:
+        found: What `Store.find` has returned.
+    """
     entry = StoredEntry(key, store, found if isinstance(found, int) else 0)
     future.cache_entry = entry
     future.answer(_LOADER, found if isinstance(found, bytes) else entry)
-    return future

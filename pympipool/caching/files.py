@@ -94,6 +94,10 @@ class ResultFiles:
             raise
         return position
 
+    def take(self, key: bytes, path: str) -> None:
+        """Move the file of a result that was written elsewhere to its place here."""
+        _rename(path, self.path(key))
+
     def read(self, key: bytes, size_bytes: int, *, in_full: bool = False) -> list[Any]:
         """Return the parts of a result. Its buffers are mapped, and changes to them stay in this process.
 

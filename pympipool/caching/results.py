@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pympipool._core.future import Future
     from pympipool.caching.entries import UnwrittenEntry
 
-__all__ = ["describe", "storable_parts"]
+__all__ = ["by_reference", "describe", "storable_parts"]
 
 DESCRIPTION_MAX = 200
 """Longest text that describes the arguments of a call."""
@@ -37,10 +37,10 @@ def storable_parts(entry: UnwrittenEntry, future: Future[Any]) -> list[Any] | No
         raise ValueError("its arguments have shared data, which the call may have written")
     if not payload.must_be_unpickled(parts):
         return parts
-    return _by_reference(payload.load([*map(bytearray, parts)]))
+    return by_reference(payload.load([*map(bytearray, parts)]))
 
 
-def _by_reference(value: Any) -> list[Any]:
+def by_reference(value: Any) -> list[Any]:
     """Pickle a value with classes of the script by their names: a later session has classes of its own."""
     buffers: list[pickle.PickleBuffer] = []
     try:

@@ -95,6 +95,15 @@ class Store:
             rows.append(Row(key, value, crc, size, boot, function, arguments, time(), run_ns))
         self.index.write(rows)
 
+    def adopt(self, key: bytes, path: str, size_bytes: int, function: str, arguments: str, run_ns: int) -> None:
+        """Add a result whose file (see `ResultFiles`) was read in full, and is on the same file system; it is moved.
+
+        Raises:
+            OSError, sqlite3.Error: There is no such file any more, or no room.
+        """
+        self.files.take(key, path)
+        self.index.write([Row(key, None, 0, size_bytes, boot_id(), function, arguments, time(), run_ns)])
+
     def remove(self, keys: Sequence[bytes]) -> None:
         """Remove results."""
         with suppress(sqlite3.Error):

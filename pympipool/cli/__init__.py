@@ -20,7 +20,7 @@ from pympipool.cli.encoding import use_ascii_fallback
 
 __all__ = ["COMMANDS", "Command", "main"]
 
-COMMANDS = ("info", "check", "bench", "top", "trace", "cache")
+COMMANDS = ("info", "check", "bench", "top", "trace", "cache", "jobs")
 """Commands in the order of the help; each is a module of this package."""
 
 INTERRUPTED = 130

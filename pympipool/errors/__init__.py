@@ -15,6 +15,7 @@ Each is a subclass of the standard library's exception for the same kind of fail
         DependencyError       replaces the exception of a failed input if that cannot be copied
     RuntimeError
         CacheError            a cached result was removed or damaged after its call had been answered
+        JobError              the job of a detached call ended without a result
     UserWarning
         CacheWarning          results are not cached; the message says why
 
@@ -39,6 +40,7 @@ __all__ = [
     "CacheError",
     "CacheWarning",
     "DependencyError",
+    "JobError",
     "RemoteError",
     "RemoteTraceback",
     "SerializationError",
@@ -171,6 +173,42 @@ class CacheError(RuntimeError):
 
     What to do: submit the call again. It runs then, as the entry is gone from the cache.
     """
+
+
+class JobError(RuntimeError):
+    """The job of a detached call ended without a result.
+
+    Seen when it was cancelled, died, had too little memory, was preempted, or its host failed. A job that has reached its time
+    limit ends its future with the builtin `TimeoutError`.
+
+    What to do: read the scheduler's words, `last_lines` and the log. Submit the call again: only what is missing runs.
+
+    Attributes:
+        function: Name of the function.
+        job: The number of the job, with that of its task.
+        words: What the scheduler says of it.
+        log: The file of its output; "" if there is none.
+        last_lines: Last lines of its output, oldest first.
+    """
+
+    def __init__(
+        self, function: str, *, job: str = "", words: str = "", log: str = "", last_lines: Sequence[str] = ()
+    ) -> None:
+        self.function = function
+        self.job = job
+        self.words = words
+        self.log = log
+        self.last_lines = tuple(last_lines)
+        where = f"job {job} of {function}()" if job else f"the job of {function}()"
+        quoted = "".join(f"\n    {line}" for line in self.last_lines)
+        output = (
+            f"\nlast lines of its output, in {log}:{quoted}" if quoted else f"\nits output is in {log}" if log else ""
+        )
+        super().__init__(f"{where} ended without a result: {words}{output}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = {name: getattr(self, name) for name in ("job", "words", "log", "last_lines")}
+        return _rebuild, (type(self), (self.function,), fields), self.__dict__
 
 
 class CacheWarning(UserWarning):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pympipool.execution.batching import MapOptions, submit_map
 from pympipool.execution.engine import Engine
 from pympipool.execution.map_arguments import Arguments
-from pympipool.execution.map_results import result_of
+from pympipool.execution.map_results import lasting_results, result_of
 from pympipool.resources import Resources
 from pympipool.resources.validation import flag
 
@@ -87,6 +87,25 @@ class MapCalls:
         if engine is None and isinstance(self._engine, Engine):
             engine = self._engine
         return submit_map(self.fn, self._options, arguments, submit, engine)
+
+    def submit_together(
+        self, arguments: Arguments, submit_map: Callable[..., list[futures.Future[Any]]]
+    ) -> Iterator[Any]:
+        """Submit the calls at once to an engine whose calls outlive the iteration, and return an iterator over the results.
+
+        Args:
+            submit_map: Gets the function, the arguments of each call, the size of the chunks, and what each call needs.
+
+        Raises:
+            ValueError: The calls are to be submitted as results are taken.
+        """
+        options = self._options
+        if options.buffersize is not None:
+            raise ValueError(
+                f"buffersize is {options.buffersize}; with detached=True all calls are submitted as one job array: leave it out"
+            )
+        submitted = submit_map(self.fn, arguments.rows(), options.chunksize or 1, options.resources)
+        return lasting_results(submitted, options.deadline_s, unordered=options.unordered)
 
     def _items(self, iterable: Iterable[Any] | futures.Future[Any]) -> Iterable[Any]:
         if not isinstance(iterable, futures.Future):

@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, as_completed
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
 from itertools import islice
@@ -177,6 +177,17 @@ def result_of(future: Future[Any], deadline_s: float | None) -> Any:
         raise
     finally:
         del future, result
+
+
+def lasting_results(futures: list[Future[Any]], deadline_s: float | None, *, unordered: bool) -> Iterator[Any]:
+    """Yield the results of calls that outlive the iteration: whatever ends it, they go on."""
+    if unordered:
+        futures = as_completed(futures, None if deadline_s is None else max(deadline_s - monotonic(), 0.0))  # type: ignore[assignment]
+    for future in futures:
+        if deadline_s is None:
+            yield future.result()
+        else:
+            yield future.result(max(deadline_s - monotonic(), 0.0))
 
 
 def cancel_all(futures: Any) -> None:

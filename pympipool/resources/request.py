@@ -56,6 +56,8 @@ class Resources:
         account: The account that the worker's job is charged to, or the bank with flux. With SLURM only outside of a job.
         time_limit: Seconds after which the scheduler ends the worker, whatever it does. None: with `run_time_max`, and
             a worker for each call, that and the time to start; else the scheduler's default. Only with SLURM and flux.
+        submission_template: The script of the call's job, or its path; `{{command}}` stands for what it runs. Only with
+            detached=True and SLURM.
         flux_log_files: Write the worker's output to the files flux_N.out and flux_N.err in its working directory, where N is
             its number, instead of to the script's output. Only with flux.
         executor_nesting: Start a flux instance for the worker, which has the worker's cores and GPUs. The jobs of the calls, and
@@ -127,6 +129,7 @@ class Resources:
     partition: str | None = field(default=None, metadata={"check": validation.optional_name("debug")})
     account: str | None = field(default=None, metadata={"check": validation.optional_name("physics")})
     time_limit: float | None = field(default=None, metadata={"check": validation.optional_seconds})
+    submission_template: str | None = field(default=None, metadata={"check": validation.optional_text})
     flux_log_files: bool = field(default=False, metadata={"check": validation.optional_flag})
     executor_nesting: bool = field(default=False, metadata={"check": validation.optional_flag})
 
@@ -256,7 +259,7 @@ class Resources:
 
 _ONLY: dict[str, tuple[tuple[str, ...], str]] = {
     "oversubscribe": (
-        ("mpi", "slurm"),
+        ("mpi", "slurm", "local"),
         "flux gives each core to one rank at a time; leave it False, or use fewer cores",
     ),
     "executor": (("flux",), "it is for a flux.job.FluxExecutor"),
@@ -268,6 +271,10 @@ _ONLY: dict[str, tuple[tuple[str, ...], str]] = {
     "partition": (("slurm", "flux"), "leave it out"),
     "account": (("slurm", "flux"), "leave it out"),
     "time_limit": (("slurm", "flux"), "use run_time_max, which limits each call on every backend"),
+    "submission_template": (
+        ("detached",),
+        "srun or flux starts workers without a script; with detached=True each call is a job with one",
+    ),
     "flux_log_files": (("flux",), "what workers print arrives in the script; leave it out"),
     "executor_nesting": (("flux",), "a call that needs flux can start its own instance, by `flux start`; leave it out"),
 }
@@ -290,7 +297,9 @@ _ALIASES = {
 }
 """Parameters of executorlib that have other names here."""
 
-_NO_TEMPLATES = "srun or flux starts workers without a submission script; the script itself may be a job of the cluster"
+_NO_TEMPLATES = (
+    "srun or flux starts workers without a submission script; with detached=True there is submission_template"
+)
 _NOT_HERE: dict[str, tuple[Any, str]] = {
     "cache_directory": (None, "it is a parameter of Executor(), for all of its calls"),
     "cache_key": (None, "submit() takes it, in the resource_dict of one call"),
@@ -298,7 +307,6 @@ _NOT_HERE: dict[str, tuple[Any, str]] = {
     "log_obj_size": (False, "pympipool.trace() records what calls take"),
     "wait": (True, "shutdown(wait=False) does not wait for the calls"),
     "pysqa_config_directory": (None, _NO_TEMPLATES),
-    "submission_template": (None, _NO_TEMPLATES),
 }
 """Parameters of executorlib that do not exist here: the value that asks for nothing, and what there is instead."""
 

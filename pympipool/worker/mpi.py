@@ -36,12 +36,21 @@ from pympipool.worker.setup import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any, NoReturn
+    from typing import Any, NoReturn, Protocol
 
     from mpi4py import MPI
 
     from pympipool.transport.bootstrap import WorkerConfig
     from pympipool.transport.control_client import Control
+
+    class LaunchedRanks(Protocol):
+        """What was asked for: so many ranks, of a launcher ("" if it is a scheduler)."""
+
+        @property
+        def ranks(self) -> int: ...
+        @property
+        def launcher(self) -> str: ...
+
 
 _RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "FLUX_TASK_RANK")
 """Environment variables in which launchers give a process its rank: MPICH and its relatives, PMIx, Open MPI, flux."""
@@ -144,7 +153,7 @@ def launched_rank(environ: Mapping[str, str]) -> int | None:
     return None
 
 
-def join_world(config: WorkerConfig, rank: int) -> MPI.Intracomm:
+def join_world(config: LaunchedRanks, rank: int) -> MPI.Intracomm:
     """Initialize MPI, check that the ranks have found each other, and return the communicator of all ranks.
 
     Raises:
@@ -165,7 +174,7 @@ def join_world(config: WorkerConfig, rank: int) -> MPI.Intracomm:
     return world
 
 
-def check_world(config: WorkerConfig, rank: int, world: MPI.Intracomm) -> None:
+def check_world(config: LaunchedRanks, rank: int, world: MPI.Intracomm) -> None:
     """Check that the ranks have found each other.
 
     Raises:

@@ -28,7 +28,7 @@ from pympipool.backends.local.job_processes import (
     ranks_below,
 )
 from pympipool.backends.mpi_library import Kind, Launcher, find_launcher, loaded_library
-from pympipool.backends.program import program_command, worker_environment
+from pympipool.backends.program import program_command, without_outer_job, worker_environment
 from pympipool.backends.shm_cleanup import remove_stale_shm, remove_stale_topology
 from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
 
@@ -95,6 +95,21 @@ class MpiexecSpawner(Spawner):
         environment = local_job_environment(self._launcher, worker_environment(request))
         options = local_job_options(kind, request.ranks)
         return MpiexecProcess([path, *self._more_options, *options, *self._command], environment, request.cwd, kind)
+
+
+def launch_command(ranks: int, environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Return mpiexec with its options, and its environment, for an MPI job on this host.
+
+    Args:
+        ranks: The number of ranks.
+        environment: That of the ranks.
+
+    Raises:
+        WorkerStartError: mpi4py, an MPI library or the mpiexec that belongs to it is missing.
+    """
+    launcher = find_launcher(loaded_library())
+    command = [launcher.path, *local_job_options(launcher.kind, ranks)]
+    return command, local_job_environment(launcher, without_outer_job(environment))
 
 
 def local_job_options(kind: Kind, ranks: int) -> list[str]:

@@ -1,0 +1,241 @@
+"""The program that runs the jobs of the backend "local": it outlives the scripts that submit them.
+
+    jobs.sqlite ──► queue ──► a process for each task, in a session of its own ──► its state in jobs.sqlite
+
+It ends when nothing has waited or run for `IDLE_S`. If it is killed, the sockets to its tasks close, and their watchdogs end them
+with all that they have started. What they have started in sessions of its own, the next supervisor finds by a variable in the
+environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from typing import Any
+
+from pympipool._util import signals
+from pympipool._util.subprocesses import popen_with_socket
+from pympipool.backends.local.job_processes import end_processes_with
+from pympipool.caching import directory as directories
+from pympipool.detached.local import try_lock
+from pympipool.detached.records import Records
+from pympipool.detached.schedulers import LIFELINE
+from pympipool.detached.spool import Spool
+from pympipool.errors import describe_exit
+
+IDLE_S = 2.0
+"""How long the supervisor waits for further jobs."""
+
+PAUSE_S = 0.05
+"""Pause between two looks at the processes and the queue."""
+
+TERMINATION_S = 5.0
+"""Seconds that a task has to end after SIGTERM."""
+
+FORGOTTEN_S = 10.0
+"""Seconds that a task has to end whose calls have ended, or were taken back."""
+
+LINGER_S = 1.0
+"""Seconds that an agent of an mpiexec has to clean up after it."""
+
+MARK = "PYMPIPOOL_TASK"
+"""The variable by which the processes of a task are known."""
+
+
+class Task:
+    """A task that runs.
+
+    Args:
+        submission: Its submission.
+        number: Its number there.
+        spec: What the submission needs.
+        root: The folder of all submissions.
+    """
+
+    def __init__(self, submission: str, number: int, spec: dict[str, Any], root: str) -> None:
+        self.submission = submission
+        self.number = number
+        self.cores: int = spec["cores"]
+        spool = Spool(root, submission)
+        with open(os.path.join(spool.path, "environment.json"), encoding="utf-8") as file:
+            environment: dict[str, str] = json.load(file)
+        environment.pop("PYMPIPOOL_KEY", None)
+        self.mark = f"{MARK}={submission}.{number}"
+        log = os.open(spool.log_path(number), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            with open(os.dup(log), "wb") as stderr:
+                self.process, self._lifeline = popen_with_socket(
+                    [*spec["command"], str(number)],
+                    {**environment, MARK: f"{submission}.{number}"},
+                    LIFELINE,
+                    stdout=log,
+                    stderr=stderr,
+                )
+        finally:
+            os.close(log)
+        limit_s = spec["limit_s"]
+        self.words = ""
+        self.kill_s: float | None = None  # when it is to be killed
+        self.deadline_s = None if limit_s is None else time.monotonic() + limit_s
+
+    def end(self, words: str, grace_s: float) -> None:
+        """Ask the task to end, and kill it later."""
+        if self.kill_s is None:
+            self.words = self.words or words
+            self.kill_s = time.monotonic() + grace_s
+            self._signal(signal.SIGTERM)
+
+    def poll(self) -> int | None:
+        """Return the exit code if the task has ended, with all of its processes."""
+        now_s = time.monotonic()
+        if self.deadline_s is not None and now_s > self.deadline_s:
+            self.end("TIMEOUT", TERMINATION_S)
+        if self.kill_s is not None and now_s > self.kill_s:
+            self._signal(signal.SIGKILL)
+        code = self.process.poll()
+        if code is not None:
+            self._signal(signal.SIGKILL)
+            end_processes_with([self.mark], LINGER_S)
+            self._lifeline.close()
+        return code
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, number)
+
+
+class Supervisor:
+    """Runs the tasks of this host.
+
+    Args:
+        records: The records of the jobs.
+        root: The folder of all submissions.
+    """
+
+    def __init__(self, records: Records, root: str) -> None:
+        self._records = records
+        self._root = root
+        self._host = socket.gethostname()
+        self._running: dict[tuple[str, int], Task] = {}
+        self._specs: dict[str, dict[str, Any]] = {}
+
+    def recover(self) -> None:
+        """End what a killed supervisor has left. Its tasks have failed; those that have not begun still wait."""
+        ours = self._own_submissions()
+        for submission, task, state, words, _ in self._records.tasks("RUNNING", "CANCEL"):
+            if submission in ours:
+                end_processes_with([f"{MARK}={submission}.{task}"], LINGER_S)
+                reason = (
+                    words
+                    if state == "CANCEL"
+                    else "the supervisor of the detached jobs was killed, and this task with it"
+                )
+                self._records.change_task(submission, task, "FAILED", reason)
+
+    def _own_submissions(self) -> set[str]:
+        return {one.id for one in self._records.submissions() if one.host == self._host}
+
+    def step(self) -> bool:
+        """Look at all tasks once; return True if some wait or run."""
+        self._reap()
+        ours = self._own_submissions()
+        states = {
+            (submission, task): state for submission, task, state, *_ in self._records.tasks() if submission in ours
+        }
+        for key, running in self._running.items():
+            if states.get(key) != "RUNNING":
+                running.end("CANCELLED", TERMINATION_S if key in states else FORGOTTEN_S)
+        waiting = [key for key, state in states.items() if state == "WAITING"]
+        for submission, task in waiting:
+            if not self._start(submission, task, states):
+                break
+        return bool(waiting or self._running)
+
+    def _reap(self) -> None:
+        for key, task in list(self._running.items()):
+            code = task.poll()
+            if code is not None:
+                del self._running[key]
+                state = "ENDED" if code == 0 else "CANCELLED" if task.words == "CANCELLED" else "FAILED"
+                self._records.change_task(*key, state, task.words or f"the task {describe_exit(code)}")
+
+    def _start(self, submission: str, task: int, states: dict[tuple[str, int], str]) -> bool:
+        """Start a task if its inputs are there; return False if there are too few cores."""
+        spec = self._spec(submission)
+        if spec is None:
+            return True
+        needed = _states_of(spec["after"], states)
+        if needed & {"FAILED", "CANCELLED"}:
+            self._records.change_task(submission, task, "FAILED", "DependencyNeverSatisfied", before="WAITING")
+            return True
+        if needed - {"ENDED"}:
+            return True
+        limit = max([spec["cores_at_once"], *(self._specs[one]["cores_at_once"] for one, _ in self._running)])
+        if sum(one.cores for one in self._running.values()) + spec["cores"] > limit:
+            return False
+        if self._records.change_task(submission, task, "RUNNING", before="WAITING"):
+            try:
+                self._running[submission, task] = started = Task(submission, task, spec, self._root)
+            except OSError as error:
+                self._records.change_task(submission, task, "FAILED", f"it cannot be started: {error}")
+                return True
+            self._records.change_task(submission, task, "RUNNING", "", started.process.pid, before="RUNNING")
+        return True
+
+    def _spec(self, submission: str) -> dict[str, Any] | None:
+        if submission not in self._specs:
+            found = self._records.submission(submission)
+            if found is None:
+                return None
+            self._specs[submission] = json.loads(found.spec)
+        return self._specs[submission]
+
+
+def _states_of(after: list[tuple[str, int | None]], states: dict[tuple[str, int], str]) -> set[str]:
+    """Return the states of the tasks that must have ended before. Those of submissions that were forgotten have ended."""
+    found = set()
+    for submission, task in after:
+        if task is not None:
+            found.add(states.get((submission, task), "ENDED"))
+        else:
+            found |= {state for (one, _), state in states.items() if one == submission}
+    return found
+
+
+def main() -> None:
+    """Run the program, with the cache directory as its argument.
+
+    Raises:
+        SystemExit: The directory cannot be used (code 1).
+    """
+    signals.reset()
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)  # tasks do not inherit handlers, as they would SIG_IGN
+    directory = directories.prepare(sys.argv[1], create=False)
+    root = os.path.join(directory.path, "detached")
+    lock = try_lock(directory.path, socket.gethostname())
+    if lock is None or os.fork():  # another one was faster; or this is the parent, for which the script waits
+        os._exit(0)
+    os.ftruncate(lock, 0)
+    os.write(lock, b"%d\n" % os.getpid())
+    records = Records(root, is_shared=directory.is_shared)
+    supervisor = Supervisor(records, root)
+    supervisor.recover()
+    while lock is not None:
+        idle_since_s = time.monotonic()
+        while time.monotonic() - idle_since_s < IDLE_S:
+            if supervisor.step():
+                idle_since_s = time.monotonic()
+            time.sleep(PAUSE_S)
+        os.close(lock)
+        # A script that has queued a task before, and has found the lock taken, counts on this supervisor.
+        lock = try_lock(directory.path, socket.gethostname()) if supervisor.step() else None
+    sys.stdout.flush()
+
+
+__all__ = ["MARK", "Supervisor", "Task", "main"]

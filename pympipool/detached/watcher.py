@@ -1,0 +1,263 @@
+"""The thread that submits the calls of an executor, and ends their futures.
+
+    submit, map, cancel ─► mailbox ─► submit (submitting.py) ─► look for results, ask for all jobs at once (watches.py)
+
+The folders of the submissions are looked at often, the scheduler is asked at growing intervals.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
+from functools import partial
+from subprocess import SubprocessError
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from pympipool._core.future import Future
+from pympipool._core.mailbox import Mailbox
+from pympipool._util.service_threads import ServiceLogger, ServiceThread, flush_records, must_not_wait
+from pympipool.detached import outcomes
+from pympipool.detached.submitting import Call, Group, InputFailed, NotYet
+from pympipool.detached.watches import Watches
+from pympipool.errors import JobError, WorkerStartError
+from pympipool.serialization.exception_forms import copy_exception
+
+if TYPE_CHECKING:
+    from pympipool.caching.store import Store
+    from pympipool.detached.records import Records
+    from pympipool.detached.schedulers import Scheduler
+    from pympipool.detached.submitting import Submitter
+
+__all__ = ["Watcher", "flush_watchers"]
+
+LOGGER = ServiceLogger("pympipool.detached")
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+"""Pauses between two looks at the folders: the first after a change, and the longest."""
+
+FIRST_QUESTION_S = 0.5
+"""Pause after a change until the scheduler is asked; it doubles up to the scheduler's own limit."""
+
+FLUSH_LIMIT_S = 600.0
+"""Longest wait at the end of the script until all calls are submitted."""
+
+TRIES_MAX = 20
+"""How often a group is tried again that SLURM has refused because of a job that has just ended, or whose input is not in the cache
+yet."""
+
+open_watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
+
+
+class Watcher:
+    """Submits calls and ends their futures.
+
+    Args:
+        records: The records of the jobs.
+        store: The cache.
+        scheduler: Runs the jobs.
+        submitter: Submits calls.
+    """
+
+    def __init__(self, records: Records, store: Store, scheduler: Scheduler, submitter: Submitter) -> None:
+        self._records = records
+        self._store = store
+        self._scheduler = scheduler
+        self._submitter = submitter
+        self._orders: deque[Callable[[], object]] = deque()  # from other threads
+        self._queue: deque[Group] = deque()
+        self._watches = Watches(records, store, scheduler, submitter, self._queue.append, self._on_end)
+        self._open: dict[Call, None] = {}  # the calls that have not ended
+        self._flushed: list[Future[None]] = []
+        self._is_closed = False
+        self._pause_s, self._question_s, self._asked_s = FIRST_PAUSE_S, FIRST_QUESTION_S, 0.0
+        self._pid = os.getpid()
+        self._reading, self._writing = socket.socketpair()
+        self._writing.setblocking(False)
+        self._mailbox = Mailbox(self._writing.fileno())
+        self._thread = ServiceThread("pympipool_detached", self._run, self._on_crash)
+        try:
+            self._thread.start()
+        except BaseException:
+            self._reading.close()
+            self._writing.close()
+            raise
+        open_watchers.add(self)
+
+    # ---- for any thread ----
+
+    def submit(self, group: Group) -> None:
+        """Submit calls."""
+        self._mailbox.post(partial(self._put, group))
+
+    def cancel(self, call: Call) -> None:
+        """Cancel the job of a call whose future was cancelled."""
+        self._mailbox.post(partial(self._cancel, call))
+
+    def cancel_all(self) -> None:
+        """Cancel all jobs of calls that have not ended."""
+        for call in reversed(list(self._open)):  # else tasks that wait would start in the place of those that end
+            call.future.cancel(force=True)
+
+    def open_count(self) -> int:
+        """Return the number of calls that have not ended."""
+        return len(self._open)
+
+    def open_futures(self) -> list[Future[Any]]:
+        """Return the futures of the calls that have not ended."""
+        return [call.future for call in list(self._open)]
+
+    def close_with(self, owner: object) -> None:
+        """Have the thread end after the last call when Python collects an executor."""
+        self._owner = weakref.ref(owner, self._mailbox.prepare(self._close).send)
+
+    def flush(self) -> None:
+        """Wait until all calls are submitted, or have ended, at most `FLUSH_LIMIT_S`."""
+        if self._pid != os.getpid() or must_not_wait() or not self._thread.is_alive():
+            return
+        flushed: Future[None] = Future()
+        self._mailbox.post(lambda: self._flushed.append(flushed))
+        deadline_s = monotonic() + FLUSH_LIMIT_S
+        while self._thread.is_alive() and monotonic() < deadline_s:
+            with suppress(FutureTimeoutError):
+                flushed.result(0.5)
+                return
+
+    def close(self, *, wait: bool) -> None:
+        """End the thread after the last call; with wait, return then, else when all calls are submitted."""
+        if self._pid != os.getpid():
+            return
+        self._mailbox.post(self._close)
+        self.flush()
+        if wait and not must_not_wait():
+            self._thread.join()
+        flush_records()
+
+    # ---- in the thread ----
+
+    def _run(self) -> None:
+        try:
+            while not (self._is_closed and not self._open and not self._queue and not self._orders):
+                self._reading.settimeout(self._pause_s if self._open or self._queue or self._orders else None)
+                with suppress(TimeoutError):
+                    self._reading.recv(4096)
+                    self._hurry()
+                self._pause_s = min(self._pause_s * 1.3, LONGEST_PAUSE_S)
+                self._mailbox.acknowledge()
+                while (function := self._mailbox.peek()) is not None:
+                    self._mailbox.drop()
+                    self._orders.append(function)
+                self._step()
+                if not self._queue and not self._orders:
+                    self._tell_flushed()
+        finally:
+            self._mailbox.close()
+            self._tell_flushed()
+            self._reading.close()
+            self._writing.close()
+            self._records.close()
+            self._store.close()
+
+    def _step(self) -> None:
+        """Submit what waits, and look at what was submitted. Whatever fails is tried again."""
+        try:
+            while self._orders:
+                self._orders[0]()
+                self._orders.popleft()
+            for _ in range(len(self._queue)):
+                self._submit_group(self._queue.popleft())
+            self._watches.look()
+            if self._watches and monotonic() - self._asked_s >= self._question_s:
+                self._asked_s = monotonic()
+                self._question_s = min(self._question_s * 2, self._scheduler.longest_pause_s)
+                self._watches.ask()
+        except (OSError, sqlite3.Error, SubprocessError, WorkerStartError) as problem:
+            LOGGER.warning("detached jobs: %s; it is tried again", problem)
+            self._pause_s = LONGEST_PAUSE_S
+
+    def _on_crash(self, error: BaseException) -> None:
+        for call in list(self._open):
+            if not call.future.done():
+                call.future.set_exception(
+                    JobError(call.function, words=f"the thread that watches detached jobs ended: {error!r}")
+                )
+
+    def _hurry(self) -> None:
+        """Look soon, and ask soon: something has changed."""
+        self._pause_s, self._question_s = FIRST_PAUSE_S, FIRST_QUESTION_S
+
+    def _tell_flushed(self) -> None:
+        flushed, self._flushed = self._flushed, []
+        for future in flushed:
+            future.set_result(None)
+
+    def _close(self) -> None:
+        self._is_closed = True
+
+    def _put(self, group: Group) -> None:
+        self._queue.append(group)
+        self._open.update(dict.fromkeys(group.calls))
+
+    def _cancel(self, call: Call) -> None:
+        self._on_end(call)
+        self._watches.cancel(call)
+
+    def _on_end(self, call: Call) -> None:
+        self._open.pop(call, None)
+        self._hurry()
+
+    # ---- submitting ----
+
+    def _submit_group(self, group: Group) -> None:
+        group.calls = [call for call in group.calls if not self._has_ended(call)]
+        for piece in self._submitter.pieces(group):
+            try:
+                places = self._submitter.places_of_inputs(piece.calls[0].inputs)
+                claims = self._submitter.submit(piece, places)
+            except NotYet:
+                self._queue.append(piece)
+            except InputFailed as failed:
+                self._end_with_input(piece, failed.args[0])
+            except (OSError, WorkerStartError, LookupError, ValueError, ImportError) as error:
+                self._try_again_or_fail(piece, error)
+            except sqlite3.Error:
+                self._queue.append(piece)
+                raise
+            else:
+                for call in piece.calls:
+                    self._watches.follow(call, claims.get(call.key))
+
+    def _try_again_or_fail(self, piece: Group, error: Exception) -> None:
+        piece.tries += 1
+        if piece.tries < TRIES_MAX and (isinstance(error, LookupError) or "ependency" in str(error)):
+            self._queue.append(piece)
+            return
+        for call in piece.calls:
+            if not call.future.done():
+                call.future.set_exception(error if call is piece.calls[0] else copy_exception(error))
+            self._on_end(call)
+
+    def _has_ended(self, call: Call) -> bool:
+        if call.future.done():
+            self._on_end(call)
+        return call.future.done()
+
+    def _end_with_input(self, piece: Group, failed: Any) -> None:
+        for call in piece.calls:
+            if failed.cancelled():
+                call.future.cancel(force=True)
+            else:
+                outcomes.fail_without_result(call, "", "", "", ())
+            self._on_end(call)
+
+
+def flush_watchers() -> None:
+    """Submit all calls before the interpreter ends. Their jobs go on."""
+    for watcher in list(open_watchers):
+        watcher.flush()

@@ -1,0 +1,266 @@
+"""The submissions in which a script waits for calls: their folders are looked at, and their scheduler is asked.
+
+    look() ─► a call has ended: its future gets the result or the exception
+    ask()  ─► a task has ended, and left no result ─► after a while, as files may come late: its futures fail
+              a submission has no job ─► its script was killed: the job is found, or the calls are submitted again
+
+A result ends a future, whatever the scheduler says. All of this runs in the thread of the watcher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from pympipool._util.service_threads import ServiceLogger
+from pympipool.detached import outcomes
+from pympipool.detached.schedulers import State
+from pympipool.detached.spool import Spool
+from pympipool.detached.submitting import Call, Group
+from pympipool.errors import JobError
+from pympipool.serialization.exceptions import summarize_parts
+
+if TYPE_CHECKING:
+    from pympipool.caching.store import Store
+    from pympipool.detached.records import Claim, Records
+    from pympipool.detached.schedulers import Scheduler, TaskState
+    from pympipool.detached.submitting import Submitter
+
+__all__ = ["Watches"]
+
+LOGGER = ServiceLogger("pympipool.detached")
+
+LATE_S = 2.0
+"""How long the result of a task may be late that has ended, on a file system of this host."""
+
+LATE_SHARED_S, FAILED_SHARED_S = 60.0, 10.0
+"""The same on a file system of several hosts, which show files late: of a task that has ended, and of one that has failed."""
+
+FORGOTTEN_S = 15.0
+"""How long a scheduler must have answered without a task until it counts as forgotten."""
+
+FAILURES_KEPT_S = 30 * 86_400.0
+"""How long the logs of failed jobs are kept whose calls nobody submits again."""
+
+
+class Watch:
+    """The calls that this script waits for in one submission.
+
+    Args:
+        spool: Its folder.
+        chunk: The number of calls of a task.
+    """
+
+    def __init__(self, spool: Spool, chunk: int) -> None:
+        self.spool = spool
+        self.chunk = chunk
+        self.job: str | None = None
+        self.calls: dict[int, list[Call]] = {}
+        self.since_s = monotonic()
+        self.missing_s: dict[int, float] = {}  # since when a task that has ended, or is not known, has no result
+        self.cancelled: dict[int, list[bytes]] = {}  # keys of cancelled calls of tasks that have others
+        self.kept: list[bytes] = []  # keys of calls that no job needs to compute any more
+
+
+class Watches:
+    """The submissions in which a script waits for calls.
+
+    Args:
+        records: The records of the jobs.
+        store: The cache.
+        scheduler: Runs the jobs.
+        submitter: Submits calls.
+        submit_again: Gets calls that are to be submitted anew.
+        on_end: Called for each call that has ended.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        store: Store,
+        scheduler: Scheduler,
+        submitter: Submitter,
+        submit_again: Callable[[Group], object],
+        on_end: Callable[[Call], object],
+    ) -> None:
+        self._records = records
+        self._store = store
+        self._scheduler = scheduler
+        self._submitter = submitter
+        self._submit_again = submit_again
+        self._on_end = on_end
+        self._watches: dict[str, Watch] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._watches)
+
+    def follow(self, call: Call, claim: Claim | None) -> None:
+        """Wait for the end of a call in its submission; without one, its result is in the cache."""
+        if claim is None:
+            if outcomes.answer_from_cache(self._store, call):
+                self._on_end(call)
+            else:  # it was removed meanwhile
+                self._submit_again(Group([call], call.resources))
+            return
+        watch = self._watches.get(claim.submission)
+        if watch is None:
+            submission = self._records.submission(claim.submission)
+            watch = Watch(Spool(self._submitter.root, claim.submission), 1 if submission is None else submission.chunk)
+            watch.job = None if submission is None else submission.job
+            self._watches[claim.submission] = watch
+        watch.calls.setdefault(claim.number, []).append(call)
+
+    def cancel(self, call: Call) -> None:
+        """Cancel the job of a call whose future was cancelled."""
+        for watch in list(self._watches.values()):
+            for number, calls in list(watch.calls.items()):
+                if call in calls:
+                    calls.remove(call)
+                    if not calls:
+                        del watch.calls[number]
+                        self._cancel(watch, number, call.key)
+
+    def _cancel(self, watch: Watch, number: int, key: bytes) -> None:
+        """Cancel the task of a call, unless it has other calls that the script waits for."""
+        task = number // watch.chunk
+        watch.cancelled.setdefault(task, []).append(key)
+        if watch.job is not None and not any(other // watch.chunk == task for other in watch.calls):
+            self._scheduler.cancel(watch.job, [task])
+            watch.kept += watch.cancelled.pop(task)
+
+    def look(self) -> None:
+        """End the futures of calls that have ended."""
+        for watch in list(self._watches.values()):
+            for number in sorted(watch.spool.ended() & watch.calls.keys()):
+                self._end(watch, number)
+        self._tidy()
+
+    def _end(self, watch: Watch, number: int) -> None:
+        end, calls = watch.spool.end(number), watch.calls[number]
+        if end is None:
+            return
+        key = calls[0].key
+        try:
+            if end.is_error:
+                parts = watch.spool.read_result(number, end)
+                for call in calls:
+                    outcomes.fail_with_exception(call, parts)
+                self._records.fail(watch.spool.submission, key, ": ".join(summarize_parts(parts)))
+            else:
+                parts, is_kept = None, True
+                if self._store.find(key) is None:
+                    parts, is_kept = outcomes.keep_result(self._store, watch.spool, number, end, calls[0])
+                for call in calls:
+                    outcomes.answer_from_cache(self._store, call, parts)
+                if not all(call.future.done() for call in calls):
+                    return
+                if is_kept:
+                    watch.kept.append(key)
+        except (OSError, ValueError) as problem:  # another script has made it a result of the cache, or files come late
+            since_s = watch.missing_s.setdefault(number, monotonic())
+            if monotonic() - since_s > self._late_s(State.ENDED):
+                self._fail(watch, number, f"its result cannot be read: {problem}")
+            return
+        self._forget(watch, number)
+
+    def _forget(self, watch: Watch, number: int) -> None:
+        for call in watch.calls.pop(number):
+            self._on_end(call)
+
+    def _tidy(self) -> None:
+        """Forget what has ended, and remove the folders of submissions that nothing needs any more."""
+        ended = False
+        for submission, watch in list(self._watches.items()):
+            if watch.kept:
+                self._records.drop(submission, watch.kept)
+                watch.kept = []
+            if not watch.calls:
+                del self._watches[submission]
+                ended = True
+        for submission in self._records.take_finished(FAILURES_KEPT_S) if ended else ():
+            Spool(self._submitter.root, submission).remove()
+
+    def ask(self) -> None:
+        """Ask the scheduler for all jobs, and end the futures of calls whose tasks have ended without a result."""
+        for watch in list(self._watches.values()):
+            if watch.job is None:
+                self._find_job(watch)
+        states = self._scheduler.states({watch.job for watch in self._watches.values() if watch.job is not None})
+        if states is None:
+            LOGGER.info("%s does not answer; detached jobs are asked for again", self._scheduler.name)
+            return
+        for watch in list(self._watches.values()):
+            for number in list(watch.calls) if watch.job is not None else ():
+                self._compare(watch, number, states.get((watch.job or "", number // watch.chunk)))
+        self._tidy()
+
+    def _find_job(self, watch: Watch) -> None:
+        """Find the job of a submission that another script submits, or was killed while it did."""
+        job = self._submitter.recover(watch.spool.submission, monotonic() - watch.since_s)
+        if job:
+            watch.job = job
+        elif job is not None:
+            for number in list(watch.calls):
+                self._look_elsewhere(watch, number, submits=True)
+
+    def _compare(self, watch: Watch, number: int, state: TaskState | None) -> None:
+        for call in watch.calls[number]:
+            call.future.is_running = state is not None and state.state is State.RUNNING
+        if state is not None and state.state in (State.WAITING, State.RUNNING):
+            watch.missing_s.pop(number, None)
+            return
+        since_s = watch.missing_s.setdefault(number, monotonic())
+        waited_s = monotonic() - since_s
+        if state is None:
+            if waited_s > max(FORGOTTEN_S, self._late_s(State.ENDED)):
+                self._fail(watch, number, f"{self._scheduler.name} does not know it any more")
+        elif "Dependency" in state.words and any(not one.done() for call in watch.calls[number] for one in call.inputs):
+            return  # it is to end with the error of the input
+        elif state.state is State.NEVER:
+            self._scheduler.cancel(watch.job or "", [number // watch.chunk])
+            self._fail(watch, number, state.words)
+        elif waited_s > self._late_s(state.state):
+            self._fail(watch, number, state.words or state.state.value)
+
+    def _late_s(self, state: State) -> float:
+        if not self._store.is_shared:
+            return LATE_S
+        return LATE_SHARED_S if state is State.ENDED else FAILED_SHARED_S
+
+    def _fail(self, watch: Watch, number: int, words: str) -> None:
+        """End the futures of a call that has ended without a result."""
+        if watch.spool.end(number) is not None and "cannot be read" not in words:
+            return  # it has come just now
+        key, submission = watch.calls[number][0].key, watch.spool.submission
+        claim = self._records.find(key)
+        if claim is None or claim.submission != submission:
+            self._look_elsewhere(watch, number, submits=False)
+            return
+        words = claim.failure or words
+        self._records.fail(submission, key, words)
+        task = number // watch.chunk
+        for call in watch.calls[number]:
+            job = f"{watch.job}_{task}"
+            outcomes.fail_without_result(call, job, words, watch.spool.log_path(task), watch.spool.last_lines(task))
+        self._forget(watch, number)
+
+    def _look_elsewhere(self, watch: Watch, number: int, *, submits: bool) -> None:
+        """Go on with a call whose submission was taken back, or has been dealt with by another script.
+
+        Args:
+            submits: Submit it again if no job computes it.
+        """
+        calls = watch.calls.pop(number)
+        claim = self._records.find(calls[0].key)
+        for call in calls:
+            if outcomes.answer_from_cache(self._store, call):
+                self._on_end(call)
+            elif claim is not None and claim.submission != watch.spool.submission:
+                self.follow(call, claim)
+            elif submits:
+                self._submit_again(Group([call], call.resources))
+            else:
+                error = JobError(call.function, job=watch.job or "", words="it was cancelled by another script")
+                call.future.set_exception(error)
+                self._on_end(call)

@@ -1,0 +1,1 @@
+from support.detached_project import project  # noqa: F401  a fixture
