@@ -7,17 +7,13 @@ which are steps of their own, find what they need. pympipool counts what is used
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pympipool._util.subprocesses import run
 from pympipool.backends.agent.launcher import Launcher, agent_command
 from pympipool.backends.local.backend import start_method
-from pympipool.backends.slurm.availability import CONTROLLER_TIMEOUT_S
 from pympipool.backends.slurm.spawner import NamedSrunProcess
 from pympipool.backends.slurm.srun import end_with_parent_command, step_environment
-from pympipool.errors import WorkerStartError
 
 if TYPE_CHECKING:
     from pympipool.backends.relay_process import Relay
@@ -51,6 +47,14 @@ _ONE_TASK = {
 """The variables of a step of one task, as srun would start a worker."""
 
 
+_ASK_FOR_HOSTS = """
+nodes=$(squeue --noheader --jobs="$1" --format=%D 2>&1) || { echo "srun: error: $nodes" >&2; exit 1; }
+shift
+exec srun --nodes="$nodes" "$@"
+"""
+"""A script of the shell that takes the id of the job, and options of srun."""
+
+
 class SrunLauncher(Launcher):
     """Starts agents by srun, as one step on all hosts of the job that the script runs in.
 
@@ -71,13 +75,13 @@ class SrunLauncher(Launcher):
         """Start srun for the agents.
 
         Raises:
-            WorkerStartError: The system cannot start srun, or SLURM does not tell the number of hosts.
+            WorkerStartError: The system cannot start srun.
         """
         name = self._jobs.name(f"agents-{request.number}")
-        place = [f"--nodelist={','.join(hosts)}"] if hosts else []
-        nodes = str(len(hosts)) if hosts else node_count(os.environ)
-        options = [*_OPTIONS, f"--nodes={nodes}", *place, f"--job-name={name}"]
-        command = [*end_with_parent_command(), "srun", *options, *agent_command()]
+        place = [f"--nodes={len(hosts)}", f"--nodelist={','.join(hosts)}"] if hosts else []
+        options = [*_OPTIONS, *place, f"--job-name={name}", *agent_command()]
+        srun = ["srun"] if hosts else srun_on_all_hosts(os.environ)
+        command = [*end_with_parent_command(), *srun, *options]
         return NamedSrunProcess(command, environment, request, self._relay, name, self._jobs)
 
     def environment(self, environment: Mapping[str, str]) -> dict[str, str]:
@@ -114,28 +118,18 @@ def can_fork(resources: Resources, environ: Mapping[str, str]) -> bool:
     return in_plain_job and not needs_step and start_method(environ, resources.mp_context) == "fork"
 
 
-def node_count(environ: Mapping[str, str]) -> str:
-    """Return the number of hosts of the job, as its environment or else SLURM's controller tells it.
+def srun_on_all_hosts(environ: Mapping[str, str]) -> list[str]:
+    """Return the beginning of the command of an srun on all hosts of the job.
 
-    Raises:
-        WorkerStartError: The controller does not tell it.
+    If the environment does not tell their number, as with only the job's id, the command asks SLURM's controller for it, which may
+    take long. Its error messages become some of srun.
 
     Examples:
-        >>> node_count({"SLURM_JOB_NUM_NODES": "3"})
-        '3'
+        >>> srun_on_all_hosts({"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "3"})
+        ['srun', '--nodes=3']
+        >>> srun_on_all_hosts({"SLURM_JOB_ID": "7"})[:2]
+        ['sh', '-c']
     """
     if "SLURM_JOB_NUM_NODES" in environ:
-        return environ["SLURM_JOB_NUM_NODES"]
-    query = ["squeue", "--noheader", f"--jobs={environ['SLURM_JOB_ID']}", "--format=%D"]
-    try:
-        answer = run(query, timeout=CONTROLLER_TIMEOUT_S)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise WorkerStartError(f"SLURM does not tell the number of hosts of the job: {error}") from error
-    count = answer.stdout.strip()
-    if not count.isdigit():
-        raise WorkerStartError(
-            f"SLURM does not tell the number of hosts of job {environ['SLURM_JOB_ID']}",
-            exit_code=answer.returncode,
-            last_stderr=answer.stderr.splitlines(),
-        )
-    return count
+        return ["srun", f"--nodes={environ['SLURM_JOB_NUM_NODES']}"]
+    return ["sh", "-c", _ASK_FOR_HOSTS, "srun", environ["SLURM_JOB_ID"]]
