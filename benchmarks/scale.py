@@ -140,7 +140,11 @@ def simulate(nodes: int, workers: int, latency_s: float) -> None:
     count = nodes * workers
     ways = {name: WAYS[name] for name in ("one by one", "burst")}
     with simulated(1, 1, 0.0, latency_s) as one, simulated(nodes, workers, 0.0, latency_s) as all_:
-        print(f"{nodes} nodes with {workers} workers each: ready after {all_.ready_s:.2f} s")
+        start_ms = all_.start_s / count * 1e3
+        print(
+            f"{nodes} nodes with {workers} workers each: ready after {all_.ready_s:.2f} s,"
+            f" {start_ms:.2f} ms of processor time each"
+        )
         measure_in_turns([one, all_], ways, rounds=5)
         for name in ways:
             few, many = one.per_call_s[name], all_.per_call_s[name]

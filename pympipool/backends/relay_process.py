@@ -15,6 +15,7 @@ import contextlib
 import signal
 import socket
 import subprocess
+from time import monotonic
 
 from pympipool._util import subprocesses
 from pympipool._util.clocks import CHECK_INTERVAL_S, RunningClock
@@ -33,6 +34,9 @@ ASK_INTERVAL_S = 5.0
 
 ANSWER_TIMEOUT_S = 15.0
 """Seconds that the relay may take to answer; usually it takes a millisecond. It may have to be swapped in."""
+
+RECENT_S = 0.02
+"""Seconds after a check within which another one is of no use."""
 
 SILENT_AFTER_S = 0.2
 """Seconds after which a relay that has not answered counts as silent; usually it answers in a millisecond."""
@@ -64,6 +68,7 @@ class Relay:
         self._answer = b""  # what has arrived of it
         self._failure: str | Exception | None = None  # why the last one does not start
         self._since_start = RunningClock()
+        self._checked_s = 0.0
         self._since_ping: RunningClock | None = None  # of the ping that is not answered yet
         self._agents: list[socket.socket] = []  # connections to agents, until they are accepted
 
@@ -182,6 +187,9 @@ class Relay:
         Returns:
             The seconds until the next check, None if there is no relay.
         """
+        if monotonic() - self._checked_s < RECENT_S:  # many workers are started one after the other
+            return ASK_INTERVAL_S
+        self._checked_s = monotonic()
         if not self.is_silent() or self._since_ping is None:
             return None if self._socket is None else ASK_INTERVAL_S
         if self._since_ping.elapsed() < ANSWER_TIMEOUT_S:

@@ -57,6 +57,9 @@ RESTART_DELAY_MAX_S = 10.0
 RETIRED_CHECK_S = 0.5
 """Polling interval while a retiring worker finishes its last call."""
 
+START_MAX = 64
+"""Workers that are started in a row, before those that run already get their turn."""
+
 
 class BlockPool(BasePool["Spawner"]):
     """Keeps max_workers workers alive.
@@ -143,7 +146,10 @@ class BlockPool(BasePool["Spawner"]):
     # ---- starting ----
 
     def _start_missing(self) -> None:
-        while not self._ends_all and self.broken is None and self._surplus() < 0:
+        missing = -self._surplus()
+        for _ in range(min(missing, START_MAX)):
+            if self._ends_all or self.broken is not None:
+                return
             if not self.supervisor.is_prepared(self.spawner, self._start_missing):
                 return
             start_round = self._failed_rounds
@@ -162,6 +168,8 @@ class BlockPool(BasePool["Spawner"]):
                 return
             worker.assignment = allocation
             worker.start_round = start_round
+        if missing > START_MAX:
+            self.loop.call(self._start_missing)
 
     def on_ready(self, worker: WorkerHandle) -> None:
         """Let the worker serve."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import itertools
 from contextlib import ExitStack
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pympipool._util.clocks import RunningClock
@@ -100,6 +101,7 @@ class Supervisor:
         self.reaped: dict[int, WorkerHandle] = {}
         self._checked_helpers: set[Helper] = set()  # those for which a timer runs
         self._numbers = itertools.count(1)
+        self._free_ids: list[int] = []  # a heap: ids smaller than the number of workers that none of them has
         self.listener = Listener()
         try:
             self.loop = EventLoop("pympipool_supervisor", self.close, events.on_crash, self._repair)
@@ -198,9 +200,10 @@ class Supervisor:
             connect_timeout_s=resources.connect_timeout,
         )
         process = spawner.start(request)
+        worker_id = heappop(self._free_ids) if self._free_ids else len(self.workers)
         try:
             worker = WorkerHandle(request, process, link, self._writers, self.loop)
-            worker.worker_id = self._free_worker_id()
+            worker.worker_id = worker_id
             for output in worker.outputs:
                 output.watch()
             self._processes.watch(worker)
@@ -213,6 +216,7 @@ class Supervisor:
             self.loop.call_later(0.0, check, worker.handlers)  # not now: the pool does not know the worker yet
         except BaseException:  # there is no memory for that
             self.workers.pop(number, None)
+            heappush(self._free_ids, worker_id)
             for descriptor in (process.stdout, process.stderr, process.fileno()):
                 self.loop.unwatch(descriptor)
             process.kill()
@@ -220,11 +224,6 @@ class Supervisor:
             raise
         LOGGER.info("worker %d starts (ranks: %d)", number, resources.cores)
         return worker
-
-    def _free_worker_id(self) -> int:
-        """Return the smallest id that no worker has."""
-        used = {worker.worker_id for worker in self.workers.values()}
-        return next(number for number in itertools.count() if number not in used)
 
     def _check_helper(self, helper: Helper) -> None:
         """Have a helper checked, now and for as long as the check asks for that."""
@@ -344,6 +343,7 @@ class Supervisor:
         worker.state_before_end = worker.state
         worker.state = State.GONE
         del self.workers[worker.number]
+        heappush(self._free_ids, worker.worker_id)
         self._report_gone(worker)
 
     def _examine_end(self, worker: WorkerHandle) -> None:

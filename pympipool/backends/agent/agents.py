@@ -13,6 +13,7 @@ answer, is given up with its workers. The next worker that finds no room has age
 from __future__ import annotations
 
 import os
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from pympipool._util.service_threads import ServiceLogger
@@ -43,6 +44,9 @@ LAUNCH_CHECK_S = 0.01
 CHECK_INTERVAL_S = 0.2
 """Seconds between two checks while workers wait for room or an answer."""
 
+HOST_CHECK_S = 0.05
+"""Seconds, at least, between two checks whether agents have ended."""
+
 FAILURES_MAX = 2
 """Launches in a row that may bring no agent, until workers are started without agents."""
 
@@ -64,6 +68,7 @@ class Agents:
         self.launcher = launcher
         self.relay = relay
         self.is_unusable = False
+        self._checked_s = 0.0  # when it was last looked whether agents have ended
         self._request: LaunchRequest | None = None
         self._base: dict[str, str] = {}
         self._hosts: dict[str, AgentHost] = {}
@@ -98,8 +103,10 @@ class Agents:
             The seconds until the next check; None: there is nothing to wait for.
         """
         self._accept()
-        for host in list(self._hosts.values()):
-            self.check_host(host)
+        if monotonic() - self._checked_s > HOST_CHECK_S:  # not with each of many workers that are started
+            self._checked_s = monotonic()
+            for host in list(self._hosts.values()):
+                self.check_host(host)
         for failure in self._launches.check():
             self._failed(failure)
         self._dispatch()
@@ -195,13 +202,16 @@ class Agents:
     def _dispatch(self) -> None:
         """Send waiting requests to hosts that have room, this host first."""
         own = os.uname().nodename
+        hosts = sorted(self._hosts.values(), key=lambda host: (host.name != own, host.name))
+        unserved: set[tuple[int, int]] = set()  # what no host has room for now
         for process in list(self._waiting):
-            if not self.can_fit(process.cores, process.gpus):
-                self._refuse(process)
+            needs = process.cores, process.gpus
+            if needs in unserved:
                 continue
-            for host in sorted(self._hosts.values(), key=lambda host: (host.name != own, host.name)):
-                if host.has_room(process) and self._send(process, host):
-                    break
+            if not self.can_fit(*needs):
+                self._refuse(process)
+            elif not any(host.has_room(process) and self._send(process, host) for host in hosts):
+                unserved.add(needs)
 
     def _refuse(self, process: AgentProcess) -> None:
         """Fail a worker that fits no host that is known. The next attempt is made without agents."""
