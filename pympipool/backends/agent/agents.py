@@ -47,6 +47,9 @@ CHECK_INTERVAL_S = 0.2
 HOST_CHECK_S = 0.05
 """Seconds, at least, between two checks whether agents have ended."""
 
+READ_INTERVAL_S = 5.0
+"""Seconds between two checks otherwise: launchers would stand still if nobody read what they print."""
+
 FAILURES_MAX = 2
 """Launches in a row that may bring no agent, until workers are started without agents."""
 
@@ -113,8 +116,9 @@ class Agents:
         if self._waiting:
             self._launch_missing()
             return LAUNCH_CHECK_S if self._launches.are_pending else CHECK_INTERVAL_S
-        is_unsettled = self._orphans or any(host.unanswered for host in self._hosts.values())
-        return CHECK_INTERVAL_S if is_unsettled else None
+        if self._orphans or any(host.unanswered for host in self._hosts.values()):
+            return CHECK_INTERVAL_S
+        return READ_INTERVAL_S if self._launches.are_running else None
 
     # ---- for the processes ----
 
@@ -143,6 +147,11 @@ class Agents:
         self._orphans.discard(process)
         if process.agent is not None:
             process.agent.unanswered.discard(process)
+
+    def last_words(self) -> str:
+        """Return what a launcher has printed last, to be added to a message."""
+        line = self._launches.last_line()
+        return f"; its launcher says: {line}" if line else ""
 
     def release(self, process: AgentProcess) -> None:
         """Give the slots of a worker that is gone to another one."""

@@ -56,10 +56,10 @@ class Launch:
             self.process.on_connected()
 
     def check(self) -> LaunchFailure | None:
-        """Return why no agent will connect; None while one may."""
+        """Return why no agent will connect; None while one may, or has. To be called now and then: it reads what is printed."""
+        self._read()
         if self.is_connected:
             return None
-        self._read()
         try:
             if not self.process.has_started():
                 self._since_start.restart()
@@ -83,6 +83,11 @@ class Launch:
             last_stderr=() if lines and lines[-1] in reason else lines,
         )
         return LaunchFailure(error, self.process.outage(lines), self.process.failed_permanently(lines))
+
+    @property
+    def last_line(self) -> str:
+        """The last line of stderr."""
+        return "".join(self._lines[-1:])
 
     @property
     def _lines(self) -> tuple[str, ...]:

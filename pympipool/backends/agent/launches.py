@@ -43,6 +43,7 @@ class Launches:
         self._relay = relay
         self._launches: list[Launch] = []
         self._count = 0
+        self._last_line = ""  # of the launcher that has ended last
         self._known: set[str] = set()  # the names of all hosts that have had an agent
         self._pauses: dict[str, _Pause] = {}  # by host
 
@@ -50,6 +51,16 @@ class Launches:
     def are_pending(self) -> bool:
         """True if a launch may still bring agents."""
         return any(not launch.is_connected for launch in self._launches)
+
+    @property
+    def are_running(self) -> bool:
+        """True if a launcher may print something."""
+        return bool(self._launches)
+
+    def last_line(self) -> str:
+        """Return what a launcher has printed last: one that runs, or else the one that has ended last; "": nothing."""
+        lines = [launch.last_line for launch in self._launches] + [self._last_line]
+        return next(filter(None, lines), "")
 
     def agent_connected(self, host: str) -> None:
         """Take note that an agent has connected."""
@@ -111,6 +122,7 @@ class Launches:
                 continue
             self._launches.remove(launch)
             launch.end(0.0)
+            self._last_line = launch.last_line
             if not launch.is_connected:
                 for name in (launch.hosts or [_ALL]) if self._launcher.hosts is not None else [_ALL]:
                     self._pauses.setdefault(name, _Pause()).extend()

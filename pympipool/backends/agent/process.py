@@ -86,7 +86,7 @@ class AgentProcess(ForkedProcess):
         return f": the agent on {self.host} (pid {self.agent.agent_pid}) has not answered"
 
     def loss_reason(self) -> str | None:
-        return self._loss
+        return None if self._loss is None else self._loss + self._agents.last_words()
 
     def is_delivering(self) -> bool:
         return self._loss is None and self._agents.relay.is_silent()

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from pympipool import Executor
+from pympipool.backends.agent import agents
 from pympipool.backends.registry import BACKENDS
 from support.calls import hold, pid, square
 from support.loopback_agents import CORES, LoopbackAgentsBackend
@@ -149,3 +150,24 @@ def test_agent_that_the_relay_has_given_up_ends(make_executor):
     backend.agents._hosts["one"].close()  # the relay hangs up
     wait_until(lambda: not agent.is_running())
     assert exe.submit(square, 3).result() == 9  # of another worker
+
+
+def test_lost_worker_is_reported_with_words_of_the_launcher(make_executor, gate):
+    exe, backend = make_executor(1)
+    call = exe.submit(hold, gate.path)
+    gate.wait_until_begun()
+    agent_on(backend, "one").kill()
+    assert "its launcher says: agent ended: 137" in str(call.exception())
+
+
+PRINTING_AGENT = """
+import signal, sys
+signal.signal(signal.SIGUSR1, lambda *_: print("x" * 300_000, file=sys.stderr, flush=True))
+"""
+
+
+def test_agent_that_prints_much_does_not_stand_still(make_executor, monkeypatch):
+    monkeypatch.setattr(agents, "READ_INTERVAL_S", 0.1)
+    exe, backend = make_executor(1, PRINTING_AGENT)
+    agent_on(backend, "one").send_signal(signal.SIGUSR1)
+    assert exe.submit(square, 3).result() == 9
