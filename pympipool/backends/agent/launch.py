@@ -87,6 +87,7 @@ class Launch:
     @property
     def last_line(self) -> str:
         """The last line of stderr."""
+        self._read()
         return "".join(self._lines[-1:])
 
     @property

@@ -152,7 +152,7 @@ def test_agent_that_the_relay_has_given_up_ends(make_executor):
     assert exe.submit(square, 3).result() == 9  # of another worker
 
 
-def test_lost_worker_is_reported_with_words_of_the_launcher(make_executor, gate):
+def test_lost_worker_is_told_with_launchers_words(make_executor, gate):
     exe, backend = make_executor(1)
     call = exe.submit(hold, gate.path)
     gate.wait_until_begun()
