@@ -152,12 +152,21 @@ def test_agent_that_the_relay_has_given_up_ends(make_executor):
     assert exe.submit(square, 3).result() == 9  # of another worker
 
 
+DYING_AGENT = """
+import os, signal, sys
+def die(*_):
+    print("no memory is left", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+signal.signal(signal.SIGUSR1, die)
+"""
+
+
 def test_lost_worker_is_told_with_launchers_words(make_executor, gate):
-    exe, backend = make_executor(1)
+    exe, backend = make_executor(1, DYING_AGENT)
     call = exe.submit(hold, gate.path)
     gate.wait_until_begun()
-    agent_on(backend, "one").kill()
-    assert "its launcher says: agent ended: 137" in str(call.exception())
+    agent_on(backend, "one").send_signal(signal.SIGUSR1)
+    assert "its launcher says: no memory is left" in str(call.exception())
 
 
 PRINTING_AGENT = """
