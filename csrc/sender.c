@@ -5,11 +5,15 @@
 
 #include "copy.h"
 
+/* Larger fragments are not faster, also in larger rings. */
+#define FRAGMENT_BYTES_MAX ((uint64_t)64 << 10)
+
 /* Small enough that the receiver copies fragments while the sender copies the next ones, large enough that
  * sending one costs little beside copying it. */
 static uint32_t fragment_limit(const pmp_sender *sender)
 {
-    return (uint32_t)(sender->producer.capacity / 8);
+    const uint64_t eighth = sender->producer.capacity / 8;
+    return (uint32_t)(eighth < FRAGMENT_BYTES_MAX ? eighth : FRAGMENT_BYTES_MAX);
 }
 
 /* A larger message is sent in fragments. A call is sent as one record where it fits, because only a

@@ -1,7 +1,7 @@
 /* The sending side of a channel: messages of any size over one ring.
  *
  * A small message is one record. A message that does not fit into one record is sent in fragments: one
- * record with head and sizes, then the bytes of its parts in order, cut into records of at most an
+ * record with head and sizes, then the bytes of its parts in order, cut into records of at most 64 kB and an
  * eighth of the ring, so that the receiver copies one while the sender copies the next. When the
  * ring is full or empty, both sides stop and continue later from there, so a message may be larger
  * than the memory that they share.

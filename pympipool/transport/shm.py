@@ -25,19 +25,19 @@ class ShmLink:
     Args:
         doorbells: The segment with the master's doorbells, the same one for all workers.
         ranks: The number of ranks that use the link: the first ones of the worker.
-        capacity: Bytes of each ring, a power of two.
+        capacity: Bytes of each ring, a power of two. Default: as many as are fastest.
 
     Attributes:
-        capacity: As above.
+        capacity: Bytes of each ring.
         segment: The memory of the link, for the dispatcher; it lives as long as there is a reference to it.
 
     Raises:
         OSError: There is not enough memory for the segment (ENOSPC, ENOMEM), or no free descriptor (EMFILE).
     """
 
-    def __init__(self, doorbells: ring.Segment, ranks: int = 1, capacity: int = ring.RING_CAPACITY) -> None:
-        self.capacity = capacity
-        self.segment = ring.link_segment(capacity, ranks)
+    def __init__(self, doorbells: ring.Segment, ranks: int = 1, capacity: int | None = None) -> None:
+        self.capacity = capacity or ring.default_capacity(ranks)
+        self.segment = ring.link_segment(self.capacity, ranks)
         self._doorbells = doorbells
         self._ranks = ranks
 

@@ -167,6 +167,16 @@ static void results_are_fragmented_sooner(void)
     close_channel();
 }
 
+static void fragments_of_a_large_ring_are_small(void)
+{
+    open_channel_of(1 << 20);
+    pass_result(65536 - HEAD - 8, false);
+    pass_result(65536 - HEAD - 7, true);
+    pass_sizes(1, (const uint64_t[]){(1 << 19) - HEAD - 16}, false); /* a call */
+    pass_sizes(2, (const uint64_t[]){5 << 20, 65537}, true);
+    close_channel();
+}
+
 static void large_messages_are_fragmented(void)
 {
     static const uint64_t shapes[][5] = {
@@ -535,6 +545,7 @@ int main(void)
     run("small messages are one record", 60, small_messages_are_one_record);
     run("the limit between one record and fragments is exact", 60, limit_is_exact);
     run("results are fragmented sooner", 60, results_are_fragmented_sooner);
+    run("fragments of a large ring are small", 60, fragments_of_a_large_ring_are_small);
     run("messages larger than the ring are fragmented", 60, large_messages_are_fragmented);
     run("random messages come out as they went in", 60, random_messages_come_out_as_they_went_in);
     run("the largest number of parts passes", 60, largest_number_of_parts_passes);
