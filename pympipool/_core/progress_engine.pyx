@@ -166,12 +166,13 @@ cdef pmp_spinner *select_spinner(Core *core) noexcept nogil:
 
     It pays to spin up to the limit if there is a core to spare, or if a worker waits for the master. Otherwise the core is
     of more use to a worker, and no worker loses time if the master sleeps. Without a core to spare, a rank may need the one
-    that spins, so that it yields at once.
+    that spins, so that it yields at once: all ranks of a worker run the call that is waited for.
     """
     cdef bint has_spare_core = core.rank_count < core.core_count
     if core.core_count > 1 and (has_spare_core or core.stalling > 0):
         core.waiting_thread_spinner.polls_with_pause = PMP_POLLS_WITH_PAUSE if has_spare_core else 0
         return &core.waiting_thread_spinner
+    core.no_spin_spinner.polls_with_pause = 0 if core.rank_count > core.worker_count else PMP_POLLS_WITH_PAUSE
     return &core.no_spin_spinner
 
 

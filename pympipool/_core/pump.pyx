@@ -42,8 +42,9 @@ cdef void ring_worker(Worker *worker) noexcept nogil:
         pmp_news_add(worker.relay_news, worker.slot)
         pmp_doorbell_ring_after_fence(worker.relay_bell)
         return
-    for i in range(worker.rank_count):
-        pmp_doorbell_ring(&worker.bells[i])
+    pmp_doorbell_ring(&worker.bells[0])
+    for i in range(1, worker.rank_count):
+        pmp_doorbell_ring_after_fence(&worker.bells[i])
 
 
 # ---- from workers: drain ----
