@@ -2,12 +2,11 @@
 """How the answers of a worker become the result of a call, in C, without the GIL.
 
     rank 0     RESULT ─► receive_answer ─┐                        one rank: its parts, as they are
-    rank 1     RESULT ─► receive_answer ─┼─► keep_answer ─► Call  several:  [rank 0, rank 1, ...], each still pickled
+    rank 1     RESULT ─► receive_answer ─┼─► keep_answer ─► Call  several:  [rank 0, rank 1, ...], still pickled
     rank N-1   ERROR  ─► receive_answer ─┘                        error:    the exceptions of the ranks that raised
 
-Nothing is unpickled here. The list of the values of several ranks is a pickle that is written here: in it each value is
-`_unpack(buffer, ...)` of the parts that its rank has sent (see `serialization.plain.Pickled`). The parts of an error of several
-ranks are for `serialization.exceptions.load_exception`.
+Nothing is unpickled here: the pickles of the ranks' values become that of their list (see joined_pickles.pyx). The parts of an
+error of several ranks are for `serialization.exceptions.load_exception`.
 """
 
 from libc.errno cimport EBADMSG
@@ -15,30 +14,13 @@ from libc.stdint cimport UINT16_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint6
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
+from pympipool._core.joined_pickles cimport JoinedPickle, add_value, begin_list, bytes_around, end_list, most_bytes
 from pympipool._core.ring cimport (
     PMP_ERROR, PMP_RESULT, PMP_TRACED, message_bytes, pmp_buffer_free, pmp_buffer_new, pmp_now_ns, pmp_part,
     pmp_receiver, process_buffer_pool,
 )
 from pympipool._core.trace_buffer cimport IMPORT_STAMPS, RAISED, RETURNED, Record, record
 from pympipool._core.types cimport Call, Core, Worker
-
-cdef extern from *:
-    """
-    /* A pickle: protocol 5, an empty list, a mark; then the values, which APPENDS adds to the list. The first value names the
-     * function, and the others refer to it. Each value is its function, a mark, NEXT_BUFFER for each part, TUPLE, REDUCE. */
-    #define PICKLE_BEGIN "\\x80\\x05]("
-    #define PICKLE_FUNCTION "\\x8c\\x17pympipool.serialization\\x8c\\x07_unpack\\x93\\x94"
-    #define PICKLE_SAME_FUNCTION "h\\x00"
-    #define PICKLE_END "e."
-    """
-    const char *PICKLE_BEGIN
-    const char *PICKLE_FUNCTION
-    const char *PICKLE_SAME_FUNCTION
-    const char *PICKLE_END
-    size_t PICKLE_BEGIN_BYTES "(sizeof PICKLE_BEGIN - 1)"
-    size_t PICKLE_FUNCTION_BYTES "(sizeof PICKLE_FUNCTION - 1)"
-    size_t PICKLE_SAME_FUNCTION_BYTES "(sizeof PICKLE_SAME_FUNCTION - 1)"
-    size_t PICKLE_END_BYTES "(sizeof PICKLE_END - 1)"
 
 cdef enum:
     RANK_STAMPS = 2     # of several ranks, each sends when it began and ended the call
@@ -96,8 +78,8 @@ cdef void add_part(Result *result, pmp_part *part, bint owned) noexcept nogil:
     result.count += 1
 
 
-cdef void add_parts(Result *result, pmp_receiver *answer) noexcept nogil:
-    for i in range(count_of(answer)):
+cdef void add_parts(Result *result, pmp_receiver *answer, uint32_t first) noexcept nogil:
+    for i in range(first, count_of(answer)):
         add_part(result, &answer.parts[i], answer.owned)
 
 
@@ -106,43 +88,37 @@ cdef bint has_no_value(pmp_receiver *answer) noexcept nogil:
     return count_of(answer) == 1 and answer.parts[0].size_bytes == 0
 
 
-cdef size_t pickle_bytes(Worker *worker) noexcept nogil:
-    """Return the size of the pickle of the list of the ranks' values."""
-    cdef size_t size = PICKLE_BEGIN_BYTES + PICKLE_FUNCTION_BYTES + PICKLE_END_BYTES
-    size += (worker.rank_count - 1) * PICKLE_SAME_FUNCTION_BYTES
+cdef uint8_t *begin_pickle(Worker *worker, uint8_t **nested) noexcept nogil:
+    """Return memory for the pickle of the list of the ranks' values, and for a flag of each of them; NULL if there is none."""
+    cdef size_t size = bytes_around()
+    cdef pmp_receiver *answer
+    cdef uint8_t *data
     for i in range(worker.rank_count):
-        size += count_of(&worker.results[i]) + 3
-    return size
+        answer = &worker.results[i]
+        size += most_bytes(answer.parts[0].size_bytes, count_of(answer))
+    data = <uint8_t *>malloc(size + worker.rank_count)
+    nested[0] = data + size
+    return data
 
 
-cdef uint8_t *write_text(uint8_t *to, const char *text, size_t size_bytes) noexcept nogil:
-    memcpy(to, text, size_bytes)
-    return to + size_bytes
-
-
-cdef void write_pickle(Worker *worker, uint8_t *to) noexcept nogil:
-    """Write the pickle of the list of the ranks' values."""
-    to = write_text(to, PICKLE_BEGIN, PICKLE_BEGIN_BYTES)
+cdef void write_pickle(Worker *worker, uint8_t *data, uint8_t *nested, pmp_part *pickle) noexcept nogil:
+    """Write the pickle of the list of the ranks' values. nested tells afterwards which values are unpickled by themselves."""
+    cdef JoinedPickle joined
+    cdef pmp_receiver *answer
+    begin_list(&joined, data)
     for i in range(worker.rank_count):
-        if i == 0:
-            to = write_text(to, PICKLE_FUNCTION, PICKLE_FUNCTION_BYTES)
-        else:
-            to = write_text(to, PICKLE_SAME_FUNCTION, PICKLE_SAME_FUNCTION_BYTES)
-        to = write_text(to, b"(", 1)
-        for _ in range(count_of(&worker.results[i])):
-            to = write_text(to, b"\x97", 1)
-        to = write_text(to, b"tR", 2)
-    write_text(to, PICKLE_END, PICKLE_END_BYTES)
+        answer = &worker.results[i]
+        nested[i] = add_value(&joined, <uint8_t *>answer.parts[0].data, answer.parts[0].size_bytes, count_of(answer))
+    end_list(&joined)
+    pickle.data = data
+    pickle.size_bytes = joined.size_bytes
 
 
-cdef void collect_values(Worker *worker, Result *result, pmp_part *pickle) noexcept nogil:
-    """Collect the parts of the list of the ranks' values. `pickle` has its size, and then also its data."""
-    if has_no_value(&worker.results[1]):
-        add_parts(result, &worker.results[0])
-        return
+cdef void collect_values(Worker *worker, Result *result, pmp_part *pickle, uint8_t *nested) noexcept nogil:
+    """Collect the parts of the list of the ranks' values: its pickle, and the buffers of all values."""
     add_part(result, pickle, False)
     for i in range(worker.rank_count):
-        add_parts(result, &worker.results[i])
+        add_parts(result, &worker.results[i], 0 if nested[i] else 1)
 
 
 cdef bint ended_at_one_place(Worker *worker) noexcept nogil:
@@ -180,15 +156,20 @@ cdef void collect_errors(Worker *worker, Result *result) noexcept nogil:
         add_part(result, &lowest.parts[2], lowest.owned)
 
 
-cdef void collect(Worker *worker, Call *call, Result *result, pmp_part *pickle) noexcept nogil:
+cdef bint is_only_rank_0s(Worker *worker, Call *call) noexcept nogil:
+    """Return True if the result of a call is what rank 0 has returned: the other values are not wanted."""
+    return not call.is_error and has_no_value(&worker.results[1])
+
+
+cdef void collect(Worker *worker, Call *call, Result *result, pmp_part *pickle, uint8_t *nested) noexcept nogil:
     if call.is_error:
         collect_errors(worker, result)
     else:
-        collect_values(worker, result, pickle)
+        collect_values(worker, result, pickle, nested)
 
 
 cdef bint keep_message(pmp_receiver *answer, Call *call) noexcept nogil:
-    """Store the parts of the only rank's answer in the call; return False if there is no memory for them."""
+    """Store the parts of one rank's answer in the call; return False if there is no memory for them."""
     cdef uint32_t count = count_of(answer)
     cdef size_t size = count * sizeof(pmp_part)
     cdef uint8_t *data
@@ -216,23 +197,24 @@ cdef bint keep_message(pmp_receiver *answer, Call *call) noexcept nogil:
 cdef bint keep_parts(Worker *worker, Call *call) noexcept nogil:
     """Store the parts of several ranks' answers in the call; return False if there is no memory for them."""
     cdef Result result = Result(NULL, 0, 0, NULL, False, False)
+    cdef uint8_t *nested = NULL
+    cdef uint8_t *data = NULL
     cdef pmp_part pickle
-    pickle.data = NULL
-    pickle.size_bytes = pickle_bytes(worker)
-    collect(worker, call, &result, &pickle)
+    if not call.is_error:
+        data = begin_pickle(worker, &nested)
+        if data == NULL:
+            return False
+        write_pickle(worker, data, nested, &pickle)
+    collect(worker, call, &result, &pickle, nested)
     cdef size_t behind = 0 if result.owned else result.bytes
     result.parts = <pmp_part *>malloc(result.count * sizeof(pmp_part) + behind)
     if result.parts == NULL:
+        free(data)
         return False
     result.data = <uint8_t *>(result.parts + result.count)
     result.count = 0
-    pickle.data = malloc(pickle.size_bytes)
-    if pickle.data == NULL:
-        free(result.parts)
-        return False
-    write_pickle(worker, <uint8_t *>pickle.data)
-    collect(worker, call, &result, &pickle)
-    free(pickle.data)
+    collect(worker, call, &result, &pickle, nested)
+    free(data)
     if result.failed:
         for i in range(result.count):
             pmp_buffer_free(result.parts[i].data)
@@ -350,7 +332,8 @@ cdef int check_answer(Worker *worker, Call *call, bint *lost) noexcept nogil:
 
 cdef void keep_answer(Worker *worker, Call *call, bint lost) noexcept nogil:
     """Store in a call what all ranks have answered. If there is no memory for it, the call has `lost_bytes` afterwards."""
-    if not lost and (keep_message(worker.results, call) if worker.rank_count == 1 else keep_parts(worker, call)):
+    cdef bint is_one_answer = worker.rank_count == 1 or is_only_rank_0s(worker, call)
+    if not lost and (keep_message(worker.results, call) if is_one_answer else keep_parts(worker, call)):
         return
     call.lost_bytes = 1
     for i in range(worker.rank_count):

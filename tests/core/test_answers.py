@@ -1,54 +1,25 @@
 """Calls of a worker of several ranks, each of which answers on its own ring: without processes, over a real link."""
 
 import struct
+import threading
 
 import pytest
 
 from pympipool._core import ring
 from pympipool._core.channel import Channel
-from pympipool._core.dispatcher import Dispatcher
-from pympipool._core.future import Future
 from pympipool._core.trace_buffer import RECORD_FORMAT, Recorder
 from pympipool.serialization import payload
-from pympipool.serialization.exceptions import STATE_LOST_NOTE, dump_exception, load_exception
+from pympipool.serialization.exceptions import STATE_LOST_NOTE, dump_exception
+from support.answering_ranks import LIMIT_S, AnsweringRanks
 
-LIMIT_S = 30.0
 RANKS = 3
-LARGE = 3 * ring.RING_CAPACITY
+LARGE = 3 * ring.RANKS_RING_CAPACITY
 NOTE = STATE_LOST_NOTE.encode()
-
-
-class Master:
-    """A dispatcher without threads, and the ranks of its worker."""
-
-    def __init__(self, ranks=RANKS):
-        self.dispatcher = Dispatcher(payload.load, load_exception, lambda: None)
-        link = ring.link_segment(ranks=ranks)
-        self.dispatcher.add_worker(1, link)
-        self.ranks = [Channel(link, self.dispatcher.doorbells, rank) for rank in range(ranks)]
-
-    def submit(self, *args):
-        future = Future()
-        self.dispatcher.adopt(future)
-        future.function_name = "f"
-        self.dispatcher.submit(future, None, payload.dump_call(0, print, args, {}))
-        return future
-
-    def answer(self, rank, value, **options):
-        """Have a rank receive a call and answer it."""
-        _, call, _, _ = self.ranks[rank].receive(LIMIT_S)
-        self.ranks[rank].answer(ring.RESULT, call, payload.dump(value), 7 + rank, **options)
-
-    def fail(self, rank, error, place=b"here", note=NOTE):
-        """Have a rank receive a call and raise."""
-        _, call, _, _ = self.ranks[rank].receive(LIMIT_S)
-        parts = [*dump_exception(error, f"rank {rank}"), place, note]
-        self.ranks[rank].answer(ring.ERROR, call, parts, 5, len(place))
 
 
 @pytest.fixture
 def master():
-    return Master()
+    return AnsweringRanks(RANKS)
 
 
 def waits(channel):
@@ -65,15 +36,13 @@ def test_values_are_joined_in_rank_order(master, order):
         assert future.result(LIMIT_S) == [(number, rank) for rank in range(RANKS)]
 
 
-@pytest.mark.parametrize("size", [LARGE, 10 * ring.RING_CAPACITY + 13])
+@pytest.mark.parametrize("size", [LARGE, 10 * ring.RANKS_RING_CAPACITY + 13])
 @pytest.mark.parametrize("ranks", [2, 9])
 def test_large_call_and_its_large_values_arrive(ranks, size):
     """They are larger than the rings, so all sides take turns."""
-    import threading
-
     import numpy as np
 
-    master = Master(ranks)
+    master = AnsweringRanks(ranks)
 
     def serve(rank):
         _, call, _, parts = master.ranks[rank].receive(LIMIT_S)
