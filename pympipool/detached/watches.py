@@ -59,6 +59,7 @@ class Watch:
         self.calls: dict[int, list[Call]] = {}
         self.since_s = monotonic()
         self.missing_s: dict[int, float] = {}  # since when a task that has ended, or is not known, has no result
+        self.unreadable_s: dict[int, float] = {}  # since when a result is there that cannot be read
         self.cancelled: dict[int, list[bytes]] = {}  # keys of cancelled calls of tasks that have others
         self.kept: list[bytes] = []  # keys of calls that no job needs to compute any more
 
@@ -158,7 +159,7 @@ class Watches:
                 if is_kept:
                     watch.kept.append(key)
         except (OSError, ValueError) as problem:  # another script has made it a result of the cache, or files come late
-            since_s = watch.missing_s.setdefault(number, monotonic())
+            since_s = watch.unreadable_s.setdefault(number, monotonic())
             if monotonic() - since_s > self._late_s(State.ENDED):
                 self._fail(watch, number, f"its result cannot be read: {problem}")
             return

@@ -209,6 +209,16 @@ def test_a_directory_that_others_can_write_is_refused(project):
     os.chmod(project.folder / "cache" / "detached", 0o700)
 
 
+def test_a_job_refuses_calls_that_others_can_write(project):
+    code = "exe = executor(max_workers=1); calls = [exe.submit(held, x) for x in range(2)]; "
+    with project.start(code + "print(calls[1].exception().last_lines[-1][:60])") as script:
+        project.wait_for_runs(1)
+        os.chmod(project.folder / "cache", 0o777)
+        project.open_gate()
+        stdout, stderr = communicate(script, 60)
+    assert stdout == "PermissionError: other users can write to '" + f"{project.folder}/cache' (mode 777"[:17] + "\n", stderr
+
+
 def test_files_are_private(project):
     project.run("exe = executor(); call = exe.submit(held, 1); " + LEAVE)
     for path in (project.folder / "cache").rglob("*"):

@@ -1,0 +1,188 @@
+"""What follows from the answers of a scheduler: late files, lost and preempted jobs, silence. The scheduler is a made-up one."""
+
+import pickle
+import time
+from pathlib import Path
+
+import pytest
+
+from pympipool import Executor
+from pympipool.detached import engine as engines
+from pympipool.detached import watches
+from pympipool.detached.run import Job
+from pympipool.detached.schedulers import State, TaskState
+from pympipool.errors import JobError, WorkerStartError
+from support.calls import add, square
+from support.waiting import wait_until
+
+
+class Scheduler:
+    """Runs nothing: a test says what it answers, and ends calls itself."""
+
+    name = "slurm"
+    settle_s = 0.0
+    longest_pause_s = 0.05
+
+    def __init__(self):
+        self.requests = {}
+        self.answers = {}
+        self.is_silent = False
+        self.refusal = None
+        self.cancelled = []
+        self.questions = 0
+
+    def most_tasks(self):
+        return 3
+
+    def submit(self, request, lock):
+        if self.refusal is not None:
+            raise WorkerStartError(self.refusal)
+        self.requests[str(len(self.requests) + 1)] = request
+        return str(len(self.requests))
+
+    def find(self, submission):
+        return None
+
+    def states(self, jobs):
+        self.questions += 1
+        return None if self.is_silent else {key: state for key, state in self.answers.items() if key[0] in jobs}
+
+    def cancel(self, job, tasks):
+        self.cancelled.append((job, tasks))
+
+    def end(self, job, number, value):
+        """Let a job write a result."""
+        Job.write_result(self._job(job), number, [value], 1)
+
+    def _job(self, job):
+        made = Job.__new__(Job)
+        made.spool = self.requests[job].spool
+        return made
+
+
+@pytest.fixture
+def scheduler(monkeypatch):
+    made = Scheduler()
+    monkeypatch.setattr(engines, "make_scheduler", lambda *_: made)
+    monkeypatch.setattr("pympipool.detached.watcher.FIRST_QUESTION_S", 0.02)
+    monkeypatch.setattr(watches, "LATE_S", 0.3)
+    monkeypatch.setattr(watches, "FORGOTTEN_S", 0.5)
+    return made
+
+
+@pytest.fixture
+def exe(scheduler, tmp_path):
+    made = Executor(backend="slurm", cache_directory=tmp_path / "cache", detached=True)
+    yield made
+    for call in made._engine._watcher.open_futures():
+        call.cancel(force=True)
+    made.shutdown()
+
+
+def pickled(value):
+    return pickle.dumps(value)
+
+
+def submit(exe, scheduler, *args):
+    before = len(scheduler.requests)
+    call = exe.submit(*args)
+    wait_until(lambda: len(scheduler.requests) == before + 1)
+    return call
+
+
+def test_a_result_that_comes_late_is_taken(exe, scheduler, monkeypatch):
+    monkeypatch.setattr(watches, "LATE_S", 60.0)
+    call = submit(exe, scheduler, square, 3)
+    scheduler.answers["1", 0] = TaskState(State.ENDED, "COMPLETED")
+    asked = scheduler.questions
+    wait_until(lambda: scheduler.questions > asked + 3)
+    assert not call.done()
+    scheduler.end("1", 0, pickled(9))
+    assert call.result(timeout=60) == 9
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (TaskState(State.ENDED, "COMPLETED"), "COMPLETED"),
+        (TaskState(State.FAILED, "PREEMPTED"), "PREEMPTED"),
+        (TaskState(State.FAILED, "NODE_FAIL"), "NODE_FAIL"),
+        (None, "slurm does not know it any more"),
+    ],
+    ids=str,
+)
+def test_a_task_without_a_result_fails(exe, scheduler, state, words):
+    call = submit(exe, scheduler, square, 3)
+    scheduler.answers["1", 0] = TaskState(State.RUNNING)
+    wait_until(call.running)
+    if state is None:
+        del scheduler.answers["1", 0]
+    else:
+        scheduler.answers["1", 0] = state
+    with pytest.raises(JobError, match=words) as error:
+        call.result(timeout=60)
+    assert error.value.function == "square"
+    assert error.value.job == "1_0"
+
+
+def test_a_job_that_never_starts_is_cancelled(exe, scheduler):
+    call = submit(exe, scheduler, square, 3)
+    scheduler.answers["1", 0] = TaskState(State.NEVER, "PENDING (PartitionTimeLimit)")
+    assert call.exception(timeout=60).words == "PENDING (PartitionTimeLimit)"
+    assert scheduler.cancelled == [("1", [0])]
+
+
+def test_a_silent_scheduler_ends_no_call(exe, scheduler):
+    call = submit(exe, scheduler, square, 3)
+    scheduler.is_silent = True
+    asked, begin_s = scheduler.questions, time.monotonic()
+    wait_until(lambda: scheduler.questions > asked + 5 and time.monotonic() - begin_s > 1.0)
+    assert not call.done()
+    scheduler.end("1", 0, pickled(9))
+    assert call.result(timeout=60) == 9
+
+
+def test_a_requeued_job_is_waited_for(exe, scheduler):
+    call = submit(exe, scheduler, square, 3)
+    for state in (State.RUNNING, State.WAITING, State.RUNNING):
+        scheduler.answers["1", 0] = TaskState(state)
+        wait_until(lambda state=state: call.running() is (state is State.RUNNING))
+    scheduler.end("1", 0, pickled(9))
+    assert call.result(timeout=60) == 9
+
+
+def test_dependencies_name_the_tasks_that_have_not_ended(exe, scheduler):
+    first, second = submit(exe, scheduler, square, 2), submit(exe, scheduler, square, 3)
+    scheduler.end("1", 0, pickled(4))
+    assert first.result(timeout=60) == 4
+    submit(exe, scheduler, add, first, second)
+    assert scheduler.requests["3"].after == [("2", None)]
+
+
+def test_a_large_map_is_several_arrays(exe, scheduler):
+    exe.map(square, range(8))
+    wait_until(lambda: len(scheduler.requests) == 3)
+    assert [request.tasks for request in scheduler.requests.values()] == [3, 3, 2]
+
+
+def test_a_refused_map_fails_all_of_its_calls(exe, scheduler):
+    scheduler.refusal = "no such account"
+    results = [exe.submit(square, x) for x in (1, 2)]
+    assert [str(call.exception(timeout=60)) for call in results] == ["no such account"] * 2
+    scheduler.refusal = None
+    submit(exe, scheduler, square, 1)
+
+
+def test_the_same_call_has_one_job(exe, scheduler):
+    first = submit(exe, scheduler, square, 3)
+    second = exe.submit(square, 3)
+    scheduler.end("1", 0, pickled(9))
+    assert first.result(timeout=60) == second.result(timeout=60) == 9
+    assert len(scheduler.requests) == 1
+
+
+def test_a_damaged_result_is_an_error(exe, scheduler):
+    call = submit(exe, scheduler, square, 3)
+    scheduler.answers["1", 0] = TaskState(State.RUNNING)
+    Path(scheduler.requests["1"].spool.path, "ends", "0").write_text("[false, 100, 1]")
+    assert "its result cannot be read" in str(call.exception(timeout=60))
