@@ -9,6 +9,7 @@ import time
 import psutil
 import pytest
 
+from support.processes import still_alive
 from support.scripts import communicate
 
 pytestmark = pytest.mark.slow
@@ -126,6 +127,15 @@ print(second.result())
         project.processes("supervisor")[0].kill()
         stdout, stderr = communicate(script, 120)
     assert stdout == "the supervisor of the detached jobs was killed, and this task with it\n81\n", stderr
+
+
+def test_tasks_end_with_a_killed_supervisor(project):
+    project.run("exe = executor(); call = exe.submit(held, 1); " + LEAVE)
+    project.wait_for_runs(1)
+    tasks = project.processes("run")
+    project.processes("supervisor")[0].kill()
+    assert len(tasks) == 1
+    assert still_alive(tasks) == []
 
 
 def test_next_script_submits_what_a_kill_left(project):
