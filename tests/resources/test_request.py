@@ -147,7 +147,7 @@ def test_values_are_normalized(tmp_path, monkeypatch):
 OF_SOME_BACKENDS = [
     ("mpi", "executor", object(), "only 'flux' does"),
     ("slurm", "executor", object(), "it is for a flux.job.FluxExecutor"),
-    ("mpi", "command_line_argument_lst", ["--mem=0"], "only 'slurm' does: it is for SLURM's srun"),
+    ("mpi", "command_line_argument_lst", ["--mem=0"], "only 'slurm' and 'ssh' do: it is for SLURM's srun, and for ssh"),
     ("flux", "command_line_argument_lst", ["--mem=0"], "it is for SLURM's srun"),
     ("mpi", "pmi_mode", "pmix", "only 'slurm' and 'flux' do"),
     ("flux", "oversubscribe", True, "flux gives each core to one rank at a time"),
@@ -159,6 +159,8 @@ OF_SOME_BACKENDS = [
     ("mpi", "time_limit", 60.0, "use run_time_max"),
     ("mpi", "flux_log_files", True, "what workers print arrives in the script"),
     ("slurm", "executor_nesting", True, "flux start"),
+    *((backend, "num_nodes", 1, "there is no choice of nodes") for backend in ("ssh", "pbs", "lsf", "gridengine")),
+    ("pbs", "command_line_argument_lst", ["-v"], "only 'slurm' and 'ssh' do"),
 ]
 
 
