@@ -29,6 +29,10 @@ def test_every_example_is_tested():
     assert [path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in tested] == []
 
 
+def test_workstations_may_be_this_machine(run):
+    assert run("hosts/workstations.py", "localhost:3") == "[3, 4, 5, 6]\non 3 workers\n"
+
+
 def test_the_parameter_study_finds_the_threshold(run):
     printed = run("parameter_study.py", 20, 24)
     assert float(re.search(r"percolate at p = ([\d.]+)", printed)[1]) == pytest.approx(0.593, abs=0.05)

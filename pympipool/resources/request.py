@@ -79,7 +79,7 @@ class Resources:
             was returned under this name is the result.
         error_log_file: A file to which workers append each call that raises: function, arguments (a few hundred
             characters of each) and traceback. For workers on other hosts it must be in a shared folder.
-        mp_context: How the process of a worker on this machine, or in a job of SLURM, starts: "spawn" (a fresh interpreter),
+        mp_context: How the process of a worker on this machine, in a job, or on `hosts` starts: "spawn" (a fresh interpreter),
             "forkserver" or "fork" (a fork of a fresh interpreter), or a context of multiprocessing. None: as
             PYMPIPOOL_START_METHOD says.
 

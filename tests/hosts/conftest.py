@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
-            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S), append=True)
             item.add_marker(pytest.mark.slow)
 
 

@@ -109,8 +109,11 @@ def test_killed_agent_loses_its_calls_only(make_executor, cluster, gate, block_a
     (lost,) = [call for call in calls if call.done()]
     assert isinstance(lost.exception(), WorkerDied)
     assert f"the agent on {host}" in str(lost.exception())
+    worker = workers[0]["pid"]  # it would take what the gate has for the other
     if which == "first":
-        wait_until(lambda: not is_alive(workers[0]["pid"]))  # it would take what the gate has for the other
+        wait_until(lambda: not is_alive(worker))
+    else:
+        wait_until(lambda: cluster.on_second("kill", "-0", str(worker)).returncode != 0)
     gate.open(1)
     (other,) = [call for call in calls if call is not lost]
     assert other.result(timeout=60) != host

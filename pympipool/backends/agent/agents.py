@@ -267,6 +267,7 @@ class Agents:
         """End the agents."""
         self.after_fork_in_child()
         self._hosts.clear()
+        self.relay.close()  # so that agents end too that were not accepted yet
         self._launches.close()
 
     def after_fork_in_child(self) -> None:

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from pympipool.backends.agent.launch import END_TIMEOUT_S
 from pympipool.backends.program import program_command
 
 if TYPE_CHECKING:
@@ -25,11 +26,13 @@ class Launcher(ABC):
         cores_variable: Name of the environment variable that tells the number of the job's cores on each host; "" if there is
             none: those that the agent may use.
         hosts: The names of the hosts, if they are known: each is launched by itself. None: one launch starts all agents.
+        end_timeout_s: Seconds that its processes have to end by themselves after their agents.
         is_only_way: True if workers cannot be started without agents.
     """
 
     cores_variable = ""
     hosts: Sequence[str] | None = None
+    end_timeout_s = END_TIMEOUT_S
     is_only_way = False
 
     @abstractmethod

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from pympipool._util.clocks import RunningClock
-from pympipool.backends.agent.launch import END_TIMEOUT_S, Launch, LaunchFailure
+from pympipool.backends.agent.launch import Launch, LaunchFailure
 from pympipool.backends.program import worker_environment
 from pympipool.errors import WorkerStartError
 
@@ -25,6 +26,9 @@ RELAUNCH_PAUSE_S = 1.0
 
 RELAUNCH_PAUSE_MAX_S = 60.0
 """Longest such pause."""
+
+END_TIMEOUT_MIN_S = 0.01
+"""Seconds that a launcher has to end by itself, after others have taken their time."""
 
 _ALL = ""
 """Stands for all hosts, where one launch starts all agents."""
@@ -136,8 +140,9 @@ class Launches:
     def close(self) -> None:
         """End all launches, and with them the agents."""
         launches, self._launches = self._launches, []
+        deadline_s = monotonic() + self._launcher.end_timeout_s
         for launch in launches:
-            launch.end(END_TIMEOUT_S)
+            launch.end(max(deadline_s - monotonic(), END_TIMEOUT_MIN_S))
 
 
 class _Pause:

@@ -36,6 +36,7 @@ class HostLauncher(Launcher):
         self._shell = shell
         self._hidden = remote_program.HOST_VARIABLES.union(hidden)
         self.hosts = tuple(self._slots)
+        self.end_timeout_s = shell.end_timeout_s
 
     def start(
         self, request: LaunchRequest, environment: Mapping[str, str], hosts: Sequence[str] | None
@@ -66,7 +67,9 @@ class HostProcess(ChildProcess):
 
     def __init__(self, host: str, slots: int | None, shell: Shell, environment: Mapping[str, str]) -> None:
         command = shell.command(host, remote_program.command(environment))
-        with remote_program.program_input(environment, name=host, slots=slots) as program:
+        with remote_program.program_input(
+            environment, name=host, slots=slots, in_child=shell.needs_exit_code
+        ) as program:
             super().__init__(command, worker_environment(LaunchRequest(0)), None, stdin=program.fileno())
         self._host, self._shell = host, shell
 

@@ -40,9 +40,11 @@ def ask(hosts: Sequence[Host], shell: Shell) -> dict[str, Answer]:
     Raises:
         WorkerStartError: Hosts cannot be used; tells why each of them cannot.
     """
-    asked = {host.name: _Question(host.name, Direct() if is_this_host(host.name) else shell) for host in hosts}
+    asked: dict[str, _Question] = {}
     deadline = monotonic() + ANSWER_TIMEOUT_S
     try:
+        for host in hosts:
+            asked[host.name] = _Question(host.name, Direct() if is_this_host(host.name) else shell)
         answers: dict[str, Answer | str] = {name: question.answer(deadline) for name, question in asked.items()}
     finally:
         for question in asked.values():

@@ -52,7 +52,12 @@ def command(environment: Mapping[str, str]) -> list[str]:
 
 
 def program_input(
-    environment: Mapping[str, str], *, name: str, slots: int | None, is_question: bool = False
+    environment: Mapping[str, str],
+    *,
+    name: str,
+    slots: int | None,
+    is_question: bool = False,
+    in_child: bool = False,
 ) -> BinaryIO:
     """Return a file in memory with what the program reads: its source, and its settings with the key.
 
@@ -61,6 +66,7 @@ def program_input(
         name: The name by which the master knows the host.
         slots: The number of cores for workers; None: those that the agent may use.
         is_question: True: there is to be no agent, only an answer what the host has.
+        in_child: True: the agent is a child of the process that is started.
     """
     settings = {
         "environment": {key: value for key, value in environment.items() if key not in HOST_VARIABLES},
@@ -73,6 +79,7 @@ def program_input(
         "name": name,
         "slots": slots,
         "is_question": is_question,
+        "in_child": in_child,
     }
     source = inspect.getsource(remote_start).encode()
     file = memory_file()

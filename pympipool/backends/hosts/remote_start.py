@@ -43,6 +43,8 @@ def main() -> None:
         os.chdir(settings["cwd"])
     except OSError:
         pass  # each worker checks its own folder, and tells what is missing
+    if settings["in_child"]:
+        go_on_in_child()
     problem = find_problem(settings)
     if problem:
         print(f"{problem}", file=sys.stderr)
@@ -54,8 +56,19 @@ def main() -> None:
         answer = {"cores": available_cores(), "gpus": len(devices.names), "machine": machine_id()}
         print(ANSWER + json.dumps(answer), flush=True)
         sys.exit(0)
-    os.environ[devices.variable] = ",".join(devices.names)
+    if devices.names:
+        os.environ[devices.variable] = ",".join(devices.names)
     importlib.import_module(settings["module"]).main(settings["name"], settings["slots"])
+
+
+def go_on_in_child() -> None:
+    """Let a child do the rest. This process waits, and exits with a code even if a signal ends the child."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        return
+    _, status = os.waitpid(child, 0)
+    os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 1)
 
 
 def find_problem(settings: "dict[str, object]") -> "str | None":

@@ -32,7 +32,9 @@ class Scheduler(NamedTuple):
         """Return why it cannot be used in this environment; None if it can."""
         found = [name for name in self.variables if environ.get(name)]
         if not found:
-            return f"this script runs in no job of {self.title} ({' and '.join(self.variables)} are not set)"
+            return (
+                f"this script runs in no job of {self.title}: its environment has no {' and no '.join(self.variables)}"
+            )
         try:
             hosts = self.hosts_of_job(environ)
         except ValueError as error:

@@ -9,6 +9,7 @@ import socket
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from pympipool.backends.agent.launch import END_TIMEOUT_S
 from pympipool.backends.hosts.remote_start import NOT_USABLE
 from pympipool.backends.mpi_library import Kind, find_any_launcher
 from pympipool.errors import WorkerStartError
@@ -41,9 +42,13 @@ class Shell(ABC):
 
     Attributes:
         name: Its name in messages.
+        needs_exit_code: True if a program that a signal ends would have the whole job ended.
+        end_timeout_s: Seconds that it may take to end after its program.
     """
 
     name: str
+    needs_exit_code = False
+    end_timeout_s = END_TIMEOUT_S
 
     @abstractmethod
     def command(self, host: str, words: Sequence[str]) -> list[str]:
@@ -147,9 +152,14 @@ class Mpiexec(Shell):
 
 
 class Qrsh(Shell):
-    """The remote shell of Grid Engine, inside a parallel job."""
+    """The remote shell of Grid Engine, inside a parallel job.
+
+    Grid Engine ends the job if a signal ends one of its programs, and so if qrsh is killed before its program has ended.
+    """
 
     name = "qrsh"
+    needs_exit_code = True
+    end_timeout_s = 10.0
 
     def command(self, host: str, words: Sequence[str]) -> list[str]:
         return ["qrsh", "-inherit", "-noshell", host, *words]
@@ -165,11 +175,13 @@ class Direct(Shell):
 
 
 def is_this_host(name: str) -> bool:
-    """Return True if this is a name of this host.
+    """Return True if this is a name of this host, with its domain or without.
 
     Examples:
         >>> is_this_host("localhost"), is_this_host("somebody@localhost")
         (True, False)
     """
     own = socket.gethostname()
-    return name in ("localhost", own, own.partition(".")[0]) or name.partition(".")[0] == own
+    short, _, domain = name.partition(".")
+    own_short, _, own_domain = own.partition(".")
+    return name in ("localhost", own) or (short == own_short and not (domain and own_domain))

@@ -69,7 +69,7 @@ def test_unreadable_host_file_is_told(host_file, monkeypatch, name, variable, te
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_outside_of_a_job_the_remedy_is_told(name):
-    with pytest.raises(WorkerStartError, match=rf"backend '{name}' cannot be used: .* is|are not set.*backend='mpi'"):
+    with pytest.raises(WorkerStartError, match=rf"backend '{name}' cannot be used: .* has no .*backend='mpi'"):
         Executor(backend=name)
 
 
