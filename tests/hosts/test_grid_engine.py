@@ -141,13 +141,16 @@ def test_specification_examples_print_their_documented_output(grid_engine, tmp_p
 @pytest.mark.mpi
 def test_submission_script_prints_its_documented_output(grid_engine, tmp_path):
     shutil.copytree(EXAMPLES, tmp_path, dirs_exist_ok=True)
-    source = Path(pympipool.__file__).parents[1]
-    variables = f"PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={source}"
+    script = tmp_path / "gridengine.sh"
+    script.write_text(
+        script.read_text().replace("python job.py", f"{sys.executable} job.py")
+    )  # a login may find another
+    variables = f"PYTHONPATH={Path(pympipool.__file__).parents[1]}"
     output = f"-o {tmp_path}/out -e {tmp_path}/err"
     grid_engine.run(f"cd {tmp_path} && env {variables} qsub {output} gridengine.sh")
-    expected = "backend gridengine with 4 cores\n[3, 4, 5, 6]\n[(3, 2, 0), (3, 2, 1)]\n"
-    wait_until(lambda: (tmp_path / "out").exists() and (tmp_path / "out").read_text().count("\n") == 3, JOB_S)
-    assert (tmp_path / "out").read_text() == expected
+    wait_until(lambda: not grid_engine.run("qstat"), JOB_S)
+    printed = (tmp_path / "out").read_text() + (tmp_path / "err").read_text()
+    assert printed == "backend gridengine with 4 cores\n[3, 4, 5, 6]\n[(3, 2, 0), (3, 2, 1)]\n"
 
 
 HELD = """
