@@ -5,6 +5,9 @@
 #   make test-fast     run the fastest and most telling tests of each room: under two minutes on two cores
 #   make test-long     run the chaos test for 15 minutes: random kills, stops, interrupts and shortages
 #   make coverage      measure which lines of Python make test-fast runs, into build/coverage/html
+#   make test-pythons  run a part of the suite in each supported version of Python that can be had here
+#   make test-mpis     run the tests that use MPI with Open MPI and Intel MPI
+#   make test-races    look for data races in the compiled modules, with ThreadSanitizer
 #   make test-slurm    run the tests that need SLURM, with a SLURM that it installs and starts; as root, on Debian or Ubuntu
 #   make test-hosts    run the tests with hosts that are reached by ssh, mpiexec and Grid Engine, which it makes; as root, on Debian
 #   make lint          check style, types, the floors of the source, and C warnings
@@ -12,7 +15,8 @@
 #   make pictures      draw the pictures of the pages again, among them the rooms of the source
 #   make wheels        build the source distribution and a wheel for each Python at hand, and try each without a compiler
 #   make release-check try all that a release needs, and publish nothing
-#   make clean         remove everything that these commands made
+#   make clean         remove everything that these commands made in this folder
+#   make clean-cache   remove what test-pythons, test-mpis and test-races keep in CACHE: interpreters, MPI libraries, environments
 #
 #   make bench         measure with all peers, into docs/benchmarks.md: some 20 minutes
 #   make bench-quick   measure the most important cases, into build/benchmarks.md: under 3 minutes
@@ -25,6 +29,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pympipool-tests
+# Besides that of .venv; the first are tested if the time does not suffice for all.
+PYTHON_VERSIONS ?= 3.14 3.15 3.10 3.12 3.13
+MPI_EXTRAS ?= openmpi intelmpi
 # The most telling first.
 FAST_TESTS := tests/executor tests/execution tests/serialization tests/core tests/transport tests/worker tests/backends \
 	tests/resources tests/reliability/test_worker_dies.py tests/diagnostics tests/util tests/cli/test_program.py \
@@ -41,7 +49,8 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
 .PHONY: demo test test-fast test-long coverage lint bench docs pictures install install-all clean test-slurm test-hosts bench-quick bench-guard \
-	wheels release-check
+	wheels release-check \
+	clean-cache test-pythons test-mpis test-races
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/quickstart.py
@@ -69,6 +78,15 @@ test-slurm: $(VENV)/.installed-dev
 
 test-hosts: $(VENV)/.installed-dev
 	PYMPIPOOL_TEST_HOSTS=all $(BIN)/python -m pytest tests/hosts $(PYTEST_ARGS)
+
+test-pythons: $(VENV)/.installed-dev
+	.ci/test-pythons "$(CACHE)" $(PYTHON_VERSIONS)
+
+test-mpis: $(VENV)/.installed-dev
+	.ci/test-mpis "$(CACHE)" $(MPI_EXTRAS)
+
+test-races: $(VENV)/.installed-dev
+	.ci/test-races "$(CACHE)/races"
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
@@ -143,3 +161,6 @@ clean:
 	rm -f pympipool/_core/*.so pympipool/_core/*.c
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	if [ -f tests/csrc/Makefile ]; then $(MAKE) -C tests/csrc clean; fi
+
+clean-cache:
+	rm -rf "$(CACHE)"
