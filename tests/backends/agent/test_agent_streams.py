@@ -95,17 +95,19 @@ def test_worker_that_reads_nothing_delays_no_other(make_executor, gate, tmp_path
     before = agent.memory_info().rss
     (stopped,) = pids(exe) - {int((tmp_path / "pid").read_text())}
     os.kill(stopped, signal.SIGSTOP)
-    large = exe.submit(same, bytes(64 * MB))
-    wait_until(large.running)
-    gate.open()
-    other = held.result()
-    quiet_rounds, received = 0, 0
-    while quiet_rounds < 5:  # until no more of the large call arrives there
-        assert {exe.submit(pid).result() for _ in range(50)} == {other}
-        before_round, received = received, agent.io_counters().read_chars
-        quiet_rounds = quiet_rounds + 1 if received - before_round < MB else 0
-    assert agent.memory_info().rss - before < 16 * MB
-    os.kill(stopped, signal.SIGCONT)
+    try:
+        large = exe.submit(same, bytes(64 * MB))
+        wait_until(large.running)
+        gate.open()
+        other = held.result()
+        quiet_rounds, received = 0, 0
+        while quiet_rounds < 5:  # until no more of the large call arrives there
+            assert {exe.submit(pid).result() for _ in range(50)} == {other}
+            before_round, received = received, agent.io_counters().read_chars
+            quiet_rounds = quiet_rounds + 1 if received - before_round < MB else 0
+        assert agent.memory_info().rss - before < 16 * MB
+    finally:
+        os.kill(stopped, signal.SIGCONT)
     assert large.result() == bytes(64 * MB)
 
 
