@@ -13,9 +13,11 @@ Environment:
 import os
 import shutil
 import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from setuptools import Extension, setup
 from setuptools.command.build_clib import build_clib
@@ -38,15 +40,20 @@ C_HEADERS = sorted(str(path) for path in Path("csrc").glob("*.h"))
 CYTHON_MODULES = sorted(path.stem for path in Path("pympipool/_core").glob("*.pyx"))
 CYTHON_HEADERS = sorted(str(path) for path in Path("pympipool/_core").glob("*.pxd"))
 
-HOW_TO_GET_A_COMPILER = """
+HOW_TO_INSTALL_WITHOUT = """
 
-pympipool needs a C compiler and the header files of Python. {problem}
-Install them with one of
-    apt-get install gcc python3-dev
-    dnf install gcc python3-devel
-    conda install -c conda-forge c-compiler
-    xcode-select --install
-and run the installation again.
+pympipool {version} has to be compiled here, because pip has no wheel of it for {python} on {platform} (or was given
+the source). {problem}
+Do one of the following, and run the installation again:
+  - install a C compiler and the header files of Python:
+        apt-get install gcc python3-dev
+        dnf install gcc python3-devel
+        conda install -c conda-forge c-compiler
+        xcode-select --install
+  - let pip look for a wheel again: `pip install --upgrade pip` (an old one does not know all platforms), or use
+    another Python. `pip download --no-deps --only-binary :all: pympipool` tells whether there is a wheel for it.
+  - run `make wheels` in the source on a machine of this kind that has a compiler, and install the wheel from
+    dist/ here: `pip install dist/pympipool-{version}-{python}-*.whl`
 """
 
 
@@ -66,15 +73,19 @@ def explained_failure(command: build_clib | build_ext) -> Iterator[None]:
     """Replace the error of a failed compilation by advice if the machine lacks a compiler or headers."""
     try:
         yield
-    except (CCompilerError, ExecError) as error:
+    except (CCompilerError, ExecError):
         problem = missing_for_compilation(command)
         if problem is None:
             raise
-        raise BaseError(HOW_TO_GET_A_COMPILER.format(problem=problem)) from error
+        wheel = {"python": f"cp{sys.version_info[0]}{sys.version_info[1]}", "platform": sysconfig.get_platform()}
+        version = command.distribution.get_version()
+        raise BaseError(HOW_TO_INSTALL_WITHOUT.format(version=version, problem=problem, **wheel)) from None
 
 
 class BuildDataPlane(build_clib):
     def build_libraries(self, libraries):
+        # An archive keeps the object of a source that has been removed or renamed since it was made.
+        Path(self.build_clib, "libpmp.a").unlink(missing_ok=True)
         with explained_failure(self):
             super().build_libraries(libraries)
 
@@ -88,12 +99,19 @@ class BuildModules(build_ext):
     def build_extensions(self):
         """Compile the modules in forked processes, side by side: half of the time is Cython's, which holds the GIL."""
         self.check_extensions_list(self.extensions)
+        self._check_headers()
         count = (os.cpu_count() or 1) if hasattr(os, "fork") else 1
         processes = [self._compile_in_fork(self.extensions[number::count]) for number in range(count) if count > 1]
         for process in processes:
             os.waitpid(process, 0)
-        with explained_failure(self):
-            super().build_extensions()  # what no process could compile; the error is raised here
+        super().build_extensions()  # what no process could compile; the error is raised here
+
+    def _check_headers(self):
+        """Compile one line, so that a machine without Python's headers gets one message, before Cython's minute."""
+        with explained_failure(self), TemporaryDirectory() as folder:
+            source = Path(folder, "headers.c")
+            source.write_text("#include <Python.h>\n")
+            self.compiler.compile([str(source)], output_dir=folder)
 
     def _compile_in_fork(self, extensions):
         process = os.fork()

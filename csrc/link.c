@@ -19,11 +19,12 @@ typedef struct {
     uint64_t capacity;
     _Atomic uint32_t slot;
     _Atomic uint32_t shares_bell, awaits_room;
-    _Alignas(64) pmp_doorbell bells[];
+    _Alignas(PMP_CACHE_LINE) pmp_doorbell bells[];
 } shared_link;
 
 static_assert(offsetof(shared_link, capacity) == 16, "the layout is shared between processes");
-static_assert(offsetof(shared_link, bells) == 64, "the layout is shared between processes");
+static_assert(offsetof(shared_link, bells) == PMP_CACHE_LINE,
+              "the layout is shared between processes");
 
 /* Where the parts of a link are. */
 typedef struct {

@@ -20,13 +20,15 @@
 
 #include <stdint.h>
 
+#include "cache_line.h"
+
 /* Number of slots. A power of two, and a multiple of 64. */
 #define PMP_NEWS_SLOTS 65536
 #define PMP_NEWS_WORDS (PMP_NEWS_SLOTS / 64)
 
 /* Lives in shared memory; zeroed memory has no news. */
 typedef struct {
-    _Alignas(64) _Atomic uint64_t words[PMP_NEWS_WORDS];
+    _Alignas(PMP_CACHE_LINE) _Atomic uint64_t words[PMP_NEWS_WORDS];
 } pmp_news;
 
 /* Sets the bit of a slot, after something was published. Includes a full fence on every path:

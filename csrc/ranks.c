@@ -7,7 +7,7 @@
 #define OUTCOME_BITS 48
 #define OUTCOME_MASK ((UINT64_C(1) << OUTCOME_BITS) - 1)
 
-static_assert(sizeof(pmp_rank_word) == 64, "the layout is shared between processes");
+static_assert(sizeof(pmp_rank_word) == PMP_CACHE_LINE, "the layout is shared between processes");
 
 /* Returns how many calls a word is ahead of this rank. */
 static int16_t calls_ahead(const pmp_ranks *ranks, uint64_t word)

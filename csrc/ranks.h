@@ -14,9 +14,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "cache_line.h"
+
 /* Lies in shared memory, zeroed. */
 typedef struct {
-    _Alignas(64) _Atomic uint64_t ended;
+    _Alignas(PMP_CACHE_LINE) _Atomic uint64_t ended;
 } pmp_rank_word;
 
 /* A rank's own view of all ranks. Process-local; not to be shared. */

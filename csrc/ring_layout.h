@@ -8,10 +8,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define CACHE_LINE 64
+#include "cache_line.h"
 
 typedef struct {
-    _Alignas(CACHE_LINE) _Atomic uint64_t position;
+    _Alignas(PMP_CACHE_LINE) _Atomic uint64_t position;
 } shared_tail;
 
 /* The layout in the segment: the records follow the tails. The producer and each consumer write one
@@ -21,15 +21,15 @@ typedef struct {
     uint32_t version;
     uint32_t consumer_count;
     uint64_t capacity;
-    _Alignas(CACHE_LINE) _Atomic uint64_t head;
+    _Alignas(PMP_CACHE_LINE) _Atomic uint64_t head;
     shared_tail tails[];
 } shared_ring;
 
-static_assert(sizeof(shared_ring) == 128, "the layout is shared between processes");
+static_assert(sizeof(shared_ring) == 2 * PMP_CACHE_LINE, "the layout is shared between processes");
 static_assert(offsetof(shared_ring, capacity) == 16, "the layout is shared between processes");
-static_assert(offsetof(shared_ring, head) == 64, "the producer's cache line");
-static_assert(offsetof(shared_ring, tails) == 128, "the consumers' cache lines");
-static_assert(sizeof(shared_tail) == CACHE_LINE, "the layout is shared between processes");
+static_assert(offsetof(shared_ring, head) == PMP_CACHE_LINE, "the producer's cache line");
+static_assert(offsetof(shared_ring, tails) == 2 * PMP_CACHE_LINE, "the consumers' cache lines");
+static_assert(sizeof(shared_tail) == PMP_CACHE_LINE, "the layout is shared between processes");
 
 /* The fields are atomic, although head orders them, so that the consumer loads each exactly once:
  * the value that was checked is the value that is used, whatever the other side does meanwhile. */

@@ -11,13 +11,25 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
 
-#if defined(__linux__) && !defined(MFD_NOEXEC_SEAL)
+#ifdef __linux__
+#include <linux/memfd.h>
+#include <sys/syscall.h>
+#ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U /* Linux 6.3; older kernels answer EINVAL */
+#endif
+#ifndef F_ADD_SEALS /* the kernel has had seals since 3.17, glibc since 2.27 */
+#define F_ADD_SEALS   1033
+#define F_GET_SEALS   1034
+#define F_SEAL_SEAL   0x0001
+#define F_SEAL_SHRINK 0x0002
+#define F_SEAL_GROW   0x0004
+#endif
+#else
+#include <sys/random.h>
 #endif
 
 /* "/pmp-" and 22 characters of 6 random bits each (132 bits); macOS allows 31 characters. */
@@ -43,6 +55,33 @@ static int map(pmp_shm *segment, int descriptor, size_t size_bytes, int protecti
     return 0;
 }
 
+#ifdef __linux__
+
+/* By system call: glibc has getentropy since 2.25 only. Kernels before 3.17 do not have the call, but the device. */
+static int get_random(unsigned char *bytes, size_t count)
+{
+    if (syscall(SYS_getrandom, bytes, count, 0) == (long)count) {
+        return 0;
+    }
+    const int descriptor = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) {
+        return -errno;
+    }
+    const ssize_t got = read(descriptor, bytes, count);
+    const int error = got < 0 ? -errno : -EIO;
+    close(descriptor);
+    return got == (ssize_t)count ? 0 : error;
+}
+
+#else
+
+static int get_random(unsigned char *bytes, size_t count)
+{
+    return getentropy(bytes, count) == 0 ? 0 : -errno;
+}
+
+#endif
+
 /* The name exists between shm_open and shm_unlink only; a process killed between the two
  * leaves an empty object of no pages. */
 static int open_posix(void)
@@ -52,8 +91,9 @@ static int open_posix(void)
     unsigned char random_bytes[NAME_RANDOM];
     char name[sizeof NAME_PREFIX + NAME_RANDOM] = NAME_PREFIX;
 
-    if (getentropy(random_bytes, sizeof random_bytes) != 0) {
-        return -errno;
+    const int error = get_random(random_bytes, sizeof random_bytes);
+    if (error != 0) {
+        return error;
     }
     for (size_t i = 0; i < NAME_RANDOM; i++) {
         name[sizeof NAME_PREFIX - 1 + i] = alphabet[random_bytes[i] & 63];
@@ -87,11 +127,17 @@ static int open_file(void)
 
 #ifdef __linux__
 
+/* By system call: glibc has memfd_create since 2.27 only. */
+static int create_memfd(unsigned flags)
+{
+    return (int)syscall(SYS_memfd_create, "pympipool", MFD_CLOEXEC | MFD_ALLOW_SEALING | flags);
+}
+
 static int open_memfd(void)
 {
-    int descriptor = memfd_create("pympipool", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+    int descriptor = create_memfd(MFD_NOEXEC_SEAL);
     if (descriptor < 0 && errno == EINVAL) {
-        descriptor = memfd_create("pympipool", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        descriptor = create_memfd(0);
     }
     if (descriptor < 0) {
         return -errno;

@@ -4,7 +4,6 @@
 #include "watchdog.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
@@ -14,12 +13,14 @@
 #include <sys/prctl.h>
 #endif
 
-/* Linux reports that the peer is gone with POLLRDHUP, if that is requested. POLLHUP is reported
- * everywhere without a request. POLLIN is not requested: other code reads the data. */
-#ifdef POLLRDHUP
-#define HANG_UP POLLRDHUP
+#ifdef __APPLE__
+#define PMP_KQUEUE
+#endif
+#ifdef PMP_KQUEUE
+#include <sys/event.h>
+#include <sys/time.h>
 #else
-#define HANG_UP 0
+#include <poll.h>
 #endif
 
 /* The thread needs very little. The rest is room for thread-local storage of other libraries, which can be large. */
@@ -33,19 +34,82 @@ static void kill_this_process(void)
     kill(getpid(), SIGKILL);
 }
 
-static void *watch(void *argument)
+#ifdef PMP_KQUEUE
+
+/* The poll of macOS reports nothing for a socket of which no data is requested, not even a hang-up. Here data that
+ * arrives wakes the thread, once (EV_CLEAR), until the end does. */
+static int open_watch(int connection)
 {
-    struct pollfd watched = {.fd = (int)(intptr_t)argument, .events = HANG_UP};
+    const int queue = kqueue();
+    struct kevent end_or_data;
+    if (queue < 0) {
+        return -errno;
+    }
+    EV_SET(&end_or_data, (uintptr_t)connection, EVFILT_READ, EV_ADD | EV_CLEAR, 0, 0, NULL);
+    if (kevent(queue, &end_or_data, 1, NULL, 0, NULL) != 0) {
+        const int error = -errno;
+        close(queue);
+        return error;
+    }
+    return queue;
+}
+
+static void close_watch(int queue)
+{
+    close(queue);
+}
+
+static void wait_for_end(int queue)
+{
+    struct kevent event;
+    do {
+        event.flags = 0;
+        while (kevent(queue, NULL, 0, &event, 1, NULL) <= 0) {
+            /* EINTR: nothing has happened on the connection. */
+        }
+    } while ((event.flags & EV_EOF) == 0);
+}
+
+#else
+
+/* Linux reports that the peer is gone with POLLRDHUP, if that is requested. Elsewhere POLLHUP is reported without a
+ * request. POLLIN is not requested: other code reads the data. */
+#ifdef POLLRDHUP
+#define HANG_UP POLLRDHUP
+#else
+#define HANG_UP 0
+#endif
+
+static int open_watch(int connection)
+{
+    return connection;
+}
+
+static void close_watch(int connection)
+{
+    (void)connection; /* it is not the watchdog's */
+}
+
+static void wait_for_end(int connection)
+{
+    struct pollfd watched = {.fd = connection, .events = HANG_UP};
 
     while (poll(&watched, 1, -1) <= 0) {
         /* EINTR or EAGAIN: nothing has happened on the connection. */
     }
+}
+
+#endif
+
+static void *watch(void *argument)
+{
+    wait_for_end((int)(intptr_t)argument);
     kill_this_process();
     return NULL;
 }
 
 /* The thread inherits the signal mask, so it never runs with a signal unblocked. */
-static int create_blocked(pthread_attr_t *attributes, int descriptor)
+static int create_blocked(pthread_attr_t *attributes, int watched)
 {
     sigset_t all, before;
     pthread_t thread;
@@ -55,7 +119,7 @@ static int create_blocked(pthread_attr_t *attributes, int descriptor)
     if (error != 0) {
         return -error;
     }
-    error = pthread_create(&thread, attributes, watch, (void *)(intptr_t)descriptor);
+    error = pthread_create(&thread, attributes, watch, (void *)(intptr_t)watched);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return -error;
 }
@@ -67,14 +131,22 @@ int pmp_watchdog_start(int descriptor)
     if (descriptor < 0) {
         return -EBADF;
     }
+    const int watched = open_watch(descriptor);
+    if (watched < 0) {
+        return watched;
+    }
     int error = -pthread_attr_init(&attributes);
     if (error != 0) {
+        close_watch(watched);
         return error;
     }
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attributes, STACK_BYTES);
-    error = create_blocked(&attributes, descriptor);
+    error = create_blocked(&attributes, watched);
     pthread_attr_destroy(&attributes);
+    if (error != 0) {
+        close_watch(watched);
+    }
     return error;
 }
 

@@ -67,3 +67,11 @@ def test_corrupt_rings_do_no_harm():
 @pytest.mark.skipif(shutil.which("spin") is None, reason="spin is not installed: apt-get install spin")
 def test_models_hold_and_mutants_break():
     make("model", limit_s=580)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(
+    not Path("/usr/include/relacy").exists(), reason="relacy is not installed: apt-get install relacy-dev"
+)
+def test_models_hold_under_relaxed_memory():
+    make("relaxed", "EXECUTIONS=5000", limit_s=580)

@@ -15,7 +15,7 @@
 #include <stdatomic.h>
 
 enum { CAPACITY = 1024, PREFIX = 8, INPUT = PREFIX + CAPACITY };
-enum { HEAD_AT = 64, TAIL_AT = 128, RECORDS_AT = 192 };
+enum { HEAD_AT = PMP_CACHE_LINE, TAIL_AT = 2 * PMP_CACHE_LINE, RECORDS_AT = 3 * PMP_CACHE_LINE };
 
 /* Counts how far the inputs get, to check that the fuzzing is deep enough. */
 static struct {

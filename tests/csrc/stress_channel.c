@@ -25,7 +25,7 @@ typedef struct {
     uint64_t message_count;
     uint32_t rank_count;
     _Atomic uint32_t next_rank;
-    _Alignas(64) unsigned char link[];
+    _Alignas(PMP_CACHE_LINE) unsigned char link[];
 } course;
 
 typedef struct {

@@ -19,7 +19,7 @@ typedef struct {
     unsigned char *received[CONSUMERS]; /* by number: how often */
     _Atomic uint32_t next_consumer;
     unsigned char *revoked;
-    _Alignas(64) unsigned char ring[];
+    _Alignas(PMP_CACHE_LINE) unsigned char ring[];
 } course;
 
 /* Bytes of record number n; the first 8 are n itself. */

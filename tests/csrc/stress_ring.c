@@ -24,7 +24,7 @@ typedef struct {
     pmp_doorbell producer_bell, consumer_bells[CONSUMERS_MAX];
     load load;
     _Atomic uint32_t next_consumer;
-    _Alignas(64) unsigned char ring[];
+    _Alignas(PMP_CACHE_LINE) unsigned char ring[];
 } course;
 
 /* Mostly small, 1 of 32 up to the largest that fits. */

@@ -24,6 +24,8 @@
 #include <sys/prctl.h>
 #endif
 
+#include "../../csrc/cache_line.h"
+
 /* _exit, not exit: it may be called in any thread and in children. */
 #define CHECK(condition)                                                                           \
     do {                                                                                           \
@@ -144,7 +146,7 @@ static inline void *shared_memory(size_t size_bytes)
 static inline void *guarded_memory(size_t size_bytes)
 {
     void *memory;
-    CHECK_EQUAL(posix_memalign(&memory, 64, size_bytes), 0);
+    CHECK_EQUAL(posix_memalign(&memory, PMP_CACHE_LINE, size_bytes), 0);
     memset(memory, 0, size_bytes);
     return memory;
 }

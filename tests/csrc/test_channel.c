@@ -490,7 +490,7 @@ static void link_joins_master_and_worker(void)
                 0);
     CHECK_EQUAL(pmp_link_slot(memory), 4711);
     CHECK(seen_by_master == seen_by_worker);
-    CHECK_EQUAL((uintptr_t)seen_by_master % 64, 0);
+    CHECK_EQUAL((uintptr_t)seen_by_master % PMP_CACHE_LINE, 0);
     send_and_expect(&master_sender, &worker_receiver, 1);
     send_and_expect(&worker_sender, &master_receiver, 2);
     pmp_doorbell_arm(seen_by_worker);
@@ -518,7 +518,8 @@ static void memory_without_link_is_rejected(void)
     const size_t size_bytes = pmp_link_footprint(capacity, 1);
     uint64_t *const memory = guarded_memory(size_bytes);
     /* magic, version, capacity; magic and capacity of the first ring */
-    static const size_t words[] = {0, 1, 2, 24, 26};
+    enum { RING = 3 * PMP_CACHE_LINE / 8 };
+    static const size_t words[] = {0, 1, 2, RING, RING + 2};
 
     CHECK_EQUAL(pmp_link_init(memory, size_bytes, capacity / 2, 1), -EINVAL);
     CHECK_EQUAL(pmp_link_init(memory, size_bytes, capacity + 8, 1), -EINVAL);

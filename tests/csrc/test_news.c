@@ -98,7 +98,7 @@ typedef struct {
     pmp_news news;
     ring rings[WRITERS];
     _Atomic bool over;
-    _Atomic uint32_t writers; /* number of those that have begun */
+    _Atomic uint32_t writers, ended; /* numbers of those that have begun, and ended */
 } board;
 
 /* The reader's own view. */
@@ -198,6 +198,7 @@ static void *write_in_thread(void *argument)
 {
     board *const shared = argument;
     write_all(shared, atomic_fetch_add(&shared->writers, 1));
+    atomic_fetch_add(&shared->ended, 1);
     return NULL;
 }
 
@@ -242,13 +243,14 @@ static void nothing_is_overlooked_between_threads(void)
         threads[i] = start_thread(write_in_thread, shared);
     }
     hunt(shared);
-    for (uint32_t i = 0; i < WRITERS; i++) {
-        while (pthread_tryjoin_np(threads[i], NULL) != 0) {
-            for (uint32_t number = 0; number < WRITERS; number++) {
-                finish(shared, number);
-            }
-            sched_yield();
+    while (atomic_load(&shared->ended) < WRITERS) {
+        for (uint32_t number = 0; number < WRITERS; number++) {
+            finish(shared, number);
         }
+        sched_yield();
+    }
+    for (uint32_t i = 0; i < WRITERS; i++) {
+        pthread_join(threads[i], NULL);
     }
 }
 

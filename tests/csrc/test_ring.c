@@ -8,7 +8,8 @@
 /* As in ring_layout.h. */
 enum { READY = 1, CLAIMED, REVOKED, WRAP, NO_STATE };
 
-enum { CAPACITY = 256, LIMIT = CAPACITY / 2 - 8, HEAD_AT = 64, TAIL_AT = 128, RECORDS_AT = 192 };
+enum { CAPACITY = 256, LIMIT = CAPACITY / 2 - 8 };
+enum { HEAD_AT = PMP_CACHE_LINE, TAIL_AT = 2 * PMP_CACHE_LINE, RECORDS_AT = 3 * PMP_CACHE_LINE };
 
 typedef struct {
     unsigned char *memory;

@@ -7,6 +7,10 @@
 #include <fcntl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#ifdef __linux__
+#include <linux/memfd.h>
+#include <sys/syscall.h>
+#endif
 
 enum { SIZE = 3 * 65536 };
 
@@ -54,6 +58,8 @@ static void new_segment_is_zeroed_private_and_nameless(void)
     for_each_kind(check_new_segment);
 }
 
+#ifdef __linux__
+
 static void check_pages_are_reserved(enum pmp_shm_kind kind)
 {
     pmp_shm segment = new_segment(SIZE, kind);
@@ -65,12 +71,17 @@ static void check_pages_are_reserved(enum pmp_shm_kind kind)
 
 static void pages_are_reserved(void)
 {
-#ifdef __linux__
     for_each_kind(check_pages_are_reserved);
-#else
-    skip("only Linux can reserve the pages of shared memory");
-#endif
 }
+
+#else
+
+static void pages_are_reserved(void)
+{
+    skip("only Linux can reserve the pages of shared memory");
+}
+
+#endif
 
 static int count_names(void)
 {
@@ -201,7 +212,7 @@ static void memfd_is_sealed(void)
 
 static void memfd_that_could_shrink_is_rejected(void)
 {
-    const int descriptor = memfd_create("test", MFD_ALLOW_SEALING);
+    const int descriptor = (int)syscall(SYS_memfd_create, "test", MFD_ALLOW_SEALING);
     pmp_shm segment;
     CHECK(descriptor >= 0);
     CHECK_EQUAL(ftruncate(descriptor, SIZE), 0);

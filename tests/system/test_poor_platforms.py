@@ -16,10 +16,12 @@ import ctypes, errno, struct
 libc = ctypes.CDLL(None, use_errno=True)
 def instruction(code, yes, no, k):
     return struct.pack("HBBI", code, yes, no, k)
-# A filter for system calls: memfd_create is not there, everything else is allowed (linux/bpf_common.h, seccomp.h).
+# A filter for system calls: memfd_create and getrandom are not there, as before Linux 3.17; everything else is allowed
+# (linux/bpf_common.h, seccomp.h).
 program = b"".join([
     instruction(0x20, 0, 0, 0),                          # load the number of the system call
-    instruction(0x15, 0, 1, MEMFD_CREATE),               # is it memfd_create?
+    instruction(0x15, 1, 0, MEMFD_CREATE),               # is it memfd_create?
+    instruction(0x15, 0, 1, MEMFD_CREATE - 1),           # or getrandom?
     instruction(0x06, 0, 0, 0x00050000 | errno.ENOSYS),  # then it fails
     instruction(0x06, 0, 0, 0x7FFF0000),                 # else it is done
 ])
@@ -27,7 +29,8 @@ buffer = ctypes.create_string_buffer(program)
 filters = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer)))
 assert libc.prctl(38, 1, 0, 0, 0) == 0         # PR_SET_NO_NEW_PRIVS
 assert libc.prctl(22, 2, filters, 0, 0) == 0   # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
-assert libc.memfd_create(b"x", 0) == -1 and ctypes.get_errno() == errno.ENOSYS
+for missing in (MEMFD_CREATE, MEMFD_CREATE - 1):
+    assert libc.syscall(missing, b"x", 0, 0) == -1 and ctypes.get_errno() == errno.ENOSYS
 """
 
 SHARED_MEMORY = """
@@ -55,7 +58,7 @@ def test_memory_is_shared_without_memfd(tmp_path, shm):
     folder = tmp_path / "temporary"
     folder.mkdir()
     script = tmp_path / "script.py"
-    script.write_text(NO_MEMFD.replace("MEMFD_CREATE", str(MEMFD_CREATE), 1) + SHARED_MEMORY)
+    script.write_text(NO_MEMFD.replace("MEMFD_CREATE", str(MEMFD_CREATE)) + SHARED_MEMORY)
     launcher = []
     if shm == "file":
         if os.geteuid() != 0 or shutil.which("unshare") is None:
