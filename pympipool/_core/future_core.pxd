@@ -11,6 +11,7 @@ cdef class CompletionSource(CallbackThread):
     cdef bint try_cancel(self, FutureCore future, bint force) except -1
     cdef bint is_started(self, FutureCore future) except -1
     cdef int notify_when_done(self, FutureCore future) except -1
+    cdef void notify_later(self) noexcept
     cdef void record_cancelled(self, FutureCore future) noexcept
     cdef int check_may_wait(self) except -1
     cdef EntryQueue queue_of_loop(self, object callback)

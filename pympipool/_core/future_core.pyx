@@ -67,6 +67,9 @@ cdef class CompletionSource(CallbackThread):
         """Set the result of this future as soon as it arrives: a callback or another thread waits for it."""
         return 0
 
+    cdef void notify_later(self) noexcept:
+        """Set all results, from now on, within milliseconds after they arrive."""
+
     cdef void record_cancelled(self, FutureCore future) noexcept:
         """Record the end of a traced future that was cancelled."""
 
@@ -237,6 +240,10 @@ cdef class FutureCore(FutureWithCallbacks):
         if self.source is not None:
             self.source.notify_when_done(self)
         return 0
+
+    cdef void expect_end_later(self) noexcept:
+        if self.source is not None:
+            self.source.notify_later()
 
     cdef bint has_failed(self):
         return self.status == FINISHED and (self.is_error or self.error is not None)

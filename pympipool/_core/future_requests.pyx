@@ -204,6 +204,14 @@ cdef class FutureRequests(Completion):
             pmp_doorbell_ring(&self.core.short_sleep_bell)  # a waiting thread need not wait for the end of a short sleep
         return 0
 
+    cdef void notify_later(self) noexcept:
+        if self.in_forked_child or self.core.sets_all:
+            return
+        pthread_mutex_lock(&self.core.lock)
+        self.core.sets_all = True
+        pump_and_notify(&self.core)  # wakes the progress thread for what was received before
+        pthread_mutex_unlock(&self.core.lock)
+
     # ---- event loops ----
 
     cdef EntryQueue queue_of_loop(self, object callback):

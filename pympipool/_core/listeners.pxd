@@ -1,6 +1,6 @@
 """What is told when a future ends; see listeners.pyx."""
 
-from pympipool._core.mailbox cimport Entry, EntryQueue
+from pympipool._core.mailbox cimport Entry, EntryQueue, Post
 
 cdef enum Status:
     PENDING
@@ -27,9 +27,11 @@ cdef class ListenedFuture(Entry):
     cdef list end_locks     # a lock for each thread that waits in `wait_for_end`
     cdef list waiters       # a Listener for each waiter of concurrent.futures.wait and as_completed
     cdef list posts         # a Post for each function that is posted at the end
+    cdef Post follower      # posted at the end too, if there is no hurry; or None
     cdef dict observations  # identity of a thread that holds `_condition` -> True if the future had ended by then
 
     cdef int expect_end(self) except -1
+    cdef void expect_end_later(self) noexcept
     cdef bint has_failed(self)
     cdef bint seen_pending(self) except -1
     cdef int forget_observation(self) except -1

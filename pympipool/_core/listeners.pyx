@@ -3,7 +3,8 @@
 
     result() in a second thread ── wait_for_end ──────► end_locks ─┐
     cf.wait, cf.as_completed    ── _waiters.append ───► waiters   ─┼─ tell_listeners, by the thread that ends the future
-    dependent calls, map, pools ── _post_when_done ───► posts     ─┘
+    dependent calls, map, pools ── _post_when_done ───► posts     ─┤
+    cache                       ── _follow ───────────► follower  ─┘
 
 Ending a future runs no Python code, takes no lock and allocates nothing, so any thread can do it, the main thread
 included: no exception of a signal handler can strike between its steps, no lock that was torn elsewhere can block it, and
@@ -50,6 +51,9 @@ cdef class ListenedFuture(Entry):
         """Have the result set as soon as it arrives."""
         return 0
 
+    cdef void expect_end_later(self) noexcept:
+        """Have the result set within milliseconds after it arrives."""
+
     cdef bint has_failed(self):
         """Return True if the future has ended with an exception."""
         return False
@@ -66,6 +70,23 @@ cdef class ListenedFuture(Entry):
         else:
             self.posts.append(post)
         self.expect_end()
+
+    def _follow(self, Mailbox mailbox not None, Post post not None, dict pending not None):
+        """Send a post to a mailbox when the future has ended, without haste: for one of many futures, which end in crowds.
+
+        This is one step, which no signal handler can interrupt.
+
+        Args:
+            post: Made for this alone. A future has one at most.
+            pending: Gets the post, hashed by its identity, so that what is not finished can be counted.
+        """
+        post.mailbox = mailbox
+        pending[post] = None
+        if self.status >= CANCELLED:
+            mailbox.send(post)
+            return
+        self.follower = post
+        self.expect_end_later()
 
     # ---- for concurrent.futures.wait and as_completed ----
 
@@ -145,6 +166,9 @@ cdef class ListenedFuture(Entry):
         cdef Listener listener
         locks, waiters, posts = self.end_locks, self.waiters, self.posts
         self.end_locks = self.waiters = self.posts = None
+        if self.follower is not None:
+            post, self.follower = self.follower, None
+            post.mailbox.send(post)
         if locks is not None:
             for lock in locks:
                 lock.release()

@@ -25,7 +25,7 @@ cdef class EntryQueue:
 
 cdef class Post(Entry):
     cdef Mailbox mailbox
-    cdef object function
+    cdef readonly object function
     cdef bint is_sent
 
 

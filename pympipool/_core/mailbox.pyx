@@ -202,6 +202,10 @@ cdef class Mailbox(EntryQueue):
         """Remove the next function."""
         self.pop()
 
+    def take(self):
+        """Remove and return the next post, or None if there is none now."""
+        return self.pop()
+
     def acknowledge(self):
         """Note that the thread has read the descriptor. It must call all functions afterwards."""
         self.is_written = False

@@ -50,6 +50,8 @@ cdef void pump_and_notify(Core *core) noexcept nogil:
         pmp_doorbell_ring(core.waiting_thread_bell)
     elif (core.watched_done and not core.poll_expected) or core.kill_requested:
         request_completion(core)
+    elif core.sets_all:
+        pmp_doorbell_ring(core.progress_bell)  # the progress thread requests completion if no other thread fetches the results
 
 
 cdef void announce_deadline(Core *core) noexcept nogil:

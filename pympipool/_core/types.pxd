@@ -176,6 +176,7 @@ cdef struct Core:
     shared_time failed_poll_ns           # time of the last one if no result has arrived since; 0: one has
     shared_flag waiting_thread_untimed   # the waiting thread sleeps without a deadline for calls: no call could be late
     shared_flag recheck_requested        # the waiting thread must check its future again
+    shared_flag sets_all                 # results that no thread fetches are set on their futures within milliseconds, always
     shared_flag completion_requested     # the completion thread must check `done`
     shared_flag kill_requested           # a worker must be killed: see `Workers.workers_to_kill`
     shared_flag stopping

@@ -8,6 +8,7 @@
     store.py       a cache directory: what is looked up, written and removed
     directory.py     whose it is, and on what file system
     index.py         small results, and where the others are: SQLite
+    known_keys.py    which keys the index has, in memory
     files.py         large results, a file each
     entries.py     what a future has of its cached result
     writer.py      the thread that writes results

@@ -82,7 +82,7 @@ class CachedCalls:
         if found is not None:
             return stored_future(key, self._store, found)
         future = self._engine.submit(fn, args, kwargs, resources)
-        entry = UnwrittenEntry(key, callable_name(fn), self._description(args, kwargs, resources), inputs)
+        entry = UnwrittenEntry(key, callable_name(fn), self._description(args, kwargs, resources), inputs or ())
         if future.done() and future.has_result and future.pickled_result() is None:  # without workers
             entry.keep([bytes(part) for part in payload.dump(future.result())])
         self._writer.follow(future, entry)
@@ -123,7 +123,7 @@ class CachedCalls:
         if resources.cache_key is not None:
             return resources.cache_key
         if not kwargs and is_plain(args):
-            return args, kwargs
+            return args
         return ", ".join([*map(_short, args), *(f"{name}={_short(value)}" for name, value in kwargs.items())])
 
     def _warn(self, about: str, text: str) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pympipool._core.future import Future
 from pympipool._core.future_core import CompletionSource
+from pympipool._core.mailbox import Post
 from pympipool.errors import CacheError
 from pympipool.serialization import has_shared, payload
 
@@ -25,35 +26,41 @@ if TYPE_CHECKING:
 __all__ = ["Entry", "PendingEntry", "StoredEntry", "UnwrittenEntry", "answer", "stored_future"]
 
 
-class UnwrittenEntry:
-    """The entry of a call that was not answered.
+class UnwrittenEntry(Post):
+    """The entry of a call that was not answered. It is posted to the writer when the call has ended.
 
     Args:
         key: The key of the call.
-        function: The name of the function.
-        arguments: Describes the arguments; a tuple of small plain values, or text.
+        function_name: The name of the function.
+        arguments: Describes the arguments: the tuple of them if they are plain, or text.
         inputs: The entries of the calls whose results are among the arguments.
 
     Attributes:
+        future: That of the call, until the result is written.
         parts: The pickled result, once it has been asked for and until it is written.
+        must_be_unpickled: It has classes by value, or shared data.
         is_shared: The result has shared data. Known before a call that gets the result is sent.
     """
 
-    __slots__ = ("arguments", "function", "inputs", "is_shared", "is_written", "key", "parts")
+    __slots__ = (
+        "arguments", "function_name", "future", "inputs", "is_shared", "is_written", "key", "must_be_unpickled", "parts",
+    )  # fmt: skip
 
-    def __init__(self, key: bytes, function: str, arguments: Any, inputs: Sequence[Entry] = ()) -> None:
+    def __init__(self, key: bytes, function_name: str, arguments: Any, inputs: Sequence[Entry] = ()) -> None:
         self.key = key
-        self.function = function
+        self.function_name = function_name
         self.arguments = arguments
         self.inputs = inputs
+        self.future: Future[Any] | None = None
         self.parts: Any = None
-        self.is_shared = self.is_written = False
+        self.is_shared = self.is_written = self.must_be_unpickled = False
 
     def keep(self, parts: Any) -> None:
         """Keep the parts of the result until they are written."""
         if self.parts is None:
             as_list = parts if type(parts) is list else [parts]
-            self.is_shared = payload.must_be_unpickled(as_list) and any(map(has_shared, as_list))
+            self.must_be_unpickled = payload.must_be_unpickled(as_list)
+            self.is_shared = self.must_be_unpickled and any(map(has_shared, as_list))
         self.parts = parts
 
     def take(self, parts: Any, is_value: bool) -> Any:
@@ -68,7 +75,7 @@ class UnwrittenEntry:
     def finish(self) -> None:
         """Forget the result: it was written, or will not be."""
         self.is_written = True
-        self.parts = self.arguments = None
+        self.parts = self.arguments = self.future = None
         self.inputs = ()
 
 

@@ -15,22 +15,33 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from pympipool.caching.directory import Directory
+from pympipool.caching.known_keys import KnownKeys, note_change
 from pympipool.serialization import _LOADERS
 
 __all__ = ["COLUMNS", "FORMAT", "Index", "Row"]
 
-FORMAT = crc32(repr((1, _LOADERS)).encode()) & 0x7FFFFFFF
+FORMAT = crc32(repr((2, _LOADERS)).encode()) & 0x7FFFFFFF
 """Names how results are stored. Pickles of results have numbers in place of the names of functions that load them."""
 
 BUSY_TIMEOUT_S = 30.0
 """Longest wait for another script that writes."""
 
+REFRESH_S, SHARED_REFRESH_S = 0.01, 0.5
+"""How long this process takes a key for unknown that another one has added; the second on a network file system."""
+
 LOCKED_PAUSE_S = 0.05
 LOCKED_TRIES = 600
 """Pause between two tries to open a file that another script makes, and their number."""
 
+CHECKPOINT_PAGES = 4000
+"""Pages that are written to the log before they are moved to the file, and both are flushed: those of 15 000 small results."""
+
+CACHE_KB = 16_384
+"""Memory of a connection for pages: SQLite's 2 MB are too few for the index of 100 000 keys."""
+
 _TABLE = """CREATE TABLE IF NOT EXISTS results (
-    key BLOB PRIMARY KEY,
+    id INTEGER PRIMARY KEY,
+    key BLOB NOT NULL UNIQUE,
     value BLOB,
     crc INTEGER NOT NULL,
     size INTEGER NOT NULL,
@@ -39,7 +50,8 @@ _TABLE = """CREATE TABLE IF NOT EXISTS results (
     arguments TEXT NOT NULL,
     created REAL NOT NULL,
     run_ns INTEGER NOT NULL
-) WITHOUT ROWID"""
+)"""
+"""New rows come at the end: only the index of the keys, which is small, is changed in many places at once."""
 
 
 class Row(NamedTuple):
@@ -90,6 +102,7 @@ class Index:
         self._lock, self._find_lock = threading.RLock(), threading.RLock()  # finalizers may call in the midst
         self._reader = self._open()
         self._writer: sqlite3.Connection | None = None
+        self._known = KnownKeys(self._reader, self._path, SHARED_REFRESH_S if self._is_shared else REFRESH_S)
 
     def _open(self) -> sqlite3.Connection:
         """Open the file; begin anew if it is none of SQLite's."""
@@ -144,9 +157,13 @@ class Index:
         else:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
 
     def find(self, key: bytes) -> tuple[bytes | None, int, int, bytes] | None:
         """Return value, crc, size and boot of a result; None if there is none."""
+        if self._known.lacks(key, self._find_lock):
+            return None
         with self._find_lock:  # two threads may get one statement, and the second sets its key before the first runs it
             found: tuple[bytes | None, int, int, bytes] | None = self._reader.execute(_FIND, (key,)).fetchone()
         return found
@@ -171,6 +188,7 @@ class Index:
             try:
                 self._writer.executemany(statement, rows)
                 self._writer.execute("COMMIT")
+                note_change(self._path)
             except BaseException:
                 with suppress(sqlite3.Error):
                     self._writer.execute("ROLLBACK")
@@ -178,7 +196,7 @@ class Index:
 
     def rows(self) -> Iterator[Row]:
         """Yield all results, in the order in which they were written."""
-        for values in self._reader.execute(f"SELECT {COLUMNS} FROM results ORDER BY created, key"):
+        for values in self._reader.execute(f"SELECT {COLUMNS} FROM results ORDER BY id"):
             yield Row(*values)
 
     def row(self, key: bytes) -> Row | None:

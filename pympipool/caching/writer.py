@@ -1,7 +1,7 @@
 """The thread that writes results to disk.
 
-    a call begins ─┐
-    a call ends   ─┴─► mailbox ─► the thread wakes, waits PAUSE_S for more, and writes all that has ended in one transaction
+    a call ends ─► its entry, in the mailbox ─► the thread wakes, waits PAUSE_S for more, and writes all that has ended in one
+                                                transaction
 
 A killed script loses what ended within the last PAUSE_S, and the calls that ran. Where writing fails, as on a full disk, the
 calls go on, and the user is warned once.
@@ -14,17 +14,16 @@ import socket
 import weakref
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
-from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from pympipool._core.future import Future
 from pympipool._core.mailbox import Mailbox
 from pympipool._util.service_threads import ServiceLogger, ServiceThread, flush_records, must_not_wait
+from pympipool.caching.entries import UnwrittenEntry
 from pympipool.caching.results import describe, storable_parts
 
 if TYPE_CHECKING:
-    from pympipool.caching.entries import UnwrittenEntry
     from pympipool.caching.store import Store
 
 __all__ = ["Writer", "close_writers"]
@@ -58,8 +57,8 @@ class Writer:
         self.problem = ""
         self._pause_s = SHARED_PAUSE_S if store.is_shared else PAUSE_S
         self._unfinished: dict[UnwrittenEntry, None] = {}  # the calls whose results are not written
-        self._by_key: dict[bytes, Future[Any]] = {}  # their futures
-        self._ended: list[tuple[UnwrittenEntry, Future[Any]]] = []
+        self._by_key: dict[bytes, UnwrittenEntry] = {}  # the last one of each key
+        self._ended: list[UnwrittenEntry] = []
         self._flushed: list[Future[None]] = []
         self._is_closed = self._is_hurried = False
         self._pid = os.getpid()
@@ -79,9 +78,10 @@ class Writer:
 
     def follow(self, future: Future[Any], entry: UnwrittenEntry) -> None:
         """Write the result of a call when it has ended."""
-        self._by_key[entry.key] = future
+        entry.future = future
         future.cache_entry = entry
-        self._mailbox.post_counted(self._unfinished, entry, partial(self._watch, entry, future))  # both, or neither
+        self._by_key[entry.key] = entry
+        future._follow(self._mailbox, entry, self._unfinished)
 
     def close_with(self, owner: object) -> None:
         """Have the thread end after the last call when Python collects an executor. The callback runs no Python code there."""
@@ -89,8 +89,9 @@ class Writer:
 
     def is_about_to_write(self, key: bytes) -> bool:
         """Return True if a call with this key has returned, and its result is not written."""
-        future = self._by_key.get(key)
-        return future is not None and future.done() and future.has_result
+        entry = self._by_key.get(key)
+        future = None if entry is None else entry.future
+        return entry in self._unfinished and future is not None and future.done() and future.has_result
 
     def flush(self) -> None:
         """Wait until the results of all calls that have ended are written, at most `FLUSH_LIMIT_S`."""
@@ -148,9 +149,11 @@ class Writer:
             self._store.close()
 
     def _receive(self) -> None:
-        while (function := self._mailbox.peek()) is not None:
-            self._mailbox.drop()
-            function()
+        while (post := self._mailbox.take()) is not None:
+            if type(post) is UnwrittenEntry:
+                self._ended.append(post)
+            else:
+                post.function()
 
     def _tell_flushed(self) -> None:
         flushed, self._flushed = self._flushed, []
@@ -160,24 +163,18 @@ class Writer:
     def _close(self) -> None:
         self._is_closed = True
 
-    def _watch(self, entry: UnwrittenEntry, future: Future[Any]) -> None:
-        future._post_when_done(self._mailbox, partial(self._on_end, entry, future))
-
-    def _on_end(self, entry: UnwrittenEntry, future: Future[Any]) -> None:
-        self._ended.append((entry, future))
-
     def _write(self) -> None:
         """Write what has ended."""
         ended, self._ended = self._ended, []
         rows = []
-        for entry, future in ended:
+        for entry in ended:
             try:
-                parts = storable_parts(entry, future)
+                parts = storable_parts(entry)
             except BaseException as problem:  # unpickling may run any code of the user
-                LOGGER.warning("the result of %s() was not cached: %s", entry.function, repr(problem))
+                LOGGER.warning("the result of %s() was not cached: %s", entry.function_name, repr(problem))
                 parts = None
-            if parts is not None:
-                rows.append((entry.key, parts, entry.function, describe(entry.arguments), future.run_ns))
+            if parts is not None and entry.future is not None:
+                rows.append((entry.key, parts, entry.function_name, describe(entry.arguments), entry.future.run_ns))
         try:
             if rows:
                 self._store.write(rows)
@@ -185,11 +182,11 @@ class Writer:
             self.problem = self.problem or f"results are not cached in {self._store.path!r}: {problem}"
             LOGGER.warning("%s", self.problem)
         finally:
-            for entry, future in ended:
-                entry.finish()
+            for entry in ended:
                 self._unfinished.pop(entry, None)
-                if self._by_key.get(entry.key) is future:  # else the call was made again
+                if self._by_key.get(entry.key) is entry:  # else the call was made again
                     del self._by_key[entry.key]
+                entry.finish()
 
 
 def close_writers() -> None:

@@ -200,6 +200,16 @@ def has_shared(pickled: "Any") -> bool:
     Args:
         pickled: An object with the buffer protocol.
     """
+    return contains(pickled, (*_SHARED_MARKS, HANDLE_MARK))
+
+
+def contains(data: "Any", marks: "tuple[bytes, ...]") -> bool:
+    """Return True if one of these bytes occurs in an object with the buffer protocol, which is not copied."""
+    if type(data) is bytes:
+        for mark in marks:
+            if mark in data:
+                return True
+        return False
     from re import escape, search
 
-    return search(b"|".join(map(escape, (*_SHARED_MARKS, HANDLE_MARK))), pickled) is not None
+    return search(b"|".join(map(escape, marks)), data) is not None

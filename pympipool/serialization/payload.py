@@ -28,7 +28,7 @@ from pympipool._core.instances import definitions
 from pympipool._core.plain_values import dump_plain_value
 from pympipool._util.cmodules import pickle
 from pympipool._util.reprs import callable_name, safe_repr, summarize_error, type_name
-from pympipool.serialization import CLASSES_MARK, _unpack, has_shared
+from pympipool.serialization import CLASSES_MARK, _unpack, contains, has_shared
 from pympipool.serialization.plain import (
     CALL_SCALARS,
     OUT_OF_BAND_BYTES_MIN,
@@ -68,6 +68,8 @@ TRACED_BATCH: Final = False
 """Takes the place of `BATCH` in a batch that a trace records."""
 
 BatchMarker: TypeAlias = "Literal[False] | None"
+
+_UNPACK_MARK = _unpack.__name__.encode()
 
 DEFINE_IN_MODULE = "define it in a module"
 """The remedy for what can be pickled only by its name."""
@@ -208,13 +210,11 @@ def dump_copies(results: object) -> list[Part]:
 
 def must_be_unpickled(parts: Sequence[Any]) -> bool:
     """Return True if a pickled result may contain what must not be passed on as it is: classes by value, shared data."""
-    from re import escape, search
-
-    def has_mark(part: Any) -> bool:
-        return has_shared(part) or search(escape(CLASSES_MARK), part) is not None
-
-    nested = search(escape(_unpack.__name__.encode()), parts[0]) is not None  # other parts may be pickles, too
-    return any(map(has_mark, parts if nested else parts[:1]))
+    nested = len(parts) > 1 and contains(parts[0], (_UNPACK_MARK,))  # other parts may be pickles, too
+    for part in parts if nested else parts[:1]:
+        if contains(part, (CLASSES_MARK,)) or has_shared(part):
+            return True
+    return False
 
 
 def load(parts: Sequence[Any], what: str = "the value") -> Any:

@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pympipool import Executor, batched, get_item_from_future, share, shared_array, split_future
+from pympipool import (
+    Executor,
+    batched,
+    get_cache_data,
+    get_item_from_future,
+    share,
+    shared_array,
+    split_future,
+)
 from pympipool.errors import CacheWarning
 
 TIMEOUT_S = 60
@@ -377,6 +385,16 @@ def test_an_executor_that_is_dropped_writes_all_results(make_block, counter):
     with make_block() as exe:
         assert exe.submit(square, 3, str(counter)).result() == 9
     assert counter.value() == 1
+
+
+def test_results_that_nobody_waits_for_are_written(make_block, counter, tmp_path):
+    with make_block() as exe:
+        made = [exe.submit(square, x, str(counter)) for x in range(20)]
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while len(get_cache_data(tmp_path / "cache", results=False)) < 20:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+        assert all(future.done() for future in made)
 
 
 def test_results_before_shutdown_without_waiting_are_written(make_block, counter):

@@ -1,0 +1,45 @@
+"""The thread that writes results."""
+
+import threading
+import time
+
+import pytest
+
+from pympipool.caching import writer as writers
+from pympipool.caching.store import Store
+from pympipool.caching.writer import Writer
+
+TIMEOUT_S = 60
+
+
+@pytest.fixture
+def writer(tmp_path):
+    made = Writer(Store(tmp_path / "cache"))
+    yield made
+    made.close(wait=True)
+
+
+def test_flush_in_the_midst_of_a_round_returns(writer, monkeypatch):
+    """The thread replaces the list of those to tell after each round: one that came meanwhile must be in the next list."""
+    is_writing, may_go_on = threading.Event(), threading.Event()
+    write = writer._write
+
+    def wait_and_write():
+        is_writing.set()
+        assert may_go_on.wait(TIMEOUT_S)
+        write()
+
+    monkeypatch.setattr(writer, "_write", wait_and_write)
+    monkeypatch.setattr(writers, "FLUSH_LIMIT_S", 2 * TIMEOUT_S)
+    flushes = [threading.Thread(target=writer.flush, daemon=True) for _ in range(2)]
+    flushes[0].start()
+    assert is_writing.wait(TIMEOUT_S)
+    flushes[1].start()
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while writer._mailbox.is_empty():  # the second flush has not asked yet
+        assert time.monotonic() < deadline_s
+        time.sleep(0.001)
+    may_go_on.set()
+    for flush in flushes:
+        flush.join(TIMEOUT_S)
+        assert not flush.is_alive()
