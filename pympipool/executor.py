@@ -440,7 +440,7 @@ class Executor(futures.Executor):
             progress: Show a tqdm progress bar that counts the calls that have ended. A string is shown before the bar
                 instead of the name of the function.
             cache: With a `cache_directory`, look there for the result of each call, and keep it there. Such calls are sent one
-                by one.
+                by one if a future is among the arguments of one, or with `buffersize`.
 
         Raises:
             ValueError, TypeError: chunksize or buffersize is not a positive integer.
@@ -484,8 +484,14 @@ class Executor(futures.Executor):
     def _new_map(self, fn: Callable[..., Any], cache: bool, options: dict[str, Any]) -> MapCalls:
         self._check_function(fn)
         workers = int(self._info["max_workers"]) if self._may_batch else None
-        is_cached = Resources.check("cache", cache) and self._cache is not None
-        return MapCalls(fn, self._engine, self._resources, workers, one_by_one=is_cached, **options)
+        return MapCalls(
+            fn,
+            self._engine,
+            self._resources,
+            workers,
+            cache=self._cache if Resources.check("cache", cache) else None,
+            **options,
+        )
 
     def _submit_map(self, calls: MapCalls, arguments: Arguments, progress: bool | str, cache: bool) -> Iterator[Any]:
         if self._info["detached"]:

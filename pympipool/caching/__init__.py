@@ -1,6 +1,7 @@
 """Results on disk: a call that was made before, with the same function and arguments, is answered without running it.
 
     calls.py       stands before an engine: key, lookup, and either a future that is done or a call whose result is stored
+    maps.py        the same for the calls of a map: they are looked up together, and sent in batches
     keys.py        the key of a call, made of
     functions.py     what the function does: its code and all that this refers to; code.py: code without line numbers
     modules.py       the modules that it refers to

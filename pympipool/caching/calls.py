@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pympipool._util.reprs import callable_name
 from pympipool.caching.entries import UnwrittenEntry, stored_future
 from pympipool.caching.keys import Keys, is_plain, key_of_name
+from pympipool.caching.maps import Answers
 from pympipool.caching.store import Store
 from pympipool.caching.values import KeylessFutureError, UnhashableError
 from pympipool.caching.writer import Writer
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from pympipool.caching.entries import Entry
     from pympipool.caching.interfaces import CallEngine
     from pympipool.resources import Resources
+
+T = TypeVar("T")
 
 __all__ = ["CachedCalls"]
 
@@ -71,13 +74,14 @@ class CachedCalls:
             TypeError: fn is not callable, or a future is among the arguments of an engine that does not resolve them.
         """
         self._engine.check_usable(fn)
+        if self._writer.problem:
+            self._warn("", self._writer.problem)
         inputs: list[Entry] = []
         key = None if resources is None else self._key(fn, args, kwargs, resources, inputs)
         if key is None or resources is None:
             return self._engine.submit(fn, args, kwargs, resources)
         found = self._store.find(key)
-        if found is None and self._writer.is_about_to_write(key):
-            self._writer.flush()
+        if found is None and self._writer.flush_before((key,)):
             found = self._store.find(key)
         if found is not None:
             return stored_future(key, self._store, found)
@@ -88,6 +92,29 @@ class CachedCalls:
         self._writer.follow(future, entry)
         return future
 
+    def look_up(self, fn: Callable[..., Any], rows: Sequence[tuple[Any, ...]], resources: Resources) -> Answers | None:
+        """Return what is known of the calls of a map, so that the others can be sent in batches.
+
+        Args:
+            rows: The arguments of each call.
+
+        Returns:
+            None: The calls must be submitted one by one, since there are futures among the arguments, or a call has no key.
+        """
+        if self._writer.problem:
+            self._warn("", self._writer.problem)
+        inputs: list[Entry] = []
+        keys = self._attempt(
+            fn, lambda made: list(made.of_rows(fn, rows, resources.cores, resources.result_of, inputs))
+        )
+        if keys is None or inputs:
+            return None
+        found = self._store.find_all(keys)
+        if self._writer.flush_before(keys):
+            found = self._store.find_all(keys)
+        arguments = [self._description(args, {}, resources) for args in rows]
+        return Answers(keys, found, self._store, self._writer, callable_name(fn), arguments)
+
     def _key(
         self,
         fn: Callable[..., Any],
@@ -97,16 +124,19 @@ class CachedCalls:
         inputs: list[Entry],
     ) -> bytes | None:
         """Return the key of a call, and note the entries of its inputs; None if it is not cached."""
-        if self._writer.problem:
-            self._warn("", self._writer.problem)
         if not resources.cache:
             return None
         if resources.cache_key is not None:
             return key_of_name(resources.cache_key)
+        cores, result_of = resources.cores, resources.result_of
+        return self._attempt(fn, lambda keys: keys.of_call(fn, args, kwargs, cores, result_of, inputs))
+
+    def _attempt(self, fn: Callable[..., Any], make: Callable[[Keys], T]) -> T | None:
+        """Return make(keys); None, perhaps with a warning, if calls of a function have no keys."""
         if self._keys is None:
             return None
         try:
-            return self._keys.of_call(fn, args, kwargs, resources.cores, resources.result_of, inputs)
+            return make(self._keys)
         except KeylessFutureError:
             return None
         except UnhashableError as error:

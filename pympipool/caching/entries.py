@@ -1,6 +1,7 @@
 """What a future has of its cached result. The future asks it for the bytes that are to be unpickled (`take`).
 
     UnwrittenEntry   a call that runs, or has ended: its result will be written
+    UnwrittenBatch   the same for the calls of a map that were sent together
     StoredEntry      a call that was answered from disk
     PendingEntry     a detached call, whose job writes its result
 
@@ -23,34 +24,38 @@ if TYPE_CHECKING:
 
     from pympipool.caching.store import Store
 
-__all__ = ["Entry", "PendingEntry", "StoredEntry", "UnwrittenEntry", "answer", "stored_future"]
+__all__ = [
+    "Entry",
+    "PendingEntry",
+    "StoredEntry",
+    "Unwritten",
+    "UnwrittenBatch",
+    "UnwrittenEntry",
+    "answer",
+    "load_stored",
+    "stored_future",
+]
 
 
-class UnwrittenEntry(Post):
-    """The entry of a call that was not answered. It is posted to the writer when the call has ended.
+class Unwritten(Post):
+    """The entry of a future whose result will be written. It is posted to the writer when the future has ended.
 
     Args:
-        key: The key of the call.
         function_name: The name of the function.
-        arguments: Describes the arguments: the tuple of them if they are plain, or text.
-        inputs: The entries of the calls whose results are among the arguments.
 
     Attributes:
+        keys: The keys of its calls.
         future: That of the call, until the result is written.
         parts: The pickled result, once it has been asked for and until it is written.
         must_be_unpickled: It has classes by value, or shared data.
         is_shared: The result has shared data. Known before a call that gets the result is sent.
     """
 
-    __slots__ = (
-        "arguments", "function_name", "future", "inputs", "is_shared", "is_written", "key", "must_be_unpickled", "parts",
-    )  # fmt: skip
+    __slots__ = ("function_name", "future", "is_shared", "is_written", "keys", "must_be_unpickled", "parts")
 
-    def __init__(self, key: bytes, function_name: str, arguments: Any, inputs: Sequence[Entry] = ()) -> None:
-        self.key = key
+    def __init__(self, function_name: str, keys: Sequence[bytes]) -> None:
         self.function_name = function_name
-        self.arguments = arguments
-        self.inputs = inputs
+        self.keys = keys
         self.future: Future[Any] | None = None
         self.parts: Any = None
         self.is_shared = self.is_written = self.must_be_unpickled = False
@@ -75,8 +80,48 @@ class UnwrittenEntry(Post):
     def finish(self) -> None:
         """Forget the result: it was written, or will not be."""
         self.is_written = True
-        self.parts = self.arguments = self.future = None
+        self.parts = self.future = None
+
+
+class UnwrittenEntry(Unwritten):
+    """The entry of a call that was not answered.
+
+    Args:
+        key: The key of the call.
+        function_name: The name of the function.
+        arguments: Describes the arguments: the tuple of them if they are plain, or text.
+        inputs: The entries of the calls whose results are among the arguments.
+    """
+
+    __slots__ = ("arguments", "inputs", "key")
+
+    def __init__(self, key: bytes, function_name: str, arguments: Any, inputs: Sequence[Entry] = ()) -> None:
+        super().__init__(function_name, (key,))
+        self.key = key
+        self.arguments = arguments
+        self.inputs = inputs
+
+    def finish(self) -> None:
+        """Forget the result, and what led to it."""
+        super().finish()
+        self.arguments = None
         self.inputs = ()
+
+
+class UnwrittenBatch(Unwritten):
+    """The entry of a batch of calls that were not answered.
+
+    Args:
+        keys: The keys of the calls.
+        function_name: The name of the function.
+        arguments: Describes the arguments of each call, as of `UnwrittenEntry`.
+    """
+
+    __slots__ = ("arguments",)
+
+    def __init__(self, keys: Sequence[bytes], function_name: str, arguments: Sequence[Any]) -> None:
+        super().__init__(function_name, keys)
+        self.arguments = arguments
 
 
 class StoredEntry:
@@ -142,6 +187,21 @@ class _Loader(CompletionSource):
 
     def load(self, parts: Any, is_error: bool) -> Any:
         return payload.load(parts if type(parts) is list else [parts], "a cached result")
+
+
+def load_stored(key: bytes, store: Store, found: bytes | int) -> Any:
+    """Return a stored result.
+
+    Args:
+        found: What `Store.find` has returned.
+
+    Raises:
+        CacheError: The file was removed or damaged since.
+    """
+    if isinstance(found, bytes):
+        return payload.load([found], "a cached result")
+    entry = StoredEntry(key, store, found)
+    return payload.load(entry.take(entry, True), "a cached result")
 
 
 _LOADER = _Loader()

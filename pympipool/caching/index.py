@@ -29,6 +29,9 @@ BUSY_TIMEOUT_S = 30.0
 REFRESH_S, SHARED_REFRESH_S = 0.01, 0.5
 """How long this process takes a key for unknown that another one has added; the second on a network file system."""
 
+KEYS_OF_QUESTION = 500
+"""Number of keys for which SQLite is asked at once; it takes 32766 at most."""
+
 LOCKED_PAUSE_S = 0.05
 LOCKED_TRIES = 600
 """Pause between two tries to open a file that another script makes, and their number."""
@@ -166,6 +169,17 @@ class Index:
             return None
         with self._find_lock:  # two threads may get one statement, and the second sets its key before the first runs it
             found: tuple[bytes | None, int, int, bytes] | None = self._reader.execute(_FIND, (key,)).fetchone()
+        return found
+
+    def find_all(self, keys: Sequence[bytes]) -> dict[bytes, tuple[bytes | None, int, int, bytes]]:
+        """Return value, crc, size and boot of the results that there are of these."""
+        keys = [key for key in keys if not self._known.lacks(key, self._find_lock)]
+        found = {}
+        for begin in range(0, len(keys), KEYS_OF_QUESTION):
+            some = keys[begin : begin + KEYS_OF_QUESTION]
+            statement = f"SELECT key, value, crc, size, boot FROM results WHERE key IN ({', '.join('?' * len(some))})"
+            with self._find_lock:
+                found.update({key: row for key, *row in self._reader.execute(statement, some)})
         return found
 
     def write(self, rows: Iterable[Row]) -> None:

@@ -1,4 +1,4 @@
-"""What the cache asks of the engine behind it."""
+"""What the cache asks of the engines behind it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from pympipool._core.future import Future
     from pympipool.resources import Resources
+    from pympipool.serialization.payload import PackedColumns
 
 
 class CallEngine(Protocol):
@@ -23,3 +24,11 @@ class CallEngine(Protocol):
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], resources: Resources | None = None
     ) -> Future[Any]: ...
     def check_usable(self, fn: Callable[..., Any]) -> None: ...
+
+
+class BatchEngine(Protocol):
+    """The interface between the cache and the engine that runs the batches of a map."""
+
+    def submit_batch(
+        self, fn: Callable[..., Any], columns: PackedColumns, resources: Resources | None
+    ) -> Future[Any]: ...

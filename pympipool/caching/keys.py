@@ -14,7 +14,7 @@ import hashlib
 import marshal
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pympipool._core.sequences import all_types_in
@@ -72,15 +72,33 @@ class Keys:
         Raises:
             UnhashableError: The function or an argument has no digest.
         """
-        hasher = self._base.copy()
-        hasher.update(self._functions.digest(fn))
-        if cores > 1:
-            hasher.update(b"%d %b" % (cores, result_of.encode()))
+        hasher = self._begin(fn, cores, result_of)
         if not kwargs and is_plain(args):
             hasher.update(b"plain" + marshal.dumps(args, _MARSHAL_VERSION))
         else:
             hasher.update(b"other" + self._digest_of_arguments(fn, args, kwargs, inputs))
         return hasher.digest()
+
+    def of_rows(
+        self, fn: Callable[..., Any], rows: Iterable[tuple[Any, ...]], cores: int, result_of: str, inputs: list[Entry]
+    ) -> Iterator[bytes]:
+        """Yield the keys of calls of one function, as `of_call` returns them."""
+        begin = self._begin(fn, cores, result_of)
+        for args in rows:
+            hasher = begin.copy()
+            if is_plain(args):
+                hasher.update(b"plain" + marshal.dumps(args, _MARSHAL_VERSION))
+            else:
+                hasher.update(b"other" + self._digest_of_arguments(fn, args, {}, inputs))
+            yield hasher.digest()
+
+    def _begin(self, fn: Callable[..., Any], cores: int, result_of: str) -> hashlib.blake2b:
+        """Return a hash of what all calls of a function have in common."""
+        hasher = self._base.copy()
+        hasher.update(self._functions.digest(fn))
+        if cores > 1:
+            hasher.update(b"%d %b" % (cores, result_of.encode()))
+        return hasher
 
     def _digest_of_arguments(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: list[Entry] | None

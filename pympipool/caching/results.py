@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 from pympipool._util.reprs import safe_repr
+from pympipool.caching.entries import Unwritten, UnwrittenBatch, UnwrittenEntry
 from pympipool.serialization import payload
 
-if TYPE_CHECKING:
-    from pympipool.caching.entries import UnwrittenEntry
-
-__all__ = ["by_reference", "describe", "storable_parts"]
+__all__ = ["Result", "by_reference", "describe", "storable_results"]
 
 _LARGE = 10**18
 
@@ -19,8 +18,12 @@ DESCRIPTION_MAX = 200
 """Longest text that describes the arguments of a call."""
 
 
-def storable_parts(entry: UnwrittenEntry) -> list[Any] | None:
-    """Return the parts of a result that can be read in another session; None if the call has failed, or was cancelled.
+Result: TypeAlias = "tuple[bytes, Sequence[Any], str, str, int]"
+"""What `Store.write` gets: the key of a call, the parts of its result, its function, its arguments, and the run time in ns."""
+
+
+def storable_results(entry: Unwritten) -> list[Result]:
+    """Return the results of a call or a batch that can be read in another session; none if it has failed, or was cancelled.
 
     Raises:
         ValueError: The result, or that of another call which this call got, has shared data, which end with this session.
@@ -28,18 +31,36 @@ def storable_parts(entry: UnwrittenEntry) -> list[Any] | None:
     """
     future = entry.future
     if future is None or not future.has_result:
-        return None
+        return []
     parts = entry.parts if entry.parts is not None else future.pickled_result()
     if parts is None:  # the user has set the result
-        return None
+        return []
     parts = parts if type(parts) is list else [parts]
     if entry.is_shared:
         raise ValueError("it has shared data, which end with this session")
+    if isinstance(entry, UnwrittenBatch):
+        return _of_batch(entry, parts, future.run_ns // len(entry.keys))
+    assert isinstance(entry, UnwrittenEntry)
     if any(one.is_shared for one in entry.inputs):
         raise ValueError("its arguments have shared data, which the call may have written")
-    if not entry.must_be_unpickled:
-        return parts
-    return by_reference(payload.load([*map(bytearray, parts)]))
+    if entry.must_be_unpickled:
+        parts = by_reference(_load_copy(parts))
+    return [(entry.key, parts, entry.function_name, describe(entry.arguments), future.run_ns)]
+
+
+def _of_batch(entry: UnwrittenBatch, parts: list[Any], run_ns: int) -> list[Result]:
+    """Return the results of the calls of a batch: all, or those before the one that has raised."""
+    values, _ = _load_copy(parts)
+    dump = by_reference if entry.must_be_unpickled else payload.dump
+    return [
+        (key, dump(value), entry.function_name, describe(arguments), run_ns)
+        for key, value, arguments in zip(entry.keys, values, entry.arguments, strict=False)
+    ]
+
+
+def _load_copy(parts: list[Any]) -> Any:
+    """Unpickle a result whose memory the user has, too."""
+    return payload.load([parts[0], *map(bytearray, parts[1:])])
 
 
 def by_reference(value: Any) -> list[Any]:

@@ -62,9 +62,19 @@ class Store:
             found = self.index.find(key)
         except sqlite3.Error:  # the call runs instead
             return None
-        if found is None:
-            return None
-        value, crc, size, boot = found
+        return None if found is None else self._check(key, *found)
+
+    def find_all(self, keys: Sequence[bytes]) -> dict[bytes, bytes | int]:
+        """Look for several results, as `find` does; return those that there are."""
+        try:
+            rows = self.index.find_all(keys)
+        except sqlite3.Error:  # the calls run instead
+            return {}
+        checked = {key: self._check(key, *row) for key, row in rows.items()}
+        return {key: found for key, found in checked.items() if found is not None}
+
+    def _check(self, key: bytes, value: bytes | None, crc: int, size: int, boot: bytes) -> bytes | int | None:
+        """Return what `find` returns for a row; remove it if its result is damaged."""
         if value is not None:
             if type(value) is bytes and crc32(value) == crc:
                 return value

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import socket
 import weakref
+from collections.abc import Iterable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from time import monotonic
@@ -20,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from pympipool._core.future import Future
 from pympipool._core.mailbox import Mailbox
 from pympipool._util.service_threads import ServiceLogger, ServiceThread, flush_records, must_not_wait
-from pympipool.caching.entries import UnwrittenEntry
-from pympipool.caching.results import describe, storable_parts
+from pympipool.caching.entries import Unwritten
+from pympipool.caching.results import Result, storable_results
 
 if TYPE_CHECKING:
     from pympipool.caching.store import Store
@@ -56,9 +57,9 @@ class Writer:
         self._store = store
         self.problem = ""
         self._pause_s = SHARED_PAUSE_S if store.is_shared else PAUSE_S
-        self._unfinished: dict[UnwrittenEntry, None] = {}  # the calls whose results are not written
-        self._by_key: dict[bytes, UnwrittenEntry] = {}  # the last one of each key
-        self._ended: list[UnwrittenEntry] = []
+        self._unfinished: dict[Unwritten, None] = {}  # the calls whose results are not written
+        self._by_key: dict[bytes, Unwritten] = {}  # the last one of each key
+        self._ended: list[Unwritten] = []
         self._flushed: list[Future[None]] = []
         self._is_closed = self._is_hurried = False
         self._pid = os.getpid()
@@ -76,11 +77,12 @@ class Writer:
 
     # ---- for any thread ----
 
-    def follow(self, future: Future[Any], entry: UnwrittenEntry) -> None:
-        """Write the result of a call when it has ended."""
+    def follow(self, future: Future[Any], entry: Unwritten) -> None:
+        """Write the result of a call, or of a batch, when it has ended."""
         entry.future = future
         future.cache_entry = entry
-        self._by_key[entry.key] = entry
+        for key in entry.keys:
+            self._by_key[key] = entry
         future._follow(self._mailbox, entry, self._unfinished)
 
     def close_with(self, owner: object) -> None:
@@ -92,6 +94,13 @@ class Writer:
         entry = self._by_key.get(key)
         future = None if entry is None else entry.future
         return entry in self._unfinished and future is not None and future.done() and future.has_result
+
+    def flush_before(self, keys: Iterable[bytes]) -> bool:
+        """Write what has ended, if there is the result of one of these calls among it; return True then."""
+        if not self._by_key or not any(map(self.is_about_to_write, keys)):
+            return False
+        self.flush()
+        return True
 
     def flush(self) -> None:
         """Wait until the results of all calls that have ended are written, at most `FLUSH_LIMIT_S`."""
@@ -150,7 +159,7 @@ class Writer:
 
     def _receive(self) -> None:
         while (post := self._mailbox.take()) is not None:
-            if type(post) is UnwrittenEntry:
+            if isinstance(post, Unwritten):
                 self._ended.append(post)
             else:
                 post.function()
@@ -166,15 +175,12 @@ class Writer:
     def _write(self) -> None:
         """Write what has ended."""
         ended, self._ended = self._ended, []
-        rows = []
+        rows: list[Result] = []
         for entry in ended:
             try:
-                parts = storable_parts(entry)
+                rows += storable_results(entry)
             except BaseException as problem:  # unpickling may run any code of the user
                 LOGGER.warning("the result of %s() was not cached: %s", entry.function_name, repr(problem))
-                parts = None
-            if parts is not None and entry.future is not None:
-                rows.append((entry.key, parts, entry.function_name, describe(entry.arguments), entry.future.run_ns))
         try:
             if rows:
                 self._store.write(rows)
@@ -184,8 +190,9 @@ class Writer:
         finally:
             for entry in ended:
                 self._unfinished.pop(entry, None)
-                if self._by_key.get(entry.key) is entry:  # else the call was made again
-                    del self._by_key[entry.key]
+                for key in entry.keys:
+                    if self._by_key.get(key) is entry:  # else the call was made again
+                        del self._by_key[key]
                 entry.finish()
 
 

@@ -93,6 +93,13 @@ class Bar:
         self._watched[future] = calls
         future.add_done_callback(self._step)
 
+    def add(self, calls: int) -> None:
+        """Count calls that have no future."""
+        if calls:
+            answered: Future[Any] = Future()
+            answered.set_result(None)
+            self.watch(answered, calls)
+
     def refresh(self) -> None:
         """Redraw the bar with the elapsed time."""
         with self._lock:
@@ -215,7 +222,7 @@ class ObservedEngine:
 
 
 def with_progress(
-    make_results: Callable[[Callable[..., Any], Engine], Iterator[T]],
+    make_results: Callable[[Callable[..., Any], Engine, Callable[[int], None]], Iterator[T]],
     submit: Callable[..., Future[Any]],
     engine: Engine,
     total: int | None,
@@ -224,7 +231,8 @@ def with_progress(
     """Run a map with a progress bar, and return its results.
 
     Args:
-        make_results: Starts the map, with a function that submits one call and an engine that submits batches.
+        make_results: Starts the map, with a function that submits one call, an engine that submits batches, and a function that
+            gets the number of calls that are answered without either.
         submit: Submits one call.
         engine: Submits batches.
         total: Number of calls; None if it is not known.
@@ -238,7 +246,9 @@ def with_progress(
         return future
 
     try:
-        return ResultsWithProgress(make_results(submit_observed, cast("Engine", ObservedEngine(engine, bar))), bar)
+        return ResultsWithProgress(
+            make_results(submit_observed, cast("Engine", ObservedEngine(engine, bar)), bar.add), bar
+        )
     except BaseException:
         bar.close()
         raise

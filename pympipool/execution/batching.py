@@ -4,6 +4,8 @@
                ├─► batches of a given size, each as soon as it is full      ─┤
                └─► `adaptive_batches.py`: a few batches in flight at a time ─┘
 
+With a cache, all arguments are looked up first, and only calls that are not answered go this way (`map_answers.py`).
+
 A batch ends with its first exception, and the results before it arrive: to the user it makes no difference how calls
 were packed.
 """
@@ -12,18 +14,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pympipool.execution.adaptive_batches import AdaptiveBatcher
+from pympipool.execution.map_answers import merged
 from pympipool.execution.map_results import AsCompleted, InOrder, Results, Submission, result_of
 
 if TYPE_CHECKING:
     from pympipool._core.future import Future
     from pympipool.execution.engine import Engine
+    from pympipool.execution.interfaces import MapCache
     from pympipool.execution.map_arguments import Arguments, Chunk
     from pympipool.execution.map_results import Submitted
     from pympipool.resources import Resources
     from pympipool.serialization.payload import PackedColumns
+
+
+ResultLists: TypeAlias = "tuple[Iterator[tuple[Any, Any]], Callable[[], None], Callable[[], int | None]]"
+"""The arguments of `Results`."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class MapOptions:
         buffersize: Number of calls or batches that are submitted and not read; None: all calls are submitted now.
         unordered: Results are returned as they come.
         deadline_s: When the last result must have arrived (monotonic clock, s); None: no limit.
-        one_by_one: No calls are sent together.
+        cache: Answers calls, and stores the results of the others; or None.
     """
 
     resources: Resources
@@ -46,12 +54,12 @@ class MapOptions:
     buffersize: int | None
     unordered: bool
     deadline_s: float | None
-    one_by_one: bool = False
+    cache: MapCache | None = None
 
     @property
     def batch_size(self) -> int:
         """The size of the batches that the user wants; 1: single calls, or batches as measured."""
-        is_single = self.one_by_one or self.chunksize is None or self.resources.cores > 1 or self.resources.retries > 0
+        is_single = self.chunksize is None or self.resources.cores > 1 or self.resources.retries > 0
         return 1 if is_single or self.chunksize is None else self.chunksize
 
     @property
@@ -59,7 +67,6 @@ class MapOptions:
         """True if the size of the batches may follow the run time of the calls."""
         return (
             self.workers is not None
-            and not self.one_by_one
             and self.chunksize is None
             and self.buffersize is None
             and self.resources.cores == 1
@@ -75,16 +82,20 @@ def submit_map(
     arguments: Arguments,
     submit: Callable[..., Future[Any]],
     engine: Engine | None,
+    on_answered: Callable[[int], object] | None = None,
 ) -> Iterator[Any]:
     """Submit the calls of a map.
 
     Args:
         submit: Submits a single call.
         engine: Submits batches; None if it has no workers, and a call ends while it is submitted.
+        on_answered: Gets the number of calls that are answered from the cache, and are neither submitted singly nor in batches.
 
     Returns:
         An iterator over the results.
     """
+    if options.cache is not None:
+        return _submit_cached(fn, options, arguments, submit, engine, on_answered)
     if engine is not None and options.batch_size > 1:
         calls = _batches(engine, submit, fn, arguments.chunks(options.batch_size), options.resources)
     elif options.buffersize is not None:
@@ -95,11 +106,50 @@ def submit_map(
             engine.check_open()  # an iterable may have closed the executor
             packed = chunk.packed(engine.workers_see_files) if options.may_adapt else None
             if packed is not None:
-                return _in_adaptive_batches(engine, fn, packed, len(chunk), options)
+                return Results(*_in_adaptive_batches(engine, fn, packed, len(chunk), options))
         calls = _single_calls(submit, fn, chunk.rows())
+    return Results(*_submitted(calls, options, engine))
+
+
+def _submit_cached(
+    fn: Callable[..., Any],
+    options: MapOptions,
+    arguments: Arguments,
+    submit: Callable[..., Future[Any]],
+    engine: Engine | None,
+    on_answered: Callable[[int], object] | None,
+) -> Iterator[Any]:
+    """Look the calls up together, and submit those that are not answered in batches; or one by one, where batches cannot be."""
+    may_batch = options.buffersize is None and (options.batch_size > 1 or options.may_adapt)
+    if engine is None or not may_batch or options.cache is None:
+        return Results(*_submitted(_single_calls(submit, fn, arguments.rows()), options, engine))
+    chunk = arguments.take()
+    engine.check_open()  # an iterable may have closed the executor
+    answers = options.cache.look_up(fn, list(chunk.rows()), options.resources)
+    if answers is None:
+        return Results(*_submitted(_single_calls(submit, fn, chunk.rows()), options, engine))
+    numbers = [number for is_answered, *run in answers.runs() if not is_answered for number in range(*run)]
+    if on_answered is not None:
+        on_answered(len(chunk) - len(numbers))
+    missing = chunk.select(numbers)
+    storing = answers.engine(engine)
+    packed = missing.packed(engine.workers_see_files) if numbers and options.batch_size == 1 else None
+    if packed is not None:
+        submitted = _in_adaptive_batches(storing, fn, answers.keyed(packed), len(numbers), options)
+    elif options.batch_size > 1:
+        chunks = missing.chunks(options.batch_size)
+        submitted = _submitted(_batches(storing, submit, fn, chunks, options.resources, answers.keyed), options, engine)
+    else:
+        submitted = _submitted(_single_calls(submit, fn, missing.rows()), options, engine)
+    batches, cancel, _ = submitted
+    return Results(merged(answers, batches, unordered=options.unordered), cancel, lambda: len(chunk))
+
+
+def _submitted(calls: Iterator[Submitted], options: MapOptions, engine: Engine | None) -> ResultLists:
+    """Submit calls as their generator makes them."""
     unread = InOrder() if engine is None or not options.unordered else AsCompleted(engine)
     submission = Submission(calls, options.buffersize, unread)
-    return Results(submission.results(options.deadline_s), submission.cancel, lambda: submission.total)
+    return submission.results(options.deadline_s), submission.cancel, lambda: submission.total
 
 
 def _single_calls(
@@ -115,24 +165,32 @@ def _batches(
     fn: Callable[..., Any],
     chunks: Iterator[Chunk],
     resources: Resources,
+    keyed: Callable[[PackedColumns, int], PackedColumns] | None = None,
 ) -> Iterator[Submitted]:
-    """Submit each chunk as a batch, or call by call if it cannot be one."""
+    """Submit each chunk as a batch, or call by call if it cannot be one.
+
+    Args:
+        keyed: As of `MapAnswers`.
+    """
+    begin = 0
     for chunk in chunks:
         engine.check_open()  # an iterable may have closed the executor
         packed = chunk.packed(engine.workers_see_files, for_now=True)
         if packed is not None:
-            yield engine.submit_batch(fn, packed, resources), len(chunk)
+            columns = packed if keyed is None else keyed(packed, begin)
+            yield engine.submit_batch(fn, columns, resources), len(chunk)
         else:
             yield from _single_calls(submit, fn, chunk.rows())
+        begin += len(chunk)
 
 
 def _in_adaptive_batches(
     engine: Engine, fn: Callable[..., Any], columns: PackedColumns, count: int, options: MapOptions
-) -> Iterator[Any]:
+) -> ResultLists:
     """Submit batches that take about `BATCH_S` each, as others end, whether or not the user iterates over the results."""
     batcher = AdaptiveBatcher(engine, fn, columns, count, options.workers or 1, unordered=options.unordered)
     batcher.begin()
-    return Results(_results_of_batches(batcher, options.deadline_s), batcher.stop, lambda: count)
+    return _results_of_batches(batcher, options.deadline_s), batcher.stop, lambda: count
 
 
 def _results_of_batches(batcher: AdaptiveBatcher, deadline_s: float | None) -> Iterator[Any]:

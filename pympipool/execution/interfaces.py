@@ -1,8 +1,8 @@
-"""What an engine asks of its pool of workers, and of what submits calls later."""
+"""What an engine asks of its pool of workers, and of what submits calls later; what a map asks of a cache of results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pympipool._core.future import Future
     from pympipool._core.mailbox import Mailbox
     from pympipool.resources import Resources
+    from pympipool.serialization.payload import PackedColumns
 
 
 class Pool(Protocol):
@@ -56,3 +57,33 @@ class PendingSource(Sized, Protocol):
 
     def cancel_rest(self) -> None:
         """Submit no more calls."""
+
+
+class MapCache(Protocol):
+    """A cache of results, as a map uses it (see `pympipool.caching`)."""
+
+    def look_up(
+        self, fn: Callable[..., Any], rows: Sequence[tuple[Any, ...]], resources: Resources
+    ) -> MapAnswers | None:
+        """Return what is known of some calls; None: they must be submitted one by one."""
+
+
+class MapAnswers(Protocol):
+    """What a cache knows of the calls of a map."""
+
+    def runs(self) -> list[tuple[bool, int, int]]:
+        """Return the runs of calls that are answered (True), or are not: number of the first, and of the one behind the last."""
+
+    def results(self, begin: int, end: int) -> Any:
+        """Return the results of answered calls, which has a length."""
+
+    def keyed(self, columns: PackedColumns, begin: int = 0) -> PackedColumns:
+        """Return the arguments of calls that are not answered as `engine` takes them.
+
+        Args:
+            columns: The arguments of some of these calls.
+            begin: The number of the first of them among all that are not answered.
+        """
+
+    def engine(self, engine: Any) -> Any:
+        """Return an engine whose batches are stored."""

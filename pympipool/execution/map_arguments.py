@@ -37,6 +37,18 @@ class Chunk:
         """Return an iterator over the arguments of each call."""
         return iter(self._rows) if self._columns is None else zip(*self._columns, strict=True)
 
+    def select(self, numbers: Sequence[int]) -> Chunk:
+        """Return the arguments of the calls with these numbers."""
+        if len(numbers) == len(self):
+            return self
+        columns = None if self._columns is None else [[column[row] for row in numbers] for column in self._columns]
+        return Chunk(columns, [self._rows[row] for row in numbers] if columns is None else ())
+
+    def chunks(self, size: int) -> Iterator[Chunk]:
+        """Yield the arguments of size calls at a time."""
+        for begin in range(0, len(self), size):
+            yield self.select(range(begin, min(begin + size, len(self))))
+
     def packed(self, workers_see_files: bool, *, for_now: bool = False) -> PackedColumns | None:
         """Return the columns as a batch has them. None if the calls must travel one by one: there are futures, or one cannot.
 

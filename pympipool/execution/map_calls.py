@@ -20,6 +20,7 @@ from pympipool.resources.validation import flag
 
 if TYPE_CHECKING:
     from pympipool._core.future import Future
+    from pympipool.execution.interfaces import MapCache
     from pympipool.execution.workerless import WorkerlessEngine
 
 
@@ -32,7 +33,7 @@ class MapCalls:
         resources: What each call needs.
         workers: Number of workers that serve many calls; None if each call has its own worker.
         timeout, chunksize, buffersize, unordered: As of `Executor.map`.
-        one_by_one: Never send calls together.
+        cache: Answers calls, and stores the results of the others; or None.
 
     Raises:
         ValueError, TypeError: An option is wrong, or fn is not callable.
@@ -50,7 +51,7 @@ class MapCalls:
         chunksize: int | None,
         buffersize: int | None,
         unordered: bool,
-        one_by_one: bool = False,
+        cache: MapCache | None = None,
     ) -> None:
         deadline_s = None if timeout is None else monotonic() + timeout
         if chunksize is not None:
@@ -61,7 +62,7 @@ class MapCalls:
         engine.check_usable(fn)
         self.fn = fn
         self._engine = engine
-        self._options = MapOptions(resources, workers, chunksize, buffersize, unordered, deadline_s, one_by_one)
+        self._options = MapOptions(resources, workers, chunksize, buffersize, unordered, deadline_s, cache)
 
     def columns(self, iterables: Iterable[Iterable[Any] | futures.Future[Any]]) -> Arguments:
         """Return the arguments of calls from an iterable for each parameter. Those that are futures are waited for."""
@@ -76,17 +77,22 @@ class MapCalls:
         return arguments.count() if self._options.buffersize is None else None
 
     def submit(
-        self, arguments: Arguments, submit: Callable[..., Future[Any]], engine: Engine | None = None
+        self,
+        arguments: Arguments,
+        submit: Callable[..., Future[Any]],
+        engine: Engine | None = None,
+        on_answered: Callable[[int], object] | None = None,
     ) -> Iterator[Any]:
         """Submit the calls, and return an iterator over the results.
 
         Args:
             submit: Submits a single call.
             engine: Submits batches. Default: the executor's engine, if it has workers.
+            on_answered: As of `submit_map`.
         """
         if engine is None and isinstance(self._engine, Engine):
             engine = self._engine
-        return submit_map(self.fn, self._options, arguments, submit, engine)
+        return submit_map(self.fn, self._options, arguments, submit, engine, on_answered)
 
     def submit_together(
         self, arguments: Arguments, submit_map: Callable[..., list[futures.Future[Any]]]
