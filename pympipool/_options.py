@@ -182,7 +182,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     one.name: one.metadata["check"] for one in fields(Options) if one.name != "resources"
 }
 
-_OF_CALLS_ONLY = ("cache", "cache_key")
+_OF_CALLS_ONLY = ("cache", "cache_key", "cache_exceptions")
 """Parameters of `Resources` that an executor does not have: it has `cache_directory`."""
 
 _SHARED_WITH_CALLS = [

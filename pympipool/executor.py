@@ -369,7 +369,7 @@ class Executor(futures.Executor):
             fn: Any callable; must not have a parameter called `resource_dict`. A parameter called `worker_id` gets, if the
                 call does not set it, a small number that no other running worker has: 0 to n-1 with n workers.
             resource_dict: Resources of this call. They override those of the executor; with `block_allocation` only `retries`,
-                `retry_on`, `retry_delay`, `cache` and `cache_key`.
+                `retry_on`, `retry_delay`, `cache`, `cache_key` and `cache_exceptions`.
                 Keys are the parameters of `pympipool.resources.Resources`.
 
         Raises:

@@ -4,13 +4,14 @@
     maps.py        the same for the calls of a map: they are looked up together, and sent in batches
     keys.py        the key of a call, made of
     functions.py     what the function does: its code and all that this refers to; code.py: code without line numbers
-    modules.py       the modules that it refers to
+    modules.py       the modules that it refers to; installed.py: packages; file_stamps.py: which files have changed
     values.py        its arguments
     store.py       a cache directory: what is looked up, written and removed
     directory.py     whose it is, and on what file system
     index.py         small results, and where the others are: SQLite
     known_keys.py    which keys the index has, in memory
     files.py         large results, a file each
+    exceptions.py  what calls have raised, where the user wants to keep it
     entries.py     what a future has of its cached result
     writer.py      the thread that writes results
     reading.py     the results of a directory for users

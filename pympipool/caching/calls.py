@@ -9,19 +9,23 @@ A call that is not cached, because it has no key or the user says so, goes to th
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pympipool._util.reprs import callable_name
 from pympipool.caching.entries import UnwrittenEntry, stored_future
+from pympipool.caching.exceptions import raised
 from pympipool.caching.keys import Keys, is_plain, key_of_name
 from pympipool.caching.maps import Answers
+from pympipool.caching.modules import version_of_files
 from pympipool.caching.store import Store
 from pympipool.caching.values import KeylessFutureError, UnhashableError
 from pympipool.caching.writer import Writer
-from pympipool.errors import CacheWarning
+from pympipool.errors import CacheWarning, SerializationError
 from pympipool.serialization import payload
+from pympipool.serialization.exceptions import dump_exception
 
 if TYPE_CHECKING:
     from pympipool._core.future import Future
@@ -77,6 +81,7 @@ class CachedCalls:
         if self._writer.problem:
             self._warn("", self._writer.problem)
         inputs: list[Entry] = []
+        version = version_of_files()
         key = None if resources is None else self._key(fn, args, kwargs, resources, inputs)
         if key is None or resources is None:
             return self._engine.submit(fn, args, kwargs, resources)
@@ -86,9 +91,14 @@ class CachedCalls:
         if found is not None:
             return stored_future(key, self._store, found)
         future = self._engine.submit(fn, args, kwargs, resources)
-        entry = UnwrittenEntry(key, callable_name(fn), self._description(args, kwargs, resources), inputs or ())
-        if future.done() and future.has_result and future.pickled_result() is None:  # without workers
-            entry.keep([bytes(part) for part in payload.dump(future.result())])
+        description = self._description(args, kwargs, resources)
+        if resources.cache_key is None:  # what has an outdated result among its arguments is outdated itself
+            version = min([version, *(one.version for one in inputs)])
+        else:
+            version = sys.maxsize
+        entry = UnwrittenEntry(key, callable_name(fn), version, description, inputs or (), resources.cache_exceptions)
+        if not self._engine.has_workers:
+            _keep_at_once(entry, future)
         self._writer.follow(future, entry)
         return future
 
@@ -104,6 +114,7 @@ class CachedCalls:
         if self._writer.problem:
             self._warn("", self._writer.problem)
         inputs: list[Entry] = []
+        version = version_of_files()
         keys = self._attempt(
             fn, lambda made: list(made.of_rows(fn, rows, resources.cores, resources.result_of, inputs))
         )
@@ -113,7 +124,7 @@ class CachedCalls:
         if self._writer.flush_before(keys):
             found = self._store.find_all(keys)
         arguments = [self._description(args, {}, resources) for args in rows]
-        return Answers(keys, found, self._store, self._writer, callable_name(fn), arguments)
+        return Answers(keys, found, self._store, self._writer, callable_name(fn), version, arguments)
 
     def _key(
         self,
@@ -173,6 +184,16 @@ class CachedCalls:
         self._writer.close(wait=wait)
         if self._writer.problem:
             self._warn("", self._writer.problem)
+
+
+def _keep_at_once(entry: UnwrittenEntry, future: Future[Any]) -> None:
+    """Keep the result, or the exception, of a call that an engine without workers has run."""
+    if future.has_result and future.pickled_result() is None:
+        entry.keep([bytes(part) for part in payload.dump(future.result())])
+    elif entry.keeps_exception and not entry.inputs and not future.cancelled():
+        error = future.exception()
+        if isinstance(error, Exception) and not isinstance(error, (SerializationError, MemoryError)):
+            entry.keep(raised(dump_exception(error)))
 
 
 def _short(value: Any) -> str:

@@ -11,11 +11,13 @@ long as they are not, the user gets a copy of them.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pympipool._core.future import Future
 from pympipool._core.future_core import CompletionSource
 from pympipool._core.mailbox import Post
+from pympipool.caching.exceptions import is_raised, load_parts
 from pympipool.errors import CacheError
 from pympipool.serialization import has_shared, payload
 
@@ -42,18 +44,21 @@ class Unwritten(Post):
 
     Args:
         function_name: The name of the function.
+        keys: The keys of its calls.
+        version: That of the files of modules (see `version_of_files`), before the keys were made. With a larger one the calls may
+            have run what is not what their keys say.
 
     Attributes:
-        keys: The keys of its calls.
         future: That of the call, until the result is written.
         parts: The pickled result, once it has been asked for and until it is written.
         must_be_unpickled: It has classes by value, or shared data.
         is_shared: The result has shared data. Known before a call that gets the result is sent.
     """
 
-    __slots__ = ("function_name", "future", "is_shared", "is_written", "keys", "must_be_unpickled", "parts")
+    __slots__ = ("function_name", "future", "is_shared", "is_written", "keys", "must_be_unpickled", "parts", "version")
 
-    def __init__(self, function_name: str, keys: Sequence[bytes]) -> None:
+    def __init__(self, function_name: str, keys: Sequence[bytes], version: int) -> None:
+        self.version = version
         self.function_name = function_name
         self.keys = keys
         self.future: Future[Any] | None = None
@@ -89,17 +94,28 @@ class UnwrittenEntry(Unwritten):
     Args:
         key: The key of the call.
         function_name: The name of the function.
+        version: As of `Unwritten`.
         arguments: Describes the arguments: the tuple of them if they are plain, or text.
         inputs: The entries of the calls whose results are among the arguments.
+        keeps_exception: If the call raises an exception, that is written.
     """
 
-    __slots__ = ("arguments", "inputs", "key")
+    __slots__ = ("arguments", "inputs", "keeps_exception", "key")
 
-    def __init__(self, key: bytes, function_name: str, arguments: Any, inputs: Sequence[Entry] = ()) -> None:
-        super().__init__(function_name, (key,))
+    def __init__(
+        self,
+        key: bytes,
+        function_name: str,
+        version: int,
+        arguments: Any,
+        inputs: Sequence[Entry] = (),
+        keeps_exception: bool = False,
+    ) -> None:
+        super().__init__(function_name, (key,), version)
         self.key = key
         self.arguments = arguments
         self.inputs = inputs
+        self.keeps_exception = keeps_exception
 
     def finish(self) -> None:
         """Forget the result, and what led to it."""
@@ -114,13 +130,14 @@ class UnwrittenBatch(Unwritten):
     Args:
         keys: The keys of the calls.
         function_name: The name of the function.
+        version: As of `Unwritten`.
         arguments: Describes the arguments of each call, as of `UnwrittenEntry`.
     """
 
     __slots__ = ("arguments",)
 
-    def __init__(self, keys: Sequence[bytes], function_name: str, arguments: Sequence[Any]) -> None:
-        super().__init__(function_name, keys)
+    def __init__(self, keys: Sequence[bytes], function_name: str, version: int, arguments: Sequence[Any]) -> None:
+        super().__init__(function_name, keys, version)
         self.arguments = arguments
 
 
@@ -136,6 +153,7 @@ class StoredEntry:
     __slots__ = ("_size_bytes", "_store", "key")
 
     is_shared = False  # such results are not stored
+    version = sys.maxsize
 
     def __init__(self, key: bytes, store: Store, size_bytes: int) -> None:
         self.key = key
@@ -170,6 +188,7 @@ class PendingEntry:
     __slots__ = ("key",)
 
     is_shared = False
+    version = sys.maxsize
 
     def __init__(self, key: bytes) -> None:
         self.key = key
@@ -197,11 +216,12 @@ def load_stored(key: bytes, store: Store, found: bytes | int) -> Any:
 
     Raises:
         CacheError: The file was removed or damaged since.
+        Exception: The call has raised this.
     """
     if isinstance(found, bytes):
-        return payload.load([found], "a cached result")
+        return load_parts([found])
     entry = StoredEntry(key, store, found)
-    return payload.load(entry.take(entry, True), "a cached result")
+    return load_parts(entry.take(entry, True))
 
 
 _LOADER = _Loader()
@@ -219,11 +239,17 @@ def stored_future(key: bytes, store: Store, found: bytes | int) -> Future[Any]:
 
 
 def answer(future: Future[Any], key: bytes, store: Store, found: bytes | int) -> None:
-    """End a future with a stored result, which is read when it is asked for.
+    """End a future with a stored result, which is read when it is asked for, or with a stored exception.
 
     Args:
         found: What `Store.find` has returned.
     """
     entry = StoredEntry(key, store, found if isinstance(found, int) else 0)
     future.cache_entry = entry
+    if isinstance(found, bytes) and is_raised([found]):
+        try:
+            load_parts([found])
+        except Exception as error:
+            future.set_exception(error.with_traceback(None))
+        return
     future.answer(_LOADER, found if isinstance(found, bytes) else entry)

@@ -16,8 +16,10 @@ class CallEngine(Protocol):
 
     Attributes:
         resolve_dependencies: Futures among the arguments stand for their results.
+        has_workers: Else calls have ended when they are submitted.
     """
 
+    has_workers: bool
     resolve_dependencies: bool
 
     def submit(

@@ -30,6 +30,7 @@ class Answers:
         store: Where that is.
         writer: Stores the results of the other calls.
         function_name: That of the function.
+        version: As of `Unwritten`.
         arguments: Describes the arguments of each call (see `UnwrittenEntry`).
     """
 
@@ -40,6 +41,7 @@ class Answers:
         store: Store,
         writer: Writer,
         function_name: str,
+        version: int,
         arguments: Sequence[Any],
     ) -> None:
         self._keys = keys
@@ -47,6 +49,7 @@ class Answers:
         self._store = store
         self._writer = writer
         self._function_name = function_name
+        self._version = version
         self._arguments = arguments
         self._missing = [number for number, key in enumerate(keys) if key not in found]
 
@@ -81,7 +84,7 @@ class Answers:
 
     def engine(self, engine: Any) -> BatchCache:
         """Return an engine whose batches of `keyed` columns are stored."""
-        return BatchCache(engine, self._writer, self._function_name)
+        return BatchCache(engine, self._writer, self._function_name, self._version)
 
 
 class StoredResults:
@@ -133,9 +136,11 @@ class BatchCache:
         engine: Runs them.
         writer: Stores their results.
         function_name: That of the function.
+        version: As of `Unwritten`.
     """
 
-    def __init__(self, engine: BatchEngine, writer: Writer, function_name: str) -> None:
+    def __init__(self, engine: BatchEngine, writer: Writer, function_name: str, version: int) -> None:
+        self._version = version
         self._engine = engine
         self._writer = writer
         self._function_name = function_name
@@ -146,5 +151,5 @@ class BatchCache:
     def submit_batch(self, fn: Callable[..., Any], columns: KeyedColumns, resources: Any) -> Future[Any]:
         """Submit a batch, and have its results stored."""
         future = self._engine.submit_batch(fn, PackedColumns(columns), resources)
-        self._writer.follow(future, UnwrittenBatch(columns.keys, self._function_name, columns.arguments))
+        self._writer.follow(future, UnwrittenBatch(columns.keys, self._function_name, self._version, columns.arguments))
         return future

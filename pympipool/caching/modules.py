@@ -1,7 +1,7 @@
 """Digest modules by what they do.
 
     of Python itself        ─► its version, which is part of each key
-    of an installed package ─► name and version of the distribution
+    of an installed package ─► name and version of the distribution, and the hashes of its files that its installer has noted
     any other               ─► the compiled code of the file, without line numbers, and of all modules that it imports,
                                also inside of functions
 
@@ -16,16 +16,18 @@ import dis
 import functools
 import os
 import sys
-import sysconfig
 import types
 from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import blake2b
 from importlib import util
 from importlib.machinery import EXTENSION_SUFFIXES
+from threading import RLock
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from pympipool.caching.file_stamps import Stamp, read, renewed, stamp_of
+from pympipool.caching.installed import distribution_of, folders_of, installed_folders
 from pympipool.caching.values import DIGEST_BYTES, Hasher, UnhashableError
 from pympipool.serialization.code_usage import nested_code
 
@@ -36,8 +38,6 @@ __all__ = ["add_imports", "add_module", "add_module_named", "version_of_files"]
 
 CHECK_INTERVAL_S = 1.0
 """Shortest time between two checks whether files have changed."""
-
-_Stamp = tuple[int, int, int]
 
 _IMPORTERS = frozenset({"import_module", "__import__"})
 """Functions that import modules. Those are seen whose names are constants."""
@@ -125,8 +125,9 @@ class _Modules:
     """The digests of modules."""
 
     def __init__(self) -> None:
+        self._lock = RLock()  # finalizers may submit calls in the midst
         self._digests: dict[str, tuple[bytes, str, int]] = {}
-        self._stamps: dict[str, _Stamp] = {}  # of all files that were read
+        self._stamps: dict[str, Stamp] = {}  # of all files that were read
         self._contents: dict[
             str, tuple[bytes, int]
         ] = {}  # of each module: digest, and the version since which it has this
@@ -136,19 +137,21 @@ class _Modules:
     def digest(self, name: str) -> tuple[bytes, str, int]:
         """Return the digest of a module with all that it imports, which of these has changed last, and the version then."""
         self.check()
-        found = self._digests.get(name)
-        if found is None:
-            leaves: dict[str, bytes] = {}
-            if not _exists(name):
-                raise UnhashableError(f"the module {name}, which has no file")
-            self._collect(name, leaves)
-            hasher = Hasher()
-            for leaf in sorted(leaves):
-                hasher.text(b"module", leaf)
-                hasher.feed(b"contents", leaves[leaf])
-            changed = max(leaves, key=self._version_of, default=name)
-            found = self._digests[name] = hasher.digest(), changed, self._version_of(changed)
-        return found
+        with self._lock:
+            return self._digests.get(name) or self._new_digest(name)
+
+    def _new_digest(self, name: str) -> tuple[bytes, str, int]:
+        leaves: dict[str, bytes] = {}
+        if not _exists(name):
+            raise UnhashableError(f"the module {name}, which has no file")
+        self._collect(name, leaves)
+        hasher = Hasher()
+        for leaf in sorted(leaves):
+            hasher.text(b"module", leaf)
+            hasher.feed(b"contents", leaves[leaf])
+        changed = max(leaves, key=self._version_of, default=name)
+        self._digests[name] = hasher.digest(), changed, self._version_of(changed)
+        return self._digests[name]
 
     def _version_of(self, name: str) -> int:
         return self._contents.get(name, (b"", 0))[1]
@@ -159,10 +162,18 @@ class _Modules:
         if now_s < self._next_check_s and not now:
             return
         self._next_check_s = now_s + CHECK_INTERVAL_S
-        if any(_stamp(path) != stamp for path, stamp in self._stamps.items()):
-            self._digests.clear()
-            self._stamps.clear()
-            self.version += 1
+        with self._lock:
+            stamps = {path: renewed(path, stamp) for path, stamp in self._stamps.items()}
+            if None in stamps.values():
+                self._digests.clear()
+                self._stamps.clear()
+                self.version += 1
+            else:
+                self._stamps.update({path: stamp for path, stamp in stamps.items() if stamp is not None})
+
+    def renew_lock(self) -> None:
+        """Forget, in a forked child, who holds the lock: that thread does not run there."""
+        self._lock = RLock()
 
     def _collect(self, name: str, leaves: dict[str, bytes]) -> None:
         """Add the contents of a module, and of all that it imports, by name."""
@@ -175,8 +186,8 @@ class _Modules:
             origin = _origin(name)
             if origin is None:
                 continue
-            if top == "pympipool" or origin.startswith(_installed_folders()):
-                leaves[installed(top)] = _distribution(top)
+            if top == "pympipool" or origin.startswith(installed_folders()):
+                leaves[installed(top)] = distribution_of(top)
             else:
                 leaves[name], imported = self._read(name, origin)
                 waiting += imported
@@ -188,12 +199,10 @@ class _Modules:
         """Return the digest of the code of a file, and the names of the modules that it imports."""
         if not path:  # a package without a file
             return b"", []
-        self._stamps[path] = _stamp(path)
-        try:
-            with open(path, "rb") as file:
-                content = file.read()
-        except OSError:  # it is in an archive, for example
-            raise UnhashableError(f"the module {name}, whose file cannot be read") from None
+        self._stamps[path] = stamp_of(path)  # before it is read
+        content = read(path)
+        if content is None:  # it is in an archive, for example
+            raise UnhashableError(f"the module {name}, whose file cannot be read")
         hasher = Hasher()
         try:
             if not path.endswith(".py"):
@@ -212,6 +221,7 @@ def installed(package: str) -> str:
 
 
 _modules = _Modules()
+os.register_at_fork(after_in_child=_modules.renew_lock)
 
 
 def version_of_files(*, now: bool = False) -> int:
@@ -222,14 +232,6 @@ def version_of_files(*, now: bool = False) -> int:
     """
     _modules.check(now=now)
     return _modules.version
-
-
-def _stamp(path: str) -> _Stamp:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return (0, 0, 0)
-    return (status.st_mtime_ns, status.st_size, status.st_ino)
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[str]:
@@ -288,31 +290,4 @@ def _is_of_python(top: str) -> bool:
     if top not in sys.stdlib_module_names:
         return False
     origin = _origin(top)
-    return not origin or origin.startswith(_folders("stdlib", "platstdlib")) or not os.path.isfile(origin)
-
-
-def _folders(*kinds: str) -> tuple[str, ...]:
-    return tuple(os.path.realpath(sysconfig.get_path(kind)) + os.sep for kind in kinds)
-
-
-@functools.cache
-def _installed_folders() -> tuple[str, ...]:
-    """Return the folders into which packages are installed."""
-    import site
-
-    folders = {sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib", "platstdlib")}
-    folders.update(site.getsitepackages() if hasattr(site, "getsitepackages") else ())
-    folders.add(site.getusersitepackages())
-    return tuple(os.path.realpath(folder) + os.sep for folder in folders if folder)
-
-
-@functools.cache
-def _distribution(package: str) -> bytes:
-    """Return name and version of the distribution that has an installed package."""
-    from importlib import metadata
-
-    try:
-        return f"{package} {metadata.version(package)}".encode()
-    except metadata.PackageNotFoundError:
-        names = sorted(set(metadata.packages_distributions().get(package, ())))
-        return " ".join([package, *(f"{name} {metadata.version(name)}" for name in names)]).encode()
+    return not origin or origin.startswith(folders_of("stdlib", "platstdlib")) or not os.path.isfile(origin)

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pympipool.caching.entries import stored_future
+from pympipool.caching.exceptions import load_parts
 from pympipool.caching.keys import key_of_name
 from pympipool.caching.store import Store
 from pympipool.caching.values import DIGEST_BYTES
-from pympipool.serialization import payload
 
 if TYPE_CHECKING:
     from pympipool._core.future import Future
@@ -32,8 +32,9 @@ def get_cache_data(cache_directory: str | os.PathLike[str], *, results: bool = T
     Returns:
         A pandas.DataFrame if the script has imported pandas, else a list of dicts; a row for each call, in the order in which the
         results were written, with "key" (hexadecimal), "function" (name), "arguments" (text, or the call's `cache_key`),
-        "created" (seconds since 1970), "run_s" (seconds in the worker), "size_bytes" and "result". A result that cannot be read
-        here, such as an instance of a class of another script, is the exception that says why.
+        "created" (seconds since 1970), "run_s" (seconds in the worker), "size_bytes" and "result". The result of a call that has
+        raised an exception is the exception. A result that cannot be read here, such as an instance of a class of another script,
+        is the exception that says why.
 
     Raises:
         FileNotFoundError: There is no such directory, or it has no cache.
@@ -107,11 +108,11 @@ def find_row(store: Store, key: str) -> Row | None:
 
 
 def read_result(store: Store, row: Row) -> Any:
-    """Return a result, or the exception that reading it raises."""
+    """Return a result, or the exception that the call has raised, or reading it raises."""
     try:
         parts = [row.value] if row.value is not None else store.files.read(row.key, row.size)
-        return payload.load(parts, "a cached result")
-    except Exception as error:  # unpickling runs code of the user's classes
+        return load_parts(parts)
+    except Exception as error:  # of the call, or of unpickling, which runs code of the user's classes
         return error.with_traceback(None)
 
 

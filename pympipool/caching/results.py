@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pympipool._util.reprs import safe_repr
 from pympipool.caching.entries import Unwritten, UnwrittenBatch, UnwrittenEntry
+from pympipool.caching.exceptions import raised_parts
 from pympipool.serialization import payload
+
+if TYPE_CHECKING:
+    from pympipool._core.future import Future
 
 __all__ = ["Result", "by_reference", "describe", "storable_results"]
 
@@ -30,8 +34,10 @@ def storable_results(entry: Unwritten) -> list[Result]:
         Exception: The result cannot be unpickled or pickled.
     """
     future = entry.future
-    if future is None or not future.has_result:
+    if future is None:
         return []
+    if not future.has_result:
+        return _raised(entry, future)
     parts = entry.parts if entry.parts is not None else future.pickled_result()
     if parts is None:  # the user has set the result
         return []
@@ -45,6 +51,16 @@ def storable_results(entry: Unwritten) -> list[Result]:
         raise ValueError("its arguments have shared data, which the call may have written")
     if entry.must_be_unpickled:
         parts = by_reference(_load_copy(parts))
+    return [(entry.key, parts, entry.function_name, describe(entry.arguments), future.run_ns)]
+
+
+def _raised(entry: Unwritten, future: Future[Any]) -> list[Result]:
+    """Return the exception of a call that is to be stored, if it is one."""
+    if not isinstance(entry, UnwrittenEntry) or not entry.keeps_exception:
+        return []
+    parts = raised_parts(future) if entry.parts is None else entry.parts
+    if parts is None:
+        return []
     return [(entry.key, parts, entry.function_name, describe(entry.arguments), future.run_ns)]
 
 

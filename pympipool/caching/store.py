@@ -18,6 +18,7 @@ from typing import Any
 from zlib import crc32
 
 from pympipool.caching import directory as directories
+from pympipool.caching.exceptions import is_raised
 from pympipool.caching.files import ResultFiles
 from pympipool.caching.index import Index, Row
 
@@ -97,7 +98,7 @@ class Store:
         rows, boot = [], boot_id()
         for key, parts, function, arguments, run_ns in entries:
             value, size = None, memoryview(parts[0]).nbytes
-            if len(parts) == 1 and size <= SMALL_BYTES:
+            if (len(parts) == 1 and size <= SMALL_BYTES) or is_raised(parts):
                 value = bytes(parts[0])
             else:
                 size = self.files.write(key, parts)

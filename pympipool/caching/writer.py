@@ -22,6 +22,7 @@ from pympipool._core.future import Future
 from pympipool._core.mailbox import Mailbox
 from pympipool._util.service_threads import ServiceLogger, ServiceThread, flush_records, must_not_wait
 from pympipool.caching.entries import Unwritten
+from pympipool.caching.modules import version_of_files
 from pympipool.caching.results import Result, storable_results
 
 if TYPE_CHECKING:
@@ -176,7 +177,10 @@ class Writer:
         """Write what has ended."""
         ended, self._ended = self._ended, []
         rows: list[Result] = []
+        version = version_of_files(now=True) if ended else 0
         for entry in ended:
+            if entry.version < version:
+                continue
             try:
                 rows += storable_results(entry)
             except BaseException as problem:  # unpickling may run any code of the user

@@ -72,6 +72,8 @@ class Engine:
         owner: The executor. When Python collects it, the engine is closed.
     """
 
+    has_workers = True
+
     def __init__(
         self,
         make_pool: Callable[[Dispatcher], Pool],

@@ -14,7 +14,10 @@ class WorkerlessEngine:
     Attributes:
         is_open: True while calls can be submitted.
         resolve_dependencies: False: futures among the arguments are an error.
+        has_workers: Calls run elsewhere.
     """
+
+    has_workers = False
 
     is_open = True
     resolve_dependencies = True

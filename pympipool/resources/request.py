@@ -77,6 +77,7 @@ class Resources:
         cache: Look for the result in the `cache_directory` of the executor, and keep it there. Without effect if there is none.
         cache_key: A name for the call in the cache, in place of the key that is made of function and arguments: whatever
             was returned under this name is the result.
+        cache_exceptions: If the call raises an exception, keep that in the cache, too: the call does not run again.
         error_log_file: A file to which workers append each call that raises: function, arguments (a few hundred
             characters of each) and traceback. For workers on other hosts it must be in a shared folder.
         mp_context: How the process of a worker on this machine, in a job, or on `hosts` starts: "spawn" (a fresh interpreter),
@@ -117,6 +118,7 @@ class Resources:
     )
     cache: bool = field(default=True, metadata={"check": validation.flag, "of_calls": True})
     cache_key: str | None = field(default=None, metadata={"check": validation.optional_text, "of_calls": True})
+    cache_exceptions: bool = field(default=False, metadata={"check": validation.flag, "of_calls": True})
     connect_timeout: float = field(default=60.0, metadata={"check": validation.positive_seconds})
     error_log_file: str | None = field(default=None, metadata={"check": validation.writable_file})
     result_of: str = field(default="all", metadata={"check": validation.one_of("all", "root"), "in_info": True})

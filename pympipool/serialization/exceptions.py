@@ -34,6 +34,7 @@ __all__ = [
     "STATE_LOST_NOTE",
     "add_note",
     "dump_exception",
+    "dump_loaded",
     "join_exceptions",
     "load_exception",
     "summarize_parts",
@@ -96,6 +97,15 @@ def load_exception(parts: Sequence[Any]) -> BaseException:
     for note in notes:
         add_note(error, note)
     return error
+
+
+def dump_loaded(error: BaseException) -> list[Part]:
+    """Pickle again what `load_exception` has returned, with the traceback of the worker only."""
+    text = getattr(error.__cause__, "text", "")
+    pickled, lost, reason = dump_faithfully(error)
+    if lost:
+        text += f"\n(attributes of the exception that cannot be pickled and were left out: {', '.join(lost)})"
+    return [pickle.dumps((type_name(type(error)), error_message(error), text, pickled, reason), PROTOCOL)]
 
 
 def join_exceptions(exceptions: Sequence[Sequence[Any]], note: str = "") -> list[Part]:

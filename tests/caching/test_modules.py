@@ -2,12 +2,15 @@
 
 import importlib
 import importlib.util
+import os
+import shutil
 import sys
 import zipfile
 
 import pytest
 
-from pympipool.caching import modules
+from pympipool import Executor
+from pympipool.caching import file_stamps, installed, modules
 from pympipool.caching.keys import Keys
 from pympipool.caching.values import UnhashableError
 
@@ -105,3 +108,106 @@ def test_modules_without_a_file_have_no_key(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "made_by_hand", module)
     with pytest.raises(UnhashableError, match="made_by_hand, which has no file"):
         key(module.f)
+
+
+def test_edits_with_the_same_file_time_are_seen(folder):
+    path = folder / "changing_fast.py"
+    write(path, "def f(x):\n    return 1\n")
+    import changing_fast
+
+    first = key(changing_fast.f)
+    status = path.stat()
+    path.write_text("def f(x):\n    return 2\n")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as if it was in the same moment
+    assert path.stat().st_ino == status.st_ino
+    second = key(changing_fast.f)
+    assert second != first
+    assert key(changing_fast.f) == second
+
+
+def test_files_that_are_old_are_not_read_again(folder, monkeypatch):
+    path = folder / "old_module.py"
+    write(path, "def f(x):\n    return 1\n")
+    os.utime(path, (1, 1))
+    import old_module
+
+    first = key(old_module.f)
+    were_read = []
+    monkeypatch.setattr(file_stamps, "read", were_read.append)
+    assert key(old_module.f) == first
+    assert str(path) not in were_read
+
+
+@pytest.mark.parametrize("options", [{}, {"block_allocation": True}], ids=["one_process_per_call", "block_allocation"])
+def test_results_of_edited_modules_have_no_older_key(folder, monkeypatch, options):
+    """The edit is not noticed when the second call is made, as it comes within `CHECK_INTERVAL_S`."""
+    monkeypatch.setenv("PYTHONPATH", f"{folder}:{os.environ.get('PYTHONPATH', '')}")
+    path = folder / "edited_at_once.py"
+    before, after = ("VALUE = 1\n\ndef f(x):\n    return VALUE + x\n", "VALUE = 2\n\ndef f(x):\n    return VALUE + x\n")
+    write(path, before)
+    import edited_at_once
+
+    with Executor(max_workers=1, cache_directory=folder / "cache", **options) as exe:
+        assert exe.submit(edited_at_once.f, 0).result() == 1
+        monkeypatch.setattr(modules, "CHECK_INTERVAL_S", 60.0)
+        key(edited_at_once.f)
+        path.write_text(after)
+        late = exe.submit(edited_at_once.f, 10)
+        after_it = exe.submit(abs, late)
+        assert late.result() == after_it.result()
+        assert late.result() in (11, 12)
+    path.write_text(before)
+    with Executor(max_workers=1, cache_directory=folder / "cache", **options) as exe:
+        assert exe.submit(edited_at_once.f, 10).result() == 11
+        assert exe.submit(abs, exe.submit(edited_at_once.f, 10)).result() == 11
+
+
+# ---- installed packages ----
+
+
+@pytest.fixture
+def install(folder, monkeypatch):
+    """Install a package, with these lines in the list of its files."""
+    site = folder / "site"
+    monkeypatch.setattr(modules, "installed_folders", lambda: (f"{site}/",))
+    monkeypatch.syspath_prepend(str(site))
+
+    def install(*record, version="1.0"):
+        write(site / "made_package.py", "def f(x):\n    return x\n")
+        for old in site.glob("*.dist-info"):
+            shutil.rmtree(old)
+        information = site / f"made_package-{version}.dist-info"
+        write(information / "METADATA", f"Metadata-Version: 2.1\nName: made_package\nVersion: {version}\n")
+        if record:
+            write(information / "RECORD", "\n".join(record))
+        installed.distribution_of.cache_clear()
+        modules._modules._digests.clear()
+        import made_package
+
+        return key(made_package.f)
+
+    yield install
+    installed.distribution_of.cache_clear()
+    modules._modules._digests.clear()
+
+
+def test_a_package_is_another_one_with_other_files(install):
+    listed = install("made_package.py,sha256=aaaa,30", "made_package-1.0.dist-info/RECORD,,")
+    assert install("made_package.py,sha256=bbbb,30", "made_package-1.0.dist-info/RECORD,,") != listed
+    assert install("made_package.py,sha256=aaaa,30", "more.py,sha256=cccc,30") != listed
+    assert install("made_package.py,sha256=aaaa,30", version="1.1") != listed
+    assert install() != listed
+
+
+def test_what_differs_between_machines_makes_no_other_package(install):
+    listed = install("made_package.py,sha256=aaaa,30", "part/__init__.py,sha256=cccc,0")
+    assert listed == install(
+        "../../../bin/made,sha256=dddd,9",
+        "part/__init__.py,sha256=cccc,0",
+        "__pycache__/made_package.cpython-311.pyc,,",
+        "made_package.py,sha256=aaaa,30",
+        "made_package-1.0.dist-info/INSTALLER,sha256=eeee,4",
+        "not a line of a list",
+    )
+    without = install()
+    assert without == install()
