@@ -52,6 +52,7 @@ class Unwritten(Post):
         future: That of the call, until the result is written.
         parts: The pickled result, once it has been asked for and until it is written.
         must_be_unpickled: It has classes by value, or shared data.
+        is_written: The parts are not needed any more: the file of a large result is written, or none will be.
         is_shared: The result has shared data. Known before a call that gets the result is sent.
     """
 

@@ -104,7 +104,8 @@ class Store:
                 size = self.files.write(key, parts)
             crc = 0 if value is None else crc32(value)
             rows.append(Row(key, value, crc, size, boot, function, arguments, time(), run_ns))
-        self.index.write(rows)
+        if rows:
+            self.index.write(rows)
 
     def adopt(self, key: bytes, path: str, size_bytes: int, function: str, arguments: str, run_ns: int) -> None:
         """Add a result whose file (see `ResultFiles`) was read in full, and is on the same file system; it is moved.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import socket
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from time import monotonic
@@ -176,18 +176,9 @@ class Writer:
     def _write(self) -> None:
         """Write what has ended."""
         ended, self._ended = self._ended, []
-        rows: list[Result] = []
-        version = version_of_files(now=True) if ended else 0
-        for entry in ended:
-            if entry.version < version:
-                continue
-            try:
-                rows += storable_results(entry)
-            except BaseException as problem:  # unpickling may run any code of the user
-                LOGGER.warning("the result of %s() was not cached: %s", entry.function_name, repr(problem))
         try:
-            if rows:
-                self._store.write(rows)
+            if ended:
+                self._store.write(self._results(ended))
         except Exception as problem:  # whatever it is: the thread goes on
             self.problem = self.problem or f"results are not cached in {self._store.path!r}: {problem}"
             LOGGER.warning("%s", self.problem)
@@ -198,6 +189,21 @@ class Writer:
                     if self._by_key.get(key) is entry:  # else the call was made again
                         del self._by_key[key]
                 entry.finish()
+
+    @staticmethod
+    def _results(ended: list[Unwritten]) -> Iterator[Result]:
+        """Yield the results of futures. When the next one is asked for, the file of a large one is written."""
+        version = version_of_files(now=True)
+        for entry in ended:
+            if entry.version < version:
+                continue
+            try:
+                yield from storable_results(entry)
+            except GeneratorExit:
+                raise
+            except BaseException as problem:  # unpickling may run any code of the user
+                LOGGER.warning("the result of %s() was not cached: %s", entry.function_name, repr(problem))
+            entry.is_written = True
 
 
 def close_writers() -> None:
