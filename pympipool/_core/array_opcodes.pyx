@@ -1,14 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Write arrays of numbers into pickles, and load them.
+"""Write arrays of numbers, and scalars of numpy, into pickles, and load them.
 
     array ─► load_array(data, "<f8", shape), the data in the pickle, or out of band if they are large
+    scalar ─► load_scalar(data, "<f8")
     array in a shared array ─► load_view(key, position, shape, strides, "<f8", may be written), in a call
 
 numpy pickles the dtype anew with each array, and a Python function has to say that the data may leave the pickle. That takes ten
 times as long as copying the data of a small array.
 """
 
-from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_STRIDES, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
@@ -34,7 +35,11 @@ cdef list _dtypes = []  # the dtypes that are known, and for each of them the op
 cdef list _dtype_opcodes = []
 cdef uint32_t _loader = 0  # the number of `load_array`
 cdef uint32_t _view_loader = 0  # the number of `load_view`
+cdef list _scalar_types = []  # the types of scalars that are known, and for each the opcodes of the name of its dtype
+cdef list _scalar_opcodes = []  # None: the dtype has a unit
+cdef uint32_t _scalar_loader = 0  # the number of `load_scalar`
 cdef object _from_buffer = None  # numpy.frombuffer
+cdef object _new_scalar = None  # the function with which numpy itself unpickles scalars
 cdef dict _dtypes_by_name = {}
 
 
@@ -48,11 +53,29 @@ def register_arrays(module, dtypes not None, uint32_t number):
     """
     global _array_type, _loader
     for dtype in dtypes:
-        name = dtype.str.encode()
         _dtypes.append(dtype)
-        _dtype_opcodes.append(bytes([SHORT_BINUNICODE, len(name)]) + name)
+        _dtype_opcodes.append(_opcodes_of_name(dtype.str))
     _loader = number
     _array_type = module.ndarray
+
+
+def register_scalars(dict dtypes not None, uint32_t number):
+    """Have scalars of numpy be recognized too.
+
+    Args:
+        dtypes: A name of the dtype for each type of scalars; "" if the dtype of each scalar has a unit of its own.
+        number: Of `load_scalar` in the registry of extensions of `copyreg`.
+    """
+    global _scalar_loader
+    for kind, name in dtypes.items():
+        _scalar_types.append(kind)
+        _scalar_opcodes.append(_opcodes_of_name(name) if name else None)
+    _scalar_loader = number
+
+
+cdef bytes _opcodes_of_name(str name):
+    encoded = name.encode()
+    return bytes([SHORT_BINUNICODE, len(encoded)]) + encoded
 
 
 def register_views(uint32_t number):
@@ -73,15 +96,33 @@ def load_array(buffer, kind, shape=None):
         kind: The `str` of the dtype.
         shape: Default: one dimension.
     """
-    global _from_buffer
+    dtype = _dtype_of(kind)
+    array = _from_buffer(buffer, dtype)
+    return array if shape is None else array.reshape(shape)
+
+
+def load_scalar(bytes data, kind):
+    """Return a scalar of numpy.
+
+    Args:
+        data: Its data.
+        kind: The name of its dtype.
+    """
+    dtype = _dtype_of(kind)
+    return _new_scalar(dtype, data)
+
+
+cdef object _dtype_of(kind):
+    """Return the dtype of a name, and import numpy with the first one."""
+    global _from_buffer, _new_scalar
     dtype = _dtypes_by_name.get(kind)
     if dtype is None:
         import numpy
 
         _from_buffer = numpy.frombuffer
+        _new_scalar = numpy.float64(0).__reduce__()[0]
         dtype = _dtypes_by_name[kind] = numpy.dtype(kind)
-    array = _from_buffer(buffer, dtype)
-    return array if shape is None else array.reshape(shape)
+    return dtype
 
 
 cdef Py_ssize_t number_of(dtype) noexcept:
@@ -130,6 +171,29 @@ cdef bint write_array(Pickle *pickle, array, list parts) except -1:
                 write_number(pickle, BININT, view.shape[i], 4)
             write_opcode(pickle, TUPLE)
             write_opcode(pickle, TUPLE3)
+        write_opcode(pickle, REDUCE)
+    finally:
+        PyBuffer_Release(&view)
+    return True
+
+
+cdef bint write_scalar(Pickle *pickle, value) except -1:
+    """Write a scalar of numpy; return False for other values."""
+    cdef Py_buffer view
+    cdef Py_ssize_t i = 0, count = len(_scalar_types)
+    kind = type(value)
+    while i < count and <PyObject *>_scalar_types[i] != <PyObject *>kind:
+        i += 1
+    if i == count:
+        return False
+    opcodes = _scalar_opcodes[i]
+    dtype = <bytes>_opcodes_of_name(value.dtype.str) if opcodes is None else <bytes>opcodes
+    PyObject_GetBuffer(value, &view, PyBUF_SIMPLE)
+    try:
+        write_number(pickle, EXT4, _scalar_loader, 4)
+        write_data(pickle, SHORT_BINBYTES, BINBYTES, view.buf, view.len)
+        memcpy(room_for(pickle, len(dtype)), <char *>dtype, len(dtype))
+        write_opcode(pickle, TUPLE2)
         write_opcode(pickle, REDUCE)
     finally:
         PyBuffer_Release(&view)

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Write the pickle of a small plain value, opcode by opcode, while the value is looked at.
 
-    a value ─► None, bool, int, float, str, bytes, array of numbers, handle, in small tuples, lists, dicts ─► opcodes
+    a value ─► None, bool, int, float, str, bytes, array or scalar of numpy, handle, in small tuples, lists, dicts ─► opcodes
            └─► anything else ─► no pickle: pickle itself must do it
 
 A pickler has to be created, looks up the type of each object, and keeps all of them in a memo. That takes longer than to write a
@@ -14,7 +14,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uint32_t
 
-from pympipool._core.array_opcodes cimport is_array_of_numbers, show_memory, write_array, write_view
+from pympipool._core.array_opcodes cimport is_array_of_numbers, show_memory, write_array, write_scalar, write_view
 from pympipool._core.opcodes cimport (
     APPENDS, BINBYTES, BINGET, BINUNICODE, EMPTY_DICT, EMPTY_LIST, EMPTY_TUPLE, EXT4, KNOWN_MAX, MARK, MEMOIZE, NEWFALSE, NEWTRUE,
     NONE, PROTO, REDUCE, SETITEMS, SHORT_BINBYTES, SHORT_BINUNICODE, STOP, TUPLE, TUPLE1, TUPLE2, Pickle, begin, release,
@@ -50,7 +50,6 @@ cdef extern from *:
     object PyUnicode_AsUTF8String(PyObject *text)
 
 cdef enum:
-    ITEMS_MAX = 256
     DEPTH_MAX = 16
     DATA_MAX = 1 << 16  # longer strings and bytes are left to pickle, which copies them once less
     COPIED_MAX = 64  # strings and bytes of this length arrive as two objects if they occur twice
@@ -91,19 +90,29 @@ def dump_small_call(tuple args not None, dict kwargs not None, kinds not None):
     cdef list parts = [None]
     begin(&pickle, ITEMS_MAX)
     try:
-        write_number(&pickle, PROTO, 5, 1)
-        if not write_tuple(&pickle, <PyObject *>args, kinds, 1, parts):
-            return None
-        if not kwargs:
-            write_opcode(&pickle, EMPTY_DICT)
-        elif not write_value(&pickle, <PyObject *>kwargs, kinds, 0, parts):
-            return None
-        write_opcode(&pickle, TUPLE2)
-        return finish(&pickle, parts)
+        return finish(&pickle, parts) if write_call(&pickle, args, kwargs, kinds, parts) else None
     except Exception:  # no memory, or a handle that is none: whoever pickles the call then says so
         return None
     finally:
         release(&pickle)
+
+
+cdef bint write_call(Pickle *pickle, tuple args, dict kwargs, kinds, list parts) except -1:
+    """Write (args, kwargs) into a pickle that has begun, as `dump_small_call` does; return False if it cannot be written here.
+
+    Args:
+        parts: Gets the arrays whose data must follow the pickle; parts[0] is left alone.
+    """
+    write_number(pickle, PROTO, 5, 1)
+    if not write_tuple(pickle, <PyObject *>args, kinds, 1, parts):
+        return False
+    if not kwargs:
+        write_opcode(pickle, EMPTY_DICT)
+    elif not write_value(pickle, <PyObject *>kwargs, kinds, 0, parts):
+        return False
+    write_opcode(pickle, TUPLE2)
+    write_opcode(pickle, STOP)
+    return True
 
 
 cdef list write_plain_value(value, kinds):
@@ -113,7 +122,10 @@ cdef list write_plain_value(value, kinds):
     begin(&pickle, ITEMS_MAX)
     try:
         write_number(&pickle, PROTO, 5, 1)
-        return finish(&pickle, parts) if write_value(&pickle, <PyObject *>value, kinds, 0, parts) else None
+        if not write_value(&pickle, <PyObject *>value, kinds, 0, parts):
+            return None
+        write_opcode(&pickle, STOP)
+        return finish(&pickle, parts)
     except Exception:  # as above: pickle, which is tried next, raises the error that the user should see
         return None
     finally:
@@ -122,7 +134,6 @@ cdef list write_plain_value(value, kinds):
 
 cdef list finish(Pickle *pickle, list parts):
     """Return the parts, with the complete pickle as the first one."""
-    write_opcode(pickle, STOP)
     parts[0] = PyBytes_FromStringAndSize(<char *>pickle.data, pickle.size_bytes)
     show_memory(parts)
     return parts
@@ -153,6 +164,8 @@ cdef bint write_value(Pickle *pickle, PyObject *value, kinds, int depth, list pa
         return depth < DEPTH_MAX and write_container(pickle, value, kinds, depth + 1, parts)
     if kind == _handle_type:
         return PySet_Contains(kinds, kind) and write_handle(pickle, <object>value)
+    if write_scalar(pickle, <object>value):
+        return True
     if is_array_of_numbers(<object>value):
         return write_array(pickle, <object>value, parts) and note(pickle, value)
     return are_of_call(kinds) and write_view(pickle, <object>value) and note(pickle, value)

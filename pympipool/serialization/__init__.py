@@ -179,16 +179,18 @@ _LOADERS = (
     ("pympipool.serialization.classes", "find_class"),
     ("pympipool.serialization.shared_arrays", "load_view"),
     ("pympipool.serialization.shared", "load_value"),
+    ("pympipool._core.array_opcodes", "load_scalar"),
 )
-"""Functions for which pickles have a number in place of the name: a name is imported, which takes 1 us."""
+"""Functions for which pickles have a number in place of the name: a name is imported, which takes 1 us. Cached results have these
+numbers: further ones belong at the end."""
 
 _FIRST_NUMBER = ARRAY_NUMBER = 0x706D7000
 
 for _number, (_module, _name) in enumerate(_LOADERS, _FIRST_NUMBER):
     copyreg.add_extension(_module, _name, _number)
 
-VIEW_NUMBER, SHARED_NUMBER = _number - 1, _number
-"""The numbers of `load_view` and `load_value`, the last ones."""
+VIEW_NUMBER, SHARED_NUMBER, SCALAR_NUMBER = range(_number - 2, _number + 1)
+"""The numbers of `load_view`, `load_value` and `load_scalar`, the last ones."""
 
 _SHARED_MARKS = [b"\x84" + number.to_bytes(4, "little") for number in (VIEW_NUMBER, SHARED_NUMBER)]
 """Bytes of these loaders in pickles (EXT4)."""

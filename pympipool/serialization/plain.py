@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import sys
 
-from pympipool._core.array_opcodes import register_arrays
+from pympipool._core.array_opcodes import register_arrays, register_scalars
 from pympipool._core.instances import IN_BAND_BELOW_BYTES, Buffers
 from pympipool._core.plain_values import consists_of
 from pympipool._core.shared_ranges import shared_place
 from pympipool._util.cmodules import pickle
-from pympipool.serialization import ARRAY_NUMBER, _unpack
+from pympipool.serialization import ARRAY_NUMBER, SCALAR_NUMBER, _unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -208,5 +208,8 @@ def _register_numpy() -> bool:
     CALL_IMMUTABLE_TYPES.update(IMMUTABLE_TYPES)
     _array_type = numpy.ndarray
     _numpy_types.update(SCALARS - _builtin_scalars, {numpy.ndarray})
-    register_arrays(numpy, [numpy.dtype(code) for code in _NUMBER_CODES], ARRAY_NUMBER)
+    dtypes = [numpy.dtype(code) for code in _NUMBER_CODES]
+    register_arrays(numpy, dtypes, ARRAY_NUMBER)
+    kinds = {dtype.type: dtype.str if numpy.dtype(dtype.str).type is dtype.type else dtype.char for dtype in dtypes}
+    register_scalars(kinds | {numpy.datetime64: "", numpy.timedelta64: ""}, SCALAR_NUMBER)
     return True
