@@ -148,7 +148,7 @@ cdef class FutureMethods(FutureCore):
         if parts is None or self.is_error:
             return self.result()
         try:
-            return self.source.load(parts if self.cache_entry is None else self.cache_entry.take(parts, True), False)
+            return self.load_value(parts)
         except Exception:
             return self.result()  # raises the failure, with the traceback that `result` gives it
 

@@ -43,6 +43,7 @@ cdef class FutureCore(FutureWithCallbacks):
     cdef list failures      # the exceptions of attempts that were followed by another one, or None
     cdef void *call         # belongs to the source; NULL if there is none
 
+    cdef int keep_arguments(self, object fn, object args, object kwargs) except -1
     cdef bint set_parts(self, object parts, bint is_error) except -1
     cdef bint set_error(self, object error) except -1
     cdef bint try_cancel(self, bint force) except -1
@@ -51,6 +52,7 @@ cdef class FutureCore(FutureWithCallbacks):
     cdef int wait_until_done(self, object timeout) except -1
     cdef int settle_callbacks(self, object timeout) except -1
     cdef int wait(self, object timeout) except -1
+    cdef object load_value(self, object parts)
     cdef int decode(self) except -1
     cdef object decoded_error(self)
     cdef str state_name(self)

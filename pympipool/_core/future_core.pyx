@@ -10,7 +10,11 @@ interrupt it. It allocates nothing, so that it cannot fail either. That holds fo
 listens (`listeners.pyx`); the callbacks of users run afterwards.
 """
 
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.stdint cimport uint8_t
+
 from pympipool._core.callbacks cimport CallbackThread, FutureWithCallbacks
+from pympipool._core.pickle_reader cimport read_scalar
 
 from concurrent.futures import CancelledError, InvalidStateError, TimeoutError
 from time import monotonic
@@ -132,15 +136,18 @@ cdef class FutureCore(FutureWithCallbacks):
         An argument may stand for something that exists only as long as the argument does: a temporary folder, an object
         of a Manager. Numbers and strings are not kept, since many calls may wait.
         """
-        cdef object arg
+        self.keep_arguments(fn, args, kwargs)
+
+    cdef int keep_arguments(self, object fn, object args, object kwargs) except -1:
         self.kept = fn
         if kwargs:
             self.kept = (fn, args, kwargs)
-            return
+            return 0
         for arg in args:
             if type(arg) not in PLAIN_TYPES:
                 self.kept = (fn, args)
-                return
+                break
+        return 0
 
     # ---- what the call returns ----
 
@@ -279,6 +286,16 @@ cdef class FutureCore(FutureWithCallbacks):
                 raise TimeoutError()
         return 0
 
+    cdef object load_value(self, object parts):
+        """Return the result that parts are the pickle of."""
+        if self.cache_entry is not None:
+            return self.source.load(self.cache_entry.take(parts, True), False)
+        if type(parts) is bytes:
+            value = read_scalar(<const uint8_t *>PyBytes_AS_STRING(parts), len(<bytes>parts))
+            if value is not ...:
+                return value
+        return self.source.load(parts, False)
+
     cdef int decode(self) except -1:
         """Unpickle the result, once. An exception in unpickling becomes the call's exception.
 
@@ -291,10 +308,7 @@ cdef class FutureCore(FutureWithCallbacks):
             return 0
         value = error = None
         try:
-            if self.cache_entry is not None and not self.is_error:
-                value = self.source.load(self.cache_entry.take(parts, True), False)
-            else:
-                value = self.source.load(parts, self.is_error)
+            value = self.source.load(parts, True) if self.is_error else self.load_value(parts)
         except MemoryError:
             raise
         except Exception as failure:

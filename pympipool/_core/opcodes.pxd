@@ -141,3 +141,14 @@ cdef inline int write_float(Pickle *pickle, double number) except -1:
     for i in range(sizeof(bits)):
         to[1 + i] = (bits >> (56 - 8 * i)) & 0xFF
     return 0
+
+
+cdef inline double read_float(const uint8_t *data) noexcept:
+    """Return a float that `write_float` has written, without its opcode."""
+    cdef double number
+    cdef uint64_t bits = 0
+    cdef size_t i
+    for i in range(sizeof(bits)):
+        bits = bits << 8 | data[i]
+    memcpy(&number, &bits, sizeof(bits))
+    return number
