@@ -309,6 +309,9 @@ def load_value(key: bytes) -> Any:
     Raises:
         SerializationError: It has been released, or this process cannot get it; or it cannot be unpickled here.
     """
+    found = _mapped.get(key)
+    if found is not None and found._value is not _NOT_LOADED:
+        return found._value
     return load(key).value()
 
 
