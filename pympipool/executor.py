@@ -246,6 +246,7 @@ class Executor(futures.Executor):
         self._cache: CachedCalls | None = None
         if options.cache_directory is not None and not options.draws_graph and not options.detached:
             self._use_cache(options)
+        self._submit_small = self._way_of_small_calls()
         self._info |= {
             "backend": self._backend.name,
             "skipped_backends": choice.skipped,
@@ -254,6 +255,12 @@ class Executor(futures.Executor):
             "max_cores": cores,
         }
         self._checked_code: object = _NO_CODE
+
+    def _way_of_small_calls(self) -> Callable[..., Future[Any] | None]:
+        """Return what submits most calls in one step, and returns None for the others."""
+        if not isinstance(self._engine, Engine) or self._cache is not None or self._resources.retries:
+            return _submit_none
+        return self._engine.dispatcher.submit_small
 
     def _check_devices(self, gpus_per_worker: int, workers: int) -> None:
         """Raise ValueError if there are too few GPUs for the workers that run at the same time."""
@@ -382,6 +389,10 @@ class Executor(futures.Executor):
             ...     exe.submit(max, [first, 7], resource_dict={"run_time_max": 60}).result()
             32
         """
+        if resource_dict is None:
+            future = self._submit_small(fn, args, kwargs)
+            if future is not None:
+                return future
         if getattr(fn, "__code__", None) is not self._checked_code:
             self._check_function(fn)
         resources = self._resources
@@ -669,3 +680,7 @@ class Executor(futures.Executor):
         if not isinstance(self._engine, Engine):
             return self._engine._repr_html_()
         return status.as_html(status.snapshot(self._engine, self._info))
+
+
+def _submit_none(_fn: object, _args: object, _kwargs: object) -> None:
+    """Take the place of `Dispatcher.submit_small` in executors whose calls all have a longer way."""

@@ -3,20 +3,20 @@
 
 A `Call` (see `types.pxd`) owns a reference to its future, one to its function and, if its arguments are large, one to
 the objects that hold them. Calls are created and freed here, with the GIL. Between these two moments `pump.pyx` uses
-them without the GIL.
+them without the GIL. So their memory is that of Python's objects, which is faster for small ones.
 """
 
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from pympipool._core.future_core cimport FutureCore
+from pympipool._core.snapshot cimport Snapshot
 from pympipool._core.types cimport Call, CallList, Function
 from pympipool._core.ring cimport Parts, part_to_object, pmp_buffer_free, pmp_part
-
-cdef enum:
-    COPY_LIMIT = 1 << 16  # largest size of arguments that are copied at submit, bytes
 
 
 cdef class FunctionHandle:
@@ -25,9 +25,12 @@ cdef class FunctionHandle:
     Args:
         number: By which calls refer to it; at least 1, never used for another function.
         payload: The function's pickle.
+        function: The function itself. Kept alive, so that no other object gets its id.
+        snapshot: Tells whether pickling the function would still give the payload.
+        name: The function's name in messages.
     """
 
-    def __cinit__(self, uint64_t number, bytes payload not None):
+    def __cinit__(self, uint64_t number, bytes payload not None, function=None, Snapshot snapshot=None, str name=None):
         cdef size_t size = len(payload)
         if number < 1:
             raise ValueError(f"number is {number}; it must be at least 1")
@@ -39,6 +42,29 @@ cdef class FunctionHandle:
         self.function.part.data = self.function + 1
         self.function.part.size_bytes = size
         memcpy(self.function.part.data, <char *>payload, size)
+        self.callable = function
+        self.snapshot = snapshot
+        self.name = name
+
+    @property
+    def number(self):
+        """The number of the function."""
+        return self.function.number
+
+    @property
+    def payload(self):
+        """The function's pickle."""
+        return PyBytes_FromStringAndSize(<char *>self.function.part.data, self.function.part.size_bytes)
+
+    def is_current(self):
+        """Return True if pickling the function would still give the payload. Runs at every call."""
+        return self.is_unchanged()
+
+    cdef bint is_unchanged(self) except -1:
+        return self.snapshot is not None and self.snapshot.is_current()
+
+    def __repr__(self):
+        return f"<FunctionHandle {self.number}: {self.name}, {self.function.part.size_bytes} bytes>"
 
     def __dealloc__(self):
         drop_function(self.function)
@@ -53,6 +79,27 @@ cdef void drop_function(Function *function) noexcept:
         free(function)
 
 
+cdef Call *new_empty_call(uint32_t part_count, size_t size) except NULL:
+    """Return a new call with room for parts, and for so many bytes of data behind them."""
+    cdef Call *call = <Call *>PyMem_Calloc(1, sizeof(Call) + part_count * sizeof(pmp_part) + size)
+    if call == NULL:
+        raise MemoryError()
+    call.position = UINT64_MAX
+    call.rows = 1
+    call.part_count = part_count
+    call.parts = <pmp_part *>(call + 1)
+    return call
+
+
+cdef Call *new_small_call(const void *pickle, size_t size) except NULL:
+    """Return a new call with a copy of these arguments, which are one part."""
+    cdef Call *call = new_empty_call(1, size)
+    call.parts[0].data = call.parts + 1
+    call.parts[0].size_bytes = size
+    memcpy(call.parts[0].data, pickle, size)
+    return call
+
+
 cdef Call *new_call(list parts) except NULL:
     """Return a new call with these arguments. Small arguments are copied; otherwise a reference to them is kept."""
     cdef Parts held = Parts(parts)
@@ -64,13 +111,7 @@ cdef Call *new_call(list parts) except NULL:
     if size > COPY_LIMIT:
         copied = False
         size = 0
-    cdef Call *call = <Call *>calloc(1, sizeof(Call) + held.count * sizeof(pmp_part) + size)
-    if call == NULL:
-        raise MemoryError()
-    call.position = UINT64_MAX
-    call.rows = 1
-    call.part_count = held.count
-    call.parts = <pmp_part *>(call + 1)
+    cdef Call *call = new_empty_call(held.count, size)
     memcpy(call.parts, held.parts, held.count * sizeof(pmp_part))
     if not copied:
         Py_INCREF(held)
@@ -98,7 +139,7 @@ cdef void free_call(Call *call) noexcept:
     if call.future != NULL:
         (<FutureCore>call.future).call = NULL
         Py_DECREF(<object>call.future)
-    free(call)
+    PyMem_Free(call)
 
 
 cdef object parts_of_result(Call *call):

@@ -1,38 +1,30 @@
 # cython: language_level=3
 """The dispatcher: takes calls, gives them to workers, and sets results on futures.
 
-    submit(future, function, parts) ─► Call ─► pump.pyx: waiting, in flight, rings ─► done ─► deliver
+    submission.pyx ─► Call ─► pump.pyx: waiting, in flight, rings ─► done ─► completion.pyx
 
 `pump.pyx` moves messages and touches no Python object; `completion.pyx` and `future_requests.pyx` deal with futures, and
-`workers.pyx` with workers. This module takes calls, and runs the threads: the progress thread, which never takes the GIL; the
-completion thread, which sets the results that no waiting thread fetches; the continuation thread and the thread for callbacks
-(see `completion.pyx`).
+`workers.pyx` with workers. This module runs the threads: the progress thread, which never takes the GIL; the completion thread,
+which sets the results that no waiting thread fetches; the continuation thread and the thread for callbacks (see `completion.pyx`).
 """
 
 cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport uint64_t
 from libc.stdlib cimport free
 
-from pympipool._core.calls cimport FunctionHandle, free_call, free_calls, new_call
+from pympipool._core.calls cimport free_calls
 from pympipool._core.future_core cimport FutureCore
-from pympipool._core.listeners cimport PENDING, now_s
-from pympipool._core.mailbox cimport Mailbox, Post
-from pympipool._core.scheduler cimport find_worker, is_claimed, recall_all
-from pympipool._core.types cimport (
-    Call, Worker, append, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
-)
-from pympipool._core.pump cimport send_reserved
-from pympipool._core.trace_buffer cimport CANCELLED, FAILED
+from pympipool._core.listeners cimport now_s
+from pympipool._core.mailbox cimport Post
+from pympipool._core.progress_engine cimport request_completion, run_progress_thread, wake_progress_thread
 from pympipool._core.ring cimport (
-    PMP_TRACED, Segment, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm, pmp_doorbell_sleep, pmp_now_ns,
-    pmp_spinner_init, news_in, notices_in, relay_bell_in, relay_news_in, usable_cores,
+    Segment, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm, pmp_doorbell_sleep, pmp_spinner_init, news_in, notices_in,
+    relay_bell_in, relay_news_in, usable_cores,
 )
-from pympipool._core.progress_engine cimport (
-    request_completion, wake_progress_thread, run_progress_thread, pump_and_notify,
-)
-from pympipool._core.workers cimport Notices, Workers, close_worker
+from pympipool._core.submission cimport Submission
+from pympipool._core.types cimport pthread_mutex_destroy, pthread_mutex_init
+from pympipool._core.workers cimport Notices, close_worker
 
 import threading
 from time import monotonic
@@ -50,7 +42,7 @@ cdef double START_FAILED_S = 5.0  # longest wait for threads that have started, 
 
 
 @cython.no_gc_clear  # shared data that end with it still ring its workers, in the memory that its attributes keep
-cdef class Dispatcher(Workers):
+cdef class Dispatcher(Submission):
     """Gives calls to workers and results to futures.
 
     Args:
@@ -62,10 +54,6 @@ cdef class Dispatcher(Workers):
 
     cdef object on_kill_requested
     cdef readonly Segment doorbells
-    cdef uint64_t next_id
-    cdef str closed              # the reason for rejecting new calls; None: they are accepted
-    cdef object broken           # makes the exception that every call ends with; None: calls run
-    cdef bint killed             # every call that is submitted from now on is cancelled
     cdef list threads
 
     def __cinit__(self, load, load_error, on_kill_requested):
@@ -211,168 +199,3 @@ cdef class Dispatcher(Workers):
             self.run_posted(post)
             post = None
         self.continuation_thread_id = 0
-
-    # ---- calls ----
-
-    @property
-    def is_open(self):
-        """True as long as calls are accepted."""
-        return self.closed is None
-
-    def check_open(self):
-        """Raise RuntimeError if calls are not accepted any more."""
-        if self.closed is not None:
-            raise RuntimeError(self.closed)
-
-    def close(self, str reason not None):
-        """Reject new calls with this reason, except those that are admitted already."""
-        self.closed = reason
-
-    def kill(self, str reason not None):
-        """Reject new calls with this reason, and cancel those that are admitted already and submitted from now on."""
-        self.closed = reason
-        self.killed = True
-
-    def admit(self, dict pending not None, member, Mailbox mailbox not None, function, bint admitted):
-        """Accept a call that another thread will submit: post the function that does so, and count the call.
-
-        This is one step, which no signal handler can interrupt: either the call is accepted and will be submitted, or
-        nothing has happened.
-
-        Args:
-            pending: What has been accepted and is not finished. Gets the member.
-            admitted: Accept the call even if the dispatcher is closed.
-
-        Returns:
-            False if the call must be cancelled: the executor is being killed.
-
-        Raises:
-            RuntimeError: The dispatcher is closed.
-        """
-        post = mailbox.prepare(function)  # first, because the garbage collector may let another thread close the dispatcher
-        if self.killed or self.core.stopping:
-            if admitted:
-                return False
-            raise RuntimeError(self.closed)
-        if self.closed is not None and not admitted:
-            raise RuntimeError(self.closed)
-        pending[member] = None
-        mailbox.send(post)
-        return True
-
-    def fail_all(self, make_error):
-        """End the waiting calls, and all that will be submitted, with an exception each, which make_error() returns."""
-        self.broken = make_error
-        self.fail_waiting(make_error)
-
-    def fail_waiting(self, make_error):
-        """End the waiting calls soon, with an exception each, which make_error() returns."""
-        self.call_soon(self._fail_waiting, make_error)
-
-    def _fail_waiting(self, make_error):
-        self.end_waiting(FAILED, make_error)
-
-    def submit(self, FutureCore future not None, FunctionHandle function, list parts not None,
-               *, attempts=0, worker=None, bint admitted=False):
-        """Queue a call, and send it if there is a worker for it now. Do nothing if the future is cancelled.
-
-        Args:
-            future: Gets the result; must be pending and adopted by this dispatcher (see `adopt`).
-            function: The function to run, or None if parts[0] contains it.
-            parts: The pickled arguments and their buffers, at most 1024 parts.
-            attempts: Number of retries after the death of a worker.
-            worker: The number of a reserved worker, to which the call is sent now.
-            admitted: Accept the call even if the dispatcher is closed.
-
-        Raises:
-            RuntimeError: The dispatcher is closed.
-        """
-        if self.broken is not None:
-            self.fail(future, self.broken)
-            return
-        cdef Call *call = new_call(parts)
-        cdef Worker *reserved = NULL
-        cdef uint64_t number = 0 if worker is None else worker
-        if function is not None:
-            call.function = function.function
-            call.function.references += 1
-        call.attempts_left = attempts
-        if future.rows:
-            call.rows = future.rows
-        if future.status != PENDING:
-            free_call(call)
-            return
-        if admitted and (self.killed or self.core.stopping):
-            free_call(call)
-            self.cancel(future)
-            return
-        if self.broken is not None:  # checked again, as below
-            free_call(call)
-            self.fail(future, self.broken)
-            return
-        if self.closed is not None and not admitted:  # checked again: creating the call may have released the GIL
-            free_call(call)
-            raise RuntimeError(self.closed)
-        try:
-            if future.submitted_ns != 0:
-                self.move_times_to(future, call)
-        except BaseException:  # no memory
-            free_call(call)
-            raise
-        Py_INCREF(future)
-        call.future = <void *>future
-        future.call = call
-        call.watched = (future.callbacks is not None or future.waiters is not None or future.end_locks is not None
-                        or future.posts is not None or future.on_failure is not None)
-        pthread_mutex_lock(&self.core.lock)
-        self.next_id += 1
-        call.id = self.next_id | (PMP_TRACED if future.submitted_ns != 0 else 0)
-        self.core.submitted += 1
-        if self.core.first_ns == 0:
-            self.core.first_ns = pmp_now_ns()
-        if number != 0:
-            reserved = find_worker(&self.core, number)
-        if reserved == NULL or not send_reserved(&self.core, reserved, call):
-            append(&self.core.waiting, call)
-        pump_and_notify(&self.core)
-        pthread_mutex_unlock(&self.core.lock)
-
-    # ---- the end of calls ----
-
-    def cancel_waiting(self):
-        """Cancel all calls that no worker has started."""
-        pthread_mutex_lock(&self.core.lock)
-        for i in range(self.core.worker_count):
-            recall_all(&self.core, self.core.workers[i])
-        pthread_mutex_unlock(&self.core.lock)
-        self.end_waiting(CANCELLED, None)
-
-    @property
-    def waiting_count(self):
-        """Number of calls that were not sent to a worker yet."""
-        pthread_mutex_lock(&self.core.lock)
-        count = self.core.waiting.length
-        pthread_mutex_unlock(&self.core.lock)
-        return count
-
-    def statistics(self):
-        """Return how many calls are in which state. Each call of a batch counts.
-
-        Returns:
-            (waiting, running, returned, failed without an answer, raised (of the returned), seconds from the first
-            submission to the last result, or to now if there are calls that wait or run).
-        """
-        cdef Py_ssize_t waiting
-        cdef Py_ssize_t running = 0
-        cdef Worker *worker
-        pthread_mutex_lock(&self.core.lock)
-        waiting = self.core.waiting.rows
-        for i in range(self.core.worker_count):
-            worker = self.core.workers[i]
-            waiting += worker.in_flight.rows
-            if worker.in_flight.first != NULL and is_claimed(worker, worker.in_flight.first):
-                running += 1
-        returned, raised = self.core.returned, self.core.failed
-        span_ns = (pmp_now_ns() if waiting > 0 else self.core.last_ns) - self.core.first_ns
-        pthread_mutex_unlock(&self.core.lock)
-        return waiting - running, running, returned, self.lost, raised, max(span_ns, 0) / 1e9

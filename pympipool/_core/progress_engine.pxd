@@ -6,6 +6,7 @@ from pympipool._core.types cimport Core
 
 
 cdef void pump_and_notify(Core *core) noexcept nogil
+cdef void send_and_notify(Core *core) noexcept nogil
 
 cdef void run_progress_thread(Core *core) noexcept nogil
 cdef void wake_progress_thread(Core *core) noexcept nogil

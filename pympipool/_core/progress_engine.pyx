@@ -12,7 +12,7 @@ Three kinds of threads do rounds of `pump.pump`:
                           again and checks for work once more.
     the thread of an event loop  does rounds for microseconds while coroutines wait for calls (`make_progress_briefly`).
                           Meanwhile the progress thread does short sleeps, too.
-    a submitting thread   does one round in `submit`.
+    a submitting thread   does one round in `submit`, at most every few microseconds.
 
 So a round trip of one call in one thread needs no other thread, and for every call there is always a thread that its
 result wakes. tests/csrc/doorbell.pml is the model of acquiring and releasing progress.
@@ -23,7 +23,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from pympipool._core.scheduler cimport next_deadline_ns
 from pympipool._core.types cimport Core, pthread_mutex_lock, pthread_mutex_trylock, pthread_mutex_unlock
-from pympipool._core.pump cimport has_news, pump
+from pympipool._core.pump cimport dispatch_waiting, has_news, pump
 from pympipool._core.ring cimport (
     PMP_POLLS_WITH_PAUSE, c_bool, pmp_doorbell_arm, pmp_doorbell_disarm, pmp_doorbell_ring, pmp_doorbell_sleep,
     pmp_now_ns, pmp_spin, pmp_spin_failed, pmp_spinner, pmp_wait,
@@ -36,12 +36,32 @@ cdef extern from "<stdatomic.h>" nogil:
 cdef enum:
     SHORT_SLEEP_NS = 1_000_000
     LONGEST_POLL_NS = 200_000
+    LOOK_INTERVAL_NS = 4_000  # a fraction of the time that an idle worker needs to start a call
     BUSY_SUBMITS = 32  # calls submitted during one short sleep above which more calls are expected
 
 
 cdef void pump_and_notify(Core *core) noexcept nogil:
     """Do one round of `pump` and wake the thread that must handle its results. The caller holds the lock."""
     pump(core)
+    notify(core)
+
+
+cdef void send_and_notify(Core *core) noexcept nogil:
+    """Do the same after a call has been queued; of many calls in quick succession not each looks for results.
+
+    A worker writes its next result while the master looks if it is there, and each delays the other. The caller holds the lock.
+    """
+    cdef int64_t now_ns = pmp_now_ns()
+    if now_ns < core.next_look_ns:
+        dispatch_waiting(core, now_ns)
+    if now_ns >= core.next_look_ns or core.waiting.first != NULL:
+        core.next_look_ns = now_ns + LOOK_INTERVAL_NS
+        pump(core)
+    notify(core)
+
+
+cdef void notify(Core *core) noexcept nogil:
+    """Wake the thread that must handle the results that have arrived, and one that has to look for late calls from now on."""
     if (core.waiting_thread_untimed if core.progress_acquired else core.progress_thread_untimed) and next_deadline_ns(core) >= 0:
         announce_deadline(core)
     if core.done.first == NULL and not core.kill_requested:

@@ -148,6 +148,7 @@ cdef struct Core:
     int stalling                 # number of workers that may soon have nothing to do unless messages are moved
     int64_t rebalance_ns         # `rebalance` would find nothing before this time
     int64_t next_rebalance_ns    # it is not called before this time, so that it never takes much of all time
+    int64_t next_look_ns         # `send_and_notify` looks for no results before this time
     Py_ssize_t in_flight         # calls in flight at all workers
     CallList waiting             # calls that were not sent to a worker
     CallList done                # calls whose results have arrived and are not set on their futures yet

@@ -23,67 +23,49 @@ import threading
 import types
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pympipool._core.calls import FunctionHandle
 from pympipool._core.ring import FUNCTION_CACHE_SIZE
-from pympipool._core.snapshot import Snapshot
 from pympipool._util.reprs import callable_name
 from pympipool.serialization.analysis import Analysis
 from pympipool.serialization.by_value import dump_function
 
-__all__ = ["FUNCTION_CACHE_SIZE", "Function", "FunctionTable"]
+if TYPE_CHECKING:
+    from pympipool._core.snapshot import Snapshot
 
-
-class Function:
-    """A function that is sent once, with a snapshot of everything its pickle depends on.
-
-    Attributes:
-        number: Tells workers which function to call. Counts from 1 and is never reused.
-        payload: The function's pickle.
-        name: The function's name in messages.
-        function: The function itself. Kept alive, so that no other object gets its id.
-        is_current: Returns True if pickling the function would still give the payload. Runs at every call.
-    """
-
-    __slots__ = ("function", "is_current", "name", "number", "payload")
-
-    def __init__(self, function: Any, snapshot: Snapshot, payload: bytes) -> None:
-        self.number = 0
-        self.payload = payload
-        self.name = callable_name(function)
-        self.function = function
-        self.is_current = snapshot.is_current
-
-    def __repr__(self) -> str:
-        return f"<Function {self.number}: {self.name}, {len(self.payload)} bytes>"
+__all__ = ["FUNCTION_CACHE_SIZE", "FunctionTable"]
 
 
 class FunctionTable:
     """The functions of one executor that are sent once, at most `FUNCTION_CACHE_SIZE` at a time. Thread-safe.
 
+    Attributes:
+        known: These functions, by their id. Always the same dict.
+
     Examples:
         >>> table = FunctionTable()
         >>> [table.lookup(sum) for _ in range(3)]
-        [None, <Function 1: sum, 31 bytes>, <Function 1: sum, 31 bytes>]
+        [None, <FunctionHandle 1: sum, 31 bytes>, <FunctionHandle 1: sum, 31 bytes>]
         >>> table.lookup([].append) is None
         True
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, Function] = {}  # by id(function)
-        self._slots: list[Function | None] = [None] * FUNCTION_CACHE_SIZE
+        self.known: dict[int, FunctionHandle] = {}  # by id(function)
+        self._slots: list[FunctionHandle | None] = [None] * FUNCTION_CACHE_SIZE
         self._seen: dict[int, weakref.ref[Any]] = {}  # functions that were called once, by id(function)
         self._refused: dict[int, weakref.ref[Any]] = {}  # by id(function)
         self._number = 0
         self._lock = threading.RLock()  # reentrant: a signal handler may submit calls too
 
-    def lookup(self, function: Callable[..., Any]) -> Function | None:
+    def lookup(self, function: Callable[..., Any]) -> FunctionHandle | None:
         """Return the function with its number, or None if it must be pickled with this call.
 
         A function that is seen for the first time gets no number. A function that changed, or that refers to something
         that changed, gets a new number. A refused function stays refused, which is never wrong.
         """
-        known = self._known.get(id(function))
+        known = self.known.get(id(function))
         if known is not None and known.is_current():
             return known
         if isinstance(function, (types.MethodType, functools.partial)) or _contains(self._refused, function):
@@ -92,33 +74,39 @@ class FunctionTable:
             return None
         return self._analyze(function)
 
-    def _analyze(self, function: Callable[..., Any]) -> Function | None:
+    def _analyze(self, function: Callable[..., Any]) -> FunctionHandle | None:
         try:
             analysis = Analysis(function)
-            found = Function(function, analysis.snapshot, dump_function(function, analysis.classes))
+            payload = dump_function(function, analysis.classes)
         except Exception:  # also if it cannot be pickled: pickling the call raises a better error
             self._refuse(function)
             return None
-        if not found.is_current():  # another thread is redefining something right now
+        if not analysis.snapshot.is_current():  # another thread is redefining something right now
             return None
-        self._add(found)
-        return found
+        return self._add(function, analysis.snapshot, payload)
 
-    def _add(self, found: Function) -> None:
+    def _add(self, function: Callable[..., Any], snapshot: Snapshot, payload: bytes) -> FunctionHandle:
+        """Give a function the next number.
+
+        Args:
+            snapshot: Everything its pickle depends on.
+            payload: Its pickle.
+        """
         with self._lock:
             self._number += 1
-            found.number = self._number
+            found = FunctionHandle(self._number, payload, function, snapshot, callable_name(function))
             slot = found.number % FUNCTION_CACHE_SIZE
             displaced = self._slots[slot]
-            if displaced is not None and self._known.get(id(displaced.function)) is displaced:
-                del self._known[id(displaced.function)]
+            if displaced is not None and self.known.get(id(displaced.callable)) is displaced:
+                del self.known[id(displaced.callable)]
             self._slots[slot] = found
-            self._known[id(found.function)] = found
+            self.known[id(function)] = found
+        return found
 
     def _refuse(self, function: Callable[..., Any]) -> None:
         """Remember that a function gets no number."""
         with self._lock:
-            known = self._known.pop(id(function), None)
+            known = self.known.pop(id(function), None)
             if known is not None:
                 self._slots[known.number % FUNCTION_CACHE_SIZE] = None
         self._remember(self._refused, function)

@@ -18,10 +18,12 @@ class Pool(Protocol):
 
     Attributes:
         keeps_functions: True if workers outlive a call, so that each function needs to be sent only once.
+        restart_limit: Number of retries of a call whose worker has died, if workers outlive a call.
         mailbox: The mailbox of the supervisor.
     """
 
     keeps_functions: bool
+    restart_limit: int
     mailbox: Mailbox
 
     def open(self) -> None: ...

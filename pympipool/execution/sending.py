@@ -5,7 +5,8 @@
                 ─► large_payloads: share what many calls get
                 ─► pool
 
-An engine has one sender, for the calls that users submit and for those that had to wait.
+An engine has one sender, for the calls that users submit and for those that had to wait. Most calls of a function that it has sent
+need none of this: `Dispatcher.submit_small` takes them.
 """
 
 from __future__ import annotations
@@ -14,26 +15,23 @@ from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
-from pympipool._core.calls import FunctionHandle
 from pympipool._util.reprs import callable_name
 from pympipool.errors import SerializationError
 from pympipool.execution.function_cache import FunctionTable
 from pympipool.execution.large_payloads import LARGE_BYTES, LargePayloads
 from pympipool.serialization import payload
+from pympipool.serialization.plain import CALL_SCALARS
 from pympipool.serialization.tracebacks import without_frames
 
 if TYPE_CHECKING:
+    from pympipool._core.calls import FunctionHandle
     from pympipool._core.dispatcher import Dispatcher
     from pympipool._core.future import Future
-    from pympipool.execution.function_cache import Function
     from pympipool.execution.interfaces import Pool
     from pympipool.resources import Resources
     from pympipool.serialization.payload import BatchMarker
 
 __all__ = ["Sender"]
-
-FUNCTION_HANDLES_MAX = 1024
-"""Number of function pickles that a sender keeps. The table of functions keeps fewer functions alive."""
 
 
 class Sender:
@@ -51,8 +49,9 @@ class Sender:
         self._pool = pool
         self._workers_see_files = workers_see_files
         self._functions = FunctionTable()
-        self._handles: dict[int, FunctionHandle] = {}
         self.large_payloads = LargePayloads(share_above)
+        if pool.keeps_functions:
+            dispatcher.take_small_calls(self._functions.known, CALL_SCALARS, pool.restart_limit)
 
     def send(
         self,
@@ -81,25 +80,23 @@ class Sender:
             if function is None:
                 future.function_name = callable_name(fn)
                 parts = payload.dump_call(0, fn, args, kwargs, self._workers_see_files)
-                handle = None
             else:
                 future.function_name = function.name
                 if parts is None:
                     parts = payload.dump_call(function.number, fn, args, kwargs, self._workers_see_files)
-                handle = self._handles.get(function.number) or self._new_handle(function.number, function.payload)
             if len(parts) > 1 or len(parts[0]) > LARGE_BYTES:
                 parts, copies = self.large_payloads.share_or_warn(fn, args, kwargs, parts)
         except (SerializationError, Warning) as error:  # the user may have warnings raised
             self._dispatcher.fail(future, without_frames(error))
             return
         if future.retry is not None:
-            future.retry.call = handle, parts
+            future.retry.call = function, parts
         future.keep((fn, copies) if copies else fn, args, kwargs)
-        self._pool.submit(future, handle, parts, resources, admitted)
+        self._pool.submit(future, function, parts, resources, admitted)
 
     def _dump_method_call(
         self, fn: MethodType, args: tuple[Any, ...], kwargs: dict[str, Any] | BatchMarker
-    ) -> tuple[Function | None, list[Any] | None]:
+    ) -> tuple[FunctionHandle | None, list[Any] | None]:
         """Pickle a call of a bound method as a call of its function, which is sent once, with the instance as an argument.
 
         Returns:
@@ -115,11 +112,3 @@ class Sender:
             return function, payload.dump_call(function.number, fn, arguments, kwargs, self._workers_see_files)
         except SerializationError:  # pickling the whole call raises a better error
             return None, None
-
-    def _new_handle(self, number: int, payload: bytes) -> FunctionHandle:
-        handle = FunctionHandle(number, payload)
-        self._handles[number] = handle
-        if len(self._handles) > FUNCTION_HANDLES_MAX:
-            for oldest in list(self._handles)[: len(self._handles) // 2]:
-                self._handles.pop(oldest, None)
-        return handle

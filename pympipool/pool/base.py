@@ -74,10 +74,12 @@ class BasePool(ABC, Generic[SpawnerT]):
 
     Attributes:
         keeps_functions: A worker serves several calls, so it is worth sending a function once.
+        restart_limit: Number of retries of a call whose worker has died, if workers serve several calls.
         mailbox: The mailbox of the supervisor's thread.
     """
 
     keeps_functions: bool
+    restart_limit = 0
 
     def __init__(self, dispatcher: Dispatcher, spawner: SpawnerT, settings: dict[str, Any]) -> None:
         self.dispatcher = dispatcher

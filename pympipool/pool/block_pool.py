@@ -91,6 +91,7 @@ class BlockPool(BasePool["Spawner"]):
         self.max_workers = max_workers
         self.replaces_state = replaces_state
         self.resources = resources
+        self.restart_limit = resources.restart_limit
         self.allocator = allocator
         self.broken: Callable[[], BaseException] | None = None  # makes the error of each call
         self._ends_all = False  # there are no more calls: workers end, and none is started
@@ -113,7 +114,7 @@ class BlockPool(BasePool["Spawner"]):
         admitted: bool,
     ) -> None:
         """Pass a call to the dispatcher: any worker may run it."""
-        self.dispatcher.submit(future, function, parts, attempts=self.resources.restart_limit, admitted=admitted)
+        self.dispatcher.submit(future, function, parts, attempts=self.restart_limit, admitted=admitted)
 
     def waiting_count(self) -> int:
         """Return 0: calls wait in the dispatcher."""

@@ -28,8 +28,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pympipool._core.calls import FunctionHandle
 from pympipool.execution import function_cache
-from pympipool.execution.function_cache import FUNCTION_CACHE_SIZE, Function, FunctionTable
+from pympipool.execution.function_cache import FUNCTION_CACHE_SIZE, FunctionTable
 from pympipool.serialization import reloads
 
 
@@ -52,7 +53,7 @@ def table():
     return FunctionTable()
 
 
-def settled(table: FunctionTable, function) -> Function | None:
+def settled(table: FunctionTable, function) -> FunctionHandle | None:
     """Look up a function twice, because the first lookup gives no number. Return the second result."""
     table.lookup(function)
     return table.lookup(function)
@@ -487,7 +488,7 @@ def test_table_is_bounded_and_evicts_the_oldest(table):
     assert table.lookup(functions[10]) is found[10]
     again = settled(table, functions[0])
     assert again.number > found[-1].number
-    assert len(table._known) == FUNCTION_CACHE_SIZE
+    assert len(table.known) == FUNCTION_CACHE_SIZE
 
 
 def test_cached_function_stays_alive_until_evicted(table):

@@ -1,0 +1,21 @@
+"""How calls are queued; see submission.pyx."""
+
+from libc.stdint cimport uint64_t
+
+from pympipool._core.calls cimport FunctionHandle
+from pympipool._core.future_core cimport FutureCore
+from pympipool._core.types cimport Call
+from pympipool._core.workers cimport Workers
+
+
+cdef class Submission(Workers):
+    cdef uint64_t next_id
+    cdef str closed          # the reason for rejecting new calls; None: they are accepted
+    cdef object broken       # makes the exception that every call ends with; None: calls run
+    cdef bint killed         # every call that is submitted from now on is cancelled
+    cdef dict functions      # for `submit_small`; None: it takes no calls
+    cdef object kinds
+    cdef int attempts_of_small
+
+    cdef FunctionHandle find_function(self, fn)
+    cdef void queue_call(self, FutureCore future, Call *call, uint64_t number) noexcept

@@ -1,0 +1,277 @@
+# cython: language_level=3
+"""Takes calls, and queues them for the workers.
+
+    submit(future, function, parts)       a call that is pickled ─┐
+    submit_small(function, args, kwargs)  most calls ─────────────┴─► Call ─► pump.pyx
+
+A call is queued in one function of C, which no signal handler can interrupt: whole, or not at all.
+"""
+
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport uint64_t
+
+from pympipool._core.calls cimport COPY_LIMIT, FunctionHandle, free_call, new_call, new_small_call
+from pympipool._core.future_core cimport FutureCore
+from pympipool._core.listeners cimport PENDING
+from pympipool._core.mailbox cimport Mailbox
+from pympipool._core.opcodes cimport Pickle, begin, release
+from pympipool._core.pickle_writer cimport ITEMS_MAX, write_call
+from pympipool._core.progress_engine cimport send_and_notify
+from pympipool._core.pump cimport send_reserved
+from pympipool._core.ring cimport PMP_TRACED, pmp_now_ns
+from pympipool._core.scheduler cimport find_worker, is_claimed, recall_all
+from pympipool._core.trace_buffer cimport CANCELLED, FAILED
+from pympipool._core.types cimport Call, Worker, append, pthread_mutex_lock, pthread_mutex_unlock
+from pympipool._core.workers cimport Workers
+
+from pympipool._core.future import Future
+
+cdef extern from *:
+    """
+    static inline PyObject *pmp_new_object(PyObject *type, PyObject *args) {
+        return ((PyTypeObject *)type)->tp_new((PyTypeObject *)type, args, NULL);
+    }
+    """
+    object new_object "pmp_new_object"(object type, object args)
+
+cdef extern from "Python.h":
+    PyObject *PyDict_GetItemWithError(dict items, object key) except? NULL
+    object PyLong_FromVoidPtr(void *address)
+
+
+cdef class Submission(Workers):
+    """The part of a `Dispatcher` that takes calls."""
+
+    @property
+    def is_open(self):
+        """True as long as calls are accepted."""
+        return self.closed is None
+
+    def check_open(self):
+        """Raise RuntimeError if calls are not accepted any more."""
+        if self.closed is not None:
+            raise RuntimeError(self.closed)
+
+    def close(self, str reason not None):
+        """Reject new calls with this reason, except those that are admitted already."""
+        self.closed = reason
+
+    def kill(self, str reason not None):
+        """Reject new calls with this reason, and cancel those that are admitted already and submitted from now on."""
+        self.closed = reason
+        self.killed = True
+
+    def admit(self, dict pending not None, member, Mailbox mailbox not None, function, bint admitted):
+        """Accept a call that another thread will submit: post the function that does so, and count the call.
+
+        This is one step, which no signal handler can interrupt: either the call is accepted and will be submitted, or
+        nothing has happened.
+
+        Args:
+            pending: What has been accepted and is not finished. Gets the member.
+            admitted: Accept the call even if the dispatcher is closed.
+
+        Returns:
+            False if the call must be cancelled: the executor is being killed.
+
+        Raises:
+            RuntimeError: The dispatcher is closed.
+        """
+        post = mailbox.prepare(function)  # first, because the garbage collector may let another thread close the dispatcher
+        if self.killed or self.core.stopping:
+            if admitted:
+                return False
+            raise RuntimeError(self.closed)
+        if self.closed is not None and not admitted:
+            raise RuntimeError(self.closed)
+        pending[member] = None
+        mailbox.send(post)
+        return True
+
+    def fail_all(self, make_error):
+        """End the waiting calls, and all that will be submitted, with an exception each, which make_error() returns."""
+        self.broken = make_error
+        self.fail_waiting(make_error)
+
+    def fail_waiting(self, make_error):
+        """End the waiting calls soon, with an exception each, which make_error() returns."""
+        self.call_soon(self._fail_waiting, make_error)
+
+    def _fail_waiting(self, make_error):
+        self.end_waiting(FAILED, make_error)
+
+    # ---- calls ----
+
+    def take_small_calls(self, dict functions not None, kinds not None, int attempts):
+        """Have `submit_small` take calls.
+
+        Args:
+            functions: The functions that have a number, by their id.
+            kinds: As of `dump_small_call`.
+            attempts: As of `submit`.
+        """
+        self.functions = functions
+        self.kinds = kinds
+        self.attempts_of_small = attempts
+
+    def submit_small(self, fn, tuple args not None, dict kwargs not None):
+        """Pickle and queue a call of a function that has a number, with small arguments: the whole of most calls of `submit`.
+
+        Returns:
+            Its future; None: nothing has happened, and `submit` must take the call, or say why it does not.
+        """
+        cdef Pickle pickle
+        cdef Call *call
+        cdef FutureCore future
+        cdef FunctionHandle function = self.find_function(fn)
+        cdef list parts = [None]
+        if function is None:
+            return None
+        begin(&pickle, ITEMS_MAX)
+        try:
+            if not write_call(&pickle, args, kwargs, self.kinds, parts) or len(parts) > 1 or pickle.size_bytes > COPY_LIMIT:
+                return None
+            future = <FutureCore>new_object(Future, ())
+            future.source = self
+            future.function_name = function.name
+            future.keep_arguments(fn, args, kwargs)
+            call = new_small_call(pickle.data, pickle.size_bytes)
+        except Exception:  # no memory, or a handle that is none: `submit` raises the error
+            return None
+        finally:
+            release(&pickle)
+        call.function = function.function
+        call.function.references += 1
+        call.attempts_left = self.attempts_of_small
+        # Checked last: what is above may have run the garbage collector, and so code of users.
+        if self.closed is not None or self.broken is not None or self.recorder is not None or self.in_forked_child:
+            free_call(call)
+            return None
+        self.queue_call(future, call, 0)
+        return future
+
+    cdef FunctionHandle find_function(self, fn):
+        """Return a function that has a number and is still what was sent; otherwise None."""
+        cdef FunctionHandle function
+        cdef PyObject *found
+        if self.functions is None:
+            return None
+        found = PyDict_GetItemWithError(self.functions, PyLong_FromVoidPtr(<void *>fn))
+        if found == NULL:
+            return None
+        function = <FunctionHandle>found
+        return function if function.is_unchanged() else None
+
+    def submit(self, FutureCore future not None, FunctionHandle function, list parts not None,
+               *, attempts=0, worker=None, bint admitted=False):
+        """Queue a call, and send it if there is a worker for it now. Do nothing if the future is cancelled.
+
+        Args:
+            future: Gets the result; must be pending and adopted by this dispatcher (see `adopt`).
+            function: The function to run, or None if parts[0] contains it.
+            parts: The pickled arguments and their buffers, at most 1024 parts.
+            attempts: Number of retries after the death of a worker.
+            worker: The number of a reserved worker, to which the call is sent now.
+            admitted: Accept the call even if the dispatcher is closed.
+
+        Raises:
+            RuntimeError: The dispatcher is closed.
+        """
+        if self.broken is not None:
+            self.fail(future, self.broken)
+            return
+        cdef Call *call = new_call(parts)
+        cdef uint64_t number = 0 if worker is None else worker
+        if function is not None:
+            call.function = function.function
+            call.function.references += 1
+        call.attempts_left = attempts
+        if future.rows:
+            call.rows = future.rows
+        if future.status != PENDING:
+            free_call(call)
+            return
+        if admitted and (self.killed or self.core.stopping):
+            free_call(call)
+            self.cancel(future)
+            return
+        if self.broken is not None:  # checked again, as below
+            free_call(call)
+            self.fail(future, self.broken)
+            return
+        if self.closed is not None and not admitted:  # checked again: creating the call may have released the GIL
+            free_call(call)
+            raise RuntimeError(self.closed)
+        try:
+            if future.submitted_ns != 0:
+                self.move_times_to(future, call)
+        except BaseException:  # no memory
+            free_call(call)
+            raise
+        self.queue_call(future, call, number)
+
+    cdef void queue_call(self, FutureCore future, Call *call, uint64_t number) noexcept:
+        """Queue a call, and send it if there is a worker for it now: one step, which no signal handler can interrupt.
+
+        Args:
+            number: Of a reserved worker, to which the call is sent now; 0: none.
+        """
+        cdef Worker *reserved = NULL
+        Py_INCREF(future)
+        call.future = <void *>future
+        future.call = call
+        call.watched = (future.callbacks is not None or future.waiters is not None or future.end_locks is not None
+                        or future.posts is not None or future.on_failure is not None)
+        pthread_mutex_lock(&self.core.lock)
+        self.next_id += 1
+        call.id = self.next_id | (PMP_TRACED if future.submitted_ns != 0 else 0)
+        self.core.submitted += 1
+        if self.core.first_ns == 0:
+            self.core.first_ns = pmp_now_ns()
+        if number != 0:
+            reserved = find_worker(&self.core, number)
+        if reserved == NULL or not send_reserved(&self.core, reserved, call):
+            append(&self.core.waiting, call)
+        send_and_notify(&self.core)
+        pthread_mutex_unlock(&self.core.lock)
+
+    # ---- the end of calls ----
+
+    def cancel_waiting(self):
+        """Cancel all calls that no worker has started."""
+        pthread_mutex_lock(&self.core.lock)
+        for i in range(self.core.worker_count):
+            recall_all(&self.core, self.core.workers[i])
+        pthread_mutex_unlock(&self.core.lock)
+        self.end_waiting(CANCELLED, None)
+
+    @property
+    def waiting_count(self):
+        """Number of calls that were not sent to a worker yet."""
+        pthread_mutex_lock(&self.core.lock)
+        count = self.core.waiting.length
+        pthread_mutex_unlock(&self.core.lock)
+        return count
+
+    def statistics(self):
+        """Return how many calls are in which state. Each call of a batch counts.
+
+        Returns:
+            (waiting, running, returned, failed without an answer, raised (of the returned), seconds from the first
+            submission to the last result, or to now if there are calls that wait or run).
+        """
+        cdef Py_ssize_t waiting
+        cdef Py_ssize_t running = 0
+        cdef Worker *worker
+        pthread_mutex_lock(&self.core.lock)
+        waiting = self.core.waiting.rows
+        for i in range(self.core.worker_count):
+            worker = self.core.workers[i]
+            waiting += worker.in_flight.rows
+            if worker.in_flight.first != NULL and is_claimed(worker, worker.in_flight.first):
+                running += 1
+        returned, raised = self.core.returned, self.core.failed
+        span_ns = (pmp_now_ns() if waiting > 0 else self.core.last_ns) - self.core.first_ns
+        pthread_mutex_unlock(&self.core.lock)
+        return waiting - running, running, returned, self.lost, raised, max(span_ns, 0) / 1e9
