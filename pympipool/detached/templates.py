@@ -84,7 +84,7 @@ def _values(resources: Resources, command: str, request: JobRequest) -> dict[str
 
 def _render_jinja(template: str, values: dict[str, Any]) -> str:
     try:
-        import jinja2  # type: ignore[import-not-found]  # it is optional
+        import jinja2
     except ImportError as error:
         raise ImportError(
             "the submission_template has '{%', which jinja2 reads, and jinja2 is not installed: pip install jinja2, or use only"
