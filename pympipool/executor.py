@@ -506,7 +506,7 @@ class Executor(futures.Executor):
 
     def _submit_map(self, calls: MapCalls, arguments: Arguments, progress: bool | str, cache: bool) -> Iterator[Any]:
         if self._info["detached"]:
-            return self._submit_detached(calls, arguments, cache)
+            return self._submit_detached(calls, arguments, progress, cache)
         submit = self.submit
         if self._cache is not None and not cache:
             submit = partial(self.submit, resource_dict={"cache": False})
@@ -519,11 +519,21 @@ class Executor(futures.Executor):
             return calls.submit(arguments, submit)
         return with_progress(partial(calls.submit, arguments), submit, self._engine, calls.count(arguments), bar)
 
-    def _submit_detached(self, calls: MapCalls, arguments: Arguments, cache: bool) -> Iterator[Any]:
+    def _submit_detached(
+        self, calls: MapCalls, arguments: Arguments, progress: bool | str, cache: bool
+    ) -> Iterator[Any]:
         engine: Any = self._engine
         if not cache:
             raise ValueError("cache is False; a detached call is known by its key in the cache: leave it out")
-        return calls.submit_together(arguments, engine.submit_map)
+        if progress is False:
+            return calls.submit_together(arguments, engine.submit_map)
+        from pympipool.diagnostics.progress import bar_options, with_progress
+
+        def submit(_: Any, observed: Any, *_answered: Any) -> Iterator[Any]:
+            return calls.submit_together(arguments, observed.submit_map)
+
+        bar = bar_options(progress, callable_name(calls.fn))
+        return with_progress(submit, self.submit, engine, calls.count(arguments), bar)
 
     @staticmethod
     def share(obj: T) -> Shared[T]:

@@ -75,12 +75,13 @@ class DetachedEngine(WorkerlessEngine):
         after_end[flush_watchers] = None
 
     def check_open(self) -> None:
-        """Raise RuntimeError after `close`, or in a forked process."""
+        """Raise RuntimeError after `close`, in a forked process, or if the watching thread has failed."""
         super().check_open()
         if self._pid != os.getpid():
             raise RuntimeError(
                 "this executor belongs to the process that made it, and this is a fork of it: make an Executor here"
             )
+        self._watcher.check_running()
 
     def submit(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], resources: Resources | None = None
@@ -126,7 +127,7 @@ class DetachedEngine(WorkerlessEngine):
             raise ValueError(
                 f"the call of {callable_name(fn)}() gets shared data, which end with the script: pass a copy"
             )
-        future = DetachedFuture()
+        future = DetachedFuture(self._watcher)
         future.cache_entry = PendingEntry(key)
         call = Call(key, callable_name(fn), _describe(args, kwargs, resources), parts, inputs, resources, future)
         future.on_cancelled = lambda: self._watcher.cancel(call)

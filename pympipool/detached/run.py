@@ -164,7 +164,7 @@ def main() -> None:
     if job.common["ranks"] > 1:
         sys.exit(_run_ranks(job, sys.argv[1:4]))
     job.prepare()
-    failed = False
+    failed, pid = False, os.getpid()
     for number in job.numbers:
         end = job.spool.end(number)
         if end is not None:
@@ -172,13 +172,21 @@ def main() -> None:
             continue
         try:
             result, run_ns = job.run_call(number)
+            _end_fork(pid)
             job.write_result(number, payload.dump(result, "the result"), run_ns)
             del result
         except BaseException as error:  # SystemExit too, as in a worker
+            _end_fork(pid)
             failed = True
             job.write_error(number, error)
     sys.stdout.flush()
     sys.exit(CALL_FAILED if failed else 0)
+
+
+def _end_fork(pid: int) -> None:
+    """End this process if it is a fork that a call has made, and that has come back from the call: it has no part in the task."""
+    if os.getpid() != pid:
+        end_task(0)
 
 
 def begin() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import sqlite3
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from pympipool._core.future import Future
 from pympipool._core.mailbox import Mailbox
 from pympipool._util.service_threads import ServiceLogger, ServiceThread, flush_records, must_not_wait
 from pympipool.detached import outcomes
+from pympipool.detached.futures import Callbacks
 from pympipool.detached.submitting import Call, Group, InputFailed, NotYet
 from pympipool.detached.watches import Watches
 from pympipool.errors import JobError, WorkerStartError
@@ -76,12 +78,16 @@ class Watcher:
         self._open: dict[Call, None] = {}  # the calls that have not ended
         self._flushed: list[Future[None]] = []
         self._is_closed = False
+        self._callbacks = Callbacks()
+        self._crash: BaseException | None = None
+        self._is_over = False
+        self._ending = threading.RLock()
         self._pause_s, self._question_s, self._asked_s = FIRST_PAUSE_S, FIRST_QUESTION_S, 0.0
         self._pid = os.getpid()
         self._reading, self._writing = socket.socketpair()
         self._writing.setblocking(False)
         self._mailbox = Mailbox(self._writing.fileno())
-        self._thread = ServiceThread("pympipool_detached", self._run, self._on_crash)
+        self._thread = ServiceThread("pympipool_detached", self._main)
         try:
             self._thread.start()
         except BaseException:
@@ -95,6 +101,8 @@ class Watcher:
     def submit(self, group: Group) -> None:
         """Submit calls."""
         self._mailbox.post(partial(self._put, group))
+        if self._is_over:
+            self._fail_rest()
 
     def cancel(self, call: Call) -> None:
         """Cancel the job of a call whose future was cancelled."""
@@ -104,6 +112,27 @@ class Watcher:
         """Cancel all jobs of calls that have not ended."""
         for call in reversed(list(self._open)):  # else tasks that wait would start in the place of those that end
             call.future.cancel(force=True)
+
+    def check_running(self) -> None:
+        """Raise RuntimeError if the thread has failed."""
+        if self._crash is not None:
+            raise RuntimeError(f"{self._describe_crash()}; make another Executor")
+
+    def check_may_wait(self) -> None:
+        """Raise RuntimeError where a wait for a call would never end: in the thread, and in a forked process."""
+        if self._pid != os.getpid():
+            raise RuntimeError(
+                "this call was submitted by the process that this one is a fork of: only that one gets its result"
+            )
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(
+                "code in a thread of this executor (a __del__ that the garbage collector ran there, for example) waits for one of"
+                " its calls, which needs that thread: do not wait there"
+            )
+
+    def run_elsewhere(self, function: Callable[[], object]) -> bool:
+        """Have callbacks run in a thread of their own; return False if the caller may run them: it is not the thread."""
+        return threading.current_thread() is self._thread and self._callbacks.put(function)
 
     def open_count(self) -> int:
         """Return the number of calls that have not ended."""
@@ -137,9 +166,21 @@ class Watcher:
         self.flush()
         if wait and not must_not_wait():
             self._thread.join()
+            self._callbacks.join()
         flush_records()
 
     # ---- in the thread ----
+
+    def _main(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:
+            self._crash = error
+            raise
+        finally:
+            self._is_over = True
+            self._fail_rest()
+            self._callbacks.end()
 
     def _run(self) -> None:
         try:
@@ -181,12 +222,24 @@ class Watcher:
             LOGGER.warning("detached jobs: %s; it is tried again", problem)
             self._pause_s = LONGEST_PAUSE_S
 
-    def _on_crash(self, error: BaseException) -> None:
-        for call in list(self._open):
-            if not call.future.done():
-                call.future.set_exception(
-                    JobError(call.function, words=f"the thread that watches detached jobs ended: {error!r}")
-                )
+    def _fail_rest(self) -> None:
+        """End the futures of calls that the thread has not dealt with when it ended, or gets afterwards."""
+        words = "the executor was shut down" if self._crash is None else self._describe_crash()
+        with self._ending:
+            while (function := self._mailbox.peek()) is not None:
+                self._mailbox.drop()
+                self._orders.append(function)
+            while self._orders:
+                with suppress(BaseException):  # the records are closed, and what ended the thread is among them
+                    self._orders.popleft()()
+            for call in list(self._open):
+                self._open.pop(call, None)
+                if not call.future.done():
+                    call.future.set_exception(JobError(call.function, words=words))
+            self._tell_flushed()
+
+    def _describe_crash(self) -> str:
+        return f"the thread that watches detached jobs has ended: {self._crash!r}"
 
     def _hurry(self) -> None:
         """Look soon, and ask soon: something has changed."""

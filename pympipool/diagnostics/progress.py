@@ -220,6 +220,13 @@ class ObservedEngine:
         self._bar.watch(future, len(columns[0]))
         return future
 
+    def submit_map(self, *map_of_detached: Any) -> list[Future[Any]]:
+        """Submit all calls at once, to an engine of detached calls, and count them on the bar."""
+        futures: list[Future[Any]] = cast("Any", self._engine).submit_map(*map_of_detached)
+        for future in futures:
+            self._bar.watch(future)
+        return futures
+
 
 def with_progress(
     make_results: Callable[[Callable[..., Any], Engine, Callable[[int], None]], Iterator[T]],

@@ -296,3 +296,19 @@ def test_ranks_return_a_list(project):
         stdout, stderr = communicate(script, 120)
     assert stdout.startswith("the supervisor of the detached jobs was killed"), stderr
     assert not any(psutil.pid_exists(int(pid)) and psutil.Process(int(pid)).status() != "zombie" for pid in pids)
+
+
+def test_a_fork_that_comes_back_is_ended(project):
+    code = "exe = executor(); print(list(exe.map(forks_back, range(2), chunksize=2)))"
+    assert project.run(code) == "['parent', 'parent']\n"
+    assert project.ran() == ["0", "1"]
+
+
+def test_a_map_shows_its_progress(project):
+    pytest.importorskip("tqdm.auto", reason='pip install "pympipool[progress]"')
+    code = "exe = executor(); print(list(exe.map(square, range(3), progress='squares')))"
+    with project.start(code) as script:
+        stdout, stderr = communicate(script, 120)
+    assert stdout == "[0, 1, 4]\n"
+    assert "squares: 100%" in stderr
+    assert "3/3" in stderr

@@ -1,93 +1,16 @@
 """What follows from the answers of a scheduler: late files, lost and preempted jobs, silence. The scheduler is a made-up one."""
 
-import pickle
 import time
 from pathlib import Path
 
 import pytest
 
-from pympipool import Executor
-from pympipool.detached import engine as engines
 from pympipool.detached import watches
-from pympipool.detached.run import Job
 from pympipool.detached.schedulers import State, TaskState
-from pympipool.errors import JobError, WorkerStartError
+from pympipool.errors import JobError
 from support.calls import add, square
+from support.made_up_scheduler import pickled, submit
 from support.waiting import wait_until
-
-
-class Scheduler:
-    """Runs nothing: a test says what it answers, and ends calls itself."""
-
-    name = "slurm"
-    settle_s = 0.0
-    longest_pause_s = 0.05
-
-    def __init__(self):
-        self.requests = {}
-        self.answers = {}
-        self.is_silent = False
-        self.refusal = None
-        self.cancelled = []
-        self.questions = 0
-
-    def most_tasks(self):
-        return 3
-
-    def submit(self, request, lock):
-        if self.refusal is not None:
-            raise WorkerStartError(self.refusal)
-        self.requests[str(len(self.requests) + 1)] = request
-        return str(len(self.requests))
-
-    def find(self, submission):
-        return None
-
-    def states(self, jobs):
-        self.questions += 1
-        return None if self.is_silent else {key: state for key, state in self.answers.items() if key[0] in jobs}
-
-    def cancel(self, job, tasks):
-        self.cancelled.append((job, tasks))
-
-    def end(self, job, number, value):
-        """Let a job write a result."""
-        Job.write_result(self._job(job), number, [value], 1)
-
-    def _job(self, job):
-        made = Job.__new__(Job)
-        made.spool = self.requests[job].spool
-        return made
-
-
-@pytest.fixture
-def scheduler(monkeypatch):
-    made = Scheduler()
-    monkeypatch.setattr(engines, "make_scheduler", lambda *_: made)
-    monkeypatch.setattr("pympipool.detached.watcher.FIRST_QUESTION_S", 0.02)
-    monkeypatch.setattr(watches, "LATE_S", 0.3)
-    monkeypatch.setattr(watches, "FORGOTTEN_S", 0.5)
-    return made
-
-
-@pytest.fixture
-def exe(scheduler, tmp_path):
-    made = Executor(backend="slurm", cache_directory=tmp_path / "cache", detached=True)
-    yield made
-    for call in made._engine._watcher.open_futures():
-        call.cancel(force=True)
-    made.shutdown()
-
-
-def pickled(value):
-    return pickle.dumps(value)
-
-
-def submit(exe, scheduler, *args):
-    before = len(scheduler.requests)
-    call = exe.submit(*args)
-    wait_until(lambda: len(scheduler.requests) == before + 1)
-    return call
 
 
 def test_a_result_that_comes_late_is_taken(exe, scheduler, monkeypatch):

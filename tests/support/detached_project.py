@@ -61,6 +61,15 @@ def exits(code):
     note(code)
     os._exit(code)
 
+def forks_back(x):
+    """Return in two processes, the child first."""
+    note(x)
+    child = os.fork()
+    if child == 0:
+        return "child"
+    os.waitpid(child, 0)
+    return "parent"
+
 def executor(**options):
     default = {"backend": "local", "max_workers": 4, "cache_directory": "cache", "detached": True}
     return Executor(**{**default, **eval(os.environ.get("OPTIONS", "{}")), **options})
