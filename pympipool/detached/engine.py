@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pympipool._util.reprs import callable_name, safe_repr
@@ -93,8 +94,10 @@ class DetachedEngine(WorkerlessEngine):
             TypeError: fn is not callable, or a future is among the arguments of an engine that does not resolve them.
             ValueError: The call has no key.
             SerializationError: It cannot be pickled.
+            FileNotFoundError: The working directory was removed.
         """
         assert resources is not None, "the executor knows what each call needs"
+        resources = _with_cwd(resources)
         future, call = self._prepare(fn, args, kwargs, resources)
         if call is not None:
             self._watcher.submit(Group([call], resources))
@@ -104,6 +107,7 @@ class DetachedEngine(WorkerlessEngine):
         self, fn: Callable[..., Any], rows: Iterable[tuple[Any, ...]], chunksize: int, resources: Resources
     ) -> list[Future[Any]]:
         """Submit the calls of a map: those that are not in the cache are one job array."""
+        resources = _with_cwd(resources)
         prepared = [self._prepare(fn, row, {}, resources) for row in rows]
         calls = [call for _, call in prepared if call is not None]
         if calls:
@@ -190,6 +194,19 @@ class DetachedEngine(WorkerlessEngine):
 
     def _repr_html_(self) -> str:
         return f"<code>{repr(self)[1:-1]}</code>"
+
+
+def _with_cwd(resources: Resources) -> Resources:
+    """Return what a call needs, with the working directory of now: the script may change it before the job is submitted."""
+    if resources.cwd is not None:
+        return resources
+    try:
+        return replace(resources, cwd=os.getcwd())
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            "the working directory of the script was removed, and is that of detached calls, too: change to another one by"
+            " os.chdir, or give resource_dict={'cwd': ...}"
+        ) from None
 
 
 def _at_once(options: Options) -> int | None:

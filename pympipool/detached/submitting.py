@@ -236,7 +236,7 @@ class Submitter:
                 "ranks": resources.cores,
                 "result_of": resources.result_of,
                 "run_time_max": resources.run_time_max,
-                "cwd": resources.cwd or os.getcwd(),
+                "cwd": resources.cwd,
                 "argv": list(sys.argv),
                 "path": [entry for entry in import_path() if isinstance(entry, str)],
             }
@@ -244,13 +244,14 @@ class Submitter:
 
     def _request(self, piece: Group, spool: Spool, calls: int, after: Sequence[tuple[str, int | None]]) -> JobRequest:
         directory = os.path.dirname(self.root)
+        assert piece.resources.cwd is not None, "the engine notes it"
         return JobRequest(
             spool=spool,
             tasks=-(-calls // piece.chunk),
             resources=piece.resources,
             command=[*_program(piece.resources, self._scheduler.name), directory, spool.submission],
             environment={"PYMPIPOOL_PATH": package_folder()},
-            cwd=piece.resources.cwd or os.getcwd(),
+            cwd=piece.resources.cwd,
             after=after,
             at_once=self._at_once,
             cores_at_once=self._cores,

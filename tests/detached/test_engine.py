@@ -1,0 +1,32 @@
+"""What a detached call takes from its script at the moment of `submit`."""
+
+import os
+
+import pytest
+
+from support.calls import square
+from support.waiting import wait_until
+
+
+def test_a_job_runs_where_submit_was_called(exe, scheduler, tmp_path, monkeypatch):
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir()
+    going_on = []
+    exe._engine._watcher._mailbox.post(lambda: wait_until(lambda: going_on))  # the job is submitted later
+    monkeypatch.chdir(folders[0])
+    exe.submit(square, 3)
+    exe.map(square, [4])
+    os.chdir(folders[1])
+    going_on.append(True)
+    wait_until(lambda: len(scheduler.requests) == 2)
+    for request in scheduler.requests.values():
+        assert request.cwd == request.spool.read_common()["cwd"] == str(folders[0])
+
+
+def test_a_removed_folder_is_named(exe, scheduler, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(FileNotFoundError, match="change to another one"):
+        exe.submit(square, 3)
