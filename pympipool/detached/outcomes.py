@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from concurrent.futures import InvalidStateError
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pympipool._util.service_threads import ServiceLogger
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from pympipool.detached.spool import End, Spool
     from pympipool.detached.submitting import Call
 
-__all__ = ["answer_from_cache", "fail_with_exception", "fail_without_result", "keep_result"]
+__all__ = ["answer_from_cache", "fail", "fail_with_exception", "fail_without_result", "keep_result"]
 
 LOGGER = ServiceLogger("pympipool.detached")
 
@@ -52,33 +54,37 @@ def answer_from_cache(store: Store, call: Call, parts: list[Any] | None = None) 
         return True
     found = store.find(call.key)
     if found is not None:
-        answer(call.future, call.key, store, found)
+        with suppress(InvalidStateError):  # it was cancelled just now
+            answer(call.future, call.key, store, found)
         return True
     if parts is None:
         return False
     try:
         call.future.set_result(payload.load([*map(bytearray, parts)], "the result"))
+    except InvalidStateError:
+        pass
     except Exception as error:  # unpickling runs code of the user's classes
-        _fail(call, error)
+        fail(call, error)
     return True
 
 
 def fail_with_exception(call: Call, parts: Sequence[Any]) -> None:
     """End the future of a call with what it has raised."""
-    _fail(call, load_exception([bytes(part) for part in parts]))
+    fail(call, load_exception([bytes(part) for part in parts]))
 
 
 def fail_without_result(call: Call, job: str, words: str, log: str, last_lines: Sequence[str]) -> None:
     """End the future of a call whose job has left no result, with the error of an input, or with the words of the scheduler."""
     failed = next((one for one in call.inputs if one.done() and not has_result(one)), None)
     if failed is not None:
-        _fail(call, InputError(failed)())
+        fail(call, InputError(failed)())
     elif words.startswith("TIMEOUT"):
-        _fail(call, TimeoutError(f"job {job} of {call.function}() was ended: {words}. Its output is in {log}"))
+        fail(call, TimeoutError(f"job {job} of {call.function}() was ended: {words}. Its output is in {log}"))
     else:
-        _fail(call, JobError(call.function, job=job, words=words, log=log, last_lines=last_lines))
+        fail(call, JobError(call.function, job=job, words=words, log=log, last_lines=last_lines))
 
 
-def _fail(call: Call, error: BaseException) -> None:
-    if not call.future.done():
+def fail(call: Call, error: BaseException) -> None:
+    """End the future of a call with an error, unless it has ended, or was cancelled."""
+    with suppress(InvalidStateError):
         call.future.set_exception(error)

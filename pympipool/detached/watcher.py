@@ -234,8 +234,7 @@ class Watcher:
                     self._orders.popleft()()
             for call in list(self._open):
                 self._open.pop(call, None)
-                if not call.future.done():
-                    call.future.set_exception(JobError(call.function, words=words))
+                outcomes.fail(call, JobError(call.function, words=words))
             self._tell_flushed()
 
     def _describe_crash(self) -> str:
@@ -292,8 +291,7 @@ class Watcher:
             self._queue.append(piece)
             return
         for call in piece.calls:
-            if not call.future.done():
-                call.future.set_exception(error if call is piece.calls[0] else copy_exception(error))
+            outcomes.fail(call, error if call is piece.calls[0] else copy_exception(error))
             self._on_end(call)
 
     def _has_ended(self, call: Call) -> bool:

@@ -263,5 +263,5 @@ class Watches:
                 self._submit_again(Group([call], call.resources))
             else:
                 error = JobError(call.function, job=watch.job or "", words="it was cancelled by another script")
-                call.future.set_exception(error)
+                outcomes.fail(call, error)
                 self._on_end(call)
