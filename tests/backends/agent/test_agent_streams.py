@@ -13,7 +13,7 @@ from pympipool import Executor
 from pympipool.backends.agent import agents
 from pympipool.backends.registry import BACKENDS
 from support.calls import hold, pid, square
-from support.loopback_agents import CORES, LoopbackAgentsBackend
+from support.loopback_agents import CORES, LoopbackAgentsBackend, LoopbackLauncher
 from support.loopback_tcp import relay_process
 from support.processes import own_processes, still_alive
 from support.waiting import wait_until
@@ -47,6 +47,8 @@ def make_executor(monkeypatch, opened, mark):
 
     def make(max_cores, code="", **parameters):
         monkeypatch.setattr(LoopbackAgentsBackend, "agent_code", code)
+        if max_cores <= CORES:  # all workers on one host, whichever agent would be the first
+            monkeypatch.setattr(LoopbackLauncher, "names", ("one",))
         opened.append(Executor(backend="agents", max_cores=max_cores, block_allocation=True, **parameters))
         wait_until(lambda: len(opened[-1].info["workers"]) == max_cores)
         return opened[-1], LoopbackAgentsBackend.made[-1]
