@@ -17,6 +17,7 @@ import os
 import select
 import signal
 import socket
+from collections.abc import Callable
 from typing import NoReturn
 
 from pympipool._core import ring
@@ -60,10 +61,10 @@ class AgentConnection:
         self._report = encode_body(("agent", report))
         self._name = b""
         self.frames = AgentStream()
-        self.keepalive = self._connect()
+        self.keepalive = self._connect(_is_abandoned)
 
-    def _connect(self) -> socket.socket:
-        stream, keepalive, _, _ = open_connections(self._config)
+    def _connect(self, is_abandoned: Callable[[], bool] = lambda: False) -> socket.socket:
+        stream, keepalive, _, _ = open_connections(self._config, is_abandoned)
         stream.send(AGENT, 0, self.frames.received_bytes, [self._report, self._name])
         _, _, received_bytes, (name,) = stream.receive()
         self._name = bytes(name)
@@ -84,6 +85,20 @@ class AgentConnection:
         keepalive = self._connect()
         self.keepalive.close()
         self.keepalive = keepalive
+
+
+def _is_abandoned() -> bool:
+    """Return True if nobody reads what this process prints: its launcher has ended, and so has the master, or it starts another.
+
+    The master reads and drops what agents print. An ssh notices by this byte that its master is gone.
+    """
+    try:
+        os.write(1, b"\n")
+    except BrokenPipeError:
+        return True
+    except OSError:  # there is no stdout
+        pass
+    return False
 
 
 class Agent:

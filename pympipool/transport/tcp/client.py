@@ -251,8 +251,14 @@ class TcpChannel:
                 self._stream_lock.release()
 
 
-def open_connections(config: WorkerConfig) -> tuple[Stream, socket.socket, str, bytes]:
+def open_connections(
+    config: WorkerConfig, is_abandoned: Callable[[], bool] = lambda: False
+) -> tuple[Stream, socket.socket, str, bytes]:
     """Connect to the master's relay.
+
+    Args:
+        config: Where it is, and the key.
+        is_abandoned: Returns True if another try is of no use. Asked after each round.
 
     Returns:
         The connection for messages, the keepalive connection, the address, and the token of this process.
@@ -273,7 +279,7 @@ def open_connections(config: WorkerConfig) -> tuple[Stream, socket.socket, str, 
             except (OSError, EOFError) as error:
                 failures[address] = error
         refusals += all(isinstance(error, ConnectionRefusedError) for error in failures.values())
-        if monotonic() + RETRY_DELAY_S > deadline or refusals >= REFUSALS_MAX:
+        if monotonic() + RETRY_DELAY_S > deadline or refusals >= REFUSALS_MAX or is_abandoned():
             raise UnreachableError(_why_unreachable(config, failures))
         sleep(RETRY_DELAY_S)
 
