@@ -7,8 +7,12 @@ hosts="hosts.txt"   ─► a file with a line for each of them
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
+
+SLOTS_MAX = 1_000_000
+"""Slots that a host may have at most: no machine has as many cores."""
 
 
 class Host(NamedTuple):
@@ -88,7 +92,7 @@ def read_lines(name: str, path: str) -> list[str]:
         ValueError: It cannot be read. The message names what has named the file.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # editors of other systems begin a file with a mark
             lines = [line.partition("#")[0].strip() for line in file]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -121,14 +125,16 @@ def _host(place: str, entry: Any) -> Host:
         raise ValueError(f"{place}, with {entry!r}, which is no name of a host: write 'a', or 'a:8' for 8 cores of it")
     if slots is None:
         return Host(host)
-    if not slots.isdecimal() or int(slots) < 1:
-        raise ValueError(f"{place}, with {entry!r}; the number of cores must be at least 1: '{host}:8'")
+    if not slots.isdecimal() or len(slots) > len(str(SLOTS_MAX)) or not 1 <= int(slots) <= SLOTS_MAX:
+        raise ValueError(
+            f"{place}, with {entry!r}; the number of cores must be at least 1 and at most {SLOTS_MAX}: '{host}:8'"
+        )
     return Host(host, int(slots))
 
 
 def _split(entry: str) -> tuple[str, str | None]:
     """Return the name of an entry, and what it has for the number of slots: `a`, `a:8`, `a 8` or `a slots=8`."""
-    word, *options = entry.split() or [""]
+    word, *options = re.sub(r"\s*=\s*", "=", entry).split() or [""]
     for option in options:
         key, equals, value = option.rpartition("=")
         if key == "slots" or not equals:

@@ -13,9 +13,14 @@ def test_names_may_have_numbers_of_cores():
     assert checked_hosts("hosts", ["a", "b.example.org:8", "me@c:2"]) == expected
 
 
-@pytest.mark.parametrize("line", ["b:8", "b 8", "b slots=8", "b slots=8 max_slots=9", "  b:8  # fast"])
+@pytest.mark.parametrize("line", ["b:8", "b 8", "b slots=8", "b slots=8 max_slots=9", "b slots = 8", "  b:8  # fast"])
 def test_host_file_is_as_those_of_mpiexec(tmp_path, line):
     (tmp_path / "hosts").write_text(f"# ours\n\na\n{line}\n")
+    assert checked_hosts("hosts", tmp_path / "hosts") == (Host("a"), Host("b", 8))
+
+
+def test_host_file_may_come_from_another_system(tmp_path):
+    (tmp_path / "hosts").write_bytes("\ufeffa\r\n\r\nb slots=8\r\n".encode())
     assert checked_hosts("hosts", tmp_path / "hosts") == (Host("a"), Host("b", 8))
 
 
@@ -30,6 +35,7 @@ def test_repeated_lines_of_a_host_file_add_up(tmp_path):
         ([], ["hosts is []", "at least one"]),
         (["a", "a:2"], ["with 'a' twice", "'a:2'"]),
         (["a:0"], ["'a:0'", "at least 1"]),
+        (["a:" + "9" * 5000], ["9999'", "at most 1000000"]),
         (["a:x"], ["'a:x'", "at least 1"]),
         (["-oProxyCommand=touch"], ["'-oProxyCommand=touch'", "no name of a host"]),
         (["a;b"], ["'a;b'", "no name of a host"]),
