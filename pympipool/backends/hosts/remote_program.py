@@ -41,7 +41,8 @@ _AT_START = ("LD_", "DYLD_", "PYTHON", "LANG", "LC_", "MALLOC_", "GLIBC_TUNABLES
 """Prefixes of variables that take effect when a process starts, and so must be in its command."""
 
 _READ_PROGRAM = (
-    "import sys; sys.path[:] = filter(None, sys.path); i = sys.stdin.buffer; exec(i.read(int(i.readline())))"
+    "import sys; sys.path[:] = filter(None, sys.path); i = sys.stdin.buffer; n = i.readline().strip();"
+    f" exec(i.read(int(n)) if n.isdigit() else 'sys.exit({remote_start.INPUT_TAKEN})')"
 )
 
 

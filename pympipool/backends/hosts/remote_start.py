@@ -18,8 +18,11 @@ import sys
 NOT_USABLE = 78
 """Exit code if the host lacks something (EX_CONFIG of sysexits.h)."""
 
+INPUT_TAKEN = 65
+"""Exit code if another program has read the input that was for this one (EX_DATAERR of sysexits.h)."""
+
 ANSWER = "pympipool-host "
-"""First word of the line that answers: what a login prints may come before it."""
+"""Word before the answer: what a login prints may come before it, even in the same line."""
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from pympipool.backends.agent.launch import END_TIMEOUT_S
-from pympipool.backends.hosts.remote_start import NOT_USABLE
+from pympipool.backends.hosts.remote_start import INPUT_TAKEN, NOT_USABLE
 from pympipool.backends.mpi_library import Kind, find_any_launcher
 from pympipool.errors import WorkerStartError
 
@@ -71,12 +71,17 @@ class Shell(ABC):
                 f"Python does not start on host {host}: {last_stderr[-1]}; it must be there at the same path as here, for"
                 " example in a folder that the hosts share"
             )
+        if exit_code == INPUT_TAKEN:
+            return (
+                f"the login on host {host} reads the input of the program that {self.name} starts there: have ~/.bashrc and its"
+                " relatives read input in a terminal only (`[ -t 0 ]`)"
+            )
         silent = "" if last_stderr else f": it has ended with exit code {exit_code}, and has said nothing"
         return f"{self.name} does not start an agent on host {host}{silent}"
 
     def is_final(self, exit_code: int | None, last_stderr: Sequence[str]) -> bool:
         """Return True if another try would fail in the same way."""
-        return exit_code in (NOT_USABLE, *_MISSING)
+        return exit_code in (NOT_USABLE, INPUT_TAKEN, *_MISSING)
 
     def outage(self, host: str, exit_code: int | None, last_stderr: Sequence[str]) -> str | None:
         """Return what does not work for now, as a sentence; None: something else."""
