@@ -8,6 +8,7 @@ from concurrent.futures import InvalidStateError
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from pympipool._util.reprs import summarize_error
 from pympipool._util.service_threads import ServiceLogger
 from pympipool.caching.entries import answer
 from pympipool.caching.store import SMALL_BYTES
@@ -65,12 +66,18 @@ def answer_from_cache(store: Store, call: Call, parts: list[Any] | None = None) 
         pass
     except Exception as error:  # unpickling runs code of the user's classes
         fail(call, error)
+    except BaseException as problem:  # nor may it end the thread
+        fail(call, _unreadable(call, problem))
     return True
 
 
 def fail_with_exception(call: Call, parts: Sequence[Any]) -> None:
     """End the future of a call with what it has raised."""
-    fail(call, load_exception([bytes(part) for part in parts]))
+    try:
+        error = load_exception([bytes(part) for part in parts])
+    except BaseException as problem:  # unpickling runs code of the user's classes
+        error = _unreadable(call, problem)
+    fail(call, error)
 
 
 def fail_without_result(call: Call, job: str, words: str, log: str, last_lines: Sequence[str]) -> None:
@@ -82,6 +89,10 @@ def fail_without_result(call: Call, job: str, words: str, log: str, last_lines: 
         fail(call, TimeoutError(f"job {job} of {call.function}() was ended: {words}. Its output is in {log}"))
     else:
         fail(call, JobError(call.function, job=job, words=words, log=log, last_lines=last_lines))
+
+
+def _unreadable(call: Call, problem: BaseException) -> JobError:
+    return JobError(call.function, words=f"what it left cannot be unpickled in this script: {summarize_error(problem)}")
 
 
 def fail(call: Call, error: BaseException) -> None:

@@ -1,9 +1,33 @@
 """How the futures of detached calls end, whatever their script does in the same moment."""
 
+import pytest
+
 from pympipool.detached import outcomes
 from pympipool.detached.futures import DetachedFuture
+from pympipool.errors import JobError
+from pympipool.serialization.exceptions import dump_exception
 from support.calls import square
 from support.made_up_scheduler import pickled
+
+
+def leave():
+    raise SystemExit(9)
+
+
+class LeavesWhenUnpickled(Exception):
+    is_armed = False
+
+    def __setstate__(self, state):
+        if self.is_armed:
+            leave()
+
+    def __reduce__(self):
+        return LeavesWhenUnpickled, (), {"state": 1}
+
+
+class ValueThatLeaves:
+    def __reduce__(self):
+        return leave, ()
 
 
 def test_calls_may_be_cancelled_at_any_moment(exe, scheduler, monkeypatch):
@@ -15,3 +39,14 @@ def test_calls_may_be_cancelled_at_any_moment(exe, scheduler, monkeypatch):
     exe._engine._store.write([(call.key, [pickled(9)], "square", "3", 1)])
     assert outcomes.answer_from_cache(exe._engine._store, call)
     assert future.cancelled()
+
+
+def test_unpickling_must_not_end_the_thread(exe, scheduler, monkeypatch):
+    parts = [bytes(part) for part in dump_exception(LeavesWhenUnpickled(), "job")]
+    monkeypatch.setattr(LeavesWhenUnpickled, "is_armed", True)
+    (raised, first), (returned, second) = (exe._engine._prepare(square, (x,), {}, exe._resources) for x in (3, 4))
+    outcomes.fail_with_exception(first, parts)
+    assert outcomes.answer_from_cache(exe._engine._store, second, [pickled(ValueThatLeaves())])
+    for future in (raised, returned):
+        with pytest.raises(JobError, match="cannot be unpickled in this script: SystemExit: 9"):
+            future.result(20)
