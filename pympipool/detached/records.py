@@ -94,7 +94,9 @@ class Records:
     def __init__(self, folder: str, *, is_shared: bool) -> None:
         self._path = os.path.join(folder, "jobs.sqlite")
         self._lock = RLock()
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._inode = os.fstat(descriptor).st_ino
+        os.close(descriptor)
         self._connection = sqlite3.connect(
             self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
@@ -117,6 +119,16 @@ class Records:
                     raise
                 sleep(LOCKED_PAUSE_S)
         raise sqlite3.OperationalError(f"{self._path!r} is locked by another process")
+
+    def check_in_place(self) -> None:
+        """Raise FileNotFoundError if the file was removed: what is noted in it then reaches nobody."""
+        with suppress(FileNotFoundError):
+            if os.stat(self._path).st_ino == self._inode:
+                return
+        raise FileNotFoundError(
+            f"{os.path.dirname(self._path)!r}, with the records of the jobs, was removed while this executor used it; make another"
+            " Executor"
+        )
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -173,8 +173,9 @@ class Submitter:
         Raises:
             NotYet: The job of an input is not known yet.
             WorkerStartError: The scheduler refuses the job.
-            OSError: There is no room, for example.
+            OSError: There is no room, for example; or the directory was removed.
         """
+        self._records.check_in_place()
         after = self._after(places.values())
         spool = Spool(self.root, secrets.token_hex(8))
         lock = spool.create()

@@ -184,6 +184,11 @@ class Watches:
 
     def ask(self) -> None:
         """Ask the scheduler for all jobs, and end the futures of calls whose tasks have ended without a result."""
+        try:
+            self._records.check_in_place()
+        except FileNotFoundError as removed:
+            self._fail_all(str(removed))
+            return
         for watch in list(self._watches.values()):
             if watch.job is None:
                 self._find_job(watch)
@@ -195,6 +200,14 @@ class Watches:
             for number in list(watch.calls) if watch.job is not None else ():
                 self._compare(watch, number, states.get((watch.job or "", number // watch.chunk)))
         self._tidy()
+
+    def _fail_all(self, words: str) -> None:
+        for submission, watch in list(self._watches.items()):
+            for number in list(watch.calls):
+                for call in watch.calls[number]:
+                    outcomes.fail(call, JobError(call.function, job=watch.job or submission, words=words))
+                self._forget(watch, number)
+            del self._watches[submission]
 
     def _find_job(self, watch: Watch) -> None:
         """Find the job of a submission that another script submits, or was killed while it did."""

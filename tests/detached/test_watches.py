@@ -1,10 +1,12 @@
 """What follows from the answers of a scheduler: late files, lost and preempted jobs, silence. The scheduler is a made-up one."""
 
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 
+from pympipool import Executor
 from pympipool.detached import watches
 from pympipool.detached.schedulers import State, TaskState
 from pympipool.errors import JobError
@@ -109,3 +111,13 @@ def test_a_damaged_result_is_an_error(exe, scheduler):
     scheduler.answers["1", 0] = TaskState(State.RUNNING)
     Path(scheduler.requests["1"].spool.path, "ends", "0").write_text("[false, 100, 1]")
     assert "its result cannot be read" in str(call.exception(timeout=60))
+
+
+def test_a_removed_directory_ends_its_calls(exe, scheduler, tmp_path):
+    call = submit(exe, scheduler, square, 3)
+    shutil.rmtree(tmp_path / "cache")
+    with Executor(backend="slurm", cache_directory=tmp_path / "cache", detached=True):
+        with pytest.raises(JobError, match="was removed while this executor used it; make another"):
+            call.result(20)
+        with pytest.raises(FileNotFoundError, match="make another Executor"):
+            exe.submit(square, 4).result(20)
