@@ -34,6 +34,8 @@ def test_defaults_are_those_of_the_specification():
         "preload": None,
         "cache": True,
         "cache_key": None,
+        "cache_exceptions": False,
+        "submission_template": None,
         "error_log_file": None,
         "mp_context": None,
         "result_of": "all",
