@@ -165,6 +165,22 @@ def test_end_of_a_host_loses_its_calls_only(make_executor, hosts, gate, block_al
     assert sorted(call.result() for call in again) == [*NAMES]
 
 
+def test_killed_starters_are_started_again(make_executor):
+    exe = make_executor(block_allocation=False)
+    calls = [exe.submit(square, number) for number in range(8)]
+    wait_until(starters)
+    for starter in starters():
+        starter.kill()
+    assert [call.result() for call in calls] == [number * number for number in range(8)]
+
+
+def test_executor_may_end_while_agents_start(make_executor, hosts):
+    exe = make_executor(block_allocation=True)
+    wait_until(hosts.left)
+    exe.shutdown(wait=False, cancel_futures=True)
+    wait_until(lambda: not hosts.left(), 20)
+
+
 def test_lost_call_is_retried_on_another_host(make_executor, hosts, gate):
     exe = make_executor(block_allocation=False, restart_limit=1, resource_dict={"threads_per_core": SLOTS})
     calls = [exe.submit(hold_on_host, gate.path) for _ in range(2)]
