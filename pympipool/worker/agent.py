@@ -255,7 +255,7 @@ class Agent:
             self._events[descriptor] = wanted
             self._poll.modify(descriptor, wanted)
 
-    def _send(self, worker: AgentWorker, data: bytes) -> None:
+    def _send(self, worker: AgentWorker, data: bytes | bytearray) -> None:
         """Send messages to a worker, or what it had no room for before."""
         left = worker.send(data)
         if MESSAGES in worker.sources:

@@ -102,21 +102,28 @@ class AgentWorker:
 
     # ---- to the worker ----
 
-    def send(self, data: bytes) -> int:
+    def send(self, data: bytes | bytearray) -> int:
         """Send messages to the worker, as far as it has room; return the number of bytes that are left for later."""
-        self._unread += data
-        if self._messages is None or not self._unread:
+        if self._messages is None:
             return 0
+        if self._unread:
+            self._unread += data
+            data = self._unread
+        sent_bytes = 0
         try:
-            while self._unread:
-                del self._unread[: self._messages.send(self._unread)]
+            while sent_bytes < len(data):
+                sent_bytes += self._messages.send(memoryview(data)[sent_bytes:] if sent_bytes else data)
         except BlockingIOError:
             pass
         except OSError:  # it has ended, and the end of its stream tells it
-            self._unread.clear()
+            sent_bytes = len(data)
+        if data is self._unread:
+            del self._unread[:sent_bytes]
+        elif sent_bytes < len(data):
+            self._unread += memoryview(data)[sent_bytes:]
         return len(self._unread)
 
-    def request_recall(self, data: bytes) -> None:
+    def request_recall(self, data: bytes | bytearray) -> None:
         """Ask the worker for calls that it has not begun."""
         if self._recalls is not None:
             with contextlib.suppress(OSError):  # earlier requests are still unread: one more adds nothing

@@ -7,12 +7,17 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from pympipool.transport.control_server import Connection, Listener
+from pympipool.transport.tcp.handshake import client_context, client_handshake, server_context, server_handshake
+from pympipool.transport.tcp.stream import Stream
 
 LIMIT_S = 30.0
+
+STREAM_KEY = bytes(32)
 
 OTHER_USER = 65534
 
@@ -70,3 +75,18 @@ def run_as_other_user(program: str, *arguments: str) -> subprocess.CompletedProc
         timeout=LIMIT_S,
         check=False,
     )
+
+
+def connected_streams() -> list[Stream]:
+    """Return two ends of an encrypted connection."""
+    ends = socket.socketpair()
+    streams: list[Stream] = []
+
+    def serve() -> None:
+        streams.append(server_handshake(ends[0], server_context(), STREAM_KEY, bytes(16)))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    other, _ = client_handshake(ends[1], client_context(), STREAM_KEY)
+    thread.join()
+    return [*streams, other]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 import socket
-import threading
 
 import pytest
 
 from pympipool.transport.tcp.agent_stream import (
+    ACKNOWLEDGE_BYTES,
     DATA,
     MESSAGES,
     SLICE_BYTES,
@@ -17,25 +17,13 @@ from pympipool.transport.tcp.agent_stream import (
     AgentStream,
     Frame,
 )
-from pympipool.transport.tcp.handshake import client_context, client_handshake, server_context, server_handshake
 from pympipool.transport.tcp.stream import MessageParser, Stream, encode_head
-
-KEY = bytes(32)
+from transport.connections import connected_streams
 
 
 def connected_pair():
     """Return two ends of an encrypted connection."""
-    ends = socket.socketpair()
-    streams = [None, None]
-
-    def serve():
-        streams[0] = server_handshake(ends[0], server_context(), KEY, bytes(16))
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    streams[1], _ = client_handshake(ends[1], client_context(), KEY)
-    thread.join()
-    return [stream.detach()[0] for stream in streams]
+    return [stream.detach()[0] for stream in connected_streams()]
 
 
 @pytest.fixture
@@ -121,7 +109,7 @@ def test_acknowledged_frames_are_kept_no_longer(pair):
         receive_all(one, other, 1)
         other.flush()
         list(one.receive())
-    assert sum(map(len, one._segments)) < 4 * SLICE_BYTES
+    assert sum(map(len, one._segments)) < 2 * ACKNOWLEDGE_BYTES
 
 
 @pytest.mark.parametrize("count", [-1, 1 << 40])

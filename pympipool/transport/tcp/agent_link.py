@@ -306,8 +306,10 @@ class AgentLink:
                 self.frames.put(DATA, MESSAGES, rank.number, piece)
                 self._scheduled[rank] = None
         self.frames.flush()
-        if self.frames.is_waiting != self._watches_writing:
-            self._watches_writing = self.frames.is_waiting
+        # the connection may have taken all, so that more can follow
+        wants_writing = self.frames.is_waiting or (bool(self._scheduled) and self.frames.fileno() >= 0)
+        if wants_writing != self._watches_writing:
+            self._watches_writing = wants_writing
             self._poll.modify(self.frames.fileno(), select.POLLIN | select.POLLOUT * self._watches_writing)
             self._wake()
 

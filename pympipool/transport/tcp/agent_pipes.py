@@ -41,7 +41,7 @@ class AgentPipes:
         for number, descriptor in enumerate(descriptors):
             self._pipes[worker, number] = _Pipe(worker, number, descriptor)
 
-    def write(self, worker: int, number: int, data: bytes) -> None:
+    def write(self, worker: int, number: int, data: bytes | bytearray) -> None:
         """Write to a pipe, or close it if there are no data, as soon as the master has read what was written before."""
         pipe = self._pipes.get((worker, number))
         if pipe is None:
@@ -97,7 +97,7 @@ class _Pipe:
 
     def __init__(self, worker: int, number: int, descriptor: int) -> None:
         self.worker, self.number, self.descriptor = worker, number, descriptor
-        self.waiting: deque[bytes] = deque()
+        self.waiting: deque[bytes | bytearray] = deque()
         self.is_paused = False
         os.set_blocking(descriptor, False)
 

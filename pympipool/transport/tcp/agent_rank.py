@@ -59,7 +59,7 @@ class AgentRank(RelayedRank):
 
     # ---- from the worker ----
 
-    def take_data(self, data: bytes) -> None:
+    def take_data(self, data: bytes | bytearray) -> None:
         """Take a slice of the worker's messages; b"" is their end.
 
         Raises:

@@ -39,19 +39,20 @@ STDOUT, STDERR, STATUS, MESSAGES, RECALLS = range(5)
 """The streams of a worker: what it prints, the records of its status pipe, its messages (see `stream.py`), and the relay's
 requests to recall calls."""
 
-SLICE_BYTES = 1 << 16
-"""Most bytes of a slice: a small call waits so long behind a large one, 0.2 ms."""
+_HEAD = struct.Struct("<HHII")  # kind, stream, worker, size
+_RECORD_BYTES = 1 << 14  # the most that TLS sends together
+
+SLICE_BYTES = 4 * _RECORD_BYTES - _HEAD.size
+"""Most bytes of a slice: a small call waits so long behind a large one, 0.2 ms. With its head it fills its TLS records."""
 
 WAITING_MAX_BYTES = 1 << 18
 """Bytes that may wait to be sent before their sources are read no more."""
 
-ACKNOWLEDGE_BYTES = 1 << 16
+ACKNOWLEDGE_BYTES = 1 << 18
 """Bytes after which the other side is told that they have arrived."""
 
-_RECEIVE_BYTES = 1 << 14  # a TLS record
 _RECEIVED_MAX_BYTES = 1 << 20  # in a row, so that sending gets its turn
 _SEGMENT_BYTES = 1 << 16
-_HEAD = struct.Struct("<HHII")
 _COUNT = struct.Struct("<Q")
 
 
@@ -61,7 +62,7 @@ class Frame(NamedTuple):
     kind: int
     stream: int
     worker: int
-    data: bytes
+    data: bytes | bytearray
 
 
 class AgentStream:
@@ -69,13 +70,15 @@ class AgentStream:
 
     def __init__(self) -> None:
         self._connection: ssl.SSLSocket | None = None
-        self._segments = deque([bytearray()])  # what was not acknowledged
+        self._segments: deque[bytes | bytearray] = deque([bytearray()])  # what was not acknowledged
         self._acknowledged = 0  # bytes of the first segment that are acknowledged nevertheless
         self._segment, self._offset = 0, 0  # where the bytes begin that were not sent over this connection
         self._waiting_bytes = 0  # their number
         self._acknowledged_bytes = 0  # of all that was put
         self._incoming = bytearray()
-        self._buffer = memoryview(bytearray(_RECEIVE_BYTES))
+        self._buffer = memoryview(bytearray(_RECORD_BYTES))
+        self._large: Frame | None = None  # a frame of which much is missing
+        self._missing = memoryview(b"")  # the end of its data, received into its place
         self._told_bytes = 0
         self.received_bytes = 0
 
@@ -114,13 +117,16 @@ class AgentStream:
 
     def put(self, kind: int, stream: int, worker: int, data: bytes | bytearray | memoryview = b"") -> None:
         """Queue a frame for the next `flush`. A slice has up to `SLICE_BYTES` bytes; a request may have more."""
+        head = _HEAD.pack(kind, stream, worker, len(data))
+        self._waiting_bytes += len(head) + len(data)
+        if len(head) + len(data) >= _SEGMENT_BYTES:
+            self._segments.append(b"".join((head, data)))  # alone, so that it fills its records
+            return
+        if len(self._segments[-1]) >= _SEGMENT_BYTES:
+            self._segments.append(bytearray())
         segment = self._segments[-1]
-        if len(segment) >= _SEGMENT_BYTES:
-            segment = bytearray()
-            self._segments.append(segment)
-        segment += _HEAD.pack(kind, stream, worker, len(data))
+        segment += head
         segment += data
-        self._waiting_bytes += _HEAD.size + len(data)
 
     @property
     def is_full(self) -> bool:
@@ -177,13 +183,16 @@ class AgentStream:
         limit = self.received_bytes + _RECEIVED_MAX_BYTES
         while self.received_bytes < limit:
             try:
-                size = connection.recv_into(self._buffer)
+                size = connection.recv_into(self._missing or self._buffer)
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 break
             if not size:
                 raise EOFError("the other side has ended the connection")
-            self._take(self._buffer[:size])
-            yield from self._take_frames()
+            if self._large is None:
+                self._take(self._buffer[:size])
+                yield from self._take_frames()
+            else:
+                yield from self._take_large(self._large, size)
         if self.received_bytes - self._told_bytes >= ACKNOWLEDGE_BYTES:
             self._told_bytes = self.received_bytes
             self.put(ACKNOWLEDGED, 0, 0, _COUNT.pack(self.received_bytes))
@@ -205,6 +214,9 @@ class AgentStream:
                 kind, stream, worker, size = _HEAD.unpack_from(incoming, position)
                 end = position + _HEAD.size + size
                 if len(incoming) < end:
+                    if size >= _RECORD_BYTES:
+                        self._begin_large(Frame(kind, stream, worker, bytearray(size)), position + _HEAD.size)
+                        position = len(incoming)
                     break
                 with memoryview(incoming) as arrived:
                     data = bytes(arrived[position + _HEAD.size : end])
@@ -215,3 +227,18 @@ class AgentStream:
                     yield Frame(kind, stream, worker, data)
         finally:
             del incoming[:position]
+
+    def _begin_large(self, frame: Frame, begin: int) -> None:
+        """Have the rest of a frame received into its place; what has arrived of its data begins at this byte."""
+        arrived_bytes = len(self._incoming) - begin
+        self._missing = memoryview(frame.data)
+        self._missing[:arrived_bytes] = self._incoming[begin:]
+        self._missing = self._missing[arrived_bytes:]
+        self._large = frame
+
+    def _take_large(self, frame: Frame, size: int) -> Iterator[Frame]:
+        self.received_bytes += size
+        self._missing = self._missing[size:]
+        if not self._missing:
+            self._large, self._missing = None, memoryview(b"")
+            yield frame

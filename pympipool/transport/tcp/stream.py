@@ -236,7 +236,7 @@ class MessageParser:
         self._parts: list[Any] = []
         self._large: tuple[Any, memoryview] | None = None  # a part, and the rest of it that is missing
 
-    def feed(self, data: bytes | memoryview) -> Iterator[Message]:
+    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Message]:
         """Yield the messages that end with a slice."""
         if self._large is not None:
             data = self._fill_large(data)

@@ -60,8 +60,14 @@ def make_executor(monkeypatch, opened, mark):
     assert still_alive([process for process in own_processes(mark) if process not in before]) == []
 
 
-def agent_on(backend, host):
-    return psutil.Process(backend.agents._hosts[host].agent_pid)
+def host_of(backend, worker):
+    """Return the host of a worker: that of the agent that was there first."""
+    above = {process.pid for process in psutil.Process(worker).parents()}
+    return next(host for host in backend.agents._hosts.values() if host.agent_pid in above)
+
+
+def agent_of(backend, worker):
+    return psutil.Process(host_of(backend, worker).agent_pid)
 
 
 def pids(exe):
@@ -91,11 +97,11 @@ def test_arrays_of_any_size_travel_through_agents(make_executor, size):
 
 def test_worker_that_reads_nothing_delays_no_other(make_executor, gate, tmp_path):
     exe, backend = make_executor(2)
-    agent = agent_on(backend, "one")
     held = exe.submit(tell_pid_and_hold, tmp_path / "pid", gate.path)
     gate.wait_until_begun()
-    before = agent.memory_info().rss
     (stopped,) = pids(exe) - {int((tmp_path / "pid").read_text())}
+    agent = agent_of(backend, stopped)
+    before = agent.memory_info().rss
     os.kill(stopped, signal.SIGSTOP)
     try:
         large = exe.submit(same, bytes(64 * MB))
@@ -130,7 +136,7 @@ def test_result_that_nobody_reads_delays_no_other(make_executor):
 def test_calls_survive_lost_connections(make_executor, gate, tmp_path, times):
     exe, backend = make_executor(CORES, LOSING_AGENT)
     workers = pids(exe)
-    agent = agent_on(backend, "one")
+    agent = agent_of(backend, min(workers))
     for _ in range(times):
         before = [exe.submit(hold, gate.path, bytes(200_000 + i)) for i in range(CORES)]
         gate.wait_until_begun(CORES)
@@ -153,9 +159,10 @@ def append(path, number):
 
 def test_agent_that_the_relay_has_given_up_ends(make_executor):
     exe, backend = make_executor(1, LOSING_AGENT)
-    agent = agent_on(backend, "one")
+    (worker,) = pids(exe)
+    agent, host = agent_of(backend, worker), host_of(backend, worker)
     agent.send_signal(signal.SIGUSR1)
-    backend.agents._hosts["one"].close()  # the relay hangs up
+    host.close()  # the relay hangs up
     wait_until(lambda: not agent.is_running())
     assert exe.submit(square, 3).result() == 9  # of another worker
 
@@ -173,7 +180,7 @@ def test_lost_worker_is_told_with_launchers_words(make_executor, gate):
     exe, backend = make_executor(1, DYING_AGENT)
     call = exe.submit(hold, gate.path)
     gate.wait_until_begun()
-    agent_on(backend, "one").send_signal(signal.SIGUSR1)
+    agent_of(backend, min(pids(exe))).send_signal(signal.SIGUSR1)
     assert "its launcher says: no memory is left" in str(call.exception())
 
 
@@ -186,5 +193,5 @@ signal.signal(signal.SIGUSR1, lambda *_: print("x" * 300_000, file=sys.stderr, f
 def test_agent_that_prints_much_does_not_stand_still(make_executor, monkeypatch):
     monkeypatch.setattr(agents, "READ_INTERVAL_S", 0.1)
     exe, backend = make_executor(1, PRINTING_AGENT)
-    agent_on(backend, "one").send_signal(signal.SIGUSR1)
+    agent_of(backend, min(pids(exe))).send_signal(signal.SIGUSR1)
     assert exe.submit(square, 3).result() == 9
