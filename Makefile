@@ -56,7 +56,7 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 3 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 4 $(PYTEST_ARGS)
 
 test-long: $(VENV)/.installed-dev
 	CHAOS_SECONDS=450 $(BIN)/python -m pytest tests/reliability/test_chaos.py -rA $(PYTEST_ARGS)

@@ -422,7 +422,7 @@ def test_time_limit_of_command(tmp_path):
         ({"cores_per_worker": 2}, "give resource_dict"),
         ({"init_function": dict}, "commands take none"),
         ({"resource_dict": {"cores": 0}}, "cores is 0"),
-        ({"backend": "pbs"}, "pbs"),
+        ({"backend": "torque"}, "torque"),
         ({"no_such": 1}, "no parameter 'no_such'"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 import time
@@ -79,6 +80,12 @@ if __name__ == "__main__":
 '''
 
 
+def _heed_signals() -> None:
+    """Undo what `nohup` and background jobs of a shell do to all programs that they start."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGHUP else signal.default_int_handler)
+
+
 class Project:
     """A folder with a script, and the processes that it has started."""
 
@@ -94,6 +101,7 @@ class Project:
     def start(self, code: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "script.py", code],
+            preexec_fn=_heed_signals,
             cwd=self.folder,
             env=self.environment(),
             stdin=subprocess.DEVNULL,

@@ -1,8 +1,8 @@
-"""Test runs in several processes (`pytest -n 3`, as `make test` does).
+"""Test runs in several processes (`pytest -n 4`, as `make test` does).
 
 Each process takes one module after the other. Tests with the same SLURM or flux all go to one process: there can be
 one SLURM for tests at a time. While a test that is marked `alone` runs, the other processes pause between two tests.
-The tests of SLURM wait most of the time, so that three processes keep two cores busy.
+The tests of SLURM and of detached calls wait most of the time, so that four processes keep two cores busy.
 
 A test waits outside of its time limit, on two locks that processes take in this order:
 
