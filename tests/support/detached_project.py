@@ -83,7 +83,7 @@ if __name__ == "__main__":
 def _heed_signals() -> None:
     """Undo what `nohup` and background jobs of a shell do to all programs that they start."""
     for number in (signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGHUP else signal.default_int_handler)
+        signal.signal(number, signal.SIG_DFL)
 
 
 class Project:
