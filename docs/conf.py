@@ -3,8 +3,6 @@
 import sys
 from pathlib import Path
 
-from jupyter_client.connect import ConnectionFileMixin
-
 import pympipool
 import pympipool.errors.worker_died  # autodoc looks for what it defines, and so for its lazy definition
 
@@ -32,7 +30,6 @@ myst_heading_anchors = 3
 
 # Notebooks: each build runs them again, and fails if a cell fails.
 nb_execution_mode = "force"
-ConnectionFileMixin.transport.default_value = "ipc"  # Unix sockets: kernels warn of TCP, which they do not encrypt
 nb_execution_in_temp = True
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True

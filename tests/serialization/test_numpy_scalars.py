@@ -23,7 +23,7 @@ SPECIAL = [
     np.complex128(complex(0.0, -0.0)),
     np.datetime64("2020-01-01T12", "ns"),
     np.datetime64("2020", "Y"),
-    np.datetime64("NaT"),
+    np.datetime64("NaT", "s"),
     np.timedelta64(5, "25s"),
     np.timedelta64("NaT", "D"),
 ]
