@@ -98,7 +98,7 @@ def _suggestion(name: str) -> str:
 def _names_of_before() -> "ModuleType":
     from importlib import import_module
 
-    return import_module("pympipool._former_names")
+    return import_module("pympipool._util.former_names")
 
 
 class _FormerModules:

@@ -251,7 +251,7 @@ def suggest_parameter(init: Callable[P, T]) -> Callable[P, T]:
                 kind = type(args[0]).__name__
                 raise TypeError(f"{kind}() has no parameter {name!r}{meant} It has: {', '.join(names)}")
         if accepts_former_order and len(args) > 2:
-            from pympipool._former_names import name_positional
+            from pympipool._util.former_names import name_positional
 
             args, kwargs = args[:1], name_positional(args[1:], kwargs)  # type: ignore[assignment]
         if accepts_former_order and type(args[0]).__init__ is checked:
@@ -274,7 +274,7 @@ def _warn_if_counted_differently(
         cores_per_worker = resource_dict.get("cores", cores_per_worker)
     if isinstance(max_workers, int) and isinstance(cores_per_worker, int) and max_cores is None:
         if max_workers > 1 and cores_per_worker > 1:
-            from pympipool._former_names import warn_of_count
+            from pympipool._util.former_names import warn_of_count
 
             warn_of_count(max_workers, cores_per_worker)
 

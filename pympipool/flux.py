@@ -14,7 +14,7 @@ from pympipool.executor import Executor
 if TYPE_CHECKING:
     import os
 
-__path__: list[str] = []  # it was a package once: see `pympipool._former_names`
+__path__: list[str] = []  # it was a package once: see `pympipool._util.former_names`
 
 __all__ = ["PyFluxExecutor"]
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ShellExecutor", "SubprocessExecutor"]
 
-__path__: list[str] = []  # it was a package once: see `pympipool._former_names`
+__path__: list[str] = []  # it was a package once: see `pympipool._util.former_names`
 
 
 class SubprocessExecutor(futures.Executor):

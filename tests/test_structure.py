@@ -33,7 +33,7 @@ def test_package_root_has_few_entries():
         pytest.skip("not a git repository")
     entries = {file.split("/")[1] for file in files}
     assert "executor.py" in entries
-    assert len(entries) <= 26, sorted(entries)
+    assert len(entries) <= 25, sorted(entries)
 
 
 def test_test_names_have_few_words():

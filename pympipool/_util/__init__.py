@@ -1,4 +1,4 @@
-"""Small helpers without a subject of their own: C parts of standard modules, reprs, subprocesses, number formats."""
+"""Small helpers without a subject of their own: C parts of standard modules, reprs, subprocesses, number formats, former names."""
 
 import sys
 
