@@ -31,11 +31,13 @@ def test_recalled_calls_go_to_all_idle_workers(count):
     for _ in range(5):
         calls = [workers.submit() for _ in range(count)]
         begun = {channel: workers.take(channel) for channel in workers.channels}
-        time.sleep(0.01)  # twice the time after which a call that is not started is recalled
-        workers.pump()
-        for channel, call in begun.items():
-            begun[channel] = call or workers.take(channel)
-        assert None not in begun.values()
+        deadline = time.monotonic() + LIMIT_S
+        while None in begun.values():
+            assert time.monotonic() < deadline, f"not all workers have a call: {workers.in_flight()}"
+            time.sleep(0.01)  # twice the time after which a call that is not started is recalled
+            workers.pump()
+            for channel, call in begun.items():
+                begun[channel] = call or workers.take(channel)
         for channel, call in begun.items():
             workers.answer(channel, call)
         for call in calls:
