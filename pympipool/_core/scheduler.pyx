@@ -62,8 +62,11 @@ cdef enum:
     # `rebalance` looks at many workers if many have calls. It takes at most this part of all time ...
     REBALANCE_SHARE = 16
 
-    # ... and is called at most that often.
+    # ... is called at most that often ...
     REBALANCE_INTERVAL_NS = 50 * MICROSECOND
+
+    # ... and at least that often. Its thread may have waited for a core meanwhile, and that is no part of its work.
+    REBALANCE_PAUSE_MAX_NS = PMP_OVERDUE_NS
 
 
 # ---- workers ----
@@ -311,6 +314,7 @@ cdef void rebalance(Core *core, int64_t now_ns) noexcept nogil:
     cdef Worker *worker
     cdef Worker *following
     cdef int64_t next_ns = INT64_MAX
+    cdef int64_t ended_ns, pause_ns
     cdef bint idle = idle_worker(core) != NULL
     core.rebalance_ns = INT64_MAX
     following = core.several.first
@@ -332,7 +336,9 @@ cdef void rebalance(Core *core, int64_t now_ns) noexcept nogil:
         else:
             next_ns = min(next_ns, worker.front_since_ns + UNRESPONSIVE_NS)
     core.rebalance_ns = min(core.rebalance_ns, next_ns)
-    core.next_rebalance_ns = now_ns + max(<int64_t>REBALANCE_INTERVAL_NS, REBALANCE_SHARE * (pmp_now_ns() - now_ns))
+    ended_ns = pmp_now_ns()
+    pause_ns = max(<int64_t>REBALANCE_INTERVAL_NS, REBALANCE_SHARE * (ended_ns - now_ns))
+    core.next_rebalance_ns = ended_ns + min(pause_ns, <int64_t>REBALANCE_PAUSE_MAX_NS)
 
 
 cdef bint has_unclaimed(Core *core) noexcept nogil:
