@@ -80,7 +80,7 @@ def draw_plots(
     try:
         import matplotlib as mpl
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('plots need matplotlib: pip install "pympipool[plot]"') from error
+        raise ModuleNotFoundError("plots need matplotlib: pip install matplotlib") from error
     mpl.use("svg")
     mpl.rcParams.update(STYLE)
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from jupyter_client.manager import KernelManager
+
 import pympipool
 import pympipool.errors.worker_died  # autodoc looks for what it defines, and so for its lazy definition
 
@@ -30,6 +32,8 @@ myst_heading_anchors = 3
 
 # Notebooks: each build runs them again, and fails if a cell fails.
 nb_execution_mode = "force"
+if "transport_encryption" in KernelManager.class_trait_names():  # without it newer kernels print a warning each
+    KernelManager.transport_encryption.default_value = "auto"
 nb_execution_in_temp = True
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True

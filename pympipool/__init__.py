@@ -78,7 +78,11 @@ def __getattr__(name: str) -> object:
             former_names = _names_of_before()
             if name in former_names.ROOT:
                 return former_names.lookup(__name__, name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_suggestion(name)}")
+        suggestion = _suggestion(name)
+        if suggestion and _is_imported_from(name):
+            # The interpreter would replace an AttributeError by an ImportError, which suggests names since 3.12 only.
+            raise ImportError(f"cannot import name {name!r} from {__name__!r}{suggestion}", name=name, path=__file__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{suggestion}")
     from importlib import import_module
 
     module = import_module(module_name)
@@ -93,6 +97,15 @@ def _suggestion(name: str) -> str:
     from pympipool._util.reprs import did_you_mean
 
     return did_you_mean(name, __all__)
+
+
+def _is_imported_from(name: str) -> bool:
+    """Return True if a statement `from pympipool import ...` has asked for a name, and will not find a module."""
+    from opcode import opmap
+
+    frame = _sys._getframe(2)  # the caller of __getattr__
+    asked_by_import = frame.f_code.co_code[frame.f_lasti] == opmap["IMPORT_FROM"]
+    return asked_by_import and f"{__name__}.{name}" not in _sys.modules
 
 
 def _names_of_before() -> "ModuleType":

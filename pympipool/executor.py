@@ -110,7 +110,7 @@ class Executor(futures.Executor):
         share_above: Size in bytes from which an array that several calls get is not sent with each of them: from the third call on,
             if it has not changed, they get a copy in shared memory, each as if it were its own. Before each call a digest shows
             if the array has changed; then it is sent anew. It pays for arrays of tens of MB of which calls read a little; calls
-            that use all of an array take longer with it. It needs `pip install "pympipool[share]"`. Default: None, arrays are
+            that use all of an array take longer with it. It needs `pip install xxhash`. Default: None, arrays are
             sent with each call.
         cache_directory: A directory that keeps the results of calls. A call that was made before, by this script or an earlier
             run of it, with the same function and arguments, is answered from there. So a script that was interrupted goes on

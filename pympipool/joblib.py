@@ -29,7 +29,7 @@ try:
     import joblib
     from joblib.parallel import AutoBatchingMixin, ParallelBackendBase
 except ImportError as error:
-    raise ImportError(f'pympipool.joblib needs joblib ({error}): pip install "pympipool[joblib]"') from error
+    raise ImportError(f"pympipool.joblib needs joblib ({error}): pip install joblib") from error
 
 __all__ = ["ExecutorBackend"]
 

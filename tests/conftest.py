@@ -42,7 +42,7 @@ def why_no_mpi() -> str | None:
 
         MpiexecSpawner()
     except (ImportError, WorkerStartError) as error:
-        return f'no MPI here ({error}): pip install "pympipool[mpich]"'
+        return f"no MPI here ({error}): pip install mpi4py mpich"
     return None
 
 

@@ -11,7 +11,7 @@ from support.scripts import run_script
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
-pytest.importorskip("numpy", reason='the examples need numpy: pip install "pympipool[demo]"')
+pytest.importorskip("numpy", reason='the examples need numpy: pip install ".[demo]"')
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_k_fold_training_chooses_a_network_that_learns(run):
 
 
 def test_workflow_prints_equation_of_state_and_draws_figure(run, tmp_path):
-    pytest.importorskip("matplotlib", reason='the figure needs matplotlib: pip install "pympipool[plot]"')
+    pytest.importorskip("matplotlib", reason="the figure needs matplotlib: pip install matplotlib")
     printed = run("workflow.py", tmp_path / "figure.png", 9)
     assert float(re.search(r"energy +(-[\d.]+)", printed)[1]) == pytest.approx(-8.61, abs=0.02)
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")

@@ -25,7 +25,7 @@ def lines_with_errors(command, folder):
 
 @pytest.mark.timeout(CHECK_S)
 def test_mypy_reports_exactly_the_wrong_lines(tmp_path):
-    pytest.importorskip("mypy", reason='pip install "pympipool[dev]"')
+    pytest.importorskip("mypy", reason='pip install ".[dev]"')
     options = ["--strict", "--python-version=3.11", "--cache-dir", str(tmp_path), "--config-file="]
     found, output = lines_with_errors([sys.executable, "-m", "mypy", *options, str(SCRIPTS)], ROOT)
     assert found == MARKED, output

@@ -29,8 +29,8 @@ PROBE_TIMEOUT_S = 60.0
 file system of a busy cluster."""
 
 REMEDY = (
-    'pip install "pympipool[mpich]" brings mpi4py together with an MPI library and its mpiexec; on a cluster with'
-    ' an MPI of its own, load that MPI and pip install "pympipool[mpi]"'
+    "`pip install mpi4py mpich` brings mpi4py together with an MPI library and its mpiexec; on a cluster with"
+    " an MPI of its own, load that MPI and `pip install mpi4py`"
 )
 
 _PROBE = """
@@ -165,7 +165,7 @@ def find_any_launcher() -> Launcher:
                 return Launcher(str(path), kind)
     raise WorkerStartError(
         "there is no mpiexec of MPICH, Intel MPI or Open MPI in PATH, which starts an agent on each host of the job: load"
-        ' the MPI of this cluster, or pip install "pympipool[mpich]"'
+        " the MPI of this cluster, or `pip install mpi4py mpich`"
     )
 
 

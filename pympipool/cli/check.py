@@ -115,17 +115,19 @@ def _default_cores(backend: Backend) -> int:
 def _try_all(steps: Sequence[Step], backend: str, cores: int, options: argparse.Namespace) -> int:
     chosen = ", which is what 'auto' takes," if options.backend == "auto" else ""
     print(wrap("", f"Trying backend {backend!r}{chosen} with {cores} core{'s' * (cores > 1)}."), end="\n\n")
-    start, counts = time.monotonic(), Counter[Outcome]()
+    start, counts, missing = time.monotonic(), Counter[Outcome](), list[str]()
     for step in steps:
         if sys.stdout.isatty():
             print(_label("...") + step.title, end="\r", flush=True)
         verdict = try_step(step, backend, cores, options.limit)
         counts[verdict.outcome] += 1
+        if verdict.outcome is Outcome.SKIPPED:
+            missing.append(verdict.message.partition(":")[0])  # what follows is the remedy
         _print_verdict(step, verdict, backend)
         if step is STEPS[0] and verdict.outcome is Outcome.FAILS:
             print(wrap(_label(""), "Everything else depends on this: the other steps were not tried."))
             break
-    print("\n" + _summary(counts, len(steps), time.monotonic() - start))
+    print("\n" + _summary(counts, missing, len(steps), time.monotonic() - start))
     must_work = Outcome.SKIPPED if options.steps else Outcome.FAILS  # a step that the user names must work
     failed = counts[Outcome.FAILS] + counts[must_work] > 0
     if failed:
@@ -156,12 +158,12 @@ def _label(word: str) -> str:
     return f"  {word:8}"
 
 
-def _summary(counts: Counter[Outcome], steps: int, seconds: float) -> str:
+def _summary(counts: Counter[Outcome], missing: Sequence[str], steps: int, seconds: float) -> str:
     if counts[Outcome.WORKS] == steps:
         return f"Everything works ({seconds:.0f} s)."
     parts = [f"{counts[Outcome.WORKS]} of {steps} steps work ({seconds:.0f} s)"]
     if counts[Outcome.FAILS]:
         parts.append(f"{counts[Outcome.FAILS]} failed; `pympipool info` shows what is found here")
-    if counts[Outcome.SKIPPED]:
-        parts.append(f"{counts[Outcome.SKIPPED]} could not be tried because something is missing")
+    if missing:
+        parts.append(f"{len(missing)} could not be tried: {', '.join(missing)}")
     return wrap("", "; ".join(parts) + ".")

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
         from rich.console import Console
         from rich.live import Live
     except ImportError:
-        print('pympipool top needs rich: pip install "pympipool[top]"', file=sys.stderr)
+        print("pympipool top needs rich: pip install rich", file=sys.stderr)
         return 2
     console = Console()
     if options.once or not console.is_terminal:

@@ -280,6 +280,6 @@ def _tqdm() -> Callable[..., Any]:
     try:
         import tqdm.auto
     except ImportError as error:
-        raise ImportError('a progress bar needs tqdm: pip install "pympipool[progress]"') from error
+        raise ImportError("a progress bar needs tqdm: pip install tqdm") from error
     draw: Callable[..., Any] = tqdm.auto.tqdm
     return draw

@@ -99,7 +99,7 @@ class RecognizedArrays:
         try:
             from xxhash import xxh3_128_digest
         except ImportError:
-            raise ImportError('share_above needs the package xxhash: pip install "pympipool[share]"') from None
+            raise ImportError("share_above needs the package xxhash: pip install xxhash") from None
         self._digest: Callable[[Any], bytes] = xxh3_128_digest
         self._owners: dict[int, _Owner] = {}  # by id of the array
         self._with_copy: dict[_Memory, None] = {}  # the latest one last

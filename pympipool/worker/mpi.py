@@ -136,7 +136,7 @@ def _make_runner(
 
 _MPIEXEC_REMEDY = (
     "Launcher and library belong to different MPIs. Make the mpiexec of that library the first in PATH, or install an MPI"
-    ' with its own: pip install "pympipool[mpich]" in a fresh environment'
+    " with its own: `pip install mpi4py mpich` in a fresh environment"
 )
 
 _SCHEDULER_REMEDY = (
@@ -166,7 +166,7 @@ def join_world(config: LaunchedRanks, rank: int) -> MPI.Intracomm:
 
         raise WorkerStartError(
             f"a worker of {config.ranks} ranks cannot load mpi4py: {error}. Install it together with an MPI:"
-            ' pip install "pympipool[mpich]"'
+            " pip install mpi4py mpich"
         ) from error
     world = MPI.COMM_WORLD
     _unlink_segments(world)

@@ -80,8 +80,15 @@ def test_check_without_mpi4py_names_remedy(program, other_python, needed_package
     parameters = {"python": other_python, "PYTHONPATH": needed_packages}
     done = program("check", "serial", "mpi", **parameters)
     assert verdicts(done) == {"serial": "works", "mpi": "skipped"}
-    assert 'pip install "pympipool[mpich]"' in text_of(done)
+    assert "mpi4py is not installed: `pip install mpi4py mpich`" in text_of(done)
+    assert "1 could not be tried: mpi4py is not installed." in text_of(done)
     assert done.returncode == 1  # because the user named the step
+
+
+def test_check_without_numpy_names_remedy(program, other_python, needed_packages):
+    done = program("check", "serial", "numpy", python=other_python, PYTHONPATH=needed_packages)
+    assert verdicts(done) == {"serial": "works", "numpy": "skipped"}
+    assert "numpy is not installed: pip install numpy" in text_of(done)
 
 
 def test_broken_mpi_fails_only_its_step(program, tmp_path):

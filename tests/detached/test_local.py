@@ -305,7 +305,7 @@ def test_a_fork_that_comes_back_is_ended(project):
 
 
 def test_a_map_shows_its_progress(project):
-    pytest.importorskip("tqdm.auto", reason='pip install "pympipool[progress]"')
+    pytest.importorskip("tqdm.auto", reason="pip install tqdm")
     code = "exe = executor(); print(list(exe.map(square, range(3), progress='squares')))"
     with project.start(code) as script:
         stdout, stderr = communicate(script, 120)

@@ -18,7 +18,7 @@ from support.calls import divide, do, fail, hold, square
 from support.scripts import run_program
 from support.waiting import wait_until
 
-tqdm_auto = pytest.importorskip("tqdm.auto", reason='pip install "pympipool[progress]"')
+tqdm_auto = pytest.importorskip("tqdm.auto", reason="pip install tqdm")
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ def test_missing_tqdm_names_remedy():
         "    print(list(exe.map(abs, [-1])))\n"
     )
     answer = run_script(code, subprocess.PIPE)
-    message = 'a progress bar needs tqdm: pip install "pympipool[progress]"'
+    message = "a progress bar needs tqdm: pip install tqdm"
     assert answer.stdout.splitlines() == [message, message, "[1]"], answer.stderr
 
 

@@ -7,4 +7,4 @@ import pytest
 
 def package(name):
     """Return the package of this name, or skip the calling test module if it is not installed."""
-    return pytest.importorskip(name, reason=f'{name} is not installed: pip install "pympipool[ecosystem]"')
+    return pytest.importorskip(name, reason=f'{name} is not installed: pip install ".[ecosystem]"')

@@ -45,13 +45,11 @@ def test_an_exception_arrives(configured):
 
 def test_arrays_are_computed(configured):
     np = package("numpy")
-    array = pytest.importorskip("dask.array", reason='dask.array needs numpy: pip install "pympipool[ecosystem]"')
+    array = pytest.importorskip("dask.array", reason='dask.array needs numpy: pip install ".[ecosystem]"')
     x = array.arange(40_000, chunks=10_000).reshape(200, 200)
     assert int((x + x.T).sum().compute()) == 2 * int(np.arange(40_000).sum())
 
 
 def test_bags_are_computed(configured):
-    bag = pytest.importorskip(
-        "dask.bag", reason='dask.bag needs more than dask alone: pip install "pympipool[ecosystem]"'
-    )
+    bag = pytest.importorskip("dask.bag", reason='dask.bag needs more than dask alone: pip install ".[ecosystem]"')
     assert bag.range(30, npartitions=3).map(square).sum().compute() == sum(i * i for i in range(30))

@@ -20,7 +20,7 @@ def patch_by(name):
     """Return the source of a patch, or skip the test. The library is not imported here: it changes its process."""
     library = name.partition("_")[0]
     if importlib.util.find_spec(library) is None:
-        pytest.skip(f'{library} is not installed: pip install "pympipool[ecosystem]"')
+        pytest.skip(f'{library} is not installed: pip install ".[ecosystem]"')
     return "import warnings; warnings.simplefilter('ignore')\n" + PATCHES[name]
 
 

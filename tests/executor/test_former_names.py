@@ -67,6 +67,22 @@ def test_names_that_never_were_are_not_found():
         importlib.import_module("pympipool.mpi.nothing")
     with pytest.raises(AttributeError, match="did you mean 'Executor'"):
         pympipool.Exekutor  # noqa: B018  the access is tested
+    assert not hasattr(pympipool, "Exekutor")
+
+
+def test_misspelled_import_suggests_nearest_name():
+    with pytest.raises(ImportError, match="cannot import name 'Exekutor' from 'pympipool'; did you mean 'Executor'"):
+        from pympipool import Exekutor  # noqa: F401
+    with pytest.raises(ImportError, match="cannot import name 'nothing' from 'pympipool' "):
+        from pympipool import nothing  # noqa: F401
+
+
+def test_half_imported_module_is_not_replaced_by_suggestion(monkeypatch):
+    module = object()
+    monkeypatch.setitem(sys.modules, "pympipool.shere", module)  # it resembles share
+    from pympipool import shere
+
+    assert shere is module
 
 
 def test_internal_names_of_former_modules_are_explained():

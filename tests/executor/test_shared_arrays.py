@@ -317,7 +317,7 @@ def test_exception_has_copy(executor):
 
 
 def test_share_above_leaves_shared_arrays_alone():
-    pytest.importorskip("xxhash", reason='pip install "pympipool[share]"')
+    pytest.importorskip("xxhash", reason="pip install xxhash")
     array = shared_array((10, 1000), fill=1)
     with Executor(max_workers=1, block_allocation=True, share_above=1000) as exe:
         for value in range(6):

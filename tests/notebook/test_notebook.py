@@ -151,7 +151,7 @@ def test_an_executor_is_shown_as_a_card(kernel):
 
 @pytest.mark.filterwarnings("default")
 def test_a_bar_is_shown_while_calls_run(kernel):
-    pytest.importorskip("tqdm", reason='pip install "pympipool[progress]"')
+    pytest.importorskip("tqdm", reason="pip install tqdm")
     cell = kernel.run("sum(exe.map(abs, range(50), progress='fifty'))")
     assert (cell.value, cell.error) == ("1225", "")
     drawn = cell.stderr + "".join(str(shown) for shown in cell.displays)  # text, or a widget where there are widgets
@@ -184,7 +184,7 @@ def last_bar():
 @pytest.fixture
 def kernel_with_widgets(kernel):
     """A kernel that keeps each progress bar that it creates in the list `made`."""
-    pytest.importorskip("tqdm", reason='pip install "pympipool[progress]"')
+    pytest.importorskip("tqdm", reason="pip install tqdm")
     pytest.importorskip("ipywidgets", reason="pip install ipywidgets")
     assert kernel.run(KEEP_BARS).error == ""
     yield kernel
@@ -220,7 +220,7 @@ def test_widget_of_unfinished_map_is_red(kernel_with_widgets, code):
 
 
 def test_without_widgets_the_bar_is_text(tmp_path):
-    pytest.importorskip("tqdm", reason='pip install "pympipool[progress]"')
+    pytest.importorskip("tqdm", reason="pip install tqdm")
     (tmp_path / "ipywidgets.py").write_text("raise ImportError('not installed')")
     kernel = Kernel(tmp_path, script_environment(new_mark()))
     try:

@@ -84,6 +84,14 @@ def test_extras_of_pip_exist():
     assert {"mpich", "mpi"} <= wanted <= set(re.findall(r"^([\w-]+) = \[", section, re.MULTILINE))
 
 
+def test_nothing_installs_this_package_from_an_index():
+    """The index has another package of this name: such a command would replace this one."""
+    sources = [path for ending in ("py", "pyx") for path in (ROOT / "pympipool").rglob(f"*.{ending}")]
+    command = re.compile(r"pip install\b.*\bpympipool(?!-[\d.]+-)")
+    found = [f"{p.name}: {line}" for p in [*READ, *sources] for line in command.findall(p.read_text(encoding="utf-8"))]
+    assert found == []
+
+
 # ---- messages of the troubleshooting page ----
 
 QUOTED = [block for block in all_blocks("text") if block.page.name == "troubleshooting.md"]

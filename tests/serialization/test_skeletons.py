@@ -328,7 +328,7 @@ def test_classes_of_a_script_arrive_complete(source, tmp_path):
 
 def needs(package):
     if importlib.util.find_spec(package) is None:
-        pytest.skip(f'{package} is not installed: pip install "pympipool[ecosystem]"')
+        pytest.skip(f'{package} is not installed: pip install ".[ecosystem]"')
 
 
 def test_msgspec_structs_arrive_complete(tmp_path):

@@ -85,7 +85,7 @@ def _check_plot(path: Path) -> None:
     try:
         known = supported_suffixes()
     except ImportError as error:
-        raise ValueError(f'--plot needs matplotlib ({error}): pip install "pympipool[plot]"') from error
+        raise ValueError(f"--plot needs matplotlib ({error}): pip install matplotlib") from error
     if path.suffix.lstrip(".") not in known:
         raise ValueError(f"--plot {path}: the name must end with one of {', '.join(f'.{suffix}' for suffix in known)}")
 

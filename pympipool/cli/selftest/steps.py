@@ -155,10 +155,10 @@ def _data(target: Target) -> str:
 
 
 def _numpy(target: Target) -> str:
-    try:
-        import numpy as np
-    except ImportError as error:
-        raise Unavailable(f"numpy cannot be imported ({error}): pip install numpy") from None
+    if importlib.util.find_spec("numpy") is None:
+        raise Unavailable("numpy is not installed: pip install numpy")
+    import numpy as np
+
     array = np.arange(MEGABYTES << 17, dtype=np.float64)
     with target.executor(block_allocation=True) as exe:
         exe.submit(probes.noop).result()
@@ -174,8 +174,8 @@ def _numpy(target: Target) -> str:
 def _mpi(target: Target) -> str:
     if importlib.util.find_spec("mpi4py") is None:
         raise Unavailable(
-            'mpi4py is not installed: pip install "pympipool[mpich]" brings it with an MPI library; on a cluster with an MPI'
-            ' of its own, load that and pip install "pympipool[mpi]"'
+            "mpi4py is not installed: `pip install mpi4py mpich` brings it with an MPI library; on a cluster with an MPI"
+            " of its own, load that and `pip install mpi4py`"
         )
     start = time.perf_counter()
     oversubscribe = target.cores < 2

@@ -48,8 +48,8 @@ def _of_installation(installation: Installation) -> Iterator[Issue]:
     if installation.compiled is not None:
         yield Issue(
             f"the compiled part of pympipool cannot be imported: {installation.compiled}",
-            f"install it for this Python: {installation.executable} -m pip install --force-reinstall --no-deps pympipool"
-            " (in a clone: make install)",
+            f"install it for this Python, in a clone of pympipool: {installation.executable} -m pip install --force-reinstall"
+            " --no-deps . (or make install)",
         )
 
 

@@ -82,7 +82,7 @@ def draw(
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(f'pictures are drawn by matplotlib ({error}): pip install "pympipool[plot]"') from error
+        raise ImportError(f"pictures are drawn by matplotlib ({error}): pip install matplotlib") from error
     if not timeline.calls:
         raise ValueError("the trace has no calls: there is nothing to draw")
     parts = [_Part(timeline, executor.number) for executor in timeline.executors]

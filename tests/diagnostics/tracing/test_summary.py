@@ -305,7 +305,7 @@ def test_trace_command_reports_unreadable_files(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_trace_command_draws_picture(file, tmp_path, capsys):
-    pytest.importorskip("matplotlib", reason='no matplotlib: pip install "pympipool[plot]"')
+    pytest.importorskip("matplotlib", reason="no matplotlib: pip install matplotlib")
     for ending, magic in ((".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")):
         path = tmp_path / f"run{ending}"
         assert main(["trace", str(file), "--plot", str(path)]) == 0
@@ -326,7 +326,7 @@ def test_trace_command_draws_picture(file, tmp_path, capsys):
 
 
 def test_tracks_with_too_many_calls_show_shares(tmp_path):
-    pytest.importorskip("matplotlib", reason='no matplotlib: pip install "pympipool[plot]"')
+    pytest.importorskip("matplotlib", reason="no matplotlib: pip install matplotlib")
     from pympipool.diagnostics.tracing.plot import BINS, draw
 
     calls = [
@@ -341,7 +341,7 @@ def test_tracks_with_too_many_calls_show_shares(tmp_path):
 
 
 def test_drawing_a_trace_without_calls_raises():
-    pytest.importorskip("matplotlib", reason='no matplotlib: pip install "pympipool[plot]"')
+    pytest.importorskip("matplotlib", reason="no matplotlib: pip install matplotlib")
     with trace() as seen:
         pass
     with pytest.raises(ValueError, match="the trace has no calls"):
