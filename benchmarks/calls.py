@@ -58,6 +58,11 @@ def max_of_kept_row(row: int) -> float:
     return max_of_row(row, _kept["array"])
 
 
+def processor_time_s() -> float:
+    """Return the processor time that this process has used, of all its threads."""
+    return time.process_time()
+
+
 def increment(value: int) -> int:
     return value + 1
 

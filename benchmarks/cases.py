@@ -21,10 +21,12 @@ from benchmarks.samples import (
     Values,
     chain,
     echo,
+    echo_of_ranks,
     efficiency,
     fan_in,
     first_result,
     idle_cores,
+    idle_rank_cores,
     in_open_pool,
     map_rate,
     one_process_per_call,
@@ -33,7 +35,7 @@ from benchmarks.samples import (
     script_call,
     submit_rate,
 )
-from benchmarks.units import BYTES, CORES, RATE, SECONDS, SHARE, TIME, TIMES, TRIPS, Quantity
+from benchmarks.units import BYTES, CORES, RATE, SECONDS, SHARE, TIME, TIMES, TIMES_AS_LONG, TRIPS, Quantity
 
 
 @dataclass(frozen=True)
@@ -208,8 +210,24 @@ def _ways(payload: Payload) -> Iterator[Case]:
         yield Case(PAYLOADS_SECTION, payload.title, TIME, request, by_joblib, table="joblib", core=False)
 
 
-def _echo_of_ranks(pool: Any, effort: Effort) -> Values:
-    return echo(pool, effort, _array(8_000_000), are_written=False)  # the result is a list
+def _rank_cases() -> Iterator[Case]:
+    """Yield cases of functions that run on several ranks."""
+    case = partial(_case, "MPI functions")
+    requests = {ranks: Request(ranks=ranks, needs=Feature.MPI) for ranks in (2, 4, 8)}
+    for ranks, request in requests.items():
+        yield case(f"round trip, {ranks} ranks", round_trip, quantities=TRIPS, request=request)
+    for ranks, request in requests.items():
+        rate = (Quantity("rate", RATE),)
+        yield case(f"submit, {ranks} ranks", submit_rate, table="rate", quantities=rate, request=request)
+
+    def echo_of_two(peer: Peer, effort: Effort) -> Values:
+        return echo_of_ranks(peer, effort, requests[2], _array(8_000_000))
+
+    echo = (Quantity("time", SECONDS), Quantity("compared with one process", TIMES_AS_LONG))
+    yield Case("MPI functions", "8 MB, 2 ranks", echo, requests[2], echo_of_two, table="echo of an array")
+    for ranks in (2, 8):
+        idle, title = (Quantity("of a core", CORES),), f"a rank of {ranks}"
+        yield case(title, idle_rank_cores, table="idle ranks", quantities=idle, request=requests[ranks], core=False)
 
 
 def _shared_cases() -> Iterator[Case]:
@@ -225,12 +243,7 @@ def _other_cases() -> Iterator[Case]:
     single_use = Request(block=False, needs=Feature.ONE_PROCESS_PER_CALL)
     yield Case("Start", "first result", TIME, Request(), first_result)
     yield _case("Start", "one process per call", one_process_per_call, request=single_use)
-    for ranks in (2, 4):
-        request = Request(ranks=ranks, needs=Feature.MPI)
-        yield _case("MPI functions", f"round trip, {ranks} ranks", round_trip, quantities=TRIPS, request=request)
-    two_ranks = partial(_case, "MPI functions", request=Request(ranks=2, needs=Feature.MPI))
-    yield two_ranks("submit, 2 ranks", submit_rate, table="rate", quantities=(Quantity("rate", RATE),))
-    yield two_ranks("8 MB, 2 ranks", _echo_of_ranks, table="echo of an array")
+    yield from _rank_cases()
     with_futures = Request(needs=Feature.FUTURES_AS_ARGUMENTS)
     yield _case("Futures as arguments", "chain of 1000 calls", chain, request=with_futures)
     yield _case("Futures as arguments", "fan-in of 1000 calls", fan_in, request=with_futures)

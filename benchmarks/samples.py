@@ -119,6 +119,23 @@ def echo(pool: Pool, effort: Effort, value: Any, are_written: bool = True) -> Va
     return (statistics.median(seconds_of(trip) for _ in range(count)),)
 
 
+def echo_of_ranks(peer: Peer, effort: Effort, request: Request, value: Any) -> Values:
+    """Return the seconds of an echo by all ranks, and how many times that of one process, which runs in turns with it."""
+    times: tuple[list[float], list[float]] = ([], [])
+    with peer.opened(request) as ranks, peer.opened(Request()) as process:
+
+        def trip(pool: Pool) -> None:
+            pool.submit(calls.noop, value).result()
+
+        for pool in (ranks, process):
+            trip(pool)  # touches all pages of the memory for the first time
+        while len(times[0]) < 3 or sum(map(sum, times)) < effort.budget_s:
+            for pool, of_pool in zip((ranks, process), times, strict=True):
+                of_pool.append(seconds_of(functools.partial(trip, pool)))
+    of_ranks_s, of_process_s = map(statistics.median, times)
+    return of_ranks_s, of_ranks_s / of_process_s
+
+
 # ---- many calls ----
 
 
@@ -208,6 +225,17 @@ def pending_memory(peer: Peer, effort: Effort) -> Values:
     """Run `benchmarks.pending` in a separate process. Here, calls could reuse memory that an earlier sample freed."""
     command = [sys.executable, "-m", "benchmarks.pending", peer.name]
     return (float(subprocess.run(command, check=True, capture_output=True, text=True, timeout=50).stdout),)
+
+
+def idle_rank_cores(pool: Pool, effort: Effort) -> Values:
+    """Return the processor time per second of an idle rank, the mean of all ranks."""
+
+    def used_s() -> float:
+        return float(np.mean(pool.submit(calls.processor_time_s).result()))
+
+    before_s, start = used_s(), time.perf_counter()
+    time.sleep(30 * effort.budget_s)
+    return ((used_s() - before_s) / (time.perf_counter() - start),)
 
 
 def idle_cores(pool: Pool, effort: Effort) -> Values:

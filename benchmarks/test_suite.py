@@ -104,7 +104,7 @@ def test_stored_results_make_the_page(tmp_path: Path) -> None:
 def test_target_names_existing_case_and_peers(target) -> None:
     case = find_case(target.case)
     assert target.quantity < len(case.quantities)
-    assert bool(target.peers) != bool(target.share)
+    assert bool(target.peers) != bool(target.value)
     for peer in target.peers:
         assert not case.request.needs & ~find_peer(peer).features
 

@@ -29,6 +29,7 @@ SECONDS = Unit(False, format_seconds)
 RATE = Unit(True, format_rate)
 BYTES = Unit(False, format_bytes)
 TIMES = Unit(True, lambda value: f"{value:.1f} ×")
+TIMES_AS_LONG = Unit(False, TIMES.text)
 SHARE = Unit(True, lambda value: f"{value:.3f}")
 CORES = Unit(False, lambda value: f"{100 * value:.3g} %")
 
