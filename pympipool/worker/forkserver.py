@@ -184,19 +184,41 @@ class Forkserver:
         """Reap the workers that have exited, and report their exit codes to the master."""
         while True:
             try:
-                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                pid, wait_status = _reap_one()
             except ChildProcessError:
                 return
-            if ended is None:
+            if pid == 0:
                 return
-            pid = ended.si_pid
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)  # its children; the id cannot be reused while the worker is a zombie
-            _, wait_status = os.waitpid(pid, 0)
             status_pipe = self.status_pipes.pop(pid, None)
             if status_pipe is not None:  # otherwise a preloaded process
                 _write_status(status_pipe, pid, os.waitstatus_to_exitcode(wait_status))
                 os.close(status_pipe)
+
+
+def _reap_one() -> tuple[int, int]:
+    """Reap a child that has ended, and kill what it has started.
+
+    Returns:
+        Its pid and its wait status; (0, 0) if no child has ended.
+
+    Raises:
+        ChildProcessError: There are no children.
+    """
+    if not hasattr(os, "waitid"):  # macOS with Python 3.12 or earlier
+        pid, wait_status = os.waitpid(-1, os.WNOHANG)
+        if pid != 0:
+            _kill_group(pid)
+        return pid, wait_status
+    ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if ended is None:
+        return 0, 0
+    _kill_group(ended.si_pid)  # the id cannot be reused while the worker is a zombie
+    return os.waitpid(ended.si_pid, 0)
+
+
+def _kill_group(leader: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def _write_status(status_pipe: int, pid: int, exit_code: int) -> bool:

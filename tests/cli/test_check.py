@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 import pympipool
-from pympipool.cli.selftest import STEPS
+from pympipool.cli.selftest import STEPS, Outcome, supervisor
 from support.processes import marked_processes, new_mark, still_alive
 from support.scripts import communicate, script_environment
 
@@ -49,6 +49,13 @@ def test_check_passes_here(program):
     )
     assert "Everything works" in text_of(done)
     assert done.returncode == 0
+
+
+def test_unseen_processes_are_not_said_to_be_gone(monkeypatch):
+    monkeypatch.setattr(supervisor, "SEES_PROCESSES", False)
+    verdict = supervisor.try_step(next(step for step in STEPS if step.name == "exception"), "mpi", 1, 60.0)
+    assert verdict.outcome is Outcome.WORKS
+    assert verdict.message.endswith("(whether processes are left cannot be seen on this system)")
 
 
 def test_steps_can_be_chosen(program):

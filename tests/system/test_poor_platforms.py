@@ -8,8 +8,10 @@ import sys
 import pytest
 
 from pympipool import Executor
-from support.processes import new_mark
+from pympipool.errors import WorkerDied
+from support.processes import is_alive, new_mark
 from support.scripts import run_program, script_environment
+from support.waiting import wait_until
 
 NO_MEMFD = """
 import ctypes, errno, struct
@@ -85,6 +87,27 @@ def test_forkserver_is_used_where_fork_is_safe(monkeypatch):
     monkeypatch.setenv("PYMPIPOOL_START_METHOD", "fork")
     with Executor(max_cores=2) as exe:
         assert exe.submit(parent).result() != os.getpid()
+
+
+def leave_child_and_exit(pids):
+    import subprocess
+
+    assert not hasattr(os, "waitid")
+    pids.write_text(str(subprocess.Popen(["sleep", "600"]).pid))
+    os._exit(7)
+
+
+def test_forkserver_reaps_workers_without_waitid(monkeypatch, tmp_path):
+    """As on macOS before Python 3.13."""
+    (tmp_path / "sitecustomize.py").write_text("import os\ndel os.waitid\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("PYMPIPOOL_START_METHOD", "fork")
+    pids = tmp_path / "pids"
+    with Executor(max_cores=1) as exe:
+        with pytest.raises(WorkerDied, match="exit code 7"):
+            exe.submit(leave_child_and_exit, pids).result()
+        assert exe.submit(parent).result() != os.getpid()
+    wait_until(lambda: not is_alive(int(pids.read_text())))
 
 
 def test_unknown_start_method_raises_clear_error(monkeypatch):

@@ -1,6 +1,7 @@
 """The processes of an MPI job, as /proc shows them: mpiexec, its agents, and the ranks.
 
-While mpiexec runs, all others are found below it. Afterwards their environment shows to which job they belong.
+While mpiexec runs, all others are found below it. Afterwards their environment shows to which job they belong. Where there is
+no /proc, as on macOS, `ps` shows the former, and nothing the latter.
 """
 
 from __future__ import annotations
@@ -8,15 +9,23 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 from collections.abc import Collection
 from pathlib import Path
 from time import monotonic, sleep
+
+from pympipool._util.subprocesses import run
 
 _AGENTS = ("hydra_pmi_proxy", "prted", "orted")
 """Names of processes between mpiexec and the ranks. They end when the ranks have ended."""
 
 END_CHECK_S = 0.01
 """Interval between two checks whether the processes of a job have ended."""
+
+PS_LIMIT_S = 5.0
+"""Seconds that `ps` may take."""
+
+PROC = Path("/proc")
 
 
 def end_processes_with(variables: Collection[str], limit_s: float) -> None:
@@ -67,7 +76,7 @@ def kill_orphans(leader: int) -> None:
 
 
 def ranks_below(launcher: int) -> list[int]:
-    """Return the ids of all processes that mpiexec has started, except its agents. Empty where there is no /proc."""
+    """Return the ids of all processes that mpiexec has started, except its agents."""
     return [pid for pid in _all_below(launcher) if not is_agent(pid)]
 
 
@@ -78,7 +87,9 @@ def agents_below(launcher: int) -> list[int]:
 
 def is_agent(pid: int) -> bool:
     """Return True if a process is an agent of an mpiexec."""
-    return _read(f"/proc/{pid}/comm").decode(errors="replace").strip() in _AGENTS
+    if PROC.is_dir():
+        return _read(f"/proc/{pid}/comm").decode(errors="replace").strip() in _AGENTS
+    return any(os.path.basename(name) in _AGENTS for name in _ps("-o", "comm=", "-p", str(pid)))
 
 
 def _all_below(launcher: int) -> list[int]:
@@ -103,13 +114,24 @@ def _children_of(parent: int) -> list[int]:
 
 
 def _children_of_all() -> dict[int, list[int]]:
-    """Return the children of each process. For kernels that do not list the children of one process."""
+    """Return the children of each process. For systems that do not list the children of one process."""
     children: dict[int, list[int]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
+    for folder in PROC.glob("[0-9]*"):
         _, _, fields = _read(f"{folder}/stat").rpartition(b") ")
         if fields:
             children.setdefault(int(fields.split()[1]), []).append(int(folder.name))
+    if not PROC.is_dir():
+        for line in _ps("-A", "-o", "pid=,ppid="):
+            pid, parent = map(int, line.split())
+            children.setdefault(parent, []).append(pid)
     return children
+
+
+def _ps(*options: str) -> list[str]:
+    """Return the lines that `ps` prints; none where there is no such program."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        return [line.strip() for line in run(["ps", *options], timeout=PS_LIMIT_S).stdout.splitlines()]
+    return []
 
 
 def _read(path: str) -> bytes:

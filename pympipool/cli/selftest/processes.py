@@ -11,6 +11,9 @@ from pathlib import Path
 
 MARK = "PYMPIPOOL_SELFTEST"
 
+SEES_PROCESSES = Path("/proc/self/environ").exists()
+"""False where the environment of processes cannot be read, as on macOS: then no process is ever found."""
+
 Command = tuple[str, ...]
 """The command line of a process."""
 

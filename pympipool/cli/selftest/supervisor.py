@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from pympipool.backends.slurm.job_watch import cancel_all
-from pympipool.cli.selftest.processes import MARK, is_job_reaper, job_names, marked_processes
+from pympipool.cli.selftest.processes import MARK, SEES_PROCESSES, is_job_reaper, job_names, marked_processes
 from pympipool.cli.selftest.steps import Outcome, Step
 
 EXIT_TIMEOUT_S = 10.0
@@ -89,6 +89,8 @@ def _judge(reports: dict[str, Any], seconds: float) -> tuple[Outcome, str]:
     outcome, message = Outcome(reports["outcome"]), reports["message"]
     if reports["timed_out"] and outcome is Outcome.WORKS:
         return Outcome.FAILS, f"it works ({message}), but then its script did not end within {seconds:.0f} s"
+    if outcome is Outcome.WORKS and not SEES_PROCESSES:
+        message += " (whether processes are left cannot be seen on this system)"
     return outcome, message
 
 

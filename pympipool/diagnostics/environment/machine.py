@@ -180,7 +180,7 @@ def probe_machine() -> Machine:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         cores=_cores(),
         memory=Memory(
-            _meminfo("MemTotal"),
+            _meminfo("MemTotal") or _physical_memory(),
             _meminfo("MemAvailable"),
             _lowest_limit("memory", "memory.max", "memory.limit_in_bytes"),
         ),
@@ -204,6 +204,13 @@ def _meminfo(name: str) -> int | None:
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1]) * 1024
+    return None
+
+
+def _physical_memory() -> int | None:
+    """Return the memory of this machine where there is no /proc/meminfo, as on macOS."""
+    with contextlib.suppress(OSError, ValueError):  # the system does not know these names
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None
 
 

@@ -336,10 +336,12 @@ def family():
             process.kill()
 
 
-@pytest.mark.parametrize("ask_for_each", [True, False])
-def test_all_descendants_of_mpiexec_are_found(family, monkeypatch, ask_for_each):
+@pytest.mark.parametrize("source", ["children", "all processes", "ps"])
+def test_all_descendants_of_mpiexec_are_found(family, monkeypatch, source):
     parent, below = family
-    monkeypatch.setattr(os.path, "exists", lambda _path: ask_for_each)
+    monkeypatch.setattr(os.path, "exists", lambda _path: source == "children")
+    if source == "ps":
+        monkeypatch.setattr(job_processes, "PROC", Path("/there/is/no/proc"))
     assert set(ranks_below(parent)) == below
     monkeypatch.setattr(job_processes, "_AGENTS", ("sh",))
     assert len(ranks_below(parent)) == 4
