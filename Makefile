@@ -115,6 +115,7 @@ docs: $(VENV)/.installed-docs
 
 pictures: $(VENV)/.installed-dev
 	$(BIN)/python docs/pictures/draw.py
+	$(BIN)/python docs/pictures/fields.py
 
 install: $(VENV)/.installed-dev
 

@@ -87,10 +87,7 @@ class Picture:
     def svg(self) -> str:
         scope = f"svg.{self.name}"
         rules = [
-            f"{scope}{{{_variables(LIGHT)}}}",
-            f"@media (prefers-color-scheme:dark){{{scope}{{{_variables(DARK)}}}}}",
-            f'body[data-theme="light"] {scope}{{{_variables(LIGHT)}}}',
-            f'body[data-theme="dark"] {scope}{{{_variables(DARK)}}}',
+            *theme_rules(self.name),
             f"{scope} .s{{font-family:{SANS}}}",
             f"{scope} .m{{font-family:{MONO}}}",
         ]
@@ -113,6 +110,17 @@ class Picture:
                 "</svg>\n",
             ]
         )
+
+
+def theme_rules(name: str) -> list[str]:
+    """Return the rules that set the colours of a picture, by its name."""
+    scope = f"svg.{name}"
+    return [
+        f"{scope}{{{_variables(LIGHT)}}}",
+        f"@media (prefers-color-scheme:dark){{{scope}{{{_variables(DARK)}}}}}",
+        f'body[data-theme="light"] {scope}{{{_variables(LIGHT)}}}',
+        f'body[data-theme="dark"] {scope}{{{_variables(DARK)}}}',
+    ]
 
 
 def _variables(palette: dict[str, str]) -> str:

@@ -49,6 +49,13 @@ def test_submission_scripts_are_shown_as_they_are():
     assert [name for name, text in shown if (ROOT / "examples" / name).read_text(encoding="utf-8") != text] == []
 
 
+def test_saved_pictures_are_shown_on_their_page():
+    saved = [(block, name) for block in all_blocks("python") for name in re.findall(r'savefig\("(.+?)"\)', block.text)]
+    assert len(saved) >= 7
+    hidden = [name for block, name in saved if f"(../pictures/{name})" not in block.page.read_text(encoding="utf-8")]
+    assert hidden == []
+
+
 SEARCHED = (
     "retry cache checkpoint resume interrupt deadlock memory random reproducibility dashboard dataframe LAMMPS ASE VASP debug"
     " login_node partition account walltime timeout oversubscription threads actor seed pdb coverage MPI GPU"
