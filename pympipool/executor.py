@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import types
 import warnings
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from functools import partial
@@ -25,7 +24,7 @@ from pympipool._util.reprs import callable_name
 from pympipool.backends.base import WorkerlessBackend
 from pympipool.backends.registry import Choice, choose, make_backend
 from pympipool.diagnostics import status
-from pympipool.diagnostics.live.report import report
+from pympipool.diagnostics.live.report import show_status
 from pympipool.execution.engine import Engine
 from pympipool.execution.map_calls import MapCalls
 from pympipool.pool.base import TERMINATION_GRACE_S
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from pympipool.caching.calls import CachedCalls
     from pympipool.detached.engine import DetachedEngine
     from pympipool.diagnostics.graph import GraphRecorder
+    from pympipool.diagnostics.live.dashboard import Dashboard
     from pympipool.execution.map_arguments import Arguments
     from pympipool.pool.serial_engine import SerialEngine
     from pympipool.serialization.shared import Shared
@@ -255,6 +255,8 @@ class Executor(futures.Executor):
             "max_cores": cores,
         }
         self._checked_code: object = _NO_CODE
+        if isinstance(self._engine, Engine):
+            self._live_status = show_status(self._engine, self._info, self._cache)
 
     def _way_of_small_calls(self) -> Callable[..., Future[Any] | None]:
         """Return what submits most calls in one step, and returns None for the others."""
@@ -309,7 +311,7 @@ class Executor(futures.Executor):
             from pympipool.pool.serial_engine import SerialEngine
 
             return SerialEngine(options)
-        engine = Engine(
+        return Engine(
             pool_maker(options, self._backend, self._allocator, workers, start_functions),
             resolve_dependencies=not options.disable_dependencies,
             workers_see_files=self._backend.name == "mpi",
@@ -317,8 +319,6 @@ class Executor(futures.Executor):
             executor_info=self._info,
             owner=self,
         )
-        engine.pool.show(partial(report, weakref.ref(engine), self._info))
-        return engine
 
     def _use_cache(self, options: _options.Options) -> None:
         """Answer calls from a cache, and run only those that it does not know."""
@@ -615,6 +615,35 @@ class Executor(futures.Executor):
             self.shutdown(wait=False)
         else:
             self._kill()
+
+    def dashboard(self, *, port: int = 0, allowed_hosts: Sequence[str] = ()) -> Dashboard:
+        """Serve a web page that shows what the executor does, as `pympipool top` does, to browsers on this host.
+
+        The address has a secret, without which nothing is shown; keep it to yourself. In a notebook, the last line of a cell
+        shows the page itself. It costs nothing while nobody looks. It ends with the executor.
+
+        Args:
+            port: Port to listen at, on 127.0.0.1. Default: any that is free.
+            allowed_hosts: Further names under which browsers see it, such as that of a JupyterHub whose proxy serves it.
+
+        Returns:
+            An object with the address, `url`, and `close()`. The same one if the executor has a dashboard already.
+
+        Raises:
+            RuntimeError: After `shutdown`.
+            ValueError, TypeError: An argument is wrong; the executor runs its calls in this process, or as jobs of their own.
+            OSError: The port is taken.
+
+        Examples:
+            >>> with Executor(max_workers=1) as exe:
+            ...     exe.dashboard().url
+            'http://127.0.0.1:.../.../'
+        """
+        from pympipool.diagnostics.live.dashboard import open_dashboard
+
+        if not isinstance(self._engine, Engine):
+            raise ValueError(f"{self!r} has no workers to watch: a dashboard shows those of an executor that has some")
+        return open_dashboard(self._engine, self._live_status, port, allowed_hosts)
 
     @property
     def info(self) -> dict[str, Any]:

@@ -30,7 +30,10 @@ STARRED = re.compile(r"(?<![\w`*\\])(\*{1,2})(?=\w)")
 
 
 class PicturesInPages(SphinxPostTransform):
-    """Replace images whose SVG has light and dark colours by the content of the file."""
+    """Replace images whose SVG has light and dark colours by the content of the file.
+
+    An image NAME-light.png is shown in the light theme, and NAME-dark.png in the dark one.
+    """
 
     default_priority = 5
     formats = ("html",)
@@ -41,6 +44,17 @@ class PicturesInPages(SphinxPostTransform):
             svg = path.read_text(encoding="utf-8") if path.suffix == ".svg" and path.is_file() else ""
             if "data-theme" in svg:
                 image.replace_self(nodes.raw("", f'<div class="picture">{svg}</div>', format="html"))
+            if path.stem.endswith("-light"):
+                self._add_dark(image)
+
+    def _add_dark(self, image: nodes.image) -> None:
+        dark = image.deepcopy()
+        dark["uri"] = image["uri"].replace("-light.", "-dark.")
+        dark["candidates"] = {"*": dark["uri"]}
+        self.env.images.add_file(self.env.docname, dark["uri"])
+        image["classes"].append("only-light")
+        dark["classes"].append("only-dark")
+        image.parent.insert(image.parent.index(image) + 1, dark)
 
 
 def lead_to_pages(app: Sphinx, name: str, source: list[str]) -> None:

@@ -12,6 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pympipool._util.reprs import callable_name
@@ -35,7 +36,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["CachedCalls"]
+__all__ = ["CacheCounts", "CachedCalls"]
+
+
+@dataclass
+class CacheCounts:
+    """How many calls a cache was asked for: those that it has answered, and the others."""
+
+    found: int = 0
+    missing: int = 0
 
 
 class CachedCalls:
@@ -50,9 +59,13 @@ class CachedCalls:
     Raises:
         OSError: The directory cannot be made or read; another user can write to it.
         ValueError: It has results of another version of pympipool.
+
+    Attributes:
+        counts: How many calls were answered.
     """
 
     def __init__(self, directory: str | os.PathLike[str], engine: CallEngine, owner: object, start: Any) -> None:
+        self.counts = CacheCounts()
         self._engine = engine
         self._keys: Keys | None = None
         self._warned: set[str] = set()
@@ -89,7 +102,9 @@ class CachedCalls:
         if found is None and self._writer.flush_before((key,)):
             found = self._store.find(key)
         if found is not None:
+            self.counts.found += 1  # no other thread runs between the steps of this: there is no call in it
             return stored_future(key, self._store, found)
+        self.counts.missing += 1
         future = self._engine.submit(fn, args, kwargs, resources)
         description = self._description(args, kwargs, resources)
         if resources.cache_key is None:  # what has an outdated result among its arguments is outdated itself
@@ -123,6 +138,9 @@ class CachedCalls:
         found = self._store.find_all(keys)
         if self._writer.flush_before(keys):
             found = self._store.find_all(keys)
+        answered = sum(key in found for key in keys)
+        self.counts.found += answered
+        self.counts.missing += len(keys) - answered
         arguments = [self._description(args, {}, resources) for args in rows]
         return Answers(keys, found, self._store, self._writer, callable_name(fn), version, arguments)
 

@@ -9,9 +9,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import os
 import select
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,6 +125,8 @@ def _counts(status: dict[str, Any]) -> RenderableType:
     for name, style in (("running", "blue"), ("waiting", ""), ("done", "green"), ("failed", "red")):
         line.append(f"{calls[name]} {name}", style=style if calls[name] else "dim").append(", ")
     line.append(f"{format_two_digits(calls['calls_per_s'])} calls/s")
+    if status["cache"]:
+        line.append(f"; cache: {status['cache']['found']} found, {status['cache']['missing']} missing")
     if status["shared"]:
         line.append(f"; {status['shared']}")
     return line if made["state"] == "open" else line.append(f" ({made['state']})", style="dim")
@@ -144,18 +144,11 @@ def _workers(workers: list[dict[str, Any]]) -> RenderableType:
     for worker in workers:
         table.add_row(
             *(str(worker["number"]), ", ".join(worker["hosts"]), str(worker["pid"] or ""), str(worker["ranks"])),
-            *(str(worker["calls"]), _memory(worker), worker["state"], worker["function"] or ""),
+            *(str(worker["calls"]), _memory(worker["memory_bytes"]), worker["state"], worker["function"] or ""),
             format_seconds(worker["seconds"]) if worker["function"] else "",
         )
     return table
 
 
-def _memory(worker: dict[str, Any]) -> str:
-    """Return the resident memory of a worker's rank 0; "" if it is on another host, has ended, or the system does not tell."""
-    if worker["hosts"][:1] != [socket.gethostname()] or not worker["pid"]:
-        return ""
-    try:
-        pages = int(Path(f"/proc/{worker['pid']}/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return ""
-    return format_memory(pages * os.sysconf("SC_PAGE_SIZE"))
+def _memory(size_bytes: int | None) -> str:
+    return "" if size_bytes is None else format_memory(size_bytes)

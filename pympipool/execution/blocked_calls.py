@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pympipool._core.future import Future
@@ -89,6 +90,11 @@ class BlockedCalls:
     def futures(self) -> list[Future[Any]]:
         """Return the futures of all blocked calls."""
         return [blocked.future for blocked in list(self._calls)]
+
+    def graph(self, most: int) -> list[tuple[Future[Any], str, list[StandardFuture[Any]]]]:
+        """Return the first blocked calls: the future of each, the name of its function, and its inputs that are not done."""
+        first = islice(list(self._calls), most)
+        return [(blocked.future, callable_name(blocked.fn), blocked.inputs.pending()) for blocked in first]
 
     def count(self) -> int:
         """Return the number of blocked calls, without those cancelled meanwhile."""

@@ -149,6 +149,10 @@ class InputWaiter:
             else:
                 future.add_done_callback(self._mailbox.prepare(on_done).send)
 
+    def pending(self) -> list[Future[Any]]:
+        """Return the futures that are not known to be done."""
+        return list(self._pending.values())
+
     # ---- in the mailbox's thread ----
 
     def accept(self) -> None:

@@ -39,6 +39,8 @@ from pympipool.serialization.exceptions import load_exception
 from pympipool.serialization.plain import CALL_SCALARS
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future as StandardFuture
+
     from pympipool._core.mailbox import Mailbox
     from pympipool._core.trace_buffer import Recorder
     from pympipool.execution.interfaces import PendingSource, Pool
@@ -224,6 +226,10 @@ class Engine:
     def blocked_count(self) -> int:
         """Return the number of calls that wait for results of others, without those cancelled meanwhile."""
         return self._blocked.count()
+
+    def blocked_graph(self, most: int) -> list[tuple[Future[Any], str, list[StandardFuture[Any]]]]:
+        """Return what `BlockedCalls.graph` returns."""
+        return self._blocked.graph(most)
 
     def retrying_count(self) -> int:
         """Return the number of calls that wait for their next attempt."""

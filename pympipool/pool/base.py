@@ -197,6 +197,10 @@ class BasePool(ABC, Generic[SpawnerT]):
         """Let viewers see what a function returns (see `Supervisor.show`)."""
         self.supervisor.show(report)
 
+    def call_when_closed(self, function: Callable[[], object]) -> None:
+        """Have a function called when all workers are gone; at once if they are. It must not wait for anything."""
+        self._closed.add_done_callback(lambda _: function())
+
     def states(self) -> list[dict[str, Any]]:
         """Describe each worker and its state (see `Supervisor.worker_states`)."""
         return self.supervisor.worker_states()

@@ -134,7 +134,7 @@ def _box(node: Node, position: Position, color: str) -> str:
     parts = [f'<rect class="box" {rect.format(x + step, y + step)}/>' for step in shadows]
     parts += [f'<rect class="{kind}" {rect.format(x, y)}/>' for kind in ("box", "tint")]
     parts.append(
-        f'<rect x="{x + 7:.1f}" y="{y + 9:.1f}" width="3.5" height="{BOX_HEIGHT - 18}" rx="1.75" fill="{color}"/>'
+        f'<rect class="mark" x="{x + 7:.1f}" y="{y + 9:.1f}" width="3.5" height="{BOX_HEIGHT - 18}" rx="1.75" fill="{color}"/>'
     )
     first_y = y + (18 if second else 26.5)
     parts.append(f'<text x="{x + 18:.1f}" y="{first_y:.1f}">{escape(_truncate(node.name, NAME_MAX))}</text>')
@@ -144,4 +144,4 @@ def _box(node: Node, position: Position, color: str) -> str:
     if node.count > 1:
         parts.append(f'<text class="count" x="{x + width - 11:.1f}" y="{y + 18:.1f}">×{node.count}</text>')
     title = escape(f"{node.name}({node.arguments})" + (f", {node.note}" if node.note else ""))
-    return f"<g><title>{title}</title>{''.join(parts)}</g>"
+    return f'<g data-name="{escape(node.name)}"><title>{title}</title>{"".join(parts)}</g>'

@@ -1,14 +1,18 @@
-"""The status of an executor as JSON, for viewers in other processes."""
+"""The status of an executor for viewers: as a dict, and as JSON for those in other processes."""
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pympipool.caching.calls import CacheCounts, CachedCalls
     from pympipool.execution.engine import Engine
 
 WORKERS_MAX = 500
@@ -18,15 +22,15 @@ NAME_MAX = 60
 """Characters of a function's name that a report shows at most."""
 
 
-def report(engine: weakref.ref[Engine], info: Mapping[str, Any]) -> bytes:
-    """Return the status of an executor as JSON; b"" if the executor is gone."""
-    import json  # here: only viewers need it
-
+def live_status(
+    engine: weakref.ref[Engine], info: Mapping[str, Any], cache: CacheCounts | None
+) -> dict[str, Any] | None:
+    """Return the status of an executor; None if the executor is gone."""
     from pympipool.diagnostics.status import snapshot
 
     found = engine()
     if found is None:
-        return b""
+        return None
     status = snapshot(found, info)
     running = found.dispatcher.running_calls()
     workers: list[dict[str, Any]] = []
@@ -46,13 +50,52 @@ def report(engine: weakref.ref[Engine], info: Mapping[str, Any]) -> bytes:
         )
     workers.sort(key=lambda worker: -worker["seconds"])
     names = ("backend", "block_allocation", "max_workers", "cores_per_worker")
-    answer = {
+    calls = {name: getattr(status, name) for name in ("running", "waiting", "done", "failed", "calls_per_s")}
+    return {
         "pid": os.getpid(),
+        "host": socket.gethostname(),
         "script": sys.argv[0] if sys.argv else "",
         "executor": {name: info[name] for name in names} | {"state": status.state},
-        "calls": {name: getattr(status, name) for name in ("running", "waiting", "done", "failed", "calls_per_s")},
+        "calls": calls | {"blocked": found.blocked_count()},
+        "cache": cache and {"found": cache.found, "missing": cache.missing},
         "shared": status.shared,
         "worker_count": len(workers),
         "workers": workers[:WORKERS_MAX],
     }
-    return json.dumps(answer).encode()
+
+
+def show_status(
+    engine: Engine, info: Mapping[str, Any], cache: CachedCalls | None
+) -> Callable[[], dict[str, Any] | None]:
+    """Let viewers in other processes see the status of an executor; return the function that makes it, for those in this one."""
+    status = partial(live_status, weakref.ref(engine), info, None if cache is None else cache.counts)
+    engine.pool.show(partial(report, status))
+    return status
+
+
+def report(status: Callable[[], dict[str, Any] | None]) -> bytes:
+    """Return what `live_status` returns as JSON; b"" for None."""
+    import json  # here: only viewers need it
+
+    found = status()
+    return b"" if found is None else json.dumps(found).encode()
+
+
+def add_memory(status: dict[str, Any]) -> dict[str, Any]:
+    """Add the resident memory of rank 0 to each worker of a status, and return the status.
+
+    It is read by the viewer, not by the script: in bytes, None for workers on other hosts and for those that have ended.
+    """
+    here, page_bytes = socket.gethostname(), os.sysconf("SC_PAGE_SIZE")
+    for worker in status["workers"]:
+        is_here = worker["pid"] and list(worker["hosts"][:1]) == [here]
+        pages = _resident_pages(worker["pid"]) if is_here else None
+        worker["memory_bytes"] = None if pages is None else pages * page_bytes
+    return status
+
+
+def _resident_pages(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return None

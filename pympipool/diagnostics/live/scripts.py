@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pympipool.diagnostics.live.report import add_memory
 from pympipool.transport.frames import VIEWER_MAGIC, peer_uid
 
 ANSWER_LIMIT_S = 0.5
@@ -35,7 +36,7 @@ class Script:
     Attributes:
         pid: Its process id.
         name: The path of its script; "" in an interactive session.
-        executors: The status of each executor (see `report`).
+        executors: The status of each executor (see `live_status`), with the memory of its workers.
     """
 
     pid: int
@@ -77,5 +78,5 @@ def _ask(address: str) -> dict[str, Any] | None:
         while len(answer) < ANSWER_MAX and (data := connection.recv(1 << 16)):
             answer += data
         status = json.loads(answer)
-        return status if isinstance(status, dict) and isinstance(status["pid"], int) else None
+        return add_memory(status) if isinstance(status, dict) and isinstance(status["pid"], int) else None
     return None
