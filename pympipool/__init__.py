@@ -85,7 +85,16 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{suggestion}")
     from importlib import import_module
 
-    module = import_module(module_name)
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("pympipool._core."):
+            raise
+        raise ImportError(
+            f"the compiled part of pympipool is missing in {__path__[0]}. If that is the source of pympipool, and it is"
+            " installed elsewhere: start the script, or Jupyter, in another folder, as Python looks first in that of the script."
+            " Otherwise install it: `pip install --editable .`, or `make install`, in its folder"
+        ) from error
     value = module if name == "errors" else getattr(module, name)
     globals()[name] = value
     return value

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pympipool
 from pympipool.backends.mpi_library import loaded_library
 from pympipool.diagnostics.environment.shared_data import probe_shared_data
 from pympipool.resources import available_cores
+from support.waiting import LIMIT_S
 
 SERIOUS = {True: "What is wrong", False: "Worth knowing"}
 
@@ -190,6 +192,18 @@ def test_missing_compiled_part_is_an_issue(find_issue, tmp_path):
     found = find_issue("compiled part", PYTHONPATH=str(tmp_path))
     assert "pympipool._core" in found["message"]
     assert "install" in found["remedy"]
+
+
+def test_script_beside_the_source_learns_why_import_fails(tmp_path):
+    copy = tmp_path / "pympipool"
+    shutil.copytree(Path(pympipool.__file__).parent, copy, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    (tmp_path / "script.py").write_text("from pympipool import Executor")
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py"], stderr=subprocess.PIPE, text=True, timeout=LIMIT_S, check=False
+    )
+    last = done.stderr.splitlines()[-1]
+    assert f"ImportError: the compiled part of pympipool is missing in {copy}" in last
+    assert "in another folder" in last
 
 
 # ---- schedulers; the real ones are in tests/slurm and tests/flux_framework ----

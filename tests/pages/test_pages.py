@@ -56,6 +56,12 @@ def test_saved_pictures_are_shown_on_their_page():
     assert hidden == []
 
 
+def test_first_lines_help_to_choose_the_executor():
+    tops = [(ROOT / name).read_text(encoding="utf-8").splitlines()[:6] for name in ("README.md", "docs/index.md")]
+    assert tops[0] == tops[1]
+    assert tops[0][4].startswith("**Which executor?**")
+
+
 SEARCHED = (
     "retry cache checkpoint resume interrupt deadlock memory random reproducibility dashboard dataframe LAMMPS ASE VASP debug"
     " login_node partition account walltime timeout oversubscription threads actor seed pdb coverage MPI GPU"
