@@ -28,10 +28,11 @@ from pympipool.backends.local.direct import LocalSpawner
 from pympipool.backends.program import program_command
 from pympipool.backends.relay_process import Relay
 from pympipool.serialization.payload import dump
+from pympipool.transport import host_stream
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.frames import KEY_BYTES, RUNNING, STATUS, decode_body, encode_body, encode_hello
-from pympipool.transport.tcp import agent_stream
-from pympipool.transport.tcp.agent_stream import DATA, MESSAGES, RECALLS, REQUEST, Frame
+from pympipool.transport.host_stream import DATA, MESSAGES, RECALLS, REQUEST
+from pympipool.transport.tcp.agent_stream import Frame
 from pympipool.transport.tcp.stream import CONTROL, HELLO, READY, RECALLED, RESUME, Message, MessageParser, encode_head
 from pympipool.worker.agent import AgentConnection
 
@@ -61,6 +62,9 @@ class SimulatedBackend(LocalBackend):
         values = {NODES: self.nodes, WORKERS: self.workers, CALL_S: self.call_s, LATENCY_S: self.latency_s}
         self._relay = Relay(local_only=True)
         self._agents = Agents(SimulatedLauncher({name: str(value) for name, value in values.items()}), self._relay)
+
+    def uses_agents(self, resources: Any) -> bool:
+        return True
 
     def for_block(self, resources: Any) -> AgentSpawner:
         return AgentSpawner(resources, self._agents, LocalSpawner())
@@ -132,7 +136,7 @@ class Worker:
         self._parser = MessageParser()
         self._running: deque[tuple[float, int]] = deque()  # when calls end, and their ids
         self._skips = False
-        node.frames.put(DATA, agent_stream.STATUS, number, STATUS.pack(number, RUNNING))
+        node.frames.put(DATA, host_stream.STATUS, number, STATUS.pack(number, RUNNING))
         self.send(_message(HELLO, encode_hello(bytes(KEY_BYTES), number, 0)))
 
     def send(self, message: bytes) -> None:
@@ -179,8 +183,8 @@ class Worker:
         """Tell the master that the worker has ended."""
         frames = self._node.frames
         frames.put(DATA, MESSAGES, self._number)
-        frames.put(DATA, agent_stream.STATUS, self._number, STATUS.pack(self._number, exit_code))
-        for stream in (agent_stream.STDOUT, agent_stream.STDERR, agent_stream.STATUS):
+        frames.put(DATA, host_stream.STATUS, self._number, STATUS.pack(self._number, exit_code))
+        for stream in (host_stream.STDOUT, host_stream.STDERR, host_stream.STATUS):
             frames.put(DATA, stream, self._number)
 
 

@@ -271,7 +271,9 @@ class Executor(futures.Executor):
 
     def _make_room_for(self, workers: int, stacklevel: int) -> None:
         """Raise limits of this process for so many workers. Warn the user's line if they do not fit even so."""
-        for problem in raise_limits(workers, self._resources.cores):
+        for problem in raise_limits(
+            workers, self._resources.cores, are_remote=self._backend.uses_agents(self._resources)
+        ):
             warnings.warn(problem, RuntimeWarning, stacklevel=stacklevel)
 
     @staticmethod

@@ -45,6 +45,9 @@ class Backend(Protocol):
     def check(self, resources: Resources) -> None:
         """Raise ValueError for resources that this backend cannot provide."""
 
+    def uses_agents(self, resources: Resources) -> bool:
+        """Return True if agents fork the workers, which then need next to nothing of this process."""
+
     def for_block(self, resources: Resources) -> Spawner:
         """Return the spawner of workers that serve many calls.
 
@@ -74,6 +77,10 @@ class WorkerlessBackend:
         """Return the number of cores that this process may use."""
         return available_cores()
 
+    def uses_agents(self, resources: Resources) -> bool:
+        """Return False: there are no workers."""
+        return False
+
     def for_block(self, resources: Resources) -> Spawner:
         """Raise NotImplementedError: no worker is ever started."""
         raise NotImplementedError
@@ -102,6 +109,10 @@ class SchedulerBackend(ABC):
 
     @abstractmethod
     def _make_spawner(self, resources: Resources) -> Spawner: ...
+
+    def uses_agents(self, resources: Resources) -> bool:
+        """Return False: each worker is a job, or a step of one."""
+        return False
 
     def for_block(self, resources: Resources) -> Spawner:
         """Return the spawner that starts a job, or a step of one, for each worker, which lasts for any number of calls."""

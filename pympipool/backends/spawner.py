@@ -10,12 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO, Protocol
-
-from pympipool._core.ring import RING_CAPACITY
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pympipool.errors import WorkerStartError
+    from pympipool.transport.inbox import Inbox
+    from pympipool.transport.relayed_connection import RelayedConnection
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,10 @@ class WorkerProcess(ABC):
     @abstractmethod
     def fileno(self) -> int | None:
         """Return a descriptor, for selectors, that becomes readable at the end; None where the system has none."""
+
+    def waitable(self) -> int | Inbox | None:
+        """Return what the event loop watches to notice the end: a descriptor, or what stands for one."""
+        return self.fileno()
 
     @abstractmethod
     def poll(self) -> int | None:
@@ -179,6 +185,32 @@ class Helper(Protocol):
         """
 
 
+class Loop(Protocol):
+    """What a spawner needs of the supervisor's event loop."""
+
+    def watch(self, readable: Any, handler: Callable[[], None]) -> None:
+        """Call handler() whenever something is readable."""
+
+    def unwatch(self, readable: Any) -> None:
+        """Stop watching."""
+
+    def call_later(self, delay_s: float, function: Callable[[], None]) -> Any:
+        """Call function() after delay_s seconds."""
+
+
+class SpawnerEvents(Protocol):
+    """What the supervisor does for a spawner."""
+
+    @property
+    def loop(self) -> Loop: ...
+
+    def admit(self, connection: RelayedConnection) -> None:
+        """Take the control connection of a worker, or close it if there is no such worker."""
+
+    def check_soon(self, helper: Helper) -> None:
+        """Have a helper checked in this round of the loop, and then for as long as the check asks for that."""
+
+
 class Spawner(ABC):
     """A way to start workers.
 
@@ -186,12 +218,16 @@ class Spawner(ABC):
         is_queued: True if a worker may wait in a queue, for any time, before its processes start (see
             `WorkerProcess.has_started`).
         helpers: The processes besides workers that may fail to answer.
-        ring_capacity: Bytes of each ring of a worker, until it turns out that it runs on this host.
+        has_links_of_its_own: False if workers get their rings when they have connected: usually on another host, where they
+            need no large ones.
     """
 
     is_queued = False
-    ring_capacity = RING_CAPACITY
+    has_links_of_its_own = True
     helpers: Sequence[Helper] = ()
+
+    def attach(self, events: SpawnerEvents) -> None:  # noqa: B027  most spawners watch nothing
+        """Take note of the supervisor. Called before each `start`."""
 
     def prepare(self, request: LaunchRequest) -> bool:
         """Start what workers need besides their own processes, without waiting for it.

@@ -174,7 +174,7 @@ class BlockPool(BasePool["Spawner"]):
 
     def on_ready(self, worker: WorkerHandle) -> None:
         """Let the worker serve."""
-        self.dispatcher.add_worker(worker.number, worker.link.segment, about=worker.trace_metadata())
+        self.dispatcher.add_worker(worker.number, worker.segment, about=worker.trace_metadata())
         self._failed_rounds = 0
         self._shortage.passed()
         watch_run_time(self.supervisor, self.dispatcher, worker, self.resources.run_time_max)

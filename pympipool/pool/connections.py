@@ -1,6 +1,7 @@
 """The control connections of all workers: accepts and authenticates them, sends and receives frames.
 
 listener ─► handshake: which worker, which rank? ─► RankEvents.on_connected
+a worker behind an agent: the relay tells which one it is ─► RankEvents.on_connected
 frame ─► RankEvents.on_frame
 a viewer, in place of a rank ─► its answer is the status of the executor
 hang-up ─► RankEvents.on_hung_up
@@ -8,7 +9,7 @@ hang-up ─► RankEvents.on_hung_up
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from pympipool._util.clocks import RunningClock
 from pympipool._util.service_threads import ServiceLogger
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from pympipool.pool.event_loop import EventLoop, Timer
     from pympipool.pool.worker_handle import WorkerHandle
     from pympipool.transport.frames import Frame
+    from pympipool.transport.relayed_connection import RelayedConnection
+
+    ControlConnection: TypeAlias = Connection | RelayedConnection
 
 LOGGER = ServiceLogger("pympipool.pool")
 
@@ -131,21 +135,29 @@ class ControlConnections:
         if hello is None:
             return
         self._loop.cancel((deadline,))
-        number, rank = hello
-        worker = self._events.workers.get(number)
+        self._assign(connection)
+
+    def admit(self, connection: RelayedConnection) -> None:
+        """Take the connection of a worker behind an agent, or close it if there is no such worker."""
+        self._loop.run(lambda: self._assign(connection))
+
+    def _assign(self, connection: ControlConnection) -> None:
+        """Give an authenticated connection to its worker."""
+        worker = self._events.workers.get(connection.worker)
+        rank = connection.rank
         if worker is None or rank >= worker.request.ranks or rank in worker.connections:
             self.drop(connection)
             return
         worker.connections[rank] = connection
         self._loop.run(lambda: self._admit(worker, rank, connection), worker.handlers)
 
-    def _admit(self, worker: WorkerHandle, rank: int, connection: Connection) -> None:
+    def _admit(self, worker: WorkerHandle, rank: int, connection: ControlConnection) -> None:
         """Listen to an authenticated rank."""
         self._loop.unwatch(connection)
         self._loop.watch(connection, lambda: self._read(worker, rank, connection), worker.handlers)
         self._events.on_connected(worker, rank)
 
-    def _read(self, worker: WorkerHandle, rank: int, connection: Connection) -> None:
+    def _read(self, worker: WorkerHandle, rank: int, connection: ControlConnection) -> None:
         try:
             frames = connection.receive_available()
         except (EOFError, OSError):
@@ -154,7 +166,7 @@ class ControlConnections:
         for frame in frames:
             self._events.on_frame(worker, rank, frame)
 
-    def _hung_up(self, worker: WorkerHandle, rank: int, connection: Connection) -> None:
+    def _hung_up(self, worker: WorkerHandle, rank: int, connection: ControlConnection) -> None:
         self.drop(connection)
         self._events.on_hung_up(worker, rank)
 
@@ -165,7 +177,7 @@ class ControlConnections:
         unread_for = RunningClock()
 
         def flush(left_before: int) -> None:
-            if connection.fileno() < 0:
+            if connection.is_closed:
                 return
             try:
                 left = connection.flush(SEND_PATIENCE_S)
@@ -183,7 +195,7 @@ class ControlConnections:
 
         flush(0)
 
-    def drop(self, connection: Connection) -> None:
+    def drop(self, connection: ControlConnection) -> None:
         """Close a connection."""
         self._loop.unwatch(connection)
         connection.close()
@@ -194,7 +206,7 @@ class ControlConnections:
             for _ in range(
                 FINAL_READS_MAX
             ):  # frames, then the hang-up, unless a surviving child holds the connection open
-                if connection.fileno() < 0:
+                if connection.is_closed:
                     break
                 self._read(worker, rank, connection)
-        return all(connection.fileno() < 0 for connection in worker.connections.values())
+        return all(connection.is_closed for connection in worker.connections.values())

@@ -1,6 +1,7 @@
 """An event loop in a thread of its own: waits for descriptors, timers and functions that other threads hand over.
 
     selector ◄── descriptors      one becomes readable: its handler runs         (`watch`)
+    inboxes                       the same for what has no descriptor            (`transport/inbox.py`)
              ◄── wake-up socket   another thread has posted a function           (`call`, `mailbox`)
              ◄── next timer       a function is due                              (`call_later`)
 
@@ -19,10 +20,13 @@ import socket
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from time import monotonic, sleep
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pympipool._core.mailbox import Mailbox
 from pympipool._util.service_threads import ServiceLogger, ServiceThread
+
+if TYPE_CHECKING:
+    from pympipool.transport.inbox import Inbox
 
 LOGGER = ServiceLogger("pympipool.pool")
 
@@ -115,6 +119,8 @@ class EventLoop:
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
         self.mailbox = Mailbox(self._wake_sender.fileno())
+        self._inboxes: dict[Inbox, tuple[Callable[[], None], HandlerGroup | None]] = {}
+        self._readable: dict[Inbox, None] = {}  # those of which a handler is to run
         self._timers: list[tuple[float, int, Timer]] = []  # a heap
         self._timer_numbers = itertools.count()  # two timers that are due at the same time keep their order
         self._cancelled_timers = 0  # of those in the heap
@@ -152,7 +158,14 @@ class EventLoop:
             self._cancelled_timers = 0
 
     def watch(self, readable: Any, handler: Callable[[], None], group: HandlerGroup | None = None) -> None:
-        """Call handler() whenever a descriptor, or an object with `fileno()`, is readable."""
+        """Call handler() whenever a descriptor, an object with `fileno()`, or one with an `inbox` is readable."""
+        inbox: Inbox | None = getattr(readable, "inbox", None)
+        if inbox is not None:
+            self._inboxes[inbox] = handler, group
+            inbox.on_readable = self._note_readable
+            if inbox.is_readable:
+                self._note_readable(inbox)
+            return
         try:
             self._selector.register(readable, selectors.EVENT_READ, (handler, group))
         except KeyError:  # its number was that of a descriptor that was closed while it was watched
@@ -161,13 +174,19 @@ class EventLoop:
 
     def unwatch(self, readable: Any) -> None:
         """Stop watching; harmless if it is not watched or closed already."""
+        inbox: Inbox | None = getattr(readable, "inbox", None)
+        if inbox is not None:
+            inbox.on_readable = None
+            self._inboxes.pop(inbox, None)
+            self._readable.pop(inbox, None)
+            return
         try:
             self._selector.unregister(readable)
         except (KeyError, ValueError):
             pass
 
     def watched(self) -> list[Any]:
-        """Return everything that is watched: nothing once the loop is closed."""
+        """Return all descriptors that are watched: none once the loop is closed."""
         return [key.fileobj for key in (self._selector.get_map() or {}).values()]
 
     def run(self, handler: Callable[[], object], group: HandlerGroup | None = None) -> None:
@@ -222,11 +241,23 @@ class EventLoop:
         for key, _ in self._selector.select(self._longest_wait_s()):
             if self._selector.get_map().get(key.fd) is key:  # an earlier handler may have unwatched it
                 self.run(*key.data)
+        self._run_readable()
         self._run_posted()
         self._run_timers()
 
+    def _note_readable(self, inbox: Inbox) -> None:
+        self._readable[inbox] = None
+
+    def _run_readable(self) -> None:
+        for inbox in tuple(self._readable):
+            if inbox in self._inboxes:
+                self.run(*self._inboxes[inbox])
+            if inbox not in self._inboxes or not inbox.is_readable:
+                self._readable.pop(inbox, None)
+
     def _longest_wait_s(self) -> float | None:
-        if self._has_failed or not self.mailbox.is_empty():  # functions that a failure has left there wake nothing
+        # functions that a failure has left in the mailbox wake nothing
+        if self._has_failed or self._readable or not self.mailbox.is_empty():
             return 0.0
         return min(max(self._timers[0][0] - monotonic(), 0.0), LONGEST_SLEEP_S) if self._timers else None
 

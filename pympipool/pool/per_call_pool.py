@@ -266,7 +266,7 @@ class PerCallPool(BasePool[CallSpawners]):
         if future is None or future.done():
             self.supervisor.end_worker(worker)
             return
-        self.dispatcher.add_worker(worker.number, worker.link.segment, reserved=True, about=worker.trace_metadata())
+        self.dispatcher.add_worker(worker.number, worker.segment, reserved=True, about=worker.trace_metadata())
         self.dispatcher.submit(future, None, call.parts, worker=worker.number, admitted=True)
         call.is_settled = True
         self._shortage.passed()

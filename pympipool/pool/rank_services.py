@@ -9,13 +9,13 @@ all ranks have connected ──► send_settings: on this host, all of them? ─
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from typing import TYPE_CHECKING, Any
 
-from pympipool._core.ring import RANKS_MAX, RING_CAPACITY
+from pympipool._core.ring import RANKS_MAX
 from pympipool._util.service_threads import ServiceLogger, ServiceThread
 from pympipool._util.signals import SigpipeBlocked
+from pympipool.errors import WorkerStartError
 from pympipool.pool.script_context import pickled_script_object, script_context
 from pympipool.transport.shm import ShmLink
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from pympipool.pool.connections import ControlConnections
     from pympipool.pool.event_loop import EventLoop
     from pympipool.pool.worker_handle import WorkerHandle
+
+RELAYED_RING_CAPACITY = 1 << 16
+"""Bytes of each ring of a worker on another host: the network, not the ring, limits large messages, and there may be thousands."""
 
 LOGGER = ServiceLogger("pympipool.pool")
 
@@ -46,15 +49,19 @@ class RankServices:
         self._settings = settings
         self._dispatcher = dispatcher
 
-    def send_settings(self, worker: WorkerHandle) -> None:
-        """Send all ranks of a worker their settings, and the link to those that use it."""
+    def send_settings(self, worker: WorkerHandle) -> bool:
+        """Send all ranks of a worker their settings, and the link to those that use it; return False without room for it."""
         if self._may_share_link(worker):
             try:
                 worker.link = ShmLink(self._dispatcher.doorbells, worker.request.ranks)
             except OSError as error:
                 LOGGER.warning("worker %d: rank 0 shares its calls by MPI, which is slower: %s", worker.number, error)
-        elif worker.request.ranks == 1:
-            self._widen_link(worker)
+        if worker.link is None:
+            try:
+                worker.link = ShmLink(self._dispatcher.doorbells, capacity=self._capacity(worker))
+            except OSError as error:
+                worker.process.start_failure = WorkerStartError(f"worker {worker.number} has no rings: {error}")
+                return False
         output = worker.process.direct_output or ()
         inheritance = self._settings["inheritance"]
         inherited = () if inheritance is None else inheritance.descriptors
@@ -66,16 +73,20 @@ class RankServices:
             "inheritance": len(inherited),
             "shared": None,
         }
-        link = worker.link  # the worker has none any more if one of its connections turns out to have been the last
+        link: ShmLink = (
+            worker.link
+        )  # the worker has none any more if one of its connections turns out to have been the last
         for rank in worker.connections:
             descriptors = (*inherited, *link.descriptors(rank), *output)
             self._connections.send(worker, rank, ("setup", settings), descriptors)
+        if all(connection.is_relayed for connection in worker.connections.values()):
+            worker.hand_over_link()
+        return True
 
-    def _widen_link(self, worker: WorkerHandle) -> None:
-        """Give a worker of this host rings of full size, if it was expected on another."""
-        if worker.link.capacity < RING_CAPACITY and not any(one.is_relayed for one in worker.connections.values()):
-            with contextlib.suppress(OSError):  # small rings are slower for large messages only
-                worker.link = ShmLink(self._dispatcher.doorbells)
+    def _capacity(self, worker: WorkerHandle) -> int | None:
+        """Return the size of the rings of a worker."""
+        is_elsewhere = any(connection.is_relayed for connection in worker.connections.values())
+        return RELAYED_RING_CAPACITY if is_elsewhere else None
 
     def _may_share_link(self, worker: WorkerHandle) -> bool:
         """Return True for a worker of several ranks, all on this host."""

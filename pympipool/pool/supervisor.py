@@ -19,6 +19,7 @@ import functools
 import itertools
 from contextlib import ExitStack
 from heapq import heappop, heappush
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pympipool._util.clocks import RunningClock
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from pympipool.backends.spawner import Helper, Spawner
     from pympipool.pool.reported_error import Failure
     from pympipool.resources import Resources
+    from pympipool.transport.relayed_connection import RelayedConnection
 
 LOGGER = ServiceLogger("pympipool.pool")
 
@@ -99,7 +101,7 @@ class Supervisor:
         self.dispatcher = dispatcher
         self.workers: dict[int, WorkerHandle] = {}
         self.reaped: dict[int, WorkerHandle] = {}
-        self._checked_helpers: set[Helper] = set()  # those for which a timer runs
+        self._checks: dict[Helper, tuple[float, Timer]] = {}  # when helpers are checked next
         self._numbers = itertools.count(1)
         self._free_ids: list[int] = []  # a heap: ids smaller than the number of workers that none of them has
         self.listener = Listener()
@@ -185,7 +187,7 @@ class Supervisor:
             WorkerStartError, OSError: Its process cannot be started, or there is no memory for its link.
         """
         number = next(self._numbers)
-        link = ShmLink(self.dispatcher.doorbells, capacity=spawner.ring_capacity)
+        link = ShmLink(self.dispatcher.doorbells) if spawner.has_links_of_its_own else None
         request = LaunchRequest(
             number=number,
             ranks=resources.cores,
@@ -199,6 +201,7 @@ class Supervisor:
             preload=resources.preload,
             connect_timeout_s=resources.connect_timeout,
         )
+        spawner.attach(self)
         process = spawner.start(request)
         worker_id = heappop(self._free_ids) if self._free_ids else len(self.workers)
         try:
@@ -217,7 +220,7 @@ class Supervisor:
         except BaseException:  # there is no memory for that
             self.workers.pop(number, None)
             heappush(self._free_ids, worker_id)
-            for descriptor in (process.stdout, process.stderr, process.fileno()):
+            for descriptor in (process.stdout, process.stderr, process.waitable()):
                 self.loop.unwatch(descriptor)
             process.kill()
             process.close()
@@ -225,18 +228,33 @@ class Supervisor:
         LOGGER.info("worker %d starts (ranks: %d)", number, resources.cores)
         return worker
 
+    def admit(self, connection: RelayedConnection) -> None:
+        """Take the control connection of a worker behind an agent."""
+        self._connections.admit(connection)
+
+    def check_soon(self, helper: Helper) -> None:
+        """Have a helper checked at the end of this round of the loop."""
+        self._check_after(helper, 0.0)
+
     def _check_helper(self, helper: Helper) -> None:
         """Have a helper checked, now and for as long as the check asks for that."""
         delay_s = helper.check()
-        if delay_s is None or helper in self._checked_helpers:
-            return
-        self._checked_helpers.add(helper)
+        if delay_s is not None:
+            self._check_after(helper, delay_s)
 
-        def check_again() -> None:
-            self._checked_helpers.discard(helper)
+    def _check_after(self, helper: Helper, delay_s: float) -> None:
+        due_s = monotonic() + delay_s
+        pending = self._checks.get(helper)
+        if pending is not None:
+            if pending[0] <= due_s:
+                return
+            self.loop.cancel((pending[1],))
+
+        def check() -> None:
+            del self._checks[helper]
             self._check_helper(helper)
 
-        self.loop.call_later(delay_s, check_again)
+        self._checks[helper] = due_s, self.loop.call_later(delay_s, check)
 
     def end_worker(self, worker: WorkerHandle, *, reason: Failure | None = None, grace_s: float = 0.0) -> None:
         """Kill a worker's processes.
@@ -287,7 +305,8 @@ class Supervisor:
         """Send the ranks of a worker what they need, once all have connected: only then is known which run on this host."""
         if len(worker.connections) == worker.request.ranks:
             worker.process.on_connected()
-            self._services.send_settings(worker)
+            if not self._services.send_settings(worker):
+                self.end_worker(worker)
 
     def on_hung_up(self, worker: WorkerHandle, rank: int) -> None:
         """Have a worker end that has lost a rank."""
@@ -301,7 +320,7 @@ class Supervisor:
                 worker.process.add_rank(rank_info["pid"])
                 if len(worker.ready_ranks) == worker.request.ranks and worker.state is State.STARTING:
                     worker.state = State.SERVING
-                    worker.link.handed_over()
+                    worker.hand_over_link()
                     LOGGER.info("worker %d is ready on %s (pid %s)", worker.number, worker.host, worker.pid)
                     try:
                         self.events.on_ready(worker)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pympipool.pool.connections import ControlConnections
     from pympipool.pool.event_loop import EventLoop
     from pympipool.pool.reported_error import Failure
+    from pympipool.transport.inbox import Inbox
 
 LOGGER = ServiceLogger("pympipool.pool")
 
@@ -63,17 +64,17 @@ class ProcessWatch:
 
     def watch(self, worker: WorkerHandle) -> None:
         """Notice the end of a worker's process from now on."""
-        descriptor = worker.process.fileno()
-        if descriptor is not None:
-            self._loop.watch(descriptor, lambda: self._check(worker, descriptor), worker.handlers)
+        waitable = worker.process.waitable()
+        if waitable is not None:
+            self._loop.watch(waitable, lambda: self._check(worker, waitable), worker.handlers)
         else:
             self._loop.call_later(POLL_INTERVAL_S, lambda: self._poll(worker), worker.handlers)
 
-    def _check(self, worker: WorkerHandle, descriptor: int) -> None:
-        """Handle the end of a worker's process, or watch its new descriptor: it may have outlived its parent."""
-        if worker.process.poll() is None and worker.process.fileno() == descriptor:
+    def _check(self, worker: WorkerHandle, waitable: int | Inbox) -> None:
+        """Handle the end of a worker's process, or watch what stands for it now: it may have outlived its parent."""
+        if worker.process.poll() is None and worker.process.waitable() == waitable:
             return
-        self._loop.unwatch(descriptor)
+        self._loop.unwatch(waitable)
         if worker.process.poll() is None:
             self.watch(worker)
         else:
@@ -92,9 +93,9 @@ class ProcessWatch:
         if worker.process_ended or worker.process.poll() is None:
             return
         worker.process_ended = True
-        descriptor = worker.process.fileno()
-        if descriptor is not None:
-            self._loop.unwatch(descriptor)
+        waitable = worker.process.waitable()
+        if waitable is not None:
+            self._loop.unwatch(waitable)
         self._reap_if_disconnected(worker)
         if worker.state is State.GONE:
             return
@@ -127,7 +128,7 @@ class ProcessWatch:
             self._reap_if_disconnected(worker)
             return
         self._loop.call_later(worker.process.exit_grace_s, lambda: self._events.end_worker(worker), worker.handlers)
-        if worker.process.fileno() is None:
+        if worker.process.waitable() is None:
             self._poll(worker)
 
     def _reap_if_disconnected(self, worker: WorkerHandle) -> None:
@@ -163,14 +164,14 @@ class ProcessWatch:
             worker.process.host,
             process_state(worker.process.pid),
         )
-        self._loop.unwatch(worker.process.fileno())
+        self._loop.unwatch(worker.process.waitable())
         self._events.reap(worker)
 
     def check_connected(self, worker: WorkerHandle, since_start: RunningClock, *, is_queued: bool) -> None:
         """Kill a worker that has not connected in time, as far as this process could have noticed it."""
-        descriptor = worker.process.fileno()
-        if descriptor is not None:  # it may have another one by now: see `ForkedProcess.forkserver_is_lost`
-            self._check(worker, descriptor)
+        waitable = worker.process.waitable()
+        if waitable is not None:  # it may have another one by now: see `ForkedProcess.forkserver_is_lost`
+            self._check(worker, waitable)
         missing = worker.request.ranks - len(worker.connections)
         if worker.state is not State.STARTING or missing == 0 or worker.was_killed:
             return

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pympipool._core.future import Future
+    from pympipool._core.ring import Segment
     from pympipool._util.clocks import RunningClock
     from pympipool.backends.spawner import LaunchRequest, WorkerProcess
     from pympipool.pool.event_loop import EventLoop, Timer
     from pympipool.pool.output import OutputWriter
     from pympipool.pool.reported_error import Failure
     from pympipool.transport.control_server import Connection
+    from pympipool.transport.relayed_connection import RelayedConnection
     from pympipool.transport.shm import ShmLink
 
 STDERR_LINES = 20
@@ -50,7 +52,7 @@ class WorkerHandle:
         request: What it was started with.
         worker_id: The id that calls see: a small number that no other running worker has.
         process: Its process (of an MPI worker: mpiexec).
-        link: Its segment.
+        link: Its segment; None until it has connected, if only then is known which it needs.
         connections: The control connection of each rank that has authenticated itself.
         ready_ranks: What each rank reported when it was ready: pid, host, rank.
         start_round: In which round of starts the pool has started it (see `block_pool.START_ATTEMPTS`).
@@ -79,7 +81,7 @@ class WorkerHandle:
         self,
         request: LaunchRequest,
         process: WorkerProcess,
-        link: ShmLink,
+        link: ShmLink | None,
         writers: Mapping[str, OutputWriter],
         loop: EventLoop,
     ) -> None:
@@ -91,7 +93,7 @@ class WorkerHandle:
         self.state = State.STARTING
         self.state_before_end = State.STARTING
         self.started_s = monotonic()
-        self.connections: dict[int, Connection] = {}
+        self.connections: dict[int, Connection | RelayedConnection] = {}
         self.ready_ranks: dict[int, dict[str, Any]] = {}
         self.start_round = 0
         self.start_error: Failure | None = None
@@ -126,9 +128,20 @@ class WorkerHandle:
         for output in self.outputs:
             output.read_to_end()
 
+    def hand_over_link(self) -> None:
+        """Close the descriptor of the link: all ranks have got it."""
+        if self.link is not None:
+            self.link.handed_over()
+
+    @property
+    def segment(self) -> Segment:
+        """The memory of the link."""
+        assert self.link is not None
+        return self.link.segment
+
     def release(self) -> None:
         """Release the memory of the link, and the calls: references to the handle may live on for a while."""
-        del self.link
+        self.link = None
         self.assignment = None
         self.interrupted = []
 

@@ -18,6 +18,9 @@ FILES_PER_WORKER = 5
 Measured: 5 for a serial worker, 6 for an MPI worker of two ranks.
 """
 
+FILES_PER_REMOTE_WORKER = 1
+"""The same for a worker that an agent forks: none, or one if it is on this host."""
+
 FILES_BESIDE = 64
 """File descriptors for everything else: the interpreter, the executor, and the files of scripts and libraries."""
 
@@ -28,19 +31,20 @@ PROCESSES_BESIDE = 16
 """The same for everything else: the master's threads, the fork server, launchers."""
 
 
-def raise_limits(workers: int, ranks: int) -> Iterator[str]:
+def raise_limits(workers: int, ranks: int, *, are_remote: bool = False) -> Iterator[str]:
     """Raise the soft limits as far as so many workers need it and the hard limits allow.
 
     Args:
         workers: Number of workers of an executor.
         ranks: Number of ranks of each of them.
+        are_remote: Agents fork them, usually on other hosts.
 
     Yields:
         For each hard limit that is too low: how many workers fit, and what to do.
     """
     import resource  # not needed by workers, whose start it would delay
 
-    per_worker = FILES_PER_WORKER + ranks - 1
+    per_worker = FILES_PER_REMOTE_WORKER if are_remote else FILES_PER_WORKER + ranks - 1
     most = _raise(resource.RLIMIT_NOFILE, _open_files() + per_worker * workers, FILES_BESIDE)
     if most is not None:
         yield (
@@ -48,7 +52,7 @@ def raise_limits(workers: int, ranks: int) -> Iterator[str]:
             f" {max(most - _open_files(), 0) // per_worker} workers can run at a time. Use fewer (max_workers), or ask for a"
             " higher hard limit: ulimit -Hn shows it, limits.conf sets it"
         )
-    if not hasattr(resource, "RLIMIT_NPROC") or os.geteuid() == 0:  # it does not hold for root
+    if are_remote or not hasattr(resource, "RLIMIT_NPROC") or os.geteuid() == 0:  # it does not hold for root
         return
     per_worker = PROCESSES_PER_RANK * ranks
     most = _raise(resource.RLIMIT_NPROC, per_worker * workers, PROCESSES_BESIDE)

@@ -161,13 +161,7 @@ class WorkerControl:
         Raises:
             OSError: This process has no descriptor free.
         """
-        (_, is_there), descriptors = self._request("shared", key)
-        if is_there and not descriptors:  # the system drops those for which there is no room
-            raise OSError(
-                errno.EMFILE,
-                f"process {os.getpid()} has no descriptor free for shared data: raise the limit (ulimit -n)",
-            )
-        return descriptors[0] if descriptors else None
+        return shared_descriptor(*self._request("shared", key))
 
     def drop_released(self) -> None:
         """Drop the shared data that have ended. Between calls, for ranks that have no channel; the channel does so by itself."""
@@ -284,3 +278,18 @@ class WorkerControl:
                 raise EOFError("the master hung up before it had sent all of its settings")
             left = left[count:]
         return data
+
+
+def shared_descriptor(answer: Frame, descriptors: list[int]) -> int | None:
+    """Return the descriptor of shared data from the master's answer; None if they have been released.
+
+    Raises:
+        OSError: This process has no descriptor free.
+    """
+    _, is_there = answer
+    if is_there and not descriptors:  # the system drops those for which there is no room
+        raise OSError(
+            errno.EMFILE,
+            f"process {os.getpid()} has no descriptor free for shared data: raise the limit (ulimit -n)",
+        )
+    return descriptors[0] if descriptors else None

@@ -178,6 +178,11 @@ class Connection:
         """Return the descriptor for selectors. It is readable when bytes have arrived, or the peer has hung up."""
         return self._socket.fileno()
 
+    @property
+    def is_closed(self) -> bool:
+        """True once this side has hung up."""
+        return self._socket.fileno() < 0
+
     def handshake(self) -> tuple[int, int] | None:
         """Read what has arrived of the hello. Call this when the connection is readable, until it does not return None.
 

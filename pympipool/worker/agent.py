@@ -23,10 +23,11 @@ from typing import NoReturn
 from pympipool._core import ring
 from pympipool._util import signals
 from pympipool._util.devices import assigned_devices
+from pympipool.transport import host_stream
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.frames import STATUS, decode_body, encode_body
-from pympipool.transport.tcp import agent_stream
-from pympipool.transport.tcp.agent_stream import DATA, MESSAGES, PAUSE, RECALLS, REQUEST, RESUME, AgentStream, Frame
+from pympipool.transport.host_stream import DATA, MESSAGES, PAUSE, RECALLS, REQUEST, RESUME
+from pympipool.transport.tcp.agent_stream import AgentStream, Frame
 from pympipool.transport.tcp.client import open_connections
 from pympipool.transport.tcp.handshake import client_context
 from pympipool.transport.tcp.sockets import process_has_ended
@@ -234,9 +235,9 @@ class Agent:
         try:
             worker.request(self._forkserver, encode_body((environment, None, *imports)))
         except OSError as error:
-            self._frames.put(DATA, agent_stream.STDERR, number, f"cannot fork a worker: {error}\n".encode())
-            self._frames.put(DATA, agent_stream.STATUS, number, STATUS.pack(0, 1))
-            for stream in (agent_stream.STDOUT, agent_stream.STDERR, agent_stream.STATUS, MESSAGES):
+            self._frames.put(DATA, host_stream.STDERR, number, f"cannot fork a worker: {error}\n".encode())
+            self._frames.put(DATA, host_stream.STATUS, number, STATUS.pack(0, 1))
+            for stream in (host_stream.STDOUT, host_stream.STDERR, host_stream.STATUS, MESSAGES):
                 self._frames.put(DATA, stream, number)
             return
         self._workers[number] = worker
@@ -269,8 +270,8 @@ class Agent:
         data = worker.read(stream)
         if data is None:
             return False
-        if stream == agent_stream.STATUS and worker.take_status(data):
-            for other in (agent_stream.STDOUT, agent_stream.STDERR, MESSAGES):  # all of them come before the end
+        if stream == host_stream.STATUS and worker.take_status(data):
+            for other in (host_stream.STDOUT, host_stream.STDERR, MESSAGES):  # all of them come before the end
                 for _ in range(FINAL_READS_MAX):
                     if not self._forward(worker, other):
                         break

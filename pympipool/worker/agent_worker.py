@@ -6,10 +6,11 @@ import contextlib
 import os
 import socket
 
+from pympipool.transport import host_stream
 from pympipool.transport.fork_requests import send_request
 from pympipool.transport.frames import RUNNING, STATUS
-from pympipool.transport.tcp import agent_stream
-from pympipool.transport.tcp.agent_stream import MESSAGES, SLICE_BYTES
+from pympipool.transport.host_stream import MESSAGES
+from pympipool.transport.tcp.agent_stream import SLICE_BYTES
 
 UNREAD_MAX_BYTES = 1 << 18
 """Bytes of messages that a worker has not read, before the relay is asked to send no more for now."""
@@ -47,7 +48,7 @@ class AgentWorker:
         """
         theirs: list[int] = []
         try:
-            for stream in (agent_stream.STDOUT, agent_stream.STDERR, agent_stream.STATUS):
+            for stream in (host_stream.STDOUT, host_stream.STDERR, host_stream.STATUS):
                 self.sources[stream], writer = os.pipe()
                 theirs.append(writer)
             for name in ("_messages", "_recalls"):

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from pympipool.resources import raise_limits
 from support.scripts import script_environment
 
 SCRIPT = """
@@ -62,3 +63,15 @@ def test_hard_limit_that_does_not_suffice_is_said(tmp_path, mark, files):
     assert said.startswith("RuntimeWarning True 60 workers need 300 file descriptors, but this process may open 150")
     assert "max_workers" in said
     assert "ulimit -Hn" in said
+
+
+def test_workers_of_agents_need_few_files(files):
+    import resource
+
+    limits = resource.getrlimit(files)
+    workers = limits[1] // 3
+    try:
+        assert list(raise_limits(workers, 1, are_remote=True)) == []
+        assert len(list(raise_limits(workers, 1))) >= 1
+    finally:
+        resource.setrlimit(files, limits)

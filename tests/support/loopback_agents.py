@@ -83,6 +83,9 @@ class LoopbackAgentsBackend(LocalBackend):
         self.agents = Agents(self.launcher, self._relay)
         self.made.append(self)
 
+    def uses_agents(self, resources):
+        return resources.cores == 1
+
     def for_block(self, resources):
         return self.for_call(resources)
 

@@ -8,24 +8,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.tcp import agent_stream
 from pympipool.transport.tcp.agent_link import AgentLink
 from pympipool.transport.tcp.agent_rank import AgentRank
 from pympipool.transport.tcp.agent_stream import SLICE_BYTES, AgentStream
 from pympipool.transport.tcp.stream import MessageParser
-from transport.connections import LIMIT_S, STREAM_KEY, connected_streams, wait_readable
+from transport.connections import LIMIT_S, connected_streams, wait_readable
 
 
 @pytest.fixture
 def served():
     """Return a link that a thread serves, a worker behind it, and the agent's side of its connection."""
-    config = WorkerConfig("@nobody", STREAM_KEY, worker=1, ranks=1, launcher="")
     master = []
     calls = SimpleNamespace(remove=lambda rank: None)
-    link = AgentLink(
-        b"name", b"", SimpleNamespace(config=config, calls=calls, offer_agent=lambda end: master.append(end.dup()))
-    )
+    link = AgentLink(b"name", b"", SimpleNamespace(calls=calls, offer_agent=lambda end: master.append(end.dup())))
     ours, theirs = connected_streams()
     keepalives = socket.socketpair()
     link.attach(ours, keepalives[0], 0)
@@ -34,7 +30,7 @@ def served():
     agent.attach(*theirs.detach(), 0)
     thread = threading.Thread(target=link.serve)
     thread.start()
-    yield link, AgentRank(1, link, config, b""), agent
+    yield link, AgentRank(1, link, b""), agent
     agent.detach()
     keepalives[1].close()
     thread.join(LIMIT_S)

@@ -7,12 +7,10 @@ import socket
 
 import pytest
 
+from pympipool.transport.host_stream import DATA, MESSAGES, STDOUT
 from pympipool.transport.tcp.agent_stream import (
     ACKNOWLEDGE_BYTES,
-    DATA,
-    MESSAGES,
     SLICE_BYTES,
-    STDOUT,
     WAITING_MAX_BYTES,
     AgentStream,
     Frame,

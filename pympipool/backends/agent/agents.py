@@ -27,8 +27,8 @@ from pympipool.errors import WorkerStartError
 
 if TYPE_CHECKING:
     from pympipool.backends.agent.launcher import Launcher
-    from pympipool.backends.local.forked_process import ForkedProcess
     from pympipool.backends.relay_process import Relay
+    from pympipool.backends.spawner import SpawnerEvents
 
 LOGGER = ServiceLogger("pympipool.backends")
 
@@ -76,9 +76,13 @@ class Agents:
         self._base: dict[str, str] = {}
         self._hosts: dict[str, AgentHost] = {}
         self._waiting: dict[AgentProcess, None] = {}
-        self._orphans: set[ForkedProcess] = set()  # requests to lost agents, until their processes notice that
         self._launches = Launches(launcher, relay)
         self._failures = 0
+        self._events: SpawnerEvents | None = None
+
+    def attach(self, events: SpawnerEvents) -> None:
+        """Take note of the supervisor, before the first `submit`."""
+        self._events = events
 
     def changes(self, request: LaunchRequest, environment: dict[str, str]) -> tuple[dict[str, str], list[str]]:
         """Return the variables of a worker that differ from those of agents, and the names of those that it has not.
@@ -116,37 +120,34 @@ class Agents:
         if self._waiting:
             self._launch_missing()
             return LAUNCH_CHECK_S if self._launches.are_pending else CHECK_INTERVAL_S
-        if self._orphans or any(host.unanswered for host in self._hosts.values()):
+        if any(host.unanswered for host in self._hosts.values()):
             return CHECK_INTERVAL_S
         return READ_INTERVAL_S if self._launches.are_running else None
 
     # ---- for the processes ----
 
-    def on_answer(self, process: ForkedProcess) -> None:
+    def on_answer(self, process: AgentProcess) -> None:
         """Take note that a worker was forked, or has ended."""
-        assert isinstance(process, AgentProcess)
         if process.agent is not None:
             process.agent.unanswered.discard(process)
             process.agent.has_answered = True
             process.agent.silence.restart()
 
-    def on_lost(self, process: ForkedProcess) -> None:
+    def on_lost(self, process: AgentProcess) -> None:
         """Send a request again that an agent has not answered which is gone."""
-        assert isinstance(process, AgentProcess)
-        host, process.agent = process.agent, None
-        self._orphans.discard(process)
+        process.agent = None
         self._waiting[process] = None
-        if host is not None:
-            host.unanswered.discard(process)
-            self._drop(host, "has ended")
+        self._check_soon()
 
-    def withdraw(self, process: ForkedProcess) -> None:
+    def withdraw(self, process: AgentProcess) -> None:
         """Forget the request of a worker that is not needed any more."""
-        assert isinstance(process, AgentProcess)
         self._waiting.pop(process, None)
-        self._orphans.discard(process)
         if process.agent is not None:
             process.agent.unanswered.discard(process)
+
+    def _check_soon(self) -> None:
+        if self._events is not None:
+            self._events.check_soon(self)
 
     def last_words(self) -> str:
         """Return what a launcher has printed last, to be added to a message."""
@@ -176,7 +177,8 @@ class Agents:
     def _accept(self) -> None:
         for connection in self.relay.accept_agents():
             try:
-                host = AgentHost(connection)
+                assert self._events is not None
+                host = AgentHost(connection, self._events, self._on_end)
             except (OSError, ValueError, LookupError):  # it has ended already
                 connection.close()
                 continue
@@ -189,23 +191,23 @@ class Agents:
 
     def check_host(self, host: AgentHost) -> None:
         """Give an agent up that has ended, or does not answer."""
-        if not host.is_connected():
+        if not host.is_connected:
             self._drop(host, "has ended")
         elif host.unanswered:
             limit_s = ANSWER_TIMEOUT_S if host.has_answered else FIRST_ANSWER_TIMEOUT_S
             if host.silence.elapsed() > limit_s:
                 self._drop(host, f"has not answered for {limit_s:g} s")
 
+    def _on_end(self, host: AgentHost) -> None:
+        self._drop(host, "has ended")
+
     def _drop(self, host: AgentHost, why: str) -> None:
-        """Give an agent up. Its workers and its unanswered requests notice that by their status pipes."""
+        """Give an agent up. Its workers and its unanswered requests notice that by the end of their status."""
         if self._hosts.get(host.name) is not host:
             return
         del self._hosts[host.name]
-        for process in host.unanswered:
-            if process.pid == 0:
-                process.forkserver_is_lost = True
-                self._orphans.add(process)
         host.close()
+        self._check_soon()
         LOGGER.warning("the agent on %s (pid %d) %s", host.name, host.agent_pid, why)
 
     def _dispatch(self) -> None:
@@ -219,8 +221,12 @@ class Agents:
                 continue
             if not self.can_fit(*needs):
                 self._refuse(process)
-            elif not any(host.has_room(process) and self._send(process, host) for host in hosts):
+                continue
+            host = next((host for host in hosts if host.has_room(process)), None)
+            if host is None:
                 unserved.add(needs)
+            else:
+                self._send(process, host)
 
     def _refuse(self, process: AgentProcess) -> None:
         """Fail a worker that fits no host that is known. The next attempt is made without agents."""
@@ -228,15 +234,11 @@ class Agents:
         error = WorkerStartError(self.misfit(process.cores, process.gpus))
         process.fail_launch(LaunchFailure(error, None, is_permanent=self.launcher.is_only_way))
 
-    def _send(self, process: AgentProcess, host: AgentHost) -> bool:
-        try:
-            process.send_to_agent(host)
-        except OSError:  # it is gone, or there is no room for now: the next check tells
-            return False
+    def _send(self, process: AgentProcess, host: AgentHost) -> None:
         del self._waiting[process]
+        process.send_to_agent(host)
         host.allocate(process)
         host.expect_answer(process)
-        return True
 
     # ---- launches ----
 
@@ -265,15 +267,13 @@ class Agents:
 
     def close(self) -> None:
         """End the agents."""
-        self.after_fork_in_child()
-        self._hosts.clear()
+        hosts, self._hosts = self._hosts, {}
+        for host in hosts.values():
+            host.close()
         self.relay.close()  # so that agents end too that were not accepted yet
         self._launches.close()
 
     def after_fork_in_child(self) -> None:
         """Close the connections to agents in a forked child."""
-        unanswered = (process for host in self._hosts.values() for process in host.unanswered)
-        for process in (*self._waiting, *self._orphans, *unanswered):
-            process.close_writers()
         for host in self._hosts.values():
-            host.close()
+            host.after_fork_in_child()

@@ -1,19 +1,29 @@
-"""One agent as its master sees it: the connection through the relay, and the slots of its host."""
+"""One agent as its master sees it: the connection through the relay, and the slots of its host.
+
+AgentProcess ── request ──> AgentHost ── HostStream ──> relay ──> agent
+<── output, status ──┤
+RelayedConnection <── frames ─────┘
+"""
 
 from __future__ import annotations
 
-import select
-import socket
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pympipool._util.clocks import RunningClock
-from pympipool.transport.fork_requests import send_request
-from pympipool.transport.frames import LENGTH_BYTES, decode_body
+from pympipool.transport.frames import decode_body
+from pympipool.transport.host_stream import CONNECTED, CONTROL, DATA, REQUEST, HostFrame, HostStream
+from pympipool.transport.relayed_connection import RelayedConnection
 
 if TYPE_CHECKING:
-    from pympipool.backends.agent.process import AgentProcess
+    import socket
+    from collections.abc import Callable, Sequence
 
-_REPORT_MAX_BYTES = 1 << 16
+    from pympipool.backends.agent.process import AgentProcess
+    from pympipool.backends.spawner import SpawnerEvents
+
+FLUSH_RETRY_S = 0.01
+"""Seconds until the next attempt to send what the relay had no room for."""
 
 
 class AgentHost:
@@ -21,6 +31,8 @@ class AgentHost:
 
     Args:
         connection: The connection to the agent, on which its report has arrived.
+        events: The supervisor.
+        on_end: Called when the agent has ended.
 
     Attributes:
         name: The host's name.
@@ -34,20 +46,29 @@ class AgentHost:
         OSError: The agent has ended already.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        connection.setblocking(False)
-        _, report = decode_body(connection.recv(_REPORT_MAX_BYTES)[LENGTH_BYTES:])
-        self.name: str = report["host"]
-        self.agent_pid: int = report["pid"]
-        self.cores: int = report["cores"]
-        self.gpus: int = report["gpus"]
+    def __init__(self, connection: socket.socket, events: SpawnerEvents, on_end: Callable[[AgentHost], None]) -> None:
+        self._stream = HostStream(connection)
+        self._events = events
+        self._on_end = on_end
+        self._is_flushing = False  # what was put is sent at the end of this round of the loop
+        self._processes: dict[int, AgentProcess] = {}  # what receives from the agent, by number
+        self._connections: dict[int, RelayedConnection] = {}
+        report, *others = self._stream.receive()
+        _, fields = decode_body(report.data)
+        self.name: str = fields["host"]
+        self.agent_pid: int = fields["pid"]
+        self.cores: int = fields["cores"]
+        self.gpus: int = fields["gpus"]
         self._free_cores: int = self.cores
         self._free_gpus: int = self.gpus
         self._workers: set[AgentProcess] = set()  # those that have slots
         self.unanswered: set[AgentProcess] = set()
         self.silence = RunningClock()
         self.has_answered = False
+        assert not others, "an agent that has got no request tells nothing else"
+        events.loop.watch(self._stream, self.serve)
+
+    # ---- slots ----
 
     def has_room(self, worker: AgentProcess) -> bool:
         """Return True if the cores and devices that a worker needs are free."""
@@ -65,6 +86,9 @@ class AgentHost:
             self._workers.remove(worker)
             self._free_cores += worker.cores
             self._free_gpus += worker.gpus
+        self._processes.pop(worker.number, None)
+
+    # ---- answers ----
 
     def expect_answer(self, worker: AgentProcess) -> None:
         """Take note that the agent is to fork or end a worker."""
@@ -72,18 +96,82 @@ class AgentHost:
             self.silence.restart()
         self.unanswered.add(worker)
 
-    def is_connected(self) -> bool:
-        """Return False if the agent has ended, its host is gone, or `close` was called."""
-        if self._connection.fileno() < 0:
-            return False
-        poll = select.poll()
-        poll.register(self._connection, select.POLLIN)
-        return not poll.poll(0)  # it sends nothing more
+    # ---- the connection ----
 
-    def send(self, request: bytes, descriptors: list[int]) -> None:
-        """Send a request with the writing ends of the worker's pipes, or raise OSError at once."""
-        send_request(self._connection, request, descriptors)
+    @property
+    def is_connected(self) -> bool:
+        """False if the agent has ended, its host is gone, or `close` was called."""
+        return self._stream.fileno() >= 0
+
+    def start(self, process: AgentProcess, request: bytes) -> None:
+        """Request a worker. What comes from it goes to its process."""
+        self._processes[process.number] = process
+        self.put(REQUEST, 0, process.number, request)
+
+    def put(self, kind: int, stream: int, worker: int, data: bytes = b"", descriptors: Sequence[int] = ()) -> None:
+        """Send a frame soon. If the agent has ended, do nothing."""
+        if not self.is_connected:
+            return
+        self._stream.put(kind, stream, worker, data, descriptors)
+        if not self._is_flushing:
+            self._is_flushing = True
+            self._events.loop.call_later(0.0, self._flush)
+
+    def _flush(self) -> None:
+        self._is_flushing = False
+        if not self.is_connected:
+            return
+        try:
+            self._stream.flush()
+        except OSError:
+            self._on_end(self)
+            return
+        if self._stream.waiting_bytes:  # the relay is busy
+            self._is_flushing = True
+            self._events.loop.call_later(FLUSH_RETRY_S, self._flush)
+
+    def serve(self) -> None:
+        """Take what has arrived."""
+        if not self.is_connected:
+            return
+        try:
+            for frame in self._stream.receive():
+                self._take(frame)
+        except (OSError, EOFError, ValueError):
+            self._on_end(self)
+
+    def _take(self, frame: HostFrame) -> None:
+        number = frame.worker
+        if frame.kind == CONNECTED:
+            connection = RelayedConnection(number, partial(self._send_control, number))
+            self._connections[number] = connection
+            self._events.admit(connection)
+        elif frame.stream == CONTROL:
+            connection_or_none = self._connections.get(number)
+            if connection_or_none is None:
+                return
+            if frame.data:
+                connection_or_none.inbox.put(frame.data)
+            else:
+                connection_or_none.inbox.end()
+        elif number in self._processes:
+            self._processes[number].receive(frame.stream, frame.data)
+
+    def _send_control(self, worker: int, body: bytes, descriptors: Sequence[int]) -> None:
+        if not body:
+            del self._connections[worker]
+        self.put(DATA, CONTROL, worker, body, descriptors)
 
     def close(self) -> None:
-        """Hang up, so that the agent ends, and its forkserver."""
-        self._connection.close()
+        """Hang up, so that the agent ends, and its forkserver. Its workers are lost."""
+        self._events.loop.unwatch(self._stream)
+        self._stream.close()
+        for process in list(self._processes.values()):
+            process.lose_agent()
+        for connection in list(self._connections.values()):
+            connection.inbox.end()
+        self._processes.clear()
+
+    def after_fork_in_child(self) -> None:
+        """Close the connection in a forked child: the agent stays the parent's."""
+        self._stream.close()

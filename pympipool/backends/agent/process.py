@@ -1,16 +1,22 @@
-"""A worker that an agent forks: as one that the forkserver of this host forks, but signals go through the agent."""
+"""A worker that an agent forks: as one that the forkserver of this host forks, but all that it says goes through the agent."""
 
 from __future__ import annotations
 
-import contextlib
 import signal
+import socket
 from collections.abc import Iterable
+from functools import partial
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from pympipool._util import exit_codes
-from pympipool.backends.local.forked_process import ForkedProcess
+from pympipool.backends.local.forked_process import POLL_INTERVAL_S
 from pympipool.backends.local.hydra_output import JobOutput
+from pympipool.backends.local.requested_process import RequestedProcess
+from pympipool.errors import WorkerStartError
 from pympipool.transport.frames import encode_body
+from pympipool.transport.host_stream import PAUSE, REQUEST, RESUME, STATUS, STDERR, STDOUT
+from pympipool.transport.inbox import Inbox
 
 if TYPE_CHECKING:
     from pympipool.backends.agent.agents import Agents
@@ -27,7 +33,7 @@ KILL_TIMEOUT_S = 20.0
 """Seconds that a worker may take to end after it was killed: its host may be gone, and that takes a while to be known."""
 
 
-class AgentProcess(ForkedProcess):
+class AgentProcess(RequestedProcess):
     """A worker that an agent forks, as soon as a host has room for it. It is lost when its agent ends.
 
     Args:
@@ -39,9 +45,6 @@ class AgentProcess(ForkedProcess):
 
     Attributes:
         agent: The host with the agent that has got the request; None while the worker waits for a host.
-
-    Raises:
-        OSError: There are not enough descriptors.
     """
 
     delivery_delay_s = DELIVERY_DELAY_S
@@ -49,7 +52,8 @@ class AgentProcess(ForkedProcess):
     exit_grace_s = 2.0
 
     def __init__(self, agents: Agents, request: bytes, number: int, cores: int, gpus: int) -> None:
-        super().__init__(agents, request)
+        super().__init__(request)
+        self.host = socket.gethostname()
         self.number = number
         self.cores = cores
         self.gpus = gpus
@@ -57,12 +61,61 @@ class AgentProcess(ForkedProcess):
         self._agents = agents
         self._loss: str | None = None
         self._failure: LaunchFailure | None = None
+        self._inboxes = [Inbox(partial(self._pause, stream)) for stream in (STDOUT, STDERR)]
+        self._inboxes.append(Inbox())
+        self.stdout, self.stderr, _ = (cast(BinaryIO, inbox) for inbox in self._inboxes)
+
+    # ---- what comes from the agent ----
+
+    def fileno(self) -> int | None:
+        return None
+
+    def waitable(self) -> Inbox:
+        return self._inboxes[STATUS]
+
+    def receive(self, stream: int, data: bytes) -> None:
+        """Take bytes of one of the worker's pipes; b"" is its end."""
+        if data:
+            self._inboxes[stream].put(data)
+        else:
+            self._inboxes[stream].end()
+
+    def lose_agent(self) -> None:
+        """Take note that nothing more will come."""
+        for stream, inbox in enumerate(self._inboxes):
+            if stream == STATUS or self.pid:  # another agent may serve a request that was not answered
+                inbox.end()
+
+    def _pause(self, stream: int, is_on: bool) -> None:
+        if self.agent is not None:
+            self.agent.put(PAUSE if is_on else RESUME, stream, self.number)
+
+    def _read_records(self) -> bytes | None:
+        return None if self._loss is not None else self._inboxes[STATUS].read()
+
+    # ---- the request ----
 
     def send_to_agent(self, agent: AgentHost) -> None:
-        """Send the request to the agent of a host, or raise OSError at once."""
-        self.send_to(agent)
+        """Send the request to the agent of a host."""
+        assert self._request is not None
+        agent.start(self, self._request)
         self.agent = agent
         self.host = agent.name
+
+    def _ask_again(self) -> None:
+        self._inboxes[STATUS] = Inbox()
+        self._agents.on_lost(self)
+
+    def _note_answer(self) -> None:
+        """Do nothing: see `_take_record`."""
+
+    def _withdraw(self) -> None:
+        self._agents.withdraw(self)
+
+    def fail(self, error: WorkerStartError) -> None:
+        """Give the request up. The end of the status tells the pool."""
+        super().fail(error)
+        self._inboxes[STATUS].end()
 
     def fail_launch(self, failure: LaunchFailure) -> None:
         """Give the request up: there is no agent that could serve it."""
@@ -95,9 +148,9 @@ class AgentProcess(ForkedProcess):
         """Give a worker up whose host does not answer. It ends there by itself, without its master."""
         self.kill()
         if self.poll() is None:
-            self._lose_forkserver()
+            self._lose_parent()
 
-    def _lose_forkserver(self) -> None:
+    def _lose_parent(self) -> None:
         """Take a worker for lost whose agent is gone."""
         assert self.agent is not None
         self._loss = (
@@ -107,26 +160,37 @@ class AgentProcess(ForkedProcess):
         self.exit_code_is_known = False
         self.delivery_delay_s = LOST_DELIVERY_DELAY_S
 
+    # ---- the worker ----
+
     def _take_record(self, pid: int, exit_code: int) -> None:
         super()._take_record(pid, exit_code)
         self._agents.on_answer(self)
 
     def _check_process(self) -> None:
         """Give the agent up that does not tell the end of a killed worker."""
-        if self.agent is None:
+        if self.agent is None or not self._killed:
             return
         self._agents.check_host(self.agent)
-        if not self.agent.is_connected() and self._exit_code is None:
-            self._lose_forkserver()
+        if not self.agent.is_connected and self._exit_code is None:
+            self._lose_parent()
 
     def _signal(self, number: int) -> None:
         if self.agent is not None:
             self.agent.expect_answer(self)
-            with contextlib.suppress(OSError):  # the agent is gone, and the end of the status pipe tells it
-                self.agent.send(encode_body(("signal", self.number, number)), [])
+            self.agent.put(REQUEST, 0, self.number, encode_body(("signal", self.number, number)))
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        deadline = None if timeout_s is None else monotonic() + timeout_s
+        while self.poll() is None and (deadline is None or monotonic() < deadline):
+            if self.agent is not None:
+                self.agent.serve()
+            sleep(POLL_INTERVAL_S)
+        return self._exit_code
 
     def close(self) -> None:
-        super().close()
+        self._withdraw()
+        for inbox in self._inboxes:
+            inbox.close()
         self._agents.release(self)
 
 

@@ -6,7 +6,6 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from pympipool._util import subprocesses
 from pympipool._util.import_path import import_path
 from pympipool.backends.agent.process import AgentJobProcess, AgentProcess
 from pympipool.backends.program import worker_environment
@@ -19,11 +18,8 @@ if TYPE_CHECKING:
 
     from pympipool.backends.agent.agents import Agents
     from pympipool.backends.agent.jobs import Job
+    from pympipool.backends.spawner import SpawnerEvents
     from pympipool.resources import Resources
-
-
-RING_CAPACITY = 1 << 16
-"""Bytes of each ring of a worker on another host: the network, not the ring, limits large messages, and there may be thousands."""
 
 
 class AgentSpawner(Spawner):
@@ -38,7 +34,7 @@ class AgentSpawner(Spawner):
     """
 
     is_queued = True
-    ring_capacity = RING_CAPACITY
+    has_links_of_its_own = False
 
     def __init__(
         self, resources: Resources, agents: Agents, without_agents: Spawner | None, job: Job | None = None
@@ -49,6 +45,12 @@ class AgentSpawner(Spawner):
         self._job = job
         self.helpers = (agents.relay, agents)
 
+    def attach(self, events: SpawnerEvents) -> None:
+        """Take note of the supervisor."""
+        self._agents.attach(events)
+        if self._without_agents is not None:
+            self._without_agents.attach(events)
+
     def prepare(self, request: LaunchRequest) -> bool:
         """Start the relay; return False while it starts."""
         return self._agents.relay.prepare(request)
@@ -57,7 +59,6 @@ class AgentSpawner(Spawner):
         """Request a worker, without waiting until a host has room for it.
 
         Raises:
-            OSError: There are no descriptors for the worker's pipes.
             WorkerStartError: The relay does not start, or no host can ever have room.
         """
         cores, gpus = self._resources.total_cores, self._resources.gpus
@@ -67,14 +68,8 @@ class AgentSpawner(Spawner):
             return self._without_agents.start(request)
         body = self._request_body(request, gpus)
         kind: Callable[..., AgentProcess] = AgentProcess if self._job is None else AgentJobProcess
-        with subprocesses.fork_lock:  # no fork of another thread may inherit the writing ends
-            process = kind(self._agents, body, request.number, cores, gpus)
-            try:
-                self._agents.submit(process)
-            except BaseException:  # no memory, for example: nothing else would know the worker
-                process.kill()
-                process.close()
-                raise
+        process = kind(self._agents, body, request.number, cores, gpus)
+        self._agents.submit(process)
         return process
 
     def _request_body(self, request: LaunchRequest, gpus: int) -> bytes:

@@ -70,6 +70,10 @@ class HostsBackend(SchedulerBackend):
                 " executor, and calls cannot have others"
             )
 
+    def uses_agents(self, resources: Resources) -> bool:
+        """Return True: nothing else starts workers there."""
+        return True
+
     def _make_spawner(self, resources: Resources) -> Spawner:
         from pympipool.backends.agent.jobs import fresh_interpreter, mpi_job
         from pympipool.backends.agent.spawner import AgentSpawner

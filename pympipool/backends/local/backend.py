@@ -41,6 +41,10 @@ class LocalBackend:
         """Raise ValueError for parameters that only a scheduler understands."""
         resources.check_backend(self.name)
 
+    def uses_agents(self, resources: Resources) -> bool:
+        """Return False: all workers are processes of this host."""
+        return False
+
     def for_block(self, resources: Resources) -> Spawner:
         """Return the spawner of workers that serve many calls.
 

@@ -8,7 +8,6 @@ request ── sent ──> unanswered ── pid ──> forked ── exit cod
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 import select
 import signal
@@ -17,9 +16,9 @@ from time import monotonic
 from typing import BinaryIO, Protocol, cast
 
 from pympipool._util import exit_codes, subprocesses
-from pympipool.backends.spawner import WorkerProcess
+from pympipool.backends.local.requested_process import RequestedProcess, Requests
 from pympipool.errors import WorkerStartError
-from pympipool.transport.frames import RUNNING, STATUS
+from pympipool.transport.frames import STATUS
 
 POLL_INTERVAL_S = 0.02
 """Interval at which a worker is checked for which there is no descriptor, while its end is waited for."""
@@ -35,20 +34,7 @@ class Receiver(Protocol):
         """Send a request and three descriptors, or raise OSError at once."""
 
 
-class Requests(Protocol):
-    """The spawner, which sends the requests."""
-
-    def on_answer(self, process: ForkedProcess) -> None:
-        """Take note that the worker was forked."""
-
-    def on_lost(self, process: ForkedProcess) -> None:
-        """Send the request again: the forkserver is gone."""
-
-    def withdraw(self, process: ForkedProcess) -> None:
-        """Do not send the request any more."""
-
-
-class ForkedProcess(WorkerProcess):
+class ForkedProcess(RequestedProcess):
     """A worker that the forkserver forks.
 
     The worker writes its process id to the status pipe, and at its end the forkserver adds the exit code. If the pipe
@@ -67,11 +53,10 @@ class ForkedProcess(WorkerProcess):
         OSError: There are not enough descriptors.
     """
 
-    def __init__(self, requests: Requests, request: bytes) -> None:
-        self.pid = 0  # until the worker reports it
+    def __init__(self, requests: Requests[ForkedProcess], request: bytes) -> None:
+        super().__init__(request)
         self.host = socket.gethostname()
         self._requests = requests
-        self._request: bytes | None = request  # None once it is answered
         pipes: list[tuple[int, int]] = []
         try:
             pipes += (os.pipe() for _ in range(3))
@@ -87,11 +72,8 @@ class ForkedProcess(WorkerProcess):
         self.stderr = cast(BinaryIO, os.fdopen(stderr, "rb", buffering=0))
         self._pidfd: int | None = None  # of a worker that has outlived its forkserver
         self._outlived_forkserver = False
-        self._killed = False
         self._ended_s: float | None = None  # when its end was seen that the forkserver has not reported
         self.forkserver_is_lost = False
-        self._exit_code: int | None = None
-        self._received = b""
 
     # ---- the request ----
 
@@ -103,8 +85,7 @@ class ForkedProcess(WorkerProcess):
 
     def fail(self, error: WorkerStartError) -> None:
         """Give the request up. The closed status pipe tells the pool."""
-        self.start_failure = copy.copy(error)
-        self._exit_code = 1 if error.exit_code is None else error.exit_code
+        super().fail(error)
         self.close_writers()
 
     def close_writers(self) -> None:
@@ -132,48 +113,28 @@ class ForkedProcess(WorkerProcess):
     def fileno(self) -> int | None:
         return self._pidfd if self._outlived_forkserver else self._status
 
-    def poll(self) -> int | None:
-        if self._exit_code is None and self._status >= 0 and not self._outlived_forkserver:
-            self._read_status()
-        if self._exit_code is None and self._status >= 0 and (self._outlived_forkserver or self._killed):
-            self._check_process()
-        return self._exit_code
-
-    def _read_status(self) -> None:
+    def _read_records(self) -> bytes | None:
+        if self._status < 0 or self._outlived_forkserver:
+            return None
         try:
-            data = os.read(self._status, 2 * STATUS.size)
+            return os.read(self._status, 2 * STATUS.size)
         except BlockingIOError:
             if self.forkserver_is_lost and self.pid == 0:
                 self._ask_again()
-            return
-        self._received += data
-        while len(self._received) >= STATUS.size:
-            self._take_record(*STATUS.unpack(self._received[: STATUS.size]))
-            self._received = self._received[STATUS.size :]
-        if data or self._exit_code is not None:
-            return
-        if self.pid > 0:
-            self._lose_forkserver()
-        else:
-            self._ask_again()
+            return None
 
-    def _lose_forkserver(self) -> None:
+    def _lose_parent(self) -> None:
         """Watch a worker that has outlived its forkserver."""
         self._outlived_forkserver = True
         self._pidfd = exit_codes.open_pidfd(self.pid)
 
-    def _take_record(self, pid: int, exit_code: int) -> None:
-        if self._request is not None:
-            self._request = None
-            self.close_writers()
-            self._requests.on_answer(self)
-        self.pid = pid
-        if exit_code != RUNNING:
-            self._exit_code = exit_code
+    def _note_answer(self) -> None:
+        self.close_writers()
+        self._requests.on_answer(self)
 
     def _check_process(self) -> None:
         """Notice the end of a worker that no forkserver reports, and end what the worker has started."""
-        if self._is_running():
+        if self._status < 0 or not (self._outlived_forkserver or self._killed) or self._is_running():
             return
         if not self._outlived_forkserver:
             self._ended_s = self._ended_s or monotonic()
@@ -209,22 +170,8 @@ class ForkedProcess(WorkerProcess):
             waiter.poll(POLL_INTERVAL_S * 1000)
         return self._exit_code
 
-    def terminate(self) -> None:
-        self._signal_or_withdraw(signal.SIGTERM)
-
-    def kill(self) -> None:
-        self._signal_or_withdraw(signal.SIGKILL)
-        self._killed = True
-
-    def _signal_or_withdraw(self, number: int) -> None:
-        """Signal a worker that runs. One that is still to be forked finds no master then, and ends by itself."""
-        if self.poll() is not None:  # the process id may belong to another process by now
-            return
-        if self.pid > 0:
-            self._signal(number)
-            return
+    def _withdraw(self) -> None:
         self._requests.withdraw(self)
-        self._exit_code = -number
         self.close_writers()
 
     def _signal(self, number: int) -> None:
@@ -233,8 +180,7 @@ class ForkedProcess(WorkerProcess):
             os.killpg(self.pid, number)
 
     def close(self) -> None:
-        self._requests.withdraw(self)
-        self.close_writers()
+        self._withdraw()
         if self._status >= 0:
             os.close(self._status)
             self._status = -1

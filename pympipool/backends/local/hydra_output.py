@@ -22,7 +22,7 @@ import io
 import os
 import re
 import socket
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _BEGIN = b"=" * 83 + b"\n=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES\n"
 _CODES = f"[mpiexec@{socket.gethostname()}] Exit codes: ".encode()
@@ -72,6 +72,11 @@ class JobOutput(io.RawIOBase):
     def fileno(self) -> int:
         """Return the pipe's descriptor, for selectors."""
         return self._pipe.fileno()
+
+    @property
+    def inbox(self) -> Any:
+        """What the event loop watches, if the pipe has no descriptor; else None."""
+        return getattr(self._pipe, "inbox", None)
 
     def read(self, size: int = -1) -> bytes | None:
         """Return what the ranks have printed; None if there is no data yet, empty at the end."""

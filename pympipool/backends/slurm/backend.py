@@ -70,6 +70,12 @@ class SlurmBackend(SchedulerBackend):
                 )
         self._limits.learn(resources, os.environ)
 
+    def uses_agents(self, resources: Resources) -> bool:
+        """Return True in a job, for workers that need no step of their own."""
+        from pympipool.backends.slurm.agents import can_fork
+
+        return can_fork(resources, os.environ)
+
     def _make_spawner(self, resources: Resources) -> Spawner:
         from pympipool.backends.agent.spawner import AgentSpawner
         from pympipool.backends.slurm.agents import can_fork

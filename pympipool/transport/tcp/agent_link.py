@@ -1,19 +1,17 @@
 """The relay's half of an agent: requests of the master go there, and the streams of its workers come from there.
 
-    master ── request: body, three pipes ──> AgentLink ── REQUEST: body ─────────────> agent ── fork ──> worker
-           <── pipes of a worker ─────────── AgentPipes <── DATA: stdout, stderr, status ──
-           <── ring, control connection ──── AgentRank  <── DATA: messages ──────────────>
+    master ── REQUEST: body ──────────────── AgentLink    ── REQUEST: body ─────────────> agent ── fork ──> worker
+           <── DATA: stdout, stderr, status ─ MasterStream <── DATA: stdout, stderr, status ──
+           <── ring; frames ───────────────── AgentRank    <── DATA: messages ──────────────>
 
-So the master sees an agent as it sees a forkserver of its own host, and a worker behind it as one that is connected by itself. A
-thread of the relay serves each agent with all its workers. While the network is cut off, all is kept; the agent connects again, and
-both sides send what the other has not received. When either side is gone, all pipes end, which tells the master that the
-workers are lost.
+A thread of the relay serves each agent with all its workers. While the network is cut off, all is kept; the agent connects again,
+and both sides send what the other has not received. When either side is gone, the connection to the master ends: so it knows that
+the workers are lost.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import socket
 import threading
@@ -21,12 +19,22 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from pympipool.transport.fork_requests import read_body, receive_request
-from pympipool.transport.frames import decode_body, with_length
-from pympipool.transport.tcp.agent_pipes import AgentPipes
+from pympipool.transport.frames import decode_body
+from pympipool.transport.host_stream import (
+    CONTROL,
+    DATA,
+    MESSAGES,
+    PAUSE,
+    REQUEST,
+    RESUME,
+    STATUS,
+    HostFrame,
+    close_all,
+)
 from pympipool.transport.tcp.agent_rank import AgentRank
-from pympipool.transport.tcp.agent_stream import DATA, MESSAGES, PAUSE, REQUEST, RESUME, STATUS, AgentStream, Frame
+from pympipool.transport.tcp.agent_stream import AgentStream, Frame
 from pympipool.transport.tcp.handshake import AuthenticationError
+from pympipool.transport.tcp.master_stream import MasterStream, RankControl
 from pympipool.transport.tcp.sockets import HOST_GONE_S, process_has_ended
 from pympipool.transport.tcp.stream import AGENT, Stream
 
@@ -34,13 +42,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Protocol
 
-    from pympipool.transport.bootstrap import WorkerConfig
     from pympipool.transport.tcp.call_forwarder import CallForwarder
 
     class Registry(Protocol):
         """What the relay does for its agents."""
 
-        config: WorkerConfig
         calls: CallForwarder
 
         def offer_agent(self, connection: socket.socket) -> None:
@@ -77,19 +83,20 @@ class AgentLink:
         self.name = name
         self.calls = relay.calls
         self.frames = AgentStream()
-        self._report = report
         self._relay = relay
         self._keepalive: socket.socket | None = None
         self._cut_off_s = inf  # since when the agent's host does not answer
         self._lock = threading.Lock()  # protects all of this
         self._ranks: dict[int, AgentRank] = {}  # by the number of the worker
-        self._controls: dict[int, AgentRank] = {}  # by the descriptor of the control connection
         self._scheduled: dict[AgentRank, None] = {}  # those that have something to send to the worker, in turns
         self._recalls: dict[AgentRank, float] = {}  # when calls are to be recalled from workers
         self._next_recall_s = inf  # not before this time
-        self._watches_writing = False
+        self._watches_writing = False  # to the agent
+        self._watches_master = False  # the same for the master
         self._poll = select.poll()
-        self._pipes = AgentPipes(self._poll, self.frames.put)
+        self._offered, connection = socket.socketpair()
+        self._master = MasterStream(connection, report, self.frames.put)
+        self._poll.register(self._master.frames, select.POLLIN)
         self._wake_receiver, self._wake_sender = socket.socketpair()
         for end in (self._wake_receiver, self._wake_sender):
             end.setblocking(False)
@@ -142,38 +149,31 @@ class AgentLink:
 
     def serve(self) -> None:
         """Run until either side is gone."""
-        ours, theirs = socket.socketpair()
-        with ours:
-            try:
-                with theirs:
-                    ours.sendall(with_length(self._report))
-                    self._relay.offer_agent(theirs)
-                self._poll.register(ours, select.POLLIN)
-                while True:
-                    events = self._poll.poll(self._timeout_ms())
-                    with self._lock:
-                        self._serve_events(ours, events)
-            except (OSError, EOFError, ValueError):
-                pass  # either side is gone
-            finally:
+        try:
+            with self._offered:
+                self._relay.offer_agent(self._offered)
+            while True:
+                events = self._poll.poll(self._timeout_ms())
                 with self._lock:
-                    self._close()
+                    self._serve_events(events)
+        except (OSError, EOFError, ValueError):
+            pass  # either side is gone
+        finally:
+            with self._lock:
+                self._close()
 
-    def _serve_events(self, master: socket.socket, events: Sequence[tuple[int, int]]) -> None:
-        connection = self.frames.fileno()
-        for descriptor, event in events:
+    def _serve_events(self, events: Sequence[tuple[int, int]]) -> None:
+        connection, master = self.frames.fileno(), self._master.frames.fileno()
+        for descriptor, _ in events:
             if descriptor == self._wake_receiver.fileno():
                 self._wake_receiver.recv(4096)
-            elif descriptor == master.fileno():
-                self._forward_request(master)
+            elif descriptor == master:
+                for frame in self._master.frames.receive():
+                    self._take_from_master(frame)
             elif descriptor == connection:
                 self._receive()
             elif self._keepalive is not None and descriptor == self._keepalive.fileno():
                 self._on_keepalive_end(self._keepalive)
-            elif descriptor in self._controls:
-                self._serve_rank(self._controls[descriptor], _take_setup)
-            elif event & select.POLLNVAL == 0:
-                self._pipes.on_writable(descriptor)
         if self.frames.is_buffered:
             self._receive()
         self._request_recalls()
@@ -195,19 +195,18 @@ class AgentLink:
             raise EOFError("the agent has ended")
         self._detach()
 
-    def _forward_request(self, master: socket.socket) -> None:
-        """Forward a request of the master."""
-        descriptors = receive_request(master)
-        if descriptors is None:
-            raise EOFError("the master has hung up")
-        file, *pipes = descriptors
-        body = read_body(file)
-        os.close(file)
-        _, worker, *_ = decode_body(body)
-        if pipes:
-            self._pipes.add(worker, pipes)
-            self._ranks[worker] = AgentRank(worker, self, self._relay.config, self._relay.new_token())
-        self.frames.put(REQUEST, 0, worker, body)
+    def _take_from_master(self, frame: HostFrame) -> None:
+        kind, stream, worker, data, descriptors = frame
+        if kind == REQUEST:
+            if decode_body(data)[0] == "fork":
+                self._ranks[worker] = AgentRank(worker, self, self._relay.new_token())
+            self.frames.put(REQUEST, 0, worker, data)
+        elif kind in {PAUSE, RESUME}:
+            self._master.pause(kind, stream, worker)
+        elif worker in self._ranks:
+            self._serve_rank(self._ranks[worker], lambda rank: rank.take_frame(data, descriptors))
+        else:
+            close_all(descriptors)  # it has ended
 
     # ---- from the agent ----
 
@@ -224,7 +223,9 @@ class AgentLink:
         kind, stream, worker, data = frame
         rank = self._ranks.get(worker)
         if kind == DATA and stream <= STATUS:
-            self._pipes.write(worker, stream, data)
+            self._master.forward(stream, worker, data)
+            if stream == STATUS and not data:
+                self._master.forget(worker)
         elif rank is None:
             return  # it has ended
         elif kind == DATA and stream == MESSAGES:
@@ -235,12 +236,16 @@ class AgentLink:
 
     # ---- workers ----
 
-    def on_connected(self, rank: AgentRank) -> None:
-        """Wait for what the master sends to a rank, or for the end of its connection."""
-        assert rank.control is not None
-        self._controls[rank.control.fileno()] = rank
-        self._poll.register(rank.control.fileno(), select.POLLIN)
+    def connect(self, rank: AgentRank) -> RankControl:
+        """Return the control connection of a rank that has said hello."""
         self._relay.add_rank(rank)
+        return RankControl(rank.number, self._master, self._send_to_master)
+
+    def _send_to_master(self, worker: int, body: bytes) -> None:
+        """Send a frame of a control connection at once. From any thread that holds no lock."""
+        with self._lock:
+            self._master.frames.put(DATA, CONTROL, worker, body)
+        self._wake()
 
     def forward_calls(self, ranks: Sequence[AgentRank]) -> None:
         """Forward what the master has put on the rings of workers. From any thread."""
@@ -285,8 +290,7 @@ class AgentLink:
             return
         self._recalls.pop(rank, None)
         self._scheduled.pop(rank, None)
-        if rank.control is not None and self._controls.pop(rank.control.fileno(), None) is not None:
-            self._poll.unregister(rank.control.fileno())
+        if rank.control is not None:
             self._relay.remove_rank(rank)
         rank.close()
         self.frames.put(DATA, MESSAGES, rank.number)
@@ -310,7 +314,17 @@ class AgentLink:
         wants_writing = self.frames.is_waiting or (bool(self._scheduled) and self.frames.fileno() >= 0)
         if wants_writing != self._watches_writing:
             self._watches_writing = wants_writing
-            self._poll.modify(self.frames.fileno(), select.POLLIN | select.POLLOUT * self._watches_writing)
+            self._poll.modify(self.frames.fileno(), select.POLLIN | select.POLLOUT * wants_writing)
+            self._wake()
+        self._flush_to_master()
+
+    def _flush_to_master(self) -> None:
+        self._master.flush()
+        self.frames.flush()  # it may have had pipes read again
+        wants_writing = self._master.frames.waiting_bytes > 0
+        if wants_writing != self._watches_master:
+            self._watches_master = wants_writing
+            self._poll.modify(self._master.frames, select.POLLIN | select.POLLOUT * wants_writing)
             self._wake()
 
     # ---- the end ----
@@ -320,11 +334,9 @@ class AgentLink:
         self.is_closed = True
         for rank in list(self._ranks.values()):
             self._end(rank)
-        self._pipes.close()
+        with contextlib.suppress(OSError):  # it is gone
+            self._master.flush()
+        self._master.frames.close()
         self._detach()
         self._wake_receiver.close()
         self._wake_sender.close()
-
-
-def _take_setup(rank: AgentRank) -> None:
-    rank.take_setup()

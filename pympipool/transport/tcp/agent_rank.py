@@ -1,7 +1,7 @@
 """A worker behind an agent as the relay sees it: it has a control connection to the master, and uses the worker's ring.
 
-    master ◄── ring ────► PolledPrefetchQueue ─┬─ messages in slices ──► AgentLink ──► agent ──► worker
-           ◄── control ── AgentRank ───────────┘
+    master ◄── ring ─────► PolledPrefetchQueue ─┬─ messages in slices ──► AgentLink ──► agent ──► worker
+           ◄── frames ──── AgentRank ───────────┘
 
 It has no thread, and waits for nothing: the link of the agent calls it when something has arrived, and `CallForwarder` when the
 master has sent calls. Whoever calls it holds the lock of the link.
@@ -13,10 +13,12 @@ from collections import deque
 from math import inf
 from typing import TYPE_CHECKING
 
-from pympipool.transport.frames import encode_body
-from pympipool.transport.tcp.agent_stream import DATA, MESSAGES, PAUSE, RECALLS, RESUME, SLICE_BYTES
+from pympipool.transport.frames import ProtocolError, decode_body
+from pympipool.transport.host_stream import DATA, MESSAGES, PAUSE, RECALLS, RESUME, close_all
+from pympipool.transport.tcp.agent_stream import SLICE_BYTES
+from pympipool.transport.tcp.handshake import AuthenticationError
 from pympipool.transport.tcp.polled_prefetch import PolledPrefetchQueue
-from pympipool.transport.tcp.relayed_rank import RelayedRank
+from pympipool.transport.tcp.relayed_rank import RelayedRank, parse_hello
 from pympipool.transport.tcp.stream import CONTROL, READY, RECALL, MessageParser, encode_head
 
 if TYPE_CHECKING:
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pympipool._core.channel import Channel
-    from pympipool.transport.bootstrap import WorkerConfig
     from pympipool.transport.tcp.agent_link import AgentLink
+    from pympipool.transport.tcp.master_stream import RankControl
     from pympipool.transport.tcp.stream import Message
 
 ANSWERS_MAX_BYTES = 1 << 20
@@ -38,15 +40,16 @@ class AgentRank(RelayedRank):
     Args:
         number: The worker's number.
         link: The connection to its agent.
-        config: Address and key of the master.
         token: Assigns a connection for shared data to this worker.
 
     Attributes:
         is_paused: The agent has no room for further messages to the worker.
     """
 
-    def __init__(self, number: int, link: AgentLink, config: WorkerConfig, token: bytes) -> None:
-        super().__init__(config, token)
+    control: RankControl | None
+
+    def __init__(self, number: int, link: AgentLink, token: bytes) -> None:
+        super().__init__(token)
         self.number = number
         self.link = link
         self.is_paused = False
@@ -79,8 +82,10 @@ class AgentRank(RelayedRank):
         if self._queue is not None:
             self._queue.take_message(message)
         elif self.control is None:
-            self.connect(message)
-            self.link.on_connected(self)
+            worker, rank = parse_hello(message)
+            if (worker, rank) != (self.number, 0):
+                raise AuthenticationError(f"worker {self.number} takes itself for rank {rank} of worker {worker}")
+            self.control = self.link.connect(self)
         else:
             self.control.forward(message[3][0])
             if message[0] == READY and self._channel is not None:
@@ -100,15 +105,25 @@ class AgentRank(RelayedRank):
 
     # ---- from the master ----
 
-    def take_setup(self) -> None:
-        """Receive the settings, the only thing that comes over the control connection, and send them to the worker.
+    def take_frame(self, body: bytes, descriptors: list[int]) -> None:
+        """Take a frame of the control connection: first the settings, then answers to this process; b"" is the end.
 
         Raises:
-            OSError, EOFError: The master has hung up.
+            OSError, EOFError, ValueError: The master has hung up, or there is no descriptor or memory free.
         """
-        settings, (link, doorbells) = self.receive_setup()
+        if not body:
+            raise EOFError("the master has hung up")
+        if self._channel is not None:
+            assert self.control is not None
+            self.control.take_answer(body, descriptors)
+            return
+        word, *_ = decode_body(body)
+        *others, link, doorbells = descriptors
+        close_all(others)
+        if word != "setup":
+            raise ProtocolError(f"the master sent a {word!r} frame where a setup was expected")
         self._channel = self.link.calls.open(link, doorbells, self)
-        self.put(CONTROL, 0, 0, [encode_body(("setup", settings)), self.token])
+        self.put(CONTROL, 0, 0, [body, self.token])
 
     def forward_calls(self) -> None:
         """Forward what the master has put on the ring, and answers for which it has made room.

@@ -3,7 +3,7 @@
     relay                                                     agent
     AgentStream.put(), flush()  ── frame, frame, ... ──>      AgentStream.receive()
 
-    frame: head (kind, stream, worker, size) | up to `SLICE_BYTES` bytes
+    frame: head (kind, stream, worker, size) | up to `SLICE_BYTES` bytes; kinds and streams: `host_stream.py`
 
 What a worker writes is cut into slices, so that the workers take turns. Nothing here blocks. Both sides count the bytes that they
 have received, and keep what they have sent until the other side says that it has received it (`ACKNOWLEDGED`). So the frames
@@ -17,27 +17,10 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
+from pympipool.transport.host_stream import ACKNOWLEDGED, SEGMENT_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-REQUEST = 1
-"""Kind of a frame of the relay: a request of the master, as a pickle of a tuple."""
-
-DATA = 2
-"""Kind of a frame with bytes of a worker's stream; no bytes: its end."""
-
-PAUSE = 3
-"""Kind of a frame that asks to send no more of a worker's stream for now."""
-
-RESUME = 4
-"""Kind of a frame that ends a pause."""
-
-ACKNOWLEDGED = 5
-"""Kind of a frame that tells how many bytes have been received in all."""
-
-STDOUT, STDERR, STATUS, MESSAGES, RECALLS = range(5)
-"""The streams of a worker: what it prints, the records of its status pipe, its messages (see `stream.py`), and the relay's
-requests to recall calls."""
 
 _HEAD = struct.Struct("<HHII")  # kind, stream, worker, size
 _RECORD_BYTES = 1 << 14  # the most that TLS sends together
@@ -52,7 +35,6 @@ ACKNOWLEDGE_BYTES = 1 << 18
 """Bytes after which the other side is told that they have arrived."""
 
 _RECEIVED_MAX_BYTES = 1 << 20  # in a row, so that sending gets its turn
-_SEGMENT_BYTES = 1 << 16
 _COUNT = struct.Struct("<Q")
 
 
@@ -119,10 +101,10 @@ class AgentStream:
         """Queue a frame for the next `flush`. A slice has up to `SLICE_BYTES` bytes; a request may have more."""
         head = _HEAD.pack(kind, stream, worker, len(data))
         self._waiting_bytes += len(head) + len(data)
-        if len(head) + len(data) >= _SEGMENT_BYTES:
+        if len(head) + len(data) >= SEGMENT_BYTES:
             self._segments.append(b"".join((head, data)))  # alone, so that it fills its records
             return
-        if len(self._segments[-1]) >= _SEGMENT_BYTES:
+        if len(self._segments[-1]) >= SEGMENT_BYTES:
             self._segments.append(bytearray())
         segment = self._segments[-1]
         segment += head

@@ -345,7 +345,10 @@ def _is_gone(descriptor: int) -> bool:
 
 
 def _allow_many_descriptors() -> None:
-    """Raise the limit of open descriptors to its maximum. Each rank takes three or four, and the usual limit is a thousand."""
+    """Raise the limit of open descriptors to its maximum.
+
+    Each rank that no agent has forked takes three or four, and the usual limit is a thousand.
+    """
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # the system announces more than it grants
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import TYPE_CHECKING
 
-from pympipool.transport.bootstrap import WorkerConfig
-from pympipool.transport.control_client import WorkerControl
 from pympipool.transport.frames import HELLO_BYTES, decode_hello, encode_body
 from pympipool.transport.tcp.handshake import AuthenticationError
 from pympipool.transport.tcp.stream import HELLO
 
 if TYPE_CHECKING:
-    from typing import Any
-
+    from pympipool.transport.control_client import WorkerControl
+    from pympipool.transport.tcp.master_stream import RankControl
     from pympipool.transport.tcp.stream import Message, Stream
 
 
@@ -22,7 +19,6 @@ class RelayedRank:
     """One rank on another host.
 
     Args:
-        config: Address and key of the master.
         token: Assigns further connections to this rank.
 
     Attributes:
@@ -30,42 +26,12 @@ class RelayedRank:
         gone: One of the sides has ended.
     """
 
-    def __init__(self, config: WorkerConfig, token: bytes) -> None:
+    control: WorkerControl | RankControl | None = None
+
+    def __init__(self, token: bytes) -> None:
         self.token = token
-        self.control: WorkerControl | None = None
         self.gone = False
-        self._config = config
         self._data: Stream | None = None  # the connection for shared data
-
-    def connect(self, hello: Message) -> tuple[WorkerControl, int]:
-        """Connect to the master, and send it the rank's first message; return the connection, and the number of the rank.
-
-        Raises:
-            AuthenticationError: The message is no hello.
-            OSError: The master is gone.
-        """
-        kind, _, _, parts = hello
-        if kind != HELLO or len(parts[0]) != HELLO_BYTES:
-            raise AuthenticationError("the first message is no hello")
-        _, _, worker, rank, _ = decode_hello(parts[0])
-        config = WorkerConfig(self._config.address, self._config.key, worker, ranks=1, launcher="")
-        self.control = WorkerControl.connect(config)
-        self.control.send_hello(config, rank, is_relayed=True)
-        return self.control, rank
-
-    def receive_setup(self) -> tuple[dict[str, Any], list[int]]:
-        """Wait for the settings of the rank; return them, and the descriptors of its link.
-
-        Raises:
-            EOFError: The master does not accept this rank.
-        """
-        assert self.control is not None
-        settings, descriptors = self.control.receive_setup()
-        if settings["direct_output"]:  # for ranks of this host only
-            *descriptors, stdout, stderr = descriptors
-            os.close(stdout)
-            os.close(stderr)
-        return settings, descriptors
 
     def report_host_lost(self, reason: str) -> None:
         """Tell the master that the rank's host is gone; the master would wait for an exit code otherwise."""
@@ -93,3 +59,16 @@ class RelayedRank:
         """Close the descriptors, when no thread uses them any more."""
         if self.control is not None:
             self.control.close()
+
+
+def parse_hello(hello: Message) -> tuple[int, int]:
+    """Return the worker and the rank of a rank's first message.
+
+    Raises:
+        AuthenticationError: The message is no hello.
+    """
+    kind, _, _, parts = hello
+    if kind != HELLO or len(parts[0]) != HELLO_BYTES:
+        raise AuthenticationError("the first message is no hello")
+    _, _, worker, rank, _ = decode_hello(parts[0])
+    return worker, rank

@@ -10,21 +10,23 @@ A thread of the relay serves each rank. Another one serves its connection for sh
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 from typing import TYPE_CHECKING
 
+from pympipool.transport.bootstrap import WorkerConfig
+from pympipool.transport.control_client import WorkerControl
 from pympipool.transport.frames import encode_body
 from pympipool.transport.shm import open_channel
 from pympipool.transport.tcp.prefetch import PrefetchQueue
-from pympipool.transport.tcp.relayed_rank import RelayedRank
+from pympipool.transport.tcp.relayed_rank import RelayedRank, parse_hello
 from pympipool.transport.tcp.sockets import HOST_GONE_S
 from pympipool.transport.tcp.stream import CONTROL, READY, RECALL, Message, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from pympipool.transport.bootstrap import WorkerConfig
+    from typing import Any
 
 
 class RemoteRank(RelayedRank):
@@ -38,10 +40,13 @@ class RemoteRank(RelayedRank):
         hello: The rank's first message.
     """
 
+    control: WorkerControl | None = None
+
     def __init__(
         self, stream: Stream, keepalive: socket.socket, config: WorkerConfig, token: bytes, hello: Message
     ) -> None:
-        super().__init__(config, token)
+        super().__init__(token)
+        self._config = config
         self.stream = stream
         self.keepalive = keepalive
         self._received = 0  # bytes at the last check
@@ -59,9 +64,9 @@ class RemoteRank(RelayedRank):
 
     def _serve(self, on_connected: Callable[[RemoteRank], None]) -> None:
         self.stream.set_timeout(None)  # from here on the keepalive connection tells whether the rank is there
-        control, rank = self.connect(self._hello)
+        control, rank = self.connect()
         on_connected(self)  # before the settings, which come when the last rank has connected
-        settings, descriptors = self.receive_setup()
+        settings, descriptors = self.receive_setup(control)
         channel = open_channel(descriptors) if rank == 0 else None
         self.stream.send(CONTROL, 0, 0, [encode_body(("setup", settings))])
         while True:
@@ -73,6 +78,32 @@ class RemoteRank(RelayedRank):
                 )
                 self._relay_calls(self._queue)
                 return
+
+    def connect(self) -> tuple[WorkerControl, int]:
+        """Connect to the master, and send it the rank's first message; return the connection, and the number of the rank.
+
+        Raises:
+            AuthenticationError: The message is no hello.
+            OSError: The master is gone.
+        """
+        worker, rank = parse_hello(self._hello)
+        config = WorkerConfig(self._config.address, self._config.key, worker, ranks=1, launcher="")
+        control = self.control = WorkerControl.connect(config)
+        control.send_hello(config, rank, is_relayed=True)
+        return control, rank
+
+    def receive_setup(self, control: WorkerControl) -> tuple[dict[str, Any], list[int]]:
+        """Wait for the settings of the rank; return them, and the descriptors of its link.
+
+        Raises:
+            EOFError: The master does not accept this rank.
+        """
+        settings, descriptors = control.receive_setup()
+        if settings["direct_output"]:  # for ranks of this host only
+            *descriptors, stdout, stderr = descriptors
+            os.close(stdout)
+            os.close(stderr)
+        return settings, descriptors
 
     def _request_recall(self) -> None:
         with contextlib.suppress(BlockingIOError):  # earlier requests are still unread: one more adds nothing

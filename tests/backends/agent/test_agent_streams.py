@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 
 import numpy as np
 import psutil
@@ -86,6 +88,19 @@ def test_one_connection_carries_all_workers_of_a_host(make_executor):
     assert relay_process().num_threads() < 2 * CORES
 
 
+def test_workers_of_agents_need_no_descriptor(make_executor):
+    exe, _ = make_executor(1)
+    before = descriptors_of_master_and_relay()
+    exe.max_workers = CORES
+    wait_until(lambda: len(exe.info["workers"]) == CORES)
+    assert sorted(exe.map(square, range(20))) == [i * i for i in range(20)]
+    assert descriptors_of_master_and_relay() == before
+
+
+def descriptors_of_master_and_relay():
+    return psutil.Process().num_fds(), relay_process().num_fds()
+
+
 @pytest.mark.parametrize("size", [0, 100, 1 << 14, (1 << 16) - 40, 1 << 16, 5_000_000])
 def test_arrays_of_any_size_travel_through_agents(make_executor, size):
     exe, _ = make_executor(1)
@@ -165,6 +180,41 @@ def test_agent_that_the_relay_has_given_up_ends(make_executor):
     host.close()  # the relay hangs up
     wait_until(lambda: not agent.is_running())
     assert exe.submit(square, 3).result() == 9  # of another worker
+
+
+class FullStream:
+    """A stdout that takes nothing until it is opened."""
+
+    def __init__(self):
+        self.is_open = threading.Event()
+        self.written = 0
+
+    def write(self, text):
+        assert self.is_open.wait(60)
+        self.written += text.count("x")
+
+    def flush(self):
+        pass
+
+
+def print_much(size):
+    print("x" * size)
+
+
+def test_output_that_nobody_takes_waits_there(make_executor, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", stream := FullStream())
+    exe, backend = make_executor(2)
+    relay, agent = relay_process(), agent_of(backend, min(pids(exe)))
+    before = [psutil.Process().memory_info().rss, relay.memory_info().rss, agent.memory_info().rss]
+    call = exe.submit(print_much, 64 * MB)
+    assert {exe.submit(square, i).result() for i in range(50)} == {i * i for i in range(50)}
+    assert not call.done()
+    after = [psutil.Process().memory_info().rss, relay.memory_info().rss, agent.memory_info().rss]
+    assert max(now - then for then, now in zip(before, after, strict=True)) < 16 * MB
+    stream.is_open.set()
+    call.result()
+    exe.shutdown()
+    assert stream.written == 64 * MB
 
 
 DYING_AGENT = """
