@@ -117,12 +117,12 @@ cdef class LoopQueue(EntryQueue):
 
     def on_readable(self):
         """Run the callbacks of futures that other threads have ended."""
-        self.is_written = False
         if self.descriptor >= 0:
             try:
                 os.read(self.descriptor, READ_BYTES)
             except BlockingIOError:
                 pass
+        self.is_written = False  # after reading, which lets other threads run: what they write would be read, too
         self.run(False)
 
     def forget(self):
