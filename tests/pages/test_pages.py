@@ -4,6 +4,7 @@ import ast
 import builtins
 import concurrent.futures.process
 import functools
+import inspect
 import re
 from pathlib import Path
 
@@ -54,6 +55,30 @@ def test_saved_pictures_are_shown_on_their_page():
     assert len(saved) >= 7
     hidden = [name for block, name in saved if f"(../pictures/{name})" not in block.page.read_text(encoding="utf-8")]
     assert hidden == []
+
+
+@pytest.mark.parametrize("block", all_blocks("py"), ids=lambda block: block.name)
+def test_shown_code_has_parameters_that_exist(block):
+    """Such code needs a cluster, or is a part of a file: it is not run."""
+    parameters = inspect.signature(pympipool.Executor).parameters
+    calls = [node for node in ast.walk(ast.parse(block.text)) if isinstance(node, ast.Call)]
+    used = [keyword.arg for call in calls if ast.unparse(call.func) == "Executor" for keyword in call.keywords]
+    assert used or "Executor" not in block.text
+    assert {*used} <= {*parameters}
+
+
+def test_table_for_executorlib_is_complete():
+    """It names all that executorlib has in public: functions, classes, their methods and parameters, and keys of resource_dict."""
+    executorlib = pytest.importorskip("executorlib", reason="pip install executorlib")
+    page = (ROOT / "docs" / "howto" / "from-executorlib.md").read_text(encoding="utf-8")
+    things = [getattr(executorlib, name) for name in executorlib.__all__ if not name.startswith("_")]
+    classes = [thing for thing in things if inspect.isclass(thing)]
+    names = {thing.__name__ for thing in things}
+    names |= {name for each in classes for name in vars(each) if not name.startswith("_")}
+    names |= {name for each in classes for name in inspect.signature(each).parameters}
+    names |= {name for each in classes for name in re.findall(r"^ +- (\w+)", each.__doc__ or "", re.MULTILINE)}
+    assert len(names) > 35
+    assert {name for name in names if name not in page} == set()
 
 
 def test_first_lines_help_to_choose_the_executor():
