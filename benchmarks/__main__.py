@@ -21,6 +21,11 @@ from benchmarks.peers import OURS, PEERS
 from benchmarks.results import RING, Conditions, Results
 from benchmarks.rounds import compare
 from benchmarks.samples import FULL, QUICK, Effort
+from benchmarks.summary import format_summary, with_summary
+
+PAGE = ROOT / "docs" / "benchmarks.md"
+README = ROOT / "README.md"
+"""Has the first table of the page, too."""
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -114,6 +119,9 @@ def write_page(path: Path, results: Results) -> None:
     links = {section: plot.relative_to(path.parent).as_posix() for section, plot in plots.items()}
     path.write_text(report.format_page(measured, results.ring(), links))
     print(f"wrote {path}")
+    if path == PAGE:
+        summary = list(format_summary([comparison for comparison, _ in measured]))
+        README.write_text(with_summary(README.read_text(), summary))
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -124,7 +132,7 @@ def main(words: Sequence[str] | None = None) -> None:
         show_list()
         return
     partial = options.quick or options.peer
-    output = options.output or ROOT / ("build" if partial else "docs") / "benchmarks.md"
+    output = options.output or (ROOT / "build" / "benchmarks.md" if partial else PAGE)
     output.parent.mkdir(parents=True, exist_ok=True)
     results = Results(output.with_suffix("") / "results")
     failed: list[str] = []

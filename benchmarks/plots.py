@@ -128,8 +128,10 @@ def draw_points(comparisons: Sequence[Comparison]) -> Any:
     """Draw a panel for each case with a row for each peer. All panels have the same rows."""
     import matplotlib.pyplot as plt
 
-    panels = [(comparison, i) for comparison in comparisons for i in range(len(comparison.case.quantities))]
+    pairs = [(comparison, i) for comparison in comparisons for i in range(len(comparison.case.quantities))]
     names = _names(comparisons)
+    # A case may have got a quantity since it was measured.
+    panels = [(comparison, i) for comparison, i in pairs if any(comparison.values(name, i) for name in names)]
     columns = min(len(panels), 2)
     rows = -(-len(panels) // columns)
     size = (1.6 + 3.6 * columns, rows * (0.8 + 0.27 * len(names)))

@@ -15,17 +15,25 @@ from benchmarks.peers import OURS, PEERS
 from benchmarks.plots import draw_plots
 from benchmarks.results import Conditions
 from benchmarks.rounds import LIMIT, Comparison
+from benchmarks.summary import format_faster_peers, format_summary
 from benchmarks.targets import format_targets
 from benchmarks.units import format_ratio, format_seconds
 
 __all__ = ["draw_plots", "format_page", "format_table"]
 
 INTRODUCTION = """\
+How long does a call take, compared with other executors? Expect similar ratios on other machines, but not the same
+times: `pympipool bench` measures your machine, and recommends settings for it. Times are those of the overhead: if your
+calls take seconds, any executor will do."""
+
+METHOD = """\
 `make bench` (`python -m benchmarks`) writes this page; do not edit it. Each executor is measured in a separate process,
 and the executors take turns: in each round of a case, each executor is opened, measured and closed before the next one
 is opened. A cell shows the median of the rounds, in parentheses the smallest and the largest round, and in bold how
-many times better pympipool is (below 1: worse). Expect similar ratios on other machines, but not the same times:
-`pympipool bench` measures your machine, and recommends settings for it."""
+many times better pympipool is (below 1: worse)."""
+
+FASTER_TEXT = """\
+The cases in which another executor was faster in this run, and how many times. The sections below give the reasons."""
 
 TARGETS_TEXT = """\
 The ratios that pympipool is meant to reach, and the ratios of this run."""
@@ -49,9 +57,11 @@ EXPLANATIONS = {
     " compute if there is a core for each worker, and sleep if there are more workers. Time inside a call includes"
     " waiting for a core: if many workers share few cores, an executor that slows down its calls looks efficient.",
     "Start": "The time from the creation of an executor until its first result, in a program that has used such an"
-    " executor before; and the time of a call that runs in a process started for it.",
+    " executor before; and the time of a call that runs in a process started for it. Pool and ProcessPoolExecutor fork"
+    " the program, which is not safe with threads and MPI; workers of pympipool are fresh processes.",
     "MPI functions": "One call at a time. It runs on all ranks of a worker and returns a list.",
-    "Real payloads": "What programs send and return: the time of a call of many, with two workers. Where another process-based"
+    "Real payloads": "What programs send and return: the time of a call of many, with two workers. ThreadPoolExecutor sends"
+    " nothing, as its calls run in the script itself. Where another process-based"
     " executor may be ahead, the reasons are these. *Row of a frame*: each row is pickled by itself, so that no"
     " call sees what another one does to an index that all rows share; the others pickle that index once for"
     " each chunk, and the calls of a chunk share it. *Bound method, dataclass*: before each call the worker"
@@ -88,10 +98,11 @@ def format_page(
     """
     all_conditions = [conditions for _, conditions in measured] + ([ring[1]] if ring else [])
     comparisons = [comparison for comparison, _ in measured]
-    lines = ["# Benchmarks", "", INTRODUCTION, "", *format_head(all_conditions)]
-    targets = list(format_targets(comparisons))
-    if targets:
-        lines += ["## Targets", "", TARGETS_TEXT, "", *targets, ""]
+    lines = ["# Benchmarks", "", INTRODUCTION, "", *format_summary(comparisons), ""]
+    faster = list(format_faster_peers(comparisons))
+    if faster:
+        lines += ["## Where others are faster", "", FASTER_TEXT, "", *faster, ""]
+    lines += ["## How it is measured", "", METHOD, "", *format_head(all_conditions)]
     for section, of_section in groupby(comparisons, key=lambda comparison: comparison.case.section):
         lines += [f"## {section}", ""]
         lines += [line for text in (EXPLANATIONS.get(section),) if text for line in (text, "")]
@@ -101,6 +112,9 @@ def format_page(
             lines += [*format_table(list(of_table)), ""]
     if ring:
         lines += ["## The ring alone", "", *_image("The ring alone", plots), *format_ring(ring[0]), ""]
+    targets = list(format_targets(comparisons))
+    if targets:
+        lines += ["## Targets", "", TARGETS_TEXT, "", *targets, ""]
     lines += ["## Dates of the measurements", "", *format_runs(measured, ring), ""]
     return "\n".join(lines).rstrip() + "\n"
 

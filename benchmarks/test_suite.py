@@ -19,6 +19,7 @@ from benchmarks.peers import OURS, PEERS, Feature, find_peer
 from benchmarks.results import Conditions, Results
 from benchmarks.rounds import Comparison, compare
 from benchmarks.samples import Effort
+from benchmarks.summary import ROWS, format_faster_peers, format_summary, with_summary
 from benchmarks.targets import TARGETS
 
 STANDARD = find_peer("ProcessPoolExecutor")
@@ -115,3 +116,27 @@ def test_peers_that_share_data_have_ways() -> None:
 
 def test_case_names_are_unique() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
+
+
+def test_page_begins_with_the_cases_that_matter_most() -> None:
+    assert {*ROWS} <= {case.name for case in CASES}
+    samples = {OURS.name: [(5e-6, 9e-6)], STANDARD.name: [(1e-6, 90e-6)]}
+    assert list(format_summary([Comparison(ROUND_TRIP, samples)])) == [
+        "| | pympipool | ProcessPoolExecutor |",
+        "| --- | ---: | ---: |",
+        "| a call that does nothing, there and back | 5 µs | 1 µs |",
+    ]
+
+
+def test_page_lists_where_others_are_faster() -> None:
+    samples = {OURS.name: [(5e-6, 9e-6)], STANDARD.name: [(1e-6, 90e-6)]}
+    faster = list(format_faster_peers([Comparison(ROUND_TRIP, samples)]))
+    assert faster == ["- Round trip, no-op call, p50: ProcessPoolExecutor 5 ×"]
+
+
+def test_readme_gets_the_summary() -> None:
+    table = ["| new |"]
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    changed = with_summary(readme, table)
+    assert "| new |\n<!-- until here -->" in changed
+    assert with_summary(with_summary(readme, ["| other |"]), table) == changed

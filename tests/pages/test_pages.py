@@ -50,6 +50,12 @@ def test_submission_scripts_are_shown_as_they_are():
     assert [name for name, text in shown if (ROOT / "examples" / name).read_text(encoding="utf-8") != text] == []
 
 
+def test_readme_has_the_table_of_the_benchmarks():
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("benchmarks -->\n")[2].partition("<!--")[0]
+    assert table.count("\n") > 5
+    assert table in (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8"), "python -m benchmarks --page"
+
+
 def test_saved_pictures_are_shown_on_their_page():
     saved = [(block, name) for block in all_blocks("python") for name in re.findall(r'savefig\("(.+?)"\)', block.text)]
     assert len(saved) >= 7
