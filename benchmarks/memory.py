@@ -70,12 +70,12 @@ def trim_heap() -> None:
 
 
 def draw(samples: list[Sample], file: Path) -> None:
-    import matplotlib as mpl
     from matplotlib import pyplot as plt
 
-    mpl.rcParams["svg.hashsalt"] = "pympipool"  # the same figures give the same file
+    from pympipool.diagnostics.figures import save
+
     calls, master, worker = zip(*samples, strict=True)
-    _, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
     for name, values, colour in (("master", master, "#1f6f8b"), ("worker", worker, "#d98032")):
         axes.plot([count / 1e6 for count in calls], values, color=colour, lw=2)
         axes.annotate(
@@ -83,7 +83,7 @@ def draw(samples: list[Sample], file: Path) -> None:
         )
     axes.set(xlabel="million calls", ylabel="resident memory, MB", ylim=(0, 1.2 * max(*master, *worker)))
     axes.spines[["top", "right"]].set_visible(False)
-    plt.savefig(file, metadata={"Date": None})
+    save(figure, file)
 
 
 def main() -> None:

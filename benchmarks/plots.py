@@ -40,8 +40,6 @@ COLORS = (
 """Colours of the peers other than pympipool, in the order of `PEERS`."""
 
 STYLE = {
-    "svg.hashsalt": "pympipool",  # the same plot gives the same file
-    "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
     "font.size": 9,
@@ -103,7 +101,9 @@ def _have_x_values(comparisons: Sequence[Comparison]) -> bool:
 def _save(figure: Any, path: Path) -> Path:
     import matplotlib.pyplot as plt
 
-    figure.savefig(path, metadata={"Date": None}, bbox_inches="tight", facecolor="white")
+    from pympipool.diagnostics.figures import save
+
+    save(figure, path, bbox_inches="tight", facecolor="white")
     plt.close(figure)
     return path
 

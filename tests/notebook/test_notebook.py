@@ -235,6 +235,22 @@ def test_without_widgets_the_bar_is_text(tmp_path):
     assert "fifty: 100%" in cell.stderr
 
 
+def test_trace_and_its_picture_show_themselves(kernel):
+    pytest.importorskip("matplotlib", reason="no matplotlib: pip install matplotlib")
+    kernel.run("from pympipool import trace\nwith trace() as seen:\n    exe.submit(divmod, 7, 2).result()")
+    cell = kernel.run("seen")
+    assert "1 call: 1 returned" in cell.value
+    assert "<svg" in cell.html
+    assert "1 call: 1 returned" in cell.html
+    assert "<svg" in kernel.run("seen.plot()").html
+
+
+def test_dashboard_is_shown_in_a_frame(kernel):
+    cell = kernel.run("exe.dashboard()")
+    assert cell.value.startswith("<Dashboard http://127.0.0.1:")
+    assert "<iframe" in cell.html
+
+
 def test_call_graph_is_drawn_below_the_cell(kernel):
     cell = kernel.run(
         "with Executor(plot_dependency_graph=True) as drawn:\n    drawn.submit(divmod, drawn.submit(divmod, 7, 2), 3)"

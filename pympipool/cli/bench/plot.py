@@ -25,9 +25,9 @@ def draw(measured: Measured, path: Path) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    from matplotlib.figure import Figure
+    from pympipool.diagnostics.figures import ThemedFigure, save
 
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    figure = ThemedFigure(figsize=(12, 3.8), layout="constrained")
     panels = figure.subplots(1, 3)
     _draw_lengths(panels[0], measured)
     _draw_speed_ups(panels[1], measured)
@@ -39,7 +39,7 @@ def draw(measured: Measured, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     title = f"pympipool on {measured.host}: backend {measured.backend!r}, {measured.cores} cores"
     figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
-    figure.savefig(path)
+    save(figure, path)
 
 
 def _draw_lengths(axes: Any, measured: Measured) -> None:

@@ -5,7 +5,7 @@
     worker 3   ▏▃▅▇▇▇▇▅▃▇▇▇▇▇▇▇▇▅▃▁▇▇▇▇▇▇▅▇▇▇▇        shows the share of time that each function took
     waiting    ▂▄▆██▇▆▅▄▃▂▁
 
-Only this module imports matplotlib, and only when it draws.
+This module imports matplotlib only when it draws.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from pympipool.diagnostics.tracing.utilization import run_span, work_span
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from pympipool.diagnostics.figures import ThemedFigure
 
 COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377")
 """Colours of the functions that took most time. Colour-blind readers can tell them apart (Paul Tol, "bright",
@@ -63,7 +65,7 @@ def draw(
     width: float = 11.0,
     title: str | None = None,
     dpi: int = 150,
-) -> Figure:
+) -> ThemedFigure:
     """Draw a trace.
 
     Args:
@@ -79,8 +81,7 @@ def draw(
         ValueError: The trace has no calls, or matplotlib does not know the format of path.
     """
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        from pympipool.diagnostics.figures import ThemedFigure, save
     except ImportError as error:
         raise ImportError(f"pictures are drawn by matplotlib ({error}): pip install matplotlib") from error
     if not timeline.calls:
@@ -88,8 +89,7 @@ def draw(
     parts = [_Part(timeline, executor.number) for executor in timeline.executors]
     parts = [part for part in parts if part.calls]
     heights = [height for part in parts for height in (max(len(part.tracks), 1) * TRACK_HEIGHT_IN + 0.25, 0.75)]
-    figure = Figure(figsize=(width, sum(heights) + 1.35), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = ThemedFigure(figsize=(width, sum(heights) + 1.35), layout="constrained")
     axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     colours = _colours(timeline.calls)
     begin_ns, end_ns = work_span(timeline.calls, timeline.duration_ns)
@@ -103,7 +103,7 @@ def draw(
     figure.suptitle(title or _title(timeline), x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
     _add_legend(figure, parts, colours)
     if path is not None:
-        figure.savefig(path, dpi=dpi)
+        save(figure, path, dpi=dpi)
     return figure
 
 

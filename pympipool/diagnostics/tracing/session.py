@@ -13,6 +13,7 @@ import os
 import socket
 from contextlib import ContextDecorator
 from datetime import datetime, timezone
+from html import escape
 from pathlib import Path
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,7 @@ from pympipool.serialization import most_shared_bytes
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from matplotlib.figure import Figure
-
+    from pympipool.diagnostics.figures import ThemedFigure
     from pympipool.diagnostics.tracing.summary import Summary
     from pympipool.execution.trace_registry import TracedEngine
 
@@ -85,7 +85,7 @@ class trace(ContextDecorator):  # noqa: N801  it is used like `open`
         if self.path is not None:
             _check_folder(self.path)
         if self._recording_pid == os.getpid():
-            raise RuntimeError(f"{self!r} records already: stop() it first")
+            raise RuntimeError(f"{self._name} records already: stop() it first")
         self._recorders, self._timeline = [], None
         self._start_time = datetime.now(timezone.utc).astimezone()
         self._start_ns = monotonic_ns()
@@ -121,7 +121,7 @@ class trace(ContextDecorator):  # noqa: N801  it is used like `open`
             OSError: The file could not be written.
         """
         if self._recording_pid != os.getpid():  # also in a forked child: only the parent records
-            raise RuntimeError(f"{self!r} does not record: start() it first")
+            raise RuntimeError(f"{self._name} does not record: start() it first")
         self._end_recording()
         duration_ns = monotonic_ns() - self._start_ns
         recorded = [RecordedExecutor(recorder, engine.executor_info) for engine, recorder in self._recorders]
@@ -173,7 +173,7 @@ class trace(ContextDecorator):  # noqa: N801  it is used like `open`
             RuntimeError: Nothing was recorded yet.
         """
         if self._timeline is None:
-            raise RuntimeError(f"{self!r} has nothing to show: it must have been started and stopped")
+            raise RuntimeError(f"{self._name} has nothing to show: it must have been started and stopped")
         return self._timeline
 
     def write(self, path: str | os.PathLike[str]) -> None:
@@ -210,8 +210,10 @@ class trace(ContextDecorator):  # noqa: N801  it is used like `open`
 
         return format_report(self.summary())
 
-    def plot(self, path: str | os.PathLike[str] | None = None, **options: Any) -> Figure:
+    def plot(self, path: str | os.PathLike[str] | None = None, **options: Any) -> ThemedFigure:
         """Draw workers and calls, and write the picture to a file if path is given.
+
+        In a notebook, the last line of a cell shows the picture. It follows the notebook's theme.
 
         The options are those of `pympipool.diagnostics.tracing.plot.draw`.
 
@@ -222,8 +224,23 @@ class trace(ContextDecorator):  # noqa: N801  it is used like `open`
 
         return draw(self.timeline, path, **options)
 
-    def __repr__(self) -> str:
+    @property
+    def _name(self) -> str:
         return f"trace({str(self.path)!r})" if self.path is not None else "trace()"
+
+    def __repr__(self) -> str:
+        """Return the summary as text; how the trace was made while it has recorded nothing."""
+        return self._name if self._timeline is None else self.report().rstrip()
+
+    def _repr_html_(self) -> str | None:
+        """Return the picture, and below it the summary, for a notebook. Without matplotlib there is no picture."""
+        if self._timeline is None:
+            return None
+        picture = ""
+        with contextlib.suppress(ImportError):
+            picture = self.plot()._repr_html_() if self._timeline.calls else ""
+        is_open = "" if picture else " open"
+        return f"{picture}<details{is_open}><summary>Summary</summary><pre>{escape(self.report())}</pre></details>"
 
 
 def _check_folder(path: Path) -> None:
