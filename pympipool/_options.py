@@ -97,6 +97,7 @@ class Options:
     initializer: Any = field(metadata={"check": validation.unchecked})  # checked by `pickled_initializer`
     hosts: tuple[Host, ...] | None = field(metadata={"check": checked_hosts, "in_info": True})
     max_tasks_per_child: int | None = field(metadata={"check": _optional_positive, "in_info": True})
+    idle_timeout: float | None = field(metadata={"check": validation.optional_seconds, "in_info": True})
     initargs: tuple[Any, ...] = field(metadata={"check": _arguments})
     thread_name_prefix: str = field(metadata={"check": _text})
     share_above: int | None = field(metadata={"check": validation.optional_count, "in_info": True})
@@ -127,6 +128,16 @@ class Options:
         if options.on_worker_replaced == "fail" and not options.block_allocation:
             raise ValueError(
                 "on_worker_replaced='fail' is only for block_allocation=True: without it no worker has state that could be lost"
+            )
+        if options.idle_timeout is not None and not options.block_allocation:
+            raise ValueError(
+                f"idle_timeout is {options.idle_timeout:g}, which is only for block_allocation=True: without it each worker ends"
+                " after its call"
+            )
+        if options.idle_timeout is not None and options.on_worker_replaced == "fail":
+            raise ValueError(
+                "on_worker_replaced='fail' with idle_timeout: workers that end because they are idle lose their state; leave one"
+                " of the two"
             )
         if options.draws_graph and options.disable_dependencies:
             raise ValueError(

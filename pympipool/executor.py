@@ -96,6 +96,9 @@ class Executor(futures.Executor):
             calls. If it raises, calls fail with BrokenProcessPool, and the cause is what it has raised.
         initargs: Its arguments. Queues, locks, events and shared values of multiprocessing are shared with workers on this machine,
             if they were made by a context that does not fork, such as multiprocessing.get_context("spawn").
+        idle_timeout: Seconds after which a worker without a call ends. It comes again when there are more calls than workers, up
+            to `max_workers`. Until then its cores are free for others: outside of a job of SLURM its job ends. What
+            `init_function` and calls had left in its memory is lost. Default: workers stay. Only with `block_allocation`.
         max_tasks_per_child: Number of calls after which a worker exits and a new one takes its place. A chunk of `map` counts
             as one call. Default: no limit. Without `block_allocation` each worker serves one call anyway.
         mp_context: How processes start, as a context or a name of multiprocessing: "spawn" starts each worker as a fresh
@@ -194,6 +197,7 @@ class Executor(futures.Executor):
         init_function: Callable[[], dict[str, Any]] | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        idle_timeout: float | None = None,
         max_tasks_per_child: int | None = None,
         mp_context: Any = None,
         thread_name_prefix: str = "",
@@ -566,6 +570,27 @@ class Executor(futures.Executor):
         self._engine.close(wait=wait, cancel=cancel_futures)
         if self._cache is not None:
             self._cache.close(wait=wait)
+
+    def drain(self) -> None:
+        """Begin no more calls, and hand those back that have not begun; return at once.
+
+        What runs may end: its results come as usual, and then its worker ends. All other calls, those that wait for other calls
+        included, end with `pympipool.errors.DrainedError`, which names what is left. So do calls that are submitted later. The
+        chunks that `map` makes run whole.
+
+        This is for the handler of a signal that announces the end of the job, and harmless at any moment of the script. Calls that
+        are `detached` go on; the executor only takes no more of them.
+
+        Examples:
+            >>> import signal
+            >>> with Executor(max_workers=1) as exe:
+            ...     before = signal.signal(signal.SIGUSR1, lambda *_: exe.drain())
+            ...     signal.raise_signal(signal.SIGUSR1)
+            ...     call = exe.submit(pow, 2, 5)
+            ...     print(type(call.exception()).__name__)
+            DrainedError
+        """
+        self._engine.drain()
 
     def kill_workers(self) -> None:
         """Shut down now, whatever runs: kill the workers, and return when they have ended.

@@ -4,6 +4,7 @@ from libc.stdint cimport uint64_t
 
 from pympipool._core.calls cimport FunctionHandle
 from pympipool._core.future_core cimport FutureCore
+from pympipool._core.mailbox cimport Post
 from pympipool._core.types cimport Call
 from pympipool._core.workers cimport Workers
 
@@ -16,6 +17,10 @@ cdef class Submission(Workers):
     cdef dict functions      # for `submit_small`; None: it takes no calls
     cdef object kinds
     cdef int attempts_of_small
+    cdef Post on_crowded     # see `call_when_crowded`; None: nothing is to be called
+    cdef Py_ssize_t crowd
 
     cdef FunctionHandle find_function(self, fn)
+    cdef void tell_if_crowded(self) noexcept
+    cdef Py_ssize_t count_calls(self) noexcept
     cdef void queue_call(self, FutureCore future, Call *call, uint64_t number) noexcept

@@ -14,15 +14,15 @@ from libc.stdint cimport uint64_t
 from pympipool._core.calls cimport COPY_LIMIT, FunctionHandle, free_call, new_call, new_small_call
 from pympipool._core.future_core cimport FutureCore
 from pympipool._core.listeners cimport PENDING
-from pympipool._core.mailbox cimport Mailbox
+from pympipool._core.mailbox cimport Mailbox, Post
 from pympipool._core.opcodes cimport Pickle, begin, release
 from pympipool._core.pickle_writer cimport ITEMS_MAX, write_call
 from pympipool._core.progress_engine cimport send_and_notify
-from pympipool._core.pump cimport send_reserved
+from pympipool._core.pump cimport record_unanswered, send_reserved
 from pympipool._core.ring cimport PMP_TRACED, pmp_now_ns
 from pympipool._core.scheduler cimport find_worker, is_claimed, recall_all
 from pympipool._core.trace_buffer cimport CANCELLED, FAILED
-from pympipool._core.types cimport Call, Worker, append, pthread_mutex_lock, pthread_mutex_unlock
+from pympipool._core.types cimport Call, Worker, append, pthread_mutex_lock, pthread_mutex_unlock, remove
 from pympipool._core.workers cimport Workers
 
 from pympipool._core.future import Future
@@ -93,6 +93,14 @@ cdef class Submission(Workers):
         """End the waiting calls, and all that will be submitted, with an exception each, which make_error() returns."""
         self.broken = make_error
         self.fail_waiting(make_error)
+
+    def reject(self, make_error):
+        """End all calls that are submitted from now on with an exception each, which make_error() returns.
+
+        Nothing changes if they end with one already.
+        """
+        if self.broken is None:
+            self.broken = make_error
 
     def fail_waiting(self, make_error):
         """End the waiting calls soon, with an exception each, which make_error() returns."""
@@ -178,8 +186,7 @@ cdef class Submission(Workers):
         Raises:
             RuntimeError: The dispatcher is closed.
         """
-        if self.broken is not None:
-            self.fail(future, self.broken)
+        if self.fails(future):
             return
         cdef Call *call = new_call(parts)
         cdef uint64_t number = 0 if worker is None else worker
@@ -196,9 +203,8 @@ cdef class Submission(Workers):
             free_call(call)
             self.cancel(future)
             return
-        if self.broken is not None:  # checked again, as below
+        if self.fails(future):  # checked again, as below
             free_call(call)
-            self.fail(future, self.broken)
             return
         if self.closed is not None and not admitted:  # checked again: creating the call may have released the GIL
             free_call(call)
@@ -235,6 +241,32 @@ cdef class Submission(Workers):
             append(&self.core.waiting, call)
         send_and_notify(&self.core)
         pthread_mutex_unlock(&self.core.lock)
+        if self.on_crowded is not None:
+            self.tell_if_crowded()
+
+    cdef void tell_if_crowded(self) noexcept:
+        """Have the function of `call_when_crowded` called if there are so many calls."""
+        cdef Post post = self.on_crowded
+        if post is not None and self.count_calls() > self.crowd:
+            self.on_crowded = None
+            post.mailbox.send(post)
+
+    def call_when_crowded(self, Mailbox mailbox not None, function, Py_ssize_t calls):
+        """Have function() called in the thread of a mailbox, once, when more than so many calls wait or run; maybe now."""
+        self.crowd = calls
+        self.on_crowded = mailbox.prepare(function)
+        self.tell_if_crowded()
+
+    @property
+    def call_count(self):
+        """Number of calls that wait or run."""
+        return self.count_calls()
+
+    cdef Py_ssize_t count_calls(self) noexcept:
+        pthread_mutex_lock(&self.core.lock)
+        count = self.core.waiting.length + self.core.in_flight
+        pthread_mutex_unlock(&self.core.lock)
+        return count
 
     # ---- the end of calls ----
 
@@ -245,6 +277,30 @@ cdef class Submission(Workers):
             recall_all(&self.core, self.core.workers[i])
         pthread_mutex_unlock(&self.core.lock)
         self.end_waiting(CANCELLED, None)
+
+    def fails(self, FutureCore future not None):
+        """Return True if all calls end with an exception (see `fail_all` and `reject`), and end this one with it."""
+        if self.broken is not None:
+            self.fail(future, self.broken)
+        return self.broken is not None
+
+    def take_waiting(self, list futures not None):
+        """Take the calls that wait now: their futures, which are still pending, are added to the list."""
+        cdef Call *call
+        while True:
+            futures.append(None)  # first, because nothing may fail once a call is in no list
+            pthread_mutex_lock(&self.core.lock)
+            call = self.core.waiting.first
+            if call != NULL:
+                remove(&self.core.waiting, call)
+                record_unanswered(&self.core, NULL, call, FAILED)
+            pthread_mutex_unlock(&self.core.lock)
+            if call == NULL:
+                futures.pop()
+                return
+            (<FutureCore>call.future).call = NULL
+            futures[len(futures) - 1] = <object>call.future
+            free_call(call)
 
     @property
     def waiting_count(self):

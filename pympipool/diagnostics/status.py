@@ -64,7 +64,7 @@ class ExecutorStatus:
         done: Number of calls that have returned.
         failed: Number of calls that have raised, that could not be sent, or whose worker died.
         calls_per_s: Number of ended calls, divided by the time from the first submission to the last end.
-        state: "open", "shut down", or "of another process" in a fork of the process that made the executor.
+        state: "open", "drained", "shut down", or "of another process" in a fork of the process that made the executor.
         shared: What this process shares, for whatever executor, as text; "" if nothing.
     """
 
@@ -99,7 +99,7 @@ def snapshot(engine: Engine, info: Mapping[str, Any]) -> ExecutorStatus:
         done=returned - raised,
         failed=raised + lost,
         calls_per_s=returned / span_s if span_s > 0 else 0.0,
-        state="open" if engine.is_open else "shut down",
+        state=engine.state,
         shared=describe_shared(),
     )
 

@@ -3,6 +3,8 @@
 Each is a subclass of the standard library's exception for the same kind of failure, so code written for
 `concurrent.futures` catches it without knowing pympipool::
 
+    concurrent.futures.CancelledError
+        DrainedError          the executor was drained before the call had begun
     concurrent.futures.BrokenExecutor
         WorkerStartError      workers cannot be started
         concurrent.futures.process.BrokenProcessPool
@@ -30,7 +32,7 @@ import pickle
 import signal
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, CancelledError
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ __all__ = [
     "CacheError",
     "CacheWarning",
     "DependencyError",
+    "DrainedError",
     "JobError",
     "RemoteError",
     "RemoteTraceback",
@@ -99,6 +102,36 @@ class WorkerStartError(BrokenExecutor):
     def __reduce__(self) -> tuple[Any, ...]:
         fields = {name: getattr(self, name) for name in ("host", "exit_code", "last_stderr")}
         return _rebuild, (type(self), (self.reason,), fields), self.__dict__
+
+
+class DrainedError(CancelledError):
+    """The call has not begun, because its executor was drained (`Executor.drain`), and it will not run.
+
+    Seen when the script has called `drain`, as it does in the handler of a signal that announces the end of the job.
+
+    What to do: keep the results that have come, and submit what is left in the next job.
+
+    Attributes:
+        function: Name of the function of this call; None if the call was submitted after `drain`.
+        left: Number of calls that the executor has handed back, by the name of their function.
+
+    Examples:
+        >>> print(DrainedError("solve", {"solve": 30, "collect": 1}))
+        solve() has not begun: its executor was drained; 31 calls are left: solve() 30 times, collect()
+    """
+
+    def __init__(self, function: str | None, left: dict[str, int]) -> None:
+        self.function = function
+        self.left = left
+        super().__init__(function, left)
+
+    def __str__(self) -> str:
+        name = "this call" if self.function is None else f"{self.function}()"
+        count = sum(self.left.values())
+        most_first = sorted(self.left.items(), key=lambda item: -item[1])
+        names = ", ".join(f"{one}()" if many == 1 else f"{one}() {many} times" for one, many in most_first)
+        left = f"; {count} {'call is' if count == 1 else 'calls are'} left: {names}" if count else ""
+        return f"{name} has not begun: its executor was drained{left}"
 
 
 class SerializationError(pickle.PicklingError):

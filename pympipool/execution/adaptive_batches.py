@@ -14,6 +14,7 @@ from concurrent.futures import CancelledError
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pympipool._util.reprs import callable_name
 from pympipool.execution.arrivals import Arrivals
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class AdaptiveBatcher:
     ) -> None:
         self._engine = engine
         self._fn = fn
+        self.function_name = callable_name(fn)
         self._columns = columns
         self._count = count
         self._in_flight_max = BATCHES_PER_WORKER * workers
@@ -75,6 +77,7 @@ class AdaptiveBatcher:
             engine.dispatcher
         )  # exception, None: end
         self._error: BaseException | None = None  # why no more batches are submitted
+        self._reason: BaseException | None = None  # why it is stopped; None: it was cancelled
         self._is_stopped = False
         self._wants_fill = False
         self._is_filling = False
@@ -112,8 +115,10 @@ class AdaptiveBatcher:
         for future in list(self._in_flight):
             future.cancel()
 
-    def cancel_rest(self) -> None:
-        """Submit no more batches. The iterator over the results ends with CancelledError where one is missing."""
+    def cancel_rest(self, reason: BaseException | None = None) -> None:
+        """Submit no more batches. The iterator over the results ends with the reason, or CancelledError, where one is missing."""
+        if not self._is_stopped:
+            self._reason = reason
         self._is_stopped = True
         self._engine.continuations.post(self._fill)
 
@@ -170,11 +175,11 @@ class AdaptiveBatcher:
     def _finish(self) -> None:
         """Tell the user's thread that no more batches come. This may be repeated, as after MemoryError."""
         if self._error is None and self._next < self._count:
-            self._error = CancelledError()
+            self._error = self._reason or CancelledError()
         self._batches.put(self._error)
         self._engine.remove_pending_source(self)
         self._is_finished = True
-        self._error = None  # it refers to frames, and these to this object
+        self._error = self._reason = None  # it refers to frames, and these to this object
 
     # ---- for the thread that submits ----
 

@@ -78,8 +78,8 @@ class BlockedCalls:
 
     def add(self, blocked: BlockedCall, inputs: list[StandardFuture[Any]]) -> None:
         """Send a call as soon as its inputs have results."""
+        blocked.future.function_name = callable_name(blocked.fn)
         if blocked.future.submitted_ns:
-            blocked.future.function_name = callable_name(blocked.fn)
             self._dispatcher.record_inputs(blocked.future, inputs)
         mailbox = self._dispatcher.continuations
         blocked.inputs = InputWaiter(inputs, partial(self._on_inputs_done, blocked), mailbox)

@@ -31,6 +31,7 @@ from pympipool._util.service_threads import flush_records, must_not_wait
 from pympipool.execution import trace_registry
 from pympipool.execution.blocked_calls import BlockedCall, BlockedCalls
 from pympipool.execution.dependencies import check_resolves, find_futures
+from pympipool.execution.drain import Drain
 from pympipool.execution.open_engines import open_engines
 from pympipool.execution.retries import Retries
 from pympipool.execution.sending import Sender
@@ -94,6 +95,7 @@ class Engine:
         self.executor_info = {} if executor_info is None else executor_info
         self.in_forked_child = False
         self._was_killed = False
+        self._is_drained = False
         self._pending_sources: dict[PendingSource, None] = {}
         with ExitStack() as undo:  # what was made is ended again, last first, if something cannot be made
             undo.callback(self.dispatcher.abandon)
@@ -102,6 +104,7 @@ class Engine:
             self._sender = Sender(self.dispatcher, self.pool, workers_see_files, share_above)
             self._blocked = BlockedCalls(self.dispatcher, partial(self._sender.send, admitted=True))
             self._retries = Retries(self.dispatcher, self.pool)
+            self._drain = Drain(self.dispatcher, self._pending_sources, self._blocked, self._retries)
             # Ctrl-C may end `undo` too. So the first thread is the one that ends all of them when the owner is dropped.
             # The callback runs no Python code in the thread that drops the executor, so that Ctrl-C cannot interrupt it.
             self._owner = weakref.ref(owner, self.pool.mailbox.prepare(self._owner_is_gone).send)
@@ -209,6 +212,13 @@ class Engine:
         """True while calls can be submitted."""
         return not self.in_forked_child and self.dispatcher.is_open
 
+    @property
+    def state(self) -> str:
+        """Return "open", "drained" or "shut down"."""
+        if not self.is_open:
+            return "shut down"
+        return "drained" if self._is_drained else "open"
+
     def check_open(self) -> None:
         """Raise RuntimeError if no calls can be submitted."""
         if self.in_forked_child:
@@ -260,6 +270,14 @@ class Engine:
         self.dispatcher.record(recorder)
 
     # ---- the end ----
+
+    def drain(self) -> None:
+        """Begin no more calls, and hand those back that have not begun; return at once. A signal handler may call this."""
+        if not self.in_forked_child:
+            self._is_drained = True
+            self._retries.close()
+            self.dispatcher.reject(self._drain.late_error)
+            self.pool.drain(self._drain.hand_back)
 
     @green_threads.lets_others_run
     def close(self, *, wait: bool, cancel: bool = False) -> None:

@@ -42,6 +42,7 @@ class Pool(Protocol):
     def waiting_futures(self) -> list[Future[Any]]: ...
     def unfinished_count(self) -> int: ...
     def cancel_waiting(self) -> None: ...
+    def drain(self, hand_back: Callable[[list[Future[Any]]], object]) -> None: ...
     def close(self, pending: Callable[[], int]) -> None: ...
     def kill(self, *, grace_s: float = 0.0) -> None: ...
     def kill_requested_workers(self) -> None: ...
@@ -56,10 +57,20 @@ class Pool(Protocol):
 
 
 class PendingSource(Sized, Protocol):
-    """Submits calls later that the user has requested already, as `map` does. Its length is the number of these calls."""
+    """Submits calls later that the user has requested already, as `map` does. Its length is the number of these calls.
 
-    def cancel_rest(self) -> None:
-        """Submit no more calls."""
+    Attributes:
+        function_name: Name of their function.
+    """
+
+    function_name: str
+
+    def cancel_rest(self, reason: BaseException | None = None) -> None:
+        """Submit no more calls.
+
+        Args:
+            reason: The exception for who waits for them; None: that they were cancelled.
+        """
 
 
 class MapCache(Protocol):

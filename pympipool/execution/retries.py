@@ -75,9 +75,13 @@ class Retries:
         """Return the futures of the calls that wait for their next attempt."""
         return [retry.future for retry in list(self._waiting)]
 
+    def close(self) -> None:
+        """Try no call again that fails from now on."""
+        self._is_closed = True
+
     def cancel(self) -> None:
         """Cancel the calls that wait for their next attempt. Those that fail from now on are not tried again."""
-        self._is_closed = True
+        self.close()
         for future in self.futures():
             self._dispatcher.cancel(future)
 

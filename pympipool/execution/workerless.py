@@ -45,6 +45,10 @@ class WorkerlessEngine:
         """Return no hosts: there are no workers."""
         return []
 
+    def drain(self) -> None:
+        """Refuse further calls: none waits here."""
+        self.is_open = False
+
     def kill(self, *, wait: bool = True, grace_s: float = 0.0) -> None:
         """Refuse further calls. Nothing else is to be ended."""
         self.is_open = False

@@ -20,6 +20,7 @@ from pympipool.pool.worker_handle import State
 if TYPE_CHECKING:
     from pympipool._core.calls import FunctionHandle
     from pympipool._core.dispatcher import Dispatcher
+    from pympipool.pool.event_loop import Timer
     from pympipool.pool.worker_handle import WorkerHandle
     from pympipool.resources import Resources
 
@@ -40,6 +41,9 @@ ENDED_ON_REQUEST = (
 
 IMPORT_DELAY_S = 0.25
 """Time after the start of an executor at which the supervisor imports what failures need: the first result must not wait."""
+
+DRAIN_INTERVAL_S = 0.1
+"""Interval at which a drained pool hands calls back that were on their way somewhere, or have lost their worker."""
 
 ABANDON_S = 5.0
 """Longest wait for the end of a pool whose executor could not be made."""
@@ -91,6 +95,8 @@ class BasePool(ABC, Generic[SpawnerT]):
         self._is_killed = False  # `kill` was called
         self._kill_grace_s = 0.0  # of the last call of it
         self._checks_later = False  # a timer of `_close_later` is set
+        self._hand_back: Callable[[list[Future[Any]]], object] | None = None  # of `drain`
+        self._drain_timer: Timer | None = None
         self._delayed: dict[Callable[[], object], None] = {}  # see `call_later`
         self._closed: Future[None] = Future()  # unlike an Event it holds no lock that Ctrl-C could leave locked
         self._pending: Callable[[], int] = self.unfinished_count
@@ -230,6 +236,8 @@ class BasePool(ABC, Generic[SpawnerT]):
         elif self._is_closing:
             self._close_when_idle()
         self._kill_requested()
+        if self._hand_back is not None:
+            self._begin_drain()
         for function in list(self._delayed):  # its timer may not have been set
             self._call_delayed(function)
         self._resume()
@@ -249,6 +257,29 @@ class BasePool(ABC, Generic[SpawnerT]):
             self.supervisor.end_worker(worker)
 
     # ---- the end ----
+
+    def drain(self, hand_back: Callable[[list[Future[Any]]], object]) -> None:
+        """Begin no more calls, and let each worker end after its call; return at once.
+
+        Args:
+            hand_back: Ends the calls that have not begun. Called in the completion thread, again and again, with those that this
+                pool has.
+        """
+        if self._hand_back is None:
+            self._hand_back = hand_back
+            self.loop.call(self._begin_drain)
+
+    def _begin_drain(self) -> None:
+        assert self._hand_back is not None
+        if (
+            self._drain_timer is None or self._drain_timer.function is None
+        ):  # else a failure of the supervisor repeats this
+            self._drain_timer = self.loop.call_later(DRAIN_INTERVAL_S, self._begin_drain)
+        self.dispatcher.call_soon(self._hand_back, self._take_unbegun())
+
+    @abstractmethod
+    def _take_unbegun(self) -> list[Future[Any]]:
+        """Start no workers, end those that run no call, and return the futures of calls that the dispatcher does not have."""
 
     def close(self, pending: Callable[[], int]) -> None:
         """End the workers once no call is left; return at once (see `wait_closed`).

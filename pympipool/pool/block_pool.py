@@ -4,6 +4,9 @@
                                     on_gone:  the worker's running call fails, a new worker is started
     close ── no new calls; after the last one, workers are told to exit ──> closed
 
+With an `idle_timeout`, a worker that has no call for so long ends, and the pool wants one worker less. When there are more
+calls than workers, it wants more again, up to max_workers.
+
 A worker that has begun its last call (`max_tasks_per_child`) gets no more calls, and is replaced when it has exited. A worker
 that dies is replaced at once. Workers that die before they were ready are replaced after a delay that doubles each
 time. When `START_ATTEMPTS` rounds of starts in a row have brought no worker, the pool is broken: all calls that wait or are
@@ -24,6 +27,7 @@ from pympipool.pool.failures import (
     start_error,
     state_lost_error,
 )
+from pympipool.pool.idle_workers import IdleWorkers
 from pympipool.pool.shortages import OutageError, Shortage, shortage_error, shortage_of
 from pympipool.pool.timeouts import watch_run_time
 from pympipool.pool.worker_handle import WORKER_EXIT_GRACE_S, State, WorkerHandle
@@ -68,6 +72,7 @@ class BlockPool(BasePool["Spawner"]):
         dispatcher: Gets the workers.
         spawner: Starts them.
         max_workers: The number of workers.
+        idle_timeout_s: Time without a call after which a worker ends until there are more calls; None: never.
         replaces_state: A worker that had state is replaced when it ends. Otherwise the pool is broken then.
         resources: What each of them needs.
         allocator: Allocates the resources.
@@ -82,6 +87,7 @@ class BlockPool(BasePool["Spawner"]):
         spawner: Spawner,
         *,
         max_workers: int,
+        idle_timeout_s: float | None,
         replaces_state: bool,
         resources: Resources,
         allocator: ResourceAllocator[Any],
@@ -89,6 +95,7 @@ class BlockPool(BasePool["Spawner"]):
     ) -> None:
         super().__init__(dispatcher, spawner, settings)
         self.max_workers = max_workers
+        self.wanted_workers = max_workers  # fewer after some have ended because they were idle
         self.replaces_state = replaces_state
         self.resources = resources
         self.restart_limit = resources.restart_limit
@@ -98,6 +105,8 @@ class BlockPool(BasePool["Spawner"]):
         self._failed_rounds = 0  # since a worker was ready
         self._shortage = Shortage()
         self._restart: Timer | None = None
+        self._idle = None if idle_timeout_s is None else IdleWorkers(idle_timeout_s)
+        self._idle_check: Timer | None = None
 
     # ---- for any thread ----
 
@@ -141,7 +150,7 @@ class BlockPool(BasePool["Spawner"]):
             cores: The cores of all workers together.
         """
         self.allocator.resize(cores)
-        self.max_workers = workers
+        self.max_workers = self.wanted_workers = workers
         self.loop.call(self._rescale)
 
     # ---- starting ----
@@ -178,6 +187,8 @@ class BlockPool(BasePool["Spawner"]):
         self._failed_rounds = 0
         self._shortage.passed()
         watch_run_time(self.supervisor, self.dispatcher, worker, self.resources.run_time_max)
+        if self._idle is not None and (self._idle_check is None or self._idle_check.function is None):
+            self._end_idle()
 
     def _start_failed(self, error: Failure, worker: WorkerHandle | None) -> None:
         serving = any(other.state is State.SERVING for other in self.supervisor.workers.values())
@@ -225,11 +236,41 @@ class BlockPool(BasePool["Spawner"]):
         ):  # calls that run on other workers go on
             self._end_broken()
         self._rescale()
+        self._await_calls()
+
+    # ---- idle workers ----
+
+    def _end_idle(self) -> None:
+        """Have the workers end that have been idle for too long. Repeated as long as workers run."""
+        assert self._idle is not None
+        if self._ends_all:
+            return
+        for number in self._idle.expired(self.dispatcher.load_of_workers()):
+            worker = self.supervisor.workers.get(number)
+            if worker is not None and worker.state is State.SERVING and not worker.is_retiring:
+                LOGGER.info("worker %d was idle, and ends", number)
+                worker.is_retiring = True
+                self.wanted_workers -= 1
+                self._retire(worker)
+        self._await_calls()
+        if self.supervisor.workers:
+            self._idle_check = self.loop.call_later(self._idle.interval_s, self._end_idle)
+
+    def _await_calls(self) -> None:
+        """Start workers that have ended as soon as there are more calls than workers."""
+        if self.wanted_workers < self.max_workers:
+            self.dispatcher.call_when_crowded(self.mailbox, self._start_for_calls, self.wanted_workers)
+
+    def _start_for_calls(self) -> None:
+        self.wanted_workers = min(max(self.dispatcher.call_count, self.wanted_workers), self.max_workers)
+        self._start_missing()
+        self._await_calls()
 
     # ---- resizing ----
 
     def _surplus(self) -> int:
-        return sum(not worker.is_retiring for worker in self.supervisor.workers.values()) - self.max_workers
+        wanted = 0 if self._hand_back is not None else self.wanted_workers
+        return sum(not worker.is_retiring for worker in self.supervisor.workers.values()) - wanted
 
     def _rescale(self) -> None:
         self._start_missing()
@@ -293,6 +334,10 @@ class BlockPool(BasePool["Spawner"]):
             self._start_failed(start_error(worker), worker)
 
     # ---- the end of all ----
+
+    def _take_unbegun(self) -> list[Future[Any]]:
+        self._rescale()
+        return []
 
     def _close_when_idle(self) -> None:
         if not self._ends_all and not self._is_idle():

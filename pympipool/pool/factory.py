@@ -43,6 +43,7 @@ def pool_maker(
         dispatcher,
         spawner,
         max_workers=workers,
+        idle_timeout_s=options.idle_timeout,
         replaces_state=options.on_worker_replaced == "restart",
         resources=resources,
         allocator=allocator,

@@ -95,6 +95,8 @@ class PerCallPool(BasePool[CallSpawners]):
             RuntimeError: The executor takes no more calls.
         """
         assert resources is not None
+        if self.dispatcher.fails(future):
+            return
         self.allocator.check(resources)
         self.dispatcher.mark_ready(future)
         call = QueuedCall(future, parts, resources)
@@ -185,7 +187,7 @@ class PerCallPool(BasePool[CallSpawners]):
                 call,
                 ValueError(f"the call asks for {call.resources.total_cores} cores; there are {self.allocator.cores}"),
             )
-        while not self._is_pausing and len(self.allocator) > 0 and self._is_prepared():
+        while self._may_start and len(self.allocator) > 0 and self._is_prepared():
             started = self.allocator.next()
             if started is None:
                 return
@@ -197,6 +199,10 @@ class PerCallPool(BasePool[CallSpawners]):
                 self._start(call, call.allocation)
             except BaseException as error:  # OSError, WorkerStartError; RuntimeError while the interpreter shuts down
                 self._start_failed(call, without_frames(error))  # its frames refer to the link and the call
+
+    @property
+    def _may_start(self) -> bool:
+        return not self._is_pausing and self._hand_back is None
 
     def _is_prepared(self) -> bool:
         return self.supervisor.is_prepared(self.spawner, self._start_next)
@@ -263,7 +269,7 @@ class PerCallPool(BasePool[CallSpawners]):
         """Send the worker its call, unless that was cancelled."""
         call: QueuedCall = worker.assignment
         future = call.future
-        if future is None or future.done():
+        if future is None or future.done() or self._hand_back is not None:
             self.supervisor.end_worker(worker)
             return
         self.dispatcher.add_worker(worker.number, worker.segment, reserved=True, about=worker.trace_metadata())
@@ -350,6 +356,14 @@ class PerCallPool(BasePool[CallSpawners]):
         return call.starts_left >= 0
 
     # ---- the end ----
+
+    def _take_unbegun(self) -> list[Future[Any]]:
+        futures = []
+        for call in list(self._unfinished):
+            if call.is_accepted and not call.is_settled and (future := call.future) is not None:
+                futures.append(future)
+                call.is_settled = True
+        return futures
 
     def _close_when_idle(self) -> None:
         if self.supervisor.workers:

@@ -91,6 +91,9 @@ class GraphRecorder(WorkerlessEngine):
         """Return the number of recorded calls."""
         return len(self.nodes)
 
+    def drain(self) -> None:
+        """Do nothing: no call runs."""
+
     def close(self, *, wait: bool = True, cancel: bool = False) -> None:
         """Draw the recorded calls, once."""
         with self._lock:
