@@ -168,6 +168,7 @@ def test_drained_while_it_is_shut_down(make_executor, gate):
     exe.shutdown()
 
 
+@pytest.mark.only_at("this machine", reason="it kills a process of this machine")
 def test_worker_that_dies_meanwhile_leaves_no_call(make_executor, gate):
     exe = make_executor(restart_limit=3)
     running = exe.submit(hold, gate.path)

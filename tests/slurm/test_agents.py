@@ -147,6 +147,55 @@ def test_host_cut_off_loses_its_calls_only(make_executor, cluster, gate, block_a
 
 
 @MODES
+def test_host_comes_back_after_long_cut_off(make_executor, cluster, gate, block_allocation):
+    """Half a minute is longer than agents wait: the calls there are lost, and the host gets another agent."""
+    exe = make_executor(block_allocation=block_allocation, resource_dict={"threads_per_core": 8})
+    calls = [exe.submit(hold_on_host, gate.path) for _ in range(2)]
+    gate.wait_until_begun(2)
+    wait_until(lambda: len(exe.info["workers"]) == 2)
+    cluster.cut_off()
+    cut_off_s = time.monotonic()
+    behind = [exe.submit(square, i) for i in range(20)]
+    wait_until(lambda: any(call.done() for call in calls))
+    (lost,) = [call for call in calls if call.done()]
+    assert isinstance(lost.exception(), WorkerDied)
+    assert lost.exception().host == cluster.second
+    wait_until(lambda: cluster.on_second("pgrep", "-f", "pympipool_agent").returncode != 0)
+    gate.open(1)
+    (other,) = [call for call in calls if call is not lost]
+    assert other.result(timeout=60) == cluster.first
+    assert [call.result(timeout=60) for call in behind] == [i * i for i in range(20)]
+    time.sleep(max(cut_off_s + 30 - time.monotonic(), 0))
+    cluster.connect_again()
+    serving = set()
+    deadline_s = time.monotonic() + 120
+    while serving != {cluster.first, cluster.second}:
+        assert time.monotonic() < deadline_s, f"only {serving} serve again"
+        serving = {call.result(timeout=60) for call in [exe.submit(take_a_moment) for _ in range(2)]}
+
+
+def take_a_moment():
+    time.sleep(0.2)
+    return socket.gethostname()
+
+
+@MODES
+def test_drained_host_serves_its_job(make_executor, cluster, gate, block_allocation):
+    exe = make_executor(block_allocation=block_allocation, resource_dict={"threads_per_core": 8})
+    before = [exe.submit(hold_on_host, gate.path) for _ in range(2)]
+    gate.wait_until_begun(2)
+    cluster.run("scontrol", "update", f"NodeName={cluster.second}", "State=DRAIN", "Reason=test")
+    try:
+        behind = [exe.submit(hold_on_host, gate.path) for _ in range(4)]
+        gate.open(6)
+        hosts = {cluster.first, cluster.second}
+        assert {call.result(timeout=60) for call in before} == hosts
+        assert {call.result(timeout=60) for call in behind} <= hosts
+    finally:
+        cluster.run("scontrol", "update", f"NodeName={cluster.second}", "State=RESUME")
+
+
+@MODES
 @pytest.mark.parametrize("duration_s", [3, 8])  # the kernels notice it after 4 s
 def test_short_cut_off_loses_nothing(make_executor, cluster, gate, block_allocation, duration_s):
     exe = make_executor(block_allocation=block_allocation, resource_dict={"threads_per_core": 8})
