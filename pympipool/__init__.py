@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pympipool.diagnostics.tracing.session import trace
     from pympipool.execution.derived_futures import batched, get_item_from_future, split_future
     from pympipool.executor import Executor
+    from pympipool.flux import FluxClusterExecutor
     from pympipool.serialization.shared import Shared, share
     from pympipool.serialization.shared_arrays import shared_array
     from pympipool.shell import ShellExecutor, SubprocessExecutor
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Executor",
+    "FluxClusterExecutor",
     "Shared",
     "ShellExecutor",
     "SlurmClusterExecutor",
@@ -53,6 +55,7 @@ undo_monkey_patches()  # before any other module of pympipool is imported
 
 _MODULES = {
     "Executor": "pympipool.executor",
+    "FluxClusterExecutor": "pympipool.flux",
     "Shared": "pympipool.serialization.shared",
     "ShellExecutor": "pympipool.shell",
     "SlurmClusterExecutor": "pympipool.slurm",

@@ -118,7 +118,7 @@ class Executor(futures.Executor):
         cache_directory: A directory that keeps the results of calls. A call that was made before, by this script or an earlier
             run of it, with the same function and arguments, is answered from there. So a script that was interrupted goes on
             where it was. It is made if there is none; nobody else may be able to write to it. See docs/caching.md.
-        detached: Each call is a job of its own that outlives the script: of SLURM, or with backend="local" of a supervisor on
+        detached: Each call is a job of its own that outlives the script: of SLURM, flux, or with backend="local" of a supervisor on
             this machine. The same script run again finds its results in the `cache_directory`, waits for what is queued or
             runs, and submits what is missing. A `map` is one job array, a chunk of it one task. See docs/detached.md.
         command_line_argument_lst: Additional arguments of srun, or of ssh; only with SLURM and ssh.
@@ -152,8 +152,8 @@ class Executor(futures.Executor):
         account: Account that a worker's job is charged to, or the bank with flux; with SLURM only outside of a job.
         time_limit: Seconds after which the scheduler ends a worker, whatever it does; only with SLURM and flux. Default: what
             `run_time_max` needs if each call has its own worker, else as the scheduler is configured.
-        submission_template: The script of a job, or its path: `{{command}}` stands for what the job runs. Only with `detached` and
-            SLURM.
+        submission_template: The script of a job, or its path: `{{command}}` stands for what the job runs. Only with `detached`, and
+            SLURM or flux.
         flux_log_files: Workers print to the files flux_N.out and flux_N.err in their working directory, where N is the number
             of the worker, instead of to the script's output. Only with flux.
         executor_nesting: Each worker has a flux instance of its own, to which executors in its calls submit their jobs. Only

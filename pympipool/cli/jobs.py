@@ -23,7 +23,7 @@ HELP = "list, cancel or read the jobs of calls that outlive their script"
 
 FAILED = 1
 
-_COUNTED = {"ended": "failed", "will never start": "failed"}
+_COUNTED = {"ended": "failed", "will never start": "failed", "was lost": "unknown"}
 """States of tasks, for calls that have left no result, and how they are counted."""
 
 
@@ -60,7 +60,11 @@ class Jobs(NamedTuple):
         Raises:
             ValueError: There is none, or more than one.
         """
-        found = [one for one in self.records.submissions() if one.id.startswith(beginning) or one.job == beginning]
+        found = [
+            one
+            for one in self.records.submissions()
+            if one.id.startswith(beginning) or beginning in (one.job or "").split(",")
+        ]
         if len(found) != 1:
             raise ValueError(f"{len(found)} submissions have the id {beginning!r}; see `pympipool jobs list`")
         return found[0]
@@ -170,7 +174,8 @@ def _line(data: dict[str, Any]) -> str:
     made = strftime("%Y-%m-%d %H:%M", localtime(data["created"]))
     names = [name for name in ("done", "failed", "running", "waiting", "unknown") if data[name]]
     counts = ", ".join(f"{data[name]} {name}" for name in names)
-    job = "" if data["job"] in (None, data["id"]) else f" {data['job']}"
+    first, _, others = (data["job"] or "").partition(",")
+    job = f" {first}{',...' if others else ''}" if first not in ("", data["id"]) else ""
     calls = format_count(data["calls"], "call")
     return f"{data['id'][:12]}  {made}  {data['scheduler']}{job}  {data['function']}()  {calls}: {counts}"
 

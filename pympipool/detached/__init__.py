@@ -11,6 +11,7 @@
     spool.py         the folder of a submission, for scripts and jobs
     schedulers.py    what is asked of a scheduler
       slurm.py         sbatch, squeue, scancel; templates.py: the script of a job
+      flux.py          job by job; flux_jobs.py: what is asked of an instance
       local.py         this machine, with a program of its own: supervisor.py
     run.py           the program of a task; rank.py: of a rank of an MPI call
 

@@ -48,6 +48,7 @@ class LocalScheduler:
     name = "local"
     settle_s = 0.0
     longest_pause_s = 1.0
+    problem = ""
 
     def __init__(self, records: Records, directory: str) -> None:
         self._records = records
@@ -57,6 +58,10 @@ class LocalScheduler:
     def most_tasks(self) -> int:
         """Return the largest number of tasks of a submission."""
         return TASKS_MAX
+
+    def task_id(self, job: str, task: int) -> str:
+        """Return a name of a task."""
+        return f"{job}_{task}"
 
     def submit(self, request: JobRequest, lock: int) -> str:
         """Queue the tasks, and start a supervisor if none runs."""

@@ -209,7 +209,7 @@ def open_job(directory: str, submission: str, task: int) -> Job:
     try:
         job = Job(directory, submission, task)
         number = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
-        if number and not job.spool.read_id() and "PYMPIPOOL_TASK" not in os.environ:
+        if number and job.common["scheduler"] == "slurm" and not job.spool.read_id():
             job.spool.write_id(number)
     except FileNotFoundError:
         print(f"pympipool: {submission} was taken back, nothing is left to do", file=sys.stderr)

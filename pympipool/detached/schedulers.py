@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pympipool.errors import WorkerStartError
-
 if TYPE_CHECKING:
     from pympipool.detached.records import Records
     from pympipool.detached.spool import Spool
@@ -27,13 +25,14 @@ __all__ = [
 
 
 class State(Enum):
-    """The state of a task."""
+    """The state of a task. One that is lost was never submitted, or its scheduler has ended: it is submitted again."""
 
     WAITING = "waiting"
     RUNNING = "running"
     ENDED = "ended"
     FAILED = "failed"
     NEVER = "will never start"
+    LOST = "was lost"
 
 
 class TaskState(NamedTuple):
@@ -82,14 +81,19 @@ class Scheduler(Protocol):
         name: The name of the backend.
         settle_s: How long (s) a job may be on its way after its script was killed while it was submitted.
         longest_pause_s: The longest pause (s) between two questions about the states of the jobs.
+        problem: Why jobs may not go on, for the user; "" as long as all is well.
     """
 
     name: str
     settle_s: float
     longest_pause_s: float
+    problem: str
 
     def most_tasks(self) -> int:
         """Return the largest number of tasks of an array."""
+
+    def task_id(self, job: str, task: int) -> str:
+        """Return what users call a task of a job."""
 
     def submit(self, request: JobRequest, lock: int) -> str:
         """Submit a job, or an array of jobs; return its number.
@@ -122,6 +126,8 @@ def check_resources(name: str, resources: Resources) -> None:
     """Raise ValueError for resources that jobs of a scheduler cannot have."""
     if name == "slurm":
         from pympipool.detached.slurm import check
+    elif name == "flux":
+        from pympipool.detached.flux import check
     else:
         from pympipool.detached.local import check
     check(resources)
@@ -141,11 +147,10 @@ def make_scheduler(name: str, records: Records, directory: str) -> Scheduler:
         from pympipool.detached.slurm import SlurmScheduler
 
         return SlurmScheduler()
-    if name == "local":
-        from pympipool.detached.local import LocalScheduler
+    if name == "flux":
+        from pympipool.detached.flux import FluxScheduler
 
-        return LocalScheduler(records, directory)
-    raise WorkerStartError(
-        f"detached=True with backend={name!r}: jobs of flux end with their instance, so they do not outlive it; use"
-        " backend='slurm', or backend='local' for this machine"
-    )
+        return FluxScheduler(records, directory)
+    from pympipool.detached.local import LocalScheduler
+
+    return LocalScheduler(records, directory)

@@ -64,6 +64,7 @@ class SlurmScheduler:
     name = "slurm"
     settle_s = 5.0
     longest_pause_s = 15.0
+    problem = ""
 
     def __init__(self) -> None:
         check_slurm()
@@ -78,6 +79,10 @@ class SlurmScheduler:
     def most_tasks(self) -> int:
         """Return the largest size of an array, which SLURM's administrator sets."""
         return self._most_tasks
+
+    def task_id(self, job: str, task: int) -> str:
+        """Return what SLURM calls a task of an array."""
+        return f"{job}_{task}"
 
     def submit(self, request: JobRequest, lock: int) -> str:
         """Submit a job by sbatch.

@@ -8,6 +8,7 @@
     ends/N           written last by the job: how the call has ended
     logs/T.log       what task number T of the job has printed
     id               the number that the scheduler has given the job
+    instance         with flux, the host and the URI of the broker to which the jobs were submitted
 
 Everything is written under another name and renamed, so nothing is ever read half-written. Scripts and jobs share only these
 files, which may be on a network file system; no job opens the index of the cache for writing.
@@ -88,6 +89,21 @@ class Spool:
     def write_common(self, common: dict[str, Any]) -> None:
         """Write what all jobs of the submission have in common."""
         self._write("job.json", json.dumps(common))
+
+    def write_instance(self, host: str, uri: str) -> None:
+        """Write to which broker of flux the jobs are submitted.
+
+        Raises:
+            FileNotFoundError: The submission was taken back.
+        """
+        self._write("instance", json.dumps([host, uri]))
+
+    def read_instance(self) -> tuple[str, str]:
+        """Return the host and the URI of the broker of flux; empty ones if they are not known."""
+        with suppress(OSError, ValueError):
+            host, uri = json.loads(self._read("instance"))
+            return host, uri
+        return "", ""
 
     def write_call(self, number: int, inputs: dict[str, Any], parts: Sequence[Any]) -> None:
         """Write a call.

@@ -231,6 +231,7 @@ class Submitter:
         spool.write_common(
             {
                 "function": piece.calls[0].function,
+                "scheduler": self._scheduler.name,
                 "calls": max(own) + 1,
                 "left_out": [number for number in range(max(own) + 1) if number not in own],
                 "chunk": piece.chunk,

@@ -11,6 +11,7 @@ import os
 import socket
 import sqlite3
 import threading
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from pympipool.detached import outcomes
 from pympipool.detached.futures import Callbacks
 from pympipool.detached.submitting import Call, Group, InputFailed, NotYet
 from pympipool.detached.watches import Watches
-from pympipool.errors import JobError, WorkerStartError
+from pympipool.errors import JobError, JobWarning, WorkerStartError
 from pympipool.serialization.exception_forms import copy_exception
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ FIRST_QUESTION_S = 0.5
 
 FLUSH_LIMIT_S = 600.0
 """Longest wait at the end of the script until all calls are submitted."""
+
+SILENCE_S = 60.0
+"""For how long a scheduler may give no answer until the user is warned."""
 
 TRIES_MAX = 20
 """How often a group is tried again that SLURM has refused because of a job that has just ended, or whose input is not in the cache
@@ -79,6 +83,7 @@ class Watcher:
         self._flushed: list[Future[None]] = []
         self._is_closed = False
         self._callbacks = Callbacks()
+        self._problems: set[str] = set()  # that the user was told of
         self._crash: BaseException | None = None
         self._is_over = False
         self._ending = threading.RLock()
@@ -218,9 +223,26 @@ class Watcher:
                 self._asked_s = monotonic()
                 self._question_s = min(self._question_s * 2, self._scheduler.longest_pause_s)
                 self._watches.ask()
+                self._warn_of_silence()
         except (OSError, sqlite3.Error, SubprocessError, WorkerStartError) as problem:
             LOGGER.warning("detached jobs: %s; it is tried again", problem)
+            self._warn(f"detached jobs: {problem}; it is tried again until the script ends")
             self._pause_s = LONGEST_PAUSE_S
+        self._warn(self._scheduler.problem)
+
+    def _warn_of_silence(self) -> None:
+        silence_s = self._watches.silence_s()
+        if silence_s > SILENCE_S:
+            self._warn(
+                f"{self._scheduler.name} does not answer since {SILENCE_S:g} s: what becomes of detached jobs is not known; it is"
+                " asked again until the script ends"
+            )
+
+    def _warn(self, problem: str) -> None:
+        """Tell the user of a problem, once, in the thread of callbacks: what a warning calls may block, or raise."""
+        if problem and problem not in self._problems:
+            self._problems.add(problem)
+            self._callbacks.put(partial(warnings.warn, problem, JobWarning))
 
     def _fail_rest(self) -> None:
         """End the futures of calls that the thread has not dealt with when it ended, or gets afterwards."""

@@ -92,6 +92,11 @@ class Watches:
         self._submit_again = submit_again
         self._on_end = on_end
         self._watches: dict[str, Watch] = {}
+        self._silent_since_s: float | None = None
+
+    def silence_s(self) -> float:
+        """Return for how long the scheduler has given no answer (s)."""
+        return 0.0 if self._silent_since_s is None else monotonic() - self._silent_since_s
 
     def __bool__(self) -> bool:
         return bool(self._watches)
@@ -195,7 +200,9 @@ class Watches:
         states = self._scheduler.states({watch.job for watch in self._watches.values() if watch.job is not None})
         if states is None:
             LOGGER.info("%s does not answer; detached jobs are asked for again", self._scheduler.name)
+            self._silent_since_s = self._silent_since_s or monotonic()
             return
+        self._silent_since_s = None
         for watch in list(self._watches.values()):
             for number in list(watch.calls) if watch.job is not None else ():
                 self._compare(watch, number, states.get((watch.job or "", number // watch.chunk)))
@@ -229,7 +236,11 @@ class Watches:
         if state is None:
             if waited_s > max(FORGOTTEN_S, self._late_s(State.ENDED)):
                 self._fail(watch, number, f"{self._scheduler.name} does not know it any more")
-        elif "Dependency" in state.words and any(not one.done() for call in watch.calls[number] for one in call.inputs):
+        elif state.state is State.LOST:
+            if waited_s > max(FORGOTTEN_S, self._late_s(State.ENDED)):
+                self._records.drop(watch.spool.submission, [watch.calls[number][0].key])
+                self._look_elsewhere(watch, number, submits=True)
+        elif "ependency" in state.words and any(not one.done() for call in watch.calls[number] for one in call.inputs):
             return  # it is to end with the error of the input
         elif state.state is State.NEVER:
             self._scheduler.cancel(watch.job or "", [number // watch.chunk])
@@ -255,7 +266,7 @@ class Watches:
         self._records.fail(submission, key, words)
         task = number // watch.chunk
         for call in watch.calls[number]:
-            job = f"{watch.job}_{task}"
+            job = self._scheduler.task_id(watch.job or "", task)
             outcomes.fail_without_result(call, job, words, watch.spool.log_path(task), watch.spool.last_lines(task))
         self._forget(watch, number)
 

@@ -20,6 +20,7 @@ Each is a subclass of the standard library's exception for the same kind of fail
         JobError              the job of a detached call ended without a result
     UserWarning
         CacheWarning          results are not cached; the message says why
+        JobWarning            detached jobs do not go on, or end with the script; the message says why
 
 An exception that a call raises arrives in the master with its own type. A call that takes longer than its
 `run_time_max` fails with the builtin `TimeoutError`. A call whose input failed fails with an exception of the input's
@@ -44,6 +45,7 @@ __all__ = [
     "DependencyError",
     "DrainedError",
     "JobError",
+    "JobWarning",
     "RemoteError",
     "RemoteTraceback",
     "SerializationError",
@@ -251,6 +253,16 @@ class CacheWarning(UserWarning):
     and when results cannot be written, as on a full disk.
 
     What to do: the message names it. `resource_dict={"cache_key": ...}` gives a call a name of its own.
+    """
+
+
+class JobWarning(UserWarning):
+    """Detached jobs do not go on, or not as long as they should. They are watched all the same.
+
+    Seen when their scheduler does not answer, when the supervisor of this machine was stopped, when the disk is full, and when
+    the jobs end with the script, as a flux instance does that was started for it.
+
+    What to do: the message names it.
     """
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from pympipool import Executor
 from pympipool.detached import watches
 from pympipool.detached.schedulers import State, TaskState
-from pympipool.errors import JobError
+from pympipool.errors import JobError, JobWarning
 from support.calls import add, square
 from support.made_up_scheduler import pickled, submit
 from support.waiting import wait_until
@@ -74,6 +75,41 @@ def test_a_requeued_job_is_waited_for(exe, scheduler):
         wait_until(lambda state=state: call.running() is (state is State.RUNNING))
     scheduler.end("1", 0, pickled(9))
     assert call.result(timeout=60) == 9
+
+
+def test_a_lost_job_is_submitted_again(exe, scheduler):
+    call = submit(exe, scheduler, square, 3)
+    scheduler.answers["1", 0] = TaskState(State.LOST)
+    wait_until(lambda: len(scheduler.requests) == 2)
+    scheduler.end("2", 0, pickled(9))
+    assert call.result(timeout=60) == 9
+
+
+def test_silence_of_the_scheduler_is_a_warning(exe, scheduler, monkeypatch):
+    monkeypatch.setattr("pympipool.detached.watcher.SILENCE_S", 0.1)
+    scheduler.is_silent = True
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        call = submit(exe, scheduler, square, 3)
+        wait_until(lambda: warned)
+        asked = scheduler.questions
+        wait_until(lambda: scheduler.questions > asked + 2)
+        scheduler.end("1", 0, pickled(9))
+        assert call.result(timeout=60) == 9
+    assert [(one.category, str(one.message)[:31]) for one in warned] == [
+        (JobWarning, "slurm does not answer since 0.1")
+    ]
+
+
+def test_problems_of_the_scheduler_are_warnings(exe, scheduler):
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        scheduler.problem = "it sleeps"
+        submit(exe, scheduler, square, 3)
+        wait_until(lambda: warned)
+        scheduler.problem = "it snores"
+        wait_until(lambda: len(warned) == 2)
+    assert [str(one.message) for one in warned] == ["it sleeps", "it snores"]
 
 
 def test_dependencies_name_the_tasks_that_have_not_ended(exe, scheduler):

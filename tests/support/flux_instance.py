@@ -158,7 +158,7 @@ class FluxInstance:
         return self.run("jobs", "-n", "--filter=pending,running", "-o", "{status_abbrev} {id} {name}").splitlines()
 
     def wait_for_jobs(self, state: str, number: int = 1) -> list[str]:
-        """Wait until this many jobs are in a state ("S": in the queue, "R": running), and return their ids."""
+        """Wait until this many jobs are in a state ("D": waits for others, "S": in the queue, "R": runs); return their ids."""
         deadline = time.monotonic() + END_S
         while True:
             jobs = self.active_jobs()

@@ -15,6 +15,7 @@ class MadeUpScheduler:
     name = "slurm"
     settle_s = 0.0
     longest_pause_s = 0.05
+    problem = ""
 
     def __init__(self):
         self.requests = {}
@@ -26,6 +27,9 @@ class MadeUpScheduler:
 
     def most_tasks(self):
         return 3
+
+    def task_id(self, job, task):
+        return f"{job}_{task}"
 
     def submit(self, request, lock):
         if self.refusal is not None:

@@ -45,16 +45,7 @@ class FluxBackend(SchedulerBackend):
         """
         if resources.executor is not None:
             check_executor(resources.executor)
-        resources.check_backend(self.name)
-        if resources.priority is not None and resources.priority > URGENCY_MAX:
-            raise ValueError(
-                f"priority is {resources.priority}; with flux it is the urgency of a job, at most {URGENCY_MAX}"
-            )
-        if resources.executor_nesting and resources.cores > 1:
-            raise ValueError(
-                f"executor_nesting is True with {resources.cores} cores; a worker with a flux instance of its own is one process:"
-                " use cores=1, and threads_per_core for the cores of its instance"
-            )
+        check_resources(resources)
 
     def _make_spawner(self, resources: Resources) -> Spawner:
         from pympipool.backends.flux.spawner import FluxSpawner
@@ -71,6 +62,20 @@ class FluxBackend(SchedulerBackend):
         """Close the connections to the relay and the job reaper in a forked child."""
         super().after_fork_in_child()
         self._session.after_fork_in_child()
+
+
+def check_resources(resources: Resources) -> None:
+    """Raise ValueError for what jobs of flux do not have."""
+    resources.check_backend("flux")
+    if resources.priority is not None and resources.priority > URGENCY_MAX:
+        raise ValueError(
+            f"priority is {resources.priority}; with flux it is the urgency of a job, at most {URGENCY_MAX}"
+        )
+    if resources.executor_nesting and resources.cores > 1:
+        raise ValueError(
+            f"executor_nesting is True with {resources.cores} cores; a worker with a flux instance of its own is one process:"
+            " use cores=1, and threads_per_core for the cores of its instance"
+        )
 
 
 def check_executor(executor: Any) -> None:

@@ -1,0 +1,77 @@
+"""The jobspecs of detached calls, which are made without flux."""
+
+import pytest
+
+from pympipool.detached.flux import _jobspecs, check
+from pympipool.detached.schedulers import JobRequest
+from pympipool.detached.spool import Spool
+from pympipool.errors import WorkerStartError
+from pympipool.resources import Resources
+
+
+def request(folder, after=(), **resources):
+    return JobRequest(
+        spool=Spool(str(folder), "0123"),
+        tasks=2,
+        resources=Resources(**resources),
+        command=["python", "run.py"],
+        environment={"PYMPIPOOL_PATH": "/packages"},
+        cwd="/home/me",
+        after=after,
+        at_once=None,
+        cores_at_once=1,
+    )
+
+
+def test_each_task_has_a_jobspec_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYMPIPOOL_KEY", "secret")
+    first, second = _jobspecs(request(tmp_path, threads_per_core=3), 60.0)
+    assert [one["tasks"][0]["command"] for one in (first, second)] == [
+        ["python", "run.py", "0"],
+        ["python", "run.py", "1"],
+    ]
+    system = second["attributes"]["system"]
+    assert system["job"]["name"] == "pympipool-0123"
+    assert system["duration"] == 60.0
+    assert system["cwd"] == "/home/me"
+    assert system["environment"]["PYMPIPOOL_PATH"] == "/packages"
+    assert "PYMPIPOOL_KEY" not in system["environment"]
+    log = {"type": "file", "path": f"{tmp_path}/0123/logs/1.log"}
+    assert system["shell"]["options"]["output"] == {"mode": "append", "stdout": log, "stderr": log}
+
+
+def test_dependencies_are_the_tasks_that_are_waited_for(tmp_path):
+    made, _ = _jobspecs(request(tmp_path, after=[("fA", None), ("fB,fC", 1)]), 0.0)
+    assert made["attributes"]["system"]["dependencies"] == [
+        {"scheme": "afterok", "value": "fA"},
+        {"scheme": "afterok", "value": "fC"},
+    ]
+
+
+def test_a_dependency_without_a_job_is_an_error(tmp_path):
+    with pytest.raises(WorkerStartError, match="a dependency of a detached job was not submitted"):
+        _jobspecs(request(tmp_path, after=[("fA,", 1)]), 0.0)
+
+
+def test_a_template_is_the_program_of_each_rank(tmp_path):
+    (tmp_path / "0123").mkdir()
+    made = _jobspecs(request(tmp_path, submission_template="#!/bin/sh\nmodule load gcc\n{{command}}\n"), 0.0)
+    assert made[1]["tasks"][0]["command"] == [f"{tmp_path}/0123/job.sh", "1"]
+    script = tmp_path / "0123" / "job.sh"
+    assert script.read_text() == '#!/bin/sh\nmodule load gcc\npython run.py "$1"\n'
+    assert script.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        ({"priority": 40}, "it is the urgency of a job, at most 31"),
+        ({"flux_log_files": True}, "pympipool jobs logs"),
+        ({"submission_template": "#!/bin/sh\n"}, "has no {{command}}"),
+        ({"command_line_argument_lst": ("--x",)}, "backend 'flux' takes none"),
+    ],
+    ids=str,
+)
+def test_what_flux_does_not_have_is_refused(resources, message):
+    with pytest.raises(ValueError, match=message):
+        check(Resources(**resources))
