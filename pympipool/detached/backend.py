@@ -77,6 +77,7 @@ class DetachedBackend(WorkerlessBackend):
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.assigns_devices = name != "local"
 
     def available_cores(self) -> int:
         """Return the number of cores of an executor that was given no number: on a cluster, the scheduler decides."""

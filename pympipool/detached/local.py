@@ -15,13 +15,16 @@ import socket
 import subprocess
 from collections.abc import Collection
 from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING
 
+from pympipool._util.exit_codes import process_state
 from pympipool._util.import_path import package_folder
 from pympipool._util.subprocesses import Popen
 from pympipool.backends.program import program_command
 from pympipool.detached.schedulers import JobRequest, State, TaskState
 from pympipool.errors import WorkerStartError
+from pympipool.resources.discovery import Devices, available_devices
 
 if TYPE_CHECKING:
     from pympipool.detached.records import Records
@@ -33,6 +36,15 @@ START_TIMEOUT_S = 60.0
 """Seconds that a supervisor may take to start."""
 
 TASKS_MAX = 1_000_000
+
+HUNG_S = 30.0
+"""For how long the supervisor of this host may do nothing until the user is warned: it waits for others that write the records."""
+
+HUNG_ELSEWHERE_S = 180.0
+"""The same for the supervisor of another host, as network file systems show changes late."""
+
+HUNG_LIMIT_S = 300.0
+"""For how long the supervisor of this host may do nothing until the calls fail that wait for it."""
 
 _STATES = {"WAITING": State.WAITING, "RUNNING": State.RUNNING, "CANCEL": State.RUNNING, "ENDED": State.ENDED}
 
@@ -48,12 +60,15 @@ class LocalScheduler:
     name = "local"
     settle_s = 0.0
     longest_pause_s = 1.0
-    problem = ""
 
     def __init__(self, records: Records, directory: str) -> None:
         self._records = records
         self._directory = directory
         self._host = socket.gethostname()
+        self.problem = ""
+        self._beats: dict[
+            str, tuple[int, float]
+        ] = {}  # the last heartbeat of a host's supervisor, and when it was seen
 
     def most_tasks(self) -> int:
         """Return the largest number of tasks of a submission."""
@@ -70,8 +85,11 @@ class LocalScheduler:
         path = os.path.join(request.spool.path, "environment.json")
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
             json.dump(environment, file)
+        devices = available_devices() if request.resources.gpus else Devices()
         spec = {
             "command": list(request.command),
+            "gpus": request.resources.gpus,
+            "devices": [devices.variable, list(devices.names)],
             "cores": min(request.resources.total_cores, request.cores_at_once),
             "cores_at_once": request.cores_at_once,
             "limit_s": request.resources.time_limit,
@@ -90,18 +108,62 @@ class LocalScheduler:
         """Return the states of tasks. If their supervisor was killed, start another one."""
         wanted = set(jobs)
         states: dict[tuple[str, int], TaskState] = {}
-        open_jobs = set()
-        for job, task, state, words, _ in self._records.tasks():
+        pids: dict[str, dict[int, int | None]] = {}  # of the tasks that have not ended, by job
+        for job, task, state, words, pid in self._records.tasks():
             if job in wanted:
                 states[job, task] = TaskState(_STATES.get(state, State.FAILED), words or state)
                 if state in ("WAITING", "RUNNING", "CANCEL"):
-                    open_jobs.add(job)
-        hosts = {one.host for one in self._records.submissions() if one.id in open_jobs}
+                    pids.setdefault(job, {})[task] = pid
+        hosts = {one.host for one in self._records.submissions() if one.id in pids}
         if self._host in hosts:
             self._ensure_supervisor()
         for host in hosts - {self._host}:
             self._add_lost(states, host)
+        problems = [problem for host in hosts if (problem := self._problem_of(host))]
+        self.problem = problems[0] if problems else ""
+        if self._host in hosts and self._silence_s(self._host) > HUNG_LIMIT_S:
+            self._fail_hung(states, pids)
         return states
+
+    def _silence_s(self, host: str) -> float:
+        """Return for how long (s) the supervisor of a host has not touched its lock, by the clock of this process."""
+        try:
+            beat = os.stat(lock_path(self._directory, host)).st_mtime_ns
+        except FileNotFoundError:
+            return 0.0
+        known, since_s = self._beats.get(host, (-1, 0.0))
+        if beat != known:
+            self._beats[host] = beat, monotonic()
+            return 0.0
+        return monotonic() - since_s
+
+    def _problem_of(self, host: str) -> str:
+        """Return why the supervisor of a host does not go on; "" if it does."""
+        if self._silence_s(host) <= (HUNG_S if host == self._host else HUNG_ELSEWHERE_S):
+            return ""
+        pid = self._supervisor_pid(host)
+        if host == self._host and process_state(pid) in ("T", "t"):
+            return (
+                f"the supervisor of detached jobs (process {pid}) was stopped, so none of them starts: kill -CONT {pid}"
+            )
+        return (
+            f"the supervisor of detached jobs (process {pid} on {host}) hangs, so none of them starts: look what it waits for, or"
+            f" end it by kill -9 {pid}, and its tasks with it; then the next script starts another one"
+        )
+
+    def _supervisor_pid(self, host: str) -> int:
+        with suppress(OSError, ValueError), open(lock_path(self._directory, host), encoding="ascii") as file:
+            return int(file.read())
+        return 0
+
+    def _fail_hung(self, states: dict[tuple[str, int], TaskState], pids: dict[str, dict[int, int | None]]) -> None:
+        """Have the tasks fail that a supervisor which hangs neither starts nor waits for."""
+        words = f"{self._problem_of(self._host)}. It did nothing for {HUNG_LIMIT_S:g} s"
+        for job, tasks in pids.items():
+            for task, pid in tasks.items():
+                has_ended = pid is not None and process_state(pid) in ("Z", "?")
+                if has_ended or self._records.change_task(job, task, "FAILED", words, before="WAITING"):
+                    states[job, task] = TaskState(State.FAILED, words)
 
     def _add_lost(self, states: dict[tuple[str, int], TaskState], host: str) -> None:
         """Note that the tasks of another host have failed, if their supervisor was killed."""
@@ -161,11 +223,6 @@ def check(resources: Resources) -> None:
     if resources.submission_template is not None:
         raise ValueError("submission_template is given, and backend 'local' submits no scripts: leave it out")
     resources.check_backend("local")
-    if resources.gpus_per_core:
-        raise ValueError(
-            f"gpus_per_core is {resources.gpus_per_core}; detached jobs of backend 'local' share the GPUs of this machine"
-            " themselves: leave it out, and limit their number by max_workers"
-        )
 
 
 def lock_path(directory: str, host: str) -> str:

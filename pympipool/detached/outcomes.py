@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pympipool._util.reprs import summarize_error
 from pympipool._util.service_threads import ServiceLogger
 from pympipool.caching.entries import answer
+from pympipool.caching.exceptions import raised
 from pympipool.caching.store import SMALL_BYTES
 from pympipool.errors import JobError
 from pympipool.execution.dependencies import InputError, has_result
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pympipool.detached.spool import End, Spool
     from pympipool.detached.submitting import Call
 
-__all__ = ["answer_from_cache", "fail", "fail_with_exception", "fail_without_result", "keep_result"]
+__all__ = ["answer_from_cache", "fail", "fail_with_exception", "fail_without_result", "keep_exception", "keep_result"]
 
 LOGGER = ServiceLogger("pympipool.detached")
 
@@ -47,6 +48,16 @@ def keep_result(store: Store, spool: Spool, number: int, end: End, call: Call) -
         LOGGER.warning("the result of %s() is not in the cache yet: %s", call.function, problem)
         return parts, False
     return parts, True
+
+
+def keep_exception(store: Store, end: End, call: Call, parts: list[Any]) -> bool:
+    """Make what a call has raised one of the results of the cache; return True if that was possible."""
+    try:
+        store.write([(call.key, raised(parts), call.function, call.arguments, end.run_ns)])
+    except (OSError, sqlite3.Error) as problem:
+        LOGGER.warning("the exception of %s() is not in the cache: %s", call.function, problem)
+        return False
+    return True
 
 
 def answer_from_cache(store: Store, call: Call, parts: list[Any] | None = None) -> bool:

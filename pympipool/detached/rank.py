@@ -14,9 +14,9 @@ import threading
 from time import monotonic_ns
 from typing import Any, NamedTuple
 
+from pympipool._util.devices import assigned_devices
 from pympipool.detached.run import ALIVE, CALL_FAILED, Job, begin, end_task, open_job
 from pympipool.serialization import payload
-from pympipool.serialization.exceptions import dump_exception
 from pympipool.serialization.plain import Pickled
 
 DIVERGED_S = 2.0
@@ -42,6 +42,8 @@ def main() -> None:
     begin()
     _end_with_runner()
     job = open_job(directory, submission, int(task))
+    if job.common["scheduler"] == "local":
+        _see_own_devices(job.common["gpus_per_rank"], launched_rank(os.environ) or 0)
     (number,) = job.numbers
     end = job.spool.end(number)
     if end is not None:
@@ -57,15 +59,24 @@ def main() -> None:
     sys.exit(_run(job, number, world))
 
 
+def _see_own_devices(count: int, rank: int) -> None:
+    """Have this rank see only its own devices among those of the task."""
+    assigned = assigned_devices(os.environ) if count else None
+    if assigned is not None:
+        variable, names = assigned
+        os.environ[variable] = ",".join(names[rank * count : (rank + 1) * count])
+
+
 def _run(job: Job, number: int, world: Any) -> int:
     is_root, root_only = world.Get_rank() == 0, job.common["result_of"] == "root"
-    begin_ns = monotonic_ns()
+    begin_ns, is_raised = monotonic_ns(), True
     try:
         result, _ = job.run_call(number)
+        is_raised = False
         parts = [bytes(part) for part in payload.dump(result, "the result")] if is_root or not root_only else []
         del result
     except BaseException as error:  # SystemExit too, as in a worker
-        job.spool.write_end(number, dump_exception(error, job.where), is_error=True, run_ns=0)
+        job.write_error(number, error, is_raised=is_raised)
         timer = threading.Timer(DIVERGED_S, end_task, (CALL_FAILED,))
         timer.daemon = True
         timer.start()

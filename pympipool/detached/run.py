@@ -21,6 +21,7 @@ from pympipool.caching import directory as directories
 from pympipool.detached.calls import Inputs
 from pympipool.detached.schedulers import LIFELINE
 from pympipool.detached.spool import Spool
+from pympipool.errors import SerializationError
 from pympipool.serialization import payload
 from pympipool.serialization.exceptions import dump_exception
 
@@ -112,9 +113,15 @@ class Job:
             parts = by_reference(payload.load([*map(bytearray, parts)]))
         self.spool.write_end(number, parts, is_error=False, run_ns=run_ns)
 
-    def write_error(self, number: int, error: BaseException) -> None:
-        """Write the exception of a call."""
-        self.spool.write_end(number, dump_exception(error, self.where), is_error=True, run_ns=0)
+    def write_error(self, number: int, error: BaseException, *, is_raised: bool = False) -> None:
+        """Write the exception of a call.
+
+        Args:
+            is_raised: The call itself has raised it.
+        """
+        is_kind = isinstance(error, Exception) and not isinstance(error, (SerializationError, MemoryError))
+        parts = dump_exception(error, self.where)
+        self.spool.write_end(number, parts, is_error=True, run_ns=0, is_raised=is_raised and is_kind)
 
 
 class TimeLimit:
@@ -170,15 +177,17 @@ def main() -> None:
         if end is not None:
             failed = failed or end.is_error
             continue
+        is_raised = True
         try:
             result, run_ns = job.run_call(number)
+            is_raised = False
             _end_fork(pid)
             job.write_result(number, payload.dump(result, "the result"), run_ns)
             del result
         except BaseException as error:  # SystemExit too, as in a worker
             _end_fork(pid)
             failed = True
-            job.write_error(number, error)
+            job.write_error(number, error, is_raised=is_raised)
     sys.stdout.flush()
     sys.exit(CALL_FAILED if failed else 0)
 

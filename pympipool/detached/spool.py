@@ -36,11 +36,13 @@ class End(NamedTuple):
         is_error: It has raised an exception.
         size_bytes: The size of the file of its result, or of its exception.
         run_ns: How long it has run (ns).
+        is_raised: The function itself has raised the exception.
     """
 
     is_error: bool
     size_bytes: int
     run_ns: int
+    is_raised: bool = False
 
 
 class Spool:
@@ -153,17 +155,20 @@ class Spool:
         inputs, *parts = self._calls.read(_name(number), os.stat(path).st_size, in_full=True)
         return json.loads(bytes(inputs)), [bytearray(part) for part in parts]
 
-    def write_end(self, number: int, parts: Sequence[Any], *, is_error: bool, run_ns: int) -> None:
+    def write_end(
+        self, number: int, parts: Sequence[Any], *, is_error: bool, run_ns: int, is_raised: bool = False
+    ) -> None:
         """Write how a call has ended.
 
         Args:
             parts: Those of its result, or of its exception.
+            is_error, run_ns, is_raised: As of `End`.
 
         Raises:
             OSError: There is no room, for example.
         """
         size = self._results.write(_name(number), parts)
-        self._write(os.path.join("ends", str(number)), json.dumps([is_error, size, run_ns]))
+        self._write(os.path.join("ends", str(number)), json.dumps([is_error, size, run_ns, is_raised]))
 
     def write_value(self, number: int, parts: Sequence[Any]) -> None:
         """Write a result with classes of the script for other calls; before `write_end`."""

@@ -236,6 +236,7 @@ class Submitter:
                 "left_out": [number for number in range(max(own) + 1) if number not in own],
                 "chunk": piece.chunk,
                 "ranks": resources.cores,
+                "gpus_per_rank": resources.gpus_per_core,
                 "result_of": resources.result_of,
                 "run_time_max": resources.run_time_max,
                 "cwd": resources.cwd,

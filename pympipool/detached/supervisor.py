@@ -13,8 +13,10 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -33,6 +35,9 @@ IDLE_S = 2.0
 
 PAUSE_S = 0.05
 """Pause between two looks at the processes and the queue."""
+
+PROBLEM_PAUSE_S = 1.0
+"""Pause after a look that has failed."""
 
 TERMINATION_S = 5.0
 """Seconds that a task has to end after SIGTERM."""
@@ -54,17 +59,21 @@ class Task:
         submission: Its submission.
         number: Its number there.
         spec: What the submission needs.
+        devices: The names of its GPUs.
         root: The folder of all submissions.
     """
 
-    def __init__(self, submission: str, number: int, spec: dict[str, Any], root: str) -> None:
+    def __init__(self, submission: str, number: int, spec: dict[str, Any], devices: Sequence[str], root: str) -> None:
         self.submission = submission
         self.number = number
         self.cores: int = spec["cores"]
+        self.devices = devices
         spool = Spool(root, submission)
         with open(os.path.join(spool.path, "environment.json"), encoding="utf-8") as file:
             environment: dict[str, str] = json.load(file)
         environment.pop("PYMPIPOOL_KEY", None)
+        if devices:
+            environment[spec["devices"][0]] = ",".join(devices)
         self.mark = f"{MARK}={submission}.{number}"
         log = os.open(spool.log_path(number), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -123,6 +132,7 @@ class Supervisor:
         self._host = socket.gethostname()
         self._running: dict[tuple[str, int], Task] = {}
         self._specs: dict[str, dict[str, Any]] = {}
+        self._waits_for_devices = False  # a task that has come before
 
     def recover(self) -> None:
         """End what a killed supervisor has left. Its tasks have failed; those that have not begun still wait."""
@@ -151,6 +161,7 @@ class Supervisor:
             if states.get(key) != "RUNNING":
                 running.end("CANCELLED", TERMINATION_S if key in states else FORGOTTEN_S)
         waiting = [key for key, state in states.items() if state == "WAITING"]
+        self._waits_for_devices = False
         for submission, task in waiting:
             if not self._start(submission, task, states):
                 break
@@ -160,9 +171,9 @@ class Supervisor:
         for key, task in list(self._running.items()):
             code = task.poll()
             if code is not None:
-                del self._running[key]
                 state = "ENDED" if code == 0 else "CANCELLED" if task.words == "CANCELLED" else "FAILED"
                 self._records.change_task(*key, state, task.words or f"the task {describe_exit(code)}")
+                del self._running[key]
 
     def _start(self, submission: str, task: int, states: dict[tuple[str, int], str]) -> bool:
         """Start a task if its inputs are there; return False if there are too few cores."""
@@ -178,14 +189,28 @@ class Supervisor:
         limit = max([spec["cores_at_once"], *(self._specs[one]["cores_at_once"] for one, _ in self._running)])
         if sum(one.cores for one in self._running.values()) + spec["cores"] > limit:
             return False
+        devices = self._devices(spec)
+        if devices is None:
+            return True
         if self._records.change_task(submission, task, "RUNNING", before="WAITING"):
             try:
-                self._running[submission, task] = started = Task(submission, task, spec, self._root)
+                self._running[submission, task] = started = Task(submission, task, spec, devices, self._root)
             except OSError as error:
                 self._records.change_task(submission, task, "FAILED", f"it cannot be started: {error}")
                 return True
             self._records.change_task(submission, task, "RUNNING", "", started.process.pid, before="RUNNING")
         return True
+
+    def _devices(self, spec: dict[str, Any]) -> list[str] | None:
+        """Return the names of the GPUs for a task; None if too few are free, or one waits for some that has come before."""
+        if not spec["gpus"]:
+            return []
+        used = {name for one in self._running.values() for name in one.devices}
+        free = [name for name in spec["devices"][1] if name not in used]
+        if self._waits_for_devices or len(free) < spec["gpus"]:
+            self._waits_for_devices = True
+            return None
+        return free[: spec["gpus"]]
 
     def _spec(self, submission: str) -> dict[str, Any] | None:
         if submission not in self._specs:
@@ -229,8 +254,17 @@ def main() -> None:
     while lock is not None:
         idle_since_s = time.monotonic()
         while time.monotonic() - idle_since_s < IDLE_S:
-            if supervisor.step():
+            try:
+                os.utime(lock)  # scripts look at it, to see that this process goes on
+                if supervisor.step():
+                    idle_since_s = time.monotonic()
+            except (
+                OSError,
+                sqlite3.Error,
+            ) as problem:  # a full disk, for example: the tasks must not end with this process
+                print(f"pympipool: {problem!r}; it is tried again", file=sys.stderr, flush=True)
                 idle_since_s = time.monotonic()
+                time.sleep(PROBLEM_PAUSE_S)
             time.sleep(PAUSE_S)
         os.close(lock)
         # A script that has queued a task before, and has found the lock taken, counts on this supervisor.

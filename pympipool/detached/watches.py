@@ -150,9 +150,14 @@ class Watches:
         try:
             if end.is_error:
                 parts = watch.spool.read_result(number, end)
+                wanted = end.is_raised and any(call.resources.cache_exceptions for call in calls)
+                is_kept = wanted and outcomes.keep_exception(self._store, end, calls[0], parts)
                 for call in calls:
                     outcomes.fail_with_exception(call, parts)
-                self._records.fail(watch.spool.submission, key, ": ".join(summarize_parts(parts)))
+                if is_kept:
+                    watch.kept.append(key)
+                else:
+                    self._records.fail(watch.spool.submission, key, ": ".join(summarize_parts(parts)))
             else:
                 parts, is_kept = None, True
                 if self._store.find(key) is None:

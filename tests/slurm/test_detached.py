@@ -13,6 +13,7 @@ from pympipool.detached import watcher
 from support.detached_project import Project
 from support.processes import marked_processes, still_alive
 from support.scripts import communicate
+from support.waiting import wait_until
 
 LEAVE = "exe.shutdown(wait=False)"
 
@@ -93,6 +94,28 @@ print(type(error).__name__, error.words, error.function, type(second.exception()
     ).startswith("int")
 
 
+def test_futures_cancel_jobs_that_wait_and_run(cluster, project):
+    code = """
+exe = executor()
+first = exe.submit(held, 1)
+second = exe.submit(square, first)
+while not first.running():
+    time.sleep(0.05)
+print(second.cancel(), first.cancel(), flush=True)
+while not Path("go").exists():
+    time.sleep(0.05)
+print(first.cancel(force=True), second.cancelled())
+"""
+    with project.start(code) as script:
+        assert script.stdout.readline() == "True False\n"
+        wait_until(lambda: [words[0] for words in jobs(cluster).values()] == ["RUNNING"])
+        (project.folder / "go").touch()
+        stdout, stderr = communicate(script, 120)
+    assert stdout == "True True\n", stderr
+    assert cluster.wait_until_empty() == ""
+    assert project.ran() == ["1"]
+
+
 def test_one_task_of_an_array_is_cancelled(cluster, project):
     code = """
 exe = executor()
@@ -107,6 +130,30 @@ print([getattr(call.exception(), "words", None) for call in calls])
         project.open_gate()
         stdout, stderr = communicate(script, 120)
     assert stdout == "[None, None, 'CANCELLED', None]\n", stderr
+
+
+def test_a_requeued_task_of_an_array_runs_again(cluster, project):
+    code = """
+exe = executor()
+calls = [call for call in exe._engine.submit_map(held, [(x,) for x in range(3)], 1, exe._resources)]
+print([call.result() for call in calls])
+"""
+    with project.start(code) as script:
+        project.wait_for_runs(3)
+        task = f"{min(jobs(cluster), key=int)}_1"
+        cluster.run("scontrol", "requeue", task)
+
+        def runs_again():
+            cluster.run(
+                "scontrol", "update", f"JobId={task}", "StartTime=now", check=False
+            )  # else it waits for minutes
+            return len(project.ran()) == 4
+
+        wait_until(runs_again, 150)
+        project.open_gate()
+        stdout, stderr = communicate(script, 120)
+    assert stdout == "[0, 1, 2]\n", stderr
+    assert project.ran() == ["0", "1", "1", "2"]
 
 
 def test_failed_call_ends_dependents_without_its_script(cluster, project):
