@@ -30,9 +30,14 @@ from pympipool import Executor
 
 CALL_S = 0.001
 ARRAY_ITEMS = 125_000
-ROUNDS = 3
+BLOCK_CALLS = 1000
+ARRAY_ROUNDS = 4
 
 Use = Callable[[np.ndarray], None]
+Cost = tuple[float, float]
+"""Seconds, and seconds of processor time."""
+
+Subject = Callable[[str, int, Use], Cost]
 
 
 def wait_and_square(x: int) -> int:
@@ -60,70 +65,123 @@ def folder() -> Iterator[str]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+# ---- what is measured ----
+
+
+class Stopwatch:
+    """Measures time, and processor time of this process and its workers, since it was made."""
+
+    def __init__(self) -> None:
+        self._start_s = time.perf_counter()
+        self._start_cpu_s = cpu_s()
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start_s
+
+    def read(self) -> Cost:
+        return self.seconds(), cpu_s() - self._start_cpu_s
+
+
+def cpu_s() -> float:
+    """Return the processor time of the threads of this process, and of all that it has started, which live."""
+    total_ns, pids = 0, [os.getpid()]
+    while pids:
+        for task in Path(f"/proc/{pids.pop()}/task").iterdir():
+            total_ns += int((task / "schedstat").read_text().split()[0])
+            pids += map(int, (task / "children").read_text().split())
+    return total_ns / 1e9
+
+
 # ---- overhead ----
 
 
-def run_calls(function: Callable[[int], int], calls: int, directory: str | None) -> float:
-    """Return the seconds from the first submit until the last result is there, and is written."""
-    with Executor(max_workers=2, block_allocation=True, cache_directory=directory) as exe:
-        exe.submit(abs, -1).result()
-        start_s = time.perf_counter()
-        futures = [exe.submit(function, x) for x in range(calls)]
-        assert [future.result() for future in futures] == [x * x for x in range(calls)]
-        exe.shutdown()
-        return time.perf_counter() - start_s
+def run_calls(exe: Executor, function: Callable[[int], int], numbers: range) -> Cost:
+    """Return what it costs to get the results of calls, and to write them."""
+    watch = Stopwatch()
+    futures = [exe.submit(function, x) for x in numbers]
+    assert [future.result() for future in futures] == [x * x for x in numbers]
+    if exe._cache is not None:
+        exe._cache._writer.flush()
+    return watch.read()
 
 
-def overhead(calls: int = 5000) -> None:
+def overhead(calls: int = 20_000) -> None:
+    """Run calls without and with a cache in turns, in blocks: the load of the machine is about the same for a pair."""
     for function in (wait_and_square, spin_and_square):
-        best = [float("inf")] * 3
-        for _ in range(ROUNDS):
-            with folder() as path:
-                times = [run_calls(function, calls, where) for where in (None, path, path)]
-            best = list(map(min, best, times))
-        without, first, second = best
-        print(f"{function.__name__}, {calls} calls on 2 workers, best of {ROUNDS}:")
-        print(f"  without a cache {without:.3f} s, empty cache {first:.3f} s ({first / without - 1:+.1%}),", end=" ")
-        print(f"full cache {second:.3f} s (1/{without / second:.0f}), per answer {second / calls * 1e6:.0f} µs")
+        print(f"{function.__name__}, {calls} calls on 2 workers, in pairs of blocks of {BLOCK_CALLS}:")
+        with folder() as path:
+            pairs = blocks_in_turns(function, path, max(calls // BLOCK_CALLS, 1))
+            for name, costs in zip(("time", "processor time"), pairs.transpose(2, 1, 0), strict=True):
+                without, cached = np.median(costs, axis=1) / BLOCK_CALLS * 1e6
+                low, middle, high = np.quantile(costs[1] / costs[0] - 1, (0.25, 0.5, 0.75))
+                print(f"  {name}: {without:.1f} µs per call without a cache, {cached:.1f} µs with it;", end=" ")
+                print(f"overhead {middle:+.1%} (quartiles {low:+.1%}, {high:+.1%})")
+            with Executor(max_workers=2, block_allocation=True, cache_directory=path) as exe:
+                second_s, _ = run_calls(exe, function, range(len(pairs) * BLOCK_CALLS))
+        first_s = pairs[:, 1, 0].sum()
+        print(f"  second run 1/{first_s / second_s:.0f} of the first, {second_s / calls * 1e6:.1f} µs per answer")
+
+
+def blocks_in_turns(function: Callable[[int], int], path: str, blocks: int) -> np.ndarray:
+    """Return the costs of each pair of blocks: without a cache, and with one."""
+    with (
+        Executor(max_workers=2, block_allocation=True) as without,
+        Executor(max_workers=2, block_allocation=True, cache_directory=path) as cached,
+    ):
+        for exe in (without, cached):
+            run_calls(exe, function, range(-BLOCK_CALLS, 0))
+        pairs = []
+        for number in range(blocks):
+            numbers = range(number * BLOCK_CALLS, (number + 1) * BLOCK_CALLS)
+            order = (without, cached) if number % 2 else (cached, without)
+            costs = {exe: run_calls(exe, function, numbers) for exe in order}
+            pairs.append((costs[without], costs[cached]))
+    return np.array(pairs)
 
 
 # ---- arrays ----
 
 
-def ours(path: str, results: int, use: Use) -> float:
+def ours(path: str, results: int, use: Use) -> Cost:
     with Executor(max_workers=2, block_allocation=True, cache_directory=path) as exe:
         return submitted(exe, results, use)
 
 
-def executorlibs(path: str, results: int, use: Use) -> float:
+def executorlibs(path: str, results: int, use: Use) -> Cost:
     from executorlib import SingleNodeExecutor
 
     with SingleNodeExecutor(max_workers=2, block_allocation=True, cache_directory=path) as exe:
         return submitted(exe, results, use)
 
 
-def submitted(exe: Any, results: int, use: Use) -> float:
-    """Return the seconds from the first submit until all results are read and written, with workers that have started."""
-    for future in [exe.submit(abs, number) for number in range(2)]:
+def submitted(exe: Any, results: int, use: Use) -> Cost:
+    """Return what it costs to get all results, with workers that have started and imported numpy."""
+    for future in [exe.submit(import_numpy, time.time() + number) for number in range(2)]:
         future.result()
-    start_s = time.perf_counter()
+    watch = Stopwatch()
     futures = [exe.submit(make_array, x) for x in range(results)]
     is_read = futures[0].done()
     while futures:
         use(futures.pop().result())  # no result is kept
+    cost = watch.read()
     if not is_read:
         exe.shutdown()  # all results are written
-    return time.perf_counter() - start_s
+    return watch.seconds(), cost[1]
 
 
-def joblibs(path: str, results: int, use: Use, mmap_mode: str | None = None) -> float:
+def import_numpy(_: float) -> None:
+    np.zeros(1)
+    time.sleep(0.1)  # in each worker
+
+
+def joblibs(path: str, results: int, use: Use, mmap_mode: str | None = None) -> Cost:
     from joblib import Memory
 
     cached = Memory(path, verbose=0, mmap_mode=mmap_mode).cache(make_array)
-    start_s = time.perf_counter()
+    watch = Stopwatch()
     for x in range(results):
         use(cached(x))
-    return time.perf_counter() - start_s
+    return watch.read()
 
 
 def last_item(array: np.ndarray) -> None:
@@ -135,23 +193,32 @@ def each_page(array: np.ndarray) -> None:
     assert array[::512].max() == array[-1]
 
 
+def measure(subject: Subject, results: int) -> list[Cost]:
+    """Return what it costs to write all results, to read an item of each, and to read each page."""
+    with folder() as path:
+        return [subject(path, results, use) for use in (each_page, last_item, each_page)]
+
+
 def arrays(results: int = 1000) -> None:
-    subjects: dict[str, Callable[[str, int, Use], float]] = {"pympipool": ours}
+    """Measure all in turns, `ARRAY_ROUNDS` times, and show the best: load of the machine only adds to it."""
+    subjects: dict[str, Subject] = {"pympipool": ours}
     if importlib.util.find_spec("joblib"):
         subjects |= {"joblib.Memory": joblibs, "joblib.Memory, mmap_mode='c'": partial(joblibs, mmap_mode="c")}
-    if importlib.util.find_spec("executorlib"):
+    if importlib.util.find_spec("executorlib") and importlib.util.find_spec("h5py"):
         subjects["executorlib"] = executorlibs
-    times: dict[str, list[float]] = {}
-    for name, subject in subjects.items():
-        with folder() as path:
-            times[name] = [
-                subject(path, results, use) for use in (each_page, last_item, last_item, each_page, each_page)
-            ]
-    print(f"{results} results of 1 MB, in seconds, and as multiples of pympipool's:")
-    measured = {name: (write, min(reads[:2]), min(reads[2:])) for name, (write, *reads) in times.items()}
-    for name, figures in measured.items():
-        texts = [f"{s:7.3f} ({s / ours_s:4.1f} ×)" for s, ours_s in zip(figures, measured["pympipool"], strict=True)]
-        print(f"  {name:30} write {texts[0]}  read one item {texts[1]}  read each page {texts[2]}")
+    number = max(results // ARRAY_ROUNDS, 1)
+    rounds: dict[str, list[Any]] = {name: [] for name in subjects}
+    for _ in range(ARRAY_ROUNDS):
+        for name, subject in subjects.items():
+            rounds[name].append(np.array(measure(subject, number)) / number * 1e3)
+    best = {name: np.min(figures, axis=0) for name, figures in rounds.items()}
+    print(f"{results} results of 1 MB: ms per result, ms of processor time, and as multiples of pympipool's")
+    for action, what in enumerate(("written", "one item read", "each page read")):
+        print(f"  {what}:")
+        for name, figures in best.items():
+            wall, cpu = figures[action]
+            own_wall, own_cpu = best["pympipool"][action]
+            print(f"    {name:30} {wall:7.3f} ({wall / own_wall:4.1f} ×)  cpu {cpu:7.3f} ({cpu / own_cpu:4.1f} ×)")
 
 
 # ---- kills ----

@@ -41,7 +41,7 @@ enum pmp_kind {
 typedef struct {
     uint32_t kind;
     uint32_t part_count;
-    uint64_t id;  /* of the call, with or without PMP_TRACED; 0 if the message belongs to no call */
+    uint64_t id; /* of the call, perhaps with PMP_TRACED and PMP_CACHED; 0: it belongs to no call */
     uint64_t tag; /* depends on the kind, see above */
 } pmp_head;
 
@@ -51,6 +51,10 @@ typedef struct {
  * call imported, for each of them the time that took and 32 bytes with its name, and any further times.
  * It is a low one of the free bits, because Python converts integers below 2^60 faster. */
 #define PMP_TRACED (UINT64_C(1) << 56)
+
+/* Set in the id of a call whose result will be kept in a cache: a worker that sees the cache directory may write a large
+ * result to a file there, and answer with a reference to it (caching/file_format.py). */
+#define PMP_CACHED (UINT64_C(1) << 57)
 
 typedef struct {
     void *data; /* 8-byte aligned in received messages; may be NULL when size_bytes is 0 */

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pympipool._core.future import Future
     from pympipool.backends.base import Backend
     from pympipool.caching.calls import CachedCalls
+    from pympipool.caching.handover import Handover
     from pympipool.detached.engine import DetachedEngine
     from pympipool.diagnostics.graph import GraphRecorder
     from pympipool.diagnostics.live.dashboard import Dashboard
@@ -245,11 +246,12 @@ class Executor(futures.Executor):
         self._check_devices(options.gpus_per_worker, workers if self._block_allocation else 1)
         if not isinstance(self._backend, WorkerlessBackend):
             self._make_room_for(workers, stacklevel=4)  # there is a wrapper around this method
-        self._engine = self._make_engine(options, workers)
+        handover = self._make_handover(options)
+        self._engine = self._make_engine(options, workers, handover)
         self._submit = self._engine.submit
         self._cache: CachedCalls | None = None
         if options.cache_directory is not None and not options.draws_graph and not options.detached:
-            self._use_cache(options)
+            self._use_cache(options, handover)
         self._submit_small = self._way_of_small_calls()
         self._info |= {
             "backend": self._backend.name,
@@ -301,8 +303,16 @@ class Executor(futures.Executor):
 
         return NullBackend(name)
 
+    def _make_handover(self, options: _options.Options) -> Handover | None:
+        """Return the folder in which workers may leave large results for the cache; None if none uses it."""
+        if options.cache_directory is None or isinstance(self._backend, WorkerlessBackend):
+            return None
+        from pympipool.caching.handover import Handover
+
+        return Handover(options.cache_directory)
+
     def _make_engine(
-        self, options: _options.Options, workers: int
+        self, options: _options.Options, workers: int, handover: Handover | None
     ) -> Engine | GraphRecorder | SerialEngine | DetachedEngine:
         start_functions = pickled_start_functions(options, inherits=self._backend.name in ("mpi", "serial"))
         if options.draws_graph:
@@ -318,7 +328,14 @@ class Executor(futures.Executor):
 
             return SerialEngine(options)
         return Engine(
-            pool_maker(options, self._backend, self._allocator, workers, start_functions),
+            pool_maker(
+                options,
+                self._backend,
+                self._allocator,
+                workers,
+                start_functions,
+                None if handover is None else handover.settings,
+            ),
             resolve_dependencies=not options.disable_dependencies,
             workers_see_files=self._backend.name == "mpi",
             share_above=options.share_above,
@@ -326,7 +343,7 @@ class Executor(futures.Executor):
             owner=self,
         )
 
-    def _use_cache(self, options: _options.Options) -> None:
+    def _use_cache(self, options: _options.Options, handover: Handover | None) -> None:
         """Answer calls from a cache, and run only those that it does not know."""
         from pympipool.caching.calls import CachedCalls
         from pympipool.caching.writer import close_writers
@@ -334,7 +351,8 @@ class Executor(futures.Executor):
 
         start = options.init_function, options.initializer, options.initargs
         try:
-            self._cache = CachedCalls(options.cache_directory or "", self._engine, self, start)
+            engine: Any = self._engine  # one that runs calls
+            self._cache = CachedCalls(options.cache_directory or "", engine, self, start, handover)
         except BaseException:
             self._engine.close(wait=True)
             raise

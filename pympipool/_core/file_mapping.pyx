@@ -1,21 +1,41 @@
 # cython: language_level=3
-"""Files that are mapped into memory, without a descriptor that stays open: `mmap.mmap` keeps one for each mapping.
+"""Files that are mapped into memory, without a descriptor that stays open: `mmap.mmap` keeps one for each mapping. And checksums.
 
 The memory may be written; what is written stays in this process. A mapping lasts as long as there is a view of it, and the file
 may be removed meanwhile.
 """
 
 cimport cython
-from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport errno
+from libc.stdint cimport uint64_t
 
 from pympipool._core.ring cimport raise_errno
+
+cdef extern from "checksum.h" nogil:
+    uint64_t pmp_checksum(uint64_t before, const void *data, size_t size_bytes)
 
 cdef extern from "<sys/mman.h>" nogil:
     int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_NORESERVE
     void *MAP_FAILED
     void *mmap(void *address, size_t size, int protection, int flags, int descriptor, long offset)
     int munmap(void *address, size_t size)
+
+
+def checksum(data, uint64_t before=0):
+    """Return the checksum of some bytes that follow others.
+
+    Args:
+        before: The checksum of these.
+    """
+    cdef Py_buffer view
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        with nogil:
+            before = pmp_checksum(before, view.buf, view.len)
+    finally:
+        PyBuffer_Release(&view)
+    return before
 
 
 @cython.no_gc_clear  # __dealloc__ needs the attributes

@@ -184,6 +184,12 @@ cdef class FutureCore(FutureWithCallbacks):
         parts = self.parts if self.cache_entry is None else self.cache_entry.take(self.parts, False)
         return parts if type(parts) is list else [parts]
 
+    def received_result(self):
+        """Return the parts of the result as they were received, whatever the cache would make of them; None if they were read."""
+        if self.status != FINISHED or self.is_error:
+            return None
+        return self.parts
+
     # ---- setting results ----
 
     def answer(self, CompletionSource source not None, parts):

@@ -101,6 +101,7 @@ cdef extern from "message.h" nogil:
         PMP_ERROR
         PMP_RECALLED
     const uint64_t PMP_TRACED
+    const uint64_t PMP_CACHED
     ctypedef struct pmp_head:
         uint32_t kind
         uint32_t part_count

@@ -5,6 +5,7 @@ RESULT: int
 ERROR: int
 RECALLED: int
 TRACED: int
+CACHED: int
 RANKS_MAX: int
 PARTS_MAX: int
 FUNCTION_CACHE_SIZE: int

@@ -25,6 +25,7 @@ RESULT = PMP_RESULT
 ERROR = PMP_ERROR
 RECALLED = PMP_RECALLED
 TRACED = PMP_TRACED
+CACHED = PMP_CACHED
 
 RANKS_MAX = PMP_RANKS_MAX
 """Largest number of ranks that a link may have."""

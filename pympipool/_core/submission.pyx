@@ -19,7 +19,7 @@ from pympipool._core.opcodes cimport Pickle, begin, release
 from pympipool._core.pickle_writer cimport ITEMS_MAX, write_call
 from pympipool._core.progress_engine cimport send_and_notify
 from pympipool._core.pump cimport record_unanswered, send_reserved
-from pympipool._core.ring cimport PMP_TRACED, pmp_now_ns
+from pympipool._core.ring cimport PMP_CACHED, PMP_TRACED, pmp_now_ns
 from pympipool._core.scheduler cimport find_worker, is_claimed, recall_all
 from pympipool._core.trace_buffer cimport CANCELLED, FAILED
 from pympipool._core.types cimport Call, Worker, append, pthread_mutex_lock, pthread_mutex_unlock, remove
@@ -231,7 +231,11 @@ cdef class Submission(Workers):
                         or future.posts is not None or future.on_failure is not None)
         pthread_mutex_lock(&self.core.lock)
         self.next_id += 1
-        call.id = self.next_id | (PMP_TRACED if future.submitted_ns != 0 else 0)
+        call.id = self.next_id
+        if future.submitted_ns != 0:
+            call.id |= PMP_TRACED
+        if future.cache_entry is not None:
+            call.id |= PMP_CACHED
         self.core.submitted += 1
         if self.core.first_ns == 0:
             self.core.first_ns = pmp_now_ns()

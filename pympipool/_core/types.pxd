@@ -52,7 +52,7 @@ cdef struct Call:
     Call *next
     Call *previous
     Worker *worker        # at which the call is in flight, or NULL
-    uint64_t id           # with PMP_TRACED set if the call is traced
+    uint64_t id           # with PMP_TRACED set if the call is traced, and PMP_CACHED if its result will be cached
     void *future          # a counted reference to the FutureCore
     void *arguments       # a counted reference to the object that holds large arguments, or NULL
     Function *function    # a counted reference; NULL: the call carries its function itself

@@ -10,11 +10,12 @@
     directory.py     whose it is, and on what file system
     index.py         small results, and where the others are: SQLite
     known_keys.py    which keys the index has, in memory
-    files.py         large results, a file each
+    files.py         large results, a file each; file_format.py: what is in it
+    handover.py      the folder in which workers write such files
     exceptions.py  what calls have raised, where the user wants to keep it
     entries.py     what a future has of its cached result
     writer.py      the thread that writes results
     reading.py     the results of a directory for users
 
-A worker imports nothing of this, and neither does a script without a cache.
+A worker imports nothing of this but file_format.py, when it writes the first large result; a script without a cache nothing.
 """

@@ -31,6 +31,7 @@ from pympipool.serialization.exceptions import dump_exception
 if TYPE_CHECKING:
     from pympipool._core.future import Future
     from pympipool.caching.entries import Entry
+    from pympipool.caching.handover import Handover
     from pympipool.caching.interfaces import CallEngine
     from pympipool.resources import Resources
 
@@ -55,6 +56,7 @@ class CachedCalls:
         engine: Runs the calls that are not found.
         owner: The executor. When Python collects it, the cache is closed after the last call.
         start: What runs in each worker before its first call: functions and their arguments.
+        handover: Where workers may leave large results.
 
     Raises:
         OSError: The directory cannot be made or read; another user can write to it.
@@ -64,7 +66,14 @@ class CachedCalls:
         counts: How many calls were answered.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], engine: CallEngine, owner: object, start: Any) -> None:
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        engine: CallEngine,
+        owner: object,
+        start: Any,
+        handover: Handover | None = None,
+    ) -> None:
         self.counts = CacheCounts()
         self._engine = engine
         self._keys: Keys | None = None
@@ -73,7 +82,7 @@ class CachedCalls:
             self._keys = Keys(start, takes_futures=engine.resolve_dependencies)
         except UnhashableError as error:
             self._warn("", f"no result is cached: workers begin with {error}")
-        self._store = Store(directory)
+        self._store = Store(directory, handover=handover)
         try:
             self._writer = Writer(self._store)
         except BaseException:
@@ -98,20 +107,20 @@ class CachedCalls:
         key = None if resources is None else self._key(fn, args, kwargs, resources, inputs)
         if key is None or resources is None:
             return self._engine.submit(fn, args, kwargs, resources)
+        self._writer.flush_before((key,))
         found = self._store.find(key)
-        if found is None and self._writer.flush_before((key,)):
-            found = self._store.find(key)
         if found is not None:
             self.counts.found += 1  # no other thread runs between the steps of this: there is no call in it
             return stored_future(key, self._store, found)
         self.counts.missing += 1
-        future = self._engine.submit(fn, args, kwargs, resources)
         description = self._description(args, kwargs, resources)
         if resources.cache_key is None:  # what has an outdated result among its arguments is outdated itself
             version = min([version, *(one.version for one in inputs)])
         else:
             version = sys.maxsize
-        entry = UnwrittenEntry(key, callable_name(fn), version, description, inputs or (), resources.cache_exceptions)
+        name, files = callable_name(fn), self._store.files
+        entry = UnwrittenEntry(key, name, version, description, files, inputs or (), resources.cache_exceptions)
+        future = self._engine.submit(fn, args, kwargs, resources, entry)
         if not self._engine.has_workers:
             _keep_at_once(entry, future)
         self._writer.follow(future, entry)
@@ -135,9 +144,8 @@ class CachedCalls:
         )
         if keys is None or inputs:
             return None
+        self._writer.flush_before(keys)
         found = self._store.find_all(keys)
-        if self._writer.flush_before(keys):
-            found = self._store.find_all(keys)
         answered = sum(key in found for key in keys)
         self.counts.found += answered
         self.counts.missing += len(keys) - answered

@@ -12,18 +12,21 @@ long as they are not, the user gets a copy of them.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pympipool._core.future import Future
 from pympipool._core.future_core import CompletionSource
 from pympipool._core.mailbox import Post
 from pympipool.caching.exceptions import is_raised, load_parts
+from pympipool.caching.file_format import left_in
 from pympipool.errors import CacheError
 from pympipool.serialization import has_shared, payload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pympipool.caching.files import ResultFiles
     from pympipool.caching.store import Store
 
 __all__ = [
@@ -74,6 +77,13 @@ class Unwritten(Post):
             self.is_shared = self.must_be_unpickled and any(map(has_shared, as_list))
         self.parts = parts
 
+    def received_parts(self) -> Any:
+        """Return the result as it was received; None if there is none."""
+        received = None if self.future is None else self.future.received_result()
+        return (
+            self.parts if received is None else received
+        )  # in this order: `take` comes before the future forgets them
+
     def take(self, parts: Any, is_value: bool) -> Any:
         """Return the parts of the result to unpickle (is_value), or to send on."""
         if self.is_written:
@@ -97,11 +107,12 @@ class UnwrittenEntry(Unwritten):
         function_name: The name of the function.
         version: As of `Unwritten`.
         arguments: Describes the arguments: the tuple of them if they are plain, or text.
+        files: Has the result if the worker leaves it in a file.
         inputs: The entries of the calls whose results are among the arguments.
         keeps_exception: If the call raises an exception, that is written.
     """
 
-    __slots__ = ("arguments", "inputs", "keeps_exception", "key")
+    __slots__ = ("_files", "_left_parts", "arguments", "inputs", "keeps_exception", "key")
 
     def __init__(
         self,
@@ -109,6 +120,7 @@ class UnwrittenEntry(Unwritten):
         function_name: str,
         version: int,
         arguments: Any,
+        files: ResultFiles,
         inputs: Sequence[Entry] = (),
         keeps_exception: bool = False,
     ) -> None:
@@ -117,9 +129,38 @@ class UnwrittenEntry(Unwritten):
         self.arguments = arguments
         self.inputs = inputs
         self.keeps_exception = keeps_exception
+        self._files = files
+        self._left_parts: list[Any] | None = None  # of a result that is not stored
+
+    def take(self, parts: Any, is_value: bool) -> Any:
+        """Return the parts of the result.
+
+        Raises:
+            CacheError: The file in which the worker has left it was removed.
+        """
+        left = left_in(parts)
+        if left is None:
+            return super().take(parts, is_value)
+        self.keep(parts)
+        try:
+            with suppress(FileNotFoundError):
+                return self._files.read_left(left)
+            if self._left_parts is not None:
+                return self._left_parts
+            return self._files.read(self.key)  # the writer has moved it there
+        except (OSError, ValueError) as error:
+            raise CacheError(
+                f"the result {self.key.hex()} cannot be read any more from the cache, where the worker has written it: {error}."
+                " Submit the call again"
+            ) from error
 
     def finish(self) -> None:
         """Forget the result, and what led to it."""
+        left = left_in(self.received_parts())
+        if left is not None:
+            with suppress(OSError, ValueError):
+                self._left_parts = self._files.read_left(left)  # it was not stored, and may be read later
+            self._files.discard_left(left)
         super().finish()
         self.arguments = None
         self.inputs = ()
@@ -172,10 +213,10 @@ class StoredEntry:
         try:
             return self._store.files.read(self.key, self._size_bytes)
         except (OSError, ValueError) as error:
-            self._store.remove([self.key])
+            if isinstance(error, (FileNotFoundError, ValueError)):
+                self._store.remove([self.key])
             raise CacheError(
-                f"the cached result {self.key.hex()} in {self._store.path!r} cannot be read any more: {error}. It was removed;"
-                " submit the call again"
+                f"the cached result {self.key.hex()} in {self._store.path!r} cannot be read: {error}. Submit the call again"
             ) from error
 
 

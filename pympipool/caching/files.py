@@ -1,6 +1,4 @@
-"""Large results: a file each, whose buffers are mapped when it is read.
-
-    | magic | parts | crc of sizes and pickle | crc of the buffers | size of each part | pickle | padding | buffer | padding | ...
+"""The files of large results: they are written, found and read, and their buffers are mapped.
 
 A file is written under another name and then renamed, so that none is ever seen half-written, wherever its writer was killed.
 After a failure of power a file may lack what was not on the disk yet. So what another boot of a host has written is read in full,
@@ -9,38 +7,38 @@ and its sums are compared, before it is used; else only its head.
 
 from __future__ import annotations
 
+import errno
 import os
-import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
 from time import time
-from typing import Any
-from zlib import crc32
+from typing import TYPE_CHECKING, Any
 
 from pympipool._core.file_mapping import FileMapping
+from pympipool.caching.file_format import buffers_are_whole, head_is_whole, split, write_new
+from pympipool.caching.handover import UNFINISHED, remove_abandoned
+
+if TYPE_CHECKING:
+    from pympipool.caching.file_format import LeftFile
+    from pympipool.caching.handover import Handover
 
 __all__ = ["ResultFiles"]
 
-MAGIC = b"PMPcache"
-_HEAD = struct.Struct("<8sQII")
-
-UNFINISHED = "unfinished"
-"""Folder of the files that are being written."""
-
 UNFINISHED_S = 3600
-"""Age from which such a file is one that a killed script has left: none takes so long to write."""
+"""Age from which a file there is one that a killed script has left: none takes so long to write."""
 
 _numbers = count()
 
-ALIGNMENT = 64
-"""Buffers begin at multiples of a cache line."""
-
-HEAD_BYTES = 4096
-"""Bytes that are read to check a file: the sizes and the pickle of a few arrays."""
-
 MAPPED_BYTES_MIN = 1 << 16
 """Size of a file from which mapping it takes less time than reading it."""
+
+KEPT_MAX, KEPT_BYTES_MAX = 2000, 1 << 22
+"""Number and size of the files whose mapping is kept between the answer of a call and the reading of its result. For larger
+files the time to open them twice is small; and a file that was removed takes room as long as it is mapped."""
+
+_SHORT_OF_ROOM = {errno.ENOMEM, errno.EAGAIN, errno.ENODEV, errno.EPERM}
+"""Errors of a mapping after which the file may still be read: a process has 65 530 mappings at most."""
 
 
 class ResultFiles:
@@ -49,16 +47,19 @@ class ResultFiles:
     Args:
         folder: That of the files.
         maps: Map large files. Else read them: on a network file system a file that another host removes is gone.
+        handover: Where workers leave files.
     """
 
-    def __init__(self, folder: str, *, maps: bool = True) -> None:
+    def __init__(self, folder: str, *, maps: bool = True, handover: Handover | None = None) -> None:
         self.folder = folder
         self._maps = maps
+        self._handover = handover
+        self._mapped: dict[bytes, list[Any]] = {}  # results that were checked, and were not read yet
 
     def path(self, key: bytes) -> str:
         """Return the file of a key."""
         name = key.hex()
-        return os.path.join(self.folder, name[:2], name)
+        return f"{self.folder}/{name[:2]}/{name}"
 
     def write(self, key: bytes, parts: Sequence[Any]) -> int:
         """Write a result; return the size of its file in bytes.
@@ -69,94 +70,107 @@ class ResultFiles:
         Raises:
             OSError: There is no room, for example. Nothing is left then.
         """
-        parts = [memoryview(part).cast("B") for part in parts]
-        sizes = struct.pack(f"<{len(parts)}Q", *map(len, parts))
-        buffers_crc = 0
-        for part in parts[1:]:
-            buffers_crc = crc32(part, buffers_crc)
-        head = _HEAD.pack(MAGIC, len(parts), crc32(parts[0], crc32(sizes)), buffers_crc)
-        blocks, position = [head, sizes], len(head) + len(sizes)
-        for number, part in enumerate(parts):
-            padding = -position % ALIGNMENT if number else 0
-            blocks += [bytes(padding), part]
-            position += padding + len(part)
         temporary = os.path.join(self.folder, UNFINISHED, f"{os.uname().nodename}.{os.getpid()}.{next(_numbers)}")
         try:
-            descriptor = _create(temporary)
-            try:
-                _write_all(descriptor, [block for block in blocks if len(block)])
-            finally:
-                os.close(descriptor)
+            size_bytes = write_new(temporary, parts)
+        except FileNotFoundError:
+            _make_folders(temporary)
+            size_bytes = write_new(temporary, parts)
+        try:
             _rename(temporary, self.path(key))
         except BaseException:
             with suppress(OSError):
                 os.unlink(temporary)
             raise
-        return position
+        return size_bytes
 
     def take(self, key: bytes, path: str) -> None:
         """Move the file of a result that was written elsewhere to its place here."""
         _rename(path, self.path(key))
 
-    def read(self, key: bytes, size_bytes: int, *, in_full: bool = False) -> list[Any]:
+    def take_left(self, key: bytes, left: LeftFile) -> None:
+        """Move the file that a worker has left to its place here."""
+        self.take(key, self._path_of_left(left))
+
+    def read(self, key: bytes, size_bytes: int | None = None, *, in_full: bool = False) -> list[Any]:
         """Return the parts of a result. Its buffers are mapped, and changes to them stay in this process.
 
         Args:
-            size_bytes: The size that the index tells.
+            size_bytes: The size that the index tells; None: that of the file.
             in_full: Compare the sum of the buffers, too.
 
         Raises:
             ValueError: The file is not what was written.
             OSError: It cannot be read.
         """
-        descriptor = os.open(self.path(key), os.O_RDONLY | os.O_CLOEXEC)
+        parts = None if in_full else self._mapped.pop(key, None)
+        return self._read(self.path(key), size_bytes, in_full) if parts is None else parts
+
+    def read_left(self, left: LeftFile) -> list[Any]:
+        """Return the parts of a result in the file that a worker has left, as `read` does."""
+        return self._read(self._path_of_left(left), left.size_bytes)
+
+    def discard_left(self, left: LeftFile) -> None:
+        """Remove the file that a worker has left, if it is still there."""
+        with suppress(OSError):
+            os.unlink(self._path_of_left(left))
+
+    def _path_of_left(self, left: LeftFile) -> str:
+        return os.path.join("" if self._handover is None else self._handover.path, left.name)
+
+    def _read(self, path: str, size_bytes: int | None, in_full: bool = False) -> list[Any]:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if os.fstat(descriptor).st_size != size_bytes:
+            size = os.fstat(descriptor).st_size
+            if size_bytes not in (None, size):
                 raise ValueError("the file has another size")
-            if self._maps and size_bytes >= MAPPED_BYTES_MIN:
-                content = memoryview(FileMapping(descriptor, size_bytes))
-            else:
-                content = memoryview(bytearray(size_bytes))
-                _read_all(descriptor, content)
+            content = self._content(descriptor, size)
         finally:
             os.close(descriptor)
-        parts = _split(content)
-        if in_full:
-            buffers_crc = 0
-            for part in parts[1:]:
-                buffers_crc = crc32(part, buffers_crc)
-            if buffers_crc != _HEAD.unpack_from(content)[3]:
-                raise ValueError("the buffers are not those that were written")
+        parts = split(content)
+        if in_full and not buffers_are_whole(content, parts):
+            raise ValueError("the buffers are not those that were written")
         return parts
 
+    def _content(self, descriptor: int, size_bytes: int) -> memoryview:
+        if self._maps and size_bytes >= MAPPED_BYTES_MIN:
+            try:
+                return memoryview(FileMapping(descriptor, size_bytes))
+            except OSError as error:
+                if error.errno not in _SHORT_OF_ROOM:
+                    raise
+        content = memoryview(bytearray(size_bytes))
+        _read_all(descriptor, content)
+        return content
+
     def check(self, key: bytes, size_bytes: int) -> bool:
-        """Return True if the head of a file is what was written."""
+        """Return True if the head of a file is what was written, False if it is not, or there is no file.
+
+        The mapping of a file of moderate size is kept until it is read.
+
+        Raises:
+            OSError: It cannot be read now: there is no free descriptor, for example.
+        """
+        if self._maps and MAPPED_BYTES_MIN <= size_bytes <= KEPT_BYTES_MAX and len(self._mapped) < KEPT_MAX:
+            try:
+                self._mapped[key] = self._read(self.path(key), size_bytes)
+            except (FileNotFoundError, ValueError):
+                return False
+            return True
         try:
             descriptor = os.open(self.path(key), os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+        except FileNotFoundError:
             return False
         try:
-            if os.fstat(descriptor).st_size != size_bytes:
-                return False
-            head = os.pread(descriptor, HEAD_BYTES, 0)
-            magic, number, crc, _ = _HEAD.unpack_from(head)
-            begin = _HEAD.size + 8 * number
-            if magic != MAGIC or begin > size_bytes:
-                return False
-            end = begin + int.from_bytes(head[_HEAD.size : _HEAD.size + 8], "little")
-            if end > size_bytes:
-                return False
-            if end > len(head):
-                head += os.pread(descriptor, end - len(head), len(head))
-            return bool(crc == crc32(head[_HEAD.size : end]) and end <= len(head))
-        except (OSError, struct.error, MemoryError):
-            return False
+            return head_is_whole(descriptor, size_bytes)
         finally:
             os.close(descriptor)
 
     def remove_unfinished(self) -> None:
-        """Remove the files that killed scripts have left."""
-        with suppress(OSError), os.scandir(os.path.join(self.folder, UNFINISHED)) as entries:
+        """Remove what killed scripts have left."""
+        folder = os.path.join(self.folder, UNFINISHED)
+        remove_abandoned(folder, UNFINISHED_S)
+        with suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
                 with suppress(OSError):
                     if entry.stat().st_mtime < time() - UNFINISHED_S:
@@ -164,32 +178,9 @@ class ResultFiles:
 
     def remove(self, key: bytes) -> None:
         """Remove the file of a key, if there is one."""
+        self._mapped.pop(key, None)
         with suppress(OSError):
             os.unlink(self.path(key))
-
-
-def _split(content: memoryview) -> list[memoryview]:
-    """Return the parts in a file.
-
-    Raises:
-        ValueError: It is not what was written.
-    """
-    try:
-        magic, number, crc, _ = _HEAD.unpack_from(content)
-        if magic != MAGIC or number * 8 > len(content):
-            raise ValueError("the file has no head")
-        sizes = struct.unpack_from(f"<{number}Q", content, _HEAD.size)
-    except struct.error:
-        raise ValueError("the file has no head") from None
-    parts: list[memoryview] = []
-    position = _HEAD.size + 8 * number
-    for size in sizes:
-        position += -position % ALIGNMENT if parts else 0
-        parts.append(content[position : position + size])
-        position += size
-    if position != len(content) or crc != crc32(content[_HEAD.size : _HEAD.size + 8 * number + sizes[0]]):
-        raise ValueError("the pickle is not the one that was written")
-    return parts
 
 
 def _read_all(descriptor: int, content: memoryview) -> None:
@@ -206,15 +197,6 @@ def _read_all(descriptor: int, content: memoryview) -> None:
         position += count
 
 
-def _create(path: str) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    try:
-        return os.open(path, flags, 0o600)
-    except FileNotFoundError:
-        _make_folders(path)
-        return os.open(path, flags, 0o600)
-
-
 def _rename(path: str, new_path: str) -> None:
     try:
         os.rename(path, new_path)
@@ -227,13 +209,3 @@ def _make_folders(path: str) -> None:
     for folder in (os.path.dirname(os.path.dirname(path)), os.path.dirname(path)):
         with suppress(FileExistsError):
             os.mkdir(folder, 0o700)  # os.makedirs would give its mode to the last one only
-
-
-def _write_all(descriptor: int, blocks: list[Any]) -> None:
-    """Write all bytes of some blocks."""
-    while blocks:
-        written = os.writev(descriptor, blocks[:64])
-        while blocks and written >= len(blocks[0]):
-            written -= len(blocks.pop(0))
-        if written:
-            blocks[0] = memoryview(blocks[0])[written:]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
@@ -16,18 +17,21 @@ from zlib import crc32
 
 from pympipool.caching.directory import Directory
 from pympipool.caching.known_keys import KnownKeys, note_change
+from pympipool.caching.read_ahead import Found, ReadAhead
 from pympipool.serialization import _LOADERS
 
 __all__ = ["COLUMNS", "FORMAT", "Index", "Row"]
 
-FORMAT = crc32(repr((2, _LOADERS)).encode()) & 0x7FFFFFFF
-"""Names how results are stored. Pickles of results have numbers in place of the names of functions that load them."""
+FORMAT = crc32(repr((3, sys.byteorder, _LOADERS)).encode()) & 0x7FFFFFFF
+"""Names how results are stored. Pickles of results have numbers in place of the names of functions that load them, and checksums
+depend on the order of bytes."""
 
 BUSY_TIMEOUT_S = 30.0
 """Longest wait for another script that writes."""
 
 REFRESH_S, SHARED_REFRESH_S = 0.01, 0.5
-"""How long this process takes a key for unknown that another one has added; the second on a network file system."""
+"""How long this process takes a key for unknown that another one has added, and uses a row that another one has replaced; the
+second on a network file system."""
 
 KEYS_OF_QUESTION = 500
 """Number of keys for which SQLite is asked at once; it takes 32766 at most."""
@@ -84,7 +88,6 @@ class Row(NamedTuple):
 
 
 COLUMNS = ", ".join(Row._fields)
-_FIND = "SELECT value, crc, size, boot FROM results WHERE key = ?"
 _INSERT = f"INSERT OR REPLACE INTO results ({COLUMNS}) VALUES ({', '.join('?' * len(Row._fields))})"
 
 
@@ -105,7 +108,9 @@ class Index:
         self._lock, self._find_lock = threading.RLock(), threading.RLock()  # finalizers may call in the midst
         self._reader = self._open()
         self._writer: sqlite3.Connection | None = None
-        self._known = KnownKeys(self._reader, self._path, SHARED_REFRESH_S if self._is_shared else REFRESH_S)
+        refresh_s = SHARED_REFRESH_S if self._is_shared else REFRESH_S
+        self._known = KnownKeys(self._reader, self._path, refresh_s)
+        self._ahead = ReadAhead(self._reader, self._path, self._find_lock, refresh_s)
 
     def _open(self) -> sqlite3.Connection:
         """Open the file; begin anew if it is none of SQLite's."""
@@ -163,15 +168,11 @@ class Index:
             connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
 
-    def find(self, key: bytes) -> tuple[bytes | None, int, int, bytes] | None:
+    def find(self, key: bytes) -> Found | None:
         """Return value, crc, size and boot of a result; None if there is none."""
-        if self._known.lacks(key, self._find_lock):
-            return None
-        with self._find_lock:  # two threads may get one statement, and the second sets its key before the first runs it
-            found: tuple[bytes | None, int, int, bytes] | None = self._reader.execute(_FIND, (key,)).fetchone()
-        return found
+        return None if self._known.lacks(key, self._find_lock) else self._ahead.find(key)
 
-    def find_all(self, keys: Sequence[bytes]) -> dict[bytes, tuple[bytes | None, int, int, bytes]]:
+    def find_all(self, keys: Sequence[bytes]) -> dict[bytes, Found]:
         """Return value, crc, size and boot of the results that there are of these."""
         keys = [key for key in keys if not self._known.lacks(key, self._find_lock)]
         found = {}

@@ -23,7 +23,12 @@ class CallEngine(Protocol):
     resolve_dependencies: bool
 
     def submit(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], resources: Resources | None = None
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        resources: Resources | None = None,
+        cache_entry: object = None,
     ) -> Future[Any]: ...
     def check_usable(self, fn: Callable[..., Any]) -> None: ...
 

@@ -14,7 +14,7 @@ import threading
 from itertools import count
 from time import monotonic
 
-__all__ = ["KnownKeys", "note_change"]
+__all__ = ["KnownKeys", "changes_of", "note_change"]
 
 ROWS_PER_QUESTION = 12
 """Rows whose keys are read in the time of a question to SQLite. The set is made after as many questions as it costs."""
@@ -29,6 +29,11 @@ _numbers = count(1)
 def note_change(path: str) -> None:
     """Note that this process has changed an index."""
     _changes[path] = next(_numbers)
+
+
+def changes_of(path: str) -> int | None:
+    """Return a number that is another one after each change of an index by this process."""
+    return _changes.get(path)
 
 
 class KnownKeys:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from pympipool._util.reprs import safe_repr
 from pympipool.caching.entries import Unwritten, UnwrittenBatch, UnwrittenEntry
 from pympipool.caching.exceptions import raised_parts
+from pympipool.caching.file_format import LeftFile, left_in
 from pympipool.serialization import payload
 
 if TYPE_CHECKING:
@@ -22,8 +23,9 @@ DESCRIPTION_MAX = 200
 """Longest text that describes the arguments of a call."""
 
 
-Result: TypeAlias = "tuple[bytes, Sequence[Any], str, str, int]"
-"""What `Store.write` gets: the key of a call, the parts of its result, its function, its arguments, and the run time in ns."""
+Result: TypeAlias = "tuple[bytes, Sequence[Any] | LeftFile, str, str, int]"
+"""What `Store.write` gets: the key of a call, the parts of its result, or the file in which a worker has left it, its function, its
+arguments, and the run time in ns."""
 
 
 def storable_results(entry: Unwritten) -> list[Result]:
@@ -38,9 +40,11 @@ def storable_results(entry: Unwritten) -> list[Result]:
         return []
     if not future.has_result:
         return _raised(entry, future)
-    parts = entry.parts if entry.parts is not None else future.pickled_result()
+    parts = entry.received_parts()
     if parts is None:  # the user has set the result
         return []
+    entry.keep(parts)
+    left = left_in(parts)
     parts = parts if type(parts) is list else [parts]
     if entry.is_shared:
         raise ValueError("it has shared data, which end with this session")
@@ -51,7 +55,7 @@ def storable_results(entry: Unwritten) -> list[Result]:
         raise ValueError("its arguments have shared data, which the call may have written")
     if entry.must_be_unpickled:
         parts = by_reference(_load_copy(parts))
-    return [(entry.key, parts, entry.function_name, describe(entry.arguments), future.run_ns)]
+    return [(entry.key, left or parts, entry.function_name, describe(entry.arguments), future.run_ns)]
 
 
 def _raised(entry: Unwritten, future: Future[Any]) -> list[Result]:

@@ -14,18 +14,20 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from time import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from pympipool.caching import directory as directories
 from pympipool.caching.exceptions import is_raised
+from pympipool.caching.file_format import INLINE_BYTES_MAX, LeftFile
 from pympipool.caching.files import ResultFiles
 from pympipool.caching.index import Index, Row
 
-__all__ = ["SMALL_BYTES", "Store"]
+if TYPE_CHECKING:
+    from pympipool.caching.handover import Handover
+    from pympipool.caching.results import Result
 
-SMALL_BYTES = 4096
-"""Size up to which a result is kept in the index."""
+__all__ = ["Store"]
 
 
 class Store:
@@ -34,24 +36,30 @@ class Store:
     Args:
         directory: The directory.
         create: Make it if there is none.
+        handover: Where workers may leave large results. It is used on a file system that only this host uses.
 
     Raises:
         OSError: It cannot be made or read; another user can write to it.
         ValueError: It has results of another version of pympipool.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, create: bool = True) -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], *, create: bool = True, handover: Handover | None = None
+    ) -> None:
         checked = directories.prepare(directory, create=create)
         self.path = checked.path
         self.is_shared = checked.is_shared
         if not create and not os.path.exists(os.path.join(self.path, "index.sqlite")):
             raise FileNotFoundError(f"{self.path!r} has no cached results; name the cache_directory of an Executor")
-        self.files = ResultFiles(os.path.join(self.path, "results"), maps=not self.is_shared)
+        self._handover = None if self.is_shared else handover
+        self.files = ResultFiles(os.path.join(self.path, "results"), maps=not self.is_shared, handover=self._handover)
         self.files.remove_unfinished()
         try:
             self.index = Index(checked)
         except sqlite3.Error as error:
             raise OSError(f"cannot open the cache in {self.path!r}: {error}") from error
+        if self._handover is not None:
+            self._handover.open()
 
     def find(self, key: bytes) -> bytes | int | None:
         """Look for a result. What is damaged is removed.
@@ -79,33 +87,52 @@ class Store:
         if value is not None:
             if type(value) is bytes and crc32(value) == crc:
                 return value
-        elif boot != b"" and boot == boot_id():
-            if self.files.check(key, size):
-                return size
         else:
-            with suppress(OSError, ValueError):
-                self.files.read(key, size, in_full=True)
-                return size
+            try:
+                if self._is_whole(key, size, in_full=boot == b"" or boot != boot_id()):
+                    return size
+            except OSError:  # there is no free descriptor, for example
+                return None
         self.remove([key])
         return None
 
-    def write(self, entries: Iterable[tuple[bytes, Sequence[Any], str, str, int]]) -> None:
-        """Add results: for each its key, parts, function, arguments, and the run time in ns.
+    def _is_whole(self, key: bytes, size: int, *, in_full: bool) -> bool:
+        """Return True if the file of a result is what was written.
+
+        Raises:
+            OSError: It cannot be read now.
+        """
+        if not in_full:
+            return self.files.check(key, size)
+        try:
+            self.files.read(key, size, in_full=True)
+        except (FileNotFoundError, ValueError):
+            return False
+        return True
+
+    def write(self, results: Iterable[Result]) -> None:
+        """Add results.
 
         Raises:
             OSError, sqlite3.Error: There is no room, for example.
         """
         rows, boot = [], boot_id()
-        for key, parts, function, arguments, run_ns in entries:
-            value, size = None, memoryview(parts[0]).nbytes
-            if (len(parts) == 1 and size <= SMALL_BYTES) or is_raised(parts):
-                value = bytes(parts[0])
-            else:
-                size = self.files.write(key, parts)
+        for key, parts, function, arguments, run_ns in results:
+            value, size = self._placed(key, parts)
             crc = 0 if value is None else crc32(value)
             rows.append(Row(key, value, crc, size, boot, function, arguments, time(), run_ns))
         if rows:
             self.index.write(rows)
+
+    def _placed(self, key: bytes, parts: Sequence[Any] | LeftFile) -> tuple[bytes | None, int]:
+        """Return the pickle of a small result, and its size; None, and the size of the file to which a large one was written."""
+        if isinstance(parts, LeftFile):
+            self.files.take_left(key, parts)
+            return None, parts.size_bytes
+        size = memoryview(parts[0]).nbytes
+        if (len(parts) == 1 and size <= INLINE_BYTES_MAX) or is_raised(parts):
+            return bytes(parts[0]), size
+        return None, self.files.write(key, parts)
 
     def adopt(self, key: bytes, path: str, size_bytes: int, function: str, arguments: str, run_ns: int) -> None:
         """Add a result whose file (see `ResultFiles`) was read in full, and is on the same file system; it is moved.
@@ -124,15 +151,16 @@ class Store:
                 self.files.remove(key)
 
     def verify(self) -> Iterator[tuple[Row, bool]]:
-        """Yield each result, and True if it is what was written; remove the others."""
+        """Yield each result, and True if it is what was written; remove the others.
+
+        Raises:
+            OSError: A file cannot be read now.
+        """
         for row in list(self.index.rows()):
-            is_whole = False
             if row.value is not None:
                 is_whole = type(row.value) is bytes and crc32(row.value) == row.crc
             else:
-                with suppress(OSError, ValueError):
-                    self.files.read(row.key, row.size, in_full=True)
-                    is_whole = True
+                is_whole = self._is_whole(row.key, row.size, in_full=True)
             if not is_whole:
                 self.remove([row.key])
             yield row, is_whole
@@ -140,6 +168,8 @@ class Store:
     def close(self) -> None:
         """Close the index."""
         self.index.close()
+        if self._handover is not None:
+            self._handover.close()
 
 
 @functools.cache

@@ -96,12 +96,10 @@ class Writer:
         future = None if entry is None else entry.future
         return entry in self._unfinished and future is not None and future.done() and future.has_result
 
-    def flush_before(self, keys: Iterable[bytes]) -> bool:
-        """Write what has ended, if there is the result of one of these calls among it; return True then."""
-        if not self._by_key or not any(map(self.is_about_to_write, keys)):
-            return False
-        self.flush()
-        return True
+    def flush_before(self, keys: Iterable[bytes]) -> None:
+        """Write what has ended, if there is the result of one of these calls among it, so that it is found."""
+        if self._by_key and any(map(self.is_about_to_write, keys)):
+            self.flush()
 
     def flush(self) -> None:
         """Wait until the results of all calls that have ended are written, at most `FLUSH_LIMIT_S`."""

@@ -12,7 +12,7 @@ from pympipool._util.reprs import summarize_error
 from pympipool._util.service_threads import ServiceLogger
 from pympipool.caching.entries import answer
 from pympipool.caching.exceptions import raised
-from pympipool.caching.store import SMALL_BYTES
+from pympipool.caching.file_format import INLINE_BYTES_MAX
 from pympipool.errors import JobError
 from pympipool.execution.dependencies import InputError, has_result
 from pympipool.serialization import payload
@@ -27,7 +27,7 @@ __all__ = ["answer_from_cache", "fail", "fail_with_exception", "fail_without_res
 
 LOGGER = ServiceLogger("pympipool.detached")
 
-MOVED_BYTES = 16 * SMALL_BYTES
+MOVED_BYTES = 16 * INLINE_BYTES_MAX
 """Size from which the file of a result is moved into the cache. Smaller ones are written anew, or into the index."""
 
 

@@ -127,11 +127,13 @@ class Engine:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         resources: Resources | None = None,
+        cache_entry: object = None,
     ) -> Future[Any]:
         """Queue a call.
 
         Args:
             resources: Resources of the call, for a pool that starts a worker for each call.
+            cache_entry: That of the future, if the result will be cached. It is set before the call is sent: so the worker knows.
 
         Raises:
             RuntimeError: After `close`, or in a forked process.
@@ -139,6 +141,7 @@ class Engine:
         """
         self.check_usable(fn)
         future: Future[Any] = Future()
+        future.cache_entry = cache_entry
         self.dispatcher.adopt(future)
         if resources is not None and resources.retries:
             self._retries.prepare(future, resources)

@@ -22,6 +22,7 @@ def pool_maker(
     allocator: ResourceAllocator[Any],
     workers: int,
     start_functions: dict[str, Any],
+    left_results: tuple[str, str, int] | None,
 ) -> Callable[[Dispatcher], BlockPool | PerCallPool]:
     """Return a function that makes the pool for a dispatcher.
 
@@ -29,12 +30,18 @@ def pool_maker(
         options: The executor's.
         workers: The number of workers of block allocation.
         start_functions: The pickles of initializer and init_function, or None.
+        left_results: Where workers may leave large results for a cache (see `caching/handover.py`); None: nowhere.
 
     Raises:
         WorkerStartError: Something that the workers need is not installed.
     """
     resources = options.resources
-    settings = {"cwd": None, **start_functions, "thread_name_prefix": options.thread_name_prefix}
+    settings = {
+        "cwd": None,
+        **start_functions,
+        "thread_name_prefix": options.thread_name_prefix,
+        "left_results": left_results,
+    }
     if not options.block_allocation:
         backend.for_call(resources)  # raises now if something is not installed, not at the first call
         return lambda dispatcher: PerCallPool(dispatcher, backend, allocator, settings)

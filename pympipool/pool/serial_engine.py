@@ -44,9 +44,14 @@ class SerialEngine(WorkerlessEngine):
         self._ended = self._failed = 0
 
     def submit(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], resources: Resources | None = None
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        resources: Resources | None = None,
+        cache_entry: object = None,
     ) -> Future[Any]:
-        """Run a call, and return its future, which is done.
+        """Run a call, and return its future, which is done. The cache entry is for engines with workers.
 
         Raises:
             RuntimeError: After `close`.

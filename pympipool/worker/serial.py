@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import sys
 
-from pympipool._core.ring import CALL, ERROR, FUNCTION, RESULT
+from pympipool._core.ring import CACHED, CALL, ERROR, FUNCTION, RESULT
 from pympipool.serialization.exceptions import dump_exception
 from pympipool.serialization.payload import dump
 from pympipool.worker.call_runner import CallRunner
+from pympipool.worker.left_results import LeftResults
 from pympipool.worker.setup import (
     apply_settings,
     describe,
@@ -49,17 +50,24 @@ def run(config: WorkerConfig, control: Control) -> None:
         report_start_failed(control, error, location)
         sys.exit(1)
     control.send_ready(0)
-    serve(channel, runner, location, settings["max_calls"], last_call_announcement(settings, control))
+    left_results = None if settings["left_results"] is None else LeftResults(*settings["left_results"])
+    serve(channel, runner, location, settings["max_calls"], last_call_announcement(settings, control), left_results)
 
 
 def serve(
-    channel: Link, runner: CallRunner, location: str, calls_left: int, announce_last: Callable[[], None] | None
+    channel: Link,
+    runner: CallRunner,
+    location: str,
+    calls_left: int,
+    announce_last: Callable[[], None] | None,
+    left_results: LeftResults | None = None,
 ) -> None:
     """Serve until END, or until the last call has been answered. Keep no reference to a call that has ended.
 
     Args:
         calls_left: The number of calls until the last; 0: there is no limit.
         announce_last: Called before the last call.
+        left_results: Leaves large results of cached calls in files.
     """
     receive, send, run_call = channel.receive, channel.answer, runner.run
     while True:
@@ -70,6 +78,8 @@ def serve(
                 announce_last()
             try:
                 answer = dump(run_call(tag, parts), "the result")
+                if call & CACHED and left_results is not None:
+                    answer = left_results.leave(answer)
                 kind = RESULT
             except BaseException as error:  # SystemExit too, as in concurrent.futures
                 answer = dump_exception(error, location)

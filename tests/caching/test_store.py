@@ -46,6 +46,11 @@ def read(cache, key=KEY):
     return None if found is None else payload.load([found])
 
 
+def files_in(folder):
+    """Return the files of large results."""
+    return [path for path in (folder / "results").glob("*/*") if path.is_file()]
+
+
 # ---- what is written is read ----
 
 
@@ -110,7 +115,7 @@ def change_pickle(path):
 
 def change_sizes(path):
     content = bytearray(path.read_bytes())
-    content[24:32] = (1 << 62).to_bytes(8, "little")
+    content[32:40] = (1 << 62).to_bytes(8, "little")
     path.write_bytes(content)
 
 
@@ -188,14 +193,28 @@ def test_results_of_another_version_are_refused(tmp_path):
 def test_damage_after_the_answer_is_an_error(tmp_path):
     options = {"max_workers": 1, "block_allocation": True, "cache_directory": tmp_path / "cache"}
     with Executor(**options) as exe:
-        exe.submit(np.arange, 50_000).result()
+        exe.submit(np.arange, 1_000_000).result()
     with Executor(**options) as exe:
-        future = exe.submit(np.arange, 50_000)
-        for path in (tmp_path / "cache" / "results").glob("*/*"):
+        future = exe.submit(np.arange, 1_000_000)
+        for path in files_in(tmp_path / "cache"):
             path.unlink()
-        with pytest.raises(CacheError, match="submit the call again"):
+        with pytest.raises(CacheError, match="Submit the call again"):
             future.result()
-        assert exe.submit(np.arange, 50_000).result()[-1] == 49_999
+        assert exe.submit(np.arange, 1_000_000).result()[-1] == 999_999
+
+
+def test_the_mapping_of_a_moderate_result_is_kept_until_it_is_read(cache):
+    for key in (KEY, OTHER_KEY):
+        write(cache, key, large())
+    found = cache.find(KEY)
+    assert cache.find(OTHER_KEY) == found
+    file_of(cache).unlink()
+    assert payload.load(cache.files.read(KEY, found))["c"] == "text"
+    with pytest.raises(FileNotFoundError):  # only once: the values of two readers must not share memory
+        cache.files.read(KEY, found)
+    assert read(cache) is None
+    cache.remove([OTHER_KEY])
+    assert read(cache, OTHER_KEY) is None
 
 
 def test_what_killed_scripts_left_is_removed(tmp_path):
@@ -321,10 +340,11 @@ def test_files_are_for_the_user_only(cache):
 
 @pytest.mark.parametrize("problem", [OSError(28, os.strerror(28)), TypeError("No space left")], ids=["no room", "any"])
 def test_a_full_disk_ends_no_call(tmp_path, monkeypatch, problem):
-    def no_room(descriptor, blocks):
+    def no_room(*_):
         raise problem
 
-    monkeypatch.setattr("pympipool.caching.files._write_all", no_room)
+    monkeypatch.setattr("pympipool.caching.file_format._write_all", no_room)
+    monkeypatch.setattr("pympipool.caching.files.ResultFiles.take_left", no_room)
     with Executor(max_workers=1, block_allocation=True, cache_directory=tmp_path / "cache") as exe:
         assert exe.submit(np.arange, 50_000).result()[-1] == 49_999
         exe._cache._writer.flush()
@@ -332,7 +352,7 @@ def test_a_full_disk_ends_no_call(tmp_path, monkeypatch, problem):
             future = exe.submit(np.arange, 50_001)
         assert future.result()[-1] == 50_000
         assert exe.submit(np.arange, 50_002).result()[-1] == 50_001  # no further warning
-    assert not list((tmp_path / "cache" / "results").glob("*/*"))
+    assert not files_in(tmp_path / "cache")
     monkeypatch.undo()
     with Executor(max_workers=1, block_allocation=True, cache_directory=tmp_path / "cache") as exe:
         assert exe.submit(np.arange, 50_000).result()[-1] == 49_999

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from pympipool._core.file_mapping import FileMapping
+from pympipool._core.file_mapping import FileMapping, checksum
 
 
 @pytest.fixture
@@ -54,3 +54,14 @@ def test_mappings_take_no_descriptors(path):
 def test_what_cannot_be_mapped_raises(path):
     with pytest.raises(OSError, match="no room to map a file of 10 bytes"):
         FileMapping(-1, 10)
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 63, 64, 65, 500])
+def test_checksums_tell_each_change(size):
+    content = bytes(number * 37 % 256 for number in range(size))
+    changed = [content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :] for place in range(size)]
+    longer = [content + bytes(count) for count in range(1, 70)]
+    sums = {checksum(one) for one in [content, *changed, *longer]}
+    assert len(sums) == 1 + len(changed) + len(longer)
+    assert checksum(content, 1) not in sums
+    assert checksum(memoryview(content)) == checksum(bytearray(content)) == checksum(content)

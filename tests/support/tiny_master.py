@@ -57,6 +57,7 @@ class TinyMaster:
             "announces_last": False,
             "direct_output": False,
             "inheritance": 0,
+            "left_results": None,
             **settings,
         }
         self.ranks = ranks
