@@ -117,7 +117,7 @@ def test_classes_of_the_script_travel(make_block, writes_of_master):
 
 
 @pytest.mark.parametrize("is_written", [True, False])
-def test_changes_of_the_user_do_not_reach_the_file(make_block, directory, is_written):
+def test_changes_of_values_never_reach_the_file(make_block, directory, is_written):
     with make_block() as exe:
         future = exe.submit(array, 3)
         if is_written:
@@ -129,7 +129,7 @@ def test_changes_of_the_user_do_not_reach_the_file(make_block, directory, is_wri
     check_stored(directory, (array, 3), array(3))
 
 
-def test_results_that_are_not_stored_can_be_read_later(make_block, directory):
+def test_results_that_are_not_stored_can_be_read(make_block, directory):
     exe = make_block()
     futures = [exe.submit(array, value) for value in range(3)]
     exe._cache._store.index.write = lambda rows: 1 / 0  # as if the index had no room
@@ -152,7 +152,7 @@ def test_outdated_results_can_be_read_later(make_block, directory, monkeypatch):
         assert not exe.submit(array, 3).done()
 
 
-def test_a_removed_file_is_an_error_that_names_the_remedy(make_block, directory):
+def test_a_removed_file_is_an_error_with_remedy(make_block, directory):
     with make_block() as exe:
         future = exe.submit(array, 3)
         while not future.done():
@@ -209,7 +209,7 @@ def test_only_folders_of_killed_scripts_are_removed(tmp_path, directory, mark):
             script.communicate()
 
 
-def test_a_folder_that_is_being_made_is_not_removed(directory):
+def test_a_folder_that_is_being_made_stays(directory):
     Store(directory).close()
     handover = Handover(directory)
     new, old = Path(handover.path), Path(Handover(directory).path)

@@ -54,7 +54,7 @@ def test_rows_in_any_order_are_found(store, step):
         assert store.find(key(number)) == b"result of %d" % number
 
 
-def test_rows_that_are_replaced_here_are_seen_at_once(store):
+def test_rows_replaced_here_are_seen_at_once(store):
     store.find(key(0))
     store.find(key(1))
     write(store, [2], b"other result")
@@ -65,7 +65,7 @@ def test_rows_that_are_replaced_here_are_seen_at_once(store):
 
 
 @pytest.mark.parametrize("refresh_s", [0.0, 1e9])
-def test_rows_that_other_processes_replace_are_seen_when_the_others_expire(store, refresh_s, monkeypatch):
+def test_rows_replaced_elsewhere_are_seen_later(store, refresh_s, monkeypatch):
     monkeypatch.setattr(store.index._ahead, "_refresh_s", refresh_s)
     monkeypatch.setattr("pympipool.caching.read_ahead.changes_of", lambda path: 0)  # as another process would
     store.find(key(0))

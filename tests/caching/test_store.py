@@ -203,7 +203,7 @@ def test_damage_after_the_answer_is_an_error(tmp_path):
         assert exe.submit(np.arange, 1_000_000).result()[-1] == 999_999
 
 
-def test_the_mapping_of_a_moderate_result_is_kept_until_it_is_read(cache):
+def test_a_moderate_result_stays_mapped_until_read(cache):
     for key in (KEY, OTHER_KEY):
         write(cache, key, large())
     found = cache.find(KEY)
