@@ -112,14 +112,14 @@ class Picture:
         )
 
 
-def theme_rules(name: str) -> list[str]:
-    """Return the rules that set the colours of a picture, by its name."""
+def theme_rules(name: str, light: dict[str, str] = LIGHT, dark: dict[str, str] = DARK) -> list[str]:
+    """Return the rules that set the colours of a picture, by its name and by those of the colours."""
     scope = f"svg.{name}"
     return [
-        f"{scope}{{{_variables(LIGHT)}}}",
-        f"@media (prefers-color-scheme:dark){{{scope}{{{_variables(DARK)}}}}}",
-        f'body[data-theme="light"] {scope}{{{_variables(LIGHT)}}}',
-        f'body[data-theme="dark"] {scope}{{{_variables(DARK)}}}',
+        f"{scope}{{{_variables(light)}}}",
+        f"@media (prefers-color-scheme:dark){{{scope}{{{_variables(dark)}}}}}",
+        f'body[data-theme="light"] {scope}{{{_variables(light)}}}',
+        f'body[data-theme="dark"] {scope}{{{_variables(dark)}}}',
     ]
 
 

@@ -30,6 +30,9 @@ STYLE = {
 }
 """The parameters of matplotlib without the colours of lines, which `matplotlibrc` adds."""
 
+WIDE = 600
+"""Width in pixels from which a picture scrolls on a phone instead of becoming too small."""
+
 LINES = ("blue", "amber", "green", "soft")
 """Names of the colours of lines, in their order."""
 
@@ -42,23 +45,26 @@ def matplotlibrc() -> str:
     return "\n".join(lines)
 
 
-def themed(svg: str, name: str, label: str) -> str:
+def themed(svg: str, name: str, label: str, light: dict[str, str] = LIGHT, dark: dict[str, str] = DARK) -> str:
     """Return a picture of matplotlib that follows the theme.
 
     Args:
         svg: The picture, drawn with the colours of the light palette.
         name: A name for its rules, which no other picture on its page has.
         label: What it shows, for readers who do not see it.
+        light: The colours that the picture has, by name.
+        dark: Their counterparts in the dark theme.
     """
     head, _, body = svg[svg.index("<svg") :].partition(">")
     view = re.search(r'viewBox="[\d.]+ [\d.]+ ([\d.]+) [\d.]+"', head)
     assert view is not None, "matplotlib writes a viewBox"
     body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
-    body = re.sub(r"font: ([\d.]+px) [^;\"]*", rf"font: \1 {SANS}", body)
-    for colour, value in LIGHT.items():
+    body = re.sub(r"(font: (?:[\w-]+ )*?[\d.]+px) [^;\"]*", rf"\1 {SANS}", body)
+    for colour, value in light.items():
         body = body.replace(f": {value}", f": var(--{colour})")
-    left = {*re.findall(r": (#[0-9a-f]{6})", body)} - {*LIGHT.values(), *DARK.values()}
+    left = set(re.findall(r": (#[0-9a-f]{6})", body))
     assert not left, f"{name}: {left} are in no palette"
-    opening = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" class="{name} plot"'
-    size = f'{view[0]} width="{float(view[1]) * 4 / 3:.0f}" role="img" aria-label="{escape(label)}">'
-    return "\n".join([f"{opening} {size}", "<style>", *theme_rules(name), "</style>", body.strip(), ""])
+    width = float(view[1]) * 4 / 3
+    opening = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" class="{name} plot'
+    size = f'{" wide" * (width > WIDE)}" {view[0]} width="{width:.0f}" role="img" aria-label="{escape(label)}">'
+    return "\n".join([f"{opening}{size}", "<style>", *theme_rules(name, light, dark), "</style>", body.strip(), ""])
