@@ -87,7 +87,10 @@ class Picture:
     def svg(self) -> str:
         scope = f"svg.{self.name}"
         rules = [
-            *theme_rules(self.name),
+            f"{scope}{{{_variables(LIGHT)}}}",
+            f"@media (prefers-color-scheme:dark){{{scope}{{{_variables(DARK)}}}}}",
+            f'body[data-theme="light"] {scope}{{{_variables(LIGHT)}}}',
+            f'body[data-theme="dark"] {scope}{{{_variables(DARK)}}}',
             f"{scope} .s{{font-family:{SANS}}}",
             f"{scope} .m{{font-family:{MONO}}}",
         ]
@@ -110,17 +113,6 @@ class Picture:
                 "</svg>\n",
             ]
         )
-
-
-def theme_rules(name: str, light: dict[str, str] = LIGHT, dark: dict[str, str] = DARK) -> list[str]:
-    """Return the rules that set the colours of a picture, by its name and by those of the colours."""
-    scope = f"svg.{name}"
-    return [
-        f"{scope}{{{_variables(light)}}}",
-        f"@media (prefers-color-scheme:dark){{{scope}{{{_variables(dark)}}}}}",
-        f'body[data-theme="light"] {scope}{{{_variables(light)}}}',
-        f'body[data-theme="dark"] {scope}{{{_variables(dark)}}}',
-    ]
 
 
 def _variables(palette: dict[str, str]) -> str:
