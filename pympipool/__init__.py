@@ -88,8 +88,11 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{suggestion}")
     from importlib import import_module
 
+    from pympipool._util.shadowing import ShadowingExplained
+
     try:
-        module = import_module(module_name)
+        with ShadowingExplained():
+            module = import_module(module_name)
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("pympipool._core."):
             raise

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeAlias, 
 from pympipool import _options
 from pympipool._util import undo_monkey_patches
 from pympipool._util.reprs import callable_name
+from pympipool._util.shadowing import ShadowingExplained
 from pympipool.backends.base import WorkerlessBackend
 from pympipool.backends.registry import Choice, choose, make_backend
 from pympipool.diagnostics import status
@@ -320,9 +321,10 @@ class Executor(futures.Executor):
 
             return GraphRecorder(options.plot_dependency_graph_filename)
         if options.detached:
-            from pympipool.detached.engine import DetachedEngine
+            with ShadowingExplained():
+                from pympipool.detached.engine import DetachedEngine
 
-            return DetachedEngine(options, self._backend.name, self._allocator.cores, self)
+                return DetachedEngine(options, self._backend.name, self._allocator.cores, self)
         if self._backend.name == "serial":
             from pympipool.pool.serial_engine import SerialEngine
 
@@ -345,14 +347,16 @@ class Executor(futures.Executor):
 
     def _use_cache(self, options: _options.Options, handover: Handover | None) -> None:
         """Answer calls from a cache, and run only those that it does not know."""
-        from pympipool.caching.calls import CachedCalls
-        from pympipool.caching.writer import close_writers
         from pympipool.execution.open_engines import after_end
 
         start = options.init_function, options.initializer, options.initargs
         try:
-            engine: Any = self._engine  # one that runs calls
-            self._cache = CachedCalls(options.cache_directory or "", engine, self, start, handover)
+            with ShadowingExplained():
+                from pympipool.caching.calls import CachedCalls
+                from pympipool.caching.writer import close_writers
+
+                engine: Any = self._engine  # one that runs calls
+                self._cache = CachedCalls(options.cache_directory or "", engine, self, start, handover)
         except BaseException:
             self._engine.close(wait=True)
             raise

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from pympipool._core.future import Future
 from pympipool._core.mailbox import Mailbox
 from pympipool._util.service_threads import ServiceLogger, ServiceThread, flush_records, must_not_wait
+from pympipool._util.shadowing import shadowing
 from pympipool.detached import outcomes
 from pympipool.detached.futures import Callbacks
 from pympipool.detached.submitting import Call, Group, InputFailed, NotYet
@@ -260,7 +261,7 @@ class Watcher:
             self._tell_flushed()
 
     def _describe_crash(self) -> str:
-        return f"the thread that watches detached jobs has ended: {self._crash!r}"
+        return f"the thread that watches detached jobs has ended: {shadowing(self._crash) or repr(self._crash)}"
 
     def _hurry(self) -> None:
         """Look soon, and ask soon: something has changed."""
