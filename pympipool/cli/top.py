@@ -11,11 +11,11 @@ import dataclasses
 import json
 import select
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pympipool._util.formatting import format_count, format_memory, format_seconds, format_two_digits
+from pympipool.diagnostics.live.report import script_title
 from pympipool.diagnostics.live.scripts import Script, find_scripts
 
 if TYPE_CHECKING:
@@ -98,18 +98,18 @@ def _draw(scripts: list[Script], pid: int | None, console: Console) -> Renderabl
         return NOBODY if pid is None else f"Process {pid} runs no executor of yours on this host, or is stopped."
     executors = sum(len(script.executors) for script in scripts)
     rows = max(ROWS_MIN, (console.height - 3 * len(scripts)) // executors - 5)
-    return Group(*(part for script in scripts for part in _script(script, rows)))
+    return Group(*(part for script in scripts for part in _script(script, rows, console.width)))
 
 
-def _script(script: Script, rows: int) -> Iterator[RenderableType]:
+def _script(script: Script, rows: int, terminal_width: int) -> Iterator[RenderableType]:
     from rich.text import Text
 
-    title = Text(Path(script.name).name or "interactive session", style="bold")
+    title = Text(script_title(script.name), style="bold")
     yield title.append(f"  process {script.pid}", style="dim")
     for status in script.executors:
         yield _counts(status)
         if status["workers"]:
-            yield _workers(status["workers"][:rows])
+            yield _workers(status["workers"][:rows], terminal_width)
         if status["worker_count"] > rows:
             yield Text(f"  and {format_count(status['worker_count'] - rows, 'other worker')}", style="dim")
     yield ""
@@ -125,28 +125,50 @@ def _counts(status: dict[str, Any]) -> RenderableType:
     for name, style in (("running", "blue"), ("waiting", ""), ("done", "green"), ("failed", "red")):
         line.append(f"{calls[name]} {name}", style=style if calls[name] else "dim").append(", ")
     line.append(f"{format_two_digits(calls['calls_per_s'])} calls/s")
-    if status["cache"]:
+    if status.get("cache"):  # a script with another version may not tell it
         line.append(f"; cache: {status['cache']['found']} found, {status['cache']['missing']} missing")
     if status["shared"]:
         line.append(f"; {status['shared']}")
     return line if made["state"] == "open" else line.append(f" ({made['state']})", style="dim")
 
 
-def _workers(workers: list[dict[str, Any]]) -> RenderableType:
+class Column(NamedTuple):
+    """A column of the table of workers.
+
+    Attributes:
+        terminal_width: Width of a terminal from which on the column is shown.
+        text: Returns its content for a worker.
+    """
+
+    name: str
+    justify: Literal["left", "right"]
+    terminal_width: int
+    text: Callable[[dict[str, Any]], str]
+
+
+COLUMNS = (
+    Column("worker", "right", 72, lambda worker: str(worker["number"])),
+    Column("host", "left", 0, lambda worker: ", ".join(worker["hosts"])),
+    Column("pid", "right", 80, lambda worker: str(worker["pid"] or "")),
+    Column("ranks", "right", 88, lambda worker: str(worker["ranks"])),
+    Column("calls", "right", 64, lambda worker: str(worker["calls"])),
+    Column("memory", "right", 0, lambda worker: _memory(worker["memory_bytes"])),
+    Column("state", "left", 56, lambda worker: worker["state"]),
+    Column("function", "left", 0, lambda worker: worker["function"] or ""),
+    Column("for", "right", 0, lambda worker: format_seconds(worker["seconds"]) if worker["function"] else ""),
+)
+
+
+def _workers(workers: list[dict[str, Any]], terminal_width: int) -> RenderableType:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 0, 0, 2), header_style="dim")
-    for name, justify in (
-        *(("worker", "right"), ("host", "left"), ("pid", "right"), ("ranks", "right"), ("calls", "right")),
-        *(("memory", "right"), ("state", "left"), ("function", "left"), ("for", "right")),
-    ):
-        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
+    columns = [column for column in COLUMNS if column.terminal_width <= terminal_width]
+    for column in columns:  # only names of functions are shortened
+        is_fixed = column.name != "function"
+        table.add_column(column.name, justify=column.justify, no_wrap=is_fixed, overflow="ellipsis")
     for worker in workers:
-        table.add_row(
-            *(str(worker["number"]), ", ".join(worker["hosts"]), str(worker["pid"] or ""), str(worker["ranks"])),
-            *(str(worker["calls"]), _memory(worker["memory_bytes"]), worker["state"], worker["function"] or ""),
-            format_seconds(worker["seconds"]) if worker["function"] else "",
-        )
+        table.add_row(*(column.text(worker) for column in columns))
     return table
 
 

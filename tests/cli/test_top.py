@@ -1,8 +1,10 @@
 """`pympipool top` shows what executors of running scripts do."""
 
+import io
 import json
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
@@ -11,9 +13,13 @@ import time
 import pytest
 
 from pympipool import Executor
+from pympipool.cli import top
+from pympipool.diagnostics.live.scripts import find_scripts
 from support.waiting import LIMIT_S, wait_until
 
-pytest.importorskip("rich", reason="the tables need rich: pip install rich")
+pytest.importorskip("rich.console", reason="the tables need rich: pip install rich")
+
+from rich.console import Console
 
 
 def simulate(path):
@@ -40,6 +46,30 @@ def test_once(program, busy):
     assert str(busy.info["workers"][0]["pid"]) in done.stdout
 
 
+def test_narrow_terminal_shows_what_matters_most(busy):
+    console = Console(width=50, file=io.StringIO())
+    console.print(top._draw(find_scripts(os.getpid()), None, console))
+    lines = console.file.getvalue().splitlines()
+    heads = next(line.split() for line in lines if "function" in line)
+    assert heads == ["host", "memory", "function", "for"]
+    assert any(re.search(r"MB +simulate +\d.*(s|min)$", line) for line in lines)
+
+
+def test_answers_of_the_cache(program, tmp_path):
+    with Executor(max_workers=1, block_allocation=True, cache_directory=tmp_path, backend="mpi") as exe:
+        for _ in range(3):
+            exe.submit(abs, -1).result()
+        assert "cache: 2 found, 1 missing" in " ".join(program("top", "--once", str(os.getpid())).stdout.split())
+
+
+def test_status_of_another_version_is_shown(monkeypatch, busy):
+    (script,) = find_scripts(os.getpid())
+    del script.executors[0]["cache"]
+    console = Console(width=100, file=io.StringIO())
+    console.print(top._draw([script], None, console))
+    assert "1 running" in console.file.getvalue()
+
+
 def test_json(program, busy):
     done = program("top", "--json", str(os.getpid()))
     (script,) = json.loads(done.stdout)
@@ -62,7 +92,7 @@ def test_without_rich(program, needed_packages, other_python):
 def test_terminal_shows_changes_until_q_is_pressed(busy):
     master, terminal = pty.openpty()
     command = [sys.executable, "-m", "pympipool", "top", "--interval", "0.1", str(os.getpid())]
-    top = subprocess.Popen(
+    viewer = subprocess.Popen(
         command, stdin=terminal, stdout=terminal, env={**os.environ, "TERM": "xterm", "COLUMNS": "120"}
     )
     os.close(terminal)
@@ -71,10 +101,10 @@ def test_terminal_shows_changes_until_q_is_pressed(busy):
         busy.submit(abs, 1)
         read_until(master, "1 waiting")
         os.write(master, b"q")
-        assert top.wait(LIMIT_S) == 0
+        assert viewer.wait(LIMIT_S) == 0
     finally:
-        top.kill()
-        top.wait()
+        viewer.kill()
+        viewer.wait()
         os.close(master)
 
 

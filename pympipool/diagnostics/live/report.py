@@ -49,12 +49,14 @@ def live_status(
             }
         )
     workers.sort(key=lambda worker: -worker["seconds"])
+    path = sys.argv[0] if sys.argv else ""
     names = ("backend", "block_allocation", "max_workers", "cores_per_worker")
     calls = {name: getattr(status, name) for name in ("running", "waiting", "done", "failed", "calls_per_s")}
     return {
         "pid": os.getpid(),
         "host": socket.gethostname(),
-        "script": sys.argv[0] if sys.argv else "",
+        "script": path,
+        "title": script_title(path),
         "executor": {name: info[name] for name in names} | {"state": status.state},
         "calls": calls | {"blocked": found.blocked_count()},
         "cache": cache and {"found": cache.found, "missing": cache.missing},
@@ -62,6 +64,19 @@ def live_status(
         "worker_count": len(workers),
         "workers": workers[:WORKERS_MAX],
     }
+
+
+def script_title(path: str) -> str:
+    """Return the name of a script for its path.
+
+    Examples:
+        >>> script_title("/home/me/sweep.py"), script_title("/env/pytest/__main__.py"), script_title("-c"), script_title("")
+        ('sweep.py', 'python -m pytest', 'python -c', 'interactive session')
+    """
+    file = Path(path)
+    if file.name == "__main__.py":
+        return f"python -m {file.parent.name}"
+    return {"": "interactive session", "-c": "python -c", "-": "python -"}.get(path, file.name)
 
 
 def show_status(

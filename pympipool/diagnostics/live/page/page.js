@@ -111,9 +111,8 @@ function rateNow(t) {
 
 function showNumbers(status) {
   const { calls, cache } = status, made = status.executor, current = rateNow(lastAt);
-  const name = status.script.split("/").pop() || "interactive session";
-  document.title = `${name}: ${calls.running} running, ${calls.waiting} waiting`;
-  at("script").textContent = name;
+  document.title = `${status.title}: ${calls.running} running, ${calls.waiting} waiting`;
+  at("script").textContent = status.title;
   at("facts").textContent = [
     `process ${status.pid} on ${status.host}`,
     `backend ${made.backend}`,
