@@ -48,6 +48,7 @@ def status_of(dashboard):
 def exe():
     with Executor(max_workers=2, block_allocation=True, backend="mpi") as made:
         yield made
+        made.kill_workers()  # a call may wait for a test that has failed
 
 
 # ---- what it shows ----
@@ -179,6 +180,13 @@ def test_it_listens_on_the_loopback_interface_only(exe):
     assert [address for address in listening if address.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
 
 
+@pytest.fixture
+def patient_server(monkeypatch):
+    """Have silent connections stay as long as nothing else ends them."""
+    monkeypatch.setattr(server._Request, "timeout", 10 * LIMIT_S)
+
+
+@pytest.mark.usefixtures("patient_server")
 def test_many_silent_connections_are_limited(exe, monkeypatch):
     monkeypatch.setattr(server, "REQUESTS_MAX", 2)
     dashboard = exe.dashboard()
@@ -211,6 +219,7 @@ def test_second_call_returns_the_same(exe):
     assert exe.dashboard(allowed_hosts=["hub.example"]).url != dashboard.url
 
 
+@pytest.mark.usefixtures("patient_server")
 def test_close_ends_the_page_and_no_call(exe):
     dashboard = exe.dashboard()
     silent = socket.create_connection(("127.0.0.1", urlsplit(dashboard.url).port), LIMIT_S)
