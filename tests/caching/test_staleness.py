@@ -10,6 +10,10 @@ import pytest
 from caching.staleness_project import FILES
 from support.scripts import run_program
 
+pytestmark = pytest.mark.timeout(
+    1000
+)  # the keys are made in one fixture: two sessions that fork for each of 90 projects
+
 # Each change: a name, the file, the text in it, and what replaces it.
 THAT_MATTER = [
     ("a constant in the code", "script.py", "value + 24", "value + 25"),
@@ -128,7 +132,7 @@ def keys_of(folders, hash_seed, tmp_path):
     program = Path(__file__).with_name("staleness_session.py")
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, str(program), *folders]
-    done = run_program(command, env=environment, cwd=tmp_path, timeout_s=150)
+    done = run_program(command, env=environment, cwd=tmp_path, timeout_s=450)
     assert not done.stderr, done.stderr
     return dict(json.loads(line) for line in done.stdout.splitlines())
 

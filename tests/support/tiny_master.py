@@ -12,9 +12,10 @@ from pympipool.backends.spawner import LaunchRequest, Spawner
 from pympipool.pool.script_context import script_context
 from pympipool.serialization import payload
 from pympipool.serialization.exceptions import load_exception
-from pympipool.transport.control_server import Connection, Listener
+from pympipool.transport.control_server import Connection
 from pympipool.transport.shm import ShmLink
 from support.ranks_channel import RanksChannel
+from support.unseen_listener import UnseenListener
 
 LIMIT_S = 50.0
 
@@ -62,7 +63,7 @@ class TinyMaster:
         }
         self.ranks = ranks
         self.sends_settings = sends_settings
-        self.listener = Listener()
+        self.listener = UnseenListener()
         self.channel: MasterChannel | RanksChannel | None = RanksChannel() if link_ranks > 1 else None
         self.doorbells = self.channel.doorbells if self.channel else ring.doorbell_segment()
         self.link = ShmLink(self.doorbells, link_ranks)

@@ -6,14 +6,14 @@ from pympipool.backends.relay_process import Relay
 from pympipool.backends.spawner import LaunchRequest
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.control_client import WorkerControl
-from pympipool.transport.control_server import Listener
+from support.unseen_listener import UnseenListener
 from support.waiting import wait_until
 from transport.connections import accept_from, connect_to, wait_readable
 
 
 @pytest.fixture
 def listener():
-    listener = Listener()
+    listener = UnseenListener()
     yield listener
     listener.close()
 
