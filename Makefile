@@ -32,7 +32,7 @@ PYTEST_ARGS ?=
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pympipool-tests
 # Besides that of .venv; the first are tested if the time does not suffice for all.
 PYTHON_VERSIONS ?= 3.14 3.15 3.10 3.12 3.13
-MPI_EXTRAS ?= openmpi intelmpi
+MPI_LIBRARIES ?= openmpi intelmpi debian-openmpi debian-mpich
 # The most telling first.
 FAST_TESTS := tests/executor tests/execution tests/serialization tests/core tests/transport tests/worker tests/backends \
 	tests/resources tests/reliability/test_worker_dies.py tests/diagnostics tests/util tests/cli/test_program.py \
@@ -83,10 +83,10 @@ test-pythons: $(VENV)/.installed-dev
 	.ci/test-pythons "$(CACHE)" $(PYTHON_VERSIONS)
 
 test-mpis: $(VENV)/.installed-dev
-	.ci/test-mpis "$(CACHE)" $(MPI_EXTRAS)
+	.ci/test-mpis "$(CACHE)" $(MPI_LIBRARIES)
 
 test-races: $(VENV)/.installed-dev
-	.ci/test-races "$(CACHE)/races"
+	.ci/test-races "$(CACHE)/races" $(RACES_PYTHON)
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

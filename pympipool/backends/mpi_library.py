@@ -114,9 +114,23 @@ def _probe(python: str, path: tuple[str | bytes, ...], _settings: tuple[str, ...
         return Library(_first_line(version), library)
     except subprocess.CalledProcessError as error:
         last_lines = str(error.stderr).strip().splitlines()[-3:]
-        raise WorkerStartError(f"mpi4py cannot load an MPI library. {REMEDY}", last_stderr=last_lines) from None
+        remedy = _link_remedy() if "libmpi.so.12" in str(error.stderr) else None
+        raise WorkerStartError(
+            f"mpi4py cannot load an MPI library. {remedy or REMEDY}", last_stderr=last_lines
+        ) from None
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
         raise WorkerStartError(f"cannot find out which MPI library mpi4py loads ({error}). {REMEDY}") from error
+
+
+def _link_remedy() -> str | None:
+    """Return what to do where MPICH is installed, but not as the file that mpi4py's wheels look for; None elsewhere."""
+    from ctypes.util import find_library
+
+    name = find_library("mpich")
+    return name and (
+        f"{name} is installed, and mpi4py's wheel looks for libmpi.so.12: make a link of that name to it in a folder of"
+        " LD_LIBRARY_PATH, or compile mpi4py for it: `pip install --no-binary mpi4py mpi4py`"
+    )
 
 
 def _first_line(version: str) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes.util
 import importlib.util
 import subprocess
 import sys
@@ -63,6 +64,18 @@ def test_load_error_of_mpi4py_is_quoted(monkeypatch):
     with pytest.raises(WorkerStartError, match=r"cannot load an MPI library.*`pip install mpi4py mpich`") as raised:
         loaded_library()
     assert "/no/such/libmpi.so" in str(raised.value)
+
+
+def test_library_under_another_name_is_named(monkeypatch):
+    """As Debian's MPICH is."""
+    monkeypatch.setattr(ctypes.util, "find_library", {"mpich": "libmpich.so.12"}.get)
+    monkeypatch.setattr(mpi_library, "_PROBE", "raise ImportError('libmpi.so.12: cannot open shared object file')")
+    mpi_library._probe.cache_clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(
+        WorkerStartError, match=r"libmpich.so.12 is installed.*LD_LIBRARY_PATH.*`pip install --no-binary"
+    ):
+        loaded_library()
 
 
 def test_broken_interpreter_is_reported(monkeypatch):

@@ -32,8 +32,9 @@ from pympipool.backends.program import program_command, without_outer_job, worke
 from pympipool.backends.shm_cleanup import remove_stale_shm, remove_stale_topology
 from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
 
-CLEANUP_TIMEOUT_S = 1.0
-"""Seconds that mpiexec may take to end after its ranks. Measured: MPICH 15 ms, Open MPI 260 ms."""
+CLEANUP_TIMEOUT_S = 3.0
+"""Seconds that mpiexec may take to end after its ranks, and to clean up: what it has in /tmp stays if it is killed first.
+Measured: MPICH 15 ms, Open MPI 260 ms; with ten running processes for each core, Open MPI takes more than a second."""
 
 _OPTIONS = {
     # Use only this host, also inside a SLURM job. The name of the host need not resolve.
