@@ -316,7 +316,7 @@ def test_dumping_an_exception_never_raises(hook):
 
     kind = type("Mean", (Exception,), {hook: explode})
     parts = dump_exception(kind("x"), "here")
-    assert isinstance(load_exception(parts), (RemoteError, kind))
+    assert issubclass(type(load_exception(parts)), (RemoteError, kind))  # isinstance may ask the object for its class
 
 
 def test_parts_without_exception_are_rejected():
