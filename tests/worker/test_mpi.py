@@ -307,7 +307,10 @@ def test_diverged_worker_exits_before_the_next_call(start_mpi):
     master.wait()
     master.until(lambda: len(master.gone) == 2, "hanging up")
     assert master.said("exiting") == [("exiting", RANKS_DIVERGED_REASON)]
-    assert master.output == {"stdout": b"", "stderr": b""}
+    lines = (master.output["stdout"] + master.output["stderr"]).splitlines()
+    assert [
+        line for line in lines if b"UCX  WARN  unexpected tag-receive" not in line
+    ] == []  # of the message that was left
     assert master.channel.receive(0.0) is None
 
 

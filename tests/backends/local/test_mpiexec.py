@@ -118,7 +118,7 @@ def test_starting_ranks_without_mpiexec_leave_nothing(spawner, stops):
         os.kill(master.process.pid, signal.SIGKILL)
         assert master.process.wait(LIMIT_S) == -signal.SIGKILL
         master.process.kill()
-    assert not any(map(is_alive, ranks))
+    wait_until(lambda: not any(map(is_alive, ranks)))
     assert none_exists(files)
 
 
