@@ -32,6 +32,7 @@ from pympipool._core.calls import FunctionHandle
 from pympipool.execution import function_cache
 from pympipool.execution.function_cache import FUNCTION_CACHE_SIZE, FunctionTable
 from pympipool.serialization import reloads
+from support.freed_definitions import frees_definitions
 
 
 class Notebook:
@@ -491,6 +492,7 @@ def test_table_is_bounded_and_evicts_the_oldest(table):
     assert len(table.known) == FUNCTION_CACHE_SIZE
 
 
+@frees_definitions
 def test_cached_function_stays_alive_until_evicted(table):
     notebook = Notebook("def f(x): return 0")
     watched = weakref.ref(notebook["f"])

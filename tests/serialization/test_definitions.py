@@ -15,6 +15,7 @@ import pytest
 from pympipool._core.instances import definitions
 from pympipool.serialization import definitions as definitions_module
 from pympipool.serialization.payload import dump, dump_call, load
+from support.freed_definitions import frees_definitions
 from support.pickling import OtherProcess, define_in_main
 
 DATACLASS = "from dataclasses import dataclass, field\n"
@@ -317,6 +318,7 @@ def test_definitions_are_bounded():
     assert id(kinds[-1]) in definitions
 
 
+@frees_definitions
 def test_class_without_definition_is_not_kept_alive():
     kind = define_in_main("import threading\nclass Kind: lock = threading.Lock()")["Kind"]
     watched = weakref.ref(kind)
