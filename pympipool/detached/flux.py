@@ -142,7 +142,7 @@ class FluxScheduler:
             if one.job == job:
                 jobs = _jobs_of(job, one.id)
                 chosen = jobs if tasks is None else [jobs[task] for task in tasks]
-                self._in_instances(flux_jobs.cancel, {one for one in chosen if one.id})
+                self._in_instances(flux_jobs.cancel, [one for one in chosen if one.id])
 
     def _in_instances(self, function: Callable[[Any, Collection[Job]], States], jobs: Collection[Job]) -> States:
         """Ask the script's instance about jobs; about the others that in which they were submitted, if it is on this host."""

@@ -178,10 +178,7 @@ class LocalScheduler:
 
     def cancel(self, job: str, tasks: Collection[int] | None) -> None:
         """Cancel tasks: those that wait at once, the others by the supervisor."""
-        for submission, task, *_ in self._records.tasks("WAITING", "RUNNING"):
-            if submission == job and (tasks is None or task in tasks):
-                if not self._records.change_task(job, task, "CANCELLED", "CANCELLED", before="WAITING"):
-                    self._records.change_task(job, task, "CANCEL", "CANCELLED", before="RUNNING")
+        self._records.cancel_tasks(job, tasks)
 
     def _ensure_supervisor(self) -> None:
         """Start a supervisor, unless one runs. It goes into the background when it has the lock.

@@ -293,6 +293,15 @@ class Records:
             )
             return changed.rowcount > 0
 
+    def cancel_tasks(self, submission: str, tasks: Iterable[int] | None) -> None:
+        """Cancel tasks that have not ended, or all of them: those that wait at once, the supervisor is to end the others."""
+        statement = (
+            "UPDATE tasks SET state = CASE state WHEN 'WAITING' THEN 'CANCELLED' ELSE 'CANCEL' END, words = 'CANCELLED'"
+            " WHERE submission = ? AND task = coalesce(?, task) AND state IN ('WAITING', 'RUNNING')"
+        )
+        with self.transaction() as connection:
+            connection.executemany(statement, [(submission, task) for task in ([None] if tasks is None else tasks)])
+
     def close(self) -> None:
         """Close the file."""
         self._connection.close()

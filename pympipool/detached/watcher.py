@@ -79,6 +79,7 @@ class Watcher:
         self._submitter = submitter
         self._orders: deque[Callable[[], object]] = deque()  # from other threads
         self._queue: deque[Group] = deque()
+        self._cancelled: set[Call] = set()
         self._watches = Watches(records, store, scheduler, submitter, self._queue.append, self._on_end)
         self._open: dict[Call, None] = {}  # the calls that have not ended
         self._flushed: list[Future[None]] = []
@@ -217,6 +218,10 @@ class Watcher:
             while self._orders:
                 self._orders[0]()
                 self._orders.popleft()
+            if self._cancelled:  # all at once: each question to a scheduler takes time
+                cancelled, self._cancelled = self._cancelled, set()
+                self._watches.cancel(cancelled)
+            self._watches.send_cancels()
             for _ in range(len(self._queue)):
                 self._submit_group(self._queue.popleft())
             self._watches.look()
@@ -281,7 +286,7 @@ class Watcher:
 
     def _cancel(self, call: Call) -> None:
         self._on_end(call)
-        self._watches.cancel(call)
+        self._cancelled.add(call)
 
     def _on_end(self, call: Call) -> None:
         self._open.pop(call, None)

@@ -9,7 +9,7 @@ A result ends a future, whatever the scheduler says. All of this runs in the thr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from pympipool.serialization.exceptions import summarize_parts
 
 if TYPE_CHECKING:
     from pympipool.caching.store import Store
-    from pympipool.detached.records import Claim, Records
+    from pympipool.detached.records import Claim, Records, Submission
     from pympipool.detached.schedulers import Scheduler, TaskState
     from pympipool.detached.submitting import Submitter
 
@@ -49,18 +49,20 @@ class Watch:
 
     Args:
         spool: Its folder.
-        chunk: The number of calls of a task.
+        submission: What is noted of it; None if it has ended meanwhile.
     """
 
-    def __init__(self, spool: Spool, chunk: int) -> None:
+    def __init__(self, spool: Spool, submission: Submission | None) -> None:
         self.spool = spool
-        self.chunk = chunk
-        self.job: str | None = None
+        self.chunk = 1 if submission is None else submission.chunk
+        self.is_array = submission is not None and submission.tasks > 1
+        self.job = None if submission is None else submission.job
         self.calls: dict[int, list[Call]] = {}
         self.since_s = monotonic()
         self.missing_s: dict[int, float] = {}  # since when a task that has ended, or is not known, has no result
         self.unreadable_s: dict[int, float] = {}  # since when a result is there that cannot be read
-        self.cancelled: dict[int, list[bytes]] = {}  # keys of cancelled calls of tasks that have others
+        self.cancelled: dict[int, list[bytes]] = {}  # keys of cancelled calls by their tasks, which may have others
+        self.to_cancel: set[int] = set()  # tasks that do not
         self.kept: list[bytes] = []  # keys of calls that no job needs to compute any more
 
 
@@ -112,28 +114,36 @@ class Watches:
         watch = self._watches.get(claim.submission)
         if watch is None:
             submission = self._records.submission(claim.submission)
-            watch = Watch(Spool(self._submitter.root, claim.submission), 1 if submission is None else submission.chunk)
-            watch.job = None if submission is None else submission.job
+            watch = Watch(Spool(self._submitter.root, claim.submission), submission)
             self._watches[claim.submission] = watch
         watch.calls.setdefault(claim.number, []).append(call)
 
-    def cancel(self, call: Call) -> None:
-        """Cancel the job of a call whose future was cancelled."""
-        for watch in list(self._watches.values()):
-            for number, calls in list(watch.calls.items()):
-                if call in calls:
-                    calls.remove(call)
-                    if not calls:
-                        del watch.calls[number]
-                        self._cancel(watch, number, call.key)
+    def cancel(self, calls: Collection[Call]) -> None:
+        """Cancel the tasks of calls whose futures were cancelled, except those that have other calls that the script waits for."""
+        for watch in self._watches.values():
+            for number, waiting in list(watch.calls.items()):
+                rest = [call for call in waiting if call not in calls]
+                if rest:
+                    watch.calls[number] = rest
+                else:
+                    del watch.calls[number]
+                    watch.cancelled.setdefault(number // watch.chunk, []).append(waiting[0].key)
+            needed = {number // watch.chunk for number in watch.calls}
+            watch.to_cancel |= watch.cancelled.keys() - needed
+        self.send_cancels()
 
-    def _cancel(self, watch: Watch, number: int, key: bytes) -> None:
-        """Cancel the task of a call, unless it has other calls that the script waits for."""
-        task = number // watch.chunk
-        watch.cancelled.setdefault(task, []).append(key)
-        if watch.job is not None and not any(other // watch.chunk == task for other in watch.calls):
-            self._scheduler.cancel(watch.job, [task])
-            watch.kept += watch.cancelled.pop(task)
+    def send_cancels(self) -> None:
+        """Have the scheduler cancel tasks: the last ones first, which else would start in the place of those that end."""
+        for watch in reversed(self._watches.values()):
+            if watch.to_cancel and watch.job is not None:
+                self._cancel(watch, sorted(watch.to_cancel, reverse=True))
+                for task in watch.to_cancel:
+                    watch.kept += watch.cancelled.pop(task)
+                watch.to_cancel.clear()
+
+    def _cancel(self, watch: Watch, tasks: Sequence[int]) -> None:
+        """Cancel tasks of a job: SLURM knows numbers of tasks only of arrays."""
+        self._scheduler.cancel(watch.job or "", tasks if watch.is_array else None)
 
     def look(self) -> None:
         """End the futures of calls that have ended."""
@@ -186,7 +196,7 @@ class Watches:
             if watch.kept:
                 self._records.drop(submission, watch.kept)
                 watch.kept = []
-            if not watch.calls:
+            if not watch.calls and not watch.to_cancel:
                 del self._watches[submission]
                 ended = True
         for submission in self._records.take_finished(FAILURES_KEPT_S) if ended else ():
@@ -227,6 +237,7 @@ class Watches:
         if job:
             watch.job = job
         elif job is not None:
+            watch.to_cancel.clear()
             for number in list(watch.calls):
                 self._look_elsewhere(watch, number, submits=True)
 
@@ -248,7 +259,7 @@ class Watches:
         elif "ependency" in state.words and any(not one.done() for call in watch.calls[number] for one in call.inputs):
             return  # it is to end with the error of the input
         elif state.state is State.NEVER:
-            self._scheduler.cancel(watch.job or "", [number // watch.chunk])
+            self._cancel(watch, [number // watch.chunk])
             self._fail(watch, number, state.words)
         elif waited_s > self._late_s(state.state):
             self._fail(watch, number, state.words or state.state.value)

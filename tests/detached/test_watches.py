@@ -55,7 +55,33 @@ def test_a_job_that_never_starts_is_cancelled(exe, scheduler):
     call = submit(exe, scheduler, square, 3)
     scheduler.answers["1", 0] = TaskState(State.NEVER, "PENDING (PartitionTimeLimit)")
     assert call.exception(timeout=60).words == "PENDING (PartitionTimeLimit)"
-    assert scheduler.cancelled == [("1", [0])]
+    assert scheduler.cancelled == [("1", None)]
+
+
+def test_tasks_of_an_array_are_cancelled_at_once(exe, scheduler):
+    exe.map(square, range(3))
+    wait_until(lambda: scheduler.requests)
+    exe.kill_workers()
+    assert scheduler.cancelled == [("1", [2, 1, 0])], "the last ones first, or they would start in the place of others"
+
+
+def test_a_failed_cancel_is_tried_again(exe, scheduler, monkeypatch):
+    call, other = submit(exe, scheduler, square, 3), submit(exe, scheduler, square, 4)
+    cancel = scheduler.cancel
+
+    def fail_once(job, tasks):
+        monkeypatch.setattr(scheduler, "cancel", cancel)
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(scheduler, "cancel", fail_once)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        assert call.cancel()
+        wait_until(lambda: scheduler.cancelled)
+        wait_until(lambda: warned)
+    assert scheduler.cancelled == [("1", None)]
+    assert str(warned[0].message).startswith("detached jobs: no route to host; it is tried again")
+    assert not other.done()
 
 
 def test_a_silent_scheduler_ends_no_call(exe, scheduler):

@@ -109,6 +109,7 @@ print(first.cancel(force=True), second.cancelled())
     with project.start(code) as script:
         assert script.stdout.readline() == "True False\n"
         wait_until(lambda: [words[0] for words in jobs(cluster).values()] == ["RUNNING"])
+        project.wait_for_runs(1)
         (project.folder / "go").touch()
         stdout, stderr = communicate(script, 120)
     assert stdout == "True True\n", stderr
