@@ -152,6 +152,7 @@ class Executor(futures.Executor):
             only outside of a job, and for its operators.
         partition: Partition of a worker's job, or its queue with flux; with SLURM only outside of a job.
         account: Account that a worker's job is charged to, or the bank with flux; with SLURM only outside of a job.
+        step: Each worker has a step of SLURM, bound to cores of its own, where an agent would fork it. Only with SLURM.
         time_limit: Seconds after which the scheduler ends a worker, whatever it does; only with SLURM and flux. Default: what
             `run_time_max` needs if each call has its own worker, else as the scheduler is configured.
         submission_template: The script of a job, or its path: `{{command}}` stands for what the job runs. Only with `detached`, and
@@ -224,6 +225,7 @@ class Executor(futures.Executor):
         priority: int | None = None,
         partition: str | None = None,
         account: str | None = None,
+        step: bool = False,
         time_limit: float | None = None,
         submission_template: str | None = None,
         flux_log_files: bool = False,

@@ -85,12 +85,13 @@ def names_of_steps(cluster):
     return [name for name in cluster.run("squeue", "-h", "-s", "-o", "%j").split() if name.startswith("pympipool")]
 
 
-def test_call_with_time_limit_gets_a_step(make_executor, cluster, gate):
+@pytest.mark.parametrize("wanted", [{"time_limit": 100}, {"step": True}], ids=str)
+def test_call_that_wants_it_gets_a_step(make_executor, cluster, gate, wanted):
     exe = make_executor(block_allocation=False)
-    call = exe.submit(hold, gate.path, resource_dict={"time_limit": 100})
+    assert exe.submit(square, 3).result(60) == 9
+    call = exe.submit(hold, gate.path, resource_dict=wanted)
     gate.wait_until_begun()
-    (name,) = names_of_steps(cluster)
-    assert "agents" not in name
+    assert [name.rpartition("-")[2] for name in names_of_steps(cluster) if "agents" not in name] == ["2"]
     gate.open()
     call.result()
 

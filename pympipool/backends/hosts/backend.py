@@ -57,7 +57,8 @@ class HostsBackend(SchedulerBackend):
             threads = f" with threads_per_core={resources.threads_per_core}" if resources.threads_per_core > 1 else ""
             raise ValueError(
                 f"a worker of {resources.cores} cores{threads} needs {resources.total_cores} cores of one host, and the largest,"
-                f" {largest.name}, has {largest.slots}; with backend {self.name!r} the ranks of a worker are on one host"
+                f" {largest.name}, has {largest.slots}; with backend {self.name!r} the ranks of a worker are on one host: use fewer"
+                " cores, or run the script in a job of SLURM or flux"
             )
         far = [host.name for host in self._hosts if not is_this_host(host.name)]
         if resources.hostname_localhost and far:

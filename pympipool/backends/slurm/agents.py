@@ -106,7 +106,8 @@ def can_fork(resources: Resources, environ: Mapping[str, str]) -> bool:
         (True, False, False)
     """
     needs_step = (
-        resources.cores > 1
+        resources.step
+        or resources.cores > 1
         or resources.exclusive
         or resources.oversubscribe
         or resources.time_limit is not None
