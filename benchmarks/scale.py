@@ -16,6 +16,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
+
 from benchmarks.idle import cores_used
 from pympipool import Executor
 
@@ -126,6 +128,24 @@ def simulated(nodes: int, workers: int, call_s: float, latency_s: float) -> Iter
         yield measured
 
 
+def helpers_s() -> dict[str, float]:
+    """Return the processor time of the relays and of all simulated nodes below this process."""
+    used = {"relay": 0.0, "nodes": 0.0}
+    for process in psutil.Process().children(recursive=True):
+        times = process.cpu_times()
+        used["relay" if "tcp.relay" in " ".join(process.cmdline()) else "nodes"] += times.user + times.system
+    return used
+
+
+def burst_rate(executor: Any) -> tuple[float, dict[str, float]]:
+    """Return calls per second, and the processor time per call of all processes, in seconds."""
+    used_s, helpers, start = processor_s(), helpers_s(), time.monotonic()
+    count = burst(executor)
+    elapsed_s = time.monotonic() - start
+    used = {"script": processor_s() - used_s} | {name: now - helpers[name] for name, now in helpers_s().items()}
+    return count / elapsed_s, {name: seconds / count for name, seconds in used.items()}
+
+
 def efficiency(executor: Any, workers: int, call_s: float) -> float:
     """Return how much of the time all workers were busy, with four calls for each."""
     start = time.monotonic()
@@ -140,10 +160,10 @@ def simulate(nodes: int, workers: int, latency_s: float) -> None:
     count = nodes * workers
     ways = {name: WAYS[name] for name in ("one by one", "burst")}
     with simulated(1, 1, 0.0, latency_s) as one, simulated(nodes, workers, 0.0, latency_s) as all_:
-        start_ms = all_.start_s / count * 1e3
+        used = {"script": all_.start_s} | helpers_s()
+        parts = ", ".join(f"{name} {seconds / count * 1e3:.2f} ms" for name, seconds in used.items())
         print(
-            f"{nodes} nodes with {workers} workers each: ready after {all_.ready_s:.2f} s,"
-            f" {start_ms:.2f} ms of processor time each"
+            f"{nodes} nodes with {workers} workers each: ready after {all_.ready_s:.2f} s; processor time each: {parts}"
         )
         measure_in_turns([one, all_], ways, rounds=5)
         for name in ways:
@@ -151,16 +171,11 @@ def simulate(nodes: int, workers: int, latency_s: float) -> None:
             print(
                 f"{name:>12}: {many * 1e6:.2f} us of processor time a call, {many / few:.2f} times those with one worker"
             )
-        best_s = min(_burst_s(all_.executor) for _ in range(5))
-        print(f"{'':>12}  {BURST / best_s:.0f} calls/s")
+        rate, used = max((burst_rate(all_.executor) for _ in range(5)), key=lambda one: one[0])
+        parts = ", ".join(f"{name} {seconds * 1e6:.1f} us" for name, seconds in used.items())
+        print(f"{'':>12}  {rate:.0f} calls/s; processor time a call: {parts}")
     with simulated(nodes, workers, 1.0, latency_s) as all_:
         print(f"calls of 1 s: efficiency {efficiency(all_.executor, count, 1.0):.3f}")
-
-
-def _burst_s(executor: Any) -> float:
-    start = time.monotonic()
-    burst(executor)
-    return time.monotonic() - start
 
 
 def main(words: Sequence[str] | None = None) -> None:

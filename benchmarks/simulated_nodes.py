@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 import os
 import select
+import struct
 import sys
 from collections import deque
 from time import monotonic
@@ -38,6 +39,12 @@ from pympipool.worker.agent import AgentConnection
 
 NODES, WORKERS, CALL_S, LATENCY_S = "SIMULATED_NODES", "SIMULATED_WORKERS", "SIMULATED_CALL_S", "SIMULATED_LATENCY_S"
 NONE = dump(None, "the result")
+_CALL = struct.Struct("<HHIIIIQQ")
+"""The head of a frame, and that of the message in it."""
+
+_FRAME_BYTES = 12
+_ANSWER = struct.pack(f"<{len(NONE)}Q", *map(len, NONE)) + b"".join(NONE)
+_ANSWER_BYTES = _CALL.size - _FRAME_BYTES + len(_ANSWER)
 
 
 class SimulatedLauncher(Launcher):
@@ -86,6 +93,30 @@ class Node:
         self._workers: dict[int, Worker] = {}
         self._due: list[tuple[float, int, Worker, bytes]] = []  # a heap of what is to be sent, and when
         self._count = 0
+        if not (self.call_s or self.latency_s):
+            self.frames.take_small = self._answer_at_once
+
+    def _answer_at_once(self, incoming: bytearray, position: int) -> int:
+        """Answer small calls, with as little of this machine's time as possible."""
+        out = bytearray()
+        end = len(incoming)
+        while end - position >= _CALL.size:
+            kind, stream, number, size, message, parts, call, _ = _CALL.unpack_from(incoming, position)
+            worker = self._workers.get(number)
+            is_small = (kind, stream, message) == (DATA, MESSAGES, ring.CALL) and worker is not None and worker.is_idle
+            if not is_small or position + _FRAME_BYTES + size > end:
+                break
+            sizes = struct.unpack_from(f"<{parts}Q", incoming, position + _CALL.size)
+            if size != _CALL.size - _FRAME_BYTES + 8 * parts + sum(sizes):  # several messages, or a part of one
+                break
+            out += _CALL.pack(DATA, MESSAGES, number, _ANSWER_BYTES, ring.RESULT, len(NONE), call, 0)
+            out += _ANSWER
+            position += _FRAME_BYTES + size
+        if out:
+            segment = self.frames.segment()
+            segment += out
+            self.frames.note_appended(len(out))
+        return position
 
     def run(self) -> NoReturn:
         """Serve until the master is gone."""
@@ -138,6 +169,11 @@ class Worker:
         self._skips = False
         node.frames.put(DATA, host_stream.STATUS, number, STATUS.pack(number, RUNNING))
         self.send(_message(HELLO, encode_hello(bytes(KEY_BYTES), number, 0)))
+
+    @property
+    def is_idle(self) -> bool:
+        """True if it runs no call, and has received no part of a message."""
+        return self._parser.is_empty and not self._running and not self._skips
 
     def send(self, message: bytes) -> None:
         """Send a message now."""

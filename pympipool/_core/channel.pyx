@@ -15,11 +15,10 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pympipool._core.ring cimport (
     PMP_TRACED, Parts, Segment, c_bool, message_bytes, news_in, notices_in, part_to_object, pmp_doorbell,
-    pmp_doorbell_ring, pmp_doorbell_ring_after_fence, pmp_head, pmp_link_await_room, pmp_link_open_master, pmp_link_open_worker,
-    pmp_link_slot, pmp_news, pmp_news_add, pmp_notices, pmp_notices_count, pmp_now_ns, pmp_ranks, pmp_ranks_agree, pmp_ranks_end,
-    pmp_ranks_have_ended, pmp_receive, pmp_receive_done, pmp_receiver, pmp_receiver_close, pmp_ring_has_record,
-    pmp_ring_is_empty, pmp_send, pmp_sender, pmp_sender_has_room, pmp_spinner, pmp_spinner_init, pmp_wait,
-    process_buffer_pool, raise_errno,
+    pmp_doorbell_ring, pmp_doorbell_ring_after_fence, pmp_head, pmp_link_await_room, pmp_link_open_master,
+    pmp_link_open_worker, pmp_link_slot, pmp_news_add, pmp_notices_count, pmp_now_ns, pmp_ranks_agree, pmp_ranks_end,
+    pmp_ranks_have_ended, pmp_receive, pmp_receive_done, pmp_receiver_close, pmp_ring_has_record, pmp_ring_is_empty,
+    pmp_send, pmp_sender, pmp_sender_has_room, pmp_spinner_init, pmp_wait, process_buffer_pool, raise_errno,
 )
 
 import os
@@ -55,14 +54,6 @@ class LostMessage:
 
     def __reduce__(self):
         return raise_no_memory, (self.size_bytes,)
-
-
-cdef struct Awaited:
-    # What a rank waits for.
-    pmp_receiver *calls
-    pmp_ranks *ranks
-    pmp_notices *notices
-    uint32_t notices_seen
 
 
 cdef c_bool has_notice(Awaited *awaited) noexcept nogil:
@@ -102,26 +93,6 @@ cdef class Channel:
         doorbells: The segment with the master's two doorbells.
         rank: This rank.
     """
-
-    cdef Segment link
-    cdef Segment doorbells
-    cdef pmp_receiver receiver
-    cdef pmp_sender sender
-    cdef pmp_ranks ranks
-    cdef pmp_doorbell *rank_bells  # of all ranks
-    cdef Awaited awaited
-    cdef pmp_doorbell *own_bell
-    cdef pmp_doorbell *peer_bells
-    cdef int peer_bell_count
-    cdef pmp_news *peer_news       # where a worker announces what it has sent
-    cdef bint rings_after_message  # a worker may wait for room for its next result; a master never does
-    cdef pmp_spinner spinner
-    cdef bint is_ending           # the ranks wait for each other after this call, in `ranks_agree`
-    cdef int64_t received_ns      # time at which the last message was received
-    cdef readonly list stamps     # further times of a traced call, ns; sent with the answer and then cleared
-    cdef public object on_notice  # called without arguments when the master has announced something; None: nothing is
-    cdef public bint times_imports  # measure what traced calls import
-    cdef object import_times        # the module that does; None until the first traced call
 
     def __cinit__(self, Segment link not None, Segment doorbells not None, uint32_t rank=0):
         self.link = link

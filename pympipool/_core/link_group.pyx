@@ -1,7 +1,7 @@
 # cython: language_level=3
 """The links of many workers, whose calls one thread waits for: in the relay, those of workers behind agents.
 
-    master ── call on a ring; its slot in the relay's news; the relay's doorbell ──> LinkGroup.wait() ──> the owners of such links
+    master ── call on a ring; its slot in the relay's news; the relay's doorbell ──> LinkGroup.wait() ──> the channels of such links
 
 A worker that has a thread of its own sleeps on the doorbell of its link instead. News that come between two calls of `wait` are
 kept, and wake nobody.
@@ -11,13 +11,13 @@ from libc.errno cimport EINTR, ETIMEDOUT
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from pympipool._core.channel cimport Channel
 from pympipool._core.ring cimport (
     PMP_NEWS_SLOTS, PMP_NEWS_WORDS, PMP_NO_SLOT, Segment, c_bool, pmp_doorbell, pmp_doorbell_ring, pmp_link_share_bell,
     pmp_link_slot, pmp_news, pmp_news_add, pmp_news_clear, pmp_news_next, pmp_spinner, pmp_spinner_init, pmp_wait,
     raise_errno, relay_bell_in, relay_news_in,
 )
 
-from pympipool._core.channel import Channel
 
 cdef uint64_t[PMP_NEWS_WORDS] NONE_WATCHED
 memset(NONE_WATCHED, 0, sizeof(NONE_WATCHED))
@@ -41,9 +41,9 @@ cdef class LinkGroup:
     cdef pmp_doorbell *bell
     cdef pmp_news *news
     cdef pmp_spinner spinner
-    cdef dict by_slot    # owners, by the slots of their links
+    cdef dict by_slot    # channels, by the slots of their links
     cdef dict slots      # the reverse
-    cdef dict unopened   # segments of links that the master has not opened yet, by their owners
+    cdef set unopened    # channels of links that the master has not opened yet
 
     def __cinit__(self, int doorbells):
         self.doorbells = Segment.attach(doorbells)
@@ -53,30 +53,30 @@ cdef class LinkGroup:
         pmp_spinner_init(&self.spinner, 0)  # others need the core, and the network takes longer than to wake up
         self.by_slot = {}
         self.slots = {}
-        self.unopened = {}
+        self.unopened = set()
 
-    def add(self, int descriptor, object owner):
-        """Map a link that the master has not opened yet, and return its channel.
+    def add(self, int descriptor, kind):
+        """Map a link that the master has not opened yet, and return its channel, which `wait` returns when there is something new.
 
         Args:
             descriptor: That of the link's segment. It is closed.
-            owner: What `wait` returns when there is something new on the link.
+            kind: The class of the channel.
 
         Raises:
             OSError: The descriptor is not that of a link of this version of pympipool.
         """
         cdef Segment link = Segment.attach(descriptor)
         link.close_descriptor()
-        channel = Channel(link, self.doorbells)
+        channel = kind(link, self.doorbells)
         pmp_link_share_bell(link.memory())
-        self.unopened[owner] = link
+        self.unopened.add(channel)
         return channel
 
-    def remove(self, object owner):
-        """Forget a link. A second time, or for an unknown owner, do nothing."""
-        self.unopened.pop(owner, None)
-        slot = self.slots.pop(owner, None)
-        if slot is not None and self.by_slot.get(slot) is owner:
+    def remove(self, object channel):
+        """Forget a link. A second time, or for an unknown channel, do nothing."""
+        self.unopened.discard(channel)
+        slot = self.slots.pop(channel, None)
+        if slot is not None and self.by_slot.get(slot) is channel:
             del self.by_slot[slot]
 
     def wake(self):
@@ -85,7 +85,7 @@ cdef class LinkGroup:
         pmp_doorbell_ring(self.bell)
 
     def wait(self, double timeout_s):
-        """Wait until the master has done something on a link; return the owners of such links, often more than it concerns.
+        """Wait until the master has done something on a link; return their channels, often more than it concerns.
 
         Args:
             timeout_s: Seconds after which an empty list is returned.
@@ -104,23 +104,22 @@ cdef class LinkGroup:
         while slot < PMP_NEWS_SLOTS:
             pmp_news_clear(self.news, slot)  # before the rings are looked at
             self.learn_slots()
-            owner = self.by_slot.get(slot)
-            if owner is not None:
-                found.append(owner)
+            channel = self.by_slot.get(slot)
+            if channel is not None:
+                found.append(channel)
             slot = pmp_news_next(self.news, NONE_WATCHED, slot + 1, PMP_NEWS_SLOTS)
         return found
 
     cdef int learn_slots(self) except -1:
         """Learn the slots of the links that the master has opened meanwhile: one of them may be that of a link that has ended."""
-        cdef Segment link
+        cdef Channel channel
         cdef uint32_t slot
         if not self.unopened:
             return 0
-        for owner in list(self.unopened):
-            link = self.unopened[owner]
-            slot = pmp_link_slot(link.memory())
+        for channel in list(self.unopened):
+            slot = pmp_link_slot(channel.link.memory())
             if slot != PMP_NO_SLOT:
-                del self.unopened[owner]
-                self.by_slot[slot] = owner
-                self.slots[owner] = slot
+                self.unopened.discard(channel)
+                self.by_slot[slot] = channel
+                self.slots[channel] = slot
         return 0

@@ -136,6 +136,12 @@ def worker_environment(request: LaunchRequest) -> dict[str, str]:
     return {**without_outer_job(known), **request.environment}
 
 
+def environment_snapshot() -> object:
+    """Return what is equal to the next snapshot as long as this process's environment does not change."""
+    data = getattr(os.environ, "_data", None)  # of CPython: it takes a fiftieth of the time
+    return dict(os.environ) if data is None else data.copy()
+
+
 def without_outer_job(environment: Mapping[str, str]) -> dict[str, str]:
     """Return an environment without the variables that tell a process its place in an MPI job."""
     return {name: value for name, value in environment.items() if not _belongs_to_outer_job(name)}

@@ -211,7 +211,7 @@ class Supervisor:
                 output.watch()
             self._processes.watch(worker)
             for helper in spawner.helpers:
-                self._check_helper(helper)
+                self.check_soon(helper)  # not for each of many workers that are started
             check = functools.partial(
                 self._processes.check_connected, worker, RunningClock(), is_queued=spawner.is_queued
             )

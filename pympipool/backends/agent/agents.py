@@ -158,7 +158,8 @@ class Agents:
         """Give the slots of a worker that is gone to another one."""
         if process.agent is not None:
             process.agent.release(process)
-            self._dispatch()
+            if self._waiting:
+                self._dispatch()
 
     # ---- hosts ----
 
@@ -214,19 +215,18 @@ class Agents:
         """Send waiting requests to hosts that have room, this host first."""
         own = os.uname().nodename
         hosts = sorted(self._hosts.values(), key=lambda host: (host.name != own, host.name))
-        unserved: set[tuple[int, int]] = set()  # what no host has room for now
+        full: dict[tuple[int, int], int] = {}  # how many of the first hosts have no room for such a worker
         for process in list(self._waiting):
             needs = process.cores, process.gpus
-            if needs in unserved:
-                continue
             if not self.can_fit(*needs):
                 self._refuse(process)
                 continue
-            host = next((host for host in hosts if host.has_room(process)), None)
-            if host is None:
-                unserved.add(needs)
-            else:
-                self._send(process, host)
+            begin = full.get(needs, 0)
+            while begin < len(hosts) and not hosts[begin].has_room(process):
+                begin += 1
+            full[needs] = begin
+            if begin < len(hosts):
+                self._send(process, hosts[begin])
 
     def _refuse(self, process: AgentProcess) -> None:
         """Fail a worker that fits no host that is known. The next attempt is made without agents."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from pympipool._util.import_path import import_path
 from pympipool.backends.agent.process import AgentJobProcess, AgentProcess
-from pympipool.backends.program import worker_environment
+from pympipool.backends.program import environment_snapshot, worker_environment
 from pympipool.backends.spawner import LaunchRequest, Spawner, WorkerProcess
 from pympipool.errors import WorkerStartError
 from pympipool.transport.frames import encode_body
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from pympipool.backends.agent.jobs import Job
     from pympipool.backends.spawner import SpawnerEvents
     from pympipool.resources import Resources
+
+
+_NUMBER = "PYMPIPOOL_WORKER"
 
 
 class AgentSpawner(Spawner):
@@ -43,6 +47,8 @@ class AgentSpawner(Spawner):
         self._agents = agents
         self._without_agents = without_agents
         self._job = job
+        self._changes: tuple[dict[str, str], list[str], list[str | bytes]] | None = None  # of the last worker
+        self._made_of: object = None  # what they were made of
         self.helpers = (agents.relay, agents)
 
     def attach(self, events: SpawnerEvents) -> None:
@@ -74,20 +80,29 @@ class AgentSpawner(Spawner):
 
     def _request_body(self, request: LaunchRequest, gpus: int) -> bytes:
         """Return what the agent gets: how the worker's environment differs from its own, and what to import."""
+        own = {
+            **request.environment,
+            **self._agents.relay.environment(request),
+            "PYMPIPOOL_CWD": request.cwd or os.getcwd(),
+            _NUMBER: "",  # the only difference between workers
+        }
+        made_of = own, environment_snapshot(), [*sys.path]
+        if self._changes is None or self._made_of != made_of:  # usually many workers start at once
+            changed, removed = self._find_changes(request, own)
+            self._changes, self._made_of = (changed, removed, import_path()), made_of
+        changed, removed, path = self._changes
+        changed = {**changed, _NUMBER: request.environment[_NUMBER]}
+        return encode_body(("fork", request.number, changed, removed, path, request.preload, gpus))
+
+    def _find_changes(self, request: LaunchRequest, own: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+        """Return the variables of a worker that its agent has not, and those that it has and the worker has not."""
         launcher = self._agents.launcher
-        environment = launcher.environment(
-            {
-                **worker_environment(request),
-                **self._agents.relay.environment(request),
-                "PYMPIPOOL_CWD": request.cwd or os.getcwd(),
-            }
-        )
+        environment = launcher.environment({**worker_environment(request), **own})
         environment.update(launcher.worker_variables(self._resources))
         if self._job is not None:
             environment = self._job.environment(environment)
             environment["PYMPIPOOL_JOB"] = json.dumps([self._job.command, self._job.cleanup])
-        changed, removed = self._agents.changes(request, environment)
-        return encode_body(("fork", request.number, changed, removed, import_path(), request.preload, gpus))
+        return self._agents.changes(request, environment)
 
     def close(self) -> None:
         """End the agents and the relay, and what the other spawner has left."""

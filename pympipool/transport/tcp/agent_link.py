@@ -12,13 +12,13 @@ the workers are lost.
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import threading
 from math import inf
-from time import monotonic
+from time import monotonic, monotonic_ns
 from typing import TYPE_CHECKING
 
+from pympipool._core.relayed_channel import forward_all, take_answers
 from pympipool.transport.frames import decode_body
 from pympipool.transport.host_stream import (
     CONTROL,
@@ -39,10 +39,12 @@ from pympipool.transport.tcp.sockets import HOST_GONE_S, process_has_ended
 from pympipool.transport.tcp.stream import AGENT, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import Protocol
 
+    from pympipool.transport.tcp.agent_loop import AgentLoop
     from pympipool.transport.tcp.call_forwarder import CallForwarder
+    from pympipool.transport.tcp.polled_prefetch import PolledPrefetchQueue
 
     class Registry(Protocol):
         """What the relay does for its agents."""
@@ -57,6 +59,9 @@ if TYPE_CHECKING:
 
         def add_rank(self, rank: AgentRank) -> None:
             """Accept connections for shared data of this rank."""
+
+        def remove_agent(self, link: AgentLink) -> None:
+            """Forget a link that is closed."""
 
         def remove_rank(self, rank: AgentRank) -> None:
             """Accept no more of them."""
@@ -73,35 +78,35 @@ class AgentLink:
         name: The name by which the agent connects again.
         report: The frame in which the agent describes its host, for the master.
         relay: The relay.
+        loop: Its thread.
 
     Attributes:
+        loop: Its thread.
         calls: Waits for the calls to all workers.
         frames: The connection to the agent.
     """
 
-    def __init__(self, name: bytes, report: bytes, relay: Registry) -> None:
+    def __init__(self, name: bytes, report: bytes, relay: Registry, loop: AgentLoop) -> None:
         self.name = name
         self.calls = relay.calls
         self.frames = AgentStream()
         self._relay = relay
         self._keepalive: socket.socket | None = None
         self._cut_off_s = inf  # since when the agent's host does not answer
+        self.frames.take_small = self._take_small
         self._lock = threading.Lock()  # protects all of this
         self._ranks: dict[int, AgentRank] = {}  # by the number of the worker
         self._scheduled: dict[AgentRank, None] = {}  # those that have something to send to the worker, in turns
-        self._recalls: dict[AgentRank, float] = {}  # when calls are to be recalled from workers
+        self._queues: dict[int, PolledPrefetchQueue] = {}  # those of workers that have got their settings
+        self._recalls: set[PolledPrefetchQueue] = set()  # those from which calls may have to be recalled
         self._next_recall_s = inf  # not before this time
         self._watches_writing = False  # to the agent
         self._watches_master = False  # the same for the master
-        self._poll = select.poll()
         self._offered, connection = socket.socketpair()
         self._master = MasterStream(connection, report, self.frames.put)
-        self._poll.register(self._master.frames, select.POLLIN)
-        self._wake_receiver, self._wake_sender = socket.socketpair()
-        for end in (self._wake_receiver, self._wake_sender):
-            end.setblocking(False)
-        self._poll.register(self._wake_receiver, select.POLLIN)
         self.is_closed = False
+        self.loop = loop
+        loop.watch(self._master.frames.fileno(), self)
 
     # ---- the connection ----
 
@@ -125,55 +130,60 @@ class AgentLink:
             connection, rest = stream.detach()
             self.frames.attach(connection, rest, received_bytes)  # type: ignore[arg-type]
             self._keepalive, self._cut_off_s, self._watches_writing = keepalive, inf, False
-            self._poll.register(self.frames.fileno(), select.POLLIN)
-            self._poll.register(keepalive, select.POLLIN)
-        self._wake()
+            self.loop.watch(self.frames.fileno(), self)
+            self.loop.watch(keepalive.fileno(), self)
+        self.loop.wake(self)
 
     def _detach(self) -> None:
         """Close the connection, and keep what it was to carry."""
         if self._keepalive is None:
             return
-        self._poll.unregister(self.frames.fileno())
-        self._poll.unregister(self._keepalive)
+        self.loop.unwatch(self.frames.fileno())
+        self.loop.unwatch(self._keepalive.fileno())
         self.frames.detach()
         self._keepalive.close()
         self._keepalive = None
         self._watches_writing = False
         self._cut_off_s = monotonic()
 
-    def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # it has been woken already, or has ended
-            self._wake_sender.send(b"\0")
-
     # ---- the thread ----
 
-    def serve(self) -> None:
-        """Run until either side is gone."""
-        try:
-            with self._offered:
-                self._relay.offer_agent(self._offered)
-            while True:
-                events = self._poll.poll(self._timeout_ms())
-                with self._lock:
-                    self._serve_events(events)
-        except (OSError, EOFError, ValueError):
-            pass  # either side is gone
-        finally:
-            with self._lock:
-                self._close()
+    def offer(self) -> None:
+        """Give the master its end of the connection, and serve both sides from now on, until one is gone.
 
-    def _serve_events(self, events: Sequence[tuple[int, int]]) -> None:
-        connection, master = self.frames.fileno(), self._master.frames.fileno()
-        for descriptor, _ in events:
-            if descriptor == self._wake_receiver.fileno():
-                self._wake_receiver.recv(4096)
-            elif descriptor == master:
-                for frame in self._master.frames.receive():
-                    self._take_from_master(frame)
-            elif descriptor == connection:
-                self._receive()
-            elif self._keepalive is not None and descriptor == self._keepalive.fileno():
-                self._on_keepalive_end(self._keepalive)
+        Raises:
+            OSError: The master is gone.
+        """
+        with self._offered:
+            self._relay.offer_agent(self._offered)
+        self.loop.add(self)
+
+    def serve(self, descriptors: set[int]) -> float:
+        """Do what has become possible, and return the time until which nothing else is to be done.
+
+        Args:
+            descriptors: What has become readable or writable.
+        """
+        with self._lock:
+            if self.is_closed:
+                return inf
+            try:
+                self._serve(descriptors)
+            except (OSError, EOFError, ValueError):  # either side is gone
+                self._close()
+                return inf
+            if self.frames.is_buffered:
+                return 0.0
+            return min(self._next_recall_s, self._cut_off_s + RECONNECT_TIMEOUT_S)
+
+    def _serve(self, descriptors: set[int]) -> None:
+        if self._keepalive is not None and self._keepalive.fileno() in descriptors:
+            self._on_keepalive_end(self._keepalive)
+        if self._master.frames.fileno() in descriptors:
+            for frame in self._master.frames.receive():
+                self._take_from_master(frame)
+        if self.frames.fileno() in descriptors:
+            self._receive()
         if self.frames.is_buffered:
             self._receive()
         self._request_recalls()
@@ -183,12 +193,6 @@ class AgentLink:
             for rank in self._ranks.values():
                 rank.report_host_lost(f"its host has not answered for {silence_s:g} s")
             raise EOFError("the agent's host does not answer")
-
-    def _timeout_ms(self) -> float | None:
-        if self.frames.is_buffered:
-            return 0
-        due_s = min(self._next_recall_s, self._cut_off_s + RECONNECT_TIMEOUT_S)
-        return None if due_s == inf else max(0.0, due_s - monotonic()) * 1000 + 1
 
     def _on_keepalive_end(self, keepalive: socket.socket) -> None:
         if process_has_ended(keepalive):
@@ -231,8 +235,7 @@ class AgentLink:
         elif kind == DATA and stream == MESSAGES:
             self._serve_rank(rank, lambda rank: rank.take_data(data))
         elif kind in {PAUSE, RESUME}:
-            rank.is_paused = kind == PAUSE
-            self.schedule(rank)
+            rank.pause(is_on=kind == PAUSE)
 
     # ---- workers ----
 
@@ -245,19 +248,38 @@ class AgentLink:
         """Send a frame of a control connection at once. From any thread that holds no lock."""
         with self._lock:
             self._master.frames.put(DATA, CONTROL, worker, body)
-        self._wake()
+        self.loop.wake(self)
 
-    def forward_calls(self, ranks: Sequence[AgentRank]) -> None:
+    def forward_calls(self, queues: list[PolledPrefetchQueue]) -> None:
         """Forward what the master has put on the rings of workers. From any thread."""
         with self._lock:
-            for rank in ranks:
-                if not rank.gone:
-                    self._serve_rank(rank, AgentRank.forward_calls)
+            due: list[PolledPrefetchQueue] = []
+            failed: list[PolledPrefetchQueue] = []
+            forward_all(queues, self.frames, due, failed)
+            for queue in queues:
+                if queue.rank.waits_for_master:  # it has room now for answers
+                    self._serve_rank(queue.rank, AgentRank.check_answers)
+            self._after_forwarding(due, failed)
             with contextlib.suppress(OSError):  # the thread sees it too
                 self._flush()
-            is_new = self._next_recall_s < inf
-        if is_new:
-            self._wake()
+        if due:
+            self.loop.wake(self)
+
+    def _take_small(self, incoming: bytearray, position: int) -> int:
+        """Forward small answers, and the calls that may be sent then."""
+        due: list[PolledPrefetchQueue] = []
+        failed: list[PolledPrefetchQueue] = []
+        position = take_answers(incoming, position, self._queues, self.frames, due, failed)
+        if due or failed:
+            self._after_forwarding(due, failed)
+        return position
+
+    def _after_forwarding(self, due: list[PolledPrefetchQueue], failed: list[PolledPrefetchQueue]) -> None:
+        for queue in failed:
+            self._end(queue.rank)
+        for queue in due:
+            self._recalls.add(queue)
+            self._next_recall_s = min(self._next_recall_s, queue.recall_due_ns / 1e9)
 
     def _serve_rank(self, rank: AgentRank, serve: Callable[[AgentRank], None]) -> None:
         """Do something for a worker, and end it if that fails."""
@@ -266,29 +288,34 @@ class AgentLink:
         except (OSError, EOFError, ValueError):
             self._end(rank)
             return
-        due_s = rank.recall_due_s
-        if due_s < inf:
-            self._recalls[rank] = due_s
-            self._next_recall_s = min(self._next_recall_s, due_s)
-        else:
-            self._recalls.pop(rank, None)
+        if rank.queue is not None:
+            self._queues[rank.number] = rank.queue
+            due: list[PolledPrefetchQueue] = []
+            failed: list[PolledPrefetchQueue] = []
+            forward_all([rank.queue], self.frames, due, failed)
+            self._after_forwarding(due, failed)
 
     def _request_recalls(self) -> None:
-        now = monotonic()
-        if now < self._next_recall_s:
+        now_ns = monotonic_ns()
+        if now_ns / 1e9 < self._next_recall_s:
             return
         self._next_recall_s = inf
-        for rank, due_s in list(self._recalls.items()):
-            if due_s <= now:
-                self._serve_rank(rank, AgentRank.recall)
-            else:
-                self._next_recall_s = min(self._next_recall_s, due_s)
+        for queue in list(self._recalls):
+            due_ns = queue.recall_due_ns
+            if due_ns and due_ns <= now_ns:
+                self._serve_rank(queue.rank, AgentRank.recall)
+            if not queue.recall_due_ns:
+                self._recalls.discard(queue)
+            elif due_ns > now_ns:
+                self._next_recall_s = min(self._next_recall_s, due_ns / 1e9)
 
     def _end(self, rank: AgentRank) -> None:
         """End a worker at the master and at its agent; its pipes go on."""
         if self._ranks.pop(rank.number, None) is None:
             return
-        self._recalls.pop(rank, None)
+        if rank.queue is not None:
+            self._recalls.discard(rank.queue)
+            self._queues.pop(rank.number, None)
         self._scheduled.pop(rank, None)
         if rank.control is not None:
             self._relay.remove_rank(rank)
@@ -314,8 +341,7 @@ class AgentLink:
         wants_writing = self.frames.is_waiting or (bool(self._scheduled) and self.frames.fileno() >= 0)
         if wants_writing != self._watches_writing:
             self._watches_writing = wants_writing
-            self._poll.modify(self.frames.fileno(), select.POLLIN | select.POLLOUT * wants_writing)
-            self._wake()
+            self.loop.watch_writing(self.frames.fileno(), is_on=wants_writing)
         self._flush_to_master()
 
     def _flush_to_master(self) -> None:
@@ -324,8 +350,7 @@ class AgentLink:
         wants_writing = self._master.frames.waiting_bytes > 0
         if wants_writing != self._watches_master:
             self._watches_master = wants_writing
-            self._poll.modify(self._master.frames, select.POLLIN | select.POLLOUT * wants_writing)
-            self._wake()
+            self.loop.watch_writing(self._master.frames.fileno(), is_on=wants_writing)
 
     # ---- the end ----
 
@@ -336,7 +361,7 @@ class AgentLink:
             self._end(rank)
         with contextlib.suppress(OSError):  # it is gone
             self._master.flush()
+        self.loop.unwatch(self._master.frames.fileno())
         self._master.frames.close()
         self._detach()
-        self._wake_receiver.close()
-        self._wake_sender.close()
+        self._relay.remove_agent(self)

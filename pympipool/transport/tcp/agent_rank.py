@@ -10,7 +10,6 @@ master has sent calls. Whoever calls it holds the lock of the link.
 from __future__ import annotations
 
 from collections import deque
-from math import inf
 from typing import TYPE_CHECKING
 
 from pympipool.transport.frames import ProtocolError, decode_body
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from pympipool._core.channel import Channel
     from pympipool.transport.tcp.agent_link import AgentLink
     from pympipool.transport.tcp.master_stream import RankControl
     from pympipool.transport.tcp.stream import Message
@@ -55,7 +53,6 @@ class AgentRank(RelayedRank):
         self.is_paused = False
         self._parser = MessageParser()
         self._outgoing: deque[bytearray | memoryview] = deque()  # messages to the worker, in pieces
-        self._channel: Channel | None = None
         self._queue: PolledPrefetchQueue | None = None
         self._is_ending = False  # the worker has ended, and the master has no room yet for its last answers
         self._has_paused = False  # the agent was asked to read no more of it
@@ -72,14 +69,16 @@ class AgentRank(RelayedRank):
             self._is_ending = True
             if self._queue is not None:
                 self._queue.end()
-            self._check_answers()
+            self.check_answers()
             return
         for message in self._parser.feed(data):
             self._take_message(message)
-        self._check_answers()
+        if self._queue is not None:
+            self._queue.is_partial = not self._parser.is_empty
+        self.check_answers()
 
     def _take_message(self, message: Message) -> None:
-        if self._queue is not None:
+        if self._queue is not None and self._queue.is_ready:
             self._queue.take_message(message)
         elif self.control is None:
             worker, rank = parse_hello(message)
@@ -88,14 +87,25 @@ class AgentRank(RelayedRank):
             self.control = self.link.connect(self)
         else:
             self.control.forward(message[3][0])
-            if message[0] == READY and self._channel is not None:
-                self._queue = PolledPrefetchQueue(
-                    self._channel, self, self._request_recall, self.control.forward, lambda: self.gone
-                )
-                self._queue.forward_calls()
+            if message[0] == READY and self._queue is not None:
+                self._queue.serve(self.number)
 
-    def _check_answers(self) -> None:
-        """Pause a worker that answers faster than the master reads. End one that has ended and whose answers are read."""
+    def forward_frame(self, body: bytes) -> None:
+        """Forward a frame of the control connection to the master."""
+        assert self.control is not None
+        self.control.forward(body)
+
+    @property
+    def waits_for_master(self) -> bool:
+        """True if answers wait, or the end of the worker does."""
+        return self._has_paused or self._is_ending
+
+    def check_answers(self) -> None:
+        """Pause a worker that answers faster than the master reads. End one that has ended and whose answers are read.
+
+        Raises:
+            EOFError: It has ended.
+        """
         waiting = 0 if self._queue is None else self._queue.answer_bytes
         if self._is_ending and not waiting:
             raise EOFError("the worker has ended")
@@ -113,7 +123,7 @@ class AgentRank(RelayedRank):
         """
         if not body:
             raise EOFError("the master has hung up")
-        if self._channel is not None:
+        if self._queue is not None:
             assert self.control is not None
             self.control.take_answer(body, descriptors)
             return
@@ -122,30 +132,16 @@ class AgentRank(RelayedRank):
         close_all(others)
         if word != "setup":
             raise ProtocolError(f"the master sent a {word!r} frame where a setup was expected")
-        self._channel = self.link.calls.open(link, doorbells, self)
+        self._queue = self.link.calls.open(link, doorbells)
+        self._queue.rank = self
         self.put(CONTROL, 0, 0, [body, self.token])
 
-    def forward_calls(self) -> None:
-        """Forward what the master has put on the ring, and answers for which it has made room.
-
-        Raises:
-            OSError, EOFError, ValueError: Either side is gone.
-        """
-        if self._queue is not None:
-            self._queue.forward_calls()
-            self._check_answers()
-
     @property
-    def recall_due_s(self) -> float:
-        """The time at which calls are to be recalled from the worker; infinite if none are."""
-        return inf if self._queue is None else self._queue.recall_due_s
+    def queue(self) -> PolledPrefetchQueue | None:
+        """The queue of the worker's calls; None until it has got its settings."""
+        return self._queue
 
-    def recall(self) -> None:
-        """Ask the worker for the calls that wait there."""
-        if self._queue is not None:
-            self._queue.recall()
-
-    # ---- to the worker: used by the queue as a `Stream` ----
+    # ---- to the worker ----
 
     def put(self, kind: int, id: int, tag: int, parts: Sequence[Any]) -> None:  # noqa: A002
         """Queue a message for the worker."""
@@ -157,11 +153,17 @@ class AgentRank(RelayedRank):
             else:
                 self._append(part)
         self.link.schedule(self)
+        self._note_waiting()
 
-    send = put
+    def _note_waiting(self) -> None:
+        if self._queue is not None:
+            self._queue.is_behind = self.is_paused or bool(self._outgoing)
 
-    def flush(self) -> None:
-        """Do nothing: the link sends what was put."""
+    def pause(self, *, is_on: bool) -> None:
+        """Take note that the agent has no room for further messages to the worker, or that it has."""
+        self.is_paused = is_on
+        self._note_waiting()
+        self.link.schedule(self)
 
     def _append(self, data: bytes | bytearray) -> None:
         last = self._outgoing[-1] if self._outgoing else None
@@ -178,13 +180,22 @@ class AgentRank(RelayedRank):
         if len(piece) > SLICE_BYTES:
             self._outgoing.appendleft(piece[SLICE_BYTES:])
             piece = piece[:SLICE_BYTES]
+        self._note_waiting()
         return piece
 
-    def _request_recall(self) -> None:
+    def recall(self) -> None:
+        """Ask the worker for calls, if some wait behind the running one."""
+        if self._queue is not None:
+            self._queue.recall()
+
+    def request_recall(self) -> None:
+        """Ask the worker for the calls that it has not begun."""
         self.link.frames.put(DATA, RECALLS, self.number, RECALL)
 
     def close(self) -> None:
         """Hang up at the master, and close the descriptors."""
         self.hang_up()
-        self.link.calls.remove(self)
+        if self._queue is not None:
+            self._queue.is_ready = False
+            self.link.calls.remove(self._queue)
         super().close()

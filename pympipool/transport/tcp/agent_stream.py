@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pympipool.transport.host_stream import ACKNOWLEDGED, SEGMENT_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _HEAD = struct.Struct("<HHII")  # kind, stream, worker, size
 _RECORD_BYTES = 1 << 14  # the most that TLS sends together
@@ -48,9 +48,15 @@ class Frame(NamedTuple):
 
 
 class AgentStream:
-    """Frames over a connection that may be replaced. For one thread at a time."""
+    """Frames over a connection that may be replaced. For one thread at a time.
+
+    Attributes:
+        take_small: Called with the bytes that have arrived and the position of a frame there; takes as many frames as it likes, and
+            returns the position of the next one.
+    """
 
     def __init__(self) -> None:
+        self.take_small: Callable[[bytearray, int], int] | None = None
         self._connection: ssl.SSLSocket | None = None
         self._segments: deque[bytes | bytearray] = deque([bytearray()])  # what was not acknowledged
         self._acknowledged = 0  # bytes of the first segment that are acknowledged nevertheless
@@ -104,11 +110,21 @@ class AgentStream:
         if len(head) + len(data) >= SEGMENT_BYTES:
             self._segments.append(b"".join((head, data)))  # alone, so that it fills its records
             return
-        if len(self._segments[-1]) >= SEGMENT_BYTES:
-            self._segments.append(bytearray())
-        segment = self._segments[-1]
+        segment = self.segment()
         segment += head
         segment += data
+
+    def segment(self) -> bytearray:
+        """Return the bytes to which frames may be appended. Whoever does so tells it by `note_appended`."""
+        if len(self._segments[-1]) >= SEGMENT_BYTES:
+            self._segments.append(bytearray())
+        last = self._segments[-1]
+        assert isinstance(last, bytearray)
+        return last
+
+    def note_appended(self, size: int) -> None:
+        """Take note that so many bytes were appended to the segment."""
+        self._waiting_bytes += size
 
     @property
     def is_full(self) -> bool:
@@ -193,6 +209,10 @@ class AgentStream:
         position = 0
         try:
             while len(incoming) - position >= _HEAD.size:
+                if self.take_small is not None:
+                    position = self.take_small(incoming, position)
+                    if len(incoming) - position < _HEAD.size:
+                        break
                 kind, stream, worker, size = _HEAD.unpack_from(incoming, position)
                 end = position + _HEAD.size + size
                 if len(incoming) < end:

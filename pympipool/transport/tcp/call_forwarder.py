@@ -8,11 +8,10 @@ from time import sleep
 from typing import TYPE_CHECKING, NoReturn
 
 from pympipool._core.link_group import LinkGroup
+from pympipool.transport.tcp.polled_prefetch import PolledPrefetchQueue
 
 if TYPE_CHECKING:
-    from pympipool._core.channel import Channel
     from pympipool.transport.tcp.agent_link import AgentLink
-    from pympipool.transport.tcp.agent_rank import AgentRank
 
 MANY = 8
 """Workers with calls from which on the next calls are collected for a while: then the master wakes this thread less often."""
@@ -28,10 +27,10 @@ class CallForwarder:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._group: LinkGroup[AgentRank] | None = None
+        self._group: LinkGroup[PolledPrefetchQueue] | None = None
 
-    def open(self, link: int, doorbells: int, rank: AgentRank) -> Channel:
-        """Return the channel of a worker whose link has this descriptor. From now on its calls are waited for.
+    def open(self, link: int, doorbells: int) -> PolledPrefetchQueue:
+        """Return the queue of a worker whose link has this descriptor. From now on its calls are waited for.
 
         Raises:
             OSError: The descriptors are not those of a link and of the master's doorbells.
@@ -42,26 +41,26 @@ class CallForwarder:
                 threading.Thread(target=self._run, args=(self._group,), name="pympipool_calls", daemon=True).start()
             else:
                 os.close(doorbells)
-        return self._group.add(link, rank)
+        return self._group.add(link, PolledPrefetchQueue)
 
-    def remove(self, rank: AgentRank) -> None:
-        """Wait for the calls of a worker no more. A second time, or for one that has no channel, do nothing."""
+    def remove(self, queue: PolledPrefetchQueue) -> None:
+        """Wait for the calls of a worker no more. A second time, do nothing."""
         if self._group is not None:
-            self._group.remove(rank)
+            self._group.remove(queue)
 
-    def _run(self, group: LinkGroup[AgentRank]) -> NoReturn:
+    def _run(self, group: LinkGroup[PolledPrefetchQueue]) -> NoReturn:
         try:
             self._forward(group)
         finally:  # a relay that forwards no calls is worse than none
             os._exit(1)
 
-    def _forward(self, group: LinkGroup[AgentRank]) -> NoReturn:
+    def _forward(self, group: LinkGroup[PolledPrefetchQueue]) -> NoReturn:
         while True:
             found = group.wait(_FOREVER_S)
-            of_links: dict[AgentLink, list[AgentRank]] = {}
-            for rank in found:
-                of_links.setdefault(rank.link, []).append(rank)
-            for link, ranks in of_links.items():
-                link.forward_calls(ranks)
+            of_links: dict[AgentLink, list[PolledPrefetchQueue]] = {}
+            for queue in found:
+                of_links.setdefault(queue.rank.link, []).append(queue)
+            for link, queues in of_links.items():
+                link.forward_calls(queues)
             if len(found) >= MANY:
                 sleep(COLLECT_S)

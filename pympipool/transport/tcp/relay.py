@@ -5,7 +5,8 @@
     control connection  <--->                                      <--->  TcpControl
                                main thread: listens, watches the connections for their end
 
-    rings of all workers of a host  <--->  AgentLink: a thread  <--->  agent of that host  <--->  workers
+    rings of all workers of a host  <--->  AgentLink  <--->  agent of that host  <--->  workers
+                                           AgentLoop: a few threads for all agents
 
 To the master a relayed rank is like any other: the relay connects to the master's Unix socket in its place, maps the
 worker's ring, and forwards what either side sends. So neither the dispatcher nor the pool knows about networks, and the
@@ -38,6 +39,7 @@ from pympipool._util import signals
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.fork_requests import pass_descriptors
 from pympipool.transport.tcp.agent_link import AgentLink
+from pympipool.transport.tcp.agent_loop import AgentLoops
 from pympipool.transport.tcp.call_forwarder import CallForwarder
 from pympipool.transport.tcp.handshake import (
     DATA_MAGIC,
@@ -102,6 +104,7 @@ class Relay:
         self._expected: dict[bytes, tuple[threading.Event, list[socket.socket]]] = {}  # keepalive connections, by token
         self._ranks: dict[bytes, RelayedRank] = {}  # by token
         self._agents: dict[bytes, AgentLink] = {}  # by name
+        self._loops = AgentLoops()
         self._shared = SharedSource()
         self._poll = select.poll()
         self._watched: dict[int, RemoteRank] = {}
@@ -206,7 +209,8 @@ class Relay:
             stream.set_timeout(HANDSHAKE_TIMEOUT_S)
             hello = stream.receive()
             if hello[0] == AGENT:
-                return self._attach_agent(stream, keepalives[0], hello)
+                self._attach_agent(stream, keepalives[0], hello)
+                return None
         except BaseException:
             stream.close()
             keepalives[0].close()
@@ -217,28 +221,29 @@ class Relay:
 
     # ---- agents ----
 
-    def _attach_agent(self, stream: Stream, keepalive: socket.socket, hello: Message) -> Callable[[], None] | None:
+    def _attach_agent(self, stream: Stream, keepalive: socket.socket, hello: Message) -> None:
         """Take the connection of a new agent, or another one of an agent that was cut off."""
         _, _, received_bytes, (report, name) = hello
         with self._lock:
             link = self._agents.get(bytes(name))
         if link is not None:
             link.attach(stream, keepalive, received_bytes)
-            return None
+            return
         if name:
             raise AuthenticationError("the agent has been given up")
-        new_link = AgentLink(self.new_token(), bytes(report), self)
+        with self._lock:
+            loop = self._loops.choose()
+        new_link = AgentLink(self.new_token(), bytes(report), self, loop)
         new_link.attach(stream, keepalive, received_bytes)
         with self._lock:
             self._agents[new_link.name] = new_link
-        return lambda: self._serve_agent(new_link)
+        new_link.offer()
 
-    def _serve_agent(self, link: AgentLink) -> None:
-        try:
-            link.serve()
-        finally:
-            with self._lock:
-                del self._agents[link.name]
+    def remove_agent(self, link: AgentLink) -> None:
+        """Forget an agent that is gone."""
+        with self._lock:
+            self._agents.pop(link.name, None)
+            link.loop.link_count -= 1
 
     def new_token(self) -> bytes:
         """Return a token that nobody can guess."""

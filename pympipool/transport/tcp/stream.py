@@ -236,6 +236,11 @@ class MessageParser:
         self._parts: list[Any] = []
         self._large: tuple[Any, memoryview] | None = None  # a part, and the rest of it that is missing
 
+    @property
+    def is_empty(self) -> bool:
+        """True if no part of a message has arrived."""
+        return self._head is None and not self._buffer
+
     def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Message]:
         """Yield the messages that end with a slice."""
         if self._large is not None:
