@@ -42,6 +42,7 @@ NONE = dump(None, "the result")
 _CALL = struct.Struct("<HHIIIIQQ")
 """The head of a frame, and that of the message in it."""
 
+_MESSAGE = struct.Struct("<IIQQ")
 _FRAME_BYTES = 12
 _ANSWER = struct.pack(f"<{len(NONE)}Q", *map(len, NONE)) + b"".join(NONE)
 _ANSWER_BYTES = _CALL.size - _FRAME_BYTES + len(_ANSWER)
@@ -93,24 +94,32 @@ class Node:
         self._workers: dict[int, Worker] = {}
         self._due: list[tuple[float, int, Worker, bytes]] = []  # a heap of what is to be sent, and when
         self._count = 0
-        if not (self.call_s or self.latency_s):
-            self.frames.take_small = self._answer_at_once
+        self.frames.take_small = self._begin_small
 
-    def _answer_at_once(self, incoming: bytearray, position: int) -> int:
-        """Answer small calls, with as little of this machine's time as possible."""
+    def _begin_small(self, incoming: bytearray, position: int) -> int:
+        """Begin small calls to idle workers, with as little of this machine's time as possible."""
         out = bytearray()
         end = len(incoming)
+        delay_s = self.call_s + 2 * self.latency_s
+        now = monotonic()
         while end - position >= _CALL.size:
             kind, stream, number, size, message, parts, call, _ = _CALL.unpack_from(incoming, position)
             worker = self._workers.get(number)
-            is_small = (kind, stream, message) == (DATA, MESSAGES, ring.CALL) and worker is not None and worker.is_idle
+            is_small = (
+                (kind, stream, message) == (DATA, MESSAGES, ring.CALL) and worker is not None and worker.is_idle(now)
+            )
             if not is_small or position + _FRAME_BYTES + size > end:
                 break
             sizes = struct.unpack_from(f"<{parts}Q", incoming, position + _CALL.size)
             if size != _CALL.size - _FRAME_BYTES + 8 * parts + sum(sizes):  # several messages, or a part of one
                 break
-            out += _CALL.pack(DATA, MESSAGES, number, _ANSWER_BYTES, ring.RESULT, len(NONE), call, 0)
-            out += _ANSWER
+            if delay_s:
+                worker.run(now + self.call_s, call)
+                answer = _MESSAGE.pack(ring.RESULT, len(NONE), call, int(self.call_s * 1e9)) + _ANSWER
+                self.send_at(now + delay_s, worker, answer)
+            else:
+                out += _CALL.pack(DATA, MESSAGES, number, _ANSWER_BYTES, ring.RESULT, len(NONE), call, 0)
+                out += _ANSWER
             position += _FRAME_BYTES + size
         if out:
             segment = self.frames.segment()
@@ -170,10 +179,15 @@ class Worker:
         node.frames.put(DATA, host_stream.STATUS, number, STATUS.pack(number, RUNNING))
         self.send(_message(HELLO, encode_hello(bytes(KEY_BYTES), number, 0)))
 
-    @property
-    def is_idle(self) -> bool:
-        """True if it runs no call, and has received no part of a message."""
-        return self._parser.is_empty and not self._running and not self._skips
+    def is_idle(self, now: float) -> bool:
+        """Return True if it runs no call, and has received no part of a message."""
+        while self._running and self._running[0][0] <= now:
+            self._running.popleft()
+        return not self._running and self._parser.is_empty and not self._skips
+
+    def run(self, end_s: float, call: int) -> None:
+        """Take note of a call that it runs until some time."""
+        self._running.append((end_s, call))
 
     def send(self, message: bytes) -> None:
         """Send a message now."""
