@@ -11,31 +11,6 @@ from pympipool.errors import WorkerDied
 KEPT = {"cache_exceptions": True}
 
 
-@pytest.fixture(params=["block_allocation", "one_process_per_call", "serial"])
-def make_executor(request, tmp_path):
-    """Make an executor with a cache, at each of the places where calls run."""
-    options = {
-        "block_allocation": {"max_workers": 1, "block_allocation": True},
-        "one_process_per_call": {"max_workers": 1},
-        "serial": {"backend": "serial"},
-    }[request.param]
-    return lambda **more: Executor(**{"cache_directory": tmp_path / "cache", **options, **more})
-
-
-@pytest.fixture
-def make_block(tmp_path):
-    return lambda **more: Executor(
-        **{"max_workers": 1, "block_allocation": True, "cache_directory": tmp_path / "cache", **more}
-    )
-
-
-@pytest.fixture
-def ran(tmp_path):
-    path = tmp_path / "ran"
-    path.touch()
-    return str(path)
-
-
 class NotConvergedError(Exception):
     def __init__(self, steps, text="x" * 10_000):
         self.steps = steps

@@ -40,24 +40,6 @@ def counter(tmp_path):
     return Counter(path)
 
 
-@pytest.fixture(params=["block_allocation", "one_process_per_call", "serial"])
-def make_executor(request, tmp_path):
-    """Make an executor with a cache, at each of the places where calls run."""
-    options = {
-        "block_allocation": {"max_workers": 2, "block_allocation": True},
-        "one_process_per_call": {"max_workers": 2},
-        "serial": {"backend": "serial"},
-    }[request.param]
-    return lambda **more: Executor(**{"cache_directory": tmp_path / "cache", **options, **more})
-
-
-@pytest.fixture
-def make_block(tmp_path):
-    return lambda **more: Executor(
-        **{"max_workers": 2, "block_allocation": True, "cache_directory": tmp_path / "cache", **more}
-    )
-
-
 def square(x, count):
     with open(count, "a") as file:
         file.write(".")

@@ -22,19 +22,9 @@ TIMEOUT_S = 60
 SIZE = 50_000
 
 
-@pytest.fixture
-def directory(tmp_path):
-    return tmp_path / "cache"
-
-
 @pytest.fixture(params=[True, False], ids=["block_allocation", "one_process_per_call"])
 def make_executor(request, directory):
     return lambda: Executor(max_workers=2, block_allocation=request.param, cache_directory=directory)
-
-
-@pytest.fixture
-def make_block(directory):
-    return lambda: Executor(max_workers=1, block_allocation=True, cache_directory=directory)
 
 
 @pytest.fixture

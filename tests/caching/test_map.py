@@ -8,25 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pympipool import Executor, get_cache_data, shared_array
+from pympipool import get_cache_data, shared_array
 
 OPTIONS = [{}, {"chunksize": 4}]
-
-
-@pytest.fixture
-def make_block(tmp_path):
-    return lambda **more: Executor(
-        **{"max_workers": 2, "block_allocation": True, "cache_directory": tmp_path / "cache", **more}
-    )
-
-
-@pytest.fixture
-def ran(tmp_path):
-    """The path of a file to which each call that runs adds a line."""
-    path = tmp_path / "ran"
-    path.touch()
-
-    return str(path)
 
 
 def count(ran):
