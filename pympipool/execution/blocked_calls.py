@@ -73,6 +73,7 @@ class BlockedCalls:
         self._dispatcher = dispatcher
         self._send = send
         self._calls: dict[BlockedCall, None] = {}
+        self._is_closed = False
 
     # ---- for any thread ----
 
@@ -112,6 +113,10 @@ class BlockedCalls:
         if self._calls:
             self._dispatcher.continuations.post(self._recheck_inputs)
 
+    def close(self) -> None:
+        """Send no more calls: those whose inputs end from now on stay here, and are handed back (see `drain.py`)."""
+        self._is_closed = True
+
     def cancel(self) -> None:
         """Cancel all blocked calls."""
         for future in self.futures():
@@ -124,6 +129,8 @@ class BlockedCalls:
             blocked.inputs.recheck()
 
     def _on_inputs_done(self, blocked: BlockedCall, failed: StandardFuture[Any] | None) -> None:
+        if self._is_closed and not blocked.future.done():
+            return
         try:
             self._unblock(blocked, failed)
         except BaseException as problem:  # unpickling an input may raise anything, SystemExit for example

@@ -281,6 +281,7 @@ class Engine:
         if not self.in_forked_child:
             self._is_drained = True
             self._retries.close()
+            self._blocked.close()
             self.dispatcher.reject(self._drain.late_error)
             self.pool.drain(self._drain.hand_back)
 
