@@ -144,6 +144,7 @@ int pmp_link_open_worker(void *memory, size_t size_bytes, uint32_t rank, pmp_rec
     *results = (pmp_sender){.busy = false};
     memset(calls, 0, sizeof *calls);
     calls->shares_cache = rank_count > 1;
+    calls->takes_stored = rank_count > 1;
     error = pmp_producer_open(&results->producer, parts.results + rank * parts.results_bytes,
                               parts.results_bytes);
     if (error == 0) {

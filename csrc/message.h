@@ -56,6 +56,10 @@ typedef struct {
  * result to a file there, and answer with a reference to it (caching/file_format.py). */
 #define PMP_CACHED (UINT64_C(1) << 57)
 
+/* Set in the size of a part of which no byte is in the message: it lies in shared memory, once for all ranks that receive
+ * the call. Each of them asks for it by the id of the call. See stored_parts.h. */
+#define PMP_STORED (UINT64_C(1) << 63)
+
 typedef struct {
     void *data; /* 8-byte aligned in received messages; may be NULL when size_bytes is 0 */
     uint64_t size_bytes;
@@ -75,6 +79,12 @@ static_assert(offsetof(pmp_head, id) == 8 && offsetof(pmp_head, tag) == 16,
 static inline uint64_t pmp_padded(uint64_t size_bytes)
 {
     return (size_bytes + 7) & ~UINT64_C(7);
+}
+
+/* Returns the bytes of a part that are in the message. */
+static inline uint64_t pmp_sent_bytes(const pmp_part *part)
+{
+    return (part->size_bytes & PMP_STORED) != 0 ? 0 : part->size_bytes;
 }
 
 /* Returns the bytes of a head and of the sizes of its parts. */

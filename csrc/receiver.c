@@ -32,6 +32,9 @@ static int read_head(pmp_receiver *receiver, const unsigned char *from, uint32_t
     for (uint32_t i = 0; i < head->part_count; i++) {
         receiver->parts[i].data = NULL;
         memcpy(&receiver->parts[i].size_bytes, from + 8 * (size_t)i, 8);
+        if ((receiver->parts[i].size_bytes & PMP_STORED) != 0 && !receiver->takes_stored) {
+            return -EBADMSG;
+        }
     }
     return 0;
 }
@@ -44,12 +47,12 @@ static int find_parts(pmp_receiver *receiver, const unsigned char *record, uint3
 
     for (uint32_t i = 0; i < receiver->head.part_count; i++) {
         pmp_part *const part = &receiver->parts[i];
-        const uint64_t left = record_bytes - offset;
-        if (part->size_bytes > left || pmp_padded(part->size_bytes) > left) {
+        const uint64_t left = record_bytes - offset, sent = pmp_sent_bytes(part);
+        if (sent > left || pmp_padded(sent) > left) {
             return -EBADMSG;
         }
         part->data = (void *)(uintptr_t)(record + offset);
-        offset += pmp_padded(part->size_bytes);
+        offset += pmp_padded(sent);
     }
     if (offset != record_bytes) {
         return -EBADMSG;
@@ -157,7 +160,7 @@ static int receive_fragments(pmp_receiver *receiver)
 {
     while (receiver->part < receiver->head.part_count) {
         pmp_part *const part = &receiver->parts[receiver->part];
-        if (receiver->offset == part->size_bytes) {
+        if (receiver->offset == pmp_sent_bytes(part)) {
             receiver->part++;
             receiver->offset = 0;
             continue;

@@ -24,6 +24,7 @@ typedef struct {
     uint64_t offset; /* ... at this byte */
     bool busy;       /* a message in fragments has begun */
     bool lost;       /* there was no memory for the message: the parts have sizes, but no data */
+    bool takes_stored; /* parts may lie in shared memory; else they are invalid data */
     bool
         shares_cache; /* other ranks, or the master for them, copy parts of this size at the same time */
 } pmp_receiver;

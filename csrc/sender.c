@@ -32,10 +32,11 @@ static uint64_t message_bytes(uint32_t part_count, const pmp_part *parts, uint64
     uint64_t total = pmp_head_bytes(part_count);
 
     for (uint32_t i = 0; i < part_count; i++) {
-        if (parts[i].size_bytes > limit) {
+        const uint64_t sent = pmp_sent_bytes(&parts[i]);
+        if (sent > limit) {
             return UINT64_MAX;
         }
-        total += pmp_padded(parts[i].size_bytes);
+        total += pmp_padded(sent);
     }
     return total <= limit ? total : UINT64_MAX;
 }
@@ -78,10 +79,11 @@ static int send_record(pmp_sender *sender, const pmp_head *head, const pmp_part 
     }
     unsigned char *to = write_head(payload, head, 0, parts);
     for (uint32_t i = 0; i < head->part_count; i++) {
-        if (parts[i].size_bytes != 0) {
-            pmp_copy_nontemporal(to, parts[i].data, parts[i].size_bytes);
+        const uint64_t sent = pmp_sent_bytes(&parts[i]);
+        if (sent != 0) {
+            pmp_copy_nontemporal(to, parts[i].data, sent);
         }
-        to += pmp_padded(parts[i].size_bytes);
+        to += pmp_padded(sent);
     }
     *position = pmp_ring_commit(&sender->producer);
     return 0;
@@ -121,7 +123,7 @@ static int send_fragment(pmp_sender *sender, const pmp_part *part)
 static int send_fragments(pmp_sender *sender, uint32_t part_count, const pmp_part *parts)
 {
     while (sender->part < part_count) {
-        if (sender->offset == parts[sender->part].size_bytes) {
+        if (sender->offset == pmp_sent_bytes(&parts[sender->part])) {
             sender->part++;
             sender->offset = 0;
             continue;

@@ -16,7 +16,7 @@ from libc.string cimport memcpy
 from pympipool._core.future_core cimport FutureCore
 from pympipool._core.snapshot cimport Snapshot
 from pympipool._core.types cimport Call, CallList, Function
-from pympipool._core.ring cimport Parts, part_to_object, pmp_buffer_free, pmp_part
+from pympipool._core.ring cimport Parts, part_to_object, pmp_buffer_free, pmp_part, pmp_store_free
 
 
 cdef class FunctionHandle:
@@ -133,6 +133,7 @@ cdef void free_call(Call *call) noexcept:
             for i in range(call.result_count):
                 pmp_buffer_free(call.result[i].data)
         free(call.result)
+    pmp_store_free(call.stored)
     drop_function(call.function)
     if call.arguments != NULL:
         Py_DECREF(<object>call.arguments)

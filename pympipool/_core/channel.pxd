@@ -32,6 +32,7 @@ cdef class Channel:
     cdef bint is_ending           # the ranks wait for each other after this call, in `ranks_agree`
     cdef int64_t received_ns      # time at which the last message was received
     cdef readonly list stamps     # further times of a traced call, ns; sent with the answer and then cleared
+    cdef public object load_stored  # returns the large parts of a call that the ranks share; arguments: its id, their sizes
     cdef public object on_notice  # called without arguments when the master has announced something; None: nothing is
     cdef public bint times_imports  # measure what traced calls import
     cdef object import_times        # the module that does; None until the first traced call
@@ -41,6 +42,7 @@ cdef class Channel:
     cdef void end_call(self, uint64_t outcome) noexcept nogil
     cdef int wait(self, c_bool (*ready)(void *) noexcept nogil, void *context, int64_t deadline_ns) except -1
     cdef int take_notice(self) except -1
+    cdef list take_parts(self)
     cdef object take_message(self)
     cdef int start_import_times(self) except -1
     cdef bytes taken_stamps(self)

@@ -5,6 +5,7 @@ from pympipool._core.ring import Segment
 
 class Channel:
     times_imports: bool
+    load_stored: Callable[[int, list[int]], list[memoryview]] | None
     on_notice: Callable[[], None] | None
     @property
     def stamps(self) -> list[int]: ...

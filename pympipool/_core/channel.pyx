@@ -14,10 +14,10 @@ from libc.errno cimport EAGAIN, EINTR, ETIMEDOUT
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pympipool._core.ring cimport (
-    PMP_TRACED, Parts, Segment, c_bool, message_bytes, news_in, notices_in, part_to_object, pmp_doorbell,
+    PMP_STORED, PMP_TRACED, Parts, Segment, c_bool, message_bytes, news_in, notices_in, part_to_object, pmp_doorbell,
     pmp_doorbell_ring, pmp_doorbell_ring_after_fence, pmp_head, pmp_link_await_room, pmp_link_open_master,
-    pmp_link_open_worker, pmp_link_slot, pmp_news_add, pmp_notices_count, pmp_now_ns, pmp_ranks_agree, pmp_ranks_end,
-    pmp_ranks_have_ended, pmp_receive, pmp_receive_done, pmp_receiver_close, pmp_ring_has_record, pmp_ring_is_empty,
+    pmp_link_open_worker, pmp_link_slot, pmp_news_add, pmp_notices_count, pmp_now_ns, pmp_part, pmp_ranks_agree,
+    pmp_ranks_end, pmp_ranks_have_ended, pmp_receive, pmp_receive_done, pmp_receiver_close, pmp_ring_has_record, pmp_ring_is_empty,
     pmp_send, pmp_sender, pmp_sender_has_room, pmp_spinner_init, pmp_wait, process_buffer_pool, raise_errno,
 )
 
@@ -37,23 +37,23 @@ cdef int64_t spin_limit_ns():
     return SPIN_NS if (os.cpu_count() or 1) > 1 else 0
 
 
-def raise_no_memory(size_bytes):
-    """Raise the error of a message for which there was no memory."""
-    raise MemoryError(f"no memory for a message of {size_bytes} bytes")
+def raise_lost(error):
+    """Raise the error of a message that could not be received."""
+    raise error
 
 
 class LostMessage:
-    """Takes the place of a message for which there was no memory: to unpickle it raises MemoryError.
+    """Takes the place of a message that could not be received, for lack of memory or of descriptors: to unpickle it raises.
 
     Args:
-        size_bytes: The size of the message.
+        error: What it raises.
     """
 
-    def __init__(self, size_bytes):
-        self.size_bytes = size_bytes
+    def __init__(self, error):
+        self.error = error
 
     def __reduce__(self):
-        return raise_no_memory, (self.size_bytes,)
+        return raise_lost, (self.error,)
 
 
 cdef c_bool has_notice(Awaited *awaited) noexcept nogil:
@@ -168,8 +168,9 @@ cdef class Channel:
             timeout: Seconds; None waits without limit.
 
         Returns:
-            (kind, id, tag, parts), or None after the timeout. If there is no memory for the message, parts is the pickle
-            of a `LostMessage`. None also if the last call had different outcomes on the ranks: no further call may begin.
+            (kind, id, tag, parts), or None after the timeout. If there is no memory for the message, or no descriptor for its
+            large parts, parts is the pickle of a `LostMessage`. None also if the last call had different outcomes on the ranks:
+            no further call may begin.
 
         Raises:
             OSError: EBADMSG, the ring is corrupt. The channel is unusable afterwards.
@@ -211,22 +212,39 @@ cdef class Channel:
         self.wait(have_ended, &self.awaited, -1)
         return bool(pmp_ranks_agree(&self.ranks))
 
+    cdef list take_parts(self):
+        """Return the parts of the message that was received."""
+        cdef uint32_t count = self.receiver.head.part_count
+        cdef pmp_part *sent = self.receiver.parts
+        cdef list stored = []
+        if self.ranks.count > 1:
+            stored = [sent[i].size_bytes & ~PMP_STORED for i in range(count) if sent[i].size_bytes & PMP_STORED]
+        if not stored:
+            return [part_to_object(&sent[i], self.receiver.owned, i == 0) for i in range(count)]
+        stored = self.load_stored(self.receiver.head.id, stored)
+        return [stored.pop(0) if sent[i].size_bytes & PMP_STORED else part_to_object(&sent[i], self.receiver.owned, i == 0)
+                for i in range(count)]
+
     cdef object take_message(self):
         cdef pmp_head head = self.receiver.head
         cdef uint64_t size_bytes = 0
+        lost = None
         try:
             if self.receiver.lost:
                 raise MemoryError()
-            parts = [part_to_object(&self.receiver.parts[i], self.receiver.owned, i == 0)
-                     for i in range(head.part_count)]
+            parts = self.take_parts()
         except MemoryError:
             size_bytes = message_bytes(&self.receiver)
+        except OSError as error:
+            lost = error
         finally:
             pmp_receive_done(&self.receiver)
         if size_bytes:  # the memory of the message is free again
+            lost = MemoryError(f"no memory for a message of {size_bytes} bytes")
+        if lost is not None:
             from _pickle import dumps  # not at import: it would make every start slower
 
-            parts = [dumps(LostMessage(size_bytes), 5)]
+            parts = [dumps(LostMessage(lost), 5)]
         if head.id & PMP_TRACED and self.times_imports:
             self.start_import_times()
         self.received_ns = pmp_now_ns()

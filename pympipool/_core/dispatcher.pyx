@@ -11,6 +11,7 @@ which sets the results that no waiting thread fetches; the continuation thread a
 cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport uint64_t
 from libc.stdlib cimport free
 
 from pympipool._core.calls cimport free_calls
@@ -19,11 +20,14 @@ from pympipool._core.listeners cimport now_s
 from pympipool._core.mailbox cimport Post
 from pympipool._core.progress_engine cimport request_completion, run_progress_thread, wake_progress_thread
 from pympipool._core.ring cimport (
-    Segment, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm, pmp_doorbell_sleep, pmp_spinner_init, news_in, notices_in,
-    relay_bell_in, relay_news_in, usable_cores,
+    PMP_STORED_PARTS_MAX, Segment, news_in, notices_in, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm, pmp_doorbell_sleep,
+    pmp_shm, pmp_shm_duplicate, pmp_spinner_init, pmp_store_clear, raise_errno, relay_bell_in, relay_news_in, usable_cores,
 )
+from pympipool._core.scheduler cimport find_worker
 from pympipool._core.submission cimport Submission
-from pympipool._core.types cimport pthread_mutex_destroy, pthread_mutex_init
+from pympipool._core.types cimport (
+    Call, Worker, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+)
 from pympipool._core.workers cimport Notices, close_worker
 
 import threading
@@ -87,6 +91,7 @@ cdef class Dispatcher(Submission):
             close_worker(self.core.workers[i])
         free_calls(&self.core.waiting)
         free_calls(&self.core.done)
+        pmp_store_clear(&self.core.store)
         free(self.core.workers)
         free(self.core.slots)
         free(self.core.with_one.workers)
@@ -122,8 +127,33 @@ cdef class Dispatcher(Submission):
         self.ended.end()
         self.join(START_FAILED_S)
 
+    def stored_parts(self, uint64_t worker, uint64_t call):
+        """Return the segments with the large parts of a call that a worker of several ranks runs, in the order of the parts.
+
+        Args:
+            worker: The worker's number.
+            call: The call's id.
+
+        Raises:
+            OSError: No descriptor is free.
+        """
+        cdef pmp_shm copies[PMP_STORED_PARTS_MAX]
+        cdef list segments = [Segment.__new__(Segment, -1) for _ in range(PMP_STORED_PARTS_MAX)]
+        cdef int count = 0
+        pthread_mutex_lock(&self.core.lock)
+        code = duplicate_stored(find_worker(&self.core, worker), call, copies, &count)
+        pthread_mutex_unlock(&self.core.lock)
+        for i in range(count):
+            (<Segment>segments[i]).shm = copies[i]
+        if code < 0:
+            raise_errno(code, "no descriptor is free for the arguments of a call")
+        return segments[:count]
+
     def stop(self):
         """Make the threads end, and return at once; see `join`. Calls without a result stay without one."""
+        pthread_mutex_lock(&self.core.lock)
+        pmp_store_clear(&self.core.store)
+        pthread_mutex_unlock(&self.core.lock)
         self.core.stopping = True
         self.doorbells.close_descriptor()  # no further worker will get it
         wake_progress_thread(&self.core)
@@ -199,3 +229,19 @@ cdef class Dispatcher(Submission):
             self.run_posted(post)
             post = None
         self.continuation_thread_id = 0
+
+
+cdef int duplicate_stored(Worker *worker, uint64_t id, pmp_shm *copies, int *count) noexcept nogil:
+    """Duplicate the segments of a call in flight, which may have none. Errors: -EMFILE, after `count` of them."""
+    cdef Call *call = NULL if worker == NULL else worker.in_flight.first
+    cdef int code = 0
+    while call != NULL and call.id != id:
+        call = call.next
+    if call == NULL or call.stored == NULL:
+        return 0
+    for i in range(<int>call.stored.stored_count):
+        code = pmp_shm_duplicate(&copies[i], &call.stored.segments[i].shm)
+        if code < 0:
+            return code
+        count[0] += 1
+    return 0

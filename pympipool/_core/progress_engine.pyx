@@ -64,6 +64,9 @@ cdef void notify(Core *core) noexcept nogil:
     """Wake the thread that must handle the results that have arrived, and one that has to look for late calls from now on."""
     if (core.waiting_thread_untimed if core.progress_acquired else core.progress_thread_untimed) and next_deadline_ns(core) >= 0:
         announce_deadline(core)
+    if core.storing:
+        core.storing = False
+        pmp_doorbell_ring(core.waiting_thread_bell if core.progress_acquired else core.progress_bell)
     if core.done.first == NULL and not core.kill_requested:
         return
     if core.progress_acquired:

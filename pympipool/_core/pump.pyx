@@ -33,8 +33,17 @@ from pympipool._core.trace_buffer cimport FAILED, Outcome, Record, record
 from pympipool._core.ring cimport (
     PMP_CALL, PMP_FUNCTION, PMP_FUNCTION_CACHE_SIZE, PMP_RECALLED, PMP_TRACED, pmp_doorbell_ring,
     pmp_doorbell_ring_after_fence, pmp_head, pmp_link_awaits_room, pmp_news_add, pmp_news_clear, pmp_news_next, pmp_now_ns,
-    pmp_send, pmp_sender_has_room,
+    pmp_part, pmp_send, pmp_sender_has_room, pmp_store_begin, pmp_store_free, pmp_store_keep, pmp_store_next,
 )
+
+cdef enum:
+    # Parts of at least so many bytes lie once in shared memory for all ranks of a worker: then a rank's request for them takes
+    # little time beside what it takes to copy them ...
+    STORED_BYTES_MIN = 16 << 20
+
+    # ... if the copies of all ranks but one would take so many bytes.
+    SAVED_BYTES_MIN = 64 << 20
+
 
 cdef void ring_worker(Worker *worker) noexcept nogil:
     """Wake the ranks of a worker that sleep, or the relay for it."""
@@ -77,6 +86,8 @@ cdef int complete(Core *core, Worker *worker, int64_t now_ns) noexcept nogil:
     elif call.id & PMP_TRACED:
         record_times(core, worker, call, now_ns)
     keep_answer(worker, call, lost)
+    pmp_store_keep(&core.store, call.stored)  # now: the rank that has answered last still has it, so that closing takes no time
+    call.stored = NULL
     dequeue(core, call)
     set_front(worker, now_ns)
     worker.ended += call.rows
@@ -156,26 +167,57 @@ cdef bint send_function(Worker *worker, Call *call) noexcept nogil:
     return code == 0
 
 
-cdef bint send_call(Core *core, Worker *worker, Call *call) noexcept nogil:
-    """Send a call, or its next fragments; return False if no part of it could be sent.
+cdef int store_parts(Core *core, Worker *worker, Call *call) noexcept nogil:
+    """Store a call's large parts once for all ranks; return 0 if the call can be sent now, -EAGAIN if not all is stored.
 
-    The call is in flight as soon as any part of it was sent.
+    Without memory for that, the call is sent with its parts, as to one process.
     """
+    cdef int code
+    if worker.rank_count == 1:
+        pmp_store_free(call.stored)  # it was stored for a worker that has died, whose ranks were all on this host
+        call.stored = NULL
+        return 0
+    if call.stored == NULL and worker.sending != call:
+        call.stored = pmp_store_begin(call.parts, call.part_count,
+                                      max(STORED_BYTES_MIN, SAVED_BYTES_MIN // (worker.rank_count - 1)))
+    if call.stored == NULL:
+        return 0
+    code = pmp_store_next(&core.store, call.stored)
+    if code == -EAGAIN:
+        core.storing = True
+        pmp_news_add(core.news, worker.slot)  # so that a round serves a worker that it does not watch
+        return code
+    if code < 0:
+        pmp_store_free(call.stored)
+        call.stored = NULL
+    return 0
+
+
+cdef int send_parts(Worker *worker, Call *call, uint64_t *position) noexcept nogil:
+    """Send a call's function and its parts, or the next fragments. Errors as of `pmp_send`."""
     cdef pmp_head head
+    cdef pmp_part *parts = call.parts if call.stored == NULL else call.stored.parts
+    if not send_function(worker, call):
+        return -EAGAIN
+    head.kind = PMP_CALL
+    head.part_count = call.part_count
+    head.id = call.id
+    head.tag = 0 if call.function == NULL else call.function.number
+    return pmp_send(&worker.calls, &head, parts, position)
+
+
+cdef bint send_call(Core *core, Worker *worker, Call *call) noexcept nogil:
+    """Send a call, or store or send more of it; return False if nothing could be done.
+
+    The call is in flight as soon as any part of it was stored or sent.
+    """
     cdef uint64_t position = UINT64_MAX
     cdef bint resumed = worker.sending == call
-    cdef int code = 0
-    if send_function(worker, call):
-        head.kind = PMP_CALL
-        head.part_count = call.part_count
-        head.id = call.id
-        head.tag = 0 if call.function == NULL else call.function.number
-        code = pmp_send(&worker.calls, &head, call.parts, &position)
-    else:
-        code = -EAGAIN
+    cdef bint is_stored = store_parts(core, worker, call) == 0
+    cdef int code = send_parts(worker, call, &position) if is_stored else -EAGAIN
     if code == 0:
         worker.sending = NULL
-    elif worker.calls.busy:
+    elif worker.calls.busy or not is_stored:
         worker.sending = call
     elif not resumed:
         return False
@@ -184,7 +226,8 @@ cdef bint send_call(Core *core, Worker *worker, Call *call) noexcept nogil:
     else:
         enqueue(core, worker, call, position)
     update_worker(core, worker)
-    ring_worker(worker)
+    if is_stored:
+        ring_worker(worker)
     return True
 
 

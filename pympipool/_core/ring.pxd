@@ -24,6 +24,8 @@ cdef extern from "shm.h" nogil:
     int pmp_shm_store(pmp_shm *segment, const iovec *contents, int count)
     int pmp_shm_overwrite(const pmp_shm *segment, const void *bytes, size_t count, size_t offset)
     int pmp_shm_attach_readonly(pmp_shm *segment, int descriptor)
+    int pmp_shm_attach_private(pmp_shm *segment, int descriptor)
+    int pmp_shm_duplicate(pmp_shm *copy, const pmp_shm *segment)
     void pmp_shm_close_descriptor(pmp_shm *segment)
     void pmp_shm_close(pmp_shm *segment)
 
@@ -102,6 +104,7 @@ cdef extern from "message.h" nogil:
         PMP_RECALLED
     const uint64_t PMP_TRACED
     const uint64_t PMP_CACHED
+    const uint64_t PMP_STORED
     ctypedef struct pmp_head:
         uint32_t kind
         uint32_t part_count
@@ -110,6 +113,23 @@ cdef extern from "message.h" nogil:
     ctypedef struct pmp_part:
         void *data
         uint64_t size_bytes
+
+cdef extern from "stored_parts.h" nogil:
+    enum:
+        PMP_STORED_PARTS_MAX
+    ctypedef struct pmp_stored_segment:
+        pmp_shm shm
+    ctypedef struct pmp_store:
+        pass
+    ctypedef struct pmp_stored_parts:
+        pmp_part *parts
+        uint32_t stored_count
+        pmp_stored_segment *segments
+    pmp_stored_parts *pmp_store_begin(const pmp_part *parts, uint32_t part_count, uint64_t least_bytes)
+    int pmp_store_next(pmp_store *store, pmp_stored_parts *stored)
+    void pmp_store_keep(pmp_store *store, pmp_stored_parts *stored)
+    void pmp_store_clear(pmp_store *store)
+    void pmp_store_free(pmp_stored_parts *stored)
 
 cdef extern from "sender.h" nogil:
     ctypedef struct pmp_sender:

@@ -244,7 +244,7 @@ cdef uint64_t message_bytes(pmp_receiver *receiver) noexcept nogil:
     cdef uint64_t total = 0
     cdef uint32_t i
     for i in range(receiver.head.part_count):
-        total += receiver.parts[i].size_bytes
+        total += receiver.parts[i].size_bytes & ~PMP_STORED
     return total
 
 

@@ -9,6 +9,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pympipool._core.ring cimport (
     PMP_FUNCTION_CACHE_SIZE, PMP_NEWS_WORDS, pmp_doorbell, pmp_news, pmp_part, pmp_receiver, pmp_sender, pmp_spinner,
+    pmp_store, pmp_stored_parts,
 )
 from pympipool._core.trace_buffer cimport Recording, Times
 
@@ -58,6 +59,7 @@ cdef struct Call:
     Function *function    # a counted reference; NULL: the call carries its function itself
     pmp_part *parts       # the arguments
     uint32_t part_count
+    pmp_stored_parts *stored  # large ones that the ranks of a worker share, or NULL
     uint32_t rows         # number of calls that this one stands for: 1, or the size of a batch
     int attempts_left     # number of retries left after the death of a worker
     bint watched          # a callback or another thread waits for the end of this call
@@ -145,6 +147,8 @@ cdef struct Core:
     WorkerList several           # workers with more than one call in flight
     WorkerHeap with_one          # workers that may get another call before they are idle, and have one
     WorkerHeap with_several      # the same, with more than one
+    bint storing                 # the next bytes of a call's large parts can be stored at once: no doorbell announces that
+    pmp_store store              # shared memory for the large parts of the next calls of several ranks
     int stalling                 # number of workers that may soon have nothing to do unless messages are moved
     int64_t rebalance_ns         # `rebalance` would find nothing before this time
     int64_t next_rebalance_ns    # it is not called before this time, so that it never takes much of all time

@@ -14,7 +14,7 @@ from pympipool._core.pump cimport drain, record_unanswered, ring_worker, unwatch
 from pympipool._core.ring cimport (
     PMP_END, PMP_NEWS_SLOTS, Segment, process_buffer_pool, pmp_head, pmp_link_open_master, pmp_link_rank_count,
     pmp_link_shares_bell, pmp_notices_add, pmp_now_ns, pmp_part, pmp_receiver, pmp_receiver_close, pmp_send,
-    raise_errno,
+    pmp_store_clear, raise_errno,
 )
 from pympipool._core.scheduler cimport dequeue, find_worker, is_claimed, recall_all
 from pympipool._core.trace_buffer cimport FAILED
@@ -207,6 +207,8 @@ cdef class Workers(Attempts):
             self.core.last_used = NULL
         leave_sets(&self.core, worker)
         unwatch(&self.core, worker)
+        if worker.rank_count > 1:
+            pmp_store_clear(&self.core.store)
         close_worker(worker)
 
     def workers_to_kill(self):

@@ -23,8 +23,9 @@ from pympipool.transport.control_server import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    from pympipool._core.ring import Segment
     from pympipool.pool.event_loop import EventLoop, Timer
     from pympipool.pool.worker_handle import WorkerHandle
     from pympipool.transport.frames import Frame
@@ -170,8 +171,8 @@ class ControlConnections:
         self.drop(connection)
         self._events.on_hung_up(worker, rank)
 
-    def send(self, worker: WorkerHandle, rank: int, frame: Frame, descriptors: tuple[int, ...] = ()) -> None:
-        """Send a frame to a rank, or as much of it as the rank has room for now, and the rest later."""
+    def send(self, worker: WorkerHandle, rank: int, frame: Frame, descriptors: Sequence[int | Segment] = ()) -> None:
+        """Send a frame to a rank, or as much of it as the rank has room for now, and the rest later: see `Connection.post`."""
         connection = worker.connections[rank]
         connection.post(frame, descriptors)
         unread_for = RunningClock()

@@ -5,6 +5,7 @@ all ranks have connected ──► send_settings: on this host, all of them? ─
 ("script_object", name)  ──► send_script_object
 ("shared", key)          ──► send_shared
 ("keep_shared", key, ..) ──► keep_shared, for the result of the call that the rank runs
+("stored_parts", call)   ──► send_stored_parts: large arguments of a call that lie in shared memory once for all ranks
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pympipool.transport.shm import ShmLink
 
 if TYPE_CHECKING:
     from pympipool._core.dispatcher import Dispatcher
+    from pympipool._core.ring import Segment
     from pympipool.pool.connections import ControlConnections
     from pympipool.pool.event_loop import EventLoop
     from pympipool.pool.worker_handle import WorkerHandle
@@ -105,6 +107,8 @@ class RankServices:
                 self.send_shared(worker, rank, key)
             case ("keep_shared", key, part_keys):
                 self.keep_shared(worker, rank, key, part_keys)
+            case ("stored_parts", call):
+                self.send_stored_parts(worker, rank, call)
 
     def send_resource_tracker(self, worker: WorkerHandle, rank: int) -> None:
         """Send a rank the descriptor of this process's resource tracker; none if the tracker does not start."""
@@ -154,3 +158,12 @@ class RankServices:
         except (OSError, MemoryError) as error:  # no descriptor is free, for example
             problem = str(error) or type(error).__name__
         self._connections.send(worker, rank, ("keep_shared", problem))
+
+    def send_stored_parts(self, worker: WorkerHandle, rank: int, call: int) -> None:
+        """Send a rank descriptors of the large arguments of its call; none if none is free."""
+        segments: list[Segment] = []
+        try:
+            segments = self._dispatcher.stored_parts(worker.number, call)
+        except OSError as error:
+            LOGGER.warning("worker %d: %s", worker.number, error)
+        self._connections.send(worker, rank, ("stored_parts",), segments)

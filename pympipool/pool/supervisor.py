@@ -335,7 +335,7 @@ class Supervisor:
             case ("rank_error", raising_rank, call, parts):
                 worker.rank_errors.setdefault(call, {})[raising_rank] = parts
                 self.events.on_rank_error(worker, call)
-            case ("resource_tracker" | "script_object" | "shared" | "keep_shared", *_):
+            case ("resource_tracker" | "script_object" | "shared" | "keep_shared" | "stored_parts", *_):
                 self._services.answer(worker, rank, frame)
             case ("last_call",):
                 self.events.on_last_call(worker)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
     from pympipool._core.channel import Channel
+    from pympipool._core.private_copies import Usage
     from pympipool.transport.frames import Frame
     from pympipool.transport.tcp.client import TcpChannel, TcpControl
 
@@ -103,6 +104,7 @@ class WorkerControl:
         self._lock = allocate_lock()
         self._request_lock = allocate_lock()
         self._has_link = False
+        self._written: Usage | None = None  # how much of their large arguments the calls have written
 
     @classmethod
     def connect(cls, config: WorkerConfig) -> WorkerControl:
@@ -163,6 +165,36 @@ class WorkerControl:
         """
         return shared_descriptor(*self._request("shared", key))
 
+    def load_stored_parts(self, call: int, sizes: Sequence[int]) -> list[memoryview]:
+        """Return large parts of a call, which lie in shared memory once for all ranks. What a rank writes there is its own.
+
+        Args:
+            call: Its id.
+            sizes: Of these parts, in their order.
+
+        Raises:
+            MemoryError, OSError: This process has no memory, no descriptor, or no room for a mapping.
+        """
+        from pympipool._core.private_copies import Usage, private_part
+
+        _, descriptors = self._request("stored_parts", call)
+        try:
+            if len(descriptors) != len(sizes):  # the system drops those for which there is no room
+                raise OSError(
+                    errno.EMFILE,
+                    f"process {os.getpid()} has got {len(descriptors)} of {len(sizes)} descriptors for large arguments of a call:"
+                    " raise the limit of open files (ulimit -n) there and in the script",
+                )
+            if self._written is None:
+                self._written = Usage(of_writing=True)
+            return [
+                private_part(descriptor, size_bytes, self._written)
+                for descriptor, size_bytes in zip(descriptors, sizes, strict=True)
+            ]
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
     def drop_released(self) -> None:
         """Drop the shared data that have ended. Between calls, for ranks that have no channel; the channel does so by itself."""
         drop_released()
@@ -211,6 +243,7 @@ class WorkerControl:
         channel = open_channel(descriptors, rank)
         channel.times_imports = rank == 0
         channel.on_notice = drop_released
+        channel.load_stored = self.load_stored_parts
         self._has_link = True
         return channel
 

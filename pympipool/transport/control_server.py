@@ -41,6 +41,10 @@ from pympipool.transport.frames import (
     peer_uid,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pympipool._core.ring import Segment
+
 SEND_TIMEOUT_S = 10.0
 """Seconds that a peer may leave a frame unread before `send` raises."""
 
@@ -172,7 +176,7 @@ class Connection:
         self._key = key
         self._received = bytearray()
         self._descriptor = -1  # one that has arrived and that was not taken
-        self._posted: deque[tuple[memoryview, list[tuple[int, int, array[int]]]]] = deque()
+        self._posted: deque[tuple[memoryview, list[tuple[int, int, array[int]]], Sequence[int | Segment]]] = deque()
 
     def fileno(self) -> int:
         """Return the descriptor for selectors. It is readable when bytes have arrived, or the peer has hung up."""
@@ -236,16 +240,17 @@ class Connection:
         if self.flush(SEND_TIMEOUT_S):
             raise TimeoutError(f"rank {self.rank} of worker {self.worker} left a frame unread for {SEND_TIMEOUT_S} s")
 
-    def post(self, frame: Frame, descriptors: Sequence[int] = ()) -> None:
-        """Have a frame, and descriptors with it, sent by the next `flush`. The descriptors must stay open until then.
+    def post(self, frame: Frame, descriptors: Sequence[int | Segment] = ()) -> None:
+        """Have a frame, and descriptors with it, sent by the next `flush`. Until then numbers must stay open; segments do.
 
         Raises:
             HandshakeError: The handshake is not complete.
             ValueError: The frame is too large.
         """
         self._check_authenticated()
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
-        self._posted.append((memoryview(encode_frame(frame)), ancillary))
+        numbers = array("i", [one if isinstance(one, int) else one.fileno() for one in descriptors])
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if descriptors else []
+        self._posted.append((memoryview(encode_frame(frame)), ancillary, descriptors))
 
     def flush(self, patience_s: float) -> int:
         """Send what was posted, as far as the peer has room for it.
@@ -261,12 +266,12 @@ class Connection:
         """
         deadline = time.monotonic() + patience_s
         while self._posted:
-            rest, ancillary = self._posted[0]
+            rest, ancillary, _ = self._posted[0]
             if not self._has_room(deadline):
-                return sum(len(left) for left, _ in self._posted)
+                return sum(len(left) for left, _, _ in self._posted)
             rest = rest[self._socket.sendmsg([rest], ancillary, SEND_FLAGS) :]
             if rest:
-                self._posted[0] = rest, []  # the descriptors travel with the first bytes
+                self._posted[0] = rest, [], ()  # the descriptors travel with the first bytes
             else:
                 self._posted.popleft()
         return 0

@@ -10,6 +10,8 @@ from pympipool.transport.inbox import Inbox
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pympipool._core.ring import Segment
+
 
 class RelayedConnection:
     """The master's end, as of `control_server.Connection`. The relay has proved the key, and says which worker it is.
@@ -32,13 +34,13 @@ class RelayedConnection:
         self.is_closed = False
         self._put = put
 
-    def post(self, frame: Frame, descriptors: Sequence[int] = ()) -> None:
-        """Send a frame soon.
+    def post(self, frame: Frame, descriptors: Sequence[int | Segment] = ()) -> None:
+        """Send a frame soon. Numbers of descriptors only: segments are for ranks of this host.
 
         Raises:
             ValueError: The frame is too large.
         """
-        self._put(encode_body(frame), descriptors)
+        self._put(encode_body(frame), [one for one in descriptors if isinstance(one, int)])
 
     def flush(self, patience_s: float) -> int:
         """Return 0: the stream of the host sends what was posted."""

@@ -51,7 +51,7 @@ static void touch(const pmp_receiver *receiver)
     static volatile unsigned char sink;
     for (uint32_t i = 0; i < receiver->head.part_count && !receiver->lost; i++) {
         const unsigned char *const data = receiver->parts[i].data;
-        for (uint64_t at = 0; at < receiver->parts[i].size_bytes; at++) {
+        for (uint64_t at = 0; at < pmp_sent_bytes(&receiver->parts[i]); at++) {
             sink = data[at];
         }
     }
@@ -90,6 +90,7 @@ static void receive_all(pmp_receiver *receiver, int limit)
 static bool open_receiver(pmp_receiver *receiver, unsigned char *memory)
 {
     memset(receiver, 0, sizeof *receiver);
+    receiver->takes_stored = count.inputs % 2 == 0;
     return pmp_consumer_open(&receiver->consumer, memory, pmp_ring_footprint(CAPACITY, 1), 0) == 0;
 }
 
@@ -132,6 +133,9 @@ static void push_message(pmp_sender *sender, uint64_t *random)
     for (uint32_t i = 0; i < head.part_count; i++) {
         parts[i].data = bytes;
         parts[i].size_bytes = next_random(random) % (next_random(random) % 8 == 0 ? 900 : 60);
+        if (next_random(random) % 16 == 0) {
+            parts[i].size_bytes |= PMP_STORED;
+        }
     }
     const int error = pmp_send(sender, &head, parts, &position);
     CHECK(error == 0 || error == -EAGAIN);
