@@ -28,6 +28,7 @@ from benchmarks.samples import (
     idle_cores,
     idle_rank_cores,
     in_open_pool,
+    large_argument,
     map_rate,
     one_process_per_call,
     pending_memory,
@@ -210,6 +211,10 @@ def _ways(payload: Payload) -> Iterator[Case]:
         yield Case(PAYLOADS_SECTION, payload.title, TIME, request, by_joblib, table="joblib", core=False)
 
 
+def _large_argument(pool: Any, effort: Effort, size_bytes: int) -> Values:
+    return large_argument(pool, effort, np.ones(size_bytes // 8))
+
+
 def _rank_cases() -> Iterator[Case]:
     """Yield cases of functions that run on several ranks."""
     case = partial(_case, "MPI functions")
@@ -225,6 +230,10 @@ def _rank_cases() -> Iterator[Case]:
 
     echo = (Quantity("time", SECONDS), Quantity("compared with one process", TIMES_AS_LONG))
     yield Case("MPI functions", "8 MB, 2 ranks", echo, requests[2], echo_of_two, table="echo of an array")
+    for ranks in (2, 4):
+        large = (Quantity("time", SECONDS), Quantity("memory of a rank", BYTES))
+        argument, title = partial(_large_argument, size_bytes=256_000_000), f"256 MB, {ranks} ranks"
+        yield case(title, argument, table="large argument", quantities=large, request=requests[ranks], core=False)
     for ranks in (2, 8):
         idle, title = (Quantity("of a core", CORES),), f"a rank of {ranks}"
         yield case(title, idle_rank_cores, table="idle ranks", quantities=idle, request=requests[ranks], core=False)

@@ -136,6 +136,19 @@ def echo_of_ranks(peer: Peer, effort: Effort, request: Request, value: Any) -> V
     return of_ranks_s, of_ranks_s / of_process_s
 
 
+def large_argument(pool: Pool, effort: Effort, array: Any) -> Values:
+    """Return the seconds of a call that reads an array on each rank, and the most memory that only one rank has meanwhile."""
+    expected, times, memory = float(array.sum()), [], 0.0
+    while len(times) < 3 or (sum(times) < effort.budget_s and len(times) < 20):
+        start = time.perf_counter()
+        answers = pool.submit(calls.sum_and_memory, array).result()
+        times.append(time.perf_counter() - start)
+        memory = max(memory, *(of_rank for _, of_rank in answers))
+        if any(total != expected for total, _ in answers):
+            raise RuntimeError("a rank has got another array")
+    return statistics.median(times), memory
+
+
 # ---- many calls ----
 
 
