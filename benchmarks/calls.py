@@ -59,10 +59,10 @@ def max_of_kept_row(row: int) -> float:
 
 
 def sum_and_memory(array: Any) -> tuple[float, float]:
-    """Return the sum of an array, and the bytes of memory that only this process has: Linux."""
+    """Return the sum of an array, and the bytes of memory that this process has for itself, copied pages included: Linux."""
     total = float(array.sum())
     with open("/proc/self/smaps_rollup") as rollup:
-        kilobytes = [int(words[1]) for words in map(str.split, rollup) if words[0].startswith("Private_")]
+        kilobytes = [int(words[1]) for words in map(str.split, rollup) if words[0] == "Anonymous:"]
     return total, 1024.0 * sum(kilobytes)
 
 

@@ -137,7 +137,7 @@ def echo_of_ranks(peer: Peer, effort: Effort, request: Request, value: Any) -> V
 
 
 def large_argument(pool: Pool, effort: Effort, array: Any) -> Values:
-    """Return the seconds of a call that reads an array on each rank, and the most memory that only one rank has meanwhile."""
+    """Return the seconds of a call that reads an array on each rank, and the most memory that one rank has for itself."""
     expected, times, memory = float(array.sum()), [], 0.0
     while len(times) < 3 or (sum(times) < effort.budget_s and len(times) < 20):
         start = time.perf_counter()
