@@ -61,23 +61,51 @@ def test_each_frame_has_its_own_descriptors(sides):
         assert [content_of(one) for one in frame.descriptors] == [b"%d of %d" % (k, i) for k in range(i % 4)]
 
 
-def test_lost_descriptors_are_missing_in_their_frame_alone(sides):
+@pytest.fixture
+def limit_descriptors():
+    """Leave room for so many more descriptors, until it is called with None."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def limit(count):
+        if count is None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            return
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + count, hard))
+
+    yield limit
+    limit(None)
+
+
+def test_lost_descriptors_are_missing_in_their_frame_alone(sides, limit_descriptors):
     for i in range(3):
         file = file_with(b"%d" % i)
         sides[0].put(DATA, CONTROL, i, b"", [file])
         os.close(file)
     sides[0].put(DATA, CONTROL, 3, b"none is lost")
     sides[0].flush()
-    free = os.dup(0)
-    os.close(free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))  # room for one more
-    try:
-        frames = exchange(*sides, 4)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    limit_descriptors(1)
+    frames = exchange(*sides, 4)
+    limit_descriptors(None)
     assert [len(frame.descriptors) for frame in frames] == [1, 0, 0, 0]
     assert content_of(frames[0].descriptors[0]) == b"0"
+
+
+def test_frame_after_lost_descriptors_has_its_own(sides, limit_descriptors):
+    """The end of the one frame and the begin of the next are read at once."""
+    files = [file_with(b"0"), file_with(b"1")]
+    sides[0].put(DATA, CONTROL, 0, bytes(1_000_000), files[:1])
+    sides[0].flush()
+    limit_descriptors(0)
+    assert sides[1].receive() == []  # a part of the frame, without its descriptor
+    limit_descriptors(None)
+    sides[0].put(DATA, CONTROL, 1, b"", files[1:])
+    for file in files:
+        os.close(file)
+    first, second = exchange(*sides, 2)
+    assert first.descriptors == []
+    assert [content_of(one) for one in second.descriptors] == [b"1"]
 
 
 def test_end_is_told_after_the_last_frame(sides):

@@ -207,7 +207,12 @@ def test_output_that_nobody_takes_waits_there(make_executor, monkeypatch):
     relay, agent = relay_process(), agent_of(backend, min(pids(exe)))
     before = [psutil.Process().memory_info().rss, relay.memory_info().rss, agent.memory_info().rss]
     call = exe.submit(print_much, 64 * MB)
-    assert {exe.submit(square, i).result() for i in range(50)} == {i * i for i in range(50)}
+    wait_until(call.running)
+    quiet_rounds, received = 0, 0
+    while quiet_rounds < 5:  # until no more of the output arrives there
+        assert {exe.submit(square, i).result() for i in range(50)} == {i * i for i in range(50)}
+        before_round, received = received, agent.io_counters().read_chars
+        quiet_rounds = quiet_rounds + 1 if received - before_round < MB else 0
     assert not call.done()
     after = [psutil.Process().memory_info().rss, relay.memory_info().rss, agent.memory_info().rss]
     assert max(now - then for then, now in zip(before, after, strict=True)) < 16 * MB
