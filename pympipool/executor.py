@@ -28,7 +28,6 @@ from pympipool.diagnostics import status
 from pympipool.diagnostics.live.report import show_status
 from pympipool.execution.engine import Engine
 from pympipool.execution.map_calls import MapCalls
-from pympipool.pool.base import TERMINATION_GRACE_S
 from pympipool.pool.factory import pool_maker
 from pympipool.pool.start_functions import pickled_start_functions
 from pympipool.resources import OF_CALLS, ResourceAllocator, Resources, raise_limits
@@ -57,6 +56,9 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 _NO_CODE = object()
+
+TERMINATION_GRACE_S = 5.0
+"""Time between SIGTERM and SIGKILL for workers that are terminated: functions may have handlers that tidy up."""
 
 
 class Executor(futures.Executor):

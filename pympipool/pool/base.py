@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from pympipool._core.future import Future
 from pympipool._util.service_threads import ServiceLogger
 from pympipool.pool.failures import import_for_failures, supervisor_crash_error, with_note, worker_died_error
+from pympipool.pool.later import DelayedCalls, Drain
 from pympipool.pool.supervisor import Supervisor
 from pympipool.pool.timeouts import watch_for_stuck_ranks
 from pympipool.pool.worker_handle import State
@@ -20,7 +21,6 @@ from pympipool.pool.worker_handle import State
 if TYPE_CHECKING:
     from pympipool._core.calls import FunctionHandle
     from pympipool._core.dispatcher import Dispatcher
-    from pympipool.pool.event_loop import Timer
     from pympipool.pool.worker_handle import WorkerHandle
     from pympipool.resources import Resources
 
@@ -32,18 +32,12 @@ THREAD_END_S = 1.0
 CRASH_WAIT_S = 1.0
 """Wait for the end of each worker that was killed because the supervisor has ended."""
 
-TERMINATION_GRACE_S = 5.0
-"""Time between SIGTERM and SIGKILL for workers that are terminated: functions may have handlers that tidy up."""
-
 ENDED_ON_REQUEST = (
     "its executor has ended it, by kill_workers(), terminate_workers(), shutdown(kill_workers=True) or after Ctrl-C"
 )
 
 IMPORT_DELAY_S = 0.25
 """Time after the start of an executor at which the supervisor imports what failures need: the first result must not wait."""
-
-DRAIN_INTERVAL_S = 0.1
-"""Interval at which a drained pool hands calls back that were on their way somewhere, or have lost their worker."""
 
 ABANDON_S = 5.0
 """Longest wait for the end of a pool whose executor could not be made."""
@@ -95,9 +89,8 @@ class BasePool(ABC, Generic[SpawnerT]):
         self._is_killed = False  # `kill` was called
         self._kill_grace_s = 0.0  # of the last call of it
         self._checks_later = False  # a timer of `_close_later` is set
-        self._hand_back: Callable[[list[Future[Any]]], object] | None = None  # of `drain`
-        self._drain_timer: Timer | None = None
-        self._delayed: dict[Callable[[], object], None] = {}  # see `call_later`
+        self._drain = Drain(self.loop, dispatcher, self._take_unbegun)
+        self._delayed_calls = DelayedCalls(self.loop)
         self._closed: Future[None] = Future()  # unlike an Event it holds no lock that Ctrl-C could leave locked
         self._pending: Callable[[], int] = self.unfinished_count
 
@@ -147,17 +140,7 @@ class BasePool(ABC, Generic[SpawnerT]):
         Args:
             function: It must not wait for anything. It is called in the supervisor's thread.
         """
-        self._delayed[function] = None
-
-        def start_timer() -> None:
-            self.loop.call_later(delay_s, partial(self._call_delayed, function))
-
-        self.loop.call(start_timer)
-
-    def _call_delayed(self, function: Callable[[], object]) -> None:
-        if function in self._delayed:
-            function()
-            del self._delayed[function]
+        self._delayed_calls.add(delay_s, function)
 
     # ---- workers ----
 
@@ -236,10 +219,8 @@ class BasePool(ABC, Generic[SpawnerT]):
         elif self._is_closing:
             self._close_when_idle()
         self._kill_requested()
-        if self._hand_back is not None:
-            self._begin_drain()
-        for function in list(self._delayed):  # its timer may not have been set
-            self._call_delayed(function)
+        self._drain.go_on()
+        self._delayed_calls.call_all()
         self._resume()
 
     @abstractmethod
@@ -265,17 +246,7 @@ class BasePool(ABC, Generic[SpawnerT]):
             hand_back: Ends the calls that have not begun. Called in the completion thread, again and again, with those that this
                 pool has.
         """
-        if self._hand_back is None:
-            self._hand_back = hand_back
-            self.loop.call(self._begin_drain)
-
-    def _begin_drain(self) -> None:
-        assert self._hand_back is not None
-        if (
-            self._drain_timer is None or self._drain_timer.function is None
-        ):  # else a failure of the supervisor repeats this
-            self._drain_timer = self.loop.call_later(DRAIN_INTERVAL_S, self._begin_drain)
-        self.dispatcher.call_soon(self._hand_back, self._take_unbegun())
+        self._drain.begin(hand_back)
 
     @abstractmethod
     def _take_unbegun(self) -> list[Future[Any]]:
@@ -401,8 +372,7 @@ class BasePool(ABC, Generic[SpawnerT]):
                 self.dispatcher.fail_soon(future, make_error)
         for future in self.waiting_futures():
             self.dispatcher.fail_soon(future, make_error)
-        for function in list(self._delayed):
-            self._call_delayed(function)
+        self._delayed_calls.call_all()
         self.dispatcher.call_soon(self._end_after_crash)
 
     def _take_interrupted(self, worker: WorkerHandle) -> list[Future[Any]]:

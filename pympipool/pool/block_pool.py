@@ -269,7 +269,7 @@ class BlockPool(BasePool["Spawner"]):
     # ---- resizing ----
 
     def _surplus(self) -> int:
-        wanted = 0 if self._hand_back is not None else self.wanted_workers
+        wanted = 0 if self._drain.has_begun else self.wanted_workers
         return sum(not worker.is_retiring for worker in self.supervisor.workers.values()) - wanted
 
     def _rescale(self) -> None:

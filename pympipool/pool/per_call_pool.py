@@ -202,7 +202,7 @@ class PerCallPool(BasePool[CallSpawners]):
 
     @property
     def _may_start(self) -> bool:
-        return not self._is_pausing and self._hand_back is None
+        return not self._is_pausing and not self._drain.has_begun
 
     def _is_prepared(self) -> bool:
         return self.supervisor.is_prepared(self.spawner, self._start_next)
@@ -269,7 +269,7 @@ class PerCallPool(BasePool[CallSpawners]):
         """Send the worker its call, unless that was cancelled."""
         call: QueuedCall = worker.assignment
         future = call.future
-        if future is None or future.done() or self._hand_back is not None:
+        if future is None or future.done() or self._drain.has_begun:
             self.supervisor.end_worker(worker)
             return
         self.dispatcher.add_worker(worker.number, worker.segment, reserved=True, about=worker.trace_metadata())
