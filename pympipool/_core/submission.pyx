@@ -234,7 +234,7 @@ cdef class Submission(Workers):
         call.id = self.next_id
         if future.submitted_ns != 0:
             call.id |= PMP_TRACED
-        if future.cache_entry is not None:
+        if future.cache_entry is not None and future.rows == 0:  # a batch may have an entry by now, but its results travel
             call.id |= PMP_CACHED
         self.core.submitted += 1
         if self.core.first_ns == 0:

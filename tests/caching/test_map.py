@@ -142,6 +142,15 @@ def test_results_of_all_kinds_are_kept(make_batches, tmp_path, function):
         )
 
 
+@pytest.mark.parametrize("size", [1, 4])
+def test_large_results_of_batches_travel_from_late_workers(make_executor, size):
+    """A worker of one call gets it when it has connected: the future has its entry by then, and batches leave no files."""
+    for _ in range(2):
+        with make_executor() as exe:
+            results = exe.map(lambda x: str(x) * 5000, range(size), chunksize=4)
+            assert list(results) == [str(x) * 5000 for x in range(size)]
+
+
 def test_changes_to_results_never_reach_the_disk(make_batches):
     for _ in range(2):
         with make_batches() as exe:
