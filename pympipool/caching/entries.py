@@ -158,9 +158,9 @@ class UnwrittenEntry(Unwritten):
         """Forget the result, and what led to it."""
         left = left_in(self.received_parts())
         if left is not None:
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, MemoryError):  # the file stays, and `take` tries again
                 self._left_parts = self._files.read_left(left)  # it was not stored, and may be read later
-            self._files.discard_left(left)
+                self._files.discard_left(left)
         super().finish()
         self.arguments = None
         self.inputs = ()
@@ -214,7 +214,7 @@ class StoredEntry:
             return self._store.files.read(self.key, self._size_bytes)
         except (OSError, ValueError) as error:
             if isinstance(error, (FileNotFoundError, ValueError)):
-                self._store.remove([self.key])
+                self._store.remove_damaged(self.key, self._size_bytes)
             raise CacheError(
                 f"the cached result {self.key.hex()} in {self._store.path!r} cannot be read: {error}. Submit the call again"
             ) from error

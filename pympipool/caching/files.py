@@ -54,7 +54,7 @@ class ResultFiles:
         self.folder = folder
         self._maps = maps
         self._handover = handover
-        self._mapped: dict[bytes, list[Any]] = {}  # results that were checked, and were not read yet
+        self._mapped: dict[bytes, tuple[int, list[Any]]] = {}  # size, parts: was checked, and not read yet
 
     def path(self, key: bytes) -> str:
         """Return the file of a key."""
@@ -77,7 +77,7 @@ class ResultFiles:
             _make_folders(temporary)
             size_bytes = write_new(temporary, parts)
         try:
-            _rename(temporary, self.path(key))
+            self.take(key, temporary)
         except BaseException:
             with suppress(OSError):
                 os.unlink(temporary)
@@ -87,6 +87,7 @@ class ResultFiles:
     def take(self, key: bytes, path: str) -> None:
         """Move the file of a result that was written elsewhere to its place here."""
         _rename(path, self.path(key))
+        self._mapped.pop(key, None)
 
     def take_left(self, key: bytes, left: LeftFile) -> None:
         """Move the file that a worker has left to its place here."""
@@ -96,15 +97,18 @@ class ResultFiles:
         """Return the parts of a result. Its buffers are mapped, and changes to them stay in this process.
 
         Args:
-            size_bytes: The size that the index tells; None: that of the file.
+            size_bytes: The size that the index tells: the mapping that `check` has kept is used. None: that of the file, as it is
+                now.
             in_full: Compare the sum of the buffers, too.
 
         Raises:
             ValueError: The file is not what was written.
             OSError: It cannot be read.
         """
-        parts = None if in_full else self._mapped.pop(key, None)
-        return self._read(self.path(key), size_bytes, in_full) if parts is None else parts
+        mapped_bytes, parts = self._mapped.pop(key, (None, []))
+        if mapped_bytes is not None and mapped_bytes == size_bytes and not in_full:
+            return parts
+        return self._read(self.path(key), size_bytes, in_full)
 
     def read_left(self, left: LeftFile) -> list[Any]:
         """Return the parts of a result in the file that a worker has left, as `read` does."""
@@ -151,9 +155,10 @@ class ResultFiles:
         Raises:
             OSError: It cannot be read now: there is no free descriptor, for example.
         """
+        self._mapped.pop(key, None)  # of what another script may have replaced
         if self._maps and MAPPED_BYTES_MIN <= size_bytes <= KEPT_BYTES_MAX and len(self._mapped) < KEPT_MAX:
             try:
-                self._mapped[key] = self._read(self.path(key), size_bytes)
+                self._mapped[key] = size_bytes, self._read(self.path(key), size_bytes)
             except (FileNotFoundError, ValueError):
                 return False
             return True
@@ -165,6 +170,18 @@ class ResultFiles:
             return head_is_whole(descriptor, size_bytes)
         finally:
             os.close(descriptor)
+
+    def is_replaced(self, key: bytes, size_bytes: int) -> bool:
+        """Return True if a whole file of another size is in place of one: another script has put it there, maybe before its row.
+
+        Raises:
+            OSError: It cannot be read now.
+        """
+        path = self.path(key)
+        try:
+            return os.stat(path).st_size != size_bytes and bool(self._read(path, None))
+        except (FileNotFoundError, ValueError):
+            return False
 
     def remove_unfinished(self) -> None:
         """Remove what killed scripts have left."""

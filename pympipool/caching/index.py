@@ -195,6 +195,10 @@ class Index:
         """Remove results, all or none."""
         self._change("DELETE FROM results WHERE key = ?", [(key,) for key in keys])
 
+    def remove_of_size(self, key: bytes, size: int) -> None:
+        """Remove a result, unless one of another size has replaced it."""
+        self._change("DELETE FROM results WHERE key = ? AND size = ?", [(key, size)])
+
     def _change(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
         with self._lock:
             if self._writer is None:

@@ -93,7 +93,7 @@ class Store:
                     return size
             except OSError:  # there is no free descriptor, for example
                 return None
-        self.remove([key])
+        self.remove_damaged(key, size)
         return None
 
     def _is_whole(self, key: bytes, size: int, *, in_full: bool) -> bool:
@@ -150,6 +150,17 @@ class Store:
             for key in keys:
                 self.files.remove(key)
 
+    def remove_damaged(self, key: bytes, size: int) -> None:
+        """Remove a result, but not the one with which another script is replacing it: the file comes before its row.
+
+        Args:
+            size: That of its row.
+        """
+        with suppress(sqlite3.Error, OSError, MemoryError):
+            self.index.remove_of_size(key, size)
+            if not self.files.is_replaced(key, size):
+                self.files.remove(key)
+
     def verify(self) -> Iterator[tuple[Row, bool]]:
         """Yield each result, and True if it is what was written; remove the others.
 
@@ -162,7 +173,7 @@ class Store:
             else:
                 is_whole = self._is_whole(row.key, row.size, in_full=True)
             if not is_whole:
-                self.remove([row.key])
+                self.remove_damaged(row.key, row.size)
             yield row, is_whole
 
     def close(self) -> None:

@@ -1,11 +1,13 @@
 """Large results that workers write to files in the cache directory, in place of sending them."""
 
+import errno
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import wait
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +142,45 @@ def test_outdated_results_can_be_read_later(make_block, directory, monkeypatch):
     monkeypatch.undo()
     with make_block() as exe:
         assert not exe.submit(array, 3).done()
+
+
+@pytest.mark.parametrize("problem", [OSError(errno.EMFILE, "no descriptor"), MemoryError()], ids=["EMFILE", "memory"])
+def test_results_that_cannot_be_read_yet_stay(make_block, monkeypatch, problem):
+    def refuse(*_):
+        raise problem
+
+    with make_block() as exe:
+        monkeypatch.setattr("pympipool.caching.writer.version_of_files", lambda now: sys.maxsize)
+        monkeypatch.setattr(ResultFiles, "read_left", refuse)
+        future = exe.submit(array, 3)
+        assert wait([future], TIMEOUT_S).done
+        exe._cache._writer.flush()
+        monkeypatch.undo()
+        late = exe.submit(array, 4)
+        assert wait([late], TIMEOUT_S).done
+        exe._cache._writer.flush()
+        assert exe._cache._store.find(late.cache_entry.key) is not None
+        np.testing.assert_array_equal(future.result(), array(3))
+
+
+def draw():
+    return np.random.default_rng().random(SIZE)
+
+
+def test_a_removed_result_does_not_come_back(make_block, directory):
+    with make_block() as exe:
+        first = exe.submit(draw).result()
+    with make_block() as exe:
+        found = exe.submit(draw)
+        assert found.done()
+        other = Store(directory)
+        other.remove([found.cache_entry.key])
+        other.close()
+        fresh = exe.submit(draw)
+        assert not fresh.done()
+        assert wait([fresh], TIMEOUT_S).done
+        exe._cache._writer.flush()
+        assert not np.array_equal(fresh.result(), first)
 
 
 def test_a_removed_file_is_an_error_with_remedy(make_block, directory):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from pympipool import Executor
-from pympipool.caching import directory, store
+from pympipool.caching import directory, files, store
+from pympipool.caching.entries import load_stored
 from pympipool.caching.index import FORMAT
 from pympipool.caching.store import Store
 from pympipool.errors import CacheError, CacheWarning
@@ -215,6 +216,52 @@ def test_a_moderate_result_stays_mapped_until_read(cache):
     assert read(cache) is None
     cache.remove([OTHER_KEY])
     assert read(cache, OTHER_KEY) is None
+
+
+def test_older_mappings_are_not_read(cache, tmp_path, monkeypatch):
+    write(cache, KEY, np.zeros(30_000))
+    found = cache.find(KEY)
+    other = Store(tmp_path / "cache")
+    write(other, KEY, np.ones(30_000))
+    other.close()
+    monkeypatch.setattr(files, "KEPT_MAX", 1)
+    assert cache.find(KEY) == found
+    assert (payload.load(cache.files.read(KEY)) == 1).all()
+    monkeypatch.setattr(files, "KEPT_MAX", 0)
+    assert cache.find(KEY) == found
+    assert (payload.load(cache.files.read(KEY, found)) == 1).all()
+
+
+def find(cache, found):
+    assert cache.find(KEY) is None
+
+
+def load(cache, found):
+    with pytest.raises(CacheError, match="Submit the call again"):
+        load_stored(KEY, cache, found)
+
+
+def verify(cache, found):
+    assert [is_whole for _, is_whole in cache.verify()] == [False]
+
+
+@pytest.mark.parametrize("look", [find, load, verify])
+def test_a_file_before_its_row_stays(cache, tmp_path, monkeypatch, look):
+    """Another script replaces a result by one of another size."""
+    monkeypatch.setattr(files, "KEPT_MAX", 0)
+    write(cache, KEY, large())
+    found = cache.find(KEY)
+    other = Store(tmp_path / "cache")
+    write_rows = other.index.write
+
+    def look_and_write(rows):
+        look(cache, found)
+        write_rows(rows)
+
+    other.index.write = look_and_write
+    write(other, KEY, np.ones(40_000))
+    assert len(read(other)) == 40_000
+    other.close()
 
 
 def test_what_killed_scripts_left_is_removed(tmp_path):
