@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-__all__ = ["INLINE_BYTES_MAX", "LeftFile", "buffers_are_whole", "head_is_whole", "left_in", "split", "write_new"]
+__all__ = [
+    "INLINE_BYTES_MAX",
+    "LeftFile",
+    "buffers_are_whole",
+    "head_is_whole",
+    "left_in",
+    "read_all",
+    "split",
+    "write_new",
+]
 
 INLINE_BYTES_MAX = 4096
 """Size up to which a result is kept in the index."""
@@ -128,16 +137,29 @@ def head_is_whole(descriptor: int, size_bytes: int) -> bool:
     """
     if os.fstat(descriptor).st_size != size_bytes:
         return False
-    head = os.pread(descriptor, HEAD_BYTES, 0)
-    if len(head) < _HEAD.size + 8:
+    head = bytearray(min(HEAD_BYTES, size_bytes))
+    if len(head) < _HEAD.size + 8 or not read_all(descriptor, head):
         return False
     magic, number, head_sum, _ = _HEAD.unpack_from(head)
     end = _HEAD.size + 8 * number + int.from_bytes(head[_HEAD.size : _HEAD.size + 8], "little")
     if magic != MAGIC or end > size_bytes:
         return False
     if end > len(head):
-        head += os.pread(descriptor, end - len(head), len(head))
-    return end <= len(head) and bool(head_sum == _sum_of_head(head, number, end - _HEAD.size - 8 * number))
+        head = bytearray(end)
+        if not read_all(descriptor, head):
+            return False
+    return bool(head_sum == _sum_of_head(head, number, end - _HEAD.size - 8 * number))
+
+
+def read_all(descriptor: int, content: bytearray) -> bool:
+    """Fill memory from the begin of a file; return False if the file is shorter. The system reads at most 2 GiB at once."""
+    left, position = memoryview(content), 0
+    while left:
+        count = os.preadv(descriptor, [left], position)
+        if count == 0:
+            return False
+        left, position = left[count:], position + count
+    return True
 
 
 def _blocks(parts: Sequence[memoryview]) -> tuple[list[Any], int]:

@@ -16,7 +16,7 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from pympipool._core.file_mapping import FileMapping
-from pympipool.caching.file_format import buffers_are_whole, head_is_whole, split, write_new
+from pympipool.caching.file_format import buffers_are_whole, head_is_whole, read_all, split, write_new
 from pympipool.caching.handover import UNFINISHED, remove_abandoned
 
 if TYPE_CHECKING:
@@ -143,9 +143,10 @@ class ResultFiles:
             except OSError as error:
                 if error.errno not in _SHORT_OF_ROOM:
                     raise
-        content = memoryview(bytearray(size_bytes))
-        _read_all(descriptor, content)
-        return content
+        content = bytearray(size_bytes)
+        if not read_all(descriptor, content):
+            raise ValueError("the file has become shorter")
+        return memoryview(content)
 
     def check(self, key: bytes, size_bytes: int) -> bool:
         """Return True if the head of a file is what was written, False if it is not, or there is no file.
@@ -198,20 +199,6 @@ class ResultFiles:
         self._mapped.pop(key, None)
         with suppress(OSError):
             os.unlink(self.path(key))
-
-
-def _read_all(descriptor: int, content: memoryview) -> None:
-    """Fill memory from a file.
-
-    Raises:
-        ValueError: The file is shorter.
-    """
-    position = 0
-    while position < len(content):
-        count = os.preadv(descriptor, [content[position:]], position)
-        if count == 0:
-            raise ValueError("the file has become shorter")
-        position += count
 
 
 def _rename(path: str, new_path: str) -> None:

@@ -43,15 +43,15 @@ class ReadAhead:
         self._path = path
         self._lock = lock  # two threads may get one statement, and the second sets its key before the first runs it
         self._refresh_s = refresh_s
-        self._rows: dict[bytes, tuple[int, Found]] = {}
         self._last_id = 0
-        self._expires_at_s = 0.0
-        self._change: int | None = None
+        # One object, since `find` has no lock: the rows, `changes_of` before they were read, and until when they are used.
+        self._read: tuple[dict[bytes, tuple[int, Found]], int | None, float] = {}, None, 0.0
 
     def find(self, key: bytes) -> Found | None:
         """Return what is stored for a key; None if there is nothing."""
-        row = self._rows.pop(key, None)
-        if row is not None and monotonic() < self._expires_at_s and self._change == changes_of(self._path):
+        rows, change, expires_at_s = self._read
+        row = rows.pop(key, None)
+        if row is not None and monotonic() < expires_at_s and change == changes_of(self._path):
             self._last_id, found = row
             return found
         with self._lock:
@@ -63,8 +63,8 @@ class ReadAhead:
             return None
         last_id, self._last_id = self._last_id, one[0]
         if 0 < self._last_id - last_id <= ROWS_AHEAD:
-            self._change, self._expires_at_s = changes_of(self._path), monotonic() + self._refresh_s
+            change, expires_at_s = changes_of(self._path), monotonic() + self._refresh_s
             following = self._connection.execute(_FOLLOWING, (self._last_id,)).fetchall()
-            self._rows = {row[1]: (row[0], row[2:]) for row in following}
+            self._read = {row[1]: (row[0], row[2:]) for row in following}, change, expires_at_s
         found: Found = one[2:]
         return found

@@ -91,7 +91,7 @@ class Store:
             try:
                 if self._is_whole(key, size, in_full=boot == b"" or boot != boot_id()):
                     return size
-            except OSError:  # there is no free descriptor, for example
+            except (OSError, MemoryError):  # there is no free descriptor, for example
                 return None
         self.remove_damaged(key, size)
         return None

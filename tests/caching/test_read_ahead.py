@@ -64,6 +64,25 @@ def test_rows_replaced_here_are_seen_at_once(store):
     assert store.find(key(4)) == b"result of 4"
 
 
+def test_outdated_rows_stay_so_while_others_are_read(store, monkeypatch):
+    """Another thread looks for a row, without the lock, while this one reads rows ahead."""
+    store.find(key(0))
+    store.find(key(1))
+    write(store, [2], b"other result")
+    reader, seen = store.index._ahead._connection, []
+
+    class Reader:
+        def execute(self, statement, parameters):
+            if "ORDER BY id" in statement and not seen:
+                seen.append(None)
+                seen.append(store.find(key(2)))
+            return reader.execute(statement, parameters)
+
+    monkeypatch.setattr(store.index._ahead, "_connection", Reader())
+    store.find(key(3))
+    assert seen == [None, b"other result of 2"]
+
+
 @pytest.mark.parametrize("refresh_s", [0.0, 1e9])
 def test_rows_replaced_elsewhere_are_seen_later(store, refresh_s, monkeypatch):
     monkeypatch.setattr(store.index._ahead, "_refresh_s", refresh_s)

@@ -264,6 +264,28 @@ def test_a_file_before_its_row_stays(cache, tmp_path, monkeypatch, look):
     other.close()
 
 
+def test_files_are_read_in_pieces(cache, monkeypatch):
+    """Linux reads at most 2 GiB at once."""
+    pread, preadv = os.pread, os.preadv
+    monkeypatch.setattr(os, "pread", lambda descriptor, size, offset: pread(descriptor, min(size, 1000), offset))
+    monkeypatch.setattr(os, "preadv", lambda descriptor, views, offset: preadv(descriptor, [views[0][:1000]], offset))
+    monkeypatch.setattr(files, "KEPT_MAX", 0)
+    for value in ("text" * 3000, [np.arange(100)] * 20):
+        write(cache, KEY, value)
+        assert str(read(cache)) == str(value)
+
+
+def test_without_memory_results_stay(cache, monkeypatch):
+    def refuse(*_):
+        raise MemoryError
+
+    write(cache, KEY, large())
+    monkeypatch.setattr(files.ResultFiles, "_read", refuse)
+    assert cache.find(KEY) is None
+    monkeypatch.undo()
+    assert read(cache)["c"] == "text"
+
+
 def test_what_killed_scripts_left_is_removed(tmp_path):
     made = Store(tmp_path / "cache")
     write(made, KEY, large())
