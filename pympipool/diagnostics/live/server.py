@@ -23,7 +23,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingTCPServer
-from time import sleep
+from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 from pympipool._util.service_threads import ServiceThread
@@ -36,10 +36,11 @@ LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 """Names by which browsers know this host. Another one may be that of an attacker's page, whose name has been made to lead here."""
 
 REQUESTS_MAX = 32
-"""Connections that are served at the same time. Other users of this host can connect too, but not use up our threads."""
+"""Connections that are served at the same time. Other users of this host can connect too, but not use up our threads: if there
+are more, the oldest one that has not sent the secret gives way."""
 
 REQUEST_LIMIT_S = 10.0
-"""Longest wait for a part of a request, and for room for a part of its answer."""
+"""How long it may take until a connection has sent the secret, and how long sending an answer may take."""
 
 ACCEPT_PAUSE_S = 0.2
 """Pause after a connection could not be accepted, because no descriptor is free."""
@@ -98,6 +99,12 @@ class Site:
         """Return True if all these names are allowed."""
         return self._hosts.issuperset(name.lower() for name in hosts)
 
+    def has_secret(self, path: str) -> bool:
+        """Return True if the first part of a path is the secret."""
+        parts = path.partition("?")[0].split("/", 2)
+        secret = parts[1] if len(parts) > 1 else ""
+        return hmac.compare_digest(secret.encode(errors="replace"), self.secret.encode())
+
     def answer(self, path: str, host: str) -> Answer:
         """Answer a request.
 
@@ -105,9 +112,7 @@ class Site:
             path: As the browser sends it, such as "/SECRET/status".
             host: The header "Host".
         """
-        parts = path.partition("?")[0].split("/", 2)
-        secret = parts[1] if len(parts) > 1 else ""
-        if not hmac.compare_digest(secret.encode(errors="replace"), self.secret.encode()):
+        if not self.has_secret(path):
             return _refuse(
                 HTTPStatus.FORBIDDEN, "The address of a dashboard has a secret in it: exe.dashboard().url has it."
             )
@@ -118,6 +123,7 @@ class Site:
                 f"This dashboard is not served under the name {known_as!r}. If that is the name of a proxy of yours, allow it:"
                 f" exe.dashboard(allowed_hosts=[{known_as!r}])",
             )
+        parts = path.partition("?")[0].split("/", 2)
         return self._find(parts[2] if len(parts) == 3 else None)
 
     def _find(self, name: str | None) -> Answer:
@@ -139,6 +145,8 @@ class _Request(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         server: Any = self.server
+        if server.site.has_secret(self.path):
+            server.trust(self.request)
         answer = server.site.answer(self.path, self.headers.get("Host", ""))
         self.send_response(answer.status)
         for name, value in HEADERS.items():
@@ -175,7 +183,9 @@ class Server(ThreadingTCPServer):
     def __init__(self, port: int, site: Site) -> None:
         self.site = site
         self.is_closed = False
-        self._connections: set[socket.socket] = set()
+        self._connections: dict[
+            socket.socket, float | None
+        ] = {}  # oldest first; the time at which it ends without the secret
         super().__init__((ADDRESS, port), _Request)
         self._wake, self._waker = socket.socketpair()
         self._waker.setblocking(False)
@@ -206,7 +216,7 @@ class Server(ThreadingTCPServer):
             selector.register(self.socket, selectors.EVENT_READ)
             selector.register(self._wake, selectors.EVENT_READ)
             while not self.is_closed:
-                selector.select()
+                selector.select(self._end_late())
                 if not self.is_closed:
                     self.handle_request()
         self._close_sockets()
@@ -214,10 +224,35 @@ class Server(ThreadingTCPServer):
     def _close_sockets(self) -> None:
         self.server_close()
         for connection in list(self._connections):
-            with suppress(OSError):  # its thread has closed it
-                connection.shutdown(socket.SHUT_RDWR)
+            self._end(connection)
         self._wake.close()
         self._waker.close()
+
+    def _end(self, connection: socket.socket) -> None:
+        self._connections.pop(connection, None)
+        with suppress(OSError):  # its thread has closed it
+            connection.shutdown(socket.SHUT_RDWR)
+
+    def _without_secret(self) -> list[tuple[socket.socket, float]]:
+        """Return the connections that have not sent the secret, the oldest one first, and when they end."""
+        return [(one, end_s) for one, end_s in self._connections.copy().items() if end_s is not None]
+
+    def _end_late(self) -> float | None:
+        """End connections that have not sent the secret in time; return for how long (s) there will be no other one.
+
+        A limit for each part of a request would not do: one can send a byte now and then.
+        """
+        for connection, end_s in self._without_secret():
+            remaining_s = end_s - monotonic()
+            if remaining_s > 0:
+                return remaining_s
+            self._end(connection)
+        return None
+
+    def trust(self, connection: socket.socket) -> None:
+        """Note that a connection has sent the secret."""
+        if connection in self._connections:
+            self._connections[connection] = None
 
     # ---- of the standard library ----
 
@@ -229,14 +264,17 @@ class Server(ThreadingTCPServer):
             raise
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
+        if len(self._connections) >= REQUESTS_MAX:
+            for connection, _ in self._without_secret()[:1]:
+                self._end(connection)
         return len(self._connections) < REQUESTS_MAX
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        self._connections.add(request)
+        self._connections[request] = monotonic() + REQUEST_LIMIT_S
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        self._connections.discard(request)
+        self._connections.pop(request, None)
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:

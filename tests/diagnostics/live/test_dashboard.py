@@ -184,19 +184,62 @@ def test_it_listens_on_the_loopback_interface_only(exe):
 def patient_server(monkeypatch):
     """Have silent connections stay as long as nothing else ends them."""
     monkeypatch.setattr(server._Request, "timeout", 10 * LIMIT_S)
+    monkeypatch.setattr(server, "REQUEST_LIMIT_S", 10 * LIMIT_S)
 
 
 @pytest.mark.usefixtures("patient_server")
-def test_many_silent_connections_are_limited(exe, monkeypatch):
+def test_the_oldest_silent_connection_gives_way(exe, monkeypatch):
     monkeypatch.setattr(server, "REQUESTS_MAX", 2)
     dashboard = exe.dashboard()
     address = ("127.0.0.1", urlsplit(dashboard.url).port)
     silent = [socket.create_connection(address, LIMIT_S) for _ in range(3)]
-    assert silent[2].recv(1) == b""  # the third is refused
-    silent[0].close()
-    wait_until(lambda: answers(dashboard), LIMIT_S)
+    assert silent[0].recv(1) == b""
+    assert answers(dashboard)
+    assert silent[1].recv(1) == b""
+    silent[2].setblocking(False)
+    with pytest.raises(BlockingIOError):
+        silent[2].recv(1)
     for connection in silent:
         connection.close()
+
+
+@pytest.mark.usefixtures("patient_server")
+def test_connections_with_the_secret_stay(exe, monkeypatch, tmp_path):
+    monkeypatch.setattr(server, "REQUESTS_MAX", 1)
+    monkeypatch.setattr(server.Site, "_find", lambda *_: nap(tmp_path / "end"))
+    dashboard = exe.dashboard()
+    parts = urlsplit(dashboard.url)
+    address = (parts.hostname, parts.port)
+    with socket.create_connection(address, LIMIT_S) as ours:
+        ours.sendall(f"GET {parts.path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        wait_until(lambda: None in dashboard._server._connections.values(), LIMIT_S)
+        with socket.create_connection(address, LIMIT_S) as other:
+            assert other.recv(1) == b""
+        assert None in dashboard._server._connections.values()
+        (tmp_path / "end").touch()
+        assert ours.recv(1) == b""
+
+
+def test_a_slow_request_is_ended(exe, monkeypatch):
+    """Each of its parts comes in time."""
+    monkeypatch.setattr(server, "REQUEST_LIMIT_S", 0.5)
+    dashboard = exe.dashboard()
+    with socket.create_connection(("127.0.0.1", urlsplit(dashboard.url).port), LIMIT_S) as slow:
+        slow.sendall(b"GET / HTTP/1.0\r\nName: ")
+        slow.setblocking(False)
+        wait_until(lambda: has_ended(slow), LIMIT_S)
+    assert answers(dashboard)
+
+
+def has_ended(connection):
+    """Send a byte; return True if the other side has ended the connection."""
+    try:
+        connection.sendall(b"x")
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except (BrokenPipeError, ConnectionResetError):
+        return True
 
 
 def answers(dashboard):
