@@ -142,6 +142,12 @@ class LocalScheduler:
         if self._silence_s(host) <= (HUNG_S if host == self._host else HUNG_ELSEWHERE_S):
             return ""
         pid = self._supervisor_pid(host)
+        if pid is None:
+            return (
+                f"the supervisor of detached jobs on {host} hangs, so none of them starts, and {lock_path(self._directory, host)}"
+                " does not say which process it is: look for the one with pympipool.detached.supervisor in its command line, and"
+                " what it waits for"
+            )
         if host == self._host and process_state(pid) in ("T", "t"):
             return (
                 f"the supervisor of detached jobs (process {pid}) was stopped, so none of them starts: kill -CONT {pid}"
@@ -151,10 +157,12 @@ class LocalScheduler:
             f" end it by kill -9 {pid}, and its tasks with it; then the next script starts another one"
         )
 
-    def _supervisor_pid(self, host: str) -> int:
+    def _supervisor_pid(self, host: str) -> int | None:
+        """Return the id of a supervisor; None if it cannot be read: to `kill`, 0 and less are whole groups of processes."""
         with suppress(OSError, ValueError), open(lock_path(self._directory, host), encoding="ascii") as file:
-            return int(file.read())
-        return 0
+            pid = int(file.read())
+            return pid if pid > 0 else None
+        return None
 
     def _fail_hung(self, states: dict[tuple[str, int], TaskState], pids: dict[str, dict[int, int | None]]) -> None:
         """Have the tasks fail that a supervisor which hangs neither starts nor waits for."""

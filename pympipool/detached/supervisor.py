@@ -89,6 +89,7 @@ class Task:
             os.close(log)
         limit_s = spec["limit_s"]
         self.words = ""
+        self._code: int | None = None
         self.kill_s: float | None = None  # when it is to be killed
         self.deadline_s = None if limit_s is None else time.monotonic() + limit_s
 
@@ -100,18 +101,20 @@ class Task:
             self._signal(signal.SIGTERM)
 
     def poll(self) -> int | None:
-        """Return the exit code if the task has ended, with all of its processes."""
+        """Return the exit code if the task has ended, with all of its processes. Then it sends no more signals."""
+        if self._code is not None:
+            return self._code
         now_s = time.monotonic()
         if self.deadline_s is not None and now_s > self.deadline_s:
             self.end("TIMEOUT", TERMINATION_S)
         if self.kill_s is not None and now_s > self.kill_s:
             self._signal(signal.SIGKILL)
-        code = self.process.poll()
-        if code is not None:
+        self._code = self.process.poll()
+        if self._code is not None:
             self._signal(signal.SIGKILL)
             end_processes_with([self.mark], LINGER_S)
             self._lifeline.close()
-        return code
+        return self._code
 
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError, PermissionError):
@@ -168,12 +171,13 @@ class Supervisor:
         return bool(waiting or self._running)
 
     def _reap(self) -> None:
-        for key, task in list(self._running.items()):
-            code = task.poll()
-            if code is not None:
-                state = "ENDED" if code == 0 else "CANCELLED" if task.words == "CANCELLED" else "FAILED"
-                self._records.change_task(*key, state, task.words or f"the task {describe_exit(code)}")
-                del self._running[key]
+        # First a look at all of them: on a full disk no end can be noted, and those that run keep their limits.
+        codes = {key: code for key, task in self._running.items() if (code := task.poll()) is not None}
+        for key, code in codes.items():
+            words = self._running[key].words
+            state = "ENDED" if code == 0 else "CANCELLED" if words == "CANCELLED" else "FAILED"
+            self._records.change_task(*key, state, words or f"the task {describe_exit(code)}")
+            del self._running[key]
 
     def _start(self, submission: str, task: int, states: dict[tuple[str, int], str]) -> bool:
         """Start a task if its inputs are there; return False if there are too few cores."""

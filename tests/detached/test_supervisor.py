@@ -1,7 +1,13 @@
 """The supervisor of detached calls on this machine: it gives tasks their GPUs, and scripts see if it hangs."""
 
+import os
+import sqlite3
+
 import pytest
 
+from pympipool.detached import supervisor
+from pympipool.detached.local import LocalScheduler, lock_path
+from pympipool.detached.spool import Spool
 from support.detached_project import Project
 from support.processes import marked_processes, still_alive
 from support.scripts import communicate
@@ -145,3 +151,75 @@ def test_only_what_the_function_raises_is_cached(project):
         first, second = project.run(code), project.run(code)
         assert first == second
     assert project.ran() == ["1", "1", "3", "3"]
+
+
+@pytest.mark.parametrize("content", ["", "0\n", "-1\n", "what?"])
+def test_no_command_is_given_for_an_unknown_process(tmp_path, monkeypatch, content):
+    """kill -9 0 would end all that the user has started from this shell."""
+    (tmp_path / "detached").mkdir()
+    scheduler = LocalScheduler(None, str(tmp_path))
+    monkeypatch.setattr(scheduler, "_silence_s", lambda _: 1e6)
+    path = lock_path(str(tmp_path), scheduler._host)
+    with open(path, "w") as file:
+        file.write(content)
+    problem = scheduler._problem_of(scheduler._host)
+    assert "kill" not in problem
+    assert f"{path} does not say which process it is" in problem
+
+
+@pytest.fixture
+def make_task(tmp_path):
+    """Make tasks that run a shell script."""
+    spool = Spool(str(tmp_path), "0123")
+    (tmp_path / "0123" / "logs").mkdir(parents=True)
+    (tmp_path / "0123" / "environment.json").write_text("{}")
+    made = []
+
+    def make(number, script, limit_s=None):
+        spec = {"command": ["/bin/sh", "-c", script], "cores": 1, "limit_s": limit_s}
+        made.append(supervisor.Task(spool.submission, number, spec, [], str(tmp_path)))
+        return made[-1]
+
+    yield make
+    for task in made:
+        if task.process.poll() is None:
+            task.process.kill()
+            task.process.wait()
+
+
+class FullDisk:
+    """Records that cannot be written until there is room."""
+
+    def __init__(self):
+        self.has_room = False
+        self.noted = []
+
+    def change_task(self, *change):
+        if not self.has_room:
+            raise sqlite3.OperationalError("database or disk is full")
+        self.noted.append(change)
+
+
+def test_a_full_disk_stops_no_time_limit(tmp_path, make_task, monkeypatch):
+    records = FullDisk()
+    made = supervisor.Supervisor(records, str(tmp_path))
+    ended, late = make_task(0, "exit 3"), make_task(1, "exec sleep 1000", limit_s=0.0)
+    made._running = {("0123", 0): ended, ("0123", 1): late}
+    os.waitid(os.P_PID, ended.process.pid, os.WEXITED | os.WNOWAIT)
+    killpg, sent = os.killpg, []
+    monkeypatch.setattr(os, "killpg", lambda pid, number: (sent.append(pid), killpg(pid, number)))
+
+    def look():
+        with pytest.raises(sqlite3.Error):
+            made._reap()
+        return late.process.returncode is not None
+
+    wait_until(look)
+    assert sent.count(ended.process.pid) == 1
+    records.has_room = True
+    made._reap()
+    assert made._running == {}
+    assert [change[2:] for change in records.noted] == [
+        ("FAILED", "the task ended with exit code 3"),
+        ("FAILED", "TIMEOUT"),
+    ]
