@@ -80,7 +80,7 @@ class FluxScheduler:
         self._durations = size_of_instance().durations
         self._records = records
         self._root = os.path.join(directory, "detached")
-        self._thread: ServiceThread | None = None
+        self._answer: Future[Any] | None = None  # to the last question
         self._instances: dict[str, tuple[str, str]] = {}  # host and URI by the name of the jobs
         self._ended: dict[Job, TaskState] = {}  # these do not change any more
 
@@ -180,7 +180,7 @@ class FluxScheduler:
             WorkerStartError: flux does not answer.
             OSError: It refuses, or there is no such instance.
         """
-        if self._thread is not None and self._thread.is_alive():
+        if self._answer is not None and not self._answer.done():
             raise WorkerStartError("flux still does not answer: its broker hangs")
         answer: Future[T] = Future()
 
@@ -192,8 +192,8 @@ class FluxScheduler:
             except BaseException as error:  # also what a `__del__` raises that the garbage collector runs here
                 answer.set_exception(error)
 
-        self._thread = ServiceThread("pympipool_ask_flux", run)
-        self._thread.start()
+        ServiceThread("pympipool_ask_flux", run).start()
+        self._answer = answer
         try:
             return answer.result(timeout_s)
         except FutureTimeoutError:

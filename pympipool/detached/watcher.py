@@ -240,7 +240,7 @@ class Watcher:
         silence_s = self._watches.silence_s()
         if silence_s > SILENCE_S:
             self._warn(
-                f"{self._scheduler.name} does not answer since {SILENCE_S:g} s: what becomes of detached jobs is not known; it is"
+                f"{self._scheduler.name} has not answered for {SILENCE_S:g} s: what becomes of detached jobs is not known; it is"
                 " asked again until the script ends"
             )
 

@@ -1,8 +1,14 @@
 """The jobspecs of detached calls, which are made without flux."""
 
+import sys
+import threading
+from types import SimpleNamespace
+
 import pytest
 
-from pympipool.detached.flux import _jobspecs, check
+from pympipool._util.service_threads import ServiceThread
+from pympipool.detached import flux as detached_flux
+from pympipool.detached.flux import FluxScheduler, _jobspecs, check
 from pympipool.detached.schedulers import JobRequest
 from pympipool.detached.spool import Spool
 from pympipool.errors import WorkerStartError
@@ -75,3 +81,29 @@ def test_a_template_is_the_program_of_each_rank(tmp_path):
 def test_what_flux_does_not_have_is_refused(resources, message):
     with pytest.raises(ValueError, match=message):
         check(Resources(**resources))
+
+
+@pytest.fixture
+def scheduler(tmp_path, monkeypatch):
+    """A scheduler whose handle of flux is a number."""
+    monkeypatch.setattr(detached_flux, "size_of_instance", lambda: SimpleNamespace(durations=None))
+    monkeypatch.setitem(sys.modules, "flux", SimpleNamespace(Flux=lambda *_: 7))
+    return FluxScheduler(None, str(tmp_path))
+
+
+def test_flux_is_asked_after_its_answer(scheduler, monkeypatch):
+    gate = threading.Event()
+    monkeypatch.setattr(
+        detached_flux, "ServiceThread", lambda name, run: ServiceThread(name, lambda: (run(), gate.wait(60)))
+    )
+    assert [scheduler._ask(str) for _ in range(2)] == ["7", "7"]
+    gate.set()
+
+
+def test_flux_that_hangs_is_not_asked(scheduler):
+    gate = threading.Event()
+    with pytest.raises(WorkerStartError, match="flux does not answer within 0"):
+        scheduler._ask(lambda _: gate.wait(60), 0.01)
+    with pytest.raises(WorkerStartError, match="flux still does not answer"):
+        scheduler._ask(str)
+    gate.set()

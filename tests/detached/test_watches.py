@@ -122,9 +122,7 @@ def test_silence_of_the_scheduler_is_a_warning(exe, scheduler, monkeypatch):
         wait_until(lambda: scheduler.questions > asked + 2)
         scheduler.end("1", 0, pickled(9))
         assert call.result(timeout=60) == 9
-    assert [(one.category, str(one.message)[:31]) for one in warned] == [
-        (JobWarning, "slurm does not answer since 0.1")
-    ]
+    assert [(one.category, str(one.message)[:30]) for one in warned] == [(JobWarning, "slurm has not answered for 0.1")]
 
 
 def test_problems_of_the_scheduler_are_warnings(exe, scheduler):
