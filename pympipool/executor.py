@@ -673,7 +673,7 @@ class Executor(futures.Executor):
         """Serve a web page that shows what the executor does, as `pympipool top` does, to browsers on this host.
 
         The address has a secret, without which nothing is shown; keep it to yourself. In a notebook, the last line of a cell
-        shows the page itself. It costs nothing while nobody looks. It ends with the executor.
+        shows the page itself. It costs nothing while the page is not open. It ends with the executor.
 
         Args:
             port: Port to listen at, on 127.0.0.1. Default: any that is free.

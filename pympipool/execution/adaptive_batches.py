@@ -184,7 +184,9 @@ class AdaptiveBatcher:
     # ---- for the thread that submits ----
 
     def _submit_some(self) -> list[Future[Any]]:
-        submitted = []
+        submitted: list[Future[Any]] = []
+        if self._engine.is_drained:
+            return submitted  # what is left will be counted by name, and `cancel_rest` called
         while not self._is_stopped and self._next < self._count and len(self._in_flight) < self._in_flight_max:
             submitted.append(self._submit_next())
         return submitted

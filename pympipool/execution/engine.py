@@ -97,7 +97,7 @@ class Engine:
         self.executor_info = {} if executor_info is None else executor_info
         self.in_forked_child = False
         self._was_killed = False
-        self._is_drained = False
+        self.is_drained = False
         self._pending_sources: dict[PendingSource, None] = {}
         with ExitStack() as undo:  # what was made is ended again, last first, if something cannot be made
             undo.callback(self.dispatcher.abandon)
@@ -222,7 +222,7 @@ class Engine:
         """Return "open", "drained" or "shut down"."""
         if not self.is_open:
             return "shut down"
-        return "drained" if self._is_drained else "open"
+        return "drained" if self.is_drained else "open"
 
     def check_open(self) -> None:
         """Raise RuntimeError if no calls can be submitted."""
@@ -279,7 +279,7 @@ class Engine:
     def drain(self) -> None:
         """Begin no more calls, and hand those back that have not begun; return at once. A signal handler may call this."""
         if not self.in_forked_child:
-            self._is_drained = True
+            self.is_drained = True
             self._retries.close()
             self._blocked.close()
             self.dispatcher.reject(self._drain.late_error)

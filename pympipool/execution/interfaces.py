@@ -69,7 +69,7 @@ class PendingSource(Sized, Protocol):
         """Submit no more calls.
 
         Args:
-            reason: The exception for who waits for them; None: that they were cancelled.
+            reason: The exception for threads that wait for them; None: that they were cancelled.
         """
 
 

@@ -245,16 +245,16 @@ class BlockPool(BasePool["Spawner"]):
         assert self._idle is not None
         if self._ends_all:
             return
+        if self.supervisor.workers:
+            self._idle_check = self.loop.call_later(self._idle.interval_s, self._end_idle)
         for number in self._idle.expired(self.dispatcher.load_of_workers()):
             worker = self.supervisor.workers.get(number)
             if worker is not None and worker.state is State.SERVING and not worker.is_retiring:
                 LOGGER.info("worker %d was idle, and ends", number)
                 worker.is_retiring = True
                 self.wanted_workers -= 1
-                self._retire(worker)
+                self.loop.run(partial(self._retire, worker), worker.handlers)
         self._await_calls()
-        if self.supervisor.workers:
-            self._idle_check = self.loop.call_later(self._idle.interval_s, self._end_idle)
 
     def _await_calls(self) -> None:
         """Start workers that have ended as soon as there are more calls than workers."""
@@ -269,7 +269,8 @@ class BlockPool(BasePool["Spawner"]):
     # ---- resizing ----
 
     def _surplus(self) -> int:
-        wanted = 0 if self._drain.has_begun else self.wanted_workers
+        # The smaller one, because `resize` may have run while this thread changed the other.
+        wanted = 0 if self._drain.has_begun else min(self.wanted_workers, self.max_workers)
         return sum(not worker.is_retiring for worker in self.supervisor.workers.values()) - wanted
 
     def _rescale(self) -> None:

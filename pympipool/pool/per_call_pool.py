@@ -360,9 +360,13 @@ class PerCallPool(BasePool[CallSpawners]):
     def _take_unbegun(self) -> list[Future[Any]]:
         futures = []
         for call in list(self._unfinished):
-            if call.is_accepted and not call.is_settled and (future := call.future) is not None:
+            if (
+                call.is_accepted
+                and (call.is_handed_back or not call.is_settled)
+                and (future := call.future) is not None
+            ):
                 futures.append(future)
-                call.is_settled = True
+                call.is_settled = call.is_handed_back = True
         return futures
 
     def _close_when_idle(self) -> None:

@@ -20,6 +20,7 @@ class QueuedCall:
             exits.
         is_accepted: The supervisor knows it.
         is_settled: Its future ends without further help: the call was sent to its worker, or is about to fail.
+        is_handed_back: It is about to fail because the pool is drained.
         attempts_left: How many times the call may be retried when its worker dies while it runs.
         starts_left: How many more workers may be started for it when one does not get ready.
         allocation: Its cores and devices; None before a worker was started.
@@ -31,6 +32,7 @@ class QueuedCall:
         "attempts_left",
         "future",
         "is_accepted",
+        "is_handed_back",
         "is_settled",
         "parts",
         "resources",
@@ -43,7 +45,7 @@ class QueuedCall:
         self.parts = parts
         self.resources = resources
         self.is_accepted = False
-        self.is_settled = False
+        self.is_settled = self.is_handed_back = False
         self.attempts_left = resources.restart_limit
         self.starts_left = START_ATTEMPTS - 1
         self.allocation: Allocation | None = None

@@ -245,7 +245,7 @@ class Supervisor:
     def _check_after(self, helper: Helper, delay_s: float) -> None:
         due_s = monotonic() + delay_s
         pending = self._checks.get(helper)
-        if pending is not None:
+        if pending is not None and pending[1].function is not None:
             if pending[0] <= due_s:
                 return
             self.loop.cancel((pending[1],))

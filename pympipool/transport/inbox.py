@@ -25,7 +25,7 @@ class Inbox:
         on_paused: Called with True if the sender should pause, and with False when it should go on.
 
     Attributes:
-        on_readable: Called with this object when there is something to read; None: nobody waits for it.
+        on_readable: Called with this object when there is something to read; None: nothing waits for it.
     """
 
     def __init__(self, on_paused: Callable[[bool], None] | None = None) -> None:

@@ -3,13 +3,15 @@
 import pickle
 import signal
 from concurrent import futures
+from functools import partial
 
 import psutil
 import pytest
 
 from pympipool import Executor
 from pympipool.errors import DrainedError
-from support.calls import add, fail, hold, square
+from support.calls import add, fail, hold, hold_or_square, square
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.anywhere
 
@@ -191,3 +193,25 @@ def test_error_travels():
     error = pickle.loads(pickle.dumps(DrainedError("solve", {"solve": 2})))
     assert (error.function, error.left) == ("solve", {"solve": 2})
     assert str(error) == str(DrainedError("solve", {"solve": 2}))
+
+
+def test_map_submits_no_batches_after_drain(make_block_executor, gate, monkeypatch):
+    """The first batch ends between `drain` and the hand-back."""
+    exe = make_block_executor()
+    results = exe.map(partial(hold_or_square, gate.path, held=0), range(2000))
+    gate.wait_until_begun()
+    pool = exe._engine.pool
+    drain = pool.drain
+
+    def drain_late(hand_back):
+        gate.open()
+        assert next(results) == 0
+        wait_until(exe._engine.continuations.is_empty)
+        drain(hand_back)
+
+    monkeypatch.setattr(pool, "drain", drain_late)
+    exe.drain()
+    with pytest.raises(DrainedError) as error:
+        list(results)
+    assert error.value.function == "hold_or_square"
+    assert sum(error.value.left.values()) > 1900

@@ -2,7 +2,7 @@
 
 request ── sent ──> unanswered ── pid ──> forked ── exit code ──> gone
    ▲                    │
-   └── the status has ended without a pid: who should fork it is gone
+   └── the status has ended without a pid: the process that should fork it is gone
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Requests(Protocol[Process_contra]):
         """Take note that the worker was forked, or has ended."""
 
     def on_lost(self, process: Process_contra) -> None:
-        """Send the request again: nobody will answer it."""
+        """Send the request again: its receiver is gone."""
 
     def withdraw(self, process: Process_contra) -> None:
         """Do not send the request any more."""
@@ -48,7 +48,7 @@ class RequestedProcess(WorkerProcess):
         self._exit_code: int | None = None
         self._received = b""
 
-    # ---- what depends on who forks it ----
+    # ---- what depends on its parent ----
 
     @abstractmethod
     def _read_records(self) -> bytes | None:
@@ -64,7 +64,7 @@ class RequestedProcess(WorkerProcess):
 
     @abstractmethod
     def _check_process(self) -> None:
-        """Notice the end of a killed worker that nobody reports."""
+        """Notice the end of a killed worker whose parent does not report it."""
 
     @abstractmethod
     def _note_answer(self) -> None:
