@@ -57,6 +57,10 @@ ENDS_WITH_SCRIPT = (
 )
 
 _GONE = TaskState(State.LOST, "its flux instance has ended")
+_NOT_HERE = (
+    "the flux instance that this script is in does not know it, and only on {host} another one can be asked: run the script there,"
+    " or in the instance of the job (flux proxy); if its instance has ended, run the script again, which submits it again"
+)
 _NOT_SUBMITTED = TaskState(State.LOST, "its script was killed before it was submitted")
 
 
@@ -160,6 +164,8 @@ class FluxScheduler:
             host, uri = self._instance(one)
             if host == socket.gethostname() and uri != own:
                 elsewhere.setdefault(uri, []).append(one)
+            elif host and host != socket.gethostname():
+                states[one] = TaskState(State.UNKNOWN, _NOT_HERE.format(host=host))
         for uri, rest in elsewhere.items():
             try:
                 states |= self._ask(partial(ask, asked=rest), uri=uri)[1]

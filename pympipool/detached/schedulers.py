@@ -25,7 +25,10 @@ __all__ = [
 
 
 class State(Enum):
-    """The state of a task. One that is lost was never submitted, or its scheduler has ended: it is submitted again."""
+    """The state of a task.
+
+    One that is lost was never submitted, or its scheduler has ended: it is submitted again. An unknown one fails after a while.
+    """
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -33,6 +36,7 @@ class State(Enum):
     FAILED = "failed"
     NEVER = "will never start"
     LOST = "was lost"
+    UNKNOWN = "unknown"
 
 
 class TaskState(NamedTuple):

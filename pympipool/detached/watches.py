@@ -249,9 +249,10 @@ class Watches:
             return
         since_s = watch.missing_s.setdefault(number, monotonic())
         waited_s = monotonic() - since_s
-        if state is None:
+        if state is None or state.state is State.UNKNOWN:
             if waited_s > max(FORGOTTEN_S, self._late_s(State.ENDED)):
-                self._fail(watch, number, f"{self._scheduler.name} does not know it any more")
+                words = f"{self._scheduler.name} does not know it any more" if state is None else state.words
+                self._fail(watch, number, words)
         elif state.state is State.LOST:
             if waited_s > max(FORGOTTEN_S, self._late_s(State.ENDED)):
                 self._records.drop(watch.spool.submission, [watch.calls[number][0].key])

@@ -9,7 +9,7 @@ import pytest
 from pympipool._util.service_threads import ServiceThread
 from pympipool.detached import flux as detached_flux
 from pympipool.detached.flux import FluxScheduler, _jobspecs, check
-from pympipool.detached.schedulers import JobRequest
+from pympipool.detached.schedulers import JobRequest, State
 from pympipool.detached.spool import Spool
 from pympipool.errors import WorkerStartError
 from pympipool.resources import Resources
@@ -83,12 +83,15 @@ def test_what_flux_does_not_have_is_refused(resources, message):
         check(Resources(**resources))
 
 
+RECORDS = SimpleNamespace(submissions=lambda: [SimpleNamespace(id="0123", job="fA")])
+
+
 @pytest.fixture
 def scheduler(tmp_path, monkeypatch):
     """A scheduler whose handle of flux is a number."""
     monkeypatch.setattr(detached_flux, "size_of_instance", lambda: SimpleNamespace(durations=None))
     monkeypatch.setitem(sys.modules, "flux", SimpleNamespace(Flux=lambda *_: 7))
-    return FluxScheduler(None, str(tmp_path))
+    return FluxScheduler(RECORDS, str(tmp_path))
 
 
 def test_flux_is_asked_after_its_answer(scheduler, monkeypatch):
@@ -107,3 +110,15 @@ def test_flux_that_hangs_is_not_asked(scheduler):
     with pytest.raises(WorkerStartError, match="flux still does not answer"):
         scheduler._ask(str)
     gate.set()
+
+
+def test_a_job_of_another_host_names_it(scheduler, tmp_path, monkeypatch):
+    handle = SimpleNamespace(attr_get=lambda _: "local:///own")
+    monkeypatch.setitem(sys.modules, "flux", SimpleNamespace(Flux=lambda *_: handle))
+    monkeypatch.setattr(detached_flux.flux_jobs, "look", lambda *_: {})
+    spool = Spool(str(tmp_path / "detached"), "0123")
+    (tmp_path / "detached" / "0123").mkdir(parents=True)
+    spool.write_instance("node7.invalid", "local:///tmp/flux/local-0")
+    (state,) = scheduler.states(["fA"]).values()
+    assert state.state is State.UNKNOWN
+    assert "only on node7.invalid another one can be asked" in state.words

@@ -33,6 +33,7 @@ def test_a_result_that_comes_late_is_taken(exe, scheduler, monkeypatch):
         (TaskState(State.ENDED, "COMPLETED"), "COMPLETED"),
         (TaskState(State.FAILED, "PREEMPTED"), "PREEMPTED"),
         (TaskState(State.FAILED, "NODE_FAIL"), "NODE_FAIL"),
+        (TaskState(State.UNKNOWN, "ask it elsewhere"), "ask it elsewhere"),
         (None, "slurm does not know it any more"),
     ],
     ids=str,
