@@ -97,6 +97,19 @@ def test_graph_is_drawn_when_it_is_opened(exe, page, tmp_path):
     page.locator("#graph").wait_for(state="hidden")
 
 
+def test_page_goes_on_without_the_graph(exe, page, tmp_path):
+    first = exe.submit(simulate, tmp_path / "end")
+    exe.submit(str, first)
+    asked = []
+    page.route("**/graph", lambda route: (asked.append(route), route.abort()))
+    page.goto(exe.dashboard().url)
+    page.locator("#graph summary").click()
+    wait_until(lambda: page.wait_for_timeout(50) or len(asked) > 1)
+    assert page.locator("#notice").is_hidden()
+    assert page.locator("#state").inner_text() == "running"
+    (tmp_path / "end").touch()
+
+
 def test_page_tells_that_the_executor_has_ended(page):
     with Executor(max_workers=1, block_allocation=True, backend="mpi") as exe:
         page.goto(exe.dashboard().url)

@@ -346,7 +346,7 @@ async function poll() {
     showNumbers(status);
     showWorkers(status);
     draw();
-    await showGraph(status);
+    await showGraph(status).catch(() => {});  // the next one may come; the status has
   } catch (error) {
     const seen = lastAnswer ? ` It was last seen at ${lastAnswer.toLocaleTimeString()}.` : "";
     showLoss(`The executor has ended, or its script does not answer.${seen}`);
