@@ -92,10 +92,23 @@ class BlockedCalls:
         """Return the futures of all blocked calls."""
         return [blocked.future for blocked in list(self._calls)]
 
-    def graph(self, most: int) -> list[tuple[Future[Any], str, list[StandardFuture[Any]]]]:
-        """Return the first blocked calls: the future of each, the name of its function, and its inputs that are not done."""
-        first = islice(list(self._calls), most)
-        return [(blocked.future, callable_name(blocked.fn), blocked.inputs.pending()) for blocked in first]
+    def graph(self, most: int, most_inputs: int) -> list[tuple[Future[Any], str, list[StandardFuture[Any]], int]]:
+        """Return the first blocked calls.
+
+        Args:
+            most: How many calls.
+            most_inputs: How many inputs, of all of them together.
+
+        Returns:
+            The future of each, the name of its function, its inputs that are not done, and how many of them are left out.
+        """
+        found = []
+        for blocked in islice(list(self._calls), most):
+            pending = blocked.inputs.pending()
+            first = pending[:most_inputs]
+            most_inputs -= len(first)
+            found.append((blocked.future, callable_name(blocked.fn), first, len(pending) - len(first)))
+        return found
 
     def count(self) -> int:
         """Return the number of blocked calls, without those cancelled meanwhile."""

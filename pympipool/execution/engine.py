@@ -242,9 +242,11 @@ class Engine:
         """Return the number of calls that wait for results of others, without those cancelled meanwhile."""
         return self._blocked.count()
 
-    def blocked_graph(self, most: int) -> list[tuple[Future[Any], str, list[StandardFuture[Any]]]]:
+    def blocked_graph(
+        self, most: int, most_inputs: int
+    ) -> list[tuple[Future[Any], str, list[StandardFuture[Any]], int]]:
         """Return what `BlockedCalls.graph` returns."""
-        return self._blocked.graph(most)
+        return self._blocked.graph(most, most_inputs)
 
     def retrying_count(self) -> int:
         """Return the number of calls that wait for their next attempt."""

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 CALLS_MAX = 300
 """Waiting calls that are drawn at most, the first ones: placing boxes takes time of the script."""
 
+INPUTS_MAX = 2000
+"""Inputs that are drawn at most, of all these calls together: each may have a hundred thousand."""
+
 
 def draw_waiting(engine: weakref.ref[Engine]) -> str:
     """Return the graph of the calls that wait for others, and of those that they wait for, as SVG; "" if there is none."""
@@ -30,7 +33,7 @@ def _nodes(engine: Engine) -> list[Node]:
     """Return nodes for calls that wait, and for their inputs, each behind its inputs."""
     nodes: list[Node] = []
     numbers: dict[int, int] = {}  # by the id of a future, which `blocked` keeps alive
-    blocked = engine.blocked_graph(CALLS_MAX)
+    blocked = engine.blocked_graph(CALLS_MAX, INPUTS_MAX)
 
     def add(future: Future[Any], node: Node) -> int:
         number = numbers.setdefault(id(future), len(nodes))
@@ -38,10 +41,11 @@ def _nodes(engine: Engine) -> list[Node]:
             nodes.append(node)
         return number
 
-    for future, name, inputs in blocked:
+    for future, name, inputs, left_out in blocked:
         if not future.done():
             places = [add(one, Node(_name(one), note=_state(one))) for one in inputs if not one.done()]
-            add(future, Node(name, inputs=frozenset(places), note="waits"))
+            note = f"waits, {left_out} inputs not drawn" if left_out else "waits"
+            add(future, Node(name, inputs=frozenset(places), note=note))
     return nodes
 
 

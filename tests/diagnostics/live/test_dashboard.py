@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -128,6 +129,19 @@ def test_graph_shows_calls_that_wait_for_others(exe, tmp_path):
     assert response.headers["Content-Type"].startswith("image/svg+xml")
     assert [name for name in ("nap", "str", "repr") if f'data-name="{name}"' in response.text] == ["nap", "str", "repr"]
     assert response.text.count("marker-end") == 2
+
+
+def test_graph_of_many_inputs_is_limited(exe, monkeypatch):
+    monkeypatch.setattr("pympipool.diagnostics.live.graph.INPUTS_MAX", 5)
+    inputs = [Future() for _ in range(9)]
+    first, second = exe.submit(list, inputs[:3]), exe.submit(tuple, inputs[2:])
+    response = ask(exe.dashboard(), "graph")
+    for number, future in enumerate(inputs):
+        future.set_result(number)
+    assert first.result(LIMIT_S) == [0, 1, 2]
+    assert second.result(LIMIT_S) == tuple(range(2, 9))
+    assert response.text.count('data-name="another future"') == 4
+    assert "waits, 5 inputs not drawn" in response.text
 
 
 # ---- who gets it ----
