@@ -47,6 +47,7 @@ def test_defaults_are_those_of_the_specification():
         "time_limit": None,
         "flux_log_files": False,
         "executor_nesting": False,
+        "step": False,
     }
 
 
