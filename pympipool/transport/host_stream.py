@@ -97,12 +97,12 @@ class HostStream:
         Raises:
             OSError: There is no room for the duplicates.
         """
+        frame = b"".join((_HEAD.pack(kind, stream, len(descriptors), worker, len(data)), data))
         last = self._segments[-1] if self._segments else None
         if descriptors or last is None or len(last.data) + len(data) > SEGMENT_BYTES:
             last = _Segment(_duplicates(descriptors))
             self._segments.append(last)
-        last.data += _HEAD.pack(kind, stream, len(descriptors), worker, len(data))
-        last.data += data
+        last.data += frame  # at once: without memory there must be no part of it
         self.waiting_bytes += _HEAD.size + len(data)
 
     def flush(self) -> None:
@@ -185,6 +185,7 @@ class HostStream:
             close_all(descriptors)
         self._segments.clear()
         self._arrived.clear()
+        self.waiting_bytes = 0
 
 
 def close_all(descriptors: list[int]) -> None:

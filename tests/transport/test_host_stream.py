@@ -126,3 +126,9 @@ def test_closed_stream_leaves_no_descriptor(sides):
     sides[0].close()
     assert os.read(reader, 1) == b""  # nobody has the other end any more
     os.close(reader)
+
+
+def test_nothing_waits_after_the_end(sides):
+    sides[0].put(DATA, CONTROL, 1, b"not sent")
+    sides[0].close()
+    assert sides[0].waiting_bytes == 0

@@ -235,10 +235,15 @@ class Agents:
         process.fail_launch(LaunchFailure(error, None, is_permanent=self.launcher.is_only_way))
 
     def _send(self, process: AgentProcess, host: AgentHost) -> None:
+        try:
+            host.allocate(process)
+            host.expect_answer(process)
+            process.send_to_agent(host)
+        except BaseException:  # no memory: it waits on
+            host.release(process)
+            host.unanswered.discard(process)
+            raise
         del self._waiting[process]
-        process.send_to_agent(host)
-        host.allocate(process)
-        host.expect_answer(process)
 
     # ---- launches ----
 

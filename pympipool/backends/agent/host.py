@@ -112,13 +112,20 @@ class AgentHost:
         """Send a frame soon. If the agent has ended, do nothing."""
         if not self.is_connected:
             return
+        self._flush_later(0.0)  # first: without memory it fails, and then nothing is sent
         self._stream.put(kind, stream, worker, data, descriptors)
-        if not self._is_flushing:
-            self._is_flushing = True
-            self._events.loop.call_later(0.0, self._flush)
 
-    def _flush(self) -> None:
+    def _flush_later(self, delay_s: float) -> None:
+        if not self._is_flushing:
+            self._events.loop.call_later(delay_s, self._on_flush_timer)
+            self._is_flushing = True
+
+    def _on_flush_timer(self) -> None:
         self._is_flushing = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what was put, without waiting for the loop."""
         if not self.is_connected:
             return
         try:
@@ -127,8 +134,7 @@ class AgentHost:
             self._on_end(self)
             return
         if self._stream.waiting_bytes:  # the relay is busy
-            self._is_flushing = True
-            self._events.loop.call_later(FLUSH_RETRY_S, self._flush)
+            self._flush_later(FLUSH_RETRY_S)
 
     def serve(self) -> None:
         """Take what has arrived."""
@@ -139,6 +145,9 @@ class AgentHost:
                 self._take(frame)
         except (OSError, EOFError, ValueError):
             self._on_end(self)
+        except BaseException:  # no memory: frames are lost that nobody sends again
+            self._on_end(self)
+            raise
 
     def _take(self, frame: HostFrame) -> None:
         number = frame.worker

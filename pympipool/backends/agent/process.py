@@ -183,6 +183,7 @@ class AgentProcess(RequestedProcess):
         deadline = None if timeout_s is None else monotonic() + timeout_s
         while self.poll() is None and (deadline is None or monotonic() < deadline):
             if self.agent is not None:
+                self.agent.flush()  # the loop may have crashed
                 self.agent.serve()
             sleep(POLL_INTERVAL_S)
         return self._exit_code
