@@ -183,7 +183,7 @@ class WorkerControl:
                 raise OSError(
                     errno.EMFILE,
                     f"process {os.getpid()} has got {len(descriptors)} of {len(sizes)} descriptors for large arguments of a call:"
-                    " raise the limit of open files (ulimit -n) there and in the script",
+                    " unless the script has given the call up, raise the limit of open files (ulimit -n) there and in the script",
                 )
             if self._written is None:
                 self._written = Usage(of_writing=True)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from types import SimpleNamespace
 
 import pytest
 
+from pympipool._core import ring
+from pympipool.transport.host_stream import CONTROL, DATA
 from pympipool.transport.tcp import agent_stream
 from pympipool.transport.tcp.agent_link import AgentLink
 from pympipool.transport.tcp.agent_loop import AgentLoop
 from pympipool.transport.tcp.agent_rank import AgentRank
 from pympipool.transport.tcp.agent_stream import SLICE_BYTES, AgentStream
+from pympipool.transport.tcp.polled_prefetch import PolledPrefetchQueue
 from pympipool.transport.tcp.stream import MessageParser
 from transport.connections import LIMIT_S, connected_streams, wait_readable
 
@@ -65,3 +69,54 @@ def test_slices_go_on_when_connection_takes_all(served, monkeypatch):
         for frame in agent.receive():  # acknowledged, but that is not sent
             messages += parser.feed(frame.data)
     assert [bytes(arrived) for arrived in messages[0][3]] == [part]
+
+
+@pytest.fixture
+def unserved():
+    """Return a link that no thread serves, and the master's end of its connection."""
+    loop, ends = AgentLoop(), []
+    relay = SimpleNamespace(
+        calls=SimpleNamespace(remove=lambda queue: None),
+        offer_agent=lambda end: ends.append(end.dup()),
+        remove_agent=lambda link: None,
+    )
+    link = AgentLink(b"name", b"", relay, loop)
+    link.offer()
+    yield link, *ends
+    link.give_up()
+    ends[0].close()
+    loop.close()
+
+
+def test_calls_for_closed_link_are_ignored(unserved):
+    link, master = unserved
+    link._master.frames.put(DATA, CONTROL, 1, b"cannot be sent any more")
+    master.close()
+    link.give_up()
+    link.forward_calls([])
+    assert link.loop._links == {}
+
+
+def test_ended_worker_is_not_served_again(unserved):
+    link, _ = unserved
+    segment, doorbells = ring.link_segment(1 << 16), ring.doorbell_segment()
+    queue = PolledPrefetchQueue(ring.Segment.attach(os.dup(segment.fileno())), doorbells)
+    queue.rank = rank = AgentRank(1, link, b"")
+    rank._queue, rank._has_paused, link._ranks[1] = queue, True, rank  # its answers wait for the master
+    with link._lock:
+        link._end(rank)
+        link._after_forwarding([queue], [queue])
+    link.forward_calls([queue])
+    assert link._queues == {}
+    assert link._recalls == set()
+
+
+def test_failed_attachment_wakes_the_thread(unserved):
+    link, _ = unserved
+    link.loop._woken.clear()
+    ours, theirs = connected_streams()
+    ours.close()
+    with pytest.raises(OSError, match=r"closed|descriptor|socket"):
+        link.attach(ours, theirs, 0)
+    assert link.loop._woken == [link]
+    theirs.close()

@@ -102,11 +102,16 @@ class AgentLink:
         self._next_recall_s = inf  # not before this time
         self._watches_writing = False  # to the agent
         self._watches_master = False  # the same for the master
-        self._offered, connection = socket.socketpair()
-        self._master = MasterStream(connection, report, self.frames.put)
         self.is_closed = False
         self.loop = loop
-        loop.watch(self._master.frames.fileno(), self)
+        self._offered, connection = socket.socketpair()
+        try:
+            self._master = MasterStream(connection, report, self.frames.put)
+            loop.watch(connection.fileno(), self)
+        except BaseException:
+            connection.close()
+            self._offered.close()
+            raise
 
     # ---- the connection ----
 
@@ -122,17 +127,27 @@ class AgentLink:
             OSError: It has ended already.
             AuthenticationError: This link has been given up.
         """
-        with self._lock:
-            if self.is_closed:
-                raise AuthenticationError("the agent has been given up")
-            self._detach()
-            stream.send(AGENT, 0, self.frames.received_bytes, [self.name])
-            connection, rest = stream.detach()
+        try:
+            with self._lock:
+                if self.is_closed:
+                    raise AuthenticationError("the agent has been given up")
+                self._detach()
+                self._attach(stream, keepalive, received_bytes)
+        finally:  # after a failure too: the agent has a limited time then
+            self.loop.wake(self)
+
+    def _attach(self, stream: Stream, keepalive: socket.socket, received_bytes: int) -> None:
+        stream.send(AGENT, 0, self.frames.received_bytes, [self.name])
+        connection, rest = stream.detach()
+        self._keepalive = keepalive
+        try:
             self.frames.attach(connection, rest, received_bytes)  # type: ignore[arg-type]
-            self._keepalive, self._cut_off_s, self._watches_writing = keepalive, inf, False
             self.loop.watch(self.frames.fileno(), self)
             self.loop.watch(keepalive.fileno(), self)
-        self.loop.wake(self)
+        except BaseException:
+            self._detach()
+            raise
+        self._cut_off_s = inf
 
     def _detach(self) -> None:
         """Close the connection, and keep what it was to carry."""
@@ -157,6 +172,12 @@ class AgentLink:
         with self._offered:
             self._relay.offer_agent(self._offered)
         self.loop.add(self)
+
+    def give_up(self) -> None:
+        """Close a link that could not be attached or offered. A second time, do nothing. From any thread."""
+        with self._lock, self._offered:
+            if not self.is_closed:
+                self._close()
 
     def serve(self, descriptors: set[int]) -> float:
         """Do what has become possible, and return the time until which nothing else is to be done.
@@ -253,16 +274,20 @@ class AgentLink:
     def forward_calls(self, queues: list[PolledPrefetchQueue]) -> None:
         """Forward what the master has put on the rings of workers. From any thread."""
         with self._lock:
+            if self.is_closed:
+                return
+            known_recall_s = self._next_recall_s
             due: list[PolledPrefetchQueue] = []
             failed: list[PolledPrefetchQueue] = []
             forward_all(queues, self.frames, due, failed)
             for queue in queues:
-                if queue.rank.waits_for_master:  # it has room now for answers
+                if not queue.rank.gone and queue.rank.waits_for_master:  # it has room now for answers
                     self._serve_rank(queue.rank, AgentRank.check_answers)
             self._after_forwarding(due, failed)
             with contextlib.suppress(OSError):  # the thread sees it too
                 self._flush()
-        if due:
+            is_earlier = self._next_recall_s < known_recall_s
+        if is_earlier:
             self.loop.wake(self)
 
     def _take_small(self, incoming: bytearray, position: int) -> int:
@@ -278,8 +303,9 @@ class AgentLink:
         for queue in failed:
             self._end(queue.rank)
         for queue in due:
-            self._recalls.add(queue)
-            self._next_recall_s = min(self._next_recall_s, queue.recall_due_ns / 1e9)
+            if not queue.rank.gone:
+                self._recalls.add(queue)
+                self._next_recall_s = min(self._next_recall_s, queue.recall_due_ns / 1e9)
 
     def _serve_rank(self, rank: AgentRank, serve: Callable[[AgentRank], None]) -> None:
         """Do something for a worker, and end it if that fails."""
@@ -336,17 +362,16 @@ class AgentLink:
             if piece is not None:
                 self.frames.put(DATA, MESSAGES, rank.number, piece)
                 self._scheduled[rank] = None
+        self._flush_to_master()  # it may have pipes read again
         self.frames.flush()
         # the connection may have taken all, so that more can follow
         wants_writing = self.frames.is_waiting or (bool(self._scheduled) and self.frames.fileno() >= 0)
         if wants_writing != self._watches_writing:
             self._watches_writing = wants_writing
             self.loop.watch_writing(self.frames.fileno(), is_on=wants_writing)
-        self._flush_to_master()
 
     def _flush_to_master(self) -> None:
         self._master.flush()
-        self.frames.flush()  # it may have had pipes read again
         wants_writing = self._master.frames.waiting_bytes > 0
         if wants_writing != self._watches_master:
             self._watches_master = wants_writing

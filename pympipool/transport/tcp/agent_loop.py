@@ -1,6 +1,6 @@
 """The threads of the relay that serve agents: a few of them, each with many agents.
 
-    connections to agents and to the master, deadlines ──> AgentLoop ──> AgentLink.serve_events()
+    connections to agents and to the master, deadlines ──> AgentLoop ──> AgentLink.serve()
 
 Nothing that a link does waits, so one thread can serve many. The first agents have a thread each, because encryption of large
 data takes time, and runs in parallel.
@@ -60,16 +60,20 @@ class AgentLoop:
     def watch(self, descriptor: int, link: AgentLink) -> None:
         """Have a link served when something can be read."""
         self._links[descriptor] = link
-        self._poll.register(descriptor, select.POLLIN)
+        try:
+            self._poll.register(descriptor, select.POLLIN)
+        except BaseException:
+            del self._links[descriptor]
+            raise
 
     def watch_writing(self, descriptor: int, *, is_on: bool) -> None:
         """Have its link served, or not, when something can be written."""
         self._poll.modify(descriptor, select.POLLIN | select.POLLOUT * is_on)
 
     def unwatch(self, descriptor: int) -> None:
-        """Stop watching, before the descriptor is closed."""
-        del self._links[descriptor]
-        self._poll.unregister(descriptor)
+        """Stop watching, before the descriptor is closed. If it is not watched, do nothing."""
+        if self._links.pop(descriptor, None) is not None:
+            self._poll.unregister(descriptor)
 
     # ---- the thread ----
 
@@ -132,8 +136,18 @@ class AgentLoops:
     def choose(self) -> AgentLoop:
         """Return the one for another agent, which counts from now on."""
         if len(self._loops) < THREADS_MAX and all(loop.link_count for loop in self._loops):
-            self._loops.append(AgentLoop())
-            self._loops[-1].start()
+            self._start_another()
         loop = min(self._loops, key=lambda loop: loop.link_count)
         loop.link_count += 1
         return loop
+
+    def _start_another(self) -> None:
+        loop = AgentLoop()
+        try:
+            loop.start()
+        except RuntimeError:  # the system has no more threads; those that run can serve it too
+            loop.close()
+            if not self._loops:
+                raise
+        else:
+            self._loops.append(loop)

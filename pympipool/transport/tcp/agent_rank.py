@@ -121,20 +121,28 @@ class AgentRank(RelayedRank):
         Raises:
             OSError, EOFError, ValueError: The master has hung up, or there is no descriptor or memory free.
         """
-        if not body:
-            raise EOFError("the master has hung up")
-        if self._queue is not None:
-            assert self.control is not None
-            self.control.take_answer(body, descriptors)
-            return
+        try:
+            if not body:
+                raise EOFError("the master has hung up")
+            if self._queue is None:
+                self._take_setup(body, descriptors)
+            else:
+                assert self.control is not None
+                self.control.take_answer(body, descriptors)
+        except BaseException:
+            close_all(descriptors)
+            raise
+
+    def _take_setup(self, body: bytes, descriptors: list[int]) -> None:
         word, *_ = decode_body(body)
-        *others, link, doorbells = descriptors
-        close_all(others)
         if word != "setup":
             raise ProtocolError(f"the master sent a {word!r} frame where a setup was expected")
+        *others, link, doorbells = descriptors
+        descriptors[:] = others
         self._queue = self.link.calls.open(link, doorbells)
         self._queue.rank = self
         self.put(CONTROL, 0, 0, [body, self.token])
+        close_all(descriptors)
 
     @property
     def queue(self) -> PolledPrefetchQueue | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from time import sleep
@@ -32,16 +33,32 @@ class CallForwarder:
     def open(self, link: int, doorbells: int) -> PolledPrefetchQueue:
         """Return the queue of a worker whose link has this descriptor. From now on its calls are waited for.
 
+        Args:
+            link, doorbells: They are closed, also after a failure.
+
         Raises:
-            OSError: The descriptors are not those of a link and of the master's doorbells.
+            OSError: The descriptors are not those of a link and of the master's doorbells, or the thread cannot be started.
         """
-        with self._lock:
-            if self._group is None:
-                self._group = LinkGroup(doorbells)
-                threading.Thread(target=self._run, args=(self._group,), name="pympipool_calls", daemon=True).start()
-            else:
-                os.close(doorbells)
+        try:
+            with self._lock:
+                if self._group is None:
+                    self._group = self._start(doorbells)
+                else:
+                    os.close(doorbells)
+        except BaseException:
+            os.close(link)
+            raise
         return self._group.add(link, PolledPrefetchQueue)
+
+    def _start(self, doorbells: int) -> LinkGroup[PolledPrefetchQueue]:
+        group: LinkGroup[PolledPrefetchQueue] = LinkGroup(doorbells)
+        try:
+            threading.Thread(target=self._run, args=(group,), name="pympipool_calls", daemon=True).start()
+        except RuntimeError as error:
+            raise OSError(
+                errno.EAGAIN, "the relay has no thread for calls: raise the limit of processes (ulimit -u)"
+            ) from error
+        return group
 
     def remove(self, queue: PolledPrefetchQueue) -> None:
         """Wait for the calls of a worker no more. A second time, do nothing."""

@@ -233,11 +233,20 @@ class Relay:
             raise AuthenticationError("the agent has been given up")
         with self._lock:
             loop = self._loops.choose()
-        new_link = AgentLink(self.new_token(), bytes(report), self, loop)
-        new_link.attach(stream, keepalive, received_bytes)
+        try:
+            new_link = AgentLink(self.new_token(), bytes(report), self, loop)
+        except BaseException:
+            with self._lock:
+                loop.link_count -= 1
+            raise
         with self._lock:
             self._agents[new_link.name] = new_link
-        new_link.offer()
+        try:
+            new_link.attach(stream, keepalive, received_bytes)
+            new_link.offer()
+        except BaseException:
+            new_link.give_up()
+            raise
 
     def remove_agent(self, link: AgentLink) -> None:
         """Forget an agent that is gone."""
