@@ -13,8 +13,8 @@ from libc.string cimport memset
 
 from pympipool._core.channel cimport Channel
 from pympipool._core.ring cimport (
-    PMP_NEWS_SLOTS, PMP_NEWS_WORDS, PMP_NO_SLOT, Segment, c_bool, pmp_doorbell, pmp_doorbell_ring, pmp_link_share_bell,
-    pmp_link_slot, pmp_news, pmp_news_add, pmp_news_clear, pmp_news_next, pmp_spinner, pmp_spinner_init, pmp_wait,
+    PMP_NEWS_SLOTS, PMP_NEWS_WORDS, PMP_NO_SLOT, Segment, c_bool, pmp_doorbell, pmp_link_share_bell,
+    pmp_link_slot, pmp_news, pmp_news_clear, pmp_news_next, pmp_spinner, pmp_spinner_init, pmp_wait,
     raise_errno, relay_bell_in, relay_news_in,
 )
 
@@ -79,11 +79,6 @@ cdef class LinkGroup:
         if slot is not None and self.by_slot.get(slot) is channel:
             del self.by_slot[slot]
 
-    def wake(self):
-        """Have `wait` return. From any thread."""
-        pmp_news_add(self.news, PMP_NEWS_SLOTS - 1)
-        pmp_doorbell_ring(self.bell)
-
     def wait(self, double timeout_s):
         """Wait until the master has done something on a link; return their channels, often more than it concerns.
 
@@ -118,8 +113,12 @@ cdef class LinkGroup:
             return 0
         for channel in list(self.unopened):
             slot = pmp_link_slot(channel.link.memory())
-            if slot != PMP_NO_SLOT:
+            if slot == PMP_NO_SLOT or channel not in self.unopened:
+                continue
+            self.by_slot[slot] = channel
+            self.slots[channel] = slot
+            if channel in self.unopened:
                 self.unopened.discard(channel)
-                self.by_slot[slot] = channel
-                self.slots[channel] = slot
+            else:  # another thread has removed it meanwhile, perhaps before its slot was known
+                self.remove(channel)
         return 0

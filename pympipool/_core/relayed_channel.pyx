@@ -310,18 +310,20 @@ def take_answers(bytearray incoming, Py_ssize_t position, dict channels, frames,
     cdef PyObject *found
     cdef const char *data
     cdef uint32_t count = 0
-    cdef Py_ssize_t end
+    cdef Py_ssize_t begin
     cdef list answered = []
     while PyByteArray_GET_SIZE(incoming) - position >= <Py_ssize_t>sizeof(FrameHead):
         memcpy(&frame, PyByteArray_AS_STRING(incoming) + position, sizeof(FrameHead))
-        end = position + sizeof(FrameHead) + frame.size
-        if frame.kind != DATA_KIND or frame.stream != MESSAGES_STREAM or end > PyByteArray_GET_SIZE(incoming):
+        begin = position + <Py_ssize_t>sizeof(FrameHead)
+        if frame.kind != DATA_KIND or frame.stream != MESSAGES_STREAM:
+            break
+        if frame.size > <size_t>(PyByteArray_GET_SIZE(incoming) - begin):
             break
         found = PyDict_GetItem(channels, frame.worker)
         if found == NULL:
             break
         channel = <RelayedChannel>found
-        data = PyByteArray_AS_STRING(incoming) + position + sizeof(FrameHead)
+        data = PyByteArray_AS_STRING(incoming) + begin
         if not channel.is_small_answer(data, frame.size, &count):
             break
         try:
@@ -330,7 +332,7 @@ def take_answers(bytearray incoming, Py_ssize_t position, dict channels, frames,
             failed.append(channel)
         answered.append(channel)
         last = channel
-        position = end
+        position = begin + <Py_ssize_t>frame.size
     if last is not None:
         last.ring_master()
         forward_all(answered, frames, due, failed)
