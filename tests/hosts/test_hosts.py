@@ -137,6 +137,7 @@ def command_of_parent():
 # ---- ends ----
 
 
+@pytest.mark.alone  # the other host has to answer within seconds, which it may not if many tests run beside
 @MODES
 @pytest.mark.parametrize("end", ["agent", "starter", "cut off", "host"])
 def test_end_of_a_host_loses_its_calls_only(make_executor, hosts, gate, block_allocation, end):
