@@ -1,5 +1,7 @@
 """Fixtures for the tests of caches: executors with one, and a file that shows which calls have run."""
 
+import sys
+
 import pytest
 
 from pympipool import Executor
@@ -34,3 +36,9 @@ def ran(tmp_path):
     path = tmp_path / "ran"
     path.touch()
     return str(path)
+
+
+@pytest.fixture(autouse=True)
+def without_pandas(monkeypatch):
+    """Let `get_cache_data` return lists: other tests may have imported pandas."""
+    monkeypatch.delitem(sys.modules, "pandas", raising=False)

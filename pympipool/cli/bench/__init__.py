@@ -17,7 +17,7 @@ from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from pympipool.cli.bench.advice import advice
+from pympipool.cli.bench.advice import advice as advice_on
 from pympipool.cli.bench.measuring import Measured, Progress, measure
 from pympipool.cli.bench.tables import format_advice, format_measured
 
@@ -92,10 +92,10 @@ def _check_plot(path: Path) -> None:
 
 def _print(measured: Measured, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({**dataclasses.asdict(measured), "advice": advice(measured)}, indent=2))
+        print(json.dumps({**dataclasses.asdict(measured), "advice": advice_on(measured)}, indent=2))
         return
     print("\n".join(format_measured(measured)))
-    print("\n".join(format_advice(advice(measured))))
+    print("\n".join(format_advice(advice_on(measured))))
 
 
 def _complain(text: str, code: int) -> int:
