@@ -87,8 +87,9 @@ run_tests() {
     local root=$1 place=$2 marks=$3
     shift 3
     export -f inside
-    timeout --kill-after=10 "$tests_limit_s" bash -c 'inside "$@"' - "$root" sh -c 'cd "$1/source" && shift &&
-        exec ../venv/bin/python -m pytest -q -n 2 -p no:cacheprovider -m "$@"' - "$place" "$marks" "$@"
+    # The source may be a link to this checkout, so there is no ../venv beside it.
+    timeout --kill-after=10 "$tests_limit_s" bash -c 'inside "$@"' - "$root" sh -c 'cd "$1/source" && python=$1/venv/bin/python &&
+        shift && exec "$python" -m pytest -q -n 2 -p no:cacheprovider -m "$@"' - "$place" "$marks" "$@"
 }
 
 # note NAME CODE: adds a failure of this name to `failed`, unless the code is that of success or of a time limit.
