@@ -43,7 +43,7 @@ BENCH_ARGS ?=
 C_FILES := $(wildcard csrc/*.c csrc/*.h tests/csrc/*.c tests/csrc/*.h)
 # Python files are used where they lie: only changes of these need a new installation.
 COMPILED := setup.py pyproject.toml \
-	$(wildcard csrc/*.c csrc/*.h pympipool/_core/*.pyx pympipool/_core/*.pxd)
+	$(wildcard csrc/*.c csrc/*.h pympipool/*/*.pyx pympipool/_core/*.pxd)
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
@@ -159,7 +159,7 @@ $(BIN)/python:
 
 clean:
 	rm -rf $(VENV) build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
-	rm -f pympipool/_core/*.so pympipool/_core/*.c
+	rm -f pympipool/*/*.so pympipool/*/*.c
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	if [ -f tests/csrc/Makefile ]; then $(MAKE) -C tests/csrc clean; fi
 

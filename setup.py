@@ -1,7 +1,7 @@
 """Build the compiled part of pympipool. Everything else is declared in pyproject.toml.
 
     csrc/*.c              -> libpmp.a     the data plane, compiled with -Wall -Wextra
-    pympipool/_core/*.pyx -> *.c -> *.so  one extension module for each .pyx, linked with libpmp.a
+    pympipool/*/*.pyx -> *.c -> *.so  one extension module for each .pyx, linked with libpmp.a
 
 Each extension module has its own copy of the C code. That does no harm, because csrc/ keeps its state in structures
 that its callers pass. A shared library would have to be found at run time.
@@ -37,7 +37,7 @@ LINK_FLAGS = ["-pthread", *(["-lrt"] if sys.platform == "linux" else [])]
 
 C_SOURCES = sorted(str(path) for path in Path("csrc").glob("*.c"))
 C_HEADERS = sorted(str(path) for path in Path("csrc").glob("*.h"))
-CYTHON_MODULES = sorted(path.stem for path in Path("pympipool/_core").glob("*.pyx"))
+CYTHON_SOURCES = sorted(str(path) for path in Path("pympipool").glob("*/*.pyx"))
 CYTHON_HEADERS = sorted(str(path) for path in Path("pympipool/_core").glob("*.pxd"))
 
 HOW_TO_INSTALL_WITHOUT = """
@@ -124,10 +124,10 @@ class BuildModules(build_ext):
         return process
 
 
-def cython_module(name: str) -> Extension:
+def cython_module(source: str) -> Extension:
     extension = Extension(
-        f"pympipool._core.{name}",
-        sources=[f"pympipool/_core/{name}.pyx"],
+        ".".join(Path(source).with_suffix("").parts),
+        sources=[source],
         depends=[*CYTHON_HEADERS, *C_SOURCES, *C_HEADERS],
         include_dirs=["csrc"],
         define_macros=MACROS,
@@ -152,7 +152,7 @@ setup(
             },
         )
     ],
-    ext_modules=[cython_module(name) for name in CYTHON_MODULES],
+    ext_modules=[cython_module(source) for source in CYTHON_SOURCES],
     cmdclass={"build_clib": BuildDataPlane, "build_ext": BuildModules},
     # Object files with and without PMP_PORTABLE_WAIT must not be mixed.
     options={"build": {"build_base": "build/portable-wait" if PORTABLE_WAIT else "build"}},

@@ -23,6 +23,8 @@ from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 from typing import Any
 
+from pympipool._util.thread_start import bootstrap
+
 RECORDS_MAX = 1000
 """Log records that may wait for handlers that block, before further records are dropped."""
 
@@ -51,8 +53,9 @@ class _Begun:
 
     def set(self) -> None:
         """Note that the thread has begun."""
-        self._is_set = True
-        self._gate.release()
+        if not self._is_set:  # without memory, the thread begins a second time
+            self._is_set = True
+            self._gate.release()
 
     def _at_fork_reinit(self) -> None:
         """Do nothing: a thread that forks has begun, and the others end by the fork."""
@@ -79,7 +82,7 @@ class ServiceThread(threading.Thread):
 
     Args:
         name: Name of the thread.
-        target: What it does.
+        target: What it does; None as soon as it does that.
         on_crash: Called in the thread with the exception that ended target, if one did.
         may_wait: Executors can end without this thread: code in it may wait for them.
     """
@@ -96,7 +99,7 @@ class ServiceThread(threading.Thread):
         self.may_wait = may_wait
         self._started = _Begun()
         self._will_begin = False
-        self._function: Callable[[], object] | None = target
+        self.target: Callable[[], object] | None = target
         self._on_crash = on_crash
         self._decision: dict[str, str] = {}  # "by": "thread" or "revoke", whichever was first
 
@@ -116,12 +119,17 @@ class ServiceThread(threading.Thread):
         threading._limbo.pop(self, None)  # type: ignore[attr-defined]  # where threads are listed that have not begun
         return True
 
-    def _bootstrap(self) -> None:
-        """Begin, unless the thread was revoked: the first that runs in it."""
+    _bootstrap = bootstrap
+    """The first that runs in the thread: it calls `begin`, again while there is no memory for that."""
+
+    def begin(self) -> bool:
+        """Run the thread, unless it was revoked; return False if there was no memory for it, and nothing was run."""
         if self._decision.setdefault("by", "thread") == "thread":
+            threading._limbo[self] = self  # type: ignore[attr-defined]  # where `threading` expects it, a second time too
             super()._bootstrap()  # type: ignore[misc]  # typeshed does not have it
-        else:
-            self.revoke()  # Ctrl-C may have ended that, too
+            return self.target is None
+        self.revoke()  # Ctrl-C may have ended that, too
+        return True
 
     def wait_begun(self, timeout: float | None = None) -> bool:
         """Wait until a thread that was started has begun; return False if that takes longer."""
@@ -139,11 +147,11 @@ class ServiceThread(threading.Thread):
 
     def run(self) -> None:
         """Call the target. If it raises, log that and call `on_crash`."""
-        function, on_crash = self._function, self._on_crash
-        self._function = self._on_crash = None  # a thread that has ended keeps nothing alive
-        assert function is not None
+        target, on_crash = self.target, self._on_crash
+        self.target = self._on_crash = None  # a thread that has ended keeps nothing alive
+        assert target is not None
         try:
-            function()
+            target()
         except BaseException as error:  # nothing above could handle it, whatever it is
             LOGGER.exception("thread %s has ended by an unexpected failure", self.name)
             if on_crash is not None:

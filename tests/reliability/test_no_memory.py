@@ -74,6 +74,38 @@ if __name__ == "__main__":
         assert executor.submit(os.getpid).result() == pid
 """
 
+THREAD = """
+import itertools, resource, threading, time
+from pympipool._util.service_threads import ServiceThread
+def mapped():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+def set_limit(size):
+    resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+def start_in_a_shortage(extra):
+    # True: there was memory for a thread, but for none of its frames
+    has_run = threading.Lock()
+    has_run.acquire()
+    thread = ServiceThread("late", has_run.release)
+    set_limit(mapped() + extra)
+    try:
+        thread.start()
+        was_short = not has_run.acquire(timeout=0.2)
+    except RuntimeError:
+        return False  # there was none for the thread either
+    finally:
+        set_limit(resource.RLIM_INFINITY)
+    assert not was_short or has_run.acquire(timeout=30), "the thread has not run"
+    thread.join(30)
+    assert thread not in threading.enumerate()
+    return was_short
+start_in_a_shortage(64 << 20)  # its stack is kept for the next threads
+deadline = time.monotonic() + 60
+sizes = itertools.cycle(range(0, 64 << 10, 4 << 10))
+while not start_in_a_shortage(next(sizes)):
+    assert time.monotonic() < deadline, "no thread was without memory"
+"""
+
 
 def run(path, source, mark, *arguments):
     path.write_text(source)
@@ -100,3 +132,7 @@ def test_script_without_memory_ends(tmp_path, mark):
 
 def test_arguments_without_memory_fail_their_call(tmp_path, mark):
     run(tmp_path / "script.py", WORKER, mark)
+
+
+def test_thread_begins_once_there_is_memory(tmp_path, mark):
+    run(tmp_path / "script.py", THREAD, mark)
