@@ -10,7 +10,7 @@
  *     ring the reader's doorbell
  *
  * Of the two first fences one comes first: either the writer sees that its bit is clear, or the reader sees what was published. So
- * as long as the reader watches a ring, news in it cost the writer one load of a word that nobody changes. The second
+ * as long as the reader watches a ring, news in it cost the writer one load of a word that does not change. The second
  * fence is that of the doorbell (doorbell.h). tests/csrc/doorbell.pml models both together.
  *
  * A bit may also be set without news: the reader looks in vain then.

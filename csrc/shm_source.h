@@ -25,7 +25,7 @@ bool pmp_could_shrink(int descriptor);
 /* Opens what is behind a descriptor once more, as another file than that of the descriptor, which stays open. */
 int pmp_reopen(int descriptor, int flags);
 
-/* Returns true if nobody has this memory open or mapped, except by this descriptor, which pmp_reopen has returned, and by mappings
+/* Returns true if no process has this memory open or mapped, except by this descriptor, which pmp_reopen has returned, and by mappings
  * of it. False also where the system does not tell. */
 bool pmp_is_only_opener(int descriptor);
 

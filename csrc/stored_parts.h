@@ -4,7 +4,7 @@
  *                                       └─► parts with PMP_STORED in their sizes ── pmp_send ─► ring
  *
  * A segment belongs to one call. When the call has ended it is kept for the next one, since the first writing of a page takes
- * several times as long as the second. It is written again only when nobody has it mapped any more, no rank and no process
+ * several times as long as the second. It is written again only when it is mapped nowhere any more, by no rank and no process
  * that a rank has forked: the kernel knows that (pmp_shm_is_unused). Otherwise it is left to them, and the kernel frees it with
  * the last mapping.
  *

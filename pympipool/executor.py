@@ -121,7 +121,7 @@ class Executor(futures.Executor):
             sent with each call.
         cache_directory: A directory that keeps the results of calls. A call that was made before, by this script or an earlier
             run of it, with the same function and arguments, is answered from there. So a script that was interrupted goes on
-            where it was. It is made if there is none; nobody else may be able to write to it. See docs/caching.md.
+            where it was. It is made if there is none; no other user may be able to write to it. See docs/caching.md.
         detached: Each call is a job of its own that outlives the script: of SLURM, flux, or with backend="local" of a supervisor on
             this machine. The same script run again finds its results in the `cache_directory`, waits for what is queued or
             runs, and submits what is missing. A `map` is one job array, a chunk of it one task. See docs/detached.md.

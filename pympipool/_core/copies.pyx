@@ -7,7 +7,7 @@
     anything else ─► NotImplemented
 
 A copy runs no code of the user. What a value contains twice, its copy contains twice, too. There is no need for a copy where
-nobody else can reach the parts of a value (`separation.pyx`).
+no other code can reach the parts of a value (`separation.pyx`).
 """
 
 from cpython.object cimport PyObject

@@ -95,7 +95,7 @@ cdef class LoopQueue(EntryQueue):
     cdef void call_in_loop(self, function) noexcept:
         try:
             self.loop.call_soon_threadsafe(function)
-        except RuntimeError:  # the loop is closed, and nobody waits there any more
+        except RuntimeError:  # the loop is closed, and no coroutine waits there any more
             pass
         except BaseException:
             LOGGER.exception("an event loop was not told that calls have ended")

@@ -4,7 +4,7 @@
     master ── call on a ring; its slot in the relay's news; the relay's doorbell ──> LinkGroup.wait() ──> the channels of such links
 
 A worker that has a thread of its own sleeps on the doorbell of its link instead. News that come between two calls of `wait` are
-kept, and wake nobody.
+kept, and wake no thread.
 """
 
 from libc.errno cimport EINTR, ETIMEDOUT

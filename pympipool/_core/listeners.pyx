@@ -15,7 +15,7 @@ state and the step that depends on it.
 `concurrent.futures.wait` and `as_completed` rely on two locks of the standard library. Ctrl-C at an unlucky moment leaves
 them locked for ever, and the thread that ends a future would wait for them. So both are replaced here:
 
-- Each future has a condition, which is held while a waiter is installed. Ours (`FutureCondition`) excludes nobody. The
+- Each future has a condition, which is held while a waiter is installed. Ours (`FutureCondition`) excludes no thread. The
   thread that holds it sees the future as it was when it took the condition, and a waiter that it installs is told of an
   end that has come since.
 - Each waiter has an event, which the thread that ends a future sets. Ours (`WaiterEvent`) is a queue of the futures that
@@ -198,7 +198,7 @@ cdef class ListenedFuture(Entry):
 
 
 cdef class FutureCondition:
-    """What a future has in place of a `threading.Condition`. It excludes nobody (see above)."""
+    """What a future has in place of a `threading.Condition`. It excludes no thread (see above)."""
 
     cdef ListenedFuture future
 

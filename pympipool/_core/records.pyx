@@ -4,7 +4,7 @@
     [{"id": 1, "xy": [1.0, 2.0]}, {"id": 2, "xy": [3.0]}]  ─►  id: [1, 2]    xy: [1.0, 2.0, 3.0], ending at [2, 3]
 
 Pickling a flat list of numbers or strings takes a fraction of what the small containers take that they come from. The columns
-are a copy: nobody can change what they consist of. Each value is built by itself, when it is asked for.
+are a copy: no other code can change what they consist of. Each value is built by itself, when it is asked for.
 
 A form is a list of immutable values, or what becomes one when it is unpickled, or a tuple; its first item tells at which place its
 forms begin, except for lists:

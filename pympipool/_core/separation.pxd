@@ -21,7 +21,7 @@ cdef class Separator:
     cdef set immutable
     cdef object find_way
     cdef dict ways
-    cdef bint is_owned  # the values belong to nobody else yet: numbers of references tell which are separate
+    cdef bint is_owned  # no other code has the values yet: numbers of references tell which are separate
     cdef pmp_addresses addresses
     cdef readonly set kinds
 

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Tell which values are separate: nobody else can reach a part of them that can be changed, so they need no copy.
+"""Tell which values are separate: no other code can reach a part of them that can be changed, so they need no copy.
 
     numbers, strings, tuples of these ─► always
     lists, dicts, sets, instances that have nothing but a __dict__ ─► if nothing else refers to them, as far as known

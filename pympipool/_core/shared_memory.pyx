@@ -8,7 +8,7 @@
     Owner: with it the data end ─► released = 1 ─► Mapping.is_released
                                 └► announce() ───► whoever sleeps wakes, and looks at what it has mapped
 
-A mapping is not closed: it lasts as long as there is a view of it. So nobody uses memory that is gone.
+A mapping is not closed: it lasts as long as there is a view of it. So no view uses memory that is gone.
 """
 
 cimport cython

@@ -6,8 +6,8 @@ User code reaches these threads too: the garbage collector runs `__del__` in any
 to the user, and what a call has returned is unpickled where another call needs it. So each loop of such a thread expects
 any exception, SystemExit and KeyboardInterrupt included, and what waits for an executor asks `must_not_wait` first.
 
-Handlers of loggers may block too: nobody reads stderr, or Ctrl-S was pressed. So these threads only make the records. The
-handlers run in a thread that exists from the first record to the end of the executor.
+Handlers of loggers may block too: stderr is a pipe that is not read, or Ctrl-S was pressed. So these threads only make the
+records. The handlers run in a thread that exists from the first record to the end of the executor.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     json.py in the script's folder;  import json, in pympipool  ──►  AttributeError: module 'json' has no attribute 'dumps'
 
-The error names neither the file nor the remedy. It is explained when it is raised: such a file does no harm where nobody needs the
-module.
+The error names neither the file nor the remedy. It is explained when it is raised: such a file does no harm where the module is not
+needed.
 """
 
 from __future__ import annotations

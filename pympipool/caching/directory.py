@@ -1,6 +1,6 @@
 """A cache directory: it must belong to the user, and its file system determines how SQLite keeps its file whole.
 
-Reading a result runs what its pickle says. So nobody else may be able to write into the directory.
+Reading a result runs what its pickle says. So no other user may be able to write into the directory.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _check_owner(path: str, status: os.stat_result) -> None:
     if status.st_mode & 0o022:
         raise PermissionError(
             f"other users can write to {path!r} (mode {stat.S_IMODE(status.st_mode):o}), and {danger}: `chmod go-w {path}`, if"
-            " nobody else has written there, or use another cache_directory"
+            " no other user has written there, or use another cache_directory"
         )
 
 

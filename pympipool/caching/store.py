@@ -3,7 +3,7 @@
     index.sqlite       small results, and what is known of all
     results/ab/abcd... large results
 
-A file is written before its row, and removed after it: a file without a row is found by nobody, and is overwritten.
+A file is written before its row, and removed after it: a file without a row is never found, and is overwritten.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ class Records:
         raise sqlite3.OperationalError(f"{self._path!r} is locked by another process")
 
     def check_in_place(self) -> None:
-        """Raise FileNotFoundError if the file was removed: what is noted in it then reaches nobody."""
+        """Raise FileNotFoundError if the file was removed: what is noted in it then is lost."""
         with suppress(FileNotFoundError):
             if os.stat(self._path).st_ino == self._inode:
                 return
@@ -132,7 +132,7 @@ class Records:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Make changes, all or none; nobody else makes some meanwhile."""
+        """Make changes, all or none; no other process makes some meanwhile."""
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
             try:

@@ -67,7 +67,7 @@ class Spool:
         for folder in (self.path, *(os.path.join(self.path, name) for name in ("ends", "logs"))):
             os.mkdir(folder, 0o700)
         descriptor = self.try_lock()
-        assert descriptor is not None, "nobody else knows the folder"
+        assert descriptor is not None, "no other process knows the folder"
         return descriptor
 
     def try_lock(self) -> int | None:

@@ -41,7 +41,7 @@ FORGOTTEN_S = 15.0
 """How long a scheduler must have answered without a task until it counts as forgotten."""
 
 FAILURES_KEPT_S = 30 * 86_400.0
-"""How long the logs of failed jobs are kept whose calls nobody submits again."""
+"""How long the logs of failed jobs are kept whose calls no script submits again."""
 
 
 class Watch:

@@ -4,7 +4,7 @@
     pipe ── read ──> decode ── OutputWriter.put ──>  write to sys.stdout / sys.stderr of the master
                        └──> last_lines (stderr only): quoted by `WorkerDied` and `WorkerStartError`
 
-A stream of the script may block: nobody reads the pipe behind it, Ctrl-S was pressed, or it is an object of the user. So the
+A stream of the script may block: no process reads the pipe behind it, Ctrl-S was pressed, or it is an object of the user. So the
 supervisor never writes to it. While `BUFFER_CHARS` are not written, the supervisor does not read the pipes of workers
 either, and a worker that prints more waits, as it would at a pipe. A worker that is about to exit does not wait: what it has
 printed is read, so that its end and its last lines are complete.

@@ -154,9 +154,7 @@ class Supervisor:
         """Close all descriptors without sending anything to the workers. Also for forked children."""
         with ExitStack() as steps:  # all of them, last first, also if one raises
             for writer in self._writers.values():
-                steps.callback(
-                    writer.end
-                )  # here, because nobody may wait for the end of this executor, or not for long
+                steps.callback(writer.end)  # here, as the end of this executor may not be waited for, or not for long
             steps.callback(self.listener.close)
             steps.callback(self.loop.close)
             authenticated = [

@@ -376,7 +376,7 @@ def drop_released() -> bool:
 
 
 _REFERENCES = 3
-"""References to a mapping that nobody uses: of the list, the variable, and the argument."""
+"""References to a mapping that is not used: of the list, the variable, and the argument."""
 
 
 def describe_owned() -> str:

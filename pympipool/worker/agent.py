@@ -89,7 +89,7 @@ class AgentConnection:
 
 
 def _is_abandoned() -> bool:
-    """Return True if nobody reads what this process prints: its launcher has ended, and so has the master, or it starts another.
+    """Return True if no process reads what this one prints: its launcher has ended, and so has the master, or it starts another.
 
     The master reads and drops what agents print. An ssh notices by this byte that its master is gone.
     """

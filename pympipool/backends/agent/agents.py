@@ -48,7 +48,7 @@ HOST_CHECK_S = 0.05
 """Seconds, at least, between two checks whether agents have ended."""
 
 READ_INTERVAL_S = 5.0
-"""Seconds between two checks otherwise: launchers would stand still if nobody read what they print."""
+"""Seconds between two checks otherwise: launchers would stand still if what they print were not read."""
 
 FAILURES_MAX = 2
 """Launches in a row that may bring no agent, until workers are started without agents."""

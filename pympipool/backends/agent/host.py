@@ -145,7 +145,7 @@ class AgentHost:
                 self._take(frame)
         except (OSError, EOFError, ValueError):
             self._on_end(self)
-        except BaseException:  # no memory: frames are lost that nobody sends again
+        except BaseException:  # no memory: frames are lost that are not sent again
             self._on_end(self)
             raise
 

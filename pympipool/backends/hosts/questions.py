@@ -23,7 +23,7 @@ ANSWER_TIMEOUT_S = 30.0
 """Seconds that a host may take to answer; usually it takes half a second."""
 
 _STOP_CHECK_S = 0.1
-"""Seconds after which it is noticed, at most, that nobody waits for answers any more."""
+"""Seconds after which it is noticed, at most, that no thread waits for answers any more."""
 
 _EXIT_TIMEOUT_S = 5.0
 """Seconds that the program that asks may take to end after its output has ended; usually it takes milliseconds."""

@@ -1,4 +1,4 @@
-"""What is started on another host: its command, which everybody there can read, and its input, which nobody can."""
+"""What is started on another host: its command, which all users there can read, and its input, which only this one can."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class RankControl:
             self._answers.put(None)
 
     def close(self) -> None:
-        """Close descriptors that nobody has asked for."""
+        """Close descriptors that no thread has asked for."""
         while not self._answers.empty():
             answer = self._answers.get()
             if answer is not None:

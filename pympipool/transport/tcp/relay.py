@@ -175,7 +175,7 @@ class Relay:
             serve()
 
     def _admit(self, connection: socket.socket) -> Callable[[], None] | None:
-        """Find out what a connection is for. Return the function that serves it; None if nobody has to."""
+        """Find out what a connection is for. Return the function that serves it; None if there is nothing to serve."""
         if connection.recv(1, socket.MSG_PEEK) != KEEPALIVE_MAGIC[:1]:
             return self._authenticate(connection)
         magic, token = receive_token(connection)
@@ -255,7 +255,7 @@ class Relay:
             link.loop.link_count -= 1
 
     def new_token(self) -> bytes:
-        """Return a token that nobody can guess."""
+        """Return a token that cannot be guessed."""
         return secrets.token_bytes(TOKEN_BYTES)
 
     def add_rank(self, rank: RemoteRank | AgentRank) -> None:
