@@ -137,7 +137,16 @@ def command_of_parent():
 # ---- ends ----
 
 
-@pytest.mark.alone  # the other host has to answer within seconds, which it may not if many tests run beside
+def test_switch_does_not_answer_for_this_machine(hosts):
+    """Its address changes when a host ends, and the other host would lose this machine."""
+    hosts.run("hosta", "ip", "neigh", "flush", "dev", "eth0")  # as after its start
+    hosts.run("hosta", "bash", "-c", "echo >/dev/udp/10.78.0.1/9")
+    asked = ("ip", "neigh", "show", "10.78.0.1")
+    wait_until(lambda: "lladdr" in hosts.run("hosta", *asked))
+    address = Path("/sys/class/net/pmphost/address").read_text().strip()
+    assert address in hosts.run("hosta", *asked)
+
+
 @MODES
 @pytest.mark.parametrize("end", ["agent", "starter", "cut off", "host"])
 def test_end_of_a_host_loses_its_calls_only(make_executor, hosts, gate, block_allocation, end):
