@@ -123,7 +123,7 @@ int pmp_link_open_master(void *memory, size_t size_bytes, uint32_t rank_count, u
         error =
             pmp_consumer_open(&results[rank].consumer, parts.results + rank * parts.results_bytes,
                               parts.results_bytes, 0);
-        results[rank].shares_cache = rank_count > 1;
+        results[rank].rank_count = rank_count;
     }
     *bells = parts.bells;
     /* Relaxed: the release of the first call publishes it. */
@@ -143,7 +143,7 @@ int pmp_link_open_worker(void *memory, size_t size_bytes, uint32_t rank, pmp_rec
     const link_parts parts = parts_of(memory, capacity, rank_count);
     *results = (pmp_sender){.busy = false};
     memset(calls, 0, sizeof *calls);
-    calls->shares_cache = rank_count > 1;
+    calls->rank_count = rank_count;
     calls->takes_stored = rank_count > 1;
     error = pmp_producer_open(&results->producer, parts.results + rank * parts.results_bytes,
                               parts.results_bytes);

@@ -25,8 +25,8 @@ typedef struct {
     bool busy;       /* a message in fragments has begun */
     bool lost;       /* there was no memory for the message: the parts have sizes, but no data */
     bool takes_stored; /* parts may lie in shared memory; else they are invalid data */
-    bool
-        shares_cache; /* other ranks, or the master for them, copy parts of this size at the same time */
+    uint32_t
+        rank_count; /* so many ranks, or the master for them, copy parts of this size at the same time */
 } pmp_receiver;
 
 /* Receives the next message, or its next fragments. Returns 0 when head and parts hold a whole
