@@ -2,6 +2,7 @@ from typing import Generic, TypeVar
 
 from pympipool._core.channel import Channel
 
+FOUND_MAX: int
 Kind = TypeVar("Kind", bound=Channel)
 
 class LinkGroup(Generic[Kind]):

@@ -19,6 +19,9 @@ from pympipool._core.ring cimport (
 )
 
 
+FOUND_MAX = 512
+"""Channels that `wait` returns at most: the first hosts get their calls while the master sends those for others."""
+
 cdef uint64_t[PMP_NEWS_WORDS] NONE_WATCHED
 memset(NONE_WATCHED, 0, sizeof(NONE_WATCHED))
 
@@ -44,6 +47,7 @@ cdef class LinkGroup:
     cdef dict by_slot    # channels, by the slots of their links
     cdef dict slots      # the reverse
     cdef set unopened    # channels of links that the master has not opened yet
+    cdef uint32_t first  # the slot that `wait` looks at first: all get their turns
 
     def __cinit__(self, int doorbells):
         self.doorbells = Segment.attach(doorbells)
@@ -80,29 +84,31 @@ cdef class LinkGroup:
             del self.by_slot[slot]
 
     def wait(self, double timeout_s):
-        """Wait until the master has done something on a link; return their channels, often more than it concerns.
+        """Wait until the master has done something on links; return their channels, often more than it concerns, up to `FOUND_MAX`.
 
         Args:
             timeout_s: Seconds after which an empty list is returned.
         """
         cdef int64_t timeout_ns = <int64_t>(timeout_s * 1e9)
+        cdef Py_ssize_t limit = FOUND_MAX
         cdef uint32_t slot
         cdef int code
         with nogil:
             code = pmp_wait(self.bell, &self.spinner, has_news, self.news, timeout_ns)
         if code < 0 and code != -ETIMEDOUT and code != -EINTR:
             raise_errno(code, "waiting on a doorbell failed")
-        found = []
+        cdef list found = []
         if code != 0:
             return found
-        slot = pmp_news_next(self.news, NONE_WATCHED, 0, PMP_NEWS_SLOTS)
-        while slot < PMP_NEWS_SLOTS:
+        slot = pmp_news_next(self.news, NONE_WATCHED, self.first, PMP_NEWS_SLOTS)
+        while slot < PMP_NEWS_SLOTS and len(found) < limit:
             pmp_news_clear(self.news, slot)  # before the rings are looked at
             self.learn_slots()
             channel = self.by_slot.get(slot)
             if channel is not None:
                 found.append(channel)
             slot = pmp_news_next(self.news, NONE_WATCHED, slot + 1, PMP_NEWS_SLOTS)
+        self.first = slot % PMP_NEWS_SLOTS
         return found
 
     cdef int learn_slots(self) except -1:

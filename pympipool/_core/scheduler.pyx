@@ -26,7 +26,7 @@ from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint64_t
 
 from pympipool._core.types cimport Call, Core, Worker, WorkerHeap, append, prepend, remove
 from pympipool._core.worker_sets cimport (
-    RECALL_AFTER_NS, UNRESPONSIVE_NS, accepts_calls, join_at_end, leave_heap, leave_list, update_worker,
+    RECALL_AFTER_NS, accepts_calls, join_at_end, leave_heap, leave_list, unresponsive_after_ns, update_worker,
 )
 from pympipool._core.ring cimport (
     PMP_OVERDUE_NS, PMP_PREFETCH_NS, pmp_fits_record, pmp_now_ns, pmp_ring_claimed, pmp_ring_is_empty, pmp_ring_revoke,
@@ -309,6 +309,12 @@ cdef bint note_if_claimed(Worker *worker) noexcept nogil:
     return True
 
 
+cdef bint waits_for_relay(Worker *worker, int64_t now_ns) noexcept nogil:
+    """Return True if the relay has not taken the first call of the worker yet: those behind it do not wait for that call."""
+    return (worker.relay_bell != NULL and now_ns - worker.front_since_ns <= unresponsive_after_ns(worker)
+            and not is_claimed(worker, worker.in_flight.first))
+
+
 cdef void rebalance(Core *core, int64_t now_ns) noexcept nogil:
     """Recall calls that are behind a long call, and calls that an unresponsive worker does not start."""
     cdef Worker *worker
@@ -321,8 +327,11 @@ cdef void rebalance(Core *core, int64_t now_ns) noexcept nogil:
     while following != NULL:
         worker = following
         following = worker.next
+        if waits_for_relay(worker, now_ns):
+            next_ns = min(next_ns, now_ns + RECALL_AFTER_NS)
+            continue
         if now_ns > recall_time_ns(worker, idle):
-            recall_waiting(core, worker, idle and now_ns - worker.front_since_ns > UNRESPONSIVE_NS)
+            recall_waiting(core, worker, idle and now_ns - worker.front_since_ns > unresponsive_after_ns(worker))
         if worker.in_flight.length > 1:
             next_ns = min(next_ns, recall_time_ns(worker, idle))
     following = core.unclaimed.first if idle else NULL
@@ -331,10 +340,10 @@ cdef void rebalance(Core *core, int64_t now_ns) noexcept nogil:
         following = worker.next
         if note_if_claimed(worker):
             continue
-        if now_ns - worker.front_since_ns > UNRESPONSIVE_NS:
+        if now_ns - worker.front_since_ns > unresponsive_after_ns(worker):
             recall_waiting(core, worker, True)
         else:
-            next_ns = min(next_ns, worker.front_since_ns + UNRESPONSIVE_NS)
+            next_ns = min(next_ns, worker.front_since_ns + unresponsive_after_ns(worker))
     core.rebalance_ns = min(core.rebalance_ns, next_ns)
     ended_ns = pmp_now_ns()
     pause_ns = max(<int64_t>REBALANCE_INTERVAL_NS, REBALANCE_SHARE * (ended_ns - now_ns))

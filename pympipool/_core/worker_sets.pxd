@@ -20,6 +20,10 @@ cdef enum:
     # stopped, or has no core.
     UNRESPONSIVE_NS = 5_000_000
 
+    # The same for a worker behind the relay, which takes the call for it. A burst of calls for thousands of workers keeps the
+    # relay busy for so long, and a call that is recalled meanwhile goes to the end of its work once more.
+    RELAY_UNRESPONSIVE_NS = 500_000_000
+
 
 # ---- lists ----
 
@@ -111,6 +115,11 @@ cdef inline void join_heap(WorkerHeap *heap, Worker *worker) noexcept nogil:
 
 # ---- where a worker belongs ----
 
+cdef inline int64_t unresponsive_after_ns(Worker *worker) noexcept nogil:
+    """Return for how long a worker may leave its first call unclaimed, ns."""
+    return UNRESPONSIVE_NS if worker.relay_bell == NULL else RELAY_UNRESPONSIVE_NS
+
+
 cdef inline bint accepts_calls(Worker *worker) noexcept nogil:
     """Return True if calls may be sent to the worker."""
     return not (worker.reserved or worker.retired or worker.failure or worker.sending != NULL)
@@ -145,7 +154,7 @@ cdef inline void update_worker(Core *core, Worker *worker) noexcept nogil:
         elif members == &core.several:
             core.rebalance_ns = min(core.rebalance_ns, worker.front_since_ns + RECALL_AFTER_NS)
         elif members == &core.unclaimed:
-            core.rebalance_ns = min(core.rebalance_ns, worker.front_since_ns + UNRESPONSIVE_NS)
+            core.rebalance_ns = min(core.rebalance_ns, worker.front_since_ns + unresponsive_after_ns(worker))
         if members != NULL and worker.ended == 0:
             join_at_end(members, worker)  # workers without any use yet get their first calls in the order of their numbers
         elif members != NULL:

@@ -63,3 +63,42 @@ def test_waiting_thread_recalls_call_that_does_not_start():
     assert taken is not None
     workers.answer(channel, taken)
     assert stranded.result(LIMIT_S) is None
+
+
+def test_calls_wait_for_a_relay_that_is_busy():
+    """To recall them would give a relay that is behind more to do. Timing decides, so the test retries."""
+    workers = LinkWorkers(3, relayed=True)
+    deadline = time.monotonic() + LIMIT_S
+    while True:
+        assert time.monotonic() < deadline, "this process gets no core"
+        start = time.monotonic()
+        futures = [workers.submit() for _ in range(5)]
+        before = workers.in_flight()
+        for _ in range(10):
+            time.sleep(0.002)
+            workers.pump()
+        after = workers.in_flight()
+        has_been_quick = time.monotonic() - start < 0.3
+        while workers.dispatcher.unfinished_count:
+            for channel in workers.channels:
+                for call in workers.take_all(channel):
+                    workers.answer(channel, call)
+            workers.pump()
+        assert [future.result(LIMIT_S) for future in futures] == [None] * 5
+        if has_been_quick:
+            break
+    assert after == before
+
+
+def test_call_is_recalled_from_a_stopped_relay():
+    workers = LinkWorkers(1, relayed=True)
+    stranded = workers.submit()
+    local = workers.add(2, 1 << 16)
+    assert workers.in_flight() == {1: 1, 2: 0}
+    deadline = time.monotonic() + LIMIT_S
+    while (taken := workers.take(local)) is None:
+        assert time.monotonic() < deadline, f"not recalled: {workers.in_flight()}"
+        time.sleep(0.01)
+        workers.pump()
+    workers.answer(local, taken)
+    assert stranded.result(LIMIT_S) is None

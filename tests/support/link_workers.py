@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from pympipool._core import ring
 from pympipool._core.calls import FunctionHandle
 from pympipool._core.channel import Channel
 from pympipool._core.dispatcher import Dispatcher
 from pympipool._core.future import Future
+from pympipool._core.link_group import LinkGroup
 from pympipool.serialization import payload
 from pympipool.serialization.exceptions import load_exception
 
@@ -20,14 +23,17 @@ class LinkWorkers:
     Args:
         count: Number of workers; the first has number 1.
         capacity: Bytes of each ring.
+        relayed: The workers are behind the relay.
     """
 
-    def __init__(self, count, capacity=ring.RING_CAPACITY):
+    def __init__(self, count, capacity=ring.RING_CAPACITY, *, relayed=False):
         self.dispatcher = Dispatcher(payload.load, load_exception, lambda: None)
         self.function = FunctionHandle(1, b"of no matter")
+        self.group = LinkGroup(os.dup(self.dispatcher.doorbells.fileno()))
         self.waiting = Future()  # never has a call
         self.dispatcher.adopt(self.waiting)
-        self.channels = [self.add(number, capacity) for number in range(1, count + 1)]
+        add = self.add_relayed if relayed else self.add
+        self.channels = [add(number, capacity) for number in range(1, count + 1)]
         for _ in range(10):
             call = self.submit()
             for channel in self.channels:
@@ -39,6 +45,13 @@ class LinkWorkers:
         link = ring.link_segment(capacity)
         self.dispatcher.add_worker(number, link)
         return Channel(link, self.dispatcher.doorbells)
+
+    def add_relayed(self, number, capacity):
+        """Add a worker behind the relay, and return the relay's side of its link."""
+        link = ring.link_segment(capacity)
+        channel = self.group.add(os.dup(link.fileno()), Channel)
+        self.dispatcher.add_worker(number, link)
+        return channel
 
     def pump(self):
         """Do one round."""

@@ -8,7 +8,7 @@ import threading
 from time import sleep
 from typing import TYPE_CHECKING, NoReturn
 
-from pympipool._core.link_group import LinkGroup
+from pympipool._core.link_group import FOUND_MAX, LinkGroup
 from pympipool.transport.tcp.polled_prefetch import PolledPrefetchQueue
 
 if TYPE_CHECKING:
@@ -79,5 +79,5 @@ class CallForwarder:
                 of_links.setdefault(queue.rank.link, []).append(queue)
             for link, queues in of_links.items():
                 link.forward_calls(queues)
-            if len(found) >= MANY:
+            if MANY <= len(found) < FOUND_MAX:  # otherwise more wait already
                 sleep(COLLECT_S)
