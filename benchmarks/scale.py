@@ -9,6 +9,7 @@ smallest of all rounds counts.
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -137,22 +138,41 @@ def helpers_s() -> dict[str, float]:
     return used
 
 
-def burst_rate(executor: Any) -> tuple[float, dict[str, float]]:
-    """Return calls per second, and the processor time per call of all processes, in seconds."""
+def used_by_all(way: Callable[[], int]) -> tuple[float, int, dict[str, float]]:
+    """Return how long some calls have taken, in seconds, their number, and the processor time per call of all processes."""
     used_s, helpers, start = processor_s(), helpers_s(), time.monotonic()
-    count = burst(executor)
+    count = way()
     elapsed_s = time.monotonic() - start
     used = {"script": processor_s() - used_s} | {name: now - helpers[name] for name, now in helpers_s().items()}
-    return count / elapsed_s, {name: seconds / count for name, seconds in used.items()}
+    return elapsed_s, count, {name: seconds / count for name, seconds in used.items()}
 
 
-def efficiency(executor: Any, workers: int, call_s: float) -> float:
-    """Return how much of the time all workers were busy, with four calls for each."""
-    start = time.monotonic()
-    futures = [executor.submit(no_op) for _ in range(4 * workers)]
+def burst_rate(executor: Any) -> tuple[float, dict[str, float]]:
+    """Return calls per second, and the processor time per call of all processes, in seconds."""
+    elapsed_s, count, used = used_by_all(lambda: burst(executor))
+    return count / elapsed_s, used
+
+
+def long_calls(executor: Any, workers: int, each: int = 4) -> int:
+    """Have each worker run some calls; return how many there were."""
+    futures = [executor.submit(no_op) for _ in range(each * workers)]
     for future in futures:
         future.result()
-    return 4 * call_s / (time.monotonic() - start)
+    return len(futures)
+
+
+def in_us(used: Mapping[str, float]) -> str:
+    """Return processor times per call as a text."""
+    return ", ".join(f"{name} {seconds * 1e6:.1f} us" for name, seconds in used.items())
+
+
+def measure_efficiency(executor: Any, workers: int, call_s: float) -> None:
+    """Print how much of the time all workers were busy, and what the processes on this machine have to do for that."""
+    elapsed_s, count, used = used_by_all(lambda: long_calls(executor, workers))
+    cores = len(os.sched_getaffinity(0))
+    once_s = sum(used.values()) * workers / cores
+    print(f"calls of {call_s:g} s: efficiency {count / workers * call_s / elapsed_s:.3f}; {in_us(used)} a call")
+    print(f"{'':>12}  a call to each worker keeps the {cores} cores of this machine busy for {once_s * 1e3:.0f} ms")
 
 
 def simulate(nodes: int, workers: int, latency_s: float) -> None:
@@ -172,10 +192,9 @@ def simulate(nodes: int, workers: int, latency_s: float) -> None:
                 f"{name:>12}: {many * 1e6:.2f} us of processor time a call, {many / few:.2f} times those with one worker"
             )
         rate, used = max((burst_rate(all_.executor) for _ in range(5)), key=lambda one: one[0])
-        parts = ", ".join(f"{name} {seconds * 1e6:.1f} us" for name, seconds in used.items())
-        print(f"{'':>12}  {rate:.0f} calls/s; processor time a call: {parts}")
+        print(f"{'':>12}  {rate:.0f} calls/s; processor time a call: {in_us(used)}")
     with simulated(nodes, workers, 1.0, latency_s) as all_:
-        print(f"calls of 1 s: efficiency {efficiency(all_.executor, count, 1.0):.3f}")
+        measure_efficiency(all_.executor, count, 1.0)
 
 
 def main(words: Sequence[str] | None = None) -> None:
