@@ -6,6 +6,9 @@ times the local one in the same run. Otherwise the exit code is 1.
 
 With `--per-call` it runs calls with a process each on all hosts of the allocation, two with `--start`, and counts those that end
 in a second, in turns with the same on this host without SLURM. There must be at least `CALLS_PER_S`, in the best round.
+
+With `--starts` it starts `WORKERS` workers on all hosts, by agents and by an srun for each in turns. Agents must be `TIMES_FASTER`
+times faster, in the best round of each, with at most `SRUNS_MAX` processes of srun.
 """
 
 from __future__ import annotations
@@ -19,7 +22,10 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from time import perf_counter
+from multiprocessing import get_context
+from time import perf_counter, sleep
+
+import psutil
 
 from benchmarks import limits
 from benchmarks.pairs import add_repository_to_pythonpath, compare, round_trip
@@ -37,6 +43,18 @@ CALLS = 300
 
 CORES = 16
 """Number of such calls at a time: with `--start` each of the two hosts pretends to have 8 cores."""
+
+WORKERS = 64
+"""Number of workers that `--starts` starts."""
+
+TIMES_FASTER = 10
+"""Smallest allowed ratio of the time of an srun for each worker to that of agents."""
+
+SRUNS_MAX = 2
+"""Largest allowed number of processes of srun with agents."""
+
+START_LIMIT_S = 120.0
+"""Seconds that the start of all workers may take."""
 
 SCRIPTS = limits.ROOT / "tests" / "slurm"
 
@@ -61,9 +79,9 @@ LOCAL = Peer("local workers", "", make_local)
 
 
 @contextmanager
-def started_slurm(hosts: int) -> Iterator[None]:
+def started_slurm(hosts: int, cores: int) -> Iterator[None]:
     """Start a SLURM and an allocation of all of its hosts, and stop it at the end of the context."""
-    os.environ["SLURM_TEST_NODES"] = str(hosts)
+    os.environ["SLURM_TEST_NODES"], os.environ["SLURM_TEST_CPUS"] = str(hosts), str(cores)
     with tempfile.TemporaryDirectory(prefix="pympipool-slurm-") as folder:
         try:
             if (
@@ -112,15 +130,49 @@ def measure_per_call(rounds: int) -> None:
         sys.exit(f"missed: {best:.0f} calls/s, wanted at least {CALLS_PER_S}")
 
 
+def start(method: str) -> tuple[float, int]:
+    """Return the seconds until all workers are ready, and how many processes of srun there are then."""
+    from pympipool import Executor
+
+    begin = perf_counter()
+    context = get_context(method)
+    with Executor(max_cores=WORKERS, block_allocation=True, backend="slurm", mp_context=context) as executor:
+        while len(executor.info["workers"]) < WORKERS:
+            if perf_counter() - begin > START_LIMIT_S:
+                sys.exit(f"after {START_LIMIT_S:g} s, {len(executor.info['workers'])} of {WORKERS} workers are ready")
+            sleep(0.005)
+        elapsed_s = perf_counter() - begin
+        return elapsed_s, sum(process.name() == "srun" for process in psutil.Process().children(recursive=True))
+
+
+def measure_starts(rounds: int) -> None:
+    agents_s, sruns_s, most_sruns = float("inf"), float("inf"), 0
+    for _ in range(rounds):
+        elapsed_s, sruns = start("fork")
+        agents_s, most_sruns = min(agents_s, elapsed_s), max(most_sruns, sruns)
+        other_s, others = start("spawn")
+        sruns_s = min(sruns_s, other_s)
+        print(
+            f"{WORKERS} workers: by agents {elapsed_s:.2f} s, {sruns} processes of srun; by srun each {other_s:.2f} s,"
+            f" {others} processes; load {os.getloadavg()[0]:.1f}",
+            flush=True,
+        )
+    print(f"by agents {sruns_s / agents_s:.1f} times faster")
+    if sruns_s / agents_s < TIMES_FASTER or most_sruns > SRUNS_MAX:
+        sys.exit(f"missed: wanted {TIMES_FASTER} times, and at most {SRUNS_MAX} processes of srun")
+
+
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.slurm", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--start", action="store_true", help="start a SLURM for this run")
     parser.add_argument("--per-call", action="store_true", help="count calls with a process each")
+    parser.add_argument("--starts", action="store_true", help=f"measure the start of {WORKERS} workers")
     options = parser.parse_args(words)
     add_repository_to_pythonpath()
-    with started_slurm(2 if options.per_call else 1) if options.start else nullcontext():
-        (measure_per_call if options.per_call else measure)(options.rounds)
+    hosts, cores = (2, WORKERS // 2) if options.starts else (2, 8) if options.per_call else (1, 8)
+    with started_slurm(hosts, cores) if options.start else nullcontext():
+        (measure_starts if options.starts else measure_per_call if options.per_call else measure)(options.rounds)
 
 
 if __name__ == "__main__":
