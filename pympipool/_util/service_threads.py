@@ -23,7 +23,14 @@ from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 from typing import Any
 
-from pympipool._util.thread_start import bootstrap
+try:
+    from pympipool._util.thread_start import bootstrap
+except ImportError:  # nothing is compiled: `pympipool check` and `pympipool info`, which run without that, say so
+
+    def bootstrap(thread: ServiceThread) -> None:
+        """Begin the thread."""
+        thread.begin()
+
 
 RECORDS_MAX = 1000
 """Log records that may wait for handlers that block, before further records are dropped."""

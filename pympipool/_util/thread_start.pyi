@@ -1,7 +1,3 @@
-from typing import Protocol
+from pympipool._util.service_threads import ServiceThread
 
-class Beginner(Protocol):
-    target: object
-    def begin(self) -> bool: ...
-
-def bootstrap(thread: Beginner) -> None: ...
+def bootstrap(thread: ServiceThread) -> None: ...
