@@ -94,13 +94,12 @@ def __getattr__(name: str) -> object:
         with ShadowingExplained():
             module = import_module(module_name)
     except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("pympipool._core."):
+        from pympipool._util.uncompiled import why_uncompiled
+
+        problem = why_uncompiled(error)
+        if not problem:
             raise
-        raise ImportError(
-            f"the compiled part of pympipool is missing in {__path__[0]}. If that is the source of pympipool, and it is"
-            " installed elsewhere: start the script, or Jupyter, in another folder, as Python looks first in that of the script."
-            " Otherwise install it: `pip install --editable .`, or `make install`, in its folder"
-        ) from error
+        raise ImportError(problem) from None
     value = module if name == "errors" else getattr(module, name)
     globals()[name] = value
     return value

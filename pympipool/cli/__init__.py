@@ -16,6 +16,8 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from pympipool import __version__
+from pympipool._util.reprs import did_you_mean
+from pympipool._util.uncompiled import why_uncompiled
 from pympipool.cli.encoding import use_ascii_fallback
 
 __all__ = ["COMMANDS", "Command", "main"]
@@ -55,11 +57,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: The arguments are wrong (code 2), or request the help or the version (code 0).
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _run(sys.argv[1:] if arguments is None else arguments)
+    except ImportError as error:
+        problem = why_uncompiled(error)
+        if not problem:
+            raise
+        print(f"pympipool: {problem}", file=sys.stderr)
+        return 1
+
+
+def _run(arguments: Sequence[str]) -> int:
     parser = _parser(arguments)
     if not arguments:
         parser.print_help(sys.stderr)
         return 2
+    if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        meant = did_you_mean(arguments[0], COMMANDS) or f"; there are: {', '.join(COMMANDS)}"
+        parser.error(f"there is no command {arguments[0]!r}{meant}")
     options = parser.parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # other streams are closed, or take any character

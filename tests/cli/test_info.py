@@ -194,6 +194,15 @@ def test_missing_compiled_part_is_an_issue(find_issue, tmp_path):
     assert "install" in found["remedy"]
 
 
+@pytest.mark.parametrize("command", ["--help", "check", "bench", "cache list -d folder"])
+def test_other_commands_name_missing_compiled_part(program, tmp_path, command):
+    copy = tmp_path / "pympipool"
+    shutil.copytree(Path(pympipool.__file__).parent, copy, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    done = program(*command.split(), PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"pympipool: the compiled part of pympipool is missing in {copy}")
+
+
 def test_script_beside_the_source_learns_why_import_fails(tmp_path):
     copy = tmp_path / "pympipool"
     shutil.copytree(Path(pympipool.__file__).parent, copy, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
@@ -201,6 +210,7 @@ def test_script_beside_the_source_learns_why_import_fails(tmp_path):
     done = subprocess.run(
         [sys.executable, tmp_path / "script.py"], stderr=subprocess.PIPE, text=True, timeout=LIMIT_S, check=False
     )
+    assert done.stderr.count("Traceback") == 1
     last = done.stderr.splitlines()[-1]
     assert f"ImportError: the compiled part of pympipool is missing in {copy}" in last
     assert "in another folder" in last

@@ -42,6 +42,13 @@ def test_wrong_arguments_print_usage(program, arguments):
 
 
 @pytest.mark.parametrize(
+    ("command", "meant"), [("tpo", "; did you mean 'top'?"), ("zzz", "; there are: info, check, bench")]
+)
+def test_unknown_command_suggests_another(program, command, meant):
+    assert f"there is no command {command!r}{meant}" in program(command).stderr
+
+
+@pytest.mark.parametrize(
     "variables", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
 )
 def test_ascii_output_replaces_other_characters(program, variables, tmp_path):
