@@ -9,7 +9,7 @@ cdef extern from *:
     #include <frameobject.h>
     #include <string.h>
 
-    /* Removes frames of compiled modules, and of the generators of map, at the outer end of the traceback. */
+    /* Removes frames of compiled modules, and of the generators of map (in execution/), at the outer end of the traceback. */
     static void pmp_hide_own_frames(void) {
         PyObject *type, *value, *traceback;
         PyErr_Fetch(&type, &value, &traceback);
@@ -19,7 +19,7 @@ cdef extern from *:
             PyCodeObject *code = PyFrame_GetCode(entry->tb_frame);
             const char *name = PyUnicode_AsUTF8(code->co_filename);
             int is_own = name != NULL && (strncmp(name, "pympipool/_core/", 16) == 0 ||
-                                          strstr(name, "/pympipool/execution/map_results.py") != NULL);
+                                          strstr(name, "/pympipool/execution/") != NULL);
             Py_DECREF(code);
             if (!is_own)
                 break;

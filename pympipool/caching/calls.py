@@ -39,6 +39,9 @@ T = TypeVar("T")
 
 __all__ = ["CacheCounts", "CachedCalls"]
 
+SHOWN_ITEMS_MAX = 4
+"""Arrays of at most so many numbers are shown in full among the arguments of a call."""
+
 
 @dataclass
 class CacheCounts:
@@ -75,6 +78,7 @@ class CachedCalls:
         handover: Handover | None = None,
     ) -> None:
         self.counts = CacheCounts()
+        self._directory = os.fspath(directory)
         self._engine = engine
         self._keys: Keys | None = None
         self._warned: set[str] = set()
@@ -152,6 +156,12 @@ class CachedCalls:
         arguments = [self._description(args, {}, resources) for args in rows]
         return Answers(keys, found, self._store, self._writer, callable_name(fn), version, arguments)
 
+    def directory_for(self, fn: Callable[..., Any]) -> str | None:
+        """Return the directory in which the results of a function are kept; None if they are not, which was warned of."""
+        if self._keys is None or self._writer.problem or callable_name(fn) in self._warned:
+            return None
+        return self._directory
+
     def _key(
         self,
         fn: Callable[..., Any],
@@ -226,5 +236,11 @@ def _short(value: Any) -> str:
     """Return a short text for an argument, without the contents of objects."""
     if is_plain((value,)):
         return repr(value)[:80]
+    name = type(value).__name__
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, (numpy.generic, numpy.ndarray)):
+        if value.size <= SHOWN_ITEMS_MAX and value.dtype.kind in "biufcSU":
+            return repr(value.tolist())[:80]
+        return f"<{name} {value.dtype} {value.shape}>"
     shape = getattr(value, "shape", None)
-    return f"<{type(value).__name__}{'' if shape is None else f' {shape}'}>"
+    return f"<{name}{'' if shape is None else f' {shape}'}>"

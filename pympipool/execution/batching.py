@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pympipool.execution.adaptive_batches import AdaptiveBatcher
@@ -95,7 +96,7 @@ def submit_map(
         An iterator over the results.
     """
     if options.cache is not None:
-        return _submit_cached(fn, options, arguments, submit, engine, on_answered)
+        return _submit_cached(fn, options, options.cache, arguments, submit, engine, on_answered)
     if engine is not None and options.batch_size > 1:
         calls = _batches(engine, submit, fn, arguments.chunks(options.batch_size), options.resources)
     elif options.buffersize is not None:
@@ -114,20 +115,22 @@ def submit_map(
 def _submit_cached(
     fn: Callable[..., Any],
     options: MapOptions,
+    cache: MapCache,
     arguments: Arguments,
     submit: Callable[..., Future[Any]],
     engine: Engine | None,
     on_answered: Callable[[int], object] | None,
 ) -> Iterator[Any]:
     """Look the calls up together, and submit those that are not answered in batches; or one by one, where batches cannot be."""
+    kept_in = partial(cache.directory_for, fn)
     may_batch = options.buffersize is None and (options.batch_size > 1 or options.may_adapt)
-    if engine is None or not may_batch or options.cache is None:
-        return Results(*_submitted(_single_calls(submit, fn, arguments.rows()), options, engine))
+    if engine is None or not may_batch:
+        return Results(*_submitted(_single_calls(submit, fn, arguments.rows()), options, engine), kept_in)
     chunk = arguments.take()
     engine.check_open()  # an iterable may have closed the executor
-    answers = options.cache.look_up(fn, list(chunk.rows()), options.resources)
+    answers = cache.look_up(fn, list(chunk.rows()), options.resources)
     if answers is None:
-        return Results(*_submitted(_single_calls(submit, fn, chunk.rows()), options, engine))
+        return Results(*_submitted(_single_calls(submit, fn, chunk.rows()), options, engine), kept_in)
     numbers = [number for is_answered, *run in answers.runs() if not is_answered for number in range(*run)]
     if on_answered is not None:
         on_answered(len(chunk) - len(numbers))
@@ -142,7 +145,7 @@ def _submit_cached(
     else:
         submitted = _submitted(_single_calls(submit, fn, missing.rows()), options, engine)
     batches, cancel, _ = submitted
-    return Results(merged(answers, batches, unordered=options.unordered), cancel, lambda: len(chunk))
+    return Results(merged(answers, batches, unordered=options.unordered), cancel, lambda: len(chunk), kept_in)
 
 
 def _submitted(calls: Iterator[Submitted], options: MapOptions, engine: Engine | None) -> ResultLists:

@@ -81,6 +81,9 @@ class MapCache(Protocol):
     ) -> MapAnswers | None:
         """Return what is known of some calls; None: they must be submitted one by one."""
 
+    def directory_for(self, fn: Callable[..., Any]) -> str | None:
+        """Return the directory in which the results of a function are kept; None if they are not."""
+
 
 class MapAnswers(Protocol):
     """What a cache knows of the calls of a map."""

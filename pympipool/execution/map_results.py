@@ -206,12 +206,17 @@ class Results(ConsumingIterator):
         batches: Yields a list of results, and the parts of the exception that came after them or None.
         cancel: Cancels the calls that have not begun.
         total: Returns the number of calls, if it is known.
+        kept_in: Returns the directory in which the results are kept; None if they are in none.
     """
 
     def __init__(
-        self, batches: Iterator[tuple[Any, Any]], cancel: Callable[[], None], total: Callable[[], int | None]
+        self,
+        batches: Iterator[tuple[Any, Any]],
+        cancel: Callable[[], None],
+        total: Callable[[], int | None],
+        kept_in: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self._batches = _result_lists(batches, total)
+        self._batches = _result_lists(batches, total, kept_in)
         self._cancel = cancel
         super().__init__(self._batches)
 
@@ -226,7 +231,7 @@ def _list_of_one(value: Any) -> list[Any]:
 
 
 def _result_lists(
-    batches: Iterator[tuple[Any, Any]], total: Callable[[], int | None]
+    batches: Iterator[tuple[Any, Any]], total: Callable[[], int | None], kept_in: Callable[[], str | None]
 ) -> Generator[list[Any], None, None]:
     """Yield the list of results of each batch, and raise the exception that ended it."""
     returned = 0
@@ -244,17 +249,18 @@ def _result_lists(
         raise
     except BaseException as raised:
         if returned > 0:
-            _tell_count(raised, returned, total())
+            _tell_count(raised, returned, total(), kept_in())
         raise
 
 
-def _tell_count(error: BaseException, returned: int, total: int | None) -> None:
-    """Add to an exception that ends an iteration how many results had come, and how they are kept."""
+def _tell_count(error: BaseException, returned: int, total: int | None, kept_in: str | None) -> None:
+    """Add to an exception that ends an iteration how many results had come, and where they are."""
     results = f"{returned} results" if total is None else f"{returned} of {total} results"
-    note = (
-        f"map() had returned {results} before this. list() drops them. To keep them, collect them in a loop (for result in"
-        " exe.map(...): results.append(result)), or use submit(): each future keeps its own result"
-    )
+    if kept_in is None:
+        where = ". If you passed it to list(), they are lost: collect them in a loop, or give the executor a cache_directory"
+    else:
+        where = f"; they are kept in {kept_in!r}: run the script again, and it goes on from there"
+    note = f"map() had returned {results}{where}"
     if HAS_NOTES:
         add_note(error, note)
         return

@@ -85,11 +85,15 @@ def describe_place(error: BaseException) -> bytes:
 
 
 def _user_traceback(trace: types.TracebackType | None) -> types.TracebackType | None:
-    """Return the traceback from the first frame that is not pympipool's; all of it if every frame is pympipool's."""
-    first = trace
+    """Return the traceback from the first frame that is not pympipool's; all of it if every frame is pympipool's.
+
+    Nothing of it if the function has no frame: it is compiled, or was called with a wrong number of arguments.
+    """
+    first, last = trace, ""
     while first is not None and first.tb_frame.f_code.co_filename.startswith(_OWN_FILES):
+        last = first.tb_frame.f_code.co_filename
         first = first.tb_next
-    return first or trace
+    return None if first is None and last.endswith(_CALLERS) else first or trace
 
 
 _OWN_FILES = (
@@ -97,6 +101,9 @@ _OWN_FILES = (
     "pympipool/_core/",  # frames of compiled modules have the path that the compiler was given, relative to the source
 )
 """Beginnings of the file names of pympipool's own frames."""
+
+_CALLERS = ("/worker/call_runner.py", "/worker/batches.py", "/_core/copies.pyx")
+"""Ends of the names of the files that call functions of the user."""
 
 _GROUPS: Any = getattr(builtins, "BaseExceptionGroup", ())
 """The class of all exception groups; Python 3.10 has none."""

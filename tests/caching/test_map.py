@@ -162,9 +162,20 @@ def test_changes_to_results_never_reach_the_disk(make_batches):
 def test_arguments_are_shown(make_block, tmp_path):
     with make_block() as exe:
         assert list(exe.map(pow, [2, 3], [3, 2])) == [8, 9]
-        assert list(exe.map(len, [np.ones(3), np.ones(3, "f4")])) == [3, 3]
-    shown = [(call["function"], call["arguments"]) for call in get_cache_data(tmp_path / "cache")]
-    assert sorted(shown) == [("len", "<ndarray (3,)>"), ("len", "<ndarray (3,)>"), ("pow", "2, 3"), ("pow", "3, 2")]
+        assert list(exe.map(len, [np.ones(3), np.ones((5, 2), "f4")])) == [3, 5]
+        assert list(exe.map(repr, [np.float64(1.5), np.array([b"x"]), np.array([None])]))
+        assert list(exe.map(np.ndim, [np.datetime64("2026-01-01")])) == [0]
+    shown = sorted((call["function"], call["arguments"]) for call in get_cache_data(tmp_path / "cache"))
+    assert shown == [
+        ("len", "<ndarray float32 (5, 2)>"),
+        ("len", "[1.0, 1.0, 1.0]"),
+        ("ndim", "<datetime64 datetime64[D] ()>"),
+        ("pow", "2, 3"),
+        ("pow", "3, 2"),
+        ("repr", "1.5"),
+        ("repr", "<ndarray object (1,)>"),
+        ("repr", "[b'x']"),
+    ]
 
 
 def test_futures_among_the_arguments_have_keys(make_block, ran):

@@ -10,7 +10,7 @@ from concurrent import futures
 import numpy as np
 import pytest
 
-from pympipool import Executor
+from pympipool import Executor, shared_array
 from pympipool.execution import map_results
 from support.calls import add, divide, echo, hold, hold_or_square, square
 
@@ -18,6 +18,10 @@ pytestmark = pytest.mark.anywhere
 
 SIZES = [{}, {"chunksize": 1}, {"chunksize": 3}]
 SIZE_IDS = ["default", "one", "chunks"]
+
+
+def divide_first(x, y):
+    return int(np.ravel(x)[0]) // y
 
 
 def notes_of(error):
@@ -229,6 +233,28 @@ def test_interrupt_tells_how_many_results_came(make_executor, gate, unordered):
     assert first == [0, 1]
     assert "map() had returned 2 of 4 results" in notes_of(raised.value)
     assert exe.submit(square, 3).result() == 9
+
+
+def test_note_tells_where_results_are(executor, tmp_path):
+    with pytest.raises(ZeroDivisionError) as raised:
+        list(executor.map(divide, [1, 1], [1, 0]))
+    assert "If you passed it to list(), they are lost" in notes_of(raised.value)
+    directory = str(tmp_path / "cache")
+    for options in ({}, {"chunksize": 2}, {"buffersize": 2}):
+        with Executor(max_workers=1, block_allocation=True, backend="mpi", cache_directory=directory) as exe:
+            with pytest.raises(ZeroDivisionError) as raised:
+                list(exe.map(divide, [1, 1], [1, 0], **options))
+            assert f"; they are kept in {directory!r}: run the script again" in notes_of(raised.value)
+
+
+@pytest.mark.filterwarnings("ignore::pympipool.errors.CacheWarning")
+def test_note_promises_no_cache_without_one(tmp_path):
+    array = shared_array(1, int, fill=1)  # its content has no key
+    with Executor(backend="serial", cache_directory=tmp_path / "cache") as exe:
+        for numerator, options in ((array, {}), (1, {"cache": False})):
+            with pytest.raises(ZeroDivisionError) as raised:
+                list(exe.map(divide_first, [numerator, numerator], [1, 0], **options))
+            assert "they are lost" in notes_of(raised.value)
 
 
 def test_python_without_notes_warns(monkeypatch, executor):
