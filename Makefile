@@ -1,7 +1,7 @@
 # One command for each task in a fresh clone.
 #
 #   make demo          run real work on all cores, then on two MPI ranks
-#   make test          run the whole test suite, in three processes
+#   make test          run the whole test suite, in four processes
 #   make test-fast     run the fastest and most telling tests of each room: under two minutes on two cores
 #   make test-long     run the chaos test for 15 minutes: random kills, stops, interrupts and shortages
 #   make coverage      measure which lines of Python make test-fast runs, into build/coverage/html

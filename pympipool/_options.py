@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ParamSpec, TypeVar
 
 from pympipool._util.reprs import did_you_mean
-from pympipool.resources import Host, Resources, validation
+from pympipool.resources import OF_CALLS, Host, Resources, validation
 from pympipool.resources.hosts import checked_hosts
 from pympipool.resources.request import translate
 
@@ -224,12 +224,7 @@ def _with_resource_dict(arguments: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f"the resource_dict of Executor() has {name}={value!r}, which is for single calls: give it to submit()"
             )
-    if "cores" in found:
-        found["cores_per_worker"] = found.pop("cores")
-    if "gpus_per_core" in found:
-        cores = found.get("cores_per_worker", arguments["cores_per_worker"])
-        gpus = Resources.check("gpus_per_core", found.pop("gpus_per_core"))
-        found["gpus_per_worker"] = gpus * Resources.check("cores", cores)
+    found = _per_worker(found, arguments["cores_per_worker"])
     for name, value in found.items():
         default = {"cores_per_worker": 1, "gpus_per_worker": 0}.get(name, defaults.get(name))
         if arguments[name] not in (default, value):
@@ -237,6 +232,26 @@ def _with_resource_dict(arguments: Mapping[str, Any]) -> dict[str, Any]:
                 f"{name} is {arguments[name]!r}, and resource_dict is {resource_dict!r}: give it in one of the two places"
             )
     return {**arguments, **found}
+
+
+def _per_worker(found: dict[str, Any], cores_per_worker: Any = 1) -> dict[str, Any]:
+    """Return the items of a resource_dict by the names that they have as parameters of an executor."""
+    named = {"cores_per_worker" if name == "cores" else name: value for name, value in found.items()}
+    if "gpus_per_core" in named:
+        cores = Resources.check("cores", named.get("cores_per_worker", cores_per_worker))
+        named["gpus_per_worker"] = Resources.check("gpus_per_core", named.pop("gpus_per_core")) * cores
+    return named
+
+
+def as_parameters(resource_dict: Mapping[str, Any]) -> str:
+    """Return what to write in an executor for the items of a valid resource_dict that single calls of it cannot have.
+
+    Examples:
+        >>> as_parameters({"cores": 2, "gpus_per_core": 1, "retries": 3})
+        'cores_per_worker=2, gpus_per_worker=2'
+    """
+    found = {name: value for name, value in Resources.translated(resource_dict).items() if name not in OF_CALLS}
+    return ", ".join(f"{name}={value!r}" for name, value in _per_worker(found).items())
 
 
 def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,9 +273,10 @@ def suggest_parameter(init: Callable[P, T]) -> Callable[P, T]:
             kwargs = translate(kwargs, names, f"{type(args[0]).__name__}()")  # type: ignore[assignment]
         for name in kwargs:
             if name not in names:
-                meant = _meant_parameter(name, names) or did_you_mean(name, names) or "."
                 kind = type(args[0]).__name__
-                raise TypeError(f"{kind}() has no parameter {name!r}{meant} It has: {', '.join(names)}")
+                meant = _meant_parameter(name, names) or did_you_mean(name, names)
+                more = f"{meant} help({kind}) lists all" if meant else f". It has: {', '.join(names)}"
+                raise TypeError(f"{kind}() has no parameter {name!r}{more}")
         if accepts_former_order and len(args) > 2:
             from pympipool._util.former_names import name_positional
 

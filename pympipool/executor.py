@@ -246,7 +246,9 @@ class Executor(futures.Executor):
         self._backend.check(self._resources)
         workers, cores = options.count_workers(self._backend.available_cores)
         self._allocator: ResourceAllocator[Any] = ResourceAllocator(
-            cores=cores, counts_devices=not self._backend.assigns_devices
+            cores=cores,
+            are_default=options.max_cores is None and options.max_workers is None,
+            counts_devices=not self._backend.assigns_devices,
         )
         self._check_devices(options.gpus_per_worker, workers if self._block_allocation else 1)
         if not isinstance(self._backend, WorkerlessBackend):
@@ -431,9 +433,10 @@ class Executor(futures.Executor):
         if resource_dict is not None:
             resources = Resources.from_dict(resource_dict, resources)
             if self._block_allocation and not OF_CALLS.issuperset(resource_dict):
+                wanted = _options.as_parameters(resource_dict)
                 raise ValueError(
-                    f"resource_dict is {resource_dict!r}; with block_allocation=True all workers are alike: set the"
-                    " resources on the executor, or use block_allocation=False"
+                    f"resource_dict is {resource_dict!r}; with block_allocation=True all workers are alike. Write"
+                    f" Executor(block_allocation=True, {wanted}), or leave out block_allocation"
                 )
             self._backend.check(resources)
             self._allocator.check(resources)
@@ -765,13 +768,16 @@ class Executor(futures.Executor):
             return "<Executor that was not started>"
         if not isinstance(self._engine, Engine):
             return repr(self._engine)
-        return status.as_text(status.snapshot(self._engine, self._info))
+        return status.as_text(self._snapshot(self._engine))
 
     def _repr_html_(self) -> str:
         """Return the same as a card for notebooks. An executor that draws its calls returns the graph."""
         if not isinstance(self._engine, Engine):
             return self._engine._repr_html_()
-        return status.as_html(status.snapshot(self._engine, self._info))
+        return status.as_html(self._snapshot(self._engine))
+
+    def _snapshot(self, engine: Engine) -> status.ExecutorStatus:
+        return status.snapshot(engine, self._info, 0 if self._cache is None else self._cache.counts.found)
 
 
 def _submit_none(_fn: object, _args: object, _kwargs: object) -> None:

@@ -184,10 +184,11 @@ def name_positional(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, 
 
 def warn_of_count(workers: int, cores_per_worker: int) -> None:
     """Warn that version 0.8 would have started fewer workers, at the call of the caller's caller."""
+    cores = workers * cores_per_worker
     warnings.warn(
-        f"max_workers={workers} with cores_per_worker={cores_per_worker} is {workers} workers on {workers * cores_per_worker}"
-        f" cores; in pympipool 0.8 max_workers was the number of cores. Write max_cores={workers * cores_per_worker} instead (or"
-        f" max_cores={workers}, if you mean cores)",
+        f"max_workers={workers} with cores_per_worker={cores_per_worker} is {workers} workers on {cores} cores together. If you"
+        f" mean that, write max_cores={cores} instead; if you mean {workers} cores together, max_cores={workers}. In pympipool"
+        " 0.8 max_workers was the number of cores",
         FutureWarning,
         stacklevel=4,
     )

@@ -88,6 +88,8 @@ def _open_files(machine: Machine) -> str:
     limits = machine.limits
     if limits.open_files is None:
         return "any number open at a time"
+    if limits.open_files == limits.open_files_max:
+        return f"{limits.open_files} open at a time"
     most = "any number" if limits.open_files_max is None else str(limits.open_files_max)
     return f"{limits.open_files} open at a time, which may be raised to {most}"
 

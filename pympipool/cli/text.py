@@ -13,7 +13,7 @@ WIDEST = 120
 
 
 def wrap(begin: str, text: str) -> str:
-    """Wrap text to the width of the terminal.
+    """Wrap text to the width of the terminal. Its line breaks are kept.
 
     Args:
         begin: Start of the first line. The other lines are indented by its length.
@@ -24,13 +24,18 @@ def wrap(begin: str, text: str) -> str:
         '  cores  2 that this process may use'
     """
     width = min(shutil.get_terminal_size().columns, WIDEST)
-    return textwrap.fill(
-        text,
-        max(width, len(begin) + 20),
-        initial_indent=begin,
-        subsequent_indent=" " * len(begin),
-        break_long_words=False,  # paths can be copied
-        break_on_hyphens=False,
+    indent = " " * len(begin)
+    first, *more = text.splitlines() or [""]
+    return "\n".join(
+        textwrap.fill(
+            line,
+            max(width, len(begin) + 20),
+            initial_indent=start,
+            subsequent_indent=indent,
+            break_long_words=False,  # paths can be copied
+            break_on_hyphens=False,
+        )
+        for start, line in [(begin, first), *((indent, line) for line in more)]
     )
 
 

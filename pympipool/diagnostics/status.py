@@ -66,6 +66,7 @@ class ExecutorStatus:
         calls_per_s: Number of ended calls, divided by the time from the first submission to the last end.
         state: "open", "drained", "shut down", or "of another process" in a fork of the process that made the executor.
         shared: What this process shares, for whatever executor, as text; "" if nothing.
+        from_cache: Number of calls that were answered from a cache; no other number counts them.
     """
 
     info: Mapping[str, Any]
@@ -77,9 +78,10 @@ class ExecutorStatus:
     calls_per_s: float
     state: str
     shared: str = ""
+    from_cache: int = 0
 
 
-def snapshot(engine: Engine, info: Mapping[str, Any]) -> ExecutorStatus:
+def snapshot(engine: Engine, info: Mapping[str, Any], from_cache: int = 0) -> ExecutorStatus:
     """Return the current status of an executor."""
     if engine.in_forked_child:  # its counters and locks are in the state they had at the fork
         return ExecutorStatus(info, (), 0, 0, 0, 0, 0.0, "of another process")
@@ -101,6 +103,7 @@ def snapshot(engine: Engine, info: Mapping[str, Any]) -> ExecutorStatus:
         calls_per_s=returned / span_s if span_s > 0 else 0.0,
         state=engine.state,
         shared=describe_shared(),
+        from_cache=from_cache,
     )
 
 
@@ -129,6 +132,8 @@ def as_text(status: ExecutorStatus) -> str:
         hosts = sorted({host for worker in status.workers for host in worker.hosts})
         where = format_count(len(status.workers), "worker") + (f" on {_list_hosts(hosts)}" if hosts else "")
     counts = f"{status.running} running, {status.waiting} waiting, {status.done} done, {status.failed} failed"
+    if status.from_cache:
+        counts += f", {status.from_cache} from the cache"
     shared = f"; {status.shared}" if status.shared else ""
     return f"<Executor {made_with}: {where}; {counts}; {format_two_digits(status.calls_per_s)} calls/s{shared}>"
 
@@ -208,6 +213,7 @@ def _header(status: ExecutorStatus) -> str:
     cores = f" of {info['cores_per_worker']} cores" if info["cores_per_worker"] > 1 else ""
     facts = [f"backend {info['backend']}", f"at most {format_count(info['max_workers'], 'worker')}{cores}"]
     facts.append("block allocation" if info["block_allocation"] else "one process per call")
+    facts += [f"{format_count(status.from_cache, 'call')} from the cache"] if status.from_cache else []
     facts += [status.shared] if status.shared else []
     state = f'<i class="{status.state.split()[0]}">{status.state}</i>'
     return f"<header><b>Executor</b><span>{escape(' · '.join(facts))}</span>{state}</header>"

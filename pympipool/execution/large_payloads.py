@@ -23,7 +23,7 @@ from pympipool.serialization import payload
 LARGE_BYTES = 10 << 20
 """Size from which data counts as large. To copy so much into a worker's memory takes a few milliseconds."""
 
-REMEDY = "pass a handle, share(...), or load it in init_function (with block_allocation=True)"
+REMEDY = "pass a handle, pympipool.share(...), or load it in init_function (with block_allocation=True)"
 
 FUNCTIONS_MAX = 256
 """Number of functions that are remembered."""

@@ -64,6 +64,7 @@ class ResourceAllocator(Generic[Ticket]):
 
     Args:
         cores: The number of cores. Default: those that this process may use.
+        are_default: These are the cores that this process may use, as the user has set no number; for messages.
         devices: The devices. Default: those that this process may use.
         counts_devices: False where a scheduler gives workers their devices, so that none are allocated here.
 
@@ -79,8 +80,14 @@ class ResourceAllocator(Generic[Ticket]):
     """
 
     def __init__(
-        self, cores: int | None = None, devices: Devices | None = None, *, counts_devices: bool = True
+        self,
+        cores: int | None = None,
+        devices: Devices | None = None,
+        *,
+        are_default: bool = False,
+        counts_devices: bool = True,
     ) -> None:
+        self._are_default = are_default
         self._counts_devices = counts_devices
         self.cores = available_cores() if cores is None else cores
         self._devices = devices
@@ -104,9 +111,12 @@ class ResourceAllocator(Generic[Ticket]):
             of_threads = (
                 f" with threads_per_core={threads}, {resources.total_cores} cores together" if threads > 1 else ""
             )
-            raise ValueError(
-                f"cores is {resources.cores}{of_threads}; it must be at most {self.cores}, the executor's max_cores"
+            limit = (
+                f"the cores that this process may use: give Executor() max_cores={resources.total_cores} for more"
+                if self._are_default
+                else "the executor's max_cores"
             )
+            raise ValueError(f"cores is {resources.cores}{of_threads}; it must be at most {self.cores}, {limit}")
         if self._gpus(resources) > 0 and resources.gpus > len(self.devices.names):
             raise ValueError(
                 f"gpus_per_core is {resources.gpus_per_core} with {resources.cores} cores, {resources.gpus} GPUs "

@@ -181,7 +181,7 @@ class Resources:
             >>> Resources.from_dict({"core": 2})  # doctest: +ELLIPSIS
             Traceback (most recent call last):
                 ...
-            ValueError: resource_dict has the unknown key 'core'; did you mean 'cores'? Allowed are: cores, ...
+            ValueError: resource_dict has the unknown key 'core'; did you mean 'cores'? help(...) lists all
         """
         default = cls() if default is None else default
         if resource_dict is None:
@@ -352,5 +352,10 @@ def translate(arguments: Mapping[str, Any], known: Container[str], place: str) -
 
 
 def _unknown_key(key: Any) -> str:
-    hint = did_you_mean(str(key), _PARAMETERS, cutoff=0.5) or "."
-    return f"resource_dict has the unknown key {key!r}{hint} Allowed are: {', '.join(_PARAMETERS)}"
+    meant = did_you_mean(str(key), _PARAMETERS, cutoff=0.5)
+    more = (
+        f"{meant} help(pympipool.resources.Resources) lists all"
+        if meant
+        else f". Allowed are: {', '.join(_PARAMETERS)}"
+    )
+    return f"resource_dict has the unknown key {key!r}{more}"

@@ -46,6 +46,15 @@ def test_status_counts_calls(make_executor, gate):
     assert "shut down" in exe._repr_html_()
 
 
+def test_answers_of_a_cache_are_counted(make_executor, tmp_path):
+    for answered, text in ((0, "2 done, 0 failed; "), (2, "0 done, 0 failed, 2 from the cache; ")):
+        exe = make_executor(max_workers=1, cache_directory=tmp_path / "cache")
+        assert list(exe.map(square, [1, 2])) == [1, 4]
+        exe.shutdown()
+        assert text in repr(exe)
+        assert ("2 calls from the cache" in exe._repr_html_()) == (answered == 2)
+
+
 def test_calls_of_a_map_count_one_by_one(make_block_executor):
     exe = make_block_executor(max_workers=2)
     assert sum(exe.map(abs, range(10_000))) == sum(range(10_000))

@@ -52,7 +52,7 @@ class Model:
         return float(self.data[i])
 
 
-REMEDY = "with each call: pass a handle, share(...), or load it in init_function (with block_allocation=True)"
+REMEDY = "with each call: pass a handle, pympipool.share(...), or load it in init_function (with block_allocation=True)"
 
 
 @pytest.mark.parametrize(("function", "name"), [(make_window(), "window"), (Model().predict, "Model.predict")])

@@ -196,7 +196,7 @@ def test_arguments_without_names_work():
 
 def test_other_count_of_workers_warns():
     parameters = {"max_workers": 2, "cores_per_worker": 2, "backend": "mpi"}
-    with pytest.warns(FutureWarning, match="is 2 workers on 4 cores; .* Write max_cores=4 instead") as found:
+    with pytest.warns(FutureWarning, match="is 2 workers on 4 cores together. .* write max_cores=4 instead") as found:
         Executor(**parameters).shutdown()
     assert found[0].filename == __file__
     for unambiguous in ({"max_cores": 4}, {"cores_per_worker": 1}, {"max_workers": 1}):

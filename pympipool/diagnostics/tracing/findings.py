@@ -174,7 +174,8 @@ def _transfer(executor: ExecutorSummary) -> Iterator[Finding]:
         idle,
         f"workers were idle for {format_share(idle)} of their time although calls were ready: these were on their way"
         f" ({format_duration(dispatch.median_ns)} there, {format_duration(back.median_ns)} back, median)",
-        "send less with each call: share(...) what many calls need, return only what is needed; and check that no other program"
+        "send less with each call: share what many calls need (pympipool.share), return only what is needed; and check that no"
+        " other program"
         " uses the cores",
     )
 

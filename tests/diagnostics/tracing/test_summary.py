@@ -148,7 +148,7 @@ FINDINGS = {
     "use exe.map()": make_timeline(
         [(1, n * 10, n * 10 + 1, n * 10 + 1, n * 10 + 3, n * 10 + 4, n * 10 + 6, {}) for n in range(50)]
     ),
-    "share(...) what many calls need": make_timeline(
+    "share what many calls need (pympipool.share)": make_timeline(
         [(1, 0, 0, n * 100, n * 100 + 40, n * 100 + 90, n * 100 + 100, {}) for n in range(10)], workers=1
     ),
     "submit calls before doing anything else": make_timeline(
