@@ -10,11 +10,8 @@ interrupt it. It allocates nothing, so that it cannot fail either. That holds fo
 listens (`listeners.pyx`); the callbacks of users run afterwards.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING
-from libc.stdint cimport uint8_t
-
 from pympipool._core.callbacks cimport CallbackThread, FutureWithCallbacks
-from pympipool._core.pickle_reader cimport read_scalar
+from pympipool._core.pickle_reader cimport read_value
 
 from concurrent.futures import CancelledError, InvalidStateError, TimeoutError
 from time import monotonic
@@ -296,11 +293,8 @@ cdef class FutureCore(FutureWithCallbacks):
         """Return the result that parts are the pickle of."""
         if self.cache_entry is not None:
             return self.source.load(self.cache_entry.take(parts, True), False)
-        if type(parts) is bytes:
-            value = read_scalar(<const uint8_t *>PyBytes_AS_STRING(parts), len(<bytes>parts))
-            if value is not ...:
-                return value
-        return self.source.load(parts, False)
+        value = read_value(parts)
+        return self.source.load(parts, False) if value is ... else value
 
     cdef int decode(self) except -1:
         """Unpickle the result, once. An exception in unpickling becomes the call's exception.

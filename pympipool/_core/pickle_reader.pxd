@@ -1,6 +1,4 @@
-"""Unpickles single small values; see pickle_reader.pyx."""
-
-from libc.stdint cimport uint8_t
+"""Unpickles small values of builtin types; see pickle_reader.pyx."""
 
 
-cdef object read_scalar(const uint8_t *pickle, size_t size)
+cdef object read_value(object pickle)

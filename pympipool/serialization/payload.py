@@ -25,6 +25,7 @@ import os
 import sys
 
 from pympipool._core.instances import definitions
+from pympipool._core.pickle_reader import load_small_value
 from pympipool._core.plain_values import dump_plain_value
 from pympipool._util.cmodules import pickle
 from pympipool._util.reprs import callable_name, safe_repr, summarize_error, type_name
@@ -232,7 +233,8 @@ def load(parts: Sequence[Any], what: str = "the value") -> Any:
     """
     try:
         if len(parts) == 1:
-            return pickle.loads(parts[0])
+            value = load_small_value(parts[0])
+            return pickle.loads(parts[0]) if value is ... else value
         return pickle.loads(parts[0], buffers=[_as_writable(part) for part in parts[1:]])
     except MemoryError as error:
         reason = str(error)

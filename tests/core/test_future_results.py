@@ -30,6 +30,8 @@ PICKLED = [
     float("inf"),
     "",
     "ä" * 64,
+    {},
+    [1, (2.0, None)],
 ]
 
 
@@ -81,7 +83,7 @@ def test_future_in_cycle_is_collected(make):
 
 
 @pytest.mark.parametrize("value", PICKLED, ids=repr)
-def test_scalars_are_read_without_unpickler(value):
+def test_small_values_are_read_without_unpickler(value):
     from pympipool.serialization import payload
 
     loader, future = Loader(), Future()
@@ -91,7 +93,9 @@ def test_scalars_are_read_without_unpickler(value):
     assert loader.count == 0
 
 
-@pytest.mark.parametrize("value", [..., 2**64, -(2**64), "a" * 300, "\ud800", [1], (None,), b"1", 1j, {}], ids=repr)
+@pytest.mark.parametrize(
+    "value", [..., 2**64, -(2**64), "a" * 300, "\ud800", [1], (None,), b"1", 1j, {1: b""}], ids=repr
+)
 def test_other_results_are_unpickled_once(value):
     loader, future = Loader(), Future()
     future.answer(loader, pickle.dumps(value, 5))
