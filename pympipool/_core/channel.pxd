@@ -29,6 +29,9 @@ cdef class Channel:
     cdef pmp_news *peer_news       # where a worker announces what it has sent
     cdef bint rings_after_message  # a worker may wait for room for its next result; a master never does
     cdef pmp_spinner spinner
+    cdef bint may_await_ranks     # there is a core for each rank, but none for the master besides
+    cdef int missed_polls         # how often `await_ranks` does not poll since that was in vain ...
+    cdef int skipped_polls        # ... and did not yet
     cdef bint is_ending           # the ranks wait for each other after this call, in `ranks_agree`
     cdef int64_t received_ns      # time at which the last message was received
     cdef readonly list stamps     # further times of a traced call, ns; sent with the answer and then cleared
@@ -40,6 +43,7 @@ cdef class Channel:
     cdef int open(self, uint32_t rank) except -1
     cdef void ring_peer(self) noexcept nogil
     cdef void end_call(self, uint64_t outcome) noexcept nogil
+    cdef void await_ranks(self) noexcept nogil
     cdef int wait(self, c_bool (*ready)(void *) noexcept nogil, void *context, int64_t deadline_ns) except -1
     cdef int take_notice(self) except -1
     cdef list take_parts(self)

@@ -14,16 +14,20 @@ from libc.errno cimport EAGAIN, EINTR, ETIMEDOUT
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pympipool._core.ring cimport (
-    PMP_STORED, PMP_TRACED, Parts, Segment, c_bool, message_bytes, news_in, notices_in, part_to_object, pmp_doorbell,
-    pmp_doorbell_ring, pmp_doorbell_ring_after_fence, pmp_head, pmp_link_await_room, pmp_link_open_master,
-    pmp_link_open_worker, pmp_link_slot, pmp_news_add, pmp_notices_count, pmp_now_ns, pmp_part, pmp_ranks_agree,
-    pmp_ranks_end, pmp_ranks_have_ended, pmp_receive, pmp_receive_done, pmp_receiver_close, pmp_ring_has_record, pmp_ring_is_empty,
-    pmp_send, pmp_sender, pmp_sender_has_room, pmp_spinner_init, pmp_wait, process_buffer_pool, raise_errno,
+    PMP_POLLS_WITH_PAUSE, PMP_STORED, PMP_TRACED, Parts, Segment, c_bool, message_bytes, news_in, notices_in,
+    part_to_object, pmp_doorbell, pmp_doorbell_ring, pmp_doorbell_ring_after_fence, pmp_head, pmp_link_await_room,
+    pmp_link_open_master, pmp_link_open_worker, pmp_link_slot, pmp_news_add, pmp_notices_count, pmp_now_ns, pmp_part,
+    pmp_poll, pmp_ranks_agree, pmp_ranks_end, pmp_ranks_have_ended, pmp_receive, pmp_receive_done, pmp_receiver_close,
+    pmp_ring_has_record, pmp_ring_is_empty, pmp_send, pmp_sender, pmp_sender_has_room, pmp_spinner_init, pmp_wait,
+    process_buffer_pool, raise_errno,
 )
 
 import os
 
 from pympipool._core.ring import SPIN_NS
+
+cdef enum:
+    MISSED_POLLS_MAX = 15
 
 cdef int64_t NS_PER_S = 1_000_000_000
 cdef bytes NO_IMPORTS = bytes(sizeof(int64_t))  # what `import_times.take` returns if there were none
@@ -106,8 +110,10 @@ cdef class Channel:
                                     &self.receiver, &self.sender, &self.rank_bells, &self.ranks)
         if code < 0:
             raise_errno(code, "the segment is no link of this version of pympipool")
-        if self.ranks.count >= (os.cpu_count() or 1):
+        core_count = os.cpu_count() or 1
+        if self.ranks.count >= core_count:
             self.spinner.polls_with_pause = 0  # another rank, or the master, needs the core
+        self.may_await_ranks = self.ranks.count == core_count
         self.own_bell = &self.rank_bells[rank]
         self.awaited.calls = &self.receiver
         self.awaited.ranks = &self.ranks
@@ -143,6 +149,22 @@ cdef class Channel:
             for rank in range(self.ranks.count):
                 if rank != self.ranks.rank:
                     pmp_doorbell_ring(&self.rank_bells[rank])
+
+    cdef void await_ranks(self) noexcept nogil:
+        """Wait for a microsecond until the other ranks have ended the last call, before this one yields its core.
+
+        They are about to end it if each has a core of its own. Where one needs this core, that is tried more and more rarely.
+        """
+        if pmp_ranks_have_ended(&self.ranks):
+            return
+        if self.skipped_polls < self.missed_polls:
+            self.skipped_polls += 1
+            return
+        self.skipped_polls = 0
+        if pmp_poll(PMP_POLLS_WITH_PAUSE, have_ended, &self.awaited):
+            self.missed_polls = 0
+        else:
+            self.missed_polls = min(2 * self.missed_polls + 1, MISSED_POLLS_MAX)
 
     cdef int wait(self, c_bool (*ready)(void *) noexcept nogil, void *context,
                   int64_t deadline_ns) except -1:
@@ -182,6 +204,8 @@ cdef class Channel:
             if has_notice(&self.awaited):
                 self.take_notice()
             if self.ranks.count > 1:
+                if self.may_await_ranks and pmp_ring_has_record(&self.receiver.consumer):
+                    self.await_ranks()
                 if not self.wait(may_begin, &self.awaited, deadline_ns):
                     return None
                 if not has_call(&self.awaited):

@@ -56,6 +56,7 @@ cdef extern from "doorbell.h" nogil:
     void pmp_doorbell_disarm(pmp_doorbell *bell)
     int pmp_doorbell_sleep(pmp_doorbell *bell, int64_t timeout_ns)
     void pmp_spinner_init(pmp_spinner *spinner, int64_t max_ns)
+    c_bool pmp_poll(int32_t count, c_bool (*ready)(void *context) noexcept nogil, void *context)
     c_bool pmp_spin(pmp_spinner *spinner, c_bool (*ready)(void *) noexcept nogil, void *context)
     void pmp_spin_failed(pmp_spinner *spinner, int64_t took_ns)
     int pmp_wait(pmp_doorbell *bell, pmp_spinner *spinner,

@@ -138,6 +138,18 @@ static void wait_returns_at_once_when_ready(void)
     CHECK_EQUAL(counted.polls, 1);
 }
 
+static void poll_ends_when_ready_or_after_count(void)
+{
+    countdown counted = {0, 3};
+    CHECK(pmp_poll(3, at_nth_poll, &counted));
+    CHECK_EQUAL(counted.polls, 3);
+    counted = (countdown){0, 4};
+    CHECK(!pmp_poll(3, at_nth_poll, &counted));
+    CHECK_EQUAL(counted.polls, 3);
+    CHECK(!pmp_poll(0, at_nth_poll, &counted));
+    CHECK_EQUAL(counted.polls, 3);
+}
+
 typedef struct {
     pmp_doorbell *bell;
     bool was_armed;
@@ -564,6 +576,7 @@ int main(int argument_count, char **arguments)
     run("sleep times out", 60, sleep_times_out);
     run("a signal ends a sleep", 60, signal_ends_a_sleep);
     run("wait returns at once when ready", 60, wait_returns_at_once_when_ready);
+    run("a poll ends when ready, or after its count", 60, poll_ends_when_ready_or_after_count);
     run("wait checks again after arming", 60, wait_checks_again_after_arming);
     run("wait times out", 60, wait_times_out);
     run("rings without work do not extend a timeout", 60, rings_without_work_do_not_extend_timeout);
