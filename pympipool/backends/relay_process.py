@@ -1,12 +1,13 @@
 """Starts and ends the relay, through which workers on other hosts reach the master.
 
-    Relay.prepare(request) ── starts the relay; again and again, until it has answered ──> True
+    Relay.prepare(request) ── starts the relay; again and again, until it listens ──> True
     Relay.environment(request) ──> the variables with which a worker reaches it
 
     Relay.check() ── now and then, while there are workers: "?" ──> relay ── "!" ──>
                   ── no answer for `ANSWER_TIMEOUT_S` ──> the relay is killed; its workers end, and the next starts another
 
-The relay's own program is `pympipool.transport.tcp.relay`.
+The relay's own program is `pympipool.transport.tcp.relay_program`. It listens before it can serve, so that agents start
+meanwhile. If it cannot serve after all, that is the reason why they do not reach it.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ PING = b"?"
 PONG = b"!"
 """The relay's answer to `PING`. Other bytes come with the descriptor of a connection to an agent."""
 
+_ANSWER_BYTES = 4096
+"""Bytes that are received from the relay at a time."""
+
 _KILLED = 128 + signal.SIGKILL
 """Exit code of launchers for a worker that SIGKILL has ended, also its own watchdog when it had lost the master."""
 
@@ -64,7 +68,8 @@ class Relay:
         self._local_only = local_only
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
-        self._addresses = ""  # until the relay is ready
+        self._addresses = ""  # until the relay listens
+        self._is_ready = False  # it serves, and sends nothing but pongs and agents
         self._answer = b""  # what has arrived of it
         self._failure: str | Exception | None = None  # why the last one does not start
         self._since_start = RunningClock()
@@ -77,22 +82,24 @@ class Relay:
         """The id of the relay's process, None if it does not run."""
         return None if self._process is None or self._process.poll() is not None else self._process.pid
 
-    def prepare(self, request: LaunchRequest) -> bool:
+    def prepare(self, request: LaunchRequest, *, is_urgent: bool = False) -> bool:
         """Start the relay, without waiting for it; return False while it starts.
 
         Args:
             request: With the master's address and key.
+            is_urgent: Return True as soon as the relay listens. It may turn out that it cannot serve: `has_failed`.
         """
         try:
-            if self._addresses and self._process is not None and self._process.poll() is not None:
+            if self._is_ready and self._process is not None and self._process.poll() is not None:
                 self.close()
             if self._process is None and self._failure is None:
                 self._start(request)
-            elif not self._addresses and self._failure is None:
-                self._failure = self._receive_addresses()
+            elif self._failure is None and not self._is_ready:
+                self._receive_answer()
         except Exception as error:  # OSError, WorkerStartError, MemoryError: `environment` raises it
-            self._failure = error
-        return bool(self._addresses) or self._failure is not None
+            self._addresses, self._failure = "", error
+        is_usable = self._is_ready or (is_urgent and bool(self._addresses))
+        return is_usable or self._failure is not None
 
     def environment(self, request: LaunchRequest) -> dict[str, str]:
         """Return the variables of a worker that may run on another host. To be called when `prepare` has returned True.
@@ -101,21 +108,30 @@ class Relay:
             WorkerStartError: The relay does not start; tells why. The next `prepare` starts another.
         """
         if not self._addresses:
-            reason = self._failure or "it has ended"
+            error, reason = self.start_error(), self._failure
             self.close()
-            raise WorkerStartError(
-                f"the relay to workers on other hosts does not start: {reason}. Workers of this host only need none:"
-                ' backend="mpi"'
-            ) from (reason if isinstance(reason, Exception) else None)
+            raise error from (reason if isinstance(reason, Exception) else None)
         return {
             "PYMPIPOOL_TCP": self._addresses,
             "PYMPIPOOL_HOST": socket.gethostname(),
             "PYMPIPOOL_CONNECT_S": str(request.connect_timeout_s),
         }
 
+    @property
+    def has_failed(self) -> bool:
+        """True if the last relay did not start, and no other one was started."""
+        return self._failure is not None
+
+    def start_error(self) -> WorkerStartError:
+        """Return an error that tells why the relay does not start."""
+        return WorkerStartError(
+            f"the relay to workers on other hosts does not start: {self._failure or 'it has ended'}. Workers of this host only"
+            ' need none: backend="mpi"'
+        )
+
     def _start(self, request: LaunchRequest) -> None:
         """Start the process, and send it what it needs."""
-        command = program_command("pympipool.transport.tcp.relay", "pympipool_relay")
+        command = program_command("pympipool.transport.tcp.relay_program", "pympipool_relay")
         address, key = request.environment["PYMPIPOOL_ADDRESS"], request.environment["PYMPIPOOL_KEY"]
         self._process, self._socket = subprocesses.popen_with_socket(
             command, _relay_environment(request), "PYMPIPOOL_RELAY", stdout=subprocess.DEVNULL
@@ -124,22 +140,33 @@ class Relay:
         self._socket.setblocking(False)
         self._socket.sendall(f"{address} {key} {int(self._local_only)}\n".encode(), SEND_FLAGS)
 
-    def _receive_addresses(self) -> str | None:
-        """Receive what has arrived of the relay's answer; return why it does not start, or None."""
-        assert self._socket is not None
-        try:
-            received = self._socket.recv(4096)
-        except BlockingIOError:
-            is_late = self._since_start.elapsed() > START_TIMEOUT_S
-            return f"it has not answered within {START_TIMEOUT_S:g} s" if is_late else None
+    def _receive_answer(self) -> None:
+        """Receive what has arrived of the relay's answer, or of its end."""
+        with contextlib.suppress(OSError):
+            self._receive()
+        if not self._is_ready and self._since_start.elapsed() > START_TIMEOUT_S:
+            self._note_failure(f"it has not answered within {START_TIMEOUT_S:g} s")
+
+    def _take_answer(self, received: bytes) -> bytes:
+        """Take the lines in which the relay says where it listens, and whether it can serve. Return what has arrived after them."""
         self._answer += received
-        if received and not self._answer.endswith(b"\n"):
-            return None
-        status, _, rest = self._answer.decode().strip().partition(" ")
-        if status != "ready":
-            return rest or "it ended at once"
-        self._addresses = rest
-        return None
+        while not self._is_ready and b"\n" in self._answer:
+            line, _, self._answer = self._answer.partition(b"\n")
+            status, _, text = line.decode(errors="replace").partition(" ")
+            if status == "listening":
+                self._addresses = text
+            elif status == "ready":
+                self._is_ready = True
+            else:
+                self._note_failure(text)
+        rest, self._answer = (self._answer, b"") if self._is_ready else (b"", self._answer)
+        return rest
+
+    def _note_failure(self, reason: str) -> None:
+        """Take note why the relay does not start: the first reason that is known."""
+        if self._failure is None:
+            self._addresses, self._failure = "", reason
+            LOGGER.info("%s", self.start_error())
 
     def is_silent(self) -> bool:
         """Return True if the relay has not answered a ping for a while; send it the next one if it has answered all."""
@@ -166,9 +193,13 @@ class Relay:
         assert self._socket is not None
         with contextlib.suppress(BlockingIOError):
             while True:
-                data, descriptors = receive_descriptors(self._socket, 64)
+                data, descriptors = receive_descriptors(self._socket, _ANSWER_BYTES)
                 if not data:
+                    if not self._is_ready:
+                        self._note_failure("it ended at once")
                     raise ConnectionError("the relay has ended")
+                if not self._is_ready:
+                    data = self._take_answer(data)
                 if PONG in data:
                     self._since_ping = None
                 self._agents += (socket.socket(fileno=descriptor) for descriptor in descriptors)
@@ -219,7 +250,7 @@ class Relay:
         """End the relay, and with it the workers that are connected to it."""
         self.after_fork_in_child()
         self._since_ping = None
-        self._addresses, self._answer, self._failure = "", b"", None
+        self._addresses, self._answer, self._failure, self._is_ready = "", b"", None, False
         if self._process is not None:
             subprocesses.end(self._process)
             self._process = None

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 LOGGER = ServiceLogger("pympipool.pool")
 
-PREPARE_CHECK_S = 0.01
+PREPARE_CHECK_S = 0.002
 """Polling interval while helpers of workers start."""
 
 

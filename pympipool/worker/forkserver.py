@@ -88,6 +88,8 @@ class Forkserver:
         master = self.master.fileno()
         self._watch(master)
         self._watch(self.wakeup_pipe[0])
+        if not self.is_warm:
+            _preload_own()  # before the first request, which may be on its way
         while self.is_open or self.status_pipes:
             for descriptor, _ in self.poll.poll():
                 if descriptor == self.wakeup_pipe[0]:
@@ -241,15 +243,19 @@ def main() -> NoReturn:
     Forkserver(master).serve()
 
 
-def _preload() -> None:
-    """Import what all or some workers need, and keep the garbage collector from touching it in each worker."""
+def _preload_own() -> None:
+    """Import what all workers need of this package and the standard library, whatever the master's `sys.path` is."""
     import traceback  # noqa: F401
 
     import pympipool.errors
-    import pympipool.serialization.by_value
     import pympipool.transport.control_client
     import pympipool.worker.batches
     import pympipool.worker.serial  # noqa: F401
+
+
+def _preload() -> None:
+    """Import what some workers need of others, and keep the garbage collector from touching in each worker what is imported."""
+    import pympipool.serialization.by_value  # noqa: F401
 
     gc.collect()
     gc.freeze()

@@ -13,7 +13,7 @@ MASTER = "master"
 HELPERS = ("fork server", "mpiexec", "proxy", "relay")
 LAUNCHERS = {"mpiexec": "mpiexec", "mpiexec.hydra": "mpiexec", "hydra_pmi_proxy": "proxy"}
 MODULES = {
-    "from pympipool.transport.tcp.relay import main": "relay",
+    "from pympipool.transport.tcp.relay_program import main": "relay",
     "from pympipool.worker.forkserver import main": "fork server",
     "from pympipool.worker import main": "worker",
 }

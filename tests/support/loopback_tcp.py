@@ -6,13 +6,27 @@ import dataclasses
 
 import psutil
 
+from pympipool.backends import relay_process as relay_process_module
 from pympipool.backends.flux.backend import FluxBackend
 from pympipool.backends.local.backend import LocalBackend
+from pympipool.backends.program import program_command
 from pympipool.backends.relay_process import Relay
 from pympipool.backends.spawner import Spawner
 
 UNREACHABLE_ADDRESS = "@no listener has this address"
 """An address that exists on no host."""
+
+
+def run_before_relay(code: str, patches) -> None:
+    """Have relays that start from now on run some code first."""
+
+    def command(*args: str) -> list[str]:
+        words = program_command(*args)
+        place = words.index("-c") + 1
+        words[place] = words[place].replace("from ", f"{code}\nfrom ", 1)
+        return words
+
+    patches.setattr(relay_process_module, "program_command", command)
 
 
 def relay_process() -> psutil.Process:

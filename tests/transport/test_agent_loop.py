@@ -45,7 +45,7 @@ class Full(AgentLoop):
 def test_nothing_is_left_of_unattached_agent(kind, monkeypatch):
     ends, keepalives, (ours, theirs) = socket.socketpair(), socket.socketpair(), connected_streams()
     ours.close()
-    relay = Relay(WorkerConfig("@nowhere", bytes(32), 1, 1, ""), local_only=True, master=ends[0])
+    relay = Relay(WorkerConfig("@nowhere", bytes(32), 1, 1, ""), socket.create_server(("127.0.0.1", 0)), ends[0])
     loop = kind()
     loop.link_count = 1
     monkeypatch.setattr(relay._loops, "choose", lambda: loop)

@@ -33,7 +33,13 @@ from pympipool.transport.tcp.handshake import (
     receive_token,
 )
 from support.calls import echo, fail, hold, pid, square
-from support.loopback_tcp import UNREACHABLE_ADDRESS, LoopbackTcpBackend, LoopbackTcpSpawner, relay_process
+from support.loopback_tcp import (
+    UNREACHABLE_ADDRESS,
+    LoopbackTcpBackend,
+    LoopbackTcpSpawner,
+    relay_process,
+    run_before_relay,
+)
 from support.scripts import Script
 from support.timing import best
 from support.waiting import wait_until
@@ -316,6 +322,26 @@ def test_relay_that_does_not_start_delays_nothing_else(make_tcp_executor, monkey
             assert other.cancel()
             with pytest.raises(WorkerStartError, match="it has not answered within 3 s"):
                 call.result(LIMIT_S)
+    assert exe.submit(square, 3).result(LIMIT_S) == 9
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import ssl\nssl.SSLContext.set_ciphers = 0", "it ended at once"),
+        (
+            "import ssl\ndef fail(*_): raise ssl.SSLError(1, 'no ciphers')\nssl.SSLContext.set_ciphers = fail",
+            "no ciphers",
+        ),
+        ("import socket\ndef fail(*_, **__): raise OSError('no port')\nsocket.create_server = fail", "no port"),
+    ],
+)
+def test_relay_that_cannot_serve_tells_why(make_tcp_executor, monkeypatch, code, reason):
+    with monkeypatch.context() as patches:
+        run_before_relay(code, patches)
+        exe = make_tcp_executor(block_allocation=False)
+        with pytest.raises(WorkerStartError, match=f"does not start: {reason}"):
+            exe.submit(square, 3).result(LIMIT_S)
     assert exe.submit(square, 3).result(LIMIT_S) == 9
 
 

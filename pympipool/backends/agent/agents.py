@@ -255,6 +255,8 @@ class Agents:
 
     def _failed(self, failure: LaunchFailure) -> None:
         """Fail the workers that wait, unless other agents can serve them."""
+        if self.relay.has_failed:  # they could not reach it
+            failure = failure._replace(error=self.relay.start_error())
         LOGGER.warning("agents do not start: %s", failure.error)
         if self._hosts or self._launches.are_pending:
             return

@@ -106,10 +106,10 @@ class Launches:
     def _start(self, request: LaunchRequest, hosts: Sequence[str] | None) -> LaunchFailure | None:
         self._count += 1
         request = replace(request, number=self._count)
-        environment = {**worker_environment(request), **self._relay.environment(request)}
-        if self._launcher.cores_variable:
-            environment["PYMPIPOOL_CORES_VARIABLE"] = self._launcher.cores_variable
         try:
+            environment = {**worker_environment(request), **self._relay.environment(request)}
+            if self._launcher.cores_variable:
+                environment["PYMPIPOOL_CORES_VARIABLE"] = self._launcher.cores_variable
             process = self._launcher.start(request, self._launcher.environment(environment), hosts)
         except (WorkerStartError, OSError) as error:
             failed = error if isinstance(error, WorkerStartError) else WorkerStartError(f"agents do not start: {error}")

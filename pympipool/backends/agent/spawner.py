@@ -58,8 +58,8 @@ class AgentSpawner(Spawner):
             self._without_agents.attach(events)
 
     def prepare(self, request: LaunchRequest) -> bool:
-        """Start the relay; return False while it starts."""
-        return self._agents.relay.prepare(request)
+        """Start the relay; return False until it listens: it starts together with the agents."""
+        return self._agents.relay.prepare(request, is_urgent=True)
 
     def start(self, request: LaunchRequest) -> WorkerProcess:
         """Request a worker, without waiting until a host has room for it.

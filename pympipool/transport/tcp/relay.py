@@ -16,15 +16,13 @@ user's threads and the relay's threads do not wait for each other's interpreter 
 authenticates the ranks, and `shared_source.py` sends them shared data.
 
 The relay ends with the master, by its watchdog. When the relay ends, in whatever way, the workers behind it end too. The
-main thread answers each `PING` of the master, which ends a relay that does not.
+main thread answers each `PING` of the master, which ends a relay that does not. How it starts: `relay_program.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hmac
-import os
-import resource
 import secrets
 import select
 import socket
@@ -34,9 +32,6 @@ import threading
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, NoReturn
 
-from pympipool._core import ring
-from pympipool._util import signals
-from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.fork_requests import pass_descriptors
 from pympipool.transport.tcp.agent_link import AgentLink
 from pympipool.transport.tcp.agent_loop import AgentLoops
@@ -53,12 +48,13 @@ from pympipool.transport.tcp.handshake import (
 )
 from pympipool.transport.tcp.remote_rank import RemoteRank
 from pympipool.transport.tcp.shared_source import SharedSource
-from pympipool.transport.tcp.sockets import enable_keepalive, own_addresses, process_has_ended, set_nodelay
+from pympipool.transport.tcp.sockets import enable_keepalive, process_has_ended, set_nodelay
 from pympipool.transport.tcp.stream import AGENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pympipool.transport.bootstrap import WorkerConfig
     from pympipool.transport.tcp.agent_rank import AgentRank
     from pympipool.transport.tcp.relayed_rank import RelayedRank
     from pympipool.transport.tcp.stream import Message, Stream
@@ -81,7 +77,6 @@ PONG = b"!"
 AGENT_CONNECTED = b"+"
 """Sent to the master with the descriptor of a connection to an agent."""
 
-_BACKLOG = 1024
 _GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR if sys.platform == "linux" else select.POLLIN
 
 
@@ -90,16 +85,19 @@ class Relay:
 
     Args:
         config: Address and key of the master.
-        local_only: Accept only connections from this host.
+        listener: Ranks and agents connect to it.
         master: The socket on which the master sends `PING`.
+
+    Raises:
+        ssl.SSLError: Python's OpenSSL lacks the ciphers.
     """
 
-    def __init__(self, config: WorkerConfig, *, local_only: bool, master: socket.socket) -> None:
+    def __init__(self, config: WorkerConfig, listener: socket.socket, master: socket.socket) -> None:
         self.config = config
         self.calls = CallForwarder()
         self._master = master
         self._context = server_context()
-        self._listener = socket.create_server(("127.0.0.1" if local_only else "", 0), backlog=_BACKLOG)
+        self._listener = listener
         self._unauthenticated = 0
         self._expected: dict[bytes, tuple[threading.Event, list[socket.socket]]] = {}  # keepalive connections, by token
         self._ranks: dict[bytes, RelayedRank] = {}  # by token
@@ -115,9 +113,6 @@ class Relay:
         self._poll.register(self._listener, select.POLLIN)
         self._poll.register(self._wake_receiver, select.POLLIN)
         self._poll.register(master, select.POLLIN)
-        port = self._listener.getsockname()[1]
-        hosts = ["127.0.0.1"] if local_only else own_addresses() or ["127.0.0.1"]
-        self.addresses = [f"{host}:{port}" for host in hosts]
 
     def run(self) -> NoReturn:
         """Run the event loop of the main thread."""
@@ -356,34 +351,3 @@ def _is_gone(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, _GONE)
     return bool(poll.poll(0))
-
-
-def _allow_many_descriptors() -> None:
-    """Raise the limit of open descriptors to its maximum.
-
-    Each rank that no agent has forked takes three or four, and the usual limit is a thousand.
-    """
-    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # the system announces more than it grants
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
-
-
-def main() -> NoReturn:
-    """Run the relay on the socket whose descriptor the environment names.
-
-    The master sends its address and the key through this socket and receives the relay's addresses. When the socket
-    ends, the relay ends.
-    """
-    signals.reset()
-    master = socket.socket(fileno=int(os.environ.pop("PYMPIPOOL_RELAY")))
-    ring.start_watchdog(master.fileno())
-    file = master.makefile("rw")
-    address, key, local_only = file.readline().split()
-    try:
-        relay = Relay(WorkerConfig(address, bytes.fromhex(key), 0, 1, ""), local_only=local_only == "1", master=master)
-    except (OSError, ssl.SSLError) as error:
-        print(f"failed {error}", file=file, flush=True)
-        sys.exit(1)
-    _allow_many_descriptors()
-    print("ready", *relay.addresses, file=file, flush=True)
-    relay.run()

@@ -20,6 +20,7 @@ from pympipool.backends.registry import BACKENDS
 from pympipool.errors import WorkerDied, WorkerStartError
 from support.calls import hold, pid, square
 from support.loopback_agents import CORES, LoopbackAgentsBackend
+from support.loopback_tcp import run_before_relay
 from support.processes import own_processes, still_alive
 from support.scripts import Script
 from support.waiting import wait_until
@@ -234,6 +235,18 @@ def test_reason_of_failed_launch_reaches_the_caller(make_executor, monkeypatch):
     error = exe.submit(square, 3).exception(timeout=60)
     assert isinstance(error, WorkerStartError)
     assert "no such host" in str(error)
+
+
+@MODES
+def test_relay_that_cannot_serve_agents_tells_why(make_executor, monkeypatch, block_allocation):
+    """It listens before, and so the agents have been launched."""
+    monkeypatch.setattr(module, "FAILURES_MAX", 100)
+    code = "import ssl\ndef fail(*_): raise ssl.SSLError(1, 'no ciphers')\nssl.SSLContext.set_ciphers = fail"
+    run_before_relay(code, monkeypatch)
+    exe, backend = make_executor(block_allocation=block_allocation)
+    error = exe.submit(square, 3).exception(timeout=60)
+    assert "the relay to workers on other hosts does not start: no ciphers" in str(error)
+    assert not block_allocation or backend.launcher.launches
 
 
 def test_executor_may_end_while_agents_start(make_executor):
