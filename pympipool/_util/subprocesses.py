@@ -141,10 +141,8 @@ def run(
     """
     if threading.current_thread() is not threading.main_thread():
         return _run(command, timeout, stderr, env)
-    try:
-        from pympipool._util.service_threads import ServiceThread  # workers run no programs, and need not import it
-    except ImportError:  # pympipool is not compiled, as `pympipool info` will say
-        return _run(command, timeout, stderr, env)
+    from pympipool._util.service_threads import ServiceThread  # workers run no programs, and need not import it
+
     outcome: list[Completed | BaseException] = []
 
     def run_here() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,6 +128,14 @@ def test_check_names_shortage_of_open_files(program):
 
 def test_check_works_with_unwritable_tmpdir(program):
     assert verdicts(program("check", "serial", "single", TMPDIR="/proc")) == {"serial": "works", "single": "works"}
+
+
+def test_missing_compiled_part_is_reported(program, tmp_path):
+    copy = tmp_path / "pympipool"
+    shutil.copytree(Path(pympipool.__file__).parent, copy, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    done = program("check", PYTHONPATH=str(tmp_path))
+    assert verdicts(done) == {"serial": "FAILS"}
+    assert "the compiled part of pympipool cannot be imported" in text_of(done)
 
 
 @pytest.mark.parametrize("interrupts", [signal.SIG_DFL, signal.SIG_IGN], ids=["in a terminal", "in the background"])

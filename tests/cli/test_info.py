@@ -194,7 +194,7 @@ def test_missing_compiled_part_is_an_issue(find_issue, tmp_path):
     assert "install" in found["remedy"]
 
 
-@pytest.mark.parametrize("command", ["--help", "check", "bench", "cache list -d folder"])
+@pytest.mark.parametrize("command", ["--help", "bench", "cache list -d folder"])
 def test_other_commands_name_missing_compiled_part(program, tmp_path, command):
     copy = tmp_path / "pympipool"
     shutil.copytree(Path(pympipool.__file__).parent, copy, ignore=shutil.ignore_patterns("*.so", "__pycache__"))

@@ -67,7 +67,7 @@ class Target:
 
     def executor(self, **parameters: Any) -> Executor:
         """Return an executor on the target, with one worker unless the parameters say otherwise."""
-        from pympipool.executor import Executor  # the help need not wait for it
+        from pympipool.executor import Executor  # needs the compiled part; the step reports if that is missing
 
         if "max_cores" not in parameters:
             parameters.setdefault("max_workers", 1)
