@@ -54,6 +54,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --ed
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/quickstart.py
+	@echo "This was examples/quickstart.py. Your own scripts, outside of this folder: $(abspath $(BIN))/python script.py"
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 4 $(PYTEST_ARGS)

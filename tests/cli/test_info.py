@@ -156,6 +156,14 @@ def test_soft_limit_of_open_files_is_no_issue(facts):
     assert not [issue for issue in found["issues"] if "files" in issue["message"]]
 
 
+def test_open_files_are_raised_only_if_possible(program):
+    for soft, is_raised in ((90, False), (80, True)):
+        done = program("info", before=lambda soft=soft: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, 90)))
+        text = " ".join(done.stdout.split())
+        assert f"{soft} open at a time" in text
+        assert ("which may be raised to 90" in text) == is_raised
+
+
 def test_unwritable_tmpdir_is_reported(find_issue):
     found = find_issue("TMPDIR is '/proc'", TMPDIR="/proc")
     assert "export TMPDIR" in found["remedy"]

@@ -93,6 +93,13 @@ def test_first_lines_help_to_choose_the_executor():
     assert tops[0][4].startswith("**Which executor?**")
 
 
+def test_both_first_pages_have_one_program():
+    first, second = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/index.md"))
+    program = first.partition("```python\n")[2].partition("```\n")[0]
+    assert "block_allocation=True" in program
+    assert program in second
+
+
 SEARCHED = (
     "retry cache checkpoint resume interrupt deadlock memory random reproducibility dashboard dataframe LAMMPS ASE VASP debug"
     " login_node partition account walltime timeout oversubscription threads actor seed pdb coverage MPI GPU"
