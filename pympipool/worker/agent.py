@@ -29,8 +29,8 @@ from pympipool.transport.frames import STATUS, decode_body, encode_body
 from pympipool.transport.host_stream import DATA, MESSAGES, PAUSE, RECALLS, REQUEST, RESUME
 from pympipool.transport.tcp.agent_stream import AgentStream, Frame
 from pympipool.transport.tcp.client import open_connections
-from pympipool.transport.tcp.handshake import client_context
-from pympipool.transport.tcp.sockets import process_has_ended
+from pympipool.transport.tcp.handshake import HANDSHAKE_TIMEOUT_S, client_context
+from pympipool.transport.tcp.sockets import has_hung_up
 from pympipool.transport.tcp.stream import AGENT
 from pympipool.worker.agent_worker import UNREAD_MAX_BYTES, AgentWorker
 from pympipool.worker.forkserver import Forkserver
@@ -41,12 +41,15 @@ FINAL_READS_MAX = 64
 RECONNECT_TIMEOUT_S = 20.0
 """Seconds that an agent tries to connect again: longer than the relay waits for that, which refuses it then."""
 
+HANG_UP_S = 1.0
+"""Seconds within which the keepalive connection ends after the one for frames, if the relay has hung up."""
+
 
 class AgentConnection:
     """The agent's connection to the relay, which is opened again when the network was cut off.
 
     Args:
-        config: Addresses and key of the master.
+        config: Addresses and key of the master. Of the addresses only the one that works is kept.
         report: Describes this host.
 
     Attributes:
@@ -65,22 +68,32 @@ class AgentConnection:
         self.keepalive = self._connect(_is_abandoned)
 
     def _connect(self, is_abandoned: Callable[[], bool] = lambda: False) -> socket.socket:
-        stream, keepalive, _, _ = open_connections(self._config, is_abandoned)
-        stream.send(AGENT, 0, self.frames.received_bytes, [self._report, self._name])
-        _, _, received_bytes, (name,) = stream.receive()
-        self._name = bytes(name)
-        self.frames.detach()  # only now: the end of the old connection would tell that this process has ended
-        connection, rest = stream.detach()
-        self.frames.attach(connection, rest, received_bytes)  # type: ignore[arg-type]
+        stream, keepalive, address, _ = open_connections(self._config, is_abandoned)
+        try:
+            stream.set_timeout(HANDSHAKE_TIMEOUT_S)  # the network may be cut off again
+            stream.send(AGENT, 0, self.frames.received_bytes, [self._report, self._name])
+            _, _, received_bytes, (name,) = stream.receive()
+            self._name = bytes(name)
+            self.frames.detach()
+            connection, rest = stream.detach()
+            self.frames.attach(connection, rest, received_bytes)  # type: ignore[arg-type]
+        except BaseException:
+            stream.close()
+            keepalive.close()
+            raise
+        self._config.tcp_addresses = (address,)  # others that do not answer would use up the time that the relay waits
         return keepalive
 
     def reconnect(self) -> None:
         """Connect again, if the relay has not ended.
 
         Raises:
-            OSError, EOFError: The relay has ended, has given this agent up, or cannot be reached.
+            EOFError: The relay has hung up, or has given this agent up.
+            OSError: It cannot be reached.
         """
-        if select.select([self.keepalive], [], [], 0)[0] and process_has_ended(self.keepalive):
+        poll = select.poll()
+        poll.register(self.keepalive, select.POLLIN)
+        if poll.poll(HANG_UP_S * 1000) and has_hung_up(self.keepalive):  # asked once: a reset is told once
             raise EOFError("the relay has ended")
         self._config.connect_timeout_s = RECONNECT_TIMEOUT_S
         keepalive = self._connect()
@@ -150,8 +163,8 @@ class Agent:
         """Do what has become possible.
 
         Raises:
-            EOFError: The relay or the forkserver has ended.
-            OSError: The connection to the relay is lost.
+            EOFError: The forkserver has ended.
+            OSError: A connection to the relay has ended.
         """
         is_received = self._frames.is_buffered
         for descriptor, event in events:
@@ -185,7 +198,9 @@ class Agent:
             poll.unregister(self._connection.keepalive)
         try:
             self._connection.reconnect()
-        except (OSError, EOFError, ValueError):
+        except EOFError:
+            os._exit(0)
+        except (OSError, ValueError):
             os._exit(1)
         self._watches_writing = False
         self._watch_connection()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -77,9 +78,22 @@ def run_as_other_user(program: str, *arguments: str) -> subprocess.CompletedProc
     )
 
 
-def connected_streams() -> list[Stream]:
-    """Return two ends of an encrypted connection."""
-    ends = socket.socketpair()
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Return two ends of a TCP connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        one = socket.create_connection(listener.getsockname())
+        return one, listener.accept()[0]
+
+
+def reset(connection: socket.socket) -> None:
+    """Close a TCP connection as a kernel does that gives it up: the other side gets a reset."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def connected_streams(ends: tuple[socket.socket, socket.socket] | None = None) -> list[Stream]:
+    """Return two ends of an encrypted connection, made of the ends of another one if there are some."""
+    ends = ends or socket.socketpair()
     streams: list[Stream] = []
 
     def serve() -> None:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from pympipool._core import ring
-from pympipool.transport.host_stream import CONTROL, DATA
+from pympipool.transport.host_stream import CONTROL, DATA, MESSAGES
 from pympipool.transport.tcp import agent_stream
 from pympipool.transport.tcp.agent_link import AgentLink
 from pympipool.transport.tcp.agent_loop import AgentLoop
@@ -18,7 +18,7 @@ from pympipool.transport.tcp.agent_rank import AgentRank
 from pympipool.transport.tcp.agent_stream import SLICE_BYTES, AgentStream
 from pympipool.transport.tcp.polled_prefetch import PolledPrefetchQueue
 from pympipool.transport.tcp.stream import MessageParser
-from transport.connections import LIMIT_S, connected_streams, wait_readable
+from transport.connections import LIMIT_S, connected_streams, reset, tcp_pair, wait_readable
 
 
 @pytest.fixture
@@ -120,3 +120,69 @@ def test_failed_attachment_wakes_the_thread(unserved):
         link.attach(ours, theirs, 0)
     assert link.loop._woken == [link]
     theirs.close()
+
+
+# ---- lost connections ----
+
+
+@pytest.fixture
+def attached(unserved):
+    """Return a link that no thread serves, and the agent's ends of its connection for frames and its keepalive connection."""
+    link, _ = unserved
+    ours, theirs = connected_streams(tcp_pair())
+    keepalive, agent_keepalive = tcp_pair()
+    link.attach(ours, keepalive, 0)
+    theirs.receive()
+    connection, _ = theirs.detach()
+    link.loop.serve_round()  # it was woken
+    yield link, connection, agent_keepalive
+    connection.close()
+    agent_keepalive.close()
+
+
+def waits_for_its_agent(link):
+    """Return True if a link has its agent connect again, within a limited time."""
+    return not link.is_closed and link.frames.fileno() == -1 and link in link.loop._due_s
+
+
+@pytest.mark.parametrize("lose", [reset, socket.socket.close])
+def test_lost_frames_end_no_agent(attached, lose):
+    link, connection, keepalive = attached
+    lose(connection)
+    link.loop.serve_round()
+    assert waits_for_its_agent(link)
+    keepalive.close()
+    link.loop.serve_round()
+    assert link.is_closed
+
+
+def test_reset_of_keepalive_connection_ends_no_agent(attached):
+    link, _, keepalive = attached
+    reset(keepalive)
+    link.loop.serve_round()
+    assert waits_for_its_agent(link)
+
+
+@pytest.mark.parametrize("is_served", [True, False])
+def test_reset_that_sending_meets_loses_nothing(attached, is_served):
+    link, connection, _ = attached
+    reset(connection)
+    link.frames.put(DATA, MESSAGES, 1, b"sent again")
+    if is_served:
+        link.serve(set())  # only to send
+    else:
+        link.forward_calls([])
+    link.loop.wake(link)
+    link.loop.serve_round()
+    assert waits_for_its_agent(link)
+    ours, theirs = connected_streams()
+    keepalives = socket.socketpair()
+    link.attach(ours, keepalives[0], 0)
+    theirs.receive()
+    agent = AgentStream()
+    agent.attach(*theirs.detach(), 0)
+    link.loop.serve_round()
+    assert wait_readable(agent)
+    assert [frame.data for frame in agent.receive()] == [b"sent again"]
+    agent.detach()
+    keepalives[1].close()

@@ -35,7 +35,7 @@ from pympipool.transport.tcp.agent_rank import AgentRank
 from pympipool.transport.tcp.agent_stream import AgentStream, Frame
 from pympipool.transport.tcp.handshake import AuthenticationError
 from pympipool.transport.tcp.master_stream import MasterStream, RankControl
-from pympipool.transport.tcp.sockets import HOST_GONE_S, process_has_ended
+from pympipool.transport.tcp.sockets import HOST_GONE_S, has_hung_up
 from pympipool.transport.tcp.stream import AGENT, Stream
 
 if TYPE_CHECKING:
@@ -150,14 +150,19 @@ class AgentLink:
         self._cut_off_s = inf
 
     def _detach(self) -> None:
-        """Close the connection, and keep what it was to carry."""
-        if self._keepalive is None:
+        """Close both connections, and keep what is to be carried."""
+        self._detach_frames()
+        if self._keepalive is not None:
+            self.loop.unwatch(self._keepalive.fileno())
+            self._keepalive.close()
+            self._keepalive = None
+
+    def _detach_frames(self) -> None:
+        """Close the connection for frames. The keepalive connection goes on, and tells if the agent has ended."""
+        if self.frames.fileno() < 0:
             return
         self.loop.unwatch(self.frames.fileno())
-        self.loop.unwatch(self._keepalive.fileno())
         self.frames.detach()
-        self._keepalive.close()
-        self._keepalive = None
         self._watches_writing = False
         self._cut_off_s = monotonic()
 
@@ -193,9 +198,10 @@ class AgentLink:
             except (OSError, EOFError, ValueError):  # either side is gone
                 self._close()
                 return inf
-            if self.frames.is_buffered:
-                return 0.0
-            return min(self._next_recall_s, self._cut_off_s + RECONNECT_TIMEOUT_S)
+            return 0.0 if self.frames.is_buffered else self._due_s()
+
+    def _due_s(self) -> float:
+        return min(self._next_recall_s, self._cut_off_s + RECONNECT_TIMEOUT_S)
 
     def _serve(self, descriptors: set[int]) -> None:
         if self._keepalive is not None and self._keepalive.fileno() in descriptors:
@@ -216,7 +222,7 @@ class AgentLink:
             raise EOFError("the agent's host does not answer")
 
     def _on_keepalive_end(self, keepalive: socket.socket) -> None:
-        if process_has_ended(keepalive):
+        if has_hung_up(keepalive):
             raise EOFError("the agent has ended")
         self._detach()
 
@@ -239,10 +245,8 @@ class AgentLink:
         try:
             for frame in self.frames.receive():
                 self._take_frame(frame)
-        except EOFError:
-            raise
-        except OSError:  # the keepalive connection tells what has happened
-            self._detach()
+        except OSError:
+            self._detach_frames()
 
     def _take_frame(self, frame: Frame) -> None:
         kind, stream, worker, data = frame
@@ -276,7 +280,7 @@ class AgentLink:
         with self._lock:
             if self.is_closed:
                 return
-            known_recall_s = self._next_recall_s
+            known_due_s = self._due_s()
             due: list[PolledPrefetchQueue] = []
             failed: list[PolledPrefetchQueue] = []
             forward_all(queues, self.frames, due, failed)
@@ -286,7 +290,7 @@ class AgentLink:
             self._after_forwarding(due, failed)
             with contextlib.suppress(OSError):  # the thread sees it too
                 self._flush()
-            is_earlier = self._next_recall_s < known_recall_s
+            is_earlier = self._due_s() < known_due_s
         if is_earlier:
             self.loop.wake(self)
 
@@ -363,7 +367,10 @@ class AgentLink:
                 self.frames.put(DATA, MESSAGES, rank.number, piece)
                 self._scheduled[rank] = None
         self._flush_to_master()  # it may have pipes read again
-        self.frames.flush()
+        try:
+            self.frames.flush()
+        except OSError:
+            self._detach_frames()
         # the connection may have taken all, so that more can follow
         wants_writing = self.frames.is_waiting or (bool(self._scheduled) and self.frames.fileno() >= 0)
         if wants_writing != self._watches_writing:

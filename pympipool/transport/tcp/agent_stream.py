@@ -171,8 +171,7 @@ class AgentStream:
         """Yield the frames that have arrived, as far as they are complete.
 
         Raises:
-            EOFError: The other side has ended the connection.
-            OSError: The connection has ended.
+            OSError: The connection has ended. The keepalive connection tells why: OpenSSL may report a reset as a regular end.
         """
         connection = self._connection
         if connection is None:
@@ -185,7 +184,7 @@ class AgentStream:
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 break
             if not size:
-                raise EOFError("the other side has ended the connection")
+                raise ConnectionError("the connection has ended")
             if self._large is None:
                 self._take(self._buffer[:size])
                 yield from self._take_frames()

@@ -29,11 +29,23 @@ def enable_keepalive(connection: socket.socket) -> None:
 
 
 def process_has_ended(keepalive: socket.socket) -> bool:
-    """Return True if the process at the other end has closed a connection that has ended, False if its host is gone."""
+    """Return True if the process at the other end has closed a connection that has ended, or its kernel has reset it."""
     try:
         return keepalive.recv(1, socket.MSG_DONTWAIT) == b""
     except ConnectionResetError:  # its host has answered
         return True
+    except OSError:
+        return False
+
+
+def has_hung_up(keepalive: socket.socket) -> bool:
+    """Return True if the process at the other end has closed a connection that has ended. To be asked once.
+
+    A kernel that gives a connection up, which its process would open again, resets it. The reset arrives if the network
+    is cut off in one direction only, or works again.
+    """
+    try:
+        return keepalive.recv(1, socket.MSG_DONTWAIT) == b""
     except OSError:
         return False
 
