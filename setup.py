@@ -135,7 +135,7 @@ def cython_module(source: str) -> Extension:
         extra_link_args=LINK_FLAGS,
     )
     extension.cython_c_in_temp = True
-    extension.cython_directives = {"language_level": "3", "binding": True}
+    extension.cython_directives = {"language_level": "3", "binding": True, "freethreading_compatible": True}
     return extension
 
 

@@ -12,7 +12,7 @@ times as long as copying the data of a small array.
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_STRIDES, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from _pickle import PickleBuffer
@@ -53,8 +53,8 @@ def register_arrays(module, dtypes not None, uint32_t number):
     """
     global _array_type, _loader
     for dtype in dtypes:
-        _dtypes.append(dtype)
         _dtype_opcodes.append(_opcodes_of_name(dtype.str))
+        _dtypes.append(dtype)  # last, since other threads look a dtype up here
     _loader = number
     _array_type = module.ndarray
 
@@ -68,8 +68,8 @@ def register_scalars(dict dtypes not None, uint32_t number):
     """
     global _scalar_loader
     for kind, name in dtypes.items():
-        _scalar_types.append(kind)
         _scalar_opcodes.append(_opcodes_of_name(name) if name else None)
+        _scalar_types.append(kind)
     _scalar_loader = number
 
 
@@ -203,11 +203,11 @@ cdef bint write_scalar(Pickle *pickle, value) except -1:
 cdef bint write_view(Pickle *pickle, value) except -1:
     """Write the place of an array of numbers in a shared array; return False if it does not lie in one."""
     cdef Py_buffer view
-    cdef const void *key = NULL
+    cdef uint8_t[KEY_BYTES] key
     cdef uint64_t position = 0
     cdef Py_ssize_t number
     cdef bytes dtype
-    if type(value) is not _array_type or not find_place(value, &key, &position):
+    if type(value) is not _array_type or not find_place(value, key, &position):
         return False
     number = number_of(value.dtype)
     if number < 0:

@@ -9,6 +9,7 @@ From its first failure until the end of its future such a call counts as unfinis
 
 from pympipool._core.future_core cimport FutureCore
 from pympipool._core.listeners cimport CANCELLED, PENDING
+from pympipool._core.mailbox cimport lock_state, unlock_state
 from pympipool._core.progress_engine cimport wake_waiting_thread
 from pympipool._core.trace_buffer cimport unique_now_ns
 
@@ -23,21 +24,26 @@ cdef class Attempts(FutureRequests):
 
         That is for failures of the call itself: what it raises, and `fail_attempt`.
         """
-        future.on_failure = self.continuations.prepare(function)
+        post = self.continuations.prepare(function)
+        lock_state()
+        future.on_failure = post
+        unlock_state()
 
     cdef bint hand_over(self, FutureCore future, object parts) noexcept:
         """Leave the failure of a call that may be retried to the continuation thread; return False for other calls."""
+        lock_state()
         post = future.on_failure
-        if post is None:
-            return False
-        future.on_failure = None
-        future.parts = parts
-        future.is_error = True
-        self.retrying += not future.counts_as_retried
-        future.counts_as_retried = True
-        future.status = PENDING
-        self.continuations.send(post)
-        return True
+        is_handed_over = post is not None and future.status < CANCELLED
+        if is_handed_over:
+            future.on_failure = None
+            future.parts = parts
+            future.is_error = True
+            self.retrying += not future.counts_as_retried
+            future.counts_as_retried = True
+            future.status = PENDING
+            self.continuations.send(post)
+        unlock_state()
+        return is_handed_over
 
     def fail_attempt(self, FutureCore future not None, error):
         """End a future like `fail`, unless its call may be retried."""
@@ -48,7 +54,7 @@ cdef class Attempts(FutureRequests):
     def accept_failure(self, FutureCore future not None):
         """End a future with the failure of its last attempt."""
         if future.status == PENDING:
-            if future.set_parts(future.parts, True):
+            if future.set_parts(future.parts_of(True), True):
                 self.queue_callbacks(future)
             wake_waiting_thread(&self.core)
 
@@ -60,10 +66,15 @@ cdef class Attempts(FutureRequests):
         """
         cdef long long submitted_ns = 0
         post = None if function is None else self.continuations.prepare(function)
-        if self.recorder is not None and future.submitted_ns != 0:
+        recorder = self.present_recorder()
+        if recorder is not None and future.submitted_ns != 0:
+            lock_state()
             submitted_ns = unique_now_ns()
-            self.recorder.inputs[submitted_ns] = [future.submitted_ns]
+            unlock_state()
+            recorder.inputs[submitted_ns] = [future.submitted_ns]
         future.add_failure(error)
+        lock_state()
+        _parts, _shared = future.parts, future.shared  # dropped after the step
         future.on_failure = post
         future.parts = None
         future.shared = None
@@ -71,11 +82,14 @@ cdef class Attempts(FutureRequests):
         future.submitted_ns = submitted_ns
         future.ready_ns = 0
         future.times_moved = False
+        unlock_state()
 
     def end_retries(self, FutureCore future not None):
         """Note that a call has ended, after `hand_over`."""
+        lock_state()
         self.retrying -= future.counts_as_retried
         future.counts_as_retried = False
+        unlock_state()
         wake_waiting_thread(&self.core)
 
 

@@ -13,4 +13,5 @@ cdef class CallTraces(CompletionSource):
 
     cdef void record_all(self, CallList *calls, Outcome outcome) noexcept
     cdef void note(self, FutureCore future, Outcome outcome) noexcept
+    cdef Recorder present_recorder(self)
     cdef int move_times_to(self, FutureCore future, Call *call) except -1

@@ -8,6 +8,7 @@ of futures whose calls are not submitted yet, and records the end of those that 
 from libc.string cimport memset
 
 from pympipool._core.future_core cimport FutureCore, CompletionSource
+from pympipool._core.mailbox cimport lock_state, unlock_state
 from pympipool._core.pump cimport record_unanswered
 from pympipool._core.ring cimport pmp_now_ns
 from pympipool._core.trace_buffer cimport CANCELLED, UNFINISHED, Outcome, Record, Recorder, record
@@ -26,6 +27,7 @@ cdef class CallTraces(CompletionSource):
         Calls that the previous recorder was recording and that have not ended are recorded as unfinished.
         """
         cdef Call *call
+        lock_state()
         pthread_mutex_lock(&self.core.lock)
         self.record_all(&self.core.waiting, UNFINISHED)
         for i in range(self.core.worker_count):
@@ -36,7 +38,8 @@ cdef class CallTraces(CompletionSource):
                 call = call.next
         self.core.recording = NULL if recorder is None else &recorder.recording
         pthread_mutex_unlock(&self.core.lock)
-        self.recorder = recorder
+        _before, self.recorder = self.recorder, recorder  # what was there is dropped after the step
+        unlock_state()
         if recorder is not None:
             recorder.workers.update(self.worker_metadata)
 
@@ -48,6 +51,13 @@ cdef class CallTraces(CompletionSource):
             call.times.submitted_ns = 0
             call = call.next
 
+    cdef Recorder present_recorder(self):
+        """Return the recorder of the active trace, or None."""
+        lock_state()
+        recorder = self.recorder
+        unlock_state()
+        return recorder
+
     def mark_ready(self, FutureCore future not None):
         """Note for a trace that a call only waits for the worker that will be started for it."""
         if future.submitted_ns != 0:
@@ -55,8 +65,9 @@ cdef class CallTraces(CompletionSource):
 
     def record_inputs(self, FutureCore future not None, inputs):
         """Record which calls a call waits for."""
-        if self.recorder is not None and future.submitted_ns != 0:
-            self.recorder.inputs[future.submitted_ns] = [
+        recorder = self.present_recorder()
+        if recorder is not None and future.submitted_ns != 0:
+            recorder.inputs[future.submitted_ns] = [
                 (<FutureCore>one).submitted_ns for one in inputs
                 if isinstance(one, FutureCore) and (<FutureCore>one).submitted_ns != 0]
 
@@ -72,16 +83,23 @@ cdef class CallTraces(CompletionSource):
         """Record the end of a call that was never submitted to the dispatcher."""
         cdef Record entry
         cdef bint is_complete = False
-        if future.submitted_ns == 0 or future.times_moved or self.recorder is None or self.in_forked_child:
+        cdef Recorder recorder
+        if future.submitted_ns == 0 or future.times_moved or self.in_forked_child:
+            return
+        recorder = self.present_recorder()
+        if recorder is None:
             return
         memset(&entry, 0, sizeof(entry))
         entry.times.submitted_ns = future.submitted_ns
         entry.times.ready_ns = future.ready_ns
+        lock_state()
         try:
-            entry.times.name = self.recorder.index_of_name(future.function_name)
+            entry.times.name = recorder.index_of_name(future.function_name)
             is_complete = True
         except MemoryError:
             pass
+        finally:
+            unlock_state()
         entry.times.size = future.rows or 1
         entry.received_ns = pmp_now_ns()
         entry.outcome = outcome
@@ -95,12 +113,13 @@ cdef class CallTraces(CompletionSource):
 
     cdef int move_times_to(self, FutureCore future, Call *call) except -1:
         """Copy a future's times to its call. From here on they are recorded with the call."""
-        if self.recorder is None:
+        recorder = self.present_recorder()
+        if recorder is None:
             return 0
         name = future.function_name
         if future.attempts > 1:
             name = f"{name} (attempt {future.attempts})"
-        call.times.name = self.recorder.index_of_name(name)
+        call.times.name = recorder.index_of_name(name)
         call.times.size = future.rows or 1
         call.times.ready_ns = future.ready_ns or pmp_now_ns()
         call.times.submitted_ns = future.submitted_ns

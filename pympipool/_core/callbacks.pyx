@@ -9,6 +9,7 @@ callbacks have run, but only for milliseconds (`wait_for_callbacks`).
 from cpython.pythread cimport PyThread_get_thread_ident
 
 from pympipool._core.listeners cimport ListenedFuture, now_s
+from pympipool._core.mailbox cimport lock_state, unlock_state
 
 import sys
 from _thread import allocate_lock
@@ -35,27 +36,43 @@ cdef class FutureWithCallbacks(ListenedFuture):
 
     def run_callbacks(self):
         """Run each callback once, also when several threads call this."""
-        callbacks = self.callbacks
+        cdef list waiters = None
+        lock_state()
+        callbacks, self.callbacks = self.callbacks, None
+        if callbacks is not None:
+            if self.callback_runs == 0:
+                self.callbacks_since_s = now_s()
+            self.callback_runs += 1
+            self.ending_thread = PyThread_get_thread_ident()
+        unlock_state()
         if callbacks is None:
             return
-        self.callbacks = None
-        if self.callback_runs == 0:
-            self.callbacks_since_s = now_s()
-        self.callback_runs += 1
-        self.ending_thread = PyThread_get_thread_ident()
         try:
             run_each(callbacks, self)
         finally:
+            lock_state()
             self.callback_runs -= 1
             if self.callback_runs == 0:
                 self.ending_thread = 0
-                for lock in self.callback_waiters or ():
+                waiters, self.callback_waiters = self.callback_waiters, None
+            unlock_state()
+            if waiters is not None:
+                for lock in waiters:
                     lock.release()
-                self.callback_waiters = None
+
+    cdef bint has_callbacks(self) noexcept:
+        """Return True if there are callbacks that no thread runs yet."""
+        lock_state()
+        found = self.callbacks is not None
+        unlock_state()
+        return found
 
     cdef bint has_callbacks_left(self) noexcept:
         """Return True if callbacks wait for their thread, or run."""
-        return self.callback_runs != 0 or (self.callbacks is not None and len(self.callbacks) != 0)
+        lock_state()
+        left = self.callback_runs != 0 or (self.callbacks is not None and len(self.callbacks) != 0)
+        unlock_state()
+        return left
 
     cdef int wait_for_callbacks(self, CallbackThread thread, object timeout) except -1:
         """Wait until the callbacks of this future, which is done, have run; not for callbacks that block.
@@ -74,9 +91,15 @@ cdef class FutureWithCallbacks(ListenedFuture):
             return 0
         lock = allocate_lock()
         lock.acquire()
-        if self.callback_waiters is None:
-            self.callback_waiters = []
-        self.callback_waiters.append(lock)
+        waiters = [lock]
+        lock_state()
+        try:
+            if self.callback_waiters is None:
+                self.callback_waiters = waiters
+            else:
+                self.callback_waiters.append(lock)
+        finally:
+            unlock_state()
         try:
             while self.has_callbacks_left():
                 if self.callback_runs != 0:
@@ -88,8 +111,12 @@ cdef class FutureWithCallbacks(ListenedFuture):
                     break
                 lock.acquire(True, min(left_s, CALLBACKS_CHECK_S))
         finally:
-            if self.callback_waiters is not None and lock in self.callback_waiters:
-                self.callback_waiters.remove(lock)
+            lock_state()
+            try:
+                if self.callback_waiters is not None and lock in self.callback_waiters:
+                    self.callback_waiters.remove(lock)
+            finally:
+                unlock_state()
         return 0
 
 

@@ -14,7 +14,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from pympipool._core.future_core cimport FutureCore
+from pympipool._core.mailbox cimport lock_state, unlock_state
 from pympipool._core.snapshot cimport Snapshot
+from pympipool._core.state_lock cimport pmp_count
 from pympipool._core.types cimport Call, CallList, Function
 from pympipool._core.ring cimport Parts, part_to_object, pmp_buffer_free, pmp_part, pmp_store_free
 
@@ -74,8 +76,7 @@ cdef void drop_function(Function *function) noexcept:
     """Give up a reference to a function, which is freed with its last one; NULL is allowed."""
     if function == NULL:
         return
-    function.references -= 1
-    if function.references == 0:
+    if pmp_count(&function.references, -1) == 0:
         free(function)
 
 
@@ -128,6 +129,7 @@ cdef Call *new_call(list parts) except NULL:
 cdef void free_call(Call *call) noexcept:
     """Free a call and everything that it owns, including its reference to the future."""
     cdef uint32_t i
+    cdef FutureCore future
     if call.result != NULL:
         if call.result_owned:
             for i in range(call.result_count):
@@ -138,8 +140,12 @@ cdef void free_call(Call *call) noexcept:
     if call.arguments != NULL:
         Py_DECREF(<object>call.arguments)
     if call.future != NULL:
-        (<FutureCore>call.future).call = NULL
-        Py_DECREF(<object>call.future)
+        future = <FutureCore>call.future
+        lock_state()
+        if future.call == call:  # not if it is tried again already
+            future.call = NULL
+        unlock_state()
+        Py_DECREF(future)
     PyMem_Free(call)
 
 
@@ -164,16 +170,20 @@ cdef object parts_of_result(Call *call):
 
 
 cdef void take_futures(CallList *calls, list futures) noexcept:
-    """Put the futures of calls into a list that is long enough, and cut the list; free the calls. Allocates nothing."""
+    """Part calls from their futures, and put these into a list that is long enough. Allocates nothing.
+
+    The calls must be freed afterwards: that may run finalizers, which may cancel these futures.
+    """
     cdef Call *call = calls.first
-    cdef Py_ssize_t count = 0
-    while call != NULL:  # before any call is freed: that may run finalizers, which may cancel these futures
+    cdef Py_ssize_t length = 0
+    lock_state()
+    while call != NULL:
         (<FutureCore>call.future).call = NULL
-        futures[count] = <object>call.future
-        count += 1
+        futures[length] = <object>call.future
+        length += 1
         call = call.next
-    del futures[count:]
-    free_calls(calls)
+    unlock_state()
+    del futures[length:]
 
 
 cdef void free_calls(CallList *calls) noexcept:

@@ -16,9 +16,10 @@ from pympipool._core.call_traces cimport CallTraces
 from pympipool._core.calls cimport free_call, parts_of_result
 from pympipool._core.future_core cimport FutureCore
 from pympipool._core.listeners cimport CANCELLED, PENDING, RUNNING
-from pympipool._core.mailbox cimport EntryQueue, Mailbox, Post, run_until_there_is_memory
+from pympipool._core.mailbox cimport EntryQueue, Mailbox, Post, lock_state, run_until_there_is_memory, unlock_state
 from pympipool._core.progress_engine cimport pump_and_notify, request_completion, wake_waiting_thread
 from pympipool._core.pump cimport record_unanswered
+from pympipool._core.state_lock cimport pmp_count
 from pympipool._core.trace_buffer cimport FAILED, Outcome, unique_now_ns
 from pympipool._core.types cimport Call, Core, pthread_mutex_lock, pthread_mutex_unlock, remove
 
@@ -53,8 +54,10 @@ cdef class Completion(CallTraces):
     def adopt(self, FutureCore future not None):
         """Make this dispatcher the completion source of a new future. For a trace, the call is submitted now."""
         future.source = self
+        lock_state()
         if self.recorder is not None:
             future.submitted_ns = unique_now_ns()
+        unlock_state()
 
     def fail(self, FutureCore future not None, error):
         """End a future that has no call any more with an exception.
@@ -66,10 +69,14 @@ cdef class Completion(CallTraces):
         self.fail_with(future, error)
 
     cdef void fail_with(self, FutureCore future, object error) noexcept:
-        if future.status >= CANCELLED:
+        lock_state()
+        has_ended = future.status >= CANCELLED
+        if not has_ended:
+            future.status = RUNNING  # cannot be cancelled from here on
+        unlock_state()
+        if has_ended:
             return
-        future.status = RUNNING  # cannot be cancelled from here on
-        self.lost += 1
+        pmp_count(&self.lost, 1)
         self.note(future, FAILED)
         if isinstance(error, BaseException):
             has_callbacks = future.set_error(error)
@@ -81,7 +88,9 @@ cdef class Completion(CallTraces):
 
     cdef void queue_callbacks(self, FutureCore future) noexcept:
         """Have the callbacks of a future run, which has ended, by the thread for callbacks or by an event loop."""
+        lock_state()
         queue = self.ended if future.loop_queue is None else future.loop_queue
+        unlock_state()
         queue.put(future)
 
     def cancel(self, FutureCore future not None):
@@ -90,7 +99,7 @@ cdef class Completion(CallTraces):
 
     cdef void try_to_cancel(self, FutureCore future) noexcept:
         if future.try_cancel(False):
-            if future.callbacks is not None:
+            if future.has_callbacks():
                 self.queue_callbacks(future)
             wake_waiting_thread(&self.core)
 
@@ -113,10 +122,10 @@ cdef class Completion(CallTraces):
 
     cdef void run_requests(self) noexcept:
         """Do what `call_soon` was given. A request counts as unfinished until it is done."""
-        while self.requests.first is not None:
-            self.running_requests += 1
+        while self.requests.has_entry():
+            pmp_count(&self.running_requests, 1)
             self.run_posted(<Post>self.requests.pop())
-            self.running_requests -= 1
+            pmp_count(&self.running_requests, -1)
             wake_waiting_thread(&self.core)
 
     cdef void run_posted(self, Post post) noexcept:
@@ -133,12 +142,15 @@ cdef class Completion(CallTraces):
     @property
     def unfinished_count(self):
         """Number of calls that wait or run, and of results that are not set on their futures yet."""
+        cdef Py_ssize_t unfinished
+        lock_state()
         pthread_mutex_lock(&self.core.lock)
-        count = self.core.waiting.length + self.core.done.length
-        count += self.requests.length + self.running_requests + self.delivering + self.retrying
-        count += self.core.in_flight
+        unfinished = self.core.waiting.length + self.core.done.length
+        unfinished += self.requests.length + self.running_requests + self.delivering + self.retrying
+        unfinished += self.core.in_flight
         pthread_mutex_unlock(&self.core.lock)
-        return count
+        unlock_state()
+        return unfinished
 
     def after_fork_in_child(self):
         """Detach a forked child from the state that its parent goes on using."""
@@ -163,25 +175,36 @@ cdef class Completion(CallTraces):
         cdef bint delivered = False
         cdef Call *call
         while True:
-            pthread_mutex_lock(&self.core.lock)
-            call = take_done(&self.core)
-            self.delivering += call != NULL
-            pthread_mutex_unlock(&self.core.lock)
+            call = self.take_done_call()
             if call == NULL:
                 break
             self.deliver_call(call)
-            self.delivering -= 1
+            pmp_count(&self.delivering, -1)
             delivered = True
         if delivered and self.waiting_thread != PyThread_get_thread_ident():
             wake_waiting_thread(&self.core)  # the waiting thread's future may be among them
 
+    cdef Call *take_done_call(self) noexcept:
+        """Part the next call whose result has arrived from its future, and return it; NULL: there is none."""
+        cdef Call *call
+        cdef FutureCore future
+        lock_state()
+        pthread_mutex_lock(&self.core.lock)
+        call = take_done(&self.core)
+        pmp_count(&self.delivering, call != NULL)
+        pthread_mutex_unlock(&self.core.lock)
+        if call != NULL:
+            future = <FutureCore>call.future
+            future.call = NULL
+            if future.status == PENDING:
+                future.status = RUNNING  # cannot be cancelled from here on
+            future.run_ns = call.run_ns
+        unlock_state()
+        return call
+
     cdef void deliver_call(self, Call *call) noexcept:
         cdef FutureCore future = <FutureCore>call.future
         cdef bint is_error = call.is_error
-        future.call = NULL
-        if future.status == PENDING:
-            future.status = RUNNING  # cannot be cancelled from here on
-        future.run_ns = call.run_ns
         if future.status < CANCELLED:  # otherwise the user has ended it, by set_result for example
             try:
                 parts = parts_of_result(call)
@@ -204,20 +227,29 @@ cdef class Completion(CallTraces):
         cdef Call *call
         while left > 0:
             left -= 1
-            pthread_mutex_lock(&self.core.lock)
-            call = self.core.waiting.first
-            if call != NULL:
-                remove(&self.core.waiting, call)
-                record_unanswered(&self.core, NULL, call, outcome)
-            pthread_mutex_unlock(&self.core.lock)
+            call = self.take_waiting_call(outcome)
             if call == NULL:
                 return
             self.end_call(call, outcome, make_error)
 
+    cdef Call *take_waiting_call(self, Outcome outcome) noexcept:
+        """Part the first waiting call from its future, and return it; NULL: no call waits."""
+        cdef Call *call
+        lock_state()
+        pthread_mutex_lock(&self.core.lock)
+        call = self.core.waiting.first
+        if call != NULL:
+            remove(&self.core.waiting, call)
+            record_unanswered(&self.core, NULL, call, outcome)
+        pthread_mutex_unlock(&self.core.lock)
+        if call != NULL:
+            (<FutureCore>call.future).call = NULL
+        unlock_state()
+        return call
+
     cdef void end_call(self, Call *call, Outcome outcome, object make_error) noexcept:
         """Cancel or fail the future of a call that is in no list any more, and free the call."""
         cdef FutureCore future = <FutureCore>call.future
-        future.call = NULL
         if outcome == FAILED:
             self.fail_with(future, make_error)
         else:

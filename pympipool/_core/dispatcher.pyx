@@ -200,8 +200,9 @@ cdef class Dispatcher(Submission):
             self.completion_thread_id = 0
             self.continuations.end()  # here because `join` may never be called
             self.ended.end()
-            if self.loop_queue is not None:
-                self.loop_queue.end()
+            loop_queue = self.present_loop_queue()
+            if loop_queue is not None:
+                loop_queue.end()
 
     def _run_callbacks(self):
         cdef FutureCore future

@@ -17,6 +17,7 @@ cdef class LoopQueue(EntryQueue):
     cdef void wake(self) noexcept
     cdef void call_in_loop(self, function) noexcept
     cdef int schedule(self) except -1
+    cdef void note_running(self, bint is_running) noexcept
     cdef int run(self, bint may_spin) except -1
 
 

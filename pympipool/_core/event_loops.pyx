@@ -14,7 +14,7 @@ take long, and would block the loop.
 from posix.unistd cimport close, write
 
 from pympipool._core.future_core cimport CompletionSource, FutureCore
-from pympipool._core.mailbox cimport Entry, EntryQueue
+from pympipool._core.mailbox cimport Entry, EntryQueue, lock_state, unlock_state
 
 import os
 import sys
@@ -75,21 +75,29 @@ cdef class LoopQueue(EntryQueue):
     # ---- for any thread ----
 
     cdef void put(self, Entry entry) noexcept:
+        lock_state()
         EntryQueue.put(self, entry)
-        if not (self.is_running or self.is_written):
+        must_wake = not (self.is_running or self.is_written)
+        unlock_state()
+        if must_wake:
             self.wake()
 
     cdef void wake(self) noexcept:
         """Have the loop run the callbacks of futures that have ended."""
+        lock_state()
         self.is_written = True
-        if self.has_ended:
-            self.call_in_loop(self.on_readable)  # the loop does not watch the descriptor any more
-        else:
+        has_ended = self.has_ended
+        if not has_ended:  # otherwise the loop does not watch the descriptor any more, and may have closed it
             write(self.descriptor if self.other_end < 0 else self.other_end, &ONE, sizeof(ONE))
+        unlock_state()
+        if has_ended:
+            self.call_in_loop(self.on_readable)
 
     cdef void end(self) noexcept:
         """Have the loop forget this queue: the threads of the dispatcher end."""
+        lock_state()
         self.has_ended = True
+        unlock_state()
         self.call_in_loop(self.forget)
 
     cdef void call_in_loop(self, function) noexcept:
@@ -122,7 +130,9 @@ cdef class LoopQueue(EntryQueue):
                 os.read(self.descriptor, READ_BYTES)
             except BlockingIOError:
                 pass
+        lock_state()
         self.is_written = False  # after reading, which lets other threads run: what they write would be read, too
+        unlock_state()
         self.run(False)
 
     def forget(self):
@@ -132,19 +142,24 @@ cdef class LoopQueue(EntryQueue):
             self.close_descriptors()
         self.run(False)
 
+    cdef void note_running(self, bint is_running) noexcept:
+        lock_state()
+        self.is_running = is_running
+        unlock_state()
+
     cdef int run(self, bint may_spin) except -1:
         cdef bint has_ended
-        self.is_running = True
+        self.note_running(True)
         try:
-            has_ended = self.source.progress_for_loop(may_spin) or self.first is not None
-            while self.first is not None:
+            has_ended = self.source.progress_for_loop(may_spin) or self.has_entry()
+            while self.has_entry():
                 try:
                     (<FutureCore>self.pop()).run_callbacks()
                 except Exception:
                     LOGGER.exception("exception calling the callbacks of a future")
         finally:
-            self.is_running = False
-            if self.first is not None:  # Ctrl-C
+            self.note_running(False)
+            if self.has_entry():  # Ctrl-C, or one was put after the last look
                 self.wake()
         if has_ended and self.source.has_unfinished():
             self.schedule()

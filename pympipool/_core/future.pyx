@@ -11,6 +11,7 @@ A thread that has waited for a future finds that its callbacks have run, althoug
 
 from pympipool._core.future_core cimport FutureCore, active_green_threads
 from pympipool._core.listeners cimport CANCELLED, PENDING, RUNNING
+from pympipool._core.mailbox cimport lock_state, unlock_state
 from pympipool._core.own_frames cimport pmp_result_without_frames
 
 from concurrent.futures import Future as StandardFuture
@@ -51,11 +52,13 @@ cdef class FutureMethods(FutureCore):
 
     @property
     def _done_callbacks(self):
+        callbacks = []
+        lock_state()
         if self.callbacks is None:
-            callbacks = []
-            if self.callbacks is None:
-                self.callbacks = callbacks
-        return self.callbacks
+            self.callbacks = callbacks
+        callbacks = self.callbacks
+        unlock_state()
+        return callbacks
 
     @property
     def _result(self):
@@ -86,17 +89,23 @@ cdef class FutureMethods(FutureCore):
 
     def running(self):
         """Return True while a worker runs the call."""
-        if self.status == PENDING and self.call != NULL and self.source is not None:
-            return self.source.is_started(self)
-        return self.status == RUNNING
+        lock_state()
+        has_call = self.status == PENDING and self.call != NULL and self.source is not None
+        unlock_state()
+        return self.source.is_started(self) if has_call else self.status == RUNNING
 
     def done(self):
         """Return True if the call was cancelled or has ended."""
         if self.status < CANCELLED and self.source is not None:
             self.source.poll()
-        if self.status >= CANCELLED and self.observations is not None:
+        if self.status < CANCELLED:
+            return False
+        lock_state()
+        is_observed = self.observations is not None
+        unlock_state()
+        if is_observed:
             self.forget_observation()  # of a wait() that an exception has interrupted
-        return self.status >= CANCELLED
+        return True
 
     def result(self, timeout=None):
         """Wait for the call and return its result.
@@ -110,7 +119,10 @@ cdef class FutureMethods(FutureCore):
             Exception: The exception that the call raised.
         """
         self.wait_until_done(timeout)
-        if self.parts is not None:
+        lock_state()
+        is_packed = self.parts is not None
+        unlock_state()
+        if is_packed:
             self.decode()
         if self.error is not None:
             try:
@@ -129,11 +141,25 @@ cdef class FutureMethods(FutureCore):
         green_threads = active_green_threads()
         if green_threads is not None and self.status < CANCELLED:
             fn = green_threads.callback_in_green_thread(fn)
-        self.loop_queue = None
-        if self.status < CANCELLED and self.source is not None and not self.callbacks:
-            self.loop_queue = self.source.queue_of_loop(fn)
-        self._done_callbacks.append(fn)
-        if self.status >= CANCELLED:
+        queue = None
+        callbacks = []
+        lock_state()
+        is_first = self.status < CANCELLED and not self.callbacks
+        unlock_state()
+        if is_first and self.source is not None:
+            queue = self.source.queue_of_loop(fn)
+        lock_state()
+        try:
+            if self.callbacks is None:
+                self.callbacks = callbacks
+            elif self.callbacks:
+                queue = None
+            self.callbacks.append(fn)
+            queue, self.loop_queue = self.loop_queue, queue
+            has_ended = self.status >= CANCELLED
+        finally:
+            unlock_state()
+        if has_ended:
             self.run_callbacks()
         elif self.source is not None:
             self.source.notify_when_done(self)
@@ -144,8 +170,8 @@ cdef class FutureMethods(FutureCore):
         A thread that still handles the future then keeps nothing alive. If the result is read again, it is unpickled again.
         """
         self.wait_until_done(timeout)
-        parts = self.parts
-        if parts is None or self.is_error:
+        parts = self.parts_of(False)
+        if parts is None:
             return self.result()
         try:
             return self.load_value(parts)
@@ -154,12 +180,14 @@ cdef class FutureMethods(FutureCore):
 
     def set_running_or_notify_cancel(self):
         """Mark the future as running; return False if it was cancelled."""
-        if self.status == CANCELLED:
-            return False
-        if self.status != PENDING:
+        lock_state()
+        is_pending = self.status == PENDING
+        if is_pending:
+            self.status = RUNNING
+        unlock_state()
+        if not is_pending and self.status != CANCELLED:
             raise InvalidStateError(f"Future in unexpected state: {self._state}")
-        self.status = RUNNING
-        return True
+        return is_pending
 
     def set_result(self, result):
         """End the future with a result."""

@@ -43,7 +43,9 @@ cdef class FutureCore(FutureWithCallbacks):
     cdef list failures      # the exceptions of attempts that were followed by another one, or None
     cdef void *call         # belongs to the source; NULL if there is none
 
+    cdef void drop_kept(self, bint with_shared) noexcept
     cdef int keep_arguments(self, object fn, object args, object kwargs) except -1
+    cdef object parts_of(self, bint error)
     cdef bint set_parts(self, object parts, bint is_error) except -1
     cdef bint set_error(self, object error) except -1
     cdef bint try_cancel(self, bint force) except -1

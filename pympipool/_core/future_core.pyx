@@ -5,12 +5,13 @@
                  ^
                  └── set_parts(), by the thread that holds the GIL and has received the bytes
 
-A state change is C code that neither releases the GIL nor runs Python code, so it needs no lock, and no signal handler can
-interrupt it. It allocates nothing, so that it cannot fail either. That holds for a change and for telling everything that
-listens (`listeners.pyx`); the callbacks of users run afterwards.
+A state change is C code that neither releases the GIL nor runs Python code, so it needs no lock but what stands for the GIL
+where there is none (`state_lock.pxd`), and no signal handler can interrupt it. It allocates nothing, so that it cannot fail
+either. That holds for a change and for telling everything that listens (`listeners.pyx`); the callbacks of users run afterwards.
 """
 
 from pympipool._core.callbacks cimport CallbackThread, FutureWithCallbacks
+from pympipool._core.mailbox cimport lock_state, unlock_state
 from pympipool._core.pickle_reader cimport read_value
 
 from concurrent.futures import CancelledError, InvalidStateError, TimeoutError
@@ -123,7 +124,10 @@ cdef class FutureCore(FutureWithCallbacks):
 
     def failure(self):
         """Return the exception with which the last attempt of a call has failed that may be retried."""
-        return self.source.load(self.parts, True)
+        lock_state()
+        parts = self.parts
+        unlock_state()
+        return self.source.load(parts, True)
 
     # ---- what the call was given ----
 
@@ -136,15 +140,28 @@ cdef class FutureCore(FutureWithCallbacks):
         self.keep_arguments(fn, args, kwargs)
 
     cdef int keep_arguments(self, object fn, object args, object kwargs) except -1:
-        self.kept = fn
+        cdef object kept = fn
         if kwargs:
-            self.kept = (fn, args, kwargs)
-            return 0
-        for arg in args:
-            if type(arg) not in PLAIN_TYPES:
-                self.kept = (fn, args)
-                break
+            kept = (fn, args, kwargs)
+        else:
+            for arg in args:
+                if type(arg) not in PLAIN_TYPES:
+                    kept = (fn, args)
+                    break
+        lock_state()
+        kept, self.kept = self.kept, kept
+        unlock_state()
         return 0
+
+    cdef void drop_kept(self, bint with_shared) noexcept:
+        """Drop what only an unfinished call needs. This may run finalizers of users."""
+        cdef dict _shared = None
+        lock_state()
+        _kept, _retry, _on_failure = self.kept, self.retry, self.on_failure  # all this is dropped after the step
+        self.kept = self.retry = self.on_failure = None
+        if with_shared:
+            _shared, self.shared = self.shared, None
+        unlock_state()
 
     # ---- what the call returns ----
 
@@ -156,36 +173,48 @@ cdef class FutureCore(FutureWithCallbacks):
         Args:
             worker: The number of the worker that runs the call. If another one ran it before, that has died.
         """
-        if self.status >= CANCELLED:
-            return
-        if self.shared is None or worker not in self.shared:
-            self.shared = {worker: []}
-        self.shared[worker].append(shared_object)
+        cdef dict shared = {worker: []}
+        lock_state()
+        try:
+            if self.status < CANCELLED:
+                if self.shared is None or worker not in self.shared:
+                    shared, self.shared = self.shared, shared  # what the worker before has shared is dropped at the end
+                self.shared[worker].append(shared_object)
+        finally:
+            unlock_state()
 
     # ---- for calls that wait for this one ----
 
     @property
     def has_result(self):
         """True if the call has returned a result, as far as is known without unpickling it."""
-        return self.status == FINISHED and not self.is_error and self.error is None
+        return self.status == FINISHED and not self.has_failed()
 
     @property
     def pending_error(self):
         """The function that makes the exception of this future when it is read (see `Completion.fail`), or None."""
-        return self.parts if self.is_error and callable(self.parts) else None
+        parts = self.parts_of(True)
+        return parts if callable(parts) else None
 
     def pickled_result(self):
         """Return the result as it was received, [pickle, *buffers], or None if it was unpickled already."""
-        if self.status != FINISHED or self.is_error or self.parts is None:
+        parts = self.received_result()
+        if parts is None:
             return None
-        parts = self.parts if self.cache_entry is None else self.cache_entry.take(self.parts, False)
+        if self.cache_entry is not None:
+            parts = self.cache_entry.take(parts, False)
         return parts if type(parts) is list else [parts]
 
     def received_result(self):
         """Return the parts of the result as they were received, whatever the cache would make of them; None if they were read."""
-        if self.status != FINISHED or self.is_error:
-            return None
-        return self.parts
+        return self.parts_of(False) if self.status == FINISHED else None
+
+    cdef object parts_of(self, bint error):
+        """Return the parts of an exception, or those of a result; None if it is the other one, or was read."""
+        lock_state()
+        parts = self.parts if self.is_error == error else None
+        unlock_state()
+        return parts
 
     # ---- setting results ----
 
@@ -212,19 +241,21 @@ cdef class FutureCore(FutureWithCallbacks):
     cdef bint end(self, object value, object error, object parts, bint is_error) except -1:
         self.finish(value, error, parts, is_error)
         self.tell_listeners()
-        self.kept = self.retry = self.on_failure = None
-        if parts is None or is_error:
-            self.shared = None
-        return self.callbacks is not None
+        self.drop_kept(parts is None or is_error)
+        return self.has_callbacks()
 
     cdef int finish(self, object value, object error, object parts, bint is_error) except -1:
-        if self.status >= CANCELLED:
+        lock_state()
+        has_ended = self.status >= CANCELLED
+        if not has_ended:
+            self.value = value
+            self.error = error
+            self.parts = parts
+            self.is_error = is_error
+            self.status = FINISHED
+        unlock_state()
+        if has_ended:
             raise InvalidStateError(f"{self.state_name()}: {self!r}")
-        self.value = value
-        self.error = error
-        self.parts = parts
-        self.is_error = is_error
-        self.status = FINISHED
         return 0
 
     cdef str state_name(self):
@@ -232,16 +263,18 @@ cdef class FutureCore(FutureWithCallbacks):
 
     cdef bint try_cancel(self, bint force) except -1:
         """Cancel the call, without running callbacks of users; return False if it runs, or has ended, or was cancelled."""
-        if self.status != PENDING:
-            return False
-        if self.call == NULL or self.source is None:
+        lock_state()
+        is_pending = self.status == PENDING
+        has_call = self.call != NULL and self.source is not None
+        if is_pending and not has_call:
             self.status = CANCELLED
-        elif not self.source.try_cancel(self, force):
+        unlock_state()
+        if not is_pending or (has_call and not self.source.try_cancel(self, force)):
             return False
         self.tell_listeners()
         if self.submitted_ns != 0:
             self.source.record_cancelled(self)
-        self.kept = self.retry = self.on_failure = self.shared = None
+        self.drop_kept(True)
         return True
 
     # ---- for listeners ----
@@ -256,7 +289,10 @@ cdef class FutureCore(FutureWithCallbacks):
             self.source.notify_later()
 
     cdef bint has_failed(self):
-        return self.status == FINISHED and (self.is_error or self.error is not None)
+        lock_state()
+        has_failed = self.status == FINISHED and (self.is_error or self.error is not None)
+        unlock_state()
+        return has_failed
 
     # ---- waiting and unpickling ----
 
@@ -303,25 +339,27 @@ cdef class FutureCore(FutureWithCallbacks):
             MemoryError: There is no memory for the result. It is not kept: there may be memory next time, and the
                 interpreter has a reserve of few such objects for the time when there is none at all.
         """
+        lock_state()
         parts = self.parts
+        is_error = self.is_error
+        unlock_state()
         if parts is None:
             return 0
         value = error = None
         try:
-            value = self.source.load(parts, True) if self.is_error else self.load_value(parts)
+            value = self.source.load(parts, True) if is_error else self.load_value(parts)
         except MemoryError:
             raise
         except Exception as failure:
             error = failure.with_traceback(None)
-        if self.parts is None:
-            return 0  # another thread was faster
-        if error is not None:
+        if is_error and error is None:
+            error, value = value, None
+        lock_state()
+        if self.parts is not None:  # otherwise another thread was faster
             self.error = error
-        elif self.is_error:
-            self.error = value
-        else:
             self.value = value
-        self.parts = None
+            self.parts = None
+        unlock_state()
         return 0
 
     cdef object decoded_error(self):

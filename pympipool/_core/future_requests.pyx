@@ -16,8 +16,8 @@ from pympipool._core.calls cimport free_call
 from pympipool._core.completion cimport Completion
 from pympipool._core.event_loops cimport is_of_asyncio, new_loop_queue, running_loop
 from pympipool._core.future_core cimport FutureCore
-from pympipool._core.listeners cimport CANCELLED
-from pympipool._core.mailbox cimport EntryQueue, Post
+from pympipool._core.listeners cimport CANCELLED, PENDING
+from pympipool._core.mailbox cimport EntryQueue, Post, lock_state, unlock_state
 from pympipool._core.progress_engine cimport (
     acquire_progress, make_progress_briefly, note_late_result, pump_and_notify, release_progress, request_completion,
     wait_for_completion,
@@ -45,21 +45,27 @@ cdef class FutureRequests(Completion):
     def __cinit__(self, *_):
         self.signal_check_interval_s = SIGNAL_CHECK_INTERVAL_S
 
+    @property
+    def supervisor_thread_id(self):
+        """The thread that watches the workers; set by it."""
+        return <unsigned long>self.watching_thread_id
+
+    @supervisor_thread_id.setter
+    def supervisor_thread_id(self, unsigned long thread):
+        self.watching_thread_id = thread
+
     def wait_until_idle(self, pending):
         """Make progress until no call waits or runs, and pending() is 0 too."""
         while pending() > 0 or self.unfinished_count > 0:  # in this order: calls move from there to here
-            if self.waiting_thread != 0 and self.waiting_thread != PyThread_get_thread_ident():
+            if not self.progress_once():
                 sleep(OTHER_THREAD_S)
-                continue
-            self.progress_once()
 
-    cdef int progress_once(self) except -1:
-        """Make progress as the waiting thread once, for at most `signal_check_interval_s`."""
-        cdef unsigned long me = PyThread_get_thread_ident()
-        cdef bint nested = self.waiting_thread == me  # called in a signal handler, for example
+    cdef bint progress_once(self) except -1:
+        """Make progress as the waiting thread once, for at most `signal_check_interval_s`; False: another thread does so."""
+        cdef Turn turn = self.take_turn(PyThread_get_thread_ident())
         cdef int code
-        self.waiting_thread = me
-        acquire_progress(&self.core)
+        if turn == NOT_NOW:
+            return False
         try:
             with nogil:
                 code = wait_for_completion(&self.core, <int64_t>(self.signal_check_interval_s * 1e9))
@@ -68,10 +74,29 @@ cdef class FutureRequests(Completion):
             else:
                 PyErr_CheckSignals()
         finally:
-            if not nested:
-                self.waiting_thread = 0
-                release_progress(&self.core)
-        return 0
+            self.end_turn(turn)
+        return True
+
+    cdef Turn take_turn(self, unsigned long thread) noexcept:
+        """Make the calling thread the waiting thread that makes progress, if no other one is that."""
+        cdef Turn turn = FIRST
+        lock_state()
+        if self.waiting_thread == thread:
+            turn = NESTED
+        elif self.waiting_thread != 0:
+            turn = NOT_NOW
+        else:
+            self.waiting_thread = thread
+        unlock_state()
+        if turn != NOT_NOW:
+            acquire_progress(&self.core)
+        return turn
+
+    cdef void end_turn(self, Turn turn) noexcept:
+        """Let other threads make progress again."""
+        if turn == FIRST:
+            release_progress(&self.core)  # first, since it must not undo what the next thread does in `take_turn`
+            self.waiting_thread = 0
 
     # ---- requests of futures ----
 
@@ -80,7 +105,7 @@ cdef class FutureRequests(Completion):
         if self.in_forked_child:
             raise RuntimeError(
                 "this call was submitted by the process that this one is a fork of: only that one gets its result")
-        if me == self.supervisor_thread_id:
+        if me == self.watching_thread_id:
             raise RuntimeError(WAITS_FOR_ITSELF)
         if me == self.continuation_thread_id:
             self.continue_until_done(future, deadline_s)
@@ -88,17 +113,13 @@ cdef class FutureRequests(Completion):
         if me == self.completion_thread_id:
             self.deliver_until_done(future, deadline_s)
             return True
-        if self.waiting_thread != 0 and self.waiting_thread != me:
+        cdef Turn turn = self.take_turn(me)
+        if turn == NOT_NOW:
             return False
-        cdef bint nested = self.waiting_thread == me  # a signal handler that waits for a future, for example
-        self.waiting_thread = me
-        acquire_progress(&self.core)
         try:
             self.progress_until_done(future, deadline_s)
         finally:
-            if not nested:
-                self.waiting_thread = 0
-                release_progress(&self.core)
+            self.end_turn(turn)
         return True
 
     cdef int progress_until_done(self, FutureCore future, double deadline_s) except -1:
@@ -131,7 +152,7 @@ cdef class FutureRequests(Completion):
         """Wait in the continuation thread, where code of users may run, and go on with what this thread has to do."""
         while future.status < CANCELLED and (deadline_s == 0 or monotonic() < deadline_s):
             self.deliver()
-            if self.continuations.first is not None:
+            if self.continuations.has_entry():
                 self.run_posted(<Post>self.continuations.pop())
             else:
                 sleep(COMPLETION_CHECK_S)
@@ -141,18 +162,23 @@ cdef class FutureRequests(Completion):
         if self.in_forked_child:
             return 0
         if self.pump():
-            if PyThread_get_thread_ident() == self.supervisor_thread_id:
+            if PyThread_get_thread_ident() == self.watching_thread_id:
                 request_completion(&self.core)
             else:
                 self.deliver()
         return 0
 
     cdef bint try_cancel(self, FutureCore future, bint force) except -1:
-        cdef Call *call = <Call *>future.call
+        cdef Call *call
         cdef Worker *worker
         cdef bint is_cancelled = False
         cdef bint was_ended = False
         if self.in_forked_child:
+            return False
+        lock_state()
+        call = <Call *>future.call
+        if call == NULL or future.status != PENDING:  # its result has arrived meanwhile
+            unlock_state()
             return False
         pthread_mutex_lock(&self.core.lock)
         worker = call.worker
@@ -175,32 +201,42 @@ cdef class FutureRequests(Completion):
         pthread_mutex_unlock(&self.core.lock)
         if is_cancelled or was_ended:
             future.status = CANCELLED
+        unlock_state()
+        if is_cancelled or was_ended:
             future.tell_listeners()
         if is_cancelled:
             free_call(call)  # last, because it may run finalizers of users
         return is_cancelled or was_ended
 
     cdef bint is_started(self, FutureCore future) except -1:
-        cdef Call *call = <Call *>future.call
+        cdef Call *call
+        cdef bint is_started = False
         if self.in_forked_child:
             return False
-        pthread_mutex_lock(&self.core.lock)
-        worker = call.worker
-        is_started = worker != NULL and is_claimed(worker, call)
-        pthread_mutex_unlock(&self.core.lock)
+        lock_state()
+        call = <Call *>future.call
+        if call != NULL:
+            pthread_mutex_lock(&self.core.lock)
+            is_started = call.worker != NULL and is_claimed(call.worker, call)
+            pthread_mutex_unlock(&self.core.lock)
+        unlock_state()
         return is_started
 
     cdef int notify_when_done(self, FutureCore future) except -1:
-        cdef Call *call = <Call *>future.call
-        if call == NULL or call.watched or self.in_forked_child:
-            return 0
-        pthread_mutex_lock(&self.core.lock)
-        call.watched = True
-        if call.result != NULL or call.lost_bytes != 0:
-            self.core.watched_done += 1
-            request_completion(&self.core)
-        pthread_mutex_unlock(&self.core.lock)
-        if not self.core.poll_expected:
+        cdef Call *call
+        cdef bint is_watched
+        lock_state()
+        call = <Call *>future.call
+        is_watched = call == NULL or call.watched or self.in_forked_child
+        if not is_watched:
+            pthread_mutex_lock(&self.core.lock)
+            call.watched = True
+            if call.result != NULL or call.lost_bytes != 0:
+                self.core.watched_done += 1
+                request_completion(&self.core)
+            pthread_mutex_unlock(&self.core.lock)
+        unlock_state()
+        if not is_watched and not self.core.poll_expected:
             pmp_doorbell_ring(&self.core.short_sleep_bell)  # a waiting thread need not wait for the end of a short sleep
         return 0
 
@@ -218,15 +254,29 @@ cdef class FutureRequests(Completion):
         loop = running_loop()
         if loop is None or self.in_forked_child or not is_of_asyncio(callback):
             return None
-        queue = self.loop_queue
+        queue = self.present_loop_queue()
         if queue is None or queue.loop is not loop:
             if queue is not None and not queue.loop.is_closed():
                 return None  # of two loops that run at the same time, one has the queue
-            queue = new_loop_queue(loop, self)
+            before, queue = queue, new_loop_queue(loop, self)
             if queue is None:
                 return None
-            self.loop_queue = queue
+            lock_state()
+            is_taken = self.loop_queue is not before
+            if not is_taken:
+                self.loop_queue = queue
+            unlock_state()
+            if is_taken:
+                queue.end()  # another loop was faster
+                return None
         queue.schedule()
+        return queue
+
+    cdef LoopQueue present_loop_queue(self):
+        """Return the queue of the event loop, or None."""
+        lock_state()
+        queue = self.loop_queue
+        unlock_state()
         return queue
 
     cdef void expect_poll(self) noexcept:
@@ -234,25 +284,27 @@ cdef class FutureRequests(Completion):
 
     cdef bint progress_for_loop(self, bint may_spin) except -1:
         cdef bint has_results
+        cdef Turn turn
         if self.in_forked_child:
             return False
         self.core.poll_expected = False
         self.core.polls += 1
-        if not may_spin or self.waiting_thread != 0:
-            note_late_result(&self.core)
+        turn = self.take_turn(PyThread_get_thread_ident()) if may_spin and self.waiting_thread == 0 else NOT_NOW
+        if turn == NOT_NOW:
+            lock_state()
+            if self.waiting_thread == 0:  # otherwise that thread may be using its spinner
+                note_late_result(&self.core)
+            unlock_state()
             has_results = self.pump()
             self.deliver()
             return has_results
-        self.waiting_thread = PyThread_get_thread_ident()
-        acquire_progress(&self.core)
         try:
             with nogil:
                 has_results = make_progress_briefly(&self.core)
             if has_results:
                 self.deliver()
         finally:
-            self.waiting_thread = 0
-            release_progress(&self.core)
+            self.end_turn(turn)
         return has_results
 
     cdef bint has_unfinished(self) except -1:
@@ -260,7 +312,7 @@ cdef class FutureRequests(Completion):
 
     cdef int check_may_wait(self) except -1:
         cdef unsigned long me = PyThread_get_thread_ident()
-        if me in (self.supervisor_thread_id, self.completion_thread_id, self.continuation_thread_id):
+        if me in (self.watching_thread_id, self.completion_thread_id, self.continuation_thread_id):
             raise RuntimeError(WAITS_FOR_ITSELF)
         return 0
 

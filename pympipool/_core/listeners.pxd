@@ -1,6 +1,7 @@
 """What is told when a future ends; see listeners.pyx."""
 
 from pympipool._core.mailbox cimport Entry, EntryQueue, Post
+from pympipool._core.state_lock cimport shared_status
 
 cdef enum Status:
     PENDING
@@ -11,7 +12,7 @@ cdef enum Status:
 
 cdef class WaiterEvent:
     cdef EntryQueue ended  # of Listener
-    cdef bint flag
+    cdef shared_status flag
 
     cdef int take_all(self) except -1
 
@@ -23,7 +24,7 @@ cdef class Listener(Entry):
 
 
 cdef class ListenedFuture(Entry):
-    cdef Status status
+    cdef shared_status status  # a Status
     cdef list end_locks     # a lock for each thread that waits in `wait_for_end`
     cdef list waiters       # a Listener for each waiter of concurrent.futures.wait and as_completed
     cdef list posts         # a Post for each function that is posted at the end

@@ -6,7 +6,7 @@
     dependent calls, map, pools ── _post_when_done ───► posts     ─┤
     cache                       ── _follow ───────────► follower  ─┘
 
-Ending a future runs no Python code, takes no lock and allocates nothing, so any thread can do it, the main thread
+Ending a future runs no Python code, waits for no lock of Python and allocates nothing, so any thread can do it, the main thread
 included: no exception of a signal handler can strike between its steps, no lock that was torn elsewhere can block it, and
 no shortage of memory can leave a listener untold. What each listener gets was made when it was added. Until Python 3.11, the
 garbage collector runs in any allocation, and lets other threads run; so nothing is allocated between the look at a future's
@@ -25,7 +25,7 @@ them locked for ever, and the thread that ends a future would wait for them. So 
 from cpython.exc cimport PyErr_SetInterrupt
 from cpython.pythread cimport PyThread_get_thread_ident
 
-from pympipool._core.mailbox cimport Entry, EntryQueue, Mailbox, Post
+from pympipool._core.mailbox cimport Entry, EntryQueue, Mailbox, Post, lock_state, unlock_state
 from pympipool._core.ring cimport pmp_now_ns
 
 import threading
@@ -62,14 +62,19 @@ cdef class ListenedFuture(Entry):
         """Post a function to a mailbox when the future has ended; now if it has."""
         post = mailbox.prepare(function)
         posts = [post]  # all is allocated before the look at the state: the garbage collector may let another thread end it
-        if self.status >= CANCELLED:
-            mailbox.send(post)
-            return
-        if self.posts is None:
-            self.posts = posts
-        else:
-            self.posts.append(post)
-        self.expect_end()
+        lock_state()
+        try:
+            has_ended = self.status >= CANCELLED
+            if has_ended:
+                mailbox.send(post)
+            elif self.posts is None:
+                self.posts = posts
+            else:
+                self.posts.append(post)
+        finally:
+            unlock_state()
+        if not has_ended:
+            self.expect_end()
 
     def _follow(self, Mailbox mailbox not None, Post post not None, dict pending not None):
         """Send a post to a mailbox when the future has ended, without haste: for one of many futures, which end in crowds.
@@ -82,34 +87,50 @@ cdef class ListenedFuture(Entry):
         """
         post.mailbox = mailbox
         pending[post] = None
-        if self.status >= CANCELLED:
+        lock_state()
+        has_ended = self.status >= CANCELLED
+        if has_ended:
             mailbox.send(post)
-            return
-        self.follower = post
-        self.expect_end_later()
+        else:
+            self.follower = post
+        unlock_state()
+        if not has_ended:
+            self.expect_end_later()
 
     # ---- for concurrent.futures.wait and as_completed ----
 
     def _observe(self):
         """From now on let this thread see, by `_state`, whether the future has ended now."""
         observations = {}  # allocated before the look at the attribute, as in `_post_when_done`
-        if self.observations is None:
-            self.observations = observations
-        self.observations[PyThread_get_thread_ident()] = self.status >= CANCELLED
+        lock_state()
+        try:
+            if self.observations is None:
+                self.observations = observations
+            self.observations[PyThread_get_thread_ident()] = self.status >= CANCELLED
+        finally:
+            unlock_state()
 
     def _stop_observing(self):
         self.forget_observation()
 
     cdef int forget_observation(self) except -1:
-        if self.observations is not None:
-            self.observations.pop(PyThread_get_thread_ident(), None)
-            if not self.observations:
-                self.observations = None
+        lock_state()
+        try:
+            if self.observations is not None:
+                self.observations.pop(PyThread_get_thread_ident(), None)
+                if not self.observations:
+                    self.observations = None
+        finally:
+            unlock_state()
         return 0
 
     cdef bint seen_pending(self) except -1:
         """Return True if this thread holds the condition since before the end."""
-        return self.observations is not None and self.observations.get(PyThread_get_thread_ident()) is False
+        lock_state()
+        try:
+            return self.observations is not None and self.observations.get(PyThread_get_thread_ident()) is False
+        finally:
+            unlock_state()
 
     def _add_waiter(self, waiter):
         if isinstance(waiter, Waiter) and type(waiter.event) is not WaiterEvent:
@@ -121,21 +142,31 @@ cdef class ListenedFuture(Entry):
         if type(event) is WaiterEvent:
             listener.event = <WaiterEvent>event
         waiters = [listener]  # allocated before the look at the state, as in `_post_when_done`
-        if self.status < CANCELLED:
-            if self.waiters is None:
-                self.waiters = waiters
-            else:
-                self.waiters.append(listener)
+        lock_state()
+        try:
+            has_ended = self.status >= CANCELLED
+            if not has_ended:
+                if self.waiters is None:
+                    self.waiters = waiters
+                else:
+                    self.waiters.append(listener)
+        finally:
+            unlock_state()
+        if not has_ended:
             self.expect_end()
         elif self.seen_pending():
             self.tell_waiter(listener)
 
     def _remove_waiter(self, waiter):
         cdef Listener listener
-        for listener in self.waiters or ():
-            if listener.waiter is waiter:
-                self.waiters.remove(listener)
-                break
+        lock_state()
+        try:
+            for listener in self.waiters or ():
+                if listener.waiter is waiter:
+                    self.waiters.remove(listener)
+                    break
+        finally:
+            unlock_state()
         event = getattr(waiter, "event", None)
         if type(event) is WaiterEvent:
             (<WaiterEvent>event).take_all()
@@ -147,27 +178,37 @@ cdef class ListenedFuture(Entry):
         lock = allocate_lock()
         lock.acquire()
         locks = [lock]
-        if self.end_locks is None:
-            self.end_locks = locks
-        else:
-            self.end_locks.append(lock)
+        lock_state()
+        try:
+            if self.end_locks is None:
+                self.end_locks = locks
+            else:
+                self.end_locks.append(lock)
+        finally:
+            unlock_state()
         try:
             self.expect_end()
             if self.status < CANCELLED:
                 lock.acquire(True, LONGEST_WAIT_S if timeout_s < 0 else min(timeout_s, LONGEST_WAIT_S))
         finally:
-            if self.end_locks is not None and lock in self.end_locks:
-                self.end_locks.remove(lock)
+            lock_state()
+            try:
+                if self.end_locks is not None and lock in self.end_locks:
+                    self.end_locks.remove(lock)
+            finally:
+                unlock_state()
         return self.status >= CANCELLED
 
     cdef void tell_listeners(self) noexcept:
         """Tell all listeners that the future has ended, each once; last those that run code of other libraries."""
         cdef Post post
         cdef Listener listener
+        lock_state()
         locks, waiters, posts = self.end_locks, self.waiters, self.posts
         self.end_locks = self.waiters = self.posts = None
-        if self.follower is not None:
-            post, self.follower = self.follower, None
+        post, self.follower = self.follower, None
+        unlock_state()
+        if post is not None:
             post.mailbox.send(post)
         if locks is not None:
             for lock in locks:
@@ -245,10 +286,18 @@ cdef class WaiterList:
         self.future._remove_waiter(waiter)
 
     def __len__(self):
-        return 0 if self.future.waiters is None else len(self.future.waiters)
+        return len(self.listeners())
 
     def __iter__(self):
-        return iter([(<Listener>listener).waiter for listener in self.future.waiters or ()])
+        return iter([(<Listener>listener).waiter for listener in self.listeners()])
+
+    cdef list listeners(self):
+        """Return a copy of the list, since other threads change it."""
+        lock_state()
+        try:
+            return list(self.future.waiters or ())
+        finally:
+            unlock_state()
 
 
 cdef class WaiterEvent:

@@ -2,6 +2,19 @@
 
 from cpython.pythread cimport PyThread_type_lock
 
+from pympipool._core.state_lock cimport pmp_lock_state, pmp_state_mutex, pmp_unlock_state
+
+cdef pmp_state_mutex state_mutex  # of the process; see state_lock.pxd
+
+
+cdef inline void lock_state() noexcept:
+    """Begin a step that no other thread may see half done. It runs no code of users."""
+    pmp_lock_state(&state_mutex)
+
+
+cdef inline void unlock_state() noexcept:
+    pmp_unlock_state(&state_mutex)
+
 
 cdef class Entry:
     cdef Entry next  # the entry behind this one in its queue
@@ -18,6 +31,9 @@ cdef class EntryQueue:
     cdef void put(self, Entry entry) noexcept
     cdef void ring(self) noexcept
     cdef void end(self) noexcept
+    cdef bint has_entry(self) noexcept
+    cdef bint must_wait(self) noexcept
+    cdef void note_ring(self) noexcept
     cdef Entry pop(self)
     cdef Entry receive_entry(self)
     cdef Entry wait_for_entry(self, double deadline_s)

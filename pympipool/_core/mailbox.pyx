@@ -23,6 +23,7 @@ from cpython.pythread cimport (
 from posix.unistd cimport usleep, write
 
 from pympipool._core.ring cimport pmp_now_ns
+from pympipool._core.state_lock cimport pmp_init_state_mutex
 
 cdef extern from "pythread.h":
     PyLockStatus PyThread_acquire_lock_timed(void *lock, long long microseconds, int intr_flag) nogil
@@ -32,6 +33,9 @@ cdef enum:
     MEMORY_PAUSES_MAX = 6_000  # together a minute
 
 cdef double LONGEST_WAIT_S = 86_400.0  # locks refuse waits of more than 292 years, and on some systems of a few weeks
+
+if pmp_init_state_mutex(&state_mutex) != 0:
+    raise MemoryError("no mutex")
 
 
 cdef int run_until_there_is_memory(object function) except -1:
@@ -69,6 +73,7 @@ cdef class EntryQueue:
     # ---- for any thread ----
 
     cdef void put(self, Entry entry) noexcept:
+        lock_state()
         if self.last is None:
             self.first = entry
         else:
@@ -76,22 +81,35 @@ cdef class EntryQueue:
         self.last = entry
         self.length += 1
         self.ring()
+        unlock_state()
 
     cdef void ring(self) noexcept:
         """Wake the receiver."""
+        lock_state()
         if not self.is_rung:
             self.is_rung = True
             PyThread_release_lock(self.bell)
+        unlock_state()
 
     cdef void end(self) noexcept:
         """Have `receive_entry` return None, instead of sleeping, when the queue is empty."""
+        lock_state()
         self.has_ended = True
         self.ring()
+        unlock_state()
 
     # ---- for the receiver ----
 
+    cdef bint has_entry(self) noexcept:
+        """Return True if there is an entry now."""
+        lock_state()
+        found = self.first is not None
+        unlock_state()
+        return found
+
     cdef Entry pop(self):
         """Return the next entry, or None if there is none now."""
+        lock_state()
         entry = self.first
         if entry is not None:
             self.first = entry.next
@@ -99,14 +117,28 @@ cdef class EntryQueue:
                 self.last = None
             entry.next = None
             self.length -= 1
+        unlock_state()
         return entry
+
+    cdef bint must_wait(self) noexcept:
+        """Return True if the receiver has nothing to do until the bell is rung."""
+        lock_state()
+        must_wait = self.first is None and not self.has_ended
+        unlock_state()
+        return must_wait
+
+    cdef void note_ring(self) noexcept:
+        """Note that the receiver has heard the bell. What is put from now on rings again."""
+        lock_state()
+        self.is_rung = False
+        unlock_state()
 
     cdef Entry receive_entry(self):
         """Return the next entry; sleep until there is one. None: the queue has ended."""
-        while self.first is None and not self.has_ended:
+        while self.must_wait():
             with nogil:
                 PyThread_acquire_lock(self.bell, WAIT_LOCK)
-            self.is_rung = False
+            self.note_ring()
         return self.pop()
 
     cdef Entry wait_for_entry(self, double deadline_s):
@@ -117,7 +149,7 @@ cdef class EntryQueue:
         """
         cdef PyLockStatus status
         cdef double left_s
-        while self.first is None:
+        while not self.has_entry():
             left_s = min(max(deadline_s - pmp_now_ns() / 1e9, 0.0), LONGEST_WAIT_S)
             with nogil:
                 status = PyThread_acquire_lock_timed(self.bell, <long long>(left_s * 1e6), 1)
@@ -125,7 +157,7 @@ cdef class EntryQueue:
                 PyErr_CheckSignals()
                 continue
             if status == PY_LOCK_ACQUIRED:
-                self.is_rung = False
+                self.note_ring()
             break
         return self.pop()
 
@@ -161,13 +193,14 @@ cdef class Mailbox(EntryQueue):
         return post
 
     cdef void send(self, Post post) noexcept:
-        if post.is_sent:
-            return
-        post.is_sent = True
-        self.put(post)
-        if self.descriptor >= 0 and not self.is_written:
-            self.is_written = True
-            write(self.descriptor, b"\0", 1)  # if the descriptor has no room, the thread is about to wake up anyway
+        lock_state()
+        if not post.is_sent:
+            post.is_sent = True
+            self.put(post)
+            if self.descriptor >= 0 and not self.is_written:
+                self.is_written = True
+                write(self.descriptor, b"\0", 1)  # if the descriptor has no room, the thread is about to wake up anyway
+        unlock_state()
 
     cpdef int post(self, object function) except -1:
         """Have function() called in the service thread, soon."""
@@ -191,11 +224,13 @@ cdef class Mailbox(EntryQueue):
 
     def is_empty(self):
         """Return True if there is no function now."""
-        return self.first is None
+        return not self.has_entry()
 
     def peek(self):
         """Return the next function, which stays in the mailbox, or None if there is none now."""
+        lock_state()
         post = <Post>self.first
+        unlock_state()
         return None if post is None else post.function
 
     def drop(self):
@@ -208,8 +243,12 @@ cdef class Mailbox(EntryQueue):
 
     def acknowledge(self):
         """Note that the thread has read the descriptor. It must call all functions afterwards."""
+        lock_state()
         self.is_written = False
+        unlock_state()
 
     def close(self):
         """Write to the descriptor no more: it is about to be closed."""
+        lock_state()
         self.descriptor = -1
+        unlock_state()

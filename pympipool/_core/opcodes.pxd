@@ -5,6 +5,8 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 
+from pympipool._core.state_lock cimport pmp_drop_known
+
 cdef enum:
     ON_STACK_BYTES = 1024
     KNOWN_MAX = 64
@@ -64,6 +66,8 @@ cdef inline void begin(Pickle *pickle, Py_ssize_t items_max) noexcept:
 
 
 cdef inline void release(Pickle *pickle) noexcept:
+    for i in range(pickle.known_count):
+        pmp_drop_known(pickle.known[i])
     if pickle.data != pickle.on_stack:
         free(pickle.data)
 

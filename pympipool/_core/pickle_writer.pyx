@@ -6,9 +6,11 @@
 
 A pickler has to be created, looks up the type of each object, and keeps all of them in a memo. That takes longer than to write a
 few bytes. Here the memo has only what may occur twice, and must arrive as one: what has more than one reference, except numbers and
-short strings. No Python code of others runs meanwhile, so no container changes.
+short strings. No Python code of others runs meanwhile, so no container changes: where there is no GIL, each list and dict is
+locked.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
@@ -20,6 +22,7 @@ from pympipool._core.opcodes cimport (
     NONE, PROTO, REDUCE, SETITEMS, SHORT_BINBYTES, SHORT_BINUNICODE, STOP, TUPLE, TUPLE1, TUPLE2, Pickle, begin, release,
     write_data, write_float, write_integer, write_number, write_opcode,
 )
+from pympipool._core.state_lock cimport pmp_drop_item, pmp_hold_item, pmp_hold_known
 
 cdef extern from *:
     """
@@ -214,6 +217,7 @@ cdef bint note(Pickle *pickle, PyObject *value) except -1:
     if may_occur_again(value):
         if pickle.known_count == KNOWN_MAX:
             return False
+        pmp_hold_known(value)
         pickle.known[pickle.known_count] = value
         pickle.known_count += 1
         write_opcode(pickle, MEMOIZE)
@@ -290,17 +294,24 @@ cdef bint write_tuple(Pickle *pickle, PyObject *value, kinds, int depth, list pa
 
 cdef bint write_list(Pickle *pickle, PyObject *value, kinds, int depth, list parts) except -1:
     """Write a list, which may contain itself."""
-    cdef Py_ssize_t i, length = PyList_GET_SIZE(value)
+    cdef Py_ssize_t i = 0, length = PyList_GET_SIZE(value)
+    cdef PyObject *item
+    cdef bint is_plain = True
     write_opcode(pickle, EMPTY_LIST)
     if not (has_room(pickle, length) and note(pickle, value)):
         return False
-    if length:
-        write_opcode(pickle, MARK)
-        for i in range(length):
-            if not write_value(pickle, PyList_GET_ITEM(value, i), kinds, depth, parts):
-                return False
-        write_opcode(pickle, APPENDS)
-    return True
+    if length == 0:
+        return True
+    write_opcode(pickle, MARK)
+    with cython.critical_section(<object>value):
+        while is_plain and i < PyList_GET_SIZE(value):
+            item = PyList_GET_ITEM(value, i)
+            pmp_hold_item(item)
+            is_plain = write_value(pickle, item, kinds, depth, parts)
+            pmp_drop_item(item)
+            i += 1
+    write_opcode(pickle, APPENDS)
+    return is_plain and i == length
 
 
 cdef bint write_dict(Pickle *pickle, PyObject *value, kinds, int depth, list parts) except -1:
@@ -308,15 +319,17 @@ cdef bint write_dict(Pickle *pickle, PyObject *value, kinds, int depth, list par
     cdef Py_ssize_t position = 0, length = PyDict_Size(value)
     cdef PyObject *key = NULL
     cdef PyObject *item = NULL
+    cdef bint is_plain = True
     write_opcode(pickle, EMPTY_DICT)
     if not (has_room(pickle, length) and note(pickle, value)):
         return False
-    if length:
-        write_opcode(pickle, MARK)
-        while PyDict_Next(value, &position, &key, &item):
-            if not write_value(pickle, key, kinds, depth, parts):
-                return False
-            if not write_value(pickle, item, kinds, depth, parts):
-                return False
-        write_opcode(pickle, SETITEMS)
-    return True
+    if length == 0:
+        return True
+    write_opcode(pickle, MARK)
+    with cython.critical_section(<object>value):
+        while is_plain and PyDict_Next(value, &position, &key, &item):
+            pmp_hold_item(item)
+            is_plain = write_value(pickle, key, kinds, depth, parts) and write_value(pickle, item, kinds, depth, parts)
+            pmp_drop_item(item)
+    write_opcode(pickle, SETITEMS)
+    return is_plain

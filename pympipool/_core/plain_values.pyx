@@ -9,6 +9,7 @@ And pickle them, arrays of numbers in them included:
 The pickler is told that it has pickled the arrays in front already. So an array that a value contains twice arrives as one.
 """
 
+cimport cython
 from cpython.dict cimport PyDict_Next
 from cpython.object cimport PyObject, PyTypeObject
 
@@ -60,11 +61,12 @@ cdef bint _consists_of(value, kinds, Py_ssize_t bytes_below, int depth, Py_ssize
                 return False
         return True
     if kind is dict:
-        while PyDict_Next(value, &position, &key, &item):
-            if not _consists_of(<object>key, kinds, bytes_below, depth + 1, items_left, arrays):
-                return False
-            if not _consists_of(<object>item, kinds, bytes_below, depth + 1, items_left, arrays):
-                return False
+        with cython.critical_section(value):
+            while PyDict_Next(value, &position, &key, &item):
+                if not _consists_of(<object>key, kinds, bytes_below, depth + 1, items_left, arrays):
+                    return False
+                if not _consists_of(<object>item, kinds, bytes_below, depth + 1, items_left, arrays):
+                    return False
         return True
     if kind is set or kind is frozenset:
         for element in value:

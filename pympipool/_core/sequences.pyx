@@ -1,6 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """The loops of `Executor.map` over single items, at the speed of C."""
 
+cimport cython
+
 from pympipool._core.own_frames cimport pmp_hide_frames_of_next
 
 
@@ -67,15 +69,18 @@ cdef class ConsumingIterator:
         return self
 
     def __next__(self):
-        while self.position >= len(self.items):
-            self.items = []
-            self.position = 0
+        while True:
+            with cython.critical_section(self):
+                if self.position < len(self.items):
+                    item = self.items[self.position]
+                    self.items[self.position] = None
+                    self.position += 1
+                    return item
+                self.items = []
+                self.position = 0
             items = next(self.lists)
-            self.items = items
-        item = self.items[self.position]
-        self.items[self.position] = None
-        self.position += 1
-        return item
+            with cython.critical_section(self):
+                self.items = items
 
 
 def without_own_frames(kind):

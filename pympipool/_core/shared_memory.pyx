@@ -14,7 +14,7 @@ A mapping is not closed: it lasts as long as there is a view of it. So no view u
 cimport cython
 from cpython.buffer cimport PyBUF_CONTIG_RO, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport errno
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
@@ -22,6 +22,7 @@ from pympipool._core.ring cimport (
     iovec, pmp_shm_attach_readonly, pmp_shm_close, pmp_shm_close_descriptor, pmp_shm_overwrite, pmp_shm_store, raise_errno,
 )
 from pympipool._core.shared_ranges cimport add_shared_range, remove_shared_range
+from pympipool._core.state_lock cimport counter, pmp_count
 
 import os
 
@@ -293,17 +294,16 @@ cdef class ArrayMemory:
         PyBuffer_FillInfo(view, self, self.mapping.first_part(), size, 0, flags)
 
 
-cdef uint64_t _owned_bytes = 0  # of this process
-cdef uint64_t _most_owned_bytes = 0
+cdef counter _owned_bytes = 0  # of this process
+cdef counter _most_owned_bytes = 0
 
 
 cdef void _count_owned(Mapping mapping, bint is_owned) noexcept:
-    global _owned_bytes, _most_owned_bytes
-    if is_owned:
-        _owned_bytes += mapping.shm.size_bytes
-        _most_owned_bytes = max(_most_owned_bytes, _owned_bytes)
-    else:
-        _owned_bytes -= mapping.shm.size_bytes
+    global _most_owned_bytes
+    cdef int64_t size_bytes = mapping.shm.size_bytes
+    cdef int64_t owned_bytes = pmp_count(&_owned_bytes, size_bytes if is_owned else -size_bytes)
+    if owned_bytes > _most_owned_bytes:
+        _most_owned_bytes = owned_bytes
 
 
 def most_owned_bytes(bint from_now=False):
@@ -313,7 +313,7 @@ def most_owned_bytes(bint from_now=False):
         from_now: Forget what was before, for the next time.
     """
     global _most_owned_bytes
-    most = _most_owned_bytes
+    cdef int64_t most = _most_owned_bytes
     if from_now:
         _most_owned_bytes = _owned_bytes
     return most
@@ -340,8 +340,9 @@ cdef class Owner:
 
     def add_announcer(self, Announcer announcer not None):
         """Have the processes told of the end of the data that this announcer reaches."""
-        if announcer not in self.announcers:
-            self.announcers += (announcer,)
+        with cython.critical_section(self):
+            if announcer not in self.announcers:
+                self.announcers += (announcer,)
 
     def hand_over(self, bint handed_over=True):
         """Leave the end of the data to another process; False: take it back."""

@@ -12,8 +12,7 @@ from libc.stdint cimport uint8_t, uint64_t, uintptr_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memmove
 
-cdef enum:
-    KEY_BYTES = 16  # of shared data: see `serialization/shared.py`
+from pympipool._core.state_lock cimport pmp_init_state_mutex, pmp_lock_state, pmp_state_mutex, pmp_unlock_state
 
 cdef extern from *:
     """
@@ -32,13 +31,20 @@ cdef struct SharedRange:
     uintptr_t end
     uint8_t key[KEY_BYTES]
 
+cdef pmp_state_mutex _mutex  # guards the ranges where no GIL does
 cdef SharedRange *_ranges = NULL
 cdef Py_ssize_t _range_count = 0
+
+if pmp_init_state_mutex(&_mutex) != 0:
+    raise MemoryError("no mutex")
 
 
 cdef bint is_in_shared_array(array) noexcept:
     """Return True if the first item of an array of numpy lies in a shared array."""
-    return _range_count != 0 and _shared_range(array) != NULL
+    pmp_lock_state(&_mutex)
+    found = _range_count != 0 and _shared_range(array) != NULL
+    pmp_unlock_state(&_mutex)
+    return found
 
 
 cdef int add_shared_range(const void *begin, size_t size_bytes, bytes key) except -1:
@@ -46,26 +52,32 @@ cdef int add_shared_range(const void *begin, size_t size_bytes, bytes key) excep
     global _ranges, _range_count
     if len(key) != KEY_BYTES:
         raise ValueError(f"a key of {len(key)} bytes")
+    pmp_lock_state(&_mutex)
     ranges = <SharedRange *>realloc(_ranges, (_range_count + 1) * sizeof(SharedRange))
+    if ranges != NULL:
+        _ranges = ranges
+        place = _ranges_up_to(<uintptr_t>begin)
+        memmove(&_ranges[place + 1], &_ranges[place], (_range_count - place) * sizeof(SharedRange))
+        _ranges[place].begin = <uintptr_t>begin
+        _ranges[place].end = <uintptr_t>begin + size_bytes
+        memcpy(_ranges[place].key, <char *>key, KEY_BYTES)
+        _range_count += 1
+    pmp_unlock_state(&_mutex)
     if ranges == NULL:
         raise MemoryError("no memory to note a shared array")
-    _ranges = ranges
-    place = _ranges_up_to(<uintptr_t>begin)
-    memmove(&_ranges[place + 1], &_ranges[place], (_range_count - place) * sizeof(SharedRange))
-    _ranges[place].begin = <uintptr_t>begin
-    _ranges[place].end = <uintptr_t>begin + size_bytes
-    memcpy(_ranges[place].key, <char *>key, KEY_BYTES)
-    _range_count += 1
     return 0
 
 
 cdef void remove_shared_range(const void *begin) noexcept:
     """Forget a part of the memory, before it is used for something else. Does nothing if it was not added."""
     global _range_count
-    cdef Py_ssize_t last = _ranges_up_to(<uintptr_t>begin) - 1
+    cdef Py_ssize_t last
+    pmp_lock_state(&_mutex)
+    last = _ranges_up_to(<uintptr_t>begin) - 1
     if last >= 0 and _ranges[last].begin == <uintptr_t>begin:
         _range_count -= 1
         memmove(&_ranges[last], &_ranges[last + 1], (_range_count - last) * sizeof(SharedRange))
+    pmp_unlock_state(&_mutex)
 
 
 cdef inline Py_ssize_t _ranges_up_to(uintptr_t address) noexcept:
@@ -86,12 +98,14 @@ cdef inline SharedRange *_shared_range(array) noexcept:
     return &_ranges[last] if last >= 0 and address < _ranges[last].end else NULL
 
 
-cdef bint find_place(array, const void **key, uint64_t *position) noexcept:
+cdef bint find_place(array, uint8_t *key, uint64_t *position) noexcept:
     """Find where an array lies in a shared array, as `shared_place`; return False for any other array."""
+    pmp_lock_state(&_mutex)
     found = _shared_range(array) if _range_count else NULL
     if found != NULL:
-        key[0] = found.key
+        memcpy(key, found.key, KEY_BYTES)
         position[0] = pmp_array_address(array) - found.begin
+    pmp_unlock_state(&_mutex)
     return found != NULL
 
 
@@ -104,6 +118,6 @@ def shared_place(array):
     Returns:
         The key of the shared array, and the position of the array's first item in it, bytes.
     """
-    cdef const void *key = NULL
+    cdef uint8_t[KEY_BYTES] key
     cdef uint64_t position = 0
-    return ((<const char *>key)[:KEY_BYTES], position) if find_place(array, &key, &position) else None
+    return ((<const char *>key)[:KEY_BYTES], position) if find_place(array, key, &position) else None

@@ -9,6 +9,14 @@ from pympipool._core.types cimport Call
 from pympipool._core.workers cimport Workers
 
 
+cdef enum Rejection:
+    NONE
+    ENDED    # the future is not pending any more
+    KILLED   # the executor is being killed, so that the call must be cancelled
+    BROKEN   # all calls end with an exception
+    CLOSED   # no call is accepted any more
+
+
 cdef class Submission(Workers):
     cdef uint64_t next_id
     cdef str closed          # the reason for rejecting new calls; None: they are accepted
@@ -23,4 +31,6 @@ cdef class Submission(Workers):
     cdef FunctionHandle find_function(self, fn)
     cdef void tell_if_crowded(self) noexcept
     cdef Py_ssize_t count_calls(self) noexcept
+    cdef Rejection reason_to_reject(self, FutureCore future, bint admitted) noexcept
+    cdef str closing_reason(self)
     cdef void queue_call(self, FutureCore future, Call *call, uint64_t number) noexcept

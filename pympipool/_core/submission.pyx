@@ -8,21 +8,22 @@ A call is queued in one function of C, which no signal handler can interrupt: wh
 """
 
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint64_t
 
 from pympipool._core.calls cimport COPY_LIMIT, FunctionHandle, free_call, new_call, new_small_call
 from pympipool._core.future_core cimport FutureCore
 from pympipool._core.listeners cimport PENDING
-from pympipool._core.mailbox cimport Mailbox, Post
+from pympipool._core.mailbox cimport Mailbox, lock_state, unlock_state
 from pympipool._core.opcodes cimport Pickle, begin, release
 from pympipool._core.pickle_writer cimport ITEMS_MAX, write_call
 from pympipool._core.progress_engine cimport send_and_notify
-from pympipool._core.pump cimport record_unanswered, send_reserved
+from pympipool._core.pump cimport send_reserved
 from pympipool._core.ring cimport PMP_CACHED, PMP_TRACED, pmp_now_ns
 from pympipool._core.scheduler cimport find_worker, is_claimed, recall_all
+from pympipool._core.state_lock cimport pmp_count, pmp_get_item
 from pympipool._core.trace_buffer cimport CANCELLED, FAILED
-from pympipool._core.types cimport Call, Worker, append, pthread_mutex_lock, pthread_mutex_unlock, remove
+from pympipool._core.types cimport Call, Worker, append, pthread_mutex_lock, pthread_mutex_unlock
 from pympipool._core.workers cimport Workers
 
 from pympipool._core.future import Future
@@ -36,7 +37,6 @@ cdef extern from *:
     object new_object "pmp_new_object"(object type, object args)
 
 cdef extern from "Python.h":
-    PyObject *PyDict_GetItemWithError(dict items, object key) except? NULL
     object PyLong_FromVoidPtr(void *address)
 
 
@@ -46,21 +46,33 @@ cdef class Submission(Workers):
     @property
     def is_open(self):
         """True as long as calls are accepted."""
-        return self.closed is None
+        return self.closing_reason() is None
 
     def check_open(self):
         """Raise RuntimeError if calls are not accepted any more."""
-        if self.closed is not None:
-            raise RuntimeError(self.closed)
+        reason = self.closing_reason()
+        if reason is not None:
+            raise RuntimeError(reason)
+
+    cdef str closing_reason(self):
+        """Return the reason for rejecting new calls, or None."""
+        lock_state()
+        reason = self.closed
+        unlock_state()
+        return reason
 
     def close(self, str reason not None):
         """Reject new calls with this reason, except those that are admitted already."""
+        lock_state()
         self.closed = reason
+        unlock_state()
 
     def kill(self, str reason not None):
         """Reject new calls with this reason, and cancel those that are admitted already and submitted from now on."""
+        lock_state()
         self.closed = reason
         self.killed = True
+        unlock_state()
 
     def admit(self, dict pending not None, member, Mailbox mailbox not None, function, bint admitted):
         """Accept a call that another thread will submit: post the function that does so, and count the call.
@@ -79,19 +91,24 @@ cdef class Submission(Workers):
             RuntimeError: The dispatcher is closed.
         """
         post = mailbox.prepare(function)  # first, because the garbage collector may let another thread close the dispatcher
-        if self.killed or self.core.stopping:
-            if admitted:
-                return False
-            raise RuntimeError(self.closed)
-        if self.closed is not None and not admitted:
-            raise RuntimeError(self.closed)
-        pending[member] = None
-        mailbox.send(post)
-        return True
+        lock_state()
+        try:
+            is_killed = self.killed or self.core.stopping
+            is_accepted = not is_killed and (self.closed is None or admitted)
+            if is_accepted:
+                pending[member] = None
+                mailbox.send(post)
+        finally:
+            unlock_state()
+        if not is_accepted and not admitted:
+            raise RuntimeError(self.closing_reason())
+        return is_accepted
 
     def fail_all(self, make_error):
         """End the waiting calls, and all that will be submitted, with an exception each, which make_error() returns."""
-        self.broken = make_error
+        lock_state()
+        _before, self.broken = self.broken, make_error  # what was there is dropped after the step
+        unlock_state()
         self.fail_waiting(make_error)
 
     def reject(self, make_error):
@@ -99,8 +116,10 @@ cdef class Submission(Workers):
 
         Nothing changes if they end with one already.
         """
+        lock_state()
         if self.broken is None:
             self.broken = make_error
+        unlock_state()
 
     def fail_waiting(self, make_error):
         """End the waiting calls soon, with an exception each, which make_error() returns."""
@@ -119,9 +138,9 @@ cdef class Submission(Workers):
             kinds: As of `dump_small_call`.
             attempts: As of `submit`.
         """
-        self.functions = functions
         self.kinds = kinds
         self.attempts_of_small = attempts
+        self.functions = functions
 
     def submit_small(self, fn, tuple args not None, dict kwargs not None):
         """Pickle and queue a call of a function that has a number, with small arguments: the whole of most calls of `submit`.
@@ -150,13 +169,17 @@ cdef class Submission(Workers):
         finally:
             release(&pickle)
         call.function = function.function
-        call.function.references += 1
+        pmp_count(&call.function.references, 1)
         call.attempts_left = self.attempts_of_small
         # Checked last: what is above may have run the garbage collector, and so code of users.
-        if self.closed is not None or self.broken is not None or self.recorder is not None or self.in_forked_child:
+        lock_state()
+        is_taken = self.closed is None and self.broken is None and self.recorder is None and not self.in_forked_child
+        if is_taken:
+            self.queue_call(future, call, 0)
+        unlock_state()
+        if not is_taken:
             free_call(call)
             return None
-        self.queue_call(future, call, 0)
         return future
 
     cdef FunctionHandle find_function(self, fn):
@@ -165,10 +188,11 @@ cdef class Submission(Workers):
         cdef PyObject *found
         if self.functions is None:
             return None
-        found = PyDict_GetItemWithError(self.functions, PyLong_FromVoidPtr(<void *>fn))
+        found = pmp_get_item(self.functions, PyLong_FromVoidPtr(<void *>fn))
         if found == NULL:
             return None
         function = <FunctionHandle>found
+        Py_DECREF(function)  # the reference that was given; this function has its own
         return function if function.is_unchanged() else None
 
     def submit(self, FutureCore future not None, FunctionHandle function, list parts not None,
@@ -192,30 +216,37 @@ cdef class Submission(Workers):
         cdef uint64_t number = 0 if worker is None else worker
         if function is not None:
             call.function = function.function
-            call.function.references += 1
+            pmp_count(&call.function.references, 1)
         call.attempts_left = attempts
         if future.rows:
             call.rows = future.rows
-        if future.status != PENDING:
-            free_call(call)
-            return
-        if admitted and (self.killed or self.core.stopping):
-            free_call(call)
-            self.cancel(future)
-            return
-        if self.fails(future):  # checked again, as below
-            free_call(call)
-            return
-        if self.closed is not None and not admitted:  # checked again: creating the call may have released the GIL
-            free_call(call)
-            raise RuntimeError(self.closed)
+        lock_state()
         try:
-            if future.submitted_ns != 0:
-                self.move_times_to(future, call)
-        except BaseException:  # no memory
-            free_call(call)
-            raise
-        self.queue_call(future, call, number)
+            rejection = self.reason_to_reject(future, admitted)  # checked last: creating the call may have released the GIL
+            if rejection == NONE:
+                if future.submitted_ns != 0:
+                    self.move_times_to(future, call)
+                self.queue_call(future, call, number)
+                call = NULL
+        finally:
+            unlock_state()
+            if call != NULL:  # rejected, or there is no memory
+                free_call(call)
+        if rejection == KILLED:
+            self.cancel(future)
+        elif rejection == BROKEN:
+            self.fails(future)
+        elif rejection == CLOSED:
+            raise RuntimeError(self.closing_reason())
+
+    cdef Rejection reason_to_reject(self, FutureCore future, bint admitted) noexcept:
+        if future.status != PENDING:
+            return ENDED
+        if admitted and (self.killed or self.core.stopping):
+            return KILLED
+        if self.broken is not None:
+            return BROKEN
+        return CLOSED if self.closed is not None and not admitted else NONE
 
     cdef void queue_call(self, FutureCore future, Call *call, uint64_t number) noexcept:
         """Queue a call, and send it if there is a worker for it now: one step, which no signal handler can interrupt.
@@ -250,15 +281,20 @@ cdef class Submission(Workers):
 
     cdef void tell_if_crowded(self) noexcept:
         """Have the function of `call_when_crowded` called if there are so many calls."""
-        cdef Post post = self.on_crowded
+        lock_state()
+        post = self.on_crowded
         if post is not None and self.count_calls() > self.crowd:
             self.on_crowded = None
             post.mailbox.send(post)
+        unlock_state()
 
     def call_when_crowded(self, Mailbox mailbox not None, function, Py_ssize_t calls):
         """Have function() called in the thread of a mailbox, once, when more than so many calls wait or run; maybe now."""
+        post = mailbox.prepare(function)
+        lock_state()
         self.crowd = calls
-        self.on_crowded = mailbox.prepare(function)
+        post, self.on_crowded = self.on_crowded, post
+        unlock_state()
         self.tell_if_crowded()
 
     @property
@@ -268,9 +304,9 @@ cdef class Submission(Workers):
 
     cdef Py_ssize_t count_calls(self) noexcept:
         pthread_mutex_lock(&self.core.lock)
-        count = self.core.waiting.length + self.core.in_flight
+        calls = self.core.waiting.length + self.core.in_flight
         pthread_mutex_unlock(&self.core.lock)
-        return count
+        return calls
 
     # ---- the end of calls ----
 
@@ -284,25 +320,22 @@ cdef class Submission(Workers):
 
     def fails(self, FutureCore future not None):
         """Return True if all calls end with an exception (see `fail_all` and `reject`), and end this one with it."""
-        if self.broken is not None:
-            self.fail(future, self.broken)
-        return self.broken is not None
+        lock_state()
+        make_error = self.broken
+        unlock_state()
+        if make_error is not None:
+            self.fail(future, make_error)
+        return make_error is not None
 
     def take_waiting(self, list futures not None):
         """Take the calls that wait now: their futures, which are still pending, are added to the list."""
         cdef Call *call
         while True:
             futures.append(None)  # first, because nothing may fail once a call is in no list
-            pthread_mutex_lock(&self.core.lock)
-            call = self.core.waiting.first
-            if call != NULL:
-                remove(&self.core.waiting, call)
-                record_unanswered(&self.core, NULL, call, FAILED)
-            pthread_mutex_unlock(&self.core.lock)
+            call = self.take_waiting_call(FAILED)
             if call == NULL:
                 futures.pop()
                 return
-            (<FutureCore>call.future).call = NULL
             futures[len(futures) - 1] = <object>call.future
             free_call(call)
 
@@ -310,9 +343,9 @@ cdef class Submission(Workers):
     def waiting_count(self):
         """Number of calls that were not sent to a worker yet."""
         pthread_mutex_lock(&self.core.lock)
-        count = self.core.waiting.length
+        waiting = self.core.waiting.length
         pthread_mutex_unlock(&self.core.lock)
-        return count
+        return waiting
 
     def statistics(self):
         """Return how many calls are in which state. Each call of a batch counts.
@@ -334,4 +367,4 @@ cdef class Submission(Workers):
         returned, raised = self.core.returned, self.core.failed
         span_ns = (pmp_now_ns() if waiting > 0 else self.core.last_ns) - self.core.first_ns
         pthread_mutex_unlock(&self.core.lock)
-        return waiting - running, running, returned, self.lost, raised, max(span_ns, 0) / 1e9
+        return waiting - running, running, returned, <long long>self.lost, raised, max(span_ns, 0) / 1e9

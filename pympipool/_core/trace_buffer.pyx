@@ -36,7 +36,7 @@ cdef int64_t latest_ns = 0
 
 
 cdef int64_t unique_now_ns() noexcept:
-    """Return the time, made unique in this process, so that it can identify a call. The caller holds the GIL."""
+    """Return the time, made unique in this process, so that it can identify a call. The caller holds the state lock."""
     global latest_ns
     latest_ns = max(pmp_now_ns(), latest_ns + 1)
     return latest_ns

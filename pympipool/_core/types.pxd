@@ -11,6 +11,7 @@ from pympipool._core.ring cimport (
     PMP_FUNCTION_CACHE_SIZE, PMP_NEWS_WORDS, pmp_doorbell, pmp_news, pmp_part, pmp_receiver, pmp_sender, pmp_spinner,
     pmp_store, pmp_stored_parts,
 )
+from pympipool._core.state_lock cimport counter
 from pympipool._core.trace_buffer cimport Recording, Times
 
 cdef extern from "<pthread.h>" nogil:
@@ -41,7 +42,7 @@ cdef enum:
 
 cdef struct Function:
     uint64_t number
-    int64_t references   # changed with the GIL held
+    counter references
     int64_t estimate_ns  # estimated run time of one call; 0: not known yet
     pmp_part part        # the function's pickle, which lies behind the struct
 

@@ -6,9 +6,10 @@ from libc.errno cimport ENOMEM, EUSERS
 from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 
-from pympipool._core.calls cimport take_futures
+from pympipool._core.calls cimport free_calls, take_futures
 from pympipool._core.attempts cimport Attempts
 from pympipool._core.future_core cimport FutureCore
+from pympipool._core.mailbox cimport lock_state, unlock_state
 from pympipool._core.progress_engine cimport pump_and_notify, wake_progress_thread, wake_waiting_thread
 from pympipool._core.pump cimport drain, record_unanswered, ring_worker, unwatch, watch
 from pympipool._core.ring cimport (
@@ -71,8 +72,9 @@ cdef class Workers(Attempts):
         self.segments[key] = link
         try:
             self.worker_metadata[key] = metadata
-            if self.recorder is not None:
-                self.recorder.workers[key] = metadata
+            recorder = self.present_recorder()
+            if recorder is not None:
+                recorder.workers[key] = metadata
             self.open_worker(number, link, reserved)  # last: from now on the worker gets calls
         except BaseException:
             self.segments.pop(key, None)
@@ -178,6 +180,7 @@ cdef class Workers(Attempts):
         if key in self.worker_metadata:
             self.worker_metadata[key]["gone_ns"] = pmp_now_ns()
         # No failure from here on.
+        lock_state()
         pthread_mutex_lock(&self.core.lock)
         calls = worker.in_flight
         call = calls.first
@@ -189,6 +192,8 @@ cdef class Workers(Attempts):
         self.free_worker(worker)
         pthread_mutex_unlock(&self.core.lock)
         take_futures(&calls, futures)
+        unlock_state()
+        free_calls(&calls)
         self.segments.pop(key, None)
         self.worker_metadata.pop(key, None)
         self.pump()

@@ -120,7 +120,7 @@ def _interpreter_flags() -> list[str]:
         if name not in _OWN_OPTIONS:
             flags += ["-X", name if value is True else f"{name}={value}"]
     if sysconfig.get_config_var("Py_GIL_DISABLED") and "gil" not in sys._xoptions and "PYTHON_GIL" not in os.environ:
-        # A free-threaded Python takes the GIL again for the compiled modules. Asked for it, it does so without a warning.
+        # A worker runs one call at a time: with the GIL each of them is faster, and their libraries need not do without.
         flags += ["-X", "gil=1"]
     return flags
 

@@ -26,7 +26,6 @@ from pympipool._core.future import Future
 from pympipool._core.future_core import set_green_threads
 from pympipool._core.pickle_writer import dump_small_call
 from pympipool._util import green_threads
-from pympipool._util.gil import warn_without_gil
 from pympipool._util.reprs import callable_name
 from pympipool._util.service_threads import flush_records, must_not_wait
 from pympipool.execution import trace_registry
@@ -88,7 +87,6 @@ class Engine:
         share_above: int | None = None,
         executor_info: dict[str, Any] | None = None,
     ) -> None:
-        warn_without_gil()
         if green_threads.are_active():
             set_green_threads(green_threads)
         self.dispatcher = Dispatcher(payload.load, load_exception, self._on_kill_requested)
