@@ -10,10 +10,15 @@ from pympipool._core import ring
 from pympipool._core.calls import FunctionHandle
 from pympipool._core.dispatcher import Dispatcher
 from pympipool._core.future import Future
+from pympipool.serialization.payload import dump
 
 
 class _Parts(Exception):
     """The parts of an exception, as they came."""
+
+
+class _Received(list[Any]):
+    """The parts of a result, as they came."""
 
 
 class RanksChannel:
@@ -24,7 +29,7 @@ class RanksChannel:
     """
 
     def __init__(self) -> None:
-        self._dispatcher = Dispatcher(list, lambda parts: _Parts(list(parts)), lambda: None)
+        self._dispatcher = Dispatcher(_Received, lambda parts: _Parts(list(parts)), lambda: None)
         self._functions: dict[int, FunctionHandle] = {}
         self._sent: deque[tuple[int, Future[Any]]] = deque()
         self._calls = 0
@@ -59,7 +64,9 @@ class RanksChannel:
             return None
         self._sent.popleft()
         if error is None:
-            return ring.RESULT, call, 0, future.result()
+            value = future.result()
+            parts = value if type(value) is _Received else dump(value)  # the future reads small values itself
+            return ring.RESULT, call, 0, parts
         if not isinstance(error, _Parts):
             raise error
         return ring.ERROR, call, 0, error.args[0]
