@@ -56,8 +56,9 @@ def ask(hosts: Sequence[Host], shell: Shell) -> dict[str, Answer]:
     answers: dict[str, Answer | str] = {}
     is_stopped = threading.Event()
     errors: list[BaseException] = []
-    has_ended = threading.Lock()  # `join` believes after Ctrl-C that the thread has ended
-    has_ended.acquire()
+    ended: list[bool] = []
+    bell = threading.Lock()  # `join` believes after Ctrl-C that the thread has ended
+    bell.acquire()
 
     def ask_here() -> None:
         try:
@@ -65,16 +66,17 @@ def ask(hosts: Sequence[Host], shell: Shell) -> dict[str, Answer]:
         except BaseException as error:  # the caller gets it
             errors.append(error)
         finally:
-            has_ended.release()
+            ended.append(True)
+            bell.release()
 
     thread = ServiceThread("pympipool_hosts", ask_here, may_wait=True)
     try:
         thread.start()
-        has_ended.acquire()
+        bell.acquire()
     except BaseException:
         is_stopped.set()
-        if not thread.revoke():
-            has_ended.acquire()
+        while not thread.revoke() and not ended:  # this Ctrl-C may have come just after the bell was rung
+            bell.acquire(timeout=_STOP_CHECK_S)
         raise
     if errors:
         raise errors.pop()

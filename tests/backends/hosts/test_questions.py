@@ -109,6 +109,13 @@ def test_interrupted_question_leaves_no_process(login):
         ask()
 
 
+def test_interrupt_that_comes_with_the_answers_is_raised(monkeypatch):
+    # The handler of the signal runs in the main thread, when the thread that asks has ended.
+    monkeypatch.setattr(questions, "_ask_all", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        ask()
+
+
 def test_executor_uses_a_host_with_such_a_login(login, tmp_path):
     login("printf Welcome; echo Beware >&2; sleep 600 & echo $! >>started")
     try:
