@@ -243,15 +243,18 @@ def _per_worker(found: dict[str, Any], cores_per_worker: Any = 1) -> dict[str, A
     return named
 
 
-def as_parameters(resource_dict: Mapping[str, Any]) -> str:
+def as_parameters(resource_dict: Mapping[str, Any], cores: int = 1) -> str:
     """Return what to write in an executor for the items of a valid resource_dict that single calls of it cannot have.
+
+    Args:
+        cores: Cores of a worker, if the resource_dict does not name them.
 
     Examples:
         >>> as_parameters({"cores": 2, "gpus_per_core": 1, "retries": 3})
         'cores_per_worker=2, gpus_per_worker=2'
     """
     found = {name: value for name, value in Resources.translated(resource_dict).items() if name not in OF_CALLS}
-    return ", ".join(f"{name}={value!r}" for name, value in _per_worker(found).items())
+    return ", ".join(f"{name}={value!r}" for name, value in _per_worker(found, cores).items())
 
 
 def given(arguments: Mapping[str, Any]) -> dict[str, Any]:

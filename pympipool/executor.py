@@ -30,7 +30,7 @@ from pympipool.execution.engine import Engine
 from pympipool.execution.map_calls import MapCalls
 from pympipool.pool.factory import pool_maker
 from pympipool.pool.start_functions import pickled_start_functions
-from pympipool.resources import OF_CALLS, ResourceAllocator, Resources, raise_limits
+from pympipool.resources import ResourceAllocator, Resources, raise_limits
 from pympipool.worker.injection import takes_parameter
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ class Executor(futures.Executor):
         workers, cores = options.count_workers(self._backend.available_cores)
         self._allocator: ResourceAllocator[Any] = ResourceAllocator(
             cores=cores,
-            are_default=options.max_cores is None and options.max_workers is None,
+            are_default=self._backend.name == "mpi" and options.max_cores is None and options.max_workers is None,
             counts_devices=not self._backend.assigns_devices,
         )
         self._check_devices(options.gpus_per_worker, workers if self._block_allocation else 1)
@@ -432,8 +432,8 @@ class Executor(futures.Executor):
         resources = self._resources
         if resource_dict is not None:
             resources = Resources.from_dict(resource_dict, resources)
-            if self._block_allocation and not OF_CALLS.issuperset(resource_dict):
-                wanted = _options.as_parameters(resource_dict)
+            wanted = _options.as_parameters(resource_dict, self._resources.cores) if self._block_allocation else ""
+            if wanted:
                 raise ValueError(
                     f"resource_dict is {resource_dict!r}; with block_allocation=True all workers are alike. Write"
                     f" Executor(block_allocation=True, {wanted}), or leave out block_allocation"

@@ -138,6 +138,11 @@ class ServiceThread(threading.Thread):
         self.revoke()  # Ctrl-C may have ended that, too
         return True
 
+    def _set_tstate_lock(self) -> None:  # up to Python 3.12
+        # A thread that begins a second time keeps its lock: others may wait for it.
+        if getattr(self, "_tstate_lock", None) is None:
+            super()._set_tstate_lock()  # type: ignore[misc]  # typeshed does not have it
+
     def wait_begun(self, timeout: float | None = None) -> bool:
         """Wait until a thread that was started has begun; return False if that takes longer."""
         return self._started.wait_set(timeout)

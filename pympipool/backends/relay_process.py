@@ -146,6 +146,8 @@ class Relay:
             self._receive()
         if not self._is_ready and self._since_start.elapsed() > START_TIMEOUT_S:
             self._note_failure(f"it has not answered within {START_TIMEOUT_S:g} s")
+            if self._process is not None:
+                subprocesses.end(self._process)  # agents would go on waiting for it
 
     def _take_answer(self, received: bytes) -> bytes:
         """Take the lines in which the relay says where it listens, and whether it can serve. Return what has arrived after them."""
@@ -170,7 +172,7 @@ class Relay:
 
     def is_silent(self) -> bool:
         """Return True if the relay has not answered a ping for a while; send it the next one if it has answered all."""
-        if self._socket is None or not self._addresses:
+        if self._socket is None or not self._is_ready:
             return False
         try:
             self._receive()
@@ -221,6 +223,10 @@ class Relay:
         if monotonic() - self._checked_s < RECENT_S:  # many workers are started one after the other
             return ASK_INTERVAL_S
         self._checked_s = monotonic()
+        if self._socket is not None and not self._is_ready:  # agents are started meanwhile
+            if self._failure is None:
+                self._receive_answer()
+            return CHECK_INTERVAL_S
         if not self.is_silent() or self._since_ping is None:
             return None if self._socket is None else ASK_INTERVAL_S
         if self._since_ping.elapsed() < ANSWER_TIMEOUT_S:

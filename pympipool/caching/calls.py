@@ -238,7 +238,7 @@ def _short(value: Any) -> str:
         return repr(value)[:80]
     name = type(value).__name__
     numpy: Any = sys.modules.get("numpy")
-    if numpy is not None and isinstance(value, (numpy.generic, numpy.ndarray)):
+    if numpy is not None and (type(value) is numpy.ndarray or isinstance(value, numpy.generic)):  # subclasses run code
         if value.size <= SHOWN_ITEMS_MAX and value.dtype.kind in "biufcSU":
             return repr(value.tolist())[:80]
         return f"<{name} {value.dtype} {value.shape}>"

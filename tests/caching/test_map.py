@@ -178,6 +178,17 @@ def test_arguments_are_shown(make_block, tmp_path):
     ]
 
 
+class Quantity(np.ndarray):
+    def tolist(self):
+        raise NotImplementedError
+
+
+def test_no_code_of_arguments_shows_them(make_block, tmp_path):
+    with make_block() as exe:
+        assert exe.submit(np.ndim, np.float64(5).reshape(1).view(Quantity)).result() == 1
+    assert [call["arguments"] for call in get_cache_data(tmp_path / "cache")] == ["<Quantity (1,)>"]
+
+
 def test_futures_among_the_arguments_have_keys(make_block, ran):
     for _ in range(2):
         with make_block() as exe:

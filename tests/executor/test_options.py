@@ -274,6 +274,10 @@ def test_resource_dict_with_block_allocation_raises():
                 add, 1, resource_dict={"gpus_per_core": 0, "cwd": "/tmp", "slurm_cmd_args": ["-x"], "retries": 1}
             )
         assert len(exe) == 0
+        assert exe.submit(add, 1, 2, resource_dict={"cache_directory": None}).result() == 3  # asks for nothing
+    two_ranks = Executor(max_workers=1, block_allocation=True, cores_per_worker=2)
+    with two_ranks, pytest.raises(ValueError, match=r"gpus_per_worker=2\)"):
+        two_ranks.submit(add, 1, resource_dict={"gpus_per_core": 1})
 
 
 def test_more_cores_are_allowed_as_the_message_says():

@@ -110,6 +110,8 @@ class Agents:
             The seconds until the next check; None: there is nothing to wait for.
         """
         self._accept()
+        if self._waiting and self.relay.has_failed:  # agents that are being launched will not reach it
+            self._fail_waiting(LaunchFailure(self.relay.start_error(), None, is_permanent=False))
         if monotonic() - self._checked_s > HOST_CHECK_S:  # not with each of many workers that are started
             self._checked_s = monotonic()
             for host in list(self._hosts.values()):
@@ -266,6 +268,9 @@ class Agents:
         if self._failures >= FAILURES_MAX and not self.is_unusable and not self.launcher.is_only_way:
             self.is_unusable = True
             LOGGER.warning("workers are started without agents from now on, which takes longer")
+        self._fail_waiting(failure)
+
+    def _fail_waiting(self, failure: LaunchFailure) -> None:
         waiting, self._waiting = self._waiting, {}
         for process in waiting:
             process.fail_launch(failure)

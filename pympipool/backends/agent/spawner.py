@@ -59,7 +59,10 @@ class AgentSpawner(Spawner):
 
     def prepare(self, request: LaunchRequest) -> bool:
         """Start the relay; return False until it listens: it starts together with the agents."""
-        return self._agents.relay.prepare(request, is_urgent=True)
+        relay = self._agents.relay
+        if relay.has_failed:
+            self._agents.check()  # workers that wait for agents get the reason, before the next relay starts
+        return relay.prepare(request, is_urgent=not self._agents.is_unusable)
 
     def start(self, request: LaunchRequest) -> WorkerProcess:
         """Request a worker, without waiting until a host has room for it.

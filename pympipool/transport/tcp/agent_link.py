@@ -222,9 +222,10 @@ class AgentLink:
             raise EOFError("the agent's host does not answer")
 
     def _on_keepalive_end(self, keepalive: socket.socket) -> None:
-        if has_hung_up(keepalive):
-            raise EOFError("the agent has ended")
-        self._detach()
+        with contextlib.suppress(BlockingIOError):  # a late event of a connection that had this descriptor before
+            if has_hung_up(keepalive):
+                raise EOFError("the agent has ended")
+            self._detach()
 
     def _take_from_master(self, frame: HostFrame) -> None:
         kind, stream, worker, data, descriptors = frame

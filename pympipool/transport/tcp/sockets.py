@@ -43,9 +43,14 @@ def has_hung_up(keepalive: socket.socket) -> bool:
 
     A kernel that gives a connection up, which its process would open again, resets it. The reset arrives if the network
     is cut off in one direction only, or works again.
+
+    Raises:
+        BlockingIOError: The connection goes on.
     """
     try:
         return keepalive.recv(1, socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        raise
     except OSError:
         return False
 

@@ -14,6 +14,7 @@ import pytest
 
 import pympipool
 from pympipool import Executor
+from pympipool.backends import relay_process
 from pympipool.backends.agent import agents as module
 from pympipool.backends.agent import launches
 from pympipool.backends.registry import BACKENDS
@@ -247,6 +248,16 @@ def test_relay_that_cannot_serve_agents_tells_why(make_executor, monkeypatch, bl
     error = exe.submit(square, 3).exception(timeout=60)
     assert "the relay to workers on other hosts does not start: no ciphers" in str(error)
     assert not block_allocation or backend.launcher.launches
+
+
+def test_relay_that_stalls_before_it_serves_tells_why(make_executor, monkeypatch):
+    monkeypatch.setattr(module, "FAILURES_MAX", 100)
+    monkeypatch.setattr(relay_process, "START_TIMEOUT_S", 2.0)
+    run_before_relay("import ssl, time\nssl.SSLContext.set_ciphers = lambda *_: time.sleep(1000)", monkeypatch)
+    exe, backend = make_executor(block_allocation=True)
+    error = exe.submit(square, 3).exception(timeout=60)
+    assert "the relay to workers on other hosts does not start: it has not answered within 2 s" in str(error)
+    assert backend.launcher.launches
 
 
 def test_executor_may_end_while_agents_start(make_executor):
