@@ -246,6 +246,7 @@ cdef class FutureCore(FutureWithCallbacks):
 
     cdef int finish(self, object value, object error, object parts, bint is_error) except -1:
         lock_state()
+        _before = self.parts  # of a failed attempt; dropped after the step
         has_ended = self.status >= CANCELLED
         if not has_ended:
             self.value = value

@@ -294,6 +294,7 @@ cdef class FutureRequests(Completion):
             lock_state()
             if self.waiting_thread == 0:  # otherwise that thread may be using its spinner
                 note_late_result(&self.core)
+            self.core.failed_poll_ns = 0  # in any case: a result of later would not be the late one
             unlock_state()
             has_results = self.pump()
             self.deliver()

@@ -308,7 +308,7 @@ cdef class WaiterEvent:
         self.flag = False
 
     def is_set(self):
-        return self.flag
+        return self.flag != 0
 
     def set(self):
         self.flag = True
@@ -329,7 +329,7 @@ cdef class WaiterEvent:
                 break
             listener = None
         self.take_all()
-        return self.flag
+        return self.flag != 0
 
     cdef int take_all(self) except -1:
         """Inform the waiter of all futures that have ended by now."""

@@ -66,7 +66,13 @@ def test_other_values_are_left_to_pickle(value):
 
 
 @pytest.mark.parametrize(
-    "pickled", [bytearray(b"\x80\x05N."), b"", b"\x80\x05.", b"N.", b"\x80\x05NN.", b"\x80\x05(N."]
+    "pickled",
+    [
+        *(bytearray(b"\x80\x05N."), b"", b"\x80\x05.", b"N.", b"\x80\x05NN.", b"\x80\x05(N."),
+        b"\x80\x05N(\x85t\x86.",  # takes a value from before the mark
+        b"\x80\x05](}(e\x86.",
+        b"\x80\x05]((e\x85.",
+    ],
 )
 def test_other_bytes_are_left_to_pickle(pickled):
     assert load_small_value(pickled) is ...
