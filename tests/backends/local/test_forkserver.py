@@ -173,8 +173,8 @@ def test_request_without_memory_leaves_nothing(spawner, monkeypatch):
 
 @pytest.fixture
 def broken_import(monkeypatch, tmp_path):
-    """Workers cannot import a module that they need."""
-    (tmp_path / "traceback.py").write_text("raise ImportError('broken on this node')\n")
+    """Workers cannot import a module that they need, and find in a folder of the script."""
+    (tmp_path / "cloudpickle.py").write_text("raise ImportError('broken on this node')\n")
     monkeypatch.syspath_prepend(tmp_path)
 
 
@@ -182,7 +182,7 @@ def test_failed_import_of_forkserver_is_told(exe, broken_import, tmp_path, monke
     monkeypatch.setattr(module, "FAILURES_MAX", 2)
     with pytest.raises(WorkerStartError, match="ImportError: broken on this node"):
         exe.submit(pow, 2, 3).result()
-    (tmp_path / "traceback.py").unlink()
+    (tmp_path / "cloudpickle.py").unlink()
     assert exe.submit(pow, 2, 3).result() == 8
 
 
