@@ -91,7 +91,7 @@ def test_a_stopped_supervisor_is_warned_of_then_fails(project):
     with project.start(STOPPED) as script:
         assert script.stdout.readline() == "runs\n"
         (supervisor,) = project.processes("supervisor")
-        supervisor.suspend()
+        project.suspend(supervisor)
         try:
             (project.folder / "stopped").touch()
             words = f"the supervisor of detached jobs (process {supervisor.pid}) was stopped, so none of them starts: kill -CONT"
@@ -122,7 +122,7 @@ def test_a_task_dies_under_a_stopped_supervisor(project):
         assert script.stdout.readline() == "runs\n"
         (supervisor,) = project.processes("supervisor")
         (task,) = project.processes("run")
-        supervisor.suspend()
+        project.suspend(supervisor)
         try:
             task.kill()
             wait_until(lambda: task.status() == "zombie")

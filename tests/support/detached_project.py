@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from support.processes import marked_processes, new_mark, still_alive
 from support.scripts import communicate, script_environment
+from support.waiting import wait_until
 
 FUNCTIONS = '''
 import os, sys, time
@@ -126,6 +128,15 @@ class Project:
         while len(self.ran()) < count:
             assert time.monotonic() < deadline_s, f"{self.ran()} have begun"
             time.sleep(0.02)
+
+    def suspend(self, process: psutil.Process) -> None:
+        """Stop a process at a moment at which it is not writing records: scripts would wait for that."""
+        records = sqlite3.connect(self.folder / "cache" / "detached" / "jobs.sqlite", timeout=60, isolation_level=None)
+        with contextlib.closing(records):
+            records.execute("BEGIN IMMEDIATE")
+            process.suspend()
+            wait_until(lambda: process.status() == psutil.STATUS_STOPPED)
+            records.execute("ROLLBACK")
 
     def open_gate(self) -> None:
         (self.folder / "gate").touch()
