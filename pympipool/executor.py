@@ -254,7 +254,8 @@ class Executor(futures.Executor):
         if not isinstance(self._backend, WorkerlessBackend):
             self._make_room_for(workers, stacklevel=4)  # there is a wrapper around this method
         handover = self._make_handover(options)
-        self._engine = self._make_engine(options, workers, handover)
+        with ShadowingExplained():
+            self._engine = self._make_engine(options, workers, handover)
         self._submit = self._engine.submit
         self._cache: CachedCalls | None = None
         if options.cache_directory is not None and not options.draws_graph and not options.detached:
@@ -327,10 +328,9 @@ class Executor(futures.Executor):
 
             return GraphRecorder(options.plot_dependency_graph_filename)
         if options.detached:
-            with ShadowingExplained():
-                from pympipool.detached.engine import DetachedEngine
+            from pympipool.detached.engine import DetachedEngine
 
-                return DetachedEngine(options, self._backend.name, self._allocator.cores, self)
+            return DetachedEngine(options, self._backend.name, self._allocator.cores, self)
         if self._backend.name == "serial":
             from pympipool.pool.serial_engine import SerialEngine
 

@@ -47,3 +47,28 @@ def test_test_names_have_few_words():
     assert len(names) > 1000
     too_long = [f"{file.relative_to(ROOT)}: {name}" for file, name in names if name.count("_") > MAX_WORDS]
     assert not too_long, f"these names have more than {MAX_WORDS} words after test_: {too_long}"
+
+
+def asks_which_system(node):
+    """Return True for `sys.platform`, `os.name`, `platform.system()`, and for questions of what modules of the system have."""
+    match node:
+        case (
+            ast.Attribute(value=ast.Name(id="sys"), attr="platform")
+            | ast.Attribute(value=ast.Name(id="os"), attr="name")
+        ):
+            return True
+        case ast.Call(
+            func=ast.Name(id="hasattr" | "getattr"), args=[ast.Name(id="os" | "select" | "signal" | "socket"), *_]
+        ):
+            return True
+    return False
+
+
+def test_one_module_asks_which_system_it_is():
+    asking = {
+        str(file.relative_to(ROOT / "pympipool"))
+        for file in (ROOT / "pympipool").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if asks_which_system(node)
+    }
+    assert asking == {"_util/platform.py"}, "ask _util/platform.py for what the system has"

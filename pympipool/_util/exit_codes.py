@@ -6,10 +6,10 @@ A program that ignores SIGCHLD, or that waits for all its children itself, takes
 
 from __future__ import annotations
 
-import fcntl
 import os
 import struct
-import sys
+
+from pympipool._util.platform import IS_LINUX
 
 _INFO = struct.Struct("=QQ11Ii")
 """struct pidfd_info of linux/pidfd.h: the mask, 12 fields about the process, its wait status."""
@@ -27,23 +27,24 @@ UNKNOWN = 255
 def open_pidfd(pid: int) -> int | None:
     """Return a descriptor that becomes readable when the process ends; None where that is not possible."""
     try:
-        return os.pidfd_open(pid) if sys.platform == "linux" else _open_kqueue(pid)
-    except OSError:  # Linux before 5.3, a sandbox that forbids it, or the process is gone already
+        return os.pidfd_open(pid) if IS_LINUX else _open_kqueue(pid)
+    except (
+        OSError,
+        ImportError,
+    ):  # Linux before 5.3, a sandbox that forbids it, the process is gone already; or Windows
         return None
 
 
-def _open_kqueue(pid: int) -> int | None:
+def _open_kqueue(pid: int) -> int:
     """Return the descriptor of a kqueue whose only event is the end of the process."""
-    if sys.platform != "linux":
-        import select
+    from select import KQ_EV_ADD, KQ_FILTER_PROC, KQ_NOTE_EXIT, kevent, kqueue  # type: ignore[attr-defined]
 
-        queue = select.kqueue()
-        try:
-            queue.control([select.kevent(pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT)], 0)
-            return os.dup(queue.fileno())  # the object closes its own one
-        finally:
-            queue.close()
-    return None
+    queue = kqueue()
+    try:
+        queue.control([kevent(pid, KQ_FILTER_PROC, KQ_EV_ADD, KQ_NOTE_EXIT)], 0)
+        return os.dup(queue.fileno())  # the object closes its own one
+    finally:
+        queue.close()
 
 
 def exit_code_of_reaped(pidfd: int | None) -> int | None:
@@ -53,6 +54,8 @@ def exit_code_of_reaped(pidfd: int | None) -> int | None:
     """
     if pidfd is None:
         return UNKNOWN
+    import fcntl  # only here: Windows has none
+
     info = bytearray(_INFO.size)
     struct.pack_into("=Q", info, 0, _HAS_EXIT)
     try:

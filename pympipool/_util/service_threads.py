@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import sys
 import threading
 from collections.abc import Callable
@@ -22,6 +21,8 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 from typing import Any
+
+from pympipool._util.platform import on_fork
 
 try:
     from pympipool._util.thread_start import bootstrap
@@ -317,7 +318,6 @@ def _forget_records() -> None:
 
 
 atexit.register(flush_records)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_records)
+on_fork(in_child=_forget_records)
 
 LOGGER = ServiceLogger("pympipool")

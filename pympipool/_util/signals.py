@@ -63,7 +63,7 @@ def _ignored() -> list[int]:
 class SigpipeBlocked:
     """A context in which writing to a pipe without a reader raises BrokenPipeError, even if SIGPIPE ends the program.
 
-    Sockets need none: they have `frames.SEND_FLAGS`. A SIGPIPE is delivered to the thread that writes.
+    Sockets need none: they have `platform.SEND_FLAGS`. A SIGPIPE is delivered to the thread that writes.
     """
 
     def __enter__(self) -> None:

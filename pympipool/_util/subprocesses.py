@@ -21,6 +21,7 @@ from typing import IO, Any, TypeAlias
 
 from pympipool._util import signals
 from pympipool._util.exit_codes import UNKNOWN, exit_code_of_reaped, open_pidfd
+from pympipool._util.platform import on_fork
 
 Completed: TypeAlias = "subprocess.CompletedProcess[str]"
 
@@ -30,8 +31,7 @@ END_TIMEOUT_S = 1.0
 fork_lock = threading.RLock()
 """While a thread holds this lock, forks in other threads wait."""
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=fork_lock.acquire, after_in_parent=fork_lock.release, after_in_child=fork_lock.release)
+on_fork(before=fork_lock.acquire, in_parent=fork_lock.release, in_child=fork_lock.release)
 
 
 _unreaped: list[subprocess.Popen[Any]] = []

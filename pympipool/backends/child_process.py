@@ -20,6 +20,7 @@ from time import monotonic
 from typing import BinaryIO, cast
 
 from pympipool._util import exit_codes, subprocesses
+from pympipool._util.platform import HAS_WAITID
 from pympipool.backends.spawner import WorkerProcess
 from pympipool.errors import WorkerStartError
 
@@ -91,7 +92,7 @@ class ChildProcess(WorkerProcess):
 
     def _poll_exit_code(self) -> int | None:
         """Return the exit code, and leave the zombie in place where the system can do that."""
-        if self._process.returncode is not None or not hasattr(os, "waitid"):
+        if self._process.returncode is not None or not HAS_WAITID:
             return self._process.poll()
         try:
             end = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)

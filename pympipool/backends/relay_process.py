@@ -20,12 +20,12 @@ from time import monotonic
 
 from pympipool._util import subprocesses
 from pympipool._util.clocks import CHECK_INTERVAL_S, RunningClock
+from pympipool._util.platform import SEND_FLAGS
 from pympipool._util.service_threads import ServiceLogger
 from pympipool.backends.program import program_command, worker_environment
 from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerStartError
 from pympipool.transport.fork_requests import receive_descriptors
-from pympipool.transport.frames import SEND_FLAGS
 
 START_TIMEOUT_S = 30.0
 """Seconds that the relay may take to start; usually it takes 0.1 s. Nothing waits for it meanwhile but its workers."""

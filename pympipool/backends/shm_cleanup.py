@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from pathlib import Path
+
+from pympipool._util.platform import HAS_SHM_FOLDER
 
 _FOLDER = Path("/dev/shm")
 _PREFIXES = ("mpich_shm_", "ucx_shm_posix_", "sm_segment.", "vader_segment.")  # MPICH, UCX, Open MPI 5 and 4
@@ -39,7 +40,7 @@ def remove_stale_shm(since_s: float) -> None:
     Args:
         since_s: The start of the job, as `time.time()`.
     """
-    if sys.platform != "linux":
+    if not HAS_SHM_FOLDER:
         return
     own = (path for path in _own_files(_FOLDER, "*") if path.name.startswith(_PREFIXES))
     found = [path for path in own if _created_s(path) >= since_s - 1]
@@ -58,7 +59,7 @@ def remove_stale_topology(folder: Path = Path("/tmp")) -> None:
 
     The files do not tell whose they are. So one that a younger agent's end leaves is removed by a later call.
     """
-    if sys.platform != "linux":
+    if not HAS_SHM_FOLDER:
         return
     found = _own_files(folder, _TOPOLOGY_FILES)
     first_start_s = min(_starts_of_agents(), default=float("inf")) if found else 0.0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import os
 import sys
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from pympipool._util.platform import on_fork
 
 if TYPE_CHECKING:
     from pympipool.execution.engine import Engine
@@ -48,5 +49,4 @@ def _after_fork_in_child() -> None:
 
 
 atexit.register(_close_all_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+on_fork(in_child=_after_fork_in_child)

@@ -10,10 +10,11 @@ made and closed.
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
+
+from pympipool._util.platform import on_fork
 
 if TYPE_CHECKING:
     from pympipool._core.trace_buffer import Recorder
@@ -93,5 +94,4 @@ def _after_fork_in_child() -> None:
     _lock = threading.RLock()  # another thread of the parent may have held it during the fork
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+on_fork(in_child=_after_fork_in_child)

@@ -25,6 +25,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
+from pympipool._util.platform import IS_WINDOWS
 from pympipool._util.service_threads import ServiceThread
 from pympipool.pool.last_lines import LastLines
 
@@ -259,7 +260,7 @@ def _poll_of_plain_stream(stream: TextIO) -> Any:
 
     Another object may have a `fileno` that does not belong to what it writes to.
     """
-    if type(stream) is not io.TextIOWrapper or not hasattr(select, "poll"):
+    if type(stream) is not io.TextIOWrapper or IS_WINDOWS:
         return None
     buffer = stream.buffer
     if type(buffer) is not io.BufferedWriter and type(buffer) is not io.FileIO:

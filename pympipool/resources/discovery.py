@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pympipool._util.cgroups import StrPath, cgroup_folders, read_text
 from pympipool._util.devices import assigned_devices
+from pympipool._util.platform import usable_cores
 from pympipool._util.subprocesses import run
 
 
@@ -22,7 +23,7 @@ def available_cores() -> int:
 
 def bound_cores() -> int:
     """Return the number of cores that this process is bound to; all cores where the system has no such binding."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()
 
 
 def _cgroup_quota(root: StrPath) -> float | None:

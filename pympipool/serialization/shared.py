@@ -33,6 +33,7 @@ from pympipool._core.shared_memory import Mapping, Owner
 from pympipool._util.cgroups import memory_left, read_text
 from pympipool._util.cmodules import pickle
 from pympipool._util.formatting import format_bytes, format_count
+from pympipool._util.platform import HAS_PROC
 from pympipool._util.reprs import safe_repr, summarize_error, type_name
 from pympipool.serialization.plain import CALL_IMMUTABLE_TYPES, CALL_SCALARS
 
@@ -241,7 +242,7 @@ def own(mapping: Mapping, inner: tuple[SharedObject, ...] = ()) -> SharedObject:
 
 def check_memory(size_bytes: int) -> None:
     """Raise MemoryError if this host, or the limit of this job, has less memory available, and the size is large."""
-    if size_bytes < CHECKED_BYTES or sys.platform != "linux":
+    if size_bytes < CHECKED_BYTES or not HAS_PROC:
         return
     figures = dict(line.split(":") for line in read_text("/proc/meminfo").splitlines())
     available = [(int(figures["MemAvailable"].split()[0]) << 10, "on this host")]

@@ -1,9 +1,10 @@
 """Exchange bytes between master and worker, and authenticate both sides.
 
     bootstrap.py        what a worker learns from its environment: WorkerConfig
-    frames.py           the format of the control connection: hello, frames, user ids
+    frames.py           the format of the control connection: hello, frames
     control_server.py   the master's end: a listener, and one connection for each rank
     control_client.py   the worker's end of the control connection
+    local_unix.py       the sockets of both ends on one host: whose is the peer, how do descriptors travel
     fork_requests.py    requests for forked workers: to a fork server, and through the relay to an agent
     shm.py              the link to a worker on this host: a segment with two rings, both ends
     tcp/                the link to a worker on another host

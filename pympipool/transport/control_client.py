@@ -15,26 +15,13 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
-import sys
-import time
 from _thread import allocate_lock
 
 from pympipool._util.cmodules import socket
 from pympipool.serialization import drop_released
+from pympipool.transport import local_unix as local
 from pympipool.transport.bootstrap import WorkerConfig
-from pympipool.transport.frames import (
-    DESCRIPTORS_MAX,
-    LENGTH_BYTES,
-    SEND_FLAGS,
-    ProtocolError,
-    decode_body,
-    decode_length,
-    encode_frame,
-    encode_hello,
-    peer_uid,
-    with_length,
-)
+from pympipool.transport.frames import ProtocolError, encode_frame, with_length
 from pympipool.transport.shm import open_channel
 
 TYPE_CHECKING = False
@@ -49,12 +36,6 @@ if TYPE_CHECKING:
 
     Control: TypeAlias = "WorkerControl | TcpControl"
     Link: TypeAlias = "Channel | TcpChannel"
-
-_DESCRIPTOR_BYTES = struct.calcsize("i")
-_RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-
-_REFUSED_MAX = 100
-"""Attempts to connect on macOS, 0.02 s apart. It refuses at once while as many ranks wait as the system allows (128)."""
 
 
 def connect(config: WorkerConfig) -> WorkerControl | TcpControl:
@@ -79,28 +60,11 @@ def connect(config: WorkerConfig) -> WorkerControl | TcpControl:
     return control
 
 
-def _connect(address: str) -> socket.socket:
-    """Connect to a Unix socket. While too many others wait there, this waits too."""
-    attempts = _REFUSED_MAX if sys.platform == "darwin" else 1
-    while True:
-        attempts -= 1
-        connection = socket.socket(socket.AF_UNIX)
-        try:
-            connection.connect(address)
-        except BaseException as error:
-            connection.close()
-            if not isinstance(error, ConnectionRefusedError) or attempts <= 0:
-                raise
-            time.sleep(0.02)
-        else:
-            return connection
-
-
 class WorkerControl:
     """The connection of this rank to the master."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self._socket = connection
+        self._end = local.WorkerEnd(connection)
         self._lock = allocate_lock()
         self._request_lock = allocate_lock()
         self._has_link = False
@@ -114,26 +78,16 @@ class WorkerControl:
             OSError: The master is gone.
             PermissionError: Another user listens at the address.
         """
-        address = config.address
-        connection = _connect(f"\0{address[1:]}" if address.startswith("@") else address)
-        try:
-            uid = peer_uid(connection)
-            if uid != os.geteuid():
-                raise PermissionError(
-                    f"user {uid} listens at {address}, not this worker's user {os.geteuid()}; nothing was sent"
-                )
-        except BaseException:
-            connection.close()
-            raise
-        return cls(connection)
+        return cls(local.connect(config.address))
 
     def fileno(self) -> int:
         """Return the descriptor of the connection, for the watchdog."""
-        return self._socket.fileno()
+        return self._end.socket.fileno()
 
     def send_hello(self, config: WorkerConfig, rank: int, *, is_relayed: bool = False) -> None:
         """Send the hello: the key, the worker's number and this rank, for which the relay may stand in."""
-        self._send(encode_hello(config.key, config.worker, rank, is_relayed=is_relayed))
+        with self._lock:
+            self._end.greet(config, rank, is_relayed=is_relayed)
 
     def receive_setup(self) -> tuple[dict[str, Any], list[int]]:
         """Wait for the settings, which come when all ranks have connected, and for the descriptors that come with them.
@@ -142,7 +96,7 @@ class WorkerControl:
             EOFError: The master hung up, so it does not accept this rank.
             ProtocolError: The frame is not a setup.
         """
-        frame, descriptors = self._receive_frame()
+        frame, descriptors = self._end.receive_frame()
         if frame[0] != "setup" or len(frame) != 2:
             raise ProtocolError(f"the master sent a {frame[0]!r} frame where a setup was expected")
         return frame[1], descriptors
@@ -193,7 +147,7 @@ class WorkerControl:
             ]
         finally:
             for descriptor in descriptors:
-                os.close(descriptor)
+                local.close_descriptor(descriptor)
 
     def drop_released(self) -> None:
         """Drop the shared data that have ended. Between calls, for ranks that have no channel; the channel does so by itself."""
@@ -224,19 +178,7 @@ class WorkerControl:
         """Send a request; return the master's answer. Calls may have threads: one of them asks at a time."""
         with self._request_lock:
             self._send(encode_frame(frame), descriptors)
-            return self._receive_frame()
-
-    def _receive_frame(self) -> tuple[Frame, list[int]]:
-        """Wait for a frame, and for the descriptors that come with it."""
-        room = socket.CMSG_SPACE(DESCRIPTORS_MAX * _DESCRIPTOR_BYTES)
-        head, ancillary, _, _ = self._socket.recvmsg(LENGTH_BYTES, room, _RECEIVE_FLAGS)
-        descriptors: list[int] = []
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                count = len(data) // _DESCRIPTOR_BYTES
-                descriptors += struct.unpack_from(f"{count}i", data)
-        head += self._receive(LENGTH_BYTES - len(head))
-        return decode_body(self._receive(decode_length(head))), descriptors
+            return self._end.receive_frame()
 
     def open_channel(self, descriptors: Sequence[int], rank: int = 0) -> Channel:
         """Return the channel on which calls arrive and results are sent (see `shm.open_channel`)."""
@@ -281,36 +223,22 @@ class WorkerControl:
 
     def release(self) -> None:
         """Close the descriptor of an ending worker, which would warn of it. The connection lasts by a duplicate."""
-        self._socket.close()
+        self._end.socket.close()
 
     def hang_up(self) -> None:
         """End the connection. Its descriptor stays open for other threads that still use it. From any thread."""
         try:
-            self._socket.shutdown(socket.SHUT_RDWR)
+            self._end.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # the connection has ended already
 
     def close(self) -> None:
         """Hang up. A worker never does so: its watchdog waits on the connection to the end."""
-        self._socket.close()
+        self._end.socket.close()
 
     def _send(self, data: bytes, descriptors: tuple[int, ...] = ()) -> None:
         with self._lock:  # a call may have threads, and one of them may ask for the resource tracker
-            if descriptors:
-                packed = struct.pack(f"{len(descriptors)}i", *descriptors)
-                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, packed)]
-                data = data[self._socket.sendmsg([data], ancillary, SEND_FLAGS) :]
-            self._socket.sendall(data, SEND_FLAGS)
-
-    def _receive(self, size_bytes: int) -> bytearray:
-        data = bytearray(size_bytes)
-        left = memoryview(data)
-        while left:
-            count = self._socket.recv_into(left)
-            if not count:
-                raise EOFError("the master hung up before it had sent all of its settings")
-            left = left[count:]
-        return data
+            self._end.send(data, descriptors)
 
 
 def shared_descriptor(answer: Frame, descriptors: list[int]) -> int | None:

@@ -14,46 +14,35 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import socket
-import struct
-import sys
 import time
-from _operator import _compare_digest as compare_digest  # that of hmac, which loads OpenSSL
-from array import array
 from collections import deque
 from collections.abc import Sequence
 
 from pympipool._util.import_path import package_folder
+from pympipool._util.platform import SEND_FLAGS
+from pympipool.transport import local_unix as local
 from pympipool.transport.frames import (
-    HELLO_BYTES,
     KEY_BYTES,
     LENGTH_BYTES,
     MAGIC,
-    SEND_FLAGS,
     VIEWER_MAGIC,
     Frame,
     ProtocolError,
     decode_body,
-    decode_hello,
     decode_length,
-    encode_frame,
-    peer_uid,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pympipool._core.ring import Segment
+    from pympipool.transport.frames import Packet
 
 SEND_TIMEOUT_S = 10.0
 """Seconds that a peer may leave a frame unread before `send` raises."""
 
 _BACKLOG = 1024  # ranks that may connect at once while the master is busy
-_TEMPORARY_FOLDER_MAX = 76  # bytes, so that /pympipool-12345678/control behind it fits into the 104 of macOS
 _RECEIVE_BYTES = 1 << 16
-_DESCRIPTOR_BYTES = struct.calcsize("i")
-_DESCRIPTORS_ROOM = socket.CMSG_SPACE(_DESCRIPTOR_BYTES)  # a rank sends one with a request, and waits for the answer
-_RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _RECEIVE_BUDGET = 16 * _RECEIVE_BYTES  # most bytes read from one connection in a row, so that others get their turn
 
 
@@ -72,8 +61,7 @@ class ViewerHello(HandshakeError):
 class Listener:
     """The socket to which the workers of one executor connect, and the key that they must know.
 
-    On Linux this is an abstract Unix socket, so no file can be left behind. Elsewhere it is a socket in a folder that
-    only the user can enter. It is never a network port.
+    No other user can connect to it, or take its address; see `local.bind`.
 
     Attributes:
         address: As in PYMPIPOOL_ADDRESS: `@name` for an abstract socket, else a path.
@@ -83,29 +71,15 @@ class Listener:
     def __init__(self) -> None:
         self.key = os.urandom(KEY_BYTES).hex()
         self._key = bytes.fromhex(self.key)
-        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket = socket.socket(local.FAMILY)
         self._folder: str | None = None
         try:
-            self.address = self._bind()
+            self.address, self._folder = local.bind(self._socket)
             self._socket.setblocking(False)
             self._socket.listen(_BACKLOG)
         except BaseException:
             self.close()
             raise
-
-    def _bind(self) -> str:
-        name = f"pympipool-{os.urandom(16).hex()}"
-        if sys.platform != "linux":
-            import tempfile
-
-            # The address of a Unix socket has 104 bytes on macOS, and a folder for temporary files there may be long.
-            is_short = len(os.fsencode(tempfile.gettempdir())) <= _TEMPORARY_FOLDER_MAX
-            self._folder = tempfile.mkdtemp(prefix="pympipool-", dir=None if is_short else "/tmp")  # mode 0700
-            path = os.path.join(self._folder, "control")
-            self._socket.bind(path)
-            return path
-        self._socket.bind(f"\0{name}")
-        return f"@{name}"
 
     def fileno(self) -> int:
         """Return the descriptor for selectors. It is readable when a peer wants to connect."""
@@ -136,7 +110,7 @@ class Listener:
         if peer is None:
             return None
         with contextlib.suppress(OSError):  # it hung up already, so it is no worker of this executor
-            if peer_uid(peer) == os.geteuid():
+            if local.is_own(peer):
                 peer.setblocking(False)
                 return Connection(peer, self._key)
         peer.close()
@@ -173,10 +147,10 @@ class Connection:
         self.rank = -1
         self.is_relayed = False
         self._socket = peer
-        self._key = key
+        self._end = local.MasterEnd(peer, key)
         self._received = bytearray()
         self._descriptor = -1  # one that has arrived and that was not taken
-        self._posted: deque[tuple[memoryview, list[tuple[int, int, array[int]]], Sequence[int | Segment]]] = deque()
+        self._posted: deque[Packet] = deque()
 
     def fileno(self) -> int:
         """Return the descriptor for selectors. It is readable when bytes have arrived, or the peer has hung up."""
@@ -199,7 +173,7 @@ class Connection:
             ViewerHello: The peer is a viewer. Answer, and close the connection.
         """
         try:
-            hello = self._socket.recv(HELLO_BYTES - len(self._received))
+            hello = self._socket.recv(self._end.hello_bytes - len(self._received))
             if not hello:
                 raise EOFError("end of the connection")
             self._received += hello
@@ -213,14 +187,14 @@ class Connection:
             raise ViewerHello("the peer is a viewer")
         if not MAGIC.startswith(self._received[: len(MAGIC)]) and not VIEWER_MAGIC.startswith(self._received):
             raise HandshakeError(f"the peer's first bytes are not {MAGIC!r}")
-        if len(self._received) < HELLO_BYTES:
+        if len(self._received) < self._end.hello_bytes:
             return None
-        _, key, worker, rank, is_relayed = decode_hello(self._received)
-        if not compare_digest(key, self._key):
+        checked = self._end.check_hello(self._received)
+        if checked is None:
             raise HandshakeError("the peer does not know the key of this executor")
         self._received.clear()
-        self.worker, self.rank, self.is_relayed = worker, rank, is_relayed
-        return worker, rank
+        self.worker, self.rank, self.is_relayed = checked
+        return self.worker, self.rank
 
     def answer(self, status: bytes) -> None:
         """Send a status to a viewer, as far as there is room for it: who does not read it, or sends more, gets no other."""
@@ -248,9 +222,7 @@ class Connection:
             ValueError: The frame is too large.
         """
         self._check_authenticated()
-        numbers = array("i", [one if isinstance(one, int) else one.fileno() for one in descriptors])
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if descriptors else []
-        self._posted.append((memoryview(encode_frame(frame)), ancillary, descriptors))
+        self._posted.append(self._end.pack(frame, descriptors))
 
     def flush(self, patience_s: float) -> int:
         """Send what was posted, as far as the peer has room for it.
@@ -266,20 +238,14 @@ class Connection:
         """
         deadline = time.monotonic() + patience_s
         while self._posted:
-            rest, ancillary, _ = self._posted[0]
-            if not self._has_room(deadline):
+            if not self._end.has_room(max(0.0, deadline - time.monotonic())):
                 return sum(len(left) for left, _, _ in self._posted)
-            rest = rest[self._socket.sendmsg([rest], ancillary, SEND_FLAGS) :]
+            rest = self._posted[0][0][self._end.send(self._posted[0]) :]
             if rest:
-                self._posted[0] = rest, [], ()  # the descriptors travel with the first bytes
+                self._posted[0] = rest, (), ()  # the descriptors travel with the first bytes
             else:
                 self._posted.popleft()
         return 0
-
-    def _has_room(self, deadline: float) -> bool:
-        poll = select.poll()
-        poll.register(self._socket, select.POLLOUT)
-        return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
     def receive_available(self) -> list[Frame]:
         """Return the frames that have arrived completely since the last call; often none.
@@ -315,16 +281,20 @@ class Connection:
             end = begin + decode_length(received[position:begin])
             if len(received) < end:
                 break
-            frames.append(decode_body(received[begin:end]))
+            frame = decode_body(received[begin:end])
+            announced = self._end.announced(frame)
+            if announced is None:
+                frames.append(frame)
+            else:
+                self._add_descriptors(announced)
             position = end
         del received[:position]
         return frames
 
     def _receive(self, most_bytes: int) -> bytes:
-        data, ancillary, _, _ = self._socket.recvmsg(most_bytes, _DESCRIPTORS_ROOM, _RECEIVE_FLAGS)
-        for level, kind, numbers in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                self._add_descriptors([number for (number,) in struct.iter_unpack("i", numbers)])
+        data, descriptors = self._end.receive(most_bytes)
+        if descriptors:
+            self._add_descriptors(descriptors)
         if not data:
             raise EOFError("end of the connection")
         return data
@@ -334,7 +304,7 @@ class Connection:
             self._descriptor = descriptors[0]
             return
         for descriptor in descriptors:
-            os.close(descriptor)
+            local.close_descriptor(descriptor)
         raise ProtocolError("the peer sent descriptors that no frame announces")
 
     def take_descriptor(self) -> int:
@@ -348,7 +318,7 @@ class Connection:
 
     def close(self) -> None:
         """Hang up. If the rank at the other end is still alive, its watchdog ends it."""
-        self._socket.close()
+        self._end.close()
         descriptor = self.take_descriptor()
         if descriptor >= 0:
-            os.close(descriptor)
+            local.close_descriptor(descriptor)

@@ -13,7 +13,7 @@ import os
 from array import array
 
 from pympipool._util.cmodules import socket
-from pympipool.transport.frames import SEND_FLAGS
+from pympipool._util.platform import RECEIVE_FLAGS, SEND_FLAGS, memory_descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 _DESCRIPTORS_MAX = 6
 """Most descriptors of a request: the body, stdout, stderr and status pipe of a worker, and its two connections to an agent."""
-
-_RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 def send_request(connection: socket.socket, body: bytes, descriptors: Sequence[int] = ()) -> None:
@@ -56,7 +54,7 @@ def receive_descriptors(connection: socket.socket, size: int = 1) -> tuple[bytes
     """
     descriptors = array("i")
     room = socket.CMSG_SPACE(descriptors.itemsize * _DESCRIPTORS_MAX)
-    data, ancillary, _, _ = connection.recvmsg(size, room, _RECEIVE_FLAGS)
+    data, ancillary, _, _ = connection.recvmsg(size, room, RECEIVE_FLAGS)
     for _, _, numbers in ancillary:
         descriptors.frombytes(numbers)
     return data, [*descriptors]
@@ -78,9 +76,9 @@ def read_body(file: int) -> bytes:
 
 def memory_file() -> BinaryIO:
     """Return a new file in memory that only this user may open; where the system has none, a temporary file without a name."""
-    if hasattr(os, "memfd_create"):
+    if memory_descriptor is not None:
         with contextlib.suppress(OSError):
-            file = os.fdopen(os.memfd_create("pympipool_fork_server"), "w+b")
+            file = os.fdopen(memory_descriptor("pympipool_fork_server"), "w+b")
             os.fchmod(file.fileno(), 0o600)  # the system creates it with all permissions for everybody
             return file
     import tempfile  # only here: it takes longer to import than an executor to start

@@ -11,15 +11,20 @@ only from a peer that belongs to the same user and has proved that it knows the 
 from __future__ import annotations
 
 import struct
-import sys
 
-from pympipool._util.cmodules import pickle, socket
+from pympipool._util.cmodules import pickle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, TypeAlias
 
+    from pympipool._core.ring import Segment
+
 Frame: TypeAlias = "tuple[Any, ...]"
+
+Packet: TypeAlias = "tuple[memoryview, Sequence[tuple[int, int, bytes]], Sequence[int | Segment]]"
+"""Bytes to send, what travels beside them, and what must stay open until then."""
 
 MAGIC = b"pmpool01"
 
@@ -37,13 +42,8 @@ INHERITED_DESCRIPTORS_MAX = 240
 DESCRIPTORS_MAX = INHERITED_DESCRIPTORS_MAX + 4
 """Most descriptors that come with a frame: also those of the link, and of stdout and stderr."""
 
-SEND_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
-"""Flags for sending: a peer that is gone raises an error, even if the user has set SIGPIPE to end the program."""
-
 _HELLO = struct.Struct(f"<8s{KEY_BYTES}sII?")
 _LENGTH = struct.Struct("<I")
-_LINUX_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
-_BSD_CREDENTIALS = struct.Struct("II")  # struct xucred begins with: version, uid
 
 STATUS = struct.Struct("<ii")
 """Format of the records in the status pipe of a forked worker: its pid, its exit code (-N: ended by signal N)."""
@@ -124,16 +124,3 @@ def decode_body(body: bytes | bytearray | memoryview) -> Frame:
     if not (isinstance(frame, tuple) and frame):
         raise ProtocolError(f"the peer sent a {type(frame).__name__}, not a frame (word, ...)")
     return frame
-
-
-def peer_uid(connection: socket.socket) -> int:
-    """Return the effective user id of the process at the other end of a Unix socket, as the kernel knows it.
-
-    For an accepted connection that is the process that connected; for a connecting one, the process that listens.
-    """
-    if sys.platform != "linux":
-        local_peercred, level_local, xucred_bytes = 1, 0, 76  # sys/un.h and sys/ucred.h of macOS
-        credentials = connection.getsockopt(level_local, local_peercred, xucred_bytes)
-        return int(_BSD_CREDENTIALS.unpack_from(credentials)[1])
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _LINUX_CREDENTIALS.size)
-    return int(_LINUX_CREDENTIALS.unpack(credentials)[1])

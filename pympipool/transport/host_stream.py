@@ -21,7 +21,8 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from pympipool.transport.frames import DESCRIPTORS_MAX, SEND_FLAGS
+from pympipool._util.platform import RECEIVE_FLAGS, SEND_FLAGS
+from pympipool.transport.frames import DESCRIPTORS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +45,6 @@ SEGMENT_BYTES = 1 << 16
 _HEAD = struct.Struct("<HBBII")  # kind, stream, number of descriptors, worker, size
 _READS_MAX = 16  # in a row, so that others get their turn
 _ROOM = socket.CMSG_SPACE(DESCRIPTORS_MAX * array("i").itemsize)
-_RECEIVE_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _CTRUNC = socket.MSG_CTRUNC
 
 
@@ -147,7 +147,7 @@ class HostStream:
         frames: list[HostFrame] = []
         for _ in range(_READS_MAX):
             try:
-                data, ancillary, flags, _ = self._connection.recvmsg(SEGMENT_BYTES, _ROOM, _RECEIVE_FLAGS)
+                data, ancillary, flags, _ = self._connection.recvmsg(SEGMENT_BYTES, _ROOM, RECEIVE_FLAGS)
             except BlockingIOError:
                 break
             if not data:

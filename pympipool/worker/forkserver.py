@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
 from pympipool._util import signals
+from pympipool._util.platform import HAS_WAITID
 from pympipool.transport.fork_requests import read_body, receive_request
 from pympipool.transport.frames import RUNNING, STATUS, decode_body
 from pympipool.worker.imports import report_imports, reseed
@@ -206,7 +207,7 @@ def _reap_one() -> tuple[int, int]:
     Raises:
         ChildProcessError: There are no children.
     """
-    if not hasattr(os, "waitid"):  # macOS with Python 3.12 or earlier
+    if not HAS_WAITID:
         pid, wait_status = os.waitpid(-1, os.WNOHANG)
         if pid != 0:
             _kill_group(pid)

@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 
-from pympipool.transport.frames import SEND_FLAGS
+from pympipool._util.platform import SEND_FLAGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from time import monotonic_ns
 
 from pympipool._core.channel import Channel
 from pympipool._core.ring import CALL, ERROR, FUNCTION, TRACED
+from pympipool._util.platform import HAS_PROC
 from pympipool.serialization.exceptions import STATE_LOST_NOTE
 from pympipool.worker.rank_runner import RankRunner, end_diverged, outcome_of
 from pympipool.worker.setup import (
@@ -199,7 +200,7 @@ def _unlink_segments(world: MPI.Intracomm) -> None:
     MPICH unlinks it in MPI_Finalize: if a rank is killed, megabytes of shared memory would stay behind. MPICH needs the
     name only until all ranks have mapped the memory, and they have mapped it once MPI is initialized on all of them.
     """
-    if sys.platform != "linux":
+    if not HAS_PROC:
         return
     world.Barrier()
     with open("/proc/self/maps") as maps:

@@ -21,7 +21,7 @@ import sys
 from array import array
 
 from pympipool._core.ring import end_with_parent
-from pympipool.transport.frames import SEND_FLAGS
+from pympipool._util.platform import SEND_FLAGS
 from pympipool.worker.imports import LEARNED_MODULES_MIN, REPORT_MAX_BYTES, import_all, package_of
 
 TYPE_CHECKING = False

@@ -18,10 +18,10 @@ import contextlib
 import math
 import os
 import select
-import sys
 from time import monotonic, monotonic_ns, sleep
 
 from pympipool._util.cmodules import socket
+from pympipool._util.platform import HAS_ABSTRACT_SOCKETS, usable_cores, yield_core
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _datagram_socket() -> tuple[socket.socket, str]:
 
 def make_listener() -> WakeupListener | None:
     """Return a listener; None on systems without abstract Unix sockets."""
-    return WakeupListener() if sys.platform == "linux" else None
+    return WakeupListener() if HAS_ABSTRACT_SOCKETS else None
 
 
 class AdaptiveWaiter:
@@ -136,7 +136,7 @@ class AdaptiveWaiter:
 
     def __init__(self, listener: WakeupListener | None) -> None:
         self._listener = listener
-        self._spin_s = SPIN_S if _usable_cores() > 1 else 0.0
+        self._spin_s = SPIN_S if usable_cores() > 1 else 0.0
 
     def awake_until(self) -> int:
         """Return the time (monotonic clock, ns) before which a wait that begins now or later does not sleep."""
@@ -155,7 +155,7 @@ class AdaptiveWaiter:
     def _spin(self, done: Callable[[], bool]) -> bool:
         end = monotonic() + self._spin_s
         while monotonic() < end:
-            _yield_core()
+            yield_core()
             if done():
                 return True
         return False
@@ -177,12 +177,3 @@ def _backoff(done: Callable[[], bool], limit_s: float) -> bool:
             return False
         sleep(min(max(BACKOFF_MIN_S, waited_s * BACKOFF_SHARE), BACKOFF_MAX_S))
     return True
-
-
-def _usable_cores() -> int:
-    if sys.platform != "linux":
-        return os.cpu_count() or 1
-    return len(os.sched_getaffinity(0))
-
-
-_yield_core: Callable[[], object] = getattr(os, "sched_yield", lambda: sleep(0))

@@ -152,7 +152,7 @@ def test_end_is_noticed_by_a_kqueue(start, monkeypatch):
         monkeypatch.setattr(select, name, value, raising=False)
     monkeypatch.setattr(select, "kqueue", lambda: queues.append(PidfdQueue()) or queues[-1], raising=False)
     with monkeypatch.context() as patch:
-        patch.setattr(sys, "platform", "darwin")
+        patch.setattr("pympipool._util.exit_codes.IS_LINUX", False)
         child = start("sleep 1000")
     assert select.select([child.fileno()], [], [], 0)[0] == []
     child.kill()

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pympipool.transport import control_client
+from pympipool.transport import local_unix
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.control_client import WorkerControl
 from pympipool.transport.frames import ProtocolError
@@ -59,9 +59,9 @@ def test_a_full_queue_is_waited_for_on_macos(tmp_path, monkeypatch):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "control"))  # and refuses until it listens
         with monkeypatch.context() as patch:
-            patch.setattr(sys, "platform", "darwin")
+            patch.setattr(local_unix, "LIMITS_BACKLOG", True)
             patch.setattr(time, "sleep", lambda pause_s: listener.listen())
-            control_client._connect(listener.getsockname()).close()
+            local_unix._connect(listener.getsockname()).close()
 
 
 def test_master_hanging_up_before_setup_raises_eof(pair):

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from pympipool._util.import_path import package_folder
-from pympipool.transport import control_server, frames
+from pympipool.transport import control_server, local_unix
 from pympipool.transport.control_client import WorkerControl
 from pympipool.transport.control_server import HandshakeError, Listener
-from pympipool.transport.frames import FRAME_LIMIT, ProtocolError, encode_frame, encode_hello
+from pympipool.transport.frames import FRAME_LIMIT, MAGIC, ProtocolError, encode_frame, encode_hello
 from transport.connections import (
     LIMIT_S,
     accept_from,
@@ -149,7 +149,7 @@ def test_frames_before_the_handshake_are_refused(unauthenticated, trap):
 
 def test_hanging_up_during_the_hello_raises(unauthenticated):
     peer, connection = unauthenticated
-    peer.sendall(frames.MAGIC)
+    peer.sendall(MAGIC)
     peer.close()
     assert wait_readable(connection)
     assert connection.handshake() is None
@@ -171,7 +171,7 @@ def test_the_hello_of_another_executor_is_refused(unauthenticated):
 def test_silent_connections_do_not_delay_a_handshake(listener, config):
     peers = [connect_to(listener) for _ in range(50)]
     for half_open in peers[::2]:
-        half_open.sendall(frames.MAGIC[:5])
+        half_open.sendall(MAGIC[:5])
     worker = WorkerControl.connect(config)
     worker.send_hello(config, 0)
     connections = [accept_from(listener) for _ in range(51)]
@@ -214,7 +214,7 @@ def test_fragmented_frames_arrive_in_order(pair):
     stream = b"".join(map(encode_frame, sent))
     received = []
     for position in range(0, len(stream), 7):
-        worker._socket.sendall(stream[position : position + 7])
+        worker._end.socket.sendall(stream[position : position + 7])
         assert wait_readable(connection)
         received += connection.receive_available()
     assert received == sent
@@ -232,17 +232,17 @@ def test_last_frames_arrive_before_end_of_connection(pair):
 def test_incomplete_frame_does_not_block(pair):
     connection, worker = pair
     frame = encode_frame(("ready", 1))
-    worker._socket.sendall(frame[:-1])
+    worker._end.socket.sendall(frame[:-1])
     assert wait_readable(connection)
     assert connection.receive_available() == []
-    worker._socket.sendall(frame[-1:])
+    worker._end.socket.sendall(frame[-1:])
     assert wait_readable(connection)
     assert connection.receive_available() == [("ready", 1)]
 
 
 def test_announced_frame_above_limit_is_refused(pair):
     connection, worker = pair
-    worker._socket.sendall((FRAME_LIMIT + 1).to_bytes(4, "little"))
+    worker._end.socket.sendall((FRAME_LIMIT + 1).to_bytes(4, "little"))
     assert wait_readable(connection)
     with pytest.raises(ProtocolError, match=str(FRAME_LIMIT + 1)):
         connection.receive_available()
@@ -251,7 +251,7 @@ def test_announced_frame_above_limit_is_refused(pair):
 @pytest.mark.parametrize("body", [b"no pickle", pickle.dumps([1]), pickle.dumps(()), b""])
 def test_invalid_frame_body_is_refused(pair, body):
     connection, worker = pair
-    worker._socket.sendall(len(body).to_bytes(4, "little") + body)
+    worker._end.socket.sendall(len(body).to_bytes(4, "little") + body)
     assert wait_readable(connection)
     with pytest.raises(ProtocolError):
         connection.receive_available()
@@ -327,7 +327,7 @@ def test_rest_is_kept_for_stalled_peer(pair):
     assert 0 < left < 5_000_100
     assert connection.flush(0.0) == left
     received = []
-    reader = threading.Thread(target=lambda: received.extend(worker._receive_frame()[0][0] for _ in range(2)))
+    reader = threading.Thread(target=lambda: received.extend(worker._end.receive_frame()[0][0] for _ in range(2)))
     reader.start()
     while connection.flush(0.1):
         pass
@@ -361,7 +361,7 @@ def test_linux_listener_creates_no_file(listener):
 
 def test_other_platforms_use_a_private_temporary_folder(monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(sys, "platform", "darwin")
+        patch.setattr(local_unix, "HAS_ABSTRACT_SOCKETS", False)
         listener = Listener()
     path = Path(listener.address)
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -378,7 +378,7 @@ def test_long_temporary_folders_are_not_used(monkeypatch, tmp_path):
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     with monkeypatch.context() as patch:
-        patch.setattr(sys, "platform", "darwin")
+        patch.setattr(local_unix, "HAS_ABSTRACT_SOCKETS", False)
         listener = Listener()
     assert listener.address.startswith("/tmp/pympipool-")
     listener.close()
@@ -435,7 +435,7 @@ def test_descriptors_are_not_inherited_by_programs(listener, pair):
 
 def test_peer_uid_comes_from_the_kernel(unauthenticated):
     peer, _ = unauthenticated
-    assert frames.peer_uid(peer) == os.geteuid()
+    assert local_unix.peer_uid(peer) == os.geteuid()
 
 
 def test_peer_gone_before_accept_fails_the_handshake(listener):

@@ -11,7 +11,8 @@ from support.scripts import script_environment
 
 PLAIN = """
 from pympipool import Executor
-print("imported")
+Executor(max_workers=1).shutdown()
+print("made")
 """
 
 CACHED = """

@@ -21,9 +21,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from pympipool._util.platform import SEND_FLAGS
 from pympipool._util.service_threads import ServiceThread
 from pympipool.errors import WorkerStartError
-from pympipool.transport.frames import SEND_FLAGS
 
 CLOSE_TIMEOUT_S = 5.0
 """Seconds that the thread may take to end. It takes longer only if flux does not answer, and then it is left alone."""

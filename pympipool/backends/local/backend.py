@@ -10,10 +10,10 @@ The parameter `mp_context` and the environment variable PYMPIPOOL_START_METHOD c
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from pympipool._util.platform import FORK_IS_SAFE
 from pympipool.resources import available_cores
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def start_method(environ: Mapping[str, str], wanted: str | None = None) -> str:
     """
     if wanted is not None:
         return "spawn" if wanted == "spawn" else "fork"
-    method = environ.get("PYMPIPOOL_START_METHOD") or ("fork" if sys.platform == "linux" else "spawn")
+    method = environ.get("PYMPIPOOL_START_METHOD") or ("fork" if FORK_IS_SAFE else "spawn")
     if method not in ("fork", "spawn"):
         raise ValueError(f"PYMPIPOOL_START_METHOD is {method!r}; it can be 'fork' or 'spawn'")
     return method

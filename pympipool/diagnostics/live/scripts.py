@@ -6,15 +6,16 @@ import json
 import os
 import re
 import socket
-import sys
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pympipool._util.platform import HAS_ABSTRACT_SOCKETS
 from pympipool.diagnostics.live.report import add_memory
-from pympipool.transport.frames import VIEWER_MAGIC, peer_uid
+from pympipool.transport.frames import VIEWER_MAGIC
+from pympipool.transport.local_unix import peer_uid
 
 ANSWER_LIMIT_S = 0.5
 """Time that an executor has to answer: one whose script is stopped does not."""
@@ -59,7 +60,7 @@ def find_scripts(pid: int | None = None) -> list[Script]:
 
 
 def _addresses() -> list[str]:
-    if sys.platform != "linux":
+    if not HAS_ABSTRACT_SOCKETS:
         return [str(path) for path in Path(tempfile.gettempdir()).glob("pympipool-*/control")]
     lines = [line.split() for line in Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace").splitlines()]
     names = (ADDRESS.match(fields[7]) for fields in lines if len(fields) == 8 and fields[3] == LISTENING)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hmac
 import json
 import logging
-import os
 import re
 import secrets
 import selectors
@@ -26,6 +25,7 @@ from socketserver import ThreadingTCPServer
 from time import monotonic, sleep
 from typing import Any, NamedTuple
 
+from pympipool._util.platform import on_fork
 from pympipool._util.service_threads import ServiceThread
 
 LOGGER = logging.getLogger("pympipool.dashboard")
@@ -295,5 +295,4 @@ def _after_fork_in_child() -> None:
         server.after_fork_in_child()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+on_fork(in_child=_after_fork_in_child)

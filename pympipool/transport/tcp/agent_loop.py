@@ -17,6 +17,8 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, NoReturn
 
+from pympipool._util.platform import HAS_EPOLL
+
 if TYPE_CHECKING:
     from typing import Any
 
@@ -38,8 +40,8 @@ class AgentLoop:
         self._links: dict[int, AgentLink] = {}  # by the descriptors that are watched for them
         self._due_s: dict[AgentLink, float] = {}  # when they are to be served even if nothing happens
         self._woken: list[AgentLink] = []
-        self._poll: Any = select.epoll() if hasattr(select, "epoll") else select.poll()
-        self._is_epoll = hasattr(select, "epoll")
+        self._poll: Any = select.epoll() if HAS_EPOLL else select.poll()
+        self._is_epoll = HAS_EPOLL
         self._wake_receiver, self._wake_sender = socket.socketpair()
         for end in (self._wake_receiver, self._wake_sender):
             end.setblocking(False)

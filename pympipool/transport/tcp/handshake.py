@@ -27,9 +27,9 @@ import hmac
 import os
 import socket
 import ssl
-import sys
 from time import monotonic
 
+from pympipool._util.platform import DESCRIPTORS
 from pympipool.transport.tcp.stream import Stream
 
 HANDSHAKE_TIMEOUT_S = 10.0
@@ -78,7 +78,7 @@ def server_context() -> ssl.SSLContext:
     try:
         with open(writer, "w") as group:
             group.write(_GROUP)
-        context.load_dh_params(f"/{'proc/self' if sys.platform == 'linux' else 'dev'}/fd/{reader}")
+        context.load_dh_params(f"{DESCRIPTORS}/{reader}")
     finally:
         os.close(reader)
     return context

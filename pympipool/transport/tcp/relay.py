@@ -27,11 +27,11 @@ import secrets
 import select
 import socket
 import ssl
-import sys
 import threading
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, NoReturn
 
+from pympipool._util.platform import POLL_TELLS_HANG_UP
 from pympipool.transport.fork_requests import pass_descriptors
 from pympipool.transport.tcp.agent_link import AgentLink
 from pympipool.transport.tcp.agent_loop import AgentLoops
@@ -77,7 +77,7 @@ PONG = b"!"
 AGENT_CONNECTED = b"+"
 """Sent to the master with the descriptor of a connection to an agent."""
 
-_GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR if sys.platform == "linux" else select.POLLIN
+_GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR if POLL_TELLS_HANG_UP else select.POLLIN
 
 
 class Relay:

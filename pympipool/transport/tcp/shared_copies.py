@@ -18,13 +18,13 @@ import select
 import socket
 import ssl
 import struct
-import sys
 from _thread import allocate_lock
 from typing import TYPE_CHECKING
 
 from pympipool import serialization
 from pympipool._core.ring import Segment
 from pympipool._util.formatting import format_bytes
+from pympipool._util.platform import HAS_PROC
 from pympipool.transport.frames import ProtocolError
 from pympipool.transport.tcp.stream import ENDED, MISSING, PIECE, PLACE, STORED, WANTED
 
@@ -145,7 +145,7 @@ class SharedCopies:
     def _keep(self, key: bytes, descriptor: int) -> bytes:
         """Keep a descriptor for other processes of this host; return where they find it; b"": there is no room for it."""
         self._held[key] = -1
-        if sys.platform != "linux" or len(self._held) > KEPT_MAX:
+        if not HAS_PROC or len(self._held) > KEPT_MAX:
             return b""
         try:
             self._held[key] = kept = os.dup(descriptor)
@@ -218,7 +218,7 @@ class SharedCopies:
 
 def _identity_of_host() -> bytes:
     """Return what processes have in common that can open each other's memory."""
-    if sys.platform != "linux":
+    if not HAS_PROC:
         return os.urandom(16)  # there they cannot
     with open("/proc/sys/kernel/random/boot_id", "rb") as file:
         boot_id = file.read().strip()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import struct
-import sys
+
+from pympipool._util.platform import HAS_INTERFACE_QUERY, KEEPALIVE_IDLE, UNACKNOWLEDGED_LIMIT
 
 HOST_GONE_S = 4
 """Seconds within which each side notices that the other host is gone: one second of silence, then three probes."""
@@ -19,13 +20,12 @@ def set_nodelay(connection: socket.socket) -> None:
 def enable_keepalive(connection: socket.socket) -> None:
     """Have the kernel end an idle connection within `HOST_GONE_S` after the other host is gone."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    idle_time = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))  # Linux, macOS
-    if idle_time is not None:
-        connection.setsockopt(socket.IPPROTO_TCP, idle_time, 1)
+    if KEEPALIVE_IDLE is not None:
+        connection.setsockopt(socket.IPPROTO_TCP, KEEPALIVE_IDLE, 1)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, HOST_GONE_S - 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # the same limit while sent data is not acknowledged
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, HOST_GONE_S * 1000)
+    if UNACKNOWLEDGED_LIMIT is not None:  # the same limit while sent data is not acknowledged
+        connection.setsockopt(socket.IPPROTO_TCP, UNACKNOWLEDGED_LIMIT, HOST_GONE_S * 1000)
 
 
 def process_has_ended(keepalive: socket.socket) -> bool:
@@ -68,7 +68,7 @@ def own_addresses() -> list[str]:
 
 def _interface_addresses() -> list[str]:
     """Return the IPv4 address of each network interface. Only on Linux; elsewhere an empty list."""
-    if sys.platform != "linux":
+    if not HAS_INTERFACE_QUERY:
         return []
     import fcntl
 

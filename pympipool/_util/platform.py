@@ -1,0 +1,86 @@
+"""The system that pympipool runs on. No other module asks which one it is: they ask for what it has, by the names below.
+
+Where the systems differ by more than a line, an interface has a module for each of them: `transport/local_unix.py`,
+`backends/local/process_posix.py`, and so on. Modules whose names end like that run on their systems only.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from time import sleep
+
+from pympipool._util.cmodules import socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+IS_LINUX = sys.platform == "linux"
+IS_MACOS = sys.platform == "darwin"
+IS_WINDOWS = sys.platform == "win32"
+
+HAS_PROC = IS_LINUX
+"""Processes, their memory and their sockets are files in /proc, and descriptors can be opened again there."""
+
+HAS_ABSTRACT_SOCKETS = IS_LINUX
+"""Unix sockets may have names that are no files."""
+
+HAS_SHM_FOLDER = IS_LINUX
+"""Shared memory with a name is a file in /dev/shm."""
+
+LIMITS_BACKLOG = IS_MACOS
+"""A Unix socket refuses connections while as many wait there as the system allows (128); others have them wait."""
+
+FORK_IS_SAFE = IS_LINUX
+"""Libraries work in a forked process. What macOS's libraries keep running does not survive a fork."""
+
+HAS_WAITID = hasattr(os, "waitid")
+"""Not on macOS before Python 3.13, and not on Windows."""
+
+HAS_EPOLL = IS_LINUX
+"""`select.epoll` exists: it waits for thousands of descriptors without a look at each of them."""
+
+HAS_INTERFACE_QUERY = IS_LINUX
+"""The addresses of network interfaces can be asked for by the `ioctl` of Linux."""
+
+POLL_TELLS_HANG_UP = IS_LINUX
+"""`select.poll` tells that the other side has hung up without being asked for data (POLLRDHUP)."""
+
+KEEPALIVE_IDLE: int | None = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
+"""The option for the seconds after which an idle connection is probed; macOS has its own name for it."""
+
+UNACKNOWLEDGED_LIMIT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
+"""The option for the milliseconds for which sent data may stay unacknowledged; None: there is none."""
+
+DESCRIPTORS = "/proc/self/fd" if IS_LINUX else "/dev/fd"
+"""The folder in which the descriptors of this process are files, where there is one."""
+
+SEND_FLAGS: int = getattr(socket, "MSG_NOSIGNAL", 0)
+"""Flags for sending: a peer that is gone raises an error, even if the user has set SIGPIPE to end the program."""
+
+RECEIVE_FLAGS: int = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+"""Flags for receiving: programs that this process starts do not inherit descriptors that have arrived."""
+
+yield_core: Callable[[], object] = getattr(os, "sched_yield", lambda: sleep(0))
+"""Let another thread have this core, if one waits for it."""
+
+memory_descriptor: Callable[[str], int] | None = getattr(os, "memfd_create", None)
+"""Creates a file in memory; None: there are none."""
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process is bound to; all cores where the system has no such binding."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def on_fork(
+    *,
+    before: Callable[[], object] | None = None,
+    in_parent: Callable[[], object] | None = None,
+    in_child: Callable[[], object] | None = None,
+) -> None:
+    """Have functions called before and after each fork of this process, where processes can fork."""
+    functions = {"before": before, "after_in_parent": in_parent, "after_in_child": in_child}
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(**{name: function for name, function in functions.items() if function is not None})
