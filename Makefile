@@ -1,7 +1,7 @@
 # One command for each task in a fresh clone.
 #
 #   make demo          run real work on all cores, then on two MPI ranks
-#   make test          run the whole test suite, in four processes
+#   make test          run the whole test suite, in six processes
 #   make test-fast     run the fastest and most telling tests of each room: under two minutes on two cores
 #   make test-long     run the chaos test for 15 minutes: random kills, stops, interrupts and shortages
 #   make coverage      measure which lines of Python make test-fast runs, into build/coverage/html
@@ -57,7 +57,7 @@ demo: $(VENV)/.installed-demo
 	@echo "This was examples/quickstart.py. Your own scripts, outside of this folder: $(abspath $(BIN))/python script.py"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 4 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 6 $(PYTEST_ARGS)
 
 test-long: $(VENV)/.installed-dev
 	CHAOS_SECONDS=450 $(BIN)/python -m pytest tests/reliability/test_chaos.py -rA $(PYTEST_ARGS)

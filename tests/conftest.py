@@ -21,7 +21,7 @@ from support.gate import Gate
 from support.hang_watch import HangWatch
 from support.leftover_files import forgotten_files, shared_memory_files
 from support.parallel import make_scheduler, turn_of
-from support.places import MODE_IDS, THIS_MACHINE, parametrize_places, workers_at
+from support.places import MODE_IDS, THIS_MACHINE, parametrize_places, repeat_less, workers_at
 from support.processes import ENDED_S, MARK, new_mark, own_processes, still_alive
 from support.slurm_cluster import running_cluster  # noqa: F401  a fixture
 from support.ssh_hosts import running_hosts  # noqa: F401  a fixture
@@ -49,6 +49,11 @@ def why_no_mpi() -> str | None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     return make_scheduler(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    repeat_less(config, items)
 
 
 WATCH = pytest.StashKey[HangWatch]()

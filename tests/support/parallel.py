@@ -1,8 +1,11 @@
-"""Test runs in several processes (`pytest -n 4`, as `make test` does).
+"""Test runs in several processes (`pytest -n 6`, as `make test` does).
 
 Each process takes one module after the other. Tests with the same SLURM or flux all go to one process: there can be
-one SLURM for tests at a time. While a test that is marked `alone` runs, the other processes pause between two tests.
-The tests of SLURM and of detached calls wait most of the time, so that four processes keep two cores busy.
+one SLURM for tests at a time. Many tests wait most of the time, so that six processes keep two cores busy.
+
+While a test that is marked `alone` runs, the other processes pause between two tests. Before, it waits for the longest
+test that runs, and so do they. So all tests of this kind go to one process, when most others have ended; except those
+of SLURM.
 
 A test waits outside of its time limit, on two locks that processes take in this order:
 
@@ -12,7 +15,9 @@ A test waits outside of its time limit, on two locks that processes take in this
 
 from __future__ import annotations
 
+import ast
 import fcntl
+import functools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,8 +32,31 @@ SCHEDULERS = {
 }
 """The tests of one process, as their ids tell."""
 
-LONGEST = ("slurm", "tests/reliability/test_chaos.py")
+LONGEST = (
+    "slurm",
+    "hosts",
+    "tests/reliability/test_chaos.py",
+    "tests/core/test_csrc.py",
+    "tests/pages/test_scripts.py",
+    "tests/detached/test_kills.py",
+)
 """Modules that begin before all others: the last one would keep one process busy after the others have ended."""
+
+ALONE = "tests that are alone"
+"""What the process does that runs them."""
+MARK = "pytest.mark.alone"
+
+
+@functools.cache
+def names_of_alone(module: Path) -> set[str]:
+    """Return the names of tests with this mark: the process that distributes tests knows their ids only."""
+    text = module.read_text()
+    if MARK not in text:
+        return set()
+    tree = ast.parse(text)
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    all_are = any(MARK in ast.unparse(node) for node in tree.body if isinstance(node, ast.Assign))  # pytestmark
+    return {node.name for node in functions if all_are or MARK in map(ast.unparse, node.decorator_list)}
 
 
 @contextmanager
@@ -59,12 +87,16 @@ def make_scheduler(config, log):
             for name, ids in SCHEDULERS.items():
                 if ids.search(nodeid):
                     return name
-            return super()._split_scope(nodeid)
+            module, _, name = nodeid.partition("[")[0].partition("::")
+            is_alone = name.rpartition("::")[2] in names_of_alone(config.rootpath / module)
+            return ALONE if is_alone else super()._split_scope(nodeid)
 
         def _assign_work_unit(self, node):
             waiting = [scope for scope in LONGEST if scope in self.workqueue]
             if waiting:
                 self.workqueue.move_to_end(waiting[0], last=False)
+            if ALONE in self.workqueue:
+                self.workqueue.move_to_end(ALONE)
             super()._assign_work_unit(node)
 
     return ByModule(config, log)

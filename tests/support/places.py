@@ -7,7 +7,8 @@ place that is wanted. `only_at` says why a test in such a module runs with some 
     this machine       always, with and without block allocation
     tcp                always: on this machine, but reached as if they were on another host
     slurm              PYMPIPOOL_TEST_SLURM=all
-    second host        PYMPIPOOL_TEST_SLURM=part or all: SLURM again, on another host than the master's
+    second host        PYMPIPOOL_TEST_SLURM=part or all: SLURM again, on another host than the master's; with `part` each
+                       test with its first parameters only: it runs with the others over tcp, the same connection
     flux one broker    wherever the program `flux` is; likewise the next two
     flux two brokers
     flux over tcp
@@ -76,6 +77,23 @@ def parametrize_places(metafunc: pytest.Metafunc) -> None:
             pytest.param(place, True, id=place, marks=marks_of(place)) for place in places if place != THIS_MACHINE
         ]
     metafunc.definition.add_marker(pytest.mark.parametrize(names, cases, indirect=True, scope="module"))
+
+
+def repeat_less(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep one of the parameter sets of each test on the second host, unless everything is wanted."""
+    if everything_is_wanted():
+        return
+    seen, kept, repeated = set(), [], []
+    for item in items:
+        place = item.callspec.params.get("where_workers_are") if hasattr(item, "callspec") else None
+        function = item.nodeid.partition("[")[0]
+        is_repeated = place == "second host" and function in seen
+        (repeated if is_repeated else kept).append(item)
+        if place == "second host":
+            seen.add(function)
+    if repeated:
+        config.hook.pytest_deselected(items=repeated)
+        items[:] = kept
 
 
 def marks_of(place: str) -> list[pytest.MarkDecorator]:
