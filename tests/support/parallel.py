@@ -65,10 +65,11 @@ def turn_of(item: pytest.Item) -> Iterator[None]:
     if not hasattr(item.config, "workerinput"):  # a single process
         yield
         return
+    is_alone = item.get_closest_marker("alone") and not item.get_closest_marker("skip")
     folder = Path(item.config.getoption("basetemp")).parent  # of this run; each of its processes has a folder in there
     with open(folder / "queue", "w") as queue, open(folder / "running", "w") as running:
         fcntl.flock(queue, fcntl.LOCK_EX)
-        fcntl.flock(running, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        fcntl.flock(running, fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH)
         fcntl.flock(queue, fcntl.LOCK_UN)
         try:
             yield
