@@ -153,9 +153,9 @@ def burst_rate(executor: Any) -> tuple[float, dict[str, float]]:
     return count / elapsed_s, used
 
 
-def long_calls(executor: Any, workers: int, each: int = 4) -> int:
-    """Have each worker run some calls; return how many there were."""
-    futures = [executor.submit(no_op) for _ in range(each * workers)]
+def long_calls(executor: Any, workers: int, futures: list[Any], each: int = 4) -> int:
+    """Have each worker run some calls; return how many there were. To free their futures is not a part of that."""
+    futures += (executor.submit(no_op) for _ in range(each * workers))
     for future in futures:
         future.result()
     return len(futures)
@@ -168,7 +168,8 @@ def in_us(used: Mapping[str, float]) -> str:
 
 def measure_efficiency(executor: Any, workers: int, call_s: float) -> None:
     """Print how much of the time all workers were busy, and what the processes on this machine have to do for that."""
-    elapsed_s, count, used = used_by_all(lambda: long_calls(executor, workers))
+    futures: list[Any] = []
+    elapsed_s, count, used = used_by_all(lambda: long_calls(executor, workers, futures))
     cores = len(os.sched_getaffinity(0))
     once_s = sum(used.values()) * workers / cores
     print(f"calls of {call_s:g} s: efficiency {count / workers * call_s / elapsed_s:.3f}; {in_us(used)} a call")

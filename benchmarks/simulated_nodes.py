@@ -5,6 +5,9 @@
 
 An agent here has the protocol of a real one, its encryption included. A call takes the time that the executor was made for, and
 returns None: what it is, is not looked at. The time that messages are on their way can be added.
+
+The nodes stand for other machines, but use the cores of this one: what they do for a call is as little as possible, and calls that
+come together are answered together. It still counts in what is measured.
 """
 
 from __future__ import annotations
@@ -39,12 +42,16 @@ from pympipool.worker.agent import AgentConnection
 
 NODES, WORKERS, CALL_S, LATENCY_S = "SIMULATED_NODES", "SIMULATED_WORKERS", "SIMULATED_CALL_S", "SIMULATED_LATENCY_S"
 NONE = dump(None, "the result")
+
+TOGETHER_S = 0.0005
+"""Seconds by which answers are late at most, so that a node wakes up once for many."""
+
 _CALL = struct.Struct("<HHIIIIQQ")
 """The head of a frame, and that of the message in it."""
 
 _BEGUN_HERE = (ring.CALL, ring.FUNCTION)
-_MESSAGE = struct.Struct("<IIQQ")
-_FRAME_BYTES = 12
+_FRAME = struct.Struct("<HHII")
+_FRAME_BYTES = _FRAME.size
 _ANSWER = struct.pack(f"<{len(NONE)}Q", *map(len, NONE)) + b"".join(NONE)
 _ANSWER_BYTES = _CALL.size - _FRAME_BYTES + len(_ANSWER)
 
@@ -89,11 +96,11 @@ class Node:
     def __init__(self, config: WorkerConfig, name: str) -> None:
         self.name = name
         self.call_s, self.latency_s = float(os.environ[CALL_S]), float(os.environ[LATENCY_S])
-        report = {"host": name, "pid": os.getpid(), "cores": int(os.environ[WORKERS]), "gpus": 0}
+        report = {"host": name, "pid": os.getpid(), "cores": int(os.environ[WORKERS]), "gpus": 0, "is_joining": False}
         self._connection = AgentConnection(config, report)
         self.frames = self._connection.frames
         self._workers: dict[int, Worker] = {}
-        self._due: list[tuple[float, int, Worker, bytes]] = []  # a heap of what is to be sent, and when
+        self._due: list[tuple[float, int, bytes | bytearray]] = []  # a heap of frames that are to be sent, and when
         self._count = 0
         self.frames.take_small = self._begin_small
 
@@ -102,6 +109,7 @@ class Node:
         out = bytearray()
         end = len(incoming)
         delay_s = self.call_s + 2 * self.latency_s
+        run_ns = int(self.call_s * 1e9)
         now = monotonic()
         while end - position >= _CALL.size:
             kind, stream, number, size, message, parts, call, _ = _CALL.unpack_from(incoming, position)
@@ -112,41 +120,40 @@ class Node:
             sizes = struct.unpack_from(f"<{parts}Q", incoming, position + _CALL.size)
             if size != _CALL.size - _FRAME_BYTES + 8 * parts + sum(sizes):  # several messages, or a part of one
                 break
-            if message == ring.FUNCTION:
-                pass  # what it is, is not looked at
-            elif delay_s:
-                worker.run(now + self.call_s, call)
-                answer = _MESSAGE.pack(ring.RESULT, len(NONE), call, int(self.call_s * 1e9)) + _ANSWER
-                self.send_at(now + delay_s, worker, answer)
-            else:
-                out += _CALL.pack(DATA, MESSAGES, number, _ANSWER_BYTES, ring.RESULT, len(NONE), call, 0)
+            if message == ring.CALL:  # what a function is, is not looked at
+                if delay_s:
+                    worker.run(now + self.call_s, call)
+                out += _CALL.pack(DATA, MESSAGES, number, _ANSWER_BYTES, ring.RESULT, len(NONE), call, run_ns)
                 out += _ANSWER
             position += _FRAME_BYTES + size
-        if out:
-            segment = self.frames.segment()
-            segment += out
-            self.frames.note_appended(len(out))
+        if out and delay_s:
+            self._send_at(now + delay_s, out)
+        elif out:
+            self._append(out)
         return position
+
+    def _append(self, frames: bytes | bytearray) -> None:
+        segment = self.frames.segment()
+        segment += frames
+        self.frames.note_appended(len(frames))
 
     def run(self) -> NoReturn:
         """Serve until the master is gone."""
-        poll = select.poll()
-        poll.register(self._connection.keepalive, select.POLLIN)
-        poll.register(self.frames.fileno(), select.POLLIN)
+        frames, keepalive = self.frames.fileno(), self._connection.keepalive.fileno()
         while True:
-            timeout_s = max(0.0, self._due[0][0] - monotonic()) if self._due else None
+            timeout_s = max(0.0, self._due[0][0] - monotonic()) + TOGETHER_S if self._due else None
             timeout_s = 0 if self.frames.is_buffered else timeout_s
-            for descriptor, _ in poll.poll(None if timeout_s is None else timeout_s * 1000):
-                if descriptor == self._connection.keepalive.fileno():
-                    os._exit(0)
+            # not by poll, whose milliseconds would make calls longer still
+            writing = [frames] if self.frames.is_waiting else []
+            readable, _, _ = select.select([frames, keepalive], writing, [], timeout_s)
+            if keepalive in readable:
+                os._exit(0)
             for frame in self.frames.receive():
                 self._take(frame)
             now = monotonic()
             while self._due and self._due[0][0] <= now:
-                _, _, worker, message = heapq.heappop(self._due)
-                worker.send(message)
+                self._append(heapq.heappop(self._due)[2])
             self.frames.flush()
-            poll.modify(self.frames.fileno(), select.POLLIN | select.POLLOUT * self.frames.is_waiting)
 
     def _take(self, frame: Frame) -> None:
         kind, stream, number, data = frame
@@ -162,10 +169,13 @@ class Node:
             elif stream == MESSAGES and not self._workers[number].take(data):
                 self._workers.pop(number).end(0)
 
-    def send_at(self, time_s: float, worker: Worker, message: bytes) -> None:
+    def send_at(self, time_s: float, number: int, message: bytes) -> None:
         """Send a message of a worker later."""
+        self._send_at(time_s, _FRAME.pack(DATA, MESSAGES, number, len(message)) + message)
+
+    def _send_at(self, time_s: float, frames: bytes | bytearray) -> None:
         self._count += 1
-        heapq.heappush(self._due, (time_s, self._count, worker, message))
+        heapq.heappush(self._due, (time_s, self._count, frames))
 
 
 class Worker:
@@ -222,7 +232,7 @@ class Worker:
             self.send(answer)
         else:
             self._running.append((end_s, call))
-            node.send_at(end_s + 2 * node.latency_s, self, answer)
+            node.send_at(end_s + 2 * node.latency_s, self._number, answer)
 
     def recall(self) -> None:
         """Return the calls that have not begun. Those that were sent ahead are short, so here none waits long."""

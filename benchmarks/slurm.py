@@ -8,7 +8,8 @@ With `--per-call` it runs calls with a process each on all hosts of the allocati
 in a second, in turns with the same on this host without SLURM. There must be at least `CALLS_PER_S`, in the best round.
 
 With `--starts` it starts `WORKERS` workers on all hosts, by agents and by an srun for each in turns. Agents must be `TIMES_FASTER`
-times faster, in the best round of each, with at most `SRUNS_MAX` processes of srun.
+times faster, in the best round of each, with at most `SRUNS_MAX` processes of srun. Modules are compiled once, as in an
+installation: in a checkout without bytecode, each interpreter would compile them again.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ def started_slurm(hosts: int, cores: int) -> Iterator[None]:
                 ["salloc", "--no-shell", f"--nodes={hosts}", "--exclusive"], check=True, capture_output=True, text=True
             ).stderr
             os.environ["SLURM_JOB_ID"] = output.split("Granted job allocation")[1].split()[0]
+            os.environ["SLURM_JOB_NUM_NODES"] = str(hosts)  # as in a script of sbatch
             yield
         finally:
             subprocess.run([SCRIPTS / "stop-slurm", folder], check=False)
@@ -147,6 +149,7 @@ def start(method: str) -> tuple[float, int]:
 
 def measure_starts(rounds: int) -> None:
     agents_s, sruns_s, most_sruns = float("inf"), float("inf"), 0
+    start("fork")  # compiles what is not
     for _ in range(rounds):
         elapsed_s, sruns = start("fork")
         agents_s, most_sruns = min(agents_s, elapsed_s), max(most_sruns, sruns)
@@ -170,6 +173,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--starts", action="store_true", help=f"measure the start of {WORKERS} workers")
     options = parser.parse_args(words)
     add_repository_to_pythonpath()
+    if options.starts:
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        sys.dont_write_bytecode = False
     hosts, cores = (2, WORKERS // 2) if options.starts else (2, 8) if options.per_call else (1, 8)
     with started_slurm(hosts, cores) if options.start else nullcontext():
         (measure_starts if options.starts else measure_per_call if options.per_call else measure)(options.rounds)
