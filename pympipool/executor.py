@@ -621,6 +621,32 @@ class Executor(futures.Executor):
         """
         self._engine.drain()
 
+    def write_join_file(self, path: str | os.PathLike[str]) -> None:
+        """Let further hosts join, such as those of a second job: write what `pympipool join PATH` needs there.
+
+        Workers for which the other hosts have no room start on a host as soon as it has joined. So give a `max_workers` or
+        `max_cores` that counts the cores of hosts that may come, or raise `max_workers` then. When `pympipool join` ends there, the
+        host leaves, and its workers are lost.
+
+        The file has the executor's key, with which anybody could run code as you: only you can read it. It goes with the executor.
+
+        Args:
+            path: Path of the file, in a folder that the hosts share.
+
+        Raises:
+            ValueError: Its workers are not those of hosts: it needs `hosts`, or a job of SLURM, PBS, LSF or Grid Engine.
+            OSError: The file cannot be written.
+            WorkerStartError: This host cannot listen for others.
+            RuntimeError: After `shutdown`.
+
+        Examples:
+            >>> with Executor(hosts=["localhost:1"], max_workers=9) as exe:
+            ...     exe.write_join_file("/tmp/my_run.json")
+        """
+        from pympipool.pool.joining import write_join_file
+
+        write_join_file(self._engine, self._backend, self._resources, path)
+
     def kill_workers(self) -> None:
         """Shut down now, whatever runs: kill the workers, and return when they have ended.
 

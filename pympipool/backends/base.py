@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from pympipool.resources import available_cores
 
 if TYPE_CHECKING:
+    from pympipool.backends.agent.agents import Agents
     from pympipool.backends.relay_process import Relay
     from pympipool.backends.spawner import LaunchRequest, Spawner
     from pympipool.resources import Resources
@@ -48,6 +49,9 @@ class Backend(Protocol):
     def uses_agents(self, resources: Resources) -> bool:
         """Return True if agents fork the workers, which then need next to nothing of this process."""
 
+    def agents_for(self, resources: Resources) -> Agents | None:
+        """Return what starts such workers, and accepts agents on further hosts; None if there are no agents."""
+
     def for_block(self, resources: Resources) -> Spawner:
         """Return the spawner of workers that serve many calls.
 
@@ -81,6 +85,10 @@ class WorkerlessBackend:
         """Return False: there are no workers."""
         return False
 
+    def agents_for(self, resources: Resources) -> Agents | None:
+        """Return None: there are no workers."""
+        return None
+
     def for_block(self, resources: Resources) -> Spawner:
         """Raise NotImplementedError: no worker is ever started."""
         raise NotImplementedError
@@ -113,6 +121,10 @@ class SchedulerBackend(ABC):
     def uses_agents(self, resources: Resources) -> bool:
         """Return False: each worker is a job, or a step of one."""
         return False
+
+    def agents_for(self, resources: Resources) -> Agents | None:
+        """Return None: each worker is a job, or a step of one."""
+        return None
 
     def for_block(self, resources: Resources) -> Spawner:
         """Return the spawner that starts a job, or a step of one, for each worker, which lasts for any number of calls."""

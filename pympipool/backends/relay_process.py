@@ -70,6 +70,7 @@ class Relay:
         self._socket: socket.socket | None = None
         self._addresses = ""  # until the relay listens
         self._is_ready = False  # it serves, and sends nothing but pongs and agents
+        self._has_hung_up = False
         self._answer = b""  # what has arrived of it
         self._failure: str | Exception | None = None  # why the last one does not start
         self._since_start = RunningClock()
@@ -116,6 +117,16 @@ class Relay:
             "PYMPIPOOL_HOST": socket.gethostname(),
             "PYMPIPOOL_CONNECT_S": str(request.connect_timeout_s),
         }
+
+    @property
+    def connection(self) -> socket.socket | None:
+        """The socket on which the relay tells of agents; None: there is no relay, or it has ended."""
+        return None if self._has_hung_up else self._socket
+
+    @property
+    def is_listening(self) -> bool:
+        """True once agents can connect, as far as this process knows."""
+        return bool(self._addresses)
 
     @property
     def has_failed(self) -> bool:
@@ -197,6 +208,7 @@ class Relay:
             while True:
                 data, descriptors = receive_descriptors(self._socket, _ANSWER_BYTES)
                 if not data:
+                    self._has_hung_up = True
                     if not self._is_ready:
                         self._note_failure("it ended at once")
                     raise ConnectionError("the relay has ended")
@@ -256,7 +268,7 @@ class Relay:
         """End the relay, and with it the workers that are connected to it."""
         self.after_fork_in_child()
         self._since_ping = None
-        self._addresses, self._answer, self._failure, self._is_ready = "", b"", None, False
+        self._addresses, self._answer, self._failure, self._is_ready, self._has_hung_up = "", b"", None, False, False
         if self._process is not None:
             subprocesses.end(self._process)
             self._process = None

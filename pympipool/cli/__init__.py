@@ -22,7 +22,7 @@ from pympipool.cli.encoding import use_ascii_fallback
 
 __all__ = ["COMMANDS", "Command", "main"]
 
-COMMANDS = ("info", "check", "bench", "top", "trace", "cache", "jobs")
+COMMANDS = ("info", "check", "bench", "top", "trace", "cache", "jobs", "join")
 """Commands in the order of the help; each is a module of this package."""
 
 INTERRUPTED = 130

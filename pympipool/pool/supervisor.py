@@ -93,6 +93,7 @@ class Supervisor:
         loop: Its thread.
         workers: The workers that are not gone, by number.
         reaped: The workers that are gone, and whose end the pool has not dealt with.
+        helper_request: What processes need that help to start workers: address and key of the master.
     """
 
     def __init__(self, events: SupervisorEvents, settings: dict[str, Any], dispatcher: Dispatcher) -> None:
@@ -110,7 +111,7 @@ class Supervisor:
         except OSError:
             self.listener.close()
             raise
-        self._helper_request = LaunchRequest(0, environment=self.listener.environment(0, 1))
+        self.helper_request = LaunchRequest(0, environment=self.listener.environment(0, 1))
         self._preparation: Timer | None = None
         self._connections = ControlConnections(self.listener, self.loop, self)
         self._processes = ProcessWatch(self.loop, self._connections, self)
@@ -168,7 +169,7 @@ class Supervisor:
 
     def is_prepared(self, spawner: Preparable, start: Callable[[], None]) -> bool:
         """Return True if workers can be started. If helpers of them start first, call start() soon."""
-        if spawner.prepare(self._helper_request):
+        if spawner.prepare(self.helper_request):
             return True
         if self._preparation is None or self._preparation.function is None:
             self._preparation = self.loop.call_later(PREPARE_CHECK_S, start)

@@ -307,17 +307,20 @@ class Agent:
             del self._workers[worker.number]
 
 
-def main(host: str = "", slots: int | None = None) -> NoReturn:
+def main(host: str = "", slots: int | None = None, is_joining: bool = False) -> NoReturn:
     """Run the agent in the environment that a launcher made for it.
 
     Args:
         host: The name by which the master knows this host; "": its own.
         slots: The number of cores for workers; None: the environment tells, or they are those that this process may use.
+        is_joining: True if the master has not launched it.
 
     Raises:
         OSError: The master is gone, or cannot be reached from here.
     """
     signals.reset()
+    if is_joining:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # of the terminal that it was started in
     cores = str(slots or os.environ.get(os.environ.pop("PYMPIPOOL_CORES_VARIABLE", ""), ""))
     config = WorkerConfig.from_environ(os.environ)
     forkserver = _start_forkserver()
@@ -327,6 +330,7 @@ def main(host: str = "", slots: int | None = None) -> NoReturn:
         "pid": os.getpid(),
         "cores": int(cores) if cores.isdigit() else _available_cores(),
         "gpus": len(devices[1]),
+        "is_joining": is_joining,
     }
     Agent(AgentConnection(config, report), forkserver, devices).run()
 

@@ -111,11 +111,12 @@ class Cluster:
             check=check,
         ).stdout
 
-    def allocate(self) -> str:
-        """Allocate a job with all cores and GPUs, and return its number."""
-        nodes = 2 if self.second else 1
+    def allocate(self, host: str = "") -> str:
+        """Allocate a job with all cores and GPUs, of one host or of all, and return its number."""
+        nodes = 2 if self.second and not host else 1
         done = subprocess.run(
-            ["salloc", "--no-shell", f"--nodes={nodes}", "--exclusive", "--gres=gpu:2", "--no-kill"],
+            ["salloc", "--no-shell", f"--nodes={nodes}", "--exclusive", "--gres=gpu:2", "--no-kill"]
+            + [f"--nodelist={host}"] * bool(host),
             env={**os.environ, "SLURM_CONF": self.conf},
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -5,6 +5,7 @@
                           └──────── the agent is gone ─────┘
 
     check ── launch ──> srun ... agent ──> relay ──> accept: a host more
+    invite ── join file ──> an agent that was started elsewhere ──┘
 
 Nothing here waits: `check` is called again and again while there is something to wait for. An agent that ends, or does not
 answer, is given up with its workers. The next worker that finds no room has agents launched on the hosts that lack one.
@@ -26,7 +27,10 @@ from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerStartError
 
 if TYPE_CHECKING:
+    import socket
+
     from pympipool.backends.agent.launcher import Launcher
+    from pympipool.backends.hosts.join_file import JoinFile
     from pympipool.backends.relay_process import Relay
     from pympipool.backends.spawner import SpawnerEvents
 
@@ -74,7 +78,9 @@ class Agents:
         self._checked_s = 0.0  # when it was last looked whether agents have ended
         self._request: LaunchRequest | None = None
         self._base: dict[str, str] = {}
-        self._hosts: dict[str, AgentHost] = {}
+        self._hosts: dict[str, AgentHost] = {}  # by their keys
+        self._join_files: list[JoinFile] = []
+        self._watched_relay: socket.socket | None = None
         self._waiting: dict[AgentProcess, None] = {}
         self._launches = Launches(launcher, relay)
         self._failures = 0
@@ -91,13 +97,48 @@ class Agents:
             request: The worker's request; agents get address and key of the master from the first one.
             environment: The worker's environment.
         """
+        self._learn_master(request)
+        changed = {name: value for name, value in environment.items() if self._base.get(name) != value}
+        return changed, [name for name in self._base if name not in environment]
+
+    def _learn_master(self, request: LaunchRequest) -> LaunchRequest:
+        """Return what agents are launched with. It is made from the first request."""
         if self._request is None:
             master = {name: request.environment[name] for name in _OF_MASTER}
             self._request = LaunchRequest(0, environment={**master, "PYMPIPOOL_WORKER": "0", "PYMPIPOOL_RANKS": "1"})
             base = self.launcher.environment(worker_environment(self._request))
             self._base = {name: value for name, value in base.items() if not name.startswith("PYMPIPOOL_")}
-        changed = {name: value for name, value in environment.items() if self._base.get(name) != value}
-        return changed, [name for name in self._base if name not in environment]
+        return self._request
+
+    def invite(self, request: LaunchRequest, join_file: JoinFile) -> None:
+        """Write what agents need that are started elsewhere. They are accepted from now on.
+
+        Args:
+            request: Has address and key of the master.
+            join_file: Where it is written, also when it changes; removed at the end.
+
+        Raises:
+            OSError: It cannot be written.
+            WorkerStartError: The relay does not start.
+        """
+        join_file.write(self._environment_to_join(self._learn_master(request)))
+        self._join_files.append(join_file)
+        self._check_soon()
+
+    def _environment_to_join(self, request: LaunchRequest) -> dict[str, str]:
+        return {**self._base, **request.environment, **self.relay.environment(request)}
+
+    def _update_join_files(self) -> None:
+        """Write the files again if there is another relay by now."""
+        if self._join_files and self._request is not None and self.relay.is_listening:
+            environment = self._environment_to_join(self._request)
+            for join_file in self._join_files:
+                try:
+                    join_file.write(environment)
+                except OSError as error:
+                    LOGGER.warning("no more hosts can join: %s", error)
+                    self._join_files.remove(join_file)
+                    break  # the others follow with the next check
 
     def submit(self, process: AgentProcess) -> None:
         """Have a worker forked as soon as a host has room for it."""
@@ -109,7 +150,9 @@ class Agents:
         Returns:
             The seconds until the next check; None: there is nothing to wait for.
         """
+        self._watch_relay()
         self._accept()
+        self._update_join_files()
         if self._waiting and self.relay.has_failed:  # agents that are being launched will not reach it
             self._fail_waiting(LaunchFailure(self.relay.start_error(), None, is_permanent=False))
         if monotonic() - self._checked_s > HOST_CHECK_S:  # not with each of many workers that are started
@@ -177,6 +220,22 @@ class Agents:
             " worker"
         )
 
+    def _watch_relay(self) -> None:
+        """Have agents accepted as soon as they have connected."""
+        connection = self.relay.connection
+        if connection is not self._watched_relay:
+            assert self._events is not None
+            self._events.loop.unwatch(self._watched_relay)
+            self._watched_relay = connection
+            if connection is not None:
+                self._events.loop.watch(connection, self._on_relay)
+
+    def _on_relay(self) -> None:
+        self._accept()
+        if self.relay.connection is None:  # it would stay readable
+            self._watch_relay()
+        self._check_soon()
+
     def _accept(self) -> None:
         for connection in self.relay.accept_agents():
             try:
@@ -185,11 +244,12 @@ class Agents:
             except (OSError, ValueError, LookupError):  # it has ended already
                 connection.close()
                 continue
-            if host.name in self._hosts:
-                self._drop(self._hosts[host.name], "has been replaced")
-            self._hosts[host.name] = host
-            self._failures = 0
-            self._launches.agent_connected(host.name)
+            if host.key in self._hosts:
+                self._drop(self._hosts[host.key], "has been replaced")
+            self._hosts[host.key] = host
+            if not host.has_joined:
+                self._failures = 0
+                self._launches.agent_connected(host.name)
             LOGGER.info("agent on %s (pid %d): %d cores, %d GPUs", host.name, host.agent_pid, host.cores, host.gpus)
 
     def check_host(self, host: AgentHost) -> None:
@@ -206,9 +266,9 @@ class Agents:
 
     def _drop(self, host: AgentHost, why: str) -> None:
         """Give an agent up. Its workers and its unanswered requests notice that by the end of their status."""
-        if self._hosts.get(host.name) is not host:
+        if self._hosts.get(host.key) is not host:
             return
-        del self._hosts[host.name]
+        del self._hosts[host.key]
         host.close()
         self._check_soon()
         LOGGER.warning("the agent on %s (pid %d) %s", host.name, host.agent_pid, why)
@@ -282,6 +342,8 @@ class Agents:
         hosts, self._hosts = self._hosts, {}
         for host in hosts.values():
             host.close()
+        while self._join_files:
+            self._join_files.pop().remove()
         self.relay.close()  # so that agents end too that were not accepted yet
         self._launches.close()
 

@@ -37,6 +37,8 @@ class AgentHost:
     Attributes:
         name: The host's name.
         agent_pid: The process id of the agent there.
+        has_joined: It was started by somebody else than this executor, and may not be the only one of its host.
+        key: Tells it from others: its name, or of those that have joined, its name and process id.
         cores, gpus: The number of cores and devices of the host.
         unanswered: Those of which the agent has not told yet that they were forked, or have ended after a signal.
         silence: The time since its last answer, while there are such workers.
@@ -57,6 +59,8 @@ class AgentHost:
         _, fields = decode_body(report.data)
         self.name: str = fields["host"]
         self.agent_pid: int = fields["pid"]
+        self.has_joined: bool = fields["is_joining"]
+        self.key = f"{self.name} {self.agent_pid}" if self.has_joined else self.name
         self.cores: int = fields["cores"]
         self.gpus: int = fields["gpus"]
         self._free_cores: int = self.cores

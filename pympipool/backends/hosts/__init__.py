@@ -6,6 +6,7 @@
     start        shells.py         how one program is started on one host: ssh, mpiexec, qrsh, or directly on this one
                  remote_program.py what it reads: its source, the environment, the key
     questions    questions.py      asks hosts what they have, before an executor uses them
+    joining      join_file.py      the same settings in a file, for hosts that come later: `pympipool join`
     agents       launcher.py       starts the agent of each host
                  backend.py        checks parameters, makes the spawners
 

@@ -85,9 +85,9 @@ class HostsBackend(SchedulerBackend):
             job = mpi_job(resources.cores)
         elif start_method(os.environ, resources.mp_context) == "spawn":
             job = fresh_interpreter()
-        return AgentSpawner(resources, self._agents_for(resources), None, job)
+        return AgentSpawner(resources, self.agents_for(resources), None, job)
 
-    def _agents_for(self, resources: Resources) -> Agents:
+    def agents_for(self, resources: Resources) -> Agents:
         """Return the executor's agents. They are started with the first worker."""
         from pympipool.backends.agent.agents import Agents
         from pympipool.backends.hosts.launcher import HostLauncher

@@ -8,7 +8,7 @@ import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pympipool
 from pympipool._util.devices import DEVICE_VARIABLES
@@ -69,7 +69,17 @@ def program_input(
         is_question: True: there is to be no agent, only an answer what the host has.
         in_child: True: the agent is a child of the process that is started.
     """
-    settings = {
+    own = {"name": name, "slots": slots, "is_question": is_question, "in_child": in_child}
+    return with_source({**settings(environment), **own})
+
+
+def settings(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings that are the same for the agents of all hosts.
+
+    Args:
+        environment: The environment of an agent.
+    """
+    return {
         "environment": {key: value for key, value in environment.items() if key not in HOST_VARIABLES},
         "kept": sorted(HOST_VARIABLES),
         "module": "pympipool.worker.agent",
@@ -77,11 +87,16 @@ def program_input(
         "path": environment.get("PYMPIPOOL_PATH") or str(Path(pympipool.__file__).parents[1]),
         "python": platform.python_version(),
         "version": pympipool.__version__,
-        "name": name,
-        "slots": slots,
-        "is_question": is_question,
-        "in_child": in_child,
+        "name": "",
+        "slots": None,
+        "is_question": False,
+        "in_child": False,
+        "is_joining": False,
     }
+
+
+def with_source(settings: Mapping[str, Any]) -> BinaryIO:
+    """Return a file in memory with the source of the program, and its settings."""
     source = inspect.getsource(remote_start).encode()
     file = memory_file()
     file.write(b"%d\n%b%b\n" % (len(source), source, json.dumps(settings).encode()))

@@ -61,7 +61,10 @@ def main() -> None:
         sys.exit(0)
     if devices.names:
         os.environ[devices.variable] = ",".join(devices.names)
-    importlib.import_module(settings["module"]).main(settings["name"], settings["slots"])
+    try:
+        importlib.import_module(settings["module"]).main(settings["name"], settings["slots"], settings["is_joining"])
+    except ConnectionError as error:  # the master is gone, or cannot be reached from here
+        sys.exit(str(error))
 
 
 def go_on_in_child() -> None:

@@ -17,6 +17,7 @@ from pympipool._util.platform import FORK_IS_SAFE
 from pympipool.resources import available_cores
 
 if TYPE_CHECKING:
+    from pympipool.backends.agent.agents import Agents
     from pympipool.backends.local.forkserver import ForkserverSpawner
     from pympipool.backends.local.mpiexec import MpiexecSpawner
     from pympipool.backends.spawner import LaunchRequest, Spawner
@@ -44,6 +45,10 @@ class LocalBackend:
     def uses_agents(self, resources: Resources) -> bool:
         """Return False: all workers are processes of this host."""
         return False
+
+    def agents_for(self, resources: Resources) -> Agents | None:
+        """Return None: this host needs no agent."""
+        return None
 
     def for_block(self, resources: Resources) -> Spawner:
         """Return the spawner of workers that serve many calls.

@@ -78,19 +78,19 @@ class SlurmBackend(SchedulerBackend):
 
     def _make_spawner(self, resources: Resources) -> Spawner:
         from pympipool.backends.agent.spawner import AgentSpawner
-        from pympipool.backends.slurm.agents import can_fork
         from pympipool.backends.slurm.spawner import SlurmSpawner
 
         spawner = SlurmSpawner(resources, self._relay_for(resources), self._jobs, self._limits)
-        if not can_fork(resources, os.environ):
-            return spawner
-        return AgentSpawner(resources, self._agents_for(resources), spawner)
+        agents = self.agents_for(resources)
+        return spawner if agents is None else AgentSpawner(resources, agents, spawner)
 
-    def _agents_for(self, resources: Resources) -> Agents:
-        """Return the executor's agents. They are started with the first worker."""
+    def agents_for(self, resources: Resources) -> Agents | None:
+        """Return the executor's agents, which are started with the first worker; None if such workers need steps of their own."""
         from pympipool.backends.agent.agents import Agents
-        from pympipool.backends.slurm.agents import SrunLauncher
+        from pympipool.backends.slurm.agents import SrunLauncher, can_fork
 
+        if not can_fork(resources, os.environ):
+            return None
         if self._agents is None:
             relay = self._relay_for(resources)
             self._agents = Agents(SrunLauncher(relay, self._jobs), relay)

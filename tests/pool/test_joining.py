@@ -1,0 +1,204 @@
+"""Hosts that join an executor later. Here they are all this machine: each `pympipool join` is one more."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from pympipool import Executor
+from pympipool.errors import WorkerDied
+from support.calls import hold, square
+from support.waiting import wait_until
+
+MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
+END_S = 60
+
+
+def agent_of_this_worker(gate=None):
+    """Return the process id of the agent whose fork server has forked this process."""
+    if gate is not None:
+        hold(gate)
+    return psutil.Process(os.getppid()).ppid()
+
+
+def variables(gate, *names):
+    hold(gate)
+    return psutil.Process(os.getppid()).ppid(), [os.environ.get(name) for name in names]
+
+
+@pytest.fixture
+def make_executor(opened):
+    def make(**parameters):
+        opened.append(Executor(**{"hosts": ["localhost:1"], "max_workers": 3, **parameters}))
+        return opened[-1]
+
+    return make
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run.json"
+
+
+@pytest.fixture
+def join(path):
+    """Return a function that starts `pympipool join`."""
+    started = []
+
+    def start(*arguments, **environment):
+        command = [sys.executable, "-m", "pympipool", "join", str(path), *arguments]
+        variables = {name: value for name, value in {**os.environ, **environment}.items() if value is not None}
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(command, env=variables, **output))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@MODES
+def test_joined_host_runs_calls_without_room_elsewhere(make_executor, path, join, gate, block_allocation):
+    exe = make_executor(block_allocation=block_allocation)
+    exe.write_join_file(path)
+    calls = [exe.submit(agent_of_this_worker, gate.path) for _ in range(3)]
+    gate.wait_until_begun(1)
+    joined = join("--cores", "2")
+    gate.wait_until_begun(2)
+    gate.open(3)
+    assert sorted(call.result() == joined.pid for call in calls) == [False, True, True]
+    exe.shutdown()
+    assert (joined.wait(END_S), *joined.communicate()) == (0, "", "")
+    assert not path.exists()
+
+
+def test_hosts_join_more_than_once(make_executor, path, join, gate):
+    exe = make_executor(block_allocation=True)
+    exe.write_join_file(path)
+    joined = [join("--cores", "1") for _ in range(2)]
+    calls = [exe.submit(agent_of_this_worker, gate.path) for _ in range(3)]
+    gate.wait_until_begun(3)
+    gate.open(3)
+    assert {process.pid for process in joined} < {call.result() for call in calls}
+
+
+def test_only_the_owner_can_read_the_file(make_executor, path):
+    path.write_text("")
+    path.chmod(0o666)
+    make_executor().write_join_file(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_lost_joined_host_loses_its_calls_only(make_executor, path, join, gate):
+    exe = make_executor(block_allocation=True)
+    exe.write_join_file(path)
+    joined = join("--cores", "2")
+    calls = [exe.submit(agent_of_this_worker, gate.path) for _ in range(3)]
+    gate.wait_until_begun(3)
+    joined.kill()
+    wait_until(lambda: sum(call.done() for call in calls) == 2)
+    assert [type(call.exception()) for call in calls if call.done()] == [WorkerDied] * 2
+    again = join("--cores", "1")
+    calls.append(exe.submit(agent_of_this_worker, gate.path))
+    gate.wait_until_begun()
+    gate.open(2)
+    assert calls[-1].result() == again.pid
+    assert sum(call.exception() is None for call in calls) == 2
+
+
+def test_ctrl_c_ends_a_joined_host_quietly(make_executor, path, join):
+    exe = make_executor(block_allocation=True)
+    exe.write_join_file(path)
+    joined = join()
+    wait_until(lambda: len(exe.info["workers"]) > 1)
+    joined.send_signal(signal.SIGINT)
+    assert joined.communicate(timeout=END_S) == ("", "")
+    assert exe.submit(square, 3).result() == 9
+
+
+def test_worker_has_the_job_of_its_host(make_executor, path, join, gate, monkeypatch):
+    monkeypatch.setenv("OF_THE_SCRIPT", "1")
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "first")
+    exe = make_executor(block_allocation=True)
+    exe.write_join_file(path)
+    joined = join("--cores", "1", OF_THE_SCRIPT="2", OF_THE_HOST="3", SLURM_JOB_ID="17", SLURM_CLUSTER_NAME=None)
+    names = "OF_THE_SCRIPT", "OF_THE_HOST", "SLURM_JOB_ID", "SLURM_CLUSTER_NAME"
+    calls = [exe.submit(variables, gate.path, *names) for _ in range(2)]
+    gate.wait_until_begun(2)
+    gate.open(2)
+    assert dict(call.result() for call in calls)[joined.pid] == ["1", None, "17", None]
+
+
+def test_file_tells_of_the_next_relay(make_executor, path, join, gate):
+    exe = make_executor(block_allocation=True)
+    exe.write_join_file(path)
+    before = json.loads(path.read_text())["environment"]
+    psutil.Process(exe._backend._relay.pid).kill()
+    wait_until(lambda: json.loads(path.read_text())["environment"] != before)
+    joined = join("--cores", "2")
+    calls = [exe.submit(agent_of_this_worker, gate.path) for _ in range(3)]
+    gate.wait_until_begun(3)
+    gate.open(3)
+    assert joined.pid in [call.result() for call in calls]
+
+
+# ---- errors ----
+
+
+def test_file_that_cannot_be_written_is_an_error(make_executor, tmp_path):
+    with pytest.raises(FileNotFoundError, match="none"):
+        make_executor().write_join_file(tmp_path / "none" / "run.json")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"backend": "mpi"}, "the backend of this one is 'mpi'"),
+        ({"backend": "serial"}, "the backend of this one is 'serial'"),
+        ({"hosts": ["localhost"], "hostname_localhost": True}, "hostname_localhost is True"),
+    ],
+)
+def test_executor_that_no_host_can_join_says_so(opened, path, parameters, message):
+    opened.append(Executor(max_workers=1, **parameters))
+    with pytest.raises(ValueError, match=message):
+        opened[-1].write_join_file(path)
+
+
+def test_closed_executor_writes_no_file(make_executor, path):
+    exe = make_executor()
+    exe.shutdown()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        exe.write_join_file(path)
+    assert not path.exists()
+
+
+def test_host_cannot_join_what_has_ended(make_executor, path, join):
+    exe = make_executor()
+    exe.write_join_file(path)
+    old = path.read_text()
+    exe.shutdown()
+    path.write_text(old)
+    joined = join()
+    _, message = joined.communicate(timeout=END_S)
+    assert "cannot connect to the master" in message.splitlines()[-1]
+    assert joined.returncode == 1
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", '{"environment": {}}'])
+def test_wrong_file_is_told(path, join, text):
+    if text is not None:
+        path.write_text(text)
+    joined = join()
+    output, message = joined.communicate(timeout=END_S)
+    assert (joined.returncode, output) == (1, "")
+    assert message.startswith("pympipool join: ")
+    assert "Executor.write_join_file" in message
