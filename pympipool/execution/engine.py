@@ -279,11 +279,18 @@ class Engine:
     def drain(self) -> None:
         """Begin no more calls, and hand those back that have not begun; return at once. A signal handler may call this."""
         if not self.in_forked_child:
-            self.is_drained = True
-            self._retries.close()
-            self._blocked.close()
-            self.dispatcher.reject(self._drain.late_error)
-            self.pool.drain(self._drain.hand_back)
+            self.pool.drain(self._hand_back)  # first, and in one step: it does the rest too, should Ctrl-C end this method
+            self._begin_no_more()
+
+    def _begin_no_more(self) -> None:
+        self.is_drained = True
+        self._retries.close()
+        self._blocked.close()
+        self.dispatcher.reject(self._drain.late_error)
+
+    def _hand_back(self, futures: list[Future[Any]]) -> None:
+        self._begin_no_more()
+        self._drain.hand_back(futures)
 
     @green_threads.lets_others_run
     def close(self, *, wait: bool, cancel: bool = False) -> None:

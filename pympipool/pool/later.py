@@ -73,10 +73,13 @@ class Drain:
         return self._hand_back is not None
 
     def begin(self, hand_back: Callable[[list[Future[Any]]], object]) -> None:
-        """Begin. A second time, do nothing. From any thread."""
-        if self._hand_back is None:
-            self._hand_back = hand_back
-            self._loop.call(self.go_on)
+        """Begin, in one step that Ctrl-C cannot tear. A second time, hand back once more. From any thread."""
+        self._loop.call(partial(self._begin, hand_back))
+        self._hand_back = hand_back  # no call begins from now on
+
+    def _begin(self, hand_back: Callable[[list[Future[Any]]], object]) -> None:
+        self._hand_back = hand_back
+        self.go_on()
 
     def go_on(self) -> None:
         """Do the next round, if `begin` was called, and have a timer do those after it."""

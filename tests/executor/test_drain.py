@@ -201,16 +201,13 @@ def test_map_submits_no_batches_after_drain(make_block_executor, gate, monkeypat
     results = exe.map(partial(hold_or_square, gate.path, held=0), range(2000))
     gate.wait_until_begun()
     pool = exe._engine.pool
-    drain = pool.drain
-
-    def drain_late(hand_back):
-        gate.open()
-        assert next(results) == 0
-        wait_until(exe._engine.continuations.is_empty)
-        drain(hand_back)
-
-    monkeypatch.setattr(pool, "drain", drain_late)
+    drain, begun = pool.drain, []
+    monkeypatch.setattr(pool, "drain", begun.append)
     exe.drain()
+    gate.open()
+    assert next(results) == 0
+    wait_until(exe._engine.continuations.is_empty)
+    drain(*begun)
     with pytest.raises(DrainedError) as error:
         list(results)
     assert error.value.function == "hold_or_square"

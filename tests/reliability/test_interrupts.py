@@ -9,14 +9,16 @@ import sys
 import threading
 import time
 from concurrent import futures
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pympipool import Executor, trace
+from pympipool.errors import DrainedError
 from pympipool.execution import engine
 from support import interrupt_rounds
-from support.calls import hold, square
+from support.calls import hold, hold_or_square, square
 from support.interrupts import Interrupt, interrupted_everywhere
 from support.scripts import run_program
 from support.waiting import wait_until
@@ -185,6 +187,30 @@ def test_interrupted_trace_ends_and_another_begins(executor):
         with trace() as another:
             executor.submit(square, 3).result(LIMIT_S)
         assert [call.outcome for call in another.timeline.calls] == ["returned"], place
+
+
+@pytest.mark.parametrize("block_allocation", [True, False])
+def test_interrupted_drain_ends_every_call(block_allocation, gate):
+    made = []
+
+    def map_longer():
+        exe = Executor(backend="mpi", max_workers=1, block_allocation=block_allocation)
+        made[:] = exe, exe.map(partial(hold_or_square, gate.path, held=0), range(20), timeout=LIMIT_S)
+        gate.wait_until_begun()
+
+    ends = set()
+    for place in interrupted_everywhere(lambda: made[0].drain(), prepare=map_longer):
+        exe, results = made
+        gate.open()
+        try:
+            ends.add(len(list(results)))  # it was interrupted before it has begun
+        except DrainedError:
+            ends.add("drained")
+            assert isinstance(exe.submit(square, 1).exception(LIMIT_S), DrainedError), place
+        end(exe.shutdown)
+    gate.open()  # the last one was not interrupted
+    end(made[0].shutdown)
+    assert ends == {20, "drained"}
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt], ids=["shutdown", "kill"])
