@@ -210,7 +210,7 @@ cdef class Submission(Workers):
         Raises:
             RuntimeError: The dispatcher is closed.
         """
-        if self.fails(future):
+        if self.fail_if_broken(future):
             return
         cdef Call *call = new_call(parts)
         cdef uint64_t number = 0 if worker is None else worker
@@ -235,7 +235,7 @@ cdef class Submission(Workers):
         if rejection == KILLED:
             self.cancel(future)
         elif rejection == BROKEN:
-            self.fails(future)
+            self.fail_if_broken(future)
         elif rejection == CLOSED:
             raise RuntimeError(self.closing_reason())
 
@@ -318,8 +318,8 @@ cdef class Submission(Workers):
         pthread_mutex_unlock(&self.core.lock)
         self.end_waiting(CANCELLED, None)
 
-    def fails(self, FutureCore future not None):
-        """Return True if all calls end with an exception (see `fail_all` and `reject`), and end this one with it."""
+    def fail_if_broken(self, FutureCore future not None):
+        """End a call with the exception that all calls end with (see `fail_all` and `reject`); return False if there is none."""
         lock_state()
         make_error = self.broken
         unlock_state()

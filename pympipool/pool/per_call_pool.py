@@ -95,7 +95,7 @@ class PerCallPool(BasePool[CallSpawners]):
             RuntimeError: The executor takes no more calls.
         """
         assert resources is not None
-        if self.dispatcher.fails(future):
+        if self.dispatcher.fail_if_broken(future):
             return
         self.allocator.check(resources)
         self.dispatcher.mark_ready(future)

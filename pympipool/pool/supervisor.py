@@ -19,7 +19,6 @@ import functools
 import itertools
 from contextlib import ExitStack
 from heapq import heappop, heappush
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pympipool._util.clocks import RunningClock
@@ -29,6 +28,7 @@ from pympipool.errors import signal_name
 from pympipool.pool.connections import ControlConnections
 from pympipool.pool.event_loop import EventLoop, Timer
 from pympipool.pool.failures import start_error
+from pympipool.pool.helper_checks import HelperChecks
 from pympipool.pool.output import OutputWriter
 from pympipool.pool.rank_services import RankServices
 from pympipool.pool.reported_error import ReportedError
@@ -102,7 +102,6 @@ class Supervisor:
         self.dispatcher = dispatcher
         self.workers: dict[int, WorkerHandle] = {}
         self.reaped: dict[int, WorkerHandle] = {}
-        self._checks: dict[Helper, tuple[float, Timer]] = {}  # when helpers are checked next
         self._numbers = itertools.count(1)
         self._free_ids: list[int] = []  # a heap: ids smaller than the number of workers that none of them has
         self.listener = Listener()
@@ -111,6 +110,7 @@ class Supervisor:
         except OSError:
             self.listener.close()
             raise
+        self._checks = HelperChecks(self.loop)
         self.helper_request = LaunchRequest(0, environment=self.listener.environment(0, 1))
         self._preparation: Timer | None = None
         self._connections = ControlConnections(self.listener, self.loop, self)
@@ -233,27 +233,7 @@ class Supervisor:
 
     def check_soon(self, helper: Helper) -> None:
         """Have a helper checked at the end of this round of the loop."""
-        self._check_after(helper, 0.0)
-
-    def _check_helper(self, helper: Helper) -> None:
-        """Have a helper checked, now and for as long as the check asks for that."""
-        delay_s = helper.check()
-        if delay_s is not None:
-            self._check_after(helper, delay_s)
-
-    def _check_after(self, helper: Helper, delay_s: float) -> None:
-        due_s = monotonic() + delay_s
-        pending = self._checks.get(helper)
-        if pending is not None and pending[1].function is not None:
-            if pending[0] <= due_s:
-                return
-            self.loop.cancel((pending[1],))
-
-        def check() -> None:
-            del self._checks[helper]
-            self._check_helper(helper)
-
-        self._checks[helper] = due_s, self.loop.call_later(delay_s, check)
+        self._checks.check_after(helper, 0.0)
 
     def end_worker(self, worker: WorkerHandle, *, reason: Failure | None = None, grace_s: float = 0.0) -> None:
         """Kill a worker's processes.
@@ -279,6 +259,7 @@ class Supervisor:
 
     def _repair(self) -> None:
         """End the workers that something has failed for, and have the pool finish what is left undone."""
+        self._checks.go_on()
         for worker in list(self.workers.values()):
             if worker.handlers.failure is not None:
                 self._end_failed(worker, type(worker.handlers.failure).__name__)
