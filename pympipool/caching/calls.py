@@ -157,8 +157,9 @@ class CachedCalls:
         return Answers(keys, found, self._store, self._writer, callable_name(fn), version, arguments)
 
     def directory_for(self, fn: Callable[..., Any]) -> str | None:
-        """Return the directory in which the results of a function are kept; None if they are not, which was warned of."""
-        if self._keys is None or self._writer.problem or callable_name(fn) in self._warned:
+        """Return the directory in which the results of a function are kept; None if not all of them are."""
+        name = callable_name(fn)
+        if self._keys is None or self._writer.problem or name in self._warned or name in self._writer.unkept:
             return None
         return self._directory
 
@@ -185,6 +186,7 @@ class CachedCalls:
         try:
             return make(self._keys)
         except KeylessFutureError:
+            self._writer.unkept.add(callable_name(fn))
             return None
         except UnhashableError as error:
             name = callable_name(fn)

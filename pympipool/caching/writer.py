@@ -52,11 +52,13 @@ class Writer:
 
     Attributes:
         problem: Why results were not written; "" if all were.
+        unkept: Names of functions of which some results were not written, or will not be.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.problem = ""
+        self.unkept: set[str] = set()
         self._pause_s = SHARED_PAUSE_S if store.is_shared else PAUSE_S
         self._unfinished: dict[Unwritten, None] = {}  # the calls whose results are not written
         self._by_key: dict[bytes, Unwritten] = {}  # the last one of each key
@@ -188,18 +190,19 @@ class Writer:
                         del self._by_key[key]
                 entry.finish()
 
-    @staticmethod
-    def _results(ended: list[Unwritten]) -> Iterator[Result]:
+    def _results(self, ended: list[Unwritten]) -> Iterator[Result]:
         """Yield the results of futures. When the next one is asked for, the file of a large one is written."""
         version = version_of_files(now=True)
         for entry in ended:
             if entry.version < version:
+                self.unkept.add(entry.function_name)
                 continue
             try:
                 yield from storable_results(entry)
             except GeneratorExit:
                 raise
             except BaseException as problem:  # unpickling may run any code of the user
+                self.unkept.add(entry.function_name)
                 LOGGER.warning("the result of %s() was not cached: %s", entry.function_name, repr(problem))
             entry.is_written = True
 

@@ -257,6 +257,15 @@ def test_note_promises_no_cache_without_one(tmp_path):
             assert "they are lost" in notes_of(raised.value)
 
 
+def test_note_names_no_directory_without_results(tmp_path):
+    """Calls are not kept that get results of calls without a key."""
+    with Executor(backend="mpi", max_workers=1, cache_directory=str(tmp_path / "cache")) as exe:
+        divisors = [exe.submit(int, number, resource_dict={"cache": False}) for number in (1, 0)]
+        with pytest.raises(ZeroDivisionError) as raised:
+            list(exe.map(divide, [1, 1], divisors))
+    assert "had returned 1 of 2 results. If you passed it to list(), they are lost" in notes_of(raised.value)
+
+
 def test_python_without_notes_warns(monkeypatch, executor):
     monkeypatch.setattr(map_results, "HAS_NOTES", False)
     with pytest.warns(RuntimeWarning, match="had returned 1 of 2 results"), pytest.raises(ZeroDivisionError):
