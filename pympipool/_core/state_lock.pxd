@@ -6,9 +6,11 @@ queues relies on. Without the GIL such a step holds the state lock (`mailbox.sta
 - It is taken before `Core.lock`, never while that is held.
 - The holder runs no code of users: it gives up no reference that may be the last one to an object of theirs.
 - A thread that has to wait for it is detached from the interpreter meanwhile, so that the collector can stop all others.
-  So no thread is stopped in the middle of a step.
+  So no thread is stopped in the middle of a step, but for one place: `Dispatcher.admit` changes a dict, whose own lock it may
+  have to wait for. It has changed nothing by then.
 - A step may contain others: the thread that holds the lock can take it again.
-- A fork waits for the lock: the child finds it free.
+- The child of a fork finds it free. Up to Python 3.13 a fork waits for the lock. Later Pythons stop all threads before they fork:
+  none is in a step then, or it is in `admit`, could not go on, and must not be waited for.
 
 What is read without the lock is of a type for that: `shared_status`, `shared_id`, `shared_seconds`, `counter`.
 """
@@ -44,8 +46,13 @@ cdef extern from *:
         return code;
     }
 
+    #if PY_VERSION_HEX < 0x030E0000
     static void pmp_lock_before_fork(void) { pthread_mutex_lock(pmp_own_state_mutex); }
     static void pmp_unlock_after_fork(void) { pthread_mutex_unlock(pmp_own_state_mutex); }
+    #else
+    #define pmp_lock_before_fork NULL
+    #define pmp_unlock_after_fork NULL
+    #endif
     static void pmp_make_in_child(void) { pmp_make_state_mutex(); } /* its owner is a thread with another id */
 
     /* Returns 0 or an errno. Called once. */

@@ -12,6 +12,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 
+from pympipool._core.mailbox cimport lock_state, unlock_state
 from pympipool._core.ring cimport pmp_now_ns
 
 RECORD_FORMAT = "=qqqIIqqqQQQHHI"
@@ -106,7 +107,9 @@ cdef class Recorder:
 
     def __cinit__(self, uint64_t limit):
         self.recording.limit = limit
+        lock_state()
         self.recording.since_ns = unique_now_ns()
+        unlock_state()
         self.numbers = {}
         self.workers = {}
         self.inputs = {}

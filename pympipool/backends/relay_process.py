@@ -230,7 +230,7 @@ class Relay:
         """End a relay that has not answered for `ANSWER_TIMEOUT_S`.
 
         Returns:
-            The seconds until the next check, None if there is no relay.
+            The seconds until the next check, None if there is no relay, or one that does not start.
         """
         if monotonic() - self._checked_s < RECENT_S:  # many workers are started one after the other
             return ASK_INTERVAL_S
@@ -238,7 +238,7 @@ class Relay:
         if self._socket is not None and not self._is_ready:  # agents are started meanwhile
             if self._failure is None:
                 self._receive_answer()
-            return CHECK_INTERVAL_S
+            return CHECK_INTERVAL_S if self._failure is None else None  # whoever needs it tells of the failure
         if not self.is_silent() or self._since_ping is None:
             return None if self._socket is None else ASK_INTERVAL_S
         if self._since_ping.elapsed() < ANSWER_TIMEOUT_S:

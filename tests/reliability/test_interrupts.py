@@ -198,8 +198,11 @@ def test_interrupted_drain_ends_every_call(block_allocation, gate):
         made[:] = exe, exe.map(partial(hold_or_square, gate.path, held=0), range(20), timeout=LIMIT_S)
         gate.wait_until_begun()
 
+    def drain_it():
+        made[0].drain()
+
     ends = set()
-    for place in interrupted_everywhere(lambda: made[0].drain(), prepare=map_longer):
+    for place in interrupted_everywhere(drain_it, prepare=map_longer):
         exe, results = made
         gate.open()
         try:

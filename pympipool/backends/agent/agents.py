@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
 LOGGER = ServiceLogger("pympipool.backends")
 
-ANSWER_TIMEOUT_S = 10.0
-"""Seconds after which an agent that does not answer is given up; usually it answers in milliseconds."""
+ANSWER_TIMEOUT_S = 20.0
+"""Seconds after which an agent that does not answer is given up; usually it answers in milliseconds. More than the relay waits
+for one that is cut off (`HOST_GONE_S` and `RECONNECT_TIMEOUT_S`), whose answer comes afterwards."""
 
 FIRST_ANSWER_TIMEOUT_S = 30.0
 """Seconds that the first answer of an agent may take: its forkserver has modules to import."""

@@ -79,8 +79,11 @@ class AgentStream:
             peer_received_bytes: The `received_bytes` of the other side.
 
         Raises:
-            ValueError: The other side cannot have received so much, or has forgotten what it had.
+            ValueError: The other side cannot have received so much, has forgotten what it had, or sends frames before its answer
+                is read, while half a large one waits for its rest.
         """
+        if rest and self._large is not None:
+            raise ValueError("the other side has sent frames before it was answered")
         unacknowledged = sum(map(len, self._segments)) - self._acknowledged
         if not 0 <= peer_received_bytes - self._acknowledged_bytes <= unacknowledged:
             raise ValueError(f"the other side has received {peer_received_bytes} bytes, which cannot be")

@@ -47,7 +47,7 @@ def main() -> NoReturn:
 
             relay = Relay(WorkerConfig(address, bytes.fromhex(key), 0, 1, ""), listener, master)
         except (OSError, ImportError) as error:  # SSLError, too
-            print(f"failed {error}", file=file, flush=True)
+            print("failed", *str(error).split(), file=file, flush=True)  # in one line
             sys.exit(1)
         _allow_many_descriptors()
         print("ready", file=file, flush=True)
