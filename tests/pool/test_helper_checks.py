@@ -32,7 +32,11 @@ class FailingOnce:
 
 def test_check_that_raises_is_repeated(monkeypatch):
     monkeypatch.setattr(helper_checks, "CHECK_AGAIN_S", 0.001)
-    loop = EventLoop("checks", at_exit=lambda: None, on_failure=lambda: checks.go_on())
+
+    def go_on():
+        checks.go_on()
+
+    loop = EventLoop("checks", at_exit=lambda: None, on_failure=go_on)
     checks = HelperChecks(loop)
     helper = FailingOnce()
     loop.start()
