@@ -279,7 +279,8 @@ class Engine:
     def drain(self) -> None:
         """Begin no more calls, and hand those back that have not begun; return at once. A signal handler may call this."""
         if not self.in_forked_child:
-            self.pool.drain(self._hand_back)  # first, and in one step: it does the rest too, should Ctrl-C end this method
+            # First, and in one step: it does the rest too, should Ctrl-C end this method.
+            self.pool.drain(self._hand_back)
             self._begin_no_more()
 
     def _begin_no_more(self) -> None:
