@@ -40,10 +40,10 @@ FAST_TESTS := tests/executor tests/execution tests/serialization tests/core test
 FAST := -n 2 --no-loadscope-reorder -m "not (slow or alone or mpi)" -k "not process_per_call and not tcp" $(FAST_TESTS)
 BENCH_ARGS ?=
 
-C_FILES := $(wildcard csrc/*.c csrc/*.h tests/csrc/*.c tests/csrc/*.h)
+C_FILES := $(wildcard csrc/*.c csrc/*.h csrc/platform/*.c tests/csrc/*.c tests/csrc/*.h)
 # Python files are used where they lie: only changes of these need a new installation.
 COMPILED := setup.py pyproject.toml \
-	$(wildcard csrc/*.c csrc/*.h pympipool/*/*.pyx pympipool/_core/*.pxd)
+	$(wildcard csrc/*.c csrc/*.h csrc/platform/*.c pympipool/*/*.pyx pympipool/_core/*.pxd)
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
@@ -105,7 +105,7 @@ lint: $(VENV)/.installed-dev
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint pympipool  # it calls pycodestyle by name
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
-	for source in csrc/*.c; do for wait in "" -DPMP_PORTABLE_WAIT; do \
+	for source in csrc/*.c csrc/platform/*.c; do for wait in "" -DPMP_PORTABLE_WAIT; do \
 		$${CC:-cc} -std=gnu11 -O2 -Wall -Wextra -Werror $$wait -c $$source -o /dev/null || exit 1; \
 	done; done
 

@@ -1,6 +1,6 @@
 """Build the compiled part of pympipool. Everything else is declared in pyproject.toml.
 
-    csrc/*.c              -> libpmp.a     the data plane, compiled with -Wall -Wextra
+    csrc/**/*.c           -> libpmp.a     the data plane, compiled with -Wall -Wextra
     pympipool/*/*.pyx -> *.c -> *.so  one extension module for each .pyx, linked with libpmp.a
 
 Each extension module has its own copy of the C code. That does no harm, because csrc/ keeps its state in structures
@@ -35,7 +35,7 @@ GENERATED_CODE = ["-Wno-unused-function"]
 # shm_open is in librt before glibc 2.34. In later versions librt is empty.
 LINK_FLAGS = ["-pthread", *(["-lrt"] if sys.platform == "linux" else [])]
 
-C_SOURCES = sorted(str(path) for path in Path("csrc").glob("*.c"))
+C_SOURCES = sorted(str(path) for path in Path("csrc").glob("**/*.c"))
 C_HEADERS = sorted(str(path) for path in Path("csrc").glob("*.h"))
 CYTHON_SOURCES = sorted(str(path) for path in Path("pympipool").glob("*/*.pyx"))
 CYTHON_HEADERS = sorted(str(path) for path in Path("pympipool/_core").glob("*.pxd"))

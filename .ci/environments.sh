@@ -11,7 +11,7 @@
 
 tests_limit_s=${TESTS_LIMIT_S:-300} # for the tests of one environment: a slow machine is no failure
 test_packages="numpy psutil xxhash tqdm pytest pytest-timeout pytest-xdist hypothesis jsonschema"
-compiled=$(cat setup.py csrc/* pympipool/*/*.py[xd] | sha256sum)
+compiled=$(cat setup.py csrc/*.[ch] csrc/platform/* pympipool/*/*.py[xd] | sha256sum)
 
 # make_chroot ROOT SUITE PACKAGES: makes a chroot, unless it is there; says why there is none.
 make_chroot() {

@@ -46,7 +46,7 @@ def ring_program() -> Path:
         raise NoCompiler(f"there is no C compiler {compiler!r}: apt-get install gcc")
     program = Path(_folder.name, "ring")
     capacity = f"-DCAPACITY=UINT64_C({RING_CAPACITY})"  # the capacity of the rings of a worker
-    core = [*(ROOT / "csrc").glob("ring*.c"), ROOT / "csrc/doorbell.c"]
+    core = [*(ROOT / "csrc").glob("ring*.c"), ROOT / "csrc/doorbell.c", *(ROOT / "csrc/platform").glob("*.c")]
     sources = [str(path) for path in (ROOT / "benchmarks/ring.c", *core)]
     subprocess.run([compiler, *C_FLAGS, capacity, *sources, "-o", str(program)], check=True)
     return program

@@ -1,19 +1,12 @@
-#define _GNU_SOURCE
-#define _DARWIN_C_SOURCE
-
 #include "buffer_pool.h"
 
 #include <assert.h>
-#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
+#include "platform.h"
 
 #define ALIGNMENT 64
 #define HUGE_PAGE ((size_t)2 << 20)
@@ -28,7 +21,7 @@ typedef struct {
 static_assert(sizeof(header) == ALIGNMENT, "a buffer follows its header");
 
 struct pmp_buffer_pool {
-    pthread_mutex_t lock;
+    pmp_mutex lock;
     header *kept[PMP_POOL_BUFFERS_MAX]; /* in the order in which they were freed */
     int count;
     size_t bytes;
@@ -38,12 +31,11 @@ struct pmp_buffer_pool {
 
 static header *new_small(size_t size_bytes)
 {
-    void *memory;
-    if (posix_memalign(&memory, ALIGNMENT, sizeof(header) + size_bytes) != 0) {
-        return NULL;
+    header *const head = pmp_aligned_new(sizeof(header) + size_bytes);
+    if (head != NULL) {
+        head->capacity = 0;
     }
-    ((header *)memory)->capacity = 0;
-    return memory;
+    return head;
 }
 
 /* ---- large buffers ---- */
@@ -70,21 +62,16 @@ static header *map_large(size_t size_bytes)
         return NULL;
     }
     const size_t bytes = rounded_up(sizeof(header) + size_bytes);
-    void *const memory =
-        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) {
-        return NULL;
+    header *const head = pmp_pages_new(bytes);
+    if (head != NULL) {
+        head->capacity = bytes - sizeof(header);
     }
-#ifdef MADV_HUGEPAGE
-    madvise(memory, bytes, MADV_HUGEPAGE); /* without it the buffer is only slower */
-#endif
-    ((header *)memory)->capacity = bytes - sizeof(header);
-    return memory;
+    return head;
 }
 
 static void unmap(header *head)
 {
-    munmap(head, mapping_bytes(head->capacity));
+    pmp_pages_free(head, mapping_bytes(head->capacity));
 }
 
 /* Takes the buffer at this place out of the kept ones. The caller holds the lock. */
@@ -104,14 +91,14 @@ static header *find_kept(pmp_buffer_pool *pool, size_t size_bytes)
 {
     header *found = NULL;
 
-    pthread_mutex_lock(&pool->lock);
+    pmp_mutex_lock(&pool->lock);
     for (int place = pool->count - 1; place >= 0 && found == NULL; place--) {
         const size_t capacity = pool->kept[place]->capacity;
         if (capacity >= size_bytes && capacity / 2 <= size_bytes) {
             found = take_kept(pool, place);
         }
     }
-    pthread_mutex_unlock(&pool->lock);
+    pmp_mutex_unlock(&pool->lock);
     return found;
 }
 
@@ -119,12 +106,7 @@ static header *find_kept(pmp_buffer_pool *pool, size_t size_bytes)
  * holds the header. */
 static void offer_pages(header *head)
 {
-#ifdef MADV_FREE
-    madvise((unsigned char *)head + HUGE_PAGE, mapping_bytes(head->capacity) - HUGE_PAGE,
-            MADV_FREE);
-#else
-    (void)head;
-#endif
+    pmp_pages_offer((unsigned char *)head + HUGE_PAGE, mapping_bytes(head->capacity) - HUGE_PAGE);
 }
 
 static void keep(pmp_buffer_pool *pool, header *head)
@@ -135,14 +117,14 @@ static void keep(pmp_buffer_pool *pool, header *head)
     if (mapping_bytes(head->capacity) > HUGE_PAGE) {
         offer_pages(head);
     }
-    pthread_mutex_lock(&pool->lock);
+    pmp_mutex_lock(&pool->lock);
     while (pool->count > 0 && (pool->count == PMP_POOL_BUFFERS_MAX ||
                                pool->bytes + head->capacity > PMP_POOL_BYTES_MAX)) {
         displaced[displaced_count++] = take_kept(pool, 0);
     }
     pool->kept[pool->count++] = head;
     pool->bytes += head->capacity;
-    pthread_mutex_unlock(&pool->lock);
+    pmp_mutex_unlock(&pool->lock);
     while (displaced_count > 0) {
         unmap(displaced[--displaced_count]);
     }
@@ -153,7 +135,7 @@ static void keep(pmp_buffer_pool *pool, header *head)
 pmp_buffer_pool *pmp_buffer_pool_create(void)
 {
     pmp_buffer_pool *const pool = calloc(1, sizeof *pool);
-    if (pool != NULL && pthread_mutex_init(&pool->lock, NULL) != 0) {
+    if (pool != NULL && pmp_mutex_init(&pool->lock) != 0) {
         free(pool);
         return NULL;
     }
@@ -185,7 +167,7 @@ void pmp_buffer_free(void *buffer)
     }
     header *const head = (header *)buffer - 1;
     if (head->capacity == 0) {
-        free(head);
+        pmp_aligned_free(head);
     } else if (head->pool == NULL || head->capacity > PMP_POOL_BYTES_MAX) {
         unmap(head);
     } else {
@@ -195,31 +177,9 @@ void pmp_buffer_free(void *buffer)
 
 void pmp_buffer_pool_trim(pmp_buffer_pool *pool)
 {
-    pthread_mutex_lock(&pool->lock);
+    pmp_mutex_lock(&pool->lock);
     while (pool->count > 0) {
         unmap(take_kept(pool, 0));
     }
-    pthread_mutex_unlock(&pool->lock);
+    pmp_mutex_unlock(&pool->lock);
 }
-
-/* ---- the heap ---- */
-
-#ifdef __GLIBC__
-
-/* DEFAULT_MMAP_THRESHOLD_MAX of 64-bit systems, and twice that: the limits up to which glibc adapts by itself. */
-#define HEAP_OBJECT (32 << 20)
-#define HEAP_KEPT   (64 << 20)
-
-void pmp_malloc_retain(void)
-{
-    mallopt(M_MMAP_THRESHOLD, HEAP_OBJECT);
-    mallopt(M_TRIM_THRESHOLD, HEAP_KEPT);
-}
-
-#else
-
-void pmp_malloc_retain(void)
-{
-}
-
-#endif

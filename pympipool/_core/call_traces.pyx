@@ -12,7 +12,7 @@ from pympipool._core.mailbox cimport lock_state, unlock_state
 from pympipool._core.pump cimport record_unanswered
 from pympipool._core.ring cimport pmp_now_ns
 from pympipool._core.trace_buffer cimport CANCELLED, UNFINISHED, Outcome, Record, Recorder, record
-from pympipool._core.types cimport Call, CallList, pthread_mutex_lock, pthread_mutex_unlock
+from pympipool._core.types cimport Call, CallList, pmp_mutex_lock, pmp_mutex_unlock
 
 
 cdef class CallTraces(CompletionSource):
@@ -28,7 +28,7 @@ cdef class CallTraces(CompletionSource):
         """
         cdef Call *call
         lock_state()
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         self.record_all(&self.core.waiting, UNFINISHED)
         for i in range(self.core.worker_count):
             call = self.core.workers[i].in_flight.first
@@ -37,7 +37,7 @@ cdef class CallTraces(CompletionSource):
                 call.times.submitted_ns = 0  # its index of the function's name is valid for one recorder only
                 call = call.next
         self.core.recording = NULL if recorder is None else &recorder.recording
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         _before, self.recorder = self.recorder, recorder  # what was there is dropped after the step
         unlock_state()
         if recorder is not None:
@@ -103,13 +103,13 @@ cdef class CallTraces(CompletionSource):
         entry.times.size = future.rows or 1
         entry.received_ns = pmp_now_ns()
         entry.outcome = outcome
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         if self.core.recording != NULL:
             if is_complete:
                 record(self.core.recording, &entry, NULL)
             else:
                 self.core.recording.dropped += 1
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
 
     cdef int move_times_to(self, FutureCore future, Call *call) except -1:
         """Copy a future's times to its call. From here on they are recorded with the call."""

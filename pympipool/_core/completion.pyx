@@ -21,7 +21,7 @@ from pympipool._core.progress_engine cimport pump_and_notify, request_completion
 from pympipool._core.pump cimport record_unanswered
 from pympipool._core.state_lock cimport pmp_count
 from pympipool._core.trace_buffer cimport FAILED, Outcome, unique_now_ns
-from pympipool._core.types cimport Call, Core, pthread_mutex_lock, pthread_mutex_unlock, remove
+from pympipool._core.types cimport Call, Core, pmp_mutex_lock, pmp_mutex_unlock, remove
 
 from functools import partial
 
@@ -144,11 +144,11 @@ cdef class Completion(CallTraces):
         """Number of calls that wait or run, and of results that are not set on their futures yet."""
         cdef Py_ssize_t unfinished
         lock_state()
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         unfinished = self.core.waiting.length + self.core.done.length
         unfinished += self.requests.length + self.running_requests + self.delivering + self.retrying
         unfinished += self.core.in_flight
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         unlock_state()
         return unfinished
 
@@ -164,10 +164,10 @@ cdef class Completion(CallTraces):
 
     cdef bint pump(self) noexcept:
         """Do one round; return True if there are results to deliver."""
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         pump_and_notify(&self.core)
         cdef bint has_results = self.core.done.first != NULL
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         return has_results
 
     cdef void deliver(self) noexcept:
@@ -189,10 +189,10 @@ cdef class Completion(CallTraces):
         cdef Call *call
         cdef FutureCore future
         lock_state()
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         call = take_done(&self.core)
         pmp_count(&self.delivering, call != NULL)
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         if call != NULL:
             future = <FutureCore>call.future
             future.call = NULL
@@ -236,12 +236,12 @@ cdef class Completion(CallTraces):
         """Part the first waiting call from its future, and return it; NULL: no call waits."""
         cdef Call *call
         lock_state()
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         call = self.core.waiting.first
         if call != NULL:
             remove(&self.core.waiting, call)
             record_unanswered(&self.core, NULL, call, outcome)
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         if call != NULL:
             (<FutureCore>call.future).call = NULL
         unlock_state()

@@ -26,7 +26,7 @@ from pympipool._core.ring cimport (
 from pympipool._core.scheduler cimport find_worker
 from pympipool._core.submission cimport Submission
 from pympipool._core.types cimport (
-    Call, Worker, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+    Call, Worker, pmp_mutex_destroy, pmp_mutex_init, pmp_mutex_lock, pmp_mutex_unlock,
 )
 from pympipool._core.workers cimport Notices, close_worker
 
@@ -38,9 +38,8 @@ from pympipool._util.service_threads import ServiceLogger, ServiceThread
 
 cdef object LOGGER = ServiceLogger("pympipool.dispatch")
 
-cdef extern from "<dlfcn.h>" nogil:
-    int RTLD_LAZY
-    void *dlopen(const char *path, int flags)
+cdef extern from "platform.h" nogil:
+    void pmp_load_unwinder()
 
 cdef double START_FAILED_S = 5.0  # longest wait for threads that have started, if another one cannot be started
 
@@ -72,7 +71,7 @@ cdef class Dispatcher(Submission):
         pmp_spinner_init(&self.core.no_spin_spinner, SPIN_NS)
         self.core.no_spin_spinner.near_miss_ns = 0
         self.core.core_count = usable_cores()
-        if pthread_mutex_init(&self.core.lock, NULL) != 0:
+        if pmp_mutex_init(&self.core.lock) != 0:
             raise MemoryError("no mutex")
         cdef Notices notices = Notices.__new__(Notices)
         notices.core = &self.core
@@ -96,7 +95,7 @@ cdef class Dispatcher(Submission):
         free(self.core.slots)
         free(self.core.with_one.workers)
         free(self.core.with_several.workers)
-        pthread_mutex_destroy(&self.core.lock)
+        pmp_mutex_destroy(&self.core.lock)
 
     # ---- threads ----
 
@@ -140,9 +139,9 @@ cdef class Dispatcher(Submission):
         cdef pmp_shm copies[PMP_STORED_PARTS_MAX]
         cdef list segments = [Segment.__new__(Segment, -1) for _ in range(PMP_STORED_PARTS_MAX)]
         cdef int count = 0
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         code = duplicate_stored(find_worker(&self.core, worker), call, copies, &count)
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         for i in range(count):
             (<Segment>segments[i]).shm = copies[i]
         if code < 0:
@@ -151,9 +150,9 @@ cdef class Dispatcher(Submission):
 
     def stop(self):
         """Make the threads end, and return at once; see `join`. Calls without a result stay without one."""
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         pmp_store_clear(&self.core.store)
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         self.core.stopping = True
         self.doorbells.close_descriptor()  # no further worker will get it
         wake_progress_thread(&self.core)
@@ -181,7 +180,7 @@ cdef class Dispatcher(Submission):
         with nogil:
             # glibc loads this library when a thread ends by pthread_exit, as CPython ends threads that take the GIL after
             # the end of the interpreter. If there is no memory then, glibc aborts the process.
-            dlopen(b"libgcc_s.so.1", RTLD_LAZY)
+            pmp_load_unwinder()
         try:
             while not stopping:
                 with nogil:

@@ -11,10 +11,9 @@ Only callbacks of asyncio run in the loop's thread. They do no more than schedul
 take long, and would block the loop.
 """
 
-from posix.unistd cimport close, write
-
 from pympipool._core.future_core cimport CompletionSource, FutureCore
 from pympipool._core.mailbox cimport Entry, EntryQueue, lock_state, unlock_state
+from pympipool._core.ring cimport pmp_wakeup_close, pmp_wakeup_read, pmp_wakeup_write
 
 import os
 import sys
@@ -23,8 +22,6 @@ from types import FunctionType
 from pympipool._util.service_threads import ServiceLogger
 
 cdef object LOGGER = ServiceLogger("concurrent.futures")
-cdef unsigned long long ONE = 1
-cdef int READ_BYTES = 4096
 
 
 cdef object running_loop():
@@ -47,9 +44,11 @@ cdef LoopQueue new_loop_queue(object loop, CompletionSource source):
         if hasattr(os, "eventfd"):
             queue.descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         else:
-            queue.descriptor, queue.other_end = os.pipe()
-            os.set_blocking(queue.descriptor, False)
-            os.set_blocking(queue.other_end, False)
+            from socket import socketpair  # not a pipe: on Windows, loops cannot watch these
+            reader, writer = socketpair()
+            reader.setblocking(False)
+            writer.setblocking(False)
+            queue.descriptor, queue.other_end = reader.detach(), writer.detach()
         loop.add_reader(queue.descriptor, queue.on_readable)
     except (OSError, NotImplementedError):  # no descriptor is left, or the loop has no such function
         return None
@@ -67,9 +66,9 @@ cdef class LoopQueue(EntryQueue):
 
     cdef void close_descriptors(self) noexcept:
         if self.descriptor >= 0:
-            close(self.descriptor)
+            pmp_wakeup_close(self.descriptor)
         if self.other_end >= 0:
-            close(self.other_end)
+            pmp_wakeup_close(self.other_end)
         self.descriptor = self.other_end = -1
 
     # ---- for any thread ----
@@ -88,7 +87,7 @@ cdef class LoopQueue(EntryQueue):
         self.is_written = True
         has_ended = self.has_ended
         if not has_ended:  # otherwise the loop does not watch the descriptor any more, and may have closed it
-            write(self.descriptor if self.other_end < 0 else self.other_end, &ONE, sizeof(ONE))
+            pmp_wakeup_write(self.descriptor if self.other_end < 0 else self.other_end)
         unlock_state()
         if has_ended:
             self.call_in_loop(self.on_readable)
@@ -125,13 +124,10 @@ cdef class LoopQueue(EntryQueue):
 
     def on_readable(self):
         """Run the callbacks of futures that other threads have ended."""
-        if self.descriptor >= 0:
-            try:
-                os.read(self.descriptor, READ_BYTES)
-            except BlockingIOError:
-                pass
         lock_state()
-        self.is_written = False  # after reading, which lets other threads run: what they write would be read, too
+        if self.descriptor >= 0:
+            pmp_wakeup_read(self.descriptor)
+        self.is_written = False
         unlock_state()
         self.run(False)
 

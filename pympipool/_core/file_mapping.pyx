@@ -7,19 +7,12 @@ may be removed meanwhile.
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
-from libc.errno cimport errno
 from libc.stdint cimport uint64_t
 
-from pympipool._core.ring cimport raise_errno
+from pympipool._core.ring cimport pmp_map_file, pmp_unmap, raise_errno
 
 cdef extern from "checksum.h" nogil:
     uint64_t pmp_checksum(uint64_t before, const void *data, size_t size_bytes)
-
-cdef extern from "<sys/mman.h>" nogil:
-    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_NORESERVE
-    void *MAP_FAILED
-    void *mmap(void *address, size_t size, int protection, int flags, int descriptor, long offset)
-    int munmap(void *address, size_t size)
 
 
 def checksum(data, uint64_t before=0):
@@ -55,10 +48,11 @@ cdef class FileMapping:
 
     def __cinit__(self, int descriptor, size_t size_bytes):
         cdef void *address
+        cdef int code
         with nogil:
-            address = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, descriptor, 0)
-        if address == MAP_FAILED:
-            raise_errno(-errno, f"no room to map a file of {size_bytes} bytes")
+            code = pmp_map_file(&address, descriptor, size_bytes)
+        if code < 0:
+            raise_errno(code, f"no room to map a file of {size_bytes} bytes")
         self.address, self.size_bytes = address, size_bytes
 
     def __getbuffer__(self, Py_buffer *view, int flags):
@@ -66,4 +60,4 @@ cdef class FileMapping:
 
     def __dealloc__(self):
         if self.address != NULL:
-            munmap(self.address, self.size_bytes)
+            pmp_unmap(self.address, self.size_bytes)

@@ -26,7 +26,7 @@ from pympipool._core.pump cimport drain, record_unanswered
 from pympipool._core.ring cimport pmp_doorbell_ring
 from pympipool._core.scheduler cimport is_claimed, recall, recall_all
 from pympipool._core.trace_buffer cimport CANCELLED as WAS_CANCELLED
-from pympipool._core.types cimport Call, Core, Worker, pthread_mutex_lock, pthread_mutex_unlock, remove
+from pympipool._core.types cimport Call, Core, Worker, pmp_mutex_lock, pmp_mutex_unlock, remove
 from pympipool._core.worker_sets cimport update_worker
 
 from time import monotonic, sleep
@@ -180,7 +180,7 @@ cdef class FutureRequests(Completion):
         if call == NULL or future.status != PENDING:  # its result has arrived meanwhile
             unlock_state()
             return False
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         worker = call.worker
         if force and worker != NULL and is_claimed(worker, call):
             was_ended = condemn(&self.core, worker, call)
@@ -198,7 +198,7 @@ cdef class FutureRequests(Completion):
             is_cancelled = True
         if is_cancelled:
             record_unanswered(&self.core, NULL, call, WAS_CANCELLED)
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         if is_cancelled or was_ended:
             future.status = CANCELLED
         unlock_state()
@@ -216,9 +216,9 @@ cdef class FutureRequests(Completion):
         lock_state()
         call = <Call *>future.call
         if call != NULL:
-            pthread_mutex_lock(&self.core.lock)
+            pmp_mutex_lock(&self.core.lock)
             is_started = call.worker != NULL and is_claimed(call.worker, call)
-            pthread_mutex_unlock(&self.core.lock)
+            pmp_mutex_unlock(&self.core.lock)
         unlock_state()
         return is_started
 
@@ -229,12 +229,12 @@ cdef class FutureRequests(Completion):
         call = <Call *>future.call
         is_watched = call == NULL or call.watched or self.in_forked_child
         if not is_watched:
-            pthread_mutex_lock(&self.core.lock)
+            pmp_mutex_lock(&self.core.lock)
             call.watched = True
             if call.result != NULL or call.lost_bytes != 0:
                 self.core.watched_done += 1
                 request_completion(&self.core)
-            pthread_mutex_unlock(&self.core.lock)
+            pmp_mutex_unlock(&self.core.lock)
         unlock_state()
         if not is_watched and not self.core.poll_expected:
             pmp_doorbell_ring(&self.core.short_sleep_bell)  # a waiting thread need not wait for the end of a short sleep
@@ -243,10 +243,10 @@ cdef class FutureRequests(Completion):
     cdef void notify_later(self) noexcept:
         if self.in_forked_child or self.core.sets_all:
             return
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         self.core.sets_all = True
         pump_and_notify(&self.core)  # wakes the progress thread for what was received before
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
 
     # ---- event loops ----
 

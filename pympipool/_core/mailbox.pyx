@@ -20,9 +20,8 @@ from cpython.pythread cimport (
     NOWAIT_LOCK, PY_LOCK_ACQUIRED, PY_LOCK_INTR, PyLockStatus, PyThread_acquire_lock, PyThread_allocate_lock,
     PyThread_free_lock, PyThread_release_lock, WAIT_LOCK,
 )
-from posix.unistd cimport usleep, write
 
-from pympipool._core.ring cimport pmp_now_ns
+from pympipool._core.ring cimport pmp_now_ns, pmp_pause_us, pmp_wakeup_write
 from pympipool._core.state_lock cimport pmp_init_state_mutex
 
 cdef extern from "pythread.h":
@@ -50,7 +49,7 @@ cdef int run_until_there_is_memory(object function) except -1:
             if pauses > MEMORY_PAUSES_MAX:
                 raise
         with nogil:
-            usleep(MEMORY_PAUSE_US)
+            pmp_pause_us(MEMORY_PAUSE_US)
 
 
 cdef class Entry:
@@ -199,7 +198,7 @@ cdef class Mailbox(EntryQueue):
             self.put(post)
             if self.descriptor >= 0 and not self.is_written:
                 self.is_written = True
-                write(self.descriptor, b"\0", 1)  # if the descriptor has no room, the thread is about to wake up anyway
+                pmp_wakeup_write(self.descriptor)
         unlock_state()
 
     cpdef int post(self, object function) except -1:

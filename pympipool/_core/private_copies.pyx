@@ -7,38 +7,20 @@
 
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
-from libc.errno cimport errno
-from libc.stdint cimport uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
 from pympipool._core.ring cimport (
-    Buffer, pmp_shm, pmp_shm_attach_private, pmp_shm_close_descriptor, raise_errno,
+    PMP_COPY_ON_WRITE, Buffer, pmp_map, pmp_pages_used, pmp_read, pmp_shm, pmp_shm_attach_private, pmp_shm_close_descriptor,
+    pmp_unmap, raise_errno,
 )
 from pympipool._core.shared_memory cimport Mapping
 
-import os
-
 from pympipool._core.ring import new_buffer
-
-cdef extern from "<unistd.h>" nogil:
-    Py_ssize_t pread(int descriptor, void *to, size_t size, long offset)
-    int close_file "close"(int descriptor)
-
-cdef extern from "<fcntl.h>" nogil:
-    int O_RDONLY, O_CLOEXEC
-    int open_file "open"(const char *path, int flags)
-
-cdef extern from "<sys/mman.h>" nogil:
-    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_NORESERVE
-    void *MAP_FAILED
-    void *mmap(void *address, size_t size, int protection, int flags, int descriptor, long offset)
-    int munmap(void *address, size_t size)
 
 cdef enum:
     SAMPLED = 64  # pages that are looked at when a call ends
     PROBED = 32  # after so many copies, the next call shows if they are still needed
-
-cdef uint64_t os_page_bytes = os.sysconf("SC_PAGESIZE")
 
 
 cdef class Usage:
@@ -70,23 +52,12 @@ cdef class PrivateMapping:
 
     cdef bint is_much_used(self) noexcept:
         """Return True if more than a quarter of the pages were used, or written, by a sample of them."""
-        cdef uint64_t page = os_page_bytes, pages = self.size_bytes // page, entry
-        cdef int used = 0
-        cdef int pagemap = open_file("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)
-        if pagemap < 0:  # not on this system
-            return False
-        for i in range(SAMPLED):
-            number = <uintptr_t>self.address // page + pages * i // SAMPLED
-            if pread(pagemap, &entry, sizeof(entry), number * sizeof(entry)) == sizeof(entry) and entry >> 63 and (
-                    not self.usage.of_writing or not entry >> 61 & 1):
-                used += 1
-        close_file(pagemap)
-        return used * 4 > SAMPLED
+        return pmp_pages_used(self.address, self.size_bytes, SAMPLED, self.usage.of_writing) * 4 > SAMPLED
 
     def __dealloc__(self):
         if self.address != NULL:
             self.usage.is_high = self.is_much_used()
-            munmap(self.address, self.size_bytes)
+            pmp_unmap(self.address, self.size_bytes)
 
 
 def own_copy(Mapping mapping not None, Usage usage not None):
@@ -112,11 +83,9 @@ def own_copy(Mapping mapping not None, Usage usage not None):
             memcpy(buffer.data, <char *>mapping.shm.address + begin, buffer.size)
         return memoryview(buffer)
     private.usage = usage
-    private.address = mmap(NULL, mapping.shm.size_bytes, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_NORESERVE, mapping.shm.descriptor, 0)
-    if private.address == MAP_FAILED:
-        private.address = NULL
-        raise_errno(-errno, f"no room to map {mapping.shm.size_bytes} bytes of shared data")
+    code = pmp_map(&private.address, mapping.shm.descriptor, mapping.shm.size_bytes, PMP_COPY_ON_WRITE)
+    if code < 0:
+        raise_errno(code, f"no room to map {mapping.shm.size_bytes} bytes of shared data")
     private.size_bytes = mapping.shm.size_bytes
     return memoryview(private)[begin:begin + part.nbytes]
 
@@ -149,10 +118,10 @@ cdef Buffer copy_of(int descriptor, uint64_t size_bytes):
     """Read the contents of a segment."""
     cdef Buffer buffer = new_buffer(size_bytes)
     cdef uint64_t offset = 0
-    cdef Py_ssize_t count = 1
+    cdef int64_t count = 1
     while offset < size_bytes and count > 0:
         with nogil:
-            count = pread(descriptor, <char *>buffer.data + offset, size_bytes - offset, offset)
+            count = pmp_read(descriptor, <char *>buffer.data + offset, size_bytes - offset, offset)
         if count > 0:
             offset += count
     if offset < size_bytes:

@@ -22,7 +22,7 @@ from libc.errno cimport EINTR
 from libc.stdint cimport int64_t, uint64_t
 
 from pympipool._core.scheduler cimport next_deadline_ns
-from pympipool._core.types cimport Core, pthread_mutex_lock, pthread_mutex_trylock, pthread_mutex_unlock
+from pympipool._core.types cimport Core, pmp_mutex_lock, pmp_mutex_trylock, pmp_mutex_unlock
 from pympipool._core.pump cimport dispatch_waiting, has_news, pump
 from pympipool._core.ring cimport (
     PMP_POLLS_WITH_PAUSE, c_bool, pmp_doorbell_arm, pmp_doorbell_disarm, pmp_doorbell_ring, pmp_doorbell_sleep,
@@ -93,10 +93,10 @@ cdef c_bool has_work(void *context) noexcept nogil:
     cdef bint news
     if core.progress_acquired and core.recheck_requested:
         return True
-    if pthread_mutex_trylock(&core.lock) != 0:
+    if not pmp_mutex_trylock(&core.lock):
         return True
     news = core.done.first != NULL or has_news(core)
-    pthread_mutex_unlock(&core.lock)
+    pmp_mutex_unlock(&core.lock)
     return news
 
 
@@ -130,7 +130,7 @@ cdef void run_progress_thread(Core *core) noexcept nogil:
     cdef int64_t tick
     cdef bint busy
     while not core.stopping:
-        pthread_mutex_lock(&core.lock)
+        pmp_mutex_lock(&core.lock)
         pump_and_notify(core)
         if undelivered and core.done.first != NULL and not core.progress_acquired:
             request_completion(core)  # no thread has fetched these results during a short sleep
@@ -143,7 +143,7 @@ cdef void run_progress_thread(Core *core) noexcept nogil:
         was_expected = core.poll_expected
         polls = core.polls
         core.progress_thread_untimed = tick < 0 and not (core.progress_acquired or busy or undelivered)
-        pthread_mutex_unlock(&core.lock)
+        pmp_mutex_unlock(&core.lock)
         if core.progress_acquired or busy or undelivered:
             sleep_briefly(core)
         else:
@@ -167,9 +167,9 @@ cdef void acquire_progress(Core *core) noexcept nogil:
 
 cdef bint has_missed_deadline(Core *core) noexcept nogil:
     """Return True if the progress thread sleeps without a timeout although a call can be late by now."""
-    pthread_mutex_lock(&core.lock)
+    pmp_mutex_lock(&core.lock)
     cdef bint missed = core.progress_thread_untimed and next_deadline_ns(core) >= 0
-    pthread_mutex_unlock(&core.lock)
+    pmp_mutex_unlock(&core.lock)
     return missed
 
 
@@ -214,13 +214,13 @@ cdef int wait_for_completion(Core *core, int64_t timeout_ns) noexcept nogil:
     cdef int code
     cdef pmp_spinner *spinner
     while True:
-        pthread_mutex_lock(&core.lock)
+        pmp_mutex_lock(&core.lock)
         pump(core)
         done = core.done.first != NULL
         tick = next_deadline_ns(core)
         core.waiting_thread_untimed = tick < 0
         spinner = select_spinner(core)
-        pthread_mutex_unlock(&core.lock)
+        pmp_mutex_unlock(&core.lock)
         if core.kill_requested:
             request_completion(core)
         if done:
@@ -244,11 +244,11 @@ cdef bint make_progress_briefly(Core *core) noexcept nogil:
     cdef pmp_spinner *spinner
     cdef bint done = False
     while True:
-        pthread_mutex_lock(&core.lock)
+        pmp_mutex_lock(&core.lock)
         pump(core)
         done = core.done.first != NULL
         spinner = select_spinner(core)
-        pthread_mutex_unlock(&core.lock)
+        pmp_mutex_unlock(&core.lock)
         if core.kill_requested:
             request_completion(core)
         if done or pmp_now_ns() - start_ns > LONGEST_POLL_NS or not pmp_spin(spinner, has_work, core):

@@ -6,12 +6,27 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 cdef extern from "<stdbool.h>" nogil:
     ctypedef bint c_bool "bool"
 
-cdef extern from "<sys/uio.h>" nogil:
-    ctypedef struct iovec "struct iovec":
-        void *iov_base
-        size_t iov_len
+cdef extern from "platform.h" nogil:
+    int64_t pmp_now_ns()
+    void pmp_pause_us(uint32_t pause_us)
+    int64_t pmp_process_id()
+    size_t pmp_page_bytes()
+    void pmp_pages_populate(void *pages, size_t size_bytes)
+    int pmp_pages_used(const void *pages, size_t size_bytes, int sampled, c_bool written)
+    int64_t pmp_read(int descriptor, void *bytes, size_t count, size_t offset)
+    enum pmp_access:
+        PMP_COPY_ON_WRITE
+    int pmp_map(void **address, int descriptor, size_t size_bytes, pmp_access access)
+    int pmp_map_file(void **address, int descriptor, size_t size_bytes)
+    void pmp_unmap(void *address, size_t size_bytes)
+    void pmp_wakeup_write(int descriptor)
+    void pmp_wakeup_read(int descriptor)
+    void pmp_wakeup_close(int descriptor)
 
 cdef extern from "shm.h" nogil:
+    ctypedef struct pmp_span:
+        const void *data
+        size_t size_bytes
     ctypedef struct pmp_shm:
         void *address
         size_t size_bytes
@@ -21,10 +36,11 @@ cdef extern from "shm.h" nogil:
         PMP_SHM_POSIX
     int pmp_shm_create(pmp_shm *segment, size_t size_bytes, pmp_shm_kind kind)
     int pmp_shm_attach(pmp_shm *segment, int descriptor)
-    int pmp_shm_store(pmp_shm *segment, const iovec *contents, int count)
+    int pmp_shm_store(pmp_shm *segment, const pmp_span *contents, int count)
     int pmp_shm_overwrite(const pmp_shm *segment, const void *bytes, size_t count, size_t offset)
     int pmp_shm_attach_readonly(pmp_shm *segment, int descriptor)
     int pmp_shm_attach_private(pmp_shm *segment, int descriptor)
+    int pmp_shm_allow_writing(pmp_shm *segment)
     int pmp_shm_duplicate(pmp_shm *copy, const pmp_shm *segment)
     void pmp_shm_close_descriptor(pmp_shm *segment)
     void pmp_shm_close(pmp_shm *segment)
@@ -61,7 +77,6 @@ cdef extern from "doorbell.h" nogil:
     void pmp_spin_failed(pmp_spinner *spinner, int64_t took_ns)
     int pmp_wait(pmp_doorbell *bell, pmp_spinner *spinner,
                  c_bool (*ready)(void *) noexcept nogil, void *context, int64_t timeout_ns)
-    int64_t pmp_now_ns()
 
 cdef extern from "news.h" nogil:
     enum:

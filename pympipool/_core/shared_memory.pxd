@@ -1,6 +1,6 @@
 """Memory of shared data; see shared_memory.pyx."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from pympipool._core.ring cimport pmp_shm
 
@@ -30,5 +30,5 @@ cdef class Mapping:
 cdef class Owner:
     cdef readonly Mapping mapping
     cdef tuple announcers  # not a list: the garbage collector would empty it before __dealloc__
-    cdef long pid
+    cdef int64_t pid
     cdef readonly bint handed_over  # another process owns the data

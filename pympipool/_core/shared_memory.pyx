@@ -13,42 +13,22 @@ A mapping is not closed: it lasts as long as there is a view of it. So no view u
 
 cimport cython
 from cpython.buffer cimport PyBUF_CONTIG_RO, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
-from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from pympipool._core.ring cimport (
-    iovec, pmp_shm_attach_readonly, pmp_shm_close, pmp_shm_close_descriptor, pmp_shm_overwrite, pmp_shm_store, raise_errno,
+    pmp_page_bytes, pmp_pages_populate, pmp_process_id, pmp_shm_allow_writing, pmp_shm_attach_readonly, pmp_shm_close,
+    pmp_shm_close_descriptor, pmp_shm_overwrite, pmp_shm_store, pmp_span, raise_errno,
 )
 from pympipool._core.shared_ranges cimport add_shared_range, remove_shared_range
 from pympipool._core.state_lock cimport counter, pmp_count
-
-import os
-
-cdef extern from "<unistd.h>" nogil:
-    long getpid()
-
-cdef extern from "<sys/mman.h>" nogil:
-    int PROT_READ, PROT_WRITE
-    int mprotect(void *address, size_t size, int protection)
-    int madvise(void *address, size_t size, int advice)
-
-cdef extern from *:
-    """
-    #if !defined(MADV_POPULATE_READ) && defined(__linux__)
-    #define MADV_POPULATE_READ 22 /* Linux 5.14; older kernels answer EINVAL */
-    #elif !defined(MADV_POPULATE_READ)
-    #define MADV_POPULATE_READ MADV_WILLNEED
-    #endif
-    """
-    int MADV_POPULATE_READ
 
 cdef enum:
     LENGTH_MAX = 0x7FFFFFFF
     ALIGNMENT = 64  # of each part, bytes: arrays start at cache lines
 
-cdef uint64_t os_page_bytes = os.sysconf("SC_PAGESIZE")
+cdef uint64_t os_page_bytes = pmp_page_bytes()
 cdef bytes MARK = b"pmpdata1"
 cdef uint8_t[ALIGNMENT] PADDING
 cdef uint32_t RELEASED = 1
@@ -88,7 +68,7 @@ cdef class Mapping:
         cdef Mapping mapping = Mapping.__new__(Mapping)
         cdef Header *header = <Header *>calloc(1, header_bytes)
         cdef Py_buffer *views = <Py_buffer *>calloc(count + 1, sizeof(Py_buffer))
-        cdef iovec *contents = <iovec *>calloc(1 + 2 * count, sizeof(iovec))
+        cdef pmp_span *contents = <pmp_span *>calloc(1 + 2 * count, sizeof(pmp_span))
         cdef uint64_t *sizes = <uint64_t *>(header + 1)
         cdef uint64_t total = header_bytes
         cdef int code
@@ -97,15 +77,15 @@ cdef class Mapping:
                 raise MemoryError()
             memcpy(header.mark, <char *>MARK, sizeof(header.mark))
             header.part_count = count
-            contents[0].iov_base, contents[0].iov_len = header, header_bytes
+            contents[0].data, contents[0].size_bytes = header, header_bytes
             for part in parts:
                 PyObject_GetBuffer(part, &views[held], PyBUF_CONTIG_RO)
                 held += 1
                 size = views[held - 1].len
                 sizes[held - 1] = size
                 total += padded(size)
-                contents[2 * held - 1].iov_base, contents[2 * held - 1].iov_len = views[held - 1].buf, size
-                contents[2 * held].iov_base, contents[2 * held].iov_len = PADDING, padded(size) - size
+                contents[2 * held - 1].data, contents[2 * held - 1].size_bytes = views[held - 1].buf, size
+                contents[2 * held].data, contents[2 * held].size_bytes = PADDING, padded(size) - size
             with nogil:
                 code = pmp_shm_store(&mapping.shm, contents, 1 + 2 * count)
             if code < 0:
@@ -137,7 +117,7 @@ cdef class Mapping:
         cdef Mapping mapping = Mapping.__new__(Mapping)
         cdef uint8_t[ALIGNMENT] start
         cdef Header *header = <Header *>start
-        cdef iovec *contents = <iovec *>calloc(count, sizeof(iovec))
+        cdef pmp_span *contents = <pmp_span *>calloc(count, sizeof(pmp_span))
         cdef size_t i
         cdef int code
         if contents == NULL or count > LENGTH_MAX:
@@ -147,10 +127,10 @@ cdef class Mapping:
         memcpy(header.mark, <char *>MARK, sizeof(header.mark))
         header.part_count = header.is_writable = 1
         (<uint64_t *>(header + 1))[0] = size_bytes
-        contents[0].iov_base, contents[0].iov_len = start, header_bytes
+        contents[0].data, contents[0].size_bytes = start, header_bytes
         for i in range(1, count):
-            contents[i].iov_base, contents[i].iov_len = <char *>pattern, min(<uint64_t>len(pattern), size_bytes - written)
-            written += contents[i].iov_len
+            contents[i].data, contents[i].size_bytes = <char *>pattern, min(<uint64_t>len(pattern), size_bytes - written)
+            written += contents[i].size_bytes
         with nogil:
             code = pmp_shm_store(&mapping.shm, contents, count)
         free(contents)
@@ -182,8 +162,9 @@ cdef class Mapping:
         return mapping
 
     cdef int allow_writing(self) except -1:
-        if mprotect(self.shm.address, self.shm.size_bytes, PROT_READ | PROT_WRITE) != 0:
-            raise_errno(-errno, "shared memory cannot be written")
+        code = pmp_shm_allow_writing(&self.shm)
+        if code < 0:
+            raise_errno(code, "shared memory cannot be written")
         return 0
 
     cdef Header *header(self) except NULL:
@@ -218,7 +199,7 @@ cdef class Mapping:
             last -= 1
         if first < last:
             with nogil:
-                madvise(<char *>self.shm.address + first * os_page_bytes, (last - first) * os_page_bytes, MADV_POPULATE_READ)
+                pmp_pages_populate(<char *>self.shm.address + first * os_page_bytes, (last - first) * os_page_bytes)
             memset(&self.populated[first], 1, last - first)
 
     def parts(self):
@@ -331,7 +312,7 @@ cdef class Owner:
     def __cinit__(self, Mapping mapping not None, bint handed_over=False):
         self.mapping = mapping
         self.announcers = ()
-        self.pid = getpid()
+        self.pid = pmp_process_id()
         self.handed_over = handed_over
         if not handed_over:
             _count_owned(mapping, True)
@@ -352,7 +333,7 @@ cdef class Owner:
 
     def __dealloc__(self):
         cdef Announcer announcer
-        if self.mapping is None or self.pid != getpid():  # a fork of the owner
+        if self.mapping is None or self.pid != pmp_process_id():  # a fork of the owner
             return
         if not self.handed_over:
             _count_owned(self.mapping, False)

@@ -23,7 +23,7 @@ from pympipool._core.ring cimport PMP_CACHED, PMP_TRACED, pmp_now_ns
 from pympipool._core.scheduler cimport find_worker, is_claimed, recall_all
 from pympipool._core.state_lock cimport pmp_count, pmp_get_item
 from pympipool._core.trace_buffer cimport CANCELLED, FAILED
-from pympipool._core.types cimport Call, Worker, append, pthread_mutex_lock, pthread_mutex_unlock
+from pympipool._core.types cimport Call, Worker, append, pmp_mutex_lock, pmp_mutex_unlock
 from pympipool._core.workers cimport Workers
 
 from pympipool._core.future import Future
@@ -260,7 +260,7 @@ cdef class Submission(Workers):
         future.call = call
         call.watched = (future.callbacks is not None or future.waiters is not None or future.end_locks is not None
                         or future.posts is not None or future.on_failure is not None)
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         self.next_id += 1
         call.id = self.next_id
         if future.submitted_ns != 0:
@@ -275,7 +275,7 @@ cdef class Submission(Workers):
         if reserved == NULL or not send_reserved(&self.core, reserved, call):
             append(&self.core.waiting, call)
         send_and_notify(&self.core)
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         if self.on_crowded is not None:
             self.tell_if_crowded()
 
@@ -303,19 +303,19 @@ cdef class Submission(Workers):
         return self.count_calls()
 
     cdef Py_ssize_t count_calls(self) noexcept:
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         calls = self.core.waiting.length + self.core.in_flight
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         return calls
 
     # ---- the end of calls ----
 
     def cancel_waiting(self):
         """Cancel all calls that no worker has started."""
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         for i in range(self.core.worker_count):
             recall_all(&self.core, self.core.workers[i])
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         self.end_waiting(CANCELLED, None)
 
     def fail_if_broken(self, FutureCore future not None):
@@ -342,9 +342,9 @@ cdef class Submission(Workers):
     @property
     def waiting_count(self):
         """Number of calls that were not sent to a worker yet."""
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         waiting = self.core.waiting.length
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         return waiting
 
     def statistics(self):
@@ -357,7 +357,7 @@ cdef class Submission(Workers):
         cdef Py_ssize_t waiting
         cdef Py_ssize_t running = 0
         cdef Worker *worker
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         waiting = self.core.waiting.rows
         for i in range(self.core.worker_count):
             worker = self.core.workers[i]
@@ -366,5 +366,5 @@ cdef class Submission(Workers):
                 running += 1
         returned, raised = self.core.returned, self.core.failed
         span_ns = (pmp_now_ns() if waiting > 0 else self.core.last_ns) - self.core.first_ns
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         return waiting - running, running, returned, <long long>self.lost, raised, max(span_ns, 0) / 1e9

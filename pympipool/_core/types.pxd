@@ -8,20 +8,20 @@ of workers; `worker_sets.pxd` decides in which of them a worker is.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pympipool._core.ring cimport (
-    PMP_FUNCTION_CACHE_SIZE, PMP_NEWS_WORDS, pmp_doorbell, pmp_news, pmp_part, pmp_receiver, pmp_sender, pmp_spinner,
-    pmp_store, pmp_stored_parts,
+    PMP_FUNCTION_CACHE_SIZE, PMP_NEWS_WORDS, c_bool, pmp_doorbell, pmp_news, pmp_part, pmp_receiver, pmp_sender,
+    pmp_spinner, pmp_store, pmp_stored_parts,
 )
 from pympipool._core.state_lock cimport counter
 from pympipool._core.trace_buffer cimport Recording, Times
 
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_mutex_t:
+cdef extern from "platform.h" nogil:
+    ctypedef struct pmp_mutex:
         pass
-    int pthread_mutex_init(pthread_mutex_t *mutex, void *attributes)
-    int pthread_mutex_destroy(pthread_mutex_t *mutex)
-    int pthread_mutex_lock(pthread_mutex_t *mutex)
-    int pthread_mutex_trylock(pthread_mutex_t *mutex)
-    int pthread_mutex_unlock(pthread_mutex_t *mutex)
+    int pmp_mutex_init(pmp_mutex *mutex)
+    void pmp_mutex_destroy(pmp_mutex *mutex)
+    void pmp_mutex_lock(pmp_mutex *mutex)
+    c_bool pmp_mutex_trylock(pmp_mutex *mutex)
+    void pmp_mutex_unlock(pmp_mutex *mutex)
 
 
 cdef extern from *:
@@ -128,7 +128,7 @@ cdef struct Worker:
 
 
 cdef struct Core:
-    pthread_mutex_t lock
+    pmp_mutex lock
     Worker **workers
     int worker_count
     int rank_count               # of all workers together

@@ -20,7 +20,7 @@ from pympipool._core.ring cimport (
 from pympipool._core.scheduler cimport dequeue, find_worker, is_claimed, recall_all
 from pympipool._core.trace_buffer cimport FAILED
 from pympipool._core.types cimport (
-    WATCHED_MAX, Call, CallList, Core, Worker, prepend, pthread_mutex_lock, pthread_mutex_unlock,
+    WATCHED_MAX, Call, CallList, Core, Worker, prepend, pmp_mutex_lock, pmp_mutex_unlock,
 )
 from pympipool._core.worker_sets cimport leave_sets, update_worker
 
@@ -37,11 +37,11 @@ cdef class Notices(Announcer):
     cdef void announce(self) noexcept:
         if self.core == NULL:
             return
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         pmp_notices_add(self.board)
         for i in range(self.core.worker_count):
             ring_worker(self.core.workers[i])
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
 
 
 cdef class Workers(Attempts):
@@ -102,7 +102,7 @@ cdef class Workers(Attempts):
         if pmp_link_shares_bell(worker.link):
             worker.relay_bell = self.core.relay_bell
             worker.relay_news = self.core.relay_news
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         code = -ENOMEM
         if has_room_for_worker(&self.core):
             worker.slot = free_slot(&self.core)
@@ -114,7 +114,7 @@ cdef class Workers(Attempts):
             for rank in range(rank_count):
                 worker.results[rank].pool = process_buffer_pool()
             insert_worker(&self.core, worker)
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         if code < 0:
             free(worker)
         if code == -ENOMEM:
@@ -139,7 +139,7 @@ cdef class Workers(Attempts):
         head.id = head.tag = 0
         part.data = NULL
         part.size_bytes = 0
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         worker = find_worker(&self.core, number)
         if worker != NULL:
             worker.retired = True
@@ -149,7 +149,7 @@ cdef class Workers(Attempts):
             if worker.sending == NULL:
                 code = pmp_send(&worker.calls, &head, &part, NULL)
                 ring_worker(worker)
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         return code == 0
 
     def remove_dead_worker(self, uint64_t number):
@@ -170,10 +170,10 @@ cdef class Workers(Attempts):
         cdef Call *call
         cdef CallList calls
         cdef Py_ssize_t count
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         worker = find_worker(&self.core, number)
         count = 0 if worker == NULL else requeue_calls(&self.core, worker)
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         if worker == NULL:
             return []
         futures = [None] * count
@@ -181,7 +181,7 @@ cdef class Workers(Attempts):
             self.worker_metadata[key]["gone_ns"] = pmp_now_ns()
         # No failure from here on.
         lock_state()
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         calls = worker.in_flight
         call = calls.first
         while call != NULL:
@@ -190,7 +190,7 @@ cdef class Workers(Attempts):
             call = call.next
         self.core.in_flight -= calls.length
         self.free_worker(worker)
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         take_futures(&calls, futures)
         unlock_state()
         free_calls(&calls)
@@ -227,18 +227,18 @@ cdef class Workers(Attempts):
 
     def current_call(self, uint64_t number):
         """Return the id of the worker's first call in flight, or 0."""
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         worker = find_worker(&self.core, number)
         id = 0 if worker == NULL or worker.in_flight.first == NULL else worker.in_flight.first.id
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         return id
 
     def ended_calls(self, uint64_t number):
         """Return the number of calls that have ended at a worker, or 0 if there is no such worker."""
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         worker = find_worker(&self.core, number)
         ended = 0 if worker == NULL else worker.ended
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         return ended
 
     def keep_shared(self, uint64_t number, shared_object):
@@ -247,25 +247,25 @@ cdef class Workers(Attempts):
         The worker waits for that. So when its answers have been received, this call is the first in flight.
         """
         cdef FutureCore future = None
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         worker = find_worker(&self.core, number)
         if worker != NULL:
             pump_and_notify(&self.core)
             if worker.in_flight.first != NULL and not worker.condemned:
                 future = <FutureCore>worker.in_flight.first.future
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         if future is not None:
             future.keep_shared(number, shared_object)
 
     def running_time(self, uint64_t number):
         """Return the seconds since the worker started the call that it runs, or 0 if it runs none."""
         cdef int64_t started_ns = 0
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         worker = find_worker(&self.core, number)
         if (worker != NULL and worker.in_flight.first != NULL
                 and is_claimed(worker, worker.in_flight.first)):
             started_ns = worker.front_since_ns
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         return 0.0 if started_ns == 0 else (pmp_now_ns() - started_ns) / 1e9
 
     def load_of_workers(self):
@@ -278,7 +278,7 @@ cdef class Workers(Attempts):
         cdef Running *one
         cdef Worker *worker
         cdef int count = 0
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         running = <Running *>malloc(self.core.worker_count * sizeof(Running) or 1)
         if running != NULL:
             for i in range(self.core.worker_count):
@@ -288,7 +288,7 @@ cdef class Workers(Attempts):
                     one.number, one.since_ns, one.future = worker.number, worker.front_since_ns, worker.in_flight.first.future
                     Py_INCREF(<object>one.future)  # here, because the call may end; nothing is allocated with the lock held
                     count += 1
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         if running == NULL:
             raise MemoryError()
         found = {}
@@ -306,13 +306,13 @@ cdef class Workers(Attempts):
         """Return {number: (calls in flight, calls that ended there, ring holds invalid data, worker is condemned)}."""
         cdef Worker *copies
         cdef int count = 0
-        pthread_mutex_lock(&self.core.lock)
+        pmp_mutex_lock(&self.core.lock)
         copies = <Worker *>malloc(self.core.worker_count * sizeof(Worker) or 1)
         if copies != NULL:
             count = self.core.worker_count
             for i in range(count):
                 copies[i] = self.core.workers[i][0]
-        pthread_mutex_unlock(&self.core.lock)
+        pmp_mutex_unlock(&self.core.lock)
         if copies == NULL:
             raise MemoryError()
         try:

@@ -5,7 +5,10 @@ The first Python function of a thread needs memory for its frames, and a thread 
 run. A function of C needs none, so it can try again.
 """
 
-from posix.unistd cimport usleep
+from libc.stdint cimport uint32_t
+
+cdef extern from "platform.h" nogil:
+    void pmp_pause_us(uint32_t pause_us)
 
 cdef enum:
     MEMORY_PAUSE_US = 10_000
@@ -25,4 +28,4 @@ def bootstrap(thread):
             if thread.target is None:
                 raise
         with nogil:
-            usleep(MEMORY_PAUSE_US)
+            pmp_pause_us(MEMORY_PAUSE_US)

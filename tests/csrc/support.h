@@ -15,16 +15,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "../../csrc/cache_line.h"
 
 #ifdef __linux__
 #include <sys/prctl.h>
 #endif
-
-#include "../../csrc/cache_line.h"
+#ifndef _WIN32
+#include <sys/mman.h>
+#include <sys/wait.h>
+#endif
 
 /* _exit, not exit: it may be called in any thread and in children. */
 #define CHECK(condition)                                                                           \
@@ -46,34 +48,11 @@
         }                                                                                          \
     } while (0)
 
-static const char *skip_reason;
+#ifdef _WIN32
 
-static inline void skip(const char *reason)
-{
-    skip_reason = reason;
-}
+#include "support_windows.h"
 
-/* Runs one test and prints its line. A test that gets stuck is ended by SIGALRM, which is not
- * caught: no handler, so no system call returns early on the way there. */
-static inline void run(const char *sentence, unsigned limit_s, void (*test)(void))
-{
-    struct timespec start, end;
-    printf("%s ... ", sentence);
-    fflush(stdout);
-    skip_reason = NULL;
-    clock_gettime(CLOCK_MONOTONIC, &start);
-    alarm(limit_s);
-    test();
-    alarm(0);
-    clock_gettime(CLOCK_MONOTONIC, &end);
-    if (skip_reason != NULL) {
-        printf("skipped: %s\n", skip_reason);
-    } else {
-        printf("ok (%.1f s)\n",
-               difftime(end.tv_sec, start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) / 1e9);
-    }
-    fflush(stdout);
-}
+#else
 
 /* Starts a child that ends with this process; it exits with what body returns. */
 static inline pid_t start_child(int (*body)(void *), void *argument)
@@ -87,27 +66,6 @@ static inline pid_t start_child(int (*body)(void *), void *argument)
         _exit(body(argument));
     }
     return child;
-}
-
-static inline int wait_for_child(pid_t child)
-{
-    int status;
-    while (waitpid(child, &status, 0) != child) {
-        CHECK_EQUAL(errno, EINTR);
-    }
-    return status;
-}
-
-static inline pthread_t start_thread(void *(*body)(void *), void *argument)
-{
-    pthread_t thread;
-    CHECK_EQUAL(pthread_create(&thread, NULL, body, argument), 0);
-    return thread;
-}
-
-static inline void join_thread(pthread_t thread)
-{
-    CHECK_EQUAL(pthread_join(thread, NULL), 0);
 }
 
 /* Keeps the calling thread on the first or second (0, 1) of the usable cores, if there are two, for
@@ -149,6 +107,65 @@ static inline void *guarded_memory(size_t size_bytes)
     CHECK_EQUAL(posix_memalign(&memory, PMP_CACHE_LINE, size_bytes), 0);
     memset(memory, 0, size_bytes);
     return memory;
+}
+
+/* Returns true if the page of this byte is mapped. */
+static inline bool is_mapped(const void *byte)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    return msync((void *)((uintptr_t)byte / page * page), 1, MS_ASYNC) == 0;
+}
+
+#endif
+
+static const char *skip_reason;
+
+static inline void skip(const char *reason)
+{
+    skip_reason = reason;
+}
+
+/* Runs one test and prints its line. A test that gets stuck is ended by SIGALRM, which is not
+ * caught: no handler, so no system call returns early on the way there. */
+static inline void run(const char *sentence, unsigned limit_s, void (*test)(void))
+{
+    struct timespec start, end;
+    printf("%s ... ", sentence);
+    fflush(stdout);
+    skip_reason = NULL;
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    alarm(limit_s);
+    test();
+    alarm(0);
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    if (skip_reason != NULL) {
+        printf("skipped: %s\n", skip_reason);
+    } else {
+        printf("ok (%.1f s)\n",
+               difftime(end.tv_sec, start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) / 1e9);
+    }
+    fflush(stdout);
+}
+
+static inline int wait_for_child(pid_t child)
+{
+    int status;
+    while (waitpid(child, &status, 0) != child) {
+        CHECK_EQUAL(errno, EINTR);
+    }
+    return status;
+}
+
+static inline pthread_t start_thread(void *(*body)(void *), void *argument)
+{
+    pthread_t thread;
+    CHECK_EQUAL(pthread_create(&thread, NULL, body, argument), 0);
+    return thread;
+}
+
+static inline void join_thread(pthread_t thread)
+{
+    CHECK_EQUAL(pthread_join(thread, NULL), 0);
 }
 
 /* splitmix64 (Steele, Lea, Flood 2014): a good number for every number. */

@@ -21,13 +21,6 @@ static unsigned char *new_buffer(size_t size_bytes)
     return buffer;
 }
 
-/* Returns true if the page of a buffer's first byte is mapped. */
-static bool is_mapped(const void *buffer)
-{
-    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    return msync((void *)((uintptr_t)buffer / page * page), 1, MS_ASYNC) == 0;
-}
-
 static void every_size_can_be_allocated(void)
 {
     static const size_t sizes[] = {0,       1,   64,           1000,    PMP_BUFFER_LARGE - 1,

@@ -67,6 +67,21 @@ static void sleep_times_out(void)
 
 /* ---- a signal ---- */
 
+static bool never(void *context)
+{
+    ++*(int *)context;
+    return false;
+}
+
+#ifdef _WIN32
+
+static void signal_ends_a_sleep(void)
+{
+    skip("Windows has no signals");
+}
+
+#else
+
 static void do_nothing(int signal_number)
 {
     (void)signal_number;
@@ -86,12 +101,6 @@ static void *send_signals(void *argument)
         usleep(1000);
     }
     return NULL;
-}
-
-static bool never(void *context)
-{
-    ++*(int *)context;
-    return false;
 }
 
 static void signal_ends_a_sleep(void)
@@ -115,6 +124,8 @@ static void signal_ends_a_sleep(void)
     join_thread(thread);
     signal(SIGUSR1, SIG_DFL);
 }
+
+#endif
 
 /* ---- pmp_wait ---- */
 
@@ -424,8 +435,10 @@ static void play_against_thread(bool other_sleeps)
 static void play_against_process(bool other_sleeps)
 {
     table *const shared = shared_memory(sizeof *shared);
-    player first = {shared, 0, true}, second = {shared, 1, other_sleeps};
-    const pid_t child = start_child(play_in_process, &second);
+    player first = {shared, 0, true};
+    player *const second = shared_memory(sizeof *second);
+    *second = (player){shared, 1, other_sleeps};
+    const pid_t child = start_child(play_in_process, second);
     play(&first);
     CHECK_EQUAL(wait_for_child(child), 0);
     printf("%llu turns ", (unsigned long long)shared->turn);

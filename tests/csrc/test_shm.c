@@ -312,7 +312,7 @@ static int write_to(void *address)
 static void stored_contents_are_read_only(void)
 {
     static const char first[] = "first", second[] = "second";
-    const struct iovec contents[] = {{(void *)first, 5}, {NULL, 0}, {(void *)second, 6}};
+    const pmp_span contents[] = {{first, 5}, {NULL, 0}, {second, 6}};
     pmp_shm segment, attached;
 
     CHECK_EQUAL(pmp_shm_store(&segment, contents, 3), 0);

@@ -1,22 +1,27 @@
 #define _GNU_SOURCE
-#define _DARWIN_C_SOURCE
 
-#include "shm_source.h"
+#include "../platform.h"
+
+#ifdef PMP_LINUX
+
+#include "../doorbell.h"
+#include "../watchdog.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
+#include <linux/futex.h>
+#include <linux/memfd.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
+#include <time.h>
 #include <unistd.h>
 
-#ifdef __linux__
-#include <linux/memfd.h>
-#include <sys/syscall.h>
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U /* Linux 6.3; older kernels answer EINVAL */
 #endif
@@ -27,18 +32,12 @@
 #define F_SEAL_SHRINK 0x0002
 #define F_SEAL_GROW   0x0004
 #endif
-#else
-#include <sys/random.h>
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22 /* Linux 5.14; older kernels answer EINVAL */
 #endif
 
-/* "/pmp-" and 22 characters of 6 random bits each (132 bits); macOS allows 31 characters. */
-#define NAME_PREFIX "/pmp-"
-#define NAME_RANDOM 22
-
-#ifdef __linux__
-
 /* By system call: glibc has getentropy since 2.25 only. Kernels before 3.17 do not have the call, but the device. */
-static int get_random(unsigned char *bytes, size_t count)
+int pmp_random(void *bytes, size_t count)
 {
     if (syscall(SYS_getrandom, bytes, count, 0) == (long)count) {
         return 0;
@@ -53,59 +52,35 @@ static int get_random(unsigned char *bytes, size_t count)
     return got == (ssize_t)count ? 0 : error;
 }
 
-#else
+/* ---- memory ---- */
 
-static int get_random(unsigned char *bytes, size_t count)
+void pmp_pages_populate(void *pages, size_t size_bytes)
 {
-    return getentropy(bytes, count) == 0 ? 0 : -errno;
+    madvise(pages, size_bytes, MADV_POPULATE_READ);
 }
 
-#endif
-
-/* The name exists between shm_open and shm_unlink only; a process killed between the two
- * leaves an empty object of no pages. */
-int pmp_open_posix(void)
+/* By /proc/self/pagemap, which has 64 bits for each page: 63: it is there; 61: it is that of a file. */
+int pmp_pages_used(const void *pages, size_t size_bytes, int sampled, bool written)
 {
-    static const char alphabet[] =
-        "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_";
-    unsigned char random_bytes[NAME_RANDOM];
-    char name[sizeof NAME_PREFIX + NAME_RANDOM] = NAME_PREFIX;
+    const uint64_t page = pmp_page_bytes(), page_count = size_bytes / page;
+    uint64_t entry;
+    int used = 0;
 
-    const int error = get_random(random_bytes, sizeof random_bytes);
-    if (error != 0) {
-        return error;
+    const int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (pagemap < 0) {
+        return 0;
     }
-    for (size_t i = 0; i < NAME_RANDOM; i++) {
-        name[sizeof NAME_PREFIX - 1 + i] = alphabet[random_bytes[i] & 63];
+    for (int i = 0; i < sampled; i++) {
+        const uint64_t number =
+            (uintptr_t)pages / page + page_count * (uint64_t)i / (uint64_t)sampled;
+        if (pread(pagemap, &entry, sizeof entry, (off_t)(number * sizeof entry)) == sizeof entry &&
+            entry >> 63 != 0 && (!written || (entry >> 61 & 1) == 0)) {
+            used++;
+        }
     }
-    const int descriptor = shm_open(name, O_RDWR | O_CREAT | O_EXCL, S_IRUSR | S_IWUSR);
-    if (descriptor < 0) {
-        return -errno;
-    }
-    shm_unlink(name);
-    return descriptor;
+    close(pagemap);
+    return used;
 }
-
-int pmp_open_file(void)
-{
-    const char *const folder = getenv("TMPDIR");
-    char path[PATH_MAX];
-
-    const int length = snprintf(path, sizeof path, "%s/pympipool-XXXXXX",
-                                folder != NULL && folder[0] != '\0' ? folder : "/tmp");
-    if (length < 0 || (size_t)length >= sizeof path) {
-        return -ENAMETOOLONG;
-    }
-    const int descriptor = mkstemp(path); /* mode 0600 */
-    if (descriptor < 0) {
-        return -errno;
-    }
-    unlink(path);
-    fcntl(descriptor, F_SETFD, FD_CLOEXEC);
-    return descriptor;
-}
-
-#ifdef __linux__
 
 /* By system call: glibc has memfd_create since 2.27 only. */
 static int create_memfd(unsigned flags)
@@ -113,7 +88,7 @@ static int create_memfd(unsigned flags)
     return (int)syscall(SYS_memfd_create, "pympipool", MFD_CLOEXEC | MFD_ALLOW_SEALING | flags);
 }
 
-int pmp_open_memfd(void)
+int pmp_open_anonymous(size_t size_bytes)
 {
     int descriptor = create_memfd(MFD_NOEXEC_SEAL);
     if (descriptor < 0 && errno == EINVAL) {
@@ -122,7 +97,8 @@ int pmp_open_memfd(void)
     if (descriptor < 0) {
         return -errno;
     }
-    if (fchmod(descriptor, S_IRUSR | S_IWUSR) != 0) {
+    if (fchmod(descriptor, S_IRUSR | S_IWUSR) != 0 ||
+        ftruncate(descriptor, (off_t)size_bytes) != 0) {
         const int error = -errno;
         close(descriptor);
         return error;
@@ -159,12 +135,12 @@ bool pmp_could_shrink(int descriptor)
     return seals >= 0 && seals != F_SEAL_SEAL && (seals & F_SEAL_SHRINK) == 0;
 }
 
-int pmp_reopen(int descriptor, int flags)
+int pmp_reopen(int descriptor, bool is_writable)
 {
     char path[32];
 
     snprintf(path, sizeof path, "/proc/self/fd/%d", descriptor);
-    const int opened = open(path, flags | O_CLOEXEC);
+    const int opened = open(path, (is_writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
     return opened < 0 ? -errno : opened;
 }
 
@@ -180,44 +156,61 @@ bool pmp_is_only_opener(int descriptor)
     return true;
 }
 
-#else
+/* ---- doorbells ---- */
 
-int pmp_open_memfd(void)
+#ifndef PMP_PORTABLE_WAIT
+
+#define NS_PER_S INT64_C(1000000000)
+
+/* Not FUTEX_PRIVATE_FLAG: the word is shared between processes. */
+void pmp_doorbell_wake(pmp_doorbell *bell)
 {
-    return -ENOSYS;
+    syscall(SYS_futex, &bell->asleep, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
-/* No call is needed: the size given to ftruncate counts against the system's limit. */
-int pmp_reserve_pages(int descriptor, size_t size_bytes)
+int pmp_doorbell_sleep(pmp_doorbell *bell, int64_t timeout_ns)
 {
-    (void)descriptor;
-    (void)size_bytes;
-    return 0;
+    const int64_t ns = timeout_ns < 0 ? 0 : timeout_ns;
+    const struct timespec timeout = {.tv_sec = (time_t)(ns / NS_PER_S),
+                                     .tv_nsec = (long)(ns % NS_PER_S)};
+
+    /* The kernel compares the word with 1 before it puts this thread to sleep: a ring between
+     * arming and here is not lost. */
+    if (syscall(SYS_futex, &bell->asleep, FUTEX_WAIT, 1, timeout_ns < 0 ? NULL : &timeout, NULL,
+                0) == 0) {
+        return 0;
+    }
+    return errno == ETIMEDOUT || errno == EINTR ? -errno : 0;
 }
 
-int pmp_seal(int descriptor)
+#endif
+
+/* ---- the master's end ---- */
+
+int pmp_watch_open(int connection)
 {
-    (void)descriptor;
-    return 0;
+    return connection;
 }
 
-bool pmp_could_shrink(int descriptor)
+/* Data is not requested: other code reads it. */
+void pmp_watch_wait(int watch)
 {
-    (void)descriptor;
-    return false;
+    struct pollfd watched = {.fd = watch, .events = POLLRDHUP};
+
+    while (poll(&watched, 1, -1) <= 0) {
+        /* EINTR or EAGAIN: nothing has happened on the connection. */
+    }
 }
 
-int pmp_reopen(int descriptor, int flags)
+void pmp_watch_close(int watch)
 {
-    (void)descriptor;
-    (void)flags;
-    return -ENOSYS;
+    (void)watch; /* it is not the watchdog's */
 }
 
-bool pmp_is_only_opener(int descriptor)
+int pmp_end_with_parent(int parent_pid)
 {
-    (void)descriptor;
-    return false;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    return getppid() == parent_pid ? 0 : -ESRCH;
 }
 
 #endif
