@@ -85,6 +85,32 @@ def write_new(path: str, parts: Sequence[Any]) -> int:
         OSError: There is such a file, no such folder, or no room, for example. Nothing is left then.
     """
     blocks, size_bytes = _blocks([memoryview(part).cast("B") for part in parts])
+    if not _write_unnamed(path, list(blocks)):
+        _write_named(path, blocks)
+    return size_bytes
+
+
+def _write_unnamed(path: str, blocks: list[memoryview]) -> bool:
+    """Write a file that gets its name last: if this process is killed before, the system removes it.
+
+    Returns:
+        False: The file system has no such files.
+    """
+    try:
+        descriptor = os.open(os.path.dirname(path), os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    except (OSError, AttributeError):  # of macOS
+        return False
+    try:
+        _write_all(descriptor, blocks)
+        os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor)  # with src_dir_fd, Python follows the link
+    except FileNotFoundError:  # there is no /proc
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _write_named(path: str, blocks: list[memoryview]) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -97,7 +123,6 @@ def write_new(path: str, parts: Sequence[Any]) -> int:
         except OSError:
             pass
         raise
-    return size_bytes
 
 
 def split(content: memoryview) -> list[memoryview]:

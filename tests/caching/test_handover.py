@@ -1,5 +1,6 @@
 """Large results that workers write to files in the cache directory, in place of sending them."""
 
+import contextlib
 import errno
 import os
 import resource
@@ -17,7 +18,8 @@ from pympipool import Executor
 from pympipool.caching.files import ResultFiles
 from pympipool.caching.handover import TOKEN, Handover
 from pympipool.caching.store import Store
-from pympipool.errors import CacheError, CacheWarning
+from pympipool.errors import CacheError, CacheWarning, WorkerDied
+from pympipool.serialization import payload
 from support.scripts import script_environment
 
 TIMEOUT_S = 60
@@ -265,3 +267,36 @@ def test_workers_without_room_send_results(directory):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not [path for path in (directory / "results").rglob("*") if path.is_file()]
+
+
+def die_while_writing():
+    """Have this worker die when half of its next file is written."""
+    from pympipool.caching import file_format
+
+    def write_half(descriptor, blocks):
+        os.write(descriptor, blocks[-1][: SIZE // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    file_format._write_all = write_half
+
+
+def test_a_killed_worker_leaves_no_half_written_file(make_block, directory):
+    with make_block(initializer=die_while_writing, max_workers=1) as exe:
+        with pytest.raises(WorkerDied):
+            exe.submit(array, 3).result(TIMEOUT_S)
+        assert [path.name for path in unfinished(directory)[0].iterdir()] == [TOKEN]
+
+
+@pytest.mark.parametrize("problem", ["no such files", "no /proc"])
+def test_files_are_written_without_unnamed_ones(tmp_path, monkeypatch, problem):
+    def refuse(*_, **__):
+        raise FileNotFoundError(errno.ENOENT, "no /proc")
+
+    if problem == "no /proc":
+        monkeypatch.setattr(os, "link", refuse)
+    else:
+        monkeypatch.delattr(os, "O_TMPFILE")
+    with contextlib.closing(Store(tmp_path / "cache")) as store:
+        store.write([(bytes(20), payload.dump(array(3)), "f", "", 1)])
+        size = store.find(bytes(20))
+        np.testing.assert_array_equal(payload.load(store.files.read(bytes(20), size, in_full=True)), array(3))
