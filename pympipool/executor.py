@@ -26,6 +26,7 @@ from pympipool.backends.base import WorkerlessBackend
 from pympipool.backends.registry import Choice, choose, make_backend
 from pympipool.diagnostics import status
 from pympipool.diagnostics.live.report import show_status
+from pympipool.errors import CacheWarning
 from pympipool.execution.engine import Engine
 from pympipool.execution.map_calls import MapCalls
 from pympipool.pool.factory import pool_maker
@@ -363,6 +364,9 @@ class Executor(futures.Executor):
 
                 engine: Any = self._engine  # one that runs calls
                 self._cache = CachedCalls(options.cache_directory or "", engine, self, start, handover)
+        except BlockingIOError as locked:
+            warnings.warn(f"results are neither found nor kept: {locked}", CacheWarning, stacklevel=3)
+            return
         except BaseException:
             self._engine.close(wait=True)
             raise

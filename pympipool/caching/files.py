@@ -11,6 +11,7 @@ import errno
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from glob import escape, glob
 from itertools import count
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,11 @@ class ResultFiles:
     def take_left(self, key: bytes, left: LeftFile) -> None:
         """Move the file that a worker has left to its place here."""
         self.take(key, self._path_of_left(left))
+
+    def give_back(self, key: bytes, left: LeftFile) -> None:
+        """Move the file that a worker has left to where it was, as the result is not stored."""
+        self._mapped.pop(key, None)
+        os.rename(self.path(key), self._path_of_left(left))
 
     def read(self, key: bytes, size_bytes: int | None = None, *, in_full: bool = False) -> list[Any]:
         """Return the parts of a result. Its buffers are mapped, and changes to them stay in this process.
@@ -193,6 +199,18 @@ class ResultFiles:
                 with suppress(OSError):
                     if entry.stat().st_mtime < time() - UNFINISHED_S:
                         os.unlink(entry.path)
+
+    def old_keys(self) -> set[bytes]:
+        """Return the keys of all files that were not written just now."""
+        keys = set()
+        before_s = time() - UNFINISHED_S
+        for folder in glob(os.path.join(escape(self.folder), "[0-9a-f][0-9a-f]")):
+            with suppress(OSError), os.scandir(folder) as entries:
+                for entry in entries:
+                    with suppress(OSError, ValueError):
+                        if entry.stat().st_mtime < before_s:
+                            keys.add(bytes.fromhex(entry.name))
+        return keys
 
     def remove(self, key: bytes) -> None:
         """Remove the file of a key, if there is one."""

@@ -1,6 +1,7 @@
 """The index of a cache directory: one file of SQLite with the small results, and what is known of all.
 
-Scripts may use it at once. A writer that was killed leaves no lock: those of SQLite end with their process.
+Scripts may use it at once. A writer that was killed leaves no lock: those of SQLite end with their process. That of a stopped one
+stays: then there are no answers, and nothing is written (see `FileWait`).
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
-from time import sleep
 from typing import Any, NamedTuple
 from zlib import crc32
 
 from pympipool.caching.directory import Directory
+from pympipool.caching.file_waits import FileWait, create_if_missing
 from pympipool.caching.known_keys import KnownKeys, note_change
 from pympipool.caching.read_ahead import Found, ReadAhead
 from pympipool.serialization import _LOADERS
@@ -26,8 +27,8 @@ FORMAT = crc32(repr((3, sys.byteorder, _LOADERS)).encode()) & 0x7FFFFFFF
 """Names how results are stored. Pickles of results have numbers in place of the names of functions that load them, and checksums
 depend on the order of bytes."""
 
-BUSY_TIMEOUT_S = 30.0
-"""Longest wait for another script that writes."""
+LOCK_LIMIT_S, LOCK_MORE_S = 30.0, 0.1
+"""Longest wait for another script that writes; and for how long results wait after a wait in vain."""
 
 REFRESH_S, SHARED_REFRESH_S = 0.01, 0.5
 """How long this process takes a key for unknown that another one has added, and uses a row that another one has replaced; the
@@ -35,10 +36,6 @@ second on a network file system."""
 
 KEYS_OF_QUESTION = 500
 """Number of keys for which SQLite is asked at once; it takes 32766 at most."""
-
-LOCKED_PAUSE_S = 0.05
-LOCKED_TRIES = 600
-"""Pause between two tries to open a file that another script makes, and their number."""
 
 CHECKPOINT_PAGES = 4000
 """Pages that are written to the log before they are moved to the file, and both are flushed: those of 15 000 small results."""
@@ -99,13 +96,16 @@ class Index:
 
     Raises:
         ValueError: Another version of pympipool has written the results.
-        sqlite3.Error: The file cannot be opened.
+        FileLockedError: Another process has locked the file.
+        sqlite3.Error: It cannot be opened.
     """
 
     def __init__(self, directory: Directory) -> None:
         self._path = os.path.join(directory.path, "index.sqlite")
         self._is_shared = directory.is_shared
         self._lock, self._find_lock = threading.RLock(), threading.RLock()  # finalizers may call in the midst
+        self._reading = FileWait(self._path, LOCK_LIMIT_S)
+        self._writing = FileWait(self._path, LOCK_LIMIT_S, LOCK_MORE_S)
         self._reader = self._open()
         self._writer: sqlite3.Connection | None = None
         refresh_s = SHARED_REFRESH_S if self._is_shared else REFRESH_S
@@ -126,29 +126,20 @@ class Index:
             return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        create_if_missing(self._path)
         connection = sqlite3.connect(
-            self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=16
+            self._path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=16
         )
         try:
-            self._prepare(connection)
+            self._writing.run(self._prepare, connection)
         except BaseException:
             connection.close()
             raise
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        for _ in range(LOCKED_TRIES):
-            try:
-                version = connection.execute("PRAGMA user_version").fetchone()[0]
-                self._set_journal(connection)
-                break
-            except sqlite3.OperationalError as error:  # another script makes the file, for which SQLite does not wait
-                if "locked" not in str(error):
-                    raise
-                sleep(LOCKED_PAUSE_S)
-        else:
-            raise sqlite3.OperationalError(f"{self._path!r} is locked by another process")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        self._set_journal(connection)
         if version not in (0, FORMAT):
             raise ValueError(
                 f"{os.path.dirname(self._path)!r} has results of another version of pympipool, which this one cannot read: use"
@@ -170,10 +161,16 @@ class Index:
 
     def find(self, key: bytes) -> Found | None:
         """Return value, crc, size and boot of a result; None if there is none."""
+        return self._reading.run(self._find, key)
+
+    def _find(self, key: bytes) -> Found | None:
         return None if self._known.lacks(key, self._find_lock) else self._ahead.find(key)
 
     def find_all(self, keys: Sequence[bytes]) -> dict[bytes, Found]:
         """Return value, crc, size and boot of the results that there are of these."""
+        return self._reading.run(self._find_all, keys)
+
+    def _find_all(self, keys: Sequence[bytes]) -> dict[bytes, Found]:
         keys = [key for key in keys if not self._known.lacks(key, self._find_lock)]
         found = {}
         for begin in range(0, len(keys), KEYS_OF_QUESTION):
@@ -187,7 +184,8 @@ class Index:
         """Add results, all or none.
 
         Raises:
-            sqlite3.Error: There is no room, or another script has written for longer than `BUSY_TIMEOUT_S`.
+            FileLockedError: Another process has locked the file.
+            sqlite3.Error: There is no room, for example.
         """
         self._change(_INSERT, rows)
 
@@ -203,10 +201,10 @@ class Index:
         with self._lock:
             if self._writer is None:
                 self._writer = self._connect()
-            self._writer.execute("BEGIN IMMEDIATE")
+            self._writing.run(self._writer.execute, "BEGIN IMMEDIATE")
             try:
                 self._writer.executemany(statement, rows)
-                self._writer.execute("COMMIT")
+                self._writing.run(self._writer.execute, "COMMIT")
                 note_change(self._path)
             except BaseException:
                 with suppress(sqlite3.Error):
@@ -215,18 +213,19 @@ class Index:
 
     def rows(self) -> Iterator[Row]:
         """Yield all results, in the order in which they were written."""
-        for values in self._reader.execute(f"SELECT {COLUMNS} FROM results ORDER BY id"):
+        for values in self._reading.run(self._reader.execute, f"SELECT {COLUMNS} FROM results ORDER BY id"):
             yield Row(*values)
 
     def row(self, key: bytes) -> Row | None:
         """Return a result; None if there is none."""
-        values = self._reader.execute(f"SELECT {COLUMNS} FROM results WHERE key = ?", (key,)).fetchone()
+        statement = f"SELECT {COLUMNS} FROM results WHERE key = ?"
+        values = self._reading.run(self._reader.execute, statement, (key,)).fetchone()
         return None if values is None else Row(*values)
 
     def vacuum(self) -> None:
         """Give the room of removed results back to the file system."""
         with closing(self._connect()) as writer:
-            writer.execute("VACUUM")
+            self._writing.run(writer.execute, "VACUUM")
 
     def close(self) -> None:
         """Close the file."""

@@ -87,8 +87,8 @@ class KnownKeys:
 
     def _refresh(self, keys: set[bytes]) -> None:
         """Add the keys of new rows."""
-        self._change = _changes.get(self._path)
-        self._refresh_at_s = monotonic() + self._refresh_s
+        change, refresh_at_s = _changes.get(self._path), monotonic() + self._refresh_s
         for number, key in self._connection.execute("SELECT id, key FROM results WHERE id >= ?", (self._last_id,)):
             keys.add(key)
             self._last_id = max(number, self._last_id)
+        self._change, self._refresh_at_s = change, refresh_at_s

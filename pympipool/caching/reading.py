@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pympipool.caching.entries import stored_future
 from pympipool.caching.exceptions import load_parts
+from pympipool.caching.file_waits import FileLockedError
 from pympipool.caching.keys import key_of_name
 from pympipool.caching.store import Store
 from pympipool.caching.values import DIGEST_BYTES
@@ -92,6 +93,10 @@ def opened(cache_directory: str | os.PathLike[str]) -> Iterator[Store]:
     store = Store(cache_directory, create=False)
     try:
         yield store
+    except FileLockedError as error:
+        raise OSError(str(error)) from error
+    except sqlite3.OperationalError as error:  # a full disk, for example
+        raise OSError(f"the index of the cache in {store.path!r} cannot be used: {error}") from error
     except sqlite3.Error as error:
         raise OSError(f"the index of the cache in {store.path!r} is damaged: {error}; remove the directory") from error
     finally:

@@ -20,6 +20,7 @@ from zlib import crc32
 from pympipool.caching import directory as directories
 from pympipool.caching.exceptions import is_raised
 from pympipool.caching.file_format import INLINE_BYTES_MAX, LeftFile
+from pympipool.caching.file_waits import FileLockedError
 from pympipool.caching.files import ResultFiles
 from pympipool.caching.index import Index, Row
 
@@ -39,6 +40,7 @@ class Store:
         handover: Where workers may leave large results. It is used on a file system that only this host uses.
 
     Raises:
+        BlockingIOError: Another process has locked its index.
         OSError: It cannot be made or read; another user can write to it.
         ValueError: It has results of another version of pympipool.
     """
@@ -56,6 +58,8 @@ class Store:
         self.files.remove_unfinished()
         try:
             self.index = Index(checked)
+        except FileLockedError as error:
+            raise BlockingIOError(str(error)) from error
         except sqlite3.Error as error:
             raise OSError(f"cannot open the cache in {self.path!r}: {error}") from error
         if self._handover is not None:
@@ -114,15 +118,34 @@ class Store:
         """Add results.
 
         Raises:
-            OSError, sqlite3.Error: There is no room, for example.
+            OSError, sqlite3.Error: There is no room, for example. What comes before may have been added.
         """
-        rows, boot = [], boot_id()
-        for key, parts, function, arguments, run_ns in results:
-            value, size = self._placed(key, parts)
-            crc = 0 if value is None else crc32(value)
-            rows.append(Row(key, value, crc, size, boot, function, arguments, time(), run_ns))
-        if rows:
+        rows: list[Row] = []
+        left: dict[bytes, LeftFile] = {}
+        boot = boot_id()
+        try:
+            for key, parts, function, arguments, run_ns in results:
+                value, size = self._placed(key, parts)
+                crc = 0 if value is None else crc32(value)
+                rows.append(Row(key, value, crc, size, boot, function, arguments, time(), run_ns))
+                if isinstance(parts, LeftFile):
+                    left[key] = parts
+        finally:
+            if rows:
+                self._write_rows(rows, left)
+
+    def _write_rows(self, rows: list[Row], left: dict[bytes, LeftFile]) -> None:
+        """Write rows; if that is not possible, remove their files, or give them back: they would never be found."""
+        try:
             self.index.write(rows)
+        except sqlite3.Error:
+            for key in [row.key for row in rows if row.value is None]:
+                with suppress(sqlite3.Error, OSError):
+                    if key in left:
+                        self.files.give_back(key, left[key])
+                    elif self.index.find(key) is None:  # else another script has put the same there
+                        self.files.remove(key)
+            raise
 
     def _placed(self, key: bytes, parts: Sequence[Any] | LeftFile) -> tuple[bytes | None, int]:
         """Return the pickle of a small result, and its size; None, and the size of the file to which a large one was written."""
@@ -138,17 +161,40 @@ class Store:
         """Add a result whose file (see `ResultFiles`) was read in full, and is on the same file system; it is moved.
 
         Raises:
-            OSError, sqlite3.Error: There is no such file any more, or no room.
+            OSError, sqlite3.Error: There is no such file any more, or no room. Then the file stays where it was.
         """
         self.files.take(key, path)
-        self.index.write([Row(key, None, 0, size_bytes, boot_id(), function, arguments, time(), run_ns)])
+        try:
+            self.index.write([Row(key, None, 0, size_bytes, boot_id(), function, arguments, time(), run_ns)])
+        except sqlite3.Error:
+            with suppress(OSError):
+                os.rename(self.files.path(key), path)
+            raise
 
     def remove(self, keys: Sequence[bytes]) -> None:
-        """Remove results."""
-        with suppress(sqlite3.Error):
+        """Remove results.
+
+        Raises:
+            sqlite3.Error: They cannot be removed: another process has locked the index, for example.
+        """
+        try:
             self.index.remove(keys)
-            for key in keys:
+        except sqlite3.OperationalError as error:
+            if "full" not in str(error):
+                raise
+            for key in keys:  # which makes room; rows without files are not used
                 self.files.remove(key)
+            self.index.remove(keys)
+        for key in keys:
+            self.files.remove(key)
+
+    def remove_orphans(self) -> int:
+        """Remove the files of large results that have no rows, as their script was killed; return their number."""
+        found = self.files.old_keys()
+        orphans = found.difference(row.key for row in self.index.rows() if row.value is None)
+        for key in orphans:
+            self.files.remove(key)
+        return len(orphans)
 
     def remove_damaged(self, key: bytes, size: int) -> None:
         """Remove a result, but not the one with which another script is replacing it: the file comes before its row.
@@ -157,15 +203,19 @@ class Store:
             size: That of its row.
         """
         with suppress(sqlite3.Error, OSError, MemoryError):
-            self.index.remove_of_size(key, size)
-            if not self.files.is_replaced(key, size):
-                self.files.remove(key)
+            self._remove_of_size(key, size)
+
+    def _remove_of_size(self, key: bytes, size: int) -> None:
+        self.index.remove_of_size(key, size)
+        if not self.files.is_replaced(key, size):
+            self.files.remove(key)
 
     def verify(self) -> Iterator[tuple[Row, bool]]:
         """Yield each result, and True if it is what was written; remove the others.
 
         Raises:
             OSError: A file cannot be read now.
+            sqlite3.Error: A damaged result cannot be removed.
         """
         for row in list(self.index.rows()):
             if row.value is not None:
@@ -173,7 +223,7 @@ class Store:
             else:
                 is_whole = self._is_whole(row.key, row.size, in_full=True)
             if not is_whole:
-                self.remove_damaged(row.key, row.size)
+                self._remove_of_size(row.key, row.size)
             yield row, is_whole
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import sqlite3
 import sys
 from collections.abc import Callable
 from time import localtime, strftime, time
@@ -125,7 +126,11 @@ def _prune(store: Store, options: argparse.Namespace) -> int:
     before = time() - options.older
     old = [row for row in store.index.rows() if row.created < before]
     store.remove([row.key for row in old])
-    store.index.vacuum()
+    store.remove_orphans()
+    try:
+        store.index.vacuum()
+    except sqlite3.OperationalError as error:
+        print(f"pympipool cache: the file of the index keeps its size: {error}", file=sys.stderr)
     print(f"{format_count(len(old), 'result')} removed, {format_bytes(sum(row.size for row in old))}")
     return 0
 

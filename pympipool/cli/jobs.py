@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,15 +108,20 @@ def run(options: argparse.Namespace) -> int:
 @contextmanager
 def _opened(directory: str) -> Iterator[Jobs]:
     from pympipool.caching import directory as directories
-    from pympipool.detached.records import Records
+    from pympipool.caching.file_waits import FileLockedError
+    from pympipool.detached.records import open_records
 
     checked = directories.prepare(directory, create=False)
     root = os.path.join(checked.path, "detached")
     if not os.path.exists(os.path.join(root, "jobs.sqlite")):
         raise FileNotFoundError(f"{checked.path!r} has no jobs; name the cache_directory of an Executor(detached=True)")
-    records = Records(root, is_shared=checked.is_shared)
+    records = open_records(root, is_shared=checked.is_shared)
     try:
         yield Jobs(checked.path, records)
+    except FileLockedError as locked:
+        raise OSError(str(locked)) from locked
+    except sqlite3.Error as error:
+        raise OSError(f"{checked.path!r}: {error}") from error
     finally:
         records.close()
 
@@ -128,6 +134,7 @@ def _list(jobs: Jobs, options: argparse.Namespace) -> int:
         print(json.dumps(data) if options.json else _line(data))
     if not options.json:
         print(format_count(len(submissions), "submission"))
+    jobs.records.check_writable()
     return 0
 
 

@@ -21,7 +21,7 @@ from pympipool.caching.store import Store
 from pympipool.caching.values import KeylessFutureError, UnhashableError
 from pympipool.detached.calls import dump_detached, origin_of
 from pympipool.detached.futures import DetachedFuture
-from pympipool.detached.records import Records
+from pympipool.detached.records import open_records
 from pympipool.detached.schedulers import make_scheduler
 from pympipool.detached.submitting import Call, Group, Submitter
 from pympipool.detached.watcher import Watcher, flush_watchers
@@ -63,7 +63,11 @@ class DetachedEngine(WorkerlessEngine):
         self._store = Store(options.cache_directory or "")
         self._root = os.path.join(self._store.path, "detached")
         os.makedirs(self._root, 0o700, exist_ok=True)
-        self.records = Records(self._root, is_shared=self._store.is_shared)
+        try:
+            self.records = open_records(self._root, is_shared=self._store.is_shared)
+        except BaseException:
+            self._store.close()
+            raise
         try:
             self._scheduler = make_scheduler(scheduler, self.records, self._store.path)
             submitter = Submitter(self.records, self._store, self._scheduler, self._root, _at_once(options), cores)
@@ -182,7 +186,6 @@ class DetachedEngine(WorkerlessEngine):
     def kill(self, *, wait: bool = True, grace_s: float = 0.0) -> None:
         """Refuse further calls, and cancel the jobs."""
         self.is_open = False
-        self._watcher.flush()
         self._watcher.cancel_all()
         self._watcher.close(wait=wait)
 

@@ -15,13 +15,15 @@ import socket
 import subprocess
 from collections.abc import Collection
 from contextlib import suppress
-from time import monotonic
 from typing import TYPE_CHECKING
 
+from pympipool._util.clocks import RunningClock
 from pympipool._util.exit_codes import process_state
 from pympipool._util.import_path import package_folder
-from pympipool._util.subprocesses import Popen
+from pympipool._util.subprocesses import Popen, end
 from pympipool.backends.program import program_command
+from pympipool.caching.file_waits import FileLockedError
+from pympipool.detached import records_file
 from pympipool.detached.schedulers import JobRequest, State, TaskState
 from pympipool.errors import WorkerStartError
 from pympipool.resources.discovery import Devices, available_devices
@@ -38,13 +40,13 @@ START_TIMEOUT_S = 60.0
 TASKS_MAX = 1_000_000
 
 HUNG_S = 30.0
-"""For how long the supervisor of this host may do nothing until the user is warned: it waits for others that write the records."""
+"""For how long the supervisor of this host may do nothing, or the records may be locked, until the user is warned."""
 
 HUNG_ELSEWHERE_S = 180.0
 """The same for the supervisor of another host, as network file systems show changes late."""
 
-HUNG_LIMIT_S = 300.0
-"""For how long the supervisor of this host may do nothing until the calls fail that wait for it."""
+PROBLEM_MAX = 300
+"""Bytes of the state of a supervisor in its lock."""
 
 _STATES = {"WAITING": State.WAITING, "RUNNING": State.RUNNING, "CANCEL": State.RUNNING, "ENDED": State.ENDED}
 
@@ -66,9 +68,7 @@ class LocalScheduler:
         self._directory = directory
         self._host = socket.gethostname()
         self.problem = ""
-        self._beats: dict[
-            str, tuple[int, float]
-        ] = {}  # the last heartbeat of a host's supervisor, and when it was seen
+        self._beats: dict[str, tuple[int, RunningClock]] = {}  # the last heartbeat of a host's supervisor, and its age
 
     def most_tasks(self) -> int:
         """Return the largest number of tasks of a submission."""
@@ -120,28 +120,38 @@ class LocalScheduler:
         for host in hosts - {self._host}:
             self._add_lost(states, host)
         problems = [problem for host in hosts if (problem := self._problem_of(host))]
-        self.problem = problems[0] if problems else ""
-        if self._host in hosts and self._silence_s(self._host) > HUNG_LIMIT_S:
+        locked = self._lock_problem() if hosts else ""
+        self.problem = locked or (problems[0] if problems else "")
+        hung_s = max(self._silence_s(self._host) if self._host in hosts else 0.0, self._records.locked_s())
+        if self.problem and hung_s > records_file.HUNG_LIMIT_S:
             self._fail_hung(states, pids)
         return states
 
+    def _lock_problem(self) -> str:
+        """Return which process keeps supervisors from noting what they do; "" if none does."""
+        try:
+            self._records.check_writable()
+        except FileLockedError as locked:
+            return f"{locked}. Until then no detached job starts" if self._records.locked_s() > HUNG_S else ""
+        return ""
+
     def _silence_s(self, host: str) -> float:
-        """Return for how long (s) the supervisor of a host has not touched its lock, by the clock of this process."""
+        """Return for how long (s) the supervisor of a host has not touched its lock, while this process ran."""
         try:
             beat = os.stat(lock_path(self._directory, host)).st_mtime_ns
         except FileNotFoundError:
             return 0.0
-        known, since_s = self._beats.get(host, (-1, 0.0))
-        if beat != known:
-            self._beats[host] = beat, monotonic()
-            return 0.0
-        return monotonic() - since_s
+        if host not in self._beats or self._beats[host][0] != beat:
+            self._beats[host] = beat, RunningClock()
+        return self._beats[host][1].elapsed()
 
     def _problem_of(self, host: str) -> str:
         """Return why the supervisor of a host does not go on; "" if it does."""
+        pid, problem = self._read_state(host)
         if self._silence_s(host) <= (HUNG_S if host == self._host else HUNG_ELSEWHERE_S):
-            return ""
-        pid = self._supervisor_pid(host)
+            if not problem:
+                return ""
+            return f"the supervisor of detached jobs (process {pid} on {host}) cannot go on: {problem}; it tries again"
         if pid is None:
             return (
                 f"the supervisor of detached jobs on {host} hangs, so none of them starts, and {lock_path(self._directory, host)}"
@@ -157,21 +167,32 @@ class LocalScheduler:
             f" end it by kill -9 {pid}, and its tasks with it; then the next script starts another one"
         )
 
-    def _supervisor_pid(self, host: str) -> int | None:
-        """Return the id of a supervisor; None if it cannot be read: to `kill`, 0 and less are whole groups of processes."""
-        with suppress(OSError, ValueError), open(lock_path(self._directory, host), encoding="ascii") as file:
-            pid = int(file.read())
-            return pid if pid > 0 else None
-        return None
+    def _read_state(self, host: str) -> tuple[int | None, str]:
+        """Return the id of a supervisor, and its problem.
+
+        The id is None if it cannot be read: to `kill`, 0 and less are whole groups of processes.
+        """
+        with suppress(OSError, ValueError), open(lock_path(self._directory, host), encoding="utf-8") as file:
+            number, _, problem = file.read().partition("\n")
+            return (int(number) if int(number) > 0 else None), problem.strip()
+        return None, ""
 
     def _fail_hung(self, states: dict[tuple[str, int], TaskState], pids: dict[str, dict[int, int | None]]) -> None:
         """Have the tasks fail that a supervisor which hangs neither starts nor waits for."""
-        words = f"{self._problem_of(self._host)}. It did nothing for {HUNG_LIMIT_S:g} s"
+        words = f"{self.problem}. Nothing has changed for {records_file.HUNG_LIMIT_S:g} s"
         for job, tasks in pids.items():
             for task, pid in tasks.items():
-                has_ended = pid is not None and process_state(pid) in ("Z", "?")
-                if has_ended or self._records.change_task(job, task, "FAILED", words, before="WAITING"):
+                state = states[job, task].state
+                has_ended = state is State.RUNNING if pid is None else process_state(pid) in ("Z", "?")
+                if has_ended or self._take_back(job, task, state, words):
                     states[job, task] = TaskState(State.FAILED, words)
+
+    def _take_back(self, job: str, task: int, state: State, words: str) -> bool:
+        """Have a task fail that has not started; return True if nobody knows that it has."""
+        try:
+            return self._records.change_task(job, task, "FAILED", words, before="WAITING")
+        except FileLockedError:  # it may start when the lock is gone: a later script finds its result
+            return state is State.WAITING
 
     def _add_lost(self, states: dict[tuple[str, int], TaskState], host: str) -> None:
         """Note that the tasks of another host have failed, if their supervisor was killed."""
@@ -213,9 +234,13 @@ class LocalScheduler:
             )
         try:
             code = process.wait(START_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            end(process)
+            raise WorkerStartError(
+                f"the supervisor of detached jobs did not start within {START_TIMEOUT_S:g} s"
+            ) from None
         except BaseException:
-            process.kill()
-            process.wait()
+            end(process)
             raise
         if code != 0:
             with open(log, encoding="utf-8", errors="replace") as lines:
@@ -233,6 +258,13 @@ def check(resources: Resources) -> None:
 def lock_path(directory: str, host: str) -> str:
     """Return the file that the supervisor of a host locks."""
     return os.path.join(directory, "detached", f"supervisor-{host}.lock")
+
+
+def note_state(lock: int, problem: str) -> None:
+    """Note the process and the problem of a supervisor in its lock, for scripts. Even a full disk has room for what was there."""
+    text = f"{os.getpid()}\n{problem[:PROBLEM_MAX]}".encode("utf-8", "replace")
+    with suppress(OSError):
+        os.pwrite(lock, text.ljust(PROBLEM_MAX), 0)
 
 
 def try_lock(directory: str, host: str) -> int | None:

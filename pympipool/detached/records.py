@@ -5,27 +5,21 @@
     needs         which submission gets results of which other one: their files stay as long
     tasks         the tasks of the backend "local", which no scheduler keeps
 
-Jobs neither read nor write it.
+Jobs neither read nor write it. While a process that was stopped holds its lock, nothing is noted (see `FileWait`).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from threading import RLock
-from time import sleep, time
+from collections.abc import Collection, Iterable
+from time import time
 from typing import Any, NamedTuple
 
-__all__ = ["Claim", "Records", "Submission"]
+from pympipool.caching.file_waits import FileLockedError
+from pympipool.detached.records_file import RecordsFile, describe_damage
 
-BUSY_TIMEOUT_S = 60.0
-"""Longest wait for another script that writes."""
-
-LOCKED_PAUSE_S, LOCKED_TRIES = 0.05, 600
-"""Pause between two tries to open a file that another script makes, and their number."""
+__all__ = ["Claim", "Records", "Submission", "open_records"]
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS submissions (
@@ -83,69 +77,39 @@ class Claim(NamedTuple):
     arguments: str
 
 
-class Records:
+def open_records(folder: str, *, is_shared: bool) -> Records:
+    """Return the records of the jobs of a cache directory.
+
+    Args:
+        folder: The folder of the submissions.
+        is_shared: Other hosts may use it too.
+
+    Raises:
+        OSError: Another process has locked them, they are damaged, or they cannot be made.
+        ValueError: Another version of pympipool has made them.
+    """
+    try:
+        return Records(folder, is_shared=is_shared)
+    except FileLockedError as locked:
+        raise BlockingIOError(str(locked)) from locked
+    except sqlite3.OperationalError as error:
+        raise OSError(f"cannot open the records of the jobs in {folder!r}: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise OSError(describe_damage(folder, error)) from error
+
+
+class Records(RecordsFile):
     """The records of the jobs of a cache directory. Any thread may use them.
 
     Args:
         folder: The folder of the submissions.
         is_shared: Other hosts may use it too.
+
+    Raises: As of `RecordsFile`.
     """
 
     def __init__(self, folder: str, *, is_shared: bool) -> None:
-        self._path = os.path.join(folder, "jobs.sqlite")
-        self._lock = RLock()
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._inode = os.fstat(descriptor).st_ino
-        os.close(descriptor)
-        self._connection = sqlite3.connect(
-            self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-        )
-        try:
-            self._prepare("TRUNCATE" if is_shared else "WAL")
-        except BaseException:
-            self._connection.close()
-            raise
-
-    def _prepare(self, journal: str) -> None:
-        for _ in range(LOCKED_TRIES):
-            try:
-                self._connection.execute(f"PRAGMA journal_mode = {journal}")
-                self._connection.execute("PRAGMA synchronous = FULL")  # a record that is lost is a job that is lost
-                if not self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'tasks'").fetchone():
-                    self._connection.executescript(_TABLES)
-                return
-            except sqlite3.OperationalError as error:  # another script makes the file, for which SQLite does not wait
-                if "locked" not in str(error):
-                    raise
-                sleep(LOCKED_PAUSE_S)
-        raise sqlite3.OperationalError(f"{self._path!r} is locked by another process")
-
-    def check_in_place(self) -> None:
-        """Raise FileNotFoundError if the file was removed: what is noted in it then is lost."""
-        with suppress(FileNotFoundError):
-            if os.stat(self._path).st_ino == self._inode:
-                return
-        raise FileNotFoundError(
-            f"{os.path.dirname(self._path)!r}, with the records of the jobs, was removed while this executor used it; make another"
-            " Executor"
-        )
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Make changes, all or none; no other process makes some meanwhile."""
-        with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    self._connection.execute("ROLLBACK")
-                raise
-
-    def _all(self, statement: str, values: Iterable[Any] = ()) -> list[Any]:
-        with self._lock:
-            return self._connection.execute(statement, tuple(values)).fetchall()
+        super().__init__(folder, is_shared=is_shared, tables=_TABLES)
 
     # ---- submissions ----
 
@@ -213,6 +177,10 @@ class Records:
             (submission,),
         )
         return {key: Claim(*claim) for key, *claim in rows}
+
+    def claims(self) -> list[tuple[str, bytes]]:
+        """Return submission and key of all calls that have not ended."""
+        return self._all("SELECT submission, key FROM calls WHERE failure IS NULL")
 
     def fail(self, submission: str, key: bytes, failure: str) -> None:
         """Note why a call has failed: some script is told now. The next one that needs it submits it again."""
@@ -301,7 +269,3 @@ class Records:
         )
         with self.transaction() as connection:
             connection.executemany(statement, [(submission, task) for task in ([None] if tasks is None else tasks)])
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()

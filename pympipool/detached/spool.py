@@ -20,13 +20,22 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from time import time
 from typing import Any, NamedTuple
 
+from pympipool._util.file_locks import describe_holder
 from pympipool.caching.files import ResultFiles
+from pympipool.caching.handover import UNFINISHED
 
-__all__ = ["End", "Spool"]
+__all__ = ["ID_BYTES", "End", "Spool", "unknown_spools"]
+
+ID_BYTES = 8
+"""Random bytes of the id of a submission, which is written in hexadecimal digits."""
+
+UNKNOWN_S = 60.0
+"""Age (s) of a folder without a lock that may be removed if it is not noted: a younger one may have just been made."""
 
 
 class End(NamedTuple):
@@ -87,6 +96,19 @@ class Spool:
             os.close(descriptor)
             raise
         return descriptor
+
+    def last_change(self) -> tuple[int, ...]:
+        """Return what is another value after each step of the script that submits."""
+        changes = []
+        for name in ("", "calls", os.path.join("calls", UNFINISHED)):
+            with suppress(OSError):
+                changes.append(os.stat(os.path.join(self.path, name)).st_mtime_ns)
+        return tuple(changes)
+
+    def describe_lock(self) -> str:
+        """Return which process submits, and what to do if it does not go on."""
+        path = os.path.join(self.path, "lock")
+        return describe_holder(path) or f"a process that cannot be seen from here: lsof {path} shows it on its host"
 
     def write_common(self, common: dict[str, Any]) -> None:
         """Write what all jobs of the submission have in common."""
@@ -232,3 +254,26 @@ class Spool:
 
 def _name(number: int) -> bytes:
     return number.to_bytes(4, "big")
+
+
+def unknown_spools(root: str, is_known: Callable[[str], bool]) -> Iterator[Spool]:
+    """Yield the folders of submissions that are not noted, and that no script is making.
+
+    Args:
+        root: The folder of all submissions.
+        is_known: Tells if a submission is noted. It is asked while no script can note it.
+    """
+    with suppress(OSError), os.scandir(root) as entries:
+        for entry in entries:
+            if len(entry.name) != 2 * ID_BYTES or not entry.is_dir(follow_symlinks=False) or is_known(entry.name):
+                continue
+            if entry.stat().st_mtime > time() - UNKNOWN_S:
+                continue
+            spool = Spool(root, entry.name)
+            lock = spool.try_lock()
+            if lock is not None:
+                try:
+                    if not is_known(entry.name):
+                        yield spool
+                finally:
+                    os.close(lock)

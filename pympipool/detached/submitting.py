@@ -26,7 +26,7 @@ from pympipool.backends.program import program_command
 from pympipool.detached.calls import key_of, origin_of
 from pympipool.detached.records import Submission
 from pympipool.detached.schedulers import JobRequest
-from pympipool.detached.spool import Spool
+from pympipool.detached.spool import ID_BYTES, Spool
 from pympipool.execution.dependencies import has_result, is_cancelled
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class Submitter:
         """
         self._records.check_in_place()
         after = self._after(places.values())
-        spool = Spool(self.root, secrets.token_hex(8))
+        spool = Spool(self.root, secrets.token_hex(ID_BYTES))
         lock = spool.create()
         try:
             claims, own = self._claim(piece, spool)
@@ -191,9 +191,11 @@ class Submitter:
                     raise
                 self._records.note_job(spool.submission, job)
         finally:
-            if self._records.submission(spool.submission) is None:
-                spool.remove()
-            os.close(lock)
+            try:
+                if self._records.submission(spool.submission) is None:
+                    spool.remove()
+            finally:
+                os.close(lock)  # else no script would ever take the submission back
         return claims
 
     def _claim(self, piece: Group, spool: Spool) -> tuple[dict[bytes, Claim], dict[int, Call]]:

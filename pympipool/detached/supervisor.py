@@ -24,8 +24,9 @@ from pympipool._util import signals
 from pympipool._util.subprocesses import popen_with_socket
 from pympipool.backends.local.job_processes import end_processes_with
 from pympipool.caching import directory as directories
-from pympipool.detached.local import try_lock
+from pympipool.detached.local import note_state, try_lock
 from pympipool.detached.records import Records
+from pympipool.detached.records_file import HUNG_LIMIT_S
 from pympipool.detached.schedulers import LIFELINE
 from pympipool.detached.spool import Spool
 from pympipool.errors import describe_exit
@@ -136,6 +137,11 @@ class Supervisor:
         self._running: dict[tuple[str, int], Task] = {}
         self._specs: dict[str, dict[str, Any]] = {}
         self._waits_for_devices = False  # a task that has come before
+        self._is_recovered = False
+
+    def has_tasks(self) -> bool:
+        """Return True if a task runs."""
+        return bool(self._running)
 
     def recover(self) -> None:
         """End what a killed supervisor has left. Its tasks have failed; those that have not begun still wait."""
@@ -155,11 +161,16 @@ class Supervisor:
 
     def step(self) -> bool:
         """Look at all tasks once; return True if some wait or run."""
+        if not self._is_recovered:
+            self.recover()
+            self._is_recovered = True
         self._reap()
         ours = self._own_submissions()
-        states = {
-            (submission, task): state for submission, task, state, *_ in self._records.tasks() if submission in ours
-        }
+        states = {}
+        for submission, task, state, _, pid in self._records.tasks():
+            if submission in ours:
+                states[submission, task] = state
+                self._note_pid(submission, task, state, pid)
         for key, running in self._running.items():
             if states.get(key) != "RUNNING":
                 running.end("CANCELLED", TERMINATION_S if key in states else FORGOTTEN_S)
@@ -169,6 +180,12 @@ class Supervisor:
             if not self._start(submission, task, states):
                 break
         return bool(waiting or self._running)
+
+    def _note_pid(self, submission: str, task: int, state: str, pid: int | None) -> None:
+        """Note the process of a task, if that was not possible when it started."""
+        running = self._running.get((submission, task))
+        if running is not None and pid is None and state == "RUNNING":
+            self._records.change_task(submission, task, "RUNNING", "", running.process.pid, before="RUNNING")
 
     def _reap(self) -> None:
         # First a look at all of them: on a full disk no end can be noted, and those that run keep their limits.
@@ -198,11 +215,11 @@ class Supervisor:
             return True
         if self._records.change_task(submission, task, "RUNNING", before="WAITING"):
             try:
-                self._running[submission, task] = started = Task(submission, task, spec, devices, self._root)
+                self._running[submission, task] = Task(submission, task, spec, devices, self._root)
             except OSError as error:
                 self._records.change_task(submission, task, "FAILED", f"it cannot be started: {error}")
                 return True
-            self._records.change_task(submission, task, "RUNNING", "", started.process.pid, before="RUNNING")
+            self._note_pid(submission, task, "RUNNING", None)
         return True
 
     def _devices(self, spec: dict[str, Any]) -> list[str] | None:
@@ -250,11 +267,9 @@ def main() -> None:
     lock = try_lock(directory.path, socket.gethostname())
     if lock is None or os.fork():  # another one was faster; or this is the parent, for which the script waits
         os._exit(0)
-    os.ftruncate(lock, 0)
-    os.write(lock, b"%d\n" % os.getpid())
+    note_state(lock, "")
     records = Records(root, is_shared=directory.is_shared)
-    supervisor = Supervisor(records, root)
-    supervisor.recover()
+    supervisor, told = Supervisor(records, root), ""
     while lock is not None:
         idle_since_s = time.monotonic()
         while time.monotonic() - idle_since_s < IDLE_S:
@@ -262,18 +277,28 @@ def main() -> None:
                 os.utime(lock)  # scripts look at it, to see that this process goes on
                 if supervisor.step():
                     idle_since_s = time.monotonic()
+                if told:
+                    told = ""
+                    note_state(lock, told)
             except (
                 OSError,
                 sqlite3.Error,
             ) as problem:  # a full disk, for example: the tasks must not end with this process
-                print(f"pympipool: {problem!r}; it is tried again", file=sys.stderr, flush=True)
+                with suppress(OSError):
+                    print(f"pympipool: {problem!r}; it is tried again", file=sys.stderr, flush=True)
+                if told != str(problem):
+                    told = str(problem)
+                    note_state(lock, told)
+                if not supervisor.has_tasks() and records.lock_problem(HUNG_LIMIT_S):
+                    sys.exit(1)  # the next script starts another one
                 idle_since_s = time.monotonic()
                 time.sleep(PROBLEM_PAUSE_S)
             time.sleep(PAUSE_S)
         os.close(lock)
         # A script that has queued a task before, and has found the lock taken, counts on this supervisor.
         lock = try_lock(directory.path, socket.gethostname()) if supervisor.step() else None
-    sys.stdout.flush()
+    with suppress(OSError):
+        sys.stdout.flush()
 
 
 __all__ = ["MARK", "Supervisor", "Task", "main"]

@@ -26,7 +26,8 @@ from pympipool._core.future import Future
 from pympipool._core.mailbox import Mailbox
 from pympipool._util.service_threads import ServiceLogger, ServiceThread, flush_records, must_not_wait
 from pympipool._util.shadowing import shadowing
-from pympipool.detached import outcomes
+from pympipool.caching.file_waits import FileLockedError
+from pympipool.detached import outcomes, records_file
 from pympipool.detached.futures import Callbacks
 from pympipool.detached.submitting import Call, Group, InputFailed, NotYet
 from pympipool.detached.watches import Watches
@@ -51,6 +52,9 @@ FIRST_QUESTION_S = 0.5
 
 FLUSH_LIMIT_S = 600.0
 """Longest wait at the end of the script until all calls are submitted."""
+
+HUNG_S = 30.0
+"""For how long the records may be locked until the user is warned."""
 
 SILENCE_S = 60.0
 """For how long a scheduler may give no answer until the user is warned."""
@@ -83,9 +87,10 @@ class Watcher:
         self._watches = Watches(records, store, scheduler, submitter, self._queue.append, self._on_end)
         self._open: dict[Call, None] = {}  # the calls that have not ended
         self._flushed: list[Future[None]] = []
-        self._is_closed = False
+        self._is_closed = self._is_interrupted = self._has_forgotten = False
         self._callbacks = Callbacks()
         self._problems: set[str] = set()  # that the user was told of
+        self._problem = ""  # the last one
         self._crash: BaseException | None = None
         self._is_over = False
         self._ending = threading.RLock()
@@ -116,7 +121,10 @@ class Watcher:
         self._mailbox.post(partial(self._cancel, call))
 
     def cancel_all(self) -> None:
-        """Cancel all jobs of calls that have not ended."""
+        """Cancel all jobs of calls that have not ended, and the calls that are not submitted yet."""
+        self._mailbox.post(self._cancel_open)
+
+    def _cancel_open(self) -> None:
         for call in reversed(list(self._open)):  # else tasks that wait would start in the place of those that end
             call.future.cancel(force=True)
 
@@ -154,16 +162,20 @@ class Watcher:
         self._owner = weakref.ref(owner, self._mailbox.prepare(self._close).send)
 
     def flush(self) -> None:
-        """Wait until all calls are submitted, or have ended, at most `FLUSH_LIMIT_S`."""
-        if self._pid != os.getpid() or must_not_wait() or not self._thread.is_alive():
+        """Wait until all calls are submitted, or have ended, at most `FLUSH_LIMIT_S`. Ctrl-C ends this wait and all later ones."""
+        if self._pid != os.getpid() or must_not_wait() or not self._thread.is_alive() or self._is_interrupted:
             return
         flushed: Future[None] = Future()
         self._mailbox.post(lambda: self._flushed.append(flushed))
         deadline_s = monotonic() + FLUSH_LIMIT_S
-        while self._thread.is_alive() and monotonic() < deadline_s:
-            with suppress(FutureTimeoutError):
-                flushed.result(0.5)
-                return
+        try:
+            while self._thread.is_alive() and monotonic() < deadline_s:
+                with suppress(FutureTimeoutError):
+                    flushed.result(0.5)
+                    return
+        except KeyboardInterrupt:
+            self._is_interrupted = True
+            raise
 
     def close(self, *, wait: bool) -> None:
         """End the thread after the last call; with wait, return then, else when all calls are submitted."""
@@ -207,34 +219,62 @@ class Watcher:
         finally:
             self._mailbox.close()
             self._tell_flushed()
+            if self._watches.has_cancels():
+                self._warn(f"jobs of cancelled calls go on: {self._problem}. End them by `pympipool jobs cancel`")
             self._reading.close()
             self._writing.close()
             self._records.close()
             self._store.close()
 
     def _step(self) -> None:
-        """Submit what waits, and look at what was submitted. Whatever fails is tried again."""
-        try:
-            while self._orders:
-                self._orders[0]()
-                self._orders.popleft()
-            if self._cancelled:  # all at once: each question to a scheduler takes time
-                cancelled, self._cancelled = self._cancelled, set()
-                self._watches.cancel(cancelled)
-            self._watches.send_cancels()
-            for _ in range(len(self._queue)):
-                self._submit_group(self._queue.popleft())
-            self._watches.look()
-            if self._watches and monotonic() - self._asked_s >= self._question_s:
-                self._asked_s = monotonic()
-                self._question_s = min(self._question_s * 2, self._scheduler.longest_pause_s)
-                self._watches.ask()
-                self._warn_of_silence()
-        except (OSError, sqlite3.Error, SubprocessError, WorkerStartError) as problem:
-            LOGGER.warning("detached jobs: %s; it is tried again", problem)
-            self._warn(f"detached jobs: {problem}; it is tried again until the script ends")
-            self._pause_s = LONGEST_PAUSE_S
+        """Submit what waits, and look at what was submitted. Whatever fails is tried again, and keeps nothing else waiting."""
+        while self._orders:
+            self._orders[0]()
+            self._orders.popleft()
+        failed: Exception | None = None
+        for part in (self._forget_known, self._send_cancels, self._submit_queue, self._watches.look, self._ask):
+            try:
+                part()
+            except FileLockedError as problem:
+                self._problem = str(problem)
+                self._pause_s = LONGEST_PAUSE_S
+            except (OSError, sqlite3.Error, SubprocessError, WorkerStartError) as problem:
+                self._problem = str(problem)
+                LOGGER.warning("detached jobs: %s; it is tried again", problem)
+                self._warn(f"detached jobs: {problem}; it is tried again until the script ends")
+                self._pause_s = LONGEST_PAUSE_S
+                failed = problem
         self._warn(self._scheduler.problem)
+        if locked := self._records.lock_problem(HUNG_S):
+            self._warn(f"detached jobs: {locked}. It is tried again for {records_file.HUNG_LIMIT_S:g} s")
+        if locked := self._records.lock_problem(records_file.HUNG_LIMIT_S):
+            self._fail_queue(f"{locked}. Nothing has changed for {records_file.HUNG_LIMIT_S:g} s")
+        if isinstance(failed, sqlite3.Error) and records_file.is_damage(failed):
+            words = records_file.describe_damage(self._submitter.root, failed)
+            self._fail_queue(words)
+            self._watches.fail_all(words)
+
+    def _forget_known(self) -> None:
+        if not self._has_forgotten:
+            self._watches.forget_known()
+            self._has_forgotten = True
+
+    def _send_cancels(self) -> None:
+        if self._cancelled:  # all at once: each question to a scheduler takes time
+            cancelled, self._cancelled = self._cancelled, set()
+            self._watches.cancel(cancelled)
+        self._watches.send_cancels()
+
+    def _submit_queue(self) -> None:
+        for _ in range(len(self._queue)):
+            self._submit_group(self._queue.popleft())
+
+    def _ask(self) -> None:
+        if self._watches and monotonic() - self._asked_s >= self._question_s:
+            self._asked_s = monotonic()
+            self._question_s = min(self._question_s * 2, self._scheduler.longest_pause_s)
+            self._watches.ask()
+            self._warn_of_silence()
 
     def _warn_of_silence(self) -> None:
         silence_s = self._watches.silence_s()
@@ -296,22 +336,35 @@ class Watcher:
 
     def _submit_group(self, group: Group) -> None:
         group.calls = [call for call in group.calls if not self._has_ended(call)]
-        for piece in self._submitter.pieces(group):
-            try:
-                places = self._submitter.places_of_inputs(piece.calls[0].inputs)
-                claims = self._submitter.submit(piece, places)
-            except NotYet:
-                self._queue.append(piece)
-            except InputFailed as failed:
-                self._end_with_input(piece, failed.args[0])
-            except (OSError, WorkerStartError, LookupError, ValueError, ImportError) as error:
-                self._try_again_or_fail(piece, error)
-            except sqlite3.Error:
-                self._queue.append(piece)
-                raise
-            else:
-                for call in piece.calls:
-                    self._watches.follow(call, claims.get(call.key))
+        pieces = deque([group])
+        try:
+            pieces = deque(self._submitter.pieces(group))
+            while pieces:
+                self._submit_piece(pieces[0])
+                pieces.popleft()
+        finally:
+            self._queue.extend(pieces)  # whatever was raised, no call is forgotten
+
+    def _submit_piece(self, piece: Group) -> None:
+        try:
+            places = self._submitter.places_of_inputs(piece.calls[0].inputs)
+            claims = self._submitter.submit(piece, places)
+        except NotYet:
+            self._queue.append(piece)
+        except InputFailed as failed:
+            self._end_with_input(piece, failed.args[0])
+        except (OSError, WorkerStartError, LookupError, ValueError, ImportError) as error:
+            self._try_again_or_fail(piece, error)
+        else:
+            for call in piece.calls:
+                self._watches.follow(call, claims.get(call.key))
+
+    def _fail_queue(self, words: str) -> None:
+        """End the futures of calls that cannot be submitted."""
+        queue, self._queue = self._queue, deque()
+        for call in [call for group in queue for call in group.calls]:
+            outcomes.fail(call, JobError(call.function, words=words))
+            self._on_end(call)
 
     def _try_again_or_fail(self, piece: Group, error: Exception) -> None:
         piece.tries += 1

@@ -9,14 +9,16 @@ A result ends a future, whatever the scheduler says. All of this runs in the thr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pympipool._util.service_threads import ServiceLogger
-from pympipool.detached import outcomes
+from pympipool.caching.file_waits import FileLockedError
+from pympipool.detached import outcomes, records_file
 from pympipool.detached.schedulers import State
-from pympipool.detached.spool import Spool
+from pympipool.detached.spool import Spool, unknown_spools
 from pympipool.detached.submitting import Call, Group
 from pympipool.errors import JobError
 from pympipool.serialization.exceptions import summarize_parts
@@ -64,6 +66,11 @@ class Watch:
         self.cancelled: dict[int, list[bytes]] = {}  # keys of cancelled calls by their tasks, which may have others
         self.to_cancel: set[int] = set()  # tasks that do not
         self.kept: list[bytes] = []  # keys of calls that no job needs to compute any more
+        self.failures: dict[bytes, str] = {}  # why calls have failed, by their keys; to be noted
+        self.change: tuple[Any, float] = (
+            None,
+            0.0,
+        )  # the last one that the submitting script has made, and when it was seen
 
 
 class Watches:
@@ -141,9 +148,35 @@ class Watches:
                     watch.kept += watch.cancelled.pop(task)
                 watch.to_cancel.clear()
 
+    def has_cancels(self) -> bool:
+        """Return True if the scheduler was not told of all tasks that are to be cancelled."""
+        return any(watch.to_cancel and watch.job is not None for watch in self._watches.values())
+
     def _cancel(self, watch: Watch, tasks: Sequence[int]) -> None:
         """Cancel tasks of a job: SLURM knows numbers of tasks only of arrays."""
         self._scheduler.cancel(watch.job or "", tasks if watch.is_array else None)
+
+    def forget_known(self) -> None:
+        """Forget calls whose results are in the cache: their script was killed, or kept from writing, before it noted that.
+
+        Folders are removed that a script has left which was killed before it noted their submission.
+        """
+        claims = self._records.claims()
+        known = self._store.find_all([key for _, key in claims])
+        of_submission: dict[str, list[bytes]] = {}
+        for submission, key in claims:
+            if key in known:
+                of_submission.setdefault(submission, []).append(key)
+        for submission, keys in of_submission.items():
+            self._records.drop(submission, keys)
+        if known:
+            self._remove_finished()
+        for spool in unknown_spools(self._submitter.root, lambda one: self._records.submission(one) is not None):
+            spool.remove()
+
+    def _remove_finished(self) -> None:
+        for submission in self._records.take_finished(FAILURES_KEPT_S):
+            Spool(self._submitter.root, submission).remove()
 
     def look(self) -> None:
         """End the futures of calls that have ended."""
@@ -167,7 +200,7 @@ class Watches:
                 if is_kept:
                     watch.kept.append(key)
                 else:
-                    self._records.fail(watch.spool.submission, key, ": ".join(summarize_parts(parts)))
+                    watch.failures[key] = ": ".join(summarize_parts(parts))
             else:
                 parts, is_kept = None, True
                 if self._store.find(key) is None:
@@ -193,43 +226,70 @@ class Watches:
         """Forget what has ended, and remove the folders of submissions that nothing needs any more."""
         ended = False
         for submission, watch in list(self._watches.items()):
+            for key in list(watch.failures):
+                self._records.fail(submission, key, watch.failures[key])
+                del watch.failures[key]
             if watch.kept:
                 self._records.drop(submission, watch.kept)
                 watch.kept = []
             if not watch.calls and not watch.to_cancel:
                 del self._watches[submission]
                 ended = True
-        for submission in self._records.take_finished(FAILURES_KEPT_S) if ended else ():
-            Spool(self._submitter.root, submission).remove()
+        if ended:
+            self._remove_finished()
 
     def ask(self) -> None:
         """Ask the scheduler for all jobs, and end the futures of calls whose tasks have ended without a result."""
         try:
             self._records.check_in_place()
         except FileNotFoundError as removed:
-            self._fail_all(str(removed))
+            self.fail_all(str(removed))
             return
         for watch in list(self._watches.values()):
             if watch.job is None:
-                self._find_job(watch)
-        states = self._scheduler.states({watch.job for watch in self._watches.values() if watch.job is not None})
+                with self._failing_if_locked([watch]):
+                    self._find_job(watch)
+        watches = [watch for watch in self._watches.values() if watch.job is not None]
+        with self._failing_if_locked(watches):
+            states = self._scheduler.states({watch.job for watch in watches if watch.job is not None})
+            self._compare_all(states)
+        self._tidy()
+
+    def _compare_all(self, states: Mapping[tuple[str, int], TaskState] | None) -> None:
         if states is None:
             LOGGER.info("%s does not answer; detached jobs are asked for again", self._scheduler.name)
             self._silent_since_s = self._silent_since_s or monotonic()
             return
         self._silent_since_s = None
         for watch in list(self._watches.values()):
-            for number in list(watch.calls) if watch.job is not None else ():
-                self._compare(watch, number, states.get((watch.job or "", number // watch.chunk)))
-        self._tidy()
+            with self._failing_if_locked([watch]):
+                for number in list(watch.calls) if watch.job is not None else ():
+                    self._compare(watch, number, states.get((watch.job or "", number // watch.chunk)))
 
-    def _fail_all(self, words: str) -> None:
-        for submission, watch in list(self._watches.items()):
+    @contextmanager
+    def _failing_if_locked(self, watches: Collection[Watch]) -> Iterator[None]:
+        """End the futures of calls about which nothing can be known, if another process has locked the records for too long."""
+        try:
+            yield
+        except FileLockedError:
+            words = self._records.lock_problem(records_file.HUNG_LIMIT_S)
+            if not words:
+                raise
+            self._fail_all(watches, words)
+
+    def fail_all(self, words: str) -> None:
+        """End the futures of all calls."""
+        self._fail_all(list(self._watches.values()), words)
+
+    def _fail_all(self, watches: Collection[Watch], words: str) -> None:
+        """End the futures of all calls of some submissions, and look at these no more."""
+        for watch in watches:
+            submission = watch.spool.submission
             for number in list(watch.calls):
                 for call in watch.calls[number]:
                     outcomes.fail(call, JobError(call.function, job=watch.job or submission, words=words))
                 self._forget(watch, number)
-            del self._watches[submission]
+            self._watches.pop(submission, None)
 
     def _find_job(self, watch: Watch) -> None:
         """Find the job of a submission that another script submits, or was killed while it did."""
@@ -240,6 +300,13 @@ class Watches:
             watch.to_cancel.clear()
             for number in list(watch.calls):
                 self._look_elsewhere(watch, number, submits=True)
+        elif watch.change[0] != (change := watch.spool.last_change()):
+            watch.change = change, monotonic()
+        elif monotonic() - watch.change[1] > records_file.HUNG_LIMIT_S:
+            silence = f"has done nothing for {records_file.HUNG_LIMIT_S:g} s"
+            words = f"another script submits it, and {silence}: {watch.spool.describe_lock()}"
+            for number in list(watch.calls):
+                self._fail(watch, number, words)
 
     def _compare(self, watch: Watch, number: int, state: TaskState | None) -> None:
         for call in watch.calls[number]:
@@ -279,8 +346,7 @@ class Watches:
         if claim is None or claim.submission != submission:
             self._look_elsewhere(watch, number, submits=False)
             return
-        words = claim.failure or words
-        self._records.fail(submission, key, words)
+        watch.failures[key] = words = claim.failure or words
         task = number // watch.chunk
         for call in watch.calls[number]:
             job = self._scheduler.task_id(watch.job or "", task)

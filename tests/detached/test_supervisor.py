@@ -1,6 +1,7 @@
 """The supervisor of detached calls on this machine: it gives tasks their GPUs, and scripts see if it hangs."""
 
 import os
+import resource
 import sqlite3
 
 import pytest
@@ -80,7 +81,8 @@ print("runs", flush=True)
 while not Path("stopped").exists():
     time.sleep(0.02)
 from pympipool.detached import local
-local.HUNG_S, local.HUNG_LIMIT_S = 0.5, 1.5
+from pympipool.detached import records_file
+local.HUNG_S, records_file.HUNG_LIMIT_S = 0.5, 1.5
 second = exe.submit(square, 2)
 print(second.exception().words, flush=True)
 print(first.result())
@@ -131,6 +133,27 @@ def test_a_task_dies_under_a_stopped_supervisor(project):
         finally:
             supervisor.resume()
     assert stdout.startswith("the supervisor of detached jobs"), stderr
+
+
+def test_a_supervisor_without_room_is_warned_of(project):
+    """It cannot tell that in the records, nor in its log."""
+    project.run("exe = executor(max_workers=1); exe.submit(held, 1); exe.shutdown(wait=False)")
+    project.wait_for_runs(1)
+    (supervisor,) = project.processes("supervisor")
+    unlimited = resource.RLIM_INFINITY
+    resource.prlimit(supervisor.pid, resource.RLIMIT_FSIZE, (1000, unlimited))
+    (project.folder / "cache" / "detached" / "supervisor.log").write_bytes(bytes(1000))
+    project.open_gate()
+    with project.start("print(executor(max_workers=1).submit(square, 2).result())") as script:
+        words = f"JobWarning: the supervisor of detached jobs (process {supervisor.pid} on "
+        while words not in (line := script.stderr.readline()):
+            assert line, "the script has ended"
+        assert "cannot go on: disk I/O error; it tries again" in line
+        resource.prlimit(supervisor.pid, resource.RLIMIT_FSIZE, (unlimited, unlimited))
+        stdout, stderr = communicate(script, 120)
+    assert stdout == "4\n", stderr
+    assert project.run("print(executor().submit(held, 1).result())") == "1\n"
+    assert project.ran() == ["1", "2"]
 
 
 def test_exceptions_are_cached_if_wanted(project):
