@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
+from types import NoneType
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -83,6 +84,8 @@ class Row(NamedTuple):
     created: float
     run_ns: int
 
+
+_TYPES = (bytes, (bytes, NoneType), int, int, bytes, str, str, float, int)
 
 COLUMNS = ", ".join(Row._fields)
 _INSERT = f"INSERT OR REPLACE INTO results ({COLUMNS}) VALUES ({', '.join('?' * len(Row._fields))})"
@@ -212,8 +215,14 @@ class Index:
                 raise
 
     def rows(self) -> Iterator[Row]:
-        """Yield all results, in the order in which they were written."""
+        """Yield all results, in the order in which they were written.
+
+        Raises:
+            sqlite3.Error: The file is damaged.
+        """
         for values in self._reading.run(self._reader.execute, f"SELECT {COLUMNS} FROM results ORDER BY id"):
+            if not all(map(isinstance, values, _TYPES)):
+                raise sqlite3.DatabaseError("a row has values of other types than those that were written")
             yield Row(*values)
 
     def row(self, key: bytes) -> Row | None:

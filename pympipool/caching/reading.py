@@ -95,9 +95,9 @@ def opened(cache_directory: str | os.PathLike[str]) -> Iterator[Store]:
         yield store
     except FileLockedError as error:
         raise OSError(str(error)) from error
-    except sqlite3.OperationalError as error:  # a full disk, for example
-        raise OSError(f"the index of the cache in {store.path!r} cannot be used: {error}") from error
     except sqlite3.Error as error:
+        if "full" in str(error):
+            raise OSError(f"the index of the cache in {store.path!r} cannot be used: {error}") from error
         raise OSError(f"the index of the cache in {store.path!r} is damaged: {error}; remove the directory") from error
     finally:
         store.close()

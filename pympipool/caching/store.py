@@ -91,7 +91,7 @@ class Store:
         if value is not None:
             if type(value) is bytes and crc32(value) == crc:
                 return value
-        else:
+        elif type(size) is int:
             try:
                 if self._is_whole(key, size, in_full=boot == b"" or boot != boot_id()):
                     return size

@@ -1,5 +1,6 @@
 """A cache directory: who may use it, what is damaged in it, and what happens when there is no room."""
 
+import contextlib
 import os
 import sqlite3
 import threading
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pympipool import Executor
+from pympipool import Executor, get_cache_data
 from pympipool.caching import directory, files, store
 from pympipool.caching.entries import load_stored
 from pympipool.caching.index import FORMAT
@@ -425,3 +426,18 @@ def test_a_full_disk_ends_no_call(tmp_path, monkeypatch, problem):
     monkeypatch.undo()
     with Executor(max_workers=1, block_allocation=True, cache_directory=tmp_path / "cache") as exe:
         assert exe.submit(np.arange, 50_000).result()[-1] == 49_999
+
+
+@pytest.mark.parametrize("column", ["key", "size", "created", "function"])
+def test_rows_of_other_types_are_damage(tmp_path, column):
+    with contextlib.closing(Store(tmp_path / "cache")) as cache:
+        write(cache, KEY, large())
+        with sqlite3.connect(tmp_path / "cache" / "index.sqlite") as connection:
+            connection.execute(f"UPDATE results SET {column} = ?", ("text" if column != "function" else b"\1",))
+        connection.close()
+        assert cache.find(KEY) is None or column in ("created", "function")
+    with contextlib.closing(Store(tmp_path / "cache")) as cache:
+        write(cache, OTHER_KEY, 1)
+        if column != "size":  # that row is gone
+            with pytest.raises(OSError, match=r"is damaged: .*remove the directory"):
+                get_cache_data(tmp_path / "cache")
