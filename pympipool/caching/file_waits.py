@@ -115,9 +115,18 @@ def create_if_missing(path: str) -> None:
 
     When a process closes any descriptor of a file, it loses all its locks of it, those of SQLite's connections too. Then another
     process may remove the log with what they have written.
+
+    Raises:
+        PermissionError: The folder, or the file, is read-only.
     """
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    for needed in (path, os.path.dirname(path)):
+        if not os.access(needed, os.W_OK):
+            raise PermissionError(
+                f"{needed!r} is read-only, and SQLite has to write there even to read: copy the cache directory to where you can"
+                " write, and use the copy"
+            )
 
 
 def _is_locked(error: sqlite3.OperationalError) -> bool:

@@ -441,3 +441,10 @@ def test_rows_of_other_types_are_damage(tmp_path, column):
         if column != "size":  # that row is gone
             with pytest.raises(OSError, match=r"is damaged: .*remove the directory"):
                 get_cache_data(tmp_path / "cache")
+
+
+def test_a_read_only_directory_is_named(tmp_path, monkeypatch):
+    Store(tmp_path / "cache").close()
+    monkeypatch.setattr(os, "access", lambda path, mode: not (path.endswith("cache") and mode == os.W_OK))
+    with pytest.raises(PermissionError, match=r"cache' is read-only, .*: copy the cache directory"):
+        get_cache_data(tmp_path / "cache")
