@@ -11,7 +11,6 @@ import errno
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from glob import escape, glob
 from itertools import count
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -204,8 +203,8 @@ class ResultFiles:
         """Return the keys of all files that were not written just now."""
         keys = set()
         before_s = time() - UNFINISHED_S
-        for folder in glob(os.path.join(escape(self.folder), "[0-9a-f][0-9a-f]")):
-            with suppress(OSError), os.scandir(folder) as entries:
+        for number in range(256):
+            with suppress(OSError), os.scandir(os.path.join(self.folder, f"{number:02x}")) as entries:
                 for entry in entries:
                     with suppress(OSError, ValueError):
                         if entry.stat().st_mtime < before_s:

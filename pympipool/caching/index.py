@@ -85,7 +85,7 @@ class Row(NamedTuple):
     run_ns: int
 
 
-_TYPES = (bytes, (bytes, NoneType), int, int, bytes, str, str, float, int)
+_TYPES: tuple[Any, ...] = (bytes, (bytes, NoneType), int, int, bytes, str, str, float, int)
 
 COLUMNS = ", ".join(Row._fields)
 _INSERT = f"INSERT OR REPLACE INTO results ({COLUMNS}) VALUES ({', '.join('?' * len(Row._fields))})"
@@ -221,7 +221,7 @@ class Index:
             sqlite3.Error: The file is damaged.
         """
         for values in self._reading.run(self._reader.execute, f"SELECT {COLUMNS} FROM results ORDER BY id"):
-            if not all(map(isinstance, values, _TYPES)):
+            if not all(isinstance(value, kind) for value, kind in zip(values, _TYPES, strict=True)):
                 raise sqlite3.DatabaseError("a row has values of other types than those that were written")
             yield Row(*values)
 

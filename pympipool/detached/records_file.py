@@ -8,7 +8,6 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from glob import escape, glob
 from threading import RLock
 from typing import Any
 
@@ -149,9 +148,11 @@ def is_damage(error: BaseException) -> bool:
 def _describe_supervisors(folder: str) -> str:
     """Return which supervisors use the records on other hosts: one of them may have locked the file."""
     known = []
-    for path in glob(os.path.join(escape(folder), "supervisor-*.lock")):
-        host = os.path.basename(path).removeprefix("supervisor-").removesuffix(".lock")
-        with suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+    for name in os.listdir(folder):
+        if not name.startswith("supervisor-") or not name.endswith(".lock"):
+            continue
+        host = name.removeprefix("supervisor-").removesuffix(".lock")
+        with suppress(OSError, ValueError), open(os.path.join(folder, name), encoding="utf-8") as file:
             if host != socket.gethostname():
                 known.append(f"process {int(file.readline())} on {host}")
     return f". Supervisors of detached jobs there were: {', '.join(known)}" if known else ""
