@@ -141,12 +141,20 @@ class FluxScheduler:
         return {task: states[one] for task, one in tasks.items() if one in states}
 
     def cancel(self, job: str, tasks: Collection[int] | None) -> None:
-        """Cancel the jobs of some tasks, or of all of them."""
+        """Cancel the jobs of some tasks, or of all of them.
+
+        Raises:
+            WorkerStartError: flux does not answer, or an instance cannot be asked from here.
+        """
+        unreached = set()
         for one in self._records.submissions():
             if one.job == job:
                 jobs = _jobs_of(job, one.id)
                 chosen = jobs if tasks is None else [jobs[task] for task in tasks]
-                self._in_instances(flux_jobs.cancel, [one for one in chosen if one.id])
+                states = self._in_instances(flux_jobs.cancel, [one for one in chosen if one.id])
+                unreached |= {state.words for state in states.values() if state.state is State.UNKNOWN}
+        if unreached:
+            raise WorkerStartError(f"job {job} is not cancelled: {'; '.join(sorted(unreached))}")
 
     def _in_instances(self, function: Callable[[Any, Collection[Job]], States], jobs: Collection[Job]) -> States:
         """Ask the script's instance about jobs; about the others that in which they were submitted, if it is on this host."""

@@ -112,13 +112,26 @@ def test_flux_that_hangs_is_not_asked(scheduler):
     gate.set()
 
 
-def test_a_job_of_another_host_names_it(scheduler, tmp_path, monkeypatch):
+@pytest.fixture
+def scheduler_elsewhere(scheduler, tmp_path, monkeypatch):
+    """A scheduler whose job was submitted on another host."""
     handle = SimpleNamespace(attr_get=lambda _: "local:///own")
     monkeypatch.setitem(sys.modules, "flux", SimpleNamespace(Flux=lambda *_: handle))
-    monkeypatch.setattr(detached_flux.flux_jobs, "look", lambda *_: {})
+    for name in ("look", "cancel"):
+        monkeypatch.setattr(detached_flux.flux_jobs, name, lambda *_: {})
     spool = Spool(str(tmp_path / "detached"), "0123")
     (tmp_path / "detached" / "0123").mkdir(parents=True)
     spool.write_instance("node7.invalid", "local:///tmp/flux/local-0")
-    (state,) = scheduler.states(["fA"]).values()
+    return scheduler
+
+
+def test_a_job_of_another_host_names_it(scheduler_elsewhere):
+    (state,) = scheduler_elsewhere.states(["fA"]).values()
     assert state.state is State.UNKNOWN
     assert "only on node7.invalid another one can be asked" in state.words
+
+
+@pytest.mark.parametrize("tasks", [None, [0]])
+def test_a_job_of_another_host_counts_as_running(scheduler_elsewhere, tasks):
+    with pytest.raises(WorkerStartError, match=r"job fA is not cancelled: .* only on node7.invalid another one"):
+        scheduler_elsewhere.cancel("fA", tasks)
