@@ -30,7 +30,7 @@ from pympipool.transport.host_stream import DATA, MESSAGES, PAUSE, RECALLS, REQU
 from pympipool.transport.tcp.agent_stream import AgentStream, Frame
 from pympipool.transport.tcp.client import open_connections
 from pympipool.transport.tcp.handshake import HANDSHAKE_TIMEOUT_S, client_context
-from pympipool.transport.tcp.sockets import has_hung_up
+from pympipool.transport.tcp.sockets import State, state_of
 from pympipool.transport.tcp.stream import AGENT
 from pympipool.worker.agent_worker import UNREAD_MAX_BYTES, AgentWorker
 from pympipool.worker.forkserver import Forkserver
@@ -93,7 +93,7 @@ class AgentConnection:
         """
         poll = select.poll()
         poll.register(self.keepalive, select.POLLIN)
-        if poll.poll(HANG_UP_S * 1000) and has_hung_up(self.keepalive):  # asked once: a reset is told once
+        if poll.poll(HANG_UP_S * 1000) and state_of(self.keepalive) is State.CLOSED:
             raise EOFError("the relay has ended")
         self._config.connect_timeout_s = RECONNECT_TIMEOUT_S
         keepalive = self._connect()

@@ -35,7 +35,7 @@ from pympipool.transport.tcp.agent_rank import AgentRank
 from pympipool.transport.tcp.agent_stream import AgentStream, Frame
 from pympipool.transport.tcp.handshake import AuthenticationError
 from pympipool.transport.tcp.master_stream import MasterStream, RankControl
-from pympipool.transport.tcp.sockets import HOST_GONE_S, has_hung_up
+from pympipool.transport.tcp.sockets import HOST_GONE_S, State, state_of
 from pympipool.transport.tcp.stream import AGENT, Stream
 
 if TYPE_CHECKING:
@@ -222,9 +222,9 @@ class AgentLink:
             raise EOFError("the agent's host does not answer")
 
     def _on_keepalive_end(self, keepalive: socket.socket) -> None:
-        with contextlib.suppress(BlockingIOError):  # a late event of a connection that had this descriptor before
-            if has_hung_up(keepalive):
-                raise EOFError("the agent has ended")
+        if (state := state_of(keepalive)) is State.CLOSED:
+            raise EOFError("the agent has ended")
+        if state is not State.OPEN:  # else it is a late event of a connection that had this descriptor before
             self._detach()
 
     def _take_from_master(self, frame: HostFrame) -> None:

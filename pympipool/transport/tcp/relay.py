@@ -48,7 +48,7 @@ from pympipool.transport.tcp.handshake import (
 )
 from pympipool.transport.tcp.remote_rank import RemoteRank
 from pympipool.transport.tcp.shared_source import SharedSource
-from pympipool.transport.tcp.sockets import enable_keepalive, process_has_ended, set_nodelay
+from pympipool.transport.tcp.sockets import State, enable_keepalive, set_nodelay, state_of
 from pympipool.transport.tcp.stream import AGENT
 
 if TYPE_CHECKING:
@@ -322,7 +322,7 @@ class Relay:
             self._unwatch(descriptor)
             if descriptor != remote.keepalive.fileno():
                 remote.hang_up()
-            elif not process_has_ended(remote.keepalive):
+            elif state_of(remote.keepalive) not in (State.CLOSED, State.RESET):  # such a rank does not connect again
                 remote.mark_lost()
             elif remote.idle:
                 remote.hang_up()

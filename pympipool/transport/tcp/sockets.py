@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from enum import Enum
 
 from pympipool._util.platform import HAS_INTERFACE_QUERY, KEEPALIVE_IDLE, UNACKNOWLEDGED_LIMIT
 
@@ -28,31 +29,29 @@ def enable_keepalive(connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, UNACKNOWLEDGED_LIMIT, HOST_GONE_S * 1000)
 
 
-def process_has_ended(keepalive: socket.socket) -> bool:
-    """Return True if the process at the other end has closed a connection that has ended, or its kernel has reset it."""
-    try:
-        return keepalive.recv(1, socket.MSG_DONTWAIT) == b""
-    except ConnectionResetError:  # its host has answered
-        return True
-    except OSError:
-        return False
+class State(Enum):
+    """What is known of a keepalive connection."""
+
+    OPEN = "it goes on"
+    CLOSED = "the process at the other end has closed it"
+    RESET = "the other host has answered, and knows nothing of it: its process has ended, or its kernel had given it up"
+    LOST = "the other host does not answer"
 
 
-def has_hung_up(keepalive: socket.socket) -> bool:
-    """Return True if the process at the other end has closed a connection that has ended. To be asked once.
+def state_of(keepalive: socket.socket) -> State:
+    """Return the state of a keepalive connection. To be asked once: a connection that was lost, or reset, is closed afterwards.
 
     A kernel that gives a connection up, which its process would open again, resets it. The reset arrives if the network
     is cut off in one direction only, or works again.
-
-    Raises:
-        BlockingIOError: The connection goes on.
     """
     try:
-        return keepalive.recv(1, socket.MSG_DONTWAIT) == b""
+        return State.CLOSED if keepalive.recv(1, socket.MSG_DONTWAIT) == b"" else State.OPEN
     except BlockingIOError:
-        raise
+        return State.OPEN
+    except ConnectionResetError:
+        return State.RESET
     except OSError:
-        return False
+        return State.LOST
 
 
 def own_addresses() -> list[str]:
