@@ -59,7 +59,7 @@ def test_wait_returns_at_once_if_done():
 @pytest.mark.parametrize("cores", [1, 2])
 @pytest.mark.alone
 def test_wait_without_listener_notices_soon(monkeypatch, cores):
-    monkeypatch.setattr(spin_wait, "_usable_cores", lambda: cores)
+    monkeypatch.setattr(spin_wait, "usable_cores", lambda: cores)
 
     def late_s():
         end = time.monotonic() + 0.05
