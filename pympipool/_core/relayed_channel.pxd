@@ -17,6 +17,8 @@ cdef class RelayedChannel(Channel):
     cdef public bint is_ready        # the worker serves
     cdef public bint is_behind       # messages to the worker wait, so others have to wait behind them
     cdef public bint is_partial      # a part of the worker's next message has arrived
+    cdef public bint waits_for_master    # something happens when the master has read answers
+    cdef public object link_to_agent     # what forwards the calls of all workers of its host
 
     cdef bint may_receive(self) except -1
     cdef int forward(self, bytearray out) except -1

@@ -1,4 +1,4 @@
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pympipool._core.channel import Channel
 from pympipool._core.prefetch import Prefetch
@@ -15,6 +15,8 @@ class RelayedChannel(Channel):
     is_ready: bool
     is_behind: bool
     is_partial: bool
+    waits_for_master: bool
+    link_to_agent: Any
     @property
     def prefetch(self) -> Prefetch: ...
     @property
@@ -26,7 +28,8 @@ class RelayedChannel(Channel):
     def return_held(self) -> None: ...
     def return_all_but_first(self, count: int = 1) -> None: ...
 
-def forward_all(channels: list[Queue], frames: Frames, due: list[Queue], failed: list[Queue]) -> None: ...
+def by_link(channels: list[Queue]) -> dict[Any, list[Queue]]: ...
+def forward_all(channels: list[Queue], frames: Frames, due: list[Queue], failed: list[Queue]) -> list[Queue]: ...
 def take_answers(
     incoming: bytearray,
     position: int,

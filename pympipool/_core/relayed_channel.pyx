@@ -54,6 +54,8 @@ cdef class RelayedChannel(Channel):
         is_ready: The worker serves calls.
         is_behind: Messages to the worker wait already, so that others have to be `put`.
         is_partial: A part of the worker's next message has arrived, so that no frame begins a message.
+        waits_for_master: Something is to be done when the master has read answers.
+        link_to_agent: What forwards the calls of all workers of its host.
     """
 
     def __cinit__(self, *_, **__):
@@ -261,8 +263,24 @@ cdef class RelayedChannel(Channel):
         self.send_to_master((PMP_RECALLED, id, 0, [b""]))
 
 
+def by_link(list channels):
+    """Return {link: channels} for channels of many workers, in their order."""
+    cdef RelayedChannel channel
+    cdef dict groups = {}
+    cdef object last = None
+    cdef list group = None
+    for channel in channels:
+        if group is None or channel.link_to_agent is not last:  # those of a host often follow each other
+            last = channel.link_to_agent
+            group = groups.get(last)
+            if group is None:
+                group = groups[last] = []
+        group.append(channel)
+    return groups
+
+
 def forward_all(list channels, frames, list due, list failed):
-    """Send the calls on the rings of many workers.
+    """Send the calls on the rings of many workers; return the channels that wait for the master.
 
     Args:
         channels: Those of the workers, all behind one agent.
@@ -271,6 +289,7 @@ def forward_all(list channels, frames, list due, list failed):
         failed: Gets those whose ring is corrupt.
     """
     cdef RelayedChannel channel
+    cdef list waiting = []
     cdef bytearray out = None if frames.is_full else frames.segment()
     cdef Py_ssize_t begin = 0 if out is None else len(out)
     for channel in channels:
@@ -281,6 +300,8 @@ def forward_all(list channels, frames, list due, list failed):
         except (OSError, EOFError, ValueError):
             failed.append(channel)
             continue
+        if channel.waits_for_master:
+            waiting.append(channel)
         if channel.prefetch.recall_due_ns(channel.held is not None):
             due.append(channel)
         if out is not None and len(out) > SEGMENT_BYTES:
@@ -289,6 +310,7 @@ def forward_all(list channels, frames, list due, list failed):
             begin = 0 if out is None else len(out)
     if out is not None:
         frames.note_appended(len(out) - begin)
+    return waiting
 
 
 def take_answers(bytearray incoming, Py_ssize_t position, dict channels, frames, list due, list failed):

@@ -327,7 +327,8 @@ class BlockPool(BasePool["Spawner"]):
         if self.broken is not None:
             self.dispatcher.fail_all(self.broken)  # calls that were put back in the queue
         if self._ends_all:
-            self.dispatcher.call_soon(self.dispatcher.cancel_waiting)  # there are such calls only after `kill`
+            if self.dispatcher.call_count:  # only after `kill`; not for each of many workers
+                self.dispatcher.call_soon(self.dispatcher.cancel_waiting)
             self._close_if_empty()
         elif has_served or worker.is_retiring:  # the pool may have been enlarged again
             self._start_missing()

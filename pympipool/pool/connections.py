@@ -9,6 +9,7 @@ hang-up ─► RankEvents.on_hung_up
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from pympipool._util.clocks import RunningClock
@@ -155,7 +156,7 @@ class ControlConnections:
     def _admit(self, worker: WorkerHandle, rank: int, connection: ControlConnection) -> None:
         """Listen to an authenticated rank."""
         self._loop.unwatch(connection)
-        self._loop.watch(connection, lambda: self._read(worker, rank, connection), worker.handlers)
+        self._loop.watch(connection, partial(self._read, worker, rank, connection), worker.handlers)
         self._events.on_connected(worker, rank)
 
     def _read(self, worker: WorkerHandle, rank: int, connection: ControlConnection) -> None:

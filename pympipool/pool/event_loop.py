@@ -121,6 +121,7 @@ class EventLoop:
         self.mailbox = Mailbox(self._wake_sender.fileno())
         self._inboxes: dict[Inbox, tuple[Callable[[], None], HandlerGroup | None]] = {}
         self._readable: dict[Inbox, None] = {}  # those of which a handler is to run
+        self._on_readable = self._note_readable  # one object for all of them
         self._timers: list[tuple[float, int, Timer]] = []  # a heap
         self._timer_numbers = itertools.count()  # two timers that are due at the same time keep their order
         self._cancelled_timers = 0  # of those in the heap
@@ -162,7 +163,7 @@ class EventLoop:
         inbox: Inbox | None = getattr(readable, "inbox", None)
         if inbox is not None:
             self._inboxes[inbox] = handler, group
-            inbox.on_readable = self._note_readable
+            inbox.on_readable = self._on_readable
             if inbox.is_readable:
                 self._note_readable(inbox)
             return

@@ -297,7 +297,7 @@ class Output:
         self._last_lines = None if last_lines is None else LastLines(last_lines)
         self._loop = loop
         self._group = group
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decoder: codecs.IncrementalDecoder | None = None  # until it prints
         self._muted = False
         self._is_watched = False
         self._is_exiting = False
@@ -357,6 +357,8 @@ class Output:
             return b""
 
     def _process(self, data: bytes) -> None:
+        if self._decoder is None:
+            self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         text = self._decoder.decode(data)
         if not self._muted:
             self._writer.put(text)

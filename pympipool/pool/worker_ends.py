@@ -66,7 +66,7 @@ class ProcessWatch:
         """Notice the end of a worker's process from now on."""
         waitable = worker.process.waitable()
         if waitable is not None:
-            self._loop.watch(waitable, lambda: self._check(worker, waitable), worker.handlers)
+            self._loop.watch(waitable, functools.partial(self._check, worker, waitable), worker.handlers)
         else:
             self._loop.call_later(POLL_INTERVAL_S, lambda: self._poll(worker), worker.handlers)
 

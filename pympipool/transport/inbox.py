@@ -28,11 +28,14 @@ class Inbox:
         on_readable: Called with this object when there is something to read; None: nothing waits for it.
     """
 
+    # A remote worker has four of these, and most are empty nearly always.
+    __slots__ = ("_has_ended", "_is_closed", "_is_paused", "_on_paused", "_pieces", "_size", "on_readable")
+
     def __init__(self, on_paused: Callable[[bool], None] | None = None) -> None:
         self.on_readable: Callable[[Inbox], None] | None = None
         self._on_paused = on_paused
         self._is_paused = False
-        self._pieces: deque[bytes] = deque()
+        self._pieces: deque[bytes] | None = None  # until something arrives, and when all is read
         self._size = 0
         self._has_ended = False
         self._is_closed = False
@@ -53,6 +56,8 @@ class Inbox:
         """Add what has arrived."""
         if self._is_closed or self._has_ended:
             return
+        if self._pieces is None:
+            self._pieces = deque()
         self._pieces.append(data)
         self._size += len(data)
         if self._size > WAITING_MAX_BYTES:
@@ -83,7 +88,8 @@ class Inbox:
             return b"" if self._has_ended else None
         piece = self._pieces.popleft()
         self._size -= len(piece)
-        if not self._size:
+        if not self._pieces:
+            self._pieces = None
             self._pause(is_on=False)
         return piece
 
@@ -91,6 +97,8 @@ class Inbox:
         """Return up to `size` bytes, b"" at the end; None: there are none for now. As of a raw pipe that does not block."""
         piece = self.take()
         if piece is not None and 0 <= size < len(piece):
+            if self._pieces is None:
+                self._pieces = deque()
             self._pieces.appendleft(piece[size:])
             self._size += len(piece) - size
             return piece[:size]
@@ -99,6 +107,6 @@ class Inbox:
     def close(self) -> None:
         """Drop what has arrived, and all that follows."""
         self._is_closed = True
-        self._pieces.clear()
+        self._pieces = None
         self._size = 0
         self._pause(is_on=False)

@@ -18,7 +18,7 @@ class RelayedConnection:
 
     Args:
         worker: Number of the worker.
-        put: Sends the body of a frame with descriptors; b"" hangs up.
+        put: Sends the body of a frame of this worker with descriptors; b"" hangs up. It is the same for all workers of a host.
 
     Attributes:
         inbox: The bodies of frames that have arrived.
@@ -28,7 +28,7 @@ class RelayedConnection:
     rank = 0
     is_relayed = True
 
-    def __init__(self, worker: int, put: Callable[[bytes, Sequence[int]], None]) -> None:
+    def __init__(self, worker: int, put: Callable[[int, bytes, Sequence[int]], None]) -> None:
         self.worker = worker
         self.inbox = Inbox()
         self.is_closed = False
@@ -40,7 +40,7 @@ class RelayedConnection:
         Raises:
             ValueError: The frame is too large.
         """
-        self._put(encode_body(frame), [one for one in descriptors if isinstance(one, int)])
+        self._put(self.worker, encode_body(frame), [one for one in descriptors if isinstance(one, int)])
 
     def flush(self, patience_s: float) -> int:
         """Return 0: the stream of the host sends what was posted."""
@@ -69,4 +69,4 @@ class RelayedConnection:
         if not self.is_closed:
             self.is_closed = True
             self.inbox.close()
-            self._put(b"", ())
+            self._put(self.worker, b"", ())

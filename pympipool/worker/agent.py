@@ -1,6 +1,6 @@
 """The agent: the program that starts the workers of one host, for a master on this or another host.
 
-    relay ── REQUEST: fork, signal ───> agent ── request, pipes, connections ──> forkserver ── fork ──> worker
+    relay ── REQUEST ─────────────────> agent ── request, pipes, connections ──> forkserver ── fork ──> worker
           <── DATA: output, status ────       <── stdout, stderr, status pipe ────────────────────────────┤
           <── DATA: messages ─────────>       <── messages ───────────────────────────────────────────────┘
 
@@ -18,7 +18,7 @@ import select
 import signal
 import socket
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from pympipool._core import ring
 from pympipool._util import signals
@@ -115,6 +115,20 @@ def _is_abandoned() -> bool:
     return False
 
 
+class Template(NamedTuple):
+    """What many workers have in common.
+
+    Attributes:
+        environment: Their environment, but for the number and the devices.
+        imports: `sys.path`, and the modules to import before the fork.
+        gpus: The number of devices of each.
+    """
+
+    environment: dict[str, str]
+    imports: tuple[object, ...]
+    gpus: int
+
+
 class Agent:
     """The agent's loop.
 
@@ -132,6 +146,7 @@ class Agent:
         self._forkserver = forkserver
         self._environment = dict(os.environ)
         self._device_variable, self._devices = devices
+        self._template = Template({}, (), 0)  # of the workers that are requested next
         self._workers: dict[int, AgentWorker] = {}  # by number
         self._sources: dict[int, tuple[AgentWorker, int]] = {}  # by descriptor
         self._events: dict[int, int] = {}  # what is waited for, of descriptors of workers
@@ -212,8 +227,10 @@ class Agent:
         worker = self._workers.get(number)
         if kind == REQUEST:
             match decode_body(data):
-                case ("fork", number, changed, removed, path, preload, gpus):
-                    self._fork(number, changed, removed, (path, preload), gpus)
+                case ("workers", changed, removed, path, preload, gpus):
+                    self._template = Template(self._environment_with(changed, removed), (path, preload), gpus)
+                case ("fork",):
+                    self._fork(number, self._template)
                 case ("signal", number, signal_number) if worker is not None:
                     worker.send_signal(signal_number)
         elif worker is None:
@@ -228,27 +245,33 @@ class Agent:
         elif kind in {PAUSE, RESUME} and stream in worker.sources:
             self._watch(worker, stream, select.POLLIN, is_on=kind == RESUME)
 
-    def _fork(
-        self, number: int, changed: dict[str, str], removed: list[str], imports: tuple[object, ...], gpus: int
-    ) -> None:
+    def _environment_with(self, changed: dict[str, str], removed: list[str]) -> dict[str, str]:
+        """Return the environment of workers.
+
+        Args:
+            changed: Variables that they have, and that this process has not.
+            removed: Variables that this process has, and the workers have not.
+        """
+        kept = {name: value for name, value in self._environment.items() if name not in removed}
+        return {**kept, **changed}
+
+    def _fork(self, number: int, template: Template) -> None:
         """Have the forkserver fork a worker.
 
         Args:
             number: The worker's number.
-            changed: Variables that it has, and that this process has not.
-            removed: Variables that this process has, and the worker has not.
-            imports: `sys.path`, and the modules to import before the fork.
-            gpus: The number of its devices.
+            template: What it has in common with others.
         """
-        used = {name for other in self._workers.values() for name in other.devices}
-        devices = [name for name in self._devices if name not in used][:gpus]
-        environment = {name: value for name, value in self._environment.items() if name not in removed}
-        environment.update(changed)
+        devices: list[str] = []
+        if template.gpus:
+            used = {name for other in self._workers.values() for name in other.devices}
+            devices = [name for name in self._devices if name not in used][: template.gpus]
+        environment = {**template.environment, "PYMPIPOOL_WORKER": str(number)}
         if self._device_variable:
             environment[self._device_variable] = ",".join(devices)
         worker = AgentWorker(number, devices)
         try:
-            worker.request(self._forkserver, encode_body((environment, None, *imports)))
+            worker.request(self._forkserver, encode_body((environment, None, *template.imports)))
         except OSError as error:
             self._frames.put(DATA, host_stream.STDERR, number, f"cannot fork a worker: {error}\n".encode())
             self._frames.put(DATA, host_stream.STATUS, number, STATUS.pack(0, 1))

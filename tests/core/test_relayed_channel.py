@@ -11,7 +11,7 @@ import pytest
 from pympipool._core import ring
 from pympipool._core.channel import MasterChannel
 from pympipool._core.prefetch import Prefetch
-from pympipool._core.relayed_channel import RelayedChannel, forward_all, take_answers
+from pympipool._core.relayed_channel import RelayedChannel, by_link, forward_all, take_answers
 from pympipool.transport.host_stream import DATA, MESSAGES
 from pympipool.transport.tcp.stream import CONTROL, MessageParser, encode_head
 
@@ -235,6 +235,23 @@ def test_large_call_or_one_behind_others_is_put(sides):
     sides.call(3)
     forward_all([sides.queue], sides.frames, [], [])
     assert ids(sides.queue.sent) == [1, 2, 3]
+
+
+def test_channels_that_wait_for_the_master_are_returned(sides):
+    assert forward_all([sides.queue], sides.frames, [], []) == []
+    sides.queue.waits_for_master = True
+    assert forward_all([sides.queue], sides.frames, [], []) == [sides.queue]
+    sides.queue.is_ready = False
+    assert forward_all([sides.queue], sides.frames, [], []) == []
+
+
+def test_channels_are_grouped_by_link():
+    doorbells, segments = ring.doorbell_segment(), [ring.link_segment(1 << 16) for _ in range(5)]
+    queues = [Queue(ring.Segment.attach(os.dup(segment.fileno())), doorbells) for segment in segments]
+    for queue, link in zip(queues, "abbac", strict=True):
+        queue.link_to_agent = link
+    assert by_link(queues) == {"a": [queues[0], queues[3]], "b": queues[1:3], "c": [queues[4]]}
+    assert by_link([]) == {}
 
 
 def test_returned_calls_come_before_further_ones(sides):

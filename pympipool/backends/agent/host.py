@@ -7,11 +7,10 @@ RelayedConnection <── frames ─────┘
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from pympipool._util.clocks import RunningClock
-from pympipool.transport.frames import decode_body
+from pympipool.transport.frames import decode_body, encode_body
 from pympipool.transport.host_stream import CONNECTED, CONTROL, DATA, REQUEST, HostFrame, HostStream
 from pympipool.transport.relayed_connection import RelayedConnection
 
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 
     from pympipool.backends.agent.process import AgentProcess
     from pympipool.backends.spawner import SpawnerEvents
+
+_FORK = encode_body(("fork",))
 
 FLUSH_RETRY_S = 0.01
 """Seconds until the next attempt to send what the relay had no room for."""
@@ -53,8 +54,10 @@ class AgentHost:
         self._events = events
         self._on_end = on_end
         self._is_flushing = False  # what was put is sent at the end of this round of the loop
+        self._template = b""  # which the agent has
         self._processes: dict[int, AgentProcess] = {}  # what receives from the agent, by number
         self._connections: dict[int, RelayedConnection] = {}
+        self._put_control = self._send_control  # one object for all of them
         report, *others = self._stream.receive()
         _, fields = decode_body(report.data)
         self.name: str = fields["host"]
@@ -107,10 +110,18 @@ class AgentHost:
         """False if the agent has ended, its host is gone, or `close` was called."""
         return self._stream.fileno() >= 0
 
-    def start(self, process: AgentProcess, request: bytes) -> None:
-        """Request a worker. What comes from it goes to its process."""
+    def start(self, process: AgentProcess, template: bytes) -> None:
+        """Request a worker. What comes from it goes to its process.
+
+        Args:
+            process: The process.
+            template: What the agent needs to know for this worker. It is sent if it is not that of the last one.
+        """
         self._processes[process.number] = process
-        self.put(REQUEST, 0, process.number, request)
+        if template != self._template:
+            self.put(REQUEST, 0, 0, template)
+            self._template = template
+        self.put(REQUEST, 0, process.number, _FORK)
 
     def put(self, kind: int, stream: int, worker: int, data: bytes = b"", descriptors: Sequence[int] = ()) -> None:
         """Send a frame soon. If the agent has ended, do nothing."""
@@ -156,7 +167,7 @@ class AgentHost:
     def _take(self, frame: HostFrame) -> None:
         number = frame.worker
         if frame.kind == CONNECTED:
-            connection = RelayedConnection(number, partial(self._send_control, number))
+            connection = RelayedConnection(number, self._put_control)
             self._connections[number] = connection
             self._events.admit(connection)
         elif frame.stream == CONTROL:

@@ -38,7 +38,7 @@ class AgentProcess(RequestedProcess):
 
     Args:
         agents: The agents, which send the requests.
-        request: The body of the request.
+        template: What the agent gets once for many such workers.
         number: The worker's number.
         cores: The number of cores that it occupies on its host.
         gpus: The number of devices.
@@ -51,8 +51,8 @@ class AgentProcess(RequestedProcess):
     kill_timeout_s = KILL_TIMEOUT_S
     exit_grace_s = 2.0
 
-    def __init__(self, agents: Agents, request: bytes, number: int, cores: int, gpus: int) -> None:
-        super().__init__(request)
+    def __init__(self, agents: Agents, template: bytes, number: int, cores: int, gpus: int) -> None:
+        super().__init__(template)
         self.host = socket.gethostname()
         self.number = number
         self.cores = cores
@@ -200,8 +200,8 @@ class AgentJobProcess(AgentProcess):
 
     noisy_exit = True  # as of `MpiexecProcess`
 
-    def __init__(self, agents: Agents, request: bytes, number: int, cores: int, gpus: int) -> None:
-        super().__init__(agents, request, number, cores, gpus)
+    def __init__(self, agents: Agents, template: bytes, number: int, cores: int, gpus: int) -> None:
+        super().__init__(agents, template, number, cores, gpus)
         self._job_output = JobOutput(self.stdout)
         self.stdout = cast(BinaryIO, self._job_output)
 

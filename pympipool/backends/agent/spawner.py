@@ -47,8 +47,8 @@ class AgentSpawner(Spawner):
         self._agents = agents
         self._without_agents = without_agents
         self._job = job
-        self._changes: tuple[dict[str, str], list[str], list[str | bytes]] | None = None  # of the last worker
-        self._made_of: object = None  # what they were made of
+        self._template = b""  # of the last worker
+        self._made_of: object = None  # what it was made of
         self.helpers = (agents.relay, agents)
 
     def attach(self, events: SpawnerEvents) -> None:
@@ -75,27 +75,26 @@ class AgentSpawner(Spawner):
             if self._without_agents is None:
                 raise WorkerStartError(self._agents.misfit(cores, gpus))
             return self._without_agents.start(request)
-        body = self._request_body(request, gpus)
+        template = self._template_for(request, gpus)
         kind: Callable[..., AgentProcess] = AgentProcess if self._job is None else AgentJobProcess
-        process = kind(self._agents, body, request.number, cores, gpus)
+        process = kind(self._agents, template, request.number, cores, gpus)
         self._agents.submit(process)
         return process
 
-    def _request_body(self, request: LaunchRequest, gpus: int) -> bytes:
-        """Return what the agent gets: how the worker's environment differs from its own, and what to import."""
+    def _template_for(self, request: LaunchRequest, gpus: int) -> bytes:
+        """Return what the agent gets once for many workers: how their environment differs from its own, and what to import."""
         own = {
             **request.environment,
             **self._agents.relay.environment(request),
             "PYMPIPOOL_CWD": request.cwd or os.getcwd(),
-            _NUMBER: "",  # the only difference between workers
+            _NUMBER: "",  # the only difference between workers; the agent sets it
         }
-        made_of = own, environment_snapshot(), [*sys.path]
-        if self._changes is None or self._made_of != made_of:  # usually many workers start at once
+        made_of = own, environment_snapshot(), [*sys.path], request.preload
+        if self._made_of != made_of:  # usually many workers start at once
             changed, removed = self._find_changes(request, own)
-            self._changes, self._made_of = (changed, removed, import_path()), made_of
-        changed, removed, path = self._changes
-        changed = {**changed, _NUMBER: request.environment[_NUMBER]}
-        return encode_body(("fork", request.number, changed, removed, path, request.preload, gpus))
+            self._template = encode_body(("workers", changed, removed, import_path(), request.preload, gpus))
+            self._made_of = made_of
+        return self._template
 
     def _find_changes(self, request: LaunchRequest, own: dict[str, str]) -> tuple[dict[str, str], list[str]]:
         """Return the variables of a worker that its agent has not, and those that it has and the worker has not."""

@@ -284,9 +284,8 @@ class AgentLink:
             known_due_s = self._due_s()
             due: list[PolledPrefetchQueue] = []
             failed: list[PolledPrefetchQueue] = []
-            forward_all(queues, self.frames, due, failed)
-            for queue in queues:
-                if not queue.rank.gone and queue.rank.waits_for_master:  # it has room now for answers
+            for queue in forward_all(queues, self.frames, due, failed):
+                if not queue.rank.gone:  # it has room now for answers
                     self._serve_rank(queue.rank, AgentRank.check_answers)
             self._after_forwarding(due, failed)
             with contextlib.suppress(OSError):  # the thread sees it too

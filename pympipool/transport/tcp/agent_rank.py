@@ -95,11 +95,6 @@ class AgentRank(RelayedRank):
         assert self.control is not None
         self.control.forward(body)
 
-    @property
-    def waits_for_master(self) -> bool:
-        """True if answers wait, or the end of the worker does."""
-        return self._has_paused or self._is_ending
-
     def check_answers(self) -> None:
         """Pause a worker that answers faster than the master reads. End one that has ended and whose answers are read.
 
@@ -112,6 +107,8 @@ class AgentRank(RelayedRank):
         if self._has_paused != (waiting > ANSWERS_MAX_BYTES if not self._has_paused else waiting > 0):
             self._has_paused = not self._has_paused
             self.link.frames.put(PAUSE if self._has_paused else RESUME, MESSAGES, self.number)
+        if self._queue is not None:
+            self._queue.waits_for_master = self._has_paused or self._is_ending
 
     # ---- from the master ----
 
@@ -140,7 +137,7 @@ class AgentRank(RelayedRank):
         *others, link, doorbells = descriptors
         descriptors[:] = others
         self._queue = self.link.calls.open(link, doorbells)
-        self._queue.rank = self
+        self._queue.rank, self._queue.link_to_agent = self, self.link
         self.put(CONTROL, 0, 0, [body, self.token])
         close_all(descriptors)
 

@@ -9,6 +9,7 @@ from time import sleep
 from typing import TYPE_CHECKING, NoReturn
 
 from pympipool._core.link_group import FOUND_MAX, LinkGroup
+from pympipool._core.relayed_channel import by_link
 from pympipool.transport.tcp.polled_prefetch import PolledPrefetchQueue
 
 if TYPE_CHECKING:
@@ -74,10 +75,8 @@ class CallForwarder:
     def _forward(self, group: LinkGroup[PolledPrefetchQueue]) -> NoReturn:
         while True:
             found = group.wait(_FOREVER_S)
-            of_links: dict[AgentLink, list[PolledPrefetchQueue]] = {}
-            for queue in found:
-                of_links.setdefault(queue.rank.link, []).append(queue)
-            for link, queues in of_links.items():
+            links: dict[AgentLink, list[PolledPrefetchQueue]] = by_link(found)
+            for link, queues in links.items():
                 link.forward_calls(queues)
             if MANY <= len(found) < FOUND_MAX:  # otherwise more wait already
                 sleep(COLLECT_S)

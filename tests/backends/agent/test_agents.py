@@ -189,6 +189,17 @@ def test_killed_agent_loses_workers_and_is_replaced(make_executor, gate, block_a
     assert backend.launcher.launches == [None, ["two"]]
 
 
+def test_later_host_is_used_when_it_connects(make_executor, gate, monkeypatch):
+    monkeypatch.setattr(module, "CHECK_INTERVAL_S", 1000.0)
+    wait = "import time; time.sleep(0.5 * (socket.gethostname() == 'two'))"
+    monkeypatch.setattr(LoopbackAgentsBackend, "agent_code", wait)
+    exe, _ = make_executor(block_allocation=True)
+    calls = [exe.submit(host_and_parent, gate.path) for _ in range(2 * CORES)]
+    gate.wait_until_begun(2 * CORES)
+    gate.open(2 * CORES)
+    assert {call.result()[0] for call in calls} == {"one", "two"}
+
+
 def test_stopped_agent_is_given_up(make_executor, gate, monkeypatch):
     monkeypatch.setattr(module, "ANSWER_TIMEOUT_S", 1.0)
     exe, backend = make_executor(block_allocation=False)

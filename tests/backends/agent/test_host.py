@@ -22,7 +22,9 @@ def sides():
     """Return the master's end, the loop that it uses, those that have ended, and the relay's end."""
     ours, theirs = socket.socketpair()
     relay = HostStream(theirs)
-    relay.put(REPORT, 0, 0, encode_body(("report", {"host": "a", "pid": 1, "cores": 2, "gpus": 0})))
+    relay.put(
+        REPORT, 0, 0, encode_body(("report", {"host": "a", "pid": 1, "cores": 2, "gpus": 0, "is_joining": False}))
+    )
     relay.flush()
     timers, ended = [], []
     loop = SimpleNamespace(
@@ -64,3 +66,13 @@ def test_wait_sends_signal_without_loop(sides):
     process.wait(0.1)
     *_, last = relay.receive()
     assert decode_body(last.data)[0] == "signal"
+
+
+def test_what_workers_have_in_common_is_sent_once(sides):
+    host, *_, relay = sides
+    for number, template in enumerate([b"one", b"one", b"two", b"two", b"one"], 1):
+        host.start(SimpleNamespace(number=number, lose_agent=lambda: None), template)
+    host.flush()
+    sent = [(frame.worker, frame.data) for frame in relay.receive()]
+    fork = encode_body(("fork",))
+    assert sent == [(0, b"one"), (1, fork), (2, fork), (0, b"two"), (3, fork), (4, fork), (0, b"one"), (5, fork)]
