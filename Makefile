@@ -7,6 +7,7 @@
 #   make coverage      measure which lines of Python make test-fast runs, into build/coverage/html
 #   make test-pythons  run a part of the suite in each supported version of Python that can be had here
 #   make test-mpis     run the tests that use MPI with Open MPI and Intel MPI
+#   make test-windows  run tests for Windows under Wine, which it gets as a chroot; as root, on Debian
 #   make test-races    look for data races in the compiled modules, with ThreadSanitizer
 #   make test-slurm    run the tests that need SLURM, with a SLURM that it installs and starts; as root, on Debian or Ubuntu
 #   make test-hosts    run the tests with hosts that are reached by ssh, mpiexec and Grid Engine, which it makes; as root, on Debian
@@ -16,7 +17,7 @@
 #   make wheels        build the source distribution and a wheel for each Python at hand, and try each without a compiler
 #   make release-check try all that a release needs, and publish nothing
 #   make clean         remove everything that these commands made in this folder
-#   make clean-cache   remove what test-pythons, test-mpis and test-races keep in CACHE: interpreters, MPI libraries, environments
+#   make clean-cache   remove what test-pythons, test-mpis, test-races and test-windows keep in CACHE: interpreters, MPI libraries, environments
 #
 #   make bench         measure with all peers, into docs/benchmarks.md: some 20 minutes
 #   make bench-quick   measure the most important cases, into build/benchmarks.md: under 3 minutes
@@ -50,7 +51,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --ed
 
 .PHONY: demo test test-fast test-long coverage lint bench docs pictures install install-all clean test-slurm test-hosts bench-quick bench-guard \
 	wheels release-check \
-	clean-cache test-pythons test-mpis test-races
+	clean-cache test-pythons test-mpis test-races test-windows
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/quickstart.py
@@ -85,6 +86,9 @@ test-pythons: $(VENV)/.installed-dev
 
 test-mpis: $(VENV)/.installed-dev
 	.ci/test-mpis "$(CACHE)" $(MPI_LIBRARIES)
+
+test-windows: $(VENV)/.installed-release
+	.ci/test-windows "$(CACHE)" $(WINDOWS_COMMAND)
 
 test-races: $(VENV)/.installed-dev
 	.ci/test-races "$(CACHE)/races" $(RACES_PYTHON)

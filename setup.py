@@ -27,15 +27,19 @@ from setuptools.errors import BaseError, CCompilerError, ExecError
 PORTABLE_WAIT = os.environ.get("PYMPIPOOL_PORTABLE_WAIT", "0") not in ("", "0")
 MACROS = [("PMP_PORTABLE_WAIT", "1")] if PORTABLE_WAIT else []
 
+IS_WINDOWS = sys.platform == "win32"
+
 # Hidden symbols: the copies of libpmp in one process must not bind to each other.
 C_FLAGS = ["-std=gnu11", "-O2", "-fvisibility=hidden", "-pthread"]
 WARNINGS = ["-Wall", "-Wextra"]
 # Warnings about code that Cython generates cannot be mended here.
 GENERATED_CODE = ["-Wno-unused-function"]
 # shm_open is in librt before glibc 2.34. In later versions librt is empty.
-LINK_FLAGS = ["-pthread", *(["-lrt"] if sys.platform == "linux" else [])]
+LINK_FLAGS = ["-lws2_32", "-lbcrypt"] if IS_WINDOWS else ["-pthread", *(["-lrt"] if sys.platform == "linux" else [])]
 
-C_SOURCES = sorted(str(path) for path in Path("csrc").glob("**/*.c"))
+C_SOURCES = sorted(
+    str(path) for path in Path("csrc").glob("**/*.c") if IS_WINDOWS or not path.name.startswith("windows")
+)
 C_HEADERS = sorted(str(path) for path in Path("csrc").glob("*.h"))
 CYTHON_SOURCES = sorted(str(path) for path in Path("pympipool").glob("*/*.pyx"))
 CYTHON_HEADERS = sorted(str(path) for path in Path("pympipool/_core").glob("*.pxd"))

@@ -27,7 +27,7 @@ make_chroot() {
     # The mirror is that of this machine. Its index of a release may be older than its own time limit.
     mirror=$(apt-get indextargets --format '$(SITE)' | head -1)
     rm -rf "$root"
-    if ! timeout 300 mmdebstrap --aptopt='Acquire::Check-Valid-Until "false"' --variant=minbase \
+    if ! timeout "${CHROOT_LIMIT_S:-300}" mmdebstrap --aptopt='Acquire::Check-Valid-Until "false"' --variant=minbase \
         --include="gcc,g++,make,procps,util-linux,ca-certificates,$3" "$2" "$root" "$mirror" >"$log" 2>&1; then
         echo "a chroot with it could not be made: see $log"
         return 1

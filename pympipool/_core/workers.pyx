@@ -2,7 +2,7 @@
 """The workers of a dispatcher: added, retired, removed when they have died, and asked what they do."""
 
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.errno cimport ENOMEM, EUSERS
+from libc.errno cimport EBUSY, ENOMEM
 from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 
@@ -106,8 +106,8 @@ cdef class Workers(Attempts):
         code = -ENOMEM
         if has_room_for_worker(&self.core):
             worker.slot = free_slot(&self.core)
-            code = -EUSERS
-        if code == -EUSERS and worker.slot < PMP_NEWS_SLOTS:
+            code = -EBUSY
+        if code == -EBUSY and worker.slot < PMP_NEWS_SLOTS:
             code = pmp_link_open_master(link.memory(), link.shm.size_bytes, rank_count, worker.slot, &worker.calls,
                                         worker.results, &worker.bells)
         if code == 0:
@@ -119,8 +119,8 @@ cdef class Workers(Attempts):
             free(worker)
         if code == -ENOMEM:
             raise MemoryError()
-        if code == -EUSERS:
-            raise_errno(code, f"an executor can have {PMP_NEWS_SLOTS} workers on this host")
+        if code == -EBUSY:
+            raise OSError(f"an executor can have {PMP_NEWS_SLOTS} workers on this host")
         if code < 0:
             raise_errno(code, "the segment is no link")
         return 0
