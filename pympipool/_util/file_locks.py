@@ -13,25 +13,31 @@ COMMAND_MAX = 60
 """Longest text of a command line."""
 
 
-def lock_holders(*paths: str) -> list[int]:
-    """Return the processes of this host that hold locks of files: those that hold one that excludes all others, or else any.
+def lock_holders(*paths: str, kind: str = "WRITE") -> list[int]:
+    """Return the processes of this host that hold locks of files.
 
     Locks of processes in other containers are not known, nor those on other hosts.
+
+    Args:
+        paths: Real paths of the files.
+        kind: "WRITE" for locks that exclude all others, "READ" for those that exclude only these.
     """
     inodes = set()
     for path in paths:
         with suppress(OSError):
             inodes.add(os.stat(path).st_ino)
-    holders: dict[str, dict[int, None]] = {"WRITE": {}, "READ": {}}
+    holders: dict[int, None] = {}
     with suppress(OSError), open("/proc/locks", encoding="ascii") as file:
         for line in file:
             fields = line.split()
             if len(fields) < 8 or fields[1] == "->":  # it waits for the lock
                 continue
-            kind, pid, inode = fields[3], int(fields[4]), int(fields[5].rpartition(":")[2])
-            if inode in inodes and pid > 0 and _has_open(pid, paths):  # another file system may have the same number
-                holders[kind][pid] = None
-    return list(holders["WRITE"] or holders["READ"])
+            pid, inode = int(fields[4]), int(fields[5].rpartition(":")[2])
+            if fields[3] != kind or inode not in inodes or pid <= 0:
+                continue
+            if _has_open(pid, paths):  # another file system may have a file of this number
+                holders[pid] = None
+    return list(holders)
 
 
 def _has_open(pid: int, paths: tuple[str, ...]) -> bool:
@@ -48,13 +54,13 @@ def _has_open(pid: int, paths: tuple[str, ...]) -> bool:
     return False
 
 
-def describe_holder(*paths: str) -> str:
-    """Return which process holds a lock of files, and what to do about it; "" if that is not known here.
+def describe_holder(*paths: str, kind: str = "WRITE") -> str:
+    """Return which other process holds a lock of files, and what to do about it; "" if that is not known here.
 
     Args:
-        paths: Real paths of the files.
+        paths, kind: As of `lock_holders`.
     """
-    holders = [pid for pid in lock_holders(*paths) if pid != os.getpid()]
+    holders = [pid for pid in lock_holders(*paths, kind=kind) if pid != os.getpid()]
     if not holders:
         return ""
     stopped = [pid for pid in holders if process_state(pid) in ("T", "t")]

@@ -102,6 +102,8 @@ class FileWait:
     def _describe(self) -> str:
         paths = self._path, f"{self._path}-shm"
         holder = describe_holder(*paths)
+        if not holder and not os.path.exists(paths[1]):  # without a log, those that read keep from writing
+            holder = describe_holder(self._path, kind="READ")
         if not holder and os.getpid() in lock_holders(*paths):
             holder = "another thread of this process"
         if holder:

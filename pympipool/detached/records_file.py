@@ -49,6 +49,7 @@ class RecordsFile:
         self._path = os.path.join(folder, FILE)
         self._tables = tables
         self._lock = RLock()
+        self._own_changes = 0
         self._reading = FileWait(self._path, LOCK_LIMIT_S, hint=hint)  # which may be possible when writing is not
         self._writing = FileWait(self._path, LOCK_LIMIT_S, hint=hint)
         create_if_missing(self._path)
@@ -98,6 +99,10 @@ class RecordsFile:
         with self.transaction():
             pass
 
+    def version(self) -> tuple[int, int]:
+        """Return what is another value after each change."""
+        return self._all("PRAGMA data_version")[0][0], self._own_changes  # the first counts those of other connections
+
     def check_in_place(self) -> None:
         """Raise FileNotFoundError if the file was removed: what is noted in it then is lost."""
         with suppress(FileNotFoundError):
@@ -116,6 +121,7 @@ class RecordsFile:
             try:
                 yield self._connection
                 self._writing.run(self._connection.execute, "COMMIT")
+                self._own_changes += 1
             except BaseException:
                 with suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")

@@ -138,6 +138,8 @@ class Supervisor:
         self._specs: dict[str, dict[str, Any]] = {}
         self._waits_for_devices = False  # a task that has come before
         self._is_recovered = False
+        self._seen: tuple[int, int] | None = None  # the version of the records at the last look
+        self._has_waiting = False
 
     def has_tasks(self) -> bool:
         """Return True if a task runs."""
@@ -160,11 +162,18 @@ class Supervisor:
         return {one.id for one in self._records.submissions() if one.host == self._host}
 
     def step(self) -> bool:
-        """Look at all tasks once; return True if some wait or run."""
+        """Look at all tasks once, if something has changed; return True if some wait or run."""
         if not self._is_recovered:
             self.recover()
             self._is_recovered = True
         self._reap()
+        version = self._records.version()
+        if version != self._seen:  # there may be 100 000 tasks, which take a tenth of a second
+            self._look()
+            self._seen = version
+        return bool(self._has_waiting or self._running)
+
+    def _look(self) -> None:
         ours = self._own_submissions()
         states = {}
         for submission, task, state, _, pid in self._records.tasks():
@@ -175,11 +184,11 @@ class Supervisor:
             if states.get(key) != "RUNNING":
                 running.end("CANCELLED", TERMINATION_S if key in states else FORGOTTEN_S)
         waiting = [key for key, state in states.items() if state == "WAITING"]
+        self._has_waiting = bool(waiting)
         self._waits_for_devices = False
         for submission, task in waiting:
             if not self._start(submission, task, states):
                 break
-        return bool(waiting or self._running)
 
     def _note_pid(self, submission: str, task: int, state: str, pid: int | None) -> None:
         """Note the process of a task, if that was not possible when it started."""

@@ -138,6 +138,17 @@ def test_calls_run_while_the_index_is_locked(make_executor, directory, lock, ran
     assert [call["result"] for call in get_cache_data(directory)] == [49]
 
 
+def test_a_stopped_reader_is_named_without_a_log(make_block, directory, monkeypatch):
+    """On a network file system, those that read keep others from writing."""
+    monkeypatch.setattr(directories, "_file_system", lambda path: "nfs4")
+    with make_block() as exe:
+        exe.submit(square, 3).result(TIMEOUT_S)
+    with stopped_holder(directory / "index.sqlite", "BEGIN; SELECT * FROM results") as holder:
+        with contextlib.closing(Store(directory)) as store, pytest.raises(FileLockedError) as caught:
+            store.write([(bytes(20), [b"1"], "f", "", 1)])
+        assert remedy(holder) in str(caught.value)
+
+
 def test_known_results_are_found_while_writing_is_locked(make_block, directory):
     with make_block() as exe:
         exe.submit(square, 3).result(TIMEOUT_S)

@@ -1,13 +1,17 @@
 """The supervisor of detached calls on this machine: it gives tasks their GPUs, and scripts see if it hangs."""
 
+import contextlib
 import os
 import resource
+import socket
 import sqlite3
+import time
 
 import pytest
 
 from pympipool.detached import supervisor
 from pympipool.detached.local import LocalScheduler, lock_path
+from pympipool.detached.records import Records, Submission
 from pympipool.detached.spool import Spool
 from support.detached_project import Project
 from support.processes import marked_processes, still_alive
@@ -188,6 +192,28 @@ def test_no_command_is_given_for_an_unknown_process(tmp_path, monkeypatch, conte
     problem = scheduler._problem_of(scheduler._host)
     assert "kill" not in problem
     assert f"{path} does not say which process it is" in problem
+
+
+def test_tasks_are_read_after_changes_only(tmp_path, monkeypatch):
+    """There may be 100 000 of them, and the supervisor looks 20 times a second."""
+    with contextlib.closing(Records(str(tmp_path), is_shared=False)) as records:
+        submission = Submission("0" * 16, "local", socket.gethostname(), "f", time.time(), 1, 1, None, "{}")
+        records.claim(submission, [(bytes(20), "")])
+        records.queue_tasks(submission.id, 1, {"after": [], "cores": 1, "cores_at_once": 0, "gpus": 0})
+        looks, tasks = [], records.tasks
+        monkeypatch.setattr(records, "tasks", lambda *states: looks.append(1) or tasks(*states))
+        made = supervisor.Supervisor(records, str(tmp_path))
+        assert made.step()
+        before = len(looks)
+        assert made.step()
+        assert len(looks) == before
+        with contextlib.closing(Records(str(tmp_path), is_shared=False)) as others:
+            others.check_writable()
+            assert made.step()
+            assert len(looks) == before, "nothing has changed"
+            others.cancel_tasks(submission.id, None)
+        assert not made.step()
+        assert len(looks) == before + 1
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from support.waiting import LIMIT_S, wait_until
 HOLD = """
 import os, select, signal, sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)
-connection.execute(sys.argv[2])
+connection.executescript(sys.argv[2])
 while not select.select([0], [], [], 0)[0]:  # whoever else lets it go on
     os.kill(os.getpid(), signal.SIGSTOP)
 connection.execute("ROLLBACK")

@@ -26,11 +26,12 @@ def test_the_holder_of_a_flock_is_found(tmp_path):
     assert lock_holders(path) == []
 
 
-def test_readers_are_named_if_there_is_no_writer(tmp_path):
+def test_readers_and_writers_are_told_apart(tmp_path):
     path = str(tmp_path / "lock")
     with open(path, "w+") as file:
         fcntl.lockf(file, fcntl.LOCK_SH)
-        assert lock_holders(path) == [os.getpid()]
+        assert lock_holders(path) == []
+        assert lock_holders(path, kind="READ") == [os.getpid()]
 
 
 def test_another_file_of_its_number_is_ignored(tmp_path):
