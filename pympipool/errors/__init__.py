@@ -250,7 +250,7 @@ class CacheWarning(UserWarning):
     """Results are not cached; the calls run all the same.
 
     Seen when the result of a function may depend on something that cannot be compared between sessions, such as an open file,
-    and when results cannot be written, as on a full disk.
+    when results cannot be written, as on a full disk, and when a process that was stopped keeps the lock of the index.
 
     What to do: the message names it. `resource_dict={"cache_key": ...}` gives a call a name of its own.
     """
@@ -259,8 +259,8 @@ class CacheWarning(UserWarning):
 class JobWarning(UserWarning):
     """Detached jobs do not go on, or not as long as they should. They are watched all the same.
 
-    Seen when their scheduler does not answer, when the supervisor of this machine was stopped, when the disk is full, and when
-    the jobs end with the script, as a flux instance does that was started for it.
+    Seen when their scheduler does not answer, when the supervisor of this machine, or a process that has the lock of the records,
+    was stopped, when the disk is full, and when the jobs end with the script, as a flux instance does that was started for it.
 
     What to do: the message names it.
     """
