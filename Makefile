@@ -88,7 +88,7 @@ test-mpis: $(VENV)/.installed-dev
 	.ci/test-mpis "$(CACHE)" $(MPI_LIBRARIES)
 
 test-windows: $(VENV)/.installed-release
-	.ci/test-windows "$(CACHE)" $(WINDOWS_COMMAND)
+	.ci/test-windows "$(CACHE)"
 
 test-races: $(VENV)/.installed-dev
 	.ci/test-races "$(CACHE)/races" $(RACES_PYTHON)
