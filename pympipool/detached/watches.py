@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from subprocess import SubprocessError
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from pympipool.detached import outcomes, records_file
 from pympipool.detached.schedulers import State
 from pympipool.detached.spool import Spool, unknown_spools
 from pympipool.detached.submitting import Call, Group
-from pympipool.errors import JobError
+from pympipool.errors import JobError, WorkerStartError
 from pympipool.serialization.exceptions import summarize_parts
 
 if TYPE_CHECKING:
@@ -140,13 +141,24 @@ class Watches:
         self.send_cancels()
 
     def send_cancels(self) -> None:
-        """Have the scheduler cancel tasks: the last ones first, which else would start in the place of those that end."""
+        """Have the scheduler cancel tasks: the last ones first, which else would start in the place of those that end.
+
+        Raises:
+            OSError, WorkerStartError: Some could not be cancelled. They are told again by the next call.
+        """
+        failure: Exception | None = None
         for watch in reversed(self._watches.values()):
             if watch.to_cancel and watch.job is not None:
-                self._cancel(watch, sorted(watch.to_cancel, reverse=True))
+                try:
+                    self._cancel(watch, sorted(watch.to_cancel, reverse=True))
+                except (OSError, SubprocessError, WorkerStartError) as error:  # keeps no other job running
+                    failure = error
+                    continue
                 for task in watch.to_cancel:
                     watch.kept += watch.cancelled.pop(task)
                 watch.to_cancel.clear()
+        if failure is not None:
+            raise failure
 
     def has_cancels(self) -> bool:
         """Return True if the scheduler was not told of all tasks that are to be cancelled."""

@@ -10,7 +10,7 @@ import pytest
 from pympipool import Executor
 from pympipool.detached import watches
 from pympipool.detached.schedulers import State, TaskState
-from pympipool.errors import JobError, JobWarning
+from pympipool.errors import JobError, JobWarning, WorkerStartError
 from support.calls import add, square
 from support.made_up_scheduler import pickled, submit
 from support.waiting import wait_until
@@ -83,6 +83,25 @@ def test_a_failed_cancel_is_tried_again(exe, scheduler, monkeypatch):
     assert scheduler.cancelled == [("1", None)]
     assert str(warned[0].message).startswith("detached jobs: no route to host; it is tried again")
     assert not other.done()
+
+
+@pytest.mark.filterwarnings("ignore::pympipool.errors.JobWarning")  # at the end of the executor, for the other one
+def test_a_failed_cancel_keeps_no_other_running(exe, scheduler, monkeypatch):
+    calls = [submit(exe, scheduler, square, number) for number in (3, 4)]
+    cancel = scheduler.cancel
+
+    def cancel_first_only(job, tasks):
+        if job == "2":
+            raise WorkerStartError("job 2 is out of reach")
+        cancel(job, tasks)
+
+    monkeypatch.setattr(scheduler, "cancel", cancel_first_only)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", JobWarning)
+        assert calls[1].cancel()
+        assert calls[0].cancel()
+        wait_until(lambda: scheduler.cancelled)
+    assert scheduler.cancelled == [("1", None)]
 
 
 def test_a_silent_scheduler_ends_no_call(exe, scheduler):
