@@ -35,6 +35,12 @@ LIMITS_BACKLOG = IS_MACOS
 FORK_IS_SAFE = IS_LINUX
 """Libraries work in a forked process. What macOS's libraries keep running does not survive a fork."""
 
+HAS_LIMITS = not IS_WINDOWS
+"""Processes have limits of open files and of processes, which they can read and raise (`resource`)."""
+
+HAS_SIGNALS = not IS_WINDOWS
+"""Processes can send each other signals, and block or ignore them."""
+
 HAS_WAITID = hasattr(os, "waitid")
 """Not on macOS before Python 3.13, and not on Windows."""
 
@@ -84,3 +90,16 @@ def on_fork(
     functions = {"before": before, "after_in_parent": in_parent, "after_in_child": in_child}
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(**{name: function for name, function in functions.items() if function is not None})
+
+
+def need_unix(what: str) -> None:
+    """Raise ValueError on Windows, for what pympipool does not have there.
+
+    Args:
+        what: The parameter with its value, as the beginning of the message.
+    """
+    if IS_WINDOWS:
+        raise ValueError(
+            f"{what}, which pympipool does not have on Windows: leave it out, or run the script in WSL, which is Linux. On Windows,"
+            " workers are single processes of this machine, and nothing outlives the script"
+        )

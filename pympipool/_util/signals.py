@@ -12,15 +12,16 @@ from __future__ import annotations
 import sys
 
 from pympipool._util.cmodules import signal
+from pympipool._util.platform import HAS_SIGNALS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_KEPT = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+_KEPT = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP) if HAS_SIGNALS else ()
 """Signals that stay ignored. Shells ignore the first two in processes of the background, `nohup` the third."""
 
-_OF_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+_OF_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ) if HAS_SIGNALS else ()
 """Signals that Python ignores from its start. `subprocess` restores their default actions in children."""
 
 _RESET = f"""
@@ -36,6 +37,8 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 def reset() -> None:
     """Unblock all signals, and restore the default actions of ignored ones. Only for the main thread of a program."""
+    if not HAS_SIGNALS:
+        return
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in _ignored():
         signal.signal(number, signal.SIG_DFL)
@@ -47,7 +50,7 @@ def reset_first(command: Sequence[str | bytes]) -> Sequence[str | bytes]:
     To unblock the signals of this thread while the process starts would let the thread receive signals that the user's
     program has blocked. `subprocess` can do without that only by `preexec_fn`, which is not safe in programs with threads.
     """
-    if not sys.executable or getattr(sys, "frozen", False):
+    if not HAS_SIGNALS or not sys.executable or getattr(sys, "frozen", False):
         return command
     if command[0] == sys.executable or not (signal.pthread_sigmask(signal.SIG_BLOCK, ()) or _ignored()):
         return command
@@ -67,10 +70,12 @@ class SigpipeBlocked:
     """
 
     def __enter__(self) -> None:
-        self._before: set[int] = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGPIPE,))
+        self._before: set[int] | None = None
+        if HAS_SIGNALS:
+            self._before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGPIPE,))
 
     def __exit__(self, *_: object) -> None:
-        if signal.SIGPIPE in self._before:
+        if self._before is None or signal.SIGPIPE in self._before:
             return
         if signal.SIGPIPE in signal.sigpending():
             signal.sigwait((signal.SIGPIPE,))

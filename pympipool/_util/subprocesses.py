@@ -71,6 +71,15 @@ def end(process: subprocess.Popen[Any], timeout_s: float = END_TIMEOUT_S) -> Non
         reap_later(process)
 
 
+def start_failure(program: str, cwd: str | None, error: Exception) -> str:
+    """Return why a worker could not be started."""
+    if cwd is not None and not os.path.isdir(cwd):
+        return f"cannot start a worker in cwd={cwd!r}: there is no such folder"
+    if isinstance(error, FileNotFoundError):
+        return f"cannot start a worker: there is no program {program!r}"
+    return f"cannot start a worker with {program!r}: {error}"
+
+
 def popen_with_socket(
     command: Sequence[str],
     environment: Mapping[str, str],

@@ -64,7 +64,7 @@ class ChildProcess(WorkerProcess):
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            raise WorkerStartError(_start_failure(command[0], cwd, error)) from error
+            raise WorkerStartError(subprocesses.start_failure(command[0], cwd, error)) from error
         self.pid = self._process.pid
         self.host = socket.gethostname()
         self.stdout = cast(BinaryIO, self._process.stdout)
@@ -139,11 +139,3 @@ class ChildProcess(WorkerProcess):
             self._descriptor = None
         self.stdout.close()
         self.stderr.close()
-
-
-def _start_failure(program: str, cwd: str | None, error: Exception) -> str:
-    if cwd is not None and not os.path.isdir(cwd):
-        return f"cannot start a worker in cwd={cwd!r}: there is no such folder"
-    if isinstance(error, FileNotFoundError):
-        return f"cannot start a worker: there is no program {program!r}"
-    return f"cannot start a worker with {program!r}: {error}"

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pympipool._util.platform import need_unix
 from pympipool._util.reprs import did_you_mean
 from pympipool.backends.base import Backend
 from pympipool.backends.local.backend import LocalBackend
@@ -118,6 +119,10 @@ class Choice(NamedTuple):
     skipped: dict[str, str]
 
 
+_OF_WINDOWS = ("mpi", "serial")
+"""Backends that need neither other hosts nor descriptors that travel over sockets."""
+
+
 def choose(name: str, executor: Any = None, hosts: Sequence[Host] | None = None) -> Choice:
     """Return the backend that a name stands for.
 
@@ -140,6 +145,7 @@ def choose(name: str, executor: Any = None, hosts: Sequence[Host] | None = None)
         )
     if name == "auto":
         if hosts is not None:
+            need_unix(f"hosts is {[host.name for host in hosts]}")
             return Choice("ssh", {})
         if executor is None:
             return _choose_automatically()
@@ -152,6 +158,8 @@ def choose(name: str, executor: Any = None, hosts: Sequence[Host] | None = None)
             "backend='local' is a name of pympipool 0.8; write backend='mpi'", DeprecationWarning, stacklevel=4
         )
         name = "mpi"
+    if name in BACKENDS and name not in _OF_WINDOWS:
+        need_unix(f"backend is {name!r}")
     if name not in BACKENDS:
         raise ValueError(f"backend is {name!r}; it can be {', '.join(map(repr, known))}{did_you_mean(name, known)}")
     return Choice(name, {})

@@ -194,6 +194,9 @@ class Loop(Protocol):
     def unwatch(self, readable: Any) -> None:
         """Stop watching."""
 
+    def call(self, function: Callable[[], None]) -> None:
+        """Call function() in the loop's thread, soon. From any thread."""
+
     def call_later(self, delay_s: float, function: Callable[[], None]) -> Any:
         """Call function() after delay_s seconds."""
 

@@ -26,6 +26,7 @@ from threading import RLock
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from pympipool._util.platform import on_fork
 from pympipool.caching.file_stamps import Stamp, read, renewed, stamp_of
 from pympipool.caching.installed import distribution_of, folders_of, installed_folders
 from pympipool.caching.values import DIGEST_BYTES, Hasher, UnhashableError
@@ -221,7 +222,7 @@ def installed(package: str) -> str:
 
 
 _modules = _Modules()
-os.register_at_fork(after_in_child=_modules.renew_lock)
+on_fork(in_child=_modules.renew_lock)
 
 
 def version_of_files(*, now: bool = False) -> int:

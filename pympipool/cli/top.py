@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pympipool._util.formatting import format_count, format_memory, format_seconds, format_two_digits
+from pympipool._util.platform import IS_WINDOWS
 from pympipool.diagnostics.live.report import script_title
 from pympipool.diagnostics.live.scripts import Script, find_scripts
 
@@ -39,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Show the scripts until q or Ctrl-C is pressed. Return 1 if one is asked for that does not answer."""
+    if IS_WINDOWS:
+        print(
+            "pympipool top asks scripts over Unix sockets, which Windows does not have: print repr(executor)",
+            file=sys.stderr,
+        )
+        return 2
     if options.json:
         scripts = find_scripts(options.pid)
         print(json.dumps([dataclasses.asdict(script) for script in scripts], indent=2))

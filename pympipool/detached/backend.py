@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pympipool._util.platform import need_unix
 from pympipool._util.reprs import did_you_mean
 from pympipool.backends.base import WorkerlessBackend
 from pympipool.backends.registry import choose
@@ -44,6 +45,7 @@ def choose_scheduler(options: Options) -> str:
     Raises:
         ValueError: There is no such scheduler; or an option is wrong for calls that outlive the script.
     """
+    need_unix("detached is True")
     if options.cache_directory is None:
         raise ValueError(
             "detached=True needs a cache_directory, in which the jobs leave their results for later scripts: name one that the"

@@ -279,6 +279,8 @@ def signal_name(exit_code: int | None) -> str | None:
     if exit_code is None or 0 <= exit_code <= 128:
         return None
     number = -exit_code if exit_code < 0 else exit_code - 128
+    if number == 9:
+        return "SIGKILL"  # also on Windows, where it stands for the end by another process
     try:
         return signal.Signals(number).name
     except ValueError:

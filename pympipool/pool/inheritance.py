@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from pympipool._util.platform import need_unix
 from pympipool.transport.frames import INHERITED_DESCRIPTORS_MAX
 from pympipool.worker.inherited import InheritedDescriptor
 
@@ -54,6 +55,7 @@ class Inheritance:
 
     def duplicate_for_child(self, descriptor: int) -> int:
         """Collect a descriptor; return its number. Called by multiprocessing, as on its own representation of a process."""
+        need_unix("the initargs have objects of multiprocessing")
         if len(self.descriptors) == INHERITED_DESCRIPTORS_MAX:
             raise ValueError(f"the initargs have more than {INHERITED_DESCRIPTORS_MAX} file descriptors")
         self.descriptors.append(os.dup(descriptor))

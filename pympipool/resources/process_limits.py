@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+from pympipool._util.platform import HAS_LIMITS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +32,9 @@ PROCESSES_PER_RANK = 2
 PROCESSES_BESIDE = 16
 """The same for everything else: the master's threads, the fork server, launchers."""
 
+WORKERS_MAX = 500
+"""Most workers of an executor on Windows, where Python's `select` takes 512 sockets."""
+
 
 def raise_limits(workers: int, ranks: int, *, are_remote: bool = False) -> Iterator[str]:
     """Raise the soft limits as far as so many workers need it and the hard limits allow.
@@ -41,7 +46,17 @@ def raise_limits(workers: int, ranks: int, *, are_remote: bool = False) -> Itera
 
     Yields:
         For each hard limit that is too low: how many workers fit, and what to do.
+
+    Raises:
+        ValueError: On Windows, more than `WORKERS_MAX`.
     """
+    if not HAS_LIMITS:
+        if workers > WORKERS_MAX:
+            raise ValueError(
+                f"max_workers is {workers}: a thread of Windows can wait for 512 sockets, and each worker has one. Use at most"
+                f" {WORKERS_MAX}"
+            )
+        return
     import resource  # not needed by workers, whose start it would delay
 
     per_worker = FILES_PER_REMOTE_WORKER if are_remote else FILES_PER_WORKER + ranks - 1

@@ -5,6 +5,7 @@
     control_server.py   the master's end: a listener, and one connection for each rank
     control_client.py   the worker's end of the control connection
     local_unix.py       the sockets of both ends on one host: whose is the peer, how do descriptors travel
+    local_windows.py    the same on Windows
     fork_requests.py    requests for forked workers: to a fork server, and through the relay to an agent
     shm.py              the link to a worker on this host: a segment with two rings, both ends
     tcp/                the link to a worker on another host

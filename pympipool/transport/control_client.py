@@ -18,11 +18,16 @@ import os
 from _thread import allocate_lock
 
 from pympipool._util.cmodules import socket
+from pympipool._util.platform import IS_WINDOWS
 from pympipool.serialization import drop_released
-from pympipool.transport import local_unix as local
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.frames import ProtocolError, encode_frame, with_length
 from pympipool.transport.shm import open_channel
+
+if IS_WINDOWS:
+    from pympipool.transport import local_windows as local
+else:
+    from pympipool.transport import local_unix as local
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,6 +72,7 @@ class WorkerControl:
         self._end = local.WorkerEnd(connection)
         self._lock = allocate_lock()
         self._request_lock = allocate_lock()
+        self._address = ""
         self._has_link = False
         self._written: Usage | None = None  # how much of their large arguments the calls have written
 
@@ -78,11 +84,17 @@ class WorkerControl:
             OSError: The master is gone.
             PermissionError: Another user listens at the address.
         """
-        return cls(local.connect(config.address))
+        control = cls(local.connect(config.address))
+        control._address = config.address
+        return control
 
     def fileno(self) -> int:
-        """Return the descriptor of the connection, for the watchdog."""
+        """Return the descriptor of the connection."""
         return self._end.socket.fileno()
+
+    def watched_master(self) -> int:
+        """Return what tells the watchdog, or multiprocessing, that the master has ended; for the caller to keep."""
+        return local.watched_master(self._address, self.fileno())
 
     def send_hello(self, config: WorkerConfig, rank: int, *, is_relayed: bool = False) -> None:
         """Send the hello: the key, the worker's number and this rank, for which the relay may stand in."""
@@ -222,8 +234,8 @@ class WorkerControl:
         self._send(with_length(body))
 
     def release(self) -> None:
-        """Close the descriptor of an ending worker, which would warn of it. The connection lasts by a duplicate."""
-        self._end.socket.close()
+        """Leave the connection to the system, which ends it with the process: Python would warn of an open one."""
+        self._end.release()
 
     def hang_up(self) -> None:
         """End the connection. Its descriptor stays open for other threads that still use it. From any thread."""

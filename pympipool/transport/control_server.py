@@ -20,8 +20,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from pympipool._util.import_path import package_folder
-from pympipool._util.platform import SEND_FLAGS
-from pympipool.transport import local_unix as local
+from pympipool._util.platform import IS_WINDOWS, SEND_FLAGS
 from pympipool.transport.frames import (
     KEY_BYTES,
     LENGTH_BYTES,
@@ -32,6 +31,11 @@ from pympipool.transport.frames import (
     decode_body,
     decode_length,
 )
+
+if IS_WINDOWS:
+    from pympipool.transport import local_windows as local
+else:
+    from pympipool.transport import local_unix as local
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -183,9 +187,10 @@ class Connection:
             if not self._received:
                 raise PeerClosed("the peer hung up without a word") from error
             raise HandshakeError(f"the peer hung up before its hello was complete: {error}") from error
-        if self._received == VIEWER_MAGIC:
+        may_be_viewer = local.KNOWS_USERS and VIEWER_MAGIC.startswith(self._received)
+        if may_be_viewer and len(self._received) == len(VIEWER_MAGIC):
             raise ViewerHello("the peer is a viewer")
-        if not MAGIC.startswith(self._received[: len(MAGIC)]) and not VIEWER_MAGIC.startswith(self._received):
+        if not MAGIC.startswith(self._received[: len(MAGIC)]) and not may_be_viewer:
             raise HandshakeError(f"the peer's first bytes are not {MAGIC!r}")
         if len(self._received) < self._end.hello_bytes:
             return None

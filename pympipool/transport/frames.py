@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
     from pympipool._core.ring import Segment
+    from pympipool._util.cmodules import socket
 
 Frame: TypeAlias = "tuple[Any, ...]"
 
@@ -124,3 +125,19 @@ def decode_body(body: bytes | bytearray | memoryview) -> Frame:
     if not (isinstance(frame, tuple) and frame):
         raise ProtocolError(f"the peer sent a {type(frame).__name__}, not a frame (word, ...)")
     return frame
+
+
+def receive_exactly(connection: socket.socket, size_bytes: int) -> bytearray:
+    """Wait for so many bytes.
+
+    Raises:
+        EOFError: The master has hung up.
+    """
+    data = bytearray(size_bytes)
+    left = memoryview(data)
+    while left:
+        count = connection.recv_into(left)
+        if not count:
+            raise EOFError("the master hung up before it had sent all of its settings")
+        left = left[count:]
+    return data

@@ -24,6 +24,7 @@ from pympipool.transport.frames import (
     decode_length,
     encode_frame,
     encode_hello,
+    receive_exactly,
 )
 
 TYPE_CHECKING = False
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from pympipool.transport.frames import Frame, Packet
 
 FAMILY = socket.AF_UNIX
+
+KNOWS_USERS = True
+"""The system tells whose process a peer is, before it has proved anything."""
 
 _TEMPORARY_FOLDER_MAX = 76  # bytes, so that /pympipool-12345678/control behind it fits into the 104 of macOS
 
@@ -182,11 +186,21 @@ def _connect(address: str) -> socket.socket:
             return connection
 
 
+def watched_master(_address: str, connection: int) -> int:
+    """Return what the watchdog waits for: a duplicate of the connection.
+
+    Python closes the original before exit functions and MPI_Finalize have run: the master would hang up in response, and the
+    watchdog would kill the process while these still run.
+    """
+    return os.dup(connection)
+
+
 class WorkerEnd:
     """A worker's end of a connection. All operations block."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
+        self.release = connection.close  # the watchdog has a duplicate, by which the connection lasts
 
     def greet(self, config: WorkerConfig, rank: int, *, is_relayed: bool) -> None:
         """Send the hello. The key is in it: the kernel has said whose process the master is."""
@@ -209,22 +223,6 @@ class WorkerEnd:
         head, ancillary, _, _ = self.socket.recvmsg(LENGTH_BYTES, room, RECEIVE_FLAGS)
         head += receive_exactly(self.socket, LENGTH_BYTES - len(head))
         return decode_body(receive_exactly(self.socket, decode_length(head))), _descriptors(ancillary)
-
-
-def receive_exactly(connection: socket.socket, size_bytes: int) -> bytearray:
-    """Wait for so many bytes.
-
-    Raises:
-        EOFError: The master has hung up.
-    """
-    data = bytearray(size_bytes)
-    left = memoryview(data)
-    while left:
-        count = connection.recv_into(left)
-        if not count:
-            raise EOFError("the master hung up before it had sent all of its settings")
-        left = left[count:]
-    return data
 
 
 def _ancillary(descriptors: Sequence[int | Segment]) -> tuple[int, int, bytes]:

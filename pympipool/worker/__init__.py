@@ -57,10 +57,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, _ignore_sigint)
     config = WorkerConfig.from_environ(os.environ)
     control = connect(config)
-    # A duplicate of the descriptor, so that the connection lasts until the process has ended. Python closes the original
-    # before exit functions and MPI_Finalize have run: the master would hang up in response, and the watchdog would kill
-    # the process while these still run.
-    ring.start_watchdog(os.dup(control.fileno()))
+    ring.start_watchdog(control.watched_master())
     try:
         if config.ranks == 1:
             control.send_hello(config, 0)  # before the import, so that the master can answer meanwhile

@@ -39,7 +39,7 @@ def apply_script_context(settings: dict[str, Any], control: Control, identity: t
     sys.argv[:] = settings["argv"]
     sys.path[:] = settings["path"]
     actions: dict[str, Callable[[Any], None]] = {
-        "multiprocessing.process": lambda process: _become_child(process, settings, os.dup(control.fileno()), identity),
+        "multiprocessing.process": lambda process: _become_child(process, settings, control.watched_master(), identity),
         "multiprocessing.resource_tracker": lambda module: _share_tracker(module, control),
     }
     for name in list(actions):

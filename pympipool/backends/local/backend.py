@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pympipool._util.platform import FORK_IS_SAFE
+from pympipool._util.platform import FORK_IS_SAFE, need_unix
 from pympipool.resources import available_cores
 
 if TYPE_CHECKING:
@@ -39,8 +39,11 @@ class LocalBackend:
         return available_cores()
 
     def check(self, resources: Resources) -> None:
-        """Raise ValueError for parameters that only a scheduler understands."""
+        """Raise ValueError for parameters that only a scheduler, or another system, understands."""
         resources.check_backend(self.name)
+        if resources.cores > 1:
+            need_unix(f"cores is {resources.cores}")
+        start_method(os.environ, resources.mp_context)
 
     def uses_agents(self, resources: Resources) -> bool:
         """Return False: all workers are processes of this host."""
@@ -71,10 +74,10 @@ class LocalBackend:
         For one core, the worker is a fork of the forkserver, or a fresh interpreter where processes must not fork. More
         cores need mpiexec.
         """
-        from pympipool.backends.local.forkserver import ForkserverSpawner
-
         if resources.cores > 1 or start_method(os.environ, resources.mp_context) == "spawn":
             return self.for_block(resources)
+        from pympipool.backends.local.forkserver import ForkserverSpawner
+
         if self._forkserver is None:
             self._forkserver = ForkserverSpawner()
         return self._forkserver
@@ -109,15 +112,20 @@ def start_method(environ: Mapping[str, str], wanted: str | None = None) -> str:
     (https://docs.python.org/3/library/multiprocessing.html), and Windows has no fork.
 
     Raises:
-        ValueError: PYMPIPOOL_START_METHOD has another value.
+        ValueError: PYMPIPOOL_START_METHOD has another value, or this system has no fork.
 
     Examples:
         >>> start_method({"PYMPIPOOL_START_METHOD": "spawn"})
         'spawn'
     """
+    if wanted is not None and wanted != "spawn":
+        need_unix(f"mp_context is {wanted!r}")
+        return "fork"
     if wanted is not None:
-        return "spawn" if wanted == "spawn" else "fork"
+        return "spawn"
     method = environ.get("PYMPIPOOL_START_METHOD") or ("fork" if FORK_IS_SAFE else "spawn")
     if method not in ("fork", "spawn"):
         raise ValueError(f"PYMPIPOOL_START_METHOD is {method!r}; it can be 'fork' or 'spawn'")
+    if method == "fork":
+        need_unix("PYMPIPOOL_START_METHOD is 'fork'")
     return method

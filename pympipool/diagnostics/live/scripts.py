@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pympipool._util.platform import HAS_ABSTRACT_SOCKETS
+from pympipool._util.platform import HAS_ABSTRACT_SOCKETS, IS_WINDOWS
 from pympipool.diagnostics.live.report import add_memory
 from pympipool.transport.frames import VIEWER_MAGIC
-from pympipool.transport.local_unix import peer_uid
+
+if not IS_WINDOWS:
+    from pympipool.transport.local_unix import peer_uid
 
 ANSWER_LIMIT_S = 0.5
 """Time that an executor has to answer: one whose script is stopped does not."""

@@ -98,6 +98,10 @@ class TcpControl:
         """Return the descriptor of the keepalive connection, or that to the agent in its place, for the watchdog."""
         return self._keepalive.fileno()
 
+    def watched_master(self) -> int:
+        """Return what tells the watchdog, or multiprocessing, that the master has ended; for the caller to keep."""
+        return os.dup(self.fileno())
+
     def send_hello(self, config: WorkerConfig, rank: int) -> None:
         """Send the hello, which tells the master the worker's number and this rank."""
         self._stream.send(HELLO, 0, 0, [encode_hello(bytes(KEY_BYTES), config.worker, rank)])
