@@ -90,6 +90,30 @@ int64_t pmp_now_ns(void);
 /* Offers the core to other threads. */
 void pmp_yield(void);
 
+#ifdef PMP_LINUX
+
+/* Returns the core that this thread runs on, plus one; 0 if the system does not tell. */
+uint32_t pmp_current_core(void);
+
+/* Has the system move this thread to a core, and leaves it as free to move on as it was. Returns false if it may not use that
+ * core, or the system moves no threads. */
+bool pmp_move_to_core(uint32_t core);
+
+#else
+
+static inline uint32_t pmp_current_core(void)
+{
+    return 0;
+}
+
+static inline bool pmp_move_to_core(uint32_t core)
+{
+    (void)core;
+    return false;
+}
+
+#endif
+
 /* Sleeps for so many microseconds. */
 void pmp_pause_us(uint32_t pause_us);
 

@@ -20,6 +20,12 @@ static uint64_t load_word(const pmp_ranks *ranks, uint32_t rank)
     return atomic_load_explicit(&ranks->words[rank].ended, memory_order_acquire);
 }
 
+/* Returns true if a call has ended on this rank, but not on that one yet. */
+static bool is_behind(const pmp_ranks *ranks, uint32_t rank)
+{
+    return rank != ranks->rank && calls_ahead(ranks, load_word(ranks, rank)) < 0;
+}
+
 bool pmp_ranks_end(pmp_ranks *ranks, uint64_t outcome)
 {
     const uint64_t count = (ranks->own >> OUTCOME_BITS) + 1;
@@ -34,11 +40,31 @@ bool pmp_ranks_end(pmp_ranks *ranks, uint64_t outcome)
 bool pmp_ranks_have_ended(const pmp_ranks *ranks)
 {
     for (uint32_t rank = 0; rank < ranks->count; rank++) {
-        if (rank != ranks->rank && calls_ahead(ranks, load_word(ranks, rank)) < 0) {
+        if (is_behind(ranks, rank)) {
             return false;
         }
     }
     return true;
+}
+
+bool pmp_ranks_need_core(const pmp_ranks *ranks, const pmp_doorbell *bells, uint32_t core)
+{
+    for (uint32_t rank = 0; rank < ranks->count; rank++) {
+        if (pmp_doorbell_core(&bells[rank]) == core && is_behind(ranks, rank)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool pmp_ranks_use_core(const pmp_ranks *ranks, const pmp_doorbell *bells, uint32_t core)
+{
+    for (uint32_t rank = 0; rank < ranks->count; rank++) {
+        if (pmp_doorbell_core(&bells[rank]) == core) {
+            return true;
+        }
+    }
+    return false;
 }
 
 bool pmp_ranks_agree(const pmp_ranks *ranks)

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "cache_line.h"
+#include "doorbell.h"
 
 /* Lies in shared memory, zeroed. */
 typedef struct {
@@ -35,6 +36,13 @@ bool pmp_ranks_end(pmp_ranks *ranks, uint64_t outcome);
 
 /* Returns true if all calls that have ended on this rank have ended on the other ranks too (acquire). */
 bool pmp_ranks_have_ended(const pmp_ranks *ranks);
+
+/* Returns true if a rank that has not ended the last call of this one may need this core: it began to wait there last. bells has the
+ * doorbell of each rank. */
+bool pmp_ranks_need_core(const pmp_ranks *ranks, const pmp_doorbell *bells, uint32_t core);
+
+/* Returns true if a rank began to wait on this core last. */
+bool pmp_ranks_use_core(const pmp_ranks *ranks, const pmp_doorbell *bells, uint32_t core);
 
 /* Returns true if the last call had the same outcome on all ranks. Only after pmp_ranks_have_ended has returned true. */
 bool pmp_ranks_agree(const pmp_ranks *ranks);

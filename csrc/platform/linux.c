@@ -12,6 +12,7 @@
 #include <linux/futex.h>
 #include <linux/memfd.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/mman.h>
@@ -50,6 +51,31 @@ int pmp_random(void *bytes, size_t count)
     const int error = got < 0 ? -errno : -EIO;
     close(descriptor);
     return got == (ssize_t)count ? 0 : error;
+}
+
+/* ---- cores ---- */
+
+uint32_t pmp_current_core(void)
+{
+    const int core = sched_getcpu();
+    return core < 0 ? 0 : (uint32_t)core + 1;
+}
+
+bool pmp_move_to_core(uint32_t core)
+{
+    cpu_set_t usable, wanted;
+
+    if (core == 0 || core > CPU_SETSIZE || sched_getaffinity(0, sizeof usable, &usable) != 0 ||
+        !CPU_ISSET(core - 1, &usable)) {
+        return false;
+    }
+    CPU_ZERO(&wanted);
+    CPU_SET(core - 1, &wanted);
+    if (sched_setaffinity(0, sizeof wanted, &wanted) != 0) {
+        return false;
+    }
+    sched_setaffinity(0, sizeof usable, &usable);
+    return true;
 }
 
 /* ---- memory ---- */

@@ -2,17 +2,10 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from pympipool._core.rank_waits cimport Awaited
 from pympipool._core.ring cimport (
     Parts, Segment, c_bool, pmp_doorbell, pmp_news, pmp_notices, pmp_ranks, pmp_receiver, pmp_sender, pmp_spinner,
 )
-
-
-cdef struct Awaited:
-    # What a rank waits for.
-    pmp_receiver *calls
-    pmp_ranks *ranks
-    pmp_notices *notices
-    uint32_t notices_seen
 
 
 cdef class Channel:
@@ -29,9 +22,7 @@ cdef class Channel:
     cdef pmp_news *peer_news       # where a worker announces what it has sent
     cdef bint rings_after_message  # a worker may wait for room for its next result; a master never does
     cdef pmp_spinner spinner
-    cdef bint may_await_ranks     # there is a core for each rank, but none for the master besides
-    cdef int missed_polls         # how often `await_ranks` does not poll since that was in vain ...
-    cdef int skipped_polls        # ... and did not yet
+    cdef pmp_spinner short_spinner  # for waits in which another rank, or the master, needs the core of this one
     cdef bint is_ending           # the ranks wait for each other after this call, in `ranks_agree`
     cdef int64_t received_ns      # time at which the last message was received
     cdef readonly list stamps     # further times of a traced call, ns; sent with the answer and then cleared
@@ -43,8 +34,10 @@ cdef class Channel:
     cdef int open(self, uint32_t rank) except -1
     cdef void ring_peer(self) noexcept nogil
     cdef void end_call(self, uint64_t outcome) noexcept nogil
-    cdef void await_ranks(self) noexcept nogil
+    cdef int wait_for_call(self, int64_t deadline_ns) except -1
     cdef int wait(self, c_bool (*ready)(void *) noexcept nogil, void *context, int64_t deadline_ns) except -1
+    cdef int wait_with(self, pmp_spinner *spinner, c_bool (*ready)(void *) noexcept nogil, void *context,
+                       int64_t deadline_ns) except -1
     cdef int take_notice(self) except -1
     cdef list take_parts(self)
     cdef object take_message(self)

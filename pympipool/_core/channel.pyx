@@ -13,21 +13,21 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, ETIMEDOUT
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from pympipool._core.rank_waits cimport (
+    Awaited, has_call, has_notice, have_ended, is_core_needed, keep_core, may_begin,
+)
 from pympipool._core.ring cimport (
-    PMP_POLLS_WITH_PAUSE, PMP_STORED, PMP_TRACED, Parts, Segment, c_bool, message_bytes, news_in, notices_in,
+    PMP_STORED, PMP_TRACED, Parts, Segment, c_bool, init_short_spinner, message_bytes, news_in, notices_in,
     part_to_object, pmp_doorbell, pmp_doorbell_ring, pmp_doorbell_ring_after_fence, pmp_head, pmp_link_await_room,
     pmp_link_open_master, pmp_link_open_worker, pmp_link_slot, pmp_news_add, pmp_notices_count, pmp_now_ns, pmp_part,
-    pmp_poll, pmp_ranks_agree, pmp_ranks_end, pmp_ranks_have_ended, pmp_receive, pmp_receive_done, pmp_receiver_close,
-    pmp_ring_has_record, pmp_ring_is_empty, pmp_send, pmp_sender, pmp_sender_has_room, pmp_spinner_init, pmp_wait,
-    process_buffer_pool, raise_errno,
+    pmp_ranks_agree, pmp_ranks_end, pmp_receive, pmp_receive_done, pmp_receiver_close, pmp_ring_has_record,
+    pmp_ring_is_empty, pmp_send, pmp_sender, pmp_sender_has_room, pmp_spinner, pmp_spinner_init, pmp_wait,
+    process_buffer_pool, raise_errno, usable_cores,
 )
 
 import os
 
 from pympipool._core.ring import SPIN_NS
-
-cdef enum:
-    MISSED_POLLS_MAX = 15
 
 cdef int64_t NS_PER_S = 1_000_000_000
 cdef bytes NO_IMPORTS = bytes(sizeof(int64_t))  # what `import_times.take` returns if there were none
@@ -60,27 +60,9 @@ class LostMessage:
         return raise_lost, (self.error,)
 
 
-cdef c_bool has_notice(Awaited *awaited) noexcept nogil:
-    return pmp_notices_count(awaited.notices) != awaited.notices_seen
-
-
 cdef c_bool has_news(void *context) noexcept nogil:
     cdef Awaited *awaited = <Awaited *>context
     return pmp_ring_has_record(&awaited.calls.consumer) or has_notice(awaited)
-
-
-cdef c_bool has_call(Awaited *awaited) noexcept nogil:
-    """Return True if all ranks have ended the last call, and there is another one or none will be served any more."""
-    return (pmp_ranks_have_ended(awaited.ranks)
-            and (pmp_ring_has_record(&awaited.calls.consumer) or not pmp_ranks_agree(awaited.ranks)))
-
-
-cdef c_bool may_begin(void *context) noexcept nogil:
-    return has_call(<Awaited *>context) or has_notice(<Awaited *>context)
-
-
-cdef c_bool have_ended(void *context) noexcept nogil:
-    return pmp_ranks_have_ended((<Awaited *>context).ranks)
 
 
 cdef c_bool has_room(void *context) noexcept nogil:
@@ -102,6 +84,7 @@ cdef class Channel:
         self.link = link
         self.doorbells = doorbells
         pmp_spinner_init(&self.spinner, spin_limit_ns())
+        init_short_spinner(&self.short_spinner, spin_limit_ns())
         self.stamps = []
         self.open(rank)
 
@@ -111,9 +94,13 @@ cdef class Channel:
         if code < 0:
             raise_errno(code, "the segment is no link of this version of pympipool")
         core_count = os.cpu_count() or 1
-        if self.ranks.count >= core_count:
+        usable = usable_cores()
+        self.awaited.has_core = self.ranks.count <= (core_count if usable == 1 else min(usable, core_count))
+        self.awaited.is_crowded = self.ranks.count >= core_count
+        if self.awaited.is_crowded:
             self.spinner.polls_with_pause = 0  # another rank, or the master, needs the core
-        self.may_await_ranks = self.ranks.count == core_count
+        self.awaited.rank_bells = self.rank_bells
+        self.awaited.master_bell = <pmp_doorbell *>self.doorbells.memory() + 1
         self.own_bell = &self.rank_bells[rank]
         self.awaited.calls = &self.receiver
         self.awaited.ranks = &self.ranks
@@ -150,31 +137,19 @@ cdef class Channel:
                 if rank != self.ranks.rank:
                     pmp_doorbell_ring(&self.rank_bells[rank])
 
-    cdef void await_ranks(self) noexcept nogil:
-        """Wait for a microsecond until the other ranks have ended the last call, before this one yields its core.
-
-        They are about to end it if each has a core of its own. Where one needs this core, that is tried more and more rarely.
-        """
-        if pmp_ranks_have_ended(&self.ranks):
-            return
-        if self.skipped_polls < self.missed_polls:
-            self.skipped_polls += 1
-            return
-        self.skipped_polls = 0
-        if pmp_poll(PMP_POLLS_WITH_PAUSE, have_ended, &self.awaited):
-            self.missed_polls = 0
-        else:
-            self.missed_polls = min(2 * self.missed_polls + 1, MISSED_POLLS_MAX)
-
     cdef int wait(self, c_bool (*ready)(void *) noexcept nogil, void *context,
                   int64_t deadline_ns) except -1:
         """Waits for ready; returns 0 when the deadline (ns, -1: none) passed first."""
+        return self.wait_with(&self.spinner, ready, context, deadline_ns)
+
+    cdef int wait_with(self, pmp_spinner *spinner, c_bool (*ready)(void *) noexcept nogil, void *context,
+                       int64_t deadline_ns) except -1:
         cdef int64_t left_ns = -1
         while True:
             if deadline_ns >= 0:
                 left_ns = max(deadline_ns - pmp_now_ns(), 0)
             with nogil:
-                code = pmp_wait(self.own_bell, &self.spinner, ready, context, left_ns)
+                code = pmp_wait(self.own_bell, spinner, ready, context, left_ns)
             if code == 0:
                 return 1
             if code == -ETIMEDOUT:
@@ -182,6 +157,14 @@ cdef class Channel:
             if code != -EINTR:
                 raise_errno(code, "waiting on a doorbell failed")
             PyErr_CheckSignals()
+
+    cdef int wait_for_call(self, int64_t deadline_ns) except -1:
+        """Wait until this rank may begin a call; return 0 when the deadline passed first."""
+        if keep_core(&self.awaited):
+            return 1
+        if self.awaited.has_core and is_core_needed(&self.awaited):
+            return self.wait_with(&self.short_spinner, may_begin, &self.awaited, deadline_ns)
+        return self.wait(may_begin, &self.awaited, deadline_ns)
 
     def receive(self, timeout=None):
         """Wait for the next message and return it.
@@ -204,9 +187,7 @@ cdef class Channel:
             if has_notice(&self.awaited):
                 self.take_notice()
             if self.ranks.count > 1:
-                if self.may_await_ranks and pmp_ring_has_record(&self.receiver.consumer):
-                    self.await_ranks()
-                if not self.wait(may_begin, &self.awaited, deadline_ns):
+                if not self.wait_for_call(deadline_ns):
                     return None
                 if not has_call(&self.awaited):
                     continue
@@ -252,6 +233,7 @@ cdef class Channel:
     cdef object take_message(self):
         cdef pmp_head head = self.receiver.head
         cdef uint64_t size_bytes = 0
+        self.awaited.was_large = self.receiver.owned
         lost = None
         try:
             if self.receiver.lost:
@@ -318,6 +300,7 @@ cdef class Channel:
         cdef bytes sent_times
         if run_ns < 0:
             run_ns = ended_ns - self.received_ns
+        self.awaited.run_ns = run_ns
         if id & PMP_TRACED:
             times[0] = self.received_ns
             times[1] = ended_ns

@@ -20,8 +20,9 @@ from pympipool._core.listeners cimport now_s
 from pympipool._core.mailbox cimport Post
 from pympipool._core.progress_engine cimport request_completion, run_progress_thread, wake_progress_thread
 from pympipool._core.ring cimport (
-    PMP_STORED_PARTS_MAX, Segment, news_in, notices_in, pmp_doorbell, pmp_doorbell_arm, pmp_doorbell_disarm, pmp_doorbell_sleep,
-    pmp_shm, pmp_shm_duplicate, pmp_spinner_init, pmp_store_clear, raise_errno, relay_bell_in, relay_news_in, usable_cores,
+    PMP_STORED_PARTS_MAX, Segment, init_short_spinner, news_in, notices_in, pmp_doorbell, pmp_doorbell_arm,
+    pmp_doorbell_disarm, pmp_doorbell_sleep, pmp_shm, pmp_shm_duplicate, pmp_spinner_init, pmp_store_clear, raise_errno,
+    relay_bell_in, relay_news_in, usable_cores,
 )
 from pympipool._core.scheduler cimport find_worker
 from pympipool._core.submission cimport Submission
@@ -70,6 +71,7 @@ cdef class Dispatcher(Submission):
         pmp_spinner_init(&self.core.waiting_thread_spinner, SPIN_NS)
         pmp_spinner_init(&self.core.no_spin_spinner, SPIN_NS)
         self.core.no_spin_spinner.near_miss_ns = 0
+        init_short_spinner(&self.core.short_spinner, SPIN_NS)
         self.core.core_count = usable_cores()
         if pmp_mutex_init(&self.core.lock) != 0:
             raise MemoryError("no mutex")

@@ -19,14 +19,14 @@ result wakes. tests/csrc/doorbell.pml is the model of acquiring and releasing pr
 """
 
 from libc.errno cimport EINTR
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from pympipool._core.scheduler cimport next_deadline_ns
-from pympipool._core.types cimport Core, pmp_mutex_lock, pmp_mutex_trylock, pmp_mutex_unlock
+from pympipool._core.types cimport Core, Worker, pmp_mutex_lock, pmp_mutex_trylock, pmp_mutex_unlock
 from pympipool._core.pump cimport dispatch_waiting, has_news, pump
 from pympipool._core.ring cimport (
-    PMP_POLLS_WITH_PAUSE, c_bool, pmp_doorbell_arm, pmp_doorbell_disarm, pmp_doorbell_ring, pmp_doorbell_sleep,
-    pmp_now_ns, pmp_spin, pmp_spin_failed, pmp_spinner, pmp_wait,
+    PMP_POLLS_WITH_PAUSE, c_bool, pmp_current_core, pmp_doorbell_arm, pmp_doorbell_core, pmp_doorbell_disarm,
+    pmp_doorbell_ring, pmp_doorbell_sleep, pmp_doorbell_tell_core, pmp_now_ns, pmp_spin, pmp_spin_failed, pmp_spinner, pmp_wait,
 )
 
 cdef extern from "<stdatomic.h>" nogil:
@@ -186,18 +186,39 @@ cdef void release_progress(Core *core) noexcept nogil:
         pmp_doorbell_ring(core.progress_bell)
 
 
-cdef pmp_spinner *select_spinner(Core *core) noexcept nogil:
+cdef bint is_core_needed(Core *core, bint has_spare_core) noexcept nogil:
+    """Return True if a rank that has to run a call may need the core of this thread."""
+    cdef uint32_t own = pmp_current_core()
+    cdef Worker *worker
+    if own == 0:
+        return not has_spare_core
+    for i in range(core.watched_count):
+        worker = core.watched[i]
+        if worker.in_flight.length == 0 or worker.relay_bell != NULL:
+            continue
+        for rank in range(worker.rank_count):
+            if pmp_doorbell_core(&worker.bells[rank]) == own:
+                return True
+    return False
+
+
+cdef pmp_spinner *select_spinner(Core *core, bint may_sleep) noexcept nogil:
     """Return the spinner for the next wait. The caller holds the lock.
 
     It pays to spin up to the limit if there is a core to spare, or if a worker waits for the master. Otherwise the core is
-    of more use to a worker, and no worker loses time if the master sleeps. Without a core to spare, a rank may need the one
-    that spins, so that it yields at once: all ranks of a worker run the call that is waited for.
+    of more use to a worker, and no worker loses time if the master sleeps. A thread whose core a rank needs yields at once, since
+    all ranks of a worker run the call that is waited for, and sleeps soon (see rank_waits.pxd) if it may.
     """
     cdef bint has_spare_core = core.rank_count < core.core_count
+    cdef bint has_ranks = core.rank_count > core.worker_count
+    cdef bint is_needed = has_ranks and is_core_needed(core, has_spare_core)
+    cdef int32_t polls = 0 if is_needed else PMP_POLLS_WITH_PAUSE
+    if is_needed and may_sleep and core.rank_count <= core.core_count:
+        return &core.short_spinner
     if core.core_count > 1 and (has_spare_core or core.stalling > 0):
-        core.waiting_thread_spinner.polls_with_pause = PMP_POLLS_WITH_PAUSE if has_spare_core else 0
+        core.waiting_thread_spinner.polls_with_pause = polls if has_spare_core or has_ranks else 0
         return &core.waiting_thread_spinner
-    core.no_spin_spinner.polls_with_pause = 0 if core.rank_count > core.worker_count else PMP_POLLS_WITH_PAUSE
+    core.no_spin_spinner.polls_with_pause = polls
     return &core.no_spin_spinner
 
 
@@ -219,7 +240,7 @@ cdef int wait_for_completion(Core *core, int64_t timeout_ns) noexcept nogil:
         done = core.done.first != NULL
         tick = next_deadline_ns(core)
         core.waiting_thread_untimed = tick < 0
-        spinner = select_spinner(core)
+        spinner = select_spinner(core, True)
         pmp_mutex_unlock(&core.lock)
         if core.kill_requested:
             request_completion(core)
@@ -243,11 +264,12 @@ cdef bint make_progress_briefly(Core *core) noexcept nogil:
     cdef int64_t start_ns = pmp_now_ns()
     cdef pmp_spinner *spinner
     cdef bint done = False
+    pmp_doorbell_tell_core(core.waiting_thread_bell)
     while True:
         pmp_mutex_lock(&core.lock)
         pump(core)
         done = core.done.first != NULL
-        spinner = select_spinner(core)
+        spinner = select_spinner(core, False)
         pmp_mutex_unlock(&core.lock)
         if core.kill_requested:
             request_completion(core)

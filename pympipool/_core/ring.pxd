@@ -7,6 +7,8 @@ cdef extern from "<stdbool.h>" nogil:
     ctypedef bint c_bool "bool"
 
 cdef extern from "platform.h" nogil:
+    uint32_t pmp_current_core()
+    c_bool pmp_move_to_core(uint32_t core)
     int64_t pmp_now_ns()
     void pmp_pause_us(uint32_t pause_us)
     int64_t pmp_process_id()
@@ -62,10 +64,13 @@ cdef extern from "doorbell.h" nogil:
     uint32_t pmp_notices_count(const pmp_notices *notices)
     ctypedef struct pmp_spinner:
         int64_t budget_ns
+        int64_t min_ns
         int64_t max_ns
         int64_t near_miss_ns
         int32_t polls_with_pause
     int32_t PMP_POLLS_WITH_PAUSE
+    void pmp_doorbell_tell_core(pmp_doorbell *bell)
+    uint32_t pmp_doorbell_core(const pmp_doorbell *bell)
     void pmp_doorbell_ring(pmp_doorbell *bell)
     void pmp_doorbell_ring_after_fence(pmp_doorbell *bell)
     void pmp_doorbell_arm(pmp_doorbell *bell)
@@ -104,6 +109,8 @@ cdef extern from "ranks.h" nogil:
         uint32_t rank
     c_bool pmp_ranks_end(pmp_ranks *ranks, uint64_t outcome)
     c_bool pmp_ranks_have_ended(const pmp_ranks *ranks)
+    c_bool pmp_ranks_need_core(const pmp_ranks *ranks, const pmp_doorbell *bells, uint32_t core)
+    c_bool pmp_ranks_use_core(const pmp_ranks *ranks, const pmp_doorbell *bells, uint32_t core)
     c_bool pmp_ranks_agree(const pmp_ranks *ranks)
 
 cdef extern from "message.h" nogil:
@@ -202,6 +209,8 @@ cdef class Buffer:
     cdef void *data
     cdef Py_ssize_t size
 
+
+cdef void init_short_spinner(pmp_spinner *spinner, int64_t limit_ns) noexcept nogil
 
 cdef pmp_notices *notices_in(Segment doorbells) except NULL
 cdef pmp_news *news_in(Segment doorbells) except NULL

@@ -52,6 +52,17 @@ ring holds. Measured with 1 and 3 MB to 2 ranks and back, on 2 cores that others
 SPIN_NS = 100_000  # longest spinning before a sleep; about the cost of a round trip in which both sides sleep
 
 
+cdef enum:
+    SHORT_SPIN_NS = 6_000  # about the cost of sleeping and waking on one core
+
+
+cdef void init_short_spinner(pmp_spinner *spinner, int64_t limit_ns) noexcept nogil:
+    """Initialize a spinner for waits in which the one that is waited for needs this core: it yields at once, and not for long."""
+    pmp_spinner_init(spinner, min(<int64_t>SHORT_SPIN_NS, limit_ns))
+    spinner.min_ns = spinner.max_ns
+    spinner.polls_with_pause = 0
+
+
 cdef int raise_errno(int code, str what) except -1:
     """Raise the OSError for a negative errno from csrc."""
     raise OSError(-code, f"{what}: {os.strerror(-code)}")

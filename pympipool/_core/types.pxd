@@ -171,6 +171,7 @@ cdef struct Core:
     pmp_doorbell short_sleep_bell      # interrupts a short sleep of the progress thread
     pmp_doorbell completion_bell       # the completion thread sleeps on it
     pmp_spinner waiting_thread_spinner
+    pmp_spinner short_spinner    # replaces it while a rank needs the core of the waiting thread
     pmp_spinner no_spin_spinner  # replaces waiting_thread_spinner while a worker needs the core more than the master
     int core_count               # number of cores that this process may use
     # The following fields are also read, and some of them written, without the lock; see progress_engine.pyx.

@@ -149,6 +149,46 @@ static void wait_returns_at_once_when_ready(void)
     CHECK_EQUAL(counted.polls, 1);
 }
 
+static void wait_tells_core(void)
+{
+    pmp_doorbell bell = {0};
+    pmp_spinner spinner;
+    countdown counted = {0, 1};
+    pmp_spinner_init(&spinner, 0);
+    CHECK_EQUAL(pmp_doorbell_core(&bell), 0);
+    const uint32_t core = pmp_current_core();
+    CHECK_EQUAL(pmp_wait(&bell, &spinner, at_nth_poll, &counted, -1), 0);
+    CHECK_EQUAL(pmp_doorbell_core(&bell), core);
+#ifdef PMP_LINUX
+    CHECK(core > 0);
+#endif
+}
+
+#ifdef PMP_LINUX
+
+static void check_usable(const cpu_set_t *expected)
+{
+    cpu_set_t usable;
+    CHECK_EQUAL(sched_getaffinity(0, sizeof usable, &usable), 0);
+    CHECK(CPU_EQUAL(&usable, expected));
+}
+
+static void thread_moves_and_stays_free(void)
+{
+    cpu_set_t usable;
+    CHECK_EQUAL(sched_getaffinity(0, sizeof usable, &usable), 0);
+    for (uint32_t core = 0; core <= CPU_SETSIZE + 1; core++) {
+        const bool is_usable = core > 0 && core <= CPU_SETSIZE && CPU_ISSET(core - 1, &usable);
+        CHECK_EQUAL(pmp_move_to_core(core), is_usable);
+        check_usable(&usable);
+        while (is_usable && pmp_current_core() != core) { /* the system has moved it on */
+            pmp_move_to_core(core);
+        }
+    }
+}
+
+#endif
+
 static void poll_ends_when_ready_or_after_count(void)
 {
     countdown counted = {0, 3};
@@ -597,7 +637,11 @@ int main(int argument_count, char **arguments)
     run("near misses grow the budget until it fails", 60, near_misses_grow_budget_until_it_fails);
     run("failing spins are tried ever more rarely", 60, failing_spins_are_tried_more_rarely);
     run("no budget means no spinning", 60, no_budget_means_no_spinning);
+#ifdef PMP_LINUX
+    run("a thread moves to a core and stays free", 60, thread_moves_and_stays_free);
+#endif
     use_core(0);
+    run("a wait tells its core", 60, wait_tells_core);
     run("no ring is lost between two threads that sleep", hunt_limit_s(),
         two_threads_sleep_by_turns);
     run("no ring is lost between a sleeping and a spinning thread", hunt_limit_s(),

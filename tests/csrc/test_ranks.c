@@ -81,6 +81,27 @@ static void rank_that_is_ahead_agrees(void)
     CHECK(!pmp_ranks_have_ended(&ranks[0]));
 }
 
+static void rank_that_is_behind_needs_its_core(void)
+{
+    pmp_doorbell bells[RANKS];
+    memset(bells, 0, sizeof bells);
+    bells[0].core = 1;
+    bells[1].core = 2;
+    bells[2].core = 1;
+    new_ranks();
+    CHECK(!pmp_ranks_need_core(&ranks[0], bells, 1));
+    CHECK(!pmp_ranks_end(&ranks[0], 0));
+    CHECK(pmp_ranks_need_core(&ranks[0], bells, 1)); /* rank 2 */
+    CHECK(pmp_ranks_need_core(&ranks[0], bells, 2)); /* rank 1 */
+    CHECK(!pmp_ranks_need_core(&ranks[0], bells, 3));
+    CHECK(pmp_ranks_use_core(&ranks[0], bells, 1));
+    CHECK(!pmp_ranks_use_core(&ranks[0], bells, 3));
+    CHECK(!pmp_ranks_need_core(&ranks[1], bells, 1)); /* it has not ended the call itself */
+    CHECK(!pmp_ranks_end(&ranks[2], 0));
+    CHECK(!pmp_ranks_need_core(&ranks[0], bells, 1));
+    CHECK(pmp_ranks_need_core(&ranks[0], bells, 2));
+}
+
 static void outcome_has_48_bits(void)
 {
     new_ranks();
@@ -99,6 +120,7 @@ int main(void)
     run("counts wrap around", 60, counts_wrap_around);
     run("different outcomes are seen by all", 60, different_outcomes_are_seen_by_all);
     run("a rank that is ahead agrees", 60, rank_that_is_ahead_agrees);
+    run("a rank that is behind needs its core", 60, rank_that_is_behind_needs_its_core);
     run("an outcome has 48 bits", 60, outcome_has_48_bits);
     return 0;
 }
