@@ -9,7 +9,7 @@ import pytest
 LIMIT_S = 60
 
 BEGIN = """
-import os, socket, sys, threading, time, _thread
+import os, signal, socket, sys, threading, time, _thread
 from pympipool import Executor
 
 def hold(port):
@@ -32,7 +32,10 @@ ENDS = {
     "Ctrl-C": """
     def interrupt():
         sys.stdin.readline()
-        _thread.interrupt_main()
+        if hasattr(signal, "pthread_kill"):  # a signal that wakes the main thread, as Ctrl-C does
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        else:
+            _thread.interrupt_main()
     threading.Thread(target=interrupt, daemon=True).start()
     with exe:
         calls[0].result()
