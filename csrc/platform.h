@@ -208,13 +208,6 @@ void pmp_wakeup_close(int descriptor);
 
 /* ---- doorbells ---- */
 
-/* Where no signal ends a sleep, a thread that handles signals sleeps for this time at most, ns, before it looks for one. */
-#ifdef PMP_WINDOWS
-#define PMP_SLEEP_MAX_NS INT64_C(100000000)
-#else
-#define PMP_SLEEP_MAX_NS INT64_MAX
-#endif
-
 struct pmp_doorbell;
 
 /* Ends pmp_doorbell_sleep, after the doorbell was disarmed. */
