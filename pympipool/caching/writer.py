@@ -38,6 +38,9 @@ PAUSE_S = 0.05
 SHARED_PAUSE_S = 0.5
 """The same on a network file system, where a transaction takes tens of milliseconds."""
 
+WAKE_UPS_BYTES = 4096
+"""More than what wakes the thread at once: a wake-up has several bytes, and one that was left would end the pause."""
+
 FLUSH_LIMIT_S = 60.0
 """Longest wait for results to be written at the end of an executor."""
 
@@ -140,11 +143,11 @@ class Writer:
         try:
             while not (self._is_closed and not self._unfinished):
                 self._reading.settimeout(None)
-                self._reading.recv(1)
+                self._reading.recv(WAKE_UPS_BYTES)
                 if not self._is_closed and not self._is_hurried:
                     self._reading.settimeout(self._pause_s)
                     with suppress(TimeoutError):
-                        self._reading.recv(1)  # until `flush` or `close` sends another byte
+                        self._reading.recv(WAKE_UPS_BYTES)  # until `flush` or `close` sends another byte
                 self._is_hurried = False
                 self._mailbox.acknowledge()
                 self._receive()

@@ -43,3 +43,22 @@ def test_flush_in_the_midst_of_a_round_returns(writer, monkeypatch):
     for flush in flushes:
         flush.join(TIMEOUT_S)
         assert not flush.is_alive()
+
+
+def test_results_of_a_pause_are_written_together(writer, monkeypatch):
+    """What wakes the thread must not end the pause, too."""
+    rounds, write = [], writer._write
+
+    def count_and_write():
+        rounds.append(len(asked))
+        write()
+
+    asked = []
+    monkeypatch.setattr(writer, "_write", count_and_write)
+    monkeypatch.setattr(writer, "_pause_s", TIMEOUT_S)
+    for number in range(20):
+        asked.append(number)
+        writer._mailbox.post(list)
+        time.sleep(0.001)  # so that the thread begins its pause
+    writer.flush()
+    assert rounds == [20]
