@@ -120,8 +120,8 @@ class Relay:
 
     @property
     def connection(self) -> socket.socket | None:
-        """The socket on which the relay tells of agents; None: there is no relay, or it has ended."""
-        return None if self._has_hung_up else self._socket
+        """The socket on which the relay tells of agents; None: there is no relay, or it has ended, or it does not start."""
+        return None if self._has_hung_up or self.has_failed else self._socket
 
     @property
     def is_listening(self) -> bool:

@@ -210,8 +210,14 @@ class Agents:
     # ---- hosts ----
 
     def can_fit(self, cores: int, gpus: int) -> bool:
-        """Return False if no host has so many cores and devices, even when all are free. True while no host is known."""
-        return not self._hosts or any(cores <= host.cores and gpus <= host.gpus for host in self._hosts.values())
+        """Return False if no host has so many cores and devices, even when all are free.
+
+        True while none of the launcher's hosts is known: what those have that have joined says nothing about these.
+        """
+        hosts = self._hosts.values()
+        return all(host.has_joined for host in hosts) or any(
+            cores <= host.cores and gpus <= host.gpus for host in hosts
+        )
 
     def misfit(self, cores: int, gpus: int) -> str:
         """Return why no host has room for a worker, as a sentence."""

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -255,10 +256,19 @@ def test_relay_that_cannot_serve_agents_tells_why(make_executor, monkeypatch, bl
     monkeypatch.setattr(module, "FAILURES_MAX", 100)
     code = "import ssl\ndef fail(*_): raise ssl.SSLError(1, 'no ciphers')\nssl.SSLContext.set_ciphers = fail"
     run_before_relay(code, monkeypatch)
+    rounds, on_relay = [], module.Agents._on_relay
+
+    def count_rounds(agents):
+        rounds.append(None)
+        on_relay(agents)
+
+    monkeypatch.setattr(module.Agents, "_on_relay", count_rounds)
     exe, backend = make_executor(block_allocation=block_allocation)
     error = exe.submit(square, 3).exception(timeout=60)
     assert "the relay to workers on other hosts does not start: no ciphers" in str(error)
     assert not block_allocation or backend.launcher.launches
+    time.sleep(0.1)  # no event tells of what must not happen
+    assert len(rounds) < 100, "the end of the relay keeps the supervisor busy"
 
 
 def test_relay_that_stalls_before_it_serves_tells_why(make_executor, monkeypatch):
