@@ -648,7 +648,7 @@ class Executor(futures.Executor):
 
         Examples:
             >>> with Executor(hosts=["localhost:1"], max_workers=9) as exe:
-            ...     exe.write_join_file("/tmp/my_run.json")
+            ...     exe.write_join_file("~/my_run.json")
         """
         from pympipool.pool.joining import write_join_file
 

@@ -33,6 +33,11 @@ def variables(gate, *names):
     return psutil.Process(os.getppid()).ppid(), [os.environ.get(name) for name in names]
 
 
+def write_own(path, text):
+    path.write_text(text)
+    path.chmod(0o600)
+
+
 @pytest.fixture
 def make_executor(opened):
     def make(**parameters):
@@ -138,6 +143,24 @@ def test_worker_has_the_job_of_its_host(make_executor, path, join, gate, monkeyp
     assert dict(call.result() for call in calls)[joined.pid] == ["1", None, "17", None]
 
 
+def test_small_joined_host_hides_no_larger_one(make_executor, path, join):
+    exe = make_executor(hosts=["localhost:2"], block_allocation=False)
+    exe.write_join_file(path)
+    join("--cores", "1")
+    agents = exe._backend.agents_for(exe._resources)
+    wait_until(lambda: agents._hosts)
+    assert exe.submit(square, 3, resource_dict={"threads_per_core": 2}).result(END_S) == 9
+
+
+def test_file_of_another_executor_is_not_removed(make_executor, path):
+    first, second = make_executor(), make_executor()
+    first.write_join_file(path)
+    second.write_join_file(path)
+    written = path.read_text()
+    first.shutdown()
+    assert path.read_text() == written
+
+
 def test_file_tells_of_the_next_relay(make_executor, path, join, gate):
     exe = make_executor(block_allocation=True)
     exe.write_join_file(path)
@@ -186,7 +209,7 @@ def test_host_cannot_join_what_has_ended(make_executor, path, join):
     exe.write_join_file(path)
     old = path.read_text()
     exe.shutdown()
-    path.write_text(old)
+    write_own(path, old)
     joined = join()
     _, message = joined.communicate(timeout=END_S)
     assert "cannot connect to the master" in message.splitlines()[-1]
@@ -196,9 +219,28 @@ def test_host_cannot_join_what_has_ended(make_executor, path, join):
 @pytest.mark.parametrize("text", [None, "", "[]", '{"environment": {}}'])
 def test_wrong_file_is_told(path, join, text):
     if text is not None:
-        path.write_text(text)
+        write_own(path, text)
     joined = join()
     output, message = joined.communicate(timeout=END_S)
     assert (joined.returncode, output) == (1, "")
     assert message.startswith("pympipool join: ")
     assert "Executor.write_join_file" in message
+    assert "somebody else" not in message
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o622])
+def test_file_that_others_may_have_written_is_refused(make_executor, path, join, mode):
+    make_executor().write_join_file(path)
+    path.chmod(mode)
+    joined = join()
+    _, message = joined.communicate(timeout=END_S)
+    assert joined.returncode == 1
+    assert f"{path} is not a file that only you can read and write" in message
+
+
+def test_link_is_not_followed(make_executor, path, join):
+    make_executor().write_join_file(path.with_name("own.json"))
+    path.symlink_to("own.json")
+    joined = join()
+    joined.communicate(timeout=END_S)
+    assert joined.returncode == 1

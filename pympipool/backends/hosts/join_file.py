@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class JoinFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path).expanduser().absolute()
         self._written: Mapping[str, str] | None = None
+        self._identity: tuple[int, int] | None = None  # of the file that was written
 
     def write(self, environment: Mapping[str, str]) -> None:
         """Write what agents need, if it is not there yet.
@@ -39,10 +41,12 @@ class JoinFile:
             environment: The environment of an agent, with the addresses and the key of its master.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: It cannot be written, or the file is another executor's by now.
         """
         if environment == self._written:
             return
+        if self._identity is not None and not self._is_own():
+            raise FileExistsError(f"{self._path} was written anew by another program")
         settings = remote_program.settings(environment)
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
@@ -50,17 +54,26 @@ class JoinFile:
             with open(descriptor, "w", encoding="utf-8") as file:
                 os.fchmod(descriptor, 0o600)  # it may have been there
                 json.dump(settings, file)
+                status = os.fstat(descriptor)
             os.replace(temporary, self._path)  # at once: who reads it finds a whole one
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
-        self._written = environment
+        self._written, self._identity = environment, (status.st_dev, status.st_ino)
+
+    def _is_own(self) -> bool:
+        try:
+            status = self._path.lstat()
+        except FileNotFoundError:
+            return True
+        return (status.st_dev, status.st_ino) == self._identity
 
     def remove(self) -> None:
-        """Remove the file, if it is there."""
+        """Remove the file, if it is there and no other executor has written it meanwhile."""
         with contextlib.suppress(OSError):
-            self._path.unlink()
+            if self._is_own():
+                self._path.unlink()
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -68,9 +81,16 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is no such file.
+        ValueError: It is no such file, or others can write or read it: it says which programs are run.
     """
-    text = Path(path).read_bytes()
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise ValueError(
+                f"{path} is not a file that only you can read and write, so somebody else may have made it"
+            )
+        text = file.read()
     try:
         settings: dict[str, Any] = json.loads(text)
         if {"environment", "kept", "python", "version"} <= settings.keys():
