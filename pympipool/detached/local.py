@@ -45,7 +45,7 @@ HUNG_S = 30.0
 HUNG_ELSEWHERE_S = 180.0
 """The same for the supervisor of another host, as network file systems show changes late."""
 
-PROBLEM_MAX = 300
+STATE_BYTES = 300
 """Bytes of the state of a supervisor in its lock."""
 
 _STATES = {"WAITING": State.WAITING, "RUNNING": State.RUNNING, "CANCEL": State.RUNNING, "ENDED": State.ENDED}
@@ -124,7 +124,8 @@ class LocalScheduler:
         self.problem = locked or (problems[0] if problems else "")
         hung_s = max(self._silence_s(self._host) if self._host in hosts else 0.0, self._records.locked_s())
         if self.problem and hung_s > records_file.HUNG_LIMIT_S:
-            self._fail_hung(states, pids)
+            own = {one.id for one in self._records.submissions() if one.host == self._host}
+            self._fail_hung(states, {job: tasks for job, tasks in pids.items() if job in own})
         return states
 
     def _lock_problem(self) -> str:
@@ -172,13 +173,16 @@ class LocalScheduler:
 
         The id is None if it cannot be read: to `kill`, 0 and less are whole groups of processes.
         """
-        with suppress(OSError, ValueError), open(lock_path(self._directory, host), encoding="utf-8") as file:
+        with (
+            suppress(OSError, ValueError),
+            open(lock_path(self._directory, host), encoding="utf-8", errors="replace") as file,
+        ):
             number, _, problem = file.read().partition("\n")
             return (int(number) if int(number) > 0 else None), problem.strip()
         return None, ""
 
     def _fail_hung(self, states: dict[tuple[str, int], TaskState], pids: dict[str, dict[int, int | None]]) -> None:
-        """Have the tasks fail that a supervisor which hangs neither starts nor waits for."""
+        """Have the tasks fail that the supervisor of this host, which hangs, neither starts nor waits for."""
         words = f"{self.problem}. Nothing has changed for {records_file.HUNG_LIMIT_S:g} s"
         for job, tasks in pids.items():
             for task, pid in tasks.items():
@@ -262,9 +266,9 @@ def lock_path(directory: str, host: str) -> str:
 
 def note_state(lock: int, problem: str) -> None:
     """Note the process and the problem of a supervisor in its lock, for scripts. Even a full disk has room for what was there."""
-    text = f"{os.getpid()}\n{problem[:PROBLEM_MAX]}".encode("utf-8", "replace")
+    text = f"{os.getpid()}\n{problem}".encode("utf-8", "replace")[:STATE_BYTES]
     with suppress(OSError):
-        os.pwrite(lock, text.ljust(PROBLEM_MAX), 0)
+        os.pwrite(lock, text.ljust(STATE_BYTES), 0)
 
 
 def try_lock(directory: str, host: str) -> int | None:

@@ -239,6 +239,12 @@ class Spool:
             return self._read("id").strip()
         return ""
 
+    def has_begun(self) -> bool:
+        """Return True if a task of it has begun."""
+        with suppress(OSError):
+            return bool(self.read_id() or self.ended() or os.listdir(os.path.join(self.path, "logs")))
+        return True
+
     def _write(self, name: str, text: str) -> None:
         path = os.path.join(self.path, name)
         temporary = f"{path}.{os.uname().nodename}.{os.getpid()}"
@@ -270,6 +276,8 @@ def unknown_spools(root: str, is_known: Callable[[str], bool]) -> Iterator[Spool
             if entry.stat().st_mtime > time() - UNKNOWN_S:
                 continue
             spool = Spool(root, entry.name)
+            if spool.has_begun():  # the records were removed: its job may run, and nobody has fetched its results
+                continue
             lock = spool.try_lock()
             if lock is not None:
                 try:

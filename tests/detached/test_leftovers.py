@@ -59,3 +59,12 @@ def test_only_folders_that_nobody_makes_are_removed(root, open_executor, monkeyp
     monkeypatch.setattr(spools, "UNKNOWN_S", -1)
     open_executor().shutdown()
     assert [path.name for path in root.iterdir() if path.is_dir()] == names[3:]
+
+
+def test_folders_of_tasks_that_began_stay(root, open_executor, monkeypatch):
+    """The records may have been removed."""
+    monkeypatch.setattr(spools, "UNKNOWN_S", -1)
+    os.close(Spool(str(root), "0" * 16).create())
+    (root / ("0" * 16) / "logs" / "0.log").touch()
+    open_executor().shutdown()
+    assert (root / ("0" * 16)).is_dir()
