@@ -102,11 +102,18 @@ def _write_unnamed(path: str, blocks: list[memoryview]) -> bool:
         return False
     try:
         _write_all(descriptor, blocks)
-        os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor)  # with src_dir_fd, Python follows the link
-    except FileNotFoundError:  # there is no /proc
-        return False
+        return _give_name(descriptor, path)
     finally:
         os.close(descriptor)
+
+
+def _give_name(descriptor: int, path: str) -> bool:
+    try:
+        os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor)  # with src_dir_fd, Python follows the link
+    except FileExistsError:
+        raise
+    except OSError:  # there is no /proc, or something forbids such links
+        return False
     return True
 
 
