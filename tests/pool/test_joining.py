@@ -133,14 +133,22 @@ def test_ctrl_c_ends_a_joined_host_quietly(make_executor, path, join):
 def test_worker_has_the_job_of_its_host(make_executor, path, join, gate, monkeypatch):
     monkeypatch.setenv("OF_THE_SCRIPT", "1")
     monkeypatch.setenv("SLURM_CLUSTER_NAME", "first")
+    monkeypatch.setenv("NSLOTS", "4")
     exe = make_executor(block_allocation=True)
     exe.write_join_file(path)
-    joined = join("--cores", "1", OF_THE_SCRIPT="2", OF_THE_HOST="3", SLURM_JOB_ID="17", SLURM_CLUSTER_NAME=None)
-    names = "OF_THE_SCRIPT", "OF_THE_HOST", "SLURM_JOB_ID", "SLURM_CLUSTER_NAME"
+    of_job = {
+        "SLURM_JOB_ID": "17",
+        "SLURM_CLUSTER_NAME": None,
+        "NSLOTS": "8",
+        "PBS_NODEFILE": "nodes",
+        "PBS_JOBID": "5",
+    }
+    joined = join("--cores", "1", OF_THE_SCRIPT="2", OF_THE_HOST="3", **of_job)
+    names = "OF_THE_SCRIPT", "OF_THE_HOST", *of_job
     calls = [exe.submit(variables, gate.path, *names) for _ in range(2)]
     gate.wait_until_begun(2)
     gate.open(2)
-    assert dict(call.result() for call in calls)[joined.pid] == ["1", None, "17", None]
+    assert dict(call.result() for call in calls)[joined.pid] == ["1", None, "17", None, "8", None, "5"]
 
 
 def test_small_joined_host_hides_no_larger_one(make_executor, path, join):

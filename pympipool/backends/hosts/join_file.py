@@ -17,9 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from pympipool.backends.hosts import remote_program
+from pympipool.backends.hosts.schedulers import SCHEDULERS
 
 OF_A_JOB = ("SLURM_", "SLURMD_", "PBS_", "LSB_", "SGE_", "PMI", "FLUX_")
 """Prefixes of variables that tell of the job that a process runs in. An agent that joins keeps those of its own job."""
+
+OF_GRID_ENGINE = {"JOB_ID", "JOB_NAME", "JOB_SCRIPT", "NSLOTS", "NHOSTS", "NQUEUES", "PE", "PE_HOSTFILE", "QUEUE"}
+"""The same of Grid Engine, which have no prefix."""
 
 
 class JoinFile:
@@ -108,7 +112,13 @@ def settings_here(settings: Mapping[str, Any], environ: Mapping[str, str], cores
         environ: The environment of this process.
         cores: The number of cores for workers; None: those that the agent may use.
     """
-    own = [name for name in environ if name.startswith(OF_A_JOB)]
-    environment = {name: value for name, value in settings["environment"].items() if not name.startswith(OF_A_JOB)}
+    # An executor in a call is not to use all of the job.
+    hidden = {name for scheduler in SCHEDULERS.values() for name in scheduler.variables}
+    own = [name for name in environ if _is_of_a_job(name) and name not in hidden]
+    environment = {name: value for name, value in settings["environment"].items() if not _is_of_a_job(name)}
     kept = [*settings["kept"], *own]
     return {**settings, "environment": environment, "kept": kept, "slots": cores, "is_joining": True}
+
+
+def _is_of_a_job(name: str) -> bool:
+    return name.startswith(OF_A_JOB) or name in OF_GRID_ENGINE
