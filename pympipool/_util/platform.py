@@ -1,7 +1,7 @@
 """The system that pympipool runs on. No other module asks which one it is: they ask for what it has, by the names below.
 
-Where the systems differ by more than a line, an interface has a module for each of them: `transport/local_unix.py`,
-`backends/local/process_posix.py`, and so on. Modules whose names end like that run on their systems only.
+Where the systems differ by more than a line, an interface has a module for each of them: `transport/local_unix.py` and
+`local_windows.py`, and so on. Modules whose names end like that run on their systems only.
 """
 
 from __future__ import annotations
@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 IS_LINUX = sys.platform == "linux"
 IS_MACOS = sys.platform == "darwin"
 IS_WINDOWS = sys.platform == "win32"
+
+if IS_WINDOWS and sys.version_info < (3, 13):
+    raise ImportError(
+        f"on Windows pympipool needs Python 3.13, as time.monotonic() is another clock before; this is {sys.version.split()[0]}."
+        " Use a later Python, or WSL"
+    )
+
+if IS_WINDOWS:
+    import _winapi
+
+    close_descriptor = _winapi.CloseHandle  # what stands for a descriptor of shared memory is a handle
+else:
+    close_descriptor = os.close
 
 HAS_PROC = IS_LINUX
 """Processes, their memory and their sockets are files in /proc, and descriptors can be opened again there."""

@@ -175,7 +175,11 @@ class ControlConnections:
     def send(self, worker: WorkerHandle, rank: int, frame: Frame, descriptors: Sequence[int | Segment] = ()) -> None:
         """Send a frame to a rank, or as much of it as the rank has room for now, and the rest later: see `Connection.post`."""
         connection = worker.connections[rank]
-        connection.post(frame, descriptors)
+        try:
+            connection.post(frame, descriptors)
+        except OSError:  # on Windows, descriptors are copied into the process, which has just ended
+            self._hung_up(worker, rank, connection)
+            return
         unread_for = RunningClock()
 
         def flush(left_before: int) -> None:

@@ -33,7 +33,7 @@ from pympipool._core.shared_memory import Mapping, Owner
 from pympipool._util.cgroups import memory_left, read_text
 from pympipool._util.cmodules import pickle
 from pympipool._util.formatting import format_bytes, format_count
-from pympipool._util.platform import HAS_PROC
+from pympipool._util.platform import HAS_PROC, close_descriptor
 from pympipool._util.reprs import safe_repr, summarize_error, type_name
 from pympipool.serialization.plain import CALL_IMMUTABLE_TYPES, CALL_SCALARS
 
@@ -275,7 +275,7 @@ def adopt(key: bytes, descriptor: int, part_keys: Sequence[bytes]) -> SharedObje
     found = find(key)
     if found is not None:  # it was part of a result before, or is an array that the call had got
         if descriptor >= 0:
-            os.close(descriptor)
+            close_descriptor(descriptor)
         return found
     if descriptor < 0:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))

@@ -2,7 +2,7 @@
 
     WorkerConfig.from_environ(environ)  reads what the master has put into the environment (bootstrap.py)
     connect(config)                     returns a WorkerControl if the master is on this host, else a TcpControl
-    WorkerControl.connect(config)       checks that the listener belongs to the same user
+    WorkerControl.connect(config)       checks that the listener belongs to the same user; on Windows, that it knows the key
       .send_hello(config, rank)         hello
       .receive_setup()                  settings, and the descriptors of the link if this rank uses it
       .open_channel(descriptors)        the channel of the link
@@ -18,7 +18,7 @@ import os
 from _thread import allocate_lock
 
 from pympipool._util.cmodules import socket
-from pympipool._util.platform import IS_WINDOWS
+from pympipool._util.platform import IS_WINDOWS, close_descriptor
 from pympipool.serialization import drop_released
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.frames import ProtocolError, encode_frame, with_length
@@ -159,7 +159,7 @@ class WorkerControl:
             ]
         finally:
             for descriptor in descriptors:
-                local.close_descriptor(descriptor)
+                close_descriptor(descriptor)
 
     def drop_released(self) -> None:
         """Drop the shared data that have ended. Between calls, for ranks that have no channel; the channel does so by itself."""

@@ -1,6 +1,6 @@
 """The master's end of the control connections: authenticate the ranks, exchange frames with them.
 
-    Listener.accept()                drops a peer of another user before a byte of it is read
+    Listener.accept()                on Unix, drops a peer of another user before a byte of it is read
       -> Connection.handshake()      reads 49 bytes: is the key right? which worker, which rank, on which host?
         -> Connection.post(), flush()       sends the setup frame, with the descriptors of the link
         -> Connection.receive_available()   ready, start_failed, rank_error, ...; EOFError when the rank is gone
@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from pympipool._util.import_path import package_folder
-from pympipool._util.platform import IS_WINDOWS, SEND_FLAGS
+from pympipool._util.platform import IS_WINDOWS, SEND_FLAGS, close_descriptor
 from pympipool.transport.frames import (
     KEY_BYTES,
     LENGTH_BYTES,
@@ -65,7 +65,7 @@ class ViewerHello(HandshakeError):
 class Listener:
     """The socket to which the workers of one executor connect, and the key that they must know.
 
-    No other user can connect to it, or take its address; see `local.bind`.
+    On Unix no other user can connect to it, or take its address; see `local.bind`.
 
     Attributes:
         address: As in PYMPIPOOL_ADDRESS: `@name` for an abstract socket, else a path.
@@ -137,7 +137,9 @@ class Listener:
 
 
 class Connection:
-    """The connection of one rank. Before the handshake the peer can be any process of this user.
+    """The connection of one rank.
+
+    Before the handshake the peer can be any process of this user; on Windows, of this machine.
 
     Attributes:
         worker: Number of the worker; -1 before the handshake.
@@ -225,6 +227,7 @@ class Connection:
         Raises:
             HandshakeError: The handshake is not complete.
             ValueError: The frame is too large.
+            OSError: On Windows, where descriptors are copied now: the peer has ended.
         """
         self._check_authenticated()
         self._posted.append(self._end.pack(frame, descriptors))
@@ -309,7 +312,7 @@ class Connection:
             self._descriptor = descriptors[0]
             return
         for descriptor in descriptors:
-            local.close_descriptor(descriptor)
+            close_descriptor(descriptor)
         raise ProtocolError("the peer sent descriptors that no frame announces")
 
     def take_descriptor(self) -> int:
@@ -326,4 +329,4 @@ class Connection:
         self._end.close()
         descriptor = self.take_descriptor()
         if descriptor >= 0:
-            local.close_descriptor(descriptor)
+            close_descriptor(descriptor)

@@ -5,7 +5,7 @@
     both directions     frames: u32 length, then a pickle of a tuple (word, ...)
 
 The hello has a fixed size and is no pickle, so nothing is unpickled from an unauthenticated connection. Frames are read
-only from a peer that belongs to the same user and has proved that it knows the key.
+only from a peer that has proved that it knows the key and, on Unix, belongs to the same user.
 """
 
 from __future__ import annotations

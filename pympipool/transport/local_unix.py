@@ -50,8 +50,6 @@ _DESCRIPTOR_BYTES = struct.calcsize("i")
 _LINUX_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 _BSD_CREDENTIALS = struct.Struct("II")  # struct xucred begins with: version, uid
 
-close_descriptor = os.close
-
 
 def bind(listener: full_socket.socket) -> tuple[str, str | None]:
     """Give a listener an address that no other user can take.

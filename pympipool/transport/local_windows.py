@@ -77,11 +77,6 @@ def is_own(_peer: socket.socket) -> bool:
     return True
 
 
-def close_descriptor(handle: int) -> None:
-    """Close a handle that has arrived."""
-    _winapi.CloseHandle(handle)
-
-
 def _proof(key: bytes, side: bytes, *parts: bytes) -> bytes:
     """Return what only a process that knows the key can compute."""
     return blake2b(side + b"".join(parts), key=key, digest_size=_PROOF_BYTES).digest()

@@ -37,3 +37,15 @@ def test_workers_write_into_shared_arrays(make):
     array[:] = -1
     list(exe.map(fill, [array] * 4, range(4)))
     assert array.tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+def same(array):
+    return array
+
+
+def test_returned_shared_array_is_the_same(make):
+    exe = make()
+    array = pympipool.shared_array((1000,), float, fill=1.0)
+    for _ in range(2):
+        exe.submit(same, array).result(LIMIT_S)[0] += 1.0
+    assert array[0] == 3.0
