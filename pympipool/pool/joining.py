@@ -64,7 +64,10 @@ def write_join_file(engine: object, backend: Backend, resources: Resources, path
     engine.pool.loop.call(invitation.send)
     try:
         invitation.done.result(TIMEOUT_S)
-    except TimeoutError:
+    except BaseException as error:
+        invitation.is_withdrawn = True  # the file is not written when nobody waits for it any more
+        if not isinstance(error, TimeoutError):
+            raise
         raise RuntimeError(
             f"{path} was not written: the executor has ended, or its host is too busy; try again"
         ) from None
@@ -75,12 +78,15 @@ class _Invitation:
 
     def __init__(self, supervisor: Supervisor, agents: Agents, join_file: JoinFile) -> None:
         self.done: Future[None] = Future()
+        self.is_withdrawn = False
         self._supervisor = supervisor
         self._agents = agents
         self._file = join_file
 
     def send(self) -> None:
         """Write it, or try again soon."""
+        if self.is_withdrawn:
+            return
         request = self._supervisor.helper_request
         try:
             self._agents.attach(self._supervisor)

@@ -134,12 +134,7 @@ class Agents:
         if self._join_files and self._request is not None and self.relay.is_listening:
             environment = self._environment_to_join(self._request)
             for join_file in self._join_files:
-                try:
-                    join_file.write(environment)
-                except OSError as error:
-                    LOGGER.warning("no more hosts can join: %s", error)
-                    self._join_files.remove(join_file)
-                    break  # the others follow with the next check
+                join_file.update(environment)
 
     def submit(self, process: AgentProcess) -> None:
         """Have a worker forked as soon as a host has room for it."""

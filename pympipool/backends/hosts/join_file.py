@@ -16,8 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pympipool._util.service_threads import ServiceLogger
 from pympipool.backends.hosts import remote_program
 from pympipool.backends.hosts.schedulers import SCHEDULERS
+
+LOGGER = ServiceLogger("pympipool.backends")
 
 OF_A_JOB = ("SLURM_", "SLURMD_", "PBS_", "LSB_", "SGE_", "PMI", "FLUX_")
 """Prefixes of variables that tell of the job that a process runs in. An agent that joins keeps those of its own job."""
@@ -37,6 +40,7 @@ class JoinFile:
         self._path = Path(path).expanduser().absolute()
         self._written: Mapping[str, str] | None = None
         self._identity: tuple[int, int] | None = None  # of the file that was written
+        self._has_failed = False  # to be written again
 
     def write(self, environment: Mapping[str, str]) -> None:
         """Write what agents need, if it is not there yet.
@@ -65,6 +69,17 @@ class JoinFile:
                 temporary.unlink()
             raise
         self._written, self._identity = environment, (status.st_dev, status.st_ino)
+
+    def update(self, environment: Mapping[str, str]) -> None:
+        """Write what agents need by now; warn once if that fails, and try it again with the next call."""
+        try:
+            self.write(environment)
+        except OSError as error:
+            if not self._has_failed:
+                LOGGER.warning("no more hosts can join by %s: %s", self._path, error)
+            self._has_failed = True
+        else:
+            self._has_failed = False
 
     def _is_own(self) -> bool:
         try:
