@@ -16,7 +16,6 @@ from pympipool.pool.base import BasePool
 if TYPE_CHECKING:
     import os
 
-    from pympipool.backends.agent.agents import Agents
     from pympipool.backends.base import Backend
     from pympipool.backends.hosts.join_file import JoinFile
     from pympipool.pool.supervisor import Supervisor
@@ -46,12 +45,8 @@ def write_join_file(engine: object, backend: Backend, resources: Resources, path
     """
     from pympipool.backends.hosts.join_file import JoinFile
 
-    agents = backend.agents_for(resources)
-    if agents is None or not isinstance(engine, Engine):
-        raise ValueError(
-            f"hosts can join an executor with hosts, as Executor(hosts=['localhost:1']), or one in a job of SLURM, PBS, LSF or Grid"
-            f" Engine whose workers need no step of their own; the backend of this one is {backend.name!r}"
-        )
+    if not isinstance(engine, Engine):
+        raise _no_agents(backend)
     if resources.hostname_localhost:
         raise ValueError("hostname_localhost is True, so that hosts that join could not connect: leave it out")
     engine.check_open()
@@ -60,7 +55,7 @@ def write_join_file(engine: object, backend: Backend, resources: Resources, path
             "write_join_file waits for a thread of an executor, and was called in one: call it in a thread of the script"
         )
     assert isinstance(engine.pool, BasePool)
-    invitation = _Invitation(engine.pool.supervisor, agents, JoinFile(path))
+    invitation = _Invitation(engine.pool.supervisor, backend, resources, JoinFile(path))
     engine.pool.loop.call(invitation.send)
     try:
         invitation.done.result(TIMEOUT_S)
@@ -73,14 +68,21 @@ def write_join_file(engine: object, backend: Backend, resources: Resources, path
         ) from None
 
 
+def _no_agents(backend: Backend) -> ValueError:
+    return ValueError(
+        f"hosts can join an executor with hosts, as Executor(hosts=['localhost:1']), or one in a job of SLURM, PBS, LSF or Grid"
+        f" Engine whose workers need no step of their own; the backend of this one is {backend.name!r}"
+    )
+
+
 class _Invitation:
     """A file that is to be written as soon as the relay listens."""
 
-    def __init__(self, supervisor: Supervisor, agents: Agents, join_file: JoinFile) -> None:
+    def __init__(self, supervisor: Supervisor, backend: Backend, resources: Resources, join_file: JoinFile) -> None:
         self.done: Future[None] = Future()
         self.is_withdrawn = False
         self._supervisor = supervisor
-        self._agents = agents
+        self._backend, self._resources = backend, resources
         self._file = join_file
 
     def send(self) -> None:
@@ -89,11 +91,16 @@ class _Invitation:
             return
         request = self._supervisor.helper_request
         try:
-            self._agents.attach(self._supervisor)
-            if not self._agents.relay.prepare(request, is_urgent=True):
+            agents = self._backend.agents_for(
+                self._resources
+            )  # in this thread, as pools do, so that there is one of it
+            if agents is None:
+                raise _no_agents(self._backend)
+            agents.attach(self._supervisor)
+            if not agents.relay.prepare(request, is_urgent=True):
                 self._supervisor.loop.call_later(CHECK_INTERVAL_S, self.send)
                 return
-            self._agents.invite(request, self._file)
+            agents.invite(request, self._file)
         except BaseException as error:  # belongs to the caller
             self.done.set_exception(error)
         else:
