@@ -69,15 +69,19 @@ class FileWait:
             FileLockedError: It is locked for too long.
             sqlite3.Error: What else is raised.
         """
+        done = self._try(step, args)
+        return self._wait(step, args) if done is None else done[0]
+
+    def _try(self, step: Callable[..., T], args: tuple[Any, ...]) -> tuple[T] | None:
+        """Return what a step returns, in a tuple; None if the file is locked."""
         try:
             result = step(*args)
         except sqlite3.OperationalError as error:
             if not _is_locked(error):
                 raise
-        else:
-            self._clock = None
-            return result
-        return self._wait(step, args)
+            return None
+        self._clock = None
+        return (result,)
 
     def _wait(self, step: Callable[..., T], args: tuple[Any, ...]) -> T:
         since = self._clock = self._clock or RunningClock()
@@ -85,14 +89,9 @@ class FileWait:
         while waited.elapsed() < limit_s:
             sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-            try:
-                result = step(*args)
-            except sqlite3.OperationalError as error:
-                if not _is_locked(error):
-                    raise
-            else:
-                self._clock = None
-                return result
+            done = self._try(step, args)
+            if done is not None:
+                return done[0]
         described_s, text = self._described
         if not text or monotonic() - described_s > DESCRIBED_S:
             text = self._describe()
