@@ -145,9 +145,10 @@ print([call.result() for call in calls])
         cluster.run("scontrol", "requeue", task)
 
         def runs_again():
-            cluster.run(
-                "scontrol", "update", f"JobId={task}", "StartTime=now", check=False
-            )  # else it waits for minutes
+            # Until then the end of the first run would count as that of the second one.
+            if "JobState=PENDING" in cluster.run("scontrol", "show", "job", task, check=False):
+                # Else it waits for minutes.
+                cluster.run("scontrol", "update", f"JobId={task}", "StartTime=now", check=False)
             return len(project.ran()) == 4
 
         wait_until(runs_again, 150)
