@@ -68,6 +68,7 @@ def test_watch_reports_only_a_slow_test(tmp_path):
         watch.begin("a slow test", limit_s=0.1)
         time.sleep(0.1)
         assert "test_watch_reports_only_a_slow_test" in watch.report()
+        assert watch.report() is None, "its fixtures fail, too"
         watch.end()
     finally:
         watch.close()

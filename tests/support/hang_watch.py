@@ -47,11 +47,12 @@ class HangWatch:
         subprocess.run(command, stdin=read_end, stdout=stderr, stderr=stderr, check=True)
         os.close(read_end)
         self._due_s: float | None = None
+        self._is_reported = False
 
     def begin(self, test: str, limit_s: float) -> None:
         """A test begins."""
         report_s = limit_s - min(EARLIER_S, limit_s / 10)
-        self._due_s = time.monotonic() + report_s
+        self._due_s, self._is_reported = time.monotonic() + report_s, False
         self._send("begin", test, report_s, limit_s + KILL_S)
 
     def end(self) -> None:
@@ -61,9 +62,10 @@ class HangWatch:
             self._send("end")
 
     def report(self) -> str | None:
-        """Return the report of the present test, or None if the test had time left."""
-        if self._due_s is None or time.monotonic() < self._due_s:
+        """Return the report of the present test; None if the test had time left, or its report was returned before."""
+        if self._due_s is None or time.monotonic() < self._due_s or self._is_reported:
             return None
+        self._is_reported = True
         deadline_s = time.monotonic() + REPORT_S
         while not self._report.exists() and time.monotonic() < deadline_s:
             time.sleep(0.1)
