@@ -647,8 +647,10 @@ class Executor(futures.Executor):
             RuntimeError: After `shutdown`.
 
         Examples:
+            >>> import tempfile
+            >>> folder = tempfile.mkdtemp()  # elsewhere one that the other hosts see, too
             >>> with Executor(hosts=["localhost:1"], max_workers=9) as exe:
-            ...     exe.write_join_file("~/my_run.json")
+            ...     exe.write_join_file(f"{folder}/run.json")
         """
         from pympipool.pool.joining import write_join_file
 
