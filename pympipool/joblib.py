@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 from pympipool.executor import Executor
@@ -37,39 +38,56 @@ IDLE_S = 30.0
 """Seconds for which the workers of a loop that has ended wait for another one: to start, they import joblib, for half a second."""
 
 
+class _Kept:
+    """An executor that is kept for another loop for IDLE_S.
+
+    Args:
+        likeness: What the other loop needs must be equal to this.
+        executor: The executor.
+    """
+
+    def __init__(self, likeness: object, executor: Executor) -> None:
+        self.likeness = likeness
+        self._executor = [executor]  # taken in one step, by the next loop or by the timer
+        self._timer = threading.Timer(IDLE_S, self.end)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def take(self) -> Executor | None:
+        """Return the executor, which is the caller's now; None if another one was faster."""
+        self._timer.cancel()
+        with suppress(IndexError):
+            return self._executor.pop()
+        return None
+
+    def end(self) -> None:
+        """Shut the executor down, if no loop has taken it."""
+        executor = self.take()
+        if executor is not None:
+            executor.shutdown(wait=False)
+
+
 class _IdleExecutor:
     """The executor of the last loop that has ended, for the next loop that needs one like it."""
 
     def __init__(self) -> None:
-        self._kept: tuple[object, Executor, threading.Timer] | None = None
+        self._kept: _Kept | None = None
 
     def keep(self, likeness: object, executor: Executor) -> None:
         """Keep an executor for IDLE_S. The one that was kept before is shut down."""
-        timer = threading.Timer(IDLE_S, self._end, (executor,))
-        timer.daemon = True
-        self.end()
-        self._kept = (likeness, executor, timer)
-        timer.start()
+        before, self._kept = self._kept, _Kept(likeness, executor)
+        if before is not None:
+            before.end()
 
     def take(self, likeness: object) -> Executor | None:
         """Return the executor that is kept, if it is like this; else None."""
         kept = self._kept
-        if kept is None or kept[0] != likeness:
-            return None
-        self._kept = None
-        kept[2].cancel()
-        return kept[1]
+        return kept.take() if kept is not None and kept.likeness == likeness else None
 
     def end(self) -> None:
         """Shut the executor down that is kept."""
-        kept, self._kept = self._kept, None
-        if kept is not None:
-            kept[2].cancel()
-            kept[1].shutdown(wait=False)
-
-    def _end(self, executor: Executor) -> None:
-        if self._kept is not None and self._kept[1] is executor:
-            self.end()
+        if self._kept is not None:
+            self._kept.end()
 
 
 _idle = _IdleExecutor()

@@ -191,16 +191,22 @@ def _cancel(jobs: Jobs, options: argparse.Namespace) -> int:
     if bool(options.id) == options.all:
         raise ValueError("name submissions, or --all")
     chosen = jobs.records.submissions() if options.all else [jobs.find(one) for one in options.id]
+    code = 0
     for one in chosen:
-        if one.job is not None:
-            jobs.scheduler(one.scheduler).cancel(one.job, None)
+        try:
+            if one.job is not None:
+                jobs.scheduler(one.scheduler).cancel(one.job, None)
+        except (OSError, WorkerStartError) as error:  # keeps no other job running
+            print(f"pympipool jobs: {one.id[:12]}: {error}", file=sys.stderr)
+            code = FAILED
+            continue
         ended = jobs.spool(one.id).ended()
         waiting = [key for key, claim in jobs.records.calls_of(one.id).items() if claim.number not in ended]
         jobs.records.drop(one.id, waiting)
         print(f"{one.id[:12]}: {format_count(len(waiting), 'call')} cancelled")
     for submission in jobs.records.take_finished(older_s=float("inf")):
         jobs.spool(submission).remove()
-    return 0
+    return code
 
 
 def _logs(jobs: Jobs, options: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from time import time
 from typing import Any, NamedTuple
 
@@ -113,33 +113,44 @@ class Records(RecordsFile):
 
     # ---- submissions ----
 
-    def claim(self, submission: Submission, calls: Collection[tuple[bytes, str]]) -> dict[bytes, Claim]:
+    def claim(
+        self,
+        submission: Submission,
+        calls: Collection[tuple[bytes, str]],
+        find_results: Callable[[Sequence[bytes]], Collection[bytes]],
+    ) -> dict[bytes, Claim]:
         """Have a submission compute those calls that no job computes; all that is needed is decided in one step.
 
         Args:
             calls: Key and arguments (as text) of each.
+            find_results: Returns which of some keys have results in the cache. It is asked about calls that no job computes: that
+                of one may have ended a moment ago.
 
         Returns:
-            Who computes each call, by key.
+            Who computes each call, by key; without those that have results. The numbers of a new submission have no gaps.
         """
         claims: dict[bytes, Claim] = {}
         with self.transaction() as connection:
-            number = 0
+            rest = []
             for key, arguments in calls:
                 found = connection.execute(
                     "SELECT submission, number, failure, arguments FROM calls WHERE key = ?", (key,)
                 ).fetchone()
                 if found is not None and found[2] is None:
                     claims[key] = Claim(*found)
-                    continue
-                claims[key] = Claim(submission.id, number, None, arguments)
-                connection.execute(
-                    "INSERT OR REPLACE INTO calls (key, submission, number, arguments) VALUES (?, ?, ?, ?)",
-                    (key, submission.id, number, arguments),
-                )
-                number += 1
-            if number:
-                tasks = -(-number // submission.chunk)
+                else:
+                    rest.append((key, arguments))
+            known = find_results([key for key, _ in rest])
+            new = [
+                (key, submission.id, number, arguments)
+                for number, (key, arguments) in enumerate(one for one in rest if one[0] not in known)
+            ]
+            connection.executemany(
+                "INSERT OR REPLACE INTO calls (key, submission, number, arguments) VALUES (?, ?, ?, ?)", new
+            )
+            claims.update((key, Claim(owner, number, None, arguments)) for key, owner, number, arguments in new)
+            if new:
+                tasks = -(-len(new) // submission.chunk)
                 connection.execute(
                     "INSERT INTO submissions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", submission._replace(tasks=tasks)
                 )

@@ -129,26 +129,38 @@ class TimeLimit:
 
     Args:
         limit_s: The longest time of a call (s); None: there is no limit.
-        on_late: Called before.
+        on_late: Called before. Then the call does not come back.
     """
 
     def __init__(self, limit_s: float | None, on_late: Callable[[float], object]) -> None:
         self._timer = None if limit_s is None else threading.Timer(limit_s, self._end, (limit_s, on_late))
+        self._is_open = [
+            True
+        ]  # taken by the end of the call, or by that of its time: only one of them notes how it has ended
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> TimeLimit:
         if self._timer is not None:
             self._timer.daemon = True
             self._timer.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            if not self._take():
+                self._timer.join()  # it ends this process
 
-    @staticmethod
-    def _end(limit_s: float, on_late: Callable[[float], object]) -> None:
-        with suppress(OSError):
-            on_late(limit_s)
-        end_task(CALL_FAILED)
+    def _end(self, limit_s: float, on_late: Callable[[float], object]) -> None:
+        if self._take():
+            try:
+                on_late(limit_s)
+            finally:
+                end_task(CALL_FAILED)
+
+    def _take(self) -> bool:
+        with suppress(IndexError):
+            return self._is_open.pop()
+        return False
 
 
 def end_task(code: int) -> None:

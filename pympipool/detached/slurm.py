@@ -50,6 +50,9 @@ _FAILED = {
 _NEVER = re.compile("PartitionTimeLimit|MaxWall|DependencyNeverSatisfied")
 """Reasons for which a job waits for ever."""
 
+_HAS_ENDED = re.compile("Invalid job id|already completing or completed", re.IGNORECASE)
+"""What scancel says of jobs that have ended."""
+
 FORMAT = "%F|%K|%T|%r|%j"
 """What squeue prints of a task: job, task, state, reason, name."""
 
@@ -147,10 +150,20 @@ class SlurmScheduler:
         }
 
     def cancel(self, job: str, tasks: Collection[int] | None) -> None:
-        """Cancel some tasks of a job, or all of it."""
+        """Cancel some tasks of a job, or all of it.
+
+        Raises:
+            WorkerStartError: The controller does not answer, or refuses.
+        """
         ids = [job] if tasks is None else [f"{job}_{task}" for task in tasks]
         for begin in range(0, len(ids), 500):
-            run(["scancel", "--quiet", *ids[begin : begin + 500]], timeout=CONTROLLER_TIMEOUT_S)
+            try:
+                answer = run(["scancel", "--quiet", *ids[begin : begin + 500]], timeout=CONTROLLER_TIMEOUT_S)
+            except (OSError, subprocess.SubprocessError) as error:
+                raise WorkerStartError(f"job {job} is not cancelled: {error}") from error
+            problems = [line for line in answer.stderr.splitlines() if line.strip() and not _HAS_ENDED.search(line)]
+            if answer.returncode != 0 and problems:
+                raise WorkerStartError(f"job {job} is not cancelled: {' '.join(problems[-1].split())}")
 
 
 def check(resources: Resources) -> None:

@@ -1,9 +1,9 @@
 """Calls of a script become jobs: those that no job computes yet are submitted, in a way that survives a kill at any moment.
 
     1. make the folder of the submission, and lock it: the lock passes on to the program that submits
-    2. claim the calls, in one transaction: a call that another submission computes already stays there
-    3. look into the cache once more: the job that had a call may have ended since
-    4. write the calls, submit, note the number of the job, unlock
+    2. claim the calls, in one transaction: a call that another submission computes already stays there. One whose job has ended
+       since has its result in the cache
+    3. write the calls, submit, note the number of the job, unlock
 
 If the script is killed in between, the next one finds the lock free. Then the scheduler is asked for a job with the name of the
 submission. If there is none, the submission is taken back, with its folder: a job that comes up late finds nothing to do.
@@ -184,7 +184,7 @@ class Submitter:
             if own:
                 try:
                     self._write(piece, spool, own, places)
-                    request = self._request(piece, spool, max(own) + 1, after)
+                    request = self._request(piece, spool, len(own), after)
                     job = self._scheduler.submit(request, lock)
                 except BaseException:
                     self._records.abandon(spool.submission)
@@ -212,15 +212,10 @@ class Submitter:
             job=None,
             spec="{}",
         )
-        claims = self._records.claim(submission, [(key, call.arguments) for key, call in calls.items()])
+        claims = self._records.claim(
+            submission, [(key, call.arguments) for key, call in calls.items()], self._store.find_all
+        )
         own = {claim.number: calls[key] for key, claim in claims.items() if claim.submission == spool.submission}
-        known = {number: call for number, call in own.items() if self._store.find(call.key) is not None}
-        if known:
-            self._records.drop(spool.submission, [call.key for call in known.values()])
-            for number, call in known.items():
-                del own[number], claims[call.key]
-            if not own:
-                self._records.abandon(spool.submission)
         return claims, own
 
     def _write(self, piece: Group, spool: Spool, own: dict[int, Call], places: dict[bytes, tuple[str, int]]) -> None:
@@ -234,8 +229,7 @@ class Submitter:
             {
                 "function": piece.calls[0].function,
                 "scheduler": self._scheduler.name,
-                "calls": max(own) + 1,
-                "left_out": [number for number in range(max(own) + 1) if number not in own],
+                "calls": len(own),
                 "chunk": piece.chunk,
                 "ranks": resources.cores,
                 "gpus_per_rank": resources.gpus_per_core,

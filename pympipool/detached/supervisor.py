@@ -161,6 +161,14 @@ class Supervisor:
     def _own_submissions(self) -> set[str]:
         return {one.id for one in self._records.submissions() if one.host == self._host}
 
+    def has_waiting(self) -> bool:
+        """Return True if tasks wait; True too if that cannot be known."""
+        try:
+            ours = self._own_submissions()
+            return any(submission in ours for submission, *_ in self._records.tasks("WAITING"))
+        except (OSError, sqlite3.Error):
+            return True
+
     def step(self) -> bool:
         """Look at all tasks once, if something has changed; return True if some wait or run."""
         if not self._is_recovered:
@@ -304,8 +312,9 @@ def main() -> None:
                 time.sleep(PROBLEM_PAUSE_S)
             time.sleep(PAUSE_S)
         os.close(lock)
-        # A script that has queued a task before, and has found the lock taken, counts on this supervisor.
-        lock = try_lock(directory.path, socket.gethostname()) if supervisor.step() else None
+        # A script that has queued a task before, and has found the lock taken, counts on this supervisor. Without the lock no task
+        # may start: the next supervisor would not know of it.
+        lock = try_lock(directory.path, socket.gethostname()) if supervisor.has_waiting() else None
     with suppress(OSError):
         sys.stdout.flush()
 

@@ -1,6 +1,8 @@
 """`pympipool jobs`: what it lists, cancels and shows."""
 
+import contextlib
 import json
+import sqlite3
 
 import pytest
 
@@ -49,6 +51,28 @@ def test_jobs_are_listed_shown_and_cancelled(project, capsys):  # noqa: F811
     assert project.submissions() == []
     project.open_gate()
     assert project.run(SUBMIT + "print(done.result(), list(calls))") == "9 [0, 1, 2, 3]\n"
+
+
+def test_a_job_that_stays_keeps_no_other_running(project, capsys, monkeypatch):  # noqa: F811
+    project.run("exe = executor(max_workers=2); exe.submit(held, 1); exe.submit(held, 2); exe.shutdown(wait=False)")
+    project.wait_for_runs(2)
+    first, second = (path.name for path in project.submissions())
+    change_scheduler(project, first, "slurm")
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "")  # without scancel
+        assert jobs(project, "cancel", "--all") == 1
+    told = capsys.readouterr()
+    assert f"{first[:12]}: backend 'slurm' cannot be used" in told.err
+    assert told.out == f"{second[:12]}: 1 call cancelled\n"
+    change_scheduler(project, first, "local")
+    assert jobs(project, "cancel", "--all") == 0
+    assert project.submissions() == []
+
+
+def change_scheduler(project, submission, name):  # noqa: F811
+    records = sqlite3.connect(project.folder / "cache" / "detached" / "jobs.sqlite", timeout=60)
+    with contextlib.closing(records), records:
+        records.execute("UPDATE submissions SET scheduler = ? WHERE id = ?", (name, submission))
 
 
 def test_a_cancelled_job_keeps_its_results(project, capsys):  # noqa: F811

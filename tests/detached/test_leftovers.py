@@ -32,7 +32,7 @@ def test_calls_whose_results_are_cached_are_forgotten(root, open_executor):
     """Their script was killed between the two."""
     with contextlib.closing(Records(str(root), is_shared=False)) as records:
         submission = Submission("0" * 16, "slurm", "host", "square", time.time(), 1, 1, None, "{}")
-        records.claim(submission, [(KEY, "3"), (KEY[::-1], "4")])
+        records.claim(submission, [(KEY, "3"), (KEY[::-1], "4")], lambda keys: ())
         records.note_job(submission.id, "7")
         os.close(Spool(str(root), submission.id).create())
         with contextlib.closing(Store(root.parent)) as store:
@@ -68,3 +68,21 @@ def test_folders_of_tasks_that_began_stay(root, open_executor, monkeypatch):
     (root / ("0" * 16) / "logs" / "0.log").touch()
     open_executor().shutdown()
     assert (root / ("0" * 16)).is_dir()
+
+
+def test_calls_that_have_just_ended_are_not_submitted(root, open_executor):
+    """Their job has ended between the script's look into the cache and its claims: the tasks of the others have no gaps."""
+    keys = [bytes([number]) * 20 for number in range(5)]
+    with contextlib.closing(Records(str(root), is_shared=False)) as records:
+        first = Submission("0" * 16, "slurm", "host", "square", time.time(), 0, 1, None, "{}")
+        records.claim(first, [(keys[0], "0")], lambda keys: ())
+        second = first._replace(id="1" * 16, chunk=2)
+        claims = records.claim(second, [(key, "") for key in keys], lambda asked: {*keys[:3]} & {*asked})
+        assert {key: (claim.submission, claim.number) for key, claim in claims.items()} == {
+            keys[0]: (first.id, 0),
+            keys[3]: (second.id, 0),
+            keys[4]: (second.id, 1),
+        }
+        assert records.submission(second.id).tasks == 1
+        assert records.claim(first._replace(id="2" * 16), [(b"x" * 20, "")], list) == {}
+        assert records.submission("2" * 16) is None

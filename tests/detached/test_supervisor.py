@@ -198,11 +198,13 @@ def test_tasks_are_read_after_changes_only(tmp_path, monkeypatch):
     """There may be 100 000 of them, and the supervisor looks 20 times a second."""
     with contextlib.closing(Records(str(tmp_path), is_shared=False)) as records:
         submission = Submission("0" * 16, "local", socket.gethostname(), "f", time.time(), 1, 1, None, "{}")
-        records.claim(submission, [(bytes(20), "")])
+        records.claim(submission, [(bytes(20), "")], lambda keys: ())
         records.queue_tasks(submission.id, 1, {"after": [], "cores": 1, "cores_at_once": 0, "gpus": 0})
         looks, tasks = [], records.tasks
         monkeypatch.setattr(records, "tasks", lambda *states: looks.append(1) or tasks(*states))
         made = supervisor.Supervisor(records, str(tmp_path))
+        assert made.has_waiting()
+        looks.clear()
         assert made.step()
         before = len(looks)
         assert made.step()

@@ -281,3 +281,12 @@ def test_forests_and_bagging_run_with_defaults():
     with parallel_config("pympipool"):
         for model in (RandomForestClassifier(10), BaggingClassifier()):
             assert model.fit(x, y).score(x, y) > 0.5
+
+
+def test_a_kept_executor_is_taken_once():
+    """The next loop and the timer may come at the same time."""
+    kept = pympipool.joblib._Kept("like this", Executor(1, block_allocation=True))
+    with kept.take() as executor:
+        assert kept.take() is None
+        kept.end()
+        assert executor.submit(square, 3).result() == 9

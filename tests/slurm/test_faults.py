@@ -13,6 +13,7 @@ import pytest
 
 from pympipool import Executor
 from pympipool.backends.slurm import job_watch
+from pympipool.detached.slurm import SlurmScheduler
 from pympipool.errors import WorkerDied, WorkerStartError
 from support.calls import hold, square
 from support.slurm_cluster import everything_is_wanted
@@ -153,8 +154,11 @@ def test_controller_outage_is_waited_out(make_executor, cluster, block_allocatio
     for srun in sruns():
         srun.kill()
     calls = [exe.submit(square, i) for i in range(8)]
+    with pytest.raises(WorkerStartError, match="job 123456 is not cancelled: "):
+        SlurmScheduler().cancel("123456", None)
     time.sleep(40)
     cluster.start_controller()
+    SlurmScheduler().cancel("123456", [0, 1])  # no such job: there is nothing to do
     assert [call.result(timeout=150) for call in calls] == [i * i for i in range(8)]
 
 
