@@ -1,6 +1,6 @@
 """Runs the chaos test for half a minute; `python -m tests.chaos --seconds 3600` runs it for an hour.
 
-CHAOS_SECONDS is the time for each of the modes: two minutes in all in `.ci/run`, 15 minutes in `make test-long`.
+CHAOS_SECONDS is the time for each of the modes: 80 s in all in `.ci/run`, 15 minutes in `make test-long`.
 """
 
 import os

@@ -16,9 +16,8 @@ from pympipool.errors import WorkerDied
 from support.calls import hold, pid, square
 from support.processes import is_alive
 from support.scripts import Script
+from support.slurm_cluster import EITHER_MODE, MODES
 from support.waiting import wait_until
-
-MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
 
 
 @pytest.fixture
@@ -129,7 +128,7 @@ def hold_on_host(gate):
     return socket.gethostname()
 
 
-@MODES
+@EITHER_MODE
 def test_host_cut_off_loses_its_calls_only(make_executor, cluster, gate, block_allocation):
     exe = make_executor(block_allocation=block_allocation, resource_dict={"threads_per_core": 8})
     calls = [exe.submit(hold_on_host, gate.path) for _ in range(2)]
@@ -147,7 +146,7 @@ def test_host_cut_off_loses_its_calls_only(make_executor, cluster, gate, block_a
     assert exe.submit(socket.gethostname).result(timeout=60) == cluster.first
 
 
-@MODES
+@EITHER_MODE
 def test_host_comes_back_after_long_cut_off(make_executor, cluster, gate, block_allocation):
     """Half a minute is longer than agents wait: the calls there are lost, and the host gets another agent."""
     exe = make_executor(block_allocation=block_allocation, resource_dict={"threads_per_core": 8})

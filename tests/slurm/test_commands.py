@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import pympipool
+from support.slurm_cluster import LONG
 
 VARIABLES = {"PYTHONPATH": str(Path(pympipool.__file__).parents[1]), "COLUMNS": "1000"}
 
@@ -49,6 +50,7 @@ def program_in_job(folder, *arguments, job=ONE_HOST):
     return done.returncode, (folder / "out").read_text()
 
 
+@LONG
 @pytest.mark.mpi
 def test_everything_works_in_a_job(cluster, tmp_path):
     code, printed = program_in_job(tmp_path, "check")
@@ -80,6 +82,7 @@ def test_a_controller_that_does_not_answer_is_told(cluster, tmp_path, monkeypatc
     assert done.returncode == 1
 
 
+@LONG
 @pytest.mark.mpi
 def test_everything_works_outside_of_a_job(cluster, tmp_path):
     done = program(tmp_path, "check", "--backend", "slurm")

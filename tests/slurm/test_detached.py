@@ -13,6 +13,7 @@ from pympipool.detached import watcher
 from support.detached_project import Project
 from support.processes import marked_processes, still_alive
 from support.scripts import communicate
+from support.slurm_cluster import LONG
 from support.waiting import wait_until
 
 LEAVE = "exe.shutdown(wait=False)"
@@ -167,6 +168,7 @@ def test_failed_call_ends_dependents_without_its_script(cluster, project):
     assert project.run(submit + told) == "ValueError('no 7') ValueError('no 7')\n"
 
 
+@LONG
 def test_a_time_limit_ends_a_job(cluster, project):
     cluster.run("scontrol", "update", f"PartitionName={partition(cluster)}", "OverTimeLimit=0")
     code = "exe = executor(time_limit=1); print(repr(exe.submit(held, 1).exception())[:60])"

@@ -7,11 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
+from support.slurm_cluster import MODES
 from support.waiting import wait_until
-
-MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
 
 SCRIPT = """\
 #!{python}

@@ -16,11 +16,8 @@ from pympipool.backends.slurm import job_watch
 from pympipool.detached.slurm import SlurmScheduler
 from pympipool.errors import WorkerDied, WorkerStartError
 from support.calls import hold, square
-from support.slurm_cluster import everything_is_wanted
+from support.slurm_cluster import EITHER_MODE, LONG, MODES
 from support.waiting import wait_until
-
-MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
-LONG = pytest.mark.skipif(not everything_is_wanted(), reason="takes a minute: make test-slurm")
 
 
 @pytest.fixture
@@ -128,7 +125,7 @@ def test_killed_srun_leaves_no_job(make_executor, cluster, block_allocation, mon
     wait_until(lambda: names_of_jobs(cluster) == [])
 
 
-@MODES
+@EITHER_MODE
 @pytest.mark.alone
 def test_worker_cut_off_before_it_connects_is_replaced(make_executor, cluster, block_allocation, tmp_path):
     prolog = tmp_path / "prolog"

@@ -15,8 +15,7 @@ from pympipool import Executor
 from pympipool.backends.registry import make_backend
 from pympipool.errors import WorkerDied, WorkerStartError
 from support.calls import echo, fail, hold, pid, square, way_of_calls
-
-MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
+from support.slurm_cluster import MODES
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ import pytest
 from pympipool import Executor
 from pympipool.errors import WorkerDied, WorkerStartError
 from support.calls import hold, square
+from support.slurm_cluster import LONG, MODES
 from support.waiting import wait_until
-
-MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
 
 
 @pytest.fixture
@@ -173,7 +172,7 @@ def test_call_has_terms_of_its_own(make_executor, job, cluster):
     assert step[0] == job
 
 
-@pytest.mark.skipif(os.environ.get("PYMPIPOOL_TEST_SLURM") != "all", reason="takes a minute: make test-slurm")
+@LONG
 @MODES
 def test_slurm_ends_worker_after_time_limit(make_executor, gate, block_allocation):
     exe = make_executor(time_limit=1, block_allocation=block_allocation)

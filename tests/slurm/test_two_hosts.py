@@ -15,15 +15,13 @@ from executor.test_error_log_file import ENTRY
 from pympipool import Executor, trace
 from pympipool.diagnostics.tracing.load import read
 from support.calls import divide, hold, sleep_and_return, square
-from support.slurm_cluster import Cluster
+from support.slurm_cluster import MODES, Cluster
 from support.trace_events import SCHEMA, check_nesting
 from support.waiting import wait_until
 
 MS = 1_000_000
 ALL_OF_A_HOST = {"threads_per_core": 8}
 """Resources that occupy all configured cores of a host, so that each worker is on its own host."""
-
-MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
 
 
 @pytest.fixture

@@ -7,11 +7,13 @@ place that is wanted. `only_at` says why a test in such a module runs with some 
     this machine       always, with and without block allocation
     tcp                always: on this machine, but reached as if they were on another host
     slurm              PYMPIPOOL_TEST_SLURM=all
-    second host        PYMPIPOOL_TEST_SLURM=part or all: SLURM again, on another host than the master's; with `part` each
-                       test with its first parameters only: it runs with the others over tcp, the same connection
+    second host        PYMPIPOOL_TEST_SLURM=part or all: SLURM again, on another host than the master's
     flux one broker    wherever the program `flux` is; likewise the next two
     flux two brokers
     flux over tcp
+
+With `part`, as in `.ci/run`, each test runs with all of its parameters on this machine, with block allocation. With a process
+for each call, over tcp and on the second host it runs with the first ones only.
 
 Away from this machine there is block allocation only: a thousand jobs or steps would take a scheduler many minutes.
 The tests in tests/slurm and tests/flux_framework have the calls that get one each.
@@ -80,17 +82,17 @@ def parametrize_places(metafunc: pytest.Metafunc) -> None:
 
 
 def repeat_less(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep one of the parameter sets of each test on the second host, unless everything is wanted."""
-    if everything_is_wanted():
+    """Keep one of the parameter sets of each test for each further place or mode, if only a part is wanted."""
+    if os.environ.get(WANTED) != "part":
         return
     seen, kept, repeated = set(), [], []
     for item in items:
-        place = item.callspec.params.get("where_workers_are") if hasattr(item, "callspec") else None
-        function = item.nodeid.partition("[")[0]
-        is_repeated = place == "second host" and function in seen
-        (repeated if is_repeated else kept).append(item)
-        if place == "second host":
-            seen.add(function)
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        where = parameters.get("where_workers_are"), parameters.get("block_allocation")
+        test = item.nodeid.partition("[")[0], where
+        is_first_place = where[0] in (None, THIS_MACHINE) and where[1] in (None, True)
+        (repeated if test in seen and not is_first_place else kept).append(item)
+        seen.add(test)
     if repeated:
         config.hook.pytest_deselected(items=repeated)
         items[:] = kept

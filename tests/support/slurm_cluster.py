@@ -42,6 +42,15 @@ def everything_is_wanted() -> bool:
     return os.environ.get(WANTED) == "all"
 
 
+LONG = pytest.mark.skipif(not everything_is_wanted(), reason="takes long: make test-slurm")
+
+MODES = pytest.mark.parametrize("block_allocation", [True, False], ids=["block_allocation", "single"])
+EITHER_MODE = pytest.mark.parametrize(
+    "block_allocation", [True, pytest.param(False, marks=LONG)], ids=["block_allocation", "single"]
+)
+"""For tests that take long: of both modes only if everything is wanted."""
+
+
 def environment_of_daemons() -> dict[str, str]:
     """Return the environment without the mark of processes that tests start: daemons run until the last test."""
     return {name: value for name, value in os.environ.items() if name != MARK}
