@@ -334,7 +334,7 @@ def main(host: str = "", slots: int | None = None, is_joining: bool = False) -> 
     """Run the agent in the environment that a launcher made for it.
 
     Args:
-        host: The name by which the master knows this host; "": its own.
+        host: The name by which the master knows this host; "": that which SLURM has for it, or else its own.
         slots: The number of cores for workers; None: the environment tells, or they are those that this process may use.
         is_joining: True if the master has not launched it.
 
@@ -349,7 +349,7 @@ def main(host: str = "", slots: int | None = None, is_joining: bool = False) -> 
     forkserver = _start_forkserver()
     devices = assigned_devices(os.environ) or ("", ())
     report = {
-        "host": host or socket.gethostname(),
+        "host": host or os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
         "pid": os.getpid(),
         "cores": int(cores) if cores.isdigit() else _available_cores(),
         "gpus": len(devices[1]),

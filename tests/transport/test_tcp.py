@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import select
 import signal
 import socket
 import ssl
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
@@ -24,7 +26,7 @@ from pympipool.backends.spawner import LaunchRequest
 from pympipool.errors import WorkerDied, WorkerStartError
 from pympipool.transport.bootstrap import WorkerConfig
 from pympipool.transport.tcp import handshake
-from pympipool.transport.tcp.client import TcpControl, UnreachableError
+from pympipool.transport.tcp.client import TcpControl, UnreachableError, open_connections
 from pympipool.transport.tcp.handshake import (
     KEEPALIVE_MAGIC,
     AuthenticationError,
@@ -101,6 +103,27 @@ def test_relay_drops_rank_that_ends_before_settings(relay, listener):
     wait_until(lambda: has_hung_up(connections[-1]))
     control._stream.close()
     connections[-1].close()
+
+
+def test_ranks_that_come_all_at_once_connect(listener, monkeypatch):
+    """More than may be in the handshake at a time, beside strangers that only wait."""
+    run_before_relay("from pympipool.transport.tcp import relay; relay.HANDSHAKES_MAX = 3", monkeypatch)
+    with contextlib.closing(Relay(local_only=True)) as relay, ThreadPoolExecutor(12) as threads:
+        environment = listener.environment(1, 1)
+        request = LaunchRequest(1, environment=environment)
+        wait_until(lambda: relay.prepare(request))
+        address = relay.environment(request)["PYMPIPOOL_TCP"]
+        key = bytes.fromhex(environment["PYMPIPOOL_KEY"])
+        config = WorkerConfig(UNREACHABLE_ADDRESS, key, 1, 12, "", tcp_addresses=[address])
+        strangers = [socket.create_connection(address.split(":"), LIMIT_S) for _ in range(2)]
+        opened = list(threads.map(lambda _: open_connections(config), range(12)))
+        keepalives = [keepalive for _, keepalive, _, _ in opened]
+        assert select.select(keepalives, [], [], 0.2)[0] == [], "some were hung up"
+        for stream, keepalive, _, _ in opened:
+            stream.close()
+            keepalive.close()
+        for stranger in strangers:
+            stranger.close()
 
 
 def has_hung_up(connection):

@@ -31,6 +31,7 @@ class TinyRelay:
     Attributes:
         address: Where it listens.
         agents: For each connection of an agent: the stream, the keepalive connection, and the name that the agent has given.
+        report: What the last one has told of its host.
     """
 
     def __init__(self):
@@ -44,7 +45,7 @@ class TinyRelay:
         stream = server_handshake(self._listener.accept()[0], server_context(), KEY, bytes(16))
         keepalive = self._listener.accept()[0]
         receive_token(keepalive)
-        kind, _, _, (_, name) = stream.receive()
+        kind, _, _, (self.report, name) = stream.receive()
         assert kind == AGENT
         if answers:
             stream.send(AGENT, 0, 0, [NAME])
@@ -75,6 +76,7 @@ def process(relay):
         "PYMPIPOOL_WORKER": "0",
         "PYMPIPOOL_RANKS": "1",
         "PYMPIPOOL_TCP": relay.address,
+        "SLURMD_NODENAME": "name-in-slurm",
     }
     environment = worker_environment(LaunchRequest(0, environment=settings))
     with subprocess.Popen(agent_command(), env=environment, stdout=subprocess.DEVNULL) as process:
@@ -97,6 +99,14 @@ def reset_keepalive(stream, keepalive):
 def reset_both(stream, keepalive):
     reset(stream.detach()[0])
     reset(keepalive)
+
+
+def test_agent_has_the_name_that_slurm_knows(relay, process):
+    """`srun --nodelist` must find its host, if the agent has to be launched again."""
+    stream, keepalive, _ = relay.accept()
+    assert b"name-in-slurm" in bytes(relay.report)
+    stream.close()
+    keepalive.close()
 
 
 @pytest.mark.parametrize("lose", [close_frames, reset_frames, reset_keepalive, reset_both])

@@ -277,8 +277,8 @@ class Agents:
 
     def _dispatch(self) -> None:
         """Send waiting requests to hosts that have room, this host first."""
-        own = os.uname().nodename
-        hosts = sorted(self._hosts.values(), key=lambda host: (host.name != own, host.name))
+        own = _short_name(os.uname().nodename)
+        hosts = sorted(self._hosts.values(), key=lambda host: (_short_name(host.name) != own, host.name))
         full: dict[tuple[int, int], int] = {}  # how many of the first hosts have no room for such a worker
         for process in list(self._waiting):
             needs = process.cores, process.gpus
@@ -353,3 +353,8 @@ class Agents:
         """Close the connections to agents in a forked child."""
         for host in self._hosts.values():
             host.after_fork_in_child()
+
+
+def _short_name(host: str) -> str:
+    """Return the name of a host without its domain: SLURM often knows hosts by it, while they call themselves by the long one."""
+    return host.partition(".")[0]

@@ -62,11 +62,11 @@ if TYPE_CHECKING:
 FINAL_MESSAGES_TIMEOUT_S = 2.0
 """Seconds within which something must arrive of the last messages of a rank after its process has ended."""
 
-UNAUTHENTICATED_MAX = 256
-"""Most connections that may be in the handshake at the same time. Further ones are closed at once."""
+HANDSHAKES_MAX = 256
+"""Most connections that may be in the handshake at the same time. Further ones wait in the queue of the listener."""
 
 ACCEPT_RETRY_DELAY_S = 0.05
-"""Pause after a failed accept, for example when there is no free descriptor."""
+"""Pause after a failed accept, for example when there is no free descriptor, and while too many are in the handshake."""
 
 PING = b"?"
 """Sent by the master on the relay's socket."""
@@ -98,7 +98,7 @@ class Relay:
         self._master = master
         self._context = server_context()
         self._listener = listener
-        self._unauthenticated = 0
+        self._handshakes = threading.Semaphore(HANDSHAKES_MAX)
         self._expected: dict[bytes, tuple[threading.Event, list[socket.socket]]] = {}  # keepalive connections, by token
         self._ranks: dict[bytes, RelayedRank] = {}  # by token
         self._agents: dict[bytes, AgentLink] = {}  # by name
@@ -135,22 +135,19 @@ class Relay:
     # ---- accepting ----
 
     def _accept(self) -> None:
+        if not self._handshakes.acquire(timeout=ACCEPT_RETRY_DELAY_S):
+            return
         try:
             connection, _ = self._listener.accept()
         except OSError:  # the peer has gone again, or there is no descriptor left
+            self._handshakes.release()
             sleep(ACCEPT_RETRY_DELAY_S)
             return
-        if self._unauthenticated >= UNAUTHENTICATED_MAX:
-            connection.close()
-            return
-        with self._lock:
-            self._unauthenticated += 1
         try:
             threading.Thread(target=self._receive, args=(connection,), daemon=True).start()
         except RuntimeError:  # the system has no more threads
             connection.close()
-            with self._lock:
-                self._unauthenticated -= 1
+            self._handshakes.release()
 
     def _receive(self, connection: socket.socket) -> None:
         """Serve one connection; the main function of a thread.
@@ -158,21 +155,25 @@ class Relay:
         The thread of a keepalive connection ends soon, the others end with the rank.
         """
         serve: Callable[[], None] | None = None
-        try:
-            connection.settimeout(HANDSHAKE_TIMEOUT_S)
-            serve = self._admit(connection)
-        except (OSError, EOFError, ssl.SSLError):
-            connection.close()
-        finally:
-            with self._lock:
-                self._unauthenticated -= 1
+        with contextlib.ExitStack() as handshake:
+            handshake.callback(self._handshakes.release)
+            try:
+                connection.settimeout(HANDSHAKE_TIMEOUT_S)
+                serve = self._admit(connection, handshake.close)
+            except (OSError, EOFError, ssl.SSLError):
+                connection.close()
         if serve is not None:
             serve()
 
-    def _admit(self, connection: socket.socket) -> Callable[[], None] | None:
-        """Find out what a connection is for. Return the function that serves it; None if there is nothing to serve."""
+    def _admit(self, connection: socket.socket, on_proof: Callable[[], None]) -> Callable[[], None] | None:
+        """Find out what a connection is for. Return the function that serves it; None if there is nothing to serve.
+
+        Args:
+            on_proof: Called when the peer has proved that it knows the key. Now others may have their handshakes, also that of this
+                peer's keepalive connection.
+        """
         if connection.recv(1, socket.MSG_PEEK) != KEEPALIVE_MAGIC[:1]:
-            return self._authenticate(connection)
+            return self._authenticate(connection, on_proof)
         magic, token = receive_token(connection)
         if magic == DATA_MAGIC:
             return self._attach_data(connection, token)
@@ -185,7 +186,7 @@ class Relay:
         finally:
             self._forget(remote)
 
-    def _authenticate(self, connection: socket.socket) -> Callable[[], None] | None:
+    def _authenticate(self, connection: socket.socket, on_proof: Callable[[], None]) -> Callable[[], None] | None:
         """Perform the handshake with a rank or an agent, and wait for its keepalive connection."""
         set_nodelay(connection)
         token = self.new_token()
@@ -194,6 +195,7 @@ class Relay:
             self._expected[token] = attached, keepalives
         try:
             stream = server_handshake(connection, self._context, self.config.key, token)
+            on_proof()
             if not attached.wait(HANDSHAKE_TIMEOUT_S):
                 stream.close()
                 raise AuthenticationError("a rank did not open its keepalive connection")
